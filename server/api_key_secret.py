@@ -1,0 +1,39 @@
+"""API key secrets: made, hashed and verified here, never stored (contract.md 7.8)."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+
+from argon2 import PasswordHasher
+from argon2.exceptions import InvalidHashError, VerificationError
+
+PREFIX_LENGTH = 20
+
+# A key holds 256 random bits, so no guessing strategy gains from a cheap hash; these are the
+# smallest parameters OWASP recommends, which keep the first use of a key under about 20 ms.
+_HASHER = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
+
+
+@dataclass(frozen=True, slots=True)
+class NewSecret:
+    """A fresh API key: `plaintext` is shown once, `prefix` and `hash` are stored."""
+
+    plaintext: str
+    prefix: str
+    hash: str
+
+
+def new_secret(environment: str) -> NewSecret:
+    """Makes a key for `environment` (test or live): cbk_{environment}_ and 43 url-safe characters."""
+    plaintext = f"cbk_{environment}_{secrets.token_urlsafe(32)}"
+    return NewSecret(plaintext, plaintext[:PREFIX_LENGTH], _HASHER.hash(plaintext))
+
+
+def verify_secret(key_hash: str, presented: str) -> bool:
+    """Whether `presented` is the key behind `key_hash`. Takes tens of milliseconds of CPU: call
+    it in a thread."""
+    try:
+        return _HASHER.verify(key_hash, presented)
+    except (VerificationError, InvalidHashError):
+        return False

@@ -1,0 +1,208 @@
+"""Configuration from environment variables and files (design.md 3).
+
+Every secret NAME may instead be given as NAME_FILE, the path of a file that holds it. All faults
+are collected and named at once; a value is never quoted in a fault, since it may be a secret."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+_DATABASE_SCHEMES = ("postgresql", "postgres", "postgresql+asyncpg", "postgresql+psycopg")
+_MINIMUM_SECRET_LENGTH = 32
+
+
+class ConfigError(Exception):
+    """The configuration is unusable; `faults` names everything that is wrong with it."""
+
+    def __init__(self, faults: list[str]) -> None:
+        super().__init__("; ".join(faults))
+        self.faults = faults
+
+
+@dataclass(frozen=True, slots=True)
+class ServeConfig:
+    """What `ciris-billing serve` runs with. Times in seconds, sizes in bytes."""
+
+    database_url: str
+    host: str = "127.0.0.1"
+    port: int = 8000
+    workers: int = 1
+    log_level: str = "INFO"
+    access_log_sample: float = 0.01
+    max_body_bytes: int = 1024 * 1024
+    max_queue: int = 5000
+    statement_timeout: float = 5.0
+    lock_timeout: float = 2.0
+    connect_timeout: float = 0.8
+    purchase_url: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SettingsSeed:
+    """Business settings for the first deploy; None keeps the schema's default."""
+
+    free_uses: int | None = None
+    pack_uses: int | None = None
+    pack_price_minor: int | None = None
+    pack_currency: str | None = None
+    admin_email_domain: str | None = None
+
+
+class _Reader:
+    def __init__(self, env: Mapping[str, str]) -> None:
+        self.env = env
+        self.faults: list[str] = []
+
+    def secret(self, name: str, *, required: bool, hint: str = "") -> str | None:
+        direct, path = self.env.get(name), self.env.get(f"{name}_FILE")
+        if direct and path:
+            self.faults.append(f"{name} and {name}_FILE are both set: keep one")
+        elif path:
+            try:
+                direct = Path(path).read_text(encoding="utf-8").strip()
+            except (OSError, UnicodeDecodeError) as error:
+                reason = getattr(error, "strerror", None) or "not UTF-8 text"
+                self.faults.append(f"{name}_FILE cannot be read: {reason}")
+                return None
+            if not direct:
+                self.faults.append(f"{name}_FILE names an empty file")
+                return None
+        if not direct and required:
+            self.faults.append(f"{name} is not set: {hint}")
+        return direct or None
+
+    def database_url(self, name: str, *, required: bool) -> str | None:
+        hint = "set it, or NAME_FILE, to postgresql://user:password@host:port/database".replace(
+            "NAME", name
+        )
+        url = self.secret(name, required=required, hint=hint)
+        if url is None:
+            return None
+        scheme, separator, rest = url.partition("://")
+        if not separator or scheme not in _DATABASE_SCHEMES:
+            self.faults.append(f"{name} must start with one of {', '.join(_DATABASE_SCHEMES)}://")
+            return None
+        return f"postgresql://{rest}"
+
+    def strong_secret(self, name: str, *, required: bool) -> str | None:
+        value = self.secret(
+            name,
+            required=required,
+            hint=f"set it, or {name}_FILE, to at least {_MINIMUM_SECRET_LENGTH} random characters",
+        )
+        if value is not None and (
+            len(value) < _MINIMUM_SECRET_LENGTH or len(set(value)) < _MINIMUM_SECRET_LENGTH // 4
+        ):
+            self.faults.append(
+                f"{name} is too weak: use at least {_MINIMUM_SECRET_LENGTH} random characters"
+            )
+            return None
+        return value
+
+    def number(self, name: str, default: float, low: float, high: float) -> float:
+        text = self.env.get(name)
+        if not text:
+            return default
+        try:
+            value = float(text)
+        except ValueError:
+            self.faults.append(f"{name} must be a number")
+            return default
+        if not low <= value <= high:
+            self.faults.append(f"{name} must be between {low:g} and {high:g}")
+            return default
+        return value
+
+    def integer(self, name: str, default: int, low: int, high: int) -> int:
+        value = self.number(name, default, low, high)
+        if value != int(value):
+            self.faults.append(f"{name} must be a whole number")
+            return default
+        return int(value)
+
+    def optional_integer(self, name: str, low: int, high: int) -> int | None:
+        return self.integer(name, low, low, high) if self.env.get(name) else None
+
+    def pattern(self, name: str, pattern: str, what: str) -> str | None:
+        value = self.env.get(name)
+        if value and not re.fullmatch(pattern, value):
+            self.faults.append(f"{name} must be {what}")
+            return None
+        return value or None
+
+    def finish(self) -> None:
+        if self.faults:
+            raise ConfigError(self.faults)
+
+
+def load_serve_config(env: Mapping[str, str]) -> ServeConfig:
+    """Reads what `serve` needs. Raises ConfigError naming every fault."""
+    read = _Reader(env)
+    url = read.database_url("DATABASE_URL", required=True)
+    # Used by `admins token` and, later, the staff console: never run beside a weak one.
+    read.strong_secret("ADMIN_JWT_SECRET", required=False)
+    defaults = ServeConfig(database_url="")
+    level = (env.get("LOG_LEVEL") or defaults.log_level).upper()
+    if level not in ("DEBUG", "INFO", "WARNING", "ERROR"):
+        read.faults.append("LOG_LEVEL must be DEBUG, INFO, WARNING or ERROR")
+    config = ServeConfig(
+        database_url=url or "",
+        host=env.get("HOST") or defaults.host,
+        port=read.integer("PORT", defaults.port, 1, 65535),
+        workers=read.integer("WORKERS", defaults.workers, 1, 256),
+        log_level=level,
+        access_log_sample=read.number("ACCESS_LOG_SAMPLE", defaults.access_log_sample, 0, 1),
+        max_body_bytes=read.integer("MAX_BODY_BYTES", defaults.max_body_bytes, 1024, 64 << 20),
+        max_queue=read.integer("MAX_QUEUE", defaults.max_queue, 1, 1_000_000),
+        statement_timeout=read.number("STATEMENT_TIMEOUT", defaults.statement_timeout, 0.1, 60),
+        lock_timeout=read.number("LOCK_TIMEOUT", defaults.lock_timeout, 0.05, 60),
+        purchase_url=read.pattern(
+            "PURCHASE_URL", r"https?://[^\s\x00-\x1f]+", "an http or https address"
+        ),
+    )
+    read.finish()
+    return config
+
+
+def load_database_url(env: Mapping[str, str]) -> str:
+    """The database commands like `keys` work on. Raises ConfigError."""
+    read = _Reader(env)
+    url = read.database_url("DATABASE_URL", required=True)
+    read.finish()
+    assert url is not None
+    return url
+
+
+def load_migration_config(env: Mapping[str, str]) -> tuple[str, SettingsSeed]:
+    """The owner's database URL (MIGRATION_DATABASE_URL, else DATABASE_URL) and the settings a
+    first deploy seeds. Raises ConfigError."""
+    read = _Reader(env)
+    url = read.database_url("MIGRATION_DATABASE_URL", required=False)
+    if url is None and not read.faults:
+        url = read.database_url("DATABASE_URL", required=True)
+    top = 2**63 - 1
+    seed = SettingsSeed(
+        free_uses=read.optional_integer("FREE_USES", 0, top),
+        pack_uses=read.optional_integer("PACK_USES", 1, top),
+        pack_price_minor=read.optional_integer("PACK_PRICE_MINOR", 1, top),
+        pack_currency=read.pattern("PACK_CURRENCY", "[A-Z]{3}", "three capital letters"),
+        admin_email_domain=read.pattern(
+            "ADMIN_EMAIL_DOMAIN", r"[A-Za-z0-9.-]+\.[A-Za-z]+", "a domain like example.com"
+        ),
+    )
+    read.finish()
+    assert url is not None
+    return url, seed
+
+
+def load_admin_jwt_secret(env: Mapping[str, str]) -> str:
+    """The secret that signs staff tokens. Raises ConfigError when missing or weak: with a default
+    one anybody could mint a token (contract.md 8.19)."""
+    read = _Reader(env)
+    secret = read.strong_secret("ADMIN_JWT_SECRET", required=True)
+    read.finish()
+    assert secret is not None
+    return secret

@@ -1,0 +1,294 @@
+"""The only door from Python to the database: typed calls of the functions in schema billing.
+
+No rule is decided here. A call that a function refuses raises Refused; a database that cannot
+answer raises Unavailable; both are turned into HTTP answers in server/errors.py."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import asyncpg
+
+from server import metrics
+from server.config import ServeConfig
+from server.gateway import calls
+from server.gateway.calls import FunctionCall, SchemaMismatch
+from server.gateway.errors import Busy, ConnectionLost, Refused, Unavailable, is_retryable, translate
+from server.gateway.lanes import Lane, Row
+from server.gateway.pool import Connection, Pool
+
+__all__ = [
+    "Busy",
+    "ChargeItem",
+    "CheckItem",
+    "ConnectionLost",
+    "ErrorWording",
+    "Gateway",
+    "Refused",
+    "Row",
+    "SchemaMismatch",
+    "Unavailable",
+]
+
+_LOG = logging.getLogger(__name__)
+_LANE_FLIGHTS = 2
+_SIDE_FLIGHTS = 2
+_OTHER_CALLS = 4
+# Every lane can have all its flights in the air and other calls still find a connection.
+_POOL_SIZE = 2 * (_LANE_FLIGHTS + _SIDE_FLIGHTS) + _OTHER_CALLS
+_KEY_USE_INTERVAL = 5.0
+_PARTITION_INTERVAL = 6 * 3600.0
+
+
+class CheckItem(NamedTuple):
+    """One check, in the argument order of billing.check_credits."""
+
+    oauth_provider: str
+    external_id: str
+    wa_id: str | None
+    tenant_id: str | None
+    context_agent_id: str | None
+    context_channel_id: str | None
+    context_request_id: str | None
+    customer_email: str | None
+    user_role: str | None
+    agent_id: str | None
+    marketing_opt_in: bool
+    marketing_opt_in_source: str | None
+    api_key_id: UUID
+
+    @property
+    def repeatable(self) -> bool:
+        """A check consumes nothing: a second one only leaves a second audit row."""
+        return True
+
+
+class ChargeItem(NamedTuple):
+    """One charge, in the argument order of billing.create_charges. Amounts in credits."""
+
+    oauth_provider: str
+    external_id: str
+    amount_minor: int
+    currency: str
+    description: str
+    idempotency_key: str | None
+    metadata_message_id: str | None
+    metadata_agent_id: str | None
+    metadata_channel_id: str | None
+    metadata_request_id: str | None
+    customer_email: str | None
+    user_role: str | None
+    agent_id: str | None
+    marketing_opt_in: bool
+    marketing_opt_in_source: str | None
+    api_key_id: UUID
+
+    @property
+    def repeatable(self) -> bool:
+        """With an idempotency key a charge that took effect is recognised, not made again."""
+        return self.idempotency_key is not None
+
+
+class ErrorWording(NamedTuple):
+    """A row of billing.errors: the HTTP status and wording of a refusal."""
+
+    status: int
+    message: str
+
+
+class Gateway:
+    """All database calls of one process. Open it with `open`, end it with `close`."""
+
+    def __init__(self, config: ServeConfig) -> None:
+        self._pool = Pool(
+            config.database_url,
+            _POOL_SIZE,
+            connect_timeout=config.connect_timeout,
+            statement_timeout=config.statement_timeout,
+            lock_timeout=config.lock_timeout,
+        )
+        self._others = asyncio.Semaphore(_OTHER_CALLS)
+        self._others_waiting = 0
+        self._max_queue = config.max_queue
+        self._checks = self._lane(calls.CHECK_CREDITS)
+        self._charges = self._lane(calls.CREATE_CHARGES)
+        self._key_uses: dict[UUID, tuple[datetime, str | None]] = {}
+        self._background: list[asyncio.Task[None]] = []
+        self._wordings: dict[str, ErrorWording] = {}
+
+    # Opening and closing
+
+    async def compare_with_database(self) -> None:
+        """Raises SchemaMismatch when the database does not fit this release, Unavailable when it
+        cannot be asked."""
+        try:
+            async with self._pool.connection() as connection:
+                await calls.compare_with_database(connection)
+                await self._read_wordings(connection)
+        except asyncpg.PostgresError as error:
+            raise translate(error) from error
+
+    def start_background_work(self) -> None:
+        """Starts recording key uses and making coming audit partitions."""
+        for work, interval in (
+            (self._record_key_uses, _KEY_USE_INTERVAL),
+            (self._create_partitions, _PARTITION_INTERVAL),
+        ):
+            self._background.append(asyncio.create_task(_repeat(work, interval)))
+
+    async def close(self) -> None:
+        """Finishes what is in flight, records the last key uses, closes the connections."""
+        for task in self._background:
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
+        await self._checks.drain()
+        await self._charges.drain()
+        with contextlib.suppress(Unavailable, Refused, asyncpg.PostgresError):
+            await self._record_key_uses()
+        await self._pool.close()
+
+    # Checks and charges, collected into batches
+
+    async def check_credit(self, item: CheckItem) -> Row:
+        """May this user go on? A row of billing.check_credits; its outcome is 'checked' or the
+        slug of a refusal."""
+        return await self._checks.submit(item)
+
+    async def create_charge(self, item: ChargeItem) -> Row:
+        """This user used one. A row of billing.create_charges with its outcome."""
+        return await self._charges.submit(item)
+
+    async def create_charges(self, items: Sequence[ChargeItem]) -> list[Row]:
+        """Several charges of one request, decided in their order; a row each."""
+        return await self._charges.submit_together(items)
+
+    # Everything else, one call a request
+
+    async def record_credit(self, *arguments: Any) -> Row:
+        """Adds paid credits; arguments as in calls.RECORD_CREDIT. A row with its outcome."""
+        return (await self._call(calls.RECORD_CREDIT, *arguments))[0]
+
+    async def create_account(self, *arguments: Any) -> Row:
+        """Finds or creates an account; arguments as in calls.CREATE_ACCOUNT."""
+        return (await self._call(calls.CREATE_ACCOUNT, *arguments))[0]
+
+    async def get_account(self, oauth_provider: str, external_id: str, api_key_id: UUID) -> Row:
+        """Reads an account. Raises Refused (account_not_found)."""
+        return (await self._call(calls.GET_ACCOUNT, oauth_provider, external_id, api_key_id))[0]
+
+    async def list_transactions(
+        self, oauth_provider: str, external_id: str, limit: int, offset: int, api_key_id: UUID
+    ) -> list[Row]:
+        """One page of an account's history; see billing.list_transactions."""
+        return await self._call(
+            calls.LIST_TRANSACTIONS, oauth_provider, external_id, limit, offset, api_key_id
+        )
+
+    async def find_api_key(self, key_prefix: str) -> tuple[UUID, str] | None:
+        """The id and Argon2id hash of the key with this prefix, None when there is none."""
+        rows = await self._call(calls.FIND_API_KEY, key_prefix)
+        return (rows[0]["api_key_id"], rows[0]["key_hash"]) if rows else None
+
+    async def require_api_key(self, api_key_id: UUID, permission: str) -> None:
+        """Raises Refused unless the key is good for the permission right now."""
+        await self._call(calls.REQUIRE_API_KEY, api_key_id, permission)
+
+    async def retire_expired_api_key(self, api_key_id: UUID) -> None:
+        """Marks a key that has expired revoked."""
+        await self._call(calls.RETIRE_EXPIRED_API_KEY, api_key_id)
+
+    async def get_schema_version(self) -> str:
+        """The newest migration step of the database."""
+        rows = await self._call(calls.GET_SCHEMA_VERSION)
+        return str(rows[0]["get_schema_version"])
+
+    def note_key_use(self, api_key_id: UUID, address: str | None) -> None:
+        """Remembers that a key was used now, from `address`; recorded every few seconds."""
+        self._key_uses[api_key_id] = (datetime.now(UTC), address)
+
+    async def wording(self, slug: str) -> ErrorWording:
+        """The status and message template of a refusal, from billing.errors."""
+        if slug not in self._wordings:
+            async with self._pool.connection() as connection:
+                await self._read_wordings(connection)
+        return self._wordings[slug]
+
+    # Inside
+
+    def _lane(self, call: FunctionCall) -> Lane:
+        async def send(items: Sequence[Any], wait: bool) -> list[Row]:
+            async with self._pool.connection() as connection:
+                return await self._run(connection, call, *zip(*items, strict=True), wait)
+
+        return Lane(
+            send, flights=_LANE_FLIGHTS, side_flights=_SIDE_FLIGHTS, max_queue=self._max_queue
+        )
+
+    async def _call(self, call: FunctionCall, *arguments: Any) -> list[Row]:
+        if self._others_waiting >= self._max_queue:
+            raise Unavailable("too many requests are waiting for the database")
+        self._others_waiting += 1
+        try:
+            async with self._others, self._pool.connection() as connection:
+                for _ in range(3):
+                    try:
+                        return await self._run(connection, call, *arguments)
+                    except asyncpg.PostgresError as error:
+                        if not is_retryable(error):
+                            raise
+                return await self._run(connection, call, *arguments)
+        except asyncpg.PostgresError as error:
+            raise translate(error) from error
+        finally:
+            self._others_waiting -= 1
+
+    async def _run(self, connection: Connection, call: FunctionCall, *arguments: Any) -> list[Row]:
+        metrics.DB_CONNECTIONS_ACTIVE.set(self._pool.in_use)
+        try:
+            rows = await self._pool.fetch(connection, call.sql, *arguments)
+        except asyncpg.PostgresError as error:
+            refused = (error.sqlstate or "").startswith("PB")
+            metrics.count_query(call.name, "refused" if refused else "error")
+            raise
+        except ConnectionLost:
+            metrics.count_query(call.name, "error")
+            raise
+        finally:
+            metrics.DB_CONNECTIONS_ACTIVE.set(self._pool.in_use - 1)
+        metrics.count_query(call.name, "success")
+        return rows
+
+    async def _read_wordings(self, connection: Connection) -> None:
+        rows = await connection.fetch(
+            "SELECT e.slug, e.http_status, e.message FROM billing.errors AS e"
+        )
+        self._wordings = {
+            row["slug"]: ErrorWording(row["http_status"], row["message"]) for row in rows
+        }
+
+    async def _record_key_uses(self) -> None:
+        if not self._key_uses:
+            return
+        uses, self._key_uses = self._key_uses, {}
+        used_at = [at for at, _ in uses.values()]
+        used_from = [address for _, address in uses.values()]
+        await self._call(calls.RECORD_API_KEY_USE, list(uses), used_at, used_from)
+
+    async def _create_partitions(self) -> None:
+        await self._call(calls.CREATE_CHECK_PARTITIONS, 2)
+
+
+async def _repeat(work: Any, interval: float) -> None:
+    """Runs `work` every `interval` seconds for ever; a failure is logged, the next round tries."""
+    while True:
+        await asyncio.sleep(interval)
+        try:
+            await work()
+        except (Unavailable, Refused, asyncpg.PostgresError) as error:
+            _LOG.warning("background work %s failed: %s", work.__name__, type(error).__name__)

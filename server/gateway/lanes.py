@@ -1,0 +1,172 @@
+"""Checks and charges that arrive together are sent to the database together (design.md 6).
+
+A Lane keeps a few batches in flight; a batch leaves when a flight is free, so a lone request
+waits for nobody. A batch never waits for a lock: what another transaction holds comes back as
+'busy' and goes to a side track of its own account, where it waits without its neighbours."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import asyncpg
+
+from server.gateway.errors import Busy, ConnectionLost, Unavailable, is_retryable, translate
+
+Row = Mapping[str, Any]
+_MAX_BATCH = 256
+_ATTEMPTS = 4
+
+
+class Item(Protocol):
+    """One check or charge: a tuple whose first two members identify the account."""
+
+    def __getitem__(self, index: slice, /) -> tuple[Any, ...]: ...
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether it may be sent again when it is unknown whether it took effect."""
+        ...
+
+
+Send = Callable[[Sequence[Any], bool], Awaitable[list[Row]]]
+_Entry = tuple[Any, asyncio.Future[Row]]
+
+
+class Lane:
+    """Batches of one kind of call. `send(items, wait)` performs one call and gives a row per
+    item, each with `item` (1-based) and `outcome`.
+
+    `flights` batches and `side_flights` waiting calls run at once; with more than `max_queue`
+    items waiting, submit raises Unavailable."""
+
+    def __init__(self, send: Send, *, flights: int, side_flights: int, max_queue: int) -> None:
+        self._send = send
+        self._line: deque[_Entry] = deque()
+        self._free_flights = flights
+        self._max_queue = max_queue
+        self._side: dict[tuple[Any, ...], list[_Entry]] = {}
+        self._side_slots = asyncio.Semaphore(side_flights)
+        self._side_count = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def submit(self, item: Item) -> Row:
+        """Sends one item and gives its row. Raises Unavailable, Busy, ConnectionLost or the
+        PostgreSQL error that the item alone causes."""
+        if len(self._line) + self._side_count >= self._max_queue:
+            raise Unavailable("too many requests are waiting for the database")
+        future: asyncio.Future[Row] = asyncio.get_running_loop().create_future()
+        if self._side and item[:2] in self._side:
+            self._wait_aside((item, future))
+        else:
+            self._line.append((item, future))
+            if self._free_flights:
+                self._free_flights -= 1
+                self._start(self._fly())
+        return await future
+
+    async def submit_together(self, items: Sequence[Item]) -> list[Row]:
+        """Sends several items of one request as one call, outside the line, in their order;
+        those another transaction holds are tried once more, waiting. Rows in item order."""
+        rows = await self._attempt(items, wait=False)
+        busy = [index for index, row in enumerate(rows) if row["outcome"] == "busy"]
+        if busy:
+            try:
+                again = await self._attempt([items[index] for index in busy], wait=True)
+            except Busy:
+                return rows
+            for index, row in zip(busy, again, strict=True):
+                rows[index] = row
+        return rows
+
+    async def drain(self) -> None:
+        """Waits until everything submitted has been answered."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def _start(self, work: Any) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _fly(self) -> None:
+        try:
+            while self._line:
+                count = min(len(self._line), _MAX_BATCH)
+                await self._deliver([self._line.popleft() for _ in range(count)])
+        finally:
+            self._free_flights += 1
+
+    async def _deliver(self, batch: list[_Entry], *, again: bool = False) -> None:
+        try:
+            rows = await self._attempt([item for item, _ in batch], wait=False)
+        except ConnectionLost as error:
+            # Unknown whether it took effect: what may be repeated is sent once more, the rest
+            # is answered so, never guessed.
+            repeatable = [] if again else [entry for entry in batch if entry[0].repeatable]
+            _fail([entry for entry in batch if again or not entry[0].repeatable], error)
+            if repeatable:
+                await self._deliver(repeatable, again=True)
+        except (Unavailable, asyncio.CancelledError) as error:
+            _fail(batch, error)
+        except Exception as error:
+            if len(batch) == 1:
+                _fail(batch, error)
+                return
+            # One item poisons the call: nothing of it was kept, so each goes alone.
+            for entry in batch:
+                await self._deliver([entry], again=again)
+        else:
+            for entry, row in zip(batch, rows, strict=True):
+                if row["outcome"] == "busy":
+                    self._wait_aside(entry)
+                elif not entry[1].done():
+                    entry[1].set_result(row)
+
+    def _wait_aside(self, entry: _Entry) -> None:
+        account = entry[0][:2]
+        self._side_count += 1
+        waiting = self._side.get(account)
+        if waiting is not None:
+            waiting.append(entry)
+        else:
+            self._side[account] = [entry]
+            self._start(self._serve_aside(account))
+
+    async def _serve_aside(self, account: tuple[Any, ...]) -> None:
+        while self._side[account]:
+            async with self._side_slots:
+                batch = self._side[account][:_MAX_BATCH]
+                del self._side[account][:_MAX_BATCH]
+                self._side_count -= len(batch)
+                try:
+                    rows = await self._attempt([item for item, _ in batch], wait=True)
+                except (Exception, asyncio.CancelledError) as error:
+                    _fail(batch, error)
+                else:
+                    for (_, future), row in zip(batch, rows, strict=True):
+                        if not future.done():
+                            future.set_result(row)
+        del self._side[account]
+
+    async def _attempt(self, items: Sequence[Any], *, wait: bool) -> list[Row]:
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                rows = await self._send(items, wait)
+                return sorted(rows, key=lambda row: row["item"])
+            except asyncpg.PostgresError as error:
+                if is_retryable(error) and attempt < _ATTEMPTS:
+                    continue
+                raise translate(error) from error
+        raise AssertionError("unreachable: the last attempt returns or raises")
+
+
+def _fail(batch: list[_Entry], error: BaseException) -> None:
+    for _, future in batch:
+        if not future.done():
+            if isinstance(error, asyncio.CancelledError):
+                future.set_exception(Unavailable("the server is shutting down"))
+            else:
+                future.set_exception(error)

@@ -1,0 +1,132 @@
+"""A pool of prepared connections. asyncpg's own pool resets the session on each release, which
+costs a round trip per call; here a connection is set up once and used until it breaks."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+from typing import Any
+
+import asyncpg
+
+from server.gateway.errors import ConnectionLost, Unavailable
+
+Connection = asyncpg.Connection[Any]
+_LOG = logging.getLogger(__name__)
+WEB_ROLE = "billing_server"
+
+
+class Pool:
+    """At most `size` connections, made when needed. Every one has given its rights away to the
+    web tier's role. Times in seconds."""
+
+    def __init__(
+        self,
+        dsn: str,
+        size: int,
+        *,
+        connect_timeout: float,
+        statement_timeout: float,
+        lock_timeout: float,
+    ) -> None:
+        self._dsn = dsn
+        self._size = size
+        self._connect_timeout = connect_timeout
+        self._statement_timeout = statement_timeout
+        self._settings = {
+            "application_name": "ciris-billing",
+            "statement_timeout": str(int(statement_timeout * 1000)),
+            "lock_timeout": str(int(lock_timeout * 1000)),
+            "idle_in_transaction_session_timeout": "10000",
+            "default_transaction_isolation": "read committed",
+            "timezone": "UTC",
+            "jit": "off",
+        }
+        self._free: list[Connection] = []
+        self._slots = asyncio.Semaphore(size)
+        self._open: set[Connection] = set()
+        self._warned = False
+
+    @property
+    def in_use(self) -> int:
+        """How many connections are at work right now."""
+        return len(self._open) - len(self._free)
+
+    @contextlib.asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        """A connection for one call. Raises Unavailable when none can be made."""
+        async with self._slots:
+            connection = self._take() or await self._connect()
+            try:
+                yield connection
+            finally:
+                if connection.is_closed():
+                    self._open.discard(connection)
+                else:
+                    self._free.append(connection)
+
+    async def fetch(self, connection: Connection, sql: str, *arguments: Any) -> list[Any]:
+        """Runs one prepared statement. A broken connection is closed and raises ConnectionLost."""
+        try:
+            # Beyond the server's own limit: only a server that went silent reaches this.
+            return await connection.fetch(
+                sql, *arguments, timeout=self._statement_timeout + 1.0
+            )
+        except (OSError, TimeoutError, asyncpg.InterfaceError) as error:
+            connection.terminate()
+            raise ConnectionLost(f"the connection broke: {type(error).__name__}") from error
+        except asyncio.CancelledError:
+            connection.terminate()
+            raise
+
+    async def close(self) -> None:
+        """Closes every connection; call it when no call is under way."""
+        for connection in list(self._open):
+            with contextlib.suppress(OSError, TimeoutError, asyncpg.PostgresError):
+                await connection.close(timeout=2)
+        self._open.clear()
+        self._free.clear()
+
+    def _take(self) -> Connection | None:
+        while self._free:
+            connection = self._free.pop()
+            if not connection.is_closed():
+                return connection
+            self._open.discard(connection)
+        return None
+
+    async def _connect(self) -> Connection:
+        try:
+            connection = await asyncpg.connect(
+                self._dsn, timeout=self._connect_timeout, server_settings=self._settings
+            )
+        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            raise Unavailable(f"no connection to the database: {type(error).__name__}") from error
+        try:
+            await self._give_rights_away(connection)
+        except BaseException:
+            connection.terminate()
+            raise
+        self._open.add(connection)
+        return connection
+
+    async def _give_rights_away(self, connection: Connection) -> None:
+        """Becomes the web tier's role, whatever the login may do besides."""
+        try:
+            stronger = await connection.fetchval(
+                "SELECT pg_has_role(session_user, 'billing_dba', 'MEMBER')"
+            )
+            await connection.execute(f"SET ROLE {WEB_ROLE}")
+        except asyncpg.PostgresError as error:
+            raise Unavailable(
+                f"the login cannot become {WEB_ROLE}: {error.message}", retry_after=5
+            ) from error
+        if stronger and not self._warned:
+            self._warned = True
+            _LOG.warning(
+                "the database login has more rights than the server needs;"
+                " each connection gives them away (SET ROLE %s)",
+                WEB_ROLE,
+            )

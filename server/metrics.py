@@ -1,0 +1,162 @@
+"""Prometheus metrics (names: contract.md 6). Labels are route templates and closed sets, never an
+identity. With PROMETHEUS_MULTIPROC_DIR set before this module is imported, every worker process
+answers /metrics with the sum of all."""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+    multiprocess,
+)
+
+from server import __version__
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+_CREDITS = (1, 2, 5, 10, 20, 50, 100, 500, 1000, 10_000)
+
+REGISTRY = CollectorRegistry()
+
+SERVICE_INFO = Gauge(
+    "billing_service_info",
+    "1 for each version that runs",
+    ["version"],
+    registry=REGISTRY,
+    multiprocess_mode="max",
+)
+HTTP_REQUESTS = Counter(
+    "billing_http_requests_total",
+    "HTTP requests by route template and status",
+    ["method", "endpoint", "status"],
+    registry=REGISTRY,
+)
+HTTP_DURATION = Histogram(
+    "billing_http_request_duration_seconds",
+    "Time from the request's headers to its answer",
+    ["method", "endpoint"],
+    buckets=_SECONDS,
+    registry=REGISTRY,
+)
+HTTP_IN_PROGRESS = Gauge(
+    "billing_http_requests_in_progress",
+    "HTTP requests being worked on",
+    registry=REGISTRY,
+    multiprocess_mode="livesum",
+)
+CREDIT_CHECKS = Counter(
+    "billing_credit_checks_total",
+    "Credit checks by decision",
+    ["result"],  # allowed, denied
+    registry=REGISTRY,
+)
+CREDIT_CHECK_DURATION = Histogram(
+    "billing_credit_check_duration_seconds",
+    "Time a credit check takes, waiting for its batch included",
+    buckets=_SECONDS,
+    registry=REGISTRY,
+)
+CHARGES = Counter(
+    "billing_charges_total",
+    "Charges by outcome",
+    ["outcome"],  # created, replayed, conflict, or the slug of a refusal
+    registry=REGISTRY,
+)
+CHARGE_AMOUNT = Histogram(
+    "billing_charge_amount_minor",
+    "Amounts of created charges, in credits",
+    buckets=_CREDITS,
+    registry=REGISTRY,
+)
+CHARGE_DURATION = Histogram(
+    "billing_charge_duration_seconds",
+    "Time a charge takes, waiting for its batch included",
+    buckets=_SECONDS,
+    registry=REGISTRY,
+)
+CREDITS_ADDED = Counter(
+    "billing_credits_added_total",
+    "Credit entries by transaction type",
+    ["transaction_type"],
+    registry=REGISTRY,
+)
+CREDIT_AMOUNT = Histogram(
+    "billing_credit_amount_minor",
+    "Amounts of added credits",
+    buckets=_CREDITS,
+    registry=REGISTRY,
+)
+ACCOUNTS_CREATED = Counter(
+    "billing_accounts_created_total",
+    "Accounts created by checks (those made by POST /accounts are not told from found ones)",
+    registry=REGISTRY,
+)
+ACCOUNT_BALANCE = Histogram(
+    "billing_account_balance_minor",
+    "Paid credits an account had after a charge or credit",
+    buckets=(0, *_CREDITS),
+    registry=REGISTRY,
+)
+DB_CONNECTIONS_ACTIVE = Gauge(
+    "billing_db_connections_active",
+    "Database connections at work",
+    registry=REGISTRY,
+    multiprocess_mode="livesum",
+)
+DB_QUERIES = Counter(
+    "billing_db_queries_total",
+    "Calls of billing functions (a batch is one call)",
+    ["function", "result"],  # success, refused, error
+    registry=REGISTRY,
+)
+DB_WRITE_VERIFICATIONS = Counter(
+    "billing_db_write_verifications_total",
+    "Ledger writes by what the database confirmed in the same call",
+    ["result"],  # confirmed, unknown
+    registry=REGISTRY,
+)
+ERRORS = Counter(
+    "billing_errors_total",
+    "Errors answered, by code",
+    ["code"],
+    registry=REGISTRY,
+)
+
+count_http = cache(HTTP_REQUESTS.labels)
+time_http = cache(HTTP_DURATION.labels)
+count_check = cache(CREDIT_CHECKS.labels)
+count_charge = cache(CHARGES.labels)
+count_error = cache(ERRORS.labels)
+_query = cache(DB_QUERIES.labels)
+write_verified = cache(DB_WRITE_VERIFICATIONS.labels)
+
+
+def count_query(function: str, result: str) -> None:
+    """Counts one call of a billing function."""
+    _query(function, result).inc()
+
+
+def start() -> None:
+    """Says that this process runs; call once per process, after forking."""
+    SERVICE_INFO.labels(__version__).set(1)
+
+
+def render() -> bytes:
+    """The Prometheus text of all processes."""
+    if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+        return generate_latest(REGISTRY)
+    registry = CollectorRegistry()
+    multiprocess.MultiProcessCollector(registry)
+    return generate_latest(registry)
+
+
+def process_ended(pid: int) -> None:
+    """Takes an ended process's gauges out of the sums; its counts stay."""
+    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+        multiprocess.mark_process_dead(pid)

@@ -1,0 +1,21 @@
+"""Brings a database to this release: yoyo steps from migrations/, then everything in sql/."""
+
+from server.migrate.runner import (
+    MigrationError,
+    MigrationReport,
+    StepStatus,
+    latest_step,
+    migrate,
+    rollback,
+    status,
+)
+
+__all__ = [
+    "MigrationError",
+    "MigrationReport",
+    "StepStatus",
+    "latest_step",
+    "migrate",
+    "rollback",
+    "status",
+]

@@ -1,0 +1,162 @@
+"""Applies and rolls back the yoyo steps. A PostgreSQL advisory lock keeps two deploys apart (yoyo's
+own lock is a table row that a killed deploy leaves behind)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, LiteralString
+
+import psycopg
+import yoyo
+from yoyo.migrations import MigrationList
+
+from server.config import SettingsSeed
+from server.migrate.definitions import load_definitions
+from server.resources import resource_folder
+
+_LOCK_KEY = 0x62696C6C696E67  # "billing"
+Progress = Callable[[str], None]
+
+
+class MigrationError(Exception):
+    """A database could not be brought to the wanted state; nothing of the failing step is kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepStatus:
+    """One migration step and whether the database has it."""
+
+    step: str
+    applied: bool
+
+
+@dataclass(frozen=True, slots=True)
+class MigrationReport:
+    """What a run did: step names in order, stale definitions dropped, whether settings were seeded."""
+
+    applied: list[str]
+    rolled_back: list[str]
+    dropped_definitions: list[str]
+    seeded: bool
+
+
+@cache
+def latest_step() -> str:
+    """The newest step this release knows; a database at it or beyond is fit to serve."""
+    return max(step.stem for step in _step_files())
+
+
+def migrate(dsn: str, seed: SettingsSeed, progress: Progress = lambda _: None) -> MigrationReport:
+    """Applies all pending steps, loads sql/, and seeds the settings of a first deploy.
+
+    `dsn` must be a login that owns the database or a superuser. Raises MigrationError."""
+    with _exclusive(dsn) as connection, _backend(dsn) as (backend, steps):
+        pending = list(backend.to_apply(steps))
+        for step in pending:
+            progress(f"applying {step.id}")
+            _run(step.id, lambda step=step: backend.apply_one(step))
+        progress("loading sql/")
+        dropped = _load_definitions(connection)
+        seeded = _seed(connection, seed)
+    return MigrationReport([step.id for step in pending], [], dropped, seeded)
+
+
+def rollback(dsn: str, steps_back: int, progress: Progress = lambda _: None) -> MigrationReport:
+    """Rolls back the newest `steps_back` steps, newest first. Callable functions go with the first
+    of our own steps; `migrate` of the release that fits brings them back. Raises MigrationError."""
+    with _exclusive(dsn), _backend(dsn) as (backend, steps):
+        undone = list(backend.to_rollback(steps))[:steps_back]
+        for step in undone:
+            progress(f"rolling back {step.id}")
+            _run(step.id, lambda step=step: backend.rollback_one(step))
+    return MigrationReport([], [step.id for step in undone], [], False)
+
+
+def status(dsn: str) -> list[StepStatus]:
+    """Every step this release knows and whether `dsn` has it; changes nothing."""
+    with _connect(dsn) as connection:
+        applied: set[str] = set()
+        row = connection.execute("SELECT to_regclass('public._yoyo_migration')").fetchone()
+        if row and row[0]:
+            rows = connection.execute("SELECT migration_id FROM public._yoyo_migration")
+            applied = {row[0] for row in rows}
+    return [StepStatus(step.stem, step.stem in applied) for step in sorted(_step_files())]
+
+
+def _step_files() -> list[Any]:
+    return [
+        file
+        for file in resource_folder("migrations").glob("*.sql")
+        if not file.name.endswith(".rollback.sql")
+    ]
+
+
+def _connect(dsn: str) -> psycopg.Connection[tuple[Any, ...]]:
+    try:
+        return psycopg.connect(dsn, autocommit=True, connect_timeout=10)
+    except psycopg.Error as error:
+        raise MigrationError(f"cannot connect to the database: {str(error).strip()}") from None
+
+
+@contextmanager
+def _exclusive(dsn: str) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
+    with _connect(dsn) as connection:
+        connection.execute("SELECT pg_advisory_lock(%s)", (_LOCK_KEY,))
+        legacy = connection.execute(
+            "SELECT to_regclass('public.alembic_version') IS NOT NULL"
+            " AND to_regclass('public._yoyo_migration') IS NULL"
+        ).fetchone()
+        if legacy and legacy[0]:
+            raise MigrationError(
+                "this database was made by the old service (it has a table alembic_version):"
+                " this release cannot take it over yet, so nothing was changed"
+            )
+        yield connection
+
+
+@contextmanager
+def _backend(dsn: str) -> Iterator[tuple[Any, MigrationList]]:
+    backend = yoyo.get_backend("postgresql+psycopg://" + dsn.partition("://")[2])
+    try:
+        backend.ensure_internal_schema_updated()
+        yield backend, yoyo.read_migrations(str(resource_folder("migrations")))
+    finally:
+        backend.connection.close()
+
+
+def _run(step: str, action: Callable[[], None]) -> None:
+    try:
+        action()
+    except psycopg.Error as error:
+        raise MigrationError(f"step {step} failed and was undone: {str(error).strip()}") from error
+
+
+def _load_definitions(connection: psycopg.Connection[tuple[Any, ...]]) -> list[str]:
+    try:
+        return load_definitions(connection)
+    except psycopg.Error as error:
+        raise MigrationError(
+            f"loading sql/ failed and was undone: {str(error).strip()}"
+        ) from error
+
+
+def _seed(connection: psycopg.Connection[tuple[Any, ...]], seed: SettingsSeed) -> bool:
+    statement: LiteralString = (
+        "SELECT billing.seed_settings(p_free_uses => %s, p_pack_uses => %s,"
+        " p_pack_price_minor => %s, p_pack_currency => %s, p_admin_email_domain => %s)"
+    )
+    row = connection.execute(
+        statement,
+        (
+            seed.free_uses,
+            seed.pack_uses,
+            seed.pack_price_minor,
+            seed.pack_currency,
+            seed.admin_email_domain,
+        ),
+    ).fetchone()
+    connection.execute("SELECT count(*) FROM billing.create_check_partitions(p_months => 3)")
+    return bool(row and row[0])

@@ -1,0 +1,326 @@
+-- Accounts: identity is (oauth_provider, external_id) and nothing else; wa_id and tenant_id are
+-- stored on creation and never looked up by.
+
+-- The account as it is after a profile update, the one rule for checks, charges and credits:
+-- e-mail, role and agent are replaced when given; consent goes from false to true only, stamped
+-- p_now, its source stored with the flip; false or absent never clears anything.
+CREATE OR REPLACE FUNCTION billing_data.with_profile(
+    p_account billing_data.accounts,
+    p_customer_email text,
+    p_user_role text,
+    p_agent_id text,
+    p_marketing_opt_in boolean,
+    p_marketing_opt_in_source text,
+    p_now timestamptz
+) RETURNS billing_data.accounts
+LANGUAGE plpgsql IMMUTABLE
+SET search_path = ''
+AS $$
+BEGIN
+    p_account.customer_email := coalesce(p_customer_email, p_account.customer_email);
+    p_account.user_role := coalesce(p_user_role, p_account.user_role);
+    p_account.agent_id := coalesce(p_agent_id, p_account.agent_id);
+    IF p_marketing_opt_in AND NOT p_account.marketing_opt_in THEN
+        p_account.marketing_opt_in := true;
+        p_account.marketing_opt_in_at := p_now;
+        p_account.marketing_opt_in_source :=
+            coalesce(p_marketing_opt_in_source, p_account.marketing_opt_in_source);
+    END IF;
+    RETURN p_account;
+END
+$$;
+COMMENT ON FUNCTION billing_data.with_profile IS
+    'The account as it is after a profile update; changes no table. Helper.';
+
+-- Finds the account of an identity or creates it: free uses as configured, no credits, active.
+-- All creators take the same advisory lock for the identity first, so one who must not wait
+-- (p_wait false) can tell that somebody else is creating it right now and gets NULL.
+-- Locks: advisory (identity). Writes: accounts 0 or 1. An existing account is returned untouched.
+CREATE OR REPLACE FUNCTION billing_data.find_or_create_account(
+    p_oauth_provider text,
+    p_external_id text,
+    p_wa_id text,
+    p_tenant_id text,
+    p_balance_minor bigint,
+    p_currency text,
+    p_plan_name text,
+    p_customer_email text,
+    p_user_role text,
+    p_agent_id text,
+    p_marketing_opt_in boolean,
+    p_marketing_opt_in_source text,
+    p_wait boolean
+) RETURNS billing_data.accounts
+LANGUAGE plpgsql VOLATILE
+SET search_path = ''
+AS $$
+DECLARE
+    v_account billing_data.accounts;
+    v_identity bigint := hashtextextended(p_oauth_provider || ' ' || p_external_id, 0);
+    v_now timestamptz;
+BEGIN
+    SELECT a.* INTO v_account
+    FROM billing_data.accounts AS a
+    WHERE a.oauth_provider = p_oauth_provider AND a.external_id = p_external_id;
+    IF FOUND THEN
+        RETURN v_account;
+    END IF;
+
+    IF p_wait THEN
+        PERFORM pg_advisory_xact_lock(v_identity);
+    ELSIF NOT pg_try_advisory_xact_lock(v_identity) THEN
+        RETURN NULL;
+    END IF;
+    v_now := clock_timestamp();
+    INSERT INTO billing_data.accounts AS a (
+        oauth_provider, external_id, wa_id, tenant_id, balance_minor, currency, plan_name,
+        free_uses_remaining, customer_email, user_role, agent_id, marketing_opt_in,
+        marketing_opt_in_at, marketing_opt_in_source, created_at, updated_at
+    )
+    SELECT
+        p_oauth_provider, p_external_id, p_wa_id, p_tenant_id, p_balance_minor, p_currency,
+        p_plan_name, s.free_uses, p_customer_email, p_user_role, p_agent_id,
+        coalesce(p_marketing_opt_in, false), CASE WHEN p_marketing_opt_in THEN v_now END,
+        p_marketing_opt_in_source, v_now, v_now
+    FROM billing_data.settings AS s
+    ON CONFLICT ON CONSTRAINT accounts_identity DO NOTHING
+    RETURNING a.* INTO v_account;
+    IF NOT FOUND THEN
+        -- Somebody created it between our look and our lock.
+        SELECT a.* INTO STRICT v_account
+        FROM billing_data.accounts AS a
+        WHERE a.oauth_provider = p_oauth_provider AND a.external_id = p_external_id;
+    END IF;
+    RETURN v_account;
+END
+$$;
+COMMENT ON FUNCTION billing_data.find_or_create_account IS
+    'Finds an identity''s account or creates it; NULL when it must not wait and would. Helper.';
+
+-- Refuses an identity that is not one. For callers in psql: the web tier checks shapes.
+CREATE OR REPLACE FUNCTION billing_data.require_identity(p_oauth_provider text, p_external_id text)
+RETURNS void
+LANGUAGE plpgsql STABLE
+SET search_path = ''
+AS $$
+BEGIN
+    PERFORM billing_data.require(
+        starts_with(p_oauth_provider, 'oauth:') AND length(p_oauth_provider) <= 255,
+        'p_oauth_provider', 'it must start with "oauth:" and have at most 255 characters'
+    );
+    PERFORM billing_data.require(
+        length(p_external_id) BETWEEN 1 AND 255, 'p_external_id', 'it must have 1 to 255 characters'
+    );
+END
+$$;
+COMMENT ON FUNCTION billing_data.require_identity IS
+    'Raises invalid_argument unless provider and external id are well formed. Helper.';
+
+-- Creates the account of an identity, or returns the existing one untouched. With
+-- p_idempotency_key the first answer is remembered for that account and key: the same request
+-- gets it again (replayed true), another one is refused.
+-- Locks: advisory (identity), then account_requests (account, key). Writes: accounts 0..1,
+-- account_requests 0..1. Errors: actor and key errors, invalid_argument, idempotency_key_reused.
+-- Example:
+--   SELECT * FROM billing.create_account(p_oauth_provider => 'oauth:google', p_external_id => '1');
+CREATE OR REPLACE FUNCTION billing.create_account(
+    p_oauth_provider text,
+    p_external_id text,
+    p_wa_id text DEFAULT NULL,
+    p_tenant_id text DEFAULT NULL,
+    p_initial_balance_minor bigint DEFAULT 0,
+    p_currency text DEFAULT 'USD',
+    p_plan_name text DEFAULT 'free',
+    p_customer_email text DEFAULT NULL,
+    p_user_role text DEFAULT NULL,
+    p_agent_id text DEFAULT NULL,
+    p_marketing_opt_in boolean DEFAULT false,
+    p_marketing_opt_in_source text DEFAULT NULL,
+    p_idempotency_key text DEFAULT NULL,
+    p_api_key_id uuid DEFAULT NULL,
+    p_admin_user_id uuid DEFAULT NULL
+) RETURNS TABLE (
+    account_id uuid,
+    oauth_provider text,
+    external_id text,
+    wa_id text,
+    tenant_id text,
+    customer_email text,
+    balance_minor bigint,
+    currency text,
+    plan_name text,
+    status text,
+    paid_credits bigint,
+    marketing_opt_in boolean,
+    marketing_opt_in_at timestamptz,
+    marketing_opt_in_source text,
+    created_at timestamptz,
+    updated_at timestamptz,
+    replayed boolean
+)
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = ''
+AS $$
+DECLARE
+    v_account billing_data.accounts;
+    v_fingerprint bytea;
+    v_first record;
+    v_replayed boolean := false;
+BEGIN
+    PERFORM billing_data.authorize(p_api_key_id, p_admin_user_id, 'billing:write');
+    PERFORM billing_data.require_identity(p_oauth_provider, p_external_id);
+    PERFORM billing_data.require(
+        p_initial_balance_minor >= 0, 'p_initial_balance_minor', 'it must be 0 or more'
+    );
+    PERFORM billing_data.require(
+        p_currency ~ '^[A-Z]{3}$', 'p_currency', 'it must be three capital letters'
+    );
+    PERFORM billing_data.require(
+        length(p_plan_name) BETWEEN 1 AND 100, 'p_plan_name', 'it must have 1 to 100 characters'
+    );
+    PERFORM billing_data.require_durable_commit();
+
+    v_account := billing_data.find_or_create_account(
+        p_oauth_provider, p_external_id, p_wa_id, p_tenant_id, p_initial_balance_minor, p_currency,
+        p_plan_name, p_customer_email, p_user_role, p_agent_id, p_marketing_opt_in,
+        p_marketing_opt_in_source, p_wait => true
+    );
+
+    IF p_idempotency_key IS NOT NULL THEN
+        v_fingerprint := sha256(convert_to(ROW(
+            p_wa_id, p_tenant_id, p_initial_balance_minor, p_currency, p_plan_name,
+            p_customer_email, p_user_role, p_agent_id, p_marketing_opt_in, p_marketing_opt_in_source
+        )::text, 'UTF8'));
+        INSERT INTO billing_data.account_requests AS r (
+            account_id, idempotency_key, request_fingerprint, answer
+        )
+        VALUES (v_account.id, p_idempotency_key, v_fingerprint, to_jsonb(v_account))
+        ON CONFLICT ON CONSTRAINT account_requests_pkey DO NOTHING;
+        IF NOT FOUND THEN
+            SELECT r.request_fingerprint, r.answer INTO STRICT v_first
+            FROM billing_data.account_requests AS r
+            WHERE r.account_id = v_account.id AND r.idempotency_key = p_idempotency_key;
+            IF v_first.request_fingerprint <> v_fingerprint THEN
+                PERFORM billing_data.raise_error('idempotency_key_reused');
+            END IF;
+            v_account := jsonb_populate_record(NULL::billing_data.accounts, v_first.answer);
+            v_replayed := true;
+        END IF;
+    END IF;
+
+    RETURN QUERY SELECT
+        v_account.id, v_account.oauth_provider::text, v_account.external_id::text,
+        v_account.wa_id::text, v_account.tenant_id::text, v_account.customer_email::text,
+        v_account.balance_minor, v_account.currency::text, v_account.plan_name::text,
+        v_account.status::text, v_account.paid_credits, v_account.marketing_opt_in,
+        v_account.marketing_opt_in_at, v_account.marketing_opt_in_source::text,
+        v_account.created_at, v_account.updated_at, v_replayed;
+END
+$$;
+COMMENT ON FUNCTION billing.create_account IS
+    'Creates an identity''s account, or returns the existing one untouched. For billing_server and billing_dba.';
+GRANT EXECUTE ON FUNCTION billing.create_account TO billing_server, billing_dba;
+
+-- Reads one account. Errors: actor and key errors, account_not_found.
+-- Example:
+--   SELECT * FROM billing.get_account(p_oauth_provider => 'oauth:google', p_external_id => '1');
+CREATE OR REPLACE FUNCTION billing.get_account(
+    p_oauth_provider text,
+    p_external_id text,
+    p_api_key_id uuid DEFAULT NULL,
+    p_admin_user_id uuid DEFAULT NULL
+) RETURNS TABLE (
+    account_id uuid,
+    oauth_provider text,
+    external_id text,
+    wa_id text,
+    tenant_id text,
+    customer_email text,
+    balance_minor bigint,
+    currency text,
+    plan_name text,
+    status text,
+    paid_credits bigint,
+    marketing_opt_in boolean,
+    marketing_opt_in_at timestamptz,
+    marketing_opt_in_source text,
+    created_at timestamptz,
+    updated_at timestamptz,
+    free_uses_remaining bigint,
+    total_uses bigint,
+    user_role text,
+    agent_id text,
+    ledger_version bigint
+)
+LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = ''
+AS $$
+BEGIN
+    PERFORM billing_data.authorize(p_api_key_id, p_admin_user_id, 'billing:read');
+    RETURN QUERY
+    SELECT
+        a.id, a.oauth_provider::text, a.external_id::text, a.wa_id::text, a.tenant_id::text,
+        a.customer_email::text, a.balance_minor, a.currency::text, a.plan_name::text,
+        a.status::text, a.paid_credits, a.marketing_opt_in, a.marketing_opt_in_at,
+        a.marketing_opt_in_source::text, a.created_at, a.updated_at, a.free_uses_remaining,
+        a.total_uses, a.user_role::text, a.agent_id::text, a.ledger_version
+    FROM billing_data.accounts AS a
+    WHERE a.oauth_provider = p_oauth_provider AND a.external_id = p_external_id;
+    IF NOT FOUND THEN
+        PERFORM billing_data.raise_error('account_not_found');
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION billing.get_account IS
+    'Reads one account by its identity. For billing_server and billing_dba.';
+GRANT EXECUTE ON FUNCTION billing.get_account TO billing_server, billing_dba;
+
+-- Suspends, reactivates or closes an account. Suspended and closed accounts cannot be charged but
+-- still take credits. Locks: the account. Writes: accounts 1, admin_audit_logs 1 when it changed.
+-- Errors: actor errors, invalid_argument, account_not_found.
+-- Example: SELECT * FROM billing.set_account_status(p_oauth_provider => 'oauth:google',
+--              p_external_id => '1', p_status => 'suspended', p_reason => 'chargeback');
+CREATE OR REPLACE FUNCTION billing.set_account_status(
+    p_oauth_provider text,
+    p_external_id text,
+    p_status text,
+    p_reason text,
+    p_admin_user_id uuid DEFAULT NULL
+) RETURNS TABLE (account_id uuid, status text, previous_status text)
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = ''
+AS $$
+DECLARE
+    v_role text := billing_data.authorize(NULL, p_admin_user_id, 'billing:write');
+    v_id uuid;
+    v_previous text;
+BEGIN
+    PERFORM billing_data.require(
+        p_status IN ('active', 'suspended', 'closed'),
+        'p_status', 'it must be active, suspended or closed'
+    );
+    PERFORM billing_data.require(length(p_reason) > 0, 'p_reason', 'a reason is needed');
+    PERFORM billing_data.require_durable_commit();
+    SELECT a.id, a.status INTO v_id, v_previous
+    FROM billing_data.accounts AS a
+    WHERE a.oauth_provider = p_oauth_provider AND a.external_id = p_external_id
+    FOR NO KEY UPDATE;
+    IF NOT FOUND THEN
+        PERFORM billing_data.raise_error('account_not_found');
+    END IF;
+    IF v_previous <> p_status THEN
+        UPDATE billing_data.accounts AS a
+        SET status = p_status, updated_at = clock_timestamp()
+        WHERE a.id = v_id;
+        PERFORM billing_data.write_audit(
+            'account.set_status', 'account', v_id::text,
+            jsonb_build_object('before', v_previous, 'after', p_status), p_reason,
+            p_admin_user_id, v_role
+        );
+    END IF;
+    RETURN QUERY SELECT v_id, p_status, v_previous;
+END
+$$;
+COMMENT ON FUNCTION billing.set_account_status IS
+    'Suspends, reactivates or closes an account, with a reason. For billing_server (staff) and billing_dba.';
+GRANT EXECUTE ON FUNCTION billing.set_account_status TO billing_server, billing_dba;

@@ -1,0 +1,137 @@
+-- Who is calling. Three kinds of actor write: an API key (the web tier names it), a staff member
+-- (the web tier names them), or a database role calling by itself (recorded under session_user).
+
+-- True when the caller is the web tier: it has given itself the role billing_server, or its login
+-- is a member of that role and of no stronger one. A DBA's or owner's login is not the web tier.
+CREATE OR REPLACE FUNCTION billing_data.is_web_tier() RETURNS boolean
+LANGUAGE sql STABLE
+SET search_path = ''
+RETURN current_setting('role') = 'billing_server'
+    OR NOT pg_has_role(session_user, 'billing_dba', 'MEMBER');
+COMMENT ON FUNCTION billing_data.is_web_tier IS
+    'Tells whether the caller must name an API key or staff member as the actor. Helper.';
+
+-- The database role to record a call under when no key or staff member is named.
+-- Errors: actor_required when the caller is the web tier.
+CREATE OR REPLACE FUNCTION billing_data.caller_role() RETURNS text
+LANGUAGE plpgsql STABLE
+SET search_path = ''
+AS $$
+BEGIN
+    IF billing_data.is_web_tier() THEN
+        PERFORM billing_data.raise_error('actor_required');
+    END IF;
+    RETURN session_user::text;
+END
+$$;
+COMMENT ON FUNCTION billing_data.caller_role IS
+    'The database role a call without another actor is recorded under. Helper.';
+
+-- The slug of what is wrong with an API key for this permission at this moment, or NULL when it is
+-- good: api_key_invalid (unknown or revoked), api_key_expired, permission_missing.
+CREATE OR REPLACE FUNCTION billing_data.api_key_fault(p_api_key_id uuid, p_permission text)
+RETURNS text
+LANGUAGE plpgsql STABLE
+SET search_path = ''
+AS $$
+DECLARE
+    v_key record;
+BEGIN
+    SELECT k.status, k.expires_at, k.permissions INTO v_key
+    FROM billing_data.api_keys AS k
+    WHERE k.id = p_api_key_id;
+    IF NOT FOUND OR v_key.status = 'revoked' THEN
+        RETURN 'api_key_invalid';
+    ELSIF v_key.expires_at <= clock_timestamp() THEN
+        RETURN 'api_key_expired';
+    ELSIF NOT p_permission = ANY (v_key.permissions) THEN
+        RETURN 'permission_missing';
+    END IF;
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION billing_data.api_key_fault IS
+    'Names what is wrong with an API key for a permission, NULL when nothing is. Helper.';
+
+-- Refuses the call unless its actor may do it: an API key that has p_permission, an active staff
+-- member of role admin, or a database role. Exactly one of the two ids may be given, and only by
+-- the web tier. Errors: actor_required, actor_not_allowed, api_key_*, permission_missing,
+-- admin_role_required.
+CREATE OR REPLACE FUNCTION billing_data.authorize(
+    p_api_key_id uuid, p_admin_user_id uuid, p_permission text
+) RETURNS text
+LANGUAGE plpgsql STABLE
+SET search_path = ''
+AS $$
+DECLARE
+    v_fault text;
+    v_role text;
+BEGIN
+    IF p_api_key_id IS NULL AND p_admin_user_id IS NULL THEN
+        RETURN billing_data.caller_role();
+    END IF;
+    IF NOT billing_data.is_web_tier() OR num_nonnulls(p_api_key_id, p_admin_user_id) > 1 THEN
+        PERFORM billing_data.raise_error('actor_not_allowed');
+    END IF;
+    IF p_api_key_id IS NOT NULL THEN
+        v_fault := billing_data.api_key_fault(p_api_key_id, p_permission);
+        IF v_fault IS NOT NULL THEN
+            PERFORM billing_data.raise_error(
+                v_fault, jsonb_build_object('permission', p_permission)
+            );
+        END IF;
+    ELSE
+        SELECT u.role INTO v_role
+        FROM billing_data.admin_users AS u
+        WHERE u.id = p_admin_user_id AND u.is_active;
+        IF v_role IS DISTINCT FROM 'admin' THEN
+            PERFORM billing_data.raise_error(
+                'admin_role_required', jsonb_build_object('role', coalesce(v_role, 'none'))
+            );
+        END IF;
+    END IF;
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION billing_data.authorize IS
+    'Refuses the call unless its actor may do it; returns the database role to record, if any. Helper.';
+
+-- Money is durable: a session that runs with synchronous_commit off gets it back for this
+-- transaction. (A SET clause on the function would end before the commit and do nothing.)
+CREATE OR REPLACE FUNCTION billing_data.require_durable_commit() RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = ''
+AS $$
+BEGIN
+    IF current_setting('synchronous_commit') = 'off' THEN
+        PERFORM set_config('synchronous_commit', 'on', true);
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION billing_data.require_durable_commit IS
+    'Makes the current transaction''s commit durable. Helper.';
+
+-- Writes one row of the audit log: what a staff member or database role did, to what, why.
+CREATE OR REPLACE FUNCTION billing_data.write_audit(
+    p_action text,
+    p_resource_type text,
+    p_resource_id text,
+    p_changes jsonb,
+    p_reason text,
+    p_admin_user_id uuid,
+    p_database_role text
+) RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = ''
+AS $$
+BEGIN
+    INSERT INTO billing_data.admin_audit_logs (
+        action, resource_type, resource_id, changes, reason, admin_user_id, database_role
+    )
+    VALUES (
+        p_action, p_resource_type, p_resource_id, p_changes, p_reason, p_admin_user_id,
+        p_database_role
+    );
+END
+$$;
+COMMENT ON FUNCTION billing_data.write_audit IS 'Writes one row of the audit log. Helper.';

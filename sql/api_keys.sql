@@ -1,0 +1,323 @@
+-- API keys. The secret is made and hashed (Argon2id) outside the database; only its hash and its
+-- first twenty characters ever arrive here.
+
+-- Creates a key from a secret's prefix and hash. Writes: api_keys 1, admin_audit_logs 1.
+-- Errors: actor errors, invalid_argument.
+-- Example (a hash comes from `ciris-billing keys create`, which calls this):
+--   SELECT * FROM billing.create_api_key(p_name => 'agent', p_key_prefix => '...', p_key_hash => '...');
+CREATE OR REPLACE FUNCTION billing.create_api_key(
+    p_name text,
+    p_key_prefix text,
+    p_key_hash text,
+    p_environment text DEFAULT 'live',
+    p_permissions text[] DEFAULT ARRAY['billing:read', 'billing:write'],
+    p_description text DEFAULT NULL,
+    p_expires_in_days integer DEFAULT NULL,
+    p_admin_user_id uuid DEFAULT NULL
+) RETURNS TABLE (
+    api_key_id uuid,
+    name text,
+    key_prefix text,
+    environment text,
+    permissions text[],
+    status text,
+    created_at timestamptz,
+    expires_at timestamptz
+)
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = ''
+AS $$
+DECLARE
+    v_role text := billing_data.authorize(NULL, p_admin_user_id, 'billing:write');
+    v_id uuid := gen_random_uuid();
+BEGIN
+    PERFORM billing_data.require(
+        length(p_name) BETWEEN 1 AND 255, 'p_name', 'it must have 1 to 255 characters'
+    );
+    PERFORM billing_data.require(
+        p_environment IN ('test', 'live'), 'p_environment', 'it must be test or live'
+    );
+    PERFORM billing_data.require(
+        starts_with(p_key_prefix, 'cbk_') AND length(p_key_prefix) = 20,
+        'p_key_prefix', 'it must be the first 20 characters of the key'
+    );
+    PERFORM billing_data.require(
+        starts_with(p_key_hash, '$argon2id$'), 'p_key_hash', 'it must be an Argon2id hash'
+    );
+    PERFORM billing_data.require(
+        p_permissions IS NOT NULL AND array_position(p_permissions, NULL) IS NULL,
+        'p_permissions', 'it must be a list of strings'
+    );
+    PERFORM billing_data.require(
+        p_expires_in_days IS NULL OR p_expires_in_days BETWEEN 1 AND 3650,
+        'p_expires_in_days', 'it must be 1 to 3650 days'
+    );
+    PERFORM billing_data.require_durable_commit();
+    RETURN QUERY
+    INSERT INTO billing_data.api_keys AS k (
+        id, name, key_prefix, key_hash, environment, permissions, description, expires_at,
+        created_by, created_by_role
+    )
+    VALUES (
+        v_id, p_name, p_key_prefix, p_key_hash, p_environment, p_permissions, p_description,
+        clock_timestamp() + make_interval(days => p_expires_in_days), p_admin_user_id, v_role
+    )
+    RETURNING
+        k.id, k.name::text, k.key_prefix::text, k.environment::text, k.permissions::text[],
+        k.status::text, k.created_at, k.expires_at;
+    PERFORM billing_data.write_audit(
+        'api_key.create', 'api_key', v_id::text,
+        jsonb_build_object('name', p_name, 'permissions', p_permissions), NULL,
+        p_admin_user_id, v_role
+    );
+END
+$$;
+COMMENT ON FUNCTION billing.create_api_key IS
+    'Stores a new API key''s prefix and hash. For billing_server (staff) and billing_dba.';
+GRANT EXECUTE ON FUNCTION billing.create_api_key TO billing_server, billing_dba;
+
+-- Replaces an active key: the successor has the same name, environment, permissions and remaining
+-- lifetime in whole days; the old key works for 24 more hours (never past its own expiry).
+-- Locks: the old key. Writes: api_keys 2, admin_audit_logs 1.
+-- Errors: actor errors, invalid_argument, api_key_not_found, api_key_not_active.
+-- Example: SELECT * FROM billing.rotate_api_key(p_api_key_id => '...', p_key_prefix => '...',
+--              p_key_hash => '...');
+CREATE OR REPLACE FUNCTION billing.rotate_api_key(
+    p_api_key_id uuid,
+    p_key_prefix text,
+    p_key_hash text,
+    p_admin_user_id uuid DEFAULT NULL
+) RETURNS TABLE (
+    api_key_id uuid,
+    name text,
+    key_prefix text,
+    environment text,
+    permissions text[],
+    expires_at timestamptz,
+    old_key_expires_at timestamptz
+)
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = ''
+AS $$
+DECLARE
+    v_role text := billing_data.authorize(NULL, p_admin_user_id, 'billing:write');
+    v_now timestamptz := clock_timestamp();
+    v_old billing_data.api_keys;
+    v_new_id uuid;
+    v_days integer;
+    v_grace_ends_at timestamptz;
+BEGIN
+    SELECT k.* INTO v_old
+    FROM billing_data.api_keys AS k
+    WHERE k.id = p_api_key_id
+    FOR NO KEY UPDATE;
+    IF NOT FOUND THEN
+        PERFORM billing_data.raise_error(
+            'api_key_not_found', jsonb_build_object('api_key_id', p_api_key_id)
+        );
+    END IF;
+    IF v_old.status <> 'active' OR v_old.expires_at <= v_now THEN
+        PERFORM billing_data.raise_error('api_key_not_active', jsonb_build_object(
+            'status', CASE v_old.status WHEN 'active' THEN 'expired' ELSE v_old.status END
+        ));
+    END IF;
+    -- A lifetime of less than a day still gets a day: a key cannot be made to expire at once.
+    v_days := greatest(1, floor(extract(EPOCH FROM v_old.expires_at - v_now) / 86400))::integer;
+    IF v_old.expires_at IS NULL THEN
+        v_days := NULL;
+    END IF;
+    SELECT c.api_key_id, c.expires_at INTO STRICT v_new_id, expires_at
+    FROM billing.create_api_key(
+        p_name => v_old.name,
+        p_key_prefix => p_key_prefix,
+        p_key_hash => p_key_hash,
+        p_environment => v_old.environment,
+        p_permissions => v_old.permissions,
+        p_description => v_old.description,
+        p_expires_in_days => v_days,
+        p_admin_user_id => p_admin_user_id
+    ) AS c;
+    v_grace_ends_at := least(v_old.expires_at, v_now + interval '24 hours');
+    UPDATE billing_data.api_keys AS k
+    SET status = 'rotating', rotated_to = v_new_id, expires_at = v_grace_ends_at
+    WHERE k.id = p_api_key_id;
+    PERFORM billing_data.write_audit(
+        'api_key.rotate', 'api_key', p_api_key_id::text,
+        jsonb_build_object('rotated_to', v_new_id), NULL, p_admin_user_id, v_role
+    );
+    RETURN QUERY SELECT
+        v_new_id, v_old.name::text, p_key_prefix, v_old.environment::text,
+        v_old.permissions::text[], expires_at, v_grace_ends_at;
+END
+$$;
+COMMENT ON FUNCTION billing.rotate_api_key IS
+    'Replaces an API key; the old one works 24 hours more. For billing_server (staff) and billing_dba.';
+GRANT EXECUTE ON FUNCTION billing.rotate_api_key TO billing_server, billing_dba;
+
+-- Ends a key at once, in every process, from the next request on. Ending it again is fine.
+-- Locks: the key. Writes: api_keys 0..1, admin_audit_logs 0..1. Errors: actor errors,
+-- api_key_not_found. Example: SELECT * FROM billing.revoke_api_key(p_api_key_id => '...');
+CREATE OR REPLACE FUNCTION billing.revoke_api_key(
+    p_api_key_id uuid,
+    p_admin_user_id uuid DEFAULT NULL
+) RETURNS TABLE (api_key_id uuid, name text, key_prefix text, status text)
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = ''
+AS $$
+DECLARE
+    v_role text := billing_data.authorize(NULL, p_admin_user_id, 'billing:write');
+BEGIN
+    PERFORM billing_data.require_durable_commit();
+    UPDATE billing_data.api_keys AS k
+    SET status = 'revoked'
+    WHERE k.id = p_api_key_id AND k.status <> 'revoked';
+    IF FOUND THEN
+        PERFORM billing_data.write_audit(
+            'api_key.revoke', 'api_key', p_api_key_id::text, NULL, NULL, p_admin_user_id, v_role
+        );
+    END IF;
+    RETURN QUERY
+    SELECT k.id, k.name::text, k.key_prefix::text, k.status::text
+    FROM billing_data.api_keys AS k
+    WHERE k.id = p_api_key_id;
+    IF NOT FOUND THEN
+        PERFORM billing_data.raise_error(
+            'api_key_not_found', jsonb_build_object('api_key_id', p_api_key_id)
+        );
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION billing.revoke_api_key IS
+    'Ends an API key from the next request on. For billing_server (staff) and billing_dba.';
+GRANT EXECUTE ON FUNCTION billing.revoke_api_key TO billing_server, billing_dba;
+
+-- Lists keys, newest first, revoked ones included; never a hash.
+-- Example: SELECT * FROM billing.list_api_keys(p_status => 'active');
+CREATE OR REPLACE FUNCTION billing.list_api_keys(
+    p_environment text DEFAULT NULL,
+    p_status text DEFAULT NULL
+) RETURNS TABLE (
+    api_key_id uuid,
+    name text,
+    key_prefix text,
+    environment text,
+    permissions text[],
+    status text,
+    description text,
+    created_at timestamptz,
+    expires_at timestamptz,
+    last_used_at timestamptz,
+    last_used_ip inet,
+    rotated_to uuid,
+    created_by_email text,
+    created_by_role text
+)
+LANGUAGE sql STABLE SECURITY DEFINER
+SET search_path = ''
+BEGIN ATOMIC
+    SELECT
+        k.id, k.name::text, k.key_prefix::text, k.environment::text, k.permissions::text[],
+        k.status::text, k.description, k.created_at, k.expires_at, k.last_used_at, k.last_used_ip,
+        k.rotated_to, u.email::text, k.created_by_role
+    FROM billing_data.api_keys AS k
+    LEFT JOIN billing_data.admin_users AS u ON u.id = k.created_by
+    WHERE (p_environment IS NULL OR k.environment = p_environment)
+        AND (p_status IS NULL OR k.status = p_status)
+    ORDER BY k.created_at DESC, k.id;
+END;
+COMMENT ON FUNCTION billing.list_api_keys IS
+    'Lists API keys, newest first, without hashes. For billing_server and billing_dba.';
+GRANT EXECUTE ON FUNCTION billing.list_api_keys TO billing_server, billing_dba;
+
+-- The hash behind a key's first twenty characters, for the web tier to verify a presented secret
+-- against. The only way to a hash, one prefix at a time. No row: no such key, or a revoked one.
+-- Example: SELECT * FROM billing.find_api_key(p_key_prefix => 'cbk_live_...');
+CREATE OR REPLACE FUNCTION billing.find_api_key(p_key_prefix text)
+RETURNS TABLE (api_key_id uuid, key_hash text)
+LANGUAGE sql STABLE SECURITY DEFINER
+SET search_path = ''
+BEGIN ATOMIC
+    SELECT k.id, k.key_hash
+    FROM billing_data.api_keys AS k
+    WHERE k.key_prefix = p_key_prefix AND k.status <> 'revoked';
+END;
+COMMENT ON FUNCTION billing.find_api_key IS
+    'Gives the Argon2id hash of the key with this prefix. For billing_server and billing_dba.';
+GRANT EXECUTE ON FUNCTION billing.find_api_key TO billing_server, billing_dba;
+
+-- Refuses the call unless the key is good for the permission: what the web tier asks before it
+-- tells a caller what is wrong with a request. Errors: api_key_*, permission_missing, actor errors.
+-- Example: SELECT billing.require_api_key(p_api_key_id => '...', p_permission => 'billing:read');
+CREATE OR REPLACE FUNCTION billing.require_api_key(p_api_key_id uuid, p_permission text)
+RETURNS boolean
+LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = ''
+AS $$
+BEGIN
+    PERFORM billing_data.authorize(p_api_key_id, NULL, p_permission);
+    RETURN true;
+END
+$$;
+COMMENT ON FUNCTION billing.require_api_key IS
+    'Refuses unless an API key is good for a permission. For billing_server and billing_dba.';
+GRANT EXECUTE ON FUNCTION billing.require_api_key TO billing_server, billing_dba;
+
+-- Marks an expired key revoked, so that it is called invalid from then on. A key that has not
+-- expired is left alone, whoever calls. Writes: api_keys 0..1. Errors: none.
+-- Example: SELECT billing.retire_expired_api_key(p_api_key_id => '...');
+CREATE OR REPLACE FUNCTION billing.retire_expired_api_key(p_api_key_id uuid) RETURNS boolean
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = ''
+AS $$
+BEGIN
+    UPDATE billing_data.api_keys AS k
+    SET status = 'revoked'
+    WHERE k.id = p_api_key_id AND k.status <> 'revoked' AND k.expires_at <= clock_timestamp();
+    RETURN FOUND;
+END
+$$;
+COMMENT ON FUNCTION billing.retire_expired_api_key IS
+    'Marks a key revoked if it has expired; true when it did. For billing_server and billing_dba.';
+GRANT EXECUTE ON FUNCTION billing.retire_expired_api_key TO billing_server, billing_dba;
+
+-- Records when and from where keys were last used: arrays of one length, one entry a key. The web
+-- tier collects uses and calls this every few seconds. Locks: the keys, in id order; a locked key
+-- is skipped, its next use will tell. Writes: api_keys 0..n; its commit may be asynchronous.
+-- Example: SELECT billing.record_api_key_use(ARRAY['...'::uuid], ARRAY[now()], ARRAY['127.0.0.1'::inet]);
+CREATE OR REPLACE FUNCTION billing.record_api_key_use(
+    p_api_key_ids uuid[],
+    p_used_at timestamptz[],
+    p_used_from inet[]
+) RETURNS integer
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = ''
+AS $$
+DECLARE
+    v_count integer;
+BEGIN
+    IF pg_current_xact_id_if_assigned() IS NULL THEN
+        PERFORM set_config('synchronous_commit', 'off', true);
+    END IF;
+    WITH used AS (
+        SELECT u.id, u.used_at, u.used_from
+        FROM unnest(p_api_key_ids, p_used_at, p_used_from) AS u (id, used_at, used_from)
+    ),
+    lockable AS (
+        SELECT k.id
+        FROM billing_data.api_keys AS k
+        WHERE k.id = ANY (p_api_key_ids)
+        ORDER BY k.id
+        FOR NO KEY UPDATE SKIP LOCKED
+    )
+    UPDATE billing_data.api_keys AS k
+    SET last_used_at = used.used_at, last_used_ip = used.used_from
+    FROM lockable
+    INNER JOIN used ON used.id = lockable.id
+    WHERE k.id = lockable.id AND (k.last_used_at IS NULL OR k.last_used_at < used.used_at);
+    GET DIAGNOSTICS v_count = ROW_COUNT;
+    RETURN v_count;
+END
+$$;
+COMMENT ON FUNCTION billing.record_api_key_use IS
+    'Records the last use of several API keys. For billing_server and billing_dba.';
+GRANT EXECUTE ON FUNCTION billing.record_api_key_use TO billing_server, billing_dba;

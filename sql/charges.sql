@@ -1,0 +1,400 @@
+-- Charges: this user used one. Free uses go first, one per charge whatever the amount; then paid
+-- credits, the whole amount or nothing. Every accepted charge is one ledger row.
+
+-- The core of every charge: one item per array position, all arrays of one length. Items of one
+-- account are decided in array order. An item's outcome is 'created'; 'replayed' or 'conflict' when
+-- its idempotency key was used before with the same or another request, with the first charge's
+-- row; the slug of what refused it; 'busy' only when p_wait is false and somebody else holds the
+-- account. A refused item writes nothing but the profile update it carries. Whoever p_wait is
+-- false for never waits for a lock.
+-- Locks: all accounts in id order, in a statement of its own, so that the next one sees every
+-- charge committed before. Writes: accounts 1 per changed account, charges 1 per created item.
+-- Errors: actor_required, actor_not_allowed, invalid_argument; all else is an outcome.
+-- Example: SELECT * FROM billing.create_charges(p_oauth_providers => ARRAY['oauth:google'],
+--              p_external_ids => ARRAY['1'], p_amounts_minor => ARRAY[1], p_currencies => ARRAY['USD'],
+--              p_descriptions => ARRAY['one use']);
+CREATE OR REPLACE FUNCTION billing.create_charges(
+    p_oauth_providers text[],
+    p_external_ids text[],
+    p_amounts_minor bigint[],
+    p_currencies text[],
+    p_descriptions text[],
+    p_idempotency_keys text[] DEFAULT NULL,
+    p_metadata_message_ids text[] DEFAULT NULL,
+    p_metadata_agent_ids text[] DEFAULT NULL,
+    p_metadata_channel_ids text[] DEFAULT NULL,
+    p_metadata_request_ids text[] DEFAULT NULL,
+    p_customer_emails text[] DEFAULT NULL,
+    p_user_roles text[] DEFAULT NULL,
+    p_agent_ids text[] DEFAULT NULL,
+    p_marketing_opt_ins boolean[] DEFAULT NULL,
+    p_marketing_opt_in_sources text[] DEFAULT NULL,
+    p_api_key_ids uuid[] DEFAULT NULL,
+    p_wait boolean DEFAULT true
+) RETURNS TABLE (
+    item integer,
+    outcome text,
+    charge_id uuid,
+    account_id uuid,
+    amount_minor bigint,
+    currency text,
+    description text,
+    balance_before bigint,
+    balance_after bigint,
+    free_uses_after bigint,
+    paid_with text,
+    created_at timestamptz,
+    metadata_message_id text,
+    metadata_agent_id text,
+    metadata_channel_id text,
+    metadata_request_id text,
+    balance bigint,
+    account_currency text
+)
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = ''
+SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off
+SET enable_hashjoin = off
+SET enable_mergejoin = off
+AS $$
+DECLARE
+    v_now timestamptz;
+    v_role text;
+    v_faulty boolean := false;
+    v_locked uuid[];
+    v_mine boolean := false;
+    v_item record;
+    v_account billing_data.accounts;
+    v_changed billing_data.accounts;
+    v_dirty boolean := false;
+    v_accounts billing_data.accounts[] := '{}';
+    v_charge billing_data.charges;
+    v_charges billing_data.charges[] := '{}';
+    v_fingerprint bytea;
+    v_keys text[] := '{}';
+    v_keys_at integer[] := '{}';
+    v_seen integer;
+BEGIN
+    PERFORM billing_data.require_durable_commit();
+    IF p_api_key_ids IS NULL THEN
+        v_role := billing_data.caller_role();
+    ELSIF NOT billing_data.is_web_tier() THEN
+        PERFORM billing_data.raise_error('actor_not_allowed');
+    ELSE
+        SELECT count(billing_data.api_key_fault(k.id, 'billing:write')) > 0 INTO v_faulty
+        FROM (SELECT DISTINCT u.id FROM unnest(p_api_key_ids) AS u (id)) AS k;
+    END IF;
+
+    IF p_wait THEN
+        v_locked := ARRAY(
+            SELECT a.id
+            FROM billing_data.accounts AS a
+            WHERE (a.oauth_provider, a.external_id) IN (
+                SELECT i.oauth_provider, i.external_id
+                FROM unnest(p_oauth_providers, p_external_ids) AS i (oauth_provider, external_id)
+            )
+            ORDER BY a.id
+            FOR NO KEY UPDATE
+        );
+    ELSE
+        v_locked := ARRAY(
+            SELECT a.id
+            FROM billing_data.accounts AS a
+            WHERE (a.oauth_provider, a.external_id) IN (
+                SELECT i.oauth_provider, i.external_id
+                FROM unnest(p_oauth_providers, p_external_ids) AS i (oauth_provider, external_id)
+            )
+            ORDER BY a.id
+            FOR NO KEY UPDATE SKIP LOCKED
+        );
+    END IF;
+    v_now := clock_timestamp();
+
+    FOR v_item IN
+        SELECT
+            i.item, i.amount_minor, i.currency, i.description, i.idempotency_key, i.message_id,
+            i.metadata_agent_id, i.channel_id, i.request_id, i.customer_email, i.user_role,
+            i.agent_id, i.marketing_opt_in, i.marketing_opt_in_source, i.api_key_id,
+            a AS account, c AS existing
+        FROM unnest(
+            p_oauth_providers, p_external_ids, p_amounts_minor, p_currencies, p_descriptions,
+            p_idempotency_keys, p_metadata_message_ids, p_metadata_agent_ids,
+            p_metadata_channel_ids, p_metadata_request_ids, p_customer_emails, p_user_roles,
+            p_agent_ids, p_marketing_opt_ins, p_marketing_opt_in_sources, p_api_key_ids
+        ) WITH ORDINALITY AS i (
+            oauth_provider, external_id, amount_minor, currency, description, idempotency_key,
+            message_id, metadata_agent_id, channel_id, request_id, customer_email, user_role,
+            agent_id, marketing_opt_in, marketing_opt_in_source, api_key_id, item
+        )
+        LEFT JOIN billing_data.accounts AS a
+            ON a.oauth_provider = i.oauth_provider AND a.external_id = i.external_id
+        LEFT JOIN billing_data.charges AS c
+            ON c.account_id = a.id AND c.idempotency_key = i.idempotency_key
+        ORDER BY a.id, i.item
+    LOOP
+        v_charge := NULL;
+        balance := NULL;
+        account_currency := NULL;
+        <<decide>>
+        BEGIN
+            IF p_api_key_ids IS NOT NULL AND (v_faulty OR v_item.api_key_id IS NULL) THEN
+                outcome := billing_data.api_key_fault(v_item.api_key_id, 'billing:write');
+                EXIT decide WHEN outcome IS NOT NULL;
+            END IF;
+            IF (v_item.account).id IS NULL THEN
+                outcome := 'account_not_found';
+                EXIT decide;
+            END IF;
+
+            -- The first item of another account: keep what the last one came to, take up this one.
+            IF v_account.id IS DISTINCT FROM (v_item.account).id THEN
+                IF v_dirty THEN
+                    v_accounts := array_append(v_accounts, v_account);
+                END IF;
+                v_account := v_item.account;
+                v_mine := v_account.id = ANY (v_locked);
+                v_dirty := false;
+                v_keys := '{}';
+                v_keys_at := '{}';
+            END IF;
+            IF NOT v_mine THEN
+                -- Held by another transaction, or created after our look for it.
+                outcome := CASE WHEN p_wait THEN 'account_not_found' ELSE 'busy' END;
+                EXIT decide;
+            END IF;
+
+            IF num_nonnulls(v_item.customer_email, v_item.user_role, v_item.agent_id) > 0
+                OR v_item.marketing_opt_in
+            THEN
+                v_changed := billing_data.with_profile(
+                    v_account, v_item.customer_email, v_item.user_role, v_item.agent_id,
+                    v_item.marketing_opt_in, v_item.marketing_opt_in_source, v_now
+                );
+                IF v_changed IS DISTINCT FROM v_account THEN
+                    v_account := v_changed;
+                    v_account.updated_at := v_now;
+                    v_dirty := true;
+                END IF;
+            END IF;
+
+            -- Was the key used: in an earlier transaction, or by an earlier item of this call?
+            v_fingerprint := sha256(convert_to(ROW(
+                v_item.amount_minor, v_item.currency, v_item.description, v_item.message_id,
+                v_item.metadata_agent_id, v_item.channel_id, v_item.request_id,
+                v_item.customer_email, v_item.user_role, v_item.agent_id,
+                coalesce(v_item.marketing_opt_in, false), v_item.marketing_opt_in_source
+            )::text, 'UTF8'));
+            v_charge := v_item.existing;
+            IF v_charge.id IS NULL AND v_item.idempotency_key IS NOT NULL THEN
+                v_seen := array_position(v_keys, v_item.idempotency_key);
+                IF v_seen IS NOT NULL THEN
+                    v_charge := v_charges[v_keys_at[v_seen]];
+                END IF;
+            END IF;
+            IF v_charge.id IS NOT NULL THEN
+                -- A row of the old service has no fingerprint: taken to be the same request.
+                outcome := CASE
+                    WHEN v_charge.request_fingerprint <> v_fingerprint THEN 'conflict'
+                    ELSE 'replayed'
+                END;
+                EXIT decide;
+            END IF;
+
+            outcome := CASE
+                WHEN v_account.status = 'suspended' THEN 'account_suspended'
+                WHEN v_account.status = 'closed' THEN 'account_closed'
+                WHEN v_account.currency <> v_item.currency THEN 'charge_currency_mismatch'
+                WHEN v_account.free_uses_remaining <= 0
+                    AND v_account.paid_credits < v_item.amount_minor THEN 'insufficient_credits'
+                ELSE 'created'
+            END;
+            IF outcome <> 'created' THEN
+                v_charge := NULL;
+                balance := v_account.paid_credits;
+                account_currency := v_account.currency;
+                EXIT decide;
+            END IF;
+
+            v_charge.balance_before := v_account.paid_credits;
+            IF v_account.free_uses_remaining > 0 THEN
+                v_charge.paid_with := 'free';
+                v_account.free_uses_remaining := v_account.free_uses_remaining - 1;
+            ELSE
+                v_charge.paid_with := 'paid';
+                v_account.paid_credits := v_account.paid_credits - v_item.amount_minor;
+            END IF;
+            v_account.total_uses := v_account.total_uses + 1;
+            v_account.ledger_version := v_account.ledger_version + 1;
+            v_account.updated_at := v_now;
+            v_dirty := true;
+
+            v_charge.account_id := v_account.id;
+            v_charge.ledger_version := v_account.ledger_version;
+            v_charge.id := billing_data.new_id();
+            v_charge.amount_minor := v_item.amount_minor;
+            v_charge.currency := v_item.currency;
+            v_charge.balance_after := v_account.paid_credits;
+            v_charge.free_uses_after := v_account.free_uses_remaining;
+            v_charge.description := v_item.description;
+            v_charge.idempotency_key := v_item.idempotency_key;
+            v_charge.metadata_message_id := v_item.message_id;
+            v_charge.metadata_agent_id := v_item.metadata_agent_id;
+            v_charge.metadata_channel_id := v_item.channel_id;
+            v_charge.metadata_request_id := v_item.request_id;
+            v_charge.created_at := v_now;
+            v_charge.request_fingerprint := v_fingerprint;
+            v_charge.api_key_id := v_item.api_key_id;
+            v_charge.database_role := v_role;
+            v_charges := array_append(v_charges, v_charge);
+            IF v_item.idempotency_key IS NOT NULL THEN
+                v_keys := array_append(v_keys, v_item.idempotency_key);
+                v_keys_at := array_append(v_keys_at, cardinality(v_charges));
+            END IF;
+        END decide;
+
+        item := v_item.item;
+        charge_id := v_charge.id;
+        account_id := v_charge.account_id;
+        amount_minor := coalesce(v_charge.amount_minor, v_item.amount_minor);
+        currency := coalesce(v_charge.currency, v_item.currency);
+        description := v_charge.description;
+        balance_before := v_charge.balance_before;
+        balance_after := v_charge.balance_after;
+        free_uses_after := v_charge.free_uses_after;
+        paid_with := v_charge.paid_with;
+        created_at := v_charge.created_at;
+        metadata_message_id := v_charge.metadata_message_id;
+        metadata_agent_id := v_charge.metadata_agent_id;
+        metadata_channel_id := v_charge.metadata_channel_id;
+        metadata_request_id := v_charge.metadata_request_id;
+        RETURN NEXT;
+    END LOOP;
+    IF v_dirty THEN
+        v_accounts := array_append(v_accounts, v_account);
+    END IF;
+
+    UPDATE billing_data.accounts AS a
+    SET free_uses_remaining = u.free_uses_remaining,
+        paid_credits = u.paid_credits,
+        total_uses = u.total_uses,
+        ledger_version = u.ledger_version,
+        customer_email = u.customer_email,
+        user_role = u.user_role,
+        agent_id = u.agent_id,
+        marketing_opt_in = u.marketing_opt_in,
+        marketing_opt_in_at = u.marketing_opt_in_at,
+        marketing_opt_in_source = u.marketing_opt_in_source,
+        updated_at = u.updated_at
+    FROM unnest(v_accounts) AS u
+    WHERE a.id = u.id;
+
+    INSERT INTO billing_data.charges (
+        account_id, ledger_version, id, amount_minor, currency, balance_before, balance_after,
+        free_uses_after, paid_with, description, idempotency_key, metadata_message_id,
+        metadata_agent_id, metadata_channel_id, metadata_request_id, created_at,
+        request_fingerprint, api_key_id, database_role
+    )
+    SELECT
+        c.account_id, c.ledger_version, c.id, c.amount_minor, c.currency, c.balance_before,
+        c.balance_after, c.free_uses_after, c.paid_with, c.description, c.idempotency_key,
+        c.metadata_message_id, c.metadata_agent_id, c.metadata_channel_id, c.metadata_request_id,
+        c.created_at, c.request_fingerprint, c.api_key_id, c.database_role
+    FROM unnest(v_charges) AS c;
+END
+$$;
+COMMENT ON FUNCTION billing.create_charges IS
+    'Charges several uses at once, an outcome per item. For billing_server and billing_dba.';
+GRANT EXECUTE ON FUNCTION billing.create_charges TO billing_server, billing_dba;
+
+-- Charges one use: billing.create_charges with one item, and anything but a new charge raised,
+-- which also undoes the profile update the call carries.
+-- Errors: actor and key errors, invalid_argument, charge_already_exists, account_not_found,
+-- account_suspended, account_closed, charge_currency_mismatch, insufficient_credits.
+-- Example: SELECT * FROM billing.create_charge(p_oauth_provider => 'oauth:google',
+--              p_external_id => '1', p_amount_minor => 1, p_description => 'one use');
+CREATE OR REPLACE FUNCTION billing.create_charge(
+    p_oauth_provider text,
+    p_external_id text,
+    p_amount_minor bigint DEFAULT 1,
+    p_currency text DEFAULT 'USD',
+    p_description text DEFAULT 'one use',
+    p_idempotency_key text DEFAULT NULL,
+    p_metadata_message_id text DEFAULT NULL,
+    p_metadata_agent_id text DEFAULT NULL,
+    p_metadata_channel_id text DEFAULT NULL,
+    p_metadata_request_id text DEFAULT NULL,
+    p_customer_email text DEFAULT NULL,
+    p_user_role text DEFAULT NULL,
+    p_agent_id text DEFAULT NULL,
+    p_marketing_opt_in boolean DEFAULT false,
+    p_marketing_opt_in_source text DEFAULT NULL,
+    p_api_key_id uuid DEFAULT NULL
+) RETURNS TABLE (
+    charge_id uuid,
+    account_id uuid,
+    amount_minor bigint,
+    currency text,
+    description text,
+    balance_before bigint,
+    balance_after bigint,
+    free_uses_after bigint,
+    paid_with text,
+    created_at timestamptz
+)
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = ''
+AS $$
+DECLARE
+    v_outcome text;
+    v_balance bigint;
+    v_account_currency text;
+BEGIN
+    PERFORM billing_data.require_identity(p_oauth_provider, p_external_id);
+    PERFORM billing_data.require(p_amount_minor > 0, 'p_amount_minor', 'it must be greater than 0');
+    PERFORM billing_data.require(length(p_description) > 0, 'p_description', 'it must not be empty');
+    PERFORM billing_data.require(length(p_currency) = 3, 'p_currency', 'it must have 3 characters');
+    SELECT
+        c.outcome, c.charge_id, c.account_id, c.amount_minor, c.currency, c.description,
+        c.balance_before, c.balance_after, c.free_uses_after, c.paid_with, c.created_at, c.balance,
+        c.account_currency
+    INTO STRICT
+        v_outcome, charge_id, account_id, amount_minor, currency, description, balance_before,
+        balance_after, free_uses_after, paid_with, created_at, v_balance, v_account_currency
+    FROM billing.create_charges(
+        p_oauth_providers => ARRAY[p_oauth_provider],
+        p_external_ids => ARRAY[p_external_id],
+        p_amounts_minor => ARRAY[p_amount_minor],
+        p_currencies => ARRAY[p_currency],
+        p_descriptions => ARRAY[p_description],
+        p_idempotency_keys => ARRAY[p_idempotency_key],
+        p_metadata_message_ids => ARRAY[p_metadata_message_id],
+        p_metadata_agent_ids => ARRAY[p_metadata_agent_id],
+        p_metadata_channel_ids => ARRAY[p_metadata_channel_id],
+        p_metadata_request_ids => ARRAY[p_metadata_request_id],
+        p_customer_emails => ARRAY[p_customer_email],
+        p_user_roles => ARRAY[p_user_role],
+        p_agent_ids => ARRAY[p_agent_id],
+        p_marketing_opt_ins => ARRAY[p_marketing_opt_in],
+        p_marketing_opt_in_sources => ARRAY[p_marketing_opt_in_source],
+        p_api_key_ids => CASE WHEN p_api_key_id IS NOT NULL THEN ARRAY[p_api_key_id] END
+    ) AS c;
+    IF v_outcome <> 'created' THEN
+        PERFORM billing_data.raise_error(
+            CASE
+                WHEN v_outcome IN ('replayed', 'conflict') THEN 'charge_already_exists'
+                ELSE v_outcome
+            END,
+            jsonb_strip_nulls(jsonb_build_object(
+                'charge_id', charge_id, 'balance', v_balance, 'required', amount_minor,
+                'account_currency', v_account_currency, 'currency', currency,
+                'permission', 'billing:write'
+            ))
+        );
+    END IF;
+    RETURN NEXT;
+END
+$$;
+COMMENT ON FUNCTION billing.create_charge IS
+    'Charges one use: free uses first, then paid credits. For billing_server and billing_dba.';
+GRANT EXECUTE ON FUNCTION billing.create_charge TO billing_server, billing_dba;

@@ -1,0 +1,215 @@
+-- Credits: paid credits added to an account, bought or granted. All four transaction types add.
+
+-- Adds credits, an outcome instead of an error for what a caller over HTTP must be told apart:
+-- 'created'; 'replayed' or 'conflict' when the idempotency key was used before with the same or
+-- another request, with the first credit's row; account_not_found, credit_currency_mismatch,
+-- balance_overflow. A profile update the call carries is kept whatever the outcome. Suspended and
+-- closed accounts take credits.
+-- Locks: the account. Writes: accounts 0..1, credits 0..1. Errors: actor and key errors,
+-- invalid_argument. Example: SELECT * FROM billing.record_credit(p_oauth_provider =>
+--     'oauth:google', p_external_id => '1', p_amount_minor => 20, p_transaction_type => 'grant',
+--     p_description => 'a gift');
+CREATE OR REPLACE FUNCTION billing.record_credit(
+    p_oauth_provider text,
+    p_external_id text,
+    p_amount_minor bigint,
+    p_transaction_type text,
+    p_description text,
+    p_currency text DEFAULT 'USD',
+    p_external_transaction_id text DEFAULT NULL,
+    p_idempotency_key text DEFAULT NULL,
+    p_customer_email text DEFAULT NULL,
+    p_user_role text DEFAULT NULL,
+    p_agent_id text DEFAULT NULL,
+    p_marketing_opt_in boolean DEFAULT false,
+    p_marketing_opt_in_source text DEFAULT NULL,
+    p_api_key_id uuid DEFAULT NULL,
+    p_admin_user_id uuid DEFAULT NULL
+) RETURNS TABLE (
+    outcome text,
+    credit_id uuid,
+    account_id uuid,
+    amount_minor bigint,
+    currency text,
+    balance_before bigint,
+    balance_after bigint,
+    transaction_type text,
+    description text,
+    external_transaction_id text,
+    created_at timestamptz,
+    balance bigint,
+    account_currency text
+)
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = ''
+AS $$
+DECLARE
+    v_role text := billing_data.authorize(p_api_key_id, p_admin_user_id, 'billing:write');
+    v_now timestamptz;
+    v_account billing_data.accounts;
+    v_changed billing_data.accounts;
+    v_credit billing_data.credits;
+    v_fingerprint bytea;
+BEGIN
+    PERFORM billing_data.require_identity(p_oauth_provider, p_external_id);
+    PERFORM billing_data.require(p_amount_minor > 0, 'p_amount_minor', 'it must be greater than 0');
+    PERFORM billing_data.require(
+        p_transaction_type IN ('purchase', 'grant', 'refund', 'adjustment'),
+        'p_transaction_type', 'it must be purchase, grant, refund or adjustment'
+    );
+    PERFORM billing_data.require(length(p_description) > 0, 'p_description', 'it must not be empty');
+    PERFORM billing_data.require_durable_commit();
+
+    SELECT a.* INTO v_account
+    FROM billing_data.accounts AS a
+    WHERE a.oauth_provider = p_oauth_provider AND a.external_id = p_external_id
+    FOR NO KEY UPDATE;
+    IF NOT FOUND THEN
+        outcome := 'account_not_found';
+        RETURN NEXT;
+        RETURN;
+    END IF;
+    v_now := clock_timestamp();
+    v_changed := billing_data.with_profile(
+        v_account, p_customer_email, p_user_role, p_agent_id, p_marketing_opt_in,
+        p_marketing_opt_in_source, v_now
+    );
+
+    v_fingerprint := sha256(convert_to(ROW(
+        p_amount_minor, p_currency, p_transaction_type, p_description, p_external_transaction_id,
+        p_customer_email, p_user_role, p_agent_id, coalesce(p_marketing_opt_in, false),
+        p_marketing_opt_in_source
+    )::text, 'UTF8'));
+    SELECT c.* INTO v_credit
+    FROM billing_data.credits AS c
+    WHERE c.account_id = v_account.id AND c.idempotency_key = p_idempotency_key;
+    outcome := CASE
+        WHEN v_credit.request_fingerprint <> v_fingerprint THEN 'conflict'
+        -- A row of the old service has no fingerprint: taken to be the same request.
+        WHEN v_credit.id IS NOT NULL THEN 'replayed'
+        WHEN v_account.currency <> p_currency THEN 'credit_currency_mismatch'
+        WHEN v_account.paid_credits > 9223372036854775807 - p_amount_minor THEN 'balance_overflow'
+        ELSE 'created'
+    END;
+
+    IF outcome = 'created' THEN
+        v_changed.paid_credits := v_account.paid_credits + p_amount_minor;
+        v_changed.ledger_version := v_account.ledger_version + 1;
+        INSERT INTO billing_data.credits AS c (
+            account_id, ledger_version, id, amount_minor, currency, balance_before, balance_after,
+            transaction_type, description, external_transaction_id, idempotency_key, created_at,
+            request_fingerprint, api_key_id, admin_user_id, database_role
+        )
+        VALUES (
+            v_account.id, v_changed.ledger_version, billing_data.new_id(), p_amount_minor,
+            p_currency, v_account.paid_credits, v_changed.paid_credits, p_transaction_type,
+            p_description, p_external_transaction_id, p_idempotency_key, v_now, v_fingerprint,
+            p_api_key_id, p_admin_user_id, v_role
+        )
+        RETURNING c.* INTO v_credit;
+    END IF;
+    UPDATE billing_data.accounts AS a
+    SET paid_credits = v_changed.paid_credits,
+        ledger_version = v_changed.ledger_version,
+        customer_email = v_changed.customer_email,
+        user_role = v_changed.user_role,
+        agent_id = v_changed.agent_id,
+        marketing_opt_in = v_changed.marketing_opt_in,
+        marketing_opt_in_at = v_changed.marketing_opt_in_at,
+        marketing_opt_in_source = v_changed.marketing_opt_in_source,
+        updated_at = v_now
+    WHERE a.id = v_account.id AND v_changed IS DISTINCT FROM v_account;
+
+    credit_id := v_credit.id;
+    account_id := v_account.id;
+    amount_minor := coalesce(v_credit.amount_minor, p_amount_minor);
+    currency := coalesce(v_credit.currency, p_currency);
+    balance_before := v_credit.balance_before;
+    balance_after := v_credit.balance_after;
+    transaction_type := v_credit.transaction_type;
+    description := v_credit.description;
+    external_transaction_id := v_credit.external_transaction_id;
+    created_at := v_credit.created_at;
+    balance := v_account.paid_credits;
+    account_currency := v_account.currency;
+    RETURN NEXT;
+END
+$$;
+COMMENT ON FUNCTION billing.record_credit IS
+    'Adds paid credits to an account, with an outcome. For billing_server and billing_dba.';
+GRANT EXECUTE ON FUNCTION billing.record_credit TO billing_server, billing_dba;
+
+-- Adds credits: billing.record_credit, with anything but a new credit raised, which also undoes
+-- the profile update the call carries.
+-- Errors: actor and key errors, invalid_argument, credit_already_exists, account_not_found,
+-- credit_currency_mismatch, balance_overflow.
+-- Example: SELECT * FROM billing.create_credit(p_oauth_provider => 'oauth:google',
+--     p_external_id => '1', p_amount_minor => 20);
+CREATE OR REPLACE FUNCTION billing.create_credit(
+    p_oauth_provider text,
+    p_external_id text,
+    p_amount_minor bigint,
+    p_transaction_type text DEFAULT 'grant',
+    p_description text DEFAULT 'Granted',
+    p_currency text DEFAULT 'USD',
+    p_external_transaction_id text DEFAULT NULL,
+    p_idempotency_key text DEFAULT NULL,
+    p_api_key_id uuid DEFAULT NULL,
+    p_admin_user_id uuid DEFAULT NULL
+) RETURNS TABLE (
+    credit_id uuid,
+    account_id uuid,
+    amount_minor bigint,
+    currency text,
+    balance_before bigint,
+    balance_after bigint,
+    transaction_type text,
+    description text,
+    external_transaction_id text,
+    created_at timestamptz
+)
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = ''
+AS $$
+DECLARE
+    v_credit record;
+BEGIN
+    SELECT
+        r.outcome, r.credit_id, r.account_id, r.amount_minor, r.currency, r.balance_before,
+        r.balance_after, r.transaction_type, r.description, r.external_transaction_id,
+        r.created_at, r.balance, r.account_currency
+    INTO STRICT v_credit
+    FROM billing.record_credit(
+        p_oauth_provider => p_oauth_provider,
+        p_external_id => p_external_id,
+        p_amount_minor => p_amount_minor,
+        p_transaction_type => p_transaction_type,
+        p_description => p_description,
+        p_currency => p_currency,
+        p_external_transaction_id => p_external_transaction_id,
+        p_idempotency_key => p_idempotency_key,
+        p_api_key_id => p_api_key_id,
+        p_admin_user_id => p_admin_user_id
+    ) AS r;
+    IF v_credit.outcome <> 'created' THEN
+        PERFORM billing_data.raise_error(
+            CASE
+                WHEN v_credit.outcome IN ('replayed', 'conflict') THEN 'credit_already_exists'
+                ELSE v_credit.outcome
+            END,
+            jsonb_strip_nulls(jsonb_build_object(
+                'credit_id', v_credit.credit_id, 'balance', v_credit.balance,
+                'amount', p_amount_minor, 'maximum', 9223372036854775807,
+                'account_currency', v_credit.account_currency, 'currency', p_currency
+            ))
+        );
+    END IF;
+    RETURN QUERY SELECT
+        v_credit.credit_id, v_credit.account_id, v_credit.amount_minor, v_credit.currency,
+        v_credit.balance_before, v_credit.balance_after, v_credit.transaction_type,
+        v_credit.description, v_credit.external_transaction_id, v_credit.created_at;
+END
+$$;
+COMMENT ON FUNCTION billing.create_credit IS
+    'Adds paid credits to an account. For billing_server and billing_dba.';
+GRANT EXECUTE ON FUNCTION billing.create_credit TO billing_server, billing_dba;

@@ -1,0 +1,108 @@
+-- The one published table of refusals: SQLSTATE, HTTP status, wording. Functions raise from it,
+-- the web tier answers from it, so that psql and HTTP cannot differ. {name} is filled from the
+-- values the function gives. The wording of most is part of the wire contract.
+CREATE OR REPLACE VIEW billing.errors AS
+SELECT
+    e.slug,
+    'PB' || e.http_status AS sqlstate,
+    e.http_status,
+    e.message,
+    e.hint
+FROM (
+    VALUES
+    ('account_closed', 403, 'Account is closed',
+        'A closed account cannot be charged.'),
+    ('account_not_found', 404, 'Account not found',
+        'Accounts are created by billing.check_credit and billing.create_account.'),
+    ('account_suspended', 403, 'Account suspended: Account suspended',
+        'Reactivate the account before charging it.'),
+    ('actor_not_allowed', 403, 'Only the web tier may name an API key or a staff member as the actor',
+        'Leave out p_api_key_id and p_admin_user_id: the call is recorded under your own role.'),
+    ('actor_required', 403, 'This call must name who it is for',
+        'The web tier passes p_api_key_id or p_admin_user_id; other callers need role billing_dba.'),
+    ('admin_not_found', 404, 'Staff member not found: {email}',
+        'SELECT * FROM billing.list_admins();'),
+    ('admin_role_required', 403, 'Admin role required. Your role: {role} (read-only)',
+        'Ask an administrator.'),
+    ('api_key_expired', 401, 'Authentication failed: API key expired',
+        'Create or rotate the key.'),
+    ('api_key_invalid', 401, 'Authentication failed: Invalid API key',
+        'The key does not exist or was revoked.'),
+    ('api_key_not_found', 404, 'API key not found: {api_key_id}',
+        'SELECT * FROM billing.list_api_keys();'),
+    ('api_key_not_active', 409, 'API key cannot be rotated: its status is {status}',
+        'Only an active key can be rotated; rotate its successor or create a new key.'),
+    ('balance_overflow', 422,
+        'Balance overflow: {balance} and {amount} together exceed {maximum}',
+        'Grant a smaller amount.'),
+    ('busy', 503, 'The account is busy, please retry',
+        'Another transaction holds the account; retry in a moment.'),
+    ('charge_already_exists', 409, 'Charge already exists',
+        'The idempotency key was used for this account; DETAIL names the charge.'),
+    ('charge_currency_mismatch', 400,
+        'Data integrity error: Currency mismatch: account={account_currency}, charge={currency}',
+        'Charge in the account''s currency.'),
+    ('credit_already_exists', 409, 'Credit already exists',
+        'The idempotency key was used for this account; DETAIL names the credit.'),
+    ('credit_currency_mismatch', 400,
+        'Data integrity error: Currency mismatch: account={account_currency}, credit={currency}',
+        'Credit in the account''s currency.'),
+    ('idempotency_key_reused', 422, 'Idempotency key was used with a different request',
+        'Use a new key for a new request.'),
+    ('insufficient_credits', 402, 'Insufficient credits. Balance: {balance}, Required: {required}',
+        'Buy or grant credits first.'),
+    ('invalid_argument', 422, 'Invalid {argument}: {problem}',
+        'SELECT * FROM billing.help();'),
+    ('permission_missing', 403, 'Missing required permission: {permission}',
+        'Create a key that has the permission.')
+) AS e (slug, http_status, message, hint);
+COMMENT ON VIEW billing.errors IS
+    'Every refusal a function makes: SQLSTATE, HTTP status, wording with {placeholders}, hint.';
+GRANT SELECT ON billing.errors TO billing_server, billing_dba, billing_analyst;
+
+-- Raises the catalogued error p_slug, its placeholders filled from p_values, which also travel as
+-- DETAIL for machines. CONSTRAINT carries the slug. Never returns.
+CREATE OR REPLACE FUNCTION billing_data.raise_error(p_slug text, p_values jsonb DEFAULT '{}')
+RETURNS void
+LANGUAGE plpgsql STABLE
+SET search_path = ''
+AS $$
+DECLARE
+    v_error record;
+    v_message text;
+    v_name text;
+    v_value text;
+BEGIN
+    SELECT e.sqlstate, e.message, e.hint INTO STRICT v_error
+    FROM billing.errors AS e
+    WHERE e.slug = p_slug;
+    v_message := v_error.message;
+    FOR v_name, v_value IN SELECT j.key, j.value FROM jsonb_each_text(p_values) AS j LOOP
+        v_message := replace(v_message, '{' || v_name || '}', coalesce(v_value, 'null'));
+    END LOOP;
+    RAISE EXCEPTION USING
+        ERRCODE = v_error.sqlstate,
+        CONSTRAINT = p_slug,
+        MESSAGE = v_message,
+        DETAIL = p_values::text,
+        HINT = v_error.hint;
+END
+$$;
+COMMENT ON FUNCTION billing_data.raise_error IS
+    'Raises a catalogued error with its placeholders filled. Helper.';
+
+-- Raises invalid_argument unless p_valid is true. For callers in psql: the web tier checks shapes.
+CREATE OR REPLACE FUNCTION billing_data.require(p_valid boolean, p_argument text, p_problem text)
+RETURNS void
+LANGUAGE plpgsql STABLE
+SET search_path = ''
+AS $$
+BEGIN
+    IF p_valid IS NOT TRUE THEN
+        PERFORM billing_data.raise_error(
+            'invalid_argument', jsonb_build_object('argument', p_argument, 'problem', p_problem)
+        );
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION billing_data.require IS 'Raises invalid_argument unless a condition holds. Helper.';

@@ -1,0 +1,11 @@
+-- Who may enter. Functions and views are granted where they are defined; the tables to nobody but
+-- the DBAs, for reading.
+GRANT USAGE ON SCHEMA billing TO billing_server, billing_dba, billing_analyst;
+REVOKE ALL ON SCHEMA billing, billing_data FROM PUBLIC;
+GRANT USAGE ON SCHEMA billing_data TO billing_dba;
+GRANT SELECT ON ALL TABLES IN SCHEMA billing_data TO billing_dba;
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA billing_data FROM PUBLIC;
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA billing FROM PUBLIC;
+
+-- Whoever owns the functions may use them as a DBA does; a call is recorded under their own login.
+GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA billing TO billing_dba;

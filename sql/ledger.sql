@@ -1,0 +1,94 @@
+-- Does the ledger agree with itself and with the balances? No row: it does.
+
+-- Every account whose books do not agree, with what is wrong: versions with a gap, a row whose
+-- balance_before is not the balance_after of the row before, a balance that is not the newest
+-- row's, a sum of entries that is not the balance, total uses that are not the number of charges.
+-- What the old service recorded before its balances became paid credits is outside these rules:
+-- rows written by 'legacy' are only counted. Reads everything: minutes on a large database.
+-- Errors: actor_required. Example: SELECT * FROM billing.verify_ledger();
+CREATE OR REPLACE FUNCTION billing.verify_ledger()
+RETURNS TABLE (account_id uuid, problem text, expected text, found text)
+LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = ''
+AS $$
+BEGIN
+    PERFORM billing_data.caller_role();
+    RETURN QUERY
+    WITH entries AS (
+        SELECT
+            c.account_id, c.ledger_version, c.balance_before, c.balance_after,
+            c.database_role IS NOT DISTINCT FROM 'legacy' AS is_legacy,
+            CASE c.paid_with WHEN 'paid' THEN -c.amount_minor ELSE 0 END AS change, 1 AS uses
+        FROM billing_data.charges AS c
+        UNION ALL
+        SELECT
+            c.account_id, c.ledger_version, c.balance_before, c.balance_after,
+            c.database_role IS NOT DISTINCT FROM 'legacy', c.amount_minor, 0
+        FROM billing_data.credits AS c
+    ),
+    chained AS (
+        SELECT
+            e.account_id, e.ledger_version, e.balance_before, e.is_legacy,
+            lag(e.ledger_version, 1, 0::bigint) OVER w AS version_before,
+            lag(e.balance_after) OVER w AS balance_of_row_before,
+            lag(e.is_legacy) OVER w AS row_before_is_legacy
+        FROM entries AS e
+        WINDOW w AS (PARTITION BY e.account_id ORDER BY e.ledger_version)
+    ),
+    sums AS (
+        SELECT
+            e.account_id,
+            max(e.ledger_version) AS newest,
+            count(*) AS entry_count,
+            sum(e.change) AS change,
+            sum(e.uses) AS uses,
+            bool_or(e.is_legacy) AS has_legacy,
+            (array_agg(e.balance_after ORDER BY e.ledger_version DESC))[1] AS balance_after
+        FROM entries AS e
+        GROUP BY e.account_id
+    )
+    SELECT
+        c.account_id, 'ledger_version has a gap or a duplicate',
+        (c.version_before + 1)::text, c.ledger_version::text
+    FROM chained AS c
+    WHERE c.ledger_version <> c.version_before + 1
+    UNION ALL
+    SELECT
+        c.account_id, format('entry %s does not continue the one before', c.ledger_version),
+        coalesce(c.balance_of_row_before, 0)::text, c.balance_before::text
+    FROM chained AS c
+    WHERE NOT c.is_legacy AND c.row_before_is_legacy IS NOT TRUE
+        AND c.balance_before <> coalesce(c.balance_of_row_before, 0)
+    UNION ALL
+    SELECT
+        a.id, 'accounts.ledger_version is not the number of entries',
+        coalesce(s.entry_count, 0)::text, a.ledger_version::text
+    FROM billing_data.accounts AS a
+    LEFT JOIN sums AS s ON s.account_id = a.id
+    WHERE a.ledger_version <> coalesce(s.newest, 0)
+    UNION ALL
+    SELECT
+        a.id, 'paid_credits is not the sum of the entries',
+        coalesce(s.change, 0)::text, a.paid_credits::text
+    FROM billing_data.accounts AS a
+    LEFT JOIN sums AS s ON s.account_id = a.id
+    WHERE s.has_legacy IS NOT TRUE AND a.paid_credits <> coalesce(s.change, 0)
+    UNION ALL
+    SELECT
+        a.id, 'paid_credits is not the newest entry''s balance_after',
+        s.balance_after::text, a.paid_credits::text
+    FROM billing_data.accounts AS a
+    INNER JOIN sums AS s ON s.account_id = a.id
+    WHERE s.has_legacy IS NOT TRUE AND a.paid_credits <> s.balance_after
+    UNION ALL
+    SELECT
+        a.id, 'total_uses is not the number of charges', coalesce(s.uses, 0)::text,
+        a.total_uses::text
+    FROM billing_data.accounts AS a
+    LEFT JOIN sums AS s ON s.account_id = a.id
+    WHERE s.has_legacy IS NOT TRUE AND a.total_uses <> coalesce(s.uses, 0);
+END
+$$;
+COMMENT ON FUNCTION billing.verify_ledger IS
+    'Lists every account whose ledger does not agree with its balance. For billing_dba.';
+GRANT EXECUTE ON FUNCTION billing.verify_ledger TO billing_dba;

@@ -1,0 +1,19 @@
+-- Everything that is replaced on every deploy, in load order. `ciris-billing migrate` reads this
+-- list; a DBA may run it by hand as a member of billing_owner:
+--     psql --single-transaction --file sql/load.sql
+\ir schema.sql
+\ir errors.sql
+\ir append_only.sql
+\ir actors.sql
+\ir settings.sql
+\ir accounts.sql
+\ir api_keys.sql
+\ir admin_users.sql
+\ir checks.sql
+\ir charges.sql
+\ir credits.sql
+\ir transactions.sql
+\ir ledger.sql
+\ir reports.sql
+\ir help.sql
+\ir grants.sql
