@@ -94,7 +94,7 @@ CREDIT_AMOUNT = Histogram(
 )
 ACCOUNTS_CREATED = Counter(
     "billing_accounts_created_total",
-    "Accounts created by checks (those made by POST /accounts are not told from found ones)",
+    "Accounts created, by a check or by POST /accounts",
     registry=REGISTRY,
 )
 ACCOUNT_BALANCE = Histogram(

@@ -156,6 +156,7 @@ CREATE OR REPLACE FUNCTION billing.create_account(
     marketing_opt_in_source text,
     created_at timestamptz,
     updated_at timestamptz,
+    account_created boolean,
     replayed boolean
 )
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
@@ -166,6 +167,7 @@ DECLARE
     v_fingerprint bytea;
     v_first record;
     v_replayed boolean := false;
+    v_started_at timestamptz := clock_timestamp();
 BEGIN
     PERFORM billing_data.authorize(p_api_key_id, p_admin_user_id, 'billing:write');
     PERFORM billing_data.require_identity(p_oauth_provider, p_external_id);
@@ -214,7 +216,8 @@ BEGIN
         v_account.balance_minor, v_account.currency::text, v_account.plan_name::text,
         v_account.status::text, v_account.paid_credits, v_account.marketing_opt_in,
         v_account.marketing_opt_in_at, v_account.marketing_opt_in_source::text,
-        v_account.created_at, v_account.updated_at, v_replayed;
+        v_account.created_at, v_account.updated_at,
+        v_account.created_at >= v_started_at AND NOT v_replayed, v_replayed;
 END
 $$;
 COMMENT ON FUNCTION billing.create_account IS

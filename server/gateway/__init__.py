@@ -19,7 +19,14 @@ from server import metrics
 from server.config import ServeConfig
 from server.gateway import calls
 from server.gateway.calls import FunctionCall, SchemaMismatch
-from server.gateway.errors import Busy, ConnectionLost, Refused, Unavailable, is_retryable, translate
+from server.gateway.errors import (
+    Busy,
+    ConnectionLost,
+    Refused,
+    Unavailable,
+    is_retryable,
+    translate,
+)
 from server.gateway.lanes import Lane, Row
 from server.gateway.pool import Connection, Pool
 

@@ -30,12 +30,12 @@ class FunctionCall:
 def _call(name: str, arguments: str, columns: str) -> FunctionCall:
     names, reads = tuple(arguments.split()), tuple(columns.split())
     passed = ", ".join(f"p_{name} => ${number}" for number, name in enumerate(names, 1))
-    return FunctionCall(
-        name,
-        tuple(f"p_{argument}" for argument in names),
-        reads,
-        f"SELECT {', '.join(f'f.{column}' for column in reads)} FROM billing.{name}({passed}) AS f",
-    )
+    if reads == (name,):  # not a table but one value
+        statement = f"SELECT billing.{name}({passed}) AS {name}"
+    else:
+        columns_sql = ", ".join(f"f.{column}" for column in reads)
+        statement = f"SELECT {columns_sql} FROM billing.{name}({passed}) AS f"  # noqa: S608
+    return FunctionCall(name, tuple(f"p_{argument}" for argument in names), reads, statement)
 
 
 _PROFILE = "customer_email user_role agent_id marketing_opt_in marketing_opt_in_source"
@@ -73,7 +73,7 @@ CREATE_ACCOUNT = _call(
     "create_account",
     "oauth_provider external_id wa_id tenant_id initial_balance_minor currency plan_name"
     f" {_PROFILE} idempotency_key api_key_id",
-    f"{_ACCOUNT} replayed",
+    f"{_ACCOUNT} account_created replayed",
 )
 GET_ACCOUNT = _call("get_account", "oauth_provider external_id api_key_id", _ACCOUNT)
 LIST_TRANSACTIONS = _call(
@@ -108,7 +108,7 @@ ALL_CALLS = (
 )
 
 
-async def compare_with_database(connection: asyncpg.Connection[Any]) -> None:
+async def compare_with_database(connection: asyncpg.Connection[asyncpg.Record]) -> None:
     """Raises SchemaMismatch unless the connection's role may call everything in ALL_CALLS with
     the arguments and columns this release uses."""
     rows = await connection.fetch(

@@ -7,13 +7,17 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
 from server.gateway.errors import ConnectionLost, Unavailable
 
-Connection = asyncpg.Connection[Any]
+if TYPE_CHECKING:
+    Connection = asyncpg.Connection[asyncpg.Record]
+else:
+    Connection = asyncpg.Connection  # not subscriptable when it runs
+
 _LOG = logging.getLogger(__name__)
 WEB_ROLE = "billing_server"
 
@@ -71,9 +75,7 @@ class Pool:
         """Runs one prepared statement. A broken connection is closed and raises ConnectionLost."""
         try:
             # Beyond the server's own limit: only a server that went silent reaches this.
-            return await connection.fetch(
-                sql, *arguments, timeout=self._statement_timeout + 1.0
-            )
+            return await connection.fetch(sql, *arguments, timeout=self._statement_timeout + 1.0)
         except (OSError, TimeoutError, asyncpg.InterfaceError) as error:
             connection.terminate()
             raise ConnectionLost(f"the connection broke: {type(error).__name__}") from error

@@ -3,6 +3,7 @@
 from server.migrate.runner import (
     MigrationError,
     MigrationReport,
+    Progress,
     StepStatus,
     latest_step,
     migrate,
@@ -13,6 +14,7 @@ from server.migrate.runner import (
 __all__ = [
     "MigrationError",
     "MigrationReport",
+    "Progress",
     "StepStatus",
     "latest_step",
     "migrate",

@@ -138,9 +138,7 @@ def _load_definitions(connection: psycopg.Connection[tuple[Any, ...]]) -> list[s
     try:
         return load_definitions(connection)
     except psycopg.Error as error:
-        raise MigrationError(
-            f"loading sql/ failed and was undone: {str(error).strip()}"
-        ) from error
+        raise MigrationError(f"loading sql/ failed and was undone: {str(error).strip()}") from error
 
 
 def _seed(connection: psycopg.Connection[tuple[Any, ...]], seed: SettingsSeed) -> bool:

@@ -1,0 +1,185 @@
+"""POST /v1/billing/charges and charges:batch: this user used one (contract.md 2.2 and 10)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+from uuid import UUID
+
+from aiohttp import web
+
+from server import metrics
+from server.agent.endpoint import Call, refused_outcome
+from server.agent.models import ChargeBatchRequest, ChargeRequest
+from server.errors import ApiError, error_body, json_response, validation_error, worded
+from server.gateway import ChargeItem, Gateway, Row
+from server.keys import CONFIG, REQUEST_ID
+from server.validation import too_long, validate
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What one charge is answered: by itself the response, in a batch one result of many."""
+
+    status: int
+    body: dict[str, Any]
+    headers: dict[str, str]
+
+
+async def create_charge(request: web.Request, call: Call) -> web.StreamResponse:
+    """201 with the charge; a used key 409, or the first answer for an Idempotency-Key header."""
+    started = perf_counter()
+    row = await call.gateway.create_charge(_item(call.body, call.api_key_id, call.idempotency_key))
+    metrics.CHARGE_DURATION.observe(perf_counter() - started)
+    answer = await _answer(request, call, row, replays=call.idempotency_key is not None)
+    return json_response(answer.status, answer.body, answer.headers)
+
+
+async def create_charges(request: web.Request, call: Call) -> web.StreamResponse:
+    """200 with a result per charge, in the order sent: `status` and `body` are what the single
+    endpoint would have answered. An Idempotency-Key header stands for the whole list: charges
+    without a key of their own get `{header}:{index}`."""
+    body: ChargeBatchRequest = call.body
+    results: list[_Answer | None] = [None] * len(body.charges)
+    items: list[ChargeItem] = []
+    places: list[int] = []
+    for index, raw in enumerate(body.charges):
+        charge, faults = validate(ChargeRequest, raw, "body", prefix=("charges", index))
+        header_key = call.idempotency_key and f"{call.idempotency_key}:{index}"
+        if header_key and len(header_key) > 255:
+            faults = [*faults, too_long("header", "idempotency-key", header_key, 255)]
+        if charge is None or faults:
+            results[index] = _from_error(request, validation_error(faults))
+        else:
+            items.append(_item(charge, call.api_key_id, header_key))
+            places.append(index)
+    if items:
+        rows = await call.gateway.create_charges(items)
+        replays = call.idempotency_key is not None
+        for index, row in zip(places, rows, strict=True):
+            error = await _key_fault(call, row)
+            if error is not None:
+                raise error
+            results[index] = await _answer(request, call, row, replays=replays)
+    answers = [answer for answer in results if answer is not None]
+    return json_response(
+        200,
+        {
+            "results": [
+                {"index": index, "status": answer.status, "body": answer.body}
+                | ({"replayed": True} if "Idempotent-Replayed" in answer.headers else {})
+                for index, answer in enumerate(answers)
+            ],
+            "created_count": sum(
+                answer.status == 201 and "Idempotent-Replayed" not in answer.headers
+                for answer in answers
+            ),
+            "total_count": len(answers),
+        },
+    )
+
+
+def _item(body: ChargeRequest, api_key_id: UUID, header_key: str | None) -> ChargeItem:
+    return ChargeItem(
+        body.oauth_provider,
+        body.external_id,
+        body.amount_minor,
+        body.currency,
+        body.description,
+        body.idempotency_key or header_key or None,
+        body.metadata.message_id,
+        body.metadata.agent_id,
+        body.metadata.channel_id,
+        body.metadata.request_id,
+        body.customer_email,
+        body.user_role,
+        body.agent_id,
+        body.marketing_opt_in,
+        body.marketing_opt_in_source,
+        api_key_id,
+    )
+
+
+async def _answer(request: web.Request, call: Call, row: Row, *, replays: bool) -> _Answer:
+    outcome: str = row["outcome"]
+    metrics.count_charge(outcome).inc()
+    if outcome == "created":
+        metrics.CHARGE_AMOUNT.observe(row["amount_minor"])
+        metrics.ACCOUNT_BALANCE.observe(row["balance_after"])
+        metrics.write_verified("confirmed").inc()
+        return _Answer(201, _charge(row), {})
+    if outcome == "replayed" and replays:
+        return _Answer(201, _charge(row), {"Idempotent-Replayed": "true"})
+    return _from_error(request, await _refusal(request, call, row, replays=replays))
+
+
+async def _refusal(request: web.Request, call: Call, row: Row, *, replays: bool) -> ApiError:
+    outcome: str = row["outcome"]
+    if outcome in ("replayed", "conflict"):
+        if replays:
+            return await _worded(call.gateway, "idempotency_key_reused", row)
+        error = await _worded(call.gateway, "charge_already_exists", row)
+        error.headers = {"X-Existing-Charge-ID": str(row["charge_id"])}
+        error.extra = {"charge": _charge(row)}
+        return error
+    fault = await _key_fault(call, row)
+    if fault is not None:
+        return fault
+    error = await _worded(call.gateway, outcome, row)
+    if outcome == "insufficient_credits":
+        balance, required = row["balance"], row["amount_minor"]
+        error.extra = {
+            "balance": balance,
+            "required": required,
+            "shortfall": required - balance,
+            "retryable": False,
+        }
+        purchase_url = request.app[CONFIG].purchase_url
+        if purchase_url:
+            error.extra["purchase_url"] = purchase_url
+    return error
+
+
+async def _key_fault(call: Call, row: Row) -> ApiError | None:
+    return await refused_outcome(call.gateway, call.api_key_id, call.permission, row)
+
+
+async def _worded(gateway: Gateway, slug: str, row: Row) -> ApiError:
+    return worded(
+        slug,
+        await gateway.wording(slug),
+        {
+            "balance": row["balance"],
+            "required": row["amount_minor"],
+            "account_currency": row["account_currency"],
+            "currency": row["currency"],
+        },
+    )
+
+
+def _from_error(request: web.Request, error: ApiError) -> _Answer:
+    metrics.count_error(error.code).inc()
+    return _Answer(error.status, error_body(request[REQUEST_ID], error), dict(error.headers))
+
+
+def _charge(row: Row) -> dict[str, Any]:
+    body = {
+        "charge_id": row["charge_id"],
+        "account_id": row["account_id"],
+        "amount_minor": row["amount_minor"],
+        "currency": row["currency"],
+        "balance_after": row["balance_after"],
+        "created_at": row["created_at"],
+        "description": row["description"],
+        "metadata": {
+            "message_id": row["metadata_message_id"],
+            "agent_id": row["metadata_agent_id"],
+            "channel_id": row["metadata_channel_id"],
+            "request_id": row["metadata_request_id"],
+        },
+        "paid_with": row["paid_with"],
+    }
+    if row["free_uses_after"] is not None:  # charges of the old service do not tell
+        body["free_uses_remaining"] = row["free_uses_after"]
+    return body

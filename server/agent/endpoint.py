@@ -1,0 +1,126 @@
+"""What every agent endpoint does before its handler, in the order clients rely on (contract.md 1):
+read and parse the body, want the key header, identify the key, check the fields. A fault in the
+fields is only told to a caller whose key is good."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from aiohttp import web
+from pydantic import BaseModel
+
+from server.errors import ApiError, from_refused, unavailable, validation_error
+from server.gateway import Gateway, Refused, Row
+from server.keys import GATEWAY, GUARD
+from server.validation import Entries, missing, parse_json_body, too_long, validate
+
+READ = "billing:read"
+WRITE = "billing:write"
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A request that passed the guard: who asks and what, in valid shape."""
+
+    gateway: Gateway
+    api_key_id: UUID
+    permission: str
+    idempotency_key: str | None
+    body: Any = None
+    path: Any = None
+    query: Any = None
+
+
+Handler = Callable[[web.Request, Call], Awaitable[web.StreamResponse]]
+
+
+def agent_endpoint(
+    permission: str,
+    handler: Handler,
+    *,
+    body: type[BaseModel] | None = None,
+    path: type[BaseModel] | None = None,
+    query: type[BaseModel] | None = None,
+    idempotent: bool = False,
+) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    """Guards `handler` with an API key that has `permission` and gives it validated models.
+    With `idempotent`, the Idempotency-Key header is read too."""
+
+    async def endpoint(request: web.Request) -> web.StreamResponse:
+        parsed: Any = None
+        raw = b""
+        if body is not None:
+            raw = await request.read()
+            if raw:
+                parsed = parse_json_body(request, raw)
+        entries: Entries = []
+        models: dict[str, Any] = {}
+        presented = request.headers.get("X-API-Key")
+        if presented is None:
+            entries.append(missing("header", "x-api-key"))
+        header_key = request.headers.get("Idempotency-Key") if idempotent else None
+        if header_key is not None and len(header_key) > 255:
+            entries.append(too_long("header", "idempotency-key", header_key, 255))
+        if path is not None:
+            models["path"], faults = validate(path, dict(request.match_info), "path")
+            entries += faults
+        if query is not None:
+            models["query"], faults = validate(query, dict(request.query.items()), "query")
+            entries += faults
+        if body is not None:
+            if raw:
+                models["body"], faults = validate(body, parsed, "body")
+                entries += faults
+            else:
+                entries.append(missing("body"))
+
+        if presented is None:
+            raise validation_error(entries)
+        gateway = request.app[GATEWAY]
+        api_key_id = await request.app[GUARD].identify(presented)
+        if entries:
+            await require_api_key(gateway, api_key_id, permission)
+            raise validation_error(entries)
+        gateway.note_key_use(api_key_id, request.remote)
+        try:
+            return await handler(
+                request, Call(gateway, api_key_id, permission, header_key or None, **models)
+            )
+        except Refused as error:
+            raise await refusal(gateway, api_key_id, error) from error
+
+    return endpoint
+
+
+async def require_api_key(gateway: Gateway, api_key_id: UUID, permission: str) -> None:
+    """Raises ApiError unless the key is good for the permission right now."""
+    try:
+        await gateway.require_api_key(api_key_id, permission)
+    except Refused as error:
+        raise await refusal(gateway, api_key_id, error) from error
+
+
+async def refusal(gateway: Gateway, api_key_id: UUID, error: Refused) -> ApiError:
+    """The answer to a raised refusal. An expired key is told so once; then it is revoked."""
+    if error.slug == "api_key_expired":
+        await gateway.retire_expired_api_key(api_key_id)
+    return from_refused(error)
+
+
+async def refused_outcome(
+    gateway: Gateway, api_key_id: UUID, permission: str, row: Row
+) -> ApiError | None:
+    """The answer to an outcome that says the key is at fault or the account is busy; None for
+    every other outcome."""
+    outcome = row["outcome"]
+    if outcome == "busy":
+        wording = await gateway.wording("busy")
+        return unavailable(wording.message, 1)
+    if outcome.startswith(("api_key_", "permission_")):
+        wording = await gateway.wording(outcome)
+        message = wording.message.replace("{permission}", permission)
+        return await refusal(gateway, api_key_id, Refused(outcome, wording.status, message, {}))
+    return None

@@ -1,0 +1,49 @@
+"""The aiohttp application: what it opens, what surrounds its handlers, its routes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import aiohttp_jinja2
+import jinja2
+from aiohttp import web
+
+from server import metrics
+from server.config import ServeConfig
+from server.gateway import Gateway
+from server.guard import Guard
+from server.keys import CONFIG, GATEWAY, GUARD
+from server.middleware import around_request
+from server.resources import resource_folder
+from server.routes import add_routes
+
+
+def build_app(config: ServeConfig) -> web.Application:
+    """One flat application. It does not need the database to start: a worker that is started
+    again while the database is away answers 503 until it is back."""
+    app = web.Application(middlewares=[around_request], client_max_size=config.max_body_bytes)
+    app[CONFIG] = config
+    app.cleanup_ctx.append(_gateway)
+    app.cleanup_ctx.append(_guard)
+    aiohttp_jinja2.setup(
+        app,
+        loader=jinja2.FileSystemLoader(resource_folder("templates")),
+        undefined=jinja2.StrictUndefined,
+        autoescape=True,
+    )
+    add_routes(app)
+    return app
+
+
+async def _gateway(app: web.Application) -> AsyncIterator[None]:
+    metrics.start()
+    gateway = app[GATEWAY] = Gateway(app[CONFIG])
+    gateway.start_background_work()
+    yield
+    await gateway.close()
+
+
+async def _guard(app: web.Application) -> AsyncIterator[None]:
+    guard = app[GUARD] = Guard(app[GATEWAY])
+    yield
+    guard.close()

@@ -1,0 +1,36 @@
+"""The command `ciris-billing`. Exit codes: 0 done, 1 it failed, 2 used or configured wrongly."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from server import __version__
+from server.cli import admins, dev, keys, migrate, serve, verify
+from server.cli.output import CommandFailed, report_config_faults
+from server.config import ConfigError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; gives the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="ciris-billing",
+        description="Credit gating for AI agents. Every command but `dev` finds its database by"
+        " DATABASE_URL (or DATABASE_URL_FILE).",
+    )
+    parser.add_argument("--version", action="version", version=f"ciris-billing {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for module in (dev, serve, migrate, keys, admins, verify):
+        module.add_parser(commands)
+    options = parser.parse_args(arguments)
+    try:
+        return int(options.run(options))
+    except ConfigError as error:
+        report_config_faults(error)
+        return 2
+    except CommandFailed as error:
+        print(f"ciris-billing: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130

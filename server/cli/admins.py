@@ -1,0 +1,81 @@
+"""`ciris-billing admins`: add and list staff, and print a bearer token for scripts."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from datetime import UTC, datetime
+from typing import Any
+
+from server.admin_token import issue_token
+from server.cli.database import call_function
+from server.cli.output import print_json, print_table
+from server.config import load_admin_jwt_secret
+
+
+def add_parser(commands: Any) -> None:
+    """Adds the command and its sub-commands."""
+    parser = commands.add_parser("admins", help="add and list staff, make a token for scripts")
+    actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
+
+    add = actions.add_parser("add", help="add a staff member, or change their role")
+    add.add_argument("email", help="an address at the staff domain (ADMIN_EMAIL_DOMAIN)")
+    add.add_argument("--name", help="full name (default: the address's first part)")
+    add.add_argument("--role", choices=("admin", "viewer"), default="viewer")
+    add.set_defaults(run=_add)
+
+    listing = actions.add_parser("list", help="list staff")
+    listing.set_defaults(run=_list)
+
+    token = actions.add_parser("token", help="print a bearer token, valid for 24 hours")
+    token.add_argument("email", help="an active staff member")
+    token.set_defaults(run=_token)
+
+    for action in (add, listing, token):
+        action.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _add(options: argparse.Namespace) -> int:
+    row = call_function(
+        "SELECT * FROM billing.add_admin(p_email => %(email)s, p_full_name => %(name)s,"
+        " p_role => %(role)s)",
+        email=options.email,
+        name=options.name,
+        role=options.role,
+    )[0]
+    if options.json:
+        print_json(row)
+    else:
+        print(f"{row['email']} is {row['role']} ({row['admin_user_id']})")
+    return 0
+
+
+def _list(options: argparse.Namespace) -> int:
+    rows = call_function("SELECT * FROM billing.list_admins()")
+    if options.json:
+        print_json(rows)
+        return 0
+    headings = {
+        "email": "EMAIL",
+        "full_name": "NAME",
+        "role": "ROLE",
+        "is_active": "ACTIVE",
+        "last_login_at": "LAST SIGN-IN",
+    }
+    print_table(rows, headings, "No staff yet: ciris-billing admins add EMAIL --role admin")
+    return 0
+
+
+def _token(options: argparse.Namespace) -> int:
+    secret = load_admin_jwt_secret(os.environ)
+    admin = call_function(
+        "SELECT * FROM billing.get_admin(p_email => %(email)s)", email=options.email
+    )[0]
+    token = issue_token(
+        secret, str(admin["admin_user_id"]), admin["email"], admin["role"], datetime.now(UTC)
+    )
+    if options.json:
+        print_json({"token": token.text, "expires_at": token.expires_at})
+    else:
+        print(token.text)
+    return 0

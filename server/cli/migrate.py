@@ -1,0 +1,87 @@
+"""`ciris-billing migrate`: bring the database to this release."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from typing import Any
+
+from server import migrate as migrations
+from server.cli.output import CommandFailed, print_json, print_table
+from server.config import load_migration_config
+
+
+def add_parser(commands: Any) -> None:
+    """Adds the command."""
+    parser = commands.add_parser(
+        "migrate",
+        help="apply migrations and load the functions",
+        description="Connects by MIGRATION_DATABASE_URL, else DATABASE_URL: a login that owns the"
+        " database. Running it again changes nothing.",
+    )
+    action = parser.add_mutually_exclusive_group()
+    action.add_argument("--status", action="store_true", help="list the steps, change nothing")
+    action.add_argument(
+        "--rollback", type=_positive, metavar="N", help="undo the newest N steps (needs --yes)"
+    )
+    parser.add_argument("--yes", action="store_true", help="yes, undo steps and lose their data")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(run=_run)
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("must be 1 or more")
+    return value
+
+
+def _run(options: argparse.Namespace) -> int:
+    url, seed = load_migration_config(os.environ)
+    try:
+        if options.status:
+            return _print_status(url, as_json=options.json)
+        if options.rollback:
+            if not options.yes:
+                raise CommandFailed(
+                    "rolling back drops what the steps added, data included: add --yes to go on"
+                )
+            report = migrations.rollback(url, options.rollback, _progress(options))
+        else:
+            report = migrations.migrate(url, seed, _progress(options))
+    except migrations.MigrationError as error:
+        raise CommandFailed(str(error)) from error
+    if options.json:
+        print_json(
+            {
+                "applied": report.applied,
+                "rolled_back": report.rolled_back,
+                "dropped_definitions": report.dropped_definitions,
+                "settings_seeded": report.seeded,
+            }
+        )
+    elif options.rollback:
+        print(f"Rolled back {len(report.rolled_back)} steps.")
+    else:
+        print(
+            f"The database is at {migrations.latest_step()}; {len(report.applied)} steps applied."
+        )
+    return 0
+
+
+def _progress(options: argparse.Namespace) -> migrations.Progress:
+    if options.json:
+        return lambda _: None
+    return lambda text: print(text, file=sys.stderr)
+
+
+def _print_status(url: str, *, as_json: bool) -> int:
+    steps = [{"step": step.step, "applied": step.applied} for step in migrations.status(url)]
+    pending = sum(not step["applied"] for step in steps)
+    if as_json:
+        print_json({"steps": steps, "pending": pending})
+    else:
+        print_table(steps, {"step": "STEP", "applied": "APPLIED"}, "")
+        print(f"{pending} pending" if pending else "up to date")
+    return 0

@@ -1,0 +1,50 @@
+"""What commands print: tables for people, JSON for scripts, faults on standard error."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import orjson
+
+from server.config import ConfigError
+
+
+class CommandFailed(Exception):
+    """The command could not do its work; the text says why and what to do."""
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on standard output."""
+    sys.stdout.write(orjson.dumps(value, default=str, option=orjson.OPT_INDENT_2).decode() + "\n")
+
+
+def print_table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str], empty: str) -> None:
+    """Rows as aligned columns under headings (`columns` maps keys to headings), or `empty`."""
+    if not rows:
+        print(empty)
+        return
+    lines = [list(columns.values())]
+    lines += [[_cell(row[key]) for key in columns] for row in rows]
+    widths = [max(len(line[index]) for line in lines) for index in range(len(columns))]
+    for line in lines:
+        text = "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        print(text.rstrip())
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, list):
+        return ",".join(map(str, value))
+    if hasattr(value, "isoformat"):
+        return str(value.isoformat(sep=" ", timespec="seconds"))
+    return str(value)
+
+
+def report_config_faults(error: ConfigError) -> None:
+    """Every fault on a line of its own."""
+    print("ciris-billing: the configuration is not usable:", file=sys.stderr)
+    for fault in error.faults:
+        print(f"  - {fault}", file=sys.stderr)

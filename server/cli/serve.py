@@ -1,0 +1,86 @@
+"""`ciris-billing serve`: the web server, N worker processes under gunicorn."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import dataclasses
+import os
+import shutil
+import tempfile
+from typing import Any
+
+from server.cli.output import CommandFailed
+from server.config import ServeConfig, load_serve_config
+
+_METRICS = "PROMETHEUS_MULTIPROC_DIR"
+
+
+def add_parser(commands: Any) -> None:
+    """Adds the command."""
+    parser = commands.add_parser(
+        "serve",
+        help="run the web server",
+        description="Serves until SIGTERM or Ctrl-C: then it stops accepting, finishes what is in"
+        " flight and exits. Needs DATABASE_URL and a database that `migrate` has been run on.",
+    )
+    parser.add_argument("--host", help="address to listen on (HOST, default 127.0.0.1)")
+    parser.add_argument("--port", type=int, help="port to listen on (PORT, default 8000)")
+    parser.add_argument("--workers", type=int, help="worker processes (WORKERS, default 1)")
+    parser.set_defaults(run=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    environment = dict(os.environ)
+    for name, value in (
+        ("HOST", options.host),
+        ("PORT", options.port),
+        ("WORKERS", options.workers),
+    ):
+        if value is not None:
+            environment[name] = str(value)
+    return run_server(load_serve_config(environment))
+
+
+def run_server(config: ServeConfig, *, on_ready: Any = None) -> int:
+    """Checks the database, then serves until told to stop; gives the exit code. `on_ready` is
+    called in the parent process once it listens."""
+    directory = tempfile.mkdtemp(prefix="ciris-billing-metrics-")
+    # prometheus_client reads this when it is imported, which is why imports stand below.
+    os.environ[_METRICS] = directory
+    parent = os.getpid()
+    try:
+        from server import logs  # noqa: PLC0415
+
+        logs.configure(config.log_level)
+        asyncio.run(_check_database(config))
+        from server.gunicorn_server import GunicornServer  # noqa: PLC0415
+
+        GunicornServer(config, on_ready).run()
+    except SystemExit as stop:
+        if os.getpid() != parent:
+            raise
+        return int(stop.code or 0)
+    finally:
+        if os.getpid() == parent:
+            os.environ.pop(_METRICS, None)
+            shutil.rmtree(directory, ignore_errors=True)
+    return 0
+
+
+async def _check_database(config: ServeConfig) -> None:
+    """Better not to start than to answer 500: the database must be there and fit this release."""
+    from server.gateway import Gateway, SchemaMismatch, Unavailable  # noqa: PLC0415
+
+    gateway = Gateway(dataclasses.replace(config, connect_timeout=5.0))
+    try:
+        await gateway.compare_with_database()
+    except SchemaMismatch as error:
+        raise CommandFailed(
+            "the database does not fit this release, run `ciris-billing migrate` first: "
+            + str(error)
+        ) from None
+    except Unavailable as error:
+        raise CommandFailed(f"{error}: is DATABASE_URL right and the database up?") from None
+    finally:
+        await gateway.close()

@@ -1,0 +1,89 @@
+"""Errors as the client sees them: `detail` as the wire contract words it, `code` for programs,
+`request_id` for whoever asks us what happened (contract.md 1 and 10)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+from aiohttp import web
+
+from server import metrics
+from server.gateway import ErrorWording, Refused
+from server.keys import REQUEST_ID
+
+JSON = "application/json"
+
+
+class ApiError(Exception):
+    """An answer other than success. `detail` is a string, or the list of a 422; `extra` are
+    further fields of the body."""
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        detail: Any,
+        *,
+        headers: Mapping[str, str] | None = None,
+        extra: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(code)
+        self.status = status
+        self.code = code
+        self.detail = detail
+        self.headers = headers or {}
+        self.extra = extra or {}
+
+
+def json_response(status: int, body: Any, headers: Mapping[str, str] | None = None) -> web.Response:
+    """A JSON answer: no charset in the content type, as clients have always seen it."""
+    return web.Response(
+        status=status, body=orjson.dumps(body, default=str), content_type=JSON, headers=headers
+    )
+
+
+def error_body(request_id: str, error: ApiError) -> dict[str, Any]:
+    """The body of an error answer."""
+    return {"detail": error.detail, "code": error.code, "request_id": request_id, **error.extra}
+
+
+def error_response(request: web.Request, error: ApiError) -> web.Response:
+    """The answer for an error, counted."""
+    metrics.count_error(error.code).inc()
+    return json_response(error.status, error_body(request[REQUEST_ID], error), error.headers)
+
+
+def unavailable(detail: str, retry_after: int) -> ApiError:
+    """503: try again in `retry_after` seconds."""
+    return ApiError(503, "unavailable", detail, headers={"Retry-After": str(retry_after)})
+
+
+def validation_error(entries: list[dict[str, Any]]) -> ApiError:
+    """422 with one entry per failing field."""
+    return ApiError(422, "validation_error", entries)
+
+
+def worded(slug: str, wording: ErrorWording, values: Mapping[str, Any]) -> ApiError:
+    """The refusal `slug` in the catalogue's words, its placeholders filled from `values`."""
+    detail = wording.message.format_map(_Blank(values))
+    return ApiError(wording.status, slug, detail, headers=_refusal_headers(wording.status))
+
+
+def from_refused(error: Refused) -> ApiError:
+    """A refusal that a function raised."""
+    return ApiError(error.status, error.slug, error.message, headers=_refusal_headers(error.status))
+
+
+def _refusal_headers(status: int) -> Mapping[str, str]:
+    if status == 401:
+        return {"WWW-Authenticate": "ApiKey"}
+    if status == 503:
+        return {"Retry-After": "1"}
+    return {}
+
+
+class _Blank(dict[str, Any]):
+    def __missing__(self, key: str) -> str:
+        return "{" + key + "}"

@@ -1,0 +1,108 @@
+"""Who is asking: the guard of the agent API (design.md 6).
+
+A key's first 20 characters find its row; its Argon2id hash is verified once, in a thread; from
+then on a SHA-256 of the presented key maps to the key's id in memory. That mapping can never
+become false, since a key's hash never changes, so it needs no expiry. Whether the key is still
+good is decided by the billing function in the same round trip as the work itself."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import threading
+from collections import Counter, OrderedDict
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+from uuid import UUID
+
+from server.api_key_secret import PREFIX_LENGTH, verify_secret
+from server.errors import ApiError, unavailable
+from server.gateway import Gateway
+
+V = TypeVar("V")
+
+_KNOWN_KEYS = 10_000
+_KNOWN_WRONG = 10_000
+_LOOKUPS_AT_ONCE = 2
+_PENDING_PER_PREFIX = 8
+_PENDING = 64
+
+
+class Guard:
+    """Turns a presented API key into the key's id. A flood of wrong keys buys at most one
+    low-priority thread of Argon2 and two lookups at a time; known keys never queue behind it."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+        self._known: OrderedDict[bytes, UUID] = OrderedDict()
+        self._wrong: OrderedDict[bytes, None] = OrderedDict()
+        self._pending: Counter[str] = Counter()
+        self._lookups = asyncio.Semaphore(_LOOKUPS_AT_ONCE)
+        self._thread = ThreadPoolExecutor(1, "argon2", initializer=_yield_to_others)
+
+    def close(self) -> None:
+        """Ends the verifying thread."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    async def identify(self, presented: str) -> UUID:
+        """The id of the key whose secret this is; whether it may act is not decided here.
+
+        Raises ApiError: 401 for what is no key, 503 when too many unknown keys wait already."""
+        if not presented.startswith("cbk_"):
+            raise _unauthorized("api_key_format", "Invalid API key format")
+        digest = hashlib.sha256(presented.encode("utf-8", "surrogateescape")).digest()
+        known = self._known.get(digest)
+        if known is not None:
+            return known
+        if digest in self._wrong:
+            raise _unauthorized("api_key_invalid", "Invalid API key")
+        return await self._verify(presented, digest)
+
+    async def _verify(self, presented: str, digest: bytes) -> UUID:
+        prefix = presented[:PREFIX_LENGTH]
+        if "\0" in prefix or not prefix.isascii():
+            raise _unauthorized("api_key_invalid", "Invalid API key")
+        pending = self._pending
+        if pending.total() >= _PENDING or pending[prefix] >= _PENDING_PER_PREFIX:
+            raise unavailable("Too many API keys are being verified, please retry", 1)
+        pending[prefix] += 1
+        try:
+            async with self._lookups:
+                found = await self._gateway.find_api_key(prefix)
+            if found is None:
+                # Not remembered: a key with this prefix may be created later.
+                raise _unauthorized("api_key_invalid", "Invalid API key")
+            api_key_id, key_hash = found
+            genuine = await asyncio.get_running_loop().run_in_executor(
+                self._thread, verify_secret, key_hash, presented
+            )
+        finally:
+            pending[prefix] -= 1
+            if not pending[prefix]:
+                del pending[prefix]
+        if not genuine:
+            _remember(self._wrong, digest, None, _KNOWN_WRONG)
+            raise _unauthorized("api_key_invalid", "Invalid API key")
+        _remember(self._known, digest, api_key_id, _KNOWN_KEYS)
+        return api_key_id
+
+
+def _remember(memory: OrderedDict[bytes, V], digest: bytes, value: V, limit: int) -> None:
+    memory[digest] = value
+    if len(memory) > limit:
+        memory.popitem(last=False)
+
+
+def _unauthorized(code: str, reason: str) -> ApiError:
+    return ApiError(
+        401,
+        code,
+        f"Authentication failed: {reason}",
+        headers={"WWW-Authenticate": "ApiKey"},
+    )
+
+
+def _yield_to_others() -> None:
+    """Verification is the guest here: requests with known keys come first."""
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)

@@ -1,0 +1,78 @@
+"""gunicorn as the process manager: it forks aiohttp workers, replaces dead ones and passes on
+signals. Its logs go where ours go."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from aiohttp import web
+from gunicorn.app.base import BaseApplication
+from gunicorn.glogging import Logger
+
+from server import metrics
+from server.app import build_app
+from server.config import ServeConfig
+
+_GRACE_SECONDS = 30
+
+
+class _JsonLogger(Logger):  # type: ignore[misc]
+    """gunicorn's messages through our own JSON lines, without its handlers."""
+
+    def setup(self, cfg: Any) -> None:
+        """Leaves formatting to the root logger."""
+        self.loglevel = logging.INFO
+        for log in (self.error_log, self.access_log):
+            log.handlers.clear()
+            log.propagate = True
+
+
+class GunicornServer(BaseApplication):  # type: ignore[misc]
+    """`run()` serves until a signal and then raises SystemExit."""
+
+    def __init__(self, config: ServeConfig, on_ready: Callable[[], None] | None = None) -> None:
+        self._config = config
+        self._on_ready = on_ready
+        super().__init__()
+
+    def load_config(self) -> None:
+        """gunicorn's settings from ours; its own files and environment are not read."""
+        settings = {
+            "bind": [f"{self._config.host}:{self._config.port}"],
+            "workers": self._config.workers,
+            "worker_class": "aiohttp.GunicornUVLoopWebWorker",
+            "preload_app": True,
+            "backlog": 2048,
+            "keepalive": 75,
+            "graceful_timeout": _GRACE_SECONDS,
+            "timeout": 60,
+            "accesslog": None,
+            "logger_class": _JsonLogger,
+            "proc_name": "ciris-billing",
+            "child_exit": _child_exit,
+            "when_ready": self._when_ready,
+        }
+        for name, value in settings.items():
+            self.cfg.set(name, value)
+        # Not ours to offer: a second way to control the server.
+        if "control_socket_disable" in self.cfg.settings:
+            self.cfg.set("control_socket_disable", True)
+
+    def load(self) -> Callable[[], Any]:
+        """A factory: each worker makes the application in its own event loop, after the fork."""
+        config = self._config
+
+        async def factory() -> web.Application:
+            return build_app(config)
+
+        return factory
+
+    def _when_ready(self, arbiter: Any) -> None:
+        if self._on_ready is not None:
+            self._on_ready()
+
+
+def _child_exit(arbiter: Any, worker: Any) -> None:
+    metrics.process_ended(worker.pid)

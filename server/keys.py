@@ -1,0 +1,18 @@
+"""Where things hang on the application and the request; the only module that defines such keys."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+if TYPE_CHECKING:
+    from server.config import ServeConfig
+    from server.gateway import Gateway
+    from server.guard import Guard
+
+CONFIG: web.AppKey[ServeConfig] = web.AppKey("config")
+GATEWAY: web.AppKey[Gateway] = web.AppKey("gateway")
+GUARD: web.AppKey[Guard] = web.AppKey("guard")
+
+REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)

@@ -1,0 +1,131 @@
+"""Around every request: a request id, error bodies in one shape, metrics, a sampled access log,
+CORS for the agent API."""
+
+from __future__ import annotations
+
+import logging
+import random
+import re
+from collections.abc import Awaitable, Callable
+from secrets import token_hex
+from time import perf_counter
+
+from aiohttp import web
+
+from server import metrics
+from server.errors import ApiError, error_response, from_refused, unavailable
+from server.gateway import Refused, Unavailable
+from server.keys import CONFIG, REQUEST_ID
+
+_ACCESS = logging.getLogger("server.access")
+_LOG = logging.getLogger(__name__)
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
+_METHODS = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"})
+_CODES = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@web.middleware
+async def around_request(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Gives the request an id, answers whatever it ends in, counts and logs it."""
+    started = perf_counter()
+    presented = request.headers.get("X-Request-ID")
+    if presented is None or not _REQUEST_ID.fullmatch(presented):
+        presented = token_hex(16)
+    request[REQUEST_ID] = presented
+    metrics.HTTP_IN_PROGRESS.inc()
+    try:
+        response = await _answer(request, handler)
+    finally:
+        metrics.HTTP_IN_PROGRESS.dec()
+    headers = response.headers
+    headers["X-Request-ID"] = presented
+    if "Origin" in request.headers:
+        # Any page may call with an API key of its own; cookies are never honoured here.
+        headers["Access-Control-Allow-Origin"] = "*"
+        headers["Access-Control-Expose-Headers"] = (
+            "X-Request-ID, X-Existing-Charge-ID, X-Existing-Credit-ID, Idempotent-Replayed,"
+            " Retry-After"
+        )
+    _observe(request, response, perf_counter() - started)
+    return response
+
+
+async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except ApiError as error:
+        return error_response(request, error)
+    except Refused as error:
+        return error_response(request, from_refused(error))
+    except Unavailable as error:
+        _LOG.warning("unavailable: %s", error, extra={"request_id": request[REQUEST_ID]})
+        return error_response(
+            request,
+            unavailable("Service temporarily unavailable, please retry", error.retry_after),
+        )
+    except web.HTTPException as error:
+        return _http_exception(request, error)
+    except Exception:
+        _LOG.exception("unhandled error", extra={"request_id": request[REQUEST_ID]})
+        return error_response(request, ApiError(500, "internal_error", "Internal Server Error"))
+
+
+def _http_exception(request: web.Request, error: web.HTTPException) -> web.StreamResponse:
+    if error.status < 400:
+        return error
+    if error.status == 404 and request.path.endswith("/") and len(request.path) > 1:
+        # Always redirected to the path without the slash, query kept.
+        target = request.rel_url.with_path(
+            request.rel_url.raw_path.rstrip("/") or "/", encoded=True
+        )
+        if target.raw_path.startswith("/") and not target.raw_path.startswith("//"):
+            location = str(target.with_query(request.rel_url.query))
+            return web.Response(status=307, headers={"Location": location})
+    detail: str = error.reason
+    headers: dict[str, str] = {}
+    if isinstance(error, web.HTTPMethodNotAllowed):
+        headers["Allow"] = ", ".join(sorted(error.allowed_methods))
+        if request.method == "OPTIONS":
+            return _preflight(headers["Allow"])
+    elif isinstance(error, web.HTTPRequestEntityTooLarge):
+        limit = request.app[CONFIG].max_body_bytes
+        detail = f"Request body too large: at most {limit} bytes are accepted"
+    code = _CODES.get(error.status, "http_error")
+    return error_response(request, ApiError(error.status, code, detail, headers=headers))
+
+
+def _preflight(allow: str) -> web.Response:
+    return web.Response(
+        status=200,
+        headers={
+            "Allow": allow,
+            "Access-Control-Allow-Origin": "*",
+            "Access-Control-Allow-Methods": allow,
+            "Access-Control-Allow-Headers": (
+                "X-API-Key, Content-Type, Idempotency-Key, X-Request-ID, traceparent"
+            ),
+            "Access-Control-Max-Age": "600",
+        },
+    )
+
+
+def _observe(request: web.Request, response: web.StreamResponse, seconds: float) -> None:
+    resource = request.match_info.route.resource
+    endpoint = resource.canonical if resource is not None else "unmatched"
+    method = request.method if request.method in _METHODS else "other"
+    metrics.count_http(method, endpoint, str(response.status)).inc()
+    metrics.time_http(method, endpoint).observe(seconds)
+    sample = request.app[CONFIG].access_log_sample
+    if response.status >= 500 or (sample and random.random() < sample):  # noqa: S311
+        _ACCESS.info(
+            "request",
+            extra={
+                "request_id": request[REQUEST_ID],
+                "method": method,
+                "endpoint": endpoint,
+                "status": response.status,
+                "milliseconds": round(seconds * 1000, 2),
+            },
+        )

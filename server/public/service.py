@@ -1,0 +1,62 @@
+"""GET /, /health and /metrics (contract.md 6)."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+from datetime import UTC, datetime
+
+from aiohttp import web
+
+from server import metrics
+from server.errors import json_response
+from server.gateway import Refused, Unavailable
+from server.keys import GATEWAY
+from server.migrate import latest_step
+
+_HEALTH_TIMEOUT = 0.9
+
+
+async def root(request: web.Request) -> web.StreamResponse:
+    """Says what answers here; the version is the wire contract's, not the release's."""
+    return json_response(
+        200, {"service": "CIRIS Billing API", "version": "0.1.0", "status": "running"}
+    )
+
+
+async def health(request: web.Request) -> web.StreamResponse:
+    """200 when the database answers within a second and has the schema this release needs."""
+    problem = ""
+    database = "connected"
+    try:
+        step = await asyncio.wait_for(
+            request.app[GATEWAY].get_schema_version(), timeout=_HEALTH_TIMEOUT
+        )
+        if step < latest_step():
+            problem = "the database schema is older than this release: run ciris-billing migrate"
+    except (Unavailable, Refused, TimeoutError):
+        problem, database = "the database does not answer", "disconnected"
+    now = datetime.now(UTC)
+    if not problem:
+        return json_response(200, {"status": "healthy", "database": database, "timestamp": now})
+    detail = {"status": "unhealthy", "database": database, "error": problem, "timestamp": now}
+    return json_response(503, {"detail": detail}, {"Retry-After": "1"})
+
+
+async def prometheus(request: web.Request) -> web.StreamResponse:
+    """The metrics of all worker processes, for machines of the house only."""
+    if not _is_internal(request):
+        raise web.HTTPNotFound
+    body = await asyncio.to_thread(metrics.render)
+    return web.Response(body=body, headers={"Content-Type": metrics.CONTENT_TYPE})
+
+
+def _is_internal(request: web.Request) -> bool:
+    """Asked directly, from a loopback or private address: what a proxy forwards is from outside."""
+    if "X-Forwarded-For" in request.headers or "Forwarded" in request.headers:
+        return False
+    try:
+        address = ipaddress.ip_address(request.remote or "")
+    except ValueError:
+        return False
+    return address.is_private or address.is_loopback

@@ -1,0 +1,139 @@
+"""Bodies, query strings and paths into models; what fails becomes the contract's 422 list
+(contract.md 1). pydantic's own error entries are that list's shape."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from email.message import Message
+from typing import Annotated, Any, TypeVar
+
+import orjson
+from aiohttp import web
+from pydantic import AfterValidator, BaseModel, StringConstraints, ValidationError
+from pydantic_core import PydanticCustomError
+
+from server.errors import validation_error
+
+INT64_MAX = 2**63 - 1
+Entries = list[dict[str, Any]]
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def _without_nul(value: str) -> str:
+    # PostgreSQL text cannot hold it.
+    if "\0" in value:
+        raise PydanticCustomError("string_nul", "String should not contain NUL characters")
+    return value
+
+
+def _provider(value: str) -> str:
+    if not value.startswith("oauth:"):
+        raise ValueError('oauth_provider must start with "oauth:"')
+    return value
+
+
+_NoNul = AfterValidator(_without_nul)
+Text = Annotated[str, StringConstraints(min_length=1), _NoNul]
+Text50 = Annotated[str, StringConstraints(max_length=50), _NoNul]
+Text100 = Annotated[str, StringConstraints(min_length=1, max_length=100), _NoNul]
+Text255 = Annotated[str, StringConstraints(max_length=255), _NoNul]
+Name255 = Annotated[str, StringConstraints(min_length=1, max_length=255), _NoNul]
+Provider = Annotated[Name255, AfterValidator(_provider)]
+Currency = Annotated[
+    str,
+    StringConstraints(min_length=3, max_length=3),
+    StringConstraints(pattern="^[A-Za-z]{3}$"),
+    AfterValidator(str.upper),
+]
+
+
+def parse_json_body(request: web.Request, raw: bytes) -> Any:
+    """The body as JSON; the raw text when its content type says that it is something else, which
+    no model accepts. Raises ApiError (422 json_invalid)."""
+    header = request.headers.get("Content-Type")
+    if header is not None and not _is_json(header):
+        return raw.decode("utf-8", "replace")
+    try:
+        return orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        raise validation_error([_json_invalid(raw, error)]) from None
+
+
+def _is_json(content_type: str) -> bool:
+    if content_type == "application/json":
+        return True
+    message = Message()
+    message["content-type"] = content_type
+    subtype = message.get_content_subtype()
+    return message.get_content_maintype() == "application" and (
+        subtype == "json" or subtype.endswith("+json")
+    )
+
+
+def _json_invalid(raw: bytes, error: orjson.JSONDecodeError) -> dict[str, Any]:
+    """The entry for malformed JSON, in the words of the standard library's parser, which the old
+    service used; orjson's own where only it objects (NaN, lone surrogates, nesting)."""
+    offset, reason = error.pos, error.msg
+    try:
+        json.loads(raw)
+    except json.JSONDecodeError as standard:
+        offset, reason = standard.pos, standard.msg
+    except (UnicodeDecodeError, RecursionError):
+        pass
+    return {
+        "type": "json_invalid",
+        "loc": ["body", offset],
+        "msg": "JSON decode error",
+        "input": {},
+        "ctx": {"error": reason},
+    }
+
+
+def validate(
+    model: type[Model], data: Any, where: str, *, prefix: tuple[str | int, ...] = ()
+) -> tuple[Model | None, Entries]:
+    """`data` as `model`, or None and the entries of what fails, located below `where` (body,
+    query or path)."""
+    try:
+        return model.model_validate(data, from_attributes=True), []
+    except ValidationError as error:
+        return None, [_entry(where, prefix, fault) for fault in error.errors(include_url=False)]
+
+
+def _entry(where: str, prefix: tuple[str | int, ...], fault: Mapping[str, Any]) -> dict[str, Any]:
+    entry = {
+        "type": fault["type"],
+        "loc": [where, *prefix, *fault["loc"]],
+        "msg": fault["msg"],
+        "input": _plain(fault["input"]),
+    }
+    if fault["type"] == "value_error":
+        entry["ctx"] = {"error": {}}
+    elif fault.get("ctx"):
+        entry["ctx"] = dict(fault["ctx"])
+    return entry
+
+
+def _plain(value: Any) -> Any:
+    """What was sent, as JSON can carry it back."""
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) > INT64_MAX:
+        return float(value)
+    return value
+
+
+def missing(where: str, name: str | None = None) -> dict[str, Any]:
+    """The entry for an absent header, query parameter or whole body."""
+    loc = [where] if name is None else [where, name]
+    return {"type": "missing", "loc": loc, "msg": "Field required", "input": None}
+
+
+def too_long(where: str, name: str, value: str, limit: int) -> dict[str, Any]:
+    """The entry for a string, outside any model, of more than `limit` characters."""
+    return {
+        "type": "string_too_long",
+        "loc": [where, name],
+        "msg": f"String should have at most {limit} characters",
+        "input": value,
+        "ctx": {"max_length": limit},
+    }

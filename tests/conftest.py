@@ -1,0 +1,51 @@
+"""Fixtures: one PostgreSQL 18 cluster for the run, a cloned database per test or per module."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+from tests.support import Database, Service, TestCluster, running_service
+
+hypothesis.settings.register_profile("default", print_blob=True, deadline=None)
+hypothesis.settings.register_profile("torture", print_blob=True, deadline=None, max_examples=500)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestCluster]:
+    """PostgreSQL 18 with a migrated template database."""
+    cluster = TestCluster(tmp_path_factory.mktemp("pg18"), 18)
+    yield cluster
+    cluster.stop()
+
+
+@pytest.fixture
+def database(cluster: TestCluster) -> Iterator[Database]:
+    """A migrated database for one test."""
+    with cluster.database() as database:
+        yield database
+
+
+@pytest.fixture(scope="module")
+def module_database(cluster: TestCluster) -> Iterator[Database]:
+    """A migrated database shared by the tests of one module."""
+    with cluster.database() as database:
+        yield database
+
+
+@pytest.fixture(scope="module")
+def service(module_database: Database) -> Iterator[Service]:
+    """A running server shared by the tests of one module."""
+    with running_service(module_database) as service:
+        yield service
+
+
+@pytest.fixture(scope="session")
+def tree() -> Path:
+    """The project's root."""
+    return Path(__file__).resolve().parent.parent

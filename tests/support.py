@@ -1,0 +1,249 @@
+"""What tests stand on: a private PostgreSQL cluster, databases cloned from a migrated template,
+real server processes. Nothing of our own is mocked."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psycopg
+
+from server.api_key_secret import new_secret
+from server.config import SettingsSeed
+from server.embedded import Cluster, find_binaries
+from server.migrate import migrate
+
+# A database is thrown away after its test: what makes commits durable only costs time here.
+THROW_AWAY = {"fsync": "off", "full_page_writes": "off", "max_connections": "300"}
+LOGINS = {"web": "billing_server", "dba": "billing_dba", "analyst": "billing_analyst"}
+BILLING = str(Path(sys.executable).parent / "ciris-billing")
+TEMPLATE = "billing_template"
+
+
+class TestCluster:
+    """A PostgreSQL cluster with a migrated template database and a login per audience (t_web,
+    t_dba, t_analyst)."""
+
+    __test__ = False
+
+    def __init__(self, directory: Path, version: int, settings: Mapping[str, str] = THROW_AWAY):
+        self.cluster = Cluster(directory, find_binaries(version), settings=settings)
+        self.cluster.start()
+        self._execute("postgres", f"CREATE DATABASE {TEMPLATE}")
+        migrate(self.dsn(TEMPLATE), SettingsSeed())
+        for name, role in LOGINS.items():
+            self._execute("postgres", f"CREATE ROLE t_{name} LOGIN IN ROLE {role}")
+
+    def dsn(self, database: str, user: str = "postgres") -> str:
+        return self.cluster.dsn(database, user)
+
+    @contextlib.contextmanager
+    def database(self, template: str | None = TEMPLATE) -> Iterator[Database]:
+        """A database of one's own: a clone of the template, or an empty one."""
+        name = f"t_{secrets.token_hex(6)}"
+        suffix = f" TEMPLATE {template}" if template else ""
+        self._execute("postgres", f"CREATE DATABASE {name}{suffix}")
+        try:
+            yield Database(self, name)
+        finally:
+            self._execute("postgres", f"DROP DATABASE {name} WITH (FORCE)")
+
+    def stop(self) -> None:
+        self.cluster.stop()
+
+    def _execute(self, database: str, statement: str) -> None:
+        with psycopg.connect(self.dsn(database), autocommit=True) as connection:
+            connection.execute(statement)  # type: ignore[arg-type]
+
+
+@dataclass
+class Database:
+    """One throw-away database."""
+
+    cluster: TestCluster
+    name: str
+
+    def dsn(self, user: str = "postgres") -> str:
+        """Its DSN for a login: postgres, t_web, t_dba or t_analyst."""
+        return self.cluster.dsn(self.name, user)
+
+    def execute(self, statement: str, *arguments: Any, user: str = "postgres") -> list[Any]:
+        """Runs one statement in a transaction of its own; gives its rows, if any."""
+        with psycopg.connect(self.dsn(user), autocommit=True) as connection:
+            cursor = connection.execute(statement, arguments or None)  # type: ignore[arg-type]
+            return cursor.fetchall() if cursor.description else []
+
+    def value(self, statement: str, *arguments: Any, user: str = "postgres") -> Any:
+        """The first column of the first row."""
+        return self.execute(statement, *arguments, user=user)[0][0]
+
+    def create_key(
+        self, permissions: Sequence[str] = ("billing:read", "billing:write"), name: str = "test"
+    ) -> Key:
+        """An API key made as the command line makes it."""
+        secret = new_secret("test")
+        key_id = self.value(
+            "SELECT api_key_id FROM billing.create_api_key(p_name => %s, p_key_prefix => %s,"
+            " p_key_hash => %s, p_environment => 'test', p_permissions => %s)",
+            name,
+            secret.prefix,
+            secret.hash,
+            list(permissions),
+            user="t_dba",
+        )
+        return Key(str(key_id), secret.plaintext, secret.prefix)
+
+
+@dataclass(frozen=True)
+class Key:
+    """An API key with its secret."""
+
+    id: str
+    secret: str
+    prefix: str
+
+
+@dataclass
+class Process:
+    """A program under test, its output in a file, ended by its own process id."""
+
+    arguments: Sequence[str]
+    environment: Mapping[str, str] = field(default_factory=dict)
+    cwd: str | Path | None = None
+
+    def start(self) -> Process:
+        self.log = tempfile.NamedTemporaryFile(prefix="ciris-test-", suffix=".log", delete=False)
+        self.process = subprocess.Popen(
+            [str(argument) for argument in self.arguments],
+            env={**clean_environment(), **self.environment},
+            cwd=self.cwd,
+            stdin=subprocess.DEVNULL,
+            stdout=self.log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        return self
+
+    @property
+    def output(self) -> str:
+        return Path(self.log.name).read_text(encoding="utf-8", errors="replace")
+
+    def stop(self, number: signal.Signals = signal.SIGTERM, timeout: float = 15) -> int:
+        """Signals the process and waits; gives its exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        try:
+            return self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            raise AssertionError(f"it did not stop: {self.output[-3000:]}") from None
+        finally:
+            self.log.close()
+            self.last_output = self.output
+            Path(self.log.name).unlink(missing_ok=True)
+
+
+def clean_environment() -> dict[str, str]:
+    """This process's environment without what would configure the service."""
+    drop = (
+        "DATABASE_URL",
+        "MIGRATION_DATABASE_URL",
+        "ADMIN_JWT_SECRET",
+        "PROMETHEUS_MULTIPROC_DIR",
+    )
+    return {name: value for name, value in os.environ.items() if not name.startswith(drop)}
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@dataclass
+class Service:
+    """A running `ciris-billing serve` with a full-permission key."""
+
+    database: Database
+    process: Process
+    base_url: str
+    key: Key
+
+    def client(self, key: Key | None = None, **options: Any) -> httpx.Client:
+        """A client that presents the key (by default the service's own)."""
+        headers = {"X-API-Key": (key or self.key).secret}
+        return httpx.Client(base_url=self.base_url, headers=headers, timeout=30, **options)
+
+    def async_client(self, key: Key | None = None, connections: int = 100) -> httpx.AsyncClient:
+        limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
+        headers = {"X-API-Key": (key or self.key).secret}
+        return httpx.AsyncClient(base_url=self.base_url, headers=headers, timeout=60, limits=limits)
+
+
+@contextlib.contextmanager
+def running_service(
+    database: Database, *, workers: int = 1, user: str = "t_web", **environment: str
+) -> Iterator[Service]:
+    """`ciris-billing serve` on a free port against `database`, until the block ends."""
+    port = free_port()
+    process = Process(
+        [BILLING, "serve", "--port", str(port), "--workers", str(workers)],
+        {"DATABASE_URL": database.dsn(user), **environment},
+    ).start()
+    base_url = f"http://127.0.0.1:{port}"
+    try:
+        wait_until_healthy(base_url, process)
+        yield Service(database, process, base_url, database.create_key())
+    finally:
+        process.stop()
+
+
+def wait_until_healthy(base_url: str, process: Process, timeout: float = 20) -> None:
+    """Returns once /health answers 200; raises with the program's output if it does not."""
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        if process.process.poll() is not None:
+            break
+        with contextlib.suppress(httpx.TransportError):
+            if httpx.get(f"{base_url}/health", timeout=2).status_code == 200:
+                return
+        time.sleep(0.02)
+    raise AssertionError(f"the server did not become healthy:\n{process.output[-5000:]}")
+
+
+def unique(prefix: str = "user") -> str:
+    """An external id nobody else uses."""
+    return f"{prefix}-{secrets.token_hex(6)}"
+
+
+def identity(external_id: str | None = None) -> dict[str, str]:
+    """The identity block of a request."""
+    return {"oauth_provider": "oauth:google", "external_id": external_id or unique()}
+
+
+def charge_body(external_id: str, amount: int = 1, **fields: Any) -> dict[str, Any]:
+    """A charge request."""
+    return {
+        **identity(external_id),
+        "amount_minor": amount,
+        "currency": "USD",
+        "description": "one use",
+        **fields,
+    }
+
+
+def credit_body(external_id: str, amount: int = 1, **fields: Any) -> dict[str, Any]:
+    """A credit request."""
+    return {**charge_body(external_id, amount), "transaction_type": "grant", **fields}
