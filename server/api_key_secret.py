@@ -25,7 +25,7 @@ class NewSecret:
 
 
 def new_secret(environment: str) -> NewSecret:
-    """Makes a key for `environment` (test or live): cbk_{environment}_ and 43 url-safe characters."""
+    """Makes a key for `environment` (test or live): cbk_{environment}_ and 43 random characters."""
     plaintext = f"cbk_{environment}_{secrets.token_urlsafe(32)}"
     return NewSecret(plaintext, plaintext[:PREFIX_LENGTH], _HASHER.hash(plaintext))
 

@@ -21,6 +21,7 @@ import pwd
 import re
 import shlex
 import shutil
+import signal
 import socket
 import stat
 import subprocess
@@ -114,7 +115,7 @@ class Cluster:
     @property
     def running(self) -> bool:
         """Whether a server of this folder lives, perhaps still starting or stopping."""
-        return self._lock_file.exists() and self._processes()[0] is not None
+        return self._lock_file.exists() and self._named_pid() in self._processes()
 
     def dsn(self, database: str = "postgres", user: str = "postgres") -> str:
         """Give the URL to connect with, for libpq and asyncpg.
@@ -142,21 +143,21 @@ class Cluster:
             self._initialise(account, lock)
             begun = time.monotonic()
             while True:
-                server, others = self._processes()
+                server, processes = self._named_pid(), self._processes()
                 waited = time.monotonic() - begun
-                if server is not None and self._ready():
+                if server in processes and self._ready():
                     if self._answers():
                         return
                     _logger.warning("restarting PostgreSQL %d: its socket is gone", server)
-                    self._end("fast")
-                elif server is not None:
+                    self._end(signal.SIGINT)
+                elif server in processes:
                     if waited > _PATIENCE_SECONDS:
                         raise EmbeddedError(f"PostgreSQL {server} does not get ready: {self.log}")
-                elif others:
-                    # Its postmaster was killed (or has not yet written postmaster.pid): a second
-                    # server beside them would destroy the data.
+                elif processes:
+                    # Their postmaster was killed (or has not yet written postmaster.pid): a
+                    # second server beside them would destroy the data.
                     if waited > _ORPHAN_SECONDS:
-                        pids = ", ".join(map(str, sorted(others)))
+                        pids = ", ".join(map(str, sorted(processes)))
                         raise EmbeddedError(
                             f"processes {pids} of a server that is gone still use {self._data}: "
                             "end them, then start again"
@@ -182,7 +183,7 @@ class Cluster:
         """
         if self.directory.exists():
             with self._exclusive():
-                self._end("fast")
+                self._end(signal.SIGINT)
                 self._forget_socket_folder()
 
     def kill(self) -> None:
@@ -192,7 +193,7 @@ class Cluster:
         """
         if self.directory.exists():
             with self._exclusive():
-                self._end("immediate")
+                self._end(signal.SIGQUIT)
 
     @contextmanager
     def _exclusive(self) -> Iterator[int]:
@@ -373,23 +374,25 @@ class Cluster:
 
     # --- the server ------------------------------------------------------------------------------
 
-    def _processes(self) -> tuple[int | None, set[int]]:
-        """The live server that postmaster.pid names, and the other PostgreSQL processes here.
+    def _processes(self) -> set[int]:
+        """The PostgreSQL processes of this folder that live.
 
-        postmaster.pid alone proves nothing: after a crash the pid in it may be another program's.
+        postmaster.pid proves nothing: after a crash the pid in it may be another program's.
         """
         if not self._data.exists():
-            return None, set()
+            return set()
         if Path("/proc/self/cwd").exists():
             found = _ask(self._account(), _PROCESSES_HERE, folder=self._data)
-            pids = {int(pid) for pid in found.split() if _is_postgres(int(pid))}
-        else:  # not Linux: at least the postmaster shows its data folder among its arguments
-            lines = _ask(None, "ps -A -ww -o pid= -o command=").splitlines()
-            own = (line for line in lines if "postgres" in line and f"-D {self._data}" in line)
-            pids = {int(line.split()[0]) for line in own}
+            return {int(pid) for pid in found.split() if _is_postgres(int(pid))}
+        # Not Linux: at least the postmaster shows its data folder among its arguments.
+        lines = _ask(None, "ps -A -ww -o pid= -o command=").splitlines()
+        own = (line for line in lines if f"postgres -D {self._data} " in line)
+        return {int(line.split()[0]) for line in own}
+
+    def _named_pid(self) -> int | None:
+        """The server's pid as postmaster.pid has it."""
         lines = self._lock_lines()
-        server = int(lines[0]) if lines and lines[0].isdigit() else None
-        return (server, pids - {server}) if server in pids else (None, pids)
+        return int(lines[0]) if lines and lines[0].isdigit() else None
 
     def _ready(self) -> bool:
         """Whether the server has written that it accepts connections."""
@@ -427,15 +430,25 @@ class Cluster:
         for name, value in settings.items():
             options += ["-c", f"{name}={value}"]
         # pg_ctl has no -D and no -l here: it would hand these to a shell, badly quoted.
-        code, output = self._run(account, "pg_ctl", "start", "-o", shlex.join(options))
+        wait = ("-s", "-w", "-t", str(_PATIENCE_SECONDS))
+        code, output = self._run(account, "pg_ctl", "start", *wait, "-o", shlex.join(options))
         return None if code == 0 else output
 
-    def _end(self, mode: str) -> None:
-        # pg_ctl would signal any process that postmaster.pid names; this looks at it first.
-        if self.running:
-            code, output = self._run(self._account(), "pg_ctl", "stop", "-m", mode)
-            if code != 0 and self.running:
-                raise EmbeddedError(_failed("PostgreSQL did not stop", output, self.log))
+    def _end(self, how: signal.Signals) -> None:
+        """End the server, if it runs, with the signal that `pg_ctl stop` would send.
+
+        pg_ctl itself would send it to any program that postmaster.pid names, and needs a way to
+        the folder, which may have been closed since the start.
+        """
+        server = self._named_pid()
+        if server is None or server not in self._processes():
+            return
+        os.kill(server, how)
+        begun = time.monotonic()
+        while server in self._processes():
+            if time.monotonic() - begun > _PATIENCE_SECONDS:
+                raise EmbeddedError(f"PostgreSQL {server} does not end: {self.log}")
+            time.sleep(_POLL_SECONDS)
 
     def _run(
         self,
@@ -449,8 +462,6 @@ class Cluster:
 
         It writes to the log and never into a pipe, which the server would inherit and keep open.
         """
-        if program == "pg_ctl":
-            arguments = (*arguments, "-s", "-w", "-t", str(_PATIENCE_SECONDS))
         environment = {name: v for name, v in os.environ.items() if not name.startswith("PG")}
         environment |= {"PGDATA": str(data or self._data), "LC_ALL": "C"}
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW

@@ -1,4 +1,5 @@
-"""Installs the system programs that tests use and pip cannot bring: `python -m tests.system_programs`.
+"""Installs the system programs that tests use and pip cannot bring:
+`python -m tests.system_programs`.
 
 As root on Debian they are installed by apt; otherwise the tests that need them are skipped by
 name. With CI=true nothing may be skipped, so a missing program ends the run here."""

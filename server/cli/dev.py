@@ -9,7 +9,6 @@ import fcntl
 import os
 import secrets
 import shutil
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -74,7 +73,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _serve(directory: Path, cluster: Cluster, environment: dict[str, str]) -> int:
-    from server import migrate  # noqa: PLC0415
+    from server import migrate
 
     _create_database(cluster.dsn("postgres"))
     owner_dsn = cluster.dsn(_DATABASE)
@@ -151,7 +150,7 @@ def _create_login(dsn: str) -> None:
 
 def _first_key(path: Path) -> str:
     """The key of the last time, if it still works; else a new one."""
-    from server.cli.database import call_function  # noqa: PLC0415
+    from server.cli.database import call_function
 
     if path.exists():
         text = path.read_text(encoding="utf-8").strip()
@@ -188,10 +187,11 @@ CIRIS Billing is running at {facts["base_url"]}
               -d '{body}'
 
   API       {facts["base_url"]}/docs
-  psql      {psql} '{facts["dsn"]}' -c 'SELECT * FROM billing.help()'
+  psql      {psql} '{facts["dsn"]}' 
+
+            then: TABLE billing.errors; SELECT * FROM billing.help();
 
 Ctrl-C stops it; `make run` again resumes.
 """,
         flush=True,
-        file=sys.stdout,
     )

@@ -50,11 +50,11 @@ def run_server(config: ServeConfig, *, on_ready: Any = None) -> int:
     os.environ[_METRICS] = directory
     parent = os.getpid()
     try:
-        from server import logs  # noqa: PLC0415
+        from server import logs
 
         logs.configure(config.log_level)
         asyncio.run(_check_database(config))
-        from server.gunicorn_server import GunicornServer  # noqa: PLC0415
+        from server.gunicorn_server import GunicornServer
 
         GunicornServer(config, on_ready).run()
     except SystemExit as stop:
@@ -70,7 +70,7 @@ def run_server(config: ServeConfig, *, on_ready: Any = None) -> int:
 
 async def _check_database(config: ServeConfig) -> None:
     """Better not to start than to answer 500: the database must be there and fit this release."""
-    from server.gateway import Gateway, SchemaMismatch, Unavailable  # noqa: PLC0415
+    from server.gateway import Gateway, SchemaMismatch, Unavailable
 
     gateway = Gateway(dataclasses.replace(config, connect_timeout=5.0))
     try:

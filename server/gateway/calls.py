@@ -4,7 +4,6 @@ reads; at start-up compared with what the database has."""
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import asyncpg
 

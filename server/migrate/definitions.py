@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, LiteralString, cast
+from typing import Any, LiteralString
 
 import psycopg
 from psycopg import sql
@@ -43,17 +43,17 @@ def load_definitions(connection: _Connection) -> list[str]:
 
 
 def _load(connection: _Connection, file: Path) -> set[tuple[str, str]]:
-    text = file.read_text(encoding="utf-8")
+    text: LiteralString = file.read_text(encoding="utf-8")
     defined = {(schema, name) for _, schema, name in _DEFINES.findall(text)}
     overloads = _signatures(connection, defined)
     try:
         with connection.transaction():
-            connection.execute(cast(LiteralString, text))
+            connection.execute(text)
     except (psycopg.errors.InvalidFunctionDefinition, psycopg.errors.InvalidTableDefinition):
         # A function's result or a view's columns changed: replacing in place is not possible.
         for oid, kind in overloads:
             _drop(connection, oid, kind)
-        connection.execute(cast(LiteralString, text))
+        connection.execute(text)
         return defined
     # An argument list changed: the old form would stand beside the new one as an overload.
     for oid, kind in overloads:

@@ -6,7 +6,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
+from pathlib import Path
 from typing import Any, LiteralString
 
 import psycopg
@@ -35,7 +36,7 @@ class StepStatus:
 
 @dataclass(frozen=True, slots=True)
 class MigrationReport:
-    """What a run did: step names in order, stale definitions dropped, whether settings were seeded."""
+    """What a run did: steps in order, stale definitions dropped, whether settings were seeded."""
 
     applied: list[str]
     rolled_back: list[str]
@@ -46,7 +47,7 @@ class MigrationReport:
 @cache
 def latest_step() -> str:
     """The newest step this release knows; a database at it or beyond is fit to serve."""
-    return max(step.stem for step in _step_files())
+    return max(file.stem for file in _step_files())
 
 
 def migrate(dsn: str, seed: SettingsSeed, progress: Progress = lambda _: None) -> MigrationReport:
@@ -57,7 +58,7 @@ def migrate(dsn: str, seed: SettingsSeed, progress: Progress = lambda _: None) -
         pending = list(backend.to_apply(steps))
         for step in pending:
             progress(f"applying {step.id}")
-            _run(step.id, lambda step=step: backend.apply_one(step))
+            _run(step.id, partial(backend.apply_one, step))
         progress("loading sql/")
         dropped = _load_definitions(connection)
         seeded = _seed(connection, seed)
@@ -71,7 +72,7 @@ def rollback(dsn: str, steps_back: int, progress: Progress = lambda _: None) -> 
         undone = list(backend.to_rollback(steps))[:steps_back]
         for step in undone:
             progress(f"rolling back {step.id}")
-            _run(step.id, lambda step=step: backend.rollback_one(step))
+            _run(step.id, partial(backend.rollback_one, step))
     return MigrationReport([], [step.id for step in undone], [], False)
 
 
@@ -86,7 +87,7 @@ def status(dsn: str) -> list[StepStatus]:
     return [StepStatus(step.stem, step.stem in applied) for step in sorted(_step_files())]
 
 
-def _step_files() -> list[Any]:
+def _step_files() -> list[Path]:
     return [
         file
         for file in resource_folder("migrations").glob("*.sql")

@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp_jinja2
 from aiohttp import web
-from pydantic.json_schema import models_json_schema
 
 from server.errors import json_response
 from server.resources import resource_folder
 
 if TYPE_CHECKING:
-    from server.routes import Route
+    pass
 
 _PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; base-uri 'none'; "

@@ -1,0 +1,284 @@
+"""Drives the billing functions at random and holds every answer against a small model in Python.
+
+The model is what contract.md 7 says in the fewest lines. After every step the database is asked
+directly: balances, the chain of ledger rows, sums, and that a refused or replayed call changed
+nothing. A failure prints the steps and a blob to repeat them with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import psycopg
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from psycopg.rows import dict_row
+
+from tests.support import Database
+
+USERS = ("ada", "ben")
+KEYS = (None, "k1", "k2", "k3", "k4")
+BIG = 2**63 - 1
+FREE_USES = 3
+
+users = st.sampled_from(USERS)
+keys = st.sampled_from(KEYS)
+amounts = st.one_of(st.integers(1, 4), st.sampled_from((1, 20, BIG)))
+currencies = st.sampled_from(("USD", "USD", "USD", "EUR"))
+charges = st.fixed_dictionaries(
+    {"user": users, "amount": amounts, "key": keys, "currency": currencies}
+)
+
+
+@dataclass
+class Account:
+    """What the rules say an account is."""
+
+    free: int = FREE_USES
+    paid: int = 0
+    uses: int = 0
+    version: int = 0
+    status: str = "active"
+    email: str | None = None
+    charge_keys: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+    credit_keys: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+
+    def charge(self, amount: int, key: str | None, currency: str) -> str:
+        """The outcome of a charge, and its effect when it is created."""
+        request = (amount, currency)
+        if key in self.charge_keys:
+            return "replayed" if self.charge_keys[key] == request else "conflict"
+        if self.status != "active":
+            return f"account_{self.status}"
+        if currency != "USD":
+            return "charge_currency_mismatch"
+        if self.free > 0:
+            self.free -= 1
+        elif self.paid >= amount:
+            self.paid -= amount
+        else:
+            return "insufficient_credits"
+        self.uses += 1
+        self.version += 1
+        if key is not None:
+            self.charge_keys[key] = request
+        return "created"
+
+    def credit(self, amount: int, key: str | None, currency: str) -> str:
+        """The outcome of a credit, and its effect when it is created."""
+        request = (amount, currency)
+        if key in self.credit_keys:
+            return "replayed" if self.credit_keys[key] == request else "conflict"
+        if currency != "USD":
+            return "credit_currency_mismatch"
+        if self.paid + amount > BIG:
+            return "balance_overflow"
+        self.paid += amount
+        self.version += 1
+        if key is not None:
+            self.credit_keys[key] = request
+        return "created"
+
+
+class LedgerMachine(RuleBasedStateMachine):
+    """Two users, a few keys, so that replays, conflicts and the boundary at zero happen often."""
+
+    database: Database  # set by the test
+    steps = 0  # over all runs
+    run = 0  # which run this is: each has users of its own
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.web = psycopg.connect(
+            self.database.dsn("t_web"), autocommit=True, row_factory=dict_row
+        )
+        self.dba = psycopg.connect(
+            self.database.dsn("t_dba"), autocommit=True, row_factory=dict_row
+        )
+        self.owner = psycopg.connect(self.database.dsn(), autocommit=True, row_factory=dict_row)
+        self.model: dict[str, Account] = {}
+
+    @initialize()
+    def fresh_identities(self) -> None:
+        LedgerMachine.run += 1
+        self.api_key = self.database.create_key().id
+
+    def identity(self, user: str) -> str:
+        return f"{user}-{LedgerMachine.run}"
+
+    def one(self, connection: psycopg.Connection[Any], sql: str, **arguments: Any) -> Any:
+        row = connection.execute(sql, arguments).fetchone()  # type: ignore[call-overload]
+        assert row is not None
+        return row
+
+    @rule(user=users, email=st.sampled_from((None, "ada@example.com", "ben@example.com")))
+    def check(self, user: str, email: str | None) -> None:
+        row = self.one(
+            self.web,
+            "SELECT * FROM billing.check_credit(p_oauth_provider => 'oauth:google',"
+            " p_external_id => %(id)s, p_customer_email => %(email)s, p_api_key_id => %(key)s)",
+            id=self.identity(user),
+            email=email,
+            key=self.api_key,
+        )
+        account = self.model.setdefault(user, Account())
+        account.email = email or account.email
+        assert row["credits_remaining"] == account.paid
+        assert row["free_uses_remaining"] == account.free
+        assert row["total_uses"] == account.uses
+        allowed = account.status == "active" and account.free + account.paid > 0
+        assert row["has_credit"] is allowed
+        assert row["purchase_required"] is (account.status == "active" and not allowed)
+
+    @rule(charge=charges, by_web=st.booleans())
+    def charge_one(self, charge: dict[str, Any], by_web: bool) -> None:
+        """The raising form, by an agent's key or by a DBA."""
+        expected = self.expected_charge(charge)
+        slug = "charge_already_exists" if expected in ("replayed", "conflict") else expected
+        try:
+            row = self.one(
+                self.web if by_web else self.dba,
+                "SELECT * FROM billing.create_charge(p_oauth_provider => 'oauth:google',"
+                " p_external_id => %(id)s, p_amount_minor => %(amount)s,"
+                " p_currency => %(currency)s, p_idempotency_key => %(key)s, p_api_key_id => %(api_key)s)",
+                id=self.identity(charge["user"]),
+                amount=charge["amount"],
+                currency=charge["currency"],
+                key=charge["key"],
+                api_key=self.api_key if by_web else None,
+            )
+        except psycopg.Error as error:
+            refused_with = error.diag.constraint_name
+            assert refused_with == slug  # noqa: PT017
+        else:
+            assert slug == "created"
+            assert row["balance_after"] == self.model[charge["user"]].paid
+            assert row["free_uses_after"] == self.model[charge["user"]].free
+
+    @rule(batch=st.lists(charges, min_size=1, max_size=8), wait=st.booleans())
+    def charge_many(self, batch: list[dict[str, Any]], wait: bool) -> None:
+        """The batch form: its items take effect in their order."""
+        expected = [self.expected_charge(charge) for charge in batch]
+        rows = self.web.execute(
+            "SELECT * FROM billing.create_charges(p_oauth_providers => %(providers)s,"
+            " p_external_ids => %(ids)s, p_amounts_minor => %(amounts)s::bigint[],"
+            " p_currencies => %(currencies)s, p_descriptions => %(descriptions)s,"
+            " p_idempotency_keys => %(keys)s::text[], p_api_key_ids => %(api_keys)s::uuid[],"
+            " p_wait => %(wait)s)",
+            {
+                "providers": ["oauth:google"] * len(batch),
+                "ids": [self.identity(charge["user"]) for charge in batch],
+                "amounts": [charge["amount"] for charge in batch],
+                "currencies": [charge["currency"] for charge in batch],
+                "descriptions": ["one use"] * len(batch),
+                "keys": [charge["key"] for charge in batch],
+                "api_keys": [self.api_key] * len(batch),
+                "wait": wait,
+            },
+        ).fetchall()
+        outcomes = {row["item"]: row["outcome"] for row in rows}
+        assert [outcomes[number] for number in range(1, len(batch) + 1)] == expected
+
+    def expected_charge(self, charge: dict[str, Any]) -> str:
+        account = self.model.get(charge["user"])
+        if account is None:
+            return "account_not_found"
+        return account.charge(charge["amount"], charge["key"], charge["currency"])
+
+    @rule(user=users, amount=amounts, key=keys, currency=currencies)
+    def credit(self, user: str, amount: int, key: str | None, currency: str) -> None:
+        account = self.model.get(user)
+        expected = account.credit(amount, key, currency) if account else "account_not_found"
+        row = self.one(
+            self.web,
+            "SELECT * FROM billing.record_credit(p_oauth_provider => 'oauth:google',"
+            " p_external_id => %(id)s, p_amount_minor => %(amount)s, p_currency => %(currency)s,"
+            " p_transaction_type => 'grant', p_description => 'a gift',"
+            " p_idempotency_key => %(key)s, p_api_key_id => %(api_key)s)",
+            id=self.identity(user),
+            amount=amount,
+            currency=currency,
+            key=key,
+            api_key=self.api_key,
+        )
+        assert row["outcome"] == expected
+
+    @rule(user=users, status=st.sampled_from(("active", "active", "suspended", "closed")))
+    def set_status(self, user: str, status: str) -> None:
+        if user in self.model:
+            self.one(
+                self.dba,
+                "SELECT * FROM billing.set_account_status(p_oauth_provider => 'oauth:google',"
+                " p_external_id => %(id)s, p_status => %(status)s, p_reason => 'a test')",
+                id=self.identity(user),
+                status=status,
+            )
+            self.model[user].status = status
+
+    @invariant()
+    def books_agree(self) -> None:
+        type(self).steps += 1
+        for user in USERS:
+            account = self.model.get(user)
+            rows = self.owner.execute(
+                "SELECT * FROM billing_data.accounts WHERE external_id = %s",
+                (self.identity(user),),
+            ).fetchall()
+            assert len(rows) == (1 if account else 0)
+            if account is None:
+                continue
+            row = rows[0]
+            assert row["paid_credits"] == account.paid >= 0
+            assert row["free_uses_remaining"] == account.free >= 0
+            assert row["total_uses"] == account.uses
+            assert row["ledger_version"] == account.version
+            assert row["status"] == account.status
+            assert row["customer_email"] == account.email
+            self.ledger_agrees(row["id"], account)
+
+    def ledger_agrees(self, account_id: Any, account: Account) -> None:
+        entries = self.owner.execute(
+            "SELECT ledger_version, balance_before, balance_after, amount_minor, paid_with"
+            " FROM billing_data.charges WHERE account_id = %(id)s"
+            " UNION ALL SELECT ledger_version, balance_before, balance_after, amount_minor,"
+            " 'credit'"
+            " FROM billing_data.credits WHERE account_id = %(id)s ORDER BY 1",
+            {"id": account_id},
+        ).fetchall()
+        assert [entry["ledger_version"] for entry in entries] == list(range(1, account.version + 1))
+        balance = 0
+        for entry in entries:
+            change = {"free": 0, "paid": -entry["amount_minor"], "credit": entry["amount_minor"]}
+            assert entry["balance_before"] == balance
+            balance += change[entry["paid_with"]]
+            assert entry["balance_after"] == balance >= 0
+        assert balance == account.paid
+        free = sum(entry["paid_with"] == "free" for entry in entries)
+        paid = sum(entry["paid_with"] == "paid" for entry in entries)
+        assert free + account.free == FREE_USES
+        assert free + paid == account.uses
+
+    def teardown(self) -> None:
+        for connection in (self.web, self.dba, self.owner):
+            connection.close()
+
+
+@pytest.fixture
+def machine(database: Database) -> type[LedgerMachine]:
+    """The machine on a database of its own."""
+    LedgerMachine.database = database
+    LedgerMachine.steps = 0
+    return LedgerMachine
+
+
+def test_functions_agree_with_the_model_after_every_step(machine: type[LedgerMachine]) -> None:
+    examples = max(60, settings.default.max_examples) if settings.default else 60
+    machine.TestCase.settings = settings(
+        max_examples=examples, stateful_step_count=40, deadline=None, print_blob=True
+    )
+    machine.TestCase("runTest").runTest()
+    print(f"{machine.steps} steps checked")
+    assert machine.steps >= 2000
+    assert machine.database.execute("SELECT * FROM billing.verify_ledger()", user="t_dba") == []
