@@ -37,7 +37,8 @@ class Guard:
         self._gateway = gateway
         self._known: OrderedDict[bytes, UUID] = OrderedDict()
         self._wrong: OrderedDict[bytes, None] = OrderedDict()
-        self._pending: Counter[str] = Counter()
+        self._verifying: dict[bytes, asyncio.Task[UUID]] = {}
+        self._pending_by_prefix: Counter[str] = Counter()
         self._lookups = asyncio.Semaphore(_LOOKUPS_AT_ONCE)
         self._thread = ThreadPoolExecutor(1, "argon2", initializer=_yield_to_others)
 
@@ -57,30 +58,48 @@ class Guard:
             return known
         if digest in self._wrong:
             raise _unauthorized("api_key_invalid", "Invalid API key")
-        return await self._verify(presented, digest)
+        # A burst of requests with one key, as after a restart, is one verification.
+        verification = self._verifying.get(digest)
+        if verification is None:
+            verification = self._start(presented, digest)
+        return await asyncio.shield(verification)
 
-    async def _verify(self, presented: str, digest: bytes) -> UUID:
+    def _start(self, presented: str, digest: bytes) -> asyncio.Task[UUID]:
         prefix = presented[:PREFIX_LENGTH]
         if "\0" in prefix or not prefix.isascii():
             raise _unauthorized("api_key_invalid", "Invalid API key")
-        pending = self._pending
-        if pending.total() >= _PENDING or pending[prefix] >= _PENDING_PER_PREFIX:
+        if (
+            len(self._verifying) >= _PENDING
+            or self._pending_by_prefix[prefix] >= _PENDING_PER_PREFIX
+        ):
             raise unavailable("Too many API keys are being verified, please retry", 1)
-        pending[prefix] += 1
-        try:
-            async with self._lookups:
-                found = await self._gateway.find_api_key(prefix)
-            if found is None:
-                # Not remembered: a key with this prefix may be created later.
-                raise _unauthorized("api_key_invalid", "Invalid API key")
-            api_key_id, key_hash = found
-            genuine = await asyncio.get_running_loop().run_in_executor(
-                self._thread, verify_secret, key_hash, presented
-            )
-        finally:
-            pending[prefix] -= 1
-            if not pending[prefix]:
-                del pending[prefix]
+        self._pending_by_prefix[prefix] += 1
+        verification = asyncio.get_running_loop().create_task(
+            self._verify(prefix, presented, digest)
+        )
+        self._verifying[digest] = verification
+
+        def ended(task: asyncio.Task[UUID]) -> None:
+            del self._verifying[digest]
+            self._pending_by_prefix[prefix] -= 1
+            if not self._pending_by_prefix[prefix]:
+                del self._pending_by_prefix[prefix]
+            if not task.cancelled():
+                task.exception()  # seen, should every waiter have gone away
+
+        verification.add_done_callback(ended)
+        return verification
+
+    async def _verify(self, prefix: str, presented: str, digest: bytes) -> UUID:
+        async with self._lookups:
+            found = await self._gateway.find_api_key(prefix)
+        if found is None:
+            # Not remembered: a key with this prefix may be created later.
+            raise _unauthorized("api_key_invalid", "Invalid API key")
+        api_key_id, key_hash = found
+        genuine = await asyncio.get_running_loop().run_in_executor(
+            self._thread, verify_secret, key_hash, presented
+        )
         if not genuine:
             _remember(self._wrong, digest, None, _KNOWN_WRONG)
             raise _unauthorized("api_key_invalid", "Invalid API key")

@@ -187,9 +187,9 @@ CIRIS Billing is running at {facts["base_url"]}
               -d '{body}'
 
   API       {facts["base_url"]}/docs
-  psql      {psql} '{facts["dsn"]}' 
+  psql      {psql} '{facts["dsn"]}'
 
-            then: TABLE billing.errors; SELECT * FROM billing.help();
+            billing.help() lists what to call
 
 Ctrl-C stops it; `make run` again resumes.
 """,
