@@ -116,7 +116,7 @@ BEGIN
             i.item, i.amount_minor, i.currency, i.description, i.idempotency_key, i.message_id,
             i.metadata_agent_id, i.channel_id, i.request_id, i.customer_email, i.user_role,
             i.agent_id, i.marketing_opt_in, i.marketing_opt_in_source, i.api_key_id,
-            a AS account, c AS existing
+            a AS account, used.row AS existing
         FROM unnest(
             p_oauth_providers, p_external_ids, p_amounts_minor, p_currencies, p_descriptions,
             p_idempotency_keys, p_metadata_message_ids, p_metadata_agent_ids,
@@ -129,8 +129,13 @@ BEGIN
         )
         LEFT JOIN billing_data.accounts AS a
             ON a.oauth_provider = i.oauth_provider AND a.external_id = i.external_id
-        LEFT JOIN billing_data.charges AS c
-            ON c.account_id = a.id AND c.idempotency_key = i.idempotency_key
+        -- LIMIT keeps the look-up apart, so that its index is always searched with both columns.
+        LEFT JOIN LATERAL (
+            SELECT c AS row
+            FROM billing_data.charges AS c
+            WHERE c.account_id = a.id AND c.idempotency_key = i.idempotency_key
+            LIMIT 1
+        ) AS used ON true
         ORDER BY a.id, i.item
     LOOP
         v_charge := NULL;

@@ -65,6 +65,7 @@ BEGIN
         WHERE c.account_id = v_account_id
             AND c.ledger_version <= v_newest - p_offset
             AND c.ledger_version > v_newest - p_offset - p_limit
+            AND c.ledger_version > 0  -- what the index states
         UNION ALL
         SELECT
             c.id, 'credit', c.amount_minor, c.currency, c.description, c.created_at,
@@ -74,6 +75,7 @@ BEGIN
         WHERE c.account_id = v_account_id
             AND c.ledger_version <= v_newest - p_offset
             AND c.ledger_version > v_newest - p_offset - p_limit
+            AND c.ledger_version > 0  -- what the index states
     ) AS e
     ORDER BY e.ledger_version DESC;
 END
