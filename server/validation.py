@@ -126,14 +126,3 @@ def missing(where: str, name: str | None = None) -> dict[str, Any]:
     """The entry for an absent header, query parameter or whole body."""
     loc = [where] if name is None else [where, name]
     return {"type": "missing", "loc": loc, "msg": "Field required", "input": None}
-
-
-def too_long(where: str, name: str, value: str, limit: int) -> dict[str, Any]:
-    """The entry for a string, outside any model, of more than `limit` characters."""
-    return {
-        "type": "string_too_long",
-        "loc": [where, name],
-        "msg": f"String should have at most {limit} characters",
-        "input": value,
-        "ctx": {"max_length": limit},
-    }

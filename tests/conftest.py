@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,11 +18,13 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default")
 
 
 @pytest.fixture(scope="session")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestCluster]:
+def cluster() -> Iterator[TestCluster]:
     """PostgreSQL 18 with a migrated template database."""
-    cluster = TestCluster(tmp_path_factory.mktemp("pg18"), 18)
-    yield cluster
-    cluster.stop()
+    # Not below pytest's own folder, which another run at the same time closes to other accounts.
+    with tempfile.TemporaryDirectory(prefix="ciris-test-") as folder:
+        cluster = TestCluster(Path(folder), 18)
+        yield cluster
+        cluster.stop()
 
 
 @pytest.fixture

@@ -10,12 +10,12 @@ from uuid import UUID
 from aiohttp import web
 
 from server import metrics
-from server.agent.endpoint import Call, refused_outcome
+from server.agent.endpoint import Call, idempotency_key_faults, refused_outcome
 from server.agent.models import ChargeBatchRequest, ChargeRequest
 from server.errors import ApiError, error_body, json_response, validation_error, worded
 from server.gateway import ChargeItem, Gateway, Row
 from server.keys import CONFIG, REQUEST_ID
-from server.validation import too_long, validate
+from server.validation import validate
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +47,8 @@ async def create_charges(request: web.Request, call: Call) -> web.StreamResponse
     for index, raw in enumerate(body.charges):
         charge, faults = validate(ChargeRequest, raw, "body", prefix=("charges", index))
         header_key = call.idempotency_key and f"{call.idempotency_key}:{index}"
-        if header_key and len(header_key) > 255:
-            faults = [*faults, too_long("header", "idempotency-key", header_key, 255)]
+        if header_key:
+            faults = [*idempotency_key_faults(header_key), *faults]
         if charge is None or faults:
             results[index] = _from_error(request, validation_error(faults))
         else:

@@ -12,10 +12,11 @@ from uuid import UUID
 from aiohttp import web
 from pydantic import BaseModel
 
+from server.agent.models import WriteHeaders
 from server.errors import ApiError, from_refused, unavailable, validation_error
 from server.gateway import Gateway, Refused, Row
 from server.keys import GATEWAY, GUARD
-from server.validation import Entries, missing, parse_json_body, too_long, validate
+from server.validation import Entries, missing, parse_json_body, validate
 
 READ = "billing:read"
 WRITE = "billing:write"
@@ -62,8 +63,8 @@ def agent_endpoint(
         if presented is None:
             entries.append(missing("header", "x-api-key"))
         header_key = request.headers.get("Idempotency-Key") if idempotent else None
-        if header_key is not None and len(header_key) > 255:
-            entries.append(too_long("header", "idempotency-key", header_key, 255))
+        if header_key is not None:
+            entries += idempotency_key_faults(header_key)
         if path is not None:
             models["path"], faults = validate(path, dict(request.match_info), "path")
             entries += faults
@@ -124,3 +125,8 @@ async def refused_outcome(
         message = wording.message.replace("{permission}", permission)
         return await refusal(gateway, api_key_id, Refused(outcome, wording.status, message, {}))
     return None
+
+
+def idempotency_key_faults(key: str) -> Entries:
+    """What is wrong with an Idempotency-Key header, as validation entries."""
+    return validate(WriteHeaders, {"idempotency-key": key}, "header")[1]

@@ -29,6 +29,7 @@ from server.gateway.errors import (
 )
 from server.gateway.lanes import Lane, Row
 from server.gateway.pool import Connection, Pool
+from server.gateway.tracks import Track
 
 __all__ = [
     "Busy",
@@ -45,10 +46,12 @@ __all__ = [
 
 _LOG = logging.getLogger(__name__)
 _LANE_FLIGHTS = 2
-_SIDE_FLIGHTS = 2
-_OTHER_CALLS = 4
-# Every lane can have all its flights in the air and other calls still find a connection.
-_POOL_SIZE = 2 * (_LANE_FLIGHTS + _SIDE_FLIGHTS) + _OTHER_CALLS
+_SIDE_FLIGHTS = 4
+_READS = 3
+_WRITES = 3
+_HEALTH_CHECKS = 1
+# Whatever all others are waiting for, each kind of call finds its connection.
+_POOL_SIZE = 2 * (_LANE_FLIGHTS + _SIDE_FLIGHTS) + _READS + _WRITES + _HEALTH_CHECKS
 _KEY_USE_INTERVAL = 5.0
 _PARTITION_INTERVAL = 6 * 3600.0
 
@@ -120,9 +123,10 @@ class Gateway:
             statement_timeout=config.statement_timeout,
             lock_timeout=config.lock_timeout,
         )
-        self._others = asyncio.Semaphore(_OTHER_CALLS)
-        self._others_waiting = 0
         self._max_queue = config.max_queue
+        self._reads = Track(_READS, config.max_queue)
+        self._writes = Track(_WRITES, config.max_queue)
+        self._health_checks = Track(_HEALTH_CHECKS, config.max_queue)
         self._checks = self._lane(calls.CHECK_CREDITS)
         self._charges = self._lane(calls.CREATE_CHARGES)
         self._key_uses: dict[UUID, tuple[datetime, str | None]] = {}
@@ -179,40 +183,43 @@ class Gateway:
 
     async def record_credit(self, *arguments: Any) -> Row:
         """Adds paid credits; arguments as in calls.RECORD_CREDIT. A row with its outcome."""
-        return (await self._call(calls.RECORD_CREDIT, *arguments))[0]
+        async with self._writes.for_account(arguments[:2]):
+            return (await self._call(calls.RECORD_CREDIT, *arguments))[0]
 
     async def create_account(self, *arguments: Any) -> Row:
         """Finds or creates an account; arguments as in calls.CREATE_ACCOUNT."""
-        return (await self._call(calls.CREATE_ACCOUNT, *arguments))[0]
+        async with self._writes.for_account(arguments[:2]):
+            return (await self._call(calls.CREATE_ACCOUNT, *arguments))[0]
 
     async def get_account(self, oauth_provider: str, external_id: str, api_key_id: UUID) -> Row:
         """Reads an account. Raises Refused (account_not_found)."""
-        return (await self._call(calls.GET_ACCOUNT, oauth_provider, external_id, api_key_id))[0]
+        return (await self._read(calls.GET_ACCOUNT, oauth_provider, external_id, api_key_id))[0]
 
     async def list_transactions(
         self, oauth_provider: str, external_id: str, limit: int, offset: int, api_key_id: UUID
     ) -> list[Row]:
         """One page of an account's history; see billing.list_transactions."""
-        return await self._call(
+        return await self._read(
             calls.LIST_TRANSACTIONS, oauth_provider, external_id, limit, offset, api_key_id
         )
 
     async def find_api_key(self, key_prefix: str) -> tuple[UUID, str] | None:
         """The id and Argon2id hash of the key with this prefix, None when there is none."""
-        rows = await self._call(calls.FIND_API_KEY, key_prefix)
+        rows = await self._read(calls.FIND_API_KEY, key_prefix)
         return (rows[0]["api_key_id"], rows[0]["key_hash"]) if rows else None
 
     async def require_api_key(self, api_key_id: UUID, permission: str) -> None:
         """Raises Refused unless the key is good for the permission right now."""
-        await self._call(calls.REQUIRE_API_KEY, api_key_id, permission)
+        await self._read(calls.REQUIRE_API_KEY, api_key_id, permission)
 
     async def retire_expired_api_key(self, api_key_id: UUID) -> None:
         """Marks a key that has expired revoked."""
-        await self._call(calls.RETIRE_EXPIRED_API_KEY, api_key_id)
+        await self._read(calls.RETIRE_EXPIRED_API_KEY, api_key_id)
 
     async def get_schema_version(self) -> str:
         """The newest migration step of the database."""
-        rows = await self._call(calls.GET_SCHEMA_VERSION)
+        async with self._health_checks.slot():
+            rows = await self._call(calls.GET_SCHEMA_VERSION)
         return str(rows[0]["get_schema_version"])
 
     def note_key_use(self, api_key_id: UUID, address: str | None) -> None:
@@ -237,12 +244,13 @@ class Gateway:
             send, flights=_LANE_FLIGHTS, side_flights=_SIDE_FLIGHTS, max_queue=self._max_queue
         )
 
+    async def _read(self, call: FunctionCall, *arguments: Any) -> list[Row]:
+        async with self._reads.slot():
+            return await self._call(call, *arguments)
+
     async def _call(self, call: FunctionCall, *arguments: Any) -> list[Row]:
-        if self._others_waiting >= self._max_queue:
-            raise Unavailable("too many requests are waiting for the database")
-        self._others_waiting += 1
         try:
-            async with self._others, self._pool.connection() as connection:
+            async with self._pool.connection() as connection:
                 for _ in range(3):
                     try:
                         return await self._run(connection, call, *arguments)
@@ -252,8 +260,6 @@ class Gateway:
                 return await self._run(connection, call, *arguments)
         except asyncpg.PostgresError as error:
             raise translate(error) from error
-        finally:
-            self._others_waiting -= 1
 
     async def _run(self, connection: Connection, call: FunctionCall, *arguments: Any) -> list[Row]:
         metrics.DB_CONNECTIONS_ACTIVE.set(self._pool.in_use)
@@ -265,6 +271,8 @@ class Gateway:
             raise
         except ConnectionLost:
             metrics.count_query(call.name, "error")
+            if call in (calls.CREATE_CHARGES, calls.RECORD_CREDIT):
+                metrics.write_verified("unknown").inc()
             raise
         finally:
             metrics.DB_CONNECTIONS_ACTIVE.set(self._pool.in_use - 1)
@@ -285,10 +293,12 @@ class Gateway:
         uses, self._key_uses = self._key_uses, {}
         used_at = [at for at, _ in uses.values()]
         used_from = [address for _, address in uses.values()]
-        await self._call(calls.RECORD_API_KEY_USE, list(uses), used_at, used_from)
+        async with self._writes.slot():
+            await self._call(calls.RECORD_API_KEY_USE, list(uses), used_at, used_from)
 
     async def _create_partitions(self) -> None:
-        await self._call(calls.CREATE_CHECK_PARTITIONS, 2)
+        async with self._writes.slot():
+            await self._call(calls.CREATE_CHECK_PARTITIONS, 2)
 
 
 async def _repeat(work: Any, interval: float) -> None:

@@ -1,0 +1,59 @@
+"""How many calls of one kind run at once, and how many may wait."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+from server.gateway.errors import Unavailable
+
+
+class Track:
+    """At most `size` calls at once and `max_queue` waiting; beyond that it raises Unavailable."""
+
+    def __init__(self, size: int, max_queue: int) -> None:
+        self._slots = asyncio.Semaphore(size)
+        self._max_queue = max_queue
+        self._waiting = 0
+        self._accounts: dict[tuple[Any, ...], tuple[asyncio.Lock, int]] = {}
+
+    @contextlib.asynccontextmanager
+    async def slot(self) -> AsyncIterator[None]:
+        """Held while a call runs."""
+        with self._counted():
+            await self._slots.acquire()
+        try:
+            yield
+        finally:
+            self._slots.release()
+
+    @contextlib.asynccontextmanager
+    async def for_account(self, account: tuple[Any, ...]) -> AsyncIterator[None]:
+        """A slot for a write to one account. One account never holds more than one slot, so that
+        a locked account does not hold up the others."""
+        lock, users = self._accounts.get(account, (asyncio.Lock(), 0))
+        self._accounts[account] = (lock, users + 1)
+        try:
+            with self._counted():
+                await lock.acquire()
+            try:
+                async with self.slot():
+                    yield
+            finally:
+                lock.release()
+        finally:
+            lock, users = self._accounts.pop(account)
+            if users > 1:
+                self._accounts[account] = (lock, users - 1)
+
+    @contextlib.contextmanager
+    def _counted(self) -> Any:
+        if self._waiting >= self._max_queue:
+            raise Unavailable("too many requests are waiting for the database")
+        self._waiting += 1
+        try:
+            yield
+        finally:
+            self._waiting -= 1
