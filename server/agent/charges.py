@@ -63,6 +63,8 @@ async def create_charges(request: web.Request, call: Call) -> web.StreamResponse
                 raise error
             results[index] = await _answer(request, call, row, replays=replays)
     answers = [answer for answer in results if answer is not None]
+    charged = [answer.headers for answer in answers if answer.status == 201]
+    all_replayed = charged and all("Idempotent-Replayed" in headers for headers in charged)
     return json_response(
         200,
         {
@@ -71,12 +73,10 @@ async def create_charges(request: web.Request, call: Call) -> web.StreamResponse
                 | ({"replayed": True} if "Idempotent-Replayed" in answer.headers else {})
                 for index, answer in enumerate(answers)
             ],
-            "created_count": sum(
-                answer.status == 201 and "Idempotent-Replayed" not in answer.headers
-                for answer in answers
-            ),
+            "created_count": sum("Idempotent-Replayed" not in headers for headers in charged),
             "total_count": len(answers),
         },
+        {"Idempotent-Replayed": "true"} if all_replayed else None,
     )
 
 

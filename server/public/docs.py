@@ -3,18 +3,50 @@ they cannot drift from what is served."""
 
 from __future__ import annotations
 
+import asyncio
 import mimetypes
+import re
+from collections.abc import Iterable, Mapping
 from functools import cache
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 import aiohttp_jinja2
+import jinja2
+import orjson
 from aiohttp import web
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
 
-from server.errors import json_response
+from server import __version__
+from server.errors import JSON
+from server.public.answers import (
+    ERROR_HEADERS,
+    ERROR_SCHEMAS,
+    ERRORS,
+    FIELDS,
+    HEADERS,
+    SCHEMAS,
+    STRING,
+    Schema,
+    ref,
+)
+from server.public.docs_view import view
+from server.public.operations import (
+    ERROR_EXTRAS,
+    ERROR_VALUES,
+    INTRODUCTION,
+    OPERATIONS,
+    REQUEST_ID_EXAMPLE,
+    TAGS,
+    TITLE,
+    UNHEALTHY_EXAMPLE,
+    Operation,
+)
 from server.resources import resource_folder
 
 if TYPE_CHECKING:
-    pass
+    from server.routes import Route
 
 _PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; base-uri 'none'; "
@@ -26,14 +58,13 @@ _PAGE_HEADERS = {
 
 async def openapi(request: web.Request) -> web.StreamResponse:
     """The OpenAPI 3.1 document."""
-    return json_response(200, document())
+    return web.Response(body=await asyncio.to_thread(_document_json), content_type=JSON)
 
 
 async def page(request: web.Request) -> web.StreamResponse:
     """The same as a page that needs no script."""
-    response = aiohttp_jinja2.render_template("docs.html", request, {"api": document()})
-    response.headers.update(_PAGE_HEADERS)
-    return response
+    html = await asyncio.to_thread(_page_html, aiohttp_jinja2.get_env(request.app))
+    return web.Response(text=html, content_type="text/html", headers=_PAGE_HEADERS)
 
 
 async def static(request: web.Request) -> web.StreamResponse:
@@ -55,5 +86,272 @@ async def static(request: web.Request) -> web.StreamResponse:
 
 @cache
 def document() -> dict[str, Any]:
-    """The OpenAPI document of everything in the route table."""
-    return {}
+    """The OpenAPI document of everything in the route table but what is internal.
+
+    Raises LookupError for a route that nobody has described yet."""
+    from server.routes import INTERNAL, ROUTES
+
+    routes = [route for route in ROUTES if route.guard != INTERNAL]
+    schemas = _model_schemas(routes)
+    paths: dict[str, dict[str, Any]] = {}
+    for route in sorted(routes, key=_reading_order):
+        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, schemas)
+    only_parameters = {
+        model.__name__ for route in routes for model in (route.parameters, route.query) if model
+    }
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": TITLE, "version": __version__, "description": INTRODUCTION},
+        "servers": [{"url": "/", "description": "Where this description was read."}],
+        "tags": [{"name": name, "description": text} for name, text in TAGS.items()],
+        "paths": paths,
+        "components": {
+            "schemas": {
+                name: schema for name, schema in schemas.items() if name not in only_parameters
+            },
+            "headers": dict(HEADERS),
+            "securitySchemes": {
+                "ApiKeyAuth": {
+                    "type": "apiKey",
+                    "in": "header",
+                    "name": "X-API-Key",
+                    "description": "An API key: `cbk_`, `test_` or `live_`, and 43 characters. It"
+                    " has the permissions `billing:read`, `billing:write` or both. Keep it out of"
+                    " web pages and repositories.",
+                }
+            },
+        },
+        "x-error-codes": [
+            {"code": code, "status": e.status, "detail": e.detail, "meaning": e.meaning}
+            for code, e in ERRORS.items()
+        ],
+    }
+
+
+# Each is made once, in a thread: it takes a tenth of a second, and charges do not wait for it.
+@cache
+def _document_json() -> bytes:
+    return orjson.dumps(document())
+
+
+@cache
+def _page_html(environment: jinja2.Environment) -> str:
+    return environment.get_template("docs.html").render(view(document()))
+
+
+def _described(route: Route) -> Operation:
+    try:
+        return OPERATIONS[route.method, route.path]
+    except KeyError:
+        raise LookupError(
+            f"{route.method} {route.path} is not described in server/public/operations.py"
+        ) from None
+
+
+def _reading_order(route: Route) -> int:
+    return list(TAGS).index(_described(route).tag)
+
+
+def _is_agents(route: Route) -> bool:
+    from server.routes import PUBLIC
+
+    return route.guard != PUBLIC
+
+
+def _operation(route: Route, schemas: Mapping[str, Schema]) -> dict[str, Any]:
+    described = _described(route)
+    operation: dict[str, Any] = {
+        "operationId": described.id,
+        "tags": [described.tag],
+        "summary": route.summary,
+        "description": described.description,
+        "security": [{"ApiKeyAuth": [route.guard]}] if _is_agents(route) else [],
+    }
+    if _is_agents(route):
+        operation["description"] += f"\n\nThe key needs the permission `{route.guard}`."
+    parameters = _parameters(route, described, schemas)
+    if parameters:
+        operation["parameters"] = parameters
+    if route.body is not None:
+        operation["requestBody"] = {
+            "required": True,
+            "content": {
+                "application/json": {
+                    "schema": ref(route.body.__name__),
+                    "example": described.request,
+                }
+            },
+        }
+    operation["responses"] = _responses(route, described)
+    return operation
+
+
+def _parameters(
+    route: Route, described: Operation, schemas: Mapping[str, Schema]
+) -> list[dict[str, Any]]:
+    parameters = []
+    for name in re.findall(r"{(\w+)}", route.path):
+        schema = _properties(route.parameters, schemas).get(name, STRING)
+        parameters.append(_parameter("path", name, schema, True, described.values))
+    for name, schema in _properties(route.query, schemas).items():
+        assert route.query is not None
+        required = name in schemas[route.query.__name__].get("required", ())
+        parameters.append(_parameter("query", name, schema, required, described.values))
+    if route.idempotent:
+        parameters.append(
+            {
+                "name": "Idempotency-Key",
+                "in": "header",
+                "required": False,
+                "description": "Makes it safe to send the request again: a repeat is answered with"
+                " the first answer.",
+                "schema": {"type": "string", "maxLength": 255},
+                "example": described.idempotency_key,
+            }
+        )
+    return parameters
+
+
+def _properties(model: type[BaseModel] | None, schemas: Mapping[str, Schema]) -> Schema:
+    properties: Schema = schemas[model.__name__]["properties"] if model is not None else {}
+    return properties
+
+
+def _parameter(
+    where: str, name: str, schema: Schema, required: bool, values: Mapping[str, Any]
+) -> dict[str, Any]:
+    schema = dict(schema)
+    description = schema.pop("description", FIELDS[name])
+    parameter = {
+        "name": name,
+        "in": where,
+        "required": required,
+        "description": description,
+        "schema": schema,
+    }
+    return parameter | ({"example": values[name]} if name in values else {})
+
+
+def _responses(route: Route, described: Operation) -> dict[str, Any]:
+    content: dict[str, Any] = {"schema": STRING}
+    if described.answer is not None:
+        content = {"schema": described.answer, "example": described.example}
+    responses: dict[str, Any] = {
+        str(route.success): {
+            "description": HTTPStatus(route.success).phrase,
+            "headers": _headers(*described.headers),
+            "content": {described.content_type: content},
+        }
+    }
+    by_status: dict[int, list[str]] = {}
+    for code in _error_codes(route, described):
+        by_status.setdefault(ERRORS[code].status, []).append(code)
+    for status, codes in sorted(by_status.items()):
+        responses[str(status)] = _error_response(status, codes)
+    if _is_agents(route):
+        responses["429"] = {
+            "description": "Too many requests from one address: the proxy in front of the service"
+            " says when to come back.",
+            "headers": {"Retry-After": _header("Retry-After")},
+        }
+    if route.path == "/health":
+        responses["503"] = {
+            "description": HTTPStatus(503).phrase,
+            "headers": _headers("Retry-After"),
+            "content": {
+                "application/json": {"schema": ref("Unhealthy"), "example": UNHEALTHY_EXAMPLE}
+            },
+        }
+    return dict(sorted(responses.items()))
+
+
+def _error_codes(route: Route, described: Operation) -> list[str]:
+    codes: list[str] = []
+    if route.body is not None:
+        codes.append("body_too_large")
+    if _is_agents(route):
+        codes += ["api_key_format", "api_key_invalid", "api_key_expired", "permission_missing"]
+        codes += ["validation_error", "unavailable"]
+    if route.idempotent and "Idempotent-Replayed" in described.headers:
+        codes.append("idempotency_key_reused")
+    return [*codes, *described.errors, "internal_error"]
+
+
+def _error_response(status: int, codes: list[str]) -> dict[str, Any]:
+    names = list(dict.fromkeys(ERROR_SCHEMAS.get(code, "Error") for code in codes))
+    further = dict.fromkeys(ERROR_HEADERS[code] for code in codes if code in ERROR_HEADERS)
+    return {
+        "description": HTTPStatus(status).phrase,
+        "headers": _headers(*further),
+        "content": {
+            "application/json": {
+                "schema": ref(names[0])
+                if len(names) == 1
+                else {"anyOf": [ref(name) for name in names]},
+                "examples": {
+                    code: {"summary": ERRORS[code].meaning, "value": _error_example(code)}
+                    for code in codes
+                },
+            }
+        },
+    }
+
+
+def _error_example(code: str) -> dict[str, Any]:
+    extras = ERROR_EXTRAS.get(code, {})
+    detail = extras.get("detail") or ERRORS[code].detail.format_map(ERROR_VALUES)
+    return {"detail": detail, "code": code, "request_id": REQUEST_ID_EXAMPLE, **extras}
+
+
+def _headers(*names: str) -> dict[str, Any]:
+    return {name: _header(name) for name in ("X-Request-ID", *names)}
+
+
+def _header(name: str) -> dict[str, str]:
+    return {"$ref": f"#/components/headers/{name}"}
+
+
+def _model_schemas(routes: Iterable[Route]) -> dict[str, Schema]:
+    """What requests are made of, by model name, and what answers are made of."""
+    models = {
+        model: None
+        for route in routes
+        for model in (route.body, route.parameters, route.query)
+        if model is not None
+    }
+    definitions = models_json_schema(
+        [(model, "validation") for model in models],
+        ref_template="#/components/schemas/{model}",
+    )[1]["$defs"]
+    batch = definitions["ChargeBatchRequest"]["properties"]["charges"]
+    batch["items"] = ref("ChargeRequest")  # the model looks at each item by itself, later
+    tidy = {name: _tidy(schema, name) for name, schema in (definitions | SCHEMAS).items()}
+    return dict(sorted(tidy.items()))
+
+
+def _tidy(schema: Schema, owner: str) -> Schema:
+    """Without pydantic's made-up titles; `null` as a type beside the other; every field with its
+    meaning."""
+    schema = {name: value for name, value in schema.items() if name != "title"}
+    if "default" in schema and schema["default"] is None:
+        del schema["default"]
+    match schema.get("anyOf"):
+        case [{"type": str(kind)} as other, {"type": "null"}]:
+            del schema["anyOf"]
+            schema = {**other, "type": [kind, "null"], **schema}
+    if "items" in schema:
+        schema["items"] = _tidy(schema["items"], owner)
+    if "properties" in schema:
+        schema["properties"] = {
+            name: _field(name, _tidy(field, owner), owner)
+            for name, field in schema["properties"].items()
+        }
+    return schema
+
+
+def _field(name: str, schema: Schema, owner: str) -> Schema:
+    if name == "oauth_provider":
+        schema = {**schema, "pattern": "^oauth:"}
+    if "description" not in schema:
+        schema = {**schema, "description": FIELDS.get(f"{owner}.{name}") or FIELDS[name]}
+    return schema

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from aiohttp import web
 
 from server import metrics
-from server.errors import json_response
+from server.errors import ApiError, json_response
 from server.gateway import Refused, Unavailable
 from server.keys import GATEWAY
 from server.migrate import latest_step
@@ -40,7 +40,7 @@ async def health(request: web.Request) -> web.StreamResponse:
     if not problem:
         return json_response(200, {"status": "healthy", "database": database, "timestamp": now})
     detail = {"status": "unhealthy", "database": database, "error": problem, "timestamp": now}
-    return json_response(503, {"detail": detail}, {"Retry-After": "1"})
+    raise ApiError(503, "unhealthy", detail, headers={"Retry-After": "1"})
 
 
 async def prometheus(request: web.Request) -> web.StreamResponse:
