@@ -102,7 +102,8 @@ class Cluster:
         directory: where it lies, and nothing else does; made by start().
         binaries: a folder of programs, as from find_binaries().
         settings: server parameters, by name, for each start of the server. They do not reach a
-        server that start() finds running, and cannot open it to the network.
+        server that start() finds running, and cannot open it to the network. With fsync=off
+        making the cluster does not wait for the disk either.
         """
         self.directory = directory.resolve()
         self.binaries = binaries.resolve()
@@ -296,6 +297,8 @@ class Cluster:
         options += ["--auth-local=trust", "--auth-host=reject", "--no-instructions"]
         if version >= 17:
             options += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
+        if self.settings.get("fsync") == "off":
+            options.append("--no-sync")
         output = ""
         for locale in ("C.UTF-8", "C"):  # not every system has the first
             # Only a finished folder gets the name pg, so that a crash in between leaves no ruin.
@@ -382,8 +385,10 @@ class Cluster:
         if not self._data.exists():
             return set()
         if Path("/proc/self/cwd").exists():
-            found = _ask(self._account(), _PROCESSES_HERE, folder=self._data)
-            return {int(pid) for pid in found.split() if _is_postgres(int(pid))}
+            found = _ask(self._account(), _PROCESSES_HERE, folder=self._data).split()
+            if not found:  # the shell that looks works here too
+                raise EmbeddedError(f"cannot see which processes work in {self._data}")
+            return {int(pid) for pid in found if _is_postgres(int(pid))}
         # Not Linux: at least the postmaster shows its data folder among its arguments.
         lines = _ask(None, "ps -A -ww -o pid= -o command=").splitlines()
         own = (line for line in lines if f"postgres -D {self._data} " in line)

@@ -272,8 +272,6 @@ def _error_codes(route: Route, described: Operation) -> list[str]:
     if _is_agents(route):
         codes += ["api_key_format", "api_key_invalid", "api_key_expired", "permission_missing"]
         codes += ["validation_error", "unavailable"]
-    if route.idempotent and "Idempotent-Replayed" in described.headers:
-        codes.append("idempotency_key_reused")
     return [*codes, *described.errors, "internal_error"]
 
 

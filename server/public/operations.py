@@ -198,6 +198,7 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
         idempotency_key="msg-5561",
         headers=("Idempotent-Replayed",),
         errors=(
+            "idempotency_key_reused",
             "charge_currency_mismatch",
             "insufficient_credits",
             "account_suspended",
@@ -269,6 +270,7 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
         idempotency_key="welcome-user-1042",
         headers=("Idempotent-Replayed",),
         errors=(
+            "idempotency_key_reused",
             "credit_currency_mismatch",
             "account_not_found",
             "credit_already_exists",
@@ -285,6 +287,7 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
         example=_ACCOUNT,
         idempotency_key="signup-user-1042",
         headers=("Idempotent-Replayed",),
+        errors=("idempotency_key_reused",),
     ),
     ("GET", "/v1/billing/accounts/{oauth_provider}/{external_id}"): Operation(
         "getAccount",
