@@ -14,8 +14,10 @@ from gunicorn.glogging import Logger
 from server import metrics
 from server.app import build_app
 from server.config import ServeConfig
+from server.http_server import Runner
 
 _GRACE_SECONDS = 30
+_KEEPALIVE_SECONDS = 75
 
 
 class _JsonLogger(Logger):  # type: ignore[misc]
@@ -45,7 +47,6 @@ class GunicornServer(BaseApplication):  # type: ignore[misc]
             "worker_class": "aiohttp.GunicornUVLoopWebWorker",
             "preload_app": True,
             "backlog": 2048,
-            "keepalive": 75,
             "graceful_timeout": _GRACE_SECONDS,
             "timeout": 60,
             "accesslog": None,
@@ -61,11 +62,17 @@ class GunicornServer(BaseApplication):  # type: ignore[misc]
             self.cfg.set("control_socket_disable", True)
 
     def load(self) -> Callable[[], Any]:
-        """A factory: each worker makes the application in its own event loop, after the fork."""
+        """A factory: each worker makes its server in its own event loop, after the fork."""
         config = self._config
 
-        async def factory() -> web.Application:
-            return build_app(config)
+        async def factory() -> web.AppRunner:
+            return Runner(
+                build_app(config),
+                access_log=None,  # ours has the request id and no address
+                auto_decompress=False,
+                keepalive_timeout=_KEEPALIVE_SECONDS,
+                shutdown_timeout=_GRACE_SECONDS * 0.95,
+            )
 
         return factory
 

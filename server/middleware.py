@@ -66,23 +66,20 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
             unavailable("Service temporarily unavailable, please retry", error.retry_after),
         )
     except web.HTTPException as error:
-        return _http_exception(request, error)
+        return await _http_exception(request, error)
     except Exception:
         _LOG.exception("unhandled error", extra={"request_id": request[REQUEST_ID]})
         return error_response(request, ApiError(500, "internal_error", "Internal Server Error"))
 
 
-def _http_exception(request: web.Request, error: web.HTTPException) -> web.StreamResponse:
+async def _http_exception(request: web.Request, error: web.HTTPException) -> web.StreamResponse:
     if error.status < 400:
         return error
-    if error.status == 404 and request.path.endswith("/") and len(request.path) > 1:
-        # Always redirected to the path without the slash, query kept.
-        target = request.rel_url.with_path(
-            request.rel_url.raw_path.rstrip("/") or "/", encoded=True
-        )
-        if target.raw_path.startswith("/") and not target.raw_path.startswith("//"):
-            location = str(target.with_query(request.rel_url.query))
-            return web.Response(status=307, headers={"Location": location})
+    if error.status == 404 and await _exists_without_slash(request):
+        location = request.rel_url.raw_path.rstrip("/")
+        if request.rel_url.raw_query_string:
+            location += "?" + request.rel_url.raw_query_string
+        return web.Response(status=307, headers={"Location": location})
     detail: str = error.reason
     headers: dict[str, str] = {}
     if isinstance(error, web.HTTPMethodNotAllowed):
@@ -94,6 +91,16 @@ def _http_exception(request: web.Request, error: web.HTTPException) -> web.Strea
         detail = f"Request body too large: at most {limit} bytes are accepted"
     code = _CODES.get(error.status, "http_error")
     return error_response(request, ApiError(error.status, code, detail, headers=headers))
+
+
+async def _exists_without_slash(request: web.Request) -> bool:
+    """Whether the path is one of ours but for the slash it ends in."""
+    path = request.rel_url.raw_path.rstrip("/")
+    if not path or path == request.rel_url.raw_path:
+        return False
+    other = request.clone(rel_url=request.rel_url.with_path(path, encoded=True))
+    match = await request.app.router.resolve(other)
+    return match.http_exception is None or match.http_exception.status == 405
 
 
 def _preflight(allow: str) -> web.Response:

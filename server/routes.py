@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from server.agent import accounts, charges, checks, credits, transactions
 from server.agent import models as m
 from server.agent.endpoint import READ, WRITE, Handler, agent_endpoint
+from server.http_server import ignore_other_expectations
 from server.public import docs, service
 
 PUBLIC = "public"
@@ -89,6 +90,13 @@ def add_routes(app: web.Application) -> None:
     """Puts every route on the application; GET routes answer HEAD too."""
     for route in ROUTES:
         if route.method == "GET":
-            app.router.add_get(route.path, route.handler, allow_head=True)
+            app.router.add_get(
+                route.path,
+                route.handler,
+                allow_head=True,
+                expect_handler=ignore_other_expectations,
+            )
         else:
-            app.router.add_route(route.method, route.path, route.handler)
+            app.router.add_route(
+                route.method, route.path, route.handler, expect_handler=ignore_other_expectations
+            )

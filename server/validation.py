@@ -79,8 +79,8 @@ def _json_invalid(raw: bytes, error: orjson.JSONDecodeError) -> dict[str, Any]:
         json.loads(raw)
     except json.JSONDecodeError as standard:
         offset, reason = standard.pos, standard.msg
-    except (UnicodeDecodeError, RecursionError):
-        pass
+    except (ValueError, RecursionError):
+        pass  # it objects for another reason: encoding, nesting, digits
     return {
         "type": "json_invalid",
         "loc": ["body", offset],
@@ -106,7 +106,8 @@ def _entry(where: str, prefix: tuple[str | int, ...], fault: Mapping[str, Any]) 
         "type": fault["type"],
         "loc": [where, *prefix, *fault["loc"]],
         "msg": fault["msg"],
-        "input": _plain(fault["input"]),
+        # What is absent has no value; in a body, the object that lacks it is shown.
+        "input": None if fault["type"] == "missing" and where != "body" else _plain(fault["input"]),
     }
     if fault["type"] == "value_error":
         entry["ctx"] = {"error": {}}
@@ -116,9 +117,15 @@ def _entry(where: str, prefix: tuple[str | int, ...], fault: Mapping[str, Any]) 
 
 
 def _plain(value: Any) -> Any:
-    """What was sent, as JSON can carry it back."""
+    """What was sent, as JSON can carry it back; shortened where it cannot."""
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) > INT64_MAX:
         return float(value)
+    try:
+        orjson.dumps(value)
+    except orjson.JSONEncodeError:
+        if isinstance(value, str):
+            return value.encode("utf-8", "replace").decode()
+        return f"{type(value).__name__} that is nested too deeply"
     return value
 
 

@@ -11,6 +11,7 @@
 \ir admin_users.sql
 \ir checks.sql
 \ir charges.sql
+\ir charge_batches.sql
 \ir credits.sql
 \ir transactions.sql
 \ir ledger.sql

@@ -6,18 +6,22 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+import venv
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import psycopg
 
 from server.api_key_secret import new_secret
@@ -138,6 +142,9 @@ class Process:
 
     @property
     def output(self) -> str:
+        """All it has written; also after stop()."""
+        if self.log.closed:
+            return self.last_output
         return Path(self.log.name).read_text(encoding="utf-8", errors="replace")
 
     def stop(self, number: signal.Signals = signal.SIGTERM, timeout: float = 15) -> int:
@@ -150,8 +157,8 @@ class Process:
             os.killpg(self.process.pid, signal.SIGKILL)
             raise AssertionError(f"it did not stop: {self.output[-3000:]}") from None
         finally:
-            self.log.close()
             self.last_output = self.output
+            self.log.close()
             Path(self.log.name).unlink(missing_ok=True)
 
 
@@ -247,3 +254,63 @@ def charge_body(external_id: str, amount: int = 1, **fields: Any) -> dict[str, A
 def credit_body(external_id: str, amount: int = 1, **fields: Any) -> dict[str, Any]:
     """A credit request."""
     return {**charge_body(external_id, amount), "transaction_type": "grant", **fields}
+
+
+def worker_pids(process: Process) -> set[int]:
+    """The worker processes of a running `serve` or `dev`."""
+    master = psutil.Process(process.process.pid)
+    return {
+        child.pid
+        for child in master.children()
+        if child.status() != psutil.STATUS_ZOMBIE and child.name() != "postgres"
+    }
+
+
+def wait_for(condition: Callable[[], Any], what: str, timeout: float = 20) -> Any:
+    """The first true value that `condition` gives; an AssertionError when there is none."""
+    deadline = time.monotonic() + timeout
+    while not (value := condition()):
+        if time.monotonic() > deadline:
+            raise AssertionError(f"waited {timeout:g} s in vain for {what}")
+        time.sleep(0.02)
+    return value
+
+
+@contextlib.contextmanager
+def held_account(database: Database, external_id: str) -> Iterator[psycopg.Connection[Any]]:
+    """Another session's open transaction that holds the account's row; ended with the block, or
+    before by a rollback."""
+    with psycopg.connect(database.dsn()) as connection:
+        held = connection.execute(
+            "SELECT 1 FROM billing_data.accounts WHERE external_id = %s FOR UPDATE", (external_id,)
+        )
+        assert held.fetchone() is not None
+        yield connection
+        connection.rollback()
+
+
+def copy_tree(tree: Path, target: Path) -> Path:
+    """A copy of the working tree as git sees it: with what is not committed, without what is
+    ignored; times are kept."""
+    names = subprocess.run(
+        ["git", "-C", tree, "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    ).stdout.split("\0")
+    for name in names:
+        if name and (tree / name).is_file():  # not what was deleted and not yet committed
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(tree / name, target / name)
+    return target
+
+
+def make_environment(folder: Path, *paths: Path) -> Path:
+    """A virtual environment that finds this one's packages and, before them, `paths`; gives its
+    folder bin/. Nothing is installed in it, so this takes no network and little time. This one's
+    editable install of the project is not seen."""
+    venv.create(folder, symlinks=True)
+    site = folder / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
+    lines = [str(path) for path in (*paths, sysconfig.get_path("purelib"))]
+    (site / "packages.pth").write_text("\n".join(lines) + "\n")
+    return folder / "bin"

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from hashlib import sha256
 from time import perf_counter
 from typing import Any
 from uuid import UUID
 
+import orjson
 from aiohttp import web
 
 from server import metrics
-from server.agent.endpoint import Call, idempotency_key_faults, refused_outcome
+from server.agent.endpoint import Call, refused_outcome
 from server.agent.models import ChargeBatchRequest, ChargeRequest
 from server.errors import ApiError, error_body, json_response, validation_error, worded
 from server.gateway import ChargeItem, Gateway, Row
@@ -38,45 +40,49 @@ async def create_charge(request: web.Request, call: Call) -> web.StreamResponse:
 
 async def create_charges(request: web.Request, call: Call) -> web.StreamResponse:
     """200 with a result per charge, in the order sent: `status` and `body` are what the single
-    endpoint would have answered. An Idempotency-Key header stands for the whole list: charges
-    without a key of their own get `{header}:{index}`."""
+    endpoint would have answered. An Idempotency-Key header stands for the whole list: the same
+    list again gets the first answer."""
     body: ChargeBatchRequest = call.body
     results: list[_Answer | None] = [None] * len(body.charges)
     items: list[ChargeItem] = []
     places: list[int] = []
     for index, raw in enumerate(body.charges):
         charge, faults = validate(ChargeRequest, raw, "body", prefix=("charges", index))
-        header_key = call.idempotency_key and f"{call.idempotency_key}:{index}"
-        if header_key:
-            faults = [*idempotency_key_faults(header_key), *faults]
-        if charge is None or faults:
+        if charge is None:
             results[index] = _from_error(request, validation_error(faults))
         else:
-            items.append(_item(charge, call.api_key_id, header_key))
+            items.append(_item(charge, call.api_key_id, None))
             places.append(index)
-    if items:
-        rows = await call.gateway.create_charges(items)
-        replays = call.idempotency_key is not None
-        for index, row in zip(places, rows, strict=True):
-            error = await _key_fault(call, row)
-            if error is not None:
-                raise error
-            results[index] = await _answer(request, call, row, replays=replays)
+    rows = await _send_together(call, items, places)
+    for index, row in zip(places, rows, strict=True):
+        fault = await _key_fault(call, row)
+        if fault is not None and fault.status != 503:
+            raise fault
+        results[index] = await _answer(request, call, row, replays=False)
     answers = [answer for answer in results if answer is not None]
-    charged = [answer.headers for answer in answers if answer.status == 201]
-    all_replayed = charged and all("Idempotent-Replayed" in headers for headers in charged)
     return json_response(
         200,
         {
             "results": [
                 {"index": index, "status": answer.status, "body": answer.body}
-                | ({"replayed": True} if "Idempotent-Replayed" in answer.headers else {})
                 for index, answer in enumerate(answers)
             ],
-            "created_count": sum("Idempotent-Replayed" not in headers for headers in charged),
+            "created_count": sum(answer.status == 201 for answer in answers),
             "total_count": len(answers),
         },
-        {"Idempotent-Replayed": "true"} if all_replayed else None,
+        {"Idempotent-Replayed": "true"} if rows and rows[0].get("replayed") else None,
+    )
+
+
+async def _send_together(call: Call, items: list[ChargeItem], places: list[int]) -> list[Row]:
+    if not items:
+        return []
+    if call.idempotency_key is None:
+        return await call.gateway.create_charges(items)
+    # What was understood of the request is what must be the same.
+    understood = orjson.dumps([len(call.body.charges), places, items], default=str)
+    return await call.gateway.create_charges_once(
+        items, call.idempotency_key, sha256(understood).digest()
     )
 
 
@@ -103,6 +109,10 @@ def _item(body: ChargeRequest, api_key_id: UUID, header_key: str | None) -> Char
 
 async def _answer(request: web.Request, call: Call, row: Row, *, replays: bool) -> _Answer:
     outcome: str = row["outcome"]
+    if row.get("replayed"):
+        if outcome == "created":
+            return _Answer(201, _charge(row), {})
+        return _from_error(request, await _refusal(request, call, row, replays=replays))
     metrics.count_charge(outcome).inc()
     if outcome == "created":
         metrics.CHARGE_AMOUNT.observe(row["amount_minor"])

@@ -29,13 +29,53 @@ class Call:
     gateway: Gateway
     api_key_id: UUID
     permission: str
-    idempotency_key: str | None
+    idempotency_key: str | None = None
     body: Any = None
     path: Any = None
     query: Any = None
 
 
 Handler = Callable[[web.Request, Call], Awaitable[web.StreamResponse]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    """What a request must look like."""
+
+    body: type[BaseModel] | None
+    path: type[BaseModel] | None
+    query: type[BaseModel] | None
+    idempotent: bool
+
+    async def read(self, request: web.Request) -> tuple[dict[str, Any], Entries]:
+        """The request's parts as models, and the entries of what fails, in the order of the
+        contract. Raises ApiError for a body that is no JSON at all."""
+        models: dict[str, Any] = {}
+        entries: Entries = []
+        parsed, absent = None, True
+        if self.body is not None:
+            _refuse_encoding(request)
+            raw = await request.read()
+            absent = not raw
+            parsed = parse_json_body(request, raw) if raw else None
+        if self.idempotent:
+            header = request.headers.get("Idempotency-Key")
+            models["idempotency_key"] = header or None
+            if header is not None:
+                entries += validate(WriteHeaders, {"idempotency-key": header}, "header")[1]
+        if self.path is not None:
+            models["path"], faults = validate(self.path, dict(request.match_info), "path")
+            entries += faults
+        if self.query is not None:
+            # Of a parameter given twice the last counts.
+            models["query"], faults = validate(self.query, dict(request.query.items()), "query")
+            entries += faults
+        if self.body is not None and absent:
+            entries.append(missing("body"))
+        elif self.body is not None:
+            models["body"], faults = validate(self.body, parsed, "body")
+            entries += faults
+        return models, entries
 
 
 def agent_endpoint(
@@ -50,48 +90,32 @@ def agent_endpoint(
     """Guards `handler` with an API key that has `permission` and gives it validated models.
     With `idempotent`, the Idempotency-Key header is read too."""
 
+    shape = _Shape(body, path, query, idempotent)
+
     async def endpoint(request: web.Request) -> web.StreamResponse:
-        parsed: Any = None
-        raw = b""
-        if body is not None:
-            raw = await request.read()
-            if raw:
-                parsed = parse_json_body(request, raw)
-        entries: Entries = []
-        models: dict[str, Any] = {}
+        models, entries = await shape.read(request)
         presented = request.headers.get("X-API-Key")
         if presented is None:
-            entries.append(missing("header", "x-api-key"))
-        header_key = request.headers.get("Idempotency-Key") if idempotent else None
-        if header_key is not None:
-            entries += idempotency_key_faults(header_key)
-        if path is not None:
-            models["path"], faults = validate(path, dict(request.match_info), "path")
-            entries += faults
-        if query is not None:
-            models["query"], faults = validate(query, dict(request.query.items()), "query")
-            entries += faults
-        if body is not None:
-            if raw:
-                models["body"], faults = validate(body, parsed, "body")
-                entries += faults
-            else:
-                entries.append(missing("body"))
-
-        if presented is None:
-            raise validation_error(entries)
+            raise validation_error([missing("header", "x-api-key"), *entries])
         gateway = request.app[GATEWAY]
         api_key_id = await request.app[GUARD].identify(presented)
         if entries:
             await require_api_key(gateway, api_key_id, permission)
+            gateway.note_key_use(api_key_id, request.remote)
             raise validation_error(entries)
-        gateway.note_key_use(api_key_id, request.remote)
+        call = Call(gateway, api_key_id, permission, **models)
         try:
-            return await handler(
-                request, Call(gateway, api_key_id, permission, header_key or None, **models)
-            )
+            response = await handler(request, call)
         except Refused as error:
-            raise await refusal(gateway, api_key_id, error) from error
+            failure = await refusal(gateway, api_key_id, error)
+        except ApiError as error:
+            failure = error
+        else:
+            gateway.note_key_use(api_key_id, request.remote)
+            return response
+        if failure.status != 401:
+            gateway.note_key_use(api_key_id, request.remote)
+        raise failure
 
     return endpoint
 
@@ -127,6 +151,12 @@ async def refused_outcome(
     return None
 
 
-def idempotency_key_faults(key: str) -> Entries:
-    """What is wrong with an Idempotency-Key header, as validation entries."""
-    return validate(WriteHeaders, {"idempotency-key": key}, "header")[1]
+def _refuse_encoding(request: web.Request) -> None:
+    """Bodies are small: unpacking would only let a few bytes become many."""
+    if request.headers.get("Content-Encoding", "identity").lower() not in ("identity", ""):
+        raise ApiError(
+            415,
+            "unsupported_content_encoding",
+            "Unsupported Content-Encoding: send the body as it is",
+            headers={"Accept-Encoding": "identity"},
+        )

@@ -52,6 +52,7 @@ _WRITES = 3
 _HEALTH_CHECKS = 1
 # Whatever all others are waiting for, each kind of call finds its connection.
 _POOL_SIZE = 2 * (_LANE_FLIGHTS + _SIDE_FLIGHTS) + _READS + _WRITES + _HEALTH_CHECKS
+_LEDGER_WRITES = (calls.CREATE_CHARGES, calls.CREATE_CHARGES_ONCE, calls.RECORD_CREDIT)
 _KEY_USE_INTERVAL = 5.0
 _PARTITION_INTERVAL = 6 * 3600.0
 
@@ -179,6 +180,22 @@ class Gateway:
         """Several charges of one request, decided in their order; a row each."""
         return await self._charges.submit_together(items)
 
+    async def create_charges_once(
+        self, items: Sequence[ChargeItem], idempotency_key: str, request_fingerprint: bytes
+    ) -> list[Row]:
+        """Several charges of one request, as a whole once per key and API key; a row each, with
+        `replayed`. Raises Refused (idempotency_key_reused)."""
+        *columns, api_key_ids = zip(*items, strict=True)
+        async with self._writes.slot():
+            rows = await self._call(
+                calls.CREATE_CHARGES_ONCE,
+                *columns,
+                idempotency_key,
+                request_fingerprint,
+                api_key_ids[0],
+            )
+        return sorted(rows, key=lambda row: row["item"])
+
     # Everything else, one call a request
 
     async def record_credit(self, *arguments: Any) -> Row:
@@ -271,7 +288,7 @@ class Gateway:
             raise
         except ConnectionLost:
             metrics.count_query(call.name, "error")
-            if call in (calls.CREATE_CHARGES, calls.RECORD_CREDIT):
+            if call in _LEDGER_WRITES:
                 metrics.write_verified("unknown").inc()
             raise
         finally:

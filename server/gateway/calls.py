@@ -61,6 +61,13 @@ CREATE_CHARGES = _call(
     " metadata_message_id metadata_agent_id metadata_channel_id metadata_request_id paid_with"
     " free_uses_after balance account_currency",
 )
+CREATE_CHARGES_ONCE = _call(
+    "create_charges_once",
+    "oauth_providers external_ids amounts_minor currencies descriptions idempotency_keys"
+    " metadata_message_ids metadata_agent_ids metadata_channel_ids metadata_request_ids"
+    f" {_PROFILES} idempotency_key request_fingerprint api_key_id",
+    " ".join([*CREATE_CHARGES.columns, "replayed"]),
+)
 RECORD_CREDIT = _call(
     "record_credit",
     "oauth_provider external_id amount_minor transaction_type description currency"
@@ -94,6 +101,7 @@ CREATE_CHECK_PARTITIONS = _call("create_check_partitions", "months", "partition_
 ALL_CALLS = (
     CHECK_CREDITS,
     CREATE_CHARGES,
+    CREATE_CHARGES_ONCE,
     RECORD_CREDIT,
     CREATE_ACCOUNT,
     GET_ACCOUNT,

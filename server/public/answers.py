@@ -191,6 +191,14 @@ ERRORS: Mapping[str, ErrorCode] = {
         "The body's idempotency key was used for this account. Nothing was added a second time:"
         " take it as a success. X-Existing-Credit-ID and `credit` tell what the key made.",
     ),
+    "unsupported_content_encoding": ErrorCode(
+        415,
+        "Unsupported Content-Encoding: send the body as it is",
+        "The body is compressed; nothing is unpacked here.",
+    ),
+    "malformed_request": ErrorCode(
+        400, "Malformed HTTP request", "It is not HTTP as the server can read it."
+    ),
     "body_too_large": ErrorCode(
         413,
         "Request body too large: at most {limit} bytes are accepted",
@@ -310,7 +318,6 @@ SCHEMAS: Mapping[str, Schema] = {
     ),
     "ChargeResult": _object(
         "What became of one charge of a batch: the answer it would have been given by itself.",
-        ("replayed",),
         index=COUNT,
         status=INTEGER,
         body={
@@ -322,7 +329,6 @@ SCHEMAS: Mapping[str, Schema] = {
                 ref("ValidationError"),
             ]
         },
-        replayed={"type": "boolean", "const": True},
     ),
     "Credit": _object(
         "Added credits as they stand in the ledger.",

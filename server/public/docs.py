@@ -268,7 +268,7 @@ def _responses(route: Route, described: Operation) -> dict[str, Any]:
 def _error_codes(route: Route, described: Operation) -> list[str]:
     codes: list[str] = []
     if route.body is not None:
-        codes.append("body_too_large")
+        codes += ["body_too_large", "unsupported_content_encoding"]
     if _is_agents(route):
         codes += ["api_key_format", "api_key_invalid", "api_key_expired", "permission_missing"]
         codes += ["validation_error", "unavailable"]

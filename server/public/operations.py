@@ -214,10 +214,10 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
         " account in the order sent, and one that fails leaves the others alone: `status` and"
         " `body` of its result are what `POST /v1/billing/charges` would have answered. Give each"
         " charge an `idempotency_key`, or send an Idempotency-Key header, which stands for the"
-        " whole list: the charge at place 0 gets the key `{header}:0`, and so on. With the header,"
-        " a charge that was made before is answered with its first answer and `replayed`; when that"
-        " is so for all that were made, the answer carries `Idempotent-Replayed: true`.",
+        " whole list: the same list again gets the first answer, refusals included, and charges"
+        " nothing.",
         headers=("Idempotent-Replayed",),
+        errors=("idempotency_key_reused",),
         answer=ref("ChargeBatch"),
         request={
             "charges": [

@@ -23,8 +23,13 @@ import pytest
 from server import embedded
 from server.embedded import Cluster, EmbeddedError, find_binaries
 
+# These tests end processes and not the machine: no need to wait for the disk.
+SETTINGS = {"fsync": "off"}
+
 ROOT = os.geteuid() == 0
 needs_root = pytest.mark.skipif(not ROOT, reason="needs root, to run programs as other accounts")
+
+Starting = Callable[[Cluster], "subprocess.Popen[str]"]
 
 # Starts the cluster in argv[1] and then only waits, to be killed.
 STARTER = """
@@ -46,7 +51,7 @@ def binaries() -> Path:
 def template(tmp_path_factory: pytest.TempPathFactory, binaries: Path) -> Iterator[Path]:
     """A stopped cluster's folder, to be copied; as root, its start has also made the binaries
     reachable for others."""
-    made = Cluster(tmp_path_factory.mktemp("template"), binaries)
+    made = Cluster(tmp_path_factory.mktemp("template"), binaries, settings=SETTINGS)
     made.start()
     leave_a_mark(made)
     made.stop()
@@ -57,7 +62,7 @@ def template(tmp_path_factory: pytest.TempPathFactory, binaries: Path) -> Iterat
 @pytest.fixture
 def fresh(tmp_path: Path, binaries: Path) -> Iterator[Cluster]:
     """A cluster that does not exist yet."""
-    cluster = Cluster(tmp_path / "cluster", binaries)
+    cluster = Cluster(tmp_path / "cluster", binaries, settings=SETTINGS)
     yield cluster
     remove(cluster)
 
@@ -65,7 +70,8 @@ def fresh(tmp_path: Path, binaries: Path) -> Iterator[Cluster]:
 @pytest.fixture
 def cluster(tmp_path: Path, binaries: Path, template: Path) -> Iterator[Cluster]:
     """A stopped cluster that has the mark."""
-    cluster = Cluster(shutil.copytree(template, tmp_path / "cluster"), binaries)
+    folder = shutil.copytree(template, tmp_path / "cluster")
+    cluster = Cluster(folder, binaries, settings=SETTINGS)
     yield cluster
     remove(cluster)
 
@@ -79,6 +85,29 @@ def users_folder() -> Iterator[Path]:
         os.chown(folder, nobody.pw_uid, nobody.pw_gid)
     yield folder
     shutil.rmtree(folder)
+
+
+@pytest.fixture
+def start_elsewhere() -> Iterator[Starting]:
+    """Starts a cluster from another process, in a session of its own as a terminal gives it."""
+    starters = []
+
+    def start(cluster: Cluster) -> subprocess.Popen[str]:
+        starter = subprocess.Popen(
+            [sys.executable, "-c", STARTER, cluster.directory, cluster.binaries],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            cwd=Path(embedded.__file__).parents[1],
+            start_new_session=True,
+        )
+        starters.append(starter)
+        return starter
+
+    yield start
+    for starter in starters:
+        starter.kill()
+        starter.communicate()
 
 
 def remove(cluster: Cluster) -> None:
@@ -107,18 +136,6 @@ def has_the_mark(cluster: Cluster) -> bool:
 
 def socket_folder(cluster: Cluster) -> Path:
     return Path(ask(cluster, "SHOW unix_socket_directories").strip('"').replace('""', '"'))
-
-
-def start_elsewhere(cluster: Cluster) -> subprocess.Popen[str]:
-    """Start the cluster from another process, a session of its own as a terminal gives it."""
-    return subprocess.Popen(
-        [sys.executable, "-c", STARTER, cluster.directory, cluster.binaries],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        cwd=Path(embedded.__file__).parents[1],
-        start_new_session=True,
-    )
 
 
 def alive(pid: int) -> bool:
@@ -192,7 +209,7 @@ def test_only_its_account_and_root_can_connect(cluster: Cluster) -> None:
 
 @pytest.mark.usefixtures("template")
 def test_an_ordinary_user_runs_a_cluster(users_folder: Path, binaries: Path) -> None:
-    own = Cluster(users_folder / "own", binaries)
+    own = Cluster(users_folder / "own", binaries, settings=SETTINGS)
 
     def start_and_stop() -> None:
         own.start()
@@ -210,7 +227,8 @@ def test_an_ordinary_user_runs_a_cluster(users_folder: Path, binaries: Path) -> 
 def test_root_goes_on_as_the_account_that_owns_the_data(
     template: Path, users_folder: Path, binaries: Path
 ) -> None:
-    own = Cluster(shutil.copytree(template, users_folder / "own"), binaries)
+    folder = shutil.copytree(template, users_folder / "own")
+    own = Cluster(folder, binaries, settings=SETTINGS)
     user = users_folder.stat()
     for path in (own.directory, *own.directory.rglob("*")):
         os.chown(path, user.st_uid, user.st_gid)
@@ -256,7 +274,7 @@ def test_root_opens_folders_for_passing_through_and_no_further(
     shutil.copytree(f"{package}.libs", outer / f"{package.name}.libs")
     for path in (outer, *outer.rglob("*")):
         path.chmod(stat.S_IMODE(path.stat().st_mode) & 0o700)
-    cluster = Cluster(outer / "data", installed / "bin")
+    cluster = Cluster(outer / "data", installed / "bin", settings=SETTINGS)
     caplog.set_level("INFO", logger="server.embedded")
     try:
         cluster.start()
@@ -268,17 +286,23 @@ def test_root_opens_folders_for_passing_through_and_no_further(
         cluster.stop()
         cluster.start()
         assert "chmod" not in caplog.text
+        outer.chmod(0o700)  # somebody closes it again while the server runs
+        cluster.start()
+        cluster.stop()
+        assert not cluster.running
     finally:
         remove(cluster)
 
 
-def test_a_server_outlives_the_process_that_started_it_and_is_adopted(cluster: Cluster) -> None:
+def test_a_server_outlives_the_process_that_started_it_and_is_adopted(
+    cluster: Cluster, start_elsewhere: Starting
+) -> None:
     starter = start_elsewhere(cluster)
     assert starter.stdout is not None
     assert starter.stdout.readline() == "started\n"
     begun = server_pid(cluster)
     os.killpg(starter.pid, signal.SIGKILL)  # its whole terminal, so to speak
-    starter.communicate()
+    starter.wait()
 
     cluster.start()
     assert server_pid(cluster) == begun
@@ -287,7 +311,9 @@ def test_a_server_outlives_the_process_that_started_it_and_is_adopted(cluster: C
     assert not alive(begun)
 
 
-def test_an_interrupted_start_leaves_a_server_that_stop_ends(cluster: Cluster) -> None:
+def test_an_interrupted_start_leaves_a_server_that_stop_ends(
+    cluster: Cluster, start_elsewhere: Starting
+) -> None:
     starter = start_elsewhere(cluster)
     pid_file = cluster.directory / "pg" / "postmaster.pid"
     deadline = time.monotonic() + 20
@@ -300,7 +326,7 @@ def test_an_interrupted_start_leaves_a_server_that_stop_ends(cluster: Cluster) -
         starter.wait(0.5)
     left_alone = starter.poll() is not None and any(alive(pid) for pid in programs)
     os.kill(server, signal.SIGCONT)
-    starter.communicate()
+    starter.wait()
     assert not left_alone
     assert starter.returncode == -signal.SIGINT
     assert has_the_mark(cluster)
@@ -309,7 +335,9 @@ def test_an_interrupted_start_leaves_a_server_that_stop_ends(cluster: Cluster) -
 
 
 @pytest.mark.parametrize("initdb_too", [False, True])
-def test_an_interrupted_initdb_leaves_no_ruin(fresh: Cluster, initdb_too: bool) -> None:
+def test_an_interrupted_initdb_leaves_no_ruin(
+    fresh: Cluster, start_elsewhere: Starting, initdb_too: bool
+) -> None:
     starter = start_elsewhere(fresh)
     deadline = time.monotonic() + 20
     while not list(fresh.directory.glob(".initdb-*/PG_VERSION")):
@@ -318,7 +346,7 @@ def test_an_interrupted_initdb_leaves_no_ruin(fresh: Cluster, initdb_too: bool) 
     starter.kill()
     if initdb_too:
         os.killpg(initdb, signal.SIGKILL)
-    starter.communicate()
+    starter.wait()
     assert not (fresh.directory / "pg").exists()
 
     fresh.start()
@@ -403,7 +431,7 @@ def test_a_path_unfit_for_a_socket_works_too(tmp_path: Path, binaries: Path) -> 
     for name in ("long" * 30, "a,b"):  # a comma would separate two hosts
         with pytest.raises(EmbeddedError, match="not running"):
             Cluster(tmp_path / name, binaries).dsn()
-    cluster = Cluster(tmp_path / ("long," * 30), binaries)
+    cluster = Cluster(tmp_path / ("long," * 30), binaries, settings=SETTINGS)
     try:
         cluster.start()
         leave_a_mark(cluster)
@@ -431,7 +459,8 @@ def test_any_path_can_be_connected_to(
     tmp_path: Path, binaries: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PGPORT", "1")  # as in the shell of whoever works with other servers
-    cluster = Cluster(tmp_path / 'it\'s 100% "odd" +$HOME ü', binaries)
+    folder = tmp_path / 'it\'s 100% "odd" +$HOME ü'
+    cluster = Cluster(folder, binaries, settings=SETTINGS)
 
     async def connect() -> object:
         connection = await asyncpg.connect(cluster.dsn())
@@ -448,21 +477,17 @@ def test_any_path_can_be_connected_to(
         remove(cluster)
 
 
-def test_several_who_start_at_once_get_one_server(fresh: Cluster) -> None:
-    starters = [start_elsewhere(fresh) for _ in range(3)]
-    try:
-        for starter in starters:
-            assert starter.stdout is not None
-            assert starter.stdout.readline() == "started\n"
-        assert fresh.log.read_text().count("ready to accept connections") == 1
-    finally:
-        for starter in starters:
-            starter.kill()
-            starter.communicate()
+def test_several_who_start_at_once_get_one_server(
+    fresh: Cluster, start_elsewhere: Starting
+) -> None:
+    for starter in [start_elsewhere(fresh) for _ in range(3)]:
+        assert starter.stdout is not None
+        assert starter.stdout.readline() == "started\n"
+    assert fresh.log.read_text().count("ready to accept connections") == 1
 
 
 def test_a_folder_of_another_version_is_refused(fresh: Cluster, binaries: Path) -> None:
-    older = Cluster(fresh.directory, find_binaries(16))
+    older = Cluster(fresh.directory, find_binaries(16), settings=SETTINGS)
     older.start()
     older.stop()
     with pytest.raises(EmbeddedError, match=r"made by PostgreSQL 16.* PostgreSQL 18: .*pg_dumpall"):

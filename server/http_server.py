@@ -1,0 +1,73 @@
+"""How aiohttp speaks HTTP for us: answers to what never becomes a request have our error shape
+too, and nothing a client sent is quoted in them or in the log."""
+
+from __future__ import annotations
+
+import logging
+from secrets import token_hex
+
+import orjson
+from aiohttp import web
+from aiohttp.web_protocol import RequestHandler
+
+_LOG = logging.getLogger(__name__)
+
+
+class _Protocol(RequestHandler):
+    __slots__ = ()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Answers what the parser refused. Its message is dropped: it quotes the header at fault,
+        which may be an API key."""
+        request_id = token_hex(16)
+        if status >= 500:
+            _LOG.error("unhandled error", exc_info=exc, extra={"request_id": request_id})
+        else:
+            reason = type(exc).__name__
+            _LOG.info("malformed request: %s", reason, extra={"request_id": request_id})
+        if request.writer.output_size > 0:
+            raise ConnectionError("an answer was under way")
+        body = {
+            "detail": "Internal Server Error" if status >= 500 else "Malformed HTTP request",
+            "code": "internal_error" if status >= 500 else "malformed_request",
+            "request_id": request_id,
+        }
+        response = web.Response(
+            status=status,
+            body=orjson.dumps(body),
+            content_type="application/json",
+            headers={"X-Request-ID": request_id},
+        )
+        response.force_close()
+        return response
+
+
+class _Server(web.Server):
+    def __call__(self) -> RequestHandler:
+        return _Protocol(self, loop=self._loop, **self._kwargs)
+
+
+class Runner(web.AppRunner):
+    """An AppRunner whose connections speak as above."""
+
+    __slots__ = ()
+
+    async def _make_server(self) -> web.Server:
+        server = await super()._make_server()
+        # aiohttp makes its server inside the application and offers no way to choose its class.
+        server.__class__ = _Server
+        return server
+
+
+async def ignore_other_expectations(request: web.Request) -> None:
+    """Answers `Expect: 100-continue`; any other expectation is none of ours and is passed over."""
+    if request.headers.get("Expect", "").lower() == "100-continue":
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        # Not part of the answer.
+        request.writer.output_size = 0

@@ -1,0 +1,131 @@
+-- A list of charges under one idempotency key: the whole list takes effect once.
+
+-- Makes the charges of one request of the web tier, in their order, and remembers the outcomes
+-- under the API key and p_idempotency_key: the same request again gets the first outcomes
+-- (replayed true) and charges nothing, another request is refused. p_request_fingerprint is a
+-- digest of the request as it was sent. Everything is one transaction, so it waits for locked
+-- accounts. Locks: the batch_requests row, then as billing.create_charges.
+-- Writes: batch_requests 0..1, and as billing.create_charges.
+-- Errors: actor and key errors, idempotency_key_reused; all else is an item's outcome.
+-- Example: SELECT * FROM billing.create_charges_once(p_idempotency_key => 'batch-1',
+--     p_request_fingerprint => '\x00', p_api_key_id => '...', p_oauth_providers => ARRAY['oauth:google'],
+--     p_external_ids => ARRAY['1'], p_amounts_minor => ARRAY[1], ...);
+CREATE OR REPLACE FUNCTION billing.create_charges_once(
+    p_idempotency_key text,
+    p_request_fingerprint bytea,
+    p_api_key_id uuid,
+    p_oauth_providers text[],
+    p_external_ids text[],
+    p_amounts_minor bigint[],
+    p_currencies text[],
+    p_descriptions text[],
+    p_idempotency_keys text[],
+    p_metadata_message_ids text[],
+    p_metadata_agent_ids text[],
+    p_metadata_channel_ids text[],
+    p_metadata_request_ids text[],
+    p_customer_emails text[],
+    p_user_roles text[],
+    p_agent_ids text[],
+    p_marketing_opt_ins boolean[],
+    p_marketing_opt_in_sources text[]
+) RETURNS TABLE (
+    item integer,
+    outcome text,
+    charge_id uuid,
+    account_id uuid,
+    amount_minor bigint,
+    currency text,
+    description text,
+    balance_before bigint,
+    balance_after bigint,
+    free_uses_after bigint,
+    paid_with text,
+    created_at timestamptz,
+    metadata_message_id text,
+    metadata_agent_id text,
+    metadata_channel_id text,
+    metadata_request_id text,
+    balance bigint,
+    account_currency text,
+    replayed boolean
+)
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = ''
+AS $$
+DECLARE
+    v_first record;
+    v_answer jsonb;
+    v_replayed boolean := false;
+BEGIN
+    PERFORM billing_data.authorize(p_api_key_id, NULL, 'billing:write');
+    PERFORM billing_data.require_durable_commit();
+    INSERT INTO billing_data.batch_requests (
+        api_key_id, idempotency_key, request_fingerprint, answer
+    )
+    VALUES (p_api_key_id, p_idempotency_key, p_request_fingerprint, '[]')
+    ON CONFLICT ON CONSTRAINT batch_requests_pkey DO NOTHING;
+    IF FOUND THEN
+        SELECT jsonb_agg(to_jsonb(c)) INTO v_answer
+        FROM billing.create_charges(
+            p_oauth_providers => p_oauth_providers,
+            p_external_ids => p_external_ids,
+            p_amounts_minor => p_amounts_minor,
+            p_currencies => p_currencies,
+            p_descriptions => p_descriptions,
+            p_idempotency_keys => p_idempotency_keys,
+            p_metadata_message_ids => p_metadata_message_ids,
+            p_metadata_agent_ids => p_metadata_agent_ids,
+            p_metadata_channel_ids => p_metadata_channel_ids,
+            p_metadata_request_ids => p_metadata_request_ids,
+            p_customer_emails => p_customer_emails,
+            p_user_roles => p_user_roles,
+            p_agent_ids => p_agent_ids,
+            p_marketing_opt_ins => p_marketing_opt_ins,
+            p_marketing_opt_in_sources => p_marketing_opt_in_sources,
+            p_api_key_ids => array_fill(p_api_key_id, ARRAY[cardinality(p_external_ids)])
+        ) AS c;
+        UPDATE billing_data.batch_requests AS b
+        SET answer = v_answer
+        WHERE b.api_key_id = p_api_key_id AND b.idempotency_key = p_idempotency_key;
+    ELSE
+        SELECT b.request_fingerprint, b.answer INTO STRICT v_first
+        FROM billing_data.batch_requests AS b
+        WHERE b.api_key_id = p_api_key_id AND b.idempotency_key = p_idempotency_key;
+        IF v_first.request_fingerprint <> p_request_fingerprint THEN
+            PERFORM billing_data.raise_error('idempotency_key_reused');
+        END IF;
+        v_answer := v_first.answer;
+        v_replayed := true;
+    END IF;
+    RETURN QUERY
+    SELECT
+        r.item, r.outcome, r.charge_id, r.account_id, r.amount_minor, r.currency,
+        r.description, r.balance_before, r.balance_after, r.free_uses_after, r.paid_with, r.created_at,
+        r.metadata_message_id, r.metadata_agent_id, r.metadata_channel_id, r.metadata_request_id, r.balance, r.account_currency,
+        v_replayed
+    FROM jsonb_to_recordset(v_answer) AS r (
+        item integer,
+        outcome text,
+        charge_id uuid,
+        account_id uuid,
+        amount_minor bigint,
+        currency text,
+        description text,
+        balance_before bigint,
+        balance_after bigint,
+        free_uses_after bigint,
+        paid_with text,
+        created_at timestamptz,
+        metadata_message_id text,
+        metadata_agent_id text,
+        metadata_channel_id text,
+        metadata_request_id text,
+        balance bigint,
+        account_currency text
+    );
+END
+$$;
+COMMENT ON FUNCTION billing.create_charges_once IS
+    'Makes a list of charges once per idempotency key. For billing_server and billing_dba.';
+GRANT EXECUTE ON FUNCTION billing.create_charges_once TO billing_server, billing_dba;
