@@ -47,9 +47,11 @@ OWN_CODES = {
     "api_key_format",
     "body_too_large",
     "internal_error",
+    "malformed_request",
     "method_not_allowed",
     "not_found",
     "unavailable",
+    "unsupported_content_encoding",
     "validation_error",
 }
 NOT_FOR_AGENTS = {
@@ -284,7 +286,8 @@ def test_a_batch_with_every_kind_of_result_is_as_described(service: Service) -> 
         answer = send(
             service, "createCharges", body={"charges": [charge_body(user)]}, headers=with_header
         )
-        assert answer.json()["results"][0].get("replayed", False) is replayed
+        assert answer.json()["results"][0]["status"] == 201
+        assert ("idempotent-replayed" in answer.headers) is replayed
         validate_answer("createCharges", answer)
 
 
@@ -348,6 +351,8 @@ def _stopped(status: str) -> Callable[[Service, str], Any]:
 
 
 def _body(name: str, user: str, **fields: Any) -> Json:
+    if name == "createCharges":
+        return {"charges": [charge_body(user, **fields)]}
     make = {"createCharge": charge_body, "createCredit": credit_body}.get(name)
     return make(user, **fields) if make else {**identity(user), **fields}
 
@@ -365,7 +370,7 @@ def _used_key(service: Service, name: str) -> Any:
 
 
 def _reused_header(service: Service, name: str) -> Any:
-    user, headers = make_known(service, unique()), {"Idempotency-Key": "once"}
+    user, headers = make_known(service, unique()), {"Idempotency-Key": unique("once")}
     assert send(service, name, body=_body(name, user), headers=headers).is_success
     return send(service, name, body=_body(name, user, user_role="other"), headers=headers)
 
@@ -398,6 +403,9 @@ PROVOKE: dict[str, Callable[[Service, str], Any]] = {
     "insufficient_credits": _empty_account,
     "not_found": lambda service, name: send(service, name, path="/static/nothing.css"),
     "permission_missing": _other_permission,
+    "unsupported_content_encoding": lambda service, name: send(
+        service, name, headers={"Content-Encoding": "gzip"}
+    ),
     "validation_error": _wrong_shape,
 }
 # 500 is a defect wherever it appears; 503 has a test of its own below.

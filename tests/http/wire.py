@@ -303,7 +303,7 @@ def exchange(
             while b"\r\n\r\n" not in answer:
                 answer += connection.recv(65536) or b"\r\n\r\n"
             if answer.startswith(b"HTTP/1.1 100 "):
-                answer = b""
+                answer = answer.partition(b"\r\n\r\n")[2]
                 connection.sendall(wait_before)
         else:
             connection.sendall(request)
