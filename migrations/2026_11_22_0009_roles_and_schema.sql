@@ -8,7 +8,9 @@ DO $roles$
 DECLARE
     v_role text;
 BEGIN
-    FOREACH v_role IN ARRAY ARRAY['billing_owner', 'billing_server', 'billing_dba', 'billing_analyst']
+    FOREACH v_role IN ARRAY ARRAY[
+        'billing_owner', 'billing_server', 'billing_dba', 'billing_analyst'
+    ]
     LOOP
         IF NOT EXISTS (SELECT 1 FROM pg_catalog.pg_roles AS r WHERE r.rolname = v_role) THEN
             BEGIN
@@ -22,7 +24,7 @@ BEGIN
     -- server later gives its rights away by becoming billing_server. The owner may do what DBAs may.
     FOREACH v_role IN ARRAY ARRAY['billing_owner', 'billing_server']
     LOOP
-        IF NOT pg_has_role(current_user, v_role, 'MEMBER') THEN
+        IF NOT pg_has_role(current_user, v_role, 'USAGE') THEN
             EXECUTE format('GRANT %I TO %I', v_role, current_user);
         END IF;
     END LOOP;

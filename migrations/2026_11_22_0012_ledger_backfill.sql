@@ -27,13 +27,13 @@ SET ledger_version = o.ledger_version,
     paid_with = CASE WHEN c.balance_after = c.balance_before THEN 'free' ELSE 'paid' END,
     database_role = 'legacy'
 FROM ledger_order AS o
-WHERE o.kind = 'charge' AND o.id = c.id;
+WHERE o.kind = 'charge' AND o.id = c.id AND c.ledger_version IS NULL;
 
 UPDATE billing_data.credits AS c
 SET ledger_version = o.ledger_version,
     database_role = 'legacy'
 FROM ledger_order AS o
-WHERE o.kind = 'credit' AND o.id = c.id;
+WHERE o.kind = 'credit' AND o.id = c.id AND c.ledger_version IS NULL;
 
 UPDATE billing_data.accounts AS a
 SET ledger_version = o.rows_written

@@ -7,6 +7,7 @@ ALTER TABLE billing_data.admin_audit_logs DISABLE TRIGGER USER;
 ALTER TABLE billing_data.admin_audit_logs
     DROP COLUMN database_role,
     DROP COLUMN reason;
+ALTER TABLE billing_data.admin_audit_logs ENABLE TRIGGER USER;
 
 -- Staff of another domain cannot be kept by a constraint that names one; new rows must obey it.
 ALTER TABLE billing_data.admin_users

@@ -14,7 +14,7 @@ CREATE OR REPLACE FUNCTION billing_data.with_profile(
     p_now timestamptz
 ) RETURNS billing_data.accounts
 LANGUAGE plpgsql IMMUTABLE
-SET search_path = ''
+SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     p_account.customer_email := coalesce(p_customer_email, p_account.customer_email);
@@ -34,7 +34,7 @@ COMMENT ON FUNCTION billing_data.with_profile IS
 
 -- Finds the account of an identity or creates it: free uses as configured, no credits, active.
 -- All creators take the same advisory lock for the identity first, so one who must not wait
--- (p_wait false) can tell that somebody else is creating it right now and gets NULL.
+-- (p_wait false) can tell that somebody else is creating it right now and gets no row.
 -- Locks: advisory (identity). Writes: accounts 0 or 1. An existing account is returned untouched.
 CREATE OR REPLACE FUNCTION billing_data.find_or_create_account(
     p_oauth_provider text,
@@ -50,26 +50,27 @@ CREATE OR REPLACE FUNCTION billing_data.find_or_create_account(
     p_marketing_opt_in boolean,
     p_marketing_opt_in_source text,
     p_wait boolean
-) RETURNS billing_data.accounts
+) RETURNS TABLE (account billing_data.accounts, created boolean)
 LANGUAGE plpgsql VOLATILE
-SET search_path = ''
+SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_account billing_data.accounts;
+    v_found record;
     v_identity bigint := hashtextextended(p_oauth_provider || ' ' || p_external_id, 0);
     v_now timestamptz;
 BEGIN
-    SELECT a.* INTO v_account
+    SELECT a AS account, false AS created INTO v_found
     FROM billing_data.accounts AS a
     WHERE a.oauth_provider = p_oauth_provider AND a.external_id = p_external_id;
     IF FOUND THEN
-        RETURN v_account;
+        RETURN QUERY SELECT v_found.account, v_found.created;
+        RETURN;
     END IF;
 
     IF p_wait THEN
         PERFORM pg_advisory_xact_lock(v_identity);
     ELSIF NOT pg_try_advisory_xact_lock(v_identity) THEN
-        RETURN NULL;
+        RETURN;
     END IF;
     v_now := clock_timestamp();
     INSERT INTO billing_data.accounts AS a (
@@ -84,24 +85,24 @@ BEGIN
         p_marketing_opt_in_source, v_now, v_now
     FROM billing_data.settings AS s
     ON CONFLICT ON CONSTRAINT accounts_identity DO NOTHING
-    RETURNING a.* INTO v_account;
+    RETURNING a AS account, true AS created INTO v_found;
     IF NOT FOUND THEN
         -- Somebody created it between our look and our lock.
-        SELECT a.* INTO STRICT v_account
+        SELECT a AS account, false AS created INTO STRICT v_found
         FROM billing_data.accounts AS a
         WHERE a.oauth_provider = p_oauth_provider AND a.external_id = p_external_id;
     END IF;
-    RETURN v_account;
+    RETURN QUERY SELECT v_found.account, v_found.created;
 END
 $$;
 COMMENT ON FUNCTION billing_data.find_or_create_account IS
-    'Finds an identity''s account or creates it; NULL when it must not wait and would. Helper.';
+    'Finds an identity''s account or creates it; no row when it must not wait and would. Helper.';
 
 -- Refuses an identity that is not one. For callers in psql: the web tier checks shapes.
 CREATE OR REPLACE FUNCTION billing_data.require_identity(p_oauth_provider text, p_external_id text)
 RETURNS void
 LANGUAGE plpgsql STABLE
-SET search_path = ''
+SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     PERFORM billing_data.require(
@@ -115,6 +116,23 @@ END
 $$;
 COMMENT ON FUNCTION billing_data.require_identity IS
     'Raises invalid_argument unless provider and external id are well formed. Helper.';
+
+-- Refuses profile fields that are too long. For callers in psql: the web tier checks shapes.
+CREATE OR REPLACE FUNCTION billing_data.require_profile(
+    p_customer_email text, p_user_role text, p_agent_id text, p_marketing_opt_in_source text
+) RETURNS void
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM billing_data.require_length(p_customer_email, 255, 'p_customer_email');
+    PERFORM billing_data.require_length(p_user_role, 50, 'p_user_role');
+    PERFORM billing_data.require_length(p_agent_id, 255, 'p_agent_id');
+    PERFORM billing_data.require_length(p_marketing_opt_in_source, 50, 'p_marketing_opt_in_source');
+END
+$$;
+COMMENT ON FUNCTION billing_data.require_profile IS
+    'Raises invalid_argument when a profile field is too long. Helper.';
 
 -- Creates the account of an identity, or returns the existing one untouched. With
 -- p_idempotency_key the first answer is remembered for that account and key: the same request
@@ -160,14 +178,14 @@ CREATE OR REPLACE FUNCTION billing.create_account(
     replayed boolean
 )
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
-SET search_path = ''
+SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     v_account billing_data.accounts;
     v_fingerprint bytea;
     v_first record;
     v_replayed boolean := false;
-    v_started_at timestamptz := clock_timestamp();
+    v_found record;
 BEGIN
     PERFORM billing_data.authorize(p_api_key_id, p_admin_user_id, 'billing:write');
     PERFORM billing_data.require_identity(p_oauth_provider, p_external_id);
@@ -180,13 +198,21 @@ BEGIN
     PERFORM billing_data.require(
         length(p_plan_name) BETWEEN 1 AND 100, 'p_plan_name', 'it must have 1 to 100 characters'
     );
+    PERFORM billing_data.require_length(p_wa_id, 255, 'p_wa_id');
+    PERFORM billing_data.require_length(p_tenant_id, 255, 'p_tenant_id');
+    PERFORM billing_data.require_profile(
+        p_customer_email, p_user_role, p_agent_id, p_marketing_opt_in_source
+    );
+    PERFORM billing_data.require_length(p_idempotency_key, 255, 'p_idempotency_key');
     PERFORM billing_data.require_durable_commit();
 
-    v_account := billing_data.find_or_create_account(
+    SELECT f.account, f.created INTO STRICT v_found
+    FROM billing_data.find_or_create_account(
         p_oauth_provider, p_external_id, p_wa_id, p_tenant_id, p_initial_balance_minor, p_currency,
         p_plan_name, p_customer_email, p_user_role, p_agent_id, p_marketing_opt_in,
         p_marketing_opt_in_source, p_wait => true
-    );
+    ) AS f;
+    v_account := v_found.account;
 
     IF p_idempotency_key IS NOT NULL THEN
         v_fingerprint := sha256(convert_to(ROW(
@@ -217,7 +243,7 @@ BEGIN
         v_account.status::text, v_account.paid_credits, v_account.marketing_opt_in,
         v_account.marketing_opt_in_at, v_account.marketing_opt_in_source::text,
         v_account.created_at, v_account.updated_at,
-        v_account.created_at >= v_started_at AND NOT v_replayed, v_replayed;
+        v_found.created AND NOT v_replayed, v_replayed;
 END
 $$;
 COMMENT ON FUNCTION billing.create_account IS
@@ -256,7 +282,7 @@ CREATE OR REPLACE FUNCTION billing.get_account(
     ledger_version bigint
 )
 LANGUAGE plpgsql STABLE SECURITY DEFINER
-SET search_path = ''
+SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     PERFORM billing_data.authorize(p_api_key_id, p_admin_user_id, 'billing:read');
@@ -291,7 +317,7 @@ CREATE OR REPLACE FUNCTION billing.set_account_status(
     p_admin_user_id uuid DEFAULT NULL
 ) RETURNS TABLE (account_id uuid, status text, previous_status text)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
-SET search_path = ''
+SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     v_role text := billing_data.authorize(NULL, p_admin_user_id, 'billing:write');

@@ -5,7 +5,7 @@
 -- is a member of that role and of no stronger one. A DBA's or owner's login is not the web tier.
 CREATE OR REPLACE FUNCTION billing_data.is_web_tier() RETURNS boolean
 LANGUAGE sql STABLE
-SET search_path = ''
+SET search_path = pg_catalog, pg_temp
 RETURN current_setting('role') = 'billing_server'
     OR NOT pg_has_role(session_user, 'billing_dba', 'MEMBER');
 COMMENT ON FUNCTION billing_data.is_web_tier IS
@@ -15,7 +15,7 @@ COMMENT ON FUNCTION billing_data.is_web_tier IS
 -- Errors: actor_required when the caller is the web tier.
 CREATE OR REPLACE FUNCTION billing_data.caller_role() RETURNS text
 LANGUAGE plpgsql STABLE
-SET search_path = ''
+SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     IF billing_data.is_web_tier() THEN
@@ -32,7 +32,7 @@ COMMENT ON FUNCTION billing_data.caller_role IS
 CREATE OR REPLACE FUNCTION billing_data.api_key_fault(p_api_key_id uuid, p_permission text)
 RETURNS text
 LANGUAGE plpgsql STABLE
-SET search_path = ''
+SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     v_key record;
@@ -44,7 +44,7 @@ BEGIN
         RETURN 'api_key_invalid';
     ELSIF v_key.expires_at <= clock_timestamp() THEN
         RETURN 'api_key_expired';
-    ELSIF NOT p_permission = ANY (v_key.permissions) THEN
+    ELSIF (p_permission = ANY (v_key.permissions)) IS NOT TRUE THEN
         RETURN 'permission_missing';
     END IF;
     RETURN NULL;
@@ -54,14 +54,14 @@ COMMENT ON FUNCTION billing_data.api_key_fault IS
     'Names what is wrong with an API key for a permission, NULL when nothing is. Helper.';
 
 -- Refuses the call unless its actor may do it: an API key that has p_permission, an active staff
--- member of role admin, or a database role. Exactly one of the two ids may be given, and only by
+-- member (of role admin unless it only reads), or a database role. Exactly one of the two ids may be given, and only by
 -- the web tier. Errors: actor_required, actor_not_allowed, api_key_*, permission_missing,
 -- admin_role_required.
 CREATE OR REPLACE FUNCTION billing_data.authorize(
     p_api_key_id uuid, p_admin_user_id uuid, p_permission text
 ) RETURNS text
 LANGUAGE plpgsql STABLE
-SET search_path = ''
+SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     v_fault text;
@@ -84,7 +84,7 @@ BEGIN
         SELECT u.role INTO v_role
         FROM billing_data.admin_users AS u
         WHERE u.id = p_admin_user_id AND u.is_active;
-        IF v_role IS DISTINCT FROM 'admin' THEN
+        IF v_role IS NULL OR (v_role <> 'admin' AND p_permission <> 'billing:read') THEN
             PERFORM billing_data.raise_error(
                 'admin_role_required', jsonb_build_object('role', coalesce(v_role, 'none'))
             );
@@ -100,7 +100,7 @@ COMMENT ON FUNCTION billing_data.authorize IS
 -- transaction. (A SET clause on the function would end before the commit and do nothing.)
 CREATE OR REPLACE FUNCTION billing_data.require_durable_commit() RETURNS void
 LANGUAGE plpgsql VOLATILE
-SET search_path = ''
+SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     IF current_setting('synchronous_commit') = 'off' THEN
@@ -122,7 +122,7 @@ CREATE OR REPLACE FUNCTION billing_data.write_audit(
     p_database_role text
 ) RETURNS void
 LANGUAGE plpgsql VOLATILE
-SET search_path = ''
+SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     INSERT INTO billing_data.admin_audit_logs (

@@ -13,7 +13,7 @@ CREATE OR REPLACE FUNCTION billing.add_admin(
     created_at timestamptz
 )
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
-SET search_path = ''
+SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     v_caller text := billing_data.authorize(NULL, p_admin_user_id, 'billing:write');
@@ -37,6 +37,7 @@ BEGIN
         p_full_name IS NULL OR length(p_full_name) BETWEEN 1 AND 255,
         'p_full_name', 'it must have 1 to 255 characters'
     );
+    PERFORM billing_data.require_durable_commit();
     INSERT INTO billing_data.admin_users AS u (email, full_name, role)
     VALUES (v_email, coalesce(p_full_name, split_part(v_email, '@', 1)), p_role)
     ON CONFLICT ON CONSTRAINT admin_users_email_key DO UPDATE
@@ -63,7 +64,7 @@ RETURNS TABLE (
     created_at timestamptz, last_login_at timestamptz
 )
 LANGUAGE sql STABLE SECURITY DEFINER
-SET search_path = ''
+SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
     SELECT
         u.id, u.email::text, u.full_name::text, u.role::text, u.is_active, u.created_at,
@@ -75,12 +76,12 @@ COMMENT ON FUNCTION billing.list_admins IS
     'Lists staff with role and last sign-in. For billing_server and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.list_admins TO billing_server, billing_dba;
 
--- Reads one active staff member by e-mail. Errors: actor_required, admin_not_found.
+-- Reads one active staff member by e-mail. Errors: admin_not_found.
 -- Example: SELECT * FROM billing.get_admin(p_email => 'ada@example.com');
 CREATE OR REPLACE FUNCTION billing.get_admin(p_email text)
 RETURNS TABLE (admin_user_id uuid, email text, full_name text, role text)
 LANGUAGE plpgsql STABLE SECURITY DEFINER
-SET search_path = ''
+SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     RETURN QUERY

@@ -25,7 +25,7 @@ CREATE OR REPLACE FUNCTION billing.create_api_key(
     expires_at timestamptz
 )
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
-SET search_path = ''
+SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     v_role text := billing_data.authorize(NULL, p_admin_user_id, 'billing:write');
@@ -78,7 +78,7 @@ GRANT EXECUTE ON FUNCTION billing.create_api_key TO billing_server, billing_dba;
 
 -- Replaces an active key: the successor has the same name, environment, permissions and remaining
 -- lifetime in whole days; the old key works for 24 more hours (never past its own expiry).
--- Locks: the old key. Writes: api_keys 2, admin_audit_logs 1.
+-- Locks: the old key. Writes: api_keys 2, admin_audit_logs 2.
 -- Errors: actor errors, invalid_argument, api_key_not_found, api_key_not_active.
 -- Example: SELECT * FROM billing.rotate_api_key(p_api_key_id => '...', p_key_prefix => '...',
 --              p_key_hash => '...');
@@ -97,7 +97,7 @@ CREATE OR REPLACE FUNCTION billing.rotate_api_key(
     old_key_expires_at timestamptz
 )
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
-SET search_path = ''
+SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     v_role text := billing_data.authorize(NULL, p_admin_user_id, 'billing:write');
@@ -122,7 +122,9 @@ BEGIN
         ));
     END IF;
     -- A lifetime of less than a day still gets a day: a key cannot be made to expire at once.
-    v_days := greatest(1, floor(extract(EPOCH FROM v_old.expires_at - v_now) / 86400))::integer;
+    v_days := least(
+        3650, greatest(1, floor(extract(EPOCH FROM v_old.expires_at - v_now) / 86400))
+    )::integer;
     IF v_old.expires_at IS NULL THEN
         v_days := NULL;
     END IF;
@@ -162,7 +164,7 @@ CREATE OR REPLACE FUNCTION billing.revoke_api_key(
     p_admin_user_id uuid DEFAULT NULL
 ) RETURNS TABLE (api_key_id uuid, name text, key_prefix text, status text)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
-SET search_path = ''
+SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     v_role text := billing_data.authorize(NULL, p_admin_user_id, 'billing:write');
@@ -213,7 +215,7 @@ CREATE OR REPLACE FUNCTION billing.list_api_keys(
     created_by_role text
 )
 LANGUAGE sql STABLE SECURITY DEFINER
-SET search_path = ''
+SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
     SELECT
         k.id, k.name::text, k.key_prefix::text, k.environment::text, k.permissions::text[],
@@ -235,7 +237,7 @@ GRANT EXECUTE ON FUNCTION billing.list_api_keys TO billing_server, billing_dba;
 CREATE OR REPLACE FUNCTION billing.find_api_key(p_key_prefix text)
 RETURNS TABLE (api_key_id uuid, key_hash text)
 LANGUAGE sql STABLE SECURITY DEFINER
-SET search_path = ''
+SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
     SELECT k.id, k.key_hash
     FROM billing_data.api_keys AS k
@@ -251,7 +253,7 @@ GRANT EXECUTE ON FUNCTION billing.find_api_key TO billing_server, billing_dba;
 CREATE OR REPLACE FUNCTION billing.require_api_key(p_api_key_id uuid, p_permission text)
 RETURNS boolean
 LANGUAGE plpgsql STABLE SECURITY DEFINER
-SET search_path = ''
+SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     PERFORM billing_data.authorize(p_api_key_id, NULL, p_permission);
@@ -267,9 +269,10 @@ GRANT EXECUTE ON FUNCTION billing.require_api_key TO billing_server, billing_dba
 -- Example: SELECT billing.retire_expired_api_key(p_api_key_id => '...');
 CREATE OR REPLACE FUNCTION billing.retire_expired_api_key(p_api_key_id uuid) RETURNS boolean
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
-SET search_path = ''
+SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
+    PERFORM billing_data.require_durable_commit();
     UPDATE billing_data.api_keys AS k
     SET status = 'revoked'
     WHERE k.id = p_api_key_id AND k.status <> 'revoked' AND k.expires_at <= clock_timestamp();
@@ -290,7 +293,7 @@ CREATE OR REPLACE FUNCTION billing.record_api_key_use(
     p_used_from inet[]
 ) RETURNS integer
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
-SET search_path = ''
+SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     v_count integer;

@@ -2,7 +2,7 @@
 -- owner too. A migration that must touch them disables the trigger for itself.
 CREATE OR REPLACE FUNCTION billing_data.refuse_change() RETURNS trigger
 LANGUAGE plpgsql
-SET search_path = ''
+SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     RAISE EXCEPTION USING
@@ -28,7 +28,7 @@ CREATE OR REPLACE TRIGGER admin_audit_logs_append_only
 -- never become false because a key's prefix and hash never change and a key is never deleted.
 CREATE OR REPLACE FUNCTION billing_data.refuse_api_key_change() RETURNS trigger
 LANGUAGE plpgsql
-SET search_path = ''
+SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     IF TG_OP = 'UPDATE' THEN
@@ -46,6 +46,9 @@ $$;
 COMMENT ON FUNCTION billing_data.refuse_api_key_change IS
     'Trigger: refuses to change an API key''s id, prefix or hash, or to delete the key.';
 
+CREATE OR REPLACE TRIGGER api_keys_not_truncated
+    BEFORE TRUNCATE ON billing_data.api_keys
+    FOR EACH STATEMENT EXECUTE FUNCTION billing_data.refuse_api_key_change();
 CREATE OR REPLACE TRIGGER api_keys_fixed
     BEFORE UPDATE OR DELETE ON billing_data.api_keys
     FOR EACH ROW EXECUTE FUNCTION billing_data.refuse_api_key_change();

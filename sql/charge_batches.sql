@@ -51,7 +51,7 @@ CREATE OR REPLACE FUNCTION billing.create_charges_once(
     replayed boolean
 )
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
-SET search_path = ''
+SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     v_first record;
@@ -59,6 +59,17 @@ DECLARE
     v_replayed boolean := false;
 BEGIN
     PERFORM billing_data.authorize(p_api_key_id, NULL, 'billing:write');
+    PERFORM billing_data.require(p_api_key_id IS NOT NULL, 'p_api_key_id', 'it must be given');
+    PERFORM billing_data.require(
+        length(p_idempotency_key) BETWEEN 1 AND 255,
+        'p_idempotency_key', 'it must have 1 to 255 characters'
+    );
+    PERFORM billing_data.require(
+        p_request_fingerprint IS NOT NULL, 'p_request_fingerprint', 'it must be given'
+    );
+    PERFORM billing_data.require(
+        cardinality(p_external_ids) > 0, 'p_external_ids', 'it must not be empty'
+    );
     PERFORM billing_data.require_durable_commit();
     INSERT INTO billing_data.batch_requests (
         api_key_id, idempotency_key, request_fingerprint, answer

@@ -52,7 +52,7 @@ CREATE OR REPLACE FUNCTION billing.create_charges(
     account_currency text
 )
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
-SET search_path = ''
+SET search_path = pg_catalog, pg_temp
 SET plan_cache_mode = force_generic_plan
 SET enable_seqscan = off
 SET enable_hashjoin = off
@@ -68,14 +68,24 @@ DECLARE
     v_account billing_data.accounts;
     v_changed billing_data.accounts;
     v_dirty boolean := false;
-    v_accounts billing_data.accounts[] := '{}';
+    v_accounts billing_data.accounts[] := ARRAY[]::billing_data.accounts[];
     v_charge billing_data.charges;
-    v_charges billing_data.charges[] := '{}';
+    v_charges billing_data.charges[] := ARRAY[]::billing_data.charges[];
     v_fingerprint bytea;
-    v_keys text[] := '{}';
-    v_keys_at integer[] := '{}';
+    v_keys text[] := ARRAY[]::text[];
+    v_keys_at integer[] := ARRAY[]::integer[];
     v_seen integer;
 BEGIN
+    PERFORM billing_data.require_same_length(
+        cardinality(p_oauth_providers), cardinality(p_external_ids), cardinality(p_amounts_minor),
+        cardinality(p_currencies), cardinality(p_descriptions), ARRAY[
+            cardinality(p_idempotency_keys), cardinality(p_metadata_message_ids),
+            cardinality(p_metadata_agent_ids), cardinality(p_metadata_channel_ids),
+            cardinality(p_metadata_request_ids), cardinality(p_customer_emails),
+            cardinality(p_user_roles), cardinality(p_agent_ids), cardinality(p_marketing_opt_ins),
+            cardinality(p_marketing_opt_in_sources), cardinality(p_api_key_ids)
+        ]
+    );
     PERFORM billing_data.require_durable_commit();
     IF p_api_key_ids IS NULL THEN
         v_role := billing_data.caller_role();
@@ -116,7 +126,18 @@ BEGIN
             i.item, i.amount_minor, i.currency, i.description, i.idempotency_key, i.message_id,
             i.metadata_agent_id, i.channel_id, i.request_id, i.customer_email, i.user_role,
             i.agent_id, i.marketing_opt_in, i.marketing_opt_in_source, i.api_key_id,
-            a AS account, used.row AS existing
+            a AS account, used.row AS existing,
+            (
+                i.amount_minor > 0 AND length(i.currency) = 3 AND length(i.description) > 0
+                AND coalesce(greatest(
+                    length(i.idempotency_key), length(i.message_id), length(i.metadata_agent_id),
+                    length(i.channel_id), length(i.request_id), length(i.customer_email),
+                    length(i.agent_id)
+                ), 0) <= 255
+                AND coalesce(greatest(
+                    length(i.user_role), length(i.marketing_opt_in_source)
+                ), 0) <= 50
+            ) IS TRUE AS is_valid
         FROM unnest(
             p_oauth_providers, p_external_ids, p_amounts_minor, p_currencies, p_descriptions,
             p_idempotency_keys, p_metadata_message_ids, p_metadata_agent_ids,
@@ -147,6 +168,10 @@ BEGIN
                 outcome := billing_data.api_key_fault(v_item.api_key_id, 'billing:write');
                 EXIT decide WHEN outcome IS NOT NULL;
             END IF;
+            IF NOT v_item.is_valid THEN
+                outcome := 'invalid_argument';
+                EXIT decide;
+            END IF;
             IF (v_item.account).id IS NULL THEN
                 outcome := 'account_not_found';
                 EXIT decide;
@@ -160,8 +185,8 @@ BEGIN
                 v_account := v_item.account;
                 v_mine := v_account.id = ANY (v_locked);
                 v_dirty := false;
-                v_keys := '{}';
-                v_keys_at := '{}';
+                v_keys := ARRAY[]::text[];
+                v_keys_at := ARRAY[]::integer[];
             END IF;
             IF NOT v_mine THEN
                 -- Held by another transaction, or created after our look for it.
@@ -348,7 +373,7 @@ CREATE OR REPLACE FUNCTION billing.create_charge(
     created_at timestamptz
 )
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
-SET search_path = ''
+SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     v_outcome text;
@@ -356,9 +381,6 @@ DECLARE
     v_account_currency text;
 BEGIN
     PERFORM billing_data.require_identity(p_oauth_provider, p_external_id);
-    PERFORM billing_data.require(p_amount_minor > 0, 'p_amount_minor', 'it must be greater than 0');
-    PERFORM billing_data.require(length(p_description) > 0, 'p_description', 'it must not be empty');
-    PERFORM billing_data.require(length(p_currency) = 3, 'p_currency', 'it must have 3 characters');
     SELECT
         c.outcome, c.charge_id, c.account_id, c.amount_minor, c.currency, c.description,
         c.balance_before, c.balance_after, c.free_uses_after, c.paid_with, c.created_at, c.balance,
@@ -384,6 +406,26 @@ BEGIN
         p_marketing_opt_in_sources => ARRAY[p_marketing_opt_in_source],
         p_api_key_ids => CASE WHEN p_api_key_id IS NOT NULL THEN ARRAY[p_api_key_id] END
     ) AS c;
+    IF v_outcome = 'invalid_argument' THEN
+        -- Only now: which one it is costs nothing where all are right.
+        PERFORM billing_data.require(
+            p_amount_minor > 0, 'p_amount_minor', 'it must be greater than 0'
+        );
+        PERFORM billing_data.require(
+            length(p_description) > 0, 'p_description', 'it must not be empty'
+        );
+        PERFORM billing_data.require(
+            length(p_currency) = 3, 'p_currency', 'it must have 3 characters'
+        );
+        PERFORM billing_data.require_length(p_idempotency_key, 255, 'p_idempotency_key');
+        PERFORM billing_data.require_length(p_metadata_message_id, 255, 'p_metadata_message_id');
+        PERFORM billing_data.require_length(p_metadata_agent_id, 255, 'p_metadata_agent_id');
+        PERFORM billing_data.require_length(p_metadata_channel_id, 255, 'p_metadata_channel_id');
+        PERFORM billing_data.require_length(p_metadata_request_id, 255, 'p_metadata_request_id');
+        PERFORM billing_data.require_profile(
+            p_customer_email, p_user_role, p_agent_id, p_marketing_opt_in_source
+        );
+    END IF;
     IF v_outcome <> 'created' THEN
         PERFORM billing_data.raise_error(
             CASE
@@ -393,7 +435,7 @@ BEGIN
             jsonb_strip_nulls(jsonb_build_object(
                 'charge_id', charge_id, 'balance', v_balance, 'required', amount_minor,
                 'account_currency', v_account_currency, 'currency', currency,
-                'permission', 'billing:write'
+                'permission', CASE v_outcome WHEN 'permission_missing' THEN 'billing:write' END
             ))
         );
     END IF;

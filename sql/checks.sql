@@ -7,12 +7,11 @@
 CREATE OR REPLACE FUNCTION billing.create_check_partitions(p_months integer DEFAULT 3)
 RETURNS TABLE (partition_name text)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
-SET search_path = ''
+SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     v_start timestamptz;
     v_end timestamptz;
-    v_month integer;
 BEGIN
     PERFORM billing_data.require(p_months BETWEEN 0 AND 120, 'p_months', 'it must be 0 to 120');
     PERFORM pg_advisory_xact_lock(hashtextextended('billing.create_check_partitions', 0));
@@ -52,7 +51,7 @@ GRANT EXECUTE ON FUNCTION billing.create_check_partitions TO billing_server, bil
 CREATE OR REPLACE FUNCTION billing.drop_check_partitions(p_before timestamptz)
 RETURNS TABLE (partition_name text)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
-SET search_path = ''
+SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     PERFORM billing_data.caller_role();
@@ -117,7 +116,7 @@ CREATE OR REPLACE FUNCTION billing.check_credits(
     account_created boolean
 )
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
-SET search_path = ''
+SET search_path = pg_catalog, pg_temp
 SET plan_cache_mode = force_generic_plan
 SET enable_seqscan = off
 SET enable_hashjoin = off
@@ -134,8 +133,21 @@ DECLARE
     v_account billing_data.accounts;
     v_changed billing_data.accounts;
     v_check billing_data.credit_checks;
-    v_checks billing_data.credit_checks[] := '{}';
+    v_checks billing_data.credit_checks[] := ARRAY[]::billing_data.credit_checks[];
+    v_found record;
+    v_current billing_data.accounts;  -- the account of the item before, as it is by now
+    v_created uuid[] := ARRAY[]::uuid[];
 BEGIN
+    PERFORM billing_data.require_same_length(
+        cardinality(p_oauth_providers), cardinality(p_external_ids), cardinality(p_external_ids),
+        cardinality(p_external_ids), cardinality(p_external_ids), ARRAY[
+            cardinality(p_wa_ids), cardinality(p_tenant_ids), cardinality(p_context_agent_ids),
+            cardinality(p_context_channel_ids), cardinality(p_context_request_ids),
+            cardinality(p_customer_emails), cardinality(p_user_roles), cardinality(p_agent_ids),
+            cardinality(p_marketing_opt_ins), cardinality(p_marketing_opt_in_sources),
+            cardinality(p_api_key_ids)
+        ]
+    );
     IF p_api_key_ids IS NULL THEN
         v_role := billing_data.caller_role();
     ELSIF NOT billing_data.is_web_tier() THEN
@@ -146,11 +158,71 @@ BEGIN
     END IF;
     SELECT s.* INTO STRICT v_settings FROM billing_data.settings AS s;
 
+    IF p_wait THEN
+        -- New accounts first, in the order of their identities; then the loop meets all rows, and
+        -- locks those it must, in the order of their ids. Two calls cannot wait for each other.
+        FOR v_item IN
+            SELECT DISTINCT ON (i.oauth_provider, i.external_id)
+                i.oauth_provider, i.external_id, i.wa_id, i.tenant_id, i.customer_email,
+                i.user_role, i.agent_id, i.marketing_opt_in, i.marketing_opt_in_source
+            FROM unnest(
+                p_oauth_providers, p_external_ids, p_wa_ids, p_tenant_ids, p_context_agent_ids,
+                p_context_channel_ids, p_context_request_ids, p_customer_emails, p_user_roles,
+                p_agent_ids, p_marketing_opt_ins, p_marketing_opt_in_sources, p_api_key_ids
+            ) WITH ORDINALITY AS i (
+                oauth_provider, external_id, wa_id, tenant_id, context_agent_id, context_channel_id,
+                context_request_id, customer_email, user_role, agent_id, marketing_opt_in,
+                marketing_opt_in_source, api_key_id, item
+            )
+            LEFT JOIN billing_data.accounts AS a
+                ON a.oauth_provider = i.oauth_provider AND a.external_id = i.external_id
+            WHERE a.id IS NULL
+                AND starts_with(i.oauth_provider, 'oauth:')
+                AND length(i.oauth_provider) <= 255
+                AND length(i.external_id) BETWEEN 1 AND 255
+                AND coalesce(greatest(
+                    length(i.wa_id), length(i.tenant_id), length(i.context_agent_id),
+                    length(i.context_channel_id), length(i.context_request_id),
+                    length(i.customer_email), length(i.agent_id)
+                ), 0) <= 255
+                AND coalesce(greatest(
+                    length(i.user_role), length(i.marketing_opt_in_source)
+                ), 0) <= 50
+                AND (
+                    p_api_key_ids IS NULL
+                    OR billing_data.api_key_fault(i.api_key_id, 'billing:read') IS NULL
+                )
+            ORDER BY i.oauth_provider, i.external_id, i.item
+        LOOP
+            SELECT f.account, f.created INTO STRICT v_found
+            FROM billing_data.find_or_create_account(
+                v_item.oauth_provider, v_item.external_id, v_item.wa_id, v_item.tenant_id, 0,
+                'USD', 'free', v_item.customer_email, v_item.user_role, v_item.agent_id,
+                v_item.marketing_opt_in, v_item.marketing_opt_in_source, p_wait => true
+            ) AS f;
+            IF v_found.created THEN
+                v_created := array_append(v_created, (v_found.account).id);
+                v_only_audit := false;
+            END IF;
+        END LOOP;
+    END IF;
+
     FOR v_item IN
         SELECT
             i.item, i.oauth_provider, i.external_id, i.wa_id, i.tenant_id, i.context_agent_id,
             i.context_channel_id, i.context_request_id, i.customer_email, i.user_role, i.agent_id,
-            i.marketing_opt_in, i.marketing_opt_in_source, i.api_key_id, a AS account
+            i.marketing_opt_in, i.marketing_opt_in_source, i.api_key_id, a AS account,
+            (
+                starts_with(i.oauth_provider, 'oauth:') AND length(i.external_id) > 0
+                AND greatest(
+                    length(i.oauth_provider), length(i.external_id), length(i.wa_id),
+                    length(i.tenant_id), length(i.context_agent_id), length(i.context_channel_id),
+                    length(i.context_request_id), length(i.customer_email), length(i.agent_id)
+                ) <= 255
+                AND coalesce(greatest(
+                    length(i.user_role), length(i.marketing_opt_in_source)
+                ), 0) <= 50
+            ) IS TRUE AS is_valid
         FROM unnest(
             p_oauth_providers, p_external_ids, p_wa_ids, p_tenant_ids, p_context_agent_ids,
             p_context_channel_ids, p_context_request_ids, p_customer_emails, p_user_roles,
@@ -165,8 +237,11 @@ BEGIN
         ORDER BY a.id, i.oauth_provider, i.external_id, i.item
     LOOP
         v_account := v_item.account;
-        account_created := false;
-        outcome := 'checked';
+        IF v_account.id = v_current.id THEN
+            v_account := v_current;
+        END IF;
+        account_created := v_account.id = ANY (v_created);
+        outcome := CASE WHEN v_item.is_valid THEN 'checked' ELSE 'invalid_argument' END;
         <<prepare>>
         BEGIN
             IF p_api_key_ids IS NOT NULL AND (v_faulty OR v_item.api_key_id IS NULL) THEN
@@ -176,18 +251,24 @@ BEGIN
                 EXIT prepare WHEN outcome <> 'checked';
             END IF;
 
+            EXIT prepare WHEN outcome <> 'checked';
+
             IF v_account.id IS NULL THEN
-                v_account := billing_data.find_or_create_account(
+                SELECT f.account, f.created INTO v_found
+                FROM billing_data.find_or_create_account(
                     v_item.oauth_provider, v_item.external_id, v_item.wa_id, v_item.tenant_id, 0,
                     'USD', 'free', v_item.customer_email, v_item.user_role, v_item.agent_id,
                     v_item.marketing_opt_in, v_item.marketing_opt_in_source, p_wait
-                );
-                IF v_account.id IS NULL THEN
+                ) AS f;
+                IF NOT FOUND THEN
                     outcome := 'busy';
                     EXIT prepare;
                 END IF;
-                account_created := v_account.created_at >= v_now;
-                v_only_audit := v_only_audit AND NOT account_created;
+                v_account := v_found.account;
+                account_created := v_found.created;
+                v_only_audit := v_only_audit AND NOT v_found.created;
+            ELSIF account_created THEN
+                v_created := array_remove(v_created, v_account.id);
             END IF;
 
             EXIT prepare WHEN v_item.marketing_opt_in IS NOT TRUE
@@ -224,12 +305,15 @@ BEGIN
                 marketing_opt_in_source = v_changed.marketing_opt_in_source,
                 updated_at = v_now
             WHERE a.id = v_account.id AND v_changed IS DISTINCT FROM v_account;
+            v_account := v_changed;
             v_only_audit := false;
         END prepare;
 
         item := v_item.item;
+        v_current := v_account;
         IF outcome <> 'checked' THEN
             v_account := NULL;
+            account_created := false;
         END IF;
         credits_remaining := v_account.paid_credits;
         free_uses_remaining := v_account.free_uses_remaining;
@@ -319,7 +403,7 @@ CREATE OR REPLACE FUNCTION billing.check_credit(
     purchase_uses bigint
 )
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
-SET search_path = ''
+SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     v_outcome text;
@@ -346,6 +430,16 @@ BEGIN
         p_marketing_opt_in_sources => ARRAY[p_marketing_opt_in_source],
         p_api_key_ids => CASE WHEN p_api_key_id IS NOT NULL THEN ARRAY[p_api_key_id] END
     ) AS c;
+    IF v_outcome = 'invalid_argument' THEN
+        PERFORM billing_data.require_length(p_wa_id, 255, 'p_wa_id');
+        PERFORM billing_data.require_length(p_tenant_id, 255, 'p_tenant_id');
+        PERFORM billing_data.require_length(p_context_agent_id, 255, 'p_context_agent_id');
+        PERFORM billing_data.require_length(p_context_channel_id, 255, 'p_context_channel_id');
+        PERFORM billing_data.require_length(p_context_request_id, 255, 'p_context_request_id');
+        PERFORM billing_data.require_profile(
+            p_customer_email, p_user_role, p_agent_id, p_marketing_opt_in_source
+        );
+    END IF;
     IF v_outcome <> 'checked' THEN
         PERFORM billing_data.raise_error(
             v_outcome, jsonb_build_object('permission', 'billing:read')

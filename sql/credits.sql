@@ -41,7 +41,7 @@ CREATE OR REPLACE FUNCTION billing.record_credit(
     account_currency text
 )
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
-SET search_path = ''
+SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     v_role text := billing_data.authorize(p_api_key_id, p_admin_user_id, 'billing:write');
@@ -58,6 +58,14 @@ BEGIN
         'p_transaction_type', 'it must be purchase, grant, refund or adjustment'
     );
     PERFORM billing_data.require(length(p_description) > 0, 'p_description', 'it must not be empty');
+    PERFORM billing_data.require(length(p_currency) = 3, 'p_currency', 'it must have 3 characters');
+    PERFORM billing_data.require_length(
+        p_external_transaction_id, 255, 'p_external_transaction_id'
+    );
+    PERFORM billing_data.require_length(p_idempotency_key, 255, 'p_idempotency_key');
+    PERFORM billing_data.require_profile(
+        p_customer_email, p_user_role, p_agent_id, p_marketing_opt_in_source
+    );
     PERFORM billing_data.require_durable_commit();
 
     SELECT a.* INTO v_account
@@ -139,8 +147,7 @@ COMMENT ON FUNCTION billing.record_credit IS
     'Adds paid credits to an account, with an outcome. For billing_server and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.record_credit TO billing_server, billing_dba;
 
--- Adds credits: billing.record_credit, with anything but a new credit raised, which also undoes
--- the profile update the call carries.
+-- Adds credits: billing.record_credit, with anything but a new credit raised.
 -- Errors: actor and key errors, invalid_argument, credit_already_exists, account_not_found,
 -- credit_currency_mismatch, balance_overflow.
 -- Example: SELECT * FROM billing.create_credit(p_oauth_provider => 'oauth:google',
@@ -169,7 +176,7 @@ CREATE OR REPLACE FUNCTION billing.create_credit(
     created_at timestamptz
 )
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
-SET search_path = ''
+SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     v_credit record;

@@ -65,7 +65,7 @@ GRANT SELECT ON billing.errors TO billing_server, billing_dba, billing_analyst;
 CREATE OR REPLACE FUNCTION billing_data.raise_error(p_slug text, p_values jsonb DEFAULT '{}')
 RETURNS void
 LANGUAGE plpgsql STABLE
-SET search_path = ''
+SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     v_error record;
@@ -95,7 +95,7 @@ COMMENT ON FUNCTION billing_data.raise_error IS
 CREATE OR REPLACE FUNCTION billing_data.require(p_valid boolean, p_argument text, p_problem text)
 RETURNS void
 LANGUAGE plpgsql STABLE
-SET search_path = ''
+SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     IF p_valid IS NOT TRUE THEN
@@ -106,3 +106,44 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION billing_data.require IS 'Raises invalid_argument unless a condition holds. Helper.';
+
+-- Raises invalid_argument when a text is longer than p_limit characters; NULL is short enough.
+CREATE OR REPLACE FUNCTION billing_data.require_length(
+    p_value text, p_limit integer, p_argument text
+) RETURNS void
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM billing_data.require(
+        coalesce(length(p_value), 0) <= p_limit, p_argument,
+        format('it must have at most %s characters', p_limit)
+    );
+END
+$$;
+COMMENT ON FUNCTION billing_data.require_length IS
+    'Raises invalid_argument when a text is too long. Helper.';
+
+-- Raises invalid_argument unless all arrays of a batch have one length: the five that must be
+-- given, and those of p_others that are.
+CREATE OR REPLACE FUNCTION billing_data.require_same_length(
+    p_first integer,
+    p_second integer,
+    p_third integer,
+    p_fourth integer,
+    p_fifth integer,
+    p_others integer[]
+) RETURNS void
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF num_nulls(p_first, p_second, p_third, p_fourth, p_fifth) > 0
+        OR p_first <> ANY (p_others || ARRAY[p_second, p_third, p_fourth, p_fifth])
+    THEN
+        PERFORM billing_data.require(false, 'arrays', 'they must all be given with one length');
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION billing_data.require_same_length IS
+    'Raises invalid_argument unless a batch''s arrays have one length. Helper.';

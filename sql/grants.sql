@@ -4,6 +4,9 @@ GRANT USAGE ON SCHEMA billing TO billing_server, billing_dba, billing_analyst;
 REVOKE ALL ON SCHEMA billing, billing_data FROM PUBLIC;
 GRANT USAGE ON SCHEMA billing_data TO billing_dba;
 GRANT SELECT ON ALL TABLES IN SCHEMA billing_data TO billing_dba;
+-- The coming months of the check audit too.
+ALTER DEFAULT PRIVILEGES FOR ROLE billing_owner IN SCHEMA billing_data
+    GRANT SELECT ON TABLES TO billing_dba;
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA billing_data FROM PUBLIC;
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA billing FROM PUBLIC;
 

@@ -3,7 +3,7 @@
 CREATE OR REPLACE FUNCTION billing.help(p_search text DEFAULT '')
 RETURNS TABLE (name text, what_it_does text, arguments text, returns text)
 LANGUAGE sql STABLE SECURITY DEFINER
-SET search_path = ''
+SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
     SELECT
         'billing.' || p.proname::text,

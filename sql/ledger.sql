@@ -9,7 +9,7 @@
 CREATE OR REPLACE FUNCTION billing.verify_ledger()
 RETURNS TABLE (account_id uuid, problem text, expected text, found text)
 LANGUAGE plpgsql STABLE SECURITY DEFINER
-SET search_path = ''
+SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     PERFORM billing_data.caller_role();
@@ -43,7 +43,8 @@ BEGIN
             sum(e.change) AS change,
             sum(e.uses) AS uses,
             bool_or(e.is_legacy) AS has_legacy,
-            (array_agg(e.balance_after ORDER BY e.ledger_version DESC))[1] AS balance_after
+            (array_agg(e.balance_after ORDER BY e.ledger_version DESC))[1] AS balance_after,
+            (array_agg(e.is_legacy ORDER BY e.ledger_version DESC))[1] AS newest_is_legacy
         FROM entries AS e
         GROUP BY e.account_id
     )
@@ -79,7 +80,7 @@ BEGIN
         s.balance_after::text, a.paid_credits::text
     FROM billing_data.accounts AS a
     INNER JOIN sums AS s ON s.account_id = a.id
-    WHERE s.has_legacy IS NOT TRUE AND a.paid_credits <> s.balance_after
+    WHERE NOT s.newest_is_legacy AND a.paid_credits <> s.balance_after
     UNION ALL
     SELECT
         a.id, 'total_uses is not the number of charges', coalesce(s.uses, 0)::text,

@@ -13,7 +13,7 @@ ALTER DEFAULT PRIVILEGES FOR ROLE billing_owner REVOKE EXECUTE ON FUNCTIONS FROM
 -- over the index. PostgreSQL 18 has uuidv7() built in, but 15 to 17 are supported too.
 CREATE OR REPLACE FUNCTION billing_data.new_id() RETURNS uuid
 LANGUAGE sql VOLATILE PARALLEL SAFE
-SET search_path = ''
+SET search_path = pg_catalog, pg_temp
 RETURN encode(
     set_bit(
         set_bit(

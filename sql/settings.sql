@@ -9,10 +9,11 @@ CREATE OR REPLACE FUNCTION billing.seed_settings(
     p_admin_email_domain text DEFAULT NULL
 ) RETURNS boolean
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
-SET search_path = ''
+SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     PERFORM billing_data.caller_role();
+    PERFORM billing_data.require_durable_commit();
     UPDATE billing_data.settings AS s
     SET free_uses = coalesce(p_free_uses, s.free_uses),
         pack_uses = coalesce(p_pack_uses, s.pack_uses),
@@ -39,7 +40,7 @@ RETURNS TABLE (
     admin_email_domain text
 )
 LANGUAGE sql STABLE SECURITY DEFINER
-SET search_path = ''
+SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
     SELECT s.free_uses, s.pack_uses, s.pack_price_minor, s.pack_currency, s.admin_email_domain
     FROM billing_data.settings AS s;
@@ -52,7 +53,7 @@ GRANT EXECUTE ON FUNCTION billing.get_settings TO billing_server, billing_dba;
 -- newest step it knows. Example: SELECT billing.get_schema_version();
 CREATE OR REPLACE FUNCTION billing.get_schema_version() RETURNS text
 LANGUAGE plpgsql STABLE SECURITY DEFINER
-SET search_path = ''
+SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     v_step text;

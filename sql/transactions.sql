@@ -31,7 +31,7 @@ CREATE OR REPLACE FUNCTION billing.list_transactions(
     ledger_version bigint
 )
 LANGUAGE plpgsql STABLE SECURITY DEFINER
-SET search_path = ''
+SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     v_account_id uuid;

@@ -46,11 +46,21 @@ def _load(connection: _Connection, file: Path) -> set[tuple[str, str]]:
     text: LiteralString = file.read_text(encoding="utf-8")
     defined = {(schema, name) for _, schema, name in _DEFINES.findall(text)}
     overloads = _signatures(connection, defined)
+    if len(overloads) > len(defined):
+        # Somebody's overload stands beside ours: which is which would be a guess.
+        for oid, kind in overloads:
+            _drop(connection, oid, kind)
+        overloads = []
     try:
         with connection.transaction():
             connection.execute(text)
-    except (psycopg.errors.InvalidFunctionDefinition, psycopg.errors.InvalidTableDefinition):
-        # A function's result or a view's columns changed: replacing in place is not possible.
+    except (
+        psycopg.errors.InvalidFunctionDefinition,
+        psycopg.errors.InvalidTableDefinition,
+        psycopg.errors.AmbiguousFunction,
+    ):
+        # A function's arguments or result, or a view's columns changed: it cannot be replaced in
+        # place.
         for oid, kind in overloads:
             _drop(connection, oid, kind)
         connection.execute(text)

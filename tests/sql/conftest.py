@@ -1,0 +1,58 @@
+"""Sessions as the two audiences that call functions, and clusters of the other versions."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from server.embedded import EmbeddedError, find_binaries
+from tests.sql.helpers import Caller, session
+from tests.support import Database, TestCluster
+
+
+@pytest.fixture(scope="module")
+def dba(module_database: Database) -> Iterator[Caller]:
+    """A DBA's session on the module's database."""
+    with session(module_database, "t_dba") as caller:
+        yield caller
+
+
+@pytest.fixture(scope="module")
+def web(module_database: Database) -> Iterator[Caller]:
+    """The web tier's session on the module's database."""
+    with session(module_database, "t_web") as caller:
+        yield caller
+
+
+def _other_cluster(version: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestCluster]:
+    try:
+        find_binaries(version)
+    except EmbeddedError as missing:
+        if os.environ.get("CI") == "true":
+            raise
+        pytest.skip(str(missing))
+    cluster = TestCluster(tmp_path_factory.mktemp(f"pg{version}"), version)
+    yield cluster
+    cluster.stop()
+
+
+@pytest.fixture(scope="session")
+def cluster_16(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestCluster]:
+    """PostgreSQL 16 with a migrated template database."""
+    yield from _other_cluster(16, tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def cluster_15(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestCluster]:
+    """PostgreSQL 15, the oldest that is supported, with a migrated template database."""
+    yield from _other_cluster(15, tmp_path_factory)
+
+
+@pytest.fixture(params=[18, 16, 15], ids=lambda version: f"pg{version}")
+def any_cluster(request: pytest.FixtureRequest) -> TestCluster:
+    """Each supported version that is at hand, one after the other."""
+    name = "cluster" if request.param == 18 else f"cluster_{request.param}"
+    cluster: TestCluster = request.getfixturevalue(name)
+    return cluster

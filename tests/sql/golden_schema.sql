@@ -1,0 +1,631 @@
+-- The schema after all migrations, function bodies, grants and comments left out.
+-- Written by GOLDEN_UPDATE=1 pytest tests/sql/test_golden_schema.py; not for running.
+
+CREATE SCHEMA billing;
+
+CREATE SCHEMA billing_data;
+
+CREATE FUNCTION billing.add_admin(p_email text, p_full_name text DEFAULT NULL::text, p_role text DEFAULT 'viewer'::text, p_admin_user_id uuid DEFAULT NULL::uuid) RETURNS TABLE(admin_user_id uuid, email text, full_name text, role text, is_active boolean, created_at timestamp with time zone)
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.check_credit(p_oauth_provider text, p_external_id text, p_wa_id text DEFAULT NULL::text, p_tenant_id text DEFAULT NULL::text, p_context_agent_id text DEFAULT NULL::text, p_context_channel_id text DEFAULT NULL::text, p_context_request_id text DEFAULT NULL::text, p_customer_email text DEFAULT NULL::text, p_user_role text DEFAULT NULL::text, p_agent_id text DEFAULT NULL::text, p_marketing_opt_in boolean DEFAULT false, p_marketing_opt_in_source text DEFAULT NULL::text, p_api_key_id uuid DEFAULT NULL::uuid) RETURNS TABLE(has_credit boolean, reason text, credits_remaining bigint, free_uses_remaining bigint, total_uses bigint, plan_name text, purchase_required boolean, purchase_price_minor bigint, purchase_uses bigint)
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.check_credits(p_oauth_providers text[], p_external_ids text[], p_wa_ids text[] DEFAULT NULL::text[], p_tenant_ids text[] DEFAULT NULL::text[], p_context_agent_ids text[] DEFAULT NULL::text[], p_context_channel_ids text[] DEFAULT NULL::text[], p_context_request_ids text[] DEFAULT NULL::text[], p_customer_emails text[] DEFAULT NULL::text[], p_user_roles text[] DEFAULT NULL::text[], p_agent_ids text[] DEFAULT NULL::text[], p_marketing_opt_ins boolean[] DEFAULT NULL::boolean[], p_marketing_opt_in_sources text[] DEFAULT NULL::text[], p_api_key_ids uuid[] DEFAULT NULL::uuid[], p_wait boolean DEFAULT true) RETURNS TABLE(item integer, outcome text, has_credit boolean, reason text, credits_remaining bigint, free_uses_remaining bigint, total_uses bigint, plan_name text, purchase_required boolean, purchase_price_minor bigint, purchase_uses bigint, account_created boolean)
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET enable_seqscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off';
+
+CREATE FUNCTION billing.create_account(p_oauth_provider text, p_external_id text, p_wa_id text DEFAULT NULL::text, p_tenant_id text DEFAULT NULL::text, p_initial_balance_minor bigint DEFAULT 0, p_currency text DEFAULT 'USD'::text, p_plan_name text DEFAULT 'free'::text, p_customer_email text DEFAULT NULL::text, p_user_role text DEFAULT NULL::text, p_agent_id text DEFAULT NULL::text, p_marketing_opt_in boolean DEFAULT false, p_marketing_opt_in_source text DEFAULT NULL::text, p_idempotency_key text DEFAULT NULL::text, p_api_key_id uuid DEFAULT NULL::uuid, p_admin_user_id uuid DEFAULT NULL::uuid) RETURNS TABLE(account_id uuid, oauth_provider text, external_id text, wa_id text, tenant_id text, customer_email text, balance_minor bigint, currency text, plan_name text, status text, paid_credits bigint, marketing_opt_in boolean, marketing_opt_in_at timestamp with time zone, marketing_opt_in_source text, created_at timestamp with time zone, updated_at timestamp with time zone, account_created boolean, replayed boolean)
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.create_api_key(p_name text, p_key_prefix text, p_key_hash text, p_environment text DEFAULT 'live'::text, p_permissions text[] DEFAULT ARRAY['billing:read'::text, 'billing:write'::text], p_description text DEFAULT NULL::text, p_expires_in_days integer DEFAULT NULL::integer, p_admin_user_id uuid DEFAULT NULL::uuid) RETURNS TABLE(api_key_id uuid, name text, key_prefix text, environment text, permissions text[], status text, created_at timestamp with time zone, expires_at timestamp with time zone)
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.create_charge(p_oauth_provider text, p_external_id text, p_amount_minor bigint DEFAULT 1, p_currency text DEFAULT 'USD'::text, p_description text DEFAULT 'one use'::text, p_idempotency_key text DEFAULT NULL::text, p_metadata_message_id text DEFAULT NULL::text, p_metadata_agent_id text DEFAULT NULL::text, p_metadata_channel_id text DEFAULT NULL::text, p_metadata_request_id text DEFAULT NULL::text, p_customer_email text DEFAULT NULL::text, p_user_role text DEFAULT NULL::text, p_agent_id text DEFAULT NULL::text, p_marketing_opt_in boolean DEFAULT false, p_marketing_opt_in_source text DEFAULT NULL::text, p_api_key_id uuid DEFAULT NULL::uuid) RETURNS TABLE(charge_id uuid, account_id uuid, amount_minor bigint, currency text, description text, balance_before bigint, balance_after bigint, free_uses_after bigint, paid_with text, created_at timestamp with time zone)
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.create_charges(p_oauth_providers text[], p_external_ids text[], p_amounts_minor bigint[], p_currencies text[], p_descriptions text[], p_idempotency_keys text[] DEFAULT NULL::text[], p_metadata_message_ids text[] DEFAULT NULL::text[], p_metadata_agent_ids text[] DEFAULT NULL::text[], p_metadata_channel_ids text[] DEFAULT NULL::text[], p_metadata_request_ids text[] DEFAULT NULL::text[], p_customer_emails text[] DEFAULT NULL::text[], p_user_roles text[] DEFAULT NULL::text[], p_agent_ids text[] DEFAULT NULL::text[], p_marketing_opt_ins boolean[] DEFAULT NULL::boolean[], p_marketing_opt_in_sources text[] DEFAULT NULL::text[], p_api_key_ids uuid[] DEFAULT NULL::uuid[], p_wait boolean DEFAULT true) RETURNS TABLE(item integer, outcome text, charge_id uuid, account_id uuid, amount_minor bigint, currency text, description text, balance_before bigint, balance_after bigint, free_uses_after bigint, paid_with text, created_at timestamp with time zone, metadata_message_id text, metadata_agent_id text, metadata_channel_id text, metadata_request_id text, balance bigint, account_currency text)
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET enable_seqscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off';
+
+CREATE FUNCTION billing.create_charges_once(p_idempotency_key text, p_request_fingerprint bytea, p_api_key_id uuid, p_oauth_providers text[], p_external_ids text[], p_amounts_minor bigint[], p_currencies text[], p_descriptions text[], p_idempotency_keys text[], p_metadata_message_ids text[], p_metadata_agent_ids text[], p_metadata_channel_ids text[], p_metadata_request_ids text[], p_customer_emails text[], p_user_roles text[], p_agent_ids text[], p_marketing_opt_ins boolean[], p_marketing_opt_in_sources text[]) RETURNS TABLE(item integer, outcome text, charge_id uuid, account_id uuid, amount_minor bigint, currency text, description text, balance_before bigint, balance_after bigint, free_uses_after bigint, paid_with text, created_at timestamp with time zone, metadata_message_id text, metadata_agent_id text, metadata_channel_id text, metadata_request_id text, balance bigint, account_currency text, replayed boolean)
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.create_check_partitions(p_months integer DEFAULT 3) RETURNS TABLE(partition_name text)
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.create_credit(p_oauth_provider text, p_external_id text, p_amount_minor bigint, p_transaction_type text DEFAULT 'grant'::text, p_description text DEFAULT 'Granted'::text, p_currency text DEFAULT 'USD'::text, p_external_transaction_id text DEFAULT NULL::text, p_idempotency_key text DEFAULT NULL::text, p_api_key_id uuid DEFAULT NULL::uuid, p_admin_user_id uuid DEFAULT NULL::uuid) RETURNS TABLE(credit_id uuid, account_id uuid, amount_minor bigint, currency text, balance_before bigint, balance_after bigint, transaction_type text, description text, external_transaction_id text, created_at timestamp with time zone)
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.drop_check_partitions(p_before timestamp with time zone) RETURNS TABLE(partition_name text)
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE TABLE billing_data.api_keys (
+    id uuid DEFAULT gen_random_uuid() NOT NULL,
+    key_hash text NOT NULL,
+    key_prefix character varying(20) NOT NULL,
+    name character varying(255) NOT NULL,
+    description text,
+    environment character varying(10) NOT NULL,
+    permissions character varying[] DEFAULT '{billing:read,billing:write}'::character varying[] NOT NULL,
+    created_by uuid,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    expires_at timestamp with time zone,
+    last_used_at timestamp with time zone,
+    last_used_ip inet,
+    status character varying(20) DEFAULT 'active'::character varying NOT NULL,
+    metadata jsonb DEFAULT '{}'::jsonb NOT NULL,
+    created_by_role text,
+    rotated_to uuid,
+    CONSTRAINT api_keys_one_author CHECK ((num_nonnulls(created_by, created_by_role) = 1)),
+    CONSTRAINT ck_api_keys_environment CHECK (((environment)::text = ANY ((ARRAY['test'::character varying, 'live'::character varying])::text[]))),
+    CONSTRAINT ck_api_keys_status CHECK (((status)::text = ANY ((ARRAY['active'::character varying, 'rotating'::character varying, 'revoked'::character varying])::text[])))
+)
+WITH (fillfactor='70');
+
+CREATE FUNCTION billing.find_api_key(p_key_prefix text) RETURNS TABLE(api_key_id uuid, key_hash text)
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.get_account(p_oauth_provider text, p_external_id text, p_api_key_id uuid DEFAULT NULL::uuid, p_admin_user_id uuid DEFAULT NULL::uuid) RETURNS TABLE(account_id uuid, oauth_provider text, external_id text, wa_id text, tenant_id text, customer_email text, balance_minor bigint, currency text, plan_name text, status text, paid_credits bigint, marketing_opt_in boolean, marketing_opt_in_at timestamp with time zone, marketing_opt_in_source text, created_at timestamp with time zone, updated_at timestamp with time zone, free_uses_remaining bigint, total_uses bigint, user_role text, agent_id text, ledger_version bigint)
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.get_admin(p_email text) RETURNS TABLE(admin_user_id uuid, email text, full_name text, role text)
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.get_schema_version() RETURNS text
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE TABLE billing_data.settings (
+    id boolean DEFAULT true NOT NULL,
+    free_uses bigint DEFAULT 3 NOT NULL,
+    pack_uses bigint DEFAULT 20 NOT NULL,
+    pack_price_minor bigint DEFAULT 500 NOT NULL,
+    pack_currency text DEFAULT 'USD'::text NOT NULL,
+    admin_email_domain text DEFAULT 'ciris.ai'::text NOT NULL,
+    seeded_at timestamp with time zone,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT settings_free_uses_non_negative CHECK ((free_uses >= 0)),
+    CONSTRAINT settings_one_row CHECK (id),
+    CONSTRAINT settings_pack_currency_code CHECK ((pack_currency ~ '^[A-Z]{3}$'::text)),
+    CONSTRAINT settings_pack_price_positive CHECK ((pack_price_minor > 0)),
+    CONSTRAINT settings_pack_uses_positive CHECK ((pack_uses > 0))
+);
+
+CREATE FUNCTION billing.get_settings() RETURNS TABLE(free_uses bigint, pack_uses bigint, pack_price_minor bigint, pack_currency text, admin_email_domain text)
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.help(p_search text DEFAULT ''::text) RETURNS TABLE(name text, what_it_does text, arguments text, returns text)
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE TABLE billing_data.admin_users (
+    id uuid DEFAULT gen_random_uuid() NOT NULL,
+    email character varying(255) NOT NULL,
+    full_name character varying(255) NOT NULL,
+    role character varying(20) DEFAULT 'viewer'::character varying NOT NULL,
+    is_active boolean DEFAULT true NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    last_login_at timestamp with time zone,
+    google_id character varying(255),
+    picture_url character varying(512),
+    CONSTRAINT ck_admin_users_role CHECK (((role)::text = ANY ((ARRAY['admin'::character varying, 'viewer'::character varying])::text[])))
+);
+
+CREATE FUNCTION billing.list_admins() RETURNS TABLE(admin_user_id uuid, email text, full_name text, role text, is_active boolean, created_at timestamp with time zone, last_login_at timestamp with time zone)
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.list_api_keys(p_environment text DEFAULT NULL::text, p_status text DEFAULT NULL::text) RETURNS TABLE(api_key_id uuid, name text, key_prefix text, environment text, permissions text[], status text, description text, created_at timestamp with time zone, expires_at timestamp with time zone, last_used_at timestamp with time zone, last_used_ip inet, rotated_to uuid, created_by_email text, created_by_role text)
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.list_transactions(p_oauth_provider text, p_external_id text, p_limit bigint DEFAULT 50, p_offset bigint DEFAULT 0, p_api_key_id uuid DEFAULT NULL::uuid, p_admin_user_id uuid DEFAULT NULL::uuid) RETURNS TABLE(total_count bigint, transaction_id uuid, type text, amount_minor bigint, currency text, description text, created_at timestamp with time zone, balance_after bigint, transaction_type text, external_transaction_id text, metadata_message_id text, metadata_agent_id text, metadata_channel_id text, metadata_request_id text, paid_with text, ledger_version bigint)
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.record_api_key_use(p_api_key_ids uuid[], p_used_at timestamp with time zone[], p_used_from inet[]) RETURNS integer
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.record_credit(p_oauth_provider text, p_external_id text, p_amount_minor bigint, p_transaction_type text, p_description text, p_currency text DEFAULT 'USD'::text, p_external_transaction_id text DEFAULT NULL::text, p_idempotency_key text DEFAULT NULL::text, p_customer_email text DEFAULT NULL::text, p_user_role text DEFAULT NULL::text, p_agent_id text DEFAULT NULL::text, p_marketing_opt_in boolean DEFAULT false, p_marketing_opt_in_source text DEFAULT NULL::text, p_api_key_id uuid DEFAULT NULL::uuid, p_admin_user_id uuid DEFAULT NULL::uuid) RETURNS TABLE(outcome text, credit_id uuid, account_id uuid, amount_minor bigint, currency text, balance_before bigint, balance_after bigint, transaction_type text, description text, external_transaction_id text, created_at timestamp with time zone, balance bigint, account_currency text)
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.require_api_key(p_api_key_id uuid, p_permission text) RETURNS boolean
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.retire_expired_api_key(p_api_key_id uuid) RETURNS boolean
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.revoke_api_key(p_api_key_id uuid, p_admin_user_id uuid DEFAULT NULL::uuid) RETURNS TABLE(api_key_id uuid, name text, key_prefix text, status text)
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.rotate_api_key(p_api_key_id uuid, p_key_prefix text, p_key_hash text, p_admin_user_id uuid DEFAULT NULL::uuid) RETURNS TABLE(api_key_id uuid, name text, key_prefix text, environment text, permissions text[], expires_at timestamp with time zone, old_key_expires_at timestamp with time zone)
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.seed_settings(p_free_uses bigint DEFAULT NULL::bigint, p_pack_uses bigint DEFAULT NULL::bigint, p_pack_price_minor bigint DEFAULT NULL::bigint, p_pack_currency text DEFAULT NULL::text, p_admin_email_domain text DEFAULT NULL::text) RETURNS boolean
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.set_account_status(p_oauth_provider text, p_external_id text, p_status text, p_reason text, p_admin_user_id uuid DEFAULT NULL::uuid) RETURNS TABLE(account_id uuid, status text, previous_status text)
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.verify_ledger() RETURNS TABLE(account_id uuid, problem text, expected text, found text)
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.api_key_fault(p_api_key_id uuid, p_permission text) RETURNS text
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.authorize(p_api_key_id uuid, p_admin_user_id uuid, p_permission text) RETURNS text
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.caller_role() RETURNS text
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE TABLE billing_data.accounts (
+    id uuid DEFAULT gen_random_uuid() NOT NULL,
+    oauth_provider character varying(255) NOT NULL,
+    external_id character varying(255) NOT NULL,
+    wa_id character varying(255),
+    tenant_id character varying(255),
+    balance_minor bigint DEFAULT 0 NOT NULL,
+    currency character varying(3) DEFAULT 'USD'::character varying NOT NULL,
+    plan_name character varying(100) DEFAULT 'free'::character varying NOT NULL,
+    status character varying(20) DEFAULT 'active'::character varying NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    free_uses_remaining bigint DEFAULT 3 NOT NULL,
+    total_uses bigint DEFAULT 0 NOT NULL,
+    marketing_opt_in boolean DEFAULT false NOT NULL,
+    marketing_opt_in_at timestamp with time zone,
+    marketing_opt_in_source character varying(50),
+    user_role character varying(50),
+    agent_id character varying(255),
+    customer_email character varying(255),
+    paid_credits bigint DEFAULT 0 NOT NULL,
+    ledger_version bigint DEFAULT 0 NOT NULL,
+    CONSTRAINT accounts_ledger_version_non_negative CHECK ((ledger_version >= 0)),
+    CONSTRAINT ck_account_status CHECK (((status)::text = ANY ((ARRAY['active'::character varying, 'suspended'::character varying, 'closed'::character varying])::text[]))),
+    CONSTRAINT ck_balance_non_negative CHECK ((balance_minor >= 0)),
+    CONSTRAINT ck_free_uses_non_negative CHECK ((free_uses_remaining >= 0)),
+    CONSTRAINT ck_paid_credits_non_negative CHECK ((paid_credits >= 0)),
+    CONSTRAINT ck_total_uses_non_negative CHECK ((total_uses >= 0))
+)
+WITH (fillfactor='75');
+
+CREATE FUNCTION billing_data.find_or_create_account(p_oauth_provider text, p_external_id text, p_wa_id text, p_tenant_id text, p_balance_minor bigint, p_currency text, p_plan_name text, p_customer_email text, p_user_role text, p_agent_id text, p_marketing_opt_in boolean, p_marketing_opt_in_source text, p_wait boolean) RETURNS TABLE(account billing_data.accounts, created boolean)
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.is_web_tier() RETURNS boolean
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.new_id() RETURNS uuid
+    LANGUAGE sql PARALLEL SAFE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.raise_error(p_slug text, p_values jsonb DEFAULT '{}'::jsonb) RETURNS void
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.refuse_api_key_change() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.refuse_change() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.require(p_valid boolean, p_argument text, p_problem text) RETURNS void
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.require_durable_commit() RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.require_identity(p_oauth_provider text, p_external_id text) RETURNS void
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.require_length(p_value text, p_limit integer, p_argument text) RETURNS void
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.require_profile(p_customer_email text, p_user_role text, p_agent_id text, p_marketing_opt_in_source text) RETURNS void
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.require_same_length(p_first integer, p_second integer, p_third integer, p_fourth integer, p_fifth integer, p_others integer[]) RETURNS void
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.with_profile(p_account billing_data.accounts, p_customer_email text, p_user_role text, p_agent_id text, p_marketing_opt_in boolean, p_marketing_opt_in_source text, p_now timestamp with time zone) RETURNS billing_data.accounts
+    LANGUAGE plpgsql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.write_audit(p_action text, p_resource_type text, p_resource_id text, p_changes jsonb, p_reason text, p_admin_user_id uuid, p_database_role text) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE VIEW billing.account_balances AS
+ SELECT id AS account_id,
+    plan_name,
+    status,
+    currency,
+    free_uses_remaining,
+    paid_credits,
+    total_uses,
+    ledger_version,
+    marketing_opt_in,
+    created_at
+   FROM billing_data.accounts a;
+
+CREATE TABLE billing_data.charges (
+    id uuid NOT NULL,
+    account_id uuid NOT NULL,
+    amount_minor bigint NOT NULL,
+    currency character varying(3) NOT NULL,
+    balance_before bigint NOT NULL,
+    balance_after bigint NOT NULL,
+    description character varying NOT NULL,
+    idempotency_key character varying(255),
+    metadata_message_id character varying(255),
+    metadata_agent_id character varying(255),
+    metadata_channel_id character varying(255),
+    metadata_request_id character varying(255),
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    ledger_version bigint NOT NULL,
+    paid_with text NOT NULL,
+    free_uses_after bigint,
+    request_fingerprint bytea,
+    api_key_id uuid,
+    admin_user_id uuid,
+    database_role text,
+    CONSTRAINT charges_balance_chain CHECK ((balance_after = (balance_before -
+CASE paid_with
+    WHEN 'paid'::text THEN amount_minor
+    ELSE (0)::bigint
+END))),
+    CONSTRAINT charges_balance_non_negative CHECK ((balance_after >= 0)),
+    CONSTRAINT charges_free_uses_non_negative CHECK ((free_uses_after >= 0)),
+    CONSTRAINT charges_ledger_version_positive CHECK ((ledger_version > 0)),
+    CONSTRAINT charges_one_writer CHECK ((num_nonnulls(api_key_id, admin_user_id, database_role) = 1)),
+    CONSTRAINT charges_paid_with CHECK ((paid_with = ANY (ARRAY['free'::text, 'paid'::text]))),
+    CONSTRAINT ck_charge_amount_positive CHECK ((amount_minor > 0))
+);
+
+CREATE TABLE billing_data.credits (
+    id uuid NOT NULL,
+    account_id uuid NOT NULL,
+    amount_minor bigint NOT NULL,
+    currency character varying(3) NOT NULL,
+    balance_before bigint NOT NULL,
+    balance_after bigint NOT NULL,
+    transaction_type character varying(20) NOT NULL,
+    description character varying NOT NULL,
+    external_transaction_id character varying(255),
+    idempotency_key character varying(255),
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    ledger_version bigint NOT NULL,
+    request_fingerprint bytea,
+    api_key_id uuid,
+    admin_user_id uuid,
+    database_role text,
+    CONSTRAINT ck_credit_amount_positive CHECK ((amount_minor > 0)),
+    CONSTRAINT ck_credit_balance_consistency CHECK ((balance_after = (balance_before + amount_minor))),
+    CONSTRAINT ck_transaction_type CHECK (((transaction_type)::text = ANY ((ARRAY['purchase'::character varying, 'grant'::character varying, 'refund'::character varying, 'adjustment'::character varying])::text[]))),
+    CONSTRAINT credits_balance_non_negative CHECK ((balance_before >= 0)),
+    CONSTRAINT credits_ledger_version_positive CHECK ((ledger_version > 0)),
+    CONSTRAINT credits_one_writer CHECK ((num_nonnulls(api_key_id, admin_user_id, database_role) = 1))
+);
+
+CREATE VIEW billing.ledger AS
+ SELECT account_id,
+    ledger_version,
+    'charge'::text AS type,
+    id AS transaction_id,
+    (- amount_minor) AS amount_minor,
+        CASE paid_with
+            WHEN 'paid'::text THEN (- amount_minor)
+            ELSE (0)::bigint
+        END AS balance_change,
+    balance_after,
+    currency,
+    paid_with,
+    NULL::text AS transaction_type,
+    created_at
+   FROM billing_data.charges c
+UNION ALL
+ SELECT account_id,
+    ledger_version,
+    'credit'::text AS type,
+    id AS transaction_id,
+    amount_minor,
+    amount_minor AS balance_change,
+    balance_after,
+    currency,
+    NULL::text AS paid_with,
+    (transaction_type)::text AS transaction_type,
+    created_at
+   FROM billing_data.credits c;
+
+CREATE VIEW billing.daily_usage AS
+ SELECT ((created_at AT TIME ZONE 'UTC'::text))::date AS day,
+    count(*) FILTER (WHERE (type = 'charge'::text)) AS charges,
+    count(*) FILTER (WHERE (paid_with = 'free'::text)) AS free_charges,
+    count(*) FILTER (WHERE (type = 'credit'::text)) AS credits,
+    COALESCE(sum((- amount_minor)) FILTER (WHERE (paid_with = 'paid'::text)), (0)::numeric) AS credits_used,
+    COALESCE(sum(amount_minor) FILTER (WHERE (type = 'credit'::text)), (0)::numeric) AS credits_added,
+    count(DISTINCT account_id) AS unique_accounts
+   FROM billing.ledger l
+  GROUP BY (((created_at AT TIME ZONE 'UTC'::text))::date);
+
+CREATE VIEW billing.errors AS
+ SELECT slug,
+    ('PB'::text || http_status) AS sqlstate,
+    http_status,
+    message,
+    hint
+   FROM (VALUES ...) e(slug, http_status, message, hint);
+
+CREATE TABLE billing_data.account_requests (
+    account_id uuid NOT NULL,
+    idempotency_key character varying(255) NOT NULL,
+    request_fingerprint bytea NOT NULL,
+    answer jsonb NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL
+);
+
+CREATE TABLE billing_data.admin_audit_logs (
+    id uuid DEFAULT gen_random_uuid() NOT NULL,
+    admin_user_id uuid,
+    action character varying(100) NOT NULL,
+    resource_type character varying(50) NOT NULL,
+    resource_id character varying(255),
+    changes jsonb,
+    ip_address inet,
+    user_agent text,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    database_role text,
+    reason text
+);
+
+CREATE TABLE billing_data.batch_requests (
+    api_key_id uuid NOT NULL,
+    idempotency_key character varying(255) NOT NULL,
+    request_fingerprint bytea NOT NULL,
+    answer jsonb NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL
+);
+
+CREATE TABLE billing_data.credit_checks (
+    id uuid NOT NULL,
+    account_id uuid,
+    oauth_provider character varying(255) NOT NULL,
+    external_id character varying(255) NOT NULL,
+    wa_id character varying(255),
+    tenant_id character varying(255),
+    has_credit boolean NOT NULL,
+    credits_remaining bigint,
+    free_uses_remaining bigint,
+    plan_name character varying(100),
+    denial_reason character varying,
+    context_agent_id character varying(255),
+    context_channel_id character varying(255),
+    context_request_id character varying(255),
+    api_key_id uuid,
+    database_role text,
+    created_at timestamp with time zone NOT NULL
+)
+PARTITION BY RANGE (created_at);
+
+CREATE TABLE billing_data.credit_checks_default (
+    id uuid NOT NULL,
+    account_id uuid,
+    oauth_provider character varying(255) NOT NULL,
+    external_id character varying(255) NOT NULL,
+    wa_id character varying(255),
+    tenant_id character varying(255),
+    has_credit boolean NOT NULL,
+    credits_remaining bigint,
+    free_uses_remaining bigint,
+    plan_name character varying(100),
+    denial_reason character varying,
+    context_agent_id character varying(255),
+    context_channel_id character varying(255),
+    context_request_id character varying(255),
+    api_key_id uuid,
+    database_role text,
+    created_at timestamp with time zone NOT NULL
+);
+
+CREATE TABLE billing_data.payment_events (
+    provider text NOT NULL,
+    event_id character varying(255) NOT NULL,
+    event_type character varying(255) NOT NULL,
+    payment_id character varying(255),
+    payload jsonb NOT NULL,
+    outcome text NOT NULL,
+    received_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT payment_events_provider CHECK ((provider = ANY (ARRAY['stripe'::text, 'square'::text, 'paypal'::text])))
+);
+
+CREATE TABLE billing_data.provider_configs (
+    id uuid DEFAULT gen_random_uuid() NOT NULL,
+    provider_type character varying(50) NOT NULL,
+    is_active boolean DEFAULT true NOT NULL,
+    config_data jsonb NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_by uuid,
+    CONSTRAINT ck_provider_configs_type CHECK (((provider_type)::text = ANY ((ARRAY['stripe'::character varying, 'square'::character varying, 'paypal'::character varying])::text[])))
+);
+
+CREATE TABLE billing_data.purchases (
+    account_id uuid NOT NULL,
+    id uuid NOT NULL,
+    provider text DEFAULT 'stripe'::text NOT NULL,
+    payment_id character varying(255),
+    uses bigint NOT NULL,
+    price_minor bigint NOT NULL,
+    currency character varying(3) NOT NULL,
+    customer_email character varying(255) NOT NULL,
+    status text DEFAULT 'offered'::text NOT NULL,
+    api_key_id uuid,
+    admin_user_id uuid,
+    database_role text,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    settled_at timestamp with time zone,
+    CONSTRAINT purchases_one_writer CHECK ((num_nonnulls(api_key_id, admin_user_id, database_role) = 1)),
+    CONSTRAINT purchases_price_positive CHECK ((price_minor > 0)),
+    CONSTRAINT purchases_provider CHECK ((provider = ANY (ARRAY['stripe'::text, 'square'::text, 'paypal'::text]))),
+    CONSTRAINT purchases_settled CHECK (((status = 'settled'::text) = (settled_at IS NOT NULL))),
+    CONSTRAINT purchases_status CHECK ((status = ANY (ARRAY['offered'::text, 'pending'::text, 'settled'::text, 'failed'::text]))),
+    CONSTRAINT purchases_uses_positive CHECK ((uses > 0))
+)
+WITH (fillfactor='80');
+
+ALTER TABLE ONLY billing_data.credit_checks ATTACH PARTITION billing_data.credit_checks_default DEFAULT;
+
+ALTER TABLE ONLY billing_data.account_requests
+    ADD CONSTRAINT account_requests_pkey PRIMARY KEY (account_id, idempotency_key);
+
+ALTER TABLE ONLY billing_data.accounts
+    ADD CONSTRAINT accounts_identity UNIQUE (oauth_provider, external_id);
+
+ALTER TABLE ONLY billing_data.accounts
+    ADD CONSTRAINT accounts_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY billing_data.admin_audit_logs
+    ADD CONSTRAINT admin_audit_logs_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY billing_data.admin_users
+    ADD CONSTRAINT admin_users_email_key UNIQUE (email);
+
+ALTER TABLE ONLY billing_data.admin_users
+    ADD CONSTRAINT admin_users_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY billing_data.api_keys
+    ADD CONSTRAINT api_keys_key_prefix_key UNIQUE (key_prefix);
+
+ALTER TABLE ONLY billing_data.api_keys
+    ADD CONSTRAINT api_keys_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY billing_data.batch_requests
+    ADD CONSTRAINT batch_requests_pkey PRIMARY KEY (api_key_id, idempotency_key);
+
+ALTER TABLE ONLY billing_data.charges
+    ADD CONSTRAINT charges_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY billing_data.credits
+    ADD CONSTRAINT credits_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY billing_data.payment_events
+    ADD CONSTRAINT payment_events_pkey PRIMARY KEY (provider, event_id);
+
+ALTER TABLE ONLY billing_data.provider_configs
+    ADD CONSTRAINT provider_configs_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY billing_data.provider_configs
+    ADD CONSTRAINT provider_configs_provider_type_key UNIQUE (provider_type);
+
+ALTER TABLE ONLY billing_data.purchases
+    ADD CONSTRAINT purchases_pkey PRIMARY KEY (account_id, id);
+
+ALTER TABLE ONLY billing_data.settings
+    ADD CONSTRAINT settings_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY billing_data.admin_users
+    ADD CONSTRAINT uq_admin_users_google_id UNIQUE (google_id);
+
+CREATE UNIQUE INDEX charges_idempotency ON billing_data.charges USING btree (account_id, idempotency_key) WHERE (idempotency_key IS NOT NULL);
+
+CREATE UNIQUE INDEX charges_ledger_version ON billing_data.charges USING btree (account_id, ledger_version) WHERE (ledger_version > 0);
+
+CREATE INDEX credit_checks_account ON ONLY billing_data.credit_checks USING btree (account_id, created_at);
+
+CREATE INDEX credit_checks_default_account_id_created_at_idx ON billing_data.credit_checks_default USING btree (account_id, created_at);
+
+CREATE INDEX credits_external_transaction_id ON billing_data.credits USING btree (external_transaction_id) WHERE (external_transaction_id IS NOT NULL);
+
+CREATE UNIQUE INDEX credits_idempotency ON billing_data.credits USING btree (account_id, idempotency_key) WHERE (idempotency_key IS NOT NULL);
+
+CREATE UNIQUE INDEX credits_ledger_version ON billing_data.credits USING btree (account_id, ledger_version) WHERE (ledger_version > 0);
+
+CREATE INDEX idx_admin_audit_logs_action ON billing_data.admin_audit_logs USING btree (action);
+
+CREATE INDEX idx_admin_audit_logs_admin_user_id ON billing_data.admin_audit_logs USING btree (admin_user_id);
+
+CREATE INDEX idx_admin_audit_logs_created_at ON billing_data.admin_audit_logs USING brin (created_at);
+
+CREATE INDEX idx_admin_audit_logs_resource_type_resource_id ON billing_data.admin_audit_logs USING btree (resource_type, resource_id);
+
+CREATE INDEX idx_admin_users_email ON billing_data.admin_users USING btree (email);
+
+CREATE INDEX idx_admin_users_google_id ON billing_data.admin_users USING btree (google_id);
+
+CREATE INDEX idx_admin_users_role ON billing_data.admin_users USING btree (role);
+
+CREATE INDEX payment_events_payment_id ON billing_data.payment_events USING btree (provider, payment_id) WHERE (payment_id IS NOT NULL);
+
+CREATE INDEX purchases_payment_id ON billing_data.purchases USING btree (provider, payment_id) WHERE (payment_id IS NOT NULL);
+
+ALTER INDEX billing_data.credit_checks_account ATTACH PARTITION billing_data.credit_checks_default_account_id_created_at_idx;
+
+CREATE TRIGGER admin_audit_logs_append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON billing_data.admin_audit_logs FOR EACH STATEMENT EXECUTE FUNCTION billing_data.refuse_change();
+
+CREATE TRIGGER api_keys_fixed BEFORE DELETE OR UPDATE ON billing_data.api_keys FOR EACH ROW EXECUTE FUNCTION billing_data.refuse_api_key_change();
+
+CREATE TRIGGER api_keys_not_truncated BEFORE TRUNCATE ON billing_data.api_keys FOR EACH STATEMENT EXECUTE FUNCTION billing_data.refuse_api_key_change();
+
+CREATE TRIGGER charges_append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON billing_data.charges FOR EACH STATEMENT EXECUTE FUNCTION billing_data.refuse_change();
+
+CREATE TRIGGER credits_append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON billing_data.credits FOR EACH STATEMENT EXECUTE FUNCTION billing_data.refuse_change();
+
+ALTER TABLE ONLY billing_data.account_requests
+    ADD CONSTRAINT account_requests_account FOREIGN KEY (account_id) REFERENCES billing_data.accounts(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY billing_data.batch_requests
+    ADD CONSTRAINT batch_requests_api_key FOREIGN KEY (api_key_id) REFERENCES billing_data.api_keys(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY billing_data.charges
+    ADD CONSTRAINT fk_charges_account FOREIGN KEY (account_id) REFERENCES billing_data.accounts(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY billing_data.credits
+    ADD CONSTRAINT fk_credits_account FOREIGN KEY (account_id) REFERENCES billing_data.accounts(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY billing_data.purchases
+    ADD CONSTRAINT purchases_account FOREIGN KEY (account_id) REFERENCES billing_data.accounts(id) ON DELETE RESTRICT;

@@ -1,0 +1,256 @@
+"""Calling functions of schema billing by name, and what a refusal looks like from outside."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+from psycopg import sql
+from psycopg.rows import dict_row
+
+from tests.support import Database, unique
+
+BIGGEST = 2**63 - 1
+NOBODY = uuid.UUID("00000000-0000-7000-8000-000000000000")
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """What a refused caller sees."""
+
+    sqlstate: str
+    slug: str | None
+    message: str
+    detail: Any
+    hint: str | None
+
+    @classmethod
+    def of(cls, error: psycopg.Error) -> Refusal:
+        detail = error.diag.message_detail
+        with contextlib.suppress(TypeError, ValueError):
+            detail = json.loads(detail or "")
+        return cls(
+            error.sqlstate or "",
+            error.diag.constraint_name,
+            error.diag.message_primary or "",
+            detail,
+            error.diag.message_hint,
+        )
+
+
+@dataclass(frozen=True)
+class Caller:
+    """One session that calls functions of schema billing; every argument name gets its p_."""
+
+    connection: psycopg.Connection[dict[str, Any]]
+
+    def rows(self, function: str, **arguments: Any) -> list[dict[str, Any]]:
+        """All rows of the answer."""
+        named = [sql.SQL("{} => %s").format(sql.Identifier(f"p_{name}")) for name in arguments]
+        statement = sql.SQL("SELECT * FROM {}({})").format(
+            sql.Identifier("billing", function), sql.SQL(", ").join(named)
+        )
+        return self.connection.execute(statement, list(arguments.values())).fetchall()
+
+    def row(self, function: str, **arguments: Any) -> dict[str, Any]:
+        """The one row of the answer."""
+        (row,) = self.rows(function, **arguments)
+        return row
+
+    def value(self, function: str, **arguments: Any) -> Any:
+        """The one value of the answer."""
+        (value,) = self.row(function, **arguments).values()
+        return value
+
+    def refusal(self, function: str, **arguments: Any) -> Refusal:
+        """How the call is refused; an accepted call fails the test."""
+        try:
+            rows = self.rows(function, **arguments)
+        except psycopg.Error as error:
+            return Refusal.of(error)
+        raise AssertionError(f"billing.{function} was not refused; it answered {rows}")
+
+    def execute(self, statement: str, *arguments: Any) -> list[dict[str, Any]]:
+        """Any statement in this session."""
+        cursor = self.connection.execute(statement, arguments or None)  # type: ignore[arg-type]
+        return cursor.fetchall() if cursor.description else []
+
+    def refused(self, statement: str, *arguments: Any) -> Refusal:
+        """How a statement is refused; an accepted one fails the test."""
+        try:
+            rows = self.execute(statement, *arguments)
+        except psycopg.Error as error:
+            return Refusal.of(error)
+        raise AssertionError(f"{statement} was not refused; it answered {rows}")
+
+
+@contextlib.contextmanager
+def session(database: Database, user: str, *, autocommit: bool = True) -> Iterator[Caller]:
+    """A session of its own for a login."""
+    with psycopg.connect(
+        database.dsn(user), autocommit=autocommit, row_factory=dict_row
+    ) as connection:
+        yield Caller(connection)
+
+
+def person(external_id: str | None = None) -> dict[str, str]:
+    """An identity, by default of somebody new."""
+    return {"oauth_provider": "oauth:google", "external_id": external_id or unique()}
+
+
+def account_of(database: Database, who: dict[str, str]) -> dict[str, Any]:
+    """The account's row in the table itself."""
+    with session(database, "postgres") as root:
+        rows = root.execute(
+            "SELECT * FROM billing_data.accounts WHERE oauth_provider = %s AND external_id = %s",
+            who["oauth_provider"],
+            who["external_id"],
+        )
+    assert len(rows) == 1
+    return rows[0]
+
+
+def use_up_free_uses(database: Database, who: dict[str, str]) -> None:
+    """Leaves the account with no free use, its ledger still right."""
+    with session(database, "t_dba") as dba:
+        while account_of(database, who)["free_uses_remaining"] > 0:
+            dba.row("create_charge", **who)
+
+
+def new_user(
+    database: Database, *, paid: int = 0, free: bool = True, external_id: str | None = None
+) -> dict[str, str]:
+    """The identity of a fresh account with `paid` credits, its free uses kept or used up."""
+    who = person(external_id)
+    with session(database, "t_dba") as dba:
+        dba.row("check_credit", **who)
+        if paid:
+            dba.row("create_credit", **who, amount_minor=paid)
+    if not free:
+        use_up_free_uses(database, who)
+    return who
+
+
+# Field of an item -> argument of the batch forms.
+_PLURALS = {
+    "oauth_provider": "oauth_providers",
+    "external_id": "external_ids",
+    "amount_minor": "amounts_minor",
+    "currency": "currencies",
+    "description": "descriptions",
+    "idempotency_key": "idempotency_keys",
+    "wa_id": "wa_ids",
+    "tenant_id": "tenant_ids",
+    "context_agent_id": "context_agent_ids",
+    "context_channel_id": "context_channel_ids",
+    "context_request_id": "context_request_ids",
+    "metadata_message_id": "metadata_message_ids",
+    "metadata_agent_id": "metadata_agent_ids",
+    "metadata_channel_id": "metadata_channel_ids",
+    "metadata_request_id": "metadata_request_ids",
+    "customer_email": "customer_emails",
+    "user_role": "user_roles",
+    "agent_id": "agent_ids",
+    "marketing_opt_in": "marketing_opt_ins",
+    "marketing_opt_in_source": "marketing_opt_in_sources",
+    "api_key_id": "api_key_ids",
+}
+_CHARGE = {"amount_minor": 1, "currency": "USD", "description": "one use"}
+
+
+def _arrays(items: Sequence[dict[str, Any]], defaults: dict[str, Any]) -> dict[str, list[Any]]:
+    fields = {field for item in items for field in item} | set(defaults)
+    return {
+        _PLURALS[field]: [item.get(field, defaults.get(field)) for item in items]
+        for field in sorted(fields)
+    }
+
+
+def charge_all(
+    caller: Caller, items: Sequence[dict[str, Any]], **options: Any
+) -> list[dict[str, Any]]:
+    """billing.create_charges, its answers in the order of the items."""
+    rows = caller.rows("create_charges", **_arrays(items, _CHARGE), **options)
+    assert sorted(row["item"] for row in rows) == list(range(1, len(items) + 1))
+    return sorted(rows, key=lambda row: row["item"])
+
+
+def charge_once(
+    caller: Caller,
+    items: Sequence[dict[str, Any]],
+    api_key_id: uuid.UUID | None,
+    idempotency_key: str,
+    fingerprint: bytes = b"as sent",
+) -> list[dict[str, Any]]:
+    """billing.create_charges_once, its answers in the order of the items."""
+    given = _arrays(items, _CHARGE)
+    optional = {
+        name: given.get(name, [None] * len(items))
+        for field, name in _PLURALS.items()
+        if not field.startswith(("wa_", "tenant_", "context_", "api_"))
+    }
+    rows = caller.rows(
+        "create_charges_once",
+        **{**given, **optional},
+        api_key_id=api_key_id,
+        idempotency_key=idempotency_key,
+        request_fingerprint=fingerprint,
+    )
+    return sorted(rows, key=lambda row: row["item"])
+
+
+def check_all(
+    caller: Caller, items: Sequence[dict[str, Any]], **options: Any
+) -> list[dict[str, Any]]:
+    """billing.check_credits, its answers in the order of the items."""
+    rows = caller.rows("check_credits", **_arrays(items, {}), **options)
+    assert sorted(row["item"] for row in rows) == list(range(1, len(items) + 1))
+    return sorted(rows, key=lambda row: row["item"])
+
+
+def outcomes(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """The outcome of each item."""
+    return [row["outcome"] for row in rows]
+
+
+def key_id(database: Database, *permissions: str) -> uuid.UUID:
+    """A new API key's id; by default it may read and write."""
+    return uuid.UUID(
+        database.create_key(permissions or ("billing:read", "billing:write"), name=unique()).id
+    )
+
+
+def set_staff_domain(database: Database, domain: str = "example.com") -> None:
+    """Makes staff come from `domain`, as a first deploy could have."""
+    database.execute("UPDATE billing_data.settings SET seeded_at = NULL")
+    seeded = database.value(
+        "SELECT billing.seed_settings(p_admin_email_domain => %s)", domain, user="t_dba"
+    )
+    assert seeded
+
+
+def staff(database: Database, role: str, *, active: bool = True) -> uuid.UUID:
+    """A new staff member's id."""
+    set_staff_domain(database)
+    email = f"{unique('ada')}@example.com"
+    found: uuid.UUID = database.value(
+        "SELECT admin_user_id FROM billing.add_admin(p_email => %s, p_role => %s)",
+        email,
+        role,
+        user="t_dba",
+    )
+    if not active:
+        database.execute(
+            "UPDATE billing_data.admin_users SET is_active = false WHERE id = %s", found
+        )
+    return found
+
+
+def ledger_problems(database: Database) -> list[Any]:
+    """What billing.verify_ledger finds wrong."""
+    return database.execute("SELECT * FROM billing.verify_ledger()", user="t_dba")

@@ -1,0 +1,429 @@
+"""What the database's own catalogue says about schema billing and the tables behind it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from server.api_key_secret import new_secret
+from tests.sql.helpers import Caller, session, set_staff_domain
+from tests.support import Database
+
+SQL = Path(__file__).resolve().parents[2] / "sql"
+EVERYBODY = {"billing_server", "billing_dba", "billing_analyst"}
+BOTH = {"billing_server", "billing_dba"}
+DBA = {"billing_dba"}
+
+# Function -> who may call it, and whether it only reads (s) or may write (v).
+FUNCTIONS: dict[str, tuple[set[str], str]] = {
+    "add_admin": (BOTH, "v"),
+    "check_credit": (BOTH, "v"),
+    "check_credits": (BOTH, "v"),
+    "create_account": (BOTH, "v"),
+    "create_api_key": (BOTH, "v"),
+    "create_charge": (BOTH, "v"),
+    "create_charges": (BOTH, "v"),
+    "create_charges_once": (BOTH, "v"),
+    "create_check_partitions": (BOTH, "v"),
+    "create_credit": (BOTH, "v"),
+    "drop_check_partitions": (DBA, "v"),
+    "find_api_key": (BOTH, "s"),
+    "get_account": (BOTH, "s"),
+    "get_admin": (BOTH, "s"),
+    "get_schema_version": (BOTH, "s"),
+    "get_settings": (BOTH, "s"),
+    "help": (EVERYBODY, "s"),
+    "list_admins": (BOTH, "s"),
+    "list_api_keys": (BOTH, "s"),
+    "list_transactions": (BOTH, "s"),
+    "record_api_key_use": (BOTH, "v"),
+    "record_credit": (BOTH, "v"),
+    "require_api_key": (BOTH, "s"),
+    "retire_expired_api_key": (BOTH, "v"),
+    "revoke_api_key": (BOTH, "v"),
+    "rotate_api_key": (BOTH, "v"),
+    "seed_settings": (DBA, "v"),
+    "set_account_status": (BOTH, "v"),
+    "verify_ledger": (DBA, "s"),
+}
+
+VIEWS = {
+    "account_balances": {"billing_dba", "billing_analyst"},
+    "daily_usage": {"billing_dba", "billing_analyst"},
+    "errors": EVERYBODY,
+    "ledger": {"billing_dba", "billing_analyst"},
+}
+
+# Names from before the rule <table>_<rule>: the tables came with them.
+LEGACY_NAMES = {
+    "ck_account_status",
+    "ck_balance_non_negative",
+    "ck_free_uses_non_negative",
+    "ck_paid_credits_non_negative",
+    "ck_total_uses_non_negative",
+    "ck_charge_amount_positive",
+    "fk_charges_account",
+    "ck_credit_amount_positive",
+    "ck_credit_balance_consistency",
+    "ck_transaction_type",
+    "fk_credits_account",
+    "ck_api_keys_environment",
+    "ck_api_keys_status",
+    "ck_admin_users_role",
+    "uq_admin_users_google_id",
+    "idx_admin_users_email",
+    "idx_admin_users_google_id",
+    "idx_admin_users_role",
+    "ck_provider_configs_type",
+    "idx_admin_audit_logs_action",
+    "idx_admin_audit_logs_admin_user_id",
+    "idx_admin_audit_logs_created_at",
+    "idx_admin_audit_logs_resource_type_resource_id",
+}
+
+# '' finds nothing by an unqualified name; listing pg_temp last also keeps temporary types out.
+SAFE_SEARCH_PATHS = {'search_path=""', "search_path=pg_catalog, pg_temp"}
+
+_HEADER_AND_NAME = re.compile(
+    r"((?:^--.*\n)+)CREATE OR REPLACE FUNCTION (billing|billing_data)\.(\w+)", re.MULTILINE
+)
+
+
+def _headers() -> Iterator[tuple[str, str, str]]:
+    for file in sorted(SQL.glob("*.sql")):
+        for comment, schema, name in _HEADER_AND_NAME.findall(file.read_text(encoding="utf-8")):
+            yield schema, name, re.sub(r"^-- ?", "", comment, flags=re.MULTILINE)
+
+
+HEADERS = {name: comment for schema, name, comment in _headers() if schema == "billing"}
+
+
+@pytest.fixture(scope="module")
+def functions(module_database: Database) -> list[dict[str, Any]]:
+    with session(module_database, "postgres") as root:
+        return root.execute("""
+            SELECT
+                n.nspname AS schema, p.proname AS name, p.prosecdef AS definer,
+                p.proowner::regrole::text AS owner, p.proconfig AS config,
+                p.proisstrict AS is_strict, p.provolatile AS volatility,
+                p.prorettype = 'trigger'::regtype AS is_trigger,
+                obj_description(p.oid, 'pg_proc') AS comment,
+                coalesce((
+                    SELECT array_agg(CASE a.grantee WHEN 0 THEN 'PUBLIC'
+                        ELSE a.grantee::regrole::text END)
+                    FROM aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) AS a
+                    WHERE a.grantee <> p.proowner
+                ), '{}') AS granted_to
+            FROM pg_proc AS p
+            INNER JOIN pg_namespace AS n ON n.oid = p.pronamespace
+            WHERE n.nspname IN ('billing', 'billing_data')
+            ORDER BY 1, 2
+        """)
+
+
+@pytest.fixture(scope="module")
+def relations(module_database: Database) -> list[dict[str, Any]]:
+    with session(module_database, "postgres") as root:
+        return root.execute("""
+            SELECT
+                n.nspname AS schema, c.relname AS name, c.relkind AS kind,
+                c.relowner::regrole::text AS owner,
+                obj_description(c.oid, 'pg_class') AS comment,
+                coalesce((
+                    SELECT jsonb_object_agg(g.role, g.rights) FROM (
+                        SELECT
+                            CASE a.grantee WHEN 0 THEN 'PUBLIC'
+                                ELSE a.grantee::regrole::text END AS role,
+                            array_agg(a.privilege_type ORDER BY 1) AS rights
+                        FROM aclexplode(coalesce(c.relacl, acldefault('r', c.relowner))) AS a
+                        WHERE a.grantee <> c.relowner
+                        GROUP BY 1
+                    ) AS g
+                ), '{}') AS granted_to
+            FROM pg_class AS c
+            INNER JOIN pg_namespace AS n ON n.oid = c.relnamespace
+            WHERE n.nspname IN ('billing', 'billing_data') AND c.relkind NOT IN ('i', 'I', 't')
+            ORDER BY 1, 2
+        """)
+
+
+def _callable(functions: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [function for function in functions if function["schema"] == "billing"]
+
+
+def test_the_functions_of_schema_billing_are_the_ones_listed_here_and_none_is_overloaded(
+    functions: list[dict[str, Any]],
+) -> None:
+    assert [function["name"] for function in _callable(functions)] == sorted(FUNCTIONS)
+
+
+def test_every_function_of_schema_billing_runs_as_the_owner_and_may_be_called_with_null(
+    functions: list[dict[str, Any]],
+) -> None:
+    for function in _callable(functions):
+        assert function["definer"], function["name"]
+        assert not function["is_strict"], function["name"]
+
+
+def test_every_function_of_both_schemas_is_owned_by_billing_owner(
+    functions: list[dict[str, Any]],
+) -> None:
+    assert {function["owner"] for function in functions} == {"billing_owner"}
+
+
+def test_every_function_of_both_schemas_has_a_pinned_search_path(
+    functions: list[dict[str, Any]],
+) -> None:
+    for function in functions:
+        assert SAFE_SEARCH_PATHS & set(function["config"] or ()), function["name"]
+
+
+def test_reading_functions_are_stable_and_writing_ones_volatile(
+    functions: list[dict[str, Any]],
+) -> None:
+    found = {function["name"]: function["volatility"] for function in _callable(functions)}
+    assert found == {name: volatility for name, (_, volatility) in FUNCTIONS.items()}
+
+
+def test_every_function_says_its_volatility_in_its_definition() -> None:
+    text = "".join(file.read_text(encoding="utf-8") for file in sorted(SQL.glob("*.sql")))
+    definitions = re.findall(
+        r"^CREATE OR REPLACE FUNCTION (\w+\.\w+)(.*?)^(?:AS \$|BEGIN ATOMIC|RETURN )",
+        text,
+        re.MULTILINE | re.DOTALL,
+    )
+    assert len(definitions) > len(FUNCTIONS)
+    silent = [
+        name
+        for name, head in definitions
+        if "RETURNS trigger" not in head and not re.search(r"\b(STABLE|VOLATILE|IMMUTABLE)\b", head)
+    ]
+    assert silent == []
+
+
+def test_every_function_is_granted_to_exactly_its_audiences(
+    functions: list[dict[str, Any]],
+) -> None:
+    found = {function["name"]: set(function["granted_to"]) for function in _callable(functions)}
+    assert found == {name: audiences for name, (audiences, _) in FUNCTIONS.items()}
+
+
+def test_every_comment_names_exactly_the_audiences_of_its_function(
+    functions: list[dict[str, Any]],
+) -> None:
+    for function in _callable(functions):
+        comment = function["comment"]
+        assert comment, function["name"]
+        effect, _, audience = comment.rpartition(" For ")
+        assert effect.endswith("."), comment
+        named = set(re.findall(r"billing_\w+", audience))
+        if "everybody with a billing role" in audience:
+            named = EVERYBODY
+        assert named == FUNCTIONS[function["name"]][0], comment
+
+
+def test_helpers_and_trigger_functions_are_granted_to_nobody_and_have_a_comment(
+    functions: list[dict[str, Any]],
+) -> None:
+    helpers = [function for function in functions if function["schema"] == "billing_data"]
+    assert len(helpers) > 5
+    for helper in helpers:
+        assert helper["granted_to"] == [], helper["name"]
+        assert helper["comment"], helper["name"]
+        assert not helper["definer"], helper["name"]
+        expected = "Trigger: " if helper["is_trigger"] else "Helper."
+        assert expected in helper["comment"], helper["name"]
+
+
+@pytest.mark.parametrize("name", sorted(FUNCTIONS))
+def test_every_function_is_executable_by_billing_dba(module_database: Database, name: str) -> None:
+    executable = module_database.execute(
+        "SELECT has_function_privilege('billing_dba', p.oid, 'EXECUTE') FROM pg_proc AS p"
+        " WHERE p.pronamespace = 'billing'::regnamespace AND p.proname = %s",
+        name,
+    )
+    assert executable == [(True,)]
+
+
+def test_every_callable_function_has_a_header_comment_with_an_example() -> None:
+    assert sorted(HEADERS) == sorted(FUNCTIONS)
+    without = [name for name, header in HEADERS.items() if "Example" not in header]
+    assert without == []
+
+
+def test_every_table_and_view_is_owned_by_billing_owner(relations: list[dict[str, Any]]) -> None:
+    assert len(relations) > len(VIEWS)
+    assert {relation["owner"] for relation in relations} == {"billing_owner"}
+
+
+def test_nobody_but_the_dbas_has_a_right_on_a_table_and_they_may_only_read(
+    relations: list[dict[str, Any]],
+) -> None:
+    tables = [relation for relation in relations if relation["kind"] in ("r", "p")]
+    assert {table["schema"] for table in tables} == {"billing_data"}
+    granted = {table["name"]: table["granted_to"] for table in tables}
+    assert all(rights in ({}, {"billing_dba": ["SELECT"]}) for rights in granted.values()), granted
+
+
+def test_the_views_are_read_by_their_audiences_and_written_by_nobody(
+    relations: list[dict[str, Any]],
+) -> None:
+    views = [relation for relation in relations if relation["kind"] == "v"]
+    assert {view["schema"] for view in views} == {"billing"}
+    assert {view["name"]: view["granted_to"] for view in views} == {
+        name: {role: ["SELECT"] for role in roles} for name, roles in VIEWS.items()
+    }
+    assert all(view["comment"] for view in views)
+
+
+def test_nothing_but_tables_and_views_lies_in_the_two_schemas(
+    relations: list[dict[str, Any]],
+) -> None:
+    assert {relation["kind"] for relation in relations} == {"r", "p", "v"}
+
+
+def test_only_the_three_audiences_may_enter_the_schemas(module_database: Database) -> None:
+    rows = module_database.execute("""
+        SELECT n.nspname, a.grantee::regrole::text, a.privilege_type
+        FROM pg_namespace AS n CROSS JOIN LATERAL aclexplode(n.nspacl) AS a
+        WHERE n.nspname IN ('billing', 'billing_data') AND a.grantee <> n.nspowner
+        ORDER BY 1, 2
+    """)
+    assert rows == [
+        ("billing", "billing_analyst", "USAGE"),
+        ("billing", "billing_dba", "USAGE"),
+        ("billing", "billing_server", "USAGE"),
+        ("billing_data", "billing_dba", "USAGE"),
+    ]
+
+
+def test_a_function_made_later_is_not_executable_by_everybody(database: Database) -> None:
+    database.execute(
+        "SET ROLE billing_owner; CREATE FUNCTION billing.later() RETURNS integer"
+        " LANGUAGE sql RETURN 1"
+    )
+    granted = database.execute(
+        "SELECT has_function_privilege(r.name, 'billing.later()', 'EXECUTE')"
+        " FROM unnest(ARRAY['t_web', 't_dba', 't_analyst']) AS r (name)"
+    )
+    assert granted == [(False,)] * 3
+
+
+def test_the_roles_are_made_without_login_and_without_any_power(module_database: Database) -> None:
+    rows = module_database.execute("""
+        SELECT r.rolname, r.rolcanlogin, r.rolsuper, r.rolcreaterole, r.rolcreatedb, r.rolbypassrls
+        FROM pg_roles AS r WHERE r.rolname LIKE 'billing%' ORDER BY 1
+    """)
+    assert rows == [
+        (role, False, False, False, False, False)
+        for role in ("billing_analyst", "billing_dba", "billing_owner", "billing_server")
+    ]
+
+
+def test_constraints_and_indexes_are_named_after_their_table(module_database: Database) -> None:
+    rows = module_database.execute("""
+        SELECT c.conrelid::regclass::text, c.conname
+        FROM pg_constraint AS c
+        WHERE c.connamespace = 'billing_data'::regnamespace AND c.contype <> 'n'
+        UNION
+        SELECT i.indrelid::regclass::text, x.relname
+        FROM pg_index AS i INNER JOIN pg_class AS x ON x.oid = i.indexrelid
+        WHERE x.relnamespace = 'billing_data'::regnamespace
+    """)
+    assert len(rows) > len(LEGACY_NAMES)
+    odd = {
+        name
+        for table, name in rows
+        if not name.startswith(f"{table.removeprefix('billing_data.')}_")
+    }
+    assert odd <= LEGACY_NAMES, odd - LEGACY_NAMES
+    assert odd >= LEGACY_NAMES, "LEGACY_NAMES lists names that are gone"
+
+
+def test_what_changes_with_every_charge_carries_no_index_and_its_page_leaves_room(
+    module_database: Database,
+) -> None:
+    indexed = {
+        row[0]
+        for row in module_database.execute("""
+            SELECT a.attname FROM pg_index AS i
+            INNER JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey)
+            WHERE i.indrelid = 'billing_data.accounts'::regclass
+        """)
+    }
+    assert indexed == {"id", "oauth_provider", "external_id"}
+    options = module_database.value(
+        "SELECT reloptions FROM pg_class WHERE oid = 'billing_data.accounts'::regclass"
+    )
+    assert "fillfactor=75" in options
+
+
+def test_help_lists_every_function_and_view_with_what_it_does(dba: Caller) -> None:
+    rows = dba.rows("help")
+    names = [f"billing.{name}" for name in (*FUNCTIONS, *VIEWS)]
+    assert sorted(row["name"] for row in rows) == sorted(names)
+    assert all(row["what_it_does"] for row in rows)
+
+
+def test_help_finds_by_a_word_of_the_name_or_of_the_effect(dba: Caller) -> None:
+    assert [row["name"] for row in dba.rows("help", search="verify")] == ["billing.verify_ledger"]
+    by_effect = [row["name"] for row in dba.rows("help", search="GRACE and nothing")]
+    assert by_effect == []
+    assert "billing.create_charge" in [row["name"] for row in dba.rows("help", search="FREE uses")]
+
+
+def test_the_errors_view_lists_each_slug_once_and_its_sqlstate_is_its_http_status(
+    dba: Caller,
+) -> None:
+    rows = dba.execute("SELECT * FROM billing.errors")
+    assert len({row["slug"] for row in rows}) == len(rows)
+    for row in rows:
+        assert row["sqlstate"] == f"PB{row['http_status']}"
+        assert row["message"], row["slug"]
+        assert row["hint"], row["slug"]
+
+
+def test_every_slug_the_functions_raise_is_in_the_errors_view(dba: Caller) -> None:
+    text = "".join(file.read_text(encoding="utf-8") for file in sorted(SQL.glob("*.sql")))
+    raised = set(re.findall(r"raise_error\(\s*'(\w+)'", text))
+    assert len(raised) > 5
+    assert raised <= {row["slug"] for row in dba.execute("SELECT e.slug FROM billing.errors AS e")}
+
+
+@pytest.mark.parametrize("name", sorted(HEADERS))
+def test_the_example_in_a_functions_header_works_as_it_stands(
+    database: Database, name: str
+) -> None:
+    key = database.create_key()
+    other = new_secret("live")
+    set_staff_domain(database)
+    with session(database, "t_dba") as dba:
+        dba.row("create_account", oauth_provider="oauth:google", external_id="1")
+        if name == "get_admin":
+            dba.row("add_admin", email="ada@example.com")
+        example = re.search(r"Example.*?(SELECT .*?;)", HEADERS[name], re.DOTALL)
+        assert example, HEADERS[name]
+        statement = example[1]
+        # Where an example cannot know a value it shows three dots: a real one takes their place.
+        statement = re.sub(r"(p_key_prefix => )'[^']*\.\.\.'", rf"\g<1>'{other.prefix}'", statement)
+        statement = re.sub(r"(p_key_hash => )'\.\.\.'", rf"\g<1>'{other.hash}'", statement)
+        statement = statement.replace("'...'", f"'{key.id}'")
+        if ", ...)" in statement:  # too many arguments to show: those it shows must exist
+            arguments = next(row["arguments"] for row in dba.rows("help", search=name))
+            shown = set(re.findall(r"\b(p_\w+) =>", statement))
+            assert shown
+            assert shown <= set(re.findall(r"\bp_\w+", arguments))
+            return
+        assert "..." not in statement
+        if name == "require_api_key":  # only the web tier may name a key
+            assert dba.refused(statement).slug == "actor_not_allowed"
+            with session(database, "t_web") as web:
+                web.execute(statement)
+            return
+        cursor = dba.connection.execute(statement.encode())
+        assert cursor.description
+        assert f"billing.{name}(" in statement

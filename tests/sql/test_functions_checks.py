@@ -1,0 +1,654 @@
+"""billing.check_credit, billing.check_credits, and the audit rows they leave."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from tests.sql.helpers import (
+    Caller,
+    account_of,
+    check_all,
+    key_id,
+    new_user,
+    outcomes,
+    person,
+    session,
+)
+from tests.support import Database, unique
+
+
+def _audit(database: Database, who: dict[str, str]) -> list[dict[str, Any]]:
+    with session(database, "postgres") as root:
+        return root.execute(
+            "SELECT * FROM billing_data.credit_checks WHERE oauth_provider = %s"
+            " AND external_id = %s ORDER BY created_at, id",
+            who["oauth_provider"],
+            who["external_id"],
+        )
+
+
+def _set_status(dba: Caller, who: dict[str, str], status: str) -> None:
+    dba.row("set_account_status", **who, status=status, reason="a test")
+
+
+# --- one check -----------------------------------------------------------------------------------
+
+
+def test_the_first_check_makes_the_account_with_its_free_uses(
+    module_database: Database, dba: Caller
+) -> None:
+    who = person()
+    answer = dba.row("check_credit", **who, wa_id="w", tenant_id="t")
+    assert answer == {
+        "has_credit": True,
+        "reason": None,
+        "credits_remaining": 0,
+        "free_uses_remaining": 3,
+        "total_uses": 0,
+        "plan_name": "free",
+        "purchase_required": False,
+        "purchase_price_minor": None,
+        "purchase_uses": None,
+    }
+    account = account_of(module_database, who)
+    assert (account["status"], account["currency"]) == ("active", "USD")
+    assert (account["wa_id"], account["tenant_id"]) == ("w", "t")
+    assert (account["balance_minor"], account["ledger_version"]) == (0, 0)
+    assert account["created_at"] == account["updated_at"]
+
+
+def test_a_check_consumes_nothing(module_database: Database, dba: Caller) -> None:
+    who = new_user(module_database, paid=1)
+    before = account_of(module_database, who)
+    for _ in range(5):
+        assert dba.row("check_credit", **who)["has_credit"]
+    assert account_of(module_database, who) == before
+
+
+def test_a_check_ignores_wa_id_and_tenant_id_of_an_account_that_exists(
+    module_database: Database, dba: Caller
+) -> None:
+    who = person()
+    dba.row("check_credit", **who, wa_id="w", tenant_id="t")
+    dba.row("check_credit", **who, wa_id="another", tenant_id=None)
+    account = account_of(module_database, who)
+    assert (account["wa_id"], account["tenant_id"]) == ("w", "t")
+
+
+@pytest.mark.parametrize(
+    ("free", "paid", "has_credit"),
+    [(True, 0, True), (True, 1, True), (False, 1, True), (False, 0, False)],
+)
+def test_a_user_may_go_on_while_a_free_use_or_a_credit_is_left(
+    module_database: Database, dba: Caller, free: bool, paid: int, has_credit: bool
+) -> None:
+    who = new_user(module_database, paid=paid, free=free)
+    answer = dba.row("check_credit", **who)
+    assert answer["has_credit"] is has_credit
+    assert answer["credits_remaining"] == paid
+    assert answer["free_uses_remaining"] == (3 if free else 0)
+    assert answer["total_uses"] == (0 if free else 3)
+    if has_credit:
+        assert (answer["reason"], answer["purchase_required"]) == (None, False)
+        assert (answer["purchase_price_minor"], answer["purchase_uses"]) == (None, None)
+    else:
+        assert answer["reason"] == "No free uses or credits remaining"
+        assert answer["purchase_required"] is True
+        assert (answer["purchase_price_minor"], answer["purchase_uses"]) == (500, 20)
+
+
+@pytest.mark.parametrize(
+    ("status", "reason"),
+    [("suspended", "Account suspended"), ("closed", "Account closed")],
+)
+@pytest.mark.parametrize("free", [True, False], ids=["with uses", "without"])
+def test_a_suspended_or_closed_account_may_not_go_on_nor_buy(
+    module_database: Database, dba: Caller, status: str, reason: str, free: bool
+) -> None:
+    who = new_user(module_database, paid=4 if free else 0, free=free)
+    _set_status(dba, who, status)
+    answer = dba.row("check_credit", **who)
+    assert (answer["has_credit"], answer["reason"]) == (False, reason)
+    assert answer["purchase_required"] is False
+    assert (answer["purchase_price_minor"], answer["purchase_uses"]) == (None, None)
+    assert answer["credits_remaining"] == (4 if free else 0)
+
+
+def test_the_offer_and_the_free_uses_are_the_settings(database: Database) -> None:
+    database.execute(
+        "UPDATE billing_data.settings SET free_uses = 0, pack_uses = 7, pack_price_minor = 99"
+    )
+    with session(database, "t_dba") as dba:
+        answer = dba.row("check_credit", **person())
+    assert (answer["has_credit"], answer["free_uses_remaining"]) == (False, 0)
+    assert (answer["purchase_price_minor"], answer["purchase_uses"]) == (99, 7)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "argument"),
+    [
+        ({"oauth_provider": "google"}, "p_oauth_provider"),
+        ({"oauth_provider": ""}, "p_oauth_provider"),
+        ({"oauth_provider": None}, "p_oauth_provider"),
+        ({"external_id": ""}, "p_external_id"),
+        ({"external_id": None}, "p_external_id"),
+        ({"external_id": "x" * 256}, "p_external_id"),
+        ({"wa_id": "x" * 256}, "p_wa_id"),
+        ({"context_request_id": "x" * 256}, "p_context_request_id"),
+        ({"customer_email": "x" * 256}, "p_customer_email"),
+    ],
+    ids=lambda value: (
+        ",".join(f"{k}={str(v)[:9]}" for k, v in value.items()) if isinstance(value, dict) else ""
+    ),
+)
+def test_a_faulty_argument_is_named(dba: Caller, arguments: dict[str, Any], argument: str) -> None:
+    refusal = dba.refusal("check_credit", **{**person(), **arguments})
+    assert (refusal.sqlstate, refusal.slug) == ("PB422", "invalid_argument")
+    assert refusal.detail["argument"] == argument
+    assert refusal.message == f"Invalid {argument}: {refusal.detail['problem']}"
+
+
+# --- the audit row -------------------------------------------------------------------------------
+
+
+def test_each_check_leaves_a_row_with_the_decision_it_made(
+    module_database: Database, dba: Caller, web: Caller
+) -> None:
+    who, key = new_user(module_database, free=False), key_id(module_database)
+    web.row(
+        "check_credit",
+        **who,
+        wa_id="w",
+        tenant_id="t",
+        context_agent_id="a",
+        context_channel_id="c",
+        context_request_id="r",
+        api_key_id=key,
+    )
+    dba.row("create_credit", **who, amount_minor=2)
+    dba.row("check_credit", **who)
+    account = account_of(module_database, who)["id"]
+    _, denied, granted = _audit(module_database, who)
+    expected = {
+        "account_id": account,
+        "wa_id": "w",
+        "tenant_id": "t",
+        "has_credit": False,
+        "credits_remaining": 0,
+        "free_uses_remaining": 0,
+        "plan_name": "free",
+        "denial_reason": "No free uses or credits remaining",
+        "context_agent_id": "a",
+        "context_channel_id": "c",
+        "context_request_id": "r",
+        "api_key_id": key,
+        "database_role": None,
+    }
+    assert {name: denied[name] for name in expected} == expected
+    assert (granted["has_credit"], granted["denial_reason"]) == (True, None)
+    assert granted["credits_remaining"] == 2
+    assert (granted["api_key_id"], granted["database_role"]) == (None, "t_dba")
+    assert (granted["context_agent_id"], granted["wa_id"]) == (None, None)
+
+
+def test_who_still_has_free_uses_is_not_recorded_as_denied(
+    module_database: Database, dba: Caller
+) -> None:
+    who = new_user(module_database)
+    dba.row("check_credit", **who)
+    assert {row["has_credit"] for row in _audit(module_database, who)} == {True}
+
+
+def test_a_refused_check_leaves_no_row(module_database: Database, web: Caller) -> None:
+    who, writer = person(), key_id(module_database, "billing:write")
+    assert web.refusal("check_credit", **who, api_key_id=writer).slug == "permission_missing"
+    rows = check_all(web, [{**who, "api_key_id": writer}])
+    assert outcomes(rows) == ["permission_missing"]
+    assert _audit(module_database, who) == []
+    assert module_database.execute(
+        "SELECT a.id FROM billing_data.accounts AS a WHERE a.external_id = %s", who["external_id"]
+    ) == []  # fmt: skip
+
+
+def test_the_row_lies_in_the_partition_of_its_month(module_database: Database, dba: Caller) -> None:
+    who = person()
+    dba.row("check_credit", **who)
+    rows = module_database.execute(
+        "SELECT c.tableoid::regclass::text, c.created_at FROM billing_data.credit_checks AS c"
+        " WHERE c.external_id = %s",
+        who["external_id"],
+    )
+    ((partition, created_at),) = rows
+    assert partition == f"billing_data.credit_checks_{created_at.astimezone(UTC):%Y_%m}"
+    assert abs(created_at - datetime.now(UTC)) < timedelta(minutes=5)
+
+
+# --- profile -------------------------------------------------------------------------------------
+
+
+def test_the_first_check_stores_the_whole_profile(module_database: Database, dba: Caller) -> None:
+    who = person()
+    dba.row(
+        "check_credit",
+        **who,
+        customer_email="ada@example.com",
+        user_role="member",
+        agent_id="agent-1",
+        marketing_opt_in=True,
+        marketing_opt_in_source="chat",
+    )
+    account = account_of(module_database, who)
+    assert account["customer_email"] == "ada@example.com"
+    assert (account["user_role"], account["agent_id"]) == ("member", "agent-1")
+    assert account["marketing_opt_in"] is True
+    assert account["marketing_opt_in_at"] == account["created_at"]
+    assert account["marketing_opt_in_source"] == "chat"
+
+
+def test_the_source_is_stored_at_creation_even_without_consent(
+    module_database: Database, dba: Caller
+) -> None:
+    who = person()
+    dba.row("check_credit", **who, marketing_opt_in_source="chat")
+    account = account_of(module_database, who)
+    assert (account["marketing_opt_in"], account["marketing_opt_in_at"]) == (False, None)
+    assert account["marketing_opt_in_source"] == "chat"
+
+
+def test_a_later_check_replaces_what_it_gives_and_leaves_the_rest(
+    module_database: Database, dba: Caller
+) -> None:
+    who = person()
+    dba.row("check_credit", **who, customer_email="ada@example.com", user_role="member")
+    before = account_of(module_database, who)
+    dba.row("check_credit", **who, customer_email="lovelace@example.com", agent_id="agent-2")
+    account = account_of(module_database, who)
+    assert account["customer_email"] == "lovelace@example.com"
+    assert (account["user_role"], account["agent_id"]) == ("member", "agent-2")
+    assert account["updated_at"] > before["updated_at"]
+    dba.row("check_credit", **who, customer_email="lovelace@example.com")
+    assert account_of(module_database, who)["updated_at"] == account["updated_at"]
+
+
+@pytest.mark.parametrize("given", [True, False, None])
+def test_consent_goes_from_no_to_yes_only(
+    module_database: Database, dba: Caller, given: bool | None
+) -> None:
+    who = person()
+    dba.row("check_credit", **who, marketing_opt_in=True, marketing_opt_in_source="chat")
+    before = account_of(module_database, who)
+    dba.row("check_credit", **who, marketing_opt_in=given, marketing_opt_in_source="web")
+    assert account_of(module_database, who) == before
+
+
+def test_consent_given_later_is_stamped_then_and_keeps_an_older_source_if_it_names_none(
+    module_database: Database, dba: Caller
+) -> None:
+    who = person()
+    dba.row("check_credit", **who, marketing_opt_in_source="signup")
+    dba.row("check_credit", **who, marketing_opt_in=True)
+    account = account_of(module_database, who)
+    assert account["marketing_opt_in"] is True
+    assert account["marketing_opt_in_at"] > account["created_at"]
+    assert account["marketing_opt_in_source"] == "signup"
+
+
+def test_a_denied_check_still_updates_the_profile(module_database: Database, dba: Caller) -> None:
+    who = new_user(module_database)
+    _set_status(dba, who, "closed")
+    dba.row("check_credit", **who, customer_email="ada@example.com")
+    assert account_of(module_database, who)["customer_email"] == "ada@example.com"
+
+
+# --- several at once -----------------------------------------------------------------------------
+
+
+def test_each_item_of_a_batch_is_answered(module_database: Database, dba: Caller) -> None:
+    rich, empty, closed = (
+        new_user(module_database, paid=2),
+        new_user(module_database, free=False),
+        new_user(module_database),
+    )
+    _set_status(dba, closed, "closed")
+    rows = check_all(dba, [rich, empty, closed, person(), rich])
+    assert outcomes(rows) == ["checked"] * 5
+    assert [row["has_credit"] for row in rows] == [True, False, False, True, True]
+    assert [row["account_created"] for row in rows] == [False, False, False, True, False]
+    assert [row["credits_remaining"] for row in rows] == [2, 0, 0, 0, 2]
+    assert [row["purchase_required"] for row in rows] == [False, True, False, False, False]
+    assert len(_audit(module_database, rich)) == 3
+
+
+def test_a_new_user_several_times_in_one_call_is_one_account_made_once(
+    module_database: Database, dba: Caller
+) -> None:
+    who = person()
+    rows = check_all(dba, [{**who, "customer_email": f"{n}@example.com"} for n in range(3)])
+    assert outcomes(rows) == ["checked"] * 3
+    assert account_of(module_database, who)["customer_email"] == "2@example.com"
+    assert len(_audit(module_database, who)) == 3
+    assert [row["account_created"] for row in rows] == [True, False, False]
+
+
+def test_items_of_one_account_change_its_profile_in_their_order(
+    module_database: Database, dba: Caller
+) -> None:
+    who = person()
+    dba.row("check_credit", **who, customer_email="first@example.com")
+    emails = ["second@example.com", "third@example.com", "first@example.com"]
+    check_all(dba, [{**who, "customer_email": email} for email in emails])
+    assert account_of(module_database, who)["customer_email"] == "first@example.com"
+
+
+def test_an_empty_batch_does_nothing(dba: Caller) -> None:
+    assert dba.rows("check_credits", oauth_providers=[], external_ids=[]) == []
+    assert dba.rows("check_credits", oauth_providers=None, external_ids=None) == []
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("oauth_provider", None),
+        ("external_id", None),
+        ("external_id", "x" * 256),
+        ("wa_id", "x" * 256),
+        ("context_channel_id", "x" * 256),
+        ("customer_email", "x" * 256),
+        ("user_role", "x" * 51),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_one_bad_item_is_refused_alone(
+    module_database: Database, dba: Caller, field: str, value: Any
+) -> None:
+    good = new_user(module_database)
+    rows = check_all(dba, [good, {**person(), field: value}, person()])
+    assert outcomes(rows) == ["checked", "invalid_argument", "checked"]
+
+
+@pytest.mark.parametrize("short", ["oauth_providers", "external_ids", "wa_ids"])
+def test_arrays_of_different_lengths_are_refused_as_a_whole(dba: Caller, short: str) -> None:
+    arrays: dict[str, list[Any]] = {
+        "oauth_providers": ["oauth:google"] * 2,
+        "external_ids": [unique(), unique()],
+        "wa_ids": ["w", "w"],
+    }
+    arrays[short] = arrays[short][:1]
+    refusal = dba.refusal("check_credits", **arrays)
+    assert (refusal.sqlstate, refusal.slug) == ("PB422", "invalid_argument")
+
+
+def test_nulls_among_the_optional_fields_mean_not_given(
+    module_database: Database, dba: Caller
+) -> None:
+    who, other = new_user(module_database), new_user(module_database)
+    nothing: dict[str, Any] = dict.fromkeys(
+        ("wa_id", "customer_email", "user_role", "agent_id", "marketing_opt_in")
+    )
+    rows = check_all(dba, [{**who, **nothing}, {**other, "customer_email": "b@example.com"}])
+    assert outcomes(rows) == ["checked", "checked"]
+    assert account_of(module_database, who)["customer_email"] is None
+    assert account_of(module_database, other)["customer_email"] == "b@example.com"
+
+
+# --- not waiting ---------------------------------------------------------------------------------
+
+
+def test_without_waiting_only_a_profile_change_of_a_locked_account_is_busy(
+    module_database: Database, dba: Caller
+) -> None:
+    held, free = new_user(module_database), new_user(module_database)
+    with session(module_database, "t_dba", autocommit=False) as other:
+        other.row("create_charge", **held)
+        began = time.monotonic()
+        rows = check_all(
+            dba,
+            [
+                {**held, "customer_email": "ada@example.com"},
+                held,
+                {**free, "customer_email": "ben@example.com"},
+            ],
+            wait=False,
+        )
+        assert time.monotonic() - began < 1
+        other.connection.rollback()
+    assert outcomes(rows) == ["busy", "checked", "checked"]
+    busy = {name: value for name, value in rows[0].items() if name not in ("item", "outcome")}
+    assert busy["has_credit"] is False
+    assert busy["credits_remaining"] is None
+    assert account_of(module_database, held)["customer_email"] is None
+    assert account_of(module_database, free)["customer_email"] == "ben@example.com"
+    assert len(_audit(module_database, held)) == 2
+
+
+def test_without_waiting_an_identity_that_somebody_is_creating_is_busy(
+    module_database: Database, dba: Caller
+) -> None:
+    coming, fine, new = person(), new_user(module_database), person()
+    with session(module_database, "t_dba", autocommit=False) as other:
+        other.row("check_credit", **coming)
+        began = time.monotonic()
+        rows = check_all(dba, [coming, fine, new], wait=False)
+        assert time.monotonic() - began < 1
+        other.connection.commit()
+    assert outcomes(rows) == ["busy", "checked", "checked"]
+    assert [row["account_created"] for row in rows] == [False, False, True]
+    assert outcomes(check_all(dba, [coming], wait=False)) == ["checked"]
+
+
+def test_a_check_waits_for_who_is_creating_the_same_account(module_database: Database) -> None:
+    who = person()
+    with (
+        session(module_database, "t_dba", autocommit=False) as first,
+        session(module_database, "t_dba") as second,
+    ):
+        first.row("check_credit", **who)
+        second.execute("SET lock_timeout = '200ms'")
+        assert second.refusal("check_credit", **who).sqlstate == "55P03"
+        first.connection.commit()
+        assert second.row("check_credit", **who)["has_credit"]
+    account_of(module_database, who)
+
+
+# --- durability ----------------------------------------------------------------------------------
+
+
+def _durability(caller: Caller) -> str:
+    (row,) = caller.execute("SHOW synchronous_commit")
+    value: str = row["synchronous_commit"]
+    return value
+
+
+def test_a_check_alone_commits_asynchronously_and_for_its_transaction_only(
+    module_database: Database,
+) -> None:
+    who = new_user(module_database)
+    with session(module_database, "t_dba", autocommit=False) as dba:
+        assert _durability(dba) == "on"
+        dba.row("check_credit", **who)
+        assert _durability(dba) == "off"
+        dba.connection.commit()
+        assert _durability(dba) == "on"
+
+
+def test_a_denied_check_and_a_batch_commit_asynchronously_too(module_database: Database) -> None:
+    who = new_user(module_database, free=False)
+    with session(module_database, "t_dba", autocommit=False) as dba:
+        check_all(dba, [who, who])
+        assert _durability(dba) == "off"
+        dba.connection.rollback()
+
+
+@pytest.mark.parametrize("what", ["a new account", "a changed profile"])
+def test_a_check_that_changes_an_account_commits_durably(
+    module_database: Database, what: str
+) -> None:
+    who = person() if what == "a new account" else new_user(module_database)
+    with session(module_database, "t_dba", autocommit=False) as dba:
+        dba.row("check_credit", **who, customer_email="ada@example.com")
+        assert _durability(dba) == "on"
+        dba.connection.rollback()
+
+
+def test_one_changed_profile_makes_its_whole_batch_durable(module_database: Database) -> None:
+    plain, changed = new_user(module_database), new_user(module_database)
+    with session(module_database, "t_dba", autocommit=False) as dba:
+        check_all(dba, [plain, {**changed, "customer_email": "ada@example.com"}, plain])
+        assert _durability(dba) == "on"
+        dba.connection.rollback()
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments"),
+    [
+        ("create_charge", {}),
+        ("create_credit", {"amount_minor": 1}),
+        ("set_account_status", {"status": "suspended", "reason": "a test"}),
+    ],
+)
+def test_a_check_before_or_after_a_write_leaves_the_transaction_durable(
+    module_database: Database, function: str, arguments: dict[str, Any]
+) -> None:
+    who = new_user(module_database)
+    with session(module_database, "t_dba", autocommit=False) as dba:
+        dba.row(function, **who, **arguments)
+        dba.row("check_credit", **who)
+        assert _durability(dba) == "on"
+        dba.connection.rollback()
+        dba.row("check_credit", **who)
+        dba.row(function, **who, **arguments)
+        assert _durability(dba) == "on"
+        dba.connection.rollback()
+
+
+def test_a_check_after_a_write_of_the_dbas_own_leaves_the_transaction_durable(
+    module_database: Database,
+) -> None:
+    who = new_user(module_database)
+    with session(module_database, "t_dba", autocommit=False) as dba:
+        dba.execute("CREATE TEMP TABLE notes (id integer) ON COMMIT DROP")
+        dba.row("check_credit", **who)
+        assert _durability(dba) == "on"
+        dba.connection.rollback()
+
+
+# --- monthly partitions --------------------------------------------------------------------------
+
+
+def _partitions(database: Database) -> list[str]:
+    return [
+        row[0]
+        for row in database.execute("""
+            SELECT c.relname FROM pg_inherits AS i
+            INNER JOIN pg_class AS c ON c.oid = i.inhrelid
+            WHERE i.inhparent = 'billing_data.credit_checks'::regclass ORDER BY 1
+        """)
+    ]
+
+
+def _month(offset: int) -> str:
+    today = datetime.now(UTC)
+    years, month = divmod(today.year * 12 + today.month - 1 + offset, 12)
+    return f"credit_checks_{years:04}_{month + 1:02}"
+
+
+def test_the_first_deploy_makes_this_month_and_three_more(module_database: Database) -> None:
+    months = [_month(offset) for offset in range(4)]
+    assert _partitions(module_database) == [*months, "credit_checks_default"]
+
+
+def test_coming_months_are_made_once(database: Database) -> None:
+    with session(database, "t_web") as web:
+        made = web.rows("create_check_partitions", months=5)
+        assert [row["partition_name"] for row in made] == [_month(4), _month(5)]
+        assert web.rows("create_check_partitions", months=5) == []
+        assert web.rows("create_check_partitions", months=0) == []
+    assert len(_partitions(database)) == 7
+    assert _partitions(database)[:-1] == [_month(offset) for offset in range(6)]
+
+
+@pytest.mark.parametrize("months", [-1, 121, None])
+def test_a_senseless_number_of_months_is_refused(dba: Caller, months: int | None) -> None:
+    refusal = dba.refusal("create_check_partitions", months=months)
+    assert (refusal.sqlstate, refusal.slug) == ("PB422", "invalid_argument")
+    assert refusal.message == "Invalid p_months: it must be 0 to 120"
+
+
+def test_making_a_month_moves_its_rows_out_of_the_default_partition(database: Database) -> None:
+    this_month = _month(0)
+    who = person()
+    with session(database, "t_dba") as dba:
+        dba.row("check_credit", **who)
+        # As if nobody had made the month in time.
+        database.execute(
+            f"ALTER TABLE billing_data.credit_checks DETACH PARTITION billing_data.{this_month}"
+        )
+        database.execute(
+            f"INSERT INTO billing_data.credit_checks SELECT * FROM billing_data.{this_month}"
+        )
+        database.execute(f"DROP TABLE billing_data.{this_month}")
+        dba.row("check_credit", **who)
+        database.execute(
+            "INSERT INTO billing_data.credit_checks (id, oauth_provider, external_id, has_credit,"
+            " created_at) VALUES (gen_random_uuid(), 'oauth:google', 'old', true, '2020-02-01')"
+        )
+        assert database.value("SELECT count(*) FROM billing_data.credit_checks_default") == 3
+        assert [row["partition_name"] for row in dba.rows("create_check_partitions")] == [
+            this_month
+        ]
+    rows = database.execute(
+        "SELECT c.tableoid::regclass::text, c.external_id FROM billing_data.credit_checks AS c"
+        " ORDER BY c.created_at"
+    )
+    assert rows == [
+        ("billing_data.credit_checks_default", "old"),
+        (f"billing_data.{this_month}", who["external_id"]),
+        (f"billing_data.{this_month}", who["external_id"]),
+    ]
+
+
+def test_a_new_month_has_the_index_and_the_owner_of_the_table(database: Database) -> None:
+    with session(database, "t_web") as web:
+        web.rows("create_check_partitions", months=4)
+    rows = database.execute(
+        "SELECT c.relowner::regrole::text, count(i.indexrelid) FROM pg_class AS c"
+        " LEFT JOIN pg_index AS i ON i.indrelid = c.oid"
+        " WHERE c.relname = %s GROUP BY 1",
+        _month(4),
+    )
+    assert rows == [("billing_owner", 1)]
+
+
+def test_dropping_takes_the_months_that_ended_before_and_no_other(database: Database) -> None:
+    database.execute("""
+        CREATE TABLE billing_data.credit_checks_2020_01 PARTITION OF billing_data.credit_checks
+            FOR VALUES FROM ('2020-01-01 00:00Z') TO ('2020-02-01 00:00Z');
+        CREATE TABLE billing_data.credit_checks_2020_02 PARTITION OF billing_data.credit_checks
+            FOR VALUES FROM ('2020-02-01 00:00Z') TO ('2020-03-01 00:00Z');
+        ALTER TABLE billing_data.credit_checks_2020_01 OWNER TO billing_owner;
+        ALTER TABLE billing_data.credit_checks_2020_02 OWNER TO billing_owner;
+    """)
+    with session(database, "t_dba") as dba:
+        dba.execute("SET TimeZone = 'Pacific/Kiritimati'")
+        assert dba.rows("drop_check_partitions", before="2020-01-31 23:59Z") == []
+        dropped = dba.rows("drop_check_partitions", before="2020-02-01 00:00Z")
+        assert dropped == [{"partition_name": "credit_checks_2020_01"}]
+        dropped = dba.rows("drop_check_partitions", before=datetime.now(UTC) - timedelta(days=40))
+        assert dropped == [{"partition_name": "credit_checks_2020_02"}]
+    assert _partitions(database) == [
+        *(_month(offset) for offset in range(4)),
+        "credit_checks_default",
+    ]
+
+
+@pytest.mark.parametrize("before", [None, datetime.now(UTC), datetime.now(UTC) + timedelta(90)])
+def test_what_is_younger_than_a_month_cannot_be_dropped(
+    dba: Caller, before: datetime | None
+) -> None:
+    refusal = dba.refusal("drop_check_partitions", before=before)
+    assert (refusal.sqlstate, refusal.slug) == ("PB422", "invalid_argument")
+    assert refusal.message == "Invalid p_before: it must lie at least a month back"

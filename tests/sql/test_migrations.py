@@ -1,0 +1,777 @@
+"""Every step up and down, on every version, with rows present; sql/ loaded on each deploy."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import threading
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+import yoyo
+
+from server.config import SettingsSeed
+from server.embedded import Cluster, EmbeddedError, find_binaries
+from server.migrate import (
+    MigrationError,
+    MigrationReport,
+    latest_step,
+    migrate,
+    rollback,
+    status,
+)
+from tests.sql.helpers import (
+    Caller,
+    account_of,
+    charge_all,
+    charge_once,
+    key_id,
+    ledger_problems,
+    outcomes,
+    person,
+    session,
+)
+from tests.sql.test_golden_schema import assert_golden
+from tests.support import BILLING, THROW_AWAY, Database, TestCluster, clean_environment, unique
+
+MIGRATIONS = Path(__file__).resolve().parents[2] / "migrations"
+STEPS = sorted(
+    file.stem for file in MIGRATIONS.glob("*.sql") if not file.stem.endswith(".rollback")
+)
+LEGACY = [step for step in STEPS if step < "2026"]
+OWN = [step for step in STEPS if step > "2026"]
+SEED = SettingsSeed()
+
+
+def _tables(database: Database) -> list[str]:
+    """Every table, view and function outside PostgreSQL's own schemas and yoyo's tables."""
+    return [
+        row[0]
+        for row in database.execute("""
+            SELECT c.oid::regclass::text FROM pg_class AS c
+            WHERE c.relnamespace::regnamespace::text NOT IN ('pg_catalog', 'information_schema',
+                'pg_toast') AND c.relkind <> 'i' AND c.relname !~ '^_?yoyo|^(_yoyo|yoyo)'
+            UNION ALL
+            SELECT p.oid::regprocedure::text FROM pg_proc AS p
+            WHERE p.pronamespace::regnamespace::text NOT IN ('pg_catalog', 'information_schema')
+            ORDER BY 1
+        """)
+    ]
+
+
+def _apply_first(database: Database, count: int) -> None:
+    """Brings an empty database to its `count`th step, as an old release would have."""
+    backend = yoyo.get_backend("postgresql+psycopg://" + database.dsn().partition("://")[2])
+    try:
+        backend.ensure_internal_schema_updated()
+        steps = yoyo.read_migrations(str(MIGRATIONS))
+        for step in list(backend.to_apply(steps))[:count]:
+            backend.apply_one(step)
+    finally:
+        backend.connection.close()
+
+
+def _command(database: Database, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [BILLING, "migrate", *arguments],
+        env={**clean_environment(), "DATABASE_URL": database.dsn()},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def _applied(database: Database) -> list[str]:
+    return [step.step for step in status(database.dsn()) if step.applied]
+
+
+# --- the files -----------------------------------------------------------------------------------
+
+
+def test_the_history_of_production_comes_first_and_under_its_own_names() -> None:
+    assert LEGACY == [
+        "2025_10_08_0000_initial_schema",
+        "2025_10_08_0001_usage_tracking",
+        "2025_10_08_0002_admin_system",
+        "2025_10_08_0003_oauth_instead_of_passwords",
+        "2025_10_08_0004_marketing_consent",
+        "2025_10_09_0005_user_role_and_agent_id",
+        "2025_10_15_0006_customer_email",
+        "2025_10_16_0007_drop_charge_balance_constraint",
+        "2025_10_21_0008_paid_credits",
+    ]
+    assert latest_step() == OWN[-1]
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_every_step_says_why_bounds_its_waiting_and_can_be_undone(step: str) -> None:
+    up = (MIGRATIONS / f"{step}.sql").read_text(encoding="utf-8")
+    down = (MIGRATIONS / f"{step}.rollback.sql").read_text(encoding="utf-8")
+    assert up.startswith("-- ")
+    for text in (up, down):
+        assert re.search(r"^SET LOCAL lock_timeout = ", text, re.MULTILINE)
+        assert not re.search(r"CREATE (OR REPLACE )?(FUNCTION|VIEW|PROCEDURE)", text)
+    before = STEPS.index(step) - 1
+    if before >= 0:
+        assert f"-- depends: {STEPS[before]}\n" in up
+
+
+# --- up and down ---------------------------------------------------------------------------------
+
+
+def test_an_empty_database_goes_all_the_way_up_and_down_and_up_again(
+    any_cluster: TestCluster,
+) -> None:
+    with any_cluster.database(template=None) as database:
+        first = migrate(database.dsn(), SEED)
+        assert first == MigrationReport(STEPS, [], [], True)
+        assert_golden(database)
+        down = rollback(database.dsn(), len(STEPS))
+        assert down == MigrationReport([], STEPS[::-1], [], False)
+        assert _tables(database) == []
+        assert database.execute(
+            "SELECT n.nspname FROM pg_namespace AS n WHERE n.nspname LIKE 'billing%'"
+        ) == []  # fmt: skip
+        assert migrate(database.dsn(), SEED) == MigrationReport(STEPS, [], [], True)
+        assert_golden(database)
+        with session(database, "t_dba") as dba:
+            assert dba.row("check_credit", **person())["free_uses_remaining"] == 3
+
+
+def test_each_step_goes_down_and_up_by_itself_on_the_way(cluster: TestCluster) -> None:
+    with cluster.database(template=None) as database:
+        for count, step in enumerate(STEPS, 1):
+            _apply_first(database, 1)
+            assert rollback(database.dsn(), 1).rolled_back == [step]
+            _apply_first(database, 1)
+            assert len(_applied(database)) == count
+        migrate(database.dsn(), SEED)
+        assert_golden(database)
+
+
+def test_the_command_line_goes_down_only_when_it_is_told_yes_and_up_again(
+    cluster: TestCluster,
+) -> None:
+    with cluster.database() as database:
+        unconfirmed = _command(database, "--rollback", str(len(STEPS)))
+        assert unconfirmed.returncode == 1
+        assert "--yes" in unconfirmed.stderr
+        assert _applied(database) == STEPS
+        down = _command(database, "--rollback", str(len(STEPS)), "--yes")
+        assert (down.returncode, down.stdout) == (0, f"Rolled back {len(STEPS)} steps.\n")
+        assert _tables(database) == []
+        pending = json.loads(_command(database, "--status", "--json").stdout)
+        assert pending["pending"] == len(STEPS)
+        up = json.loads(_command(database, "--json").stdout)
+        assert up["applied"] == STEPS
+        assert _command(database, "--status").stdout.endswith("up to date\n")
+        assert_golden(database)
+
+
+def test_rolling_back_more_steps_than_there_are_rolls_back_all(cluster: TestCluster) -> None:
+    with cluster.database() as database:
+        assert len(rollback(database.dsn(), 1000).rolled_back) == len(STEPS)
+        assert rollback(database.dsn(), 1).rolled_back == []
+
+
+def _use(database: Database) -> dict[str, str]:
+    """Rows in every table that functions write; gives an identity with charges and credits
+    written by a key, by staff and by a DBA."""
+    who = person()
+    key = key_id(database)
+    with session(database, "t_dba") as dba, session(database, "t_web") as web:
+        ada = dba.row("add_admin", email=f"{unique('ada')}@ciris.ai", role="admin")
+        dba.row("check_credit", **who)
+        web.row("check_credit", **who, api_key_id=key)
+        for caller in ({}, {"api_key_id": key}):
+            (web if caller else dba).row("create_charge", **who, idempotency_key=unique(), **caller)
+        charge_all(web, [{**who, "api_key_id": key}] * 3)
+        charge_once(web, [who], key, "list")
+        dba.row("create_credit", **who, amount_minor=20, idempotency_key="gift")
+        web.row("create_credit", **who, amount_minor=5, admin_user_id=ada["admin_user_id"])
+        web.row("create_charge", **who, amount_minor=4, api_key_id=key, idempotency_key="paid")
+        dba.row("set_account_status", **who, status="suspended", reason="a test")
+        dba.row("set_account_status", **who, status="active", reason="a test")
+        dba.row("create_account", **who, idempotency_key="account")
+        second = key_id(database)
+        dba.row("revoke_api_key", api_key_id=second)
+    account = account_of(database, who)["id"]
+    database.execute(
+        "INSERT INTO billing_data.provider_configs (provider_type, config_data)"
+        " VALUES ('stripe', '{}')"
+    )
+    database.execute(
+        "INSERT INTO billing_data.purchases (account_id, id, uses, price_minor, currency,"
+        " customer_email, database_role)"
+        " VALUES (%s, gen_random_uuid(), 20, 500, 'USD', 'ada@example.com', 'x')",
+        account,
+    )
+    database.execute(
+        "INSERT INTO billing_data.payment_events (provider, event_id, event_type, payload, outcome)"
+        " VALUES ('stripe', 'evt_1', 'payment_intent.succeeded', '{}', 'credited')"
+    )
+    return who
+
+
+_KEPT = {
+    "accounts": "id, oauth_provider, external_id, paid_credits, free_uses_remaining, total_uses,"
+    " status, created_at",
+    "charges": "id, account_id, amount_minor, balance_before, balance_after, idempotency_key,"
+    " created_at",
+    "credits": "id, account_id, amount_minor, balance_before, balance_after, idempotency_key,"
+    " created_at",
+    "credit_checks": "id, oauth_provider, external_id, has_credit, created_at",
+    "api_keys": "id, key_hash, key_prefix, status",
+    "admin_users": "id, email, role",
+    "admin_audit_logs": "id, action, resource_id, changes",
+    "provider_configs": "id, provider_type",
+}
+
+
+def _kept(database: Database) -> dict[str, list[Any]]:
+    """What no rollback of our own steps may lose."""
+    return {
+        table: database.execute(f"SELECT {columns} FROM billing_data.{table} ORDER BY id")
+        for table, columns in _KEPT.items()
+    }
+
+
+@pytest.mark.parametrize("steps_back", range(1, len(OWN) + 1), ids=lambda n: OWN[-n][11:])
+def test_own_steps_go_down_and_up_again_with_rows_present(
+    cluster: TestCluster, steps_back: int
+) -> None:
+    with cluster.database() as database:
+        who = _use(database)
+        before = _kept(database)
+        assert all(before.values())
+        assert len(rollback(database.dsn(), steps_back).rolled_back) == steps_back
+        assert migrate(database.dsn(), SEED).applied == STEPS[-steps_back:]
+        assert _kept(database) == before
+        assert_golden(database)
+        assert ledger_problems(database) == []
+        with session(database, "t_dba") as dba:
+            history = dba.rows("list_transactions", **who)
+            assert [row["ledger_version"] for row in history] == list(range(len(history), 0, -1))
+            assert dba.refusal("create_charge", **who, idempotency_key="paid").slug == (
+                "charge_already_exists"
+            )
+            assert dba.row("create_charge", **who, amount_minor=1)["paid_with"] == "paid"
+        with session(database, "postgres") as root:
+            for table in ("charges", "credits", "admin_audit_logs"):
+                refusal = root.refused(f"DELETE FROM billing_data.{table}")
+                assert refusal.slug == "append_only", table
+            assert root.refused("DELETE FROM billing_data.api_keys").slug == "api_key_fixed"
+        assert database.execute(
+            "SELECT t.tgrelid::regclass, t.tgname FROM pg_trigger AS t WHERE t.tgenabled <> 'O'"
+        ) == []  # fmt: skip
+
+
+def test_history_stays_protected_while_steps_are_rolled_back(database: Database) -> None:
+    _use(database)
+    for step in OWN[:0:-1]:
+        assert rollback(database.dsn(), 1).rolled_back == [step]
+        with session(database, "postgres") as root:
+            for table in ("charges", "credits", "admin_audit_logs"):
+                assert root.refused(f"DELETE FROM billing_data.{table}").slug == "append_only", step
+
+
+def test_rows_of_the_last_step_before_ours_survive_the_way_down(cluster: TestCluster) -> None:
+    with cluster.database() as database:
+        _use(database)
+        before = _kept(database)
+        rollback(database.dsn(), len(OWN))
+        for table, columns in _KEPT.items():
+            rows = database.execute(f"SELECT {columns} FROM public.{table} ORDER BY id")
+            assert rows == before[table], table
+
+
+# --- again and at once ---------------------------------------------------------------------------
+
+
+def test_migrating_again_changes_nothing(any_cluster: TestCluster) -> None:
+    objects = """
+        SELECT p.oid, p.oid::regprocedure::text, p.proacl::text, p.prosrc FROM pg_proc AS p
+        WHERE p.pronamespace::regnamespace::text LIKE 'billing%'
+        UNION ALL
+        SELECT c.oid, c.oid::regclass::text, c.relacl::text, NULL FROM pg_class AS c
+        WHERE c.relnamespace::regnamespace::text LIKE 'billing%' AND c.relname !~ '_20[0-9_]+$'
+        UNION ALL
+        SELECT t.oid, t.tgname, t.tgenabled::text, NULL FROM pg_trigger AS t
+        ORDER BY 1
+    """
+    with any_cluster.database() as database:
+        who = _use(database)
+        before = database.execute(objects)
+        settings = database.execute("SELECT * FROM billing_data.settings")
+        again = migrate(database.dsn(), SettingsSeed(free_uses=9))
+        assert again == MigrationReport([], [], [], False)
+        assert database.execute(objects) == before
+        assert database.execute("SELECT * FROM billing_data.settings") == settings
+        with session(database, "t_dba") as dba:
+            assert dba.row("create_charge", **who, amount_minor=1)["balance_after"] == 20
+
+
+def test_a_session_that_is_in_use_survives_a_deploy(database: Database) -> None:
+    who = _use(database)
+    with session(database, "t_dba") as dba:
+        dba.row("create_charge", **who)
+        migrate(database.dsn(), SEED)
+        dba.row("create_charge", **who)
+
+
+def test_two_deploys_at_once_apply_each_step_once(any_cluster: TestCluster) -> None:
+    with any_cluster.database(template=None) as database, ThreadPoolExecutor(2) as pool:
+        gate = threading.Barrier(2)
+
+        def deploy(_: int) -> MigrationReport:
+            gate.wait(timeout=30)
+            return migrate(database.dsn(), SEED)
+
+        reports = list(pool.map(deploy, range(2)))
+        assert sorted(report.applied for report in reports) == [[], STEPS]
+        assert sorted(report.seeded for report in reports) == [False, True]
+        assert_golden(database)
+
+
+@contextmanager
+def _bare_cluster(folder: Path, version: int) -> Iterator[Cluster]:
+    """A cluster that has never seen this service: none of its roles exist."""
+    cluster = Cluster(folder / "bare", find_binaries(version), settings=THROW_AWAY)
+    cluster.start()
+    try:
+        yield cluster
+    finally:
+        cluster.stop()
+
+
+def _run(dsn: str, *statements: str) -> None:
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        for statement in statements:
+            connection.execute(statement.encode())
+
+
+def test_the_first_deploys_of_two_databases_of_one_cluster_do_not_disturb_each_other(
+    tmp_path: Path,
+) -> None:
+    with _bare_cluster(tmp_path, 18) as cluster, ThreadPoolExecutor(2) as pool:
+        names = ("one", "two")
+        _run(cluster.dsn(), *(f"CREATE DATABASE {name}" for name in names))
+        gate = threading.Barrier(2)
+
+        def deploy(name: str) -> list[str]:
+            gate.wait(timeout=30)
+            return migrate(cluster.dsn(name), SEED).applied
+
+        assert list(pool.map(deploy, names)) == [STEPS, STEPS]
+
+
+@pytest.mark.parametrize("version", [18, 16, 15])
+def test_a_login_that_owns_the_database_and_may_make_roles_is_enough(
+    tmp_path: Path, version: int
+) -> None:
+    try:
+        find_binaries(version)
+    except EmbeddedError as missing:
+        pytest.skip(str(missing))
+    with _bare_cluster(tmp_path, version) as cluster:
+        _run(
+            cluster.dsn(),
+            "CREATE ROLE owner_login LOGIN CREATEROLE NOSUPERUSER",
+            "CREATE DATABASE billing OWNER owner_login",
+        )
+        dsn = cluster.dsn("billing", "owner_login")
+        assert migrate(dsn, SEED).applied == STEPS
+        assert migrate(dsn, SEED) == MigrationReport([], [], [], False)
+        who = person()
+        with psycopg.connect(dsn, autocommit=True) as owner:
+            identity = (who["oauth_provider"], who["external_id"])
+            owner.execute("SELECT * FROM billing.check_credit(%s, %s)", identity)
+            owner.execute("SELECT * FROM billing.create_charge(%s, %s)", identity)
+            # Where one login does everything, the server gives its rights away like this.
+            owner.execute("SET ROLE billing_server")
+            with pytest.raises(psycopg.Error, match="must name who it is for"):
+                owner.execute("SELECT * FROM billing.create_charge(%s, %s)", identity)
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                owner.execute("SELECT * FROM billing_data.accounts")
+        assert rollback(dsn, len(STEPS)).rolled_back == STEPS[::-1]
+        assert migrate(dsn, SEED).applied == STEPS
+
+
+# --- sql/ on each deploy -------------------------------------------------------------------------
+
+
+def _as_owner(database: Database, *statements: str) -> None:
+    _run(database.dsn(), "SET ROLE billing_owner", *statements)
+
+
+def test_a_function_and_a_view_of_an_older_release_are_dropped(database: Database) -> None:
+    _as_owner(
+        database,
+        "CREATE FUNCTION billing.old_charge(p integer) RETURNS integer LANGUAGE sql RETURN p",
+        "CREATE FUNCTION billing_data.old_helper() RETURNS integer LANGUAGE sql RETURN 1",
+        "CREATE VIEW billing.old_view AS SELECT billing_data.old_helper() AS one",
+    )
+    report = migrate(database.dsn(), SEED)
+    assert report.dropped_definitions == [
+        "billing.old_charge",
+        "billing.old_view",
+        "billing_data.old_helper",
+    ]
+    assert_golden(database)
+
+
+@pytest.mark.parametrize(
+    "statements",
+    [
+        (
+            "DROP FUNCTION billing.get_settings()",
+            "CREATE FUNCTION billing.get_settings() RETURNS text LANGUAGE sql RETURN 'old'",
+        ),
+        (
+            "DROP FUNCTION billing.get_settings()",
+            "CREATE FUNCTION billing.get_settings(p_old text) RETURNS text LANGUAGE sql"
+            " RETURN p_old",
+        ),
+        (
+            "DROP FUNCTION billing.get_admin(text)",
+            "CREATE FUNCTION billing.get_admin(p_address text) RETURNS text LANGUAGE sql"
+            " RETURN p_address",
+        ),
+        (
+            "DROP FUNCTION billing.check_credit",
+            "CREATE FUNCTION billing.check_credit(p_oauth_provider text, p_external_id text)"
+            " RETURNS boolean LANGUAGE sql RETURN true",
+        ),
+        (
+            "DROP FUNCTION billing_data.refuse_change() CASCADE",
+            "CREATE FUNCTION billing_data.refuse_change() RETURNS integer LANGUAGE sql RETURN 1",
+        ),
+        (
+            "DROP VIEW billing.ledger CASCADE",
+            "CREATE VIEW billing.ledger AS SELECT 1 AS old",
+            "CREATE VIEW billing.daily_usage AS SELECT l.old AS day FROM billing.ledger AS l",
+        ),
+        (
+            "DROP VIEW billing.errors",
+            "CREATE VIEW billing.errors AS SELECT 'x' AS sqlstate, 1 AS slug",
+        ),
+    ],
+    ids=lambda statements: statements[-1][:60],
+)
+def test_a_definition_of_another_shape_is_replaced(
+    database: Database, statements: tuple[str, ...]
+) -> None:
+    _as_owner(database, *statements)
+    migrate(database.dsn(), SEED)
+    assert_golden(database)
+    assert migrate(database.dsn(), SEED).dropped_definitions == []
+    granted = database.execute("""
+        SELECT has_function_privilege('t_web', p.oid, 'EXECUTE') FROM pg_proc AS p
+        WHERE p.pronamespace = 'billing'::regnamespace
+            AND p.proname IN ('get_settings', 'get_admin', 'check_credit')
+    """)
+    assert granted == [(True,)] * 3
+    assert database.value("SELECT has_table_privilege('t_analyst', 'billing.ledger', 'SELECT')")
+
+
+@pytest.mark.parametrize(
+    "overload",
+    [
+        "billing.get_settings(p_more integer)",
+        "billing.help()",
+        "billing.check_credit(p_oauth_provider text)",
+    ],
+)
+def test_an_overload_beside_a_function_of_ours_goes_and_ours_stays(
+    database: Database, overload: str
+) -> None:
+    _as_owner(
+        database, f"CREATE FUNCTION {overload} RETURNS text LANGUAGE sql RETURN 'an overload'"
+    )
+    migrate(database.dsn(), SEED)
+    assert_golden(database)
+
+
+def test_a_grant_made_by_hand_goes_with_the_next_deploy_or_is_ours(database: Database) -> None:
+    _as_owner(
+        database,
+        "GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA billing TO PUBLIC",
+        "GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA billing_data TO PUBLIC",
+        "GRANT USAGE ON SCHEMA billing_data TO PUBLIC",
+    )
+    migrate(database.dsn(), SEED)
+    open_to_all = database.execute("""
+        SELECT p.proname FROM pg_proc AS p CROSS JOIN LATERAL aclexplode(p.proacl) AS a
+        WHERE p.pronamespace::regnamespace::text LIKE 'billing%' AND a.grantee = 0
+    """)
+    assert open_to_all == []
+    with session(database, "t_web") as web:
+        assert web.refused("SELECT billing_data.new_id()").sqlstate == "42501"
+
+
+def _definitions(database: Database) -> list[Any]:
+    return database.execute("""
+        SELECT p.oid, p.xmin::text FROM pg_proc AS p
+        WHERE p.pronamespace::regnamespace::text LIKE 'billing%'
+        UNION ALL
+        SELECT c.oid, c.xmin::text FROM pg_class AS c
+        WHERE c.relnamespace::regnamespace::text LIKE 'billing%'
+        ORDER BY 1
+    """)
+
+
+def test_a_file_that_fails_leaves_everything_as_it_was(database: Database) -> None:
+    # A table stands where a file near the end wants to put its view.
+    _as_owner(
+        database,
+        "DROP VIEW billing.daily_usage",
+        "CREATE TABLE billing.daily_usage (day date)",
+        "CREATE FUNCTION billing.stale() RETURNS integer LANGUAGE sql RETURN 1",
+        "DROP FUNCTION billing.get_settings()",
+        "CREATE FUNCTION billing.get_settings() RETURNS text LANGUAGE sql RETURN 'old'",
+    )
+    before = _definitions(database)
+    with pytest.raises(MigrationError, match="loading sql/ failed and was undone") as caught:
+        migrate(database.dsn(), SEED)
+    assert "daily_usage" in str(caught.value)
+    assert _definitions(database) == before
+    assert database.value("SELECT billing.get_settings()") == "old"
+    _as_owner(database, "DROP TABLE billing.daily_usage")
+    assert migrate(database.dsn(), SEED).dropped_definitions == ["billing.stale"]
+    assert_golden(database)
+
+
+def test_a_database_nobody_can_reach_is_said_in_one_line(cluster: TestCluster) -> None:
+    with pytest.raises(MigrationError, match="cannot connect to the database"):
+        migrate(cluster.dsn(f"missing_{uuid.uuid4().hex}"), SEED)
+
+
+# --- the old service's databases -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("action", ["migrate", "rollback", "the command line"])
+def test_a_database_of_the_old_service_is_refused_untouched(
+    cluster: TestCluster, action: str
+) -> None:
+    with cluster.database(template=None) as database:
+        _run(
+            database.dsn(),
+            "CREATE TABLE alembic_version (version_num varchar(32) NOT NULL)",
+            "INSERT INTO alembic_version VALUES ('2025_10_21_0008')",
+            "CREATE TABLE accounts (id uuid PRIMARY KEY)",
+        )
+        before = database.execute("SELECT c.oid, c.relname, c.xmin::text FROM pg_class AS c")
+        if action == "the command line":
+            done = _command(database)
+            assert done.returncode == 1
+            message = done.stderr
+        else:
+            with pytest.raises(MigrationError) as caught:
+                _ = migrate(database.dsn(), SEED) if action == "migrate" else rollback(
+                    database.dsn(), 1
+                )  # fmt: skip
+            message = str(caught.value)
+        assert "alembic_version" in message
+        after = database.execute("SELECT c.oid, c.relname, c.xmin::text FROM pg_class AS c")
+        assert after == before
+
+
+_LEGACY_ROWS = """
+    INSERT INTO accounts (id, oauth_provider, external_id, wa_id, paid_credits,
+        free_uses_remaining, total_uses, created_at)
+    VALUES
+        ('00000000-0000-0000-0000-00000000000a', 'oauth:google', 'ada', 'w', 13, 0, 5, '2025-10-1'),
+        ('00000000-0000-0000-0000-00000000000b', 'oauth:google', 'ben', NULL, 6, 3, 2, '2025-10-1'),
+        ('00000000-0000-0000-0000-00000000000c', 'oauth:x', 'ada', NULL, 0, 3, 0, '2025-10-1');
+
+    -- Ada: three free uses, a pack, two paid uses; the pack and the next use in one moment.
+    INSERT INTO charges (id, account_id, amount_minor, currency, balance_before, balance_after,
+        description, idempotency_key, metadata_message_id, created_at)
+    SELECT ('10000000-0000-0000-0000-00000000000' || v.n)::uuid,
+        '00000000-0000-0000-0000-00000000000a', v.amount, 'USD', v.before, v.after,
+        'charge ' || v.n, v.key, 'm' || v.n, v.at
+    FROM (VALUES
+        (1, 1, 0, 0, 'k1', timestamptz '2025-10-02 10:00Z'),
+        (2, 7, 0, 0, NULL, timestamptz '2025-10-02 11:00Z'),
+        (3, 1, 0, 0, NULL, timestamptz '2025-10-02 12:00Z'),
+        (4, 5, 20, 15, 'k4', timestamptz '2025-10-03 10:00Z'),
+        (5, 2, 15, 13, NULL, timestamptz '2025-10-04 10:00Z')
+    ) AS v (n, amount, before, after, key, at);
+    INSERT INTO credits (id, account_id, amount_minor, currency, balance_before, balance_after,
+        transaction_type, description, external_transaction_id, idempotency_key, created_at)
+    VALUES ('20000000-0000-0000-0000-000000000001', '00000000-0000-0000-0000-00000000000a', 20,
+        'USD', 0, 20, 'purchase', 'a pack', 'pi_1', 'pi_1', '2025-10-03 10:00Z');
+
+    -- Ben: his rows are cents of an earlier time, which do not meet his credits.
+    INSERT INTO charges (account_id, amount_minor, currency, balance_before, balance_after,
+        description, created_at)
+    VALUES
+        ('00000000-0000-0000-0000-00000000000b', 7, 'USD', 500, 493, 'cents', '2025-10-02'),
+        ('00000000-0000-0000-0000-00000000000b', 7, 'USD', 493, 486, 'cents', '2025-10-03');
+
+    INSERT INTO credit_checks (account_id, oauth_provider, external_id, has_credit, created_at)
+    VALUES
+        ('00000000-0000-0000-0000-00000000000a', 'oauth:google', 'ada', true, '2025-10-02'),
+        (NULL, 'oauth:google', 'nobody', false, now());
+    INSERT INTO admin_users (id, email, full_name, role)
+    VALUES ('30000000-0000-0000-0000-000000000001', 'ada@ciris.ai', 'Ada', 'admin');
+    INSERT INTO api_keys (key_hash, key_prefix, name, environment, created_by)
+    VALUES ('$argon2id$x', 'cbk_live_12345678901', 'agent', 'live',
+        '30000000-0000-0000-0000-000000000001');
+    INSERT INTO admin_audit_logs (action, resource_type) VALUES ('old', 'thing');
+"""
+ADA, BEN = person("ada"), person("ben")
+
+
+@pytest.fixture(scope="module")
+def taken_over(cluster: TestCluster) -> Iterator[Database]:
+    """A database with rows as the old service left them at its ninth step, brought up to now."""
+    with cluster.database(template=None) as database:
+        _apply_first(database, len(LEGACY))
+        assert _applied(database) == LEGACY
+        _run(database.dsn(), _LEGACY_ROWS)
+        assert migrate(database.dsn(), SEED).applied == OWN
+        yield database
+
+
+@pytest.fixture
+def history(taken_over: Database) -> Iterator[Caller]:
+    with session(taken_over, "t_dba") as dba:
+        yield dba
+
+
+def test_old_rows_get_versions_without_a_gap_by_time(taken_over: Database) -> None:
+    rows = taken_over.execute("""
+        SELECT a.external_id, a.ledger_version, array_agg(l.ledger_version ORDER BY l.created_at,
+            l.ledger_version)
+        FROM billing_data.accounts AS a LEFT JOIN billing.ledger AS l ON l.account_id = a.id
+        WHERE a.oauth_provider = 'oauth:google' GROUP BY a.id, 1, 2 ORDER BY 1
+    """)
+    assert rows == [("ada", 6, [1, 2, 3, 4, 5, 6]), ("ben", 2, [1, 2])]
+    assert taken_over.value(
+        "SELECT a.ledger_version FROM billing_data.accounts AS a"
+        " WHERE a.oauth_provider = 'oauth:x'"
+    ) == 0  # fmt: skip
+
+
+def test_old_charges_that_left_the_balance_alone_were_free(taken_over: Database) -> None:
+    rows = taken_over.execute("""
+        SELECT c.description, c.paid_with, c.database_role, c.free_uses_after, c.api_key_id
+        FROM billing_data.charges AS c ORDER BY c.account_id, c.ledger_version
+    """)
+    assert rows == [
+        ("charge 1", "free", "legacy", None, None),
+        ("charge 2", "free", "legacy", None, None),
+        ("charge 3", "free", "legacy", None, None),
+        ("charge 4", "paid", "legacy", None, None),
+        ("charge 5", "paid", "legacy", None, None),
+        ("cents", "paid", "legacy", None, None),
+        ("cents", "paid", "legacy", None, None),
+    ]
+
+
+def test_the_history_of_an_old_account_is_right_page_by_page(history: Caller) -> None:
+    whole = history.rows("list_transactions", **ADA)
+    shown = [(row["type"], row["amount_minor"], row["balance_after"]) for row in whole]
+    assert shown == [
+        ("charge", -2, 13),
+        ("charge", -5, 15),
+        ("credit", 20, 20),
+        ("charge", -1, 0),
+        ("charge", -7, 0),
+        ("charge", -1, 0),
+    ]
+    assert {row["total_count"] for row in whole} == {6}
+    assert whole[2]["external_transaction_id"] == "pi_1"
+    pages = [
+        row
+        for offset in (0, 2, 4)
+        for row in history.rows("list_transactions", **ADA, limit=2, offset=offset)
+    ]
+    assert pages == whole
+
+
+def test_old_balances_and_checks_are_kept(taken_over: Database) -> None:
+    ada = account_of(taken_over, ADA)
+    assert (ada["paid_credits"], ada["free_uses_remaining"], ada["total_uses"]) == (13, 0, 5)
+    assert ada["wa_id"] == "w"
+    rows = taken_over.execute(
+        "SELECT c.external_id, c.has_credit, c.database_role FROM billing_data.credit_checks AS c"
+        " WHERE c.database_role = 'legacy' ORDER BY 1"
+    )
+    assert rows == [("ada", True, "legacy"), ("nobody", False, "legacy")]
+
+
+def test_a_recent_old_check_lies_in_its_month(taken_over: Database) -> None:
+    assert taken_over.execute(
+        "SELECT c.external_id FROM billing_data.credit_checks_default AS c"
+    ) == [("ada",)]
+
+
+def test_the_ledger_of_old_accounts_checks_out(taken_over: Database) -> None:
+    assert ledger_problems(taken_over) == []
+
+
+def test_an_old_accounts_ledger_goes_on(taken_over: Database, history: Caller) -> None:
+    before = account_of(taken_over, BEN)
+    rows = charge_all(history, [{**BEN, "amount_minor": 2}] * 4)
+    assert outcomes(rows) == ["created"] * 4
+    assert rows[-1]["balance_after"] == 4
+    assert account_of(taken_over, BEN)["ledger_version"] == before["ledger_version"] + 4
+    newest = history.rows("list_transactions", **BEN, limit=1)[0]
+    assert (newest["ledger_version"], newest["amount_minor"]) == (6, -2)
+    assert ledger_problems(taken_over) == []
+
+
+@pytest.mark.parametrize("amount", [1, 5, 9])
+def test_an_old_key_is_remembered_and_taken_for_the_same_request(
+    history: Caller, amount: int
+) -> None:
+    item = {**ADA, "idempotency_key": "k4", "amount_minor": amount}
+    (row,) = charge_all(history, [item])
+    assert row["outcome"] == "replayed"
+    assert row["charge_id"] == uuid.UUID("10000000-0000-0000-0000-000000000004")
+    credit = history.row(
+        "record_credit",
+        **ADA,
+        amount_minor=amount,
+        transaction_type="purchase",
+        description="a pack",
+        idempotency_key="pi_1",
+    )
+    assert credit["outcome"] == "replayed"
+    assert credit["credit_id"] == uuid.UUID("20000000-0000-0000-0000-000000000001")
+
+
+def test_an_old_key_and_its_author_are_still_listed(history: Caller) -> None:
+    (key,) = history.rows("list_api_keys")
+    assert (key["created_by_email"], key["created_by_role"]) == ("ada@ciris.ai", None)
+    assert (key["status"], key["rotated_to"]) == ("active", None)
+
+
+def test_duplicate_identities_stop_the_step_that_forbids_them_and_lose_nothing(
+    cluster: TestCluster,
+) -> None:
+    with cluster.database(template=None) as database:
+        _apply_first(database, len(LEGACY))
+        _run(
+            database.dsn(),
+            "INSERT INTO accounts (oauth_provider, external_id) VALUES ('oauth:google', 'ada'),"
+            " ('oauth:google', 'ada')",
+        )
+        with pytest.raises(MigrationError, match="0010_account_identity failed and was undone"):
+            migrate(database.dsn(), SEED)
+        assert _applied(database) == [*LEGACY, OWN[0]]
+        assert database.value("SELECT count(*) FROM billing_data.accounts") == 2
+        database.execute(
+            "DELETE FROM billing_data.accounts WHERE ctid ="
+            " (SELECT max(a.ctid) FROM billing_data.accounts AS a)"
+        )
+        assert migrate(database.dsn(), SEED).applied == OWN[1:]

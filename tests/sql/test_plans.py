@@ -1,0 +1,207 @@
+"""The hot functions reach their rows by index, also when the tables are large."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+
+from tests.sql.helpers import Caller, charge_all, check_all, person, session
+from tests.support import Database, TestCluster, wait_for
+
+ACCOUNTS = 10_000
+TABLES = ("accounts", "charges", "credits", "account_requests")
+
+
+def _fill(database: Database) -> None:
+    """10,000 accounts with a charge and a credit each, and statistics about them."""
+    database.execute(f"""
+        INSERT INTO billing_data.accounts (oauth_provider, external_id, free_uses_remaining,
+            paid_credits, total_uses, ledger_version)
+        SELECT 'oauth:google', 'user-' || n, 0, 1000, 1, 2 FROM generate_series(1, {ACCOUNTS}) AS n
+    """)
+    database.execute("""
+        INSERT INTO billing_data.credits (account_id, ledger_version, id, amount_minor, currency,
+            balance_before, balance_after, transaction_type, description, database_role)
+        SELECT a.id, 1, gen_random_uuid(), 1001, 'USD', 0, 1001, 'grant', 'd', 'x'
+        FROM billing_data.accounts AS a
+    """)
+    database.execute("""
+        INSERT INTO billing_data.charges (account_id, ledger_version, id, amount_minor, currency,
+            balance_before, balance_after, free_uses_after, paid_with, description,
+            idempotency_key, database_role)
+        SELECT a.id, 2, gen_random_uuid(), 1, 'USD', 1001, 1000, 0, 'paid', 'd', 'k', 'x'
+        FROM billing_data.accounts AS a
+    """)
+    database.execute("""
+        INSERT INTO billing_data.account_requests (account_id, idempotency_key,
+            request_fingerprint, answer)
+        SELECT a.id, 'k', 'x', '{}' FROM billing_data.accounts AS a
+    """)
+
+
+@pytest.fixture(scope="module")
+def full(cluster: TestCluster) -> Iterator[Database]:
+    """A large database, its statistics fresh."""
+    with cluster.database() as database:
+        _fill(database)
+        database.execute("ANALYZE")
+        yield database
+
+
+def _users(first: int, count: int) -> list[dict[str, str]]:
+    return [person(f"user-{number}") for number in range(first, first + count)]
+
+
+def _calls() -> dict[str, Any]:
+    return {
+        "one check": lambda c: c.row("check_credit", **person("user-1")),
+        "one check of somebody new": lambda c: c.row("check_credit", **person()),
+        "one check with a profile": lambda c: c.row(
+            "check_credit", **person("user-2"), customer_email="ada@example.com"
+        ),
+        "a batch of checks": lambda c: check_all(c, _users(100, 64)),
+        "one charge": lambda c: c.row("create_charge", **person("user-3"), idempotency_key="n1"),
+        "one charge without a key": lambda c: c.row("create_charge", **person("user-3")),
+        "a small batch of charges": lambda c: charge_all(c, _users(200, 4)),
+        "a large batch of charges": lambda c: charge_all(
+            c, [{**who, "idempotency_key": "n2"} for who in _users(300, 500)]
+        ),
+        "a batch of replays": lambda c: charge_all(
+            c, [{**who, "idempotency_key": "k"} for who in _users(900, 64)], wait=False
+        ),
+        "a credit": lambda c: c.row(
+            "create_credit", **person("user-4"), amount_minor=1, idempotency_key="n3"
+        ),
+        "a page of history": lambda c: c.rows("list_transactions", **person("user-5")),
+        "an account": lambda c: c.row("get_account", **person("user-6")),
+        "an account made with a key": lambda c: c.row(
+            "create_account", **person(), idempotency_key="n4"
+        ),
+    }
+
+
+def _scans(caller: Caller) -> dict[str, tuple[int, int]]:
+    """Table -> sequential scans and index scans in this transaction."""
+    rows = caller.execute("""
+        SELECT s.relname, s.seq_scan, coalesce(s.idx_scan, 0) AS idx_scan
+        FROM pg_stat_xact_user_tables AS s WHERE s.schemaname = 'billing_data'
+    """)
+    return {row["relname"]: (row["seq_scan"], row["idx_scan"]) for row in rows}
+
+
+@pytest.mark.parametrize("name", _calls())
+def test_no_hot_function_reads_a_large_table_from_end_to_end(full: Database, name: str) -> None:
+    with session(full, "t_dba", autocommit=False) as dba:
+        for _ in range(7):  # the sixth call of a session may get a generic plan
+            before = _scans(dba)
+            _calls()[name](dba)
+            after = _scans(dba)
+            grown = {
+                table: tuple(a - b for a, b in zip(after[table], before[table], strict=True))
+                for table in TABLES
+            }
+            assert grown["accounts"][1] > 0, "it did look an account up"
+            assert {table: scans[0] for table, scans in grown.items()} == dict.fromkeys(TABLES, 0)
+            dba.connection.rollback()
+
+
+def test_a_page_of_a_long_history_costs_the_same_wherever_it_lies(full: Database) -> None:
+    who = person()
+    with session(full, "t_dba", autocommit=False) as dba:
+        dba.row("create_account", **who)
+        dba.row("create_credit", **who, amount_minor=10_000)
+        for _ in range(5):
+            charge_all(dba, [who] * 1000)
+        dba.connection.commit()
+        read = []
+        for offset in (0, 2500, 4990):
+            before = _tuples(dba)
+            assert len(dba.rows("list_transactions", **who, limit=10, offset=offset)) == 10
+            read.append(_tuples(dba) - before)
+    assert max(read) <= 25, read
+
+
+def _tuples(caller: Caller) -> int:
+    (row,) = caller.execute("""
+        SELECT sum(s.seq_tup_read + coalesce(s.idx_tup_fetch, 0))::bigint AS n
+        FROM pg_stat_xact_user_tables AS s WHERE s.relname IN ('charges', 'credits', 'accounts')
+    """)
+    count: int = row["n"]
+    return count
+
+
+def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield plan
+    for child in plan.get("Plans", ()):
+        yield from _nodes(child)
+
+
+def test_the_plans_of_postgresql_15_name_the_indexes_that_were_made_for_them(
+    cluster_15: TestCluster,
+) -> None:
+    used: dict[str, set[str]] = {}
+    with cluster_15.database() as database:
+        _fill(database)
+        database.execute("ANALYZE")
+        notices: list[str] = []
+        with psycopg.connect(database.dsn(), autocommit=True) as connection:
+            connection.add_notice_handler(lambda notice: notices.append(notice.message_primary))
+            for setting in (
+                "LOAD 'auto_explain'",
+                "SET auto_explain.log_min_duration = 0",
+                "SET auto_explain.log_nested_statements = on",
+                "SET auto_explain.log_format = 'json'",
+                "SET auto_explain.log_level = 'notice'",
+            ):
+                connection.execute(setting.encode())
+            for statement in (
+                "SELECT * FROM billing.create_charge('oauth:google', 'user-1',"
+                " p_idempotency_key => 'n')",
+                "SELECT * FROM billing.check_credit('oauth:google', 'user-1')",
+                "SELECT * FROM billing.list_transactions('oauth:google', 'user-1')",
+            ):
+                connection.execute(statement.encode())
+    for notice in notices:
+        plan = json.loads(notice[notice.index("{") :])["Plan"]
+        for node in _nodes(plan):
+            if node.get("Relation Name") in TABLES or "Index Name" in node:
+                scan = node.get("Index Name", node["Node Type"])
+                used.setdefault(node.get("Relation Name", ""), set()).add(scan)
+    tables = {table: scans for table, scans in used.items() if table in TABLES}
+    assert tables["accounts"] <= {"accounts_identity", "accounts_pkey", "ModifyTable"}
+    assert "accounts_identity" in tables["accounts"]
+    by_index = {"charges_idempotency", "charges_ledger_version"}
+    assert tables["charges"] - {"ModifyTable"} == by_index
+    assert tables["credits"] == {"credits_ledger_version"}
+
+
+def test_charging_stays_hot(full: Database) -> None:
+    """An update that needs no new index entry leaves the indexes alone."""
+    who = person()
+    with session(full, "t_dba") as dba:
+        dba.row("create_account", **who)
+        dba.row("create_credit", **who, amount_minor=300)
+    before = _updates(full)
+    with session(full, "t_dba") as dba:
+        for _ in range(200):
+            dba.row("create_charge", **who)
+    # A session hands in its statistics when it ends, which is soon after its connection closed.
+    after = wait_for(
+        lambda: found if (found := _updates(full))[0] >= before[0] + 200 else None,
+        "the statistics of 200 charges",
+    )
+    updates, hot = after[0] - before[0], after[1] - before[1]
+    assert hot / updates > 0.9
+
+
+def _updates(database: Database) -> tuple[int, int]:
+    """Updates of accounts, and how many of them were HOT."""
+    found: tuple[int, int] = database.execute("""
+        SELECT s.n_tup_upd, s.n_tup_hot_upd FROM pg_stat_user_tables AS s
+        WHERE s.relname = 'accounts'
+    """)[0]
+    return found

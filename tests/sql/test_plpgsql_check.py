@@ -1,0 +1,72 @@
+"""plpgsql_check reads every function as the compiler would: dead code, wrong types, lost names."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support import Database, TestCluster
+
+LIBRARY = Path("/usr/lib/postgresql/15/lib/plpgsql_check.so")
+
+pytestmark = pytest.mark.skipif(
+    not LIBRARY.exists() and os.environ.get("CI") != "true",
+    reason="Debian's postgresql-15-plpgsql-check is not installed",
+)
+
+
+@pytest.fixture(scope="module")
+def checked(cluster_15: TestCluster) -> Iterator[Database]:
+    """A database with the extension, on the version Debian packages it for."""
+    with cluster_15.database() as database:
+        database.execute("CREATE EXTENSION plpgsql_check WITH SCHEMA public")
+        yield database
+
+
+_FUNCTIONS = """
+    SELECT p.oid, coalesce(t.tgrelid, 0)::oid AS relation, p.oid::regprocedure::text AS name
+    FROM pg_proc AS p
+    INNER JOIN pg_language AS l ON l.oid = p.prolang
+    LEFT JOIN pg_trigger AS t ON t.tgfoid = p.oid
+    WHERE p.pronamespace IN ('billing'::regnamespace, 'billing_data'::regnamespace)
+        AND l.lanname = 'plpgsql'
+"""
+
+
+def test_plpgsql_check_finds_nothing_in_any_function(checked: Database) -> None:
+    rows = checked.execute(f"""
+        SELECT f.name, f.relation::regclass::text, c.*
+        FROM ({_FUNCTIONS}) AS f
+        CROSS JOIN LATERAL public.plpgsql_check_function(
+            f.oid, f.relation, fatal_errors => false, other_warnings => true,
+            extra_warnings => true, performance_warnings => false, security_warnings => true
+        ) AS c
+    """)
+    assert rows == []
+
+
+def test_every_plpgsql_function_is_looked_at_and_each_trigger_function_with_its_tables(
+    checked: Database,
+) -> None:
+    rows = checked.execute(_FUNCTIONS)
+    names = {row[2] for row in rows}
+    callable_ = checked.value(
+        "SELECT count(*) FROM pg_proc AS p INNER JOIN pg_language AS l ON l.oid = p.prolang"
+        " WHERE p.pronamespace::regnamespace::text LIKE 'billing%' AND l.lanname = 'plpgsql'"
+    )
+    assert len(names) == callable_
+    tables = [row[1] for row in rows if row[2] == "billing_data.refuse_change()"]
+    assert len(tables) == 3
+    assert all(tables)
+
+
+def test_plpgsql_check_would_find_a_fault(checked: Database) -> None:
+    checked.execute(
+        "CREATE FUNCTION public.faulty() RETURNS integer LANGUAGE plpgsql AS $$"
+        " BEGIN RETURN (SELECT a.no_such_column FROM billing_data.accounts AS a); END $$"
+    )
+    assert checked.execute("SELECT public.plpgsql_check_function('public.faulty()')")
+    checked.execute("DROP FUNCTION public.faulty()")
