@@ -67,9 +67,6 @@ BEGIN
     PERFORM billing_data.require(
         p_request_fingerprint IS NOT NULL, 'p_request_fingerprint', 'it must be given'
     );
-    PERFORM billing_data.require(
-        cardinality(p_external_ids) > 0, 'p_external_ids', 'it must not be empty'
-    );
     PERFORM billing_data.require_durable_commit();
     INSERT INTO billing_data.batch_requests (
         api_key_id, idempotency_key, request_fingerprint, answer
@@ -77,7 +74,7 @@ BEGIN
     VALUES (p_api_key_id, p_idempotency_key, p_request_fingerprint, '[]')
     ON CONFLICT ON CONSTRAINT batch_requests_pkey DO NOTHING;
     IF FOUND THEN
-        SELECT jsonb_agg(to_jsonb(c)) INTO v_answer
+        SELECT coalesce(jsonb_agg(to_jsonb(c)), '[]') INTO v_answer
         FROM billing.create_charges(
             p_oauth_providers => p_oauth_providers,
             p_external_ids => p_external_ids,

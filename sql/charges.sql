@@ -63,6 +63,7 @@ DECLARE
     v_role text;
     v_faulty boolean := false;
     v_locked uuid[];
+    v_lock_timeout text;
     v_mine boolean := false;
     v_item record;
     v_account billing_data.accounts;
@@ -108,6 +109,10 @@ BEGIN
             FOR NO KEY UPDATE
         );
     ELSE
+        -- SKIP LOCKED passes over held rows, but waits where a row was replaced between the look
+        -- and the lock by one that is held: not for long, and then for the whole call.
+        v_lock_timeout := current_setting('lock_timeout');
+        PERFORM set_config('lock_timeout', '50ms', true);
         v_locked := ARRAY(
             SELECT a.id
             FROM billing_data.accounts AS a
@@ -118,6 +123,7 @@ BEGIN
             ORDER BY a.id
             FOR NO KEY UPDATE SKIP LOCKED
         );
+        PERFORM set_config('lock_timeout', v_lock_timeout, true);
     END IF;
     v_now := clock_timestamp();
 

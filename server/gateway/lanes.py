@@ -70,7 +70,10 @@ class Lane:
     async def submit_together(self, items: Sequence[Item]) -> list[Row]:
         """Sends several items of one request as one call, outside the line, in their order;
         those another transaction holds are tried once more, waiting. Rows in item order."""
-        rows = await self._attempt(items, wait=False)
+        try:
+            rows = await self._attempt(items, wait=False)
+        except Busy:
+            return await self._attempt(items, wait=True)
         busy = [index for index, row in enumerate(rows) if row["outcome"] == "busy"]
         if busy:
             try:
@@ -109,6 +112,10 @@ class Lane:
             _fail([entry for entry in batch if again or not entry[0].repeatable], error)
             if repeatable:
                 await self._deliver(repeatable, again=True)
+        except Busy:
+            # One of the accounts, and nobody knows which: each waits on its own track.
+            for entry in batch:
+                self._wait_aside(entry)
         except (Unavailable, asyncio.CancelledError) as error:
             _fail(batch, error)
         except Exception as error:

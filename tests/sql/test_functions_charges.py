@@ -475,7 +475,9 @@ def test_an_empty_batch_does_nothing(dba: Caller) -> None:
         "descriptions": [],
     }
     assert dba.rows("create_charges", **nothing) == []
-    assert dba.rows("create_charges", **dict.fromkeys(nothing)) == []
+    with pytest.raises(psycopg.Error) as refused:
+        dba.rows("create_charges", **dict.fromkeys(nothing))
+    assert refused.value.sqlstate == "PB422"
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import psycopg
 import pytest
 
 from tests.sql.helpers import (
@@ -346,7 +347,9 @@ def test_items_of_one_account_change_its_profile_in_their_order(
 
 def test_an_empty_batch_does_nothing(dba: Caller) -> None:
     assert dba.rows("check_credits", oauth_providers=[], external_ids=[]) == []
-    assert dba.rows("check_credits", oauth_providers=None, external_ids=None) == []
+    with pytest.raises(psycopg.Error) as refused:
+        dba.rows("check_credits", oauth_providers=None, external_ids=None)
+    assert refused.value.sqlstate == "PB422"
 
 
 @pytest.mark.parametrize(

@@ -142,7 +142,8 @@ class LedgerMachine(RuleBasedStateMachine):
                 self.web if by_web else self.dba,
                 "SELECT * FROM billing.create_charge(p_oauth_provider => 'oauth:google',"
                 " p_external_id => %(id)s, p_amount_minor => %(amount)s,"
-                " p_currency => %(currency)s, p_idempotency_key => %(key)s, p_api_key_id => %(api_key)s)",
+                " p_currency => %(currency)s, p_idempotency_key => %(key)s,"
+                " p_api_key_id => %(api_key)s)",
                 id=self.identity(charge["user"]),
                 amount=charge["amount"],
                 currency=charge["currency"],
@@ -151,7 +152,7 @@ class LedgerMachine(RuleBasedStateMachine):
             )
         except psycopg.Error as error:
             refused_with = error.diag.constraint_name
-            assert refused_with == slug  # noqa: PT017
+            assert refused_with == slug
         else:
             assert slug == "created"
             assert row["balance_after"] == self.model[charge["user"]].paid
