@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 _DATABASE_SCHEMES = ("postgresql", "postgres", "postgresql+asyncpg", "postgresql+psycopg")
 _MINIMUM_SECRET_LENGTH = 32
@@ -85,6 +86,12 @@ class _Reader:
         if not separator or scheme not in _DATABASE_SCHEMES:
             self.faults.append(f"{name} must start with one of {', '.join(_DATABASE_SCHEMES)}://")
             return None
+        if not _is_well_formed(rest):
+            self.faults.append(
+                f"{name} is not a well-formed URL: check host and port, and percent-encode"
+                " special characters in user and password"
+            )
+            return None
         return f"postgresql://{rest}"
 
     def strong_secret(self, name: str, *, required: bool) -> str | None:
@@ -136,6 +143,18 @@ class _Reader:
     def finish(self) -> None:
         if self.faults:
             raise ConfigError(self.faults)
+
+
+def _is_well_formed(rest: str) -> bool:
+    """Whether what follows the scheme can be taken apart; libraries quote it when it cannot."""
+    if "#" in rest or re.search(r"%(?![0-9A-Fa-f]{2})", rest):
+        return False
+    try:
+        parts = urlsplit(f"postgresql://{rest}")
+        _ = "," in parts.netloc or parts.port  # several hosts have several ports
+    except ValueError:
+        return False
+    return True
 
 
 def load_serve_config(env: Mapping[str, str]) -> ServeConfig:

@@ -29,6 +29,11 @@ def call_function(statement: LiteralString, **arguments: Any) -> list[dict[str, 
         raise CommandFailed(
             "the database has no schema billing: run `ciris-billing migrate`"
         ) from None
+    except psycopg.OperationalError as error:
+        raise CommandFailed(
+            f"cannot connect to the database ({_first_line(error)}):"
+            " is DATABASE_URL right and the database up?"
+        ) from None
     except psycopg.Error as error:
         hint = error.diag.message_hint
         raise CommandFailed(_first_line(error) + (f" ({hint})" if hint else "")) from None

@@ -52,8 +52,10 @@ def _run(options: argparse.Namespace) -> int:
     directory: Path = options.data_dir.resolve()
     directory.mkdir(parents=True, exist_ok=True)
     environment = dict(os.environ)
-    for name in ("DATABASE_URL", "DATABASE_URL_FILE", "MIGRATION_DATABASE_URL"):
-        environment.pop(name, None)  # dev brings its own database
+    for name in ("DATABASE_URL", "MIGRATION_DATABASE_URL"):  # dev brings its own database
+        for given in (name, f"{name}_FILE"):
+            environment.pop(given, None)
+            os.environ.pop(given, None)
     for name, value in (("PORT", options.port), ("WORKERS", options.workers)):
         if value is not None:
             environment[name] = str(value)
@@ -98,7 +100,7 @@ def _serve(directory: Path, cluster: Cluster, environment: dict[str, str]) -> in
         _write_private(directory / "dev.json", orjson.dumps(facts, option=orjson.OPT_INDENT_2))
         _print_welcome(config, facts, cluster)
 
-    return run_server(config, on_ready=ready)
+    return run_server(config, on_ready=ready, scratch=directory)
 
 
 def _migrate(migrate: Any, dsn: str, seed: SettingsSeed) -> None:

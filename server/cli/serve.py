@@ -8,6 +8,7 @@ import dataclasses
 import os
 import shutil
 import tempfile
+from pathlib import Path
 from typing import Any
 
 from server.cli.output import CommandFailed
@@ -42,10 +43,11 @@ def _run(options: argparse.Namespace) -> int:
     return run_server(load_serve_config(environment))
 
 
-def run_server(config: ServeConfig, *, on_ready: Any = None) -> int:
+def run_server(config: ServeConfig, *, on_ready: Any = None, scratch: Path | None = None) -> int:
     """Checks the database, then serves until told to stop; gives the exit code. `on_ready` is
-    called in the parent process once it listens."""
-    directory = tempfile.mkdtemp(prefix="ciris-billing-metrics-")
+    called in the parent process once it listens; the processes share their metrics in a temporary
+    folder below `scratch`."""
+    directory = tempfile.mkdtemp(prefix="ciris-billing-metrics-", dir=scratch)
     # prometheus_client reads this when it is imported, which is why imports stand below.
     os.environ[_METRICS] = directory
     parent = os.getpid()
@@ -70,15 +72,19 @@ def run_server(config: ServeConfig, *, on_ready: Any = None) -> int:
 
 async def _check_database(config: ServeConfig) -> None:
     """Better not to start than to answer 500: the database must be there and fit this release."""
-    from server.gateway import Gateway, SchemaMismatch, Unavailable
+    from server.gateway import Gateway, RightsMissing, SchemaMismatch, Unavailable
 
-    gateway = Gateway(dataclasses.replace(config, connect_timeout=5.0))
+    gateway = Gateway(dataclasses.replace(config, connect_timeout=5.0), announce_rights=True)
     try:
         await gateway.compare_with_database()
     except SchemaMismatch as error:
         raise CommandFailed(
             "the database does not fit this release, run `ciris-billing migrate` first: "
             + str(error)
+        ) from None
+    except RightsMissing as error:
+        raise CommandFailed(
+            f"{error}: run `ciris-billing migrate` first, and make the login a member of it"
         ) from None
     except Unavailable as error:
         raise CommandFailed(f"{error}: is DATABASE_URL right and the database up?") from None

@@ -22,7 +22,9 @@ from server.gateway.calls import FunctionCall, SchemaMismatch
 from server.gateway.errors import (
     Busy,
     ConnectionLost,
+    DatabaseFault,
     Refused,
+    RightsMissing,
     Unavailable,
     is_retryable,
     translate,
@@ -36,9 +38,11 @@ __all__ = [
     "ChargeItem",
     "CheckItem",
     "ConnectionLost",
+    "DatabaseFault",
     "ErrorWording",
     "Gateway",
     "Refused",
+    "RightsMissing",
     "Row",
     "SchemaMismatch",
     "Unavailable",
@@ -116,15 +120,17 @@ class ErrorWording(NamedTuple):
 class Gateway:
     """All database calls of one process. Open it with `open`, end it with `close`."""
 
-    def __init__(self, config: ServeConfig) -> None:
+    def __init__(self, config: ServeConfig, *, announce_rights: bool = False) -> None:
         self._pool = Pool(
             config.database_url,
             _POOL_SIZE,
             connect_timeout=config.connect_timeout,
             statement_timeout=config.statement_timeout,
             lock_timeout=config.lock_timeout,
+            announce_rights=announce_rights,
         )
         self._max_queue = config.max_queue
+        self._patience = config.lock_timeout
         self._reads = Track(_READS, config.max_queue)
         self._writes = Track(_WRITES, config.max_queue)
         self._health_checks = Track(_HEALTH_CHECKS, config.max_queue)
@@ -144,7 +150,7 @@ class Gateway:
                 await calls.compare_with_database(connection)
                 await self._read_wordings(connection)
         except asyncpg.PostgresError as error:
-            raise translate(error) from error
+            raise translate(error) from None
 
     def start_background_work(self) -> None:
         """Starts recording key uses and making coming audit partitions."""
@@ -161,7 +167,7 @@ class Gateway:
         await asyncio.gather(*self._background, return_exceptions=True)
         await self._checks.drain()
         await self._charges.drain()
-        with contextlib.suppress(Unavailable, Refused, asyncpg.PostgresError):
+        with contextlib.suppress(Unavailable, Refused, DatabaseFault):
             await self._record_key_uses()
         await self._pool.close()
 
@@ -258,7 +264,11 @@ class Gateway:
                 return await self._run(connection, call, *zip(*items, strict=True), wait)
 
         return Lane(
-            send, flights=_LANE_FLIGHTS, side_flights=_SIDE_FLIGHTS, max_queue=self._max_queue
+            send,
+            flights=_LANE_FLIGHTS,
+            side_flights=_SIDE_FLIGHTS,
+            max_queue=self._max_queue,
+            patience=self._patience,
         )
 
     async def _read(self, call: FunctionCall, *arguments: Any) -> list[Row]:
@@ -276,7 +286,7 @@ class Gateway:
                             raise
                 return await self._run(connection, call, *arguments)
         except asyncpg.PostgresError as error:
-            raise translate(error) from error
+            raise translate(error) from None
 
     async def _run(self, connection: Connection, call: FunctionCall, *arguments: Any) -> list[Row]:
         metrics.DB_CONNECTIONS_ACTIVE.set(self._pool.in_use)
@@ -324,5 +334,5 @@ async def _repeat(work: Any, interval: float) -> None:
         await asyncio.sleep(interval)
         try:
             await work()
-        except (Unavailable, Refused, asyncpg.PostgresError) as error:
+        except (Unavailable, Refused, DatabaseFault) as error:
             _LOG.warning("background work %s failed: %s", work.__name__, type(error).__name__)

@@ -40,6 +40,19 @@ class Refused(Exception):
         self.values = values
 
 
+class RightsMissing(Unavailable):
+    """The login cannot become the web tier's role: not migrated, or not a member of it."""
+
+
+class DatabaseFault(Exception):
+    """PostgreSQL failed in a way no caller can mend. Its message and detail are left out: they
+    may quote a row."""
+
+    def __init__(self, error: asyncpg.PostgresError) -> None:
+        where = [error.sqlstate, error.table_name, error.constraint_name]
+        super().__init__(" ".join(str(part) for part in where if part))
+
+
 def is_retryable(error: asyncpg.PostgresError) -> bool:
     """Whether the transaction was undone and may simply be run again."""
     return error.sqlstate in _RETRYABLE
@@ -58,4 +71,4 @@ def translate(error: asyncpg.PostgresError) -> Exception:
         return ConnectionLost("the database is shutting down or ended the connection")
     if state[:2] in _UNAVAILABLE_CLASSES or state in _RETRYABLE:
         return Unavailable(f"the database cannot answer (SQLSTATE {state})")
-    return error
+    return DatabaseFault(error)

@@ -31,6 +31,8 @@ class Item(Protocol):
         ...
 
 
+_PAUSE_SECONDS = (0.001, 0.02)  # between tries for a held account: at first, at most
+
 Send = Callable[[Sequence[Any], bool], Awaitable[list[Row]]]
 _Entry = tuple[Any, asyncio.Future[Row]]
 
@@ -39,15 +41,19 @@ class Lane:
     """Batches of one kind of call. `send(items, wait)` performs one call and gives a row per
     item, each with `item` (1-based) and `outcome`.
 
-    `flights` batches and `side_flights` waiting calls run at once; with more than `max_queue`
-    items waiting, submit raises Unavailable."""
+    `flights` batches and `side_flights` calls for held accounts run at once; with more than
+    `max_queue` items waiting, submit raises Unavailable; an item whose account is held for more
+    than `patience` seconds raises Busy."""
 
-    def __init__(self, send: Send, *, flights: int, side_flights: int, max_queue: int) -> None:
+    def __init__(
+        self, send: Send, *, flights: int, side_flights: int, max_queue: int, patience: float
+    ) -> None:
         self._send = send
         self._line: deque[_Entry] = deque()
         self._free_flights = flights
         self._max_queue = max_queue
-        self._side: dict[tuple[Any, ...], list[_Entry]] = {}
+        self._patience = patience
+        self._side: dict[tuple[Any, ...], list[tuple[_Entry, float]]] = {}
         self._side_slots = asyncio.Semaphore(side_flights)
         self._side_count = 0
         self._tasks: set[asyncio.Task[None]] = set()
@@ -134,29 +140,51 @@ class Lane:
 
     def _wait_aside(self, entry: _Entry) -> None:
         account = entry[0][:2]
+        deadline = asyncio.get_running_loop().time() + self._patience
         self._side_count += 1
         waiting = self._side.get(account)
         if waiting is not None:
-            waiting.append(entry)
+            waiting.append((entry, deadline))
         else:
-            self._side[account] = [entry]
+            self._side[account] = [(entry, deadline)]
             self._start(self._serve_aside(account))
 
     async def _serve_aside(self, account: tuple[Any, ...]) -> None:
-        while self._side[account]:
+        """Tries the items of one account until they are through. It waits here and not in the
+        database, where it would hold a connection that another account needs."""
+        waiting = self._side[account]
+        pause, longest = _PAUSE_SECONDS
+        while waiting:
+            await asyncio.sleep(pause)
             async with self._side_slots:
-                batch = self._side[account][:_MAX_BATCH]
-                del self._side[account][:_MAX_BATCH]
-                self._side_count -= len(batch)
-                try:
-                    rows = await self._attempt([item for item, _ in batch], wait=True)
-                except (Exception, asyncio.CancelledError) as error:
-                    _fail(batch, error)
-                else:
-                    for (_, future), row in zip(batch, rows, strict=True):
-                        if not future.done():
-                            future.set_result(row)
+                batch = [entry for entry, _ in waiting[:_MAX_BATCH]]
+                busy = await self._try_aside(batch)
+            now = asyncio.get_running_loop().time()
+            held = {id(entry) for entry in busy}
+            late = [entry for entry, deadline in waiting if deadline < now and id(entry) in held]
+            _fail(late, Busy("the account is held by another transaction"))
+            before = len(waiting)
+            waiting[:] = [pair for pair in waiting if not pair[0][1].done()]
+            self._side_count -= before - len(waiting)
+            pause = min(2 * pause, longest) if busy else _PAUSE_SECONDS[0]
         del self._side[account]
+
+    async def _try_aside(self, batch: list[_Entry]) -> list[_Entry]:
+        """Delivers what it can; gives the entries whose account is still held."""
+        try:
+            rows = await self._attempt([item for item, _ in batch], wait=False)
+        except Busy:
+            return batch
+        except (Exception, asyncio.CancelledError) as error:
+            _fail(batch, error)
+            return []
+        busy = []
+        for entry, row in zip(batch, rows, strict=True):
+            if row["outcome"] == "busy":
+                busy.append(entry)
+            elif not entry[1].done():
+                entry[1].set_result(row)
+        return busy
 
     async def _attempt(self, items: Sequence[Any], *, wait: bool) -> list[Row]:
         for attempt in range(1, _ATTEMPTS + 1):
@@ -166,7 +194,7 @@ class Lane:
             except asyncpg.PostgresError as error:
                 if is_retryable(error) and attempt < _ATTEMPTS:
                     continue
-                raise translate(error) from error
+                raise translate(error) from None
         raise AssertionError("unreachable: the last attempt returns or raises")
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
-from server.gateway.errors import ConnectionLost, Unavailable
+from server.gateway.errors import ConnectionLost, RightsMissing, Unavailable
 
 if TYPE_CHECKING:
     Connection = asyncpg.Connection[asyncpg.Record]
@@ -24,7 +24,8 @@ WEB_ROLE = "billing_server"
 
 class Pool:
     """At most `size` connections, made when needed. Every one has given its rights away to the
-    web tier's role. Times in seconds."""
+    web tier's role; with `announce_rights` the log says so once where that took rights away.
+    Times in seconds."""
 
     def __init__(
         self,
@@ -34,6 +35,7 @@ class Pool:
         connect_timeout: float,
         statement_timeout: float,
         lock_timeout: float,
+        announce_rights: bool = False,
     ) -> None:
         self._dsn = dsn
         self._size = size
@@ -51,7 +53,7 @@ class Pool:
         self._free: list[Connection] = []
         self._slots = asyncio.Semaphore(size)
         self._open: set[Connection] = set()
-        self._warned = False
+        self._announce_rights = announce_rights
 
     @property
     def in_use(self) -> int:
@@ -76,7 +78,12 @@ class Pool:
         try:
             # Beyond the server's own limit: only a server that went silent reaches this.
             return await connection.fetch(sql, *arguments, timeout=self._statement_timeout + 1.0)
-        except (OSError, TimeoutError, asyncpg.InterfaceError) as error:
+        except (
+            OSError,
+            TimeoutError,
+            asyncpg.InterfaceError,
+            asyncpg.InternalClientError,  # how asyncpg may take a connection cut in the middle
+        ) as error:
             connection.terminate()
             raise ConnectionLost(f"the connection broke: {type(error).__name__}") from error
         except asyncio.CancelledError:
@@ -122,11 +129,11 @@ class Pool:
             )
             await connection.execute(f"SET ROLE {WEB_ROLE}")
         except asyncpg.PostgresError as error:
-            raise Unavailable(
-                f"the login cannot become {WEB_ROLE}: {error.message}", retry_after=5
+            raise RightsMissing(
+                f"the login cannot become {WEB_ROLE} (SQLSTATE {error.sqlstate})", retry_after=5
             ) from error
-        if stronger and not self._warned:
-            self._warned = True
+        if stronger and self._announce_rights:
+            self._announce_rights = False
             _LOG.warning(
                 "the database login has more rights than the server needs;"
                 " each connection gives them away (SET ROLE %s)",

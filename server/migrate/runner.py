@@ -99,12 +99,25 @@ def _connect(dsn: str) -> psycopg.Connection[tuple[Any, ...]]:
     try:
         return psycopg.connect(dsn, autocommit=True, connect_timeout=10)
     except psycopg.Error as error:
-        raise MigrationError(f"cannot connect to the database: {str(error).strip()}") from None
+        reason = str(error).strip().splitlines()[0]
+        raise MigrationError(
+            f"cannot connect to the database ({reason}): is MIGRATION_DATABASE_URL, or without it"
+            " DATABASE_URL, right and the database up?"
+        ) from None
 
 
 @contextmanager
 def _exclusive(dsn: str) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
     with _connect(dsn) as connection:
+        row = connection.execute(
+            "SELECT has_database_privilege(current_database(), 'CREATE')"
+            " AND has_schema_privilege('public', 'CREATE'), current_user, current_database()"
+        ).fetchone()
+        if row and not row[0]:
+            raise MigrationError(
+                f"the login {row[1]} may not create anything in the database {row[2]}: connect as"
+                " its owner by MIGRATION_DATABASE_URL"
+            )
         connection.execute("SELECT pg_advisory_lock(%s)", (_LOCK_KEY,))
         legacy = connection.execute(
             "SELECT to_regclass('public.alembic_version') IS NOT NULL"
@@ -122,7 +135,7 @@ def _exclusive(dsn: str) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
 def _backend(dsn: str) -> Iterator[tuple[Any, MigrationList]]:
     backend = yoyo.get_backend("postgresql+psycopg://" + dsn.partition("://")[2])
     try:
-        backend.ensure_internal_schema_updated()
+        _run("of yoyo's own tables", backend.ensure_internal_schema_updated)
         yield backend, yoyo.read_migrations(str(resource_folder("migrations")))
     finally:
         backend.connection.close()

@@ -1,0 +1,418 @@
+"""/metrics of several worker processes: names, sums, and labels that cannot grow."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import socket
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import aiohttp
+import httpx
+import psutil
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from server.routes import ROUTES
+from tests.http.wire import ACCOUNTS, BATCH, CHARGES, CHECK, CREDITS, TRANSACTIONS
+from tests.support import (
+    Database,
+    Key,
+    Service,
+    charge_body,
+    credit_body,
+    identity,
+    running_service,
+    unique,
+    wait_for,
+    worker_pids,
+)
+
+WORKERS = 3
+NAMES = {
+    "billing_service_info": "gauge",
+    "billing_http_requests_total": "counter",
+    "billing_http_request_duration_seconds": "histogram",
+    "billing_http_requests_in_progress": "gauge",
+    "billing_credit_checks_total": "counter",
+    "billing_credit_check_duration_seconds": "histogram",
+    "billing_charges_total": "counter",
+    "billing_charge_amount_minor": "histogram",
+    "billing_charge_duration_seconds": "histogram",
+    "billing_credits_added_total": "counter",
+    "billing_credit_amount_minor": "histogram",
+    "billing_accounts_created_total": "counter",
+    "billing_account_balance_minor": "histogram",
+    "billing_db_connections_active": "gauge",
+    "billing_db_queries_total": "counter",
+    "billing_db_write_verifications_total": "counter",
+    "billing_errors_total": "counter",
+}
+EMAIL = "ada.lovelace@example.com"
+USERS = 20
+MEGABYTE = 1 << 20
+
+Labels = frozenset[tuple[str, str]]
+
+
+class Metrics:
+    """One reading of /metrics."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.samples: dict[str, dict[Labels, float]] = defaultdict(dict)
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                labels = frozenset(sample.labels.items())
+                assert labels not in self.samples[sample.name], "a series is there twice"
+                self.samples[sample.name][labels] = sample.value
+
+    def sum(self, name: str, **labels: str) -> float:
+        """The sum of the series of `name` that have these labels."""
+        return sum(
+            value
+            for found, value in self.samples.get(name, {}).items()
+            if set(labels.items()) <= found
+        )
+
+    def by(self, name: str, label: str) -> dict[str, float]:
+        """The sums of `name` by one label."""
+        sums: dict[str, float] = defaultdict(float)
+        for labels, value in self.samples.get(name, {}).items():
+            sums[dict(labels)[label]] += value
+        return dict(sums)
+
+    @property
+    def series(self) -> set[tuple[str, Labels]]:
+        return {(name, labels) for name, found in self.samples.items() for labels in found}
+
+
+def read(service: Service) -> Metrics:
+    answer = httpx.get(f"{service.base_url}/metrics", timeout=30)
+    assert answer.status_code == 200
+    assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+    return Metrics(answer.text)
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """What was sent to a fresh service, and what it said of it then."""
+
+    service: Service
+    key: Key
+    users: list[str]
+    metrics: Metrics
+    account_id: str
+
+
+@pytest.fixture(scope="module")
+def traffic(module_database: Database) -> Iterator[Traffic]:
+    """20 users of several workers: each checks, uses up 3 free uses, is refused, is granted 10,
+    pays 4, repeats that charge; 5 of them are denied a check."""
+    with running_service(module_database, workers=WORKERS) as service:
+        users = [unique("metrics") for _ in range(USERS)]
+        account_id = asyncio.run(_send(service, users))
+        yield Traffic(service, service.key, users, read(service), account_id)
+
+
+async def _send(service: Service, users: list[str]) -> str:
+    headers = {"X-API-Key": service.key.secret}
+
+    async def post(
+        session: aiohttp.ClientSession, path: str, body: object, status: int, **more: str
+    ) -> dict[str, str]:
+        async with session.post(path, json=body, headers={**headers, **more}) as answer:
+            assert answer.status == status, await answer.text()
+            return await answer.json()
+
+    async def session_of(number: int, user: str) -> str:
+        # Connections of its own, so that every worker gets some of the work.
+        connector = aiohttp.TCPConnector(force_close=True)
+        async with aiohttp.ClientSession(service.base_url, connector=connector) as session:
+            check = {**identity(user), "customer_email": EMAIL}
+            await post(session, CHECK, check, 200)
+            for _ in range(3):
+                await post(session, CHARGES, charge_body(user), 201)
+            await post(session, CHARGES, charge_body(user), 402)
+            if number < 5:
+                await post(session, CHECK, check, 200)  # denied
+            await post(session, CREDITS, credit_body(user, 10), 201)
+            paid = charge_body(user, 4)
+            await post(session, CHARGES, paid, 201, **{"Idempotency-Key": "one"})
+            await post(session, CHARGES, paid, 201, **{"Idempotency-Key": "one"})
+            other = {**paid, "description": "another"}
+            await post(session, CHARGES, other, 422, **{"Idempotency-Key": "one"})
+            async with session.get(TRANSACTIONS, params=identity(user), headers=headers) as answer:
+                assert (await answer.json())["total_count"] == 5
+            account = f"{ACCOUNTS}/oauth:google/{user}"
+            async with session.get(account, headers=headers) as answer:
+                return str((await answer.json())["account_id"])
+
+    ids = await asyncio.gather(*(session_of(number, user) for number, user in enumerate(users)))
+    async with aiohttp.ClientSession(service.base_url) as session:
+        await post(session, ACCOUNTS, identity(unique()), 201)
+        known = {"charges": [charge_body(users[0]), charge_body("nobody"), charge_body(users[1])]}
+        await post(session, BATCH, known, 200)
+        await post(session, CHECK, {}, 422)
+        await post(session, CHECK, {}, 401, **{"X-API-Key": "cbk_test_of_nobody"})
+    return str(ids[0])
+
+
+def test_every_name_of_the_contract_is_there_with_help_and_type(traffic: Traffic) -> None:
+    lines = traffic.metrics.text.splitlines()
+    for name, kind in NAMES.items():
+        assert f"# TYPE {name} {kind}" in lines
+        [help_line] = [line for line in lines if line.startswith(f"# HELP {name} ")]
+        assert len(help_line) > len(f"# HELP {name} ")
+    typed = {line.split()[2] for line in lines if line.startswith("# TYPE ")}
+    assert {name for name in typed if name.startswith("billing_")} == set(NAMES)
+
+
+def test_requests_of_all_workers_add_up(traffic: Traffic) -> None:
+    requests = "billing_http_requests_total"
+    metrics = traffic.metrics
+    for endpoint, method, statuses in (
+        (CHECK, "POST", {"200": USERS + 5, "422": 1, "401": 1}),
+        (CHARGES, "POST", {"201": USERS * 5, "402": USERS, "422": USERS}),
+        (CREDITS, "POST", {"201": USERS}),
+        (BATCH, "POST", {"200": 1}),
+        (ACCOUNTS, "POST", {"201": 1}),
+        (TRANSACTIONS, "GET", {"200": USERS}),
+        (ACCOUNTS + "/{oauth_provider}/{external_id}", "GET", {"200": USERS}),
+    ):
+        found = {
+            dict(labels)["status"]: value
+            for labels, value in metrics.samples[requests].items()
+            if {("endpoint", endpoint), ("method", method)} <= labels
+        }
+        assert found == statuses, endpoint
+        duration = "billing_http_request_duration_seconds_count"
+        assert metrics.sum(duration, endpoint=endpoint) == sum(statuses.values())
+    assert metrics.sum("billing_http_requests_in_progress") == 1  # the one that asks
+    assert metrics.sum("billing_service_info") == 1
+
+
+def test_checks_of_all_workers_add_up(traffic: Traffic) -> None:
+    metrics = traffic.metrics
+    by_result = metrics.by("billing_credit_checks_total", "result")
+    assert by_result == {"allowed": USERS, "denied": 5}
+    assert metrics.sum("billing_credit_check_duration_seconds_count") == USERS + 5
+    assert metrics.sum("billing_accounts_created_total") == USERS + 1
+
+
+def test_charges_of_all_workers_add_up(traffic: Traffic) -> None:
+    metrics = traffic.metrics
+    assert metrics.by("billing_charges_total", "outcome") == {
+        "created": USERS * 4 + 2,
+        "insufficient_credits": USERS,
+        "replayed": USERS,
+        "conflict": USERS,
+        "account_not_found": 1,
+    }
+    assert metrics.sum("billing_charge_amount_minor_count") == USERS * 4 + 2
+    assert metrics.sum("billing_charge_amount_minor_sum") == USERS * (3 + 4) + 2
+    assert metrics.sum("billing_charge_duration_seconds_count") == USERS * 7
+
+
+def test_credits_of_all_workers_add_up(traffic: Traffic) -> None:
+    metrics = traffic.metrics
+    added = metrics.by("billing_credits_added_total", "transaction_type")
+    assert added == {"grant": USERS}
+    assert metrics.sum("billing_credit_amount_minor_count") == USERS
+    assert metrics.sum("billing_credit_amount_minor_sum") == USERS * 10
+    ledger_rows = USERS * 4 + 2 + USERS
+    assert metrics.sum("billing_account_balance_minor_count") == ledger_rows
+    assert metrics.sum("billing_account_balance_minor_sum") == USERS * (10 + 6) + 5 + 5
+    verified = metrics.by("billing_db_write_verifications_total", "result")
+    assert verified == {"confirmed": ledger_rows}
+
+
+def test_errors_and_database_calls_of_all_workers_add_up(traffic: Traffic) -> None:
+    metrics = traffic.metrics
+    assert metrics.by("billing_errors_total", "code") == {
+        "insufficient_credits": USERS,
+        "idempotency_key_reused": USERS,
+        "account_not_found": 1,
+        "validation_error": 1,
+        "api_key_invalid": 1,
+    }
+    queries = "billing_db_queries_total"
+    assert metrics.sum(queries, function="record_credit", result="success") == USERS
+    assert metrics.sum(queries, function="get_account", result="success") == USERS
+    # Batches: at least one call, at most one for each.
+    assert 1 <= metrics.sum(queries, function="create_charges") <= USERS * 7 + 1
+    assert set(metrics.by(queries, "result")) == {"success"}
+
+
+def test_what_the_database_has_is_what_was_counted(traffic: Traffic) -> None:
+    row = traffic.service.database.execute(
+        "SELECT (SELECT count(*) FROM billing_data.charges),"
+        " (SELECT sum(amount_minor) FROM billing_data.charges)::bigint,"
+        " (SELECT count(*) FROM billing_data.credits),"
+        " (SELECT count(*) FROM billing_data.accounts),"
+        " (SELECT count(*) FROM billing_data.credit_checks)"
+    )[0]
+    metrics = traffic.metrics
+    assert row == (
+        metrics.sum("billing_charges_total", outcome="created"),
+        metrics.sum("billing_charge_amount_minor_sum"),
+        metrics.sum("billing_credits_added_total"),
+        metrics.sum("billing_accounts_created_total"),
+        metrics.sum("billing_credit_checks_total"),
+    )
+
+
+def _odd_request(service: Service, method: str, path: str) -> int:
+    """The status of a request that no client library would send."""
+    host, _, port = service.base_url.removeprefix("http://").partition(":")
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        head = f"{method} {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n"
+        key = f"X-API-Key: {service.key.secret}\r\nContent-Length: 0\r\n\r\n"
+        connection.sendall((head + key).encode())
+        answer = b""
+        while chunk := connection.recv(65536):
+            answer += chunk
+    return int(answer.split()[1])
+
+
+def _odd_requests(service: Service, token: str) -> None:
+    methods = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "PROPFIND", "BREW")
+    paths = (
+        f"/{token}",
+        f"/v1/billing/{token}",
+        f"/v1/billing/charges/{token}",
+        f"/v1/billing/accounts/oauth:{token}/{token}",
+        f"/v1/billing/accounts/oauth%3A{token}/a%2F{token}%22%0A",
+        f"/static/{token}.css",
+        f"/static/..%2F{token}",
+        f"/metrics/{token}",
+        f"/health?{token}={token}",
+        f"//{token}//",
+        f"/{token}/",
+        f"/%00{token}",
+        f"http://{token}.example.com/{token}",
+        "/v1/billing/charges",
+    )
+    for path in paths:
+        for method in methods:
+            assert 200 <= _odd_request(service, method, path) < 500
+            assert 200 <= _odd_request(service, f"{method[:2]}{token.upper()}", path) < 500
+
+
+def test_labels_are_closed_sets_whatever_is_asked_for(traffic: Traffic) -> None:
+    service = traffic.service
+    _odd_requests(service, "first")
+    before = read(service)
+    for number in range(3):
+        _odd_requests(service, f"again{number}")
+    after = read(service)
+    assert after.series == before.series
+    for labels in after.samples["billing_http_requests_total"]:
+        values = dict(labels)
+        assert values["endpoint"] in {route.path for route in ROUTES} | {"unmatched"}
+        assert values["method"] in {
+            *("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "other"),
+        }
+        assert re.fullmatch(r"[1-5]\d\d", values["status"])
+    assert after.sum("billing_http_requests_total", endpoint="unmatched") > 50
+
+
+def test_no_label_tells_who_a_request_was_about(traffic: Traffic) -> None:
+    with traffic.service.client() as client:
+        for user in (*traffic.users, "nobody"):
+            client.get(f"{ACCOUNTS}/oauth:google/{user}", headers={"User-Agent": user})
+    text = read(traffic.service).text
+    for private in (
+        *(EMAIL, traffic.key.secret, traffic.key.prefix, traffic.key.id, traffic.account_id),
+        *("nobody", "metrics-", "oauth:", "127.0.0.1"),
+    ):
+        assert private not in text
+
+
+def test_an_endpoint_is_known_by_its_template(traffic: Traffic) -> None:
+    before = read(traffic.service)
+    with httpx.Client(base_url=traffic.service.base_url) as client:
+        for path in ("/nowhere", "/nowhere/else", "/v1/billing/purchase", "/.env"):
+            assert client.get(path).status_code == 404
+    after = read(traffic.service)
+    requests = "billing_http_requests_total"
+    for labels, more in (({"endpoint": "unmatched", "status": "404"}, 4), ({"status": "404"}, 4)):
+        assert after.sum(requests, **labels) - before.sum(requests, **labels) == more
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"X-Forwarded-For": "127.0.0.1"},
+        {"X-Forwarded-For": ""},
+        {"x-forwarded-for": "10.0.0.1, 198.51.100.7"},
+        {"Forwarded": "for=127.0.0.1"},
+    ],
+)
+def test_what_a_proxy_forwards_finds_no_metrics(traffic: Traffic, headers: dict[str, str]) -> None:
+    answer = httpx.get(f"{traffic.service.base_url}/metrics", headers=headers)
+    assert answer.status_code == 404
+    assert answer.json()["detail"] == "Not Found"
+    assert "billing_" not in answer.text
+
+
+async def test_workers_stay_small(traffic: Traffic) -> None:
+    service, requests = traffic.service, 3000
+    headers = {"X-API-Key": service.key.secret}
+    connector = aiohttp.TCPConnector(limit=30)
+    async with aiohttp.ClientSession(
+        service.base_url, connector=connector, headers=headers
+    ) as session:
+
+        async def one(number: int) -> None:
+            body = identity(f"small-{number % 500}")
+            path = CHARGES if number % 3 == 2 else CHECK
+            if path == CHARGES:
+                body = charge_body(body["external_id"])
+            async with session.post(path, json=body) as answer:
+                await answer.read()
+                assert answer.status in (200, 201, 402, 404)
+
+        for start in range(0, requests, 500):
+            await asyncio.gather(*(one(number) for number in range(start, start + 500)))
+    sizes = [
+        psutil.Process(pid).memory_info().rss / MEGABYTE for pid in worker_pids(service.process)
+    ]
+    print(f"resident after {requests} requests: {', '.join(f'{size:.0f} MB' for size in sizes)}")
+    assert len(sizes) == WORKERS
+    assert max(sizes) < 120
+
+
+def foreground(metrics: Metrics, name: str) -> dict[Labels, float]:
+    """The series of `name` without what workers do by themselves every few seconds."""
+    background = {("function", "record_api_key_use"), ("function", "create_check_partitions")}
+    return {
+        labels: value for labels, value in metrics.samples[name].items() if not labels & background
+    }
+
+
+def test_counts_survive_a_killed_worker(traffic: Traffic) -> None:
+    service = traffic.service
+    before = read(service)
+    victim = min(worker_pids(service.process))
+    psutil.Process(victim).kill()
+    wait_for(lambda: len(worker_pids(service.process) - {victim}) == WORKERS, "a new worker")
+
+    def unconnected() -> Metrics | None:
+        try:
+            return read(service)
+        except httpx.TransportError:  # it was the victim's connection
+            return None
+
+    after = wait_for(unconnected, "/metrics")
+    for name in NAMES:
+        if name.endswith("_total") and name != "billing_http_requests_total":
+            assert foreground(after, name) == foreground(before, name)
+    for name in ("billing_charge_amount_minor_sum", "billing_credit_check_duration_seconds_count"):
+        assert after.sum(name) == before.sum(name)
+    requests = "billing_http_requests_total"
+    assert after.sum(requests, endpoint=CHECK) == before.sum(requests, endpoint=CHECK)
+    assert after.sum("billing_http_requests_in_progress") == 1
+    assert after.sum("billing_service_info") == 1

@@ -1,0 +1,611 @@
+"""The command `ciris-billing`, run as its users run it: exit codes, output, configuration."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import jwt
+import psycopg
+import pytest
+from psycopg import sql
+
+from server.embedded import Cluster, find_binaries
+from server.migrate import latest_step
+from tests.support import (
+    BILLING,
+    Database,
+    Process,
+    Service,
+    TestCluster,
+    clean_environment,
+    free_port,
+    identity,
+    running_service,
+    wait_until_healthy,
+)
+
+COMMANDS = [
+    (),
+    ("dev",),
+    ("serve",),
+    ("migrate",),
+    ("verify",),
+    ("keys",),
+    ("keys", "create"),
+    ("keys", "list"),
+    ("keys", "rotate"),
+    ("keys", "revoke"),
+    ("admins",),
+    ("admins", "add"),
+    ("admins", "list"),
+    ("admins", "token"),
+]
+# What a complete command line needs beside its name.
+ARGUMENTS = {
+    ("keys", "create"): ["agent"],
+    ("keys", "rotate"): ["cbk_test_00000000000"],
+    ("keys", "revoke"): ["cbk_test_00000000000"],
+    ("admins", "add"): ["ada@example.com"],
+    ("admins", "token"): ["ada@example.com"],
+}
+USING_THE_DATABASE = [
+    ("serve",),
+    ("migrate",),
+    ("migrate", "--status"),
+    ("verify",),
+    ("keys", "create", "agent"),
+    ("keys", "list"),
+    ("keys", "rotate", "cbk_test_00000000000"),
+    ("keys", "revoke", "cbk_test_00000000000"),
+    ("admins", "add", "ada@example.com"),
+    ("admins", "list"),
+    ("admins", "token", "ada@example.com"),
+]
+SECRET = "correct-horse-battery-staple-0123456789"
+HUNTER = "hunter2hunter2"  # a password that no output may show
+
+
+def run(
+    *arguments: str, environment: dict[str, str] | None = None, **options: Any
+) -> subprocess.CompletedProcess[str]:
+    """Runs the command to its end."""
+    return subprocess.run(
+        [BILLING, *arguments],
+        check=False,
+        capture_output=True,
+        text=True,
+        env={**clean_environment(), **(environment or {})},
+        stdin=subprocess.DEVNULL,
+        timeout=60,
+        **options,
+    )
+
+
+def on(database: Database, *arguments: str, user: str = "postgres", **environment: str) -> str:
+    """What the command prints when it succeeds on this database."""
+    done = run(*arguments, environment={"DATABASE_URL": database.dsn(user), **environment})
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def refused(done: subprocess.CompletedProcess[str], code: int) -> str:
+    """What the command says on standard error when it ends with this code, without a traceback."""
+    assert done.returncode == code, (done.stdout, done.stderr)
+    assert "Traceback" not in done.stderr
+    assert done.stderr.strip()
+    return done.stderr
+
+
+def url(user: str, password: str, host: str = "127.0.0.1", port: object = 5432) -> str:
+    return f"postgresql://{user}:{password}@{host}:{port}/billing"
+
+
+@pytest.fixture(scope="module")
+def staff_database(cluster: TestCluster) -> Iterator[Database]:
+    """A database that the command itself has migrated, for staff at example.com."""
+    with cluster.database(template=None) as database:
+        on(database, "migrate", ADMIN_EMAIL_DOMAIN="example.com")
+        yield database
+
+
+# Usage
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_every_command_explains_itself(command: tuple[str, ...]) -> None:
+    done = run(*command, "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"usage: {' '.join(['ciris-billing', *command])} ")
+    assert "--help" in done.stdout
+
+
+def test_the_help_lists_no_command_that_these_tests_do_not_know() -> None:
+    for group in ((), ("keys",), ("admins",)):
+        text = run(*group, "--help").stdout.partition("COMMAND\n" if not group else "ACTION\n")[2]
+        listed = set(re.findall(r"^    (\w+)", text, re.MULTILINE))
+        known = {command[-1] for command in COMMANDS if command and command[:-1] == group}
+        assert listed == known
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_an_unknown_option_is_answered_with_the_usage(command: tuple[str, ...]) -> None:
+    message = refused(run(*command, *ARGUMENTS.get(command, []), "--frobnicate"), 2)
+    assert message.startswith("usage: ciris-billing")
+    assert "--frobnicate" in message or "required" in message
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("frobnicate",),
+        ("keys",),
+        ("keys", "frobnicate"),
+        ("keys", "create"),
+        ("keys", "create", "agent", "--environment", "moon"),
+        ("keys", "create", "agent", "--expires-in-days", "soon"),
+        ("keys", "list", "--status", "lost"),
+        ("admins", "add", "ada@example.com", "--role", "emperor"),
+        ("admins", "token"),
+        ("serve", "--port", "http"),
+        ("dev", "--postgres", "9"),
+        ("migrate", "--rollback", "0"),
+        ("migrate", "--rollback", "some"),
+        ("migrate", "--status", "--rollback", "1"),
+    ],
+    ids=" ".join,
+)
+def test_a_wrong_command_line_is_answered_with_the_usage(arguments: tuple[str, ...]) -> None:
+    assert refused(run(*arguments), 2).startswith("usage: ciris-billing")
+
+
+def test_the_version_is_told() -> None:
+    assert re.fullmatch(r"ciris-billing \d+\.\d+\.\d+\n", run("--version").stdout)
+
+
+# Migrating
+
+
+def test_migrate_brings_an_empty_database_up_and_then_changes_nothing(cluster: TestCluster) -> None:
+    with cluster.database(template=None) as database:
+        before = json.loads(on(database, "migrate", "--status", "--json"))
+        assert before["pending"] == len(before["steps"]) > 9
+        tables = "SELECT count(*) FROM pg_tables WHERE schemaname !~ '^(pg_|information_)'"
+        assert database.value(tables) == 0  # asking makes nothing
+
+        assert latest_step() in on(database, "migrate")
+        assert "up to date" in on(database, "migrate", "--status")
+        again = json.loads(on(database, "migrate", "--json"))
+        assert (again["applied"], again["dropped_definitions"]) == ([], [])
+        after = json.loads(on(database, "migrate", "--status", "--json"))
+        assert after["pending"] == 0
+        assert [step["step"] for step in after["steps"]] == sorted(
+            step["step"] for step in before["steps"]
+        )
+
+
+def test_migrate_prefers_the_owners_url(database: Database) -> None:
+    done = run(
+        "migrate",
+        environment={
+            "DATABASE_URL": database.dsn("t_web"),
+            "MIGRATION_DATABASE_URL": database.dsn(),
+        },
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_migrate_by_a_login_that_may_not_is_refused_with_advice(cluster: TestCluster) -> None:
+    with cluster.database(template=None) as empty:
+        message = refused(run("migrate", environment={"DATABASE_URL": empty.dsn("t_web")}), 1)
+    assert re.search(r"MIGRATION_DATABASE_URL|\bown(s|er|ed)?\b|superuser", message)
+
+
+def test_migrate_rolls_back_only_when_told_twice(cluster: TestCluster) -> None:
+    with cluster.database() as database:
+        environment = {"DATABASE_URL": database.dsn()}
+        hesitant = run("migrate", "--rollback", "1", environment=environment)
+        assert hesitant.returncode in (1, 2)
+        assert "--yes" in hesitant.stderr
+        assert json.loads(on(database, "migrate", "--status", "--json"))["pending"] == 0
+
+        done = json.loads(on(database, "migrate", "--rollback", "1", "--yes", "--json"))
+        assert done["rolled_back"] == [latest_step()]
+        assert json.loads(on(database, "migrate", "--status", "--json"))["pending"] == 1
+        on(database, "migrate")
+
+
+# Keys
+
+
+def test_a_key_is_created_used_rotated_and_revoked(service: Service) -> None:
+    database = service.database
+
+    def status(secret: str) -> int:
+        with service.client() as client:
+            answer = client.post(
+                "/v1/billing/credits/check", json=identity(), headers={"X-API-Key": secret}
+            )
+            return answer.status_code
+
+    made = json.loads(on(database, "keys", "create", "agent one", "--environment=test", "--json"))
+    old = made["plaintext_key"]
+    assert re.fullmatch(r"cbk_test_[A-Za-z0-9_-]{43}", old)
+    assert made["key_prefix"] == old[:20]
+    assert made["permissions"] == ["billing:read", "billing:write"]
+    assert status(old) == 200
+
+    turned = json.loads(on(database, "keys", "rotate", made["key_prefix"], "--json"))
+    new = turned["plaintext_key"]
+    grace = datetime.fromisoformat(turned["old_key_expires_at"]) - datetime.now(UTC)
+    assert timedelta(hours=23, minutes=55) < grace <= timedelta(hours=24)
+    assert (status(old), status(new)) == (200, 200)
+
+    assert "agent one" in on(database, "keys", "revoke", turned["api_key_id"])
+    assert (status(old), status(new)) == (200, 401)
+    revoked = json.loads(on(database, "keys", "revoke", made["api_key_id"], "--json"))
+    assert revoked["status"] == "revoked"
+    assert (status(old), status(new)) == (401, 401)
+    on(database, "keys", "revoke", made["api_key_id"])  # to end it again is fine
+
+
+def test_a_key_is_shown_once_and_then_never_again(database: Database) -> None:
+    shown = on(
+        database,
+        *("keys", "create", "proxy", "--permission", "billing:read", "--expires-in-days", "7"),
+        *("--description", "the proxy beside agent one"),
+    )
+    [secret] = re.findall(r"cbk_live_[A-Za-z0-9_-]{43}", shown)
+    assert "billing:read" in shown
+    assert "billing:write" not in shown
+    listings = [
+        on(database, "keys", "list"),
+        on(database, "keys", "list", "--json"),
+        on(database, "keys", "list", "--environment", "live", "--status", "active"),
+    ]
+    for listing in listings:
+        assert secret[:20] in listing
+        assert secret not in listing
+        assert "argon2" not in listing
+    [row] = json.loads(listings[1])
+    assert row["permissions"] == ["billing:read"]
+    left = datetime.fromisoformat(row["expires_at"]) - datetime.now(UTC)
+    assert timedelta(days=6, hours=23) < left <= timedelta(days=7)
+    assert json.loads(on(database, "keys", "list", "--status", "revoked", "--json")) == []
+    assert "proxy" not in on(database, "keys", "list", "--environment", "test")
+
+
+def test_an_empty_list_of_keys_says_what_to_do(database: Database) -> None:
+    assert "keys create" in on(database, "keys", "list")
+    assert json.loads(on(database, "keys", "list", "--json")) == []
+
+
+@pytest.mark.parametrize("action", ["rotate", "revoke"])
+def test_a_key_that_is_not_there_is_named(database: Database, action: str) -> None:
+    for key in ("cbk_test_00000000000", "00000000-0000-4000-8000-000000000000"):
+        done = run("keys", action, key, environment={"DATABASE_URL": database.dsn()})
+        assert f"API key not found: {key}" in refused(done, 1)
+
+
+def test_a_revoked_key_cannot_be_rotated(database: Database) -> None:
+    key = database.create_key()
+    on(database, "keys", "revoke", key.prefix)
+    done = run("keys", "rotate", key.prefix, environment={"DATABASE_URL": database.dsn()})
+    assert "API key cannot be rotated: its status is revoked" in refused(done, 1)
+
+
+def test_what_the_database_refuses_is_said_in_its_words(database: Database) -> None:
+    environment = {"DATABASE_URL": database.dsn()}
+    for days in ("0", "3651"):
+        done = run("keys", "create", "agent", "--expires-in-days", days, environment=environment)
+        assert done.returncode in (1, 2)
+        assert "1 to 3650" in done.stderr
+    assert "1 to 255 characters" in refused(run("keys", "create", "", environment=environment), 1)
+
+
+def test_the_servers_own_login_may_not_make_keys(database: Database) -> None:
+    done = run("keys", "create", "agent", environment={"DATABASE_URL": database.dsn("t_web")})
+    assert "who it is for" in refused(done, 1)
+    assert "cbk_" not in done.stdout
+    assert database.value("SELECT count(*) FROM billing_data.api_keys") == 0
+
+
+# Staff
+
+
+def test_staff_are_added_listed_and_changed(staff_database: Database) -> None:
+    added = json.loads(
+        on(staff_database, "admins", "add", "Grace@example.com", "--name", "Grace H", "--json")
+    )
+    assert (added["email"], added["role"]) == ("grace@example.com", "viewer")
+    changed = on(staff_database, "admins", "add", "grace@example.com", "--role", "admin")
+    assert "grace@example.com is admin" in changed
+    listed = json.loads(on(staff_database, "admins", "list", "--json"))
+    [row] = [row for row in listed if row["email"] == "grace@example.com"]
+    assert (row["role"], row["full_name"], row["is_active"]) == ("admin", "Grace H", True)
+    assert row["admin_user_id"] == added["admin_user_id"]
+    assert "grace@example.com" in on(staff_database, "admins", "list")
+
+
+def test_an_empty_list_of_staff_says_what_to_do(database: Database) -> None:
+    assert "admins add" in on(database, "admins", "list")
+
+
+@pytest.mark.parametrize("email", ["eve@example.org", "eve@sub.example.com", "eve", "@example.com"])
+def test_staff_of_another_domain_are_refused(staff_database: Database, email: str) -> None:
+    environment = {"DATABASE_URL": staff_database.dsn()}
+    message = refused(run("admins", "add", email, environment=environment), 1)
+    assert "example.com" in message or "e-mail address" in message
+
+
+def test_a_token_is_a_jwt_that_lives_for_a_day(staff_database: Database, tmp_path: Path) -> None:
+    added = json.loads(
+        on(staff_database, "admins", "add", "ada@example.com", "--role", "admin", "--json")
+    )
+    secret_file = tmp_path / "jwt-secret"
+    secret_file.write_text(f"{SECRET}\n")
+    before = datetime.now(UTC).replace(microsecond=0)
+    printed = on(staff_database, "admins", "token", "ADA@example.com", ADMIN_JWT_SECRET=SECRET)
+    as_json = json.loads(
+        on(
+            staff_database,
+            *("admins", "token", "ada@example.com", "--json"),
+            ADMIN_JWT_SECRET_FILE=str(secret_file),
+        )
+    )
+    for token in (printed.strip(), as_json["token"]):
+        claims = jwt.decode(token, SECRET, algorithms=["HS256"])
+        assert set(claims) == {"sub", "email", "role", "iat", "exp"}
+        assert claims["sub"] == added["admin_user_id"]
+        assert (claims["email"], claims["role"]) == ("ada@example.com", "admin")
+        assert claims["exp"] - claims["iat"] == 24 * 3600
+        assert before <= datetime.fromtimestamp(claims["iat"], UTC) <= datetime.now(UTC)
+        with pytest.raises(jwt.InvalidSignatureError):
+            jwt.decode(token, SECRET[::-1], algorithms=["HS256"])
+    assert datetime.fromisoformat(as_json["expires_at"]) > before + timedelta(hours=23)
+
+
+@pytest.mark.parametrize("secret", [None, "", "short-1", "a" * 64, "ab" * 40])
+def test_no_token_without_a_strong_secret(staff_database: Database, secret: str | None) -> None:
+    on(staff_database, "admins", "add", "ada@example.com", "--role", "admin")
+    environment = {"DATABASE_URL": staff_database.dsn()}
+    if secret is not None:
+        environment["ADMIN_JWT_SECRET"] = secret
+    done = run("admins", "token", "ada@example.com", environment=environment)
+    message = refused(done, 2)
+    assert "ADMIN_JWT_SECRET" in message
+    assert "at least 32" in message
+    assert done.stdout == ""
+    assert not secret or secret not in message
+
+
+def test_no_token_for_who_is_not_active_staff(staff_database: Database) -> None:
+    on(staff_database, "admins", "add", "gone@example.com")
+    staff_database.execute(
+        "UPDATE billing_data.admin_users SET is_active = false WHERE email = 'gone@example.com'"
+    )
+    environment = {"DATABASE_URL": staff_database.dsn(), "ADMIN_JWT_SECRET": SECRET}
+    for email in ("gone@example.com", "never@example.com"):
+        done = run("admins", "token", email, environment=environment)
+        assert f"Staff member not found: {email}" in refused(done, 1)
+        assert done.stdout == ""
+
+
+# Verifying
+
+
+def test_verify_finds_what_was_damaged(database: Database) -> None:
+    for user in ("1", "2"):
+        database.execute(
+            "SELECT * FROM billing.check_credit(p_oauth_provider => 'oauth:google',"
+            " p_external_id => %s)",
+            user,
+            user="t_dba",
+        )
+    assert "agree" in on(database, "verify")
+    assert json.loads(on(database, "verify", "--json")) == {"problems": []}
+    damaged = database.value(
+        "UPDATE billing_data.accounts SET paid_credits = paid_credits + 5"
+        " WHERE external_id = '2' RETURNING id::text"
+    )
+    done = run("verify", environment={"DATABASE_URL": database.dsn()})
+    assert done.returncode == 1
+    assert damaged in done.stdout
+    as_json = run("verify", "--json", environment={"DATABASE_URL": database.dsn()})
+    assert as_json.returncode == 1
+    problems = json.loads(as_json.stdout)["problems"]
+    assert {problem["account_id"] for problem in problems} == {damaged}
+
+
+# Configuration
+
+
+def test_every_fault_of_the_configuration_is_named_at_once() -> None:
+    wrong = {
+        "DATABASE_URL": f"mysql://root:{HUNTER}@db/billing",
+        "ADMIN_JWT_SECRET": HUNTER,
+        "PORT": f"{HUNTER}",
+        "WORKERS": "0",
+        "LOG_LEVEL": HUNTER,
+        "ACCESS_LOG_SAMPLE": "nan",
+        "MAX_BODY_BYTES": "1e3.5",
+        "MAX_QUEUE": "12.5",
+        "STATEMENT_TIMEOUT": "-1",
+        "LOCK_TIMEOUT": "inf",
+        "PURCHASE_URL": f"javascript:alert('{HUNTER}')",
+    }
+    done = run("serve", environment=wrong)
+    message = refused(done, 2)
+    named = re.findall(r"^  - (\w+)", message, re.MULTILINE)
+    assert sorted(named) == sorted(wrong)
+    assert HUNTER not in done.stdout + message
+
+
+def test_every_fault_of_a_first_deploys_settings_is_named_at_once() -> None:
+    wrong = {
+        "MIGRATION_DATABASE_URL": f"root:{HUNTER}@db/billing",
+        "FREE_USES": "-1",
+        "PACK_USES": "0",
+        "PACK_PRICE_MINOR": "five",
+        "PACK_CURRENCY": "dollars",
+        "ADMIN_EMAIL_DOMAIN": f"@{HUNTER}",
+    }
+    message = refused(run("migrate", environment=wrong), 2)
+    assert sorted(re.findall(r"^  - (\w+)", message, re.MULTILINE)) == sorted(wrong)
+    assert HUNTER not in message
+
+
+@pytest.mark.parametrize("command", USING_THE_DATABASE, ids=" ".join)
+def test_no_database_url_is_a_fault_that_is_explained(command: tuple[str, ...]) -> None:
+    message = refused(run(*command, environment={"ADMIN_JWT_SECRET": SECRET}), 2)
+    assert "DATABASE_URL is not set" in message
+    assert "postgresql://" in message
+
+
+def test_options_are_checked_like_the_variables_they_stand_for(database: Database) -> None:
+    environment = {"DATABASE_URL": database.dsn("t_web")}
+    done = run("serve", "--port", "70000", "--workers", "0", environment=environment)
+    message = refused(done, 2)
+    assert "PORT" in message
+    assert "WORKERS" in message
+
+
+def test_the_database_url_may_stand_in_a_file(database: Database, tmp_path: Path) -> None:
+    secret = tmp_path / "database-url"
+    secret.write_text(f"{database.dsn()}\n")
+    environment = {"DATABASE_URL_FILE": str(secret)}
+    for command in (("keys", "list"), ("migrate", "--status"), ("verify",)):
+        assert run(*command, environment=environment).returncode == 0
+    port = free_port()
+    server = Process([BILLING, "serve", "--port", str(port)], environment).start()
+    try:
+        wait_until_healthy(f"http://127.0.0.1:{port}", server)
+    finally:
+        assert server.stop() == 0
+
+
+def test_a_secret_file_that_is_of_no_use_is_named(database: Database, tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.write_text("\n")
+    binary = tmp_path / "binary"
+    binary.write_bytes(b"\xff\xfe")
+    for path in (tmp_path / "absent", tmp_path, empty, binary):
+        message = refused(run("keys", "list", environment={"DATABASE_URL_FILE": str(path)}), 2)
+        assert "DATABASE_URL_FILE" in message
+    both = {"DATABASE_URL_FILE": str(empty), "DATABASE_URL": database.dsn()}
+    assert "keep one" in refused(run("keys", "list", environment=both), 2)
+
+
+@pytest.fixture(scope="module")
+def odd_login(cluster: TestCluster, module_database: Database) -> tuple[str, str]:
+    """An owner's login whose name and password need encoding in a URL."""
+    user, password = "t odd@%:/?#[]", "p@s%s:/w?o#r[d]% 100&=+ü"
+    with psycopg.connect(cluster.dsn("postgres"), autocommit=True) as connection:
+        connection.execute(
+            sql.SQL("CREATE ROLE {} LOGIN SUPERUSER PASSWORD {}").format(
+                sql.Identifier(user), sql.Literal(password)
+            )
+        )
+    return user, password
+
+
+@pytest.mark.parametrize("scheme", ["postgresql", "postgres", "postgresql+asyncpg"])
+def test_every_usual_form_of_a_database_url_is_understood(
+    module_database: Database, odd_login: tuple[str, str], scheme: str
+) -> None:
+    user, password = (quote(part, safe="") for part in odd_login)
+    database_part = module_database.dsn().partition("@")[2]
+    environment = {"DATABASE_URL": f"{scheme}://{user}:{password}@{database_part}"}
+    for command in (("keys", "create", scheme), ("migrate",), ("migrate", "--status")):
+        done = run(*command, environment=environment)
+        assert done.returncode == 0, done.stderr
+    made_by = "SELECT created_by_role FROM billing.list_api_keys() WHERE name = %s"
+    assert module_database.value(made_by, scheme) == odd_login[0]
+    port = free_port()
+    server = Process([BILLING, "serve", "--port", str(port)], environment).start()
+    try:
+        wait_until_healthy(f"http://127.0.0.1:{port}", server)
+    finally:
+        assert server.stop() == 0
+    assert password not in server.last_output
+    assert odd_login[1] not in server.last_output
+
+
+@pytest.mark.parametrize("command", USING_THE_DATABASE, ids=" ".join)
+def test_a_database_that_is_down_is_reported_with_advice(command: tuple[str, ...]) -> None:
+    environment = {
+        "DATABASE_URL": url("billing", HUNTER, port=free_port()),
+        "ADMIN_JWT_SECRET": SECRET,
+    }
+    done = run(*command, environment=environment)
+    message = refused(done, 1)
+    assert "DATABASE_URL" in message  # where to look
+    assert HUNTER not in done.stdout + message
+
+
+@pytest.mark.parametrize("command", [("serve",), ("migrate",), ("keys", "list")], ids=" ".join)
+@pytest.mark.parametrize(
+    "broken",
+    [
+        url("billing", HUNTER, port="not-a-port"),
+        url("billing", HUNTER, host="[::1"),
+        url("billing", f"{HUNTER}%zz"),
+        url("billing", f"{HUNTER}#1"),
+        f"postgresql://billing:{HUNTER}@127.0.0.1/billing?sslmode=frobnicate",
+        f"postgresql://billing:{HUNTER}@127.0.0.1/billing?frobnicate=1",
+    ],
+    ids=["port", "host", "percent", "hash", "value", "option"],
+)
+def test_a_malformed_database_url_is_reported_without_the_password(
+    command: tuple[str, ...], broken: str
+) -> None:
+    done = run(*command, environment={"DATABASE_URL": broken})
+    assert done.returncode in (1, 2)
+    assert "Traceback" not in done.stderr
+    assert done.stderr.strip()
+    assert HUNTER not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    "command",
+    [command for command in USING_THE_DATABASE if command[0] != "migrate"],
+    ids=" ".join,
+)
+def test_a_database_that_is_not_migrated_is_reported_with_advice(
+    cluster: TestCluster, command: tuple[str, ...]
+) -> None:
+    with cluster.database(template=None) as empty:
+        environment = {"DATABASE_URL": empty.dsn(), "ADMIN_JWT_SECRET": SECRET}
+        message = refused(run(*command, environment=environment), 1)
+    assert "ciris-billing migrate" in message
+
+
+def test_a_brand_new_postgresql_is_told_from_one_that_is_down(tmp_path: Path) -> None:
+    """It does not even have the roles that `migrate` makes."""
+    new = Cluster(tmp_path / "pg", find_binaries(18), settings={"fsync": "off"})
+    new.start()
+    try:
+        environment = {"DATABASE_URL": new.dsn()}
+        message = refused(run("serve", environment=environment), 1)
+        assert "ciris-billing migrate" in message
+        assert "is the database up" not in message.lower()
+    finally:
+        new.stop()
+
+
+def test_a_port_in_use_is_reported(module_database: Database) -> None:
+    with running_service(module_database) as service:
+        port = service.base_url.rpartition(":")[2]
+        environment = {"DATABASE_URL": module_database.dsn("t_web")}
+        message = refused(run("serve", "--port", port, environment=environment), 1)
+        assert port in message
+        assert "in use" in message
+        with service.client() as client:
+            assert client.get("/health").status_code == 200
