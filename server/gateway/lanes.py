@@ -175,9 +175,15 @@ class Lane:
             rows = await self._attempt([item for item, _ in batch], wait=False)
         except Busy:
             return batch
-        except (Exception, asyncio.CancelledError) as error:
+        except (Unavailable, asyncio.CancelledError) as error:
             _fail(batch, error)
             return []
+        except Exception as error:
+            if len(batch) == 1:
+                _fail(batch, error)
+                return []
+            # As in _deliver: each goes alone, in their order.
+            return [held for entry in batch for held in await self._try_aside([entry])]
         busy = []
         for entry, row in zip(batch, rows, strict=True):
             if row["outcome"] == "busy":

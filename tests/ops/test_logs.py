@@ -183,7 +183,7 @@ def test_an_error_nobody_foresaw_is_logged_with_its_traceback(session: Session) 
         assert len(tracebacks) == (1 if status == 500 else 0)
         for record in tracebacks:
             assert record["level"] == "ERROR"
-            assert "CheckViolationError" in record["exception"]
+            assert "DatabaseFault: 23514" in record["exception"]
 
 
 def test_a_request_that_found_the_database_busy_or_gone_is_logged(session: Session) -> None:
