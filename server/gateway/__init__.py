@@ -53,9 +53,10 @@ _LANE_FLIGHTS = 2
 _SIDE_FLIGHTS = 4
 _READS = 3
 _WRITES = 3
+_BATCHES = 2
 _HEALTH_CHECKS = 1
 # Whatever all others are waiting for, each kind of call finds its connection.
-_POOL_SIZE = 2 * (_LANE_FLIGHTS + _SIDE_FLIGHTS) + _READS + _WRITES + _HEALTH_CHECKS
+_POOL_SIZE = 2 * (_LANE_FLIGHTS + _SIDE_FLIGHTS) + _READS + _WRITES + _BATCHES + _HEALTH_CHECKS
 _LEDGER_WRITES = (calls.CREATE_CHARGES, calls.CREATE_CHARGES_ONCE, calls.RECORD_CREDIT)
 _KEY_USE_INTERVAL = 5.0
 _PARTITION_INTERVAL = 6 * 3600.0
@@ -133,6 +134,7 @@ class Gateway:
         self._patience = config.lock_timeout
         self._reads = Track(_READS, config.max_queue)
         self._writes = Track(_WRITES, config.max_queue)
+        self._batches = Track(_BATCHES, config.max_queue)
         self._health_checks = Track(_HEALTH_CHECKS, config.max_queue)
         self._checks = self._lane(calls.CHECK_CREDITS)
         self._charges = self._lane(calls.CREATE_CHARGES)
@@ -192,7 +194,7 @@ class Gateway:
         """Several charges of one request, as a whole once per key and API key; a row each, with
         `replayed`. Raises Refused (idempotency_key_reused)."""
         *columns, api_key_ids = zip(*items, strict=True)
-        async with self._writes.slot():
+        async with self._batches.slot():
             rows = await self._call(
                 calls.CREATE_CHARGES_ONCE,
                 *columns,

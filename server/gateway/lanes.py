@@ -75,19 +75,26 @@ class Lane:
 
     async def submit_together(self, items: Sequence[Item]) -> list[Row]:
         """Sends several items of one request as one call, outside the line, in their order;
-        those another transaction holds are tried once more, waiting. Rows in item order."""
+        those whose account is held wait aside like all others. Rows in item order; the outcome
+        of an item whose account stayed held is 'busy'."""
         try:
             rows = await self._attempt(items, wait=False)
         except Busy:
-            return await self._attempt(items, wait=True)
-        busy = [index for index, row in enumerate(rows) if row["outcome"] == "busy"]
-        if busy:
-            try:
-                again = await self._attempt([items[index] for index in busy], wait=True)
-            except Busy:
-                return rows
-            for index, row in zip(busy, again, strict=True):
-                rows[index] = row
+            rows = [{"item": number, "outcome": "busy"} for number in range(1, len(items) + 1)]
+        loop = asyncio.get_running_loop()
+        waiting: dict[int, asyncio.Future[Row]] = {}
+        for index, row in enumerate(rows):
+            if row["outcome"] == "busy":
+                waiting[index] = loop.create_future()
+                self._wait_aside((items[index], waiting[index]))
+        for index, answer in zip(
+            waiting, await asyncio.gather(*waiting.values(), return_exceptions=True), strict=True
+        ):
+            if isinstance(answer, BaseException):
+                if not isinstance(answer, Busy):
+                    raise answer
+            else:
+                rows[index] = answer
         return rows
 
     async def drain(self) -> None:

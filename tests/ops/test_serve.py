@@ -80,11 +80,11 @@ async def session_for(service: Service) -> AsyncIterator[aiohttp.ClientSession]:
 
 
 async def timed_post(
-    session: aiohttp.ClientSession, path: str, body: Any
+    session: aiohttp.ClientSession, path: str, body: Any, headers: dict[str, str] | None = None
 ) -> tuple[int, float, dict[str, Any]]:
     """Status, seconds, body. A 503 must carry Retry-After."""
     began = time.monotonic()
-    async with session.post(path, json=body) as answer:
+    async with session.post(path, json=body, headers=headers) as answer:
         content = await answer.json()
         if answer.status == 503:
             assert int(answer.headers["Retry-After"]) >= 1
@@ -533,8 +533,9 @@ async def test_a_batch_request_with_a_held_account_answers_the_others(
     assert [result["status"] for result in content["results"]] == [201, 503, 201]
 
 
-async def test_batch_requests_that_wait_for_an_account_hold_up_no_other_charge(
-    impatient: Service, module_database: Database
+@pytest.mark.parametrize("keyed", [False, True], ids=["without a key", "with a key"])
+async def test_batch_requests_that_wait_for_an_account_hold_up_nothing_else(
+    impatient: Service, module_database: Database, keyed: bool
 ) -> None:
     users = await asyncio.to_thread(
         lambda: [account_with_credits(impatient) for _ in range(6)],
@@ -542,10 +543,19 @@ async def test_batch_requests_that_wait_for_an_account_hold_up_no_other_charge(
     body = {"charges": [charge_body(users[0])]}
     async with session_for(impatient) as session:
         with held_account(module_database, users[0]):
-            waiting = [asyncio.create_task(timed_post(session, BATCH, body)) for _ in range(20)]
+            waiting = [
+                asyncio.create_task(
+                    timed_post(
+                        session, BATCH, body, {"Idempotency-Key": f"key-{number}"} if keyed else {}
+                    )
+                )
+                for number in range(20)
+            ]
             await arrived(impatient, session, 20)
             for status, seconds, _ in await charge_all(session, users[1:]):
                 assert (status, seconds < PROMPTLY) == (201, True), seconds
+            status, seconds, _ = await timed_post(session, CREDITS, credit_body(users[1]))
+            assert (status, seconds < PROMPTLY) == (201, True), seconds
             assert not all(request.done() for request in waiting)
         for status, _, _ in await asyncio.gather(*waiting):
             assert status in (200, 503)
