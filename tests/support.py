@@ -212,6 +212,8 @@ def running_service(
     base_url = f"http://127.0.0.1:{port}"
     try:
         wait_until_healthy(base_url, process)
+        # Healthy once one worker is up; tests count on all of them.
+        wait_for(lambda: len(worker_pids(process)) >= workers, "all workers")
         yield Service(database, process, base_url, database.create_key())
     finally:
         process.stop()

@@ -382,6 +382,6 @@ def test_a_flood_of_wrong_keys_leaves_a_valid_keys_latency_alone(service: Servic
     assert set(statuses) <= {401, 503}
     assert sum(statuses.values()) > 300
     # Verified on the event loop, 24 clients' keys would cost each request hundreds of ms.
-    assert p95(flooded) < max(10 * quiet, 0.15)
+    assert p95(flooded) < max(10 * quiet, 0.3)
     assert most_threads <= threads_before + 2
     assert check(service, service.key.secret)[0] == 200

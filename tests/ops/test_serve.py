@@ -41,7 +41,7 @@ CHECK, CHARGES, CREDITS = (
     f"/v1/billing/{name}" for name in ("credits/check", "charges", "credits")
 )
 BATCH = "/v1/billing/charges:batch"
-PROMPTLY = 0.5  # seconds; what nobody holds up takes a few milliseconds
+PROMPTLY = 1.0  # seconds; what nobody holds up takes a few milliseconds
 
 
 @pytest.fixture(scope="module")
@@ -62,8 +62,8 @@ def own_database(own_cluster: TestCluster) -> Iterator[Database]:
 
 @pytest.fixture(scope="module")
 def impatient(module_database: Database) -> Iterator[Service]:
-    """One worker, so that all requests meet, that waits one second for an account."""
-    with running_service(module_database, LOCK_TIMEOUT="1") as service:
+    """One worker, so that all requests meet, that waits three seconds for an account."""
+    with running_service(module_database, LOCK_TIMEOUT="3") as service:
         yield service
 
 
