@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import aiohttp_jinja2
@@ -12,7 +13,7 @@ from server import metrics
 from server.config import ServeConfig
 from server.gateway import Gateway
 from server.guard import Guard
-from server.keys import CONFIG, GATEWAY, GUARD
+from server.keys import CONFIG, GATEWAY, GUARD, STOPPING
 from server.middleware import around_request
 from server.resources import resource_folder
 from server.routes import add_routes
@@ -23,6 +24,8 @@ def build_app(config: ServeConfig) -> web.Application:
     again while the database is away answers 503 until it is back."""
     app = web.Application(middlewares=[around_request], client_max_size=config.max_body_bytes)
     app[CONFIG] = config
+    app[STOPPING] = asyncio.Event()
+    app.on_shutdown.append(_say_that_it_stops)
     app.cleanup_ctx.append(_gateway)
     app.cleanup_ctx.append(_guard)
     aiohttp_jinja2.setup(
@@ -33,6 +36,10 @@ def build_app(config: ServeConfig) -> web.Application:
     )
     add_routes(app)
     return app
+
+
+async def _say_that_it_stops(app: web.Application) -> None:
+    app[STOPPING].set()
 
 
 async def _gateway(app: web.Application) -> AsyncIterator[None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 from aiohttp import web
@@ -14,5 +15,8 @@ if TYPE_CHECKING:
 CONFIG: web.AppKey[ServeConfig] = web.AppKey("config")
 GATEWAY: web.AppKey[Gateway] = web.AppKey("gateway")
 GUARD: web.AppKey[Guard] = web.AppKey("guard")
+
+# Set once the process stops accepting: who is answered then must come back on a new connection.
+STOPPING: web.AppKey[asyncio.Event] = web.AppKey("stopping", asyncio.Event)
 
 REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)

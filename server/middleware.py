@@ -15,7 +15,7 @@ from aiohttp import web
 from server import metrics
 from server.errors import ApiError, error_response, from_refused, unavailable
 from server.gateway import Refused, Unavailable
-from server.keys import CONFIG, REQUEST_ID
+from server.keys import CONFIG, REQUEST_ID, STOPPING
 
 _ACCESS = logging.getLogger("server.access")
 _LOG = logging.getLogger(__name__)
@@ -41,6 +41,8 @@ async def around_request(request: web.Request, handler: Handler) -> web.StreamRe
         metrics.HTTP_IN_PROGRESS.dec()
     headers = response.headers
     headers["X-Request-ID"] = presented
+    if request.app[STOPPING].is_set():
+        response.force_close()
     if "Origin" in request.headers:
         # Any page may call with an API key of its own; cookies are never honoured here.
         headers["Access-Control-Allow-Origin"] = "*"

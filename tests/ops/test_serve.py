@@ -10,6 +10,7 @@ import re
 import signal
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -211,6 +212,28 @@ async def test_sigterm_under_load_answers_all_it_accepted(database: Database) ->
     load.check_against(database)
 
 
+async def test_an_answer_given_while_it_ends_says_that_its_connection_ends_too(
+    database: Database,
+) -> None:
+    """Or else the client sends its next request into a connection that is about to close."""
+    with running_service(database, LOCK_TIMEOUT="10") as service:
+        held = await asyncio.to_thread(account_with_credits, service)
+        async with session_for(service) as session:
+
+            async def charge() -> tuple[int, str | None]:
+                async with session.post(CHARGES, json=charge_body(held)) as answer:
+                    return answer.status, answer.headers.get("Connection")
+
+            with held_account(database, held) as holder:
+                slow = asyncio.create_task(charge())
+                await arrived(service, session)
+                service.process.process.send_signal(signal.SIGTERM)
+                await asyncio.to_thread(wait_for, lambda: _refuses(service), "a closed port")
+                holder.rollback()
+                assert await slow == (201, "close")
+        assert await asyncio.to_thread(service.process.process.wait, 20) == 0
+
+
 def _refuses(service: Service) -> bool:
     try:
         httpx.get(f"{service.base_url}/", timeout=5)
@@ -255,8 +278,9 @@ async def test_a_killed_worker_is_replaced_and_no_charge_is_doubled_or_lost(
     load.check_against(database)
 
 
-def test_workers_end_when_their_parent_is_killed(database: Database) -> None:
-    with running_service(database, workers=2) as service:
+def test_workers_end_when_their_parent_is_killed(database: Database, tmp_path: Path) -> None:
+    # What it can no longer remove stays in a folder that pytest removes.
+    with running_service(database, workers=2, TMPDIR=str(tmp_path)) as service:
         workers = worker_pids(service.process)
         service.process.process.kill()
         wait_for(lambda: not [pid for pid in workers if _runs(pid)], "the workers to end")
