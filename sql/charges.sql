@@ -78,8 +78,11 @@ DECLARE
     v_seen integer;
 BEGIN
     PERFORM billing_data.require_same_length(
-        cardinality(p_oauth_providers), cardinality(p_external_ids), cardinality(p_amounts_minor),
-        cardinality(p_currencies), cardinality(p_descriptions), ARRAY[
+        ARRAY[
+            cardinality(p_oauth_providers), cardinality(p_external_ids),
+            cardinality(p_amounts_minor), cardinality(p_currencies), cardinality(p_descriptions)
+        ],
+        ARRAY[
             cardinality(p_idempotency_keys), cardinality(p_metadata_message_ids),
             cardinality(p_metadata_agent_ids), cardinality(p_metadata_channel_ids),
             cardinality(p_metadata_request_ids), cardinality(p_customer_emails),

@@ -77,6 +77,38 @@ COMMENT ON FUNCTION billing.drop_check_partitions IS
     'Drops check audit partitions that end before a time. For billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.drop_check_partitions TO billing_dba;
 
+-- Whether an item of a batch has the shape of a check; NULL is no identity, but a fine rest.
+CREATE OR REPLACE FUNCTION billing_data.is_check(
+    p_oauth_provider text,
+    p_external_id text,
+    p_wa_id text,
+    p_tenant_id text,
+    p_context_agent_id text,
+    p_context_channel_id text,
+    p_context_request_id text,
+    p_customer_email text,
+    p_user_role text,
+    p_agent_id text,
+    p_marketing_opt_in_source text
+) RETURNS boolean
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN (
+        starts_with(p_oauth_provider, 'oauth:') AND length(p_external_id) > 0
+        AND greatest(
+            length(p_oauth_provider), length(p_external_id), length(p_wa_id), length(p_tenant_id),
+            length(p_context_agent_id), length(p_context_channel_id),
+            length(p_context_request_id), length(p_customer_email), length(p_agent_id)
+        ) <= 255
+        AND coalesce(greatest(length(p_user_role), length(p_marketing_opt_in_source)), 0) <= 50
+    ) IS TRUE;
+END
+$$;
+COMMENT ON FUNCTION billing_data.is_check IS
+    'Whether an item of a batch has the shape of a check. Helper.';
+
 -- The core of every check: one item per array position, all arrays of one length. An item's
 -- outcome is 'checked', or the slug of what refused it; 'busy' only when p_wait is false and
 -- somebody else holds what the item would have to change. Nothing an item meets fails another.
@@ -139,8 +171,8 @@ DECLARE
     v_created uuid[] := ARRAY[]::uuid[];
 BEGIN
     PERFORM billing_data.require_same_length(
-        cardinality(p_oauth_providers), cardinality(p_external_ids), cardinality(p_external_ids),
-        cardinality(p_external_ids), cardinality(p_external_ids), ARRAY[
+        ARRAY[cardinality(p_oauth_providers), cardinality(p_external_ids)],
+        ARRAY[
             cardinality(p_wa_ids), cardinality(p_tenant_ids), cardinality(p_context_agent_ids),
             cardinality(p_context_channel_ids), cardinality(p_context_request_ids),
             cardinality(p_customer_emails), cardinality(p_user_roles), cardinality(p_agent_ids),
@@ -177,17 +209,11 @@ BEGIN
             LEFT JOIN billing_data.accounts AS a
                 ON a.oauth_provider = i.oauth_provider AND a.external_id = i.external_id
             WHERE a.id IS NULL
-                AND starts_with(i.oauth_provider, 'oauth:')
-                AND length(i.oauth_provider) <= 255
-                AND length(i.external_id) BETWEEN 1 AND 255
-                AND coalesce(greatest(
-                    length(i.wa_id), length(i.tenant_id), length(i.context_agent_id),
-                    length(i.context_channel_id), length(i.context_request_id),
-                    length(i.customer_email), length(i.agent_id)
-                ), 0) <= 255
-                AND coalesce(greatest(
-                    length(i.user_role), length(i.marketing_opt_in_source)
-                ), 0) <= 50
+                AND billing_data.is_check(
+                    i.oauth_provider, i.external_id, i.wa_id, i.tenant_id, i.context_agent_id,
+                    i.context_channel_id, i.context_request_id, i.customer_email, i.user_role,
+                    i.agent_id, i.marketing_opt_in_source
+                )
                 AND (
                     p_api_key_ids IS NULL
                     OR billing_data.api_key_fault(i.api_key_id, 'billing:read') IS NULL
@@ -212,17 +238,11 @@ BEGIN
             i.item, i.oauth_provider, i.external_id, i.wa_id, i.tenant_id, i.context_agent_id,
             i.context_channel_id, i.context_request_id, i.customer_email, i.user_role, i.agent_id,
             i.marketing_opt_in, i.marketing_opt_in_source, i.api_key_id, a AS account,
-            (
-                starts_with(i.oauth_provider, 'oauth:') AND length(i.external_id) > 0
-                AND greatest(
-                    length(i.oauth_provider), length(i.external_id), length(i.wa_id),
-                    length(i.tenant_id), length(i.context_agent_id), length(i.context_channel_id),
-                    length(i.context_request_id), length(i.customer_email), length(i.agent_id)
-                ) <= 255
-                AND coalesce(greatest(
-                    length(i.user_role), length(i.marketing_opt_in_source)
-                ), 0) <= 50
-            ) IS TRUE AS is_valid
+            billing_data.is_check(
+                i.oauth_provider, i.external_id, i.wa_id, i.tenant_id, i.context_agent_id,
+                i.context_channel_id, i.context_request_id, i.customer_email, i.user_role,
+                i.agent_id, i.marketing_opt_in_source
+            ) AS is_valid
         FROM unnest(
             p_oauth_providers, p_external_ids, p_wa_ids, p_tenant_ids, p_context_agent_ids,
             p_context_channel_ids, p_context_request_ids, p_customer_emails, p_user_roles,
@@ -248,9 +268,7 @@ BEGIN
                 outcome := coalesce(
                     billing_data.api_key_fault(v_item.api_key_id, 'billing:read'), outcome
                 );
-                EXIT prepare WHEN outcome <> 'checked';
             END IF;
-
             EXIT prepare WHEN outcome <> 'checked';
 
             IF v_account.id IS NULL THEN

@@ -124,22 +124,17 @@ $$;
 COMMENT ON FUNCTION billing_data.require_length IS
     'Raises invalid_argument when a text is too long. Helper.';
 
--- Raises invalid_argument unless all arrays of a batch have one length: the five that must be
--- given, and those of p_others that are.
+-- Raises invalid_argument unless all arrays of a batch have one length: those of p_required must
+-- be given, those of p_optional may be NULL. Both are lists of lengths.
 CREATE OR REPLACE FUNCTION billing_data.require_same_length(
-    p_first integer,
-    p_second integer,
-    p_third integer,
-    p_fourth integer,
-    p_fifth integer,
-    p_others integer[]
+    p_required integer[], p_optional integer[]
 ) RETURNS void
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    IF num_nulls(p_first, p_second, p_third, p_fourth, p_fifth) > 0
-        OR p_first <> ANY (p_others || ARRAY[p_second, p_third, p_fourth, p_fifth])
+    IF array_position(p_required, NULL) IS NOT NULL
+        OR p_required[1] <> ANY (p_required || p_optional)
     THEN
         PERFORM billing_data.require(false, 'arrays', 'they must all be given with one length');
     END IF;

@@ -55,9 +55,6 @@ async def create_charges(request: web.Request, call: Call) -> web.StreamResponse
             places.append(index)
     rows = await _send_together(call, items, places)
     for index, row in zip(places, rows, strict=True):
-        fault = await _key_fault(call, row)
-        if fault is not None and fault.status != 503:
-            raise fault
         results[index] = await _answer(request, call, row, replays=False)
     answers = [answer for answer in results if answer is not None]
     return json_response(
@@ -133,8 +130,10 @@ async def _refusal(request: web.Request, call: Call, row: Row, *, replays: bool)
         error.headers = {"X-Existing-Charge-ID": str(row["charge_id"])}
         error.extra = {"charge": _charge(row)}
         return error
-    fault = await _key_fault(call, row)
+    fault = await refused_outcome(call.gateway, call.api_key_id, call.permission, row)
     if fault is not None:
+        if outcome != "busy":
+            raise fault  # the key's: it concerns the whole request
         return fault
     error = await _worded(call.gateway, outcome, row)
     if outcome == "insufficient_credits":
@@ -149,10 +148,6 @@ async def _refusal(request: web.Request, call: Call, row: Row, *, replays: bool)
         if purchase_url:
             error.extra["purchase_url"] = purchase_url
     return error
-
-
-async def _key_fault(call: Call, row: Row) -> ApiError | None:
-    return await refused_outcome(call.gateway, call.api_key_id, call.permission, row)
 
 
 async def _worded(gateway: Gateway, slug: str, row: Row) -> ApiError:

@@ -6,8 +6,13 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Any
 
-from pydantic import BaseModel, Field, ValidationError, WrapValidator
-from pydantic.functional_validators import ModelWrapValidatorHandler
+from pydantic import (
+    BaseModel,
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
 
 from server.validation import (
     INT64_MAX,
@@ -21,7 +26,7 @@ from server.validation import (
 )
 
 
-def _zero_tolerated(value: Any, handler: ModelWrapValidatorHandler[int]) -> int:
+def _zero_tolerated(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
     """limit=0 was always answered, with an empty page; the bound it misses is still stated as 1."""
     try:
         return handler(value)

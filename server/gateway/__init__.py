@@ -55,6 +55,7 @@ _READS = 3
 _WRITES = 3
 _BATCHES = 2
 _HEALTH_CHECKS = 1
+_ATTEMPTS = 4  # at a call that a deadlock or a serialization failure undid
 # Whatever all others are waiting for, each kind of call finds its connection.
 _POOL_SIZE = 2 * (_LANE_FLIGHTS + _SIDE_FLIGHTS) + _READS + _WRITES + _BATCHES + _HEALTH_CHECKS
 _LEDGER_WRITES = (calls.CREATE_CHARGES, calls.CREATE_CHARGES_ONCE, calls.RECORD_CREDIT)
@@ -239,7 +240,8 @@ class Gateway:
 
     async def retire_expired_api_key(self, api_key_id: UUID) -> None:
         """Marks a key that has expired revoked."""
-        await self._read(calls.RETIRE_EXPIRED_API_KEY, api_key_id)
+        async with self._writes.slot():
+            await self._call(calls.RETIRE_EXPIRED_API_KEY, api_key_id)
 
     async def get_schema_version(self) -> str:
         """The newest migration step of the database."""
@@ -261,9 +263,8 @@ class Gateway:
     # Inside
 
     def _lane(self, call: FunctionCall) -> Lane:
-        async def send(items: Sequence[Any], wait: bool) -> list[Row]:
-            async with self._pool.connection() as connection:
-                return await self._run(connection, call, *zip(*items, strict=True), wait)
+        async def send(items: Sequence[Any]) -> list[Row]:
+            return await self._call(call, *zip(*items, strict=True), False)  # never waits
 
         return Lane(
             send,
@@ -280,7 +281,7 @@ class Gateway:
     async def _call(self, call: FunctionCall, *arguments: Any) -> list[Row]:
         try:
             async with self._pool.connection() as connection:
-                for _ in range(3):
+                for _ in range(_ATTEMPTS - 1):
                     try:
                         return await self._run(connection, call, *arguments)
                     except asyncpg.PostgresError as error:

@@ -11,13 +11,10 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-import asyncpg
-
-from server.gateway.errors import Busy, ConnectionLost, Unavailable, is_retryable, translate
+from server.gateway.errors import Busy, ConnectionLost, Unavailable
 
 Row = Mapping[str, Any]
 _MAX_BATCH = 256
-_ATTEMPTS = 4
 
 
 class Item(Protocol):
@@ -33,12 +30,12 @@ class Item(Protocol):
 
 _PAUSE_SECONDS = (0.001, 0.02)  # between tries for a held account: at first, at most
 
-Send = Callable[[Sequence[Any], bool], Awaitable[list[Row]]]
+Send = Callable[[Sequence[Any]], Awaitable[list[Row]]]
 _Entry = tuple[Any, asyncio.Future[Row]]
 
 
 class Lane:
-    """Batches of one kind of call. `send(items, wait)` performs one call and gives a row per
+    """Batches of one kind of call. `send(items)` performs one call and gives a row per
     item, each with `item` (1-based) and `outcome`.
 
     `flights` batches and `side_flights` calls for held accounts run at once; with more than
@@ -78,7 +75,7 @@ class Lane:
         those whose account is held wait aside like all others. Rows in item order; the outcome
         of an item whose account stayed held is 'busy'."""
         try:
-            rows = await self._attempt(items, wait=False)
+            rows = await self._attempt(items)
         except Busy:
             rows = [{"item": number, "outcome": "busy"} for number in range(1, len(items) + 1)]
         loop = asyncio.get_running_loop()
@@ -111,39 +108,40 @@ class Lane:
         try:
             while self._line:
                 count = min(len(self._line), _MAX_BATCH)
-                await self._deliver([self._line.popleft() for _ in range(count)])
+                batch = [self._line.popleft() for _ in range(count)]
+                for held in await self._deliver(batch):
+                    self._wait_aside(held)
         finally:
             self._free_flights += 1
 
-    async def _deliver(self, batch: list[_Entry], *, again: bool = False) -> None:
+    async def _deliver(self, batch: list[_Entry], *, again: bool = False) -> list[_Entry]:
+        """Answers what it can; gives the entries whose account is held."""
         try:
-            rows = await self._attempt([item for item, _ in batch], wait=False)
+            rows = await self._attempt([item for item, _ in batch])
+        except Busy:
+            return batch  # one of the accounts, and nobody knows which
         except ConnectionLost as error:
             # Unknown whether it took effect: what may be repeated is sent once more, the rest
             # is answered so, never guessed.
             repeatable = [] if again else [entry for entry in batch if entry[0].repeatable]
             _fail([entry for entry in batch if again or not entry[0].repeatable], error)
-            if repeatable:
-                await self._deliver(repeatable, again=True)
-        except Busy:
-            # One of the accounts, and nobody knows which: each waits on its own track.
-            for entry in batch:
-                self._wait_aside(entry)
+            return await self._deliver(repeatable, again=True) if repeatable else []
         except (Unavailable, asyncio.CancelledError) as error:
             _fail(batch, error)
+            return []
         except Exception as error:
             if len(batch) == 1:
                 _fail(batch, error)
-                return
-            # One item poisons the call: nothing of it was kept, so each goes alone.
-            for entry in batch:
-                await self._deliver([entry], again=again)
-        else:
-            for entry, row in zip(batch, rows, strict=True):
-                if row["outcome"] == "busy":
-                    self._wait_aside(entry)
-                elif not entry[1].done():
-                    entry[1].set_result(row)
+                return []
+            # One item poisons the call: nothing of it was kept, so each goes alone, in order.
+            return [held for entry in batch for held in await self._deliver([entry], again=again)]
+        held = []
+        for entry, row in zip(batch, rows, strict=True):
+            if row["outcome"] == "busy":
+                held.append(entry)
+            elif not entry[1].done():
+                entry[1].set_result(row)
+        return held
 
     def _wait_aside(self, entry: _Entry) -> None:
         account = entry[0][:2]
@@ -165,7 +163,7 @@ class Lane:
             await asyncio.sleep(pause)
             async with self._side_slots:
                 batch = [entry for entry, _ in waiting[:_MAX_BATCH]]
-                busy = await self._try_aside(batch)
+                busy = await self._deliver(batch)
             now = asyncio.get_running_loop().time()
             held = {id(entry) for entry in busy}
             late = [entry for entry, deadline in waiting if deadline < now and id(entry) in held]
@@ -176,39 +174,8 @@ class Lane:
             pause = min(2 * pause, longest) if busy else _PAUSE_SECONDS[0]
         del self._side[account]
 
-    async def _try_aside(self, batch: list[_Entry]) -> list[_Entry]:
-        """Delivers what it can; gives the entries whose account is still held."""
-        try:
-            rows = await self._attempt([item for item, _ in batch], wait=False)
-        except Busy:
-            return batch
-        except (Unavailable, asyncio.CancelledError) as error:
-            _fail(batch, error)
-            return []
-        except Exception as error:
-            if len(batch) == 1:
-                _fail(batch, error)
-                return []
-            # As in _deliver: each goes alone, in their order.
-            return [held for entry in batch for held in await self._try_aside([entry])]
-        busy = []
-        for entry, row in zip(batch, rows, strict=True):
-            if row["outcome"] == "busy":
-                busy.append(entry)
-            elif not entry[1].done():
-                entry[1].set_result(row)
-        return busy
-
-    async def _attempt(self, items: Sequence[Any], *, wait: bool) -> list[Row]:
-        for attempt in range(1, _ATTEMPTS + 1):
-            try:
-                rows = await self._send(items, wait)
-                return sorted(rows, key=lambda row: row["item"])
-            except asyncpg.PostgresError as error:
-                if is_retryable(error) and attempt < _ATTEMPTS:
-                    continue
-                raise translate(error) from None
-        raise AssertionError("unreachable: the last attempt returns or raises")
+    async def _attempt(self, items: Sequence[Any]) -> list[Row]:
+        return sorted(await self._send(items), key=lambda row: row["item"])
 
 
 def _fail(batch: list[_Entry], error: BaseException) -> None:

@@ -27,7 +27,10 @@ from server.embedded import Cluster, EmbeddedError, find_binaries
 SETTINGS = {"fsync": "off"}
 
 ROOT = os.geteuid() == 0
-needs_root = pytest.mark.skipif(not ROOT, reason="needs root, to run programs as other accounts")
+needs_root = pytest.mark.skipif(
+    not ROOT and os.environ.get("CI") != "true",  # in CI nothing is skipped
+    reason="needs root, to run programs as other accounts",
+)
 
 Starting = Callable[[Cluster], "subprocess.Popen[str]"]
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 import pytest
 
-from server.embedded import EmbeddedError, find_binaries
 from tests.sql.helpers import Caller, session
-from tests.support import Database, TestCluster
+from tests.support import Database, TestCluster, want_postgresql
 
 
 @pytest.fixture(scope="module")
@@ -27,12 +25,7 @@ def web(module_database: Database) -> Iterator[Caller]:
 
 
 def _other_cluster(version: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestCluster]:
-    try:
-        find_binaries(version)
-    except EmbeddedError as missing:
-        if os.environ.get("CI") == "true":
-            raise
-        pytest.skip(str(missing))
+    want_postgresql(version)
     cluster = TestCluster(tmp_path_factory.mktemp(f"pg{version}"), version)
     yield cluster
     cluster.stop()

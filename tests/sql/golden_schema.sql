@@ -228,6 +228,10 @@ CREATE FUNCTION billing_data.find_or_create_account(p_oauth_provider text, p_ext
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.is_check(p_oauth_provider text, p_external_id text, p_wa_id text, p_tenant_id text, p_context_agent_id text, p_context_channel_id text, p_context_request_id text, p_customer_email text, p_user_role text, p_agent_id text, p_marketing_opt_in_source text) RETURNS boolean
+    LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.is_web_tier() RETURNS boolean
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -268,7 +272,7 @@ CREATE FUNCTION billing_data.require_profile(p_customer_email text, p_user_role 
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing_data.require_same_length(p_first integer, p_second integer, p_third integer, p_fourth integer, p_fifth integer, p_others integer[]) RETURNS void
+CREATE FUNCTION billing_data.require_same_length(p_required integer[], p_optional integer[]) RETURNS void
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 

@@ -18,7 +18,7 @@ import pytest
 import yoyo
 
 from server.config import SettingsSeed
-from server.embedded import Cluster, EmbeddedError, find_binaries
+from server.embedded import Cluster, find_binaries
 from server.migrate import (
     MigrationError,
     MigrationReport,
@@ -39,7 +39,15 @@ from tests.sql.helpers import (
     session,
 )
 from tests.sql.test_golden_schema import assert_golden
-from tests.support import BILLING, THROW_AWAY, Database, TestCluster, clean_environment, unique
+from tests.support import (
+    BILLING,
+    THROW_AWAY,
+    Database,
+    TestCluster,
+    clean_environment,
+    unique,
+    want_postgresql,
+)
 
 MIGRATIONS = Path(__file__).resolve().parents[2] / "migrations"
 STEPS = sorted(
@@ -376,10 +384,7 @@ def test_the_first_deploys_of_two_databases_of_one_cluster_do_not_disturb_each_o
 def test_a_login_that_owns_the_database_and_may_make_roles_is_enough(
     tmp_path: Path, version: int
 ) -> None:
-    try:
-        find_binaries(version)
-    except EmbeddedError as missing:
-        pytest.skip(str(missing))
+    want_postgresql(version)
     with _bare_cluster(tmp_path, version) as cluster:
         _run(
             cluster.dsn(),
