@@ -1,5 +1,51 @@
 -- Credits: paid credits added to an account, bought or granted. All four transaction types add.
 
+-- The one place that writes a credit entry: the row and the account's new balance. The amount may
+-- be negative where money went back; the caller sees to it that the balance does not.
+-- Locks: none, the caller holds the account. Writes: credits 1, accounts 1.
+CREATE OR REPLACE FUNCTION billing_data.append_credit(
+    p_account billing_data.accounts,
+    p_amount_minor bigint,
+    p_transaction_type text,
+    p_description text,
+    p_external_transaction_id text,
+    p_idempotency_key text,
+    p_request_fingerprint bytea,
+    p_now timestamptz,
+    p_api_key_id uuid,
+    p_admin_user_id uuid,
+    p_database_role text,
+    p_payment_provider text
+) RETURNS billing_data.credits
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_credit billing_data.credits;
+BEGIN
+    INSERT INTO billing_data.credits AS c (
+        account_id, ledger_version, id, amount_minor, currency, balance_before, balance_after,
+        transaction_type, description, external_transaction_id, idempotency_key, created_at,
+        request_fingerprint, api_key_id, admin_user_id, database_role, payment_provider
+    )
+    VALUES (
+        p_account.id, p_account.ledger_version + 1, billing_data.new_id(), p_amount_minor,
+        p_account.currency, p_account.paid_credits, p_account.paid_credits + p_amount_minor,
+        p_transaction_type, p_description, p_external_transaction_id, p_idempotency_key, p_now,
+        p_request_fingerprint, p_api_key_id, p_admin_user_id, p_database_role, p_payment_provider
+    )
+    RETURNING c.* INTO v_credit;
+    UPDATE billing_data.accounts AS a
+    SET paid_credits = v_credit.balance_after,
+        ledger_version = v_credit.ledger_version,
+        updated_at = p_now
+    WHERE a.id = p_account.id;
+    RETURN v_credit;
+END
+$$;
+COMMENT ON FUNCTION billing_data.append_credit IS
+    'Writes a credit entry and the balance it leaves, for an account that is locked. Helper.';
+
 -- Adds credits, an outcome instead of an error for what a caller over HTTP must be told apart:
 -- 'created'; 'replayed' or 'conflict' when the idempotency key was used before with the same or
 -- another request, with the first credit's row; account_not_found, credit_currency_mismatch,
@@ -100,26 +146,8 @@ BEGIN
         ELSE 'created'
     END;
 
-    IF outcome = 'created' THEN
-        v_changed.paid_credits := v_account.paid_credits + p_amount_minor;
-        v_changed.ledger_version := v_account.ledger_version + 1;
-        INSERT INTO billing_data.credits AS c (
-            account_id, ledger_version, id, amount_minor, currency, balance_before, balance_after,
-            transaction_type, description, external_transaction_id, idempotency_key, created_at,
-            request_fingerprint, api_key_id, admin_user_id, database_role
-        )
-        VALUES (
-            v_account.id, v_changed.ledger_version, billing_data.new_id(), p_amount_minor,
-            p_currency, v_account.paid_credits, v_changed.paid_credits, p_transaction_type,
-            p_description, p_external_transaction_id, p_idempotency_key, v_now, v_fingerprint,
-            p_api_key_id, p_admin_user_id, v_role
-        )
-        RETURNING c.* INTO v_credit;
-    END IF;
     UPDATE billing_data.accounts AS a
-    SET paid_credits = v_changed.paid_credits,
-        ledger_version = v_changed.ledger_version,
-        customer_email = v_changed.customer_email,
+    SET customer_email = v_changed.customer_email,
         user_role = v_changed.user_role,
         agent_id = v_changed.agent_id,
         marketing_opt_in = v_changed.marketing_opt_in,
@@ -127,6 +155,13 @@ BEGIN
         marketing_opt_in_source = v_changed.marketing_opt_in_source,
         updated_at = v_now
     WHERE a.id = v_account.id AND v_changed IS DISTINCT FROM v_account;
+    IF outcome = 'created' THEN
+        v_credit := billing_data.append_credit(
+            v_account, p_amount_minor, p_transaction_type, p_description,
+            p_external_transaction_id, p_idempotency_key, v_fingerprint, v_now, p_api_key_id,
+            p_admin_user_id, v_role, NULL
+        );
+    END IF;
 
     credit_id := v_credit.id;
     account_id := v_account.id;

@@ -2,7 +2,8 @@
 
 -- Every account whose books do not agree, with what is wrong: versions with a gap, a row whose
 -- balance_before is not the balance_after of the row before, a balance that is not the newest
--- row's, a sum of entries that is not the balance, total uses that are not the number of charges.
+-- row's, a sum of entries that is not the balance, total uses that are not the number of charges,
+-- purchases and returns of money whose credit entries say something else.
 -- What the old service recorded before its balances became paid credits is outside these rules:
 -- rows written by 'legacy' are only counted. Reads everything: minutes on a large database.
 -- Errors: actor_required. Example: SELECT * FROM billing.verify_ledger();
@@ -87,7 +88,30 @@ BEGIN
         a.total_uses::text
     FROM billing_data.accounts AS a
     LEFT JOIN sums AS s ON s.account_id = a.id
-    WHERE s.has_legacy IS NOT TRUE AND a.total_uses <> coalesce(s.uses, 0);
+    WHERE s.has_legacy IS NOT TRUE AND a.total_uses <> coalesce(s.uses, 0)
+    UNION ALL
+    SELECT
+        p.account_id, format('purchase %s was not credited with what was sold', p.id),
+        p.uses::text, c.amount_minor::text
+    FROM billing_data.purchases AS p
+    INNER JOIN billing_data.credits AS c ON c.id = p.credit_id
+    WHERE c.account_id <> p.account_id OR c.amount_minor <> p.uses
+    UNION ALL
+    SELECT
+        r.account_id, format('return %s did not take back what it says', r.return_id),
+        (-r.uses_taken)::text, c.amount_minor::text
+    FROM billing_data.payment_returns AS r
+    INNER JOIN billing_data.credits AS c ON c.id = r.credit_id
+    WHERE c.account_id <> r.account_id OR c.amount_minor <> -r.uses_taken
+    UNION ALL
+    SELECT
+        p.account_id, format('more was taken back of purchase %s than was sold', p.id),
+        p.uses::text, sum(r.uses_due)::text
+    FROM billing_data.purchases AS p
+    INNER JOIN billing_data.payment_returns AS r
+        ON r.account_id = p.account_id AND r.purchase_id = p.id AND r.status = 'taken'
+    GROUP BY p.account_id, p.id, p.uses
+    HAVING sum(r.uses_due) > p.uses;
 END
 $$;
 COMMENT ON FUNCTION billing.verify_ledger IS

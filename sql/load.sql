@@ -13,6 +13,10 @@
 \ir charges.sql
 \ir charge_batches.sql
 \ir credits.sql
+\ir provider_configs.sql
+\ir purchases.sql
+\ir payments.sql
+\ir payment_events.sql
 \ir transactions.sql
 \ir ledger.sql
 \ir reports.sql

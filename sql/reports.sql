@@ -56,7 +56,10 @@ SELECT
     count(*) FILTER (WHERE l.paid_with = 'free') AS free_charges,
     count(*) FILTER (WHERE l.type = 'credit') AS credits,
     coalesce(sum(-l.amount_minor) FILTER (WHERE l.paid_with = 'paid'), 0) AS credits_used,
-    coalesce(sum(l.amount_minor) FILTER (WHERE l.type = 'credit'), 0) AS credits_added,
+    coalesce(sum(l.amount_minor) FILTER (WHERE l.type = 'credit' AND l.amount_minor > 0), 0)
+        AS credits_added,
+    coalesce(sum(-l.amount_minor) FILTER (WHERE l.type = 'credit' AND l.amount_minor < 0), 0)
+        AS credits_taken_back,
     count(DISTINCT l.account_id) AS unique_accounts
 FROM billing.ledger AS l
 GROUP BY 1;

@@ -30,6 +30,76 @@ COMMENT ON FUNCTION billing.seed_settings IS
     'Sets free uses, pack and price on the first deploy only; true when it did. For billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.seed_settings TO billing_dba;
 
+-- Changes what new users get free and what a pack is; NULL keeps. What is already offered keeps the
+-- price it was offered at. Locks: the settings row. Writes: settings 1, admin_audit_logs 1 when
+-- something changed. Errors: actor errors, invalid_argument.
+-- Example: SELECT * FROM billing.set_pricing(p_pack_price_minor => 700, p_reason => 'new price');
+CREATE OR REPLACE FUNCTION billing.set_pricing(
+    p_reason text,
+    p_free_uses bigint DEFAULT NULL,
+    p_pack_uses bigint DEFAULT NULL,
+    p_pack_price_minor bigint DEFAULT NULL,
+    p_pack_currency text DEFAULT NULL,
+    p_admin_user_id uuid DEFAULT NULL
+) RETURNS TABLE (
+    free_uses bigint, pack_uses bigint, pack_price_minor bigint, pack_currency text
+)
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_role text := billing_data.authorize(NULL, p_admin_user_id, 'billing:write');
+    v_before billing_data.settings;
+    v_after billing_data.settings;
+    v_columns text[] := ARRAY['free_uses', 'pack_uses', 'pack_price_minor', 'pack_currency'];
+BEGIN
+    PERFORM billing_data.require(length(p_reason) > 0, 'p_reason', 'a reason is needed');
+    PERFORM billing_data.require(
+        p_free_uses IS NULL OR p_free_uses >= 0, 'p_free_uses', 'it must be 0 or more'
+    );
+    PERFORM billing_data.require(
+        p_pack_uses IS NULL OR p_pack_uses > 0, 'p_pack_uses', 'it must be greater than 0'
+    );
+    PERFORM billing_data.require(
+        p_pack_price_minor IS NULL OR p_pack_price_minor > 0,
+        'p_pack_price_minor', 'it must be greater than 0, in minor units such as cents'
+    );
+    PERFORM billing_data.require(
+        p_pack_currency IS NULL OR p_pack_currency ~ '^[A-Z]{3}$',
+        'p_pack_currency', 'it must be three capital letters'
+    );
+    PERFORM billing_data.require_durable_commit();
+    SELECT s.* INTO STRICT v_before FROM billing_data.settings AS s FOR UPDATE;
+    UPDATE billing_data.settings AS s
+    SET free_uses = coalesce(p_free_uses, s.free_uses),
+        pack_uses = coalesce(p_pack_uses, s.pack_uses),
+        pack_price_minor = coalesce(p_pack_price_minor, s.pack_price_minor),
+        pack_currency = coalesce(p_pack_currency, s.pack_currency),
+        updated_at = clock_timestamp()
+    RETURNING s.* INTO v_after;
+    IF (v_before.free_uses, v_before.pack_uses, v_before.pack_price_minor, v_before.pack_currency)
+        <> (v_after.free_uses, v_after.pack_uses, v_after.pack_price_minor, v_after.pack_currency)
+    THEN
+        PERFORM billing_data.write_audit(
+            'settings.set_pricing', 'settings', 'pricing',
+            (
+                SELECT jsonb_build_object(
+                    'before', jsonb_object_agg(c.name, to_jsonb(v_before) -> c.name),
+                    'after', jsonb_object_agg(c.name, to_jsonb(v_after) -> c.name)
+                )
+                FROM unnest(v_columns) AS c (name)
+            ),
+            p_reason, p_admin_user_id, v_role
+        );
+    END IF;
+    RETURN QUERY SELECT
+        v_after.free_uses, v_after.pack_uses, v_after.pack_price_minor, v_after.pack_currency;
+END
+$$;
+COMMENT ON FUNCTION billing.set_pricing IS
+    'Changes free uses, pack size and price, with a reason. For billing_server (staff) and billing_dba.';
+GRANT EXECUTE ON FUNCTION billing.set_pricing TO billing_server, billing_dba;
+
 -- Reads the business settings. Example: SELECT * FROM billing.get_settings();
 CREATE OR REPLACE FUNCTION billing.get_settings()
 RETURNS TABLE (

@@ -1,0 +1,301 @@
+-- The payment provider's events. Each is stored once, in the transaction of its effect: what is
+-- stored was done, and what could not be done is tried again when the event is delivered again.
+
+-- Takes in one event, whose signature the caller has verified, in the shape the caller made of it:
+-- p_action 'settle' (money came: p_amount_minor, p_currency), 'return' (money went back or came
+-- again: the p_return arrays, withdrawn true for gone), 'acknowledge' or 'ignore'. An event that
+-- was taken in before changes nothing, unless it ended in a fault: then it is tried again.
+-- outcome is as billing_data.settle_payment and return_money tell it; needs_attention is true when
+-- money and credits do not agree: the event is kept and listed by billing.list_payment_problems.
+-- The event's client secret is not stored. Locks: the event, the account. Writes: payment_events 1,
+-- and what the effect writes. Errors: invalid_argument.
+-- Example: SELECT * FROM billing.process_payment_event(p_event_id => 'evt_1',
+--     p_event_type => 'customer.created', p_payload => '{}', p_action => 'ignore');
+CREATE OR REPLACE FUNCTION billing.process_payment_event(
+    p_event_id text,
+    p_event_type text,
+    p_payload jsonb,
+    p_action text,
+    p_livemode boolean DEFAULT NULL,
+    p_payment_id text DEFAULT NULL,
+    p_amount_minor bigint DEFAULT NULL,
+    p_currency text DEFAULT NULL,
+    p_account_id uuid DEFAULT NULL,
+    p_purchase_id uuid DEFAULT NULL,
+    p_oauth_provider text DEFAULT NULL,
+    p_external_id text DEFAULT NULL,
+    p_return_ids text[] DEFAULT '{}',
+    p_return_kinds text[] DEFAULT '{}',
+    p_return_amounts_minor bigint[] DEFAULT '{}',
+    p_returns_withdrawn boolean[] DEFAULT '{}',
+    p_provider text DEFAULT 'stripe'
+) RETURNS TABLE (
+    outcome text,
+    needs_attention boolean,
+    deliveries bigint,
+    account_id uuid,
+    purchase_id uuid,
+    credits_added bigint
+)
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    -- The provider itself speaks here; a DBA who replays an event speaks for themselves.
+    v_role text := CASE WHEN NOT billing_data.is_web_tier() THEN session_user::text END;
+    v_writer text := CASE WHEN v_role IS NULL THEN p_provider END;
+    v_event billing_data.payment_events;
+    v_mode text;
+    v_return record;
+    v_result record;
+BEGIN
+    PERFORM billing_data.require(
+        length(p_event_id) BETWEEN 1 AND 255, 'p_event_id', 'it must have 1 to 255 characters'
+    );
+    PERFORM billing_data.require(
+        length(p_event_type) BETWEEN 1 AND 255, 'p_event_type', 'it must have 1 to 255 characters'
+    );
+    PERFORM billing_data.require(
+        p_provider IN ('stripe', 'square', 'paypal'), 'p_provider',
+        'it must be stripe, square or paypal'
+    );
+    PERFORM billing_data.require(p_payload IS NOT NULL, 'p_payload', 'it must be given');
+    PERFORM billing_data.require(
+        p_action IN ('settle', 'return', 'acknowledge', 'ignore'),
+        'p_action', 'it must be settle, return, acknowledge or ignore'
+    );
+    PERFORM billing_data.require(
+        p_action NOT IN ('settle', 'return') OR length(p_payment_id) BETWEEN 1 AND 255,
+        'p_payment_id', 'it must have 1 to 255 characters'
+    );
+    PERFORM billing_data.require_same_length(
+        ARRAY[
+            cardinality(p_return_ids), cardinality(p_return_kinds),
+            cardinality(p_return_amounts_minor), cardinality(p_returns_withdrawn)
+        ],
+        '{}'
+    );
+    PERFORM billing_data.require_durable_commit();
+
+    INSERT INTO billing_data.payment_events AS e (
+        provider, event_id, event_type, payment_id, livemode, payload, outcome, received_at,
+        last_received_at
+    )
+    VALUES (
+        p_provider, p_event_id, p_event_type, p_payment_id, p_livemode,
+        p_payload #- '{data,object,client_secret}', 'ignored', clock_timestamp(), clock_timestamp()
+    )
+    ON CONFLICT ON CONSTRAINT payment_events_pkey DO UPDATE
+    SET deliveries = e.deliveries + 1, last_received_at = clock_timestamp()
+    RETURNING e.* INTO v_event;
+    deliveries := v_event.deliveries;
+    account_id := v_event.account_id;
+    credits_added := 0;
+    IF v_event.deliveries > 1
+        AND (NOT billing_data.is_payment_fault(v_event.outcome) OR v_event.resolved_at IS NOT NULL)
+    THEN
+        outcome := v_event.outcome;
+        needs_attention := false;
+        RETURN NEXT;
+        RETURN;
+    END IF;
+
+    SELECT billing_data.provider_mode(c.config_data) INTO v_mode
+    FROM billing_data.provider_configs AS c
+    WHERE c.provider_type = p_provider;
+    IF p_action IN ('acknowledge', 'ignore') THEN
+        outcome := CASE p_action WHEN 'ignore' THEN 'ignored' ELSE 'acknowledged' END;
+    ELSIF (p_livemode <> (v_mode = 'live')) IS TRUE THEN
+        outcome := 'mode_mismatch';
+    ELSIF p_action = 'settle' THEN
+        SELECT s.outcome, s.account_id, s.purchase_id, s.credits_added
+        INTO STRICT outcome, account_id, purchase_id, credits_added
+        FROM billing_data.settle_payment(
+            p_provider, p_payment_id, p_amount_minor, p_currency, p_account_id, p_purchase_id,
+            p_oauth_provider, p_external_id, v_role, v_writer
+        ) AS s;
+    ELSE
+        outcome := 'unchanged';
+        FOR v_return IN
+            SELECT r.id, r.kind, r.amount_minor, r.withdrawn
+            FROM unnest(
+                p_return_ids, p_return_kinds, p_return_amounts_minor, p_returns_withdrawn
+            ) WITH ORDINALITY AS r (id, kind, amount_minor, withdrawn, place)
+            ORDER BY r.place
+        LOOP
+            SELECT m.outcome, m.account_id, m.purchase_id INTO STRICT v_result
+            FROM billing_data.return_money(
+                p_provider, p_payment_id, p_account_id, p_purchase_id, v_return.id, v_return.kind,
+                v_return.amount_minor, p_currency, v_return.withdrawn, v_role, v_writer
+            ) AS m;
+            account_id := v_result.account_id;
+            purchase_id := v_result.purchase_id;
+            -- One that did something, or is at fault, tells more than one that did not.
+            IF v_result.outcome <> 'unchanged' AND NOT billing_data.is_payment_fault(outcome) THEN
+                outcome := v_result.outcome;
+            END IF;
+        END LOOP;
+    END IF;
+    needs_attention := billing_data.is_payment_fault(outcome);
+    UPDATE billing_data.payment_events AS e
+    SET outcome = process_payment_event.outcome,
+        account_id = process_payment_event.account_id,
+        payment_id = coalesce(p_payment_id, e.payment_id)
+    WHERE e.provider = p_provider AND e.event_id = p_event_id;
+    RETURN NEXT;
+END
+$$;
+COMMENT ON FUNCTION billing.process_payment_event IS
+    'Stores a payment provider''s event once, with its effect. For billing_server and billing_dba.';
+GRANT EXECUTE ON FUNCTION billing.process_payment_event TO billing_server, billing_dba;
+
+-- What a person must look at: events whose payment could not be credited or taken back, and returns
+-- of money for which no credits were left to take. Newest first. Errors: actor errors,
+-- invalid_argument. Example: SELECT * FROM billing.list_payment_problems();
+CREATE OR REPLACE FUNCTION billing.list_payment_problems(
+    p_limit bigint DEFAULT 100,
+    p_offset bigint DEFAULT 0,
+    p_admin_user_id uuid DEFAULT NULL
+) RETURNS TABLE (
+    problem text,
+    provider text,
+    reference text,
+    payment_id text,
+    account_id uuid,
+    what_is_wrong text,
+    happened_at timestamptz
+)
+LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM billing_data.authorize(NULL, p_admin_user_id, 'billing:read');
+    PERFORM billing_data.require(p_limit BETWEEN 0 AND 500, 'p_limit', 'it must be 0 to 500');
+    PERFORM billing_data.require(p_offset >= 0, 'p_offset', 'it must be 0 or more');
+    RETURN QUERY
+    SELECT q.problem, q.provider, q.reference, q.payment_id, q.account_id, q.what_is_wrong, q.at
+    FROM (
+        SELECT
+            e.outcome AS problem, e.provider, e.event_id::text AS reference,
+            e.payment_id::text AS payment_id, e.account_id,
+            CASE e.outcome
+                WHEN 'account_not_found' THEN 'the payment names an identity without an account'
+                WHEN 'amount_mismatch' THEN 'another amount was paid than was asked for'
+                WHEN 'balance_overflow' THEN 'the account cannot hold that many credits'
+                WHEN 'currency_mismatch' THEN 'it was paid in another currency than was asked for'
+                WHEN 'metadata_missing' THEN 'the payment does not say whom it is for'
+                WHEN 'mode_mismatch' THEN 'a test event met a live set-up, or the other way round'
+                ELSE 'the purchase already has another payment'
+            END AS what_is_wrong,
+            e.received_at AS at
+        FROM billing_data.payment_events AS e
+        WHERE billing_data.is_payment_fault(e.outcome) AND e.resolved_at IS NULL
+        UNION ALL
+        SELECT
+            'shortfall', r.provider, r.return_id::text, p.payment_id::text, r.account_id,
+            format(
+                '%s of %s: %s uses were due, %s could be taken, %s are short', r.kind,
+                billing_data.money_text(r.amount_minor, p.currency), r.uses_due, r.uses_taken,
+                r.uses_due - r.uses_taken
+            ),
+            r.updated_at
+        FROM billing_data.payment_returns AS r
+        INNER JOIN billing_data.purchases AS p
+            ON p.account_id = r.account_id AND p.id = r.purchase_id
+        WHERE r.status = 'taken' AND r.uses_taken < r.uses_due
+    ) AS q
+    ORDER BY q.at DESC, q.reference
+    LIMIT p_limit OFFSET p_offset;
+END
+$$;
+COMMENT ON FUNCTION billing.list_payment_problems IS
+    'Lists payments that could not be credited and credits that could not be taken back. For billing_server (staff) and billing_dba.';
+GRANT EXECUTE ON FUNCTION billing.list_payment_problems TO billing_server, billing_dba;
+
+-- Closes an event that ended in a fault, after a person has put right what it was about: it leaves
+-- the list of problems and its redelivery is accepted. Locks: the event. Writes: payment_events 1,
+-- admin_audit_logs 1. Errors: actor errors, invalid_argument, payment_event_not_found.
+-- Example: SELECT billing.resolve_payment_event(p_event_id => 'evt_1',
+--              p_reason => 'granted by hand');
+CREATE OR REPLACE FUNCTION billing.resolve_payment_event(
+    p_event_id text,
+    p_reason text,
+    p_provider text DEFAULT 'stripe',
+    p_admin_user_id uuid DEFAULT NULL
+) RETURNS void
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_role text := billing_data.authorize(NULL, p_admin_user_id, 'billing:write');
+    v_outcome text;
+BEGIN
+    PERFORM billing_data.require(length(p_reason) > 0, 'p_reason', 'a reason is needed');
+    PERFORM billing_data.require_durable_commit();
+    UPDATE billing_data.payment_events AS e
+    SET resolved_at = clock_timestamp(), resolution = p_reason
+    WHERE e.provider = p_provider
+        AND e.event_id = p_event_id
+        AND e.resolved_at IS NULL
+        AND billing_data.is_payment_fault(e.outcome)
+    RETURNING e.outcome INTO v_outcome;
+    IF NOT FOUND THEN
+        PERFORM billing_data.raise_error(
+            'payment_event_not_found', jsonb_build_object('event_id', p_event_id)
+        );
+    END IF;
+    PERFORM billing_data.write_audit(
+        'payment_event.resolve', 'payment_event', p_event_id,
+        jsonb_build_object('outcome', v_outcome), p_reason, p_admin_user_id, v_role
+    );
+END
+$$;
+COMMENT ON FUNCTION billing.resolve_payment_event IS
+    'Closes an event that a person has dealt with, with a reason. For billing_server (staff) and billing_dba.';
+GRANT EXECUTE ON FUNCTION billing.resolve_payment_event TO billing_server, billing_dba;
+
+-- What is known here of a provider's payments, for reconciliation: of those named, and of all that
+-- were credited since p_since. Errors: actor_required.
+-- Example: SELECT * FROM billing.list_payments(p_payment_ids => '{pi_1}');
+CREATE OR REPLACE FUNCTION billing.list_payments(
+    p_payment_ids text[] DEFAULT '{}',
+    p_since timestamptz DEFAULT NULL,
+    p_provider text DEFAULT 'stripe'
+) RETURNS TABLE (
+    payment_id text,
+    account_id uuid,
+    purchase_id uuid,
+    uses bigint,
+    price_minor bigint,
+    currency text,
+    status text,
+    settled_at timestamptz,
+    return_ids text[],
+    return_statuses text[]
+)
+LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM billing_data.caller_role();
+    RETURN QUERY
+    SELECT
+        p.payment_id::text, p.account_id, p.id, p.uses, p.price_minor, p.currency::text,
+        billing_data.purchase_status(p), p.settled_at, r.ids, r.statuses
+    FROM billing_data.purchases AS p
+    CROSS JOIN LATERAL (
+        SELECT
+            coalesce(array_agg(n.return_id::text ORDER BY n.return_id), '{}') AS ids,
+            coalesce(array_agg(n.status ORDER BY n.return_id), '{}') AS statuses
+        FROM billing_data.payment_returns AS n
+        WHERE n.account_id = p.account_id AND n.purchase_id = p.id
+    ) AS r
+    WHERE p.provider = p_provider
+        AND p.payment_id IS NOT NULL
+        AND (p.payment_id = ANY (p_payment_ids) OR p.settled_at >= p_since)
+    ORDER BY p.payment_id;
+END
+$$;
+COMMENT ON FUNCTION billing.list_payments IS
+    'Lists what is known of a provider''s payments and their returns. For billing_dba.';
+GRANT EXECUTE ON FUNCTION billing.list_payments TO billing_dba;

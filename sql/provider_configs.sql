@@ -1,0 +1,184 @@
+-- Payment providers' configuration. Secrets are encrypted before they arrive here and decrypted
+-- after they left: a secret is an object {encrypted, masked, mode}, and only `masked` is ever
+-- listed. Publishable keys are public and stand as they are.
+
+-- Whether a value of config_data is a secret as it may be stored.
+CREATE OR REPLACE FUNCTION billing_data.is_sealed(p_value jsonb) RETURNS boolean
+LANGUAGE sql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+RETURN coalesce(
+    jsonb_typeof(p_value) = 'object'
+    AND jsonb_typeof(p_value -> 'encrypted') = 'string'
+    AND jsonb_typeof(p_value -> 'masked') = 'string',
+    false
+);
+COMMENT ON FUNCTION billing_data.is_sealed IS
+    'Tells whether a configuration value is an encrypted secret with its mask. Helper.';
+
+-- The configuration as it may be shown: secrets by their masks. What an older release left in clear
+-- text shows its last four characters.
+CREATE OR REPLACE FUNCTION billing_data.mask_config(p_config_data jsonb) RETURNS jsonb
+LANGUAGE sql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+    SELECT coalesce(
+        jsonb_object_agg(
+            e.key,
+            CASE
+                WHEN e.key = 'publishable_key' THEN e.value
+                WHEN billing_data.is_sealed(e.value) THEN e.value -> 'masked'
+                ELSE to_jsonb('…' || right(e.value #>> '{}', 4))
+            END
+        ),
+        '{}'
+    )
+    FROM jsonb_each(p_config_data) AS e;
+END;
+COMMENT ON FUNCTION billing_data.mask_config IS
+    'A provider''s configuration with its secrets masked. Helper.';
+
+-- The mode (test or live) a provider's API key is for; NULL when nothing says.
+CREATE OR REPLACE FUNCTION billing_data.provider_mode(p_config_data jsonb) RETURNS text
+LANGUAGE sql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+RETURN coalesce(
+    p_config_data #>> '{api_key,mode}',
+    CASE
+        WHEN p_config_data ->> 'api_key' ~ '^[a-z]+_live_' THEN 'live'
+        WHEN p_config_data ->> 'api_key' ~ '^[a-z]+_test_' THEN 'test'
+    END
+);
+COMMENT ON FUNCTION billing_data.provider_mode IS
+    'Whether a provider is set up for test or for live payments. Helper.';
+
+-- Changes a provider's configuration: each member of p_config_data replaces the one of that name, a
+-- null takes it away, what is not named is kept. Test and live keys are not mixed.
+-- Locks: the provider's row. Writes: provider_configs 1, admin_audit_logs 1 (names and masks only).
+-- Errors: actor errors, invalid_argument.
+-- Example: SELECT * FROM billing.set_provider_config(p_provider_type => 'stripe',
+--              p_is_active => false);
+CREATE OR REPLACE FUNCTION billing.set_provider_config(
+    p_provider_type text,
+    p_config_data jsonb DEFAULT '{}',
+    p_is_active boolean DEFAULT NULL,
+    p_reason text DEFAULT NULL,
+    p_admin_user_id uuid DEFAULT NULL
+) RETURNS TABLE (
+    id uuid, provider_type text, is_active boolean, config_data jsonb, mode text,
+    updated_at timestamptz
+)
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_role text := billing_data.authorize(NULL, p_admin_user_id, 'billing:write');
+    v_before billing_data.provider_configs;
+    v_after billing_data.provider_configs;
+    v_publishable_mode text;
+    v_member record;
+BEGIN
+    PERFORM billing_data.require(
+        p_provider_type IN ('stripe', 'square', 'paypal'),
+        'p_provider_type', 'it must be stripe, square or paypal'
+    );
+    PERFORM billing_data.require(
+        jsonb_typeof(p_config_data) = 'object', 'p_config_data', 'it must be an object'
+    );
+    FOR v_member IN SELECT e.key, e.value FROM jsonb_each(p_config_data) AS e LOOP
+        PERFORM billing_data.require(
+            jsonb_typeof(v_member.value) = 'null'
+            OR (v_member.key = 'publishable_key' AND jsonb_typeof(v_member.value) = 'string')
+            OR (v_member.key <> 'publishable_key' AND billing_data.is_sealed(v_member.value)),
+            'p_config_data',
+            format('%s must be encrypted: set it by `ciris-billing providers set`', v_member.key)
+        );
+    END LOOP;
+    PERFORM billing_data.require_durable_commit();
+
+    INSERT INTO billing_data.provider_configs AS c (provider_type, is_active, config_data)
+    VALUES (p_provider_type, coalesce(p_is_active, true), '{}')
+    ON CONFLICT ON CONSTRAINT provider_configs_provider_type_key DO NOTHING;
+    SELECT c.* INTO STRICT v_before
+    FROM billing_data.provider_configs AS c
+    WHERE c.provider_type = p_provider_type
+    FOR UPDATE;
+    UPDATE billing_data.provider_configs AS c
+    SET config_data = (
+            SELECT coalesce(jsonb_object_agg(e.key, e.value), '{}')
+            FROM jsonb_each(c.config_data || p_config_data) AS e
+            WHERE jsonb_typeof(e.value) <> 'null'
+        ),
+        is_active = coalesce(p_is_active, c.is_active),
+        updated_at = clock_timestamp(),
+        updated_by = p_admin_user_id
+    WHERE c.provider_type = p_provider_type
+    RETURNING c.* INTO v_after;
+
+    v_publishable_mode := substring(
+        v_after.config_data ->> 'publishable_key' FROM '^[a-z]+_(test|live)_'
+    );
+    PERFORM billing_data.require(
+        (billing_data.provider_mode(v_after.config_data) <> v_publishable_mode) IS NOT TRUE,
+        'p_config_data',
+        'test and live keys cannot be mixed: give api_key and publishable_key of one mode together'
+    );
+    PERFORM billing_data.write_audit(
+        'provider_config.set', 'provider_config', p_provider_type,
+        jsonb_build_object(
+            'changed', (SELECT coalesce(jsonb_agg(k.key), '[]') FROM jsonb_object_keys(p_config_data) AS k (key)),
+            'before', billing_data.mask_config(v_before.config_data)
+                || jsonb_build_object('is_active', v_before.is_active),
+            'after', billing_data.mask_config(v_after.config_data)
+                || jsonb_build_object('is_active', v_after.is_active)
+        ),
+        p_reason, p_admin_user_id, v_role
+    );
+    RETURN QUERY SELECT
+        v_after.id, v_after.provider_type::text, v_after.is_active,
+        billing_data.mask_config(v_after.config_data),
+        billing_data.provider_mode(v_after.config_data), v_after.updated_at;
+END
+$$;
+COMMENT ON FUNCTION billing.set_provider_config IS
+    'Changes a payment provider''s configuration, secrets encrypted. For billing_server (staff) and billing_dba.';
+GRANT EXECUTE ON FUNCTION billing.set_provider_config TO billing_server, billing_dba;
+
+-- Lists the payment providers, secrets masked. Errors: actor errors.
+-- Example: SELECT * FROM billing.list_provider_configs();
+CREATE OR REPLACE FUNCTION billing.list_provider_configs(p_admin_user_id uuid DEFAULT NULL)
+RETURNS TABLE (
+    id uuid, provider_type text, is_active boolean, config_data jsonb, mode text,
+    updated_at timestamptz
+)
+LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM billing_data.authorize(NULL, p_admin_user_id, 'billing:read');
+    RETURN QUERY
+    SELECT
+        c.id, c.provider_type::text, c.is_active, billing_data.mask_config(c.config_data),
+        billing_data.provider_mode(c.config_data), c.updated_at
+    FROM billing_data.provider_configs AS c
+    ORDER BY c.provider_type;
+END
+$$;
+COMMENT ON FUNCTION billing.list_provider_configs IS
+    'Lists the payment providers with masked secrets. For billing_server (staff) and billing_dba.';
+GRANT EXECUTE ON FUNCTION billing.list_provider_configs TO billing_server, billing_dba;
+
+-- Reads a provider's configuration, secrets encrypted, for who holds the key to them: the server
+-- needs it before it can tell who sends a webhook. No row when there is none.
+-- Example: SELECT * FROM billing.get_provider_config(p_provider_type => 'stripe');
+CREATE OR REPLACE FUNCTION billing.get_provider_config(p_provider_type text)
+RETURNS TABLE (is_active boolean, config_data jsonb, mode text, updated_at timestamptz)
+LANGUAGE sql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+    SELECT c.is_active, c.config_data, billing_data.provider_mode(c.config_data), c.updated_at
+    FROM billing_data.provider_configs AS c
+    WHERE c.provider_type = p_provider_type;
+END;
+COMMENT ON FUNCTION billing.get_provider_config IS
+    'Reads a payment provider''s configuration, secrets encrypted. For billing_server and billing_dba.';
+GRANT EXECUTE ON FUNCTION billing.get_provider_config TO billing_server, billing_dba;

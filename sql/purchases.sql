@@ -1,0 +1,223 @@
+-- Purchases: what is sold is written down before the payment provider is asked, and the credits
+-- that arrive are those that were sold, whatever the settings say by then. A purchase is `offered`
+-- until the provider has made a payment for it, `pending` until that is paid, then `settled`.
+
+CREATE OR REPLACE FUNCTION billing_data.purchase_status(p_purchase billing_data.purchases)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+RETURN CASE
+    WHEN (p_purchase).settled_at IS NOT NULL THEN 'settled'
+    WHEN (p_purchase).payment_id IS NOT NULL THEN 'pending'
+    ELSE 'offered'
+END;
+COMMENT ON FUNCTION billing_data.purchase_status IS 'The state a purchase is in. Helper.';
+
+-- The provider's configuration, secrets encrypted.
+-- Errors: payment_provider_not_configured unless it is active and has an API key.
+CREATE OR REPLACE FUNCTION billing_data.require_provider(p_provider text) RETURNS jsonb
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_config jsonb;
+BEGIN
+    SELECT c.config_data INTO v_config
+    FROM billing_data.provider_configs AS c
+    WHERE c.provider_type = p_provider AND c.is_active;
+    IF coalesce(v_config ->> 'api_key', '') = '' THEN
+        PERFORM billing_data.raise_error('payment_provider_not_configured');
+    END IF;
+    RETURN v_config;
+END
+$$;
+COMMENT ON FUNCTION billing_data.require_provider IS
+    'An active payment provider''s configuration, secrets encrypted. Helper.';
+
+-- Offers the present pack at the present price to an identity, whose account is created when there
+-- is none (profile fields are stored on creation only), and gives what the caller needs to ask the
+-- provider for a payment. With an idempotency key used before for the same request: the first
+-- purchase again, replayed true. Writes: accounts 0..1, purchases 0..1.
+-- Errors: actor and key errors, invalid_argument, payment_provider_not_configured,
+-- idempotency_key_reused.
+-- Example: SELECT * FROM billing.begin_purchase(p_oauth_provider => 'oauth:google',
+--              p_external_id => '1', p_customer_email => 'ada@example.com');
+CREATE OR REPLACE FUNCTION billing.begin_purchase(
+    p_oauth_provider text,
+    p_external_id text,
+    p_customer_email text,
+    p_wa_id text DEFAULT NULL,
+    p_tenant_id text DEFAULT NULL,
+    p_user_role text DEFAULT NULL,
+    p_agent_id text DEFAULT NULL,
+    p_marketing_opt_in boolean DEFAULT false,
+    p_marketing_opt_in_source text DEFAULT NULL,
+    p_idempotency_key text DEFAULT NULL,
+    p_provider text DEFAULT 'stripe',
+    p_api_key_id uuid DEFAULT NULL,
+    p_admin_user_id uuid DEFAULT NULL
+) RETURNS TABLE (
+    purchase_id uuid,
+    account_id uuid,
+    uses bigint,
+    price_minor bigint,
+    currency text,
+    payment_id text,
+    payment_status text,
+    account_created boolean,
+    replayed boolean,
+    config_data jsonb
+)
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_role text := billing_data.authorize(p_api_key_id, p_admin_user_id, 'billing:write');
+    v_config jsonb;
+    v_found record;
+    v_account_id uuid;
+    v_fingerprint bytea;
+    v_purchase billing_data.purchases;
+    v_replayed boolean := false;
+BEGIN
+    PERFORM billing_data.require_identity(p_oauth_provider, p_external_id);
+    PERFORM billing_data.require(
+        length(p_customer_email) > 0, 'p_customer_email', 'it must not be empty'
+    );
+    PERFORM billing_data.require_length(p_wa_id, 255, 'p_wa_id');
+    PERFORM billing_data.require_length(p_tenant_id, 255, 'p_tenant_id');
+    PERFORM billing_data.require_profile(
+        p_customer_email, p_user_role, p_agent_id, p_marketing_opt_in_source
+    );
+    PERFORM billing_data.require_length(p_idempotency_key, 255, 'p_idempotency_key');
+    v_config := billing_data.require_provider(p_provider);
+    PERFORM billing_data.require_durable_commit();
+
+    SELECT f.account, f.created INTO STRICT v_found
+    FROM billing_data.find_or_create_account(
+        p_oauth_provider, p_external_id, p_wa_id, p_tenant_id, 0, 'USD', 'free', p_customer_email,
+        p_user_role, p_agent_id, p_marketing_opt_in, p_marketing_opt_in_source, p_wait => true
+    ) AS f;
+    v_account_id := (v_found.account).id;
+    v_fingerprint := sha256(convert_to(ROW(
+        p_customer_email, p_user_role, p_agent_id, coalesce(p_marketing_opt_in, false),
+        p_marketing_opt_in_source, p_provider
+    )::text, 'UTF8'));
+
+    -- Only the idempotency key can be in the way: the id is new and there is no payment yet.
+    INSERT INTO billing_data.purchases AS p (
+        account_id, id, provider, uses, price_minor, currency, customer_email, idempotency_key,
+        request_fingerprint, api_key_id, admin_user_id, database_role, created_at
+    )
+    SELECT
+        v_account_id, billing_data.new_id(), p_provider, s.pack_uses, s.pack_price_minor,
+        s.pack_currency, p_customer_email, p_idempotency_key, v_fingerprint, p_api_key_id,
+        p_admin_user_id, v_role, clock_timestamp()
+    FROM billing_data.settings AS s
+    ON CONFLICT DO NOTHING
+    RETURNING p.* INTO v_purchase;
+    IF NOT FOUND THEN
+        SELECT p.* INTO STRICT v_purchase
+        FROM billing_data.purchases AS p
+        WHERE p.account_id = v_account_id AND p.idempotency_key = p_idempotency_key;
+        IF v_purchase.request_fingerprint <> v_fingerprint THEN
+            PERFORM billing_data.raise_error('idempotency_key_reused');
+        END IF;
+        v_replayed := true;
+    END IF;
+    RETURN QUERY SELECT
+        v_purchase.id, v_account_id, v_purchase.uses, v_purchase.price_minor,
+        v_purchase.currency::text, v_purchase.payment_id::text, v_purchase.payment_status,
+        v_found.created, v_replayed, v_config;
+END
+$$;
+COMMENT ON FUNCTION billing.begin_purchase IS
+    'Records what is offered to a user, before a payment is asked for. For billing_server and billing_dba.';
+GRANT EXECUTE ON FUNCTION billing.begin_purchase TO billing_server, billing_dba;
+
+-- Records which payment the provider made for a purchase and the state it was in. The first one
+-- recorded stays: who comes second is given that one.
+-- Locks: the purchase. Writes: purchases 0..1. Errors: actor and key errors, payment_not_found.
+-- Example: SELECT * FROM billing.attach_payment(p_account_id => '...', p_purchase_id => '...',
+--              p_payment_id => 'pi_1', p_payment_status => 'requires_payment_method');
+CREATE OR REPLACE FUNCTION billing.attach_payment(
+    p_account_id uuid,
+    p_purchase_id uuid,
+    p_payment_id text,
+    p_payment_status text,
+    p_api_key_id uuid DEFAULT NULL,
+    p_admin_user_id uuid DEFAULT NULL
+) RETURNS TABLE (payment_id text, payment_status text)
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_purchase billing_data.purchases;
+BEGIN
+    PERFORM billing_data.authorize(p_api_key_id, p_admin_user_id, 'billing:write');
+    PERFORM billing_data.require(
+        length(p_payment_id) BETWEEN 1 AND 255, 'p_payment_id', 'it must have 1 to 255 characters'
+    );
+    PERFORM billing_data.require_durable_commit();
+    UPDATE billing_data.purchases AS p
+    SET payment_id = coalesce(p.payment_id, p_payment_id),
+        payment_status = coalesce(p.payment_status, p_payment_status)
+    WHERE p.account_id = p_account_id AND p.id = p_purchase_id
+    RETURNING p.* INTO v_purchase;
+    IF NOT FOUND THEN
+        PERFORM billing_data.raise_error(
+            'payment_not_found', jsonb_build_object('payment_id', p_payment_id)
+        );
+    END IF;
+    RETURN QUERY SELECT v_purchase.payment_id::text, v_purchase.payment_status;
+END
+$$;
+COMMENT ON FUNCTION billing.attach_payment IS
+    'Records which payment a purchase waits for. For billing_server and billing_dba.';
+GRANT EXECUTE ON FUNCTION billing.attach_payment TO billing_server, billing_dba;
+
+-- Reads what is known of a payment, with the configuration needed to ask the provider about it. One
+-- row always: purchase_id is NULL for a payment that is not known here, which one of the old
+-- service may still turn out to be; uses are then those of the present pack.
+-- Errors: actor and key errors, payment_provider_not_configured.
+-- Example: SELECT * FROM billing.find_purchase(p_payment_id => 'pi_1');
+CREATE OR REPLACE FUNCTION billing.find_purchase(
+    p_payment_id text,
+    p_provider text DEFAULT 'stripe',
+    p_api_key_id uuid DEFAULT NULL,
+    p_admin_user_id uuid DEFAULT NULL
+) RETURNS TABLE (
+    purchase_id uuid,
+    account_id uuid,
+    status text,
+    uses bigint,
+    price_minor bigint,
+    currency text,
+    credits_added bigint,
+    created_at timestamptz,
+    settled_at timestamptz,
+    config_data jsonb
+)
+LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_config jsonb;
+BEGIN
+    PERFORM billing_data.authorize(p_api_key_id, p_admin_user_id, 'billing:read');
+    v_config := billing_data.require_provider(p_provider);
+    RETURN QUERY
+    SELECT
+        p.id, p.account_id, CASE WHEN p.id IS NOT NULL THEN billing_data.purchase_status(p) END,
+        coalesce(p.uses, s.pack_uses), coalesce(p.price_minor, s.pack_price_minor),
+        coalesce(p.currency, s.pack_currency)::text,
+        CASE WHEN p.settled_at IS NOT NULL THEN p.uses ELSE 0 END, p.created_at, p.settled_at,
+        v_config
+    FROM billing_data.settings AS s
+    LEFT JOIN billing_data.purchases AS p
+        ON p.provider = p_provider AND p.payment_id = p_payment_id;
+END
+$$;
+COMMENT ON FUNCTION billing.find_purchase IS
+    'Reads the purchase a payment was made for. For billing_server and billing_dba.';
+GRANT EXECUTE ON FUNCTION billing.find_purchase TO billing_server, billing_dba;
