@@ -13,8 +13,9 @@ from server import metrics
 from server.config import ServeConfig
 from server.gateway import Gateway
 from server.guard import Guard
-from server.keys import CONFIG, GATEWAY, GUARD, STOPPING
+from server.keys import CONFIG, GATEWAY, GUARD, PAYMENTS, STOPPING
 from server.middleware import around_request
+from server.payments.payments import Payments
 from server.resources import resource_folder
 from server.routes import add_routes
 
@@ -28,6 +29,7 @@ def build_app(config: ServeConfig) -> web.Application:
     app.on_shutdown.append(_say_that_it_stops)
     app.cleanup_ctx.append(_gateway)
     app.cleanup_ctx.append(_guard)
+    app.cleanup_ctx.append(_payments)
     aiohttp_jinja2.setup(
         app,
         loader=jinja2.FileSystemLoader(resource_folder("templates")),
@@ -54,3 +56,9 @@ async def _guard(app: web.Application) -> AsyncIterator[None]:
     guard = app[GUARD] = Guard(app[GATEWAY])
     yield
     guard.close()
+
+
+async def _payments(app: web.Application) -> AsyncIterator[None]:
+    payments = app[PAYMENTS] = Payments(app[CONFIG])
+    yield
+    await payments.close()

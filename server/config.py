@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
 _DATABASE_SCHEMES = ("postgresql", "postgres", "postgresql+asyncpg", "postgresql+psycopg")
 _MINIMUM_SECRET_LENGTH = 32
+_STRIPE_TIMEOUT = 4.0  # one attempt of two: clients of ours wait ten seconds
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 class ConfigError(Exception):
@@ -39,6 +41,9 @@ class ServeConfig:
     lock_timeout: float = 2.0
     connect_timeout: float = 0.8
     purchase_url: str | None = None
+    encryption_keys: tuple[str, ...] = field(default=(), repr=False)  # the newest first
+    stripe_api_base: str | None = None
+    stripe_timeout: float = _STRIPE_TIMEOUT
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,14 +105,34 @@ class _Reader:
             required=required,
             hint=f"set it, or {name}_FILE, to at least {_MINIMUM_SECRET_LENGTH} random characters",
         )
-        if value is not None and (
-            len(value) < _MINIMUM_SECRET_LENGTH or len(set(value)) < _MINIMUM_SECRET_LENGTH // 4
-        ):
-            self.faults.append(
-                f"{name} is too weak: use at least {_MINIMUM_SECRET_LENGTH} random characters"
-            )
+        return value if value is not None and self._is_strong(name, value) else None
+
+    def encryption_keys(self, *, required: bool) -> tuple[str, ...]:
+        """ENCRYPTION_KEY: several keys, the newest first, apart by commas or white space."""
+        name = "ENCRYPTION_KEY"
+        value = self.secret(
+            name,
+            required=required,
+            hint=f"set it, or {name}_FILE, to at least {_MINIMUM_SECRET_LENGTH} random characters",
+        )
+        keys = re.split(r"[,\s]+", value.strip(", \t\r\n")) if value else []
+        return tuple(keys) if all(self._is_strong(name, key) for key in keys) else ()
+
+    def _is_strong(self, name: str, value: str) -> bool:
+        if len(value) >= _MINIMUM_SECRET_LENGTH and len(set(value)) >= _MINIMUM_SECRET_LENGTH // 4:
+            return True
+        self.faults.append(
+            f"{name} is too weak: use at least {_MINIMUM_SECRET_LENGTH} random characters"
+        )
+        return False
+
+    def api_base(self, name: str) -> str | None:
+        """The address of an API that is sent secrets: HTTPS, or this machine."""
+        value = self.pattern(name, r"https?://[^\s/?#@]+/?", "an address like https://host:port")
+        if value and value.startswith("http:") and urlsplit(value).hostname not in _LOOPBACK:
+            self.faults.append(f"{name} must be https: it is sent the API key")
             return None
-        return value
+        return value.rstrip("/") if value else None
 
     def number(self, name: str, default: float, low: float, high: float) -> float:
         text = self.env.get(name)
@@ -181,6 +206,9 @@ def load_serve_config(env: Mapping[str, str]) -> ServeConfig:
         purchase_url=read.pattern(
             "PURCHASE_URL", r"https?://[^\s\x00-\x1f]+", "an http or https address"
         ),
+        encryption_keys=read.encryption_keys(required=False),
+        stripe_api_base=read.api_base("STRIPE_API_BASE"),
+        stripe_timeout=read.number("STRIPE_TIMEOUT", defaults.stripe_timeout, 0.1, 60),
     )
     read.finish()
     return config
@@ -225,3 +253,34 @@ def load_admin_jwt_secret(env: Mapping[str, str]) -> str:
     read.finish()
     assert secret is not None
     return secret
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderConfig:
+    """What commands about the payment provider run with."""
+
+    encryption_keys: tuple[str, ...] = field(repr=False)
+    stripe_api_base: str | None
+    stripe_timeout: float
+    given: Mapping[str, str] = field(repr=False)
+
+
+def load_provider_config(env: Mapping[str, str]) -> ProviderConfig:
+    """The keys that open a provider's configuration, and what STRIPE_API_KEY,
+    STRIPE_WEBHOOK_SECRET (or their _FILE) and STRIPE_PUBLISHABLE_KEY give for it. Raises
+    ConfigError."""
+    read = _Reader(env)
+    keys = read.encryption_keys(required=True)
+    given = {
+        "api_key": read.secret("STRIPE_API_KEY", required=False),
+        "webhook_secret": read.secret("STRIPE_WEBHOOK_SECRET", required=False),
+        "publishable_key": read.secret("STRIPE_PUBLISHABLE_KEY", required=False),
+    }
+    config = ProviderConfig(
+        keys,
+        read.api_base("STRIPE_API_BASE"),
+        read.number("STRIPE_TIMEOUT", _STRIPE_TIMEOUT, 0.1, 60),
+        {name: value for name, value in given.items() if value is not None},
+    )
+    read.finish()
+    return config

@@ -11,10 +11,12 @@ if TYPE_CHECKING:
     from server.config import ServeConfig
     from server.gateway import Gateway
     from server.guard import Guard
+    from server.payments.payments import Payments
 
 CONFIG: web.AppKey[ServeConfig] = web.AppKey("config")
 GATEWAY: web.AppKey[Gateway] = web.AppKey("gateway")
 GUARD: web.AppKey[Guard] = web.AppKey("guard")
+PAYMENTS: web.AppKey[Payments] = web.AppKey("payments")
 
 # Set once the process stops accepting: who is answered then must come back on a new connection.
 STOPPING: web.AppKey[asyncio.Event] = web.AppKey("stopping", asyncio.Event)

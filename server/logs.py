@@ -37,3 +37,5 @@ def configure(level: str) -> None:
     logging.basicConfig(level=level, handlers=[handler], force=True)
     # Says "connection refused" once more for each request; the gateway has said it already.
     logging.getLogger("asyncio").setLevel(logging.WARNING)
+    # Would log what is sent to Stripe, e-mail addresses with it.
+    logging.getLogger("stripe").setLevel(logging.WARNING)

@@ -103,6 +103,30 @@ ACCOUNT_BALANCE = Histogram(
     buckets=(0, *_CREDITS),
     registry=REGISTRY,
 )
+PURCHASES = Counter(
+    "billing_purchases_total",
+    "Purchases asked for, by result",
+    ["result"],  # created, replayed, error
+    registry=REGISTRY,
+)
+PAYMENT_EVENTS = Counter(
+    "billing_payment_events_total",
+    "Webhook events of the payment provider by outcome",
+    ["outcome"],  # as in payment_events.outcome, or invalid_signature, error
+    registry=REGISTRY,
+)
+PROVIDER_REQUESTS = Counter(
+    "billing_payment_provider_requests_total",
+    "Calls of the payment provider's API",
+    ["operation", "result"],  # success, error
+    registry=REGISTRY,
+)
+PROVIDER_DURATION = Histogram(
+    "billing_payment_provider_duration_seconds",
+    "Time a call of the payment provider's API takes, a retry included",
+    buckets=(*_SECONDS, 10.0),
+    registry=REGISTRY,
+)
 DB_CONNECTIONS_ACTIVE = Gauge(
     "billing_db_connections_active",
     "Database connections at work",
@@ -140,6 +164,11 @@ write_verified = cache(DB_WRITE_VERIFICATIONS.labels)
 def count_query(function: str, result: str) -> None:
     """Counts one call of a billing function."""
     _query(function, result).inc()
+
+
+def count_provider_request(operation: str, result: str) -> None:
+    """Counts one call of the payment provider's API."""
+    PROVIDER_REQUESTS.labels(operation, result).inc()
 
 
 def start() -> None:

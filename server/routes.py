@@ -9,21 +9,23 @@ from dataclasses import dataclass
 from aiohttp import web
 from pydantic import BaseModel
 
-from server.agent import accounts, charges, checks, credits, transactions
+from server.agent import accounts, charges, checks, credits, purchases, transactions
 from server.agent import models as m
 from server.agent.endpoint import READ, WRITE, Handler, agent_endpoint
 from server.http_server import ignore_other_expectations
 from server.public import docs, service
+from server.webhooks import stripe
 
 PUBLIC = "public"
 INTERNAL = "internal"  # private addresses only, and never through the proxy
+SIGNED = "signed"  # by the payment provider, with the webhook's secret
 
 RequestHandler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One URL. `guard` is PUBLIC, INTERNAL or the permission an API key needs."""
+    """One URL. `guard` is PUBLIC, INTERNAL, SIGNED or the permission an API key needs."""
 
     method: str
     path: str
@@ -80,6 +82,13 @@ ROUTES: tuple[Route, ...] = (
     _agent("GET", "/v1/billing/accounts/{oauth_provider}/{external_id}", READ,
            accounts.get_account, "Read an account", parameters=m.AccountPath,
            query=m.AccountQuery),
+    _agent("POST", "/v1/billing/purchases", WRITE, purchases.create_purchase,
+           "Sell a pack of uses", body=m.PurchaseRequest, success=201, idempotent=True),
+    _agent("GET", "/v1/billing/purchases/{payment_id}", READ, purchases.get_purchase,
+           "Read a payment", parameters=m.PurchasePath),
+    _agent("GET", "/v1/billing/purchases/{payment_id}/status", READ, purchases.get_purchase,
+           "Read a payment, by its other address", parameters=m.PurchasePath),
+    Route("POST", "/v1/billing/webhooks/stripe", SIGNED, stripe.receive, "Stripe's events"),
     _agent("GET", "/v1/billing/transactions", READ, transactions.list_transactions,
            "An account's history, newest first", query=m.TransactionsQuery),
 )

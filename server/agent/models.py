@@ -112,6 +112,15 @@ class _Account(BaseModel):
     plan_name: Text100 = "free"
 
 
+class _Purchase(BaseModel):
+    customer_email: Name255
+    return_url: Text | None = None
+    user_role: Text50 | None = None
+    agent_id: Text255 | None = None
+    marketing_opt_in: bool = False
+    marketing_opt_in_source: Text50 | None = None
+
+
 class CheckRequest(Profile, _Check, Identity):
     """POST /v1/billing/credits/check"""
 
@@ -126,6 +135,11 @@ class CreditRequest(Profile, _Credit, Identity):
 
 class AccountRequest(Profile, _Account, Identity):
     """POST /v1/billing/accounts"""
+
+
+class PurchaseRequest(_Purchase, Identity):
+    """POST /v1/billing/purchases. The e-mail address is needed here; nothing returns to
+    return_url, which clients send all the same."""
 
 
 class ChargeBatchRequest(BaseModel):
@@ -146,6 +160,12 @@ class AccountPath(BaseModel):
 
     oauth_provider: Provider
     external_id: Name255
+
+
+class PurchasePath(BaseModel):
+    """/v1/billing/purchases/{payment_id}"""
+
+    payment_id: Text
 
 
 class AccountQuery(BaseModel):

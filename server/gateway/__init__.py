@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 import asyncpg
+import orjson
 
 from server import metrics
 from server.config import ServeConfig
@@ -54,11 +55,19 @@ _SIDE_FLIGHTS = 4
 _READS = 3
 _WRITES = 3
 _BATCHES = 2
+_PAYMENTS = 2
 _HEALTH_CHECKS = 1
 _ATTEMPTS = 4  # at a call that a deadlock or a serialization failure undid
 # Whatever all others are waiting for, each kind of call finds its connection.
-_POOL_SIZE = 2 * (_LANE_FLIGHTS + _SIDE_FLIGHTS) + _READS + _WRITES + _BATCHES + _HEALTH_CHECKS
-_LEDGER_WRITES = (calls.CREATE_CHARGES, calls.CREATE_CHARGES_ONCE, calls.RECORD_CREDIT)
+_POOL_SIZE = sum(
+    (2 * _LANE_FLIGHTS, 2 * _SIDE_FLIGHTS, _READS, _WRITES, _BATCHES, _PAYMENTS, _HEALTH_CHECKS)
+)
+_LEDGER_WRITES = (
+    calls.CREATE_CHARGES,
+    calls.CREATE_CHARGES_ONCE,
+    calls.RECORD_CREDIT,
+    calls.PROCESS_PAYMENT_EVENT,
+)
 _KEY_USE_INTERVAL = 5.0
 _PARTITION_INTERVAL = 6 * 3600.0
 
@@ -136,6 +145,7 @@ class Gateway:
         self._reads = Track(_READS, config.max_queue)
         self._writes = Track(_WRITES, config.max_queue)
         self._batches = Track(_BATCHES, config.max_queue)
+        self._payments = Track(_PAYMENTS, config.max_queue)
         self._health_checks = Track(_HEALTH_CHECKS, config.max_queue)
         self._checks = self._lane(calls.CHECK_CREDITS)
         self._charges = self._lane(calls.CREATE_CHARGES)
@@ -228,6 +238,48 @@ class Gateway:
         return await self._read(
             calls.LIST_TRANSACTIONS, oauth_provider, external_id, limit, offset, api_key_id
         )
+
+    async def begin_purchase(self, *arguments: Any) -> Row:
+        """Offers a pack; arguments as in calls.BEGIN_PURCHASE. Raises Refused
+        (payment_provider_not_configured, idempotency_key_reused)."""
+        async with self._writes.for_account(arguments[:2]):
+            return _opened((await self._call(calls.BEGIN_PURCHASE, *arguments))[0])
+
+    async def attach_payment(
+        self,
+        account_id: UUID,
+        purchase_id: UUID,
+        payment_id: str,
+        payment_status: str,
+        api_key_id: UUID,
+    ) -> Row:
+        """Records the payment of a purchase; gives the one that was recorded first."""
+        async with self._writes.for_account((account_id,)):
+            rows = await self._call(
+                calls.ATTACH_PAYMENT,
+                account_id,
+                purchase_id,
+                payment_id,
+                payment_status,
+                api_key_id,
+            )
+        return rows[0]
+
+    async def find_purchase(self, payment_id: str, api_key_id: UUID) -> Row:
+        """What is known of a payment: purchase_id is None when nothing is."""
+        return _opened((await self._read(calls.FIND_PURCHASE, payment_id, api_key_id))[0])
+
+    async def get_provider_config(self, provider_type: str) -> Row | None:
+        """A payment provider's stored configuration, None when there is none."""
+        rows = await self._read(calls.GET_PROVIDER_CONFIG, provider_type)
+        return _opened(rows[0]) if rows else None
+
+    async def process_payment_event(self, *arguments: Any) -> Row:
+        """Stores an event with its effect; arguments as in calls.PROCESS_PAYMENT_EVENT. Events of
+        one payment come one after the other."""
+        payment = arguments[5] or arguments[0]
+        async with self._payments.for_account((payment,)):
+            return (await self._call(calls.PROCESS_PAYMENT_EVENT, *arguments))[0]
 
     async def find_api_key(self, key_prefix: str) -> tuple[UUID, str] | None:
         """The id and Argon2id hash of the key with this prefix, None when there is none."""
@@ -329,6 +381,11 @@ class Gateway:
     async def _create_partitions(self) -> None:
         async with self._writes.slot():
             await self._call(calls.CREATE_CHECK_PARTITIONS, 2)
+
+
+def _opened(row: Row) -> dict[str, Any]:
+    """The row with its configuration, which arrives as JSON text, taken apart."""
+    return {**dict(row), "config_data": orjson.loads(row["config_data"])}
 
 
 async def _repeat(work: Any, interval: float) -> None:

@@ -95,6 +95,30 @@ RETIRE_EXPIRED_API_KEY = _call("retire_expired_api_key", "api_key_id", "retire_e
 RECORD_API_KEY_USE = _call(
     "record_api_key_use", "api_key_ids used_at used_from", "record_api_key_use"
 )
+BEGIN_PURCHASE = _call(
+    "begin_purchase",
+    f"oauth_provider external_id wa_id tenant_id {_PROFILE} idempotency_key api_key_id",
+    "purchase_id account_id uses price_minor currency payment_id payment_status account_created"
+    " config_data",
+)
+ATTACH_PAYMENT = _call(
+    "attach_payment",
+    "account_id purchase_id payment_id payment_status api_key_id",
+    "payment_id payment_status",
+)
+FIND_PURCHASE = _call(
+    "find_purchase",
+    "payment_id api_key_id",
+    "purchase_id uses credits_added config_data",
+)
+GET_PROVIDER_CONFIG = _call("get_provider_config", "provider_type", "is_active config_data")
+PROCESS_PAYMENT_EVENT = _call(
+    "process_payment_event",
+    "event_id event_type payload action livemode payment_id amount_minor currency account_id"
+    " purchase_id oauth_provider external_id return_ids return_kinds return_amounts_minor"
+    " returns_withdrawn",
+    "outcome needs_attention deliveries credits_added",
+)
 GET_SCHEMA_VERSION = _call("get_schema_version", "", "get_schema_version")
 CREATE_CHECK_PARTITIONS = _call("create_check_partitions", "months", "partition_name")
 
@@ -109,6 +133,11 @@ ALL_CALLS = (
     FIND_API_KEY,
     REQUIRE_API_KEY,
     RETIRE_EXPIRED_API_KEY,
+    BEGIN_PURCHASE,
+    ATTACH_PAYMENT,
+    FIND_PURCHASE,
+    GET_PROVIDER_CONFIG,
+    PROCESS_PAYMENT_EVENT,
     RECORD_API_KEY_USE,
     GET_SCHEMA_VERSION,
     CREATE_CHECK_PARTITIONS,

@@ -22,12 +22,15 @@ FIELDS: Mapping[str, str] = {
     "charge": "The charge that the idempotency key already made.",
     "charge_id": "The charge.",
     "charges": "The charges, each decided by itself.",
+    "client_secret": "With the publishable key, what Stripe's script in the user's client needs to"
+    " take the payment. Keep it to that client.",
     "code": "What went wrong, for programs: decide by this.",
     "context": "Where the check comes from; kept with its audit record.",
     "created_at": "When, in UTC.",
     "created_count": "How many charges this request made; replayed ones do not count.",
     "credit": "The credit that the idempotency key already made.",
     "credit_id": "The credit.",
+    "credits_added": "Credits the payment has added: 0 until it is credited.",
     "credits_remaining": "Paid credits left.",
     "ctx": "The bound or the reason, where there is one.",
     "currency": "Three letters; it must be the account's.",
@@ -35,6 +38,7 @@ FIELDS: Mapping[str, str] = {
     "database": "Whether the database answers.",
     "description": "For people who read the history.",
     "error": "What is the matter.",
+    "event_id": "The event's id at the payment provider.",
     "external_id": "The user's id at the provider.",
     "external_transaction_id": "The payment's id at the payment provider.",
     "free_uses_remaining": "Free uses left.",
@@ -57,6 +61,7 @@ FIELDS: Mapping[str, str] = {
     "oauth_provider": "Who vouches for the user: `oauth:` and a name, as in `oauth:google`.",
     "offset": "How many of the newest entries to pass over.",
     "paid_credits": "Paid credits left.",
+    "payment_id": "The payment's id at the payment provider.",
     "paid_with": "Whether a free use or paid credits paid.",
     "plan_name": "The account's plan.",
     "purchase_price_minor": "What the next pack costs, in minor units such as cents; null unless"
@@ -70,6 +75,8 @@ FIELDS: Mapping[str, str] = {
     "required": "Credits the charge asked for.",
     "results": "A result for each charge, in the order sent.",
     "retryable": "False: sending it again without more credits ends the same.",
+    "publishable_key": "The payment provider's public key, for its script in the client.",
+    "return_url": "Accepted and ignored.",
     "service": "Its name.",
     "shortfall": "Credits missing.",
     "status": "The state it is in.",
@@ -82,6 +89,7 @@ FIELDS: Mapping[str, str] = {
     "transactions": "The entries of this page.",
     "type": "A charge or a credit.",
     "updated_at": "When the account last changed, in UTC.",
+    "uses_purchased": "How many uses the pack has.",
     "user_role": "The user's role; replaces the stored one when given.",
     "version": "The version of the wire contract.",
     "wa_id": "Stored when the account is created; an account is not found by it.",
@@ -106,7 +114,18 @@ FIELDS: Mapping[str, str] = {
     "Credit.currency": "The account's currency.",
     "Credit.balance_after": "Paid credits afterwards.",
     "Error.detail": "What went wrong, for people.",
-    "Transaction.amount_minor": "Credits; negative for charges.",
+    "EventReceipt.status": "Whether it was about a payment, is noted, or is of no concern here.",
+    "Payment.amount_minor": "What the pack costs, in minor units such as cents.",
+    "Payment.currency": "The currency of the price.",
+    "Payment.status": "The payment's status in Stripe's words, such as `requires_payment_method`"
+    " or `succeeded`.",
+    "PurchaseRequest.customer_email": "Where the payment provider sends its receipt; stored when"
+    " the account is created.",
+    "PurchaseRequest.marketing_opt_in": "Whether the user agreed to marketing; stored when the"
+    " account is created.",
+    "PurchaseRequest.user_role": "The user's role; stored when the account is created.",
+    "Transaction.amount_minor": "Credits; negative for charges, and for credits that were taken"
+    " back after a refund.",
     "Transaction.currency": "The account's currency.",
     "Transaction.external_transaction_id": "The payment's id at the payment provider; null for"
     " charges.",
@@ -191,6 +210,38 @@ ERRORS: Mapping[str, ErrorCode] = {
         "The body's idempotency key was used for this account. Nothing was added a second time:"
         " take it as a success. X-Existing-Credit-ID and `credit` tell what the key made.",
     ),
+    "payment_not_found": ErrorCode(
+        404,
+        "Payment not found: {payment_id}",
+        "The payment provider does not know it, or it is not for a purchase of this service.",
+    ),
+    "payment_provider_not_configured": ErrorCode(
+        503,
+        "Payment provider not configured",
+        "Nothing can be bought until the operator has set up the payment provider.",
+    ),
+    "payment_provider_unavailable": ErrorCode(
+        503,
+        "Payment provider unavailable",
+        "The payment provider did not do what it was asked: try again later. A purchase sent again"
+        " with the same Idempotency-Key is the same purchase.",
+    ),
+    "webhook_failed": ErrorCode(
+        500,
+        "Webhook processing failed",
+        "The event could not be dealt with: it must be sent again, as Stripe does.",
+    ),
+    "webhook_metadata_missing": ErrorCode(
+        400,
+        "Missing account metadata in webhook",
+        "The payment does not say whom it is for; staff are told.",
+    ),
+    "webhook_signature_invalid": ErrorCode(
+        401,
+        "Invalid webhook signature",
+        "The body is not signed with the webhook's secret, or was signed more than 300 seconds"
+        " ago.",
+    ),
     "unsupported_content_encoding": ErrorCode(
         415,
         "Unsupported Content-Encoding: send the body as it is",
@@ -233,6 +284,7 @@ ERRORS: Mapping[str, ErrorCode] = {
 }
 
 STRING: Schema = {"type": "string"}
+OBJECT: Schema = {"type": "object"}
 BOOLEAN: Schema = {"type": "boolean"}
 INTEGER: Schema = {"type": "integer", "format": "int64"}
 COUNT: Schema = {**INTEGER, "minimum": 0}
@@ -382,6 +434,22 @@ SCHEMAS: Mapping[str, Schema] = {
         },
         external_transaction_id=_or_null(STRING),
         metadata={"type": ["object", "null"], **_METADATA},
+    ),
+    "Payment": _object(
+        "A payment as the payment provider has it now.",
+        payment_id=STRING,
+        client_secret=STRING,
+        amount_minor={**INTEGER, "minimum": 1},
+        currency=STRING,
+        uses_purchased={**INTEGER, "minimum": 1},
+        status=STRING,
+        publishable_key=STRING,
+        credits_added=COUNT,
+    ),
+    "EventReceipt": _object(
+        "The event is dealt with; it need not be sent again.",
+        status=_one_of("success", "acknowledged", "ignored"),
+        event_id=STRING,
     ),
     "ServiceInfo": _object("What answers here.", service=STRING, version=STRING, status=STRING),
     "Health": _object(

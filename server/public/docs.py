@@ -26,6 +26,7 @@ from server.public.answers import (
     ERRORS,
     FIELDS,
     HEADERS,
+    OBJECT,
     SCHEMAS,
     STRING,
     Schema,
@@ -118,7 +119,14 @@ def document() -> dict[str, Any]:
                     "description": "An API key: `cbk_`, `test_` or `live_`, and 43 characters. It"
                     " has the permissions `billing:read`, `billing:write` or both. Keep it out of"
                     " web pages and repositories.",
-                }
+                },
+                "StripeSignature": {
+                    "type": "apiKey",
+                    "in": "header",
+                    "name": "Stripe-Signature",
+                    "description": "Made by Stripe from the body, the time and the webhook's"
+                    " secret.",
+                },
             },
         },
         "x-error-codes": [
@@ -153,9 +161,21 @@ def _reading_order(route: Route) -> int:
 
 
 def _is_agents(route: Route) -> bool:
-    from server.routes import PUBLIC
+    from server.routes import PUBLIC, SIGNED
 
-    return route.guard != PUBLIC
+    return route.guard not in (PUBLIC, SIGNED)
+
+
+def _is_signed(route: Route) -> bool:
+    from server.routes import SIGNED
+
+    return route.guard == SIGNED
+
+
+def _security(route: Route) -> list[dict[str, list[str]]]:
+    if _is_signed(route):
+        return [{"StripeSignature": []}]
+    return [{"ApiKeyAuth": [route.guard]}] if _is_agents(route) else []
 
 
 def _operation(route: Route, schemas: Mapping[str, Schema]) -> dict[str, Any]:
@@ -165,7 +185,7 @@ def _operation(route: Route, schemas: Mapping[str, Schema]) -> dict[str, Any]:
         "tags": [described.tag],
         "summary": route.summary,
         "description": described.description,
-        "security": [{"ApiKeyAuth": [route.guard]}] if _is_agents(route) else [],
+        "security": _security(route),
     }
     if _is_agents(route):
         operation["description"] += f"\n\nThe key needs the permission `{route.guard}`."
@@ -181,6 +201,11 @@ def _operation(route: Route, schemas: Mapping[str, Schema]) -> dict[str, Any]:
                     "example": described.request,
                 }
             },
+        }
+    elif described.request is not None:
+        operation["requestBody"] = {
+            "required": True,
+            "content": {"application/json": {"schema": OBJECT, "example": described.request}},
         }
     operation["responses"] = _responses(route, described)
     return operation
@@ -269,6 +294,8 @@ def _error_codes(route: Route, described: Operation) -> list[str]:
     codes: list[str] = []
     if route.body is not None:
         codes += ["body_too_large", "unsupported_content_encoding"]
+    if _is_signed(route):
+        codes += ["body_too_large"]
     if _is_agents(route):
         codes += ["api_key_format", "api_key_invalid", "api_key_expired", "permission_missing"]
         codes += ["validation_error", "unavailable"]

@@ -66,6 +66,7 @@ stay what they are; wordings may be improved.
 TAGS: Mapping[str, str] = {
     "Checks and charges": "The two calls an agent makes all day.",
     "Credits": "What users pay with once their free uses are gone.",
+    "Purchases": "Users buy credits in packs; Stripe takes the payment.",
     "Accounts": "Who the users are and what became of their uses.",
     "Service": "About the service itself; needs no key.",
 }
@@ -148,6 +149,19 @@ _ACCOUNT = {
     "created_at": "2026-11-22T10:23:58.120006+00:00",
     "updated_at": "2026-11-22T10:25:12.004117+00:00",
 }
+_PAYMENT_ID = "pi_3RkX2eLkdIwHu7ix0nW5f1Qa"
+_PAYMENT = {
+    "payment_id": _PAYMENT_ID,
+    "client_secret": f"{_PAYMENT_ID}_secret_example",
+    "amount_minor": 500,
+    "currency": "USD",
+    "uses_purchased": 20,
+    "status": "requires_payment_method",
+    "publishable_key": "pk_test_example",
+    "credits_added": 0,
+}
+_PAID = {**_PAYMENT, "status": "succeeded", "credits_added": 20}
+_PAYMENT_FAULTS = ("payment_provider_not_configured", "payment_provider_unavailable")
 _ENTRY = ("amount_minor", "currency", "description", "created_at", "balance_after")
 
 OPERATIONS: Mapping[tuple[str, str], Operation] = {
@@ -330,6 +344,54 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
             "has_more": False,
         },
     ),
+    ("POST", "/v1/billing/purchases"): Operation(
+        "createPurchase",
+        "Purchases",
+        "Offers the present pack at the present price and has Stripe make a payment for it. Give"
+        " `client_secret` and `publishable_key` to Stripe's script in the user's client: it takes"
+        " the card. The credits are added when Stripe says that the money has come, a moment after"
+        " the user paid. A user who is not known yet gets an account.",
+        answer=ref("Payment"),
+        request={**_ADA, "customer_email": "ada@example.com"},
+        example=_PAYMENT,
+        idempotency_key="purchase-user-1042",
+        headers=("Idempotent-Replayed",),
+        errors=("idempotency_key_reused", *_PAYMENT_FAULTS),
+    ),
+    ("GET", "/v1/billing/purchases/{payment_id}"): Operation(
+        "getPurchase",
+        "Purchases",
+        "Reads a payment as Stripe has it now. The user may go on once `credits_added` is not 0.",
+        answer=ref("Payment"),
+        values={"payment_id": _PAYMENT_ID},
+        example=_PAID,
+        errors=("payment_not_found", *_PAYMENT_FAULTS),
+    ),
+    ("GET", "/v1/billing/purchases/{payment_id}/status"): Operation(
+        "getPurchaseStatus",
+        "Purchases",
+        "The same as without `/status`.",
+        answer=ref("Payment"),
+        values={"payment_id": _PAYMENT_ID},
+        example=_PAID,
+        errors=("payment_not_found", *_PAYMENT_FAULTS),
+    ),
+    ("POST", "/v1/billing/webhooks/stripe"): Operation(
+        "receiveStripeEvent",
+        "Purchases",
+        "For Stripe alone: it reports here what became of payments, refunds and disputes. An event"
+        " is answered 200 once its effect is stored for good, and has one effect however often it"
+        " is sent.",
+        answer=ref("EventReceipt"),
+        request={"id": "evt_1RkX3aLkdIwHu7ixq0v5s2Zb", "object": "event"},
+        example={"status": "success", "event_id": "evt_1RkX3aLkdIwHu7ixq0v5s2Zb"},
+        errors=(
+            "webhook_metadata_missing",
+            "webhook_signature_invalid",
+            "webhook_failed",
+            "payment_provider_not_configured",
+        ),
+    ),
     ("GET", "/"): Operation(
         "getRoot",
         "Service",
@@ -394,6 +456,7 @@ ERROR_VALUES: Mapping[str, Any] = {
     "currency": "EUR",
     "permission": "billing:write",
     "limit": 1048576,
+    "payment_id": "pi_unknown",
 }
 ERROR_EXTRAS: Mapping[str, Mapping[str, Any]] = {
     "insufficient_credits": {

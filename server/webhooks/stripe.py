@@ -1,0 +1,135 @@
+"""POST /v1/billing/webhooks/stripe: Stripe's events (contract.md 3). An event is answered 200 only
+once its effect is committed; whatever else happens, Stripe is told so and sends it again."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from aiohttp import web
+
+from server import metrics
+from server.errors import ApiError, json_response, worded
+from server.gateway import DatabaseFault, Gateway, Refused, Unavailable
+from server.keys import GATEWAY, PAYMENTS, REQUEST_ID
+from server.payments.settings import ProviderSettings
+from server.payments.stripe_api import PaymentMissing, PaymentProviderError
+from server.payments.stripe_events import InvalidEvent, PaymentEvent, read_event, with_refunds
+
+_LOG = logging.getLogger(__name__)
+_PROVIDER = "stripe"
+_STATUS = {"ignored": "ignored", "acknowledged": "acknowledged"}
+
+# What to do about an event that could not be credited; docs/payments.md says more.
+_ADVICE = {
+    "account_not_found": "the account it names does not exist: create it, and Stripe's next attempt"
+    " credits it",
+    "amount_mismatch": "the amount paid is not what was asked for: grant credits or refund, then"
+    " resolve the event",
+    "balance_overflow": "the account cannot hold the credits: refund, then resolve the event",
+    "currency_mismatch": "it was paid in another currency than was asked for: grant credits or"
+    " refund, then resolve the event",
+    "metadata_missing": "it does not say whom it is for: find out at Stripe, grant credits or"
+    " refund, then resolve the event",
+    "mode_mismatch": "a test event reached a live set-up, or a live one a test set-up: check the"
+    " provider's keys and the webhook's address",
+    "payment_mismatch": "the purchase already has another payment: grant credits or refund, then"
+    " resolve the event",
+}
+
+
+async def receive(request: web.Request) -> web.StreamResponse:
+    """200 when the event took effect, now or before, or asks for none; 401 unless Stripe signed
+    it; 400 when it does not say whom it is for; 500 for whatever must be sent again."""
+    body = await request.read()
+    log = logging.LoggerAdapter(_LOG, {"request_id": request[REQUEST_ID]})
+    gateway = request.app[GATEWAY]
+    try:
+        settings = await _settings(request, gateway)
+        event = read_event(body, request.headers.get("Stripe-Signature"), settings.webhook_secret)
+        log.extra = {**(log.extra or {}), "event_id": event.id, "event_type": event.type}
+        event = await _complete(request, settings, event)
+        row = await gateway.process_payment_event(*_arguments(event))
+    except InvalidEvent:
+        _count("invalid_signature")
+        log.warning(
+            "a webhook without a valid signature was refused: is the webhook secret the one Stripe"
+            " shows for this address?"
+        )
+        raise ApiError(401, "webhook_signature_invalid", "Invalid webhook signature") from None
+    except (Unavailable, DatabaseFault, PaymentProviderError, PaymentMissing, Refused) as error:
+        _count("error")
+        log.error(
+            "a webhook event was not processed, Stripe will send it again: %s",
+            str(error) or type(error).__name__,
+        )
+        raise _failed() from error
+    _count(row["outcome"])
+    if row["needs_attention"]:
+        log.error(
+            "payment %s was not credited (%s): %s",
+            event.payment_id,
+            row["outcome"],
+            _ADVICE[row["outcome"]],
+        )
+        if row["outcome"] == "metadata_missing":
+            raise ApiError(400, "webhook_metadata_missing", "Missing account metadata in webhook")
+        raise _failed()
+    if row["credits_added"]:
+        metrics.CREDITS_ADDED.labels("purchase").inc()
+        metrics.CREDIT_AMOUNT.observe(row["credits_added"])
+        metrics.write_verified("confirmed").inc()
+    log.info("payment event: %s", row["outcome"])
+    status = _STATUS.get(row["outcome"], "success")
+    return json_response(200, {"status": status, "event_id": event.id})
+
+
+async def _settings(request: web.Request, gateway: Gateway) -> ProviderSettings:
+    """Raises ApiError (503) unless the provider is active, set up and can be decrypted."""
+    row = await gateway.get_provider_config(_PROVIDER)
+    if row is not None and row["is_active"]:
+        settings = request.app[PAYMENTS].settings(row["config_data"])
+        if settings is not None and settings.webhook_secret:
+            return settings
+    slug = "payment_provider_not_configured"
+    raise worded(slug, await gateway.wording(slug), {})
+
+
+async def _complete(
+    request: web.Request, settings: ProviderSettings, event: PaymentEvent
+) -> PaymentEvent:
+    """The event with the refunds that it speaks of but does not carry."""
+    if event.unlisted_refunds_of is None:
+        return event
+    stripe = await request.app[PAYMENTS].stripe(settings)
+    return with_refunds(event, await stripe.list_refunds_of(event.unlisted_refunds_of))
+
+
+def _arguments(event: PaymentEvent) -> tuple[Any, ...]:
+    returns = event.returns
+    return (
+        event.id,
+        event.type,
+        event.payload,
+        event.action,
+        event.livemode,
+        event.payment_id,
+        event.amount_minor,
+        event.currency,
+        event.account_id,
+        event.purchase_id,
+        event.oauth_provider,
+        event.external_id,
+        [item.id for item in returns],
+        [item.kind for item in returns],
+        [item.amount_minor for item in returns],
+        [item.withdrawn for item in returns],
+    )
+
+
+def _count(outcome: str) -> None:
+    metrics.PAYMENT_EVENTS.labels(outcome).inc()
+
+
+def _failed() -> ApiError:
+    return ApiError(500, "webhook_failed", "Webhook processing failed")
