@@ -265,12 +265,12 @@ class ProviderConfig:
     given: Mapping[str, str] = field(repr=False)
 
 
-def load_provider_config(env: Mapping[str, str]) -> ProviderConfig:
+def load_provider_config(env: Mapping[str, str], *, need_keys: bool = True) -> ProviderConfig:
     """The keys that open a provider's configuration, and what STRIPE_API_KEY,
-    STRIPE_WEBHOOK_SECRET (or their _FILE) and STRIPE_PUBLISHABLE_KEY give for it. Raises
-    ConfigError."""
+    STRIPE_WEBHOOK_SECRET and STRIPE_PUBLISHABLE_KEY (or their _FILE) give for it. Raises
+    ConfigError, also without keys unless `need_keys` is false."""
     read = _Reader(env)
-    keys = read.encryption_keys(required=True)
+    keys = read.encryption_keys(required=need_keys)
     given = {
         "api_key": read.secret("STRIPE_API_KEY", required=False),
         "webhook_secret": read.secret("STRIPE_WEBHOOK_SECRET", required=False),

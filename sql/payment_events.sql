@@ -189,7 +189,20 @@ BEGIN
             END AS what_is_wrong,
             e.received_at AS at
         FROM billing_data.payment_events AS e
-        WHERE billing_data.is_payment_fault(e.outcome) AND e.resolved_at IS NULL
+        WHERE billing_data.is_payment_fault(e.outcome)
+            AND e.resolved_at IS NULL
+            -- What reconciliation has credited since then is no problem any more.
+            AND NOT (
+                e.outcome IN (
+                    'account_not_found', 'amount_mismatch', 'balance_overflow', 'metadata_missing'
+                )
+                AND EXISTS (
+                    SELECT FROM billing_data.purchases AS p
+                    WHERE p.provider = e.provider
+                        AND p.payment_id = e.payment_id
+                        AND p.settled_at IS NOT NULL
+                )
+            )
         UNION ALL
         SELECT
             'shortfall', r.provider, r.return_id::text, p.payment_id::text, r.account_id,

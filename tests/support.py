@@ -179,6 +179,8 @@ def clean_environment() -> dict[str, str]:
         "DATABASE_URL",
         "MIGRATION_DATABASE_URL",
         "ADMIN_JWT_SECRET",
+        "ENCRYPTION_KEY",
+        "STRIPE_",
         "PROMETHEUS_MULTIPROC_DIR",
     )
     return {name: value for name, value in os.environ.items() if not name.startswith(drop)}

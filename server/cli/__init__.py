@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from server import __version__
-from server.cli import admins, dev, keys, migrate, serve, verify
+from server.cli import admins, dev, keys, migrate, providers, reconcile, serve, verify
 from server.cli.output import CommandFailed, report_config_faults
 from server.config import ConfigError
 
@@ -21,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"ciris-billing {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (dev, serve, migrate, keys, admins, verify):
+    for module in (dev, serve, migrate, keys, admins, providers, reconcile, verify):
         module.add_parser(commands)
     options = parser.parse_args(arguments)
     try:

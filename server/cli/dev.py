@@ -86,6 +86,8 @@ def _serve(directory: Path, cluster: Cluster, environment: dict[str, str]) -> in
     os.environ["DATABASE_URL"] = owner_dsn  # for create_key
     key = _first_key(directory / "api_key")
 
+    if not environment.get("ENCRYPTION_KEY") and not environment.get("ENCRYPTION_KEY_FILE"):
+        environment["ENCRYPTION_KEY_FILE"] = str(_encryption_key(directory / "encryption_key"))
     environment["DATABASE_URL"] = cluster.dsn(_DATABASE, _SERVER_LOGIN)
     config = load_serve_config(environment)
     base_url = f"http://{config.host}:{config.port}"
@@ -164,6 +166,13 @@ def _first_key(path: Path) -> str:
     key = str(create_key("dev", "test")["plaintext_key"])
     _write_private(path, key.encode())
     return key
+
+
+def _encryption_key(path: Path) -> Path:
+    """The file of the key that the payment provider's secrets are encrypted with."""
+    if not path.exists():
+        _write_private(path, secrets.token_urlsafe(48).encode())
+    return path
 
 
 def _write_private(path: Path, content: bytes) -> None:

@@ -1,0 +1,160 @@
+"""`ciris-billing reconcile stripe`: what Stripe has and we lack, and the other way round."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+from tqdm import tqdm
+
+from server.cli.database import call_function
+from server.cli.output import CommandFailed, print_json, print_table
+from server.cli.providers import stored_settings
+from server.config import ProviderConfig, load_provider_config
+from server.payments.reconciliation import Reconciliation, Report
+from server.payments.settings import ProviderSettings
+from server.payments.stripe_api import PaymentMissing, PaymentProviderError, StripeApi
+from server.payments.stripe_events import MoneyReturn
+
+
+def add_parser(commands: Any) -> None:
+    """Adds the command."""
+    parser = commands.add_parser(
+        "reconcile",
+        help="compare payments with the payment provider's (exit 1: they differ)",
+        description="Reads Stripe's succeeded payments, refunds and disputes since a date, and"
+        " what was credited here, and lists what either side lacks. Differences that --fix has"
+        " mended do not count for the exit code. It may be run again at any time: nothing is"
+        " credited or taken back twice.",
+    )
+    parser.add_argument("provider", choices=("stripe",))
+    parser.add_argument(
+        "--since", type=_date, required=True, metavar="DATE", help="2026-11-01, in UTC"
+    )
+    parser.add_argument(
+        "--fix", action="store_true", help="credit and take back here what is missing here"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(run=_run)
+
+
+def _date(text: str) -> datetime:
+    try:
+        date = datetime.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError("must be a date like 2026-11-01") from None
+    return date if date.tzinfo else date.replace(tzinfo=UTC)
+
+
+def _run(options: argparse.Namespace) -> int:
+    config = load_provider_config(os.environ)
+    settings = stored_settings(config)
+    try:
+        report = asyncio.run(_reconcile(options, config, settings))
+    except PaymentMissing:
+        raise CommandFailed("Stripe lists a payment that it does not know by its id") from None
+    except PaymentProviderError as error:
+        raise CommandFailed(f"{error}; what was found so far is not shown, try again") from None
+    for note in report.notes:
+        print(f"ciris-billing: {note}", file=sys.stderr)
+    if options.json:
+        print_json(
+            {
+                "since": options.since,
+                "payments_compared": report.payments,
+                "returns_compared": report.returns,
+                "differences": [asdict(found) for found in report.differences],
+                "remaining": len(report.remaining),
+                "notes": report.notes,
+            }
+        )
+    else:
+        _print_report(report)
+    return 1 if report.remaining else 0
+
+
+async def _reconcile(
+    options: argparse.Namespace, config: ProviderConfig, settings: ProviderSettings
+) -> Report:
+    stripe = await StripeApi.open(settings.api_key, config.stripe_api_base, config.stripe_timeout)
+    bar = tqdm(desc="comparing", unit="", file=sys.stderr, disable=not sys.stderr.isatty())
+
+    def step(reference: str) -> None:
+        bar.set_postfix_str(reference, refresh=False)
+        bar.update()
+
+    try:
+        run = Reconciliation(stripe, _Database(), options.since, fix=options.fix, step=step)
+        return await run.run()
+    finally:
+        bar.close()
+        await stripe.close()
+
+
+class _Database:
+    """Our books, as a DBA sees them."""
+
+    def payments(self, payment_ids: Sequence[str]) -> list[dict[str, Any]]:
+        return call_function(
+            "SELECT * FROM billing.list_payments(p_payment_ids => %(ids)s)", ids=list(payment_ids)
+        )
+
+    def settled_since(self, since: datetime) -> list[dict[str, Any]]:
+        return call_function(
+            "SELECT * FROM billing.list_payments(p_since => %(since)s)", since=since
+        )
+
+    def settle(
+        self, payment_id: str, amount_minor: int, currency: str, metadata: dict[str, Any]
+    ) -> dict[str, Any]:
+        return call_function(
+            "SELECT * FROM billing.settle_purchase(p_payment_id => %(payment_id)s,"
+            " p_amount_minor => %(amount)s, p_currency => %(currency)s,"
+            " p_account_id => %(account_id)s, p_purchase_id => %(purchase_id)s,"
+            " p_oauth_provider => %(oauth_provider)s, p_external_id => %(external_id)s)",
+            payment_id=payment_id,
+            amount=amount_minor,
+            currency=currency,
+            **metadata,
+        )[0]
+
+    def give_back(self, payment_id: str, returned: MoneyReturn, currency: str) -> dict[str, Any]:
+        return call_function(
+            "SELECT * FROM billing.return_payment(p_payment_id => %(payment_id)s,"
+            " p_return_id => %(return_id)s, p_kind => %(kind)s, p_amount_minor => %(amount)s,"
+            " p_currency => %(currency)s, p_withdrawn => %(withdrawn)s)",
+            payment_id=payment_id,
+            return_id=returned.id,
+            kind=returned.kind,
+            amount=returned.amount_minor,
+            currency=currency,
+            withdrawn=returned.withdrawn,
+        )[0]
+
+
+def _print_report(report: Report) -> None:
+    rows = [
+        {**asdict(found), "result": "fixed" if found.fixed else found.outcome or "to do"}
+        for found in report.differences
+    ]
+    headings = {
+        "kind": "DIFFERENCE",
+        "payment_id": "PAYMENT",
+        "return_id": "RETURN",
+        "amount_minor": "AMOUNT",
+        "currency": "CURRENCY",
+        "created_at": "WHEN",
+        "account_id": "ACCOUNT",
+        "result": "RESULT",
+    }
+    print_table(rows, headings, "Both sides agree.")
+    print(
+        f"{report.payments} payments and {report.returns} returns compared,"
+        f" {len(report.differences)} differences, {len(report.remaining)} remaining."
+    )

@@ -1,0 +1,225 @@
+"""Stripe's payments, refunds and disputes against what is known here: what either side lacks."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any, Protocol
+
+from server.payments.stripe_api import PaymentMissing, PaymentProviderError, StripeApi
+from server.payments.stripe_events import (
+    MoneyReturn,
+    dispute_return,
+    is_ours,
+    payment_id_of,
+    purchase_metadata,
+    refund_return,
+)
+
+_PAGE = 100
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One thing that one side has and the other lacks. `kind`: not_credited, amount_differs,
+    not_taken_back, not_given_back, unknown_to_stripe. `outcome` is what fixing it came to, in the
+    words of the billing function."""
+
+    kind: str
+    payment_id: str
+    amount_minor: int
+    currency: str
+    created_at: datetime | None = None
+    return_id: str | None = None
+    account_id: str | None = None
+    fixed: bool = False
+    outcome: str | None = None
+
+
+class Books(Protocol):
+    """Our side: the billing functions that reconciliation needs."""
+
+    def payments(self, payment_ids: Sequence[str]) -> Sequence[Row]:
+        """Rows of billing.list_payments for these payments."""
+
+    def settled_since(self, since: datetime) -> Sequence[Row]:
+        """Rows of billing.list_payments for what was credited since then."""
+
+    def settle(self, payment_id: str, amount_minor: int, currency: str, metadata: Any) -> Row:
+        """billing.settle_purchase: a row with its outcome."""
+
+    def give_back(self, payment_id: str, returned: MoneyReturn, currency: str) -> Row:
+        """billing.return_payment: a row with its outcome."""
+
+
+@dataclass(slots=True)
+class Report:
+    """What a run found. `notes` says what could not be compared."""
+
+    payments: int
+    returns: int
+    differences: list[Difference]
+    notes: list[str]
+
+    @property
+    def remaining(self) -> list[Difference]:
+        """What still differs."""
+        return [found for found in self.differences if not found.fixed]
+
+
+class Reconciliation:
+    """One comparison, of everything since `since`; with `fix`, what is missing here is added by
+    the functions that the webhook uses. `step` is told of each thing looked at."""
+
+    def __init__(
+        self,
+        stripe: StripeApi,
+        books: Books,
+        since: datetime,
+        *,
+        fix: bool,
+        step: Callable[[str], None],
+    ) -> None:
+        self._stripe = stripe
+        self._books = books
+        self._since = since
+        self._start = int(since.timestamp())
+        self._fix = fix
+        self._step = step
+        self._seen: set[str] = set()
+        self._report = Report(0, 0, [], [])
+
+    async def run(self) -> Report:
+        """Compares. Raises PaymentProviderError when Stripe cannot be asked."""
+        async for page in _pages(self._stripe.list_charges(self._start)):
+            await self._compare_charges(page)
+        async for page in _pages(self._stripe.list_refunds(self._start)):
+            self._compare_returns([(refund, refund_return(refund)) for refund in page])
+        try:
+            async for page in _pages(self._stripe.list_disputes(self._start)):
+                self._compare_returns([(dispute, dispute_return(dispute)) for dispute in page])
+        except (PaymentMissing, PaymentProviderError) as error:
+            # Restricted keys are often made without this permission.
+            self._report.notes.append(f"disputes were not compared: {error or 'not found'}")
+        await self._compare_own()
+        return self._report
+
+    async def _compare_charges(self, page: Sequence[Row]) -> None:
+        paid = {
+            payment_id: charge
+            for charge in page
+            if charge["status"] == "succeeded"
+            and charge.get("captured", True)
+            and (payment_id := payment_id_of(charge)) is not None
+        }
+        known = {row["payment_id"]: row for row in self._books.payments(list(paid))}
+        for payment_id, charge in paid.items():
+            self._step(payment_id)
+            self._seen.add(payment_id)
+            await self._compare_charge(payment_id, charge, known.get(payment_id))
+
+    async def _compare_charge(self, payment_id: str, charge: Row, row: Row | None) -> None:
+        amount = charge.get("amount_captured") or charge["amount"]
+        found = Difference(
+            "not_credited",
+            payment_id,
+            amount,
+            charge["currency"].upper(),
+            _time(charge),
+            account_id=str(row["account_id"]) if row else None,
+        )
+        if row is not None and row["status"] == "settled":
+            self._report.payments += 1
+            if (row["price_minor"], row["currency"]) != (amount, found.currency):
+                self._report.differences.append(replace(found, kind="amount_differs"))
+            return
+        metadata = (await self._stripe.get_intent(payment_id)).metadata
+        if row is None and not is_ours(metadata):
+            return  # somebody else's payment through the same Stripe account
+        self._report.payments += 1
+        if self._fix:
+            result = self._books.settle(
+                payment_id, amount, found.currency, purchase_metadata(metadata)
+            )
+            found = replace(
+                found,
+                fixed=result["outcome"] in ("credited", "already_credited"),
+                outcome=result["outcome"],
+                account_id=str(result["account_id"]) if result["account_id"] else None,
+            )
+        self._report.differences.append(found)
+
+    def _compare_returns(self, page: Sequence[tuple[Row, MoneyReturn | None]]) -> None:
+        ids = {payment_id for subject, _ in page if (payment_id := payment_id_of(subject))}
+        known = {row["payment_id"]: row for row in self._books.payments(sorted(ids))}
+        for subject, returned in page:
+            payment_id = payment_id_of(subject)
+            if payment_id is None or returned is None or payment_id not in known:
+                continue
+            self._step(returned.id)
+            self._report.returns += 1
+            self._compare_return(subject, returned, known[payment_id])
+
+    def _compare_return(self, subject: Row, returned: MoneyReturn, row: Row) -> None:
+        ours = dict(zip(row["return_ids"], row["return_statuses"], strict=True)).get(returned.id)
+        if returned.withdrawn:
+            # One that waits does so for its payment, which is a difference of its own.
+            missing = ours is None or (ours == "waiting" and row["status"] == "settled")
+        else:
+            missing = ours in ("taken", "waiting")
+        if not missing:
+            return
+        found = Difference(
+            "not_taken_back" if returned.withdrawn else "not_given_back",
+            row["payment_id"],
+            returned.amount_minor,
+            str(subject["currency"]).upper(),
+            _time(subject),
+            return_id=returned.id,
+            account_id=str(row["account_id"]),
+        )
+        if self._fix:
+            result = self._books.give_back(row["payment_id"], returned, found.currency)
+            done = ("taken_back", "restored", "waiting", "unchanged")
+            found = replace(found, fixed=result["outcome"] in done, outcome=result["outcome"])
+        self._report.differences.append(found)
+
+    async def _compare_own(self) -> None:
+        """What was credited here, and Stripe did not list: paid before `since`, or never."""
+        for row in self._books.settled_since(self._since):
+            if row["payment_id"] in self._seen:
+                continue
+            self._step(row["payment_id"])
+            self._report.payments += 1
+            try:
+                paid = (await self._stripe.get_intent(row["payment_id"])).status == "succeeded"
+            except PaymentMissing:
+                paid = False
+            if not paid:
+                self._report.differences.append(
+                    Difference(
+                        "unknown_to_stripe",
+                        row["payment_id"],
+                        row["price_minor"],
+                        row["currency"],
+                        row["settled_at"],
+                        account_id=str(row["account_id"]),
+                    )
+                )
+
+
+async def _pages(items: AsyncIterator[Row]) -> AsyncIterator[list[Row]]:
+    page: list[Row] = []
+    async for item in items:
+        page.append(item)
+        if len(page) == _PAGE:
+            yield page
+            page = []
+    if page:
+        yield page
+
+
+def _time(subject: Row) -> datetime:
+    return datetime.fromtimestamp(subject["created"]).astimezone()
