@@ -2,6 +2,10 @@ SET LOCAL lock_timeout = '5s';
 
 DROP SCHEMA IF EXISTS billing CASCADE;
 
+-- Helpers that take rows of what earlier rollbacks drop.
+DROP FUNCTION IF EXISTS billing_data.apply_return;
+DROP FUNCTION IF EXISTS billing_data.purchase_of_payment;
+DROP FUNCTION IF EXISTS billing_data.purchase_status;
 DROP TABLE billing_data.payment_returns;
 
 ALTER TABLE billing_data.payment_events
@@ -13,8 +17,8 @@ ALTER TABLE billing_data.payment_events
     DROP COLUMN resolved_at,
     DROP COLUMN resolution;
 
--- What a provider's word wrote keeps a writer; what took credits back stays, as history does: the
--- old rule holds for new rows.
+-- What a provider's word wrote keeps a writer; what took credits back stays, as history does, so the
+-- old rule comes back with room for it.
 ALTER TABLE billing_data.credits
     DROP CONSTRAINT credits_one_writer,
     DROP CONSTRAINT credits_amount,
@@ -26,7 +30,8 @@ WHERE c.payment_provider IS NOT NULL;
 ALTER TABLE billing_data.credits ENABLE TRIGGER USER;
 ALTER TABLE billing_data.credits
     DROP COLUMN payment_provider,
-    ADD CONSTRAINT ck_credit_amount_positive CHECK (amount_minor > 0) NOT VALID,
+    ADD CONSTRAINT ck_credit_amount_positive
+        CHECK (amount_minor > 0 OR transaction_type IN ('refund', 'adjustment')),
     ADD CONSTRAINT credits_one_writer
         CHECK (num_nonnulls(api_key_id, admin_user_id, database_role) = 1);
 

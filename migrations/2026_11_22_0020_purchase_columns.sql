@@ -43,7 +43,7 @@ ALTER TABLE billing_data.payment_events
         'credited', 'already_credited', 'taken_back', 'restored', 'waiting', 'unchanged',
         'acknowledged', 'ignored',
         'account_not_found', 'amount_mismatch', 'balance_overflow', 'currency_mismatch',
-        'metadata_missing', 'mode_mismatch', 'payment_mismatch'
+        'metadata_missing', 'mode_mismatch', 'payment_mismatch', 'payment_unknown'
     ));
 
 CREATE TABLE billing_data.payment_returns (
@@ -60,6 +60,8 @@ CREATE TABLE billing_data.payment_returns (
     restoring_credit_id uuid,
     created_at timestamptz NOT NULL DEFAULT now(),
     updated_at timestamptz NOT NULL DEFAULT now(),
+    resolved_at timestamptz,
+    resolution text,
     CONSTRAINT payment_returns_pkey PRIMARY KEY (account_id, provider, return_id),
     CONSTRAINT payment_returns_purchase FOREIGN KEY (account_id, purchase_id)
         REFERENCES billing_data.purchases (account_id, id) ON DELETE RESTRICT,
@@ -72,10 +74,10 @@ CREATE TABLE billing_data.payment_returns (
     CONSTRAINT payment_returns_status CHECK (status IN ('waiting', 'taken', 'restored')),
     CONSTRAINT payment_returns_amount_positive CHECK (amount_minor > 0),
     CONSTRAINT payment_returns_uses CHECK (uses_taken BETWEEN 0 AND uses_due),
-    CONSTRAINT payment_returns_credit_given CHECK ((uses_taken > 0) = (credit_id IS NOT NULL)),
-    CONSTRAINT payment_returns_restored CHECK (
-        (status = 'restored' AND uses_taken > 0) = (restoring_credit_id IS NOT NULL)
-    )
+    CONSTRAINT payment_returns_nothing_due CHECK (status = 'taken' OR uses_due = 0),
+    CONSTRAINT payment_returns_restored
+        CHECK (status = 'restored' OR restoring_credit_id IS NULL),
+    CONSTRAINT payment_returns_resolved CHECK ((resolved_at IS NULL) = (resolution IS NULL))
 ) WITH (fillfactor = 80);
 ALTER TABLE billing_data.payment_returns OWNER TO billing_owner;
 CREATE INDEX payment_returns_purchase ON billing_data.payment_returns (account_id, purchase_id);

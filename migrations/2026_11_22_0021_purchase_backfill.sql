@@ -4,6 +4,15 @@
 -- depends: 2026_11_22_0020_purchase_columns
 SET LOCAL lock_timeout = '5s';
 
+-- Rolled back and applied again, the steps meet purchases that were settled before.
+UPDATE billing_data.purchases AS p
+SET credit_id = c.id
+FROM billing_data.credits AS c
+WHERE p.settled_at IS NOT NULL
+    AND p.credit_id IS NULL
+    AND c.account_id = p.account_id
+    AND c.idempotency_key = p.provider || '-' || p.payment_id;
+
 INSERT INTO billing_data.purchases (
     account_id, id, provider, payment_id, uses, price_minor, currency, database_role, created_at,
     settled_at, credit_id

@@ -129,10 +129,17 @@ class _Reader:
     def api_base(self, name: str) -> str | None:
         """The address of an API that is sent secrets: HTTPS, or this machine."""
         value = self.pattern(name, r"https?://[^\s/?#@]+/?", "an address like https://host:port")
-        if value and value.startswith("http:") and urlsplit(value).hostname not in _LOOPBACK:
+        if value is None:
+            return None
+        try:
+            host, _ = urlsplit(value).hostname, urlsplit(value).port
+        except ValueError:
+            self.faults.append(f"{name} must be an address like https://host:port")
+            return None
+        if value.startswith("http:") and host not in _LOOPBACK:
             self.faults.append(f"{name} must be https: it is sent the API key")
             return None
-        return value.rstrip("/") if value else None
+        return value.rstrip("/")
 
     def number(self, name: str, default: float, low: float, high: float) -> float:
         text = self.env.get(name)

@@ -53,12 +53,18 @@ FROM (
         'Buy or grant credits first.'),
     ('invalid_argument', 422, 'Invalid {argument}: {problem}',
         'SELECT * FROM billing.help();'),
+    ('payment_attached', 409, 'Payment {payment_id} belongs to another purchase',
+        'SELECT * FROM billing.find_purchase(p_payment_id => ...);'),
     ('payment_event_not_found', 404, 'Payment event not found: {event_id}',
         'SELECT * FROM billing.list_payment_problems();'),
     ('payment_not_found', 404, 'Payment not found: {payment_id}',
         'The payment is unknown, or it was not made for a purchase of this service.'),
+    ('payment_return_not_found', 404, 'No open shortfall of {return_id}',
+        'SELECT * FROM billing.list_payment_problems();'),
     ('payment_provider_not_configured', 503, 'Payment provider not configured',
         'Set it by `ciris-billing providers set`, which calls billing.set_provider_config.'),
+    ('provider_config_changed', 409, 'The provider''s configuration was changed in the meantime',
+        'Read it again and repeat the change.'),
     ('permission_missing', 403, 'Missing required permission: {permission}',
         'Create a key that has the permission.')
 ) AS e (slug, http_status, message, hint);

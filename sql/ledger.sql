@@ -94,15 +94,20 @@ BEGIN
         p.account_id, format('purchase %s was not credited with what was sold', p.id),
         p.uses::text, c.amount_minor::text
     FROM billing_data.purchases AS p
-    INNER JOIN billing_data.credits AS c ON c.id = p.credit_id
-    WHERE c.account_id <> p.account_id OR c.amount_minor <> p.uses
+    LEFT JOIN billing_data.credits AS c ON c.id = p.credit_id AND c.account_id = p.account_id
+    WHERE p.settled_at IS NOT NULL AND c.amount_minor IS DISTINCT FROM p.uses
     UNION ALL
     SELECT
-        r.account_id, format('return %s did not take back what it says', r.return_id),
-        (-r.uses_taken)::text, c.amount_minor::text
+        r.account_id, format('the returns of purchase %s did not take what they say', r.purchase_id),
+        sum(r.uses_taken)::text,
+        (-coalesce(sum(c.amount_minor), 0) - coalesce(sum(g.amount_minor), 0))::text
     FROM billing_data.payment_returns AS r
-    INNER JOIN billing_data.credits AS c ON c.id = r.credit_id
-    WHERE c.account_id <> r.account_id OR c.amount_minor <> -r.uses_taken
+    LEFT JOIN billing_data.credits AS c ON c.id = r.credit_id AND c.account_id = r.account_id
+    LEFT JOIN billing_data.credits AS g
+        ON g.id = r.restoring_credit_id AND g.account_id = r.account_id
+    GROUP BY r.account_id, r.purchase_id
+    HAVING sum(r.uses_taken)
+        <> -coalesce(sum(c.amount_minor), 0) - coalesce(sum(g.amount_minor), 0)
     UNION ALL
     SELECT
         p.account_id, format('more was taken back of purchase %s than was sold', p.id),

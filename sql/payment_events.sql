@@ -44,6 +44,10 @@ DECLARE
     -- The provider itself speaks here; a DBA who replays an event speaks for themselves.
     v_role text := CASE WHEN NOT billing_data.is_web_tier() THEN session_user::text END;
     v_writer text := CASE WHEN v_role IS NULL THEN p_provider END;
+    -- Client secrets, wherever the provider repeats them, are not kept.
+    v_payload jsonb := regexp_replace(
+        p_payload::text, '"client_secret": "(\\.|[^"\\])*"', '"client_secret": null', 'g'
+    )::jsonb;
     v_event billing_data.payment_events;
     v_mode text;
     v_return record;
@@ -55,17 +59,19 @@ BEGIN
     PERFORM billing_data.require(
         length(p_event_type) BETWEEN 1 AND 255, 'p_event_type', 'it must have 1 to 255 characters'
     );
+    PERFORM billing_data.require_payment_provider(p_provider);
     PERFORM billing_data.require(
-        p_provider IN ('stripe', 'square', 'paypal'), 'p_provider',
-        'it must be stripe, square or paypal'
+        jsonb_typeof(p_payload) = 'object', 'p_payload', 'it must be an object'
     );
-    PERFORM billing_data.require(p_payload IS NOT NULL, 'p_payload', 'it must be given');
     PERFORM billing_data.require(
         p_action IN ('settle', 'return', 'acknowledge', 'ignore'),
         'p_action', 'it must be settle, return, acknowledge or ignore'
     );
     PERFORM billing_data.require(
-        p_action NOT IN ('settle', 'return') OR length(p_payment_id) BETWEEN 1 AND 255,
+        CASE
+            WHEN p_payment_id IS NULL THEN p_action NOT IN ('settle', 'return')
+            ELSE length(p_payment_id) BETWEEN 1 AND 255
+        END,
         'p_payment_id', 'it must have 1 to 255 characters'
     );
     PERFORM billing_data.require_same_length(
@@ -75,6 +81,21 @@ BEGIN
         ],
         '{}'
     );
+    PERFORM billing_data.require(
+        NOT EXISTS (
+            SELECT
+            FROM unnest(
+                p_return_ids, p_return_kinds, p_return_amounts_minor, p_returns_withdrawn
+            ) AS r (id, kind, amount_minor, withdrawn)
+            WHERE (
+                length(r.id) BETWEEN 1 AND 200
+                AND r.kind IN ('refund', 'dispute')
+                AND r.amount_minor > 0
+                AND r.withdrawn IS NOT NULL
+            ) IS NOT TRUE
+        ),
+        'p_return_ids', 'a return needs an id, a kind (refund or dispute), an amount and a direction'
+    );
     PERFORM billing_data.require_durable_commit();
 
     INSERT INTO billing_data.payment_events AS e (
@@ -83,7 +104,7 @@ BEGIN
     )
     VALUES (
         p_provider, p_event_id, p_event_type, p_payment_id, p_livemode,
-        p_payload #- '{data,object,client_secret}', 'ignored', clock_timestamp(), clock_timestamp()
+        v_payload, 'ignored', clock_timestamp(), clock_timestamp()
     )
     ON CONFLICT ON CONSTRAINT payment_events_pkey DO UPDATE
     SET deliveries = e.deliveries + 1, last_received_at = clock_timestamp()
@@ -125,7 +146,8 @@ BEGIN
         LOOP
             SELECT m.outcome, m.account_id, m.purchase_id INTO STRICT v_result
             FROM billing_data.return_money(
-                p_provider, p_payment_id, p_account_id, p_purchase_id, v_return.id, v_return.kind,
+                p_provider, p_payment_id, p_account_id, p_purchase_id,
+                num_nonnulls(p_oauth_provider, p_external_id) = 2, v_return.id, v_return.kind,
                 v_return.amount_minor, p_currency, v_return.withdrawn, v_role, v_writer
             ) AS m;
             account_id := v_result.account_id;
@@ -185,6 +207,7 @@ BEGIN
                 WHEN 'currency_mismatch' THEN 'it was paid in another currency than was asked for'
                 WHEN 'metadata_missing' THEN 'the payment does not say whom it is for'
                 WHEN 'mode_mismatch' THEN 'a test event met a live set-up, or the other way round'
+                WHEN 'payment_unknown' THEN 'money went back for a payment that was not reported yet'
                 ELSE 'the purchase already has another payment'
             END AS what_is_wrong,
             e.received_at AS at
@@ -193,9 +216,7 @@ BEGIN
             AND e.resolved_at IS NULL
             -- What reconciliation has credited since then is no problem any more.
             AND NOT (
-                e.outcome IN (
-                    'account_not_found', 'amount_mismatch', 'balance_overflow', 'metadata_missing'
-                )
+                e.outcome IN ('account_not_found', 'amount_mismatch', 'metadata_missing')
                 AND EXISTS (
                     SELECT FROM billing_data.purchases AS p
                     WHERE p.provider = e.provider
@@ -215,7 +236,7 @@ BEGIN
         FROM billing_data.payment_returns AS r
         INNER JOIN billing_data.purchases AS p
             ON p.account_id = r.account_id AND p.id = r.purchase_id
-        WHERE r.status = 'taken' AND r.uses_taken < r.uses_due
+        WHERE r.status = 'taken' AND r.uses_taken < r.uses_due AND r.resolved_at IS NULL
     ) AS q
     ORDER BY q.at DESC, q.reference
     LIMIT p_limit OFFSET p_offset;
@@ -267,8 +288,53 @@ COMMENT ON FUNCTION billing.resolve_payment_event IS
     'Closes an event that a person has dealt with, with a reason. For billing_server (staff) and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.resolve_payment_event TO billing_server, billing_dba;
 
+-- Writes off the shortfall of a return of money: it leaves the list of problems.
+-- Locks: the return. Writes: payment_returns 1, admin_audit_logs 1. Errors: actor errors,
+-- invalid_argument, payment_return_not_found.
+-- Example: SELECT billing.resolve_shortfall(p_return_id => 're_1', p_reason => 'written off');
+CREATE OR REPLACE FUNCTION billing.resolve_shortfall(
+    p_return_id text,
+    p_reason text,
+    p_provider text DEFAULT 'stripe',
+    p_admin_user_id uuid DEFAULT NULL
+) RETURNS void
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_role text := billing_data.authorize(NULL, p_admin_user_id, 'billing:write');
+    v_return billing_data.payment_returns;
+BEGIN
+    PERFORM billing_data.require(length(p_reason) > 0, 'p_reason', 'a reason is needed');
+    PERFORM billing_data.require_durable_commit();
+    UPDATE billing_data.payment_returns AS r
+    SET resolved_at = clock_timestamp(), resolution = p_reason
+    WHERE r.provider = p_provider
+        AND r.return_id = p_return_id
+        AND r.status = 'taken'
+        AND r.uses_taken < r.uses_due
+        AND r.resolved_at IS NULL
+    RETURNING r.* INTO v_return;
+    IF NOT FOUND THEN
+        PERFORM billing_data.raise_error(
+            'payment_return_not_found', jsonb_build_object('return_id', p_return_id)
+        );
+    END IF;
+    PERFORM billing_data.write_audit(
+        'payment_return.resolve', 'payment_return', p_return_id,
+        jsonb_build_object(
+            'account_id', v_return.account_id, 'shortfall', v_return.uses_due - v_return.uses_taken
+        ),
+        p_reason, p_admin_user_id, v_role
+    );
+END
+$$;
+COMMENT ON FUNCTION billing.resolve_shortfall IS
+    'Writes off credits that could not be taken back, with a reason. For billing_server (staff) and billing_dba.';
+GRANT EXECUTE ON FUNCTION billing.resolve_shortfall TO billing_server, billing_dba;
+
 -- What is known here of a provider's payments, for reconciliation: of those named, and of all that
--- were credited since p_since. Errors: actor_required.
+-- were credited since p_since. resolved: a person has dealt with an event of it. Errors: actor_required.
 -- Example: SELECT * FROM billing.list_payments(p_payment_ids => '{pi_1}');
 CREATE OR REPLACE FUNCTION billing.list_payments(
     p_payment_ids text[] DEFAULT '{}',
@@ -283,6 +349,7 @@ CREATE OR REPLACE FUNCTION billing.list_payments(
     currency text,
     status text,
     settled_at timestamptz,
+    resolved boolean,
     return_ids text[],
     return_statuses text[]
 )
@@ -294,7 +361,14 @@ BEGIN
     RETURN QUERY
     SELECT
         p.payment_id::text, p.account_id, p.id, p.uses, p.price_minor, p.currency::text,
-        billing_data.purchase_status(p), p.settled_at, r.ids, r.statuses
+        billing_data.purchase_status(p), p.settled_at,
+        EXISTS (
+            SELECT FROM billing_data.payment_events AS e
+            WHERE e.provider = p.provider
+                AND e.payment_id = p.payment_id
+                AND e.resolved_at IS NOT NULL
+        ),
+        r.ids, r.statuses
     FROM billing_data.purchases AS p
     CROSS JOIN LATERAL (
         SELECT

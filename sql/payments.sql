@@ -25,10 +25,25 @@ LANGUAGE sql IMMUTABLE
 SET search_path = pg_catalog, pg_temp
 RETURN p_outcome IN (
     'account_not_found', 'amount_mismatch', 'balance_overflow', 'currency_mismatch',
-    'metadata_missing', 'mode_mismatch', 'payment_mismatch'
+    'metadata_missing', 'mode_mismatch', 'payment_mismatch', 'payment_unknown'
 );
 COMMENT ON FUNCTION billing_data.is_payment_fault IS
     'Tells whether a payment''s outcome needs a person. Helper.';
+
+-- Refuses a payment provider that there is not.
+CREATE OR REPLACE FUNCTION billing_data.require_payment_provider(p_provider text) RETURNS void
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM billing_data.require(
+        p_provider IN ('stripe', 'square', 'paypal'), 'p_provider',
+        'it must be stripe, square or paypal'
+    );
+END
+$$;
+COMMENT ON FUNCTION billing_data.require_payment_provider IS
+    'Raises invalid_argument unless it is a payment provider. Helper.';
 
 -- The purchase a payment was made for: the one that waits for it, else the one the payment itself
 -- names (a server that died between asking the provider and writing the answer down left that one).
@@ -56,10 +71,59 @@ $$;
 COMMENT ON FUNCTION billing_data.purchase_of_payment IS
     'The purchase a payment was made for; changes nothing. Helper.';
 
+-- How many of a purchase's uses are due when so much of its money has gone back: its share, rounded
+-- down; all of them for all the money.
+CREATE OR REPLACE FUNCTION billing_data.uses_due(
+    p_uses bigint, p_price_minor bigint, p_money numeric
+) RETURNS bigint
+LANGUAGE sql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+RETURN floor(p_uses * least(coalesce(p_money, 0), p_price_minor) / p_price_minor)::bigint;
+COMMENT ON FUNCTION billing_data.uses_due IS
+    'The uses due for money that went back, rounded down. Helper.';
+
+-- The credit entry that a payment or a return of money has made already, found by its key. A key
+-- is only believed with the rest of the entry: keys of API clients share the name space.
+CREATE OR REPLACE FUNCTION billing_data.credit_of_payment(
+    p_account_id uuid, p_key text, p_transaction_type text, p_external_transaction_id text
+) RETURNS billing_data.credits
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_credit billing_data.credits;
+BEGIN
+    SELECT c.* INTO v_credit
+    FROM billing_data.credits AS c
+    WHERE c.account_id = p_account_id
+        AND c.idempotency_key = p_key
+        AND c.transaction_type = p_transaction_type
+        AND c.external_transaction_id = p_external_transaction_id;
+    RETURN v_credit;
+END
+$$;
+COMMENT ON FUNCTION billing_data.credit_of_payment IS
+    'The entry a payment or return has made before; an empty row when none. Helper.';
+
+-- The key as an entry may have it: none where a client of the API has used it for something else;
+-- purchases and payment_returns keep effects single without it.
+CREATE OR REPLACE FUNCTION billing_data.free_key(p_account_id uuid, p_key text) RETURNS text
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+RETURN CASE
+    WHEN NOT EXISTS (
+        SELECT FROM billing_data.credits AS c
+        WHERE c.account_id = p_account_id AND c.idempotency_key = p_key
+    ) THEN p_key
+END;
+COMMENT ON FUNCTION billing_data.free_key IS
+    'An idempotency key unless the account has used it. Helper.';
+
 -- Takes back what a return of money is due, or gives it back when the money came again. A return is
 -- keyed by the provider's id for it (refund or dispute); repeated and reordered calls end the same,
--- and one that came back is never taken again. Uses are due in proportion to the money, rounded
--- down over all returns of the purchase together, all of them for all the money.
+-- and one that came back is never taken again. What all returns of a purchase that stand are due
+-- together is billing_data.uses_due of their money: when one of several comes back, what it took
+-- stays taken as far as the others are due it.
 -- Locks: none, the caller holds account and purchase. Gives the outcome.
 CREATE OR REPLACE FUNCTION billing_data.apply_return(
     p_purchase billing_data.purchases,
@@ -75,12 +139,13 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     v_now timestamptz := clock_timestamp();
+    v_key text := p_purchase.provider || '-' || p_return_id;
     v_account billing_data.accounts;
     v_return billing_data.payment_returns;
     v_credit billing_data.credits;
-    v_money numeric;
+    v_sums record;
     v_due bigint;
-    v_taken bigint;
+    v_uses bigint;
     v_what text := format(
         '%s of %s via %s', initcap(p_kind),
         billing_data.money_text(p_amount_minor, p_purchase.currency), initcap(p_purchase.provider)
@@ -102,40 +167,50 @@ BEGIN
             CASE WHEN p_withdrawn THEN 'waiting' ELSE 'restored' END, p_amount_minor, v_now, v_now
         )
         RETURNING r.* INTO v_return;
+    ELSIF v_return.purchase_id <> p_purchase.id THEN
+        RETURN 'payment_mismatch';
     END IF;
     SELECT a.* INTO STRICT v_account
     FROM billing_data.accounts AS a
     WHERE a.id = p_purchase.account_id;
+    -- The other returns that stand.
+    SELECT
+        coalesce(sum(r.amount_minor), 0) AS money, coalesce(sum(r.uses_due), 0)::bigint AS due,
+        coalesce(sum(r.uses_taken), 0)::bigint AS taken
+    INTO STRICT v_sums
+    FROM billing_data.payment_returns AS r
+    WHERE r.account_id = p_purchase.account_id
+        AND r.purchase_id = p_purchase.id
+        AND r.status = 'taken'
+        AND r.return_id <> p_return_id;
 
     IF p_withdrawn AND v_return.status = 'waiting' THEN
         IF p_purchase.settled_at IS NULL THEN
             RETURN 'waiting';
         END IF;
-        SELECT coalesce(sum(r.amount_minor), 0) + p_amount_minor, coalesce(sum(r.uses_due), 0)
-        INTO STRICT v_money, v_due
-        FROM billing_data.payment_returns AS r
-        WHERE r.account_id = p_purchase.account_id
-            AND r.purchase_id = p_purchase.id
-            AND r.status = 'taken';
         v_due := greatest(
-            least(
-                p_purchase.uses,
-                floor(p_purchase.uses * least(v_money, p_purchase.price_minor) / p_purchase.price_minor)
-            ) - v_due,
+            billing_data.uses_due(
+                p_purchase.uses, p_purchase.price_minor, v_sums.money + v_return.amount_minor
+            ) - v_sums.due,
             0
         );
-        v_taken := least(v_due, v_account.paid_credits);
-        IF v_taken > 0 THEN
+        v_credit := billing_data.credit_of_payment(
+            v_account.id, v_key, 'refund', p_return_id
+        );
+        v_uses := least(v_due, v_account.paid_credits);
+        IF v_credit.id IS NOT NULL THEN
+            v_uses := least(v_due, -v_credit.amount_minor);  -- taken before a rollback of this table
+        ELSIF v_uses > 0 THEN
             v_credit := billing_data.append_credit(
-                v_account, -v_taken, 'refund', format('%s (%s uses taken back)', v_what, v_taken),
-                p_return_id, p_purchase.provider || '-' || p_return_id, NULL, v_now, NULL, NULL,
+                v_account, -v_uses, 'refund', format('%s (%s uses taken back)', v_what, v_uses),
+                p_return_id, billing_data.free_key(v_account.id, v_key), NULL, v_now, NULL, NULL,
                 p_database_role, p_payment_provider
             );
         END IF;
         UPDATE billing_data.payment_returns AS r
         SET status = 'taken',
             uses_due = v_due,
-            uses_taken = v_taken,
+            uses_taken = v_uses,
             credit_id = v_credit.id,
             updated_at = v_now
         WHERE r.account_id = v_return.account_id
@@ -143,19 +218,58 @@ BEGIN
             AND r.return_id = p_return_id;
         RETURN 'taken_back';
     ELSIF NOT p_withdrawn AND v_return.status <> 'restored' THEN
-        IF v_return.uses_taken > 0 THEN
+        v_due := billing_data.uses_due(p_purchase.uses, p_purchase.price_minor, v_sums.money);
+        v_uses := greatest(v_sums.taken + v_return.uses_taken - v_due, 0);
+        IF v_account.paid_credits > 9223372036854775807 - v_uses THEN
+            RETURN 'balance_overflow';
+        ELSIF v_uses > 0 THEN
             v_credit := billing_data.append_credit(
-                v_account, v_return.uses_taken, 'adjustment',
-                format('%s undone (%s uses given back)', v_what, v_return.uses_taken), p_return_id,
-                p_purchase.provider || '-' || p_return_id || '-restored', NULL, v_now, NULL, NULL,
+                v_account, v_uses, 'adjustment',
+                format('%s undone (%s uses given back)', v_what, v_uses), p_return_id,
+                billing_data.free_key(v_account.id, v_key || '-restored'), NULL, v_now, NULL, NULL,
                 p_database_role, p_payment_provider
             );
         END IF;
         UPDATE billing_data.payment_returns AS r
-        SET status = 'restored', restoring_credit_id = v_credit.id, updated_at = v_now
+        SET status = 'restored',
+            uses_due = 0,
+            uses_taken = 0,
+            restoring_credit_id = v_credit.id,
+            updated_at = v_now
         WHERE r.account_id = v_return.account_id
             AND r.provider = v_return.provider
             AND r.return_id = p_return_id;
+        -- What stays due and taken falls to the others, the oldest first.
+        UPDATE billing_data.payment_returns AS r
+        SET uses_due = o.due,
+            uses_taken = greatest(
+                least(o.due, v_sums.taken + v_return.uses_taken - v_uses - o.due_before), 0
+            ),
+            updated_at = v_now
+        FROM (
+            SELECT
+                m.return_id,
+                billing_data.uses_due(p_purchase.uses, p_purchase.price_minor, m.money)
+                    - billing_data.uses_due(
+                        p_purchase.uses, p_purchase.price_minor, m.money - m.amount_minor
+                    ) AS due,
+                billing_data.uses_due(
+                    p_purchase.uses, p_purchase.price_minor, m.money - m.amount_minor
+                ) AS due_before
+            FROM (
+                SELECT
+                    n.return_id, n.amount_minor,
+                    sum(n.amount_minor) OVER (ORDER BY n.created_at, n.return_id) AS money
+                FROM billing_data.payment_returns AS n
+                WHERE n.account_id = p_purchase.account_id
+                    AND n.purchase_id = p_purchase.id
+                    AND n.status = 'taken'
+            ) AS m
+        ) AS o
+        WHERE r.account_id = p_purchase.account_id
+            AND r.provider = p_purchase.provider
+            AND r.return_id = o.return_id
+            AND (r.uses_due <> o.due OR v_return.uses_taken > 0);
         RETURN 'restored';
     END IF;
     RETURN 'unchanged';
@@ -217,7 +331,10 @@ BEGIN
         RETURN NEXT;
         RETURN;
     END IF;
-    -- What happened to the payment while we waited for the account.
+    -- What happened to the payment while we waited for the account; it stays so from here on.
+    PERFORM FROM billing_data.purchases AS p
+    WHERE p.account_id = v_purchase.account_id AND p.id = v_purchase.id
+    FOR UPDATE;
     v_purchase := billing_data.purchase_of_payment(
         p_provider, p_payment_id, p_account_id, p_purchase_id
     );
@@ -229,43 +346,47 @@ BEGIN
         FROM billing_data.settings AS s;
     END IF;
     purchase_id := v_purchase.id;
-    SELECT c.* INTO v_credit
-    FROM billing_data.credits AS c
-    WHERE c.account_id = v_account.id AND c.idempotency_key = v_key;
+    v_credit := billing_data.credit_of_payment(v_account.id, v_key, 'purchase', p_payment_id);
 
     outcome := CASE
         WHEN v_purchase.settled_at IS NOT NULL AND v_purchase.payment_id = p_payment_id
             THEN 'already_credited'
         WHEN v_purchase.payment_id <> p_payment_id THEN 'payment_mismatch'
-        WHEN v_credit.id IS NOT NULL THEN 'already_credited'
+        -- By the old service, or by hand.
+        WHEN v_credit.id IS NOT NULL AND (v_is_new OR v_credit.amount_minor = v_purchase.uses)
+            THEN 'already_credited'
         WHEN upper(p_currency) IS DISTINCT FROM v_purchase.currency THEN 'currency_mismatch'
         WHEN p_amount_minor IS DISTINCT FROM v_purchase.price_minor THEN 'amount_mismatch'
         WHEN v_account.paid_credits > 9223372036854775807 - v_purchase.uses THEN 'balance_overflow'
         ELSE 'credited'
     END;
-    IF outcome <> 'credited' THEN
+    IF outcome NOT IN ('credited', 'already_credited') OR v_purchase.settled_at IS NOT NULL THEN
         RETURN NEXT;
         RETURN;
     END IF;
 
-    v_credit := billing_data.append_credit(
-        v_account, v_purchase.uses, 'purchase',
-        format(
-            'Purchased %s (%s uses) via %s',
-            billing_data.money_text(p_amount_minor, v_purchase.currency), v_purchase.uses,
-            initcap(p_provider)
-        ),
-        p_payment_id, v_key, NULL, v_now, NULL, NULL, p_database_role, p_payment_provider
-    );
+    IF outcome = 'credited' THEN
+        v_credit := billing_data.append_credit(
+            v_account, v_purchase.uses, 'purchase',
+            format(
+                'Purchased %s (%s uses) via %s',
+                billing_data.money_text(p_amount_minor, v_purchase.currency), v_purchase.uses,
+                initcap(p_provider)
+            ),
+            p_payment_id, billing_data.free_key(v_account.id, v_key), NULL, v_now, NULL, NULL,
+            p_database_role, p_payment_provider
+        );
+        credits_added := v_credit.amount_minor;
+    END IF;
     IF v_is_new THEN
         INSERT INTO billing_data.purchases AS p (
             account_id, id, provider, payment_id, payment_status, uses, price_minor, currency,
             customer_email, database_role, created_at, settled_at, credit_id
         )
         VALUES (
-            v_account.id, v_credit.id, p_provider, p_payment_id, 'succeeded', v_purchase.uses,
-            v_purchase.price_minor, v_purchase.currency, v_account.customer_email, 'legacy', v_now,
-            v_now, v_credit.id
+            v_account.id, v_credit.id, p_provider, p_payment_id, 'succeeded', v_credit.amount_minor,
+            p_amount_minor, upper(p_currency), v_account.customer_email, 'legacy', v_now, v_now,
+            v_credit.id
         )
         RETURNING p.* INTO v_purchase;
         purchase_id := v_purchase.id;
@@ -275,8 +396,6 @@ BEGIN
         WHERE p.account_id = v_purchase.account_id AND p.id = v_purchase.id
         RETURNING p.* INTO v_purchase;
     END IF;
-    credits_added := v_purchase.uses;
-
     FOR v_return IN
         SELECT r.return_id, r.kind, r.amount_minor
         FROM billing_data.payment_returns AS r
@@ -298,12 +417,14 @@ COMMENT ON FUNCTION billing_data.settle_payment IS
 
 -- Records that money of a payment went back (p_withdrawn) or came again, and moves the credits.
 -- Locks: the account. Gives an outcome: 'taken_back', 'restored', 'waiting' (the payment itself has
--- not been credited yet), 'unchanged', 'ignored' (not one of our payments), 'currency_mismatch'.
+-- not been credited yet), 'unchanged', 'ignored' (not one of our payments), 'payment_unknown' (ours,
+-- by its metadata, but not heard of yet), or what is wrong.
 CREATE OR REPLACE FUNCTION billing_data.return_money(
     p_provider text,
     p_payment_id text,
     p_account_id uuid,
     p_purchase_id uuid,
+    p_is_ours boolean,
     p_return_id text,
     p_kind text,
     p_amount_minor bigint,
@@ -324,13 +445,16 @@ BEGIN
     account_id := v_purchase.account_id;
     purchase_id := v_purchase.id;
     IF v_purchase.id IS NULL THEN
-        outcome := 'ignored';
+        outcome := CASE WHEN p_is_ours THEN 'payment_unknown' ELSE 'ignored' END;
         RETURN NEXT;
         RETURN;
     END IF;
     PERFORM FROM billing_data.accounts AS a
     WHERE a.id = v_purchase.account_id
     FOR NO KEY UPDATE;
+    PERFORM FROM billing_data.purchases AS p
+    WHERE p.account_id = v_purchase.account_id AND p.id = v_purchase.id
+    FOR UPDATE;
     v_purchase := billing_data.purchase_of_payment(
         p_provider, p_payment_id, p_account_id, p_purchase_id
     );
@@ -374,6 +498,7 @@ BEGIN
         length(p_payment_id) BETWEEN 1 AND 255, 'p_payment_id', 'it must have 1 to 255 characters'
     );
     PERFORM billing_data.require(p_amount_minor > 0, 'p_amount_minor', 'it must be greater than 0');
+    PERFORM billing_data.require_payment_provider(p_provider);
     PERFORM billing_data.require_durable_commit();
     RETURN QUERY
     SELECT s.outcome, s.account_id, s.purchase_id, s.credits_added
@@ -419,12 +544,13 @@ BEGIN
     );
     PERFORM billing_data.require(p_amount_minor > 0, 'p_amount_minor', 'it must be greater than 0');
     PERFORM billing_data.require(p_withdrawn IS NOT NULL, 'p_withdrawn', 'it must be true or false');
+    PERFORM billing_data.require_payment_provider(p_provider);
     PERFORM billing_data.require_durable_commit();
     RETURN QUERY
     SELECT r.outcome, r.account_id, r.purchase_id
     FROM billing_data.return_money(
-        p_provider, p_payment_id, NULL, NULL, p_return_id, p_kind, p_amount_minor, p_currency,
-        p_withdrawn, v_role, NULL
+        p_provider, p_payment_id, NULL, NULL, false, p_return_id, p_kind, p_amount_minor,
+        p_currency, p_withdrawn, v_role, NULL
     ) AS r;
 END
 $$;

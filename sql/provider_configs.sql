@@ -9,6 +9,7 @@ SET search_path = pg_catalog, pg_temp
 RETURN coalesce(
     jsonb_typeof(p_value) = 'object'
     AND jsonb_typeof(p_value -> 'encrypted') = 'string'
+    AND p_value ->> 'encrypted' <> ''
     AND jsonb_typeof(p_value -> 'masked') = 'string',
     false
 );
@@ -27,7 +28,9 @@ BEGIN ATOMIC
             CASE
                 WHEN e.key = 'publishable_key' THEN e.value
                 WHEN billing_data.is_sealed(e.value) THEN e.value -> 'masked'
-                ELSE to_jsonb('…' || right(e.value #>> '{}', 4))
+                WHEN length(e.value #>> '{}') >= 16
+                    THEN to_jsonb('…' || right(e.value #>> '{}', 4))
+                ELSE '"…"'
             END
         ),
         '{}'
@@ -52,9 +55,10 @@ COMMENT ON FUNCTION billing_data.provider_mode IS
     'Whether a provider is set up for test or for live payments. Helper.';
 
 -- Changes a provider's configuration: each member of p_config_data replaces the one of that name, a
--- null takes it away, what is not named is kept. Test and live keys are not mixed.
+-- null takes it away, what is not named is kept. Test and live keys are not mixed. Given
+-- p_unchanged_since (an updated_at that was read), a change since then is not overwritten.
 -- Locks: the provider's row. Writes: provider_configs 1, admin_audit_logs 1 (names and masks only).
--- Errors: actor errors, invalid_argument.
+-- Errors: actor errors, invalid_argument, provider_config_changed.
 -- Example: SELECT * FROM billing.set_provider_config(p_provider_type => 'stripe',
 --              p_is_active => false);
 CREATE OR REPLACE FUNCTION billing.set_provider_config(
@@ -62,6 +66,7 @@ CREATE OR REPLACE FUNCTION billing.set_provider_config(
     p_config_data jsonb DEFAULT '{}',
     p_is_active boolean DEFAULT NULL,
     p_reason text DEFAULT NULL,
+    p_unchanged_since timestamptz DEFAULT NULL,
     p_admin_user_id uuid DEFAULT NULL
 ) RETURNS TABLE (
     id uuid, provider_type text, is_active boolean, config_data jsonb, mode text,
@@ -74,6 +79,7 @@ DECLARE
     v_role text := billing_data.authorize(NULL, p_admin_user_id, 'billing:write');
     v_before billing_data.provider_configs;
     v_after billing_data.provider_configs;
+    v_is_new boolean;
     v_publishable_mode text;
     v_member record;
 BEGIN
@@ -98,10 +104,14 @@ BEGIN
     INSERT INTO billing_data.provider_configs AS c (provider_type, is_active, config_data)
     VALUES (p_provider_type, coalesce(p_is_active, true), '{}')
     ON CONFLICT ON CONSTRAINT provider_configs_provider_type_key DO NOTHING;
+    v_is_new := FOUND;
     SELECT c.* INTO STRICT v_before
     FROM billing_data.provider_configs AS c
     WHERE c.provider_type = p_provider_type
     FOR UPDATE;
+    IF v_before.updated_at <> p_unchanged_since THEN
+        PERFORM billing_data.raise_error('provider_config_changed');
+    END IF;
     UPDATE billing_data.provider_configs AS c
     SET config_data = (
             SELECT coalesce(jsonb_object_agg(e.key, e.value), '{}')
@@ -126,8 +136,10 @@ BEGIN
         'provider_config.set', 'provider_config', p_provider_type,
         jsonb_build_object(
             'changed', (SELECT coalesce(jsonb_agg(k.key), '[]') FROM jsonb_object_keys(p_config_data) AS k (key)),
-            'before', billing_data.mask_config(v_before.config_data)
-                || jsonb_build_object('is_active', v_before.is_active),
+            'before', CASE WHEN NOT v_is_new THEN
+                billing_data.mask_config(v_before.config_data)
+                || jsonb_build_object('is_active', v_before.is_active)
+            END,
             'after', billing_data.mask_config(v_after.config_data)
                 || jsonb_build_object('is_active', v_after.is_active)
         ),

@@ -137,7 +137,8 @@ GRANT EXECUTE ON FUNCTION billing.begin_purchase TO billing_server, billing_dba;
 
 -- Records which payment the provider made for a purchase and the state it was in. The first one
 -- recorded stays: who comes second is given that one.
--- Locks: the purchase. Writes: purchases 0..1. Errors: actor and key errors, payment_not_found.
+-- Locks: the purchase. Writes: purchases 0..1. Errors: actor and key errors, invalid_argument,
+-- payment_not_found, payment_attached.
 -- Example: SELECT * FROM billing.attach_payment(p_account_id => '...', p_purchase_id => '...',
 --              p_payment_id => 'pi_1', p_payment_status => 'requires_payment_method');
 CREATE OR REPLACE FUNCTION billing.attach_payment(
@@ -170,6 +171,11 @@ BEGIN
         );
     END IF;
     RETURN QUERY SELECT v_purchase.payment_id::text, v_purchase.payment_status;
+EXCEPTION
+    WHEN unique_violation THEN
+        PERFORM billing_data.raise_error(
+            'payment_attached', jsonb_build_object('payment_id', p_payment_id)
+        );
 END
 $$;
 COMMENT ON FUNCTION billing.attach_payment IS

@@ -25,6 +25,12 @@ def call_function(statement: LiteralString, **arguments: Any) -> list[dict[str, 
             "the database lacks a function this release calls: run `ciris-billing migrate`"
             f" ({_first_line(error)})"
         ) from None
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise CommandFailed(
+            f"{_first_line(error)}: this needs the login of a member of billing_dba"
+        ) from None
+    except UnicodeEncodeError:
+        raise CommandFailed("an argument is not valid UTF-8 text") from None
     except psycopg.errors.InvalidSchemaName:
         raise CommandFailed(
             "the database has no schema billing: run `ciris-billing migrate`"

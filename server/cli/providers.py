@@ -8,6 +8,7 @@ import argparse
 import asyncio
 import os
 import sys
+from datetime import datetime
 from typing import Any
 
 import orjson
@@ -24,7 +25,6 @@ from server.payments.settings import (
     seal_settings,
     unseal_all,
 )
-from server.payments.stripe_api import PaymentProviderError, StripeApi
 
 _PROVIDER = "stripe"
 
@@ -102,15 +102,18 @@ def _reencrypt(options: argparse.Namespace) -> int:
     changed = []
     for listed in call_function("SELECT * FROM billing.list_provider_configs()"):
         provider = listed["provider_type"]
+        stored = _stored(provider)
         try:
-            secrets = unseal_all(_config_data(provider), cipher)
+            secrets = unseal_all(stored["config_data"], cipher)
         except DecryptionFailed:
             raise CommandFailed(
                 f"the secrets of {provider} were encrypted with a key that ENCRYPTION_KEY does not"
                 " have: add that key after the newest one, or set the secrets again"
             ) from None
         sealed = {name: seal(value, cipher) for name, value in secrets.items()}
-        changed += _store(provider, sealed, None, "encrypted with the newest key")
+        changed += _store(
+            provider, sealed, None, "encrypted with the newest key", stored["updated_at"]
+        )
     _print(changed, options)
     return 0
 
@@ -118,7 +121,7 @@ def _reencrypt(options: argparse.Namespace) -> int:
 def stored_settings(config: ProviderConfig) -> ProviderSettings:
     """Stripe's configuration as stored, decrypted. Raises CommandFailed when there is none or it
     cannot be."""
-    settings = open_settings(_config_data(_PROVIDER), Cipher(config.encryption_keys))
+    settings = open_settings(_stored(_PROVIDER)["config_data"], Cipher(config.encryption_keys))
     if settings is None:
         raise CommandFailed(
             "the stored secrets were encrypted with a key that ENCRYPTION_KEY does not have"
@@ -128,28 +131,37 @@ def stored_settings(config: ProviderConfig) -> ProviderSettings:
     return settings
 
 
-def _config_data(provider: str) -> dict[str, Any]:
+def _stored(provider: str) -> dict[str, Any]:
     rows = call_function(
         "SELECT * FROM billing.get_provider_config(p_provider_type => %(provider)s)",
         provider=provider,
     )
-    return dict(rows[0]["config_data"]) if rows else {}
+    return rows[0] if rows else {"config_data": {}, "updated_at": None}
 
 
 def _store(
-    provider: str, sealed: dict[str, Any], active: bool | None, reason: str | None
+    provider: str,
+    sealed: dict[str, Any],
+    active: bool | None,
+    reason: str | None,
+    unchanged_since: datetime | None = None,
 ) -> list[dict[str, Any]]:
     return call_function(
         "SELECT * FROM billing.set_provider_config(p_provider_type => %(provider)s,"
-        " p_config_data => %(config)s, p_is_active => %(active)s, p_reason => %(reason)s)",
+        " p_config_data => %(config)s, p_is_active => %(active)s, p_reason => %(reason)s,"
+        " p_unchanged_since => %(unchanged_since)s)",
         provider=provider,
         config=orjson.dumps(sealed).decode(),
         active=active,
         reason=reason,
+        unchanged_since=unchanged_since,
     )
 
 
 async def _ask(settings: ProviderSettings, config: ProviderConfig) -> None:
+    # Not before it is needed: `serve` says where its metrics are before anything imports them.
+    from server.payments.stripe_api import PaymentProviderError, StripeApi
+
     stripe = await StripeApi.open(settings.api_key, config.stripe_api_base, config.stripe_timeout)
     try:
         await stripe.test()

@@ -9,18 +9,17 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Any
-
-from tqdm import tqdm
+from typing import TYPE_CHECKING, Any
 
 from server.cli.database import call_function
 from server.cli.output import CommandFailed, print_json, print_table
 from server.cli.providers import stored_settings
 from server.config import ProviderConfig, load_provider_config
-from server.payments.reconciliation import Reconciliation, Report
 from server.payments.settings import ProviderSettings
-from server.payments.stripe_api import PaymentMissing, PaymentProviderError, StripeApi
-from server.payments.stripe_events import MoneyReturn
+
+if TYPE_CHECKING:
+    from server.payments.reconciliation import Report
+    from server.payments.stripe_events import MoneyReturn
 
 
 def add_parser(commands: Any) -> None:
@@ -53,6 +52,9 @@ def _date(text: str) -> datetime:
 
 
 def _run(options: argparse.Namespace) -> int:
+    # Not before it is needed: `serve` says where its metrics are before anything imports them.
+    from server.payments.stripe_api import PaymentMissing, PaymentProviderError
+
     config = load_provider_config(os.environ)
     settings = stored_settings(config)
     try:
@@ -82,6 +84,11 @@ def _run(options: argparse.Namespace) -> int:
 async def _reconcile(
     options: argparse.Namespace, config: ProviderConfig, settings: ProviderSettings
 ) -> Report:
+    from tqdm import tqdm
+
+    from server.payments.reconciliation import Reconciliation
+    from server.payments.stripe_api import StripeApi
+
     stripe = await StripeApi.open(settings.api_key, config.stripe_api_base, config.stripe_timeout)
     bar = tqdm(desc="comparing", unit="", file=sys.stderr, disable=not sys.stderr.isatty())
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Protocol
 
-from server.payments.stripe_api import PaymentMissing, PaymentProviderError, StripeApi
+from server.payments.stripe_api import NotPermitted, PaymentMissing, StripeApi
 from server.payments.stripe_events import (
     MoneyReturn,
     dispute_return,
@@ -100,9 +100,10 @@ class Reconciliation:
         try:
             async for page in _pages(self._stripe.list_disputes(self._start)):
                 self._compare_returns([(dispute, dispute_return(dispute)) for dispute in page])
-        except (PaymentMissing, PaymentProviderError) as error:
-            # Restricted keys are often made without this permission.
-            self._report.notes.append(f"disputes were not compared: {error or 'not found'}")
+        except (PaymentMissing, NotPermitted) as error:
+            self._report.notes.append(
+                f"disputes were not compared: {str(error) or 'this Stripe knows none'}"
+            )
         await self._compare_own()
         return self._report
 
@@ -110,7 +111,7 @@ class Reconciliation:
         paid = {
             payment_id: charge
             for charge in page
-            if charge["status"] == "succeeded"
+            if charge.get("status") == "succeeded"
             and charge.get("captured", True)
             and (payment_id := payment_id_of(charge)) is not None
         }
@@ -134,6 +135,9 @@ class Reconciliation:
             self._report.payments += 1
             if (row["price_minor"], row["currency"]) != (amount, found.currency):
                 self._report.differences.append(replace(found, kind="amount_differs"))
+            return
+        if row is not None and (row["resolved"] or _is_void(charge, row, found)):
+            self._report.payments += 1
             return
         metadata = (await self._stripe.get_intent(payment_id)).metadata
         if row is None and not is_ours(metadata):
@@ -208,6 +212,12 @@ class Reconciliation:
                         account_id=str(row["account_id"]),
                     )
                 )
+
+
+def _is_void(charge: Row, row: Row, paid: Difference) -> bool:
+    """Whether a payment that cannot be credited has gone back whole: nobody owes anything."""
+    fits = (row["price_minor"], row["currency"]) == (paid.amount_minor, paid.currency)
+    return bool(charge.get("refunded")) and not fits
 
 
 async def _pages(items: AsyncIterator[Row]) -> AsyncIterator[list[Row]]:

@@ -3,6 +3,7 @@ where it is shown, and a masked or blank value that comes back means "keep what 
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from collections.abc import Mapping
@@ -13,7 +14,7 @@ from server.encryption import Cipher, DecryptionFailed
 
 _LOG = logging.getLogger(__name__)
 PUBLIC = "publishable_key"
-_MASK = re.compile(r"…|\*\*\*|•••")
+_MASK = re.compile(r"…|\.\.\.|\*\*\*|•••")
 _SHOWN = 4  # last characters of a secret, if it is long enough to keep the rest secret
 _LONG_ENOUGH = 16
 
@@ -104,11 +105,16 @@ def seal(value: str, cipher: Cipher) -> dict[str, Any]:
 
 def unseal_all(config_data: Mapping[str, Any], cipher: Cipher) -> dict[str, str]:
     """Every secret of a configuration in clear text, by name. Raises DecryptionFailed."""
-    return {
-        name: value if isinstance(value, str) else cipher.decrypt(str(value.get("encrypted")))
-        for name, value in config_data.items()
-        if name != PUBLIC and value
-    }
+    secrets = {}
+    for name, value in config_data.items():
+        if name == PUBLIC or not value:
+            continue
+        if isinstance(value, dict) and "encrypted" in value:
+            secrets[name] = cipher.decrypt(str(value["encrypted"]))
+        else:
+            # The old service took anything; what is no text is kept as its JSON.
+            secrets[name] = value if isinstance(value, str) else json.dumps(value)
+    return secrets
 
 
 def mask(value: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import secrets
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Mapping
 from dataclasses import dataclass, field
@@ -28,6 +29,10 @@ stripe.set_app_info("ciris-billing", version=__version__)
 
 class PaymentProviderError(Exception):
     """Stripe did not do what was asked; the text says why, for the log, and has no secret in it."""
+
+
+class NotPermitted(PaymentProviderError):
+    """The API key may not do this; restricted keys are often made without a permission."""
 
 
 class PaymentMissing(Exception):
@@ -125,6 +130,13 @@ class StripeApi:
                     needed, {"idempotency_key": f"purchase-{purchase.purchase_id}-plain"}
                 ),
             )
+        except _ServerFault:
+            # Stripe may remember its failure under the key for a day. A payment it made all the
+            # same is never paid: nobody is given its secret.
+            key = f"purchase-{purchase.purchase_id}-{secrets.token_hex(4)}"
+            made = await self._ask(
+                "create_intent", lambda: create(needed | courtesies, {"idempotency_key": key})
+            )
         return _intent(made)
 
     async def get_intent(self, payment_id: str) -> Intent:
@@ -171,11 +183,14 @@ class StripeApi:
         after: dict[str, str] = {}
         while True:
             wanted = {**params, **after, "limit": _PAGE}
-            page = await self._ask(f"list_{what}", lambda w=wanted: service.list_async(w))
-            items = page.to_dict()["data"]
+            answer = await self._ask(f"list_{what}", lambda w=wanted: service.list_async(w))
+            page = answer.to_dict()
+            items = page.get("data")
+            if not isinstance(items, list):
+                raise PaymentProviderError(f"Stripe's answer is no list of {what}")
             for item in items:
                 yield item
-            if not items or not page.has_more:
+            if not items or not page.get("has_more"):
                 return
             after = {"starting_after": items[-1]["id"]}
 
@@ -202,6 +217,10 @@ class _InvalidRequest(PaymentProviderError):
     """Stripe refuses the parameters."""
 
 
+class _ServerFault(PaymentProviderError):
+    """Stripe answered that it failed."""
+
+
 async def _explained(call: Awaitable[T]) -> T:
     """What `call` gives, or its failure in our words: Stripe's own may quote what was sent."""
     try:
@@ -211,7 +230,7 @@ async def _explained(call: Awaitable[T]) -> T:
             "Stripe does not accept the API key: check it by `ciris-billing providers test`"
         ) from None
     except stripe.PermissionError:
-        raise PaymentProviderError(
+        raise NotPermitted(
             "the Stripe API key lacks a permission: it needs PaymentIntents (write), Charges,"
             " Refunds and Disputes (read)"
         ) from None
@@ -227,7 +246,10 @@ async def _explained(call: Awaitable[T]) -> T:
     except stripe.APIConnectionError:
         raise PaymentProviderError("Stripe cannot be reached, or is too slow") from None
     except stripe.StripeError as error:
-        raise PaymentProviderError(
+        if error.http_status == 404:  # of an address that there is not
+            raise PaymentMissing from None
+        failure = _ServerFault if (error.http_status or 0) >= 500 else PaymentProviderError
+        raise failure(
             f"Stripe failed: {type(error).__name__}, status {error.http_status}"
         ) from None
     except (TimeoutError, OSError, aiohttp.ClientError) as error:
@@ -236,12 +258,15 @@ async def _explained(call: Awaitable[T]) -> T:
 
 
 def _intent(made: Any) -> Intent:
-    intent = made.to_dict()
-    return Intent(
-        intent["id"],
-        intent["client_secret"],
-        intent["amount"],
-        intent["currency"].upper(),
-        intent["status"],
-        intent.get("metadata") or {},
-    )
+    try:
+        intent = made.to_dict()
+        return Intent(
+            intent["id"],
+            intent["client_secret"],
+            intent["amount"],
+            intent["currency"].upper(),
+            intent["status"],
+            intent.get("metadata") or {},
+        )
+    except (KeyError, TypeError, AttributeError):
+        raise PaymentProviderError("Stripe's answer is no payment") from None

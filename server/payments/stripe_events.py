@@ -105,12 +105,15 @@ def payment_id_of(subject: Mapping[str, Any]) -> str | None:
 def purchase_metadata(metadata: Any) -> dict[str, Any]:
     """What a payment's metadata says of its purchase, in the names of PaymentEvent; a part that is
     missing or malformed is None."""
-    known = metadata if isinstance(metadata, dict) else {}
+    known = _without_nul(metadata) if isinstance(metadata, dict) else {}
+    texts = {name: known[name] for name in _OURS if isinstance(known.get(name), str)}
+    # An identity counts only beside the account's id, as both services write them.
+    identity = texts if texts.get("account_id") else {}
     return {
-        "account_id": _uuid(known.get("account_id")),
-        "purchase_id": _uuid(known.get("purchase_id")),
-        "oauth_provider": known.get("oauth_provider") or None,
-        "external_id": known.get("external_id") or None,
+        "account_id": _uuid(texts.get("account_id")),
+        "purchase_id": _uuid(texts.get("purchase_id")),
+        "oauth_provider": identity.get("oauth_provider") or None,
+        "external_id": identity.get("external_id") or None,
     }
 
 

@@ -536,5 +536,7 @@ ERROR_HEADERS: Mapping[str, str] = {
     "api_key_expired": "WWW-Authenticate",
     "charge_already_exists": "X-Existing-Charge-ID",
     "credit_already_exists": "X-Existing-Credit-ID",
+    "payment_provider_not_configured": "Retry-After",
+    "payment_provider_unavailable": "Retry-After",
     "unavailable": "Retry-After",
 }

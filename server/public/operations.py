@@ -383,7 +383,25 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
         " is answered 200 once its effect is stored for good, and has one effect however often it"
         " is sent.",
         answer=ref("EventReceipt"),
-        request={"id": "evt_1RkX3aLkdIwHu7ixq0v5s2Zb", "object": "event"},
+        request={
+            "id": "evt_1RkX3aLkdIwHu7ixq0v5s2Zb",
+            "object": "event",
+            "type": "payment_intent.succeeded",
+            "livemode": False,
+            "data": {
+                "object": {
+                    "id": _PAYMENT_ID,
+                    "object": "payment_intent",
+                    "amount_received": 500,
+                    "currency": "usd",
+                    "metadata": {
+                        "account_id": _ACCOUNT_ID,
+                        **_ADA,
+                        "purchase_id": "019a9c2e-c0de-7b44-8a1f-5d3e9b7c2f08",
+                    },
+                }
+            },
+        },
         example={"status": "success", "event_id": "evt_1RkX3aLkdIwHu7ixq0v5s2Zb"},
         errors=(
             "webhook_metadata_missing",

@@ -33,6 +33,8 @@ _ADVICE = {
     " refund, then resolve the event",
     "mode_mismatch": "a test event reached a live set-up, or a live one a test set-up: check the"
     " provider's keys and the webhook's address",
+    "payment_unknown": "money went back for a payment that was not reported yet: Stripe sends both"
+    " again",
     "payment_mismatch": "the purchase already has another payment: grant credits or refund, then"
     " resolve the event",
 }

@@ -1,4 +1,4 @@
-"""One client per module beside its server."""
+"""One client per module beside its server; modules about payments have a Stripe double, too."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from tests.support import Service
+from tests.payments import forget_faults, paying_service
+from tests.stripe_double import StripeDouble, running_stripe
+from tests.support import Database, Service
 
 
 @pytest.fixture(scope="module")
@@ -22,3 +24,32 @@ def stranger(service: Service) -> Iterator[httpx.Client]:
     """Presents no key."""
     with httpx.Client(base_url=service.base_url, timeout=30, verify=False) as client:
         yield client
+
+
+@pytest.fixture(scope="module")
+def double() -> Iterator[StripeDouble]:
+    """A Stripe shared by the tests of one module."""
+    with running_stripe() as double:
+        yield double
+
+
+@pytest.fixture(scope="module")
+def shop(module_database: Database, double: StripeDouble) -> Iterator[Service]:
+    """A server whose payments go through the double."""
+    with paying_service(module_database, double) as service:
+        yield service
+
+
+@pytest.fixture(scope="module")
+def customer(shop: Service) -> Iterator[httpx.Client]:
+    """Presents the shop's own key."""
+    with shop.client(verify=False) as client:
+        yield client
+
+
+@pytest.fixture(autouse=True)
+def no_fault_is_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
+    """What a test did not use up of its faults must not meet the next one."""
+    yield
+    if "double" in request.fixturenames:
+        forget_faults(request.getfixturevalue("double"))

@@ -25,6 +25,8 @@ from tests.http.wire import (
     exchange,
     raw_request,
 )
+from tests.payments import PURCHASES
+from tests.stripe_double import WEBHOOK_PATH
 from tests.support import (
     Service,
     TestCluster,
@@ -49,6 +51,7 @@ METRICS = {
     "billing_credit_amount_minor",
     "billing_accounts_created_total",
     "billing_account_balance_minor",
+    "billing_payment_provider_duration_seconds",
     "billing_db_connections_active",
     "billing_db_queries_total",
     "billing_db_write_verifications_total",
@@ -210,6 +213,10 @@ def test_the_description_covers_every_endpoint(stranger: httpx.Client) -> None:
         (ACCOUNTS, "post"),
         (ACCOUNTS + "/{oauth_provider}/{external_id}", "get"),
         (TRANSACTIONS, "get"),
+        (PURCHASES, "post"),
+        (PURCHASES + "/{payment_id}", "get"),
+        (PURCHASES + "/{payment_id}/status", "get"),
+        (WEBHOOK_PATH, "post"),
         ("/health", "get"),
     ):
         operation = document["paths"][path][method]

@@ -45,6 +45,7 @@ NAMES = {
     "billing_credit_amount_minor": "histogram",
     "billing_accounts_created_total": "counter",
     "billing_account_balance_minor": "histogram",
+    "billing_payment_provider_duration_seconds": "histogram",
     "billing_db_connections_active": "gauge",
     "billing_db_queries_total": "counter",
     "billing_db_write_verifications_total": "counter",

@@ -4,12 +4,14 @@ page that shows it works."""
 from __future__ import annotations
 
 import http.client
+import json
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from itertools import pairwise
 from typing import Any
 from urllib.parse import urlsplit
+from uuid import uuid4
 
 import httpx
 import jsonschema
@@ -19,7 +21,15 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from server.public.docs import document
 from server.routes import INTERNAL, ROUTES
+from server.routes import SIGNED as SIGNED_GUARD
 from server.validation import INT64_MAX
+from tests.payments import (
+    forget_faults,
+    paying_service,
+    purchase_body,
+    set_provider,
+)
+from tests.stripe_double import WEBHOOK_PATH, Drop, StripeDouble
 from tests.support import (
     Database,
     Key,
@@ -39,7 +49,13 @@ OPERATIONS = {
     for path, methods in DOCUMENT["paths"].items()
     for method, operation in methods.items()
 }
-AGENTS = [name for name, operation in OPERATIONS.items() if operation["security"]]
+AGENTS = [
+    name
+    for name, operation in OPERATIONS.items()
+    if any("ApiKeyAuth" in scheme for scheme in operation["security"])
+]
+SIGNED = "receiveStripeEvent"  # not by an agent's key but by Stripe
+PURCHASES = "/v1/billing/purchases"
 CODES = {error["code"]: error for error in DOCUMENT["x-error-codes"]}
 
 # What the service says of itself, and what of billing.errors no agent can be told.
@@ -50,9 +66,13 @@ OWN_CODES = {
     "malformed_request",
     "method_not_allowed",
     "not_found",
+    "payment_provider_unavailable",
     "unavailable",
     "unsupported_content_encoding",
     "validation_error",
+    "webhook_failed",
+    "webhook_metadata_missing",
+    "webhook_signature_invalid",
 }
 NOT_FOR_AGENTS = {
     "actor_not_allowed",
@@ -63,7 +83,27 @@ NOT_FOR_AGENTS = {
     "api_key_not_found",
     "busy",  # an agent is told `unavailable`
     "invalid_argument",
+    "payment_attached",
+    "payment_event_not_found",
+    "payment_return_not_found",
+    "provider_config_changed",
 }
+
+STRIPE = StripeDouble()
+
+
+@pytest.fixture(scope="module")
+def double() -> Iterator[StripeDouble]:
+    """The Stripe that the examples are bought from."""
+    with STRIPE:
+        yield STRIPE
+
+
+@pytest.fixture(scope="module")
+def service(module_database: Database, double: StripeDouble) -> Iterator[Service]:
+    """A server whose payments go through it."""
+    with paying_service(module_database, double) as service:
+        yield service
 
 
 def send(service: Service, name: str, key: Key | str | None = None, **changes: Any) -> Any:
@@ -82,20 +122,46 @@ def send(service: Service, name: str, key: Key | str | None = None, **changes: A
             place = query if parameter["in"] == "query" else headers
             place[parameter["name"]] = parameter["example"]
     headers = changes.get("headers", headers)
-    if operation["security"]:
+    if name in AGENTS:
         secret = key if isinstance(key, str) else (key or service.key).secret
         headers = {"X-API-Key": secret, **headers}
     body = None
     if "requestBody" in operation:
         body = operation["requestBody"]["content"]["application/json"]["example"]
+    if "body" in changes:
+        body = changes["body"]
+    content = None if body is None else json.dumps(body).encode()
+    if content is not None:
+        headers = {"Content-Type": "application/json", **headers}
+    if name == SIGNED:
+        assert content is not None
+        headers = {"Stripe-Signature": STRIPE.sign(content), **headers}
     return httpx.request(
         operation["method"],
-        service.base_url + changes.get("path", path),
+        service.base_url + (changes.get("path") or known_payment(service, path)),
         params=changes.get("query", query) or None,
         headers=headers,
-        json=changes.get("body", body),
+        content=content,
         timeout=30,
+        verify=False,
     )
+
+
+def payment_example() -> str:
+    """The payment that the examples read."""
+    parameters = OPERATIONS["getPurchase"]["parameters"]
+    (example,) = [one["example"] for one in parameters if one["name"] == "payment_id"]
+    return str(example)
+
+
+def known_payment(service: Service, text: str) -> str:
+    """`text` with the payment that the example purchase really makes in place of the examples',
+    which Stripe never made."""
+    if payment_example() not in text:
+        return text
+    bought = send(service, "createPurchase")
+    payment_id = bought.json()["payment_id"] if bought.is_success else payment_example()
+    return text.replace(payment_example(), payment_id)
 
 
 def make_known(service: Service, external_id: str) -> str:
@@ -175,6 +241,17 @@ def test_every_permission_is_the_route_tables() -> None:
             operation = DOCUMENT["paths"][route.path][route.method.lower()]
             assert operation["security"] == [{"ApiKeyAuth": [route.guard]}]
             assert f"`{route.guard}`" in operation["description"]
+
+
+def test_what_stripe_signs_is_described_as_signed_and_needs_no_key() -> None:
+    signed = [route for route in ROUTES if route.guard == SIGNED_GUARD]
+    assert [(route.method, route.path) for route in signed] == [("POST", WEBHOOK_PATH)]
+    operation = DOCUMENT["paths"][WEBHOOK_PATH]["post"]
+    assert operation["operationId"] == SIGNED
+    assert operation["security"] == [{"StripeSignature": []}]
+    scheme = DOCUMENT["components"]["securitySchemes"]["StripeSignature"]
+    assert (scheme["in"], scheme["name"]) == ("header", "Stripe-Signature")
+    assert "429" not in operation["responses"]
 
 
 def test_every_field_parameter_and_operation_says_what_it_means() -> None:
@@ -263,7 +340,9 @@ def test_the_example_batch_ends_as_its_example_shows(service: Service) -> None:
     assert [result["status"] for result in answer["results"]] == shown == [201, 404]
 
 
-@pytest.mark.parametrize("name", ["createCharge", "createCredit", "createAccount"])
+@pytest.mark.parametrize(
+    "name", ["createCharge", "createCredit", "createAccount", "createPurchase"]
+)
 def test_a_repeated_example_is_answered_with_its_first_answer(service: Service, name: str) -> None:
     example_account(service)
     first, again = send(service, name), send(service, name)
@@ -307,10 +386,18 @@ def test_a_denied_check_is_as_described(service: Service) -> None:
 def _wrong_shape(service: Service, name: str) -> httpx.Response:
     if name == "getAccount":
         answer = send(service, name, path="/v1/billing/accounts/google/user-1042")
+    elif name.startswith("getPurchase"):
+        answer = send(service, name, path=_payment_path(name, "pi_%00"))
     else:
         answer = send(service, name, body={}, query={})
     assert isinstance(answer, httpx.Response)
     return answer
+
+
+def _payment_path(name: str, payment_id: str) -> str | None:
+    """The operation's path with this payment in it; None where none belongs."""
+    path: str = OPERATIONS[name]["path"]
+    return path.replace("{payment_id}", payment_id) if "{payment_id}" in path else None
 
 
 def _expired(service: Service, name: str) -> Any:
@@ -353,6 +440,8 @@ def _stopped(status: str) -> Callable[[Service, str], Any]:
 def _body(name: str, user: str, **fields: Any) -> Json:
     if name == "createCharges":
         return {"charges": [charge_body(user, **fields)]}
+    if name == "createPurchase":
+        return purchase_body(user, **fields)
     make = {"createCharge": charge_body, "createCredit": credit_body}.get(name)
     return make(user, **fields) if make else {**identity(user), **fields}
 
@@ -382,8 +471,54 @@ def _other_currency(service: Service, name: str) -> Any:
 
 def _too_many_credits(service: Service, name: str) -> Any:
     user = make_known(service, unique())
-    assert send(service, name, body=credit_body(user, 20), headers={}).is_success
-    return send(service, name, body=credit_body(user, INT64_MAX), headers={})
+    assert send(service, name, body=_body(name, user, amount=20), headers={}).is_success
+    return send(service, name, body=_body(name, user, amount=INT64_MAX), headers={})
+
+
+def _unknown_payment(service: Service, name: str) -> Any:
+    return send(service, name, path=_payment_path(name, "pi_unknown"))
+
+
+def _no_provider(service: Service, name: str) -> Any:
+    set_provider(service.database, {}, is_active=False)
+    try:
+        return send(service, name)
+    finally:
+        set_provider(service.database, {})
+
+
+def _stripe_is_down(service: Service, name: str) -> Any:
+    path = _payment_path(name, known_payment(service, payment_example()))
+    for method in ("GET", "POST"):
+        STRIPE.on(method, "/v1/payment_intents", Drop(), times=9)
+    try:
+        return send(service, name, path=path, body=_body(name, unique()), headers={})
+    finally:
+        forget_faults(STRIPE)
+
+
+def _event(**metadata: str) -> Json:
+    """A payment that succeeded, for somebody unknown."""
+    return STRIPE.event(
+        "payment_intent.succeeded",
+        {
+            "id": unique("pi"),
+            "object": "payment_intent",
+            "amount": 500,
+            "amount_received": 500,
+            "currency": "usd",
+            "status": "succeeded",
+            "metadata": metadata,
+        },
+    )
+
+
+def _nobodys_payment(service: Service, name: str) -> Any:
+    return send(service, name, body=_event(account_id=str(uuid4()), **identity()))
+
+
+def _nameless_payment(service: Service, name: str) -> Any:
+    return send(service, name, body=_event(account_id=str(uuid4())))
 
 
 PROVOKE: dict[str, Callable[[Service, str], Any]] = {
@@ -402,12 +537,21 @@ PROVOKE: dict[str, Callable[[Service, str], Any]] = {
     "idempotency_key_reused": _reused_header,
     "insufficient_credits": _empty_account,
     "not_found": lambda service, name: send(service, name, path="/static/nothing.css"),
+    "payment_not_found": _unknown_payment,
+    "payment_provider_not_configured": _no_provider,
+    "payment_provider_unavailable": _stripe_is_down,
     "permission_missing": _other_permission,
     "unsupported_content_encoding": lambda service, name: send(
         service, name, headers={"Content-Encoding": "gzip"}
     ),
     "validation_error": _wrong_shape,
+    "webhook_failed": _nobodys_payment,
+    "webhook_metadata_missing": _nameless_payment,
+    "webhook_signature_invalid": lambda service, name: send(
+        service, name, headers={"Stripe-Signature": "t=1,v1=0"}
+    ),
 }
+WEBHOOKS = {code for code in PROVOKE if code.startswith("webhook_")}
 # 500 is a defect wherever it appears; 503 has a test of its own below.
 NOT_HERE = {"internal_error", "unavailable"}
 
@@ -435,10 +579,17 @@ def test_every_error_that_is_described_is_answered_as_described(
 
 
 @pytest.mark.parametrize(
-    "code", sorted(PROVOKE.keys() - {"not_found", "permission_missing", "api_key_expired"})
+    "code",
+    sorted(
+        PROVOKE.keys() - {"not_found", "permission_missing", "api_key_expired"} - WEBHOOKS,
+    ),
 )
 @pytest.mark.parametrize(
-    "name", ["checkCredit", "createCharge", "createCredit", "createAccount", "getAccount"]
+    "name",
+    [
+        *("checkCredit", "createCharge", "createCredit", "createAccount", "getAccount"),
+        *("createPurchase", "getPurchase"),
+    ],
 )
 def test_no_operation_answers_an_error_that_it_does_not_describe(
     service: Service, name: str, code: str
@@ -473,6 +624,10 @@ def test_without_a_database_every_operation_answers_503_as_described(database: D
             validate_answer(name, answer)
             if name != "getHealth":
                 assert answer.json()["code"] == "unavailable"
+        # Stripe takes any 5xx for "send it again"; the contract names this one.
+        answer = send(service, SIGNED)
+        assert (answer.status_code, answer.json()["code"]) == (500, "webhook_failed")
+        validate_answer(SIGNED, answer)
 
 
 @pytest.mark.parametrize(
@@ -584,9 +739,12 @@ def test_every_curl_line_of_the_page_works_as_it_stands(service: Service, page: 
         for block in page.blocks
         if block.startswith("curl ")
     ]
-    assert len(lines) == len(OPERATIONS)
+    # Nobody but Stripe can make a webhook's signature.
+    assert len(lines) == len(OPERATIONS) - 1
+    assert not [line for line in lines if WEBHOOK_PATH in line]
+    assert len([line for line in lines if PURCHASES in line]) == 3
     example_account(service)
-    for line in lines:
+    for line in (known_payment(service, line) for line in lines):
         words = shlex.split(line.replace("\\\n", " "))
         assert words[:2] == ["curl", "-sS"]
         url, options = words[2], words[3:]

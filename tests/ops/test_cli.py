@@ -46,14 +46,22 @@ COMMANDS = [
     ("admins", "add"),
     ("admins", "list"),
     ("admins", "token"),
+    ("providers",),
+    ("providers", "list"),
+    ("providers", "set"),
+    ("providers", "test"),
+    ("providers", "reencrypt"),
+    ("reconcile",),
 ]
 # What a complete command line needs beside its name.
-ARGUMENTS = {
+ARGUMENTS: dict[tuple[str, ...], list[str]] = {
     ("keys", "create"): ["agent"],
     ("keys", "rotate"): ["cbk_test_00000000000"],
     ("keys", "revoke"): ["cbk_test_00000000000"],
     ("admins", "add"): ["ada@example.com"],
     ("admins", "token"): ["ada@example.com"],
+    ("providers", "set"): ["stripe"],
+    ("reconcile",): ["stripe", "--since", "2026-11-01"],
 }
 USING_THE_DATABASE = [
     ("serve",),
@@ -67,8 +75,14 @@ USING_THE_DATABASE = [
     ("admins", "add", "ada@example.com"),
     ("admins", "list"),
     ("admins", "token", "ada@example.com"),
+    ("providers", "list"),
+    ("providers", "set", "stripe", "--enable"),
+    ("providers", "test"),
+    ("providers", "reencrypt"),
+    ("reconcile", "stripe", "--since", "2026-11-01"),
 ]
 SECRET = "correct-horse-battery-staple-0123456789"
+SECRETS = {"ADMIN_JWT_SECRET": SECRET, "ENCRYPTION_KEY": SECRET}  # what commands need besides
 HUNTER = "hunter2hunter2"  # a password that no output may show
 
 
@@ -127,7 +141,7 @@ def test_every_command_explains_itself(command: tuple[str, ...]) -> None:
 
 
 def test_the_help_lists_no_command_that_these_tests_do_not_know() -> None:
-    for group in ((), ("keys",), ("admins",)):
+    for group in ((), ("keys",), ("admins",), ("providers",)):
         text = run(*group, "--help").stdout.partition("COMMAND\n" if not group else "ACTION\n")[2]
         listed = set(re.findall(r"^    (\w+)", text, re.MULTILINE))
         known = {command[-1] for command in COMMANDS if command and command[:-1] == group}
@@ -464,7 +478,7 @@ def test_every_fault_of_a_first_deploys_settings_is_named_at_once() -> None:
 
 @pytest.mark.parametrize("command", USING_THE_DATABASE, ids=" ".join)
 def test_no_database_url_is_a_fault_that_is_explained(command: tuple[str, ...]) -> None:
-    message = refused(run(*command, environment={"ADMIN_JWT_SECRET": SECRET}), 2)
+    message = refused(run(*command, environment=SECRETS), 2)
     assert "DATABASE_URL is not set" in message
     assert "postgresql://" in message
 
@@ -540,10 +554,7 @@ def test_every_usual_form_of_a_database_url_is_understood(
 
 @pytest.mark.parametrize("command", USING_THE_DATABASE, ids=" ".join)
 def test_a_database_that_is_down_is_reported_with_advice(command: tuple[str, ...]) -> None:
-    environment = {
-        "DATABASE_URL": url("billing", HUNTER, port=free_port()),
-        "ADMIN_JWT_SECRET": SECRET,
-    }
+    environment = {"DATABASE_URL": url("billing", HUNTER, port=free_port()), **SECRETS}
     done = run(*command, environment=environment)
     message = refused(done, 1)
     assert "DATABASE_URL" in message  # where to look
@@ -582,7 +593,7 @@ def test_a_database_that_is_not_migrated_is_reported_with_advice(
     cluster: TestCluster, command: tuple[str, ...]
 ) -> None:
     with cluster.database(template=None) as empty:
-        environment = {"DATABASE_URL": empty.dsn(), "ADMIN_JWT_SECRET": SECRET}
+        environment = {"DATABASE_URL": empty.dsn(), **SECRETS}
         message = refused(run(*command, environment=environment), 1)
     assert "ciris-billing migrate" in message
 

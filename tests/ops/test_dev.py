@@ -24,6 +24,7 @@ import psutil
 import psycopg
 import pytest
 
+from server.config import load_provider_config
 from tests.support import (
     BILLING,
     Process,
@@ -225,6 +226,7 @@ def test_a_port_in_use_is_reported_and_nothing_stays_behind(dev: Dev, directory:
 def test_it_stops_as_a_whole_and_resumes(directory: Path, way: str) -> None:
     with running(directory) as first:
         key = first.facts["api_key"]
+        encryption_key = (directory / "encryption_key").read_text()
         assert credits_left(first) == 7
         assert first.post("credits", credit_body("user-1", 3)).status_code == 201
         family = first.family()
@@ -238,6 +240,8 @@ def test_it_stops_as_a_whole_and_resumes(directory: Path, way: str) -> None:
         assert not (directory / "dev.json").exists()
         assert "Traceback" not in first.process.output
     with running(directory) as again:
+        # What is stored was encrypted with this one, so it stays.
+        assert (directory / "encryption_key").read_text() == encryption_key
         assert again.facts["api_key"] == key
         assert key in again.process.output
         assert credits_left(again) == 10
@@ -303,6 +307,10 @@ def test_a_folder_is_made_where_none_was_and_is_private(tmp_path: Path) -> None:
         assert secrets
         for path in (*secrets, directory / "dev.json"):
             assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        # One that other commands accept, and a payment provider is set up with.
+        given = {"ENCRYPTION_KEY_FILE": str(directory / "encryption_key")}
+        [key] = load_provider_config(given).encryption_keys
+        assert key not in dev.process.output
 
 
 def test_a_new_key_is_made_when_the_old_one_was_revoked(directory: Path) -> None:

@@ -9,6 +9,14 @@ CREATE FUNCTION billing.add_admin(p_email text, p_full_name text DEFAULT NULL::t
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing.attach_payment(p_account_id uuid, p_purchase_id uuid, p_payment_id text, p_payment_status text, p_api_key_id uuid DEFAULT NULL::uuid, p_admin_user_id uuid DEFAULT NULL::uuid) RETURNS TABLE(payment_id text, payment_status text)
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.begin_purchase(p_oauth_provider text, p_external_id text, p_customer_email text, p_wa_id text DEFAULT NULL::text, p_tenant_id text DEFAULT NULL::text, p_user_role text DEFAULT NULL::text, p_agent_id text DEFAULT NULL::text, p_marketing_opt_in boolean DEFAULT false, p_marketing_opt_in_source text DEFAULT NULL::text, p_idempotency_key text DEFAULT NULL::text, p_provider text DEFAULT 'stripe'::text, p_api_key_id uuid DEFAULT NULL::uuid, p_admin_user_id uuid DEFAULT NULL::uuid) RETURNS TABLE(purchase_id uuid, account_id uuid, uses bigint, price_minor bigint, currency text, payment_id text, payment_status text, account_created boolean, replayed boolean, config_data jsonb)
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing.check_credit(p_oauth_provider text, p_external_id text, p_wa_id text DEFAULT NULL::text, p_tenant_id text DEFAULT NULL::text, p_context_agent_id text DEFAULT NULL::text, p_context_channel_id text DEFAULT NULL::text, p_context_request_id text DEFAULT NULL::text, p_customer_email text DEFAULT NULL::text, p_user_role text DEFAULT NULL::text, p_agent_id text DEFAULT NULL::text, p_marketing_opt_in boolean DEFAULT false, p_marketing_opt_in_source text DEFAULT NULL::text, p_api_key_id uuid DEFAULT NULL::uuid) RETURNS TABLE(has_credit boolean, reason text, credits_remaining bigint, free_uses_remaining bigint, total_uses bigint, plan_name text, purchase_required boolean, purchase_price_minor bigint, purchase_uses bigint)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -84,12 +92,35 @@ CREATE FUNCTION billing.find_api_key(p_key_prefix text) RETURNS TABLE(api_key_id
     LANGUAGE sql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing.find_purchase(p_payment_id text, p_provider text DEFAULT 'stripe'::text, p_api_key_id uuid DEFAULT NULL::uuid, p_admin_user_id uuid DEFAULT NULL::uuid) RETURNS TABLE(purchase_id uuid, account_id uuid, status text, uses bigint, price_minor bigint, currency text, credits_added bigint, created_at timestamp with time zone, settled_at timestamp with time zone, config_data jsonb)
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing.get_account(p_oauth_provider text, p_external_id text, p_api_key_id uuid DEFAULT NULL::uuid, p_admin_user_id uuid DEFAULT NULL::uuid) RETURNS TABLE(account_id uuid, oauth_provider text, external_id text, wa_id text, tenant_id text, customer_email text, balance_minor bigint, currency text, plan_name text, status text, paid_credits bigint, marketing_opt_in boolean, marketing_opt_in_at timestamp with time zone, marketing_opt_in_source text, created_at timestamp with time zone, updated_at timestamp with time zone, free_uses_remaining bigint, total_uses bigint, user_role text, agent_id text, ledger_version bigint)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing.get_admin(p_email text) RETURNS TABLE(admin_user_id uuid, email text, full_name text, role text)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.provider_mode(p_config_data jsonb) RETURNS text
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE TABLE billing_data.provider_configs (
+    id uuid DEFAULT gen_random_uuid() NOT NULL,
+    provider_type character varying(50) NOT NULL,
+    is_active boolean DEFAULT true NOT NULL,
+    config_data jsonb NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_by uuid,
+    CONSTRAINT ck_provider_configs_type CHECK (((provider_type)::text = ANY ((ARRAY['stripe'::character varying, 'square'::character varying, 'paypal'::character varying])::text[])))
+);
+
+CREATE FUNCTION billing.get_provider_config(p_provider_type text) RETURNS TABLE(is_active boolean, config_data jsonb, mode text, updated_at timestamp with time zone)
+    LANGUAGE sql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing.get_schema_version() RETURNS text
@@ -141,8 +172,24 @@ CREATE FUNCTION billing.list_api_keys(p_environment text DEFAULT NULL::text, p_s
     LANGUAGE sql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing.list_payment_problems(p_limit bigint DEFAULT 100, p_offset bigint DEFAULT 0, p_admin_user_id uuid DEFAULT NULL::uuid) RETURNS TABLE(problem text, provider text, reference text, payment_id text, account_id uuid, what_is_wrong text, happened_at timestamp with time zone)
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.list_payments(p_payment_ids text[] DEFAULT '{}'::text[], p_since timestamp with time zone DEFAULT NULL::timestamp with time zone, p_provider text DEFAULT 'stripe'::text) RETURNS TABLE(payment_id text, account_id uuid, purchase_id uuid, uses bigint, price_minor bigint, currency text, status text, settled_at timestamp with time zone, resolved boolean, return_ids text[], return_statuses text[])
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.list_provider_configs(p_admin_user_id uuid DEFAULT NULL::uuid) RETURNS TABLE(id uuid, provider_type text, is_active boolean, config_data jsonb, mode text, updated_at timestamp with time zone)
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing.list_transactions(p_oauth_provider text, p_external_id text, p_limit bigint DEFAULT 50, p_offset bigint DEFAULT 0, p_api_key_id uuid DEFAULT NULL::uuid, p_admin_user_id uuid DEFAULT NULL::uuid) RETURNS TABLE(total_count bigint, transaction_id uuid, type text, amount_minor bigint, currency text, description text, created_at timestamp with time zone, balance_after bigint, transaction_type text, external_transaction_id text, metadata_message_id text, metadata_agent_id text, metadata_channel_id text, metadata_request_id text, paid_with text, ledger_version bigint)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.process_payment_event(p_event_id text, p_event_type text, p_payload jsonb, p_action text, p_livemode boolean DEFAULT NULL::boolean, p_payment_id text DEFAULT NULL::text, p_amount_minor bigint DEFAULT NULL::bigint, p_currency text DEFAULT NULL::text, p_account_id uuid DEFAULT NULL::uuid, p_purchase_id uuid DEFAULT NULL::uuid, p_oauth_provider text DEFAULT NULL::text, p_external_id text DEFAULT NULL::text, p_return_ids text[] DEFAULT '{}'::text[], p_return_kinds text[] DEFAULT '{}'::text[], p_return_amounts_minor bigint[] DEFAULT '{}'::bigint[], p_returns_withdrawn boolean[] DEFAULT '{}'::boolean[], p_provider text DEFAULT 'stripe'::text) RETURNS TABLE(outcome text, needs_attention boolean, deliveries bigint, account_id uuid, purchase_id uuid, credits_added bigint)
+    LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing.record_api_key_use(p_api_key_ids uuid[], p_used_at timestamp with time zone[], p_used_from inet[]) RETURNS integer
@@ -157,7 +204,19 @@ CREATE FUNCTION billing.require_api_key(p_api_key_id uuid, p_permission text) RE
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing.resolve_payment_event(p_event_id text, p_reason text, p_provider text DEFAULT 'stripe'::text, p_admin_user_id uuid DEFAULT NULL::uuid) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.resolve_shortfall(p_return_id text, p_reason text, p_provider text DEFAULT 'stripe'::text, p_admin_user_id uuid DEFAULT NULL::uuid) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing.retire_expired_api_key(p_api_key_id uuid) RETURNS boolean
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.return_payment(p_payment_id text, p_return_id text, p_kind text, p_amount_minor bigint, p_currency text DEFAULT 'USD'::text, p_withdrawn boolean DEFAULT true, p_provider text DEFAULT 'stripe'::text) RETURNS TABLE(outcome text, account_id uuid, purchase_id uuid)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -177,19 +236,23 @@ CREATE FUNCTION billing.set_account_status(p_oauth_provider text, p_external_id 
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing.set_pricing(p_reason text, p_free_uses bigint DEFAULT NULL::bigint, p_pack_uses bigint DEFAULT NULL::bigint, p_pack_price_minor bigint DEFAULT NULL::bigint, p_pack_currency text DEFAULT NULL::text, p_admin_user_id uuid DEFAULT NULL::uuid) RETURNS TABLE(free_uses bigint, pack_uses bigint, pack_price_minor bigint, pack_currency text)
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.set_provider_config(p_provider_type text, p_config_data jsonb DEFAULT '{}'::jsonb, p_is_active boolean DEFAULT NULL::boolean, p_reason text DEFAULT NULL::text, p_unchanged_since timestamp with time zone DEFAULT NULL::timestamp with time zone, p_admin_user_id uuid DEFAULT NULL::uuid) RETURNS TABLE(id uuid, provider_type text, is_active boolean, config_data jsonb, mode text, updated_at timestamp with time zone)
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.settle_purchase(p_payment_id text, p_amount_minor bigint, p_currency text DEFAULT 'USD'::text, p_account_id uuid DEFAULT NULL::uuid, p_purchase_id uuid DEFAULT NULL::uuid, p_oauth_provider text DEFAULT NULL::text, p_external_id text DEFAULT NULL::text, p_provider text DEFAULT 'stripe'::text) RETURNS TABLE(outcome text, account_id uuid, purchase_id uuid, credits_added bigint)
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing.verify_ledger() RETURNS TABLE(account_id uuid, problem text, expected text, found text)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.api_key_fault(p_api_key_id uuid, p_permission text) RETURNS text
-    LANGUAGE plpgsql STABLE
-    SET search_path TO 'pg_catalog', 'pg_temp';
-
-CREATE FUNCTION billing_data.authorize(p_api_key_id uuid, p_admin_user_id uuid, p_permission text) RETURNS text
-    LANGUAGE plpgsql STABLE
-    SET search_path TO 'pg_catalog', 'pg_temp';
-
-CREATE FUNCTION billing_data.caller_role() RETURNS text
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -224,20 +287,121 @@ CREATE TABLE billing_data.accounts (
 )
 WITH (fillfactor='75');
 
+CREATE TABLE billing_data.credits (
+    id uuid NOT NULL,
+    account_id uuid NOT NULL,
+    amount_minor bigint NOT NULL,
+    currency character varying(3) NOT NULL,
+    balance_before bigint NOT NULL,
+    balance_after bigint NOT NULL,
+    transaction_type character varying(20) NOT NULL,
+    description character varying NOT NULL,
+    external_transaction_id character varying(255),
+    idempotency_key character varying(255),
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    ledger_version bigint NOT NULL,
+    request_fingerprint bytea,
+    api_key_id uuid,
+    admin_user_id uuid,
+    database_role text,
+    payment_provider text,
+    CONSTRAINT ck_credit_balance_consistency CHECK ((balance_after = (balance_before + amount_minor))),
+    CONSTRAINT ck_transaction_type CHECK (((transaction_type)::text = ANY ((ARRAY['purchase'::character varying, 'grant'::character varying, 'refund'::character varying, 'adjustment'::character varying])::text[]))),
+    CONSTRAINT credits_amount CHECK (((amount_minor > 0) OR ((amount_minor < 0) AND ((transaction_type)::text = ANY ((ARRAY['refund'::character varying, 'adjustment'::character varying])::text[]))))),
+    CONSTRAINT credits_balance_after_non_negative CHECK ((balance_after >= 0)),
+    CONSTRAINT credits_balance_non_negative CHECK ((balance_before >= 0)),
+    CONSTRAINT credits_ledger_version_positive CHECK ((ledger_version > 0)),
+    CONSTRAINT credits_one_writer CHECK ((num_nonnulls(api_key_id, admin_user_id, database_role, payment_provider) = 1))
+);
+
+CREATE FUNCTION billing_data.append_credit(p_account billing_data.accounts, p_amount_minor bigint, p_transaction_type text, p_description text, p_external_transaction_id text, p_idempotency_key text, p_request_fingerprint bytea, p_now timestamp with time zone, p_api_key_id uuid, p_admin_user_id uuid, p_database_role text, p_payment_provider text) RETURNS billing_data.credits
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE TABLE billing_data.purchases (
+    account_id uuid NOT NULL,
+    id uuid NOT NULL,
+    provider text DEFAULT 'stripe'::text NOT NULL,
+    payment_id character varying(255),
+    uses bigint NOT NULL,
+    price_minor bigint NOT NULL,
+    currency character varying(3) NOT NULL,
+    customer_email character varying(255),
+    api_key_id uuid,
+    admin_user_id uuid,
+    database_role text,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    settled_at timestamp with time zone,
+    payment_status text,
+    idempotency_key character varying(255),
+    request_fingerprint bytea,
+    credit_id uuid,
+    CONSTRAINT purchases_one_writer CHECK ((num_nonnulls(api_key_id, admin_user_id, database_role) = 1)),
+    CONSTRAINT purchases_price_positive CHECK ((price_minor > 0)),
+    CONSTRAINT purchases_provider CHECK ((provider = ANY (ARRAY['stripe'::text, 'square'::text, 'paypal'::text]))),
+    CONSTRAINT purchases_settled CHECK (((num_nonnulls(settled_at, credit_id) = 0) OR (num_nonnulls(settled_at, credit_id, payment_id) = 3))),
+    CONSTRAINT purchases_uses_positive CHECK ((uses > 0))
+)
+WITH (fillfactor='80');
+
+CREATE FUNCTION billing_data.apply_return(p_purchase billing_data.purchases, p_return_id text, p_kind text, p_amount_minor bigint, p_withdrawn boolean, p_database_role text, p_payment_provider text) RETURNS text
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.authorize(p_api_key_id uuid, p_admin_user_id uuid, p_permission text) RETURNS text
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.caller_role() RETURNS text
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.credit_of_payment(p_account_id uuid, p_key text, p_transaction_type text, p_external_transaction_id text) RETURNS billing_data.credits
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.find_or_create_account(p_oauth_provider text, p_external_id text, p_wa_id text, p_tenant_id text, p_balance_minor bigint, p_currency text, p_plan_name text, p_customer_email text, p_user_role text, p_agent_id text, p_marketing_opt_in boolean, p_marketing_opt_in_source text, p_wait boolean) RETURNS TABLE(account billing_data.accounts, created boolean)
     LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.free_key(p_account_id uuid, p_key text) RETURNS text
+    LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.is_check(p_oauth_provider text, p_external_id text, p_wa_id text, p_tenant_id text, p_context_agent_id text, p_context_channel_id text, p_context_request_id text, p_customer_email text, p_user_role text, p_agent_id text, p_marketing_opt_in_source text) RETURNS boolean
     LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.is_payment_fault(p_outcome text) RETURNS boolean
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.is_sealed(p_value jsonb) RETURNS boolean
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.is_web_tier() RETURNS boolean
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.mask_config(p_config_data jsonb) RETURNS jsonb
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.money_text(p_amount_minor bigint, p_currency text) RETURNS text
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.new_id() RETURNS uuid
     LANGUAGE sql PARALLEL SAFE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.purchase_of_payment(p_provider text, p_payment_id text, p_account_id uuid, p_purchase_id uuid) RETURNS billing_data.purchases
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.purchase_status(p_purchase billing_data.purchases) RETURNS text
+    LANGUAGE sql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.raise_error(p_slug text, p_values jsonb DEFAULT '{}'::jsonb) RETURNS void
@@ -268,12 +432,32 @@ CREATE FUNCTION billing_data.require_length(p_value text, p_limit integer, p_arg
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.require_payment_provider(p_provider text) RETURNS void
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.require_profile(p_customer_email text, p_user_role text, p_agent_id text, p_marketing_opt_in_source text) RETURNS void
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.require_provider(p_provider text) RETURNS jsonb
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.require_same_length(p_required integer[], p_optional integer[]) RETURNS void
     LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.return_money(p_provider text, p_payment_id text, p_account_id uuid, p_purchase_id uuid, p_is_ours boolean, p_return_id text, p_kind text, p_amount_minor bigint, p_currency text, p_withdrawn boolean, p_database_role text, p_payment_provider text) RETURNS TABLE(outcome text, account_id uuid, purchase_id uuid)
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.settle_payment(p_provider text, p_payment_id text, p_amount_minor bigint, p_currency text, p_account_id uuid, p_purchase_id uuid, p_oauth_provider text, p_external_id text, p_database_role text, p_payment_provider text) RETURNS TABLE(outcome text, account_id uuid, purchase_id uuid, credits_added bigint)
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.uses_due(p_uses bigint, p_price_minor bigint, p_money numeric) RETURNS bigint
+    LANGUAGE sql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.with_profile(p_account billing_data.accounts, p_customer_email text, p_user_role text, p_agent_id text, p_marketing_opt_in boolean, p_marketing_opt_in_source text, p_now timestamp with time zone) RETURNS billing_data.accounts
@@ -331,31 +515,6 @@ END))),
     CONSTRAINT ck_charge_amount_positive CHECK ((amount_minor > 0))
 );
 
-CREATE TABLE billing_data.credits (
-    id uuid NOT NULL,
-    account_id uuid NOT NULL,
-    amount_minor bigint NOT NULL,
-    currency character varying(3) NOT NULL,
-    balance_before bigint NOT NULL,
-    balance_after bigint NOT NULL,
-    transaction_type character varying(20) NOT NULL,
-    description character varying NOT NULL,
-    external_transaction_id character varying(255),
-    idempotency_key character varying(255),
-    created_at timestamp with time zone DEFAULT now() NOT NULL,
-    ledger_version bigint NOT NULL,
-    request_fingerprint bytea,
-    api_key_id uuid,
-    admin_user_id uuid,
-    database_role text,
-    CONSTRAINT ck_credit_amount_positive CHECK ((amount_minor > 0)),
-    CONSTRAINT ck_credit_balance_consistency CHECK ((balance_after = (balance_before + amount_minor))),
-    CONSTRAINT ck_transaction_type CHECK (((transaction_type)::text = ANY ((ARRAY['purchase'::character varying, 'grant'::character varying, 'refund'::character varying, 'adjustment'::character varying])::text[]))),
-    CONSTRAINT credits_balance_non_negative CHECK ((balance_before >= 0)),
-    CONSTRAINT credits_ledger_version_positive CHECK ((ledger_version > 0)),
-    CONSTRAINT credits_one_writer CHECK ((num_nonnulls(api_key_id, admin_user_id, database_role) = 1))
-);
-
 CREATE VIEW billing.ledger AS
  SELECT account_id,
     ledger_version,
@@ -392,7 +551,8 @@ CREATE VIEW billing.daily_usage AS
     count(*) FILTER (WHERE (paid_with = 'free'::text)) AS free_charges,
     count(*) FILTER (WHERE (type = 'credit'::text)) AS credits,
     COALESCE(sum((- amount_minor)) FILTER (WHERE (paid_with = 'paid'::text)), (0)::numeric) AS credits_used,
-    COALESCE(sum(amount_minor) FILTER (WHERE (type = 'credit'::text)), (0)::numeric) AS credits_added,
+    COALESCE(sum(amount_minor) FILTER (WHERE ((type = 'credit'::text) AND (amount_minor > 0))), (0)::numeric) AS credits_added,
+    COALESCE(sum((- amount_minor)) FILTER (WHERE ((type = 'credit'::text) AND (amount_minor < 0))), (0)::numeric) AS credits_taken_back,
     count(DISTINCT account_id) AS unique_accounts
    FROM billing.ledger l
   GROUP BY (((created_at AT TIME ZONE 'UTC'::text))::date);
@@ -484,41 +644,41 @@ CREATE TABLE billing_data.payment_events (
     payload jsonb NOT NULL,
     outcome text NOT NULL,
     received_at timestamp with time zone DEFAULT now() NOT NULL,
-    CONSTRAINT payment_events_provider CHECK ((provider = ANY (ARRAY['stripe'::text, 'square'::text, 'paypal'::text])))
+    account_id uuid,
+    livemode boolean,
+    deliveries bigint DEFAULT 1 NOT NULL,
+    last_received_at timestamp with time zone DEFAULT now() NOT NULL,
+    resolved_at timestamp with time zone,
+    resolution text,
+    CONSTRAINT payment_events_outcome CHECK ((outcome = ANY (ARRAY['credited'::text, 'already_credited'::text, 'taken_back'::text, 'restored'::text, 'waiting'::text, 'unchanged'::text, 'acknowledged'::text, 'ignored'::text, 'account_not_found'::text, 'amount_mismatch'::text, 'balance_overflow'::text, 'currency_mismatch'::text, 'metadata_missing'::text, 'mode_mismatch'::text, 'payment_mismatch'::text, 'payment_unknown'::text]))),
+    CONSTRAINT payment_events_provider CHECK ((provider = ANY (ARRAY['stripe'::text, 'square'::text, 'paypal'::text]))),
+    CONSTRAINT payment_events_resolved CHECK (((resolved_at IS NULL) = (resolution IS NULL)))
 );
 
-CREATE TABLE billing_data.provider_configs (
-    id uuid DEFAULT gen_random_uuid() NOT NULL,
-    provider_type character varying(50) NOT NULL,
-    is_active boolean DEFAULT true NOT NULL,
-    config_data jsonb NOT NULL,
+CREATE TABLE billing_data.payment_returns (
+    account_id uuid NOT NULL,
+    provider text NOT NULL,
+    return_id character varying(255) NOT NULL,
+    purchase_id uuid NOT NULL,
+    kind text NOT NULL,
+    status text NOT NULL,
+    amount_minor bigint NOT NULL,
+    uses_due bigint DEFAULT 0 NOT NULL,
+    uses_taken bigint DEFAULT 0 NOT NULL,
+    credit_id uuid,
+    restoring_credit_id uuid,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     updated_at timestamp with time zone DEFAULT now() NOT NULL,
-    updated_by uuid,
-    CONSTRAINT ck_provider_configs_type CHECK (((provider_type)::text = ANY ((ARRAY['stripe'::character varying, 'square'::character varying, 'paypal'::character varying])::text[])))
-);
-
-CREATE TABLE billing_data.purchases (
-    account_id uuid NOT NULL,
-    id uuid NOT NULL,
-    provider text DEFAULT 'stripe'::text NOT NULL,
-    payment_id character varying(255),
-    uses bigint NOT NULL,
-    price_minor bigint NOT NULL,
-    currency character varying(3) NOT NULL,
-    customer_email character varying(255) NOT NULL,
-    status text DEFAULT 'offered'::text NOT NULL,
-    api_key_id uuid,
-    admin_user_id uuid,
-    database_role text,
-    created_at timestamp with time zone DEFAULT now() NOT NULL,
-    settled_at timestamp with time zone,
-    CONSTRAINT purchases_one_writer CHECK ((num_nonnulls(api_key_id, admin_user_id, database_role) = 1)),
-    CONSTRAINT purchases_price_positive CHECK ((price_minor > 0)),
-    CONSTRAINT purchases_provider CHECK ((provider = ANY (ARRAY['stripe'::text, 'square'::text, 'paypal'::text]))),
-    CONSTRAINT purchases_settled CHECK (((status = 'settled'::text) = (settled_at IS NOT NULL))),
-    CONSTRAINT purchases_status CHECK ((status = ANY (ARRAY['offered'::text, 'pending'::text, 'settled'::text, 'failed'::text]))),
-    CONSTRAINT purchases_uses_positive CHECK ((uses > 0))
+    resolved_at timestamp with time zone,
+    resolution text,
+    CONSTRAINT payment_returns_amount_positive CHECK ((amount_minor > 0)),
+    CONSTRAINT payment_returns_kind CHECK ((kind = ANY (ARRAY['refund'::text, 'dispute'::text]))),
+    CONSTRAINT payment_returns_nothing_due CHECK (((status = 'taken'::text) OR (uses_due = 0))),
+    CONSTRAINT payment_returns_provider CHECK ((provider = ANY (ARRAY['stripe'::text, 'square'::text, 'paypal'::text]))),
+    CONSTRAINT payment_returns_resolved CHECK (((resolved_at IS NULL) = (resolution IS NULL))),
+    CONSTRAINT payment_returns_restored CHECK (((status = 'restored'::text) OR (restoring_credit_id IS NULL))),
+    CONSTRAINT payment_returns_status CHECK ((status = ANY (ARRAY['waiting'::text, 'taken'::text, 'restored'::text]))),
+    CONSTRAINT payment_returns_uses CHECK (((uses_taken >= 0) AND (uses_taken <= uses_due)))
 )
 WITH (fillfactor='80');
 
@@ -560,11 +720,17 @@ ALTER TABLE ONLY billing_data.credits
 ALTER TABLE ONLY billing_data.payment_events
     ADD CONSTRAINT payment_events_pkey PRIMARY KEY (provider, event_id);
 
+ALTER TABLE ONLY billing_data.payment_returns
+    ADD CONSTRAINT payment_returns_pkey PRIMARY KEY (account_id, provider, return_id);
+
 ALTER TABLE ONLY billing_data.provider_configs
     ADD CONSTRAINT provider_configs_pkey PRIMARY KEY (id);
 
 ALTER TABLE ONLY billing_data.provider_configs
     ADD CONSTRAINT provider_configs_provider_type_key UNIQUE (provider_type);
+
+ALTER TABLE ONLY billing_data.purchases
+    ADD CONSTRAINT purchases_credit_once UNIQUE (credit_id);
 
 ALTER TABLE ONLY billing_data.purchases
     ADD CONSTRAINT purchases_pkey PRIMARY KEY (account_id, id);
@@ -605,7 +771,11 @@ CREATE INDEX idx_admin_users_role ON billing_data.admin_users USING btree (role)
 
 CREATE INDEX payment_events_payment_id ON billing_data.payment_events USING btree (provider, payment_id) WHERE (payment_id IS NOT NULL);
 
-CREATE INDEX purchases_payment_id ON billing_data.purchases USING btree (provider, payment_id) WHERE (payment_id IS NOT NULL);
+CREATE INDEX payment_returns_purchase ON billing_data.payment_returns USING btree (account_id, purchase_id);
+
+CREATE UNIQUE INDEX purchases_idempotency ON billing_data.purchases USING btree (account_id, idempotency_key) WHERE (idempotency_key IS NOT NULL);
+
+CREATE UNIQUE INDEX purchases_payment_id ON billing_data.purchases USING btree (provider, payment_id) WHERE (payment_id IS NOT NULL);
 
 ALTER INDEX billing_data.credit_checks_account ATTACH PARTITION billing_data.credit_checks_default_account_id_created_at_idx;
 
@@ -631,5 +801,17 @@ ALTER TABLE ONLY billing_data.charges
 ALTER TABLE ONLY billing_data.credits
     ADD CONSTRAINT fk_credits_account FOREIGN KEY (account_id) REFERENCES billing_data.accounts(id) ON DELETE RESTRICT;
 
+ALTER TABLE ONLY billing_data.payment_returns
+    ADD CONSTRAINT payment_returns_credit FOREIGN KEY (credit_id) REFERENCES billing_data.credits(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY billing_data.payment_returns
+    ADD CONSTRAINT payment_returns_purchase FOREIGN KEY (account_id, purchase_id) REFERENCES billing_data.purchases(account_id, id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY billing_data.payment_returns
+    ADD CONSTRAINT payment_returns_restoring_credit FOREIGN KEY (restoring_credit_id) REFERENCES billing_data.credits(id) ON DELETE RESTRICT;
+
 ALTER TABLE ONLY billing_data.purchases
     ADD CONSTRAINT purchases_account FOREIGN KEY (account_id) REFERENCES billing_data.accounts(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY billing_data.purchases
+    ADD CONSTRAINT purchases_credit FOREIGN KEY (credit_id) REFERENCES billing_data.credits(id) ON DELETE RESTRICT;

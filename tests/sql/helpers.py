@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
+import threading
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import psycopg
 from psycopg import sql
@@ -15,7 +18,9 @@ from psycopg.rows import dict_row
 
 from tests.support import Database, unique
 
+T = TypeVar("T")
 BIGGEST = 2**63 - 1
+CONNECTIONS = 50
 NOBODY = uuid.UUID("00000000-0000-7000-8000-000000000000")
 
 
@@ -254,3 +259,25 @@ def staff(database: Database, role: str, *, active: bool = True) -> uuid.UUID:
 def ledger_problems(database: Database) -> list[Any]:
     """What billing.verify_ledger finds wrong."""
     return database.execute("SELECT * FROM billing.verify_ledger()", user="t_dba")
+
+
+def at_once(
+    database: Database, calls: Iterable[Callable[[Caller], T]], connections: int = CONNECTIONS
+) -> list[T]:
+    """What the calls give, made through that many sessions which all begin together."""
+    queue = iter(list(calls))
+    lock, gate = threading.Lock(), threading.Barrier(connections)
+
+    def work(_: int) -> list[T]:
+        answers: list[T] = []
+        with session(database, "t_dba") as caller:
+            gate.wait(timeout=60)
+            while True:
+                with lock:
+                    call = next(queue, None)
+                if call is None:
+                    return answers
+                answers.append(call(caller))
+
+    with ThreadPoolExecutor(connections) as pool:
+        return list(itertools.chain.from_iterable(pool.map(work, range(connections))))

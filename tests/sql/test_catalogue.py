@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from server.api_key_secret import new_secret
-from tests.sql.helpers import Caller, session, set_staff_domain
+from tests.sql.helpers import Caller, person, session, set_staff_domain
+from tests.sql.payments import PRICE, begin, bought, configure_provider, deliver, give_back
 from tests.support import Database
 
 SQL = Path(__file__).resolve().parents[2] / "sql"
@@ -21,6 +22,8 @@ DBA = {"billing_dba"}
 # Function -> who may call it, and whether it only reads (s) or may write (v).
 FUNCTIONS: dict[str, tuple[set[str], str]] = {
     "add_admin": (BOTH, "v"),
+    "attach_payment": (BOTH, "v"),
+    "begin_purchase": (BOTH, "v"),
     "check_credit": (BOTH, "v"),
     "check_credits": (BOTH, "v"),
     "create_account": (BOTH, "v"),
@@ -32,22 +35,34 @@ FUNCTIONS: dict[str, tuple[set[str], str]] = {
     "create_credit": (BOTH, "v"),
     "drop_check_partitions": (DBA, "v"),
     "find_api_key": (BOTH, "s"),
+    "find_purchase": (BOTH, "s"),
     "get_account": (BOTH, "s"),
     "get_admin": (BOTH, "s"),
+    "get_provider_config": (BOTH, "s"),
     "get_schema_version": (BOTH, "s"),
     "get_settings": (BOTH, "s"),
     "help": (EVERYBODY, "s"),
     "list_admins": (BOTH, "s"),
     "list_api_keys": (BOTH, "s"),
+    "list_payment_problems": (BOTH, "s"),
+    "list_payments": (DBA, "s"),
+    "list_provider_configs": (BOTH, "s"),
     "list_transactions": (BOTH, "s"),
+    "process_payment_event": (BOTH, "v"),
     "record_api_key_use": (BOTH, "v"),
     "record_credit": (BOTH, "v"),
     "require_api_key": (BOTH, "s"),
+    "resolve_payment_event": (BOTH, "v"),
+    "resolve_shortfall": (BOTH, "v"),
     "retire_expired_api_key": (BOTH, "v"),
+    "return_payment": (DBA, "v"),
     "revoke_api_key": (BOTH, "v"),
     "rotate_api_key": (BOTH, "v"),
     "seed_settings": (DBA, "v"),
     "set_account_status": (BOTH, "v"),
+    "set_pricing": (BOTH, "v"),
+    "set_provider_config": (BOTH, "v"),
+    "settle_purchase": (DBA, "v"),
     "verify_ledger": (DBA, "s"),
 }
 
@@ -67,7 +82,6 @@ LEGACY_NAMES = {
     "ck_total_uses_non_negative",
     "ck_charge_amount_positive",
     "fk_charges_account",
-    "ck_credit_amount_positive",
     "ck_credit_balance_consistency",
     "ck_transaction_type",
     "fk_credits_account",
@@ -405,12 +419,25 @@ def test_the_example_in_a_functions_header_works_as_it_stands(
         dba.row("create_account", oauth_provider="oauth:google", external_id="1")
         if name == "get_admin":
             dba.row("add_admin", email="ada@example.com")
+        configure_provider(database)
+        if name == "resolve_payment_event":  # it resolves an event that ended in a fault
+            assert deliver(dba, "evt_1", "pi_1")["needs_attention"]
+        if name == "resolve_shortfall":  # of a pack that was spent before the money went back
+            who, payment_id = bought(database)
+            dba.row("create_charge", **who, amount_minor=20)
+            give_back(dba, payment_id, ("re_1", PRICE))
         example = re.search(r"Example.*?(SELECT .*?;)", HEADERS[name], re.DOTALL)
         assert example, HEADERS[name]
         statement = example[1]
         # Where an example cannot know a value it shows three dots: a real one takes their place.
         statement = re.sub(r"(p_key_prefix => )'[^']*\.\.\.'", rf"\g<1>'{other.prefix}'", statement)
         statement = re.sub(r"(p_key_hash => )'\.\.\.'", rf"\g<1>'{other.hash}'", statement)
+        if name == "attach_payment":
+            purchase = begin(dba, person("1"))
+            for argument in ("account_id", "purchase_id"):
+                statement = statement.replace(
+                    f"p_{argument} => '...'", f"p_{argument} => '{purchase[argument]}'"
+                )
         statement = statement.replace("'...'", f"'{key.id}'")
         if ", ...)" in statement:  # too many arguments to show: those it shows must exist
             arguments = next(row["arguments"] for row in dba.rows("help", search=name))

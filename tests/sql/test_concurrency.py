@@ -7,9 +7,9 @@ import random
 import threading
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any
 
 import psycopg
 import pytest
@@ -19,6 +19,7 @@ from tests.sql.helpers import (
     Caller,
     Refusal,
     account_of,
+    at_once,
     charge_all,
     check_all,
     ledger_problems,
@@ -29,37 +30,12 @@ from tests.sql.helpers import (
 )
 from tests.support import Database, unique, wait_for
 
-T = TypeVar("T")
-CONNECTIONS = 50
-
 
 @pytest.fixture(autouse=True)
 def the_ledger_is_right_afterwards(module_database: Database) -> Iterator[None]:
     """Whatever a test did: every account's books agree at its end."""
     yield
     assert ledger_problems(module_database) == []
-
-
-def _at_once(
-    database: Database, calls: Iterable[Callable[[Caller], T]], connections: int = CONNECTIONS
-) -> list[T]:
-    """What the calls give, made through that many sessions which all begin together."""
-    queue = iter(list(calls))
-    lock, gate = threading.Lock(), threading.Barrier(connections)
-
-    def work(_: int) -> list[T]:
-        answers: list[T] = []
-        with session(database, "t_dba") as caller:
-            gate.wait(timeout=60)
-            while True:
-                with lock:
-                    call = next(queue, None)
-                if call is None:
-                    return answers
-                answers.append(call(caller))
-
-    with ThreadPoolExecutor(connections) as pool:
-        return list(itertools.chain.from_iterable(pool.map(work, range(connections))))
 
 
 def _outcome(caller: Caller, function: str, **arguments: Any) -> str | Refusal:
@@ -77,7 +53,7 @@ def _slugs(answers: Sequence[str | Refusal]) -> Counter[str | None]:
 
 def test_a_thousand_charges_at_once_spend_one_credit_once(module_database: Database) -> None:
     who = new_user(module_database, paid=1, free=False)
-    answers = _at_once(
+    answers = at_once(
         module_database, [lambda caller: _outcome(caller, "create_charge", **who)] * 1000
     )
     assert _slugs(answers) == {"done": 1, "insufficient_credits": 999}
@@ -90,7 +66,7 @@ def test_a_thousand_charges_at_once_spend_one_credit_once(module_database: Datab
 
 def test_free_uses_are_not_overspent_either(module_database: Database) -> None:
     who = new_user(module_database, paid=2)
-    answers = _at_once(
+    answers = at_once(
         module_database, [lambda caller: _outcome(caller, "create_charge", **who)] * 200
     )
     assert _slugs(answers) == {"done": 5, "insufficient_credits": 195}
@@ -100,7 +76,7 @@ def test_free_uses_are_not_overspent_either(module_database: Database) -> None:
 
 def test_two_hundred_first_checks_at_once_make_one_account(module_database: Database) -> None:
     who = person()
-    answers = _at_once(module_database, [lambda caller: caller.row("check_credit", **who)] * 200)
+    answers = at_once(module_database, [lambda caller: caller.row("check_credit", **who)] * 200)
     assert len(answers) == 200
     assert all(answer["has_credit"] for answer in answers)
     account = account_of(module_database, who)
@@ -126,7 +102,7 @@ def test_one_of_many_who_come_at_once_is_told_to_have_made_the_account(
     made = []
     for _ in range(10):
         who = person()
-        made.append(sum(_at_once(module_database, [first] * 20, connections=20)))
+        made.append(sum(at_once(module_database, [first] * 20, connections=20)))
     assert made == [1] * 10
 
 
@@ -134,7 +110,7 @@ def test_one_key_a_hundred_times_at_once_charges_once_and_all_others_learn_its_i
     module_database: Database,
 ) -> None:
     who, key = new_user(module_database), unique()
-    answers = _at_once(
+    answers = at_once(
         module_database,
         [lambda caller: _outcome(caller, "create_charge", **who, idempotency_key=key)] * 100,
     )
@@ -150,7 +126,7 @@ def test_one_key_a_hundred_times_at_once_charges_once_and_all_others_learn_its_i
 
 def test_one_key_a_hundred_times_at_once_credits_once(module_database: Database) -> None:
     who, key = new_user(module_database), unique()
-    answers = _at_once(
+    answers = at_once(
         module_database,
         [
             lambda caller: _outcome(
@@ -167,7 +143,7 @@ def test_one_key_for_a_new_account_at_once_makes_it_once_and_replays_the_rest(
     module_database: Database,
 ) -> None:
     who, key = person(), unique()
-    answers = _at_once(
+    answers = at_once(
         module_database,
         [lambda caller: caller.row("create_account", **who, idempotency_key=key)] * 100,
     )
@@ -185,7 +161,7 @@ def test_batches_over_the_same_accounts_in_opposite_order_do_not_deadlock(
         order = users if number % 2 else users[::-1]
         return lambda caller: outcomes(charge_all(caller, order))
 
-    answers = _at_once(
+    answers = at_once(
         module_database, [batch(number) for number in range(rounds * sessions)], sessions
     )
     assert {outcome for answer in answers for outcome in answer} == {"created"}
@@ -214,7 +190,7 @@ def test_batches_of_checks_and_charges_in_any_order_do_not_deadlock(
     module_database: Database,
 ) -> None:
     users = [new_user(module_database, paid=1000) for _ in range(30)]
-    answers = _at_once(module_database, _mixed_batches(users, random.Random(1)), 12)
+    answers = at_once(module_database, _mixed_batches(users, random.Random(1)), 12)
     assert {outcome for answer in answers for outcome in answer} == {"created", "checked"}
 
 
@@ -223,7 +199,7 @@ def test_batches_about_users_who_are_being_created_do_not_deadlock(
 ) -> None:
     for seed in range(5):
         users = [person() for _ in range(30)]
-        answers = _at_once(module_database, _mixed_batches(users, random.Random(seed)), 12)
+        answers = at_once(module_database, _mixed_batches(users, random.Random(seed)), 12)
         found = {outcome for answer in answers for outcome in answer}
         assert found <= {"created", "checked", "account_not_found", "insufficient_credits"}
         for who in users:
@@ -284,7 +260,7 @@ def test_charges_and_credits_that_race_add_up(module_database: Database) -> None
     charge = [lambda caller: _outcome(caller, "create_charge", **who, amount_minor=2)] * 200
     credit = [lambda caller: _outcome(caller, "create_credit", **who, amount_minor=1)] * 200
     calls = [call for pair in zip(charge, credit, strict=True) for call in pair]
-    slugs = _slugs(_at_once(module_database, calls))
+    slugs = _slugs(at_once(module_database, calls))
     assert set(slugs) <= {"done", "insufficient_credits"}
     charged = 400 - 200 - slugs["insufficient_credits"]
     account = account_of(module_database, who)
@@ -306,7 +282,7 @@ def test_a_batch_that_does_not_wait_never_does_and_charges_each_item_at_most_onc
         except psycopg.errors.LockNotAvailable:
             return ["busy"] * len(users)
 
-    answers = _at_once(module_database, [batch] * 100, 8)
+    answers = at_once(module_database, [batch] * 100, 8)
     counted = Counter(outcome for answer in answers for outcome in answer)
     assert set(counted) <= {"created", "busy"}
     spent = sum(10_000 - account_of(module_database, who)["paid_credits"] for who in users)
@@ -352,7 +328,7 @@ def test_one_key_rotated_at_once_has_one_successor(module_database: Database) ->
             key_hash=secrets[number].hash,
         )
 
-    answers = _at_once(module_database, [rotate(number) for number in range(10)], 10)
+    answers = at_once(module_database, [rotate(number) for number in range(10)], 10)
     assert _slugs(answers) == {"done": 1, "api_key_not_active": 9}
 
 
@@ -360,7 +336,7 @@ def test_coming_months_made_at_once_are_made_once(database: Database) -> None:
     def months(caller: Caller) -> list[str]:
         return [row["partition_name"] for row in caller.rows("create_check_partitions", months=6)]
 
-    made = list(itertools.chain.from_iterable(_at_once(database, [months] * 8, 8)))
+    made = list(itertools.chain.from_iterable(at_once(database, [months] * 8, 8)))
     assert len(made) == len(set(made)) == 3
 
 
@@ -372,5 +348,5 @@ def test_months_are_made_while_checks_go_on(database: Database) -> None:
             number * 15,
             lambda caller, months=number: caller.rows("create_check_partitions", months=months),
         )
-    assert len(_at_once(database, calls, 8)) == 206
+    assert len(at_once(database, calls, 8)) == 206
     assert database.value("SELECT count(*) FROM billing_data.credit_checks") == 201

@@ -334,6 +334,7 @@ def test_daily_usage_adds_up_what_happened_today(database: Database) -> None:
         "credits": 1,
         "credits_used": 4,
         "credits_added": 10,
+        "credits_taken_back": 0,
         "unique_accounts": 2,
     }
 

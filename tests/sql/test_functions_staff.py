@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
 
 from server.migrate import latest_step
-from tests.sql.helpers import Caller, session, set_staff_domain, staff
+from tests.sql.helpers import (
+    BIGGEST,
+    Caller,
+    at_once,
+    key_id,
+    person,
+    session,
+    set_staff_domain,
+    staff,
+)
 from tests.support import Database, unique
 
 
@@ -194,6 +204,108 @@ def test_there_is_one_row_of_settings_and_no_second(database: Database) -> None:
         for value in ("true", "false"):
             refusal = root.refused(f"INSERT INTO billing_data.settings (id) VALUES ({value})")
             assert refusal.sqlstate in ("23505", "23514")
+
+
+PRICING = {"free_uses": 5, "pack_uses": 50, "pack_price_minor": 999, "pack_currency": "EUR"}
+DEFAULTS = {"free_uses": 3, "pack_uses": 20, "pack_price_minor": 500, "pack_currency": "USD"}
+
+
+def _audited_pricing(database: Database) -> list[Any]:
+    return database.execute(
+        "SELECT changes, reason, admin_user_id, database_role FROM billing_data.admin_audit_logs"
+        " WHERE action = 'settings.set_pricing' AND resource_type = 'settings' ORDER BY created_at"
+    )
+
+
+def test_an_administrator_changes_the_price_and_it_is_audited(database: Database) -> None:
+    ada = staff(database, "admin")
+    with session(database, "t_web") as web:
+        changed = web.row("set_pricing", reason="new year", **PRICING, admin_user_id=ada)
+        assert changed == PRICING
+        assert web.row("get_settings") == {**PRICING, "admin_email_domain": "example.com"}
+        answer = web.row("check_credit", **person(), api_key_id=key_id(database))
+    assert (answer["free_uses_remaining"], answer["purchase_required"]) == (5, False)
+    changes = {"before": DEFAULTS, "after": PRICING}
+    assert _audited_pricing(database) == [(changes, "new year", ada, None)]
+
+
+@pytest.mark.parametrize("name", PRICING)
+def test_what_is_not_named_keeps_its_value(database: Database, name: str) -> None:
+    with session(database, "t_dba") as dba:
+        changed = dba.row("set_pricing", reason="a test", **{name: PRICING[name]})
+    assert changed == {**DEFAULTS, name: PRICING[name]}
+    assert [row[3] for row in _audited_pricing(database)] == ["t_dba"]
+
+
+def test_a_change_that_changes_nothing_is_not_audited(database: Database) -> None:
+    with session(database, "t_dba") as dba:
+        assert dba.row("set_pricing", reason="a test") == DEFAULTS
+        assert dba.row("set_pricing", reason="a test", **DEFAULTS) == DEFAULTS
+    assert _audited_pricing(database) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "argument"),
+    [
+        ({"reason": ""}, "p_reason"),
+        ({"reason": None}, "p_reason"),
+        ({"free_uses": -1}, "p_free_uses"),
+        ({"pack_uses": 0}, "p_pack_uses"),
+        ({"pack_price_minor": 0}, "p_pack_price_minor"),
+        ({"pack_price_minor": -1}, "p_pack_price_minor"),
+        ({"pack_currency": "usd"}, "p_pack_currency"),
+        ({"pack_currency": "US"}, "p_pack_currency"),
+        ({"pack_currency": "EURO"}, "p_pack_currency"),
+    ],
+    ids=str,
+)
+def test_a_senseless_price_is_refused(
+    database: Database, change: dict[str, Any], argument: str
+) -> None:
+    with session(database, "t_dba") as dba:
+        refusal = dba.refusal("set_pricing", **{"reason": "a test", **change})
+        assert (refusal.sqlstate, refusal.slug) == ("PB422", "invalid_argument")
+        assert refusal.detail["argument"] == argument
+        assert {name: dba.row("get_settings")[name] for name in DEFAULTS} == DEFAULTS
+    assert _audited_pricing(database) == []
+
+
+def test_the_smallest_and_the_largest_price_are_taken(database: Database) -> None:
+    with session(database, "t_dba") as dba:
+        for number in (1, BIGGEST):
+            sizes = {"pack_uses": number, "pack_price_minor": number}
+            assert dba.row("set_pricing", reason="a test", free_uses=number - 1, **sizes)
+        assert dba.row("check_credit", **person())["free_uses_remaining"] == BIGGEST - 1
+
+
+def test_prices_changed_at_once_follow_each_other_in_the_audit_log(database: Database) -> None:
+    calls = [
+        partial(Caller.row, function="set_pricing", reason="a test", pack_price_minor=price)
+        for price in range(1, 21)
+    ]
+    at_once(database, calls, 10)
+    rows = _audited_pricing(database)
+    assert len(rows) == 20
+    chain = {
+        row[0]["before"]["pack_price_minor"]: row[0]["after"]["pack_price_minor"] for row in rows
+    }
+    price, seen = 500, []
+    while price in chain:
+        price = chain.pop(price)
+        seen.append(price)
+    assert sorted(seen) == list(range(1, 21))
+    with session(database, "t_dba") as dba:
+        assert dba.row("get_settings")["pack_price_minor"] == price
+
+
+@pytest.mark.parametrize("function", ["set_pricing", "set_provider_config"])
+def test_what_changes_the_set_up_commits_durably(database: Database, function: str) -> None:
+    with session(database, "t_dba", autocommit=False) as dba:
+        dba.execute("SET synchronous_commit = off")
+        arguments = {"set_pricing": {}, "set_provider_config": {"provider_type": "stripe"}}
+        dba.row(function, reason="a test", **arguments[function])
+        assert dba.execute("SHOW synchronous_commit") == [{"synchronous_commit": "on"}]
+        dba.connection.rollback()
 
 
 def test_the_schema_version_is_the_newest_step(web: Caller) -> None:

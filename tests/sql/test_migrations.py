@@ -38,6 +38,14 @@ from tests.sql.helpers import (
     person,
     session,
 )
+from tests.sql.payments import (
+    PRICE,
+    attach,
+    begin,
+    configure_provider,
+    deliver,
+    give_back,
+)
 from tests.sql.test_golden_schema import assert_golden
 from tests.support import (
     BILLING,
@@ -210,21 +218,18 @@ def _use(database: Database) -> dict[str, str]:
         dba.row("create_account", **who, idempotency_key="account")
         second = key_id(database)
         dba.row("revoke_api_key", api_key_id=second)
-    account = account_of(database, who)["id"]
-    database.execute(
-        "INSERT INTO billing_data.provider_configs (provider_type, config_data)"
-        " VALUES ('stripe', '{}')"
-    )
-    database.execute(
-        "INSERT INTO billing_data.purchases (account_id, id, uses, price_minor, currency,"
-        " customer_email, database_role)"
-        " VALUES (%s, gen_random_uuid(), 20, 500, 'USD', 'ada@example.com', 'x')",
-        account,
-    )
-    database.execute(
-        "INSERT INTO billing_data.payment_events (provider, event_id, event_type, payload, outcome)"
-        " VALUES ('stripe', 'evt_1', 'payment_intent.succeeded', '{}', 'credited')"
-    )
+        configure_provider(database)
+        begin(dba, who)
+        attach(dba, begin(dba, who), "pi_pending")
+        for payment_id in ("pi_kept", "pi_returned"):
+            sold = begin(web, who, idempotency_key=payment_id, api_key_id=key)
+            attach(web, sold, payment_id, api_key_id=key)
+            assert deliver(web, f"evt_{payment_id}", payment_id)["outcome"] == "credited"
+        deliver(web, "evt_lost", "pi_lost")
+        deliver(web, "evt_old", "pi_old", **who)
+        give_back(web, "pi_returned", ("re_1", PRICE // 2), ("re_2", PRICE // 2))
+        give_back(web, "pi_returned", ("re_2", PRICE // 2), withdrawn=False)
+        give_back(web, "pi_old", ("re_3", PRICE))
     return who
 
 
@@ -243,6 +248,19 @@ _KEPT = {
 }
 
 
+# What was sold and paid for. The step that makes the tables takes them with it when it is rolled
+# back: on the way up the settled purchases are told from their credits.
+_SOLD = """
+    SELECT p.payment_id, p.account_id, p.uses, p.price_minor, p.currency, p.settled_at, p.credit_id
+    FROM billing_data.purchases AS p WHERE p.settled_at IS NOT NULL ORDER BY 1
+"""
+_EVENTS = """
+    SELECT e.provider, e.event_id, e.event_type, e.payment_id, e.payload, e.outcome, e.received_at
+    FROM billing_data.payment_events AS e ORDER BY 2
+"""
+_RETURNS = "SELECT r.* FROM billing_data.payment_returns AS r ORDER BY r.return_id"
+
+
 def _kept(database: Database) -> dict[str, list[Any]]:
     """What no rollback of our own steps may lose."""
     return {
@@ -259,12 +277,25 @@ def test_own_steps_go_down_and_up_again_with_rows_present(
         who = _use(database)
         before = _kept(database)
         assert all(before.values())
+        sold, events = database.execute(_SOLD), database.execute(_EVENTS)
+        returns = database.execute(_RETURNS)
+        assert [row[0] for row in sold] == ["pi_kept", "pi_old", "pi_returned"]
+        assert len(returns) == 3
         assert len(rollback(database.dsn(), steps_back).rolled_back) == steps_back
         assert migrate(database.dsn(), SEED).applied == STEPS[-steps_back:]
         assert _kept(database) == before
+        assert database.execute(_SOLD) == sold
+        tables_stayed = "2026_11_22_0018_payments" not in STEPS[-steps_back:]
+        assert database.execute(_EVENTS) == (events if tables_stayed else [])
+        returns_stayed = "2026_11_22_0020_purchase_columns" not in STEPS[-steps_back:]
+        assert database.execute(_RETURNS) == (returns if returns_stayed else [])
         assert_golden(database)
         assert ledger_problems(database) == []
         with session(database, "t_dba") as dba:
+            for payment_id, *_ in sold:
+                again = deliver(dba, f"evt_again_{payment_id}", payment_id, **who)
+                assert again["outcome"] == "already_credited"
+            assert ledger_problems(database) == []
             history = dba.rows("list_transactions", **who)
             assert [row["ledger_version"] for row in history] == list(range(len(history), 0, -1))
             assert dba.refusal("create_charge", **who, idempotency_key="paid").slug == (
@@ -316,6 +347,7 @@ def test_migrating_again_changes_nothing(any_cluster: TestCluster) -> None:
     """
     with any_cluster.database() as database:
         who = _use(database)
+        paid = account_of(database, who)["paid_credits"]
         before = database.execute(objects)
         settings = database.execute("SELECT * FROM billing_data.settings")
         again = migrate(database.dsn(), SettingsSeed(free_uses=9))
@@ -323,7 +355,7 @@ def test_migrating_again_changes_nothing(any_cluster: TestCluster) -> None:
         assert database.execute(objects) == before
         assert database.execute("SELECT * FROM billing_data.settings") == settings
         with session(database, "t_dba") as dba:
-            assert dba.row("create_charge", **who, amount_minor=1)["balance_after"] == 20
+            assert dba.row("create_charge", **who, amount_minor=1)["balance_after"] == paid - 1
 
 
 def test_a_session_that_is_in_use_survives_a_deploy(database: Database) -> None:
@@ -594,7 +626,11 @@ _LEGACY_ROWS = """
     VALUES
         ('00000000-0000-0000-0000-00000000000a', 'oauth:google', 'ada', 'w', 13, 0, 5, '2025-10-1'),
         ('00000000-0000-0000-0000-00000000000b', 'oauth:google', 'ben', NULL, 6, 3, 2, '2025-10-1'),
-        ('00000000-0000-0000-0000-00000000000c', 'oauth:x', 'ada', NULL, 0, 3, 0, '2025-10-1');
+        ('00000000-0000-0000-0000-00000000000c', 'oauth:x', 'ada', NULL, 0, 3, 0, '2025-10-1'),
+        ('00000000-0000-0000-0000-00000000000d', 'oauth:discord', 'cleo', NULL, 190, 3, 0,
+            '2025-10-1'),
+        ('00000000-0000-0000-0000-00000000000e', 'oauth:discord', 'dan', NULL, 20, 3, 0,
+            '2025-10-1');
 
     -- Ada: three free uses, a pack, two paid uses; the pack and the next use in one moment.
     INSERT INTO charges (id, account_id, amount_minor, currency, balance_before, balance_after,
@@ -621,6 +657,30 @@ _LEGACY_ROWS = """
         ('00000000-0000-0000-0000-00000000000b', 7, 'USD', 500, 493, 'cents', '2025-10-02'),
         ('00000000-0000-0000-0000-00000000000b', 7, 'USD', 493, 486, 'cents', '2025-10-03');
 
+    -- Cleo: packs bought by Stripe, with descriptions as the old service wrote them and otherwise,
+    -- and credits that were no such thing. Dan: a payment that Cleo was credited for too.
+    INSERT INTO credits (account_id, amount_minor, currency, balance_before, balance_after,
+        transaction_type, description, external_transaction_id, idempotency_key, created_at)
+    SELECT '00000000-0000-0000-0000-00000000000d', v.amount, 'USD', v.before,
+        v.before + v.amount, v.type, v.description, v.payment, v.key,
+        timestamptz '2025-10-05' + v.before * interval '1 minute'
+    FROM (VALUES
+        (0, 20, 'purchase', 'Purchased $5.00 (20 uses) via Stripe', 'pi_5', 'stripe-pi_5'),
+        (20, 50, 'purchase', 'Purchased $1234.50 (50 uses) via Stripe', 'pi_6', 'stripe-pi_6'),
+        (70, 20, 'purchase', 'a pack without a price', 'pi_7', 'stripe-pi_7'),
+        (90, 20, 'purchase', 'Purchased $0.00 (20 uses) via Stripe', 'pi_8', 'stripe-pi_8'),
+        (110, 20, 'purchase', 'Purchased $5.00 (20 uses) via Stripe', 'pi_9', 'stripe-pi_9'),
+        (130, 10, 'grant', 'Purchased $5.00 (20 uses) via Stripe', 'pi_10', 'stripe-pi_10'),
+        (140, 10, 'purchase', 'Purchased $5.00 (20 uses) via Stripe', 'ch_1', 'stripe-ch_1'),
+        (150, 10, 'purchase', 'Purchased $5.00 (20 uses) via Stripe', 'pi_11', NULL),
+        (160, 10, 'purchase', 'Purchased $5.00 (20 uses) via Stripe', 'pi_12', 'stripe-pi_13'),
+        (170, 20, 'purchase', 'Purchased $5.00 (20 uses) via Stripe', NULL, 'stripe-pi_14')
+    ) AS v (before, amount, type, description, payment, key);
+    INSERT INTO credits (account_id, amount_minor, currency, balance_before, balance_after,
+        transaction_type, description, external_transaction_id, idempotency_key)
+    VALUES ('00000000-0000-0000-0000-00000000000e', 20, 'USD', 0, 20, 'purchase',
+        'Purchased $5.00 (20 uses) via Stripe', 'pi_9', 'stripe-pi_9');
+
     INSERT INTO credit_checks (account_id, oauth_provider, external_id, has_credit, created_at)
     VALUES
         ('00000000-0000-0000-0000-00000000000a', 'oauth:google', 'ada', true, '2025-10-02'),
@@ -633,6 +693,7 @@ _LEGACY_ROWS = """
     INSERT INTO admin_audit_logs (action, resource_type) VALUES ('old', 'thing');
 """
 ADA, BEN = person("ada"), person("ben")
+CLEO = {"oauth_provider": "oauth:discord", "external_id": "cleo"}
 
 
 @pytest.fixture(scope="module")
@@ -759,6 +820,63 @@ def test_an_old_key_and_its_author_are_still_listed(history: Caller) -> None:
     (key,) = history.rows("list_api_keys")
     assert (key["created_by_email"], key["created_by_role"]) == ("ada@ciris.ai", None)
     assert (key["status"], key["rotated_to"]) == ("active", None)
+
+
+def test_what_the_old_service_sold_by_stripe_becomes_settled_purchases_and_nothing_else_does(
+    taken_over: Database,
+) -> None:
+    rows = taken_over.execute("""
+        SELECT p.payment_id, p.uses, p.price_minor, p.currency, p.database_role, p.provider
+        FROM billing_data.purchases AS p
+        INNER JOIN billing_data.credits AS c ON c.id = p.credit_id AND c.id = p.id
+            AND c.account_id = p.account_id AND c.created_at = p.settled_at
+            AND c.created_at = p.created_at
+        ORDER BY 1
+    """)
+    assert rows == [
+        ("pi_5", 20, 500, "USD", "legacy", "stripe"),
+        ("pi_6", 50, 123450, "USD", "legacy", "stripe"),
+        ("pi_7", 20, 500, "USD", "legacy", "stripe"),
+        ("pi_8", 20, 500, "USD", "legacy", "stripe"),
+        ("pi_9", 20, 500, "USD", "legacy", "stripe"),
+    ]
+    assert taken_over.value("SELECT count(*) FROM billing_data.purchases") == len(rows)
+
+
+def test_an_old_payments_event_that_comes_again_adds_nothing(
+    taken_over: Database, history: Caller
+) -> None:
+    before = account_of(taken_over, CLEO)
+    for payment_id in ("pi_5", "pi_6", "pi_7"):
+        answer = deliver(history, f"evt_{payment_id}", payment_id, **CLEO)
+        assert (answer["outcome"], answer["account_id"]) == ("already_credited", before["id"])
+    assert account_of(taken_over, CLEO) == before
+
+
+def test_an_old_payment_that_is_refunded_takes_back_what_was_sold(
+    taken_over: Database, history: Caller
+) -> None:
+    before = account_of(taken_over, CLEO)["paid_credits"]
+    assert give_back(history, "pi_6", ("re_6", 61725))["outcome"] == "taken_back"
+    assert account_of(taken_over, CLEO)["paid_credits"] == before - 25
+    assert ledger_problems(taken_over) == []
+
+
+def test_undoing_the_purchases_of_the_old_service_keeps_those_whose_money_went_back(
+    cluster: TestCluster,
+) -> None:
+    with cluster.database(template=None) as database:
+        _apply_first(database, len(LEGACY))
+        _run(database.dsn(), _LEGACY_ROWS)
+        migrate(database.dsn(), SEED)
+        with session(database, "t_dba") as dba:
+            give_back(dba, "pi_6", ("re_6", 123450))
+        sold = database.execute(_SOLD)
+        rollback(database.dsn(), STEPS[::-1].index("2026_11_22_0021_purchase_backfill") + 1)
+        assert database.execute(_SOLD) == [row for row in sold if row[0] == "pi_6"]
+        migrate(database.dsn(), SEED)
+        assert database.execute(_SOLD) == sold
+        assert ledger_problems(database) == []
 
 
 def test_duplicate_identities_stop_the_step_that_forbids_them_and_lose_nothing(

@@ -22,6 +22,7 @@ from tests.sql.helpers import (
     session,
     staff,
 )
+from tests.sql.payments import begin, configure_provider, deliver
 from tests.support import Database, TestCluster, unique
 
 TABLES = (
@@ -36,6 +37,7 @@ TABLES = (
     "credit_checks_default",
     "credits",
     "payment_events",
+    "payment_returns",
     "provider_configs",
     "purchases",
     "settings",
@@ -57,6 +59,7 @@ COLUMNS = {
     "account_requests": "account_id",
     "batch_requests": "api_key_id",
     "payment_events": "event_id",
+    "payment_returns": "return_id",
 }
 NO_RIGHT = "42501"
 
@@ -77,6 +80,13 @@ CHARGE_ARRAYS = (
 HASH = "$argon2id$v=19$m=19456,t=2,p=1$c29tZXNhbHQ$c29tZWhhc2g"
 WRITES: dict[str, dict[str, Any]] = {
     "add_admin": {"email": "ada@example.com"},
+    "attach_payment": {
+        "account_id": NOBODY,
+        "purchase_id": NOBODY,
+        "payment_id": "pi_nobody",
+        "payment_status": "requires_payment_method",
+    },
+    "begin_purchase": {**person("nobody"), "customer_email": "ada@example.com"},
     "check_credit": person("nobody"),
     "check_credits": {"oauth_providers": ["oauth:google"], "external_ids": ["nobody"]},
     "create_account": person("nobody"),
@@ -96,6 +106,8 @@ WRITES: dict[str, dict[str, Any]] = {
         "transaction_type": "grant",
         "description": "a gift",
     },
+    "resolve_payment_event": {"event_id": "evt_nobody", "reason": "a test"},
+    "resolve_shortfall": {"return_id": "re_nobody", "reason": "a test"},
     "revoke_api_key": {"api_key_id": NOBODY},
     "rotate_api_key": {
         "api_key_id": NOBODY,
@@ -103,6 +115,8 @@ WRITES: dict[str, dict[str, Any]] = {
         "key_hash": HASH,
     },
     "set_account_status": {**person("nobody"), "status": "closed", "reason": "a test"},
+    "set_pricing": {"reason": "a test"},
+    "set_provider_config": {"provider_type": "stripe"},
 }
 WRITES["create_charges_once"] = {
     **dict.fromkeys(CHARGE_ARRAYS),
@@ -112,10 +126,17 @@ WRITES["create_charges_once"] = {
     "api_key_id": None,
 }
 READS: dict[str, dict[str, Any]] = {
+    "find_purchase": {"payment_id": "pi_nobody"},
     "get_account": person("nobody"),
     "list_transactions": person("nobody"),
 }
+STAFF_READS: dict[str, dict[str, Any]] = {
+    "list_payment_problems": {},
+    "list_provider_configs": {},
+}
 ONE_KEY = (
+    "attach_payment",
+    "begin_purchase",
     "check_credit",
     "create_account",
     "create_charge",
@@ -127,10 +148,25 @@ BATCHES = ("check_credits", "create_charges")
 STAFF = tuple(
     sorted(set(WRITES) - set(BATCHES) - {"check_credit", "create_charge", "create_charges_once"})
 )
-FOR_DBAS = {
+FOR_DBAS: dict[str, dict[str, Any]] = {
     "seed_settings": {},
     "verify_ledger": {},
     "drop_check_partitions": {"before": "2020-01-01"},
+    "list_payments": {},
+    "return_payment": {
+        "payment_id": "pi_nobody",
+        "return_id": "re_nobody",
+        "kind": "refund",
+        "amount_minor": 1,
+    },
+    "settle_purchase": {"payment_id": "pi_nobody", "amount_minor": 500},
+}
+# What the web tier calls without an actor, because the payment provider is the author.
+EVENT: dict[str, Any] = {
+    "event_id": "evt_nobody",
+    "event_type": "customer.created",
+    "payload": "{}",
+    "action": "ignore",
 }
 
 
@@ -237,9 +273,9 @@ def test_the_web_tier_cannot_call_what_is_for_dbas(web: Caller, function: str) -
     assert web.refusal(function, **FOR_DBAS[function]).sqlstate == NO_RIGHT
 
 
-@pytest.mark.parametrize("function", sorted({**WRITES, **READS}))
+@pytest.mark.parametrize("function", sorted({**WRITES, **READS, **STAFF_READS}))
 def test_the_web_tier_must_name_an_actor(web: Caller, function: str) -> None:
-    refusal = web.refusal(function, **{**WRITES, **READS}[function])
+    refusal = web.refusal(function, **{**WRITES, **READS, **STAFF_READS}[function])
     assert refusal == Refusal(
         "PB403",
         "actor_required",
@@ -252,12 +288,33 @@ def test_the_web_tier_must_name_an_actor(web: Caller, function: str) -> None:
 def test_every_writing_function_is_tried_without_an_actor(module_database: Database) -> None:
     # These three do nothing for anybody: housekeeping that any session of the service may do.
     housekeeping = {"create_check_partitions", "record_api_key_use", "retire_expired_api_key"}
+    # Its author is the payment provider: the web tier has verified the signature and no key or
+    # staff member stands behind the call, so there is nobody it could name.
+    provider = {"process_payment_event"}
     rows = module_database.execute("""
         SELECT p.proname FROM pg_proc AS p
         WHERE p.pronamespace = 'billing'::regnamespace AND p.provolatile = 'v'
             AND has_function_privilege('t_web', p.oid, 'EXECUTE')
     """)
-    assert {row[0] for row in rows} == set(WRITES) | housekeeping
+    assert {row[0] for row in rows} == set(WRITES) | housekeeping | provider
+
+
+def test_what_a_payment_provider_tells_needs_no_actor_and_names_the_provider_as_the_writer(
+    module_database: Database, web: Caller, dba: Caller
+) -> None:
+    assert web.row("process_payment_event", **EVENT)["outcome"] == "ignored"
+    configure_provider(module_database)
+    rows = []
+    for caller in (web, dba):
+        who = new_user(module_database)
+        purchase = begin(dba, who)
+        deliver(caller, unique("evt"), unique("pi"), purchase)
+        rows += module_database.execute(
+            "SELECT c.payment_provider, c.database_role, c.api_key_id, c.admin_user_id"
+            " FROM billing_data.credits AS c WHERE c.account_id = %s",
+            purchase["account_id"],
+        )
+    assert rows == [("stripe", None, None, None), (None, "t_dba", None, None)]
 
 
 def _bad_keys(database: Database) -> dict[str, tuple[uuid.UUID, str, str, str]]:
@@ -339,12 +396,23 @@ def test_who_is_not_an_active_administrator_cannot_write(
     )
 
 
-def test_a_viewer_may_read_an_account_and_its_history(
+def test_a_viewer_may_read_an_account_its_history_and_its_payments(
     module_database: Database, web: Caller
 ) -> None:
     who, viewer = new_user(module_database), staff(module_database, "viewer")
-    for function in READS:
-        assert web.row(function, **who, admin_user_id=viewer)
+    configure_provider(module_database)
+    for function, arguments in {**READS, **STAFF_READS}.items():
+        identity = who if "external_id" in arguments else arguments
+        web.rows(function, **identity, admin_user_id=viewer)
+
+
+@pytest.mark.parametrize("function", [*READS, *STAFF_READS])
+def test_who_is_not_active_staff_cannot_read(
+    module_database: Database, web: Caller, function: str
+) -> None:
+    for nobody in (NOBODY, staff(module_database, "admin", active=False)):
+        refusal = web.refusal(function, **{**READS, **STAFF_READS}[function], admin_user_id=nobody)
+        assert (refusal.sqlstate, refusal.slug) == ("PB403", "admin_role_required")
 
 
 def test_an_administrator_writes_and_is_recorded(module_database: Database, web: Caller) -> None:
@@ -362,7 +430,8 @@ def test_a_key_and_a_staff_member_cannot_both_be_the_actor(
     module_database: Database, web: Caller
 ) -> None:
     both = {"api_key_id": key_id(module_database), "admin_user_id": staff(module_database, "admin")}
-    for function in ("create_account", "create_credit", "record_credit", *READS):
+    writes = ("attach_payment", "begin_purchase", "create_account", "create_credit")
+    for function in (*writes, "record_credit", *READS):
         refusal = web.refusal(function, **{**WRITES, **READS}[function], **both)
         assert refusal.slug == "actor_not_allowed", function
 
@@ -391,12 +460,13 @@ def test_a_dba_cannot_hide_behind_api_keys_in_a_batch(
         assert (refusal.sqlstate, refusal.slug) == ("PB403", "actor_not_allowed")
 
 
-@pytest.mark.parametrize("function", STAFF)
+@pytest.mark.parametrize("function", [*STAFF, *READS, *STAFF_READS])
 def test_a_dba_cannot_hide_behind_a_staff_member(
     module_database: Database, dba: Caller, function: str
 ) -> None:
     ada = staff(module_database, "admin")
-    refusal = dba.refusal(function, **WRITES[function], admin_user_id=ada)
+    arguments = {**WRITES, **READS, **STAFF_READS}[function]
+    refusal = dba.refusal(function, **arguments, admin_user_id=ada)
     assert (refusal.sqlstate, refusal.slug) == ("PB403", "actor_not_allowed")
 
 
@@ -610,6 +680,16 @@ def test_a_temporary_type_with_a_built_in_name_runs_nothing_as_the_owner(
             "record_credit": {**who, **WRITES["record_credit"], "api_key_id": key},
             "create_account": {**who, "api_key_id": key, "idempotency_key": "k"},
             "list_transactions": {**who, "api_key_id": key},
+            "begin_purchase": {**WRITES["begin_purchase"], "api_key_id": key},
+            "find_purchase": {**READS["find_purchase"], "api_key_id": key},
+            "process_payment_event": {
+                **EVENT,
+                "action": "settle",
+                "payment_id": "pi_1",
+                "amount_minor": 500,
+                "currency": "usd",
+                **who,
+            },
             "find_api_key": {"key_prefix": "x"},
             "get_schema_version": {},
         }.items():
@@ -631,7 +711,9 @@ def test_an_analyst_reads_the_views_and_calls_nothing_but_help(
         for view in ("account_balances", "ledger", "daily_usage", "errors"):
             analyst.execute(f"SELECT * FROM billing.{view}")
         assert analyst.rows("help")
-        for function, arguments in {**WRITES, **READS, **FOR_DBAS}.items():
+        calls = {**WRITES, **READS, **STAFF_READS, **FOR_DBAS, "process_payment_event": EVENT}
+        calls["get_provider_config"] = {"provider_type": "stripe"}
+        for function, arguments in calls.items():
             assert analyst.refusal(function, **arguments).sqlstate == NO_RIGHT, function
         for function in ("list_admins", "list_api_keys", "get_settings"):
             assert analyst.refusal(function).sqlstate == NO_RIGHT, function
@@ -723,6 +805,10 @@ def test_nobody_changes_history_not_even_its_owner_or_a_superuser(
         f" ON CONFLICT ON CONSTRAINT {table}_pkey DO UPDATE SET created_at = now()",
     ):
         refusal = _refused_as(history, role, statement)
+        if table == "credits" and statement == "TRUNCATE billing_data.credits":
+            # What refers to the credits refuses first, before any trigger.
+            assert refusal.sqlstate == "0A000"
+            continue
         assert (refusal.sqlstate, refusal.slug) == ("PB403", "append_only"), statement
         assert refusal.message.endswith(
             f"on billing_data.{table} is not allowed: its rows are history"
