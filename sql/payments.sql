@@ -3,8 +3,8 @@
 -- than are left. Come back (a dispute won, a refund failed): what was taken is given back.
 -- Lock order everywhere: the event, the account, the purchase.
 
--- An amount of money for people: $5.00 for USD, 5.00 EUR for others, and no decimals where the
--- currency has none.
+-- An amount of money for people: $5.00 for USD, 5.00 EUR for others, with as many decimals as the
+-- currency has at Stripe (https://docs.stripe.com/currencies): none, two or three.
 CREATE OR REPLACE FUNCTION billing_data.money_text(p_amount_minor bigint, p_currency text)
 RETURNS text
 LANGUAGE sql IMMUTABLE
@@ -14,6 +14,8 @@ RETURN CASE
         'BIF', 'CLP', 'DJF', 'GNF', 'JPY', 'KMF', 'KRW', 'MGA', 'PYG', 'RWF', 'UGX', 'VND', 'VUV',
         'XAF', 'XOF', 'XPF'
     ) THEN p_amount_minor || ' ' || p_currency
+    WHEN p_currency IN ('BHD', 'JOD', 'KWD', 'OMR', 'TND')
+        THEN round(p_amount_minor / 1000.0, 3) || ' ' || p_currency
     WHEN p_currency = 'USD' THEN '$' || round(p_amount_minor / 100.0, 2)
     ELSE round(p_amount_minor / 100.0, 2) || ' ' || p_currency
 END;

@@ -296,6 +296,7 @@ def test_an_account_in_another_currency_gets_its_credits_in_its_own(
         ("EUR", 550, "5.50 EUR"),
         ("JPY", 550, "550 JPY"),
         ("KRW", 1, "1 KRW"),
+        ("KWD", 12340, "12.340 KWD"),
     ],
 )
 def test_a_description_shows_money_as_people_write_it(
