@@ -965,7 +965,7 @@ def test_purchases_events_and_calls_of_stripe_are_counted(
         for name in ("purchases", "payment_events", "payment_provider_requests"):
             assert f"# TYPE billing_{name}_total counter" in metrics.text
             assert re.search(rf"# HELP billing_{name}_total \w+", metrics.text)
-        assert metrics.sum("billing_payment_provider_duration_seconds_count") == 9
+        assert metrics.sum("billing_payment_provider_duration_seconds_count") == 10
         assert metrics.by("billing_credits_added_total", "transaction_type") == {"purchase": 1}
         assert metrics.sum("billing_credit_amount_minor_sum") == 20
         assert metrics.sum("billing_accounts_created_total") == 2

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -377,7 +378,7 @@ def test_what_cannot_be_put_right_stays_with_its_reason(shop: Shop) -> None:
     wrong = {
         shop.buy(users["less"], amount=PRICE - 1): "amount_mismatch",
         shop.buy(users["yen"], currency="jpy"): "currency_mismatch",
-        shop.pay(named(unique("nobody"))): "account_not_found",
+        shop.pay({**named(unique("nobody")), "account_id": str(uuid4())}): "account_not_found",
         shop.pay({"account_id": "who", "purchase_id": "what"}): "metadata_missing",
         shop.pay(metadata): "payment_mismatch",
     }
@@ -415,7 +416,7 @@ def test_one_payment_with_odd_metadata_does_not_stop_the_others(shop: Shop) -> N
     users = [unique("before"), unique("after")]
     payments = [shop.buy(users[0])]
     odd = [
-        shop.pay({"external_id": "a\0b", "oauth_provider": "oauth:google"}),
+        shop.pay({"external_id": "a\0b", "oauth_provider": "oauth:google", "account_id": "?"}),
         shop.pay({"external_id": "x" * 500, "oauth_provider": "'; --", "account_id": "\ud7ff" * 9}),
     ]
     payments.append(shop.buy(users[1]))
