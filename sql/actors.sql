@@ -125,12 +125,22 @@ LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
+    -- Where from: the web tier says so for the transaction; in psql it is the session's own address.
     INSERT INTO billing_data.admin_audit_logs (
-        action, resource_type, resource_id, changes, reason, admin_user_id, database_role
+        action, resource_type, resource_id, changes, reason, admin_user_id, database_role,
+        ip_address, user_agent
     )
     VALUES (
         p_action, p_resource_type, p_resource_id, p_changes, p_reason, p_admin_user_id,
-        p_database_role
+        p_database_role,
+        CASE
+            WHEN p_admin_user_id IS NULL THEN inet_client_addr()
+            ELSE nullif(current_setting('billing.client_address', true), '')::inet
+        END,
+        CASE
+            WHEN p_admin_user_id IS NOT NULL
+                THEN nullif(current_setting('billing.client_agent', true), '')
+        END
     );
 END
 $$;

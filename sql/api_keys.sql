@@ -193,11 +193,12 @@ COMMENT ON FUNCTION billing.revoke_api_key IS
     'Ends an API key from the next request on. For billing_server (staff) and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.revoke_api_key TO billing_server, billing_dba;
 
--- Lists keys, newest first, revoked ones included; never a hash.
+-- Lists keys, newest first, revoked ones included; never a hash. Errors: actor errors.
 -- Example: SELECT * FROM billing.list_api_keys(p_status => 'active');
 CREATE OR REPLACE FUNCTION billing.list_api_keys(
     p_environment text DEFAULT NULL,
-    p_status text DEFAULT NULL
+    p_status text DEFAULT NULL,
+    p_admin_user_id uuid DEFAULT NULL
 ) RETURNS TABLE (
     api_key_id uuid,
     name text,
@@ -214,9 +215,12 @@ CREATE OR REPLACE FUNCTION billing.list_api_keys(
     created_by_email text,
     created_by_role text
 )
-LANGUAGE sql STABLE SECURITY DEFINER
+LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
-BEGIN ATOMIC
+AS $$
+BEGIN
+    PERFORM billing_data.authorize(NULL, p_admin_user_id, 'billing:read');
+    RETURN QUERY
     SELECT
         k.id, k.name::text, k.key_prefix::text, k.environment::text, k.permissions::text[],
         k.status::text, k.description, k.created_at, k.expires_at, k.last_used_at, k.last_used_ip,
@@ -226,7 +230,8 @@ BEGIN ATOMIC
     WHERE (p_environment IS NULL OR k.environment = p_environment)
         AND (p_status IS NULL OR k.status = p_status)
     ORDER BY k.created_at DESC, k.id;
-END;
+END
+$$;
 COMMENT ON FUNCTION billing.list_api_keys IS
     'Lists API keys, newest first, without hashes. For billing_server and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.list_api_keys TO billing_server, billing_dba;

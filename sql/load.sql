@@ -9,6 +9,7 @@
 \ir accounts.sql
 \ir api_keys.sql
 \ir admin_users.sql
+\ir sign_in.sql
 \ir checks.sql
 \ir charges.sql
 \ir charge_batches.sql
@@ -20,5 +21,8 @@
 \ir transactions.sql
 \ir ledger.sql
 \ir reports.sql
+\ir figures.sql
+\ir console_accounts.sql
+\ir console_lists.sql
 \ir help.sql
 \ir grants.sql

@@ -212,7 +212,11 @@ BEGIN
             END AS what_is_wrong,
             e.received_at AS at
         FROM billing_data.payment_events AS e
-        WHERE billing_data.is_payment_fault(e.outcome)
+        -- The faults of billing_data.is_payment_fault, so worded that their index serves.
+        WHERE e.outcome IN (
+                'account_not_found', 'amount_mismatch', 'balance_overflow', 'currency_mismatch',
+                'metadata_missing', 'mode_mismatch', 'payment_mismatch', 'payment_unknown'
+            )
             AND e.resolved_at IS NULL
             -- What reconciliation has credited since then is no problem any more.
             AND NOT (

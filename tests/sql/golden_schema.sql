@@ -5,7 +5,11 @@ CREATE SCHEMA billing;
 
 CREATE SCHEMA billing_data;
 
-CREATE FUNCTION billing.add_admin(p_email text, p_full_name text DEFAULT NULL::text, p_role text DEFAULT 'viewer'::text, p_admin_user_id uuid DEFAULT NULL::uuid) RETURNS TABLE(admin_user_id uuid, email text, full_name text, role text, is_active boolean, created_at timestamp with time zone)
+CREATE FUNCTION billing.add_admin(p_email text, p_full_name text DEFAULT NULL::text, p_role text DEFAULT 'viewer'::text, p_reason text DEFAULT NULL::text, p_admin_user_id uuid DEFAULT NULL::uuid) RETURNS TABLE(admin_user_id uuid, email text, full_name text, role text, is_active boolean, created_at timestamp with time zone)
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.adjust_credits(p_account_id uuid, p_amount bigint, p_reason text, p_idempotency_key text DEFAULT NULL::text, p_admin_user_id uuid DEFAULT NULL::uuid) RETURNS TABLE(credit_id uuid, amount_minor bigint, balance_before bigint, balance_after bigint, created_at timestamp with time zone, replayed boolean)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -61,8 +65,37 @@ CREATE FUNCTION billing.create_credit(p_oauth_provider text, p_external_id text,
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing.create_sign_in_link(p_email text, p_ticket_hash bytea) RETURNS timestamp with time zone
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.create_sign_in_ticket(p_ticket_hash bytea) RETURNS timestamp with time zone
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing.drop_check_partitions(p_before timestamp with time zone) RETURNS TABLE(partition_name text)
     LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.end_session(p_session_hash bytea) RETURNS boolean
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE TABLE billing_data.admin_users (
+    id uuid DEFAULT gen_random_uuid() NOT NULL,
+    email character varying(255) NOT NULL,
+    full_name character varying(255) NOT NULL,
+    role character varying(20) DEFAULT 'viewer'::character varying NOT NULL,
+    is_active boolean DEFAULT true NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    last_login_at timestamp with time zone,
+    google_id character varying(255),
+    picture_url character varying(512),
+    CONSTRAINT ck_admin_users_role CHECK (((role)::text = ANY ((ARRAY['admin'::character varying, 'viewer'::character varying])::text[])))
+);
+
+CREATE FUNCTION billing.find_admin(p_admin_user_id uuid) RETURNS TABLE(admin_user_id uuid, email text, full_name text, picture_url text, role text, is_active boolean)
+    LANGUAGE sql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE TABLE billing_data.api_keys (
@@ -100,7 +133,15 @@ CREATE FUNCTION billing.get_account(p_oauth_provider text, p_external_id text, p
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing.get_account_by_id(p_account_id uuid, p_admin_user_id uuid DEFAULT NULL::uuid) RETURNS TABLE(account_id uuid, oauth_provider text, external_id text, wa_id text, tenant_id text, customer_email text, user_role text, agent_id text, balance_minor bigint, currency text, plan_name text, status text, paid_credits bigint, free_uses_remaining bigint, total_uses bigint, ledger_version bigint, marketing_opt_in boolean, marketing_opt_in_at timestamp with time zone, marketing_opt_in_source text, created_at timestamp with time zone, updated_at timestamp with time zone, last_charge_at timestamp with time zone, last_credit_at timestamp with time zone, total_charged numeric, total_credited numeric, charge_count bigint, credit_count bigint)
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing.get_admin(p_email text) RETURNS TABLE(admin_user_id uuid, email text, full_name text, role text)
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.get_overview(p_admin_user_id uuid DEFAULT NULL::uuid) RETURNS TABLE(total_users bigint, active_users bigint, total_api_keys bigint, active_api_keys bigint, total_balance_minor numeric, total_charged_all_time numeric, total_credited_all_time numeric, charges_last_24h bigint, credits_last_24h bigint, charges_last_7d bigint, credits_last_7d bigint, payment_problems bigint)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -127,6 +168,17 @@ CREATE FUNCTION billing.get_schema_version() RETURNS text
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE TABLE billing_data.admin_sessions (
+    session_hash bytea NOT NULL,
+    admin_user_id uuid NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    expires_at timestamp with time zone NOT NULL
+);
+
+CREATE FUNCTION billing.get_session(p_session_hash bytea) RETURNS TABLE(admin_user_id uuid, email text, full_name text, picture_url text, role text, expires_at timestamp with time zone)
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE TABLE billing_data.settings (
     id boolean DEFAULT true NOT NULL,
     free_uses bigint DEFAULT 3 NOT NULL,
@@ -151,25 +203,32 @@ CREATE FUNCTION billing.help(p_search text DEFAULT ''::text) RETURNS TABLE(name 
     LANGUAGE sql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE TABLE billing_data.admin_users (
-    id uuid DEFAULT gen_random_uuid() NOT NULL,
-    email character varying(255) NOT NULL,
-    full_name character varying(255) NOT NULL,
-    role character varying(20) DEFAULT 'viewer'::character varying NOT NULL,
-    is_active boolean DEFAULT true NOT NULL,
-    created_at timestamp with time zone DEFAULT now() NOT NULL,
-    last_login_at timestamp with time zone,
-    google_id character varying(255),
-    picture_url character varying(512),
-    CONSTRAINT ck_admin_users_role CHECK (((role)::text = ANY ((ARRAY['admin'::character varying, 'viewer'::character varying])::text[])))
-);
-
-CREATE FUNCTION billing.list_admins() RETURNS TABLE(admin_user_id uuid, email text, full_name text, role text, is_active boolean, created_at timestamp with time zone, last_login_at timestamp with time zone)
-    LANGUAGE sql STABLE SECURITY DEFINER
+CREATE FUNCTION billing.list_accounts(p_search text DEFAULT NULL::text, p_status text DEFAULT NULL::text, p_sort text DEFAULT 'newest'::text, p_match text DEFAULT 'prefix'::text, p_limit bigint DEFAULT 50, p_offset bigint DEFAULT 0, p_count boolean DEFAULT false, p_admin_user_id uuid DEFAULT NULL::uuid) RETURNS TABLE(total_count bigint, account_id uuid, oauth_provider text, external_id text, wa_id text, tenant_id text, customer_email text, balance_minor bigint, currency text, plan_name text, status text, paid_credits bigint, free_uses_remaining bigint, total_uses bigint, created_at timestamp with time zone, last_charge_at timestamp with time zone, last_credit_at timestamp with time zone, total_charged numeric, total_credited numeric, charge_count bigint, credit_count bigint)
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.list_api_keys(p_environment text DEFAULT NULL::text, p_status text DEFAULT NULL::text) RETURNS TABLE(api_key_id uuid, name text, key_prefix text, environment text, permissions text[], status text, description text, created_at timestamp with time zone, expires_at timestamp with time zone, last_used_at timestamp with time zone, last_used_ip inet, rotated_to uuid, created_by_email text, created_by_role text)
-    LANGUAGE sql STABLE SECURITY DEFINER
+CREATE FUNCTION billing.list_admins(p_admin_user_id uuid DEFAULT NULL::uuid) RETURNS TABLE(admin_user_id uuid, email text, full_name text, role text, is_active boolean, created_at timestamp with time zone, last_login_at timestamp with time zone)
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.list_api_keys(p_environment text DEFAULT NULL::text, p_status text DEFAULT NULL::text, p_admin_user_id uuid DEFAULT NULL::uuid) RETURNS TABLE(api_key_id uuid, name text, key_prefix text, environment text, permissions text[], status text, description text, created_at timestamp with time zone, expires_at timestamp with time zone, last_used_at timestamp with time zone, last_used_ip inet, rotated_to uuid, created_by_email text, created_by_role text)
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.list_audit_log(p_who text DEFAULT NULL::text, p_action text DEFAULT NULL::text, p_resource_id text DEFAULT NULL::text, p_from date DEFAULT NULL::date, p_to date DEFAULT NULL::date, p_limit bigint DEFAULT 50, p_offset bigint DEFAULT 0, p_admin_user_id uuid DEFAULT NULL::uuid) RETURNS TABLE(id uuid, created_at timestamp with time zone, who text, action text, resource_type text, resource_id text, reason text, changes jsonb, ip_address inet, user_agent text)
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.list_checks(p_account_id uuid, p_limit bigint DEFAULT 50, p_offset bigint DEFAULT 0, p_admin_user_id uuid DEFAULT NULL::uuid) RETURNS TABLE(check_id uuid, has_credit boolean, denial_reason text, credits_remaining bigint, free_uses_remaining bigint, context_agent_id text, context_channel_id text, context_request_id text, created_at timestamp with time zone)
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.list_daily_figures(p_days integer DEFAULT 30, p_admin_user_id uuid DEFAULT NULL::uuid) RETURNS TABLE(day date, checks bigint, checks_denied bigint, charges bigint, free_charges bigint, charge_amount numeric, credits_used numeric, credits bigint, credits_added numeric, credits_sold numeric, credits_taken_back numeric, accounts_created bigint, unique_users bigint)
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.list_payment_events(p_limit bigint DEFAULT 50, p_offset bigint DEFAULT 0, p_admin_user_id uuid DEFAULT NULL::uuid) RETURNS TABLE(provider text, event_id text, event_type text, payment_id text, account_id uuid, outcome text, needs_attention boolean, deliveries bigint, livemode boolean, received_at timestamp with time zone, last_received_at timestamp with time zone, resolved_at timestamp with time zone, resolution text)
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing.list_payment_problems(p_limit bigint DEFAULT 100, p_offset bigint DEFAULT 0, p_admin_user_id uuid DEFAULT NULL::uuid) RETURNS TABLE(problem text, provider text, reference text, payment_id text, account_id uuid, what_is_wrong text, happened_at timestamp with time zone)
@@ -184,11 +243,19 @@ CREATE FUNCTION billing.list_provider_configs(p_admin_user_id uuid DEFAULT NULL:
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing.list_purchases(p_account_id uuid DEFAULT NULL::uuid, p_status text DEFAULT NULL::text, p_limit bigint DEFAULT 50, p_offset bigint DEFAULT 0, p_admin_user_id uuid DEFAULT NULL::uuid) RETURNS TABLE(purchase_id uuid, account_id uuid, oauth_provider text, external_id text, customer_email text, provider text, payment_id text, status text, uses bigint, price_minor bigint, currency text, price_text text, created_at timestamp with time zone, settled_at timestamp with time zone, returned_minor numeric, uses_taken_back numeric, shortfall numeric)
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing.list_transactions(p_oauth_provider text, p_external_id text, p_limit bigint DEFAULT 50, p_offset bigint DEFAULT 0, p_api_key_id uuid DEFAULT NULL::uuid, p_admin_user_id uuid DEFAULT NULL::uuid) RETURNS TABLE(total_count bigint, transaction_id uuid, type text, amount_minor bigint, currency text, description text, created_at timestamp with time zone, balance_after bigint, transaction_type text, external_transaction_id text, metadata_message_id text, metadata_agent_id text, metadata_channel_id text, metadata_request_id text, paid_with text, ledger_version bigint)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing.process_payment_event(p_event_id text, p_event_type text, p_payload jsonb, p_action text, p_livemode boolean DEFAULT NULL::boolean, p_payment_id text DEFAULT NULL::text, p_amount_minor bigint DEFAULT NULL::bigint, p_currency text DEFAULT NULL::text, p_account_id uuid DEFAULT NULL::uuid, p_purchase_id uuid DEFAULT NULL::uuid, p_oauth_provider text DEFAULT NULL::text, p_external_id text DEFAULT NULL::text, p_return_ids text[] DEFAULT '{}'::text[], p_return_kinds text[] DEFAULT '{}'::text[], p_return_amounts_minor bigint[] DEFAULT '{}'::bigint[], p_returns_withdrawn boolean[] DEFAULT '{}'::boolean[], p_provider text DEFAULT 'stripe'::text) RETURNS TABLE(outcome text, needs_attention boolean, deliveries bigint, account_id uuid, purchase_id uuid, credits_added bigint)
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.rebuild_figures() RETURNS boolean
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -200,8 +267,16 @@ CREATE FUNCTION billing.record_credit(p_oauth_provider text, p_external_id text,
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing.refresh_figures() RETURNS boolean
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing.require_api_key(p_api_key_id uuid, p_permission text) RETURNS boolean
     LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.reset_free_uses(p_account_id uuid, p_reason text, p_free_uses bigint DEFAULT NULL::bigint, p_admin_user_id uuid DEFAULT NULL::uuid) RETURNS TABLE(free_uses_before bigint, free_uses_remaining bigint)
+    LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing.resolve_payment_event(p_event_id text, p_reason text, p_provider text DEFAULT 'stripe'::text, p_admin_user_id uuid DEFAULT NULL::uuid) RETURNS void
@@ -236,6 +311,10 @@ CREATE FUNCTION billing.set_account_status(p_oauth_provider text, p_external_id 
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing.set_admin(p_email text, p_reason text, p_role text DEFAULT NULL::text, p_is_active boolean DEFAULT NULL::boolean, p_admin_user_id uuid DEFAULT NULL::uuid) RETURNS TABLE(admin_user_id uuid, email text, full_name text, role text, is_active boolean)
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing.set_pricing(p_reason text, p_free_uses bigint DEFAULT NULL::bigint, p_pack_uses bigint DEFAULT NULL::bigint, p_pack_price_minor bigint DEFAULT NULL::bigint, p_pack_currency text DEFAULT NULL::text, p_admin_user_id uuid DEFAULT NULL::uuid) RETURNS TABLE(free_uses bigint, pack_uses bigint, pack_price_minor bigint, pack_currency text)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -248,12 +327,20 @@ CREATE FUNCTION billing.settle_purchase(p_payment_id text, p_amount_minor bigint
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.verify_ledger() RETURNS TABLE(account_id uuid, problem text, expected text, found text)
-    LANGUAGE plpgsql STABLE SECURITY DEFINER
+CREATE FUNCTION billing.sign_in_admin(p_email text, p_google_id text, p_session_hash bytea, p_full_name text DEFAULT NULL::text, p_picture_url text DEFAULT NULL::text, p_is_founder boolean DEFAULT false) RETURNS TABLE(admin_user_id uuid, email text, full_name text, role text)
+    LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing_data.api_key_fault(p_api_key_id uuid, p_permission text) RETURNS text
-    LANGUAGE plpgsql STABLE
+CREATE FUNCTION billing.use_sign_in_link(p_ticket_hash bytea, p_session_hash bytea) RETURNS TABLE(admin_user_id uuid, email text, full_name text, role text)
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.use_sign_in_ticket(p_ticket_hash bytea) RETURNS boolean
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.verify_ledger() RETURNS TABLE(account_id uuid, problem text, expected text, found text)
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE TABLE billing_data.accounts (
@@ -286,6 +373,14 @@ CREATE TABLE billing_data.accounts (
     CONSTRAINT ck_total_uses_non_negative CHECK ((total_uses >= 0))
 )
 WITH (fillfactor='75');
+
+CREATE FUNCTION billing_data.account_totals(p_account billing_data.accounts) RETURNS TABLE(last_charge_at timestamp with time zone, last_credit_at timestamp with time zone, total_charged numeric, total_credited numeric, charge_count bigint, credit_count bigint)
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.api_key_fault(p_api_key_id uuid, p_permission text) RETURNS text
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE TABLE billing_data.credits (
     id uuid NOT NULL,
@@ -356,12 +451,39 @@ CREATE FUNCTION billing_data.caller_role() RETURNS text
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.count_active_accounts(p_from timestamp with time zone) RETURNS TABLE(day date, account_id uuid)
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE TABLE billing_data.usage_figures (
+    slot timestamp with time zone NOT NULL,
+    checks bigint DEFAULT 0 NOT NULL,
+    checks_denied bigint DEFAULT 0 NOT NULL,
+    charges bigint DEFAULT 0 NOT NULL,
+    free_charges bigint DEFAULT 0 NOT NULL,
+    charge_amount numeric DEFAULT 0 NOT NULL,
+    credits_used numeric DEFAULT 0 NOT NULL,
+    credits bigint DEFAULT 0 NOT NULL,
+    credits_added numeric DEFAULT 0 NOT NULL,
+    credits_sold numeric DEFAULT 0 NOT NULL,
+    credits_taken_back numeric DEFAULT 0 NOT NULL,
+    accounts_created bigint DEFAULT 0 NOT NULL
+);
+
+CREATE FUNCTION billing_data.count_usage(p_from timestamp with time zone) RETURNS SETOF billing_data.usage_figures
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.credit_of_payment(p_account_id uuid, p_key text, p_transaction_type text, p_external_transaction_id text) RETURNS billing_data.credits
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.find_or_create_account(p_oauth_provider text, p_external_id text, p_wa_id text, p_tenant_id text, p_balance_minor bigint, p_currency text, p_plan_name text, p_customer_email text, p_user_role text, p_agent_id text, p_marketing_opt_in boolean, p_marketing_opt_in_source text, p_wait boolean) RETURNS TABLE(account billing_data.accounts, created boolean)
     LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.first_id(p_at timestamp with time zone) RETURNS uuid
+    LANGUAGE sql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.free_key(p_account_id uuid, p_key text) RETURNS text
@@ -380,6 +502,10 @@ CREATE FUNCTION billing_data.is_sealed(p_value jsonb) RETURNS boolean
     LANGUAGE sql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.is_uuid(p_text text) RETURNS boolean
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.is_web_tier() RETURNS boolean
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -394,6 +520,10 @@ CREATE FUNCTION billing_data.money_text(p_amount_minor bigint, p_currency text) 
 
 CREATE FUNCTION billing_data.new_id() RETURNS uuid
     LANGUAGE sql PARALLEL SAFE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.open_session(p_admin_user_id uuid, p_session_hash bytea, p_how text) RETURNS void
+    LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.purchase_of_payment(p_provider text, p_payment_id text, p_account_id uuid, p_purchase_id uuid) RETURNS billing_data.purchases
@@ -420,8 +550,16 @@ CREATE FUNCTION billing_data.require(p_valid boolean, p_argument text, p_problem
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.require_an_admin() RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.require_durable_commit() RETURNS void
     LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.require_hash(p_hash bytea, p_argument text) RETURNS void
+    LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.require_identity(p_oauth_provider text, p_external_id text) RETURNS void
@@ -454,6 +592,10 @@ CREATE FUNCTION billing_data.return_money(p_provider text, p_payment_id text, p_
 
 CREATE FUNCTION billing_data.settle_payment(p_provider text, p_payment_id text, p_amount_minor bigint, p_currency text, p_account_id uuid, p_purchase_id uuid, p_oauth_provider text, p_external_id text, p_database_role text, p_payment_provider text) RETURNS TABLE(outcome text, account_id uuid, purchase_id uuid, credits_added bigint)
     LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.usage_since(p_from timestamp with time zone) RETURNS SETOF billing_data.usage_figures
+    LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.uses_due(p_uses bigint, p_price_minor bigint, p_money numeric) RETURNS bigint
@@ -573,6 +715,16 @@ CREATE TABLE billing_data.account_requests (
     created_at timestamp with time zone DEFAULT now() NOT NULL
 );
 
+CREATE TABLE billing_data.active_accounts (
+    day date NOT NULL,
+    account_id uuid NOT NULL
+);
+
+CREATE TABLE billing_data.active_accounts_by_day (
+    day date NOT NULL,
+    accounts bigint NOT NULL
+);
+
 CREATE TABLE billing_data.admin_audit_logs (
     id uuid DEFAULT gen_random_uuid() NOT NULL,
     admin_user_id uuid,
@@ -682,6 +834,18 @@ CREATE TABLE billing_data.payment_returns (
 )
 WITH (fillfactor='80');
 
+CREATE TABLE billing_data.sign_in_tickets (
+    ticket_hash bytea NOT NULL,
+    admin_user_id uuid,
+    expires_at timestamp with time zone NOT NULL
+);
+
+CREATE TABLE billing_data.usage_figures_state (
+    id boolean DEFAULT true NOT NULL,
+    complete_through timestamp with time zone DEFAULT '-infinity'::timestamp with time zone NOT NULL,
+    CONSTRAINT usage_figures_state_one_row CHECK (id)
+);
+
 ALTER TABLE ONLY billing_data.credit_checks ATTACH PARTITION billing_data.credit_checks_default DEFAULT;
 
 ALTER TABLE ONLY billing_data.account_requests
@@ -693,8 +857,17 @@ ALTER TABLE ONLY billing_data.accounts
 ALTER TABLE ONLY billing_data.accounts
     ADD CONSTRAINT accounts_pkey PRIMARY KEY (id);
 
+ALTER TABLE ONLY billing_data.active_accounts_by_day
+    ADD CONSTRAINT active_accounts_by_day_pkey PRIMARY KEY (day);
+
+ALTER TABLE ONLY billing_data.active_accounts
+    ADD CONSTRAINT active_accounts_pkey PRIMARY KEY (day, account_id);
+
 ALTER TABLE ONLY billing_data.admin_audit_logs
     ADD CONSTRAINT admin_audit_logs_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY billing_data.admin_sessions
+    ADD CONSTRAINT admin_sessions_pkey PRIMARY KEY (session_hash);
 
 ALTER TABLE ONLY billing_data.admin_users
     ADD CONSTRAINT admin_users_email_key UNIQUE (email);
@@ -738,8 +911,31 @@ ALTER TABLE ONLY billing_data.purchases
 ALTER TABLE ONLY billing_data.settings
     ADD CONSTRAINT settings_pkey PRIMARY KEY (id);
 
+ALTER TABLE ONLY billing_data.sign_in_tickets
+    ADD CONSTRAINT sign_in_tickets_pkey PRIMARY KEY (ticket_hash);
+
 ALTER TABLE ONLY billing_data.admin_users
     ADD CONSTRAINT uq_admin_users_google_id UNIQUE (google_id);
+
+ALTER TABLE ONLY billing_data.usage_figures
+    ADD CONSTRAINT usage_figures_pkey PRIMARY KEY (slot);
+
+ALTER TABLE ONLY billing_data.usage_figures_state
+    ADD CONSTRAINT usage_figures_state_pkey PRIMARY KEY (id);
+
+CREATE INDEX accounts_balance_minor ON billing_data.accounts USING btree (balance_minor) WHERE (balance_minor <> 0);
+
+CREATE INDEX accounts_created_at ON billing_data.accounts USING btree (created_at, id);
+
+CREATE INDEX accounts_customer_email ON billing_data.accounts USING btree (lower((customer_email)::text) text_pattern_ops, id);
+
+CREATE INDEX accounts_external_id ON billing_data.accounts USING btree (lower((external_id)::text) text_pattern_ops);
+
+CREATE INDEX accounts_not_active ON billing_data.accounts USING btree (status, created_at, id) WHERE ((status)::text <> 'active'::text);
+
+CREATE INDEX admin_audit_logs_time ON billing_data.admin_audit_logs USING btree (created_at, id);
+
+CREATE INDEX admin_sessions_admin_user_id ON billing_data.admin_sessions USING btree (admin_user_id);
 
 CREATE UNIQUE INDEX charges_idempotency ON billing_data.charges USING btree (account_id, idempotency_key) WHERE (idempotency_key IS NOT NULL);
 
@@ -747,7 +943,11 @@ CREATE UNIQUE INDEX charges_ledger_version ON billing_data.charges USING btree (
 
 CREATE INDEX credit_checks_account ON ONLY billing_data.credit_checks USING btree (account_id, created_at);
 
+CREATE INDEX credit_checks_created_at ON ONLY billing_data.credit_checks USING brin (created_at) WITH (autosummarize='on');
+
 CREATE INDEX credit_checks_default_account_id_created_at_idx ON billing_data.credit_checks_default USING btree (account_id, created_at);
+
+CREATE INDEX credit_checks_default_created_at_idx ON billing_data.credit_checks_default USING brin (created_at) WITH (autosummarize='on');
 
 CREATE INDEX credits_external_transaction_id ON billing_data.credits USING btree (external_transaction_id) WHERE (external_transaction_id IS NOT NULL);
 
@@ -769,15 +969,25 @@ CREATE INDEX idx_admin_users_google_id ON billing_data.admin_users USING btree (
 
 CREATE INDEX idx_admin_users_role ON billing_data.admin_users USING btree (role);
 
+CREATE INDEX payment_events_faults ON billing_data.payment_events USING btree (received_at) WHERE ((resolved_at IS NULL) AND (outcome = ANY (ARRAY['account_not_found'::text, 'amount_mismatch'::text, 'balance_overflow'::text, 'currency_mismatch'::text, 'metadata_missing'::text, 'mode_mismatch'::text, 'payment_mismatch'::text, 'payment_unknown'::text])));
+
 CREATE INDEX payment_events_payment_id ON billing_data.payment_events USING btree (provider, payment_id) WHERE (payment_id IS NOT NULL);
 
+CREATE INDEX payment_events_received_at ON billing_data.payment_events USING btree (received_at, event_id);
+
 CREATE INDEX payment_returns_purchase ON billing_data.payment_returns USING btree (account_id, purchase_id);
+
+CREATE INDEX payment_returns_shortfalls ON billing_data.payment_returns USING btree (updated_at) WHERE ((status = 'taken'::text) AND (uses_taken < uses_due));
+
+CREATE INDEX purchases_created_at ON billing_data.purchases USING btree (created_at, id);
 
 CREATE UNIQUE INDEX purchases_idempotency ON billing_data.purchases USING btree (account_id, idempotency_key) WHERE (idempotency_key IS NOT NULL);
 
 CREATE UNIQUE INDEX purchases_payment_id ON billing_data.purchases USING btree (provider, payment_id) WHERE (payment_id IS NOT NULL);
 
 ALTER INDEX billing_data.credit_checks_account ATTACH PARTITION billing_data.credit_checks_default_account_id_created_at_idx;
+
+ALTER INDEX billing_data.credit_checks_created_at ATTACH PARTITION billing_data.credit_checks_default_created_at_idx;
 
 CREATE TRIGGER admin_audit_logs_append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON billing_data.admin_audit_logs FOR EACH STATEMENT EXECUTE FUNCTION billing_data.refuse_change();
 
@@ -791,6 +1001,9 @@ CREATE TRIGGER credits_append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON billin
 
 ALTER TABLE ONLY billing_data.account_requests
     ADD CONSTRAINT account_requests_account FOREIGN KEY (account_id) REFERENCES billing_data.accounts(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY billing_data.admin_sessions
+    ADD CONSTRAINT admin_sessions_admin FOREIGN KEY (admin_user_id) REFERENCES billing_data.admin_users(id) ON DELETE CASCADE;
 
 ALTER TABLE ONLY billing_data.batch_requests
     ADD CONSTRAINT batch_requests_api_key FOREIGN KEY (api_key_id) REFERENCES billing_data.api_keys(id) ON DELETE RESTRICT;
@@ -815,3 +1028,6 @@ ALTER TABLE ONLY billing_data.purchases
 
 ALTER TABLE ONLY billing_data.purchases
     ADD CONSTRAINT purchases_credit FOREIGN KEY (credit_id) REFERENCES billing_data.credits(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY billing_data.sign_in_tickets
+    ADD CONSTRAINT sign_in_tickets_admin FOREIGN KEY (admin_user_id) REFERENCES billing_data.admin_users(id) ON DELETE CASCADE;

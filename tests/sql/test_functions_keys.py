@@ -352,7 +352,7 @@ def test_keys_are_listed_newest_first_without_hashes(database: Database) -> None
         first = dba.row("create_api_key", name="one", **_secret(), environment="test")
         second = web.row("create_api_key", name="two", **_secret(), admin_user_id=ada)
         dba.row("revoke_api_key", api_key_id=first["api_key_id"])
-        rows = web.rows("list_api_keys")
+        rows = web.rows("list_api_keys", admin_user_id=ada)
         assert [row["name"] for row in rows] == ["two", "one"]
         assert [row["status"] for row in rows] == ["active", "revoked"]
         assert rows[0]["created_by_email"].endswith("@example.com")

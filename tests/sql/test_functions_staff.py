@@ -42,13 +42,20 @@ def test_a_staff_member_is_added_as_a_viewer_named_after_their_address(
         " FROM billing_data.admin_audit_logs AS l WHERE l.resource_id = %s",
         str(answer["admin_user_id"]),
     )
-    assert rows == [("admin.add", "admin_user", {"role": "viewer"}, "t_dba")]
+    changes = {
+        "email": email,
+        "role": "viewer",
+        "before": None,
+        "after": {"role": "viewer", "is_active": True},
+    }
+    assert rows == [("admin.add", "admin_user", changes, "t_dba")]
 
 
 def test_adding_again_changes_role_and_name_and_brings_them_back(
     module_database: Database, dba: Caller
 ) -> None:
     email = _email()
+    staff(module_database, "admin")  # there is another administrator when this one becomes a viewer
     first = dba.row("add_admin", email=email, full_name="Ada", role="viewer")
     module_database.execute(
         "UPDATE billing_data.admin_users SET is_active = false WHERE email = %s", email

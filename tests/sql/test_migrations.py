@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,8 @@ from tests.sql.payments import (
     deliver,
     give_back,
 )
+from tests.sql.test_figures import assert_figures_right
+from tests.sql.test_functions_console import assert_totals
 from tests.sql.test_golden_schema import assert_golden
 from tests.support import (
     BILLING,
@@ -230,6 +233,12 @@ def _use(database: Database) -> dict[str, str]:
         give_back(web, "pi_returned", ("re_1", PRICE // 2), ("re_2", PRICE // 2))
         give_back(web, "pi_returned", ("re_2", PRICE // 2), withdrawn=False)
         give_back(web, "pi_old", ("re_3", PRICE))
+        for name in (b"one", b"two"):
+            web.row("sign_in_admin", email="ben@ciris.ai", google_id="ben",
+                    session_hash=sha256(name).digest())  # fmt: skip
+        web.value("create_sign_in_ticket", ticket_hash=sha256(b"three").digest())
+        dba.value("create_sign_in_link", email="ben@ciris.ai", ticket_hash=sha256(b"4").digest())
+        web.value("refresh_figures")
     return who
 
 
@@ -258,6 +267,10 @@ _EVENTS = """
     SELECT e.provider, e.event_id, e.event_type, e.payment_id, e.payload, e.outcome, e.received_at
     FROM billing_data.payment_events AS e ORDER BY 2
 """
+_SESSIONS = """
+    SELECT s.session_hash, s.expires_at FROM billing_data.admin_sessions AS s
+    UNION ALL SELECT t.ticket_hash, t.expires_at FROM billing_data.sign_in_tickets AS t ORDER BY 1
+"""
 _RETURNS = "SELECT r.* FROM billing_data.payment_returns AS r ORDER BY r.return_id"
 
 
@@ -267,6 +280,12 @@ def _kept(database: Database) -> dict[str, list[Any]]:
         table: database.execute(f"SELECT {columns} FROM billing_data.{table} ORDER BY id")
         for table, columns in _KEPT.items()
     }
+
+
+def _figures(database: Database) -> tuple[list[Any], list[Any]]:
+    """What the dashboard shows."""
+    with session(database, "t_dba") as dba:
+        return dba.rows("list_daily_figures"), dba.rows("get_overview")
 
 
 @pytest.mark.parametrize("steps_back", range(1, len(OWN) + 1), ids=lambda n: OWN[-n][11:])
@@ -279,6 +298,9 @@ def test_own_steps_go_down_and_up_again_with_rows_present(
         assert all(before.values())
         sold, events = database.execute(_SOLD), database.execute(_EVENTS)
         returns = database.execute(_RETURNS)
+        sessions = database.execute(_SESSIONS)
+        assert len(sessions) == 4
+        figures, overview = _figures(database)
         assert [row[0] for row in sold] == ["pi_kept", "pi_old", "pi_returned"]
         assert len(returns) == 3
         assert len(rollback(database.dsn(), steps_back).rolled_back) == steps_back
@@ -289,6 +311,14 @@ def test_own_steps_go_down_and_up_again_with_rows_present(
         assert database.execute(_EVENTS) == (events if tables_stayed else [])
         returns_stayed = "2026_11_22_0020_purchase_columns" not in STEPS[-steps_back:]
         assert database.execute(_RETURNS) == (returns if returns_stayed else [])
+        # Sessions end with their table; the figures are counted anew from the ledger.
+        sessions_stayed = "2026_11_22_0023_staff_sessions" not in STEPS[-steps_back:]
+        assert database.execute(_SESSIONS) == (sessions if sessions_stayed else [])
+        for _ in range(2):
+            assert _figures(database)[0] == figures
+            if returns_stayed:
+                assert _figures(database)[1] == overview
+            database.execute("SELECT billing.refresh_figures()", user="t_web")
         assert_golden(database)
         assert ledger_problems(database) == []
         with session(database, "t_dba") as dba:
@@ -783,6 +813,15 @@ def test_a_recent_old_check_lies_in_its_month(taken_over: Database) -> None:
 
 def test_the_ledger_of_old_accounts_checks_out(taken_over: Database) -> None:
     assert ledger_problems(taken_over) == []
+
+
+def test_the_figures_and_totals_of_a_taken_over_database_are_those_of_its_ledger(
+    taken_over: Database,
+) -> None:
+    for _ in range(2):  # before and after the first roll-up
+        assert_figures_right(taken_over)
+        assert_totals(taken_over)
+        taken_over.execute("SELECT billing.refresh_figures()", user="t_web")
 
 
 def test_an_old_accounts_ledger_goes_on(taken_over: Database, history: Caller) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -205,3 +206,187 @@ def _updates(database: Database) -> tuple[int, int]:
         WHERE s.relname = 'accounts'
     """)[0]
     return found
+
+
+# --- what staff page through ---------------------------------------------------------------------
+
+STAFF_TABLES = (
+    *TABLES, "admin_audit_logs", "payment_events", "payment_returns", "purchases",
+)  # fmt: skip
+
+
+def _fill_console(database: Database) -> None:
+    """The large database of the hot functions, with what staff look at; half of it a day old and
+    rolled up, the ledger's ids as the service makes them."""
+    _fill(database)
+    database.execute("""
+        UPDATE billing_data.accounts AS a SET
+            customer_email = CASE WHEN a.external_id LIKE '%0' THEN NULL
+                ELSE 'Person' || substr(a.external_id, 6) || '@example.com' END,
+            created_at = now() - substr(a.external_id, 6)::integer * interval '1 minute',
+            status = CASE WHEN a.external_id LIKE '%00' THEN 'suspended' ELSE 'active' END
+    """)
+    database.execute(f"""
+        INSERT INTO billing_data.charges (account_id, ledger_version, id, amount_minor, currency,
+            balance_before, balance_after, free_uses_after, paid_with, description, database_role,
+            created_at)
+        SELECT a.id, 3, overlay(gen_random_uuid()::text PLACING substr(
+                billing_data.first_id(a.created_at)::text, 1, 13) FROM 1 FOR 13)::uuid,
+            1, 'USD', 1000, 999, 0, 'paid', 'd', 'x', a.created_at
+        FROM billing_data.accounts AS a LIMIT {ACCOUNTS}
+    """)
+    database.execute(f"""
+        INSERT INTO billing_data.payment_events (provider, event_id, event_type, payment_id,
+            payload, outcome, received_at)
+        SELECT 'stripe', 'evt_' || n, 'x', 'pi_' || n, '{{}}',
+            CASE WHEN n % 1000 = 0 THEN 'amount_mismatch' ELSE 'credited' END,
+            now() - n * interval '1 minute'
+        FROM generate_series(1, {ACCOUNTS}) AS n
+    """)
+    database.execute("""
+        INSERT INTO billing_data.purchases (account_id, id, payment_id, uses, price_minor,
+            currency, database_role, created_at)
+        SELECT a.id, gen_random_uuid(), 'pi_' || a.external_id, 20, 500, 'USD', 'x', a.created_at
+        FROM billing_data.accounts AS a
+    """)
+    database.execute(f"""
+        INSERT INTO billing_data.admin_audit_logs (action, resource_type, resource_id,
+            database_role, created_at)
+        SELECT 'test.test', 'test', 'thing ' || n, 'x', now() - n * interval '1 minute'
+        FROM generate_series(1, {ACCOUNTS}) AS n
+    """)
+    database.execute("SELECT billing.refresh_figures()")
+    database.execute("VACUUM ANALYZE")
+
+
+@pytest.fixture(scope="module")
+def console(cluster: TestCluster) -> Iterator[Database]:
+    """A large database as staff look at it."""
+    with cluster.database() as database:
+        _fill_console(database)
+        yield database
+
+
+# Call -> the tables it has to reach by index alone.
+_STAFF_CALLS: dict[str, tuple[str, dict[str, Any]]] = {
+    "the newest accounts": ("list_accounts", {}),
+    "the newest accounts, counted": ("list_accounts", {"count": True}),
+    "the oldest accounts": ("list_accounts", {"sort": "oldest"}),
+    "accounts by address": ("list_accounts", {"sort": "email"}),
+    "accounts that are suspended": ("list_accounts", {"status": "suspended"}),
+    "accounts by a rare prefix": ("list_accounts", {"search": "PERSON1234"}),
+    "accounts by a common prefix": ("list_accounts", {"search": "p"}),
+    "accounts by a prefix of their external id": ("list_accounts", {"search": "user-777"}),
+    "accounts by a prefix that nobody has": ("list_accounts", {"search": "nobody"}),
+    "an account by its id": (
+        "list_accounts", {"search": "00000000-0000-7000-8000-000000000000"}
+    ),
+    "the newest of the audit log": ("list_audit_log", {"limit": 51}),
+    "the audit log of one thing": ("list_audit_log", {"resource_id": "thing 77"}),
+    "payment problems": ("list_payment_problems", {}),
+    "the newest payment events": ("list_payment_events", {}),
+    "the newest purchases": ("list_purchases", {}),
+    "the figures of 30 days": ("list_daily_figures", {}),
+    "the overview": ("get_overview", {}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", _STAFF_CALLS)
+def test_no_page_of_staff_reads_a_large_table_from_end_to_end(console: Database, name: str) -> None:
+    function, arguments = _STAFF_CALLS[name]
+    with session(console, "t_dba", autocommit=False) as dba:
+        for _ in range(7):
+            before = _scans(dba)
+            dba.rows(function, **arguments)
+            after = _scans(dba)
+            read = {
+                table: after[table][0] - before[table][0]
+                for table in STAFF_TABLES
+                # An empty table is read as quickly as any index.
+                if table != "payment_returns"
+            }
+            assert read == dict.fromkeys(read, 0)
+            dba.connection.rollback()
+
+
+@pytest.mark.parametrize(
+    ("statement", "index"),
+    [
+        (
+            "SELECT a.id FROM billing_data.accounts AS a ORDER BY a.created_at DESC, a.id DESC"
+            " LIMIT 50",
+            "accounts_created_at",
+        ),
+        (
+            "SELECT a.id FROM billing_data.accounts AS a"
+            " ORDER BY lower(a.customer_email) USING ~<~, a.id LIMIT 50",
+            "accounts_customer_email",
+        ),
+        (
+            "SELECT a.id FROM billing_data.accounts AS a"
+            " WHERE lower(a.customer_email) LIKE 'person1234%'",
+            "accounts_customer_email",
+        ),
+        (
+            "SELECT a.id FROM billing_data.accounts AS a"
+            " WHERE lower(a.external_id) LIKE 'user-123%'",
+            "accounts_external_id",
+        ),
+        (
+            "SELECT l.id FROM billing_data.admin_audit_logs AS l"
+            " ORDER BY l.created_at DESC, l.id DESC LIMIT 50",
+            "admin_audit_logs_time",
+        ),
+        (
+            "SELECT c.id FROM billing_data.charges AS c"
+            " WHERE c.id >= billing_data.first_id(now() - interval '10 minutes')"
+            " AND c.id <= billing_data.first_id(now() + interval '1 day')",
+            "charges_pkey",
+        ),
+        (
+            "SELECT e.event_id FROM billing_data.payment_events AS e WHERE e.outcome IN ("
+            "'account_not_found', 'amount_mismatch', 'balance_overflow', 'currency_mismatch',"
+            " 'metadata_missing', 'mode_mismatch', 'payment_mismatch', 'payment_unknown')"
+            " AND e.resolved_at IS NULL",
+            "payment_events_faults",
+        ),
+    ],
+    ids=lambda value: value if "SELECT" not in value else "",
+)
+def test_each_index_for_staff_serves_what_it_was_made_for(
+    console: Database, statement: str, index: str
+) -> None:
+    plan = console.value(f"EXPLAIN (FORMAT json) {statement}")[0]["Plan"]
+    used = {node["Index Name"] for node in _nodes(plan) if "Index Name" in node}
+    assert used == {index}
+
+
+def test_the_index_of_payment_faults_is_of_exactly_the_faults(console: Database) -> None:
+    condition = console.value("""
+        SELECT pg_get_constraintdef(c.oid) FROM pg_constraint AS c
+        WHERE c.conname = 'payment_events_outcome'
+    """)
+    outcomes = set(re.findall(r"'(\w+)'", condition))
+    predicate = console.value(
+        "SELECT pg_get_indexdef('billing_data.payment_events_faults'::regclass)"
+    )
+    faults = {
+        outcome
+        for outcome in outcomes
+        if console.value("SELECT billing_data.is_payment_fault(%s)", outcome)
+    }
+    assert len(faults) < len(outcomes)
+    assert set(re.findall(r"'(\w+)'", predicate)) == faults
+    listed = console.value(
+        "SELECT p.prosrc FROM pg_proc AS p WHERE p.proname = 'list_payment_problems'"
+    )
+    (words,) = re.findall(r"WHERE e.outcome IN \(([^)]*)\)", listed)
+    assert set(re.findall(r"'(\w+)'", words)) == faults
+
+
+def test_the_overview_reads_what_is_new_and_not_the_ledger(console: Database) -> None:
+    with session(console, "t_dba", autocommit=False) as dba:
+        for function in ("get_overview", "list_daily_figures"):
+            before = _tuples(dba)
+            dba.rows(function)
+            assert _tuples(dba) - before < ACCOUNTS / 10, function

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import pytest
 
 from tests.support import Database, TestCluster
 
+# Lists with filters, whose query is put together so that each filter's own index serves.
+DYNAMIC = ("billing.list_accounts", "billing.list_audit_log", "billing.list_purchases")
 LIBRARY = Path("/usr/lib/postgresql/15/lib/plpgsql_check.so")
 
 pytestmark = pytest.mark.skipif(
@@ -45,7 +48,20 @@ def test_plpgsql_check_finds_nothing_in_any_function(checked: Database) -> None:
             extra_warnings => true, performance_warnings => false, security_warnings => true
         ) AS c
     """)
-    assert rows == []
+    dynamic = [
+        row[0]
+        for row in checked.execute(
+            f"SELECT f.name FROM ({_FUNCTIONS}) AS f INNER JOIN pg_proc AS p ON p.oid = f.oid"
+            " WHERE p.prosrc ~ 'RETURN QUERY EXECUTE'"
+        )
+    ]
+    assert sorted(name.split("(")[0] for name in dynamic) == sorted(DYNAMIC)
+    # It cannot see what a query gives whose text is put together; the tests of these functions do.
+    unseen = re.compile(
+        r'extra:00000:OUT variable "\w+" is maybe unmodified|^Detail: cannot to det'
+    )
+    found = [row for row in rows if not (row[0] in dynamic and unseen.search(row[2]))]
+    assert found == []
 
 
 def test_every_plpgsql_function_is_looked_at_and_each_trigger_function_with_its_tables(

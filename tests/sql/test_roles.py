@@ -20,6 +20,7 @@ from tests.sql.helpers import (
     outcomes,
     person,
     session,
+    set_staff_domain,
     staff,
 )
 from tests.sql.payments import begin, configure_provider, deliver
@@ -28,7 +29,10 @@ from tests.support import Database, TestCluster, unique
 TABLES = (
     "account_requests",
     "accounts",
+    "active_accounts",
+    "active_accounts_by_day",
     "admin_audit_logs",
+    "admin_sessions",
     "admin_users",
     "api_keys",
     "batch_requests",
@@ -41,6 +45,9 @@ TABLES = (
     "provider_configs",
     "purchases",
     "settings",
+    "sign_in_tickets",
+    "usage_figures",
+    "usage_figures_state",
 )
 STATEMENTS = {
     "SELECT": "SELECT count(*) FROM billing_data.{table}",
@@ -57,9 +64,15 @@ STATEMENTS = {
 # A column of each table that has no id.
 COLUMNS = {
     "account_requests": "account_id",
+    "active_accounts": "account_id",
+    "active_accounts_by_day": "accounts",
+    "admin_sessions": "admin_user_id",
     "batch_requests": "api_key_id",
     "payment_events": "event_id",
     "payment_returns": "return_id",
+    "sign_in_tickets": "admin_user_id",
+    "usage_figures": "slot",
+    "usage_figures_state": "complete_through",
 }
 NO_RIGHT = "42501"
 
@@ -80,6 +93,7 @@ CHARGE_ARRAYS = (
 HASH = "$argon2id$v=19$m=19456,t=2,p=1$c29tZXNhbHQ$c29tZWhhc2g"
 WRITES: dict[str, dict[str, Any]] = {
     "add_admin": {"email": "ada@example.com"},
+    "adjust_credits": {"account_id": NOBODY, "amount": 1, "reason": "a test"},
     "attach_payment": {
         "account_id": NOBODY,
         "purchase_id": NOBODY,
@@ -106,6 +120,7 @@ WRITES: dict[str, dict[str, Any]] = {
         "transaction_type": "grant",
         "description": "a gift",
     },
+    "reset_free_uses": {"account_id": NOBODY, "reason": "a test"},
     "resolve_payment_event": {"event_id": "evt_nobody", "reason": "a test"},
     "resolve_shortfall": {"return_id": "re_nobody", "reason": "a test"},
     "revoke_api_key": {"api_key_id": NOBODY},
@@ -115,6 +130,7 @@ WRITES: dict[str, dict[str, Any]] = {
         "key_hash": HASH,
     },
     "set_account_status": {**person("nobody"), "status": "closed", "reason": "a test"},
+    "set_admin": {"email": "nobody@example.com", "reason": "a test"},
     "set_pricing": {"reason": "a test"},
     "set_provider_config": {"provider_type": "stripe"},
 }
@@ -131,8 +147,31 @@ READS: dict[str, dict[str, Any]] = {
     "list_transactions": person("nobody"),
 }
 STAFF_READS: dict[str, dict[str, Any]] = {
+    "get_account_by_id": {"account_id": NOBODY},
+    "get_overview": {},
+    "list_accounts": {},
+    "list_admins": {},
+    "list_api_keys": {},
+    "list_audit_log": {},
+    "list_checks": {"account_id": NOBODY},
+    "list_daily_figures": {},
+    "list_payment_events": {},
     "list_payment_problems": {},
     "list_provider_configs": {},
+    "list_purchases": {},
+}
+# What the web tier calls before there is anybody to name: a sign-in under way has no staff member
+# yet, a session or a token is what tells who it is, and the figures are rolled up for nobody.
+_HASH = bytes(32)
+BEFORE_ANYBODY: dict[str, dict[str, Any]] = {
+    "create_sign_in_ticket": {"ticket_hash": _HASH},
+    "end_session": {"session_hash": _HASH},
+    "find_admin": {"admin_user_id": NOBODY},
+    "get_session": {"session_hash": _HASH},
+    "refresh_figures": {},
+    "sign_in_admin": {"email": "new@example.com", "google_id": "1", "session_hash": _HASH},
+    "use_sign_in_link": {"ticket_hash": _HASH, "session_hash": _HASH},
+    "use_sign_in_ticket": {"ticket_hash": _HASH},
 }
 ONE_KEY = (
     "attach_payment",
@@ -149,6 +188,8 @@ STAFF = tuple(
     sorted(set(WRITES) - set(BATCHES) - {"check_credit", "create_charge", "create_charges_once"})
 )
 FOR_DBAS: dict[str, dict[str, Any]] = {
+    "create_sign_in_link": {"email": "ada@example.com", "ticket_hash": _HASH},
+    "rebuild_figures": {},
     "seed_settings": {},
     "verify_ledger": {},
     "drop_check_partitions": {"before": "2020-01-01"},
@@ -256,7 +297,8 @@ def test_the_web_tier_reads_a_hash_by_its_prefix_and_in_no_other_way(
     assert found["key_hash"].startswith("$argon2id$")
     for pattern in (None, "", "%", "cbk_test_%", key.prefix[:-1], f"{key.prefix}x", key.secret):
         assert web.rows("find_api_key", key_prefix=pattern) == []
-    assert "key_hash" not in web.rows("list_api_keys")[0]
+    viewer = staff(module_database, "viewer")
+    assert "key_hash" not in web.rows("list_api_keys", admin_user_id=viewer)[0]
 
 
 def test_a_revoked_key_gives_no_hash(module_database: Database, dba: Caller, web: Caller) -> None:
@@ -296,7 +338,39 @@ def test_every_writing_function_is_tried_without_an_actor(module_database: Datab
         WHERE p.pronamespace = 'billing'::regnamespace AND p.provolatile = 'v'
             AND has_function_privilege('t_web', p.oid, 'EXECUTE')
     """)
-    assert {row[0] for row in rows} == set(WRITES) | housekeeping | provider
+    unnamed = {"find_admin", "get_session"}  # these two only read
+    signing_in = set(BEFORE_ANYBODY) - unnamed
+    assert {row[0] for row in rows} == set(WRITES) | housekeeping | provider | signing_in
+
+
+def test_signing_in_and_the_roll_up_need_nobody_to_be_named(database: Database) -> None:
+    set_staff_domain(database)
+    with session(database, "t_web") as web:
+        for function, arguments in BEFORE_ANYBODY.items():
+            web.rows(function, **arguments)
+        (who,) = database.execute("SELECT u.email, u.role FROM billing_data.admin_users AS u")
+        assert who == ("new@example.com", "viewer")
+        # Who has only just signed in can be named, and is held to their role.
+        viewer = web.row("get_session", session_hash=_HASH)
+        assert web.refusal(
+            "set_pricing", reason="a test", admin_user_id=viewer["admin_user_id"]
+        ).slug == "admin_role_required"  # fmt: skip
+
+
+def test_every_reading_function_of_staff_is_tried_without_an_actor(
+    module_database: Database,
+) -> None:
+    # What these tell is no secret to the web tier, which asks them for itself.
+    own = {
+        "find_admin", "find_api_key", "get_admin", "get_provider_config", "get_schema_version",
+        "get_session", "get_settings", "help", "require_api_key",
+    }  # fmt: skip
+    rows = module_database.execute("""
+        SELECT p.proname FROM pg_proc AS p
+        WHERE p.pronamespace = 'billing'::regnamespace AND p.provolatile <> 'v'
+            AND has_function_privilege('t_web', p.oid, 'EXECUTE')
+    """)
+    assert {row[0] for row in rows} == set(READS) | set(STAFF_READS) | own
 
 
 def test_what_a_payment_provider_tells_needs_no_actor_and_names_the_provider_as_the_writer(
@@ -396,13 +470,16 @@ def test_who_is_not_an_active_administrator_cannot_write(
     )
 
 
-def test_a_viewer_may_read_an_account_its_history_and_its_payments(
+def test_a_viewer_may_read_everything_that_staff_can_read(
     module_database: Database, web: Caller
 ) -> None:
     who, viewer = new_user(module_database), staff(module_database, "viewer")
     configure_provider(module_database)
+    account = account_of(module_database, who)["id"]
     for function, arguments in {**READS, **STAFF_READS}.items():
-        identity = who if "external_id" in arguments else arguments
+        identity = who if "external_id" in arguments else dict(arguments)
+        if "account_id" in identity:
+            identity["account_id"] = account
         web.rows(function, **identity, admin_user_id=viewer)
 
 
@@ -669,6 +746,7 @@ def test_a_temporary_type_with_a_built_in_name_runs_nothing_as_the_owner(
     database: Database, name: str
 ) -> None:
     who, key = new_user(database, free=False), key_id(database)
+    viewer = staff(database, "viewer")
     base = "text" if name == "record" else name
     with session(database, "t_web") as web:
         web.execute(_LOOT)
@@ -692,6 +770,10 @@ def test_a_temporary_type_with_a_built_in_name_runs_nothing_as_the_owner(
             },
             "find_api_key": {"key_prefix": "x"},
             "get_schema_version": {},
+            "list_accounts": {"search": "x", "count": True, "admin_user_id": viewer},
+            "list_audit_log": {"who": "x", "action": "x", "admin_user_id": viewer},
+            "list_purchases": {"status": "settled", "admin_user_id": viewer},
+            **BEFORE_ANYBODY,
         }.items():
             try:
                 web.rows(function, **arguments)
@@ -714,6 +796,8 @@ def test_an_analyst_reads_the_views_and_calls_nothing_but_help(
         calls = {**WRITES, **READS, **STAFF_READS, **FOR_DBAS, "process_payment_event": EVENT}
         calls["get_provider_config"] = {"provider_type": "stripe"}
         for function, arguments in calls.items():
+            assert analyst.refusal(function, **arguments).sqlstate == NO_RIGHT, function
+        for function, arguments in BEFORE_ANYBODY.items():
             assert analyst.refusal(function, **arguments).sqlstate == NO_RIGHT, function
         for function in ("list_admins", "list_api_keys", "get_settings"):
             assert analyst.refusal(function).sqlstate == NO_RIGHT, function

@@ -1,0 +1,367 @@
+-- Figures over time for the dashboard: rolled up in slots of five minutes, and the ledger itself for
+-- what is newer. A reader always gets both, so it is never behind.
+
+-- The first id that a row written at this moment or later can have: ids are UUIDs of version 7,
+-- which begin with their time in milliseconds.
+CREATE OR REPLACE FUNCTION billing_data.first_id(p_at timestamptz) RETURNS uuid
+LANGUAGE sql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+RETURN CASE
+    WHEN p_at = '-infinity' THEN '00000000-0000-0000-0000-000000000000'::uuid
+    ELSE (
+        lpad(to_hex(greatest((extract(EPOCH FROM p_at) * 1000)::bigint, 0)), 12, '0')
+        || '00000000000000000000'
+    )::uuid
+END;
+COMMENT ON FUNCTION billing_data.first_id IS
+    'The smallest id of a row written at a moment or later. Helper.';
+
+-- What happened from p_from on, by slot, from the ledger and the checks themselves. Ledger rows are
+-- found by their ids, widened by a minute and held to their times; until everything was rolled up
+-- once, everything is read (rows of the old service have ids of another kind).
+CREATE OR REPLACE FUNCTION billing_data.count_usage(p_from timestamptz)
+RETURNS SETOF billing_data.usage_figures
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_first uuid := billing_data.first_id(p_from - interval '1 minute');
+    v_end uuid := billing_data.first_id(clock_timestamp() + interval '1 day');
+    v_origin timestamptz := timestamptz '2000-01-01 00:00Z';
+BEGIN
+    IF EXISTS (
+        SELECT FROM billing_data.usage_figures_state AS s WHERE s.complete_through = '-infinity'
+    ) THEN
+        v_first := '00000000-0000-0000-0000-000000000000';
+        v_end := 'ffffffff-ffff-ffff-ffff-ffffffffffff';
+    END IF;
+    RETURN QUERY
+    WITH events AS (
+        SELECT
+            date_bin('5 minutes', k.created_at, v_origin) AS slot,
+            count(*) AS checks,
+            count(*) FILTER (WHERE NOT k.has_credit) AS checks_denied,
+            0::bigint AS charges, 0::bigint AS free_charges, 0::numeric AS charge_amount,
+            0::numeric AS credits_used, 0::bigint AS credits, 0::numeric AS credits_added,
+            0::numeric AS credits_sold, 0::numeric AS credits_taken_back,
+            0::bigint AS accounts_created
+        FROM billing_data.credit_checks AS k
+        WHERE k.created_at >= p_from
+        GROUP BY 1
+        UNION ALL
+        SELECT
+            date_bin('5 minutes', c.created_at, v_origin), 0, 0, count(*),
+            count(*) FILTER (WHERE c.paid_with = 'free'), sum(c.amount_minor),
+            coalesce(sum(c.amount_minor) FILTER (WHERE c.paid_with = 'paid'), 0), 0, 0, 0, 0, 0
+        FROM billing_data.charges AS c
+        WHERE c.id >= v_first AND c.id <= v_end AND c.created_at >= p_from
+        GROUP BY 1
+        UNION ALL
+        SELECT
+            date_bin('5 minutes', c.created_at, v_origin), 0, 0, 0, 0, 0, 0,
+            count(*) FILTER (WHERE c.amount_minor > 0),
+            coalesce(sum(c.amount_minor) FILTER (WHERE c.amount_minor > 0), 0),
+            coalesce(sum(c.amount_minor) FILTER (WHERE c.transaction_type = 'purchase'), 0),
+            coalesce(sum(-c.amount_minor) FILTER (WHERE c.amount_minor < 0), 0), 0
+        FROM billing_data.credits AS c
+        WHERE c.id >= v_first AND c.id <= v_end AND c.created_at >= p_from
+        GROUP BY 1
+        UNION ALL
+        SELECT
+            date_bin('5 minutes', a.created_at, v_origin), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, count(*)
+        FROM billing_data.accounts AS a
+        WHERE a.created_at >= p_from
+        GROUP BY 1
+    )
+    SELECT
+        e.slot, sum(e.checks)::bigint, sum(e.checks_denied)::bigint, sum(e.charges)::bigint,
+        sum(e.free_charges)::bigint, sum(e.charge_amount), sum(e.credits_used),
+        sum(e.credits)::bigint, sum(e.credits_added), sum(e.credits_sold),
+        sum(e.credits_taken_back), sum(e.accounts_created)::bigint
+    FROM events AS e
+    GROUP BY e.slot;
+END
+$$;
+COMMENT ON FUNCTION billing_data.count_usage IS
+    'Counts what happened since a moment, by slots of five minutes, from the ledger. Helper.';
+
+-- Who was charged or credited on which UTC day, from p_from on.
+CREATE OR REPLACE FUNCTION billing_data.count_active_accounts(p_from timestamptz)
+RETURNS TABLE (day date, account_id uuid)
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_first uuid := billing_data.first_id(p_from - interval '1 minute');
+    v_end uuid := billing_data.first_id(clock_timestamp() + interval '1 day');
+BEGIN
+    IF EXISTS (
+        SELECT FROM billing_data.usage_figures_state AS s WHERE s.complete_through = '-infinity'
+    ) THEN
+        v_first := '00000000-0000-0000-0000-000000000000';
+        v_end := 'ffffffff-ffff-ffff-ffff-ffffffffffff';
+    END IF;
+    RETURN QUERY
+    SELECT (c.created_at AT TIME ZONE 'UTC')::date, c.account_id
+    FROM billing_data.charges AS c
+    WHERE c.id >= v_first AND c.id <= v_end AND c.created_at >= p_from
+    UNION
+    SELECT (c.created_at AT TIME ZONE 'UTC')::date, c.account_id
+    FROM billing_data.credits AS c
+    WHERE c.id >= v_first AND c.id <= v_end AND c.created_at >= p_from;
+END
+$$;
+COMMENT ON FUNCTION billing_data.count_active_accounts IS
+    'Who was charged or credited on which day since a moment, from the ledger. Helper.';
+
+-- Rolls up the slots that are over. A slot counts as over a minute after its end, when every call
+-- that began in it has long been committed or undone. One caller at a time does it, the others
+-- return false at once. Writes: usage_figures, active_accounts, active_accounts_by_day.
+-- Example: SELECT billing.refresh_figures();
+CREATE OR REPLACE FUNCTION billing.refresh_figures() RETURNS boolean
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_from timestamptz;
+    v_to timestamptz := date_bin(
+        '5 minutes', clock_timestamp() - interval '1 minute', '2000-01-01 00:00Z'
+    );
+BEGIN
+    SELECT s.complete_through INTO v_from
+    FROM billing_data.usage_figures_state AS s
+    FOR UPDATE SKIP LOCKED;
+    IF NOT FOUND OR v_from >= v_to THEN
+        RETURN false;
+    END IF;
+    -- Once something is rolled up, what is newer is found by ids. Those of the old service are of
+    -- another kind: the first roll-up waits until the last of its rows is of a slot that is over.
+    IF v_from = '-infinity' AND (
+        EXISTS (
+            SELECT FROM billing_data.charges AS c
+            WHERE c.created_at >= v_to AND c.database_role = 'legacy'
+        )
+        OR EXISTS (
+            SELECT FROM billing_data.credits AS c
+            WHERE c.created_at >= v_to AND c.database_role = 'legacy'
+        )
+    ) THEN
+        RETURN false;
+    END IF;
+    DELETE FROM billing_data.usage_figures AS f WHERE f.slot >= v_from;
+    INSERT INTO billing_data.usage_figures AS f (
+        slot, checks, checks_denied, charges, free_charges, charge_amount, credits_used, credits,
+        credits_added, credits_sold, credits_taken_back, accounts_created
+    )
+    SELECT
+        u.slot, u.checks, u.checks_denied, u.charges, u.free_charges, u.charge_amount,
+        u.credits_used, u.credits, u.credits_added, u.credits_sold, u.credits_taken_back,
+        u.accounts_created
+    FROM billing_data.count_usage(v_from) AS u
+    WHERE u.slot < v_to;
+    WITH found AS MATERIALIZED (
+        SELECT u.day, u.account_id
+        FROM billing_data.count_active_accounts(v_from) AS u
+        WHERE NOT EXISTS (
+            SELECT FROM billing_data.active_accounts AS a
+            WHERE a.day = u.day AND a.account_id = u.account_id
+        )
+    ),
+    kept AS (
+        INSERT INTO billing_data.active_accounts AS a (day, account_id)
+        SELECT f.day, f.account_id FROM found AS f
+        WHERE f.day >= (v_to AT TIME ZONE 'UTC')::date
+    )
+    INSERT INTO billing_data.active_accounts_by_day AS d (day, accounts)
+    SELECT f.day, count(*) FROM found AS f GROUP BY f.day
+    ON CONFLICT ON CONSTRAINT active_accounts_by_day_pkey DO UPDATE
+    SET accounts = d.accounts + excluded.accounts;
+    -- Who was active on days that are over is needed no more: their number stands.
+    DELETE FROM billing_data.active_accounts AS a
+    WHERE a.day < (v_to AT TIME ZONE 'UTC')::date;
+    UPDATE billing_data.usage_figures_state AS s SET complete_through = v_to;
+    RETURN true;
+END
+$$;
+COMMENT ON FUNCTION billing.refresh_figures IS
+    'Rolls up the dashboard''s figures of the time that is over. For billing_server and billing_dba.';
+GRANT EXECUTE ON FUNCTION billing.refresh_figures TO billing_server, billing_dba;
+
+-- Throws the rolled-up figures away and counts them anew from the ledger; for after a repair of the
+-- ledger or a transaction that stayed open for minutes. Errors: actor_required.
+-- Example: SELECT billing.rebuild_figures();
+CREATE OR REPLACE FUNCTION billing.rebuild_figures() RETURNS boolean
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM billing_data.caller_role();
+    UPDATE billing_data.usage_figures_state AS s SET complete_through = '-infinity';
+    DELETE FROM billing_data.active_accounts;
+    DELETE FROM billing_data.active_accounts_by_day;
+    RETURN billing.refresh_figures();
+END
+$$;
+COMMENT ON FUNCTION billing.rebuild_figures IS
+    'Counts the dashboard''s figures anew from the ledger. For billing_dba.';
+GRANT EXECUTE ON FUNCTION billing.rebuild_figures TO billing_dba;
+
+-- Slots from p_from on: the rolled-up ones, then what is newer.
+CREATE OR REPLACE FUNCTION billing_data.usage_since(p_from timestamptz)
+RETURNS SETOF billing_data.usage_figures
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_through timestamptz;
+BEGIN
+    SELECT s.complete_through INTO STRICT v_through FROM billing_data.usage_figures_state AS s;
+    RETURN QUERY
+    SELECT
+        f.slot, f.checks, f.checks_denied, f.charges, f.free_charges, f.charge_amount,
+        f.credits_used, f.credits, f.credits_added, f.credits_sold, f.credits_taken_back,
+        f.accounts_created
+    FROM billing_data.usage_figures AS f
+    WHERE f.slot >= p_from AND f.slot < v_through
+    UNION ALL
+    SELECT
+        u.slot, u.checks, u.checks_denied, u.charges, u.free_charges, u.charge_amount,
+        u.credits_used, u.credits, u.credits_added, u.credits_sold, u.credits_taken_back,
+        u.accounts_created
+    FROM billing_data.count_usage(greatest(p_from, v_through)) AS u;
+END
+$$;
+COMMENT ON FUNCTION billing_data.usage_since IS
+    'Usage by slots of five minutes since a moment, up to now. Helper.';
+
+-- The service at a glance. Counts of the last 24 hours and 7 days are of whole slots of five
+-- minutes. Errors: actor errors. Example: SELECT * FROM billing.get_overview();
+CREATE OR REPLACE FUNCTION billing.get_overview(p_admin_user_id uuid DEFAULT NULL)
+RETURNS TABLE (
+    total_users bigint,
+    active_users bigint,
+    total_api_keys bigint,
+    active_api_keys bigint,
+    total_balance_minor numeric,
+    total_charged_all_time numeric,
+    total_credited_all_time numeric,
+    charges_last_24h bigint,
+    credits_last_24h bigint,
+    charges_last_7d bigint,
+    credits_last_7d bigint,
+    payment_problems bigint
+)
+LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_day timestamptz := clock_timestamp() - interval '24 hours';
+    v_week timestamptz := clock_timestamp() - interval '7 days';
+BEGIN
+    PERFORM billing_data.authorize(NULL, p_admin_user_id, 'billing:read');
+    SELECT
+        coalesce(sum(u.accounts_created), 0), coalesce(sum(u.credits_used), 0),
+        coalesce(sum(u.credits_added), 0),
+        coalesce(sum(u.charges) FILTER (WHERE u.slot >= v_day), 0),
+        coalesce(sum(u.credits) FILTER (WHERE u.slot >= v_day), 0),
+        coalesce(sum(u.charges) FILTER (WHERE u.slot >= v_week), 0),
+        coalesce(sum(u.credits) FILTER (WHERE u.slot >= v_week), 0)
+    INTO STRICT
+        total_users, total_charged_all_time, total_credited_all_time, charges_last_24h,
+        credits_last_24h, charges_last_7d, credits_last_7d
+    FROM billing_data.usage_since('-infinity') AS u;
+    SELECT total_users - count(*) INTO STRICT active_users
+    FROM billing_data.accounts AS a
+    WHERE a.status <> 'active';
+    SELECT count(*), count(*) FILTER (WHERE k.status = 'active')
+    INTO STRICT total_api_keys, active_api_keys
+    FROM billing_data.api_keys AS k;
+    -- Reserved for real money: no function adds to it but billing.create_account.
+    SELECT coalesce(sum(a.balance_minor), 0) INTO STRICT total_balance_minor
+    FROM billing_data.accounts AS a
+    WHERE a.balance_minor <> 0;
+    SELECT count(*) INTO STRICT payment_problems
+    FROM billing.list_payment_problems(p_limit => 500, p_admin_user_id => p_admin_user_id);
+    RETURN NEXT;
+END
+$$;
+COMMENT ON FUNCTION billing.get_overview IS
+    'The service at a glance: users, keys, charges, credits. For billing_server (staff) and billing_dba.';
+GRANT EXECUTE ON FUNCTION billing.get_overview TO billing_server, billing_dba;
+
+-- Figures by UTC day, the oldest first, the last one today: p_days + 1 rows, days without anything
+-- included. Errors: actor errors, invalid_argument.
+-- Example: SELECT * FROM billing.list_daily_figures(p_days => 30);
+CREATE OR REPLACE FUNCTION billing.list_daily_figures(
+    p_days integer DEFAULT 30,
+    p_admin_user_id uuid DEFAULT NULL
+) RETURNS TABLE (
+    day date,
+    checks bigint,
+    checks_denied bigint,
+    charges bigint,
+    free_charges bigint,
+    charge_amount numeric,
+    credits_used numeric,
+    credits bigint,
+    credits_added numeric,
+    credits_sold numeric,
+    credits_taken_back numeric,
+    accounts_created bigint,
+    unique_users bigint
+)
+LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_today date := (clock_timestamp() AT TIME ZONE 'UTC')::date;
+    v_first date;
+    v_through timestamptz;
+BEGIN
+    PERFORM billing_data.authorize(NULL, p_admin_user_id, 'billing:read');
+    PERFORM billing_data.require(p_days BETWEEN 0 AND 366, 'p_days', 'it must be 0 to 366');
+    v_first := v_today - p_days;
+    SELECT s.complete_through INTO STRICT v_through FROM billing_data.usage_figures_state AS s;
+    RETURN QUERY
+    WITH used AS (
+        SELECT
+            (u.slot AT TIME ZONE 'UTC')::date AS day, sum(u.checks)::bigint AS checks,
+            sum(u.checks_denied)::bigint AS checks_denied, sum(u.charges)::bigint AS charges,
+            sum(u.free_charges)::bigint AS free_charges, sum(u.charge_amount) AS charge_amount,
+            sum(u.credits_used) AS credits_used, sum(u.credits)::bigint AS credits,
+            sum(u.credits_added) AS credits_added, sum(u.credits_sold) AS credits_sold,
+            sum(u.credits_taken_back) AS credits_taken_back,
+            sum(u.accounts_created)::bigint AS accounts_created
+        FROM billing_data.usage_since(v_first::timestamp AT TIME ZONE 'UTC') AS u
+        GROUP BY 1
+    ),
+    newer AS (
+        -- Those of the last minutes who were not counted on that day before.
+        SELECT n.day, count(*) AS accounts
+        FROM billing_data.count_active_accounts(
+            greatest(v_through, v_first::timestamp AT TIME ZONE 'UTC')
+        ) AS n
+        WHERE NOT EXISTS (
+            SELECT FROM billing_data.active_accounts AS a
+            WHERE a.day = n.day AND a.account_id = n.account_id
+        )
+        GROUP BY n.day
+    )
+    SELECT
+        d.day, coalesce(u.checks, 0), coalesce(u.checks_denied, 0), coalesce(u.charges, 0),
+        coalesce(u.free_charges, 0), coalesce(u.charge_amount, 0), coalesce(u.credits_used, 0),
+        coalesce(u.credits, 0), coalesce(u.credits_added, 0), coalesce(u.credits_sold, 0),
+        coalesce(u.credits_taken_back, 0), coalesce(u.accounts_created, 0),
+        coalesce(b.accounts, 0) + coalesce(n.accounts, 0)
+    FROM (
+        SELECT v_first + g.n AS day FROM generate_series(0, p_days) AS g (n)
+    ) AS d
+    LEFT JOIN used AS u ON u.day = d.day
+    LEFT JOIN billing_data.active_accounts_by_day AS b ON b.day = d.day
+    LEFT JOIN newer AS n ON n.day = d.day
+    ORDER BY d.day;
+END
+$$;
+COMMENT ON FUNCTION billing.list_daily_figures IS
+    'Lists usage by UTC day up to today. For billing_server (staff) and billing_dba.';
+GRANT EXECUTE ON FUNCTION billing.list_daily_figures TO billing_server, billing_dba;

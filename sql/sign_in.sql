@@ -1,0 +1,278 @@
+-- Signing in. The identity provider says who somebody is; here it is decided whether that is a
+-- member of staff, and what their browser's session is worth. The web tier calls these before there
+-- is anybody to name as the actor; secrets arrive as hashes.
+
+-- What a ticket or session hash must look like: SHA-256 of something random.
+CREATE OR REPLACE FUNCTION billing_data.require_hash(p_hash bytea, p_argument text) RETURNS void
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM billing_data.require(length(p_hash) = 32, p_argument, 'it must be a SHA-256 hash');
+END
+$$;
+COMMENT ON FUNCTION billing_data.require_hash IS 'Raises invalid_argument unless it is a SHA-256. Helper.';
+
+-- Issues a ticket that is good once, for ten minutes: the state of a sign-in under way. Tickets
+-- that are over are cleared away. Writes: sign_in_tickets. Errors: invalid_argument.
+-- Example: SELECT billing.create_sign_in_ticket(p_ticket_hash => sha256('random'));
+CREATE OR REPLACE FUNCTION billing.create_sign_in_ticket(p_ticket_hash bytea) RETURNS timestamptz
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_expires_at timestamptz := clock_timestamp() + interval '10 minutes';
+BEGIN
+    PERFORM billing_data.require_hash(p_ticket_hash, 'p_ticket_hash');
+    DELETE FROM billing_data.sign_in_tickets AS t WHERE t.expires_at < clock_timestamp();
+    INSERT INTO billing_data.sign_in_tickets (ticket_hash, expires_at)
+    VALUES (p_ticket_hash, v_expires_at);
+    RETURN v_expires_at;
+END
+$$;
+COMMENT ON FUNCTION billing.create_sign_in_ticket IS
+    'Remembers a sign-in under way for ten minutes. For billing_server and billing_dba.';
+GRANT EXECUTE ON FUNCTION billing.create_sign_in_ticket TO billing_server, billing_dba;
+
+-- Uses a ticket up: true once, false ever after and for one that never was or is too old.
+-- Example: SELECT billing.use_sign_in_ticket(p_ticket_hash => sha256('random'));
+CREATE OR REPLACE FUNCTION billing.use_sign_in_ticket(p_ticket_hash bytea) RETURNS boolean
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    DELETE FROM billing_data.sign_in_tickets AS t
+    WHERE t.ticket_hash = p_ticket_hash
+        AND t.admin_user_id IS NULL
+        AND t.expires_at >= clock_timestamp();
+    RETURN FOUND;
+END
+$$;
+COMMENT ON FUNCTION billing.use_sign_in_ticket IS
+    'Uses up the ticket of a sign-in; true when it was good. For billing_server and billing_dba.';
+GRANT EXECUTE ON FUNCTION billing.use_sign_in_ticket TO billing_server, billing_dba;
+
+-- Opens a session for a staff member. Helper of both ways in; sessions that are over go.
+CREATE OR REPLACE FUNCTION billing_data.open_session(
+    p_admin_user_id uuid, p_session_hash bytea, p_how text
+) RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    DELETE FROM billing_data.admin_sessions AS s WHERE s.expires_at < clock_timestamp();
+    INSERT INTO billing_data.admin_sessions (session_hash, admin_user_id, expires_at)
+    VALUES (p_session_hash, p_admin_user_id, clock_timestamp() + interval '24 hours');
+    UPDATE billing_data.admin_users AS u
+    SET last_login_at = clock_timestamp()
+    WHERE u.id = p_admin_user_id;
+    PERFORM billing_data.write_audit(
+        'admin.sign_in', 'admin_user', p_admin_user_id::text, jsonb_build_object('by', p_how),
+        NULL, p_admin_user_id, NULL
+    );
+END
+$$;
+COMMENT ON FUNCTION billing_data.open_session IS 'Opens a staff member''s browser session. Helper.';
+
+-- Signs in whom the identity provider has vouched for, and opens their session. Somebody new becomes
+-- a viewer, or an administrator when the operator named them (p_is_founder); somebody known keeps
+-- their role, and name and picture are refreshed. Only addresses of the staff's domain.
+-- Locks: the person's Google id, the staff member. Writes: admin_users 1..2, admin_sessions 1,
+-- admin_audit_logs 1..2. Errors: invalid_argument, admin_domain_refused, admin_deactivated.
+-- Example: SELECT * FROM billing.sign_in_admin(p_email => 'ada@example.com',
+--              p_google_id => '1', p_session_hash => sha256('random'));
+CREATE OR REPLACE FUNCTION billing.sign_in_admin(
+    p_email text,
+    p_google_id text,
+    p_session_hash bytea,
+    p_full_name text DEFAULT NULL,
+    p_picture_url text DEFAULT NULL,
+    p_is_founder boolean DEFAULT false
+) RETURNS TABLE (admin_user_id uuid, email text, full_name text, role text)
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_email text := lower(p_email);
+    v_domain text;
+    v_user billing_data.admin_users;
+BEGIN
+    PERFORM billing_data.require_hash(p_session_hash, 'p_session_hash');
+    PERFORM billing_data.require(
+        length(v_email) BETWEEN 3 AND 255, 'p_email', 'it must have 3 to 255 characters'
+    );
+    PERFORM billing_data.require(
+        length(p_google_id) BETWEEN 1 AND 255, 'p_google_id', 'it must have 1 to 255 characters'
+    );
+    SELECT lower(s.admin_email_domain) INTO STRICT v_domain FROM billing_data.settings AS s;
+    IF v_email !~ '^[^@\s]+@[^@\s]+$' OR split_part(v_email, '@', 2) <> v_domain THEN
+        PERFORM billing_data.raise_error(
+            'admin_domain_refused', jsonb_build_object('domain', v_domain, 'email', v_email)
+        );
+    END IF;
+    PERFORM billing_data.require_durable_commit();
+    -- One person's sign-ins follow each other, also the first ones, when there is no row to lock.
+    PERFORM pg_advisory_xact_lock(
+        hashtextextended('billing.sign_in_admin ' || p_google_id, 0)
+    );
+    -- The same person under a new address: the old one is no longer who this is.
+    UPDATE billing_data.admin_users AS u
+    SET google_id = NULL
+    WHERE u.google_id = p_google_id AND u.email <> v_email;
+    INSERT INTO billing_data.admin_users AS u (email, full_name, role, google_id, picture_url)
+    VALUES (
+        v_email, left(coalesce(nullif(p_full_name, ''), split_part(v_email, '@', 1)), 255),
+        CASE WHEN p_is_founder THEN 'admin' ELSE 'viewer' END, p_google_id, left(p_picture_url, 512)
+    )
+    ON CONFLICT ON CONSTRAINT admin_users_email_key DO UPDATE
+    SET full_name = coalesce(left(nullif(p_full_name, ''), 255), u.full_name),
+        picture_url = coalesce(left(p_picture_url, 512), u.picture_url),
+        google_id = p_google_id
+    RETURNING u.* INTO v_user;
+    IF NOT v_user.is_active THEN
+        PERFORM billing_data.raise_error(
+            'admin_deactivated', jsonb_build_object('email', v_email)
+        );
+    END IF;
+    IF v_user.last_login_at IS NULL AND v_user.created_at >= transaction_timestamp() THEN
+        PERFORM billing_data.write_audit(
+            'admin.add', 'admin_user', v_user.id::text,
+            jsonb_build_object('email', v_email, 'role', v_user.role), 'first sign-in', v_user.id,
+            NULL
+        );
+    END IF;
+    PERFORM billing_data.open_session(v_user.id, p_session_hash, 'identity provider');
+    RETURN QUERY SELECT
+        v_user.id, v_user.email::text, v_user.full_name::text, v_user.role::text;
+END
+$$;
+COMMENT ON FUNCTION billing.sign_in_admin IS
+    'Opens a session for whom the identity provider vouched for. For billing_server and billing_dba.';
+GRANT EXECUTE ON FUNCTION billing.sign_in_admin TO billing_server, billing_dba;
+
+-- Makes a link that signs a staff member in once, within ten minutes: the door of `ciris-billing
+-- dev`, which has no identity provider. A DBA's only. Errors: actor_required, invalid_argument,
+-- admin_not_found.
+-- Example: SELECT billing.create_sign_in_link(p_email => 'ada@example.com',
+--              p_ticket_hash => sha256('random'));
+CREATE OR REPLACE FUNCTION billing.create_sign_in_link(p_email text, p_ticket_hash bytea)
+RETURNS timestamptz
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_expires_at timestamptz := clock_timestamp() + interval '10 minutes';
+    v_id uuid;
+BEGIN
+    PERFORM billing_data.caller_role();
+    PERFORM billing_data.require_hash(p_ticket_hash, 'p_ticket_hash');
+    SELECT g.admin_user_id INTO STRICT v_id FROM billing.get_admin(p_email => p_email) AS g;
+    INSERT INTO billing_data.sign_in_tickets (ticket_hash, admin_user_id, expires_at)
+    VALUES (p_ticket_hash, v_id, v_expires_at);
+    RETURN v_expires_at;
+END
+$$;
+COMMENT ON FUNCTION billing.create_sign_in_link IS
+    'Makes a link that signs a staff member in once. For billing_dba.';
+GRANT EXECUTE ON FUNCTION billing.create_sign_in_link TO billing_dba;
+
+-- Uses a link up and opens its session. No row: it was used, is too old, or its owner is
+-- deactivated. Locks: the ticket, the staff member (so that a deactivation at the same time ends this
+-- session too). Writes: sign_in_tickets, admin_sessions 0..1, admin_audit_logs 0..1.
+-- Example: SELECT * FROM billing.use_sign_in_link(p_ticket_hash => sha256('random'),
+--              p_session_hash => sha256('another'));
+CREATE OR REPLACE FUNCTION billing.use_sign_in_link(p_ticket_hash bytea, p_session_hash bytea)
+RETURNS TABLE (admin_user_id uuid, email text, full_name text, role text)
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_id uuid;
+    v_user billing_data.admin_users;
+BEGIN
+    PERFORM billing_data.require_hash(p_session_hash, 'p_session_hash');
+    DELETE FROM billing_data.sign_in_tickets AS t
+    WHERE t.ticket_hash = p_ticket_hash
+        AND t.admin_user_id IS NOT NULL
+        AND t.expires_at >= clock_timestamp()
+    RETURNING t.admin_user_id INTO v_id;
+    SELECT u.* INTO v_user
+    FROM billing_data.admin_users AS u
+    WHERE u.id = v_id AND u.is_active
+    FOR NO KEY UPDATE;
+    IF NOT FOUND THEN
+        RETURN;
+    END IF;
+    PERFORM billing_data.require_durable_commit();
+    PERFORM billing_data.open_session(v_id, p_session_hash, 'link');
+    RETURN QUERY SELECT
+        v_user.id, v_user.email::text, v_user.full_name::text, v_user.role::text;
+END
+$$;
+COMMENT ON FUNCTION billing.use_sign_in_link IS
+    'Uses up a sign-in link and opens its session. For billing_server and billing_dba.';
+GRANT EXECUTE ON FUNCTION billing.use_sign_in_link TO billing_server, billing_dba;
+
+-- Whose session this is. No row: none, over, ended, or its owner is deactivated.
+-- Example: SELECT * FROM billing.get_session(p_session_hash => sha256('random'));
+CREATE OR REPLACE FUNCTION billing.get_session(p_session_hash bytea)
+RETURNS TABLE (
+    admin_user_id uuid, email text, full_name text, picture_url text, role text,
+    expires_at timestamptz
+)
+LANGUAGE sql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+    SELECT
+        u.id, u.email::text, u.full_name::text, u.picture_url::text, u.role::text, s.expires_at
+    FROM billing_data.admin_sessions AS s
+    INNER JOIN billing_data.admin_users AS u ON u.id = s.admin_user_id
+    WHERE s.session_hash = p_session_hash AND s.expires_at > clock_timestamp() AND u.is_active;
+END;
+COMMENT ON FUNCTION billing.get_session IS
+    'Tells whose browser session this is. For billing_server and billing_dba.';
+GRANT EXECUTE ON FUNCTION billing.get_session TO billing_server, billing_dba;
+
+-- Ends a session; true when there was one. Writes: admin_sessions 0..1, admin_audit_logs 0..1.
+-- Example: SELECT billing.end_session(p_session_hash => sha256('random'));
+CREATE OR REPLACE FUNCTION billing.end_session(p_session_hash bytea) RETURNS boolean
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_id uuid;
+BEGIN
+    DELETE FROM billing_data.admin_sessions AS s
+    WHERE s.session_hash = p_session_hash
+    RETURNING s.admin_user_id INTO v_id;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    PERFORM billing_data.require_durable_commit();
+    PERFORM billing_data.write_audit(
+        'admin.sign_out', 'admin_user', v_id::text, NULL, NULL, v_id, NULL
+    );
+    RETURN true;
+END
+$$;
+COMMENT ON FUNCTION billing.end_session IS
+    'Ends a browser session. For billing_server and billing_dba.';
+GRANT EXECUTE ON FUNCTION billing.end_session TO billing_server, billing_dba;
+
+-- Reads a staff member by id, also a deactivated one: who a bearer token speaks for. No row:
+-- nobody. Example: SELECT * FROM billing.find_admin(p_admin_user_id => '...');
+CREATE OR REPLACE FUNCTION billing.find_admin(p_admin_user_id uuid)
+RETURNS TABLE (
+    admin_user_id uuid, email text, full_name text, picture_url text, role text, is_active boolean
+)
+LANGUAGE sql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+    SELECT
+        u.id, u.email::text, u.full_name::text, u.picture_url::text, u.role::text, u.is_active
+    FROM billing_data.admin_users AS u
+    WHERE u.id = p_admin_user_id;
+END;
+COMMENT ON FUNCTION billing.find_admin IS
+    'Reads a staff member by id. For billing_server and billing_dba.';
+GRANT EXECUTE ON FUNCTION billing.find_admin TO billing_server, billing_dba;
