@@ -10,14 +10,27 @@ import jinja2
 from aiohttp import web
 
 from server import metrics
+from server.admin_pages.page import add_filters
 from server.config import ServeConfig
 from server.gateway import Gateway
 from server.guard import Guard
-from server.keys import CONFIG, GATEWAY, GUARD, PAYMENTS, STOPPING
+from server.keys import (
+    CONFIG,
+    COOKIES,
+    GATEWAY,
+    GUARD,
+    IDENTITY_PROVIDER,
+    LIMITER,
+    PAYMENTS,
+    STOPPING,
+)
 from server.middleware import around_request
 from server.payments.payments import Payments
 from server.resources import resource_folder
 from server.routes import add_routes
+from server.staff.identity_provider import IdentityProvider
+from server.staff.limiter import Limiter
+from server.staff.sessions import Cookies
 
 
 def build_app(config: ServeConfig) -> web.Application:
@@ -30,12 +43,17 @@ def build_app(config: ServeConfig) -> web.Application:
     app.cleanup_ctx.append(_gateway)
     app.cleanup_ctx.append(_guard)
     app.cleanup_ctx.append(_payments)
-    aiohttp_jinja2.setup(
+    app[LIMITER] = Limiter()
+    if config.staff is not None:
+        app[COOKIES] = Cookies(config.staff)
+        app[IDENTITY_PROVIDER] = IdentityProvider(config.staff)
+    environment = aiohttp_jinja2.setup(
         app,
         loader=jinja2.FileSystemLoader(resource_folder("templates")),
         undefined=jinja2.StrictUndefined,
         autoescape=True,
     )
+    add_filters(environment)
     add_routes(app)
     return app
 

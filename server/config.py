@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -23,6 +23,29 @@ class ConfigError(Exception):
     def __init__(self, faults: list[str]) -> None:
         super().__init__("; ".join(faults))
         self.faults = faults
+
+
+_GOOGLE = "https://accounts.google.com/.well-known/openid-configuration"
+
+
+@dataclass(frozen=True, slots=True)
+class StaffConfig:
+    """What the staff console runs with. `public_url` is where browsers reach it, never taken from a
+    request; `founders` become administrators at their first sign-in; `sign_in_links` opens the
+    local door of `ciris-billing dev`."""
+
+    secret: str = field(repr=False)
+    public_url: str
+    client_id: str | None = None
+    client_secret: str | None = field(default=None, repr=False)
+    discovery_url: str = _GOOGLE
+    founders: frozenset[str] = frozenset()
+    sign_in_links: bool = False
+
+    @property
+    def secure_cookies(self) -> bool:
+        """Cookies go over TLS only, but for `dev`, which has none."""
+        return not self.sign_in_links
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +67,7 @@ class ServeConfig:
     encryption_keys: tuple[str, ...] = field(default=(), repr=False)  # the newest first
     stripe_api_base: str | None = None
     stripe_timeout: float = _STRIPE_TIMEOUT
+    staff: StaffConfig | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,17 +151,18 @@ class _Reader:
         return False
 
     def api_base(self, name: str) -> str | None:
-        """The address of an API that is sent secrets: HTTPS, or this machine."""
+        """An address that secrets go to: HTTPS, or this machine."""
         value = self.pattern(name, r"https?://[^\s/?#@]+/?", "an address like https://host:port")
         if value is None:
             return None
         try:
-            host, _ = urlsplit(value).hostname, urlsplit(value).port
+            _ = urlsplit(value).port
+            is_safe = _is_safe_address(value)
         except ValueError:
             self.faults.append(f"{name} must be an address like https://host:port")
             return None
-        if value.startswith("http:") and host not in _LOOPBACK:
-            self.faults.append(f"{name} must be https: it is sent the API key")
+        if not is_safe:
+            self.faults.append(f"{name} must be https: secrets go there")
             return None
         return value.rstrip("/")
 
@@ -177,6 +202,10 @@ class _Reader:
             raise ConfigError(self.faults)
 
 
+def _is_safe_address(url: str) -> bool:
+    return url.startswith("https:") or urlsplit(url).hostname in _LOOPBACK
+
+
 def _is_well_formed(rest: str) -> bool:
     """Whether what follows the scheme can be taken apart; libraries quote it when it cannot."""
     if "#" in rest or re.search(r"%(?![0-9A-Fa-f]{2})", rest):
@@ -193,8 +222,6 @@ def load_serve_config(env: Mapping[str, str]) -> ServeConfig:
     """Reads what `serve` needs. Raises ConfigError naming every fault."""
     read = _Reader(env)
     url = read.database_url("DATABASE_URL", required=True)
-    # Used by `admins token` and, later, the staff console: never run beside a weak one.
-    read.strong_secret("ADMIN_JWT_SECRET", required=False)
     defaults = ServeConfig(database_url="")
     level = (env.get("LOG_LEVEL") or defaults.log_level).upper()
     if level not in ("DEBUG", "INFO", "WARNING", "ERROR"):
@@ -217,8 +244,37 @@ def load_serve_config(env: Mapping[str, str]) -> ServeConfig:
         stripe_api_base=read.api_base("STRIPE_API_BASE"),
         stripe_timeout=read.number("STRIPE_TIMEOUT", defaults.stripe_timeout, 0.1, 60),
     )
+    config = replace(config, staff=_staff_config(read, config))
     read.finish()
     return config
+
+
+def _staff_config(read: _Reader, serve: ServeConfig) -> StaffConfig | None:
+    """The console's configuration; None when it has no secret to sign with, and so is closed."""
+    client_id = read.env.get("GOOGLE_CLIENT_ID") or None
+    secret = read.strong_secret("ADMIN_JWT_SECRET", required=client_id is not None)
+    client_secret = read.secret(
+        "GOOGLE_CLIENT_SECRET",
+        required=client_id is not None,
+        hint="set it, or GOOGLE_CLIENT_SECRET_FILE, to the secret of GOOGLE_CLIENT_ID",
+    )
+    public_url = read.api_base("PUBLIC_BASE_URL")
+    if client_id and not read.env.get("PUBLIC_BASE_URL"):
+        read.faults.append("PUBLIC_BASE_URL is not set: where browsers reach this service")
+    discovery_url = read.pattern("OIDC_DISCOVERY_URL", r"https?://[^\s]+", "an address")
+    if discovery_url and not _is_safe_address(discovery_url):
+        read.faults.append("OIDC_DISCOVERY_URL must be https")
+    founders = re.split(r"[,\s]+", read.env.get("ADMIN_EMAILS", "").strip().lower())
+    if secret is None:
+        return None
+    return StaffConfig(
+        secret=secret,
+        public_url=public_url or f"http://{serve.host}:{serve.port}",
+        client_id=client_id,
+        client_secret=client_secret,
+        discovery_url=discovery_url or _GOOGLE,
+        founders=frozenset(filter(None, founders)),
+    )
 
 
 def load_database_url(env: Mapping[str, str]) -> str:

@@ -19,7 +19,7 @@ class Cipher:
     """Encrypts with the first of `secrets` (the newest) and decrypts with any of them."""
 
     def __init__(self, secrets: Sequence[str]) -> None:
-        self._fernet = MultiFernet([Fernet(_key(secret)) for secret in secrets])
+        self._fernet = MultiFernet([Fernet(derived_key(s, "encryption v1")) for s in secrets])
 
     def encrypt(self, text: str) -> str:
         """`text` as an opaque token."""
@@ -33,7 +33,8 @@ class Cipher:
             raise DecryptionFailed from None
 
 
-def _key(secret: str) -> bytes:
-    """A Fernet key from a secret of any form: keys differ even where secrets share a part."""
-    derived = HKDF(SHA256(), length=32, salt=None, info=b"ciris-billing encryption v1")
+def derived_key(secret: str, purpose: str) -> bytes:
+    """A Fernet key for one purpose from a secret of any form. Keys for different purposes, or from
+    secrets that share a part, have nothing in common."""
+    derived = HKDF(SHA256(), length=32, salt=None, info=f"ciris-billing {purpose}".encode())
     return base64.urlsafe_b64encode(derived.derive(secret.encode()))

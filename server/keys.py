@@ -12,10 +12,16 @@ if TYPE_CHECKING:
     from server.gateway import Gateway
     from server.guard import Guard
     from server.payments.payments import Payments
+    from server.staff.identity_provider import IdentityProvider
+    from server.staff.limiter import Limiter
+    from server.staff.sessions import Cookies
 
 CONFIG: web.AppKey[ServeConfig] = web.AppKey("config")
 GATEWAY: web.AppKey[Gateway] = web.AppKey("gateway")
 GUARD: web.AppKey[Guard] = web.AppKey("guard")
+COOKIES: web.AppKey[Cookies] = web.AppKey("cookies")
+IDENTITY_PROVIDER: web.AppKey[IdentityProvider] = web.AppKey("identity_provider")
+LIMITER: web.AppKey[Limiter] = web.AppKey("limiter")
 PAYMENTS: web.AppKey[Payments] = web.AppKey("payments")
 
 # Set once the process stops accepting: who is answered then must come back on a new connection.

@@ -9,23 +9,46 @@ from dataclasses import dataclass
 from aiohttp import web
 from pydantic import BaseModel
 
+from server.admin_api import accounts as accounts_api
+from server.admin_api import analytics as analytics_api
+from server.admin_api import api_keys as keys_api
+from server.admin_api import console as console_api
+from server.admin_api import models as s
+from server.admin_api import oauth
+from server.admin_api import providers as providers_api
+from server.admin_api import users as users_api
+from server.admin_api.endpoint import Handler as StaffApiHandler
+from server.admin_api.endpoint import staff_endpoint
+from server.admin_pages import accounts as accounts_page
+from server.admin_pages import api_keys as keys_page
+from server.admin_pages import audit as audit_page
+from server.admin_pages import dashboard, sign_in
+from server.admin_pages import payments as payments_page
+from server.admin_pages import settings as settings_page
+from server.admin_pages import staff as staff_pages
+from server.admin_pages.page import page, public_page
 from server.agent import accounts, charges, checks, credits, purchases, transactions
 from server.agent import models as m
 from server.agent.endpoint import READ, WRITE, Handler, agent_endpoint
 from server.http_server import ignore_other_expectations
 from server.public import docs, service
+from server.staff.guard import Visit, staff_api
 from server.webhooks import stripe
 
 PUBLIC = "public"
 INTERNAL = "internal"  # private addresses only, and never through the proxy
+PAGE = "page"  # of the console, for signed-in staff; redirects others to the sign-in page
+OPEN_PAGE = "open page"  # of the console, on the way to signing in
+STAFF = "staff"  # a bearer token of a staff member, or their browser session
 SIGNED = "signed"  # by the payment provider, with the webhook's secret
 
+StaffHandler = Callable[[web.Request, Visit], Awaitable[web.StreamResponse]]
 RequestHandler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One URL. `guard` is PUBLIC, INTERNAL, SIGNED or the permission an API key needs."""
+    """One URL. `guard` is one of the words above, or the permission an API key needs."""
 
     method: str
     path: str
@@ -60,6 +83,38 @@ def _agent(
     )
 
 
+def _page(method: str, path: str, handler: StaffHandler, summary: str) -> Route:
+    return Route(method, path, PAGE, page(handler), summary)
+
+
+def _staff(
+    method: str,
+    path: str,
+    handler: StaffApiHandler,
+    summary: str,
+    *,
+    body: type[BaseModel] | None = None,
+    parameters: type[BaseModel] | None = None,
+    query: type[BaseModel] | None = None,
+    success: int = 200,
+    idempotent: bool = False,
+    secret: bool = False,
+) -> Route:
+    shaped = staff_endpoint(
+        handler,
+        writes=method != "GET",
+        body=body,
+        path=parameters,
+        query=query,
+        idempotent=idempotent,
+        secret=secret,
+    )
+    guarded = staff_api(shaped)
+    return Route(
+        method, path, STAFF, guarded, summary, body, parameters, query, success, idempotent
+    )
+
+
 # fmt: off
 ROUTES: tuple[Route, ...] = (
     Route("GET", "/", PUBLIC, service.root, "What answers here"),
@@ -89,6 +144,97 @@ ROUTES: tuple[Route, ...] = (
     _agent("GET", "/v1/billing/purchases/{payment_id}/status", READ, purchases.get_purchase,
            "Read a payment, by its other address", parameters=m.PurchasePath),
     Route("POST", "/v1/billing/webhooks/stripe", SIGNED, stripe.receive, "Stripe's events"),
+
+    Route("GET", "/admin/oauth/login", PUBLIC, oauth.login, "To the identity provider",
+          query=s.LoginQuery, success=302),
+    Route("GET", "/admin/oauth/callback", PUBLIC, oauth.callback, "Back from it",
+          query=s.CallbackQuery, success=302),
+    Route("POST", "/admin/oauth/logout", PUBLIC, oauth.logout, "End the session"),
+    Route("GET", "/admin/oauth/user", STAFF, oauth.user, "Who is signed in"),
+
+    Route("GET", "/admin/sign-in", OPEN_PAGE, public_page(sign_in.sign_in), "Sign in"),
+    Route("GET", "/admin/sign-in/{token}", OPEN_PAGE, public_page(sign_in.use_link), "By link"),
+    _page("POST", "/admin/sign-out", sign_in.sign_out, "Sign out"),
+    _page("GET", "/admin", dashboard.show, "Dashboard"),
+    _page("GET", "/admin/accounts", accounts_page.find, "Find accounts"),
+    _page("GET", "/admin/accounts/{account_id}", accounts_page.show, "One account"),
+    _page("POST", "/admin/accounts/{account_id}/credits", accounts_page.adjust_credits,
+          "Grant or take credits"),
+    _page("POST", "/admin/accounts/{account_id}/free-uses", accounts_page.reset_free_uses,
+          "Reset free uses"),
+    _page("POST", "/admin/accounts/{account_id}/status", accounts_page.set_status,
+          "Suspend, reactivate, close"),
+    _page("GET", "/admin/payments", payments_page.purchases, "Purchases"),
+    _page("GET", "/admin/payments/events", payments_page.events, "Stripe's events"),
+    _page("GET", "/admin/payments/problems", payments_page.problems, "What needs a person"),
+    _page("POST", "/admin/payments/problems/{event_id}", payments_page.resolve, "Resolve"),
+    _page("GET", "/admin/keys", keys_page.list_keys, "API keys"),
+    _page("POST", "/admin/keys", keys_page.create, "Create a key"),
+    _page("POST", "/admin/keys/{api_key_id}/rotate", keys_page.rotate, "Rotate a key"),
+    _page("POST", "/admin/keys/{api_key_id}/revoke", keys_page.revoke, "Revoke a key"),
+    _page("GET", "/admin/settings", settings_page.show, "Pricing and Stripe"),
+    _page("POST", "/admin/settings/pricing", settings_page.set_pricing, "Set the price"),
+    _page("POST", "/admin/settings/stripe", settings_page.set_provider, "Set up Stripe"),
+    _page("POST", "/admin/settings/stripe/test", settings_page.test_provider, "Try Stripe"),
+    _page("GET", "/admin/staff", staff_pages.list_staff, "Staff"),
+    _page("POST", "/admin/staff", staff_pages.add, "Add somebody"),
+    _page("POST", "/admin/staff/{email}", staff_pages.change, "Change role, deactivate"),
+    _page("GET", "/admin/audit", audit_page.list_entries, "Audit log"),
+    _page("GET", "/admin/audit.csv", audit_page.export, "Audit log as CSV"),
+
+    _staff("GET", "/admin/api/users", users_api.list_users, "Find accounts", query=s.UsersQuery),
+    _staff("GET", "/admin/api/users/{account_id}", users_api.get_user, "Read an account",
+           parameters=s.UserPath),
+    _staff("GET", "/admin/api/users/{account_id}/transactions", accounts_api.list_ledger,
+           "An account's ledger", parameters=s.UserPath, query=s.PageQuery),
+    _staff("GET", "/admin/api/users/{account_id}/checks", accounts_api.list_checks,
+           "An account's checks", parameters=s.UserPath, query=s.PageQuery),
+    _staff("POST", "/admin/api/users/{account_id}/credits", accounts_api.adjust_credits,
+           "Grant or take credits", parameters=s.UserPath, body=s.AdjustCreditsRequest,
+           success=201, idempotent=True),
+    _staff("POST", "/admin/api/users/{account_id}/free-uses", accounts_api.reset_free_uses,
+           "Reset free uses", parameters=s.UserPath, body=s.ResetFreeUsesRequest),
+    _staff("PUT", "/admin/api/users/{account_id}/status", accounts_api.set_status,
+           "Suspend, reactivate, close", parameters=s.UserPath, body=s.SetStatusRequest),
+    _staff("GET", "/admin/api/api-keys", keys_api.list_keys, "List API keys", query=s.KeysQuery),
+    _staff("POST", "/admin/api/api-keys", keys_api.create_key, "Create an API key",
+           body=s.CreateKeyRequest, success=201),
+    _staff("DELETE", "/admin/api/api-keys/{api_key_id}", keys_api.revoke_key,
+           "Revoke an API key", parameters=s.KeyPath, success=204),
+    _staff("POST", "/admin/api/api-keys/{api_key_id}/rotate", keys_api.rotate_key,
+           "Rotate an API key", parameters=s.KeyPath),
+    _staff("GET", "/admin/api/analytics/overview", analytics_api.overview, "At a glance"),
+    _staff("GET", "/admin/api/analytics/daily", analytics_api.daily, "Figures by day",
+           query=s.DailyQuery),
+    _staff("GET", "/admin/api/config/providers", providers_api.list_providers,
+           "Payment providers"),
+    _staff("PUT", "/admin/api/config/providers/{provider}", providers_api.set_provider,
+           "Set up a payment provider", parameters=s.ProviderPath, body=s.SetProviderRequest,
+           secret=True),
+    _staff("GET", "/admin/api/config/pricing", console_api.get_settings, "Read the price"),
+    _staff("PUT", "/admin/api/config/pricing", console_api.set_pricing, "Set the price",
+           body=s.SetPricingRequest),
+    _staff("GET", "/admin/api/purchases", console_api.list_purchases, "List purchases",
+           query=s.PurchasesQuery),
+    _staff("GET", "/admin/api/payment-events", console_api.list_payment_events,
+           "List Stripe's events", query=s.PageQuery),
+    _staff("GET", "/admin/api/payment-problems", console_api.list_payment_problems,
+           "What needs a person", query=s.ProblemsQuery),
+    _staff("POST", "/admin/api/payment-events/{event_id}/resolve",
+           console_api.resolve_payment_event, "Resolve an event", parameters=s.EventPath,
+           body=s.ResolveRequest),
+    _staff("GET", "/admin/api/staff", console_api.list_staff, "List staff"),
+    _staff("POST", "/admin/api/staff", console_api.add_staff, "Add somebody",
+           body=s.AddStaffRequest, success=201),
+    _staff("PUT", "/admin/api/staff/{email}", console_api.change_staff, "Change somebody",
+           parameters=s.StaffPath, body=s.ChangeStaffRequest),
+    _staff("GET", "/admin/api/audit-log", console_api.list_audit_log, "Read the audit log",
+           query=s.AuditQuery),
+    # Scripts are told in JSON what is not there.
+    Route("GET", "/admin/api/{path:.*}", OPEN_PAGE, dashboard.not_found, "Not found"),
+
+    # Last: what no other address of the console is.
+    Route("GET", "/admin/{path:.*}", OPEN_PAGE, public_page(dashboard.not_found), "Not found"),
     _agent("GET", "/v1/billing/transactions", READ, transactions.list_transactions,
            "An account's history, newest first", query=m.TransactionsQuery),
 )

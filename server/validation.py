@@ -20,8 +20,8 @@ Entries = list[dict[str, Any]]
 Model = TypeVar("Model", bound=BaseModel)
 
 
-def _without_nul(value: str) -> str:
-    # PostgreSQL text cannot hold it.
+def without_nul(value: str) -> str:
+    """`value`, unless it is one that the database cannot hold."""
     if "\0" in value:
         raise PydanticCustomError("string_nul", "String should not contain NUL characters")
     return value
@@ -33,7 +33,7 @@ def _provider(value: str) -> str:
     return value
 
 
-_NoNul = AfterValidator(_without_nul)
+_NoNul = AfterValidator(without_nul)
 Text = Annotated[str, StringConstraints(min_length=1), _NoNul]
 Text50 = Annotated[str, StringConstraints(max_length=50), _NoNul]
 Text100 = Annotated[str, StringConstraints(min_length=1, max_length=100), _NoNul]

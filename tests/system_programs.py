@@ -16,6 +16,7 @@ from pathlib import Path
 PACKAGES = {
     Path("/usr/lib/postgresql/15/bin/postgres"): "postgresql-15",
     Path("/usr/lib/postgresql/15/lib/plpgsql_check.so"): "postgresql-15-plpgsql-check",
+    Path("/usr/bin/chromium"): "chromium",
     Path("/usr/bin/curl"): "curl",
     Path("/usr/bin/psql"): "postgresql-client-15",
 }

@@ -12,11 +12,11 @@ from uuid import UUID
 from aiohttp import web
 from pydantic import BaseModel
 
-from server.agent.models import WriteHeaders
 from server.errors import ApiError, from_refused, unavailable, validation_error
 from server.gateway import Gateway, Refused, Row
 from server.keys import GATEWAY, GUARD
-from server.validation import Entries, missing, parse_json_body, validate
+from server.request_shape import Shape
+from server.validation import missing
 
 READ = "billing:read"
 WRITE = "billing:write"
@@ -38,46 +38,6 @@ class Call:
 Handler = Callable[[web.Request, Call], Awaitable[web.StreamResponse]]
 
 
-@dataclass(frozen=True, slots=True)
-class _Shape:
-    """What a request must look like."""
-
-    body: type[BaseModel] | None
-    path: type[BaseModel] | None
-    query: type[BaseModel] | None
-    idempotent: bool
-
-    async def read(self, request: web.Request) -> tuple[dict[str, Any], Entries]:
-        """The request's parts as models, and the entries of what fails, in the order of the
-        contract. Raises ApiError for a body that is no JSON at all."""
-        models: dict[str, Any] = {}
-        entries: Entries = []
-        parsed, absent = None, True
-        if self.body is not None:
-            _refuse_encoding(request)
-            raw = await request.read()
-            absent = not raw
-            parsed = parse_json_body(request, raw) if raw else None
-        if self.idempotent:
-            header = request.headers.get("Idempotency-Key")
-            models["idempotency_key"] = header or None
-            if header is not None:
-                entries += validate(WriteHeaders, {"idempotency-key": header}, "header")[1]
-        if self.path is not None:
-            models["path"], faults = validate(self.path, dict(request.match_info), "path")
-            entries += faults
-        if self.query is not None:
-            # Of a parameter given twice the last counts.
-            models["query"], faults = validate(self.query, dict(request.query.items()), "query")
-            entries += faults
-        if self.body is not None and absent:
-            entries.append(missing("body"))
-        elif self.body is not None:
-            models["body"], faults = validate(self.body, parsed, "body")
-            entries += faults
-        return models, entries
-
-
 def agent_endpoint(
     permission: str,
     handler: Handler,
@@ -90,7 +50,7 @@ def agent_endpoint(
     """Guards `handler` with an API key that has `permission` and gives it validated models.
     With `idempotent`, the Idempotency-Key header is read too."""
 
-    shape = _Shape(body, path, query, idempotent)
+    shape = Shape(body, path, query, idempotent)
 
     async def endpoint(request: web.Request) -> web.StreamResponse:
         models, entries = await shape.read(request)
@@ -149,14 +109,3 @@ async def refused_outcome(
         message = wording.message.replace("{permission}", permission)
         return await refusal(gateway, api_key_id, Refused(outcome, wording.status, message, {}))
     return None
-
-
-def _refuse_encoding(request: web.Request) -> None:
-    """Bodies are small: unpacking would only let a few bytes become many."""
-    if request.headers.get("Content-Encoding", "identity").lower() not in ("identity", ""):
-        raise ApiError(
-            415,
-            "unsupported_content_encoding",
-            "Unsupported Content-Encoding: send the body as it is",
-            headers={"Accept-Encoding": "identity"},
-        )

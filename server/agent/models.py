@@ -149,12 +149,6 @@ class ChargeBatchRequest(BaseModel):
     charges: Annotated[list[Any], Field(min_length=1, max_length=1000)]
 
 
-class WriteHeaders(BaseModel):
-    """What every POST that writes may carry beside the key."""
-
-    idempotency_key: Text255 | None = Field(default=None, alias="idempotency-key")
-
-
 class AccountPath(BaseModel):
     """/v1/billing/accounts/{oauth_provider}/{external_id}"""
 

@@ -6,11 +6,13 @@ from __future__ import annotations
 import argparse
 import contextlib
 import fcntl
+import hashlib
 import os
 import secrets
 import shutil
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -86,10 +88,13 @@ def _serve(directory: Path, cluster: Cluster, environment: dict[str, str]) -> in
     os.environ["DATABASE_URL"] = owner_dsn  # for create_key
     key = _first_key(directory / "api_key")
 
-    if not environment.get("ENCRYPTION_KEY") and not environment.get("ENCRYPTION_KEY_FILE"):
-        environment["ENCRYPTION_KEY_FILE"] = str(_encryption_key(directory / "encryption_key"))
+    for name in ("ENCRYPTION_KEY", "ADMIN_JWT_SECRET"):
+        if not environment.get(name) and not environment.get(f"{name}_FILE"):
+            environment[f"{name}_FILE"] = str(_secret(directory / name.lower()))
     environment["DATABASE_URL"] = cluster.dsn(_DATABASE, _SERVER_LOGIN)
     config = load_serve_config(environment)
+    assert config.staff is not None
+    config = replace(config, staff=replace(config.staff, sign_in_links=True))
     base_url = f"http://{config.host}:{config.port}"
     facts = {
         "base_url": base_url,
@@ -99,6 +104,8 @@ def _serve(directory: Path, cluster: Cluster, environment: dict[str, str]) -> in
     }
 
     def ready() -> None:
+        # Good for ten minutes from now, once.
+        facts["sign_in_url"] = f"{base_url}/admin/sign-in/{_sign_in_ticket(owner_dsn)}"
         _write_private(directory / "dev.json", orjson.dumps(facts, option=orjson.OPT_INDENT_2))
         _print_welcome(config, facts, cluster)
 
@@ -168,8 +175,27 @@ def _first_key(path: Path) -> str:
     return key
 
 
-def _encryption_key(path: Path) -> Path:
-    """The file of the key that the payment provider's secrets are encrypted with."""
+def _sign_in_ticket(dsn: str) -> str:
+    """A ticket that signs in, once, an administrator made for the purpose."""
+    ticket = secrets.token_urlsafe(32)
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        row = connection.execute("SELECT admin_email_domain FROM billing.get_settings()").fetchone()
+        assert row is not None
+        email = f"dev@{row[0]}"
+        connection.execute(
+            "SELECT billing.add_admin(p_email => %s, p_full_name => 'Developer', p_role => 'admin')"
+            " WHERE NOT EXISTS (SELECT FROM billing.list_admins() AS a WHERE a.email = %s)",
+            (email, email),
+        )
+        connection.execute(
+            "SELECT billing.create_sign_in_link(p_email => %s, p_ticket_hash => %s)",
+            (email, hashlib.sha256(ticket.encode()).digest()),
+        )
+    return ticket
+
+
+def _secret(path: Path) -> Path:
+    """The file of a secret that is made once."""
     if not path.exists():
         _write_private(path, secrets.token_urlsafe(48).encode())
     return path
@@ -196,6 +222,9 @@ CIRIS Billing is running at {facts["base_url"]}
               -H 'X-API-Key: {facts["api_key"]}' \\
               -H 'Content-Type: application/json' \\
               -d '{body}'
+
+  Console   {facts["sign_in_url"]}
+            (signs you in once, within ten minutes)
 
   API       {facts["base_url"]}/docs
   psql      {psql} '{facts["dsn"]}'

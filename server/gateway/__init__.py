@@ -56,12 +56,12 @@ _READS = 3
 _WRITES = 3
 _BATCHES = 2
 _PAYMENTS = 2
+_STAFF = 2
 _HEALTH_CHECKS = 1
 _ATTEMPTS = 4  # at a call that a deadlock or a serialization failure undid
 # Whatever all others are waiting for, each kind of call finds its connection.
-_POOL_SIZE = sum(
-    (2 * _LANE_FLIGHTS, 2 * _SIDE_FLIGHTS, _READS, _WRITES, _BATCHES, _PAYMENTS, _HEALTH_CHECKS)
-)
+_LANES = 2 * (_LANE_FLIGHTS + _SIDE_FLIGHTS)
+_POOL_SIZE = sum((_LANES, _READS, _WRITES, _BATCHES, _PAYMENTS, _STAFF, _HEALTH_CHECKS))
 _LEDGER_WRITES = (
     calls.CREATE_CHARGES,
     calls.CREATE_CHARGES_ONCE,
@@ -70,6 +70,7 @@ _LEDGER_WRITES = (
 )
 _KEY_USE_INTERVAL = 5.0
 _PARTITION_INTERVAL = 6 * 3600.0
+_FIGURES_INTERVAL = 60.0
 
 
 class CheckItem(NamedTuple):
@@ -146,6 +147,7 @@ class Gateway:
         self._writes = Track(_WRITES, config.max_queue)
         self._batches = Track(_BATCHES, config.max_queue)
         self._payments = Track(_PAYMENTS, config.max_queue)
+        self._staff = Track(_STAFF, config.max_queue)
         self._health_checks = Track(_HEALTH_CHECKS, config.max_queue)
         self._checks = self._lane(calls.CHECK_CREDITS)
         self._charges = self._lane(calls.CREATE_CHARGES)
@@ -170,6 +172,7 @@ class Gateway:
         for work, interval in (
             (self._record_key_uses, _KEY_USE_INTERVAL),
             (self._create_partitions, _PARTITION_INTERVAL),
+            (self._refresh_figures, _FIGURES_INTERVAL),
         ):
             self._background.append(asyncio.create_task(_repeat(work, interval)))
 
@@ -281,6 +284,33 @@ class Gateway:
         async with self._payments.for_account((payment,)):
             return (await self._call(calls.PROCESS_PAYMENT_EVENT, *arguments))[0]
 
+    # Staff, in the browser and by their scripts
+
+    async def staff(
+        self,
+        call: FunctionCall,
+        admin_user_id: UUID,
+        client: tuple[str, str],
+        **arguments: Any,
+    ) -> list[Row]:
+        """Calls a function for a staff member; `arguments` by the names in calls.py, without p_.
+        The audit log learns `client`, the browser's address and name. Raises Refused."""
+        named = {**arguments, "admin_user_id": admin_user_id}
+        values = [named.pop(name.removeprefix("p_")) for name in call.arguments]
+        if named:
+            raise TypeError(f"billing.{call.name} takes no {', '.join(named)}")
+        async with self._staff.slot():
+            return await self._call(call, *values, client=client)
+
+    async def sign_in(
+        self, call: FunctionCall, *arguments: Any, client: tuple[str, str] | None = None
+    ) -> Row | None:
+        """A call that signing in or out makes, before there is anybody to name; `client` is the
+        browser's address and name, for the audit log."""
+        async with self._staff.slot():
+            rows = await self._call(call, *arguments, client=client)
+        return rows[0] if rows else None
+
     async def find_api_key(self, key_prefix: str) -> tuple[UUID, str] | None:
         """The id and Argon2id hash of the key with this prefix, None when there is none."""
         rows = await self._read(calls.FIND_API_KEY, key_prefix)
@@ -330,23 +360,34 @@ class Gateway:
         async with self._reads.slot():
             return await self._call(call, *arguments)
 
-    async def _call(self, call: FunctionCall, *arguments: Any) -> list[Row]:
+    async def _call(
+        self, call: FunctionCall, *arguments: Any, client: tuple[str, str] | None = None
+    ) -> list[Row]:
         try:
             async with self._pool.connection() as connection:
                 for _ in range(_ATTEMPTS - 1):
                     try:
-                        return await self._run(connection, call, *arguments)
+                        return await self._run(connection, call, *arguments, client=client)
                     except asyncpg.PostgresError as error:
                         if not is_retryable(error):
                             raise
-                return await self._run(connection, call, *arguments)
+                return await self._run(connection, call, *arguments, client=client)
         except asyncpg.PostgresError as error:
             raise translate(error) from None
 
-    async def _run(self, connection: Connection, call: FunctionCall, *arguments: Any) -> list[Row]:
+    async def _run(
+        self,
+        connection: Connection,
+        call: FunctionCall,
+        *arguments: Any,
+        client: tuple[str, str] | None = None,
+    ) -> list[Row]:
         metrics.DB_CONNECTIONS_ACTIVE.set(self._pool.in_use)
         try:
-            rows = await self._pool.fetch(connection, call.sql, *arguments)
+            if client is None:
+                rows = await self._pool.fetch(connection, call.sql, *arguments)
+            else:
+                rows = await self._pool.fetch_for(connection, client, call.sql, *arguments)
         except asyncpg.PostgresError as error:
             refused = (error.sqlstate or "").startswith("PB")
             metrics.count_query(call.name, "refused" if refused else "error")
@@ -377,6 +418,10 @@ class Gateway:
         used_from = [address for _, address in uses.values()]
         async with self._writes.slot():
             await self._call(calls.RECORD_API_KEY_USE, list(uses), used_at, used_from)
+
+    async def _refresh_figures(self) -> None:
+        async with self._staff.slot():
+            await self._call(calls.REFRESH_FIGURES)
 
     async def _create_partitions(self) -> None:
         async with self._writes.slot():

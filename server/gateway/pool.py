@@ -20,6 +20,10 @@ else:
 
 _LOG = logging.getLogger(__name__)
 WEB_ROLE = "billing_server"
+_SET_CLIENT = (
+    "SELECT set_config('billing.client_address', $1, true),"
+    " set_config('billing.client_agent', $2, true)"
+)
 
 
 class Pool:
@@ -89,6 +93,18 @@ class Pool:
         except asyncio.CancelledError:
             connection.terminate()
             raise
+
+    async def fetch_for(
+        self, connection: Connection, client: tuple[str, str], sql: str, *arguments: Any
+    ) -> list[Any]:
+        """As fetch, in a transaction that knows the client's address and agent, for the audit."""
+        try:
+            async with connection.transaction():
+                await connection.execute(_SET_CLIENT, *client)
+                return await self.fetch(connection, sql, *arguments)
+        except (OSError, TimeoutError, asyncpg.InterfaceError) as error:
+            connection.terminate()
+            raise ConnectionLost(f"the connection broke: {type(error).__name__}") from error
 
     async def close(self) -> None:
         """Closes every connection; call it when no call is under way."""

@@ -62,6 +62,10 @@ def migrate(dsn: str, seed: SettingsSeed, progress: Progress = lambda _: None) -
         progress("loading sql/")
         dropped = _load_definitions(connection)
         seeded = _seed(connection, seed)
+        # Here, where no time-out applies: over a long ledger the first time takes a while.
+        connection.execute(
+            "SELECT billing.refresh_figures() WHERE EXISTS (SELECT FROM billing_data.accounts)"
+        )
     return MigrationReport([step.id for step in pending], [], dropped, seeded)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from server.config import ServeConfig
 from server.encryption import Cipher
-from server.payments.settings import ProviderSettings, open_settings
+from server.payments.settings import ProviderSettings, open_settings, seal_settings
 from server.payments.stripe_api import StripeApi
 
 
@@ -34,6 +34,10 @@ class Payments:
         """A stored configuration opened; None when it cannot be, or has no API key."""
         settings = open_settings(config_data, self._cipher)
         return settings if settings is not None and settings.api_key else None
+
+    def seal(self, provider: str, given: Mapping[str, Any]) -> dict[str, Any]:
+        """What of `given` is to be stored, secrets encrypted. Raises InvalidSetting."""
+        return seal_settings(provider, given, self._cipher)
 
     async def stripe(self, settings: ProviderSettings) -> StripeApi:
         """Stripe with these settings."""

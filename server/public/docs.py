@@ -44,6 +44,8 @@ from server.public.operations import (
     UNHEALTHY_EXAMPLE,
     Operation,
 )
+from server.public.staff_answers import STAFF_SCHEMAS
+from server.public.staff_operations import STAFF_OPERATIONS
 from server.resources import resource_folder
 
 if TYPE_CHECKING:
@@ -90,9 +92,9 @@ def document() -> dict[str, Any]:
     """The OpenAPI document of everything in the route table but what is internal.
 
     Raises LookupError for a route that nobody has described yet."""
-    from server.routes import INTERNAL, ROUTES
+    from server.routes import INTERNAL, OPEN_PAGE, PAGE, ROUTES
 
-    routes = [route for route in ROUTES if route.guard != INTERNAL]
+    routes = [route for route in ROUTES if route.guard not in (INTERNAL, PAGE, OPEN_PAGE)]
     schemas = _model_schemas(routes)
     paths: dict[str, dict[str, Any]] = {}
     for route in sorted(routes, key=_reading_order):
@@ -127,6 +129,20 @@ def document() -> dict[str, Any]:
                     "description": "Made by Stripe from the body, the time and the webhook's"
                     " secret.",
                 },
+                "StaffToken": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "bearerFormat": "JWT",
+                    "description": "A staff member's token, good for 24 hours:"
+                    " `ciris-billing admins token EMAIL` makes one.",
+                },
+                "StaffSession": {
+                    "type": "apiKey",
+                    "in": "cookie",
+                    "name": "admin_token",
+                    "description": "The session of a browser whose user signed in to the console."
+                    " It changes things only for the console's own pages.",
+                },
             },
         },
         "x-error-codes": [
@@ -148,12 +164,11 @@ def _page_html(environment: jinja2.Environment) -> str:
 
 
 def _described(route: Route) -> Operation:
-    try:
-        return OPERATIONS[route.method, route.path]
-    except KeyError:
-        raise LookupError(
-            f"{route.method} {route.path} is not described in server/public/operations.py"
-        ) from None
+    described = OPERATIONS.get((route.method, route.path))
+    described = described or STAFF_OPERATIONS.get((route.method, route.path))
+    if described is None:
+        raise LookupError(f"{route.method} {route.path} is not described in server/public/")
+    return described
 
 
 def _reading_order(route: Route) -> int:
@@ -161,9 +176,9 @@ def _reading_order(route: Route) -> int:
 
 
 def _is_agents(route: Route) -> bool:
-    from server.routes import PUBLIC, SIGNED
+    from server.routes import PUBLIC, SIGNED, STAFF
 
-    return route.guard not in (PUBLIC, SIGNED)
+    return route.guard not in (PUBLIC, SIGNED, STAFF)
 
 
 def _is_signed(route: Route) -> bool:
@@ -172,9 +187,21 @@ def _is_signed(route: Route) -> bool:
     return route.guard == SIGNED
 
 
+def _is_staff(route: Route) -> bool:
+    from server.routes import STAFF
+
+    return route.guard == STAFF
+
+
+def _writes(route: Route) -> bool:
+    return route.method != "GET"
+
+
 def _security(route: Route) -> list[dict[str, list[str]]]:
     if _is_signed(route):
         return [{"StripeSignature": []}]
+    if _is_staff(route):
+        return [{"StaffToken": []}, {"StaffSession": []}]
     return [{"ApiKeyAuth": [route.guard]}] if _is_agents(route) else []
 
 
@@ -189,6 +216,9 @@ def _operation(route: Route, schemas: Mapping[str, Schema]) -> dict[str, Any]:
     }
     if _is_agents(route):
         operation["description"] += f"\n\nThe key needs the permission `{route.guard}`."
+    if _is_staff(route) and _writes(route):
+        operation["description"] += "\n\nFor staff with the role `admin`; it is recorded in the"
+        operation["description"] += " audit log."
     parameters = _parameters(route, described, schemas)
     if parameters:
         operation["parameters"] = parameters
@@ -261,18 +291,19 @@ def _responses(route: Route, described: Operation) -> dict[str, Any]:
     content: dict[str, Any] = {"schema": STRING}
     if described.answer is not None:
         content = {"schema": described.answer, "example": described.example}
-    responses: dict[str, Any] = {
-        str(route.success): {
-            "description": HTTPStatus(route.success).phrase,
-            "headers": _headers(*described.headers),
-            "content": {described.content_type: content},
-        }
+    private = ("Cache-Control",) if _is_staff(route) else ()
+    success: dict[str, Any] = {
+        "description": HTTPStatus(route.success).phrase,
+        "headers": _headers(*private, *described.headers),
     }
+    if described.content_type:
+        success["content"] = {described.content_type: content}
+    responses: dict[str, Any] = {str(route.success): success}
     by_status: dict[int, list[str]] = {}
     for code in _error_codes(route, described):
         by_status.setdefault(ERRORS[code].status, []).append(code)
     for status, codes in sorted(by_status.items()):
-        responses[str(status)] = _error_response(status, codes)
+        responses[str(status)] = _error_response(status, codes, described.headerless)
     if _is_agents(route):
         responses["429"] = {
             "description": "Too many requests from one address: the proxy in front of the service"
@@ -299,12 +330,20 @@ def _error_codes(route: Route, described: Operation) -> list[str]:
     if _is_agents(route):
         codes += ["api_key_format", "api_key_invalid", "api_key_expired", "permission_missing"]
         codes += ["validation_error", "unavailable"]
+    if _is_staff(route):
+        codes += described.guard_errors or ("not_authenticated", "admin_deactivated")
+        codes += ["cross_origin", "admin_role_required"] if _writes(route) else []
+        codes += ["unavailable", "console_closed"]
+        if route.body or route.parameters or route.query:
+            codes += ["validation_error"]
     return [*codes, *described.errors, "internal_error"]
 
 
-def _error_response(status: int, codes: list[str]) -> dict[str, Any]:
+def _error_response(status: int, codes: list[str], headerless: bool) -> dict[str, Any]:
     names = list(dict.fromkeys(ERROR_SCHEMAS.get(code, "Error") for code in codes))
     further = dict.fromkeys(ERROR_HEADERS[code] for code in codes if code in ERROR_HEADERS)
+    if headerless and status == 401:
+        further = {}
     return {
         "description": HTTPStatus(status).phrase,
         "headers": _headers(*further),
@@ -350,7 +389,10 @@ def _model_schemas(routes: Iterable[Route]) -> dict[str, Schema]:
     )[1]["$defs"]
     batch = definitions["ChargeBatchRequest"]["properties"]["charges"]
     batch["items"] = ref("ChargeRequest")  # the model looks at each item by itself, later
-    tidy = {name: _tidy(schema, name) for name, schema in (definitions | SCHEMAS).items()}
+    tidy = {
+        name: _tidy(schema, name)
+        for name, schema in (definitions | {**SCHEMAS, **STAFF_SCHEMAS}).items()
+    }
     return dict(sorted(tidy.items()))
 
 

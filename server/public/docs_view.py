@@ -12,7 +12,8 @@ from urllib.parse import quote, urlencode
 Json = dict[str, Any]
 
 _INT64_MAX = 2**63 - 1
-_FORMATS = {"uuid": "UUID", "date-time": "time", "uri": "URL"}
+_FORMATS = {"uuid": "UUID", "date": "date", "date-time": "time", "uri": "URL"}
+_NO_BODY: Json = {"no body": {"schema": {}}}
 
 
 def view(document: Json) -> Json:
@@ -43,7 +44,7 @@ def view(document: Json) -> Json:
 
 def _operation(document: Json, method: str, path: str, operation: Json) -> Json:
     status, response = next(iter(operation["responses"].items()))
-    content_type, content = next(iter(response["content"].items()))
+    content_type, content = next(iter(response.get("content", _NO_BODY).items()))
     body = _content(operation.get("requestBody", {}))
     return {
         "anchor": operation["operationId"],
@@ -103,7 +104,7 @@ def _curl(method: str, path: str, operation: Json, body: Json) -> str:
     """A line that works as it stands once BILLING_URL and BILLING_KEY are set."""
     parameters = [p for p in operation.get("parameters", ()) if "example" in p]
     query = []
-    headers = ['"X-API-Key: $BILLING_KEY"'] if operation["security"] else []
+    headers = _credentials(operation["security"])
     if body:
         headers.append("'Content-Type: application/json'")
     for parameter in parameters:
@@ -122,9 +123,17 @@ def _curl(method: str, path: str, operation: Json, body: Json) -> str:
     return " \\\n  ".join(lines)
 
 
+def _credentials(security: list[Json]) -> list[str]:
+    if {"StaffToken": []} in security:
+        return ['"Authorization: Bearer $BILLING_TOKEN"']
+    return ['"X-API-Key: $BILLING_KEY"'] if security else []
+
+
 def _rows(document: Json, schema: Json, prefix: str = "") -> list[Json]:
     """A row for each field of an object, nested ones below it with dotted names."""
     schema = _resolve(document, schema)
+    if schema.get("type") == "array":
+        return _rows(document, schema["items"], f"{prefix}[].")
     rows = []
     for name, field in schema.get("properties", {}).items():
         shape = _resolve(document, field)
@@ -162,6 +171,8 @@ def _type(document: Json, schema: Json) -> str:
         words = [" | ".join(json.dumps(value) for value in schema["enum"] if value is not None)]
     if "const" in schema:
         words = [json.dumps(schema["const"])]
+    if choice := re.fullmatch(r"\^\(([\w|]+)\)\$", schema.get("pattern", "")):
+        words = [" | ".join(json.dumps(value) for value in choice[1].split("|"))]
     if kinds[0] == "array":
         words = [f"list of {_type(document, schema['items'])}"]
     if "anyOf" in schema:

@@ -42,7 +42,7 @@ currency.
 - Every answer has an `X-Request-ID`. Send one of your own and it is used, in the service's logs \
 too.
 - A path that ends in a slash is redirected (307) to the path without it.
-- Any web page may call with a key of its own; cookies mean nothing here.
+- Any web page may call with a key of its own; cookies mean nothing to the calls of agents.
 
 ## Repeating a request safely
 
@@ -55,6 +55,19 @@ body, plus `Idempotent-Replayed: true`. Another request with that key is refused
 charge or credit beside it. \
 Nothing happened twice, so a 409 is a success.
 - A refusal is not remembered: after a 402, the same request with the same key is decided anew.
+
+## For staff
+
+What the staff console's pages do, scripts can do under `/admin/api`, with a staff member's token:
+
+```
+export BILLING_TOKEN=$(ciris-billing admins token you@example.com)
+```
+
+- Viewers read; administrators change things, and say why. Everything that is changed is in the \
+audit log.
+- Times end in `Z` here, like `2026-11-22T10:24:05.141499Z`.
+- Lists come in pages: `page` begins at 1, and a page past the end is empty.
 
 ## Errors
 
@@ -69,6 +82,13 @@ TAGS: Mapping[str, str] = {
     "Purchases": "Users buy credits in packs; Stripe takes the payment.",
     "Accounts": "Who the users are and what became of their uses.",
     "Service": "About the service itself; needs no key.",
+    "Staff: accounts": "Looking after the users' accounts.",
+    "Staff: API keys": "Who may use the service.",
+    "Staff: figures": "How much the service is used.",
+    "Staff: payments": "What was bought, what Stripe said of it, and what needs a person.",
+    "Staff: settings": "The price, and the payment providers.",
+    "Staff: staff": "Who may do all this, and who did what.",
+    "Staff: signing in": "For browsers: signing in by the identity provider, and out again.",
 }
 
 
@@ -76,7 +96,9 @@ TAGS: Mapping[str, str] = {
 class Operation:
     """One route's part of the description. `answer` is a schema, or None where the answer is not
     JSON; `request` an example body; `values` example values of the path and query parameters;
-    `errors` the codes beyond those of every such route."""
+    `errors` the codes beyond those of every such route; `guard_errors` those of the guard where
+    they are others, `headerless` when its 401 does not say how to sign in. Without `content_type`
+    the answer has no body."""
 
     id: str
     tag: str
@@ -89,6 +111,8 @@ class Operation:
     idempotency_key: str | None = None
     headers: tuple[str, ...] = ()
     errors: tuple[str, ...] = ()
+    guard_errors: tuple[str, ...] = ()
+    headerless: bool = False
 
 
 _ADA = {"oauth_provider": "oauth:google", "external_id": "user-1042"}
@@ -475,6 +499,16 @@ ERROR_VALUES: Mapping[str, Any] = {
     "permission": "billing:write",
     "limit": 1048576,
     "payment_id": "pi_unknown",
+    "account_id": _ACCOUNT_ID,
+    "api_key_id": "7f0c2b1e-90d4-4c59-8a37-1f5b6e2d9c08",
+    "email": "ada@example.com",
+    "event_id": "evt_unknown",
+    "reason": "Invalid OAuth state",
+    "role": "viewer",
+    "status": "revoked",
+    "argument": "config_data",
+    "problem": "test and live keys cannot be mixed: give api_key and publishable_key of one mode"
+    " together",
 }
 ERROR_EXTRAS: Mapping[str, Mapping[str, Any]] = {
     "insufficient_credits": {

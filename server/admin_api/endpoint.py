@@ -1,0 +1,133 @@
+"""What every call of the staff's API does around its handler (contract.md 5): whoever may not make
+the call is told so first, and only then what is wrong with it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
+from typing import Any
+from uuid import UUID
+
+import orjson
+from aiohttp import web
+from pydantic import BaseModel
+
+from server.admin_api.models import PageQuery
+from server.errors import JSON, ApiError, from_refused, validation_error, worded
+from server.gateway import Refused, Row
+from server.gateway.calls import FunctionCall
+from server.keys import GATEWAY
+from server.request_shape import Shape
+from server.staff.guard import Visit
+from server.validation import Entries
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A staff member's request that passed the guard: who asks and what, in valid shape."""
+
+    visit: Visit
+    idempotency_key: str | None = None
+    body: Any = None
+    path: Any = None
+    query: Any = None
+
+    async def rows(self, call: FunctionCall, **arguments: Any) -> list[Row]:
+        """Calls a function in the staff member's name. Raises Refused."""
+        return await self.visit.rows(call, **arguments)
+
+    async def row(self, call: FunctionCall, **arguments: Any) -> Row:
+        """The one row of a call."""
+        return await self.visit.row(call, **arguments)
+
+
+Handler = Callable[[web.Request, Call], Awaitable[web.StreamResponse]]
+
+
+def staff_endpoint(
+    handler: Handler,
+    *,
+    writes: bool,
+    body: type[BaseModel] | None = None,
+    path: type[BaseModel] | None = None,
+    query: type[BaseModel] | None = None,
+    idempotent: bool = False,
+    secret: bool = False,
+) -> Callable[[web.Request, Visit], Awaitable[web.StreamResponse]]:
+    """Gives `handler` validated models. With `writes` it is for administrators only; with `secret`
+    an error never repeats what was sent."""
+    shape = Shape(body, path, query, idempotent)
+
+    async def endpoint(request: web.Request, visit: Visit) -> web.StreamResponse:
+        if writes and not visit.is_admin:
+            # The function would refuse too, but not before the fields have been found fault with.
+            slug = "admin_role_required"
+            wording = await request.app[GATEWAY].wording(slug)
+            raise worded(slug, wording, {"role": visit.role})
+        models, entries = await shape.read(request)
+        if entries:
+            raise validation_error(_silenced(entries) if secret else entries)
+        try:
+            return await handler(request, Call(visit, **models))
+        except Refused as error:
+            raise _in_staff_words(error, models.get("path")) from None
+
+    return endpoint
+
+
+def answer(status: int, body: Any, headers: Mapping[str, str] | None = None) -> web.Response:
+    """A JSON answer that nobody keeps; its times end in Z, unlike those of the agents' API."""
+    return web.Response(
+        status=status,
+        body=orjson.dumps(body, default=_plain, option=orjson.OPT_UTC_Z),
+        content_type=JSON,
+        headers={**NO_STORE, **(headers or {})},
+    )
+
+
+# What the driver makes of uuid (a class of its own) and inet.
+_TEXTS = (UUID, IPv4Address, IPv4Interface, IPv6Address, IPv6Interface)
+NO_STORE = {"Cache-Control": "no-store"}
+
+
+def pick(row: Row, *fields: str, **renamed: str) -> dict[str, Any]:
+    """These columns of a row, then others under another name (name=column)."""
+    return {field: row[field] for field in fields} | {
+        name: row[column] for name, column in renamed.items()
+    }
+
+
+def page_of(
+    name: str, rows: Sequence[Row], query: PageQuery, entry: Callable[[Row], dict[str, Any]]
+) -> dict[str, Any]:
+    """A page of a list that nobody counts: `rows` are one more than it shows if there is a next."""
+    return {
+        name: [entry(row) for row in rows[: query.page_size]],
+        "page": query.page,
+        "page_size": query.page_size,
+        "has_more": len(rows) > query.page_size,
+    }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Decimal):
+        return orjson.Fragment(f"{value:f}")  # a sum, which may not fit into 64 bits
+    if isinstance(value, _TEXTS):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} has no place in an answer")
+
+
+def _silenced(entries: Entries) -> Entries:
+    return [{**entry, "input": None} if entry["loc"][0] == "body" else entry for entry in entries]
+
+
+def _in_staff_words(error: Refused, path: Any) -> ApiError:
+    if error.slug == "account_not_found":
+        return ApiError(404, "user_not_found", f"User {path.account_id} not found")
+    answer = from_refused(error)
+    if error.slug == "invalid_argument":
+        argument = str(error.values["argument"]).removeprefix("p_")
+        answer.detail = f"Invalid {argument}: {error.values['problem']}"
+    return answer

@@ -1,0 +1,180 @@
+"""Signing in by the identity provider, under /admin/oauth (contract.md 4, mended by 8.18). State,
+nonce and PKCE verifier are bound to the browser by a cookie; the state is good once, by a row in
+the database, whichever process is asked; nothing but a cookie leaves with the visitor."""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import secrets
+from collections.abc import Mapping
+
+from aiohttp import web
+
+from server.config import StaffConfig
+from server.errors import ApiError, json_response
+from server.gateway import Refused, calls
+from server.keys import CONFIG, COOKIES, GATEWAY, IDENTITY_PROVIDER, LIMITER
+from server.staff.guard import client_of, local_path, visit_of_script
+from server.staff.identity_provider import Person, ProviderUnavailable, SignInFailed
+from server.staff.sessions import hashed, new_session
+from server.validation import missing
+
+_LOG = logging.getLogger(__name__)
+_FAILED = "OAuth authentication failed: "
+
+
+async def login(request: web.Request) -> web.StreamResponse:
+    """302 to the identity provider; `redirect_uri` is a page of ours to come back to."""
+    _open_console(request)
+    limit_attempts(request)
+    target = request.query.get("redirect_uri", "/admin")
+    path = local_path(request, target)
+    if path is None:
+        raise ApiError(400, "invalid_redirect", "redirect_uri must be a page of this console")
+    state, nonce, verifier = (secrets.token_urlsafe(32) for _ in range(3))
+    domain = await _staff_domain(request)
+    try:
+        url = await request.app[IDENTITY_PROVIDER].authorization_url(state, nonce, verifier, domain)
+    except ProviderUnavailable:
+        _LOG.error("the identity provider does not answer: is OIDC_DISCOVERY_URL right?")
+        raise ApiError(500, "sign_in_unavailable", "Failed to initiate OAuth login") from None
+    await request.app[GATEWAY].sign_in(calls.CREATE_SIGN_IN_TICKET, hashed(state))
+    response = web.Response(status=302, headers={"Location": url, **_NO_STORE})
+    await request.app[COOKIES].set_sign_in(
+        request,
+        response,
+        {"state": state, "nonce": nonce, "verifier": verifier, "path": path},
+    )
+    return response
+
+
+async def callback(request: web.Request) -> web.StreamResponse:
+    """302 to the page asked for, with a session; 400 with the reason otherwise."""
+    _open_console(request)
+    limit_attempts(request)
+    query = request.query
+    entries = [missing("query", name) for name in ("code", "state") if name not in query]
+    if entries and "error" not in query:
+        raise ApiError(422, "validation_error", entries)
+    under_way = await request.app[COOKIES].sign_in(request)
+    if not await _is_ours(request, query.get("state", ""), under_way):
+        raise _failed("Invalid OAuth state")
+    if "error" in query:
+        raise _failed("The identity provider did not sign you in")
+    domain = await _staff_domain(request)
+    try:
+        person = await request.app[IDENTITY_PROVIDER].person(
+            query["code"], under_way["verifier"], under_way["nonce"], domain
+        )
+    except SignInFailed as error:
+        raise _failed(str(error)) from None
+    except ProviderUnavailable:
+        _LOG.error("the identity provider does not answer")
+        raise ApiError(500, "sign_in_unavailable", "OAuth authentication error") from None
+    session = new_session()
+    await _sign_in(request, person, session.hash)
+    response = web.Response(status=302, headers={"Location": under_way["path"], **_NO_STORE})
+    await request.app[COOKIES].set_session(request, response, session)
+    await request.app[COOKIES].set_sign_in(request, response, {})
+    return response
+
+
+async def logout(request: web.Request) -> web.StreamResponse:
+    """Ends the session, here and in the browser."""
+    _open_console(request, with_provider=False)
+    session = await request.app[COOKIES].session(request)
+    if session is not None:
+        await request.app[GATEWAY].sign_in(
+            calls.END_SESSION, session.hash, client=client_of(request)
+        )
+    response = json_response(200, {"message": "Logged out successfully"}, _NO_STORE)
+    await request.app[COOKIES].end_session(request, response)
+    return response
+
+
+async def user(request: web.Request) -> web.StreamResponse:
+    """Who is signed in, by bearer token or session."""
+    try:
+        visit = await visit_of_script(request)
+    except ApiError as error:
+        if error.code == "admin_deactivated" or error.detail == "User not found":
+            raise ApiError(403, "not_authorized", "User not authorized") from None
+        error.headers = {}
+        raise
+    return json_response(
+        200,
+        {
+            "id": visit.admin_user_id,
+            "email": visit.email,
+            "name": visit.name,
+            "picture": visit.picture_url,
+            "role": visit.role,
+        },
+        _NO_STORE,
+    )
+
+
+_NO_STORE = {"Cache-Control": "no-store"}
+
+
+def limit_attempts(request: web.Request) -> None:
+    """Raises ApiError (429) when signing in is tried too often."""
+    wait = request.app[LIMITER].retry_after(request.remote or "")
+    if wait is not None:
+        raise ApiError(
+            429,
+            "too_many_attempts",
+            "Too many sign-in attempts, please wait",
+            headers={"Retry-After": str(wait)},
+        )
+
+
+def _open_console(request: web.Request, *, with_provider: bool = True) -> StaffConfig:
+    config = request.app[CONFIG].staff
+    if config is None or (with_provider and config.client_id is None):
+        raise ApiError(
+            503,
+            "sign_in_not_configured",
+            "Signing in is not set up: the operator must set ADMIN_JWT_SECRET, GOOGLE_CLIENT_ID,"
+            " GOOGLE_CLIENT_SECRET and PUBLIC_BASE_URL",
+            headers={"Retry-After": "60"},
+        )
+    return config
+
+
+async def _staff_domain(request: web.Request) -> str:
+    settings = await request.app[GATEWAY].sign_in(calls.GET_SETTINGS)
+    assert settings is not None
+    return str(settings["admin_email_domain"])
+
+
+async def _is_ours(request: web.Request, state: str, under_way: Mapping[str, str]) -> bool:
+    """Whether this browser began the sign-in, which is used up by asking."""
+    expected = under_way.get("state", "")
+    if not expected or not hmac.compare_digest(state.encode(), expected.encode()):
+        return False
+    row = await request.app[GATEWAY].sign_in(calls.USE_SIGN_IN_TICKET, hashed(state))
+    return row is not None and bool(row["use_sign_in_ticket"])
+
+
+async def _sign_in(request: web.Request, person: Person, session_hash: bytes) -> None:
+    config = request.app[CONFIG].staff
+    assert config is not None
+    try:
+        await request.app[GATEWAY].sign_in(
+            calls.SIGN_IN_ADMIN,
+            person.email,
+            person.subject,
+            session_hash,
+            person.name,
+            person.picture_url,
+            person.email.lower() in config.founders,
+            client=client_of(request),
+        )
+    except Refused as error:
+        raise _failed(error.message) from None
+
+
+def _failed(reason: str) -> ApiError:
+    return ApiError(400, "sign_in_failed", f"{_FAILED}{reason}", headers=_NO_STORE)

@@ -1,0 +1,122 @@
+"""One account as its page shows it: who it is, what it has, one page of its history, and the forms,
+which also come back when something is wrong with them."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+from aiohttp import web
+
+from server.admin_pages.lists import list_page, window
+from server.admin_pages.page import page_number, render
+from server.admin_pages.purchase_view import purchase_rows
+from server.gateway import Row, calls
+from server.keys import GATEWAY
+from server.staff.guard import Visit
+
+TABS = (("ledger", "Ledger"), ("checks", "Checks"), ("purchases", "Purchases"))
+
+
+@dataclass(frozen=True, slots=True)
+class FailedForm:
+    """A form that could not be done: its name, what was typed, what is wrong."""
+
+    name: str
+    values: Mapping[str, str]
+    faults: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Tab:
+    name: str = "ledger"
+    number: int = 1
+    links: Sequence[tuple[str, str, bool]] = field(default=())
+
+
+def address_of(account_id: UUID) -> str:
+    """Where an account's page is."""
+    return f"/admin/accounts/{account_id}"
+
+
+def account_id_of(request: web.Request) -> UUID:
+    """The account that the address names. Raises HTTPNotFound for what is no id."""
+    text = request.match_info["account_id"]
+    try:
+        account_id = UUID(text)
+    except ValueError:
+        raise web.HTTPNotFound from None
+    if str(account_id) != text.lower():  # UUID() takes other spellings too
+        raise web.HTTPNotFound
+    return account_id
+
+
+async def read_account(visit: Visit, account_id: UUID) -> Row:
+    """The account. Raises Refused (account_not_found)."""
+    return await visit.row(calls.GET_ACCOUNT_BY_ID, account_id=account_id)
+
+
+async def show_account(
+    visit: Visit, account_id: UUID, failed: FailedForm | None = None
+) -> web.StreamResponse:
+    """The account's page; with a failed form, the page that says so (422)."""
+    request = visit.request
+    account = await read_account(visit, account_id)
+    tab = _Tab(links=_links(account_id, "ledger"))
+    if failed is None:
+        name = request.query.get("tab", "ledger")
+        name = name if name in dict(TABS) else "ledger"
+        tab = _Tab(name, page_number(request), _links(account_id, name))
+    settings = await request.app[GATEWAY].sign_in(calls.GET_SETTINGS)
+    assert settings is not None
+    return await render(
+        visit,
+        "admin/accounts/detail.html",
+        status=200 if failed is None else 422,
+        account=account,
+        address=address_of(account_id),
+        tab=tab.name,
+        tabs=tab.links,
+        history=await _history(visit, account, tab),
+        configured_free_uses=settings["free_uses"],
+        idempotency_key=new_key(),
+        failed=failed.name if failed else "",
+        values=failed.values if failed else {},
+        faults=failed.faults if failed else {},
+    )
+
+
+def new_key() -> str:
+    """A key that makes a form's change happen once, however often it is sent."""
+    return f"console-{secrets.token_urlsafe(18)}"
+
+
+def _links(account_id: UUID, current: str) -> list[tuple[str, str, bool]]:
+    return [
+        (f"{address_of(account_id)}?tab={name}#history", title, name == current)
+        for name, title in TABS
+    ]
+
+
+async def _history(visit: Visit, account: Row, tab: _Tab) -> dict[str, Any]:
+    rows: Sequence[Any]
+    account_id, span = account["account_id"], window(tab.number)
+    if tab.name == "checks":
+        rows = await visit.rows(calls.LIST_CHECKS, account_id=account_id, **span)
+    elif tab.name == "purchases":
+        rows = purchase_rows(
+            await visit.rows(calls.LIST_PURCHASES, account_id=account_id, status=None, **span)
+        )
+    else:
+        rows = await visit.rows(
+            calls.LIST_ACCOUNT_TRANSACTIONS,
+            oauth_provider=account["oauth_provider"],
+            external_id=account["external_id"],
+            **span,
+        )
+        # Past the end the function gives one row, with the number of entries alone.
+        rows = [row for row in rows if row["transaction_id"] is not None]
+    return list_page(rows, tab.number, address_of(account_id), {"tab": tab.name}, "#history")

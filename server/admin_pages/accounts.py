@@ -1,0 +1,225 @@
+"""/admin/accounts: accounts found and listed, one account, and what staff can change of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from aiohttp import web
+
+from server.admin_pages.account_view import (
+    FailedForm,
+    account_id_of,
+    address_of,
+    new_key,
+    read_account,
+    show_account,
+)
+from server.admin_pages.lists import list_page, window
+from server.admin_pages.page import (
+    FormFault,
+    done,
+    form_of,
+    page_number,
+    render,
+    required,
+    whole_number,
+)
+from server.admin_pages.refusals import all_of, fault_of, require_admin
+from server.gateway import Refused, Row, calls
+from server.staff.guard import Visit
+
+_STATUSES = (
+    ("", "Any"),
+    ("active", "Active"),
+    ("suspended", "Suspended"),
+    ("closed", "Closed"),
+)
+_SORTS = (
+    ("newest", "Newest first"),
+    ("oldest", "Oldest first"),
+    ("email", "E-mail"),
+    ("credits", "Most paid credits"),
+    ("uses", "Most uses"),
+)
+_MOST = 2**63 - 1
+_REASON_LENGTH = 500
+_FIELDS = {
+    "p_amount": "amount",
+    "p_free_uses": "free_uses",
+    "p_status": "status",
+    "p_reason": "reason",
+    "insufficient_credits": "amount",
+    "balance_overflow": "amount",
+}
+
+
+async def find(request: web.Request, visit: Visit) -> web.StreamResponse:
+    """The accounts that are looked for: first what begins with the words, and where nothing does,
+    what contains them."""
+    query = _query(request)
+    number = page_number(request)
+    rows = await _list(visit, query, number)
+    if not rows and number == 1 and query.get("search") and "match" not in query:
+        query["match"] = "substring"
+        rows = await _list(visit, query, number)
+    return await render(
+        visit,
+        "admin/accounts/list.html",
+        search=query.get("search", ""),
+        chosen=query.get("status", ""),
+        sort=query.get("sort", "newest"),
+        statuses=_STATUSES,
+        sorts=_SORTS,
+        anywhere="match" in query,
+        filtered="search" in query or "status" in query,
+        **list_page(rows, number, request.path, query),
+    )
+
+
+def _query(request: web.Request) -> dict[str, str]:
+    """The filters of the address that mean something."""
+    search = request.query.get("search", "").replace("\0", "").strip()
+    given = {"search": search}
+    for name, known in (("status", dict(_STATUSES)), ("sort", dict(_SORTS))):
+        value = request.query.get(name, "")
+        given[name] = value if value in known else ""
+    if search and request.query.get("match") == "substring":
+        given["match"] = "substring"
+    return {name: value for name, value in given.items() if value}
+
+
+async def _list(visit: Visit, query: Mapping[str, str], number: int) -> list[Row]:
+    return await visit.rows(
+        calls.LIST_ACCOUNTS,
+        search=query.get("search"),
+        status=query.get("status"),
+        sort=query.get("sort", "newest"),
+        match=query.get("match", "prefix"),
+        count=False,
+        **window(number),
+    )
+
+
+async def show(request: web.Request, visit: Visit) -> web.StreamResponse:
+    """One account."""
+    return await show_account(visit, account_id_of(request))
+
+
+async def adjust_credits(request: web.Request, visit: Visit) -> web.StreamResponse:
+    """Grants credits, or, once that is confirmed, takes them away."""
+    await require_admin(visit)
+    account_id = account_id_of(request)
+    form = await form_of(request)
+    try:
+        amount, reason = all_of(
+            lambda: whole_number(form, "amount", -_MOST, _MOST),
+            lambda: required(form, "reason", _REASON_LENGTH, "a reason"),
+        )
+        if amount < 0 and form.get("confirm") != "yes":
+            return await _confirm_taking(visit, await read_account(visit, account_id), form, amount)
+        changed = await visit.row(
+            calls.ADJUST_CREDITS,
+            account_id=account_id,
+            amount=amount,
+            reason=reason,
+            idempotency_key=form.get("idempotency_key") or None,
+        )
+    except (FormFault, Refused) as error:
+        return await _failed(visit, error, "credits", form)
+    what = f"{_counted(abs(amount))} {'granted' if amount > 0 else 'taken away'}"
+    if changed["replayed"]:
+        message = f"This was done before, and was not done again: {what}."
+    else:
+        message = f"{what}. The balance was {changed['balance_before']:,}"
+        message += f" and is {changed['balance_after']:,} now."
+    return await done(visit, address_of(account_id), message)
+
+
+async def _confirm_taking(
+    visit: Visit, account: Row, form: Mapping[str, str], amount: int
+) -> web.StreamResponse:
+    after = account["paid_credits"] + amount
+    if after < 0:  # the function would refuse; there is nothing to confirm
+        raise FormFault(amount=f"The account has only {account['paid_credits']:,} credits.")
+    return await render(
+        visit,
+        "admin/accounts/confirm_credits.html",
+        account=account,
+        address=address_of(account["account_id"]),
+        amount=amount,
+        what=_counted(-amount),
+        after=after,
+        form=form,
+        idempotency_key=form.get("idempotency_key") or new_key(),
+    )
+
+
+def _counted(credits: int) -> str:
+    return f"{credits:,} credit{'' if credits == 1 else 's'}"
+
+
+async def reset_free_uses(request: web.Request, visit: Visit) -> web.StreamResponse:
+    """Sets the free uses, to what new accounts get unless a number is given."""
+    await require_admin(visit)
+    account_id = account_id_of(request)
+    form = await form_of(request)
+    try:
+        free_uses, reason = all_of(
+            lambda: whole_number(form, "free_uses", 0, _MOST, optional=True),
+            lambda: required(form, "reason", _REASON_LENGTH, "a reason"),
+        )
+        changed = await visit.row(
+            calls.RESET_FREE_USES, account_id=account_id, reason=reason, free_uses=free_uses
+        )
+    except (FormFault, Refused) as error:
+        return await _failed(visit, error, "free-uses", form)
+    before, after = changed["free_uses_before"], changed["free_uses_remaining"]
+    if before == after:
+        message = f"The account had {after:,} free uses already. Nothing was changed."
+    else:
+        message = f"Free uses were {before:,} and are {after:,} now."
+    return await done(visit, address_of(account_id), message)
+
+
+async def set_status(request: web.Request, visit: Visit) -> web.StreamResponse:
+    """Suspends, reactivates, or, once that is confirmed, closes the account."""
+    await require_admin(visit)
+    account_id = account_id_of(request)
+    form = await form_of(request)
+    account = await read_account(visit, account_id)
+    try:
+        status = form.get("status", "")
+        if status not in ("active", "suspended", "closed"):
+            raise FormFault(status="Choose what to do.")
+        reason = required(form, "reason", _REASON_LENGTH, "a reason")
+        if status == "closed" and form.get("confirm") != "yes":
+            return await render(
+                visit,
+                "admin/accounts/confirm_close.html",
+                account=account,
+                address=address_of(account_id),
+                reason=reason,
+            )
+        changed = await visit.row(
+            calls.SET_ACCOUNT_STATUS,
+            oauth_provider=account["oauth_provider"],
+            external_id=account["external_id"],
+            status=status,
+            reason=reason,
+        )
+    except (FormFault, Refused) as error:
+        return await _failed(visit, error, "status", form)
+    if changed["previous_status"] == status:
+        message = f"The account was {status} already. Nothing was changed."
+    else:
+        message = f"The account was {changed['previous_status']} and is {status} now."
+    return await done(visit, address_of(account_id), message)
+
+
+async def _failed(
+    visit: Visit, error: FormFault | Refused, name: str, form: Mapping[str, str]
+) -> web.StreamResponse:
+    """The account's page again, with what is wrong with the form `name`."""
+    fault = fault_of(error, _FIELDS) if isinstance(error, Refused) else error
+    failed = FailedForm(name, form, fault.faults)
+    return await show_account(visit, account_id_of(visit.request), failed)

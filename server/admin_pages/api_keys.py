@@ -1,0 +1,171 @@
+"""/admin/keys: list, create, rotate and revoke API keys. A secret is shown once, on the page that
+answers the form; nothing stores it."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from uuid import UUID
+
+from aiohttp import web
+
+from server.admin_pages.page import FormFault, done, form_of, render, required, whole_number
+from server.admin_pages.refusals import require_admin
+from server.api_key_secret import NewSecret, new_secret
+from server.gateway import Refused, Row, calls
+from server.staff.guard import Visit
+
+_STATUSES = ("active", "rotating", "revoked")
+_ENVIRONMENTS = ("test", "live")
+_PERMISSIONS = (
+    ("billing:read", "Check credits, read accounts, purchases and history"),
+    ("billing:write", "Charge, add credits, create accounts, sell"),
+)
+_DESCRIPTION_LIMIT = 1000
+_NEW: dict[str, object] = {"environment": "live", "permissions": [name for name, _ in _PERMISSIONS]}
+
+
+async def list_keys(request: web.Request, visit: Visit) -> web.StreamResponse:
+    """The list, or the question before a key is rotated or revoked."""
+    for action in ("rotate", "revoke"):
+        if action in request.query and visit.is_admin:
+            key = await _find(visit, request.query[action])
+            if key is None:
+                raise web.HTTPNotFound
+            return await render(visit, f"admin/keys/{action}.html", key=key)
+    return await _list(visit, _NEW, {})
+
+
+async def create(request: web.Request, visit: Visit) -> web.StreamResponse:
+    """Creates a key and shows its secret, once."""
+    await require_admin(visit)
+    form: dict[str, object] = {**await form_of(request)}
+    form["permissions"] = (await request.post()).getall("permissions", [])
+    try:
+        key, secret = await _create(visit, form)
+    except FormFault as error:
+        return await _list(visit, form, error.faults, status=422)
+    return await render(visit, "admin/keys/secret.html", status=201, key=key, secret=secret)
+
+
+async def rotate(request: web.Request, visit: Visit) -> web.StreamResponse:
+    """Replaces a key and shows its successor's secret, once; until when the old one works, too."""
+    await require_admin(visit)
+    key_id = _key_id(request)
+    old = await _find(visit, str(key_id))
+    # Which environment an unknown key was of does not matter: the function refuses it.
+    secret = await _new_secret(str(old["environment"]) if old else "live")
+    try:
+        key = await visit.row(
+            calls.ROTATE_API_KEY, api_key_id=key_id, key_prefix=secret.prefix, key_hash=secret.hash
+        )
+    except Refused as error:
+        if error.slug != "api_key_not_active":
+            raise
+        return await _list(
+            visit, _NEW, {}, status=409, flash={"kind": "error", "message": error.message}
+        )
+    return await render(
+        visit,
+        "admin/keys/secret.html",
+        status=201,
+        key=key,
+        secret=secret.plaintext,
+        old_key=old,
+    )
+
+
+async def revoke(request: web.Request, visit: Visit) -> web.StreamResponse:
+    """Ends a key at once."""
+    key = await visit.row(calls.REVOKE_API_KEY, api_key_id=_key_id(request))
+    return await done(
+        visit, "/admin/keys", f"The key {key['name']} ({key['key_prefix']}...) is revoked."
+    )
+
+
+async def _create(visit: Visit, form: dict[str, object]) -> tuple[Row, str]:
+    """What the form asks for. Raises FormFault with every fault it has."""
+    texts = {name: value for name, value in form.items() if isinstance(value, str)}
+    faults: dict[str, str] = {}
+    name, days = "", None
+    try:
+        name = required(texts, "name", what="the key a name")
+    except FormFault as error:
+        faults |= error.faults
+    try:
+        days = whole_number(texts, "expires_in_days", 1, 3650, optional=True)
+    except FormFault as error:
+        faults |= error.faults
+    if len(texts.get("description", "")) > _DESCRIPTION_LIMIT:
+        faults["description"] = f"Use at most {_DESCRIPTION_LIMIT:,} characters."
+    if texts.get("environment") not in _ENVIRONMENTS:
+        faults["environment"] = "Choose test or live."
+    permissions = [name for name, _ in _PERMISSIONS if name in _chosen(form)]
+    if not permissions or len(permissions) != len(set(_chosen(form))):
+        faults["permissions"] = "Choose at least one of these."
+    if faults:
+        raise FormFault(**faults)
+    secret = await _new_secret(texts["environment"])
+    key = await visit.row(
+        calls.CREATE_API_KEY,
+        name=name,
+        key_prefix=secret.prefix,
+        key_hash=secret.hash,
+        environment=texts["environment"],
+        permissions=permissions,
+        description=texts.get("description") or None,
+        expires_in_days=days,
+    )
+    return key, secret.plaintext
+
+
+def _chosen(form: dict[str, object]) -> list[object]:
+    chosen = form["permissions"]
+    assert isinstance(chosen, list)
+    return chosen
+
+
+async def _new_secret(environment: str) -> NewSecret:
+    return await asyncio.to_thread(new_secret, environment)  # Argon2 takes its time
+
+
+async def _list(
+    visit: Visit,
+    form: dict[str, object],
+    faults: dict[str, str],
+    *,
+    status: int = 200,
+    **context: object,
+) -> web.StreamResponse:
+    query = visit.request.query
+    chosen = {
+        "status": query.get("status") if query.get("status") in _STATUSES else None,
+        "environment": (
+            query.get("environment") if query.get("environment") in _ENVIRONMENTS else None
+        ),
+    }
+    return await render(
+        visit,
+        "admin/keys/list.html",
+        status=status,
+        keys=await visit.rows(calls.LIST_API_KEYS, **chosen),
+        now=datetime.now(UTC),
+        chosen={name: value or "" for name, value in chosen.items()},
+        is_filtered=any(chosen.values()),
+        form=form,
+        faults=faults,
+        permissions=_PERMISSIONS,
+        **context,
+    )
+
+
+async def _find(visit: Visit, key_id: str) -> Row | None:
+    rows = await visit.rows(calls.LIST_API_KEYS, environment=None, status=None)
+    return next((row for row in rows if str(row["api_key_id"]) == key_id.lower()), None)
+
+
+def _key_id(request: web.Request) -> UUID:
+    try:
+        return UUID(request.match_info["api_key_id"])
+    except ValueError:
+        raise web.HTTPNotFound from None

@@ -1,0 +1,46 @@
+"""/admin: today, the last 30 days, and what was done last."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from server.admin_pages.charts import bar_chart
+from server.admin_pages.page import render
+from server.gateway import calls
+from server.staff.guard import Visit
+
+_DAYS = 30
+_CHARTS = (
+    ("checks", "Checks"),
+    ("charges", "Charges"),
+    ("credits_sold", "Credits sold"),
+    ("unique_users", "Unique users"),
+)
+
+
+async def show(request: web.Request, visit: Visit) -> web.StreamResponse:
+    """The dashboard."""
+    days = await visit.rows(calls.LIST_DAILY_FIGURES, days=_DAYS)
+    return await render(
+        visit,
+        "admin/dashboard.html",
+        overview=await visit.row(calls.GET_OVERVIEW),
+        today=days[-1],
+        days=days,
+        charts=[bar_chart(name, title, days) for name, title in _CHARTS],
+        activity=await visit.rows(
+            calls.LIST_AUDIT_LOG,
+            who=None,
+            action=None,
+            resource_id=None,
+            **{"from": None},
+            to=None,
+            limit=10,
+            offset=0,
+        ),
+    )
+
+
+async def not_found(request: web.Request) -> web.StreamResponse:
+    """Whatever else is asked for below /admin."""
+    raise web.HTTPNotFound

@@ -1,0 +1,34 @@
+"""Pages of a list: what to ask a function for, and what to show of the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+from urllib.parse import urlencode
+
+from server.admin_pages.page import PAGE_SIZE
+
+
+def window(number: int) -> dict[str, int]:
+    """The limit and offset of a page: one row more than is shown tells whether there is a next."""
+    return {"limit": PAGE_SIZE + 1, "offset": (number - 1) * PAGE_SIZE}
+
+
+def list_page(
+    rows: Sequence[Any], number: int, path: str, query: Mapping[str, str], anchor: str = ""
+) -> dict[str, Any]:
+    """A page's rows and its pager, whose addresses keep `query` and lead to `anchor`."""
+
+    def address(other: int) -> str:
+        return f"{path}?{urlencode({**query, 'page': str(other)})}{anchor}"
+
+    return {
+        "rows": rows[:PAGE_SIZE],
+        "number": number,
+        "pager": {
+            "number": number,
+            "first": address(1),
+            "previous": address(number - 1) if number > 1 else None,
+            "next": address(number + 1) if len(rows) > PAGE_SIZE else None,
+        },
+    }

@@ -1,0 +1,260 @@
+"""What every page has: the frame, headers that keep it to itself, a message that is shown once,
+errors in the same style, and the steps from page to page."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from typing import Any
+from urllib.parse import urlencode
+
+import aiohttp_jinja2
+from aiohttp import web
+from jinja2 import Environment
+
+from server.errors import ApiError
+from server.gateway import Refused, Unavailable
+from server.keys import CONFIG, COOKIES, REQUEST_ID
+from server.staff.guard import ConsoleClosed, ForgedForm, Handler, NotSignedIn, Visit, staff_page
+
+_LOG = logging.getLogger(__name__)
+PAGE_SIZE = 50
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self';"
+    " img-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+
+# What the navigation shows: the address, the name, the first part of the page's own address.
+NAVIGATION = (
+    ("/admin", "Dashboard"),
+    ("/admin/accounts", "Accounts"),
+    ("/admin/payments", "Payments"),
+    ("/admin/keys", "API keys"),
+    ("/admin/settings", "Settings"),
+    ("/admin/staff", "Staff"),
+    ("/admin/audit", "Audit log"),
+)
+
+RequestHandler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class FormFault(Exception):
+    """What was typed into a form cannot be; `faults` says why, by field."""
+
+    def __init__(self, **faults: str) -> None:
+        super().__init__(str(faults))
+        self.faults = faults
+
+
+def page(handler: Handler) -> RequestHandler:
+    """A page for signed-in staff."""
+    return public_page(staff_page(handler))
+
+
+def public_page(handler: RequestHandler) -> RequestHandler:
+    """A page whose errors are pages too."""
+
+    async def endpoint(request: web.Request) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except NotSignedIn:
+            asked_for = str(request.rel_url) if request.method == "GET" else "/admin"
+            return see_other(f"/admin/sign-in?{urlencode({'next': asked_for})}")
+        except web.HTTPException as error:
+            if error.status < 400:
+                raise
+            return error_page(request, error.status, error.reason, _WHERE.get(error.status, ""))
+        except Exception as error:
+            return _failure(request, error)
+
+    return endpoint
+
+
+def _failure(request: web.Request, error: Exception) -> web.StreamResponse:
+    match error:
+        case ConsoleClosed():
+            shown = (503, "The console is not set up", _CLOSED)
+        case ForgedForm():
+            shown = (403, "This form is out of date", _FORGED)
+        case Refused():
+            shown = (error.status, error.message, "")
+        case ApiError():
+            return error_page(request, error.status, str(error.detail), "", error.headers)
+        case Unavailable():
+            _LOG.warning("unavailable: %s", error, extra={"request_id": request[REQUEST_ID]})
+            shown = (503, "The service is busy or starting", _AGAIN)
+        case _:
+            _LOG.error("unhandled error", exc_info=error, extra={"request_id": request[REQUEST_ID]})
+            shown = (500, "Something went wrong here", _OURS)
+    return error_page(request, *shown)
+
+
+_WHERE = {404: "Nothing is here. The navigation above leads to what there is."}
+_CLOSED = "Its operator must set ADMIN_JWT_SECRET; docs/operations.md says how."
+_FORGED = "Your session may have ended in the meantime. Go back, load the page again and retry."
+_AGAIN = "Nothing was changed. Try again in a moment."
+_OURS = "Nothing was half done. If it happens again, tell the operator the request id below."
+
+
+async def render(
+    visit: Visit, template: str, *, status: int = 200, **context: Any
+) -> web.StreamResponse:
+    """The page, with the frame for whoever is signed in. A message that waits is shown."""
+    request = visit.request
+    cookies = request.app[COOKIES]
+    flash = await cookies.flash(request)
+    response = _response(
+        request,
+        template,
+        status,
+        {
+            "visit": visit,
+            "is_admin": visit.is_admin,
+            "csrf_token": visit.session.csrf_token if visit.session else "",
+            "flash": flash,
+            "navigation": NAVIGATION,
+            "path": request.path,
+            **context,
+        },
+    )
+    if flash is not None:
+        await cookies.set_flash(request, response, {})
+    return response
+
+
+def render_public(
+    request: web.Request, template: str, *, status: int = 200, **context: Any
+) -> web.StreamResponse:
+    """A page for somebody who is not signed in."""
+    return _response(request, template, status, context)
+
+
+def error_page(
+    request: web.Request,
+    status: int,
+    title: str,
+    advice: str,
+    headers: Mapping[str, str] | None = None,
+) -> web.StreamResponse:
+    """An error in the console's style."""
+    response = _response(
+        request,
+        "admin/error.html",
+        status,
+        {"status": status, "title": title, "advice": advice, "request_id": request[REQUEST_ID]},
+    )
+    for name, value in (headers or {}).items():
+        response.headers[name] = value
+    return response
+
+
+def _response(
+    request: web.Request, template: str, status: int, context: Mapping[str, Any]
+) -> web.Response:
+    html = aiohttp_jinja2.get_env(request.app).get_template(template).render(context)
+    response = web.Response(text=html, status=status, content_type="text/html", headers=HEADERS)
+    config = request.app[CONFIG].staff
+    if config is not None and config.public_url.startswith("https:"):
+        response.headers["Strict-Transport-Security"] = "max-age=31536000"
+    return response
+
+
+def see_other(location: str) -> web.Response:
+    """On to another page, as after every form."""
+    return web.Response(status=303, headers={"Location": location, "Cache-Control": "no-store"})
+
+
+async def done(visit: Visit, location: str, message: str, kind: str = "success") -> web.Response:
+    """On to another page, which says once what was done."""
+    response = see_other(location)
+    await visit.request.app[COOKIES].set_flash(
+        visit.request, response, {"kind": kind, "message": message}
+    )
+    return response
+
+
+def page_number(request: web.Request) -> int:
+    """The page of a list that the address names; the first for anything else."""
+    text = request.query.get("page", "1")
+    return int(text) if text.isdecimal() and 0 < int(text) <= 1_000_000 else 1
+
+
+def pager(request: web.Request, number: int, has_next: bool) -> dict[str, Any]:
+    """What the pager shows: addresses of the pages before and after, filters kept."""
+
+    def address(other: int) -> str:
+        query = {name: value for name, value in request.query.items() if name != "page"}
+        return f"{request.path}?{urlencode({**query, 'page': other})}"
+
+    return {
+        "number": number,
+        "previous": address(number - 1) if number > 1 else None,
+        "next": address(number + 1) if has_next else None,
+    }
+
+
+async def form_of(request: web.Request) -> dict[str, str]:
+    """A form's fields; of one given twice the last counts. White space around is dropped, and NUL,
+    which the database cannot hold."""
+    return {
+        name: value.replace("\0", "").strip()
+        for name, value in (await request.post()).items()
+        if isinstance(value, str)
+    }
+
+
+def whole_number(
+    form: Mapping[str, str], field: str, low: int, high: int, *, optional: bool = False
+) -> int | None:
+    """A field's number. Raises FormFault unless it is a whole number between the bounds, or, when
+    it is optional, empty."""
+    text = form.get(field, "").replace(",", "").replace("_", "")
+    if not text and optional:
+        return None
+    try:
+        value = int(text)
+    except ValueError:
+        raise FormFault(**{field: "Give a whole number."}) from None
+    if not low <= value <= high:
+        raise FormFault(**{field: f"Give a number from {low:,} to {high:,}."})
+    return value
+
+
+def required(form: Mapping[str, str], field: str, limit: int = 255, what: str = "this") -> str:
+    """A field's text. Raises FormFault when it is empty or too long."""
+    text = form.get(field, "")
+    if not text:
+        raise FormFault(**{field: f"Give {what}."})
+    if len(text) > limit:
+        raise FormFault(**{field: f"Use at most {limit} characters."})
+    return text
+
+
+def add_filters(environment: Environment) -> None:
+    """The one way amounts, times and money are written."""
+    environment.filters["amount"] = _amount
+    environment.filters["time"] = _time
+    environment.filters["iso"] = _iso
+    environment.filters["day"] = _day
+
+
+def _amount(value: int | Decimal | None) -> str:
+    return "-" if value is None else f"{int(value):,}"
+
+
+def _time(value: datetime | None) -> str:
+    return "never" if value is None else value.astimezone(UTC).strftime("%Y-%m-%d %H:%M")
+
+
+def _iso(value: datetime) -> str:
+    return value.astimezone(UTC).isoformat()
+
+
+def _day(value: date) -> str:
+    return f"{value.day} {value:%b}"

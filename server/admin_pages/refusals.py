@@ -1,0 +1,64 @@
+"""Refusals of the billing functions as a form shows them: at the field they are about, in words for
+whoever filled it in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from server.admin_pages.page import FormFault
+from server.errors import worded
+from server.gateway import Refused
+from server.keys import GATEWAY
+from server.staff.guard import Visit
+
+FORM = "form"  # the field of what is about no field
+_WORDS = {
+    "insufficient_credits": "The account has only {balance} credits.",
+    "balance_overflow": "The account has {balance} credits and cannot hold more than {maximum}.",
+    "idempotency_key_reused": "This form was already used for another change. Look at the ledger,"
+    " and submit again if this one is wanted too.",
+}
+
+
+async def require_admin(visit: Visit) -> None:
+    """Refuses viewers before a form is looked at, in the words of the functions, which decide."""
+    if not visit.is_admin:
+        slug = "admin_role_required"
+        wording = await visit.request.app[GATEWAY].wording(slug)
+        raise worded(slug, wording, {"role": visit.role})
+
+
+def all_of(*reads: Callable[[], Any]) -> list[Any]:
+    """What each read of a form's field gives. Raises FormFault with the faults of all of them."""
+    values: list[Any] = []
+    faults: dict[str, str] = {}
+    for read in reads:
+        try:
+            values.append(read())
+        except FormFault as fault:
+            faults |= fault.faults
+    if faults:
+        raise FormFault(**faults)
+    return values
+
+
+def fault_of(error: Refused, fields: Mapping[str, str]) -> FormFault:
+    """The refusal at a field of the form: `fields` by slug, or by the argument that is invalid.
+    Raises the refusal itself when it is about neither the form nor a field of it."""
+    if error.slug == "invalid_argument":
+        argument = str(error.values.get("argument", ""))
+        problem = str(error.values.get("problem", error.message))
+        field = fields.get(argument, FORM)
+        return FormFault(**{field: f"{problem[:1].upper()}{problem[1:]}."})
+    if error.slug in _WORDS:
+        words = _WORDS[error.slug].format_map(_written(error.values))
+        return FormFault(**{fields.get(error.slug, FORM): words})
+    raise error
+
+
+def _written(values: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        name: f"{value:,}" if isinstance(value, int) else str(value)
+        for name, value in values.items()
+    }

@@ -1,0 +1,155 @@
+"""/admin/settings: what new accounts get free, what a pack is and costs, the payment provider."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from aiohttp import web
+
+from server.admin_pages.money import money_text
+from server.admin_pages.page import FormFault, done, form_of, render, required, whole_number
+from server.admin_pages.provider_view import provider_view, read_provider, sealed, test_connection
+from server.admin_pages.refusals import FORM, all_of, fault_of, require_admin
+from server.gateway import Refused, Row, calls
+from server.keys import GATEWAY
+from server.staff.guard import Visit
+
+_PAGE = "/admin/settings"
+_MOST = 2**63 - 1
+_REASON_LENGTH = 500
+_FIELDS = {
+    "p_reason": "reason",
+    "p_free_uses": "free_uses",
+    "p_pack_uses": "pack_uses",
+    "p_pack_price_minor": "pack_price_minor",
+    "p_pack_currency": "pack_currency",
+}
+_PRICING = (
+    ("free_uses", "Free uses of a new account"),
+    ("pack_uses", "Uses in a pack"),
+    ("pack_price_minor", "Price of a pack, in minor units"),
+    ("pack_currency", "Currency"),
+)
+
+
+async def show(request: web.Request, visit: Visit) -> web.StreamResponse:
+    """Pricing and the payment provider."""
+    return await _show(visit)
+
+
+async def set_pricing(request: web.Request, visit: Visit) -> web.StreamResponse:
+    """Changes the price, once before and after were shown and confirmed."""
+    await require_admin(visit)
+    form = await form_of(request)
+    try:
+        before = await _read_pricing(request)
+        changed, reason = all_of(
+            lambda: _changed_pricing(form, before),
+            lambda: required(form, "reason", _REASON_LENGTH, "a reason"),
+        )
+        if form.get("confirm") != "yes":
+            after = {**before, **changed}
+            return await render(
+                visit,
+                "admin/settings/confirm_pricing.html",
+                lines=[(title, before[name], after[name]) for name, title in _PRICING],
+                price_before=_price(before),
+                price_after=_price(after),
+                changed=changed,
+                reason=reason,
+            )
+        kept: dict[str, Any] = dict.fromkeys(name for name, _ in _PRICING)
+        now = await visit.row(calls.SET_PRICING, reason=reason, **{**kept, **changed})
+    except (FormFault, Refused) as error:
+        return await _failed(visit, "pricing", form, error)
+    message = f"New accounts get {now['free_uses']:,} free uses; a pack is {now['pack_uses']:,}"
+    return await done(visit, _PAGE, f"{message} uses for {_price(now)}.")
+
+
+def _changed_pricing(form: Mapping[str, str], before: Mapping[str, Any]) -> dict[str, Any]:
+    """What the form changes; an empty field keeps. Raises FormFault, also for no change."""
+    values = all_of(
+        lambda: whole_number(form, "free_uses", 0, _MOST, optional=True),
+        lambda: whole_number(form, "pack_uses", 1, _MOST, optional=True),
+        lambda: whole_number(form, "pack_price_minor", 1, _MOST, optional=True),
+        lambda: _currency(form),
+    )
+    given = dict(zip((name for name, _ in _PRICING), values, strict=True))
+    changed = {
+        name: value for name, value in given.items() if value is not None and value != before[name]
+    }
+    if not changed:
+        raise FormFault(**{FORM: "These are the present settings. Change one of them."})
+    return changed
+
+
+def _currency(form: Mapping[str, str]) -> str | None:
+    code = form.get("pack_currency", "").upper()
+    if code and not re.fullmatch("[A-Z]{3}", code):
+        raise FormFault(pack_currency="Give three letters, like USD.")
+    return code or None
+
+
+def _price(settings: Mapping[str, Any] | Row) -> str:
+    return money_text(settings["pack_price_minor"], settings["pack_currency"])
+
+
+async def set_provider(request: web.Request, visit: Visit) -> web.StreamResponse:
+    """Changes what is known of Stripe; what is left empty is kept."""
+    await require_admin(visit)
+    form = await form_of(request)
+    try:
+        stored = await read_provider(visit)
+        config, reason = all_of(
+            lambda: sealed(request, form, stored),
+            lambda: required(form, "reason", _REASON_LENGTH, "a reason"),
+        )
+        await visit.row(calls.SET_PROVIDER_CONFIG, provider_type="stripe", reason=reason, **config)
+    except (FormFault, Refused) as error:
+        return await _failed(visit, "stripe", form, error)
+    return await done(visit, _PAGE, "Stripe's settings are stored. Test the connection next.")
+
+
+async def test_provider(request: web.Request, visit: Visit) -> web.StreamResponse:
+    """Asks Stripe whether it accepts the stored key."""
+    await require_admin(visit)
+    works, message = await test_connection(request)
+    return await done(visit, _PAGE, message, "success" if works else "error")
+
+
+async def _failed(
+    visit: Visit, name: str, form: Mapping[str, str], error: FormFault | Refused
+) -> web.StreamResponse:
+    fault = fault_of(error, _FIELDS) if isinstance(error, Refused) else error
+    return await _show(visit, name, form, fault.faults)
+
+
+async def _read_pricing(request: web.Request) -> dict[str, Any]:
+    row = await request.app[GATEWAY].sign_in(calls.GET_SETTINGS)
+    assert row is not None
+    return dict(row)
+
+
+async def _show(
+    visit: Visit,
+    failed: str = "",
+    form: Mapping[str, str] | None = None,
+    faults: Mapping[str, str] | None = None,
+) -> web.StreamResponse:
+    pricing = await _read_pricing(visit.request)
+    typed = form or {}
+    return await render(
+        visit,
+        "admin/settings/show.html",
+        status=422 if failed else 200,
+        pricing=pricing,
+        price=_price(pricing),
+        pricing_values=typed if failed == "pricing" else pricing,
+        pricing_faults=(faults or {}) if failed == "pricing" else {},
+        stripe_faults=(faults or {}) if failed == "stripe" else {},
+        stripe=provider_view(
+            visit.request, await read_provider(visit), typed if failed == "stripe" else None
+        ),
+    )

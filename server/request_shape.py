@@ -1,0 +1,71 @@
+"""What a request must look like, read and checked in the order clients rely on (contract.md 1):
+the body as JSON, then header, path, query and body against their models."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from aiohttp import web
+from pydantic import BaseModel, Field
+
+from server.errors import ApiError
+from server.validation import Entries, Text255, missing, parse_json_body, validate
+
+
+class WriteHeaders(BaseModel):
+    """What every POST that writes may carry beside the key."""
+
+    idempotency_key: Text255 | None = Field(default=None, alias="idempotency-key")
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """The models of a request's parts; with `idempotent`, the Idempotency-Key header is read
+    too."""
+
+    body: type[BaseModel] | None
+    path: type[BaseModel] | None
+    query: type[BaseModel] | None
+    idempotent: bool
+
+    async def read(self, request: web.Request) -> tuple[dict[str, Any], Entries]:
+        """The request's parts as models, and the entries of what fails, in the order of the
+        contract. Raises ApiError for a body that is no JSON at all."""
+        models: dict[str, Any] = {}
+        entries: Entries = []
+        parsed, absent = None, True
+        if self.body is not None:
+            _refuse_encoding(request)
+            raw = await request.read()
+            absent = not raw
+            parsed = parse_json_body(request, raw) if raw else None
+        if self.idempotent:
+            header = request.headers.get("Idempotency-Key")
+            models["idempotency_key"] = header or None
+            if header is not None:
+                entries += validate(WriteHeaders, {"idempotency-key": header}, "header")[1]
+        if self.path is not None:
+            models["path"], faults = validate(self.path, dict(request.match_info), "path")
+            entries += faults
+        if self.query is not None:
+            # Of a parameter given twice the last counts.
+            models["query"], faults = validate(self.query, dict(request.query.items()), "query")
+            entries += faults
+        if self.body is not None and absent:
+            entries.append(missing("body"))
+        elif self.body is not None:
+            models["body"], faults = validate(self.body, parsed, "body")
+            entries += faults
+        return models, entries
+
+
+def _refuse_encoding(request: web.Request) -> None:
+    """Bodies are small: unpacking would only let a few bytes become many."""
+    if request.headers.get("Content-Encoding", "identity").lower() not in ("identity", ""):
+        raise ApiError(
+            415,
+            "unsupported_content_encoding",
+            "Unsupported Content-Encoding: send the body as it is",
+            headers={"Accept-Encoding": "identity"},
+        )

@@ -1,0 +1,219 @@
+"""The guard of the staff's doors: a page wants a browser session, a script's call a bearer token or
+the session. What somebody may do is decided by the billing functions, whom it is passed to."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote, unquote, urlsplit
+from uuid import UUID
+
+import jwt
+from aiohttp import web
+
+from server.errors import ApiError
+from server.gateway import Row, calls
+from server.gateway.calls import FunctionCall
+from server.keys import CONFIG, COOKIES, GATEWAY
+from server.staff.sessions import BrowserSession
+
+_BEARER = {"WWW-Authenticate": "Bearer"}
+_LONGEST_PATH = 1000  # it travels in a cookie, and browsers drop those over 4 KB
+Handler = Callable[[web.Request, "Visit"], Awaitable[web.StreamResponse]]
+
+
+class ConsoleClosed(Exception):
+    """The operator has not set up the console."""
+
+
+class NotSignedIn(Exception):
+    """A page was asked for without a session that is good."""
+
+
+class ForgedForm(Exception):
+    """A form came without the token of this session."""
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """A staff member's request that passed the guard."""
+
+    request: web.Request
+    admin_user_id: UUID
+    email: str
+    name: str
+    picture_url: str | None
+    role: str
+    session: BrowserSession | None
+
+    @property
+    def is_admin(self) -> bool:
+        """Whether to show what changes things; the functions decide again."""
+        return self.role == "admin"
+
+    async def rows(self, call: FunctionCall, **arguments: Any) -> list[Row]:
+        """Calls a function in this staff member's name. Raises Refused."""
+        return await self.request.app[GATEWAY].staff(
+            call,
+            self.admin_user_id,
+            client_of(self.request),
+            **arguments,
+        )
+
+    async def row(self, call: FunctionCall, **arguments: Any) -> Row:
+        """The one row of a call."""
+        return (await self.rows(call, **arguments))[0]
+
+
+def staff_page(handler: Handler) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    """Guards a page: a session is wanted, and from a form the session's token too."""
+
+    async def page(request: web.Request) -> web.StreamResponse:
+        visit = await visit_of_browser(request)
+        if visit is None:
+            raise NotSignedIn
+        if request.method == "POST":
+            await _require_token(request, visit)
+        return await handler(request, visit)
+
+    return page
+
+
+def staff_api(handler: Handler) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    """Guards a call for scripts: a bearer token, else the browser's session, which writes only for
+    our own pages."""
+
+    async def endpoint(request: web.Request) -> web.StreamResponse:
+        return await handler(request, await visit_of_script(request))
+
+    return endpoint
+
+
+async def visit_of_browser(request: web.Request) -> Visit | None:
+    """Who the browser's session says is asking, None when it is not good."""
+    if request.app[CONFIG].staff is None:
+        raise ConsoleClosed
+    session = await request.app[COOKIES].session(request)
+    if session is None:
+        return None
+    row = await request.app[GATEWAY].sign_in(calls.GET_SESSION, session.hash)
+    return _visit(request, row, session) if row is not None else None
+
+
+async def visit_of_script(request: web.Request) -> Visit:
+    """Who asks, by bearer token first, else by session. Raises ApiError (401, 403)."""
+    config = request.app[CONFIG].staff
+    if config is None:
+        raise ApiError(
+            503,
+            "console_closed",
+            "The staff console is not set up",
+            headers={"Retry-After": "60"},
+        )
+    header = request.headers.get("Authorization", "")
+    if header:
+        scheme, _, token = header.partition(" ")
+        if scheme.lower() != "bearer" or not token.strip():
+            raise _unauthorized("Not authenticated")
+        return await _visit_of_token(request, config.secret, token.strip())
+    visit = await visit_of_browser(request)
+    if visit is None:
+        presented = "admin_token" in request.cookies
+        raise _unauthorized("Invalid or expired token" if presented else "Not authenticated")
+    if request.method not in ("GET", "HEAD") and not _same_origin(request, config.public_url):
+        raise ApiError(
+            403, "cross_origin", "Calls with a browser session must come from our own pages"
+        )
+    return visit
+
+
+def client_of(request: web.Request) -> tuple[str, str]:
+    """The browser's address and name, as the audit log keeps them."""
+    return request.remote or "", _readable(request.headers.get("User-Agent", ""))[:500]
+
+
+def _readable(header: str) -> str:
+    """A header as text, also where its bytes are none."""
+    return header.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def _same_origin(request: web.Request, public_url: str) -> bool:
+    origin = request.headers.get("Origin")
+    if origin is not None:
+        return hmac.compare_digest(_readable(origin).encode(), public_url.encode())
+    return request.headers.get("Sec-Fetch-Site") == "same-origin"
+
+
+async def _visit_of_token(request: web.Request, secret: str, token: str) -> Visit:
+    try:
+        claims = jwt.decode(
+            _readable(token), secret, algorithms=["HS256"], options={"require": ["exp", "iat"]}
+        )
+    except jwt.InvalidTokenError:
+        raise _unauthorized("Invalid or expired token") from None
+    try:
+        admin_user_id = UUID(claims["sub"])
+    except (KeyError, ValueError, TypeError, AttributeError):
+        raise _unauthorized("Invalid token payload") from None
+    row = await request.app[GATEWAY].sign_in(calls.FIND_ADMIN, admin_user_id)
+    if row is None:
+        raise _unauthorized("User not found")
+    if not row["is_active"]:
+        raise ApiError(403, "admin_deactivated", "User account is deactivated")
+    return _visit(request, row, None)
+
+
+def _visit(request: web.Request, row: Row, session: BrowserSession | None) -> Visit:
+    return Visit(
+        request,
+        row["admin_user_id"],
+        row["email"],
+        row["full_name"],
+        row["picture_url"],
+        row["role"],
+        session,
+    )
+
+
+async def _require_token(request: web.Request, visit: Visit) -> None:
+    try:
+        form = await request.post()
+    except (ValueError, LookupError):  # no form, or in a character set nobody knows
+        raise ForgedForm from None
+    presented = form.get("csrf_token")
+    expected = visit.session.csrf_token if visit.session else ""
+    if not isinstance(presented, str) or not expected:
+        raise ForgedForm
+    if not hmac.compare_digest(presented.encode(), expected.encode()):
+        raise ForgedForm
+
+
+def _unauthorized(detail: str) -> ApiError:
+    return ApiError(401, "not_authenticated", detail, headers=_BEARER)
+
+
+def local_path(request: web.Request, target: str | None) -> str | None:
+    """`target` as a path of our own pages; None when it leads anywhere else (8.18: an open
+    redirect would hand the visitor to a stranger)."""
+    config = request.app[CONFIG].staff
+    if not target or config is None or len(target) > _LONGEST_PATH:
+        return None
+    if "\\" in target or any(ord(letter) < 33 for letter in target):
+        return None
+    try:
+        parts = urlsplit(target)
+    except ValueError:  # no address at all
+        return None
+    is_ours = target.startswith(f"{config.public_url}/" if parts.scheme or parts.netloc else "/")
+    if not is_ours or target.startswith("//") or not _is_page(parts.path):
+        return None
+    path = quote(parts.path, safe="/%:@-._~!$&'()*+,;=")
+    return f"{path}?{parts.query}" if parts.query else path
+
+
+def _is_page(path: str) -> bool:
+    """Whether a path leads below /admin; browsers walk dots, written out or percent-encoded."""
+    parts = unquote(path).split("/")
+    return parts[:2] == ["", "admin"] and {".", ".."}.isdisjoint(parts)

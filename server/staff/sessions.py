@@ -1,0 +1,126 @@
+"""Browser sessions: the cookie holds a random id and a CSRF token, encrypted; whose session it is,
+and whether it still is one, the database knows. A second, short cookie carries a sign-in under way
+and binds it to the browser; a third shows a message once."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from dataclasses import dataclass
+from typing import Any
+
+from aiohttp import web
+from aiohttp_session import Session
+from aiohttp_session.cookie_storage import EncryptedCookieStorage
+
+from server.config import StaffConfig
+from server.encryption import derived_key
+
+SESSION_SECONDS = 24 * 3600
+SIGN_IN_SECONDS = 600
+_FLASH_SECONDS = 60
+
+
+@dataclass(frozen=True, slots=True)
+class BrowserSession:
+    """What the session cookie holds."""
+
+    id: str
+    csrf_token: str
+
+    @property
+    def hash(self) -> bytes:
+        """What the database knows the session by."""
+        return hashed(self.id)
+
+
+class Cookies:
+    """The three cookies. They are sent over TLS only (but for `dev`), never shown to scripts, and
+    not sent along by other sites but when a link is followed."""
+
+    def __init__(self, config: StaffConfig) -> None:
+        self._config = config
+        self._session = self._storage("admin_token", SESSION_SECONDS, "/")
+        self._sign_in = self._storage("admin_sign_in", SIGN_IN_SECONDS, "/admin")
+        self._flash = self._storage("admin_flash", _FLASH_SECONDS, "/admin")
+
+    def _storage(self, name: str, seconds: int, path: str) -> EncryptedCookieStorage:
+        return EncryptedCookieStorage(
+            derived_key(self._config.secret, f"cookie {name}").decode(),
+            cookie_name=name,
+            max_age=seconds,
+            path=path,
+            secure=self._config.secure_cookies,
+            httponly=True,
+            samesite="Lax",
+        )
+
+    async def session(self, request: web.Request) -> BrowserSession | None:
+        """The session the browser presents, if it is one of ours."""
+        data = await _load(self._session, request)
+        if not isinstance(data.get("id"), str) or not isinstance(data.get("csrf"), str):
+            return None
+        return BrowserSession(data["id"], data["csrf"])
+
+    async def set_session(
+        self, request: web.Request, response: web.StreamResponse, session: BrowserSession
+    ) -> None:
+        """Gives the browser a session."""
+        await self._save(
+            self._session, request, response, {"id": session.id, "csrf": session.csrf_token}
+        )
+
+    async def end_session(self, request: web.Request, response: web.StreamResponse) -> None:
+        """Takes the session away from the browser."""
+        await self._save(self._session, request, response, {})
+
+    async def sign_in(self, request: web.Request) -> dict[str, str]:
+        """The sign-in that this browser began, or nothing."""
+        return await _load(self._sign_in, request)
+
+    async def set_sign_in(
+        self, request: web.Request, response: web.StreamResponse, values: dict[str, str]
+    ) -> None:
+        """Remembers a sign-in under way in the browser; nothing forgets it."""
+        await self._save(self._sign_in, request, response, values)
+
+    async def flash(self, request: web.Request) -> dict[str, str] | None:
+        """The message to show once, if there is one."""
+        message = await _load(self._flash, request)
+        return message or None
+
+    async def set_flash(
+        self, request: web.Request, response: web.StreamResponse, message: dict[str, str]
+    ) -> None:
+        """Shows a message on the next page; nothing takes it away."""
+        await self._save(self._flash, request, response, message)
+
+    async def _save(
+        self,
+        storage: EncryptedCookieStorage,
+        request: web.Request,
+        response: web.StreamResponse,
+        values: dict[str, str],
+    ) -> None:
+        session = Session(None, data=None, new=True, max_age=storage.max_age)
+        data: Any = values
+        session.update(data)
+        await storage.save_session(request, response, session)
+
+
+async def _load(storage: EncryptedCookieStorage, request: web.Request) -> dict[str, Any]:
+    """What the browser presents, if it is something of ours."""
+    try:
+        return dict(await storage.load_session(request))
+    except UnicodeError:  # bytes that are no text
+        return {}
+
+
+def new_session() -> BrowserSession:
+    """A session nobody has yet."""
+    return BrowserSession(secrets.token_urlsafe(32), secrets.token_urlsafe(32))
+
+
+def hashed(secret: str) -> bytes:
+    """A random secret as the database stores it."""
+    return hashlib.sha256(secret.encode()).digest()

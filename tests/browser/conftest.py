@@ -1,0 +1,188 @@
+"""Debian's Chromium, driven by playwright, before a running console whose staff sign in through a
+real OpenID provider, and whose payments go through the Stripe double. Screenshots of every page are
+kept in tests/artefacts."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from axe_playwright_python.base import AXE_FILE_PATH
+from playwright.sync_api import Browser, BrowserContext, Page, Response, sync_playwright
+
+from tests.identity_provider import FOUNDER, Console, GoodProvider, good_provider, running_console
+from tests.payments import configure_stripe, payment_environment
+from tests.stripe_double import StripeDouble, running_stripe
+from tests.support import Database
+
+CHROMIUM = shutil.which("chromium")
+ARTEFACTS = Path(__file__).resolve().parent.parent / "artefacts"
+WIDE, NARROW = {"width": 1440, "height": 900}, {"width": 360, "height": 740}
+VIEWER = "grace@ciris.ai"
+
+if CHROMIUM is None and os.environ.get("CI") != "true":
+    pytest.skip("Debian's chromium is not installed", allow_module_level=True)
+
+
+@dataclass
+class Shop:
+    """The console with everything around it."""
+
+    console: Console
+    provider: GoodProvider
+    double: StripeDouble
+    database: Database
+
+    @property
+    def url(self) -> str:
+        return self.console.base_url
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """One Chromium for the run."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage"]
+        )
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def shop(module_database: Database) -> Iterator[Shop]:
+    """A console for the tests of one module."""
+    with good_provider() as provider, running_stripe() as double:
+        configure_stripe(module_database, double)
+        provider.knows(FOUNDER, name="Ada Founder")
+        provider.knows(VIEWER, name="Grace Viewer")
+        with running_console(
+            module_database, provider.discovery_url, **payment_environment(double)
+        ) as console:
+            yield Shop(console, provider, double, module_database)
+
+
+class Person:
+    """Somebody before a browser of their own."""
+
+    def __init__(self, shop: Shop, context: BrowserContext) -> None:
+        self.shop = shop
+        self.context = context
+        self.page: Page = context.new_page()
+        self.complaints: list[str] = []
+        self.page.on("console", self._listen)
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+
+    def _listen(self, message: Any) -> None:
+        # A page that answers 4xx is told by Chromium as an error too; tests look at the page.
+        if message.type == "error" and "Failed to load resource" not in message.text:
+            self.complaints.append(message.text)
+
+    def goes(self, path: str) -> Response:
+        """Opens a page of the console."""
+        response = self.page.goto(self.shop.url + path)
+        assert response is not None
+        return response
+
+    def signs_in(self, email: str) -> None:
+        """Through the identity provider, as a person does."""
+        self.goes("/admin")
+        self.page.get_by_role("link", name="Sign in with Google").click()
+        self.page.locator("input[name=sub]").fill(email)
+        self.page.locator("input[name=sub]").press("Enter")
+        self.page.wait_for_url(re.compile(re.escape(self.shop.url)))
+
+    @property
+    def heading(self) -> str:
+        return self.page.locator("h1").inner_text()
+
+    @property
+    def message(self) -> str:
+        """The message that is shown once."""
+        return self.page.get_by_role("status").inner_text()
+
+
+@pytest.fixture(scope="module")
+def _staff(shop: Shop, browser: Browser) -> dict[str, Any]:
+    """Cookies of an administrator and a viewer who signed in."""
+    states = {}
+    for email in (FOUNDER, VIEWER):
+        context = browser.new_context(viewport=WIDE)
+        Person(shop, context).signs_in(email)
+        states[email] = context.storage_state()
+        context.close()
+    return states
+
+
+def _somebody(shop: Shop, browser: Browser, state: Any = None, **options: Any) -> Iterator[Person]:
+    context = browser.new_context(
+        viewport=options.pop("viewport", WIDE), storage_state=state, **options
+    )
+    context.set_default_timeout(15_000)
+    person = Person(shop, context)
+    yield person
+    assert person.complaints == []
+    context.close()
+
+
+@pytest.fixture
+def admin(shop: Shop, browser: Browser, _staff: dict[str, Any]) -> Iterator[Person]:
+    """An administrator who is signed in."""
+    yield from _somebody(shop, browser, _staff[FOUNDER])
+
+
+@pytest.fixture
+def viewer(shop: Shop, browser: Browser, _staff: dict[str, Any]) -> Iterator[Person]:
+    """A viewer who is signed in."""
+    yield from _somebody(shop, browser, _staff[VIEWER])
+
+
+@pytest.fixture
+def plain(shop: Shop, browser: Browser, _staff: dict[str, Any]) -> Iterator[Person]:
+    """An administrator whose browser runs no scripts."""
+    yield from _somebody(shop, browser, _staff[FOUNDER], java_script_enabled=False)
+
+
+@pytest.fixture
+def stranger(shop: Shop, browser: Browser) -> Iterator[Person]:
+    """Somebody who is not signed in."""
+    yield from _somebody(shop, browser)
+
+
+@pytest.fixture
+def looked_at() -> Callable[[Page, str], None]:
+    """Keeps screenshots of a page at both widths and in both colour schemes, and wants it to fit
+    each width and to have no serious accessibility violation in any."""
+
+    def look(page: Page, name: str) -> None:
+        ARTEFACTS.mkdir(exist_ok=True)
+        axe = Path(AXE_FILE_PATH).read_text(encoding="utf-8")
+        found = []
+        for size, width in (("wide", WIDE), ("narrow", NARROW)):
+            page.set_viewport_size(width)  # type: ignore[arg-type]
+            for scheme in ("light", "dark"):
+                page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+                page.screenshot(path=ARTEFACTS / f"{name}-{size}-{scheme}.png", full_page=True)
+                # By the debugger's door: the page's own policy forbids foreign scripts.
+                page.evaluate(axe)
+                result = page.evaluate("axe.run()")
+                found += [
+                    (size, scheme, fault["id"], [node["html"][:120] for node in fault["nodes"][:3]])
+                    for fault in result["violations"]
+                    if fault["impact"] in ("serious", "critical")
+                ]
+            overflow = page.evaluate(
+                "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+            )
+            assert overflow <= 0, f"{name} is {overflow} pixels too wide when {size}"
+        page.set_viewport_size(WIDE)  # type: ignore[arg-type]
+        page.emulate_media(color_scheme="light")
+        assert found == []
+
+    return look

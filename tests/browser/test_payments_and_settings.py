@@ -1,0 +1,142 @@
+"""Staff look after payments, set the price, and connect Stripe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import httpx
+from playwright.sync_api import Page
+
+from tests.browser.conftest import Person, Shop
+from tests.support import unique
+
+Look = Callable[[Page, str], None]
+
+
+def _buy(shop: Shop, *, paid: bool = True) -> str:
+    """Somebody buys a pack; gives the payment's id."""
+    key = shop.database.create_key()
+    answer = httpx.post(
+        f"{shop.url}/v1/billing/purchases",
+        headers={"X-API-Key": key.secret},
+        json={
+            "oauth_provider": "oauth:google",
+            "external_id": unique("buyer"),
+            "customer_email": "buyer@example.com",
+        },
+        timeout=30,
+    )
+    assert answer.status_code == 201
+    payment_id = str(answer.json()["payment_id"])
+    if paid:
+        shop.double.pay(payment_id)
+        assert shop.double.deliver(shop.url, shop.double.succeeded_event(payment_id)).is_success
+    return payment_id
+
+
+def test_purchases_and_events_are_listed(admin: Person, looked_at: Look) -> None:
+    paid, open_ = _buy(admin.shop), _buy(admin.shop, paid=False)
+    admin.goes("/admin/payments")
+    looked_at(admin.page, "payments")
+    assert paid in admin.page.content()
+    assert open_ in admin.page.content()
+    admin.goes("/admin/payments?status=settled")
+    assert paid in admin.page.content()
+    assert open_ not in admin.page.content()
+    admin.page.get_by_role("link", name="Events").click()
+    assert "payment_intent.succeeded" in admin.page.content()
+    looked_at(admin.page, "payment-events")
+
+
+def test_a_payment_that_does_not_fit_is_shown_and_resolved(
+    admin: Person, viewer: Person, looked_at: Look
+) -> None:
+    payment_id = _buy(admin.shop, paid=False)
+    admin.shop.double.pay(payment_id)
+    event = admin.shop.double.succeeded_event(payment_id)
+    event["data"]["object"]["amount_received"] = 400
+    assert admin.shop.double.deliver(admin.shop.url, event).status_code == 500
+    admin.goes("/admin")
+    admin.page.get_by_role("link", name="needs a person").click()
+    problem = admin.page.locator("article", has_text=event["id"])
+    looked_at(admin.page, "payment-problems")
+    viewer.goes("/admin/payments/problems")
+    assert viewer.page.locator("main form[method=post]").count() == 0
+    problem.get_by_label("What you did about it").fill("refunded in the dashboard")
+    problem.get_by_role("button", name="Resolve").click()
+    assert f"{event['id']} is resolved." in admin.message
+    assert admin.shop.double.deliver(admin.shop.url, event).status_code == 200
+
+
+def test_credits_that_could_not_be_taken_back_are_shown(admin: Person, looked_at: Look) -> None:
+    payment_id = _buy(admin.shop)
+    _spend(admin.shop, payment_id)
+    admin.shop.double.refund(payment_id)
+    refunded = admin.shop.double.refunded_event(payment_id)
+    assert admin.shop.double.deliver(admin.shop.url, refunded).is_success
+    admin.goes("/admin/payments/problems")
+    assert "15 are short" in admin.page.content()
+    looked_at(admin.page, "payment-shortfall")
+
+
+def _spend(shop: Shop, payment_id: str) -> None:
+    external_id = shop.database.value(
+        "SELECT a.external_id FROM billing_data.accounts AS a"
+        " INNER JOIN billing_data.purchases AS p ON p.account_id = a.id WHERE p.payment_id = %s",
+        payment_id,
+    )
+    for amount in (1, 1, 1, 15):  # three free uses first
+        shop.database.execute(
+            "SELECT billing.create_charge(p_oauth_provider => 'oauth:google',"
+            " p_external_id => %s, p_amount_minor => %s)",
+            external_id,
+            amount,
+            user="t_dba",
+        )
+
+
+def test_the_price_is_changed_after_a_look_at_before_and_after(
+    admin: Person, looked_at: Look
+) -> None:
+    admin.goes("/admin/settings")
+    looked_at(admin.page, "settings")
+    pricing = admin.page.get_by_role("region", name="Pricing")
+    pricing.locator("[name=pack_price_minor]").fill("700")
+    pricing.locator("[name=reason]").fill("autumn price")
+    pricing.get_by_role("button", name="Show before and after").click()
+    assert admin.heading == "Change the price?"
+    looked_at(admin.page, "settings-confirm")
+    admin.page.get_by_role("button", name="Change the price").click()
+    assert admin.shop.database.value("SELECT pack_price_minor FROM billing.get_settings()") == 700
+    admin.goes("/admin/settings")
+    assert pricing.locator("[name=pack_price_minor]").input_value() == "700"
+    pricing.locator("[name=pack_price_minor]").fill("500")
+    pricing.locator("[name=reason]").fill("back again")
+    pricing.get_by_role("button", name="Show before and after").click()
+    admin.page.get_by_role("button", name="Change the price").click()
+
+
+def test_stripe_is_connected_and_no_secret_is_ever_shown(admin: Person) -> None:
+    admin.goes("/admin/settings")
+    stripe = admin.page.get_by_role("region", name="Stripe")
+    stripe.get_by_role("button", name="Test connection").click()
+    assert "Stripe accepts the API key." in admin.message
+    stripe.locator("[name=api_key]").fill("sk_live_" + "x" * 30)
+    stripe.locator("[name=reason]").fill("the wrong one")
+    stripe.get_by_role("button", name="Store").click()
+    assert "sk_live_x" not in admin.page.content()  # modes are not mixed, and it is not echoed
+    assert admin.shop.double.api_key not in admin.page.content()
+    admin.goes("/admin/settings")
+    stripe.locator("[name=webhook_secret]").fill(admin.shop.double.webhook_secret)
+    stripe.locator("[name=reason]").fill("the endpoint was made anew")
+    stripe.get_by_role("button", name="Store").click()
+    assert "Stripe's settings are stored." in admin.message
+    for secret in (admin.shop.double.api_key, admin.shop.double.webhook_secret):
+        assert secret not in admin.page.content()
+        assert secret[-4:] in admin.page.content()
+
+
+def test_a_viewer_sees_the_price_and_no_form(viewer: Person, looked_at: Look) -> None:
+    viewer.goes("/admin/settings")
+    assert viewer.page.locator("main form[method=post]").count() == 0
+    looked_at(viewer.page, "settings-viewer")

@@ -1,0 +1,79 @@
+"""Staff come in by the front door, and out again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from playwright.sync_api import Page
+
+from tests.browser.conftest import VIEWER, Person
+from tests.identity_provider import FOUNDER
+
+Look = Callable[[Page, str], None]
+
+
+def test_an_administrator_signs_in_looks_around_and_signs_out(
+    stranger: Person, looked_at: Look
+) -> None:
+    stranger.goes("/admin/accounts?status=suspended")
+    assert stranger.heading == "Sign in"
+    looked_at(stranger.page, "sign-in")
+    stranger.page.get_by_role("link", name="Sign in with Google").click()
+    stranger.page.locator("input[name=sub]").fill(FOUNDER)
+    stranger.page.locator("input[name=sub]").press("Enter")
+    stranger.page.wait_for_url("**/admin/accounts?status=suspended")
+    assert stranger.heading == "Accounts"
+    stranger.page.get_by_role("button", name="Sign out").click()
+    assert "You are signed out." in stranger.message
+    assert stranger.goes("/admin").ok
+    assert stranger.heading == "Sign in"
+
+
+def test_a_viewer_is_told_so(viewer: Person) -> None:
+    viewer.goes("/admin")
+    assert viewer.page.locator("header").get_by_text("viewer").is_visible()
+    assert viewer.page.locator("header").get_by_text(VIEWER).is_visible()
+
+
+def test_the_dashboard_shows_today_and_a_month(admin: Person, looked_at: Look) -> None:
+    admin.shop.database.execute(
+        "SELECT billing.check_credit(p_oauth_provider => 'oauth:google', p_external_id => 'ada')",
+        user="t_dba",
+    )
+    for _ in range(2):
+        admin.shop.database.execute(
+            "SELECT billing.create_charge(p_oauth_provider => 'oauth:google',"
+            " p_external_id => 'ada')",
+            user="t_dba",
+        )
+    admin.goes("/admin")
+    assert admin.heading == "Dashboard"
+    figures = admin.page.locator("section", has=admin.page.get_by_role("heading", name="Today"))
+    assert "Charges\n2" in figures.inner_text()
+    assert admin.page.locator("figure.chart svg").count() == 4
+    admin.page.get_by_text("Figures").first.click()
+    looked_at(admin.page, "dashboard")
+
+
+def test_what_is_not_there_is_a_page_too(admin: Person, looked_at: Look) -> None:
+    assert admin.goes("/admin/nowhere").status == 404
+    looked_at(admin.page, "not-found")
+
+
+def test_everything_can_be_reached_by_keyboard(admin: Person) -> None:
+    admin.goes("/admin")
+    admin.page.keyboard.press("Tab")
+    assert admin.page.evaluate("document.activeElement.className") == "skip-link"
+    reached = set()
+    for _ in range(40):
+        admin.page.keyboard.press("Tab")
+        reached.add(admin.page.evaluate("document.activeElement.textContent.trim()"))
+    assert {"Accounts", "Payments", "API keys", "Settings", "Staff", "Audit log", "Sign out"} <= (
+        reached
+    )
+
+
+def test_pages_work_without_scripts(plain: Person) -> None:
+    plain.goes("/admin")
+    plain.page.get_by_role("link", name="Audit log").first.click()
+    assert plain.heading == "Audit log"
