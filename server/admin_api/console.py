@@ -18,6 +18,7 @@ from server.admin_api.models import (
     ProblemsQuery,
     PurchasesQuery,
     ResolveRequest,
+    ReturnPath,
     SetPricingRequest,
     StaffPath,
 )
@@ -64,6 +65,14 @@ async def resolve_payment_event(request: web.Request, call: Call) -> web.StreamR
     body: ResolveRequest = call.body
     await call.rows(calls.RESOLVE_PAYMENT_EVENT, event_id=path.event_id, reason=body.reason)
     return answer(200, {"event_id": path.event_id, "resolution": body.reason})
+
+
+async def resolve_shortfall(request: web.Request, call: Call) -> web.StreamResponse:
+    """200; 404 for a refund or dispute without an open shortfall."""
+    path: ReturnPath = call.path
+    body: ResolveRequest = call.body
+    await call.rows(calls.RESOLVE_SHORTFALL, return_id=path.return_id, reason=body.reason)
+    return answer(200, {"return_id": path.return_id, "resolution": body.reason})
 
 
 async def get_settings(request: web.Request, call: Call) -> web.StreamResponse:

@@ -160,8 +160,14 @@ class EventPath(BaseModel):
     event_id: Annotated[Text, StringConstraints(max_length=255)]
 
 
+class ReturnPath(BaseModel):
+    """/admin/api/payment-returns/{return_id}"""
+
+    return_id: Annotated[Text, StringConstraints(max_length=255)]
+
+
 class ResolveRequest(BaseModel):
-    """POST /admin/api/payment-events/{event_id}/resolve"""
+    """POST .../{event_id}/resolve and .../{return_id}/resolve"""
 
     reason: Reason
 

@@ -73,8 +73,8 @@ _ADVICE = {
     "payment_mismatch": "The user may have paid twice. Refund one of the payments in Stripe, then"
     " resolve this.",
     "shortfall": "The money went back after the credits were used, and a balance never goes below"
-    " 0: the missing uses stay with you. Nothing has to be done; where it is abuse, suspend the"
-    " account. It stays listed as long as the money is gone.",
+    " 0: the missing uses stay with you. Where it is abuse, suspend the account. Then write it off"
+    " by resolving this.",
 }
 
 
@@ -114,26 +114,26 @@ async def problems(request: web.Request, visit: Visit) -> web.StreamResponse:
 
 
 async def resolve(request: web.Request, visit: Visit) -> web.StreamResponse:
-    """Closes an event that somebody has dealt with."""
+    """Closes an event or a shortfall that somebody has dealt with."""
     await require_admin(visit)
-    event_id = request.match_info["event_id"].replace("\0", "")
+    reference = request.match_info["event_id"].replace("\0", "")
     form = await form_of(request)
     try:
-        await visit.rows(
-            calls.RESOLVE_PAYMENT_EVENT,
-            event_id=event_id,
-            reason=required(form, "reason", 500, "what you did about it"),
-        )
+        reason = required(form, "reason", 500, "what you did about it")
+        if form.get("kind") == "shortfall":
+            await visit.rows(calls.RESOLVE_SHORTFALL, return_id=reference, reason=reason)
+        else:
+            await visit.rows(calls.RESOLVE_PAYMENT_EVENT, event_id=reference, reason=reason)
     except FormFault as fault:
-        return await _show_problems(visit, _page_of(form), event_id, form, fault.faults)
+        return await _show_problems(visit, _page_of(form), reference, form, fault.faults)
     except Refused as error:
-        if error.slug == "payment_event_not_found":
+        if error.slug in ("payment_event_not_found", "payment_return_not_found"):
             return await done(
-                visit, _PROBLEMS, f"{event_id} is resolved already, or unknown.", "warning"
+                visit, _PROBLEMS, f"{reference} is resolved already, or unknown.", "warning"
             )
         faults = fault_of(error, {"p_reason": "reason"}).faults
-        return await _show_problems(visit, _page_of(form), event_id, form, faults)
-    return await done(visit, _PROBLEMS, f"{event_id} is resolved.")
+        return await _show_problems(visit, _page_of(form), reference, form, faults)
+    return await done(visit, _PROBLEMS, f"{reference} is resolved.")
 
 
 def _page_of(form: Mapping[str, str]) -> int:
@@ -170,7 +170,7 @@ def _problem(row: Row) -> dict[str, Any]:
         "advice": _ADVICE.get(row["problem"], "Compare the payment in Stripe with the account."),
         "title": words if is_event else "Shortfall",
         "words": None if is_event else words,
-        "resolve_address": f"{_PROBLEMS}/{quote(row['reference'], safe='')}" if is_event else None,
+        "resolve_address": f"{_PROBLEMS}/{quote(row['reference'], safe='')}",
     }
 
 

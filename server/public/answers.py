@@ -161,6 +161,7 @@ FIELDS: Mapping[str, str] = {
     "resource_type": "The kind of thing it was done to.",
     "results": "A result for each charge, in the order sent.",
     "retryable": "False: sending it again without more credits ends the same.",
+    "return_id": "The refund's or dispute's id at the payment provider.",
     "return_url": "Accepted and ignored.",
     "returned_minor": "How much of the money went back, in minor units such as cents.",
     "role": "`admin` may change things, `viewer` may look.",
@@ -511,6 +512,11 @@ ERRORS: Mapping[str, ErrorCode] = {
         404,
         "Payment event not found: {event_id}",
         "There is no such event, or it needs nobody's attention.",
+    ),
+    "payment_return_not_found": ErrorCode(
+        404,
+        "No open shortfall of {return_id}",
+        "There is no such refund or dispute, or all its credits were taken back.",
     ),
     "user_not_found": ErrorCode(
         404, "User {account_id} not found", "There is no account of this id."

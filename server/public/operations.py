@@ -499,6 +499,7 @@ ERROR_VALUES: Mapping[str, Any] = {
     "permission": "billing:write",
     "limit": 1048576,
     "payment_id": "pi_unknown",
+    "return_id": "re_unknown",
     "account_id": _ACCOUNT_ID,
     "api_key_id": "7f0c2b1e-90d4-4c59-8a37-1f5b6e2d9c08",
     "email": "ada@example.com",

@@ -272,6 +272,9 @@ STAFF_SCHEMAS: Mapping[str, Schema] = {
     "ResolvedEvent": record(
         "An event that a person has dealt with.", event_id=STRING, resolution=STRING
     ),
+    "ResolvedReturn": record(
+        "A shortfall that a person has written off.", return_id=STRING, resolution=STRING
+    ),
     "StaffMember": record("A member of staff.", **_MEMBER),
     "StaffEntry": record(
         "A member of staff in the list.",

@@ -439,6 +439,17 @@ STAFF_OPERATIONS: Mapping[tuple[str, str], Operation] = {
         example={"event_id": _EVENT_ID, "resolution": "Granted by hand"},
         errors=("payment_event_not_found",),
     ),
+    ("POST", "/admin/api/payment-returns/{return_id}/resolve"): Operation(
+        "resolveShortfall",
+        "Staff: payments",
+        "Writes off the credits that could not be taken back after a refund or dispute: it leaves"
+        " the list of problems. No balance changes.",
+        answer=ref("ResolvedReturn"),
+        values={"return_id": "re_3RkX2eLkdIwHu7ix1pQ8sT4b"},
+        request={"reason": "Written off"},
+        example={"return_id": "re_3RkX2eLkdIwHu7ix1pQ8sT4b", "resolution": "Written off"},
+        errors=("payment_return_not_found",),
+    ),
     ("GET", "/admin/api/staff"): Operation(
         "listStaff",
         "Staff: staff",

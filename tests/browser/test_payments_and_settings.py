@@ -77,6 +77,11 @@ def test_credits_that_could_not_be_taken_back_are_shown(admin: Person, looked_at
     admin.goes("/admin/payments/problems")
     assert "15 are short" in admin.page.content()
     looked_at(admin.page, "payment-shortfall")
+    shortfall = admin.page.locator("article", has_text="15 are short")
+    shortfall.get_by_label("What you did about it").fill("written off")
+    shortfall.get_by_role("button", name="Resolve").click()
+    assert "is resolved." in admin.message
+    assert "15 are short" not in admin.page.content()
 
 
 def _spend(shop: Shop, payment_id: str) -> None:

@@ -208,6 +208,26 @@ def new_event(service: Service, event_id: str | None = None) -> str:
     return name
 
 
+def new_shortfall(service: Service) -> str:
+    """A refund whose credits were spent before."""
+    who, payment_id, return_id = unique("spender"), unique("pi"), unique("re")
+    given = {"who": who, "payment_id": payment_id, "return_id": return_id}
+    identity_of = "p_oauth_provider => 'oauth:google', p_external_id => %(who)s"
+    price = "(SELECT s.pack_price_minor FROM billing.get_settings() AS s)"
+    with psycopg.connect(service.database.dsn("t_dba"), autocommit=True) as dba:
+        for call in (
+            f"check_credit({identity_of})",
+            f"settle_purchase(p_payment_id => %(payment_id)s, p_amount_minor => {price},"
+            f" {identity_of})",
+            *[f"create_charge({identity_of})"] * 3,
+            f"create_charge({identity_of}, p_amount_minor => 15)",
+            "return_payment(p_payment_id => %(payment_id)s, p_return_id => %(return_id)s,"
+            f" p_kind => 'refund', p_amount_minor => {price})",
+        ):
+            dba.execute(f"SELECT billing.{call}", given)  # type: ignore[arg-type]
+    return return_id
+
+
 def audit_rows(service: Service, resource_id: str | None = None) -> list[Any]:
     """Who did what to it, newest first; without `resource_id`, everything."""
     return service.database.execute(
@@ -288,6 +308,9 @@ MATRIX: dict[tuple[str, str], Callable[[Service], Try]] = {
     ("GET", "/admin/api/payment-problems"): _path("/admin/api/payment-problems"),
     ("POST", "/admin/api/payment-events/{event_id}/resolve"): lambda service: Try(
         f"/admin/api/payment-events/{new_event(service)}/resolve", {"reason": "granted by hand"}
+    ),
+    ("POST", "/admin/api/payment-returns/{return_id}/resolve"): lambda service: Try(
+        f"/admin/api/payment-returns/{new_shortfall(service)}/resolve", {"reason": "written off"}
     ),
     ("GET", "/admin/api/staff"): _path("/admin/api/staff"),
     ("POST", "/admin/api/staff"): lambda service: Try(
@@ -1658,6 +1681,21 @@ def test_purchases_and_events_are_listed(service: Service, viewer: Person) -> No
     assert viewer.get("/payment-events", page=INT64_MAX // 500)["events"] == []
 
 
+def test_a_shortfall_is_listed_until_a_person_wrote_it_off(service: Service, admin: Person) -> None:
+    return_id = new_shortfall(service)
+    (mine,) = [
+        one for one in admin.get("/payment-problems")["problems"] if one["reference"] == return_id
+    ]
+    assert mine["problem"] == "shortfall"
+    path = f"/payment-returns/{return_id}/resolve"
+    resolved = admin.post(path, {"reason": "written off"})
+    assert resolved.json() == {"return_id": return_id, "resolution": "written off"}
+    listed = admin.get("/payment-problems")["problems"]
+    assert return_id not in [one["reference"] for one in listed]
+    again = admin.post(path, {"reason": "again"})
+    assert_error(again, 404, f"No open shortfall of {return_id}")
+
+
 def test_a_problem_is_listed_until_a_person_resolved_it(service: Service, admin: Person) -> None:
     event = new_event(service)
     problems = admin.get("/payment-problems")["problems"]
@@ -1924,6 +1962,8 @@ def test_the_example_request_is_answered_as_described(
             value = service.database.create_key().id
         if parameter["name"] == "event_id":
             value = new_event(service)
+        if parameter["name"] == "return_id":
+            value = new_shortfall(service)
         if parameter["in"] == "path":
             path = path.replace("{" + parameter["name"] + "}", value)
         else:

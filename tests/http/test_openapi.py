@@ -97,7 +97,6 @@ NOT_FOR_AGENTS = {
     "admin_domain_refused",  # a reason of sign_in_failed
     "busy",  # an agent is told `unavailable`
     "payment_attached",
-    "payment_return_not_found",
     "provider_config_changed",
 }
 

@@ -1,0 +1,217 @@
+"""Every page of the console, as nobody, as a viewer and as an administrator: who sees what, who may
+change what, and what protects all of them."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from server.routes import PAGE, ROUTES
+from tests.identity_provider import FOUNDER, Browser, Console, good_provider, running_console
+from tests.payments import ENCRYPTION_KEY
+from tests.support import Database, unique
+
+PAGES = [(route.method, route.path) for route in ROUTES if route.guard == PAGE]
+VIEWER = "grace@ciris.ai"
+
+
+@pytest.fixture(scope="module")
+def console(module_database: Database) -> Iterator[tuple[Console, dict[str, Browser]]]:
+    """A console, and browsers in which nobody, a viewer and an administrator are signed in."""
+    with (
+        good_provider() as provider,
+        running_console(
+            module_database, provider.discovery_url, ENCRYPTION_KEY=ENCRYPTION_KEY
+        ) as running,
+    ):
+        browsers = {name: running.browser() for name in ("nobody", "viewer", "admin")}
+        provider.sign_in(browsers["viewer"], VIEWER)
+        provider.sign_in(browsers["admin"], FOUNDER)
+        yield running, browsers
+
+
+def _account(database: Database) -> str:
+    name = unique("ada")
+    for call in (
+        "check_credit(p_oauth_provider => 'oauth:google', p_external_id => %s)",
+        "create_credit(p_oauth_provider => 'oauth:google', p_external_id => %s,"
+        " p_amount_minor => 10)",
+    ):
+        database.execute(f"SELECT billing.{call}", name, user="t_dba")
+    return str(database.value("SELECT id FROM billing_data.accounts WHERE external_id = %s", name))
+
+
+def _event(database: Database) -> str:
+    name = unique("evt")
+    database.execute(
+        "SELECT billing.process_payment_event(p_event_id => %s, p_event_type => 'x',"
+        " p_payload => '{}', p_action => 'settle', p_payment_id => %s, p_amount_minor => 1,"
+        " p_currency => 'USD')",
+        name,
+        unique("pi"),
+        user="t_web",
+    )
+    return name
+
+
+def _member(database: Database) -> str:
+    email = f"{unique('mary')}@ciris.ai"
+    database.execute("SELECT billing.add_admin(p_email => %s)", email, user="t_dba")
+    return email
+
+
+def _address(database: Database, path: str) -> str:
+    """The page's address with what it is about made for it."""
+    return (
+        path.replace("{account_id}", _account(database))
+        .replace("{api_key_id}", database.create_key().id)
+        .replace("{event_id}", _event(database))
+        .replace("{email}", _member(database))
+    )
+
+
+# What an administrator sends to each form; the hidden parts come from no page here.
+FORMS: dict[str, dict[str, Any]] = {
+    "/admin/sign-out": {},
+    "/admin/accounts/{account_id}/credits": {"amount": "5", "reason": "a gift"},
+    "/admin/accounts/{account_id}/free-uses": {"free_uses": "9", "reason": "a new start"},
+    "/admin/accounts/{account_id}/status": {"status": "suspended", "reason": "a test"},
+    "/admin/payments/problems/{event_id}": {"reason": "granted by hand"},
+    "/admin/keys": {"name": "k", "environment": "test", "permissions": "billing:read"},
+    "/admin/keys/{api_key_id}/rotate": {},
+    "/admin/keys/{api_key_id}/revoke": {},
+    "/admin/settings/pricing": {"pack_uses": "21", "reason": "a test", "confirm": "yes"},
+    "/admin/settings/stripe": {"publishable_key": "pk_test_123", "reason": "a test"},
+    "/admin/settings/stripe/test": {},
+    "/admin/staff": {"role": "viewer"},
+    "/admin/staff/{email}": {"action": "role", "role": "admin", "reason": "a test"},
+}
+
+
+def _form(path: str) -> dict[str, Any]:
+    form = {"idempotency_key": secrets.token_hex(8), **FORMS[path]}
+    return form | ({"email": f"{unique('new')}@ciris.ai"} if path == "/admin/staff" else {})
+
+
+def _everything(database: Database) -> str:
+    """What changes when anything is changed."""
+    return str(
+        database.value(
+            "SELECT md5(string_agg(t.row, '' ORDER BY t.row)) FROM ("
+            " SELECT a::text FROM billing_data.accounts AS a"
+            " UNION ALL SELECT k::text FROM billing_data.api_keys AS k"
+            " UNION ALL SELECT u::text FROM billing_data.admin_users AS u"
+            " UNION ALL SELECT s::text FROM billing_data.settings AS s"
+            " UNION ALL SELECT p::text FROM billing_data.provider_configs AS p"
+            " UNION ALL SELECT e::text FROM billing_data.payment_events AS e"
+            " UNION ALL SELECT l::text FROM billing_data.admin_audit_logs AS l) AS t (row)"
+        )
+    )
+
+
+def _token(browser: Browser) -> str:
+    found = re.search(r'name="csrf_token" value="([^"]+)"', browser.get("/admin").text)
+    assert found
+    return found[1]
+
+
+def test_every_form_is_tried() -> None:
+    assert {path for method, path in PAGES if method == "POST"} == FORMS.keys()
+    assert {method for method, _ in PAGES} == {"GET", "POST"}
+
+
+@pytest.mark.parametrize(("method", "path"), PAGES, ids=" ".join)
+def test_somebody_who_is_not_signed_in_is_led_to_the_sign_in_page(
+    console: tuple[Console, dict[str, Browser]], method: str, path: str
+) -> None:
+    running, browsers = console
+    address = _address(running.database, path)
+    before = _everything(running.database)
+    options = {"data": _form(path)} if method == "POST" else {}
+    answer = browsers["nobody"].request(method, address, **options)
+    assert answer.status_code == 303
+    assert answer.headers["location"].startswith("/admin/sign-in?next=")
+    assert _everything(running.database) == before
+
+
+@pytest.mark.parametrize("path", [path for method, path in PAGES if method == "GET"])
+@pytest.mark.parametrize("who", ["viewer", "admin"])
+def test_staff_see_every_page_and_it_is_kept_to_itself(
+    console: tuple[Console, dict[str, Browser]], who: str, path: str
+) -> None:
+    running, browsers = console
+    answer = browsers[who].get(_address(running.database, path))
+    assert answer.status_code == 200
+    headers = answer.headers
+    assert headers["cache-control"] == "no-store"
+    assert headers["x-content-type-options"] == "nosniff"
+    if path.endswith(".csv"):
+        return
+    policy = headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "frame-ancestors 'none'" in policy
+    assert "unsafe" not in policy
+    assert headers["x-frame-options"] == "DENY"
+    assert headers["referrer-policy"] in ("same-origin", "no-referrer")
+    assert not re.search(r"<[^>]+\s(style|on\w+)=", answer.text)
+    assert not re.search(r"<script(?![^>]*\ssrc=)", answer.text)
+    assert answer.text.count("<h1") == 1
+    forms = re.findall(r'<form[^>]*method="post"[^>]*action="([^"]+)"', answer.text)
+    if who == "viewer":
+        assert set(forms) == {"/admin/sign-out"}
+
+
+@pytest.mark.parametrize("path", sorted(FORMS.keys() - {"/admin/sign-out"}))
+def test_a_viewer_changes_nothing(console: tuple[Console, dict[str, Browser]], path: str) -> None:
+    running, browsers = console
+    address = _address(running.database, path)
+    data = {**_form(path), "csrf_token": _token(browsers["viewer"])}
+    before = _everything(running.database)
+    answer = browsers["viewer"].request("POST", address, data=data)
+    assert answer.status_code == 403
+    assert "Admin role required. Your role: viewer (read-only)" in answer.text
+    assert _everything(running.database) == before
+
+
+@pytest.mark.parametrize("path", sorted(FORMS))
+def test_a_form_without_its_token_changes_nothing(
+    console: tuple[Console, dict[str, Browser]], path: str
+) -> None:
+    running, browsers = console
+    address = _address(running.database, path)
+    before = _everything(running.database)
+    for token in ({}, {"csrf_token": ""}, {"csrf_token": _token(browsers["viewer"])}):
+        answer = browsers["admin"].request("POST", address, data={**_form(path), **token})
+        assert answer.status_code == 403
+    assert _everything(running.database) == before
+
+
+@pytest.mark.parametrize(
+    "path", sorted(FORMS.keys() - {"/admin/sign-out", "/admin/settings/stripe/test"})
+)
+def test_what_an_administrator_changes_is_audited_with_who_and_where_from(
+    console: tuple[Console, dict[str, Browser]], path: str
+) -> None:
+    running, browsers = console
+    address = _address(running.database, path)
+    data = {**_form(path), "csrf_token": _token(browsers["admin"])}
+    newest = "SELECT max(created_at) FROM billing_data.admin_audit_logs"
+    before = running.database.value(newest)
+    answer = browsers["admin"].request("POST", address, data=data)
+    assert answer.status_code in (201, 303), answer.text
+    rows = running.database.execute(
+        "SELECT u.email, host(l.ip_address), l.user_agent IS NOT NULL, l.reason"
+        " FROM billing_data.admin_audit_logs AS l"
+        " INNER JOIN billing_data.admin_users AS u ON u.id = l.admin_user_id"
+        " WHERE l.created_at > %s",
+        before,
+    )
+    assert rows
+    for who, address_of, has_agent, reason in rows:
+        assert (who, address_of, has_agent) == (FOUNDER, browsers["admin"].address, True)
+        if "reason" in FORMS[path]:
+            assert reason == FORMS[path]["reason"]
