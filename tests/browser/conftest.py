@@ -44,9 +44,10 @@ class Shop:
         return self.console.base_url
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """One Chromium for the run."""
+    """One Chromium for the tests of one module. Not for the whole run: playwright's event loop
+    counts as running until it is closed, and asynchronous tests could not start theirs."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage"]
