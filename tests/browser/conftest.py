@@ -26,9 +26,6 @@ ARTEFACTS = Path(__file__).resolve().parent.parent / "artefacts"
 WIDE, NARROW = {"width": 1440, "height": 900}, {"width": 360, "height": 740}
 VIEWER = "grace@ciris.ai"
 
-if CHROMIUM is None and os.environ.get("CI") != "true":
-    pytest.skip("Debian's chromium is not installed", allow_module_level=True)
-
 
 @dataclass
 class Shop:
@@ -48,6 +45,8 @@ class Shop:
 def browser() -> Iterator[Browser]:
     """One Chromium for the tests of one module. Not for the whole run: playwright's event loop
     counts as running until it is closed, and asynchronous tests could not start theirs."""
+    if CHROMIUM is None and os.environ.get("CI") != "true":
+        pytest.skip("Debian's chromium is not installed")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage"]
