@@ -15,12 +15,11 @@ from aiohttp import web
 from pydantic import BaseModel
 
 from server.admin_api.models import PageQuery
-from server.errors import JSON, ApiError, from_refused, validation_error, worded
+from server.errors import JSON, ApiError, from_refused, validation_error
 from server.gateway import Refused, Row
 from server.gateway.calls import FunctionCall
-from server.keys import GATEWAY
 from server.request_shape import Shape
-from server.staff.guard import Visit
+from server.staff.guard import Visit, require_admin
 from server.validation import Entries
 
 
@@ -61,11 +60,8 @@ def staff_endpoint(
     shape = Shape(body, path, query, idempotent)
 
     async def endpoint(request: web.Request, visit: Visit) -> web.StreamResponse:
-        if writes and not visit.is_admin:
-            # The function would refuse too, but not before the fields have been found fault with.
-            slug = "admin_role_required"
-            wording = await request.app[GATEWAY].wording(slug)
-            raise worded(slug, wording, {"role": visit.role})
+        if writes:
+            await require_admin(visit)
         models, entries = await shape.read(request)
         if entries:
             raise validation_error(_silenced(entries) if secret else entries)

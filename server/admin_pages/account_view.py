@@ -69,7 +69,7 @@ async def show_account(
     if failed is None:
         name = request.query.get("tab", "ledger")
         name = name if name in dict(TABS) else "ledger"
-        tab = _Tab(name, page_number(request), _links(account_id, name))
+        tab = _Tab(name, page_number(request.query), _links(account_id, name))
     settings = await request.app[GATEWAY].sign_in(calls.GET_SETTINGS)
     assert settings is not None
     return await render(

@@ -24,9 +24,9 @@ from server.admin_pages.page import (
     required,
     whole_number,
 )
-from server.admin_pages.refusals import all_of, fault_of, require_admin
+from server.admin_pages.refusals import all_of, fault_of
 from server.gateway import Refused, Row, calls
-from server.staff.guard import Visit
+from server.staff.guard import Visit, require_admin
 
 _STATUSES = (
     ("", "Any"),
@@ -57,7 +57,7 @@ async def find(request: web.Request, visit: Visit) -> web.StreamResponse:
     """The accounts that are looked for: first what begins with the words, and where nothing does,
     what contains them."""
     query = _query(request)
-    number = page_number(request)
+    number = page_number(request.query)
     rows = await _list(visit, query, number)
     if not rows and number == 1 and query.get("search") and "match" not in query:
         query["match"] = "substring"

@@ -10,10 +10,9 @@ from uuid import UUID
 from aiohttp import web
 
 from server.admin_pages.page import FormFault, done, form_of, render, required, whole_number
-from server.admin_pages.refusals import require_admin
 from server.api_key_secret import NewSecret, new_secret
 from server.gateway import Refused, Row, calls
-from server.staff.guard import Visit
+from server.staff.guard import Visit, require_admin
 
 _STATUSES = ("active", "rotating", "revoked")
 _ENVIRONMENTS = ("test", "live")

@@ -13,14 +13,8 @@ from urllib.parse import urlencode
 import orjson
 from aiohttp import web
 
-from server.admin_pages.page import (
-    HEADERS,
-    PAGE_SIZE,
-    FormFault,
-    page_number,
-    pager,
-    render,
-)
+from server.admin_pages.lists import list_page, window
+from server.admin_pages.page import HEADERS, FormFault, page_number, render
 from server.gateway import Row, calls
 from server.staff.guard import Visit
 
@@ -52,16 +46,13 @@ class Change:
 async def list_entries(request: web.Request, visit: Visit) -> web.StreamResponse:
     """A page of the log."""
     given = _given(request)
-    number = page_number(request)
+    number = page_number(request.query)
     try:
         filters = _filters(given)
     except FormFault as error:
-        return await _page(visit, given, [], pager(request, 1, False), error.faults)
-    rows = await visit.rows(
-        calls.LIST_AUDIT_LOG, **filters, limit=PAGE_SIZE + 1, offset=(number - 1) * PAGE_SIZE
-    )
-    steps = pager(request, number, len(rows) > PAGE_SIZE)
-    return await _page(visit, given, rows[:PAGE_SIZE], steps, {})
+        return await _page(visit, given, [], 1, error.faults)
+    rows = await visit.rows(calls.LIST_AUDIT_LOG, **filters, **window(number))
+    return await _page(visit, given, rows, number, {})
 
 
 async def export(request: web.Request, visit: Visit) -> web.StreamResponse:
@@ -83,16 +74,17 @@ async def _page(
     visit: Visit,
     given: dict[str, str],
     rows: list[Row],
-    steps: dict[str, Any],
+    number: int,
     faults: dict[str, str],
 ) -> web.StreamResponse:
     chosen = {name: value for name, value in given.items() if value}
+    shown = list_page(rows, number, "/admin/audit", chosen)
     return await render(
         visit,
         "admin/audit/list.html",
         status=422 if faults else 200,
-        entries=[_shown(row) for row in rows],
-        pager=steps,
+        entries=[_shown(row) for row in shown["rows"]],
+        pager=shown["pager"],
         form=given,
         faults=faults,
         is_filtered=bool(chosen),

@@ -179,24 +179,10 @@ async def done(visit: Visit, location: str, message: str, kind: str = "success")
     return response
 
 
-def page_number(request: web.Request) -> int:
-    """The page of a list that the address names; the first for anything else."""
-    text = request.query.get("page", "1")
+def page_number(given: Mapping[str, str]) -> int:
+    """The page of a list that an address's query, or a form, names; the first for anything else."""
+    text = given.get("page", "1")
     return int(text) if text.isdecimal() and 0 < int(text) <= 1_000_000 else 1
-
-
-def pager(request: web.Request, number: int, has_next: bool) -> dict[str, Any]:
-    """What the pager shows: addresses of the pages before and after, filters kept."""
-
-    def address(other: int) -> str:
-        query = {name: value for name, value in request.query.items() if name != "page"}
-        return f"{request.path}?{urlencode({**query, 'page': other})}"
-
-    return {
-        "number": number,
-        "previous": address(number - 1) if number > 1 else None,
-        "next": address(number + 1) if has_next else None,
-    }
 
 
 async def form_of(request: web.Request) -> dict[str, str]:

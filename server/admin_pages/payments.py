@@ -18,9 +18,9 @@ from server.admin_pages.page import (
     required,
 )
 from server.admin_pages.purchase_view import purchase_rows
-from server.admin_pages.refusals import fault_of, require_admin
+from server.admin_pages.refusals import fault_of
 from server.gateway import Refused, Row, calls
-from server.staff.guard import Visit
+from server.staff.guard import Visit, require_admin
 
 _PURCHASES = "/admin/payments"
 _EVENTS = "/admin/payments/events"
@@ -49,6 +49,7 @@ _OUTCOMES = {
     "metadata_missing": "does not say for whom",
     "mode_mismatch": "test and live mixed",
     "payment_mismatch": "the purchase has another payment",
+    "payment_unknown": "the payment was not reported yet",
 }
 _THEN = (
     "Stripe sends the event again for three days, and then it is credited; after that"
@@ -72,6 +73,8 @@ _ADVICE = {
     " by hand. Then resolve this.",
     "payment_mismatch": "The user may have paid twice. Refund one of the payments in Stripe, then"
     " resolve this.",
+    "payment_unknown": "Money went back for a payment that Stripe has not reported yet. It sends"
+    " both events again; after three days `ciris-billing reconcile stripe --fix` does it.",
     "shortfall": "The money went back after the credits were used, and a balance never goes below"
     " 0: the missing uses stay with you. Where it is abuse, suspend the account. Then write it off"
     " by resolving this.",
@@ -80,7 +83,7 @@ _ADVICE = {
 
 async def purchases(request: web.Request, visit: Visit) -> web.StreamResponse:
     """Purchases and what became of them."""
-    number, status = page_number(request), request.query.get("status", "")
+    number, status = page_number(request.query), request.query.get("status", "")
     query = {"status": status} if status and status in dict(_STATUSES) else {}
     rows = await visit.rows(
         calls.LIST_PURCHASES, account_id=None, status=query.get("status"), **window(number)
@@ -97,7 +100,7 @@ async def purchases(request: web.Request, visit: Visit) -> web.StreamResponse:
 
 async def events(request: web.Request, visit: Visit) -> web.StreamResponse:
     """The provider's events and what came of each."""
-    number = page_number(request)
+    number = page_number(request.query)
     rows = await visit.rows(calls.LIST_PAYMENT_EVENTS, **window(number))
     return await render(
         visit,
@@ -110,7 +113,7 @@ async def events(request: web.Request, visit: Visit) -> web.StreamResponse:
 
 async def problems(request: web.Request, visit: Visit) -> web.StreamResponse:
     """Payments and returns of money that need a person, with what to do."""
-    return await _show_problems(visit, page_number(request))
+    return await _show_problems(visit, page_number(request.query))
 
 
 async def resolve(request: web.Request, visit: Visit) -> web.StreamResponse:
@@ -125,20 +128,15 @@ async def resolve(request: web.Request, visit: Visit) -> web.StreamResponse:
         else:
             await visit.rows(calls.RESOLVE_PAYMENT_EVENT, event_id=reference, reason=reason)
     except FormFault as fault:
-        return await _show_problems(visit, _page_of(form), reference, form, fault.faults)
+        return await _show_problems(visit, page_number(form), reference, form, fault.faults)
     except Refused as error:
         if error.slug in ("payment_event_not_found", "payment_return_not_found"):
             return await done(
                 visit, _PROBLEMS, f"{reference} is resolved already, or unknown.", "warning"
             )
         faults = fault_of(error, {"p_reason": "reason"}).faults
-        return await _show_problems(visit, _page_of(form), reference, form, faults)
+        return await _show_problems(visit, page_number(form), reference, form, faults)
     return await done(visit, _PROBLEMS, f"{reference} is resolved.")
-
-
-def _page_of(form: Mapping[str, str]) -> int:
-    text = form.get("page", "")
-    return int(text) if text.isdecimal() and 0 < int(text) <= 1_000_000 else 1
 
 
 async def _show_problems(

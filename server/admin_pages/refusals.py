@@ -7,10 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from server.admin_pages.page import FormFault
-from server.errors import worded
 from server.gateway import Refused
-from server.keys import GATEWAY
-from server.staff.guard import Visit
 
 FORM = "form"  # the field of what is about no field
 _WORDS = {
@@ -19,14 +16,6 @@ _WORDS = {
     "idempotency_key_reused": "This form was already used for another change. Look at the ledger,"
     " and submit again if this one is wanted too.",
 }
-
-
-async def require_admin(visit: Visit) -> None:
-    """Refuses viewers before a form is looked at, in the words of the functions, which decide."""
-    if not visit.is_admin:
-        slug = "admin_role_required"
-        wording = await visit.request.app[GATEWAY].wording(slug)
-        raise worded(slug, wording, {"role": visit.role})
 
 
 def all_of(*reads: Callable[[], Any]) -> list[Any]:

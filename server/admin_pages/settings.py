@@ -11,10 +11,10 @@ from aiohttp import web
 from server.admin_pages.money import money_text
 from server.admin_pages.page import FormFault, done, form_of, render, required, whole_number
 from server.admin_pages.provider_view import provider_view, read_provider, sealed, test_connection
-from server.admin_pages.refusals import FORM, all_of, fault_of, require_admin
+from server.admin_pages.refusals import FORM, all_of, fault_of
 from server.gateway import Refused, Row, calls
 from server.keys import GATEWAY
-from server.staff.guard import Visit
+from server.staff.guard import Visit, require_admin
 
 _PAGE = "/admin/settings"
 _MOST = 2**63 - 1

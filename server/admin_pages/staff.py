@@ -9,10 +9,10 @@ from urllib.parse import quote
 from aiohttp import web
 
 from server.admin_pages.page import FormFault, done, form_of, render, required
-from server.admin_pages.refusals import fault_of, require_admin
+from server.admin_pages.refusals import fault_of
 from server.gateway import Refused, Row, calls
 from server.keys import GATEWAY
-from server.staff.guard import Visit
+from server.staff.guard import Visit, require_admin
 
 _ROLES = ("viewer", "admin")
 _ACTIONS = ("role", "deactivate", "reactivate")

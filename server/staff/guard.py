@@ -13,7 +13,7 @@ from uuid import UUID
 import jwt
 from aiohttp import web
 
-from server.errors import ApiError
+from server.errors import ApiError, worded
 from server.gateway import Row, calls
 from server.gateway.calls import FunctionCall
 from server.keys import CONFIG, COOKIES, GATEWAY
@@ -127,6 +127,15 @@ async def visit_of_script(request: web.Request) -> Visit:
             403, "cross_origin", "Calls with a browser session must come from our own pages"
         )
     return visit
+
+
+async def require_admin(visit: Visit) -> None:
+    """Refuses viewers before it is looked at what they sent, in the words of the functions, which
+    decide. Raises ApiError (403)."""
+    if not visit.is_admin:
+        slug = "admin_role_required"
+        wording = await visit.request.app[GATEWAY].wording(slug)
+        raise worded(slug, wording, {"role": visit.role})
 
 
 def client_of(request: web.Request) -> tuple[str, str]:

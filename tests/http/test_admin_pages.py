@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
+from server.admin_pages import payments
 from server.routes import PAGE, ROUTES
+from server.webhooks import stripe
 from tests.identity_provider import FOUNDER, Browser, Console, good_provider, running_console
 from tests.payments import ENCRYPTION_KEY
 from tests.support import Database, unique
@@ -117,6 +119,23 @@ def _token(browser: Browser) -> str:
     found = re.search(r'name="csrf_token" value="([^"]+)"', browser.get("/admin").text)
     assert found
     return found[1]
+
+
+def test_every_outcome_of_an_event_has_its_words(module_database: Database) -> None:
+    allowed = module_database.value(
+        "SELECT pg_get_constraintdef(c.oid) FROM pg_constraint AS c"
+        " WHERE c.conname = 'payment_events_outcome'"
+    )
+    outcomes = set(re.findall(r"'(\w+)'", allowed))
+    assert len(outcomes) > 10
+    faults = {
+        outcome
+        for outcome in outcomes
+        if module_database.value("SELECT billing_data.is_payment_fault(%s)", outcome)
+    }
+    assert payments._OUTCOMES.keys() == outcomes
+    assert payments._ADVICE.keys() == faults | {"shortfall"}
+    assert stripe._ADVICE.keys() == faults
 
 
 def test_every_form_is_tried() -> None:
