@@ -26,7 +26,7 @@ from server.admin_pages import dashboard, sign_in
 from server.admin_pages import payments as payments_page
 from server.admin_pages import settings as settings_page
 from server.admin_pages import staff as staff_pages
-from server.admin_pages.page import page, public_page
+from server.admin_pages.page import page, page_for_browsers, public_page
 from server.agent import accounts, charges, checks, credits, purchases, transactions
 from server.agent import models as m
 from server.agent.endpoint import READ, WRITE, Handler, agent_endpoint
@@ -145,9 +145,9 @@ ROUTES: tuple[Route, ...] = (
            "Read a payment, by its other address", parameters=m.PurchasePath),
     Route("POST", "/v1/billing/webhooks/stripe", SIGNED, stripe.receive, "Stripe's events"),
 
-    Route("GET", "/admin/oauth/login", PUBLIC, oauth.login, "To the identity provider",
+    Route("GET", "/admin/oauth/login", PUBLIC, page_for_browsers(oauth.login), "To Google",
           query=s.LoginQuery, success=302),
-    Route("GET", "/admin/oauth/callback", PUBLIC, oauth.callback, "Back from it",
+    Route("GET", "/admin/oauth/callback", PUBLIC, page_for_browsers(oauth.callback), "And back",
           query=s.CallbackQuery, success=302),
     Route("POST", "/admin/oauth/logout", PUBLIC, oauth.logout, "End the session"),
     Route("GET", "/admin/oauth/user", STAFF, oauth.user, "Who is signed in"),
@@ -200,9 +200,9 @@ ROUTES: tuple[Route, ...] = (
     _staff("POST", "/admin/api/api-keys", keys_api.create_key, "Create an API key",
            body=s.CreateKeyRequest, success=201),
     _staff("DELETE", "/admin/api/api-keys/{api_key_id}", keys_api.revoke_key,
-           "Revoke an API key", parameters=s.KeyPath, success=204),
+           "Revoke an API key", parameters=s.KeyPath, query=s.ReasonQuery, success=204),
     _staff("POST", "/admin/api/api-keys/{api_key_id}/rotate", keys_api.rotate_key,
-           "Rotate an API key", parameters=s.KeyPath),
+           "Rotate an API key", parameters=s.KeyPath, query=s.ReasonQuery),
     _staff("GET", "/admin/api/analytics/overview", analytics_api.overview, "At a glance"),
     _staff("GET", "/admin/api/analytics/daily", analytics_api.daily, "Figures by day",
            query=s.DailyQuery),

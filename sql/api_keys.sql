@@ -1,7 +1,8 @@
 -- API keys. The secret is made and hashed (Argon2id) outside the database; only its hash and its
 -- first twenty characters ever arrive here.
 
--- Creates a key from a secret's prefix and hash. Writes: api_keys 1, admin_audit_logs 1.
+-- Creates a key from a secret's prefix and hash. Why, for the audit log, is p_reason, else the
+-- description. Writes: api_keys 1, admin_audit_logs 1.
 -- Errors: actor errors, invalid_argument.
 -- Example (a hash comes from `ciris-billing keys create`, which calls this):
 --   SELECT * FROM billing.create_api_key(p_name => 'agent', p_key_prefix => '...', p_key_hash => '...');
@@ -13,6 +14,7 @@ CREATE OR REPLACE FUNCTION billing.create_api_key(
     p_permissions text[] DEFAULT ARRAY['billing:read', 'billing:write'],
     p_description text DEFAULT NULL,
     p_expires_in_days integer DEFAULT NULL,
+    p_reason text DEFAULT NULL,
     p_admin_user_id uuid DEFAULT NULL
 ) RETURNS TABLE (
     api_key_id uuid,
@@ -29,7 +31,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     v_role text := billing_data.authorize(NULL, p_admin_user_id, 'billing:write');
-    v_id uuid := gen_random_uuid();
+    v_key billing_data.api_keys;
 BEGIN
     PERFORM billing_data.require(
         length(p_name) BETWEEN 1 AND 255, 'p_name', 'it must have 1 to 255 characters'
@@ -52,24 +54,29 @@ BEGIN
         p_expires_in_days IS NULL OR p_expires_in_days BETWEEN 1 AND 3650,
         'p_expires_in_days', 'it must be 1 to 3650 days'
     );
+    PERFORM billing_data.require_length(p_reason, 500, 'p_reason');
     PERFORM billing_data.require_durable_commit();
-    RETURN QUERY
     INSERT INTO billing_data.api_keys AS k (
-        id, name, key_prefix, key_hash, environment, permissions, description, expires_at,
-        created_by, created_by_role
+        name, key_prefix, key_hash, environment, permissions, description, expires_at, created_by,
+        created_by_role
     )
     VALUES (
-        v_id, p_name, p_key_prefix, p_key_hash, p_environment, p_permissions, p_description,
+        p_name, p_key_prefix, p_key_hash, p_environment, p_permissions, p_description,
         clock_timestamp() + make_interval(days => p_expires_in_days), p_admin_user_id, v_role
     )
-    RETURNING
-        k.id, k.name::text, k.key_prefix::text, k.environment::text, k.permissions::text[],
-        k.status::text, k.created_at, k.expires_at;
+    RETURNING k.* INTO v_key;
     PERFORM billing_data.write_audit(
-        'api_key.create', 'api_key', v_id::text,
-        jsonb_build_object('name', p_name, 'permissions', p_permissions), NULL,
+        'api_key.create', 'api_key', v_key.id::text,
+        jsonb_build_object(
+            'name', v_key.name, 'environment', v_key.environment,
+            'permissions', v_key.permissions, 'expires_at', v_key.expires_at
+        ),
+        coalesce(nullif(btrim(p_reason), ''), nullif(btrim(p_description), '')),
         p_admin_user_id, v_role
     );
+    RETURN QUERY SELECT
+        v_key.id, v_key.name::text, v_key.key_prefix::text, v_key.environment::text,
+        v_key.permissions::text[], v_key.status::text, v_key.created_at, v_key.expires_at;
 END
 $$;
 COMMENT ON FUNCTION billing.create_api_key IS
@@ -81,11 +88,12 @@ GRANT EXECUTE ON FUNCTION billing.create_api_key TO billing_server, billing_dba;
 -- Locks: the old key. Writes: api_keys 2, admin_audit_logs 2.
 -- Errors: actor errors, invalid_argument, api_key_not_found, api_key_not_active.
 -- Example: SELECT * FROM billing.rotate_api_key(p_api_key_id => '...', p_key_prefix => '...',
---              p_key_hash => '...');
+--              p_key_hash => '...', p_reason => 'yearly rotation');
 CREATE OR REPLACE FUNCTION billing.rotate_api_key(
     p_api_key_id uuid,
     p_key_prefix text,
     p_key_hash text,
+    p_reason text DEFAULT NULL,
     p_admin_user_id uuid DEFAULT NULL
 ) RETURNS TABLE (
     api_key_id uuid,
@@ -137,6 +145,7 @@ BEGIN
         p_permissions => v_old.permissions,
         p_description => v_old.description,
         p_expires_in_days => v_days,
+        p_reason => p_reason,
         p_admin_user_id => p_admin_user_id
     ) AS c;
     v_grace_ends_at := least(v_old.expires_at, v_now + interval '24 hours');
@@ -145,7 +154,12 @@ BEGIN
     WHERE k.id = p_api_key_id;
     PERFORM billing_data.write_audit(
         'api_key.rotate', 'api_key', p_api_key_id::text,
-        jsonb_build_object('rotated_to', v_new_id), NULL, p_admin_user_id, v_role
+        jsonb_build_object(
+            'rotated_to', v_new_id,
+            'before', jsonb_build_object('status', v_old.status, 'expires_at', v_old.expires_at),
+            'after', jsonb_build_object('status', 'rotating', 'expires_at', v_grace_ends_at)
+        ),
+        nullif(btrim(p_reason), ''), p_admin_user_id, v_role
     );
     RETURN QUERY SELECT
         v_new_id, v_old.name::text, p_key_prefix, v_old.environment::text,
@@ -158,9 +172,11 @@ GRANT EXECUTE ON FUNCTION billing.rotate_api_key TO billing_server, billing_dba;
 
 -- Ends a key at once, in every process, from the next request on. Ending it again is fine.
 -- Locks: the key. Writes: api_keys 0..1, admin_audit_logs 0..1. Errors: actor errors,
--- api_key_not_found. Example: SELECT * FROM billing.revoke_api_key(p_api_key_id => '...');
+-- invalid_argument, api_key_not_found.
+-- Example: SELECT * FROM billing.revoke_api_key(p_api_key_id => '...', p_reason => 'it leaked');
 CREATE OR REPLACE FUNCTION billing.revoke_api_key(
     p_api_key_id uuid,
+    p_reason text DEFAULT NULL,
     p_admin_user_id uuid DEFAULT NULL
 ) RETURNS TABLE (api_key_id uuid, name text, key_prefix text, status text)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
@@ -168,14 +184,23 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     v_role text := billing_data.authorize(NULL, p_admin_user_id, 'billing:write');
+    v_status text;
 BEGIN
+    PERFORM billing_data.require_length(p_reason, 500, 'p_reason');
     PERFORM billing_data.require_durable_commit();
-    UPDATE billing_data.api_keys AS k
-    SET status = 'revoked'
-    WHERE k.id = p_api_key_id AND k.status <> 'revoked';
-    IF FOUND THEN
+    SELECT k.status INTO v_status
+    FROM billing_data.api_keys AS k
+    WHERE k.id = p_api_key_id
+    FOR NO KEY UPDATE;
+    IF v_status <> 'revoked' THEN
+        UPDATE billing_data.api_keys AS k SET status = 'revoked' WHERE k.id = p_api_key_id;
         PERFORM billing_data.write_audit(
-            'api_key.revoke', 'api_key', p_api_key_id::text, NULL, NULL, p_admin_user_id, v_role
+            'api_key.revoke', 'api_key', p_api_key_id::text,
+            jsonb_build_object(
+                'before', jsonb_build_object('status', v_status),
+                'after', jsonb_build_object('status', 'revoked')
+            ),
+            nullif(btrim(p_reason), ''), p_admin_user_id, v_role
         );
     END IF;
     RETURN QUERY

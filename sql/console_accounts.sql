@@ -116,8 +116,7 @@ DECLARE
     v_count bigint;
 BEGIN
     PERFORM billing_data.authorize(NULL, p_admin_user_id, 'billing:read');
-    PERFORM billing_data.require(p_limit BETWEEN 0 AND 501, 'p_limit', 'it must be 0 to 501');
-    PERFORM billing_data.require(p_offset >= 0, 'p_offset', 'it must be 0 or more');
+    PERFORM billing_data.require_page(p_limit, p_offset, 501);
     PERFORM billing_data.require(
         p_match IN ('prefix', 'substring'), 'p_match', 'it must be prefix or substring'
     );
@@ -399,8 +398,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     PERFORM billing_data.authorize(NULL, p_admin_user_id, 'billing:read');
-    PERFORM billing_data.require(p_limit BETWEEN 0 AND 501, 'p_limit', 'it must be 0 to 501');
-    PERFORM billing_data.require(p_offset >= 0, 'p_offset', 'it must be 0 or more');
+    PERFORM billing_data.require_page(p_limit, p_offset, 501);
     RETURN QUERY
     SELECT
         k.id, k.has_credit, k.denial_reason::text, k.credits_remaining, k.free_uses_remaining,

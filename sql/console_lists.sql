@@ -36,8 +36,7 @@ DECLARE
     v_where text := 'true';
 BEGIN
     PERFORM billing_data.authorize(NULL, p_admin_user_id, 'billing:read');
-    PERFORM billing_data.require(p_limit BETWEEN 0 AND 501, 'p_limit', 'it must be 0 to 501');
-    PERFORM billing_data.require(p_offset >= 0, 'p_offset', 'it must be 0 or more');
+    PERFORM billing_data.require_page(p_limit, p_offset, 501);
     PERFORM billing_data.require(
         p_status IS NULL OR p_status IN ('offered', 'pending', 'settled', 'returned'),
         'p_status', 'it must be offered, pending, settled or returned'
@@ -101,8 +100,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     PERFORM billing_data.authorize(NULL, p_admin_user_id, 'billing:read');
-    PERFORM billing_data.require(p_limit BETWEEN 0 AND 501, 'p_limit', 'it must be 0 to 501');
-    PERFORM billing_data.require(p_offset >= 0, 'p_offset', 'it must be 0 or more');
+    PERFORM billing_data.require_page(p_limit, p_offset, 501);
     RETURN QUERY
     SELECT
         e.provider, e.event_id::text, e.event_type::text, e.payment_id::text, e.account_id,
@@ -149,8 +147,7 @@ DECLARE
     v_where text := 'true';
 BEGIN
     PERFORM billing_data.authorize(NULL, p_admin_user_id, 'billing:read');
-    PERFORM billing_data.require(p_limit BETWEEN 0 AND 10000, 'p_limit', 'it must be 0 to 10000');
-    PERFORM billing_data.require(p_offset >= 0, 'p_offset', 'it must be 0 or more');
+    PERFORM billing_data.require_page(p_limit, p_offset, 10000);
     v_where := v_where
         || CASE WHEN p_who <> ''
             THEN ' AND lower(coalesce(u.email, l.database_role)) = lower($1)' ELSE '' END

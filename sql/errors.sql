@@ -142,6 +142,23 @@ $$;
 COMMENT ON FUNCTION billing_data.require_length IS
     'Raises invalid_argument when a text is too long. Helper.';
 
+-- Raises invalid_argument unless p_limit and p_offset name a page of at most p_most rows.
+CREATE OR REPLACE FUNCTION billing_data.require_page(
+    p_limit bigint, p_offset bigint, p_most bigint
+) RETURNS void
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM billing_data.require(
+        p_limit BETWEEN 0 AND p_most, 'p_limit', format('it must be 0 to %s', p_most)
+    );
+    PERFORM billing_data.require(p_offset >= 0, 'p_offset', 'it must be 0 or more');
+END
+$$;
+COMMENT ON FUNCTION billing_data.require_page IS
+    'Raises invalid_argument unless a limit and an offset name a page. Helper.';
+
 -- Raises invalid_argument unless all arrays of a batch have one length: those of p_required must
 -- be given, those of p_optional may be NULL. Both are lists of lengths.
 CREATE OR REPLACE FUNCTION billing_data.require_same_length(

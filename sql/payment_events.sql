@@ -192,8 +192,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     PERFORM billing_data.authorize(NULL, p_admin_user_id, 'billing:read');
-    PERFORM billing_data.require(p_limit BETWEEN 0 AND 500, 'p_limit', 'it must be 0 to 500');
-    PERFORM billing_data.require(p_offset >= 0, 'p_offset', 'it must be 0 or more');
+    PERFORM billing_data.require_page(p_limit, p_offset, 500);
     RETURN QUERY
     SELECT q.problem, q.provider, q.reference, q.payment_id, q.account_id, q.what_is_wrong, q.at
     FROM (

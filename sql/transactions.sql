@@ -38,8 +38,7 @@ DECLARE
     v_newest bigint;
 BEGIN
     PERFORM billing_data.authorize(p_api_key_id, p_admin_user_id, 'billing:read');
-    PERFORM billing_data.require(p_limit BETWEEN 0 AND 500, 'p_limit', 'it must be 0 to 500');
-    PERFORM billing_data.require(p_offset >= 0, 'p_offset', 'it must be 0 or more');
+    PERFORM billing_data.require_page(p_limit, p_offset, 500);
     SELECT a.id, a.ledger_version INTO v_account_id, v_newest
     FROM billing_data.accounts AS a
     WHERE a.oauth_provider = p_oauth_provider AND a.external_id = p_external_id;

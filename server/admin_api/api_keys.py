@@ -8,7 +8,7 @@ import asyncio
 from aiohttp import web
 
 from server.admin_api.endpoint import NO_STORE, Call, answer, pick
-from server.admin_api.models import CreateKeyRequest, KeyPath, KeysQuery
+from server.admin_api.models import CreateKeyRequest, KeyPath, KeysQuery, ReasonQuery
 from server.api_key_secret import new_secret
 from server.errors import ApiError
 from server.gateway import Row, calls
@@ -51,6 +51,7 @@ async def create_key(request: web.Request, call: Call) -> web.StreamResponse:
         permissions=body.permissions,
         description=body.description or None,
         expires_in_days=body.expires_in_days,
+        reason=body.reason,
     )
     return answer(
         201,
@@ -65,6 +66,7 @@ async def create_key(request: web.Request, call: Call) -> web.StreamResponse:
 
 async def rotate_key(request: web.Request, call: Call) -> web.StreamResponse:
     """200 with the successor's secret; 400 for an unknown key, 409 for one that is not active."""
+    query: ReasonQuery = call.query
     old = await _key(call)
     secret = await asyncio.to_thread(new_secret, old["environment"])
     row = await call.row(
@@ -72,6 +74,7 @@ async def rotate_key(request: web.Request, call: Call) -> web.StreamResponse:
         api_key_id=old["api_key_id"],
         key_prefix=secret.prefix,
         key_hash=secret.hash,
+        reason=query.reason,
     )
     return answer(
         200,
@@ -92,7 +95,8 @@ async def rotate_key(request: web.Request, call: Call) -> web.StreamResponse:
 async def revoke_key(request: web.Request, call: Call) -> web.StreamResponse:
     """204, also for a key that is revoked already."""
     path: KeyPath = call.path
-    await call.rows(calls.REVOKE_API_KEY, api_key_id=path.api_key_id)
+    query: ReasonQuery = call.query
+    await call.rows(calls.REVOKE_API_KEY, api_key_id=path.api_key_id, reason=query.reason)
     return web.Response(status=204, headers=NO_STORE)
 
 

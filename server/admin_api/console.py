@@ -108,7 +108,13 @@ async def list_staff(request: web.Request, call: Call) -> web.StreamResponse:
 async def add_staff(request: web.Request, call: Call) -> web.StreamResponse:
     """201 with the new member; somebody who was there before gets this role and may sign in."""
     body: AddStaffRequest = call.body
-    row = await call.row(calls.ADD_ADMIN, email=body.email, full_name=body.name, role=body.role)
+    row = await call.row(
+        calls.ADD_ADMIN,
+        email=body.email,
+        full_name=body.name,
+        role=body.role,
+        reason=body.reason,
+    )
     return answer(201, _member(row))
 
 

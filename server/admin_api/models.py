@@ -103,6 +103,13 @@ class CreateKeyRequest(BaseModel):
     permissions: list[Anything] = Field(default=["billing:read", "billing:write"])
     expires_in_days: Annotated[int, Field(ge=1, le=3650)] | None = None
     description: Anything | None = None
+    reason: Reason | None = None
+
+
+class ReasonQuery(BaseModel):
+    """Why a key is rotated or revoked; old dashboards do not say."""
+
+    reason: Reason | None = None
 
 
 class KeyPath(BaseModel):
@@ -184,6 +191,7 @@ class AddStaffRequest(BaseModel):
     email: Name255
     name: Name255 | None = None
     role: Role = "viewer"
+    reason: Reason | None = None
 
 
 class ChangeStaffRequest(BaseModel):

@@ -20,8 +20,8 @@ from server.admin_pages.page import (
     done,
     form_of,
     page_number,
+    reason_of,
     render,
-    required,
     whole_number,
 )
 from server.admin_pages.refusals import all_of, fault_of
@@ -42,7 +42,6 @@ _SORTS = (
     ("uses", "Most uses"),
 )
 _MOST = 2**63 - 1
-_REASON_LENGTH = 500
 _FIELDS = {
     "p_amount": "amount",
     "p_free_uses": "free_uses",
@@ -113,7 +112,7 @@ async def adjust_credits(request: web.Request, visit: Visit) -> web.StreamRespon
     try:
         amount, reason = all_of(
             lambda: whole_number(form, "amount", -_MOST, _MOST),
-            lambda: required(form, "reason", _REASON_LENGTH, "a reason"),
+            lambda: reason_of(form),
         )
         if amount < 0 and form.get("confirm") != "yes":
             return await _confirm_taking(visit, await read_account(visit, account_id), form, amount)
@@ -166,7 +165,7 @@ async def reset_free_uses(request: web.Request, visit: Visit) -> web.StreamRespo
     try:
         free_uses, reason = all_of(
             lambda: whole_number(form, "free_uses", 0, _MOST, optional=True),
-            lambda: required(form, "reason", _REASON_LENGTH, "a reason"),
+            lambda: reason_of(form),
         )
         changed = await visit.row(
             calls.RESET_FREE_USES, account_id=account_id, reason=reason, free_uses=free_uses
@@ -191,7 +190,7 @@ async def set_status(request: web.Request, visit: Visit) -> web.StreamResponse:
         status = form.get("status", "")
         if status not in ("active", "suspended", "closed"):
             raise FormFault(status="Choose what to do.")
-        reason = required(form, "reason", _REASON_LENGTH, "a reason")
+        reason = reason_of(form)
         if status == "closed" and form.get("confirm") != "yes":
             return await render(
                 visit,

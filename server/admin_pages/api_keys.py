@@ -4,12 +4,22 @@ answers the form; nothing stores it."""
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from uuid import UUID
 
 from aiohttp import web
 
-from server.admin_pages.page import FormFault, done, form_of, render, required, whole_number
+from server.admin_pages.page import (
+    REASON_LENGTH,
+    FormFault,
+    done,
+    form_of,
+    reason_of,
+    render,
+    required,
+    whole_number,
+)
 from server.api_key_secret import NewSecret, new_secret
 from server.gateway import Refused, Row, calls
 from server.staff.guard import Visit, require_admin
@@ -20,7 +30,6 @@ _PERMISSIONS = (
     ("billing:read", "Check credits, read accounts, purchases and history"),
     ("billing:write", "Charge, add credits, create accounts, sell"),
 )
-_DESCRIPTION_LIMIT = 1000
 _NEW: dict[str, object] = {"environment": "live", "permissions": [name for name, _ in _PERMISSIONS]}
 
 
@@ -28,10 +37,7 @@ async def list_keys(request: web.Request, visit: Visit) -> web.StreamResponse:
     """The list, or the question before a key is rotated or revoked."""
     for action in ("rotate", "revoke"):
         if action in request.query and visit.is_admin:
-            key = await _find(visit, request.query[action])
-            if key is None:
-                raise web.HTTPNotFound
-            return await render(visit, f"admin/keys/{action}.html", key=key)
+            return await _question(visit, action, request.query[action])
     return await _list(visit, _NEW, {})
 
 
@@ -51,12 +57,21 @@ async def rotate(request: web.Request, visit: Visit) -> web.StreamResponse:
     """Replaces a key and shows its successor's secret, once; until when the old one works, too."""
     await require_admin(visit)
     key_id = _key_id(request)
+    form = await form_of(request)
+    try:
+        reason = reason_of(form)
+    except FormFault as error:
+        return await _question(visit, "rotate", str(key_id), form, error.faults)
     old = await _find(visit, str(key_id))
     # Which environment an unknown key was of does not matter: the function refuses it.
     secret = await _new_secret(str(old["environment"]) if old else "live")
     try:
         key = await visit.row(
-            calls.ROTATE_API_KEY, api_key_id=key_id, key_prefix=secret.prefix, key_hash=secret.hash
+            calls.ROTATE_API_KEY,
+            api_key_id=key_id,
+            key_prefix=secret.prefix,
+            key_hash=secret.hash,
+            reason=reason,
         )
     except Refused as error:
         if error.slug != "api_key_not_active":
@@ -76,7 +91,14 @@ async def rotate(request: web.Request, visit: Visit) -> web.StreamResponse:
 
 async def revoke(request: web.Request, visit: Visit) -> web.StreamResponse:
     """Ends a key at once."""
-    key = await visit.row(calls.REVOKE_API_KEY, api_key_id=_key_id(request))
+    await require_admin(visit)
+    key_id = _key_id(request)
+    form = await form_of(request)
+    try:
+        reason = reason_of(form)
+    except FormFault as error:
+        return await _question(visit, "revoke", str(key_id), form, error.faults)
+    key = await visit.row(calls.REVOKE_API_KEY, api_key_id=key_id, reason=reason)
     return await done(
         visit, "/admin/keys", f"The key {key['name']} ({key['key_prefix']}...) is revoked."
     )
@@ -86,7 +108,7 @@ async def _create(visit: Visit, form: dict[str, object]) -> tuple[Row, str]:
     """What the form asks for. Raises FormFault with every fault it has."""
     texts = {name: value for name, value in form.items() if isinstance(value, str)}
     faults: dict[str, str] = {}
-    name, days = "", None
+    name, purpose, days = "", "", None
     try:
         name = required(texts, "name", what="the key a name")
     except FormFault as error:
@@ -95,8 +117,10 @@ async def _create(visit: Visit, form: dict[str, object]) -> tuple[Row, str]:
         days = whole_number(texts, "expires_in_days", 1, 3650, optional=True)
     except FormFault as error:
         faults |= error.faults
-    if len(texts.get("description", "")) > _DESCRIPTION_LIMIT:
-        faults["description"] = f"Use at most {_DESCRIPTION_LIMIT:,} characters."
+    try:
+        purpose = required(texts, "description", REASON_LENGTH, "what it is for")
+    except FormFault as error:
+        faults |= error.faults
     if texts.get("environment") not in _ENVIRONMENTS:
         faults["environment"] = "Choose test or live."
     permissions = [name for name, _ in _PERMISSIONS if name in _chosen(form)]
@@ -112,8 +136,9 @@ async def _create(visit: Visit, form: dict[str, object]) -> tuple[Row, str]:
         key_hash=secret.hash,
         environment=texts["environment"],
         permissions=permissions,
-        description=texts.get("description") or None,
+        description=purpose,
         expires_in_days=days,
+        reason=None,  # what it is for is why
     )
     return key, secret.plaintext
 
@@ -155,6 +180,27 @@ async def _list(
         faults=faults,
         permissions=_PERMISSIONS,
         **context,
+    )
+
+
+async def _question(
+    visit: Visit,
+    action: str,
+    key_id: str,
+    form: Mapping[str, str] | None = None,
+    faults: Mapping[str, str] | None = None,
+) -> web.StreamResponse:
+    """The page that asks before a key is rotated or revoked; again when no reason was given."""
+    key = await _find(visit, key_id)
+    if key is None:
+        raise web.HTTPNotFound
+    return await render(
+        visit,
+        f"admin/keys/{action}.html",
+        status=422 if faults else 200,
+        key=key,
+        form=form or {},
+        faults=faults or {},
     )
 
 

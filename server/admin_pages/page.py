@@ -15,12 +15,13 @@ from aiohttp import web
 from jinja2 import Environment
 
 from server.errors import ApiError
-from server.gateway import Refused, Unavailable
+from server.gateway import ConnectionLost, Refused, Unavailable
 from server.keys import CONFIG, COOKIES, REQUEST_ID
 from server.staff.guard import ConsoleClosed, ForgedForm, Handler, NotSignedIn, Visit, staff_page
 
 _LOG = logging.getLogger(__name__)
 PAGE_SIZE = 50
+REASON_LENGTH = 500
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self';"
     " img-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
@@ -76,6 +77,17 @@ def public_page(handler: RequestHandler) -> RequestHandler:
     return endpoint
 
 
+def page_for_browsers(handler: RequestHandler) -> RequestHandler:
+    """What scripts call too: errors are pages for whoever asks for HTML, JSON for all others."""
+    for_people = public_page(handler)
+
+    async def endpoint(request: web.Request) -> web.StreamResponse:
+        wants_page = "text/html" in request.headers.get("Accept", "")
+        return await (for_people if wants_page else handler)(request)
+
+    return endpoint
+
+
 def _failure(request: web.Request, error: Exception) -> web.StreamResponse:
     match error:
         case ConsoleClosed():
@@ -85,7 +97,15 @@ def _failure(request: web.Request, error: Exception) -> web.StreamResponse:
         case Refused():
             shown = (error.status, error.message, "")
         case ApiError():
-            return error_page(request, error.status, str(error.detail), "", error.headers)
+            title, advice = str(error.detail), ""
+            if error.code in _SIGN_IN_CODES:
+                title, advice = "You are not signed in", f"{title}. {_SIGN_IN_AGAIN}"
+            elif error.code == "validation_error":
+                title, advice = "This address is not complete", _SIGN_IN_AGAIN
+            return error_page(request, error.status, title, advice, error.headers)
+        case ConnectionLost() if request.method == "POST":
+            _LOG.warning("unknown outcome: %s", error, extra={"request_id": request[REQUEST_ID]})
+            shown = (503, "The connection to the database broke", _UNKNOWN)
         case Unavailable():
             _LOG.warning("unavailable: %s", error, extra={"request_id": request[REQUEST_ID]})
             shown = (503, "The service is busy or starting", _AGAIN)
@@ -99,6 +119,12 @@ _WHERE = {404: "Nothing is here. The navigation above leads to what there is."}
 _CLOSED = "Its operator must set ADMIN_JWT_SECRET; docs/operations.md says how."
 _FORGED = "Your session may have ended in the meantime. Go back, load the page again and retry."
 _AGAIN = "Nothing was changed. Try again in a moment."
+_UNKNOWN = (
+    "It is not known whether the change was made. Look at what you wanted to change, or at the"
+    " audit log, before you try again."
+)
+_SIGN_IN_CODES = ("sign_in_failed", "sign_in_unavailable", "invalid_redirect")
+_SIGN_IN_AGAIN = "The link below leads back to the sign-in page."
 _OURS = "Nothing was half done. If it happens again, tell the operator the request id below."
 
 
@@ -220,6 +246,11 @@ def required(form: Mapping[str, str], field: str, limit: int = 255, what: str = 
     if len(text) > limit:
         raise FormFault(**{field: f"Use at most {limit} characters."})
     return text
+
+
+def reason_of(form: Mapping[str, str]) -> str:
+    """Why something is changed, as every change asks. Raises FormFault when it is missing."""
+    return required(form, "reason", REASON_LENGTH, "a reason; it goes into the audit log")
 
 
 def add_filters(environment: Environment) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from aiohttp import web
 
 from server.admin_pages.money import money_text
-from server.admin_pages.page import FormFault, done, form_of, render, required, whole_number
+from server.admin_pages.page import FormFault, done, form_of, reason_of, render, whole_number
 from server.admin_pages.provider_view import provider_view, read_provider, sealed, test_connection
 from server.admin_pages.refusals import FORM, all_of, fault_of
 from server.gateway import Refused, Row, calls
@@ -18,7 +18,6 @@ from server.staff.guard import Visit, require_admin
 
 _PAGE = "/admin/settings"
 _MOST = 2**63 - 1
-_REASON_LENGTH = 500
 _FIELDS = {
     "p_reason": "reason",
     "p_free_uses": "free_uses",
@@ -47,7 +46,7 @@ async def set_pricing(request: web.Request, visit: Visit) -> web.StreamResponse:
         before = await _read_pricing(request)
         changed, reason = all_of(
             lambda: _changed_pricing(form, before),
-            lambda: required(form, "reason", _REASON_LENGTH, "a reason"),
+            lambda: reason_of(form),
         )
         if form.get("confirm") != "yes":
             after = {**before, **changed}
@@ -104,7 +103,7 @@ async def set_provider(request: web.Request, visit: Visit) -> web.StreamResponse
         stored = await read_provider(visit)
         config, reason = all_of(
             lambda: sealed(request, form, stored),
-            lambda: required(form, "reason", _REASON_LENGTH, "a reason"),
+            lambda: reason_of(form),
         )
         await visit.row(calls.SET_PROVIDER_CONFIG, provider_type="stripe", reason=reason, **config)
     except (FormFault, Refused) as error:

@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from aiohttp import web
 
-from server.admin_pages.page import FormFault, done, form_of, render, required
+from server.admin_pages.page import FormFault, done, form_of, reason_of, render, required
 from server.admin_pages.refusals import fault_of
 from server.gateway import Refused, Row, calls
 from server.keys import GATEWAY
@@ -52,7 +52,7 @@ async def change(request: web.Request, visit: Visit) -> web.StreamResponse:
         person = await visit.row(
             calls.SET_ADMIN,
             email=email,
-            reason=required(form, "reason", 1000, "a reason; it goes into the audit log"),
+            reason=reason_of(form),
             role=role,
             is_active=None if action == "role" else action == "reactivate",
         )
@@ -84,10 +84,13 @@ async def _add(visit: Visit, form: Mapping[str, str]) -> Row:
     if full_name and len(full_name) > 255:
         raise FormFault(full_name="Use at most 255 characters.")
     role = _role(form)
+    reason = reason_of(form)
     if await _find(visit, email) is not None:
         raise FormFault(email=f"{email} is on the list already; change them there.")
     try:
-        return await visit.row(calls.ADD_ADMIN, email=email, full_name=full_name, role=role)
+        return await visit.row(
+            calls.ADD_ADMIN, email=email, full_name=full_name, role=role, reason=reason
+        )
     except Refused as error:
         raise fault_of(error, {"p_email": "email"}) from None
 

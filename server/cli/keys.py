@@ -27,7 +27,7 @@ def add_parser(commands: Any) -> None:
         help=f"give it once for each (default: {' and '.join(_PERMISSIONS)})",
     )
     create.add_argument("--expires-in-days", type=int, metavar="N", help="1 to 3650")
-    create.add_argument("--description")
+    create.add_argument("--description", help="what it is for; the audit log's reason too")
     create.set_defaults(run=_create)
 
     listing = actions.add_parser("list", help="list keys, newest first; never a secret")
@@ -37,10 +37,12 @@ def add_parser(commands: Any) -> None:
 
     rotate = actions.add_parser("rotate", help="replace a key; the old one works 24 hours more")
     rotate.add_argument("key", metavar="ID_OR_PREFIX", help="the key's id or first 20 characters")
+    rotate.add_argument("--reason", help="why, for the audit log")
     rotate.set_defaults(run=_rotate)
 
     revoke = actions.add_parser("revoke", help="end a key from the next request on")
     revoke.add_argument("key", metavar="ID_OR_PREFIX", help="the key's id or first 20 characters")
+    revoke.add_argument("--reason", help="why, for the audit log")
     revoke.set_defaults(run=_revoke)
 
     for action in (create, listing, rotate, revoke):
@@ -114,10 +116,11 @@ def _rotate(options: argparse.Namespace) -> int:
     secret = new_secret(old["environment"])
     rows = call_function(
         "SELECT * FROM billing.rotate_api_key(p_api_key_id => %(id)s, p_key_prefix => %(prefix)s,"
-        " p_key_hash => %(hash)s)",
+        " p_key_hash => %(hash)s, p_reason => %(reason)s)",
         id=old["api_key_id"],
         prefix=secret.prefix,
         hash=secret.hash,
+        reason=options.reason,
     )
     key = {**rows[0], "plaintext_key": secret.plaintext}
     if options.json:
@@ -133,7 +136,9 @@ def _rotate(options: argparse.Namespace) -> int:
 def _revoke(options: argparse.Namespace) -> int:
     old = _find(options.key)
     rows = call_function(
-        "SELECT * FROM billing.revoke_api_key(p_api_key_id => %(id)s)", id=old["api_key_id"]
+        "SELECT * FROM billing.revoke_api_key(p_api_key_id => %(id)s, p_reason => %(reason)s)",
+        id=old["api_key_id"],
+        reason=options.reason,
     )
     if options.json:
         print_json(rows[0])

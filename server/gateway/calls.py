@@ -199,16 +199,17 @@ LIST_API_KEYS = _call(
 )
 CREATE_API_KEY = _call(
     "create_api_key",
-    "name key_prefix key_hash environment permissions description expires_in_days admin_user_id",
+    "name key_prefix key_hash environment permissions description expires_in_days reason"
+    " admin_user_id",
     "api_key_id name key_prefix environment permissions status created_at expires_at",
 )
 ROTATE_API_KEY = _call(
     "rotate_api_key",
-    "api_key_id key_prefix key_hash admin_user_id",
+    "api_key_id key_prefix key_hash reason admin_user_id",
     "api_key_id name key_prefix environment permissions expires_at old_key_expires_at",
 )
 REVOKE_API_KEY = _call(
-    "revoke_api_key", "api_key_id admin_user_id", "api_key_id name key_prefix status"
+    "revoke_api_key", "api_key_id reason admin_user_id", "api_key_id name key_prefix status"
 )
 LIST_PURCHASES = _call(
     "list_purchases",
@@ -251,7 +252,7 @@ LIST_ADMINS = _call(
 )
 ADD_ADMIN = _call(
     "add_admin",
-    "email full_name role admin_user_id",
+    "email full_name role reason admin_user_id",
     "admin_user_id email full_name role is_active",
 )
 SET_ADMIN = _call(

@@ -29,6 +29,7 @@ def _create_key(person: Person, name: str) -> str:
     person.goes("/admin/keys")
     form = person.page.locator("section", has=person.page.locator("#create"))
     form.get_by_label("Name").fill(name)
+    form.get_by_label("What it is for").fill("answers messages")
     form.get_by_label("Expires in days").fill("30")
     form.get_by_role("button", name="Create key").click()
     assert person.heading == "Copy the new key now"
@@ -38,6 +39,7 @@ def _create_key(person: Person, name: str) -> str:
 def test_a_key_is_created_its_secret_shown_once_and_copied(admin: Person, looked_at: Look) -> None:
     admin.context.grant_permissions(["clipboard-read", "clipboard-write"])
     secret = _create_key(admin, unique("agent"))
+    looked_at(admin.page, "key-secret")
     assert _check(admin, secret) == 200
     admin.page.get_by_role("button", name="Copy").click()
     expect(admin.page.get_by_role("button", name="Copied")).to_be_visible()
@@ -47,12 +49,25 @@ def test_a_key_is_created_its_secret_shown_once_and_copied(admin: Person, looked
     looked_at(admin.page, "keys")
 
 
+def test_the_questions_before_a_key_is_rotated_or_revoked(admin: Person, looked_at: Look) -> None:
+    name = unique("agent")
+    _create_key(admin, name)
+    for action in ("Rotate", "Revoke"):
+        admin.goes("/admin/keys")
+        admin.page.get_by_role("link", name=f"{action} {name}").click()
+        looked_at(admin.page, f"key-{action.lower()}")
+        admin.page.get_by_role("button", name=f"{action} key").click()
+        assert "Give a reason" in admin.page.locator("main").inner_text()
+        looked_at(admin.page, f"key-{action.lower()}-without-reason")
+
+
 def test_a_key_is_rotated_and_revoked_after_a_question(plain: Person) -> None:
     name = unique("agent")
     old = _create_key(plain, name)
     plain.goes("/admin/keys")
     plain.page.get_by_role("link", name=f"Rotate {name}").click()
     assert "24 hours" in plain.page.locator("main").inner_text()
+    plain.page.get_by_label("Reason").fill("it is a year old")
     plain.page.get_by_role("button", name="Rotate key").click()
     assert "works until" in plain.page.locator("main").inner_text()
     new = plain.page.get_by_label("Secret key").input_value()
@@ -61,6 +76,7 @@ def test_a_key_is_rotated_and_revoked_after_a_question(plain: Person) -> None:
     assert "works until" in plain.page.locator("main").inner_text()
     plain.goes("/admin/keys?status=active")
     plain.page.get_by_role("link", name=f"Revoke {name}").click()
+    plain.page.get_by_label("Reason").fill("it leaked")
     plain.page.get_by_role("button", name="Revoke key").click()
     assert plain.page.get_by_role("status").is_visible()
     assert _check(plain, new) == 401
@@ -79,15 +95,18 @@ def test_staff_are_added_promoted_deactivated_and_let_in_again(
     admin.goes("/admin/staff")
     form = admin.page.locator("section", has=admin.page.locator("#add"))
     form.get_by_label("E-mail address").fill(email)
+    form.get_by_label("Reason").fill("a new colleague")
     form.get_by_role("button", name="Add").click()
     assert email in admin.page.locator("main").inner_text()
     looked_at(admin.page, "staff")
     admin.page.get_by_role("link", name=f"Change role of {email}").click()
+    looked_at(admin.page, "staff-role")
     admin.page.get_by_label("Role").select_option("admin")
     admin.page.get_by_label("Reason").fill("looks after payments")
     admin.page.locator("main form[method=post] button").last.click()
     for action in ("Deactivate", "Reactivate"):
         admin.page.get_by_role("link", name=f"{action} {email}").click()
+        looked_at(admin.page, f"staff-{action.lower()}")
         admin.page.get_by_label("Reason").fill("a test")
         admin.page.locator("main form[method=post] button").last.click()
         assert admin.page.get_by_role("status").is_visible()

@@ -60,6 +60,31 @@ def test_what_is_not_there_is_a_page_too(admin: Person, looked_at: Look) -> None
     looked_at(admin.page, "not-found")
 
 
+def test_a_sign_in_that_fails_is_told_on_a_page_with_a_way_back(
+    stranger: Person, looked_at: Look
+) -> None:
+    assert stranger.goes("/admin/oauth/callback?code=x&state=forged").status == 400
+    assert stranger.heading == "You are not signed in"
+    assert "Invalid OAuth state" in stranger.page.locator("main").inner_text()
+    looked_at(stranger.page, "sign-in-failed")
+    stranger.page.get_by_role("link", name="To the dashboard").click()
+    assert stranger.heading == "Sign in"
+
+
+def test_a_fault_of_ours_is_a_page_with_a_request_id(admin: Person, looked_at: Look) -> None:
+    database = admin.shop.database
+    database.execute("ALTER FUNCTION billing.list_admins RENAME TO list_admins_gone")
+    try:
+        assert admin.goes("/admin/staff").status == 500
+        assert admin.heading == "Something went wrong here"
+        assert "Request id" in admin.page.locator("main").inner_text()
+        assert "list_admins" not in admin.page.content()
+        looked_at(admin.page, "fault")
+    finally:
+        database.execute("ALTER FUNCTION billing.list_admins_gone RENAME TO list_admins")
+    assert admin.goes("/admin/staff").ok
+
+
 def test_everything_can_be_reached_by_keyboard(admin: Person) -> None:
     admin.goes("/admin")
     admin.page.keyboard.press("Tab")

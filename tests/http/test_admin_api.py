@@ -1228,11 +1228,21 @@ def test_keys_are_listed_by_environment_and_state(service: Service, admin: Perso
     assert times == sorted(times, reverse=True)
 
 
+def _reasons(service: Service, resource_id: str) -> list[str | None]:
+    """Why, oldest first, as the audit log has it."""
+    rows = service.database.execute(
+        "SELECT l.reason FROM billing_data.admin_audit_logs AS l"
+        " WHERE l.resource_id = %s ORDER BY l.created_at",
+        resource_id,
+    )
+    return [reason for (reason,) in rows]
+
+
 def test_a_revoked_key_is_refused_at_its_next_request(service: Service, admin: Person) -> None:
     key = admin.post("/api-keys", {"name": "x"}).json()
     assert may_check(service, key["plaintext_key"]).status_code == 200
     for _ in range(2):
-        gone = admin.delete(f"/api-keys/{key['id']}")
+        gone = admin.delete(f"/api-keys/{key['id']}?reason=it+leaked")
         assert (gone.status_code, gone.content) == (204, b"")
     refused = may_check(service, key["plaintext_key"])
     assert_error(refused, 401, "Authentication failed: Invalid API key")
@@ -1240,6 +1250,7 @@ def test_a_revoked_key_is_refused_at_its_next_request(service: Service, admin: P
         "api_key.revoke",
         "api_key.create",
     ]
+    assert _reasons(service, key["id"]) == [None, "it leaked"]
     unknown = admin.delete(f"/api-keys/{NOBODYS_ID}")
     assert_error(unknown, 404, f"API key not found: {NOBODYS_ID}")
     assert faults_of(admin.delete("/api-keys/x"))[0]["type"] == "uuid_parsing"
@@ -1256,7 +1267,7 @@ def test_a_rotated_key_works_for_a_day_more(service: Service, admin: Person) -> 
         },
     ).json()
     before = datetime.now(UTC)
-    answer = admin.post(f"/api-keys/{old['id']}/rotate")
+    answer = admin.post(f"/api-keys/{old['id']}/rotate?reason=yearly")
     assert answer.status_code == 200
     new = answer.json()
     assert tuple(new) == (
@@ -1295,6 +1306,8 @@ def test_a_rotated_key_works_for_a_day_more(service: Service, admin: Person) -> 
         "api_key.rotate",
         "api_key.create",
     ]
+    assert _reasons(service, old["id"]) == [None, "yearly"]
+    assert _reasons(service, new["id"]) == ["yearly"]
     assert new["new_plaintext_key"][20:] not in service.process.output
 
 

@@ -6,8 +6,10 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import psycopg
 import pytest
 
 from server.admin_pages import payments
@@ -15,7 +17,7 @@ from server.routes import PAGE, ROUTES
 from server.webhooks import stripe
 from tests.identity_provider import FOUNDER, Browser, Console, good_provider, running_console
 from tests.payments import ENCRYPTION_KEY
-from tests.support import Database, unique
+from tests.support import Database, unique, wait_for
 
 PAGES = [(route.method, route.path) for route in ROUTES if route.guard == PAGE]
 VIEWER = "grace@ciris.ai"
@@ -83,15 +85,29 @@ FORMS: dict[str, dict[str, Any]] = {
     "/admin/accounts/{account_id}/free-uses": {"free_uses": "9", "reason": "a new start"},
     "/admin/accounts/{account_id}/status": {"status": "suspended", "reason": "a test"},
     "/admin/payments/problems/{event_id}": {"reason": "granted by hand"},
-    "/admin/keys": {"name": "k", "environment": "test", "permissions": "billing:read"},
-    "/admin/keys/{api_key_id}/rotate": {},
-    "/admin/keys/{api_key_id}/revoke": {},
+    "/admin/keys": {
+        "name": "k",
+        "environment": "test",
+        "permissions": "billing:read",
+        "description": "for a test",
+    },
+    "/admin/keys/{api_key_id}/rotate": {"reason": "it is a year old"},
+    "/admin/keys/{api_key_id}/revoke": {"reason": "it leaked"},
     "/admin/settings/pricing": {"pack_uses": "21", "reason": "a test", "confirm": "yes"},
     "/admin/settings/stripe": {"publishable_key": "pk_test_123", "reason": "a test"},
     "/admin/settings/stripe/test": {},
-    "/admin/staff": {"role": "viewer"},
+    "/admin/staff": {"role": "viewer", "reason": "a new colleague"},
     "/admin/staff/{email}": {"action": "role", "role": "admin", "reason": "a test"},
 }
+
+
+# Signing out and trying Stripe's keys change nothing of anybody's.
+CHANGES = sorted(FORMS.keys() - {"/admin/sign-out", "/admin/settings/stripe/test"})
+
+
+def _reason_field(path: str) -> str:
+    """Where a form asks why; of a new key that is what it is for."""
+    return "description" if path == "/admin/keys" else "reason"
 
 
 def _form(path: str) -> dict[str, Any]:
@@ -209,10 +225,23 @@ def test_a_form_without_its_token_changes_nothing(
     assert _everything(running.database) == before
 
 
-@pytest.mark.parametrize(
-    "path", sorted(FORMS.keys() - {"/admin/sign-out", "/admin/settings/stripe/test"})
-)
-def test_what_an_administrator_changes_is_audited_with_who_and_where_from(
+@pytest.mark.parametrize("path", CHANGES)
+def test_nothing_is_changed_without_a_reason(
+    console: tuple[Console, dict[str, Browser]], path: str
+) -> None:
+    running, browsers = console
+    address = _address(running.database, path)
+    token = _token(browsers["admin"])
+    before = _everything(running.database)
+    data = {**_form(path), "csrf_token": token, _reason_field(path): " "}
+    answer = browsers["admin"].request("POST", address, data=data)
+    assert answer.status_code == 422
+    assert 'role="alert"' in answer.text or 'class="fault"' in answer.text
+    assert _everything(running.database) == before
+
+
+@pytest.mark.parametrize("path", CHANGES)
+def test_what_an_administrator_changes_is_audited_with_who_why_and_where_from(
     console: tuple[Console, dict[str, Browser]], path: str
 ) -> None:
     running, browsers = console
@@ -232,5 +261,29 @@ def test_what_an_administrator_changes_is_audited_with_who_and_where_from(
     assert rows
     for who, address_of, has_agent, reason in rows:
         assert (who, address_of, has_agent) == (FOUNDER, browsers["admin"].address, True)
-        if "reason" in FORMS[path]:
-            assert reason == FORMS[path]["reason"]
+        assert reason == FORMS[path][_reason_field(path)]
+
+
+def test_after_a_broken_connection_nobody_is_told_that_nothing_was_changed(
+    console: tuple[Console, dict[str, Browser]],
+) -> None:
+    running, browsers = console
+    account = _account(running.database)
+    data = {"status": "suspended", "reason": "a test", "csrf_token": _token(browsers["admin"])}
+    with (
+        psycopg.connect(running.database.dsn()) as holder,
+        ThreadPoolExecutor(1) as background,
+    ):
+        holder.execute("SELECT FROM billing_data.accounts WHERE id = %s FOR UPDATE", (account,))
+        posted = background.submit(
+            browsers["admin"].request, "POST", f"/admin/accounts/{account}/status", data=data
+        )
+        waiting = (
+            "SELECT pg_terminate_backend(a.pid) FROM pg_stat_activity AS a"
+            " WHERE a.datname = current_database() AND a.wait_event_type = 'Lock'"
+        )
+        wait_for(lambda: running.database.execute(waiting), "the change to wait for the account")
+        answer = posted.result(timeout=20)
+    assert answer.status_code == 503
+    assert "It is not known whether the change was made" in answer.text
+    assert "Nothing was changed" not in answer.text

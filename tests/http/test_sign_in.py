@@ -999,7 +999,12 @@ def keys_of(database: Database) -> int:
     return int(database.value("SELECT count(*) FROM billing_data.api_keys"))
 
 
-NEW_KEY = {"name": "a key", "environment": "test", "permissions": "billing:read"}
+NEW_KEY = {
+    "name": "a key",
+    "description": "for a test",
+    "environment": "test",
+    "permissions": "billing:read",
+}
 
 
 def test_a_form_without_the_token_of_its_session_changes_nothing(

@@ -37,7 +37,7 @@ CREATE FUNCTION billing.create_account(p_oauth_provider text, p_external_id text
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.create_api_key(p_name text, p_key_prefix text, p_key_hash text, p_environment text DEFAULT 'live'::text, p_permissions text[] DEFAULT ARRAY['billing:read'::text, 'billing:write'::text], p_description text DEFAULT NULL::text, p_expires_in_days integer DEFAULT NULL::integer, p_admin_user_id uuid DEFAULT NULL::uuid) RETURNS TABLE(api_key_id uuid, name text, key_prefix text, environment text, permissions text[], status text, created_at timestamp with time zone, expires_at timestamp with time zone)
+CREATE FUNCTION billing.create_api_key(p_name text, p_key_prefix text, p_key_hash text, p_environment text DEFAULT 'live'::text, p_permissions text[] DEFAULT ARRAY['billing:read'::text, 'billing:write'::text], p_description text DEFAULT NULL::text, p_expires_in_days integer DEFAULT NULL::integer, p_reason text DEFAULT NULL::text, p_admin_user_id uuid DEFAULT NULL::uuid) RETURNS TABLE(api_key_id uuid, name text, key_prefix text, environment text, permissions text[], status text, created_at timestamp with time zone, expires_at timestamp with time zone)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -295,11 +295,11 @@ CREATE FUNCTION billing.return_payment(p_payment_id text, p_return_id text, p_ki
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.revoke_api_key(p_api_key_id uuid, p_admin_user_id uuid DEFAULT NULL::uuid) RETURNS TABLE(api_key_id uuid, name text, key_prefix text, status text)
+CREATE FUNCTION billing.revoke_api_key(p_api_key_id uuid, p_reason text DEFAULT NULL::text, p_admin_user_id uuid DEFAULT NULL::uuid) RETURNS TABLE(api_key_id uuid, name text, key_prefix text, status text)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.rotate_api_key(p_api_key_id uuid, p_key_prefix text, p_key_hash text, p_admin_user_id uuid DEFAULT NULL::uuid) RETURNS TABLE(api_key_id uuid, name text, key_prefix text, environment text, permissions text[], expires_at timestamp with time zone, old_key_expires_at timestamp with time zone)
+CREATE FUNCTION billing.rotate_api_key(p_api_key_id uuid, p_key_prefix text, p_key_hash text, p_reason text DEFAULT NULL::text, p_admin_user_id uuid DEFAULT NULL::uuid) RETURNS TABLE(api_key_id uuid, name text, key_prefix text, environment text, permissions text[], expires_at timestamp with time zone, old_key_expires_at timestamp with time zone)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -567,6 +567,10 @@ CREATE FUNCTION billing_data.require_identity(p_oauth_provider text, p_external_
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.require_length(p_value text, p_limit integer, p_argument text) RETURNS void
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.require_page(p_limit bigint, p_offset bigint, p_most bigint) RETURNS void
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 

@@ -34,7 +34,7 @@ def _expire(database: Database, api_key_id: uuid.UUID, moment: str) -> None:
 
 def _audit(database: Database, api_key_id: uuid.UUID) -> list[tuple[Any, ...]]:
     return database.execute(
-        "SELECT l.action, l.changes, l.database_role, l.admin_user_id"
+        "SELECT l.action, l.changes, l.database_role, l.admin_user_id, l.reason"
         " FROM billing_data.admin_audit_logs AS l"
         " WHERE l.resource_type = 'api_key' AND l.resource_id = %s ORDER BY l.created_at",
         str(api_key_id),
@@ -66,8 +66,14 @@ def test_a_key_is_made_with_sensible_defaults(module_database: Database, dba: Ca
     assert _audit(module_database, answer["api_key_id"]) == [
         (
             "api_key.create",
-            {"name": "agent", "permissions": ["billing:read", "billing:write"]},
+            {
+                "name": "agent",
+                "environment": "live",
+                "permissions": ["billing:read", "billing:write"],
+                "expires_at": None,
+            },
             "t_dba",
+            None,
             None,
         )
     ]
@@ -92,7 +98,7 @@ def test_a_key_made_by_staff_names_them_and_lives_as_long_as_asked(
     row = _stored(module_database, answer["api_key_id"])
     assert (row["created_by"], row["created_by_role"]) == (ada, None)
     assert row["description"] == "for tests"
-    assert _audit(module_database, answer["api_key_id"])[0][2:] == (None, ada)
+    assert _audit(module_database, answer["api_key_id"])[0][2:] == (None, ada, "for tests")
 
 
 def test_a_prefix_is_unique(dba: Caller) -> None:
@@ -203,14 +209,63 @@ def test_a_rotation_is_audited_for_the_old_key_and_the_new(
     module_database: Database, web: Caller
 ) -> None:
     old, ada = key_id(module_database), staff(module_database, "admin")
-    new = web.row("rotate_api_key", api_key_id=old, **_secret(), admin_user_id=ada)["api_key_id"]
-    assert _audit(module_database, old)[-1] == (
-        "api_key.rotate",
-        {"rotated_to": str(new)},
-        None,
-        ada,
+    answer = web.row(
+        "rotate_api_key", api_key_id=old, **_secret(), reason="yearly", admin_user_id=ada
     )
-    assert [row[0] for row in _audit(module_database, new)] == ["api_key.create"]
+    new, grace_ends_at = answer["api_key_id"], answer["old_key_expires_at"]
+    action, changes, *who = _audit(module_database, old)[-1]
+    assert (action, who) == ("api_key.rotate", [None, ada, "yearly"])
+    assert datetime.fromisoformat(changes["after"].pop("expires_at")) == grace_ends_at
+    assert changes == {
+        "rotated_to": str(new),
+        "before": {"status": "active", "expires_at": None},
+        "after": {"status": "rotating"},
+    }
+    ((action, _, *who),) = _audit(module_database, new)
+    assert (action, who) == ("api_key.create", [None, ada, "yearly"])
+
+
+def test_why_a_key_was_made_is_the_reason_given_else_what_it_is_for(
+    module_database: Database, dba: Caller
+) -> None:
+    for reason, description, why in (
+        ("asked for by mail", "proxy", "asked for by mail"),
+        (" ", "proxy", "proxy"),
+        (None, None, None),
+    ):
+        answer = dba.row(
+            "create_api_key", name="k", **_secret(), reason=reason, description=description
+        )
+        assert _audit(module_database, answer["api_key_id"])[0][-1] == why
+
+
+def test_a_revocation_is_audited_with_what_the_key_was_and_why(
+    module_database: Database, dba: Caller
+) -> None:
+    key = key_id(module_database)
+    dba.row("revoke_api_key", api_key_id=key, reason="it leaked")
+    assert _audit(module_database, key)[-1] == (
+        "api_key.revoke",
+        {"before": {"status": "active"}, "after": {"status": "revoked"}},
+        "t_dba",
+        None,
+        "it leaked",
+    )
+
+
+@pytest.mark.parametrize("function", ["create_api_key", "rotate_api_key", "revoke_api_key"])
+def test_a_reason_has_at_most_500_characters(
+    module_database: Database, dba: Caller, function: str
+) -> None:
+    arguments: dict[str, Any] = {"reason": "x" * 501}
+    if function != "create_api_key":
+        arguments["api_key_id"] = key_id(module_database)
+    if function != "revoke_api_key":
+        arguments |= _secret()
+    if function == "create_api_key":
+        arguments["name"] = "k"
+    refusal = dba.refusal(function, **arguments)
+    assert (refusal.slug, refusal.detail["argument"]) == ("invalid_argument", "p_reason")
 
 
 @pytest.mark.parametrize(
