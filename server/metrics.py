@@ -14,6 +14,7 @@ from prometheus_client import (
     Histogram,
     generate_latest,
     multiprocess,
+    values,
 )
 
 from server import __version__
@@ -23,6 +24,23 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5
 _CREDITS = (1, 2, 5, 10, 20, 50, 100, 500, 1000, 10_000)
 
 REGISTRY = CollectorRegistry()
+
+
+class _Process:
+    """This process's id, looked up once. The library asks for it with every increment, and a system
+    call each time was a fifth of what a request cost."""
+
+    id = os.getpid()
+
+    @classmethod
+    def forked(cls) -> None:
+        """Looks again, in a new worker."""
+        cls.id = os.getpid()
+
+
+if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+    os.register_at_fork(after_in_child=_Process.forked)
+    values.ValueClass = values.MultiProcessValue(lambda: _Process.id)  # type: ignore[no-untyped-call]
 
 SERVICE_INFO = Gauge(
     "billing_service_info",

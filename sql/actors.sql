@@ -5,7 +5,6 @@
 -- is a member of that role and of no stronger one. A DBA's or owner's login is not the web tier.
 CREATE OR REPLACE FUNCTION billing_data.is_web_tier() RETURNS boolean
 LANGUAGE sql STABLE
-SET search_path = pg_catalog, pg_temp
 RETURN current_setting('role') = 'billing_server'
     OR NOT pg_has_role(session_user, 'billing_dba', 'MEMBER');
 COMMENT ON FUNCTION billing_data.is_web_tier IS

@@ -1,14 +1,33 @@
 -- Charges: this user used one. Free uses go first, one per charge whatever the amount; then paid
 -- credits, the whole amount or nothing. Every accepted charge is one ledger row.
 
+-- Whether an item carries something that a profile update could change.
+CREATE OR REPLACE FUNCTION billing_data.has_profile(
+    p_customer_email text, p_user_role text, p_agent_id text, p_marketing_opt_in boolean
+) RETURNS boolean
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN num_nonnulls(p_customer_email, p_user_role, p_agent_id) > 0 OR p_marketing_opt_in IS TRUE;
+COMMENT ON FUNCTION billing_data.has_profile IS
+    'Whether an item carries a profile update. Helper.';
+
+-- What a used key means for a request: the same once more, or another one under the same key. A row
+-- of the old service has no fingerprint: taken to be the same request.
+CREATE OR REPLACE FUNCTION billing_data.replay_outcome(p_recorded bytea, p_presented bytea)
+RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE WHEN p_recorded <> p_presented THEN 'conflict' ELSE 'replayed' END;
+COMMENT ON FUNCTION billing_data.replay_outcome IS
+    'Tells a repeated request from another one under the same key. Helper.';
+
 -- The core of every charge: one item per array position, all arrays of one length. Items of one
 -- account are decided in array order. An item's outcome is 'created'; 'replayed' or 'conflict' when
 -- its idempotency key was used before with the same or another request, with the first charge's
 -- row; the slug of what refused it; 'busy' only when p_wait is false and somebody else holds the
 -- account. A refused item writes nothing but the profile update it carries. Whoever p_wait is
--- false for never waits for a lock.
--- Locks: all accounts in id order, in a statement of its own, so that the next one sees every
--- charge committed before. Writes: accounts 1 per changed account, charges 1 per created item.
+-- false for never waits for a lock. An item whose key was used, and that carries no profile, needs no
+-- lock: what the ledger says once it says for ever.
+-- Locks: the other items' accounts in id order, in a statement of its own, so that the next one sees
+-- every charge committed before. Writes: accounts 1 per changed account, charges 1 per created item.
 -- Errors: actor_required, actor_not_allowed, invalid_argument; all else is an outcome.
 -- Example: SELECT * FROM billing.create_charges(p_oauth_providers => ARRAY['oauth:google'],
 --              p_external_ids => ARRAY['1'], p_amounts_minor => ARRAY[1], p_currencies => ARRAY['USD'],
@@ -72,7 +91,6 @@ DECLARE
     v_accounts billing_data.accounts[] := ARRAY[]::billing_data.accounts[];
     v_charge billing_data.charges;
     v_charges billing_data.charges[] := ARRAY[]::billing_data.charges[];
-    v_fingerprint bytea;
     v_keys text[] := ARRAY[]::text[];
     v_keys_at integer[] := ARRAY[]::integer[];
     v_seen integer;
@@ -103,13 +121,24 @@ BEGIN
     IF p_wait THEN
         v_locked := ARRAY(
             SELECT a.id
-            FROM billing_data.accounts AS a
-            WHERE (a.oauth_provider, a.external_id) IN (
-                SELECT i.oauth_provider, i.external_id
-                FROM unnest(p_oauth_providers, p_external_ids) AS i (oauth_provider, external_id)
+            FROM unnest(
+                p_oauth_providers, p_external_ids, p_idempotency_keys, p_customer_emails,
+                p_user_roles, p_agent_ids, p_marketing_opt_ins
+            ) AS i (
+                oauth_provider, external_id, idempotency_key, customer_email, user_role, agent_id,
+                marketing_opt_in
             )
+            INNER JOIN billing_data.accounts AS a
+                ON a.oauth_provider = i.oauth_provider AND a.external_id = i.external_id
+            WHERE billing_data.has_profile(
+                    i.customer_email, i.user_role, i.agent_id, i.marketing_opt_in
+                )
+                OR NOT EXISTS (
+                    SELECT FROM billing_data.charges AS c
+                    WHERE c.account_id = a.id AND c.idempotency_key = i.idempotency_key
+                )
             ORDER BY a.id
-            FOR NO KEY UPDATE
+            FOR NO KEY UPDATE OF a
         );
     ELSE
         -- SKIP LOCKED passes over held rows, but waits where a row was replaced between the look
@@ -118,13 +147,24 @@ BEGIN
         PERFORM set_config('lock_timeout', '50ms', true);
         v_locked := ARRAY(
             SELECT a.id
-            FROM billing_data.accounts AS a
-            WHERE (a.oauth_provider, a.external_id) IN (
-                SELECT i.oauth_provider, i.external_id
-                FROM unnest(p_oauth_providers, p_external_ids) AS i (oauth_provider, external_id)
+            FROM unnest(
+                p_oauth_providers, p_external_ids, p_idempotency_keys, p_customer_emails,
+                p_user_roles, p_agent_ids, p_marketing_opt_ins
+            ) AS i (
+                oauth_provider, external_id, idempotency_key, customer_email, user_role, agent_id,
+                marketing_opt_in
             )
+            INNER JOIN billing_data.accounts AS a
+                ON a.oauth_provider = i.oauth_provider AND a.external_id = i.external_id
+            WHERE billing_data.has_profile(
+                    i.customer_email, i.user_role, i.agent_id, i.marketing_opt_in
+                )
+                OR NOT EXISTS (
+                    SELECT FROM billing_data.charges AS c
+                    WHERE c.account_id = a.id AND c.idempotency_key = i.idempotency_key
+                )
             ORDER BY a.id
-            FOR NO KEY UPDATE SKIP LOCKED
+            FOR NO KEY UPDATE OF a SKIP LOCKED
         );
         PERFORM set_config('lock_timeout', v_lock_timeout, true);
     END IF;
@@ -135,7 +175,15 @@ BEGIN
             i.item, i.amount_minor, i.currency, i.description, i.idempotency_key, i.message_id,
             i.metadata_agent_id, i.channel_id, i.request_id, i.customer_email, i.user_role,
             i.agent_id, i.marketing_opt_in, i.marketing_opt_in_source, i.api_key_id,
-            a AS account, used.row AS existing,
+            a.id AS account_id, a AS account, used.id AS existing_id, used.row AS existing,
+            billing_data.has_profile(
+                i.customer_email, i.user_role, i.agent_id, i.marketing_opt_in
+            ) AS has_profile,
+            sha256(convert_to(ROW(
+                i.amount_minor, i.currency, i.description, i.message_id, i.metadata_agent_id,
+                i.channel_id, i.request_id, i.customer_email, i.user_role, i.agent_id,
+                coalesce(i.marketing_opt_in, false), i.marketing_opt_in_source
+            )::text, 'UTF8')) AS fingerprint,
             (
                 i.amount_minor > 0 AND length(i.currency) = 3 AND length(i.description) > 0
                 AND coalesce(greatest(
@@ -161,7 +209,7 @@ BEGIN
             ON a.oauth_provider = i.oauth_provider AND a.external_id = i.external_id
         -- LIMIT keeps the look-up apart, so that its index is always searched with both columns.
         LEFT JOIN LATERAL (
-            SELECT c AS row
+            SELECT c.id, c AS row
             FROM billing_data.charges AS c
             WHERE c.account_id = a.id AND c.idempotency_key = i.idempotency_key
             LIMIT 1
@@ -181,13 +229,20 @@ BEGIN
                 outcome := 'invalid_argument';
                 EXIT decide;
             END IF;
-            IF (v_item.account).id IS NULL THEN
+            IF v_item.account_id IS NULL THEN
                 outcome := 'account_not_found';
+                EXIT decide;
+            END IF;
+            IF v_item.existing_id IS NOT NULL AND NOT v_item.has_profile THEN
+                v_charge := v_item.existing;
+                outcome := billing_data.replay_outcome(
+                    v_charge.request_fingerprint, v_item.fingerprint
+                );
                 EXIT decide;
             END IF;
 
             -- The first item of another account: keep what the last one came to, take up this one.
-            IF v_account.id IS DISTINCT FROM (v_item.account).id THEN
+            IF v_account.id IS DISTINCT FROM v_item.account_id THEN
                 IF v_dirty THEN
                     v_accounts := array_append(v_accounts, v_account);
                 END IF;
@@ -203,9 +258,7 @@ BEGIN
                 EXIT decide;
             END IF;
 
-            IF num_nonnulls(v_item.customer_email, v_item.user_role, v_item.agent_id) > 0
-                OR v_item.marketing_opt_in
-            THEN
+            IF v_item.has_profile THEN
                 v_changed := billing_data.with_profile(
                     v_account, v_item.customer_email, v_item.user_role, v_item.agent_id,
                     v_item.marketing_opt_in, v_item.marketing_opt_in_source, v_now
@@ -218,25 +271,18 @@ BEGIN
             END IF;
 
             -- Was the key used: in an earlier transaction, or by an earlier item of this call?
-            v_fingerprint := sha256(convert_to(ROW(
-                v_item.amount_minor, v_item.currency, v_item.description, v_item.message_id,
-                v_item.metadata_agent_id, v_item.channel_id, v_item.request_id,
-                v_item.customer_email, v_item.user_role, v_item.agent_id,
-                coalesce(v_item.marketing_opt_in, false), v_item.marketing_opt_in_source
-            )::text, 'UTF8'));
-            v_charge := v_item.existing;
-            IF v_charge.id IS NULL AND v_item.idempotency_key IS NOT NULL THEN
+            IF v_item.existing_id IS NOT NULL THEN
+                v_charge := v_item.existing;
+            ELSIF v_item.idempotency_key IS NOT NULL THEN
                 v_seen := array_position(v_keys, v_item.idempotency_key);
                 IF v_seen IS NOT NULL THEN
                     v_charge := v_charges[v_keys_at[v_seen]];
                 END IF;
             END IF;
             IF v_charge.id IS NOT NULL THEN
-                -- A row of the old service has no fingerprint: taken to be the same request.
-                outcome := CASE
-                    WHEN v_charge.request_fingerprint <> v_fingerprint THEN 'conflict'
-                    ELSE 'replayed'
-                END;
+                outcome := billing_data.replay_outcome(
+                    v_charge.request_fingerprint, v_item.fingerprint
+                );
                 EXIT decide;
             END IF;
 
@@ -282,7 +328,7 @@ BEGIN
             v_charge.metadata_channel_id := v_item.channel_id;
             v_charge.metadata_request_id := v_item.request_id;
             v_charge.created_at := v_now;
-            v_charge.request_fingerprint := v_fingerprint;
+            v_charge.request_fingerprint := v_item.fingerprint;
             v_charge.api_key_id := v_item.api_key_id;
             v_charge.database_role := v_role;
             v_charges := array_append(v_charges, v_charge);

@@ -91,21 +91,16 @@ CREATE OR REPLACE FUNCTION billing_data.is_check(
     p_agent_id text,
     p_marketing_opt_in_source text
 ) RETURNS boolean
-LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
-SET search_path = pg_catalog, pg_temp
-AS $$
-BEGIN
-    RETURN (
-        starts_with(p_oauth_provider, 'oauth:') AND length(p_external_id) > 0
-        AND greatest(
-            length(p_oauth_provider), length(p_external_id), length(p_wa_id), length(p_tenant_id),
-            length(p_context_agent_id), length(p_context_channel_id),
-            length(p_context_request_id), length(p_customer_email), length(p_agent_id)
-        ) <= 255
-        AND coalesce(greatest(length(p_user_role), length(p_marketing_opt_in_source)), 0) <= 50
-    ) IS TRUE;
-END
-$$;
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN (
+    starts_with(p_oauth_provider, 'oauth:') AND length(p_external_id) > 0
+    AND greatest(
+        length(p_oauth_provider), length(p_external_id), length(p_wa_id), length(p_tenant_id),
+        length(p_context_agent_id), length(p_context_channel_id),
+        length(p_context_request_id), length(p_customer_email), length(p_agent_id)
+    ) <= 255
+    AND coalesce(greatest(length(p_user_role), length(p_marketing_opt_in_source)), 0) <= 50
+) IS TRUE;
 COMMENT ON FUNCTION billing_data.is_check IS
     'Whether an item of a batch has the shape of a check. Helper.';
 

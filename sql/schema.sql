@@ -11,9 +11,10 @@ ALTER DEFAULT PRIVILEGES FOR ROLE billing_owner REVOKE EXECUTE ON FUNCTIONS FROM
 
 -- A time-ordered id (UUID version 7, RFC 9562): new index entries go to one place instead of all
 -- over the index. PostgreSQL 18 has uuidv7() built in, but 15 to 17 are supported too.
+-- Functions like this one, a RETURN in plain SQL, need no pinned search_path: their names were resolved
+-- when they were created. Without one the planner can put the expression in place of the call.
 CREATE OR REPLACE FUNCTION billing_data.new_id() RETURNS uuid
 LANGUAGE sql VOLATILE PARALLEL SAFE
-SET search_path = pg_catalog, pg_temp
 RETURN encode(
     set_bit(
         set_bit(

@@ -490,9 +490,11 @@ CREATE FUNCTION billing_data.free_key(p_account_id uuid, p_key text) RETURNS tex
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.has_profile(p_customer_email text, p_user_role text, p_agent_id text, p_marketing_opt_in boolean) RETURNS boolean
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE;
+
 CREATE FUNCTION billing_data.is_check(p_oauth_provider text, p_external_id text, p_wa_id text, p_tenant_id text, p_context_agent_id text, p_context_channel_id text, p_context_request_id text, p_customer_email text, p_user_role text, p_agent_id text, p_marketing_opt_in_source text) RETURNS boolean
-    LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
-    SET search_path TO 'pg_catalog', 'pg_temp';
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE;
 
 CREATE FUNCTION billing_data.is_payment_fault(p_outcome text) RETURNS boolean
     LANGUAGE sql IMMUTABLE
@@ -507,8 +509,7 @@ CREATE FUNCTION billing_data.is_uuid(p_text text) RETURNS boolean
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.is_web_tier() RETURNS boolean
-    LANGUAGE sql STABLE
-    SET search_path TO 'pg_catalog', 'pg_temp';
+    LANGUAGE sql STABLE;
 
 CREATE FUNCTION billing_data.mask_config(p_config_data jsonb) RETURNS jsonb
     LANGUAGE sql IMMUTABLE
@@ -519,8 +520,7 @@ CREATE FUNCTION billing_data.money_text(p_amount_minor bigint, p_currency text) 
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.new_id() RETURNS uuid
-    LANGUAGE sql PARALLEL SAFE
-    SET search_path TO 'pg_catalog', 'pg_temp';
+    LANGUAGE sql PARALLEL SAFE;
 
 CREATE FUNCTION billing_data.open_session(p_admin_user_id uuid, p_session_hash bytea, p_how text) RETURNS void
     LANGUAGE plpgsql
@@ -545,6 +545,9 @@ CREATE FUNCTION billing_data.refuse_api_key_change() RETURNS trigger
 CREATE FUNCTION billing_data.refuse_change() RETURNS trigger
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.replay_outcome(p_recorded bytea, p_presented bytea) RETURNS text
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE;
 
 CREATE FUNCTION billing_data.require(p_valid boolean, p_argument text, p_problem text) RETURNS void
     LANGUAGE plpgsql STABLE

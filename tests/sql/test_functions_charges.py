@@ -661,6 +661,43 @@ def test_without_waiting_only_the_items_of_a_locked_account_are_busy(
     assert outcomes(charge_all(dba, [held], wait=False)) == ["created"]
 
 
+@pytest.mark.parametrize("wait", [True, False])
+def test_a_used_key_is_recognised_without_a_lock_and_nothing_is_written(
+    module_database: Database, dba: Caller, wait: bool
+) -> None:
+    who, key = new_user(module_database, paid=5), unique()
+    used = {**who, "idempotency_key": key}
+    (first,) = charge_all(dba, [used])
+    with (
+        session(module_database, "t_dba", autocommit=False) as other,
+        session(module_database, "t_dba", autocommit=False) as caller,
+    ):
+        other.row("create_charge", **who)  # holds the account
+        caller.execute("SET LOCAL lock_timeout = '2s'")
+        again, another = charge_all(caller, [used, {**used, "amount_minor": 2}], wait=wait)
+        (written,) = caller.execute("SELECT pg_current_xact_id_if_assigned() AS id")
+        caller.connection.rollback()
+        other.connection.rollback()
+    assert outcomes([again, another]) == ["replayed", "conflict"]
+    assert again["charge_id"] == another["charge_id"] == first["charge_id"]
+    assert written["id"] is None
+
+
+def test_a_used_key_that_brings_a_new_profile_waits_for_the_account(
+    module_database: Database, dba: Caller
+) -> None:
+    who, key = new_user(module_database), unique()
+    used = {**who, "idempotency_key": key}
+    charge_all(dba, [used])
+    newer = {**used, "customer_email": "ada@example.com"}
+    with session(module_database, "t_dba", autocommit=False) as other:
+        other.row("create_charge", **who)
+        assert outcomes(charge_all(dba, [newer, used], wait=False)) == ["busy", "replayed"]
+        other.connection.rollback()
+    assert outcomes(charge_all(dba, [newer], wait=False)) == ["conflict"]
+    assert account_of(module_database, who)["customer_email"] == "ada@example.com"
+
+
 def test_without_waiting_an_account_that_is_only_being_read_is_not_busy(
     module_database: Database, dba: Caller
 ) -> None:
