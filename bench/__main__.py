@@ -1,258 +1,169 @@
-"""`make bench`: checks and charges per second over HTTP beside pgbench calling the single-call
-functions, in one run on one cluster, durable commits on both sides.
+"""`make bench`: how fast the service is beside what its database does alone, in one run on one
+cluster, durable commits on both sides.
 
-It is a benchmark, not a test: it fails only when something answers wrongly. Compare the ratios,
-not the numbers: machines differ and are shared."""
+    python -m bench [--only NAME,...] [--quick]     the scenarios
+    python -m bench growth                          a new database beside one of a year
+    python -m bench soak [--minutes 10]             does it stay as it is?
+    python -m bench report [FILE...]                docs/performance.md and its chart from results
+
+It is a benchmark, not a test: it fails when something is answered wrongly or the books do not
+agree, never because it was slow. Compare the ratios, not the numbers: machines differ and are
+shared. docs/performance.md says what is measured how."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
-import re
-import shutil
+import resource
 import signal
-import socket
-import statistics
-import subprocess
 import sys
-import tempfile
-import time
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
-import psycopg
-
-from server.api_key_secret import new_secret
-from server.config import SettingsSeed
-from server.embedded import Cluster, find_binaries
-from server.migrate import migrate
-
-HERE = Path(__file__).parent
-BILLING = Path(sys.executable).parent / "ciris-billing"
-ACCOUNTS = 10_000
-CHECK = '{"oauth_provider":"oauth:bench","external_id":"{user}"}'
-CHARGE = (
-    '{"oauth_provider":"oauth:bench","external_id":"{user}","amount_minor":1,"currency":"USD",'
-    '"description":"Message interaction","idempotency_key":"{key}"}'
+from bench import report
+from bench.cluster import (
+    charge_once,
+    durable_cluster,
+    filled,
+    machine,
+    settings,
+    stage,
+    wrong_books,
 )
+from bench.data import Contents
+from bench.growth import growth
+from bench.growth import rounds_of as growth_rounds
+from bench.load import MissingProgram, want_programs
+from bench.rounds import Progress, Result, take
+from bench.scenarios import LOADS, SCENARIOS, NotRun
+from bench.soak import rounds_of as soak_samples
+from bench.soak import soak
+
+RESULTS = Path(__file__).parent / "results"
+DOCS = Path(__file__).parent.parent / "docs"
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
-    """One scenario: calls per second (median of the rounds), latencies in milliseconds."""
-
-    name: str
-    per_second: float
-    p50: float
-    p99: float | None
-    errors: int
-
-
-def main() -> int:
-    """Runs every scenario and prints a table, or JSON."""
-    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("--seconds", type=int, default=6, help="length of a round")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--connections", type=int, default=64)
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
-    if shutil.which("wrk") is None:
-        print("bench needs wrk as load generator: apt-get install wrk", file=sys.stderr)
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one of the commands; 1 when an answer was wrong or the books do not agree."""
+    options = _parser().parse_args(_with_command(sys.argv[1:] if arguments is None else arguments))
+    if options.command == "report":
+        files = options.files or report.newest(RESULTS)
+        report.write(files, options.docs)
+        return 0
+    try:
+        want_programs()
+    except MissingProgram as missing:
+        print(missing, file=sys.stderr)
         return 1
-    results: list[Result] = []
-    with tempfile.TemporaryDirectory(prefix="ciris-bench-") as folder, _cluster(folder) as cluster:
-        key = _prepare(cluster)
-        for name, call in (("check", _CHECK_SQL), ("charge", _CHARGE_SQL)):
-            for clients in (16, options.connections):
-                _say(f"pgbench {name}, {clients} clients")
-                results.append(_pgbench(cluster, name, call, clients, options))
-        with _server(cluster, options.workers) as url:
-            for name, path, body in (
-                ("check", "/v1/billing/credits/check", CHECK),
-                ("charge", "/v1/billing/charges", CHARGE),
-            ):
-                for connections in (1, options.connections):
-                    _say(f"HTTP {name}, {connections} connections")
-                    results.append(_wrk(url, name, path, body, key, connections, options))
-        books = _verify(cluster)
-    if options.json:
-        print(json.dumps({result.name: vars_of(result) for result in results}, indent=2))
-    else:
-        _print(results)
-    failed = sum(result.errors for result in results) + books
-    return 1 if failed else 0
-
-
-# pgbench takes a colon and a name for a variable, in a string too.
-_PROVIDER = "'oauth' || chr(58) || 'bench'"
-_CHECK_SQL = f"""\\set id random(1, :accounts)
-SELECT * FROM billing.check_credit(p_oauth_provider => {_PROVIDER},
-    p_external_id => 'user-' || (:id)::text);
-"""
-_CHARGE_SQL = f"""\\set id random(1, :accounts)
-\\set key random(1, 9000000000000000000)
-SELECT * FROM billing.create_charge(p_oauth_provider => {_PROVIDER},
-    p_external_id => 'user-' || (:id)::text, p_description => 'Message interaction',
-    p_idempotency_key => 'pgbench-' || (:key)::text);
-"""
-
-
-def vars_of(result: Result) -> dict[str, float | int | None]:
-    """A result without its name."""
-    return {
-        "per_second": result.per_second,
-        "p50_ms": result.p50,
-        "p99_ms": result.p99,
-        "errors": result.errors,
+    _prepare_process()
+    if getattr(options, "quick", False):
+        options.rounds, options.seconds = 2, 1
+    begun = datetime.now(UTC)
+    document: dict[str, Any] = {
+        "command": options.command,
+        "begun": begun.isoformat(timespec="seconds"),
+        "machine": machine(),
+        "options": {name: value for name, value in vars(options).items() if name != "output"},
     }
-
-
-@contextmanager
-def _cluster(folder: str) -> Iterator[Cluster]:
-    settings = {"max_connections": "200", "shared_buffers": "512MB"}
-    cluster = Cluster(Path(folder), find_binaries(18), settings=settings)
-    cluster.start()
+    total = {"run": _rounds, "growth": growth_rounds, "soak": soak_samples}[options.command]
+    progress = Progress(total(options))
     try:
-        yield cluster
+        document |= {"run": run, "growth": growth, "soak": soak}[options.command](options, progress)
     finally:
-        cluster.stop()
+        progress.close()
+    document["results"] = [asdict(result) for result in document["results"]]
+    output = options.output or RESULTS / f"{options.command}-{begun:%Y%m%d-%H%M%S}.json"
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(json.dumps(document, indent=2) + "\n")
+    print(report.text([document]))
+    print(f"written: {output}")
+    return 1 if report.failures(document) else 0
 
 
-def _prepare(cluster: Cluster) -> str:
-    with psycopg.connect(cluster.dsn(), autocommit=True) as connection:
-        connection.execute("CREATE DATABASE bench")
-    migrate(cluster.dsn("bench"), SettingsSeed())
-    secret = new_secret("test")
-    with psycopg.connect(cluster.dsn("bench"), autocommit=True) as connection:
-        connection.execute("CREATE ROLE bench_web LOGIN IN ROLE billing_server")
-        connection.execute("CREATE ROLE bench_dba LOGIN IN ROLE billing_dba")
-        connection.execute(
-            "SELECT billing.create_api_key(p_name => 'bench', p_key_prefix => %s,"
-            " p_key_hash => %s)",
-            (secret.prefix, secret.hash),
-        )
-        # Enough credits that nothing is refused, granted as everybody grants them.
-        for function in (
-            "billing.create_account(p_oauth_provider => 'oauth:bench',"
-            " p_external_id => 'user-' || n)",
-            "billing.create_credit(p_oauth_provider => 'oauth:bench',"
-            " p_external_id => 'user-' || n, p_amount_minor => 1000000)",
-        ):
-            connection.execute(
-                f"SELECT count(*) FROM generate_series(1, {ACCOUNTS}) AS n, LATERAL {function} AS f"
-            )
-        connection.execute("VACUUM ANALYZE")
-    return secret.plaintext
+def run(options: argparse.Namespace, progress: Progress) -> dict[str, Any]:
+    """What goes into the results: every chosen scenario at one database."""
+    results: list[Result] = []
+    not_run: dict[str, str] = {}
+    with durable_cluster() as cluster, contextlib.ExitStack() as stack:
+        shown = settings(cluster)
+        contents = Contents(options.accounts, options.charges)
+        database = stack.enter_context(filled(cluster, contents, progress.say))
+        charge_once(database, options.accounts, "replay-")
+        with stage(cluster, database, options.accounts, "replay-", workers=options.workers) as at:
+            for name in options.only:
+                database.execute("CHECKPOINT")  # none pays for what another wrote
+                try:
+                    with SCENARIOS[name](at) as loads:
+                        results += take(name, loads, options.rounds, options.seconds, progress)
+                except NotRun as reason:
+                    not_run[name] = str(reason)
+        progress.say("verifying the books")
+        wrong = wrong_books(database)
+    return {"results": results, "not_run": not_run, "settings": shown, "wrong_books": wrong}
 
 
-@contextmanager
-def _server(cluster: Cluster, workers: int) -> Iterator[str]:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    process = subprocess.Popen(
-        [BILLING, "serve", "--port", str(port), "--workers", str(workers)],
-        env={**os.environ, "DATABASE_URL": cluster.dsn("bench", "bench_web")},
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
+def _rounds(options: argparse.Namespace) -> int:
+    return sum(LOADS[name] for name in options.only) * (options.rounds + 1)
+
+
+def _with_command(arguments: list[str]) -> list[str]:
+    """`run` is what is done where no command is named."""
+    if arguments and (arguments[0] in ("run", "growth", "soak", "report", "-h", "--help")):
+        return arguments
+    return ["run", *arguments]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    url = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(200):
-            try:
-                urllib.request.urlopen(f"{url}/health", timeout=1).close()
-                break
-            except OSError:
-                time.sleep(0.05)
-        yield url
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(30)
-
-
-def _wrk(  # noqa: PLR0917
-    url: str,
-    name: str,
-    path: str,
-    body: str,
-    key: str,
-    connections: int,
-    options: argparse.Namespace,
-) -> Result:
-    rounds = []
-    for seconds in [2] + [options.seconds] * options.rounds:  # the first warms up
-        threads = min(2, connections)
-        command = ["wrk", f"-t{threads}", f"-c{connections}", f"-d{seconds}s", "--latency"]
-        command += ["-s", str(HERE / "load.lua"), url, "--", path, key, str(ACCOUNTS), body]
-        output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
-        rounds.append(json.loads(output.strip().splitlines()[-1]))
-    measured = rounds[1:]
-    return Result(
-        f"HTTP {name}, {connections} connections",
-        statistics.median(entry["requests"] / entry["seconds"] for entry in measured),
-        statistics.median(entry["p50"] for entry in measured),
-        statistics.median(entry["p99"] for entry in measured),
-        sum(entry["errors"] for entry in rounds),
+    commands = parser.add_subparsers(dest="command", required=True)
+    made = {name: commands.add_parser(name) for name in ("run", "growth", "soak")}
+    for command in made.values():
+        command.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+        command.add_argument("--output", type=Path, help="where the results go")
+    for name in ("run", "growth"):
+        made[name].add_argument("--rounds", type=int, default=5)
+        made[name].add_argument("--seconds", type=int, default=8, help="length of a round")
+        made[name].add_argument("--quick", action="store_true", help="2 rounds of a second")
+    for name in ("run", "soak"):
+        made[name].add_argument("--accounts", type=int, default=10_000)
+        made[name].add_argument("--charges", type=int, default=50, help="made before, an account")
+    made["run"].add_argument(
+        "--only", type=_names, default=list(SCENARIOS), help=", ".join(SCENARIOS)
     )
+    made["growth"].add_argument("--accounts", type=int, default=1_000_000)
+    made["growth"].add_argument("--ledger", type=int, default=10_000_000, help="ledger rows")
+    made["growth"].add_argument("--small-accounts", type=int, default=1_000)
+    made["soak"].add_argument("--minutes", type=float, default=10)
+    made["soak"].add_argument("--every", type=int, default=15, help="seconds of a sample")
+    written = commands.add_parser("report")
+    written.add_argument("files", nargs="*", type=Path, help="by default the newest of each kind")
+    written.add_argument("--docs", type=Path, default=DOCS, help="the folder of performance.md")
+    return parser
 
 
-def _pgbench(
-    cluster: Cluster, name: str, script: str, clients: int, options: argparse.Namespace
-) -> Result:
-    with tempfile.NamedTemporaryFile("w", suffix=".sql") as file:
-        file.write(script)
-        file.flush()
-        rounds = []
-        for seconds in [2] + [options.seconds] * options.rounds:
-            command = [cluster.binaries / "pgbench", "-n", "-M", "prepared", "-f", file.name]
-            command += ["-c", str(clients), "-j", "2", "-T", str(seconds)]
-            command += ["-D", f"accounts={ACCOUNTS}", cluster.dsn("bench", "bench_dba")]
-            output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
-            rounds.append(output)
-    measured = rounds[1:]
-    failed = sum(int(re.search(r"failed transactions: (\d+)", text)[1]) for text in rounds)  # type: ignore[index]
-    return Result(
-        f"pgbench {name}, {clients} clients",
-        statistics.median(float(re.search(r"tps = ([\d.]+)", text)[1]) for text in measured),  # type: ignore[index]
-        statistics.median(
-            float(re.search(r"latency average = ([\d.]+)", text)[1])  # type: ignore[index]
-            for text in measured
-        ),
-        None,
-        failed,
-    )
+def _names(text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    unknown = [name for name in names if name not in SCENARIOS]
+    if unknown or not names:
+        raise argparse.ArgumentTypeError(f"choose from {', '.join(SCENARIOS)}")
+    return names
 
 
-def _verify(cluster: Cluster) -> int:
-    with psycopg.connect(cluster.dsn("bench"), autocommit=True) as connection:
-        row = connection.execute("SELECT count(*) FROM billing.verify_ledger()").fetchone()
-    wrong = int(row[0]) if row else 1
-    _say("the books agree" if not wrong else f"{wrong} accounts whose books do not agree")
-    return wrong
-
-
-def _print(results: list[Result]) -> None:
-    print(f"\n{'':36}{'per second':>12}{'p50 ms':>10}{'p99 ms':>10}{'errors':>8}")
-    for result in results:
-        p99 = f"{result.p99:.2f}" if result.p99 is not None else "-"
-        print(
-            f"{result.name:36}{result.per_second:12,.0f}{result.p50:10.2f}{p99:>10}"
-            f"{result.errors:8}"
-        )
-    print()
-    for name in ("check", "charge"):
-        best = max(r.per_second for r in results if r.name.startswith(f"pgbench {name}"))
-        http = max(r.per_second for r in results if r.name.startswith(f"HTTP {name}"))
-        print(f"{name}: HTTP : pgbench at its best = {http / best:.2f}")
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+def _prepare_process() -> None:
+    """Files for 1,000 connections, for all programs that are started; an end by SIGTERM as by
+    Ctrl-C, so that nothing is left running."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 65_536 if hard == resource.RLIM_INFINITY else min(hard, 65_536)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ PACKAGES = {
     Path("/usr/bin/chromium"): "chromium",
     Path("/usr/bin/curl"): "curl",
     Path("/usr/bin/psql"): "postgresql-client-15",
+    Path("/usr/bin/wrk"): "wrk",
 }
 
 

@@ -1,0 +1,104 @@
+"""`python -m bench growth`: the same loads at a database that has hardly begun and at one after a
+year, side by side in one cluster."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+from typing import Any
+
+from bench.cluster import Stage, charge_once, durable_cluster, filled, settings, stage, wrong_books
+from bench.data import Contents
+from bench.rounds import Progress, Result, take
+from bench.scenarios import http
+from tests.support import Database
+
+# history10: pages that are full in both.
+KINDS = ("check", "charge", "replay", "history10")
+_TABLES = ("accounts", "charges", "credits", "credit_checks")
+
+
+def growth(options: argparse.Namespace, progress: Progress) -> dict[str, Any]:
+    """What goes into the results: the loads at both databases, and what became of the tables."""
+    with contextlib.ExitStack() as stack:
+        cluster = stack.enter_context(durable_cluster())
+        shown = settings(cluster)
+        charges = max(options.ledger // options.accounts - 1, 1)
+        sizes = {
+            "small": Contents(options.small_accounts, 0),
+            "large": Contents(options.accounts, charges),
+        }
+        databases = {
+            name: stack.enter_context(filled(cluster, contents, progress.say))
+            for name, contents in sizes.items()
+        }
+        # The large one has them by its making: the first charge of each account.
+        charge_once(databases["small"], options.small_accounts, "k")
+        before = {name: _tables(database) for name, database in databases.items()}
+        results: list[Result] = []
+        with contextlib.ExitStack() as servers:
+            stages = [
+                servers.enter_context(
+                    stage(
+                        cluster,
+                        databases[name],
+                        contents.accounts,
+                        "k",
+                        name=name,
+                        workers=options.workers,
+                    )
+                )
+                for name, contents in sizes.items()
+            ]
+            for kind in KINDS:
+                results += _compare(stages, kind, options, progress)
+        tables = {
+            name: {
+                table: _change(before[name][table], after)
+                for table, after in _tables(database).items()
+            }
+            for name, database in databases.items()
+        }
+        progress.say("verifying the books")
+        wrong = sum(wrong_books(database) for database in databases.values())
+    return {"results": results, "tables": tables, "settings": shown, "wrong_books": wrong}
+
+
+def rounds_of(options: argparse.Namespace) -> int:
+    """How many rounds it takes."""
+    return len(KINDS) * 2 * (options.rounds + 1)
+
+
+def _compare(
+    stages: list[Stage], kind: str, options: argparse.Namespace, progress: Progress
+) -> list[Result]:
+    stages[0].database.execute("CHECKPOINT")
+    loads = [one for at in stages for one in http(at, kind, (64,), via=at.name)]
+    return take("growth", loads, options.rounds, options.seconds, progress)
+
+
+def _tables(database: Database) -> dict[str, dict[str, float]]:
+    """Rows, bytes with indexes, updates and HOT updates of each table, partitions included."""
+    found = {}
+    for table in _TABLES:
+        size, updates, hot = database.execute(
+            "SELECT sum(pg_total_relation_size(t.relid))::bigint,"
+            " coalesce(sum(s.n_tup_upd), 0)::bigint, coalesce(sum(s.n_tup_hot_upd), 0)::bigint"
+            " FROM pg_partition_tree(%s::regclass) AS t"
+            " LEFT JOIN pg_stat_user_tables AS s ON s.relid = t.relid WHERE t.isleaf",
+            f"billing_data.{table}",
+        )[0]
+        rows = database.value(f"SELECT count(*) FROM billing_data.{table}")
+        found[table] = {"rows": rows, "bytes": size, "updates": updates, "hot": hot}
+    return found
+
+
+def _change(before: dict[str, float], after: dict[str, float]) -> dict[str, float | None]:
+    updates = after["updates"] - before["updates"]
+    return {
+        "rows_before": before["rows"],
+        "rows": after["rows"],
+        "bytes_per_row_before": before["bytes"] / before["rows"] if before["rows"] else None,
+        "bytes_per_row": after["bytes"] / after["rows"] if after["rows"] else None,
+        "hot_share": (after["hot"] - before["hot"]) / updates if updates else None,
+    }

@@ -1,0 +1,225 @@
+"""What results look like: on the terminal, and in docs/performance.md, whose figures are written
+here and never by hand."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bench.chart import draw
+from bench.goals import verdicts
+
+BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
+Document = Mapping[str, Any]
+_COMMANDS = ("run", "growth", "soak")
+_COLUMNS = (
+    "load",
+    "per second",
+    "p50 ms",
+    "p95 ms",
+    "p99 ms",
+    "errors",
+    "cores at work",
+    "worker MB",
+)
+_REACHED = {True: "reached", False: "not reached", None: "not measured"}
+
+
+def newest(folder: Path) -> list[Path]:
+    """The newest results of each command."""
+    found = [sorted(folder.glob(f"{command}-*.json"))[-1:] for command in _COMMANDS]
+    return [file for files in found for file in files]
+
+
+def failures(document: Document) -> int:
+    """Errors of all loads and things the books do not agree on."""
+    return int(document["wrong_books"]) + sum(one["errors"] for one in document["results"])
+
+
+def text(documents: Sequence[Document]) -> str:
+    """The results for a terminal."""
+    parts = []
+    for document in documents:
+        parts.append(_aligned([_COLUMNS, *map(_row, document["results"])]))
+        parts += [f"not run: {name}: {why}" for name, why in _not_run(document)]
+        if document.get("tables"):
+            parts.append(_aligned([_TABLE_COLUMNS, *_table_rows(document)]))
+        parts.append(_books(document))
+    measured = [one for one in verdicts(_results(documents)) if one["value"] is not None]
+    if measured:
+        parts.append(_aligned([_GOAL_COLUMNS, *map(_goal_row, measured)]))
+    return "\n\n".join(parts)
+
+
+def write(files: Sequence[Path], docs: Path) -> None:
+    """Puts the figures of these files between the markers of performance.md and draws the chart
+    beside it."""
+    documents: list[Document] = [json.loads(file.read_text()) for file in files]
+    page = docs / "performance.md"
+    before, found, rest = page.read_text().partition(BEGIN)
+    _, closed, after = rest.partition(END)
+    if not (found and closed):
+        raise ValueError(f"{page} lacks {BEGIN} or {END}")
+    page.write_text(f"{before}{BEGIN}\n{_markdown(documents)}\n{END}{after}")
+    (docs / "performance.svg").write_text(draw(_results(documents)))
+
+
+def _results(documents: Iterable[Document]) -> dict[str, Mapping[str, Any]]:
+    """All results by id."""
+    found: dict[str, Mapping[str, Any]] = {}
+    for document in documents:
+        found |= {one["id"]: one for one in document["results"]} | document.get("values", {})
+    return found
+
+
+def _markdown(documents: Sequence[Document]) -> str:
+    parts = ["### Figures to reach\n", _table([_GOAL_COLUMNS, *_goal_rows(documents)])]
+    for document in documents:
+        title = {
+            "run": "The scenarios",
+            "growth": "Growth",
+            "soak": f"Soak, {document['options'].get('minutes', 0):g} minutes",
+        }[document["command"]]
+        parts += [f"\n### {title}\n", _setting(document) + "\n"]
+        parts.append(_table([_COLUMNS, *map(_row, document["results"])]))
+        parts += [f"\nNot run: {name}: {why}." for name, why in _not_run(document)]
+        if document["command"] == "growth":
+            parts += ["", _table([_TABLE_COLUMNS, *_table_rows(document)])]
+        if _wal_rows(document):
+            parts += ["", _table([("load", "bytes of write-ahead log each"), *_wal_rows(document)])]
+        if document["command"] == "soak":
+            parts += ["", _table([_SAMPLE_COLUMNS, *_sample_rows(document["samples"])])]
+        parts.append(f"\n{_books(document).capitalize()}.")
+    return "\n".join(parts)
+
+
+def _setting(document: Document) -> str:
+    """Where, when and how: a sentence or two."""
+    at, how, settings = document["machine"], document["options"], document["settings"]
+    rounds = f"{how['rounds']} rounds of {how['seconds']} s; " if "rounds" in how else ""
+    shown = ", ".join(
+        f"{name} {value}" for name, value in settings.items() if name != "server_version"
+    )
+    return (
+        f"{document['begun'][:10]}, commit {at['commit'] or 'unknown'}; {at['cores']} cores"
+        f" ({at['cpu']}), {at['memory_gb']} GB, {at['system']}, load before {at['load_before']};"
+        f" Python {at['python']}, PostgreSQL {settings['server_version']};"
+        f" {rounds}{how['workers']} workers, {how['accounts']:,} accounts. PostgreSQL: {shown}."
+    )
+
+
+# --- rows ----------------------------------------------------------------------------------------
+
+_GOAL_COLUMNS = ("figure", "to reach", "measured", "")
+_TABLE_COLUMNS = (
+    "table",
+    "rows before",
+    "rows",
+    "bytes a row before",
+    "bytes a row",
+    "HOT updates",
+)
+_SAMPLE_COLUMNS = ("second", "per second", "p50 ms", "p99 ms", "workers MB")
+
+
+def _row(result: Mapping[str, Any]) -> tuple[str, ...]:
+    cores = ", ".join(f"{name} {count:.2f}" for name, count in result["cores"].items())
+    p50 = _number(result["p50"], 2)
+    if result["p50"] is None and result["mean"] is not None:
+        p50 = f"mean {result['mean']:.2f}"
+    return (
+        result["id"].replace("/", ": ", 1),
+        f"{result['per_second']:,.0f}",
+        p50,
+        _number(result["p95"], 2),
+        _number(result["p99"], 2),
+        str(result["errors"]),
+        cores,
+        _number(result["worker_mb"], 0),
+    )
+
+
+def _goal_rows(documents: Sequence[Document]) -> list[tuple[str, ...]]:
+    return [_goal_row(one) for one in verdicts(_results(documents))]
+
+
+def _goal_row(goal: Mapping[str, Any]) -> tuple[str, ...]:
+    bound = f"at {'most' if goal['at_most'] else 'least'} {goal['bound']:g}"
+    return (goal["name"], bound, _number(goal["value"], 2), _REACHED[goal["reached"]])
+
+
+def _table_rows(document: Document) -> list[tuple[str, ...]]:
+    return [
+        (
+            f"{size}: {table}",
+            f"{one['rows_before']:,}",
+            f"{one['rows']:,}",
+            _number(one["bytes_per_row_before"], 0),
+            _number(one["bytes_per_row"], 0),
+            "-" if one["hot_share"] is None else f"{one['hot_share']:.1%}",
+        )
+        for size, tables in document["tables"].items()
+        for table, one in tables.items()
+    ]
+
+
+def _wal_rows(document: Document) -> list[tuple[str, ...]]:
+    """Only of loads that write."""
+    return [
+        (one["id"].replace("/", ": ", 1), f"{one['wal_bytes']:,.0f}")
+        for one in document["results"]
+        if one["wal_bytes"] and one["wal_bytes"] >= 100
+    ]
+
+
+def _sample_rows(samples: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    """About ten of them."""
+    return [
+        (
+            str(one["second"]),
+            f"{one['per_second']:,.0f}",
+            _number(one["p50"], 2),
+            _number(one["p99"], 2),
+            ", ".join(f"{size:.0f}" for size in one["worker_mb"]),
+        )
+        for one in samples[:: max(1, len(samples) // 10)]
+    ]
+
+
+def _not_run(document: Document) -> list[tuple[str, str]]:
+    return list(document.get("not_run", {}).items())
+
+
+def _books(document: Document) -> str:
+    wrong = document["wrong_books"]
+    return f"{wrong} things in the books do not agree" if wrong else "the books agree"
+
+
+# --- layout --------------------------------------------------------------------------------------
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:,.{digits}f}"
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if column == 0 or not _is_number(cell) else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )
+
+
+def _is_number(cell: str) -> bool:
+    return cell == "-" or cell.replace(",", "").replace(".", "").rstrip("%").isdigit()
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    head, *rest = rows
+    lines = [head, ["---"] * len(head), *rest]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,0 +1,196 @@
+"""The scenarios: which loads run beside each other. The two sides of each ratio are in one
+scenario, since its rounds are taken in turn: A B A B ..."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from bench import load
+from bench.cluster import Stage
+from bench.echo import running_echo
+from bench.load import BATCH, Round
+
+CONNECTIONS = (1, 16, 64, 256, 1000)
+CLIENTS = (16, 64)  # of pgbench, whose best counts
+
+
+class NotRun(Exception):
+    """A scenario lacks something; its text says what."""
+
+
+@dataclass(frozen=True)
+class Load:
+    """Something to measure. `run` takes the seconds of a round; a request counts `weight`."""
+
+    via: str
+    kind: str
+    connections: int
+    run: Callable[[int], Round]
+    weight: int = 1
+
+    @property
+    def name(self) -> str:
+        return f"{self.via} {self.kind} {self.connections}"
+
+
+Scenario = Callable[[Stage], contextlib.AbstractContextManager[list[Load]]]
+
+
+def _simple(make: Callable[[Stage], list[Load]]) -> Scenario:
+    @contextlib.contextmanager
+    def scenario(stage: Stage) -> Iterator[list[Load]]:
+        yield make(stage)
+
+    scenario.__doc__ = make.__doc__
+    return scenario
+
+
+def http(
+    stage: Stage,
+    kind: str,
+    connections: Sequence[int],
+    *,
+    users: int | None = None,
+    weight: int = 1,
+    via: str = "HTTP",
+) -> list[Load]:
+    """Loads by wrk at the stage's server."""
+
+    def make(count: int) -> Load:
+        def run(seconds: int) -> Round:
+            return load.wrk(stage, kind, count, seconds, users=users)
+
+        return Load(via, kind, count, run, weight)
+
+    return [make(count) for count in connections]
+
+
+def _pgbench(stage: Stage, kind: str, *, users: int | None = None) -> list[Load]:
+    def make(clients: int) -> Load:
+        def run(seconds: int) -> Round:
+            return load.pgbench(stage, kind, clients, seconds, users=users)
+
+        return Load("pgbench", kind, clients, run)
+
+    return [make(clients) for clients in CLIENTS]
+
+
+@_simple
+def _check(stage: Stage) -> list[Load]:
+    """May this user go on? Any of all accounts."""
+    return [*http(stage, "check", CONNECTIONS), *_pgbench(stage, "check")]
+
+
+@_simple
+def _charge(stage: Stage) -> list[Load]:
+    """A charge with a new key to any of all accounts."""
+    return [*http(stage, "charge", CONNECTIONS), *_pgbench(stage, "charge")]
+
+
+@_simple
+def _replay(stage: Stage) -> list[Load]:
+    """A charge whose key was used before (409), beside new charges."""
+    return [*http(stage, "replay", (64,)), *http(stage, "charge", (64,))]
+
+
+@_simple
+def _hot(stage: Stage) -> list[Load]:
+    """All charges to one account."""
+    return [*http(stage, "charge", (64,), users=1), *_pgbench(stage, "charge", users=1)]
+
+
+@_simple
+def _mixed(stage: Stage) -> list[Load]:
+    """A proxy: a check, then twelve charges under one key, of which eleven are answered 409."""
+    return http(stage, "mixed", (64, 256))
+
+
+@_simple
+def _batch(stage: Stage) -> list[Load]:
+    """charges:batch of 100 new charges, counted by the charge, beside single charges."""
+    return [*http(stage, "batch", (64,), weight=BATCH), *http(stage, "charge", (64,))]
+
+
+@_simple
+def _history(stage: Stage) -> list[Load]:
+    """The newest 50 transactions of an account that has more."""
+    return http(stage, "history", (64,))
+
+
+@contextlib.contextmanager
+def _nginx(stage: Stage) -> Iterator[list[Load]]:
+    """Through nginx with TLS, beside the same without."""
+    try:
+        from tests import nginx  # type: ignore[attr-defined,unused-ignore]
+    except ImportError:
+        raise NotRun("no nginx configuration") from None
+    if nginx.NGINX is None:
+        raise NotRun("nginx is not installed")
+    with nginx.running_nginx([stage.service.base_url], **nginx.UNLIMITED) as proxy:
+        groups = {"nginx": [proxy.process.process.pid]}
+
+        def make(kind: str) -> Load:
+            def run(seconds: int) -> Round:
+                return load.wrk(stage, kind, 64, seconds, url=proxy.url, groups=groups)
+
+            return Load("nginx", kind, 64, run)
+
+        yield [
+            one for kind in ("charge", "check") for one in (make(kind), *http(stage, kind, (64,)))
+        ]
+
+
+@_simple
+def _lone(stage: Stage) -> list[Load]:
+    """One client that waits for each answer, beside the same call by asyncpg alone."""
+
+    def make(kind: str) -> Load:
+        def run(seconds: int) -> Round:
+            return load.asyncpg_alone(stage, kind, seconds)
+
+        return Load("asyncpg", kind, 1, run)
+
+    return [one for kind in ("charge", "check") for one in (*http(stage, kind, (1,)), make(kind))]
+
+
+@contextlib.contextmanager
+def _echo(stage: Stage) -> Iterator[list[Load]]:
+    """What aiohttp answers with nothing to do, in as many processes as the server has."""
+    with running_echo(stage.workers) as (url, pids):
+
+        def make(connections: int) -> Load:
+            def run(seconds: int) -> Round:
+                return load.wrk_echo(url, pids, connections, seconds)
+
+            return Load("aiohttp", "echo", connections, run)
+
+        yield [make(connections) for connections in (64, 256)]
+
+
+SCENARIOS: dict[str, Scenario] = {
+    "check": _check,
+    "charge": _charge,
+    "replay": _replay,
+    "hot": _hot,
+    "mixed": _mixed,
+    "batch": _batch,
+    "history": _history,
+    "nginx": _nginx,
+    "lone": _lone,
+    "echo": _echo,
+}
+# How many loads each has, for the progress line.
+LOADS = {
+    "check": 7,
+    "charge": 7,
+    "replay": 2,
+    "hot": 3,
+    "mixed": 2,
+    "batch": 2,
+    "history": 1,
+    "nginx": 4,
+    "lone": 4,
+    "echo": 2,
+}
