@@ -19,7 +19,7 @@ import os
 import resource
 import signal
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -94,10 +94,14 @@ def run(options: argparse.Namespace, progress: Progress) -> dict[str, Any]:
         database = stack.enter_context(filled(cluster, contents, progress.say))
         charge_once(database, options.accounts, "replay-")
         with stage(cluster, database, options.accounts, "replay-", workers=options.workers) as at:
+            chosen = at
+            if options.wrong_key:
+                key = replace(at.service.key, secret="cbk_test_" + "0" * 43)
+                chosen = replace(at, service=replace(at.service, key=key))
             for name in options.only:
                 database.execute("CHECKPOINT")  # none pays for what another wrote
                 try:
-                    with SCENARIOS[name](at) as loads:
+                    with SCENARIOS[name](chosen) as loads:
                         results += take(name, loads, options.rounds, options.seconds, progress)
                 except NotRun as reason:
                     not_run[name] = str(reason)
@@ -137,6 +141,9 @@ def _parser() -> argparse.ArgumentParser:
         made[name].add_argument("--charges", type=int, default=50, help="made before, an account")
     made["run"].add_argument(
         "--only", type=_names, default=list(SCENARIOS), help=", ".join(SCENARIOS)
+    )
+    made["run"].add_argument(
+        "--wrong-key", action="store_true", help="tries the benchmark itself: every answer is wrong"
     )
     made["growth"].add_argument("--accounts", type=int, default=1_000_000)
     made["growth"].add_argument("--ledger", type=int, default=10_000_000, help="ledger rows")

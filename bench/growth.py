@@ -84,9 +84,9 @@ def _tables(database: Database) -> dict[str, dict[str, float]]:
         size, updates, hot = database.execute(
             "SELECT sum(pg_total_relation_size(t.relid))::bigint,"
             " coalesce(sum(s.n_tup_upd), 0)::bigint, coalesce(sum(s.n_tup_hot_upd), 0)::bigint"
-            " FROM pg_partition_tree(%s::regclass) AS t"
-            " LEFT JOIN pg_stat_user_tables AS s ON s.relid = t.relid WHERE t.isleaf",
-            f"billing_data.{table}",
+            f" FROM (SELECT 'billing_data.{table}'::regclass AS relid"
+            f" UNION SELECT p.relid FROM pg_partition_tree('billing_data.{table}') AS p) AS t"
+            " LEFT JOIN pg_stat_user_tables AS s ON s.relid = t.relid"
         )[0]
         rows = database.value(f"SELECT count(*) FROM billing_data.{table}")
         found[table] = {"rows": rows, "bytes": size, "updates": updates, "hot": hot}

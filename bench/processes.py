@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import psutil
 
 GENERATOR = "generator"  # wrk or pgbench: a child of ours that ends within the block
+OTHERS = "others"  # whatever else this machine does, which is in the way
 
 
 @dataclass(slots=True)
@@ -25,10 +26,11 @@ def measured(groups: Mapping[str, Sequence[int]]) -> Iterator[Usage]:
     """Fills in the usage of the block. `groups` names process ids; their children belong."""
     usage = Usage()
     before = {name: _seconds(pids) for name, pids in groups.items()}
-    ended = _ended_children()
+    ended, busy = _ended_children(), _busy()
     yield usage
     usage.cpu_seconds = {name: _seconds(pids) - before[name] for name, pids in groups.items()}
     usage.cpu_seconds[GENERATOR] = _ended_children() - ended
+    usage.cpu_seconds[OTHERS] = max(0.0, _busy() - busy - sum(usage.cpu_seconds.values()))
     usage.memory_mb = {
         name: sum(_megabytes(process) for process in _tree(pids)) for name, pids in groups.items()
     }
@@ -67,6 +69,13 @@ def _ended(pids: Sequence[int]) -> float:
     return sum(
         getattr(one, "children_user", 0.0) + getattr(one, "children_system", 0.0) for one in times
     )
+
+
+def _busy() -> float:
+    """Of all processors, since they were started."""
+    times = psutil.cpu_times()
+    idle = times.idle + getattr(times, "iowait", 0) + getattr(times, "guest", 0)
+    return float(sum(times) - idle)
 
 
 def _ended_children() -> float:

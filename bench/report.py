@@ -23,6 +23,7 @@ _COLUMNS = (
     "errors",
     "cores at work",
     "worker MB",
+    "WAL bytes",
 )
 _REACHED = {True: "reached", False: "not reached", None: "not measured"}
 
@@ -87,8 +88,6 @@ def _markdown(documents: Sequence[Document]) -> str:
         parts += [f"\nNot run: {name}: {why}." for name, why in _not_run(document)]
         if document["command"] == "growth":
             parts += ["", _table([_TABLE_COLUMNS, *_table_rows(document)])]
-        if _wal_rows(document):
-            parts += ["", _table([("load", "bytes of write-ahead log each"), *_wal_rows(document)])]
         if document["command"] == "soak":
             parts += ["", _table([_SAMPLE_COLUMNS, *_sample_rows(document["samples"])])]
         parts.append(f"\n{_books(document).capitalize()}.")
@@ -138,6 +137,7 @@ def _row(result: Mapping[str, Any]) -> tuple[str, ...]:
         str(result["errors"]),
         cores,
         _number(result["worker_mb"], 0),
+        _number(result["wal_bytes"], 0),
     )
 
 
@@ -162,15 +162,6 @@ def _table_rows(document: Document) -> list[tuple[str, ...]]:
         )
         for size, tables in document["tables"].items()
         for table, one in tables.items()
-    ]
-
-
-def _wal_rows(document: Document) -> list[tuple[str, ...]]:
-    """Only of loads that write."""
-    return [
-        (one["id"].replace("/", ": ", 1), f"{one['wal_bytes']:,.0f}")
-        for one in document["results"]
-        if one["wal_bytes"] and one["wal_bytes"] >= 100
     ]
 
 

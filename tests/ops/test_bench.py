@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -17,8 +18,7 @@ from bench import load, report, soak
 from bench.cluster import Stage
 from bench.data import Contents, fill
 from bench.goals import Goal
-from bench.rounds import summary
-from tests.support import Database, Key, Service, running_service
+from tests.support import Database, Process, Service, running_service
 
 ACCOUNTS = 50
 
@@ -47,65 +47,45 @@ def stage(service: Service) -> Stage:
     return Stage(service.database, service, ACCOUNTS, "k")
 
 
+@dataclass
+class Run:
+    """A run of the benchmark that goes on beside the tests, which ask for its end at last."""
+
+    process: Process
+    output: Path
+
+    def ended(self) -> int:
+        """Its exit code."""
+        return self.process.process.wait(120)
+
+    @property
+    def document(self) -> Any:
+        return json.loads(self.output.read_text())
+
+
+def start_run(tree: Path, folder: Path, *options: str) -> Run:
+    output = folder / "results.json"
+    small = ["--rounds", "1", "--seconds", "1", "--accounts", "100", "--workers", "1"]
+    command = [sys.executable, "-m", "bench", *options, *small, "--output", str(output)]
+    return Run(Process(command, cwd=tree).start(), output)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def runs(tmp_path_factory: pytest.TempPathFactory, tree: Path) -> Iterator[tuple[Run, Run]]:
+    """One as it should be, one whose key is wrong."""
+    folders = [tmp_path_factory.mktemp(name) for name in ("good", "wrong")]
+    good = start_run(tree, folders[0], "--only", "replay")
+    wrong = start_run(tree, folders[1], "--only", "history", "--wrong-key")
+    yield good, wrong
+    for one in (good, wrong):
+        one.process.stop(timeout=60)
+
+
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory, tree: Path) -> tuple[Path, str]:
-    """The results of one run and what it printed."""
-    output = tmp_path_factory.mktemp("bench") / "results.json"
-    options = ["--only", "replay", "--rounds", "1", "--seconds", "1", "--accounts", "100"]
-    ended = subprocess.run(
-        [sys.executable, "-m", "bench", *options, "--workers", "1", "--output", output],
-        cwd=tree,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert ended.returncode == 0, ended.stderr[-3000:]
-    return output, ended.stdout
-
-
-def test_a_run_measures_each_load_and_ends_well(run: tuple[Path, str]) -> None:
-    document = json.loads(run[0].read_text())
-    results = {one["id"]: one for one in document["results"]}
-    assert set(results) == {
-        "replay/HTTP replay 64",
-        "replay/HTTP charge 64",
-    }
-    for one in results.values():
-        assert one["per_second"] > 0
-        assert 0 < one["p50"] <= one["p95"] <= one["p99"]
-        assert one["errors"] == 0
-        assert one["cores"]["postgres"] > 0
-    assert set(results["replay/HTTP replay 64"]["statuses"]) == {"409"}
-    assert set(results["replay/HTTP charge 64"]["statuses"]) == {"201"}
-    assert results["replay/HTTP charge 64"]["wal_bytes"] > 100
-    assert document["wrong_books"] == 0
-    assert document["settings"]["fsync"] == document["settings"]["synchronous_commit"] == "on"
-
-
-def test_a_run_prints_a_table_and_the_figures_to_reach(run: tuple[Path, str]) -> None:
-    lines = run[1].splitlines()
-    assert any(line.startswith("replay: HTTP replay 64 ") for line in lines)
-    (goal,) = (line for line in lines if line.startswith("replayed charges : new charges "))
-    assert goal.endswith("reached")
-    assert "the books agree" in lines
-
-
-def test_the_report_writes_the_figures_and_the_chart(
-    run: tuple[Path, str], tree: Path, tmp_path: Path
-) -> None:
-    shutil.copy(tree / "docs" / "performance.md", tmp_path)
-    report.write([run[0]], tmp_path)
-    page = (tmp_path / "performance.md").read_text()
-    assert "| replay: HTTP replay 64 | " in page
-    assert "| checks, 64 connections : pgbench | at least 0.65 | - | not measured |" in page
-    assert (
-        page.split(report.BEGIN)[0]
-        == (tree / "docs/performance.md").read_text().split(report.BEGIN)[0]
-    )
-    drawn = ElementTree.parse(tmp_path / "performance.svg").getroot()
-    words = [element.text for element in drawn.iter("{http://www.w3.org/2000/svg}text")]
-    assert "replayed charges : new charges" in words
+def good_run(runs: tuple[Run, Run]) -> Run:
+    """The one that went well."""
+    assert runs[0].ended() == 0, runs[0].process.output[-3000:]
+    return runs[0]
 
 
 @pytest.mark.parametrize(("charges", "left"), [(0, "5"), (6, "1 + k % 97")])
@@ -141,20 +121,6 @@ def test_the_lone_call_charges_as_the_server_does(bench_service: Service) -> Non
     assert bench_service.database.execute(newest, user="postgres") == [(taken.requests,) * 3]
 
 
-def test_wrong_answers_are_errors_and_fail_the_run(bench_service: Service) -> None:
-    wrong = Service(
-        bench_service.database,
-        bench_service.process,
-        bench_service.base_url,
-        Key(bench_service.key.id, "cbk_test_" + "0" * 43, bench_service.key.prefix),
-    )
-    taken = load.wrk(stage(wrong), "charge", 2, 1)
-    assert taken.errors >= taken.requests > 0
-    result = {"errors": summary("charge", [taken]).errors}
-    assert report.failures({"wrong_books": 0, "results": [result]}) > 0
-    assert report.failures({"wrong_books": 1, "results": []}) > 0
-
-
 def test_refused_items_of_a_batch_are_errors(bench_service: Service) -> None:
     nobody = Stage(bench_service.database, bench_service, ACCOUNTS * 1000, "k")
     taken = load.wrk(nobody, "batch", 1, 1)
@@ -185,3 +151,59 @@ def test_the_soak_tells_growth_from_noise() -> None:
     growing = soak.judged([sample(n, 90 + n, 5 + n / 10) for n in range(40)])
     assert growing["soak/memory"]["growth_mb"] == pytest.approx(19)
     assert growing["soak/latency"]["drift"] > 1.4
+
+
+def test_a_run_measures_each_load_and_ends_well(good_run: Run) -> None:
+    document = good_run.document
+    results = {one["id"]: one for one in document["results"]}
+    assert set(results) == {
+        "replay/HTTP replay 64",
+        "replay/HTTP charge 64",
+    }
+    for one in results.values():
+        assert one["per_second"] > 0
+        assert 0 < one["p50"] <= one["p95"] <= one["p99"]
+        assert one["errors"] == 0
+        assert one["cores"]["postgres"] > 0
+    assert set(results["replay/HTTP replay 64"]["statuses"]) == {"409"}
+    assert set(results["replay/HTTP charge 64"]["statuses"]) == {"201"}
+    assert results["replay/HTTP charge 64"]["wal_bytes"] > 100
+    assert document["wrong_books"] == 0
+    assert document["settings"]["fsync"] == document["settings"]["synchronous_commit"] == "on"
+
+
+def test_a_run_prints_a_table_and_the_figures_to_reach(good_run: Run) -> None:
+    lines = good_run.process.output.splitlines()
+    assert any(line.startswith("replay: HTTP replay 64 ") for line in lines)
+    (goal,) = (line for line in lines if line.startswith("replayed charges : new charges "))
+    assert goal.endswith("reached")
+    assert "the books agree" in lines
+
+
+def test_the_report_writes_the_figures_and_the_chart(
+    good_run: Run, tree: Path, tmp_path: Path
+) -> None:
+    shutil.copy(tree / "docs" / "performance.md", tmp_path)
+    report.write([good_run.output], tmp_path)
+    page = (tmp_path / "performance.md").read_text()
+    assert "| replay: HTTP replay 64 | " in page
+    assert "| checks, 64 connections : pgbench | at least 0.65 | - | not measured |" in page
+    assert (
+        page.split(report.BEGIN)[0]
+        == (tree / "docs/performance.md").read_text().split(report.BEGIN)[0]
+    )
+    drawn = ElementTree.parse(tmp_path / "performance.svg").getroot()
+    words = [element.text for element in drawn.iter("{http://www.w3.org/2000/svg}text")]
+    assert "replayed charges : new charges" in words
+
+
+def test_a_run_that_is_answered_wrongly_ends_with_1(runs: tuple[Run, Run]) -> None:
+    assert runs[1].ended() == 1, runs[1].process.output[-3000:]
+    (result,) = runs[1].document["results"]
+    assert result["statuses"].keys() == {"401"}
+    assert result["errors"] > 0
+
+
+def test_books_that_do_not_agree_fail_a_run() -> None:
+    assert report.failures({"wrong_books": 1, "results": [{"errors": 0}]}) == 1
+    assert report.failures({"wrong_books": 0, "results": [{"errors": 0}]}) == 0
