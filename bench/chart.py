@@ -77,14 +77,14 @@ def _lines(results: Results, kind: str, left: int) -> list[str]:
     parts.append(f'<polyline points="{points}" fill="none" stroke="{_BLUE}" stroke-width="2"/>')
     for count, rate in rates:
         parts.append(f'<circle cx="{places[count]:.1f}" cy="{y(rate):.1f}" r="4" fill="{_BLUE}"/>')
-        parts.append(_text(places[count], y(rate) + 18, f"{rate:,.0f}", "middle", _BLUE))
+        parts.append(_text(places[count], y(rate) - 9, f"{rate:,.0f}", "middle", _BLUE))
     return parts
 
 
 def _bar(goal: Mapping[str, Any], top: float) -> list[str]:
     """A figure as a share of its bound, which is the upright line."""
     left, full = 330, 260  # full: the bound
-    length = max(1, min(float(goal["value"]) / goal["bound"], 1.6) * full)
+    length = max(1, min(float(goal["value"]) / goal["bound"], 1.5) * full)
     colour = _GREEN if goal["reached"] else _RED
     bound = f"at {'most' if goal['at_most'] else 'least'} {goal['bound']:g}"
     return [

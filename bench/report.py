@@ -22,9 +22,11 @@ _COLUMNS = (
     "p99 ms",
     "errors",
     "cores at work",
+    "MB",
     "worker MB",
     "WAL bytes",
 )
+_MB = _COLUMNS.index("MB")  # too much for the width of a terminal
 _REACHED = {True: "reached", False: "not reached", None: "not measured"}
 
 
@@ -43,7 +45,8 @@ def text(documents: Sequence[Document]) -> str:
     """The results for a terminal."""
     parts = []
     for document in documents:
-        parts.append(_aligned([_COLUMNS, *map(_row, document["results"])]))
+        rows = [_COLUMNS, *map(_row, document["results"])]
+        parts.append(_aligned([(*row[:_MB], *row[_MB + 1 :]) for row in rows]))
         parts += [f"not run: {name}: {why}" for name, why in _not_run(document)]
         if document.get("tables"):
             parts.append(_aligned([_TABLE_COLUMNS, *_table_rows(document)]))
@@ -125,6 +128,7 @@ _SAMPLE_COLUMNS = ("second", "per second", "p50 ms", "p99 ms", "workers MB")
 
 def _row(result: Mapping[str, Any]) -> tuple[str, ...]:
     cores = ", ".join(f"{name} {count:.2f}" for name, count in result["cores"].items())
+    memory = ", ".join(f"{name} {size:,.0f}" for name, size in result["memory_mb"].items())
     p50 = _number(result["p50"], 2)
     if result["p50"] is None and result["mean"] is not None:
         p50 = f"mean {result['mean']:.2f}"
@@ -136,6 +140,7 @@ def _row(result: Mapping[str, Any]) -> tuple[str, ...]:
         _number(result["p99"], 2),
         str(result["errors"]),
         cores,
+        memory,
         _number(result["worker_mb"], 0),
         _number(result["wal_bytes"], 0),
     )
