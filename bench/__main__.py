@@ -18,11 +18,15 @@ import json
 import os
 import resource
 import signal
+import subprocess
 import sys
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+import asyncpg
+import psycopg
 
 from bench import report
 from bench.cluster import (
@@ -43,6 +47,8 @@ from bench.scenarios import LOADS, SCENARIOS, NotRun
 from bench.soak import rounds_of as soak_samples
 from bench.soak import soak
 
+# What may befall a scenario when the server or the database gives way under it.
+FAULTS = (OSError, RuntimeError, subprocess.SubprocessError, psycopg.Error, asyncpg.PostgresError)
 RESULTS = Path(__file__).parent / "results"
 DOCS = Path(__file__).parent.parent / "docs"
 
@@ -88,6 +94,7 @@ def run(options: argparse.Namespace, progress: Progress) -> dict[str, Any]:
     """What goes into the results: every chosen scenario at one database."""
     results: list[Result] = []
     not_run: dict[str, str] = {}
+    failed = 0
     with durable_cluster() as cluster, contextlib.ExitStack() as stack:
         shown = settings(cluster)
         contents = Contents(options.accounts, options.charges)
@@ -105,9 +112,18 @@ def run(options: argparse.Namespace, progress: Progress) -> dict[str, Any]:
                         results += take(name, loads, options.rounds, options.seconds, progress)
                 except NotRun as reason:
                     not_run[name] = str(reason)
+                except FAULTS as fault:  # the others go on: half an hour is long
+                    not_run[name] = f"failed: {fault}"
+                    failed += 1
         progress.say("verifying the books")
         wrong = wrong_books(database)
-    return {"results": results, "not_run": not_run, "settings": shown, "wrong_books": wrong}
+    return {
+        "results": results,
+        "not_run": not_run,
+        "failed": failed,
+        "settings": shown,
+        "wrong_books": wrong,
+    }
 
 
 def _rounds(options: argparse.Namespace) -> int:

@@ -44,7 +44,12 @@ def main() -> None:
     app.router.add_post("/", _echo)
     listener = socket.socket(fileno=int(sys.argv[1]))
     web.run_app(
-        app, sock=listener, loop=uvloop.new_event_loop(), access_log=None, shutdown_timeout=1
+        app,
+        sock=listener,
+        loop=uvloop.new_event_loop(),
+        access_log=None,
+        print=None,
+        shutdown_timeout=1,
     )
 
 

@@ -37,8 +37,9 @@ def newest(folder: Path) -> list[Path]:
 
 
 def failures(document: Document) -> int:
-    """Errors of all loads and things the books do not agree on."""
-    return int(document["wrong_books"]) + sum(one["errors"] for one in document["results"])
+    """Errors of all loads, scenarios that broke off, and things the books do not agree on."""
+    errors = sum(int(one["errors"]) for one in document["results"])
+    return errors + int(document.get("failed", 0)) + int(document["wrong_books"])
 
 
 def text(documents: Sequence[Document]) -> str:
