@@ -58,6 +58,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(_with_command(sys.argv[1:] if arguments is None else arguments))
     if options.command == "report":
         files = options.files or report.newest(RESULTS)
+        if not files:
+            print(f"there are no results in {RESULTS}: make bench", file=sys.stderr)
+            return 1
         report.write(files, options.docs)
         return 0
     try:

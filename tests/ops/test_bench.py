@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from collections.abc import Iterator
@@ -21,12 +22,6 @@ from bench.goals import Goal
 from tests.support import Database, Process, Service, running_service
 
 ACCOUNTS = 50
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _wrk() -> None:
-    if shutil.which("wrk") is None:
-        pytest.skip("wrk is not installed")
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +68,8 @@ def start_run(tree: Path, folder: Path, *options: str) -> Run:
 @pytest.fixture(scope="module", autouse=True)
 def runs(tmp_path_factory: pytest.TempPathFactory, tree: Path) -> Iterator[tuple[Run, Run]]:
     """One as it should be, one whose key is wrong."""
+    if shutil.which("wrk") is None and os.environ.get("CI") != "true":
+        pytest.skip("wrk is not installed")
     folders = [tmp_path_factory.mktemp(name) for name in ("good", "wrong")]
     good = start_run(tree, folders[0], "--only", "replay")
     wrong = start_run(tree, folders[1], "--only", "history", "--wrong-key")
@@ -200,7 +197,8 @@ def test_the_report_writes_the_figures_and_the_chart(
 def test_a_run_that_is_answered_wrongly_ends_with_1(runs: tuple[Run, Run]) -> None:
     assert runs[1].ended() == 1, runs[1].process.output[-3000:]
     (result,) = runs[1].document["results"]
-    assert result["statuses"].keys() == {"401"}
+    assert "401" in result["statuses"]
+    assert "200" not in result["statuses"]
     assert result["errors"] > 0
 
 
