@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator
 
 import aiohttp_jinja2
@@ -39,6 +40,7 @@ def build_app(config: ServeConfig) -> web.Application:
     app = web.Application(middlewares=[around_request], client_max_size=config.max_body_bytes)
     app[CONFIG] = config
     app[STOPPING] = asyncio.Event()
+    app.on_startup.append(_spare_the_collector)
     app.on_shutdown.append(_say_that_it_stops)
     app.cleanup_ctx.append(_gateway)
     app.cleanup_ctx.append(_guard)
@@ -56,6 +58,13 @@ def build_app(config: ServeConfig) -> web.Application:
     add_filters(environment)
     add_routes(app)
     return app
+
+
+async def _spare_the_collector(app: web.Application) -> None:
+    """What is loaded by now stays for good: the collector need not walk it again and again, which
+    took requests up to 40 ms out of the blue."""
+    gc.collect()
+    gc.freeze()
 
 
 async def _say_that_it_stops(app: web.Application) -> None:
