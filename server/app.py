@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import aiohttp_jinja2
 import jinja2
 from aiohttp import web
 
-from server import metrics
+from server import certificate, metrics, telemetry
 from server.admin_pages.page import add_filters
 from server.config import ServeConfig
 from server.gateway import Gateway
@@ -42,9 +44,12 @@ def build_app(config: ServeConfig) -> web.Application:
     app[STOPPING] = asyncio.Event()
     app.on_startup.append(_spare_the_collector)
     app.on_shutdown.append(_say_that_it_stops)
+    app.cleanup_ctx.append(_telemetry)  # ended last, so that the end of the others is told too
     app.cleanup_ctx.append(_gateway)
     app.cleanup_ctx.append(_guard)
     app.cleanup_ctx.append(_payments)
+    if config.tls_certificate_file is not None:
+        app.cleanup_ctx.append(_certificate)
     app[LIMITER] = Limiter()
     if config.staff is not None:
         app[COOKIES] = Cookies(config.staff)
@@ -71,6 +76,12 @@ async def _say_that_it_stops(app: web.Application) -> None:
     app[STOPPING].set()
 
 
+async def _telemetry(app: web.Application) -> AsyncIterator[None]:
+    telemetry.start(os.environ)
+    yield
+    await telemetry.stop()
+
+
 async def _gateway(app: web.Application) -> AsyncIterator[None]:
     metrics.start()
     gateway = app[GATEWAY] = Gateway(app[CONFIG])
@@ -89,3 +100,12 @@ async def _payments(app: web.Application) -> AsyncIterator[None]:
     payments = app[PAYMENTS] = Payments(app[CONFIG])
     yield
     await payments.close()
+
+
+async def _certificate(app: web.Application) -> AsyncIterator[None]:
+    path = app[CONFIG].tls_certificate_file
+    assert path is not None
+    watch = asyncio.create_task(certificate.watch(Path(path)))
+    yield
+    watch.cancel()
+    await asyncio.gather(watch, return_exceptions=True)

@@ -63,6 +63,8 @@ class ServeConfig:
     statement_timeout: float = 5.0
     lock_timeout: float = 2.0
     connect_timeout: float = 0.8
+    watch_interval: float = 60.0
+    tls_certificate_file: str | None = None
     purchase_url: str | None = None
     encryption_keys: tuple[str, ...] = field(default=(), repr=False)  # the newest first
     stripe_api_base: str | None = None
@@ -237,6 +239,8 @@ def load_serve_config(env: Mapping[str, str]) -> ServeConfig:
         max_queue=read.integer("MAX_QUEUE", defaults.max_queue, 1, 1_000_000),
         statement_timeout=read.number("STATEMENT_TIMEOUT", defaults.statement_timeout, 0.1, 60),
         lock_timeout=read.number("LOCK_TIMEOUT", defaults.lock_timeout, 0.05, 60),
+        watch_interval=read.number("WATCH_INTERVAL", defaults.watch_interval, 1, 3600),
+        tls_certificate_file=env.get("TLS_CERTIFICATE_FILE") or None,
         purchase_url=read.pattern(
             "PURCHASE_URL", r"https?://[^\s\x00-\x1f]+", "an http or https address"
         ),

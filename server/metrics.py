@@ -151,6 +151,61 @@ DB_CONNECTIONS_ACTIVE = Gauge(
     registry=REGISTRY,
     multiprocess_mode="livesum",
 )
+DB_CONNECTIONS_MAX = Gauge(
+    "billing_db_connections_max",
+    "Database connections that may be opened",
+    registry=REGISTRY,
+    multiprocess_mode="livesum",
+)
+DB_REQUESTS_WAITING = Gauge(
+    "billing_db_requests_waiting",
+    "Requests that wait for the database, by kind; looked at once a second",
+    ["kind"],  # checks, charges, reads, writes, batches, payments, staff
+    registry=REGISTRY,
+    multiprocess_mode="livesum",
+)
+DB_QUEUE_MAX = Gauge(
+    "billing_db_queue_max",
+    "Requests of one kind that may wait for the database; more are answered 503",
+    registry=REGISTRY,
+    multiprocess_mode="livesum",
+)
+DB_QUEUE_FULL = Counter(
+    "billing_db_queue_full_total",
+    "Requests refused because too many were waiting for the database",
+    registry=REGISTRY,
+)
+REPLICA_LAG = Gauge(
+    "billing_replica_lag_seconds",
+    "How old the replica's data may be, to a second; grows while it cannot be asked",
+    registry=REGISTRY,
+    multiprocess_mode="livemax",
+)
+LEDGER_MISMATCHES = Gauge(
+    "billing_ledger_mismatches",
+    "Accounts of those changed last whose balance is not what their newest entries say",
+    registry=REGISTRY,
+    multiprocess_mode="livemax",
+)
+LEDGER_CHECKED = Gauge(
+    "billing_ledger_checked_timestamp_seconds",
+    "When the accounts changed last were compared with their entries",
+    registry=REGISTRY,
+    multiprocess_mode="max",
+)
+PAYMENT_PROBLEMS = Gauge(
+    "billing_payment_problems",
+    "Payments and returns of money that a person must look at",
+    registry=REGISTRY,
+    multiprocess_mode="livemostrecent",
+)
+TLS_CERTIFICATE_EXPIRY = Gauge(
+    "billing_tls_certificate_expiry_timestamp_seconds",
+    "When the certificate in TLS_CERTIFICATE_FILE expires; 0 when it cannot be read",
+    ["certificate"],  # public; no series without the setting
+    registry=REGISTRY,
+    multiprocess_mode="livemostrecent",
+)
 DB_QUERIES = Counter(
     "billing_db_queries_total",
     "Calls of billing functions (a batch is one call)",

@@ -11,7 +11,7 @@ from time import perf_counter
 
 from aiohttp import web
 
-from server import metrics
+from server import metrics, telemetry
 from server.errors import ApiError, error_response, from_refused, unavailable
 from server.gateway import Refused, Unavailable
 from server.keys import CONFIG, REQUEST_ID, STOPPING
@@ -36,7 +36,11 @@ async def around_request(request: web.Request, handler: Handler) -> web.StreamRe
     request[REQUEST_ID] = presented
     metrics.HTTP_IN_PROGRESS.inc()
     try:
-        response = await _answer(request, handler)
+        if telemetry.tracer is None:
+            response = await _answer(request, handler)
+        else:
+            labels = _labels(request)
+            response = await telemetry.tracer.serve(request, *labels, handler, _answer)
     finally:
         metrics.HTTP_IN_PROGRESS.dec()
     headers = response.headers
@@ -120,10 +124,15 @@ def _preflight(allow: str) -> web.Response:
     )
 
 
-def _observe(request: web.Request, response: web.StreamResponse, seconds: float) -> None:
+def _labels(request: web.Request) -> tuple[str, str]:
+    """The method and the route template, both of a closed set."""
     resource = request.match_info.route.resource
     endpoint = resource.canonical if resource is not None else "unmatched"
-    method = request.method if request.method in _METHODS else "other"
+    return request.method if request.method in _METHODS else "other", endpoint
+
+
+def _observe(request: web.Request, response: web.StreamResponse, seconds: float) -> None:
+    method, endpoint = _labels(request)
     metrics.count_http(method, endpoint, str(response.status)).inc()
     metrics.time_http(method, endpoint).observe(seconds)
     sample = request.app[CONFIG].access_log_sample

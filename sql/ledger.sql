@@ -122,3 +122,98 @@ $$;
 COMMENT ON FUNCTION billing.verify_ledger IS
     'Lists every account whose ledger does not agree with its balance. For billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.verify_ledger TO billing_dba;
+
+-- What an alarm watches, cheaply: the accounts of the newest p_entries charges and of as many credits,
+-- and those of p_known (found wrong before, so that an alarm ends when the books are mended and not
+-- when they are old news). Of each it compares the balance and version with the newest entry, and
+-- that entry with the one before. It reads a few rows an account, whatever the size of the ledger;
+-- whether everything agrees only verify_ledger tells. Also how many payments a person must look at.
+-- For no one in particular: the web tier calls it by itself. Errors: invalid_argument.
+-- Example: SELECT * FROM billing.watch_books();
+CREATE OR REPLACE FUNCTION billing.watch_books(
+    p_known uuid[] DEFAULT '{}', p_entries bigint DEFAULT 500
+)
+RETURNS TABLE (accounts_checked bigint, mismatched uuid[], payment_problems bigint)
+LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    -- Ids of the old service are no times: most lie beyond this.
+    v_end uuid := billing_data.first_id(clock_timestamp() + interval '1 day');
+BEGIN
+    PERFORM billing_data.require(p_entries BETWEEN 0 AND 10000, 'p_entries', 'it must be 0 to 10000');
+    RETURN QUERY
+    WITH watched AS (
+        SELECT n.account_id
+        FROM (
+            SELECT c.account_id FROM billing_data.charges AS c
+            WHERE c.id <= v_end ORDER BY c.id DESC LIMIT p_entries
+        ) AS n
+        UNION
+        SELECT n.account_id
+        FROM (
+            SELECT c.account_id FROM billing_data.credits AS c
+            WHERE c.id <= v_end ORDER BY c.id DESC LIMIT p_entries
+        ) AS n
+        UNION
+        SELECT k.account_id FROM unnest(p_known) AS k (account_id)
+    ),
+    tails AS (
+        SELECT
+            a.id, a.ledger_version, a.paid_credits,
+            array_agg(t.ledger_version ORDER BY t.ledger_version DESC) AS versions,
+            array_agg(t.balance_before ORDER BY t.ledger_version DESC) AS before,
+            array_agg(t.balance_after ORDER BY t.ledger_version DESC) AS after,
+            array_agg(t.is_legacy ORDER BY t.ledger_version DESC) AS legacy
+        FROM watched AS w
+        INNER JOIN billing_data.accounts AS a ON a.id = w.account_id
+        LEFT JOIN LATERAL (
+            SELECT u.ledger_version, u.balance_before, u.balance_after, u.is_legacy
+            FROM (
+                (
+                    SELECT
+                        c.ledger_version, c.balance_before, c.balance_after,
+                        c.database_role IS NOT DISTINCT FROM 'legacy' AS is_legacy
+                    FROM billing_data.charges AS c
+                    WHERE c.account_id = a.id AND c.ledger_version > 0
+                    ORDER BY c.ledger_version DESC
+                    LIMIT 2
+                )
+                UNION ALL
+                (
+                    SELECT
+                        c.ledger_version, c.balance_before, c.balance_after,
+                        c.database_role IS NOT DISTINCT FROM 'legacy'
+                    FROM billing_data.credits AS c
+                    WHERE c.account_id = a.id AND c.ledger_version > 0
+                    ORDER BY c.ledger_version DESC
+                    LIMIT 2
+                )
+            ) AS u
+            ORDER BY u.ledger_version DESC
+            LIMIT 2
+        ) AS t ON true
+        GROUP BY a.id, a.ledger_version, a.paid_credits
+    ),
+    judged AS (
+        SELECT
+            t.id,
+            t.ledger_version <> coalesce(t.versions[1], 0)
+            OR t.versions[1] <> coalesce(t.versions[2], 0) + 1
+            OR (NOT t.legacy[1] AND t.paid_credits <> t.after[1])
+            OR (
+                NOT t.legacy[1] AND t.legacy[2] IS NOT TRUE
+                AND t.before[1] <> coalesce(t.after[2], 0)
+            ) AS is_wrong
+        FROM tails AS t
+    )
+    SELECT
+        count(*),
+        coalesce(array_agg(j.id ORDER BY j.id) FILTER (WHERE j.is_wrong), '{}'),
+        (SELECT count(*) FROM billing_data.find_payment_problems())
+    FROM judged AS j;
+END
+$$;
+COMMENT ON FUNCTION billing.watch_books IS
+    'Compares the newest entries with their accounts and counts open payment problems, for alarms. For billing_server and billing_dba.';
+GRANT EXECUTE ON FUNCTION billing.watch_books TO billing_server, billing_dba;

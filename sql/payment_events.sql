@@ -171,6 +171,68 @@ COMMENT ON FUNCTION billing.process_payment_event IS
     'Stores a payment provider''s event once, with its effect. For billing_server and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.process_payment_event TO billing_server, billing_dba;
 
+-- What a person must look at, in no order. Found by the two indexes of what is open.
+CREATE OR REPLACE FUNCTION billing_data.find_payment_problems()
+RETURNS TABLE (
+    problem text,
+    provider text,
+    reference text,
+    payment_id text,
+    account_id uuid,
+    what_is_wrong text,
+    happened_at timestamptz
+)
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT
+        e.outcome AS problem, e.provider, e.event_id::text AS reference,
+        e.payment_id::text AS payment_id, e.account_id,
+        CASE e.outcome
+            WHEN 'account_not_found' THEN 'the payment names an identity without an account'
+            WHEN 'amount_mismatch' THEN 'another amount was paid than was asked for'
+            WHEN 'balance_overflow' THEN 'the account cannot hold that many credits'
+            WHEN 'currency_mismatch' THEN 'it was paid in another currency than was asked for'
+            WHEN 'metadata_missing' THEN 'the payment does not say whom it is for'
+            WHEN 'mode_mismatch' THEN 'a test event met a live set-up, or the other way round'
+            WHEN 'payment_unknown' THEN 'money went back for a payment that was not reported yet'
+            ELSE 'the purchase already has another payment'
+        END AS what_is_wrong,
+        e.received_at AS happened_at
+    FROM billing_data.payment_events AS e
+    -- The faults of billing_data.is_payment_fault, so worded that their index serves.
+    WHERE e.outcome IN (
+            'account_not_found', 'amount_mismatch', 'balance_overflow', 'currency_mismatch',
+            'metadata_missing', 'mode_mismatch', 'payment_mismatch', 'payment_unknown'
+        )
+        AND e.resolved_at IS NULL
+        -- What reconciliation has credited since then is no problem any more.
+        AND NOT (
+            e.outcome IN ('account_not_found', 'amount_mismatch', 'metadata_missing')
+            AND EXISTS (
+                SELECT FROM billing_data.purchases AS p
+                WHERE p.provider = e.provider
+                    AND p.payment_id = e.payment_id
+                    AND p.settled_at IS NOT NULL
+            )
+        )
+    UNION ALL
+    SELECT
+        'shortfall', r.provider, r.return_id::text, p.payment_id::text, r.account_id,
+        format(
+            '%s of %s: %s uses were due, %s could be taken, %s are short', r.kind,
+            billing_data.money_text(r.amount_minor, p.currency), r.uses_due, r.uses_taken,
+            r.uses_due - r.uses_taken
+        ),
+        r.updated_at
+    FROM billing_data.payment_returns AS r
+    INNER JOIN billing_data.purchases AS p
+        ON p.account_id = r.account_id AND p.id = r.purchase_id
+    WHERE r.status = 'taken' AND r.uses_taken < r.uses_due AND r.resolved_at IS NULL;
+$$;
+COMMENT ON FUNCTION billing_data.find_payment_problems IS
+    'Finds payments that could not be credited and credits that could not be taken back. Helper.';
+
 -- What a person must look at: events whose payment could not be credited or taken back, and returns
 -- of money for which no credits were left to take. Newest first. Errors: actor errors,
 -- invalid_argument. Example: SELECT * FROM billing.list_payment_problems();
@@ -194,54 +256,9 @@ BEGIN
     PERFORM billing_data.authorize(NULL, p_admin_user_id, 'billing:read');
     PERFORM billing_data.require_page(p_limit, p_offset, 500);
     RETURN QUERY
-    SELECT q.problem, q.provider, q.reference, q.payment_id, q.account_id, q.what_is_wrong, q.at
-    FROM (
-        SELECT
-            e.outcome AS problem, e.provider, e.event_id::text AS reference,
-            e.payment_id::text AS payment_id, e.account_id,
-            CASE e.outcome
-                WHEN 'account_not_found' THEN 'the payment names an identity without an account'
-                WHEN 'amount_mismatch' THEN 'another amount was paid than was asked for'
-                WHEN 'balance_overflow' THEN 'the account cannot hold that many credits'
-                WHEN 'currency_mismatch' THEN 'it was paid in another currency than was asked for'
-                WHEN 'metadata_missing' THEN 'the payment does not say whom it is for'
-                WHEN 'mode_mismatch' THEN 'a test event met a live set-up, or the other way round'
-                WHEN 'payment_unknown' THEN 'money went back for a payment that was not reported yet'
-                ELSE 'the purchase already has another payment'
-            END AS what_is_wrong,
-            e.received_at AS at
-        FROM billing_data.payment_events AS e
-        -- The faults of billing_data.is_payment_fault, so worded that their index serves.
-        WHERE e.outcome IN (
-                'account_not_found', 'amount_mismatch', 'balance_overflow', 'currency_mismatch',
-                'metadata_missing', 'mode_mismatch', 'payment_mismatch', 'payment_unknown'
-            )
-            AND e.resolved_at IS NULL
-            -- What reconciliation has credited since then is no problem any more.
-            AND NOT (
-                e.outcome IN ('account_not_found', 'amount_mismatch', 'metadata_missing')
-                AND EXISTS (
-                    SELECT FROM billing_data.purchases AS p
-                    WHERE p.provider = e.provider
-                        AND p.payment_id = e.payment_id
-                        AND p.settled_at IS NOT NULL
-                )
-            )
-        UNION ALL
-        SELECT
-            'shortfall', r.provider, r.return_id::text, p.payment_id::text, r.account_id,
-            format(
-                '%s of %s: %s uses were due, %s could be taken, %s are short', r.kind,
-                billing_data.money_text(r.amount_minor, p.currency), r.uses_due, r.uses_taken,
-                r.uses_due - r.uses_taken
-            ),
-            r.updated_at
-        FROM billing_data.payment_returns AS r
-        INNER JOIN billing_data.purchases AS p
-            ON p.account_id = r.account_id AND p.id = r.purchase_id
-        WHERE r.status = 'taken' AND r.uses_taken < r.uses_due AND r.resolved_at IS NULL
-    ) AS q
-    ORDER BY q.at DESC, q.reference
+    SELECT q.problem, q.provider, q.reference, q.payment_id, q.account_id, q.what_is_wrong, q.happened_at
+    FROM billing_data.find_payment_problems() AS q
+    ORDER BY q.happened_at DESC, q.reference
     LIMIT p_limit OFFSET p_offset;
 END
 $$;

@@ -181,6 +181,7 @@ def clean_environment() -> dict[str, str]:
         "ADMIN_JWT_SECRET",
         "ENCRYPTION_KEY",
         "STRIPE_",
+        "OTEL_",
         "PROMETHEUS_MULTIPROC_DIR",
     )
     return {name: value for name, value in os.environ.items() if not name.startswith(drop)}

@@ -18,6 +18,7 @@ PACKAGES = {
     Path("/usr/lib/postgresql/15/lib/plpgsql_check.so"): "postgresql-15-plpgsql-check",
     Path("/usr/bin/chromium"): "chromium",
     Path("/usr/bin/curl"): "curl",
+    Path("/usr/bin/promtool"): "prometheus",
     Path("/usr/bin/psql"): "postgresql-client-15",
     Path("/usr/bin/wrk"): "wrk",
 }

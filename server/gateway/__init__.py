@@ -16,7 +16,7 @@ from uuid import UUID
 import asyncpg
 import orjson
 
-from server import metrics
+from server import metrics, telemetry
 from server.config import ServeConfig
 from server.gateway import calls
 from server.gateway.calls import FunctionCall, SchemaMismatch
@@ -71,6 +71,8 @@ _LEDGER_WRITES = (
 _KEY_USE_INTERVAL = 5.0
 _PARTITION_INTERVAL = 6 * 3600.0
 _FIGURES_INTERVAL = 60.0
+_QUEUES_INTERVAL = 1.0
+_MOST_KNOWN = 1000  # accounts with wrong books that are looked at again and again
 
 
 class CheckItem(NamedTuple):
@@ -142,6 +144,7 @@ class Gateway:
             announce_rights=announce_rights,
         )
         self._max_queue = config.max_queue
+        self._watch_interval = config.watch_interval
         self._patience = config.lock_timeout
         self._reads = Track(_READS, config.max_queue)
         self._writes = Track(_WRITES, config.max_queue)
@@ -151,6 +154,16 @@ class Gateway:
         self._health_checks = Track(_HEALTH_CHECKS, config.max_queue)
         self._checks = self._lane(calls.CHECK_CREDITS)
         self._charges = self._lane(calls.CREATE_CHARGES)
+        self._lines: dict[str, Lane | Track] = {
+            "checks": self._checks,
+            "charges": self._charges,
+            "reads": self._reads,
+            "writes": self._writes,
+            "batches": self._batches,
+            "payments": self._payments,
+            "staff": self._staff,
+        }
+        self._mismatched: list[UUID] = []
         self._key_uses: dict[UUID, tuple[datetime, str | None]] = {}
         self._background: list[asyncio.Task[None]] = []
         self._wordings: dict[str, ErrorWording] = {}
@@ -168,11 +181,15 @@ class Gateway:
             raise translate(error) from None
 
     def start_background_work(self) -> None:
-        """Starts recording key uses and making coming audit partitions."""
+        """Starts recording key uses, making coming audit partitions, and what the alarms need."""
+        metrics.DB_CONNECTIONS_MAX.set(_POOL_SIZE)
+        metrics.DB_QUEUE_MAX.set(self._max_queue)
         for work, interval in (
             (self._record_key_uses, _KEY_USE_INTERVAL),
             (self._create_partitions, _PARTITION_INTERVAL),
             (self._refresh_figures, _FIGURES_INTERVAL),
+            (self._watch_queues, _QUEUES_INTERVAL),
+            (self._watch_books, self._watch_interval),
         ):
             self._background.append(asyncio.create_task(_repeat(work, interval)))
 
@@ -189,15 +206,18 @@ class Gateway:
 
     # Checks and charges, collected into batches
 
+    @telemetry.collected_call(calls.CHECK_CREDITS)
     async def check_credit(self, item: CheckItem) -> Row:
         """May this user go on? A row of billing.check_credits; its outcome is 'checked' or the
         slug of a refusal."""
         return await self._checks.submit(item)
 
+    @telemetry.collected_call(calls.CREATE_CHARGES)
     async def create_charge(self, item: ChargeItem) -> Row:
         """This user used one. A row of billing.create_charges with its outcome."""
         return await self._charges.submit(item)
 
+    @telemetry.collected_call(calls.CREATE_CHARGES)
     async def create_charges(self, items: Sequence[ChargeItem]) -> list[Row]:
         """Several charges of one request, decided in their order; a row each."""
         return await self._charges.submit_together(items)
@@ -346,6 +366,7 @@ class Gateway:
 
     def _lane(self, call: FunctionCall) -> Lane:
         async def send(items: Sequence[Any]) -> list[Row]:
+            telemetry.note_sent(items)
             return await self._call(call, *zip(*items, strict=True), False)  # never waits
 
         return Lane(
@@ -360,6 +381,7 @@ class Gateway:
         async with self._reads.slot():
             return await self._call(call, *arguments)
 
+    @telemetry.database_call
     async def _call(
         self, call: FunctionCall, *arguments: Any, client: tuple[str, str] | None = None
     ) -> list[Row]:
@@ -422,6 +444,23 @@ class Gateway:
     async def _refresh_figures(self) -> None:
         async with self._staff.slot():
             await self._call(calls.REFRESH_FIGURES)
+
+    async def _watch_queues(self) -> None:
+        for kind, line in self._lines.items():
+            metrics.DB_REQUESTS_WAITING.labels(kind).set(line.waiting)
+
+    async def _watch_books(self) -> None:
+        """Every process of every server does so: it costs milliseconds, and none of them has to be
+        there for the others."""
+        async with self._staff.slot():
+            row = (await self._call(calls.WATCH_BOOKS, self._mismatched))[0]
+        new = len(row["mismatched"]) > len(self._mismatched)
+        self._mismatched = row["mismatched"][:_MOST_KNOWN]
+        if new:
+            _LOG.error("the books of %d accounts do not agree: run verify", len(row["mismatched"]))
+        metrics.LEDGER_MISMATCHES.set(len(row["mismatched"]))
+        metrics.PAYMENT_PROBLEMS.set(row["payment_problems"])
+        metrics.LEDGER_CHECKED.set_to_current_time()
 
     async def _create_partitions(self) -> None:
         async with self._writes.slot():

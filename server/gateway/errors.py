@@ -7,6 +7,8 @@ from typing import Any
 import asyncpg
 import orjson
 
+from server import metrics
+
 _RETRYABLE = frozenset({"40001", "40P01"})
 _LOCK_NOT_AVAILABLE = "55P03"
 _UNAVAILABLE_CLASSES = ("08", "53", "57")
@@ -18,6 +20,14 @@ class Unavailable(Exception):
     def __init__(self, reason: str, retry_after: int = 1) -> None:
         super().__init__(reason)
         self.retry_after = retry_after
+
+
+class QueueFull(Unavailable):
+    """More requests wait for the database than may; counted where it is made."""
+
+    def __init__(self) -> None:
+        super().__init__("too many requests are waiting for the database")
+        metrics.DB_QUEUE_FULL.inc()
 
 
 class ConnectionLost(Unavailable):

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from server.gateway.errors import Busy, ConnectionLost, Unavailable
+from server.gateway.errors import Busy, ConnectionLost, QueueFull, Unavailable
 
 Row = Mapping[str, Any]
 _MAX_BATCH = 256
@@ -55,11 +55,16 @@ class Lane:
         self._side_count = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
+    @property
+    def waiting(self) -> int:
+        """How many items wait to be sent."""
+        return len(self._line) + self._side_count
+
     async def submit(self, item: Item) -> Row:
         """Sends one item and gives its row. Raises Unavailable, Busy, ConnectionLost or the
         PostgreSQL error that the item alone causes."""
         if len(self._line) + self._side_count >= self._max_queue:
-            raise Unavailable("too many requests are waiting for the database")
+            raise QueueFull()
         future: asyncio.Future[Row] = asyncio.get_running_loop().create_future()
         if self._side and item[:2] in self._side:
             self._wait_aside((item, future))

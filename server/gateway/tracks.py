@@ -7,17 +7,22 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
-from server.gateway.errors import Unavailable
+from server.gateway.errors import QueueFull
 
 
 class Track:
-    """At most `size` calls at once and `max_queue` waiting; beyond that it raises Unavailable."""
+    """At most `size` calls at once and `max_queue` waiting; beyond that it raises QueueFull."""
 
     def __init__(self, size: int, max_queue: int) -> None:
         self._slots = asyncio.Semaphore(size)
         self._max_queue = max_queue
         self._waiting = 0
         self._accounts: dict[tuple[Any, ...], tuple[asyncio.Lock, int]] = {}
+
+    @property
+    def waiting(self) -> int:
+        """How many calls wait."""
+        return self._waiting
 
     @contextlib.asynccontextmanager
     async def slot(self) -> AsyncIterator[None]:
@@ -51,7 +56,7 @@ class Track:
     @contextlib.contextmanager
     def _counted(self) -> Any:
         if self._waiting >= self._max_queue:
-            raise Unavailable("too many requests are waiting for the database")
+            raise QueueFull()
         self._waiting += 1
         try:
             yield

@@ -343,6 +343,10 @@ CREATE FUNCTION billing.verify_ledger() RETURNS TABLE(account_id uuid, problem t
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing.watch_books(p_known uuid[] DEFAULT '{}'::uuid[], p_entries bigint DEFAULT 500) RETURNS TABLE(accounts_checked bigint, mismatched uuid[], payment_problems bigint)
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE TABLE billing_data.accounts (
     id uuid DEFAULT gen_random_uuid() NOT NULL,
     oauth_provider character varying(255) NOT NULL,
@@ -480,6 +484,10 @@ CREATE FUNCTION billing_data.credit_of_payment(p_account_id uuid, p_key text, p_
 
 CREATE FUNCTION billing_data.find_or_create_account(p_oauth_provider text, p_external_id text, p_wa_id text, p_tenant_id text, p_balance_minor bigint, p_currency text, p_plan_name text, p_customer_email text, p_user_role text, p_agent_id text, p_marketing_opt_in boolean, p_marketing_opt_in_source text, p_wait boolean) RETURNS TABLE(account billing_data.accounts, created boolean)
     LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.find_payment_problems() RETURNS TABLE(problem text, provider text, reference text, payment_id text, account_id uuid, what_is_wrong text, happened_at timestamp with time zone)
+    LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.first_id(p_at timestamp with time zone) RETURNS uuid

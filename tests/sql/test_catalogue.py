@@ -85,6 +85,7 @@ FUNCTIONS: dict[str, tuple[set[str], str]] = {
     "use_sign_in_link": (BOTH, "v"),
     "use_sign_in_ticket": (BOTH, "v"),
     "verify_ledger": (DBA, "s"),
+    "watch_books": (BOTH, "s"),
 }
 
 VIEWS = {

@@ -378,7 +378,7 @@ def test_the_index_of_payment_faults_is_of_exactly_the_faults(console: Database)
     assert len(faults) < len(outcomes)
     assert set(re.findall(r"'(\w+)'", predicate)) == faults
     listed = console.value(
-        "SELECT p.prosrc FROM pg_proc AS p WHERE p.proname = 'list_payment_problems'"
+        "SELECT p.prosrc FROM pg_proc AS p WHERE p.proname = 'find_payment_problems'"
     )
     (words,) = re.findall(r"WHERE e.outcome IN \(([^)]*)\)", listed)
     assert set(re.findall(r"'(\w+)'", words)) == faults

@@ -1,0 +1,34 @@
+"""When the public certificate expires, for the alarm. nginx serves it and has no metrics of its
+own; this server only reads the file (TLS_CERTIFICATE_FILE), never its key."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+
+from cryptography import x509
+
+from server import metrics
+
+_LOG = logging.getLogger(__name__)
+_INTERVAL = 3600.0
+
+
+def expiry(path: Path) -> float:
+    """Seconds since 1970 at which the first certificate of a PEM file expires. Raises OSError,
+    ValueError."""
+    return x509.load_pem_x509_certificate(path.read_bytes()).not_valid_after_utc.timestamp()
+
+
+async def watch(path: Path) -> None:
+    """Tells the metrics now and every hour, for ever. A file that cannot be read counts as expired:
+    nobody would notice that the alarm has gone."""
+    while True:
+        try:
+            at = await asyncio.to_thread(expiry, path)
+        except (OSError, ValueError) as error:
+            _LOG.error("TLS_CERTIFICATE_FILE cannot be read: %s", type(error).__name__)
+            at = 0.0
+        metrics.TLS_CERTIFICATE_EXPIRY.labels("public").set(at)
+        await asyncio.sleep(_INTERVAL)

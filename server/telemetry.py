@@ -1,0 +1,93 @@
+"""Traces, when an OTLP collector is named: the switch that the rest of the server looks at. What is
+behind it, server/tracing.py, imports OpenTelemetry, and is itself imported only when it is on."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    from server.tracing import Tracer
+
+    class _Call(Protocol):
+        @property
+        def name(self) -> str: ...
+
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+_ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+
+# None when nothing is traced: the one thing that the way of a request asks.
+tracer: Tracer | None = None
+
+
+def is_wanted(env: Mapping[str, str]) -> bool:
+    """Whether OpenTelemetry's own variables ask for traces."""
+    return (
+        any(env.get(name) for name in _ENDPOINTS)
+        and env.get("OTEL_SDK_DISABLED", "").lower() != "true"
+        and env.get("OTEL_TRACES_EXPORTER", "otlp") == "otlp"
+    )
+
+
+def start(env: Mapping[str, str]) -> None:
+    """Begins to trace if `env` asks for it. Call it in each worker after the fork: the exporter has
+    a thread, and threads do not survive one."""
+    global tracer  # noqa: PLW0603
+    if is_wanted(env):
+        from server.tracing import Tracer
+
+        tracer = Tracer(env)
+
+
+async def stop() -> None:
+    """Sends what has been collected, if the collector takes it in time."""
+    global tracer
+    if tracer is not None:
+        ended, tracer = tracer, None
+        await ended.close()
+
+
+def database_call(
+    method: Callable[_P, Coroutine[Any, Any, _R]],
+) -> Callable[_P, Coroutine[Any, Any, _R]]:
+    """For a method whose first argument is the call it makes: a span of its own for it."""
+
+    @functools.wraps(method)
+    def traced(*arguments: _P.args, **options: _P.kwargs) -> Coroutine[Any, Any, _R]:
+        work = method(*arguments, **options)
+        if tracer is None:
+            return work
+        call: Any = arguments[1]
+        return tracer.database_call(call.name, work)
+
+    return traced
+
+
+def collected_call(
+    call: _Call,
+) -> Callable[[Callable[_P, Coroutine[Any, Any, _R]]], Callable[_P, Coroutine[Any, Any, _R]]]:
+    """For a method whose first argument, an item or several, goes to the database with those of
+    other requests: a span for the time until its own answer is there."""
+
+    def decorate(
+        method: Callable[_P, Coroutine[Any, Any, _R]],
+    ) -> Callable[_P, Coroutine[Any, Any, _R]]:
+        @functools.wraps(method)
+        def traced(*arguments: _P.args, **options: _P.kwargs) -> Coroutine[Any, Any, _R]:
+            work = method(*arguments, **options)
+            if tracer is None:
+                return work
+            return tracer.collected_call(call.name, arguments[1], work)
+
+        return traced
+
+    return decorate
+
+
+def note_sent(items: Sequence[Any]) -> None:
+    """Says that these items leave in one call now."""
+    if tracer is not None:
+        tracer.note_sent(items)

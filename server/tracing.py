@@ -1,0 +1,213 @@
+"""What is traced and what a trace may tell. The server's span is made here and not by
+opentelemetry-instrumentation-aiohttp-server: that one records paths and query strings, in which our
+addresses carry people's ids, and replaces aiohttp's Application. Here it is closed sets, route
+templates and the request id; of exceptions their type and where they were raised, never their text.
+The settings are OpenTelemetry's own variables (docs/telemetry.md)."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import traceback
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextvars import ContextVar
+from typing import Any, TypeVar
+from uuid import uuid4
+
+from aiohttp import web
+from opentelemetry import trace
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import OTELResourceDetector, Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode, format_span_id, format_trace_id
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from server import __version__
+from server.errors import ApiError
+from server.gateway.errors import Refused
+from server.keys import REQUEST_ID
+
+_T = TypeVar("_T")
+_Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+_CONTEXT = TraceContextTextMapPropagator()  # no baggage: it could carry anything
+_FLUSH_SECONDS = 3.0
+_NOT_TRACED = frozenset({"/health", "/metrics"})  # machines ask every few seconds
+_ERROR = Status(StatusCode.ERROR)
+
+# A flight of the gateway inherits the context of whichever request began it, but is nobody's alone.
+_collected: ContextVar[bool] = ContextVar("collected", default=False)
+
+
+class Tracer:
+    """Traces of one process. Spans go to the collector from a thread of their own; what it does not
+    take is dropped, and no request waits for it."""
+
+    def __init__(self, env: Mapping[str, str]) -> None:
+        ours: dict[str, Any] = {
+            "service.name": "ciris-billing",
+            "service.version": __version__,
+            "process.pid": os.getpid(),
+        }
+        self._provider = TracerProvider(
+            resource=Resource(ours).merge(OTELResourceDetector().detect()),
+            shutdown_on_exit=False,
+        )
+        self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+        self._tracer = self._provider.get_tracer("ciris-billing", __version__)
+        self._waiting: dict[int, Span] = {}  # by the identity of an item that waits to be sent
+
+    async def close(self) -> None:
+        """Sends what is left, for a few seconds at most: an end must not wait for a collector."""
+        loop = asyncio.get_running_loop()
+        sent = asyncio.Event()
+
+        def send() -> None:
+            self._provider.shutdown()
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(sent.set)
+
+        # Not asyncio's own threads: those are waited for at the end, however long they take.
+        threading.Thread(target=send, daemon=True).start()
+        try:
+            await asyncio.wait_for(sent.wait(), _FLUSH_SECONDS)
+        except TimeoutError:
+            return
+
+    async def serve(
+        self,
+        request: web.Request,
+        method: str,
+        endpoint: str,
+        handler: _Handler,
+        answer: Callable[[web.Request, _Handler], Awaitable[web.StreamResponse]],
+    ) -> web.StreamResponse:
+        """Answers the request inside the server's span; the caller's traceparent is its parent."""
+        if endpoint in _NOT_TRACED:
+            return await answer(request, handler)
+        fault: Exception | None = None
+
+        async def noting_faults(request: web.Request) -> web.StreamResponse:
+            nonlocal fault
+            try:
+                return await handler(request)
+            except Exception as error:
+                fault = error
+                raise
+
+        with self._tracer.start_as_current_span(
+            method if endpoint == "unmatched" else f"{method} {endpoint}",
+            context=_CONTEXT.extract(request.headers),
+            kind=SpanKind.SERVER,
+            attributes={
+                "http.request.method": method,
+                "http.route": endpoint,
+                "url.scheme": request.scheme,
+                "request_id": request[REQUEST_ID],
+            },
+            record_exception=False,
+            set_status_on_exception=False,
+        ) as span:
+            response = await answer(request, noting_faults)
+            span.set_attribute("http.response.status_code", response.status)
+            if isinstance(fault, ApiError | Refused):
+                span.set_attribute("billing.error_code", _code(fault))
+            if response.status >= 500:
+                span.set_status(_ERROR)
+                if fault is None:
+                    span.set_attribute("error.type", str(response.status))
+                else:
+                    _record(span, fault)
+            context = span.get_span_context()
+            response.headers["traceresponse"] = (
+                f"00-{format_trace_id(context.trace_id)}-{format_span_id(context.span_id)}"
+                f"-{context.trace_flags:02x}"
+            )
+            return response
+
+    async def database_call(self, name: str, work: Coroutine[Any, Any, _T]) -> _T:
+        """Runs one call inside a span, if a request of ours makes it for itself."""
+        if _collected.get() or not trace.get_current_span().is_recording():
+            return await work
+        with self._database_span(name) as span:
+            return await _watched(span, work)
+
+    async def collected_call(self, name: str, items: Any, work: Coroutine[Any, Any, _T]) -> _T:
+        """Runs, inside a span, what waits for a call that many requests share. `items` is one item
+        or a list; each time one is sent, an event says when, in which call and with how many."""
+        if not trace.get_current_span().is_recording():
+            return await work
+        members = items if isinstance(items, list) else [items]
+        with self._database_span(name) as span:
+            token = _collected.set(True)
+            for item in members:
+                self._waiting[id(item)] = span
+            try:
+                row = await _watched(span, work)
+            finally:
+                _collected.reset(token)
+                for item in members:
+                    self._waiting.pop(id(item), None)
+            if not isinstance(row, list):
+                outcome: Any = row
+                span.set_attribute("billing.outcome", outcome["outcome"])
+            return row
+
+    def note_sent(self, items: Sequence[Any]) -> None:
+        """The items' spans learn that they leave in one call now."""
+        spans = {id(span): span for item in items if (span := self._waiting.get(id(item)))}
+        if not spans:
+            return
+        call: dict[str, Any] = {
+            "billing.shared_call": uuid4().hex,
+            "db.operation.batch.size": len(items),
+        }
+        for span in spans.values():
+            span.add_event("sent", call)
+            span.set_attributes(call)
+
+    def _database_span(self, name: str) -> Any:
+        return self._tracer.start_as_current_span(
+            f"billing.{name}",
+            kind=SpanKind.CLIENT,
+            attributes={
+                "db.system.name": "postgresql",
+                "db.stored_procedure.name": f"billing.{name}",
+            },
+            record_exception=False,
+            set_status_on_exception=False,
+        )
+
+
+async def _watched(span: Span, work: Coroutine[Any, Any, _T]) -> _T:
+    try:
+        return await work
+    except Refused as refusal:  # an answer, not a fault
+        span.set_attribute("billing.outcome", refusal.slug)
+        raise
+    except BaseException as error:
+        span.set_status(_ERROR)
+        _record(span, error)
+        raise
+
+
+def _record(span: Span, error: BaseException) -> None:
+    """The type of an exception and where it came from. Its text is left out: it may quote a row, an
+    address or a header."""
+    span.set_attribute("error.type", _code(error))
+    while True:
+        frames = "".join(traceback.format_tb(error.__traceback__))
+        span.add_event(
+            "exception",
+            {"exception.type": type(error).__qualname__, "exception.stacktrace": frames},
+        )
+        if error.__cause__ is None:
+            return
+        error = error.__cause__
+
+
+def _code(error: BaseException) -> str:
+    if isinstance(error, ApiError):
+        return error.code
+    return error.slug if isinstance(error, Refused) else type(error).__qualname__
