@@ -245,8 +245,12 @@ def count_provider_request(operation: str, result: str) -> None:
 
 
 def start() -> None:
-    """Says that this process runs; call once per process, after forking."""
+    """Says that this process runs; call once per process, after forking. What alarms wait for is
+    there from the beginning: the first of a series that was not is no increase."""
     SERVICE_INFO.labels(__version__).set(1)
+    for outcome in ("error", "invalid_signature"):
+        PAYMENT_EVENTS.labels(outcome)
+    write_verified("unknown")
 
 
 def render() -> bytes:
