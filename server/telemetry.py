@@ -4,6 +4,7 @@ behind it, server/tracing.py, imports OpenTelemetry, and is itself imported only
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
         def name(self) -> str: ...
 
 
+_LOG = logging.getLogger(__name__)
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
@@ -37,9 +39,14 @@ def start(env: Mapping[str, str]) -> None:
     a thread, and threads do not survive one."""
     global tracer  # noqa: PLW0603
     if is_wanted(env):
-        from server.tracing import Tracer
+        try:
+            from server.tracing import Tracer
 
-        tracer = Tracer(env)
+            tracer = Tracer()
+        except Exception as error:
+            # What OpenTelemetry makes of its settings is not worth a server that does not start.
+            # Its words are left out: they may quote a header that holds a token.
+            _LOG.error("nothing is traced: OTEL_... is at fault (%s)", type(error).__name__)
 
 
 async def stop() -> None:

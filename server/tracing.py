@@ -10,7 +10,7 @@ import asyncio
 import os
 import threading
 import traceback
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextvars import ContextVar
 from typing import Any, TypeVar
 from uuid import uuid4
@@ -44,7 +44,7 @@ class Tracer:
     """Traces of one process. Spans go to the collector from a thread of their own; what it does not
     take is dropped, and no request waits for it."""
 
-    def __init__(self, env: Mapping[str, str]) -> None:
+    def __init__(self) -> None:
         ours: dict[str, Any] = {
             "service.name": "ciris-billing",
             "service.version": __version__,

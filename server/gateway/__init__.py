@@ -184,6 +184,8 @@ class Gateway:
         """Starts recording key uses, making coming audit partitions, and what the alarms need."""
         metrics.DB_CONNECTIONS_MAX.set(_POOL_SIZE)
         metrics.DB_QUEUE_MAX.set(self._max_queue)
+        for kind in self._lines:
+            metrics.DB_REQUESTS_WAITING.labels(kind).set(0)
         for work, interval in (
             (self._record_key_uses, _KEY_USE_INTERVAL),
             (self._create_partitions, _PARTITION_INTERVAL),

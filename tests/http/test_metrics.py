@@ -7,6 +7,7 @@ import re
 import socket
 from collections import defaultdict
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import aiohttp
@@ -23,6 +24,7 @@ from tests.support import (
     Service,
     charge_body,
     credit_body,
+    held_account,
     identity,
     running_service,
     unique,
@@ -46,7 +48,16 @@ NAMES = {
     "billing_accounts_created_total": "counter",
     "billing_account_balance_minor": "histogram",
     "billing_payment_provider_duration_seconds": "histogram",
+    "billing_payment_events_total": "counter",
+    "billing_payment_problems": "gauge",
     "billing_db_connections_active": "gauge",
+    "billing_db_connections_max": "gauge",
+    "billing_db_queue_full_total": "counter",
+    "billing_db_queue_max": "gauge",
+    "billing_db_requests_waiting": "gauge",
+    "billing_ledger_checked_timestamp_seconds": "gauge",
+    "billing_ledger_mismatches": "gauge",
+    "billing_replica_lag_seconds": "gauge",
     "billing_db_queries_total": "counter",
     "billing_db_write_verifications_total": "counter",
     "billing_errors_total": "counter",
@@ -227,7 +238,7 @@ def test_credits_of_all_workers_add_up(traffic: Traffic) -> None:
     assert metrics.sum("billing_account_balance_minor_count") == ledger_rows
     assert metrics.sum("billing_account_balance_minor_sum") == USERS * (10 + 6) + 5 + 5
     verified = metrics.by("billing_db_write_verifications_total", "result")
-    assert verified == {"confirmed": ledger_rows}
+    assert verified == {"confirmed": ledger_rows, "unknown": 0}
 
 
 def test_errors_and_database_calls_of_all_workers_add_up(traffic: Traffic) -> None:
@@ -417,3 +428,30 @@ def test_counts_survive_a_killed_worker(traffic: Traffic) -> None:
     assert after.sum(requests, endpoint=CHECK) == before.sum(requests, endpoint=CHECK)
     assert after.sum("billing_http_requests_in_progress") == 1
     assert after.sum("billing_service_info") == 1
+
+
+def test_what_waits_and_what_is_refused_because_too_much_waits_is_counted(
+    database: Database,
+) -> None:
+    with running_service(database, MAX_QUEUE="3", LOCK_TIMEOUT="20") as service:
+        user = unique("queued")
+        with service.client() as client:
+            assert client.post(CHECK, json=identity(user)).status_code == 200
+        before = read(service)
+        assert before.sum("billing_db_queue_max") == 3
+        assert before.sum("billing_db_queue_full_total") == 0
+
+        async def charge_at_once(count: int) -> list[int]:
+            async with service.async_client() as client:
+                requests = [client.post(CHARGES, json=charge_body(user)) for _ in range(count)]
+                return [answer.status_code for answer in await asyncio.gather(*requests)]
+
+        with held_account(database, user) as holder, ThreadPoolExecutor() as pool:
+            waiting = "billing_db_requests_waiting"
+            held = pool.submit(asyncio.run, charge_at_once(3))
+            wait_for(lambda: read(service).sum(waiting, kind="charges") == 3, "three to wait")
+            assert asyncio.run(charge_at_once(5)) == [503] * 5
+            assert read(service).sum("billing_db_queue_full_total") == 5
+            holder.rollback()
+            assert held.result() == [201] * 3
+        wait_for(lambda: read(service).sum(waiting) == 0, "nothing to wait")

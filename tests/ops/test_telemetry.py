@@ -328,7 +328,7 @@ def test_without_a_collector_opentelemetry_is_not_even_loaded(
     assert loads_it(service) == [False]
 
 
-@pytest.mark.parametrize("kind", ["nobody listens", "it never answers"])
+@pytest.mark.parametrize("kind", ["nobody listens", "it never answers", "nonsense is set"])
 def test_a_dead_collector_hurts_no_request_and_does_not_delay_the_end(
     database: Database, kind: str
 ) -> None:
@@ -337,7 +337,7 @@ def test_a_dead_collector_hurts_no_request_and_does_not_delay_the_end(
         environment = dict(own.environment)
         if kind == "nobody listens":
             environment["OTEL_EXPORTER_OTLP_ENDPOINT"] = f"http://127.0.0.1:{free_port()}"
-        environment["OTEL_BSP_MAX_QUEUE_SIZE"] = "64"
+        environment["OTEL_BSP_MAX_QUEUE_SIZE"] = "-1" if kind == "nonsense is set" else "64"
         environment["OTEL_BSP_MAX_EXPORT_BATCH_SIZE"] = "32"
         with running_service(database, **environment) as service:
             user = known_user(service)
