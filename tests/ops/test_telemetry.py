@@ -65,6 +65,7 @@ def test_a_charge_is_one_trace_of_the_servers_span_and_the_databases(
     answer, request_id = charge(traced, known_user(traced))
     assert answer.status_code == 201
     server, database = collector.trace_of(request_id)
+    assert len([s for s in collector.spans if s.trace_id == server.trace_id]) == 2
 
     assert server.name == f"POST {CHARGES}"
     assert server.kind == SERVER
@@ -154,6 +155,9 @@ async def test_requests_that_share_a_call_have_a_span_each_that_names_it(
         sizes[call] = database.attributes["db.operation.batch.size"]
     assert len(calls) < len(ids) - 1, "no call was shared: the test shows nothing"
     assert all(len(traces) <= sizes[call] for call, traces in calls.items())
+    # The shared calls have no span in the trace of whichever request began them.
+    waited = {s.span_id for s in collector.spans if s.name == "billing.create_charges"}
+    assert [s for s in collector.spans if s.parent_id in waited] == []
     # The one that was held was sent again and again, and its trace says so.
     server, database = await asyncio.to_thread(collector.trace_of, next(iter(ids)))
     assert server.is_error
