@@ -3,6 +3,7 @@ fires and ends, and with a real Prometheus beside two servers whatever is asked 
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 import os
@@ -24,7 +25,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from server import metrics
+from server import certificate, metrics
 from tests.http.wire import ACCOUNTS, CHARGES, CHECK, CREDITS
 from tests.payments import (
     PURCHASES,
@@ -282,6 +283,23 @@ def write_certificate(path: Path, days: int) -> None:
         .sign(key, hashes.SHA256())
     )
     path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+
+
+async def test_a_certificate_that_cannot_be_read_counts_as_expired(tmp_path: Path) -> None:
+    def told() -> float | None:
+        return metrics.REGISTRY.get_sample_value(
+            "billing_tls_certificate_expiry_timestamp_seconds", {"certificate": "public"}
+        )
+
+    path = tmp_path / "certificate.pem"
+    write_certificate(path, 30)
+    for expected in (datetime.now(UTC).timestamp() + 30 * 86400, 0):
+        watch = asyncio.create_task(certificate.watch(path))
+        async with asyncio.timeout(10):
+            while told() != pytest.approx(expected, abs=3600):
+                await asyncio.sleep(0.01)
+        watch.cancel()
+        path.write_bytes(b"not a certificate")
 
 
 @contextmanager
