@@ -70,6 +70,9 @@ class ServeConfig:
     stripe_api_base: str | None = None
     stripe_timeout: float = _STRIPE_TIMEOUT
     staff: StaffConfig | None = None
+    pooler: str = "none"
+    read_url: str | None = None
+    read_max_lag: float = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +127,13 @@ class _Reader:
             )
             return None
         return f"postgresql://{rest}"
+
+    def pooler(self) -> str:
+        """DATABASE_POOLER: what stands between us and the database."""
+        kind = self.env.get("DATABASE_POOLER") or "none"
+        if kind not in ("none", "transaction"):
+            self.faults.append("DATABASE_POOLER must be none or transaction")
+        return kind
 
     def strong_secret(self, name: str, *, required: bool) -> str | None:
         value = self.secret(
@@ -247,6 +257,9 @@ def load_serve_config(env: Mapping[str, str]) -> ServeConfig:
         encryption_keys=read.encryption_keys(required=False),
         stripe_api_base=read.api_base("STRIPE_API_BASE"),
         stripe_timeout=read.number("STRIPE_TIMEOUT", defaults.stripe_timeout, 0.1, 60),
+        pooler=read.pooler(),
+        read_url=read.database_url("DATABASE_READ_URL", required=False),
+        read_max_lag=read.number("READ_MAX_LAG", defaults.read_max_lag, 2, 3600),
     )
     config = replace(config, staff=_staff_config(read, config))
     read.finish()
@@ -295,7 +308,13 @@ def load_migration_config(env: Mapping[str, str]) -> tuple[str, SettingsSeed]:
     first deploy seeds. Raises ConfigError."""
     read = _Reader(env)
     url = read.database_url("MIGRATION_DATABASE_URL", required=False)
-    if url is None and not read.faults:
+    if url is None and not read.faults and read.pooler() == "transaction":
+        # Its lock belongs to a session, and a pooler in transaction mode has none.
+        read.faults.append(
+            "MIGRATION_DATABASE_URL is not set: with DATABASE_POOLER=transaction it must lead to"
+            " the database itself"
+        )
+    elif url is None and not read.faults:
         url = read.database_url("DATABASE_URL", required=True)
     top = 2**63 - 1
     seed = SettingsSeed(

@@ -177,6 +177,8 @@ def clean_environment() -> dict[str, str]:
     """This process's environment without what would configure the service."""
     drop = (
         "DATABASE_URL",
+        "DATABASE_POOLER",
+        "DATABASE_READ_URL",
         "MIGRATION_DATABASE_URL",
         "ADMIN_JWT_SECRET",
         "ENCRYPTION_KEY",
@@ -217,20 +219,33 @@ class Service:
 def running_service(
     database: Database, *, workers: int = 1, user: str = "t_web", **environment: str
 ) -> Iterator[Service]:
-    """`ciris-billing serve` on a free port against `database`, until the block ends."""
+    """`ciris-billing serve` on a free port against `database`, until the block ends. With
+    BILLING_TEST_POOLER=pgbouncer it reaches it through a PgBouncer in transaction mode."""
     port = free_port()
-    process = Process(
-        [BILLING, "serve", "--port", str(port), "--workers", str(workers)],
-        {"DATABASE_URL": database.dsn(user), **environment},
-    ).start()
-    base_url = f"http://127.0.0.1:{port}"
-    try:
-        wait_until_healthy(base_url, process)
-        # Healthy once one worker is up; tests count on all of them.
-        wait_for(lambda: len(worker_pids(process)) >= workers, "all workers")
-        yield Service(database, process, base_url, database.create_key())
-    finally:
-        process.stop()
+    with _way_to(database, user) as way:
+        process = Process(
+            [BILLING, "serve", "--port", str(port), "--workers", str(workers)],
+            {**way, **environment},
+        ).start()
+        base_url = f"http://127.0.0.1:{port}"
+        try:
+            wait_until_healthy(base_url, process)
+            # Healthy once one worker is up; tests count on all of them.
+            wait_for(lambda: len(worker_pids(process)) >= workers, "all workers")
+            yield Service(database, process, base_url, database.create_key())
+        finally:
+            process.stop()
+
+
+@contextlib.contextmanager
+def _way_to(database: Database, user: str) -> Iterator[dict[str, str]]:
+    if os.environ.get("BILLING_TEST_POOLER") != "pgbouncer":
+        yield {"DATABASE_URL": database.dsn(user)}
+        return
+    from tests.pgbouncer import running_pgbouncer
+
+    with running_pgbouncer(database.dsn()) as bouncer:
+        yield {"DATABASE_URL": bouncer.dsn(database.name, user), "DATABASE_POOLER": "transaction"}
 
 
 def wait_until_healthy(base_url: str, process: Process, timeout: float = 20) -> None:

@@ -32,6 +32,8 @@ from server.gateway.errors import (
 )
 from server.gateway.lanes import Lane, Row
 from server.gateway.pool import Connection, Pool
+from server.gateway.pooler import TransactionPool
+from server.gateway.replica import PRIMARY_POSITION, Replica
 from server.gateway.tracks import Track
 
 __all__ = [
@@ -58,6 +60,7 @@ _BATCHES = 2
 _PAYMENTS = 2
 _STAFF = 2
 _HEALTH_CHECKS = 1
+_REPLICA_READS = 4  # on the replica, and one more connection there that watches it
 _ATTEMPTS = 4  # at a call that a deadlock or a serialization failure undid
 # Whatever all others are waiting for, each kind of call finds its connection.
 _LANES = 2 * (_LANE_FLIGHTS + _SIDE_FLIGHTS)
@@ -135,14 +138,15 @@ class Gateway:
     """All database calls of one process. Open it with `open`, end it with `close`."""
 
     def __init__(self, config: ServeConfig, *, announce_rights: bool = False) -> None:
-        self._pool = Pool(
-            config.database_url,
-            _POOL_SIZE,
-            connect_timeout=config.connect_timeout,
-            statement_timeout=config.statement_timeout,
-            lock_timeout=config.lock_timeout,
-            announce_rights=announce_rights,
-        )
+        self._pool = _pool(config, config.database_url, _POOL_SIZE, announce_rights)
+        self._replica: Replica | None = None
+        if config.read_url is not None:
+            self._replica = Replica(
+                _pool(config, config.read_url, _REPLICA_READS + 1),
+                self._position_of_primary,
+                max_lag=config.read_max_lag,
+            )
+        self._replica_reads = Track(_REPLICA_READS, config.max_queue)
         self._max_queue = config.max_queue
         self._watch_interval = config.watch_interval
         self._patience = config.lock_timeout
@@ -175,7 +179,8 @@ class Gateway:
         cannot be asked."""
         try:
             async with self._pool.connection() as connection:
-                await calls.compare_with_database(connection)
+                known = await self._pool.fetch(connection, calls.KNOWN_FUNCTIONS)
+                calls.compare_with_database(known)
                 await self._read_wordings(connection)
         except asyncpg.PostgresError as error:
             raise translate(error) from None
@@ -194,6 +199,8 @@ class Gateway:
             (self._watch_books, self._watch_interval),
         ):
             self._background.append(asyncio.create_task(_repeat(work, interval)))
+        if self._replica is not None:
+            self._background.append(asyncio.create_task(self._replica.watch()))
 
     async def close(self) -> None:
         """Finishes what is in flight, records the last key uses, closes the connections."""
@@ -205,6 +212,8 @@ class Gateway:
         with contextlib.suppress(Unavailable, Refused, DatabaseFault):
             await self._record_key_uses()
         await self._pool.close()
+        if self._replica is not None:
+            await self._replica.pool.close()
 
     # Checks and charges, collected into batches
 
@@ -260,9 +269,15 @@ class Gateway:
         self, oauth_provider: str, external_id: str, limit: int, offset: int, api_key_id: UUID
     ) -> list[Row]:
         """One page of an account's history; see billing.list_transactions."""
-        return await self._read(
-            calls.LIST_TRANSACTIONS, oauth_provider, external_id, limit, offset, api_key_id
-        )
+        page = (oauth_provider, external_id, limit, offset, api_key_id)
+        if self._replica is not None and self._replica.usable:
+            # The primary says whether the key is good: a revocation holds from the next request on,
+            # however far the replica is behind.
+            await self.require_api_key(api_key_id, "billing:read")
+            rows = await self._read_behind(calls.LIST_TRANSACTIONS, *page)
+            if rows is not None:
+                return rows
+        return await self._read(calls.LIST_TRANSACTIONS, *page)
 
     async def begin_purchase(self, *arguments: Any) -> Row:
         """Offers a pack; arguments as in calls.BEGIN_PURCHASE. Raises Refused
@@ -321,6 +336,12 @@ class Gateway:
         values = [named.pop(name.removeprefix("p_")) for name in call.arguments]
         if named:
             raise TypeError(f"billing.{call.name} takes no {', '.join(named)}")
+        # What is shown of one account stands beside the buttons that change it: no old news there.
+        # The guard has just asked the primary whether the staff member still is one.
+        if call in calls.MAY_BE_STALE and arguments.get("account_id") is None:
+            rows = await self._read_behind(call, *values)
+            if rows is not None:
+                return rows
         async with self._staff.slot():
             return await self._call(call, *values, client=client)
 
@@ -383,24 +404,43 @@ class Gateway:
         async with self._reads.slot():
             return await self._call(call, *arguments)
 
+    async def _read_behind(self, call: FunctionCall, *arguments: Any) -> list[Row] | None:
+        """Rows of the replica; None when there is none that can be asked now."""
+        replica = self._replica
+        if replica is None or not replica.usable:
+            return None
+        async with self._replica_reads.slot():
+            return await replica.attempt(self._call(call, *arguments, pool=replica.pool))
+
+    async def _position_of_primary(self) -> Row:
+        async with self._health_checks.slot(), self._pool.connection() as connection:
+            row: Row = (await self._pool.fetch(connection, PRIMARY_POSITION))[0]
+            return row
+
     @telemetry.database_call
     async def _call(
-        self, call: FunctionCall, *arguments: Any, client: tuple[str, str] | None = None
+        self,
+        call: FunctionCall,
+        *arguments: Any,
+        client: tuple[str, str] | None = None,
+        pool: Pool | None = None,
     ) -> list[Row]:
+        pool = pool or self._pool
         try:
-            async with self._pool.connection() as connection:
+            async with pool.connection() as connection:
                 for _ in range(_ATTEMPTS - 1):
                     try:
-                        return await self._run(connection, call, *arguments, client=client)
+                        return await self._run(pool, connection, call, *arguments, client=client)
                     except asyncpg.PostgresError as error:
                         if not is_retryable(error):
                             raise
-                return await self._run(connection, call, *arguments, client=client)
+                return await self._run(pool, connection, call, *arguments, client=client)
         except asyncpg.PostgresError as error:
             raise translate(error) from None
 
     async def _run(
         self,
+        pool: Pool,
         connection: Connection,
         call: FunctionCall,
         *arguments: Any,
@@ -409,9 +449,9 @@ class Gateway:
         metrics.DB_CONNECTIONS_ACTIVE.set(self._pool.in_use)
         try:
             if client is None:
-                rows = await self._pool.fetch(connection, call.sql, *arguments)
+                rows = await pool.fetch(connection, call.sql, *arguments)
             else:
-                rows = await self._pool.fetch_for(connection, client, call.sql, *arguments)
+                rows = await pool.fetch_for(connection, client, call.sql, *arguments)
         except asyncpg.PostgresError as error:
             refused = (error.sqlstate or "").startswith("PB")
             metrics.count_query(call.name, "refused" if refused else "error")
@@ -427,8 +467,8 @@ class Gateway:
         return rows
 
     async def _read_wordings(self, connection: Connection) -> None:
-        rows = await connection.fetch(
-            "SELECT e.slug, e.http_status, e.message FROM billing.errors AS e"
+        rows = await self._pool.fetch(
+            connection, "SELECT e.slug, e.http_status, e.message FROM billing.errors AS e"
         )
         self._wordings = {
             row["slug"]: ErrorWording(row["http_status"], row["message"]) for row in rows
@@ -467,6 +507,18 @@ class Gateway:
     async def _create_partitions(self) -> None:
         async with self._writes.slot():
             await self._call(calls.CREATE_CHECK_PARTITIONS, 2)
+
+
+def _pool(config: ServeConfig, dsn: str, size: int, announce_rights: bool = False) -> Pool:
+    kind = TransactionPool if config.pooler == "transaction" else Pool
+    return kind(
+        dsn,
+        size,
+        connect_timeout=config.connect_timeout,
+        statement_timeout=config.statement_timeout,
+        lock_timeout=config.lock_timeout,
+        announce_rights=announce_rights,
+    )
 
 
 def _opened(row: Row) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from server import metrics
 
 _RETRYABLE = frozenset({"40001", "40P01"})
 _LOCK_NOT_AVAILABLE = "55P03"
+_READ_ONLY = "25006"
 _UNAVAILABLE_CLASSES = ("08", "53", "57")
 
 
@@ -79,6 +80,8 @@ def translate(error: asyncpg.PostgresError) -> Exception:
         return Busy("the account is held by another transaction")
     if state.startswith("57P"):
         return ConnectionLost("the database is shutting down or ended the connection")
+    if state == _READ_ONLY:
+        return Unavailable("the database is a standby, or made read-only")
     if state[:2] in _UNAVAILABLE_CLASSES or state in _RETRYABLE:
         return Unavailable(f"the database cannot answer (SQLSTATE {state})")
     return DatabaseFault(error)

@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import asyncpg
 
@@ -20,7 +20,7 @@ else:
 
 _LOG = logging.getLogger(__name__)
 WEB_ROLE = "billing_server"
-_SET_CLIENT = (
+SET_CLIENT = (
     "SELECT set_config('billing.client_address', $1, true),"
     " set_config('billing.client_agent', $2, true)"
 )
@@ -30,6 +30,8 @@ class Pool:
     """At most `size` connections, made when needed. Every one has given its rights away to the
     web tier's role; with `announce_rights` the log says so once where that took rights away.
     Times in seconds."""
+
+    connect_options: ClassVar[dict[str, Any]] = {}
 
     def __init__(
         self,
@@ -44,8 +46,9 @@ class Pool:
         self._dsn = dsn
         self._size = size
         self._connect_timeout = connect_timeout
-        self._statement_timeout = statement_timeout
-        self._settings = {
+        # Beyond the server's own limit: only a server that went silent reaches this.
+        self.patience = statement_timeout + 1.0
+        settings = {
             "application_name": "ciris-billing",
             "statement_timeout": str(int(statement_timeout * 1000)),
             "lock_timeout": str(int(lock_timeout * 1000)),
@@ -54,6 +57,7 @@ class Pool:
             "timezone": "UTC",
             "jit": "off",
         }
+        self._settings = self.session_settings(settings)
         self._free: list[Connection] = []
         self._slots = asyncio.Semaphore(size)
         self._open: set[Connection] = set()
@@ -80,8 +84,7 @@ class Pool:
     async def fetch(self, connection: Connection, sql: str, *arguments: Any) -> list[Any]:
         """Runs one prepared statement. A broken connection is closed and raises ConnectionLost."""
         try:
-            # Beyond the server's own limit: only a server that went silent reaches this.
-            return await connection.fetch(sql, *arguments, timeout=self._statement_timeout + 1.0)
+            return await connection.fetch(sql, *arguments, timeout=self.patience)
         except (
             OSError,
             TimeoutError,
@@ -100,11 +103,15 @@ class Pool:
         """As fetch, in a transaction that knows the client's address and agent, for the audit."""
         try:
             async with connection.transaction():
-                await connection.execute(_SET_CLIENT, *client)
+                await connection.execute(SET_CLIENT, *client)
                 return await self.fetch(connection, sql, *arguments)
         except (OSError, TimeoutError, asyncpg.InterfaceError) as error:
             connection.terminate()
             raise ConnectionLost(f"the connection broke: {type(error).__name__}") from error
+
+    def session_settings(self, settings: dict[str, str]) -> dict[str, str]:
+        """Which settings a connection is opened with."""
+        return settings
 
     async def close(self) -> None:
         """Closes every connection; call it when no call is under way."""
@@ -124,20 +131,29 @@ class Pool:
 
     async def _connect(self) -> Connection:
         try:
-            connection = await asyncpg.connect(
-                self._dsn, timeout=self._connect_timeout, server_settings=self._settings
+            connection: Connection = await asyncpg.connect(
+                self._dsn,
+                timeout=self._connect_timeout,
+                server_settings=self._settings,
+                **self.connect_options,
             )
-        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        except (
+            OSError,
+            TimeoutError,
+            asyncpg.PostgresError,
+            asyncpg.InterfaceError,
+            asyncpg.InternalClientError,  # none of several hosts is the primary
+        ) as error:
             raise Unavailable(f"no connection to the database: {type(error).__name__}") from error
         try:
-            await self._give_rights_away(connection)
+            await self.give_rights_away(connection)
         except BaseException:
             connection.terminate()
             raise
         self._open.add(connection)
         return connection
 
-    async def _give_rights_away(self, connection: Connection) -> None:
+    async def give_rights_away(self, connection: Connection) -> None:
         """Becomes the web tier's role, whatever the login may do besides."""
         try:
             stronger = await connection.fetchval(
@@ -148,6 +164,10 @@ class Pool:
             raise RightsMissing(
                 f"the login cannot become {WEB_ROLE} (SQLSTATE {error.sqlstate})", retry_after=5
             ) from error
+        self.announce(stronger)
+
+    def announce(self, stronger: bool) -> None:
+        """Says once in the log that the login may do more than the server needs."""
         if stronger and self._announce_rights:
             self._announce_rights = False
             _LOG.warning(
