@@ -3,18 +3,34 @@ too, and nothing a client sent is quoted in them or in the log."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import socket
 from secrets import token_hex
 
 import orjson
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
+from server.keys import STOPPING
+
+_NEWCOMERS_SECONDS = 0.5
+_NEWCOMERS_LOOKS = 25
 _LOG = logging.getLogger(__name__)
 
 
 class _Protocol(RequestHandler):
-    __slots__ = ()
+    __slots__ = ("has_asked",)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Nothing was asked on it yet."""
+        self.has_asked = False
+        super().connection_made(transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Something is asked."""
+        self.has_asked = True
+        super().data_received(data)
 
     def handle_error(
         self,
@@ -63,6 +79,38 @@ class Runner(web.AppRunner):
         # aiohttp makes its server inside the application and offers no way to choose its class.
         server.__class__ = _Server
         return server
+
+    async def cleanup(self) -> None:
+        """Stops. Whoever connected before we stopped listening is still answered: a proxy goes to
+        the next server when a connection is refused, but not once it has sent a request."""
+        if self.server is not None:
+            self.app[STOPPING].set()  # from now on answers close their connections
+            await self._stop_listening(self.server)
+        await super().cleanup()
+
+    async def _stop_listening(self, server: web.Server) -> None:
+        loop = asyncio.get_running_loop()
+        for site in list(self.sites):
+            listener = getattr(site, "_sock", None)  # aiohttp keeps it to itself
+            waiting = _accept_all(listener) if listener is not None else []
+            await site.stop()  # closes it at once: in between nobody can have connected
+            for connection in waiting:
+                await loop.connect_accepted_socket(server, connection)
+        for _ in range(_NEWCOMERS_LOOKS):
+            # Before the first look, too: what was just accepted is not in the list yet.
+            await asyncio.sleep(_NEWCOMERS_SECONDS / _NEWCOMERS_LOOKS)
+            if all(getattr(handler, "has_asked", True) for handler in server.connections):
+                return
+
+
+def _accept_all(listener: socket.socket) -> list[socket.socket]:
+    """The connections that wait to be accepted; they would be reset with the listener."""
+    waiting = []
+    try:
+        while True:
+            waiting.append(listener.accept()[0])
+    except OSError:  # nobody waits any more
+        return waiting
 
 
 async def ignore_other_expectations(request: web.Request) -> None:

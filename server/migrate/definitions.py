@@ -6,6 +6,7 @@ shape is dropped and made anew; what an older release left behind goes."""
 from __future__ import annotations
 
 import re
+import time
 from pathlib import Path
 from typing import Any, LiteralString
 
@@ -17,6 +18,8 @@ from server.resources import resource_folder
 _DEFINES = re.compile(
     r"^CREATE OR REPLACE (FUNCTION|VIEW) (billing|billing_data)\.(\w+)", re.MULTILINE
 )
+_LOCK_TIMEOUT = "500ms"  # whoever waits for a table makes everybody else wait behind
+_LOCK_PATIENCE_SECONDS = 60.0
 _Connection = psycopg.Connection[tuple[Any, ...]]
 
 
@@ -24,7 +27,19 @@ def load_definitions(connection: _Connection) -> list[str]:
     """Loads every file that sql/load.sql lists; gives the names of stale definitions it dropped.
 
     `connection` must be in autocommit mode and be a member of billing_owner. Raises psycopg.Error
-    and leaves everything as it was."""
+    and leaves everything as it was: psycopg.errors.LockNotAvailable when some transaction holds a
+    table for a minute."""
+    deadline = time.monotonic() + _LOCK_PATIENCE_SECONDS
+    while True:
+        try:
+            return _load_all(connection)
+        except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.5)  # for those who waited meanwhile
+
+
+def _load_all(connection: _Connection) -> list[str]:
     folder = resource_folder("sql")
     files = [
         folder / line.split()[1]
@@ -33,7 +48,7 @@ def load_definitions(connection: _Connection) -> list[str]:
     ]
     wanted: set[tuple[str, str]] = set()
     with connection.transaction():
-        connection.execute("SET LOCAL lock_timeout = '10s'")
+        connection.execute("SELECT set_config('lock_timeout', %s, true)", (_LOCK_TIMEOUT,))
         connection.execute("SET LOCAL search_path = pg_catalog")
         connection.execute("GRANT SELECT ON public._yoyo_migration TO billing_owner")
         for file in files:

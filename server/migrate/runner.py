@@ -3,6 +3,7 @@ own lock is a table row that a killed deploy leaves behind)."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from server.config import SettingsSeed
 from server.migrate.definitions import load_definitions
 from server.resources import resource_folder
 
+_LOCK_PATIENCE_SECONDS = 60.0
 _LOCK_KEY = 0x62696C6C696E67  # "billing"
 Progress = Callable[[str], None]
 
@@ -146,8 +148,16 @@ def _backend(dsn: str) -> Iterator[tuple[Any, MigrationList]]:
 
 
 def _run(step: str, action: Callable[[], None]) -> None:
+    """Runs a step; one that met a lock waits for less than a request does, and is tried again."""
+    deadline = time.monotonic() + _LOCK_PATIENCE_SECONDS
     try:
-        action()
+        while True:
+            try:
+                return action()
+            except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.5)  # for those who waited behind it
     except psycopg.Error as error:
         raise MigrationError(f"step {step} failed and was undone: {str(error).strip()}") from error
 
