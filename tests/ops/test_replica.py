@@ -1,0 +1,279 @@
+"""A real streaming replica: what is read there, that its lag or absence breaks nothing, and that it
+takes over without losing what was acknowledged."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import tempfile
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from urllib.parse import quote
+
+import httpx
+import psutil
+import pytest
+
+from server.admin_token import issue_token
+from tests.ops.load import Load, account_with_credits
+from tests.replica import ReplicaCluster, socket_folder
+from tests.support import (
+    TEMPLATE,
+    Database,
+    Service,
+    TestCluster,
+    charge_body,
+    identity,
+    running_service,
+    wait_for,
+)
+
+SECRET = "0123456789abcdef-of-the-tests-only"
+CHARGES = "/v1/billing/charges"
+HISTORY = "/v1/billing/transactions"
+
+
+@pytest.fixture(scope="module")
+def replica() -> Iterator[ReplicaCluster]:
+    """A primary with a replica, of this module alone."""
+    with tempfile.TemporaryDirectory(prefix="ciris-test-") as folder:
+        primary = TestCluster(Path(folder, "primary"), 18)
+        try:
+            replica = ReplicaCluster(primary, Path(folder, "replica"), "replica1")
+            yield replica
+            replica.stop()
+        finally:
+            primary.stop()
+
+
+@pytest.fixture
+def database(replica: ReplicaCluster) -> Iterator[Database]:
+    """A migrated database that the replica has, too."""
+    with replica.primary.database() as database:
+        replica.catch_up(database)
+        yield database
+        # Its sessions would keep the replica from dropping it.
+        replica.cluster.start()
+        with contextlib.suppress(Exception):
+            replica.twin(database).execute("SELECT pg_wal_replay_resume()")
+
+
+@contextlib.contextmanager
+def reading_service(
+    database: Database, replica: ReplicaCluster, **environment: str
+) -> Iterator[Service]:
+    """A server that reads at the replica."""
+    url = replica.dsn(database.name, "t_web")
+    with running_service(
+        database, DATABASE_READ_URL=url, ADMIN_JWT_SECRET=SECRET, **environment
+    ) as service:
+        yield service
+
+
+def wait_until_reading(service: Service, times: int = 1) -> None:
+    """Returns once the server has found the replica good, for the `times`-th time."""
+    wait_for(
+        lambda: service.process.output.count("reads that may be stale go to the replica") >= times,
+        "the replica to be used",
+    )
+
+
+def history(client: httpx.Client, user: str) -> int:
+    """How many transactions the user's history shows."""
+    answer = client.get(HISTORY, params=identity(user))
+    assert answer.status_code == 200, answer.text
+    return int(answer.json()["total_count"])
+
+
+def charge(client: httpx.Client, user: str) -> None:
+    answer = client.post(CHARGES, json=charge_body(user))
+    assert answer.status_code == 201, answer.text
+
+
+def lag(service: Service) -> float:
+    """The gauge."""
+    text = httpx.get(f"{service.base_url}/metrics").text
+    [line] = [line for line in text.splitlines() if line.startswith("billing_replica_lag_seconds")]
+    return float(line.split()[-1])
+
+
+@contextlib.contextmanager
+def paused(replica: ReplicaCluster, database: Database) -> Iterator[None]:
+    """The replica stands still: what is committed now is not seen there."""
+    replica.catch_up(database)
+    twin = replica.twin(database)
+    twin.execute("SELECT pg_wal_replay_pause()")
+    wait_for(lambda: twin.value("SELECT pg_get_wal_replay_pause_state()") == "paused", "the pause")
+    try:
+        yield
+    finally:
+        twin.execute("SELECT pg_wal_replay_resume()")
+
+
+def test_history_and_lists_come_from_the_replica_and_decisions_never_do(
+    database: Database, replica: ReplicaCluster
+) -> None:
+    database.execute(
+        "SELECT billing.add_admin(p_email => 'other@ciris.ai', p_full_name => 'Other Example',"
+        " p_role => 'admin')",
+        user="t_dba",
+    )
+    staff = database.value(
+        "SELECT admin_user_id FROM billing.add_admin(p_email => 'ada@ciris.ai',"
+        " p_full_name => 'Ada Example', p_role => 'admin')",
+        user="t_dba",
+    )
+    token = issue_token(SECRET, str(staff), "ada@ciris.ai", "admin", datetime.now(UTC)).text
+    bearer = {"Authorization": f"Bearer {token}"}
+    with reading_service(database, replica, READ_MAX_LAG="600") as service:
+        user = account_with_credits(service, 2)
+        revoked = database.create_key(name="soon revoked")
+        replica.catch_up(database)
+        wait_until_reading(service)
+        with service.client() as client, service.client(revoked) as other:
+            before = history(client, user)
+            overview = client.get("/admin/api/analytics/overview", headers=bearer).json()
+            assert history(other, user) == before
+            with paused(replica, database):
+                charge(client, user)
+                # Nothing that decides is stale: the second credit is the last.
+                charge(client, user)
+                check = client.post("/v1/billing/credits/check", json=identity(user)).json()
+                assert (check["has_credit"], check["credits_remaining"]) == (False, 0)
+                assert client.post(CHARGES, json=charge_body(user)).status_code == 402
+                account = client.get(f"/v1/billing/accounts/oauth:google/{user}").json()
+                assert account["paid_credits"] == 0
+                # What may be stale is: it comes from the replica, which stands still.
+                assert history(client, user) == before
+                newcomer = account_with_credits(service, 2)
+                again = client.get("/admin/api/analytics/overview", headers=bearer).json()
+                assert again["total_users"] == overview["total_users"]
+                listed = client.get(
+                    "/admin/api/users", params={"search": newcomer}, headers=bearer
+                ).json()
+                assert newcomer not in str(listed)
+                # A revocation holds at once, and what the replica has not heard of is good.
+                database.execute(
+                    "SELECT billing.revoke_api_key(p_api_key_id => %s)", revoked.id, user="t_dba"
+                )
+                refused = other.get(HISTORY, params=identity(user))
+                assert (refused.status_code, refused.json()["code"]) == (401, "api_key_invalid")
+                with service.client(database.create_key(name="new")) as new:
+                    assert history(new, newcomer) > 0  # not known to the replica: the primary's
+                database.execute(
+                    "SELECT billing.set_admin(p_email => 'ada@ciris.ai', p_reason => 'left',"
+                    " p_is_active => false)",
+                    user="t_dba",
+                )
+                gone = client.get("/admin/api/analytics/overview", headers=bearer)
+                assert gone.status_code == 403
+            wait_for(lambda: history(client, user) == before + 2, "the replica to go on")
+
+
+def test_a_replica_too_far_behind_is_not_asked_until_it_has_caught_up(
+    database: Database, replica: ReplicaCluster
+) -> None:
+    with reading_service(database, replica, READ_MAX_LAG="2") as service:
+        user = account_with_credits(service, 100)
+        replica.catch_up(database)
+        wait_until_reading(service)
+        with service.client() as client:
+            assert lag(service) < 2
+            with paused(replica, database):
+                before = history(client, user)
+                charge(client, user)
+                assert history(client, user) == before
+                wait_for(lambda: history(client, user) == before + 1, "the primary to be asked")
+                assert wait_for(lambda: lag(service) > 2, "the gauge to show it")
+            wait_until_reading(service, 2)
+            assert lag(service) < 2
+
+
+def test_a_replica_that_is_away_or_silent_costs_no_answer(
+    database: Database, replica: ReplicaCluster
+) -> None:
+    replica.cluster.stop()
+    # It is not even there when the server starts.
+    url = (
+        f"postgresql://t_web@/{database.name}?host={quote(str(replica.cluster.directory / 'run'))}"
+    )
+    with running_service(database, DATABASE_READ_URL=url) as service:
+        user = account_with_credits(service)
+        with service.client() as client:
+
+            def all_is_well(seconds: float) -> float:
+                """Reads and charges for that long; the longest time one took."""
+                longest = 0.0
+                ends = time.monotonic() + seconds
+                while time.monotonic() < ends:
+                    began = time.monotonic()
+                    known = history(client, user)
+                    charge(client, user)
+                    assert known > 0
+                    longest = max(longest, time.monotonic() - began)
+                return longest
+
+            all_is_well(0.5)
+            replica.cluster.start()
+            wait_until_reading(service)
+            all_is_well(0.5)
+            replica.cluster.kill()
+            all_is_well(1.5)
+            replica.cluster.start()
+            wait_until_reading(service, 2)
+            all_is_well(0.5)
+            frozen = replica.processes()
+            for process in frozen:
+                process.suspend()
+            try:
+                longest = all_is_well(4)
+            finally:
+                for process in frozen:
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        process.resume()
+            assert longest < 5, longest  # and not once a second
+            wait_until_reading(service, 3)
+            all_is_well(0.5)
+        assert '"level":"ERROR"' not in service.process.output
+    assert database.execute("SELECT * FROM billing.verify_ledger()") == []
+
+
+async def test_a_promoted_replica_has_all_that_was_acknowledged() -> None:
+    """With synchronous replication; one URL names both, so the servers find the new primary by
+    themselves."""
+    with tempfile.TemporaryDirectory(prefix="ciris-test-") as folder:
+        primary = TestCluster(Path(folder, "primary"), 18)
+        replica = ReplicaCluster(primary, Path(folder, "replica"), "replica1")
+        try:
+            # The template itself: nobody clones it here.
+            database = Database(primary, TEMPLATE)
+            database.execute("ALTER SYSTEM SET synchronous_standby_names = 'replica1'")
+            database.execute("SELECT pg_reload_conf()")
+            wait_for(
+                lambda: database.value("SELECT sync_state FROM pg_stat_replication") == "sync",
+                "synchronous replication",
+            )
+            hosts = ",".join(
+                quote(socket_folder(cluster.dsn("postgres"))) for cluster in (primary, replica)
+            )
+            url = (
+                f"postgresql://t_web@/{TEMPLATE}?host={hosts}&port=5432,5432"
+                "&target_session_attrs=read-write"
+            )
+            with running_service(database, DATABASE_URL=url, workers=2) as service:
+                users = [account_with_credits(service) for _ in range(6)]
+                load = Load(service, users, insist=True)
+                async with load.running():
+                    await load.more_answers(300)
+                    await asyncio.to_thread(primary.cluster.kill)
+                    acknowledged = len(load.charged)
+                    promoted = replica.twin(database)
+                    promoted.execute("SELECT pg_promote()")
+                    await load.more_answers(100)
+                print(f"acknowledged before: {acknowledged}, answered: {dict(load.statuses)}")
+                load.check_against(promoted)
+        finally:
+            replica.stop()
+            primary.stop()
