@@ -35,7 +35,13 @@ class ReplicaCluster(TestCluster):
     """A replica of `primary` by the name `name`, in `directory`, which must not be there yet."""
 
     def __init__(
-        self, primary: TestCluster, directory: Path, name: str, settings: Mapping[str, str] = {}
+        self,
+        primary: TestCluster,
+        directory: Path,
+        name: str,
+        settings: Mapping[str, str] = {},
+        *,
+        include: Path | None = None,
     ):
         binaries = primary.cluster.binaries
         directory.mkdir()
@@ -66,6 +72,9 @@ class ReplicaCluster(TestCluster):
             **account,
         )
         assert done.returncode == 0, done.stderr
+        if include is not None:
+            with (data / "postgresql.conf").open("a") as file:
+                file.write(f"\ninclude = '{include}'\n")
         self.primary = primary
         # The name is what synchronous_standby_names knows it by.
         self.cluster = Cluster(
