@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: run test venv lint bench bench-growth soak torture clean
+.PHONY: run test test-pgbouncer venv lint bench bench-growth soak torture clean
 
 run: venv
 	@$(BIN)/ciris-billing dev
@@ -12,6 +12,14 @@ run: venv
 test: venv
 	$(BIN)/python -m tests.system_programs
 	$(BIN)/python -m pytest
+	BILLING_TEST_POOLER=pgbouncer $(BIN)/python -m pytest $(POOLED)
+
+# Some of the API's tests through PgBouncer in transaction mode; all of them take as long as alone.
+POOLED := $(addprefix tests/http/test_,smoke.py contract_charges.py contract_idempotency.py)
+
+test-pgbouncer: venv
+	$(BIN)/python -m tests.system_programs
+	BILLING_TEST_POOLER=pgbouncer $(BIN)/python -m pytest tests/http
 
 venv: $(STAMP)
 

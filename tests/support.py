@@ -242,8 +242,9 @@ def _way_to(database: Database, user: str) -> Iterator[dict[str, str]]:
     if os.environ.get("BILLING_TEST_POOLER") != "pgbouncer":
         yield {"DATABASE_URL": database.dsn(user)}
         return
-    from tests.pgbouncer import running_pgbouncer
+    from tests.pgbouncer import running_pgbouncer, want_pgbouncer
 
+    want_pgbouncer()
     with running_pgbouncer(database.dsn()) as bouncer:
         yield {"DATABASE_URL": bouncer.dsn(database.name, user), "DATABASE_POOLER": "transaction"}
 

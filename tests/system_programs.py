@@ -19,6 +19,8 @@ PACKAGES = {
     Path("/usr/bin/chromium"): "chromium",
     Path("/usr/bin/curl"): "curl",
     Path("/usr/bin/promtool"): "prometheus",
+    Path("/usr/sbin/pgbouncer"): "pgbouncer",
+    Path("/usr/bin/pgbackrest"): "pgbackrest",
     Path("/usr/bin/psql"): "postgresql-client-15",
     Path("/usr/bin/wrk"): "wrk",
 }

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -164,7 +165,10 @@ async def test_a_destroyed_database_comes_back_as_it_was_at_a_moment(archived: A
         users = [account_with_credits(service) for _ in range(4)]
         kept = await _charges(service, users)
         archived.pgbackrest("backup", "--type=full")
+        backed_up = time.time()
         kept |= await _charges(service, users)
+        # pgBackRest knows the end of a backup to the second.
+        wait_for(lambda: time.time() > backed_up + 1, "the next second")
         moment = str(database.value("SELECT clock_timestamp()"))
         lost = await _charges(service, users)
     assert _ledger(database) == {**kept, **lost}
