@@ -184,6 +184,9 @@ async def test_a_destroyed_database_comes_back_as_it_was_at_a_moment(archived: A
     assert _ledger(database) == {**kept, **after}
     _verify(database)
 
+    archived.pgbackrest("backup", "--type=diff")
+    assert "diff backup" in archived.pgbackrest("info")
+
     # Without a target it comes back with all that was archived, over the new timeline too.
     archived.archive_all()
     archived.destroy()

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
@@ -20,11 +21,13 @@ from server.admin_token import issue_token
 from tests.ops.load import Load, account_with_credits
 from tests.replica import ReplicaCluster, socket_folder
 from tests.support import (
+    BILLING,
     TEMPLATE,
     Database,
     Service,
     TestCluster,
     charge_body,
+    clean_environment,
     identity,
     running_service,
     wait_for,
@@ -274,6 +277,14 @@ async def test_a_promoted_replica_has_all_that_was_acknowledged() -> None:
                     await load.more_answers(100)
                 print(f"acknowledged before: {acknowledged}, answered: {dict(load.statuses)}")
                 load.check_against(promoted)
+                verified = subprocess.run(
+                    [BILLING, "verify"],
+                    check=False,
+                    env={**clean_environment(), "DATABASE_URL": url.replace("t_web", "t_dba")},
+                    capture_output=True,
+                    text=True,
+                )
+                assert (verified.returncode, verified.stdout) == (0, "The books agree.\n")
         finally:
             replica.stop()
             primary.stop()
