@@ -453,6 +453,9 @@ def test_every_fault_of_the_configuration_is_named_at_once() -> None:
         "MAX_QUEUE": "12.5",
         "STATEMENT_TIMEOUT": "-1",
         "LOCK_TIMEOUT": "inf",
+        "DATABASE_POOLER": HUNTER,
+        "DATABASE_READ_URL": f"mysql://root:{HUNTER}@db/billing",
+        "READ_MAX_LAG": "0",
         "PURCHASE_URL": f"javascript:alert('{HUNTER}')",
     }
     done = run("serve", environment=wrong)

@@ -30,6 +30,7 @@ from tests.support import (
     clean_environment,
     identity,
     running_service,
+    unique,
     wait_for,
 )
 
@@ -195,14 +196,14 @@ def test_a_replica_too_far_behind_is_not_asked_until_it_has_caught_up(
 
 
 def test_a_replica_that_is_away_or_silent_costs_no_answer(
-    database: Database, replica: ReplicaCluster
+    database: Database, replica: ReplicaCluster, tmp_path: Path
 ) -> None:
     replica.cluster.stop()
     # It is not even there when the server starts.
-    url = (
-        f"postgresql://t_web@/{database.name}?host={quote(str(replica.cluster.directory / 'run'))}"
-    )
-    with running_service(database, DATABASE_READ_URL=url) as service:
+    secret = tmp_path / "read_url"
+    host = quote(str(replica.cluster.directory / "run"))
+    secret.write_text(f"postgresql://t_web@/{database.name}?host={host}\n")
+    with running_service(database, DATABASE_READ_URL_FILE=str(secret)) as service:
         user = account_with_credits(service)
         with service.client() as client:
 
@@ -241,6 +242,23 @@ def test_a_replica_that_is_away_or_silent_costs_no_answer(
             all_is_well(0.5)
         assert '"level":"ERROR"' not in service.process.output
     assert database.execute("SELECT * FROM billing.verify_ledger()") == []
+
+
+def test_a_server_that_was_led_to_a_standby_says_that_it_cannot_write_now(
+    database: Database, replica: ReplicaCluster
+) -> None:
+    with running_service(database, DATABASE_URL=replica.dsn(database.name, "t_web")) as service:
+        replica.catch_up(database)
+        with service.client() as client:
+            user = unique()
+            for path, body in (
+                (CHARGES, charge_body(user)),
+                ("/v1/billing/credits/check", identity(user)),
+                ("/v1/billing/accounts", identity(user)),
+            ):
+                answer = client.post(path, json=body)
+                assert answer.status_code == 503, answer.text
+                assert "Retry-After" in answer.headers
 
 
 async def test_a_promoted_replica_has_all_that_was_acknowledged() -> None:
