@@ -47,7 +47,8 @@ class PgBouncer:
             "pool_mode": "transaction",
             "default_pool_size": str(pool_size),
             "max_client_conn": "500",
-            "query_wait_timeout": "5",
+            "query_wait_timeout": "2",
+            "server_login_retry": "1",
             "server_reset_query": "",
             **settings,
         }

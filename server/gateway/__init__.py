@@ -410,6 +410,8 @@ class Gateway:
         if replica is None or not replica.usable:
             return None
         async with self._replica_reads.slot():
+            if not replica.usable:  # any more: those before us found out
+                return None
             return await replica.attempt(self._call(call, *arguments, pool=replica.pool))
 
     async def _position_of_primary(self) -> Row:

@@ -12,7 +12,7 @@ from server import metrics
 _RETRYABLE = frozenset({"40001", "40P01"})
 _LOCK_NOT_AVAILABLE = "55P03"
 _READ_ONLY = "25006"
-_UNAVAILABLE_CLASSES = ("08", "53", "57")
+_UNAVAILABLE_CLASSES = ("53", "57")
 
 
 class Unavailable(Exception):
@@ -78,8 +78,8 @@ def translate(error: asyncpg.PostgresError) -> Exception:
         return Refused(error.constraint_name or "refused", int(state[2:]), error.message, values)
     if state == _LOCK_NOT_AVAILABLE:
         return Busy("the account is held by another transaction")
-    if state.startswith("57P"):
-        return ConnectionLost("the database is shutting down or ended the connection")
+    if state.startswith(("57P", "08")):
+        return ConnectionLost("the database is shutting down, or the connection broke")
     if state == _READ_ONLY:
         return Unavailable("the database is a standby, or made read-only")
     if state[:2] in _UNAVAILABLE_CLASSES or state in _RETRYABLE:
