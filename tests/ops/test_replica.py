@@ -290,6 +290,10 @@ async def test_a_promoted_replica_has_all_that_was_acknowledged() -> None:
                     await load.more_answers(300)
                     await asyncio.to_thread(primary.cluster.kill)
                     acknowledged = len(load.charged)
+                    load.statuses.clear()
+                    async with asyncio.timeout(20):  # a while with a standby alone
+                        while load.statuses[503] < 10:
+                            await asyncio.sleep(0.02)
                     promoted = replica.twin(database)
                     promoted.execute("SELECT pg_promote()")
                     await load.more_answers(100)
