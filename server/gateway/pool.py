@@ -20,6 +20,13 @@ else:
 
 _LOG = logging.getLogger(__name__)
 WEB_ROLE = "billing_server"
+# How a connection that breaks shows, beside errors that PostgreSQL sends.
+BROKEN = (
+    OSError,
+    TimeoutError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # how asyncpg may take a connection cut in the middle
+)
 SET_CLIENT = (
     "SELECT set_config('billing.client_address', $1, true),"
     " set_config('billing.client_agent', $2, true)"
@@ -85,12 +92,7 @@ class Pool:
         """Runs one prepared statement. A broken connection is closed and raises ConnectionLost."""
         try:
             return await connection.fetch(sql, *arguments, timeout=self.patience)
-        except (
-            OSError,
-            TimeoutError,
-            asyncpg.InterfaceError,
-            asyncpg.InternalClientError,  # how asyncpg may take a connection cut in the middle
-        ) as error:
+        except BROKEN as error:
             connection.terminate()
             raise ConnectionLost(f"the connection broke: {type(error).__name__}") from error
         except asyncio.CancelledError:
@@ -137,13 +139,7 @@ class Pool:
                 server_settings=self._settings,
                 **self.connect_options,
             )
-        except (
-            OSError,
-            TimeoutError,
-            asyncpg.PostgresError,
-            asyncpg.InterfaceError,
-            asyncpg.InternalClientError,  # none of several hosts is the primary
-        ) as error:
+        except (*BROKEN, asyncpg.PostgresError) as error:  # or none of the hosts is the primary
             raise Unavailable(f"no connection to the database: {type(error).__name__}") from error
         try:
             await self.give_rights_away(connection)

@@ -10,7 +10,7 @@ from typing import Any
 import asyncpg
 
 from server.gateway.errors import ConnectionLost, RightsMissing, Unavailable
-from server.gateway.pool import SET_CLIENT, WEB_ROLE, Connection, Pool
+from server.gateway.pool import BROKEN, SET_CLIENT, WEB_ROLE, Connection, Pool
 
 _NO_SUCH_ROLE = ("42501", "22023")
 _BEGIN_PATIENCE = 2.0  # after that many seconds the pooler has no server connection for us
@@ -70,12 +70,7 @@ class TransactionPool(Pool):
                 raise ConnectionLost(f"the connection broke (SQLSTATE {error.sqlstate})") from error
             await self._undo(connection)
             raise
-        except (
-            OSError,
-            TimeoutError,
-            asyncpg.InterfaceError,
-            asyncpg.InternalClientError,
-        ) as error:
+        except BROKEN as error:
             connection.terminate()
             raise ConnectionLost(f"the connection broke: {type(error).__name__}") from error
         except BaseException:
@@ -95,12 +90,7 @@ class TransactionPool(Pool):
                     retry_after=5,
                 ) from error
             raise Unavailable(f"no transaction begins (SQLSTATE {error.sqlstate})") from error
-        except (
-            OSError,
-            TimeoutError,
-            asyncpg.InterfaceError,
-            asyncpg.InternalClientError,
-        ) as error:
+        except BROKEN as error:
             connection.terminate()
             raise Unavailable(f"no transaction begins: {type(error).__name__}") from error
         except asyncio.CancelledError:
@@ -110,13 +100,7 @@ class TransactionPool(Pool):
     async def _undo(self, connection: Connection) -> None:
         try:
             await connection.execute("ROLLBACK", timeout=self.patience)
-        except (
-            OSError,
-            TimeoutError,
-            asyncpg.PostgresError,
-            asyncpg.InterfaceError,
-            asyncpg.InternalClientError,
-        ):
+        except (*BROKEN, asyncpg.PostgresError):
             connection.terminate()  # which undoes it as well
         except asyncio.CancelledError:
             connection.terminate()

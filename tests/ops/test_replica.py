@@ -28,6 +28,7 @@ from tests.support import (
     TestCluster,
     charge_body,
     clean_environment,
+    free_port,
     identity,
     running_service,
     unique,
@@ -247,7 +248,17 @@ def test_a_replica_that_is_away_or_silent_costs_no_answer(
 def test_a_server_that_was_led_to_a_standby_says_that_it_cannot_write_now(
     database: Database, replica: ReplicaCluster
 ) -> None:
-    with running_service(database, DATABASE_URL=replica.dsn(database.name, "t_web")) as service:
+    standby = replica.dsn(database.name, "t_web")
+    started = subprocess.run(
+        [BILLING, "serve", "--port", str(free_port())],
+        check=False,
+        env={**clean_environment(), "DATABASE_URL": f"{standby}&target_session_attrs=read-write"},
+        capture_output=True,
+        text=True,
+    )
+    assert (started.returncode, started.stderr.count("\n")) == (1, 1), started.stderr
+    assert "no connection to the database: TargetServerAttributeNotMatched" in started.stderr
+    with running_service(database, DATABASE_URL=standby) as service:
         replica.catch_up(database)
         with service.client() as client:
             user = unique()
