@@ -294,8 +294,19 @@ async def test_a_promoted_replica_has_all_that_was_acknowledged() -> None:
                 f"postgresql://t_web@/{TEMPLATE}?host={hosts}&port=5432,5432"
                 "&target_session_attrs=read-write"
             )
-            with running_service(database, DATABASE_URL=url, workers=2) as service:
+            with running_service(
+                database, DATABASE_URL=url, workers=2, STATEMENT_TIMEOUT="2", LOCK_TIMEOUT="0.5"
+            ) as service:
                 users = [account_with_credits(service) for _ in range(6)]
+                # While the only synchronous replica is silent nothing is acknowledged.
+                frozen = replica.processes()
+                for process in frozen:
+                    process.suspend()
+                with service.client() as client:
+                    body = charge_body(users[0], idempotency_key=unique())
+                    assert client.post(CHARGES, json=body).status_code == 503
+                for process in frozen:
+                    process.resume()
                 load = Load(service, users, insist=True)
                 async with load.running():
                     await load.more_answers(300)
