@@ -5,6 +5,7 @@ are collected and named at once; a value is never quoted in a fault, since it ma
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -69,6 +70,7 @@ class ServeConfig:
     encryption_keys: tuple[str, ...] = field(default=(), repr=False)  # the newest first
     stripe_api_base: str | None = None
     stripe_timeout: float = _STRIPE_TIMEOUT
+    trusted_proxies: tuple[str, ...] = ()  # networks whose X-Forwarded-For is believed
     staff: StaffConfig | None = None
     pooler: str = "none"
     read_url: str | None = None
@@ -209,6 +211,15 @@ class _Reader:
             return None
         return value or None
 
+    def networks(self, name: str) -> tuple[str, ...]:
+        """Addresses and networks (10.0.0.0/24), apart by commas or white space."""
+        try:
+            parts = re.split(r"[,\s]+", self.env.get(name, "").strip(", \t\r\n"))
+            return tuple(str(ipaddress.ip_network(part)) for part in parts if part)
+        except ValueError:
+            self.faults.append(f"{name} must be addresses or networks like 10.0.0.0/24")
+            return ()
+
     def finish(self) -> None:
         if self.faults:
             raise ConfigError(self.faults)
@@ -260,6 +271,7 @@ def load_serve_config(env: Mapping[str, str]) -> ServeConfig:
         pooler=read.pooler(),
         read_url=read.database_url("DATABASE_READ_URL", required=False),
         read_max_lag=read.number("READ_MAX_LAG", defaults.read_max_lag, 2, 3600),
+        trusted_proxies=read.networks("TRUSTED_PROXIES"),
     )
     config = replace(config, staff=_staff_config(read, config))
     read.finish()

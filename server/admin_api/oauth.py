@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 from aiohttp import web
 
+from server.client_address import client_address
 from server.config import StaffConfig
 from server.errors import ApiError, json_response
 from server.gateway import Refused, calls
@@ -120,7 +121,7 @@ _NO_STORE = {"Cache-Control": "no-store"}
 
 def limit_attempts(request: web.Request) -> None:
     """Raises ApiError (429) when signing in is tried too often."""
-    wait = request.app[LIMITER].retry_after(request.remote or "")
+    wait = request.app[LIMITER].retry_after(client_address(request) or "")
     if wait is not None:
         raise ApiError(
             429,

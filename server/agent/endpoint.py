@@ -12,6 +12,7 @@ from uuid import UUID
 from aiohttp import web
 from pydantic import BaseModel
 
+from server.client_address import client_address
 from server.errors import ApiError, from_refused, unavailable, validation_error
 from server.gateway import Gateway, Refused, Row
 from server.keys import GATEWAY, GUARD
@@ -61,7 +62,7 @@ def agent_endpoint(
         api_key_id = await request.app[GUARD].identify(presented)
         if entries:
             await require_api_key(gateway, api_key_id, permission)
-            gateway.note_key_use(api_key_id, request.remote)
+            gateway.note_key_use(api_key_id, client_address(request))
             raise validation_error(entries)
         call = Call(gateway, api_key_id, permission, **models)
         try:
@@ -71,10 +72,10 @@ def agent_endpoint(
         except ApiError as error:
             failure = error
         else:
-            gateway.note_key_use(api_key_id, request.remote)
+            gateway.note_key_use(api_key_id, client_address(request))
             return response
         if failure.status != 401:
-            gateway.note_key_use(api_key_id, request.remote)
+            gateway.note_key_use(api_key_id, client_address(request))
         raise failure
 
     return endpoint

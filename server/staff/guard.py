@@ -13,6 +13,7 @@ from uuid import UUID
 import jwt
 from aiohttp import web
 
+from server.client_address import client_address
 from server.errors import ApiError, worded
 from server.gateway import Row, calls
 from server.gateway.calls import FunctionCall
@@ -140,7 +141,7 @@ async def require_admin(visit: Visit) -> None:
 
 def client_of(request: web.Request) -> tuple[str, str]:
     """The browser's address and name, as the audit log keeps them."""
-    return request.remote or "", _readable(request.headers.get("User-Agent", ""))[:500]
+    return client_address(request) or "", _readable(request.headers.get("User-Agent", ""))[:500]
 
 
 def _readable(header: str) -> str:
