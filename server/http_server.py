@@ -7,6 +7,7 @@ import asyncio
 import logging
 import socket
 from secrets import token_hex
+from time import monotonic
 
 import orjson
 from aiohttp import web
@@ -14,23 +15,12 @@ from aiohttp.web_protocol import RequestHandler
 
 from server.keys import STOPPING
 
-_NEWCOMERS_SECONDS = 0.5
-_NEWCOMERS_LOOKS = 25
 _LOG = logging.getLogger(__name__)
+_FAREWELL_SECONDS = 1.0
 
 
 class _Protocol(RequestHandler):
-    __slots__ = ("has_asked",)
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Nothing was asked on it yet."""
-        self.has_asked = False
-        super().connection_made(transport)
-
-    def data_received(self, data: bytes) -> None:
-        """Something is asked."""
-        self.has_asked = True
-        super().data_received(data)
+    __slots__ = ()
 
     def handle_error(
         self,
@@ -86,6 +76,7 @@ class Runner(web.AppRunner):
         if self.server is not None:
             self.app[STOPPING].set()  # from now on answers close their connections
             await self._stop_listening(self.server)
+            await _farewell(self.server)
         await super().cleanup()
 
     async def _stop_listening(self, server: web.Server) -> None:
@@ -96,11 +87,6 @@ class Runner(web.AppRunner):
             await site.stop()  # closes it at once: in between nobody can have connected
             for connection in waiting:
                 await loop.connect_accepted_socket(server, connection)
-        for _ in range(_NEWCOMERS_LOOKS):
-            # Before the first look, too: what was just accepted is not in the list yet.
-            await asyncio.sleep(_NEWCOMERS_SECONDS / _NEWCOMERS_LOOKS)
-            if all(getattr(handler, "has_asked", True) for handler in server.connections):
-                return
 
 
 def _accept_all(listener: socket.socket) -> list[socket.socket]:
@@ -111,6 +97,19 @@ def _accept_all(listener: socket.socket) -> list[socket.socket]:
             waiting.append(listener.accept()[0])
     except OSError:  # nobody waits any more
         return waiting
+
+
+async def _farewell(server: web.Server) -> None:
+    """Leaves connections a moment for the request that may be on its way on them: it is answered,
+    and told that its connection ends. Closed at once, a resting connection of a proxy's would
+    swallow the charge that the proxy is just sending."""
+    deadline = monotonic() + _FAREWELL_SECONDS
+    while True:
+        # Before the first look, too: what was just accepted is not in the list yet. aiohttp tells
+        # nobody when a connection has gone.
+        await asyncio.sleep(0.02)
+        if not server.connections or monotonic() > deadline:
+            return
 
 
 async def ignore_other_expectations(request: web.Request) -> None:

@@ -217,11 +217,16 @@ class Service:
 
 @contextlib.contextmanager
 def running_service(
-    database: Database, *, workers: int = 1, user: str = "t_web", **environment: str
+    database: Database,
+    *,
+    workers: int = 1,
+    user: str = "t_web",
+    port: int | None = None,
+    **environment: str,
 ) -> Iterator[Service]:
-    """`ciris-billing serve` on a free port against `database`, until the block ends. With
+    """`ciris-billing serve` against `database`, on a free port or this one, to the block's end. With
     BILLING_TEST_POOLER=pgbouncer it reaches it through a PgBouncer in transaction mode."""
-    port = free_port()
+    port = port or free_port()
     with _way_to(database, user) as way:
         process = Process(
             [BILLING, "serve", "--port", str(port), "--workers", str(workers)],

@@ -21,6 +21,8 @@ PACKAGES = {
     Path("/usr/bin/promtool"): "prometheus",
     Path("/usr/sbin/pgbouncer"): "pgbouncer",
     Path("/usr/bin/pgbackrest"): "pgbackrest",
+    Path("/usr/sbin/nginx"): "nginx",
+    Path("/usr/bin/docker-compose"): "docker-compose",
     Path("/usr/bin/psql"): "postgresql-client-15",
     Path("/usr/bin/wrk"): "wrk",
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
+import ssl
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 
@@ -34,12 +35,19 @@ class Load:
     connection if need be; without it, a client ends when its connection does."""
 
     def __init__(
-        self, service: Service, users: Sequence[str], *, clients: int = 24, insist: bool = False
+        self,
+        service: Service,
+        users: Sequence[str],
+        *,
+        clients: int = 24,
+        insist: bool = False,
+        tls: ssl.SSLContext | bool = True,
     ) -> None:
         self._service = service
         self._users = users
         self._clients = clients
         self._insist = insist
+        self._tls = tls
         self._stopping = False
         self.charged: dict[str, str] = {}  # key -> charge id, of what was answered 201
         self.unanswered: set[str] = set()  # keys of requests whose connection broke
@@ -49,7 +57,7 @@ class Load:
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[Load]:
         """Charges until the block ends, and then until nothing is under way."""
-        connector = aiohttp.TCPConnector(limit=0)
+        connector = aiohttp.TCPConnector(limit=0, ssl=self._tls)
         timeout = aiohttp.ClientTimeout(total=30)
         async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
             tasks = [
