@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: run test test-pgbouncer venv lint bench bench-growth soak torture clean
+.PHONY: run test test-pgbouncer venv lint bench bench-growth soak torture secrets clean
 
 run: venv
 	@$(BIN)/ciris-billing dev
@@ -34,6 +34,7 @@ lint: venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/hadolint Dockerfile
 
 # What is measured how, and what the last run gave: docs/performance.md. Half an hour; QUICK=--quick
 # takes two minutes.
@@ -54,6 +55,10 @@ soak: venv
 
 torture: venv
 	HYPOTHESIS_PROFILE=torture $(BIN)/python -m pytest tests/sql/test_ledger_model.py
+
+# For docker-compose.yml: random secrets in secrets/, where none are yet.
+secrets:
+	sh ops/make_secrets.sh
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .data

@@ -737,31 +737,31 @@ class _Careless:
                 assert answer.headers["Retry-After"] == "1"
 
 
-async def test_a_server_is_replaced_under_load(database: Database) -> None:
-    """As docs/deploy.md says: nginx knows two places; the new server takes the empty one, then the
-    old one is stopped. Nothing is charged twice or lost, and nobody sees anything but an answer."""
-    with running_service(database, workers=2) as old, contextlib.ExitStack() as stack:
-        users = [await asyncio.to_thread(account_with_credits, old) for _ in range(4)]
-        place = free_port()
-        servers = (old.base_url.removeprefix("http://"), f"127.0.0.1:{place}")
-        proxy = stack.enter_context(
-            running_nginx(
-                [],
-                **UNLIMITED,
-                PROXY_UPSTREAM_SERVERS=" ".join(f"server {s} fail_timeout=1s;" for s in servers),
-            )
-        )
-        load = Load(dataclasses.replace(old, base_url=proxy.url), users, insist=True, tls=proxy.tls)
+async def test_servers_are_replaced_one_after_the_other_and_no_request_fails(
+    database: Database,
+) -> None:
+    """As docs/deploy.md says: each is stopped, and started again in its place, while the other
+    serves."""
+    with running_service(database, workers=2) as one, contextlib.ExitStack() as stack:
+        two = stack.enter_context(running_service(database, workers=2))
+        users = [await asyncio.to_thread(account_with_credits, one) for _ in range(4)]
+        places = [service.base_url.removeprefix("http://") for service in (one, two)]
+        servers = " ".join(f"server {place} fail_timeout=1s;" for place in places)
+        proxy = stack.enter_context(running_nginx([], **UNLIMITED, PROXY_UPSTREAM_SERVERS=servers))
+        load = Load(dataclasses.replace(one, base_url=proxy.url), users, insist=True, tls=proxy.tls)
         async with load.running():
-            await load.more_answers(100)
-            stack.enter_context(running_service(database, workers=2, port=place))
-            await asyncio.to_thread(
-                wait_for,
-                lambda: servers[1] in {line["upstream"] for line in proxy.log()},
-                "the new server to be used",
-            )
-            assert await asyncio.to_thread(old.process.stop) == 0
-            await load.more_answers(100)
+            for old, place in zip((one, two), places, strict=True):
+                await load.more_answers(100)
+                assert await asyncio.to_thread(old.process.stop) == 0
+                await load.more_answers(100)
+                port = int(place.rpartition(":")[2])
+                stack.enter_context(running_service(database, workers=2, port=port))
+                begun = len(proxy.log())
+
+                def is_used(place: str = place, begun: int = begun) -> bool:
+                    return place in {line["upstream"] for line in proxy.log()[begun:]}
+
+                await asyncio.to_thread(wait_for, is_used, "the new server to be used")
     print(f"answered: {dict(load.statuses)}")
     assert set(load.statuses) == {201}
     assert load.unanswered == set()
