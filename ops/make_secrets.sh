@@ -16,7 +16,7 @@ keep() { # NAME: writes standard input there unless it exists
         cat >/dev/null
     else
         cat >"$folder/$1"
-        chmod 444 "$folder/$1"
+        chmod 644 "$folder/$1"
         echo "made $folder/$1"
     fi
 }
@@ -38,6 +38,6 @@ if [ ! -e "$folder/tls_key" ]; then
     openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 90 \
         -subj "/CN=$host" -addext "subjectAltName=DNS:$host,DNS:localhost" \
         -keyout "$folder/tls_key" -out "$folder/tls_certificate" 2>/dev/null
-    chmod 444 "$folder/tls_key" "$folder/tls_certificate"
+    chmod 644 "$folder/tls_key" "$folder/tls_certificate"
     echo "made $folder/tls_key and tls_certificate, self-signed for $host: replace them by real ones"
 fi

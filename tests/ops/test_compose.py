@@ -218,7 +218,7 @@ def test_every_secret_is_made_by_make_secrets_and_ignored_by_git(
     made = _make_secrets(tree, folder)
     assert {path.name for path in folder.iterdir()} == declared
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-    assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {0o444}
+    assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {0o644}
     values = {path.name: path.read_text() for path in folder.iterdir()}
     for value in values.values():
         assert value.strip() not in made
