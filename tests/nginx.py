@@ -107,7 +107,8 @@ class Nginx:
         """Renders the templates with these variables, and these servers behind."""
         self.variables |= variables
         if upstreams:
-            servers = (f"server {urlsplit(url).netloc};" for url in upstreams)
+            one = defaults()["PROXY_UPSTREAM_SERVERS"]
+            servers = (one.replace("127.0.0.1:8000", urlsplit(url).netloc) for url in upstreams)
             self.variables["PROXY_UPSTREAM_SERVERS"] = " ".join(servers)
         (self.folder / "conf.d").mkdir(exist_ok=True)
         for template in (SOURCE / "templates").iterdir():

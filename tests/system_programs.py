@@ -23,6 +23,7 @@ PACKAGES = {
     Path("/usr/bin/pgbackrest"): "pgbackrest",
     Path("/usr/sbin/nginx"): "nginx",
     Path("/usr/bin/docker-compose"): "docker-compose",
+    Path("/usr/bin/envsubst"): "gettext-base",
     Path("/usr/bin/psql"): "postgresql-client-15",
     Path("/usr/bin/wrk"): "wrk",
 }

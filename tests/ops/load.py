@@ -32,7 +32,8 @@ class Load:
     """Clients that charge the users in turn, each charge with an Idempotency-Key of its own.
 
     With `insist`, whatever is not answered 201 is sent again under its key until it is, on a new
-    connection if need be; without it, a client ends when its connection does."""
+    connection if need be; without it, a client ends when its connection does. Each client rests for
+    `pause` seconds after a charge."""
 
     def __init__(
         self,
@@ -42,12 +43,14 @@ class Load:
         clients: int = 24,
         insist: bool = False,
         tls: ssl.SSLContext | bool = True,
+        pause: float = 0,
     ) -> None:
         self._service = service
         self._users = users
         self._clients = clients
         self._insist = insist
         self._tls = tls
+        self._pause = pause
         self._stopping = False
         self.charged: dict[str, str] = {}  # key -> charge id, of what was answered 201
         self.unanswered: set[str] = set()  # keys of requests whose connection broke
@@ -85,6 +88,7 @@ class Load:
                 if not self._insist:
                     return
                 await asyncio.sleep(0.02)  # as a client that was told to try again
+            await asyncio.sleep(self._pause)
 
     async def _charge(self, session: aiohttp.ClientSession, key: str, user: str) -> bool:
         url = f"{self._service.base_url}/v1/billing/charges"

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import os
 import re
 import socket
 import ssl
+import subprocess
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +22,7 @@ import psutil
 import pytest
 
 from tests.http.wire import account_path, assert_error, assert_error_shape
-from tests.nginx import UNLIMITED, Nginx, defaults, running_nginx, want_nginx
+from tests.nginx import UNLIMITED, Nginx, defaults, render, running_nginx, want_nginx
 from tests.ops.load import Load, account_with_credits
 from tests.support import (
     Database,
@@ -330,10 +332,51 @@ def test_a_request_id_that_is_not_sane_is_replaced(
     wait_for(lambda: answer.headers["x-request-id"] in server.process.output, "the server's log")
 
 
+def _logged(proxy: Nginx, answer: httpx.Response) -> dict[str, Any]:
+    """The line of nginx's log for an answer."""
+    name = answer.headers["x-request-id"]
+
+    def lines() -> list[dict[str, Any]]:
+        return [line for line in proxy.log() if line["request_id"] == name]
+
+    line: dict[str, Any] = wait_for(lines, "nginx's log")[0]
+    return line
+
+
 def _last_used_from(server: Service) -> str | None:
     return server.database.value(
         "SELECT host(last_used_ip) FROM billing_data.api_keys WHERE id = %s", server.key.id
     )
+
+
+def test_the_server_is_told_who_asks_by_nginx_alone() -> None:
+    with _Upstream("hang up") as upstream, running_nginx([upstream.url]) as proxy:
+        forged = {
+            "X-Forwarded-For": "203.0.113.9",
+            "X-Forwarded-Proto": "http",
+            "X-Forwarded-Host": "evil.example",
+            "Forwarded": "for=203.0.113.9",
+            "X-Real-IP": "203.0.113.9",
+            "Proxy": "http://evil.example",
+            "Upgrade": "websocket",
+            "Connection": "upgrade",
+        }
+        with proxy.client("127.7.7.8", headers={"Host": "billing.example.com"}) as client:
+            client.post(f"{CHARGES}?a=%2f", headers=forged, content=b"{}")
+    [seen] = upstream.requests
+    head, _, body = seen.decode().partition("\r\n\r\n")
+    first, *lines = head.split("\r\n")
+    assert (first, body) == (f"POST {CHARGES}?a=%2f HTTP/1.1", "{}")
+    headers = dict(line.lower().split(": ", 1) for line in lines)
+    assert len(headers) == len(lines)
+    assert re.fullmatch("[0-9a-f]{32}", headers.pop("x-request-id"))
+    told = {name for name in headers if name.startswith("x-") or name in map(str.lower, forged)}
+    assert {name: headers[name] for name in told} == {
+        "x-forwarded-for": "127.7.7.8",
+        "x-forwarded-proto": "https",
+        "x-forwarded-host": "billing.example.com",
+    }
+    assert headers["host"] == "billing.example.com"
 
 
 def test_a_forged_forwarding_header_is_not_believed(proxy: Nginx, server: Service) -> None:
@@ -381,13 +424,15 @@ def test_behind_a_load_balancer_the_address_that_it_saw_counts(server: Service) 
         assert not {"192.0.2.77", "203.0.113.200"} & seen()
 
 
-def test_a_body_that_is_too_large_is_refused_in_json(client: httpx.Client, server: Service) -> None:
+def test_a_body_that_is_too_large_is_refused_in_json(client: httpx.Client, proxy: Nginx) -> None:
     limit = 1024 * 1024
     known = client.post(CHARGES, content=b"x" * (limit + 1))
     chunked = client.post(CHARGES, content=(b"x" * 65536 for _ in range(17)))
     for answer in (known, chunked):
         assert_error(answer, 413, f"Request body too large: at most {limit} bytes are accepted")
         assert answer.json()["code"] == "body_too_large"
+        line = _logged(proxy, answer)
+        assert line["upstream"] == ""  # no server was bothered
     just_right = client.post(CHARGES, content=b" " * limit)
     assert just_right.status_code == 422
 
@@ -664,8 +709,8 @@ async def test_killed_workers_mid_load_cost_no_charge_twice_and_lose_none(
         running_nginx([one.base_url, two.base_url], **UNLIMITED) as proxy,
     ):
         outside = dataclasses.replace(one, base_url=proxy.url)
-        users = [await asyncio.to_thread(account_with_credits, one) for _ in range(8)]
-        load = Load(outside, users, insist=True, tls=proxy.tls)
+        users = [await asyncio.to_thread(account_with_credits, one) for _ in range(4)]
+        load = Load(outside, users, clients=12, insist=True, tls=proxy.tls)
         careless = _Careless(outside, users[0], proxy.tls)
         async with load.running(), careless.running():
             for server in (one, two):
@@ -683,7 +728,7 @@ async def test_killed_workers_mid_load_cost_no_charge_twice_and_lose_none(
             await load.more_answers(150)
         killed = [line for line in proxy.log() if line["status"] == 503]
     print(f"answered: {dict(load.statuses)}; without a key: {dict(careless.statuses)}")
-    assert killed  # some were under way
+    assert 0 < len(killed) <= 2 * (12 + 8)  # what was under way with each, and nothing else
     assert load.unanswered == set()
     load.check_against(database)
     # Without a key and never sent again: what was answered 201 is there, and nothing twice.
@@ -746,9 +791,10 @@ async def test_servers_are_replaced_one_after_the_other_and_no_request_fails(
         two = stack.enter_context(running_service(database, workers=2))
         users = [await asyncio.to_thread(account_with_credits, one) for _ in range(4)]
         places = [service.base_url.removeprefix("http://") for service in (one, two)]
-        servers = " ".join(f"server {place} fail_timeout=1s;" for place in places)
-        proxy = stack.enter_context(running_nginx([], **UNLIMITED, PROXY_UPSTREAM_SERVERS=servers))
-        load = Load(dataclasses.replace(one, base_url=proxy.url), users, insist=True, tls=proxy.tls)
+        proxy = stack.enter_context(running_nginx([one.base_url, two.base_url], **UNLIMITED))
+        outside = dataclasses.replace(one, base_url=proxy.url)
+        load = Load(outside, users, insist=True, tls=proxy.tls, pause=0.05)
+        log = Path(proxy.variables["PROXY_ACCESS_LOG"])
         async with load.running():
             for old, place in zip((one, two), places, strict=True):
                 await load.more_answers(100)
@@ -756,10 +802,10 @@ async def test_servers_are_replaced_one_after_the_other_and_no_request_fails(
                 await load.more_answers(100)
                 port = int(place.rpartition(":")[2])
                 stack.enter_context(running_service(database, workers=2, port=port))
-                begun = len(proxy.log())
+                begun = log.stat().st_size
 
                 def is_used(place: str = place, begun: int = begun) -> bool:
-                    return place in {line["upstream"] for line in proxy.log()[begun:]}
+                    return f'"{place}"' in log.read_text()[begun:]
 
                 await asyncio.to_thread(wait_for, is_used, "the new server to be used")
     print(f"answered: {dict(load.statuses)}")
@@ -768,7 +814,24 @@ async def test_servers_are_replaced_one_after_the_other_and_no_request_fails(
     load.check_against(database)
 
 
-# Logs
+# The template, and logs
+
+
+def test_the_template_is_filled_in_as_the_official_image_does_it(tree: Path) -> None:
+    """By envsubst, told names that begin with PROXY_; the helper of these tests does as much."""
+    template = (tree / "nginx" / "templates" / "billing.conf.template").read_text()
+    names = " ".join(f"${{{name}}}" for name in defaults())
+    filled = subprocess.run(
+        ["envsubst", names],
+        check=True,
+        input=template,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **defaults(), "host": "not to be filled in"},
+    ).stdout
+    assert render(template, defaults()) == filled
+    assert "PROXY_" not in filled
+    assert "$host" in (tree / "nginx" / "snippets" / "to_server.conf").read_text()
 
 
 def test_no_log_tells_who_was_asked_about_or_by_whom(
