@@ -520,7 +520,7 @@ def test_each_zone_is_limited_by_itself_and_by_client(server: Service) -> None:
                     assert answer.json()["code"] == "rate_limited"
                     assert answer.headers["retry-after"] == wait
                     assert answer.headers["access-control-allow-origin"] == "*"
-                assert client.get(others[0]).status_code != 429
+                assert 429 not in {client.get(other).status_code for other in others}
             with proxy.client(f"127.4.1.{number + 1}") as somebody_else:
                 assert somebody_else.get(path).status_code != 429
 
@@ -844,7 +844,8 @@ def test_no_log_tells_who_was_asked_about_or_by_whom(
     client.get("/v1/billing/transactions", params=identity_in_query)
     client.get(f"/{user}", params=identity_in_query)
     client.get(f"/admin/accounts?q={user}", headers={"Referer": f"https://x.example/{user}"})
-    client.request(user.upper().replace("-", "_"), "/health")
+    method = "".join(letter for letter in unique("WHO").upper() if letter.isalpha()) * 3
+    client.request(method, "/health")
     client.post(f"/v1/billing/credits?{user}", json=credit_body(user), content=None)
     client.post(f"/v1/billing/credits?{user}", content=b"x" * 2_000_000)
     raw(proxy, f"/{user}%zz")
@@ -860,7 +861,7 @@ def test_no_log_tells_who_was_asked_about_or_by_whom(
         lambda: [line for line in proxy.log() if line["method"] == "other"], "what is logged last"
     )
     written += proxy.everything_written()
-    for secret in (user, user.upper().replace("-", "_"), email, server.key.secret[:20]):
+    for secret in (user, method, email, server.key.secret[:20]):
         assert secret not in written
     line = next(
         line
