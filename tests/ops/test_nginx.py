@@ -22,6 +22,7 @@ import psutil
 import pytest
 
 from tests.http.wire import account_path, assert_error, assert_error_shape
+from tests.identity_provider import FOUNDER, good_provider, running_console
 from tests.nginx import UNLIMITED, Nginx, defaults, render, running_nginx, want_nginx
 from tests.ops.load import Load, account_with_credits
 from tests.support import (
@@ -302,6 +303,40 @@ def test_identities_reach_the_server_as_they_were_encoded(
         direct.status_code,
         direct.json()["code"],
     )
+
+
+def test_staff_sign_in_through_tls_and_work_from_their_own_address(database: Database) -> None:
+    with (
+        good_provider() as provider,
+        running_nginx([f"http://127.0.0.1:{free_port()}"]) as proxy,
+        running_console(
+            database,
+            provider.discovery_url,
+            PUBLIC_BASE_URL=proxy.url,
+            TRUSTED_PROXIES="127.0.0.1",
+        ) as console,
+        proxy.client("127.8.8.8") as browser,
+    ):
+        proxy.reload([console.base_url])
+        provider.knows(FOUNDER, name="Ada Founder")
+        assert "/admin/oauth/login?" in browser.get("/").text
+        asked = browser.get("/admin/oauth/login").headers["location"]
+        back = httpx.post(asked, data={"sub": FOUNDER}).headers["location"]
+        assert back.startswith(f"{proxy.url}/admin/oauth/callback?")
+        assert browser.get(back).headers["location"] == "/admin"
+        page = browser.get("/admin")
+        assert page.status_code == 200
+        assert browser.get("/").headers["location"] == "/admin"
+        assert browser.get("/admin/oauth/user").json()["email"] == FOUNDER
+        assert browser.get("/admin/api/analytics/overview").status_code == 200
+        token = re.search(r'name="csrf_token" value="([^"]+)"', page.text)
+        assert token is not None
+        form = {"csrf_token": token[1], "name": "console", "environment": "live"}
+        form["permissions"] = "billing:read"
+        made = browser.post("/admin/keys", data=form)
+        assert "Copy the new key now" in made.text
+        addresses = "SELECT DISTINCT host(l.ip_address) FROM billing_data.admin_audit_logs AS l"
+        assert database.execute(addresses) == [("127.8.8.8",)]
 
 
 # What clients send
