@@ -822,8 +822,8 @@ async def test_servers_are_replaced_one_after_the_other_and_no_request_fails(
 ) -> None:
     """As docs/deploy.md says: each is stopped, and started again in its place, while the other
     serves."""
-    with running_service(database, workers=2) as one, contextlib.ExitStack() as stack:
-        two = stack.enter_context(running_service(database, workers=2))
+    with running_service(database) as one, contextlib.ExitStack() as stack:
+        two = stack.enter_context(running_service(database))
         users = [await asyncio.to_thread(account_with_credits, one) for _ in range(4)]
         places = [service.base_url.removeprefix("http://") for service in (one, two)]
         proxy = stack.enter_context(running_nginx([one.base_url, two.base_url], **UNLIMITED))
@@ -836,7 +836,7 @@ async def test_servers_are_replaced_one_after_the_other_and_no_request_fails(
                 assert await asyncio.to_thread(old.process.stop) == 0
                 await load.more_answers(100)
                 port = int(place.rpartition(":")[2])
-                stack.enter_context(running_service(database, workers=2, port=port))
+                stack.enter_context(running_service(database, port=port))
                 begun = log.stat().st_size
 
                 def is_used(place: str = place, begun: int = begun) -> bool:
