@@ -224,8 +224,8 @@ def running_service(
     port: int | None = None,
     **environment: str,
 ) -> Iterator[Service]:
-    """`ciris-billing serve` against `database`, on a free port or this one, to the block's end. With
-    BILLING_TEST_POOLER=pgbouncer it reaches it through a PgBouncer in transaction mode."""
+    """`ciris-billing serve` against `database`, on a free port or this one, to the block's end.
+    With BILLING_TEST_POOLER=pgbouncer it reaches it through a PgBouncer in transaction mode."""
     port = port or free_port()
     with _way_to(database, user) as way:
         process = Process(
