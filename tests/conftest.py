@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
 import pytest
 
-from tests.support import Database, Service, TestCluster, running_service
+from tests.support import Database, Service, TestCluster, running_service, temporary_cluster
 
 hypothesis.settings.register_profile("default", print_blob=True, deadline=None)
 hypothesis.settings.register_profile("torture", print_blob=True, deadline=None, max_examples=500)
@@ -20,11 +19,8 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default")
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[TestCluster]:
     """PostgreSQL 18 with a migrated template database."""
-    # Not below pytest's own folder, which another run at the same time closes to other accounts.
-    with tempfile.TemporaryDirectory(prefix="ciris-test-") as folder:
-        cluster = TestCluster(Path(folder), 18)
+    with temporary_cluster(18) as cluster:
         yield cluster
-        cluster.stop()
 
 
 @pytest.fixture

@@ -83,6 +83,16 @@ class TestCluster:
             connection.execute(statement)  # type: ignore[arg-type]
 
 
+@contextlib.contextmanager
+def temporary_cluster(version: int) -> Iterator[TestCluster]:
+    """A cluster for as long as the block lasts."""
+    # Not below pytest's own folder, which another run at the same time closes to other accounts.
+    with tempfile.TemporaryDirectory(prefix="ciris-test-") as folder:
+        cluster = TestCluster(Path(folder), version)
+        yield cluster
+        cluster.stop()
+
+
 @dataclass
 class Database:
     """One throw-away database."""

@@ -910,7 +910,7 @@ def test_purchases_events_and_calls_of_stripe_are_counted(
 ) -> None:
     with cluster.database() as database, paying_service(database, double, workers=2) as service:
         for name in ("purchases", "payment_events", "payment_provider_requests"):
-            assert _counts(service, f"billing_{name}_total") == {}
+            assert set(_counts(service, f"billing_{name}_total").values()) <= {0}
         user = unique()
         payment_id = str(buy(service, user, key="once")["payment_id"])
         buy(service, user, key="once")

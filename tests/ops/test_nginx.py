@@ -331,7 +331,12 @@ def test_staff_sign_in_through_tls_and_work_from_their_own_address(database: Dat
         assert browser.get("/admin/api/analytics/overview").status_code == 200
         token = re.search(r'name="csrf_token" value="([^"]+)"', page.text)
         assert token is not None
-        form = {"csrf_token": token[1], "name": "console", "environment": "live"}
+        form = {
+            "csrf_token": token[1],
+            "name": "console",
+            "environment": "live",
+            "description": "a test",
+        }
         form["permissions"] = "billing:read"
         made = browser.post("/admin/keys", data=form)
         assert "Copy the new key now" in made.text

@@ -48,8 +48,9 @@ from tests.support import (
     wait_for,
 )
 
-OPS = Path(__file__).parents[2] / "ops"
-DOCS = Path(__file__).parents[2] / "docs"
+TREE = Path(__file__).parents[2]
+OPS = TREE / "ops"
+DOCS = TREE / "docs"
 RULES = OPS / "prometheus" / "rules"
 UNITS = {"short", "s", "percentunit", "reqps", "ops"}
 METRIC = re.compile(r"\b(?:billing[_:][a-z0-9_:]+|up|ALERTS)\b(?:\{[^}]*\})?")
@@ -315,7 +316,9 @@ def running_prometheus(folder: Path, targets: list[str]) -> Iterator[Prometheus]
     assert own["job_name"] == "prometheus"
     own["static_configs"] = [{"targets": [f"127.0.0.1:{port}"]}]
     (found,) = service.pop("dns_sd_configs")
-    assert (found["names"], found["type"], found["port"]) == (["ciris-billing-api"], "A", 8000)
+    compose = load(TREE / "docker-compose.yml")["services"]
+    servers = [name for name, one in compose.items() if one.get("command") == ["serve"]]
+    assert (found["names"], found["type"], found["port"]) == (servers, "A", 8000)
     service["static_configs"] = [{"targets": targets}]
     path = folder / "prometheus.yml"
     path.write_text(yaml.safe_dump(config), encoding="utf-8")

@@ -32,6 +32,7 @@ from tests.support import (
     held_account,
     identity,
     running_service,
+    temporary_cluster,
     unique,
     wait_for,
     wait_until_healthy,
@@ -46,11 +47,10 @@ PROMPTLY = 1.0  # seconds; what nobody holds up takes a few milliseconds
 
 
 @pytest.fixture(scope="module")
-def own_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestCluster]:
+def own_cluster() -> Iterator[TestCluster]:
     """A cluster that these tests may stop and kill."""
-    cluster = TestCluster(tmp_path_factory.mktemp("own"), 18)
-    yield cluster
-    cluster.stop()
+    with temporary_cluster(18) as cluster:
+        yield cluster
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.sql.helpers import Caller, session
-from tests.support import Database, TestCluster, want_postgresql
+from tests.support import Database, TestCluster, temporary_cluster, want_postgresql
 
 
 @pytest.fixture(scope="module")
@@ -24,23 +24,22 @@ def web(module_database: Database) -> Iterator[Caller]:
         yield caller
 
 
-def _other_cluster(version: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestCluster]:
+def _other_cluster(version: int) -> Iterator[TestCluster]:
     want_postgresql(version)
-    cluster = TestCluster(tmp_path_factory.mktemp(f"pg{version}"), version)
-    yield cluster
-    cluster.stop()
+    with temporary_cluster(version) as cluster:
+        yield cluster
 
 
 @pytest.fixture(scope="session")
-def cluster_16(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestCluster]:
+def cluster_16() -> Iterator[TestCluster]:
     """PostgreSQL 16 with a migrated template database."""
-    yield from _other_cluster(16, tmp_path_factory)
+    yield from _other_cluster(16)
 
 
 @pytest.fixture(scope="session")
-def cluster_15(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestCluster]:
+def cluster_15() -> Iterator[TestCluster]:
     """PostgreSQL 15, the oldest that is supported, with a migrated template database."""
-    yield from _other_cluster(15, tmp_path_factory)
+    yield from _other_cluster(15)
 
 
 @pytest.fixture(params=[18, 16, 15], ids=lambda version: f"pg{version}")
