@@ -19,7 +19,7 @@ if [ ! -e "$PGDATA" ]; then
     touch "$PGDATA.partial/standby.signal"
     {
         echo "primary_conninfo = 'host=$PRIMARY_HOST port=$PRIMARY_PORT user=billing_replication" \
-            "passfile=$passwords application_name=replica'"
+            "passfile=$passwords application_name=replica1'"
     } >>"$PGDATA.partial/postgresql.auto.conf"
     mv "$PGDATA.partial" "$PGDATA"
 fi

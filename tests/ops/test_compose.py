@@ -603,7 +603,7 @@ def test_a_replica_copies_the_database_and_follows_it(
     told = "SELECT to_regclass('public.told') IS NOT NULL"
     wait_for(lambda: ask(port, told) == (True,), "the replica to follow")
     assert ask(installation.port, "SELECT application_name FROM pg_stat_replication") == (
-        "replica",
+        "replica1",
     )
     # Started again it goes on with what it has.
     replica.stop()
