@@ -180,10 +180,10 @@ class Gateway:
         try:
             async with self._pool.connection() as connection:
                 known = await self._pool.fetch(connection, calls.KNOWN_FUNCTIONS)
-                calls.compare_with_database(known)
-                await self._read_wordings(connection)
         except asyncpg.PostgresError as error:
             raise translate(error) from None
+        calls.compare_with_database(known)
+        await self._read_wordings()
 
     def start_background_work(self) -> None:
         """Starts recording key uses, making coming audit partitions, and what the alarms need."""
@@ -381,8 +381,7 @@ class Gateway:
     async def wording(self, slug: str) -> ErrorWording:
         """The status and message template of a refusal, from billing.errors."""
         if slug not in self._wordings:
-            async with self._pool.connection() as connection:
-                await self._read_wordings(connection)
+            await self._read_wordings()
         return self._wordings[slug]
 
     # Inside
@@ -468,10 +467,14 @@ class Gateway:
         metrics.count_query(call.name, "success")
         return rows
 
-    async def _read_wordings(self, connection: Connection) -> None:
-        rows = await self._pool.fetch(
-            connection, "SELECT e.slug, e.http_status, e.message FROM billing.errors AS e"
-        )
+    async def _read_wordings(self) -> None:
+        try:
+            async with self._pool.connection() as connection:
+                rows = await self._pool.fetch(
+                    connection, "SELECT e.slug, e.http_status, e.message FROM billing.errors AS e"
+                )
+        except asyncpg.PostgresError as error:
+            raise translate(error) from None
         self._wordings = {
             row["slug"]: ErrorWording(row["http_status"], row["message"]) for row in rows
         }

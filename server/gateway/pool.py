@@ -20,6 +20,8 @@ else:
 
 _LOG = logging.getLogger(__name__)
 WEB_ROLE = "billing_server"
+_CANNOT_BECOME = frozenset({"42501", "22023", "42704"})
+_BEGIN_PATIENCE = 2.0  # BEGIN waits for no lock: after that many seconds nobody is there to do it
 # How a connection that breaks shows, beside errors that PostgreSQL sends.
 BROKEN = (
     OSError,
@@ -39,6 +41,7 @@ class Pool:
     Times in seconds."""
 
     connect_options: ClassVar[dict[str, Any]] = {}
+    begin = "BEGIN"
 
     def __init__(
         self,
@@ -90,26 +93,38 @@ class Pool:
 
     async def fetch(self, connection: Connection, sql: str, *arguments: Any) -> list[Any]:
         """Runs one prepared statement. A broken connection is closed and raises ConnectionLost."""
-        try:
-            return await connection.fetch(sql, *arguments, timeout=self.patience)
-        except BROKEN as error:
-            connection.terminate()
-            raise ConnectionLost(f"the connection broke: {type(error).__name__}") from error
-        except asyncio.CancelledError:
-            connection.terminate()
-            raise
+        return await self._ask(connection, sql, *arguments)
 
     async def fetch_for(
         self, connection: Connection, client: tuple[str, str], sql: str, *arguments: Any
     ) -> list[Any]:
         """As fetch, in a transaction that knows the client's address and agent, for the audit."""
+        return await self.transact(connection, client, sql, *arguments)
+
+    async def transact(
+        self, connection: Connection, client: tuple[str, str] | None, sql: str, *arguments: Any
+    ) -> list[Any]:
+        """As fetch or fetch_for, in a transaction of its own. Raises Unavailable when none
+        begins: nothing took effect then."""
+        await self._begin_transaction(connection)
         try:
-            async with connection.transaction():
-                await connection.execute(SET_CLIENT, *client)
-                return await self.fetch(connection, sql, *arguments)
-        except (OSError, TimeoutError, asyncpg.InterfaceError) as error:
+            if client is not None:
+                await connection.execute(SET_CLIENT, *client, timeout=self.patience)
+            rows = await self._ask(connection, sql, *arguments)
+            await connection.execute("COMMIT", timeout=self.patience)
+        except asyncpg.PostgresError as error:
+            if (error.sqlstate or "").startswith("08"):  # a pooler lost its server connection
+                connection.terminate()
+                raise ConnectionLost(f"the connection broke (SQLSTATE {error.sqlstate})") from error
+            await self._undo(connection)
+            raise
+        except BROKEN as error:
             connection.terminate()
             raise ConnectionLost(f"the connection broke: {type(error).__name__}") from error
+        except BaseException:
+            connection.terminate()  # cancelled, or lost already: the server undoes what was begun
+            raise
+        return rows
 
     def session_settings(self, settings: dict[str, str]) -> dict[str, str]:
         """Which settings a connection is opened with."""
@@ -118,7 +133,7 @@ class Pool:
     async def close(self) -> None:
         """Closes every connection; call it when no call is under way."""
         for connection in list(self._open):
-            with contextlib.suppress(OSError, TimeoutError, asyncpg.PostgresError):
+            with contextlib.suppress(*BROKEN, asyncpg.PostgresError):
                 await connection.close(timeout=2)
         self._open.clear()
         self._free.clear()
@@ -143,6 +158,9 @@ class Pool:
             raise Unavailable(f"no connection to the database: {type(error).__name__}") from error
         try:
             await self.give_rights_away(connection)
+        except (*BROKEN, asyncpg.PostgresError, ConnectionLost) as error:
+            connection.terminate()
+            raise _not_begun(error) from error
         except BaseException:
             connection.terminate()
             raise
@@ -151,15 +169,11 @@ class Pool:
 
     async def give_rights_away(self, connection: Connection) -> None:
         """Becomes the web tier's role, whatever the login may do besides."""
-        try:
-            stronger = await connection.fetchval(
-                "SELECT pg_has_role(session_user, 'billing_dba', 'MEMBER')"
-            )
-            await connection.execute(f"SET ROLE {WEB_ROLE}")
-        except asyncpg.PostgresError as error:
-            raise RightsMissing(
-                f"the login cannot become {WEB_ROLE} (SQLSTATE {error.sqlstate})", retry_after=5
-            ) from error
+        stronger = await connection.fetchval(
+            "SELECT pg_has_role(session_user, 'billing_dba', 'MEMBER')",
+            timeout=self._connect_timeout,
+        )
+        await connection.execute(f"SET ROLE {WEB_ROLE}", timeout=self._connect_timeout)
         self.announce(stronger)
 
     def announce(self, stronger: bool) -> None:
@@ -171,3 +185,43 @@ class Pool:
                 " each connection gives them away (SET ROLE %s)",
                 WEB_ROLE,
             )
+
+    async def _ask(self, connection: Connection, sql: str, *arguments: Any) -> list[Any]:
+        try:
+            return await connection.fetch(sql, *arguments, timeout=self.patience)
+        except BROKEN as error:
+            connection.terminate()
+            raise ConnectionLost(f"the connection broke: {type(error).__name__}") from error
+        except asyncio.CancelledError:
+            connection.terminate()
+            raise
+
+    async def _begin_transaction(self, connection: Connection) -> None:
+        try:
+            await connection.execute(self.begin, timeout=_BEGIN_PATIENCE)
+        except (*BROKEN, asyncpg.PostgresError) as error:
+            connection.terminate()
+            raise _not_begun(error) from error
+        except asyncio.CancelledError:
+            connection.terminate()
+            raise
+
+    async def _undo(self, connection: Connection) -> None:
+        try:
+            await connection.execute("ROLLBACK", timeout=self.patience)
+        except (*BROKEN, asyncpg.PostgresError):
+            connection.terminate()  # which undoes it as well
+        except asyncio.CancelledError:
+            connection.terminate()
+            raise
+
+
+def _not_begun(error: Exception) -> Unavailable:
+    """What a fault of the first statements is to the caller, who has asked nothing yet."""
+    state = getattr(error, "sqlstate", None)
+    if state in _CANNOT_BECOME:
+        return RightsMissing(
+            f"the login cannot become {WEB_ROLE} (SQLSTATE {state})", retry_after=5
+        )
+    reason = f"SQLSTATE {state}" if state else type(error).__name__
+    return Unavailable(f"the database lets nothing begin ({reason})")
