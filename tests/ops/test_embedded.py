@@ -39,6 +39,7 @@ STARTER = """
 import signal, sys
 from pathlib import Path
 from server.embedded import Cluster
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by what runs in the background
 Cluster(Path(sys.argv[1]), Path(sys.argv[2])).start()
 print("started", flush=True)
 signal.pause()
