@@ -177,12 +177,7 @@ class Gateway:
     async def compare_with_database(self) -> None:
         """Raises SchemaMismatch when the database does not fit this release, Unavailable when it
         cannot be asked."""
-        try:
-            async with self._pool.connection() as connection:
-                known = await self._pool.fetch(connection, calls.KNOWN_FUNCTIONS)
-        except asyncpg.PostgresError as error:
-            raise translate(error) from None
-        calls.compare_with_database(known)
+        calls.compare_with_database(await self._query(calls.KNOWN_FUNCTIONS))
         await self._read_wordings()
 
     def start_background_work(self) -> None:
@@ -467,14 +462,16 @@ class Gateway:
         metrics.count_query(call.name, "success")
         return rows
 
-    async def _read_wordings(self) -> None:
+    async def _query(self, sql: str) -> list[Row]:
+        """The rows of a statement that calls no billing function."""
         try:
             async with self._pool.connection() as connection:
-                rows = await self._pool.fetch(
-                    connection, "SELECT e.slug, e.http_status, e.message FROM billing.errors AS e"
-                )
+                return await self._pool.fetch(connection, sql)
         except asyncpg.PostgresError as error:
             raise translate(error) from None
+
+    async def _read_wordings(self) -> None:
+        rows = await self._query("SELECT e.slug, e.http_status, e.message FROM billing.errors AS e")
         self._wordings = {
             row["slug"]: ErrorWording(row["http_status"], row["message"]) for row in rows
         }

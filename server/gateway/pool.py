@@ -93,24 +93,25 @@ class Pool:
 
     async def fetch(self, connection: Connection, sql: str, *arguments: Any) -> list[Any]:
         """Runs one prepared statement. A broken connection is closed and raises ConnectionLost."""
-        return await self._ask(connection, sql, *arguments)
+        try:
+            return await connection.fetch(sql, *arguments, timeout=self.patience)
+        except BROKEN as error:
+            connection.terminate()
+            raise ConnectionLost(f"the connection broke: {type(error).__name__}") from error
+        except asyncio.CancelledError:
+            connection.terminate()
+            raise
 
     async def fetch_for(
-        self, connection: Connection, client: tuple[str, str], sql: str, *arguments: Any
-    ) -> list[Any]:
-        """As fetch, in a transaction that knows the client's address and agent, for the audit."""
-        return await self.transact(connection, client, sql, *arguments)
-
-    async def transact(
         self, connection: Connection, client: tuple[str, str] | None, sql: str, *arguments: Any
     ) -> list[Any]:
-        """As fetch or fetch_for, in a transaction of its own. Raises Unavailable when none
-        begins: nothing took effect then."""
+        """As fetch, in a transaction of its own, which knows the client's address and agent, if
+        there is one, for the audit. Raises Unavailable when none begins: nothing took effect."""
         await self._begin_transaction(connection)
         try:
             if client is not None:
                 await connection.execute(SET_CLIENT, *client, timeout=self.patience)
-            rows = await self._ask(connection, sql, *arguments)
+            rows: list[Any] = await connection.fetch(sql, *arguments, timeout=self.patience)
             await connection.execute("COMMIT", timeout=self.patience)
         except asyncpg.PostgresError as error:
             if (error.sqlstate or "").startswith("08"):  # a pooler lost its server connection
@@ -122,7 +123,7 @@ class Pool:
             connection.terminate()
             raise ConnectionLost(f"the connection broke: {type(error).__name__}") from error
         except BaseException:
-            connection.terminate()  # cancelled, or lost already: the server undoes what was begun
+            connection.terminate()  # cancelled: the server undoes what was begun
             raise
         return rows
 
@@ -185,16 +186,6 @@ class Pool:
                 " each connection gives them away (SET ROLE %s)",
                 WEB_ROLE,
             )
-
-    async def _ask(self, connection: Connection, sql: str, *arguments: Any) -> list[Any]:
-        try:
-            return await connection.fetch(sql, *arguments, timeout=self.patience)
-        except BROKEN as error:
-            connection.terminate()
-            raise ConnectionLost(f"the connection broke: {type(error).__name__}") from error
-        except asyncio.CancelledError:
-            connection.terminate()
-            raise
 
     async def _begin_transaction(self, connection: Connection) -> None:
         try:

@@ -32,7 +32,7 @@ class TransactionPool(Pool):
 
     async def fetch(self, connection: Connection, sql: str, *arguments: Any) -> list[Any]:
         """As Pool.fetch, in a transaction of its own."""
-        return await self.transact(connection, None, sql, *arguments)
+        return await self.fetch_for(connection, None, sql, *arguments)
 
     async def give_rights_away(self, connection: Connection) -> None:
         """Every transaction does; this finds out at connect whether it can."""

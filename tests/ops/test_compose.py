@@ -25,6 +25,7 @@ import pytest
 import yaml
 
 from tests.nginx import running_nginx, want_nginx
+from tests.pgbouncer import want_pgbouncer
 from tests.support import (
     BILLING,
     Process,
@@ -536,8 +537,7 @@ def test_the_whole_installation_works_with_its_secrets_in_files(
 def test_through_pgbouncer_the_servers_login_reaches_the_database(
     installation: Installation, tree: Path
 ) -> None:
-    if not Path("/usr/sbin/pgbouncer").exists() and os.environ.get("CI") != "true":
-        pytest.skip("Debian's package pgbouncer is not installed")
+    want_pgbouncer()
     service = installation.services["pgbouncer"]
     [mount] = service["volumes"]
     source, target, _ = mount.split(":")
