@@ -7,6 +7,30 @@ SET search_path = pg_catalog, pg_temp
 RETURN coalesce(p_text ~* '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$', false);
 COMMENT ON FUNCTION billing_data.is_uuid IS 'Tells whether a text is a UUID. Helper.';
 
+-- The LIKE patterns that find what contains a text, or with p_match 'prefix' begins with it, whatever
+-- the case and whichever of Unicode's two normal forms it is stored in: é may be one character or two.
+CREATE OR REPLACE FUNCTION billing_data.search_patterns(p_search text, p_match text)
+RETURNS text[]
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT array_agg(
+        DISTINCT
+        CASE p_match WHEN 'substring' THEN '%' ELSE '' END
+        || replace(replace(replace(lower(f.form), '\', '\\'), '%', '\%'), '_', '\_') || '%'
+    )
+    FROM (
+        SELECT p_search AS form
+        UNION ALL
+        -- Only a database in UTF-8 has normal forms.
+        SELECT normalize(p_search, NFC) WHERE getdatabaseencoding() = 'UTF8'
+        UNION ALL
+        SELECT normalize(p_search, NFD) WHERE getdatabaseencoding() = 'UTF8'
+    ) AS f;
+$$;
+COMMENT ON FUNCTION billing_data.search_patterns IS
+    'The LIKE patterns that find a text in either normal form. Helper.';
+
 -- An account's totals. Every use is a charge and every charge is in the balance, so they follow from
 -- the account's own columns and its few credits; only of accounts that the old service wrote to must
 -- the charges be counted, their balances having been in another unit.
@@ -66,7 +90,8 @@ COMMENT ON FUNCTION billing_data.account_totals IS
     'What was charged and credited to an account in all. Helper.';
 
 -- Lists accounts. p_search finds what an e-mail address or external id begins with (p_match
--- 'prefix', by index) or contains (p_match 'substring', reads every account), whatever the case;
+-- 'prefix', by index) or contains (p_match 'substring', reads every account), whatever the case and
+-- the normal form;
 -- or the account whose id (or whole external id) is this UUID. p_sort: newest, oldest, email, credits, uses; ties by id.
 -- total_count counts all that match when p_count is true, else it is NULL; where the page is empty
 -- and p_count is true, one row with only total_count. Errors: actor errors, invalid_argument.
@@ -108,7 +133,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     v_search text := lower(nullif(p_search, ''));
-    v_pattern text;
+    v_patterns text[];
     v_where text := 'true';
     v_order text;
     v_id uuid;
@@ -134,11 +159,14 @@ BEGIN
         v_id := v_search::uuid;
         v_where := '(a.id = $5 OR lower(a.external_id) = $2)';
     ELSIF v_search IS NOT NULL THEN
-        v_pattern := replace(replace(replace(v_search, '\', '\\'), '%', '\%'), '_', '\_') || '%';
-        IF p_match = 'substring' THEN
-            v_pattern := '%' || v_pattern;
-        END IF;
-        v_where := '(lower(a.customer_email) LIKE $1 OR lower(a.external_id) LIKE $1)';
+        v_patterns := billing_data.search_patterns(p_search, p_match);
+        -- One LIKE for each pattern: an index of prefixes serves that, and not LIKE ANY.
+        SELECT '(' || string_agg(
+            format('lower(a.customer_email) LIKE $1[%s] OR lower(a.external_id) LIKE $1[%s]', n, n),
+            ' OR '
+        ) || ')'
+        INTO STRICT v_where
+        FROM generate_series(1, cardinality(v_patterns)) AS s (n);
     END IF;
     IF p_status = 'active' THEN
         v_where := v_where || ' AND a.status = ''active''';
@@ -153,7 +181,7 @@ BEGIN
     ELSIF p_count THEN
         EXECUTE 'SELECT count(*) FROM billing_data.accounts AS a WHERE ' || v_where
         INTO STRICT v_count
-        USING v_pattern, v_search, p_limit, p_offset, v_id, p_status;
+        USING v_patterns, v_search, p_limit, p_offset, v_id, p_status;
     END IF;
     -- First which accounts, from as little of each as an index has, then all about these. Where no
     -- index serves, the first alone can be done by several processes.
@@ -161,7 +189,7 @@ BEGIN
         'SELECT array_agg(p.id) FROM (SELECT a.id FROM billing_data.accounts AS a WHERE ' || v_where
         || ' ORDER BY ' || v_order || ' LIMIT $3 OFFSET $4) AS p'
     INTO STRICT v_ids
-    USING v_pattern, v_search, p_limit, p_offset, v_id, p_status;
+    USING v_patterns, v_search, p_limit, p_offset, v_id, p_status;
     RETURN QUERY EXECUTE
         'SELECT $1, a.id, a.oauth_provider::text, a.external_id::text, a.wa_id::text,'
         || ' a.tenant_id::text, a.customer_email::text, a.balance_minor, a.currency::text,'

@@ -25,6 +25,7 @@ from server.admin_pages.page import (
     whole_number,
 )
 from server.admin_pages.refusals import all_of, fault_of
+from server.admin_pages.visible import exact
 from server.gateway import Refused, Row, calls
 from server.staff.guard import Visit, require_admin
 
@@ -77,7 +78,7 @@ async def find(request: web.Request, visit: Visit) -> web.StreamResponse:
 
 def _query(request: web.Request) -> dict[str, str]:
     """The filters of the address that mean something."""
-    search = request.query.get("search", "").replace("\0", "").strip()
+    search = exact(request.query.get("search", "").replace("\0", "").strip())
     given = {"search": search}
     for name, known in (("status", dict(_STATUSES)), ("sort", dict(_SORTS))):
         value = request.query.get(name, "")

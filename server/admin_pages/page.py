@@ -14,6 +14,7 @@ import aiohttp_jinja2
 from aiohttp import web
 from jinja2 import Environment
 
+from server.admin_pages.visible import finalize, mark_exact, mark_visible
 from server.errors import ApiError
 from server.gateway import ConnectionLost, Refused, Unavailable
 from server.keys import CONFIG, COOKIES, REQUEST_ID
@@ -254,7 +255,10 @@ def reason_of(form: Mapping[str, str]) -> str:
 
 
 def add_filters(environment: Environment) -> None:
-    """The one way amounts, times and money are written."""
+    """The one way amounts, times and users' texts are written."""
+    environment.finalize = finalize
+    environment.filters["visible"] = mark_visible
+    environment.filters["exact"] = mark_exact
     environment.filters["amount"] = _amount
     environment.filters["time"] = _time
     environment.filters["iso"] = _iso

@@ -160,7 +160,9 @@ def _document_json() -> bytes:
 
 @cache
 def _page_html(environment: jinja2.Environment) -> str:
-    return environment.get_template("docs.html").render(view(document()))
+    # Nothing in it is a user's, and its examples have line breaks.
+    plain = environment.overlay(finalize=None)
+    return plain.get_template("docs.html").render(view(document()))
 
 
 def _described(route: Route) -> Operation:

@@ -99,6 +99,7 @@ _PEOPLE = {
     'say "x"': None,
     "$1 || true --": None,
     "Ärger": "ärger@x.test",
+    "A\u0308pfel": "apfel@x.test",  # the same letter in two characters
 }
 
 
@@ -124,6 +125,9 @@ _PEOPLE = {
         ("$1 ||", {"$1 || true --"}, {"$1 || true --"}),
         ("' OR true --", set(), set()),
         ("äRGER", {"Ärger"}, {"Ärger"}),
+        ("a\u0308rger", {"Ärger"}, {"Ärger"}),
+        ("äpf", {"A\u0308pfel"}, {"A\u0308pfel"}),
+        ("ä", {"Ärger", "A\u0308pfel"}, {"Ärger", "A\u0308pfel"}),
         (" ada", set(), set()),
         ("nobody", set(), set()),
         ("", set(_PEOPLE), set(_PEOPLE)),

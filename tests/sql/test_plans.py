@@ -278,6 +278,7 @@ _STAFF_CALLS: dict[str, tuple[str, dict[str, Any]]] = {
     "accounts by a common prefix": ("list_accounts", {"search": "p"}),
     "accounts by a prefix of their external id": ("list_accounts", {"search": "user-777"}),
     "accounts by a prefix that nobody has": ("list_accounts", {"search": "nobody"}),
+    "accounts by a prefix that has two normal forms": ("list_accounts", {"search": "né"}),
     "an account by its id": (
         "list_accounts", {"search": "00000000-0000-7000-8000-000000000000"}
     ),
