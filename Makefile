@@ -53,8 +53,11 @@ soak: venv
 	$(BIN)/python -m tests.system_programs
 	$(BIN)/python -m bench soak --minutes $(MINUTES)
 
+# The property tests for longer, then seeded faults under load: an hour. docs/reliability.md.
+ROUNDS ?= 1000
 torture: venv
 	HYPOTHESIS_PROFILE=torture $(BIN)/python -m pytest tests/sql/test_ledger_model.py
+	$(BIN)/python -m tests.torture --rounds $(ROUNDS)
 
 # For docker-compose.yml: random secrets in secrets/, where none are yet.
 secrets:

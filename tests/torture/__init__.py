@@ -1,0 +1,15 @@
+"""Seeded faults under load: `make torture`, or `python -m tests.torture --help`.
+
+Clients work against a real server, which reaches a real PostgreSQL through a proxy. In each round
+one or two faults strike at moments that the seed decides. Every answer is held against a model of
+what the accounts may hold, and after each round against the ledger: nothing acknowledged is lost,
+nothing is charged twice, nothing is overspent, no answer is wrong, and the service comes back by
+itself.
+
+    stage.py    PostgreSQL, the proxy and the server, each of which a fault can end and restart
+    proxy.py    the network between the server and PostgreSQL
+    faults.py   the faults, one class each
+    model.py    what an account may hold, given the answers so far
+    clients.py  the load, and the judgement of each answer
+    runner.py   the rounds, and the comparison with the ledger
+"""

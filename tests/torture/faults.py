@@ -1,0 +1,261 @@
+"""The faults. Each strikes at once, lasts for as long as the round says, and is taken back; what it
+ended runs again afterwards. The black hole and the half-open network are not taken back: only new
+connections work, and the server must find that out by itself."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager
+from random import Random
+
+import psutil
+import psycopg
+
+from tests.support import clean_environment
+from tests.torture.stage import Stage
+
+Fault = Callable[[Stage, Random], AbstractAsyncContextManager[None]]
+FAULTS: dict[str, Fault] = {}
+
+
+def _fault(name: str) -> Callable[[Callable[[Stage, Random], AsyncIterator[None]]], None]:
+    def register(function: Callable[[Stage, Random], AsyncIterator[None]]) -> None:
+        FAULTS[name] = contextlib.asynccontextmanager(function)
+
+    return register
+
+
+@_fault("crash of PostgreSQL")
+async def _crash(stage: Stage, _: Random) -> AsyncIterator[None]:
+    await asyncio.to_thread(stage.cluster.cluster.kill)
+    yield
+    await asyncio.to_thread(stage.start_database)
+
+
+@_fault("stop of PostgreSQL")
+async def _stop_database(stage: Stage, _: Random) -> AsyncIterator[None]:
+    await asyncio.to_thread(stage.cluster.cluster.stop)
+    yield
+    await asyncio.to_thread(stage.start_database)
+
+
+@_fault("kill of a PostgreSQL process")
+async def _kill_backend(stage: Stage, rng: Random) -> AsyncIterator[None]:
+    """PostgreSQL ends all sessions and recovers by itself."""
+    with contextlib.suppress(psycopg.Error, ProcessLookupError):
+        with stage.connect() as connection:
+            found = connection.execute(
+                "SELECT pid FROM pg_stat_activity WHERE usename = 't_web' ORDER BY pid"
+            ).fetchall()
+        if found:
+            os.kill(rng.choice(found)[0], signal.SIGKILL)
+    yield
+    await asyncio.to_thread(stage.start_database)
+
+
+@_fault("kill of a worker")
+async def _kill_worker(stage: Stage, rng: Random) -> AsyncIterator[None]:
+    workers = stage.server_pids()[1:]
+    if workers:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(rng.choice(workers), signal.SIGKILL)
+    yield
+
+
+@_fault("kill of the server")
+async def _kill_server(stage: Stage, _: Random) -> AsyncIterator[None]:
+    await asyncio.to_thread(stage.kill_server)
+    yield
+    await asyncio.to_thread(_start_both, stage)
+
+
+@_fault("stop of the server")
+async def _stop_server(stage: Stage, _: Random) -> AsyncIterator[None]:
+    await asyncio.to_thread(stage.stop_server)
+    yield
+    await asyncio.to_thread(_start_both, stage)
+
+
+def _start_both(stage: Stage) -> None:
+    stage.start_database()  # the other fault of the round may have ended it
+    stage.start_server()
+
+
+@_fault("cut connections")
+async def _cut(stage: Stage, rng: Random) -> AsyncIterator[None]:
+    for _ in range(rng.randint(1, 3)):
+        stage.proxy.cut()
+        await asyncio.sleep(rng.uniform(0, 0.2))
+    yield
+
+
+@_fault("cut answers")
+async def _cut_answers(stage: Stage, _: Random) -> AsyncIterator[None]:
+    with stage.proxy.cut_answers():
+        yield
+
+
+@_fault("half-open connections")
+async def _half_open(stage: Stage, _: Random) -> AsyncIterator[None]:
+    stage.proxy.half_open()
+    yield
+
+
+@_fault("black hole")
+async def _black_hole(stage: Stage, _: Random) -> AsyncIterator[None]:
+    stage.proxy.black_hole()
+    yield
+
+
+@_fault("frozen PostgreSQL")
+async def _freeze_database(stage: Stage, _: Random) -> AsyncIterator[None]:
+    with _frozen(stage.postgres_pids):
+        yield
+
+
+@_fault("frozen worker")
+async def _freeze_worker(stage: Stage, rng: Random) -> AsyncIterator[None]:
+    with _frozen(lambda: rng.sample(stage.server_pids()[1:], 1)):
+        yield
+
+
+@contextmanager
+def _frozen(find: Callable[[], list[int]]) -> Iterator[None]:
+    pids: list[int] = []
+    # The other fault of the round may have ended it.
+    with contextlib.suppress(OSError, ValueError, IndexError, psutil.NoSuchProcess):
+        pids = find()
+    try:
+        _signal(pids, signal.SIGSTOP)
+        yield
+    finally:
+        _signal(pids, signal.SIGCONT)
+
+
+def _signal(pids: list[int], number: signal.Signals) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+@_fault("full disk")
+async def _full_disk(stage: Stage, _: Random) -> AsyncIterator[None]:
+    await asyncio.to_thread(stage.fill_disk)
+    try:
+        yield
+    finally:
+        stage.free_disk()
+    await asyncio.to_thread(stage.start_database)
+
+
+@_fault("read-only PostgreSQL")
+async def _read_only(stage: Stage, _: Random) -> AsyncIterator[None]:
+    await asyncio.to_thread(_set_read_only, stage, "on")
+    yield
+    await asyncio.to_thread(stage.start_database)
+    await asyncio.to_thread(_set_read_only, stage, "off")
+
+
+def _set_read_only(stage: Stage, value: str) -> None:
+    with contextlib.suppress(psycopg.OperationalError), stage.connect() as connection:
+        connection.execute("SET default_transaction_read_only = off")
+        connection.execute(f"ALTER SYSTEM SET default_transaction_read_only = {value}")
+        connection.execute("SELECT pg_reload_conf()")
+
+
+@_fault("held accounts")
+async def _locks(stage: Stage, rng: Random) -> AsyncIterator[None]:
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(psycopg.Error):
+            session = stack.enter_context(stage.connect())
+            session.execute("BEGIN")
+            session.execute(
+                "SELECT 1 FROM billing_data.accounts AS a WHERE hashtext(a.external_id) %% 3 = %s"
+                " FOR UPDATE",
+                (rng.randint(0, 2),),
+            )
+        yield
+        with contextlib.suppress(psycopg.Error):
+            session.execute("ROLLBACK")
+
+
+@_fault("locked ledger")
+async def _locked_ledger(stage: Stage, _: Random) -> AsyncIterator[None]:
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(psycopg.Error):
+            session = stack.enter_context(stage.connect())
+            session.execute("BEGIN")
+            session.execute("SET LOCAL lock_timeout = '500ms'")
+            await asyncio.to_thread(
+                session.execute, "LOCK TABLE billing_data.charges IN ACCESS EXCLUSIVE MODE"
+            )
+        yield
+        with contextlib.suppress(psycopg.Error):
+            session.execute("ROLLBACK")
+
+
+@_fault("deadlocks")
+async def _deadlocks(stage: Stage, rng: Random) -> AsyncIterator[None]:
+    """Sessions take the accounts one by one in an order that no function of ours takes."""
+    stopping = asyncio.Event()
+
+    def lock_backwards() -> None:
+        with contextlib.suppress(psycopg.Error), stage.connect() as session:
+            ids = session.execute(
+                "SELECT a.id FROM billing_data.accounts AS a ORDER BY a.created_at DESC LIMIT 12"
+            ).fetchall()
+            while not stopping.is_set():
+                with contextlib.suppress(psycopg.errors.DeadlockDetected), session.transaction():
+                    for (account,) in rng.sample(ids, len(ids)):
+                        session.execute(
+                            "SELECT 1 FROM billing_data.accounts WHERE id = %s FOR UPDATE",
+                            (account,),
+                        )
+
+    sessions = [asyncio.create_task(asyncio.to_thread(lock_backwards)) for _ in range(3)]
+    yield
+    stopping.set()
+    await asyncio.gather(*sessions)
+
+
+@_fault("ended sessions")
+async def _terminate(stage: Stage, rng: Random) -> AsyncIterator[None]:
+    how = rng.choice(["pg_terminate_backend", "pg_cancel_backend"])
+    for _ in range(rng.randint(1, 4)):
+        with contextlib.suppress(psycopg.Error), stage.connect() as connection:
+            connection.execute(
+                f"SELECT {how}(pid) FROM pg_stat_activity WHERE usename = 't_web'"  # type: ignore[arg-type]
+            )
+        await asyncio.sleep(rng.uniform(0, 0.2))
+    yield
+
+
+@_fault("migrate")
+async def _migrate(stage: Stage, _: Random) -> AsyncIterator[None]:
+    """The release's definitions are loaded anew. It may fail where PostgreSQL is away."""
+    task = asyncio.create_task(
+        asyncio.to_thread(
+            subprocess.run,
+            [sys.executable, "-m", "server", "migrate"],
+            check=False,
+            env={**clean_environment(), "DATABASE_URL": stage.database.dsn()},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            timeout=120,
+        )
+    )
+    yield
+    await task
+
+
+@_fault("revoked key")
+async def _revoke(stage: Stage, _: Random) -> AsyncIterator[None]:
+    with contextlib.suppress(psycopg.Error):  # PostgreSQL is away just now
+        await asyncio.to_thread(stage.replace_key)
+    yield

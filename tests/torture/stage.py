@@ -1,0 +1,229 @@
+"""What the faults strike: PostgreSQL on a file system of its own, the proxy, and the server."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import psutil
+import psycopg
+
+from server.api_key_secret import new_secret
+from tests.support import (
+    BILLING,
+    Database,
+    Key,
+    Process,
+    TestCluster,
+    free_port,
+    wait_until_healthy,
+    worker_pids,
+)
+from tests.torture.proxy import Proxy
+
+_DISK_BYTES = 512 << 20
+WORKERS = 2
+# Durable as in production; deadlocks are found quickly, so that a round need not wait for them.
+_SETTINGS = {"max_connections": "100", "deadlock_timeout": "100ms", "max_wal_size": "128MB"}
+_SERVER = {"LOCK_TIMEOUT": "1", "STATEMENT_TIMEOUT": "3"}
+
+
+class Stage:
+    """Starts all of it, and restarts what a fault has ended."""
+
+    def __init__(self, folder: Path, cluster: TestCluster, database: Database, disk: bool) -> None:
+        self._folder = folder
+        self.cluster = cluster
+        self.database = database
+        self.has_own_disk = disk
+        self.proxy = Proxy()
+        self.keys = [database.create_key()]
+        self.retired: dict[str, float] = {}  # secret of a revoked key -> when that was certain
+        self._port = free_port()
+        self._logs: list[str] = []
+
+    @property
+    def key(self) -> Key:
+        """The API key that is good now."""
+        return self.keys[-1]
+
+    @property
+    def base_url(self) -> str:
+        """Where the server listens, also after a restart."""
+        return f"http://127.0.0.1:{self._port}"
+
+    async def start(self) -> None:
+        """Starts proxy and server."""
+        self.proxy.upstream = str(self._socket())
+        port = await self.proxy.start()
+        name = urlsplit(self.database.dsn()).path
+        self._environment = {"DATABASE_URL": f"postgresql://t_web@127.0.0.1:{port}{name}"} | _SERVER
+        await asyncio.to_thread(self.start_server)
+
+    async def stop(self) -> None:
+        """Ends both."""
+        await asyncio.to_thread(self.stop_server)
+        await self.proxy.stop()
+
+    def start_server(self) -> None:
+        """Starts the server, unless it runs, and returns when it is healthy."""
+        if self._runs():
+            return
+        self.server = Process(
+            [BILLING, "serve", "--port", str(self._port), "--workers", str(WORKERS)],
+            self._environment,
+        ).start()
+        wait_until_healthy(self.base_url, self.server, timeout=60)
+
+    def stop_server(self) -> None:
+        """Ends the server as a deploy does; what it accepted is answered first."""
+        if self._runs():
+            self.server.stop(timeout=60)
+        self._logs.append(self.server.output)
+
+    def kill_server(self) -> None:
+        """Ends the server and its workers without a word."""
+        pids = self.server_pids()
+        for pid in pids:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                psutil.Process(pid).kill()
+        self.stop_server()
+
+    def server_pids(self) -> list[int]:
+        """The server's master and its workers."""
+        if not self._runs():
+            return []
+        return [self.server.process.pid, *sorted(worker_pids(self.server))]
+
+    def log(self) -> str:
+        """What the servers have written."""
+        return "".join(self._logs) + self.server.output
+
+    def start_database(self) -> None:
+        """Starts PostgreSQL, unless it runs. It tells no error that it can mend by a restart."""
+        self.cluster.cluster.start()
+
+    def postgres_pids(self) -> list[int]:
+        """PostgreSQL's processes."""
+        lock = self.cluster.cluster.directory / "pg" / "postmaster.pid"
+        postmaster = psutil.Process(int(lock.read_text().split()[0]))
+        return [postmaster.pid, *(child.pid for child in postmaster.children())]
+
+    def replace_key(self) -> None:
+        """Rotates the API key and ends the old one at once."""
+        secret, old = new_secret("test"), self.key
+        with self.connect("t_dba") as dba:
+            rotated = dba.execute(
+                "SELECT api_key_id FROM billing.rotate_api_key(p_api_key_id => %s,"
+                " p_key_prefix => %s, p_key_hash => %s, p_reason => 'torture')",
+                (old.id, secret.prefix, secret.hash),
+            ).fetchone()
+            assert rotated is not None
+            self.keys.append(Key(str(rotated[0]), secret.plaintext, secret.prefix))
+            dba.execute(
+                "SELECT * FROM billing.revoke_api_key(p_api_key_id => %s, p_reason => 'torture')",
+                (old.id,),
+            )
+        self.retired[old.secret] = time.monotonic()
+
+    def connect(self, user: str = "postgres") -> psycopg.Connection[Any]:
+        """A session of one's own, in autocommit, past the proxy."""
+        return psycopg.connect(self.database.dsn(user), autocommit=True)
+
+    def fill_disk(self) -> None:
+        """Leaves PostgreSQL's file system without a free block."""
+        with (self._folder / "filler").open("wb") as filler:
+            piece = 1 << 20
+            while piece >= 4096:
+                try:
+                    os.posix_fallocate(filler.fileno(), filler.seek(0, os.SEEK_END), piece)
+                except OSError:
+                    piece //= 4
+
+    def free_disk(self) -> None:
+        """Takes that back."""
+        (self._folder / "filler").unlink(missing_ok=True)
+
+    def wait_until_quiet(self, seconds: float = 30) -> None:
+        """Returns when the server works on nothing and PostgreSQL neither."""
+        deadline = time.monotonic() + seconds
+        while self._busy():
+            if time.monotonic() > deadline:
+                raise AssertionError(f"still at work after {seconds:g} s")
+            time.sleep(0.02)
+
+    def _busy(self) -> bool:
+        try:
+            text = httpx.get(f"{self.base_url}/metrics", timeout=10).text
+        except httpx.TransportError:
+            return True
+        progress = [
+            float(line.split()[-1])
+            for line in text.splitlines()
+            if line.startswith("billing_http_requests_in_progress ")
+        ]
+        active = self.database.value(
+            "SELECT count(*) FROM pg_stat_activity"
+            " WHERE usename = 't_web' AND state <> 'idle' AND datname = current_database()"
+        )
+        return sum(progress) > 1 or active > 0  # it counts itself
+
+    def _runs(self) -> bool:
+        return hasattr(self, "server") and self.server.process.poll() is None
+
+    def _socket(self) -> Path:
+        for part in urlsplit(self.database.dsn()).query.split("&"):
+            if part.startswith("host="):
+                return Path(httpx.URL(f"http://x/?{part}").params["host"], ".s.PGSQL.5432")
+        raise AssertionError("no socket")
+
+
+@contextlib.asynccontextmanager
+async def running_stage() -> AsyncIterator[Stage]:
+    """A stage in a temporary folder, gone afterwards."""
+    with (
+        tempfile.TemporaryDirectory(prefix="ciris-test-") as name,
+        _own_disk(Path(name)) as has_own_disk,
+    ):
+        folder = Path(name)
+        cluster = await asyncio.to_thread(TestCluster, folder / "cluster", 18, _SETTINGS)
+        try:
+            with cluster.database() as database:
+                stage = Stage(folder, cluster, database, has_own_disk)
+                try:
+                    await stage.start()
+                    yield stage
+                finally:
+                    stage.free_disk()
+                    await asyncio.to_thread(stage.start_database)
+                    await stage.stop()
+        finally:
+            await asyncio.to_thread(cluster.stop)
+
+
+@contextlib.contextmanager
+def _own_disk(folder: Path) -> Any:
+    """Whether `folder` is a small file system in memory, which only root can make."""
+    mount, umount = shutil.which("mount"), shutil.which("umount")
+    options = ["-t", "tmpfs", "-o", f"size={_DISK_BYTES},mode=0755", "tmpfs", str(folder)]
+    made = (
+        os.geteuid() == 0
+        and mount is not None
+        and umount is not None
+        and subprocess.run([mount, *options], check=False, capture_output=True).returncode == 0
+    )
+    try:
+        yield made
+    finally:
+        if made:
+            subprocess.run([str(umount), "--lazy", str(folder)], check=True)
