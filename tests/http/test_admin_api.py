@@ -1543,6 +1543,7 @@ def test_an_unknown_provider_is_refused(admin: Person, name: str) -> None:
         {"publishable_key": "pk_test_\0"},
         {"publishable_key": STRIPE["api_key"]},
     ],
+    ids=[str(number) for number in range(11)],
 )
 def test_settings_that_cannot_be_are_refused_without_repeating_them(
     service: Service, admin: Person, config_data: Any

@@ -1413,7 +1413,7 @@ def assert_kept_to_itself(response: httpx.Response) -> None:
     assert not re.search(r"<script(?! src=\"/static/)|<style|\sstyle=|\son\w+=", response.text)
 
 
-@pytest.mark.parametrize("path", PAGES)
+@pytest.mark.parametrize("path", PAGES, ids=[str(number) for number in range(len(PAGES))])
 def test_every_page_keeps_to_itself(console: Console, founder: Browser, path: str) -> None:
     response = founder.get(path)
     if response.status_code == 303:  # the sign-in page has nothing for whoever is signed in

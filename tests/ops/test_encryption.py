@@ -33,7 +33,9 @@ def test_the_same_text_never_looks_the_same() -> None:
 
 
 @pytest.mark.parametrize(
-    "other", [OLD, NEW[:-1], NEW + "x", NEW.swapcase(), NEW + " "], ids=lambda key: key[-3:]
+    "other",
+    [OLD, NEW[:-1], NEW + "x", NEW.swapcase(), NEW + " "],
+    ids=["old", "shorter", "longer", "swapped case", "space behind"],
 )
 def test_another_key_opens_nothing(other: str) -> None:
     with pytest.raises(DecryptionFailed):
@@ -84,7 +86,11 @@ def test_several_keys_stand_apart_by_commas_or_white_space(separator: str) -> No
     assert NEW not in repr(config)
 
 
-@pytest.mark.parametrize("other", ["short", "a" * 64, "ab" * 40, OLD[:31]])
+@pytest.mark.parametrize(
+    "other",
+    ["short", "a" * 64, "ab" * 40, OLD[:31]],
+    ids=["short", "one letter", "two letters", "31 letters"],
+)
 def test_one_weak_key_among_strong_ones_is_refused(other: str) -> None:
     for value in (f"{NEW},{other}", f"{other} {NEW}", other):
         with pytest.raises(ConfigError, match="ENCRYPTION_KEY is too weak") as caught:

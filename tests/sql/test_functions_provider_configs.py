@@ -212,7 +212,7 @@ def test_what_an_older_release_left_in_clear_text_is_masked(database: Database) 
         ("live_1", None),
         (None, None),
     ],
-    ids=str,
+    ids=["test", "live", "no mode sealed", "clear live", "clear test", "no prefix", "none"],
 )
 def test_the_mode_is_that_of_the_api_key(database: Database, api_key: Any, mode: Any) -> None:
     config = {"api_key": api_key, "publishable_key": f"pk_{mode or 'test'}_1"}
