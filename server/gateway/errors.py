@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from enum import Enum
 from typing import Any
 
 import asyncpg
 import orjson
 
 from server import metrics
-
-_RETRYABLE = frozenset({"40001", "40P01"})
-_LOCK_NOT_AVAILABLE = "55P03"
-_READ_ONLY = "25006"
-_UNAVAILABLE_CLASSES = ("53", "57")
 
 
 class Unavailable(Exception):
@@ -39,6 +36,13 @@ class Busy(Unavailable):
     """Another transaction held the account for longer than the lock time-out."""
 
 
+class ReadOnly(Unavailable):
+    """The server cannot write: a standby, or made read-only."""
+
+    def __init__(self) -> None:
+        super().__init__("the database is a standby, or made read-only")
+
+
 class Refused(Exception):
     """A billing function refused the call: `slug` and `status` from billing.errors, `message` as
     worded there, `values` what its placeholders were filled with."""
@@ -52,7 +56,8 @@ class Refused(Exception):
 
 
 class RightsMissing(Unavailable):
-    """The login cannot become the web tier's role: not migrated, or not a member of it."""
+    """The login cannot become the web tier's role, or that role may not do what the server needs:
+    not migrated, or somebody took a right away."""
 
 
 class DatabaseFault(Exception):
@@ -64,9 +69,68 @@ class DatabaseFault(Exception):
         super().__init__(" ".join(str(part) for part in where if part))
 
 
+class Meaning(Enum):
+    """What a SQLSTATE means to whoever called."""
+
+    FAULT = "a fault of ours, or of the one item; 500"
+    BUSY = "somebody holds what the call needs; 503"
+    AGAIN = "undone, and may be run again at once; 503 when it does not help"
+    UNAVAILABLE = "undone; the database cannot do it now; 503"
+    RIGHTS = "undone; the role lacks a right until somebody gives it; 503"
+    READ_ONLY = "undone; the server cannot write, nor can those of its connections' age; 503"
+    LOST = "the connection has ended, and whether the call took effect is unknown; 503"
+
+
+# fmt: off
+_FAULTS = (
+    "00", "01", "02", "03", "09", "0A", "0B", "0F", "0L", "0P", "0Z", "10", "20", "21", "24", "25",
+    "26", "27", "2B", "2D", "2F", "34", "38", "39", "3B", "3D", "3F", "42", "HV", "P0",
+    "22", "23", "44", "54",  # something in one item, which must fail alone
+    "55",  # "not in prerequisite state": mostly a record that was never assigned
+    "XX",  # corrupt data, an internal error: somebody must look
+)
+# fmt: on
+# Of the entries that a SQLSTATE begins with, the longest decides. Every class of PostgreSQL is here
+# (tests/ops/test_connections.py compares), so that what none of them means was decided too.
+MEANINGS: dict[str, Meaning] = {
+    **dict.fromkeys(_FAULTS, Meaning.FAULT),
+    "08": Meaning.LOST,
+    "25006": Meaning.READ_ONLY,
+    "25P03": Meaning.LOST,  # idle_in_transaction_session_timeout and
+    "25P04": Meaning.LOST,  # transaction_timeout end the session
+    "28": Meaning.RIGHTS,  # the login was locked or its password changed
+    "40": Meaning.UNAVAILABLE,
+    "40001": Meaning.AGAIN,  # serialization failure
+    "40002": Meaning.FAULT,  # a constraint, at commit
+    "40003": Meaning.LOST,  # whether the statement completed is unknown
+    "40P01": Meaning.AGAIN,  # deadlock
+    "42501": Meaning.RIGHTS,
+    "53": Meaning.UNAVAILABLE,  # disk full, out of memory, too many connections, no more locks
+    "55006": Meaning.UNAVAILABLE,  # object in use
+    "55P03": Meaning.BUSY,
+    "57": Meaning.UNAVAILABLE,  # statement_timeout, or cancelled by an administrator
+    "57P": Meaning.LOST,  # the server or the session ends, or does not let in yet
+    "58": Meaning.UNAVAILABLE,  # the disk has gone or fails
+    "72": Meaning.UNAVAILABLE,  # snapshot too old
+    "F0": Meaning.UNAVAILABLE,  # the server's configuration
+}
+
+
+def meaning(sqlstate: str | None) -> Meaning:
+    """What a SQLSTATE means; a fault where none is known."""
+    state = sqlstate or ""
+    prefixes = (state[:length] for length in (5, 3, 2))
+    return next((MEANINGS[each] for each in prefixes if each in MEANINGS), Meaning.FAULT)
+
+
 def is_retryable(error: asyncpg.PostgresError) -> bool:
     """Whether the transaction was undone and may simply be run again."""
-    return error.sqlstate in _RETRYABLE
+    return meaning(error.sqlstate) is Meaning.AGAIN
+
+
+def condemns(error: asyncpg.PostgresError) -> bool:
+    """Whether a connection is of no use after this, nor are others that were opened before."""
+    return meaning(error.sqlstate) in (Meaning.LOST, Meaning.READ_ONLY)
 
 
 def translate(error: asyncpg.PostgresError) -> Exception:
@@ -76,12 +140,21 @@ def translate(error: asyncpg.PostgresError) -> Exception:
     if state.startswith("PB"):
         values = orjson.loads(error.detail) if error.detail else {}
         return Refused(error.constraint_name or "refused", int(state[2:]), error.message, values)
-    if state == _LOCK_NOT_AVAILABLE:
-        return Busy("the account is held by another transaction")
-    if state.startswith(("57P", "08")):
-        return ConnectionLost("the database is shutting down, or the connection broke")
-    if state == _READ_ONLY:
-        return Unavailable("the database is a standby, or made read-only")
-    if state[:2] in _UNAVAILABLE_CLASSES or state in _RETRYABLE:
-        return Unavailable(f"the database cannot answer (SQLSTATE {state})")
-    return DatabaseFault(error)
+    make = _EXCEPTIONS.get(meaning(state))
+    return make(state) if make else DatabaseFault(error)
+
+
+_EXCEPTIONS: dict[Meaning, Callable[[str], Unavailable]] = {
+    Meaning.BUSY: lambda _: Busy("the account is held by another transaction"),
+    Meaning.LOST: lambda _: ConnectionLost(
+        "the database is shutting down, or the connection broke"
+    ),
+    Meaning.READ_ONLY: lambda _: ReadOnly(),
+    Meaning.RIGHTS: lambda state: RightsMissing(
+        f"the login lacks a right (SQLSTATE {state})", retry_after=5
+    ),
+    Meaning.UNAVAILABLE: lambda state: Unavailable(
+        f"the database cannot answer (SQLSTATE {state})"
+    ),
+    Meaning.AGAIN: lambda state: Unavailable(f"the database cannot answer (SQLSTATE {state})"),
+}

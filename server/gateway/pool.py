@@ -1,17 +1,25 @@
 """A pool of prepared connections. asyncpg's own pool resets the session on each release, which
-costs a round trip per call; here a connection is set up once and used until it breaks."""
+costs a round trip per call; here a connection is set up once and used until it breaks or is old.
+
+None is trusted for ever: the network may have lost it without a word, or its server may have become
+a standby. One that was idle for some seconds is asked before it is used, and one that fails takes
+with it all that were opened before: what cut one off has cut off its like."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import logging
+import random
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import asyncpg
 
-from server.gateway.errors import ConnectionLost, RightsMissing, Unavailable
+from server.gateway.connecting import BROKEN, Hosts
+from server.gateway.errors import ConnectionLost, ReadOnly, RightsMissing, Unavailable, condemns
+from server.gateway.silence import SilenceWatch
 
 if TYPE_CHECKING:
     Connection = asyncpg.Connection[asyncpg.Record]
@@ -21,27 +29,45 @@ else:
 _LOG = logging.getLogger(__name__)
 WEB_ROLE = "billing_server"
 _CANNOT_BECOME = frozenset({"42501", "22023", "42704"})
-_BEGIN_PATIENCE = 2.0  # BEGIN waits for no lock: after that many seconds nobody is there to do it
-# How a connection that breaks shows, beside errors that PostgreSQL sends.
-BROKEN = (
-    OSError,
-    TimeoutError,
-    asyncpg.InterfaceError,
-    asyncpg.InternalClientError,  # how asyncpg may take a connection cut in the middle
+MAX_AGE = (
+    600.0  # a connection is closed at that age, some earlier, so that not all come due at once
 )
+_YOUNGEST = 0.8
+_IDLE_LIMIT = 60.0
+_TRUSTED_FOR = 3.0  # after its last answer; then it is asked before it is used
+_PROBE_PATIENCE = 1.0
+_BEGIN_PATIENCE = 2.0  # BEGIN waits for no lock: after that many seconds nobody is there to do it
 SET_CLIENT = (
     "SELECT set_config('billing.client_address', $1, true),"
     " set_config('billing.client_agent', $2, true)"
 )
 
 
+_PROBE = "SELECT current_setting('transaction_read_only')::boolean AS read_only"
+INTRODUCTION = (
+    f"{_PROBE}, pg_has_role(session_user, 'billing_dba', 'MEMBER') AS stronger,"
+    " pg_backend_pid() AS pid"
+)
+
+
+@dataclass(slots=True)
+class _Member:
+    """What the pool knows of a connection; times by the event loop's clock."""
+
+    opened_at: float
+    expires_at: float
+    used_at: float
+    pid: int | None  # of the server's process, where it stays the same
+
+
 class Pool:
     """At most `size` connections, made when needed. Every one has given its rights away to the
     web tier's role; with `announce_rights` the log says so once where that took rights away.
-    Times in seconds."""
+    Without `read_only`, connections are kept only to a server that can write. Times in seconds."""
 
     connect_options: ClassVar[dict[str, Any]] = {}
     begin = "BEGIN"
+    keeps_its_server: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -52,9 +78,12 @@ class Pool:
         statement_timeout: float,
         lock_timeout: float,
         announce_rights: bool = False,
+        read_only: bool = False,
+        max_age: float = MAX_AGE,
     ) -> None:
-        self._dsn = dsn
-        self._size = size
+        self._hosts = Hosts(dsn)
+        self._read_only = read_only
+        self._max_age = max_age
         self._connect_timeout = connect_timeout
         # Beyond the server's own limit: only a server that went silent reaches this.
         self.patience = statement_timeout + 1.0
@@ -70,7 +99,9 @@ class Pool:
         self._settings = self.session_settings(settings)
         self._free: list[Connection] = []
         self._slots = asyncio.Semaphore(size)
-        self._open: set[Connection] = set()
+        self._open: dict[Connection, _Member] = {}
+        self._condemned_at = 0.0  # when a connection last failed
+        self._silence = SilenceWatch(self._connect_to_ask, self.condemn)
         self._announce_rights = announce_rights
 
     @property
@@ -82,25 +113,29 @@ class Pool:
     async def connection(self) -> AsyncIterator[Connection]:
         """A connection for one call. Raises Unavailable when none can be made."""
         async with self._slots:
-            connection = self._take() or await self._connect()
+            connection = await self._take() or await self._connect()
             try:
                 yield connection
             finally:
-                if connection.is_closed():
-                    self._open.discard(connection)
-                else:
-                    self._free.append(connection)
+                self._put_back(connection)
 
     async def fetch(self, connection: Connection, sql: str, *arguments: Any) -> list[Any]:
         """Runs one prepared statement. A broken connection is closed and raises ConnectionLost."""
+        expected = self._expect(connection)
         try:
             return await connection.fetch(sql, *arguments, timeout=self.patience)
+        except asyncpg.PostgresError as error:
+            if condemns(error):
+                self.condemn(connection)
+            raise
         except BROKEN as error:
-            connection.terminate()
-            raise ConnectionLost(f"the connection broke: {type(error).__name__}") from error
+            self.condemn(connection)
+            raise _lost(error) from error
         except asyncio.CancelledError:
             connection.terminate()
             raise
+        finally:
+            self._silence.answered(connection, expected)
 
     async def fetch_for(
         self, connection: Connection, client: tuple[str, str] | None, sql: str, *arguments: Any
@@ -108,24 +143,42 @@ class Pool:
         """As fetch, in a transaction of its own, which knows the client's address and agent, if
         there is one, for the audit. Raises Unavailable when none begins: nothing took effect."""
         await self._begin_transaction(connection)
+        expected = self._expect(connection)
         try:
             if client is not None:
                 await connection.execute(SET_CLIENT, *client, timeout=self.patience)
             rows: list[Any] = await connection.fetch(sql, *arguments, timeout=self.patience)
             await connection.execute("COMMIT", timeout=self.patience)
         except asyncpg.PostgresError as error:
-            if (error.sqlstate or "").startswith("08"):  # a pooler lost its server connection
-                connection.terminate()
-                raise ConnectionLost(f"the connection broke (SQLSTATE {error.sqlstate})") from error
-            await self._undo(connection)
+            if condemns(error):
+                self.condemn(connection)
+            else:
+                await self._undo(connection)
             raise
         except BROKEN as error:
-            connection.terminate()
-            raise ConnectionLost(f"the connection broke: {type(error).__name__}") from error
+            self.condemn(connection)
+            raise _lost(error) from error
         except BaseException:
             connection.terminate()  # cancelled: the server undoes what was begun
             raise
+        finally:
+            self._silence.answered(connection, expected)
         return rows
+
+    def condemn(self, connection: Connection) -> None:
+        """Closes a connection whose call failed, and all that were opened before the call: idle
+        ones at once, those at work when they come back."""
+        connection.terminate()
+        member = self._open.get(connection)
+        if member is None or member.used_at <= self._condemned_at:
+            return
+        self._condemned_at = member.used_at
+        doomed = [idle for idle in self._free if self._is_condemned(self._open[idle])]
+        self._free = [idle for idle in self._free if idle not in doomed]
+        for idle in doomed:
+            self._drop(idle)
+        if doomed:
+            _LOG.warning("a connection failed: %d idle ones of its age are closed", len(doomed))
 
     def session_settings(self, settings: dict[str, str]) -> dict[str, str]:
         """Which settings a connection is opened with."""
@@ -133,49 +186,126 @@ class Pool:
 
     async def close(self) -> None:
         """Closes every connection; call it when no call is under way."""
+        await self._silence.close()
         for connection in list(self._open):
             with contextlib.suppress(*BROKEN, asyncpg.PostgresError):
                 await connection.close(timeout=2)
         self._open.clear()
         self._free.clear()
 
-    def _take(self) -> Connection | None:
+    async def _take(self) -> Connection | None:
+        """An idle connection that can be trusted, the one used last."""
+        while self._free and self._open[self._free[0]].used_at < _now() - _IDLE_LIMIT:
+            self._drop(self._free.pop(0))
         while self._free:
             connection = self._free.pop()
-            if not connection.is_closed():
+            member = self._open[connection]
+            now = _now()
+            if connection.is_closed() or member.expires_at < now:
+                self._drop(connection)
+            elif member.used_at > now - _TRUSTED_FOR or await self._proves_itself(connection):
+                member.used_at = now
                 return connection
-            self._open.discard(connection)
         return None
 
-    async def _connect(self) -> Connection:
+    async def _proves_itself(self, connection: Connection) -> bool:
+        """Whether a connection answers soon, and its server may write. Else it is gone."""
+        self._open[connection].used_at = _now()
         try:
-            connection: Connection = await asyncpg.connect(
-                self._dsn,
-                timeout=self._connect_timeout,
-                server_settings=self._settings,
-                **self.connect_options,
-            )
-        except (*BROKEN, asyncpg.PostgresError) as error:  # or none of the hosts is the primary
+            async with asyncio.timeout(_PROBE_PATIENCE):
+                rows = await self.fetch(connection, _PROBE)
+            if self._read_only or not rows[0]["read_only"]:
+                return True
+        except (TimeoutError, Unavailable, asyncpg.PostgresError):
+            pass
+        except BaseException:
+            self._drop(connection)
+            raise
+        self.condemn(connection)
+        self._drop(connection)
+        return False
+
+    def _put_back(self, connection: Connection) -> None:
+        member = self._open.get(connection)
+        now = _now()
+        if (
+            member is None  # the pool was closed meanwhile
+            or connection.is_closed()
+            or member.expires_at < now
+            or self._is_condemned(member)
+        ):
+            self._drop(connection)
+        else:
+            member.used_at = now
+            self._free.append(connection)
+
+    def _is_condemned(self, member: _Member) -> bool:
+        return member.opened_at <= self._condemned_at
+
+    def _drop(self, connection: Connection) -> None:
+        self._open.pop(connection, None)
+        connection.terminate()
+
+    def _expect(self, connection: Connection) -> asyncio.TimerHandle | None:
+        member = self._open.get(connection)
+        return None if member is None else self._silence.expect(connection, member.pid)
+
+    async def _connect(self) -> Connection:
+        """A new connection, to the first host that lets one in and can do what the pool is for."""
+        faults: list[Unavailable] = []
+        for host in self._hosts.in_order():
+            try:
+                connection = await self._connect_to(host)
+            except Unavailable as fault:
+                faults.append(fault)
+            else:
+                self._hosts.prefer(host)
+                return connection
+        raise next((fault for fault in faults if isinstance(fault, RightsMissing)), faults[0])
+
+    async def _connect_to(self, host: dict[str, Any]) -> Connection:
+        now = _now()
+        try:
+            connection = await self._open_at(host)
+        except (*BROKEN, asyncpg.PostgresError) as error:  # or it is not the primary
             raise Unavailable(f"no connection to the database: {type(error).__name__}") from error
         try:
-            await self.give_rights_away(connection)
+            server = await self.introduce(connection)
         except (*BROKEN, asyncpg.PostgresError, ConnectionLost) as error:
             connection.terminate()
             raise _not_begun(error) from error
         except BaseException:
             connection.terminate()
             raise
-        self._open.add(connection)
+        if server["read_only"] and not self._read_only:
+            connection.terminate()
+            raise ReadOnly()
+        self.announce(server["stronger"])
+        age = self._max_age * random.uniform(_YOUNGEST, 1)  # noqa: S311
+        pid = server["pid"] if self.keeps_its_server else None
+        self._open[connection] = _Member(now, now + age, now, pid)
         return connection
 
-    async def give_rights_away(self, connection: Connection) -> None:
-        """Becomes the web tier's role, whatever the login may do besides."""
-        stronger = await connection.fetchval(
-            "SELECT pg_has_role(session_user, 'billing_dba', 'MEMBER')",
+    async def _open_at(self, host: dict[str, Any]) -> Connection:
+        connection: Connection = await self._hosts.connect(
+            host,
             timeout=self._connect_timeout,
+            server_settings=self._settings,
+            **self.connect_options,
         )
+        return connection
+
+    async def _connect_to_ask(self) -> Connection:
+        """A connection beside the pool, with the login's own rights: only they see what the login's
+        other sessions do."""
+        return await self._open_at(self._hosts.in_order()[0])
+
+    async def introduce(self, connection: Connection) -> Any:
+        """Becomes the web tier's role, whatever the login may do besides; gives what the server
+        says of itself."""
+        server = await connection.fetchrow(INTRODUCTION, timeout=self._connect_timeout)
         await connection.execute(f"SET ROLE {WEB_ROLE}", timeout=self._connect_timeout)
-        self.announce(stronger)
+        return server
 
     def announce(self, stronger: bool) -> None:
         """Says once in the log that the login may do more than the server needs."""
@@ -191,7 +321,7 @@ class Pool:
         try:
             await connection.execute(self.begin, timeout=_BEGIN_PATIENCE)
         except (*BROKEN, asyncpg.PostgresError) as error:
-            connection.terminate()
+            self.condemn(connection)
             raise _not_begun(error) from error
         except asyncio.CancelledError:
             connection.terminate()
@@ -216,3 +346,11 @@ def _not_begun(error: Exception) -> Unavailable:
         )
     reason = f"SQLSTATE {state}" if state else type(error).__name__
     return Unavailable(f"the database lets nothing begin ({reason})")
+
+
+def _lost(error: Exception) -> ConnectionLost:
+    return ConnectionLost(f"the connection broke: {type(error).__name__}")
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from server.gateway.pool import WEB_ROLE, Connection, Pool
+from server.gateway.pool import INTRODUCTION, WEB_ROLE, Connection, Pool
 
 
 class TransactionPool(Pool):
@@ -14,6 +14,7 @@ class TransactionPool(Pool):
     needs one."""
 
     connect_options = {"statement_cache_size": 0}
+    keeps_its_server = False
 
     def session_settings(self, settings: dict[str, str]) -> dict[str, str]:
         """A pooler refuses settings it does not know when one connects; they go with each
@@ -34,9 +35,7 @@ class TransactionPool(Pool):
         """As Pool.fetch, in a transaction of its own."""
         return await self.fetch_for(connection, None, sql, *arguments)
 
-    async def give_rights_away(self, connection: Connection) -> None:
-        """Every transaction does; this finds out at connect whether it can."""
-        rows = await self.fetch(
-            connection, "SELECT pg_has_role(session_user, 'billing_dba', 'MEMBER') AS stronger"
-        )
-        self.announce(rows[0]["stronger"])
+    async def introduce(self, connection: Connection) -> Any:
+        """Every transaction gives the login's rights away; this finds out at connect whether it
+        can."""
+        return (await self.fetch(connection, INTRODUCTION))[0]
