@@ -12,6 +12,7 @@
 \ir sign_in.sql
 \ir checks.sql
 \ir charges.sql
+\ir health.sql
 \ir charge_batches.sql
 \ir credits.sql
 \ir provider_configs.sql

@@ -24,6 +24,7 @@ from server.gateway.errors import (
     Busy,
     ConnectionLost,
     DatabaseFault,
+    ReadOnly,
     Refused,
     RightsMissing,
     Unavailable,
@@ -44,6 +45,7 @@ __all__ = [
     "DatabaseFault",
     "ErrorWording",
     "Gateway",
+    "ReadOnly",
     "Refused",
     "RightsMissing",
     "Row",
@@ -75,6 +77,7 @@ _KEY_USE_INTERVAL = 5.0
 _PARTITION_INTERVAL = 6 * 3600.0
 _FIGURES_INTERVAL = 60.0
 _QUEUES_INTERVAL = 1.0
+_WRITING_INTERVAL = 1.0
 _MOST_KNOWN = 1000  # accounts with wrong books that are looked at again and again
 
 
@@ -138,11 +141,11 @@ class Gateway:
     """All database calls of one process. Open it with `open`, end it with `close`."""
 
     def __init__(self, config: ServeConfig, *, announce_rights: bool = False) -> None:
-        self._pool = _pool(config, config.database_url, _POOL_SIZE, announce_rights)
+        self._pool = _pool(config, config.database_url, _POOL_SIZE, announce_rights=announce_rights)
         self._replica: Replica | None = None
         if config.read_url is not None:
             self._replica = Replica(
-                _pool(config, config.read_url, _REPLICA_READS + 1),
+                _pool(config, config.read_url, _REPLICA_READS + 1, read_only=True),
                 self._position_of_primary,
                 max_lag=config.read_max_lag,
             )
@@ -167,6 +170,8 @@ class Gateway:
             "payments": self._payments,
             "staff": self._staff,
         }
+        self._could_write_at = -_WRITING_INTERVAL
+        self._could_not_write_since: float | None = None
         self._mismatched: list[UUID] = []
         self._key_uses: dict[UUID, tuple[datetime, str | None]] = {}
         self._background: list[asyncio.Task[None]] = []
@@ -369,6 +374,24 @@ class Gateway:
             rows = await self._call(calls.GET_SCHEMA_VERSION)
         return str(rows[0]["get_schema_version"])
 
+    async def try_writing(self) -> None:
+        """Raises Unavailable when the database cannot take a charge. It is asked once a second at
+        most. Whoever holds a table for a moment, as a migration does, makes charges wait, and so
+        makes nothing unhealthy before they would be refused."""
+        now = asyncio.get_running_loop().time()
+        if now < self._could_write_at + _WRITING_INTERVAL:
+            return
+        try:
+            async with self._health_checks.slot():
+                await self._call(calls.TRY_WRITING)
+        except Busy:
+            self._could_not_write_since = self._could_not_write_since or now
+            if now > self._could_not_write_since + self._patience:
+                raise
+        else:
+            self._could_not_write_since = None
+            self._could_write_at = now
+
     def note_key_use(self, api_key_id: UUID, address: str | None) -> None:
         """Remembers that a key was used now, from `address`; recorded every few seconds."""
         self._key_uses[api_key_id] = (datetime.now(UTC), address)
@@ -511,7 +534,7 @@ class Gateway:
             await self._call(calls.CREATE_CHECK_PARTITIONS, 2)
 
 
-def _pool(config: ServeConfig, dsn: str, size: int, announce_rights: bool = False) -> Pool:
+def _pool(config: ServeConfig, dsn: str, size: int, **options: bool) -> Pool:
     kind = TransactionPool if config.pooler == "transaction" else Pool
     return kind(
         dsn,
@@ -519,7 +542,7 @@ def _pool(config: ServeConfig, dsn: str, size: int, announce_rights: bool = Fals
         connect_timeout=config.connect_timeout,
         statement_timeout=config.statement_timeout,
         lock_timeout=config.lock_timeout,
-        announce_rights=announce_rights,
+        **options,
     )
 
 

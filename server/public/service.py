@@ -10,7 +10,7 @@ from aiohttp import web
 
 from server import metrics
 from server.errors import ApiError, json_response
-from server.gateway import Refused, Unavailable
+from server.gateway import DatabaseFault, ReadOnly, Refused, Unavailable
 from server.keys import GATEWAY
 from server.migrate import latest_step
 
@@ -25,17 +25,28 @@ async def root(request: web.Request) -> web.StreamResponse:
 
 
 async def health(request: web.Request) -> web.StreamResponse:
-    """200 when the database answers within a second and has the schema this release needs."""
+    """200 when the database, on the connections that charges use, answers within a second, has the
+    schema this release needs, and can take a charge."""
+    gateway = request.app[GATEWAY]
     problem = ""
-    database = "connected"
+    database = "disconnected"
     try:
-        step = await asyncio.wait_for(
-            request.app[GATEWAY].get_schema_version(), timeout=_HEALTH_TIMEOUT
-        )
-        if step < latest_step():
-            problem = "the database schema is older than this release: run ciris-billing migrate"
-    except (Unavailable, Refused, TimeoutError):
-        problem, database = "the database does not answer", "disconnected"
+        async with asyncio.timeout(_HEALTH_TIMEOUT):
+            step = await gateway.get_schema_version()
+            database = "connected"
+            if step < latest_step():
+                problem = (
+                    "the database schema is older than this release: run ciris-billing migrate"
+                )
+            else:
+                await gateway.try_writing()
+    except ReadOnly:
+        problem = "the database cannot write: it is a standby, or made read-only"
+    except (Unavailable, Refused, DatabaseFault, TimeoutError):
+        problem = {
+            "connected": "the database cannot take a charge",
+            "disconnected": "the database does not answer",
+        }[database]
     now = datetime.now(UTC)
     if not problem:
         return json_response(200, {"status": "healthy", "database": database, "timestamp": now})

@@ -1,26 +1,34 @@
-"""Connections that break at each step of a call, by a proxy that stands between the pool and a real
-PostgreSQL and misbehaves at a message of the test's choice: whichever step it is, the caller hears
-that the database is unavailable, no connection stays behind, and the next call is served."""
+"""Connections that break, are lost without a word, or lead to a server that cannot write.
+
+At each step of a call, by a proxy that stands between the pool and a real PostgreSQL and misbehaves
+at a message of the test's choice: whichever step it is, the caller hears that the database is
+unavailable, no connection stays behind, and the next call is served."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import struct
 import tempfile
-from collections.abc import AsyncIterator, Callable
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import urlsplit
 
+import aiohttp
 import asyncpg
+import httpx
 import pytest
 
-from server.gateway.errors import Unavailable, translate
+from server.gateway.errors import MEANINGS, ReadOnly, Unavailable, translate
 from server.gateway.pool import Pool
 from server.gateway.pooler import TransactionPool
-from tests.support import Database
+from tests.ops.load import account_with_credits
+from tests.ops.proxy import TcpProxy, socket_of
+from tests.support import Database, Service, charge_body, identity, running_service, wait_for
 
 PATIENCE = 1.0  # on a busy machine twenty connections at once take a while
 QUESTION = "SELECT current_user::text AS role, current_setting('billing.client_address', true)"
@@ -92,13 +100,13 @@ class Interposer:
 async def interposed(database: Database, fault: str, ready_times: int) -> AsyncIterator[Any]:
     """An Interposer before `database`, and the URL that leads through it."""
     there = urlsplit(database.dsn("t_web"))
-    query = {name: values[0] for name, values in parse_qs(there.query).items()}
-    socket = f".s.PGSQL.{query['port']}"
+    upstream = Path(socket_of(database.dsn("t_web")))
+    port = upstream.name.rpartition(".")[2]
     with tempfile.TemporaryDirectory(prefix="ciris-test-") as folder:
-        between = Interposer(fault, ready_times, str(Path(query["host"], socket)))
-        server = await asyncio.start_unix_server(between.serve, str(Path(folder, socket)))
+        between = Interposer(fault, ready_times, str(upstream))
+        server = await asyncio.start_unix_server(between.serve, str(Path(folder, upstream.name)))
         try:
-            yield between, f"postgresql://t_web@{there.path}?host={folder}&port={query['port']}"
+            yield between, f"postgresql://t_web@{there.path}?host={folder}&port={port}"
         finally:
             server.close()
             for task in between.tasks:
@@ -106,14 +114,9 @@ async def interposed(database: Database, fault: str, ready_times: int) -> AsyncI
             await asyncio.gather(*between.tasks, return_exceptions=True)
 
 
-def _pool(kind: Callable[..., Pool], url: str) -> Pool:
-    return kind(
-        url,
-        1,
-        connect_timeout=PATIENCE,
-        statement_timeout=PATIENCE,
-        lock_timeout=PATIENCE,
-    )
+def _pool(kind: Callable[..., Pool], url: str, size: int = 1, **options: Any) -> Pool:
+    patience = {"connect_timeout": PATIENCE, "statement_timeout": PATIENCE}
+    return kind(url, size, **{**patience, "lock_timeout": PATIENCE, **options})
 
 
 async def _call(pool: Pool, way: str) -> Any:
@@ -173,3 +176,343 @@ async def test_a_connection_that_breaks_at_any_step_is_unavailable_and_replaced(
     assert set(struck) <= {"Unavailable", "ConnectionLost"}
     # While the connection is set up nothing was asked, so nothing can be unknown.
     assert struck[0] == "Unavailable"
+
+
+# Lost without a word
+
+
+CHARGES = "/v1/billing/charges"
+PROMISED = 5.0  # seconds to the first good answer
+
+
+@contextlib.asynccontextmanager
+async def service_behind(
+    proxy: TcpProxy, database: Database, **environment: str
+) -> AsyncIterator[tuple[Service, aiohttp.ClientSession]]:
+    """A server that reaches its database through the proxy, and a client of it."""
+    url = proxy.url(database.dsn("t_web"))
+    entered = contextlib.ExitStack()
+    service = await asyncio.to_thread(
+        entered.enter_context, running_service(database, DATABASE_URL=url, **environment)
+    )
+    try:
+        async with aiohttp.ClientSession(
+            service.base_url,
+            headers={"X-API-Key": service.key.secret},
+            connector=aiohttp.TCPConnector(limit=0),
+        ) as session:
+            yield service, session
+    finally:
+        await asyncio.to_thread(entered.close)
+
+
+async def _charge(session: aiohttp.ClientSession, user: str, key: str | None = None) -> int:
+    headers = {"Idempotency-Key": key} if key else {}
+    async with session.post(CHARGES, json=charge_body(user), headers=headers) as answer:
+        return answer.status
+
+
+async def _open_many(session: aiohttp.ClientSession, users: list[str]) -> None:
+    """Makes the server open connections for every kind of call."""
+
+    async def read(user: str) -> int:
+        async with session.get("/v1/billing/transactions", params=identity(user)) as answer:
+            return answer.status
+
+    async def credit(user: str) -> int:
+        body = {**charge_body(user), "transaction_type": "grant"}
+        async with session.post("/v1/billing/credits", json=body) as answer:
+            return answer.status
+
+    calls: list[Awaitable[int]] = []
+    for user in users * 5:
+        calls += [_charge(session, user), read(user), credit(user)]
+    assert set(await asyncio.gather(*calls)) <= {200, 201}
+
+
+@pytest.mark.parametrize("rest", [0.0, 3.5], ids=["in the middle of work", "while at rest"])
+async def test_after_connections_were_lost_without_a_word_a_keyed_charge_succeeds_in_seconds(
+    database: Database, rest: float
+) -> None:
+    async with (
+        TcpProxy(socket_of(database.dsn())).running() as proxy,
+        service_behind(proxy, database) as (service, session),
+    ):
+        users = [await asyncio.to_thread(account_with_credits, service) for _ in range(4)]
+        await _open_many(session, users)
+        await asyncio.sleep(rest)  # until the server no longer takes them for good by themselves
+        assert proxy.lose_present() >= 4
+        began = time.monotonic()
+        statuses = [await _charge(session, users[0], f"lost-{number}") for number in range(10)]
+        seconds = time.monotonic() - began
+    print(f"ten charges after the loss took {seconds:.1f} s: {statuses}")
+    assert statuses == [201] * 10
+    assert seconds < PROMISED
+
+
+async def test_a_slow_statement_is_not_taken_for_a_lost_connection(database: Database) -> None:
+    pool = _pool(Pool, database.dsn("t_web"), 2, statement_timeout=10.0)
+    async with pool.connection() as connection:
+        await pool.fetch(connection, "SELECT pg_sleep(4)")
+        assert not connection.is_closed()
+    await pool.close()
+
+
+@pytest.mark.parametrize("way", ["for agents", "for staff"])
+async def test_answers_that_never_come_are_given_up_before_the_statement_could_be(
+    database: Database, way: str
+) -> None:
+    """By a question to the server: whose backend rests has nothing to answer any more."""
+    async with TcpProxy(socket_of(database.dsn())).running() as proxy:
+        url = proxy.url(database.dsn("t_web"))
+        pool = _pool(Pool, url, 2, statement_timeout=30.0, connect_timeout=10.0)
+        await _call(pool, way)
+        proxy.lose_present()
+        began = time.monotonic()
+        with pytest.raises(Unavailable):
+            await _call(pool, way)
+        assert time.monotonic() - began < PROMISED
+        await _call(pool, way)
+        await pool.close()
+
+
+_PID = "SELECT pg_backend_pid()"
+
+
+async def _pid(pool: Pool, connection: Any) -> int:
+    return int((await pool.fetch(connection, _PID))[0][0])
+
+
+async def _open(pool: Pool, count: int) -> set[int]:
+    """Makes the pool open `count` connections; gives the server's processes."""
+    all_of_them = asyncio.Barrier(count)
+
+    async def one() -> int:
+        async with pool.connection() as connection:
+            await all_of_them.wait()
+            return await _pid(pool, connection)
+
+    return set(await asyncio.gather(*(one() for _ in range(count))))
+
+
+def _alive(database: Database, pids: set[int]) -> set[int]:
+    rows = database.execute("SELECT pid FROM pg_stat_activity WHERE pid = ANY (%s)", list(pids))
+    return {pid for (pid,) in rows}
+
+
+async def test_a_connection_that_fails_takes_those_of_its_age_with_it_and_no_younger_one(
+    database: Database,
+) -> None:
+    pool = _pool(Pool, database.dsn("t_web"), 4)
+    old = await _open(pool, 3)
+    async with pool.connection() as failing:
+        killed = await _pid(pool, failing)
+        async with pool.connection(), pool.connection(), pool.connection() as young:
+            youngest = await _pid(pool, young)
+        database.execute("SELECT pg_terminate_backend(%s)", killed)
+        with pytest.raises(asyncpg.PostgresError):
+            await pool.fetch(failing, _PID)
+    assert killed in old
+    assert youngest not in old
+    await asyncio.to_thread(
+        wait_for,
+        lambda: _alive(database, {*old, youngest}) == {youngest},
+        "the old ones to be closed",
+    )
+    async with pool.connection() as next_one:
+        assert await _pid(pool, next_one) == youngest
+    await pool.close()
+
+
+async def test_a_connection_is_replaced_when_it_is_old(database: Database) -> None:
+    pool = _pool(Pool, database.dsn("t_web"), max_age=0.5)
+    [first] = await _open(pool, 1)
+    again = await _open(pool, 1)
+    await asyncio.sleep(0.6)
+    assert await _open(pool, 1) != {first}
+    assert again == {first}
+    await pool.close()
+
+
+async def test_connections_that_nobody_needs_any_more_are_closed(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.gateway.pool._IDLE_LIMIT", 0.5)
+    pool = _pool(Pool, database.dsn("t_web"), 3)
+    opened = await _open(pool, 3)
+    deadline = time.monotonic() + 20
+    while len(_alive(database, opened)) > 1 and time.monotonic() < deadline:
+        await _open(pool, 1)
+        await asyncio.sleep(0.1)
+    assert len(_alive(database, opened)) == 1
+    await pool.close()
+
+
+async def test_the_kernel_watches_the_sockets(database: Database) -> None:
+    async with TcpProxy(socket_of(database.dsn())).running() as proxy:
+        pool = _pool(Pool, proxy.url(database.dsn("t_web")))
+        async with pool.connection() as connection:
+            ours = connection._transport.get_extra_info("socket")
+            assert ours.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+            assert ours.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 4000
+        await pool.close()
+
+
+async def test_a_host_that_swallows_connections_does_not_use_up_the_time_of_the_next(
+    database: Database,
+) -> None:
+    async with (
+        TcpProxy(socket_of(database.dsn()), loses_new=True).running() as silent,
+        TcpProxy(socket_of(database.dsn())).running() as good,
+    ):
+        name = database.name
+        url = f"postgresql://t_web@127.0.0.1:{silent.port},127.0.0.1:{good.port}/{name}"
+        pool = _pool(Pool, url, 2)
+        assert len(await _open(pool, 1)) == 1
+        # From now on the good one is asked first.
+        began = time.monotonic()
+        assert len(await _open(pool, 2)) == 2
+        assert time.monotonic() - began < PATIENCE
+        assert silent.accepted == 1
+        await pool.close()
+
+
+async def test_attempts_to_connect_into_nothing_end_in_time(database: Database) -> None:
+    async with TcpProxy(socket_of(database.dsn()), loses_new=True).running() as proxy:
+        pool = _pool(Pool, proxy.url(database.dsn("t_web")))
+        began = time.monotonic()
+        with pytest.raises(Unavailable):
+            await _call(pool, "for agents")
+        assert time.monotonic() - began < PATIENCE + 1
+        await pool.close()
+
+
+# A server that cannot write
+
+
+def _make_read_only(
+    database: Database, value: str = "SET default_transaction_read_only = on"
+) -> None:
+    """For the server's new sessions; the present ones stay as they are."""
+    database.execute(f"ALTER ROLE t_web IN DATABASE {database.name} {value}")
+
+
+def test_after_a_short_lead_to_a_server_that_cannot_write_charges_go_on(
+    database: Database,
+) -> None:
+    with running_service(database) as service, service.client() as client:
+        user = account_with_credits(service)
+
+        def charge() -> httpx.Response:
+            return client.post(CHARGES, json=charge_body(user))
+
+        assert charge().status_code == 201
+        _make_read_only(database)
+        database.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = %s",
+            "ciris-billing",
+        )  # as a fail-over does
+        wait_for(lambda: charge().status_code == 503, "the first refusal")
+        for _ in range(5):
+            answer = charge()
+            assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
+            assert int(answer.headers["Retry-After"]) >= 1
+            health = client.get("/health")
+            assert health.status_code == 503
+            assert health.json()["detail"]["status"] == "unhealthy"
+        # The sessions that were opened meanwhile would stay as they are.
+        _make_read_only(database, "RESET default_transaction_read_only")
+        wait_for(lambda: charge().status_code == 201, "charges to go on", timeout=5)
+        assert client.get("/health").status_code == 200
+        assert {charge().status_code for _ in range(10)} == {201}
+
+
+async def test_connections_that_read_well_and_cannot_write_are_not_kept(
+    database: Database,
+) -> None:
+    pool = _pool(Pool, database.dsn("t_web"), 2)
+    opened = await _open(pool, 2)
+    async with pool.connection() as connection:
+        await pool.fetch(
+            connection, "SELECT set_config('default_transaction_read_only','on',false)"
+        )
+        with pytest.raises(asyncpg.PostgresError) as raised:
+            await pool.fetch(connection, "SELECT billing.try_writing()")
+        assert isinstance(translate(raised.value), ReadOnly)
+    assert not opened & await _open(pool, 2)
+    await pool.close()
+
+
+async def test_a_pool_for_reading_takes_a_server_that_cannot_write_and_one_for_writing_does_not(
+    database: Database,
+) -> None:
+    _make_read_only(database)
+    for kind in (Pool, TransactionPool):
+        reading = _pool(kind, database.dsn("t_web"), read_only=True)
+        assert await _call(reading, "for agents")
+        await reading.close()
+        writing = _pool(kind, database.dsn("t_web"))
+        with pytest.raises(ReadOnly):
+            await _call(writing, "for agents")
+        await writing.close()
+
+
+# What an error of PostgreSQL means
+
+
+def test_the_meaning_of_every_class_of_sqlstates_was_decided() -> None:
+    known = {
+        error.sqlstate[:2]
+        for error in vars(asyncpg.exceptions).values()
+        if isinstance(error, type) and getattr(error, "sqlstate", None)
+    }
+    assert len(known) > 40
+    assert known - {state[:2] for state in MEANINGS} == set()
+
+
+@pytest.mark.parametrize(
+    ("state", "expected"),
+    [
+        ("08006", "ConnectionLost"),
+        ("22P02", "DatabaseFault"),
+        ("23505", "DatabaseFault"),
+        ("25006", "ReadOnly"),
+        ("25P03", "ConnectionLost"),
+        ("25P04", "ConnectionLost"),
+        ("28000", "RightsMissing"),
+        ("40001", "Unavailable"),
+        ("40P01", "Unavailable"),
+        ("42501", "RightsMissing"),
+        ("42P01", "DatabaseFault"),
+        ("53100", "Unavailable"),
+        ("53200", "Unavailable"),
+        ("53300", "Unavailable"),
+        ("54000", "DatabaseFault"),
+        ("55000", "DatabaseFault"),
+        ("55P03", "Busy"),
+        ("57014", "Unavailable"),
+        ("57P01", "ConnectionLost"),
+        ("57P05", "ConnectionLost"),
+        ("58000", "Unavailable"),
+        ("58030", "Unavailable"),
+        ("58P01", "Unavailable"),
+        ("72000", "Unavailable"),
+        ("F0000", "Unavailable"),
+        ("P0001", "DatabaseFault"),
+        ("XX000", "DatabaseFault"),
+        ("XX001", "DatabaseFault"),
+        ("99999", "DatabaseFault"),
+    ],
+)
+async def test_an_error_that_postgresql_really_raises_is_translated_by_its_sqlstate(
+    module_database: Database, state: str, expected: str
+) -> None:
+    connection = await asyncpg.connect(module_database.dsn())
+    try:
+        with pytest.raises(asyncpg.PostgresError) as raised:
+            await connection.execute(
+                f"DO $$ BEGIN RAISE EXCEPTION 'a test' USING ERRCODE = '{state}'; END $$"
+            )
+    finally:
+        await connection.close()
+    assert type(translate(raised.value)).__name__ == expected

@@ -82,6 +82,7 @@ FUNCTIONS: dict[str, tuple[set[str], str]] = {
     "set_provider_config": (BOTH, "v"),
     "settle_purchase": (DBA, "v"),
     "sign_in_admin": (BOTH, "v"),
+    "try_writing": (BOTH, "v"),
     "use_sign_in_link": (BOTH, "v"),
     "use_sign_in_ticket": (BOTH, "v"),
     "verify_ledger": (DBA, "s"),

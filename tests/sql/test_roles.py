@@ -330,8 +330,13 @@ def test_the_web_tier_must_name_an_actor(web: Caller, function: str) -> None:
 
 
 def test_every_writing_function_is_tried_without_an_actor(module_database: Database) -> None:
-    # These three do nothing for anybody: housekeeping that any session of the service may do.
-    housekeeping = {"create_check_partitions", "record_api_key_use", "retire_expired_api_key"}
+    # These do nothing for anybody: housekeeping that any session of the service may do.
+    housekeeping = {
+        "create_check_partitions",
+        "record_api_key_use",
+        "retire_expired_api_key",
+        "try_writing",
+    }
     # Its author is the payment provider: the web tier has verified the signature and no key or
     # staff member stands behind the call, so there is nobody it could name.
     provider = {"process_payment_event"}

@@ -1,0 +1,88 @@
+"""A TCP proxy before a PostgreSQL of the tests, with faults of a network: it stops to deliver
+without closing anything, and leads to another server."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+
+def socket_of(dsn: str) -> str:
+    """The Unix socket of a test cluster's DSN."""
+    query = {name: values[0] for name, values in parse_qs(urlsplit(dsn).query).items()}
+    return str(Path(query["host"], f".s.PGSQL.{query['port']}"))
+
+
+@dataclass
+class TcpProxy:
+    """Passes connections on to the socket `upstream`. `lost` are those that no longer deliver;
+    while `loses_new` is set, new ones do not either."""
+
+    upstream: str
+    port: int = 0
+    loses_new: bool = False
+    accepted: int = 0
+    present: set[int] = field(default_factory=set)
+    lost: set[int] = field(default_factory=set)
+    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+
+    def url(self, dsn: str) -> str:
+        """The URL that leads through the proxy to where `dsn` leads."""
+        there = urlsplit(dsn)
+        return f"postgresql://{there.netloc}127.0.0.1:{self.port}{there.path}"
+
+    def lose_present(self) -> int:
+        """Delivers nothing any more on the present connections, and says nothing; gives how many
+        they are."""
+        self.lost |= self.present
+        return len(self.present)
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[TcpProxy]:
+        """Listens on 127.0.0.1 to the block's end."""
+        server = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
+        self.port = server.sockets[0].getsockname()[1]
+        try:
+            yield self
+        finally:
+            server.close()
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.accepted += 1
+        task = asyncio.create_task(self._pass_on(self.accepted, reader, writer))
+        self._tasks.add(task)
+
+    async def _pass_on(
+        self, number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        self.present.add(number)
+        if self.loses_new:
+            self.lost.add(number)
+        their_reader, their_writer = await asyncio.open_unix_connection(self.upstream)
+        try:
+            async with asyncio.TaskGroup() as both:
+                both.create_task(self._copy(number, reader, their_writer))
+                both.create_task(self._copy(number, their_reader, writer))
+        except* (OSError, EOFError):
+            pass
+        finally:
+            self.present.discard(number)
+            writer.close()
+            their_writer.close()
+
+    async def _copy(
+        self, number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        while piece := await reader.read(65536):
+            if number not in self.lost:
+                writer.write(piece)
+        if number in self.lost:  # the end is not delivered either
+            await asyncio.Event().wait()
+        raise EOFError
