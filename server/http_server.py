@@ -11,16 +11,41 @@ from time import monotonic
 
 import orjson
 from aiohttp import web
-from aiohttp.web_protocol import RequestHandler
+from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
+from server import metrics
 from server.keys import STOPPING
 
 _LOG = logging.getLogger(__name__)
 _FAREWELL_SECONDS = 1.0
+_MALFORMED = "Malformed HTTP request"
+
+
+class ClientGone(web.HTTPClientError):
+    """The client closed its connection before it had sent its request. Nobody reads the answer; the
+    number, which nginx uses as well, keeps it out of what we count as our own faults."""
+
+    status_code = 499
 
 
 class _Protocol(RequestHandler):
     __slots__ = ()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Ends the request whose body is cut short as the client's doing, not as an error of ours.
+        Who waits for the database is not disturbed: what was asked for is finished."""
+        super().connection_lost(exc if self._current_request is None else ClientGone())
+
+    def data_received(self, data: bytes) -> None:
+        """As aiohttp, which has a malformed request answered after the one under way; but when that
+        one's own body is what is malformed, it would be waited for until the client gives up."""
+        super().data_received(data)
+        if not self._messages or not isinstance(self._messages[-1][0], _ErrInfo):
+            return
+        request = self._current_request
+        if request is not None and not request.content.is_eof():
+            self._lingering_time = 0.0  # nothing of this connection can be read any more
+            request.content.set_exception(web.HTTPBadRequest(reason=_MALFORMED))
 
     def handle_error(
         self,
@@ -37,11 +62,14 @@ class _Protocol(RequestHandler):
         else:
             reason = type(exc).__name__
             _LOG.info("malformed request: %s", reason, extra={"request_id": request_id})
+        code = "internal_error" if status >= 500 else "malformed_request"
+        metrics.count_http("other", "unmatched", str(status)).inc()
+        metrics.count_error(code).inc()
         if request.writer.output_size > 0:
             raise ConnectionError("an answer was under way")
         body = {
-            "detail": "Internal Server Error" if status >= 500 else "Malformed HTTP request",
-            "code": "internal_error" if status >= 500 else "malformed_request",
+            "detail": "Internal Server Error" if status >= 500 else _MALFORMED,
+            "code": code,
             "request_id": request_id,
         }
         response = web.Response(

@@ -20,7 +20,13 @@ _ACCESS = logging.getLogger("server.access")
 _LOG = logging.getLogger(__name__)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 _METHODS = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"})
-_CODES = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
+_CODES = {
+    400: "malformed_request",
+    404: "not_found",
+    405: "method_not_allowed",
+    413: "body_too_large",
+    499: "client_gone",  # http_server.ClientGone
+}
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 

@@ -331,6 +331,11 @@ CREATE FUNCTION billing.sign_in_admin(p_email text, p_google_id text, p_session_
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing.try_writing() RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET lock_timeout TO '100ms';
+
 CREATE FUNCTION billing.use_sign_in_link(p_ticket_hash bytea, p_session_hash bytea) RETURNS TABLE(admin_user_id uuid, email text, full_name text, role text)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
