@@ -1,9 +1,31 @@
 -- A list of charges under one idempotency key: the whole list takes effect once.
 
+-- The key that a line of rotations began with; the key itself when it was not made by a rotation.
+-- (BEGIN ATOMIC would make the column it reads undroppable for the rollback of the step that adds it.)
+CREATE OR REPLACE FUNCTION billing_data.first_key_id(p_api_key_id uuid) RETURNS uuid
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    WITH RECURSIVE line (id) AS (
+        SELECT p_api_key_id
+        UNION
+        SELECT k.id
+        FROM line AS l
+        INNER JOIN billing_data.api_keys AS k ON k.rotated_to = l.id
+    )
+    SELECT l.id
+    FROM line AS l
+    WHERE NOT EXISTS (SELECT FROM billing_data.api_keys AS k WHERE k.rotated_to = l.id);
+$$;
+COMMENT ON FUNCTION billing_data.first_key_id IS
+    'The API key that a line of rotations began with. Helper.';
+
 -- Makes the charges of one request of the web tier, in their order, and remembers the outcomes
--- under the API key and p_idempotency_key: the same request again gets the first outcomes
--- (replayed true) and charges nothing, another request is refused. p_request_fingerprint is a
--- digest of the request as it was sent. Everything is one transaction, so it waits for locked
+-- under p_idempotency_key for the API key and all that it was rotated from or to, nobody else: the
+-- same request again gets the first outcomes (replayed true) and charges nothing, another request is
+-- refused. p_batch_fingerprint is a digest of the request that is the same under each API key;
+-- p_request_fingerprint is one that is not, by which releases without the former tell requests of
+-- one API key apart. Everything is one transaction, so it waits for locked
 -- accounts. Locks: the batch_requests row, then as billing.create_charges.
 -- Writes: batch_requests 0..1, and as billing.create_charges.
 -- Errors: actor and key errors, idempotency_key_reused; all else is an item's outcome.
@@ -28,7 +50,8 @@ CREATE OR REPLACE FUNCTION billing.create_charges_once(
     p_user_roles text[],
     p_agent_ids text[],
     p_marketing_opt_ins boolean[],
-    p_marketing_opt_in_sources text[]
+    p_marketing_opt_in_sources text[],
+    p_batch_fingerprint bytea DEFAULT NULL
 ) RETURNS TABLE (
     item integer,
     outcome text,
@@ -54,6 +77,7 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
+    v_first_key_id uuid;
     v_first record;
     v_answer jsonb;
     v_replayed boolean := false;
@@ -68,11 +92,16 @@ BEGIN
         p_request_fingerprint IS NOT NULL, 'p_request_fingerprint', 'it must be given'
     );
     PERFORM billing_data.require_durable_commit();
+    v_first_key_id := billing_data.first_key_id(p_api_key_id);
+    -- In the way may be a row of this API key, or of another one of its line.
     INSERT INTO billing_data.batch_requests (
-        api_key_id, idempotency_key, request_fingerprint, answer
+        api_key_id, idempotency_key, first_key_id, request_fingerprint, batch_fingerprint, answer
     )
-    VALUES (p_api_key_id, p_idempotency_key, p_request_fingerprint, '[]')
-    ON CONFLICT ON CONSTRAINT batch_requests_pkey DO NOTHING;
+    VALUES (
+        p_api_key_id, p_idempotency_key, v_first_key_id, p_request_fingerprint,
+        p_batch_fingerprint, '[]'
+    )
+    ON CONFLICT DO NOTHING;
     IF FOUND THEN
         SELECT coalesce(jsonb_agg(to_jsonb(c)), '[]') INTO v_answer
         FROM billing.create_charges(
@@ -97,10 +126,23 @@ BEGIN
         SET answer = v_answer
         WHERE b.api_key_id = p_api_key_id AND b.idempotency_key = p_idempotency_key;
     ELSE
-        SELECT b.request_fingerprint, b.answer INTO STRICT v_first
+        SELECT
+            b.answer,
+            -- Rows of the release before have no digest that holds under another API key: then it
+            -- is taken to be the same request.
+            b.batch_fingerprint = p_batch_fingerprint
+                OR b.request_fingerprint = p_request_fingerprint
+                OR (
+                    num_nulls(b.batch_fingerprint, p_batch_fingerprint) > 0
+                    AND b.api_key_id <> p_api_key_id
+                ) AS is_same
+        INTO STRICT v_first
         FROM billing_data.batch_requests AS b
-        WHERE b.api_key_id = p_api_key_id AND b.idempotency_key = p_idempotency_key;
-        IF v_first.request_fingerprint <> p_request_fingerprint THEN
+        WHERE b.idempotency_key = p_idempotency_key
+            AND (b.api_key_id = p_api_key_id OR b.first_key_id = v_first_key_id)
+        ORDER BY b.api_key_id = p_api_key_id DESC
+        LIMIT 1;
+        IF v_first.is_same IS NOT TRUE THEN
             PERFORM billing_data.raise_error('idempotency_key_reused');
         END IF;
         v_answer := v_first.answer;

@@ -130,6 +130,17 @@ class Database:
         )
         return Key(str(key_id), secret.plaintext, secret.prefix)
 
+    def rotate_key(self, old_id: Any) -> Key:
+        """The API key that replaces the one with this id."""
+        secret = new_secret("test")
+        key_id = self.value(
+            "SELECT api_key_id FROM billing.rotate_api_key(p_api_key_id => %s, p_key_prefix => %s,"
+            " p_key_hash => %s)",
+            *(old_id, secret.prefix, secret.hash),
+            user="t_dba",
+        )
+        return Key(str(key_id), secret.plaintext, secret.prefix)
+
 
 @dataclass(frozen=True)
 class Key:

@@ -76,11 +76,28 @@ async def _send_together(call: Call, items: list[ChargeItem], places: list[int])
         return []
     if call.idempotency_key is None:
         return await call.gateway.create_charges(items)
-    # What was understood of the request is what must be the same.
-    understood = orjson.dumps([len(call.body.charges), places, items], default=str)
+    count = len(call.body.charges)
     return await call.gateway.create_charges_once(
-        items, call.idempotency_key, sha256(understood).digest()
+        items,
+        call.idempotency_key,
+        # As the release before made it: only by this can its batches be recognised.
+        _digest([count, places, items]),
+        _digest([count, places, [_understood(item) for item in items]]),
     )
+
+
+def _understood(item: ChargeItem) -> dict[str, Any]:
+    """What must be the same when a batch is sent again, by whichever API key. Fields that were not
+    given are left out, so that a field of a later release makes no other request of it."""
+    return {
+        name: value
+        for name, value in item._asdict().items()
+        if value is not None and name != "api_key_id"
+    }
+
+
+def _digest(understood: Any) -> bytes:
+    return sha256(orjson.dumps(understood, default=str)).digest()
 
 
 def _item(body: ChargeRequest, api_key_id: UUID, header_key: str | None) -> ChargeItem:

@@ -234,10 +234,15 @@ class Gateway:
         return await self._charges.submit_together(items)
 
     async def create_charges_once(
-        self, items: Sequence[ChargeItem], idempotency_key: str, request_fingerprint: bytes
+        self,
+        items: Sequence[ChargeItem],
+        idempotency_key: str,
+        request_fingerprint: bytes,
+        batch_fingerprint: bytes,
     ) -> list[Row]:
-        """Several charges of one request, as a whole once per key and API key; a row each, with
-        `replayed`. Raises Refused (idempotency_key_reused)."""
+        """Several charges of one request, as a whole once per key for the API key and those it was
+        rotated from or to; a row each, with `replayed`. For the fingerprints see
+        billing.create_charges_once. Raises Refused (idempotency_key_reused)."""
         *columns, api_key_ids = zip(*items, strict=True)
         async with self._batches.slot():
             rows = await self._call(
@@ -245,6 +250,7 @@ class Gateway:
                 *columns,
                 idempotency_key,
                 request_fingerprint,
+                batch_fingerprint,
                 api_key_ids[0],
             )
         return sorted(rows, key=lambda row: row["item"])

@@ -47,7 +47,9 @@ too.
 ## Repeating a request safely
 
 Networks fail after the work is done and before the answer arrives. A key makes it safe to send a \
-request again: within an account it stands for one charge, one credit or one answer, for ever.
+request again: within an account it stands for one charge, one credit or one answer, for ever. \
+Which API key presents it makes no difference there. A batch has no account: its header belongs \
+to your API key, through every rotation.
 
 - In the `Idempotency-Key` header: the same request is answered with its first answer, status and \
 body, plus `Idempotent-Replayed: true`. Another request with that key is refused with 422.
@@ -253,7 +255,9 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
         " `body` of its result are what `POST /v1/billing/charges` would have answered. Give each"
         " charge an `idempotency_key`, or send an Idempotency-Key header, which stands for the"
         " whole list: the same list again gets the first answer, refusals included, and charges"
-        " nothing.",
+        " nothing. The header belongs to your API key and the keys it was rotated from or to; under"
+        " any other API key the list is another one. An `idempotency_key` belongs to the account,"
+        " whatever the API key.",
         headers=("Idempotent-Replayed",),
         errors=("idempotency_key_reused",),
         answer=ref("ChargeBatch"),

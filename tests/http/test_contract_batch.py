@@ -254,6 +254,54 @@ def test_a_repeated_batch_charges_nothing_twice(service: Service, client: httpx.
     assert account_row(service, user)["free_uses_remaining"] == 1
 
 
+def test_a_repeated_batch_under_the_rotated_api_key_charges_nothing_twice(
+    service: Service,
+) -> None:
+    user = make_account(service, free=0, paid=9)
+    keys = [service.database.create_key()]
+    body = {"charges": [charge_body(user), {"malformed": True}, charge_body(user, 2)]}
+    headers = {"Idempotency-Key": unique("key")}
+    with service.client(keys[0]) as client:
+        first = client.post(BATCH, json=body, headers=headers)
+    assert statuses(first.json()["results"]) == [201, 422, 201]
+    for _ in range(2):
+        keys.append(service.database.rotate_key(keys[-1].id))
+    for key in keys:  # all of them are good for a day
+        with service.client(key) as client:
+            again = client.post(BATCH, json=body, headers=headers)
+            other = client.post(BATCH, json={"charges": [charge_body(user)]}, headers=headers)
+        assert again.headers["idempotent-replayed"] == "true"
+        assert made(again) == made(first)
+        assert_error(other, 422, REUSED)
+    assert account_row(service, user)["paid_credits"] == 6
+
+
+def test_two_customers_use_the_same_batch_key_and_see_nothing_of_each_other(
+    service: Service,
+) -> None:
+    """Nor when an API key was made anew in place of a revoked one, or both are one agent's."""
+    user = make_account(service, free=0, paid=9)
+    body = {"charges": [charge_body(user)]}
+    headers = {"Idempotency-Key": unique("key")}
+    answers = []
+    for _ in range(3):
+        key = service.database.create_key(name="the same name")
+        with service.client(key) as client:
+            answers.append(client.post(BATCH, json=body, headers=headers))
+        service.database.execute(
+            "SELECT billing.revoke_api_key(p_api_key_id => %s)", key.id, user="t_dba"
+        )
+    assert all("idempotent-replayed" not in answer.headers for answer in answers)
+    assert len({made(answer)[0]["charge_id"] for answer in answers}) == 3
+    assert account_row(service, user)["paid_credits"] == 6
+
+
+def made(response: httpx.Response) -> list[dict[str, Any]]:
+    """The charges that a batch made."""
+    assert response.status_code == 200, response.text
+    return [result["body"] for result in response.json()["results"] if result["status"] == 201]
+
+
 def test_another_batch_under_a_used_key_is_refused(service: Service, client: httpx.Client) -> None:
     user = make_account(service, free=3)
     headers = {"Idempotency-Key": unique("key")}

@@ -53,7 +53,7 @@ CREATE FUNCTION billing.create_charges(p_oauth_providers text[], p_external_ids 
     SET enable_hashjoin TO 'off'
     SET enable_mergejoin TO 'off';
 
-CREATE FUNCTION billing.create_charges_once(p_idempotency_key text, p_request_fingerprint bytea, p_api_key_id uuid, p_oauth_providers text[], p_external_ids text[], p_amounts_minor bigint[], p_currencies text[], p_descriptions text[], p_idempotency_keys text[], p_metadata_message_ids text[], p_metadata_agent_ids text[], p_metadata_channel_ids text[], p_metadata_request_ids text[], p_customer_emails text[], p_user_roles text[], p_agent_ids text[], p_marketing_opt_ins boolean[], p_marketing_opt_in_sources text[]) RETURNS TABLE(item integer, outcome text, charge_id uuid, account_id uuid, amount_minor bigint, currency text, description text, balance_before bigint, balance_after bigint, free_uses_after bigint, paid_with text, created_at timestamp with time zone, metadata_message_id text, metadata_agent_id text, metadata_channel_id text, metadata_request_id text, balance bigint, account_currency text, replayed boolean)
+CREATE FUNCTION billing.create_charges_once(p_idempotency_key text, p_request_fingerprint bytea, p_api_key_id uuid, p_oauth_providers text[], p_external_ids text[], p_amounts_minor bigint[], p_currencies text[], p_descriptions text[], p_idempotency_keys text[], p_metadata_message_ids text[], p_metadata_agent_ids text[], p_metadata_channel_ids text[], p_metadata_request_ids text[], p_customer_emails text[], p_user_roles text[], p_agent_ids text[], p_marketing_opt_ins boolean[], p_marketing_opt_in_sources text[], p_batch_fingerprint bytea DEFAULT NULL::bytea) RETURNS TABLE(item integer, outcome text, charge_id uuid, account_id uuid, amount_minor bigint, currency text, description text, balance_before bigint, balance_after bigint, free_uses_after bigint, paid_with text, created_at timestamp with time zone, metadata_message_id text, metadata_agent_id text, metadata_channel_id text, metadata_request_id text, balance bigint, account_currency text, replayed boolean)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -499,6 +499,10 @@ CREATE FUNCTION billing_data.first_id(p_at timestamp with time zone) RETURNS uui
     LANGUAGE sql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.first_key_id(p_api_key_id uuid) RETURNS uuid
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.free_key(p_account_id uuid, p_key text) RETURNS text
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -764,7 +768,9 @@ CREATE TABLE billing_data.batch_requests (
     idempotency_key character varying(255) NOT NULL,
     request_fingerprint bytea NOT NULL,
     answer jsonb NOT NULL,
-    created_at timestamp with time zone DEFAULT now() NOT NULL
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    first_key_id uuid,
+    batch_fingerprint bytea
 );
 
 CREATE TABLE billing_data.credit_checks (
@@ -956,6 +962,10 @@ CREATE INDEX accounts_not_active ON billing_data.accounts USING btree (status, c
 CREATE INDEX admin_audit_logs_time ON billing_data.admin_audit_logs USING btree (created_at, id);
 
 CREATE INDEX admin_sessions_admin_user_id ON billing_data.admin_sessions USING btree (admin_user_id);
+
+CREATE UNIQUE INDEX api_keys_rotated_to ON billing_data.api_keys USING btree (rotated_to) WHERE (rotated_to IS NOT NULL);
+
+CREATE UNIQUE INDEX batch_requests_first_key ON billing_data.batch_requests USING btree (first_key_id, idempotency_key) WHERE (first_key_id IS NOT NULL);
 
 CREATE UNIQUE INDEX charges_idempotency ON billing_data.charges USING btree (account_id, idempotency_key) WHERE (idempotency_key IS NOT NULL);
 

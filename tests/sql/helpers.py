@@ -191,6 +191,7 @@ def charge_once(
     api_key_id: uuid.UUID | None,
     idempotency_key: str,
     fingerprint: bytes = b"as sent",
+    **options: Any,
 ) -> list[dict[str, Any]]:
     """billing.create_charges_once, its answers in the order of the items."""
     given = _arrays(items, _CHARGE)
@@ -205,6 +206,7 @@ def charge_once(
         api_key_id=api_key_id,
         idempotency_key=idempotency_key,
         request_fingerprint=fingerprint,
+        **options,
     )
     return sorted(rows, key=lambda row: row["item"])
 
@@ -259,6 +261,15 @@ def staff(database: Database, role: str, *, active: bool = True) -> uuid.UUID:
 def ledger_problems(database: Database) -> list[Any]:
     """What billing.verify_ledger finds wrong."""
     return database.execute("SELECT * FROM billing.verify_ledger()", user="t_dba")
+
+
+def is_blocked(database: Database, caller: Caller) -> bool:
+    """Whether the session waits for a lock that somebody holds."""
+    return bool(
+        database.value(
+            "SELECT cardinality(pg_blocking_pids(%s)) > 0", caller.connection.info.backend_pid
+        )
+    )
 
 
 def at_once(

@@ -22,6 +22,7 @@ from tests.sql.helpers import (
     at_once,
     charge_all,
     check_all,
+    is_blocked,
     ledger_problems,
     new_user,
     outcomes,
@@ -206,14 +207,6 @@ def test_batches_about_users_who_are_being_created_do_not_deadlock(
             account_of(module_database, who)
 
 
-def _blocked(database: Database, caller: Caller) -> bool:
-    return bool(
-        database.value(
-            "SELECT cardinality(pg_blocking_pids(%s)) > 0", caller.connection.info.backend_pid
-        )
-    )
-
-
 def test_a_check_locks_accounts_that_appeared_meanwhile_in_id_order_too(
     module_database: Database,
 ) -> None:
@@ -235,7 +228,7 @@ def test_a_check_locks_accounts_that_appeared_meanwhile_in_id_order_too(
         delayer.row("create_account", **middle)
         items = [{**who, "customer_email": "ada@example.com"} for who in (first, middle, last)]
         checks = pool.submit(check_all, checker, items)
-        wait_for(lambda: _blocked(module_database, checker), "the check to wait for the first")
+        wait_for(lambda: is_blocked(module_database, checker), "the check to wait for the first")
         creator.connection.commit()
         wait_for(
             lambda: (
@@ -248,7 +241,7 @@ def test_a_check_locks_accounts_that_appeared_meanwhile_in_id_order_too(
         )
         charges = pool.submit(charge_all, charger, [first, last])
         wait_for(
-            lambda: charges.done() or _blocked(module_database, charger), "the charge to go on"
+            lambda: charges.done() or is_blocked(module_database, charger), "the charge to go on"
         )
         delayer.connection.commit()
         assert outcomes(checks.result(timeout=30)) == ["checked"] * 3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import psycopg
@@ -16,6 +17,7 @@ from tests.sql.helpers import (
     account_of,
     charge_all,
     charge_once,
+    is_blocked,
     key_id,
     ledger_problems,
     new_user,
@@ -23,7 +25,7 @@ from tests.sql.helpers import (
     person,
     session,
 )
-from tests.support import Database, unique
+from tests.support import Database, unique, wait_for
 
 
 def _charges(database: Database, who: dict[str, str]) -> list[dict[str, Any]]:
@@ -609,6 +611,50 @@ def test_a_lists_key_belongs_to_its_api_key(module_database: Database, web: Call
     for _ in range(2):
         (row,) = charge_once(web, [who], key_id(module_database), "list")
         assert (row["outcome"], row["replayed"]) == ("created", False)
+
+
+def test_a_lists_key_survives_the_rotation_of_its_api_key(
+    module_database: Database, web: Caller, dba: Caller
+) -> None:
+    who = new_user(module_database, paid=5)
+    line = [key_id(module_database)]
+    for _ in range(2):
+        line.append(uuid.UUID(module_database.rotate_key(line[-1]).id))
+    # The one in the middle asks first; the oldest no longer works and the newest came later.
+    dba.row("revoke_api_key", api_key_id=line[0])
+    first = charge_once(web, [who, who], line[1], "list", b"by 1", batch_fingerprint=b"as sent")
+    assert outcomes(first) == ["created", "created"]
+    again = charge_once(web, [who, who], line[2], "list", b"by 2", batch_fingerprint=b"as sent")
+    assert [{**row, "replayed": False} for row in again] == first
+    assert {row["replayed"] for row in again} == {True}
+    assert len(_charges(module_database, who)) == 2
+    with pytest.raises(psycopg.Error) as caught:
+        charge_once(web, [who], line[2], "list", b"by 2", batch_fingerprint=b"another")
+    assert Refusal.of(caught.value).slug == "idempotency_key_reused"
+
+
+@pytest.mark.parametrize("older", ["old key", "new key"])
+def test_one_list_under_both_keys_of_a_rotation_at_once_takes_effect_once(
+    module_database: Database, web: Caller, older: str
+) -> None:
+    who = new_user(module_database, paid=5)
+    old = key_id(module_database)
+    keys = [old, uuid.UUID(module_database.rotate_key(old).id)]
+    if older == "new key":
+        keys.reverse()
+    sent = {"batch_fingerprint": b"as sent"}
+    with (
+        session(module_database, "t_web", autocommit=False) as other,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        first = charge_once(other, [who], keys[0], "list", b"by 1", **sent)
+        waiting = pool.submit(charge_once, web, [who], keys[1], "list", b"by 2", **sent)
+        wait_for(lambda: is_blocked(module_database, web), "the second to wait for the first")
+        other.connection.commit()
+        again = waiting.result(timeout=30)
+    assert [row["charge_id"] for row in again] == [row["charge_id"] for row in first]
+    assert (first[0]["replayed"], again[0]["replayed"]) == (False, True)
+    assert len(_charges(module_database, who)) == 1
 
 
 def test_an_empty_list_has_an_empty_answer(module_database: Database, web: Caller) -> None:

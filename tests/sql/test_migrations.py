@@ -342,6 +342,55 @@ def test_own_steps_go_down_and_up_again_with_rows_present(
         ) == []  # fmt: skip
 
 
+def _steps_from(step: str) -> int:
+    """How many steps back it is to before `step`."""
+    return len(STEPS) - STEPS.index(step)
+
+
+def test_batches_from_before_the_scope_of_their_keys_are_still_recognised(
+    cluster: TestCluster,
+) -> None:
+    """Rows as the release before left them: each of one API key, with a digest only it can make."""
+    with cluster.database() as database:
+        line = [key_id(database)]
+        for _ in range(3):
+            line.append(uuid.UUID(database.rotate_key(line[-1]).id))
+        stranger = key_id(database)
+        rollback(database.dsn(), _steps_from("2026_11_26_0043_key_lineage"))
+        for number, key, batch in (
+            (1, line[0], "by the first"),
+            (2, line[1], "by the second"),
+            (3, line[0], "by two"),
+            (4, line[1], "by two"),
+            (5, stranger, "by the first"),
+        ):
+            database.execute(
+                "INSERT INTO billing_data.batch_requests"
+                " (api_key_id, idempotency_key, request_fingerprint, answer, created_at)"
+                " VALUES (%s, %s, %s, %s, now() + %s * interval '1 second')",
+                *(key, batch, b"as sent", json.dumps([{"item": number, "outcome": "created"}])),
+                number,
+            )
+        migrate(database.dsn(), SEED)
+
+        def answered(key: uuid.UUID, batch: str, fingerprint: bytes = b"as sent") -> int:
+            with session(database, "t_web") as web:
+                (row,) = charge_once(
+                    web, [person()], key, batch, fingerprint, batch_fingerprint=b"of the list"
+                )
+            assert row["replayed"]
+            return int(row["item"])
+
+        for key in line:
+            assert answered(key, "by the second") == 2
+        for key in line[1:]:  # who cannot make the digest that was recorded
+            assert answered(key, "by the first", b"by another API key") == 1
+        assert [answered(key, "by two") for key in line] == [3, 4, 4, 4]
+        assert answered(stranger, "by the first") == 5
+        with pytest.raises(psycopg.Error, match="different request"):
+            answered(line[0], "by the first", b"another list")
+
+
 def test_history_stays_protected_while_steps_are_rolled_back(database: Database) -> None:
     _use(database)
     for step in OWN[:0:-1]:
