@@ -18,6 +18,7 @@
 \ir provider_configs.sql
 \ir purchases.sql
 \ir payments.sql
+\ir payment_returns.sql
 \ir payment_events.sql
 \ir transactions.sql
 \ir ledger.sql
