@@ -60,7 +60,7 @@ BEGIN
         || ' r.money, r.taken, r.short'
         || ' FROM billing_data.purchases AS p'
         || ' INNER JOIN billing_data.accounts AS a ON a.id = p.account_id'
-        || ' CROSS JOIN LATERAL (SELECT coalesce(sum(n.amount_minor), 0) AS money,'
+        || ' CROSS JOIN LATERAL (SELECT coalesce(sum(n.away_minor), 0) AS money,'
         || ' coalesce(sum(n.uses_taken), 0) AS taken,'
         || ' coalesce(sum(n.uses_due - n.uses_taken), 0) AS short'
         || ' FROM billing_data.payment_returns AS n WHERE n.account_id = p.account_id'

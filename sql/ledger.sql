@@ -99,15 +99,30 @@ BEGIN
     UNION ALL
     SELECT
         r.account_id, format('the returns of purchase %s did not take what they say', r.purchase_id),
-        sum(r.uses_taken)::text,
-        (-coalesce(sum(c.amount_minor), 0) - coalesce(sum(g.amount_minor), 0))::text
+        sum(r.uses_taken)::text, sum(e.taken)::text
     FROM billing_data.payment_returns AS r
-    LEFT JOIN billing_data.credits AS c ON c.id = r.credit_id AND c.account_id = r.account_id
-    LEFT JOIN billing_data.credits AS g
-        ON g.id = r.restoring_credit_id AND g.account_id = r.account_id
+    CROSS JOIN LATERAL (
+        SELECT -coalesce(sum(c.amount_minor), 0) AS taken
+        FROM billing_data.payment_return_credits AS n
+        INNER JOIN billing_data.credits AS c
+            ON c.id = n.credit_id AND c.account_id = n.account_id
+        WHERE n.account_id = r.account_id
+            AND n.provider = r.provider
+            AND n.return_id = r.return_id
+    ) AS e
     GROUP BY r.account_id, r.purchase_id
-    HAVING sum(r.uses_taken)
-        <> -coalesce(sum(c.amount_minor), 0) - coalesce(sum(g.amount_minor), 0)
+    HAVING sum(r.uses_taken) <> sum(e.taken)
+    UNION ALL
+    SELECT
+        p.account_id, format('what is due of purchase %s is not what its money stands for', p.id),
+        billing_data.uses_due(p.uses, p.price_minor, sum(r.away_minor))::text,
+        sum(r.uses_due)::text
+    FROM billing_data.purchases AS p
+    INNER JOIN billing_data.payment_returns AS r
+        ON r.account_id = p.account_id AND r.purchase_id = p.id
+    WHERE p.settled_at IS NOT NULL
+    GROUP BY p.account_id, p.id, p.uses, p.price_minor
+    HAVING sum(r.uses_due) <> billing_data.uses_due(p.uses, p.price_minor, sum(r.away_minor))
     UNION ALL
     SELECT
         p.account_id, format('more was taken back of purchase %s than was sold', p.id),

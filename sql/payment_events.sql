@@ -2,13 +2,17 @@
 -- stored was done, and what could not be done is tried again when the event is delivered again.
 
 -- Takes in one event, whose signature the caller has verified, in the shape the caller made of it:
--- p_action 'settle' (money came: p_amount_minor, p_currency), 'return' (money went back or came
--- again: the p_return arrays, withdrawn true for gone), 'acknowledge' or 'ignore'. An event that
--- was taken in before changes nothing, unless it ended in a fault: then it is tried again.
--- outcome is as billing_data.settle_payment and return_money tell it; needs_attention is true when
--- money and credits do not agree: the event is kept and listed by billing.list_payment_problems.
--- The event's client secret is not stored. Locks: the event, the account. Writes: payment_events 1,
--- and what the effect writes. Errors: invalid_argument.
+-- p_action 'settle' (money came: p_amount_minor, p_currency), 'return' (how much of the money of
+-- refunds and disputes is away: the p_return arrays), 'acknowledge' or 'ignore'. p_occurred_at is when
+-- the provider says that it was so. Whether the payment is ours comes first, before its mode:
+-- billing_data.owner_of_payment has p_is_claimed and p_is_foreign. An event that was taken in before
+-- changes nothing, unless it ended in a fault: then it is tried again.
+-- outcome is as billing_data.owner_of_payment, settle_payment and apply_return tell it; needs_attention
+-- is true when money and credits do not agree: the event is kept and listed by
+-- billing.list_payment_problems. The event's client secret is not stored. A server of the release before
+-- says of a return only whether it is withdrawn, without a time: news that it is counts only where
+-- nothing is known. Locks: the event, the account, the purchase. Writes: payment_events 1, and what the
+-- effect writes. Errors: invalid_argument.
 -- Example: SELECT * FROM billing.process_payment_event(p_event_id => 'evt_1',
 --     p_event_type => 'customer.created', p_payload => '{}', p_action => 'ignore');
 CREATE OR REPLACE FUNCTION billing.process_payment_event(
@@ -27,8 +31,14 @@ CREATE OR REPLACE FUNCTION billing.process_payment_event(
     p_return_ids text[] DEFAULT '{}',
     p_return_kinds text[] DEFAULT '{}',
     p_return_amounts_minor bigint[] DEFAULT '{}',
-    p_returns_withdrawn boolean[] DEFAULT '{}',
-    p_provider text DEFAULT 'stripe'
+    p_returns_withdrawn boolean[] DEFAULT NULL,
+    p_provider text DEFAULT 'stripe',
+    p_return_away_minor bigint[] DEFAULT NULL,
+    p_return_states text[] DEFAULT NULL,
+    p_return_transactions bigint[] DEFAULT NULL,
+    p_occurred_at timestamptz DEFAULT NULL,
+    p_is_claimed boolean DEFAULT NULL,
+    p_is_foreign boolean DEFAULT false
 ) RETURNS TABLE (
     outcome text,
     needs_attention boolean,
@@ -49,9 +59,11 @@ DECLARE
         p_payload::text, '"client_secret": "(\\.|[^"\\])*"', '"client_secret": null', 'g'
     )::jsonb;
     v_event billing_data.payment_events;
+    v_returns billing_data.payment_returns[];
+    v_told billing_data.payment_returns;
+    v_owner record;
     v_mode text;
-    v_return record;
-    v_result record;
+    v_outcome text;
 BEGIN
     PERFORM billing_data.require(
         length(p_event_id) BETWEEN 1 AND 255, 'p_event_id', 'it must have 1 to 255 characters'
@@ -74,27 +86,12 @@ BEGIN
         END,
         'p_payment_id', 'it must have 1 to 255 characters'
     );
-    PERFORM billing_data.require_same_length(
-        ARRAY[
-            cardinality(p_return_ids), cardinality(p_return_kinds),
-            cardinality(p_return_amounts_minor), cardinality(p_returns_withdrawn)
-        ],
-        '{}'
-    );
     PERFORM billing_data.require(
-        NOT EXISTS (
-            SELECT
-            FROM unnest(
-                p_return_ids, p_return_kinds, p_return_amounts_minor, p_returns_withdrawn
-            ) AS r (id, kind, amount_minor, withdrawn)
-            WHERE (
-                length(r.id) BETWEEN 1 AND 200
-                AND r.kind IN ('refund', 'dispute')
-                AND r.amount_minor > 0
-                AND r.withdrawn IS NOT NULL
-            ) IS NOT TRUE
-        ),
-        'p_return_ids', 'a return needs an id, a kind (refund or dispute), an amount and a direction'
+        coalesce(isfinite(p_occurred_at), true), 'p_occurred_at', 'it must be a time'
+    );
+    v_returns := billing_data.told_returns(
+        p_return_ids, p_return_kinds, p_return_amounts_minor, p_returns_withdrawn,
+        p_return_away_minor, p_return_states, p_return_transactions, p_occurred_at
     );
     PERFORM billing_data.require_durable_commit();
 
@@ -124,39 +121,50 @@ BEGIN
     SELECT billing_data.provider_mode(c.config_data) INTO v_mode
     FROM billing_data.provider_configs AS c
     WHERE c.provider_type = p_provider;
+    SELECT o.outcome, o.account_id, o.purchase_id INTO STRICT v_owner
+    FROM billing_data.owner_of_payment(
+        p_provider, p_payment_id, p_account_id, p_purchase_id, p_oauth_provider, p_external_id,
+        coalesce(
+            p_is_claimed,
+            p_action = 'settle' OR num_nonnulls(p_purchase_id, p_oauth_provider, p_external_id) > 0
+        ),
+        coalesce(p_is_foreign, false)
+    ) AS o;
     IF p_action IN ('acknowledge', 'ignore') THEN
         outcome := CASE p_action WHEN 'ignore' THEN 'ignored' ELSE 'acknowledged' END;
     ELSIF (p_livemode <> (v_mode = 'live')) IS TRUE THEN
-        outcome := 'mode_mismatch';
+        outcome := CASE WHEN v_owner.outcome IS NULL THEN 'mode_mismatch' ELSE 'ignored' END;
     ELSIF p_action = 'settle' THEN
-        SELECT s.outcome, s.account_id, s.purchase_id, s.credits_added
-        INTO STRICT outcome, account_id, purchase_id, credits_added
-        FROM billing_data.settle_payment(
-            p_provider, p_payment_id, p_amount_minor, p_currency, p_account_id, p_purchase_id,
-            p_oauth_provider, p_external_id, v_role, v_writer
-        ) AS s;
-    ELSE
+        outcome := v_owner.outcome;
+        IF outcome IS NULL THEN
+            SELECT s.outcome, s.account_id, s.purchase_id, s.credits_added
+            INTO STRICT outcome, account_id, purchase_id, credits_added
+            FROM billing_data.settle_payment(
+                p_provider, p_payment_id, p_amount_minor, p_currency, v_owner.account_id,
+                v_owner.purchase_id, v_role, v_writer
+            ) AS s;
+        END IF;
+    ELSIF v_owner.purchase_id IS NOT NULL THEN
+        account_id := v_owner.account_id;
+        purchase_id := v_owner.purchase_id;
         outcome := 'unchanged';
-        FOR v_return IN
-            SELECT r.id, r.kind, r.amount_minor, r.withdrawn
-            FROM unnest(
-                p_return_ids, p_return_kinds, p_return_amounts_minor, p_returns_withdrawn
-            ) WITH ORDINALITY AS r (id, kind, amount_minor, withdrawn, place)
-            ORDER BY r.place
-        LOOP
-            SELECT m.outcome, m.account_id, m.purchase_id INTO STRICT v_result
-            FROM billing_data.return_money(
-                p_provider, p_payment_id, p_account_id, p_purchase_id,
-                num_nonnulls(p_oauth_provider, p_external_id) = 2, v_return.id, v_return.kind,
-                v_return.amount_minor, p_currency, v_return.withdrawn, v_role, v_writer
-            ) AS m;
-            account_id := v_result.account_id;
-            purchase_id := v_result.purchase_id;
+        FOREACH v_told IN ARRAY v_returns LOOP
+            v_outcome := billing_data.return_money(
+                p_provider, p_payment_id, v_owner.account_id, v_owner.purchase_id, v_told,
+                p_currency, NULL, v_role, v_writer
+            );
             -- One that did something, or is at fault, tells more than one that did not.
-            IF v_result.outcome <> 'unchanged' AND NOT billing_data.is_payment_fault(outcome) THEN
-                outcome := v_result.outcome;
+            IF v_outcome <> 'unchanged' AND NOT billing_data.is_payment_fault(outcome) THEN
+                outcome := v_outcome;
             END IF;
         END LOOP;
+    ELSE
+        -- The money of a payment that may yet be credited here, or of one that never will.
+        outcome := CASE
+            WHEN v_owner.outcome IS NULL OR v_owner.outcome = 'account_not_found'
+                THEN 'payment_unknown'
+            ELSE 'ignored'
+        END;
     END IF;
     needs_attention := billing_data.is_payment_fault(outcome);
     UPDATE billing_data.payment_events AS e
@@ -195,6 +203,7 @@ AS $$
             WHEN 'currency_mismatch' THEN 'it was paid in another currency than was asked for'
             WHEN 'metadata_missing' THEN 'the payment does not say whom it is for'
             WHEN 'mode_mismatch' THEN 'a test event met a live set-up, or the other way round'
+            WHEN 'not_sold_here' THEN 'it names a purchase or an account that it cannot show to be its own'
             WHEN 'payment_unknown' THEN 'money went back for a payment that was not reported yet'
             ELSE 'the purchase already has another payment'
         END AS what_is_wrong,
@@ -203,12 +212,15 @@ AS $$
     -- The faults of billing_data.is_payment_fault, so worded that their index serves.
     WHERE e.outcome IN (
             'account_not_found', 'amount_mismatch', 'balance_overflow', 'currency_mismatch',
-            'metadata_missing', 'mode_mismatch', 'payment_mismatch', 'payment_unknown'
+            'metadata_missing', 'mode_mismatch', 'not_sold_here', 'payment_mismatch',
+            'payment_unknown'
         )
         AND e.resolved_at IS NULL
         -- What reconciliation has credited since then is no problem any more.
         AND NOT (
-            e.outcome IN ('account_not_found', 'amount_mismatch', 'metadata_missing')
+            e.outcome IN (
+                'account_not_found', 'amount_mismatch', 'metadata_missing', 'not_sold_here'
+            )
             AND EXISTS (
                 SELECT FROM billing_data.purchases AS p
                 WHERE p.provider = e.provider
@@ -221,7 +233,7 @@ AS $$
         'shortfall', r.provider, r.return_id::text, p.payment_id::text, r.account_id,
         format(
             '%s of %s: %s uses were due, %s could be taken, %s are short', r.kind,
-            billing_data.money_text(r.amount_minor, p.currency), r.uses_due, r.uses_taken,
+            billing_data.money_text(r.away_minor, p.currency), r.uses_due, r.uses_taken,
             r.uses_due - r.uses_taken
         ),
         r.updated_at
@@ -371,7 +383,8 @@ CREATE OR REPLACE FUNCTION billing.list_payments(
     settled_at timestamptz,
     resolved boolean,
     return_ids text[],
-    return_statuses text[]
+    return_statuses text[],
+    return_away_minor bigint[]
 )
 LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
@@ -388,12 +401,13 @@ BEGIN
                 AND e.payment_id = p.payment_id
                 AND e.resolved_at IS NOT NULL
         ),
-        r.ids, r.statuses
+        r.ids, r.statuses, r.away_minor
     FROM billing_data.purchases AS p
     CROSS JOIN LATERAL (
         SELECT
             coalesce(array_agg(n.return_id::text ORDER BY n.return_id), '{}') AS ids,
-            coalesce(array_agg(n.status ORDER BY n.return_id), '{}') AS statuses
+            coalesce(array_agg(n.status ORDER BY n.return_id), '{}') AS statuses,
+            coalesce(array_agg(n.away_minor ORDER BY n.return_id), '{}') AS away_minor
         FROM billing_data.payment_returns AS n
         WHERE n.account_id = p.account_id AND n.purchase_id = p.id
     ) AS r

@@ -1,8 +1,11 @@
--- Returns of money. Gone back (refund, dispute): credits are taken back, never more than are left.
--- Come back (a dispute won, a refund failed): what was taken is given back.
+-- Returns of money. A return (a refund or a dispute) is a state and no event: how much of its money is
+-- away from us now. What is taken of a purchase's credits follows from it: billing_data.uses_due of the
+-- money that is away over all its returns together, as far as the account had credits when it went.
+-- The rest is the shortfall; money that comes again lowers that first. Each change is a ledger entry of
+-- its own, so a dispute may be lost, won and lost again.
 
--- How many of a purchase's uses are due when so much of its money has gone back: its share, rounded
--- down; all of them for all the money.
+-- How many of a purchase's uses are due when so much of its money is away: its share, rounded down;
+-- all of them for all the money.
 CREATE OR REPLACE FUNCTION billing_data.uses_due(
     p_uses bigint, p_price_minor bigint, p_money numeric
 ) RETURNS bigint
@@ -10,20 +13,224 @@ LANGUAGE sql IMMUTABLE
 SET search_path = pg_catalog, pg_temp
 RETURN floor(p_uses * least(coalesce(p_money, 0), p_price_minor) / p_price_minor)::bigint;
 COMMENT ON FUNCTION billing_data.uses_due IS
-    'The uses due for money that went back, rounded down. Helper.';
+    'The uses due for money that is away, rounded down. Helper.';
 
--- Takes back what a return of money is due, or gives it back when the money came again. A return is
--- keyed by the provider's id for it (refund or dispute); repeated and reordered calls end the same,
--- and one that came back is never taken again. What all returns of a purchase that stand are due
--- together is billing_data.uses_due of their money: when one of several comes back, what it took
--- stays taken as far as the others are due it.
--- Locks: none, the caller holds account and purchase. Gives the outcome.
+-- Whether what is told of a return is newer than what is known. A refund that failed or was canceled
+-- stays so. The list of a dispute's balance transactions only grows, so the longer one is newer; where
+-- it does not tell, the provider's time does, and within one second the later state.
+CREATE OR REPLACE FUNCTION billing_data.is_news_of_return(
+    p_known billing_data.payment_returns, p_told billing_data.payment_returns
+) RETURNS boolean
+LANGUAGE sql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+RETURN CASE
+    WHEN (p_known).kind = 'refund' AND ((p_known).state = 'closed') <> ((p_told).state = 'closed')
+        THEN (p_told).state = 'closed'
+    WHEN (p_told).transactions <> (p_known).transactions
+        THEN (p_told).transactions > (p_known).transactions
+    WHEN (p_told).as_of <> (p_known).as_of THEN (p_told).as_of > (p_known).as_of
+    ELSE array_position(ARRAY['inquiry', 'open', 'closed'], (p_told).state)
+        >= array_position(ARRAY['inquiry', 'open', 'closed'], (p_known).state)
+END;
+COMMENT ON FUNCTION billing_data.is_news_of_return IS
+    'Tells whether what is told of a return is newer than what is known. Helper.';
+
+-- Says of each return of a purchase that is away how many uses are due for it and how many of them
+-- are short, p_short over all of them. Due falls to the oldest first. A shortfall stays where it is as
+-- far as it can; what is new of it, and what is gone, is that of the return that changed; what that has
+-- no room for is the newest one's. A shortfall that grows is open again.
+-- Locks: none, the caller holds the account.
+CREATE OR REPLACE FUNCTION billing_data.spread_returns(
+    p_purchase billing_data.purchases, p_changed_return_id text, p_short bigint, p_now timestamptz
+) RETURNS void
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    WITH dues AS (
+        SELECT
+            n.provider, n.return_id, n.return_id = p_changed_return_id AS is_changed,
+            row_number() OVER oldest AS place, n.uses_due - n.uses_taken AS short,
+            billing_data.uses_due(
+                (p_purchase).uses, (p_purchase).price_minor, sum(n.away_minor) OVER oldest
+            ) - billing_data.uses_due(
+                (p_purchase).uses, (p_purchase).price_minor,
+                sum(n.away_minor) OVER oldest - n.away_minor
+            ) AS due
+        FROM billing_data.payment_returns AS n
+        WHERE n.account_id = (p_purchase).account_id
+            AND n.purchase_id = (p_purchase).id
+            AND n.status = 'taken'
+        WINDOW oldest AS (ORDER BY n.created_at, n.return_id)
+    ),
+    -- Room for the shortfall, in the order in which it is filled.
+    rooms AS (
+        SELECT d.return_id, 1 AS turn, d.place, least(d.short, d.due) AS uses
+        FROM dues AS d
+        WHERE NOT d.is_changed
+        UNION ALL
+        SELECT d.return_id, 2, d.place, d.due FROM dues AS d WHERE d.is_changed
+        UNION ALL
+        SELECT d.return_id, 3, -d.place, d.due - least(d.short, d.due)
+        FROM dues AS d
+        WHERE NOT d.is_changed
+    ),
+    filled AS (
+        SELECT
+            m.return_id,
+            greatest(
+                least(
+                    m.uses,
+                    p_short - (sum(m.uses) OVER (ORDER BY m.turn, m.place) - m.uses)
+                ),
+                0
+            ) AS short
+        FROM rooms AS m
+    ),
+    shares AS (
+        SELECT d.provider, d.return_id, d.due, d.short AS short_before, sum(f.short) AS short
+        FROM dues AS d
+        INNER JOIN filled AS f ON f.return_id = d.return_id
+        GROUP BY d.provider, d.return_id, d.due, d.short
+    )
+    UPDATE billing_data.payment_returns AS r
+    SET uses_due = s.due,
+        uses_taken = s.due - s.short,
+        resolved_at = CASE WHEN s.short <= s.short_before THEN r.resolved_at END,
+        resolution = CASE WHEN s.short <= s.short_before THEN r.resolution END,
+        updated_at = p_now
+    FROM shares AS s
+    WHERE r.account_id = (p_purchase).account_id
+        AND r.provider = s.provider
+        AND r.return_id = s.return_id
+        AND (r.uses_due, r.uses_taken) <> (s.due, s.due - s.short);
+$$;
+COMMENT ON FUNCTION billing_data.spread_returns IS
+    'Says for which returns of a purchase uses are due and short. Helper.';
+
+-- Brings a purchase's credits to what the money that is away stands for, after one of its returns
+-- came to p_away_minor: takes or gives back the difference by one ledger entry.
+-- Locks: none, the caller holds account and purchase. Writes: payment_returns 1..n, credits 0..1,
+-- accounts 0..1, payment_return_credits 0..1. False, and nothing is written, when the account cannot
+-- hold what comes back.
+CREATE OR REPLACE FUNCTION billing_data.book_return(
+    p_purchase billing_data.purchases,
+    p_return billing_data.payment_returns,
+    p_away_minor bigint,
+    p_database_role text,
+    p_payment_provider text
+) RETURNS boolean
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_now timestamptz := clock_timestamp();
+    v_key text := p_purchase.provider || '-' || p_return.return_id;
+    v_account billing_data.accounts;
+    v_credit billing_data.credits;
+    v_earlier billing_data.credits;
+    v_before record;
+    v_entries record;
+    v_due bigint;
+    v_change bigint;
+    v_moved bigint := p_away_minor - CASE WHEN p_return.status = 'waiting' THEN 0
+        ELSE p_return.away_minor END;
+BEGIN
+    SELECT a.* INTO STRICT v_account
+    FROM billing_data.accounts AS a
+    WHERE a.id = p_purchase.account_id;
+    SELECT
+        coalesce(sum(r.uses_due), 0)::bigint AS due, coalesce(sum(r.uses_taken), 0)::bigint AS taken,
+        coalesce(sum(r.away_minor) FILTER (WHERE r.return_id <> p_return.return_id), 0)
+            AS away_otherwise
+    INTO STRICT v_before
+    FROM billing_data.payment_returns AS r
+    WHERE r.account_id = p_purchase.account_id
+        AND r.purchase_id = p_purchase.id
+        AND r.status = 'taken';
+    SELECT
+        count(*) AS n, count(*) FILTER (WHERE c.amount_minor < 0) AS takings
+    INTO STRICT v_entries
+    FROM billing_data.payment_return_credits AS n
+    INNER JOIN billing_data.credits AS c ON c.id = n.credit_id
+    WHERE n.account_id = p_purchase.account_id
+        AND n.provider = p_purchase.provider
+        AND n.return_id = p_return.return_id;
+
+    v_due := billing_data.uses_due(
+        p_purchase.uses, p_purchase.price_minor, v_before.away_otherwise + p_away_minor
+    );
+    v_change := CASE
+        WHEN v_due > v_before.due THEN -least(v_due - v_before.due, v_account.paid_credits)
+        ELSE greatest(v_before.taken - v_due, 0)
+    END;
+    IF v_change > 0 AND v_account.paid_credits > 9223372036854775807 - v_change THEN
+        RETURN false;
+    END IF;
+    IF v_due > v_before.due AND v_entries.n = 0 THEN
+        v_earlier := billing_data.credit_of_payment(
+            v_account.id, v_key, 'refund', p_return.return_id
+        );
+    END IF;
+    IF v_earlier.amount_minor < 0 THEN  -- taken before a rollback of these tables
+        v_credit := v_earlier;
+        v_change := greatest(v_credit.amount_minor, v_before.due - v_due);
+    ELSIF v_change <> 0 THEN
+        v_key := v_key || CASE WHEN v_change > 0 THEN '-restored' ELSE '' END || CASE
+            WHEN (v_change < 0 AND v_entries.takings > 0)
+                OR (v_change > 0 AND v_entries.n > v_entries.takings)
+                THEN '-' || v_entries.n + 1
+            ELSE ''
+        END;
+        v_credit := billing_data.append_credit(
+            v_account, v_change, CASE WHEN v_change < 0 THEN 'refund' ELSE 'adjustment' END,
+            format(
+                CASE WHEN v_change < 0 THEN '%s of %s via %s (%s uses taken back)'
+                    ELSE '%s of %s via %s undone (%s uses given back)' END,
+                initcap(p_return.kind),
+                billing_data.money_text(abs(v_moved), p_purchase.currency),
+                initcap(p_purchase.provider), abs(v_change)
+            ),
+            p_return.return_id, billing_data.free_key(v_account.id, v_key), NULL, v_now, NULL, NULL,
+            p_database_role, p_payment_provider
+        );
+    END IF;
+    IF v_credit.id IS NOT NULL THEN
+        INSERT INTO billing_data.payment_return_credits (
+            account_id, provider, return_id, credit_id
+        )
+        VALUES (p_purchase.account_id, p_purchase.provider, p_return.return_id, v_credit.id);
+    END IF;
+
+    UPDATE billing_data.payment_returns AS r
+    SET status = CASE WHEN p_away_minor > 0 THEN 'taken' ELSE 'restored' END,
+        away_minor = p_away_minor,
+        amount_minor = greatest(r.amount_minor, p_away_minor),
+        uses_due = CASE WHEN p_away_minor > 0 THEN r.uses_due ELSE 0 END,
+        uses_taken = CASE WHEN p_away_minor > 0 THEN r.uses_taken ELSE 0 END,
+        updated_at = v_now
+    WHERE r.account_id = p_purchase.account_id
+        AND r.provider = p_purchase.provider
+        AND r.return_id = p_return.return_id;
+    PERFORM billing_data.spread_returns(
+        p_purchase, p_return.return_id, v_due - (v_before.taken - v_change), v_now
+    );
+    RETURN true;
+END
+$$;
+COMMENT ON FUNCTION billing_data.book_return IS
+    'Brings a purchase''s credits to what the money that is away stands for. Helper.';
+
+-- Takes in what is told of a return: older news than what is known changes nothing. p_read_at: it was
+-- read at the provider at that time of ours, and so is the newest there is unless the return has
+-- changed here since.
+-- Locks: none, the caller holds account and purchase. Writes: payment_returns 0..n, and what
+-- billing_data.book_return writes. Gives 'taken_back', 'restored', 'unchanged'; 'waiting' (the payment
+-- itself has not been credited yet); 'ignored' (an inquiry that moves no money); 'payment_mismatch';
+-- 'balance_overflow', which leaves everything as it was.
 CREATE OR REPLACE FUNCTION billing_data.apply_return(
     p_purchase billing_data.purchases,
-    p_return_id text,
-    p_kind text,
-    p_amount_minor bigint,
-    p_withdrawn boolean,
+    p_told billing_data.payment_returns,
+    p_read_at timestamptz,
     p_database_role text,
     p_payment_provider text
 ) RETURNS text
@@ -32,206 +239,184 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     v_now timestamptz := clock_timestamp();
-    v_key text := p_purchase.provider || '-' || p_return_id;
-    v_account billing_data.accounts;
-    v_return billing_data.payment_returns;
-    v_credit billing_data.credits;
-    v_sums record;
-    v_due bigint;
-    v_uses bigint;
-    v_what text := format(
-        '%s of %s via %s', initcap(p_kind),
-        billing_data.money_text(p_amount_minor, p_purchase.currency), initcap(p_purchase.provider)
-    );
+    v_known billing_data.payment_returns;
+    v_away_before bigint := 0;
+    -- As long as the payment itself is not credited.
+    v_status text := CASE WHEN p_told.away_minor > 0 THEN 'waiting' ELSE 'restored' END;
 BEGIN
-    SELECT r.* INTO v_return
+    SELECT r.* INTO v_known
     FROM billing_data.payment_returns AS r
     WHERE r.account_id = p_purchase.account_id
         AND r.provider = p_purchase.provider
-        AND r.return_id = p_return_id;
+        AND r.return_id = p_told.return_id;
     IF NOT FOUND THEN
-        -- Money that came back before we heard of its going leaves nothing to take, now or later.
+        IF p_told.state = 'inquiry' AND p_told.away_minor = 0 THEN
+            RETURN 'ignored';
+        END IF;
         INSERT INTO billing_data.payment_returns AS r (
-            account_id, provider, return_id, purchase_id, kind, status, amount_minor, created_at,
-            updated_at
+            account_id, provider, return_id, purchase_id, kind, status, amount_minor, away_minor,
+            state, transactions, as_of, created_at, updated_at
         )
         VALUES (
-            p_purchase.account_id, p_purchase.provider, p_return_id, p_purchase.id, p_kind,
-            CASE WHEN p_withdrawn THEN 'waiting' ELSE 'restored' END, p_amount_minor, v_now, v_now
+            p_purchase.account_id, p_purchase.provider, p_told.return_id, p_purchase.id,
+            p_told.kind, v_status, p_told.amount_minor, p_told.away_minor, p_told.state,
+            p_told.transactions, p_told.as_of, v_now, v_now
         )
-        RETURNING r.* INTO v_return;
-    ELSIF v_return.purchase_id <> p_purchase.id THEN
+        RETURNING r.* INTO v_known;
+    ELSIF v_known.purchase_id <> p_purchase.id THEN
         RETURN 'payment_mismatch';
+    ELSIF NOT (
+        coalesce(p_read_at > v_known.updated_at, false)
+        OR billing_data.is_news_of_return(v_known, p_told)
+    ) THEN
+        RETURN CASE v_known.status WHEN 'waiting' THEN 'waiting' ELSE 'unchanged' END;
+    ELSE
+        v_away_before := v_known.away_minor;
     END IF;
-    SELECT a.* INTO STRICT v_account
-    FROM billing_data.accounts AS a
-    WHERE a.id = p_purchase.account_id;
-    -- The other returns that stand.
-    SELECT
-        coalesce(sum(r.amount_minor), 0) AS money, coalesce(sum(r.uses_due), 0)::bigint AS due,
-        coalesce(sum(r.uses_taken), 0)::bigint AS taken
-    INTO STRICT v_sums
-    FROM billing_data.payment_returns AS r
-    WHERE r.account_id = p_purchase.account_id
-        AND r.purchase_id = p_purchase.id
-        AND r.status = 'taken'
-        AND r.return_id <> p_return_id;
 
-    IF p_withdrawn AND v_return.status = 'waiting' THEN
-        IF p_purchase.settled_at IS NULL THEN
-            RETURN 'waiting';
-        END IF;
-        v_due := greatest(
-            billing_data.uses_due(
-                p_purchase.uses, p_purchase.price_minor, v_sums.money + v_return.amount_minor
-            ) - v_sums.due,
-            0
-        );
-        v_credit := billing_data.credit_of_payment(
-            v_account.id, v_key, 'refund', p_return_id
-        );
-        v_uses := least(v_due, v_account.paid_credits);
-        IF v_credit.id IS NOT NULL THEN
-            v_uses := least(v_due, -v_credit.amount_minor);  -- taken before a rollback of this table
-        ELSIF v_uses > 0 THEN
-            v_credit := billing_data.append_credit(
-                v_account, -v_uses, 'refund', format('%s (%s uses taken back)', v_what, v_uses),
-                p_return_id, billing_data.free_key(v_account.id, v_key), NULL, v_now, NULL, NULL,
-                p_database_role, p_payment_provider
-            );
-        END IF;
-        UPDATE billing_data.payment_returns AS r
-        SET status = 'taken',
-            uses_due = v_due,
-            uses_taken = v_uses,
-            credit_id = v_credit.id,
-            updated_at = v_now
-        WHERE r.account_id = v_return.account_id
-            AND r.provider = v_return.provider
-            AND r.return_id = p_return_id;
-        RETURN 'taken_back';
-    ELSIF NOT p_withdrawn AND v_return.status <> 'restored' THEN
-        v_due := billing_data.uses_due(p_purchase.uses, p_purchase.price_minor, v_sums.money);
-        v_uses := greatest(v_sums.taken + v_return.uses_taken - v_due, 0);
-        IF v_account.paid_credits > 9223372036854775807 - v_uses THEN
-            RETURN 'balance_overflow';
-        ELSIF v_uses > 0 THEN
-            v_credit := billing_data.append_credit(
-                v_account, v_uses, 'adjustment',
-                format('%s undone (%s uses given back)', v_what, v_uses), p_return_id,
-                billing_data.free_key(v_account.id, v_key || '-restored'), NULL, v_now, NULL, NULL,
-                p_database_role, p_payment_provider
-            );
-        END IF;
-        UPDATE billing_data.payment_returns AS r
-        SET status = 'restored',
-            uses_due = 0,
-            uses_taken = 0,
-            restoring_credit_id = v_credit.id,
-            updated_at = v_now
-        WHERE r.account_id = v_return.account_id
-            AND r.provider = v_return.provider
-            AND r.return_id = p_return_id;
-        -- What stays due and taken falls to the others, the oldest first.
-        UPDATE billing_data.payment_returns AS r
-        SET uses_due = o.due,
-            uses_taken = greatest(
-                least(o.due, v_sums.taken + v_return.uses_taken - v_uses - o.due_before), 0
-            ),
-            updated_at = v_now
-        FROM (
-            SELECT
-                m.return_id,
-                billing_data.uses_due(p_purchase.uses, p_purchase.price_minor, m.money)
-                    - billing_data.uses_due(
-                        p_purchase.uses, p_purchase.price_minor, m.money - m.amount_minor
-                    ) AS due,
-                billing_data.uses_due(
-                    p_purchase.uses, p_purchase.price_minor, m.money - m.amount_minor
-                ) AS due_before
-            FROM (
-                SELECT
-                    n.return_id, n.amount_minor,
-                    sum(n.amount_minor) OVER (ORDER BY n.created_at, n.return_id) AS money
-                FROM billing_data.payment_returns AS n
-                WHERE n.account_id = p_purchase.account_id
-                    AND n.purchase_id = p_purchase.id
-                    AND n.status = 'taken'
-            ) AS m
-        ) AS o
-        WHERE r.account_id = p_purchase.account_id
-            AND r.provider = p_purchase.provider
-            AND r.return_id = o.return_id
-            AND (r.uses_due <> o.due OR v_return.uses_taken > 0);
-        RETURN 'restored';
+    IF p_purchase.settled_at IS NOT NULL
+        AND (v_known.status = 'waiting' OR v_away_before <> p_told.away_minor)
+        AND NOT billing_data.book_return(
+            p_purchase, v_known, p_told.away_minor, p_database_role, p_payment_provider
+        )
+    THEN
+        RETURN 'balance_overflow';
     END IF;
-    RETURN 'unchanged';
+    UPDATE billing_data.payment_returns AS r
+    SET status = CASE WHEN p_purchase.settled_at IS NULL THEN v_status ELSE r.status END,
+        amount_minor = p_told.amount_minor,
+        away_minor = p_told.away_minor,
+        state = p_told.state,
+        transactions = coalesce(p_told.transactions, r.transactions),
+        as_of = p_told.as_of,
+        updated_at = v_now
+    WHERE r.account_id = v_known.account_id
+        AND r.provider = v_known.provider
+        AND r.return_id = v_known.return_id;
+    RETURN CASE
+        WHEN p_told.away_minor < v_away_before THEN 'restored'
+        WHEN p_purchase.settled_at IS NULL AND p_told.away_minor > 0 THEN 'waiting'
+        WHEN p_told.away_minor > v_away_before THEN 'taken_back'
+        ELSE 'unchanged'
+    END;
 END
 $$;
 COMMENT ON FUNCTION billing_data.apply_return IS
-    'Takes back or gives back the credits of one refund or dispute. Helper.';
+    'Takes in how much of a refund''s or dispute''s money is away. Helper.';
 
--- Records that money of a payment went back (p_withdrawn) or came again, and moves the credits.
--- Locks: the account. Gives an outcome: 'taken_back', 'restored', 'waiting' (the payment itself has
--- not been credited yet), 'unchanged', 'ignored' (not one of our payments), 'payment_unknown' (ours,
--- by its metadata, but not heard of yet), or what is wrong.
+-- Takes in what is told of a return of a purchase's money, and moves the credits.
+-- Locks: the account, the purchase. Gives what billing_data.apply_return does, or 'currency_mismatch'.
 CREATE OR REPLACE FUNCTION billing_data.return_money(
     p_provider text,
     p_payment_id text,
     p_account_id uuid,
     p_purchase_id uuid,
-    p_is_ours boolean,
-    p_return_id text,
-    p_kind text,
-    p_amount_minor bigint,
+    p_told billing_data.payment_returns,
     p_currency text,
-    p_withdrawn boolean,
+    p_read_at timestamptz,
     p_database_role text,
     p_payment_provider text
-) RETURNS TABLE (outcome text, account_id uuid, purchase_id uuid)
+) RETURNS text
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     v_purchase billing_data.purchases;
 BEGIN
-    v_purchase := billing_data.purchase_of_payment(
-        p_provider, p_payment_id, p_account_id, p_purchase_id
-    );
-    account_id := v_purchase.account_id;
-    purchase_id := v_purchase.id;
-    IF v_purchase.id IS NULL THEN
-        outcome := CASE WHEN p_is_ours THEN 'payment_unknown' ELSE 'ignored' END;
-        RETURN NEXT;
-        RETURN;
-    END IF;
     PERFORM FROM billing_data.accounts AS a
-    WHERE a.id = v_purchase.account_id
+    WHERE a.id = p_account_id
     FOR NO KEY UPDATE;
     PERFORM FROM billing_data.purchases AS p
-    WHERE p.account_id = v_purchase.account_id AND p.id = v_purchase.id
+    WHERE p.account_id = p_account_id AND p.id = p_purchase_id
     FOR UPDATE;
     v_purchase := billing_data.purchase_of_payment(
         p_provider, p_payment_id, p_account_id, p_purchase_id
     );
-    outcome := CASE
-        WHEN v_purchase.payment_id <> p_payment_id THEN 'payment_mismatch'
+    RETURN CASE
+        WHEN v_purchase.payment_id <> p_payment_id OR v_purchase.id <> p_purchase_id
+            THEN 'payment_mismatch'
         WHEN upper(p_currency) IS DISTINCT FROM v_purchase.currency THEN 'currency_mismatch'
         ELSE billing_data.apply_return(
-            v_purchase, p_return_id, p_kind, p_amount_minor, p_withdrawn, p_database_role,
-            p_payment_provider
+            v_purchase, p_told, p_read_at, p_database_role, p_payment_provider
         )
     END;
-    RETURN NEXT;
 END
 $$;
 COMMENT ON FUNCTION billing_data.return_money IS
-    'Moves credits after money went back or came again; gives an outcome. Helper.';
+    'Moves the credits of a purchase whose money went back or came again. Helper.';
 
--- Takes back the credits of money that went back to the customer, in proportion and never below
--- zero, or gives them back when it came again (p_withdrawn false); once per refund or dispute id.
--- Locks: the account. Writes: payment_returns, credits, accounts. Errors: actor_required,
--- invalid_argument; the outcome tells the rest.
+-- What an event tells of returns of money, one row each in the order told; checked.
+-- Errors: invalid_argument.
+CREATE OR REPLACE FUNCTION billing_data.told_returns(
+    p_ids text[],
+    p_kinds text[],
+    p_amounts_minor bigint[],
+    p_withdrawn boolean[],
+    p_away_minor bigint[],
+    p_states text[],
+    p_transactions bigint[],
+    p_occurred_at timestamptz
+) RETURNS billing_data.payment_returns[]
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_told billing_data.payment_returns;
+    v_returns billing_data.payment_returns[] := '{}';
+BEGIN
+    PERFORM billing_data.require_same_length(
+        ARRAY[
+            cardinality(p_ids), cardinality(p_kinds), cardinality(p_amounts_minor),
+            coalesce(cardinality(p_away_minor), cardinality(p_withdrawn), 0)
+        ],
+        ARRAY[
+            cardinality(p_withdrawn), cardinality(p_states), cardinality(p_transactions)
+        ]
+    );
+    FOR v_place IN 1..cardinality(p_ids) LOOP
+        v_told.return_id := p_ids[v_place];
+        v_told.kind := p_kinds[v_place];
+        v_told.amount_minor := p_amounts_minor[v_place];
+        v_told.away_minor := coalesce(
+            p_away_minor[v_place],
+            CASE p_withdrawn[v_place] WHEN true THEN v_told.amount_minor WHEN false THEN 0 END
+        );
+        v_told.state := coalesce(
+            p_states[v_place], CASE WHEN v_told.away_minor > 0 THEN 'open' ELSE 'closed' END
+        );
+        v_told.transactions := p_transactions[v_place];
+        v_told.as_of := CASE
+            WHEN p_states IS NULL AND v_told.away_minor > 0 THEN 'epoch'
+            ELSE coalesce(p_occurred_at, clock_timestamp())
+        END;
+        PERFORM billing_data.require(
+            length(v_told.return_id) BETWEEN 1 AND 200
+            AND v_told.kind IN ('refund', 'dispute')
+            AND v_told.amount_minor > 0
+            AND v_told.away_minor BETWEEN 0 AND v_told.amount_minor
+            AND v_told.state IN ('inquiry', 'open', 'closed')
+            AND (v_told.transactions >= 0) IS NOT FALSE,
+            'p_return_ids',
+            'a return needs an id, a kind (refund or dispute), an amount, how much of it is away and'
+            ' a state (inquiry, open or closed)'
+        );
+        v_returns := v_returns || v_told;
+    END LOOP;
+    RETURN v_returns;
+END
+$$;
+COMMENT ON FUNCTION billing_data.told_returns IS
+    'What an event tells of returns of money, checked. Helper.';
+
+-- Says how much of a refund's or dispute's money is away now (p_away_minor; without it all when
+-- p_withdrawn, else nothing) and takes back or gives back the credits, in proportion and never below
+-- zero. It is the newest there is to know, unless the return has changed here after p_read_at, when the
+-- caller read it at the provider. p_transactions: how many balance transactions a dispute had then.
+-- away_minor is what is known as away afterwards.
+-- Locks: the account, the purchase. Writes: payment_returns, payment_return_credits, credits, accounts.
+-- Errors: actor_required, invalid_argument; the outcome tells the rest: 'taken_back', 'restored',
+-- 'waiting' (the payment itself has not been credited yet), 'unchanged', 'ignored' (not one of our
+-- payments, or an inquiry that moves no money), or what is wrong.
 -- Example: SELECT * FROM billing.return_payment(p_payment_id => 'pi_1', p_return_id => 're_1',
 --              p_kind => 'refund', p_amount_minor => 250);
 CREATE OR REPLACE FUNCTION billing.return_payment(
@@ -241,13 +426,19 @@ CREATE OR REPLACE FUNCTION billing.return_payment(
     p_amount_minor bigint,
     p_currency text DEFAULT 'USD',
     p_withdrawn boolean DEFAULT true,
-    p_provider text DEFAULT 'stripe'
-) RETURNS TABLE (outcome text, account_id uuid, purchase_id uuid)
+    p_provider text DEFAULT 'stripe',
+    p_away_minor bigint DEFAULT NULL,
+    p_state text DEFAULT NULL,
+    p_transactions bigint DEFAULT NULL,
+    p_read_at timestamptz DEFAULT NULL
+) RETURNS TABLE (outcome text, account_id uuid, purchase_id uuid, away_minor bigint)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     v_role text := billing_data.caller_role();
+    v_read_at timestamptz := coalesce(p_read_at, clock_timestamp());
+    v_told billing_data.payment_returns;
 BEGIN
     PERFORM billing_data.require(
         length(p_payment_id) BETWEEN 1 AND 255, 'p_payment_id', 'it must have 1 to 255 characters'
@@ -260,14 +451,43 @@ BEGIN
     );
     PERFORM billing_data.require(p_amount_minor > 0, 'p_amount_minor', 'it must be greater than 0');
     PERFORM billing_data.require(p_withdrawn IS NOT NULL, 'p_withdrawn', 'it must be true or false');
+    PERFORM billing_data.require(
+        coalesce(p_away_minor BETWEEN 0 AND p_amount_minor, true), 'p_away_minor',
+        'it must be 0 to p_amount_minor'
+    );
+    PERFORM billing_data.require(
+        coalesce(p_state IN ('inquiry', 'open', 'closed'), true), 'p_state',
+        'it must be inquiry, open or closed'
+    );
+    PERFORM billing_data.require(
+        coalesce(p_transactions >= 0, true), 'p_transactions', 'it must not be negative'
+    );
+    PERFORM billing_data.require(
+        isfinite(v_read_at) AND v_read_at <= clock_timestamp(), 'p_read_at', 'it must be a time that has been'
+    );
     PERFORM billing_data.require_payment_provider(p_provider);
     PERFORM billing_data.require_durable_commit();
-    RETURN QUERY
-    SELECT r.outcome, r.account_id, r.purchase_id
-    FROM billing_data.return_money(
-        p_provider, p_payment_id, NULL, NULL, false, p_return_id, p_kind, p_amount_minor,
-        p_currency, p_withdrawn, v_role, NULL
-    ) AS r;
+
+    v_told.return_id := p_return_id;
+    v_told.kind := p_kind;
+    v_told.amount_minor := p_amount_minor;
+    v_told.away_minor := coalesce(p_away_minor, CASE WHEN p_withdrawn THEN p_amount_minor ELSE 0 END);
+    v_told.state := coalesce(p_state, CASE WHEN v_told.away_minor > 0 THEN 'open' ELSE 'closed' END);
+    v_told.transactions := p_transactions;
+    v_told.as_of := v_read_at;
+    SELECT p.account_id, p.id INTO account_id, purchase_id
+    FROM billing_data.purchases AS p
+    WHERE p.provider = p_provider AND p.payment_id = p_payment_id;
+    outcome := CASE WHEN NOT FOUND THEN 'ignored' ELSE billing_data.return_money(
+        p_provider, p_payment_id, account_id, purchase_id, v_told, p_currency, v_read_at, v_role,
+        NULL
+    ) END;
+    SELECT r.away_minor INTO away_minor
+    FROM billing_data.payment_returns AS r
+    WHERE r.account_id = return_payment.account_id
+        AND r.provider = p_provider
+        AND r.return_id = p_return_id;
+    RETURN NEXT;
 END
 $$;
 COMMENT ON FUNCTION billing.return_payment IS

@@ -25,7 +25,7 @@ LANGUAGE sql IMMUTABLE
 SET search_path = pg_catalog, pg_temp
 RETURN p_outcome IN (
     'account_not_found', 'amount_mismatch', 'balance_overflow', 'currency_mismatch',
-    'metadata_missing', 'mode_mismatch', 'payment_mismatch', 'payment_unknown'
+    'metadata_missing', 'mode_mismatch', 'not_sold_here', 'payment_mismatch', 'payment_unknown'
 );
 COMMENT ON FUNCTION billing_data.is_payment_fault IS
     'Tells whether a payment''s outcome needs a person. Helper.';
@@ -71,6 +71,66 @@ $$;
 COMMENT ON FUNCTION billing_data.purchase_of_payment IS
     'The purchase a payment was made for; changes nothing. Helper.';
 
+-- Whose a payment is. Ours is what this database sold: the payment that a purchase waits for, whatever
+-- else is told of it, or one that names a purchase and its account and contradicts neither. And what the
+-- old service offered: it named the account by its id and its identity, which must agree. Metadata is
+-- copied easily, so nothing else is believed. p_is_claimed: the metadata has something of ours.
+-- p_is_foreign: it is another Stripe account's (Connect), or names what can be no id of ours.
+-- Locks: none. outcome is NULL for ours, with purchase_id NULL for the old service's; else 'ignored'
+-- (nobody claims it) or why the claim does not hold: 'metadata_missing', 'account_not_found',
+-- 'not_sold_here'.
+CREATE OR REPLACE FUNCTION billing_data.owner_of_payment(
+    p_provider text,
+    p_payment_id text,
+    p_account_id uuid,
+    p_purchase_id uuid,
+    p_oauth_provider text,
+    p_external_id text,
+    p_is_claimed boolean,
+    p_is_foreign boolean
+) RETURNS TABLE (outcome text, account_id uuid, purchase_id uuid)
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_purchase billing_data.purchases;
+    v_named_id uuid;
+BEGIN
+    v_purchase := billing_data.purchase_of_payment(p_provider, p_payment_id, NULL, NULL);
+    IF v_purchase.id IS NULL AND NOT p_is_claimed THEN
+        outcome := 'ignored';
+        RETURN NEXT;
+        RETURN;
+    END IF;
+    SELECT a.id INTO v_named_id
+    FROM billing_data.accounts AS a
+    WHERE a.oauth_provider = p_oauth_provider AND a.external_id = p_external_id;
+    IF v_purchase.id IS NULL AND NOT p_is_foreign
+        AND (num_nonnulls(p_oauth_provider, p_external_id) = 0 OR v_named_id = p_account_id)
+    THEN
+        v_purchase := billing_data.purchase_of_payment(
+            p_provider, p_payment_id, p_account_id, p_purchase_id
+        );
+    END IF;
+    account_id := v_purchase.account_id;
+    purchase_id := v_purchase.id;
+    outcome := CASE
+        WHEN v_purchase.id IS NOT NULL THEN NULL
+        WHEN p_is_foreign THEN 'not_sold_here'
+        WHEN num_nulls(p_oauth_provider, p_external_id) > 0 THEN 'metadata_missing'
+        WHEN p_purchase_id IS NOT NULL THEN 'not_sold_here'
+        WHEN v_named_id IS NULL THEN 'account_not_found'
+        WHEN v_named_id IS DISTINCT FROM p_account_id THEN 'not_sold_here'
+    END;
+    IF outcome IS NULL AND account_id IS NULL THEN
+        account_id := v_named_id;
+    END IF;
+    RETURN NEXT;
+END
+$$;
+COMMENT ON FUNCTION billing_data.owner_of_payment IS
+    'Tells whose a payment is, and why it is not ours; changes nothing. Helper.';
+
 -- The credit entry that a payment or a return of money has made already, found by its key. A key
 -- is only believed with the rest of the entry: keys of API clients share the name space.
 CREATE OR REPLACE FUNCTION billing_data.credit_of_payment(
@@ -108,8 +168,9 @@ END;
 COMMENT ON FUNCTION billing_data.free_key IS
     'An idempotency key unless the account has used it. Helper.';
 
--- Credits what was sold for a payment that succeeded, once. A payment of the old service has no
--- purchase here: its identity tells the account, and it must have paid the present price.
+-- Credits what was sold for a payment that succeeded and is ours, as billing_data.owner_of_payment
+-- tells it, once. A payment of the old service has no purchase here (p_purchase_id NULL) and must have
+-- paid the present price.
 -- Locks: the account, the purchase. Writes: purchases 0..1, credits 0..n, accounts 0..1,
 -- payment_returns 0..n (those that waited for the payment). Gives an outcome: 'credited',
 -- 'already_credited', or what is wrong; where something is wrong nothing is written.
@@ -120,8 +181,6 @@ CREATE OR REPLACE FUNCTION billing_data.settle_payment(
     p_currency text,
     p_account_id uuid,
     p_purchase_id uuid,
-    p_oauth_provider text,
-    p_external_id text,
     p_database_role text,
     p_payment_provider text
 ) RETURNS TABLE (outcome text, account_id uuid, purchase_id uuid, credits_added bigint)
@@ -134,36 +193,18 @@ DECLARE
     v_account billing_data.accounts;
     v_credit billing_data.credits;
     v_now timestamptz;
-    v_return record;
+    v_return billing_data.payment_returns;
     v_is_new boolean := false;
 BEGIN
     credits_added := 0;
-    v_purchase := billing_data.purchase_of_payment(
-        p_provider, p_payment_id, p_account_id, p_purchase_id
-    );
-    IF v_purchase.id IS NULL AND num_nulls(p_oauth_provider, p_external_id) > 0 THEN
-        outcome := 'metadata_missing';
-        RETURN NEXT;
-        RETURN;
-    END IF;
-    account_id := v_purchase.account_id;
-    IF account_id IS NULL THEN
-        SELECT a.id INTO account_id
-        FROM billing_data.accounts AS a
-        WHERE a.oauth_provider = p_oauth_provider AND a.external_id = p_external_id;
-    END IF;
-    SELECT a.* INTO v_account
+    account_id := p_account_id;
+    SELECT a.* INTO STRICT v_account
     FROM billing_data.accounts AS a
-    WHERE a.id = settle_payment.account_id
+    WHERE a.id = p_account_id
     FOR NO KEY UPDATE;
-    IF NOT FOUND THEN
-        outcome := 'account_not_found';
-        RETURN NEXT;
-        RETURN;
-    END IF;
     -- What happened to the payment while we waited for the account; it stays so from here on.
     PERFORM FROM billing_data.purchases AS p
-    WHERE p.account_id = v_purchase.account_id AND p.id = v_purchase.id
+    WHERE p.account_id = p_account_id AND p.id = p_purchase_id
     FOR UPDATE;
     v_purchase := billing_data.purchase_of_payment(
         p_provider, p_payment_id, p_account_id, p_purchase_id
@@ -181,7 +222,8 @@ BEGIN
     outcome := CASE
         WHEN v_purchase.settled_at IS NOT NULL AND v_purchase.payment_id = p_payment_id
             THEN 'already_credited'
-        WHEN v_purchase.payment_id <> p_payment_id THEN 'payment_mismatch'
+        WHEN v_purchase.payment_id <> p_payment_id OR v_purchase.account_id <> p_account_id
+            THEN 'payment_mismatch'
         -- By the old service, or by hand.
         WHEN v_credit.id IS NOT NULL AND (v_is_new OR v_credit.amount_minor = v_purchase.uses)
             THEN 'already_credited'
@@ -227,16 +269,15 @@ BEGIN
         RETURNING p.* INTO v_purchase;
     END IF;
     FOR v_return IN
-        SELECT r.return_id, r.kind, r.amount_minor
+        SELECT r.*
         FROM billing_data.payment_returns AS r
         WHERE r.account_id = v_purchase.account_id
             AND r.purchase_id = v_purchase.id
             AND r.status = 'waiting'
         ORDER BY r.created_at, r.return_id
     LOOP
-        PERFORM billing_data.apply_return(
-            v_purchase, v_return.return_id, v_return.kind, v_return.amount_minor, true,
-            p_database_role, p_payment_provider
+        PERFORM billing_data.book_return(
+            v_purchase, v_return, v_return.away_minor, p_database_role, p_payment_provider
         );
     END LOOP;
     RETURN NEXT;
@@ -247,7 +288,8 @@ COMMENT ON FUNCTION billing_data.settle_payment IS
 
 -- Credits what was sold for a payment that succeeded at the provider, once per payment; for
 -- reconciliation and for a DBA who has seen the payment there. The provider's events go through
--- billing.process_payment_event, to the same effect.
+-- billing.process_payment_event, to the same effect. What the payment's metadata says is believed only
+-- as far as this database bears it out: anything else a person credits by billing.create_credit.
 -- Locks: the account. Writes: purchases, credits, accounts. Errors: actor_required,
 -- invalid_argument; what stands in the way of crediting is the outcome.
 -- Example: SELECT * FROM billing.settle_purchase(p_payment_id => 'pi_1', p_amount_minor => 500);
@@ -259,13 +301,15 @@ CREATE OR REPLACE FUNCTION billing.settle_purchase(
     p_purchase_id uuid DEFAULT NULL,
     p_oauth_provider text DEFAULT NULL,
     p_external_id text DEFAULT NULL,
-    p_provider text DEFAULT 'stripe'
+    p_provider text DEFAULT 'stripe',
+    p_is_foreign boolean DEFAULT false
 ) RETURNS TABLE (outcome text, account_id uuid, purchase_id uuid, credits_added bigint)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     v_role text := billing_data.caller_role();
+    v_owner record;
 BEGIN
     PERFORM billing_data.require(
         length(p_payment_id) BETWEEN 1 AND 255, 'p_payment_id', 'it must have 1 to 255 characters'
@@ -273,11 +317,20 @@ BEGIN
     PERFORM billing_data.require(p_amount_minor > 0, 'p_amount_minor', 'it must be greater than 0');
     PERFORM billing_data.require_payment_provider(p_provider);
     PERFORM billing_data.require_durable_commit();
+    SELECT o.outcome, o.account_id, o.purchase_id INTO STRICT v_owner
+    FROM billing_data.owner_of_payment(
+        p_provider, p_payment_id, p_account_id, p_purchase_id, p_oauth_provider, p_external_id, true,
+        coalesce(p_is_foreign, false)
+    ) AS o;
+    IF v_owner.outcome IS NOT NULL THEN
+        RETURN QUERY SELECT v_owner.outcome, v_owner.account_id, v_owner.purchase_id, 0::bigint;
+        RETURN;
+    END IF;
     RETURN QUERY
     SELECT s.outcome, s.account_id, s.purchase_id, s.credits_added
     FROM billing_data.settle_payment(
-        p_provider, p_payment_id, p_amount_minor, p_currency, p_account_id, p_purchase_id,
-        p_oauth_provider, p_external_id, v_role, NULL
+        p_provider, p_payment_id, p_amount_minor, p_currency, v_owner.account_id,
+        v_owner.purchase_id, v_role, NULL
     ) AS s;
 END
 $$;

@@ -177,8 +177,12 @@ class StripeDouble:
         return self._run(self._front.create_dispute(payment_id, amount, status))
 
     def close_dispute(self, dispute_id: str, status: str) -> Json:
-        """The bank decides: won or lost."""
+        """The bank decides: won, which gives back what is away, or lost."""
         return self._run(self._front.change_dispute(dispute_id, status))
+
+    def move_dispute(self, dispute_id: str, amount: int) -> Json:
+        """The bank withdraws (below 0) or reinstates money, whatever the dispute's status."""
+        return self._run(self._front.move_dispute(dispute_id, amount))
 
     # Webhooks
 

@@ -554,6 +554,7 @@ class Front:
             "id": f"du_{secrets.token_hex(12)}",
             "object": "dispute",
             "amount": charge["amount"] if amount is None else amount,
+            "balance_transactions": [],
             "charge": charge["id"],
             "created": int(time.time()),
             "currency": charge["currency"],
@@ -563,11 +564,34 @@ class Front:
             "reason": "fraudulent",
         }
         self.disputes[dispute["id"]] = dispute
+        if not status.startswith("warning_"):
+            await self.move_dispute(dispute["id"], -dispute["amount"])
         return await self.change_dispute(dispute["id"], status)
 
     async def change_dispute(self, dispute_id: str, status: str) -> Json:
+        dispute = self.disputes[dispute_id]
         refundable = status.startswith("warning_")  # an inquiry: no money has moved
-        self.disputes[dispute_id].update(status=status, is_charge_refundable=refundable)
+        dispute.update(status=status, is_charge_refundable=refundable)
+        if status == "won":
+            away = -sum(move["amount"] for move in dispute["balance_transactions"])
+            if away:
+                await self.move_dispute(dispute_id, away)
+        return await self.one("dispute", dispute_id)
+
+    async def move_dispute(self, dispute_id: str, amount: int) -> Json:
+        dispute = self.disputes[dispute_id]
+        move = {
+            "id": f"txn_{secrets.token_hex(12)}",
+            "object": "balance_transaction",
+            "amount": amount,
+            "created": int(time.time()),
+            "currency": dispute["currency"],
+            "exchange_rate": None,
+            "fee": 1500 if amount < 0 else 0,
+            "net": amount - (1500 if amount < 0 else 0),
+            "type": "adjustment",
+        }
+        dispute["balance_transactions"] = [*dispute["balance_transactions"], move]
         return await self.one("dispute", dispute_id)
 
 

@@ -48,6 +48,7 @@ _OUTCOMES = {
     "currency_mismatch": "another currency was paid",
     "metadata_missing": "does not say for whom",
     "mode_mismatch": "test and live mixed",
+    "not_sold_here": "cannot show that it is ours",
     "payment_mismatch": "the purchase has another payment",
     "payment_unknown": "the payment was not reported yet",
 }
@@ -59,18 +60,22 @@ _COMPARE = (
     "Compare the payment in Stripe with the purchase. Refund it there, or grant the credits on the"
     " account's page, then resolve this with what you did."
 )
+_WHO_PAID = (
+    "Find out in Stripe who paid. Refund the payment there, or grant the credits on the account's"
+    " page, then resolve this with what you did."
+)
 _ADVICE = {
-    "account_not_found": "Create the account with the identity that the payment names in Stripe,"
-    f" or refund the payment there. {_THEN}",
+    "account_not_found": _WHO_PAID,
     "amount_mismatch": _COMPARE,
     "balance_overflow": "Take credits away from the account so that there is room, or refund the"
     f" payment in Stripe. {_THEN}",
     "currency_mismatch": _COMPARE,
-    "metadata_missing": "Find out in Stripe who paid. Refund the payment there, or grant the"
-    " credits on the account's page, then resolve this with what you did.",
+    "metadata_missing": _WHO_PAID,
     "mode_mismatch": "Stripe sends events here of a mode that this server is not set up for: take"
     " its endpoint of that mode away in Stripe's dashboard. If money was paid, grant the credits"
     " by hand. Then resolve this.",
+    "not_sold_here": "The payment names a purchase or an account, but not as this service does: its"
+    f" metadata may be a copy. If it is somebody else's, resolve this. If not: {_WHO_PAID}",
     "payment_mismatch": "The user may have paid twice. Refund one of the payments in Stripe, then"
     " resolve this.",
     "payment_unknown": "Money went back for a payment that Stripe has not reported yet. It sends"

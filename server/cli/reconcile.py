@@ -124,24 +124,35 @@ class _Database:
             "SELECT * FROM billing.settle_purchase(p_payment_id => %(payment_id)s,"
             " p_amount_minor => %(amount)s, p_currency => %(currency)s,"
             " p_account_id => %(account_id)s, p_purchase_id => %(purchase_id)s,"
-            " p_oauth_provider => %(oauth_provider)s, p_external_id => %(external_id)s)",
+            " p_oauth_provider => %(oauth_provider)s, p_external_id => %(external_id)s,"
+            " p_is_foreign => %(is_foreign)s)",
             payment_id=payment_id,
             amount=amount_minor,
             currency=currency,
             **metadata,
         )[0]
 
-    def give_back(self, payment_id: str, returned: MoneyReturn, currency: str) -> dict[str, Any]:
+    def now(self) -> datetime:
+        now: datetime = call_function("SELECT clock_timestamp() AS now")[0]["now"]
+        return now
+
+    def put_return(
+        self, payment_id: str, returned: MoneyReturn, currency: str, read_at: datetime
+    ) -> dict[str, Any]:
         return call_function(
             "SELECT * FROM billing.return_payment(p_payment_id => %(payment_id)s,"
             " p_return_id => %(return_id)s, p_kind => %(kind)s, p_amount_minor => %(amount)s,"
-            " p_currency => %(currency)s, p_withdrawn => %(withdrawn)s)",
+            " p_currency => %(currency)s, p_away_minor => %(away)s, p_state => %(state)s,"
+            " p_transactions => %(transactions)s, p_read_at => %(read_at)s)",
             payment_id=payment_id,
             return_id=returned.id,
             kind=returned.kind,
             amount=returned.amount_minor,
             currency=currency,
-            withdrawn=returned.withdrawn,
+            away=returned.away_minor,
+            state=returned.state,
+            transactions=returned.transactions,
+            read_at=read_at,
         )[0]
 
 

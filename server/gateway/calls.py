@@ -116,7 +116,7 @@ PROCESS_PAYMENT_EVENT = _call(
     "process_payment_event",
     "event_id event_type payload action livemode payment_id amount_minor currency account_id"
     " purchase_id oauth_provider external_id return_ids return_kinds return_amounts_minor"
-    " returns_withdrawn",
+    " return_away_minor return_states return_transactions occurred_at is_claimed is_foreign",
     "outcome needs_attention deliveries credits_added",
 )
 # Staff. All but those of signing in name the staff member as the last argument.

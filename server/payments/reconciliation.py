@@ -50,8 +50,13 @@ class Books(Protocol):
     def settle(self, payment_id: str, amount_minor: int, currency: str, metadata: Any) -> Row:
         """billing.settle_purchase: a row with its outcome."""
 
-    def give_back(self, payment_id: str, returned: MoneyReturn, currency: str) -> Row:
-        """billing.return_payment: a row with its outcome."""
+    def now(self) -> datetime:
+        """The time by the database's clock."""
+
+    def put_return(
+        self, payment_id: str, returned: MoneyReturn, currency: str, read_at: datetime
+    ) -> Row:
+        """billing.return_payment: a row with its outcome and what is known as away then."""
 
 
 @dataclass(slots=True)
@@ -89,10 +94,12 @@ class Reconciliation:
         self._fix = fix
         self._step = step
         self._seen: set[str] = set()
+        self._read_at = since  # from the start of the run on, when everything was read
         self._report = Report(0, 0, [], [])
 
     async def run(self) -> Report:
         """Compares. Raises PaymentProviderError when Stripe cannot be asked."""
+        self._read_at = self._books.now()
         async for page in _pages(self._stripe.list_charges(self._start)):
             await self._compare_charges(page)
         async for page in _pages(self._stripe.list_refunds(self._start)):
@@ -162,32 +169,33 @@ class Reconciliation:
             payment_id = payment_id_of(subject)
             if payment_id is None or returned is None or payment_id not in known:
                 continue
+            row = known[payment_id]
+            if returned.moves_nothing and returned.id not in row["return_ids"]:
+                continue
             self._step(returned.id)
             self._report.returns += 1
-            self._compare_return(subject, returned, known[payment_id])
+            self._compare_return(subject, returned, row)
 
     def _compare_return(self, subject: Row, returned: MoneyReturn, row: Row) -> None:
-        ours = dict(zip(row["return_ids"], row["return_statuses"], strict=True)).get(returned.id)
-        if returned.withdrawn:
-            # One that waits does so for its payment, which is a difference of its own.
-            missing = ours is None or (ours == "waiting" and row["status"] == "settled")
-        else:
-            missing = ours in ("taken", "waiting")
-        if not missing:
+        ours = dict(zip(row["return_ids"], row["return_away_minor"], strict=True))
+        missing = returned.away_minor - ours.get(returned.id, 0)
+        if missing == 0:
             return
         found = Difference(
-            "not_taken_back" if returned.withdrawn else "not_given_back",
+            "not_taken_back" if missing > 0 else "not_given_back",
             row["payment_id"],
-            returned.amount_minor,
+            abs(missing),
             str(subject["currency"]).upper(),
             _time(subject),
             return_id=returned.id,
             account_id=str(row["account_id"]),
         )
         if self._fix:
-            result = self._books.give_back(row["payment_id"], returned, found.currency)
-            done = ("taken_back", "restored", "waiting", "unchanged")
-            found = replace(found, fixed=result["outcome"] in done, outcome=result["outcome"])
+            result = self._books.put_return(
+                row["payment_id"], returned, found.currency, self._read_at
+            )
+            done = result["away_minor"] == returned.away_minor
+            found = replace(found, fixed=done, outcome=result["outcome"])
         self._report.differences.append(found)
 
     async def _compare_own(self) -> None:

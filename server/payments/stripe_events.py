@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from fractions import Fraction
 from typing import Any
 from uuid import UUID
 
@@ -19,6 +21,8 @@ _REFUND_EVENTS = frozenset(
     {"charge.refund.updated", "refund.created", "refund.updated", "refund.failed"}
 )
 _REFUND_UNDONE = frozenset({"failed", "canceled"})
+_DISPUTE_CLOSED = frozenset({"won", "lost"})
+_LAST_SECOND = 253_402_300_799  # of the year 9999
 
 
 class InvalidEvent(Exception):
@@ -27,12 +31,21 @@ class InvalidEvent(Exception):
 
 @dataclass(frozen=True, slots=True)
 class MoneyReturn:
-    """A refund or a dispute; `withdrawn` is false once the money came again."""
+    """A refund or a dispute. `away_minor` is how much of its money is away from us now, in the
+    payment's currency. `state`: inquiry (moves no money yet), open, closed. `transactions` is the
+    number of a dispute's balance transactions, None where they are not told."""
 
     id: str
     kind: str
     amount_minor: int
-    withdrawn: bool
+    away_minor: int
+    state: str
+    transactions: int | None = None
+
+    @property
+    def moves_nothing(self) -> bool:
+        """Whether it is an inquiry that has not cost money."""
+        return self.state == "inquiry" and self.away_minor == 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +56,9 @@ class PaymentEvent:
     type: str
     livemode: bool | None
     payload: str
+    created: datetime | None = None  # what it tells was so then
+    is_foreign: bool = False  # of another Stripe account, or naming what can be no id of ours
+    is_claimed: bool = False  # its metadata has something of ours
     action: str = "ignore"
     payment_id: str | None = None
     amount_minor: int | None = None
@@ -66,6 +82,8 @@ def read_event(body: bytes, signature: str | None, secret: str) -> PaymentEvent:
             type=_name(event["type"]),
             livemode=event["livemode"] if isinstance(event.get("livemode"), bool) else None,
             payload=orjson.dumps(event).decode(),
+            created=_time(event.get("created")),
+            is_foreign=bool(event.get("account")),  # Connect: another account's event
         )
         subject = event["data"]["object"]
     except (stripe.SignatureVerificationError, ValueError, KeyError, TypeError):
@@ -74,24 +92,29 @@ def read_event(body: bytes, signature: str | None, secret: str) -> PaymentEvent:
 
 
 def with_refunds(event: PaymentEvent, refunds: Iterable[Mapping[str, Any]]) -> PaymentEvent:
-    """The event with the refunds it did not carry."""
-    return replace(event, returns=_returns(map(refund_return, refunds)))
+    """The event with the refunds that it did not carry, as Stripe has them now."""
+    return replace(event, created=None, returns=_returns(map(refund_return, refunds)))
 
 
 def refund_return(refund: Mapping[str, Any]) -> MoneyReturn | None:
     """A Stripe refund as a return of money; None for one without an id or amount."""
-    return _return(refund, "refund", refund.get("status") not in _REFUND_UNDONE)
+    undone = refund.get("status") in _REFUND_UNDONE
+    return _return(
+        refund, "refund", 0 if undone else refund.get("amount"), "closed" if undone else "open"
+    )
 
 
-def dispute_return(dispute: Mapping[str, Any], event_type: str = "") -> MoneyReturn | None:
-    """A Stripe dispute as a return of money; None while it is an inquiry, which moves none."""
+def dispute_return(dispute: Mapping[str, Any]) -> MoneyReturn | None:
+    """A Stripe dispute as a return of money; None for one without an id or amount. Its balance
+    transactions tell what is away; its status only where it carries none, as in doubles."""
     status = str(dispute.get("status"))
-    if status == "won" or event_type == "charge.dispute.funds_reinstated":
-        return _return(dispute, "dispute", withdrawn=False)
-    inquiry = status.startswith("warning_") or status == "prevented"
-    if inquiry and event_type != "charge.dispute.funds_withdrawn":
-        return None
-    return _return(dispute, "dispute", withdrawn=True)
+    is_inquiry = status.startswith("warning_") or status == "prevented"
+    state = "inquiry" if is_inquiry else "closed" if status in _DISPUTE_CLOSED else "open"
+    moves = _balance_moves(dispute)
+    if moves is None:
+        away = 0 if is_inquiry or status == "won" else dispute.get("amount")
+        return _return(dispute, "dispute", away, state)
+    return _return(dispute, "dispute", _away(dispute, moves), state, len(moves))
 
 
 def payment_id_of(subject: Mapping[str, Any]) -> str | None:
@@ -109,11 +132,14 @@ def purchase_metadata(metadata: Any) -> dict[str, Any]:
     texts = {name: known[name] for name in _OURS if isinstance(known.get(name), str)}
     # An identity counts only beside the account's id, as both services write them.
     identity = texts if texts.get("account_id") else {}
+    account_id, purchase_id = _uuid(texts.get("account_id")), _uuid(texts.get("purchase_id"))
     return {
-        "account_id": _uuid(texts.get("account_id")),
-        "purchase_id": _uuid(texts.get("purchase_id")),
+        "account_id": account_id,
+        "purchase_id": purchase_id,
         "oauth_provider": identity.get("oauth_provider") or None,
         "external_id": identity.get("external_id") or None,
+        "is_foreign": bool(identity.get("oauth_provider") and identity.get("external_id"))
+        and (account_id is None or (purchase_id is None and bool(known.get("purchase_id")))),
     }
 
 
@@ -140,15 +166,15 @@ def _interpreted(event: PaymentEvent, subject: dict[str, Any]) -> PaymentEvent:
 
 
 def _paid(event: PaymentEvent, intent: dict[str, Any]) -> PaymentEvent:
-    if not is_ours(intent.get("metadata")) or not isinstance(intent.get("id"), str):
-        return event  # somebody else's payment through the same Stripe account
+    # Whose payment it is, the database knows.
+    if not isinstance(intent.get("id"), str) or intent.get("status", "succeeded") != "succeeded":
+        return event
     return replace(
-        event,
+        _claimed(event, intent.get("metadata")),
         action="settle",
         payment_id=intent["id"][:255],
         amount_minor=_amount(intent.get("amount_received", intent.get("amount"))),
         currency=str(intent.get("currency")),
-        **purchase_metadata(intent.get("metadata")),
     )
 
 
@@ -157,24 +183,29 @@ def _returned(event: PaymentEvent, subject: dict[str, Any]) -> PaymentEvent:
     if payment_id is None:
         return event
     returned = replace(
-        event,
+        _claimed(event, subject.get("metadata")),
         action="return",
         payment_id=payment_id,
         currency=str(subject.get("currency")),
-        **purchase_metadata(subject.get("metadata")),
     )
     if event.type.startswith("charge.dispute."):
-        return _with_returns(event, returned, dispute_return(subject, event.type))
+        return _with_return(event, returned, dispute_return(subject))
     if event.type in _REFUND_EVENTS:
-        return _with_returns(event, returned, refund_return(subject))
+        return _with_return(event, returned, refund_return(subject))
     # Newer versions of Stripe's API do not embed a charge's refunds, and any may cut the list.
     listed = subject.get("refunds")
     if isinstance(listed, dict) and listed.get("data") and not listed.get("has_more"):
-        return with_refunds(returned, listed["data"])
+        return replace(returned, returns=_returns(map(refund_return, listed["data"])))
     return replace(returned, unlisted_refunds_of=str(subject.get("id")))
 
 
-def _with_returns(
+def _claimed(event: PaymentEvent, metadata: Any) -> PaymentEvent:
+    named = purchase_metadata(metadata)
+    named["is_foreign"] = named["is_foreign"] or event.is_foreign
+    return replace(event, is_claimed=is_ours(metadata), **named)
+
+
+def _with_return(
     event: PaymentEvent, returned: PaymentEvent, found: MoneyReturn | None
 ) -> PaymentEvent:
     return event if found is None else replace(returned, returns=(found,))
@@ -184,16 +215,61 @@ def _returns(found: Iterable[MoneyReturn | None]) -> tuple[MoneyReturn, ...]:
     return tuple(item for item in found if item is not None)
 
 
-def _return(subject: Mapping[str, Any], kind: str, withdrawn: bool) -> MoneyReturn | None:
+def _return(
+    subject: Mapping[str, Any], kind: str, away: Any, state: str, transactions: int | None = None
+) -> MoneyReturn | None:
     amount = _amount(subject.get("amount"))
     if amount is None or not isinstance(subject.get("id"), str):
         return None
-    return MoneyReturn(subject["id"][:200], kind, amount, withdrawn)
+    away = min(max(away, 0), amount)
+    return MoneyReturn(subject["id"][:200], kind, amount, away, state, transactions)
+
+
+def _balance_moves(dispute: Mapping[str, Any]) -> list[Mapping[str, Any]] | None:
+    """A dispute's balance transactions, the oldest first; None where they are not told."""
+    listed = dispute.get("balance_transactions")
+    if not isinstance(listed, list):
+        return None
+    if not all(isinstance(item, dict) and _is_integer(item.get("amount")) for item in listed):
+        return None
+    return sorted(listed, key=lambda item: _amount(item.get("created")) or 0)
+
+
+def _away(dispute: Mapping[str, Any], moves: list[Mapping[str, Any]]) -> int:
+    """What a dispute's balance transactions leave away, in the dispute's currency. Negative
+    amounts were withdrawn, positive ones reinstated. Where they are in another currency, into which
+    the payment was settled, each stands for its share of the first withdrawal, at its own rate."""
+    amounts = [Fraction(move["amount"]) for move in moves]
+    own = dispute.get("currency")
+    if any(move.get("currency", own) != own for move in moves):
+        rates = [_rate(move.get("exchange_rate")) for move in moves]
+        if all(rates):
+            amounts = [amount / rate for amount, rate in zip(amounts, rates, strict=True) if rate]
+        first = next((-amount for amount in amounts if amount < 0), None)
+        if first is None:
+            return 0
+        amounts = [amount * (_amount(dispute.get("amount")) or 0) / first for amount in amounts]
+    return round(-sum(amounts))
+
+
+def _rate(value: Any) -> Fraction | None:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return Fraction(str(value)) if is_number and 0 < value < 1e12 else None
+
+
+def _time(value: Any) -> datetime | None:
+    if _is_integer(value) and 0 <= value <= _LAST_SECOND:
+        return datetime.fromtimestamp(value, UTC)
+    return None
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _amount(value: Any) -> int | None:
-    if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= INT64_MAX:
-        return value
+    if _is_integer(value) and 0 < value <= INT64_MAX:
+        return int(value)
     return None
 
 

@@ -18,12 +18,12 @@ from server.payments.stripe_events import InvalidEvent, PaymentEvent, read_event
 
 _LOG = logging.getLogger(__name__)
 _PROVIDER = "stripe"
-_STATUS = {"ignored": "ignored", "acknowledged": "acknowledged"}
+_STATUS = {"ignored": "ignored", "acknowledged": "acknowledged", "not_sold_here": "ignored"}
 
 # What to do about an event that could not be credited; docs/payments.md says more.
 _ADVICE = {
-    "account_not_found": "the account it names does not exist: create it, and Stripe's next attempt"
-    " credits it",
+    "account_not_found": "the account it names does not exist: find out at Stripe who paid, grant"
+    " credits or refund, then resolve the event",
     "amount_mismatch": "the amount paid is not what was asked for: grant credits or refund, then"
     " resolve the event",
     "balance_overflow": "the account cannot hold the credits: refund, then resolve the event",
@@ -33,6 +33,8 @@ _ADVICE = {
     " refund, then resolve the event",
     "mode_mismatch": "a test event reached a live set-up, or a live one a test set-up: check the"
     " provider's keys and the webhook's address",
+    "not_sold_here": "it names a purchase or an account and cannot show that it is theirs: find out"
+    " at Stripe whose payment it is, grant credits or refund if it is ours, then resolve the event",
     "payment_unknown": "money went back for a payment that was not reported yet: Stripe sends both"
     " again",
     "payment_mismatch": "the purchase already has another payment: grant credits or refund, then"
@@ -69,14 +71,17 @@ async def receive(request: web.Request) -> web.StreamResponse:
     _count(row["outcome"])
     if row["needs_attention"]:
         log.error(
-            "payment %s was not credited (%s): %s",
+            "payment %s was not credited (%s): %s"
+            if event.action == "settle"
+            else "money that went back of payment %s was not booked (%s): %s",
             event.payment_id,
             row["outcome"],
             _ADVICE[row["outcome"]],
         )
         if row["outcome"] == "metadata_missing":
             raise ApiError(400, "webhook_metadata_missing", "Missing account metadata in webhook")
-        raise _failed()
+        if row["outcome"] != "not_sold_here":  # which no further attempt of Stripe's can change
+            raise _failed()
     if row["credits_added"]:
         metrics.CREDITS_ADDED.labels("purchase").inc()
         metrics.CREDIT_AMOUNT.observe(row["credits_added"])
@@ -125,7 +130,12 @@ def _arguments(event: PaymentEvent) -> tuple[Any, ...]:
         [item.id for item in returns],
         [item.kind for item in returns],
         [item.amount_minor for item in returns],
-        [item.withdrawn for item in returns],
+        [item.away_minor for item in returns],
+        [item.state for item in returns],
+        [item.transactions for item in returns],
+        event.created,
+        event.is_claimed,
+        event.is_foreign,
     )
 
 

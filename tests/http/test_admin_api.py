@@ -213,12 +213,13 @@ def new_shortfall(service: Service) -> str:
     who, payment_id, return_id = unique("spender"), unique("pi"), unique("re")
     given = {"who": who, "payment_id": payment_id, "return_id": return_id}
     identity_of = "p_oauth_provider => 'oauth:google', p_external_id => %(who)s"
+    account = f"(SELECT a.account_id FROM billing.get_account({identity_of}) AS a)"
     price = "(SELECT s.pack_price_minor FROM billing.get_settings() AS s)"
     with psycopg.connect(service.database.dsn("t_dba"), autocommit=True) as dba:
         for call in (
             f"check_credit({identity_of})",
             f"settle_purchase(p_payment_id => %(payment_id)s, p_amount_minor => {price},"
-            f" {identity_of})",
+            f" {identity_of}, p_account_id => {account})",
             *[f"create_charge({identity_of})"] * 3,
             f"create_charge({identity_of}, p_amount_minor => 15)",
             "return_payment(p_payment_id => %(payment_id)s, p_return_id => %(return_id)s,"

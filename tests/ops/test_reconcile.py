@@ -117,10 +117,12 @@ class Shop:
         """The payment is credited as if it were of the present price; gives the outcome."""
         [(outcome,)] = self._call(
             "SELECT outcome FROM billing.settle_purchase(p_payment_id => %s, p_amount_minor => %s,"
-            " p_oauth_provider => %s, p_external_id => %s)",
+            " p_oauth_provider => %s, p_external_id => %s, p_account_id => (SELECT a.id"
+            " FROM billing_data.accounts AS a WHERE a.external_id = %s))",
             payment_id,
             PRICE,
             user and "oauth:google",
+            user,
             user,
         )
         return str(outcome)
@@ -422,7 +424,7 @@ def test_one_payment_with_odd_metadata_does_not_stop_the_others(shop: Shop) -> N
     payments.append(shop.buy(users[1]))
     done = found(shop.report(1, "--fix"))
     assert {payment: done[payment][1] for payment in payments} == dict.fromkeys(payments, True)
-    assert {payment: done[payment][2] for payment in odd} == dict.fromkeys(odd, "account_not_found")
+    assert {payment: done[payment][2] for payment in odd} == dict.fromkeys(odd, "not_sold_here")
 
 
 # From when on

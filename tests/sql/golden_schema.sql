@@ -235,7 +235,7 @@ CREATE FUNCTION billing.list_payment_problems(p_limit bigint DEFAULT 100, p_offs
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.list_payments(p_payment_ids text[] DEFAULT '{}'::text[], p_since timestamp with time zone DEFAULT NULL::timestamp with time zone, p_provider text DEFAULT 'stripe'::text) RETURNS TABLE(payment_id text, account_id uuid, purchase_id uuid, uses bigint, price_minor bigint, currency text, status text, settled_at timestamp with time zone, resolved boolean, return_ids text[], return_statuses text[])
+CREATE FUNCTION billing.list_payments(p_payment_ids text[] DEFAULT '{}'::text[], p_since timestamp with time zone DEFAULT NULL::timestamp with time zone, p_provider text DEFAULT 'stripe'::text) RETURNS TABLE(payment_id text, account_id uuid, purchase_id uuid, uses bigint, price_minor bigint, currency text, status text, settled_at timestamp with time zone, resolved boolean, return_ids text[], return_statuses text[], return_away_minor bigint[])
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -251,7 +251,7 @@ CREATE FUNCTION billing.list_transactions(p_oauth_provider text, p_external_id t
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.process_payment_event(p_event_id text, p_event_type text, p_payload jsonb, p_action text, p_livemode boolean DEFAULT NULL::boolean, p_payment_id text DEFAULT NULL::text, p_amount_minor bigint DEFAULT NULL::bigint, p_currency text DEFAULT NULL::text, p_account_id uuid DEFAULT NULL::uuid, p_purchase_id uuid DEFAULT NULL::uuid, p_oauth_provider text DEFAULT NULL::text, p_external_id text DEFAULT NULL::text, p_return_ids text[] DEFAULT '{}'::text[], p_return_kinds text[] DEFAULT '{}'::text[], p_return_amounts_minor bigint[] DEFAULT '{}'::bigint[], p_returns_withdrawn boolean[] DEFAULT '{}'::boolean[], p_provider text DEFAULT 'stripe'::text) RETURNS TABLE(outcome text, needs_attention boolean, deliveries bigint, account_id uuid, purchase_id uuid, credits_added bigint)
+CREATE FUNCTION billing.process_payment_event(p_event_id text, p_event_type text, p_payload jsonb, p_action text, p_livemode boolean DEFAULT NULL::boolean, p_payment_id text DEFAULT NULL::text, p_amount_minor bigint DEFAULT NULL::bigint, p_currency text DEFAULT NULL::text, p_account_id uuid DEFAULT NULL::uuid, p_purchase_id uuid DEFAULT NULL::uuid, p_oauth_provider text DEFAULT NULL::text, p_external_id text DEFAULT NULL::text, p_return_ids text[] DEFAULT '{}'::text[], p_return_kinds text[] DEFAULT '{}'::text[], p_return_amounts_minor bigint[] DEFAULT '{}'::bigint[], p_returns_withdrawn boolean[] DEFAULT NULL::boolean[], p_provider text DEFAULT 'stripe'::text, p_return_away_minor bigint[] DEFAULT NULL::bigint[], p_return_states text[] DEFAULT NULL::text[], p_return_transactions bigint[] DEFAULT NULL::bigint[], p_occurred_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_is_claimed boolean DEFAULT NULL::boolean, p_is_foreign boolean DEFAULT false) RETURNS TABLE(outcome text, needs_attention boolean, deliveries bigint, account_id uuid, purchase_id uuid, credits_added bigint)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -291,7 +291,7 @@ CREATE FUNCTION billing.retire_expired_api_key(p_api_key_id uuid) RETURNS boolea
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.return_payment(p_payment_id text, p_return_id text, p_kind text, p_amount_minor bigint, p_currency text DEFAULT 'USD'::text, p_withdrawn boolean DEFAULT true, p_provider text DEFAULT 'stripe'::text) RETURNS TABLE(outcome text, account_id uuid, purchase_id uuid)
+CREATE FUNCTION billing.return_payment(p_payment_id text, p_return_id text, p_kind text, p_amount_minor bigint, p_currency text DEFAULT 'USD'::text, p_withdrawn boolean DEFAULT true, p_provider text DEFAULT 'stripe'::text, p_away_minor bigint DEFAULT NULL::bigint, p_state text DEFAULT NULL::text, p_transactions bigint DEFAULT NULL::bigint, p_read_at timestamp with time zone DEFAULT NULL::timestamp with time zone) RETURNS TABLE(outcome text, account_id uuid, purchase_id uuid, away_minor bigint)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -323,7 +323,7 @@ CREATE FUNCTION billing.set_provider_config(p_provider_type text, p_config_data 
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.settle_purchase(p_payment_id text, p_amount_minor bigint, p_currency text DEFAULT 'USD'::text, p_account_id uuid DEFAULT NULL::uuid, p_purchase_id uuid DEFAULT NULL::uuid, p_oauth_provider text DEFAULT NULL::text, p_external_id text DEFAULT NULL::text, p_provider text DEFAULT 'stripe'::text) RETURNS TABLE(outcome text, account_id uuid, purchase_id uuid, credits_added bigint)
+CREATE FUNCTION billing.settle_purchase(p_payment_id text, p_amount_minor bigint, p_currency text DEFAULT 'USD'::text, p_account_id uuid DEFAULT NULL::uuid, p_purchase_id uuid DEFAULT NULL::uuid, p_oauth_provider text DEFAULT NULL::text, p_external_id text DEFAULT NULL::text, p_provider text DEFAULT 'stripe'::text, p_is_foreign boolean DEFAULT false) RETURNS TABLE(outcome text, account_id uuid, purchase_id uuid, credits_added bigint)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -422,6 +422,38 @@ CREATE FUNCTION billing_data.append_credit(p_account billing_data.accounts, p_am
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE TABLE billing_data.payment_returns (
+    account_id uuid NOT NULL,
+    provider text NOT NULL,
+    return_id character varying(255) NOT NULL,
+    purchase_id uuid NOT NULL,
+    kind text NOT NULL,
+    status text NOT NULL,
+    amount_minor bigint NOT NULL,
+    uses_due bigint DEFAULT 0 NOT NULL,
+    uses_taken bigint DEFAULT 0 NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    resolved_at timestamp with time zone,
+    resolution text,
+    away_minor bigint NOT NULL,
+    state text NOT NULL,
+    transactions bigint,
+    as_of timestamp with time zone NOT NULL,
+    CONSTRAINT payment_returns_amount_positive CHECK ((amount_minor > 0)),
+    CONSTRAINT payment_returns_away CHECK (((away_minor >= 0) AND (away_minor <= amount_minor))),
+    CONSTRAINT payment_returns_kind CHECK ((kind = ANY (ARRAY['refund'::text, 'dispute'::text]))),
+    CONSTRAINT payment_returns_nothing_away CHECK (((status = 'restored'::text) = (away_minor = 0))),
+    CONSTRAINT payment_returns_nothing_due CHECK (((status = 'taken'::text) OR (uses_due = 0))),
+    CONSTRAINT payment_returns_provider CHECK ((provider = ANY (ARRAY['stripe'::text, 'square'::text, 'paypal'::text]))),
+    CONSTRAINT payment_returns_resolved CHECK (((resolved_at IS NULL) = (resolution IS NULL))),
+    CONSTRAINT payment_returns_state CHECK ((state = ANY (ARRAY['inquiry'::text, 'open'::text, 'closed'::text]))),
+    CONSTRAINT payment_returns_status CHECK ((status = ANY (ARRAY['waiting'::text, 'taken'::text, 'restored'::text]))),
+    CONSTRAINT payment_returns_transactions CHECK ((transactions >= 0)),
+    CONSTRAINT payment_returns_uses CHECK (((uses_taken >= 0) AND (uses_taken <= uses_due)))
+)
+WITH (fillfactor='80');
+
 CREATE TABLE billing_data.purchases (
     account_id uuid NOT NULL,
     id uuid NOT NULL,
@@ -448,12 +480,16 @@ CREATE TABLE billing_data.purchases (
 )
 WITH (fillfactor='80');
 
-CREATE FUNCTION billing_data.apply_return(p_purchase billing_data.purchases, p_return_id text, p_kind text, p_amount_minor bigint, p_withdrawn boolean, p_database_role text, p_payment_provider text) RETURNS text
+CREATE FUNCTION billing_data.apply_return(p_purchase billing_data.purchases, p_told billing_data.payment_returns, p_read_at timestamp with time zone, p_database_role text, p_payment_provider text) RETURNS text
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.authorize(p_api_key_id uuid, p_admin_user_id uuid, p_permission text) RETURNS text
     LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.book_return(p_purchase billing_data.purchases, p_return billing_data.payment_returns, p_away_minor bigint, p_database_role text, p_payment_provider text) RETURNS boolean
+    LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.caller_role() RETURNS text
@@ -513,6 +549,10 @@ CREATE FUNCTION billing_data.has_profile(p_customer_email text, p_user_role text
 CREATE FUNCTION billing_data.is_check(p_oauth_provider text, p_external_id text, p_wa_id text, p_tenant_id text, p_context_agent_id text, p_context_channel_id text, p_context_request_id text, p_customer_email text, p_user_role text, p_agent_id text, p_marketing_opt_in_source text) RETURNS boolean
     LANGUAGE sql IMMUTABLE PARALLEL SAFE;
 
+CREATE FUNCTION billing_data.is_news_of_return(p_known billing_data.payment_returns, p_told billing_data.payment_returns) RETURNS boolean
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.is_payment_fault(p_outcome text) RETURNS boolean
     LANGUAGE sql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -541,6 +581,10 @@ CREATE FUNCTION billing_data.new_id() RETURNS uuid
 
 CREATE FUNCTION billing_data.open_session(p_admin_user_id uuid, p_session_hash bytea, p_how text) RETURNS void
     LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.owner_of_payment(p_provider text, p_payment_id text, p_account_id uuid, p_purchase_id uuid, p_oauth_provider text, p_external_id text, p_is_claimed boolean, p_is_foreign boolean) RETURNS TABLE(outcome text, account_id uuid, purchase_id uuid)
+    LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.purchase_of_payment(p_provider text, p_payment_id text, p_account_id uuid, p_purchase_id uuid) RETURNS billing_data.purchases
@@ -610,12 +654,20 @@ CREATE FUNCTION billing_data.require_same_length(p_required integer[], p_optiona
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing_data.return_money(p_provider text, p_payment_id text, p_account_id uuid, p_purchase_id uuid, p_is_ours boolean, p_return_id text, p_kind text, p_amount_minor bigint, p_currency text, p_withdrawn boolean, p_database_role text, p_payment_provider text) RETURNS TABLE(outcome text, account_id uuid, purchase_id uuid)
+CREATE FUNCTION billing_data.return_money(p_provider text, p_payment_id text, p_account_id uuid, p_purchase_id uuid, p_told billing_data.payment_returns, p_currency text, p_read_at timestamp with time zone, p_database_role text, p_payment_provider text) RETURNS text
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing_data.settle_payment(p_provider text, p_payment_id text, p_amount_minor bigint, p_currency text, p_account_id uuid, p_purchase_id uuid, p_oauth_provider text, p_external_id text, p_database_role text, p_payment_provider text) RETURNS TABLE(outcome text, account_id uuid, purchase_id uuid, credits_added bigint)
+CREATE FUNCTION billing_data.settle_payment(p_provider text, p_payment_id text, p_amount_minor bigint, p_currency text, p_account_id uuid, p_purchase_id uuid, p_database_role text, p_payment_provider text) RETURNS TABLE(outcome text, account_id uuid, purchase_id uuid, credits_added bigint)
     LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.spread_returns(p_purchase billing_data.purchases, p_changed_return_id text, p_short bigint, p_now timestamp with time zone) RETURNS void
+    LANGUAGE sql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.told_returns(p_ids text[], p_kinds text[], p_amounts_minor bigint[], p_withdrawn boolean[], p_away_minor bigint[], p_states text[], p_transactions bigint[], p_occurred_at timestamp with time zone) RETURNS billing_data.payment_returns[]
+    LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.usage_since(p_from timestamp with time zone) RETURNS SETOF billing_data.usage_figures
@@ -828,37 +880,17 @@ CREATE TABLE billing_data.payment_events (
     last_received_at timestamp with time zone DEFAULT now() NOT NULL,
     resolved_at timestamp with time zone,
     resolution text,
-    CONSTRAINT payment_events_outcome CHECK ((outcome = ANY (ARRAY['credited'::text, 'already_credited'::text, 'taken_back'::text, 'restored'::text, 'waiting'::text, 'unchanged'::text, 'acknowledged'::text, 'ignored'::text, 'account_not_found'::text, 'amount_mismatch'::text, 'balance_overflow'::text, 'currency_mismatch'::text, 'metadata_missing'::text, 'mode_mismatch'::text, 'payment_mismatch'::text, 'payment_unknown'::text]))),
+    CONSTRAINT payment_events_outcome CHECK ((outcome = ANY (ARRAY['not_sold_here'::text, 'credited'::text, 'already_credited'::text, 'taken_back'::text, 'restored'::text, 'waiting'::text, 'unchanged'::text, 'acknowledged'::text, 'ignored'::text, 'account_not_found'::text, 'amount_mismatch'::text, 'balance_overflow'::text, 'currency_mismatch'::text, 'metadata_missing'::text, 'mode_mismatch'::text, 'payment_mismatch'::text, 'payment_unknown'::text]))),
     CONSTRAINT payment_events_provider CHECK ((provider = ANY (ARRAY['stripe'::text, 'square'::text, 'paypal'::text]))),
     CONSTRAINT payment_events_resolved CHECK (((resolved_at IS NULL) = (resolution IS NULL)))
 );
 
-CREATE TABLE billing_data.payment_returns (
+CREATE TABLE billing_data.payment_return_credits (
     account_id uuid NOT NULL,
     provider text NOT NULL,
     return_id character varying(255) NOT NULL,
-    purchase_id uuid NOT NULL,
-    kind text NOT NULL,
-    status text NOT NULL,
-    amount_minor bigint NOT NULL,
-    uses_due bigint DEFAULT 0 NOT NULL,
-    uses_taken bigint DEFAULT 0 NOT NULL,
-    credit_id uuid,
-    restoring_credit_id uuid,
-    created_at timestamp with time zone DEFAULT now() NOT NULL,
-    updated_at timestamp with time zone DEFAULT now() NOT NULL,
-    resolved_at timestamp with time zone,
-    resolution text,
-    CONSTRAINT payment_returns_amount_positive CHECK ((amount_minor > 0)),
-    CONSTRAINT payment_returns_kind CHECK ((kind = ANY (ARRAY['refund'::text, 'dispute'::text]))),
-    CONSTRAINT payment_returns_nothing_due CHECK (((status = 'taken'::text) OR (uses_due = 0))),
-    CONSTRAINT payment_returns_provider CHECK ((provider = ANY (ARRAY['stripe'::text, 'square'::text, 'paypal'::text]))),
-    CONSTRAINT payment_returns_resolved CHECK (((resolved_at IS NULL) = (resolution IS NULL))),
-    CONSTRAINT payment_returns_restored CHECK (((status = 'restored'::text) OR (restoring_credit_id IS NULL))),
-    CONSTRAINT payment_returns_status CHECK ((status = ANY (ARRAY['waiting'::text, 'taken'::text, 'restored'::text]))),
-    CONSTRAINT payment_returns_uses CHECK (((uses_taken >= 0) AND (uses_taken <= uses_due)))
-)
-WITH (fillfactor='80');
+    credit_id uuid NOT NULL
+);
 
 CREATE TABLE billing_data.sign_in_tickets (
     ticket_hash bytea NOT NULL,
@@ -918,6 +950,12 @@ ALTER TABLE ONLY billing_data.credits
 
 ALTER TABLE ONLY billing_data.payment_events
     ADD CONSTRAINT payment_events_pkey PRIMARY KEY (provider, event_id);
+
+ALTER TABLE ONLY billing_data.payment_return_credits
+    ADD CONSTRAINT payment_return_credits_once UNIQUE (credit_id);
+
+ALTER TABLE ONLY billing_data.payment_return_credits
+    ADD CONSTRAINT payment_return_credits_pkey PRIMARY KEY (account_id, provider, return_id, credit_id);
 
 ALTER TABLE ONLY billing_data.payment_returns
     ADD CONSTRAINT payment_returns_pkey PRIMARY KEY (account_id, provider, return_id);
@@ -999,7 +1037,7 @@ CREATE INDEX idx_admin_users_google_id ON billing_data.admin_users USING btree (
 
 CREATE INDEX idx_admin_users_role ON billing_data.admin_users USING btree (role);
 
-CREATE INDEX payment_events_faults ON billing_data.payment_events USING btree (received_at) WHERE ((resolved_at IS NULL) AND (outcome = ANY (ARRAY['account_not_found'::text, 'amount_mismatch'::text, 'balance_overflow'::text, 'currency_mismatch'::text, 'metadata_missing'::text, 'mode_mismatch'::text, 'payment_mismatch'::text, 'payment_unknown'::text])));
+CREATE INDEX payment_events_faults ON billing_data.payment_events USING btree (received_at) WHERE ((resolved_at IS NULL) AND (outcome = ANY (ARRAY['not_sold_here'::text, 'account_not_found'::text, 'amount_mismatch'::text, 'balance_overflow'::text, 'currency_mismatch'::text, 'metadata_missing'::text, 'mode_mismatch'::text, 'payment_mismatch'::text, 'payment_unknown'::text])));
 
 CREATE INDEX payment_events_payment_id ON billing_data.payment_events USING btree (provider, payment_id) WHERE (payment_id IS NOT NULL);
 
@@ -1044,14 +1082,14 @@ ALTER TABLE ONLY billing_data.charges
 ALTER TABLE ONLY billing_data.credits
     ADD CONSTRAINT fk_credits_account FOREIGN KEY (account_id) REFERENCES billing_data.accounts(id) ON DELETE RESTRICT;
 
-ALTER TABLE ONLY billing_data.payment_returns
-    ADD CONSTRAINT payment_returns_credit FOREIGN KEY (credit_id) REFERENCES billing_data.credits(id) ON DELETE RESTRICT;
+ALTER TABLE ONLY billing_data.payment_return_credits
+    ADD CONSTRAINT payment_return_credits_credit FOREIGN KEY (credit_id) REFERENCES billing_data.credits(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY billing_data.payment_return_credits
+    ADD CONSTRAINT payment_return_credits_return FOREIGN KEY (account_id, provider, return_id) REFERENCES billing_data.payment_returns(account_id, provider, return_id) ON DELETE RESTRICT;
 
 ALTER TABLE ONLY billing_data.payment_returns
     ADD CONSTRAINT payment_returns_purchase FOREIGN KEY (account_id, purchase_id) REFERENCES billing_data.purchases(account_id, id) ON DELETE RESTRICT;
-
-ALTER TABLE ONLY billing_data.payment_returns
-    ADD CONSTRAINT payment_returns_restoring_credit FOREIGN KEY (restoring_credit_id) REFERENCES billing_data.credits(id) ON DELETE RESTRICT;
 
 ALTER TABLE ONLY billing_data.purchases
     ADD CONSTRAINT purchases_account FOREIGN KEY (account_id) REFERENCES billing_data.accounts(id) ON DELETE RESTRICT;

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from tests.sql.helpers import Caller, new_user, session
+from tests.sql.helpers import Caller, account_of, new_user, session
 from tests.support import Database, unique
 
 USES, PRICE = 20, 500  # what is sold unless the settings say otherwise
@@ -80,6 +80,11 @@ def deliver(
     return caller.row("process_payment_event", event_id=event_id, payment_id=payment_id, **event)
 
 
+def legacy(database: Database, who: dict[str, str]) -> dict[str, Any]:
+    """What a payment of the old service says about whom it is for."""
+    return {"account_id": account_of(database, who)["id"], **who}
+
+
 def give_back(
     caller: Caller,
     payment_id: str,
@@ -89,7 +94,7 @@ def give_back(
     withdrawn: bool = True,
     **arguments: Any,
 ) -> dict[str, Any]:
-    """The event of money that went back (or came again): (return id, amount) each."""
+    """The event of money that went back (or came again) just now: (return id, amount) each."""
     event = {
         "event_type": f"charge.{kind}",
         "payload": "{}",
@@ -98,7 +103,8 @@ def give_back(
         "return_ids": [return_id for return_id, _ in returns],
         "return_kinds": [kind] * len(returns),
         "return_amounts_minor": [amount for _, amount in returns],
-        "returns_withdrawn": [withdrawn] * len(returns),
+        "return_away_minor": [amount if withdrawn else 0 for _, amount in returns],
+        "return_states": ["open" if withdrawn else "closed"] * len(returns),
         **arguments,
     }
     return caller.row(

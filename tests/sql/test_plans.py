@@ -347,7 +347,8 @@ def test_no_page_of_staff_reads_a_large_table_from_end_to_end(console: Database,
         (
             "SELECT e.event_id FROM billing_data.payment_events AS e WHERE e.outcome IN ("
             "'account_not_found', 'amount_mismatch', 'balance_overflow', 'currency_mismatch',"
-            " 'metadata_missing', 'mode_mismatch', 'payment_mismatch', 'payment_unknown')"
+            " 'metadata_missing', 'mode_mismatch', 'not_sold_here', 'payment_mismatch',"
+            " 'payment_unknown')"
             " AND e.resolved_at IS NULL",
             "payment_events_faults",
         ),
