@@ -183,7 +183,8 @@ REPLICA_LAG = Gauge(
 )
 LEDGER_MISMATCHES = Gauge(
     "billing_ledger_mismatches",
-    "Accounts of those changed last whose balance is not what their newest entries say",
+    "Accounts of those changed last whose balance is not what their newest entries say, and guards"
+    " of the books that are not in force",
     registry=REGISTRY,
     multiprocess_mode="livemax",
 )

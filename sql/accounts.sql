@@ -75,12 +75,12 @@ BEGIN
     v_now := clock_timestamp();
     INSERT INTO billing_data.accounts AS a (
         oauth_provider, external_id, wa_id, tenant_id, balance_minor, currency, plan_name,
-        free_uses_remaining, customer_email, user_role, agent_id, marketing_opt_in,
-        marketing_opt_in_at, marketing_opt_in_source, created_at, updated_at
+        free_uses_remaining, free_uses_granted, customer_email, user_role, agent_id,
+        marketing_opt_in, marketing_opt_in_at, marketing_opt_in_source, created_at, updated_at
     )
     SELECT
         p_oauth_provider, p_external_id, p_wa_id, p_tenant_id, p_balance_minor, p_currency,
-        p_plan_name, s.free_uses, p_customer_email, p_user_role, p_agent_id,
+        p_plan_name, s.free_uses, s.free_uses, p_customer_email, p_user_role, p_agent_id,
         coalesce(p_marketing_opt_in, false), CASE WHEN p_marketing_opt_in THEN v_now END,
         p_marketing_opt_in_source, v_now, v_now
     FROM billing_data.settings AS s

@@ -10,8 +10,9 @@ RETURN current_setting('role') = 'billing_server'
 COMMENT ON FUNCTION billing_data.is_web_tier IS
     'Tells whether the caller must name an API key or staff member as the actor. Helper.';
 
--- The database role to record a call under when no key or staff member is named.
--- Errors: actor_required when the caller is the web tier.
+-- The database role to record a call under when no key or staff member is named. A login may not be
+-- named as another kind of writer: the old service, whose rows bear the name 'legacy', or a payment
+-- provider. Errors: actor_required when the caller is the web tier; login_name_reserved.
 CREATE OR REPLACE FUNCTION billing_data.caller_role() RETURNS text
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -19,6 +20,11 @@ AS $$
 BEGIN
     IF billing_data.is_web_tier() THEN
         PERFORM billing_data.raise_error('actor_required');
+    END IF;
+    IF session_user IN ('legacy', 'paypal', 'square', 'stripe') THEN
+        PERFORM billing_data.raise_error(
+            'login_name_reserved', jsonb_build_object('login', session_user)
+        );
     END IF;
     RETURN session_user::text;
 END

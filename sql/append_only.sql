@@ -8,21 +8,15 @@ BEGIN
     RAISE EXCEPTION USING
         ERRCODE = 'PB403',
         CONSTRAINT = 'append_only',
-        MESSAGE = format('%s on %I.%I is not allowed: its rows are history', TG_OP, TG_TABLE_SCHEMA, TG_TABLE_NAME),
+        MESSAGE = format(
+            '%s on %I.%I is not allowed: %s', TG_OP, TG_TABLE_SCHEMA, TG_TABLE_NAME,
+            coalesce(TG_ARGV[0], 'its rows are history')
+        ),
         HINT = 'Correct a wrong entry by a new one.';
 END
 $$;
-COMMENT ON FUNCTION billing_data.refuse_change IS 'Trigger: refuses UPDATE, DELETE and TRUNCATE.';
-
-CREATE OR REPLACE TRIGGER charges_append_only
-    BEFORE UPDATE OR DELETE OR TRUNCATE ON billing_data.charges
-    FOR EACH STATEMENT EXECUTE FUNCTION billing_data.refuse_change();
-CREATE OR REPLACE TRIGGER credits_append_only
-    BEFORE UPDATE OR DELETE OR TRUNCATE ON billing_data.credits
-    FOR EACH STATEMENT EXECUTE FUNCTION billing_data.refuse_change();
-CREATE OR REPLACE TRIGGER admin_audit_logs_append_only
-    BEFORE UPDATE OR DELETE OR TRUNCATE ON billing_data.admin_audit_logs
-    FOR EACH STATEMENT EXECUTE FUNCTION billing_data.refuse_change();
+COMMENT ON FUNCTION billing_data.refuse_change IS
+    'Trigger: refuses what it is for; its argument says why.';
 
 -- The web tier remembers which key a secret belongs to for as long as it runs. That memory can
 -- never become false because a key's prefix and hash never change and a key is never deleted.
@@ -46,9 +40,111 @@ $$;
 COMMENT ON FUNCTION billing_data.refuse_api_key_change IS
     'Trigger: refuses to change an API key''s id, prefix or hash, or to delete the key.';
 
-CREATE OR REPLACE TRIGGER api_keys_not_truncated
-    BEFORE TRUNCATE ON billing_data.api_keys
-    FOR EACH STATEMENT EXECUTE FUNCTION billing_data.refuse_api_key_change();
-CREATE OR REPLACE TRIGGER api_keys_fixed
-    BEFORE UPDATE OR DELETE ON billing_data.api_keys
-    FOR EACH ROW EXECUTE FUNCTION billing_data.refuse_api_key_change();
+-- The triggers that guard history, as pg_get_triggerdef words them, and what is wrong with each: NULL
+-- when it is there, as defined, and fires always (an ordinary trigger is passed over by a session
+-- with session_replication_role = replica).
+CREATE OR REPLACE FUNCTION billing_data.list_guards()
+RETURNS TABLE (table_name text, trigger_name text, definition text, fault text)
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    WITH guards AS (
+        SELECT
+            g.table_name, g.trigger_name,
+            format(
+                'CREATE TRIGGER %I BEFORE %s ON billing_data.%I FOR EACH %s EXECUTE FUNCTION billing_data.%s',
+                g.trigger_name, g.events, g.table_name, g.level, g.call
+            ) AS definition
+        FROM (
+            VALUES
+            ('accounts', 'accounts_fixed', 'UPDATE OF free_uses_granted', 'STATEMENT',
+                'refuse_change(''what an account was opened with never changes'')'),
+            ('admin_audit_logs', 'admin_audit_logs_append_only', 'DELETE OR UPDATE OR TRUNCATE',
+                'STATEMENT', 'refuse_change()'),
+            ('api_keys', 'api_keys_fixed', 'DELETE OR UPDATE', 'ROW', 'refuse_api_key_change()'),
+            ('api_keys', 'api_keys_not_truncated', 'TRUNCATE', 'STATEMENT',
+                'refuse_api_key_change()'),
+            ('charges', 'charges_append_only', 'DELETE OR UPDATE OR TRUNCATE', 'STATEMENT',
+                'refuse_change()'),
+            ('credits', 'credits_append_only', 'DELETE OR UPDATE OR TRUNCATE', 'STATEMENT',
+                'refuse_change()'),
+            ('ledger_openings', 'ledger_openings_fixed', 'INSERT OR DELETE OR UPDATE OR TRUNCATE',
+                'STATEMENT', 'refuse_change(''where books begin never changes'')'),
+            ('purchases', 'purchases_fixed',
+                'UPDATE OF account_id, id, provider, uses, price_minor, currency', 'STATEMENT',
+                'refuse_change(''what was sold never changes'')')
+        ) AS g (table_name, trigger_name, events, level, call)
+    )
+    SELECT
+        g.table_name, g.trigger_name, g.definition,
+        CASE
+            WHEN t.oid IS NULL THEN 'missing'
+            WHEN pg_get_triggerdef(t.oid) <> g.definition THEN pg_get_triggerdef(t.oid)
+            WHEN t.tgenabled = 'D' THEN 'disabled'
+            WHEN t.tgenabled <> 'A' THEN 'not ENABLE ALWAYS'
+        END
+    FROM guards AS g
+    LEFT JOIN pg_trigger AS t
+        ON t.tgrelid = to_regclass('billing_data.' || g.table_name) AND t.tgname = g.trigger_name;
+$$;
+COMMENT ON FUNCTION billing_data.list_guards IS
+    'Lists the triggers that guard history and what is wrong with each. Helper.';
+
+-- A trigger that is as it should be is left alone: no deploy but the first locks its table.
+DO $guards$
+DECLARE
+    v_guard record;
+BEGIN
+    FOR v_guard IN
+        SELECT g.table_name, g.trigger_name, g.definition, g.fault
+        FROM billing_data.list_guards() AS g
+        WHERE g.fault IS NOT NULL
+    LOOP
+        IF v_guard.fault NOT IN ('disabled', 'not ENABLE ALWAYS') THEN
+            EXECUTE format(
+                'DROP TRIGGER IF EXISTS %I ON billing_data.%I',
+                v_guard.trigger_name, v_guard.table_name
+            );
+            EXECUTE v_guard.definition;
+        END IF;
+        EXECUTE format(
+            'ALTER TABLE billing_data.%I ENABLE ALWAYS TRIGGER %I',
+            v_guard.table_name, v_guard.trigger_name
+        );
+    END LOOP;
+END
+$guards$;
+
+-- A digest of all that an entry says, stored with it: a change to any of it shows, even to what is
+-- added up nowhere. It is no secret; whoever forges an entry and its digest is found by the sums.
+-- The hash functions are those of hash partitioning, which stay what they are over versions.
+CREATE OR REPLACE FUNCTION billing_data.charge_digest(p_charge billing_data.charges)
+RETURNS bigint
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN hash_record_extended(
+    ROW(
+        (p_charge).account_id, (p_charge).ledger_version, (p_charge).id, (p_charge).amount_minor,
+        (p_charge).currency, (p_charge).balance_before, (p_charge).balance_after,
+        (p_charge).free_uses_after, (p_charge).paid_with, (p_charge).description,
+        (p_charge).idempotency_key, (p_charge).request_fingerprint, (p_charge).created_at,
+        (p_charge).api_key_id, (p_charge).admin_user_id, (p_charge).database_role
+    ),
+    0
+);
+COMMENT ON FUNCTION billing_data.charge_digest IS 'A digest of what a charge says. Helper.';
+
+CREATE OR REPLACE FUNCTION billing_data.credit_digest(p_credit billing_data.credits)
+RETURNS bigint
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN hash_record_extended(
+    ROW(
+        (p_credit).account_id, (p_credit).ledger_version, (p_credit).id, (p_credit).amount_minor,
+        (p_credit).currency, (p_credit).balance_before, (p_credit).balance_after,
+        (p_credit).transaction_type, (p_credit).description, (p_credit).external_transaction_id,
+        (p_credit).idempotency_key, (p_credit).request_fingerprint, (p_credit).created_at,
+        (p_credit).api_key_id, (p_credit).admin_user_id, (p_credit).database_role,
+        (p_credit).payment_provider
+    ),
+    0
+);
+COMMENT ON FUNCTION billing_data.credit_digest IS 'A digest of what a credit says. Helper.';

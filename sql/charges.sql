@@ -378,13 +378,14 @@ BEGIN
         account_id, ledger_version, id, amount_minor, currency, balance_before, balance_after,
         free_uses_after, paid_with, description, idempotency_key, metadata_message_id,
         metadata_agent_id, metadata_channel_id, metadata_request_id, created_at,
-        request_fingerprint, api_key_id, database_role
+        request_fingerprint, api_key_id, database_role, digest
     )
     SELECT
         c.account_id, c.ledger_version, c.id, c.amount_minor, c.currency, c.balance_before,
         c.balance_after, c.free_uses_after, c.paid_with, c.description, c.idempotency_key,
         c.metadata_message_id, c.metadata_agent_id, c.metadata_channel_id, c.metadata_request_id,
-        c.created_at, c.request_fingerprint, c.api_key_id, c.database_role
+        c.created_at, c.request_fingerprint, c.api_key_id, c.database_role,
+        billing_data.charge_digest(c)
     FROM unnest(v_charges) AS c;
 END
 $$;

@@ -48,7 +48,6 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     v_net numeric;
-    v_legacy boolean;
 BEGIN
     SELECT c.created_at INTO last_charge_at
     FROM billing_data.charges AS c
@@ -61,19 +60,10 @@ BEGIN
     INTO STRICT last_credit_at, total_credited, v_net, credit_count
     FROM billing_data.credits AS c
     WHERE c.account_id = p_account.id AND c.ledger_version > 0;
-    SELECT
-        EXISTS (
-            SELECT FROM billing_data.charges AS c
-            WHERE c.account_id = p_account.id AND c.ledger_version = 1
-                AND c.database_role = 'legacy'
-        )
-        OR EXISTS (
-            SELECT FROM billing_data.credits AS c
-            WHERE c.account_id = p_account.id AND c.ledger_version = 1
-                AND c.database_role = 'legacy'
-        )
-    INTO STRICT v_legacy;
-    IF v_legacy THEN
+    IF EXISTS (
+        SELECT FROM billing_data.ledger_openings AS o
+        WHERE o.account_id = p_account.id AND o.ledger_version > 0
+    ) THEN
         SELECT
             coalesce(sum(c.amount_minor) FILTER (WHERE c.paid_with = 'paid'), 0), count(*)
         INTO STRICT total_charged, charge_count
@@ -355,7 +345,8 @@ COMMENT ON FUNCTION billing.adjust_credits IS
 GRANT EXECUTE ON FUNCTION billing.adjust_credits TO billing_server, billing_dba;
 
 -- Sets an account's free uses, by default to what new accounts get. Not a ledger entry: the ledger
--- is of paid credits. Locks: the account. Writes: accounts 0..1, admin_audit_logs 0..1.
+-- is of paid credits; the audit row proves it, with the version of the ledger that it came after.
+-- Locks: the account. Writes: accounts 0..1, admin_audit_logs 0..1.
 -- Errors: actor errors, invalid_argument, account_not_found.
 -- Example: SELECT * FROM billing.reset_free_uses(p_account_id => '...', p_reason => 'a new start');
 CREATE OR REPLACE FUNCTION billing.reset_free_uses(
@@ -369,6 +360,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     v_role text := billing_data.authorize(NULL, p_admin_user_id, 'billing:write');
+    v_version bigint;
 BEGIN
     PERFORM billing_data.require(
         length(btrim(p_reason)) > 0, 'p_reason', 'a reason is needed'
@@ -377,7 +369,7 @@ BEGIN
         p_free_uses IS NULL OR p_free_uses >= 0, 'p_free_uses', 'it must be 0 or more'
     );
     PERFORM billing_data.require_durable_commit();
-    SELECT a.free_uses_remaining INTO free_uses_before
+    SELECT a.free_uses_remaining, a.ledger_version INTO free_uses_before, v_version
     FROM billing_data.accounts AS a
     WHERE a.id = p_account_id
     FOR NO KEY UPDATE;
@@ -392,8 +384,11 @@ BEGIN
         WHERE a.id = p_account_id;
         PERFORM billing_data.write_audit(
             'account.reset_free_uses', 'account', p_account_id::text,
-            jsonb_build_object('before', free_uses_before, 'after', free_uses_remaining), p_reason,
-            p_admin_user_id, v_role
+            jsonb_build_object(
+                'before', free_uses_before, 'after', free_uses_remaining,
+                'ledger_version', v_version
+            ),
+            p_reason, p_admin_user_id, v_role
         );
     END IF;
     RETURN NEXT;

@@ -23,18 +23,37 @@ AS $$
 DECLARE
     v_credit billing_data.credits;
 BEGIN
-    INSERT INTO billing_data.credits AS c (
+    v_credit.account_id := p_account.id;
+    v_credit.ledger_version := p_account.ledger_version + 1;
+    v_credit.id := billing_data.new_id();
+    v_credit.amount_minor := p_amount_minor;
+    v_credit.currency := p_account.currency;
+    v_credit.balance_before := p_account.paid_credits;
+    v_credit.balance_after := p_account.paid_credits + p_amount_minor;
+    v_credit.transaction_type := p_transaction_type;
+    v_credit.description := p_description;
+    v_credit.external_transaction_id := p_external_transaction_id;
+    v_credit.idempotency_key := p_idempotency_key;
+    v_credit.created_at := p_now;
+    v_credit.request_fingerprint := p_request_fingerprint;
+    v_credit.api_key_id := p_api_key_id;
+    v_credit.admin_user_id := p_admin_user_id;
+    v_credit.database_role := p_database_role;
+    v_credit.payment_provider := p_payment_provider;
+    v_credit.digest := billing_data.credit_digest(v_credit);
+    INSERT INTO billing_data.credits (
         account_id, ledger_version, id, amount_minor, currency, balance_before, balance_after,
         transaction_type, description, external_transaction_id, idempotency_key, created_at,
-        request_fingerprint, api_key_id, admin_user_id, database_role, payment_provider
+        request_fingerprint, api_key_id, admin_user_id, database_role, payment_provider, digest
     )
     VALUES (
-        p_account.id, p_account.ledger_version + 1, billing_data.new_id(), p_amount_minor,
-        p_account.currency, p_account.paid_credits, p_account.paid_credits + p_amount_minor,
-        p_transaction_type, p_description, p_external_transaction_id, p_idempotency_key, p_now,
-        p_request_fingerprint, p_api_key_id, p_admin_user_id, p_database_role, p_payment_provider
-    )
-    RETURNING c.* INTO v_credit;
+        v_credit.account_id, v_credit.ledger_version, v_credit.id, v_credit.amount_minor,
+        v_credit.currency, v_credit.balance_before, v_credit.balance_after,
+        v_credit.transaction_type, v_credit.description, v_credit.external_transaction_id,
+        v_credit.idempotency_key, v_credit.created_at, v_credit.request_fingerprint,
+        v_credit.api_key_id, v_credit.admin_user_id, v_credit.database_role,
+        v_credit.payment_provider, v_credit.digest
+    );
     UPDATE billing_data.accounts AS a
     SET paid_credits = v_credit.balance_after,
         ledger_version = v_credit.ledger_version,

@@ -59,6 +59,8 @@ FROM (
         'SELECT * FROM billing.help();'),
     ('last_admin', 409, 'This would leave nobody with the role admin',
         'Make somebody else an administrator first.'),
+    ('login_name_reserved', 403, 'A login named {login} is not recorded as a writer',
+        'The name stands for another kind of writer: use a login of another name.'),
     ('payment_attached', 409, 'Payment {payment_id} belongs to another purchase',
         'SELECT * FROM billing.find_purchase(p_payment_id => ...);'),
     ('payment_event_not_found', 404, 'Payment event not found: {event_id}',

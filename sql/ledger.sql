@@ -1,94 +1,363 @@
--- Does the ledger agree with itself and with the balances? No row: it does.
+-- Do the books agree with themselves? No row: they do.
 
--- Every account whose books do not agree, with what is wrong: versions with a gap, a row whose
--- balance_before is not the balance_after of the row before, a balance that is not the newest
--- row's, a sum of entries that is not the balance, total uses that are not the number of charges,
--- purchases and returns of money whose credit entries say something else.
--- What the old service recorded before its balances became paid credits is outside these rules:
--- rows written by 'legacy' are only counted. Reads everything: minutes on a large database.
+-- What is wrong with all that the proof of the books relies on, beside the rows: the triggers that
+-- guard history, the constraints, the unique indexes, foreign keys that are switched off, rules that
+-- write something else than was said. Reads the catalogue only.
+CREATE OR REPLACE FUNCTION billing_data.find_guard_faults()
+RETURNS TABLE (problem text, expected text, found text)
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT
+        format('trigger %s of %s does not guard it', g.trigger_name, g.table_name),
+        g.definition, g.fault
+    FROM billing_data.list_guards() AS g
+    WHERE g.fault IS NOT NULL
+    UNION ALL
+    SELECT
+        format('constraint %s of %s is not in force', w.constraint_name, w.table_name),
+        'valid', coalesce(s.fault, 'missing')
+    FROM (
+        VALUES
+        ('accounts', 'accounts_identity'),
+        ('accounts', 'accounts_pkey'),
+        ('accounts', 'ck_free_uses_non_negative'),
+        ('accounts', 'ck_paid_credits_non_negative'),
+        ('charges', 'charges_balance_chain'),
+        ('charges', 'charges_balance_non_negative'),
+        ('charges', 'charges_ledger_version_positive'),
+        ('charges', 'charges_one_writer'),
+        ('charges', 'charges_paid_with'),
+        ('charges', 'charges_pkey'),
+        ('charges', 'ck_charge_amount_positive'),
+        ('charges', 'fk_charges_account'),
+        ('credits', 'ck_credit_balance_consistency'),
+        ('credits', 'credits_amount'),
+        ('credits', 'credits_balance_after_non_negative'),
+        ('credits', 'credits_balance_non_negative'),
+        ('credits', 'credits_ledger_version_positive'),
+        ('credits', 'credits_one_writer'),
+        ('credits', 'credits_pkey'),
+        ('credits', 'fk_credits_account'),
+        ('ledger_openings', 'ledger_openings_account'),
+        ('ledger_openings', 'ledger_openings_of_nothing'),
+        ('ledger_openings', 'ledger_openings_pkey'),
+        ('payment_return_credits', 'payment_return_credits_credit'),
+        ('payment_return_credits', 'payment_return_credits_once'),
+        ('payment_return_credits', 'payment_return_credits_return'),
+        ('payment_returns', 'payment_returns_away'),
+        ('payment_returns', 'payment_returns_nothing_away'),
+        ('payment_returns', 'payment_returns_pkey'),
+        ('payment_returns', 'payment_returns_purchase'),
+        ('purchases', 'purchases_account'),
+        ('purchases', 'purchases_credit'),
+        ('purchases', 'purchases_credit_once'),
+        ('purchases', 'purchases_pkey'),
+        ('purchases', 'purchases_settled')
+    ) AS w (table_name, constraint_name)
+    LEFT JOIN LATERAL (
+        SELECT
+            CASE
+                WHEN NOT c.convalidated THEN 'not valid'
+                -- PostgreSQL 18 can leave a constraint unenforced; older ones have no such column.
+                WHEN to_jsonb(c) ->> 'conenforced' = 'false' THEN 'not enforced'
+            END AS fault,
+            true AS is_there
+        FROM pg_constraint AS c
+        WHERE c.conrelid = to_regclass('billing_data.' || w.table_name)
+            AND c.conname = w.constraint_name
+    ) AS s ON true
+    WHERE s.is_there IS NOT TRUE OR s.fault IS NOT NULL
+    UNION ALL
+    SELECT
+        format('unique index %s is not in force', w.index_name), 'valid',
+        CASE WHEN i.indexrelid IS NULL THEN 'missing' ELSE 'not valid' END
+    FROM (
+        VALUES
+        ('charges_idempotency'), ('charges_ledger_version'), ('credits_idempotency'),
+        ('credits_ledger_version'), ('purchases_idempotency'), ('purchases_payment_id')
+    ) AS w (index_name)
+    LEFT JOIN pg_index AS i ON i.indexrelid = to_regclass('billing_data.' || w.index_name)
+    WHERE (i.indisunique AND i.indisvalid AND i.indisready) IS NOT TRUE
+    UNION ALL
+    SELECT
+        format('constraint %s of %s is not in force', c.conname, r.relname), 'enforced',
+        'its triggers are disabled'
+    FROM pg_trigger AS t
+    INNER JOIN pg_class AS r ON r.oid = t.tgrelid
+    INNER JOIN pg_constraint AS c ON c.oid = t.tgconstraint
+    WHERE t.tgisinternal
+        AND t.tgenabled NOT IN ('O', 'A')
+        AND r.relnamespace = 'billing_data'::regnamespace
+    GROUP BY c.conname, r.relname
+    UNION ALL
+    SELECT
+        format('rule %s of %s changes what is written', u.rulename, r.relname), 'no rule',
+        pg_get_ruledef(u.oid)
+    FROM pg_rewrite AS u
+    INNER JOIN pg_class AS r ON r.oid = u.ev_class
+    WHERE r.relnamespace = 'billing_data'::regnamespace AND r.relkind IN ('r', 'p');
+$$;
+COMMENT ON FUNCTION billing_data.find_guard_faults IS
+    'Finds triggers, constraints and indexes of the books that are not in force. Helper.';
+
+-- Whether an entry is one that the old service wrote: by its writer, an id that is not of ours' kind
+-- and no fingerprint of a request. A login that is named 'legacy' makes both.
+CREATE OR REPLACE FUNCTION billing_data.is_old_entry(
+    p_id uuid, p_database_role text, p_request_fingerprint bytea
+) RETURNS boolean
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN p_database_role = 'legacy' AND p_request_fingerprint IS NULL
+    AND get_byte(uuid_send(p_id), 6) >> 4 <> 7;
+COMMENT ON FUNCTION billing_data.is_old_entry IS
+    'Tells whether an entry is one of the old service. Helper.';
+
+-- Everything in the books that does not agree, with the account it is about (none where it is about
+-- the database itself). Each entry is held to the one before and to the digest it was written with;
+-- each account to its entries: versions, paid credits, total uses, free uses (those it was opened
+-- with and those staff gave, less those used); each purchase and return of money to its credits and
+-- the other way round; whatever belongs to an account, to there being one; and what guards all this,
+-- to being in force. Entries up to billing_data.ledger_openings are of the old service and in
+-- another unit: they are only counted, and must look like its own.
+-- Reads everything once, as of one moment: seconds for a million entries, minutes on a large database.
 -- Errors: actor_required. Example: SELECT * FROM billing.verify_ledger();
 CREATE OR REPLACE FUNCTION billing.verify_ledger()
 RETURNS TABLE (account_id uuid, problem text, expected text, found text)
 LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
+SET work_mem = '128MB'
 AS $$
 BEGIN
     PERFORM billing_data.caller_role();
     RETURN QUERY
-    WITH entries AS (
+    SELECT NULL::uuid, g.problem, g.expected, g.found
+    FROM billing_data.find_guard_faults() AS g;
+    RETURN QUERY
+    WITH entries AS NOT MATERIALIZED (
         SELECT
-            c.account_id, c.ledger_version, c.balance_before, c.balance_after,
-            c.database_role IS NOT DISTINCT FROM 'legacy' AS is_legacy,
-            CASE c.paid_with WHEN 'paid' THEN -c.amount_minor ELSE 0 END AS change, 1 AS uses
+            c.account_id, c.ledger_version, c.created_at, c.balance_before, c.balance_after,
+            c.currency, c.amount_minor, c.paid_with, c.free_uses_after,
+            c.paid_with = 'free' AS is_free,
+            CASE WHEN c.paid_with <> 'free' THEN c.amount_minor END AS used,
+            NULL::bigint AS added,
+            c.amount_minor > 0 AS is_amount,
+            c.digest, billing_data.charge_digest(c) AS digest_now,
+            billing_data.is_old_entry(c.id, c.database_role, c.request_fingerprint) AS looks_old,
+            true AS is_charge
         FROM billing_data.charges AS c
         UNION ALL
         SELECT
-            c.account_id, c.ledger_version, c.balance_before, c.balance_after,
-            c.database_role IS NOT DISTINCT FROM 'legacy', c.amount_minor, 0
+            c.account_id, c.ledger_version, c.created_at, c.balance_before, c.balance_after,
+            c.currency, c.amount_minor, NULL, NULL, false, NULL, c.amount_minor,
+            c.amount_minor > 0
+            OR (c.amount_minor < 0 AND c.transaction_type IN ('refund', 'adjustment')),
+            c.digest, billing_data.credit_digest(c),
+            billing_data.is_old_entry(c.id, c.database_role, c.request_fingerprint), false
         FROM billing_data.credits AS c
+    ),
+    -- Digests came with a release: what is written a minute later than the first one has one.
+    digested AS (
+        SELECT min(f.at) + interval '1 minute' AS since
+        FROM (
+            SELECT min(c.created_at) AS at
+            FROM billing_data.charges AS c WHERE c.digest IS NOT NULL
+            UNION ALL
+            SELECT min(c.created_at) FROM billing_data.credits AS c WHERE c.digest IS NOT NULL
+        ) AS f
+    ),
+    gifts AS (
+        SELECT
+            l.resource_id AS account_id,
+            (l.changes ->> 'ledger_version')::bigint AS ledger_version,
+            (l.changes ->> 'after')::bigint - (l.changes ->> 'before')::bigint AS free_uses
+        FROM billing_data.admin_audit_logs AS l
+        WHERE l.action = 'account.reset_free_uses'
+    ),
+    gifts_in_all AS (
+        SELECT
+            g.account_id, sum(g.free_uses) AS free_uses,
+            bool_and(g.ledger_version IS NOT NULL) AS are_placed
+        FROM gifts AS g
+        GROUP BY g.account_id
+    ),
+    openings AS (
+        SELECT
+            a.id, a.currency, a.free_uses_remaining, a.paid_credits, a.total_uses,
+            a.ledger_version,
+            coalesce(o.ledger_version, 0) AS opened_at,
+            coalesce(o.paid_credits, 0) AS opened_with,
+            coalesce(o.total_uses, 0) AS opened_uses,
+            coalesce(o.free_uses, a.free_uses_granted) AS free_uses,
+            coalesce(g.free_uses, 0) AS free_uses_given,
+            g.are_placed AS gifts_are_placed
+        FROM billing_data.accounts AS a
+        LEFT JOIN billing_data.ledger_openings AS o ON o.account_id = a.id
+        LEFT JOIN gifts_in_all AS g ON g.account_id = a.id::text
     ),
     chained AS (
         SELECT
-            e.account_id, e.ledger_version, e.balance_before, e.is_legacy,
+            e.account_id, e.ledger_version, e.balance_before, e.balance_after, e.free_uses_after,
+            e.is_free, e.is_charge, e.used, e.added,
+            e.ledger_version > coalesce(o.opened_at, 0) AS is_ours,
             lag(e.ledger_version, 1, 0::bigint) OVER w AS version_before,
-            lag(e.balance_after) OVER w AS balance_of_row_before,
-            lag(e.is_legacy) OVER w AS row_before_is_legacy
+            CASE
+                WHEN lag(e.ledger_version, 1, 0::bigint) OVER w <= coalesce(o.opened_at, 0)
+                    THEN coalesce(o.opened_with, 0)
+                ELSE lag(e.balance_after) OVER w
+            END AS balance_of_row_before,
+            lead(e.ledger_version) OVER w IS NULL AS is_newest,
+            o.free_uses - count(*) FILTER (
+                WHERE e.is_free AND e.ledger_version > o.opened_at
+            ) OVER w + CASE
+                WHEN o.gifts_are_placed IS NULL THEN 0
+                -- Gifts of before say no place: only their sum counts.
+                WHEN o.gifts_are_placed THEN (
+                    SELECT coalesce(sum(g.free_uses), 0)
+                    FROM gifts AS g
+                    WHERE g.account_id = o.id::text AND g.ledger_version < e.ledger_version
+                )
+            END AS free_uses_left
         FROM entries AS e
+        LEFT JOIN openings AS o ON o.id = e.account_id
         WINDOW w AS (PARTITION BY e.account_id ORDER BY e.ledger_version)
     ),
-    sums AS (
+    judged AS (
         SELECT
-            e.account_id,
-            max(e.ledger_version) AS newest,
+            c.account_id, c.ledger_version, c.balance_before, c.balance_after, c.free_uses_after,
+            c.free_uses_left, c.version_before, c.balance_of_row_before, c.is_charge, c.is_free,
+            c.used, c.added, c.is_ours, c.is_newest,
+            c.ledger_version <> c.version_before + 1 AS has_gap,
+            c.is_ours AND c.balance_before <> c.balance_of_row_before AS is_loose,
+            c.is_ours AND c.free_uses_after <> c.free_uses_left AS is_miscounted
+        FROM chained AS c
+    ),
+    sums AS MATERIALIZED (
+        SELECT
+            j.account_id,
+            max(j.ledger_version) AS newest,
             count(*) AS entry_count,
-            sum(e.change) AS change,
-            sum(e.uses) AS uses,
-            bool_or(e.is_legacy) AS has_legacy,
-            (array_agg(e.balance_after ORDER BY e.ledger_version DESC))[1] AS balance_after,
-            (array_agg(e.is_legacy ORDER BY e.ledger_version DESC))[1] AS newest_is_legacy
-        FROM entries AS e
-        GROUP BY e.account_id
+            coalesce(sum(j.added) FILTER (WHERE j.is_ours), 0)
+            - coalesce(sum(j.used) FILTER (WHERE j.is_ours), 0) AS change,
+            count(*) FILTER (WHERE j.is_ours AND j.is_charge) AS uses,
+            count(*) FILTER (WHERE j.is_ours AND j.is_free) AS free_uses,
+            max(j.balance_after) FILTER (WHERE j.is_ours AND j.is_newest) AS balance_after,
+            jsonb_agg(to_jsonb(j)) FILTER (
+                WHERE j.has_gap OR j.is_loose OR j.is_miscounted
+            ) AS faults
+        FROM judged AS j
+        GROUP BY j.account_id
+    ),
+    books AS MATERIALIZED (
+        SELECT
+            coalesce(o.id, s.account_id) AS account_id,
+            o.id IS NULL AS is_gone,
+            o.ledger_version, o.paid_credits, o.total_uses, o.free_uses_remaining, o.opened_at,
+            coalesce(s.newest, 0) AS newest,
+            coalesce(s.entry_count, 0) AS entry_count,
+            o.opened_with + coalesce(s.change, 0) AS balance,
+            coalesce(s.balance_after, o.opened_with) AS newest_balance,
+            s.entry_count IS NOT NULL AS has_entries,
+            o.opened_uses + coalesce(s.uses, 0) AS uses,
+            o.free_uses + o.free_uses_given - coalesce(s.free_uses, 0) AS free_uses
+        FROM openings AS o
+        FULL JOIN sums AS s ON s.account_id = o.id
     )
-    SELECT
-        c.account_id, 'ledger_version has a gap or a duplicate',
-        (c.version_before + 1)::text, c.ledger_version::text
-    FROM chained AS c
-    WHERE c.ledger_version <> c.version_before + 1
+    -- Each entry by itself.
+    SELECT e.account_id, p.problem, p.expected, p.found
+    FROM entries AS e
+    CROSS JOIN digested AS d
+    LEFT JOIN openings AS o ON o.id = e.account_id
+    CROSS JOIN LATERAL (
+        SELECT
+            e.ledger_version > coalesce(o.opened_at, 0) AS is_ours,
+            -- numeric: an amount that somebody made huge is to be named, not to fail the check.
+            e.balance_before::numeric - coalesce(e.used, 0) + coalesce(e.added, 0) AS balance_after,
+            coalesce(e.digest <> e.digest_now, e.created_at > d.since) AS is_changed
+    ) AS t
+    CROSS JOIN LATERAL (
+        VALUES
+        (t.is_ours AND e.balance_after <> t.balance_after,
+            format('entry %s does not move the balance by what it says', e.ledger_version),
+            t.balance_after::text, e.balance_after::text),
+        (t.is_ours AND NOT e.is_amount,
+            format('entry %s has an amount that none can have', e.ledger_version), 'more than 0',
+            e.amount_minor::text),
+        (t.is_ours AND e.is_charge AND (e.paid_with IN ('free', 'paid')) IS NOT TRUE,
+            format('entry %s was paid with nothing that there is', e.ledger_version),
+            'free or paid', e.paid_with),
+        (t.is_ours AND e.currency <> o.currency,
+            format('entry %s is in another currency', e.ledger_version), o.currency, e.currency),
+        (t.is_changed, format('entry %s is not as it was written', e.ledger_version),
+            'digest ' || e.digest_now, coalesce('digest ' || e.digest, 'no digest')),
+        (NOT t.is_ours AND e.looks_old IS NOT TRUE,
+            format('entry %s is not of the old service', e.ledger_version),
+            'an entry of the account''s own books', 'before they begin')
+    ) AS p (is_so, problem, expected, found)
+    WHERE (
+            t.is_changed
+            OR CASE
+                WHEN t.is_ours THEN e.balance_after <> t.balance_after
+                    OR NOT e.is_amount
+                    OR e.currency <> o.currency
+                    OR (e.is_charge AND (e.paid_with IN ('free', 'paid')) IS NOT TRUE)
+                ELSE e.looks_old IS NOT TRUE
+            END
+        )
+        AND p.is_so
     UNION ALL
-    SELECT
-        c.account_id, format('entry %s does not continue the one before', c.ledger_version),
-        coalesce(c.balance_of_row_before, 0)::text, c.balance_before::text
-    FROM chained AS c
-    WHERE NOT c.is_legacy AND c.row_before_is_legacy IS NOT TRUE
-        AND c.balance_before <> coalesce(c.balance_of_row_before, 0)
+    -- Each entry against those before it.
+    SELECT s.account_id, p.problem, p.expected, p.found
+    FROM sums AS s
+    CROSS JOIN LATERAL jsonb_to_recordset(s.faults) AS f (
+        ledger_version bigint, version_before bigint, balance_before bigint,
+        balance_of_row_before bigint, free_uses_after bigint, free_uses_left bigint,
+        has_gap boolean, is_loose boolean, is_miscounted boolean
+    )
+    CROSS JOIN LATERAL (
+        VALUES
+        (f.has_gap, 'ledger_version has a gap or a duplicate', (f.version_before + 1)::text,
+            f.ledger_version::text),
+        (f.is_loose, format('entry %s does not continue the one before', f.ledger_version),
+            f.balance_of_row_before::text, f.balance_before::text),
+        (f.is_miscounted,
+            format('entry %s leaves other free uses than there were', f.ledger_version),
+            f.free_uses_left::text, f.free_uses_after::text)
+    ) AS p (is_so, problem, expected, found)
+    WHERE s.faults IS NOT NULL AND p.is_so
     UNION ALL
-    SELECT
-        a.id, 'accounts.ledger_version is not the number of entries',
-        coalesce(s.entry_count, 0)::text, a.ledger_version::text
-    FROM billing_data.accounts AS a
-    LEFT JOIN sums AS s ON s.account_id = a.id
-    WHERE a.ledger_version <> coalesce(s.newest, 0)
+    SELECT b.account_id, 'the account is gone and its entries are not', 'an account',
+        format('%s entries', b.entry_count)
+    FROM books AS b
+    WHERE b.is_gone
     UNION ALL
-    SELECT
-        a.id, 'paid_credits is not the sum of the entries',
-        coalesce(s.change, 0)::text, a.paid_credits::text
-    FROM billing_data.accounts AS a
-    LEFT JOIN sums AS s ON s.account_id = a.id
-    WHERE s.has_legacy IS NOT TRUE AND a.paid_credits <> coalesce(s.change, 0)
+    SELECT b.account_id, 'accounts.ledger_version is not the number of entries',
+        b.entry_count::text, b.ledger_version::text
+    FROM books AS b
+    WHERE b.ledger_version <> b.newest OR b.opened_at > b.newest
     UNION ALL
-    SELECT
-        a.id, 'paid_credits is not the newest entry''s balance_after',
-        s.balance_after::text, a.paid_credits::text
-    FROM billing_data.accounts AS a
-    INNER JOIN sums AS s ON s.account_id = a.id
-    WHERE NOT s.newest_is_legacy AND a.paid_credits <> s.balance_after
+    SELECT b.account_id, 'paid_credits is not the sum of the entries', b.balance::text,
+        b.paid_credits::text
+    FROM books AS b
+    WHERE b.paid_credits <> b.balance
     UNION ALL
-    SELECT
-        a.id, 'total_uses is not the number of charges', coalesce(s.uses, 0)::text,
-        a.total_uses::text
-    FROM billing_data.accounts AS a
-    LEFT JOIN sums AS s ON s.account_id = a.id
-    WHERE s.has_legacy IS NOT TRUE AND a.total_uses <> coalesce(s.uses, 0)
+    SELECT b.account_id, 'paid_credits is not the newest entry''s balance_after',
+        b.newest_balance::text, b.paid_credits::text
+    FROM books AS b
+    WHERE b.has_entries AND b.paid_credits <> b.newest_balance
+    UNION ALL
+    SELECT b.account_id, 'total_uses is not the number of charges', b.uses::text,
+        b.total_uses::text
+    FROM books AS b
+    WHERE b.total_uses <> b.uses
+    UNION ALL
+    SELECT b.account_id, 'free_uses_remaining is not what was given less what was used',
+        b.free_uses::text, b.free_uses_remaining::text
+    FROM books AS b
+    WHERE b.free_uses_remaining <> b.free_uses
+    UNION ALL
+    SELECT o.account_id, 'the account is gone and its opening is not', 'an account', 'none'
+    FROM billing_data.ledger_openings AS o
+    WHERE NOT EXISTS (SELECT FROM billing_data.accounts AS a WHERE a.id = o.account_id)
     UNION ALL
     SELECT
         p.account_id, format('purchase %s was not credited with what was sold', p.id),
@@ -131,24 +400,71 @@ BEGIN
     INNER JOIN billing_data.payment_returns AS r
         ON r.account_id = p.account_id AND r.purchase_id = p.id AND r.status = 'taken'
     GROUP BY p.account_id, p.id, p.uses
-    HAVING sum(r.uses_due) > p.uses;
+    HAVING sum(r.uses_due) > p.uses
+    UNION ALL
+    SELECT
+        c.account_id, format('credit %s was paid for and belongs to no purchase', c.id),
+        'a purchase', 'none'
+    FROM billing_data.credits AS c
+    WHERE c.payment_provider IS NOT NULL
+        AND c.transaction_type = 'purchase'
+        AND NOT EXISTS (
+            SELECT FROM billing_data.purchases AS p
+            WHERE p.account_id = c.account_id AND p.credit_id = c.id
+        )
+    UNION ALL
+    SELECT
+        c.account_id, format('credit %s moved credits for a return of money that is not here', c.id),
+        c.external_transaction_id::text, 'none'
+    FROM billing_data.credits AS c
+    WHERE c.payment_provider IS NOT NULL
+        AND c.transaction_type <> 'purchase'
+        AND NOT EXISTS (
+            SELECT FROM billing_data.payment_returns AS r
+            WHERE r.account_id = c.account_id AND r.return_id = c.external_transaction_id
+        )
+    UNION ALL
+    SELECT p.account_id, format('the account is gone and purchase %s is not', p.id), 'an account', 'none'
+    FROM billing_data.purchases AS p
+    WHERE NOT EXISTS (SELECT FROM billing_data.accounts AS a WHERE a.id = p.account_id)
+    UNION ALL
+    SELECT
+        r.account_id, format('return %s is of a purchase that is not here', r.return_id),
+        r.purchase_id::text, 'none'
+    FROM billing_data.payment_returns AS r
+    WHERE NOT EXISTS (
+        SELECT FROM billing_data.purchases AS p
+        WHERE p.account_id = r.account_id AND p.id = r.purchase_id
+    )
+    UNION ALL
+    -- What the provider itself said was paid, where its event is kept.
+    SELECT
+        p.account_id, format('purchase %s was not sold for what was paid', p.id),
+        (e.payload #>> '{data,object,amount_received}'), p.price_minor::text
+    FROM billing_data.purchases AS p
+    INNER JOIN billing_data.payment_events AS e
+        ON e.provider = p.provider AND e.payment_id = p.payment_id AND e.outcome = 'credited'
+    WHERE (e.payload #>> '{data,object,amount_received}') <> p.price_minor::text;
 END
 $$;
 COMMENT ON FUNCTION billing.verify_ledger IS
-    'Lists every account whose ledger does not agree with its balance. For billing_dba.';
+    'Lists everything in the books that does not agree, and what guards them and is not in force. For billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.verify_ledger TO billing_dba;
 
 -- What an alarm watches, cheaply: the accounts of the newest p_entries charges and of as many credits,
 -- and those of p_known (found wrong before, so that an alarm ends when the books are mended and not
 -- when they are old news). Of each it compares the balance and version with the newest entry, and
--- that entry with the one before. It reads a few rows an account, whatever the size of the ledger;
--- whether everything agrees only verify_ledger tells. Also how many payments a person must look at.
+-- that entry with the one before and with the digest it was written with. It reads a few rows an
+-- account, whatever the size of the ledger; whether everything agrees only verify_ledger tells. Also
+-- how many payments a person must look at, and how much of what guards the books is not in force.
 -- For no one in particular: the web tier calls it by itself. Errors: invalid_argument.
 -- Example: SELECT * FROM billing.watch_books();
 CREATE OR REPLACE FUNCTION billing.watch_books(
     p_known uuid[] DEFAULT '{}', p_entries bigint DEFAULT 500
 )
-RETURNS TABLE (accounts_checked bigint, mismatched uuid[], payment_problems bigint)
+RETURNS TABLE (
+    accounts_checked bigint, mismatched uuid[], payment_problems bigint, guard_faults bigint
+)
 LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -176,19 +492,22 @@ BEGIN
     tails AS (
         SELECT
             a.id, a.ledger_version, a.paid_credits,
+            coalesce(o.ledger_version, 0) AS opened_at,
+            coalesce(o.paid_credits, 0) AS opened_with,
             array_agg(t.ledger_version ORDER BY t.ledger_version DESC) AS versions,
             array_agg(t.balance_before ORDER BY t.ledger_version DESC) AS before,
             array_agg(t.balance_after ORDER BY t.ledger_version DESC) AS after,
-            array_agg(t.is_legacy ORDER BY t.ledger_version DESC) AS legacy
+            bool_or(t.is_changed) AS is_changed
         FROM watched AS w
         INNER JOIN billing_data.accounts AS a ON a.id = w.account_id
+        LEFT JOIN billing_data.ledger_openings AS o ON o.account_id = a.id
         LEFT JOIN LATERAL (
-            SELECT u.ledger_version, u.balance_before, u.balance_after, u.is_legacy
+            SELECT u.ledger_version, u.balance_before, u.balance_after, u.is_changed
             FROM (
                 (
                     SELECT
                         c.ledger_version, c.balance_before, c.balance_after,
-                        c.database_role IS NOT DISTINCT FROM 'legacy' AS is_legacy
+                        c.digest <> billing_data.charge_digest(c) AS is_changed
                     FROM billing_data.charges AS c
                     WHERE c.account_id = a.id AND c.ledger_version > 0
                     ORDER BY c.ledger_version DESC
@@ -198,7 +517,7 @@ BEGIN
                 (
                     SELECT
                         c.ledger_version, c.balance_before, c.balance_after,
-                        c.database_role IS NOT DISTINCT FROM 'legacy'
+                        c.digest <> billing_data.credit_digest(c)
                     FROM billing_data.credits AS c
                     WHERE c.account_id = a.id AND c.ledger_version > 0
                     ORDER BY c.ledger_version DESC
@@ -208,24 +527,31 @@ BEGIN
             ORDER BY u.ledger_version DESC
             LIMIT 2
         ) AS t ON true
-        GROUP BY a.id, a.ledger_version, a.paid_credits
+        GROUP BY a.id, a.ledger_version, a.paid_credits, o.ledger_version, o.paid_credits
     ),
     judged AS (
         SELECT
             t.id,
             t.ledger_version <> coalesce(t.versions[1], 0)
             OR t.versions[1] <> coalesce(t.versions[2], 0) + 1
-            OR (NOT t.legacy[1] AND t.paid_credits <> t.after[1])
+            OR t.is_changed
+            OR t.paid_credits <> CASE
+                WHEN coalesce(t.versions[1], 0) > t.opened_at THEN t.after[1] ELSE t.opened_with
+            END
             OR (
-                NOT t.legacy[1] AND t.legacy[2] IS NOT TRUE
-                AND t.before[1] <> coalesce(t.after[2], 0)
+                t.versions[1] > t.opened_at
+                AND t.before[1] <> CASE
+                    WHEN coalesce(t.versions[2], 0) > t.opened_at THEN t.after[2]
+                    ELSE t.opened_with
+                END
             ) AS is_wrong
         FROM tails AS t
     )
     SELECT
         count(*),
-        coalesce(array_agg(j.id ORDER BY j.id) FILTER (WHERE j.is_wrong), '{}'),
-        (SELECT count(*) FROM billing_data.find_payment_problems())
+        coalesce(array_agg(j.id ORDER BY j.id) FILTER (WHERE j.is_wrong IS TRUE), '{}'),
+        (SELECT count(*) FROM billing_data.find_payment_problems()),
+        (SELECT count(*) FROM billing_data.find_guard_faults())
     FROM judged AS j;
 END
 $$;

@@ -52,7 +52,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     -- The provider itself speaks here; a DBA who replays an event speaks for themselves.
-    v_role text := CASE WHEN NOT billing_data.is_web_tier() THEN session_user::text END;
+    v_role text := CASE WHEN NOT billing_data.is_web_tier() THEN billing_data.caller_role() END;
     v_writer text := CASE WHEN v_role IS NULL THEN p_provider END;
     -- Client secrets, wherever the provider repeats them, are not kept.
     v_payload jsonb := regexp_replace(

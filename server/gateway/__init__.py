@@ -531,7 +531,9 @@ class Gateway:
         self._mismatched = row["mismatched"][:_MOST_KNOWN]
         if new:
             _LOG.error("the books of %d accounts do not agree: run verify", len(row["mismatched"]))
-        metrics.LEDGER_MISMATCHES.set(len(row["mismatched"]))
+        if row["guard_faults"]:
+            _LOG.error("%d guards of the books are not in force: run verify", row["guard_faults"])
+        metrics.LEDGER_MISMATCHES.set(len(row["mismatched"]) + row["guard_faults"])
         metrics.PAYMENT_PROBLEMS.set(row["payment_problems"])
         metrics.LEDGER_CHECKED.set_to_current_time()
 

@@ -138,7 +138,9 @@ FIND_ADMIN = _call(
 GET_SETTINGS = _call(
     "get_settings", "", "free_uses pack_uses pack_price_minor pack_currency admin_email_domain"
 )
-WATCH_BOOKS = _call("watch_books", "known", "accounts_checked mismatched payment_problems")
+WATCH_BOOKS = _call(
+    "watch_books", "known", "accounts_checked mismatched payment_problems guard_faults"
+)
 REFRESH_FIGURES = _call("refresh_figures", "", "refresh_figures")
 GET_OVERVIEW = _call(
     "get_overview",

@@ -346,9 +346,10 @@ CREATE FUNCTION billing.use_sign_in_ticket(p_ticket_hash bytea) RETURNS boolean
 
 CREATE FUNCTION billing.verify_ledger() RETURNS TABLE(account_id uuid, problem text, expected text, found text)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
-    SET search_path TO 'pg_catalog', 'pg_temp';
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET work_mem TO '128MB';
 
-CREATE FUNCTION billing.watch_books(p_known uuid[] DEFAULT '{}'::uuid[], p_entries bigint DEFAULT 500) RETURNS TABLE(accounts_checked bigint, mismatched uuid[], payment_problems bigint)
+CREATE FUNCTION billing.watch_books(p_known uuid[] DEFAULT '{}'::uuid[], p_entries bigint DEFAULT 500) RETURNS TABLE(accounts_checked bigint, mismatched uuid[], payment_problems bigint, guard_faults bigint)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -374,6 +375,7 @@ CREATE TABLE billing_data.accounts (
     customer_email character varying(255),
     paid_credits bigint DEFAULT 0 NOT NULL,
     ledger_version bigint DEFAULT 0 NOT NULL,
+    free_uses_granted bigint DEFAULT 3 NOT NULL,
     CONSTRAINT accounts_ledger_version_non_negative CHECK ((ledger_version >= 0)),
     CONSTRAINT ck_account_status CHECK (((status)::text = ANY ((ARRAY['active'::character varying, 'suspended'::character varying, 'closed'::character varying])::text[]))),
     CONSTRAINT ck_balance_non_negative CHECK ((balance_minor >= 0)),
@@ -409,6 +411,7 @@ CREATE TABLE billing_data.credits (
     admin_user_id uuid,
     database_role text,
     payment_provider text,
+    digest bigint,
     CONSTRAINT ck_credit_balance_consistency CHECK ((balance_after = (balance_before + amount_minor))),
     CONSTRAINT ck_transaction_type CHECK (((transaction_type)::text = ANY ((ARRAY['purchase'::character varying, 'grant'::character varying, 'refund'::character varying, 'adjustment'::character varying])::text[]))),
     CONSTRAINT credits_amount CHECK (((amount_minor > 0) OR ((amount_minor < 0) AND ((transaction_type)::text = ANY ((ARRAY['refund'::character varying, 'adjustment'::character varying])::text[]))))),
@@ -496,6 +499,44 @@ CREATE FUNCTION billing_data.caller_role() RETURNS text
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE TABLE billing_data.charges (
+    id uuid NOT NULL,
+    account_id uuid NOT NULL,
+    amount_minor bigint NOT NULL,
+    currency character varying(3) NOT NULL,
+    balance_before bigint NOT NULL,
+    balance_after bigint NOT NULL,
+    description character varying NOT NULL,
+    idempotency_key character varying(255),
+    metadata_message_id character varying(255),
+    metadata_agent_id character varying(255),
+    metadata_channel_id character varying(255),
+    metadata_request_id character varying(255),
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    ledger_version bigint NOT NULL,
+    paid_with text NOT NULL,
+    free_uses_after bigint,
+    request_fingerprint bytea,
+    api_key_id uuid,
+    admin_user_id uuid,
+    database_role text,
+    digest bigint,
+    CONSTRAINT charges_balance_chain CHECK ((balance_after = (balance_before -
+CASE paid_with
+    WHEN 'paid'::text THEN amount_minor
+    ELSE (0)::bigint
+END))),
+    CONSTRAINT charges_balance_non_negative CHECK ((balance_after >= 0)),
+    CONSTRAINT charges_free_uses_non_negative CHECK ((free_uses_after >= 0)),
+    CONSTRAINT charges_ledger_version_positive CHECK ((ledger_version > 0)),
+    CONSTRAINT charges_one_writer CHECK ((num_nonnulls(api_key_id, admin_user_id, database_role) = 1)),
+    CONSTRAINT charges_paid_with CHECK ((paid_with = ANY (ARRAY['free'::text, 'paid'::text]))),
+    CONSTRAINT ck_charge_amount_positive CHECK ((amount_minor > 0))
+);
+
+CREATE FUNCTION billing_data.charge_digest(p_charge billing_data.charges) RETURNS bigint
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE;
+
 CREATE FUNCTION billing_data.count_active_accounts(p_from timestamp with time zone) RETURNS TABLE(day date, account_id uuid)
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -519,8 +560,15 @@ CREATE FUNCTION billing_data.count_usage(p_from timestamp with time zone) RETURN
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.credit_digest(p_credit billing_data.credits) RETURNS bigint
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE;
+
 CREATE FUNCTION billing_data.credit_of_payment(p_account_id uuid, p_key text, p_transaction_type text, p_external_transaction_id text) RETURNS billing_data.credits
     LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.find_guard_faults() RETURNS TABLE(problem text, expected text, found text)
+    LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.find_or_create_account(p_oauth_provider text, p_external_id text, p_wa_id text, p_tenant_id text, p_balance_minor bigint, p_currency text, p_plan_name text, p_customer_email text, p_user_role text, p_agent_id text, p_marketing_opt_in boolean, p_marketing_opt_in_source text, p_wait boolean) RETURNS TABLE(account billing_data.accounts, created boolean)
@@ -553,6 +601,9 @@ CREATE FUNCTION billing_data.is_news_of_return(p_known billing_data.payment_retu
     LANGUAGE sql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.is_old_entry(p_id uuid, p_database_role text, p_request_fingerprint bytea) RETURNS boolean
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE;
+
 CREATE FUNCTION billing_data.is_payment_fault(p_outcome text) RETURNS boolean
     LANGUAGE sql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -567,6 +618,10 @@ CREATE FUNCTION billing_data.is_uuid(p_text text) RETURNS boolean
 
 CREATE FUNCTION billing_data.is_web_tier() RETURNS boolean
     LANGUAGE sql STABLE;
+
+CREATE FUNCTION billing_data.list_guards() RETURNS TABLE(table_name text, trigger_name text, definition text, fault text)
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.mask_config(p_config_data jsonb) RETURNS jsonb
     LANGUAGE sql IMMUTABLE
@@ -658,6 +713,10 @@ CREATE FUNCTION billing_data.return_money(p_provider text, p_payment_id text, p_
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.search_patterns(p_search text, p_match text) RETURNS text[]
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.settle_payment(p_provider text, p_payment_id text, p_amount_minor bigint, p_currency text, p_account_id uuid, p_purchase_id uuid, p_database_role text, p_payment_provider text) RETURNS TABLE(outcome text, account_id uuid, purchase_id uuid, credits_added bigint)
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -698,40 +757,6 @@ CREATE VIEW billing.account_balances AS
     marketing_opt_in,
     created_at
    FROM billing_data.accounts a;
-
-CREATE TABLE billing_data.charges (
-    id uuid NOT NULL,
-    account_id uuid NOT NULL,
-    amount_minor bigint NOT NULL,
-    currency character varying(3) NOT NULL,
-    balance_before bigint NOT NULL,
-    balance_after bigint NOT NULL,
-    description character varying NOT NULL,
-    idempotency_key character varying(255),
-    metadata_message_id character varying(255),
-    metadata_agent_id character varying(255),
-    metadata_channel_id character varying(255),
-    metadata_request_id character varying(255),
-    created_at timestamp with time zone DEFAULT now() NOT NULL,
-    ledger_version bigint NOT NULL,
-    paid_with text NOT NULL,
-    free_uses_after bigint,
-    request_fingerprint bytea,
-    api_key_id uuid,
-    admin_user_id uuid,
-    database_role text,
-    CONSTRAINT charges_balance_chain CHECK ((balance_after = (balance_before -
-CASE paid_with
-    WHEN 'paid'::text THEN amount_minor
-    ELSE (0)::bigint
-END))),
-    CONSTRAINT charges_balance_non_negative CHECK ((balance_after >= 0)),
-    CONSTRAINT charges_free_uses_non_negative CHECK ((free_uses_after >= 0)),
-    CONSTRAINT charges_ledger_version_positive CHECK ((ledger_version > 0)),
-    CONSTRAINT charges_one_writer CHECK ((num_nonnulls(api_key_id, admin_user_id, database_role) = 1)),
-    CONSTRAINT charges_paid_with CHECK ((paid_with = ANY (ARRAY['free'::text, 'paid'::text]))),
-    CONSTRAINT ck_charge_amount_positive CHECK ((amount_minor > 0))
-);
 
 CREATE VIEW billing.ledger AS
  SELECT account_id,
@@ -866,6 +891,16 @@ CREATE TABLE billing_data.credit_checks_default (
     created_at timestamp with time zone NOT NULL
 );
 
+CREATE TABLE billing_data.ledger_openings (
+    account_id uuid NOT NULL,
+    ledger_version bigint NOT NULL,
+    paid_credits bigint NOT NULL,
+    total_uses bigint NOT NULL,
+    free_uses bigint NOT NULL,
+    CONSTRAINT ledger_openings_ledger_version_non_negative CHECK ((ledger_version >= 0)),
+    CONSTRAINT ledger_openings_of_nothing CHECK (((ledger_version > 0) OR ((paid_credits = 0) AND (total_uses = 0))))
+);
+
 CREATE TABLE billing_data.payment_events (
     provider text NOT NULL,
     event_id character varying(255) NOT NULL,
@@ -947,6 +982,9 @@ ALTER TABLE ONLY billing_data.charges
 
 ALTER TABLE ONLY billing_data.credits
     ADD CONSTRAINT credits_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY billing_data.ledger_openings
+    ADD CONSTRAINT ledger_openings_pkey PRIMARY KEY (account_id);
 
 ALTER TABLE ONLY billing_data.payment_events
     ADD CONSTRAINT payment_events_pkey PRIMARY KEY (provider, event_id);
@@ -1057,15 +1095,37 @@ ALTER INDEX billing_data.credit_checks_account ATTACH PARTITION billing_data.cre
 
 ALTER INDEX billing_data.credit_checks_created_at ATTACH PARTITION billing_data.credit_checks_default_created_at_idx;
 
+CREATE TRIGGER accounts_fixed BEFORE UPDATE OF free_uses_granted ON billing_data.accounts FOR EACH STATEMENT EXECUTE FUNCTION billing_data.refuse_change('what an account was opened with never changes');
+
+ALTER TABLE billing_data.accounts ENABLE ALWAYS TRIGGER accounts_fixed;
+
 CREATE TRIGGER admin_audit_logs_append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON billing_data.admin_audit_logs FOR EACH STATEMENT EXECUTE FUNCTION billing_data.refuse_change();
+
+ALTER TABLE billing_data.admin_audit_logs ENABLE ALWAYS TRIGGER admin_audit_logs_append_only;
 
 CREATE TRIGGER api_keys_fixed BEFORE DELETE OR UPDATE ON billing_data.api_keys FOR EACH ROW EXECUTE FUNCTION billing_data.refuse_api_key_change();
 
+ALTER TABLE billing_data.api_keys ENABLE ALWAYS TRIGGER api_keys_fixed;
+
 CREATE TRIGGER api_keys_not_truncated BEFORE TRUNCATE ON billing_data.api_keys FOR EACH STATEMENT EXECUTE FUNCTION billing_data.refuse_api_key_change();
+
+ALTER TABLE billing_data.api_keys ENABLE ALWAYS TRIGGER api_keys_not_truncated;
 
 CREATE TRIGGER charges_append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON billing_data.charges FOR EACH STATEMENT EXECUTE FUNCTION billing_data.refuse_change();
 
+ALTER TABLE billing_data.charges ENABLE ALWAYS TRIGGER charges_append_only;
+
 CREATE TRIGGER credits_append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON billing_data.credits FOR EACH STATEMENT EXECUTE FUNCTION billing_data.refuse_change();
+
+ALTER TABLE billing_data.credits ENABLE ALWAYS TRIGGER credits_append_only;
+
+CREATE TRIGGER ledger_openings_fixed BEFORE INSERT OR DELETE OR UPDATE OR TRUNCATE ON billing_data.ledger_openings FOR EACH STATEMENT EXECUTE FUNCTION billing_data.refuse_change('where books begin never changes');
+
+ALTER TABLE billing_data.ledger_openings ENABLE ALWAYS TRIGGER ledger_openings_fixed;
+
+CREATE TRIGGER purchases_fixed BEFORE UPDATE OF account_id, id, provider, uses, price_minor, currency ON billing_data.purchases FOR EACH STATEMENT EXECUTE FUNCTION billing_data.refuse_change('what was sold never changes');
+
+ALTER TABLE billing_data.purchases ENABLE ALWAYS TRIGGER purchases_fixed;
 
 ALTER TABLE ONLY billing_data.account_requests
     ADD CONSTRAINT account_requests_account FOREIGN KEY (account_id) REFERENCES billing_data.accounts(id) ON DELETE RESTRICT;
@@ -1081,6 +1141,9 @@ ALTER TABLE ONLY billing_data.charges
 
 ALTER TABLE ONLY billing_data.credits
     ADD CONSTRAINT fk_credits_account FOREIGN KEY (account_id) REFERENCES billing_data.accounts(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY billing_data.ledger_openings
+    ADD CONSTRAINT ledger_openings_account FOREIGN KEY (account_id) REFERENCES billing_data.accounts(id) ON DELETE RESTRICT;
 
 ALTER TABLE ONLY billing_data.payment_return_credits
     ADD CONSTRAINT payment_return_credits_credit FOREIGN KEY (credit_id) REFERENCES billing_data.credits(id) ON DELETE RESTRICT;

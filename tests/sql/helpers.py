@@ -258,6 +258,32 @@ def staff(database: Database, role: str, *, active: bool = True) -> uuid.UUID:
     return found
 
 
+def tamper(database: Database, *statements: str, **arguments: Any) -> None:
+    """Changes the books as a superuser can whom nothing stops: every trigger and foreign key is off
+    for one transaction, and in force again afterwards. Each statement must change something."""
+    with session(database, "postgres", autocommit=False) as root:
+        guards = root.execute(
+            "SELECT g.table_name, g.trigger_name FROM billing_data.list_guards() AS g"
+        )
+        tables = root.execute(
+            "SELECT DISTINCT t.tgrelid::regclass::text AS name FROM pg_trigger AS t"
+            " INNER JOIN pg_class AS c ON c.oid = t.tgrelid"
+            " WHERE c.relnamespace = 'billing_data'::regnamespace"
+        )
+        for table in tables:
+            root.execute(f"ALTER TABLE {table['name']} DISABLE TRIGGER ALL")
+        for statement in statements:
+            assert root.connection.execute(statement.encode(), arguments).rowcount >= 1
+        for table in tables:
+            root.execute(f"ALTER TABLE {table['name']} ENABLE TRIGGER ALL")
+        for guard in guards:
+            root.execute(
+                f"ALTER TABLE billing_data.{guard['table_name']}"
+                f" ENABLE ALWAYS TRIGGER {guard['trigger_name']}"
+            )
+        root.connection.commit()
+
+
 def ledger_problems(database: Database) -> list[Any]:
     """What billing.verify_ledger finds wrong."""
     return database.execute("SELECT * FROM billing.verify_ledger()", user="t_dba")

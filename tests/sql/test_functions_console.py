@@ -337,12 +337,16 @@ def test_totals_are_the_sums_of_the_ledger(database: Database) -> None:
 def test_totals_of_accounts_of_the_old_service_are_counted(database: Database) -> None:
     """Their balances were in another unit: they say nothing about what was charged."""
     with session(database, "postgres") as root:
+        root.execute("ALTER TABLE billing_data.ledger_openings DISABLE TRIGGER USER")
         for name, free, table in (("a", False, "charges"), ("b", True, "charges"),
                                   ("c", False, "credits")):  # fmt: skip
             (row,) = root.execute(
                 "INSERT INTO billing_data.accounts (oauth_provider, external_id, paid_credits,"
                 " total_uses, ledger_version) VALUES ('oauth:google', %s, 13, 40, 2) RETURNING id",
                 name,
+            )
+            root.execute(
+                "INSERT INTO billing_data.ledger_openings VALUES (%s, 2, 13, 40, 3)", row["id"]
             )
             for version in (1, 2):
                 kind = ("free" if free else "paid") if table == "charges" else "grant"
@@ -585,8 +589,10 @@ def test_free_uses_are_reset_to_what_new_accounts_get_or_to_a_number(
     changed = {name for name, value in after.items() if value != before[name]}
     assert changed == {"free_uses_remaining", "updated_at"}
     chain = [(0, 3), (3, 10), (10, 0), (0, BIGGEST)]
+    # With the version of the ledger, since the audit row is what proves these free uses.
     assert _audit(module_database, "account.reset_free_uses", account) == [
-        ({"before": one, "after": two}, "a new start", ada, None) for one, two in chain
+        ({"before": one, "after": two, "ledger_version": 3}, "a new start", ada, None)
+        for one, two in chain
     ]
     assert ledger_problems(module_database) == []
 

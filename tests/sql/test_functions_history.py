@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -17,6 +16,7 @@ from tests.sql.helpers import (
     new_user,
     person,
     session,
+    tamper,
 )
 from tests.support import Database, unique
 
@@ -132,9 +132,9 @@ def test_a_key_that_may_read_sees_the_history(
 
 
 @pytest.fixture
-def ledger(database: Database) -> Iterator[tuple[Database, Caller, Any]]:
-    """A database with three accounts in use, a superuser whose damage no trigger stops, and the
-    id of the account to damage: 3 free charges, 10 credits, charges of 1 and 2, 5 credits."""
+def ledger(database: Database) -> tuple[Database, Any]:
+    """A database with three accounts in use, and the id of the account to damage: 10 credits,
+    3 free charges, charges of 1 and 2, 5 credits."""
     for _ in range(2):
         new_user(database, paid=5, free=False)
     who = new_user(database, paid=10, free=False)
@@ -142,9 +142,7 @@ def ledger(database: Database) -> Iterator[tuple[Database, Caller, Any]]:
         charge_all(dba, [who, {**who, "amount_minor": 2}])
         dba.row("create_credit", **who, amount_minor=5)
     assert ledger_problems(database) == []
-    with session(database, "postgres") as root:
-        root.execute("SET session_replication_role = replica")
-        yield database, root, account_of(database, who)["id"]
+    return database, account_of(database, who)["id"]
 
 
 BEFORE = "does not continue the one before"
@@ -233,34 +231,33 @@ DAMAGE: dict[str, tuple[list[str], set[str]]] = {
 
 
 @pytest.mark.parametrize("kind", DAMAGE)
-def test_the_ledgers_check_finds(ledger: tuple[Database, Caller, Any], kind: str) -> None:
-    database, root, account = ledger
+def test_the_ledgers_check_finds(ledger: tuple[Database, Any], kind: str) -> None:
+    database, account = ledger
     statements, problems = DAMAGE[kind]
-    for statement in statements:
-        cursor = root.connection.execute(statement.encode(), {"id": account})
-        assert cursor.rowcount >= 1
+    tamper(database, *statements, id=account)
     found = ledger_problems(database)
     assert {row[0] for row in found} == {account}
     assert {row[1] for row in found} >= problems
 
 
-def test_the_ledgers_check_says_what_it_expected(ledger: tuple[Database, Caller, Any]) -> None:
-    database, root, account = ledger
-    root.execute("UPDATE billing_data.accounts SET paid_credits = 99 WHERE id = %s", account)
+def test_the_ledgers_check_says_what_it_expected(ledger: tuple[Database, Any]) -> None:
+    database, account = ledger
+    tamper(
+        database, "UPDATE billing_data.accounts SET paid_credits = 99 WHERE id = %(id)s", id=account
+    )
     assert sorted(ledger_problems(database)) == [
         (account, "paid_credits is not the newest entry's balance_after", "12", "99"),
         (account, "paid_credits is not the sum of the entries", "12", "99"),
     ]
 
 
-def test_an_account_with_credits_and_no_entry_is_found(
-    ledger: tuple[Database, Caller, Any],
-) -> None:
-    database, root, _ = ledger
+def test_an_account_with_credits_and_no_entry_is_found(ledger: tuple[Database, Any]) -> None:
+    database, _ = ledger
     who = new_user(database)
-    root.execute(
-        "UPDATE billing_data.accounts SET paid_credits = 7 WHERE external_id = %s",
-        who["external_id"],
+    tamper(
+        database,
+        "UPDATE billing_data.accounts SET paid_credits = 7 WHERE external_id = %(user)s",
+        user=who["external_id"],
     )
     assert ledger_problems(database) == [
         (
@@ -272,47 +269,56 @@ def test_an_account_with_credits_and_no_entry_is_found(
     ]
 
 
-def _make_legacy(root: Caller, account: Any) -> None:
-    """Turns the account's first four entries into what the old service left."""
-    for table in ("charges", "credits"):
-        root.execute(
-            f"UPDATE billing_data.{table} SET database_role = 'legacy', balance_before = 700 +"
-            " balance_before, balance_after = 700 + balance_after WHERE account_id = %s"
-            " AND ledger_version <= 4",
-            account,
-        )
+def _take_over(database: Database, account: Any) -> None:
+    """Turns the account's first four entries into what the old service left: ids of another kind,
+    no fingerprint, no digest, balances in another unit; its own books begin after them, with 10."""
+    old = (
+        "database_role = 'legacy', id = gen_random_uuid(), request_fingerprint = NULL,"
+        " digest = NULL, balance_before = 700 + balance_before,"
+        " balance_after = 700 + balance_after, created_at = created_at - interval '1 day'"
+    )
+    tamper(
+        database,
+        f"UPDATE billing_data.charges SET {old}, free_uses_after = NULL"
+        " WHERE account_id = %(id)s AND ledger_version <= 4",
+        f"UPDATE billing_data.credits SET {old} WHERE account_id = %(id)s AND ledger_version <= 4",
+        "INSERT INTO billing_data.ledger_openings (account_id, ledger_version, paid_credits,"
+        " total_uses, free_uses) VALUES (%(id)s, 4, 10, 3, 0)",
+        id=account,
+    )
 
 
 def test_what_the_old_service_recorded_in_another_unit_is_no_damage(
-    ledger: tuple[Database, Caller, Any],
+    ledger: tuple[Database, Any],
 ) -> None:
-    database, root, account = ledger
-    _make_legacy(root, account)
+    database, account = ledger
+    _take_over(database, account)
     assert ledger_problems(database) == []
 
 
 def test_an_account_of_the_old_service_is_still_held_to_its_newest_entry(
-    ledger: tuple[Database, Caller, Any],
+    ledger: tuple[Database, Any],
 ) -> None:
-    database, root, account = ledger
-    _make_legacy(root, account)
-    root.execute(
-        "UPDATE billing_data.accounts SET paid_credits = paid_credits + 1000 WHERE id = %s", account
+    database, account = ledger
+    _take_over(database, account)
+    tamper(
+        database,
+        "UPDATE billing_data.accounts SET paid_credits = paid_credits + 1000 WHERE id = %(id)s",
+        id=account,
     )
     assert "paid_credits is not the newest entry's balance_after" in {
         row[1] for row in ledger_problems(database)
     }
 
 
-def test_a_break_after_the_old_services_entries_is_found(
-    ledger: tuple[Database, Caller, Any],
-) -> None:
-    database, root, account = ledger
-    _make_legacy(root, account)
-    root.execute(
+def test_a_break_after_the_old_services_entries_is_found(ledger: tuple[Database, Any]) -> None:
+    database, account = ledger
+    _take_over(database, account)
+    tamper(
+        database,
         "UPDATE billing_data.charges SET balance_before = balance_before + 1,"
-        " balance_after = balance_after + 1 WHERE account_id = %s AND ledger_version = 6",
-        account,
+        " balance_after = balance_after + 1 WHERE account_id = %(id)s AND ledger_version = 6",
+        id=account,
     )
     assert f"entry 6 {BEFORE}" in {row[1] for row in ledger_problems(database)}
 

@@ -7,6 +7,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from tests.sql.helpers import tamper
 from tests.support import Database, unique
 
 SPOIL = "UPDATE billing_data.accounts SET paid_credits = paid_credits + %s WHERE external_id = %s"
@@ -65,9 +66,7 @@ def test_an_account_whose_newest_entries_say_something_else_is_named(
 ) -> None:
     user_with_entries(database)
     user, account = user_with_entries(database)
-    with psycopg.connect(database.dsn()) as connection:
-        connection.execute("SET session_replication_role = replica")  # past the triggers
-        connection.execute(spoil, (user,))  # type: ignore[arg-type]
+    tamper(database, spoil.replace("%s", "%(user)s"), user=user)
     assert watch(database) == (2, [account], 0)
     assert {row[0] for row in database.execute("SELECT * FROM billing.verify_ledger()")} == {
         account

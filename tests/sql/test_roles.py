@@ -40,6 +40,7 @@ TABLES = (
     "credit_checks",
     "credit_checks_default",
     "credits",
+    "ledger_openings",
     "payment_events",
     "payment_return_credits",
     "payment_returns",
