@@ -33,9 +33,10 @@ COMMENT ON FUNCTION billing_data.with_profile IS
     'The account as it is after a profile update; changes no table. Helper.';
 
 -- Finds the account of an identity or creates it: free uses as configured, no credits, active.
--- All creators take the same advisory lock for the identity first, so one who must not wait
--- (p_wait false) can tell that somebody else is creating it right now and gets no row.
--- Locks: advisory (identity). Writes: accounts 0 or 1. An existing account is returned untouched.
+-- The unique index makes creators of one identity wait for each other. Whoever must not wait
+-- (p_wait false) waits for some milliseconds and then gets no row: somebody else is creating it.
+-- Locks: the identity's index entry. Writes: accounts 0 or 1. An existing account is returned
+-- untouched.
 CREATE OR REPLACE FUNCTION billing_data.find_or_create_account(
     p_oauth_provider text,
     p_external_id text,
@@ -56,8 +57,8 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     v_found record;
-    v_identity bigint := hashtextextended(p_oauth_provider || ' ' || p_external_id, 0);
     v_now timestamptz;
+    v_lock_timeout text;
 BEGIN
     SELECT a AS account, false AS created INTO v_found
     FROM billing_data.accounts AS a
@@ -67,9 +68,22 @@ BEGIN
         RETURN;
     END IF;
 
-    IF p_wait THEN
-        PERFORM pg_advisory_xact_lock(v_identity);
-    ELSIF NOT pg_try_advisory_xact_lock(v_identity) THEN
+    IF NOT p_wait THEN
+        v_lock_timeout := current_setting('lock_timeout');
+        BEGIN
+            PERFORM set_config('lock_timeout', '5ms', true);
+            SELECT f.account, f.created INTO STRICT v_found
+            FROM billing_data.find_or_create_account(
+                p_oauth_provider, p_external_id, p_wa_id, p_tenant_id, p_balance_minor, p_currency,
+                p_plan_name, p_customer_email, p_user_role, p_agent_id, p_marketing_opt_in,
+                p_marketing_opt_in_source, p_wait => true
+            ) AS f;
+            PERFORM set_config('lock_timeout', v_lock_timeout, true);
+        EXCEPTION
+            WHEN lock_not_available THEN  -- which also undoes the setting
+                RETURN;
+        END;
+        RETURN QUERY SELECT v_found.account, v_found.created;
         RETURN;
     END IF;
     v_now := clock_timestamp();
@@ -87,7 +101,7 @@ BEGIN
     ON CONFLICT ON CONSTRAINT accounts_identity DO NOTHING
     RETURNING a AS account, true AS created INTO v_found;
     IF NOT FOUND THEN
-        -- Somebody created it between our look and our lock.
+        -- Somebody created it after our look.
         SELECT a AS account, false AS created INTO STRICT v_found
         FROM billing_data.accounts AS a
         WHERE a.oauth_provider = p_oauth_provider AND a.external_id = p_external_id;
@@ -137,7 +151,7 @@ COMMENT ON FUNCTION billing_data.require_profile IS
 -- Creates the account of an identity, or returns the existing one untouched. With
 -- p_idempotency_key the first answer is remembered for that account and key: the same request
 -- gets it again (replayed true), another one is refused.
--- Locks: advisory (identity), then account_requests (account, key). Writes: accounts 0..1,
+-- Locks: the identity's index entry, then account_requests (account, key). Writes: accounts 0..1,
 -- account_requests 0..1. Errors: actor and key errors, invalid_argument, idempotency_key_reused.
 -- Example:
 --   SELECT * FROM billing.create_account(p_oauth_provider => 'oauth:google', p_external_id => '1');

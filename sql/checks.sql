@@ -2,7 +2,8 @@
 -- applies profile updates and leaves an audit row with the decision it really made.
 
 -- Makes the monthly partitions of the check audit from this month to p_months ahead, and moves
--- rows that already lie in the default partition. Locks: the table, for new months only.
+-- rows that already lie in the default partition. Locks: 'check_partitions', the table for new
+-- months only.
 -- Example: SELECT * FROM billing.create_check_partitions(p_months => 3);
 CREATE OR REPLACE FUNCTION billing.create_check_partitions(p_months integer DEFAULT 3)
 RETURNS TABLE (partition_name text)
@@ -14,7 +15,7 @@ DECLARE
     v_end timestamptz;
 BEGIN
     PERFORM billing_data.require(p_months BETWEEN 0 AND 120, 'p_months', 'it must be 0 to 120');
-    PERFORM pg_advisory_xact_lock(hashtextextended('billing.create_check_partitions', 0));
+    PERFORM billing_data.take_lock('check_partitions');
     FOR v_month IN 0 .. p_months LOOP
         v_start := (date_trunc('month', now() AT TIME ZONE 'UTC') + make_interval(months => v_month))
             AT TIME ZONE 'UTC';
@@ -107,8 +108,8 @@ COMMENT ON FUNCTION billing_data.is_check IS
 -- The core of every check: one item per array position, all arrays of one length. An item's
 -- outcome is 'checked', or the slug of what refused it; 'busy' only when p_wait is false and
 -- somebody else holds what the item would have to change. Nothing an item meets fails another.
--- Locks: per item, only where its profile changes, the account (id order); for a new account the
--- identity's advisory lock. Writes: accounts (new, profile), credit_checks 1 per checked item.
+-- Locks: per item, only where its profile changes, the account (id order); of a new
+-- account the identity's index entry. Writes: accounts (new, profile), credit_checks 1 per checked item.
 -- The commit is asynchronous when nothing but audit rows was written.
 -- Errors: actor_required, actor_not_allowed; all else is an outcome.
 -- Example: SELECT * FROM billing.check_credits(p_oauth_providers => ARRAY['oauth:google'],
@@ -163,7 +164,8 @@ DECLARE
     v_checks billing_data.credit_checks[] := ARRAY[]::billing_data.credit_checks[];
     v_found record;
     v_current billing_data.accounts;  -- the account of the item before, as it is by now
-    v_created uuid[] := ARRAY[]::uuid[];
+    v_created uuid[] := ARRAY[]::uuid[];  -- in the order in which the loop meets them
+    v_next integer := 1;  -- the first of them that it has not met
 BEGIN
     PERFORM billing_data.require_same_length(
         ARRAY[cardinality(p_oauth_providers), cardinality(p_external_ids)],
@@ -226,6 +228,7 @@ BEGIN
                 v_only_audit := false;
             END IF;
         END LOOP;
+        v_created := ARRAY(SELECT c.id FROM unnest(v_created) AS c (id) ORDER BY c.id);
     END IF;
 
     FOR v_item IN
@@ -255,7 +258,7 @@ BEGIN
         IF v_account.id = v_current.id THEN
             v_account := v_current;
         END IF;
-        account_created := v_account.id = ANY (v_created);
+        account_created := coalesce(v_account.id = v_created[v_next], false);
         outcome := CASE WHEN v_item.is_valid THEN 'checked' ELSE 'invalid_argument' END;
         <<prepare>>
         BEGIN
@@ -281,7 +284,7 @@ BEGIN
                 account_created := v_found.created;
                 v_only_audit := v_only_audit AND NOT v_found.created;
             ELSIF account_created THEN
-                v_created := array_remove(v_created, v_account.id);
+                v_next := v_next + 1;
             END IF;
 
             EXIT prepare WHEN v_item.marketing_opt_in IS NOT TRUE

@@ -3,6 +3,7 @@
 --     psql --single-transaction --file sql/load.sql
 \ir schema.sql
 \ir errors.sql
+\ir locks.sql
 \ir append_only.sql
 \ir actors.sql
 \ir settings.sql

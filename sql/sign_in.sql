@@ -77,7 +77,7 @@ COMMENT ON FUNCTION billing_data.open_session IS 'Opens a staff member''s browse
 -- Signs in whom the identity provider has vouched for, and opens their session. Somebody new becomes
 -- a viewer, or an administrator when the operator named them (p_is_founder); somebody known keeps
 -- their role, and name and picture are refreshed. Only addresses of the staff's domain.
--- Locks: the person's Google id, the staff member. Writes: admin_users 1..2, admin_sessions 1,
+-- Locks: 'sign_in', the staff member. Writes: admin_users 1..2, admin_sessions 1,
 -- admin_audit_logs 1..2. Errors: invalid_argument, admin_domain_refused, admin_deactivated.
 -- Example: SELECT * FROM billing.sign_in_admin(p_email => 'ada@example.com',
 --              p_google_id => '1', p_session_hash => sha256('random'));
@@ -111,10 +111,8 @@ BEGIN
         );
     END IF;
     PERFORM billing_data.require_durable_commit();
-    -- One person's sign-ins follow each other, also the first ones, when there is no row to lock.
-    PERFORM pg_advisory_xact_lock(
-        hashtextextended('billing.sign_in_admin ' || p_google_id, 0)
-    );
+    -- Sign-ins follow each other: of one person's first two neither has a row to lock yet.
+    PERFORM billing_data.take_lock('sign_in');
     -- The same person under a new address: the old one is no longer who this is.
     UPDATE billing_data.admin_users AS u
     SET google_id = NULL

@@ -1,11 +1,11 @@
-"""Applies and rolls back the yoyo steps. A PostgreSQL advisory lock keeps two deploys apart (yoyo's
-own lock is a table row that a killed deploy leaves behind)."""
+"""Applies and rolls back the yoyo steps. Two deploys are kept apart by the lock of a table that
+only its owner may lock (yoyo's own lock is a row that a killed deploy leaves behind)."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from server.migrate.definitions import load_definitions
 from server.resources import resource_folder
 
 _LOCK_PATIENCE_SECONDS = 60.0
-_LOCK_KEY = 0x62696C6C696E67  # "billing"
+_DEPLOY_TABLE: LiteralString = "public._billing_deploy"
 Progress = Callable[[str], None]
 
 
@@ -124,7 +124,6 @@ def _exclusive(dsn: str) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
                 f"the login {row[1]} may not create anything in the database {row[2]}: connect as"
                 " its owner by MIGRATION_DATABASE_URL"
             )
-        connection.execute("SELECT pg_advisory_lock(%s)", (_LOCK_KEY,))
         legacy = connection.execute(
             "SELECT to_regclass('public.alembic_version') IS NOT NULL"
             " AND to_regclass('public._yoyo_migration') IS NULL"
@@ -134,7 +133,40 @@ def _exclusive(dsn: str) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
                 "this database was made by the old service (it has a table alembic_version):"
                 " this release cannot take it over yet, so nothing was changed"
             )
-        yield connection
+        with _only_deploy(dsn):
+            yield connection
+
+
+@contextmanager
+def _only_deploy(dsn: str) -> Iterator[None]:
+    """Waits for a deploy that is under way, and makes the next one wait. The lock is that of an
+    open transaction, so it goes with the process; EXCLUSIVE lets pg_dump read the table."""
+    with _connect(dsn) as connection:
+        # Whatever the login's own limits are: a deploy takes as long as its steps.
+        connection.execute(
+            "SELECT set_config(s.name, '0', false) FROM pg_settings AS s WHERE s.name IN"
+            " ('lock_timeout', 'statement_timeout', 'transaction_timeout',"
+            " 'idle_in_transaction_session_timeout')"
+        )
+        try:
+            _make_deploy_table(connection)
+            connection.execute("BEGIN")
+            connection.execute(f"LOCK TABLE {_DEPLOY_TABLE} IN EXCLUSIVE MODE")
+        except psycopg.errors.InsufficientPrivilege as error:
+            raise MigrationError(
+                f"{str(error).strip()}: migrate as the login that made {_DEPLOY_TABLE}"
+            ) from None
+        yield
+
+
+def _make_deploy_table(connection: psycopg.Connection[tuple[Any, ...]]) -> None:
+    # IF NOT EXISTS does not see a table that another session is making at this moment.
+    with suppress(
+        psycopg.errors.UniqueViolation,
+        psycopg.errors.DuplicateObject,
+        psycopg.errors.DuplicateTable,
+    ):
+        connection.execute(f"CREATE TABLE IF NOT EXISTS {_DEPLOY_TABLE} ()")
 
 
 @contextmanager

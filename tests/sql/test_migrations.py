@@ -71,13 +71,14 @@ SEED = SettingsSeed()
 
 
 def _tables(database: Database) -> list[str]:
-    """Every table, view and function outside PostgreSQL's own schemas and yoyo's tables."""
+    """Every table, view and function outside PostgreSQL's own schemas and the tables that every
+    deploy makes for itself (yoyo's, and the one it locks)."""
     return [
         row[0]
         for row in database.execute("""
             SELECT c.oid::regclass::text FROM pg_class AS c
             WHERE c.relnamespace::regnamespace::text NOT IN ('pg_catalog', 'information_schema',
-                'pg_toast') AND c.relkind <> 'i' AND c.relname !~ '^_?yoyo|^(_yoyo|yoyo)'
+                'pg_toast') AND c.relkind <> 'i' AND c.relname !~ '^_?yoyo|^_billing_deploy$'
             UNION ALL
             SELECT p.oid::regprocedure::text FROM pg_proc AS p
             WHERE p.pronamespace::regnamespace::text NOT IN ('pg_catalog', 'information_schema')

@@ -1,0 +1,65 @@
+"""What a call locks: few locks whatever it does, none that somebody outside could hold by its name,
+and several accounts in one order."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.sql.helpers import Caller, session
+from tests.support import Database, unique
+
+ROOT = Path(__file__).resolve().parents[2]
+MANY = 30_000
+
+
+def _locks_held(caller: Caller) -> int:
+    (row,) = caller.execute("SELECT count(*) FROM pg_locks WHERE pid = pg_backend_pid()")
+    return int(row["count"])
+
+
+def test_nothing_of_ours_takes_an_advisory_lock() -> None:
+    # It is a number: whoever may call the function can take the same and keep it.
+    ours = [*ROOT.glob("sql/*.sql"), *ROOT.glob("server/**/*.py"), *ROOT.glob("bench/**/*.py")]
+    assert len(ours) > 50
+    advisory = re.compile("pg_(try_)?advisory_(xact_)?lock")
+    assert [file.name for file in ours if advisory.search(file.read_text(encoding="utf-8"))] == []
+
+
+@pytest.mark.parametrize("options", ["", ", p_wait => false"], ids=["waiting", "not waiting"])
+def test_thirty_thousand_first_checks_in_one_statement_hold_no_lock_each(
+    module_database: Database, options: str
+) -> None:
+    prefix = unique()
+    with session(module_database, "t_dba", autocommit=False) as dba:
+        (row,) = dba.execute(
+            "SELECT count(*) FILTER (WHERE c.account_created) AS created"
+            " FROM billing.check_credits("
+            " p_oauth_providers => array_fill('oauth:google'::text, ARRAY[%s]),"
+            " p_external_ids => ARRAY(SELECT %s || n FROM generate_series(1, %s) AS n)"
+            f"{options}) AS c",
+            MANY,
+            prefix,
+            MANY,
+        )
+        assert row["created"] == MANY
+        assert _locks_held(dba) < 200
+        dba.connection.rollback()
+
+
+def test_thirty_thousand_accounts_made_in_one_statement_hold_no_lock_each(
+    module_database: Database,
+) -> None:
+    with session(module_database, "t_dba", autocommit=False) as dba:
+        (row,) = dba.execute(
+            "SELECT count(c.account_id) FROM generate_series(1, %s) AS n"
+            " CROSS JOIN LATERAL billing.create_account("
+            " p_oauth_provider => 'oauth:google', p_external_id => %s || n) AS c",
+            MANY,
+            unique(),
+        )
+        assert row["count"] == MANY
+        assert _locks_held(dba) < 200
+        dba.connection.rollback()
