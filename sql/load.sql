@@ -21,6 +21,7 @@
 \ir payments.sql
 \ir payment_returns.sql
 \ir payment_events.sql
+\ir payment_problems.sql
 \ir transactions.sql
 \ir ledger.sql
 \ir reports.sql
