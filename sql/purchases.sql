@@ -13,6 +13,14 @@ RETURN CASE
 END;
 COMMENT ON FUNCTION billing_data.purchase_status IS 'The state a purchase is in. Helper.';
 
+CREATE OR REPLACE FUNCTION billing_data.purchase_credits(p_purchase billing_data.purchases)
+RETURNS bigint
+LANGUAGE sql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+RETURN CASE WHEN (p_purchase).settled_at IS NULL THEN 0 ELSE (p_purchase).uses END;
+COMMENT ON FUNCTION billing_data.purchase_credits IS
+    'The credits a purchase has brought: 0 until it is settled. Helper.';
+
 -- The provider's configuration, secrets encrypted.
 -- Errors: payment_provider_not_configured unless it is active and has an API key.
 CREATE OR REPLACE FUNCTION billing_data.require_provider(p_provider text) RETURNS jsonb
@@ -34,10 +42,39 @@ $$;
 COMMENT ON FUNCTION billing_data.require_provider IS
     'An active payment provider''s configuration, secrets encrypted. Helper.';
 
+-- The fingerprint of a request to buy. The receipt's address is no part of it: with another address
+-- it is the same purchase. Releases up to 0.2.0 counted it in; p_receipt_email gives their
+-- fingerprint, by which their rows are still recognised.
+CREATE OR REPLACE FUNCTION billing_data.purchase_fingerprint(
+    p_user_role text,
+    p_agent_id text,
+    p_marketing_opt_in boolean,
+    p_marketing_opt_in_source text,
+    p_provider text,
+    p_receipt_email text DEFAULT NULL
+) RETURNS bytea
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+RETURN sha256(convert_to(
+    CASE
+        WHEN p_receipt_email IS NULL THEN ROW(
+            p_user_role, p_agent_id, p_marketing_opt_in, p_marketing_opt_in_source, p_provider
+        )::text
+        ELSE ROW(
+            p_receipt_email, p_user_role, p_agent_id, p_marketing_opt_in,
+            p_marketing_opt_in_source, p_provider
+        )::text
+    END,
+    'UTF8'
+));
+COMMENT ON FUNCTION billing_data.purchase_fingerprint IS
+    'The fingerprint of a request to buy, without the receipt''s address. Helper.';
+
 -- Offers the present pack at the present price to an identity, whose account is created when there
 -- is none (profile fields are stored on creation only), and gives what the caller needs to ask the
--- provider for a payment. With an idempotency key used before for the same request: the first
--- purchase again, replayed true. Writes: accounts 0..1, purchases 0..1.
+-- provider for a payment. With an idempotency key used before for the same request (the receipt's
+-- address may differ): the first purchase again, replayed true, with the credits it has brought
+-- since. Writes: accounts 0..1, purchases 0..1.
 -- Errors: actor and key errors, invalid_argument, payment_provider_not_configured,
 -- idempotency_key_reused.
 -- Example: SELECT * FROM billing.begin_purchase(p_oauth_provider => 'oauth:google',
@@ -66,7 +103,8 @@ CREATE OR REPLACE FUNCTION billing.begin_purchase(
     payment_status text,
     account_created boolean,
     replayed boolean,
-    config_data jsonb
+    config_data jsonb,
+    credits_added bigint
 )
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
@@ -99,10 +137,10 @@ BEGIN
         p_user_role, p_agent_id, p_marketing_opt_in, p_marketing_opt_in_source, p_wait => true
     ) AS f;
     v_account_id := (v_found.account).id;
-    v_fingerprint := sha256(convert_to(ROW(
-        p_customer_email, p_user_role, p_agent_id, coalesce(p_marketing_opt_in, false),
-        p_marketing_opt_in_source, p_provider
-    )::text, 'UTF8'));
+    v_fingerprint := billing_data.purchase_fingerprint(
+        p_user_role, p_agent_id, coalesce(p_marketing_opt_in, false), p_marketing_opt_in_source,
+        p_provider
+    );
 
     -- Only the idempotency key can be in the way: the id is new and there is no payment yet.
     INSERT INTO billing_data.purchases AS p (
@@ -120,7 +158,13 @@ BEGIN
         SELECT p.* INTO STRICT v_purchase
         FROM billing_data.purchases AS p
         WHERE p.account_id = v_account_id AND p.idempotency_key = p_idempotency_key;
-        IF v_purchase.request_fingerprint <> v_fingerprint THEN
+        IF v_purchase.request_fingerprint NOT IN (
+            v_fingerprint,
+            billing_data.purchase_fingerprint(
+                p_user_role, p_agent_id, coalesce(p_marketing_opt_in, false),
+                p_marketing_opt_in_source, p_provider, v_purchase.customer_email
+            )
+        ) THEN
             PERFORM billing_data.raise_error('idempotency_key_reused');
         END IF;
         v_replayed := true;
@@ -128,7 +172,7 @@ BEGIN
     RETURN QUERY SELECT
         v_purchase.id, v_account_id, v_purchase.uses, v_purchase.price_minor,
         v_purchase.currency::text, v_purchase.payment_id::text, v_purchase.payment_status,
-        v_found.created, v_replayed, v_config;
+        v_found.created, v_replayed, v_config, billing_data.purchase_credits(v_purchase);
 END
 $$;
 COMMENT ON FUNCTION billing.begin_purchase IS
@@ -217,8 +261,7 @@ BEGIN
         p.id, p.account_id, CASE WHEN p.id IS NOT NULL THEN billing_data.purchase_status(p) END,
         coalesce(p.uses, s.pack_uses), coalesce(p.price_minor, s.pack_price_minor),
         coalesce(p.currency, s.pack_currency)::text,
-        CASE WHEN p.settled_at IS NOT NULL THEN p.uses ELSE 0 END, p.created_at, p.settled_at,
-        v_config
+        coalesce(billing_data.purchase_credits(p), 0), p.created_at, p.settled_at, v_config
     FROM billing_data.settings AS s
     LEFT JOIN billing_data.purchases AS p
         ON p.provider = p_provider AND p.payment_id = p_payment_id;

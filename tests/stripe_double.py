@@ -153,6 +153,10 @@ class StripeDouble:
         With 4000002500003155 it becomes requires_action."""
         return self._run(self._front.pay(payment_id, card))
 
+    def cancel(self, payment_id: str) -> Json:
+        """The shop's staff cancel a payment that is not paid; gives the intent."""
+        return self._run(self._front.change_intent(payment_id, "cancel", {}))
+
     def charge_of(self, payment_id: str) -> Json:
         """The intent's latest charge."""
         charge_id = self.intent(payment_id)["latest_charge"]

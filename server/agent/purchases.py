@@ -26,12 +26,14 @@ from server.payments.stripe_api import (
 from server.payments.stripe_events import purchase_metadata
 
 _LOG = logging.getLogger(__name__)
+_OVER = {"unknown": "payment_unreadable", "canceled": "payment_canceled"}
 _PROVIDER_PAUSE = 5  # seconds after which trying again may help
 
 
 async def create_purchase(request: web.Request, call: Call) -> web.StreamResponse:
     """201 with what the client needs to pay; 503 when Stripe is not set up or does not answer.
-    A purchase that Stripe did not answer for stays an offer, and costs nobody anything."""
+    A purchase that Stripe did not answer for stays an offer, and costs nobody anything. A repeat
+    gets the recorded payment in the state of today."""
     body: PurchaseRequest = call.body
     offer = await call.gateway.begin_purchase(
         body.oauth_provider,
@@ -49,25 +51,20 @@ async def create_purchase(request: web.Request, call: Call) -> web.StreamRespons
     if offer["account_created"]:
         metrics.ACCOUNTS_CREATED.inc()
     settings, stripe = await _provider(request, call, offer["config_data"])
-    replayed = offer["payment_id"] is not None
+    payment_id, replayed = offer["payment_id"], offer["payment_id"] is not None
     try:
         if replayed:
-            intent = await stripe.get_intent(offer["payment_id"])
+            intent = await _read(stripe, payment_id)
         else:
             intent = await stripe.create_intent(_purchase(body, offer))
-        attached = await call.gateway.attach_payment(
-            offer["account_id"], offer["purchase_id"], intent.id, intent.status, call.api_key_id
-        )
-        if attached["payment_id"] != intent.id:  # another request for this purchase was faster
-            intent = await stripe.get_intent(attached["payment_id"])
+            payment_id = await _attach(call, offer, intent)
+            if payment_id != intent.id:  # another request for this purchase was faster
+                intent = await stripe.get_intent(payment_id)
     except (PaymentProviderError, PaymentMissing) as error:
         metrics.PURCHASES.labels("error").inc()
         raise _provider_unavailable(request, error) from error
     metrics.PURCHASES.labels("replayed" if replayed else "created").inc()
-    answer = {
-        **_payment(intent, settings, offer["uses"], 0),
-        "status": attached["payment_status"],  # the first answer's, should this be a repeat
-    }
+    answer = _payment(payment_id, intent, settings, offer)
     return json_response(201, answer, {"Idempotent-Replayed": "true"} if replayed else None)
 
 
@@ -78,15 +75,30 @@ async def get_purchase(request: web.Request, call: Call) -> web.StreamResponse:
     known = await call.gateway.find_purchase(path.payment_id, call.api_key_id)
     settings, stripe = await _provider(request, call, known["config_data"])
     try:
-        intent = await stripe.get_intent(path.payment_id)
+        intent = await _read(stripe, path.payment_id)
     except PaymentProviderError as error:
         raise _provider_unavailable(request, error) from error
-    except PaymentMissing:
-        intent = None
-    if intent is None or (known["purchase_id"] is None and not await _is_ours(call, intent)):
+    if known["purchase_id"] is None and (intent is None or not await _is_ours(call, intent)):
         slug = "payment_not_found"
         raise worded(slug, await call.gateway.wording(slug), {"payment_id": path.payment_id})
-    return json_response(200, _payment(intent, settings, known["uses"], known["credits_added"]))
+    return json_response(200, _payment(path.payment_id, intent, settings, known))
+
+
+async def _read(stripe: StripeApi, payment_id: str) -> Intent | None:
+    """The payment as Stripe has it now; None when it cannot be read with the present keys, which
+    are then of another mode or account than those it was made with."""
+    try:
+        return await stripe.get_intent(payment_id)
+    except PaymentMissing:
+        return None
+
+
+async def _attach(call: Call, offer: Mapping[str, Any], intent: Intent) -> str:
+    """Records the payment of a purchase; gives the one that was recorded first."""
+    attached = await call.gateway.attach_payment(
+        offer["account_id"], offer["purchase_id"], intent.id, intent.status, call.api_key_id
+    )
+    return str(attached["payment_id"])
 
 
 async def _provider(
@@ -142,15 +154,29 @@ def _purchase(body: PurchaseRequest, offer: Mapping[str, Any]) -> Purchase:
 
 
 def _payment(
-    intent: Intent, settings: ProviderSettings, uses: int, credits_added: int
+    payment_id: str,
+    intent: Intent | None,
+    settings: ProviderSettings,
+    purchase: Mapping[str, Any],
 ) -> dict[str, Any]:
-    return {
-        "payment_id": intent.id,
-        "client_secret": intent.client_secret,
-        "amount_minor": intent.amount_minor,
-        "currency": intent.currency,
-        "uses_purchased": uses,
-        "status": intent.status,
+    """The answer about a payment. One that can no longer be paid says so, and why: `payable`
+    false, `code`."""
+    credits_added = purchase["credits_added"]
+    if intent is None:
+        secret, status = "", "succeeded" if credits_added else "unknown"
+        amount_minor, currency = purchase["price_minor"], purchase["currency"]
+    else:
+        secret, status = intent.client_secret, intent.status
+        amount_minor, currency = intent.amount_minor, intent.currency
+    answer = {
+        "payment_id": payment_id,
+        "client_secret": secret,
+        "amount_minor": amount_minor,
+        "currency": currency,
+        "uses_purchased": purchase["uses"],
+        "status": status,
         "publishable_key": settings.publishable_key,
         "credits_added": credits_added,
     }
+    over = None if credits_added else _OVER.get(status)
+    return answer if over is None else {**answer, "payable": False, "code": over}

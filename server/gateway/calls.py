@@ -98,18 +98,18 @@ RECORD_API_KEY_USE = _call(
 BEGIN_PURCHASE = _call(
     "begin_purchase",
     f"oauth_provider external_id wa_id tenant_id {_PROFILE} idempotency_key api_key_id",
-    "purchase_id account_id uses price_minor currency payment_id payment_status account_created"
-    " config_data",
+    "purchase_id account_id uses price_minor currency payment_id account_created config_data"
+    " credits_added",
 )
 ATTACH_PAYMENT = _call(
     "attach_payment",
     "account_id purchase_id payment_id payment_status api_key_id",
-    "payment_id payment_status",
+    "payment_id",
 )
 FIND_PURCHASE = _call(
     "find_purchase",
     "payment_id api_key_id",
-    "purchase_id uses credits_added config_data",
+    "purchase_id uses price_minor currency credits_added config_data",
 )
 GET_PROVIDER_CONFIG = _call("get_provider_config", "provider_type", "is_active config_data")
 PROCESS_PAYMENT_EVENT = _call(

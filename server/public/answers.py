@@ -261,8 +261,14 @@ FIELDS: Mapping[str, str] = {
     "NewKey.name": "Whose key it is, for people.",
     "Payment.amount_minor": "What the pack costs, in minor units such as cents.",
     "Payment.currency": "The currency of the price.",
+    "Payment.client_secret": "With the publishable key, what Stripe's script in the user's client"
+    " needs to take the payment. Keep it to that client. Empty when the payment cannot be read.",
+    "Payment.code": "Why it can no longer be paid: `payment_canceled` at the payment provider, or"
+    " `payment_unreadable` because the service has changed its provider account or its mode.",
+    "Payment.payable": "False when the payment was not paid and can no longer be: buy again, with a"
+    " new Idempotency-Key. Absent otherwise.",
     "Payment.status": "The payment's status in Stripe's words, such as `requires_payment_method`"
-    " or `succeeded`.",
+    " or `succeeded`; `unknown` when it cannot be read.",
     "PaymentEvent.account_id": "Whose payment it is about; null when that is not known.",
     "PaymentEvent.payment_id": "The payment it is about; null when it is about none.",
     "PaymentProblem.account_id": "The account; null when that is not known.",
@@ -715,6 +721,7 @@ SCHEMAS: Mapping[str, Schema] = {
     ),
     "Payment": record(
         "A payment as the payment provider has it now.",
+        ("payable", "code"),
         payment_id=STRING,
         client_secret=STRING,
         amount_minor={**INTEGER, "minimum": 1},
@@ -723,6 +730,8 @@ SCHEMAS: Mapping[str, Schema] = {
         status=STRING,
         publishable_key=STRING,
         credits_added=COUNT,
+        payable={"type": "boolean", "const": False},
+        code=one_of("payment_canceled", "payment_unreadable"),
     ),
     "EventReceipt": record(
         "The event is dealt with; it need not be sent again.",

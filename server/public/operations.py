@@ -378,7 +378,10 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
         "Offers the present pack at the present price and has Stripe make a payment for it. Give"
         " `client_secret` and `publishable_key` to Stripe's script in the user's client: it takes"
         " the card. The credits are added when Stripe says that the money has come, a moment after"
-        " the user paid. A user who is not known yet gets an account.",
+        " the user paid. A user who is not known yet gets an account. The same request with the"
+        " same Idempotency-Key (`customer_email` may differ) is given the same payment, in its"
+        " state of today: `status` and `credits_added` may have changed. Where `payable` is false"
+        " the payment can no longer be paid: buy again, with a new Idempotency-Key.",
         answer=ref("Payment"),
         request={**_ADA, "customer_email": "ada@example.com"},
         example=_PAYMENT,
@@ -389,7 +392,8 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
     ("GET", "/v1/billing/purchases/{payment_id}"): Operation(
         "getPurchase",
         "Purchases",
-        "Reads a payment as Stripe has it now. The user may go on once `credits_added` is not 0.",
+        "Reads a payment as Stripe has it now. The user may go on once `credits_added` is not 0."
+        " Where `payable` is false the payment can no longer be paid: buy again.",
         answer=ref("Payment"),
         values={"payment_id": _PAYMENT_ID},
         example=_PAID,

@@ -426,7 +426,7 @@ def test_a_key_that_may_only_read_reads_and_one_that_may_only_write_buys(shop: S
 # The Idempotency-Key header
 
 
-def test_a_repeat_is_answered_with_the_first_answer_byte_for_byte(
+def test_a_repeat_is_answered_with_the_first_answer_in_the_state_of_today(
     shop: Service, customer: httpx.Client, double: StripeDouble
 ) -> None:
     user = unique()
@@ -434,25 +434,95 @@ def test_a_repeat_is_answered_with_the_first_answer_byte_for_byte(
     first = customer.post(PURCHASES, json=purchase_body(user), headers=headers)
     assert "idempotent-replayed" not in first.headers
 
-    def repeat() -> None:
+    def repeat() -> httpx.Response:
         again = customer.post(PURCHASES, json=purchase_body(user), headers=headers)
-        assert (again.status_code, again.content) == (201, first.content)
+        assert again.status_code == 201
         assert again.headers["idempotent-replayed"] == "true"
+        return again
 
-    repeat()
-    payment_id = first.json()["payment_id"]
-    double.pay(payment_id)
-    repeat()
-    assert_receipt(tell(shop, double, double.succeeded_event(payment_id)), "success")
-    repeat()
+    assert repeat().content == first.content
+    body = first.json()
+    double.pay(body["payment_id"])
+    assert repeat().json() == {**body, "status": "succeeded"}
+    event = double.succeeded_event(body["payment_id"])
+    assert_receipt(tell(shop, double, event), "success")
+    assert repeat().json() == {**body, "status": "succeeded", "credits_added": 20}
     assert len(purchase_rows(shop.database, user)) == 1
-    assert_credited_once(shop.database, user, payment_id)
+    assert_credited_once(shop.database, user, body["payment_id"])
+
+
+def test_a_payment_canceled_at_stripe_says_that_it_can_no_longer_be_paid(
+    shop: Service, customer: httpx.Client, double: StripeDouble
+) -> None:
+    user = unique()
+    body = buy(shop, user, key="once")
+    double.cancel(body["payment_id"])
+    canceled = {**body, "status": "canceled", "payable": False, "code": "payment_canceled"}
+    assert buy(shop, user, key="once") == canceled
+    for path in ("", "/status"):
+        answer = customer.get(f"{PURCHASES}/{body['payment_id']}{path}")
+        assert (answer.status_code, answer.json()) == (200, canceled)
+    assert len(intents_of(double, user)) == 1
+    # What the answer asks for: a new purchase.
+    again = buy(shop, user, key="another")
+    assert again["payment_id"] != body["payment_id"]
+    double.pay(again["payment_id"])
+    event = double.succeeded_event(again["payment_id"])
+    assert_receipt(tell(shop, double, event), "success")
+    assert_credited_once(shop.database, user, again["payment_id"])
+
+
+def test_a_payment_of_other_keys_is_recorded_though_it_cannot_be_read(
+    shop: Service, customer: httpx.Client, double: StripeDouble
+) -> None:
+    """Test keys became live ones, or Stripe's account another: Stripe knows no such payment."""
+    user = unique()
+    body = buy(shop, user, key="once")
+    url = f"{PURCHASES}/{body['payment_id']}"
+    gone = {**invalid("resource_missing", "intent")}
+    unreadable = {
+        **body,
+        "client_secret": "",
+        "status": "unknown",
+        "payable": False,
+        "code": "payment_unreadable",
+    }
+    double.on("GET", INTENT + body["payment_id"], Status(404, gone), times=2)
+    assert buy(shop, user, key="once") == unreadable
+    answer = customer.get(url)
+    assert (answer.status_code, answer.json()) == (200, unreadable)
+    double.pay(body["payment_id"])
+    event = double.succeeded_event(body["payment_id"])
+    assert_receipt(tell(shop, double, event), "success")
+    paid = {**body, "client_secret": "", "status": "succeeded", "credits_added": 20}
+    double.on("GET", INTENT + body["payment_id"], Status(404, gone), times=2)
+    assert buy(shop, user, key="once") == paid
+    answer = customer.get(url)
+    assert (answer.status_code, answer.json()) == (200, paid)
+    assert len(intents_of(double, user)) == len(purchase_rows(shop.database, user)) == 1
+    assert_credited_once(shop.database, user, body["payment_id"])
+
+
+def test_another_address_for_the_receipt_is_no_other_request(
+    shop: Service, customer: httpx.Client, double: StripeDouble
+) -> None:
+    user = unique()
+    body = buy(shop, user, key="once")
+    double.requests.clear()
+    answer = customer.post(
+        PURCHASES,
+        json=purchase_body(user, customer_email="grace@example.com"),
+        headers={"Idempotency-Key": "once"},
+    )
+    assert (answer.status_code, answer.json()) == (201, body)
+    assert answer.headers["idempotent-replayed"] == "true"
+    assert asked(double) == []
+    assert len(purchase_rows(shop.database, user)) == 1
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        {"customer_email": "grace@example.com"},
         {"user_role": "admin"},
         {"agent_id": "scout"},
         {"marketing_opt_in": True},

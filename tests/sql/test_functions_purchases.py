@@ -78,6 +78,7 @@ def test_a_purchase_is_offered_at_the_present_price_and_makes_the_account(
         "account_created": True,
         "replayed": False,
         "config_data": provider,
+        "credits_added": 0,
     }
     expected = {**who, **profile, "customer_email": EMAIL, "currency": "USD", "plan_name": "free"}
     assert {name: account[name] for name in expected} == expected
@@ -252,7 +253,6 @@ def test_the_same_request_again_is_given_the_same_purchase(
 @pytest.mark.parametrize(
     "change",
     [
-        {"customer_email": "ben@example.com"},
         {"user_role": "admin"},
         {"agent_id": "datum"},
         {"marketing_opt_in": True},
@@ -270,6 +270,46 @@ def test_a_used_key_with_another_request_is_refused(
     )
     assert (refusal.sqlstate, refusal.slug) == ("PB422", "idempotency_key_reused")
     assert len(purchases_of(module_database, first["account_id"])) == 1
+
+
+def test_another_address_for_the_receipt_is_the_same_request(
+    module_database: Database, dba: Caller
+) -> None:
+    who, key = person(), unique()
+    first = begin(dba, who, idempotency_key=key)
+    again = begin(dba, who, idempotency_key=key, customer_email="ben@example.com")
+    assert again == {**first, "replayed": True, "account_created": False}
+    (row,) = purchases_of(module_database, first["account_id"])
+    assert row["customer_email"] == EMAIL
+
+
+@pytest.mark.parametrize("email", [EMAIL, "ben@example.com"])
+def test_a_purchase_whose_fingerprint_has_the_address_in_it_is_still_recognised(
+    module_database: Database, dba: Caller, email: str
+) -> None:
+    """As releases up to 0.2.0 recorded it."""
+    who, key = person(), unique()
+    first = begin(dba, who, idempotency_key=key, agent_id="datum")
+    module_database.execute(
+        "UPDATE billing_data.purchases SET request_fingerprint = sha256(convert_to(ROW("
+        "customer_email::text, NULL::text, 'datum'::text, false, NULL::text, 'stripe'::text"
+        ")::text, 'UTF8')) WHERE id = %s",
+        first["purchase_id"],
+    )
+    asked = {"idempotency_key": key, "customer_email": email}
+    assert begin(dba, who, **asked, agent_id="datum")["purchase_id"] == first["purchase_id"]
+    refusal = dba.refusal("begin_purchase", **who, **asked, agent_id="scout")
+    assert refusal.slug == "idempotency_key_reused"
+
+
+def test_a_repeat_tells_the_credits_that_have_come_since(dba: Caller) -> None:
+    who, key, payment_id = person(), unique(), unique("pi")
+    first = begin(dba, who, idempotency_key=key)
+    assert first["credits_added"] == 0
+    attach(dba, first, payment_id)
+    assert begin(dba, who, idempotency_key=key)["credits_added"] == 0
+    deliver(dba, unique("evt"), payment_id)
+    assert begin(dba, who, idempotency_key=key)["credits_added"] == USES
 
 
 def test_two_purchases_without_a_key_or_of_two_users_with_one_key_are_two(dba: Caller) -> None:
