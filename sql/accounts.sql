@@ -32,6 +32,96 @@ $$;
 COMMENT ON FUNCTION billing_data.with_profile IS
     'The account as it is after a profile update; changes no table. Helper.';
 
+-- Locks all of these accounts, none of them given twice, and holds none of them while it waits for
+-- another: an account that somebody holds for long holds up nobody else's. Who has waited for what was
+-- held takes all of them one after the other, since others take them for milliseconds again and
+-- again and never leave all free at once. With p_wait false: false after a moment, and nothing is
+-- locked, when one is still held.
+-- Locks: the accounts, in id order. Writes: none. Errors: lock_not_available when one is still held
+-- after the session's lock_timeout.
+CREATE OR REPLACE FUNCTION billing_data.lock_accounts(p_account_ids uuid[], p_wait boolean)
+RETURNS boolean
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_lock_timeout text := current_setting('lock_timeout');
+    v_patience interval := (CASE WHEN p_wait THEN v_lock_timeout ELSE '10ms' END)::interval;  -- 0: for ever
+    v_began timestamptz := clock_timestamp();
+    v_left interval;
+    v_in_order boolean := false;
+    v_locked uuid[];
+    v_held uuid;
+    v_is_free boolean;
+BEGIN
+    IF p_wait AND cardinality(p_account_ids) = 1 THEN
+        PERFORM FROM billing_data.accounts AS a WHERE a.id = p_account_ids[1] FOR NO KEY UPDATE;
+        RETURN true;
+    END IF;
+    <<attempts>>
+    LOOP
+        v_locked := ARRAY[]::uuid[];
+        BEGIN
+            PERFORM set_config('lock_timeout', '50ms', true);
+            IF v_in_order THEN
+                v_locked := ARRAY(
+                    SELECT a.id
+                    FROM billing_data.accounts AS a
+                    WHERE a.id = ANY (p_account_ids)
+                    ORDER BY a.id
+                    FOR NO KEY UPDATE
+                );
+            ELSE
+                v_locked := ARRAY(
+                    SELECT a.id
+                    FROM billing_data.accounts AS a
+                    WHERE a.id = ANY (p_account_ids)
+                    ORDER BY a.id
+                    FOR NO KEY UPDATE SKIP LOCKED
+                );
+            END IF;
+            IF cardinality(v_locked) = cardinality(p_account_ids) THEN
+                PERFORM set_config('lock_timeout', v_lock_timeout, true);
+                RETURN true;
+            END IF;
+            RAISE lock_not_available;  -- which gives back what was locked
+        EXCEPTION
+            WHEN lock_not_available THEN
+                v_in_order := true;
+        END;
+        FOR v_held IN
+            SELECT i.id FROM unnest(p_account_ids) AS i (id) WHERE i.id <> ALL (v_locked) ORDER BY i.id
+        LOOP
+            v_left := v_patience - (clock_timestamp() - v_began);
+            IF v_patience = interval '0' THEN
+                v_left := v_patience;
+            END IF;
+            EXIT attempts WHEN v_left < interval '1ms' AND v_patience > interval '0';
+            v_is_free := false;
+            BEGIN
+                PERFORM set_config(
+                    'lock_timeout', (extract(EPOCH FROM v_left) * 1000)::bigint::text, true
+                );
+                PERFORM FROM billing_data.accounts AS a WHERE a.id = v_held FOR NO KEY UPDATE;
+                v_is_free := true;
+                RAISE lock_not_available;  -- which gives it back
+            EXCEPTION
+                WHEN lock_not_available THEN
+                    EXIT attempts WHEN NOT v_is_free;
+            END;
+        END LOOP;
+    END LOOP;
+    IF p_wait THEN
+        RAISE lock_not_available USING
+            MESSAGE = 'Another transaction holds one of the accounts',
+            HINT = 'Nothing was done; try again when it has ended.';
+    END IF;
+    RETURN false;
+END
+$$;
+COMMENT ON FUNCTION billing_data.lock_accounts IS
+    'Locks several accounts, holding none while it waits; false when one stays held. Helper.';
+
 -- Finds the account of an identity or creates it: free uses as configured, no credits, active.
 -- The unique index makes creators of one identity wait for each other. Whoever must not wait
 -- (p_wait false) waits for some milliseconds and then gets no row: somebody else is creating it.

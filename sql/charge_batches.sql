@@ -20,15 +20,35 @@ $$;
 COMMENT ON FUNCTION billing_data.first_key_id IS
     'The API key that a line of rotations began with. Helper.';
 
+-- What is remembered of a batch of this API key, or else of its line of keys: NULL when nothing is.
+CREATE OR REPLACE FUNCTION billing_data.find_batch(
+    p_api_key_id uuid, p_first_key_id uuid, p_idempotency_key text
+) RETURNS billing_data.batch_requests
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT b.*
+    FROM billing_data.batch_requests AS b
+    WHERE b.idempotency_key = p_idempotency_key
+        AND (b.api_key_id = p_api_key_id OR b.first_key_id = p_first_key_id)
+    ORDER BY b.api_key_id = p_api_key_id DESC
+    LIMIT 1
+$$;
+COMMENT ON FUNCTION billing_data.find_batch IS
+    'What is remembered of a batch under its idempotency key. Helper.';
+
 -- Makes the charges of one request of the web tier, in their order, and remembers the outcomes
 -- under p_idempotency_key for the API key and all that it was rotated from or to, nobody else: the
 -- same request again gets the first outcomes (replayed true) and charges nothing, another request is
 -- refused. p_batch_fingerprint is a digest of the request that is the same under each API key;
 -- p_request_fingerprint is one that is not, by which releases without the former tell requests of
--- one API key apart. Everything is one transaction, so it waits for locked
--- accounts. Locks: the batch_requests row, then as billing.create_charges.
+-- one API key apart. Everything is one transaction: when an account is held, nothing is done but to
+-- wait for it, with no other one locked; with p_wait false, that is the outcome 'busy' of every item
+-- after a moment, and nothing is remembered. Locks: as billing.create_charges, then the
+-- batch_requests row.
 -- Writes: batch_requests 0..1, and as billing.create_charges.
--- Errors: actor and key errors, idempotency_key_reused; all else is an item's outcome.
+-- Errors: actor and key errors, idempotency_key_reused, and lock_not_available when an account stays
+-- held; all else is an item's outcome.
 -- Example: SELECT * FROM billing.create_charges_once(p_idempotency_key => 'batch-1',
 --     p_request_fingerprint => '\x00', p_api_key_id => '...', p_oauth_providers => ARRAY['oauth:google'],
 --     p_external_ids => ARRAY['1'], p_amounts_minor => ARRAY[1], ...);
@@ -51,7 +71,8 @@ CREATE OR REPLACE FUNCTION billing.create_charges_once(
     p_agent_ids text[],
     p_marketing_opt_ins boolean[],
     p_marketing_opt_in_sources text[],
-    p_batch_fingerprint bytea DEFAULT NULL
+    p_batch_fingerprint bytea DEFAULT NULL,
+    p_wait boolean DEFAULT true
 ) RETURNS TABLE (
     item integer,
     outcome text,
@@ -78,7 +99,8 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     v_first_key_id uuid;
-    v_first record;
+    v_first billing_data.batch_requests;
+    v_is_free boolean;
     v_answer jsonb;
     v_replayed boolean := false;
 BEGIN
@@ -93,16 +115,44 @@ BEGIN
     );
     PERFORM billing_data.require_durable_commit();
     v_first_key_id := billing_data.first_key_id(p_api_key_id);
-    -- In the way may be a row of this API key, or of another one of its line.
-    INSERT INTO billing_data.batch_requests (
-        api_key_id, idempotency_key, first_key_id, request_fingerprint, batch_fingerprint, answer
-    )
-    VALUES (
-        p_api_key_id, p_idempotency_key, v_first_key_id, p_request_fingerprint,
-        p_batch_fingerprint, '[]'
-    )
-    ON CONFLICT DO NOTHING;
-    IF FOUND THEN
+    v_first := billing_data.find_batch(p_api_key_id, v_first_key_id, p_idempotency_key);
+    IF v_first.api_key_id IS NULL THEN
+        v_is_free := billing_data.lock_accounts(
+            billing_data.accounts_to_charge(
+                p_oauth_providers => p_oauth_providers,
+                p_external_ids => p_external_ids,
+                p_idempotency_keys => p_idempotency_keys,
+                p_customer_emails => p_customer_emails,
+                p_user_roles => p_user_roles,
+                p_agent_ids => p_agent_ids,
+                p_marketing_opt_ins => p_marketing_opt_ins
+            ),
+            p_wait
+        );
+        IF NOT v_is_free THEN
+            FOR v_item IN 1 .. cardinality(p_external_ids) LOOP
+                item := v_item;
+                outcome := 'busy';
+                replayed := false;
+                RETURN NEXT;
+            END LOOP;
+            RETURN;
+        END IF;
+        -- In the way may be a row of this API key, or of another one of its line.
+        INSERT INTO billing_data.batch_requests (
+            api_key_id, idempotency_key, first_key_id, request_fingerprint, batch_fingerprint,
+            answer
+        )
+        VALUES (
+            p_api_key_id, p_idempotency_key, v_first_key_id, p_request_fingerprint,
+            p_batch_fingerprint, '[]'
+        )
+        ON CONFLICT DO NOTHING;
+        IF NOT FOUND THEN
+            v_first := billing_data.find_batch(p_api_key_id, v_first_key_id, p_idempotency_key);
+        END IF;
+    END IF;
+    IF v_first.api_key_id IS NULL THEN
         SELECT coalesce(jsonb_agg(to_jsonb(c)), '[]') INTO v_answer
         FROM billing.create_charges(
             p_oauth_providers => p_oauth_providers,
@@ -120,29 +170,26 @@ BEGIN
             p_agent_ids => p_agent_ids,
             p_marketing_opt_ins => p_marketing_opt_ins,
             p_marketing_opt_in_sources => p_marketing_opt_in_sources,
-            p_api_key_ids => array_fill(p_api_key_id, ARRAY[cardinality(p_external_ids)])
+            p_api_key_ids => array_fill(p_api_key_id, ARRAY[cardinality(p_external_ids)]),
+            p_wait => false
         ) AS c;
+        IF v_answer @> '[{"outcome": "busy"}]' THEN
+            RAISE lock_not_available USING MESSAGE = 'An account came, and was taken, after our look';
+        END IF;
         UPDATE billing_data.batch_requests AS b
         SET answer = v_answer
         WHERE b.api_key_id = p_api_key_id AND b.idempotency_key = p_idempotency_key;
     ELSE
-        SELECT
-            b.answer,
-            -- Rows of the release before have no digest that holds under another API key: then it
-            -- is taken to be the same request.
-            b.batch_fingerprint = p_batch_fingerprint
-                OR b.request_fingerprint = p_request_fingerprint
-                OR (
-                    num_nulls(b.batch_fingerprint, p_batch_fingerprint) > 0
-                    AND b.api_key_id <> p_api_key_id
-                ) AS is_same
-        INTO STRICT v_first
-        FROM billing_data.batch_requests AS b
-        WHERE b.idempotency_key = p_idempotency_key
-            AND (b.api_key_id = p_api_key_id OR b.first_key_id = v_first_key_id)
-        ORDER BY b.api_key_id = p_api_key_id DESC
-        LIMIT 1;
-        IF v_first.is_same IS NOT TRUE THEN
+        -- Rows of the release before have no digest that holds under another API key: then it is
+        -- taken to be the same request.
+        IF (
+            v_first.batch_fingerprint = p_batch_fingerprint
+            OR v_first.request_fingerprint = p_request_fingerprint
+            OR (
+                num_nulls(v_first.batch_fingerprint, p_batch_fingerprint) > 0
+                AND v_first.api_key_id <> p_api_key_id
+            )
+        ) IS NOT TRUE THEN
             PERFORM billing_data.raise_error('idempotency_key_reused');
         END IF;
         v_answer := v_first.answer;

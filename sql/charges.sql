@@ -19,16 +19,60 @@ RETURN CASE WHEN p_recorded <> p_presented THEN 'conflict' ELSE 'replayed' END;
 COMMENT ON FUNCTION billing_data.replay_outcome IS
     'Tells a repeated request from another one under the same key. Helper.';
 
+-- The accounts that a list of charges must lock, in id order. An item whose key was used, and that
+-- carries no profile, needs none: what the ledger says once it says for ever.
+CREATE OR REPLACE FUNCTION billing_data.accounts_to_charge(
+    p_oauth_providers text[],
+    p_external_ids text[],
+    p_idempotency_keys text[],
+    p_customer_emails text[],
+    p_user_roles text[],
+    p_agent_ids text[],
+    p_marketing_opt_ins boolean[]
+) RETURNS uuid[]
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off
+SET enable_hashjoin = off
+SET enable_mergejoin = off
+AS $$
+BEGIN
+    RETURN ARRAY(
+        SELECT DISTINCT a.id
+        FROM unnest(
+            p_oauth_providers, p_external_ids, p_idempotency_keys, p_customer_emails,
+            p_user_roles, p_agent_ids, p_marketing_opt_ins
+        ) AS i (
+            oauth_provider, external_id, idempotency_key, customer_email, user_role, agent_id,
+            marketing_opt_in
+        )
+        INNER JOIN billing_data.accounts AS a
+            ON a.oauth_provider = i.oauth_provider AND a.external_id = i.external_id
+        WHERE billing_data.has_profile(
+                i.customer_email, i.user_role, i.agent_id, i.marketing_opt_in
+            )
+            OR NOT EXISTS (
+                SELECT FROM billing_data.charges AS c
+                WHERE c.account_id = a.id AND c.idempotency_key = i.idempotency_key
+            )
+        ORDER BY a.id
+    );
+END
+$$;
+COMMENT ON FUNCTION billing_data.accounts_to_charge IS
+    'The accounts that a list of charges must lock. Helper.';
+
 -- The core of every charge: one item per array position, all arrays of one length. Items of one
 -- account are decided in array order. An item's outcome is 'created'; 'replayed' or 'conflict' when
 -- its idempotency key was used before with the same or another request, with the first charge's
 -- row; the slug of what refused it; 'busy' only when p_wait is false and somebody else holds the
 -- account. A refused item writes nothing but the profile update it carries. Whoever p_wait is
--- false for never waits for a lock. An item whose key was used, and that carries no profile, needs no
--- lock: what the ledger says once it says for ever.
--- Locks: the other items' accounts in id order, in a statement of its own, so that the next one sees
--- every charge committed before. Writes: accounts 1 per changed account, charges 1 per created item.
--- Errors: actor_required, actor_not_allowed, invalid_argument; all else is an outcome.
+-- false for never waits for a lock; who waits for one account holds no other meanwhile.
+-- Locks: the accounts of billing_data.accounts_to_charge, in a statement of its own, so that the next
+-- one sees every charge committed before. Writes: accounts 1 per changed account, charges 1 per created item.
+-- Errors: actor_required, actor_not_allowed, invalid_argument, and lock_not_available when an
+-- account stays held; all else is an outcome.
 -- Example: SELECT * FROM billing.create_charges(p_oauth_providers => ARRAY['oauth:google'],
 --              p_external_ids => ARRAY['1'], p_amounts_minor => ARRAY[1], p_currencies => ARRAY['USD'],
 --              p_descriptions => ARRAY['one use']);
@@ -119,27 +163,16 @@ BEGIN
     END IF;
 
     IF p_wait THEN
-        v_locked := ARRAY(
-            SELECT a.id
-            FROM unnest(
-                p_oauth_providers, p_external_ids, p_idempotency_keys, p_customer_emails,
-                p_user_roles, p_agent_ids, p_marketing_opt_ins
-            ) AS i (
-                oauth_provider, external_id, idempotency_key, customer_email, user_role, agent_id,
-                marketing_opt_in
-            )
-            INNER JOIN billing_data.accounts AS a
-                ON a.oauth_provider = i.oauth_provider AND a.external_id = i.external_id
-            WHERE billing_data.has_profile(
-                    i.customer_email, i.user_role, i.agent_id, i.marketing_opt_in
-                )
-                OR NOT EXISTS (
-                    SELECT FROM billing_data.charges AS c
-                    WHERE c.account_id = a.id AND c.idempotency_key = i.idempotency_key
-                )
-            ORDER BY a.id
-            FOR NO KEY UPDATE OF a
+        v_locked := billing_data.accounts_to_charge(
+            p_oauth_providers => p_oauth_providers,
+            p_external_ids => p_external_ids,
+            p_idempotency_keys => p_idempotency_keys,
+            p_customer_emails => p_customer_emails,
+            p_user_roles => p_user_roles,
+            p_agent_ids => p_agent_ids,
+            p_marketing_opt_ins => p_marketing_opt_ins
         );
+        PERFORM billing_data.lock_accounts(v_locked, p_wait => true);
     ELSE
         -- SKIP LOCKED passes over held rows, but waits where a row was replaced between the look
         -- and the lock by one that is held: not for long, and then for the whole call.

@@ -59,14 +59,18 @@ _SIDE_FLIGHTS = 4
 _READS = 3
 _WRITES = 3
 _BATCHES = 2
+_HELD_BATCHES = 2
 _PAYMENTS = 2
 _STAFF = 2
 _HEALTH_CHECKS = 1
 _REPLICA_READS = 4  # on the replica, and one more connection there that watches it
+_BATCH_PAUSE, _LONGEST_BATCH_PAUSE = 0.002, 0.05  # between tries of a batch with a held account
 _ATTEMPTS = 4  # at a call that a deadlock or a serialization failure undid
 # Whatever all others are waiting for, each kind of call finds its connection.
 _LANES = 2 * (_LANE_FLIGHTS + _SIDE_FLIGHTS)
-_POOL_SIZE = sum((_LANES, _READS, _WRITES, _BATCHES, _PAYMENTS, _STAFF, _HEALTH_CHECKS))
+_POOL_SIZE = sum(
+    (_LANES, _READS, _WRITES, _BATCHES, _HELD_BATCHES, _PAYMENTS, _STAFF, _HEALTH_CHECKS)
+)
 _LEDGER_WRITES = (
     calls.CREATE_CHARGES,
     calls.CREATE_CHARGES_ONCE,
@@ -156,6 +160,7 @@ class Gateway:
         self._reads = Track(_READS, config.max_queue)
         self._writes = Track(_WRITES, config.max_queue)
         self._batches = Track(_BATCHES, config.max_queue)
+        self._held_batches = Track(_HELD_BATCHES, config.max_queue)
         self._payments = Track(_PAYMENTS, config.max_queue)
         self._staff = Track(_STAFF, config.max_queue)
         self._health_checks = Track(_HEALTH_CHECKS, config.max_queue)
@@ -167,6 +172,7 @@ class Gateway:
             "reads": self._reads,
             "writes": self._writes,
             "batches": self._batches,
+            "held_batches": self._held_batches,
             "payments": self._payments,
             "staff": self._staff,
         }
@@ -244,16 +250,29 @@ class Gateway:
         rotated from or to; a row each, with `replayed`. For the fingerprints see
         billing.create_charges_once. Raises Refused (idempotency_key_reused)."""
         *columns, api_key_ids = zip(*items, strict=True)
-        async with self._batches.slot():
-            rows = await self._call(
-                calls.CREATE_CHARGES_ONCE,
-                *columns,
-                idempotency_key,
-                request_fingerprint,
-                batch_fingerprint,
-                api_key_ids[0],
-            )
-        return sorted(rows, key=lambda row: row["item"])
+        whole = (idempotency_key, request_fingerprint, api_key_ids[0], batch_fingerprint)
+        deadline = asyncio.get_running_loop().time() + self._patience
+        track, pause = self._batches, _BATCH_PAUSE
+        while True:
+            async with track.slot():
+                rows = await self._try_batch(*columns, *whole)
+            if rows is not None:
+                return sorted(rows, key=lambda row: row["item"])
+            # Nothing was done. It waits here, where it holds neither an account nor a slot, and
+            # tries again where it is in nobody's way but of others that wait like it.
+            if asyncio.get_running_loop().time() > deadline:
+                raise Busy("an account of the batch is held by another transaction")
+            track = self._held_batches
+            await track.pause(pause)
+            pause = min(2 * pause, _LONGEST_BATCH_PAUSE)
+
+    async def _try_batch(self, *arguments: Any) -> list[Row] | None:
+        """None when an account is held."""
+        try:
+            rows = await self._call(calls.CREATE_CHARGES_ONCE, *arguments, False)  # never waits
+        except Busy:
+            return None
+        return None if rows and rows[0]["outcome"] == "busy" else rows
 
     # Everything else, one call a request
 

@@ -65,7 +65,8 @@ CREATE_CHARGES_ONCE = _call(
     "create_charges_once",
     "oauth_providers external_ids amounts_minor currencies descriptions idempotency_keys"
     " metadata_message_ids metadata_agent_ids metadata_channel_ids metadata_request_ids"
-    f" {_PROFILES} idempotency_key request_fingerprint batch_fingerprint api_key_id",
+    f" {_PROFILES} idempotency_key request_fingerprint api_key_id"
+    " batch_fingerprint wait",
     " ".join([*CREATE_CHARGES.columns, "replayed"]),
 )
 RECORD_CREDIT = _call(

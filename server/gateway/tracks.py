@@ -34,6 +34,11 @@ class Track:
         finally:
             self._slots.release()
 
+    async def pause(self, seconds: float) -> None:
+        """Waits outside the slots; who does so counts among those who wait."""
+        with self._counted():
+            await asyncio.sleep(seconds)
+
     @contextlib.asynccontextmanager
     async def for_account(self, account: tuple[Any, ...]) -> AsyncIterator[None]:
         """A slot for a write to one account. One account never holds more than one slot, so that

@@ -585,6 +585,69 @@ async def test_batch_requests_that_wait_for_an_account_hold_up_nothing_else(
             assert status in (200, 503)
 
 
+async def _keep_charging(session: aiohttp.ClientSession, users: list[str], until: Any) -> float:
+    """Charges the users in turn until something is done; gives the longest one's seconds."""
+    longest = 0.0
+    while not until.done():
+        for user in users:
+            status, seconds, _ = await timed_post(session, CHARGES, charge_body(user))
+            assert status == 201
+            longest = max(longest, seconds)
+    return longest
+
+
+@pytest.mark.parametrize("freed", [False, True], ids=["held for long", "freed in time"])
+async def test_a_keyed_batch_with_a_held_account_holds_up_none_of_its_others(
+    impatient: Service, module_database: Database, freed: bool
+) -> None:
+    users = await asyncio.to_thread(
+        lambda: [account_with_credits(impatient) for _ in range(6)],
+    )
+    made = (
+        "SELECT count(*) FROM billing_data.charges AS c"
+        " INNER JOIN billing_data.accounts AS a ON a.id = c.account_id"
+        " WHERE a.external_id = ANY (%s) AND c.description = 'batch'"
+    )
+    body = {"charges": [charge_body(user, description="batch") for user in users]}
+    headers = {"Idempotency-Key": unique("batch")}
+    async with session_for(impatient) as session:
+        # Whichever is held: in the order of their ids, most of the others come before the last.
+        held = module_database.value(
+            "SELECT external_id FROM billing_data.accounts WHERE external_id = ANY (%s)"
+            " ORDER BY id DESC LIMIT 1",
+            users,
+        )
+        neighbours = [user for user in users if user != held]
+        with held_account(module_database, held) as holder:
+            batches = asyncio.gather(
+                *(timed_post(session, BATCH, body, headers) for _ in range(3)),
+                timed_post(session, BATCH, body, {"Idempotency-Key": unique("another")}),
+            )
+            await arrived(impatient, session, 4)
+            charging = asyncio.create_task(_keep_charging(session, neighbours, batches))
+            free = {"charges": [charge_body(user) for user in neighbours]}
+            status, seconds, content = await timed_post(
+                session, BATCH, free, {"Idempotency-Key": unique("free")}
+            )
+            assert (status, content["created_count"]) == (200, 5)
+            assert seconds < PROMPTLY
+            if freed:
+                holder.rollback()
+            answers = await batches
+            assert await charging < PROMPTLY
+        if not freed:
+            for status, seconds, _ in answers:
+                assert status == 503
+                assert 2.9 < seconds < 6
+            assert module_database.value(made, users) == 0
+            answers = [await timed_post(session, BATCH, body, headers)]
+        assert {status for status, _, _ in answers} == {200}
+        assert {content["created_count"] for _, _, content in answers} == {6}
+        (first, *again) = (content["results"] for _, _, content in answers[:3])
+        assert all(results == first for results in again)
+    assert module_database.execute(f"{made} GROUP BY a.id", users) == [(2 if freed else 1,)] * 6
+
+
 async def test_credits_that_wait_for_an_account_hold_up_nothing_else(
     impatient: Service, module_database: Database
 ) -> None:

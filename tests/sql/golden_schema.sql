@@ -54,6 +54,7 @@ CREATE FUNCTION billing.create_charges(p_oauth_providers text[], p_external_ids 
     SET enable_mergejoin TO 'off';
 
 CREATE FUNCTION billing.create_charges_once(p_idempotency_key text, p_request_fingerprint bytea, p_api_key_id uuid, p_oauth_providers text[], p_external_ids text[], p_amounts_minor bigint[], p_currencies text[], p_descriptions text[], p_idempotency_keys text[], p_metadata_message_ids text[], p_metadata_agent_ids text[], p_metadata_channel_ids text[], p_metadata_request_ids text[], p_customer_emails text[], p_user_roles text[], p_agent_ids text[], p_marketing_opt_ins boolean[], p_marketing_opt_in_sources text[]) RETURNS TABLE(item integer, outcome text, charge_id uuid, account_id uuid, amount_minor bigint, currency text, description text, balance_before bigint, balance_after bigint, free_uses_after bigint, paid_with text, created_at timestamp with time zone, metadata_message_id text, metadata_agent_id text, metadata_channel_id text, metadata_request_id text, balance bigint, account_currency text, replayed boolean)
+CREATE FUNCTION billing.create_charges_once(p_idempotency_key text, p_request_fingerprint bytea, p_api_key_id uuid, p_oauth_providers text[], p_external_ids text[], p_amounts_minor bigint[], p_currencies text[], p_descriptions text[], p_idempotency_keys text[], p_metadata_message_ids text[], p_metadata_agent_ids text[], p_metadata_channel_ids text[], p_metadata_request_ids text[], p_customer_emails text[], p_user_roles text[], p_agent_ids text[], p_marketing_opt_ins boolean[], p_marketing_opt_in_sources text[], p_batch_fingerprint bytea DEFAULT NULL::bytea, p_wait boolean DEFAULT true) RETURNS TABLE(item integer, outcome text, charge_id uuid, account_id uuid, amount_minor bigint, currency text, description text, balance_before bigint, balance_after bigint, free_uses_after bigint, paid_with text, created_at timestamp with time zone, metadata_message_id text, metadata_agent_id text, metadata_channel_id text, metadata_request_id text, balance bigint, account_currency text, replayed boolean)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -382,6 +383,14 @@ CREATE FUNCTION billing_data.account_totals(p_account billing_data.accounts) RET
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.accounts_to_charge(p_oauth_providers text[], p_external_ids text[], p_idempotency_keys text[], p_customer_emails text[], p_user_roles text[], p_agent_ids text[], p_marketing_opt_ins boolean[]) RETURNS uuid[]
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET enable_seqscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off';
+
 CREATE FUNCTION billing_data.api_key_fault(p_api_key_id uuid, p_permission text) RETURNS text
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -482,6 +491,20 @@ CREATE FUNCTION billing_data.credit_of_payment(p_account_id uuid, p_key text, p_
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE TABLE billing_data.batch_requests (
+    api_key_id uuid NOT NULL,
+    idempotency_key character varying(255) NOT NULL,
+    request_fingerprint bytea NOT NULL,
+    answer jsonb NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    first_key_id uuid,
+    batch_fingerprint bytea
+);
+
+CREATE FUNCTION billing_data.find_batch(p_api_key_id uuid, p_first_key_id uuid, p_idempotency_key text) RETURNS billing_data.batch_requests
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.find_or_create_account(p_oauth_provider text, p_external_id text, p_wa_id text, p_tenant_id text, p_balance_minor bigint, p_currency text, p_plan_name text, p_customer_email text, p_user_role text, p_agent_id text, p_marketing_opt_in boolean, p_marketing_opt_in_source text, p_wait boolean) RETURNS TABLE(account billing_data.accounts, created boolean)
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -518,6 +541,10 @@ CREATE FUNCTION billing_data.is_uuid(p_text text) RETURNS boolean
 
 CREATE FUNCTION billing_data.is_web_tier() RETURNS boolean
     LANGUAGE sql STABLE;
+
+CREATE FUNCTION billing_data.lock_accounts(p_account_ids uuid[], p_wait boolean) RETURNS boolean
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.mask_config(p_config_data jsonb) RETURNS jsonb
     LANGUAGE sql IMMUTABLE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +26,7 @@ from tests.sql.helpers import (
     person,
     session,
 )
-from tests.support import Database, unique, wait_for
+from tests.support import Database, held_account, unique, wait_for
 
 
 def _charges(database: Database, who: dict[str, str]) -> list[dict[str, Any]]:
@@ -655,6 +656,143 @@ def test_one_list_under_both_keys_of_a_rotation_at_once_takes_effect_once(
     assert [row["charge_id"] for row in again] == [row["charge_id"] for row in first]
     assert (first[0]["replayed"], again[0]["replayed"]) == (False, True)
     assert len(_charges(module_database, who)) == 1
+
+
+def _all_but_the_last(database: Database, count: int = 4) -> tuple[list[Any], dict[str, str]]:
+    """Identities in the order in which their accounts are locked, and the last one."""
+    users = [new_user(database, paid=5) for _ in range(count)]
+    users.sort(key=lambda who: account_of(database, who)["id"])
+    return users[:-1], users[-1]
+
+
+def _take(database: Database, users: list[dict[str, str]]) -> None:
+    """Locks the accounts for a moment; fails when somebody holds one of them."""
+    with session(database, "postgres") as root:
+        for who in users:
+            root.execute(
+                "SELECT FROM billing_data.accounts WHERE external_id = %s FOR UPDATE NOWAIT",
+                who["external_id"],
+            )
+
+
+@pytest.mark.parametrize("form", ["once per key", "by hand"])
+def test_a_list_that_waits_for_an_account_holds_no_other(
+    module_database: Database, web: Caller, dba: Caller, form: str
+) -> None:
+    others, held = _all_but_the_last(module_database)
+    caller = web if form == "once per key" else dba
+    with (
+        ThreadPoolExecutor(1) as pool,
+        held_account(module_database, held["external_id"]) as holder,
+    ):
+        if form == "once per key":
+            key = key_id(module_database)
+            waiting = pool.submit(charge_once, web, [*others, held], key, "list")
+        else:
+            waiting = pool.submit(charge_all, dba, [*others, held])
+        wait_for(lambda: is_blocked(module_database, caller), "the list to wait")
+        _take(module_database, others)
+        assert not waiting.done()
+        holder.rollback()
+        assert outcomes(waiting.result(timeout=30)) == ["created"] * 4
+    for who in (*others, held):
+        assert len(_charges(module_database, who)) == 1
+    assert ledger_problems(module_database) == []
+
+
+@pytest.mark.parametrize("form", ["once per key", "by hand"])
+def test_a_list_whose_account_stays_held_does_nothing_at_all(
+    module_database: Database, form: str
+) -> None:
+    others, held = _all_but_the_last(module_database)
+    key = key_id(module_database)
+
+    def charge(caller: Caller) -> list[dict[str, Any]]:
+        if form == "by hand":
+            return charge_all(caller, [*others, held])
+        return charge_once(caller, [*others, held], key, "list")
+
+    with session(module_database, "t_web" if form == "once per key" else "t_dba") as caller:
+        caller.execute("SET lock_timeout = '300ms'")
+        with held_account(module_database, held["external_id"]):
+            began = time.monotonic()
+            with pytest.raises(psycopg.errors.LockNotAvailable):
+                charge(caller)
+            assert 0.25 < time.monotonic() - began < 5
+            assert [_charges(module_database, who) for who in others] == [[]] * 3
+        assert outcomes(charge(caller)) == ["created"] * 4
+        assert caller.execute("SHOW lock_timeout") == [{"lock_timeout": "300ms"}]
+
+
+def test_without_waiting_a_list_with_a_held_account_is_busy_as_a_whole(
+    module_database: Database, web: Caller
+) -> None:
+    others, held = _all_but_the_last(module_database)
+    key = key_id(module_database)
+    with held_account(module_database, held["external_id"]):
+        rows = charge_once(web, [*others, held, person()], key, "list", wait=False)
+        assert outcomes(rows) == ["busy"] * 5
+        _take(module_database, others)
+    assert [_charges(module_database, who) for who in (*others, held)] == [[]] * 4
+    rows = charge_once(web, [*others, held, person()], key, "list", wait=False)
+    assert outcomes(rows) == ["created"] * 4 + ["account_not_found"]
+    assert {row["replayed"] for row in rows} == {False}
+    with held_account(module_database, held["external_id"]):  # what was done is only read
+        again = charge_once(web, [*others, held, person()], key, "list", wait=False)
+    assert outcomes(again) == outcomes(rows)
+    assert {row["replayed"] for row in again} == {True}
+
+
+def test_one_list_sent_twice_that_waits_for_an_account_takes_effect_once(
+    module_database: Database,
+) -> None:
+    others, held = _all_but_the_last(module_database)
+    key = key_id(module_database)
+    with (
+        session(module_database, "t_web") as one,
+        session(module_database, "t_web") as other,
+        ThreadPoolExecutor(2) as pool,
+    ):
+        with held_account(module_database, held["external_id"]):
+            sent = [
+                pool.submit(charge_once, caller, [*others, held], key, "list")
+                for caller in (one, other)
+            ]
+            for caller in (one, other):
+                wait_for(lambda caller=caller: is_blocked(module_database, caller), "both to wait")
+        answers = [answer.result(timeout=30) for answer in sent]
+    assert sorted(rows[0]["replayed"] for rows in answers) == [False, True]
+    first, again = ([row["charge_id"] for row in rows] for rows in answers)
+    assert first == again
+    for who in (*others, held):
+        assert len(_charges(module_database, who)) == 1
+
+
+def test_lists_get_through_while_others_take_their_accounts_again_and_again(
+    module_database: Database,
+) -> None:
+    users = [new_user(module_database, paid=1000) for _ in range(6)]
+    key, stop = key_id(module_database), threading.Event()
+
+    def charge(number: int) -> int:
+        made = 0
+        with session(module_database, "t_web") as caller:
+            while not stop.is_set():
+                items = [{**who, "api_key_id": key} for who in users[number % 3 :: 2]]
+                made += outcomes(charge_all(caller, items, wait=False)).count("created")
+        return made
+
+    with session(module_database, "t_web") as web, ThreadPoolExecutor(4) as pool:
+        web.execute("SET lock_timeout = '20s'")
+        others = [pool.submit(charge, number) for number in range(4)]
+        try:
+            for number in range(20):
+                rows = charge_once(web, users, key, f"list {number}")
+                assert set(outcomes(rows)) <= {"created", "insufficient_credits"}
+        finally:
+            stop.set()
+        assert sum(other.result(timeout=30) for other in others) > 0
+    assert ledger_problems(module_database) == []
 
 
 def test_an_empty_list_has_an_empty_answer(module_database: Database, web: Caller) -> None:
