@@ -11,6 +11,7 @@
 \ir api_keys.sql
 \ir admin_users.sql
 \ir sign_in.sql
+\ir check_partitions.sql
 \ir checks.sql
 \ir charges.sql
 \ir health.sql

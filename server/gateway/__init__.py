@@ -79,6 +79,7 @@ _LEDGER_WRITES = (
 )
 _KEY_USE_INTERVAL = 5.0
 _PARTITION_INTERVAL = 6 * 3600.0
+_MOST_ROWS_MOVED = 100_000  # within a statement's time; more are left to the next deploy
 _FIGURES_INTERVAL = 60.0
 _QUEUES_INTERVAL = 1.0
 _WRITING_INTERVAL = 1.0
@@ -558,7 +559,7 @@ class Gateway:
 
     async def _create_partitions(self) -> None:
         async with self._writes.slot():
-            await self._call(calls.CREATE_CHECK_PARTITIONS, 2)
+            await self._call(calls.CREATE_CHECK_PARTITIONS, 2, _MOST_ROWS_MOVED)
 
 
 def _pool(config: ServeConfig, dsn: str, size: int, **options: bool) -> Pool:

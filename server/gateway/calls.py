@@ -271,7 +271,7 @@ LIST_AUDIT_LOG = _call(
 )
 GET_SCHEMA_VERSION = _call("get_schema_version", "", "get_schema_version")
 TRY_WRITING = _call("try_writing", "", "try_writing")
-CREATE_CHECK_PARTITIONS = _call("create_check_partitions", "months", "partition_name")
+CREATE_CHECK_PARTITIONS = _call("create_check_partitions", "months most_rows", "partition_name")
 
 # Lists and figures for staff, which a replica may give a few seconds old: functions that write
 # nothing, and that any staff member may call.

@@ -60,14 +60,13 @@ def migrate(dsn: str, seed: SettingsSeed, progress: Progress = lambda _: None) -
         pending = list(backend.to_apply(steps))
         for step in pending:
             progress(f"applying {step.id}")
-            _run(step.id, partial(backend.apply_one, step))
+            _run(f"step {step.id}", partial(backend.apply_one, step))
         progress("loading sql/")
         dropped = _load_definitions(connection)
         seeded = _seed(connection, seed)
-        # Here, where no time-out applies: over a long ledger the first time takes a while.
-        connection.execute(
-            "SELECT billing.refresh_figures() WHERE EXISTS (SELECT FROM billing_data.accounts)"
-        )
+        # Here, where no time-out applies: over many rows the first time takes a while.
+        for what, statement in _AFTERWARDS.items():
+            _run(what, partial(connection.execute, statement))
     return MigrationReport([step.id for step in pending], [], dropped, seeded)
 
 
@@ -78,7 +77,7 @@ def rollback(dsn: str, steps_back: int, progress: Progress = lambda _: None) -> 
         undone = list(backend.to_rollback(steps))[:steps_back]
         for step in undone:
             progress(f"rolling back {step.id}")
-            _run(step.id, partial(backend.rollback_one, step))
+            _run(f"step {step.id}", partial(backend.rollback_one, step))
     return MigrationReport([], [step.id for step in undone], [], False)
 
 
@@ -173,25 +172,37 @@ def _make_deploy_table(connection: psycopg.Connection[tuple[Any, ...]]) -> None:
 def _backend(dsn: str) -> Iterator[tuple[Any, MigrationList]]:
     backend = yoyo.get_backend("postgresql+psycopg://" + dsn.partition("://")[2])
     try:
-        _run("of yoyo's own tables", backend.ensure_internal_schema_updated)
+        _run("step of yoyo's own tables", backend.ensure_internal_schema_updated)
         yield backend, yoyo.read_migrations(str(resource_folder("migrations")))
     finally:
         backend.connection.close()
 
 
-def _run(step: str, action: Callable[[], None]) -> None:
-    """Runs a step; one that met a lock waits for less than a request does, and is tried again."""
+def _run(what: str, action: Callable[[], object]) -> None:
+    """Runs a step or a call. One that met a lock waited for less than a request does: it is tried
+    again, for a minute. Raises MigrationError."""
     deadline = time.monotonic() + _LOCK_PATIENCE_SECONDS
     try:
         while True:
             try:
-                return action()
+                action()
+                return
             except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(0.5)  # for those who waited behind it
     except psycopg.Error as error:
-        raise MigrationError(f"step {step} failed and was undone: {str(error).strip()}") from error
+        raise MigrationError(f"{what} failed and was undone: {str(error).strip()}") from error
+
+
+_AFTERWARDS: dict[str, LiteralString] = {
+    "making the coming months of the check audit": (
+        "SELECT count(*) FROM billing.create_check_partitions(p_months => 3)"
+    ),
+    "rolling up the figures": (
+        "SELECT billing.refresh_figures() WHERE EXISTS (SELECT FROM billing_data.accounts)"
+    ),
+}
 
 
 def _load_definitions(connection: psycopg.Connection[tuple[Any, ...]]) -> list[str]:
@@ -206,15 +217,15 @@ def _seed(connection: psycopg.Connection[tuple[Any, ...]], seed: SettingsSeed) -
         "SELECT billing.seed_settings(p_free_uses => %s, p_pack_uses => %s,"
         " p_pack_price_minor => %s, p_pack_currency => %s, p_admin_email_domain => %s)"
     )
-    row = connection.execute(
-        statement,
-        (
-            seed.free_uses,
-            seed.pack_uses,
-            seed.pack_price_minor,
-            seed.pack_currency,
-            seed.admin_email_domain,
-        ),
-    ).fetchone()
-    connection.execute("SELECT count(*) FROM billing.create_check_partitions(p_months => 3)")
+    values = (
+        seed.free_uses,
+        seed.pack_uses,
+        seed.pack_price_minor,
+        seed.pack_currency,
+        seed.admin_email_domain,
+    )
+    try:
+        row = connection.execute(statement, values).fetchone()
+    except psycopg.Error as error:
+        raise MigrationError(f"the settings were refused: {str(error).strip()}") from error
     return bool(row and row[0])

@@ -58,7 +58,7 @@ CREATE FUNCTION billing.create_charges_once(p_idempotency_key text, p_request_fi
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.create_check_partitions(p_months integer DEFAULT 3) RETURNS TABLE(partition_name text)
+CREATE FUNCTION billing.create_check_partitions(p_months integer DEFAULT 3, p_most_rows bigint DEFAULT NULL::bigint) RETURNS TABLE(partition_name text)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -74,7 +74,7 @@ CREATE FUNCTION billing.create_sign_in_ticket(p_ticket_hash bytea) RETURNS times
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.drop_check_partitions(p_before timestamp with time zone) RETURNS TABLE(partition_name text)
+CREATE FUNCTION billing.drop_check_partitions(p_before timestamp with time zone, p_rows bigint DEFAULT 500000) RETURNS TABLE(partition_name text)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -544,6 +544,17 @@ CREATE FUNCTION billing_data.is_web_tier() RETURNS boolean
 
 CREATE FUNCTION billing_data.lock_accounts(p_account_ids uuid[], p_wait boolean) RETURNS boolean
     LANGUAGE plpgsql
+CREATE FUNCTION billing_data.list_check_partitions() RETURNS TABLE(schema_name text, partition_name text, starts_at timestamp with time zone, ends_at timestamp with time zone)
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET "DateStyle" TO 'ISO, YMD';
+
+CREATE FUNCTION billing_data.list_guards() RETURNS TABLE(table_name text, trigger_name text, definition text, fault text)
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.lock_between_writers(p_locks text[]) RETURNS void
+    LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.mask_config(p_config_data jsonb) RETURNS jsonb
@@ -552,6 +563,10 @@ CREATE FUNCTION billing_data.mask_config(p_config_data jsonb) RETURNS jsonb
 
 CREATE FUNCTION billing_data.money_text(p_amount_minor bigint, p_currency text) RETURNS text
     LANGUAGE sql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.move_default_checks(p_table text, p_from timestamp with time zone, p_to timestamp with time zone) RETURNS void
+    LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.new_id() RETURNS uuid
@@ -655,6 +670,9 @@ CREATE FUNCTION billing_data.usage_since(p_from timestamp with time zone) RETURN
 CREATE FUNCTION billing_data.uses_due(p_uses bigint, p_price_minor bigint, p_money numeric) RETURNS bigint
     LANGUAGE sql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.utc_text(p_at timestamp with time zone) RETURNS text
+    LANGUAGE sql STABLE;
 
 CREATE FUNCTION billing_data.with_profile(p_account billing_data.accounts, p_customer_email text, p_user_role text, p_agent_id text, p_marketing_opt_in boolean, p_marketing_opt_in_source text, p_now timestamp with time zone) RETURNS billing_data.accounts
     LANGUAGE plpgsql IMMUTABLE
