@@ -8,4 +8,4 @@ CREATE TABLE billing_data.locks (
     CONSTRAINT locks_pkey PRIMARY KEY (name)
 );
 ALTER TABLE billing_data.locks OWNER TO billing_owner;
-INSERT INTO billing_data.locks (name) VALUES ('check_partitions'), ('sign_in');
+INSERT INTO billing_data.locks (name) VALUES ('sign_in');

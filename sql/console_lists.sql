@@ -27,7 +27,8 @@ CREATE OR REPLACE FUNCTION billing.list_purchases(
     settled_at timestamptz,
     returned_minor numeric,
     uses_taken_back numeric,
-    shortfall numeric
+    shortfall numeric,
+    returned_text text
 )
 LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
@@ -57,7 +58,8 @@ BEGIN
         || ' p.customer_email::text, p.provider, p.payment_id::text,'
         || ' billing_data.purchase_status(p), p.uses, p.price_minor, p.currency::text,'
         || ' billing_data.money_text(p.price_minor, p.currency), p.created_at, p.settled_at,'
-        || ' r.money, r.taken, r.short'
+        || ' r.money, r.taken, r.short, CASE WHEN r.money > 0 THEN'
+        || ' billing_data.money_text(r.money::bigint, p.currency) ELSE '''' END'
         || ' FROM billing_data.purchases AS p'
         || ' INNER JOIN billing_data.accounts AS a ON a.id = p.account_id'
         || ' CROSS JOIN LATERAL (SELECT coalesce(sum(n.away_minor), 0) AS money,'

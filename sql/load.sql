@@ -4,6 +4,7 @@
 \ir schema.sql
 \ir errors.sql
 \ir locks.sql
+\ir currencies.sql
 \ir append_only.sql
 \ir actors.sql
 \ir settings.sql

@@ -1,24 +1,6 @@
 -- Payments: what a payment provider says was paid. The credits that were sold are added, once per
 -- payment. Lock order everywhere: the event, the account, the purchase.
 
--- An amount of money for people: $5.00 for USD, 5.00 EUR for others, with as many decimals as the
--- currency has at Stripe (https://docs.stripe.com/currencies): none, two or three.
-CREATE OR REPLACE FUNCTION billing_data.money_text(p_amount_minor bigint, p_currency text)
-RETURNS text
-LANGUAGE sql IMMUTABLE
-SET search_path = pg_catalog, pg_temp
-RETURN CASE
-    WHEN p_currency IN (
-        'BIF', 'CLP', 'DJF', 'GNF', 'JPY', 'KMF', 'KRW', 'MGA', 'PYG', 'RWF', 'UGX', 'VND', 'VUV',
-        'XAF', 'XOF', 'XPF'
-    ) THEN p_amount_minor || ' ' || p_currency
-    WHEN p_currency IN ('BHD', 'JOD', 'KWD', 'OMR', 'TND')
-        THEN round(p_amount_minor / 1000.0, 3) || ' ' || p_currency
-    WHEN p_currency = 'USD' THEN '$' || round(p_amount_minor / 100.0, 2)
-    ELSE round(p_amount_minor / 100.0, 2) || ' ' || p_currency
-END;
-COMMENT ON FUNCTION billing_data.money_text IS 'An amount of money as people write it. Helper.';
-
 -- Whether an outcome means that money and credits do not agree and a person must look.
 CREATE OR REPLACE FUNCTION billing_data.is_payment_fault(p_outcome text) RETURNS boolean
 LANGUAGE sql IMMUTABLE

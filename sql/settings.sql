@@ -1,5 +1,6 @@
 -- Fills the settings row from the environment of the first deploy; later calls change nothing.
--- Locks: the settings row. Errors: actor_required for the web tier.
+-- Locks: the settings row. Errors: actor_required for the web tier, invalid_argument for a price
+-- that Stripe does not take.
 -- Example: SELECT * FROM billing.seed_settings(p_free_uses => 3);
 CREATE OR REPLACE FUNCTION billing.seed_settings(
     p_free_uses bigint DEFAULT NULL,
@@ -11,6 +12,8 @@ CREATE OR REPLACE FUNCTION billing.seed_settings(
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+    v_after billing_data.settings;
 BEGIN
     PERFORM billing_data.caller_role();
     PERFORM billing_data.require_durable_commit();
@@ -22,8 +25,15 @@ BEGIN
         admin_email_domain = coalesce(p_admin_email_domain, s.admin_email_domain),
         seeded_at = now(),
         updated_at = now()
-    WHERE s.seeded_at IS NULL;
-    RETURN FOUND;
+    WHERE s.seeded_at IS NULL
+    RETURNING s.* INTO v_after;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    IF num_nonnulls(p_pack_price_minor, p_pack_currency) > 0 THEN
+        PERFORM billing_data.require_price(v_after.pack_price_minor, v_after.pack_currency);
+    END IF;
+    RETURN true;
 END
 $$;
 COMMENT ON FUNCTION billing.seed_settings IS
@@ -31,7 +41,8 @@ COMMENT ON FUNCTION billing.seed_settings IS
 GRANT EXECUTE ON FUNCTION billing.seed_settings TO billing_dba;
 
 -- Changes what new users get free and what a pack is; NULL keeps. What is already offered keeps the
--- price it was offered at. Locks: the settings row. Writes: settings 1, admin_audit_logs 1 when
+-- price it was offered at. A price is in Stripe's minor units and one that Stripe takes (see
+-- billing.currencies). Locks: the settings row. Writes: settings 1, admin_audit_logs 1 when
 -- something changed. Errors: actor errors, invalid_argument.
 -- Example: SELECT * FROM billing.set_pricing(p_pack_price_minor => 700, p_reason => 'new price');
 CREATE OR REPLACE FUNCTION billing.set_pricing(
@@ -77,6 +88,9 @@ BEGIN
         pack_currency = coalesce(p_pack_currency, s.pack_currency),
         updated_at = clock_timestamp()
     RETURNING s.* INTO v_after;
+    IF num_nonnulls(p_pack_price_minor, p_pack_currency) > 0 THEN
+        PERFORM billing_data.require_price(v_after.pack_price_minor, v_after.pack_currency);
+    END IF;
     IF (v_before.free_uses, v_before.pack_uses, v_before.pack_price_minor, v_before.pack_currency)
         <> (v_after.free_uses, v_after.pack_uses, v_after.pack_price_minor, v_after.pack_currency)
     THEN

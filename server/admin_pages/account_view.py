@@ -13,7 +13,6 @@ from aiohttp import web
 
 from server.admin_pages.lists import list_page, window
 from server.admin_pages.page import page_number, render
-from server.admin_pages.purchase_view import purchase_rows
 from server.gateway import Row, calls
 from server.keys import GATEWAY
 from server.staff.guard import Visit
@@ -107,9 +106,7 @@ async def _history(visit: Visit, account: Row, tab: _Tab) -> dict[str, Any]:
     if tab.name == "checks":
         rows = await visit.rows(calls.LIST_CHECKS, account_id=account_id, **span)
     elif tab.name == "purchases":
-        rows = purchase_rows(
-            await visit.rows(calls.LIST_PURCHASES, account_id=account_id, status=None, **span)
-        )
+        rows = await visit.rows(calls.LIST_PURCHASES, account_id=account_id, status=None, **span)
     else:
         rows = await visit.rows(
             calls.LIST_ACCOUNT_TRANSACTIONS,

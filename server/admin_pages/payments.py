@@ -17,7 +17,6 @@ from server.admin_pages.page import (
     render,
     required,
 )
-from server.admin_pages.purchase_view import purchase_rows
 from server.admin_pages.refusals import fault_of
 from server.gateway import Refused, Row, calls
 from server.staff.guard import Visit, require_admin
@@ -99,7 +98,7 @@ async def purchases(request: web.Request, visit: Visit) -> web.StreamResponse:
         links=_links(_PURCHASES),
         chosen=query.get("status", ""),
         statuses=_STATUSES,
-        **list_page(purchase_rows(rows), number, _PURCHASES, query),
+        **list_page(rows, number, _PURCHASES, query),
     )
 
 

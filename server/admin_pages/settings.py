@@ -8,7 +8,6 @@ from typing import Any
 
 from aiohttp import web
 
-from server.admin_pages.money import money_text
 from server.admin_pages.page import FormFault, done, form_of, reason_of, render, whole_number
 from server.admin_pages.provider_view import provider_view, read_provider, sealed, test_connection
 from server.admin_pages.refusals import FORM, all_of, fault_of
@@ -54,8 +53,8 @@ async def set_pricing(request: web.Request, visit: Visit) -> web.StreamResponse:
                 visit,
                 "admin/settings/confirm_pricing.html",
                 lines=[(title, before[name], after[name]) for name, title in _PRICING],
-                price_before=_price(before),
-                price_after=_price(after),
+                price_before=await _price(request, before),
+                price_after=await _price_after(request, before, changed),
                 changed=changed,
                 reason=reason,
             )
@@ -64,7 +63,7 @@ async def set_pricing(request: web.Request, visit: Visit) -> web.StreamResponse:
     except (FormFault, Refused) as error:
         return await _failed(visit, "pricing", form, error)
     message = f"New accounts get {now['free_uses']:,} free uses; a pack is {now['pack_uses']:,}"
-    return await done(visit, _PAGE, f"{message} uses for {_price(now)}.")
+    return await done(visit, _PAGE, f"{message} uses for {await _price(request, now)}.")
 
 
 def _changed_pricing(form: Mapping[str, str], before: Mapping[str, Any]) -> dict[str, Any]:
@@ -91,8 +90,25 @@ def _currency(form: Mapping[str, str]) -> str | None:
     return code or None
 
 
-def _price(settings: Mapping[str, Any] | Row) -> str:
-    return money_text(settings["pack_price_minor"], settings["pack_currency"])
+async def _price_after(
+    request: web.Request, before: Mapping[str, Any], changed: Mapping[str, Any]
+) -> str:
+    """The price as money after a change. Raises Refused for one that Stripe does not take."""
+    changes_price = changed.keys() & {"pack_price_minor", "pack_currency"}
+    call = calls.DESCRIBE_PRICE if changes_price else calls.DESCRIBE_MONEY
+    return await _price(request, {**before, **changed}, call)
+
+
+async def _price(
+    request: web.Request,
+    settings: Mapping[str, Any] | Row,
+    call: calls.FunctionCall = calls.DESCRIBE_MONEY,
+) -> str:
+    row = await request.app[GATEWAY].sign_in(
+        call, settings["pack_price_minor"], settings["pack_currency"]
+    )
+    assert row is not None
+    return str(row[call.name])
 
 
 async def set_provider(request: web.Request, visit: Visit) -> web.StreamResponse:
@@ -144,7 +160,7 @@ async def _show(
         "admin/settings/show.html",
         status=422 if failed else 200,
         pricing=pricing,
-        price=_price(pricing),
+        price=await _price(visit.request, pricing),
         pricing_values=typed if failed == "pricing" else pricing,
         pricing_faults=(faults or {}) if failed == "pricing" else {},
         stripe_faults=(faults or {}) if failed == "stripe" else {},

@@ -18,7 +18,7 @@ from server.config import ProviderConfig, load_provider_config
 from server.payments.settings import ProviderSettings
 
 if TYPE_CHECKING:
-    from server.payments.reconciliation import Report
+    from server.payments.reconciliation import Difference, Report
     from server.payments.stripe_events import MoneyReturn
 
 
@@ -112,6 +112,17 @@ class _Database:
             "SELECT * FROM billing.list_payments(p_payment_ids => %(ids)s)", ids=list(payment_ids)
         )
 
+    def amounts(self, differences: Sequence[Difference]) -> list[str]:
+        """The amount of each difference as people write it."""
+        rows = call_function(
+            "SELECT billing.describe_money(p_amount_minor => d.amount, p_currency => d.currency)"
+            " AS amount FROM unnest(%(amounts)s::bigint[], %(currencies)s::text[])"
+            " WITH ORDINALITY AS d (amount, currency, place) ORDER BY d.place",
+            amounts=[found.amount_minor for found in differences],
+            currencies=[found.currency for found in differences],
+        )
+        return [row["amount"] for row in rows]
+
     def settled_since(self, since: datetime) -> list[dict[str, Any]]:
         return call_function(
             "SELECT * FROM billing.list_payments(p_since => %(since)s)", since=since
@@ -158,15 +169,20 @@ class _Database:
 
 def _print_report(report: Report) -> None:
     rows = [
-        {**asdict(found), "result": "fixed" if found.fixed else found.outcome or "to do"}
-        for found in report.differences
+        {
+            **asdict(found),
+            "amount": amount,
+            "result": "fixed" if found.fixed else found.outcome or "to do",
+        }
+        for found, amount in zip(
+            report.differences, _Database().amounts(report.differences), strict=True
+        )
     ]
     headings = {
         "kind": "DIFFERENCE",
         "payment_id": "PAYMENT",
         "return_id": "RETURN",
-        "amount_minor": "AMOUNT",
-        "currency": "CURRENCY",
+        "amount": "AMOUNT",
         "created_at": "WHEN",
         "account_id": "ACCOUNT",
         "result": "RESULT",

@@ -142,6 +142,8 @@ GET_SETTINGS = _call(
 WATCH_BOOKS = _call(
     "watch_books", "known", "accounts_checked mismatched payment_problems guard_faults"
 )
+DESCRIBE_MONEY = _call("describe_money", "amount_minor currency", "describe_money")
+DESCRIBE_PRICE = _call("describe_price", "pack_price_minor pack_currency", "describe_price")
 REFRESH_FIGURES = _call("refresh_figures", "", "refresh_figures")
 GET_OVERVIEW = _call(
     "get_overview",
@@ -220,7 +222,7 @@ LIST_PURCHASES = _call(
     "account_id status limit offset admin_user_id",
     "purchase_id account_id oauth_provider external_id customer_email provider payment_id status"
     " uses price_minor currency price_text created_at settled_at returned_minor uses_taken_back"
-    " shortfall",
+    " shortfall returned_text",
 )
 LIST_PAYMENT_EVENTS = _call(
     "list_payment_events",

@@ -227,5 +227,8 @@ def _seed(connection: psycopg.Connection[tuple[Any, ...]], seed: SettingsSeed) -
     try:
         row = connection.execute(statement, values).fetchone()
     except psycopg.Error as error:
-        raise MigrationError(f"the settings were refused: {str(error).strip()}") from error
+        raise MigrationError(
+            f"the first settings were refused ({error.diag.message_primary}): correct FREE_USES,"
+            " PACK_USES, PACK_PRICE_MINOR or PACK_CURRENCY and run it again"
+        ) from error
     return bool(row and row[0])

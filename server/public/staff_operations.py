@@ -345,10 +345,11 @@ STAFF_OPERATIONS: Mapping[tuple[str, str], Operation] = {
         "setPricing",
         "Staff: settings",
         "Changes what new users get free and what a pack is. What is already offered keeps its"
-        " price.",
+        " price. A price that the payment provider would refuse is refused, with what it takes.",
         answer=ref("Pricing"),
         request={"pack_price_minor": 500, "reason": "Back to the old price"},
         example=_PRICING,
+        errors=("invalid_argument",),
     ),
     ("GET", "/admin/api/purchases"): Operation(
         "listPurchases",

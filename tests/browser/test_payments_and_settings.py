@@ -106,6 +106,11 @@ def test_the_price_is_changed_after_a_look_at_before_and_after(
     admin.goes("/admin/settings")
     looked_at(admin.page, "settings")
     pricing = admin.page.get_by_role("region", name="Pricing")
+    pricing.locator("[name=pack_price_minor]").fill("49")
+    pricing.locator("[name=reason]").fill("too little for Stripe")
+    pricing.get_by_role("button", name="Show before and after").click()
+    assert admin.heading == "Settings"
+    assert "The least price that Stripe takes in USD is $0.50." in admin.page.content()
     pricing.locator("[name=pack_price_minor]").fill("700")
     pricing.locator("[name=reason]").fill("autumn price")
     pricing.get_by_role("button", name="Show before and after").click()

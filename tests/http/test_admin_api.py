@@ -302,7 +302,7 @@ MATRIX: dict[tuple[str, str], Callable[[Service], Try]] = {
     ("GET", "/admin/api/config/pricing"): _path("/admin/api/config/pricing"),
     ("PUT", "/admin/api/config/pricing"): lambda service: Try(
         "/admin/api/config/pricing",
-        {"pack_price_minor": secrets.randbelow(10**9) + 1, "reason": "a new price"},
+        {"pack_price_minor": secrets.randbelow(10**6) + 50, "reason": "a new price"},
     ),
     ("GET", "/admin/api/purchases"): _path("/admin/api/purchases"),
     ("GET", "/admin/api/payment-events"): _path("/admin/api/payment-events"),
@@ -1617,6 +1617,15 @@ def test_the_price_is_changed_in_part(service: Service, admin: Person) -> None:
         {"reason": " "},
     ):
         assert faults_of(admin.put("/config/pricing", {"reason": "x", **fault_}))
+    for refused, allowed in (
+        ({"pack_price_minor": 49}, "The least price that Stripe takes in USD is $0.50"),
+        ({"pack_price_minor": 10**8}, "The highest price that Stripe takes in USD is $999999.99"),
+        ({"pack_price_minor": 500_001, "pack_currency": "UGX"}, "only multiples of 1 UGX"),
+        ({"pack_currency": "XXX"}, "It must be a currency that billing.currencies lists"),
+    ):
+        answer = admin.put("/config/pricing", {"reason": "x", **refused})
+        assert answer.status_code == 422
+        assert allowed in answer.text
     assert admin.get("/config/pricing") == before
 
 

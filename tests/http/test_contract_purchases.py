@@ -41,6 +41,7 @@ from tests.payments import (
     credited,
     forget_faults,
     known_user,
+    ledger,
     legacy_metadata,
     log_lines,
     paid_credits,
@@ -254,7 +255,9 @@ def invalid(code: str, param: str) -> dict[str, Any]:
 def test_a_price_stripe_does_not_take_is_told_to_who_can_change_it(
     shop: Service, customer: httpx.Client
 ) -> None:
-    with pricing(shop, price=10):
+    with pricing(shop):
+        # Such as older releases let pass.
+        shop.database.execute("UPDATE billing_data.settings SET pack_price_minor = 10")
         answer = customer.post(PURCHASES, json=purchase_body(unique()))
     assert_unavailable(answer)
     (line,) = log_lines(shop, request_id=answer.headers["x-request-id"], level="ERROR")
@@ -271,6 +274,23 @@ def test_another_pack_at_another_price_in_another_currency_is_sold_as_set(
     (request,) = double.requests
     assert (request.form["amount"], request.form["currency"]) == ("1999", "eur")
     assert request.form["description"] == "Purchase 100 uses"
+
+
+def test_a_currency_that_stripe_alone_counts_in_hundredths_is_sold_and_written_right(
+    shop: Service, double: StripeDouble
+) -> None:
+    user = unique()
+    double.requests.clear()
+    with pricing(shop, price=500_000, currency="UGX"):
+        body = buy(shop, user)
+    assert (body["amount_minor"], body["currency"]) == (500_000, "UGX")
+    (request,) = asked(double)
+    assert (request.form["amount"], request.form["currency"]) == ("500000", "ugx")
+    double.pay(body["payment_id"])
+    event = double.succeeded_event(body["payment_id"])
+    assert_receipt(tell(shop, double, event), "success")
+    text = "Purchased 5000 UGX (20 uses) via Stripe"
+    assert ledger(shop.database, user) == [(20, "purchase", body["payment_id"], text)]
 
 
 def test_what_was_sold_is_credited_though_the_price_has_changed_since(

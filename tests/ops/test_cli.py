@@ -222,6 +222,19 @@ def test_migrate_by_a_login_that_may_not_is_refused_with_advice(cluster: TestClu
     assert re.search(r"MIGRATION_DATABASE_URL|\bown(s|er|ed)?\b|superuser", message)
 
 
+def test_a_first_price_that_stripe_does_not_take_is_explained_and_can_be_mended(
+    cluster: TestCluster,
+) -> None:
+    with cluster.database(template=None) as empty:
+        environment = {"DATABASE_URL": empty.dsn(), "PACK_CURRENCY": "HUF"}
+        message = refused(run("migrate", environment=environment), 1)
+        assert "The least price that Stripe takes in HUF is 175.00 HUF" in message
+        assert "PACK_PRICE_MINOR" in message
+        on(empty, "migrate", PACK_CURRENCY="HUF", PACK_PRICE_MINOR="50000")
+        price = empty.value("SELECT pack_price_minor FROM billing.get_settings()")
+        assert price == 50_000
+
+
 def test_migrate_rolls_back_only_when_told_twice(cluster: TestCluster) -> None:
     with cluster.database() as database:
         environment = {"DATABASE_URL": database.dsn()}

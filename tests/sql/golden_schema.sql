@@ -75,6 +75,30 @@ CREATE FUNCTION billing.create_sign_in_ticket(p_ticket_hash bytea) RETURNS times
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing.drop_check_partitions(p_before timestamp with time zone, p_rows bigint DEFAULT 500000) RETURNS TABLE(partition_name text)
+CREATE VIEW billing.currencies AS
+ SELECT code,
+    name,
+    decimals,
+    stripe_decimals,
+    step,
+    minimum_minor,
+    minimum_published,
+    ((99999999 / step) * step) AS maximum_minor
+   FROM (VALUES ...) c(code, name, decimals, stripe_decimals, step, minimum_minor, minimum_published);
+
+CREATE FUNCTION billing_data.money_text(p_amount_minor bigint, p_currency text) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.describe_money(p_amount_minor bigint, p_currency text) RETURNS text
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.describe_price(p_pack_price_minor bigint, p_pack_currency text) RETURNS text
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.drop_check_partitions(p_before timestamp with time zone) RETURNS TABLE(partition_name text)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -244,7 +268,7 @@ CREATE FUNCTION billing.list_provider_configs(p_admin_user_id uuid DEFAULT NULL:
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.list_purchases(p_account_id uuid DEFAULT NULL::uuid, p_status text DEFAULT NULL::text, p_limit bigint DEFAULT 50, p_offset bigint DEFAULT 0, p_admin_user_id uuid DEFAULT NULL::uuid) RETURNS TABLE(purchase_id uuid, account_id uuid, oauth_provider text, external_id text, customer_email text, provider text, payment_id text, status text, uses bigint, price_minor bigint, currency text, price_text text, created_at timestamp with time zone, settled_at timestamp with time zone, returned_minor numeric, uses_taken_back numeric, shortfall numeric)
+CREATE FUNCTION billing.list_purchases(p_account_id uuid DEFAULT NULL::uuid, p_status text DEFAULT NULL::text, p_limit bigint DEFAULT 50, p_offset bigint DEFAULT 0, p_admin_user_id uuid DEFAULT NULL::uuid) RETURNS TABLE(purchase_id uuid, account_id uuid, oauth_provider text, external_id text, customer_email text, provider text, payment_id text, status text, uses bigint, price_minor bigint, currency text, price_text text, created_at timestamp with time zone, settled_at timestamp with time zone, returned_minor numeric, uses_taken_back numeric, shortfall numeric, returned_text text)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -636,6 +660,10 @@ CREATE FUNCTION billing_data.require_page(p_limit bigint, p_offset bigint, p_mos
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.require_payment_provider(p_provider text) RETURNS void
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.require_price(p_pack_price_minor bigint, p_pack_currency text) RETURNS void
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 

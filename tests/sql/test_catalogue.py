@@ -36,6 +36,8 @@ FUNCTIONS: dict[str, tuple[set[str], str]] = {
     "create_credit": (BOTH, "v"),
     "create_sign_in_link": (DBA, "v"),
     "create_sign_in_ticket": (BOTH, "v"),
+    "describe_money": (BOTH, "s"),
+    "describe_price": (BOTH, "s"),
     "drop_check_partitions": (DBA, "v"),
     "end_session": (BOTH, "v"),
     "find_admin": (BOTH, "s"),
@@ -91,6 +93,7 @@ FUNCTIONS: dict[str, tuple[set[str], str]] = {
 
 VIEWS = {
     "account_balances": {"billing_dba", "billing_analyst"},
+    "currencies": EVERYBODY,
     "daily_usage": {"billing_dba", "billing_analyst"},
     "errors": EVERYBODY,
     "ledger": {"billing_dba", "billing_analyst"},

@@ -501,9 +501,9 @@ def test_what_was_sold_is_found_after_the_settings_changed(database: Database) -
     configure_provider(database)
     with session(database, "t_dba") as dba:
         attach(dba, begin(dba, person()), "pi_1")
-        dba.row("set_pricing", reason="a test", pack_uses=1, pack_price_minor=1)
+        dba.row("set_pricing", reason="a test", pack_uses=1, pack_price_minor=50)
         assert _pack(dba.row("find_purchase", payment_id="pi_1")) == PACK
-        assert _pack(dba.row("find_purchase", payment_id="pi_2")) == (1, 1, "USD")
+        assert _pack(dba.row("find_purchase", payment_id="pi_2")) == (1, 50, "USD")
 
 
 def test_a_payment_of_another_provider_with_the_same_id_is_another(database: Database) -> None:

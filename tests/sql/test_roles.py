@@ -374,8 +374,9 @@ def test_every_reading_function_of_staff_is_tried_without_an_actor(
 ) -> None:
     # What these tell is no secret to the web tier, which asks them for itself.
     own = {
-        "find_admin", "find_api_key", "get_admin", "get_provider_config", "get_schema_version",
-        "get_session", "get_settings", "help", "require_api_key", "watch_books",
+        "describe_money", "describe_price", "find_admin", "find_api_key", "get_admin",
+        "get_provider_config", "get_schema_version", "get_session", "get_settings", "help",
+        "require_api_key", "watch_books",
     }  # fmt: skip
     rows = module_database.execute("""
         SELECT p.proname FROM pg_proc AS p
@@ -802,7 +803,7 @@ def test_an_analyst_reads_the_views_and_calls_nothing_but_help(
     module_database: Database,
 ) -> None:
     with session(module_database, "t_analyst") as analyst:
-        for view in ("account_balances", "ledger", "daily_usage", "errors"):
+        for view in ("account_balances", "ledger", "daily_usage", "errors", "currencies"):
             analyst.execute(f"SELECT * FROM billing.{view}")
         assert analyst.rows("help")
         calls = {**WRITES, **READS, **STAFF_READS, **FOR_DBAS, "process_payment_event": EVENT}
