@@ -3,7 +3,7 @@
 -- unit; with other free uses), a table says after which version and with what; a trigger sees to it
 -- that nobody adds to it later. Each entry gets a digest of itself, so that a change to it shows even
 -- where nothing is added up, as in the amount of a free use; entries of before have none.
--- depends: 2026_11_22_0025_console_indexes
+-- depends: 2026_11_26_0028_locks
 SET LOCAL lock_timeout = '1s';
 
 -- The default is what the release before this one gives while it is still in place.

@@ -53,7 +53,6 @@ CREATE FUNCTION billing.create_charges(p_oauth_providers text[], p_external_ids 
     SET enable_hashjoin TO 'off'
     SET enable_mergejoin TO 'off';
 
-CREATE FUNCTION billing.create_charges_once(p_idempotency_key text, p_request_fingerprint bytea, p_api_key_id uuid, p_oauth_providers text[], p_external_ids text[], p_amounts_minor bigint[], p_currencies text[], p_descriptions text[], p_idempotency_keys text[], p_metadata_message_ids text[], p_metadata_agent_ids text[], p_metadata_channel_ids text[], p_metadata_request_ids text[], p_customer_emails text[], p_user_roles text[], p_agent_ids text[], p_marketing_opt_ins boolean[], p_marketing_opt_in_sources text[]) RETURNS TABLE(item integer, outcome text, charge_id uuid, account_id uuid, amount_minor bigint, currency text, description text, balance_before bigint, balance_after bigint, free_uses_after bigint, paid_with text, created_at timestamp with time zone, metadata_message_id text, metadata_agent_id text, metadata_channel_id text, metadata_request_id text, balance bigint, account_currency text, replayed boolean)
 CREATE FUNCTION billing.create_charges_once(p_idempotency_key text, p_request_fingerprint bytea, p_api_key_id uuid, p_oauth_providers text[], p_external_ids text[], p_amounts_minor bigint[], p_currencies text[], p_descriptions text[], p_idempotency_keys text[], p_metadata_message_ids text[], p_metadata_agent_ids text[], p_metadata_channel_ids text[], p_metadata_request_ids text[], p_customer_emails text[], p_user_roles text[], p_agent_ids text[], p_marketing_opt_ins boolean[], p_marketing_opt_in_sources text[], p_batch_fingerprint bytea DEFAULT NULL::bytea, p_wait boolean DEFAULT true) RETURNS TABLE(item integer, outcome text, charge_id uuid, account_id uuid, amount_minor bigint, currency text, description text, balance_before bigint, balance_after bigint, free_uses_after bigint, paid_with text, created_at timestamp with time zone, metadata_message_id text, metadata_agent_id text, metadata_channel_id text, metadata_request_id text, balance bigint, account_currency text, replayed boolean)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -74,7 +73,6 @@ CREATE FUNCTION billing.create_sign_in_ticket(p_ticket_hash bytea) RETURNS times
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.drop_check_partitions(p_before timestamp with time zone, p_rows bigint DEFAULT 500000) RETURNS TABLE(partition_name text)
 CREATE VIEW billing.currencies AS
  SELECT code,
     name,
@@ -98,7 +96,7 @@ CREATE FUNCTION billing.describe_price(p_pack_price_minor bigint, p_pack_currenc
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.drop_check_partitions(p_before timestamp with time zone) RETURNS TABLE(partition_name text)
+CREATE FUNCTION billing.drop_check_partitions(p_before timestamp with time zone, p_rows bigint DEFAULT 500000) RETURNS TABLE(partition_name text)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -260,7 +258,7 @@ CREATE FUNCTION billing.list_payment_problems(p_limit bigint DEFAULT 100, p_offs
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.list_payments(p_payment_ids text[] DEFAULT '{}'::text[], p_since timestamp with time zone DEFAULT NULL::timestamp with time zone, p_provider text DEFAULT 'stripe'::text) RETURNS TABLE(payment_id text, account_id uuid, purchase_id uuid, uses bigint, price_minor bigint, currency text, status text, settled_at timestamp with time zone, resolved boolean, return_ids text[], return_statuses text[])
+CREATE FUNCTION billing.list_payments(p_payment_ids text[] DEFAULT '{}'::text[], p_since timestamp with time zone DEFAULT NULL::timestamp with time zone, p_provider text DEFAULT 'stripe'::text) RETURNS TABLE(payment_id text, account_id uuid, purchase_id uuid, uses bigint, price_minor bigint, currency text, status text, settled_at timestamp with time zone, resolved boolean, return_ids text[], return_statuses text[], return_away_minor bigint[])
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -276,7 +274,7 @@ CREATE FUNCTION billing.list_transactions(p_oauth_provider text, p_external_id t
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.process_payment_event(p_event_id text, p_event_type text, p_payload jsonb, p_action text, p_livemode boolean DEFAULT NULL::boolean, p_payment_id text DEFAULT NULL::text, p_amount_minor bigint DEFAULT NULL::bigint, p_currency text DEFAULT NULL::text, p_account_id uuid DEFAULT NULL::uuid, p_purchase_id uuid DEFAULT NULL::uuid, p_oauth_provider text DEFAULT NULL::text, p_external_id text DEFAULT NULL::text, p_return_ids text[] DEFAULT '{}'::text[], p_return_kinds text[] DEFAULT '{}'::text[], p_return_amounts_minor bigint[] DEFAULT '{}'::bigint[], p_returns_withdrawn boolean[] DEFAULT '{}'::boolean[], p_provider text DEFAULT 'stripe'::text) RETURNS TABLE(outcome text, needs_attention boolean, deliveries bigint, account_id uuid, purchase_id uuid, credits_added bigint)
+CREATE FUNCTION billing.process_payment_event(p_event_id text, p_event_type text, p_payload jsonb, p_action text, p_livemode boolean DEFAULT NULL::boolean, p_payment_id text DEFAULT NULL::text, p_amount_minor bigint DEFAULT NULL::bigint, p_currency text DEFAULT NULL::text, p_account_id uuid DEFAULT NULL::uuid, p_purchase_id uuid DEFAULT NULL::uuid, p_oauth_provider text DEFAULT NULL::text, p_external_id text DEFAULT NULL::text, p_return_ids text[] DEFAULT '{}'::text[], p_return_kinds text[] DEFAULT '{}'::text[], p_return_amounts_minor bigint[] DEFAULT '{}'::bigint[], p_returns_withdrawn boolean[] DEFAULT NULL::boolean[], p_provider text DEFAULT 'stripe'::text, p_return_away_minor bigint[] DEFAULT NULL::bigint[], p_return_states text[] DEFAULT NULL::text[], p_return_transactions bigint[] DEFAULT NULL::bigint[], p_occurred_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_is_claimed boolean DEFAULT NULL::boolean, p_is_foreign boolean DEFAULT false) RETURNS TABLE(outcome text, needs_attention boolean, deliveries bigint, account_id uuid, purchase_id uuid, credits_added bigint)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -316,7 +314,7 @@ CREATE FUNCTION billing.retire_expired_api_key(p_api_key_id uuid) RETURNS boolea
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.return_payment(p_payment_id text, p_return_id text, p_kind text, p_amount_minor bigint, p_currency text DEFAULT 'USD'::text, p_withdrawn boolean DEFAULT true, p_provider text DEFAULT 'stripe'::text) RETURNS TABLE(outcome text, account_id uuid, purchase_id uuid)
+CREATE FUNCTION billing.return_payment(p_payment_id text, p_return_id text, p_kind text, p_amount_minor bigint, p_currency text DEFAULT 'USD'::text, p_withdrawn boolean DEFAULT true, p_provider text DEFAULT 'stripe'::text, p_away_minor bigint DEFAULT NULL::bigint, p_state text DEFAULT NULL::text, p_transactions bigint DEFAULT NULL::bigint, p_read_at timestamp with time zone DEFAULT NULL::timestamp with time zone) RETURNS TABLE(outcome text, account_id uuid, purchase_id uuid, away_minor bigint)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -348,13 +346,18 @@ CREATE FUNCTION billing.set_provider_config(p_provider_type text, p_config_data 
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.settle_purchase(p_payment_id text, p_amount_minor bigint, p_currency text DEFAULT 'USD'::text, p_account_id uuid DEFAULT NULL::uuid, p_purchase_id uuid DEFAULT NULL::uuid, p_oauth_provider text DEFAULT NULL::text, p_external_id text DEFAULT NULL::text, p_provider text DEFAULT 'stripe'::text) RETURNS TABLE(outcome text, account_id uuid, purchase_id uuid, credits_added bigint)
+CREATE FUNCTION billing.settle_purchase(p_payment_id text, p_amount_minor bigint, p_currency text DEFAULT 'USD'::text, p_account_id uuid DEFAULT NULL::uuid, p_purchase_id uuid DEFAULT NULL::uuid, p_oauth_provider text DEFAULT NULL::text, p_external_id text DEFAULT NULL::text, p_provider text DEFAULT 'stripe'::text, p_is_foreign boolean DEFAULT false) RETURNS TABLE(outcome text, account_id uuid, purchase_id uuid, credits_added bigint)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing.sign_in_admin(p_email text, p_google_id text, p_session_hash bytea, p_full_name text DEFAULT NULL::text, p_picture_url text DEFAULT NULL::text, p_is_founder boolean DEFAULT false) RETURNS TABLE(admin_user_id uuid, email text, full_name text, role text)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.try_writing() RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET lock_timeout TO '100ms';
 
 CREATE FUNCTION billing.use_sign_in_link(p_ticket_hash bytea, p_session_hash bytea) RETURNS TABLE(admin_user_id uuid, email text, full_name text, role text)
     LANGUAGE plpgsql SECURITY DEFINER
@@ -366,9 +369,10 @@ CREATE FUNCTION billing.use_sign_in_ticket(p_ticket_hash bytea) RETURNS boolean
 
 CREATE FUNCTION billing.verify_ledger() RETURNS TABLE(account_id uuid, problem text, expected text, found text)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
-    SET search_path TO 'pg_catalog', 'pg_temp';
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET work_mem TO '128MB';
 
-CREATE FUNCTION billing.watch_books(p_known uuid[] DEFAULT '{}'::uuid[], p_entries bigint DEFAULT 500) RETURNS TABLE(accounts_checked bigint, mismatched uuid[], payment_problems bigint)
+CREATE FUNCTION billing.watch_books(p_known uuid[] DEFAULT '{}'::uuid[], p_entries bigint DEFAULT 500) RETURNS TABLE(accounts_checked bigint, mismatched uuid[], payment_problems bigint, guard_faults bigint)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -394,6 +398,7 @@ CREATE TABLE billing_data.accounts (
     customer_email character varying(255),
     paid_credits bigint DEFAULT 0 NOT NULL,
     ledger_version bigint DEFAULT 0 NOT NULL,
+    free_uses_granted bigint DEFAULT 3 NOT NULL,
     CONSTRAINT accounts_ledger_version_non_negative CHECK ((ledger_version >= 0)),
     CONSTRAINT ck_account_status CHECK (((status)::text = ANY ((ARRAY['active'::character varying, 'suspended'::character varying, 'closed'::character varying])::text[]))),
     CONSTRAINT ck_balance_non_negative CHECK ((balance_minor >= 0)),
@@ -437,6 +442,7 @@ CREATE TABLE billing_data.credits (
     admin_user_id uuid,
     database_role text,
     payment_provider text,
+    digest bigint,
     CONSTRAINT ck_credit_balance_consistency CHECK ((balance_after = (balance_before + amount_minor))),
     CONSTRAINT ck_transaction_type CHECK (((transaction_type)::text = ANY ((ARRAY['purchase'::character varying, 'grant'::character varying, 'refund'::character varying, 'adjustment'::character varying])::text[]))),
     CONSTRAINT credits_amount CHECK (((amount_minor > 0) OR ((amount_minor < 0) AND ((transaction_type)::text = ANY ((ARRAY['refund'::character varying, 'adjustment'::character varying])::text[]))))),
@@ -449,6 +455,38 @@ CREATE TABLE billing_data.credits (
 CREATE FUNCTION billing_data.append_credit(p_account billing_data.accounts, p_amount_minor bigint, p_transaction_type text, p_description text, p_external_transaction_id text, p_idempotency_key text, p_request_fingerprint bytea, p_now timestamp with time zone, p_api_key_id uuid, p_admin_user_id uuid, p_database_role text, p_payment_provider text) RETURNS billing_data.credits
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE TABLE billing_data.payment_returns (
+    account_id uuid NOT NULL,
+    provider text NOT NULL,
+    return_id character varying(255) NOT NULL,
+    purchase_id uuid NOT NULL,
+    kind text NOT NULL,
+    status text NOT NULL,
+    amount_minor bigint NOT NULL,
+    uses_due bigint DEFAULT 0 NOT NULL,
+    uses_taken bigint DEFAULT 0 NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    resolved_at timestamp with time zone,
+    resolution text,
+    away_minor bigint NOT NULL,
+    state text NOT NULL,
+    transactions bigint,
+    as_of timestamp with time zone NOT NULL,
+    CONSTRAINT payment_returns_amount_positive CHECK ((amount_minor > 0)),
+    CONSTRAINT payment_returns_away CHECK (((away_minor >= 0) AND (away_minor <= amount_minor))),
+    CONSTRAINT payment_returns_kind CHECK ((kind = ANY (ARRAY['refund'::text, 'dispute'::text]))),
+    CONSTRAINT payment_returns_nothing_away CHECK (((status = 'restored'::text) = (away_minor = 0))),
+    CONSTRAINT payment_returns_nothing_due CHECK (((status = 'taken'::text) OR (uses_due = 0))),
+    CONSTRAINT payment_returns_provider CHECK ((provider = ANY (ARRAY['stripe'::text, 'square'::text, 'paypal'::text]))),
+    CONSTRAINT payment_returns_resolved CHECK (((resolved_at IS NULL) = (resolution IS NULL))),
+    CONSTRAINT payment_returns_state CHECK ((state = ANY (ARRAY['inquiry'::text, 'open'::text, 'closed'::text]))),
+    CONSTRAINT payment_returns_status CHECK ((status = ANY (ARRAY['waiting'::text, 'taken'::text, 'restored'::text]))),
+    CONSTRAINT payment_returns_transactions CHECK ((transactions >= 0)),
+    CONSTRAINT payment_returns_uses CHECK (((uses_taken >= 0) AND (uses_taken <= uses_due)))
+)
+WITH (fillfactor='80');
 
 CREATE TABLE billing_data.purchases (
     account_id uuid NOT NULL,
@@ -476,7 +514,7 @@ CREATE TABLE billing_data.purchases (
 )
 WITH (fillfactor='80');
 
-CREATE FUNCTION billing_data.apply_return(p_purchase billing_data.purchases, p_return_id text, p_kind text, p_amount_minor bigint, p_withdrawn boolean, p_database_role text, p_payment_provider text) RETURNS text
+CREATE FUNCTION billing_data.apply_return(p_purchase billing_data.purchases, p_told billing_data.payment_returns, p_read_at timestamp with time zone, p_database_role text, p_payment_provider text) RETURNS text
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -484,9 +522,51 @@ CREATE FUNCTION billing_data.authorize(p_api_key_id uuid, p_admin_user_id uuid, 
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.book_return(p_purchase billing_data.purchases, p_return billing_data.payment_returns, p_away_minor bigint, p_database_role text, p_payment_provider text) RETURNS boolean
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.caller_role() RETURNS text
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE TABLE billing_data.charges (
+    id uuid NOT NULL,
+    account_id uuid NOT NULL,
+    amount_minor bigint NOT NULL,
+    currency character varying(3) NOT NULL,
+    balance_before bigint NOT NULL,
+    balance_after bigint NOT NULL,
+    description character varying NOT NULL,
+    idempotency_key character varying(255),
+    metadata_message_id character varying(255),
+    metadata_agent_id character varying(255),
+    metadata_channel_id character varying(255),
+    metadata_request_id character varying(255),
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    ledger_version bigint NOT NULL,
+    paid_with text NOT NULL,
+    free_uses_after bigint,
+    request_fingerprint bytea,
+    api_key_id uuid,
+    admin_user_id uuid,
+    database_role text,
+    digest bigint,
+    CONSTRAINT charges_balance_chain CHECK ((balance_after = (balance_before -
+CASE paid_with
+    WHEN 'paid'::text THEN amount_minor
+    ELSE (0)::bigint
+END))),
+    CONSTRAINT charges_balance_non_negative CHECK ((balance_after >= 0)),
+    CONSTRAINT charges_free_uses_non_negative CHECK ((free_uses_after >= 0)),
+    CONSTRAINT charges_ledger_version_positive CHECK ((ledger_version > 0)),
+    CONSTRAINT charges_one_writer CHECK ((num_nonnulls(api_key_id, admin_user_id, database_role) = 1)),
+    CONSTRAINT charges_paid_with CHECK ((paid_with = ANY (ARRAY['free'::text, 'paid'::text]))),
+    CONSTRAINT ck_charge_amount_positive CHECK ((amount_minor > 0))
+);
+
+CREATE FUNCTION billing_data.charge_digest(p_charge billing_data.charges) RETURNS bigint
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE;
 
 CREATE FUNCTION billing_data.count_active_accounts(p_from timestamp with time zone) RETURNS TABLE(day date, account_id uuid)
     LANGUAGE plpgsql STABLE
@@ -511,6 +591,9 @@ CREATE FUNCTION billing_data.count_usage(p_from timestamp with time zone) RETURN
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.credit_digest(p_credit billing_data.credits) RETURNS bigint
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE;
+
 CREATE FUNCTION billing_data.credit_of_payment(p_account_id uuid, p_key text, p_transaction_type text, p_external_transaction_id text) RETURNS billing_data.credits
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -529,6 +612,10 @@ CREATE FUNCTION billing_data.find_batch(p_api_key_id uuid, p_first_key_id uuid, 
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.find_guard_faults() RETURNS TABLE(problem text, expected text, found text)
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.find_or_create_account(p_oauth_provider text, p_external_id text, p_wa_id text, p_tenant_id text, p_balance_minor bigint, p_currency text, p_plan_name text, p_customer_email text, p_user_role text, p_agent_id text, p_marketing_opt_in boolean, p_marketing_opt_in_source text, p_wait boolean) RETURNS TABLE(account billing_data.accounts, created boolean)
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -541,6 +628,10 @@ CREATE FUNCTION billing_data.first_id(p_at timestamp with time zone) RETURNS uui
     LANGUAGE sql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.first_key_id(p_api_key_id uuid) RETURNS uuid
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.free_key(p_account_id uuid, p_key text) RETURNS text
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -549,6 +640,13 @@ CREATE FUNCTION billing_data.has_profile(p_customer_email text, p_user_role text
     LANGUAGE sql IMMUTABLE PARALLEL SAFE;
 
 CREATE FUNCTION billing_data.is_check(p_oauth_provider text, p_external_id text, p_wa_id text, p_tenant_id text, p_context_agent_id text, p_context_channel_id text, p_context_request_id text, p_customer_email text, p_user_role text, p_agent_id text, p_marketing_opt_in_source text) RETURNS boolean
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE;
+
+CREATE FUNCTION billing_data.is_news_of_return(p_known billing_data.payment_returns, p_told billing_data.payment_returns) RETURNS boolean
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.is_old_entry(p_id uuid, p_database_role text, p_request_fingerprint bytea) RETURNS boolean
     LANGUAGE sql IMMUTABLE PARALLEL SAFE;
 
 CREATE FUNCTION billing_data.is_payment_fault(p_outcome text) RETURNS boolean
@@ -566,8 +664,6 @@ CREATE FUNCTION billing_data.is_uuid(p_text text) RETURNS boolean
 CREATE FUNCTION billing_data.is_web_tier() RETURNS boolean
     LANGUAGE sql STABLE;
 
-CREATE FUNCTION billing_data.lock_accounts(p_account_ids uuid[], p_wait boolean) RETURNS boolean
-    LANGUAGE plpgsql
 CREATE FUNCTION billing_data.list_check_partitions() RETURNS TABLE(schema_name text, partition_name text, starts_at timestamp with time zone, ends_at timestamp with time zone)
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -577,15 +673,15 @@ CREATE FUNCTION billing_data.list_guards() RETURNS TABLE(table_name text, trigge
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.lock_accounts(p_account_ids uuid[], p_wait boolean) RETURNS boolean
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.lock_between_writers(p_locks text[]) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.mask_config(p_config_data jsonb) RETURNS jsonb
-    LANGUAGE sql IMMUTABLE
-    SET search_path TO 'pg_catalog', 'pg_temp';
-
-CREATE FUNCTION billing_data.money_text(p_amount_minor bigint, p_currency text) RETURNS text
     LANGUAGE sql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -598,6 +694,10 @@ CREATE FUNCTION billing_data.new_id() RETURNS uuid
 
 CREATE FUNCTION billing_data.open_session(p_admin_user_id uuid, p_session_hash bytea, p_how text) RETURNS void
     LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.owner_of_payment(p_provider text, p_payment_id text, p_account_id uuid, p_purchase_id uuid, p_oauth_provider text, p_external_id text, p_is_claimed boolean, p_is_foreign boolean) RETURNS TABLE(outcome text, account_id uuid, purchase_id uuid)
+    LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.purchase_credits(p_purchase billing_data.purchases) RETURNS bigint
@@ -679,16 +779,28 @@ CREATE FUNCTION billing_data.require_same_length(p_required integer[], p_optiona
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing_data.return_money(p_provider text, p_payment_id text, p_account_id uuid, p_purchase_id uuid, p_is_ours boolean, p_return_id text, p_kind text, p_amount_minor bigint, p_currency text, p_withdrawn boolean, p_database_role text, p_payment_provider text) RETURNS TABLE(outcome text, account_id uuid, purchase_id uuid)
+CREATE FUNCTION billing_data.return_money(p_provider text, p_payment_id text, p_account_id uuid, p_purchase_id uuid, p_told billing_data.payment_returns, p_currency text, p_read_at timestamp with time zone, p_database_role text, p_payment_provider text) RETURNS text
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing_data.settle_payment(p_provider text, p_payment_id text, p_amount_minor bigint, p_currency text, p_account_id uuid, p_purchase_id uuid, p_oauth_provider text, p_external_id text, p_database_role text, p_payment_provider text) RETURNS TABLE(outcome text, account_id uuid, purchase_id uuid, credits_added bigint)
+CREATE FUNCTION billing_data.search_patterns(p_search text, p_match text) RETURNS text[]
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.settle_payment(p_provider text, p_payment_id text, p_amount_minor bigint, p_currency text, p_account_id uuid, p_purchase_id uuid, p_database_role text, p_payment_provider text) RETURNS TABLE(outcome text, account_id uuid, purchase_id uuid, credits_added bigint)
     LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.spread_returns(p_purchase billing_data.purchases, p_changed_return_id text, p_short bigint, p_now timestamp with time zone) RETURNS void
+    LANGUAGE sql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.take_lock(p_name text) RETURNS void
     LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.told_returns(p_ids text[], p_kinds text[], p_amounts_minor bigint[], p_withdrawn boolean[], p_away_minor bigint[], p_states text[], p_transactions bigint[], p_occurred_at timestamp with time zone) RETURNS billing_data.payment_returns[]
+    LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.usage_since(p_from timestamp with time zone) RETURNS SETOF billing_data.usage_figures
@@ -722,40 +834,6 @@ CREATE VIEW billing.account_balances AS
     marketing_opt_in,
     created_at
    FROM billing_data.accounts a;
-
-CREATE TABLE billing_data.charges (
-    id uuid NOT NULL,
-    account_id uuid NOT NULL,
-    amount_minor bigint NOT NULL,
-    currency character varying(3) NOT NULL,
-    balance_before bigint NOT NULL,
-    balance_after bigint NOT NULL,
-    description character varying NOT NULL,
-    idempotency_key character varying(255),
-    metadata_message_id character varying(255),
-    metadata_agent_id character varying(255),
-    metadata_channel_id character varying(255),
-    metadata_request_id character varying(255),
-    created_at timestamp with time zone DEFAULT now() NOT NULL,
-    ledger_version bigint NOT NULL,
-    paid_with text NOT NULL,
-    free_uses_after bigint,
-    request_fingerprint bytea,
-    api_key_id uuid,
-    admin_user_id uuid,
-    database_role text,
-    CONSTRAINT charges_balance_chain CHECK ((balance_after = (balance_before -
-CASE paid_with
-    WHEN 'paid'::text THEN amount_minor
-    ELSE (0)::bigint
-END))),
-    CONSTRAINT charges_balance_non_negative CHECK ((balance_after >= 0)),
-    CONSTRAINT charges_free_uses_non_negative CHECK ((free_uses_after >= 0)),
-    CONSTRAINT charges_ledger_version_positive CHECK ((ledger_version > 0)),
-    CONSTRAINT charges_one_writer CHECK ((num_nonnulls(api_key_id, admin_user_id, database_role) = 1)),
-    CONSTRAINT charges_paid_with CHECK ((paid_with = ANY (ARRAY['free'::text, 'paid'::text]))),
-    CONSTRAINT ck_charge_amount_positive CHECK ((amount_minor > 0))
-);
 
 CREATE VIEW billing.ledger AS
  SELECT account_id,
@@ -839,14 +917,6 @@ CREATE TABLE billing_data.admin_audit_logs (
     reason text
 );
 
-CREATE TABLE billing_data.batch_requests (
-    api_key_id uuid NOT NULL,
-    idempotency_key character varying(255) NOT NULL,
-    request_fingerprint bytea NOT NULL,
-    answer jsonb NOT NULL,
-    created_at timestamp with time zone DEFAULT now() NOT NULL
-);
-
 CREATE TABLE billing_data.credit_checks (
     id uuid NOT NULL,
     account_id uuid,
@@ -888,6 +958,16 @@ CREATE TABLE billing_data.credit_checks_default (
     created_at timestamp with time zone NOT NULL
 );
 
+CREATE TABLE billing_data.ledger_openings (
+    account_id uuid NOT NULL,
+    ledger_version bigint NOT NULL,
+    paid_credits bigint NOT NULL,
+    total_uses bigint NOT NULL,
+    free_uses bigint NOT NULL,
+    CONSTRAINT ledger_openings_ledger_version_non_negative CHECK ((ledger_version >= 0)),
+    CONSTRAINT ledger_openings_of_nothing CHECK (((ledger_version > 0) OR ((paid_credits = 0) AND (total_uses = 0))))
+);
+
 CREATE TABLE billing_data.locks (
     name text NOT NULL
 );
@@ -906,37 +986,17 @@ CREATE TABLE billing_data.payment_events (
     last_received_at timestamp with time zone DEFAULT now() NOT NULL,
     resolved_at timestamp with time zone,
     resolution text,
-    CONSTRAINT payment_events_outcome CHECK ((outcome = ANY (ARRAY['credited'::text, 'already_credited'::text, 'taken_back'::text, 'restored'::text, 'waiting'::text, 'unchanged'::text, 'acknowledged'::text, 'ignored'::text, 'account_not_found'::text, 'amount_mismatch'::text, 'balance_overflow'::text, 'currency_mismatch'::text, 'metadata_missing'::text, 'mode_mismatch'::text, 'payment_mismatch'::text, 'payment_unknown'::text]))),
+    CONSTRAINT payment_events_outcome CHECK ((outcome = ANY (ARRAY['not_sold_here'::text, 'credited'::text, 'already_credited'::text, 'taken_back'::text, 'restored'::text, 'waiting'::text, 'unchanged'::text, 'acknowledged'::text, 'ignored'::text, 'account_not_found'::text, 'amount_mismatch'::text, 'balance_overflow'::text, 'currency_mismatch'::text, 'metadata_missing'::text, 'mode_mismatch'::text, 'payment_mismatch'::text, 'payment_unknown'::text]))),
     CONSTRAINT payment_events_provider CHECK ((provider = ANY (ARRAY['stripe'::text, 'square'::text, 'paypal'::text]))),
     CONSTRAINT payment_events_resolved CHECK (((resolved_at IS NULL) = (resolution IS NULL)))
 );
 
-CREATE TABLE billing_data.payment_returns (
+CREATE TABLE billing_data.payment_return_credits (
     account_id uuid NOT NULL,
     provider text NOT NULL,
     return_id character varying(255) NOT NULL,
-    purchase_id uuid NOT NULL,
-    kind text NOT NULL,
-    status text NOT NULL,
-    amount_minor bigint NOT NULL,
-    uses_due bigint DEFAULT 0 NOT NULL,
-    uses_taken bigint DEFAULT 0 NOT NULL,
-    credit_id uuid,
-    restoring_credit_id uuid,
-    created_at timestamp with time zone DEFAULT now() NOT NULL,
-    updated_at timestamp with time zone DEFAULT now() NOT NULL,
-    resolved_at timestamp with time zone,
-    resolution text,
-    CONSTRAINT payment_returns_amount_positive CHECK ((amount_minor > 0)),
-    CONSTRAINT payment_returns_kind CHECK ((kind = ANY (ARRAY['refund'::text, 'dispute'::text]))),
-    CONSTRAINT payment_returns_nothing_due CHECK (((status = 'taken'::text) OR (uses_due = 0))),
-    CONSTRAINT payment_returns_provider CHECK ((provider = ANY (ARRAY['stripe'::text, 'square'::text, 'paypal'::text]))),
-    CONSTRAINT payment_returns_resolved CHECK (((resolved_at IS NULL) = (resolution IS NULL))),
-    CONSTRAINT payment_returns_restored CHECK (((status = 'restored'::text) OR (restoring_credit_id IS NULL))),
-    CONSTRAINT payment_returns_status CHECK ((status = ANY (ARRAY['waiting'::text, 'taken'::text, 'restored'::text]))),
-    CONSTRAINT payment_returns_uses CHECK (((uses_taken >= 0) AND (uses_taken <= uses_due)))
-)
-WITH (fillfactor='80');
+    credit_id uuid NOT NULL
+);
 
 CREATE TABLE billing_data.sign_in_tickets (
     ticket_hash bytea NOT NULL,
@@ -994,11 +1054,20 @@ ALTER TABLE ONLY billing_data.charges
 ALTER TABLE ONLY billing_data.credits
     ADD CONSTRAINT credits_pkey PRIMARY KEY (id);
 
+ALTER TABLE ONLY billing_data.ledger_openings
+    ADD CONSTRAINT ledger_openings_pkey PRIMARY KEY (account_id);
+
 ALTER TABLE ONLY billing_data.locks
     ADD CONSTRAINT locks_pkey PRIMARY KEY (name);
 
 ALTER TABLE ONLY billing_data.payment_events
     ADD CONSTRAINT payment_events_pkey PRIMARY KEY (provider, event_id);
+
+ALTER TABLE ONLY billing_data.payment_return_credits
+    ADD CONSTRAINT payment_return_credits_once UNIQUE (credit_id);
+
+ALTER TABLE ONLY billing_data.payment_return_credits
+    ADD CONSTRAINT payment_return_credits_pkey PRIMARY KEY (account_id, provider, return_id, credit_id);
 
 ALTER TABLE ONLY billing_data.payment_returns
     ADD CONSTRAINT payment_returns_pkey PRIMARY KEY (account_id, provider, return_id);
@@ -1044,6 +1113,10 @@ CREATE INDEX admin_audit_logs_time ON billing_data.admin_audit_logs USING btree 
 
 CREATE INDEX admin_sessions_admin_user_id ON billing_data.admin_sessions USING btree (admin_user_id);
 
+CREATE UNIQUE INDEX api_keys_rotated_to ON billing_data.api_keys USING btree (rotated_to) WHERE (rotated_to IS NOT NULL);
+
+CREATE UNIQUE INDEX batch_requests_first_key ON billing_data.batch_requests USING btree (first_key_id, idempotency_key) WHERE (first_key_id IS NOT NULL);
+
 CREATE UNIQUE INDEX charges_idempotency ON billing_data.charges USING btree (account_id, idempotency_key) WHERE (idempotency_key IS NOT NULL);
 
 CREATE UNIQUE INDEX charges_ledger_version ON billing_data.charges USING btree (account_id, ledger_version) WHERE (ledger_version > 0);
@@ -1076,7 +1149,7 @@ CREATE INDEX idx_admin_users_google_id ON billing_data.admin_users USING btree (
 
 CREATE INDEX idx_admin_users_role ON billing_data.admin_users USING btree (role);
 
-CREATE INDEX payment_events_faults ON billing_data.payment_events USING btree (received_at) WHERE ((resolved_at IS NULL) AND (outcome = ANY (ARRAY['account_not_found'::text, 'amount_mismatch'::text, 'balance_overflow'::text, 'currency_mismatch'::text, 'metadata_missing'::text, 'mode_mismatch'::text, 'payment_mismatch'::text, 'payment_unknown'::text])));
+CREATE INDEX payment_events_faults ON billing_data.payment_events USING btree (received_at) WHERE ((resolved_at IS NULL) AND (outcome = ANY (ARRAY['not_sold_here'::text, 'account_not_found'::text, 'amount_mismatch'::text, 'balance_overflow'::text, 'currency_mismatch'::text, 'metadata_missing'::text, 'mode_mismatch'::text, 'payment_mismatch'::text, 'payment_unknown'::text])));
 
 CREATE INDEX payment_events_payment_id ON billing_data.payment_events USING btree (provider, payment_id) WHERE (payment_id IS NOT NULL);
 
@@ -1096,15 +1169,37 @@ ALTER INDEX billing_data.credit_checks_account ATTACH PARTITION billing_data.cre
 
 ALTER INDEX billing_data.credit_checks_created_at ATTACH PARTITION billing_data.credit_checks_default_created_at_idx;
 
+CREATE TRIGGER accounts_fixed BEFORE UPDATE OF free_uses_granted ON billing_data.accounts FOR EACH STATEMENT EXECUTE FUNCTION billing_data.refuse_change('what an account was opened with never changes');
+
+ALTER TABLE billing_data.accounts ENABLE ALWAYS TRIGGER accounts_fixed;
+
 CREATE TRIGGER admin_audit_logs_append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON billing_data.admin_audit_logs FOR EACH STATEMENT EXECUTE FUNCTION billing_data.refuse_change();
+
+ALTER TABLE billing_data.admin_audit_logs ENABLE ALWAYS TRIGGER admin_audit_logs_append_only;
 
 CREATE TRIGGER api_keys_fixed BEFORE DELETE OR UPDATE ON billing_data.api_keys FOR EACH ROW EXECUTE FUNCTION billing_data.refuse_api_key_change();
 
+ALTER TABLE billing_data.api_keys ENABLE ALWAYS TRIGGER api_keys_fixed;
+
 CREATE TRIGGER api_keys_not_truncated BEFORE TRUNCATE ON billing_data.api_keys FOR EACH STATEMENT EXECUTE FUNCTION billing_data.refuse_api_key_change();
+
+ALTER TABLE billing_data.api_keys ENABLE ALWAYS TRIGGER api_keys_not_truncated;
 
 CREATE TRIGGER charges_append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON billing_data.charges FOR EACH STATEMENT EXECUTE FUNCTION billing_data.refuse_change();
 
+ALTER TABLE billing_data.charges ENABLE ALWAYS TRIGGER charges_append_only;
+
 CREATE TRIGGER credits_append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON billing_data.credits FOR EACH STATEMENT EXECUTE FUNCTION billing_data.refuse_change();
+
+ALTER TABLE billing_data.credits ENABLE ALWAYS TRIGGER credits_append_only;
+
+CREATE TRIGGER ledger_openings_fixed BEFORE INSERT OR DELETE OR UPDATE OR TRUNCATE ON billing_data.ledger_openings FOR EACH STATEMENT EXECUTE FUNCTION billing_data.refuse_change('where books begin never changes');
+
+ALTER TABLE billing_data.ledger_openings ENABLE ALWAYS TRIGGER ledger_openings_fixed;
+
+CREATE TRIGGER purchases_fixed BEFORE UPDATE OF account_id, id, provider, uses, price_minor, currency ON billing_data.purchases FOR EACH STATEMENT EXECUTE FUNCTION billing_data.refuse_change('what was sold never changes');
+
+ALTER TABLE billing_data.purchases ENABLE ALWAYS TRIGGER purchases_fixed;
 
 ALTER TABLE ONLY billing_data.account_requests
     ADD CONSTRAINT account_requests_account FOREIGN KEY (account_id) REFERENCES billing_data.accounts(id) ON DELETE RESTRICT;
@@ -1121,14 +1216,17 @@ ALTER TABLE ONLY billing_data.charges
 ALTER TABLE ONLY billing_data.credits
     ADD CONSTRAINT fk_credits_account FOREIGN KEY (account_id) REFERENCES billing_data.accounts(id) ON DELETE RESTRICT;
 
-ALTER TABLE ONLY billing_data.payment_returns
-    ADD CONSTRAINT payment_returns_credit FOREIGN KEY (credit_id) REFERENCES billing_data.credits(id) ON DELETE RESTRICT;
+ALTER TABLE ONLY billing_data.ledger_openings
+    ADD CONSTRAINT ledger_openings_account FOREIGN KEY (account_id) REFERENCES billing_data.accounts(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY billing_data.payment_return_credits
+    ADD CONSTRAINT payment_return_credits_credit FOREIGN KEY (credit_id) REFERENCES billing_data.credits(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY billing_data.payment_return_credits
+    ADD CONSTRAINT payment_return_credits_return FOREIGN KEY (account_id, provider, return_id) REFERENCES billing_data.payment_returns(account_id, provider, return_id) ON DELETE RESTRICT;
 
 ALTER TABLE ONLY billing_data.payment_returns
     ADD CONSTRAINT payment_returns_purchase FOREIGN KEY (account_id, purchase_id) REFERENCES billing_data.purchases(account_id, id) ON DELETE RESTRICT;
-
-ALTER TABLE ONLY billing_data.payment_returns
-    ADD CONSTRAINT payment_returns_restoring_credit FOREIGN KEY (restoring_credit_id) REFERENCES billing_data.credits(id) ON DELETE RESTRICT;
 
 ALTER TABLE ONLY billing_data.purchases
     ADD CONSTRAINT purchases_account FOREIGN KEY (account_id) REFERENCES billing_data.accounts(id) ON DELETE RESTRICT;
