@@ -260,7 +260,7 @@ CREATE OR REPLACE FUNCTION billing.create_account(
     p_marketing_opt_in_source text DEFAULT NULL,
     p_idempotency_key text DEFAULT NULL,
     p_api_key_id uuid DEFAULT NULL,
-    p_admin_user_id uuid DEFAULT NULL
+    p_session_hash bytea DEFAULT NULL
 ) RETURNS TABLE (
     account_id uuid,
     oauth_provider text,
@@ -291,7 +291,7 @@ DECLARE
     v_replayed boolean := false;
     v_found record;
 BEGIN
-    PERFORM billing_data.authorize(p_api_key_id, p_admin_user_id, 'billing:write');
+    PERFORM billing_data.authorize(p_api_key_id, p_session_hash, 'billing:write');
     PERFORM billing_data.require_identity(p_oauth_provider, p_external_id);
     PERFORM billing_data.require(
         p_initial_balance_minor >= 0, 'p_initial_balance_minor', 'it must be 0 or more'
@@ -361,7 +361,7 @@ CREATE OR REPLACE FUNCTION billing.get_account(
     p_oauth_provider text,
     p_external_id text,
     p_api_key_id uuid DEFAULT NULL,
-    p_admin_user_id uuid DEFAULT NULL
+    p_session_hash bytea DEFAULT NULL
 ) RETURNS TABLE (
     account_id uuid,
     oauth_provider text,
@@ -389,7 +389,7 @@ LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    PERFORM billing_data.authorize(p_api_key_id, p_admin_user_id, 'billing:read');
+    PERFORM billing_data.authorize(p_api_key_id, p_session_hash, 'billing:read');
     RETURN QUERY
     SELECT
         a.id, a.oauth_provider::text, a.external_id::text, a.wa_id::text, a.tenant_id::text,
@@ -418,13 +418,13 @@ CREATE OR REPLACE FUNCTION billing.set_account_status(
     p_external_id text,
     p_status text,
     p_reason text,
-    p_admin_user_id uuid DEFAULT NULL
+    p_session_hash bytea DEFAULT NULL
 ) RETURNS TABLE (account_id uuid, status text, previous_status text)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_role text := billing_data.authorize(NULL, p_admin_user_id, 'billing:write');
+    v_actor billing_data.actor := billing_data.authorize(NULL, p_session_hash, 'billing:write');
     v_id uuid;
     v_previous text;
 BEGIN
@@ -448,7 +448,7 @@ BEGIN
         PERFORM billing_data.write_audit(
             'account.set_status', 'account', v_id::text,
             jsonb_build_object('before', v_previous, 'after', p_status), p_reason,
-            p_admin_user_id, v_role
+            v_actor
         );
     END IF;
     RETURN QUERY SELECT v_id, p_status, v_previous;

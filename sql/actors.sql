@@ -58,24 +58,45 @@ $$;
 COMMENT ON FUNCTION billing_data.api_key_fault IS
     'Names what is wrong with an API key for a permission, NULL when nothing is. Helper.';
 
--- Refuses the call unless its actor may do it: an API key that has p_permission, an active staff
--- member (of role admin unless it only reads), or a database role. Exactly one of the two ids may be given, and only by
--- the web tier. Errors: actor_required, actor_not_allowed, api_key_*, permission_missing,
--- admin_role_required.
+-- Whose session or bearer token has this hash. No row: nobody's, or it is over. The owner may be
+-- deactivated, which is the caller's to look at.
+CREATE OR REPLACE FUNCTION billing_data.find_session(p_session_hash bytea)
+RETURNS TABLE (admin billing_data.admin_users, kind text, expires_at timestamptz)
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN QUERY
+    SELECT u, s.kind, s.expires_at
+    FROM billing_data.admin_sessions AS s
+    INNER JOIN billing_data.admin_users AS u ON u.id = s.admin_user_id
+    WHERE s.session_hash = p_session_hash AND s.expires_at > clock_timestamp();
+END
+$$;
+COMMENT ON FUNCTION billing_data.find_session IS
+    'Tells whose session or bearer token has a hash, while it lasts. Helper.';
+
+-- Tells who is acting, and refuses the call unless they may do it: an API key that has
+-- p_permission; the owner of a session or bearer token, known by its SHA-256, who is active and of
+-- role admin unless they only read; or a database role. At most one of the first two may be given,
+-- and only by the web tier. Errors: actor_required, actor_not_allowed, api_key_*,
+-- permission_missing, session_over, admin_deactivated, admin_role_required.
 CREATE OR REPLACE FUNCTION billing_data.authorize(
-    p_api_key_id uuid, p_admin_user_id uuid, p_permission text
-) RETURNS text
+    p_api_key_id uuid, p_session_hash bytea, p_permission text
+) RETURNS billing_data.actor
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
+    v_actor billing_data.actor;
     v_fault text;
-    v_role text;
+    v_admin billing_data.admin_users;
 BEGIN
-    IF p_api_key_id IS NULL AND p_admin_user_id IS NULL THEN
-        RETURN billing_data.caller_role();
+    IF p_api_key_id IS NULL AND p_session_hash IS NULL THEN
+        v_actor.database_role := billing_data.caller_role();
+        RETURN v_actor;
     END IF;
-    IF NOT billing_data.is_web_tier() OR num_nonnulls(p_api_key_id, p_admin_user_id) > 1 THEN
+    IF NOT billing_data.is_web_tier() OR num_nonnulls(p_api_key_id, p_session_hash) > 1 THEN
         PERFORM billing_data.raise_error('actor_not_allowed');
     END IF;
     IF p_api_key_id IS NOT NULL THEN
@@ -85,21 +106,27 @@ BEGIN
                 v_fault, jsonb_build_object('permission', p_permission)
             );
         END IF;
-    ELSE
-        SELECT u.role INTO v_role
-        FROM billing_data.admin_users AS u
-        WHERE u.id = p_admin_user_id AND u.is_active;
-        IF v_role IS NULL OR (v_role <> 'admin' AND p_permission <> 'billing:read') THEN
-            PERFORM billing_data.raise_error(
-                'admin_role_required', jsonb_build_object('role', coalesce(v_role, 'none'))
-            );
-        END IF;
+        v_actor.api_key_id := p_api_key_id;
+        RETURN v_actor;
     END IF;
-    RETURN NULL;
+    SELECT (s.admin).* INTO v_admin FROM billing_data.find_session(p_session_hash) AS s;
+    IF NOT FOUND THEN
+        PERFORM billing_data.raise_error('session_over');
+    ELSIF NOT v_admin.is_active THEN
+        PERFORM billing_data.raise_error(
+            'admin_deactivated', jsonb_build_object('email', v_admin.email)
+        );
+    ELSIF v_admin.role <> 'admin' AND p_permission <> 'billing:read' THEN
+        PERFORM billing_data.raise_error(
+            'admin_role_required', jsonb_build_object('role', v_admin.role)
+        );
+    END IF;
+    v_actor.admin_user_id := v_admin.id;
+    RETURN v_actor;
 END
 $$;
 COMMENT ON FUNCTION billing_data.authorize IS
-    'Refuses the call unless its actor may do it; returns the database role to record, if any. Helper.';
+    'Tells who is acting; refuses the call unless they may do it. Helper.';
 
 -- Money is durable: a session that runs with synchronous_commit off gets it back for this
 -- transaction. (A SET clause on the function would end before the commit and do nothing.)
@@ -123,8 +150,7 @@ CREATE OR REPLACE FUNCTION billing_data.write_audit(
     p_resource_id text,
     p_changes jsonb,
     p_reason text,
-    p_admin_user_id uuid,
-    p_database_role text
+    p_actor billing_data.actor
 ) RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
@@ -136,14 +162,14 @@ BEGIN
         ip_address, user_agent
     )
     VALUES (
-        p_action, p_resource_type, p_resource_id, p_changes, p_reason, p_admin_user_id,
-        p_database_role,
+        p_action, p_resource_type, p_resource_id, p_changes, p_reason, p_actor.admin_user_id,
+        p_actor.database_role,
         CASE
-            WHEN p_admin_user_id IS NULL THEN inet_client_addr()
+            WHEN p_actor.admin_user_id IS NULL THEN inet_client_addr()
             ELSE nullif(current_setting('billing.client_address', true), '')::inet
         END,
         CASE
-            WHEN p_admin_user_id IS NOT NULL
+            WHEN p_actor.admin_user_id IS NOT NULL
                 THEN nullif(current_setting('billing.client_agent', true), '')
         END
     );

@@ -26,7 +26,7 @@ CREATE OR REPLACE FUNCTION billing.add_admin(
     p_full_name text DEFAULT NULL,
     p_role text DEFAULT 'viewer',
     p_reason text DEFAULT NULL,
-    p_admin_user_id uuid DEFAULT NULL
+    p_session_hash bytea DEFAULT NULL
 ) RETURNS TABLE (
     admin_user_id uuid, email text, full_name text, role text, is_active boolean,
     created_at timestamptz
@@ -35,7 +35,7 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_caller text := billing_data.authorize(NULL, p_admin_user_id, 'billing:write');
+    v_actor billing_data.actor := billing_data.authorize(NULL, p_session_hash, 'billing:write');
     v_email text := lower(p_email);
     v_domain text;
     v_before jsonb;
@@ -72,6 +72,8 @@ BEGIN
     RETURNING u.* INTO v_after;
     IF v_before @> '{"role": "admin", "is_active": true}' THEN
         PERFORM billing_data.require_an_admin();
+    ELSIF v_before @> '{"is_active": false}' THEN
+        DELETE FROM billing_data.admin_sessions AS s WHERE s.admin_user_id = v_after.id;
     END IF;
     PERFORM billing_data.write_audit(
         'admin.add', 'admin_user', v_after.id::text,
@@ -79,7 +81,7 @@ BEGIN
             'email', v_email, 'role', v_after.role, 'before', v_before,
             'after', jsonb_build_object('role', v_after.role, 'is_active', true)
         ),
-        p_reason, p_admin_user_id, v_caller
+        p_reason, v_actor
     );
     RETURN QUERY SELECT
         v_after.id, v_after.email::text, v_after.full_name::text, v_after.role::text,
@@ -102,7 +104,7 @@ CREATE OR REPLACE FUNCTION billing.set_admin(
     p_reason text,
     p_role text DEFAULT NULL,
     p_is_active boolean DEFAULT NULL,
-    p_admin_user_id uuid DEFAULT NULL
+    p_session_hash bytea DEFAULT NULL
 ) RETURNS TABLE (
     admin_user_id uuid, email text, full_name text, role text, is_active boolean
 )
@@ -110,7 +112,7 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_caller text := billing_data.authorize(NULL, p_admin_user_id, 'billing:write');
+    v_actor billing_data.actor := billing_data.authorize(NULL, p_session_hash, 'billing:write');
     v_before billing_data.admin_users;
     v_after billing_data.admin_users;
 BEGIN
@@ -134,8 +136,11 @@ BEGIN
     IF v_before.is_active AND v_before.role = 'admin' THEN
         PERFORM billing_data.require_an_admin();
     END IF;
-    IF NOT v_after.is_active THEN
-        DELETE FROM billing_data.admin_sessions AS s WHERE s.admin_user_id = v_after.id;
+    -- Tokens of who is deactivated are refused, and told so until they are over; coming back
+    -- does not bring them back.
+    IF v_before.is_active <> v_after.is_active THEN
+        DELETE FROM billing_data.admin_sessions AS s
+        WHERE s.admin_user_id = v_after.id AND (v_after.is_active OR s.kind = 'browser');
     END IF;
     IF (v_before.role, v_before.is_active) <> (v_after.role, v_after.is_active) THEN
         PERFORM billing_data.write_audit(
@@ -145,7 +150,7 @@ BEGIN
                 'before', jsonb_build_object('role', v_before.role, 'is_active', v_before.is_active),
                 'after', jsonb_build_object('role', v_after.role, 'is_active', v_after.is_active)
             ),
-            p_reason, p_admin_user_id, v_caller
+            p_reason, v_actor
         );
     END IF;
     RETURN QUERY SELECT
@@ -158,7 +163,7 @@ COMMENT ON FUNCTION billing.set_admin IS
 GRANT EXECUTE ON FUNCTION billing.set_admin TO billing_server, billing_dba;
 
 -- Lists staff by e-mail. Errors: actor errors. Example: SELECT * FROM billing.list_admins();
-CREATE OR REPLACE FUNCTION billing.list_admins(p_admin_user_id uuid DEFAULT NULL)
+CREATE OR REPLACE FUNCTION billing.list_admins(p_session_hash bytea DEFAULT NULL)
 RETURNS TABLE (
     admin_user_id uuid, email text, full_name text, role text, is_active boolean,
     created_at timestamptz, last_login_at timestamptz
@@ -167,7 +172,7 @@ LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    PERFORM billing_data.authorize(NULL, p_admin_user_id, 'billing:read');
+    PERFORM billing_data.authorize(NULL, p_session_hash, 'billing:read');
     RETURN QUERY
     SELECT
         u.id, u.email::text, u.full_name::text, u.role::text, u.is_active, u.created_at,
@@ -180,7 +185,8 @@ COMMENT ON FUNCTION billing.list_admins IS
     'Lists staff with role and last sign-in. For billing_server (staff) and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.list_admins TO billing_server, billing_dba;
 
--- Reads one active staff member by e-mail. Errors: admin_not_found.
+-- Reads one active staff member by e-mail. Not for the web tier, which could learn from it who is
+-- staff. Errors: admin_not_found.
 -- Example: SELECT * FROM billing.get_admin(p_email => 'ada@example.com');
 CREATE OR REPLACE FUNCTION billing.get_admin(p_email text)
 RETURNS TABLE (admin_user_id uuid, email text, full_name text, role text)
@@ -198,5 +204,5 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION billing.get_admin IS
-    'Reads one active staff member by e-mail. For billing_server and billing_dba.';
-GRANT EXECUTE ON FUNCTION billing.get_admin TO billing_server, billing_dba;
+    'Reads one active staff member by e-mail. For billing_dba.';
+GRANT EXECUTE ON FUNCTION billing.get_admin TO billing_dba;

@@ -15,7 +15,7 @@ CREATE OR REPLACE FUNCTION billing.create_api_key(
     p_description text DEFAULT NULL,
     p_expires_in_days integer DEFAULT NULL,
     p_reason text DEFAULT NULL,
-    p_admin_user_id uuid DEFAULT NULL
+    p_session_hash bytea DEFAULT NULL
 ) RETURNS TABLE (
     api_key_id uuid,
     name text,
@@ -30,7 +30,7 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_role text := billing_data.authorize(NULL, p_admin_user_id, 'billing:write');
+    v_actor billing_data.actor := billing_data.authorize(NULL, p_session_hash, 'billing:write');
     v_key billing_data.api_keys;
 BEGIN
     PERFORM billing_data.require(
@@ -62,7 +62,8 @@ BEGIN
     )
     VALUES (
         p_name, p_key_prefix, p_key_hash, p_environment, p_permissions, p_description,
-        clock_timestamp() + make_interval(days => p_expires_in_days), p_admin_user_id, v_role
+        clock_timestamp() + make_interval(days => p_expires_in_days), v_actor.admin_user_id,
+        v_actor.database_role
     )
     RETURNING k.* INTO v_key;
     PERFORM billing_data.write_audit(
@@ -72,7 +73,7 @@ BEGIN
             'permissions', v_key.permissions, 'expires_at', v_key.expires_at
         ),
         coalesce(nullif(btrim(p_reason), ''), nullif(btrim(p_description), '')),
-        p_admin_user_id, v_role
+        v_actor
     );
     RETURN QUERY SELECT
         v_key.id, v_key.name::text, v_key.key_prefix::text, v_key.environment::text,
@@ -94,7 +95,7 @@ CREATE OR REPLACE FUNCTION billing.rotate_api_key(
     p_key_prefix text,
     p_key_hash text,
     p_reason text DEFAULT NULL,
-    p_admin_user_id uuid DEFAULT NULL
+    p_session_hash bytea DEFAULT NULL
 ) RETURNS TABLE (
     api_key_id uuid,
     name text,
@@ -108,7 +109,7 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_role text := billing_data.authorize(NULL, p_admin_user_id, 'billing:write');
+    v_actor billing_data.actor := billing_data.authorize(NULL, p_session_hash, 'billing:write');
     v_now timestamptz := clock_timestamp();
     v_old billing_data.api_keys;
     v_new_id uuid;
@@ -146,7 +147,7 @@ BEGIN
         p_description => v_old.description,
         p_expires_in_days => v_days,
         p_reason => p_reason,
-        p_admin_user_id => p_admin_user_id
+        p_session_hash => p_session_hash
     ) AS c;
     v_grace_ends_at := least(v_old.expires_at, v_now + interval '24 hours');
     UPDATE billing_data.api_keys AS k
@@ -159,7 +160,7 @@ BEGIN
             'before', jsonb_build_object('status', v_old.status, 'expires_at', v_old.expires_at),
             'after', jsonb_build_object('status', 'rotating', 'expires_at', v_grace_ends_at)
         ),
-        nullif(btrim(p_reason), ''), p_admin_user_id, v_role
+        nullif(btrim(p_reason), ''), v_actor
     );
     RETURN QUERY SELECT
         v_new_id, v_old.name::text, p_key_prefix, v_old.environment::text,
@@ -177,13 +178,13 @@ GRANT EXECUTE ON FUNCTION billing.rotate_api_key TO billing_server, billing_dba;
 CREATE OR REPLACE FUNCTION billing.revoke_api_key(
     p_api_key_id uuid,
     p_reason text DEFAULT NULL,
-    p_admin_user_id uuid DEFAULT NULL
+    p_session_hash bytea DEFAULT NULL
 ) RETURNS TABLE (api_key_id uuid, name text, key_prefix text, status text)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_role text := billing_data.authorize(NULL, p_admin_user_id, 'billing:write');
+    v_actor billing_data.actor := billing_data.authorize(NULL, p_session_hash, 'billing:write');
     v_status text;
 BEGIN
     PERFORM billing_data.require_length(p_reason, 500, 'p_reason');
@@ -200,7 +201,7 @@ BEGIN
                 'before', jsonb_build_object('status', v_status),
                 'after', jsonb_build_object('status', 'revoked')
             ),
-            nullif(btrim(p_reason), ''), p_admin_user_id, v_role
+            nullif(btrim(p_reason), ''), v_actor
         );
     END IF;
     RETURN QUERY
@@ -223,7 +224,7 @@ GRANT EXECUTE ON FUNCTION billing.revoke_api_key TO billing_server, billing_dba;
 CREATE OR REPLACE FUNCTION billing.list_api_keys(
     p_environment text DEFAULT NULL,
     p_status text DEFAULT NULL,
-    p_admin_user_id uuid DEFAULT NULL
+    p_session_hash bytea DEFAULT NULL
 ) RETURNS TABLE (
     api_key_id uuid,
     name text,
@@ -244,7 +245,7 @@ LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    PERFORM billing_data.authorize(NULL, p_admin_user_id, 'billing:read');
+    PERFORM billing_data.authorize(NULL, p_session_hash, 'billing:read');
     RETURN QUERY
     SELECT
         k.id, k.name::text, k.key_prefix::text, k.environment::text, k.permissions::text[],

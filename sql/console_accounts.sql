@@ -94,7 +94,7 @@ CREATE OR REPLACE FUNCTION billing.list_accounts(
     p_limit bigint DEFAULT 50,
     p_offset bigint DEFAULT 0,
     p_count boolean DEFAULT false,
-    p_admin_user_id uuid DEFAULT NULL
+    p_session_hash bytea DEFAULT NULL
 ) RETURNS TABLE (
     total_count bigint,
     account_id uuid,
@@ -130,7 +130,7 @@ DECLARE
     v_ids uuid[];
     v_count bigint;
 BEGIN
-    PERFORM billing_data.authorize(NULL, p_admin_user_id, 'billing:read');
+    PERFORM billing_data.authorize(NULL, p_session_hash, 'billing:read');
     PERFORM billing_data.require_page(p_limit, p_offset, 501);
     PERFORM billing_data.require(
         p_match IN ('prefix', 'substring'), 'p_match', 'it must be prefix or substring'
@@ -204,7 +204,7 @@ GRANT EXECUTE ON FUNCTION billing.list_accounts TO billing_server, billing_dba;
 -- Example: SELECT * FROM billing.get_account_by_id(p_account_id => '...');
 CREATE OR REPLACE FUNCTION billing.get_account_by_id(
     p_account_id uuid,
-    p_admin_user_id uuid DEFAULT NULL
+    p_session_hash bytea DEFAULT NULL
 ) RETURNS TABLE (
     account_id uuid,
     oauth_provider text,
@@ -238,7 +238,7 @@ LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    PERFORM billing_data.authorize(NULL, p_admin_user_id, 'billing:read');
+    PERFORM billing_data.authorize(NULL, p_session_hash, 'billing:read');
     RETURN QUERY
     SELECT
         a.id, a.oauth_provider::text, a.external_id::text, a.wa_id::text, a.tenant_id::text,
@@ -272,7 +272,7 @@ CREATE OR REPLACE FUNCTION billing.adjust_credits(
     p_amount bigint,
     p_reason text,
     p_idempotency_key text DEFAULT NULL,
-    p_admin_user_id uuid DEFAULT NULL
+    p_session_hash bytea DEFAULT NULL
 ) RETURNS TABLE (
     credit_id uuid, amount_minor bigint, balance_before bigint, balance_after bigint,
     created_at timestamptz, replayed boolean
@@ -281,7 +281,7 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_role text := billing_data.authorize(NULL, p_admin_user_id, 'billing:write');
+    v_actor billing_data.actor := billing_data.authorize(NULL, p_session_hash, 'billing:write');
     v_account billing_data.accounts;
     v_credit billing_data.credits;
     v_fingerprint bytea;
@@ -321,7 +321,7 @@ BEGIN
         v_credit := billing_data.append_credit(
             v_account, p_amount, CASE WHEN p_amount > 0 THEN 'grant' ELSE 'adjustment' END,
             p_reason, NULL, p_idempotency_key, v_fingerprint, clock_timestamp(), NULL,
-            p_admin_user_id, v_role, NULL
+            v_actor.admin_user_id, v_actor.database_role, NULL
         );
         PERFORM billing_data.write_audit(
             'account.adjust_credits', 'account', v_account.id::text,
@@ -329,7 +329,7 @@ BEGIN
                 'amount', p_amount, 'credit_id', v_credit.id,
                 'before', v_credit.balance_before, 'after', v_credit.balance_after
             ),
-            p_reason, p_admin_user_id, v_role
+            p_reason, v_actor
         );
     END IF;
     credit_id := v_credit.id;
@@ -353,13 +353,13 @@ CREATE OR REPLACE FUNCTION billing.reset_free_uses(
     p_account_id uuid,
     p_reason text,
     p_free_uses bigint DEFAULT NULL,
-    p_admin_user_id uuid DEFAULT NULL
+    p_session_hash bytea DEFAULT NULL
 ) RETURNS TABLE (free_uses_before bigint, free_uses_remaining bigint)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_role text := billing_data.authorize(NULL, p_admin_user_id, 'billing:write');
+    v_actor billing_data.actor := billing_data.authorize(NULL, p_session_hash, 'billing:write');
     v_version bigint;
 BEGIN
     PERFORM billing_data.require(
@@ -388,7 +388,7 @@ BEGIN
                 'before', free_uses_before, 'after', free_uses_remaining,
                 'ledger_version', v_version
             ),
-            p_reason, p_admin_user_id, v_role
+            p_reason, v_actor
         );
     END IF;
     RETURN NEXT;
@@ -404,7 +404,7 @@ CREATE OR REPLACE FUNCTION billing.list_checks(
     p_account_id uuid,
     p_limit bigint DEFAULT 50,
     p_offset bigint DEFAULT 0,
-    p_admin_user_id uuid DEFAULT NULL
+    p_session_hash bytea DEFAULT NULL
 ) RETURNS TABLE (
     check_id uuid,
     has_credit boolean,
@@ -420,7 +420,7 @@ LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    PERFORM billing_data.authorize(NULL, p_admin_user_id, 'billing:read');
+    PERFORM billing_data.authorize(NULL, p_session_hash, 'billing:read');
     PERFORM billing_data.require_page(p_limit, p_offset, 501);
     RETURN QUERY
     SELECT

@@ -9,7 +9,7 @@ CREATE OR REPLACE FUNCTION billing.list_purchases(
     p_status text DEFAULT NULL,
     p_limit bigint DEFAULT 50,
     p_offset bigint DEFAULT 0,
-    p_admin_user_id uuid DEFAULT NULL
+    p_session_hash bytea DEFAULT NULL
 ) RETURNS TABLE (
     purchase_id uuid,
     account_id uuid,
@@ -36,7 +36,7 @@ AS $$
 DECLARE
     v_where text := 'true';
 BEGIN
-    PERFORM billing_data.authorize(NULL, p_admin_user_id, 'billing:read');
+    PERFORM billing_data.authorize(NULL, p_session_hash, 'billing:read');
     PERFORM billing_data.require_page(p_limit, p_offset, 501);
     PERFORM billing_data.require(
         p_status IS NULL OR p_status IN ('offered', 'pending', 'settled', 'returned'),
@@ -81,7 +81,7 @@ GRANT EXECUTE ON FUNCTION billing.list_purchases TO billing_server, billing_dba;
 CREATE OR REPLACE FUNCTION billing.list_payment_events(
     p_limit bigint DEFAULT 50,
     p_offset bigint DEFAULT 0,
-    p_admin_user_id uuid DEFAULT NULL
+    p_session_hash bytea DEFAULT NULL
 ) RETURNS TABLE (
     provider text,
     event_id text,
@@ -101,7 +101,7 @@ LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    PERFORM billing_data.authorize(NULL, p_admin_user_id, 'billing:read');
+    PERFORM billing_data.authorize(NULL, p_session_hash, 'billing:read');
     PERFORM billing_data.require_page(p_limit, p_offset, 501);
     RETURN QUERY
     SELECT
@@ -129,7 +129,7 @@ CREATE OR REPLACE FUNCTION billing.list_audit_log(
     p_to date DEFAULT NULL,
     p_limit bigint DEFAULT 50,
     p_offset bigint DEFAULT 0,
-    p_admin_user_id uuid DEFAULT NULL
+    p_session_hash bytea DEFAULT NULL
 ) RETURNS TABLE (
     id uuid,
     created_at timestamptz,
@@ -148,7 +148,7 @@ AS $$
 DECLARE
     v_where text := 'true';
 BEGIN
-    PERFORM billing_data.authorize(NULL, p_admin_user_id, 'billing:read');
+    PERFORM billing_data.authorize(NULL, p_session_hash, 'billing:read');
     PERFORM billing_data.require_page(p_limit, p_offset, 10000);
     v_where := v_where
         || CASE WHEN p_who <> ''

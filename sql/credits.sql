@@ -89,7 +89,7 @@ CREATE OR REPLACE FUNCTION billing.record_credit(
     p_marketing_opt_in boolean DEFAULT false,
     p_marketing_opt_in_source text DEFAULT NULL,
     p_api_key_id uuid DEFAULT NULL,
-    p_admin_user_id uuid DEFAULT NULL
+    p_session_hash bytea DEFAULT NULL
 ) RETURNS TABLE (
     outcome text,
     credit_id uuid,
@@ -109,7 +109,7 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_role text := billing_data.authorize(p_api_key_id, p_admin_user_id, 'billing:write');
+    v_actor billing_data.actor := billing_data.authorize(p_api_key_id, p_session_hash, 'billing:write');
     v_now timestamptz;
     v_account billing_data.accounts;
     v_changed billing_data.accounts;
@@ -178,7 +178,7 @@ BEGIN
         v_credit := billing_data.append_credit(
             v_account, p_amount_minor, p_transaction_type, p_description,
             p_external_transaction_id, p_idempotency_key, v_fingerprint, v_now, p_api_key_id,
-            p_admin_user_id, v_role, NULL
+            v_actor.admin_user_id, v_actor.database_role, NULL
         );
     END IF;
 
@@ -216,7 +216,7 @@ CREATE OR REPLACE FUNCTION billing.create_credit(
     p_external_transaction_id text DEFAULT NULL,
     p_idempotency_key text DEFAULT NULL,
     p_api_key_id uuid DEFAULT NULL,
-    p_admin_user_id uuid DEFAULT NULL
+    p_session_hash bytea DEFAULT NULL
 ) RETURNS TABLE (
     credit_id uuid,
     account_id uuid,
@@ -250,7 +250,7 @@ BEGIN
         p_external_transaction_id => p_external_transaction_id,
         p_idempotency_key => p_idempotency_key,
         p_api_key_id => p_api_key_id,
-        p_admin_user_id => p_admin_user_id
+        p_session_hash => p_session_hash
     ) AS r;
     IF v_credit.outcome <> 'created' THEN
         PERFORM billing_data.raise_error(

@@ -17,9 +17,9 @@ FROM (
     ('account_suspended', 403, 'Account suspended: Account suspended',
         'Reactivate the account before charging it.'),
     ('actor_not_allowed', 403, 'Only the web tier may name an API key or a staff member as the actor',
-        'Leave out p_api_key_id and p_admin_user_id: the call is recorded under your own role.'),
+        'Leave out p_api_key_id and p_session_hash: the call is recorded under your own role.'),
     ('actor_required', 403, 'This call must name who it is for',
-        'The web tier passes p_api_key_id or p_admin_user_id; other callers need role billing_dba.'),
+        'The web tier passes p_api_key_id or p_session_hash; other callers need role billing_dba.'),
     ('admin_deactivated', 403, 'User account {email} is deactivated',
         'An administrator can make the account active again.'),
     ('admin_domain_refused', 403, 'Only @{domain} emails are allowed. Got: {email}',
@@ -74,7 +74,9 @@ FROM (
     ('provider_config_changed', 409, 'The provider''s configuration was changed in the meantime',
         'Read it again and repeat the change.'),
     ('permission_missing', 403, 'Missing required permission: {permission}',
-        'Create a key that has the permission.')
+        'Create a key that has the permission.'),
+    ('session_over', 401, 'Invalid or expired token',
+        'Sign in again: no session or token with this hash is open.')
 ) AS e (slug, http_status, message, hint);
 COMMENT ON VIEW billing.errors IS
     'Every refusal a function makes: SQLSTATE, HTTP status, wording with {placeholders}, hint.';

@@ -236,7 +236,7 @@ COMMENT ON FUNCTION billing_data.usage_since IS
 
 -- The service at a glance. Counts of the last 24 hours and 7 days are of whole slots of five
 -- minutes. Errors: actor errors. Example: SELECT * FROM billing.get_overview();
-CREATE OR REPLACE FUNCTION billing.get_overview(p_admin_user_id uuid DEFAULT NULL)
+CREATE OR REPLACE FUNCTION billing.get_overview(p_session_hash bytea DEFAULT NULL)
 RETURNS TABLE (
     total_users bigint,
     active_users bigint,
@@ -258,7 +258,7 @@ DECLARE
     v_day timestamptz := clock_timestamp() - interval '24 hours';
     v_week timestamptz := clock_timestamp() - interval '7 days';
 BEGIN
-    PERFORM billing_data.authorize(NULL, p_admin_user_id, 'billing:read');
+    PERFORM billing_data.authorize(NULL, p_session_hash, 'billing:read');
     SELECT
         coalesce(sum(u.accounts_created), 0), coalesce(sum(u.credits_used), 0),
         coalesce(sum(u.credits_added), 0),
@@ -281,7 +281,7 @@ BEGIN
     FROM billing_data.accounts AS a
     WHERE a.balance_minor <> 0;
     SELECT count(*) INTO STRICT payment_problems
-    FROM billing.list_payment_problems(p_limit => 500, p_admin_user_id => p_admin_user_id);
+    FROM billing.list_payment_problems(p_limit => 500, p_session_hash => p_session_hash);
     RETURN NEXT;
 END
 $$;
@@ -294,7 +294,7 @@ GRANT EXECUTE ON FUNCTION billing.get_overview TO billing_server, billing_dba;
 -- Example: SELECT * FROM billing.list_daily_figures(p_days => 30);
 CREATE OR REPLACE FUNCTION billing.list_daily_figures(
     p_days integer DEFAULT 30,
-    p_admin_user_id uuid DEFAULT NULL
+    p_session_hash bytea DEFAULT NULL
 ) RETURNS TABLE (
     day date,
     checks bigint,
@@ -318,7 +318,7 @@ DECLARE
     v_first date;
     v_through timestamptz;
 BEGIN
-    PERFORM billing_data.authorize(NULL, p_admin_user_id, 'billing:read');
+    PERFORM billing_data.authorize(NULL, p_session_hash, 'billing:read');
     PERFORM billing_data.require(p_days BETWEEN 0 AND 366, 'p_days', 'it must be 0 to 366');
     v_first := v_today - p_days;
     SELECT s.complete_through INTO STRICT v_through FROM billing_data.usage_figures_state AS s;

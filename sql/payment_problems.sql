@@ -72,7 +72,7 @@ COMMENT ON FUNCTION billing_data.find_payment_problems IS
 CREATE OR REPLACE FUNCTION billing.list_payment_problems(
     p_limit bigint DEFAULT 100,
     p_offset bigint DEFAULT 0,
-    p_admin_user_id uuid DEFAULT NULL
+    p_session_hash bytea DEFAULT NULL
 ) RETURNS TABLE (
     problem text,
     provider text,
@@ -86,7 +86,7 @@ LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    PERFORM billing_data.authorize(NULL, p_admin_user_id, 'billing:read');
+    PERFORM billing_data.authorize(NULL, p_session_hash, 'billing:read');
     PERFORM billing_data.require_page(p_limit, p_offset, 500);
     RETURN QUERY
     SELECT q.problem, q.provider, q.reference, q.payment_id, q.account_id, q.what_is_wrong, q.happened_at
@@ -108,13 +108,13 @@ CREATE OR REPLACE FUNCTION billing.resolve_payment_event(
     p_event_id text,
     p_reason text,
     p_provider text DEFAULT 'stripe',
-    p_admin_user_id uuid DEFAULT NULL
+    p_session_hash bytea DEFAULT NULL
 ) RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_role text := billing_data.authorize(NULL, p_admin_user_id, 'billing:write');
+    v_actor billing_data.actor := billing_data.authorize(NULL, p_session_hash, 'billing:write');
     v_outcome text;
 BEGIN
     PERFORM billing_data.require(length(p_reason) > 0, 'p_reason', 'a reason is needed');
@@ -133,7 +133,7 @@ BEGIN
     END IF;
     PERFORM billing_data.write_audit(
         'payment_event.resolve', 'payment_event', p_event_id,
-        jsonb_build_object('outcome', v_outcome), p_reason, p_admin_user_id, v_role
+        jsonb_build_object('outcome', v_outcome), p_reason, v_actor
     );
 END
 $$;
@@ -149,13 +149,13 @@ CREATE OR REPLACE FUNCTION billing.resolve_shortfall(
     p_return_id text,
     p_reason text,
     p_provider text DEFAULT 'stripe',
-    p_admin_user_id uuid DEFAULT NULL
+    p_session_hash bytea DEFAULT NULL
 ) RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_role text := billing_data.authorize(NULL, p_admin_user_id, 'billing:write');
+    v_actor billing_data.actor := billing_data.authorize(NULL, p_session_hash, 'billing:write');
     v_return billing_data.payment_returns;
 BEGIN
     PERFORM billing_data.require(length(p_reason) > 0, 'p_reason', 'a reason is needed');
@@ -178,7 +178,7 @@ BEGIN
         jsonb_build_object(
             'account_id', v_return.account_id, 'shortfall', v_return.uses_due - v_return.uses_taken
         ),
-        p_reason, p_admin_user_id, v_role
+        p_reason, v_actor
     );
 END
 $$;

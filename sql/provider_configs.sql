@@ -67,7 +67,7 @@ CREATE OR REPLACE FUNCTION billing.set_provider_config(
     p_is_active boolean DEFAULT NULL,
     p_reason text DEFAULT NULL,
     p_unchanged_since timestamptz DEFAULT NULL,
-    p_admin_user_id uuid DEFAULT NULL
+    p_session_hash bytea DEFAULT NULL
 ) RETURNS TABLE (
     id uuid, provider_type text, is_active boolean, config_data jsonb, mode text,
     updated_at timestamptz
@@ -76,7 +76,7 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_role text := billing_data.authorize(NULL, p_admin_user_id, 'billing:write');
+    v_actor billing_data.actor := billing_data.authorize(NULL, p_session_hash, 'billing:write');
     v_before billing_data.provider_configs;
     v_after billing_data.provider_configs;
     v_is_new boolean;
@@ -120,7 +120,7 @@ BEGIN
         ),
         is_active = coalesce(p_is_active, c.is_active),
         updated_at = clock_timestamp(),
-        updated_by = p_admin_user_id
+        updated_by = v_actor.admin_user_id
     WHERE c.provider_type = p_provider_type
     RETURNING c.* INTO v_after;
 
@@ -143,7 +143,7 @@ BEGIN
             'after', billing_data.mask_config(v_after.config_data)
                 || jsonb_build_object('is_active', v_after.is_active)
         ),
-        p_reason, p_admin_user_id, v_role
+        p_reason, v_actor
     );
     RETURN QUERY SELECT
         v_after.id, v_after.provider_type::text, v_after.is_active,
@@ -157,7 +157,7 @@ GRANT EXECUTE ON FUNCTION billing.set_provider_config TO billing_server, billing
 
 -- Lists the payment providers, secrets masked. Errors: actor errors.
 -- Example: SELECT * FROM billing.list_provider_configs();
-CREATE OR REPLACE FUNCTION billing.list_provider_configs(p_admin_user_id uuid DEFAULT NULL)
+CREATE OR REPLACE FUNCTION billing.list_provider_configs(p_session_hash bytea DEFAULT NULL)
 RETURNS TABLE (
     id uuid, provider_type text, is_active boolean, config_data jsonb, mode text,
     updated_at timestamptz
@@ -166,7 +166,7 @@ LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    PERFORM billing_data.authorize(NULL, p_admin_user_id, 'billing:read');
+    PERFORM billing_data.authorize(NULL, p_session_hash, 'billing:read');
     RETURN QUERY
     SELECT
         c.id, c.provider_type::text, c.is_active, billing_data.mask_config(c.config_data),

@@ -92,7 +92,7 @@ CREATE OR REPLACE FUNCTION billing.begin_purchase(
     p_idempotency_key text DEFAULT NULL,
     p_provider text DEFAULT 'stripe',
     p_api_key_id uuid DEFAULT NULL,
-    p_admin_user_id uuid DEFAULT NULL
+    p_session_hash bytea DEFAULT NULL
 ) RETURNS TABLE (
     purchase_id uuid,
     account_id uuid,
@@ -110,7 +110,7 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_role text := billing_data.authorize(p_api_key_id, p_admin_user_id, 'billing:write');
+    v_actor billing_data.actor := billing_data.authorize(p_api_key_id, p_session_hash, 'billing:write');
     v_config jsonb;
     v_found record;
     v_account_id uuid;
@@ -150,7 +150,7 @@ BEGIN
     SELECT
         v_account_id, billing_data.new_id(), p_provider, s.pack_uses, s.pack_price_minor,
         s.pack_currency, p_customer_email, p_idempotency_key, v_fingerprint, p_api_key_id,
-        p_admin_user_id, v_role, clock_timestamp()
+        v_actor.admin_user_id, v_actor.database_role, clock_timestamp()
     FROM billing_data.settings AS s
     ON CONFLICT DO NOTHING
     RETURNING p.* INTO v_purchase;
@@ -191,7 +191,7 @@ CREATE OR REPLACE FUNCTION billing.attach_payment(
     p_payment_id text,
     p_payment_status text,
     p_api_key_id uuid DEFAULT NULL,
-    p_admin_user_id uuid DEFAULT NULL
+    p_session_hash bytea DEFAULT NULL
 ) RETURNS TABLE (payment_id text, payment_status text)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
@@ -199,7 +199,7 @@ AS $$
 DECLARE
     v_purchase billing_data.purchases;
 BEGIN
-    PERFORM billing_data.authorize(p_api_key_id, p_admin_user_id, 'billing:write');
+    PERFORM billing_data.authorize(p_api_key_id, p_session_hash, 'billing:write');
     PERFORM billing_data.require(
         length(p_payment_id) BETWEEN 1 AND 255, 'p_payment_id', 'it must have 1 to 255 characters'
     );
@@ -235,7 +235,7 @@ CREATE OR REPLACE FUNCTION billing.find_purchase(
     p_payment_id text,
     p_provider text DEFAULT 'stripe',
     p_api_key_id uuid DEFAULT NULL,
-    p_admin_user_id uuid DEFAULT NULL
+    p_session_hash bytea DEFAULT NULL
 ) RETURNS TABLE (
     purchase_id uuid,
     account_id uuid,
@@ -254,7 +254,7 @@ AS $$
 DECLARE
     v_config jsonb;
 BEGIN
-    PERFORM billing_data.authorize(p_api_key_id, p_admin_user_id, 'billing:read');
+    PERFORM billing_data.authorize(p_api_key_id, p_session_hash, 'billing:read');
     v_config := billing_data.require_provider(p_provider);
     RETURN QUERY
     SELECT

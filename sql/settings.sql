@@ -51,7 +51,7 @@ CREATE OR REPLACE FUNCTION billing.set_pricing(
     p_pack_uses bigint DEFAULT NULL,
     p_pack_price_minor bigint DEFAULT NULL,
     p_pack_currency text DEFAULT NULL,
-    p_admin_user_id uuid DEFAULT NULL
+    p_session_hash bytea DEFAULT NULL
 ) RETURNS TABLE (
     free_uses bigint, pack_uses bigint, pack_price_minor bigint, pack_currency text
 )
@@ -59,7 +59,7 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_role text := billing_data.authorize(NULL, p_admin_user_id, 'billing:write');
+    v_actor billing_data.actor := billing_data.authorize(NULL, p_session_hash, 'billing:write');
     v_before billing_data.settings;
     v_after billing_data.settings;
     v_columns text[] := ARRAY['free_uses', 'pack_uses', 'pack_price_minor', 'pack_currency'];
@@ -103,7 +103,7 @@ BEGIN
                 )
                 FROM unnest(v_columns) AS c (name)
             ),
-            p_reason, p_admin_user_id, v_role
+            p_reason, v_actor
         );
     END IF;
     RETURN QUERY SELECT

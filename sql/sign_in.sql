@@ -68,7 +68,7 @@ BEGIN
     WHERE u.id = p_admin_user_id;
     PERFORM billing_data.write_audit(
         'admin.sign_in', 'admin_user', p_admin_user_id::text, jsonb_build_object('by', p_how),
-        NULL, p_admin_user_id, NULL
+        NULL, ROW(NULL, p_admin_user_id, NULL)::billing_data.actor
     );
 END
 $$;
@@ -135,8 +135,8 @@ BEGIN
     IF v_user.last_login_at IS NULL AND v_user.created_at >= transaction_timestamp() THEN
         PERFORM billing_data.write_audit(
             'admin.add', 'admin_user', v_user.id::text,
-            jsonb_build_object('email', v_email, 'role', v_user.role), 'first sign-in', v_user.id,
-            NULL
+            jsonb_build_object('email', v_email, 'role', v_user.role), 'first sign-in',
+            ROW(NULL, v_user.id, NULL)::billing_data.actor
         );
     END IF;
     PERFORM billing_data.open_session(v_user.id, p_session_hash, 'identity provider');
@@ -211,25 +211,125 @@ COMMENT ON FUNCTION billing.use_sign_in_link IS
     'Uses up a sign-in link and opens its session. For billing_server and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.use_sign_in_link TO billing_server, billing_dba;
 
--- Whose session this is. No row: none, over, ended, or its owner is deactivated.
+-- Whose session or bearer token this is. No row: nobody's, over or ended. is_active false: a token
+-- whose owner is deactivated; nothing may be done with it.
 -- Example: SELECT * FROM billing.get_session(p_session_hash => sha256('random'));
 CREATE OR REPLACE FUNCTION billing.get_session(p_session_hash bytea)
 RETURNS TABLE (
     admin_user_id uuid, email text, full_name text, picture_url text, role text,
-    expires_at timestamptz
+    expires_at timestamptz, is_active boolean
 )
-LANGUAGE sql STABLE SECURITY DEFINER
+LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
-BEGIN ATOMIC
+AS $$
+BEGIN
+    RETURN QUERY
     SELECT
-        u.id, u.email::text, u.full_name::text, u.picture_url::text, u.role::text, s.expires_at
-    FROM billing_data.admin_sessions AS s
-    INNER JOIN billing_data.admin_users AS u ON u.id = s.admin_user_id
-    WHERE s.session_hash = p_session_hash AND s.expires_at > clock_timestamp() AND u.is_active;
-END;
+        (s.admin).id, (s.admin).email::text, (s.admin).full_name::text,
+        (s.admin).picture_url::text, (s.admin).role::text, s.expires_at, (s.admin).is_active
+    FROM billing_data.find_session(p_session_hash) AS s
+    WHERE (s.admin).is_active OR s.kind = 'token';
+END
+$$;
 COMMENT ON FUNCTION billing.get_session IS
-    'Tells whose browser session this is. For billing_server and billing_dba.';
+    'Tells whose browser session or bearer token this is. For billing_server and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.get_session TO billing_server, billing_dba;
+
+-- Makes a bearer token known, for 24 hours: of the staff member whom a DBA names, or of the one
+-- whose browser session asks. A token cannot ask for another, so it cannot outlive its day.
+-- Writes: admin_sessions 1, admin_audit_logs 1. Errors: actor errors, invalid_argument,
+-- admin_not_found. Example (a token comes from `ciris-billing admins token`, which calls this):
+--   SELECT * FROM billing.create_staff_token(p_token_hash => sha256('random'),
+--       p_email => 'ada@example.com');
+CREATE OR REPLACE FUNCTION billing.create_staff_token(
+    p_token_hash bytea,
+    p_email text DEFAULT NULL,
+    p_session_hash bytea DEFAULT NULL
+) RETURNS TABLE (admin_user_id uuid, email text, role text, expires_at timestamptz)
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_actor billing_data.actor := billing_data.authorize(NULL, p_session_hash, 'billing:read');
+    v_user billing_data.admin_users;
+BEGIN
+    PERFORM billing_data.require_hash(p_token_hash, 'p_token_hash');
+    PERFORM billing_data.require(
+        (p_email IS NULL) = (p_session_hash IS NOT NULL),
+        'p_email', 'a DBA names somebody; who is signed in gets a token of their own'
+    );
+    PERFORM billing_data.require(
+        p_session_hash IS NULL OR EXISTS (
+            SELECT FROM billing_data.find_session(p_session_hash) AS s WHERE s.kind = 'browser'
+        ),
+        'p_session_hash', 'a token cannot make another: sign in with a browser'
+    );
+    PERFORM billing_data.require_durable_commit();
+    SELECT u.* INTO v_user
+    FROM billing_data.admin_users AS u
+    WHERE (u.email = lower(p_email) OR u.id = v_actor.admin_user_id) AND u.is_active
+    FOR NO KEY UPDATE;
+    IF NOT FOUND THEN
+        PERFORM billing_data.raise_error('admin_not_found', jsonb_build_object('email', p_email));
+    END IF;
+    INSERT INTO billing_data.admin_sessions AS s (session_hash, admin_user_id, kind, expires_at)
+    VALUES (p_token_hash, v_user.id, 'token', clock_timestamp() + interval '24 hours')
+    -- Two of one second are the same token.
+    ON CONFLICT ON CONSTRAINT admin_sessions_pkey DO UPDATE
+    SET expires_at = excluded.expires_at
+    WHERE s.admin_user_id = v_user.id AND s.kind = 'token'
+    RETURNING s.expires_at INTO expires_at;
+    PERFORM billing_data.require(FOUND, 'p_token_hash', 'it is in use');
+    PERFORM billing_data.write_audit(
+        'admin.create_token', 'admin_user', v_user.id::text,
+        jsonb_build_object('email', v_user.email, 'expires_at', expires_at), NULL, v_actor
+    );
+    RETURN QUERY SELECT v_user.id, v_user.email::text, v_user.role::text, expires_at;
+END
+$$;
+COMMENT ON FUNCTION billing.create_staff_token IS
+    'Makes a staff member''s bearer token known. For billing_server (staff) and billing_dba.';
+GRANT EXECUTE ON FUNCTION billing.create_staff_token TO billing_server, billing_dba;
+
+-- Ends every session and bearer token of a staff member, at once and everywhere: for a lost laptop
+-- or a token that leaked. Anybody may end their own, others only an administrator or DBA.
+-- Locks: the staff member. Writes: admin_sessions, admin_audit_logs 1. Errors: actor errors,
+-- invalid_argument, admin_not_found.
+-- Example: SELECT billing.end_staff_sessions(p_email => 'ada@example.com', p_reason => 'laptop lost');
+CREATE OR REPLACE FUNCTION billing.end_staff_sessions(
+    p_email text, p_reason text, p_session_hash bytea DEFAULT NULL
+) RETURNS bigint
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_actor billing_data.actor := billing_data.authorize(NULL, p_session_hash, 'billing:read');
+    v_id uuid;
+    v_count bigint;
+BEGIN
+    PERFORM billing_data.require(length(p_reason) > 0, 'p_reason', 'a reason is needed');
+    SELECT u.id INTO v_id FROM billing_data.admin_users AS u WHERE u.email = lower(p_email);
+    IF v_id IS DISTINCT FROM v_actor.admin_user_id THEN
+        PERFORM billing_data.authorize(NULL, p_session_hash, 'billing:write');
+    END IF;
+    IF v_id IS NULL THEN
+        PERFORM billing_data.raise_error('admin_not_found', jsonb_build_object('email', p_email));
+    END IF;
+    PERFORM billing_data.require_durable_commit();
+    -- A session that is being opened holds its owner: it is ended too, or comes after us.
+    PERFORM FROM billing_data.admin_users AS u WHERE u.id = v_id FOR NO KEY UPDATE;
+    DELETE FROM billing_data.admin_sessions AS s WHERE s.admin_user_id = v_id;
+    GET DIAGNOSTICS v_count = ROW_COUNT;
+    PERFORM billing_data.write_audit(
+        'admin.end_sessions', 'admin_user', v_id::text,
+        jsonb_build_object('email', lower(p_email), 'ended', v_count), p_reason, v_actor
+    );
+    RETURN v_count;
+END
+$$;
+COMMENT ON FUNCTION billing.end_staff_sessions IS
+    'Ends all sessions and tokens of a staff member. For billing_server (staff) and billing_dba.';
+GRANT EXECUTE ON FUNCTION billing.end_staff_sessions TO billing_server, billing_dba;
 
 -- Ends a session; true when there was one. Writes: admin_sessions 0..1, admin_audit_logs 0..1.
 -- Example: SELECT billing.end_session(p_session_hash => sha256('random'));
@@ -248,7 +348,8 @@ BEGIN
     END IF;
     PERFORM billing_data.require_durable_commit();
     PERFORM billing_data.write_audit(
-        'admin.sign_out', 'admin_user', v_id::text, NULL, NULL, v_id, NULL
+        'admin.sign_out', 'admin_user', v_id::text, NULL, NULL,
+        ROW(NULL, v_id, NULL)::billing_data.actor
     );
     RETURN true;
 END
@@ -256,21 +357,3 @@ $$;
 COMMENT ON FUNCTION billing.end_session IS
     'Ends a browser session. For billing_server and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.end_session TO billing_server, billing_dba;
-
--- Reads a staff member by id, also a deactivated one: who a bearer token speaks for. No row:
--- nobody. Example: SELECT * FROM billing.find_admin(p_admin_user_id => '...');
-CREATE OR REPLACE FUNCTION billing.find_admin(p_admin_user_id uuid)
-RETURNS TABLE (
-    admin_user_id uuid, email text, full_name text, picture_url text, role text, is_active boolean
-)
-LANGUAGE sql STABLE SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp
-BEGIN ATOMIC
-    SELECT
-        u.id, u.email::text, u.full_name::text, u.picture_url::text, u.role::text, u.is_active
-    FROM billing_data.admin_users AS u
-    WHERE u.id = p_admin_user_id;
-END;
-COMMENT ON FUNCTION billing.find_admin IS
-    'Reads a staff member by id. For billing_server and billing_dba.';
-GRANT EXECUTE ON FUNCTION billing.find_admin TO billing_server, billing_dba;

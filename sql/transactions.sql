@@ -11,7 +11,7 @@ CREATE OR REPLACE FUNCTION billing.list_transactions(
     p_limit bigint DEFAULT 50,
     p_offset bigint DEFAULT 0,
     p_api_key_id uuid DEFAULT NULL,
-    p_admin_user_id uuid DEFAULT NULL
+    p_session_hash bytea DEFAULT NULL
 ) RETURNS TABLE (
     total_count bigint,
     transaction_id uuid,
@@ -37,7 +37,7 @@ DECLARE
     v_account_id uuid;
     v_newest bigint;
 BEGIN
-    PERFORM billing_data.authorize(p_api_key_id, p_admin_user_id, 'billing:read');
+    PERFORM billing_data.authorize(p_api_key_id, p_session_hash, 'billing:read');
     PERFORM billing_data.require_page(p_limit, p_offset, 500);
     SELECT a.id, a.ledger_version INTO v_account_id, v_newest
     FROM billing_data.accounts AS a

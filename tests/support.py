@@ -25,6 +25,7 @@ import psutil
 import psycopg
 import pytest
 
+from server.admin_token import hashed
 from server.api_key_secret import new_secret
 from server.config import SettingsSeed
 from server.embedded import Cluster, EmbeddedError, find_binaries
@@ -140,6 +141,16 @@ class Database:
             user="t_dba",
         )
         return Key(str(key_id), secret.plaintext, secret.prefix)
+
+    def know_token(self, token: str, email: str) -> str:
+        """Makes a staff member's bearer token known, as the command line does; gives the token."""
+        self.execute(
+            "SELECT billing.create_staff_token(p_token_hash => %s, p_email => %s)",
+            hashed(token),
+            email,
+            user="t_dba",
+        )
+        return token
 
 
 @dataclass(frozen=True)

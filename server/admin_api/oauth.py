@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 from aiohttp import web
 
+from server.admin_token import hashed
 from server.client_address import client_address
 from server.config import StaffConfig
 from server.errors import ApiError, json_response
@@ -18,7 +19,7 @@ from server.gateway import Refused, calls
 from server.keys import CONFIG, COOKIES, GATEWAY, IDENTITY_PROVIDER, LIMITER
 from server.staff.guard import client_of, local_path, visit_of_script
 from server.staff.identity_provider import Person, ProviderUnavailable, SignInFailed
-from server.staff.sessions import hashed, new_session
+from server.staff.sessions import new_session
 from server.validation import missing
 
 _LOG = logging.getLogger(__name__)
@@ -99,7 +100,7 @@ async def user(request: web.Request) -> web.StreamResponse:
     try:
         visit = await visit_of_script(request)
     except ApiError as error:
-        if error.code == "admin_deactivated" or error.detail == "User not found":
+        if error.code == "admin_deactivated":
             raise ApiError(403, "not_authorized", "User not authorized") from None
         error.headers = {}
         raise

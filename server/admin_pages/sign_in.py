@@ -7,10 +7,11 @@ from urllib.parse import urlencode
 from aiohttp import web
 
 from server.admin_pages.page import error_page, render_public, see_other
+from server.admin_token import hashed
 from server.gateway import calls
 from server.keys import CONFIG, COOKIES, GATEWAY
 from server.staff.guard import Visit, client_of, local_path, visit_of_browser
-from server.staff.sessions import hashed, new_session
+from server.staff.sessions import new_session
 
 
 async def sign_in(request: web.Request) -> web.StreamResponse:

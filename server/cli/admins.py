@@ -7,7 +7,7 @@ import os
 from datetime import UTC, datetime
 from typing import Any
 
-from server.admin_token import issue_token
+from server.admin_token import hashed, issue_token
 from server.cli.database import call_function
 from server.cli.output import print_json, print_table
 from server.config import load_admin_jwt_secret
@@ -31,7 +31,12 @@ def add_parser(commands: Any) -> None:
     token.add_argument("email", help="an active staff member")
     token.set_defaults(run=_token)
 
-    for action in (add, listing, token):
+    sign_out = actions.add_parser("logout", help="end all sessions and tokens of a staff member")
+    sign_out.add_argument("email", help="a staff member")
+    sign_out.add_argument("--reason", required=True, help="why, for the audit log")
+    sign_out.set_defaults(run=_sign_out)
+
+    for action in (add, listing, token, sign_out):
         action.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -74,8 +79,26 @@ def _token(options: argparse.Namespace) -> int:
     token = issue_token(
         secret, str(admin["admin_user_id"]), admin["email"], admin["role"], datetime.now(UTC)
     )
+    known = call_function(
+        "SELECT * FROM billing.create_staff_token(p_token_hash => %(hash)s, p_email => %(email)s)",
+        hash=hashed(token),
+        email=options.email,
+    )[0]
     if options.json:
-        print_json({"token": token.text, "expires_at": token.expires_at})
+        print_json({"token": token, "expires_at": known["expires_at"]})
     else:
-        print(token.text)
+        print(token)
+    return 0
+
+
+def _sign_out(options: argparse.Namespace) -> int:
+    row = call_function(
+        "SELECT billing.end_staff_sessions(p_email => %(email)s, p_reason => %(reason)s) AS ended",
+        email=options.email,
+        reason=options.reason,
+    )[0]
+    if options.json:
+        print_json(row)
+    else:
+        print(f"{row['ended']} sessions and tokens of {options.email} have ended")
     return 0

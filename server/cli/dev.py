@@ -6,7 +6,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import fcntl
-import hashlib
 import os
 import secrets
 import shutil
@@ -20,6 +19,7 @@ import orjson
 import psycopg
 from psycopg import sql
 
+from server.admin_token import hashed
 from server.api_key_secret import verify_secret
 from server.cli.keys import create_key
 from server.cli.output import CommandFailed
@@ -189,7 +189,7 @@ def _sign_in_ticket(dsn: str) -> str:
         )
         connection.execute(
             "SELECT billing.create_sign_in_link(p_email => %s, p_ticket_hash => %s)",
-            (email, hashlib.sha256(ticket.encode()).digest()),
+            (email, hashed(ticket)),
         )
     return ticket
 

@@ -352,13 +352,14 @@ class Gateway:
     async def staff(
         self,
         call: FunctionCall,
-        admin_user_id: UUID,
+        session_hash: bytes,
         client: tuple[str, str],
         **arguments: Any,
     ) -> list[Row]:
-        """Calls a function for a staff member; `arguments` by the names in calls.py, without p_.
+        """Calls a function for the staff member whose session or bearer token has this hash, which
+        the function looks up; `arguments` by the names in calls.py, without p_.
         The audit log learns `client`, the browser's address and name. Raises Refused."""
-        named = {**arguments, "admin_user_id": admin_user_id}
+        named = {**arguments, "session_hash": session_hash}
         values = [named.pop(name.removeprefix("p_")) for name in call.arguments]
         if named:
             raise TypeError(f"billing.{call.name} takes no {', '.join(named)}")

@@ -120,7 +120,7 @@ PROCESS_PAYMENT_EVENT = _call(
     " return_away_minor return_states return_transactions occurred_at is_claimed is_foreign",
     "outcome needs_attention deliveries credits_added",
 )
-# Staff. All but those of signing in name the staff member as the last argument.
+# Staff. All but those of signing in say whose call it is by the session's or token's hash.
 CREATE_SIGN_IN_TICKET = _call("create_sign_in_ticket", "ticket_hash", "create_sign_in_ticket")
 USE_SIGN_IN_TICKET = _call("use_sign_in_ticket", "ticket_hash", "use_sign_in_ticket")
 SIGN_IN_ADMIN = _call(
@@ -130,12 +130,11 @@ SIGN_IN_ADMIN = _call(
 )
 USE_SIGN_IN_LINK = _call("use_sign_in_link", "ticket_hash session_hash", "admin_user_id email")
 GET_SESSION = _call(
-    "get_session", "session_hash", "admin_user_id email full_name picture_url role expires_at"
+    "get_session",
+    "session_hash",
+    "admin_user_id email full_name picture_url role expires_at is_active",
 )
 END_SESSION = _call("end_session", "session_hash", "end_session")
-FIND_ADMIN = _call(
-    "find_admin", "admin_user_id", "admin_user_id email full_name picture_url role is_active"
-)
 GET_SETTINGS = _call(
     "get_settings", "", "free_uses pack_uses pack_price_minor pack_currency admin_email_domain"
 )
@@ -147,128 +146,126 @@ DESCRIBE_PRICE = _call("describe_price", "pack_price_minor pack_currency", "desc
 REFRESH_FIGURES = _call("refresh_figures", "", "refresh_figures")
 GET_OVERVIEW = _call(
     "get_overview",
-    "admin_user_id",
+    "session_hash",
     "total_users active_users total_api_keys active_api_keys total_balance_minor"
     " total_charged_all_time total_credited_all_time charges_last_24h credits_last_24h"
     " charges_last_7d credits_last_7d payment_problems",
 )
 LIST_DAILY_FIGURES = _call(
     "list_daily_figures",
-    "days admin_user_id",
+    "days session_hash",
     "day checks checks_denied charges free_charges charge_amount credits_used credits"
     " credits_added credits_sold credits_taken_back accounts_created unique_users",
 )
 _TOTALS = "last_charge_at last_credit_at total_charged total_credited charge_count credit_count"
 LIST_ACCOUNTS = _call(
     "list_accounts",
-    "search status sort match limit offset count admin_user_id",
+    "search status sort match limit offset count session_hash",
     "total_count account_id oauth_provider external_id wa_id tenant_id customer_email"
     " balance_minor currency plan_name status paid_credits free_uses_remaining total_uses"
     f" created_at {_TOTALS}",
 )
 GET_ACCOUNT_BY_ID = _call(
     "get_account_by_id",
-    "account_id admin_user_id",
+    "account_id session_hash",
     f"{_ACCOUNT} user_role agent_id free_uses_remaining total_uses ledger_version {_TOTALS}",
 )
 LIST_ACCOUNT_TRANSACTIONS = _call(
     "list_transactions",
-    "oauth_provider external_id limit offset admin_user_id",
+    "oauth_provider external_id limit offset session_hash",
     " ".join(LIST_TRANSACTIONS.columns),
 )
 LIST_CHECKS = _call(
     "list_checks",
-    "account_id limit offset admin_user_id",
+    "account_id limit offset session_hash",
     "check_id has_credit denial_reason credits_remaining free_uses_remaining context_agent_id"
     " context_channel_id context_request_id created_at",
 )
 ADJUST_CREDITS = _call(
     "adjust_credits",
-    "account_id amount reason idempotency_key admin_user_id",
+    "account_id amount reason idempotency_key session_hash",
     "credit_id amount_minor balance_before balance_after created_at replayed",
 )
 RESET_FREE_USES = _call(
     "reset_free_uses",
-    "account_id reason free_uses admin_user_id",
+    "account_id reason free_uses session_hash",
     "free_uses_before free_uses_remaining",
 )
 SET_ACCOUNT_STATUS = _call(
     "set_account_status",
-    "oauth_provider external_id status reason admin_user_id",
+    "oauth_provider external_id status reason session_hash",
     "account_id status previous_status",
 )
 LIST_API_KEYS = _call(
     "list_api_keys",
-    "environment status admin_user_id",
+    "environment status session_hash",
     "api_key_id name key_prefix environment permissions status description created_at expires_at"
     " last_used_at last_used_ip rotated_to created_by_email created_by_role",
 )
 CREATE_API_KEY = _call(
     "create_api_key",
     "name key_prefix key_hash environment permissions description expires_in_days reason"
-    " admin_user_id",
+    " session_hash",
     "api_key_id name key_prefix environment permissions status created_at expires_at",
 )
 ROTATE_API_KEY = _call(
     "rotate_api_key",
-    "api_key_id key_prefix key_hash reason admin_user_id",
+    "api_key_id key_prefix key_hash reason session_hash",
     "api_key_id name key_prefix environment permissions expires_at old_key_expires_at",
 )
 REVOKE_API_KEY = _call(
-    "revoke_api_key", "api_key_id reason admin_user_id", "api_key_id name key_prefix status"
+    "revoke_api_key", "api_key_id reason session_hash", "api_key_id name key_prefix status"
 )
 LIST_PURCHASES = _call(
     "list_purchases",
-    "account_id status limit offset admin_user_id",
+    "account_id status limit offset session_hash",
     "purchase_id account_id oauth_provider external_id customer_email provider payment_id status"
     " uses price_minor currency price_text created_at settled_at returned_minor uses_taken_back"
     " shortfall returned_text",
 )
 LIST_PAYMENT_EVENTS = _call(
     "list_payment_events",
-    "limit offset admin_user_id",
+    "limit offset session_hash",
     "provider event_id event_type payment_id account_id outcome needs_attention deliveries"
     " livemode received_at last_received_at resolved_at resolution",
 )
 LIST_PAYMENT_PROBLEMS = _call(
     "list_payment_problems",
-    "limit offset admin_user_id",
+    "limit offset session_hash",
     "problem provider reference payment_id account_id what_is_wrong happened_at",
 )
 RESOLVE_PAYMENT_EVENT = _call(
-    "resolve_payment_event", "event_id reason admin_user_id", "resolve_payment_event"
+    "resolve_payment_event", "event_id reason session_hash", "resolve_payment_event"
 )
-RESOLVE_SHORTFALL = _call(
-    "resolve_shortfall", "return_id reason admin_user_id", "resolve_shortfall"
-)
+RESOLVE_SHORTFALL = _call("resolve_shortfall", "return_id reason session_hash", "resolve_shortfall")
 _PROVIDER = "id provider_type is_active config_data mode updated_at"
-LIST_PROVIDER_CONFIGS = _call("list_provider_configs", "admin_user_id", _PROVIDER)
+LIST_PROVIDER_CONFIGS = _call("list_provider_configs", "session_hash", _PROVIDER)
 SET_PROVIDER_CONFIG = _call(
-    "set_provider_config", "provider_type config_data is_active reason admin_user_id", _PROVIDER
+    "set_provider_config", "provider_type config_data is_active reason session_hash", _PROVIDER
 )
 SET_PRICING = _call(
     "set_pricing",
-    "reason free_uses pack_uses pack_price_minor pack_currency admin_user_id",
+    "reason free_uses pack_uses pack_price_minor pack_currency session_hash",
     "free_uses pack_uses pack_price_minor pack_currency",
 )
 LIST_ADMINS = _call(
     "list_admins",
-    "admin_user_id",
+    "session_hash",
     "admin_user_id email full_name role is_active created_at last_login_at",
 )
 ADD_ADMIN = _call(
     "add_admin",
-    "email full_name role reason admin_user_id",
+    "email full_name role reason session_hash",
     "admin_user_id email full_name role is_active",
 )
 SET_ADMIN = _call(
     "set_admin",
-    "email reason role is_active admin_user_id",
+    "email reason role is_active session_hash",
     "admin_user_id email full_name role is_active",
 )
 LIST_AUDIT_LOG = _call(
     "list_audit_log",
-    "who action resource_id from to limit offset admin_user_id",
+    "who action resource_id from to limit offset session_hash",
     "id created_at who action resource_type resource_id reason changes ip_address user_agent",
 )
 GET_SCHEMA_VERSION = _call("get_schema_version", "", "get_schema_version")

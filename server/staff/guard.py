@@ -13,14 +13,16 @@ from uuid import UUID
 import jwt
 from aiohttp import web
 
+from server.admin_token import hashed
 from server.client_address import client_address
 from server.errors import ApiError, worded
-from server.gateway import Row, calls
+from server.gateway import Refused, Row, calls
 from server.gateway.calls import FunctionCall
 from server.keys import CONFIG, COOKIES, GATEWAY
 from server.staff.sessions import BrowserSession
 
 _BEARER = {"WWW-Authenticate": "Bearer"}
+_NOT_GOOD = "Invalid or expired token"
 _LONGEST_PATH = 1000  # it travels in a cookie, and browsers drop those over 4 KB
 Handler = Callable[[web.Request, "Visit"], Awaitable[web.StreamResponse]]
 
@@ -30,7 +32,7 @@ class ConsoleClosed(Exception):
 
 
 class NotSignedIn(Exception):
-    """A page was asked for without a session that is good."""
+    """The session, if there is one, is not good, or not any more."""
 
 
 class ForgedForm(Exception):
@@ -42,6 +44,7 @@ class Visit:
     """A staff member's request that passed the guard."""
 
     request: web.Request
+    session_hash: bytes
     admin_user_id: UUID
     email: str
     name: str
@@ -55,13 +58,19 @@ class Visit:
         return self.role == "admin"
 
     async def rows(self, call: FunctionCall, **arguments: Any) -> list[Row]:
-        """Calls a function in this staff member's name. Raises Refused."""
-        return await self.request.app[GATEWAY].staff(
-            call,
-            self.admin_user_id,
-            client_of(self.request),
-            **arguments,
-        )
+        """Calls a function in this staff member's name. Raises Refused, and NotSignedIn when the
+        session or token has ended since the guard asked."""
+        try:
+            return await self.request.app[GATEWAY].staff(
+                call,
+                self.session_hash,
+                client_of(self.request),
+                **arguments,
+            )
+        except Refused as error:
+            if error.slug == "session_over":
+                raise NotSignedIn from None
+            raise
 
     async def row(self, call: FunctionCall, **arguments: Any) -> Row:
         """The one row of a call."""
@@ -87,7 +96,10 @@ def staff_api(handler: Handler) -> Callable[[web.Request], Awaitable[web.StreamR
     our own pages."""
 
     async def endpoint(request: web.Request) -> web.StreamResponse:
-        return await handler(request, await visit_of_script(request))
+        try:
+            return await handler(request, await visit_of_script(request))
+        except NotSignedIn:
+            raise _unauthorized(_NOT_GOOD) from None
 
     return endpoint
 
@@ -100,7 +112,9 @@ async def visit_of_browser(request: web.Request) -> Visit | None:
     if session is None:
         return None
     row = await request.app[GATEWAY].sign_in(calls.GET_SESSION, session.hash)
-    return _visit(request, row, session) if row is not None else None
+    if row is None or not row["is_active"]:
+        return None
+    return _visit(request, row, session.hash, session)
 
 
 async def visit_of_script(request: web.Request) -> Visit:
@@ -122,7 +136,7 @@ async def visit_of_script(request: web.Request) -> Visit:
     visit = await visit_of_browser(request)
     if visit is None:
         presented = "admin_token" in request.cookies
-        raise _unauthorized("Invalid or expired token" if presented else "Not authenticated")
+        raise _unauthorized(_NOT_GOOD if presented else "Not authenticated")
     if request.method not in ("GET", "HEAD") and not _same_origin(request, config.public_url):
         raise ApiError(
             403, "cross_origin", "Calls with a browser session must come from our own pages"
@@ -157,27 +171,30 @@ def _same_origin(request: web.Request, public_url: str) -> bool:
 
 
 async def _visit_of_token(request: web.Request, secret: str, token: str) -> Visit:
+    """Who a bearer token stands for: one that we signed and the database still knows."""
+    text = _readable(token)
     try:
-        claims = jwt.decode(
-            _readable(token), secret, algorithms=["HS256"], options={"require": ["exp", "iat"]}
-        )
+        claims = jwt.decode(text, secret, algorithms=["HS256"], options={"require": ["exp", "iat"]})
     except jwt.InvalidTokenError:
-        raise _unauthorized("Invalid or expired token") from None
+        raise _unauthorized(_NOT_GOOD) from None
     try:
-        admin_user_id = UUID(claims["sub"])
+        UUID(claims["sub"])
     except (KeyError, ValueError, TypeError, AttributeError):
         raise _unauthorized("Invalid token payload") from None
-    row = await request.app[GATEWAY].sign_in(calls.FIND_ADMIN, admin_user_id)
+    row = await request.app[GATEWAY].sign_in(calls.GET_SESSION, hashed(text))
     if row is None:
-        raise _unauthorized("User not found")
+        raise _unauthorized(_NOT_GOOD)
     if not row["is_active"]:
         raise ApiError(403, "admin_deactivated", "User account is deactivated")
-    return _visit(request, row, None)
+    return _visit(request, row, hashed(text), None)
 
 
-def _visit(request: web.Request, row: Row, session: BrowserSession | None) -> Visit:
+def _visit(
+    request: web.Request, row: Row, session_hash: bytes, session: BrowserSession | None
+) -> Visit:
     return Visit(
         request,
+        session_hash,
         row["admin_user_id"],
         row["email"],
         row["full_name"],

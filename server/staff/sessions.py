@@ -4,7 +4,6 @@ and binds it to the browser; a third shows a message once."""
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,7 @@ from aiohttp import web
 from aiohttp_session import Session
 from aiohttp_session.cookie_storage import EncryptedCookieStorage
 
+from server.admin_token import hashed
 from server.config import StaffConfig
 from server.encryption import derived_key
 
@@ -119,8 +119,3 @@ async def _load(storage: EncryptedCookieStorage, request: web.Request) -> dict[s
 def new_session() -> BrowserSession:
     """A session nobody has yet."""
     return BrowserSession(secrets.token_urlsafe(32), secrets.token_urlsafe(32))
-
-
-def hashed(secret: str) -> bytes:
-    """A random secret as the database stores it."""
-    return hashlib.sha256(secret.encode()).digest()

@@ -98,6 +98,7 @@ NOT_FOR_AGENTS = {
     "busy",  # an agent is told `unavailable`
     "payment_attached",
     "provider_config_changed",
+    "session_over",  # staff are told `not_authenticated`
 }
 
 STRIPE = StripeDouble()

@@ -1234,9 +1234,15 @@ def token_of(database: Database, email: str) -> str:
 
 
 def made(subject: Any, secret: str = JWT_SECRET, algorithm: str = "HS256", **claims: Any) -> str:
-    """A token with any claims, None to leave one out."""
+    """A token with any claims, None to leave one out. The database does not know it."""
     now = datetime.now(UTC)
-    content = {"sub": subject, "iat": now, "exp": now + timedelta(hours=1), **claims}
+    content = {
+        "sub": subject,
+        "iat": now,
+        "exp": now + timedelta(hours=1),
+        "jti": secrets.token_hex(8),
+        **claims,
+    }
     return jwt.encode(
         {name: value for name, value in content.items() if value is not None},
         secret or None,
@@ -1295,9 +1301,10 @@ def test_nobody_is_not_authenticated(console: Console) -> None:
 
 
 def test_a_token_that_is_not_good_is_refused(console: Console, module_database: Database) -> None:
-    subject = add(module_database, staff_address(), "admin")
+    email = staff_address()
+    subject = add(module_database, email, "admin")
     now = datetime.now(UTC)
-    head, body, signature = made(subject).split(".")
+    head, body, signature = module_database.know_token(made(subject), email).split(".")
     assert bearer(console, f"{head}.{body}.{signature}").status_code == 200
     assert signed(f"{head}.{body}", JWT_SECRET.encode()) == f"{head}.{body}.{signature}"
     bad = {
@@ -1317,8 +1324,10 @@ def test_a_token_that_is_not_good_is_refused(console: Console, module_database: 
         "no token": "x",
         "three dots": "a.b.c",
     }
+    response = bearer(console, made(subject), "/admin/api/api-keys")  # good, but given to nobody
+    assert_refused(response, "Invalid or expired token", 401)
     for what, token in bad.items():
-        response = bearer(console, token)
+        response = bearer(console, module_database.know_token(token, email))
         assert response.status_code == 401, what
         assert response.json()["detail"] == "Invalid or expired token", what
         assert "www-authenticate" not in response.headers
@@ -1333,26 +1342,49 @@ def test_a_token_that_is_not_good_is_refused(console: Console, module_database: 
 def test_a_token_for_nobody_is_refused(console: Console, module_database: Database) -> None:
     email = staff_address()
     gone = add(module_database, email)
-    assert bearer(console, made(gone)).status_code == 200
-    set_person(module_database, email, is_active=False)
-    for subject, detail, status in (
-        (str(uuid4()), "User not found", 401),
-        (gone, "User account is deactivated", 403),
-    ):
-        response = bearer(console, made(subject))
-        assert_refused(response, "User not authorized", 403)
-        response = bearer(console, made(subject), "/admin/api/api-keys")
-        assert_refused(response, detail, status)
     for subject in ("ada", "", None):
-        response = bearer(console, made(subject), "/admin/api/api-keys")
+        token = module_database.know_token(made(subject), email)
+        response = bearer(console, token, "/admin/api/api-keys")
         assert_refused(response, "Invalid token payload", 401)
+    token = module_database.know_token(made(gone), email)
+    assert bearer(console, token).status_code == 200
+    set_person(module_database, email, is_active=False)
+    response = bearer(console, token)
+    assert_refused(response, "User not authorized", 403)
+    response = bearer(console, token, "/admin/api/api-keys")
+    assert_refused(response, "User account is deactivated", 403)
+
+
+def test_a_token_of_who_was_away_does_not_come_back_with_them(
+    console: Console, module_database: Database
+) -> None:
+    email = staff_address()
+    add(module_database, email)
+    token = token_of(module_database, email)
+    set_person(module_database, email, is_active=False)
+    set_person(module_database, email, is_active=True)
+    assert_refused(bearer(console, token), "Invalid or expired token", 401)
+
+
+def test_a_token_is_revoked_on_the_command_line(
+    console: Console, good: GoodProvider, module_database: Database
+) -> None:
+    email = staff_address()
+    browser = signed_in(console, good, email)
+    token = token_of(module_database, email)
+    assert bearer(console, token).status_code == 200
+    printed = billing(module_database, "admins", "logout", email, "--reason", "laptop lost")
+    assert printed == f"2 sessions and tokens of {email} have ended\n"
+    assert_refused(bearer(console, token), "Invalid or expired token", 401)
+    assert_refused(browser.get("/admin/oauth/user"), "Invalid or expired token", 401)
 
 
 def test_what_a_token_says_of_the_role_does_not_count(
     console: Console, module_database: Database
 ) -> None:
-    viewer = add(module_database, staff_address())
-    token = made(viewer, role="admin", email=FOUNDER, is_admin=True)
+    email = staff_address()
+    lie = made(add(module_database, email), role="admin", email=FOUNDER, is_admin=True)
+    token = module_database.know_token(lie, email)
     assert bearer(console, token).json()["role"] == "viewer"
     before = keys_of(module_database)
     response = console.browser().request(

@@ -130,8 +130,8 @@ def release(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     _replace(
         copy / "sql" / "transactions.sql",
-        "    p_admin_user_id uuid DEFAULT NULL\n",
-        "    p_admin_user_id uuid DEFAULT NULL,\n    p_next_argument text DEFAULT NULL\n",
+        "    p_session_hash bytea DEFAULT NULL\n",
+        "    p_session_hash bytea DEFAULT NULL,\n    p_next_argument text DEFAULT NULL\n",
     )
     with (copy / "sql" / "help.sql").open("a") as file:
         file.write(

@@ -5,19 +5,26 @@ CREATE SCHEMA billing;
 
 CREATE SCHEMA billing_data;
 
-CREATE FUNCTION billing.add_admin(p_email text, p_full_name text DEFAULT NULL::text, p_role text DEFAULT 'viewer'::text, p_reason text DEFAULT NULL::text, p_admin_user_id uuid DEFAULT NULL::uuid) RETURNS TABLE(admin_user_id uuid, email text, full_name text, role text, is_active boolean, created_at timestamp with time zone)
+CREATE TYPE billing_data.actor AS (
+	api_key_id uuid,
+	admin_user_id uuid,
+	database_role text
+);
+
+CREATE FUNCTION billing.add_admin(p_email text, p_full_name text DEFAULT NULL::text, p_role text DEFAULT 'viewer'::text, p_reason text DEFAULT NULL::text, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(admin_user_id uuid, email text, full_name text, role text, is_active boolean, created_at timestamp with time zone)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.adjust_credits(p_account_id uuid, p_amount bigint, p_reason text, p_idempotency_key text DEFAULT NULL::text, p_admin_user_id uuid DEFAULT NULL::uuid) RETURNS TABLE(credit_id uuid, amount_minor bigint, balance_before bigint, balance_after bigint, created_at timestamp with time zone, replayed boolean)
+CREATE FUNCTION billing.adjust_credits(p_account_id uuid, p_amount bigint, p_reason text, p_idempotency_key text DEFAULT NULL::text, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(credit_id uuid, amount_minor bigint, balance_before bigint, balance_after bigint, created_at timestamp with time zone, replayed boolean)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.attach_payment(p_account_id uuid, p_purchase_id uuid, p_payment_id text, p_payment_status text, p_api_key_id uuid DEFAULT NULL::uuid, p_admin_user_id uuid DEFAULT NULL::uuid) RETURNS TABLE(payment_id text, payment_status text)
+CREATE FUNCTION billing.attach_payment(p_account_id uuid, p_purchase_id uuid, p_payment_id text, p_payment_status text, p_api_key_id uuid DEFAULT NULL::uuid, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(payment_id text, payment_status text)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing.begin_purchase(p_oauth_provider text, p_external_id text, p_customer_email text, p_wa_id text DEFAULT NULL::text, p_tenant_id text DEFAULT NULL::text, p_user_role text DEFAULT NULL::text, p_agent_id text DEFAULT NULL::text, p_marketing_opt_in boolean DEFAULT false, p_marketing_opt_in_source text DEFAULT NULL::text, p_idempotency_key text DEFAULT NULL::text, p_provider text DEFAULT 'stripe'::text, p_api_key_id uuid DEFAULT NULL::uuid, p_admin_user_id uuid DEFAULT NULL::uuid) RETURNS TABLE(purchase_id uuid, account_id uuid, uses bigint, price_minor bigint, currency text, payment_id text, payment_status text, account_created boolean, replayed boolean, config_data jsonb, credits_added bigint)
+CREATE FUNCTION billing.begin_purchase(p_oauth_provider text, p_external_id text, p_customer_email text, p_wa_id text DEFAULT NULL::text, p_tenant_id text DEFAULT NULL::text, p_user_role text DEFAULT NULL::text, p_agent_id text DEFAULT NULL::text, p_marketing_opt_in boolean DEFAULT false, p_marketing_opt_in_source text DEFAULT NULL::text, p_idempotency_key text DEFAULT NULL::text, p_provider text DEFAULT 'stripe'::text, p_api_key_id uuid DEFAULT NULL::uuid, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(purchase_id uuid, account_id uuid, uses bigint, price_minor bigint, currency text, payment_id text, payment_status text, account_created boolean, replayed boolean, config_data jsonb)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -33,11 +40,11 @@ CREATE FUNCTION billing.check_credits(p_oauth_providers text[], p_external_ids t
     SET enable_hashjoin TO 'off'
     SET enable_mergejoin TO 'off';
 
-CREATE FUNCTION billing.create_account(p_oauth_provider text, p_external_id text, p_wa_id text DEFAULT NULL::text, p_tenant_id text DEFAULT NULL::text, p_initial_balance_minor bigint DEFAULT 0, p_currency text DEFAULT 'USD'::text, p_plan_name text DEFAULT 'free'::text, p_customer_email text DEFAULT NULL::text, p_user_role text DEFAULT NULL::text, p_agent_id text DEFAULT NULL::text, p_marketing_opt_in boolean DEFAULT false, p_marketing_opt_in_source text DEFAULT NULL::text, p_idempotency_key text DEFAULT NULL::text, p_api_key_id uuid DEFAULT NULL::uuid, p_admin_user_id uuid DEFAULT NULL::uuid) RETURNS TABLE(account_id uuid, oauth_provider text, external_id text, wa_id text, tenant_id text, customer_email text, balance_minor bigint, currency text, plan_name text, status text, paid_credits bigint, marketing_opt_in boolean, marketing_opt_in_at timestamp with time zone, marketing_opt_in_source text, created_at timestamp with time zone, updated_at timestamp with time zone, account_created boolean, replayed boolean)
+CREATE FUNCTION billing.create_account(p_oauth_provider text, p_external_id text, p_wa_id text DEFAULT NULL::text, p_tenant_id text DEFAULT NULL::text, p_initial_balance_minor bigint DEFAULT 0, p_currency text DEFAULT 'USD'::text, p_plan_name text DEFAULT 'free'::text, p_customer_email text DEFAULT NULL::text, p_user_role text DEFAULT NULL::text, p_agent_id text DEFAULT NULL::text, p_marketing_opt_in boolean DEFAULT false, p_marketing_opt_in_source text DEFAULT NULL::text, p_idempotency_key text DEFAULT NULL::text, p_api_key_id uuid DEFAULT NULL::uuid, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(account_id uuid, oauth_provider text, external_id text, wa_id text, tenant_id text, customer_email text, balance_minor bigint, currency text, plan_name text, status text, paid_credits bigint, marketing_opt_in boolean, marketing_opt_in_at timestamp with time zone, marketing_opt_in_source text, created_at timestamp with time zone, updated_at timestamp with time zone, account_created boolean, replayed boolean)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.create_api_key(p_name text, p_key_prefix text, p_key_hash text, p_environment text DEFAULT 'live'::text, p_permissions text[] DEFAULT ARRAY['billing:read'::text, 'billing:write'::text], p_description text DEFAULT NULL::text, p_expires_in_days integer DEFAULT NULL::integer, p_reason text DEFAULT NULL::text, p_admin_user_id uuid DEFAULT NULL::uuid) RETURNS TABLE(api_key_id uuid, name text, key_prefix text, environment text, permissions text[], status text, created_at timestamp with time zone, expires_at timestamp with time zone)
+CREATE FUNCTION billing.create_api_key(p_name text, p_key_prefix text, p_key_hash text, p_environment text DEFAULT 'live'::text, p_permissions text[] DEFAULT ARRAY['billing:read'::text, 'billing:write'::text], p_description text DEFAULT NULL::text, p_expires_in_days integer DEFAULT NULL::integer, p_reason text DEFAULT NULL::text, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(api_key_id uuid, name text, key_prefix text, environment text, permissions text[], status text, created_at timestamp with time zone, expires_at timestamp with time zone)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -61,7 +68,7 @@ CREATE FUNCTION billing.create_check_partitions(p_months integer DEFAULT 3, p_mo
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.create_credit(p_oauth_provider text, p_external_id text, p_amount_minor bigint, p_transaction_type text DEFAULT 'grant'::text, p_description text DEFAULT 'Granted'::text, p_currency text DEFAULT 'USD'::text, p_external_transaction_id text DEFAULT NULL::text, p_idempotency_key text DEFAULT NULL::text, p_api_key_id uuid DEFAULT NULL::uuid, p_admin_user_id uuid DEFAULT NULL::uuid) RETURNS TABLE(credit_id uuid, account_id uuid, amount_minor bigint, currency text, balance_before bigint, balance_after bigint, transaction_type text, description text, external_transaction_id text, created_at timestamp with time zone)
+CREATE FUNCTION billing.create_credit(p_oauth_provider text, p_external_id text, p_amount_minor bigint, p_transaction_type text DEFAULT 'grant'::text, p_description text DEFAULT 'Granted'::text, p_currency text DEFAULT 'USD'::text, p_external_transaction_id text DEFAULT NULL::text, p_idempotency_key text DEFAULT NULL::text, p_api_key_id uuid DEFAULT NULL::uuid, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(credit_id uuid, account_id uuid, amount_minor bigint, currency text, balance_before bigint, balance_after bigint, transaction_type text, description text, external_transaction_id text, created_at timestamp with time zone)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -97,6 +104,11 @@ CREATE FUNCTION billing.describe_price(p_pack_price_minor bigint, p_pack_currenc
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing.drop_check_partitions(p_before timestamp with time zone, p_rows bigint DEFAULT 500000) RETURNS TABLE(partition_name text)
+CREATE FUNCTION billing.create_staff_token(p_token_hash bytea, p_email text DEFAULT NULL::text, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(admin_user_id uuid, email text, role text, expires_at timestamp with time zone)
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.drop_check_partitions(p_before timestamp with time zone) RETURNS TABLE(partition_name text)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -104,21 +116,8 @@ CREATE FUNCTION billing.end_session(p_session_hash bytea) RETURNS boolean
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE TABLE billing_data.admin_users (
-    id uuid DEFAULT gen_random_uuid() NOT NULL,
-    email character varying(255) NOT NULL,
-    full_name character varying(255) NOT NULL,
-    role character varying(20) DEFAULT 'viewer'::character varying NOT NULL,
-    is_active boolean DEFAULT true NOT NULL,
-    created_at timestamp with time zone DEFAULT now() NOT NULL,
-    last_login_at timestamp with time zone,
-    google_id character varying(255),
-    picture_url character varying(512),
-    CONSTRAINT ck_admin_users_role CHECK (((role)::text = ANY ((ARRAY['admin'::character varying, 'viewer'::character varying])::text[])))
-);
-
-CREATE FUNCTION billing.find_admin(p_admin_user_id uuid) RETURNS TABLE(admin_user_id uuid, email text, full_name text, picture_url text, role text, is_active boolean)
-    LANGUAGE sql STABLE SECURITY DEFINER
+CREATE FUNCTION billing.end_staff_sessions(p_email text, p_reason text, p_session_hash bytea DEFAULT NULL::bytea) RETURNS bigint
+    LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE TABLE billing_data.api_keys (
@@ -148,15 +147,15 @@ CREATE FUNCTION billing.find_api_key(p_key_prefix text) RETURNS TABLE(api_key_id
     LANGUAGE sql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.find_purchase(p_payment_id text, p_provider text DEFAULT 'stripe'::text, p_api_key_id uuid DEFAULT NULL::uuid, p_admin_user_id uuid DEFAULT NULL::uuid) RETURNS TABLE(purchase_id uuid, account_id uuid, status text, uses bigint, price_minor bigint, currency text, credits_added bigint, created_at timestamp with time zone, settled_at timestamp with time zone, config_data jsonb)
+CREATE FUNCTION billing.find_purchase(p_payment_id text, p_provider text DEFAULT 'stripe'::text, p_api_key_id uuid DEFAULT NULL::uuid, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(purchase_id uuid, account_id uuid, status text, uses bigint, price_minor bigint, currency text, credits_added bigint, created_at timestamp with time zone, settled_at timestamp with time zone, config_data jsonb)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.get_account(p_oauth_provider text, p_external_id text, p_api_key_id uuid DEFAULT NULL::uuid, p_admin_user_id uuid DEFAULT NULL::uuid) RETURNS TABLE(account_id uuid, oauth_provider text, external_id text, wa_id text, tenant_id text, customer_email text, balance_minor bigint, currency text, plan_name text, status text, paid_credits bigint, marketing_opt_in boolean, marketing_opt_in_at timestamp with time zone, marketing_opt_in_source text, created_at timestamp with time zone, updated_at timestamp with time zone, free_uses_remaining bigint, total_uses bigint, user_role text, agent_id text, ledger_version bigint)
+CREATE FUNCTION billing.get_account(p_oauth_provider text, p_external_id text, p_api_key_id uuid DEFAULT NULL::uuid, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(account_id uuid, oauth_provider text, external_id text, wa_id text, tenant_id text, customer_email text, balance_minor bigint, currency text, plan_name text, status text, paid_credits bigint, marketing_opt_in boolean, marketing_opt_in_at timestamp with time zone, marketing_opt_in_source text, created_at timestamp with time zone, updated_at timestamp with time zone, free_uses_remaining bigint, total_uses bigint, user_role text, agent_id text, ledger_version bigint)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.get_account_by_id(p_account_id uuid, p_admin_user_id uuid DEFAULT NULL::uuid) RETURNS TABLE(account_id uuid, oauth_provider text, external_id text, wa_id text, tenant_id text, customer_email text, user_role text, agent_id text, balance_minor bigint, currency text, plan_name text, status text, paid_credits bigint, free_uses_remaining bigint, total_uses bigint, ledger_version bigint, marketing_opt_in boolean, marketing_opt_in_at timestamp with time zone, marketing_opt_in_source text, created_at timestamp with time zone, updated_at timestamp with time zone, last_charge_at timestamp with time zone, last_credit_at timestamp with time zone, total_charged numeric, total_credited numeric, charge_count bigint, credit_count bigint)
+CREATE FUNCTION billing.get_account_by_id(p_account_id uuid, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(account_id uuid, oauth_provider text, external_id text, wa_id text, tenant_id text, customer_email text, user_role text, agent_id text, balance_minor bigint, currency text, plan_name text, status text, paid_credits bigint, free_uses_remaining bigint, total_uses bigint, ledger_version bigint, marketing_opt_in boolean, marketing_opt_in_at timestamp with time zone, marketing_opt_in_source text, created_at timestamp with time zone, updated_at timestamp with time zone, last_charge_at timestamp with time zone, last_credit_at timestamp with time zone, total_charged numeric, total_credited numeric, charge_count bigint, credit_count bigint)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -164,7 +163,7 @@ CREATE FUNCTION billing.get_admin(p_email text) RETURNS TABLE(admin_user_id uuid
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.get_overview(p_admin_user_id uuid DEFAULT NULL::uuid) RETURNS TABLE(total_users bigint, active_users bigint, total_api_keys bigint, active_api_keys bigint, total_balance_minor numeric, total_charged_all_time numeric, total_credited_all_time numeric, charges_last_24h bigint, credits_last_24h bigint, charges_last_7d bigint, credits_last_7d bigint, payment_problems bigint)
+CREATE FUNCTION billing.get_overview(p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(total_users bigint, active_users bigint, total_api_keys bigint, active_api_keys bigint, total_balance_minor numeric, total_charged_all_time numeric, total_credited_all_time numeric, charges_last_24h bigint, credits_last_24h bigint, charges_last_7d bigint, credits_last_7d bigint, payment_problems bigint)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -191,15 +190,8 @@ CREATE FUNCTION billing.get_schema_version() RETURNS text
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE TABLE billing_data.admin_sessions (
-    session_hash bytea NOT NULL,
-    admin_user_id uuid NOT NULL,
-    created_at timestamp with time zone DEFAULT now() NOT NULL,
-    expires_at timestamp with time zone NOT NULL
-);
-
-CREATE FUNCTION billing.get_session(p_session_hash bytea) RETURNS TABLE(admin_user_id uuid, email text, full_name text, picture_url text, role text, expires_at timestamp with time zone)
-    LANGUAGE sql STABLE SECURITY DEFINER
+CREATE FUNCTION billing.get_session(p_session_hash bytea) RETURNS TABLE(admin_user_id uuid, email text, full_name text, picture_url text, role text, expires_at timestamp with time zone, is_active boolean)
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE TABLE billing_data.settings (
@@ -226,35 +218,35 @@ CREATE FUNCTION billing.help(p_search text DEFAULT ''::text) RETURNS TABLE(name 
     LANGUAGE sql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.list_accounts(p_search text DEFAULT NULL::text, p_status text DEFAULT NULL::text, p_sort text DEFAULT 'newest'::text, p_match text DEFAULT 'prefix'::text, p_limit bigint DEFAULT 50, p_offset bigint DEFAULT 0, p_count boolean DEFAULT false, p_admin_user_id uuid DEFAULT NULL::uuid) RETURNS TABLE(total_count bigint, account_id uuid, oauth_provider text, external_id text, wa_id text, tenant_id text, customer_email text, balance_minor bigint, currency text, plan_name text, status text, paid_credits bigint, free_uses_remaining bigint, total_uses bigint, created_at timestamp with time zone, last_charge_at timestamp with time zone, last_credit_at timestamp with time zone, total_charged numeric, total_credited numeric, charge_count bigint, credit_count bigint)
+CREATE FUNCTION billing.list_accounts(p_search text DEFAULT NULL::text, p_status text DEFAULT NULL::text, p_sort text DEFAULT 'newest'::text, p_match text DEFAULT 'prefix'::text, p_limit bigint DEFAULT 50, p_offset bigint DEFAULT 0, p_count boolean DEFAULT false, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(total_count bigint, account_id uuid, oauth_provider text, external_id text, wa_id text, tenant_id text, customer_email text, balance_minor bigint, currency text, plan_name text, status text, paid_credits bigint, free_uses_remaining bigint, total_uses bigint, created_at timestamp with time zone, last_charge_at timestamp with time zone, last_credit_at timestamp with time zone, total_charged numeric, total_credited numeric, charge_count bigint, credit_count bigint)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.list_admins(p_admin_user_id uuid DEFAULT NULL::uuid) RETURNS TABLE(admin_user_id uuid, email text, full_name text, role text, is_active boolean, created_at timestamp with time zone, last_login_at timestamp with time zone)
+CREATE FUNCTION billing.list_admins(p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(admin_user_id uuid, email text, full_name text, role text, is_active boolean, created_at timestamp with time zone, last_login_at timestamp with time zone)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.list_api_keys(p_environment text DEFAULT NULL::text, p_status text DEFAULT NULL::text, p_admin_user_id uuid DEFAULT NULL::uuid) RETURNS TABLE(api_key_id uuid, name text, key_prefix text, environment text, permissions text[], status text, description text, created_at timestamp with time zone, expires_at timestamp with time zone, last_used_at timestamp with time zone, last_used_ip inet, rotated_to uuid, created_by_email text, created_by_role text)
+CREATE FUNCTION billing.list_api_keys(p_environment text DEFAULT NULL::text, p_status text DEFAULT NULL::text, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(api_key_id uuid, name text, key_prefix text, environment text, permissions text[], status text, description text, created_at timestamp with time zone, expires_at timestamp with time zone, last_used_at timestamp with time zone, last_used_ip inet, rotated_to uuid, created_by_email text, created_by_role text)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.list_audit_log(p_who text DEFAULT NULL::text, p_action text DEFAULT NULL::text, p_resource_id text DEFAULT NULL::text, p_from date DEFAULT NULL::date, p_to date DEFAULT NULL::date, p_limit bigint DEFAULT 50, p_offset bigint DEFAULT 0, p_admin_user_id uuid DEFAULT NULL::uuid) RETURNS TABLE(id uuid, created_at timestamp with time zone, who text, action text, resource_type text, resource_id text, reason text, changes jsonb, ip_address inet, user_agent text)
+CREATE FUNCTION billing.list_audit_log(p_who text DEFAULT NULL::text, p_action text DEFAULT NULL::text, p_resource_id text DEFAULT NULL::text, p_from date DEFAULT NULL::date, p_to date DEFAULT NULL::date, p_limit bigint DEFAULT 50, p_offset bigint DEFAULT 0, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(id uuid, created_at timestamp with time zone, who text, action text, resource_type text, resource_id text, reason text, changes jsonb, ip_address inet, user_agent text)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.list_checks(p_account_id uuid, p_limit bigint DEFAULT 50, p_offset bigint DEFAULT 0, p_admin_user_id uuid DEFAULT NULL::uuid) RETURNS TABLE(check_id uuid, has_credit boolean, denial_reason text, credits_remaining bigint, free_uses_remaining bigint, context_agent_id text, context_channel_id text, context_request_id text, created_at timestamp with time zone)
+CREATE FUNCTION billing.list_checks(p_account_id uuid, p_limit bigint DEFAULT 50, p_offset bigint DEFAULT 0, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(check_id uuid, has_credit boolean, denial_reason text, credits_remaining bigint, free_uses_remaining bigint, context_agent_id text, context_channel_id text, context_request_id text, created_at timestamp with time zone)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.list_daily_figures(p_days integer DEFAULT 30, p_admin_user_id uuid DEFAULT NULL::uuid) RETURNS TABLE(day date, checks bigint, checks_denied bigint, charges bigint, free_charges bigint, charge_amount numeric, credits_used numeric, credits bigint, credits_added numeric, credits_sold numeric, credits_taken_back numeric, accounts_created bigint, unique_users bigint)
+CREATE FUNCTION billing.list_daily_figures(p_days integer DEFAULT 30, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(day date, checks bigint, checks_denied bigint, charges bigint, free_charges bigint, charge_amount numeric, credits_used numeric, credits bigint, credits_added numeric, credits_sold numeric, credits_taken_back numeric, accounts_created bigint, unique_users bigint)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.list_payment_events(p_limit bigint DEFAULT 50, p_offset bigint DEFAULT 0, p_admin_user_id uuid DEFAULT NULL::uuid) RETURNS TABLE(provider text, event_id text, event_type text, payment_id text, account_id uuid, outcome text, needs_attention boolean, deliveries bigint, livemode boolean, received_at timestamp with time zone, last_received_at timestamp with time zone, resolved_at timestamp with time zone, resolution text)
+CREATE FUNCTION billing.list_payment_events(p_limit bigint DEFAULT 50, p_offset bigint DEFAULT 0, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(provider text, event_id text, event_type text, payment_id text, account_id uuid, outcome text, needs_attention boolean, deliveries bigint, livemode boolean, received_at timestamp with time zone, last_received_at timestamp with time zone, resolved_at timestamp with time zone, resolution text)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.list_payment_problems(p_limit bigint DEFAULT 100, p_offset bigint DEFAULT 0, p_admin_user_id uuid DEFAULT NULL::uuid) RETURNS TABLE(problem text, provider text, reference text, payment_id text, account_id uuid, what_is_wrong text, happened_at timestamp with time zone)
+CREATE FUNCTION billing.list_payment_problems(p_limit bigint DEFAULT 100, p_offset bigint DEFAULT 0, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(problem text, provider text, reference text, payment_id text, account_id uuid, what_is_wrong text, happened_at timestamp with time zone)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -262,15 +254,16 @@ CREATE FUNCTION billing.list_payments(p_payment_ids text[] DEFAULT '{}'::text[],
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.list_provider_configs(p_admin_user_id uuid DEFAULT NULL::uuid) RETURNS TABLE(id uuid, provider_type text, is_active boolean, config_data jsonb, mode text, updated_at timestamp with time zone)
+CREATE FUNCTION billing.list_provider_configs(p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(id uuid, provider_type text, is_active boolean, config_data jsonb, mode text, updated_at timestamp with time zone)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing.list_purchases(p_account_id uuid DEFAULT NULL::uuid, p_status text DEFAULT NULL::text, p_limit bigint DEFAULT 50, p_offset bigint DEFAULT 0, p_admin_user_id uuid DEFAULT NULL::uuid) RETURNS TABLE(purchase_id uuid, account_id uuid, oauth_provider text, external_id text, customer_email text, provider text, payment_id text, status text, uses bigint, price_minor bigint, currency text, price_text text, created_at timestamp with time zone, settled_at timestamp with time zone, returned_minor numeric, uses_taken_back numeric, shortfall numeric, returned_text text)
+CREATE FUNCTION billing.list_purchases(p_account_id uuid DEFAULT NULL::uuid, p_status text DEFAULT NULL::text, p_limit bigint DEFAULT 50, p_offset bigint DEFAULT 0, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(purchase_id uuid, account_id uuid, oauth_provider text, external_id text, customer_email text, provider text, payment_id text, status text, uses bigint, price_minor bigint, currency text, price_text text, created_at timestamp with time zone, settled_at timestamp with time zone, returned_minor numeric, uses_taken_back numeric, shortfall numeric)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.list_transactions(p_oauth_provider text, p_external_id text, p_limit bigint DEFAULT 50, p_offset bigint DEFAULT 0, p_api_key_id uuid DEFAULT NULL::uuid, p_admin_user_id uuid DEFAULT NULL::uuid) RETURNS TABLE(total_count bigint, transaction_id uuid, type text, amount_minor bigint, currency text, description text, created_at timestamp with time zone, balance_after bigint, transaction_type text, external_transaction_id text, metadata_message_id text, metadata_agent_id text, metadata_channel_id text, metadata_request_id text, paid_with text, ledger_version bigint)
+CREATE FUNCTION billing.list_transactions(p_oauth_provider text, p_external_id text, p_limit bigint DEFAULT 50, p_offset bigint DEFAULT 0, p_api_key_id uuid DEFAULT NULL::uuid, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(total_count bigint, transaction_id uuid, type text, amount_minor bigint, currency text, description text, created_at timestamp with time zone, balance_after bigint, transaction_type text, external_transaction_id text, metadata_message_id text, metadata_agent_id text, metadata_channel_id text, metadata_request_id text, paid_with text, ledger_version bigint)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -286,7 +279,7 @@ CREATE FUNCTION billing.record_api_key_use(p_api_key_ids uuid[], p_used_at times
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.record_credit(p_oauth_provider text, p_external_id text, p_amount_minor bigint, p_transaction_type text, p_description text, p_currency text DEFAULT 'USD'::text, p_external_transaction_id text DEFAULT NULL::text, p_idempotency_key text DEFAULT NULL::text, p_customer_email text DEFAULT NULL::text, p_user_role text DEFAULT NULL::text, p_agent_id text DEFAULT NULL::text, p_marketing_opt_in boolean DEFAULT false, p_marketing_opt_in_source text DEFAULT NULL::text, p_api_key_id uuid DEFAULT NULL::uuid, p_admin_user_id uuid DEFAULT NULL::uuid) RETURNS TABLE(outcome text, credit_id uuid, account_id uuid, amount_minor bigint, currency text, balance_before bigint, balance_after bigint, transaction_type text, description text, external_transaction_id text, created_at timestamp with time zone, balance bigint, account_currency text)
+CREATE FUNCTION billing.record_credit(p_oauth_provider text, p_external_id text, p_amount_minor bigint, p_transaction_type text, p_description text, p_currency text DEFAULT 'USD'::text, p_external_transaction_id text DEFAULT NULL::text, p_idempotency_key text DEFAULT NULL::text, p_customer_email text DEFAULT NULL::text, p_user_role text DEFAULT NULL::text, p_agent_id text DEFAULT NULL::text, p_marketing_opt_in boolean DEFAULT false, p_marketing_opt_in_source text DEFAULT NULL::text, p_api_key_id uuid DEFAULT NULL::uuid, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(outcome text, credit_id uuid, account_id uuid, amount_minor bigint, currency text, balance_before bigint, balance_after bigint, transaction_type text, description text, external_transaction_id text, created_at timestamp with time zone, balance bigint, account_currency text)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -298,15 +291,15 @@ CREATE FUNCTION billing.require_api_key(p_api_key_id uuid, p_permission text) RE
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.reset_free_uses(p_account_id uuid, p_reason text, p_free_uses bigint DEFAULT NULL::bigint, p_admin_user_id uuid DEFAULT NULL::uuid) RETURNS TABLE(free_uses_before bigint, free_uses_remaining bigint)
+CREATE FUNCTION billing.reset_free_uses(p_account_id uuid, p_reason text, p_free_uses bigint DEFAULT NULL::bigint, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(free_uses_before bigint, free_uses_remaining bigint)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.resolve_payment_event(p_event_id text, p_reason text, p_provider text DEFAULT 'stripe'::text, p_admin_user_id uuid DEFAULT NULL::uuid) RETURNS void
+CREATE FUNCTION billing.resolve_payment_event(p_event_id text, p_reason text, p_provider text DEFAULT 'stripe'::text, p_session_hash bytea DEFAULT NULL::bytea) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.resolve_shortfall(p_return_id text, p_reason text, p_provider text DEFAULT 'stripe'::text, p_admin_user_id uuid DEFAULT NULL::uuid) RETURNS void
+CREATE FUNCTION billing.resolve_shortfall(p_return_id text, p_reason text, p_provider text DEFAULT 'stripe'::text, p_session_hash bytea DEFAULT NULL::bytea) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -318,11 +311,11 @@ CREATE FUNCTION billing.return_payment(p_payment_id text, p_return_id text, p_ki
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.revoke_api_key(p_api_key_id uuid, p_reason text DEFAULT NULL::text, p_admin_user_id uuid DEFAULT NULL::uuid) RETURNS TABLE(api_key_id uuid, name text, key_prefix text, status text)
+CREATE FUNCTION billing.revoke_api_key(p_api_key_id uuid, p_reason text DEFAULT NULL::text, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(api_key_id uuid, name text, key_prefix text, status text)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.rotate_api_key(p_api_key_id uuid, p_key_prefix text, p_key_hash text, p_reason text DEFAULT NULL::text, p_admin_user_id uuid DEFAULT NULL::uuid) RETURNS TABLE(api_key_id uuid, name text, key_prefix text, environment text, permissions text[], expires_at timestamp with time zone, old_key_expires_at timestamp with time zone)
+CREATE FUNCTION billing.rotate_api_key(p_api_key_id uuid, p_key_prefix text, p_key_hash text, p_reason text DEFAULT NULL::text, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(api_key_id uuid, name text, key_prefix text, environment text, permissions text[], expires_at timestamp with time zone, old_key_expires_at timestamp with time zone)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -330,19 +323,19 @@ CREATE FUNCTION billing.seed_settings(p_free_uses bigint DEFAULT NULL::bigint, p
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.set_account_status(p_oauth_provider text, p_external_id text, p_status text, p_reason text, p_admin_user_id uuid DEFAULT NULL::uuid) RETURNS TABLE(account_id uuid, status text, previous_status text)
+CREATE FUNCTION billing.set_account_status(p_oauth_provider text, p_external_id text, p_status text, p_reason text, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(account_id uuid, status text, previous_status text)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.set_admin(p_email text, p_reason text, p_role text DEFAULT NULL::text, p_is_active boolean DEFAULT NULL::boolean, p_admin_user_id uuid DEFAULT NULL::uuid) RETURNS TABLE(admin_user_id uuid, email text, full_name text, role text, is_active boolean)
+CREATE FUNCTION billing.set_admin(p_email text, p_reason text, p_role text DEFAULT NULL::text, p_is_active boolean DEFAULT NULL::boolean, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(admin_user_id uuid, email text, full_name text, role text, is_active boolean)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.set_pricing(p_reason text, p_free_uses bigint DEFAULT NULL::bigint, p_pack_uses bigint DEFAULT NULL::bigint, p_pack_price_minor bigint DEFAULT NULL::bigint, p_pack_currency text DEFAULT NULL::text, p_admin_user_id uuid DEFAULT NULL::uuid) RETURNS TABLE(free_uses bigint, pack_uses bigint, pack_price_minor bigint, pack_currency text)
+CREATE FUNCTION billing.set_pricing(p_reason text, p_free_uses bigint DEFAULT NULL::bigint, p_pack_uses bigint DEFAULT NULL::bigint, p_pack_price_minor bigint DEFAULT NULL::bigint, p_pack_currency text DEFAULT NULL::text, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(free_uses bigint, pack_uses bigint, pack_price_minor bigint, pack_currency text)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.set_provider_config(p_provider_type text, p_config_data jsonb DEFAULT '{}'::jsonb, p_is_active boolean DEFAULT NULL::boolean, p_reason text DEFAULT NULL::text, p_unchanged_since timestamp with time zone DEFAULT NULL::timestamp with time zone, p_admin_user_id uuid DEFAULT NULL::uuid) RETURNS TABLE(id uuid, provider_type text, is_active boolean, config_data jsonb, mode text, updated_at timestamp with time zone)
+CREATE FUNCTION billing.set_provider_config(p_provider_type text, p_config_data jsonb DEFAULT '{}'::jsonb, p_is_active boolean DEFAULT NULL::boolean, p_reason text DEFAULT NULL::text, p_unchanged_since timestamp with time zone DEFAULT NULL::timestamp with time zone, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(id uuid, provider_type text, is_active boolean, config_data jsonb, mode text, updated_at timestamp with time zone)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -518,7 +511,7 @@ CREATE FUNCTION billing_data.apply_return(p_purchase billing_data.purchases, p_t
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing_data.authorize(p_api_key_id uuid, p_admin_user_id uuid, p_permission text) RETURNS text
+CREATE FUNCTION billing_data.authorize(p_api_key_id uuid, p_session_hash bytea, p_permission text) RETURNS billing_data.actor
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -622,6 +615,24 @@ CREATE FUNCTION billing_data.find_or_create_account(p_oauth_provider text, p_ext
 
 CREATE FUNCTION billing_data.find_payment_problems() RETURNS TABLE(problem text, provider text, reference text, payment_id text, account_id uuid, what_is_wrong text, happened_at timestamp with time zone)
     LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE TABLE billing_data.admin_users (
+    id uuid DEFAULT gen_random_uuid() NOT NULL,
+    email character varying(255) NOT NULL,
+    full_name character varying(255) NOT NULL,
+    role character varying(20) DEFAULT 'viewer'::character varying NOT NULL,
+    is_active boolean DEFAULT true NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    last_login_at timestamp with time zone,
+    google_id character varying(255),
+    picture_url character varying(512),
+    invited_until timestamp with time zone,
+    CONSTRAINT ck_admin_users_role CHECK (((role)::text = ANY ((ARRAY['admin'::character varying, 'viewer'::character varying])::text[])))
+);
+
+CREATE FUNCTION billing_data.find_session(p_session_hash bytea) RETURNS TABLE(admin billing_data.admin_users, kind text, expires_at timestamp with time zone)
+    LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.first_id(p_at timestamp with time zone) RETURNS uuid
@@ -818,7 +829,7 @@ CREATE FUNCTION billing_data.with_profile(p_account billing_data.accounts, p_cus
     LANGUAGE plpgsql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing_data.write_audit(p_action text, p_resource_type text, p_resource_id text, p_changes jsonb, p_reason text, p_admin_user_id uuid, p_database_role text) RETURNS void
+CREATE FUNCTION billing_data.write_audit(p_action text, p_resource_type text, p_resource_id text, p_changes jsonb, p_reason text, p_actor billing_data.actor) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -915,6 +926,23 @@ CREATE TABLE billing_data.admin_audit_logs (
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     database_role text,
     reason text
+);
+
+CREATE TABLE billing_data.admin_sessions (
+    session_hash bytea NOT NULL,
+    admin_user_id uuid NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    expires_at timestamp with time zone NOT NULL,
+    kind text DEFAULT 'browser'::text NOT NULL,
+    CONSTRAINT admin_sessions_kind CHECK ((kind = ANY (ARRAY['browser'::text, 'token'::text])))
+);
+
+CREATE TABLE billing_data.batch_requests (
+    api_key_id uuid NOT NULL,
+    idempotency_key character varying(255) NOT NULL,
+    request_fingerprint bytea NOT NULL,
+    answer jsonb NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL
 );
 
 CREATE TABLE billing_data.credit_checks (

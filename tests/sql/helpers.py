@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import secrets
 import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,6 +23,7 @@ T = TypeVar("T")
 BIGGEST = 2**63 - 1
 CONNECTIONS = 50
 NOBODY = uuid.UUID("00000000-0000-7000-8000-000000000000")
+NO_SESSION = bytes(32)
 
 
 @dataclass(frozen=True)
@@ -241,21 +243,28 @@ def set_staff_domain(database: Database, domain: str = "example.com") -> None:
     assert seeded
 
 
-def staff(database: Database, role: str, *, active: bool = True) -> uuid.UUID:
-    """A new staff member's id."""
+@dataclass(frozen=True)
+class Staff:
+    """A staff member and the hash of a bearer token of theirs, by which they act."""
+
+    id: uuid.UUID
+    email: str
+    session_hash: bytes
+
+
+def staff(database: Database, role: str, *, active: bool = True) -> Staff:
+    """A new staff member."""
     set_staff_domain(database)
-    email = f"{unique('ada')}@example.com"
-    found: uuid.UUID = database.value(
-        "SELECT admin_user_id FROM billing.add_admin(p_email => %s, p_role => %s)",
-        email,
-        role,
-        user="t_dba",
-    )
+    email, session_hash = f"{unique('ada')}@example.com", secrets.token_bytes(32)
+    with session(database, "t_dba") as dba:
+        found = dba.row("add_admin", email=email, role=role)
+        dba.row("create_staff_token", token_hash=session_hash, email=email)
     if not active:
         database.execute(
-            "UPDATE billing_data.admin_users SET is_active = false WHERE id = %s", found
+            "UPDATE billing_data.admin_users SET is_active = false WHERE id = %s",
+            found["admin_user_id"],
         )
-    return found
+    return Staff(found["admin_user_id"], email, session_hash)
 
 
 def tamper(database: Database, *statements: str, **arguments: Any) -> None:

@@ -315,7 +315,7 @@ def test_every_kind_of_call_is_counted_today(database: Database) -> None:
         "unique_users": 3,
     }
     with session(database, "t_web") as web:
-        overview = web.row("get_overview", admin_user_id=staff(database, "viewer"))
+        overview = web.row("get_overview", session_hash=staff(database, "viewer").session_hash)
     assert overview == {
         "total_users": 3,
         "active_users": 2,
@@ -396,7 +396,7 @@ def test_who_rolls_up_while_another_does_is_told_no_and_waits_for_nothing(
         two.execute("SET lock_timeout = '1ms'")
         assert two.value("refresh_figures") is False
         viewer = staff(database, "viewer")
-        assert two.row("get_overview", admin_user_id=viewer)["total_users"] == 0
+        assert two.row("get_overview", session_hash=viewer.session_hash)["total_users"] == 0
         one.connection.rollback()
         assert two.value("refresh_figures") is True
 

@@ -263,11 +263,17 @@ def test_an_administrator_who_changes_a_status_is_in_the_audit_log(
     module_database: Database, web: Caller
 ) -> None:
     who, ada = new_user(module_database), staff(module_database, "admin")
-    web.row("set_account_status", **who, status="closed", reason="asked to", admin_user_id=ada)
+    web.row(
+        "set_account_status",
+        **who,
+        status="closed",
+        reason="asked to",
+        session_hash=ada.session_hash,
+    )
     rows = module_database.execute(
         "SELECT l.database_role, l.reason FROM billing_data.admin_audit_logs AS l"
         " WHERE l.admin_user_id = %s",
-        ada,
+        ada.id,
     )
     assert rows == [(None, "asked to")]
 
@@ -305,9 +311,9 @@ def test_an_api_key_cannot_set_a_status(module_database: Database, web: Caller) 
         **new_user(module_database),
         status="closed",
         reason="a test",
-        admin_user_id=key_id(module_database),
+        session_hash=key_id(module_database).bytes,
     )
-    assert refusal.slug == "admin_role_required"
+    assert refusal.slug == "session_over"
 
 
 def test_ids_of_accounts_are_uuids(dba: Caller) -> None:

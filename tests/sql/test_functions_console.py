@@ -381,14 +381,16 @@ def test_one_account_is_read_with_everything_about_it(
     dba.row("create_credit", **who, amount_minor=5)
     stored = account_of(module_database, who)
     viewer = staff(module_database, "viewer")
-    row = web.row("get_account_by_id", account_id=stored["id"], admin_user_id=viewer)
+    row = web.row("get_account_by_id", account_id=stored["id"], session_hash=viewer.session_hash)
     assert row.pop("account_id") == stored["id"]
     assert {name: row[name] for name in row if name not in _TOTALS} == {
         name: stored[name] for name in row if name not in _TOTALS
     }
     assert (row["marketing_opt_in_source"], row["total_credited"]) == ("web", 5)
     for nobody in (NOBODY, None):
-        refusal = web.refusal("get_account_by_id", account_id=nobody, admin_user_id=viewer)
+        refusal = web.refusal(
+            "get_account_by_id", account_id=nobody, session_hash=viewer.session_hash
+        )
         assert (refusal.sqlstate, refusal.slug) == ("PB404", "account_not_found")
 
 
@@ -412,10 +414,18 @@ def test_credits_are_added_and_taken_away_with_a_reason_and_an_audit_row(
     who, ada = new_user(module_database, paid=5), staff(module_database, "admin")
     account = _id(module_database, who)
     given = web.row(
-        "adjust_credits", account_id=account, amount=7, reason="goodwill", admin_user_id=ada
+        "adjust_credits",
+        account_id=account,
+        amount=7,
+        reason="goodwill",
+        session_hash=ada.session_hash,
     )
     taken = web.row(
-        "adjust_credits", account_id=account, amount=-12, reason="a mistake", admin_user_id=ada
+        "adjust_credits",
+        account_id=account,
+        amount=-12,
+        reason="a mistake",
+        session_hash=ada.session_hash,
     )
     assert (given["balance_before"], given["balance_after"], given["replayed"]) == (5, 12, False)
     assert (taken["balance_before"], taken["balance_after"], taken["amount_minor"]) == (12, 0, -12)
@@ -429,7 +439,7 @@ def test_credits_are_added_and_taken_away_with_a_reason_and_an_audit_row(
                 "after": after,
             },
             reason,
-            ada,
+            ada.id,
             None,
         )
         for row, amount, before, after, reason in (
@@ -437,7 +447,7 @@ def test_credits_are_added_and_taken_away_with_a_reason_and_an_audit_row(
             (taken, -12, 12, 0, "a mistake"),
         )
     ]
-    rows = web.rows("list_transactions", **who, admin_user_id=ada)
+    rows = web.rows("list_transactions", **who, session_hash=ada.session_hash)
     assert [(row["transaction_type"], row["description"]) for row in rows[:2]] == [
         ("adjustment", "a mistake"),
         ("grant", "goodwill"),
@@ -575,7 +585,7 @@ def test_free_uses_are_reset_to_what_new_accounts_get_or_to_a_number(
 ) -> None:
     who, ada = new_user(module_database, free=False), staff(module_database, "admin")
     account = _id(module_database, who)
-    arguments = {"account_id": account, "reason": "a new start", "admin_user_id": ada}
+    arguments = {"account_id": account, "reason": "a new start", "session_hash": ada.session_hash}
     before = account_of(module_database, who)
     assert web.row("reset_free_uses", **arguments) == {
         "free_uses_before": 0,
@@ -591,7 +601,7 @@ def test_free_uses_are_reset_to_what_new_accounts_get_or_to_a_number(
     chain = [(0, 3), (3, 10), (10, 0), (0, BIGGEST)]
     # With the version of the ledger, since the audit row is what proves these free uses.
     assert _audit(module_database, "account.reset_free_uses", account) == [
-        ({"before": one, "after": two, "ledger_version": 3}, "a new start", ada, None)
+        ({"before": one, "after": two, "ledger_version": 3}, "a new start", ada.id, None)
         for one, two in chain
     ]
     assert ledger_problems(module_database) == []
@@ -638,7 +648,7 @@ def test_an_accounts_checks_are_listed_newest_first_with_why_they_were_denied(
     dba.row("check_credit", **other)
     viewer = staff(module_database, "viewer")
     account = _id(module_database, who)
-    rows = web.rows("list_checks", account_id=account, admin_user_id=viewer)
+    rows = web.rows("list_checks", account_id=account, session_hash=viewer.session_hash)
     assert [row["has_credit"] for row in rows] == [False, False, True, True]
     assert all(row["denial_reason"] for row in rows[:2])
     assert "suspended" in rows[0]["denial_reason"].lower()
@@ -750,20 +760,22 @@ def test_the_audit_log_is_filtered_by_person_action_thing_and_day(database: Data
     account = _id(database, who)
     database.create_key()
     with session(database, "t_web") as web, session(database, "t_dba") as dba:
-        email = web.row("find_admin", admin_user_id=ada)["email"]
-        web.row("adjust_credits", account_id=account, amount=5, reason="one", admin_user_id=ada)
+        email = ada.email
+        by_ada = partial(web.row, session_hash=ada.session_hash)
+        by_ada("adjust_credits", account_id=account, amount=5, reason="one")
         dba.row("adjust_credits", account_id=account, amount=6, reason="two")
-        web.row("reset_free_uses", account_id=account, free_uses=9, reason="x", admin_user_id=ada)
-        rows = web.rows("list_audit_log", admin_user_id=staff(database, "viewer"))
-        assert [(row["action"], row["who"]) for row in rows[1:]] == [
+        by_ada("reset_free_uses", account_id=account, free_uses=9, reason="x")
+        rows = web.rows("list_audit_log", session_hash=staff(database, "viewer").session_hash)
+        assert [(row["action"], row["who"]) for row in rows[2:]] == [
             ("account.reset_free_uses", email),
             ("account.adjust_credits", "t_dba"),
             ("account.adjust_credits", email),
             ("api_key.create", "t_dba"),
+            ("admin.create_token", "t_dba"),
             ("admin.add", "t_dba"),
         ]
-        assert (rows[2]["resource_type"], rows[2]["resource_id"]) == ("account", str(account))
-        assert (rows[2]["reason"], rows[2]["changes"]["after"]) == ("two", 11)
+        assert (rows[3]["resource_type"], rows[3]["resource_id"]) == ("account", str(account))
+        assert (rows[3]["reason"], rows[3]["changes"]["after"]) == ("two", 11)
         mine = ["account.reset_free_uses", "account.adjust_credits"]
         assert _logged(dba, who=email) == _logged(dba, who=email.upper()) == mine
         assert _logged(dba, who="t_dba", action="account") == ["account.adjust_credits"]
@@ -815,7 +827,9 @@ def test_the_audit_log_says_from_where_staff_acted(database: Database) -> None:
     ada = staff(database, "admin")
     account = _id(database, new_user(database))
     with session(database, "t_web", autocommit=False) as web:
-        act = partial(web.row, "adjust_credits", account_id=account, amount=1, admin_user_id=ada)
+        act = partial(
+            web.row, "adjust_credits", account_id=account, amount=1, session_hash=ada.session_hash
+        )
         web.execute("SELECT set_config('billing.client_address', '203.0.113.9', true),"
                     " set_config('billing.client_agent', 'Mozilla/5.0 (\"x\")', true)")  # fmt: skip
         act(reason="told")
@@ -856,6 +870,6 @@ def test_the_audit_log_says_from_which_address_a_dba_acted_whatever_they_claim(
 
 def test_keys_are_listed_for_viewers(module_database: Database, web: Caller) -> None:
     module_database.create_key()
-    rows = web.rows("list_api_keys", admin_user_id=staff(module_database, "viewer"))
+    rows = web.rows("list_api_keys", session_hash=staff(module_database, "viewer").session_hash)
     assert rows
     assert "key_hash" not in rows[0]

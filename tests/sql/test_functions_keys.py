@@ -91,14 +91,14 @@ def test_a_key_made_by_staff_names_them_and_lives_as_long_as_asked(
         permissions=["billing:read"],
         description="for tests",
         expires_in_days=30,
-        admin_user_id=ada,
+        session_hash=ada.session_hash,
     )
     assert answer["permissions"] == ["billing:read"]
     assert abs(answer["expires_at"] - datetime.now(UTC) - 30 * DAY) < timedelta(minutes=5)
     row = _stored(module_database, answer["api_key_id"])
-    assert (row["created_by"], row["created_by_role"]) == (ada, None)
+    assert (row["created_by"], row["created_by_role"]) == (ada.id, None)
     assert row["description"] == "for tests"
-    assert _audit(module_database, answer["api_key_id"])[0][2:] == (None, ada, "for tests")
+    assert _audit(module_database, answer["api_key_id"])[0][2:] == (None, ada.id, "for tests")
 
 
 def test_a_prefix_is_unique(dba: Caller) -> None:
@@ -210,11 +210,15 @@ def test_a_rotation_is_audited_for_the_old_key_and_the_new(
 ) -> None:
     old, ada = key_id(module_database), staff(module_database, "admin")
     answer = web.row(
-        "rotate_api_key", api_key_id=old, **_secret(), reason="yearly", admin_user_id=ada
+        "rotate_api_key",
+        api_key_id=old,
+        **_secret(),
+        reason="yearly",
+        session_hash=ada.session_hash,
     )
     new, grace_ends_at = answer["api_key_id"], answer["old_key_expires_at"]
     action, changes, *who = _audit(module_database, old)[-1]
-    assert (action, who) == ("api_key.rotate", [None, ada, "yearly"])
+    assert (action, who) == ("api_key.rotate", [None, ada.id, "yearly"])
     assert datetime.fromisoformat(changes["after"].pop("expires_at")) == grace_ends_at
     assert changes == {
         "rotated_to": str(new),
@@ -222,7 +226,7 @@ def test_a_rotation_is_audited_for_the_old_key_and_the_new(
         "after": {"status": "rotating"},
     }
     ((action, _, *who),) = _audit(module_database, new)
-    assert (action, who) == ("api_key.create", [None, ada, "yearly"])
+    assert (action, who) == ("api_key.create", [None, ada.id, "yearly"])
 
 
 def test_why_a_key_was_made_is_the_reason_given_else_what_it_is_for(
@@ -405,9 +409,9 @@ def test_keys_are_listed_newest_first_without_hashes(database: Database) -> None
     ada = staff(database, "admin")
     with session(database, "t_dba") as dba, session(database, "t_web") as web:
         first = dba.row("create_api_key", name="one", **_secret(), environment="test")
-        second = web.row("create_api_key", name="two", **_secret(), admin_user_id=ada)
+        second = web.row("create_api_key", name="two", **_secret(), session_hash=ada.session_hash)
         dba.row("revoke_api_key", api_key_id=first["api_key_id"])
-        rows = web.rows("list_api_keys", admin_user_id=ada)
+        rows = web.rows("list_api_keys", session_hash=ada.session_hash)
         assert [row["name"] for row in rows] == ["two", "one"]
         assert [row["status"] for row in rows] == ["active", "revoked"]
         assert rows[0]["created_by_email"].endswith("@example.com")

@@ -1148,10 +1148,13 @@ def test_a_shortfall_is_written_off_with_a_reason(
     assert len(problems_of(dba, payment_id)) == 1
     ada, viewer = staff(module_database, "admin"), staff(module_database, "viewer")
     call = {"return_id": part[0], "reason": "written off"}
-    assert web.refusal("resolve_shortfall", **call, admin_user_id=viewer).sqlstate == "PB403"
-    web.row("resolve_shortfall", **call, admin_user_id=ada)
+    assert (
+        web.refusal("resolve_shortfall", **call, session_hash=viewer.session_hash).sqlstate
+        == "PB403"
+    )
+    web.row("resolve_shortfall", **call, session_hash=ada.session_hash)
     assert problems_of(dba, payment_id) == []
-    refusal = web.refusal("resolve_shortfall", **call, admin_user_id=ada)
+    refusal = web.refusal("resolve_shortfall", **call, session_hash=ada.session_hash)
     assert (refusal.slug, refusal.sqlstate) == ("payment_return_not_found", "PB404")
     assert dba.refusal("resolve_shortfall", return_id=part[0], reason="").slug == "invalid_argument"
     rows = module_database.execute(
@@ -1159,7 +1162,7 @@ def test_a_shortfall_is_written_off_with_a_reason(
         " FROM billing_data.admin_audit_logs WHERE resource_id = %s",
         part[0],
     )
-    assert rows == [("payment_return.resolve", "5", "written off", ada)]
+    assert rows == [("payment_return.resolve", "5", "written off", ada.id)]
 
 
 def test_a_payment_is_attached_to_one_purchase_only(module_database: Database, dba: Caller) -> None:
@@ -1419,7 +1422,12 @@ def test_an_event_that_was_dealt_with_by_hand_leaves_the_list_and_comes_again_in
     ada = staff(module_database, "admin")
     named = legacy(module_database, who)
     deliver(web, event_id, payment_id, **named, amount_minor=PRICE + 1)
-    web.row("resolve_payment_event", event_id=event_id, reason="granted by hand", admin_user_id=ada)
+    web.row(
+        "resolve_payment_event",
+        event_id=event_id,
+        reason="granted by hand",
+        session_hash=ada.session_hash,
+    )
     assert problems_of(dba, payment_id) == []
     event = event_of(module_database, event_id)
     assert (event["outcome"], event["resolution"]) == ("amount_mismatch", "granted by hand")
@@ -1438,7 +1446,7 @@ def test_an_event_that_was_dealt_with_by_hand_leaves_the_list_and_comes_again_in
             "payment_event",
             {"outcome": "amount_mismatch"},
             "granted by hand",
-            ada,
+            ada.id,
             None,
         )
     ]
@@ -1536,10 +1544,10 @@ def test_staff_see_problems_a_viewer_does_not_resolve_them_and_a_key_sees_none(
     event_id, payment_id = unique("evt"), unique("pi")
     deliver(web, event_id, payment_id)
     viewer, ada = staff(module_database, "viewer"), staff(module_database, "admin")
-    for person_id in (viewer, ada):
-        assert len(problems_of(web, payment_id, admin_user_id=person_id)) == 1
+    for somebody in (viewer, ada):
+        assert len(problems_of(web, payment_id, session_hash=somebody.session_hash)) == 1
     resolve = {"event_id": event_id, "reason": "a test"}
-    refusal = web.refusal("resolve_payment_event", **resolve, admin_user_id=viewer)
+    refusal = web.refusal("resolve_payment_event", **resolve, session_hash=viewer.session_hash)
     assert refusal.slug == "admin_role_required"
     key = key_id(module_database)
     for function, arguments in (
@@ -1547,8 +1555,8 @@ def test_staff_see_problems_a_viewer_does_not_resolve_them_and_a_key_sees_none(
         ("list_payment_problems", {}),
     ):
         assert web.refusal(function, **arguments, api_key_id=key).sqlstate == "42883"
-    web.row("resolve_payment_event", **resolve, admin_user_id=ada)
-    assert problems_of(web, payment_id, admin_user_id=viewer) == []
+    web.row("resolve_payment_event", **resolve, session_hash=ada.session_hash)
+    assert problems_of(web, payment_id, session_hash=viewer.session_hash) == []
 
 
 def test_payments_are_listed_by_id_and_by_the_time_they_were_credited(

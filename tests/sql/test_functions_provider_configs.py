@@ -43,8 +43,8 @@ def test_an_administrator_sets_up_a_provider_and_secrets_stay_sealed(database: D
     ada = staff(database, "admin")
     config = {"api_key": TEST_KEY, "webhook_secret": HOOK, "publishable_key": "pk_test_1"}
     with session(database, "t_web") as web:
-        answer = _set(web, config, reason="first set-up", admin_user_id=ada)
-        assert [answer] == web.rows("list_provider_configs", admin_user_id=ada)
+        answer = _set(web, config, reason="first set-up", session_hash=ada.session_hash)
+        assert [answer] == web.rows("list_provider_configs", session_hash=ada.session_hash)
         found = web.row("get_provider_config", provider_type="stripe")
     masked = {"api_key": "…5678", "webhook_secret": "…abcd", "publishable_key": "pk_test_1"}
     assert answer["config_data"] == masked
@@ -61,12 +61,12 @@ def test_an_administrator_sets_up_a_provider_and_secrets_stay_sealed(database: D
         "updated_at": answer["updated_at"],
     }
     ((changes, reason, admin, role),) = _audited(database)
-    assert (reason, admin, role) == ("first set-up", ada, None)
+    assert (reason, admin, role) == ("first set-up", ada.id, None)
     assert sorted(changes["changed"]) == sorted(config)
     assert changes["after"] == {**masked, "is_active": True}
     assert database.value(
         "SELECT c.updated_by FROM billing_data.provider_configs AS c"
-    ) == ada  # fmt: skip
+    ) == ada.id  # fmt: skip
 
 
 def test_no_secret_reaches_the_audit_log_or_a_list(database: Database) -> None:
@@ -230,10 +230,10 @@ def test_a_viewer_reads_the_masks_and_changes_nothing(
 ) -> None:
     config = configure_provider(module_database)
     viewer = staff(module_database, "viewer")
-    (row,) = web.rows("list_provider_configs", admin_user_id=viewer)
+    (row,) = web.rows("list_provider_configs", session_hash=viewer.session_hash)
     assert row["config_data"]["api_key"] == config["api_key"]["masked"]
     change = {"provider_type": "stripe", "is_active": False}
-    refusal = web.refusal("set_provider_config", **change, admin_user_id=viewer)
+    refusal = web.refusal("set_provider_config", **change, session_hash=viewer.session_hash)
     assert refusal.slug == "admin_role_required"
     for function in ("list_provider_configs", "set_provider_config"):
         arguments = change if function == "set_provider_config" else {}

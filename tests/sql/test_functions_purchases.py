@@ -113,12 +113,12 @@ def test_suspended_and_closed_accounts_may_buy(
 def test_the_purchase_names_who_asked_for_it(module_database: Database, web: Caller) -> None:
     key, ada, who = key_id(module_database), staff(module_database, "admin"), person()
     begin(web, who, api_key_id=key)
-    begin(web, who, admin_user_id=ada)
+    begin(web, who, session_hash=ada.session_hash)
     with session(module_database, "t_dba") as dba:
         begin(dba, who)
     rows = purchases_of(module_database, account_of(module_database, who)["id"])
     writers = [(row["api_key_id"], row["admin_user_id"], row["database_role"]) for row in rows]
-    assert writers == [(key, None, None), (None, ada, None), (None, None, "t_dba")]
+    assert writers == [(key, None, None), (None, ada.id, None), (None, None, "t_dba")]
 
 
 def test_a_changed_price_is_offered_from_then_on_and_what_was_offered_stays(

@@ -14,7 +14,7 @@ import psycopg
 import pytest
 
 from tests.sql.helpers import (
-    NOBODY,
+    NO_SESSION,
     Caller,
     at_once,
     key_id,
@@ -89,7 +89,7 @@ def test_somebody_new_becomes_a_viewer_and_has_a_session_for_a_day(
     mine = web.row("get_session", session_hash=opened)
     left = mine.pop("expires_at") - datetime.now(UTC)
     assert timedelta(hours=23, minutes=59) < left <= timedelta(hours=24)
-    assert mine == {**found, "picture_url": "https://x.test/a.png"}
+    assert mine == {**found, "picture_url": "https://x.test/a.png", "is_active": True}
     assert _audited(module_database, found["admin_user_id"]) == [
         ("admin.add", {"email": email, "role": "viewer"}, "first sign-in"),
         ("admin.sign_in", {"by": "identity provider"}, None),
@@ -218,7 +218,7 @@ def test_who_is_deactivated_is_refused_and_nothing_about_them_changes(
     module_database: Database, web: Caller
 ) -> None:
     gone = staff(module_database, "admin", active=False)
-    email = web.row("find_admin", admin_user_id=gone)["email"]
+    email = gone.email
     before, opened = _member(module_database, email), _hash()
     refusal = web.refusal(
         "sign_in_admin",
@@ -515,16 +515,16 @@ def _wait_for_a_waiting_session(database: Database) -> None:
     )
 
 
-def test_a_staff_member_is_found_by_id_also_when_deactivated(
+def test_a_token_tells_whose_it_is_also_when_they_are_deactivated(
     module_database: Database, web: Caller
 ) -> None:
     viewer = staff(module_database, "viewer")
     gone = staff(module_database, "admin", active=False)
-    assert web.row("find_admin", admin_user_id=viewer)["is_active"] is True
-    found = web.row("find_admin", admin_user_id=gone)
-    assert (found["admin_user_id"], found["role"], found["is_active"]) == (gone, "admin", False)
-    assert web.rows("find_admin", admin_user_id=NOBODY) == []
-    assert web.rows("find_admin", admin_user_id=None) == []
+    assert web.row("get_session", session_hash=viewer.session_hash)["is_active"] is True
+    found = web.row("get_session", session_hash=gone.session_hash)
+    assert (found["admin_user_id"], found["role"], found["is_active"]) == (gone.id, "admin", False)
+    assert web.rows("get_session", session_hash=NO_SESSION) == []
+    assert web.rows("get_session", session_hash=None) == []
 
 
 @pytest.mark.parametrize(
@@ -557,7 +557,11 @@ def test_a_role_is_changed_and_the_audit_log_says_from_what_to_what(
     ada = staff(module_database, "admin")
     email = _added(dba)
     changed = web.row(
-        "set_admin", email=email.upper(), role="admin", reason="promoted", admin_user_id=ada
+        "set_admin",
+        email=email.upper(),
+        role="admin",
+        reason="promoted",
+        session_hash=ada.session_hash,
     )
     assert (changed["email"], changed["role"], changed["is_active"]) == (email, "admin", True)
     rows = module_database.execute(
@@ -568,7 +572,7 @@ def test_a_role_is_changed_and_the_audit_log_says_from_what_to_what(
     )
     before, after = {"role": "viewer", "is_active": True}, {"role": "admin", "is_active": True}
     changes = {"email": email, "before": before, "after": after}
-    assert rows == [(changes, "promoted", ada, None)]
+    assert rows == [(changes, "promoted", ada.id, None)]
 
 
 def test_a_change_that_changes_nothing_is_not_recorded(
@@ -620,14 +624,14 @@ def test_the_last_active_administrator_stays_one(
     staff(database, "viewer")
     staff(database, "admin", active=False)
     with session(database, "t_dba") as dba, session(database, "t_web") as web:
-        email = web.row("find_admin", admin_user_id=last)["email"]
+        email = last.email
         opened = _session(web, email)
-        for caller, actor in ((dba, {}), (web, {"admin_user_id": last})):
+        for caller, actor in ((dba, {}), (web, {"session_hash": last.session_hash})):
             refusal = caller.refusal(function, email=email, **change, **actor)
             assert (refusal.sqlstate, refusal.slug) == ("PB409", "last_admin")
         assert web.row("get_session", session_hash=opened)["role"] == "admin"
         staff(database, "admin")
-        changed = web.row(function, email=email, **change, admin_user_id=last)
+        changed = web.row(function, email=email, **change, session_hash=last.session_hash)
         assert changed["role"] == "viewer" or not changed["is_active"]
 
 
@@ -646,9 +650,7 @@ def test_a_viewer_and_somebody_deactivated_may_go_when_there_is_no_administrator
 def test_administrators_who_remove_each_other_at_once_leave_one(
     database: Database, count: int, change: dict[str, Any]
 ) -> None:
-    ids = [staff(database, "admin") for _ in range(count)]
-    with session(database, "t_web") as web:
-        emails = [web.row("find_admin", admin_user_id=id_)["email"] for id_ in ids]
+    people = [staff(database, "admin") for _ in range(count)]
     gate = threading.Barrier(count)
 
     def remove(n: int) -> str | None:
@@ -657,9 +659,9 @@ def test_administrators_who_remove_each_other_at_once_leave_one(
             try:
                 web.row(
                     "set_admin",
-                    email=emails[(n + 1) % count],
+                    email=people[(n + 1) % count].email,
                     reason="a test",
-                    admin_user_id=ids[n],
+                    session_hash=people[n].session_hash,
                     **change,
                 )
             except psycopg.Error as error:
@@ -673,14 +675,14 @@ def test_administrators_who_remove_each_other_at_once_leave_one(
     )
     assert left >= 1
     assert left == count - answers.count(None)
-    assert set(answers) <= {None, "last_admin", "admin_role_required"}
+    assert set(answers) <= {None, "last_admin", "admin_role_required", "admin_deactivated"}
 
 
 def test_staff_are_listed_for_staff(module_database: Database, web: Caller) -> None:
     viewer = staff(module_database, "viewer")
-    email = web.row("find_admin", admin_user_id=viewer)["email"]
+    email = viewer.email
     _session(web, email)
-    rows = {row["email"]: row for row in web.rows("list_admins", admin_user_id=viewer)}
+    rows = {row["email"]: row for row in web.rows("list_admins", session_hash=viewer.session_hash)}
     assert rows[email]["last_login_at"] is not None
     assert list(rows) == sorted(rows)
 
@@ -691,11 +693,11 @@ def test_who_was_deactivated_can_neither_read_nor_write_from_then_on(
     staff(module_database, "admin")
     ada = staff(module_database, "admin")
     who = new_user(module_database)
-    web.row("get_account", **who, admin_user_id=ada)
-    email = web.row("find_admin", admin_user_id=ada)["email"]
+    web.row("get_account", **who, session_hash=ada.session_hash)
+    email = ada.email
     dba.row("set_admin", email=email, is_active=False, reason="a test")
     for function in ("get_account", "create_credit"):
         extra = {"amount_minor": 1} if function == "create_credit" else {}
-        refusal = web.refusal(function, **who, **extra, admin_user_id=ada)
-        assert refusal.slug == "admin_role_required"
+        refusal = web.refusal(function, **who, **extra, session_hash=ada.session_hash)
+        assert refusal.slug == "admin_deactivated"
     assert web.row("get_account", **who, api_key_id=key_id(module_database))

@@ -69,12 +69,12 @@ def test_adding_again_changes_role_and_name_and_brings_them_back(
 
 def test_an_administrator_adds_another(module_database: Database, web: Caller) -> None:
     ada = staff(module_database, "admin")
-    added = web.row("add_admin", email=_email(), role="admin", admin_user_id=ada)
+    added = web.row("add_admin", email=_email(), role="admin", session_hash=ada.session_hash)
     actor = module_database.value(
         "SELECT l.admin_user_id FROM billing_data.admin_audit_logs AS l WHERE l.resource_id = %s",
         str(added["admin_user_id"]),
     )
-    assert actor == ada
+    assert actor == ada.id
 
 
 @pytest.mark.parametrize(
@@ -117,16 +117,16 @@ def test_staff_come_from_the_configured_domain(database: Database) -> None:
 
 
 def test_an_active_staff_member_is_found_by_address_in_any_case(
-    module_database: Database, web: Caller, dba: Caller
+    module_database: Database, dba: Caller
 ) -> None:
     email = _email()
     added = dba.row("add_admin", email=email, role="admin")
-    found = web.row("get_admin", email=email.upper())
+    found = dba.row("get_admin", email=email.upper())
     assert found == {name: added[name] for name in ("admin_user_id", "email", "full_name", "role")}
     module_database.execute(
         "UPDATE billing_data.admin_users SET is_active = false WHERE email = %s", email
     )
-    refusal = web.refusal("get_admin", email=email)
+    refusal = dba.refusal("get_admin", email=email)
     assert (refusal.sqlstate, refusal.slug) == ("PB404", "admin_not_found")
     assert refusal.message == f"Staff member not found: {email}"
     assert refusal.detail == {"email": email}
@@ -134,8 +134,8 @@ def test_an_active_staff_member_is_found_by_address_in_any_case(
 
 
 @pytest.mark.parametrize("email", ["nobody@example.com", "%", "", None])
-def test_nobody_is_not_found(web: Caller, email: str | None) -> None:
-    assert web.refusal("get_admin", email=email).slug == "admin_not_found"
+def test_nobody_is_not_found(dba: Caller, email: str | None) -> None:
+    assert dba.refusal("get_admin", email=email).slug == "admin_not_found"
 
 
 def test_staff_are_listed_by_address_inactive_ones_included(database: Database) -> None:
@@ -227,13 +227,15 @@ def _audited_pricing(database: Database) -> list[Any]:
 def test_an_administrator_changes_the_price_and_it_is_audited(database: Database) -> None:
     ada = staff(database, "admin")
     with session(database, "t_web") as web:
-        changed = web.row("set_pricing", reason="new year", **PRICING, admin_user_id=ada)
+        changed = web.row(
+            "set_pricing", reason="new year", **PRICING, session_hash=ada.session_hash
+        )
         assert changed == PRICING
         assert web.row("get_settings") == {**PRICING, "admin_email_domain": "example.com"}
         answer = web.row("check_credit", **person(), api_key_id=key_id(database))
     assert (answer["free_uses_remaining"], answer["purchase_required"]) == (5, False)
     changes = {"before": DEFAULTS, "after": PRICING}
-    assert _audited_pricing(database) == [(changes, "new year", ada, None)]
+    assert _audited_pricing(database) == [(changes, "new year", ada.id, None)]
 
 
 @pytest.mark.parametrize("name", PRICING)

@@ -9,6 +9,7 @@ import psycopg
 import pytest
 
 from tests.sql.helpers import (
+    NO_SESSION,
     NOBODY,
     Caller,
     Refusal,
@@ -119,6 +120,8 @@ WRITES: dict[str, dict[str, Any]] = {
         "descriptions": ["one use"],
     },
     "create_credit": {**person("nobody"), "amount_minor": 1},
+    "create_staff_token": {"token_hash": bytes(32)},
+    "end_staff_sessions": {"email": "nobody@example.com", "reason": "a test"},
     "record_credit": {
         **person("nobody"),
         "amount_minor": 1,
@@ -172,7 +175,6 @@ _HASH = bytes(32)
 BEFORE_ANYBODY: dict[str, dict[str, Any]] = {
     "create_sign_in_ticket": {"ticket_hash": _HASH},
     "end_session": {"session_hash": _HASH},
-    "find_admin": {"admin_user_id": NOBODY},
     "get_session": {"session_hash": _HASH},
     "refresh_figures": {},
     "sign_in_admin": {"email": "new@example.com", "google_id": "1", "session_hash": _HASH},
@@ -191,8 +193,13 @@ ONE_KEY = (
     "record_credit",
 )
 BATCHES = ("check_credits", "create_charges")
+# Any staff member may have a token.
 STAFF = tuple(
-    sorted(set(WRITES) - set(BATCHES) - {"check_credit", "create_charge", "create_charges_once"})
+    sorted(
+        set(WRITES)
+        - set(BATCHES)
+        - {"check_credit", "create_charge", "create_charges_once", "create_staff_token"}
+    )
 )
 FOR_DBAS: dict[str, dict[str, Any]] = {
     "create_sign_in_link": {"email": "ada@example.com", "ticket_hash": _HASH},
@@ -305,7 +312,7 @@ def test_the_web_tier_reads_a_hash_by_its_prefix_and_in_no_other_way(
     for pattern in (None, "", "%", "cbk_test_%", key.prefix[:-1], f"{key.prefix}x", key.secret):
         assert web.rows("find_api_key", key_prefix=pattern) == []
     viewer = staff(module_database, "viewer")
-    assert "key_hash" not in web.rows("list_api_keys", admin_user_id=viewer)[0]
+    assert "key_hash" not in web.rows("list_api_keys", session_hash=viewer.session_hash)[0]
 
 
 def test_a_revoked_key_gives_no_hash(module_database: Database, dba: Caller, web: Caller) -> None:
@@ -330,7 +337,7 @@ def test_the_web_tier_must_name_an_actor(web: Caller, function: str) -> None:
         "actor_required",
         "This call must name who it is for",
         {},
-        "The web tier passes p_api_key_id or p_admin_user_id; other callers need role billing_dba.",
+        "The web tier passes p_api_key_id or p_session_hash; other callers need role billing_dba.",
     )
 
 
@@ -350,7 +357,7 @@ def test_every_writing_function_is_tried_without_an_actor(module_database: Datab
         WHERE p.pronamespace = 'billing'::regnamespace AND p.provolatile = 'v'
             AND has_function_privilege('t_web', p.oid, 'EXECUTE')
     """)
-    unnamed = {"find_admin", "get_session", "watch_books"}  # these only read
+    unnamed = {"get_session", "watch_books"}  # these only read
     signing_in = set(BEFORE_ANYBODY) - unnamed
     assert {row[0] for row in rows} == set(WRITES) | housekeeping | provider | signing_in
 
@@ -363,10 +370,8 @@ def test_signing_in_and_the_roll_up_need_nobody_to_be_named(database: Database) 
         (who,) = database.execute("SELECT u.email, u.role FROM billing_data.admin_users AS u")
         assert who == ("new@example.com", "viewer")
         # Who has only just signed in can be named, and is held to their role.
-        viewer = web.row("get_session", session_hash=_HASH)
-        assert web.refusal(
-            "set_pricing", reason="a test", admin_user_id=viewer["admin_user_id"]
-        ).slug == "admin_role_required"  # fmt: skip
+        refusal = web.refusal("set_pricing", reason="a test", session_hash=_HASH)
+        assert refusal.slug == "admin_role_required"
 
 
 def test_every_reading_function_of_staff_is_tried_without_an_actor(
@@ -374,9 +379,9 @@ def test_every_reading_function_of_staff_is_tried_without_an_actor(
 ) -> None:
     # What these tell is no secret to the web tier, which asks them for itself.
     own = {
-        "describe_money", "describe_price", "find_admin", "find_api_key", "get_admin",
-        "get_provider_config", "get_schema_version", "get_session", "get_settings", "help",
-        "require_api_key", "watch_books",
+        "describe_money", "describe_price", "find_api_key", "get_provider_config",
+        "get_schema_version", "get_session", "get_settings", "help", "require_api_key",
+        "watch_books",
     }  # fmt: skip
     rows = module_database.execute("""
         SELECT p.proname FROM pg_proc AS p
@@ -465,22 +470,35 @@ def test_a_key_needs_the_permission_of_what_it_does(module_database: Database, w
 def test_who_is_not_an_active_administrator_cannot_write(
     module_database: Database, web: Caller, function: str, kind: str
 ) -> None:
-    person_id, role = {
-        "nobody": lambda: (NOBODY, "none"),
-        "a viewer": lambda: (staff(module_database, "viewer"), "viewer"),
-        "an inactive administrator": lambda: (
-            staff(module_database, "admin", active=False),
-            "none",
-        ),
-    }[kind]()
-    refusal = web.refusal(function, **WRITES[function], admin_user_id=person_id)
-    assert refusal == Refusal(
-        "PB403",
-        "admin_role_required",
-        f"Admin role required. Your role: {role} (read-only)",
-        {"role": role},
-        "Ask an administrator.",
+    who = staff(
+        module_database, "viewer" if kind == "a viewer" else "admin", active=kind == "a viewer"
     )
+    session_hash = NO_SESSION if kind == "nobody" else who.session_hash
+    refusal = web.refusal(function, **WRITES[function], session_hash=session_hash)
+    wanted = {
+        "nobody": Refusal(
+            "PB401",
+            "session_over",
+            "Invalid or expired token",
+            {},
+            "Sign in again: no session or token with this hash is open.",
+        ),
+        "a viewer": Refusal(
+            "PB403",
+            "admin_role_required",
+            "Admin role required. Your role: viewer (read-only)",
+            {"role": "viewer"},
+            "Ask an administrator.",
+        ),
+        "an inactive administrator": Refusal(
+            "PB403",
+            "admin_deactivated",
+            f"User account {who.email} is deactivated",
+            {"email": who.email},
+            "An administrator can make the account active again.",
+        ),
+    }
+    assert refusal == wanted[kind]
 
 
 def test_a_viewer_may_read_everything_that_staff_can_read(
@@ -493,33 +511,40 @@ def test_a_viewer_may_read_everything_that_staff_can_read(
         identity = who if "external_id" in arguments else dict(arguments)
         if "account_id" in identity:
             identity["account_id"] = account
-        web.rows(function, **identity, admin_user_id=viewer)
+        web.rows(function, **identity, session_hash=viewer.session_hash)
 
 
 @pytest.mark.parametrize("function", [*READS, *STAFF_READS])
 def test_who_is_not_active_staff_cannot_read(
     module_database: Database, web: Caller, function: str
 ) -> None:
-    for nobody in (NOBODY, staff(module_database, "admin", active=False)):
-        refusal = web.refusal(function, **{**READS, **STAFF_READS}[function], admin_user_id=nobody)
-        assert (refusal.sqlstate, refusal.slug) == ("PB403", "admin_role_required")
+    arguments = {**READS, **STAFF_READS}[function]
+    for session_hash, slug in (
+        (NO_SESSION, "session_over"),
+        (b"too short", "session_over"),
+        (staff(module_database, "admin", active=False).session_hash, "admin_deactivated"),
+    ):
+        assert web.refusal(function, **arguments, session_hash=session_hash).slug == slug
 
 
 def test_an_administrator_writes_and_is_recorded(module_database: Database, web: Caller) -> None:
     who, ada = new_user(module_database), staff(module_database, "admin")
-    web.row("create_credit", **who, amount_minor=5, admin_user_id=ada)
+    web.row("create_credit", **who, amount_minor=5, session_hash=ada.session_hash)
     rows = module_database.execute(
         "SELECT c.admin_user_id, c.api_key_id, c.database_role FROM billing_data.credits AS c"
         " INNER JOIN billing_data.accounts AS a ON a.id = c.account_id WHERE a.external_id = %s",
         who["external_id"],
     )
-    assert rows == [(ada, None, None)]
+    assert rows == [(ada.id, None, None)]
 
 
 def test_a_key_and_a_staff_member_cannot_both_be_the_actor(
     module_database: Database, web: Caller
 ) -> None:
-    both = {"api_key_id": key_id(module_database), "admin_user_id": staff(module_database, "admin")}
+    both = {
+        "api_key_id": key_id(module_database),
+        "session_hash": staff(module_database, "admin").session_hash,
+    }
     writes = ("attach_payment", "begin_purchase", "create_account", "create_credit")
     for function in (*writes, "record_credit", *READS):
         refusal = web.refusal(function, **{**WRITES, **READS}[function], **both)
@@ -537,7 +562,7 @@ def test_a_dba_cannot_hide_behind_an_api_key(
         "actor_not_allowed",
         "Only the web tier may name an API key or a staff member as the actor",
         {},
-        "Leave out p_api_key_id and p_admin_user_id: the call is recorded under your own role.",
+        "Leave out p_api_key_id and p_session_hash: the call is recorded under your own role.",
     )
 
 
@@ -556,7 +581,7 @@ def test_a_dba_cannot_hide_behind_a_staff_member(
 ) -> None:
     ada = staff(module_database, "admin")
     arguments = {**WRITES, **READS, **STAFF_READS}[function]
-    refusal = dba.refusal(function, **arguments, admin_user_id=ada)
+    refusal = dba.refusal(function, **arguments, session_hash=ada.session_hash)
     assert (refusal.sqlstate, refusal.slug) == ("PB403", "actor_not_allowed")
 
 
@@ -783,9 +808,9 @@ def test_a_temporary_type_with_a_built_in_name_runs_nothing_as_the_owner(
             },
             "find_api_key": {"key_prefix": "x"},
             "get_schema_version": {},
-            "list_accounts": {"search": "x", "count": True, "admin_user_id": viewer},
-            "list_audit_log": {"who": "x", "action": "x", "admin_user_id": viewer},
-            "list_purchases": {"status": "settled", "admin_user_id": viewer},
+            "list_accounts": {"search": "x", "count": True, "session_hash": viewer.session_hash},
+            "list_audit_log": {"who": "x", "action": "x", "session_hash": viewer.session_hash},
+            "list_purchases": {"status": "settled", "session_hash": viewer.session_hash},
             **BEFORE_ANYBODY,
         }.items():
             try:
