@@ -486,7 +486,7 @@ def test_free_uses_that_staff_gave_are_proven_by_the_audit_log(database: Databas
             charge_all(dba, [who, who])
             dba.row("create_credit", **who, amount_minor=9)
             web.row("reset_free_uses", account_id=account, reason="a test", free_uses=number,
-                    admin_user_id=admin)  # fmt: skip
+                    session_hash=admin.session_hash)  # fmt: skip
             charge_all(dba, [who])
             assert ledger_problems(database) == []
     tamper(
