@@ -1,5 +1,5 @@
 -- What is away of the returns that are known, as of the newest event about each, and the entries they
--- made. Those after the first two are told by their keys: a rollback has no column for them.
+-- made. Those that a rollback had no column for are told by their keys.
 -- depends: 2026_11_26_0033_money_away
 SET LOCAL lock_timeout = '1s';
 
@@ -31,7 +31,7 @@ WHERE c.id IN (r.credit_id, r.restoring_credit_id)
         AND num_nonnulls(c.payment_provider, c.database_role) = 1
         AND starts_with(c.idempotency_key, r.provider || '-' || r.return_id)
         AND substr(c.idempotency_key, length(r.provider || '-' || r.return_id) + 1)
-            ~ '^(-restored)?-[0-9]+$'
+            ~ '^(-restored)?(-[0-9]+)?$'
     )
 ON CONFLICT DO NOTHING;
 

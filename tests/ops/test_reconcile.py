@@ -427,6 +427,114 @@ def test_one_payment_with_odd_metadata_does_not_stop_the_others(shop: Shop) -> N
     assert {payment: done[payment][2] for payment in odd} == dict.fromkeys(odd, "not_sold_here")
 
 
+def test_amounts_that_are_away_are_compared_and_put_to_what_stripe_says(shop: Shop) -> None:
+    users = [unique(name) for name in ("part", "again", "wrong", "short", "asked")]
+    part, again, wrong, short, asked = map(shop.bought, users)
+    double = shop.double
+    # Lost, but 200 were given back, which nobody heard of.
+    lost = double.dispute(part)
+    shop.take_back(part, lost)
+    double.close_dispute(lost["id"], "lost")
+    double.move_dispute(lost["id"], 200)
+    # Won, which was heard of, and lost again, which was not.
+    twice = double.dispute(again)
+    shop.take_back(again, twice)
+    double.close_dispute(twice["id"], "won")
+    assert shop.report(0, "--fix")["remaining"] == 0
+    double.move_dispute(twice["id"], -500)
+    double.close_dispute(twice["id"], "lost")
+    # Another amount than the refund's was taken back by hand.
+    refund = double.refund(wrong, 300)
+    shop.take_back(wrong, {**refund, "amount": 125})
+    # The credits are gone: that is a shortfall, and no difference.
+    spent = "SELECT * FROM billing.create_charge(p_oauth_provider => 'oauth:google',"
+    for amount in (1, 1, 1, 15):
+        shop._call(f"{spent} p_external_id => %s, p_amount_minor => %s)", users[3], amount)
+    shop.take_back(short, double.dispute(short))
+    double.dispute(asked, status="warning_needs_response")
+
+    report = shop.report(1)
+    assert found(report) == {
+        twice["id"]: ("not_taken_back", False, None),
+        refund["id"]: ("not_taken_back", False, None),
+    }
+    amounts = {one["return_id"]: one["amount_minor"] for one in report["differences"]}
+    assert amounts == {twice["id"]: 500, refund["id"]: 175}
+    fixed = found(shop.report(0, "--fix"))
+    assert fixed == dict.fromkeys(amounts, ("not_taken_back", True, "taken_back"))
+    shop.agrees(5, returns=4)
+    assert [shop.ledger(user) for user in users] == [
+        [USES, -USES, 8],
+        [USES, -USES, USES, -USES],
+        [USES, -5, -7],
+        [USES, -5],
+        [USES],
+    ]
+
+
+def test_a_return_that_stripe_says_again_otherwise_is_put_right_back(shop: Shop) -> None:
+    payment_id = shop.bought(user := unique())
+    refund = shop.double.refund(payment_id)
+    shop.take_back(payment_id, refund)
+    shop._call(
+        "SELECT * FROM billing.return_payment(p_payment_id => %s, p_return_id => %s,"
+        " p_kind => 'refund', p_amount_minor => 500, p_withdrawn => false)",
+        payment_id,
+        refund["id"],
+    )
+    fixed = found(shop.report(0, "--fix"))
+    assert fixed == {refund["id"]: ("not_taken_back", True, "taken_back")}
+    assert shop.ledger(user) == [USES, -USES, USES, -USES]
+    shop.agrees(1, returns=1)
+
+
+def test_what_comes_back_to_a_full_account_stays_a_difference(shop: Shop) -> None:
+    payment_id = shop.bought(user := unique())
+    refund = shop.double.refund(payment_id)
+    shop.take_back(payment_id, refund)
+    shop.double.fail_refund(refund["id"])
+    shop._call(
+        "SELECT * FROM billing.create_credit(p_oauth_provider => 'oauth:google',"
+        " p_external_id => %s, p_amount_minor => %s)",
+        user,
+        2**63 - 1,
+    )
+    report = shop.report(1, "--fix")
+    assert found(report) == {refund["id"]: ("not_given_back", False, "balance_overflow")}
+
+
+def test_a_payment_that_only_claims_to_be_ours_is_not_credited(shop: Shop) -> None:
+    user, other = unique(), unique()
+    mine, theirs = shop.offer(user), shop.offer(other)
+    claims = {
+        "another account": {**named(user), "account_id": theirs["account_id"]},
+        "an unknown purchase": {**mine, "purchase_id": str(uuid4())},
+        "a purchase of another account": {**mine, "purchase_id": theirs["purchase_id"]},
+        "somebody else": {**mine, **named(other)},
+        "no id": {**named(user), "account_id": "7"},
+    }
+    payments = {shop.pay(metadata) for metadata in claims.values()}
+    fixed = shop.report(1, "--fix")
+    assert found(fixed) == dict.fromkeys(payments, ("not_credited", False, "not_sold_here"))
+    assert shop.ledger(user) == shop.ledger(other) == []
+
+
+def test_our_own_payment_is_credited_whatever_its_metadata_says(shop: Shop) -> None:
+    users = [unique() for _ in range(3)]
+    foreign = {"account_id": str(uuid4()), "purchase_id": str(uuid4()), **named(unique())}
+    for user, metadata in zip(users, ({}, {"order": "7"}, foreign), strict=True):
+        offer = shop.offer(user)
+        shop._call(
+            "SELECT * FROM billing.attach_payment(p_account_id => %s::uuid,"
+            " p_purchase_id => %s::uuid, p_payment_id => %s, p_payment_status => 'processing')",
+            offer["account_id"],
+            offer["purchase_id"],
+            shop.pay(metadata),
+        )
+    assert shop.report(0, "--fix")["payments_compared"] == 3
+    assert [shop.ledger(user) for user in users] == [[USES]] * 3
+
+
 # From when on
 
 

@@ -1321,6 +1321,316 @@ def test_a_dispute_that_comes_and_goes_at_once_ends_with_the_credits_there(
         assert _balance(module_database, who) == USES
 
 
+# --- a return is a state --------------------------------------------------------------------------
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def _tell(
+    caller: Caller,
+    payment_id: str,
+    away: int,
+    state: str = "open",
+    *,
+    transactions: int | None = None,
+    second: int = 0,
+    return_id: str = "du_1",
+    kind: str = "dispute",
+    amount: int = PRICE,
+) -> str:
+    """An event says how much of a return's money is away; gives the outcome."""
+    answer = give_back(
+        caller,
+        payment_id,
+        (return_id, amount),
+        kind=kind,
+        return_away_minor=[away],
+        return_states=[state],
+        return_transactions=[transactions],
+        occurred_at=START + timedelta(seconds=second),
+    )
+    return str(answer["outcome"])
+
+
+def test_what_is_taken_is_what_the_money_that_is_away_stands_for(
+    module_database: Database, web: Caller, dba: Caller
+) -> None:
+    who, payment_id = bought(module_database)
+    aways = (500, 300, 301, 500, 0, 24, 25, 0, 500)
+    balances = []
+    for number, away in enumerate(aways):
+        _tell(web, payment_id, away, transactions=number)
+        balances.append(_balance(module_database, who))
+    assert balances == [USES - USES * away // PRICE for away in aways]
+    account_id = account_of(module_database, who)["id"]
+    entries = credits_of(module_database, account_id)[1:]
+    assert [row["amount_minor"] for row in entries] == [-20, 8, -8, 20, -1, 1, -20]
+    keys = [row["idempotency_key"].removeprefix("stripe-du_1") for row in entries]
+    assert keys == ["", "-restored", "-3", "-restored-4", "-5", "-restored-6", "-7"]
+    assert [row["description"] for row in entries[:3]] == [
+        "Dispute of $5.00 via Stripe (20 uses taken back)",
+        "Dispute of $2.00 via Stripe undone (8 uses given back)",
+        "Dispute of $1.99 via Stripe (8 uses taken back)",
+    ]
+    assert len(_entries(module_database, "du_1")) >= len(entries)
+
+
+def test_of_two_snapshots_the_one_with_more_balance_transactions_is_newer(
+    module_database: Database, web: Caller
+) -> None:
+    who, payment_id = bought(module_database)
+    assert _tell(web, payment_id, 300, "closed", transactions=2, second=5) == "taken_back"
+    for transactions, second in ((1, 9), (0, 9), (2, 4)):
+        told = _tell(web, payment_id, 500, transactions=transactions, second=second)
+        assert told == "unchanged"
+    assert _tell(web, payment_id, 500, transactions=3, second=0) == "taken_back"
+    assert _balance(module_database, who) == 0
+
+
+def test_without_balance_transactions_the_time_decides_and_then_the_later_state(
+    module_database: Database, web: Caller
+) -> None:
+    who, payment_id = bought(module_database)
+    steps = (
+        (0, "closed", 5, "unchanged"),
+        (500, "open", 4, "unchanged"),
+        (500, "open", 5, "unchanged"),
+        (500, "closed", 5, "taken_back"),
+        (0, "closed", 6, "restored"),
+        (500, "open", 7, "taken_back"),
+        (0, "inquiry", 7, "unchanged"),
+    )
+    for away, state, second, outcome in steps:
+        assert _tell(web, payment_id, away, state, second=second) == outcome, (away, second)
+    assert _balance(module_database, who) == 0
+
+
+def test_a_refund_that_failed_stays_so_whenever_it_is_told(
+    module_database: Database, web: Caller
+) -> None:
+    who, payment_id = bought(module_database)
+    refund = {"return_id": "re_1", "kind": "refund"}
+    assert _tell(web, payment_id, 500, second=3, **refund) == "taken_back"
+    assert _tell(web, payment_id, 0, "closed", second=1, **refund) == "restored"
+    assert _tell(web, payment_id, 500, second=9, **refund) == "unchanged"
+    assert _balance(module_database, who) == USES
+
+
+def test_an_inquiry_leaves_no_return_behind(module_database: Database, web: Caller) -> None:
+    _, payment_id = bought(module_database)
+    assert _tell(web, payment_id, 0, "inquiry") == "ignored"
+    assert returns_of(module_database, payment_id) == {}
+
+
+def test_what_comes_again_lowers_a_shortfall_first(
+    module_database: Database, web: Caller, dba: Caller
+) -> None:
+    who, payment_id = bought(module_database)
+    _spend(module_database, who, 17)
+    _tell(web, payment_id, 500, transactions=1)
+    assert _taken(module_database, payment_id) == {"du_1": (20, 3, "taken")}
+    _tell(web, payment_id, 100, transactions=2)
+    assert _taken(module_database, payment_id) == {"du_1": (4, 3, "taken")}
+    assert _balance(module_database, who) == 0
+    (problem,) = problems_of(dba, payment_id)
+    assert problem["what_is_wrong"] == (
+        "dispute of $1.00: 4 uses were due, 3 could be taken, 1 are short"
+    )
+    _tell(web, payment_id, 50, transactions=3)
+    assert _taken(module_database, payment_id) == {"du_1": (2, 2, "taken")}
+    assert _balance(module_database, who) == 1
+    assert problems_of(dba, payment_id) == []
+
+
+def test_a_shortfall_that_was_written_off_stays_so_until_it_grows(
+    module_database: Database, web: Caller, dba: Caller
+) -> None:
+    who, payment_id = bought(module_database)
+    _spend(module_database, who, USES)
+    refund_id, dispute_id = unique("re"), unique("du")
+    refund: dict[str, Any] = {"return_id": refund_id, "kind": "refund", "amount": 100}
+    _tell(web, payment_id, 100, **refund)
+    dba.row("resolve_shortfall", return_id=refund_id, reason="written off")
+    dba.row("create_credit", **who, amount_minor=8)
+    _tell(web, payment_id, 400, transactions=1, return_id=dispute_id)
+    # The dispute was due 16 and found 8: the refund's shortfall is as it was.
+    assert _taken(module_database, payment_id) == {
+        refund_id: (4, 0, "taken"),
+        dispute_id: (16, 8, "taken"),
+    }
+    assert [row["reference"] for row in problems_of(dba, payment_id)] == [dispute_id]
+    _tell(web, payment_id, 200, transactions=2, return_id=dispute_id)
+    assert problems_of(dba, payment_id) == []
+    assert _balance(module_database, who) == 0
+    dba.row("return_payment", payment_id=payment_id, return_id=refund_id, kind="refund",
+            amount_minor=300)  # fmt: skip
+    assert [row["reference"] for row in problems_of(dba, payment_id)] == [refund_id]
+
+
+def test_a_server_of_the_release_before_is_understood(
+    module_database: Database, web: Caller
+) -> None:
+    """It says of a return whether it is withdrawn, and not when."""
+    who, payment_id = bought(module_database)
+
+    def say(withdrawn: bool) -> str:
+        answer = web.row(
+            "process_payment_event",
+            event_id=unique("evt"),
+            event_type="charge.dispute.closed",
+            payload="{}",
+            action="return",
+            payment_id=payment_id,
+            currency="usd",
+            return_ids=["du_1"],
+            return_kinds=["dispute"],
+            return_amounts_minor=[PRICE],
+            returns_withdrawn=[withdrawn],
+        )
+        return str(answer["outcome"])
+
+    assert [say(True), say(True), say(False), say(True), say(False)] == [
+        "taken_back",
+        "unchanged",
+        "restored",
+        "unchanged",
+        "unchanged",
+    ]
+    assert _balance(module_database, who) == USES
+    # What it wrote is older than what a server of this release says.
+    now = datetime.now(UTC) + timedelta(seconds=1)
+    answer = give_back(web, payment_id, ("du_1", PRICE), kind="dispute", occurred_at=now)
+    assert answer["outcome"] == "taken_back"
+
+
+def test_what_was_read_at_the_provider_counts_unless_something_happened_since(
+    module_database: Database, web: Caller, dba: Caller
+) -> None:
+    who, payment_id = bought(module_database)
+    late = {"payment_id": payment_id, "return_id": "re_1", "kind": "refund", "amount_minor": PRICE}
+    (before,) = dba.execute("SELECT clock_timestamp() AS now")
+    give_back(web, payment_id, ("re_1", PRICE))
+    give_back(web, payment_id, ("re_1", PRICE), withdrawn=False)
+    answer = dba.row("return_payment", **late, read_at=before["now"])
+    assert (answer["outcome"], answer["away_minor"]) == ("unchanged", 0)
+    answer = dba.row("return_payment", **late)
+    assert (answer["outcome"], answer["away_minor"]) == ("taken_back", PRICE)
+    assert _balance(module_database, who) == 0
+
+
+# --- whose payment it is --------------------------------------------------------------------------
+
+CLAIMS = (
+    "another account",
+    "an unknown purchase",
+    "a purchase of another account",
+    "a purchase, beside another identity",
+    "a purchase with another provider",
+    "an identity alone",
+    "an account of a connected account",
+    "a purchase of a connected account",
+    "an account that is no id",
+)
+
+
+def _claim(database: Database, dba: Caller, kind: str) -> tuple[list[Any], dict[str, Any], str]:
+    """The accounts that are named, what a payment says of them, and what it comes to."""
+    who, other = new_user(database), new_user(database)
+    mine, theirs = legacy(database, who), legacy(database, other)
+    configure_provider(database, provider="paypal")
+    sold, elsewhere = begin(dba, who), begin(dba, who, provider="paypal")
+    claims: dict[str, tuple[dict[str, Any], str]] = {
+        "another account": ({**mine, "account_id": theirs["account_id"]}, "not_sold_here"),
+        "an unknown purchase": ({**mine, "purchase_id": NOBODY}, "not_sold_here"),
+        "a purchase of another account": (
+            {**theirs, "purchase_id": sold["purchase_id"]},
+            "not_sold_here",
+        ),
+        "a purchase, beside another identity": ({**metadata(sold), **other}, "not_sold_here"),
+        "a purchase with another provider": ({**mine, **metadata(elsewhere)}, "not_sold_here"),
+        "an identity alone": (dict(who), "not_sold_here"),
+        "an account of a connected account": ({**mine, "is_foreign": True}, "not_sold_here"),
+        "a purchase of a connected account": (
+            {**metadata(sold), "is_foreign": True},
+            "not_sold_here",
+        ),
+        "an account that is no id": ({**who, "is_foreign": True}, "not_sold_here"),
+    }
+    return [mine["account_id"], theirs["account_id"]], *claims[kind]
+
+
+@pytest.mark.parametrize("kind", CLAIMS)
+def test_what_a_payment_cannot_show_is_not_believed_by_any_way_of_crediting(
+    module_database: Database, web: Caller, dba: Caller, kind: str
+) -> None:
+    accounts, said, outcome = _claim(module_database, dba, kind)
+    event_id, payment_id = unique("evt"), unique("pi")
+    answer = deliver(web, event_id, payment_id, **said)
+    assert (answer["outcome"], answer["needs_attention"]) == (outcome, True)
+    assert (answer["credits_added"], answer["purchase_id"]) == (0, None)
+    by_hand = dba.row("settle_purchase", payment_id=payment_id, amount_minor=PRICE, **said)
+    assert (by_hand["outcome"], by_hand["credits_added"]) == (outcome, 0)
+    refunded = give_back(web, payment_id, (unique("re"), PRICE), **said)
+    assert (refunded["outcome"], refunded["needs_attention"]) == ("ignored", False)
+    for account_id in accounts:
+        assert credits_of(module_database, account_id) == []
+    (problem,) = problems_of(dba, payment_id)
+    assert (problem["problem"], problem["reference"]) == (outcome, event_id)
+    assert problem["what_is_wrong"] == (
+        "it names a purchase or an account that it cannot show to be its own"
+    )
+    dba.row("resolve_payment_event", event_id=event_id, reason="somebody else's")
+    assert problems_of(dba, payment_id) == []
+
+
+@pytest.mark.parametrize("said", [{}, {"is_claimed": False}, "foreign", "foreign account"], ids=str)
+def test_the_payment_of_a_purchase_is_ours_whatever_is_said_of_it(
+    module_database: Database, web: Caller, dba: Caller, said: Any
+) -> None:
+    who, payment_id = new_user(module_database), unique("pi")
+    purchase = begin(dba, who)
+    attach(dba, purchase, payment_id)
+    if said == "foreign":
+        said = {"purchase_id": NOBODY, **legacy(module_database, new_user(module_database))}
+    elif said == "foreign account":
+        said = {"is_claimed": True, "is_foreign": True}
+    assert deliver(web, unique("evt"), payment_id, **said)["outcome"] == "credited"
+    back = give_back(web, payment_id, (unique("re"), 250), **said)
+    assert back["outcome"] == "taken_back"
+    assert _balance(module_database, who) == USES // 2
+
+
+@pytest.mark.parametrize("action", ["settle", "return"])
+@pytest.mark.parametrize("livemode", [True, False, None])
+def test_a_payment_that_nobody_claims_is_ignored_in_any_mode(
+    module_database: Database, web: Caller, dba: Caller, action: str, livemode: bool | None
+) -> None:
+    payment_id, said = unique("pi"), {"livemode": livemode, "is_claimed": False}
+    if action == "settle":
+        answer = deliver(web, unique("evt"), payment_id, **said)
+    else:
+        answer = give_back(web, payment_id, (unique("re"), PRICE), **said)
+    assert (answer["outcome"], answer["needs_attention"]) == ("ignored", False)
+    assert problems_of(dba, payment_id) == []
+
+
+@pytest.mark.parametrize("kind", ["metadata", "an account that is unknown", "another account"])
+def test_a_claim_of_the_other_mode_that_cannot_be_shown_is_ignored(
+    module_database: Database, web: Caller, dba: Caller, kind: str
+) -> None:
+    said: dict[str, Any] = {
+        "metadata": {},
+        "an account that is unknown": {"account_id": NOBODY, **person()},
+        "another account": {**new_user(module_database), "account_id": NOBODY},
+    }[kind]
+    payment_id = unique("pi")
+    answer = deliver(web, unique("evt"), payment_id, livemode=True, **said)
+    assert (answer["outcome"], answer["needs_attention"]) == ("ignored", False)
+    part = (unique("re"), PRICE)
+    assert give_back(web, payment_id, part, livemode=True, **said)["outcome"] == "ignored"
+    assert problems_of(dba, payment_id) == []
+
+
 # --- by hand -------------------------------------------------------------------------------------
 
 

@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -1007,3 +1008,74 @@ def test_duplicate_identities_stop_the_step_that_forbids_them_and_lose_nothing(
             " (SELECT max(a.ctid) FROM billing_data.accounts AS a)"
         )
         assert migrate(database.dsn(), SEED).applied == OWN[1:]
+
+
+def _returned(database: Database) -> dict[str, Any]:
+    """What is known of the returns, by their ids."""
+    rows = database.execute("""
+        SELECT r.return_id, r.amount_minor, r.away_minor, r.status, r.state, r.as_of,
+            array_agg(c.amount_minor ORDER BY c.ledger_version)
+        FROM billing_data.payment_returns AS r
+        LEFT JOIN billing_data.payment_return_credits AS n
+            ON n.account_id = r.account_id AND n.return_id = r.return_id
+        LEFT JOIN billing_data.credits AS c ON c.id = n.credit_id
+        GROUP BY r.account_id, r.provider, r.return_id ORDER BY 1
+    """)
+    return {row[0]: row[1:] for row in rows}
+
+
+def test_returns_of_the_release_before_become_money_that_is_away_and_go_back_again(
+    cluster: TestCluster,
+) -> None:
+    first_of_two = "2026_11_26_0033_money_away"
+    with cluster.database() as database:
+        configure_provider(database)
+        who = person()
+        with session(database, "t_dba") as dba, session(database, "t_web") as web:
+            dba.row("create_account", **who)
+            for number in (1, 2, 3):
+                deliver(web, f"evt_{number}", f"pi_{number}", begin(dba, who))
+            told = datetime(2026, 11, 1, tzinfo=UTC)
+            payload = json.dumps(
+                {"created": int(told.timestamp()), "data": {"object": {"id": "re_1"}}}
+            )
+            give_back(web, "pi_1", ("re_1", PRICE // 2), payload=payload, occurred_at=told)
+            for number, away in enumerate((500, 0, 500, 300)):
+                give_back(
+                    web, "pi_2", ("du_2", PRICE), kind="dispute",
+                    return_away_minor=[away], return_transactions=[number],
+                )  # fmt: skip
+            give_back(web, "pi_3", ("du_3", PRICE), kind="dispute")
+            give_back(web, "pi_3", ("du_3", PRICE), kind="dispute", withdrawn=False)
+        before = _returned(database)
+        assert [row[-1] for row in before.values()] == [[-20, 20, -20, 8], [-20, 20], [-10]]
+        back = STEPS[::-1].index(first_of_two) + 1
+
+        rollback(database.dsn(), back)
+        # As the release before knows it: what is away is the amount, and at most two entries.
+        assert database.execute("""
+            SELECT r.return_id, r.status, r.amount_minor, c.amount_minor, g.amount_minor
+            FROM billing_data.payment_returns AS r
+            LEFT JOIN billing_data.credits AS c ON c.id = r.credit_id
+            LEFT JOIN billing_data.credits AS g ON g.id = r.restoring_credit_id
+            ORDER BY 1
+        """) == [
+            ("du_2", "taken", 300, -20, None),
+            ("du_3", "restored", 500, -20, 20),
+            ("re_1", "taken", 250, -10, None),
+        ]
+        migrate(database.dsn(), SEED)
+        after = _returned(database)
+        assert after["re_1"] == before["re_1"]
+        assert after["re_1"][4] == told
+        assert after["du_2"][:3] == (300, 300, "taken")
+        assert after["du_3"][:4] == (500, 0, "restored", "closed")
+        assert [row[-1] for row in after.values()] == [row[-1] for row in before.values()]
+        assert ledger_problems(database) == []
+        with session(database, "t_web") as web:
+            # News from before the newest event is still old, and what is new counts.
+            late = give_back(web, "pi_1", ("re_1", PRICE), occurred_at=told - timedelta(days=1))
+            assert late["outcome"] == "unchanged"
+            lost = give_back(web, "pi_3", ("du_3", PRICE), kind="dispute")
+            assert lost["outcome"] == "taken_back"
+        assert ledger_problems(database) == []
