@@ -89,9 +89,12 @@ BEGIN
     PERFORM billing_data.require(
         coalesce(isfinite(p_occurred_at), true), 'p_occurred_at', 'it must be a time'
     );
-    v_returns := billing_data.told_returns(
-        p_return_ids, p_return_kinds, p_return_amounts_minor, p_returns_withdrawn,
-        p_return_away_minor, p_return_states, p_return_transactions, p_occurred_at
+    v_returns := ARRAY(
+        SELECT t
+        FROM billing_data.told_returns(
+            p_return_ids, p_return_kinds, p_return_amounts_minor, p_returns_withdrawn,
+            p_return_away_minor, p_return_states, p_return_transactions, p_occurred_at
+        ) AS t
     );
     PERFORM billing_data.require_durable_commit();
 

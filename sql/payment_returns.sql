@@ -356,13 +356,12 @@ CREATE OR REPLACE FUNCTION billing_data.told_returns(
     p_states text[],
     p_transactions bigint[],
     p_occurred_at timestamptz
-) RETURNS billing_data.payment_returns[]
+) RETURNS SETOF billing_data.payment_returns
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     v_told billing_data.payment_returns;
-    v_returns billing_data.payment_returns[] := '{}';
 BEGIN
     PERFORM billing_data.require_same_length(
         ARRAY[
@@ -400,9 +399,8 @@ BEGIN
             'a return needs an id, a kind (refund or dispute), an amount, how much of it is away and'
             ' a state (inquiry, open or closed)'
         );
-        v_returns := v_returns || v_told;
+        RETURN NEXT v_told;
     END LOOP;
-    RETURN v_returns;
 END
 $$;
 COMMENT ON FUNCTION billing_data.told_returns IS

@@ -811,6 +811,7 @@ CREATE FUNCTION billing_data.take_lock(p_name text) RETURNS void
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.told_returns(p_ids text[], p_kinds text[], p_amounts_minor bigint[], p_withdrawn boolean[], p_away_minor bigint[], p_states text[], p_transactions bigint[], p_occurred_at timestamp with time zone) RETURNS billing_data.payment_returns[]
+CREATE FUNCTION billing_data.told_returns(p_ids text[], p_kinds text[], p_amounts_minor bigint[], p_withdrawn boolean[], p_away_minor bigint[], p_states text[], p_transactions bigint[], p_occurred_at timestamp with time zone) RETURNS SETOF billing_data.payment_returns
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
