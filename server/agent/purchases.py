@@ -125,8 +125,10 @@ def _provider_unavailable(request: web.Request, error: Exception) -> ApiError:
 
 async def _is_ours(call: Call, intent: Intent) -> bool:
     """Whether a payment without a purchase was made by the old service: then it names an account
-    by its id and its identity."""
+    by its id and its identity, and no purchase."""
     named = purchase_metadata(dict(intent.metadata))
+    if named["purchase_id"] or named["is_foreign"]:
+        return False
     if not named["account_id"] or not named["oauth_provider"] or not named["external_id"]:
         return False
     try:

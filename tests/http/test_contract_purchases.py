@@ -721,7 +721,15 @@ def test_an_unknown_payment_is_a_404_that_names_it(
 
 @pytest.mark.parametrize(
     "whose",
-    ["nobody's", "another shop's", "an unknown account's", "a wrong account's", "a broken id's"],
+    [
+        "nobody's",
+        "another shop's",
+        "an unknown account's",
+        "a wrong account's",
+        "a broken id's",
+        "an unknown purchase's",
+        "a broken purchase's",
+    ],
 )
 def test_a_payment_that_is_not_ours_is_not_shown(
     shop: Service, customer: httpx.Client, double: StripeDouble, whose: str
@@ -734,6 +742,8 @@ def test_a_payment_that_is_not_ours_is_not_shown(
         "an unknown account's": {**mine, "account_id": str(uuid4()), "external_id": unique()},
         "a wrong account's": {**legacy_metadata(shop.database, other), "external_id": user},
         "a broken id's": {**mine, "account_id": "5f8e"},
+        "an unknown purchase's": {**mine, "purchase_id": str(uuid4())},
+        "a broken purchase's": {**mine, "purchase_id": "5f8e"},
     }[whose]
     intent = double.create_intent(amount=500, currency="usd", metadata=metadata)
     for path in ("", "/status"):

@@ -1467,6 +1467,30 @@ def test_a_shortfall_that_was_written_off_stays_so_until_it_grows(
     assert [row["reference"] for row in problems_of(dba, payment_id)] == [refund_id]
 
 
+def test_a_return_whose_row_was_lost_by_a_rollback_is_not_taken_again(
+    database: Database,
+) -> None:
+    configure_provider(database)
+    who, payment_id = bought(database)
+    with session(database, "t_dba") as dba, session(database, "postgres") as root:
+        give_back(dba, payment_id, ("re_1", PRICE))
+        root.execute("DELETE FROM billing_data.payment_return_credits")
+        root.execute("DELETE FROM billing_data.payment_returns")
+        dba.row("create_credit", **who, amount_minor=5)
+        give_back(dba, payment_id, ("re_1", PRICE))
+        assert _taken(database, payment_id) == {"re_1": (20, 20, "taken")}
+        assert _balance(database, who) == 5
+        # An entry under the same key that took nothing is somebody's own.
+        root.execute("DELETE FROM billing_data.payment_return_credits")
+        root.execute("DELETE FROM billing_data.payment_returns")
+        key = {"external_transaction_id": "re_2", "idempotency_key": "stripe-re_2"}
+        dba.row("create_credit", **who, amount_minor=7, transaction_type="refund", **key)
+        give_back(dba, payment_id, ("re_2", PRICE // 4))
+        assert _taken(database, payment_id) == {"re_2": (5, 5, "taken")}
+        assert _balance(database, who) == 7
+    assert ledger_problems(database) == []
+
+
 def test_a_server_of_the_release_before_is_understood(
     module_database: Database, web: Caller
 ) -> None:
