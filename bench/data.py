@@ -123,9 +123,11 @@ def fill(connection: Connection, contents: Contents) -> None:
         for name, statement in statements.items():
             _timed(name, partial(connection.execute, statement.encode()))
     connection.execute("SET session_replication_role = origin")
+    # They have no digest, like entries of an older release.
+    connection.execute("UPDATE billing_data.settings SET digests_since = now() + interval '1 hour'")
     _timed("vacuum and analyze", lambda: connection.execute("VACUUM ANALYZE"))
     _timed("first roll-up", lambda: connection.execute("SELECT billing.refresh_figures()"))
-    connection.execute("VACUUM ANALYZE billing_data.active_accounts, billing_data.usage_figures")
+    connection.execute("VACUUM ANALYZE billing_data.user_activity, billing_data.usage_figures")
 
 
 @contextmanager

@@ -7,6 +7,7 @@ DROP TRIGGER IF EXISTS accounts_fixed ON billing_data.accounts;
 DROP FUNCTION IF EXISTS billing_data.charge_digest;
 DROP FUNCTION IF EXISTS billing_data.credit_digest;
 DROP TABLE billing_data.ledger_openings;
+ALTER TABLE billing_data.settings DROP COLUMN digests_since;
 ALTER TABLE billing_data.credits DROP COLUMN digest;
 ALTER TABLE billing_data.charges DROP COLUMN digest;
 ALTER TABLE billing_data.accounts DROP COLUMN free_uses_granted;

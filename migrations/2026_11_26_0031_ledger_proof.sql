@@ -2,7 +2,8 @@
 -- was opened with. Where books began otherwise (after entries of the old service, which are in another
 -- unit; with other free uses), a table says after which version and with what; a trigger sees to it
 -- that nobody adds to it later. Each entry gets a digest of itself, so that a change to it shows even
--- where nothing is added up, as in the amount of a free use; entries of before have none.
+-- where nothing is added up, as in the amount of a free use; entries of before have none, and settings
+-- keep until when.
 -- depends: 2026_11_26_0028_locks
 SET LOCAL lock_timeout = '1s';
 
@@ -17,6 +18,7 @@ END
 $column$;
 ALTER TABLE billing_data.charges ADD COLUMN digest bigint;
 ALTER TABLE billing_data.credits ADD COLUMN digest bigint;
+ALTER TABLE billing_data.settings ADD COLUMN digests_since timestamptz;
 
 CREATE TABLE billing_data.ledger_openings (
     account_id uuid NOT NULL,

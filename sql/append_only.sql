@@ -115,6 +115,17 @@ BEGIN
 END
 $guards$;
 
+-- Entries have a digest from the first deploy of a release that makes one on, and again after an older
+-- release was in place for a while; calls under way then may take a minute.
+DO $digests$
+BEGIN
+    IF to_regproc('billing_data.charge_digest') IS NULL THEN
+        UPDATE billing_data.settings AS s
+        SET digests_since = clock_timestamp() + interval '1 minute';
+    END IF;
+END
+$digests$;
+
 -- A digest of all that an entry says, stored with it: a change to any of it shows, even to what is
 -- added up nowhere. It is no secret; whoever forges an entry and its digest is found by the sums.
 -- The hash functions are those of hash partitioning, which stay what they are over versions.

@@ -16,25 +16,87 @@ END;
 COMMENT ON FUNCTION billing_data.first_id IS
     'The smallest id of a row written at a moment or later. Helper.';
 
+-- The end of the slots that are over: a slot counts as over a minute after its end, when every call
+-- that began in it has long been committed or undone.
+CREATE OR REPLACE FUNCTION billing_data.figures_border() RETURNS timestamptz
+LANGUAGE sql STABLE
+RETURN date_bin('5 minutes', clock_timestamp() - interval '1 minute', '2000-01-01 00:00Z');
+COMMENT ON FUNCTION billing_data.figures_border IS
+    'The moment up to which figures can be rolled up by now. Helper.';
+
+-- The end of this UTC day: what a clock that was ahead wrote later in the day belongs to it.
+CREATE OR REPLACE FUNCTION billing_data.end_of_today() RETURNS timestamptz
+LANGUAGE sql STABLE
+RETURN date_trunc('day', clock_timestamp(), 'UTC') + interval '24 hours';
+COMMENT ON FUNCTION billing_data.end_of_today IS 'The end of this UTC day. Helper.';
+
+-- Up to when the rolled-up figures count, those of slots and those of users. Where that lies ahead of
+-- the clock, the clock was set back: rows are written in slots that were thought to be over. Then
+-- nothing counts from the day before the newest slot on that can be told to be rolled up rightly;
+-- readers count the rest from the ledger, and the next roll-up does all of it again.
+CREATE OR REPLACE FUNCTION billing_data.figures_through()
+RETURNS TABLE (slots timestamptz, users timestamptz, is_set_back boolean)
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_border timestamptz := billing_data.figures_border();
+BEGIN
+    SELECT s.complete_through, s.users_through INTO STRICT slots, users
+    FROM billing_data.usage_figures_state AS s;
+    is_set_back := greatest(slots, users) > v_border;
+    IF is_set_back THEN
+        SELECT
+            coalesce(
+                date_trunc('day', max(f.slot), 'UTC') - interval '1 day', '-infinity'
+            )
+        INTO STRICT slots
+        FROM billing_data.usage_figures AS f
+        WHERE f.slot < v_border;
+        users := least(users, slots);
+    END IF;
+    RETURN NEXT;
+END
+$$;
+COMMENT ON FUNCTION billing_data.figures_through IS
+    'Up to when the rolled-up figures count. Helper.';
+
+-- The ids that rows can have which were written from p_from on: those of the old service are of
+-- another kind, so until everything was rolled up once it is all ids. A clock may have been ten
+-- years ahead; beyond that lie most ids of the old service.
+CREATE OR REPLACE FUNCTION billing_data.ids_from(
+    p_from timestamptz, OUT first_id uuid, OUT last_id uuid
+)
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF (SELECT t.slots = '-infinity' FROM billing_data.figures_through() AS t) THEN
+        first_id := '00000000-0000-0000-0000-000000000000';
+        last_id := 'ffffffff-ffff-ffff-ffff-ffffffffffff';
+    ELSE
+        first_id := billing_data.first_id(p_from - interval '1 minute');
+        last_id := billing_data.first_id(clock_timestamp() + interval '10 years');
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION billing_data.ids_from IS
+    'The range of ids of rows written since a moment. Helper.';
+
 -- What happened from p_from on, by slot, from the ledger and the checks themselves. Ledger rows are
--- found by their ids, widened by a minute and held to their times; until everything was rolled up
--- once, everything is read (rows of the old service have ids of another kind).
+-- found by their ids, widened by a minute and held to their times.
 CREATE OR REPLACE FUNCTION billing_data.count_usage(p_from timestamptz)
 RETURNS SETOF billing_data.usage_figures
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_first uuid := billing_data.first_id(p_from - interval '1 minute');
-    v_end uuid := billing_data.first_id(clock_timestamp() + interval '1 day');
+    v_first uuid;
+    v_end uuid;
     v_origin timestamptz := timestamptz '2000-01-01 00:00Z';
 BEGIN
-    IF EXISTS (
-        SELECT FROM billing_data.usage_figures_state AS s WHERE s.complete_through = '-infinity'
-    ) THEN
-        v_first := '00000000-0000-0000-0000-000000000000';
-        v_end := 'ffffffff-ffff-ffff-ffff-ffffffffffff';
-    END IF;
+    SELECT i.first_id, i.last_id INTO STRICT v_first, v_end
+    FROM billing_data.ids_from(p_from) AS i;
     RETURN QUERY
     WITH events AS (
         SELECT
@@ -85,70 +147,78 @@ $$;
 COMMENT ON FUNCTION billing_data.count_usage IS
     'Counts what happened since a moment, by slots of five minutes, from the ledger. Helper.';
 
--- Who was charged or credited on which UTC day, from p_from on.
-CREATE OR REPLACE FUNCTION billing_data.count_active_accounts(p_from timestamptz)
+-- Who used the service on which UTC day, from p_from to p_to. A user is an account that was charged,
+-- with a free use or with credits: a check uses nothing, and whoever only bought has not used it yet.
+CREATE OR REPLACE FUNCTION billing_data.find_users(p_from timestamptz, p_to timestamptz)
 RETURNS TABLE (day date, account_id uuid)
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_first uuid := billing_data.first_id(p_from - interval '1 minute');
-    v_end uuid := billing_data.first_id(clock_timestamp() + interval '1 day');
+    v_first uuid;
+    v_end uuid;
 BEGIN
-    IF EXISTS (
-        SELECT FROM billing_data.usage_figures_state AS s WHERE s.complete_through = '-infinity'
-    ) THEN
-        v_first := '00000000-0000-0000-0000-000000000000';
+    SELECT i.first_id, i.last_id INTO STRICT v_first, v_end
+    FROM billing_data.ids_from(p_from) AS i;
+    IF p_from = '-infinity' THEN
         v_end := 'ffffffff-ffff-ffff-ffff-ffffffffffff';
     END IF;
     RETURN QUERY
-    SELECT (c.created_at AT TIME ZONE 'UTC')::date, c.account_id
+    SELECT DISTINCT (c.created_at AT TIME ZONE 'UTC')::date, c.account_id
     FROM billing_data.charges AS c
-    WHERE c.id >= v_first AND c.id <= v_end AND c.created_at >= p_from
-    UNION
-    SELECT (c.created_at AT TIME ZONE 'UTC')::date, c.account_id
-    FROM billing_data.credits AS c
-    WHERE c.id >= v_first AND c.id <= v_end AND c.created_at >= p_from;
+    WHERE c.id >= v_first AND c.id <= v_end AND c.created_at >= p_from AND c.created_at < p_to;
 END
 $$;
-COMMENT ON FUNCTION billing_data.count_active_accounts IS
-    'Who was charged or credited on which day since a moment, from the ledger. Helper.';
+COMMENT ON FUNCTION billing_data.find_users IS
+    'Who was charged on which day of a span, from the ledger. Helper.';
 
--- Rolls up the slots that are over. A slot counts as over a minute after its end, when every call
--- that began in it has long been committed or undone. One caller at a time does it, the others
--- return false at once. Writes: usage_figures, active_accounts, active_accounts_by_day.
--- Example: SELECT billing.refresh_figures();
+-- Rolls up the slots that are over. One caller at a time does it, the others return false at once.
+-- Where the clock was set back, what was rolled up too soon is done again.
+-- Writes: usage_figures, user_activity, users_by_day. Example: SELECT billing.refresh_figures();
 CREATE OR REPLACE FUNCTION billing.refresh_figures() RETURNS boolean
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_from timestamptz;
-    v_to timestamptz := date_bin(
-        '5 minutes', clock_timestamp() - interval '1 minute', '2000-01-01 00:00Z'
-    );
+    v_to timestamptz;
+    v_through record;
+    v_day date;
 BEGIN
-    SELECT s.complete_through INTO v_from
-    FROM billing_data.usage_figures_state AS s
-    FOR UPDATE SKIP LOCKED;
-    IF NOT FOUND OR v_from >= v_to THEN
+    PERFORM FROM billing_data.usage_figures_state AS s FOR UPDATE SKIP LOCKED;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    v_to := billing_data.figures_border();
+    SELECT t.slots, t.users, t.is_set_back INTO STRICT v_through
+    FROM billing_data.figures_through() AS t;
+    IF least(v_through.slots, v_through.users) >= v_to THEN
         RETURN false;
     END IF;
     -- Once something is rolled up, what is newer is found by ids. Those of the old service are of
     -- another kind: the first roll-up waits until the last of its rows is of a slot that is over.
-    IF v_from = '-infinity' AND (
+    IF v_through.slots = '-infinity' AND (
         EXISTS (
             SELECT FROM billing_data.charges AS c
-            WHERE c.created_at >= v_to AND c.database_role = 'legacy'
+            WHERE c.created_at >= v_to
+                AND billing_data.is_old_entry(c.id, c.database_role, c.request_fingerprint)
         )
         OR EXISTS (
             SELECT FROM billing_data.credits AS c
-            WHERE c.created_at >= v_to AND c.database_role = 'legacy'
+            WHERE c.created_at >= v_to
+                AND billing_data.is_old_entry(c.id, c.database_role, c.request_fingerprint)
         )
     ) THEN
         RETURN false;
     END IF;
-    DELETE FROM billing_data.usage_figures AS f WHERE f.slot >= v_from;
+    UPDATE billing_data.usage_figures_state AS s
+    SET complete_through = v_through.slots, users_through = v_through.users;
+    IF v_through.is_set_back THEN
+        -- Whoever was seen from that day on is found again; the day before counts for nobody.
+        v_day := (v_through.users AT TIME ZONE 'UTC')::date;
+        DELETE FROM billing_data.users_by_day AS d WHERE d.day >= v_day;
+        UPDATE billing_data.user_activity AS a SET last_day = v_day - 1 WHERE a.last_day >= v_day;
+    END IF;
+    DELETE FROM billing_data.usage_figures AS f WHERE f.slot >= v_through.slots;
     INSERT INTO billing_data.usage_figures AS f (
         slot, checks, checks_denied, charges, free_charges, charge_amount, credits_used, credits,
         credits_added, credits_sold, credits_taken_back, accounts_created
@@ -157,29 +227,24 @@ BEGIN
         u.slot, u.checks, u.checks_denied, u.charges, u.free_charges, u.charge_amount,
         u.credits_used, u.credits, u.credits_added, u.credits_sold, u.credits_taken_back,
         u.accounts_created
-    FROM billing_data.count_usage(v_from) AS u
+    FROM billing_data.count_usage(v_through.slots) AS u
     WHERE u.slot < v_to;
     WITH found AS MATERIALIZED (
         SELECT u.day, u.account_id
-        FROM billing_data.count_active_accounts(v_from) AS u
-        WHERE NOT EXISTS (
-            SELECT FROM billing_data.active_accounts AS a
-            WHERE a.day = u.day AND a.account_id = u.account_id
-        )
+        FROM billing_data.find_users(v_through.users, v_to) AS u
+        LEFT JOIN billing_data.user_activity AS a ON a.account_id = u.account_id
+        WHERE a.last_day IS NULL OR a.last_day < u.day
     ),
     kept AS (
-        INSERT INTO billing_data.active_accounts AS a (day, account_id)
-        SELECT f.day, f.account_id FROM found AS f
-        WHERE f.day >= (v_to AT TIME ZONE 'UTC')::date
+        INSERT INTO billing_data.user_activity AS a (account_id, last_day)
+        SELECT f.account_id, max(f.day) FROM found AS f GROUP BY f.account_id
+        ON CONFLICT ON CONSTRAINT user_activity_pkey DO UPDATE SET last_day = excluded.last_day
     )
-    INSERT INTO billing_data.active_accounts_by_day AS d (day, accounts)
+    INSERT INTO billing_data.users_by_day AS d (day, users)
     SELECT f.day, count(*) FROM found AS f GROUP BY f.day
-    ON CONFLICT ON CONSTRAINT active_accounts_by_day_pkey DO UPDATE
-    SET accounts = d.accounts + excluded.accounts;
-    -- Who was active on days that are over is needed no more: their number stands.
-    DELETE FROM billing_data.active_accounts AS a
-    WHERE a.day < (v_to AT TIME ZONE 'UTC')::date;
-    UPDATE billing_data.usage_figures_state AS s SET complete_through = v_to;
+    ON CONFLICT ON CONSTRAINT users_by_day_pkey DO UPDATE SET users = d.users + excluded.users;
+    UPDATE billing_data.usage_figures_state AS s
+    SET complete_through = v_to, users_through = v_to;
     RETURN true;
 END
 $$;
@@ -196,9 +261,10 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     PERFORM billing_data.caller_role();
-    UPDATE billing_data.usage_figures_state AS s SET complete_through = '-infinity';
-    DELETE FROM billing_data.active_accounts;
-    DELETE FROM billing_data.active_accounts_by_day;
+    UPDATE billing_data.usage_figures_state AS s
+    SET complete_through = '-infinity', users_through = '-infinity';
+    DELETE FROM billing_data.user_activity;
+    DELETE FROM billing_data.users_by_day;
     RETURN billing.refresh_figures();
 END
 $$;
@@ -215,7 +281,7 @@ AS $$
 DECLARE
     v_through timestamptz;
 BEGIN
-    SELECT s.complete_through INTO STRICT v_through FROM billing_data.usage_figures_state AS s;
+    SELECT t.slots INTO STRICT v_through FROM billing_data.figures_through() AS t;
     RETURN QUERY
     SELECT
         f.slot, f.checks, f.checks_denied, f.charges, f.free_charges, f.charge_amount,
@@ -234,8 +300,40 @@ $$;
 COMMENT ON FUNCTION billing_data.usage_since IS
     'Usage by slots of five minutes since a moment, up to now. Helper.';
 
+-- How many users there were from the UTC day p_first to today, each counted once: those whose newest
+-- day is in the span, and of the time that is not rolled up yet those who are not among them.
+CREATE OR REPLACE FUNCTION billing_data.count_users(p_first date) RETURNS bigint
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_through timestamptz;
+    v_users bigint;
+BEGIN
+    SELECT t.users INTO STRICT v_through FROM billing_data.figures_through() AS t;
+    SELECT
+        (SELECT count(*) FROM billing_data.user_activity AS a WHERE a.last_day >= p_first)
+        + (
+            SELECT count(DISTINCT u.account_id)
+            FROM billing_data.find_users(
+                greatest(v_through, p_first::timestamp AT TIME ZONE 'UTC'),
+                billing_data.end_of_today()
+            ) AS u
+            WHERE NOT EXISTS (
+                SELECT FROM billing_data.user_activity AS a
+                WHERE a.account_id = u.account_id AND a.last_day >= p_first
+            )
+        )
+    INTO STRICT v_users;
+    RETURN v_users;
+END
+$$;
+COMMENT ON FUNCTION billing_data.count_users IS
+    'How many accounts were charged since a day, each counted once. Helper.';
+
 -- The service at a glance. Counts of the last 24 hours and 7 days are of whole slots of five
--- minutes. Errors: actor errors. Example: SELECT * FROM billing.get_overview();
+-- minutes; unique_users_30d are those of today and the 29 days before, each counted once.
+-- Errors: actor errors. Example: SELECT * FROM billing.get_overview();
 CREATE OR REPLACE FUNCTION billing.get_overview(p_session_hash bytea DEFAULT NULL)
 RETURNS TABLE (
     total_users bigint,
@@ -249,7 +347,8 @@ RETURNS TABLE (
     credits_last_24h bigint,
     charges_last_7d bigint,
     credits_last_7d bigint,
-    payment_problems bigint
+    payment_problems bigint,
+    unique_users_30d bigint
 )
 LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
@@ -282,6 +381,9 @@ BEGIN
     WHERE a.balance_minor <> 0;
     SELECT count(*) INTO STRICT payment_problems
     FROM billing.list_payment_problems(p_limit => 500, p_session_hash => p_session_hash);
+    unique_users_30d := billing_data.count_users(
+        (clock_timestamp() AT TIME ZONE 'UTC')::date - 29
+    );
     RETURN NEXT;
 END
 $$;
@@ -316,12 +418,13 @@ AS $$
 DECLARE
     v_today date := (clock_timestamp() AT TIME ZONE 'UTC')::date;
     v_first date;
-    v_through timestamptz;
+    v_through record;
 BEGIN
     PERFORM billing_data.authorize(NULL, p_session_hash, 'billing:read');
     PERFORM billing_data.require(p_days BETWEEN 0 AND 366, 'p_days', 'it must be 0 to 366');
     v_first := v_today - p_days;
-    SELECT s.complete_through INTO STRICT v_through FROM billing_data.usage_figures_state AS s;
+    SELECT t.users AS users, t.is_set_back INTO STRICT v_through
+    FROM billing_data.figures_through() AS t;
     RETURN QUERY
     WITH used AS (
         SELECT
@@ -337,13 +440,14 @@ BEGIN
     ),
     newer AS (
         -- Those of the last minutes who were not counted on that day before.
-        SELECT n.day, count(*) AS accounts
-        FROM billing_data.count_active_accounts(
-            greatest(v_through, v_first::timestamp AT TIME ZONE 'UTC')
+        SELECT n.day, count(*) AS users
+        FROM billing_data.find_users(
+            greatest(v_through.users, v_first::timestamp AT TIME ZONE 'UTC'),
+            billing_data.end_of_today()
         ) AS n
-        WHERE NOT EXISTS (
-            SELECT FROM billing_data.active_accounts AS a
-            WHERE a.day = n.day AND a.account_id = n.account_id
+        WHERE v_through.is_set_back OR NOT EXISTS (
+            SELECT FROM billing_data.user_activity AS a
+            WHERE a.account_id = n.account_id AND a.last_day >= n.day
         )
         GROUP BY n.day
     )
@@ -352,12 +456,14 @@ BEGIN
         coalesce(u.free_charges, 0), coalesce(u.charge_amount, 0), coalesce(u.credits_used, 0),
         coalesce(u.credits, 0), coalesce(u.credits_added, 0), coalesce(u.credits_sold, 0),
         coalesce(u.credits_taken_back, 0), coalesce(u.accounts_created, 0),
-        coalesce(b.accounts, 0) + coalesce(n.accounts, 0)
+        coalesce(b.users, 0) + coalesce(n.users, 0)
     FROM (
         SELECT v_first + g.n AS day FROM generate_series(0, p_days) AS g (n)
     ) AS d
     LEFT JOIN used AS u ON u.day = d.day
-    LEFT JOIN billing_data.active_accounts_by_day AS b ON b.day = d.day
+    LEFT JOIN billing_data.users_by_day AS b
+        ON b.day = d.day
+        AND NOT (v_through.is_set_back AND b.day::timestamp AT TIME ZONE 'UTC' >= v_through.users)
     LEFT JOIN newer AS n ON n.day = d.day
     ORDER BY d.day;
 END

@@ -155,16 +155,6 @@ BEGIN
             billing_data.is_old_entry(c.id, c.database_role, c.request_fingerprint), false
         FROM billing_data.credits AS c
     ),
-    -- Digests came with a release: what is written a minute later than the first one has one.
-    digested AS (
-        SELECT min(f.at) + interval '1 minute' AS since
-        FROM (
-            SELECT min(c.created_at) AS at
-            FROM billing_data.charges AS c WHERE c.digest IS NOT NULL
-            UNION ALL
-            SELECT min(c.created_at) FROM billing_data.credits AS c WHERE c.digest IS NOT NULL
-        ) AS f
-    ),
     gifts AS (
         SELECT
             l.resource_id AS account_id,
@@ -265,14 +255,17 @@ BEGIN
     -- Each entry by itself.
     SELECT e.account_id, p.problem, p.expected, p.found
     FROM entries AS e
-    CROSS JOIN digested AS d
+    LEFT JOIN billing_data.settings AS d ON true
     LEFT JOIN openings AS o ON o.id = e.account_id
     CROSS JOIN LATERAL (
         SELECT
             e.ledger_version > coalesce(o.opened_at, 0) AS is_ours,
             -- numeric: an amount that somebody made huge is to be named, not to fail the check.
             e.balance_before::numeric - coalesce(e.used, 0) + coalesce(e.added, 0) AS balance_after,
-            coalesce(e.digest <> e.digest_now, e.created_at > d.since) AS is_changed
+            coalesce(
+                e.digest <> e.digest_now,
+                e.created_at > coalesce(d.digests_since, '-infinity')
+            ) AS is_changed
     ) AS t
     CROSS JOIN LATERAL (
         VALUES

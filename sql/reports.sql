@@ -60,7 +60,8 @@ SELECT
         AS credits_added,
     coalesce(sum(-l.amount_minor) FILTER (WHERE l.type = 'credit' AND l.amount_minor < 0), 0)
         AS credits_taken_back,
-    count(DISTINCT l.account_id) AS unique_accounts
+    -- Users, who were charged; not those who only bought.
+    count(DISTINCT l.account_id) FILTER (WHERE l.type = 'charge') AS unique_accounts
 FROM billing.ledger AS l
 GROUP BY 1;
 COMMENT ON VIEW billing.daily_usage IS

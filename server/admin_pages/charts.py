@@ -39,8 +39,10 @@ class Chart:
     base: int = HEIGHT - _BOTTOM
 
 
-def bar_chart(name: str, title: str, rows: Sequence[Mapping[str, Any]]) -> Chart:
-    """The chart of column `name` over rows with a `day`."""
+def bar_chart(
+    name: str, title: str, rows: Sequence[Mapping[str, Any]], total: int | None = None
+) -> Chart:
+    """The chart of column `name` over rows with a `day`; `total` where it is not the days' sum."""
     values = [int(row[name]) for row in rows]
     top = _round_up(max([*values, 1]))
     step = (WIDTH - _LEFT) / len(values)
@@ -58,7 +60,7 @@ def bar_chart(name: str, title: str, rows: Sequence[Mapping[str, Any]]) -> Chart
     ]
     marks = sorted({0, top // 2, top}) if top > 1 else [0, 1]
     lines = [(round(HEIGHT - _BOTTOM - mark * scale, 2), mark) for mark in marks]
-    return Chart(name, title, sum(values), bars, lines)
+    return Chart(name, title, sum(values) if total is None else total, bars, lines)
 
 
 def _round_up(value: int) -> int:

@@ -149,7 +149,7 @@ GET_OVERVIEW = _call(
     "session_hash",
     "total_users active_users total_api_keys active_api_keys total_balance_minor"
     " total_charged_all_time total_credited_all_time charges_last_24h credits_last_24h"
-    " charges_last_7d credits_last_7d payment_problems",
+    " charges_last_7d credits_last_7d payment_problems unique_users_30d",
 )
 LIST_DAILY_FIGURES = _call(
     "list_daily_figures",

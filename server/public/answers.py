@@ -194,7 +194,7 @@ FIELDS: Mapping[str, str] = {
     "transaction_type": "Why credits are added.",
     "transactions": "The entries of this page.",
     "type": "A charge or a credit.",
-    "unique_users": "Accounts that were charged or credited.",
+    "unique_users": "Users of that day: accounts that were charged, with a free use or credits.",
     "updated_at": "When the account last changed, in UTC.",
     "user_agent": "The program the call came from; null when that is not known.",
     "user_role": "The user's role; replaces the stored one when given.",

@@ -1396,7 +1396,7 @@ def _ledger_days(database: Database) -> dict[date, tuple[Any, ...]]:
         " count(*) FILTER (WHERE e.kind = 'credit' AND e.amount_minor > 0),"
         " coalesce(sum(e.amount_minor) FILTER (WHERE e.kind = 'charge'), 0),"
         " coalesce(sum(e.amount_minor) FILTER (WHERE e.kind = 'credit' AND e.amount_minor > 0), 0),"
-        " count(DISTINCT e.account_id),"
+        " count(DISTINCT e.account_id) FILTER (WHERE e.kind = 'charge'),"  # users, not buyers
         " count(*) FILTER (WHERE e.paid_with = 'free'),"
         " coalesce(sum(e.amount_minor) FILTER (WHERE e.type = 'purchase'), 0)"
         " FROM entries AS e GROUP BY e.day"

@@ -200,6 +200,42 @@ def test_staff_see_every_page_and_it_is_kept_to_itself(
         assert set(forms) == {"/admin/sign-out"}
 
 
+def test_the_last_30_days_are_30_and_a_user_of_two_days_is_one(
+    console: tuple[Console, dict[str, Browser]], module_database: Database
+) -> None:
+    account = _account(module_database)
+    for version, days_ago in ((2, 0), (3, 1), (4, 29), (5, 30)):
+        module_database.execute(
+            "INSERT INTO billing_data.charges (id, account_id, amount_minor, currency,"
+            " balance_before, balance_after, description, ledger_version, paid_with,"
+            " database_role, created_at) SELECT (replace(substr(i.id::text, 1, 18), '-', '')"
+            " || substr(md5(random()::text), 1, 16))::uuid, %s, 1, 'USD', 10, 10, 'd', %s, 'free',"
+            " 'test', now() - make_interval(days => %s)"
+            " FROM (SELECT billing_data.new_id() AS id) AS i",
+            account,
+            version,
+            days_ago,
+        )
+    module_database.execute("SELECT billing.rebuild_figures()", user="t_dba")
+    page = console[1]["viewer"].get("/admin").text
+    charts = re.findall(r'<figure class="chart">(.*?)</figure>', page, re.DOTALL)
+    assert [chart.count("<rect") for chart in charts] == [30] * 4
+    totals = [re.search(r'class="total">([^<]*)<', chart) for chart in charts]
+    charged = module_database.value(
+        "SELECT count(*) FROM billing_data.charges AS c"
+        " WHERE (c.created_at AT TIME ZONE 'UTC')::date > (now() AT TIME ZONE 'UTC')::date - 30"
+    )
+    users = module_database.value(
+        "SELECT count(DISTINCT c.account_id) FROM billing_data.charges AS c"
+        " WHERE (c.created_at AT TIME ZONE 'UTC')::date > (now() AT TIME ZONE 'UTC')::date - 30"
+    )
+    assert charged >= users + 2
+    assert [total and total[1] for total in totals][1::2] == [
+        f"{charged} in 30 days",
+        f"{users} in 30 days",
+    ]
+
+
 @pytest.mark.parametrize("path", sorted(FORMS.keys() - {"/admin/sign-out"}))
 def test_a_viewer_changes_nothing(console: tuple[Console, dict[str, Browser]], path: str) -> None:
     running, browsers = console

@@ -164,6 +164,7 @@ CREATE FUNCTION billing.get_admin(p_email text) RETURNS TABLE(admin_user_id uuid
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing.get_overview(p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(total_users bigint, active_users bigint, total_api_keys bigint, active_api_keys bigint, total_balance_minor numeric, total_charged_all_time numeric, total_credited_all_time numeric, charges_last_24h bigint, credits_last_24h bigint, charges_last_7d bigint, credits_last_7d bigint, payment_problems bigint)
+CREATE FUNCTION billing.get_overview(p_admin_user_id uuid DEFAULT NULL::uuid) RETURNS TABLE(total_users bigint, active_users bigint, total_api_keys bigint, active_api_keys bigint, total_balance_minor numeric, total_charged_all_time numeric, total_credited_all_time numeric, charges_last_24h bigint, credits_last_24h bigint, charges_last_7d bigint, credits_last_7d bigint, payment_problems bigint, unique_users_30d bigint)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -203,6 +204,7 @@ CREATE TABLE billing_data.settings (
     admin_email_domain text DEFAULT 'ciris.ai'::text NOT NULL,
     seeded_at timestamp with time zone,
     updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    digests_since timestamp with time zone,
     CONSTRAINT settings_free_uses_non_negative CHECK ((free_uses >= 0)),
     CONSTRAINT settings_one_row CHECK (id),
     CONSTRAINT settings_pack_currency_code CHECK ((pack_currency ~ '^[A-Z]{3}$'::text)),
@@ -561,10 +563,6 @@ END))),
 CREATE FUNCTION billing_data.charge_digest(p_charge billing_data.charges) RETURNS bigint
     LANGUAGE sql IMMUTABLE PARALLEL SAFE;
 
-CREATE FUNCTION billing_data.count_active_accounts(p_from timestamp with time zone) RETURNS TABLE(day date, account_id uuid)
-    LANGUAGE plpgsql STABLE
-    SET search_path TO 'pg_catalog', 'pg_temp';
-
 CREATE TABLE billing_data.usage_figures (
     slot timestamp with time zone NOT NULL,
     checks bigint DEFAULT 0 NOT NULL,
@@ -581,6 +579,10 @@ CREATE TABLE billing_data.usage_figures (
 );
 
 CREATE FUNCTION billing_data.count_usage(p_from timestamp with time zone) RETURNS SETOF billing_data.usage_figures
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.count_users(p_first date) RETURNS bigint
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -603,6 +605,14 @@ CREATE TABLE billing_data.batch_requests (
 
 CREATE FUNCTION billing_data.find_batch(p_api_key_id uuid, p_first_key_id uuid, p_idempotency_key text) RETURNS billing_data.batch_requests
     LANGUAGE sql STABLE
+CREATE FUNCTION billing_data.end_of_today() RETURNS timestamp with time zone
+    LANGUAGE sql STABLE;
+
+CREATE FUNCTION billing_data.figures_border() RETURNS timestamp with time zone
+    LANGUAGE sql STABLE;
+
+CREATE FUNCTION billing_data.figures_through() RETURNS TABLE(slots timestamp with time zone, users timestamp with time zone, is_set_back boolean)
+    LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.find_guard_faults() RETURNS TABLE(problem text, expected text, found text)
@@ -632,6 +642,7 @@ CREATE TABLE billing_data.admin_users (
 );
 
 CREATE FUNCTION billing_data.find_session(p_session_hash bytea) RETURNS TABLE(admin billing_data.admin_users, kind text, expires_at timestamp with time zone)
+CREATE FUNCTION billing_data.find_users(p_from timestamp with time zone, p_to timestamp with time zone) RETURNS TABLE(day date, account_id uuid)
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -649,6 +660,10 @@ CREATE FUNCTION billing_data.free_key(p_account_id uuid, p_key text) RETURNS tex
 
 CREATE FUNCTION billing_data.has_profile(p_customer_email text, p_user_role text, p_agent_id text, p_marketing_opt_in boolean) RETURNS boolean
     LANGUAGE sql IMMUTABLE PARALLEL SAFE;
+
+CREATE FUNCTION billing_data.ids_from(p_from timestamp with time zone, OUT first_id uuid, OUT last_id uuid) RETURNS record
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.is_check(p_oauth_provider text, p_external_id text, p_wa_id text, p_tenant_id text, p_context_agent_id text, p_context_channel_id text, p_context_request_id text, p_customer_email text, p_user_role text, p_agent_id text, p_marketing_opt_in_source text) RETURNS boolean
     LANGUAGE sql IMMUTABLE PARALLEL SAFE;
@@ -885,7 +900,7 @@ CREATE VIEW billing.daily_usage AS
     COALESCE(sum((- amount_minor)) FILTER (WHERE (paid_with = 'paid'::text)), (0)::numeric) AS credits_used,
     COALESCE(sum(amount_minor) FILTER (WHERE ((type = 'credit'::text) AND (amount_minor > 0))), (0)::numeric) AS credits_added,
     COALESCE(sum((- amount_minor)) FILTER (WHERE ((type = 'credit'::text) AND (amount_minor < 0))), (0)::numeric) AS credits_taken_back,
-    count(DISTINCT account_id) AS unique_accounts
+    count(DISTINCT account_id) FILTER (WHERE (type = 'charge'::text)) AS unique_accounts
    FROM billing.ledger l
   GROUP BY (((created_at AT TIME ZONE 'UTC'::text))::date);
 
@@ -1036,7 +1051,18 @@ CREATE TABLE billing_data.sign_in_tickets (
 CREATE TABLE billing_data.usage_figures_state (
     id boolean DEFAULT true NOT NULL,
     complete_through timestamp with time zone DEFAULT '-infinity'::timestamp with time zone NOT NULL,
+    users_through timestamp with time zone DEFAULT '-infinity'::timestamp with time zone NOT NULL,
     CONSTRAINT usage_figures_state_one_row CHECK (id)
+);
+
+CREATE TABLE billing_data.user_activity (
+    account_id uuid NOT NULL,
+    last_day date NOT NULL
+);
+
+CREATE TABLE billing_data.users_by_day (
+    day date NOT NULL,
+    users bigint NOT NULL
 );
 
 ALTER TABLE ONLY billing_data.credit_checks ATTACH PARTITION billing_data.credit_checks_default DEFAULT;
@@ -1128,6 +1154,12 @@ ALTER TABLE ONLY billing_data.usage_figures
 ALTER TABLE ONLY billing_data.usage_figures_state
     ADD CONSTRAINT usage_figures_state_pkey PRIMARY KEY (id);
 
+ALTER TABLE ONLY billing_data.user_activity
+    ADD CONSTRAINT user_activity_pkey PRIMARY KEY (account_id);
+
+ALTER TABLE ONLY billing_data.users_by_day
+    ADD CONSTRAINT users_by_day_pkey PRIMARY KEY (day);
+
 CREATE INDEX accounts_balance_minor ON billing_data.accounts USING btree (balance_minor) WHERE (balance_minor <> 0);
 
 CREATE INDEX accounts_created_at ON billing_data.accounts USING btree (created_at, id);
@@ -1193,6 +1225,8 @@ CREATE INDEX purchases_created_at ON billing_data.purchases USING btree (created
 CREATE UNIQUE INDEX purchases_idempotency ON billing_data.purchases USING btree (account_id, idempotency_key) WHERE (idempotency_key IS NOT NULL);
 
 CREATE UNIQUE INDEX purchases_payment_id ON billing_data.purchases USING btree (provider, payment_id) WHERE (payment_id IS NOT NULL);
+
+CREATE INDEX user_activity_last_day ON billing_data.user_activity USING btree (last_day);
 
 ALTER INDEX billing_data.credit_checks_account ATTACH PARTITION billing_data.credit_checks_default_account_id_created_at_idx;
 

@@ -61,10 +61,7 @@ _COUNTED = """
         (SELECT count(*) FROM billing_data.accounts AS a
             WHERE (a.created_at AT TIME ZONE 'UTC')::date = d.day) AS accounts_created,
         (SELECT count(*) FROM (
-            SELECT c.account_id FROM billing_data.charges AS c
-            WHERE (c.created_at AT TIME ZONE 'UTC')::date = d.day
-            UNION
-            SELECT c.account_id FROM billing_data.credits AS c
+            SELECT DISTINCT c.account_id FROM billing_data.charges AS c
             WHERE (c.created_at AT TIME ZONE 'UTC')::date = d.day
         ) AS u) AS unique_users
     FROM generate_series(
@@ -87,7 +84,11 @@ _OVERVIEW = """
             FROM billing_data.charges AS c) AS total_charged_all_time,
         (SELECT coalesce(sum(greatest(c.amount_minor, 0)), 0) FROM billing_data.credits AS c)
             AS total_credited_all_time,
-        (SELECT count(*) FROM billing.list_payment_problems()) AS payment_problems
+        (SELECT count(*) FROM billing.list_payment_problems()) AS payment_problems,
+        (SELECT count(DISTINCT c.account_id) FROM billing_data.charges AS c
+            WHERE (c.created_at AT TIME ZONE 'UTC')::date > (now() AT TIME ZONE 'UTC')::date - 30
+                AND (c.created_at AT TIME ZONE 'UTC')::date <= (now() AT TIME ZONE 'UTC')::date)
+            AS unique_users_30d
 """
 
 
@@ -206,29 +207,23 @@ def _through(database: Database) -> datetime:
 
 def _roll_up_to(database: Database, moment: datetime) -> None:
     """Figures as they stood when everything up to `moment`, the border of a slot, was rolled up."""
-    database.execute("UPDATE billing_data.usage_figures_state SET complete_through = %s", moment)
-    database.execute("DELETE FROM billing_data.usage_figures AS f WHERE f.slot >= %s", moment)
-    # Who was active on that day is known until it is over; the number of its days stands.
-    database.execute("DELETE FROM billing_data.active_accounts_by_day AS d WHERE d.day >= %s::date",
-                     moment.strftime("%Y-%m-%d"))  # fmt: skip
-    database.execute("DELETE FROM billing_data.active_accounts")
     database.execute(
-        """
-        INSERT INTO billing_data.active_accounts (day, account_id)
-        SELECT DISTINCT (e.created_at AT TIME ZONE 'UTC')::date, e.account_id
-        FROM (
-            SELECT c.created_at, c.account_id FROM billing_data.charges AS c
-            UNION ALL SELECT c.created_at, c.account_id FROM billing_data.credits AS c
-        ) AS e
-        WHERE e.created_at < %s AND (e.created_at AT TIME ZONE 'UTC')::date = %s::date
-        """,
+        "UPDATE billing_data.usage_figures_state SET complete_through = %s, users_through = %s",
         moment,
-        moment.strftime("%Y-%m-%d"),
+        moment,
     )
-    database.execute("""
-        INSERT INTO billing_data.active_accounts_by_day (day, accounts)
-        SELECT a.day, count(*) FROM billing_data.active_accounts AS a GROUP BY a.day
-    """)
+    database.execute("DELETE FROM billing_data.usage_figures AS f WHERE f.slot >= %s", moment)
+    database.execute("DELETE FROM billing_data.users_by_day")
+    database.execute("DELETE FROM billing_data.user_activity")
+    for table, columns in (
+        ("users_by_day", "(c.created_at AT TIME ZONE 'UTC')::date, count(DISTINCT c.account_id)"),
+        ("user_activity", "c.account_id, max((c.created_at AT TIME ZONE 'UTC')::date)"),
+    ):
+        database.execute(
+            f"INSERT INTO billing_data.{table} SELECT {columns} FROM billing_data.charges AS c"
+            " WHERE c.created_at < %s GROUP BY 1",
+            moment,
+        )
 
 
 def _slot(moment: datetime) -> datetime:
@@ -329,6 +324,7 @@ def test_every_kind_of_call_is_counted_today(database: Database) -> None:
         "charges_last_7d": 11,
         "credits_last_7d": 2,
         "payment_problems": 1,
+        "unique_users_30d": 3,
     }
 
 
@@ -347,7 +343,7 @@ def test_a_service_without_anything_has_figures_of_nothing(database: Database) -
 def _rolled_up(database: Database) -> list[Any]:
     return [
         database.execute(f"SELECT t.* FROM billing_data.{table} AS t ORDER BY 1, 2")
-        for table in ("usage_figures", "active_accounts", "active_accounts_by_day")
+        for table in ("usage_figures", "user_activity", "users_by_day")
     ]
 
 
@@ -426,6 +422,112 @@ def test_a_person_is_one_user_of_a_day_however_often_and_whenever_they_come(
             dba.row("create_charge", **who)
 
 
+def test_a_user_of_several_days_is_one_user_of_the_month_and_a_buyer_is_none(
+    database: Database,
+) -> None:
+    now = datetime.now(UTC)
+    today = now.replace(hour=0, minute=0, second=0, microsecond=0)
+    first = today - timedelta(days=29)  # the first of 30 days, today being the last
+    tick = timedelta(microseconds=1)
+    for moments in (
+        [now - timedelta(days=days) for days in range(5)],
+        [now - timedelta(days=3), now - timedelta(days=40)],
+        [first],
+        [first - tick],
+        [now - timedelta(hours=1)],
+    ):
+        _charge_at(database, account_of(database, new_user(database))["id"], moments)
+    new_user(database, paid=10)  # only bought
+    with session(database, "t_dba") as dba:
+        dba.row("check_credit", **person())  # only asked
+        for _ in range(2):
+            overview = dba.row("get_overview")
+            assert overview["unique_users_30d"] == 4
+            days = assert_figures_right(database)
+            assert sum(row["unique_users"] for row in days[1:]) == 8
+            _refresh(database)
+
+
+def _charge_at(database: Database, account: Any, moments: list[datetime]) -> None:
+    """Free uses of these moments, as if calls had been made then."""
+    for moment in sorted(moments):
+        database.execute(
+            "INSERT INTO billing_data.charges (id, account_id, amount_minor, currency,"
+            " balance_before, balance_after, description, ledger_version, paid_with,"
+            " database_role, created_at) SELECT %s, %s, 1, 'USD', 10, 10, 'd',"
+            " coalesce(max(c.ledger_version), 0) + 1, 'free', 'test', %s"
+            " FROM billing_data.charges AS c WHERE c.account_id = %s",
+            _at(moment), account, moment, account,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "ahead", [timedelta(minutes=6), timedelta(hours=3), timedelta(days=2), timedelta(days=400)]
+)
+@pytest.mark.parametrize("is_rolled_up", [True, False], ids=["rolled up ahead", "mark alone"])
+def test_a_clock_that_was_set_back_falsifies_nothing_and_the_next_roll_up_heals(
+    database: Database, ahead: timedelta, *, is_rolled_up: bool
+) -> None:
+    rng = random.Random(12)
+    _write(database, _moments(rng, 60), rng)
+    # The clock was ahead: rows of that time, and figures rolled up to it.
+    there = datetime.now(UTC) + ahead
+    rows = [there, there - timedelta(minutes=7)]
+    _charge_at(database, account_of(database, new_user(database))["id"], rows)
+    _refresh(database)
+    if is_rolled_up:
+        database.execute(
+            "INSERT INTO billing_data.usage_figures (slot, charges, accounts_created)"
+            " VALUES (%s, 1, 5) ON CONFLICT DO NOTHING",
+            _slot(there - timedelta(minutes=7)),
+        )
+        database.execute(
+            "INSERT INTO billing_data.users_by_day (day, users) VALUES (%s, 1)"
+            " ON CONFLICT (day) DO UPDATE SET users = users_by_day.users + 1",
+            (there - timedelta(minutes=7)).date(),
+        )
+        database.execute(
+            "UPDATE billing_data.user_activity SET last_day = %s", (there + ahead).date()
+        )
+    database.execute(
+        "UPDATE billing_data.usage_figures_state SET complete_through = %s, users_through = %s",
+        _slot(there),
+        _slot(there),
+    )
+    # What is done by the clock as it is now lies in slots that were thought to be over.
+    for who in [new_user(database, paid=rng.randint(0, 3)) for _ in range(3)]:
+        with session(database, "t_dba") as dba:
+            charge_all(dba, [who] * rng.randint(1, 5))
+    if not is_rolled_up:
+        assert_figures_right(database)
+    assert _refresh(database) is True
+    assert _through(database) <= datetime.now(UTC) - timedelta(minutes=1)
+    assert_figures_right(database)
+    days = assert_figures_right(database)
+    database.execute("SELECT billing.rebuild_figures()", user="t_dba")
+    assert assert_figures_right(database) == days
+
+
+def test_slots_thought_to_be_over_in_which_more_was_written_are_counted_again(
+    database: Database,
+) -> None:
+    """The clock was set back by hours a while ago, and nobody rolled up since."""
+    now = datetime.now(UTC)
+    account = account_of(database, new_user(database))["id"]
+    _charge_at(database, account, [now - timedelta(hours=hours) for hours in (1, 2, 5, 30)])
+    _refresh(database)
+    _charge_at(database, account, [now - timedelta(hours=hours) for hours in (1, 2, 4)])
+    with pytest.raises(AssertionError):
+        assert_figures_right(database)
+    database.execute(
+        "UPDATE billing_data.usage_figures_state SET complete_through = %s",
+        _slot(now + timedelta(hours=1)),
+    )
+    assert_figures_right(database)
+    assert _refresh(database) is True
+    assert_figures_right(database)
+
+
 def test_rows_of_the_old_service_with_ids_of_another_kind_are_counted_too(
     database: Database,
 ) -> None:
@@ -500,7 +602,7 @@ def test_figures_that_went_wrong_are_put_right_by_a_rebuild(database: Database) 
     _write(database, _moments(rng, 60), rng)
     _refresh(database)
     database.execute("UPDATE billing_data.usage_figures SET charges = charges + 1")
-    database.execute("UPDATE billing_data.active_accounts_by_day SET accounts = accounts + 1")
+    database.execute("UPDATE billing_data.users_by_day SET users = users + 1")
     with pytest.raises(AssertionError):
         assert_figures_right(database)
     assert database.value("SELECT billing.rebuild_figures()", user="t_dba") is True

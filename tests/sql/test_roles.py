@@ -52,6 +52,8 @@ TABLES = (
     "sign_in_tickets",
     "usage_figures",
     "usage_figures_state",
+    "user_activity",
+    "users_by_day",
 )
 STATEMENTS = {
     "SELECT": "SELECT count(*) FROM billing_data.{table}",
@@ -70,6 +72,9 @@ COLUMNS = {
     "account_requests": "account_id",
     "active_accounts": "account_id",
     "active_accounts_by_day": "accounts",
+    "ledger_openings": "account_id",
+    "user_activity": "account_id",
+    "users_by_day": "users",
     "admin_sessions": "admin_user_id",
     "batch_requests": "api_key_id",
     "locks": "name",
