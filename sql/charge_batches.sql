@@ -20,14 +20,16 @@ $$;
 COMMENT ON FUNCTION billing_data.first_key_id IS
     'The API key that a line of rotations began with. Helper.';
 
--- What is remembered of a batch of this API key, or else of its line of keys: NULL when nothing is.
+-- What is remembered of a batch of this API key, or else of its line of keys: no row when nothing is.
 CREATE OR REPLACE FUNCTION billing_data.find_batch(
     p_api_key_id uuid, p_first_key_id uuid, p_idempotency_key text
-) RETURNS billing_data.batch_requests
+) RETURNS TABLE (
+    api_key_id uuid, request_fingerprint bytea, batch_fingerprint bytea, answer jsonb
+)
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT b.*
+    SELECT b.api_key_id, b.request_fingerprint, b.batch_fingerprint, b.answer
     FROM billing_data.batch_requests AS b
     WHERE b.idempotency_key = p_idempotency_key
         AND (b.api_key_id = p_api_key_id OR b.first_key_id = p_first_key_id)
@@ -99,7 +101,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     v_first_key_id uuid;
-    v_first billing_data.batch_requests;
+    v_first record;
     v_is_free boolean;
     v_answer jsonb;
     v_replayed boolean := false;
@@ -115,7 +117,8 @@ BEGIN
     );
     PERFORM billing_data.require_durable_commit();
     v_first_key_id := billing_data.first_key_id(p_api_key_id);
-    v_first := billing_data.find_batch(p_api_key_id, v_first_key_id, p_idempotency_key);
+    SELECT f.api_key_id, f.request_fingerprint, f.batch_fingerprint, f.answer INTO v_first
+    FROM billing_data.find_batch(p_api_key_id, v_first_key_id, p_idempotency_key) AS f;
     IF v_first.api_key_id IS NULL THEN
         v_is_free := billing_data.lock_accounts(
             billing_data.accounts_to_charge(
@@ -149,7 +152,8 @@ BEGIN
         )
         ON CONFLICT DO NOTHING;
         IF NOT FOUND THEN
-            v_first := billing_data.find_batch(p_api_key_id, v_first_key_id, p_idempotency_key);
+            SELECT f.api_key_id, f.request_fingerprint, f.batch_fingerprint, f.answer INTO v_first
+            FROM billing_data.find_batch(p_api_key_id, v_first_key_id, p_idempotency_key) AS f;
         END IF;
     END IF;
     IF v_first.api_key_id IS NULL THEN

@@ -593,17 +593,7 @@ CREATE FUNCTION billing_data.credit_of_payment(p_account_id uuid, p_key text, p_
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE TABLE billing_data.batch_requests (
-    api_key_id uuid NOT NULL,
-    idempotency_key character varying(255) NOT NULL,
-    request_fingerprint bytea NOT NULL,
-    answer jsonb NOT NULL,
-    created_at timestamp with time zone DEFAULT now() NOT NULL,
-    first_key_id uuid,
-    batch_fingerprint bytea
-);
-
-CREATE FUNCTION billing_data.find_batch(p_api_key_id uuid, p_first_key_id uuid, p_idempotency_key text) RETURNS billing_data.batch_requests
+CREATE FUNCTION billing_data.find_batch(p_api_key_id uuid, p_first_key_id uuid, p_idempotency_key text) RETURNS TABLE(api_key_id uuid, request_fingerprint bytea, batch_fingerprint bytea, answer jsonb)
     LANGUAGE sql STABLE
 CREATE FUNCTION billing_data.end_of_today() RETURNS timestamp with time zone
     LANGUAGE sql STABLE;
@@ -959,6 +949,9 @@ CREATE TABLE billing_data.batch_requests (
     request_fingerprint bytea NOT NULL,
     answer jsonb NOT NULL,
     created_at timestamp with time zone DEFAULT now() NOT NULL
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    first_key_id uuid,
+    batch_fingerprint bytea
 );
 
 CREATE TABLE billing_data.credit_checks (
