@@ -1,13 +1,15 @@
 """Loads sql/ into the database, in one transaction, on every deploy.
 
 What sql/ defines is replaced in place, so that running servers keep calling it; what changed its
-shape is dropped and made anew; what an older release left behind goes."""
+shape is dropped and made anew; what an older release left behind goes. What needs a lock that is in
+the way of running servers (views, triggers, ALTER TABLE) is done only where it changes something,
+and last."""
 
 from __future__ import annotations
 
 import re
 import time
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any, LiteralString
 
 import psycopg
@@ -18,9 +20,27 @@ from server.resources import resource_folder
 _DEFINES = re.compile(
     r"^CREATE OR REPLACE (FUNCTION|VIEW) (billing|billing_data)\.(\w+)", re.MULTILINE
 )
-_LOCK_TIMEOUT = "500ms"  # whoever waits for a table makes everybody else wait behind
+_VIEW = re.compile(r"CREATE OR REPLACE VIEW (\w+\.\w+)")
+_TRIGGER = re.compile(r"CREATE OR REPLACE TRIGGER (\w+)\b.*?\bON (\w+\.\w+)", re.DOTALL)
+_ALTER = re.compile(r"ALTER TABLE (?:IF EXISTS )?(?:ONLY )?(\w+\.\w+)\s")
+_ALWAYS = re.compile(r"\s*ENABLE ALWAYS TRIGGER (\w+)\s*[,;]")
+# What may hold a semicolon that ends no statement; and, in the end, what ends one.
+_TOKEN = re.compile(
+    r"--[^\n]*|/\*.*?\*/|'(?:[^']|'')*'|\"[^\"]*\"|(\$\w*\$).*?\1|\bBEGIN ATOMIC\b.*?^END;|;",
+    re.DOTALL | re.MULTILINE,
+)
+_SCRATCH = "billing_data.scratch_of_migrate"
+_LOCK_TIMEOUT = "500ms"
+# Whoever waits for a table makes everybody else wait behind: less than the least LOCK_TIMEOUT.
+_TABLE_LOCK_TIMEOUT = "20ms"
+_PAUSE_SECONDS = 0.2  # for those who waited meanwhile
 _LOCK_PATIENCE_SECONDS = 60.0
+_MET_A_LOCK = (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected)
 _Connection = psycopg.Connection[tuple[Any, ...]]
+
+
+class _CannotBeLast(Exception):
+    """Something needs a view that is to be replaced at the end."""
 
 
 def load_definitions(connection: _Connection) -> list[str]:
@@ -30,16 +50,19 @@ def load_definitions(connection: _Connection) -> list[str]:
     and leaves everything as it was: psycopg.errors.LockNotAvailable when some transaction holds a
     table for a minute."""
     deadline = time.monotonic() + _LOCK_PATIENCE_SECONDS
+    tables_last = True
     while True:
         try:
-            return _load_all(connection)
-        except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
+            return _load_all(connection, deadline, tables_last=tables_last)
+        except _CannotBeLast:
+            tables_last = False
+        except _MET_A_LOCK:
             if time.monotonic() > deadline:
                 raise
-            time.sleep(0.5)  # for those who waited meanwhile
+            time.sleep(_PAUSE_SECONDS)
 
 
-def _load_all(connection: _Connection) -> list[str]:
+def _load_all(connection: _Connection, deadline: float, *, tables_last: bool) -> list[str]:
     folder = resource_folder("sql")
     files = [
         folder / line.split()[1]
@@ -47,18 +70,154 @@ def _load_all(connection: _Connection) -> list[str]:
         if line.startswith("\\ir ")
     ]
     wanted: set[tuple[str, str]] = set()
+    last: list[str] = []
     with connection.transaction():
-        connection.execute("SELECT set_config('lock_timeout', %s, true)", (_LOCK_TIMEOUT,))
+        _set_lock_timeout(connection, _LOCK_TIMEOUT)
         connection.execute("SET LOCAL search_path = pg_catalog")
         connection.execute("GRANT SELECT ON public._yoyo_migration TO billing_owner")
-        for file in files:
-            wanted |= _load(connection, file)
-        dropped = _drop_stale(connection, wanted)
-    return dropped
+        try:
+            for file in files:
+                text = file.read_text(encoding="utf-8")
+                wanted |= {(schema, name) for _, schema, name in _DEFINES.findall(text)}
+                if tables_last:
+                    text, postponed = _without_table_locks(connection, text)
+                    last += postponed
+                _load(connection, text)
+            return _finish(connection, last, wanted, deadline)
+        except (
+            psycopg.errors.InvalidTableDefinition,
+            psycopg.errors.UndefinedColumn,
+            psycopg.errors.UndefinedTable,
+        ) as error:
+            if not last:
+                raise
+            raise _CannotBeLast from error
 
 
-def _load(connection: _Connection, file: Path) -> set[tuple[str, str]]:
-    text: LiteralString = file.read_text(encoding="utf-8")
+def _set_lock_timeout(connection: _Connection, timeout: str) -> None:
+    connection.execute("SELECT set_config('lock_timeout', %s, true)", (timeout,))
+
+
+def _statements(text: str) -> Iterator[str]:
+    start = 0
+    for token in _TOKEN.finditer(text):
+        if token[0].endswith(";") and not token[0].startswith(("-", "/", "'", '"', "$")):
+            yield text[start : token.end()]
+            start = token.end()
+    yield text[start:]
+
+
+def _bare(statement: str) -> str:
+    """Without the comments and empty lines before it."""
+    return re.sub(r"\A(\s+|--[^\n]*\n)*", "", statement)
+
+
+def _without_table_locks(connection: _Connection, text: str) -> tuple[str, list[str]]:
+    """The file without what needs a lock that servers would meet, and that. A view that is not
+    there yet stays where it is: nobody uses it, and what follows may."""
+    kept, last = "", []
+    for statement in _statements(text):
+        bare = _bare(statement)
+        view = _VIEW.match(bare)
+        if (view and _view_definition(connection, view[1])) or (
+            _TRIGGER.match(bare) or _ALTER.match(bare)
+        ):
+            last.append(bare)
+        else:
+            kept += statement
+    return kept, last
+
+
+def _finish(
+    connection: _Connection, last: list[str], wanted: set[tuple[str, str]], deadline: float
+) -> list[str]:
+    """What needs locks that servers meet. Waits for them so briefly that nobody notices, gives them
+    back when one is held, and tries again."""
+    changes: list[str] = []
+    for statement in last:
+        if _changes_something(connection, statement, changes):
+            changes.append(statement)
+    stale = _stale(connection, wanted)
+    while True:
+        try:
+            with connection.transaction():
+                _set_lock_timeout(connection, _TABLE_LOCK_TIMEOUT)
+                for statement in changes:
+                    connection.execute(statement)
+                for oid, kind, _ in stale:
+                    _drop(connection, oid, kind)
+            return sorted(name for _, _, name in stale)
+        except _MET_A_LOCK:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(_PAUSE_SECONDS)
+
+
+def _changes_something(connection: _Connection, statement: str, before: list[str]) -> bool:
+    """Whether the database is another one after it; `before` is what will have been executed."""
+    if match := _VIEW.match(statement):
+        found = _view_definition(connection, match[1])
+        if found is None:
+            raise _CannotBeLast  # something of another shape took it along, and its grants
+        wanted = statement.replace(match[1], _SCRATCH, 1)
+        return found != _view_definition(connection, _SCRATCH, wanted)
+    if match := _TRIGGER.match(statement):
+        name, table = match.groups()
+        return _trigger_definition(connection, name, table) != _trigger_definition(
+            connection,
+            name,
+            _SCRATCH,
+            f"CREATE TABLE {_SCRATCH} (LIKE {table})",
+            statement.replace(f"ON {table}", f"ON {_SCRATCH}", 1),
+        )
+    match = _ALTER.match(statement)
+    assert match
+    triggers = _ALWAYS.findall(statement)
+    if not triggers or _ALWAYS.sub("", statement[match.end() :]).strip():
+        return True
+    made_anew = {found.groups() for found in map(_TRIGGER.match, before) if found}
+    row = connection.execute(
+        "SELECT count(*) FROM pg_trigger AS t"
+        " WHERE t.tgrelid = to_regclass(%s) AND t.tgname = ANY (%s) AND t.tgenabled = 'A'",
+        (match[1], triggers),
+    ).fetchone()
+    return row != (len(triggers),) or any((name, match[1]) in made_anew for name in triggers)
+
+
+def _view_definition(connection: _Connection, name: str, *first: str) -> tuple[Any, ...] | None:
+    """What PostgreSQL makes of a view, None when there is none; `first` is executed, and undone."""
+    return _look(
+        connection,
+        "SELECT pg_get_viewdef(c.oid), c.reloptions FROM pg_class AS c"
+        " WHERE c.oid = to_regclass(%s) AND c.relkind = 'v'",
+        (name,),
+        first,
+    )
+
+
+def _trigger_definition(
+    connection: _Connection, name: str, table: str, *first: str
+) -> tuple[Any, ...] | None:
+    """As _view_definition, of a trigger. A disabled one is none: it must be made anew."""
+    return _look(
+        connection,
+        "SELECT replace(pg_get_triggerdef(t.oid), %s, '') FROM pg_trigger AS t"
+        " WHERE t.tgrelid = to_regclass(%s) AND t.tgname = %s AND t.tgenabled IN ('O', 'A')",
+        (f" ON {table} ", table, name),
+        first,
+    )
+
+
+def _look(
+    connection: _Connection, query: LiteralString, values: tuple[str, ...], first: tuple[str, ...]
+) -> tuple[Any, ...] | None:
+    with connection.transaction(force_rollback=True):
+        for statement in first:
+            connection.execute(statement)
+        return connection.execute(query, values).fetchone()
+
+
+def _load(connection: _Connection, text: LiteralString) -> None:
     defined = {(schema, name) for _, schema, name in _DEFINES.findall(text)}
     overloads = _signatures(connection, defined)
     if len(overloads) > len(defined):
@@ -69,6 +228,7 @@ def _load(connection: _Connection, file: Path) -> set[tuple[str, str]]:
     try:
         with connection.transaction():
             connection.execute(text)
+        return _drop_old_forms(connection, overloads)
     except (
         psycopg.errors.InvalidFunctionDefinition,
         psycopg.errors.InvalidTableDefinition,
@@ -79,8 +239,10 @@ def _load(connection: _Connection, file: Path) -> set[tuple[str, str]]:
         for oid, kind in overloads:
             _drop(connection, oid, kind)
         connection.execute(text)
-        return defined
-    # An argument list changed: the old form would stand beside the new one as an overload.
+
+
+def _drop_old_forms(connection: _Connection, overloads: list[tuple[int, LiteralString]]) -> None:
+    """Where an argument list changed, the old form stands beside the new one."""
     for oid, kind in overloads:
         row = connection.execute(
             "SELECT count(*) FROM pg_proc AS p INNER JOIN pg_proc AS q"
@@ -89,7 +251,6 @@ def _load(connection: _Connection, file: Path) -> set[tuple[str, str]]:
         ).fetchone()
         if row and row[0] > 1:
             _drop(connection, oid, kind)
-    return defined
 
 
 def _signatures(
@@ -122,7 +283,9 @@ def _drop(connection: _Connection, oid: int, kind: LiteralString) -> None:
         connection.execute(sql.SQL("DROP {} {} CASCADE").format(sql.SQL(kind), sql.SQL(row[0])))
 
 
-def _drop_stale(connection: _Connection, wanted: set[tuple[str, str]]) -> list[str]:
+def _stale(
+    connection: _Connection, wanted: set[tuple[str, str]]
+) -> list[tuple[int, LiteralString, str]]:
     rows = connection.execute(
         "SELECT p.oid, 'FUNCTION', n.nspname, p.proname FROM pg_proc AS p"
         " INNER JOIN pg_namespace AS n ON n.oid = p.pronamespace"
@@ -131,7 +294,8 @@ def _drop_stale(connection: _Connection, wanted: set[tuple[str, str]]) -> list[s
         " INNER JOIN pg_namespace AS n ON n.oid = c.relnamespace"
         " WHERE n.nspname IN ('billing', 'billing_data') AND c.relkind = 'v'"
     ).fetchall()
-    stale = [row for row in rows if (row[2], row[3]) not in wanted]
-    for oid, kind, _, _ in stale:
-        _drop(connection, oid, kind)
-    return sorted(f"{schema}.{name}" for _, _, schema, name in stale)
+    return [
+        (oid, kind, f"{schema}.{name}")
+        for oid, kind, schema, name in rows
+        if (schema, name) not in wanted
+    ]

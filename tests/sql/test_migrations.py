@@ -59,6 +59,7 @@ from tests.support import (
     TestCluster,
     clean_environment,
     unique,
+    wait_for,
     want_postgresql,
 )
 
@@ -684,6 +685,130 @@ def test_a_file_that_fails_leaves_everything_as_it_was(database: Database) -> No
     _as_owner(database, "DROP TABLE billing.daily_usage")
     assert migrate(database.dsn(), SEED).dropped_definitions == ["billing.stale"]
     assert_golden(database)
+
+
+# What `migrate` locks: after each command of its, what it holds that a server's call would meet.
+_WATCH = """
+    CREATE TABLE public.watched (number serial, at timestamptz, command text, locked text[]);
+    CREATE FUNCTION public.watch() RETURNS event_trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
+    BEGIN
+        INSERT INTO public.watched (at, command, locked)
+        SELECT clock_timestamp(), tg_tag, ARRAY(
+            SELECT l.relation::regclass::text || ' ' || l.mode
+            FROM pg_locks AS l
+            INNER JOIN pg_class AS c ON c.oid = l.relation
+            WHERE l.pid = pg_backend_pid() AND c.relnamespace::regnamespace::text LIKE 'billing%'
+                AND c.oid::regclass::text NOT LIKE '%scratch%'
+                AND l.mode NOT IN (
+                    'AccessShareLock', 'RowShareLock', 'RowExclusiveLock',
+                    'ShareUpdateExclusiveLock'
+                )
+        );
+    END
+    $$;
+    CREATE EVENT TRIGGER watch ON ddl_command_end EXECUTE FUNCTION public.watch();
+    CREATE EVENT TRIGGER watch_drops ON sql_drop EXECUTE FUNCTION public.watch();
+"""
+_LOCKED = """
+    SELECT w.command, w.locked,
+        extract(EPOCH FROM max(w.at) OVER () - w.at)::float
+            / extract(EPOCH FROM max(w.at) OVER () - min(w.at) OVER ())
+    FROM public.watched AS w ORDER BY w.number
+"""
+
+
+def _watch(database: Database) -> None:
+    with psycopg.connect(database.dsn(), autocommit=True) as connection:
+        connection.execute(_WATCH.encode())
+
+
+def test_a_deploy_that_changes_no_table_locks_none(any_cluster: TestCluster) -> None:
+    with any_cluster.database() as database:
+        _watch(database)
+        migrate(database.dsn(), SEED)
+        rows = database.execute(_LOCKED)
+        assert len(rows) > 100
+        assert [row for row in rows if row[1]] == []
+
+
+def test_a_deploy_waits_for_nobody_where_it_changes_no_table(database: Database) -> None:
+    who = _use(database)
+    with session(database, "t_dba", autocommit=False) as person_at_work:
+        person_at_work.row("create_charge", **who)
+        person_at_work.row("create_credit", **who, amount_minor=1)
+        person_at_work.row("set_account_status", **who, status="closed", reason="a test")
+        assert person_at_work.refusal("get_account", **person()).slug == "account_not_found"
+        assert migrate(database.dsn(), SEED) == MigrationReport([], [], [], False)
+
+
+def test_what_a_deploy_changes_of_views_and_triggers_it_locks_last_and_briefly(
+    any_cluster: TestCluster,
+) -> None:
+    """A disabled trigger, a missing one, one for another event and another errors view are mended,
+    and what no release has is dropped; all the other definitions come before."""
+    with any_cluster.database() as database:
+        views = "SELECT pg_get_viewdef('billing.errors'::regclass)"
+        triggers = """
+            SELECT pg_get_triggerdef(t.oid), t.tgenabled::text FROM pg_trigger AS t
+            WHERE NOT t.tgisinternal ORDER BY 1
+        """
+        before = database.value(views), database.execute(triggers)
+        _as_owner(
+            database,
+            "ALTER TABLE billing_data.charges DISABLE TRIGGER charges_append_only",
+            "DROP TRIGGER api_keys_fixed ON billing_data.api_keys",
+            "CREATE OR REPLACE TRIGGER credits_append_only BEFORE DELETE ON billing_data.credits"
+            " FOR EACH STATEMENT EXECUTE FUNCTION billing_data.refuse_change()",
+            "CREATE OR REPLACE VIEW billing.errors AS SELECT e.slug, e.sqlstate, e.http_status,"
+            " e.message, e.hint FROM (VALUES ('a', 'PB422', 422, 'm', 'h'))"
+            " AS e (slug, sqlstate, http_status, message, hint)",
+            "CREATE VIEW billing.old_view AS SELECT 1 AS one",
+        )
+        _watch(database)
+        assert migrate(database.dsn(), SEED).dropped_definitions == ["billing.old_view"]
+        assert (database.value(views), database.execute(triggers)) == before
+        rows = database.execute(_LOCKED)
+        locked = [row for row in rows if row[1]]
+        assert rows[-len(locked) :] == locked
+        commands = {command for command, *_ in locked}
+        assert commands == {"CREATE TRIGGER", "CREATE VIEW", "DROP VIEW"}
+        assert set(locked[-1][1]) == {
+            "billing.errors AccessExclusiveLock",
+            "billing_data.charges ShareRowExclusiveLock",
+            "billing_data.credits ShareRowExclusiveLock",
+            "billing_data.api_keys ShareRowExclusiveLock",
+        }
+        assert locked[0][2] < 0.25, "of the whole load"
+        assert_golden(database)
+
+
+def test_a_deploy_that_must_lock_a_held_table_lets_others_pass_until_it_can(
+    database: Database,
+) -> None:
+    """Its locks come last: until it gets them it holds nothing that a charge needs."""
+    who, other = _use(database), person()
+    _as_owner(database, "ALTER TABLE billing_data.charges DISABLE TRIGGER charges_append_only")
+    with session(database, "t_dba") as dba, ThreadPoolExecutor(1) as pool:
+        dba.row("check_credit", **other)
+        with session(database, "t_dba", autocommit=False) as person_at_work:
+            person_at_work.row("create_charge", **who)
+            deploy = pool.submit(migrate, database.dsn(), SEED)
+            wait_for(
+                lambda: database.value(
+                    "SELECT count(*) FROM pg_locks AS l WHERE NOT l.granted"
+                    " AND l.relation = 'billing_data.charges'::regclass"
+                ),
+                "the deploy to meet the lock",
+            )
+            dba.execute("SET lock_timeout = '50ms'")  # the least that a server may be given
+            for _ in range(3):
+                dba.row("create_charge", **other)
+            assert not deploy.done()
+            person_at_work.connection.commit()
+        deploy.result(timeout=60)
+    assert database.execute(
+        "SELECT t.tgname FROM pg_trigger AS t WHERE t.tgenabled <> 'O'"
+    ) == []  # fmt: skip
 
 
 def test_a_database_nobody_can_reach_is_said_in_one_line(cluster: TestCluster) -> None:
