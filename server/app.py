@@ -12,7 +12,7 @@ import aiohttp_jinja2
 import jinja2
 from aiohttp import web
 
-from server import certificate, metrics, telemetry
+from server import certificate, later, metrics, telemetry
 from server.admin_pages.page import add_filters
 from server.config import ServeConfig
 from server.gateway import Gateway
@@ -48,6 +48,7 @@ def build_app(config: ServeConfig) -> web.Application:
     app.cleanup_ctx.append(_gateway)
     app.cleanup_ctx.append(_guard)
     app.cleanup_ctx.append(_payments)
+    app.cleanup_ctx.append(_what_is_needed_later)
     if config.tls_certificate_file is not None:
         app.cleanup_ctx.append(_certificate)
     app[LIMITER] = Limiter()
@@ -100,6 +101,17 @@ async def _payments(app: web.Application) -> AsyncIterator[None]:
     payments = app[PAYMENTS] = Payments(app[CONFIG])
     yield
     await payments.close()
+
+
+async def _what_is_needed_later(app: web.Application) -> AsyncIterator[None]:
+    config = app[CONFIG]
+    names = ["stripe"] if config.encryption_keys else []
+    if config.staff is not None and config.staff.client_id is not None:
+        names += ["authlib.integrations.httpx_client", "authlib.oidc.core"]
+    loading = asyncio.create_task(later.load(*names))
+    yield
+    loading.cancel()
+    await asyncio.gather(loading, return_exceptions=True)
 
 
 async def _certificate(app: web.Application) -> AsyncIterator[None]:

@@ -5,11 +5,11 @@ from server.migrate.runner import (
     MigrationReport,
     Progress,
     StepStatus,
-    latest_step,
     migrate,
     rollback,
     status,
 )
+from server.steps import latest_step
 
 __all__ = [
     "MigrationError",

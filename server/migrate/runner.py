@@ -7,8 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cache, partial
-from pathlib import Path
+from functools import partial
 from typing import Any, LiteralString
 
 import psycopg
@@ -18,6 +17,7 @@ from yoyo.migrations import MigrationList
 from server.config import SettingsSeed
 from server.migrate.definitions import load_definitions
 from server.resources import resource_folder
+from server.steps import step_files
 
 _LOCK_PATIENCE_SECONDS = 60.0
 _DEPLOY_TABLE: LiteralString = "public._billing_deploy"
@@ -44,12 +44,6 @@ class MigrationReport:
     rolled_back: list[str]
     dropped_definitions: list[str]
     seeded: bool
-
-
-@cache
-def latest_step() -> str:
-    """The newest step this release knows; a database at it or beyond is fit to serve."""
-    return max(file.stem for file in _step_files())
 
 
 def migrate(dsn: str, seed: SettingsSeed, progress: Progress = lambda _: None) -> MigrationReport:
@@ -89,15 +83,7 @@ def status(dsn: str) -> list[StepStatus]:
         if row and row[0]:
             rows = connection.execute("SELECT migration_id FROM public._yoyo_migration")
             applied = {row[0] for row in rows}
-    return [StepStatus(step.stem, step.stem in applied) for step in sorted(_step_files())]
-
-
-def _step_files() -> list[Path]:
-    return [
-        file
-        for file in resource_folder("migrations").glob("*.sql")
-        if not file.name.endswith(".rollback.sql")
-    ]
+    return [StepStatus(step.stem, step.stem in applied) for step in sorted(step_files())]
 
 
 def _connect(dsn: str) -> psycopg.Connection[tuple[Any, ...]]:

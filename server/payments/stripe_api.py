@@ -9,22 +9,25 @@ import secrets
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
 from time import perf_counter
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import aiohttp
-import stripe
 
 from server import __version__, metrics
+from server.later import Later
+
+if TYPE_CHECKING:
+    import stripe
+else:
+    stripe = Later("stripe")
 
 _RETRIES = 1
 _AT_ONCE = 50
 _PAGE = 100
 _PAYMENT_ID = re.compile(r"[A-Za-z0-9_]{1,255}")
 T = TypeVar("T")
-
-stripe.enable_telemetry = False
-stripe.set_app_info("ciris-billing", version=__version__)
 
 
 class PaymentProviderError(Exception):
@@ -72,6 +75,9 @@ class StripeApi:
     def __init__(
         self, api_key: str, base_url: str | None, timeout: float, session: aiohttp.ClientSession
     ) -> None:
+        sdk: Any = import_module("stripe")
+        sdk.enable_telemetry = False
+        stripe.set_app_info("ciris-billing", version=__version__)
         addresses: Any = {"api": base_url} if base_url else None
         self._session = session
         self._client = stripe.StripeClient(

@@ -7,13 +7,18 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from fractions import Fraction
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import orjson
-import stripe
 
+from server.later import Later
 from server.validation import INT64_MAX
+
+if TYPE_CHECKING:
+    import stripe
+else:
+    stripe = Later("stripe")
 
 TOLERANCE = 300  # seconds between Stripe's signature and its arrival here
 _OURS = ("account_id", "oauth_provider", "external_id", "purchase_id")

@@ -12,7 +12,7 @@ from server import metrics
 from server.errors import ApiError, json_response
 from server.gateway import DatabaseFault, ReadOnly, Refused, Unavailable
 from server.keys import GATEWAY
-from server.migrate import latest_step
+from server.steps import latest_step
 
 _HEALTH_TIMEOUT = 0.9
 

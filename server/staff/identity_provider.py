@@ -6,17 +6,26 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Any
-
-import httpx2
-from authlib.common.errors import AuthlibBaseError
-from authlib.integrations.httpx_client import AsyncOAuth2Client
-from authlib.oidc.core import CodeIDToken
-from joserfc import jwt
-from joserfc.errors import JoseError
-from joserfc.jwk import KeySet
+from typing import TYPE_CHECKING, Any
 
 from server.config import StaffConfig
+from server.later import Later
+
+if TYPE_CHECKING:
+    import httpx2
+    from authlib.common import errors as authlib_errors
+    from authlib.integrations import httpx_client
+    from authlib.oidc import core as oidc
+    from joserfc import errors as jose_errors
+    from joserfc import jwk, jwt
+else:
+    httpx2 = Later("httpx2")
+    authlib_errors = Later("authlib.common.errors")
+    httpx_client = Later("authlib.integrations.httpx_client")
+    oidc = Later("authlib.oidc.core")
+    jose_errors = Later("joserfc.errors")
+    jwk = Later("joserfc.jwk")
+    jwt = Later("joserfc.jwt")
 
 _TIMEOUT = 10.0
 _DISCOVERY_SECONDS = 3600.0
@@ -81,7 +90,7 @@ class IdentityProvider:
                 )
         except httpx2.HTTPError:
             raise ProviderUnavailable from None
-        except (AuthlibBaseError, ValueError):
+        except (authlib_errors.AuthlibBaseError, ValueError):
             raise SignInFailed("Failed to exchange authorization code") from None
         claims = await self._claims(token, nonce)
         email = str(claims.get("email") or "")
@@ -103,8 +112,8 @@ class IdentityProvider:
     def _is_google(self, metadata: dict[str, Any]) -> bool:
         return str(metadata.get("issuer")) == "https://accounts.google.com"
 
-    def _client(self) -> AsyncOAuth2Client:
-        return AsyncOAuth2Client(
+    def _client(self) -> httpx_client.AsyncOAuth2Client:
+        return httpx_client.AsyncOAuth2Client(
             self._config.client_id,
             self._config.client_secret,
             scope="openid email profile",
@@ -113,13 +122,13 @@ class IdentityProvider:
             timeout=_TIMEOUT,
         )
 
-    async def _claims(self, token: dict[str, Any], nonce: str) -> CodeIDToken:
+    async def _claims(self, token: dict[str, Any], nonce: str) -> oidc.CodeIDToken:
         if "id_token" not in token:
             raise SignInFailed("Failed to get user information")
         metadata = await self._discover()
         try:
             decoded = await self._decode(token["id_token"])
-            claims = CodeIDToken(
+            claims = oidc.CodeIDToken(
                 decoded.claims,
                 decoded.header,
                 {
@@ -136,14 +145,20 @@ class IdentityProvider:
                 },
             )
             claims.validate(leeway=_LEEWAY)
-        except (JoseError, AuthlibBaseError, ValueError, TypeError, KeyError):
+        except (
+            jose_errors.JoseError,
+            authlib_errors.AuthlibBaseError,
+            ValueError,
+            TypeError,
+            KeyError,
+        ):
             raise SignInFailed("Failed to get user information") from None
         return claims
 
     async def _decode(self, id_token: str) -> jwt.Token:
         try:
             return jwt.decode(id_token, self._keys, algorithms=_ALGORITHMS)
-        except JoseError:
+        except jose_errors.JoseError:
             await self._discover(anew=True)  # the provider may have changed its keys
             return jwt.decode(id_token, self._keys, algorithms=_ALGORITHMS)
 
@@ -157,8 +172,8 @@ class IdentityProvider:
                     if not all(isinstance(metadata[name], str) for name in _NEEDED):
                         raise ValueError("the document is not a provider's")
                     keys = await client.get(metadata["jwks_uri"])
-                    self._keys = KeySet.import_key_set(keys.raise_for_status().json())
-            except (httpx2.HTTPError, ValueError, KeyError, TypeError, JoseError):
+                    self._keys = jwk.KeySet.import_key_set(keys.raise_for_status().json())
+            except (httpx2.HTTPError, ValueError, KeyError, TypeError, jose_errors.JoseError):
                 raise ProviderUnavailable from None
             self._metadata = metadata
             self._read_at = time.monotonic()
