@@ -16,6 +16,7 @@
 \ir checks.sql
 \ir charges.sql
 \ir health.sql
+\ir holders.sql
 \ir charge_batches.sql
 \ir credits.sql
 \ir provider_configs.sql

@@ -55,7 +55,7 @@ __all__ = [
 
 _LOG = logging.getLogger(__name__)
 _LANE_FLIGHTS = 2
-_SIDE_FLIGHTS = 4
+_WAITERS = 3  # and one call more for accounts that find no place among these
 _READS = 3
 _WRITES = 3
 _BATCHES = 2
@@ -67,7 +67,7 @@ _REPLICA_READS = 4  # on the replica, and one more connection there that watches
 _BATCH_PAUSE, _LONGEST_BATCH_PAUSE = 0.002, 0.05  # between tries of a batch with a held account
 _ATTEMPTS = 4  # at a call that a deadlock or a serialization failure undid
 # Whatever all others are waiting for, each kind of call finds its connection.
-_LANES = 2 * (_LANE_FLIGHTS + _SIDE_FLIGHTS)
+_LANES = 2 * (_LANE_FLIGHTS + _WAITERS + 1)
 _POOL_SIZE = sum(
     (_LANES, _READS, _WRITES, _BATCHES, _HELD_BATCHES, _PAYMENTS, _STAFF, _HEALTH_CHECKS)
 )
@@ -432,14 +432,26 @@ class Gateway:
     # Inside
 
     def _lane(self, call: FunctionCall) -> Lane:
-        async def send(items: Sequence[Any]) -> list[Row]:
+        async def send(items: Sequence[Any], wait: float | None) -> list[Row]:
             telemetry.note_sent(items)
-            return await self._call(call, *zip(*items, strict=True), False)  # never waits
+            patience = None if wait is None else f"{wait * 1000:.0f}ms"
+            return await self._call(call, *zip(*items, strict=True), patience)
+
+        async def held_by_others(account: tuple[Any, ...]) -> bool:
+            try:
+                return bool(
+                    (await self._call(calls.IS_HELD_BY_OTHERS, *account))[0]["is_held_by_others"]
+                )
+            except Busy:  # it changes hands right now
+                return False
+            except (Unavailable, DatabaseFault):
+                return True
 
         return Lane(
             send,
+            held_by_others,
             flights=_LANE_FLIGHTS,
-            side_flights=_SIDE_FLIGHTS,
+            waiters=_WAITERS,
             max_queue=self._max_queue,
             patience=self._patience,
         )

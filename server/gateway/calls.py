@@ -26,9 +26,20 @@ class FunctionCall:
     sql: str
 
 
+# How long a call waits for a lock, as text that lock_timeout takes ('500ms'), for the call's own
+# transaction; NULL: it waits for none. Said in the same message, since each one takes time.
+_WAIT = (
+    "CASE WHEN {0}::text IS NULL THEN false ELSE set_config('lock_timeout', {0}, true) <> '' END"
+)
+
+
 def _call(name: str, arguments: str, columns: str) -> FunctionCall:
     names, reads = tuple(arguments.split()), tuple(columns.split())
-    passed = ", ".join(f"p_{name} => ${number}" for number, name in enumerate(names, 1))
+    values = [
+        _WAIT.format(f"${number}") if name == "wait" else f"${number}"
+        for number, name in enumerate(names, 1)
+    ]
+    passed = ", ".join(f"p_{name} => {value}" for name, value in zip(names, values, strict=True))
     if reads == (name,):  # not a table but one value
         statement = f"SELECT billing.{name}({passed}) AS {name}"
     else:
@@ -269,6 +280,7 @@ LIST_AUDIT_LOG = _call(
     "id created_at who action resource_type resource_id reason changes ip_address user_agent",
 )
 GET_SCHEMA_VERSION = _call("get_schema_version", "", "get_schema_version")
+IS_HELD_BY_OTHERS = _call("is_held_by_others", "oauth_provider external_id", "is_held_by_others")
 TRY_WRITING = _call("try_writing", "", "try_writing")
 CREATE_CHECK_PARTITIONS = _call("create_check_partitions", "months most_rows", "partition_name")
 

@@ -2,13 +2,18 @@
 
 A Lane keeps a few batches in flight; a batch leaves when a flight is free, so a lone request
 waits for nobody. A batch never waits for a lock: what another transaction holds comes back as
-'busy' and goes to a side track of its own account, where it waits without its neighbours."""
+'busy' and goes to a side track of its own account, where it waits without its neighbours.
+
+There it waits in PostgreSQL, whose queue for a lock is a fair one: where the batches of several
+processes are all that holds an account, each has its turn. A few accounts can wait so at once; the
+others are tried again and again meanwhile, so that no account waits for another one's lock."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from server.gateway.errors import Busy, ConnectionLost, QueueFull, Unavailable
@@ -28,30 +33,90 @@ class Item(Protocol):
         ...
 
 
-_PAUSE_SECONDS = (0.001, 0.02)  # between tries for a held account: at first, at most
+_PAUSE = 0.05  # seconds between tries for an account that cannot wait in PostgreSQL now
 
-Send = Callable[[Sequence[Any]], Awaitable[list[Row]]]
-_Entry = tuple[Any, asyncio.Future[Row]]
+HeldByOthers = Callable[[tuple[Any, ...]], Coroutine[Any, Any, bool]]
+# Performs one call for the items; it waits for locks for so many seconds, or not at all.
+Send = Callable[[Sequence[Any], float | None], Coroutine[Any, Any, list[Row]]]
+
+
+class _Entry:
+    """An item, who waits for its row, and until when it may be told that its account is held."""
+
+    __slots__ = ("deadline", "future", "item")
+
+    def __init__(self, item: Any, deadline: float) -> None:
+        self.item = item
+        self.deadline = deadline
+        self.future: asyncio.Future[Row] = asyncio.get_running_loop().create_future()
+
+
+@dataclass(slots=True)
+class _SideTrack:
+    """Those who wait for one account, and since when it has let nobody through."""
+
+    held_since: float
+    waiting: list[_Entry] = field(default_factory=list)
+
+
+class _Places:
+    """A few places, given in the order in which they were asked for."""
+
+    def __init__(self, count: int) -> None:
+        self._free = count
+        self._asked: deque[asyncio.Future[None]] = deque()
+
+    def ask(self) -> asyncio.Future[None]:
+        """Done when the place is there; it is to be given back, also if it never came."""
+        place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._asked.append(place)
+        self._assign()
+        return place
+
+    def give_back(self, place: asyncio.Future[None]) -> None:
+        """Gives it to who asked next."""
+        if place.done():
+            self._free += 1
+            self._assign()
+        else:
+            self._asked.remove(place)
+
+    def _assign(self) -> None:
+        while self._free and self._asked:
+            self._free -= 1
+            self._asked.popleft().set_result(None)
 
 
 class Lane:
-    """Batches of one kind of call. `send(items)` performs one call and gives a row per
+    """Batches of one kind of call. `send(items, wait)` performs one call and gives a row per
     item, each with `item` (1-based) and `outcome`.
 
-    `flights` batches and `side_flights` calls for held accounts run at once; with more than
-    `max_queue` items waiting, submit raises Unavailable; an item whose account is held for more
-    than `patience` seconds raises Busy."""
+    `flights` batches run at once, and beside them a call each for `waiters` accounts that wait, and
+    one for those that find no place there. With more than `max_queue` items waiting, submit raises
+    Unavailable. An item that has waited for `patience` seconds, while its account let nobody
+    through for half of that or longer, raises Busy if `held_by_others(account)`: our own calls, of
+    this process or another one, take turns and are no reason to refuse anything."""
 
     def __init__(
-        self, send: Send, *, flights: int, side_flights: int, max_queue: int, patience: float
+        self,
+        send: Send,
+        held_by_others: HeldByOthers,
+        *,
+        flights: int,
+        waiters: int,
+        max_queue: int,
+        patience: float,
     ) -> None:
         self._send = send
+        self._held_by_others = held_by_others
         self._line: deque[_Entry] = deque()
         self._free_flights = flights
         self._max_queue = max_queue
         self._patience = patience
-        self._side: dict[tuple[Any, ...], list[tuple[_Entry, float]]] = {}
-        self._side_slots = asyncio.Semaphore(side_flights)
+        self._turn = patience / 2  # one wait in PostgreSQL
+        self._side: dict[tuple[Any, ...], _SideTrack] = {}
+        self._places = _Places(waiters)
+        self._trying = asyncio.Lock()
         self._side_count = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -65,15 +130,15 @@ class Lane:
         PostgreSQL error that the item alone causes."""
         if len(self._line) + self._side_count >= self._max_queue:
             raise QueueFull()
-        future: asyncio.Future[Row] = asyncio.get_running_loop().create_future()
+        entry = self._entry(item)
         if self._side and item[:2] in self._side:
-            self._wait_aside((item, future))
+            self._wait_aside(entry)
         else:
-            self._line.append((item, future))
+            self._line.append(entry)
             if self._free_flights:
                 self._free_flights -= 1
                 self._start(self._fly())
-        return await future
+        return await entry.future
 
     async def submit_together(self, items: Sequence[Item]) -> list[Row]:
         """Sends several items of one request as one call, outside the line, in their order;
@@ -83,12 +148,12 @@ class Lane:
             rows = await self._attempt(items)
         except Busy:
             rows = [{"item": number, "outcome": "busy"} for number in range(1, len(items) + 1)]
-        loop = asyncio.get_running_loop()
         waiting: dict[int, asyncio.Future[Row]] = {}
         for index, row in enumerate(rows):
             if row["outcome"] == "busy":
-                waiting[index] = loop.create_future()
-                self._wait_aside((items[index], waiting[index]))
+                entry = self._entry(items[index])
+                waiting[index] = entry.future
+                self._wait_aside(entry)
         for index, answer in zip(
             waiting, await asyncio.gather(*waiting.values(), return_exceptions=True), strict=True
         ):
@@ -119,18 +184,20 @@ class Lane:
         finally:
             self._free_flights += 1
 
-    async def _deliver(self, batch: list[_Entry], *, again: bool = False) -> list[_Entry]:
+    async def _deliver(
+        self, batch: list[_Entry], *, again: bool = False, wait: float | None = None
+    ) -> list[_Entry]:
         """Answers what it can; gives the entries whose account is held."""
         try:
-            rows = await self._attempt([item for item, _ in batch])
+            rows = await self._attempt([entry.item for entry in batch], wait)
         except Busy:
             return batch  # one of the accounts, and nobody knows which
         except ConnectionLost as error:
             # Unknown whether it took effect: what may be repeated is sent once more, the rest
             # is answered so, never guessed.
-            repeatable = [] if again else [entry for entry in batch if entry[0].repeatable]
-            _fail([entry for entry in batch if again or not entry[0].repeatable], error)
-            return await self._deliver(repeatable, again=True) if repeatable else []
+            repeatable = [] if again else [entry for entry in batch if entry.item.repeatable]
+            _fail([entry for entry in batch if again or not entry.item.repeatable], error)
+            return await self._deliver(repeatable, again=True, wait=wait) if repeatable else []
         except (Unavailable, asyncio.CancelledError) as error:
             _fail(batch, error)
             return []
@@ -139,54 +206,70 @@ class Lane:
                 _fail(batch, error)
                 return []
             # One item poisons the call: nothing of it was kept, so each goes alone, in order.
-            return [held for entry in batch for held in await self._deliver([entry], again=again)]
+            return [
+                held
+                for entry in batch
+                for held in await self._deliver([entry], again=again, wait=wait)
+            ]
         held = []
         for entry, row in zip(batch, rows, strict=True):
             if row["outcome"] == "busy":
                 held.append(entry)
-            elif not entry[1].done():
-                entry[1].set_result(row)
+            elif not entry.future.done():
+                entry.future.set_result(row)
         return held
 
-    def _wait_aside(self, entry: _Entry) -> None:
-        account = entry[0][:2]
-        deadline = asyncio.get_running_loop().time() + self._patience
-        self._side_count += 1
-        waiting = self._side.get(account)
-        if waiting is not None:
-            waiting.append((entry, deadline))
-        else:
-            self._side[account] = [(entry, deadline)]
-            self._start(self._serve_aside(account))
+    def _entry(self, item: Any) -> _Entry:
+        return _Entry(item, asyncio.get_running_loop().time() + self._patience)
 
-    async def _serve_aside(self, account: tuple[Any, ...]) -> None:
-        """Tries the items of one account until they are through. It waits here and not in the
-        database, where it would hold a connection that another account needs."""
-        waiting = self._side[account]
-        pause, longest = _PAUSE_SECONDS
-        while waiting:
-            await asyncio.sleep(pause)
-            async with self._side_slots:
-                batch = [entry for entry, _ in waiting[:_MAX_BATCH]]
-                busy = await self._deliver(batch)
-            now = asyncio.get_running_loop().time()
-            held = {id(entry) for entry in busy}
-            late = [entry for entry, deadline in waiting if deadline < now and id(entry) in held]
-            _fail(late, Busy("the account is held by another transaction"))
-            before = len(waiting)
-            waiting[:] = [pair for pair in waiting if not pair[0][1].done()]
-            self._side_count -= before - len(waiting)
-            pause = min(2 * pause, longest) if busy else _PAUSE_SECONDS[0]
+    def _wait_aside(self, entry: _Entry) -> None:
+        account = entry.item[:2]
+        self._side_count += 1
+        track = self._side.get(account)
+        if track is None:
+            track = self._side[account] = _SideTrack(asyncio.get_running_loop().time())
+            self._start(self._serve_aside(account, track))
+        track.waiting.append(entry)
+
+    async def _serve_aside(self, account: tuple[Any, ...], track: _SideTrack) -> None:
+        """Tries the items of one account, many at once, until they are through."""
+        while track.waiting:
+            place = self._places.ask()
+            try:
+                while track.waiting and not place.done():
+                    await asyncio.wait((place,), timeout=_PAUSE)
+                    if not place.done():
+                        async with self._trying:
+                            await self._try_aside(track, wait=None)
+                if track.waiting:
+                    await self._try_aside(track, wait=self._turn)
+            finally:
+                self._places.give_back(place)
         del self._side[account]
 
-    async def _attempt(self, items: Sequence[Any]) -> list[Row]:
-        return sorted(await self._send(items), key=lambda row: row["item"])
+    async def _try_aside(self, track: _SideTrack, *, wait: float | None) -> None:
+        """One call for those who wait longest; refuses who waited too long."""
+        batch = track.waiting[:_MAX_BATCH]
+        held = await self._deliver(batch, wait=wait)
+        now = asyncio.get_running_loop().time()
+        if len(held) < len(batch):
+            track.held_since = now
+        elif now > track.held_since + self._turn:
+            late = [entry for entry in held if entry.deadline < now]
+            if late and await self._held_by_others(late[0].item[:2]):
+                _fail(late, Busy("the account is held by another transaction"))
+        before = len(track.waiting)
+        track.waiting[:] = [entry for entry in track.waiting if not entry.future.done()]
+        self._side_count -= before - len(track.waiting)
+
+    async def _attempt(self, items: Sequence[Any], wait: float | None = None) -> list[Row]:
+        return sorted(await self._send(items, wait), key=lambda row: row["item"])
 
 
 def _fail(batch: list[_Entry], error: BaseException) -> None:
-    for _, future in batch:
-        if not future.done():
+    for entry in batch:
+        if not entry.future.done():
             if isinstance(error, asyncio.CancelledError):
-                future.set_exception(Unavailable("the server is shutting down"))
+                entry.future.set_exception(Unavailable("the server is shutting down"))
             else:
-                future.set_exception(error)
+                entry.future.set_exception(error)

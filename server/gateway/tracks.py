@@ -5,9 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
 from typing import Any
 
-from server.gateway.errors import QueueFull
+from server.gateway.errors import Busy, QueueFull
+
+
+@dataclass(slots=True)
+class _Account:
+    """Those who write to one account; `refusals` counts calls that found it held."""
+
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    users: int = 0
+    refusals: int = 0
 
 
 class Track:
@@ -17,7 +27,7 @@ class Track:
         self._slots = asyncio.Semaphore(size)
         self._max_queue = max_queue
         self._waiting = 0
-        self._accounts: dict[tuple[Any, ...], tuple[asyncio.Lock, int]] = {}
+        self._accounts: dict[tuple[Any, ...], _Account] = {}
 
     @property
     def waiting(self) -> int:
@@ -40,23 +50,30 @@ class Track:
             await asyncio.sleep(seconds)
 
     @contextlib.asynccontextmanager
-    async def for_account(self, account: tuple[Any, ...]) -> AsyncIterator[None]:
+    async def for_account(self, key: tuple[Any, ...]) -> AsyncIterator[None]:
         """A slot for a write to one account. One account never holds more than one slot, so that
-        a locked account does not hold up the others."""
-        lock, users = self._accounts.get(account, (asyncio.Lock(), 0))
-        self._accounts[account] = (lock, users + 1)
+        a locked account does not hold up the others. Who has found the account held until the lock
+        time-out has waited for all that stand behind, too: they are refused with it."""
+        account = self._accounts.setdefault(key, _Account())
+        account.users += 1
         try:
+            refusals = account.refusals
             with self._counted():
-                await lock.acquire()
+                await account.lock.acquire()
             try:
+                if account.refusals > refusals:
+                    raise Busy("the account is held by another transaction")
                 async with self.slot():
                     yield
+            except Busy:
+                account.refusals += 1
+                raise
             finally:
-                lock.release()
+                account.lock.release()
         finally:
-            lock, users = self._accounts.pop(account)
-            if users > 1:
-                self._accounts[account] = (lock, users - 1)
+            account.users -= 1
+            if not account.users:
+                del self._accounts[key]
 
     @contextlib.contextmanager
     def _counted(self) -> Any:

@@ -152,6 +152,24 @@ def test_it_is_ready_within_two_seconds(database: Database) -> None:
     assert min(seconds) < 4  # 2 s by itself; twice that where others compute beside it
 
 
+def test_it_answers_before_it_has_loaded_what_only_some_requests_need(database: Database) -> None:
+    environment = {
+        "PYTHONPROFILEIMPORTTIME": "1",  # Python writes down whatever it loads
+        "ENCRYPTION_KEY": "0123456789abcdef-of-the-tests-only",
+    }
+    with running_service(database, **environment) as service:
+
+        def loaded() -> set[str]:
+            lines = service.process.output.splitlines()
+            return {line.rpartition("|")[2].strip() for line in lines if "import time:" in line}
+
+        at_start = loaded()
+        assert {"aiohttp", "asyncpg", "pydantic"} <= at_start
+        assert at_start & {"psycopg", "yoyo", "stripe", "requests", "authlib", "httpx2"} == set()
+        # Then it does, before somebody has to wait for it.
+        wait_for(lambda: "stripe._app_info" in loaded(), "the payment provider's package")
+
+
 def test_a_login_that_may_do_everything_gives_its_rights_away_and_says_so_once(
     database: Database,
 ) -> None:
@@ -678,6 +696,76 @@ async def test_credits_that_wait_for_an_account_hold_up_nothing_else(
             assert (status, seconds < PROMPTLY) == (201, True), seconds
             assert not all(request.done() for request in waiting)
         assert {status for status, _, _ in await asyncio.gather(*waiting)} <= {201, 503}
+
+
+async def test_credits_for_a_held_account_wait_for_the_lock_time_out_and_no_longer(
+    database: Database,
+) -> None:
+    """However many of them stand in a row."""
+    with running_service(database, LOCK_TIMEOUT="1") as service:
+        held = await asyncio.to_thread(account_with_credits, service)
+        async with session_for(service) as session:
+            with held_account(database, held):
+                answers = await asyncio.gather(
+                    *(timed_post(session, CREDITS, credit_body(held)) for _ in range(8))
+                )
+            assert {status for status, _, _ in answers} == {503}
+            assert max(seconds for _, seconds, _ in answers) < 3
+            assert (await timed_post(session, CREDITS, credit_body(held)))[0] == 201
+
+
+@pytest.mark.parametrize("path", [CHARGES, BATCH, CHECK])
+async def test_who_holds_an_account_for_long_is_a_reason_to_refuse_unless_it_is_the_service(
+    database: Database, path: str
+) -> None:
+    with running_service(database, LOCK_TIMEOUT="0.5") as service:
+        user = await asyncio.to_thread(account_with_credits, service)
+        body: dict[str, Any] = {
+            CHARGES: charge_body(user),
+            BATCH: {"charges": [charge_body(user)]},
+            CHECK: {**identity(user), "customer_email": "grace@example.com"},
+        }[path]
+
+        def status_of(status: int, content: dict[str, Any]) -> int:
+            return int(content["results"][0]["status"]) if path == BATCH else status
+
+        async with session_for(service) as session:
+            with held_account(database, user) as holder:
+                status, seconds, content = await timed_post(session, path, body)
+                assert status_of(status, content) == 503
+                assert 0.4 < seconds < 3
+                # As a server's call that takes long, of this process or another one.
+                holder.execute("SET application_name = 'ciris-billing'")
+                waiting = asyncio.create_task(timed_post(session, path, body))
+                await asyncio.sleep(2)
+                assert not waiting.done()
+                holder.rollback()
+                status, _, content = await waiting
+                assert status_of(status, content) in (200, 201)
+
+
+async def test_hot_accounts_are_served_by_two_workers_without_a_refusal(
+    database: Database,
+) -> None:
+    """Over hundreds of connections, with hardly any time to wait for a lock."""
+    connections, each = 400, 6
+    with running_service(database, workers=2, LOCK_TIMEOUT="0.05") as service:
+        users = [await asyncio.to_thread(account_with_credits, service) for _ in range(4)]
+        async with session_for(service) as session:
+
+            async def charge_again_and_again(user: str) -> list[tuple[int, float, Any]]:
+                body = charge_body(user)
+                return [await timed_post(session, CHARGES, body) for _ in range(each)]
+
+            clients = await asyncio.gather(
+                *(charge_again_and_again(users[number % 4]) for number in range(connections))
+            )
+    answers = [answer for answers in clients for answer in answers]
+    seconds = sorted(taken for _, taken, _ in answers)
+    print(f"{len(seconds)} charges: p99 {seconds[-len(seconds) // 100]:.2f} s, {seconds[-1]:.2f} s")
+    assert {status for status, _, _ in answers} == {201}
+    paid = "SELECT count(*) FROM billing_data.charges WHERE paid_with = 'paid'"
+    assert database.value(paid) == connections * each
 
 
 async def test_a_full_queue_is_a_503_at_once(database: Database) -> None:

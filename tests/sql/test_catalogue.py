@@ -53,6 +53,7 @@ FUNCTIONS: dict[str, tuple[set[str], str]] = {
     "get_session": (BOTH, "s"),
     "get_settings": (BOTH, "s"),
     "help": (EVERYBODY, "s"),
+    "is_held_by_others": (BOTH, "v"),
     "list_accounts": (BOTH, "s"),
     "list_admins": (BOTH, "s"),
     "list_api_keys": (BOTH, "s"),

@@ -1,0 +1,66 @@
+"""What servers ask the database of itself: can it take a charge, and who holds an account?"""
+
+from __future__ import annotations
+
+import psycopg
+import pytest
+
+from tests.sql.helpers import Caller, new_user
+from tests.support import Database, held_account, unique
+
+
+def test_trying_to_write_holds_no_account_and_writes_nothing(
+    module_database: Database, web: Caller
+) -> None:
+    who = new_user(module_database)
+    charges = "SELECT count(*) FROM billing_data.charges"
+    before = module_database.value(charges)
+    with held_account(module_database, who["external_id"]):
+        web.value("try_writing")
+    with psycopg.connect(module_database.dsn("t_web")) as trying:
+        trying.execute("SELECT billing.try_writing()")
+        with psycopg.connect(module_database.dsn()) as other:  # while it is not yet over
+            other.execute("SELECT FROM billing_data.accounts FOR UPDATE NOWAIT")
+            other.rollback()
+    assert module_database.value(charges) == before
+
+
+def test_trying_to_write_fails_where_a_charge_would(module_database: Database) -> None:
+    with psycopg.connect(module_database.dsn("t_web"), autocommit=True) as connection:
+        connection.execute("SET default_transaction_read_only = on")
+        with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
+            connection.execute("SELECT billing.try_writing()")
+
+
+@pytest.mark.parametrize("table", ["accounts", "charges"])
+def test_trying_to_write_does_not_wait_for_who_holds_a_table(
+    module_database: Database, table: str
+) -> None:
+    with (
+        psycopg.connect(module_database.dsn()) as holder,
+        psycopg.connect(module_database.dsn("t_web"), autocommit=True) as connection,
+    ):
+        holder.execute(f"LOCK TABLE billing_data.{table}")  # type: ignore[arg-type]
+        connection.execute("SET lock_timeout = '60s'")
+        with pytest.raises(psycopg.errors.LockNotAvailable):
+            connection.execute("SELECT billing.try_writing()")
+        holder.rollback()
+
+
+def test_an_account_is_held_by_others_unless_it_is_free_or_a_servers(
+    module_database: Database, web: Caller
+) -> None:
+    who = new_user(module_database)
+    identity = {name: who[name] for name in ("oauth_provider", "external_id")}
+    assert web.value("is_held_by_others", **identity) is False
+    with held_account(module_database, who["external_id"]) as holder:
+        assert web.value("is_held_by_others", **identity) is True
+        holder.execute("SET application_name = 'ciris-billing'")
+        assert web.value("is_held_by_others", **identity) is False
+    assert web.value("is_held_by_others", **identity) is False
+
+
+def test_an_account_that_is_not_to_be_seen_yet_is_held_by_others(web: Caller) -> None:
+    assert web.value(
+        "is_held_by_others", oauth_provider="oauth:google", external_id=unique()
+    ) is True  # fmt: skip
