@@ -12,7 +12,7 @@ import socket
 import struct
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 import aiohttp
 import asyncpg
 import httpx
+import psycopg
 import pytest
 
 from server.gateway.errors import MEANINGS, ReadOnly, Unavailable, translate
@@ -28,13 +29,30 @@ from server.gateway.pool import Pool
 from server.gateway.pooler import TransactionPool
 from tests.ops.load import account_with_credits
 from tests.ops.proxy import TcpProxy, socket_of
-from tests.support import Database, Service, charge_body, identity, running_service, wait_for
+from tests.support import (
+    Database,
+    Service,
+    TestCluster,
+    charge_body,
+    held_account,
+    identity,
+    running_service,
+    temporary_cluster,
+    wait_for,
+)
 
 PATIENCE = 1.0  # on a busy machine twenty connections at once take a while
 QUESTION = "SELECT current_user::text AS role, current_setting('billing.client_address', true)"
 CLIENT = ("192.0.2.7", "a browser")
 _FIELDS = b"SFATAL\0VFATAL\0C57P01\0Mterminating connection due to administrator command\0\0"
 SHUTDOWN = b"E" + struct.pack("!I", 4 + len(_FIELDS)) + _FIELDS
+
+
+@pytest.fixture(scope="module")
+def own_cluster() -> Iterator[TestCluster]:
+    """A cluster that these tests may starve and hurt."""
+    with temporary_cluster(18) as cluster:
+        yield cluster
 
 
 @dataclass
@@ -455,6 +473,80 @@ async def test_a_pool_for_reading_takes_a_server_that_cannot_write_and_one_for_w
         with pytest.raises(ReadOnly):
             await _call(writing, "for agents")
         await writing.close()
+
+
+def test_health_says_so_when_no_locks_are_left_as_charges_do(own_cluster: TestCluster) -> None:
+    """Whoever may connect can take all of them."""
+    with (
+        own_cluster.database() as database,
+        running_service(database) as service,
+        service.client() as client,
+    ):
+        user = account_with_credits(service)
+
+        def charge() -> int:
+            return client.post(CHARGES, json=charge_body(user)).status_code
+
+        with psycopg.connect(database.dsn(), autocommit=True) as glutton:
+            with pytest.raises(psycopg.errors.OutOfMemory):
+                glutton.execute(
+                    "SELECT count(pg_advisory_lock(n)) FROM generate_series(1, 10000000) AS n"
+                )
+            assert charge() == 503
+            wait_for(lambda: client.get("/health").status_code == 503, "/health to say so")
+            error = client.get("/health").json()["detail"]
+            assert error["error"] == "the database cannot take a charge"
+            glutton.execute("SELECT pg_advisory_unlock_all()")
+        wait_for(lambda: client.get("/health").status_code == 200, "/health to be well again")
+        assert charge() == 201
+
+
+def test_health_is_well_while_somebody_holds_a_table_for_a_moment_and_an_account_for_long(
+    database: Database,
+) -> None:
+    with running_service(database, LOCK_TIMEOUT="1") as service, service.client() as client:
+        user = account_with_credits(service)
+        with held_account(database, user):
+            for _ in range(3):
+                assert client.get("/health").status_code == 200
+                time.sleep(0.5)  # it tries once a second
+        with psycopg.connect(database.dsn()) as holder:
+            holder.execute("LOCK TABLE billing_data.charges")
+            time.sleep(1.1)
+            assert client.get("/health").status_code == 200
+            # For longer than charges wait, it is not.
+            wait_for(lambda: client.get("/health").status_code == 503, "/health to say so")
+            holder.rollback()
+        wait_for(lambda: client.get("/health").status_code == 200, "/health to be well again")
+
+
+def test_a_disk_that_is_gone_is_unavailable_and_mends_itself(own_cluster: TestCluster) -> None:
+    with (
+        own_cluster.database() as database,
+        running_service(database) as service,
+        service.client() as client,
+    ):
+        user = account_with_credits(service)
+
+        def charge() -> httpx.Response:
+            return client.post(CHARGES, json=charge_body(user))
+
+        path = database.value("SELECT pg_relation_filepath('billing_data.charges')")
+        database.execute("CHECKPOINT")
+        database.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = %s",
+            "ciris-billing",
+        )  # which have the file open
+        file = own_cluster.cluster.directory / "pg" / path
+        gone = file.rename(file.with_suffix(".gone"))
+        answers = [charge() for _ in range(5)]
+        gone.rename(file)
+        for answer in answers:
+            assert answer.status_code == 503, answer.text
+            assert int(answer.headers["Retry-After"]) >= 1
+        assert "SQLSTATE 58P01" in service.process.output
+        wait_for(lambda: charge().status_code == 201, "charges to go on")
+        assert database.execute("SELECT * FROM billing.verify_ledger()") == []
 
 
 # What an error of PostgreSQL means
