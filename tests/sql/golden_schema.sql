@@ -23,8 +23,7 @@ CREATE FUNCTION billing.attach_payment(p_account_id uuid, p_purchase_id uuid, p_
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.begin_purchase(p_oauth_provider text, p_external_id text, p_customer_email text, p_wa_id text DEFAULT NULL::text, p_tenant_id text DEFAULT NULL::text, p_user_role text DEFAULT NULL::text, p_agent_id text DEFAULT NULL::text, p_marketing_opt_in boolean DEFAULT false, p_marketing_opt_in_source text DEFAULT NULL::text, p_idempotency_key text DEFAULT NULL::text, p_provider text DEFAULT 'stripe'::text, p_api_key_id uuid DEFAULT NULL::uuid, p_admin_user_id uuid DEFAULT NULL::uuid) RETURNS TABLE(purchase_id uuid, account_id uuid, uses bigint, price_minor bigint, currency text, payment_id text, payment_status text, account_created boolean, replayed boolean, config_data jsonb, credits_added bigint)
-CREATE FUNCTION billing.begin_purchase(p_oauth_provider text, p_external_id text, p_customer_email text, p_wa_id text DEFAULT NULL::text, p_tenant_id text DEFAULT NULL::text, p_user_role text DEFAULT NULL::text, p_agent_id text DEFAULT NULL::text, p_marketing_opt_in boolean DEFAULT false, p_marketing_opt_in_source text DEFAULT NULL::text, p_idempotency_key text DEFAULT NULL::text, p_provider text DEFAULT 'stripe'::text, p_api_key_id uuid DEFAULT NULL::uuid, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(purchase_id uuid, account_id uuid, uses bigint, price_minor bigint, currency text, payment_id text, payment_status text, account_created boolean, replayed boolean, config_data jsonb)
+CREATE FUNCTION billing.begin_purchase(p_oauth_provider text, p_external_id text, p_customer_email text, p_wa_id text DEFAULT NULL::text, p_tenant_id text DEFAULT NULL::text, p_user_role text DEFAULT NULL::text, p_agent_id text DEFAULT NULL::text, p_marketing_opt_in boolean DEFAULT false, p_marketing_opt_in_source text DEFAULT NULL::text, p_idempotency_key text DEFAULT NULL::text, p_provider text DEFAULT 'stripe'::text, p_api_key_id uuid DEFAULT NULL::uuid, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(purchase_id uuid, account_id uuid, uses bigint, price_minor bigint, currency text, payment_id text, payment_status text, account_created boolean, replayed boolean, config_data jsonb, credits_added bigint)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -80,6 +79,10 @@ CREATE FUNCTION billing.create_sign_in_ticket(p_ticket_hash bytea) RETURNS times
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing.create_staff_token(p_token_hash bytea, p_email text DEFAULT NULL::text, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(admin_user_id uuid, email text, role text, expires_at timestamp with time zone)
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE VIEW billing.currencies AS
  SELECT code,
     name,
@@ -104,11 +107,6 @@ CREATE FUNCTION billing.describe_price(p_pack_price_minor bigint, p_pack_currenc
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing.drop_check_partitions(p_before timestamp with time zone, p_rows bigint DEFAULT 500000) RETURNS TABLE(partition_name text)
-CREATE FUNCTION billing.create_staff_token(p_token_hash bytea, p_email text DEFAULT NULL::text, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(admin_user_id uuid, email text, role text, expires_at timestamp with time zone)
-    LANGUAGE plpgsql SECURITY DEFINER
-    SET search_path TO 'pg_catalog', 'pg_temp';
-
-CREATE FUNCTION billing.drop_check_partitions(p_before timestamp with time zone) RETURNS TABLE(partition_name text)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -163,8 +161,7 @@ CREATE FUNCTION billing.get_admin(p_email text) RETURNS TABLE(admin_user_id uuid
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.get_overview(p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(total_users bigint, active_users bigint, total_api_keys bigint, active_api_keys bigint, total_balance_minor numeric, total_charged_all_time numeric, total_credited_all_time numeric, charges_last_24h bigint, credits_last_24h bigint, charges_last_7d bigint, credits_last_7d bigint, payment_problems bigint)
-CREATE FUNCTION billing.get_overview(p_admin_user_id uuid DEFAULT NULL::uuid) RETURNS TABLE(total_users bigint, active_users bigint, total_api_keys bigint, active_api_keys bigint, total_balance_minor numeric, total_charged_all_time numeric, total_credited_all_time numeric, charges_last_24h bigint, credits_last_24h bigint, charges_last_7d bigint, credits_last_7d bigint, payment_problems bigint, unique_users_30d bigint)
+CREATE FUNCTION billing.get_overview(p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(total_users bigint, active_users bigint, total_api_keys bigint, active_api_keys bigint, total_balance_minor numeric, total_charged_all_time numeric, total_credited_all_time numeric, charges_last_24h bigint, credits_last_24h bigint, charges_last_7d bigint, credits_last_7d bigint, payment_problems bigint, unique_users_30d bigint)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -220,13 +217,12 @@ CREATE FUNCTION billing.help(p_search text DEFAULT ''::text) RETURNS TABLE(name 
     LANGUAGE sql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.list_accounts(p_search text DEFAULT NULL::text, p_status text DEFAULT NULL::text, p_sort text DEFAULT 'newest'::text, p_match text DEFAULT 'prefix'::text, p_limit bigint DEFAULT 50, p_offset bigint DEFAULT 0, p_count boolean DEFAULT false, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(total_count bigint, account_id uuid, oauth_provider text, external_id text, wa_id text, tenant_id text, customer_email text, balance_minor bigint, currency text, plan_name text, status text, paid_credits bigint, free_uses_remaining bigint, total_uses bigint, created_at timestamp with time zone, last_charge_at timestamp with time zone, last_credit_at timestamp with time zone, total_charged numeric, total_credited numeric, charge_count bigint, credit_count bigint)
 CREATE FUNCTION billing.is_held_by_others(p_oauth_provider text, p_external_id text) RETURNS boolean
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET lock_timeout TO '50ms';
 
-CREATE FUNCTION billing.list_accounts(p_search text DEFAULT NULL::text, p_status text DEFAULT NULL::text, p_sort text DEFAULT 'newest'::text, p_match text DEFAULT 'prefix'::text, p_limit bigint DEFAULT 50, p_offset bigint DEFAULT 0, p_count boolean DEFAULT false, p_admin_user_id uuid DEFAULT NULL::uuid) RETURNS TABLE(total_count bigint, account_id uuid, oauth_provider text, external_id text, wa_id text, tenant_id text, customer_email text, balance_minor bigint, currency text, plan_name text, status text, paid_credits bigint, free_uses_remaining bigint, total_uses bigint, created_at timestamp with time zone, last_charge_at timestamp with time zone, last_credit_at timestamp with time zone, total_charged numeric, total_credited numeric, charge_count bigint, credit_count bigint)
+CREATE FUNCTION billing.list_accounts(p_search text DEFAULT NULL::text, p_status text DEFAULT NULL::text, p_sort text DEFAULT 'newest'::text, p_match text DEFAULT 'prefix'::text, p_limit bigint DEFAULT 50, p_offset bigint DEFAULT 0, p_count boolean DEFAULT false, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(total_count bigint, account_id uuid, oauth_provider text, external_id text, wa_id text, tenant_id text, customer_email text, balance_minor bigint, currency text, plan_name text, status text, paid_credits bigint, free_uses_remaining bigint, total_uses bigint, created_at timestamp with time zone, last_charge_at timestamp with time zone, last_credit_at timestamp with time zone, total_charged numeric, total_credited numeric, charge_count bigint, credit_count bigint)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -266,8 +262,7 @@ CREATE FUNCTION billing.list_provider_configs(p_session_hash bytea DEFAULT NULL:
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.list_purchases(p_account_id uuid DEFAULT NULL::uuid, p_status text DEFAULT NULL::text, p_limit bigint DEFAULT 50, p_offset bigint DEFAULT 0, p_admin_user_id uuid DEFAULT NULL::uuid) RETURNS TABLE(purchase_id uuid, account_id uuid, oauth_provider text, external_id text, customer_email text, provider text, payment_id text, status text, uses bigint, price_minor bigint, currency text, price_text text, created_at timestamp with time zone, settled_at timestamp with time zone, returned_minor numeric, uses_taken_back numeric, shortfall numeric, returned_text text)
-CREATE FUNCTION billing.list_purchases(p_account_id uuid DEFAULT NULL::uuid, p_status text DEFAULT NULL::text, p_limit bigint DEFAULT 50, p_offset bigint DEFAULT 0, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(purchase_id uuid, account_id uuid, oauth_provider text, external_id text, customer_email text, provider text, payment_id text, status text, uses bigint, price_minor bigint, currency text, price_text text, created_at timestamp with time zone, settled_at timestamp with time zone, returned_minor numeric, uses_taken_back numeric, shortfall numeric)
+CREATE FUNCTION billing.list_purchases(p_account_id uuid DEFAULT NULL::uuid, p_status text DEFAULT NULL::text, p_limit bigint DEFAULT 50, p_offset bigint DEFAULT 0, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(purchase_id uuid, account_id uuid, oauth_provider text, external_id text, customer_email text, provider text, payment_id text, status text, uses bigint, price_minor bigint, currency text, price_text text, created_at timestamp with time zone, settled_at timestamp with time zone, returned_minor numeric, uses_taken_back numeric, shortfall numeric, returned_text text)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -599,8 +594,6 @@ CREATE FUNCTION billing_data.credit_of_payment(p_account_id uuid, p_key text, p_
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing_data.find_batch(p_api_key_id uuid, p_first_key_id uuid, p_idempotency_key text) RETURNS TABLE(api_key_id uuid, request_fingerprint bytea, batch_fingerprint bytea, answer jsonb)
-    LANGUAGE sql STABLE
 CREATE FUNCTION billing_data.end_of_today() RETURNS timestamp with time zone
     LANGUAGE sql STABLE;
 
@@ -609,6 +602,10 @@ CREATE FUNCTION billing_data.figures_border() RETURNS timestamp with time zone
 
 CREATE FUNCTION billing_data.figures_through() RETURNS TABLE(slots timestamp with time zone, users timestamp with time zone, is_set_back boolean)
     LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.find_batch(p_api_key_id uuid, p_first_key_id uuid, p_idempotency_key text) RETURNS TABLE(api_key_id uuid, request_fingerprint bytea, batch_fingerprint bytea, answer jsonb)
+    LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.find_guard_faults() RETURNS TABLE(problem text, expected text, found text)
@@ -638,6 +635,9 @@ CREATE TABLE billing_data.admin_users (
 );
 
 CREATE FUNCTION billing_data.find_session(p_session_hash bytea) RETURNS TABLE(admin billing_data.admin_users, kind text, expires_at timestamp with time zone)
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.find_users(p_from timestamp with time zone, p_to timestamp with time zone) RETURNS TABLE(day date, account_id uuid)
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -821,7 +821,6 @@ CREATE FUNCTION billing_data.take_lock(p_name text) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing_data.told_returns(p_ids text[], p_kinds text[], p_amounts_minor bigint[], p_withdrawn boolean[], p_away_minor bigint[], p_states text[], p_transactions bigint[], p_occurred_at timestamp with time zone) RETURNS billing_data.payment_returns[]
 CREATE FUNCTION billing_data.told_returns(p_ids text[], p_kinds text[], p_amounts_minor bigint[], p_withdrawn boolean[], p_away_minor bigint[], p_states text[], p_transactions bigint[], p_occurred_at timestamp with time zone) RETURNS SETOF billing_data.payment_returns
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -954,7 +953,6 @@ CREATE TABLE billing_data.batch_requests (
     idempotency_key character varying(255) NOT NULL,
     request_fingerprint bytea NOT NULL,
     answer jsonb NOT NULL,
-    created_at timestamp with time zone DEFAULT now() NOT NULL
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     first_key_id uuid,
     batch_fingerprint bytea
