@@ -3,7 +3,7 @@
 -- ends today; how many there were each day stands beside it. Both are rolled up from the beginning.
 -- active_accounts and active_accounts_by_day, which counted buyers too, are used no more; the release
 -- before still may, so that a later step takes them away.
--- depends: 2026_11_26_0034_money_away_backfill
+-- depends: 2026_11_26_0038_payment_effects_backfill
 SET LOCAL lock_timeout = '1s';
 
 CREATE TABLE billing_data.user_activity (

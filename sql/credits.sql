@@ -1,7 +1,8 @@
 -- Credits: paid credits added to an account, bought or granted. All four transaction types add.
 
 -- The one place that writes a credit entry: the row and the account's new balance. The amount may
--- be negative where money went back; the caller sees to it that the balance does not.
+-- be negative where money went back; the caller sees to it that the balance does not. A caller that
+-- has claimed a payment for the entry gives the entry's id.
 -- Locks: none, the caller holds the account. Writes: credits 1, accounts 1.
 CREATE OR REPLACE FUNCTION billing_data.append_credit(
     p_account billing_data.accounts,
@@ -15,7 +16,8 @@ CREATE OR REPLACE FUNCTION billing_data.append_credit(
     p_api_key_id uuid,
     p_admin_user_id uuid,
     p_database_role text,
-    p_payment_provider text
+    p_payment_provider text,
+    p_credit_id uuid DEFAULT NULL
 ) RETURNS billing_data.credits
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
@@ -25,7 +27,7 @@ DECLARE
 BEGIN
     v_credit.account_id := p_account.id;
     v_credit.ledger_version := p_account.ledger_version + 1;
-    v_credit.id := billing_data.new_id();
+    v_credit.id := coalesce(p_credit_id, billing_data.new_id());
     v_credit.amount_minor := p_amount_minor;
     v_credit.currency := p_account.currency;
     v_credit.balance_before := p_account.paid_credits;
@@ -68,10 +70,12 @@ COMMENT ON FUNCTION billing_data.append_credit IS
 -- Adds credits, an outcome instead of an error for what a caller over HTTP must be told apart:
 -- 'created'; 'replayed' or 'conflict' when the idempotency key was used before with the same or
 -- another request, with the first credit's row; account_not_found, credit_currency_mismatch,
--- balance_overflow. A profile update the call carries is kept whatever the outcome. Suspended and
+-- balance_overflow; payment_already_credited and payment_of_another_account when
+-- p_external_transaction_id names a payment that is known here. A profile update the call carries is kept whatever the outcome. Suspended and
 -- closed accounts take credits.
--- Locks: the account. Writes: accounts 0..1, credits 0..1. Errors: actor and key errors,
--- invalid_argument. Example: SELECT * FROM billing.record_credit(p_oauth_provider =>
+-- Locks: the account, what was done about the payment. Writes: accounts 0..1, credits 0..1,
+-- payment_effects 0..1, payment_warnings 0..1. Errors: actor and key errors, invalid_argument.
+-- Example: SELECT * FROM billing.record_credit(p_oauth_provider =>
 --     'oauth:google', p_external_id => '1', p_amount_minor => 20, p_transaction_type => 'grant',
 --     p_description => 'a gift');
 CREATE OR REPLACE FUNCTION billing.record_credit(
@@ -114,6 +118,7 @@ DECLARE
     v_account billing_data.accounts;
     v_changed billing_data.accounts;
     v_credit billing_data.credits;
+    v_credit_id uuid := billing_data.new_id();
     v_fingerprint bytea;
 BEGIN
     PERFORM billing_data.require_identity(p_oauth_provider, p_external_id);
@@ -162,7 +167,12 @@ BEGIN
         WHEN v_credit.id IS NOT NULL THEN 'replayed'
         WHEN v_account.currency <> p_currency THEN 'credit_currency_mismatch'
         WHEN v_account.paid_credits > 9223372036854775807 - p_amount_minor THEN 'balance_overflow'
-        ELSE 'created'
+        ELSE coalesce(
+            billing_data.claim_named_payment(
+                p_external_transaction_id, v_account.id, v_credit_id
+            ),
+            'created'
+        )
     END;
 
     UPDATE billing_data.accounts AS a
@@ -178,7 +188,7 @@ BEGIN
         v_credit := billing_data.append_credit(
             v_account, p_amount_minor, p_transaction_type, p_description,
             p_external_transaction_id, p_idempotency_key, v_fingerprint, v_now, p_api_key_id,
-            v_actor.admin_user_id, v_actor.database_role, NULL
+            v_actor.admin_user_id, v_actor.database_role, NULL, v_credit_id
         );
     END IF;
 
@@ -203,7 +213,7 @@ GRANT EXECUTE ON FUNCTION billing.record_credit TO billing_server, billing_dba;
 
 -- Adds credits: billing.record_credit, with anything but a new credit raised.
 -- Errors: actor and key errors, invalid_argument, credit_already_exists, account_not_found,
--- credit_currency_mismatch, balance_overflow.
+-- credit_currency_mismatch, balance_overflow, payment_already_credited, payment_of_another_account.
 -- Example: SELECT * FROM billing.create_credit(p_oauth_provider => 'oauth:google',
 --     p_external_id => '1', p_amount_minor => 20);
 CREATE OR REPLACE FUNCTION billing.create_credit(
@@ -261,7 +271,8 @@ BEGIN
             jsonb_strip_nulls(jsonb_build_object(
                 'credit_id', v_credit.credit_id, 'balance', v_credit.balance,
                 'amount', p_amount_minor, 'maximum', 9223372036854775807,
-                'account_currency', v_credit.account_currency, 'currency', p_currency
+                'account_currency', v_credit.account_currency, 'currency', p_currency,
+                'payment_id', p_external_transaction_id
             ))
         );
     END IF;

@@ -21,6 +21,7 @@
 \ir credits.sql
 \ir provider_configs.sql
 \ir purchases.sql
+\ir payment_effects.sql
 \ir payments.sql
 \ir payment_returns.sql
 \ir payment_events.sql

@@ -3,7 +3,8 @@
 
 -- Takes in one event, whose signature the caller has verified, in the shape the caller made of it:
 -- p_action 'settle' (money came: p_amount_minor, p_currency), 'return' (how much of the money of
--- refunds and disputes is away: the p_return arrays), 'acknowledge' or 'ignore'. p_occurred_at is when
+-- refunds and disputes is away: the p_return arrays), 'warn' (a report of fraud: p_warning_id,
+-- p_warning_is_open), 'acknowledge' or 'ignore'. p_occurred_at is when
 -- the provider says that it was so. Whether the payment is ours comes first, before its mode:
 -- billing_data.owner_of_payment has p_is_claimed and p_is_foreign. An event that was taken in before
 -- changes nothing, unless it ended in a fault: then it is tried again.
@@ -38,7 +39,9 @@ CREATE OR REPLACE FUNCTION billing.process_payment_event(
     p_return_transactions bigint[] DEFAULT NULL,
     p_occurred_at timestamptz DEFAULT NULL,
     p_is_claimed boolean DEFAULT NULL,
-    p_is_foreign boolean DEFAULT false
+    p_is_foreign boolean DEFAULT false,
+    p_warning_id text DEFAULT NULL,
+    p_warning_is_open boolean DEFAULT NULL
 ) RETURNS TABLE (
     outcome text,
     needs_attention boolean,
@@ -76,12 +79,17 @@ BEGIN
         jsonb_typeof(p_payload) = 'object', 'p_payload', 'it must be an object'
     );
     PERFORM billing_data.require(
-        p_action IN ('settle', 'return', 'acknowledge', 'ignore'),
-        'p_action', 'it must be settle, return, acknowledge or ignore'
+        p_action IN ('settle', 'return', 'warn', 'acknowledge', 'ignore'),
+        'p_action', 'it must be settle, return, warn, acknowledge or ignore'
+    );
+    PERFORM billing_data.require(
+        p_action <> 'warn'
+        OR (length(p_warning_id) BETWEEN 1 AND 255 AND p_warning_is_open IS NOT NULL),
+        'p_warning_id', 'a warning needs an id of 1 to 255 characters and whether it is open'
     );
     PERFORM billing_data.require(
         CASE
-            WHEN p_payment_id IS NULL THEN p_action NOT IN ('settle', 'return')
+            WHEN p_payment_id IS NULL THEN p_action NOT IN ('settle', 'return', 'warn')
             ELSE length(p_payment_id) BETWEEN 1 AND 255
         END,
         'p_payment_id', 'it must have 1 to 255 characters'
@@ -135,6 +143,12 @@ BEGIN
     ) AS o;
     IF p_action IN ('acknowledge', 'ignore') THEN
         outcome := CASE p_action WHEN 'ignore' THEN 'ignored' ELSE 'acknowledged' END;
+    ELSIF p_action = 'warn' THEN
+        outcome := billing_data.note_fraud_warning(
+            p_provider, p_payment_id, p_warning_id, p_warning_is_open
+        );
+    ELSIF v_owner.outcome = 'resolved' THEN
+        outcome := 'resolved';
     ELSIF (p_livemode <> (v_mode = 'live')) IS TRUE THEN
         outcome := CASE WHEN v_owner.outcome IS NULL THEN 'mode_mismatch' ELSE 'ignored' END;
     ELSIF p_action = 'settle' THEN
@@ -183,7 +197,8 @@ COMMENT ON FUNCTION billing.process_payment_event IS
 GRANT EXECUTE ON FUNCTION billing.process_payment_event TO billing_server, billing_dba;
 
 -- What is known here of a provider's payments, for reconciliation: of those named, and of all that
--- were credited since p_since. resolved: a person has dealt with an event of it. Errors: actor_required.
+-- were credited since p_since. resolved: a person has dealt with the payment; where nothing was sold
+-- for it, that is all that is known (status 'resolved'). Errors: actor_required.
 -- Example: SELECT * FROM billing.list_payments(p_payment_ids => '{pi_1}');
 CREATE OR REPLACE FUNCTION billing.list_payments(
     p_payment_ids text[] DEFAULT '{}',
@@ -213,10 +228,10 @@ BEGIN
         p.payment_id::text, p.account_id, p.id, p.uses, p.price_minor, p.currency::text,
         billing_data.purchase_status(p), p.settled_at,
         EXISTS (
-            SELECT FROM billing_data.payment_events AS e
-            WHERE e.provider = p.provider
-                AND e.payment_id = p.payment_id
-                AND e.resolved_at IS NOT NULL
+            SELECT FROM billing_data.payment_effects AS x
+            WHERE x.provider = p.provider
+                AND x.payment_id = p.payment_id
+                AND x.resolved_at IS NOT NULL
         ),
         r.ids, r.statuses, r.away_minor
     FROM billing_data.purchases AS p
@@ -231,7 +246,18 @@ BEGIN
     WHERE p.provider = p_provider
         AND p.payment_id IS NOT NULL
         AND (p.payment_id = ANY (p_payment_ids) OR p.settled_at >= p_since)
-    ORDER BY p.payment_id;
+    UNION ALL
+    SELECT
+        x.payment_id::text, NULL, NULL, NULL, NULL, NULL, 'resolved', NULL, true, '{}', '{}', '{}'
+    FROM billing_data.payment_effects AS x
+    WHERE x.provider = p_provider
+        AND x.payment_id = ANY (p_payment_ids)
+        AND x.resolved_at IS NOT NULL
+        AND NOT EXISTS (
+            SELECT FROM billing_data.purchases AS p
+            WHERE p.provider = x.provider AND p.payment_id = x.payment_id
+        )
+    ORDER BY 1;
 END
 $$;
 COMMENT ON FUNCTION billing.list_payments IS

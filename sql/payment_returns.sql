@@ -413,8 +413,9 @@ COMMENT ON FUNCTION billing_data.told_returns IS
 -- away_minor is what is known as away afterwards.
 -- Locks: the account, the purchase. Writes: payment_returns, payment_return_credits, credits, accounts.
 -- Errors: actor_required, invalid_argument; the outcome tells the rest: 'taken_back', 'restored',
--- 'waiting' (the payment itself has not been credited yet), 'unchanged', 'ignored' (not one of our
--- payments, or an inquiry that moves no money), or what is wrong.
+-- 'waiting' (the payment itself has not been credited yet), 'unchanged', 'resolved' (a person has dealt
+-- with the payment, and nothing was credited for it), 'ignored' (not one of our payments, or an inquiry
+-- that moves no money), or what is wrong.
 -- Example: SELECT * FROM billing.return_payment(p_payment_id => 'pi_1', p_return_id => 're_1',
 --              p_kind => 'refund', p_amount_minor => 250);
 CREATE OR REPLACE FUNCTION billing.return_payment(
@@ -476,10 +477,14 @@ BEGIN
     SELECT p.account_id, p.id INTO account_id, purchase_id
     FROM billing_data.purchases AS p
     WHERE p.provider = p_provider AND p.payment_id = p_payment_id;
-    outcome := CASE WHEN NOT FOUND THEN 'ignored' ELSE billing_data.return_money(
-        p_provider, p_payment_id, account_id, purchase_id, v_told, p_currency, v_read_at, v_role,
-        NULL
-    ) END;
+    outcome := CASE
+        WHEN NOT FOUND THEN 'ignored'
+        WHEN billing_data.is_resolved_without_credit(p_provider, p_payment_id) THEN 'resolved'
+        ELSE billing_data.return_money(
+            p_provider, p_payment_id, account_id, purchase_id, v_told, p_currency, v_read_at,
+            v_role, NULL
+        )
+    END;
     SELECT r.away_minor INTO away_minor
     FROM billing_data.payment_returns AS r
     WHERE r.account_id = return_payment.account_id

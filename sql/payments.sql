@@ -1,13 +1,14 @@
 -- Payments: what a payment provider says was paid. The credits that were sold are added, once per
--- payment. Lock order everywhere: the event, the account, the purchase.
+-- payment. Lock order everywhere: the event, the account, the purchase, the payment's effect.
 
 -- Whether an outcome means that money and credits do not agree and a person must look.
 CREATE OR REPLACE FUNCTION billing_data.is_payment_fault(p_outcome text) RETURNS boolean
 LANGUAGE sql IMMUTABLE
 SET search_path = pg_catalog, pg_temp
 RETURN p_outcome IN (
-    'account_not_found', 'amount_mismatch', 'balance_overflow', 'currency_mismatch',
-    'metadata_missing', 'mode_mismatch', 'not_sold_here', 'payment_mismatch', 'payment_unknown'
+    'account_not_found', 'amount_mismatch', 'balance_overflow', 'credited_by_hand',
+    'currency_mismatch', 'metadata_missing', 'mode_mismatch', 'not_sold_here', 'payment_mismatch',
+    'payment_unknown'
 );
 COMMENT ON FUNCTION billing_data.is_payment_fault IS
     'Tells whether a payment''s outcome needs a person. Helper.';
@@ -59,8 +60,8 @@ COMMENT ON FUNCTION billing_data.purchase_of_payment IS
 -- copied easily, so nothing else is believed. p_is_claimed: the metadata has something of ours.
 -- p_is_foreign: it is another Stripe account's (Connect), or names what can be no id of ours.
 -- Locks: none. outcome is NULL for ours, with purchase_id NULL for the old service's; else 'ignored'
--- (nobody claims it) or why the claim does not hold: 'metadata_missing', 'account_not_found',
--- 'not_sold_here'.
+-- (nobody claims it), 'resolved' (a person has dealt with it and nothing is to be credited), or why the
+-- claim does not hold: 'metadata_missing', 'account_not_found', 'not_sold_here'.
 CREATE OR REPLACE FUNCTION billing_data.owner_of_payment(
     p_provider text,
     p_payment_id text,
@@ -78,6 +79,11 @@ DECLARE
     v_purchase billing_data.purchases;
     v_named_id uuid;
 BEGIN
+    IF billing_data.is_resolved_without_credit(p_provider, p_payment_id) THEN
+        outcome := 'resolved';
+        RETURN NEXT;
+        RETURN;
+    END IF;
     v_purchase := billing_data.purchase_of_payment(p_provider, p_payment_id, NULL, NULL);
     IF v_purchase.id IS NULL AND NOT p_is_claimed THEN
         outcome := 'ignored';
@@ -153,9 +159,10 @@ COMMENT ON FUNCTION billing_data.free_key IS
 -- Credits what was sold for a payment that succeeded and is ours, as billing_data.owner_of_payment
 -- tells it, once. A payment of the old service has no purchase here (p_purchase_id NULL) and must have
 -- paid the present price.
--- Locks: the account, the purchase. Writes: purchases 0..1, credits 0..n, accounts 0..1,
--- payment_returns 0..n (those that waited for the payment). Gives an outcome: 'credited',
--- 'already_credited', or what is wrong; where something is wrong nothing is written.
+-- Locks: the account, the purchase, the effect. Writes: purchases 0..1, payment_effects 0..1,
+-- credits 0..n, accounts 0..1, payment_returns 0..n (those that waited for the payment). Gives an
+-- outcome: 'credited', 'already_credited', 'resolved' (a person has dealt with the payment in another
+-- way), or what is wrong; where something is wrong nothing is written.
 CREATE OR REPLACE FUNCTION billing_data.settle_payment(
     p_provider text,
     p_payment_id text,
@@ -173,7 +180,10 @@ DECLARE
     v_key text := p_provider || '-' || p_payment_id;
     v_purchase billing_data.purchases;
     v_account billing_data.accounts;
+    v_key_credit billing_data.credits;
     v_credit billing_data.credits;
+    v_credit_id uuid := billing_data.new_id();
+    v_effect billing_data.payment_effects;
     v_now timestamptz;
     v_return billing_data.payment_returns;
     v_is_new boolean := false;
@@ -199,21 +209,37 @@ BEGIN
         FROM billing_data.settings AS s;
     END IF;
     purchase_id := v_purchase.id;
-    v_credit := billing_data.credit_of_payment(v_account.id, v_key, 'purchase', p_payment_id);
-
-    outcome := CASE
-        WHEN v_purchase.settled_at IS NOT NULL AND v_purchase.payment_id = p_payment_id
-            THEN 'already_credited'
-        WHEN v_purchase.payment_id <> p_payment_id OR v_purchase.account_id <> p_account_id
-            THEN 'payment_mismatch'
-        -- By the old service, or by hand.
-        WHEN v_credit.id IS NOT NULL AND (v_is_new OR v_credit.amount_minor = v_purchase.uses)
-            THEN 'already_credited'
-        WHEN upper(p_currency) IS DISTINCT FROM v_purchase.currency THEN 'currency_mismatch'
-        WHEN p_amount_minor IS DISTINCT FROM v_purchase.price_minor THEN 'amount_mismatch'
-        WHEN v_account.paid_credits > 9223372036854775807 - v_purchase.uses THEN 'balance_overflow'
-        ELSE 'credited'
-    END;
+    v_key_credit := billing_data.credit_of_payment(
+        v_account.id, v_key, 'purchase', p_payment_id
+    );
+    LOOP
+        v_effect := billing_data.effect_of_payment(p_provider, p_payment_id);
+        SELECT c.* INTO v_credit
+        FROM billing_data.credits AS c
+        WHERE c.id = coalesce(v_effect.credit_id, v_key_credit.id);
+        outcome := CASE
+            WHEN v_purchase.settled_at IS NOT NULL AND v_purchase.payment_id = p_payment_id
+                THEN 'already_credited'
+            WHEN v_purchase.payment_id <> p_payment_id OR v_purchase.account_id <> p_account_id
+                THEN 'payment_mismatch'
+            WHEN v_effect.effect <> 'credited' THEN 'resolved'
+            -- By the old service, whatever the pack was then, or by hand.
+            WHEN v_credit.account_id = v_account.id
+                AND (
+                    v_credit.amount_minor = v_purchase.uses
+                    OR (v_is_new AND v_credit.id = v_key_credit.id)
+                ) THEN 'already_credited'
+            WHEN v_effect.credit_id IS NOT NULL THEN 'credited_by_hand'
+            WHEN upper(p_currency) IS DISTINCT FROM v_purchase.currency THEN 'currency_mismatch'
+            WHEN p_amount_minor IS DISTINCT FROM v_purchase.price_minor THEN 'amount_mismatch'
+            WHEN v_account.paid_credits > 9223372036854775807 - v_purchase.uses
+                THEN 'balance_overflow'
+            ELSE 'credited'
+        END;
+        -- Who was first to claim it has the payment: look again at what they did.
+        EXIT WHEN outcome <> 'credited'
+            OR billing_data.claim_payment(p_provider, p_payment_id, v_account.id, v_credit_id);
+    END LOOP;
     IF outcome NOT IN ('credited', 'already_credited') OR v_purchase.settled_at IS NOT NULL THEN
         RETURN NEXT;
         RETURN;
@@ -228,10 +254,12 @@ BEGIN
                 initcap(p_provider)
             ),
             p_payment_id, billing_data.free_key(v_account.id, v_key), NULL, v_now, NULL, NULL,
-            p_database_role, p_payment_provider
+            p_database_role, p_payment_provider, v_credit_id
         );
         credits_added := v_credit.amount_minor;
     END IF;
+    -- A credit that was found by its key has not claimed the payment yet.
+    PERFORM billing_data.claim_payment(p_provider, p_payment_id, v_account.id, v_credit.id);
     IF v_is_new THEN
         INSERT INTO billing_data.purchases AS p (
             account_id, id, provider, payment_id, payment_status, uses, price_minor, currency,

@@ -15,12 +15,16 @@ from server.admin_api.models import (
     ChangeStaffRequest,
     EventPath,
     PageQuery,
+    PaymentPath,
     ProblemsQuery,
     PurchasesQuery,
+    ResolveEventRequest,
+    ResolvePaymentRequest,
     ResolveRequest,
     ReturnPath,
     SetPricingRequest,
     StaffPath,
+    WarningPath,
 )
 from server.gateway import Row, calls
 from server.keys import GATEWAY
@@ -62,9 +66,47 @@ async def list_payment_problems(request: web.Request, call: Call) -> web.StreamR
 async def resolve_payment_event(request: web.Request, call: Call) -> web.StreamResponse:
     """200; 404 for an event that is unknown or needs nobody's attention."""
     path: EventPath = call.path
-    body: ResolveRequest = call.body
-    await call.rows(calls.RESOLVE_PAYMENT_EVENT, event_id=path.event_id, reason=body.reason)
+    body: ResolveEventRequest = call.body
+    await call.rows(
+        calls.RESOLVE_PAYMENT_EVENT,
+        event_id=path.event_id,
+        reason=body.reason,
+        how=body.how,
+        credit_id=body.credit_id,
+    )
     return answer(200, {"event_id": path.event_id, "resolution": body.reason})
+
+
+async def resolve_payment(request: web.Request, call: Call) -> web.StreamResponse:
+    """200; 409 for a payment that was credited or dealt with, or a credit that cannot be its."""
+    path: PaymentPath = call.path
+    body: ResolvePaymentRequest = call.body
+    await call.rows(
+        calls.RESOLVE_PAYMENT,
+        payment_id=path.payment_id,
+        how=body.how,
+        reason=body.reason,
+        credit_id=body.credit_id,
+        amount_minor=body.amount_minor,
+        currency=body.currency,
+    )
+    return answer(200, {"payment_id": path.payment_id, "resolution": body.reason})
+
+
+async def reopen_payment(request: web.Request, call: Call) -> web.StreamResponse:
+    """200; 409 for a payment that no person has resolved, or whose money went back since."""
+    path: PaymentPath = call.path
+    body: ResolveRequest = call.body
+    await call.rows(calls.REOPEN_PAYMENT, payment_id=path.payment_id, reason=body.reason)
+    return answer(200, {"payment_id": path.payment_id, "reason": body.reason})
+
+
+async def resolve_payment_warning(request: web.Request, call: Call) -> web.StreamResponse:
+    """200; 404 for a warning that is unknown or closed."""
+    path: WarningPath = call.path
+    body: ResolveRequest = call.body
+    await call.rows(calls.RESOLVE_PAYMENT_WARNING, warning_id=path.warning_id, reason=body.reason)
+    return answer(200, {"warning_id": path.warning_id, "resolution": body.reason})
 
 
 async def resolve_shortfall(request: web.Request, call: Call) -> web.StreamResponse:

@@ -35,6 +35,7 @@ AccountMatch = Annotated[str, StringConstraints(pattern="^(substring|prefix)$")]
 PurchaseStatus = Annotated[str, StringConstraints(pattern="^(offered|pending|settled|returned)$")]
 ProviderName = Annotated[str, StringConstraints(pattern="^(stripe|square|paypal)$")]
 Role = Annotated[str, StringConstraints(pattern="^(admin|viewer)$")]
+How = Annotated[str, StringConstraints(pattern="^(credited|refunded|other)$")]
 _Change = Annotated[int, Field(ge=-INT64_MAX, le=INT64_MAX), AfterValidator(_not_zero)]
 _Count = Annotated[int, Field(ge=0, le=INT64_MAX)]
 _Positive = Annotated[int, Field(gt=0, le=INT64_MAX)]
@@ -173,10 +174,38 @@ class ReturnPath(BaseModel):
     return_id: Annotated[Text, StringConstraints(max_length=255)]
 
 
+class WarningPath(BaseModel):
+    """/admin/api/payment-warnings/{warning_id}"""
+
+    warning_id: Annotated[Text, StringConstraints(max_length=255)]
+
+
+class PaymentPath(BaseModel):
+    """/admin/api/payments/{payment_id}"""
+
+    payment_id: Annotated[Text, StringConstraints(max_length=255)]
+
+
 class ResolveRequest(BaseModel):
-    """POST .../{event_id}/resolve and .../{return_id}/resolve"""
+    """POST .../{return_id}/resolve, .../{warning_id}/resolve, .../{payment_id}/reopen"""
 
     reason: Reason
+
+
+class ResolveEventRequest(ResolveRequest):
+    """POST .../{event_id}/resolve"""
+
+    how: How | None = None
+    credit_id: UUID | None = None
+
+
+class ResolvePaymentRequest(ResolveRequest):
+    """POST .../{payment_id}/resolve"""
+
+    how: How
+    credit_id: UUID | None = None
+    amount_minor: _Positive | None = None
+    currency: Currency | None = None
 
 
 class StaffPath(BaseModel):

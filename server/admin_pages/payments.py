@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
+from uuid import UUID
 
 from aiohttp import web
 
 from server.admin_pages.lists import list_page, window
 from server.admin_pages.page import (
+    REASON_LENGTH,
     FormFault,
     done,
     form_of,
@@ -17,7 +19,7 @@ from server.admin_pages.page import (
     render,
     required,
 )
-from server.admin_pages.refusals import fault_of
+from server.admin_pages.refusals import all_of, fault_of
 from server.gateway import Refused, Row, calls
 from server.staff.guard import Visit, require_admin
 
@@ -36,6 +38,7 @@ _OUTCOMES = {
     "credited": "credits added",
     "already_credited": "credits were there already",
     "taken_back": "credits taken back",
+    "resolved": "a person has dealt with it",
     "restored": "credits given back",
     "waiting": "waits for the payment",
     "unchanged": "nothing to do",
@@ -44,12 +47,26 @@ _OUTCOMES = {
     "account_not_found": "no such account",
     "amount_mismatch": "another amount was paid",
     "balance_overflow": "the balance cannot hold it",
+    "credited_by_hand": "credited by hand, in another way",
     "currency_mismatch": "another currency was paid",
     "metadata_missing": "does not say for whom",
     "mode_mismatch": "test and live mixed",
     "not_sold_here": "cannot show that it is ours",
     "payment_mismatch": "the purchase has another payment",
     "payment_unknown": "the payment was not reported yet",
+}
+_WARNINGS = ("fraud_warning", "credited_twice")
+_GONE = ("payment_event_not_found", "payment_return_not_found", "payment_warning_not_found")
+_FIELDS = {
+    "p_reason": "reason",
+    "p_how": "how",
+    "p_credit_id": "credit_id",
+    "credit_not_usable": "credit_id",
+}
+_REFERENCES = {
+    "shortfall": "Refund or dispute",
+    "fraud_warning": "Report of fraud",
+    "credited_twice": "Second credit",
 }
 _THEN = (
     "Stripe sends the event again for three days, and then it is credited; after that"
@@ -63,12 +80,26 @@ _WHO_PAID = (
     "Find out in Stripe who paid. Refund the payment there, or grant the credits on the account's"
     " page, then resolve this with what you did."
 )
+_HOWS = (
+    ("other", "Dealt with otherwise"),
+    ("credited", "Credited by hand"),
+    ("refunded", "Refunded in Stripe"),
+)
 _ADVICE = {
     "account_not_found": _WHO_PAID,
     "amount_mismatch": _COMPARE,
     "balance_overflow": "Take credits away from the account so that there is room, or refund the"
     f" payment in Stripe. {_THEN}",
+    "credited_by_hand": "Somebody has given a credit that names this payment, on another account or"
+    " with another amount than was sold. If it is the payment's credit, resolve this as credited by"
+    " hand. If not, grant what is missing and resolve this as dealt with otherwise.",
+    "credited_twice": "Two credits name one payment, which was not sold here. Look at both in the"
+    " ledger: if the payment was credited twice, take the second away on the account's page. Then"
+    " resolve this.",
     "currency_mismatch": _COMPARE,
+    "fraud_warning": "The bank of the card's owner reports this payment as fraud. Refund it in"
+    " Stripe before it is disputed: the credits are taken back by the refund. Where it is abuse,"
+    " suspend the account. Then resolve this.",
     "metadata_missing": _WHO_PAID,
     "mode_mismatch": "Stripe sends events here of a mode that this server is not set up for: take"
     " its endpoint of that mode away in Stripe's dashboard. If money was paid, grant the credits"
@@ -126,21 +157,54 @@ async def resolve(request: web.Request, visit: Visit) -> web.StreamResponse:
     reference = request.match_info["event_id"].replace("\0", "")
     form = await form_of(request)
     try:
-        reason = required(form, "reason", 500, "what you did about it")
-        if form.get("kind") == "shortfall":
-            await visit.rows(calls.RESOLVE_SHORTFALL, return_id=reference, reason=reason)
-        else:
-            await visit.rows(calls.RESOLVE_PAYMENT_EVENT, event_id=reference, reason=reason)
+        await _resolve(visit, form.get("kind", ""), reference, form)
     except FormFault as fault:
         return await _show_problems(visit, page_number(form), reference, form, fault.faults)
     except Refused as error:
-        if error.slug in ("payment_event_not_found", "payment_return_not_found"):
+        if error.slug in _GONE:
             return await done(
                 visit, _PROBLEMS, f"{reference} is resolved already, or unknown.", "warning"
             )
-        faults = fault_of(error, {"p_reason": "reason"}).faults
+        faults = fault_of(
+            error,
+            {"p_reason": "reason", "p_credit_id": "credit_id", "credit_not_usable": "credit_id"},
+        ).faults
         return await _show_problems(visit, page_number(form), reference, form, faults)
     return await done(visit, _PROBLEMS, f"{reference} is resolved.")
+
+
+async def _resolve(visit: Visit, kind: str, reference: str, form: Mapping[str, str]) -> None:
+    if kind in ("shortfall", *_WARNINGS):
+        reason = required(form, "reason", REASON_LENGTH, "what you did about it")
+        if kind == "shortfall":
+            await visit.rows(calls.RESOLVE_SHORTFALL, return_id=reference, reason=reason)
+        else:
+            await visit.rows(calls.RESOLVE_PAYMENT_WARNING, warning_id=reference, reason=reason)
+        return
+    reason, credit_id = all_of(
+        lambda: required(form, "reason", REASON_LENGTH, "what you did about it"),
+        lambda: _credit_of(form),
+    )
+    await visit.rows(
+        calls.RESOLVE_PAYMENT_EVENT,
+        event_id=reference,
+        reason=reason,
+        how=form.get("how") or None,
+        credit_id=credit_id,
+    )
+
+
+def _credit_of(form: Mapping[str, str]) -> UUID | None:
+    """The credit that was given for the payment, where the form says that one was."""
+    if form.get("how") != "credited":
+        return None
+    text = required(form, "credit_id", 100, "the credit's id; the account's ledger shows it")
+    try:
+        return UUID(text)
+    except ValueError:
+        raise FormFault(
+            credit_id="A credit's id looks like 0197f2a0-0000-7000-8000-000000000000."
+        ) from None
 
 
 async def _show_problems(
@@ -156,6 +220,7 @@ async def _show_problems(
         "admin/payments/problems.html",
         status=422 if failed else 200,
         links=_links(_PROBLEMS),
+        hows=_HOWS,
         failed=failed,
         values=values or {},
         faults=faults or {},
@@ -164,14 +229,17 @@ async def _show_problems(
 
 
 def _problem(row: Row) -> dict[str, Any]:
-    is_event = row["problem"] != "shortfall"
+    is_shortfall = row["problem"] == "shortfall"
+    is_event = not is_shortfall and row["problem"] not in _WARNINGS
     words = row["what_is_wrong"][:1].upper() + row["what_is_wrong"][1:]
     return {
         **dict(row),
-        "is_event": is_event,
+        # Money that went back of a payment that was not reported says nothing about the payment.
+        "asks_how": is_event and row["payment_id"] and row["problem"] != "payment_unknown",
+        "reference_name": _REFERENCES.get(row["problem"], "Event"),
         "advice": _ADVICE.get(row["problem"], "Compare the payment in Stripe with the account."),
-        "title": words if is_event else "Shortfall",
-        "words": None if is_event else words,
+        "title": "Shortfall" if is_shortfall else words,
+        "words": words if is_shortfall else None,
         "resolve_address": f"{_PROBLEMS}/{quote(row['reference'], safe='')}",
     }
 

@@ -13,6 +13,8 @@ FORM = "form"  # the field of what is about no field
 _WORDS = {
     "insufficient_credits": "The account has only {balance} credits.",
     "balance_overflow": "The account has {balance} credits and cannot hold more than {maximum}.",
+    "credit_not_usable": "This credit cannot be the payment's: {problem}.",
+    "payment_already_credited": "This payment has been credited or dealt with already.",
     "idempotency_key_reused": "This form was already used for another change. Look at the ledger,"
     " and submit again if this one is wanted too.",
 }

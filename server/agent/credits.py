@@ -61,6 +61,7 @@ async def create_credit(request: web.Request, call: Call) -> web.StreamResponse:
             "maximum": INT64_MAX,
             "account_currency": row["account_currency"],
             "currency": row["currency"],
+            "payment_id": body.external_transaction_id,
         },
     )
 

@@ -128,7 +128,8 @@ PROCESS_PAYMENT_EVENT = _call(
     "process_payment_event",
     "event_id event_type payload action livemode payment_id amount_minor currency account_id"
     " purchase_id oauth_provider external_id return_ids return_kinds return_amounts_minor"
-    " return_away_minor return_states return_transactions occurred_at is_claimed is_foreign",
+    " return_away_minor return_states return_transactions occurred_at is_claimed is_foreign"
+    " warning_id warning_is_open",
     "outcome needs_attention deliveries credits_added",
 )
 # Staff. All but those of signing in say whose call it is by the session's or token's hash.
@@ -246,7 +247,16 @@ LIST_PAYMENT_PROBLEMS = _call(
     "problem provider reference payment_id account_id what_is_wrong happened_at",
 )
 RESOLVE_PAYMENT_EVENT = _call(
-    "resolve_payment_event", "event_id reason session_hash", "resolve_payment_event"
+    "resolve_payment_event", "event_id reason how credit_id session_hash", "resolve_payment_event"
+)
+RESOLVE_PAYMENT = _call(
+    "resolve_payment",
+    "payment_id how reason credit_id amount_minor currency session_hash",
+    "resolve_payment",
+)
+REOPEN_PAYMENT = _call("reopen_payment", "payment_id reason session_hash", "reopen_payment")
+RESOLVE_PAYMENT_WARNING = _call(
+    "resolve_payment_warning", "warning_id reason session_hash", "resolve_payment_warning"
 )
 RESOLVE_SHORTFALL = _call("resolve_shortfall", "return_id reason session_hash", "resolve_shortfall")
 _PROVIDER = "id provider_type is_active config_data mode updated_at"

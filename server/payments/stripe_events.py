@@ -74,6 +74,8 @@ class PaymentEvent:
     external_id: str | None = None
     returns: tuple[MoneyReturn, ...] = ()
     unlisted_refunds_of: str | None = None  # a charge whose refunds the event does not carry
+    warning_id: str | None = None  # a bank's report of fraud
+    warning_is_open: bool | None = None  # the money has not gone back yet
 
 
 def read_event(body: bytes, signature: str | None, secret: str) -> PaymentEvent:
@@ -167,7 +169,22 @@ def _interpreted(event: PaymentEvent, subject: dict[str, Any]) -> PaymentEvent:
         return _returned(event, subject)
     if event.type.startswith("charge.dispute."):
         return _returned(event, subject)
+    if event.type.startswith("radar.early_fraud_warning."):
+        return _warned(event, subject)
     return event
+
+
+def _warned(event: PaymentEvent, warning: dict[str, Any]) -> PaymentEvent:
+    payment_id, warning_id = payment_id_of(warning), warning.get("id")
+    if payment_id is None or not isinstance(warning_id, str) or not warning_id:
+        return event
+    return replace(
+        event,
+        action="warn",
+        payment_id=payment_id,
+        warning_id=warning_id[:255],
+        warning_is_open=warning.get("actionable") is not False,
+    )
 
 
 def _paid(event: PaymentEvent, intent: dict[str, Any]) -> PaymentEvent:

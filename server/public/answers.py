@@ -85,6 +85,7 @@ FIELDS: Mapping[str, str] = {
     "happened_at": "When, in UTC.",
     "has_credit": "Whether the user may go on.",
     "has_more": "Whether there is a page after this one.",
+    "how": "How it was dealt with: `credited` by hand, `refunded`, or `other`.",
     "id": "Its id.",
     "idempotency_key": "Names this request within the account: a repeat makes nothing new and is"
     " answered 409 with what the first one made. Wins over the Idempotency-Key header.",
@@ -151,7 +152,8 @@ FIELDS: Mapping[str, str] = {
     "reason": "Why not; null when the user may go on.",
     "received_at": "When it was first sent, in UTC.",
     "redirect_uri": "The page of the console to come back to.",
-    "reference": "The event's or the return's id at the payment provider.",
+    "reference": "The id of the event, the return of money or the warning at the payment provider,"
+    " or of the second credit.",
     "replayed": "True when this is the first answer over again; otherwise absent.",
     "request_id": "The request's id, as in X-Request-ID.",
     "required": "Credits the charge asked for.",
@@ -204,6 +206,7 @@ FIELDS: Mapping[str, str] = {
     "uses_taken_back": "How many of the uses were taken back.",
     "version": "The version of the wire contract.",
     "wa_id": "Stored when the account is created; an account is not found by it.",
+    "warning_id": "The report's id at the payment provider, or the second credit's id.",
     "what_is_wrong": "What is wrong, for people.",
     "who": "The staff member's e-mail address, or the database role.",
     "Account.currency": "The currency of its charges and credits.",
@@ -524,8 +527,31 @@ ERRORS: Mapping[str, ErrorCode] = {
         "No open shortfall of {return_id}",
         "There is no such refund or dispute, or all its credits were taken back.",
     ),
+    "payment_warning_not_found": ErrorCode(
+        404, "No open warning {warning_id}", "There is no such warning, or it was closed."
+    ),
     "user_not_found": ErrorCode(
         404, "User {account_id} not found", "There is no account of this id."
+    ),
+    "credit_not_usable": ErrorCode(
+        409,
+        "Credit {credit_id} cannot be the credit of payment {payment_id}: {problem}",
+        "Name the credit that was given for this payment, or resolve it as `other`.",
+    ),
+    "payment_already_credited": ErrorCode(
+        409,
+        "Payment {payment_id} was credited or dealt with before",
+        "One payment has one credit: leave its id out of a credit that is for something else.",
+    ),
+    "payment_not_resolved": ErrorCode(
+        409,
+        "Payment {payment_id} cannot be opened again: {problem}",
+        "No person has resolved it, or money of it went back since then.",
+    ),
+    "payment_of_another_account": ErrorCode(
+        409,
+        "Payment {payment_id} was made by another account",
+        "The payment was sold to another account than the one to be credited.",
     ),
     "api_key_not_active": ErrorCode(
         409,

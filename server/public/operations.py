@@ -299,7 +299,9 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
         "createCredit",
         "Credits",
         "Adds paid credits to an account that exists, suspended and closed ones too. All four kinds"
-        " of `transaction_type` add; the kind is for the history.",
+        " of `transaction_type` add; the kind is for the history. An `external_transaction_id` that"
+        " is the id of a payment makes this the payment's credit: a payment that was sold here has"
+        " one.",
         answer=ref("Credit"),
         request={
             **_ADA,
@@ -317,6 +319,8 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
             "account_not_found",
             "credit_already_exists",
             "balance_overflow",
+            "payment_already_credited",
+            "payment_of_another_account",
         ),
     ),
     ("POST", "/v1/billing/accounts"): Operation(
@@ -508,6 +512,8 @@ ERROR_VALUES: Mapping[str, Any] = {
     "limit": 1048576,
     "payment_id": "pi_unknown",
     "return_id": "re_unknown",
+    "warning_id": "issfr_unknown",
+    "credit_id": "0197f2a0-0000-7000-8000-000000000000",
     "account_id": _ACCOUNT_ID,
     "api_key_id": "7f0c2b1e-90d4-4c59-8a37-1f5b6e2d9c08",
     "email": "ada@example.com",

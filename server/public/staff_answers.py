@@ -272,6 +272,15 @@ STAFF_SCHEMAS: Mapping[str, Schema] = {
     "ResolvedEvent": record(
         "An event that a person has dealt with.", event_id=STRING, resolution=STRING
     ),
+    "ResolvedPayment": record(
+        "A payment that a person has dealt with.", payment_id=STRING, resolution=STRING
+    ),
+    "ReopenedPayment": record(
+        "A payment whose resolution was taken back.", payment_id=STRING, reason=STRING
+    ),
+    "ResolvedWarning": record(
+        "A warning that a person has dealt with.", warning_id=STRING, resolution=STRING
+    ),
     "ResolvedReturn": record(
         "A shortfall that a person has written off.", return_id=STRING, resolution=STRING
     ),

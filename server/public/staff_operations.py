@@ -411,8 +411,8 @@ STAFF_OPERATIONS: Mapping[tuple[str, str], Operation] = {
     ("GET", "/admin/api/payment-problems"): Operation(
         "listPaymentProblems",
         "Staff: payments",
-        "Lists payments that could not be credited, and refunds for which no credits were left to"
-        " take.",
+        "Lists payments that could not be credited, refunds for which no credits were left to take,"
+        " reports of fraud and second credits for one payment.",
         answer=ref("PaymentProblemPage"),
         values=_PAGING,
         example={
@@ -433,12 +433,55 @@ STAFF_OPERATIONS: Mapping[tuple[str, str], Operation] = {
     ("POST", "/admin/api/payment-events/{event_id}/resolve"): Operation(
         "resolvePaymentEvent",
         "Staff: payments",
-        "Says that a person has put right what an event was about: it leaves the list of problems.",
+        "Says that a person has put right what an event was about: it leaves the list of problems,"
+        " and its payment, unless it is credited, counts as resolved by `how`, or as `other`.",
         answer=ref("ResolvedEvent"),
         values={"event_id": _EVENT_ID},
-        request={"reason": "Granted by hand"},
-        example={"event_id": _EVENT_ID, "resolution": "Granted by hand"},
-        errors=("payment_event_not_found",),
+        request={"reason": "Refunded in the dashboard", "how": "refunded"},
+        example={"event_id": _EVENT_ID, "resolution": "Refunded in the dashboard"},
+        errors=(
+            "invalid_argument",
+            "payment_event_not_found",
+            "payment_already_credited",
+            "credit_not_usable",
+        ),
+    ),
+    ("POST", "/admin/api/payments/{payment_id}/resolve"): Operation(
+        "resolvePayment",
+        "Staff: payments",
+        "Says how a person has dealt with a payment that was not credited: `credited` by hand with"
+        " the credit `credit_id`, `refunded`, or `other`. It is never credited again. What was paid"
+        " is only asked for where no stored event tells.",
+        answer=ref("ResolvedPayment"),
+        values={"payment_id": _PAYMENT_ID},
+        request={"how": "refunded", "reason": "Refunded in the dashboard"},
+        example={"payment_id": _PAYMENT_ID, "resolution": "Refunded in the dashboard"},
+        errors=("invalid_argument", "payment_already_credited", "credit_not_usable"),
+    ),
+    ("POST", "/admin/api/payments/{payment_id}/reopen"): Operation(
+        "reopenPayment",
+        "Staff: payments",
+        "Takes a person's resolution of a payment back: its problems are listed again, and it can"
+        " be credited. No balance changes.",
+        answer=ref("ReopenedPayment"),
+        values={"payment_id": _PAYMENT_ID},
+        request={"reason": "It was another payment"},
+        example={"payment_id": _PAYMENT_ID, "reason": "It was another payment"},
+        errors=("payment_not_resolved",),
+    ),
+    ("POST", "/admin/api/payment-warnings/{warning_id}/resolve"): Operation(
+        "resolvePaymentWarning",
+        "Staff: payments",
+        "Closes a report of fraud, or a second credit for a payment, that a person has dealt with:"
+        " it leaves the list of problems. No balance changes.",
+        answer=ref("ResolvedWarning"),
+        values={"warning_id": "issfr_1RkX2eLkdIwHu7ix1pQ8sT4b"},
+        request={"reason": "Refunded in the dashboard"},
+        example={
+            "warning_id": "issfr_1RkX2eLkdIwHu7ix1pQ8sT4b",
+            "resolution": "Refunded in the dashboard",
+        },
+        errors=("payment_warning_not_found",),
     ),
     ("POST", "/admin/api/payment-returns/{return_id}/resolve"): Operation(
         "resolveShortfall",

@@ -27,6 +27,8 @@ _ADVICE = {
     "amount_mismatch": "the amount paid is not what was asked for: grant credits or refund, then"
     " resolve the event",
     "balance_overflow": "the account cannot hold the credits: refund, then resolve the event",
+    "credited_by_hand": "somebody has credited it by hand, on another account or with another"
+    " amount: resolve the event with that credit, or as dealt with otherwise",
     "currency_mismatch": "it was paid in another currency than was asked for: grant credits or"
     " refund, then resolve the event",
     "metadata_missing": "it does not say whom it is for: find out at Stripe, grant credits or"
@@ -136,6 +138,8 @@ def _arguments(event: PaymentEvent) -> tuple[Any, ...]:
         event.created,
         event.is_claimed,
         event.is_foreign,
+        event.warning_id,
+        event.warning_is_open,
     )
 
 

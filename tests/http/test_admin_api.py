@@ -210,6 +210,42 @@ def new_event(service: Service, event_id: str | None = None) -> str:
     return name
 
 
+def resolved_payment(service: Service) -> str:
+    """A payment that a DBA has dealt with."""
+    payment_id = unique("pi")
+    service.database.execute(
+        "SELECT billing.resolve_payment(p_payment_id => %s, p_how => 'other', p_reason => 'x')",
+        payment_id,
+        user="t_dba",
+    )
+    return payment_id
+
+
+def new_warning(service: Service) -> str:
+    """A report of fraud about a payment of ours."""
+    warning_id, payment_id = unique("issfr"), unique("pi")
+    service.database.execute(
+        "SELECT billing.settle_purchase(p_payment_id => %s, p_oauth_provider => 'oauth:google',"
+        " p_external_id => a.external_id, p_account_id => a.account_id,"
+        " p_amount_minor => s.pack_price_minor) FROM billing.get_settings() AS s,"
+        " billing.get_account(p_oauth_provider => 'oauth:google', p_external_id => %s) AS a",
+        payment_id,
+        make_account(service),
+        user="t_dba",
+    )
+    service.database.execute(
+        "SELECT e.outcome FROM billing.process_payment_event(p_event_id => %s,"
+        " p_event_type => 'radar.early_fraud_warning.created', p_payload => '{}',"
+        " p_action => 'warn', p_payment_id => %s, p_warning_id => %s, p_warning_is_open => true)"
+        " AS e",
+        unique("evt"),
+        payment_id,
+        warning_id,
+        user="t_web",
+    )
+    return warning_id
+
+
 def new_shortfall(service: Service) -> str:
     """A refund whose credits were spent before."""
     who, payment_id, return_id = unique("spender"), unique("pi"), unique("re")
@@ -311,6 +347,15 @@ MATRIX: dict[tuple[str, str], Callable[[Service], Try]] = {
     ("GET", "/admin/api/payment-problems"): _path("/admin/api/payment-problems"),
     ("POST", "/admin/api/payment-events/{event_id}/resolve"): lambda service: Try(
         f"/admin/api/payment-events/{new_event(service)}/resolve", {"reason": "granted by hand"}
+    ),
+    ("POST", "/admin/api/payments/{payment_id}/resolve"): lambda service: Try(
+        f"/admin/api/payments/{unique('pi')}/resolve", {"how": "refunded", "reason": "a test"}
+    ),
+    ("POST", "/admin/api/payments/{payment_id}/reopen"): lambda service: Try(
+        f"/admin/api/payments/{resolved_payment(service)}/reopen", {"reason": "a wrong payment"}
+    ),
+    ("POST", "/admin/api/payment-warnings/{warning_id}/resolve"): lambda service: Try(
+        f"/admin/api/payment-warnings/{new_warning(service)}/resolve", {"reason": "refunded"}
     ),
     ("POST", "/admin/api/payment-returns/{return_id}/resolve"): lambda service: Try(
         f"/admin/api/payment-returns/{new_shortfall(service)}/resolve", {"reason": "written off"}
@@ -1734,6 +1779,89 @@ def test_a_shortfall_is_listed_until_a_person_wrote_it_off(service: Service, adm
     assert_error(again, 404, f"No open shortfall of {return_id}")
 
 
+def test_a_payment_is_resolved_with_the_credit_that_was_given_for_it_and_opened_again(
+    service: Service, admin: Person
+) -> None:
+    account, payment_id = new_account(service), unique("pi")
+    given = admin.post(f"/users/{account}/credits", {"amount_minor": 20, "reason": "by hand"})
+    credit_id = given.json()["credit_id"]
+    path = f"/payments/{payment_id}"
+    body = {"how": "credited", "reason": "granted by hand", "amount_minor": 500, "currency": "usd"}
+    missing = admin.post(f"{path}/resolve", body)
+    assert_error(
+        missing,
+        422,
+        "Invalid credit_id: it is needed when the payment was credited by hand, and only then",
+    )
+    resolved = admin.post(f"{path}/resolve", {**body, "credit_id": credit_id})
+    assert resolved.json() == {"payment_id": payment_id, "resolution": "granted by hand"}
+    (purchase,) = admin.get("/purchases", account_id=account)["purchases"]
+    assert (purchase["payment_id"], purchase["status"]) == (payment_id, "settled")
+    (row,) = audit_rows(service, payment_id)
+    assert row[:4] == (
+        "payment.resolve",
+        admin.id,
+        "granted by hand",
+        {"how": "credited", "credit_id": credit_id},
+    )
+    other = admin.post(f"/payments/{unique('pi')}/resolve", {**body, "credit_id": credit_id})
+    assert (other.status_code, other.json()["code"]) == (409, "credit_not_usable")
+    again = admin.post(f"{path}/resolve", {"how": "refunded", "reason": "x"})
+    assert_error(again, 409, f"Payment {payment_id} was credited or dealt with before")
+    opened = admin.post(f"{path}/reopen", {"reason": "another payment"})
+    assert opened.json() == {"payment_id": payment_id, "reason": "another payment"}
+    assert admin.get("/purchases", account_id=account)["purchases"] == []
+    assert_error(
+        admin.post(f"{path}/reopen", {"reason": "again"}),
+        409,
+        f"Payment {payment_id} cannot be opened again: no person has resolved it",
+    )
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"how": "paid", "reason": "x"},
+        {"reason": "x"},
+        {"how": "refunded"},
+        {"how": "credited", "reason": "x", "credit_id": "7"},
+        {"how": "other", "reason": "x", "amount_minor": 0},
+    ],
+)
+def test_a_senseless_resolution_of_a_payment_is_422(admin: Person, body: dict[str, Any]) -> None:
+    assert admin.post(f"/payments/{unique('pi')}/resolve", body).status_code == 422
+
+
+def test_an_event_is_resolved_by_how_its_payment_was_dealt_with(
+    service: Service, admin: Person
+) -> None:
+    event = new_event(service)
+    body = {"reason": "in the dashboard", "how": "refunded"}
+    assert admin.post(f"/payment-events/{event}/resolve", body).status_code == 200
+    effect = service.database.value(
+        "SELECT x.effect FROM billing_data.payment_effects AS x INNER JOIN"
+        " billing_data.payment_events AS e USING (payment_id) WHERE e.event_id = %s",
+        event,
+    )
+    assert effect == "refunded"
+
+
+def test_a_report_of_fraud_is_listed_until_a_person_dealt_with_it(
+    service: Service, admin: Person
+) -> None:
+    warning_id = new_warning(service)
+    (mine,) = [
+        one for one in admin.get("/payment-problems")["problems"] if one["reference"] == warning_id
+    ]
+    assert mine["problem"] == "fraud_warning"
+    path = f"/payment-warnings/{warning_id}/resolve"
+    resolved = admin.post(path, {"reason": "refunded"})
+    assert resolved.json() == {"warning_id": warning_id, "resolution": "refunded"}
+    listed = admin.get("/payment-problems")["problems"]
+    assert warning_id not in [one["reference"] for one in listed]
+    assert_error(admin.post(path, {"reason": "again"}), 404, f"No open warning {warning_id}")
+
+
 def test_a_problem_is_listed_until_a_person_resolved_it(service: Service, admin: Person) -> None:
     event = new_event(service)
     problems = admin.get("/payment-problems")["problems"]
@@ -2003,6 +2131,10 @@ def test_the_example_request_is_answered_as_described(
             value = new_event(service)
         if parameter["name"] == "return_id":
             value = new_shortfall(service)
+        if parameter["name"] == "warning_id":
+            value = new_warning(service)
+        if name == "reopenPayment" and parameter["name"] == "payment_id":
+            value = resolved_payment(service)
         if parameter["in"] == "path":
             path = path.replace("{" + parameter["name"] + "}", value)
         else:

@@ -19,6 +19,7 @@ import psycopg
 import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
+from server.public.answers import ERROR_HEADERS
 from server.public.docs import document
 from server.routes import INTERNAL, OPEN_PAGE, PAGE, ROUTES
 from server.routes import SIGNED as SIGNED_GUARD
@@ -225,7 +226,10 @@ def validate_answer(name: str, answer: httpx.Response) -> None:
     }
     promised = {header.lower() for header in described["headers"]}
     assert sent <= promised
-    assert promised - sent <= {"idempotent-replayed"}
+    # Of the headers that come with some errors of a status, this error's must be there.
+    code = answer.json()["code"] if answer.is_error else ""
+    others = {header.lower() for header in {*ERROR_HEADERS.values()} - {ERROR_HEADERS.get(code)}}
+    assert promised - sent <= {"idempotent-replayed"} | others
 
 
 # The document
@@ -492,6 +496,26 @@ def _too_many_credits(service: Service, name: str) -> Any:
     return send(service, name, body=_body(name, user, amount=INT64_MAX), headers={})
 
 
+def _paid_before(service: Service, name: str) -> Any:
+    user, payment_id = make_known(service, unique()), unique("pi")
+    service.database.execute(
+        "SELECT billing.resolve_payment(p_payment_id => %s, p_how => 'other', p_reason => 'x')",
+        payment_id,
+        user="t_dba",
+    )
+    body = _body(name, user, external_transaction_id=payment_id)
+    return send(service, name, body=body, headers={})
+
+
+def _sold_to_another(service: Service, name: str) -> Any:
+    body = _body(
+        name,
+        make_known(service, unique()),
+        external_transaction_id=known_payment(service, payment_example()),
+    )
+    return send(service, name, body=body, headers={})
+
+
 def _unknown_payment(service: Service, name: str) -> Any:
     return send(service, name, path=_payment_path(name, "pi_unknown"))
 
@@ -554,7 +578,9 @@ PROVOKE: dict[str, Callable[[Service, str], Any]] = {
     "idempotency_key_reused": _reused_header,
     "insufficient_credits": _empty_account,
     "not_found": lambda service, name: send(service, name, path="/static/nothing.css"),
+    "payment_already_credited": _paid_before,
     "payment_not_found": _unknown_payment,
+    "payment_of_another_account": _sold_to_another,
     "payment_provider_not_configured": _no_provider,
     "payment_provider_unavailable": _stripe_is_down,
     "permission_missing": _other_permission,

@@ -270,7 +270,7 @@ CREATE FUNCTION billing.list_transactions(p_oauth_provider text, p_external_id t
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.process_payment_event(p_event_id text, p_event_type text, p_payload jsonb, p_action text, p_livemode boolean DEFAULT NULL::boolean, p_payment_id text DEFAULT NULL::text, p_amount_minor bigint DEFAULT NULL::bigint, p_currency text DEFAULT NULL::text, p_account_id uuid DEFAULT NULL::uuid, p_purchase_id uuid DEFAULT NULL::uuid, p_oauth_provider text DEFAULT NULL::text, p_external_id text DEFAULT NULL::text, p_return_ids text[] DEFAULT '{}'::text[], p_return_kinds text[] DEFAULT '{}'::text[], p_return_amounts_minor bigint[] DEFAULT '{}'::bigint[], p_returns_withdrawn boolean[] DEFAULT NULL::boolean[], p_provider text DEFAULT 'stripe'::text, p_return_away_minor bigint[] DEFAULT NULL::bigint[], p_return_states text[] DEFAULT NULL::text[], p_return_transactions bigint[] DEFAULT NULL::bigint[], p_occurred_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_is_claimed boolean DEFAULT NULL::boolean, p_is_foreign boolean DEFAULT false) RETURNS TABLE(outcome text, needs_attention boolean, deliveries bigint, account_id uuid, purchase_id uuid, credits_added bigint)
+CREATE FUNCTION billing.process_payment_event(p_event_id text, p_event_type text, p_payload jsonb, p_action text, p_livemode boolean DEFAULT NULL::boolean, p_payment_id text DEFAULT NULL::text, p_amount_minor bigint DEFAULT NULL::bigint, p_currency text DEFAULT NULL::text, p_account_id uuid DEFAULT NULL::uuid, p_purchase_id uuid DEFAULT NULL::uuid, p_oauth_provider text DEFAULT NULL::text, p_external_id text DEFAULT NULL::text, p_return_ids text[] DEFAULT '{}'::text[], p_return_kinds text[] DEFAULT '{}'::text[], p_return_amounts_minor bigint[] DEFAULT '{}'::bigint[], p_returns_withdrawn boolean[] DEFAULT NULL::boolean[], p_provider text DEFAULT 'stripe'::text, p_return_away_minor bigint[] DEFAULT NULL::bigint[], p_return_states text[] DEFAULT NULL::text[], p_return_transactions bigint[] DEFAULT NULL::bigint[], p_occurred_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_is_claimed boolean DEFAULT NULL::boolean, p_is_foreign boolean DEFAULT false, p_warning_id text DEFAULT NULL::text, p_warning_is_open boolean DEFAULT NULL::boolean) RETURNS TABLE(outcome text, needs_attention boolean, deliveries bigint, account_id uuid, purchase_id uuid, credits_added bigint)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -290,6 +290,10 @@ CREATE FUNCTION billing.refresh_figures() RETURNS boolean
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing.reopen_payment(p_payment_id text, p_reason text, p_provider text DEFAULT 'stripe'::text, p_session_hash bytea DEFAULT NULL::bytea) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing.require_api_key(p_api_key_id uuid, p_permission text) RETURNS boolean
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -298,7 +302,15 @@ CREATE FUNCTION billing.reset_free_uses(p_account_id uuid, p_reason text, p_free
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.resolve_payment_event(p_event_id text, p_reason text, p_provider text DEFAULT 'stripe'::text, p_session_hash bytea DEFAULT NULL::bytea) RETURNS void
+CREATE FUNCTION billing.resolve_payment(p_payment_id text, p_how text, p_reason text, p_credit_id uuid DEFAULT NULL::uuid, p_amount_minor bigint DEFAULT NULL::bigint, p_currency text DEFAULT NULL::text, p_provider text DEFAULT 'stripe'::text, p_session_hash bytea DEFAULT NULL::bytea) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.resolve_payment_event(p_event_id text, p_reason text, p_provider text DEFAULT 'stripe'::text, p_session_hash bytea DEFAULT NULL::bytea, p_how text DEFAULT NULL::text, p_credit_id uuid DEFAULT NULL::uuid) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.resolve_payment_warning(p_warning_id text, p_reason text, p_provider text DEFAULT 'stripe'::text, p_session_hash bytea DEFAULT NULL::bytea) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -448,7 +460,7 @@ CREATE TABLE billing_data.credits (
     CONSTRAINT credits_one_writer CHECK ((num_nonnulls(api_key_id, admin_user_id, database_role, payment_provider) = 1))
 );
 
-CREATE FUNCTION billing_data.append_credit(p_account billing_data.accounts, p_amount_minor bigint, p_transaction_type text, p_description text, p_external_transaction_id text, p_idempotency_key text, p_request_fingerprint bytea, p_now timestamp with time zone, p_api_key_id uuid, p_admin_user_id uuid, p_database_role text, p_payment_provider text) RETURNS billing_data.credits
+CREATE FUNCTION billing_data.append_credit(p_account billing_data.accounts, p_amount_minor bigint, p_transaction_type text, p_description text, p_external_transaction_id text, p_idempotency_key text, p_request_fingerprint bytea, p_now timestamp with time zone, p_api_key_id uuid, p_admin_user_id uuid, p_database_role text, p_payment_provider text, p_credit_id uuid DEFAULT NULL::uuid) RETURNS billing_data.credits
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -564,6 +576,14 @@ END))),
 CREATE FUNCTION billing_data.charge_digest(p_charge billing_data.charges) RETURNS bigint
     LANGUAGE sql IMMUTABLE PARALLEL SAFE;
 
+CREATE FUNCTION billing_data.claim_named_payment(p_external_transaction_id text, p_account_id uuid, p_credit_id uuid) RETURNS text
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.claim_payment(p_provider text, p_payment_id text, p_account_id uuid, p_credit_id uuid) RETURNS boolean
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE TABLE billing_data.usage_figures (
     slot timestamp with time zone NOT NULL,
     checks bigint DEFAULT 0 NOT NULL,
@@ -592,6 +612,33 @@ CREATE FUNCTION billing_data.credit_digest(p_credit billing_data.credits) RETURN
 
 CREATE FUNCTION billing_data.credit_of_payment(p_account_id uuid, p_key text, p_transaction_type text, p_external_transaction_id text) RETURNS billing_data.credits
     LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE TABLE billing_data.payment_effects (
+    provider text NOT NULL,
+    payment_id character varying(255) NOT NULL,
+    effect text NOT NULL,
+    account_id uuid,
+    credit_id uuid,
+    created_at timestamp with time zone NOT NULL,
+    resolved_at timestamp with time zone,
+    resolution text,
+    purchase_before jsonb,
+    CONSTRAINT payment_effects_by_a_person CHECK (((effect = 'credited'::text) OR (resolved_at IS NOT NULL))),
+    CONSTRAINT payment_effects_credited CHECK ((num_nonnulls(account_id, credit_id) =
+CASE effect
+    WHEN 'credited'::text THEN 2
+    ELSE 0
+END)),
+    CONSTRAINT payment_effects_effect CHECK ((effect = ANY (ARRAY['credited'::text, 'refunded'::text, 'other'::text]))),
+    CONSTRAINT payment_effects_provider CHECK ((provider = ANY (ARRAY['stripe'::text, 'square'::text, 'paypal'::text]))),
+    CONSTRAINT payment_effects_resolution_length CHECK (((length(resolution) >= 1) AND (length(resolution) <= 500))),
+    CONSTRAINT payment_effects_resolved CHECK (((resolved_at IS NULL) = (resolution IS NULL)))
+)
+WITH (fillfactor='80');
+
+CREATE FUNCTION billing_data.effect_of_payment(p_provider text, p_payment_id text) RETURNS billing_data.payment_effects
+    LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.end_of_today() RETURNS timestamp with time zone
@@ -664,6 +711,29 @@ CREATE FUNCTION billing_data.ids_from(p_from timestamp with time zone, OUT first
 CREATE FUNCTION billing_data.is_check(p_oauth_provider text, p_external_id text, p_wa_id text, p_tenant_id text, p_context_agent_id text, p_context_channel_id text, p_context_request_id text, p_customer_email text, p_user_role text, p_agent_id text, p_marketing_opt_in_source text) RETURNS boolean
     LANGUAGE sql IMMUTABLE PARALLEL SAFE;
 
+CREATE TABLE billing_data.payment_events (
+    provider text NOT NULL,
+    event_id character varying(255) NOT NULL,
+    event_type character varying(255) NOT NULL,
+    payment_id character varying(255),
+    payload jsonb NOT NULL,
+    outcome text NOT NULL,
+    received_at timestamp with time zone DEFAULT now() NOT NULL,
+    account_id uuid,
+    livemode boolean,
+    deliveries bigint DEFAULT 1 NOT NULL,
+    last_received_at timestamp with time zone DEFAULT now() NOT NULL,
+    resolved_at timestamp with time zone,
+    resolution text,
+    CONSTRAINT payment_events_outcome CHECK ((outcome = ANY (ARRAY['resolved'::text, 'credited_by_hand'::text, 'not_sold_here'::text, 'credited'::text, 'already_credited'::text, 'taken_back'::text, 'restored'::text, 'waiting'::text, 'unchanged'::text, 'acknowledged'::text, 'ignored'::text, 'account_not_found'::text, 'amount_mismatch'::text, 'balance_overflow'::text, 'currency_mismatch'::text, 'metadata_missing'::text, 'mode_mismatch'::text, 'payment_mismatch'::text, 'payment_unknown'::text]))),
+    CONSTRAINT payment_events_provider CHECK ((provider = ANY (ARRAY['stripe'::text, 'square'::text, 'paypal'::text]))),
+    CONSTRAINT payment_events_resolved CHECK (((resolved_at IS NULL) = (resolution IS NULL)))
+);
+
+CREATE FUNCTION billing_data.is_known_payment(p_provider text, p_payment_id text) RETURNS boolean
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.is_news_of_return(p_known billing_data.payment_returns, p_told billing_data.payment_returns) RETURNS boolean
     LANGUAGE sql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -673,6 +743,10 @@ CREATE FUNCTION billing_data.is_old_entry(p_id uuid, p_database_role text, p_req
 
 CREATE FUNCTION billing_data.is_payment_fault(p_outcome text) RETURNS boolean
     LANGUAGE sql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.is_resolved_without_credit(p_provider text, p_payment_id text) RETURNS boolean
+    LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.is_sealed(p_value jsonb) RETURNS boolean
@@ -703,8 +777,16 @@ CREATE FUNCTION billing_data.lock_between_writers(p_locks text[]) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.lock_payment(p_provider text, p_payment_id text, p_credit_id uuid) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.mask_config(p_config_data jsonb) RETURNS jsonb
     LANGUAGE sql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.money_paid(p_provider text, p_payment_id text) RETURNS TABLE(amount_minor bigint, currency text)
+    LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.move_default_checks(p_table text, p_from timestamp with time zone, p_to timestamp with time zone) RETURNS void
@@ -714,12 +796,20 @@ CREATE FUNCTION billing_data.move_default_checks(p_table text, p_from timestamp 
 CREATE FUNCTION billing_data.new_id() RETURNS uuid
     LANGUAGE sql PARALLEL SAFE;
 
+CREATE FUNCTION billing_data.note_fraud_warning(p_provider text, p_payment_id text, p_warning_id text, p_is_open boolean) RETURNS text
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.open_session(p_admin_user_id uuid, p_session_hash bytea, p_how text) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.owner_of_payment(p_provider text, p_payment_id text, p_account_id uuid, p_purchase_id uuid, p_oauth_provider text, p_external_id text, p_is_claimed boolean, p_is_foreign boolean) RETURNS TABLE(outcome text, account_id uuid, purchase_id uuid)
     LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.provider_of_payment(p_external_transaction_id text) RETURNS text
+    LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.purchase_credits(p_purchase billing_data.purchases) RETURNS bigint
@@ -742,6 +832,10 @@ CREATE FUNCTION billing_data.raise_error(p_slug text, p_values jsonb DEFAULT '{}
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.record_resolution(p_provider text, p_payment_id text, p_how text, p_reason text, p_credit_id uuid, p_amount_minor bigint, p_currency text, p_now timestamp with time zone, p_actor billing_data.actor) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.refuse_api_key_change() RETURNS trigger
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -759,6 +853,10 @@ CREATE FUNCTION billing_data.require(p_valid boolean, p_argument text, p_problem
 
 CREATE FUNCTION billing_data.require_an_admin() RETURNS void
     LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.require_credit_of_payment(p_credit billing_data.credits, p_purchase billing_data.purchases) RETURNS void
+    LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.require_durable_commit() RETURNS void
@@ -797,6 +895,10 @@ CREATE FUNCTION billing_data.require_provider(p_provider text) RETURNS jsonb
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.require_resolution(p_reference text, p_argument text, p_reason text) RETURNS void
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.require_same_length(p_required integer[], p_optional integer[]) RETURNS void
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -810,6 +912,10 @@ CREATE FUNCTION billing_data.search_patterns(p_search text, p_match text) RETURN
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.settle_payment(p_provider text, p_payment_id text, p_amount_minor bigint, p_currency text, p_account_id uuid, p_purchase_id uuid, p_database_role text, p_payment_provider text) RETURNS TABLE(outcome text, account_id uuid, purchase_id uuid, credits_added bigint)
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.settle_with_credit(p_provider text, p_payment_id text, p_credit_id uuid, p_amount_minor bigint, p_currency text, p_actor billing_data.actor) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -1013,31 +1119,28 @@ CREATE TABLE billing_data.locks (
     name text NOT NULL
 );
 
-CREATE TABLE billing_data.payment_events (
-    provider text NOT NULL,
-    event_id character varying(255) NOT NULL,
-    event_type character varying(255) NOT NULL,
-    payment_id character varying(255),
-    payload jsonb NOT NULL,
-    outcome text NOT NULL,
-    received_at timestamp with time zone DEFAULT now() NOT NULL,
-    account_id uuid,
-    livemode boolean,
-    deliveries bigint DEFAULT 1 NOT NULL,
-    last_received_at timestamp with time zone DEFAULT now() NOT NULL,
-    resolved_at timestamp with time zone,
-    resolution text,
-    CONSTRAINT payment_events_outcome CHECK ((outcome = ANY (ARRAY['not_sold_here'::text, 'credited'::text, 'already_credited'::text, 'taken_back'::text, 'restored'::text, 'waiting'::text, 'unchanged'::text, 'acknowledged'::text, 'ignored'::text, 'account_not_found'::text, 'amount_mismatch'::text, 'balance_overflow'::text, 'currency_mismatch'::text, 'metadata_missing'::text, 'mode_mismatch'::text, 'payment_mismatch'::text, 'payment_unknown'::text]))),
-    CONSTRAINT payment_events_provider CHECK ((provider = ANY (ARRAY['stripe'::text, 'square'::text, 'paypal'::text]))),
-    CONSTRAINT payment_events_resolved CHECK (((resolved_at IS NULL) = (resolution IS NULL)))
-);
-
 CREATE TABLE billing_data.payment_return_credits (
     account_id uuid NOT NULL,
     provider text NOT NULL,
     return_id character varying(255) NOT NULL,
     credit_id uuid NOT NULL
 );
+
+CREATE TABLE billing_data.payment_warnings (
+    provider text NOT NULL,
+    warning_id character varying(255) NOT NULL,
+    kind text NOT NULL,
+    payment_id character varying(255) NOT NULL,
+    account_id uuid NOT NULL,
+    created_at timestamp with time zone NOT NULL,
+    resolved_at timestamp with time zone,
+    resolution text,
+    CONSTRAINT payment_warnings_kind CHECK ((kind = ANY (ARRAY['fraud_warning'::text, 'credited_twice'::text]))),
+    CONSTRAINT payment_warnings_provider CHECK ((provider = ANY (ARRAY['stripe'::text, 'square'::text, 'paypal'::text]))),
+    CONSTRAINT payment_warnings_resolution_length CHECK (((length(resolution) >= 1) AND (length(resolution) <= 500))),
+    CONSTRAINT payment_warnings_resolved CHECK (((resolved_at IS NULL) = (resolution IS NULL)))
+)
+WITH (fillfactor='80');
 
 CREATE TABLE billing_data.sign_in_tickets (
     ticket_hash bytea NOT NULL,
@@ -1112,6 +1215,12 @@ ALTER TABLE ONLY billing_data.ledger_openings
 ALTER TABLE ONLY billing_data.locks
     ADD CONSTRAINT locks_pkey PRIMARY KEY (name);
 
+ALTER TABLE ONLY billing_data.payment_effects
+    ADD CONSTRAINT payment_effects_credit_once UNIQUE (credit_id);
+
+ALTER TABLE ONLY billing_data.payment_effects
+    ADD CONSTRAINT payment_effects_pkey PRIMARY KEY (provider, payment_id);
+
 ALTER TABLE ONLY billing_data.payment_events
     ADD CONSTRAINT payment_events_pkey PRIMARY KEY (provider, event_id);
 
@@ -1123,6 +1232,9 @@ ALTER TABLE ONLY billing_data.payment_return_credits
 
 ALTER TABLE ONLY billing_data.payment_returns
     ADD CONSTRAINT payment_returns_pkey PRIMARY KEY (account_id, provider, return_id);
+
+ALTER TABLE ONLY billing_data.payment_warnings
+    ADD CONSTRAINT payment_warnings_pkey PRIMARY KEY (provider, warning_id);
 
 ALTER TABLE ONLY billing_data.provider_configs
     ADD CONSTRAINT provider_configs_pkey PRIMARY KEY (id);
@@ -1207,7 +1319,7 @@ CREATE INDEX idx_admin_users_google_id ON billing_data.admin_users USING btree (
 
 CREATE INDEX idx_admin_users_role ON billing_data.admin_users USING btree (role);
 
-CREATE INDEX payment_events_faults ON billing_data.payment_events USING btree (received_at) WHERE ((resolved_at IS NULL) AND (outcome = ANY (ARRAY['not_sold_here'::text, 'account_not_found'::text, 'amount_mismatch'::text, 'balance_overflow'::text, 'currency_mismatch'::text, 'metadata_missing'::text, 'mode_mismatch'::text, 'payment_mismatch'::text, 'payment_unknown'::text])));
+CREATE INDEX payment_events_faults ON billing_data.payment_events USING btree (received_at) WHERE ((resolved_at IS NULL) AND (outcome = ANY (ARRAY['credited_by_hand'::text, 'not_sold_here'::text, 'account_not_found'::text, 'amount_mismatch'::text, 'balance_overflow'::text, 'currency_mismatch'::text, 'metadata_missing'::text, 'mode_mismatch'::text, 'payment_mismatch'::text, 'payment_unknown'::text])));
 
 CREATE INDEX payment_events_payment_id ON billing_data.payment_events USING btree (provider, payment_id) WHERE (payment_id IS NOT NULL);
 
@@ -1216,6 +1328,8 @@ CREATE INDEX payment_events_received_at ON billing_data.payment_events USING btr
 CREATE INDEX payment_returns_purchase ON billing_data.payment_returns USING btree (account_id, purchase_id);
 
 CREATE INDEX payment_returns_shortfalls ON billing_data.payment_returns USING btree (updated_at) WHERE ((status = 'taken'::text) AND (uses_taken < uses_due));
+
+CREATE INDEX payment_warnings_open ON billing_data.payment_warnings USING btree (created_at) WHERE (resolved_at IS NULL);
 
 CREATE INDEX purchases_created_at ON billing_data.purchases USING btree (created_at, id);
 
@@ -1278,6 +1392,9 @@ ALTER TABLE ONLY billing_data.credits
 
 ALTER TABLE ONLY billing_data.ledger_openings
     ADD CONSTRAINT ledger_openings_account FOREIGN KEY (account_id) REFERENCES billing_data.accounts(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY billing_data.payment_effects
+    ADD CONSTRAINT payment_effects_credit FOREIGN KEY (credit_id) REFERENCES billing_data.credits(id) ON DELETE RESTRICT DEFERRABLE INITIALLY DEFERRED;
 
 ALTER TABLE ONLY billing_data.payment_return_credits
     ADD CONSTRAINT payment_return_credits_credit FOREIGN KEY (credit_id) REFERENCES billing_data.credits(id) ON DELETE RESTRICT;

@@ -115,6 +115,23 @@ def give_back(
     )
 
 
+def warn(
+    caller: Caller, payment_id: str, warning_id: str, *, is_open: bool = True, **arguments: Any
+) -> dict[str, Any]:
+    """The event of a bank's report of fraud."""
+    event = {
+        "event_type": "radar.early_fraud_warning.created",
+        "payload": "{}",
+        "action": "warn",
+        "warning_id": warning_id,
+        "warning_is_open": is_open,
+        **arguments,
+    }
+    return caller.row(
+        "process_payment_event", event_id=unique("evt"), payment_id=payment_id, **event
+    )
+
+
 def bought(database: Database, who: dict[str, str] | None = None) -> tuple[dict[str, str], str]:
     """Somebody without free uses who paid for a pack: their identity and the payment's id."""
     who = who or new_user(database, free=False)

@@ -11,7 +11,7 @@ import pytest
 
 from server.api_key_secret import new_secret
 from tests.sql.helpers import Caller, account_of, person, session, set_staff_domain
-from tests.sql.payments import PRICE, begin, bought, configure_provider, deliver, give_back
+from tests.sql.payments import PRICE, begin, bought, configure_provider, deliver, give_back, warn
 from tests.support import Database
 
 SQL = Path(__file__).resolve().parents[2] / "sql"
@@ -71,9 +71,12 @@ FUNCTIONS: dict[str, tuple[set[str], str]] = {
     "record_api_key_use": (BOTH, "v"),
     "record_credit": (BOTH, "v"),
     "refresh_figures": (BOTH, "v"),
+    "reopen_payment": (BOTH, "v"),
     "require_api_key": (BOTH, "s"),
     "reset_free_uses": (BOTH, "v"),
+    "resolve_payment": (BOTH, "v"),
     "resolve_payment_event": (BOTH, "v"),
+    "resolve_payment_warning": (BOTH, "v"),
     "resolve_shortfall": (BOTH, "v"),
     "retire_expired_api_key": (BOTH, "v"),
     "return_payment": (DBA, "v"),
@@ -466,6 +469,10 @@ def test_the_example_in_a_functions_header_works_as_it_stands(
         configure_provider(database)
         if name == "resolve_payment_event":  # it resolves an event that ended in a fault
             assert deliver(dba, "evt_1", "pi_1")["needs_attention"]
+        if name == "reopen_payment":  # it takes back what a person has said
+            dba.row("resolve_payment", payment_id="pi_1", how="other", reason="a test")
+        if name == "resolve_payment_warning":  # of a payment of ours
+            warn(dba, bought(database)[1], "issfr_1")
         if name == "resolve_shortfall":  # of a pack that was spent before the money went back
             who, payment_id = bought(database)
             dba.row("create_charge", **who, amount_minor=20)

@@ -412,6 +412,43 @@ def test_batches_from_before_the_scope_of_their_keys_are_still_recognised(
             answered(line[0], "by the first", b"another list")
 
 
+def test_what_was_done_about_payments_before_is_known_after_the_deploy(database: Database) -> None:
+    who = person()
+    with session(database, "t_dba") as dba:
+        configure_provider(database)
+        dba.row("create_account", **who)
+        sold = begin(dba, who)
+        attach(dba, sold, "pi_sold")
+        deliver(dba, "evt_sold", "pi_sold")
+        resolved = {"pi_resolved": "evt_resolved", "pi_open": "evt_open"}
+        for payment_id, event_id in resolved.items():
+            deliver(dba, event_id, payment_id, **person())
+        dba.row("resolve_payment_event", event_id="evt_resolved", reason="granted by hand")
+        credits = [
+            dba.row("create_credit", **who, amount_minor=5, external_transaction_id=name)
+            for name in ("pi_hand", "pi_hand", "order 1", "order 1")
+        ]
+        rollback(database.dsn(), _steps_from("2026_11_26_0037_payment_effects"))
+        migrate(database.dsn(), SEED)
+        effects = database.execute(
+            "SELECT x.payment_id, x.effect, x.credit_id, x.resolution"
+            " FROM billing_data.payment_effects AS x ORDER BY 1"
+        )
+        (purchase,) = database.execute(_SOLD)
+        assert effects == [
+            ("pi_hand", "credited", credits[0]["credit_id"], None),
+            ("pi_resolved", "other", None, "granted by hand"),
+            ("pi_sold", "credited", purchase[-1], None),
+        ]
+        problems = {row["reference"]: row["problem"] for row in dba.rows("list_payment_problems")}
+        assert problems == {
+            "evt_open": "account_not_found",
+            str(credits[1]["credit_id"]): "credited_twice",
+        }
+        assert deliver(dba, "evt_2", "pi_resolved", **who)["outcome"] == "resolved"
+    assert ledger_problems(database) == []
+
+
 def test_history_stays_protected_while_steps_are_rolled_back(database: Database) -> None:
     _use(database)
     for step in OWN[:0:-1]:
