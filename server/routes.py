@@ -186,7 +186,7 @@ ROUTES: tuple[Route, ...] = (
     _staff("GET", "/admin/api/users/{account_id}", users_api.get_user, "Read an account",
            parameters=s.UserPath),
     _staff("GET", "/admin/api/users/{account_id}/transactions", accounts_api.list_ledger,
-           "An account's ledger", parameters=s.UserPath, query=s.PageQuery),
+           "An account's ledger", parameters=s.UserPath, query=s.LedgerQuery),
     _staff("GET", "/admin/api/users/{account_id}/checks", accounts_api.list_checks,
            "An account's checks", parameters=s.UserPath, query=s.PageQuery),
     _staff("POST", "/admin/api/users/{account_id}/credits", accounts_api.adjust_credits,

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, StringConstraints, ValidationErr
 from pydantic_core import PydanticCustomError
 
 from server.errors import validation_error
+from server.gateway import Refused
 
 INT64_MAX = 2**63 - 1
 Entries = list[dict[str, Any]]
@@ -40,6 +41,9 @@ Text100 = Annotated[str, StringConstraints(min_length=1, max_length=100), _NoNul
 Text255 = Annotated[str, StringConstraints(max_length=255), _NoNul]
 Name255 = Annotated[str, StringConstraints(min_length=1, max_length=255), _NoNul]
 Provider = Annotated[Name255, AfterValidator(_provider)]
+# What billing_data.history_cursor makes; whose it is, the function looks at.
+CURSOR = "[A-Za-z0-9_-]{32}"
+Cursor = Annotated[str, StringConstraints(pattern=f"^{CURSOR}$")]
 Currency = Annotated[
     str,
     StringConstraints(min_length=3, max_length=3),
@@ -127,6 +131,23 @@ def _plain(value: Any) -> Any:
             return value.encode("utf-8", "replace").decode()
         return f"{type(value).__name__} that is nested too deeply"
     return value
+
+
+def refused_field(error: Refused, where: str, sent: BaseModel) -> Exception:
+    """A function's refusal of one field as the 422 entry of that field of `sent`; any other refusal
+    as it is."""
+    if error.slug != "invalid_argument":
+        return error
+    name = str(error.values["argument"]).removeprefix("p_")
+    problem = str(error.values["problem"])
+    entry = {
+        "type": "value_error",
+        "loc": [where, name],
+        "msg": f"Value error, {problem}",
+        "input": _plain(getattr(sent, name, None)),
+        "ctx": {"error": {}},
+    }
+    return validation_error([entry])
 
 
 def missing(where: str, name: str | None = None) -> dict[str, Any]:

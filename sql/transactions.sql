@@ -1,8 +1,44 @@
+-- Where a page of an account's history begins, as clients carry it: the account and the ledger version
+-- of its first row, 24 bytes as 32 characters that may stand in an address.
+CREATE OR REPLACE FUNCTION billing_data.history_cursor(p_account_id uuid, p_version bigint)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+RETURN translate(encode(uuid_send(p_account_id) || int8send(p_version), 'base64'), '+/', '-_');
+COMMENT ON FUNCTION billing_data.history_cursor IS
+    'Where a page of an account''s history begins, as clients carry it. Helper.';
+
+-- The ledger version in a cursor. Errors: invalid_argument unless billing_data.history_cursor made it of
+-- this account, which has p_newest versions.
+CREATE OR REPLACE FUNCTION billing_data.version_of_cursor(
+    p_cursor text, p_account_id uuid, p_newest bigint
+) RETURNS bigint
+LANGUAGE plpgsql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_bytes bytea := CASE
+        WHEN p_cursor ~ '^[A-Za-z0-9_-]{32}$' THEN decode(translate(p_cursor, '-_', '+/'), 'base64')
+    END;
+    v_version bigint := ('x' || encode(substr(v_bytes, 17), 'hex'))::bit(64)::bigint;
+BEGIN
+    PERFORM billing_data.require(
+        substr(v_bytes, 1, 16) = uuid_send(p_account_id) AND v_version BETWEEN 1 AND p_newest,
+        'p_cursor', 'it must be a next_cursor of this account''s history'
+    );
+    RETURN v_version;
+END
+$$;
+COMMENT ON FUNCTION billing_data.version_of_cursor IS
+    'The ledger version in a cursor of an account''s history. Helper.';
+
 -- An account's history, newest first over charges and credits. An account's ledger versions are
 -- 1, 2, 3 ... without a gap, so its newest version is the number of its rows, and a page is one
--- range of versions: its cost does not grow with the offset.
+-- range of versions: its cost does not grow with the offset, nor with how far a cursor is. Each row
+-- has the cursor of the page after its own, NULL on the last one; rows that are added while a client
+-- goes from cursor to cursor move nothing. A cursor goes without an offset.
 -- Gives one row a transaction; where the page is empty, one row with only total_count (0 for an
--- unknown account). Errors: actor and key errors, invalid_argument.
+-- unknown account) and next_cursor. Errors: actor and key errors, invalid_argument.
 -- Example: SELECT * FROM billing.list_transactions(p_oauth_provider => 'oauth:google',
 --              p_external_id => '1', p_limit => 10);
 CREATE OR REPLACE FUNCTION billing.list_transactions(
@@ -11,7 +47,8 @@ CREATE OR REPLACE FUNCTION billing.list_transactions(
     p_limit bigint DEFAULT 50,
     p_offset bigint DEFAULT 0,
     p_api_key_id uuid DEFAULT NULL,
-    p_session_hash bytea DEFAULT NULL
+    p_session_hash bytea DEFAULT NULL,
+    p_cursor text DEFAULT NULL
 ) RETURNS TABLE (
     total_count bigint,
     transaction_id uuid,
@@ -28,7 +65,8 @@ CREATE OR REPLACE FUNCTION billing.list_transactions(
     metadata_channel_id text,
     metadata_request_id text,
     paid_with text,
-    ledger_version bigint
+    ledger_version bigint,
+    next_cursor text
 )
 LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
@@ -36,14 +74,25 @@ AS $$
 DECLARE
     v_account_id uuid;
     v_newest bigint;
+    v_first bigint;  -- of the page, and the last but one: the page is what lies between
+    v_beyond bigint;
 BEGIN
     PERFORM billing_data.authorize(p_api_key_id, p_session_hash, 'billing:read');
     PERFORM billing_data.require_page(p_limit, p_offset, 500);
     SELECT a.id, a.ledger_version INTO v_account_id, v_newest
     FROM billing_data.accounts AS a
     WHERE a.oauth_provider = p_oauth_provider AND a.external_id = p_external_id;
-    IF NOT FOUND OR p_limit = 0 OR p_offset >= v_newest THEN
-        total_count := coalesce(v_newest, 0);
+    total_count := coalesce(v_newest, 0);
+    v_first := greatest(total_count - p_offset, 0);
+    IF p_cursor IS NOT NULL THEN
+        PERFORM billing_data.require(p_offset = 0, 'p_offset', 'it must be 0 beside a cursor');
+        v_first := billing_data.version_of_cursor(p_cursor, v_account_id, v_newest);
+    END IF;
+    v_beyond := v_first - p_limit;
+    IF v_beyond > 0 THEN
+        next_cursor := billing_data.history_cursor(v_account_id, v_beyond);
+    END IF;
+    IF v_first = 0 OR p_limit = 0 THEN
         RETURN NEXT;
         RETURN;
     END IF;
@@ -52,7 +101,7 @@ BEGIN
         v_newest, e.id, e.type, e.amount_minor, e.currency::text, e.description::text,
         e.created_at, e.balance_after, e.transaction_type::text, e.external_transaction_id::text,
         e.message_id::text, e.agent_id::text, e.channel_id::text, e.request_id::text, e.paid_with,
-        e.ledger_version
+        e.ledger_version, list_transactions.next_cursor
     FROM (
         SELECT
             c.id, 'charge' AS type, -c.amount_minor AS amount_minor, c.currency, c.description,
@@ -62,8 +111,8 @@ BEGIN
             c.metadata_request_id AS request_id, c.paid_with, c.ledger_version
         FROM billing_data.charges AS c
         WHERE c.account_id = v_account_id
-            AND c.ledger_version <= v_newest - p_offset
-            AND c.ledger_version > v_newest - p_offset - p_limit
+            AND c.ledger_version <= v_first
+            AND c.ledger_version > v_beyond
             AND c.ledger_version > 0  -- what the index states
         UNION ALL
         SELECT
@@ -72,8 +121,8 @@ BEGIN
             NULL, NULL, c.ledger_version
         FROM billing_data.credits AS c
         WHERE c.account_id = v_account_id
-            AND c.ledger_version <= v_newest - p_offset
-            AND c.ledger_version > v_newest - p_offset - p_limit
+            AND c.ledger_version <= v_first
+            AND c.ledger_version > v_beyond
             AND c.ledger_version > 0  -- what the index states
     ) AS e
     ORDER BY e.ledger_version DESC;

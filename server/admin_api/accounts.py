@@ -9,6 +9,7 @@ from aiohttp import web
 from server.admin_api.endpoint import Call, answer, page_of, pick
 from server.admin_api.models import (
     AdjustCreditsRequest,
+    LedgerQuery,
     PageQuery,
     ResetFreeUsesRequest,
     SetStatusRequest,
@@ -22,7 +23,7 @@ _METADATA = ("message_id", "agent_id", "channel_id", "request_id")
 
 async def list_ledger(request: web.Request, call: Call) -> web.StreamResponse:
     """200 with one page of charges and credits, newest first."""
-    query: PageQuery = call.query
+    query: LedgerQuery = call.query
     account = await _account(call)
     rows = await call.rows(
         calls.LIST_ACCOUNT_TRANSACTIONS,
@@ -30,6 +31,7 @@ async def list_ledger(request: web.Request, call: Call) -> web.StreamResponse:
         external_id=account["external_id"],
         limit=query.page_size,
         offset=query.offset,
+        cursor=query.cursor,
     )
     total = rows[0]["total_count"]
     return answer(
@@ -40,6 +42,7 @@ async def list_ledger(request: web.Request, call: Call) -> web.StreamResponse:
             "page": query.page,
             "page_size": query.page_size,
             "total_pages": -(-total // query.page_size),
+            "next_cursor": rows[0]["next_cursor"],
         },
     )
 

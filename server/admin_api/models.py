@@ -10,7 +10,7 @@ from uuid import UUID
 from pydantic import AfterValidator, BaseModel, Field, StringConstraints
 from pydantic_core import PydanticCustomError
 
-from server.validation import INT64_MAX, Currency, Name255, Text, Text255, without_nul
+from server.validation import INT64_MAX, Currency, Cursor, Name255, Text, Text255, without_nul
 
 _MOST = 500  # rows of a page
 _MOST_PROBLEMS = 100  # they are worked off one by one
@@ -51,6 +51,12 @@ class PageQuery(BaseModel):
     def offset(self) -> int:
         """How many rows come before the page."""
         return (self.page - 1) * self.page_size
+
+
+class LedgerQuery(PageQuery):
+    """GET /admin/api/users/{account_id}/transactions"""
+
+    cursor: Cursor | None = None
 
 
 class UsersQuery(PageQuery):

@@ -3,6 +3,8 @@ which also come back when something is wrong with them."""
 
 from __future__ import annotations
 
+import contextlib
+import re
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,10 +14,11 @@ from uuid import UUID
 from aiohttp import web
 
 from server.admin_pages.lists import list_page, window
-from server.admin_pages.page import page_number, render
-from server.gateway import Row, calls
+from server.admin_pages.page import PAGE_SIZE, page_number, render
+from server.gateway import Refused, Row, calls
 from server.keys import GATEWAY
 from server.staff.guard import Visit
+from server.validation import CURSOR
 
 TABS = (("ledger", "Ledger"), ("checks", "Checks"), ("purchases", "Purchases"))
 
@@ -33,6 +36,7 @@ class FailedForm:
 class _Tab:
     name: str = "ledger"
     number: int = 1
+    cursor: str | None = None
     links: Sequence[tuple[str, str, bool]] = field(default=())
 
 
@@ -68,7 +72,8 @@ async def show_account(
     if failed is None:
         name = request.query.get("tab", "ledger")
         name = name if name in dict(TABS) else "ledger"
-        tab = _Tab(name, page_number(request.query), _links(account_id, name))
+        cursor = request.query.get("cursor")
+        tab = _Tab(name, page_number(request.query), cursor, _links(account_id, name))
     settings = await request.app[GATEWAY].sign_in(calls.GET_SETTINGS)
     assert settings is not None
     return await render(
@@ -102,18 +107,42 @@ def _links(account_id: UUID, current: str) -> list[tuple[str, str, bool]]:
 
 async def _history(visit: Visit, account: Row, tab: _Tab) -> dict[str, Any]:
     rows: Sequence[Any]
+    next_cursor: str | None = None
     account_id, span = account["account_id"], window(tab.number)
     if tab.name == "checks":
         rows = await visit.rows(calls.LIST_CHECKS, account_id=account_id, **span)
     elif tab.name == "purchases":
         rows = await visit.rows(calls.LIST_PURCHASES, account_id=account_id, status=None, **span)
     else:
-        rows = await visit.rows(
-            calls.LIST_ACCOUNT_TRANSACTIONS,
-            oauth_provider=account["oauth_provider"],
-            external_id=account["external_id"],
-            **span,
-        )
+        rows = await _ledger(visit, account, tab)
+        next_cursor = rows[0]["next_cursor"]
         # Past the end the function gives one row, with the number of entries alone.
         rows = [row for row in rows if row["transaction_id"] is not None]
-    return list_page(rows, tab.number, address_of(account_id), {"tab": tab.name}, "#history")
+    return list_page(
+        rows,
+        tab.number,
+        address_of(account_id),
+        {"tab": tab.name},
+        "#history",
+        next_cursor=next_cursor,
+    )
+
+
+async def _ledger(visit: Visit, account: Row, tab: _Tab) -> Sequence[Row]:
+    who = {name: account[name] for name in ("oauth_provider", "external_id")}
+    if tab.cursor is not None and re.fullmatch(CURSOR, tab.cursor):
+        with contextlib.suppress(Refused):  # another account's: the page by its number
+            return await visit.rows(
+                calls.LIST_ACCOUNT_TRANSACTIONS,
+                **who,
+                limit=PAGE_SIZE,
+                offset=0,
+                cursor=tab.cursor,
+            )
+    return await visit.rows(
+        calls.LIST_ACCOUNT_TRANSACTIONS,
+        **who,
+        limit=PAGE_SIZE,
+        offset=(tab.number - 1) * PAGE_SIZE,
+        cursor=None,
+    )

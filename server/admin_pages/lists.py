@@ -15,12 +15,25 @@ def window(number: int) -> dict[str, int]:
 
 
 def list_page(
-    rows: Sequence[Any], number: int, path: str, query: Mapping[str, str], anchor: str = ""
+    rows: Sequence[Any],
+    number: int,
+    path: str,
+    query: Mapping[str, str],
+    anchor: str = "",
+    *,
+    next_cursor: str | None = None,
 ) -> dict[str, Any]:
-    """A page's rows and its pager, whose addresses keep `query` and lead to `anchor`."""
+    """A page's rows and its pager, whose addresses keep `query` and lead to `anchor`. Where the
+    list has cursors, the next page begins there, whatever is added meanwhile."""
 
-    def address(other: int) -> str:
-        return f"{path}?{urlencode({**query, 'page': str(other)})}{anchor}"
+    def address(other: int, **more: str) -> str:
+        return f"{path}?{urlencode({**query, 'page': str(other), **more})}{anchor}"
+
+    following = None
+    if next_cursor is not None:
+        following = address(number + 1, cursor=next_cursor)
+    elif len(rows) > PAGE_SIZE:
+        following = address(number + 1)
 
     return {
         "rows": rows[:PAGE_SIZE],
@@ -29,6 +42,6 @@ def list_page(
             "number": number,
             "first": address(1),
             "previous": address(number - 1) if number > 1 else None,
-            "next": address(number + 1) if len(rows) > PAGE_SIZE else None,
+            "next": following,
         },
     }

@@ -17,6 +17,7 @@ from pydantic import (
 from server.validation import (
     INT64_MAX,
     Currency,
+    Cursor,
     Name255,
     Provider,
     Text,
@@ -178,3 +179,4 @@ class TransactionsQuery(BaseModel):
     tenant_id: Text255 | None = None
     limit: Limit = 50
     offset: Annotated[int, Field(ge=0, le=INT64_MAX)] = 0
+    cursor: Cursor | None = None

@@ -9,22 +9,32 @@ from aiohttp import web
 from server.agent.endpoint import Call
 from server.agent.models import TransactionsQuery
 from server.errors import json_response
-from server.gateway import Row
+from server.gateway import Refused, Row
+from server.validation import refused_field
 
 
 async def list_transactions(request: web.Request, call: Call) -> web.StreamResponse:
-    """200 with one page; an unknown account has an empty history."""
+    """200 with one page; an unknown account has an empty history. 422 for another's cursor."""
     query: TransactionsQuery = call.query
-    rows = await call.gateway.list_transactions(
-        query.oauth_provider, query.external_id, query.limit, query.offset, call.api_key_id
-    )
-    total = rows[0]["total_count"]
+    try:
+        rows = await call.gateway.list_transactions(
+            query.oauth_provider,
+            query.external_id,
+            query.limit,
+            query.offset,
+            query.cursor,
+            call.api_key_id,
+        )
+    except Refused as error:
+        raise refused_field(error, "query", query) from None
+    next_cursor = rows[0]["next_cursor"]
     return json_response(
         200,
         {
             "transactions": [_transaction(row) for row in rows if row["transaction_id"]],
-            "total_count": total,
-            "has_more": query.offset + query.limit < total,
+            "total_count": rows[0]["total_count"],
+            "has_more": next_cursor is not None,
+            "next_cursor": next_cursor,
         },
     )
 

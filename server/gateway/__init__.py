@@ -291,19 +291,18 @@ class Gateway:
         """Reads an account. Raises Refused (account_not_found)."""
         return (await self._read(calls.GET_ACCOUNT, oauth_provider, external_id, api_key_id))[0]
 
-    async def list_transactions(
-        self, oauth_provider: str, external_id: str, limit: int, offset: int, api_key_id: UUID
-    ) -> list[Row]:
-        """One page of an account's history; see billing.list_transactions."""
-        page = (oauth_provider, external_id, limit, offset, api_key_id)
+    async def list_transactions(self, *arguments: Any) -> list[Row]:
+        """One page of an account's history; arguments as in calls.LIST_TRANSACTIONS. Raises Refused
+        (invalid_argument) for a cursor of another account."""
         if self._replica is not None and self._replica.usable:
             # The primary says whether the key is good: a revocation holds from the next request on,
-            # however far the replica is behind.
-            await self.require_api_key(api_key_id, "billing:read")
-            rows = await self._read_behind(calls.LIST_TRANSACTIONS, *page)
+            # however far the replica is behind. So does it whether a cursor is: the replica may not
+            # have heard of the entry yet.
+            await self.require_api_key(arguments[-1], "billing:read")
+            rows = await self._read_behind(calls.LIST_TRANSACTIONS, *arguments)
             if rows is not None:
                 return rows
-        return await self._read(calls.LIST_TRANSACTIONS, *page)
+        return await self._read(calls.LIST_TRANSACTIONS, *arguments)
 
     async def begin_purchase(self, *arguments: Any) -> Row:
         """Offers a pack; arguments as in calls.BEGIN_PURCHASE. Raises Refused

@@ -96,10 +96,10 @@ CREATE_ACCOUNT = _call(
 GET_ACCOUNT = _call("get_account", "oauth_provider external_id api_key_id", _ACCOUNT)
 LIST_TRANSACTIONS = _call(
     "list_transactions",
-    "oauth_provider external_id limit offset api_key_id",
+    "oauth_provider external_id limit offset cursor api_key_id",
     "total_count transaction_id type amount_minor currency description created_at balance_after"
     " transaction_type external_transaction_id metadata_message_id metadata_agent_id"
-    " metadata_channel_id metadata_request_id paid_with",
+    " metadata_channel_id metadata_request_id paid_with next_cursor",
 )
 FIND_API_KEY = _call("find_api_key", "key_prefix", "api_key_id key_hash")
 REQUIRE_API_KEY = _call("require_api_key", "api_key_id permission", "require_api_key")
@@ -184,7 +184,7 @@ GET_ACCOUNT_BY_ID = _call(
 )
 LIST_ACCOUNT_TRANSACTIONS = _call(
     "list_transactions",
-    "oauth_provider external_id limit offset session_hash",
+    "oauth_provider external_id limit offset cursor session_hash",
     " ".join(LIST_TRANSACTIONS.columns),
 )
 LIST_CHECKS = _call(

@@ -60,6 +60,7 @@ FIELDS: Mapping[str, str] = {
     "credits_used": "Paid credits that were charged.",
     "ctx": "The bound or the reason, where there is one.",
     "currency": "Three letters; it must be the account's.",
+    "cursor": "The `next_cursor` of the page before; goes without an offset.",
     "customer_email": "The user's e-mail address; replaces the stored one when given.",
     "database": "Whether the database answers.",
     "date": "The day, in UTC.",
@@ -119,6 +120,7 @@ FIELDS: Mapping[str, str] = {
     "new_key": "The successor; its secret is shown this once.",
     "new_key_prefix": "The successor's first 20 characters.",
     "new_plaintext_key": "The successor's secret. It is shown this once and stored nowhere.",
+    "next_cursor": "Where the next page begins, for `cursor`; null on the last page.",
     "oauth_provider": "Who vouches for the user: `oauth:` and a name, as in `oauth:google`.",
     "offset": "How many of the newest entries to pass over.",
     "old_key_expires_at": "Until when the old key goes on working, in UTC.",
@@ -728,6 +730,7 @@ SCHEMAS: Mapping[str, Schema] = {
         transactions=array(ref("Transaction")),
         total_count=COUNT,
         has_more=BOOLEAN,
+        next_cursor=or_null(STRING),
     ),
     "Transaction": record(
         "An entry of an account's history.",

@@ -349,7 +349,8 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
         "listTransactions",
         "Accounts",
         "Lists an account's charges and credits together, newest first. An unknown user has an"
-        " empty history.",
+        " empty history. Go on with `cursor`, not `offset`: entries that are added meanwhile move"
+        " an offset, and nothing that a cursor gives comes twice.",
         answer=ref("TransactionPage"),
         values={**_ADA, "limit": 2, "offset": 0},
         example={
@@ -374,6 +375,7 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
             ],
             "total_count": 2,
             "has_more": False,
+            "next_cursor": None,
         },
     ),
     ("POST", "/v1/billing/purchases"): Operation(

@@ -94,7 +94,10 @@ STAFF_SCHEMAS: Mapping[str, Schema] = {
         metadata={"type": ["object", "null"], **METADATA},
     ),
     "LedgerPage": record(
-        "A page of an account's ledger.", transactions=array(ref("LedgerEntry")), **_COUNTED
+        "A page of an account's ledger.",
+        transactions=array(ref("LedgerEntry")),
+        **_COUNTED,
+        next_cursor=or_null(STRING),
     ),
     "Check": record(
         "A check as it was answered.",

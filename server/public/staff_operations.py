@@ -116,7 +116,8 @@ STAFF_OPERATIONS: Mapping[tuple[str, str], Operation] = {
     ("GET", "/admin/api/users/{account_id}/transactions"): Operation(
         "listUserTransactions",
         "Staff: accounts",
-        "Lists an account's ledger, newest first, with the balance after each entry.",
+        "Lists an account's ledger, newest first, with the balance after each entry. Go on with"
+        " `cursor`, not `page`, where entries may be added meanwhile.",
         answer=ref("LedgerPage"),
         values=_USER_PATH,
         example={
@@ -136,8 +137,9 @@ STAFF_OPERATIONS: Mapping[tuple[str, str], Operation] = {
                 }
             ],
             **_COUNTED,
+            "next_cursor": None,
         },
-        errors=("user_not_found",),
+        errors=("user_not_found", "invalid_argument"),
     ),
     ("GET", "/admin/api/users/{account_id}/checks"): Operation(
         "listUserChecks",

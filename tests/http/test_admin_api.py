@@ -2173,3 +2173,28 @@ def test_a_session_is_over_after_signing_out(service: Service, viewer: Person) -
     nobody.call("POST", "/admin/oauth/logout", headers=cookie)
     assert_error(nobody.call("GET", "/admin/oauth/user", headers=cookie), 401, BAD)
     assert_error(nobody.call("GET", "/admin/api/users", headers=cookie), 401, BAD)
+
+
+def test_a_ledger_goes_on_by_cursor_while_entries_are_added(
+    service: Service, admin: Person
+) -> None:
+    account = new_account(service)
+    for amount in range(1, 6):
+        assert admin.post(
+            f"/users/{account}/credits", {"amount_minor": amount, "reason": "x"}
+        ).is_success
+    path, seen = f"/users/{account}/transactions", []
+    page = admin.get(path, page_size=2)
+    while True:
+        seen += [entry["amount_minor"] for entry in page["transactions"]]
+        admin.post(f"/users/{account}/credits", {"amount_minor": 99, "reason": "new"})
+        if page["next_cursor"] is None:
+            break
+        page = admin.get(path, page_size=2, cursor=page["next_cursor"])
+    assert seen == [5, 4, 3, 2, 1]
+    other = new_account(service)
+    cursor = admin.get(path, page_size=1)["next_cursor"]
+    for bad in ({"cursor": "x"}, {"cursor": cursor, "page": 2}):
+        assert admin.call("GET", f"/admin/api{path}", params=bad).status_code == 422
+    strange = admin.call("GET", f"/admin/api/users/{other}/transactions", params={"cursor": cursor})
+    assert strange.status_code == 422

@@ -150,7 +150,12 @@ def test_every_outcome_of_an_event_has_its_words(module_database: Database) -> N
         if module_database.value("SELECT billing_data.is_payment_fault(%s)", outcome)
     }
     assert payments._OUTCOMES.keys() == outcomes
-    assert payments._ADVICE.keys() == faults | {"shortfall"}
+    warnings = module_database.value(
+        "SELECT pg_get_constraintdef(c.oid) FROM pg_constraint AS c"
+        " WHERE c.conname = 'payment_warnings_kind'"
+    )
+    assert set(payments._WARNINGS) == set(re.findall(r"'(\w+)'", warnings))
+    assert payments._ADVICE.keys() == faults | {"shortfall", *payments._WARNINGS}
     assert stripe._ADVICE.keys() == faults
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from typing import Any
 
@@ -22,7 +23,7 @@ from tests.http.wire import (
 )
 from tests.support import Service, charge_body, credit_body, identity, unique
 
-NOTHING = {"transactions": [], "total_count": 0, "has_more": False}
+NOTHING = {"transactions": [], "total_count": 0, "has_more": False, "next_cursor": None}
 METADATA = {"message_id": "m", "agent_id": "a", "channel_id": None, "request_id": "r"}
 
 
@@ -30,7 +31,8 @@ def history(client: httpx.Client, user: str, **query: Any) -> dict[str, Any]:
     response = client.get(TRANSACTIONS, params={**identity(user), **query})
     assert response.status_code == 200, response.text
     body = response.json()
-    assert set(body) == {"transactions", "total_count", "has_more"}
+    assert set(body) == {"transactions", "total_count", "has_more", "next_cursor"}
+    assert body["has_more"] is (body["next_cursor"] is not None)
     return body
 
 
@@ -205,3 +207,101 @@ def test_query_values_are_percent_decoded(client: httpx.Client, service: Service
     client.post("/v1/billing/accounts", json=identity(user))
     client.post(CHARGES, json=charge_body(user))
     assert history(client, user)["total_count"] == 1
+
+
+def walk(client: httpx.Client, user: str, limit: int) -> list[str]:
+    """The descriptions of a whole history, page after page; a charge is added between two."""
+    found, cursor = [], {}
+    while True:
+        page = history(client, user, limit=limit, **cursor)
+        found += [entry["description"] for entry in page["transactions"]]
+        client.post(CREDITS, json=credit_body(user, 1, description="new"))
+        if page["next_cursor"] is None:
+            return found
+        cursor = {"cursor": page["next_cursor"]}
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 7, 8, 500])
+def test_entries_that_are_added_between_two_pages_repeat_and_hide_nothing(
+    service: Service, client: httpx.Client, limit: int
+) -> None:
+    user = make_account(service)
+    for number in range(1, 8):
+        client.post(CREDITS, json=credit_body(user, 1, description=f"{number}"))
+    assert walk(client, user, limit) == ["7", "6", "5", "4", "3", "2", "1"]
+
+
+def test_a_page_by_offset_tells_the_cursor_of_the_next(client: httpx.Client, user: str) -> None:
+    page = history(client, user, limit=2, offset=1)
+    assert [entry["description"] for entry in page["transactions"]] == ["6", "5"]
+    page = history(client, user, limit=3, cursor=page["next_cursor"])
+    assert [entry["description"] for entry in page["transactions"]] == ["4", "3", "2"]
+    page = history(client, user, limit=3, cursor=page["next_cursor"])
+    assert [entry["description"] for entry in page["transactions"]] == ["1"]
+    assert page["total_count"] == 7
+
+
+def test_no_entries_are_a_page_that_goes_nowhere(client: httpx.Client, user: str) -> None:
+    page = history(client, user, limit=0)
+    again = history(client, user, limit=0, cursor=page["next_cursor"])
+    assert (again["transactions"], again["next_cursor"]) == ([], page["next_cursor"])
+
+
+def forged(cursor: str, version: int) -> str:
+    """The cursor of the same account with another version in it."""
+    raw = base64.urlsafe_b64decode(cursor)[:16] + version.to_bytes(8, signed=True)
+    return base64.urlsafe_b64encode(raw).decode()
+
+
+@pytest.mark.parametrize(
+    "bad",
+    ["", "x", "x" * 32, "x" * 33, "é" * 32, "=" * 32, "\x00", "/" * 32, "7", "x" * 31 + "\n"],
+)
+def test_what_is_no_cursor_is_422(client: httpx.Client, user: str, bad: str) -> None:
+    response = client.get(TRANSACTIONS, params={**identity(user), "cursor": bad})
+    assert response.status_code == 422, response.text
+    (fault,) = response.json()["detail"]
+    assert fault["loc"] == ["query", "cursor"]
+
+
+@pytest.mark.parametrize("version", [0, -1, 8, INT64_MAX, -(2**63)])
+def test_a_cursor_that_points_outside_the_history_is_422(
+    client: httpx.Client, user: str, version: int
+) -> None:
+    good = history(client, user, limit=1)["next_cursor"]
+    params = {**identity(user), "cursor": forged(good, version)}
+    response = client.get(TRANSACTIONS, params=params)
+    assert response.status_code == 422
+    assert response.json()["detail"] == [
+        {
+            "type": "value_error",
+            "loc": ["query", "cursor"],
+            "msg": "Value error, it must be a next_cursor of this account's history",
+            "input": params["cursor"],
+            "ctx": {"error": {}},
+        }
+    ]
+
+
+@pytest.mark.parametrize("whose", ["another", "an unknown"])
+def test_a_cursor_is_good_for_its_account_alone(
+    service: Service, client: httpx.Client, user: str, whose: str
+) -> None:
+    cursor = history(client, user, limit=1)["next_cursor"]
+    other = unique()
+    if whose == "another":
+        other = make_account(service, paid=1)
+        client.post(CREDITS, json=credit_body(other, 10))
+    response = client.get(TRANSACTIONS, params={**identity(other), "cursor": cursor})
+    assert response.status_code == 422
+    (fault,) = response.json()["detail"]
+    assert fault["loc"] == ["query", "cursor"]
+
+
+def test_a_cursor_goes_without_an_offset(client: httpx.Client, user: str) -> None:
+    cursor = history(client, user, limit=1)["next_cursor"]
+    params = {**identity(user), "cursor": cursor, "offset": 1}
+    response = client.get(TRANSACTIONS, params=params)
+    assert response.status_code == 422
+    (fault,) = response.json()["detail"]
+    assert (fault["loc"], fault["input"]) == (["query", "offset"], 1)

@@ -266,7 +266,7 @@ CREATE FUNCTION billing.list_purchases(p_account_id uuid DEFAULT NULL::uuid, p_s
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.list_transactions(p_oauth_provider text, p_external_id text, p_limit bigint DEFAULT 50, p_offset bigint DEFAULT 0, p_api_key_id uuid DEFAULT NULL::uuid, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(total_count bigint, transaction_id uuid, type text, amount_minor bigint, currency text, description text, created_at timestamp with time zone, balance_after bigint, transaction_type text, external_transaction_id text, metadata_message_id text, metadata_agent_id text, metadata_channel_id text, metadata_request_id text, paid_with text, ledger_version bigint)
+CREATE FUNCTION billing.list_transactions(p_oauth_provider text, p_external_id text, p_limit bigint DEFAULT 50, p_offset bigint DEFAULT 0, p_api_key_id uuid DEFAULT NULL::uuid, p_session_hash bytea DEFAULT NULL::bytea, p_cursor text DEFAULT NULL::text) RETURNS TABLE(total_count bigint, transaction_id uuid, type text, amount_minor bigint, currency text, description text, created_at timestamp with time zone, balance_after bigint, transaction_type text, external_transaction_id text, metadata_message_id text, metadata_agent_id text, metadata_channel_id text, metadata_request_id text, paid_with text, ledger_version bigint, next_cursor text)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -704,6 +704,10 @@ CREATE FUNCTION billing_data.free_key(p_account_id uuid, p_key text) RETURNS tex
 CREATE FUNCTION billing_data.has_profile(p_customer_email text, p_user_role text, p_agent_id text, p_marketing_opt_in boolean) RETURNS boolean
     LANGUAGE sql IMMUTABLE PARALLEL SAFE;
 
+CREATE FUNCTION billing_data.history_cursor(p_account_id uuid, p_version bigint) RETURNS text
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.ids_from(p_from timestamp with time zone, OUT first_id uuid, OUT last_id uuid) RETURNS record
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -941,6 +945,10 @@ CREATE FUNCTION billing_data.uses_due(p_uses bigint, p_price_minor bigint, p_mon
 
 CREATE FUNCTION billing_data.utc_text(p_at timestamp with time zone) RETURNS text
     LANGUAGE sql STABLE;
+
+CREATE FUNCTION billing_data.version_of_cursor(p_cursor text, p_account_id uuid, p_newest bigint) RETURNS bigint
+    LANGUAGE plpgsql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.with_profile(p_account billing_data.accounts, p_customer_email text, p_user_role text, p_agent_id text, p_marketing_opt_in boolean, p_marketing_opt_in_source text, p_now timestamp with time zone) RETURNS billing_data.accounts
     LANGUAGE plpgsql IMMUTABLE
