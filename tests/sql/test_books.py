@@ -511,6 +511,44 @@ def test_free_uses_are_held_to_what_was_configured_when_the_account_was_opened(
     assert ledger_problems(database) == []
 
 
+def test_entries_without_a_digest_are_legal_from_before_a_deploy_that_brought_digests(
+    books: tuple[Database, dict[str, str], Any],
+) -> None:
+    """As after an older release, whose functions make none, was put back and replaced again."""
+    database, who, account = books
+    database.execute("UPDATE billing_data.settings SET digests_since = now() - interval '1 hour'")
+    tamper(
+        database,
+        "UPDATE billing_data.charges SET digest = NULL WHERE account_id = %(id)s",
+        id=account,
+    )
+    assert {row[1] for row in ledger_problems(database)} == {
+        _ENTRY.format(version) for version in (1, 2, 3, 5, 6)
+    }
+    database.execute("DROP FUNCTION billing_data.charge_digest")  # what an older release drops
+    migrate(database.dsn(), SettingsSeed())
+    assert ledger_problems(database) == []
+    since = database.value("SELECT digests_since FROM billing_data.settings")
+    migrate(database.dsn(), SettingsSeed())
+    assert database.value("SELECT digests_since FROM billing_data.settings") == since
+    with session(database, "t_dba") as dba:
+        dba.row("create_charge", **who)
+    assert database.value("SELECT count(*) FROM billing_data.charges WHERE digest IS NOT NULL") > 0
+
+
+def test_where_the_settings_are_gone_entries_are_still_looked_at(
+    books: tuple[Database, dict[str, str], Any],
+) -> None:
+    database, _, account = books
+    tamper(
+        database,
+        "DELETE FROM billing_data.settings",
+        f"UPDATE billing_data.charges SET amount_minor = 9 {ONE} 2",
+        id=account,
+    )
+    assert _ENTRY.format(2) in {row[1] for row in ledger_problems(database)}
+
+
 def test_a_digest_is_the_same_on_every_version(any_cluster: TestCluster) -> None:
     """A dump is restored, and a database upgraded, with its digests."""
     with any_cluster.database() as database:
