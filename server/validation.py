@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from email.message import Message
 from typing import Annotated, Any, TypeVar
@@ -15,10 +16,24 @@ from pydantic_core import PydanticCustomError
 
 from server.errors import validation_error
 from server.gateway import Refused
+from server.resources import resource_folder
 
 INT64_MAX = 2**63 - 1
+_LIMITS = {
+    field or "": int(length)
+    for field, length in re.findall(
+        r"^    (?:WHEN '(\w+)' THEN|ELSE) (\d+)",
+        (resource_folder("sql") / "limits.sql").read_text(encoding="utf-8"),
+        re.MULTILINE,
+    )
+}
 Entries = list[dict[str, Any]]
 Model = TypeVar("Model", bound=BaseModel)
+
+
+def most(field: str = "") -> int:
+    """How many characters a field may have: what sql/limits.sql says of it, or of all others."""
+    return _LIMITS.get(field, _LIMITS[""])
 
 
 def without_nul(value: str) -> str:
@@ -36,17 +51,21 @@ def _provider(value: str) -> str:
 
 _NoNul = AfterValidator(without_nul)
 Text = Annotated[str, StringConstraints(min_length=1), _NoNul]
-Text50 = Annotated[str, StringConstraints(max_length=50), _NoNul]
-Text100 = Annotated[str, StringConstraints(min_length=1, max_length=100), _NoNul]
-Text255 = Annotated[str, StringConstraints(max_length=255), _NoNul]
-Name255 = Annotated[str, StringConstraints(min_length=1, max_length=255), _NoNul]
+UserRole = Annotated[str, StringConstraints(max_length=most("user_role")), _NoNul]
+OptInSource = Annotated[str, StringConstraints(max_length=most("marketing_opt_in_source")), _NoNul]
+PlanName = Annotated[str, StringConstraints(min_length=1, max_length=most("plan_name")), _NoNul]
+Description = Annotated[
+    str, StringConstraints(min_length=1, max_length=most("description")), _NoNul
+]
+Text255 = Annotated[str, StringConstraints(max_length=most()), _NoNul]
+Name255 = Annotated[str, StringConstraints(min_length=1, max_length=most()), _NoNul]
 Provider = Annotated[Name255, AfterValidator(_provider)]
 # What billing_data.history_cursor makes; whose it is, the function looks at.
 CURSOR = "[A-Za-z0-9_-]{32}"
 Cursor = Annotated[str, StringConstraints(pattern=f"^{CURSOR}$")]
 Currency = Annotated[
     str,
-    StringConstraints(min_length=3, max_length=3),
+    StringConstraints(min_length=most("currency"), max_length=most("currency")),
     StringConstraints(pattern="^[A-Za-z]{3}$"),
     AfterValidator(str.upper),
 ]

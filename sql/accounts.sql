@@ -210,12 +210,13 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     PERFORM billing_data.require(
-        starts_with(p_oauth_provider, 'oauth:') AND length(p_oauth_provider) <= 255,
-        'p_oauth_provider', 'it must start with "oauth:" and have at most 255 characters'
+        starts_with(p_oauth_provider, 'oauth:'), 'p_oauth_provider', 'it must start with "oauth:"'
     );
+    PERFORM billing_data.require_short(p_oauth_provider, 'p_oauth_provider');
     PERFORM billing_data.require(
-        length(p_external_id) BETWEEN 1 AND 255, 'p_external_id', 'it must have 1 to 255 characters'
+        length(p_external_id) > 0, 'p_external_id', 'it must not be empty'
     );
+    PERFORM billing_data.require_short(p_external_id, 'p_external_id');
 END
 $$;
 COMMENT ON FUNCTION billing_data.require_identity IS
@@ -229,10 +230,10 @@ LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    PERFORM billing_data.require_length(p_customer_email, 255, 'p_customer_email');
-    PERFORM billing_data.require_length(p_user_role, 50, 'p_user_role');
-    PERFORM billing_data.require_length(p_agent_id, 255, 'p_agent_id');
-    PERFORM billing_data.require_length(p_marketing_opt_in_source, 50, 'p_marketing_opt_in_source');
+    PERFORM billing_data.require_short(p_customer_email, 'p_customer_email');
+    PERFORM billing_data.require_short(p_user_role, 'p_user_role');
+    PERFORM billing_data.require_short(p_agent_id, 'p_agent_id');
+    PERFORM billing_data.require_short(p_marketing_opt_in_source, 'p_marketing_opt_in_source');
 END
 $$;
 COMMENT ON FUNCTION billing_data.require_profile IS
@@ -300,14 +301,15 @@ BEGIN
         p_currency ~ '^[A-Z]{3}$', 'p_currency', 'it must be three capital letters'
     );
     PERFORM billing_data.require(
-        length(p_plan_name) BETWEEN 1 AND 100, 'p_plan_name', 'it must have 1 to 100 characters'
+        length(p_plan_name) > 0, 'p_plan_name', 'it must not be empty'
     );
-    PERFORM billing_data.require_length(p_wa_id, 255, 'p_wa_id');
-    PERFORM billing_data.require_length(p_tenant_id, 255, 'p_tenant_id');
+    PERFORM billing_data.require_short(p_plan_name, 'p_plan_name');
+    PERFORM billing_data.require_short(p_wa_id, 'p_wa_id');
+    PERFORM billing_data.require_short(p_tenant_id, 'p_tenant_id');
     PERFORM billing_data.require_profile(
         p_customer_email, p_user_role, p_agent_id, p_marketing_opt_in_source
     );
-    PERFORM billing_data.require_length(p_idempotency_key, 255, 'p_idempotency_key');
+    PERFORM billing_data.require_short(p_idempotency_key, 'p_idempotency_key');
     PERFORM billing_data.require_durable_commit();
 
     SELECT f.account, f.created INTO STRICT v_found
@@ -432,7 +434,7 @@ BEGIN
         p_status IN ('active', 'suspended', 'closed'),
         'p_status', 'it must be active, suspended or closed'
     );
-    PERFORM billing_data.require(length(p_reason) > 0, 'p_reason', 'a reason is needed');
+    PERFORM billing_data.require_reason(p_reason);
     PERFORM billing_data.require_durable_commit();
     SELECT a.id, a.status INTO v_id, v_previous
     FROM billing_data.accounts AS a

@@ -170,7 +170,10 @@ BEGIN
         END,
         CASE
             WHEN p_actor.admin_user_id IS NOT NULL
-                THEN nullif(current_setting('billing.client_agent', true), '')
+                THEN left(
+                    nullif(current_setting('billing.client_agent', true), ''),
+                    billing_data.most('user_agent')
+                )
         END
     );
 END

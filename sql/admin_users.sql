@@ -43,9 +43,10 @@ DECLARE
 BEGIN
     SELECT s.admin_email_domain INTO STRICT v_domain FROM billing_data.settings AS s;
     PERFORM billing_data.require(
-        v_email ~ '^[^@\s]+@[^@\s]+$' AND length(v_email) <= 255,
-        'p_email', 'it must be an e-mail address'
+        v_email ~ '^[^@[:space:]]+@[^@[:space:]]+$', 'p_email', 'it must be an e-mail address'
     );
+    PERFORM billing_data.require_short(p_email, 'p_email');
+    PERFORM billing_data.require_short(p_reason, 'p_reason');
     PERFORM billing_data.require(
         split_part(v_email, '@', 2) = lower(v_domain),
         'p_email', format('only addresses at %s are allowed', v_domain)
@@ -119,7 +120,8 @@ BEGIN
     PERFORM billing_data.require(
         p_role IS NULL OR p_role IN ('admin', 'viewer'), 'p_role', 'it must be admin or viewer'
     );
-    PERFORM billing_data.require(length(p_reason) > 0, 'p_reason', 'a reason is needed');
+    PERFORM billing_data.require_reason(p_reason);
+    PERFORM billing_data.require_short(p_email, 'p_email');
     PERFORM billing_data.require_durable_commit();
     PERFORM FROM billing_data.admin_users AS u
     WHERE u.role = 'admin' OR u.email = lower(p_email)
@@ -194,6 +196,7 @@ LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
+    PERFORM billing_data.require_short(p_email, 'p_email');
     RETURN QUERY
     SELECT u.id, u.email::text, u.full_name::text, u.role::text
     FROM billing_data.admin_users AS u

@@ -46,6 +46,11 @@ BEGIN
     PERFORM billing_data.require(
         starts_with(p_key_hash, '$argon2id$'), 'p_key_hash', 'it must be an Argon2id hash'
     );
+    PERFORM billing_data.require_short(p_key_hash, 'p_key_hash');
+    PERFORM billing_data.require_short(p_description, 'p_description');
+    PERFORM billing_data.require_list(
+        array_dims(p_permissions), cardinality(p_permissions), 'p_permissions', 'permissions'
+    );
     PERFORM billing_data.require(
         p_permissions IS NOT NULL AND array_position(p_permissions, NULL) IS NULL,
         'p_permissions', 'it must be a list of strings'
@@ -54,7 +59,7 @@ BEGIN
         p_expires_in_days IS NULL OR p_expires_in_days BETWEEN 1 AND 3650,
         'p_expires_in_days', 'it must be 1 to 3650 days'
     );
-    PERFORM billing_data.require_length(p_reason, 500, 'p_reason');
+    PERFORM billing_data.require_short(p_reason, 'p_reason');
     PERFORM billing_data.require_durable_commit();
     INSERT INTO billing_data.api_keys AS k (
         name, key_prefix, key_hash, environment, permissions, description, expires_at, created_by,
@@ -187,7 +192,7 @@ DECLARE
     v_actor billing_data.actor := billing_data.authorize(NULL, p_session_hash, 'billing:write');
     v_status text;
 BEGIN
-    PERFORM billing_data.require_length(p_reason, 500, 'p_reason');
+    PERFORM billing_data.require_short(p_reason, 'p_reason');
     PERFORM billing_data.require_durable_commit();
     SELECT k.status INTO v_status
     FROM billing_data.api_keys AS k
@@ -329,6 +334,14 @@ AS $$
 DECLARE
     v_count integer;
 BEGIN
+    IF coalesce(cardinality(p_api_key_ids), 0) = 0 THEN
+        RETURN 0;
+    END IF;
+    PERFORM billing_data.require_same_length(
+        ARRAY[cardinality(p_api_key_ids), cardinality(p_used_at), cardinality(p_used_from)], '{}',
+        ARRAY[array_dims(p_api_key_ids), array_dims(p_used_at), array_dims(p_used_from)]
+    );
+    PERFORM billing_data.require_moment(u.used_at, 'p_used_at') FROM unnest(p_used_at) AS u (used_at);
     IF pg_current_xact_id_if_assigned() IS NULL THEN
         PERFORM set_config('synchronous_commit', 'off', true);
     END IF;

@@ -113,7 +113,8 @@ BEGIN
         'p_idempotency_key', 'it must have 1 to 255 characters'
     );
     PERFORM billing_data.require(
-        p_request_fingerprint IS NOT NULL, 'p_request_fingerprint', 'it must be given'
+        length(p_request_fingerprint) BETWEEN 1 AND 64,
+        'p_request_fingerprint', 'it must be a digest of 1 to 64 bytes'
     );
     PERFORM billing_data.require_durable_commit();
     v_first_key_id := billing_data.first_key_id(p_api_key_id);

@@ -150,6 +150,15 @@ BEGIN
             cardinality(p_metadata_request_ids), cardinality(p_customer_emails),
             cardinality(p_user_roles), cardinality(p_agent_ids), cardinality(p_marketing_opt_ins),
             cardinality(p_marketing_opt_in_sources), cardinality(p_api_key_ids)
+        ],
+        ARRAY[
+            array_dims(p_oauth_providers), array_dims(p_external_ids), array_dims(p_amounts_minor),
+            array_dims(p_currencies), array_dims(p_descriptions), array_dims(p_idempotency_keys),
+            array_dims(p_metadata_message_ids), array_dims(p_metadata_agent_ids),
+            array_dims(p_metadata_channel_ids), array_dims(p_metadata_request_ids),
+            array_dims(p_customer_emails), array_dims(p_user_roles), array_dims(p_agent_ids),
+            array_dims(p_marketing_opt_ins), array_dims(p_marketing_opt_in_sources),
+            array_dims(p_api_key_ids)
         ]
     );
     PERFORM billing_data.require_durable_commit();
@@ -218,15 +227,16 @@ BEGIN
                 coalesce(i.marketing_opt_in, false), i.marketing_opt_in_source
             )::text, 'UTF8')) AS fingerprint,
             (
-                i.amount_minor > 0 AND length(i.currency) = 3 AND length(i.description) > 0
+                i.amount_minor > 0 AND length(i.currency) = billing_data.most('currency')
+                AND length(i.description) BETWEEN 1 AND billing_data.most('description')
                 AND coalesce(greatest(
                     length(i.idempotency_key), length(i.message_id), length(i.metadata_agent_id),
                     length(i.channel_id), length(i.request_id), length(i.customer_email),
                     length(i.agent_id)
-                ), 0) <= 255
-                AND coalesce(greatest(
-                    length(i.user_role), length(i.marketing_opt_in_source)
-                ), 0) <= 50
+                ), 0) <= billing_data.most('customer_email')
+                AND coalesce(length(i.user_role), 0) <= billing_data.most('user_role')
+                AND coalesce(length(i.marketing_opt_in_source), 0)
+                    <= billing_data.most('marketing_opt_in_source')
             ) IS TRUE AS is_valid
         FROM unnest(
             p_oauth_providers, p_external_ids, p_amounts_minor, p_currencies, p_descriptions,
@@ -503,14 +513,15 @@ BEGIN
         PERFORM billing_data.require(
             length(p_description) > 0, 'p_description', 'it must not be empty'
         );
+        PERFORM billing_data.require_short(p_description, 'p_description');
         PERFORM billing_data.require(
             length(p_currency) = 3, 'p_currency', 'it must have 3 characters'
         );
-        PERFORM billing_data.require_length(p_idempotency_key, 255, 'p_idempotency_key');
-        PERFORM billing_data.require_length(p_metadata_message_id, 255, 'p_metadata_message_id');
-        PERFORM billing_data.require_length(p_metadata_agent_id, 255, 'p_metadata_agent_id');
-        PERFORM billing_data.require_length(p_metadata_channel_id, 255, 'p_metadata_channel_id');
-        PERFORM billing_data.require_length(p_metadata_request_id, 255, 'p_metadata_request_id');
+        PERFORM billing_data.require_short(p_idempotency_key, 'p_idempotency_key');
+        PERFORM billing_data.require_short(p_metadata_message_id, 'p_metadata_message_id');
+        PERFORM billing_data.require_short(p_metadata_agent_id, 'p_metadata_agent_id');
+        PERFORM billing_data.require_short(p_metadata_channel_id, 'p_metadata_channel_id');
+        PERFORM billing_data.require_short(p_metadata_request_id, 'p_metadata_request_id');
         PERFORM billing_data.require_profile(
             p_customer_email, p_user_role, p_agent_id, p_marketing_opt_in_source
         );

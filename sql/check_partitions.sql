@@ -184,6 +184,7 @@ BEGIN
     PERFORM billing_data.require(
         p_before <= now() - interval '1 month', 'p_before', 'it must lie at least a month back'
     );
+    PERFORM billing_data.require_moment(p_before, 'p_before');
     PERFORM billing_data.require(
         p_rows BETWEEN 1 AND 5000000, 'p_rows', 'it must be 1 to 5000000'
     );

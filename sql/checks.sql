@@ -22,8 +22,10 @@ RETURN (
         length(p_oauth_provider), length(p_external_id), length(p_wa_id), length(p_tenant_id),
         length(p_context_agent_id), length(p_context_channel_id),
         length(p_context_request_id), length(p_customer_email), length(p_agent_id)
-    ) <= 255
-    AND coalesce(greatest(length(p_user_role), length(p_marketing_opt_in_source)), 0) <= 50
+    ) <= billing_data.most('external_id')
+    AND coalesce(length(p_user_role), 0) <= billing_data.most('user_role')
+    AND coalesce(length(p_marketing_opt_in_source), 0)
+        <= billing_data.most('marketing_opt_in_source')
 ) IS TRUE;
 COMMENT ON FUNCTION billing_data.is_check IS
     'Whether an item of a batch has the shape of a check. Helper.';
@@ -98,6 +100,14 @@ BEGIN
             cardinality(p_customer_emails), cardinality(p_user_roles), cardinality(p_agent_ids),
             cardinality(p_marketing_opt_ins), cardinality(p_marketing_opt_in_sources),
             cardinality(p_api_key_ids)
+        ],
+        ARRAY[
+            array_dims(p_oauth_providers), array_dims(p_external_ids), array_dims(p_wa_ids),
+            array_dims(p_tenant_ids), array_dims(p_context_agent_ids),
+            array_dims(p_context_channel_ids), array_dims(p_context_request_ids),
+            array_dims(p_customer_emails), array_dims(p_user_roles), array_dims(p_agent_ids),
+            array_dims(p_marketing_opt_ins), array_dims(p_marketing_opt_in_sources),
+            array_dims(p_api_key_ids)
         ]
     );
     IF p_api_key_ids IS NULL THEN
@@ -370,11 +380,11 @@ BEGIN
         p_api_key_ids => CASE WHEN p_api_key_id IS NOT NULL THEN ARRAY[p_api_key_id] END
     ) AS c;
     IF v_outcome = 'invalid_argument' THEN
-        PERFORM billing_data.require_length(p_wa_id, 255, 'p_wa_id');
-        PERFORM billing_data.require_length(p_tenant_id, 255, 'p_tenant_id');
-        PERFORM billing_data.require_length(p_context_agent_id, 255, 'p_context_agent_id');
-        PERFORM billing_data.require_length(p_context_channel_id, 255, 'p_context_channel_id');
-        PERFORM billing_data.require_length(p_context_request_id, 255, 'p_context_request_id');
+        PERFORM billing_data.require_short(p_wa_id, 'p_wa_id');
+        PERFORM billing_data.require_short(p_tenant_id, 'p_tenant_id');
+        PERFORM billing_data.require_short(p_context_agent_id, 'p_context_agent_id');
+        PERFORM billing_data.require_short(p_context_channel_id, 'p_context_channel_id');
+        PERFORM billing_data.require_short(p_context_request_id, 'p_context_request_id');
         PERFORM billing_data.require_profile(
             p_customer_email, p_user_role, p_agent_id, p_marketing_opt_in_source
         );

@@ -17,7 +17,9 @@ AS $$
     SELECT array_agg(
         DISTINCT
         CASE p_match WHEN 'substring' THEN '%' ELSE '' END
-        || replace(replace(replace(lower(f.form), '\', '\\'), '%', '\%'), '_', '\_') || '%'
+        || replace(
+            replace(replace(lower(f.form), E'\\', E'\\\\'), '%', E'\\%'), '_', E'\\_'
+        ) || '%'
     )
     FROM (
         SELECT p_search AS form
@@ -287,11 +289,8 @@ DECLARE
     v_fingerprint bytea;
 BEGIN
     PERFORM billing_data.require(p_amount <> 0, 'p_amount', 'it must not be 0');
-    PERFORM billing_data.require(
-        length(btrim(p_reason)) > 0, 'p_reason', 'a reason is needed'
-    );
-    PERFORM billing_data.require_length(p_reason, 500, 'p_reason');
-    PERFORM billing_data.require_length(p_idempotency_key, 255, 'p_idempotency_key');
+    PERFORM billing_data.require_reason(p_reason);
+    PERFORM billing_data.require_short(p_idempotency_key, 'p_idempotency_key');
     PERFORM billing_data.require_durable_commit();
     SELECT a.* INTO v_account
     FROM billing_data.accounts AS a
@@ -362,9 +361,7 @@ DECLARE
     v_actor billing_data.actor := billing_data.authorize(NULL, p_session_hash, 'billing:write');
     v_version bigint;
 BEGIN
-    PERFORM billing_data.require(
-        length(btrim(p_reason)) > 0, 'p_reason', 'a reason is needed'
-    );
+    PERFORM billing_data.require_reason(p_reason);
     PERFORM billing_data.require(
         p_free_uses IS NULL OR p_free_uses >= 0, 'p_free_uses', 'it must be 0 or more'
     );

@@ -128,11 +128,10 @@ BEGIN
         'p_transaction_type', 'it must be purchase, grant, refund or adjustment'
     );
     PERFORM billing_data.require(length(p_description) > 0, 'p_description', 'it must not be empty');
+    PERFORM billing_data.require_short(p_description, 'p_description');
     PERFORM billing_data.require(length(p_currency) = 3, 'p_currency', 'it must have 3 characters');
-    PERFORM billing_data.require_length(
-        p_external_transaction_id, 255, 'p_external_transaction_id'
-    );
-    PERFORM billing_data.require_length(p_idempotency_key, 255, 'p_idempotency_key');
+    PERFORM billing_data.require_short(p_external_transaction_id, 'p_external_transaction_id');
+    PERFORM billing_data.require_short(p_idempotency_key, 'p_idempotency_key');
     PERFORM billing_data.require_profile(
         p_customer_email, p_user_role, p_agent_id, p_marketing_opt_in_source
     );

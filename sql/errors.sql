@@ -156,6 +156,73 @@ $$;
 COMMENT ON FUNCTION billing_data.require_length IS
     'Raises invalid_argument when a text is too long. Helper.';
 
+-- Raises invalid_argument when an argument is longer than billing_data.most says of the field that
+-- it is named after; NULL is short enough.
+CREATE OR REPLACE FUNCTION billing_data.require_short(p_value text, p_argument text) RETURNS void
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM billing_data.require_length(
+        p_value, billing_data.most(substr(p_argument, 3)), p_argument
+    );
+END
+$$;
+COMMENT ON FUNCTION billing_data.require_short IS
+    'Raises invalid_argument when an argument is longer than its field may be. Helper.';
+
+-- Raises invalid_argument unless a reason is given and is not too long.
+CREATE OR REPLACE FUNCTION billing_data.require_reason(p_reason text) RETURNS void
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM billing_data.require(length(btrim(p_reason)) > 0, 'p_reason', 'a reason is needed');
+    PERFORM billing_data.require_short(p_reason, 'p_reason');
+END
+$$;
+COMMENT ON FUNCTION billing_data.require_reason IS
+    'Raises invalid_argument unless there is a reason, not too long. Helper.';
+
+-- Raises invalid_argument unless a moment is one that every client can show: no infinity, years 1 to
+-- 9999; NULL is.
+CREATE OR REPLACE FUNCTION billing_data.require_moment(p_at timestamptz, p_argument text)
+RETURNS void
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM billing_data.require(
+        p_at IS NULL OR extract(YEAR FROM p_at AT TIME ZONE 'UTC') BETWEEN 1 AND 9999,
+        p_argument, 'it must be a moment of the years 1 to 9999'
+    );
+END
+$$;
+COMMENT ON FUNCTION billing_data.require_moment IS
+    'Raises invalid_argument unless a moment is a finite one. Helper.';
+
+-- Raises invalid_argument unless a list is one: a single row of items, counted from 1, not too many.
+-- p_shape is array_dims of it, p_count its cardinality; NULL where there is none.
+CREATE OR REPLACE FUNCTION billing_data.require_list(
+    p_shape text, p_count integer, p_argument text, p_field text DEFAULT 'items'
+) RETURNS void
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM billing_data.require(
+        (p_shape <> '[1:' || p_count || ']') IS NOT TRUE, p_argument,
+        'it must be a list of one dimension'
+    );
+    PERFORM billing_data.require(
+        (p_count > billing_data.most(p_field)) IS NOT TRUE, p_argument,
+        format('it must have at most %s items', billing_data.most(p_field))
+    );
+END
+$$;
+COMMENT ON FUNCTION billing_data.require_list IS
+    'Raises invalid_argument unless an array is a list, not too long. Helper.';
+
 -- Raises invalid_argument unless p_limit and p_offset name a page of at most p_most rows.
 CREATE OR REPLACE FUNCTION billing_data.require_page(
     p_limit bigint, p_offset bigint, p_most bigint
@@ -173,10 +240,11 @@ $$;
 COMMENT ON FUNCTION billing_data.require_page IS
     'Raises invalid_argument unless a limit and an offset name a page. Helper.';
 
--- Raises invalid_argument unless all arrays of a batch have one length: those of p_required must
--- be given, those of p_optional may be NULL. Both are lists of lengths.
+-- Raises invalid_argument unless all arrays of a batch are lists of one length, not too long: those
+-- of p_required must be given, those of p_optional may be NULL. Both are lists of lengths; p_shapes
+-- has array_dims of each.
 CREATE OR REPLACE FUNCTION billing_data.require_same_length(
-    p_required integer[], p_optional integer[]
+    p_required integer[], p_optional integer[], p_shapes text[]
 ) RETURNS void
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -187,6 +255,10 @@ BEGIN
     THEN
         PERFORM billing_data.require(false, 'arrays', 'they must all be given with one length');
     END IF;
+    IF '[1:' || p_required[1] || ']' <> ANY (p_shapes) THEN
+        PERFORM billing_data.require(false, 'arrays', 'they must be lists of one dimension');
+    END IF;
+    PERFORM billing_data.require_list(NULL, p_required[1], 'arrays');
 END
 $$;
 COMMENT ON FUNCTION billing_data.require_same_length IS

@@ -469,6 +469,7 @@ DECLARE
     v_end uuid := billing_data.first_id(clock_timestamp() + interval '1 day');
 BEGIN
     PERFORM billing_data.require(p_entries BETWEEN 0 AND 10000, 'p_entries', 'it must be 0 to 10000');
+    PERFORM billing_data.require_list(array_dims(p_known), cardinality(p_known), 'p_known');
     RETURN QUERY
     WITH watched AS (
         SELECT n.account_id

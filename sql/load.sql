@@ -4,6 +4,7 @@
 \ir schema.sql
 \ir errors.sql
 \ir locks.sql
+\ir limits.sql
 \ir currencies.sql
 \ir append_only.sql
 \ir actors.sql

@@ -59,7 +59,7 @@ DECLARE
     v_writer text := CASE WHEN v_role IS NULL THEN p_provider END;
     -- Client secrets, wherever the provider repeats them, are not kept.
     v_payload jsonb := regexp_replace(
-        p_payload::text, '"client_secret": "(\\.|[^"\\])*"', '"client_secret": null', 'g'
+        p_payload::text, E'"client_secret": "(\\\\.|[^"\\\\])*"', '"client_secret": null', 'g'
     )::jsonb;
     v_event billing_data.payment_events;
     v_returns billing_data.payment_returns[];
@@ -78,6 +78,7 @@ BEGIN
     PERFORM billing_data.require(
         jsonb_typeof(p_payload) = 'object', 'p_payload', 'it must be an object'
     );
+    PERFORM billing_data.require_short(v_payload::text, 'p_payload');
     PERFORM billing_data.require(
         p_action IN ('settle', 'return', 'warn', 'acknowledge', 'ignore'),
         'p_action', 'it must be settle, return, warn, acknowledge or ignore'
@@ -94,9 +95,7 @@ BEGIN
         END,
         'p_payment_id', 'it must have 1 to 255 characters'
     );
-    PERFORM billing_data.require(
-        coalesce(isfinite(p_occurred_at), true), 'p_occurred_at', 'it must be a time'
-    );
+    PERFORM billing_data.require_moment(p_occurred_at, 'p_occurred_at');
     v_returns := ARRAY(
         SELECT t
         FROM billing_data.told_returns(
@@ -223,6 +222,10 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     PERFORM billing_data.caller_role();
+    PERFORM billing_data.require_list(
+        array_dims(p_payment_ids), cardinality(p_payment_ids), 'p_payment_ids'
+    );
+    PERFORM billing_data.require_moment(p_since, 'p_since');
     RETURN QUERY
     SELECT
         p.payment_id::text, p.account_id, p.id, p.uses, p.price_minor, p.currency::text,

@@ -123,8 +123,7 @@ BEGIN
     PERFORM billing_data.require(
         length(p_reference) BETWEEN 1 AND 255, p_argument, 'it must have 1 to 255 characters'
     );
-    PERFORM billing_data.require(length(btrim(p_reason)) > 0, 'p_reason', 'a reason is needed');
-    PERFORM billing_data.require_length(p_reason, 500, 'p_reason');
+    PERFORM billing_data.require_reason(p_reason);
 END
 $$;
 COMMENT ON FUNCTION billing_data.require_resolution IS

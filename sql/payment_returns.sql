@@ -370,6 +370,11 @@ BEGIN
         ],
         ARRAY[
             cardinality(p_withdrawn), cardinality(p_states), cardinality(p_transactions)
+        ],
+        ARRAY[
+            array_dims(p_ids), array_dims(p_kinds), array_dims(p_amounts_minor),
+            array_dims(p_away_minor), array_dims(p_withdrawn), array_dims(p_states),
+            array_dims(p_transactions)
         ]
     );
     FOR v_place IN 1..cardinality(p_ids) LOOP

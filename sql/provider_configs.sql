@@ -90,6 +90,9 @@ BEGIN
     PERFORM billing_data.require(
         jsonb_typeof(p_config_data) = 'object', 'p_config_data', 'it must be an object'
     );
+    PERFORM billing_data.require_short(p_config_data::text, 'p_config_data');
+    PERFORM billing_data.require_short(p_reason, 'p_reason');
+    PERFORM billing_data.require_moment(p_unchanged_since, 'p_unchanged_since');
     FOR v_member IN SELECT e.key, e.value FROM jsonb_each(p_config_data) AS e LOOP
         PERFORM billing_data.require(
             jsonb_typeof(v_member.value) = 'null'

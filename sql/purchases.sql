@@ -122,12 +122,12 @@ BEGIN
     PERFORM billing_data.require(
         length(p_customer_email) > 0, 'p_customer_email', 'it must not be empty'
     );
-    PERFORM billing_data.require_length(p_wa_id, 255, 'p_wa_id');
-    PERFORM billing_data.require_length(p_tenant_id, 255, 'p_tenant_id');
+    PERFORM billing_data.require_short(p_wa_id, 'p_wa_id');
+    PERFORM billing_data.require_short(p_tenant_id, 'p_tenant_id');
     PERFORM billing_data.require_profile(
         p_customer_email, p_user_role, p_agent_id, p_marketing_opt_in_source
     );
-    PERFORM billing_data.require_length(p_idempotency_key, 255, 'p_idempotency_key');
+    PERFORM billing_data.require_short(p_idempotency_key, 'p_idempotency_key');
     v_config := billing_data.require_provider(p_provider);
     PERFORM billing_data.require_durable_commit();
 
@@ -203,6 +203,7 @@ BEGIN
     PERFORM billing_data.require(
         length(p_payment_id) BETWEEN 1 AND 255, 'p_payment_id', 'it must have 1 to 255 characters'
     );
+    PERFORM billing_data.require_short(p_payment_status, 'p_payment_status');
     PERFORM billing_data.require_durable_commit();
     UPDATE billing_data.purchases AS p
     SET payment_id = coalesce(p.payment_id, p_payment_id),

@@ -16,6 +16,8 @@ DECLARE
     v_after billing_data.settings;
 BEGIN
     PERFORM billing_data.caller_role();
+    PERFORM billing_data.require_short(p_admin_email_domain, 'p_admin_email_domain');
+    PERFORM billing_data.require_short(p_pack_currency, 'p_pack_currency');
     PERFORM billing_data.require_durable_commit();
     UPDATE billing_data.settings AS s
     SET free_uses = coalesce(p_free_uses, s.free_uses),
@@ -64,7 +66,7 @@ DECLARE
     v_after billing_data.settings;
     v_columns text[] := ARRAY['free_uses', 'pack_uses', 'pack_price_minor', 'pack_currency'];
 BEGIN
-    PERFORM billing_data.require(length(p_reason) > 0, 'p_reason', 'a reason is needed');
+    PERFORM billing_data.require_reason(p_reason);
     PERFORM billing_data.require(
         p_free_uses IS NULL OR p_free_uses >= 0, 'p_free_uses', 'it must be 0 or more'
     );

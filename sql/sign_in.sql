@@ -105,7 +105,7 @@ BEGIN
         length(p_google_id) BETWEEN 1 AND 255, 'p_google_id', 'it must have 1 to 255 characters'
     );
     SELECT lower(s.admin_email_domain) INTO STRICT v_domain FROM billing_data.settings AS s;
-    IF v_email !~ '^[^@\s]+@[^@\s]+$' OR split_part(v_email, '@', 2) <> v_domain THEN
+    IF v_email !~ '^[^@[:space:]]+@[^@[:space:]]+$' OR split_part(v_email, '@', 2) <> v_domain THEN
         PERFORM billing_data.raise_error(
             'admin_domain_refused', jsonb_build_object('domain', v_domain, 'email', v_email)
         );
@@ -307,7 +307,7 @@ DECLARE
     v_id uuid;
     v_count bigint;
 BEGIN
-    PERFORM billing_data.require(length(p_reason) > 0, 'p_reason', 'a reason is needed');
+    PERFORM billing_data.require_reason(p_reason);
     SELECT u.id INTO v_id FROM billing_data.admin_users AS u WHERE u.email = lower(p_email);
     IF v_id IS DISTINCT FROM v_actor.admin_user_id THEN
         PERFORM billing_data.authorize(NULL, p_session_hash, 'billing:write');

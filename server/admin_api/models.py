@@ -10,7 +10,7 @@ from uuid import UUID
 from pydantic import AfterValidator, BaseModel, Field, StringConstraints
 from pydantic_core import PydanticCustomError
 
-from server.validation import INT64_MAX, Currency, Cursor, Name255, Text, Text255, without_nul
+from server.validation import INT64_MAX, Currency, Cursor, Name255, Text255, most, without_nul
 
 _MOST = 500  # rows of a page
 _MOST_PROBLEMS = 100  # they are worked off one by one
@@ -24,9 +24,10 @@ def _not_zero(value: int) -> int:
 
 _NoNul = AfterValidator(without_nul)
 Reason = Annotated[
-    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=500), _NoNul
+    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=most("reason")), _NoNul
 ]
 Anything = Annotated[str, _NoNul]
+Note = Annotated[str, StringConstraints(max_length=most("description")), _NoNul]
 Environment = Annotated[str, StringConstraints(pattern="^(test|live)$")]
 KeyStatus = Annotated[str, StringConstraints(pattern="^(active|rotating|revoked)$")]
 AccountStatus = Annotated[str, StringConstraints(pattern="^(active|suspended|closed)$")]
@@ -107,9 +108,11 @@ class CreateKeyRequest(BaseModel):
 
     name: Name255
     environment: Environment = "live"
-    permissions: list[Anything] = Field(default=["billing:read", "billing:write"])
+    permissions: list[Text255] = Field(
+        default=["billing:read", "billing:write"], max_length=most("permissions")
+    )
     expires_in_days: Annotated[int, Field(ge=1, le=3650)] | None = None
-    description: Anything | None = None
+    description: Note | None = None
     reason: Reason | None = None
 
 
@@ -171,25 +174,25 @@ class ProblemsQuery(PageQuery):
 class EventPath(BaseModel):
     """/admin/api/payment-events/{event_id}"""
 
-    event_id: Annotated[Text, StringConstraints(max_length=255)]
+    event_id: Name255
 
 
 class ReturnPath(BaseModel):
     """/admin/api/payment-returns/{return_id}"""
 
-    return_id: Annotated[Text, StringConstraints(max_length=255)]
+    return_id: Name255
 
 
 class WarningPath(BaseModel):
     """/admin/api/payment-warnings/{warning_id}"""
 
-    warning_id: Annotated[Text, StringConstraints(max_length=255)]
+    warning_id: Name255
 
 
 class PaymentPath(BaseModel):
     """/admin/api/payments/{payment_id}"""
 
-    payment_id: Annotated[Text, StringConstraints(max_length=255)]
+    payment_id: Name255
 
 
 class ResolveRequest(BaseModel):

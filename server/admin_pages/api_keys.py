@@ -11,7 +11,6 @@ from uuid import UUID
 from aiohttp import web
 
 from server.admin_pages.page import (
-    REASON_LENGTH,
     FormFault,
     done,
     form_of,
@@ -118,7 +117,7 @@ async def _create(visit: Visit, form: dict[str, object]) -> tuple[Row, str]:
     except FormFault as error:
         faults |= error.faults
     try:
-        purpose = required(texts, "description", REASON_LENGTH, "what it is for")
+        purpose = required(texts, "description", "what it is for")
     except FormFault as error:
         faults |= error.faults
     if texts.get("environment") not in _ENVIRONMENTS:

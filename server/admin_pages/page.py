@@ -19,10 +19,10 @@ from server.errors import ApiError
 from server.gateway import ConnectionLost, Refused, Unavailable
 from server.keys import CONFIG, COOKIES, REQUEST_ID
 from server.staff.guard import ConsoleClosed, ForgedForm, Handler, NotSignedIn, Visit, staff_page
+from server.validation import most
 
 _LOG = logging.getLogger(__name__)
 PAGE_SIZE = 50
-REASON_LENGTH = 500
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self';"
     " img-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
@@ -239,8 +239,9 @@ def whole_number(
     return value
 
 
-def required(form: Mapping[str, str], field: str, limit: int = 255, what: str = "this") -> str:
+def required(form: Mapping[str, str], field: str, what: str = "this") -> str:
     """A field's text. Raises FormFault when it is empty or too long."""
+    limit = most(field)
     text = form.get(field, "")
     if not text:
         raise FormFault(**{field: f"Give {what}."})
@@ -251,7 +252,7 @@ def required(form: Mapping[str, str], field: str, limit: int = 255, what: str = 
 
 def reason_of(form: Mapping[str, str]) -> str:
     """Why something is changed, as every change asks. Raises FormFault when it is missing."""
-    return required(form, "reason", REASON_LENGTH, "a reason; it goes into the audit log")
+    return required(form, "reason", "a reason; it goes into the audit log")
 
 
 def add_filters(environment: Environment) -> None:
@@ -263,6 +264,8 @@ def add_filters(environment: Environment) -> None:
     environment.filters["time"] = _time
     environment.filters["iso"] = _iso
     environment.filters["day"] = _day
+    environment.globals["most"] = most
+    environment.globals["most"] = most
 
 
 def _amount(value: int | Decimal | None) -> str:

@@ -11,7 +11,6 @@ from aiohttp import web
 
 from server.admin_pages.lists import list_page, window
 from server.admin_pages.page import (
-    REASON_LENGTH,
     FormFault,
     done,
     form_of,
@@ -175,14 +174,14 @@ async def resolve(request: web.Request, visit: Visit) -> web.StreamResponse:
 
 async def _resolve(visit: Visit, kind: str, reference: str, form: Mapping[str, str]) -> None:
     if kind in ("shortfall", *_WARNINGS):
-        reason = required(form, "reason", REASON_LENGTH, "what you did about it")
+        reason = required(form, "reason", "what you did about it")
         if kind == "shortfall":
             await visit.rows(calls.RESOLVE_SHORTFALL, return_id=reference, reason=reason)
         else:
             await visit.rows(calls.RESOLVE_PAYMENT_WARNING, warning_id=reference, reason=reason)
         return
     reason, credit_id = all_of(
-        lambda: required(form, "reason", REASON_LENGTH, "what you did about it"),
+        lambda: required(form, "reason", "what you did about it"),
         lambda: _credit_of(form),
     )
     await visit.rows(
@@ -198,7 +197,7 @@ def _credit_of(form: Mapping[str, str]) -> UUID | None:
     """The credit that was given for the payment, where the form says that one was."""
     if form.get("how") != "credited":
         return None
-    text = required(form, "credit_id", 100, "the credit's id; the account's ledger shows it")
+    text = required(form, "credit_id", "the credit's id; the account's ledger shows it")
     try:
         return UUID(text)
     except ValueError:

@@ -13,6 +13,7 @@ from server.admin_pages.refusals import fault_of
 from server.gateway import Refused, Row, calls
 from server.keys import GATEWAY
 from server.staff.guard import Visit, require_admin
+from server.validation import most
 
 _ROLES = ("viewer", "admin")
 _ACTIONS = ("role", "deactivate", "reactivate")
@@ -81,8 +82,8 @@ def _said(action: str, person: Row) -> str:
 async def _add(visit: Visit, form: Mapping[str, str]) -> Row:
     email = required(form, "email", what="an e-mail address")
     full_name = form.get("full_name") or None
-    if full_name and len(full_name) > 255:
-        raise FormFault(full_name="Use at most 255 characters.")
+    if full_name and len(full_name) > most("full_name"):
+        raise FormFault(full_name=f"Use at most {most('full_name')} characters.")
     role = _role(form)
     reason = reason_of(form)
     if await _find(visit, email) is not None:

@@ -18,12 +18,14 @@ from server.validation import (
     INT64_MAX,
     Currency,
     Cursor,
+    Description,
     Name255,
+    OptInSource,
+    PlanName,
     Provider,
     Text,
-    Text50,
-    Text100,
     Text255,
+    UserRole,
 )
 
 
@@ -63,10 +65,10 @@ class Profile(BaseModel):
     """What may be updated along the way (contract.md 7.5)."""
 
     customer_email: Name255 | None = None
-    user_role: Text50 | None = None
+    user_role: UserRole | None = None
     agent_id: Text255 | None = None
     marketing_opt_in: bool = False
-    marketing_opt_in_source: Text50 | None = None
+    marketing_opt_in_source: OptInSource | None = None
 
 
 class CheckContext(BaseModel):
@@ -93,7 +95,7 @@ class _Check(BaseModel):
 class _Charge(BaseModel):
     amount_minor: Amount
     currency: Currency
-    description: Text
+    description: Description
     idempotency_key: Text255 | None = None
     metadata: ChargeMetadata = Field(default_factory=ChargeMetadata)
 
@@ -101,7 +103,7 @@ class _Charge(BaseModel):
 class _Credit(BaseModel):
     amount_minor: Amount
     currency: Currency
-    description: Text
+    description: Description
     transaction_type: TransactionType
     external_transaction_id: Text255 | None = None
     idempotency_key: Text255 | None = None
@@ -110,16 +112,16 @@ class _Credit(BaseModel):
 class _Account(BaseModel):
     initial_balance_minor: Annotated[int, Field(ge=0, le=INT64_MAX)] = 0
     currency: Currency = "USD"
-    plan_name: Text100 = "free"
+    plan_name: PlanName = "free"
 
 
 class _Purchase(BaseModel):
     customer_email: Name255
     return_url: Text | None = None
-    user_role: Text50 | None = None
+    user_role: UserRole | None = None
     agent_id: Text255 | None = None
     marketing_opt_in: bool = False
-    marketing_opt_in_source: Text50 | None = None
+    marketing_opt_in_source: OptInSource | None = None
 
 
 class CheckRequest(Profile, _Check, Identity):

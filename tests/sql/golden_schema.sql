@@ -135,7 +135,10 @@ CREATE TABLE billing_data.api_keys (
     metadata jsonb DEFAULT '{}'::jsonb NOT NULL,
     created_by_role text,
     rotated_to uuid,
+    CONSTRAINT api_keys_description CHECK ((length(description) <= 1000)),
+    CONSTRAINT api_keys_key_hash_length CHECK ((length(key_hash) <= 255)),
     CONSTRAINT api_keys_one_author CHECK ((num_nonnulls(created_by, created_by_role) = 1)),
+    CONSTRAINT api_keys_permissions CHECK ((cardinality(permissions) <= 50)),
     CONSTRAINT ck_api_keys_environment CHECK (((environment)::text = ANY ((ARRAY['test'::character varying, 'live'::character varying])::text[]))),
     CONSTRAINT ck_api_keys_status CHECK (((status)::text = ANY ((ARRAY['active'::character varying, 'rotating'::character varying, 'revoked'::character varying])::text[])))
 )
@@ -177,7 +180,8 @@ CREATE TABLE billing_data.provider_configs (
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     updated_at timestamp with time zone DEFAULT now() NOT NULL,
     updated_by uuid,
-    CONSTRAINT ck_provider_configs_type CHECK (((provider_type)::text = ANY ((ARRAY['stripe'::character varying, 'square'::character varying, 'paypal'::character varying])::text[])))
+    CONSTRAINT ck_provider_configs_type CHECK (((provider_type)::text = ANY ((ARRAY['stripe'::character varying, 'square'::character varying, 'paypal'::character varying])::text[]))),
+    CONSTRAINT provider_configs_config_data CHECK ((octet_length((config_data)::text) <= 262144))
 );
 
 CREATE FUNCTION billing.get_provider_config(p_provider_type text) RETURNS TABLE(is_active boolean, config_data jsonb, mode text, updated_at timestamp with time zone)
@@ -456,6 +460,7 @@ CREATE TABLE billing_data.credits (
     CONSTRAINT credits_amount CHECK (((amount_minor > 0) OR ((amount_minor < 0) AND ((transaction_type)::text = ANY ((ARRAY['refund'::character varying, 'adjustment'::character varying])::text[]))))),
     CONSTRAINT credits_balance_after_non_negative CHECK ((balance_after >= 0)),
     CONSTRAINT credits_balance_non_negative CHECK ((balance_before >= 0)),
+    CONSTRAINT credits_description CHECK ((length((description)::text) <= 1000)),
     CONSTRAINT credits_ledger_version_positive CHECK ((ledger_version > 0)),
     CONSTRAINT credits_one_writer CHECK ((num_nonnulls(api_key_id, admin_user_id, database_role, payment_provider) = 1))
 );
@@ -515,6 +520,7 @@ CREATE TABLE billing_data.purchases (
     request_fingerprint bytea,
     credit_id uuid,
     CONSTRAINT purchases_one_writer CHECK ((num_nonnulls(api_key_id, admin_user_id, database_role) = 1)),
+    CONSTRAINT purchases_payment_status CHECK ((length(payment_status) <= 255)),
     CONSTRAINT purchases_price_positive CHECK ((price_minor > 0)),
     CONSTRAINT purchases_provider CHECK ((provider = ANY (ARRAY['stripe'::text, 'square'::text, 'paypal'::text]))),
     CONSTRAINT purchases_settled CHECK (((num_nonnulls(settled_at, credit_id) = 0) OR (num_nonnulls(settled_at, credit_id, payment_id) = 3))),
@@ -879,6 +885,14 @@ CREATE FUNCTION billing_data.require_length(p_value text, p_limit integer, p_arg
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.require_list(p_shape text, p_count integer, p_argument text, p_field text DEFAULT 'items'::text) RETURNS void
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.require_moment(p_at timestamp with time zone, p_argument text) RETURNS void
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.require_page(p_limit bigint, p_offset bigint, p_most bigint) RETURNS void
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -904,6 +918,15 @@ CREATE FUNCTION billing_data.require_resolution(p_reference text, p_argument tex
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.require_same_length(p_required integer[], p_optional integer[]) RETURNS void
+CREATE FUNCTION billing_data.require_reason(p_reason text) RETURNS void
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.require_same_length(p_required integer[], p_optional integer[], p_shapes text[]) RETURNS void
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.require_short(p_value text, p_argument text) RETURNS void
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -1050,7 +1073,10 @@ CREATE TABLE billing_data.admin_audit_logs (
     user_agent text,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     database_role text,
-    reason text
+    reason text,
+    CONSTRAINT admin_audit_logs_changes CHECK ((octet_length((changes)::text) <= 1048576)),
+    CONSTRAINT admin_audit_logs_reason CHECK ((length(reason) <= 1000)),
+    CONSTRAINT admin_audit_logs_user_agent CHECK ((length(user_agent) <= 500))
 );
 
 CREATE TABLE billing_data.admin_sessions (
@@ -1127,6 +1153,26 @@ CREATE TABLE billing_data.locks (
     name text NOT NULL
 );
 
+CREATE TABLE billing_data.payment_events (
+    provider text NOT NULL,
+    event_id character varying(255) NOT NULL,
+    event_type character varying(255) NOT NULL,
+    payment_id character varying(255),
+    payload jsonb NOT NULL,
+    outcome text NOT NULL,
+    received_at timestamp with time zone DEFAULT now() NOT NULL,
+    account_id uuid,
+    livemode boolean,
+    deliveries bigint DEFAULT 1 NOT NULL,
+    last_received_at timestamp with time zone DEFAULT now() NOT NULL,
+    resolved_at timestamp with time zone,
+    resolution text,
+    CONSTRAINT payment_events_outcome CHECK ((outcome = ANY (ARRAY['not_sold_here'::text, 'credited'::text, 'already_credited'::text, 'taken_back'::text, 'restored'::text, 'waiting'::text, 'unchanged'::text, 'acknowledged'::text, 'ignored'::text, 'account_not_found'::text, 'amount_mismatch'::text, 'balance_overflow'::text, 'currency_mismatch'::text, 'metadata_missing'::text, 'mode_mismatch'::text, 'payment_mismatch'::text, 'payment_unknown'::text]))),
+    CONSTRAINT payment_events_provider CHECK ((provider = ANY (ARRAY['stripe'::text, 'square'::text, 'paypal'::text]))),
+    CONSTRAINT payment_events_resolution CHECK ((length(resolution) <= 500)),
+    CONSTRAINT payment_events_resolved CHECK (((resolved_at IS NULL) = (resolution IS NULL)))
+);
+
 CREATE TABLE billing_data.payment_return_credits (
     account_id uuid NOT NULL,
     provider text NOT NULL,
@@ -1153,7 +1199,8 @@ WITH (fillfactor='80');
 CREATE TABLE billing_data.sign_in_tickets (
     ticket_hash bytea NOT NULL,
     admin_user_id uuid,
-    expires_at timestamp with time zone NOT NULL
+    expires_at timestamp with time zone NOT NULL,
+    CONSTRAINT sign_in_tickets_hash CHECK ((length(ticket_hash) = 32))
 );
 
 CREATE TABLE billing_data.usage_figures_state (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -452,10 +453,10 @@ def test_every_slug_the_functions_raise_is_in_the_errors_view(dba: Caller) -> No
     assert raised <= {row["slug"] for row in dba.execute("SELECT e.slug FROM billing.errors AS e")}
 
 
-@pytest.mark.parametrize("name", sorted(HEADERS))
-def test_the_example_in_a_functions_header_works_as_it_stands(
-    database: Database, name: str
-) -> None:
+@contextmanager
+def runnable_example(database: Database, name: str) -> Iterator[tuple[Caller, str]]:
+    """Whoever may make the call that a function's header shows, and the call; what it speaks of is
+    there. The call ends in ", ...)" where it has too many arguments to show."""
     key = database.create_key()
     other = new_secret("live")
     set_staff_domain(database)
@@ -493,18 +494,28 @@ def test_the_example_in_a_functions_header_works_as_it_stands(
                     f"p_{argument} => '...'", f"p_{argument} => '{purchase[argument]}'"
                 )
         statement = statement.replace("'...'", f"'{key.id}'")
+        if name == "require_api_key":  # only the web tier may name a key
+            with session(database, "t_web") as web:
+                yield web, statement
+            return
+        yield dba, statement
+
+
+@pytest.mark.parametrize("name", sorted(HEADERS))
+def test_the_example_in_a_functions_header_works_as_it_stands(
+    database: Database, name: str
+) -> None:
+    with runnable_example(database, name) as (caller, statement):
         if ", ...)" in statement:  # too many arguments to show: those it shows must exist
-            arguments = next(row["arguments"] for row in dba.rows("help", search=name))
+            arguments = next(row["arguments"] for row in caller.rows("help", search=name))
             shown = set(re.findall(r"\b(p_\w+) =>", statement))
             assert shown
             assert shown <= set(re.findall(r"\bp_\w+", arguments))
             return
         assert "..." not in statement
-        if name == "require_api_key":  # only the web tier may name a key
-            assert dba.refused(statement).slug == "actor_not_allowed"
-            with session(database, "t_web") as web:
-                web.execute(statement)
-            return
-        cursor = dba.connection.execute(statement.encode())
+        if name == "require_api_key":
+            with session(database, "t_dba") as dba:
+                assert dba.refused(statement).slug == "actor_not_allowed"
+        cursor = caller.connection.execute(statement.encode())
         assert cursor.description
         assert f"billing.{name}(" in statement

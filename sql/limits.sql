@@ -1,0 +1,21 @@
+-- How long what comes in may be, in characters: the one place. The web tier reads this file too
+-- (server/validation.py); the tables' constraints are the net below it.
+CREATE OR REPLACE FUNCTION billing_data.most(p_field text) RETURNS integer
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE p_field
+    WHEN 'config_data' THEN 65536  -- a provider's settings, secrets encrypted, as JSON
+    WHEN 'currency' THEN 3
+    WHEN 'description' THEN 1000
+    WHEN 'items' THEN 50000  -- of an array
+    WHEN 'marketing_opt_in_source' THEN 50
+    WHEN 'payload' THEN 2097152  -- an event of the payment provider, as JSON
+    WHEN 'permissions' THEN 50  -- of one API key
+    WHEN 'picture_url' THEN 512
+    WHEN 'plan_name' THEN 100
+    WHEN 'reason' THEN 500
+    WHEN 'return_id' THEN 200
+    WHEN 'user_agent' THEN 500
+    WHEN 'user_role' THEN 50
+    ELSE 255
+END;
+COMMENT ON FUNCTION billing_data.most IS 'The greatest length of a field. Helper.';
