@@ -22,7 +22,7 @@ INT64_MAX = 2**63 - 1
 _LIMITS = {
     field or "": int(length)
     for field, length in re.findall(
-        r"^    (?:WHEN '(\w+)' THEN|ELSE) (\d+)",
+        r"^    (?:WHEN '([^']+)' THEN|ELSE) (\d+)",
         (resource_folder("sql") / "limits.sql").read_text(encoding="utf-8"),
         re.MULTILINE,
     )

@@ -28,6 +28,7 @@ CREATE OR REPLACE FUNCTION billing.create_api_key(
 )
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
+SET TimeZone = 'UTC'  -- of the moments in the audit log
 AS $$
 DECLARE
     v_actor billing_data.actor := billing_data.authorize(NULL, p_session_hash, 'billing:write');
@@ -49,8 +50,11 @@ BEGIN
     PERFORM billing_data.require_short(p_key_hash, 'p_key_hash');
     PERFORM billing_data.require_short(p_description, 'p_description');
     PERFORM billing_data.require_list(
-        array_dims(p_permissions), cardinality(p_permissions), 'p_permissions', 'permissions'
+        array_dims(p_permissions), cardinality(p_permissions), 'p_permissions',
+        'permissions of a key'
     );
+    PERFORM billing_data.require_short(p.permission, 'p_permissions')
+    FROM unnest(p_permissions) AS p (permission);
     PERFORM billing_data.require(
         p_permissions IS NOT NULL AND array_position(p_permissions, NULL) IS NULL,
         'p_permissions', 'it must be a list of strings'
@@ -112,6 +116,7 @@ CREATE OR REPLACE FUNCTION billing.rotate_api_key(
 )
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
+SET TimeZone = 'UTC'  -- of the moments in the audit log
 AS $$
 DECLARE
     v_actor billing_data.actor := billing_data.authorize(NULL, p_session_hash, 'billing:write');
@@ -292,6 +297,7 @@ LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
+    PERFORM billing_data.require_short(p_permission, 'p_permission');
     PERFORM billing_data.authorize(p_api_key_id, NULL, p_permission);
     RETURN true;
 END

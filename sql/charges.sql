@@ -385,7 +385,9 @@ BEGIN
         charge_id := v_charge.id;
         account_id := v_charge.account_id;
         amount_minor := coalesce(v_charge.amount_minor, v_item.amount_minor);
-        currency := coalesce(v_charge.currency, v_item.currency);
+        currency := coalesce(
+            v_charge.currency, left(v_item.currency, billing_data.most('currency'))
+        );
         description := v_charge.description;
         balance_before := v_charge.balance_before;
         balance_after := v_charge.balance_after;

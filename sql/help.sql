@@ -4,6 +4,7 @@ CREATE OR REPLACE FUNCTION billing.help(p_search text DEFAULT '')
 RETURNS TABLE (name text, what_it_does text, arguments text, returns text)
 LANGUAGE sql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
+SET quote_all_identifiers = off
 BEGIN ATOMIC
     SELECT
         'billing.' || p.proname::text,

@@ -9,7 +9,7 @@ RETURN CASE p_field
     WHEN 'items' THEN 50000  -- of an array
     WHEN 'marketing_opt_in_source' THEN 50
     WHEN 'payload' THEN 2097152  -- an event of the payment provider, as JSON
-    WHEN 'permissions' THEN 50  -- of one API key
+    WHEN 'permissions of a key' THEN 50
     WHEN 'picture_url' THEN 512
     WHEN 'plan_name' THEN 100
     WHEN 'reason' THEN 500

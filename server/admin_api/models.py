@@ -109,7 +109,7 @@ class CreateKeyRequest(BaseModel):
     name: Name255
     environment: Environment = "live"
     permissions: list[Text255] = Field(
-        default=["billing:read", "billing:write"], max_length=most("permissions")
+        default=["billing:read", "billing:write"], max_length=most("permissions of a key")
     )
     expires_in_days: Annotated[int, Field(ge=1, le=3650)] | None = None
     description: Note | None = None
