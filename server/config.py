@@ -32,15 +32,13 @@ _GOOGLE = "https://accounts.google.com/.well-known/openid-configuration"
 @dataclass(frozen=True, slots=True)
 class StaffConfig:
     """What the staff console runs with. `public_url` is where browsers reach it, never taken from a
-    request; `founders` become administrators at their first sign-in; `sign_in_links` opens the
-    local door of `ciris-billing dev`."""
+    request; `sign_in_links` opens the local door of `ciris-billing dev`."""
 
     secret: str = field(repr=False)
     public_url: str
     client_id: str | None = None
     client_secret: str | None = field(default=None, repr=False)
     discovery_url: str = _GOOGLE
-    founders: frozenset[str] = frozenset()
     sign_in_links: bool = False
 
     @property
@@ -86,6 +84,7 @@ class SettingsSeed:
     pack_price_minor: int | None = None
     pack_currency: str | None = None
     admin_email_domain: str | None = None
+    founders: tuple[str, ...] = ()  # invited at every deploy until they have come
 
 
 class _Reader:
@@ -293,7 +292,6 @@ def _staff_config(read: _Reader, serve: ServeConfig) -> StaffConfig | None:
     discovery_url = read.pattern("OIDC_DISCOVERY_URL", r"https?://[^\s]+", "an address")
     if discovery_url and not _is_safe_address(discovery_url):
         read.faults.append("OIDC_DISCOVERY_URL must be https")
-    founders = re.split(r"[,\s]+", read.env.get("ADMIN_EMAILS", "").strip().lower())
     if secret is None:
         return None
     return StaffConfig(
@@ -302,7 +300,6 @@ def _staff_config(read: _Reader, serve: ServeConfig) -> StaffConfig | None:
         client_id=client_id,
         client_secret=client_secret,
         discovery_url=discovery_url or _GOOGLE,
-        founders=frozenset(filter(None, founders)),
     )
 
 
@@ -337,6 +334,7 @@ def load_migration_config(env: Mapping[str, str]) -> tuple[str, SettingsSeed]:
         admin_email_domain=read.pattern(
             "ADMIN_EMAIL_DOMAIN", r"[A-Za-z0-9.-]+\.[A-Za-z]+", "a domain like example.com"
         ),
+        founders=tuple(filter(None, re.split(r"[,\s]+", read.env.get("ADMIN_EMAILS", "")))),
     )
     read.finish()
     assert url is not None

@@ -16,8 +16,32 @@ $$;
 COMMENT ON FUNCTION billing_data.require_an_admin IS
     'Raises last_admin when there is no active administrator. Helper.';
 
+-- Invites somebody, for seven days: the next account of the identity provider that signs in under
+-- their address is theirs from then on. With p_anew whose it was is forgotten and what was open of
+-- theirs ends: nobody who came in before, under that address or by a token of it, is carried along.
+-- Writes: admin_users 1, admin_sessions.
+CREATE OR REPLACE FUNCTION billing_data.open_invitation(p_admin_user_id uuid, p_anew boolean)
+RETURNS timestamptz
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_until timestamptz := clock_timestamp() + interval '7 days';
+BEGIN
+    UPDATE billing_data.admin_users AS u
+    SET google_id = CASE WHEN NOT p_anew THEN u.google_id END, invited_until = v_until
+    WHERE u.id = p_admin_user_id;
+    DELETE FROM billing_data.admin_sessions AS s
+    WHERE s.admin_user_id = p_admin_user_id AND p_anew;
+    RETURN v_until;
+END
+$$;
+COMMENT ON FUNCTION billing_data.open_invitation IS
+    'Lets a staff member''s next sign-in settle whose the address is. Helper.';
+
 -- Adds a staff member, or changes the role and name of an existing one and reactivates them. The last
--- active administrator stays one.
+-- active administrator stays one. Who becomes an administrator by it signs in (again) within seven
+-- days: see billing.sign_in_admin.
 -- Locks: all administrators. Writes: admin_users 1, admin_audit_logs 1. Errors: actor errors,
 -- invalid_argument, last_admin.
 -- Example: SELECT * FROM billing.add_admin(p_email => 'ada@example.com', p_role => 'admin');
@@ -73,8 +97,14 @@ BEGIN
     RETURNING u.* INTO v_after;
     IF v_before @> '{"role": "admin", "is_active": true}' THEN
         PERFORM billing_data.require_an_admin();
-    ELSIF v_before @> '{"is_active": false}' THEN
-        DELETE FROM billing_data.admin_sessions AS s WHERE s.admin_user_id = v_after.id;
+    END IF;
+    -- Somebody who has signed in as an administrator keeps their account of the identity provider.
+    IF v_after.role = 'admin' THEN
+        IF v_before ->> 'role' IS DISTINCT FROM 'admin' THEN
+            PERFORM billing_data.open_invitation(v_after.id, p_anew => true);
+        ELSIF v_after.google_id IS NULL THEN
+            PERFORM billing_data.open_invitation(v_after.id, p_anew => false);
+        END IF;
     END IF;
     PERFORM billing_data.write_audit(
         'admin.add', 'admin_user', v_after.id::text,
@@ -93,8 +123,82 @@ COMMENT ON FUNCTION billing.add_admin IS
     'Adds a staff member or changes their role. For billing_server (staff) and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.add_admin TO billing_server, billing_dba;
 
+-- Invites an administrator again, for seven days: their last invitation is over, or they have another
+-- account of the identity provider now. Their sessions and tokens end.
+-- Locks: the staff member. Writes: admin_users 1, admin_sessions, admin_audit_logs 1. Errors: actor
+-- errors, invalid_argument, admin_not_found (also for who is no active administrator: viewers need
+-- no invitation).
+-- Example: SELECT billing.invite_admin(p_email => 'ada@example.com', p_reason => 'a new account');
+CREATE OR REPLACE FUNCTION billing.invite_admin(
+    p_email text, p_reason text, p_session_hash bytea DEFAULT NULL
+) RETURNS timestamptz
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_actor billing_data.actor := billing_data.authorize(NULL, p_session_hash, 'billing:write');
+    v_id uuid;
+    v_until timestamptz;
+BEGIN
+    PERFORM billing_data.require(length(p_reason) > 0, 'p_reason', 'a reason is needed');
+    PERFORM billing_data.require_durable_commit();
+    SELECT u.id INTO v_id
+    FROM billing_data.admin_users AS u
+    WHERE u.email = lower(p_email) AND u.role = 'admin' AND u.is_active
+    FOR NO KEY UPDATE;
+    IF NOT FOUND THEN
+        PERFORM billing_data.raise_error('admin_not_found', jsonb_build_object('email', p_email));
+    END IF;
+    v_until := billing_data.open_invitation(v_id, p_anew => true);
+    PERFORM billing_data.write_audit(
+        'admin.invite', 'admin_user', v_id::text,
+        jsonb_build_object('email', lower(p_email), 'until', v_until), p_reason, v_actor
+    );
+    RETURN v_until;
+END
+$$;
+COMMENT ON FUNCTION billing.invite_admin IS
+    'Lets an administrator sign in with another account, within seven days. For billing_server (staff) and billing_dba.';
+GRANT EXECUTE ON FUNCTION billing.invite_admin TO billing_server, billing_dba;
+
+-- Invites the administrators whom the operator names at a deploy: who is new is added, who has not
+-- come yet and whose invitation is over is invited again, all others are left as they are. Gives
+-- how many it invited. Not for the web tier. Writes: as billing.add_admin. Errors: actor_required,
+-- invalid_argument. Example: SELECT billing.seed_founders(p_emails => '{ada@example.com}');
+CREATE OR REPLACE FUNCTION billing.seed_founders(p_emails text[]) RETURNS bigint
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_email text;
+    v_count bigint := 0;
+BEGIN
+    PERFORM billing_data.caller_role();
+    FOR v_email IN
+        SELECT DISTINCT lower(f.email)
+        FROM unnest(p_emails) AS f (email)
+        LEFT JOIN billing_data.admin_users AS u ON u.email = lower(f.email)
+        WHERE u.id IS NULL OR (
+            u.role = 'admin' AND u.is_active AND u.last_login_at IS NULL
+            AND (u.invited_until > clock_timestamp()) IS NOT TRUE
+        )
+        ORDER BY 1
+    LOOP
+        PERFORM billing.add_admin(
+            p_email => v_email, p_role => 'admin', p_reason => 'named by the operator'
+        );
+        v_count := v_count + 1;
+    END LOOP;
+    RETURN v_count;
+END
+$$;
+COMMENT ON FUNCTION billing.seed_founders IS
+    'Invites the administrators whom the operator names. For billing_dba.';
+GRANT EXECUTE ON FUNCTION billing.seed_founders TO billing_dba;
+
 -- Changes a staff member's role, or whether they may sign in; NULL keeps. Whoever is deactivated is
--- out at once: their sessions end. The last active administrator stays one.
+-- out at once: their sessions end. Who becomes an administrator signs in again, within seven days: see
+-- billing.sign_in_admin. The last active administrator stays one.
 -- Locks: all administrators (so that two cannot remove each other). Writes: admin_users 0..1,
 -- admin_sessions, admin_audit_logs 0..1. Errors: actor errors, invalid_argument, admin_not_found,
 -- last_admin.
@@ -138,11 +242,14 @@ BEGIN
     IF v_before.is_active AND v_before.role = 'admin' THEN
         PERFORM billing_data.require_an_admin();
     END IF;
-    -- Tokens of who is deactivated are refused, and told so until they are over; coming back
-    -- does not bring them back.
-    IF v_before.is_active <> v_after.is_active THEN
+    -- Tokens of who is deactivated stay, so that whoever comes with one can be told why it is
+    -- refused.
+    IF NOT v_after.is_active THEN
         DELETE FROM billing_data.admin_sessions AS s
-        WHERE s.admin_user_id = v_after.id AND (v_after.is_active OR s.kind = 'browser');
+        WHERE s.admin_user_id = v_after.id AND s.kind = 'browser';
+    END IF;
+    IF v_before.role <> 'admin' AND v_after.role = 'admin' THEN
+        PERFORM billing_data.open_invitation(v_after.id, p_anew => true);
     END IF;
     IF (v_before.role, v_before.is_active) <> (v_after.role, v_after.is_active) THEN
         PERFORM billing_data.write_audit(

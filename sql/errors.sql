@@ -26,6 +26,8 @@ FROM (
         'Sign in with an address of the staff''s domain; it is a setting.'),
     ('admin_not_found', 404, 'Staff member not found: {email}',
         'SELECT * FROM billing.list_admins();'),
+    ('admin_not_invited', 403, 'User account {email} belongs to another sign-in, or its invitation is over',
+        'A DBA or administrator can invite again: SELECT billing.invite_admin(...);'),
     ('admin_role_required', 403, 'Admin role required. Your role: {role} (read-only)',
         'Ask an administrator.'),
     ('api_key_expired', 401, 'Authentication failed: API key expired',

@@ -74,11 +74,16 @@ END
 $$;
 COMMENT ON FUNCTION billing_data.open_session IS 'Opens a staff member''s browser session. Helper.';
 
--- Signs in whom the identity provider has vouched for, and opens their session. Somebody new becomes
--- a viewer, or an administrator when the operator named them (p_is_founder); somebody known keeps
--- their role, and name and picture are refreshed. Only addresses of the staff's domain.
+-- Signs in whom the identity provider has vouched for, and opens their session. That the provider
+-- did is the web tier's word alone; so what it can win by a lie is what anybody at the staff's
+-- domain gets: somebody new becomes a viewer, whoever is known as a viewer stays one. An
+-- administrator's address is taken from the account of the provider (Google's subject) that it
+-- belongs to and from no other, and no function tells which that is; it is settled by the first
+-- sign-in after an invitation (billing.add_admin, set_admin, invite_admin), while that lasts.
+-- Name and picture are refreshed. Only addresses of the staff's domain.
 -- Locks: 'sign_in', the staff member. Writes: admin_users 1..2, admin_sessions 1,
--- admin_audit_logs 1..2. Errors: invalid_argument, admin_domain_refused, admin_deactivated.
+-- admin_audit_logs 1..2. Errors: invalid_argument, admin_domain_refused, admin_deactivated,
+-- admin_not_invited.
 -- Example: SELECT * FROM billing.sign_in_admin(p_email => 'ada@example.com',
 --              p_google_id => '1', p_session_hash => sha256('random'));
 CREATE OR REPLACE FUNCTION billing.sign_in_admin(
@@ -86,8 +91,7 @@ CREATE OR REPLACE FUNCTION billing.sign_in_admin(
     p_google_id text,
     p_session_hash bytea,
     p_full_name text DEFAULT NULL,
-    p_picture_url text DEFAULT NULL,
-    p_is_founder boolean DEFAULT false
+    p_picture_url text DEFAULT NULL
 ) RETURNS TABLE (admin_user_id uuid, email text, full_name text, role text)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
@@ -117,28 +121,41 @@ BEGIN
     UPDATE billing_data.admin_users AS u
     SET google_id = NULL
     WHERE u.google_id = p_google_id AND u.email <> v_email;
-    INSERT INTO billing_data.admin_users AS u (email, full_name, role, google_id, picture_url)
+    INSERT INTO billing_data.admin_users AS u (email, full_name, role)
     VALUES (
-        v_email, left(coalesce(nullif(p_full_name, ''), split_part(v_email, '@', 1)), 255),
-        CASE WHEN p_is_founder THEN 'admin' ELSE 'viewer' END, p_google_id, left(p_picture_url, 512)
+        v_email, left(coalesce(nullif(p_full_name, ''), split_part(v_email, '@', 1)), 255), 'viewer'
     )
-    ON CONFLICT ON CONSTRAINT admin_users_email_key DO UPDATE
-    SET full_name = coalesce(left(nullif(p_full_name, ''), 255), u.full_name),
-        picture_url = coalesce(left(p_picture_url, 512), u.picture_url),
-        google_id = p_google_id
+    ON CONFLICT ON CONSTRAINT admin_users_email_key DO NOTHING
     RETURNING u.* INTO v_user;
-    IF NOT v_user.is_active THEN
-        PERFORM billing_data.raise_error(
-            'admin_deactivated', jsonb_build_object('email', v_email)
-        );
-    END IF;
-    IF v_user.last_login_at IS NULL AND v_user.created_at >= transaction_timestamp() THEN
+    IF FOUND THEN
         PERFORM billing_data.write_audit(
             'admin.add', 'admin_user', v_user.id::text,
             jsonb_build_object('email', v_email, 'role', v_user.role), 'first sign-in',
             ROW(NULL, v_user.id, NULL)::billing_data.actor
         );
     END IF;
+    SELECT u.* INTO STRICT v_user
+    FROM billing_data.admin_users AS u
+    WHERE u.email = v_email
+    FOR NO KEY UPDATE;
+    IF NOT v_user.is_active THEN
+        PERFORM billing_data.raise_error(
+            'admin_deactivated', jsonb_build_object('email', v_email)
+        );
+    ELSIF v_user.role = 'admin' AND v_user.google_id IS DISTINCT FROM p_google_id
+        AND (v_user.google_id IS NULL AND v_user.invited_until > clock_timestamp()) IS NOT TRUE
+    THEN
+        PERFORM billing_data.raise_error(
+            'admin_not_invited', jsonb_build_object('email', v_email)
+        );
+    END IF;
+    UPDATE billing_data.admin_users AS u
+    SET full_name = coalesce(left(nullif(p_full_name, ''), 255), u.full_name),
+        picture_url = coalesce(left(p_picture_url, 512), u.picture_url),
+        google_id = p_google_id,
+        invited_until = NULL
+    WHERE u.id = v_user.id
+    RETURNING u.* INTO v_user;
     PERFORM billing_data.open_session(v_user.id, p_session_hash, 'identity provider');
     RETURN QUERY SELECT
         v_user.id, v_user.email::text, v_user.full_name::text, v_user.role::text;

@@ -78,6 +78,11 @@ def running_console(
     database: Database, discovery_url: str, *, workers: int = 1, **environment: str
 ) -> Iterator[Console]:
     """`serve` with the console open, on a port that it knows as its own address."""
+    database.execute(
+        "SELECT billing.seed_founders(p_emails => %s)",
+        ["other-founder@ciris.ai", FOUNDER.upper()],
+        user="t_dba",
+    )
     port = free_port()
     base_url = f"http://127.0.0.1:{port}"
     console = Console(
@@ -92,7 +97,6 @@ def running_console(
             "GOOGLE_CLIENT_SECRET": CLIENT_SECRET,
             "PUBLIC_BASE_URL": base_url,
             "OIDC_DISCOVERY_URL": discovery_url,
-            "ADMIN_EMAILS": f"other-founder@ciris.ai, {FOUNDER.upper()}",
             "ACCESS_LOG_SAMPLE": "1",
             **environment,
         },

@@ -161,8 +161,6 @@ async def _is_ours(request: web.Request, state: str, under_way: Mapping[str, str
 
 
 async def _sign_in(request: web.Request, person: Person, session_hash: bytes) -> None:
-    config = request.app[CONFIG].staff
-    assert config is not None
     try:
         await request.app[GATEWAY].sign_in(
             calls.SIGN_IN_ADMIN,
@@ -171,7 +169,6 @@ async def _sign_in(request: web.Request, person: Person, session_hash: bytes) ->
             session_hash,
             person.name,
             person.picture_url,
-            person.email.lower() in config.founders,
             client=client_of(request),
         )
     except Refused as error:

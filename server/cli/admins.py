@@ -36,7 +36,14 @@ def add_parser(commands: Any) -> None:
     sign_out.add_argument("--reason", required=True, help="why, for the audit log")
     sign_out.set_defaults(run=_sign_out)
 
-    for action in (add, listing, token, sign_out):
+    invite = actions.add_parser(
+        "invite", help="let an administrator sign in with another account, within seven days"
+    )
+    invite.add_argument("email", help="an active administrator")
+    invite.add_argument("--reason", required=True, help="why, for the audit log")
+    invite.set_defaults(run=_invite)
+
+    for action in (add, listing, token, sign_out, invite):
         action.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -88,6 +95,20 @@ def _token(options: argparse.Namespace) -> int:
         print_json({"token": token, "expires_at": known["expires_at"]})
     else:
         print(token)
+    return 0
+
+
+def _invite(options: argparse.Namespace) -> int:
+    row = call_function(
+        "SELECT billing.invite_admin(p_email => %(email)s, p_reason => %(reason)s)"
+        " AS invited_until",
+        email=options.email,
+        reason=options.reason,
+    )[0]
+    if options.json:
+        print_json(row)
+    else:
+        print(f"{options.email} can sign in until {row['invited_until']:%Y-%m-%d %H:%M %Z}")
     return 0
 
 

@@ -137,7 +137,7 @@ CREATE_SIGN_IN_TICKET = _call("create_sign_in_ticket", "ticket_hash", "create_si
 USE_SIGN_IN_TICKET = _call("use_sign_in_ticket", "ticket_hash", "use_sign_in_ticket")
 SIGN_IN_ADMIN = _call(
     "sign_in_admin",
-    "email google_id session_hash full_name picture_url is_founder",
+    "email google_id session_hash full_name picture_url",
     "admin_user_id email",
 )
 USE_SIGN_IN_LINK = _call("use_sign_in_link", "ticket_hash session_hash", "admin_user_id email")

@@ -217,4 +217,11 @@ def _seed(connection: psycopg.Connection[tuple[Any, ...]], seed: SettingsSeed) -
             f"the first settings were refused ({error.diag.message_primary}): correct FREE_USES,"
             " PACK_USES, PACK_PRICE_MINOR or PACK_CURRENCY and run it again"
         ) from error
+    if seed.founders:
+        try:
+            connection.execute(
+                "SELECT billing.seed_founders(p_emails => %s)", (list(seed.founders),)
+            )
+        except psycopg.Error as error:
+            raise MigrationError(f"ADMIN_EMAILS: {str(error).splitlines()[0]}") from None
     return bool(row and row[0])

@@ -2013,7 +2013,6 @@ def test_two_administrators_who_remove_each_other_leave_one(database: Database) 
                     person.email,
                     user="t_dba",
                 )
-                database.know_token(person.token, person.email)
 
 
 # The audit log

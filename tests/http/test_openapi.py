@@ -96,6 +96,7 @@ NOT_FOR_AGENTS = {
     "actor_not_allowed",
     "actor_required",
     "admin_domain_refused",  # a reason of sign_in_failed
+    "admin_not_invited",  # likewise
     "busy",  # an agent is told `unavailable`
     "payment_attached",
     "provider_config_changed",

@@ -47,6 +47,7 @@ COMMANDS = [
     ("admins", "list"),
     ("admins", "token"),
     ("admins", "logout"),
+    ("admins", "invite"),
     ("providers",),
     ("providers", "list"),
     ("providers", "set"),
@@ -62,6 +63,7 @@ ARGUMENTS: dict[tuple[str, ...], list[str]] = {
     ("admins", "add"): ["ada@example.com"],
     ("admins", "token"): ["ada@example.com"],
     ("admins", "logout"): ["ada@example.com", "--reason", "a test"],
+    ("admins", "invite"): ["ada@example.com", "--reason", "a test"],
     ("providers", "set"): ["stripe"],
     ("reconcile",): ["stripe", "--since", "2026-11-01"],
 }
@@ -78,6 +80,7 @@ USING_THE_DATABASE = [
     ("admins", "list"),
     ("admins", "token", "ada@example.com"),
     ("admins", "logout", "ada@example.com", "--reason", "a test"),
+    ("admins", "invite", "ada@example.com", "--reason", "a test"),
     ("providers", "list"),
     ("providers", "set", "stripe", "--enable"),
     ("providers", "test"),

@@ -225,6 +225,9 @@ CREATE FUNCTION billing.is_held_by_others(p_oauth_provider text, p_external_id t
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET lock_timeout TO '50ms';
+CREATE FUNCTION billing.invite_admin(p_email text, p_reason text, p_session_hash bytea DEFAULT NULL::bytea) RETURNS timestamp with time zone
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing.list_accounts(p_search text DEFAULT NULL::text, p_status text DEFAULT NULL::text, p_sort text DEFAULT 'newest'::text, p_match text DEFAULT 'prefix'::text, p_limit bigint DEFAULT 50, p_offset bigint DEFAULT 0, p_count boolean DEFAULT false, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(total_count bigint, account_id uuid, oauth_provider text, external_id text, wa_id text, tenant_id text, customer_email text, balance_minor bigint, currency text, plan_name text, status text, paid_credits bigint, free_uses_remaining bigint, total_uses bigint, created_at timestamp with time zone, last_charge_at timestamp with time zone, last_credit_at timestamp with time zone, total_charged numeric, total_credited numeric, charge_count bigint, credit_count bigint)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
@@ -338,6 +341,10 @@ CREATE FUNCTION billing.rotate_api_key(p_api_key_id uuid, p_key_prefix text, p_k
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing.seed_founders(p_emails text[]) RETURNS bigint
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing.seed_settings(p_free_uses bigint DEFAULT NULL::bigint, p_pack_uses bigint DEFAULT NULL::bigint, p_pack_price_minor bigint DEFAULT NULL::bigint, p_pack_currency text DEFAULT NULL::text, p_admin_email_domain text DEFAULT NULL::text) RETURNS boolean
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -362,7 +369,7 @@ CREATE FUNCTION billing.settle_purchase(p_payment_id text, p_amount_minor bigint
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.sign_in_admin(p_email text, p_google_id text, p_session_hash bytea, p_full_name text DEFAULT NULL::text, p_picture_url text DEFAULT NULL::text, p_is_founder boolean DEFAULT false) RETURNS TABLE(admin_user_id uuid, email text, full_name text, role text)
+CREATE FUNCTION billing.sign_in_admin(p_email text, p_google_id text, p_session_hash bytea, p_full_name text DEFAULT NULL::text, p_picture_url text DEFAULT NULL::text) RETURNS TABLE(admin_user_id uuid, email text, full_name text, role text)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -807,6 +814,7 @@ CREATE FUNCTION billing_data.new_id() RETURNS uuid
     LANGUAGE sql PARALLEL SAFE;
 
 CREATE FUNCTION billing_data.note_fraud_warning(p_provider text, p_payment_id text, p_warning_id text, p_is_open boolean) RETURNS text
+CREATE FUNCTION billing_data.open_invitation(p_admin_user_id uuid, p_anew boolean) RETURNS timestamp with time zone
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 

@@ -55,6 +55,7 @@ FUNCTIONS: dict[str, tuple[set[str], str]] = {
     "get_settings": (BOTH, "s"),
     "help": (EVERYBODY, "s"),
     "is_held_by_others": (BOTH, "v"),
+    "invite_admin": (BOTH, "v"),
     "list_accounts": (BOTH, "s"),
     "list_admins": (BOTH, "s"),
     "list_api_keys": (BOTH, "s"),
@@ -83,6 +84,7 @@ FUNCTIONS: dict[str, tuple[set[str], str]] = {
     "return_payment": (DBA, "v"),
     "revoke_api_key": (BOTH, "v"),
     "rotate_api_key": (BOTH, "v"),
+    "seed_founders": (DBA, "v"),
     "seed_settings": (DBA, "v"),
     "set_account_status": (BOTH, "v"),
     "set_admin": (BOTH, "v"),
@@ -467,6 +469,8 @@ def runnable_example(database: Database, name: str) -> Iterator[tuple[Caller, st
             "end_staff_sessions",
         ):  # fmt: skip
             dba.row("add_admin", email="ada@example.com")
+        if name == "invite_admin":
+            dba.row("add_admin", email="ada@example.com", role="admin")
         configure_provider(database)
         if name == "resolve_payment_event":  # it resolves an event that ended in a fault
             assert deliver(dba, "evt_1", "pi_1")["needs_attention"]

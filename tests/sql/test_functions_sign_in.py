@@ -16,6 +16,7 @@ import pytest
 from tests.sql.helpers import (
     NO_SESSION,
     Caller,
+    Refusal,
     at_once,
     key_id,
     new_user,
@@ -40,8 +41,24 @@ def _email() -> str:
 
 
 def _sign_in(caller: Caller, email: str, **arguments: Any) -> dict[str, Any]:
-    given = {"google_id": unique("google"), "session_hash": _hash(), **arguments}
-    return caller.row("sign_in_admin", email=email, **given)
+    return caller.row("sign_in_admin", **_as_given(email, **arguments))
+
+
+def _refused_sign_in(caller: Caller, email: str, **arguments: Any) -> Refusal:
+    return caller.refusal("sign_in_admin", **_as_given(email, **arguments))
+
+
+def _as_given(email: str, **arguments: Any) -> dict[str, Any]:
+    google = f"google's {email.lower()}"
+    return {"email": email, "google_id": google, "session_hash": _hash(), **arguments}
+
+
+def _end_invitation(database: Database, email: str) -> None:
+    database.execute(
+        "UPDATE billing_data.admin_users SET invited_until = now() - interval '1 second'"
+        " WHERE email = %s",
+        email,
+    )
 
 
 def _member(database: Database, email: str) -> dict[str, Any]:
@@ -102,9 +119,143 @@ def test_whom_the_operator_named_becomes_an_administrator_at_their_first_sign_in
 ) -> None:
     staff(module_database, "admin")
     email = _email()
-    assert _sign_in(web, email, is_founder=True)["role"] == "admin"
+    assert dba.value("seed_founders", emails=[email.upper(), email]) == 1
+    assert dba.value("seed_founders", emails=[email]) == 0  # invited already
+    assert _sign_in(web, email)["role"] == "admin"
     dba.row("set_admin", email=email, role="viewer", reason="a test")
-    assert _sign_in(web, email, is_founder=True)["role"] == "viewer"
+    assert dba.value("seed_founders", emails=[email]) == 0
+    assert _sign_in(web, email)["role"] == "viewer"
+
+
+def test_an_operators_invitation_is_renewed_until_it_was_followed(
+    module_database: Database, web: Caller, dba: Caller
+) -> None:
+    email = _email()
+    dba.value("seed_founders", emails=[email])
+    _end_invitation(module_database, email)
+    assert _refused_sign_in(web, email).slug == "admin_not_invited"
+    assert dba.value("seed_founders", emails=[email]) == 1
+    assert _sign_in(web, email)["role"] == "admin"
+    assert dba.value("seed_founders", emails=[email]) == 0
+    assert _sign_in(web, email)["role"] == "admin"
+
+
+def test_an_administrators_address_is_of_no_use_to_another_account(
+    module_database: Database, web: Caller, dba: Caller
+) -> None:
+    email, opened = _email(), _hash()
+    dba.row("add_admin", email=email, role="admin")
+    assert _sign_in(web, email, google_id="hers" + email, session_hash=opened)["role"] == "admin"
+    before = _member(module_database, email)
+    refusal = _refused_sign_in(web, email, google_id="his" + email)
+    assert refusal.slug == "admin_not_invited"
+    assert refusal.detail == {"email": email}  # and not whose it is
+    assert _member(module_database, email) == before
+    assert dba.row("add_admin", email=email, role="admin")["role"] == "admin"  # changes nothing
+    assert _refused_sign_in(web, email, google_id="his" + email).slug == "admin_not_invited"
+    # Who has another account now is invited again; what was open under the old one ends.
+    dba.value("invite_admin", email=email, reason="a new account")
+    assert web.rows("get_session", session_hash=opened) == []
+    assert _sign_in(web, email, google_id="his" + email)["role"] == "admin"
+    assert _refused_sign_in(web, email, google_id="hers" + email).slug == "admin_not_invited"
+
+
+@pytest.mark.parametrize("how", ["add_admin", "set_admin"])
+def test_who_becomes_an_administrator_signs_in_again_and_nobody_else_is_carried_along(
+    module_database: Database, web: Caller, dba: Caller, how: str
+) -> None:
+    email, planted = _email(), _hash()
+    _sign_in(web, email, google_id="made up" + email, session_hash=planted)
+    dba.row(how, email=email, role="admin", reason="promoted")
+    assert web.rows("get_session", session_hash=planted) == []
+    assert web.refusal("list_accounts", session_hash=planted).slug == "session_over"
+    assert _sign_in(web, email, google_id="true" + email)["role"] == "admin"
+    assert _refused_sign_in(web, email, google_id="made up" + email).slug == "admin_not_invited"
+
+
+def test_an_invitation_lasts_seven_days(
+    module_database: Database, web: Caller, dba: Caller
+) -> None:
+    email = _email()
+    dba.row("add_admin", email=email, role="admin")
+    until = module_database.value(
+        "SELECT u.invited_until FROM billing_data.admin_users AS u WHERE u.email = %s", email
+    )
+    left = until - datetime.now(UTC)
+    assert timedelta(days=6, hours=23) < left <= timedelta(days=7)
+    _end_invitation(module_database, email)
+    refusal = _refused_sign_in(web, email)
+    assert (refusal.sqlstate, refusal.slug) == ("PB403", "admin_not_invited")
+    assert _member(module_database, email)["google_id"] is None
+
+
+def test_only_an_active_administrator_is_invited_again(
+    module_database: Database, dba: Caller
+) -> None:
+    viewer, gone = staff(module_database, "viewer"), staff(module_database, "admin", active=False)
+    for email in (viewer.email, gone.email, "nobody@example.com", None):
+        refusal = dba.refusal("invite_admin", email=email, reason="a test")
+        assert refusal.slug == "admin_not_found"
+
+
+# --- tokens --------------------------------------------------------------------------------------
+
+
+def test_who_is_signed_in_gets_a_token_of_their_own_and_a_token_gets_none(
+    module_database: Database, web: Caller
+) -> None:
+    email, opened, token, other = _email(), _hash(), _hash(), _hash()
+    _sign_in(web, email, session_hash=opened)
+    made = web.row("create_staff_token", token_hash=token, session_hash=opened)
+    assert (made["email"], made["role"]) == (email, "viewer")
+    assert web.row("get_session", session_hash=token)["email"] == email
+    assert web.rows("list_accounts", session_hash=token) is not None
+    for arguments in (
+        {"session_hash": token},
+        {"session_hash": opened, "email": email},
+        {"session_hash": opened, "email": staff(module_database, "admin").email},
+    ):
+        refusal = web.refusal("create_staff_token", token_hash=other, **arguments)
+        assert refusal.slug == "invalid_argument"
+    assert web.rows("get_session", session_hash=other) == []
+
+
+def test_a_hash_that_is_in_use_becomes_nobody_elses(
+    module_database: Database, web: Caller, dba: Caller
+) -> None:
+    ada, opened = staff(module_database, "admin"), _hash()
+    email = _email()
+    _sign_in(web, email, session_hash=opened)
+    dba.row("create_staff_token", token_hash=ada.session_hash, email=ada.email)  # again
+    for taken in (opened, ada.session_hash):
+        refusal = dba.refusal("create_staff_token", token_hash=taken, email=email)
+        assert refusal.slug == "invalid_argument"
+    assert web.row("get_session", session_hash=ada.session_hash)["email"] == ada.email
+
+
+def test_sessions_and_tokens_are_ended_by_their_owner_an_administrator_or_a_dba(
+    module_database: Database, web: Caller, dba: Caller
+) -> None:
+    for ender in ("owner", "admin", "dba"):
+        owner, other = staff(module_database, "viewer"), staff(module_database, "viewer")
+        opened = _session(web, owner.email)
+        end = {"email": owner.email.upper(), "reason": "lost"}
+        refusal = web.refusal("end_staff_sessions", **end, session_hash=other.session_hash)
+        assert refusal.slug == "admin_role_required"
+        hash_ = (
+            owner.session_hash
+            if ender == "owner"
+            else (staff(module_database, "admin").session_hash)
+        )
+        ended = (
+            dba.value("end_staff_sessions", **end)
+            if ender == "dba"
+            else web.value("end_staff_sessions", **end, session_hash=hash_)
+        )
+        assert ended == 2
+        for over in (opened, owner.session_hash):
+            assert web.refusal("list_accounts", session_hash=over).slug == "session_over"
+        assert web.rows("list_accounts", session_hash=other.session_hash) is not None
 
 
 def test_somebody_known_keeps_their_role_and_gets_their_new_name_and_picture(
@@ -172,16 +323,9 @@ def test_addresses_of_other_domains_are_refused(
     module_database: Database, web: Caller, email: str
 ) -> None:
     before = module_database.value("SELECT count(*) FROM billing_data.admin_users")
-    for founder in (False, True):
-        refusal = web.refusal(
-            "sign_in_admin",
-            email=email,
-            google_id="1",
-            session_hash=_hash(),
-            is_founder=founder,
-        )
-        assert (refusal.sqlstate, refusal.slug) == ("PB403", "admin_domain_refused")
-        assert refusal.message == f"Only @example.com emails are allowed. Got: {email}"
+    refusal = web.refusal("sign_in_admin", email=email, google_id="1", session_hash=_hash())
+    assert (refusal.sqlstate, refusal.slug) == ("PB403", "admin_domain_refused")
+    assert refusal.message == f"Only @example.com emails are allowed. Got: {email}"
     assert module_database.value("SELECT count(*) FROM billing_data.admin_users") == before
 
 
@@ -226,7 +370,6 @@ def test_who_is_deactivated_is_refused_and_nothing_about_them_changes(
         google_id="1",
         session_hash=opened,
         full_name="Other",
-        is_founder=True,
     )
     assert (refusal.sqlstate, refusal.slug) == ("PB403", "admin_deactivated")
     assert refusal.message == f"User account {email} is deactivated"
@@ -471,6 +614,11 @@ def test_a_session_shows_the_role_of_this_moment(
 ) -> None:
     staff(module_database, "admin")
     email = _email()
+    opened = _session(web, email)
+    assert web.row("get_session", session_hash=opened)["role"] == "viewer"
+    # More is never given to who came in before it was given: they sign in again.
+    dba.row("set_admin", email=email, role="admin", reason="a test")
+    assert web.rows("get_session", session_hash=opened) == []
     opened = _session(web, email)
     for role in ("admin", "viewer"):
         dba.row("set_admin", email=email, role=role, reason="a test")

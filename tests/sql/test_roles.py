@@ -131,6 +131,7 @@ WRITES: dict[str, dict[str, Any]] = {
     "create_credit": {**person("nobody"), "amount_minor": 1},
     "create_staff_token": {"token_hash": bytes(32)},
     "end_staff_sessions": {"email": "nobody@example.com", "reason": "a test"},
+    "invite_admin": {"email": "nobody@example.com", "reason": "a test"},
     "record_credit": {
         **person("nobody"),
         "amount_minor": 1,
@@ -216,6 +217,7 @@ STAFF = tuple(
 FOR_DBAS: dict[str, dict[str, Any]] = {
     "create_sign_in_link": {"email": "ada@example.com", "ticket_hash": _HASH},
     "rebuild_figures": {},
+    "seed_founders": {"emails": ["ada@example.com"]},
     "seed_settings": {},
     "verify_ledger": {},
     "drop_check_partitions": {"before": "2020-01-01"},
