@@ -48,6 +48,14 @@ def want_postgresql(version: int) -> None:
         pytest.skip(str(missing))
 
 
+def as_postgres(*command: object) -> list[str]:
+    """A command as the account that PostgreSQL's programs want; they refuse root."""
+    arguments = [str(part) for part in command]
+    if os.geteuid() != 0:
+        return arguments
+    return ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups", *arguments]
+
+
 class TestCluster:
     """A PostgreSQL cluster with a migrated template database and a login per audience (t_web,
     t_dba, t_analyst)."""

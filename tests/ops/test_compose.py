@@ -29,6 +29,7 @@ from tests.pgbouncer import want_pgbouncer
 from tests.support import (
     BILLING,
     Process,
+    as_postgres,
     charge_body,
     clean_environment,
     copy_tree,
@@ -41,9 +42,10 @@ from tests.support import (
 )
 
 DOCKER_COMPOSE = shutil.which("docker-compose")
-PROFILES = ("pgbouncer", "replica")
+PROFILES = ("pgbouncer", "replica", "commands")
 POSTGRES = Path("/usr/lib/postgresql/15/bin")
-ENDS = "ciris-billing-migrate"
+MIGRATE = "ciris-billing-migrate"
+ENDS = {MIGRATE: "on-failure", "ciris-billing-stripe": "no"}
 # Everything that a URL could trip over.
 PASSWORD, ENCODED = "p@ss:w/o%r?d#'\"\\ $x", "p%40ss%3Aw%2Fo%25r%3Fd%23%27%22%5C%20%24x"
 
@@ -111,6 +113,7 @@ def test_every_service_of_the_installation_is_there(services: dict[str, Any]) ->
     assert set(services) == {
         "ciris-billing-postgres",
         "ciris-billing-migrate",
+        "ciris-billing-stripe",
         "ciris-billing-api",
         "ciris-billing-api-2",
         "nginx",
@@ -138,8 +141,8 @@ def test_every_service_is_bounded_and_may_do_as_little_as_possible(
         limits = service["deploy"]["resources"]["limits"]
         assert set(limits) == {"cpus", "memory"}, name
         assert service["logging"]["options"]["max-size"], name
-        if name == ENDS:
-            assert service["restart"] == "on-failure"
+        if name in ENDS:
+            assert service["restart"] == ENDS[name], name
         else:
             assert service["restart"] == "unless-stopped", name
             assert service["healthcheck"]["test"][0] == "CMD", name
@@ -161,6 +164,22 @@ def test_only_nginx_is_published_beyond_this_machine(
     for name in ("ciris-billing-postgres", "pgbouncer", "ciris-billing-replica"):
         assert set(services[name]["networks"]) == {"data"}
     assert "data" not in services["nginx"]["networks"]
+
+
+def test_only_what_must_ask_somebody_has_a_way_out(services: dict[str, Any]) -> None:
+    with_a_way_out = {name for name, one in services.items() if "egress" in one["networks"]}
+    assert with_a_way_out == {"ciris-billing-api", "ciris-billing-api-2", "ciris-billing-stripe"}
+    assert set(services[MIGRATE]["networks"]) == {"data"}
+    assert services["ciris-billing-stripe"]["profiles"] == ["commands"]
+
+
+def test_the_database_is_no_older_than_the_minor_release_that_closes_known_holes(
+    services: dict[str, Any],
+) -> None:
+    for name in ("ciris-billing-postgres", "ciris-billing-replica"):
+        match = re.fullmatch(r"postgres:17\.(\d+)-bookworm", services[name]["image"])
+        assert match is not None
+        assert int(match[1]) >= 12
 
 
 def test_the_servers_believe_nobody_but_nginx_about_clients(services: dict[str, Any]) -> None:
@@ -194,7 +213,7 @@ def test_every_setting_that_the_servers_are_given_is_one(
 ) -> None:
     source = (tree / "server" / "config.py").read_text()
     names = set()
-    for name in ("ciris-billing-api", ENDS):
+    for name in ("ciris-billing-api", MIGRATE):
         names |= set(services[name]["environment"])
     # Settings of other parts: the pooler, the replica, telemetry.
     names -= {"DATABASE_POOLER", "DATABASE_READ_URL_FILE"}
@@ -346,14 +365,6 @@ class Installation:
         ).returncode
 
 
-def _as_postgres(*command: object) -> list[str]:
-    """A command as the account that PostgreSQL's programs want; they refuse root."""
-    arguments = [str(part) for part in command]
-    if os.geteuid() != 0:
-        return arguments
-    return ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups", *arguments]
-
-
 @pytest.fixture(scope="module")
 def installation(tree: Path) -> Iterator[Installation]:
     """A cluster made as the official image makes it, with the project's script, then migrated."""
@@ -401,7 +412,7 @@ def _make_cluster(installation: Installation) -> None:
         "POSTGRES_INITDB_ARGS"
     ].split()
     subprocess.run(
-        _as_postgres(
+        as_postgres(
             POSTGRES / "initdb",
             "--username=postgres",
             f"--pwfile={installation.secrets / 'postgres_password'}",
@@ -431,7 +442,7 @@ def _start_postgres(
         "PRIMARY_PORT": str(installation.port),
     }
     process = Process(
-        _as_postgres(
+        as_postgres(
             *before,
             *command,
             "-cfsync=off",
@@ -479,10 +490,10 @@ def test_the_whole_installation_works_with_its_secrets_in_files(
     installation: Installation, tree: Path
 ) -> None:
     want_nginx()
-    migrated = installation.run(ENDS)
+    migrated = installation.run(MIGRATE)
     assert migrated.returncode == 0, migrated.stderr
-    assert installation.run(ENDS).returncode == 0  # and again
-    key = installation.run(ENDS, "keys", "create", "my-agent", "--json")
+    assert installation.run(MIGRATE).returncode == 0  # and again
+    key = installation.run(MIGRATE, "keys", "create", "my-agent", "--json")
     assert key.returncode == 0, key.stderr
     secret = re.search(r"cbk_live_[\w-]{43}", key.stdout)
     assert secret is not None
@@ -530,7 +541,7 @@ def test_the_whole_installation_works_with_its_secrets_in_files(
             assert statuses == [201, 201, 201, 402]  # three are free
             assert client.get("/admin").status_code == 303  # the console is open
 
-    verified = installation.run(ENDS, "verify")
+    verified = installation.run(MIGRATE, "verify")
     assert verified.returncode == 0, verified.stdout + verified.stderr
 
 
@@ -555,7 +566,7 @@ def test_through_pgbouncer_the_servers_login_reaches_the_database(
     configuration.write_text(text)
     configuration.chmod(0o644)
     assert service["entrypoint"] == ["pgbouncer"]
-    bouncer = Process(_as_postgres("/usr/sbin/pgbouncer", configuration)).start()
+    bouncer = Process(as_postgres("/usr/sbin/pgbouncer", configuration)).start()
     try:
         wait_for(lambda: bouncer.process.poll() is not None or _listens(port), "PgBouncer")
         with psycopg.connect(
