@@ -4,7 +4,7 @@
 -- that nobody adds to it later. Each entry gets a digest of itself, so that a change to it shows even
 -- where nothing is added up, as in the amount of a free use; entries of before have none, and settings
 -- keep until when.
--- depends: 2026_11_26_0028_locks
+-- depends: 2026_11_26_0030_bounds_validated
 SET LOCAL lock_timeout = '1s';
 
 -- The default is what the release before this one gives while it is still in place.
