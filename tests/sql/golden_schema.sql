@@ -45,7 +45,8 @@ CREATE FUNCTION billing.create_account(p_oauth_provider text, p_external_id text
 
 CREATE FUNCTION billing.create_api_key(p_name text, p_key_prefix text, p_key_hash text, p_environment text DEFAULT 'live'::text, p_permissions text[] DEFAULT ARRAY['billing:read'::text, 'billing:write'::text], p_description text DEFAULT NULL::text, p_expires_in_days integer DEFAULT NULL::integer, p_reason text DEFAULT NULL::text, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(api_key_id uuid, name text, key_prefix text, environment text, permissions text[], status text, created_at timestamp with time zone, expires_at timestamp with time zone)
     LANGUAGE plpgsql SECURITY DEFINER
-    SET search_path TO 'pg_catalog', 'pg_temp';
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET "TimeZone" TO 'UTC';
 
 CREATE FUNCTION billing.create_charge(p_oauth_provider text, p_external_id text, p_amount_minor bigint DEFAULT 1, p_currency text DEFAULT 'USD'::text, p_description text DEFAULT 'one use'::text, p_idempotency_key text DEFAULT NULL::text, p_metadata_message_id text DEFAULT NULL::text, p_metadata_agent_id text DEFAULT NULL::text, p_metadata_channel_id text DEFAULT NULL::text, p_metadata_request_id text DEFAULT NULL::text, p_customer_email text DEFAULT NULL::text, p_user_role text DEFAULT NULL::text, p_agent_id text DEFAULT NULL::text, p_marketing_opt_in boolean DEFAULT false, p_marketing_opt_in_source text DEFAULT NULL::text, p_api_key_id uuid DEFAULT NULL::uuid) RETURNS TABLE(charge_id uuid, account_id uuid, amount_minor bigint, currency text, description text, balance_before bigint, balance_after bigint, free_uses_after bigint, paid_with text, created_at timestamp with time zone)
     LANGUAGE plpgsql SECURITY DEFINER
@@ -206,6 +207,7 @@ CREATE TABLE billing_data.settings (
     seeded_at timestamp with time zone,
     updated_at timestamp with time zone DEFAULT now() NOT NULL,
     digests_since timestamp with time zone,
+    CONSTRAINT settings_admin_email_domain CHECK ((length(admin_email_domain) <= 255)),
     CONSTRAINT settings_free_uses_non_negative CHECK ((free_uses >= 0)),
     CONSTRAINT settings_one_row CHECK (id),
     CONSTRAINT settings_pack_currency_code CHECK ((pack_currency ~ '^[A-Z]{3}$'::text)),
@@ -219,15 +221,17 @@ CREATE FUNCTION billing.get_settings() RETURNS TABLE(free_uses bigint, pack_uses
 
 CREATE FUNCTION billing.help(p_search text DEFAULT ''::text) RETURNS TABLE(name text, what_it_does text, arguments text, returns text)
     LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET quote_all_identifiers TO 'off';
+
+CREATE FUNCTION billing.invite_admin(p_email text, p_reason text, p_session_hash bytea DEFAULT NULL::bytea) RETURNS timestamp with time zone
+    LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing.is_held_by_others(p_oauth_provider text, p_external_id text) RETURNS boolean
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET lock_timeout TO '50ms';
-CREATE FUNCTION billing.invite_admin(p_email text, p_reason text, p_session_hash bytea DEFAULT NULL::bytea) RETURNS timestamp with time zone
-    LANGUAGE plpgsql SECURITY DEFINER
-    SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing.list_accounts(p_search text DEFAULT NULL::text, p_status text DEFAULT NULL::text, p_sort text DEFAULT 'newest'::text, p_match text DEFAULT 'prefix'::text, p_limit bigint DEFAULT 50, p_offset bigint DEFAULT 0, p_count boolean DEFAULT false, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(total_count bigint, account_id uuid, oauth_provider text, external_id text, wa_id text, tenant_id text, customer_email text, balance_minor bigint, currency text, plan_name text, status text, paid_credits bigint, free_uses_remaining bigint, total_uses bigint, created_at timestamp with time zone, last_charge_at timestamp with time zone, last_credit_at timestamp with time zone, total_charged numeric, total_credited numeric, charge_count bigint, credit_count bigint)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
@@ -339,7 +343,8 @@ CREATE FUNCTION billing.revoke_api_key(p_api_key_id uuid, p_reason text DEFAULT 
 
 CREATE FUNCTION billing.rotate_api_key(p_api_key_id uuid, p_key_prefix text, p_key_hash text, p_reason text DEFAULT NULL::text, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(api_key_id uuid, name text, key_prefix text, environment text, permissions text[], expires_at timestamp with time zone, old_key_expires_at timestamp with time zone)
     LANGUAGE plpgsql SECURITY DEFINER
-    SET search_path TO 'pg_catalog', 'pg_temp';
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET "TimeZone" TO 'UTC';
 
 CREATE FUNCTION billing.seed_founders(p_emails text[]) RETURNS bigint
     LANGUAGE plpgsql SECURITY DEFINER
@@ -500,6 +505,7 @@ CREATE TABLE billing_data.payment_returns (
     CONSTRAINT payment_returns_nothing_away CHECK (((status = 'restored'::text) = (away_minor = 0))),
     CONSTRAINT payment_returns_nothing_due CHECK (((status = 'taken'::text) OR (uses_due = 0))),
     CONSTRAINT payment_returns_provider CHECK ((provider = ANY (ARRAY['stripe'::text, 'square'::text, 'paypal'::text]))),
+    CONSTRAINT payment_returns_resolution CHECK ((length(resolution) <= 500)),
     CONSTRAINT payment_returns_resolved CHECK (((resolved_at IS NULL) = (resolution IS NULL))),
     CONSTRAINT payment_returns_state CHECK ((state = ANY (ARRAY['inquiry'::text, 'open'::text, 'closed'::text]))),
     CONSTRAINT payment_returns_status CHECK ((status = ANY (ARRAY['waiting'::text, 'taken'::text, 'restored'::text]))),
@@ -579,6 +585,7 @@ CASE paid_with
     ELSE (0)::bigint
 END))),
     CONSTRAINT charges_balance_non_negative CHECK ((balance_after >= 0)),
+    CONSTRAINT charges_description CHECK ((length((description)::text) <= 1000)),
     CONSTRAINT charges_free_uses_non_negative CHECK ((free_uses_after >= 0)),
     CONSTRAINT charges_ledger_version_positive CHECK ((ledger_version > 0)),
     CONSTRAINT charges_one_writer CHECK ((num_nonnulls(api_key_id, admin_user_id, database_role) = 1)),
@@ -725,6 +732,9 @@ CREATE FUNCTION billing_data.ids_from(p_from timestamp with time zone, OUT first
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.most(p_field text) RETURNS integer
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE;
+
 CREATE FUNCTION billing_data.is_check(p_oauth_provider text, p_external_id text, p_wa_id text, p_tenant_id text, p_context_agent_id text, p_context_channel_id text, p_context_request_id text, p_customer_email text, p_user_role text, p_agent_id text, p_marketing_opt_in_source text) RETURNS boolean
     LANGUAGE sql IMMUTABLE PARALLEL SAFE;
 
@@ -743,7 +753,9 @@ CREATE TABLE billing_data.payment_events (
     resolved_at timestamp with time zone,
     resolution text,
     CONSTRAINT payment_events_outcome CHECK ((outcome = ANY (ARRAY['resolved'::text, 'credited_by_hand'::text, 'not_sold_here'::text, 'credited'::text, 'already_credited'::text, 'taken_back'::text, 'restored'::text, 'waiting'::text, 'unchanged'::text, 'acknowledged'::text, 'ignored'::text, 'account_not_found'::text, 'amount_mismatch'::text, 'balance_overflow'::text, 'currency_mismatch'::text, 'metadata_missing'::text, 'mode_mismatch'::text, 'payment_mismatch'::text, 'payment_unknown'::text]))),
+    CONSTRAINT payment_events_payload CHECK ((octet_length((payload)::text) <= 4194304)),
     CONSTRAINT payment_events_provider CHECK ((provider = ANY (ARRAY['stripe'::text, 'square'::text, 'paypal'::text]))),
+    CONSTRAINT payment_events_resolution CHECK ((length(resolution) <= 500)),
     CONSTRAINT payment_events_resolved CHECK (((resolved_at IS NULL) = (resolution IS NULL)))
 );
 
@@ -814,6 +826,9 @@ CREATE FUNCTION billing_data.new_id() RETURNS uuid
     LANGUAGE sql PARALLEL SAFE;
 
 CREATE FUNCTION billing_data.note_fraud_warning(p_provider text, p_payment_id text, p_warning_id text, p_is_open boolean) RETURNS text
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.open_invitation(p_admin_user_id uuid, p_anew boolean) RETURNS timestamp with time zone
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -921,12 +936,11 @@ CREATE FUNCTION billing_data.require_provider(p_provider text) RETURNS jsonb
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing_data.require_resolution(p_reference text, p_argument text, p_reason text) RETURNS void
+CREATE FUNCTION billing_data.require_reason(p_reason text) RETURNS void
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing_data.require_same_length(p_required integer[], p_optional integer[]) RETURNS void
-CREATE FUNCTION billing_data.require_reason(p_reason text) RETURNS void
+CREATE FUNCTION billing_data.require_resolution(p_reference text, p_argument text, p_reason text) RETURNS void
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -1093,6 +1107,7 @@ CREATE TABLE billing_data.admin_sessions (
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     expires_at timestamp with time zone NOT NULL,
     kind text DEFAULT 'browser'::text NOT NULL,
+    CONSTRAINT admin_sessions_hash CHECK ((length(session_hash) = 32)),
     CONSTRAINT admin_sessions_kind CHECK ((kind = ANY (ARRAY['browser'::text, 'token'::text])))
 );
 
@@ -1159,26 +1174,6 @@ CREATE TABLE billing_data.ledger_openings (
 
 CREATE TABLE billing_data.locks (
     name text NOT NULL
-);
-
-CREATE TABLE billing_data.payment_events (
-    provider text NOT NULL,
-    event_id character varying(255) NOT NULL,
-    event_type character varying(255) NOT NULL,
-    payment_id character varying(255),
-    payload jsonb NOT NULL,
-    outcome text NOT NULL,
-    received_at timestamp with time zone DEFAULT now() NOT NULL,
-    account_id uuid,
-    livemode boolean,
-    deliveries bigint DEFAULT 1 NOT NULL,
-    last_received_at timestamp with time zone DEFAULT now() NOT NULL,
-    resolved_at timestamp with time zone,
-    resolution text,
-    CONSTRAINT payment_events_outcome CHECK ((outcome = ANY (ARRAY['not_sold_here'::text, 'credited'::text, 'already_credited'::text, 'taken_back'::text, 'restored'::text, 'waiting'::text, 'unchanged'::text, 'acknowledged'::text, 'ignored'::text, 'account_not_found'::text, 'amount_mismatch'::text, 'balance_overflow'::text, 'currency_mismatch'::text, 'metadata_missing'::text, 'mode_mismatch'::text, 'payment_mismatch'::text, 'payment_unknown'::text]))),
-    CONSTRAINT payment_events_provider CHECK ((provider = ANY (ARRAY['stripe'::text, 'square'::text, 'paypal'::text]))),
-    CONSTRAINT payment_events_resolution CHECK ((length(resolution) <= 500)),
-    CONSTRAINT payment_events_resolved CHECK (((resolved_at IS NULL) = (resolution IS NULL)))
 );
 
 CREATE TABLE billing_data.payment_return_credits (
