@@ -160,7 +160,7 @@ DB_CONNECTIONS_MAX = Gauge(
 DB_REQUESTS_WAITING = Gauge(
     "billing_db_requests_waiting",
     "Requests that wait for the database, by kind; looked at once a second",
-    ["kind"],  # checks, charges, reads, writes, batches, payments, staff
+    ["kind"],  # checks, charges, reads, writes, batches, held_batches, payments, staff
     registry=REGISTRY,
     multiprocess_mode="livesum",
 )

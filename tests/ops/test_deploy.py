@@ -134,6 +134,11 @@ def release(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "    p_session_hash bytea DEFAULT NULL\n",
         "    p_session_hash bytea DEFAULT NULL,\n    p_next_argument text DEFAULT NULL\n",
     )
+    with (copy / "sql" / "append_only.sql").open("a") as file:
+        file.write(
+            "\n-- Fires whoever replicates.\nALTER TABLE billing_data.charges\n"
+            "    ENABLE ALWAYS TRIGGER charges_append_only;\n"
+        )
     with (copy / "sql" / "help.sql").open("a") as file:
         file.write(
             "\nCREATE OR REPLACE FUNCTION billing.next_release() RETURNS text LANGUAGE sql STABLE"
@@ -247,14 +252,19 @@ async def test_a_deploy_that_has_to_wait_for_a_transaction_makes_nobody_else_wai
     database: Database, release: Path
 ) -> None:
     """A person's open transaction holds the ledger's tables; who waits for them would hold up all
-    others behind it. What changes no table, the way back here, does not wait at all."""
+    others behind it. What changes no table does not wait at all: the same release again, and here
+    the way back."""
     with running_service(database) as service:
         users = [account_with_credits(service) for _ in range(4)]
         held = account_with_credits(service)
         clients = Clients(service, users, [service.base_url])
         async with clients.running():
             with psycopg.connect(database.dsn("t_dba")) as person:
-                for python, waits in ((release / "python", True), (sys.executable, False)):
+                for python, waits in (
+                    (release / "python", True),
+                    (release / "python", False),
+                    (sys.executable, False),
+                ):
                     person.execute(
                         "SELECT billing.create_charge(p_oauth_provider => 'oauth:google',"
                         " p_external_id => %s, p_amount_minor => 1, p_description => 'by hand')",
@@ -270,5 +280,7 @@ async def test_a_deploy_that_has_to_wait_for_a_transaction_makes_nobody_else_wai
                     person.commit()
                     await deploy
             await clients.finish()
+    always = "SELECT t.tgenabled::text FROM pg_trigger AS t WHERE t.tgname = 'charges_append_only'"
+    assert database.value(always) == "A"
     assert clients.failed == []
     assert database.execute("SELECT * FROM billing.verify_ledger()") == []
