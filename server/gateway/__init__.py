@@ -31,7 +31,7 @@ from server.gateway.errors import (
     is_retryable,
     translate,
 )
-from server.gateway.lanes import Lane, Row
+from server.gateway.lanes import OTHERS, Blame, Lane, Row
 from server.gateway.pool import Connection, Pool
 from server.gateway.pooler import TransactionPool
 from server.gateway.replica import PRIMARY_POSITION, Replica
@@ -253,16 +253,21 @@ class Gateway:
         *columns, api_key_ids = zip(*items, strict=True)
         whole = (idempotency_key, request_fingerprint, api_key_ids[0], batch_fingerprint)
         deadline = asyncio.get_running_loop().time() + self._patience
-        track, pause = self._batches, _BATCH_PAUSE
+        blame = Blame(self._patience)
+        track, pause, wait = self._batches, _BATCH_PAUSE, None
         while True:
             async with track.slot():
-                rows = await self._try_batch(*columns, *whole)
+                rows = await self._try_batch(*columns, *whole, wait)
             if rows is not None:
                 return sorted(rows, key=lambda row: row["item"])
             # Nothing was done. It waits here, where it holds neither an account nor a slot, and
             # tries again where it is in nobody's way but of others that wait like it.
             if asyncio.get_running_loop().time() > deadline:
-                raise Busy("an account of the batch is held by another transaction")
+                async with track.slot():
+                    holders = await self._holders(*columns[:2])
+                if blame.falls_on(holders):
+                    raise Busy("an account of the batch is held by another transaction")
+                wait = _lock_timeout(self._patience / 2)  # our own calls let it have its turn
             track = self._held_batches
             await track.pause(pause)
             pause = min(2 * pause, _LONGEST_BATCH_PAUSE)
@@ -270,7 +275,7 @@ class Gateway:
     async def _try_batch(self, *arguments: Any) -> list[Row] | None:
         """None when an account is held."""
         try:
-            rows = await self._call(calls.CREATE_CHARGES_ONCE, *arguments, False)  # never waits
+            rows = await self._call(calls.CREATE_CHARGES_ONCE, *arguments)
         except Busy:
             return None
         return None if rows and rows[0]["outcome"] == "busy" else rows
@@ -433,27 +438,31 @@ class Gateway:
     def _lane(self, call: FunctionCall) -> Lane:
         async def send(items: Sequence[Any], wait: float | None) -> list[Row]:
             telemetry.note_sent(items)
-            patience = None if wait is None else f"{wait * 1000:.0f}ms"
+            patience = None if wait is None else _lock_timeout(wait)
             return await self._call(call, *zip(*items, strict=True), patience)
 
-        async def held_by_others(account: tuple[Any, ...]) -> bool:
-            try:
-                return bool(
-                    (await self._call(calls.IS_HELD_BY_OTHERS, *account))[0]["is_held_by_others"]
-                )
-            except Busy:  # it changes hands right now
-                return False
-            except (Unavailable, DatabaseFault):
-                return True
+        async def holder_of(account: tuple[Any, ...]) -> str | None:
+            return await self._holders(account[:1], account[1:])
 
         return Lane(
             send,
-            held_by_others,
+            holder_of,
             flights=_LANE_FLIGHTS,
             waiters=_WAITERS,
             max_queue=self._max_queue,
             patience=self._patience,
         )
+
+    async def _holders(self, *identities: Sequence[str]) -> str | None:
+        """See billing.get_account_holders."""
+        try:
+            rows = await self._call(calls.GET_ACCOUNT_HOLDERS, *identities)
+        except Busy:  # one changes hands right now
+            return None
+        except (Unavailable, DatabaseFault):
+            return OTHERS
+        holders: str | None = rows[0]["get_account_holders"]
+        return holders
 
     async def _read(self, call: FunctionCall, *arguments: Any) -> list[Row]:
         async with self._reads.slot():
@@ -584,6 +593,10 @@ def _pool(config: ServeConfig, dsn: str, size: int, **options: bool) -> Pool:
         lock_timeout=config.lock_timeout,
         **options,
     )
+
+
+def _lock_timeout(seconds: float) -> str:
+    return f"{seconds * 1000:.0f}ms"
 
 
 def _opened(row: Row) -> dict[str, Any]:

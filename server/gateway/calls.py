@@ -290,7 +290,9 @@ LIST_AUDIT_LOG = _call(
     "id created_at who action resource_type resource_id reason changes ip_address user_agent",
 )
 GET_SCHEMA_VERSION = _call("get_schema_version", "", "get_schema_version")
-IS_HELD_BY_OTHERS = _call("is_held_by_others", "oauth_provider external_id", "is_held_by_others")
+GET_ACCOUNT_HOLDERS = _call(
+    "get_account_holders", "oauth_providers external_ids", "get_account_holders"
+)
 TRY_WRITING = _call("try_writing", "", "try_writing")
 CREATE_CHECK_PARTITIONS = _call("create_check_partitions", "months most_rows", "partition_name")
 

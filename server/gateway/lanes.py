@@ -35,7 +35,9 @@ class Item(Protocol):
 
 _PAUSE = 0.05  # seconds between tries for an account that cannot wait in PostgreSQL now
 
-HeldByOthers = Callable[[tuple[Any, ...]], Coroutine[Any, Any, bool]]
+# Who holds an account, as billing.get_account_holders says it.
+HolderOf = Callable[[tuple[Any, ...]], Coroutine[Any, Any, str | None]]
+OTHERS = "others"
 # Performs one call for the items; it waits for locks for so many seconds, or not at all.
 Send = Callable[[Sequence[Any], float | None], Coroutine[Any, Any, list[Row]]]
 
@@ -51,11 +53,30 @@ class _Entry:
         self.future: asyncio.Future[Row] = asyncio.get_running_loop().create_future()
 
 
+class Blame:
+    """Whether who holds an account is a reason to refuse those who wait for it: others are. Our own
+    calls, of this process or another one, take turns; one that holds it for `patience` seconds does
+    not, such as a call that was given up and waits for a silent replica."""
+
+    def __init__(self, patience: float) -> None:
+        self._patience = patience
+        self._holder: str | None = None
+        self._since = 0.0
+
+    def falls_on(self, holder: str | None) -> bool:
+        """`holder`: who holds it now. Ask again and again while it is held."""
+        now = asyncio.get_running_loop().time()
+        if holder != self._holder:
+            self._holder, self._since = holder, now
+        return holder == OTHERS or (holder is not None and now > self._since + self._patience)
+
+
 @dataclass(slots=True)
 class _SideTrack:
     """Those who wait for one account, and since when it has let nobody through."""
 
     held_since: float
+    blame: Blame
     waiting: list[_Entry] = field(default_factory=list)
 
 
@@ -94,13 +115,12 @@ class Lane:
     `flights` batches run at once, and beside them a call each for `waiters` accounts that wait, and
     one for those that find no place there. With more than `max_queue` items waiting, submit raises
     Unavailable. An item that has waited for `patience` seconds, while its account let nobody
-    through for half of that or longer, raises Busy if `held_by_others(account)`: our own calls, of
-    this process or another one, take turns and are no reason to refuse anything."""
+    through for half of that or longer, raises Busy if Blame falls on `holder_of(account)`."""
 
     def __init__(
         self,
         send: Send,
-        held_by_others: HeldByOthers,
+        holder_of: HolderOf,
         *,
         flights: int,
         waiters: int,
@@ -108,7 +128,7 @@ class Lane:
         patience: float,
     ) -> None:
         self._send = send
-        self._held_by_others = held_by_others
+        self._holder_of = holder_of
         self._line: deque[_Entry] = deque()
         self._free_flights = flights
         self._max_queue = max_queue
@@ -227,7 +247,8 @@ class Lane:
         self._side_count += 1
         track = self._side.get(account)
         if track is None:
-            track = self._side[account] = _SideTrack(asyncio.get_running_loop().time())
+            now = asyncio.get_running_loop().time()
+            track = self._side[account] = _SideTrack(now, Blame(self._patience))
             self._start(self._serve_aside(account, track))
         track.waiting.append(entry)
 
@@ -256,7 +277,7 @@ class Lane:
             track.held_since = now
         elif now > track.held_since + self._turn:
             late = [entry for entry in held if entry.deadline < now]
-            if late and await self._held_by_others(late[0].item[:2]):
+            if late and track.blame.falls_on(await self._holder_of(late[0].item[:2])):
                 _fail(late, Busy("the account is held by another transaction"))
         before = len(track.waiting)
         track.waiting[:] = [entry for entry in track.waiting if not entry.future.done()]

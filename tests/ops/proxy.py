@@ -10,6 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
+import aiohttp
+
+from tests.support import Database, Service, running_service
+
 
 def socket_of(dsn: str) -> str:
     """The Unix socket of a test cluster's DSN."""
@@ -41,6 +45,11 @@ class TcpProxy:
         self.lost |= self.present
         return len(self.present)
 
+    def cut(self) -> None:
+        """Closes the present connections."""
+        for task in self._tasks:
+            task.cancel()
+
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[TcpProxy]:
         """Listens on 127.0.0.1 to the block's end."""
@@ -58,6 +67,7 @@ class TcpProxy:
         self.accepted += 1
         task = asyncio.create_task(self._pass_on(self.accepted, reader, writer))
         self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _pass_on(
         self, number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -86,3 +96,24 @@ class TcpProxy:
         if number in self.lost:  # the end is not delivered either
             await asyncio.Event().wait()
         raise EOFError
+
+
+@contextlib.asynccontextmanager
+async def service_behind(
+    proxy: TcpProxy, database: Database, **environment: str
+) -> AsyncIterator[tuple[Service, aiohttp.ClientSession]]:
+    """A server that reaches its database through the proxy, and a client of it."""
+    url = proxy.url(database.dsn("t_web"))
+    entered = contextlib.ExitStack()
+    service = await asyncio.to_thread(
+        entered.enter_context, running_service(database, DATABASE_URL=url, **environment)
+    )
+    try:
+        async with aiohttp.ClientSession(
+            service.base_url,
+            headers={"X-API-Key": service.key.secret},
+            connector=aiohttp.TCPConnector(limit=0),
+        ) as session:
+            yield service, session
+    finally:
+        await asyncio.to_thread(entered.close)

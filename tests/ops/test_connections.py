@@ -28,10 +28,9 @@ from server.gateway.errors import MEANINGS, ReadOnly, Unavailable, translate
 from server.gateway.pool import Pool
 from server.gateway.pooler import TransactionPool
 from tests.ops.load import account_with_credits
-from tests.ops.proxy import TcpProxy, socket_of
+from tests.ops.proxy import TcpProxy, service_behind, socket_of
 from tests.support import (
     Database,
-    Service,
     TestCluster,
     charge_body,
     held_account,
@@ -201,27 +200,6 @@ async def test_a_connection_that_breaks_at_any_step_is_unavailable_and_replaced(
 
 CHARGES = "/v1/billing/charges"
 PROMISED = 5.0  # seconds to the first good answer
-
-
-@contextlib.asynccontextmanager
-async def service_behind(
-    proxy: TcpProxy, database: Database, **environment: str
-) -> AsyncIterator[tuple[Service, aiohttp.ClientSession]]:
-    """A server that reaches its database through the proxy, and a client of it."""
-    url = proxy.url(database.dsn("t_web"))
-    entered = contextlib.ExitStack()
-    service = await asyncio.to_thread(
-        entered.enter_context, running_service(database, DATABASE_URL=url, **environment)
-    )
-    try:
-        async with aiohttp.ClientSession(
-            service.base_url,
-            headers={"X-API-Key": service.key.secret},
-            connector=aiohttp.TCPConnector(limit=0),
-        ) as session:
-            yield service, session
-    finally:
-        await asyncio.to_thread(entered.close)
 
 
 async def _charge(session: aiohttp.ClientSession, user: str, key: str | None = None) -> int:

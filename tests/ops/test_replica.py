@@ -19,6 +19,7 @@ import pytest
 
 from server.admin_token import issue_token
 from tests.ops.load import Load, account_with_credits
+from tests.ops.proxy import TcpProxy, service_behind, socket_of
 from tests.replica import ReplicaCluster, socket_folder
 from tests.support import (
     BILLING,
@@ -247,31 +248,58 @@ def test_a_replica_that_is_away_or_silent_costs_no_answer(
     assert database.execute("SELECT * FROM billing.verify_ledger()") == []
 
 
-def test_a_server_that_was_led_to_a_standby_says_that_it_cannot_write_now(
+def test_a_server_does_not_start_with_a_standby(
     database: Database, replica: ReplicaCluster
 ) -> None:
     standby = replica.dsn(database.name, "t_web")
-    started = subprocess.run(
-        [BILLING, "serve", "--port", str(free_port())],
-        check=False,
-        env={**clean_environment(), "DATABASE_URL": f"{standby}&target_session_attrs=read-write"},
-        capture_output=True,
-        text=True,
-    )
-    assert (started.returncode, started.stderr.count("\n")) == (1, 1), started.stderr
-    assert "no connection to the database: TargetServerAttributeNotMatched" in started.stderr
-    with running_service(database, DATABASE_URL=standby) as service:
-        replica.catch_up(database)
+    for url, reason in (
+        (f"{standby}&target_session_attrs=read-write", "TargetServerAttributeNotMatched"),
+        (standby, "the database is a standby, or made read-only"),
+    ):
+        started = subprocess.run(
+            [BILLING, "serve", "--port", str(free_port())],
+            check=False,
+            env={**clean_environment(), "DATABASE_URL": url},
+            capture_output=True,
+            text=True,
+        )
+        assert (started.returncode, started.stderr.count("\n")) == (1, 1), started.stderr
+        assert reason in started.stderr
+
+
+async def test_a_server_that_is_led_to_a_standby_for_a_while_says_so_and_goes_on(
+    database: Database, replica: ReplicaCluster
+) -> None:
+    replica.catch_up(database)
+    primary, standby = (socket_of(each) for each in (database.dsn(), replica.dsn(database.name)))
+    async with (
+        TcpProxy(primary).running() as proxy,
+        service_behind(proxy, database) as (service, _),
+    ):
         with service.client() as client:
+
+            async def post(path: str, body: dict[str, object]) -> httpx.Response:
+                return await asyncio.to_thread(client.post, path, json=body)
+
             user = unique()
-            for path, body in (
-                (CHARGES, charge_body(user)),
-                ("/v1/billing/credits/check", identity(user)),
-                ("/v1/billing/accounts", identity(user)),
-            ):
-                answer = client.post(path, json=body)
-                assert answer.status_code == 503, answer.text
-                assert "Retry-After" in answer.headers
+            check = ("/v1/billing/credits/check", identity(user))
+            assert (await post(*check)).status_code == 200
+            for _ in range(2):
+                proxy.upstream = standby
+                proxy.cut()
+                answers = [await post(*check), await post(CHARGES, charge_body(user))]
+                answers += [await post("/v1/billing/accounts", identity(unique()))] * 3
+                for answer in answers[1:]:  # the first may have met a connection that was cut
+                    assert answer.status_code == 503, answer.text
+                    assert "Retry-After" in answer.headers
+                health = await asyncio.to_thread(client.get, "/health")
+                assert health.status_code == 503
+                assert "cannot write" in health.json()["detail"]["error"]
+                proxy.upstream = primary  # and the connections stay where they are
+                assert (await post(*check)).status_code == 200
+                assert (await post(CHARGES, charge_body(user))).status_code == 201
+                health = await asyncio.to_thread(client.get, "/health")
+                assert health.status_code == 200
 
 
 async def test_a_promoted_replica_has_all_that_was_acknowledged() -> None:

@@ -19,7 +19,7 @@ CREATE FUNCTION billing.adjust_credits(p_account_id uuid, p_amount bigint, p_rea
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.attach_payment(p_account_id uuid, p_purchase_id uuid, p_payment_id text, p_payment_status text, p_api_key_id uuid DEFAULT NULL::uuid, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(payment_id text, payment_status text)
+CREATE FUNCTION billing.attach_payment(p_account_id uuid, p_purchase_id uuid, p_payment_id text, p_payment_status text, p_api_key_id uuid DEFAULT NULL::uuid, p_admin_user_id uuid DEFAULT NULL::uuid) RETURNS TABLE(payment_id text, payment_status text)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -160,6 +160,11 @@ CREATE FUNCTION billing.get_account(p_oauth_provider text, p_external_id text, p
 CREATE FUNCTION billing.get_account_by_id(p_account_id uuid, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(account_id uuid, oauth_provider text, external_id text, wa_id text, tenant_id text, customer_email text, user_role text, agent_id text, balance_minor bigint, currency text, plan_name text, status text, paid_credits bigint, free_uses_remaining bigint, total_uses bigint, ledger_version bigint, marketing_opt_in boolean, marketing_opt_in_at timestamp with time zone, marketing_opt_in_source text, created_at timestamp with time zone, updated_at timestamp with time zone, last_charge_at timestamp with time zone, last_credit_at timestamp with time zone, total_charged numeric, total_credited numeric, charge_count bigint, credit_count bigint)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.get_account_holders(p_oauth_providers text[], p_external_ids text[]) RETURNS text
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET lock_timeout TO '50ms';
 
 CREATE FUNCTION billing.get_admin(p_email text) RETURNS TABLE(admin_user_id uuid, email text, full_name text, role text)
     LANGUAGE plpgsql STABLE SECURITY DEFINER

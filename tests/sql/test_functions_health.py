@@ -47,20 +47,28 @@ def test_trying_to_write_does_not_wait_for_who_holds_a_table(
         holder.rollback()
 
 
-def test_an_account_is_held_by_others_unless_it_is_free_or_a_servers(
+def _holders(web: Caller, *external_ids: str) -> str | None:
+    found: str | None = web.value(
+        "get_account_holders",
+        oauth_providers=["oauth:google"] * len(external_ids),
+        external_ids=list(external_ids),
+    )
+    return found
+
+
+def test_who_holds_an_account_is_nobody_the_service_or_somebody_else(
     module_database: Database, web: Caller
 ) -> None:
-    who = new_user(module_database)
-    identity = {name: who[name] for name in ("oauth_provider", "external_id")}
-    assert web.value("is_held_by_others", **identity) is False
-    with held_account(module_database, who["external_id"]) as holder:
-        assert web.value("is_held_by_others", **identity) is True
+    free, held = (new_user(module_database)["external_id"] for _ in range(2))
+    assert _holders(web, free, held) is None
+    with held_account(module_database, held) as holder:
+        assert _holders(web, free, held) == "others"
+        assert _holders(web, free) is None
         holder.execute("SET application_name = 'ciris-billing'")
-        assert web.value("is_held_by_others", **identity) is False
-    assert web.value("is_held_by_others", **identity) is False
+        number = holder.execute("SELECT pg_current_xact_id()::xid::text").fetchone()
+        assert (_holders(web, free, held),) == number
+    assert _holders(web, free, held) is None
 
 
 def test_an_account_that_is_not_to_be_seen_yet_is_held_by_others(web: Caller) -> None:
-    assert web.value(
-        "is_held_by_others", oauth_provider="oauth:google", external_id=unique()
-    ) is True  # fmt: skip
+    assert _holders(web, unique()) == "others"

@@ -359,7 +359,7 @@ def test_every_writing_function_is_tried_without_an_actor(module_database: Datab
     # These do nothing for anybody: housekeeping that any session of the service may do.
     housekeeping = {
         "create_check_partitions",
-        "is_held_by_others",
+        "get_account_holders",
         "record_api_key_use",
         "retire_expired_api_key",
         "try_writing",
