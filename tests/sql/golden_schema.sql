@@ -1181,6 +1181,27 @@ CREATE TABLE billing_data.locks (
     name text NOT NULL
 );
 
+CREATE TABLE billing_data.payment_events (
+    provider text NOT NULL,
+    event_id character varying(255) NOT NULL,
+    event_type character varying(255) NOT NULL,
+    payment_id character varying(255),
+    payload jsonb NOT NULL,
+    outcome text NOT NULL,
+    received_at timestamp with time zone DEFAULT now() NOT NULL,
+    account_id uuid,
+    livemode boolean,
+    deliveries bigint DEFAULT 1 NOT NULL,
+    last_received_at timestamp with time zone DEFAULT now() NOT NULL,
+    resolved_at timestamp with time zone,
+    resolution text,
+    CONSTRAINT payment_events_outcome CHECK ((outcome = ANY (ARRAY['not_sold_here'::text, 'credited'::text, 'already_credited'::text, 'taken_back'::text, 'restored'::text, 'waiting'::text, 'unchanged'::text, 'acknowledged'::text, 'ignored'::text, 'account_not_found'::text, 'amount_mismatch'::text, 'balance_overflow'::text, 'currency_mismatch'::text, 'metadata_missing'::text, 'mode_mismatch'::text, 'payment_mismatch'::text, 'payment_unknown'::text]))),
+    CONSTRAINT payment_events_payload CHECK ((octet_length((payload)::text) <= 4194304)),
+    CONSTRAINT payment_events_provider CHECK ((provider = ANY (ARRAY['stripe'::text, 'square'::text, 'paypal'::text]))),
+    CONSTRAINT payment_events_resolution CHECK ((length(resolution) <= 500)),
+    CONSTRAINT payment_events_resolved CHECK (((resolved_at IS NULL) = (resolution IS NULL)))
+);
+
 CREATE TABLE billing_data.payment_return_credits (
     account_id uuid NOT NULL,
     provider text NOT NULL,
