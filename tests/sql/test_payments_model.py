@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from tests.sql.helpers import NOBODY, Caller, charge_all, ledger_problems, person
 from tests.sql.payments import (
@@ -42,8 +42,15 @@ KINDS = ("refund", "dispute", "dispute without transactions")
 TYPES = ("created", "closed", "funds_withdrawn", "funds_reinstated", "updated")
 START = datetime(2026, 1, 1, tzinfo=UTC)
 users = st.sampled_from(USERS)
-numbers = st.integers(0, 3)  # which of somebody's purchases, or of a purchase's returns
-later = st.integers(0, 9)  # which of the snapshots there are; the newest ones are frequent
+numbers = st.integers(0, 2)  # which of somebody's purchases
+returns = st.integers(0, 17)  # which of all returns
+# How much is away now, in which state; which snapshots are then told, counted from the newest.
+news = st.tuples(
+    st.sampled_from((500, 200, 0, 333, 41)),
+    st.sampled_from(("open", "closed")),
+    st.lists(st.sampled_from((0, 1, 0, 2)), min_size=1, max_size=3),
+    st.sampled_from(TYPES),
+)
 
 
 @dataclass(frozen=True)
@@ -69,6 +76,13 @@ class Return:
     def away(self) -> int:
         """What we know to be away."""
         return 0 if self.told is None else self.history[self.told].away
+
+    def change(self, away: int, state: str) -> None:
+        """A dispute withdraws or gives back money; a refund only fails, for good."""
+        if self.kind != "refund":
+            self.history.append(Snapshot(min(away, self.amount), state))
+        elif len(self.history) == 1 and not away:
+            self.history.append(Snapshot(0, "closed"))
 
     def version(self, number: int) -> dict[str, Any]:
         """What the provider says beside a snapshot, for telling old news from new."""
@@ -185,37 +199,50 @@ class PaymentsMachine(RuleBasedStateMachine):
         self.people = {user: person() for user in USERS}
         for who in self.people.values():
             self.dba.row("create_account", **who)
+        for user, pack in zip(USERS, PACKS, strict=True):
+            self.offer(user, pack)
+            for kind in KINDS:
+                self.begin_return(user, kind, pack[1] // 2)
+            for _ in range(3):
+                self.charge(user, 1)  # the free uses
+        self.attach(USERS[0], 0)
+        self.pay(USERS[0], 0, again=False, says="own")
 
-    def purchase(self, user: str, number: int) -> Purchase | None:
+    def offer(self, user: str, pack: tuple[int, int]) -> None:
+        uses, price = pack
+        self.dba.row("set_pricing", reason="a test", pack_uses=uses, pack_price_minor=price)
+        row = begin(self.dba, self.people[user])
+        assert (row["uses"], row["price_minor"]) == pack
+        self.model[user].purchases.append(Purchase(row, unique("pi"), uses, price))
+
+    def purchase(self, user: str, number: int) -> Purchase:
         purchases = self.model[user].purchases
-        return purchases[number % len(purchases)] if purchases else None
+        return purchases[number % len(purchases)]
+
+    def returned(self, which: int) -> tuple[Account, Purchase, Return]:
+        found = [
+            (account, purchase, returned)
+            for account in self.model.values()
+            for purchase in account.purchases
+            for returned in purchase.returns
+        ]
+        return found[which % len(found)]
 
     # What people do
 
     @rule(user=users, pack=st.sampled_from(PACKS))
     def begin(self, user: str, pack: tuple[int, int]) -> None:
-        if len(self.model[user].purchases) < 4:
-            uses, price = pack
-            self.dba.row("set_pricing", reason="a test", pack_uses=uses, pack_price_minor=price)
-            row = begin(self.dba, self.people[user])
-            assert (row["uses"], row["price_minor"]) == pack
-            self.model[user].purchases.append(Purchase(row, unique("pi"), uses, price))
+        if len(self.model[user].purchases) < 3:
+            self.offer(user, pack)
 
-    def has_purchases(self) -> bool:
-        return any(account.purchases for account in self.model.values())
-
-    def has_returns(self) -> bool:
-        return any(p.returns for account in self.model.values() for p in account.purchases)
-
-    @precondition(has_purchases)
     @rule(user=users, number=numbers)
     def attach(self, user: str, number: int) -> None:
-        if purchase := self.purchase(user, number):
-            answer = attach(self.dba, purchase.row, purchase.payment_id)
-            assert answer["payment_id"] == purchase.payment_id
-            purchase.attached = True
+        purchase = self.purchase(user, number)
+        answer = attach(self.dba, purchase.row, purchase.payment_id)
+        assert answer["payment_id"] == purchase.payment_id
+        purchase.attached = True
 
-    @rule(user=users, amount=st.sampled_from((1, 1, 3, 8)))
+    @rule(user=users, amount=st.sampled_from((8, 15, 3, 1)))
     def charge(self, user: str, amount: int) -> None:
         (row,) = charge_all(self.dba, [{**self.people[user], "amount_minor": amount}])
         assert row["outcome"] == self.model[user].charge(amount)
@@ -227,79 +254,67 @@ class PaymentsMachine(RuleBasedStateMachine):
 
     # What happens at the provider, and we are not told yet
 
-    @precondition(has_purchases)
     @rule(user=users, number=numbers, kind=st.sampled_from(KINDS), share=st.integers(1, 500))
     def a_return_begins(self, user: str, number: int, kind: str, share: int) -> None:
         purchase = self.purchase(user, number)
-        if purchase and len(purchase.returns) < 3:
-            amount = min(share, purchase.price)
-            name = "re" if kind == "refund" else "du"
-            first = Snapshot(amount, "open") if kind == "refund" else Snapshot(0, "inquiry")
-            purchase.returns.append(Return(unique(name), kind, amount, [first]))
+        if len(purchase.returns) < 4:
+            self.begin_return(user, kind, min(share, purchase.price), number)
 
-    @precondition(has_returns)
-    @rule(
-        user=users,
-        number=numbers,
-        which=numbers,
-        away=st.integers(0, 500),
-        state=st.sampled_from(("open", "closed")),
-    )
-    def a_return_changes(self, user: str, number: int, which: int, away: int, state: str) -> None:
-        purchase = self.purchase(user, number)
-        if purchase and purchase.returns:
-            returned = purchase.returns[which % len(purchase.returns)]
-            if returned.kind != "refund":
-                returned.history.append(Snapshot(min(away, returned.amount), state))
-            elif len(returned.history) == 1:  # it failed, for good
-                returned.history.append(Snapshot(0, "closed"))
+    def begin_return(self, user: str, kind: str, amount: int, number: int = 0) -> None:
+        name = "re" if kind == "refund" else "du"
+        first = Snapshot(amount, "open") if kind == "refund" else Snapshot(0, "inquiry")
+        self.purchase(user, number).returns.append(Return(unique(name), kind, amount, [first]))
 
     # What we are told
 
-    @precondition(has_purchases)
     @rule(user=users, number=numbers, again=st.booleans(), says=st.sampled_from(("own", "", "x")))
     def pay(self, user: str, number: int, again: bool, says: str) -> None:
         """One more event of the payment, or the newest one again. A payment that is written down is
         ours whatever its metadata says."""
-        if purchase := self.purchase(user, number):
-            claims: dict[str, Any] = metadata(purchase.row)
-            if purchase.attached and says != "own":
-                claims = {"is_claimed": False} if not says else {"account_id": NOBODY, **person()}
-            replays = again and purchase.events > 0
-            purchase.events += 0 if replays else 1
-            answer = deliver(
-                self.web,
-                f"evt-{purchase.payment_id}-{purchase.events}",
-                purchase.payment_id,
-                amount_minor=purchase.price,
-                **claims,
-            )
-            if replays:
-                assert answer["credits_added"] == 0
-                assert answer["deliveries"] > 1
-                return
-            assert answer["outcome"] == self.model[user].settle(purchase)
-            expected = purchase.uses if answer["outcome"] == "credited" else 0
-            assert answer["credits_added"] == expected
+        purchase = self.purchase(user, number)
+        claims: dict[str, Any] = metadata(purchase.row)
+        if purchase.attached and says != "own":
+            claims = {"is_claimed": False} if not says else {"account_id": NOBODY, **person()}
+        replays = again and purchase.events > 0
+        purchase.events += 0 if replays else 1
+        answer = deliver(
+            self.web,
+            f"evt-{purchase.payment_id}-{purchase.events}",
+            purchase.payment_id,
+            amount_minor=purchase.price,
+            **claims,
+        )
+        if replays:
+            assert answer["credits_added"] == 0
+            assert answer["deliveries"] > 1
+            return
+        assert answer["outcome"] == self.model[user].settle(purchase)
+        expected = purchase.uses if answer["outcome"] == "credited" else 0
+        assert answer["credits_added"] == expected
 
-    @precondition(has_purchases)
     @rule(user=users, number=numbers)
     def pay_too_little(self, user: str, number: int) -> None:
-        if purchase := self.purchase(user, number):
-            answer = deliver(
-                self.web, unique("evt"), purchase.payment_id, purchase.row, amount_minor=1
-            )
-            expected = "already_credited" if purchase.settled else "amount_mismatch"
-            assert answer["outcome"] == expected
-
-    @precondition(has_returns)
-    @rule(user=users, number=numbers, which=numbers, back=later, type=st.sampled_from(TYPES))
-    def tell(self, user: str, number: int, which: int, back: int, type: str) -> None:
         purchase = self.purchase(user, number)
-        if not purchase or not purchase.returns:
-            return
-        returned = purchase.returns[which % len(purchase.returns)]
-        place = max(len(returned.history) - 1 - back // 2, 0)
+        answer = deliver(self.web, unique("evt"), purchase.payment_id, purchase.row, amount_minor=1)
+        expected = "already_credited" if purchase.settled else "amount_mismatch"
+        assert answer["outcome"] == expected
+
+    @rule(which=returns, news=st.lists(news, min_size=3, max_size=6))
+    def a_return_changes_and_is_told(
+        self, which: int, news: list[tuple[int, str, list[int], str]]
+    ) -> None:
+        """Money is withdrawn and reinstated, and some of the snapshots are told, old and new."""
+        account, purchase, returned = self.returned(which)
+        for away, state, backs, type in news:
+            returned.change(away, state)
+            for back in backs:
+                self.tell(
+                    account, purchase, returned, max(len(returned.history) - 1 - back, 0), type
+                )
+
+    def tell(
+        self, account: Account, purchase: Purchase, returned: Return, place: int, type: str
+    ) -> None:
         told, version = returned.history[place], returned.version(place)
         kind = returned.kind.partition(" ")[0]
         answer = give_back(
@@ -314,9 +329,8 @@ class PaymentsMachine(RuleBasedStateMachine):
             occurred_at=version["at"],
             **metadata(purchase.row),
         )
-        assert answer["outcome"] == self.model[user].tell(purchase, returned, place)
+        assert answer["outcome"] == account.tell(purchase, returned, place)
 
-    @precondition(has_returns)
     @rule()
     def reconcile(self) -> None:
         """Every return is put to what the provider says now; then nothing differs."""
@@ -360,35 +374,25 @@ class PaymentsMachine(RuleBasedStateMachine):
         expected = account.tell(purchase, returned, newest)
         assert answer["outcome"] == expected
 
-    @precondition(has_purchases)
-    @rule(
-        user=users,
-        number=numbers,
-        claims=st.sampled_from(("nothing", "account", "purchase", "connected")),
-        livemode=st.sampled_from((None, True)),
-        paid=st.booleans(),
-    )
-    def somebody_elses(
-        self, user: str, number: int, claims: str, livemode: bool | None, paid: bool
-    ) -> None:
-        """A payment that is not ours comes and goes, with metadata that was copied from ours."""
-        if purchase := self.purchase(user, number):
-            own = {"account_id": purchase.row["account_id"], **self.people[user]}
-            said: dict[str, Any] = {
-                "nothing": {"is_claimed": False},
-                "account": {**own, "account_id": NOBODY},
-                "purchase": {**own, "purchase_id": NOBODY},
-                "connected": {**own, **metadata(purchase.row), "is_foreign": True},
-            }[claims]
-            payment_id = unique("pi")
-            if paid:
-                answer = deliver(self.web, unique("evt"), payment_id, livemode=livemode, **said)
-            else:
-                part = (unique("re"), 100)
-                answer = give_back(self.web, payment_id, part, livemode=livemode, **said)
-            is_told = paid and claims != "nothing" and not livemode
-            assert answer["outcome"] == ("not_sold_here" if is_told else "ignored")
-            assert (answer["needs_attention"], answer["credits_added"]) == (is_told, 0)
+    @rule(user=users, number=numbers, livemode=st.sampled_from((None, None, True)))
+    def somebody_elses(self, user: str, number: int, livemode: bool | None) -> None:
+        """Payments that are not ours come and go, with metadata that was copied from ours."""
+        purchase = self.purchase(user, number)
+        own = {"account_id": purchase.row["account_id"], **self.people[user]}
+        claims: list[dict[str, Any]] = [
+            {"is_claimed": False},
+            {**own, "account_id": NOBODY},
+            {**own, "purchase_id": NOBODY},
+            {**own, **metadata(purchase.row), "is_foreign": True},
+        ]
+        for said in claims:
+            payment_id, part = unique("pi"), (unique("re"), 100)
+            refunded = give_back(self.web, payment_id, part, livemode=livemode, **said)
+            assert (refunded["outcome"], refunded["needs_attention"]) == ("ignored", False)
+            paid = deliver(self.web, unique("evt"), payment_id, livemode=livemode, **said)
+            is_told = said != {"is_claimed": False} and not livemode
+            assert paid["outcome"] == ("not_sold_here" if is_told else "ignored")
+            assert (paid["needs_attention"], paid["credits_added"]) == (is_told, 0)
 
     @invariant()
     def books_agree(self) -> None:
