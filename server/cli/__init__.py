@@ -11,7 +11,17 @@ from server import __version__
 from server.cli.output import CommandFailed, report_config_faults
 from server.config import ConfigError
 
-_COMMANDS = ("dev", "serve", "migrate", "keys", "admins", "providers", "reconcile", "verify")
+_COMMANDS = (
+    "dev",
+    "serve",
+    "migrate",
+    "keys",
+    "admins",
+    "payments",
+    "providers",
+    "reconcile",
+    "verify",
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -170,6 +170,8 @@ class Reconciliation:
             if payment_id is None or returned is None or payment_id not in known:
                 continue
             row = known[payment_id]
+            if row["resolved"] and row["status"] != "settled":
+                continue  # a person has dealt with the payment, and nothing was credited for it
             if returned.moves_nothing and returned.id not in row["return_ids"]:
                 continue
             self._step(returned.id)

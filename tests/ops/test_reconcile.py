@@ -366,6 +366,43 @@ def test_a_payment_refunded_before_it_was_credited_ends_without_credits(shop: Sh
     shop.agrees(2, returns=2)
 
 
+def test_what_a_person_has_dealt_with_is_no_difference_and_is_never_credited(shop: Shop) -> None:
+    user = unique("late")
+    metadata = {**named(user), "account_id": str(uuid4())}
+    by_hand, refunded = shop.pay(metadata), shop.pay(metadata)
+    pending = shop.buy(unique("less"), amount=PRICE - 1)
+    assert len(shop.report(1)["differences"]) == 3
+    [(credit_id,)] = shop._call(
+        "SELECT c.credit_id::text FROM billing.create_account(p_oauth_provider => 'oauth:google',"
+        " p_external_id => %s) AS a, LATERAL billing.create_credit(p_oauth_provider =>"
+        " a.oauth_provider, p_external_id => a.external_id, p_amount_minor => 20) AS c",
+        user,
+    )
+    for command in (
+        ("resolve", by_hand, "--how", "credited", "--credit", credit_id),
+        ("resolve", refunded, "--how", "refunded"),
+        ("resolve", pending, "--how", "other"),
+    ):
+        done = run("payments", *command, "--reason", "by hand", environment=shop.environment())
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.startswith(f"{command[1]} is resolved: {command[3]}")
+    for payment_id in (refunded, pending):
+        shop.double.refund(payment_id)
+    shop.agrees(3)
+    assert shop.ledger(user) == [20]
+    part = shop.double.refund(by_hand, amount=PRICE // 2)
+    report = shop.report(0, "--fix")
+    assert found(report) == {part["id"]: ("not_taken_back", True, "taken_back")}
+    assert shop.ledger(user) == [20, -10]
+    again = run("payments", "resolve", by_hand, "--how", "other", "--reason", "x",
+                environment=shop.environment())  # fmt: skip
+    assert again.returncode == 1
+    assert f"Payment {by_hand} was credited or dealt with before" in again.stderr
+    opened = run("payments", "reopen", pending, "--reason", "a mistake", "--json",
+                 environment=shop.environment())  # fmt: skip
+    assert json.loads(opened.stdout) == {"payment_id": pending}
+
+
 def test_what_cannot_be_put_right_stays_with_its_reason(shop: Shop) -> None:
     users = {name: unique(name) for name in ("less", "yen", "twice", "differs")}
     twice = shop.offer(users["twice"])
