@@ -33,5 +33,6 @@
 \ir figures.sql
 \ir console_accounts.sql
 \ir console_lists.sql
+\ir doors.sql
 \ir help.sql
 \ir grants.sql

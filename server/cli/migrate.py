@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from dataclasses import asdict
 from typing import Any
 
 from server import migrate as migrations
@@ -59,6 +60,7 @@ def _run(options: argparse.Namespace) -> int:
                 "rolled_back": report.rolled_back,
                 "dropped_definitions": report.dropped_definitions,
                 "settings_seeded": report.seeded,
+                "open_doors": [asdict(door) for door in report.open_doors],
             }
         )
     elif options.rollback:
@@ -67,6 +69,7 @@ def _run(options: argparse.Namespace) -> int:
         print(
             f"The database is at {migrations.latest_step()}; {len(report.applied)} steps applied."
         )
+        _print_doors(report.open_doors)
     return 0
 
 
@@ -76,12 +79,22 @@ def _progress(options: argparse.Namespace) -> migrations.Progress:
     return lambda text: print(text, file=sys.stderr)
 
 
+def _print_doors(doors: list[migrations.OpenDoor]) -> None:
+    """What this login could not close, for somebody who can (docs/dba.md)."""
+    for door in doors:
+        print(f"open: {door.door}. A superuser closes it: {door.mend};", file=sys.stderr)
+
+
 def _print_status(url: str, *, as_json: bool) -> int:
     steps = [{"step": step.step, "applied": step.applied} for step in migrations.status(url)]
     pending = sum(not step["applied"] for step in steps)
+    doors = migrations.open_doors(url)
     if as_json:
-        print_json({"steps": steps, "pending": pending})
+        print_json(
+            {"steps": steps, "pending": pending, "open_doors": [asdict(door) for door in doors]}
+        )
     else:
         print_table(steps, {"step": "STEP", "applied": "APPLIED"}, "")
         print(f"{pending} pending" if pending else "up to date")
+        _print_doors(doors)
     return 0

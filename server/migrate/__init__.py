@@ -3,9 +3,11 @@
 from server.migrate.runner import (
     MigrationError,
     MigrationReport,
+    OpenDoor,
     Progress,
     StepStatus,
     migrate,
+    open_doors,
     rollback,
     status,
 )
@@ -14,10 +16,12 @@ from server.steps import latest_step
 __all__ = [
     "MigrationError",
     "MigrationReport",
+    "OpenDoor",
     "Progress",
     "StepStatus",
     "latest_step",
     "migrate",
+    "open_doors",
     "rollback",
     "status",
 ]

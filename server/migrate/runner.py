@@ -6,7 +6,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, LiteralString
 
@@ -37,13 +37,23 @@ class StepStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class OpenDoor:
+    """What a login may do and need not, and the statement that ends it."""
+
+    door: str
+    mend: str
+
+
+@dataclass(frozen=True, slots=True)
 class MigrationReport:
-    """What a run did: steps in order, stale definitions dropped, whether settings were seeded."""
+    """What a run did: steps in order, stale definitions dropped, whether settings were seeded;
+    and what it could not close, with the statements for a superuser."""
 
     applied: list[str]
     rolled_back: list[str]
     dropped_definitions: list[str]
     seeded: bool
+    open_doors: list[OpenDoor] = field(default_factory=list, compare=False)
 
 
 def migrate(dsn: str, seed: SettingsSeed, progress: Progress = lambda _: None) -> MigrationReport:
@@ -61,7 +71,8 @@ def migrate(dsn: str, seed: SettingsSeed, progress: Progress = lambda _: None) -
         # Here, where no time-out applies: over many rows the first time takes a while.
         for what, statement in _AFTERWARDS.items():
             _run(what, partial(connection.execute, statement))
-    return MigrationReport([step.id for step in pending], [], dropped, seeded)
+        open_doors = _close_doors(connection)
+    return MigrationReport([step.id for step in pending], [], dropped, seeded, open_doors)
 
 
 def rollback(dsn: str, steps_back: int, progress: Progress = lambda _: None) -> MigrationReport:
@@ -73,6 +84,34 @@ def rollback(dsn: str, steps_back: int, progress: Progress = lambda _: None) -> 
             progress(f"rolling back {step.id}")
             _run(f"step {step.id}", partial(backend.rollback_one, step))
     return MigrationReport([], [step.id for step in undone], [], False)
+
+
+def open_doors(dsn: str) -> list[OpenDoor]:
+    """What logins may do in this database and need not; none where it is older than that."""
+    with _connect(dsn) as connection:
+        row = connection.execute(
+            "SELECT to_regprocedure('billing.list_open_doors()') IS NOT NULL"
+        ).fetchone()
+        return _list_doors(connection, only_ours=False) if row and row[0] else []
+
+
+def _list_doors(
+    connection: psycopg.Connection[tuple[Any, ...]], *, only_ours: bool
+) -> list[OpenDoor]:
+    rows = connection.execute(
+        "SELECT d.door, d.mend FROM billing.list_open_doors() AS d WHERE d.is_ours OR NOT %s",
+        (only_ours,),
+    )
+    return [OpenDoor(*row) for row in rows]
+
+
+def _close_doors(connection: psycopg.Connection[tuple[Any, ...]]) -> list[OpenDoor]:
+    """Closes what it may; gives what is left, of other databases too."""
+    for _ in range(3):  # another database's deploy may change the same login at this moment
+        for open_door in _list_doors(connection, only_ours=True):
+            with suppress(psycopg.errors.InsufficientPrivilege, psycopg.errors.InternalError_):
+                connection.execute(open_door.mend.encode())
+    return _list_doors(connection, only_ours=False)
 
 
 def status(dsn: str) -> list[StepStatus]:

@@ -262,6 +262,11 @@ CREATE FUNCTION billing.list_daily_figures(p_days integer DEFAULT 30, p_session_
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing.list_open_doors() RETURNS TABLE(door text, mend text, is_ours boolean)
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET quote_all_identifiers TO 'off';
+
 CREATE FUNCTION billing.list_payment_events(p_limit bigint DEFAULT 50, p_offset bigint DEFAULT 0, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(provider text, event_id text, event_type text, payment_id text, account_id uuid, outcome text, needs_attention boolean, deliveries bigint, livemode boolean, received_at timestamp with time zone, last_received_at timestamp with time zone, resolved_at timestamp with time zone, resolution text)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';

@@ -63,6 +63,7 @@ FUNCTIONS: dict[str, tuple[set[str], str]] = {
     "list_audit_log": (BOTH, "s"),
     "list_checks": (BOTH, "s"),
     "list_daily_figures": (BOTH, "s"),
+    "list_open_doors": (DBA, "s"),
     "list_payment_events": (BOTH, "s"),
     "list_payment_problems": (BOTH, "s"),
     "list_payments": (DBA, "s"),
