@@ -264,7 +264,10 @@ GRANT EXECUTE ON FUNCTION billing.get_account_by_id TO billing_server, billing_d
 
 -- Adds or takes away paid credits by a staff member's decision; below zero is refused. With an
 -- idempotency key used before for the same change: nothing more, replayed true.
--- Locks: the account. Writes: accounts 1, credits 1, admin_audit_logs 1. Errors: actor errors,
+-- Locks: the account. Whoever adjusts several accounts in one transaction calls in ascending order of
+-- the accounts' ids, or takes billing.adjust_several_credits, which does; else two of them may wait
+-- for each other and one is undone (40P01).
+-- Writes: accounts 1, credits 1, admin_audit_logs 1. Errors: actor errors,
 -- invalid_argument, account_not_found, insufficient_credits, balance_overflow,
 -- idempotency_key_reused.
 -- Example: SELECT * FROM billing.adjust_credits(p_account_id => '...', p_amount => 5,
@@ -342,6 +345,66 @@ $$;
 COMMENT ON FUNCTION billing.adjust_credits IS
     'Adds or takes away paid credits, with a reason. For billing_server (staff) and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.adjust_credits TO billing_server, billing_dba;
+
+-- Adjusts several accounts, all or none: billing.adjust_credits of each, in ascending order of their
+-- ids whatever order they are given in, so that two callers cannot wait for each other. One reason,
+-- and one idempotency key of each account, for all.
+-- Locks: the accounts in id order. Writes and errors: as billing.adjust_credits, and
+-- invalid_argument for an account that is named twice.
+-- Example: SELECT * FROM billing.adjust_several_credits(
+--     p_account_ids => ARRAY['...'::uuid], p_amounts => ARRAY[5::bigint], p_reason => 'goodwill');
+CREATE OR REPLACE FUNCTION billing.adjust_several_credits(
+    p_account_ids uuid[],
+    p_amounts bigint[],
+    p_reason text,
+    p_idempotency_key text DEFAULT NULL,
+    p_session_hash bytea DEFAULT NULL
+) RETURNS TABLE (
+    account_id uuid, credit_id uuid, amount_minor bigint, balance_before bigint,
+    balance_after bigint, created_at timestamptz, replayed boolean
+)
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_change record;
+BEGIN
+    PERFORM billing_data.authorize(NULL, p_session_hash, 'billing:write');
+    PERFORM billing_data.require_reason(p_reason);
+    PERFORM billing_data.require_short(p_idempotency_key, 'p_idempotency_key');
+    PERFORM billing_data.require_same_length(
+        ARRAY[cardinality(p_account_ids), cardinality(p_amounts)], '{}',
+        ARRAY[array_dims(p_account_ids), array_dims(p_amounts)]
+    );
+    PERFORM billing_data.require(
+        cardinality(p_account_ids) = (
+            SELECT count(DISTINCT u.id) FROM unnest(p_account_ids) AS u (id)
+        ),
+        'p_account_ids', 'each account must be named once'
+    );
+    FOR v_change IN
+        SELECT u.id, u.amount
+        FROM unnest(p_account_ids, p_amounts) AS u (id, amount)
+        ORDER BY u.id
+    LOOP
+        account_id := v_change.id;
+        SELECT
+            a.credit_id, a.amount_minor, a.balance_before, a.balance_after, a.created_at, a.replayed
+        INTO STRICT credit_id, amount_minor, balance_before, balance_after, created_at, replayed
+        FROM billing.adjust_credits(
+            p_account_id => v_change.id,
+            p_amount => v_change.amount,
+            p_reason => p_reason,
+            p_idempotency_key => p_idempotency_key,
+            p_session_hash => p_session_hash
+        ) AS a;
+        RETURN NEXT;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION billing.adjust_several_credits IS
+    'Adjusts the credits of several accounts, all or none. For billing_dba.';
+GRANT EXECUTE ON FUNCTION billing.adjust_several_credits TO billing_dba;
 
 -- Sets an account's free uses, by default to what new accounts get. Not a ledger entry: the ledger
 -- is of paid credits; the audit row proves it, with the version of the ledger that it came after.

@@ -24,6 +24,7 @@ DBA = {"billing_dba"}
 FUNCTIONS: dict[str, tuple[set[str], str]] = {
     "add_admin": (BOTH, "v"),
     "adjust_credits": (BOTH, "v"),
+    "adjust_several_credits": (DBA, "v"),
     "attach_payment": (BOTH, "v"),
     "begin_purchase": (BOTH, "v"),
     "check_credit": (BOTH, "v"),
@@ -490,9 +491,11 @@ def runnable_example(database: Database, name: str) -> Iterator[tuple[Caller, st
         # Where an example cannot know a value it shows three dots: a real one takes their place.
         statement = re.sub(r"(p_key_prefix => )'[^']*\.\.\.'", rf"\g<1>'{other.prefix}'", statement)
         statement = re.sub(r"(p_key_hash => )'\.\.\.'", rf"\g<1>'{other.hash}'", statement)
-        if name in ("adjust_credits", "get_account_by_id", "reset_free_uses"):
+        if name in (
+            "adjust_credits", "adjust_several_credits", "get_account_by_id", "reset_free_uses",
+        ):  # fmt: skip
             account = account_of(database, person("1"))["id"]
-            statement = statement.replace("p_account_id => '...'", f"p_account_id => '{account}'")
+            statement = statement.replace("'...'", f"'{account}'")
         if name == "attach_payment":
             purchase = begin(dba, person("1"))
             for argument in ("account_id", "purchase_id"):

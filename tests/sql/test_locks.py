@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.sql.helpers import Caller, session
+from tests.sql.helpers import Caller, account_of, at_once, ledger_problems, new_user, session
 from tests.support import Database, unique
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -63,3 +63,47 @@ def test_thirty_thousand_accounts_made_in_one_statement_hold_no_lock_each(
         assert row["count"] == MANY
         assert _locks_held(dba) < 200
         dba.connection.rollback()
+
+
+def test_opposite_adjustments_of_two_accounts_never_wait_for_each_other(
+    module_database: Database,
+) -> None:
+    users = [new_user(module_database, paid=100) for _ in range(2)]
+    ids = [account_of(module_database, user)["id"] for user in users]
+
+    def move(caller: Caller, first: int) -> int:
+        given = [ids[first], ids[1 - first]]
+        return len(
+            caller.rows(
+                "adjust_several_credits", account_ids=given, amounts=[1, -1], reason="moved"
+            )
+        )
+
+    calls = [lambda caller, n=n: move(caller, n % 2) for n in range(60)]
+    assert at_once(module_database, calls, 8) == [2] * 60  # a deadlock would be an error
+    assert [account_of(module_database, user)["paid_credits"] for user in users] == [100, 100]
+    assert ledger_problems(module_database) == []
+
+
+def test_adjustments_of_several_accounts_are_all_made_or_none(
+    module_database: Database,
+) -> None:
+    rich, poor = (new_user(module_database, paid=paid) for paid in (10, 1))
+    ids = [account_of(module_database, user)["id"] for user in (rich, poor)]
+    with session(module_database, "t_dba") as dba:
+        refusal = dba.refusal(
+            "adjust_several_credits", account_ids=ids, amounts=[5, -5], reason="too much"
+        )
+        assert refusal.slug == "insufficient_credits"
+        twice = dba.refusal(
+            "adjust_several_credits", account_ids=[ids[0]] * 2, amounts=[1, 1], reason="twice"
+        )
+        assert twice.slug == "invalid_argument"
+        once = {"account_ids": ids, "amounts": [1, 2], "reason": "once", "idempotency_key": "k"}
+        first = dba.rows("adjust_several_credits", **once)
+        again = dba.rows("adjust_several_credits", **once)
+    assert [row["account_id"] for row in first] == sorted(ids)
+    assert [row["credit_id"] for row in again] == [row["credit_id"] for row in first]
+    assert all(row["replayed"] for row in again)
+    assert account_of(module_database, rich)["paid_credits"] == 11
+    assert account_of(module_database, poor)["paid_credits"] == 3

@@ -48,6 +48,8 @@ CREATE ROLE :"web_login" LOGIN PASSWORD :'web_password' IN ROLE billing_server;
 CREATE ROLE billing_replication LOGIN REPLICATION PASSWORD :'replication_password';
 COMMIT;
 CREATE DATABASE :"database" OWNER :"migrate_login";
+-- From any database a login could use up the locks of the whole cluster.
+REVOKE CONNECT ON DATABASE postgres, template1, :"database" FROM PUBLIC;
 SQL
 
 echo "host replication billing_replication all scram-sha-256" >>"$PGDATA/pg_hba.conf"
