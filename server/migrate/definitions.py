@@ -21,9 +21,10 @@ _DEFINES = re.compile(
     r"^CREATE OR REPLACE (FUNCTION|VIEW) (billing|billing_data)\.(\w+)", re.MULTILINE
 )
 _VIEW = re.compile(r"CREATE OR REPLACE VIEW (\w+\.\w+)")
-_TRIGGER = re.compile(r"CREATE OR REPLACE TRIGGER (\w+)\b.*?\bON (\w+\.\w+)", re.DOTALL)
-_ALTER = re.compile(r"ALTER TABLE (?:IF EXISTS )?(?:ONLY )?(\w+\.\w+)\s")
-_ALWAYS = re.compile(r"\s*ENABLE ALWAYS TRIGGER (\w+)\s*[,;]")
+# Blocks too: they look for themselves whether there is anything to do (sql/append_only.sql).
+_LOCKS_TABLES = re.compile(
+    r"CREATE OR REPLACE TRIGGER\b|ALTER TABLE\b|DO\b.*?\b(?:TRIGGER|ALTER TABLE)\b", re.DOTALL
+)
 # What may hold a semicolon that ends no statement; and, in the end, what ends one.
 _TOKEN = re.compile(
     r"--[^\n]*|/\*.*?\*/|'(?:[^']|'')*'|\"[^\"]*\"|(\$\w*\$).*?\1|\bBEGIN ATOMIC\b.*?^END;|;",
@@ -119,9 +120,7 @@ def _without_table_locks(connection: _Connection, text: str) -> tuple[str, list[
     for statement in _statements(text):
         bare = _bare(statement)
         view = _VIEW.match(bare)
-        if (view and _view_definition(connection, view[1])) or (
-            _TRIGGER.match(bare) or _ALTER.match(bare)
-        ):
+        if (view and _view_definition(connection, view[1])) or _LOCKS_TABLES.match(bare):
             last.append(bare)
         else:
             kept += statement
@@ -133,10 +132,7 @@ def _finish(
 ) -> list[str]:
     """What needs locks that servers meet. Waits for them so briefly that nobody notices, gives them
     back when one is held, and tries again."""
-    changes: list[str] = []
-    for statement in last:
-        if _changes_something(connection, statement, changes):
-            changes.append(statement)
+    changes = [statement for statement in last if _changes_something(connection, statement)]
     stale = _stale(connection, wanted)
     while True:
         try:
@@ -153,68 +149,26 @@ def _finish(
         time.sleep(_PAUSE_SECONDS)
 
 
-def _changes_something(connection: _Connection, statement: str, before: list[str]) -> bool:
-    """Whether the database is another one after it; `before` is what will have been executed."""
-    if match := _VIEW.match(statement):
-        found = _view_definition(connection, match[1])
-        if found is None:
-            raise _CannotBeLast  # something of another shape took it along, and its grants
-        wanted = statement.replace(match[1], _SCRATCH, 1)
-        return found != _view_definition(connection, _SCRATCH, wanted)
-    if match := _TRIGGER.match(statement):
-        name, table = match.groups()
-        return _trigger_definition(connection, name, table) != _trigger_definition(
-            connection,
-            name,
-            _SCRATCH,
-            f"CREATE TABLE {_SCRATCH} (LIKE {table})",
-            statement.replace(f"ON {table}", f"ON {_SCRATCH}", 1),
-        )
-    match = _ALTER.match(statement)
-    assert match
-    triggers = _ALWAYS.findall(statement)
-    if not triggers or _ALWAYS.sub("", statement[match.end() :]).strip():
+def _changes_something(connection: _Connection, statement: str) -> bool:
+    """False for a view that would be the same one after it."""
+    view = _VIEW.match(statement)
+    if not view:
         return True
-    made_anew = {found.groups() for found in map(_TRIGGER.match, before) if found}
-    row = connection.execute(
-        "SELECT count(*) FROM pg_trigger AS t"
-        " WHERE t.tgrelid = to_regclass(%s) AND t.tgname = ANY (%s) AND t.tgenabled = 'A'",
-        (match[1], triggers),
-    ).fetchone()
-    return row != (len(triggers),) or any((name, match[1]) in made_anew for name in triggers)
+    found = _view_definition(connection, view[1])
+    if found is None:
+        raise _CannotBeLast  # something of another shape took it along, and its grants
+    with connection.transaction(force_rollback=True):
+        connection.execute(statement.replace(view[1], _SCRATCH, 1))
+        return found != _view_definition(connection, _SCRATCH)
 
 
-def _view_definition(connection: _Connection, name: str, *first: str) -> tuple[Any, ...] | None:
-    """What PostgreSQL makes of a view, None when there is none; `first` is executed, and undone."""
-    return _look(
-        connection,
+def _view_definition(connection: _Connection, name: str) -> tuple[Any, ...] | None:
+    """What PostgreSQL makes of a view, None when there is none."""
+    return connection.execute(
         "SELECT pg_get_viewdef(c.oid), c.reloptions FROM pg_class AS c"
         " WHERE c.oid = to_regclass(%s) AND c.relkind = 'v'",
         (name,),
-        first,
-    )
-
-
-def _trigger_definition(
-    connection: _Connection, name: str, table: str, *first: str
-) -> tuple[Any, ...] | None:
-    """As _view_definition, of a trigger. A disabled one is none: it must be made anew."""
-    return _look(
-        connection,
-        "SELECT replace(pg_get_triggerdef(t.oid), %s, '') FROM pg_trigger AS t"
-        " WHERE t.tgrelid = to_regclass(%s) AND t.tgname = %s AND t.tgenabled IN ('O', 'A')",
-        (f" ON {table} ", table, name),
-        first,
-    )
-
-
-def _look(
-    connection: _Connection, query: LiteralString, values: tuple[str, ...], first: tuple[str, ...]
-) -> tuple[Any, ...] | None:
-    with connection.transaction(force_rollback=True):
-        for statement in first:
-            connection.execute(statement)
-        return connection.execute(query, values).fetchone()
+    ).fetchone()
 
 
 def _load(connection: _Connection, text: LiteralString) -> None:

@@ -134,11 +134,6 @@ def release(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "    p_session_hash bytea DEFAULT NULL\n",
         "    p_session_hash bytea DEFAULT NULL,\n    p_next_argument text DEFAULT NULL\n",
     )
-    with (copy / "sql" / "append_only.sql").open("a") as file:
-        file.write(
-            "\n-- Fires whoever replicates.\nALTER TABLE billing_data.charges\n"
-            "    ENABLE ALWAYS TRIGGER charges_append_only;\n"
-        )
     with (copy / "sql" / "help.sql").open("a") as file:
         file.write(
             "\nCREATE OR REPLACE FUNCTION billing.next_release() RETURNS text LANGUAGE sql STABLE"
@@ -280,7 +275,5 @@ async def test_a_deploy_that_has_to_wait_for_a_transaction_makes_nobody_else_wai
                     person.commit()
                     await deploy
             await clients.finish()
-    always = "SELECT t.tgenabled::text FROM pg_trigger AS t WHERE t.tgname = 'charges_append_only'"
-    assert database.value(always) == "A"
     assert clients.failed == []
     assert database.execute("SELECT * FROM billing.verify_ledger()") == []
