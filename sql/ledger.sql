@@ -115,6 +115,17 @@ RETURN p_database_role = 'legacy' AND p_request_fingerprint IS NULL
 COMMENT ON FUNCTION billing_data.is_old_entry IS
     'Tells whether an entry is one of the old service. Helper.';
 
+-- Whether a credit was written for a payment or for a return of money: by the provider's word, or by a
+-- DBA who settled it. Every other credit of ours has the fingerprint of a request.
+CREATE OR REPLACE FUNCTION billing_data.is_of_payment(
+    p_payment_provider text, p_request_fingerprint bytea, p_digest bigint
+) RETURNS boolean
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN p_payment_provider IS NOT NULL
+    OR (p_request_fingerprint IS NULL AND p_digest IS NOT NULL);
+COMMENT ON FUNCTION billing_data.is_of_payment IS
+    'Tells whether a credit was written for a payment or its return. Helper.';
+
 -- Everything in the books that does not agree, with the account it is about (none where it is about
 -- the database itself). Each entry is held to the one before and to the digest it was written with;
 -- each account to its entries: versions, paid credits, total uses, free uses (those it was opened
@@ -402,7 +413,7 @@ BEGIN
         c.account_id, format('credit %s was paid for and belongs to no purchase', c.id),
         'a purchase', 'none'
     FROM billing_data.credits AS c
-    WHERE c.payment_provider IS NOT NULL
+    WHERE billing_data.is_of_payment(c.payment_provider, c.request_fingerprint, c.digest)
         AND c.transaction_type = 'purchase'
         AND NOT EXISTS (
             SELECT FROM billing_data.purchases AS p
@@ -413,7 +424,7 @@ BEGIN
         c.account_id, format('credit %s moved credits for a return of money that is not here', c.id),
         c.external_transaction_id::text, 'none'
     FROM billing_data.credits AS c
-    WHERE c.payment_provider IS NOT NULL
+    WHERE billing_data.is_of_payment(c.payment_provider, c.request_fingerprint, c.digest)
         AND c.transaction_type <> 'purchase'
         AND NOT EXISTS (
             SELECT FROM billing_data.payment_returns AS r

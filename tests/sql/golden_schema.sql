@@ -777,6 +777,9 @@ CREATE FUNCTION billing_data.is_news_of_return(p_known billing_data.payment_retu
     LANGUAGE sql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.is_of_payment(p_payment_provider text, p_request_fingerprint bytea, p_digest bigint) RETURNS boolean
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE;
+
 CREATE FUNCTION billing_data.is_old_entry(p_id uuid, p_database_role text, p_request_fingerprint bytea) RETURNS boolean
     LANGUAGE sql IMMUTABLE PARALLEL SAFE;
 

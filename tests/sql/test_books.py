@@ -25,7 +25,15 @@ from tests.sql.helpers import (
     staff,
     tamper,
 )
-from tests.sql.payments import PRICE, attach, begin, configure_provider, deliver, give_back
+from tests.sql.payments import (
+    PRICE,
+    attach,
+    begin,
+    bought,
+    configure_provider,
+    deliver,
+    give_back,
+)
 from tests.sql.test_functions_watch import watch
 from tests.support import Database, TestCluster, unique
 
@@ -267,6 +275,17 @@ def test_what_was_changed_behind_the_books_back_is_found_and_named(
     # Nothing was lost on the way: the constraints that had to go are missed too.
     for statement in schema:
         assert any(statement.split()[-1] in row[1] for row in found)
+
+
+def test_what_a_dba_settled_belongs_to_a_purchase_too(database: Database) -> None:
+    configure_provider(database)
+    who, _ = bought(database)  # the event was delivered by a DBA
+    account = account_of(database, who)["id"]
+    assert ledger_problems(database) == []
+    tamper(database, "DELETE FROM billing_data.purchases WHERE account_id = %(id)s", id=account)
+    (found,) = ledger_problems(database)
+    assert found[0] == account
+    assert found[1].endswith("was paid for and belongs to no purchase")
 
 
 def test_an_opening_whose_account_is_gone_is_found(database: Database) -> None:
