@@ -19,7 +19,11 @@ CREATE FUNCTION billing.adjust_credits(p_account_id uuid, p_amount bigint, p_rea
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.attach_payment(p_account_id uuid, p_purchase_id uuid, p_payment_id text, p_payment_status text, p_api_key_id uuid DEFAULT NULL::uuid, p_admin_user_id uuid DEFAULT NULL::uuid) RETURNS TABLE(payment_id text, payment_status text)
+CREATE FUNCTION billing.adjust_several_credits(p_account_ids uuid[], p_amounts bigint[], p_reason text, p_idempotency_key text DEFAULT NULL::text, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(account_id uuid, credit_id uuid, amount_minor bigint, balance_before bigint, balance_after bigint, created_at timestamp with time zone, replayed boolean)
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.attach_payment(p_account_id uuid, p_purchase_id uuid, p_payment_id text, p_payment_status text, p_api_key_id uuid DEFAULT NULL::uuid, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(payment_id text, payment_status text)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -232,11 +236,6 @@ CREATE FUNCTION billing.help(p_search text DEFAULT ''::text) RETURNS TABLE(name 
 CREATE FUNCTION billing.invite_admin(p_email text, p_reason text, p_session_hash bytea DEFAULT NULL::bytea) RETURNS timestamp with time zone
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
-
-CREATE FUNCTION billing.is_held_by_others(p_oauth_provider text, p_external_id text) RETURNS boolean
-    LANGUAGE plpgsql SECURITY DEFINER
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    SET lock_timeout TO '50ms';
 
 CREATE FUNCTION billing.list_accounts(p_search text DEFAULT NULL::text, p_status text DEFAULT NULL::text, p_sort text DEFAULT 'newest'::text, p_match text DEFAULT 'prefix'::text, p_limit bigint DEFAULT 50, p_offset bigint DEFAULT 0, p_count boolean DEFAULT false, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(total_count bigint, account_id uuid, oauth_provider text, external_id text, wa_id text, tenant_id text, customer_email text, balance_minor bigint, currency text, plan_name text, status text, paid_credits bigint, free_uses_remaining bigint, total_uses bigint, created_at timestamp with time zone, last_charge_at timestamp with time zone, last_credit_at timestamp with time zone, total_charged numeric, total_credited numeric, charge_count bigint, credit_count bigint)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
@@ -1187,27 +1186,6 @@ CREATE TABLE billing_data.ledger_openings (
 
 CREATE TABLE billing_data.locks (
     name text NOT NULL
-);
-
-CREATE TABLE billing_data.payment_events (
-    provider text NOT NULL,
-    event_id character varying(255) NOT NULL,
-    event_type character varying(255) NOT NULL,
-    payment_id character varying(255),
-    payload jsonb NOT NULL,
-    outcome text NOT NULL,
-    received_at timestamp with time zone DEFAULT now() NOT NULL,
-    account_id uuid,
-    livemode boolean,
-    deliveries bigint DEFAULT 1 NOT NULL,
-    last_received_at timestamp with time zone DEFAULT now() NOT NULL,
-    resolved_at timestamp with time zone,
-    resolution text,
-    CONSTRAINT payment_events_outcome CHECK ((outcome = ANY (ARRAY['not_sold_here'::text, 'credited'::text, 'already_credited'::text, 'taken_back'::text, 'restored'::text, 'waiting'::text, 'unchanged'::text, 'acknowledged'::text, 'ignored'::text, 'account_not_found'::text, 'amount_mismatch'::text, 'balance_overflow'::text, 'currency_mismatch'::text, 'metadata_missing'::text, 'mode_mismatch'::text, 'payment_mismatch'::text, 'payment_unknown'::text]))),
-    CONSTRAINT payment_events_payload CHECK ((octet_length((payload)::text) <= 4194304)),
-    CONSTRAINT payment_events_provider CHECK ((provider = ANY (ARRAY['stripe'::text, 'square'::text, 'paypal'::text]))),
-    CONSTRAINT payment_events_resolution CHECK ((length(resolution) <= 500)),
-    CONSTRAINT payment_events_resolved CHECK (((resolved_at IS NULL) = (resolution IS NULL)))
 );
 
 CREATE TABLE billing_data.payment_return_credits (

@@ -171,33 +171,32 @@ def _set_read_only(stage: Stage, value: str) -> None:
 
 @_fault("held accounts")
 async def _locks(stage: Stage, rng: Random) -> AsyncIterator[None]:
-    with contextlib.ExitStack() as stack:
-        with contextlib.suppress(psycopg.Error):
-            session = stack.enter_context(stage.connect())
-            session.execute("BEGIN")
-            session.execute(
-                "SELECT 1 FROM billing_data.accounts AS a WHERE hashtext(a.external_id) %% 3 = %s"
-                " FOR UPDATE",
-                (rng.randint(0, 2),),
-            )
+    async with _transaction(
+        stage,
+        "SELECT 1 FROM billing_data.accounts AS a"
+        f" WHERE hashtext(a.external_id) % 3 = {rng.randint(0, 2)} FOR UPDATE",
+    ):
         yield
-        with contextlib.suppress(psycopg.Error):
-            session.execute("ROLLBACK")
 
 
 @_fault("locked ledger")
 async def _locked_ledger(stage: Stage, _: Random) -> AsyncIterator[None]:
+    async with _transaction(stage, "LOCK TABLE billing_data.charges IN ACCESS EXCLUSIVE MODE"):
+        yield
+
+
+@contextlib.asynccontextmanager
+async def _transaction(stage: Stage, statement: str) -> AsyncIterator[None]:
+    """Another session's open transaction, which has run the statement; where the round's other
+    fault has ended PostgreSQL, or holds what it wants, there is none."""
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(psycopg.Error):
             session = stack.enter_context(stage.connect())
+            stack.callback(session.close)  # which undoes it
             session.execute("BEGIN")
             session.execute("SET LOCAL lock_timeout = '500ms'")
-            await asyncio.to_thread(
-                session.execute, "LOCK TABLE billing_data.charges IN ACCESS EXCLUSIVE MODE"
-            )
+            await asyncio.to_thread(session.execute, statement)  # type: ignore[arg-type]
         yield
-        with contextlib.suppress(psycopg.Error):
-            session.execute("ROLLBACK")
 
 
 @_fault("deadlocks")
