@@ -210,6 +210,11 @@ class _Reader:
             return None
         return value or None
 
+    def domain(self, name: str) -> str | None:
+        """A domain in small letters, as identity providers name it."""
+        value = self.pattern(name, r"[A-Za-z0-9.-]+\.[A-Za-z]+", "a domain like example.com")
+        return None if value is None else value.lower()
+
     def networks(self, name: str) -> tuple[str, ...]:
         """Addresses and networks (10.0.0.0/24), apart by commas or white space."""
         try:
@@ -331,9 +336,7 @@ def load_migration_config(env: Mapping[str, str]) -> tuple[str, SettingsSeed]:
         pack_uses=read.optional_integer("PACK_USES", 1, top),
         pack_price_minor=read.optional_integer("PACK_PRICE_MINOR", 1, top),
         pack_currency=read.pattern("PACK_CURRENCY", "[A-Z]{3}", "three capital letters"),
-        admin_email_domain=read.pattern(
-            "ADMIN_EMAIL_DOMAIN", r"[A-Za-z0-9.-]+\.[A-Za-z]+", "a domain like example.com"
-        ),
+        admin_email_domain=read.domain("ADMIN_EMAIL_DOMAIN"),
         founders=tuple(filter(None, re.split(r"[,\s]+", read.env.get("ADMIN_EMAILS", "")))),
     )
     read.finish()

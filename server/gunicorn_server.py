@@ -18,6 +18,9 @@ from server.http_server import Runner
 
 _GRACE_SECONDS = 30
 _KEEPALIVE_SECONDS = 75
+_LONGEST_HEADER = (
+    64 << 10
+)  # a browser sends all cookies of our domain, also those of other services
 
 
 class _JsonLogger(Logger):  # type: ignore[misc]
@@ -71,6 +74,7 @@ class GunicornServer(BaseApplication):  # type: ignore[misc]
                 access_log=None,  # ours has the request id and no address
                 auto_decompress=False,
                 keepalive_timeout=_KEEPALIVE_SECONDS,
+                max_field_size=_LONGEST_HEADER,
                 shutdown_timeout=_GRACE_SECONDS * 0.95,
             )
 

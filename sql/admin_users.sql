@@ -72,7 +72,7 @@ BEGIN
     PERFORM billing_data.require_short(p_email, 'p_email');
     PERFORM billing_data.require_short(p_reason, 'p_reason');
     PERFORM billing_data.require(
-        split_part(v_email, '@', 2) = lower(v_domain),
+        split_part(v_email, '@', 2) = v_domain,
         'p_email', format('only addresses at %s are allowed', v_domain)
     );
     PERFORM billing_data.require(

@@ -24,7 +24,7 @@ BEGIN
         pack_uses = coalesce(p_pack_uses, s.pack_uses),
         pack_price_minor = coalesce(p_pack_price_minor, s.pack_price_minor),
         pack_currency = coalesce(p_pack_currency, s.pack_currency),
-        admin_email_domain = coalesce(p_admin_email_domain, s.admin_email_domain),
+        admin_email_domain = coalesce(lower(p_admin_email_domain), s.admin_email_domain),
         seeded_at = now(),
         updated_at = now()
     WHERE s.seeded_at IS NULL
@@ -41,6 +41,44 @@ $$;
 COMMENT ON FUNCTION billing.seed_settings IS
     'Sets free uses, pack and price on the first deploy only; true when it did. For billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.seed_settings TO billing_dba;
+
+-- Changes at which domain an address must be to sign in as staff. Whoever has an address elsewhere keeps
+-- their session until it ends, and cannot sign in again. Locks: the settings row. Writes: settings
+-- 1, admin_audit_logs 1 when it changed. Errors: actor_required, invalid_argument.
+-- Example: SELECT billing.set_admin_domain(p_domain => 'example.com', p_reason => 'a new name');
+CREATE OR REPLACE FUNCTION billing.set_admin_domain(p_domain text, p_reason text) RETURNS text
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_actor billing_data.actor;
+    v_before text;
+    v_after text := lower(p_domain);
+BEGIN
+    v_actor.database_role := billing_data.caller_role();
+    PERFORM billing_data.require_reason(p_reason);
+    PERFORM billing_data.require_short(p_domain, 'p_domain');
+    PERFORM billing_data.require(
+        v_after ~ '^[a-z0-9.-]+[.][a-z]+$', 'p_domain', 'it must be a domain like example.com'
+    );
+    PERFORM billing_data.require_durable_commit();
+    SELECT s.admin_email_domain INTO STRICT v_before
+    FROM billing_data.settings AS s
+    FOR NO KEY UPDATE;
+    IF v_before <> v_after THEN
+        UPDATE billing_data.settings AS s
+        SET admin_email_domain = v_after, updated_at = clock_timestamp();
+        PERFORM billing_data.write_audit(
+            'settings.set_admin_domain', 'settings', NULL,
+            jsonb_build_object('before', v_before, 'after', v_after), p_reason, v_actor
+        );
+    END IF;
+    RETURN v_after;
+END
+$$;
+COMMENT ON FUNCTION billing.set_admin_domain IS
+    'Changes the domain that staff''s addresses must be at, with a reason. For billing_dba.';
+GRANT EXECUTE ON FUNCTION billing.set_admin_domain TO billing_dba;
 
 -- Changes what new users get free and what a pack is; NULL keeps. What is already offered keeps the
 -- price it was offered at. A price is in Stripe's minor units and one that Stripe takes (see

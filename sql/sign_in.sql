@@ -108,7 +108,7 @@ BEGIN
     PERFORM billing_data.require(
         length(p_google_id) BETWEEN 1 AND 255, 'p_google_id', 'it must have 1 to 255 characters'
     );
-    SELECT lower(s.admin_email_domain) INTO STRICT v_domain FROM billing_data.settings AS s;
+    SELECT s.admin_email_domain INTO STRICT v_domain FROM billing_data.settings AS s;
     IF v_email !~ '^[^@[:space:]]+@[^@[:space:]]+$' OR split_part(v_email, '@', 2) <> v_domain THEN
         PERFORM billing_data.raise_error(
             'admin_domain_refused', jsonb_build_object('domain', v_domain, 'email', v_email)

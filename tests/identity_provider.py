@@ -115,12 +115,13 @@ class Browser:
         # Anything in 127/8 is this machine: each browser comes from an address of its own.
         self.address = address or f"127.{secrets.randbelow(200) + 1}.{secrets.randbelow(256)}.7"
         self.base_url = base_url
+        self.headers: dict[str, str] = {}
         self.cookies: dict[str, str] = {}
         self.set_cookies: dict[str, str] = {}
         self.sent_to: list[str] = []
 
     def request(self, method: str, path: str, **options: Any) -> httpx.Response:
-        headers = dict(options.pop("headers", {}))
+        headers = self.headers | dict(options.pop("headers", {}))
         if self.cookies:
             headers["Cookie"] = "; ".join(f"{name}={value}" for name, value in self.cookies.items())
         # A connection of its own each time: whichever worker takes it.

@@ -7,7 +7,6 @@ from __future__ import annotations
 import hmac
 import logging
 import secrets
-from collections.abc import Mapping
 
 from aiohttp import web
 
@@ -17,7 +16,7 @@ from server.config import StaffConfig
 from server.errors import ApiError, json_response
 from server.gateway import Refused, calls
 from server.keys import CONFIG, COOKIES, GATEWAY, IDENTITY_PROVIDER, LIMITER
-from server.staff.guard import client_of, local_path, visit_of_script
+from server.staff.guard import client_of, local_path, visit_of_browser, visit_of_script
 from server.staff.identity_provider import Person, ProviderUnavailable, SignInFailed
 from server.staff.sessions import new_session
 from server.validation import missing
@@ -43,11 +42,9 @@ async def login(request: web.Request) -> web.StreamResponse:
         raise ApiError(500, "sign_in_unavailable", "Failed to initiate OAuth login") from None
     await request.app[GATEWAY].sign_in(calls.CREATE_SIGN_IN_TICKET, hashed(state))
     response = web.Response(status=302, headers={"Location": url, **_NO_STORE})
-    await request.app[COOKIES].set_sign_in(
-        request,
-        response,
-        {"state": state, "nonce": nonce, "verifier": verifier, "path": path},
-    )
+    cookies = request.app[COOKIES]
+    begun = {"state": state, "nonce": nonce, "verifier": verifier, "path": path}
+    await cookies.set_sign_ins(request, response, [*await cookies.sign_ins(request), begun])
     return response
 
 
@@ -59,8 +56,12 @@ async def callback(request: web.Request) -> web.StreamResponse:
     entries = [missing("query", name) for name in ("code", "state") if name not in query]
     if entries and "error" not in query:
         raise ApiError(422, "validation_error", entries)
-    under_way = await request.app[COOKIES].sign_in(request)
-    if not await _is_ours(request, query.get("state", ""), under_way):
+    begun = await request.app[COOKIES].sign_ins(request)
+    under_way = await _end_sign_in(request, query.get("state", ""), begun)
+    if under_way is None:
+        if "text/html" in request.headers.get("Accept", "") and await visit_of_browser(request):
+            # The back button, or a second tab: whoever looks at it is signed in.
+            return web.Response(status=302, headers={"Location": "/admin", **_NO_STORE})
         raise _failed("Invalid OAuth state")
     if "error" in query:
         raise _failed("The identity provider did not sign you in")
@@ -78,7 +79,9 @@ async def callback(request: web.Request) -> web.StreamResponse:
     await _sign_in(request, person, session.hash)
     response = web.Response(status=302, headers={"Location": under_way["path"], **_NO_STORE})
     await request.app[COOKIES].set_session(request, response, session)
-    await request.app[COOKIES].set_sign_in(request, response, {})
+    await request.app[COOKIES].set_sign_ins(
+        request, response, [other for other in begun if other is not under_way]
+    )
     return response
 
 
@@ -151,13 +154,16 @@ async def _staff_domain(request: web.Request) -> str:
     return str(settings["admin_email_domain"])
 
 
-async def _is_ours(request: web.Request, state: str, under_way: Mapping[str, str]) -> bool:
-    """Whether this browser began the sign-in, which is used up by asking."""
-    expected = under_way.get("state", "")
-    if not expected or not hmac.compare_digest(state.encode(), expected.encode()):
-        return False
-    row = await request.app[GATEWAY].sign_in(calls.USE_SIGN_IN_TICKET, hashed(state))
-    return row is not None and bool(row["use_sign_in_ticket"])
+async def _end_sign_in(
+    request: web.Request, state: str, begun: list[dict[str, str]]
+) -> dict[str, str] | None:
+    """The sign-in that this browser began with the state, which is used up by asking; None when it
+    began none, or it is over."""
+    for under_way in begun:
+        if hmac.compare_digest(state.encode(), under_way["state"].encode()):
+            row = await request.app[GATEWAY].sign_in(calls.USE_SIGN_IN_TICKET, hashed(state))
+            return under_way if row is not None and row["use_sign_in_ticket"] else None
+    return None
 
 
 async def _sign_in(request: web.Request, person: Person, session_hash: bytes) -> None:

@@ -60,6 +60,7 @@ def _run(options: argparse.Namespace) -> int:
                 "rolled_back": report.rolled_back,
                 "dropped_definitions": report.dropped_definitions,
                 "settings_seeded": report.seeded,
+                "kept_settings": [asdict(setting) for setting in report.kept_settings],
                 "open_doors": [asdict(door) for door in report.open_doors],
             }
         )
@@ -69,6 +70,12 @@ def _run(options: argparse.Namespace) -> int:
         print(
             f"The database is at {migrations.latest_step()}; {len(report.applied)} steps applied."
         )
+        for setting in report.kept_settings:
+            print(
+                f"{setting.name} is {setting.given}, and the database has {setting.kept}: the"
+                f" environment counts on the first deploy only. To change it: {setting.change}.",
+                file=sys.stderr,
+            )
         _print_doors(report.open_doors)
     return 0
 

@@ -1,6 +1,7 @@
 """Brings a database to this release: yoyo steps from migrations/, then everything in sql/."""
 
 from server.migrate.runner import (
+    KeptSetting,
     MigrationError,
     MigrationReport,
     OpenDoor,
@@ -14,6 +15,7 @@ from server.migrate.runner import (
 from server.steps import latest_step
 
 __all__ = [
+    "KeptSetting",
     "MigrationError",
     "MigrationReport",
     "OpenDoor",

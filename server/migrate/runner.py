@@ -45,14 +45,27 @@ class OpenDoor:
 
 
 @dataclass(frozen=True, slots=True)
+class KeptSetting:
+    """A setting of the environment that is not in force, because the database has another value
+    since its first deploy; `change` is what changes that one."""
+
+    name: str
+    given: str
+    kept: str
+    change: str
+
+
+@dataclass(frozen=True, slots=True)
 class MigrationReport:
-    """What a run did: steps in order, stale definitions dropped, whether settings were seeded;
-    and what it could not close, with the statements for a superuser."""
+    """What a run did: steps in order, stale definitions dropped, whether settings were seeded, and
+    which are not because they were before; and what it could not close, with the statements for a
+    superuser."""
 
     applied: list[str]
     rolled_back: list[str]
     dropped_definitions: list[str]
     seeded: bool
+    kept_settings: list[KeptSetting] = field(default_factory=list)
     open_doors: list[OpenDoor] = field(default_factory=list, compare=False)
 
 
@@ -68,11 +81,12 @@ def migrate(dsn: str, seed: SettingsSeed, progress: Progress = lambda _: None) -
         progress("loading sql/")
         dropped = _load_definitions(connection)
         seeded = _seed(connection, seed)
+        kept = _kept_settings(connection, seed)
         # Here, where no time-out applies: over many rows the first time takes a while.
         for what, statement in _AFTERWARDS.items():
             _run(what, partial(connection.execute, statement))
         open_doors = _close_doors(connection)
-    return MigrationReport([step.id for step in pending], [], dropped, seeded, open_doors)
+    return MigrationReport([step.id for step in pending], [], dropped, seeded, kept, open_doors)
 
 
 def rollback(dsn: str, steps_back: int, progress: Progress = lambda _: None) -> MigrationReport:
@@ -264,3 +278,34 @@ def _seed(connection: psycopg.Connection[tuple[Any, ...]], seed: SettingsSeed) -
         except psycopg.Error as error:
             raise MigrationError(f"ADMIN_EMAILS: {str(error).splitlines()[0]}") from None
     return bool(row and row[0])
+
+
+_CHANGES = {
+    **dict.fromkeys(
+        ("FREE_USES", "PACK_USES", "PACK_PRICE_MINOR", "PACK_CURRENCY"),
+        "the console's settings, or billing.set_pricing",
+    ),
+    "ADMIN_EMAIL_DOMAIN": "billing.set_admin_domain",
+}
+
+
+def _kept_settings(
+    connection: psycopg.Connection[tuple[Any, ...]], seed: SettingsSeed
+) -> list[KeptSetting]:
+    row = connection.execute(
+        "SELECT s.free_uses, s.pack_uses, s.pack_price_minor, s.pack_currency,"
+        " s.admin_email_domain FROM billing.get_settings() AS s"
+    ).fetchone()
+    assert row is not None
+    given = (
+        seed.free_uses,
+        seed.pack_uses,
+        seed.pack_price_minor,
+        seed.pack_currency,
+        seed.admin_email_domain,
+    )
+    return [
+        KeptSetting(name, str(value), str(kept), _CHANGES[name])
+        for name, value, kept in zip(_CHANGES, given, row, strict=True)
+        if value is not None and value != kept
+    ]

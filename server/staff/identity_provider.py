@@ -97,7 +97,7 @@ class IdentityProvider:
         if claims.get("email_verified") not in (True, "true"):
             raise SignInFailed("The e-mail address is not verified")
         # Google names the organisation an account belongs to; an address alone may be a stranger's.
-        if claims.get("hd") is not None and claims["hd"] != hosted_domain:
+        if claims.get("hd") is not None and str(claims["hd"]).lower() != hosted_domain:
             raise SignInFailed(f"Only @{hosted_domain} emails are allowed. Got: {email}")
         if claims.get("hd") is None and self._is_google(metadata):
             raise SignInFailed(f"Only @{hosted_domain} emails are allowed. Got: {email}")

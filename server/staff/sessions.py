@@ -5,9 +5,11 @@ and binds it to the browser; a third shows a message once."""
 from __future__ import annotations
 
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import orjson
 from aiohttp import web
 from aiohttp_session import Session
 from aiohttp_session.cookie_storage import EncryptedCookieStorage
@@ -19,6 +21,7 @@ from server.encryption import derived_key
 SESSION_SECONDS = 24 * 3600
 SIGN_IN_SECONDS = 600
 _FLASH_SECONDS = 60
+_SIGN_INS_BYTES = 2400  # encrypted they are a half more, and browsers drop cookies over 4 KB
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,15 +77,18 @@ class Cookies:
         """Takes the session away from the browser."""
         await self._save(self._session, request, response, {})
 
-    async def sign_in(self, request: web.Request) -> dict[str, str]:
-        """The sign-in that this browser began, or nothing."""
-        return await _load(self._sign_in, request)
+    async def sign_ins(self, request: web.Request) -> list[dict[str, str]]:
+        """The sign-ins that this browser began and has not ended, each in a tab of its own."""
+        begun = (await _load(self._sign_in, request)).get("begun")
+        return list(begun) if isinstance(begun, list) else []
 
-    async def set_sign_in(
-        self, request: web.Request, response: web.StreamResponse, values: dict[str, str]
+    async def set_sign_ins(
+        self, request: web.Request, response: web.StreamResponse, begun: list[dict[str, str]]
     ) -> None:
-        """Remembers a sign-in under way in the browser; nothing forgets it."""
-        await self._save(self._sign_in, request, response, values)
+        """Remembers sign-ins under way in the browser: the newest, as many as fit into a cookie."""
+        while len(orjson.dumps(begun)) > _SIGN_INS_BYTES:
+            begun = begun[1:]
+        await self._save(self._sign_in, request, response, {"begun": begun} if begun else {})
 
     async def flash(self, request: web.Request) -> dict[str, str] | None:
         """The message to show once, if there is one."""
@@ -100,11 +106,10 @@ class Cookies:
         storage: EncryptedCookieStorage,
         request: web.Request,
         response: web.StreamResponse,
-        values: dict[str, str],
+        values: Mapping[str, Any],
     ) -> None:
         session = Session(None, data=None, new=True, max_age=storage.max_age)
-        data: Any = values
-        session.update(data)
+        session.update(values)
         await storage.save_session(request, response, session)
 
 

@@ -410,6 +410,22 @@ def test_the_sign_in_page_links_nowhere_but_to_our_own_pages(
         assert onwards.headers["location"] == path
 
 
+def test_a_domain_that_was_set_with_capitals_lets_its_people_in(
+    database: Database, good: GoodProvider
+) -> None:
+    domain = database.value(
+        "SELECT billing.set_admin_domain(p_domain => 'CIRIS.Ai', p_reason => 'a test')",
+        user="t_dba",
+    )
+    assert domain == "ciris.ai"
+    with running_console(database, good.discovery_url) as console:
+        for email in (staff_address(), staff_address().replace("ciris.ai", "Ciris.AI")):
+            good.knows(email)
+            browser = console.browser()
+            assert browser.get(good.agrees(browser.begin(), email)).status_code == 302
+            assert browser.is_signed_in()
+
+
 # State: ours, this browser's, once, ten minutes
 
 
@@ -477,6 +493,57 @@ def test_of_two_callbacks_at_once_one_is_good(
         thread.join()
     assert sorted(answers) == [302] + [400] * 7
     assert sessions_of(module_database, email) == 1
+
+
+def test_two_tabs_sign_in_in_any_order(console: Console, good: GoodProvider) -> None:
+    for order in ((0, 1), (1, 0)):
+        browser, email = console.browser(), staff_address()
+        good.knows(email)
+        tabs = [browser.begin(), browser.begin()]
+        for tab in order:
+            assert browser.get(good.agrees(tabs[tab], email)).status_code == 302
+            assert browser.is_signed_in()
+        assert "admin_sign_in" not in browser.cookies
+
+
+def test_many_tabs_keep_the_cookie_short_enough_for_a_browser(
+    console: Console, good: GoodProvider
+) -> None:
+    browser, email = console.browser(), staff_address()
+    good.knows(email)
+    page = "/admin/accounts?search=" + "x" * 900
+    for _ in range(12):
+        last = browser.begin(page)
+        assert len(browser.set_cookies["admin_sign_in"]) < 4096
+    answer = browser.get(good.agrees(last, email))
+    assert (answer.status_code, answer.headers["location"]) == (302, page)
+
+
+def test_the_back_button_to_a_used_callback_leads_whoever_is_signed_in_on(
+    console: Console, good: GoodProvider
+) -> None:
+    browser, email = console.browser(), staff_address()
+    good.knows(email)
+    callback = good.agrees(browser.begin(), email)
+    assert browser.get(callback).status_code == 302
+    html = {"Accept": "text/html,application/xhtml+xml"}
+    again = browser.get(callback, headers=html)
+    assert (again.status_code, again.headers["location"]) == (302, "/admin")
+    stranger = console.browser().get(callback, headers=html)
+    assert stranger.status_code == 400
+    assert stranger.headers["content-type"].startswith("text/html")
+    assert_refused(browser.get(callback), STATE)  # scripts are told as before
+
+
+def test_cookies_of_other_services_do_not_break_a_page(
+    console: Console, good: GoodProvider
+) -> None:
+    browser = signed_in(console, good)
+    for kilobytes in (9, 30, 60):
+        browser.cookies["theirs"] = "x" * kilobytes * 1000
+        page = browser.get("/admin")
+        assert page.status_code == 200
+        assert page.headers["content-type"].startswith("text/html")
 
 
 def test_a_code_is_good_once(console: Console, good: GoodProvider) -> None:
@@ -1130,23 +1197,40 @@ def assert_told_to_wait(response: httpx.Response) -> None:
     assert 1 <= int(response.headers["retry-after"]) <= 60
 
 
-def test_attempts_to_sign_in_are_limited_by_address_and_in_all(
+def test_attempts_to_sign_in_are_limited_by_client_and_never_for_all(
     database: Database, good: GoodProvider
 ) -> None:
+    """Strangers at however many addresses do not use up what the staff may try."""
     login, callback = "/admin/oauth/login", "/admin/oauth/callback?code=x&state=y"
-    with running_console(database, good.discovery_url) as console:
+    with running_console(
+        database, good.discovery_url, TRUSTED_PROXIES="127.0.0.0/8 ::1/128"
+    ) as console:
+
+        def from_address(address: str) -> Browser:
+            browser = console.browser()
+            browser.headers["X-Forwarded-For"] = address
+            return browser
+
         for number, path in enumerate((login, callback)):
-            browser = Browser(console.base_url, f"127.0.0.{number + 10}")
+            browser = from_address(f"192.0.2.{number}")
             answers = [browser.get(path) for _ in range(21)]
             assert {response.status_code for response in answers[:20]} <= {302, 400}
             assert_told_to_wait(answers[20])
             assert_told_to_wait(browser.get(callback if path == login else login))
             assert browser.get("/admin/sign-in").status_code == 200
-        for number in range(160):  # others go on, up to 200 a minute
-            browser = Browser(console.base_url, f"127.0.1.{number}")
-            assert browser.get(callback).status_code == 400
-        assert_told_to_wait(console.browser().get(callback))
-        assert_told_to_wait(console.browser().get(login))
+        # One client has 2^64 addresses of IPv6.
+        answers = [from_address(f"2001:db8:0:7::{n:x}").get(callback) for n in range(21)]
+        assert {response.status_code for response in answers[:20]} == {400}
+        assert_told_to_wait(answers[20])
+        assert from_address("2001:db8:0:8::1").get(callback).status_code == 400
+        for number in range(300):
+            assert (
+                from_address(f"198.51.{number % 2}.{number // 2}").get(callback).status_code == 400
+            )
+        email = staff_address()
+        good.knows(email)
+        member = from_address("203.0.113.7")
+        assert member.get(good.agrees(member.begin(), email)).status_code == 302
 
 
 def test_the_door_of_dev_does_not_exist_in_serve(

@@ -143,7 +143,7 @@ def url(user: str, password: str, host: str = "127.0.0.1", port: object = 5432) 
 def staff_database(cluster: TestCluster) -> Iterator[Database]:
     """A database that the command itself has migrated, for staff at example.com."""
     with cluster.database(template=None) as database:
-        on(database, "migrate", ADMIN_EMAIL_DOMAIN="example.com")
+        on(database, "migrate", ADMIN_EMAIL_DOMAIN="Example.Com")
         yield database
 
 

@@ -217,6 +217,7 @@ CREATE TABLE billing_data.settings (
     updated_at timestamp with time zone DEFAULT now() NOT NULL,
     digests_since timestamp with time zone,
     CONSTRAINT settings_admin_email_domain CHECK ((length(admin_email_domain) <= 255)),
+    CONSTRAINT settings_admin_email_domain_small CHECK ((admin_email_domain = lower(admin_email_domain))),
     CONSTRAINT settings_free_uses_non_negative CHECK ((free_uses >= 0)),
     CONSTRAINT settings_one_row CHECK (id),
     CONSTRAINT settings_pack_currency_code CHECK ((pack_currency ~ '^[A-Z]{3}$'::text)),
@@ -368,6 +369,10 @@ CREATE FUNCTION billing.set_account_status(p_oauth_provider text, p_external_id 
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing.set_admin(p_email text, p_reason text, p_role text DEFAULT NULL::text, p_is_active boolean DEFAULT NULL::boolean, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(admin_user_id uuid, email text, full_name text, role text, is_active boolean)
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.set_admin_domain(p_domain text, p_reason text) RETURNS text
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 

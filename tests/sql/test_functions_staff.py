@@ -112,7 +112,7 @@ def test_staff_come_from_the_configured_domain(database: Database) -> None:
     set_staff_domain(database, "Example.ORG")
     with session(database, "t_dba") as dba:
         refusal = dba.refusal("add_admin", email="ada@example.com")
-        assert refusal.message == "Invalid p_email: only addresses at Example.ORG are allowed"
+        assert refusal.message == "Invalid p_email: only addresses at example.org are allowed"
         assert dba.row("add_admin", email="Ada@EXAMPLE.org")["email"] == "ada@example.org"
 
 
@@ -319,3 +319,18 @@ def test_what_changes_the_set_up_commits_durably(database: Database, function: s
 
 def test_the_schema_version_is_the_newest_step(web: Caller) -> None:
     assert web.value("get_schema_version") == latest_step()
+
+
+def test_the_domain_of_staff_is_changed_in_small_letters_and_audited(database: Database) -> None:
+    with session(database, "t_dba") as dba:
+        for given, kept in (("Example.COM", "example.com"), ("example.com", "example.com")):
+            assert dba.value("set_admin_domain", domain=given, reason="a new name") == kept
+        for wrong in ("", "example", "@example.com", "a b.com", "x" * 300 + ".com", None):
+            assert dba.refusal("set_admin_domain", domain=wrong, reason="x").sqlstate == "PB422"
+        assert dba.refusal("set_admin_domain", domain="example.org", reason=" ").sqlstate == "PB422"
+        assert dba.row("add_admin", email="Ada@Example.com")["email"] == "ada@example.com"
+    changes = database.execute(
+        "SELECT changes, reason, database_role FROM billing_data.admin_audit_logs"
+        " WHERE action = 'settings.set_admin_domain'"
+    )
+    assert changes == [({"before": "ciris.ai", "after": "example.com"}, "a new name", "t_dba")]

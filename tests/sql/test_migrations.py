@@ -22,6 +22,7 @@ import yoyo
 from server.config import SettingsSeed
 from server.embedded import Cluster, find_binaries
 from server.migrate import (
+    KeptSetting,
     MigrationError,
     MigrationReport,
     latest_step,
@@ -488,7 +489,8 @@ def test_migrating_again_changes_nothing(any_cluster: TestCluster) -> None:
         before = database.execute(objects)
         settings = database.execute("SELECT * FROM billing_data.settings")
         again = migrate(database.dsn(), SettingsSeed(free_uses=9))
-        assert again == MigrationReport([], [], [], False)
+        kept = KeptSetting("FREE_USES", "9", "3", "the console's settings, or billing.set_pricing")
+        assert again == MigrationReport([], [], [], False, [kept])
         assert database.execute(objects) == before
         assert database.execute("SELECT * FROM billing_data.settings") == settings
         with session(database, "t_dba") as dba:

@@ -219,6 +219,7 @@ FOR_DBAS: dict[str, dict[str, Any]] = {
     "rebuild_figures": {},
     "seed_founders": {"emails": ["ada@example.com"]},
     "seed_settings": {},
+    "set_admin_domain": {"domain": "example.com", "reason": "a test"},
     "verify_ledger": {},
     "drop_check_partitions": {"before": "2020-01-01"},
     "list_payments": {},
