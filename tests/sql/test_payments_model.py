@@ -44,8 +44,10 @@ START = datetime(2026, 1, 1, tzinfo=UTC)
 users = st.sampled_from(USERS)
 numbers = st.integers(0, 2)  # which of somebody's purchases
 returns = st.integers(0, 17)  # which of all returns
-# How much is away now, in which state; which snapshots are then told, counted from the newest.
+# What the user spends; how much is away then, in which state; which snapshots are told, the newest
+# being 0.
 news = st.tuples(
+    st.sampled_from((0, 15, 0, 5)),
     st.sampled_from((500, 200, 0, 333, 41)),
     st.sampled_from(("open", "closed")),
     st.lists(st.sampled_from((0, 1, 0, 2)), min_size=1, max_size=3),
@@ -219,10 +221,10 @@ class PaymentsMachine(RuleBasedStateMachine):
         purchases = self.model[user].purchases
         return purchases[number % len(purchases)]
 
-    def returned(self, which: int) -> tuple[Account, Purchase, Return]:
+    def returned(self, which: int) -> tuple[str, Purchase, Return]:
         found = [
-            (account, purchase, returned)
-            for account in self.model.values()
+            (user, purchase, returned)
+            for user, account in self.model.items()
             for purchase in account.purchases
             for returned in purchase.returns
         ]
@@ -301,16 +303,17 @@ class PaymentsMachine(RuleBasedStateMachine):
 
     @rule(which=returns, news=st.lists(news, min_size=3, max_size=6))
     def a_return_changes_and_is_told(
-        self, which: int, news: list[tuple[int, str, list[int], str]]
+        self, which: int, news: list[tuple[int, int, str, list[int], str]]
     ) -> None:
         """Money is withdrawn and reinstated, and some of the snapshots are told, old and new."""
-        account, purchase, returned = self.returned(which)
-        for away, state, backs, type in news:
+        user, purchase, returned = self.returned(which)
+        for spent, away, state, backs, type in news:
+            if spent:
+                self.charge(user, spent)
             returned.change(away, state)
             for back in backs:
-                self.tell(
-                    account, purchase, returned, max(len(returned.history) - 1 - back, 0), type
-                )
+                place = max(len(returned.history) - 1 - back, 0)
+                self.tell(self.model[user], purchase, returned, place, type)
 
     def tell(
         self, account: Account, purchase: Purchase, returned: Return, place: int, type: str
