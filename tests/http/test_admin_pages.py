@@ -3,11 +3,13 @@ change what, and what protects all of them."""
 
 from __future__ import annotations
 
+import html
 import re
 import secrets
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from uuid import uuid4
 
 import psycopg
 import pytest
@@ -328,3 +330,61 @@ def test_after_a_broken_connection_nobody_is_told_that_nothing_was_changed(
     assert answer.status_code == 503
     assert "It is not known whether the change was made" in answer.text
     assert "Nothing was changed" not in answer.text
+
+
+def test_an_accounts_ledger_goes_on_by_cursor_while_entries_are_added(
+    console: tuple[Console, dict[str, Browser]],
+) -> None:
+    running, browsers = console
+    account = _account(running.database)
+
+    def add(first: int, last: int) -> None:
+        running.database.execute(
+            "SELECT billing.adjust_credits(p_account_id => %s, p_amount => 1,"
+            " p_reason => 'entry ' || n) FROM generate_series(%s::int, %s::int) AS n",
+            account,
+            first,
+            last,
+            user="t_dba",
+        )
+
+    def entries(text: str) -> list[int]:
+        return [int(number) for number in re.findall(r"entry (\d+)", text)]
+
+    add(1, 60)
+    first = browsers["viewer"].get(f"/admin/accounts/{account}").text
+    assert entries(first) == list(range(60, 10, -1))
+    add(61, 65)
+    (older,) = re.findall(r'<a href="([^"]+)" rel="next">', first)
+    second = browsers["viewer"].get(html.unescape(older)).text
+    assert entries(second) == list(range(10, 0, -1))
+    # A cursor of another account, or none: the page by its number.
+    other = _account(running.database)
+    strange = html.unescape(older).replace(account, other)
+    assert browsers["viewer"].get(strange).status_code == 200
+    assert browsers["viewer"].get(f"/admin/accounts/{account}?cursor=x").status_code == 200
+
+
+def test_a_payment_is_resolved_on_its_page_with_the_credit_given_for_it(
+    console: tuple[Console, dict[str, Browser]],
+) -> None:
+    running, browsers = console
+    admin, event = browsers["admin"], _event(running.database)
+    token, path = _token(admin), f"/admin/payments/problems/{event}"
+    form = {"csrf_token": token, "reason": "by hand", "how": "credited"}
+    for credit_id in ("", "7", str(uuid4())):
+        answer = admin.request("POST", path, data={**form, "credit_id": credit_id})
+        assert answer.status_code == 422, credit_id
+    account = _account(running.database)
+    credit_id = running.database.value(
+        "SELECT c.id FROM billing_data.credits AS c WHERE c.account_id = %s", account
+    )
+    assert str(credit_id) in admin.get(f"/admin/accounts/{account}").text
+    answer = admin.request("POST", path, data={**form, "credit_id": str(credit_id)})
+    assert answer.status_code == 303
+    effect = running.database.execute(
+        "SELECT x.effect, x.credit_id FROM billing_data.payment_effects AS x INNER JOIN"
+        " billing_data.payment_events AS e USING (payment_id) WHERE e.event_id = %s",
+        event,
+    )
+    assert effect == [("credited", credit_id)]

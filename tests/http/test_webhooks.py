@@ -230,6 +230,41 @@ def test_a_failed_payment_is_acknowledged(shop: Service, double: StripeDouble) -
     assert ledger(shop.database, user) == []
 
 
+def test_a_report_of_fraud_is_listed_until_the_money_has_gone_back(
+    shop: Service, double: StripeDouble
+) -> None:
+    user = unique()
+    payment_id = buy_and_pay(shop, double, user)
+    assert_receipt(tell(shop, double, double.succeeded_event(payment_id)), "success")
+    warning = {
+        "id": unique("issfr"),
+        "object": "radar.early_fraud_warning",
+        "actionable": True,
+        "charge": "ch_1",
+        "fraud_type": "made_with_stolen_card",
+        "payment_intent": payment_id,
+    }
+    for kind, actionable, listed in (
+        ("created", True, [("fraud_warning",)]),
+        ("updated", True, [("fraud_warning",)]),
+        ("updated", False, []),
+        ("created", True, []),
+    ):
+        event = double.event(
+            f"radar.early_fraud_warning.{kind}", {**warning, "actionable": actionable}
+        )
+        assert_receipt(tell(shop, double, event), "acknowledged")
+        assert (
+            shop.database.execute(
+                "SELECT problem FROM billing.list_payment_problems() WHERE reference = %s",
+                warning["id"],
+                user="t_dba",
+            )
+            == listed
+        )
+    assert_credited_once(shop.database, user, payment_id)
+
+
 @pytest.mark.parametrize(
     ("type", "subject"),
     [
@@ -244,6 +279,9 @@ def test_a_failed_payment_is_acknowledged(shop: Service, double: StripeDouble) -
         ("charge.dispute.created", {"id": "du_1", "amount": 500, "status": "needs_response"}),
         ("charge.refunded", {"id": "ch_1", "payment_intent": None, "amount_refunded": 5}),
         ("refund.updated", {"id": "re_1", "amount": 5, "payment_intent": None}),
+        ("radar.early_fraud_warning.created", {"id": "issfr_1", "payment_intent": "pi_1"}),
+        ("radar.early_fraud_warning.created", {"id": "issfr_1", "charge": "ch_1"}),
+        ("radar.early_fraud_warning.created", {"id": None, "payment_intent": "pi_1"}),
     ],
 )
 def test_what_is_of_no_concern_here_is_ignored(
