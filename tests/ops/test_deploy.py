@@ -131,8 +131,8 @@ def release(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     _replace(copy / "sql" / "errors.sql", "'Account is closed'", "'Account is closed now'")
     _replace(
         copy / "sql" / "transactions.sql",
-        "    p_session_hash bytea DEFAULT NULL\n",
-        "    p_session_hash bytea DEFAULT NULL,\n    p_next_argument text DEFAULT NULL\n",
+        "\n) RETURNS TABLE (\n    total_count",
+        ",\n    p_next_argument text DEFAULT NULL\n) RETURNS TABLE (\n    total_count",
     )
     with (copy / "sql" / "help.sql").open("a") as file:
         file.write(
