@@ -140,7 +140,7 @@ DECLARE
     v_id uuid;
     v_until timestamptz;
 BEGIN
-    PERFORM billing_data.require(length(p_reason) > 0, 'p_reason', 'a reason is needed');
+    PERFORM billing_data.require_reason(p_reason);
     PERFORM billing_data.require_durable_commit();
     SELECT u.id INTO v_id
     FROM billing_data.admin_users AS u
@@ -174,6 +174,7 @@ DECLARE
     v_count bigint := 0;
 BEGIN
     PERFORM billing_data.caller_role();
+    PERFORM billing_data.require_list(array_dims(p_emails), cardinality(p_emails), 'p_emails');
     FOR v_email IN
         SELECT DISTINCT lower(f.email)
         FROM unnest(p_emails) AS f (email)

@@ -242,7 +242,7 @@ CREATE OR REPLACE FUNCTION billing.describe_money(p_amount_minor bigint, p_curre
 RETURNS text
 LANGUAGE sql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
-RETURN billing_data.money_text(p_amount_minor, p_currency);
+RETURN billing_data.money_text(p_amount_minor, left(p_currency, billing_data.most('currency')));
 COMMENT ON FUNCTION billing.describe_money IS
     'Writes an amount of money as people do. For billing_server and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.describe_money TO billing_server, billing_dba;

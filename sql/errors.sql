@@ -95,7 +95,8 @@ COMMENT ON VIEW billing.errors IS
 GRANT SELECT ON billing.errors TO billing_server, billing_dba, billing_analyst;
 
 -- Raises the catalogued error p_slug, its placeholders filled from p_values, which also travel as
--- DETAIL for machines. CONSTRAINT carries the slug. Never returns.
+-- DETAIL for machines. CONSTRAINT carries the slug. A text in p_values that is too long to be repeated is
+-- cut. Never returns.
 CREATE OR REPLACE FUNCTION billing_data.raise_error(p_slug text, p_values jsonb DEFAULT '{}')
 RETURNS void
 LANGUAGE plpgsql STABLE
@@ -106,19 +107,31 @@ DECLARE
     v_message text;
     v_name text;
     v_value text;
+    v_values jsonb := p_values;
 BEGIN
+    IF length(p_values::text) > 1000 THEN
+        SELECT jsonb_object_agg(
+            j.key,
+            CASE jsonb_typeof(j.value)
+                WHEN 'string' THEN to_jsonb(left(j.value #>> '{}', 300))
+                ELSE j.value
+            END
+        )
+        INTO STRICT v_values
+        FROM jsonb_each(p_values) AS j;
+    END IF;
     SELECT e.sqlstate, e.message, e.hint INTO STRICT v_error
     FROM billing.errors AS e
     WHERE e.slug = p_slug;
     v_message := v_error.message;
-    FOR v_name, v_value IN SELECT j.key, j.value FROM jsonb_each_text(p_values) AS j LOOP
+    FOR v_name, v_value IN SELECT j.key, j.value FROM jsonb_each_text(v_values) AS j LOOP
         v_message := replace(v_message, '{' || v_name || '}', coalesce(v_value, 'null'));
     END LOOP;
     RAISE EXCEPTION USING
         ERRCODE = v_error.sqlstate,
         CONSTRAINT = p_slug,
         MESSAGE = v_message,
-        DETAIL = p_values::text,
+        DETAIL = v_values::text,
         HINT = v_error.hint;
 END
 $$;

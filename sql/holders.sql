@@ -21,6 +21,10 @@ DECLARE
     v_free uuid[];
     v_holders text;
 BEGIN
+    PERFORM billing_data.require_same_length(
+        ARRAY[cardinality(p_oauth_providers), cardinality(p_external_ids)], '{}',
+        ARRAY[array_dims(p_oauth_providers), array_dims(p_external_ids)]
+    );
     v_free := ARRAY(
         SELECT a.id
         FROM unnest(p_oauth_providers, p_external_ids) AS i (oauth_provider, external_id)

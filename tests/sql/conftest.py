@@ -24,6 +24,20 @@ def web(module_database: Database) -> Iterator[Caller]:
         yield caller
 
 
+# What their examples speak of can be there once only.
+_OWN_WORLD = {"resolve_payment_event", "resolve_shortfall", "set_admin"}
+
+
+@pytest.fixture
+def world(request: pytest.FixtureRequest) -> Database:
+    """The database in which a test calls the function `name`: the module's, if that will do."""
+    name = request.node.callspec.params["name"]
+    found: Database = request.getfixturevalue(
+        "database" if name in _OWN_WORLD else "module_database"
+    )
+    return found
+
+
 def _other_cluster(version: int) -> Iterator[TestCluster]:
     want_postgresql(version)
     with temporary_cluster(version) as cluster:

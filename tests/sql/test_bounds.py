@@ -58,9 +58,9 @@ def _longest_row(database: Database, caller: Caller) -> int:
 
 @pytest.mark.parametrize("name", sorted(FUNCTIONS))
 def test_every_text_that_is_too_long_is_refused_or_finds_nothing(
-    module_database: Database, name: str
+    world: Database, name: str
 ) -> None:
-    with working_call(module_database, name) as (caller, call):
+    with working_call(world, name) as (caller, call):
         for argument, type_ in call.types.items():
             for expression in _too_long(type_, call.given.get(argument, "NULL")):
                 statement = call.statement(**{argument: expression})
@@ -70,7 +70,7 @@ def test_every_text_that_is_too_long_is_refused_or_finds_nothing(
                     assert refusal.sqlstate.startswith("PB"), (statement, refusal.message[:300])
                     assert len(refusal.message) < 1000, statement
                 elif FUNCTIONS[name][1] == "v" and caller.connection.info.user == "t_dba":
-                    assert _longest_row(module_database, caller) < LONG, statement
+                    assert _longest_row(world, caller) < LONG, statement
                 assert sum(len(str(row)) for row in rows) < LONG, statement
                 caller.execute("ROLLBACK")
 
@@ -97,12 +97,10 @@ def _reshaped(call: Call, shape: str) -> dict[str, str]:
     ["ARRAY[{value}]", "array_fill(({value})[1], ARRAY[cardinality({value})], ARRAY[0])"],
     ids=["two dimensions", "counted from 0"],
 )
-def test_an_array_that_is_no_list_is_refused(
-    module_database: Database, name: str, shape: str
-) -> None:
-    if not _takes_a_list(module_database, name):
+def test_an_array_that_is_no_list_is_refused(world: Database, name: str, shape: str) -> None:
+    if not _takes_a_list(world, name):
         return
-    with working_call(module_database, name) as (caller, call):
+    with working_call(world, name) as (caller, call):
         # What an example leaves out is given too, if it may be given by itself.
         arrays = _reshaped(call, shape) or {
             argument: shape.format(value=f"ARRAY[NULL]::{type_}")
@@ -122,11 +120,11 @@ def test_an_array_that_is_no_list_is_refused(
     ids=["too many", "empty", "of nothing"],
 )
 def test_arrays_of_too_many_or_of_no_items_are_answered_or_refused(
-    module_database: Database, name: str, value: str
+    world: Database, name: str, value: str
 ) -> None:
-    if not _takes_a_list(module_database, name):
+    if not _takes_a_list(world, name):
         return
-    with working_call(module_database, name) as (caller, call):
+    with working_call(world, name) as (caller, call):
         arrays = {
             argument: value.format(type=type_.removesuffix("[]"), most=most("items") + 1)
             for argument, type_ in call.types.items()
@@ -142,10 +140,10 @@ def test_arrays_of_too_many_or_of_no_items_are_answered_or_refused(
 
 
 @pytest.mark.parametrize("name", sorted(FUNCTIONS))
-def test_no_function_takes_a_moment_that_never_comes(module_database: Database, name: str) -> None:
-    if not set(MOMENTS) & set(argument_types(module_database, name).values()):
+def test_no_function_takes_a_moment_that_never_comes(world: Database, name: str) -> None:
+    if not set(MOMENTS) & set(argument_types(world, name).values()):
         return
-    with working_call(module_database, name) as (caller, call):
+    with working_call(world, name) as (caller, call):
         for argument, type_ in call.types.items():
             if type_ not in MOMENTS:
                 continue

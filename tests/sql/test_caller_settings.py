@@ -110,23 +110,23 @@ def _alike(value: Any) -> Any:
 
 @pytest.mark.parametrize("name", sorted(FUNCTIONS))
 def test_no_setting_of_the_callers_session_changes_what_a_function_does(
-    module_database: Database, name: str
+    world: Database, name: str
 ) -> None:
-    module_database.execute(
+    world.execute(
         "CREATE SCHEMA IF NOT EXISTS hostile; GRANT USAGE ON SCHEMA hostile TO PUBLIC;"
         " CREATE OR REPLACE FUNCTION hostile.length(text) RETURNS integer LANGUAGE sql"
         " AS 'SELECT 1/0'; CREATE OR REPLACE FUNCTION hostile.lower(text) RETURNS text"
         " LANGUAGE sql AS 'SELECT NULL'; CREATE OR REPLACE FUNCTION hostile.clock_timestamp()"
         " RETURNS timestamptz LANGUAGE sql AS 'SELECT NULL::timestamptz'"
     )
-    with working_call(module_database, name) as (caller, call):
+    with working_call(world, name) as (caller, call):
         user = caller.connection.info.user
-        with _connect(module_database, user, {}) as plain:
+        with _connect(world, user, {}) as plain:
             wanted = _effect(plain, call)
         for settings in (HOSTILE, HOSTILE | OTHERS):
-            with _connect(module_database, user, settings) as hostile:
+            with _connect(world, user, settings) as hostile:
                 assert _effect(hostile, call) == wanted
-        with _connect(module_database, user, {"default_transaction_read_only": "on"}) as reading:
+        with _connect(world, user, {"default_transaction_read_only": "on"}) as reading:
             if FUNCTIONS[name][1] == "s":
                 assert _effect(reading, call) == wanted
             else:  # it has nothing to write, or is refused as a whole
