@@ -103,6 +103,9 @@ CREATE FUNCTION billing_data.money_text(p_amount_minor bigint, p_currency text) 
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.most(p_field text) RETURNS integer
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE;
+
 CREATE FUNCTION billing.describe_money(p_amount_minor bigint, p_currency text) RETURNS text
     LANGUAGE sql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -745,9 +748,6 @@ CREATE FUNCTION billing_data.history_cursor(p_account_id uuid, p_version bigint)
 CREATE FUNCTION billing_data.ids_from(p_from timestamp with time zone, OUT first_id uuid, OUT last_id uuid) RETURNS record
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
-
-CREATE FUNCTION billing_data.most(p_field text) RETURNS integer
-    LANGUAGE sql IMMUTABLE PARALLEL SAFE;
 
 CREATE FUNCTION billing_data.is_check(p_oauth_provider text, p_external_id text, p_wa_id text, p_tenant_id text, p_context_agent_id text, p_context_channel_id text, p_context_request_id text, p_customer_email text, p_user_role text, p_agent_id text, p_marketing_opt_in_source text) RETURNS boolean
     LANGUAGE sql IMMUTABLE PARALLEL SAFE;
