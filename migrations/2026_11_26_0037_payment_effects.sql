@@ -4,7 +4,7 @@
 -- look at beside a provider's events (a report of fraud, a second credit) has a table of its own.
 -- Two more outcomes of events; the lists of outcomes are extended, not written again, so that the
 -- steps that do so may come in any order.
--- depends: 2026_11_26_0034_money_away_backfill
+-- depends: 2026_11_26_0035_unreadable_charges
 SET LOCAL lock_timeout = '1s';
 
 CREATE TABLE billing_data.payment_effects (

@@ -127,10 +127,12 @@ PURCHASES = Counter(
     ["result"],  # created, replayed, error
     registry=REGISTRY,
 )
+# Events that are not stored: refused for their signature, its age or their shape, or not processed.
+NOT_STORED = ("error", "invalid_signature", "malformed", "stale_signature")
 PAYMENT_EVENTS = Counter(
     "billing_payment_events_total",
     "Webhook events of the payment provider by outcome",
-    ["outcome"],  # as in payment_events.outcome, or invalid_signature, error
+    ["outcome"],  # as in payment_events.outcome, or one of NOT_STORED
     registry=REGISTRY,
 )
 PROVIDER_REQUESTS = Counter(
@@ -249,7 +251,7 @@ def start() -> None:
     """Says that this process runs; call once per process, after forking. What alarms wait for is
     there from the beginning: the first of a series that was not is no increase."""
     SERVICE_INFO.labels(__version__).set(1)
-    for outcome in ("error", "invalid_signature"):
+    for outcome in NOT_STORED:
         PAYMENT_EVENTS.labels(outcome)
     write_verified("unknown")
 

@@ -171,7 +171,7 @@ CREATE OR REPLACE FUNCTION billing_data.money_text(p_amount_minor bigint, p_curr
 RETURNS text
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
-BEGIN ATOMIC
+AS $$
     SELECT
         CASE WHEN p_currency = 'USD' THEN '$' ELSE '' END
         || round(
@@ -185,7 +185,7 @@ BEGIN ATOMIC
         || CASE WHEN p_currency = 'USD' THEN '' ELSE ' ' || p_currency END
     FROM (VALUES (upper(p_currency))) AS g (code)
     LEFT JOIN billing.currencies AS c ON c.code = g.code;
-END;
+$$;
 COMMENT ON FUNCTION billing_data.money_text IS 'An amount of money as people write it. Helper.';
 
 -- Refuses a price that Stripe would refuse, and says what it takes.

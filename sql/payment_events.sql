@@ -3,9 +3,10 @@
 
 -- Takes in one event, whose signature the caller has verified, in the shape the caller made of it:
 -- p_action 'settle' (money came: p_amount_minor, p_currency), 'return' (how much of the money of
--- refunds and disputes is away: the p_return arrays), 'warn' (a report of fraud: p_warning_id,
--- p_warning_is_open), 'acknowledge' or 'ignore'. p_occurred_at is when
--- the provider says that it was so. Whether the payment is ours comes first, before its mode:
+-- refunds and disputes is away: the p_return arrays), 'unreadable' (money went back, and the provider
+-- does not show the charge to us), 'warn' (a report of fraud: p_warning_id, p_warning_is_open),
+-- 'acknowledge' or 'ignore'. p_occurred_at is when the provider says that it was so. Whether the
+-- payment is ours comes first, before its mode:
 -- billing_data.owner_of_payment has p_is_claimed and p_is_foreign. An event that was taken in before
 -- changes nothing, unless it ended in a fault: then it is tried again.
 -- outcome is as billing_data.owner_of_payment, settle_payment and apply_return tell it; needs_attention
@@ -80,8 +81,8 @@ BEGIN
     );
     PERFORM billing_data.require_short(v_payload::text, 'p_payload');
     PERFORM billing_data.require(
-        p_action IN ('settle', 'return', 'warn', 'acknowledge', 'ignore'),
-        'p_action', 'it must be settle, return, warn, acknowledge or ignore'
+        p_action IN ('settle', 'return', 'unreadable', 'warn', 'acknowledge', 'ignore'),
+        'p_action', 'it must be settle, return, unreadable, warn, acknowledge or ignore'
     );
     PERFORM billing_data.require(
         p_action <> 'warn'
@@ -90,7 +91,8 @@ BEGIN
     );
     PERFORM billing_data.require(
         CASE
-            WHEN p_payment_id IS NULL THEN p_action NOT IN ('settle', 'return', 'warn')
+            WHEN p_payment_id IS NULL
+                THEN p_action NOT IN ('settle', 'return', 'unreadable', 'warn')
             ELSE length(p_payment_id) BETWEEN 1 AND 255
         END,
         'p_payment_id', 'it must have 1 to 255 characters'
@@ -163,7 +165,7 @@ BEGIN
     ELSIF v_owner.purchase_id IS NOT NULL THEN
         account_id := v_owner.account_id;
         purchase_id := v_owner.purchase_id;
-        outcome := 'unchanged';
+        outcome := CASE p_action WHEN 'unreadable' THEN 'charge_unreadable' ELSE 'unchanged' END;
         FOREACH v_told IN ARRAY v_returns LOOP
             v_outcome := billing_data.return_money(
                 p_provider, p_payment_id, v_owner.account_id, v_owner.purchase_id, v_told,

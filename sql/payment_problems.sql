@@ -23,6 +23,8 @@ AS $$
             WHEN 'balance_overflow' THEN 'the account cannot hold that many credits'
             WHEN 'credited_by_hand'
                 THEN 'somebody has credited it by hand, on another account or with another amount'
+            WHEN 'charge_unreadable'
+                THEN 'money went back, and the payment provider does not show us the charge'
             WHEN 'currency_mismatch' THEN 'it was paid in another currency than was asked for'
             WHEN 'metadata_missing' THEN 'the payment does not say whom it is for'
             WHEN 'mode_mismatch' THEN 'a test event met a live set-up, or the other way round'
@@ -34,8 +36,9 @@ AS $$
     FROM billing_data.payment_events AS e
     -- The faults of billing_data.is_payment_fault, so worded that their index serves.
     WHERE e.outcome IN (
-            'account_not_found', 'amount_mismatch', 'balance_overflow', 'credited_by_hand',
-            'currency_mismatch', 'metadata_missing', 'mode_mismatch', 'not_sold_here',
+            'account_not_found', 'amount_mismatch', 'balance_overflow', 'charge_unreadable',
+            'credited_by_hand', 'currency_mismatch', 'metadata_missing', 'mode_mismatch',
+            'not_sold_here',
             'payment_mismatch', 'payment_unknown'
         )
         AND e.resolved_at IS NULL

@@ -6,8 +6,9 @@ CREATE OR REPLACE FUNCTION billing_data.is_payment_fault(p_outcome text) RETURNS
 LANGUAGE sql IMMUTABLE
 SET search_path = pg_catalog, pg_temp
 RETURN p_outcome IN (
-    'account_not_found', 'amount_mismatch', 'balance_overflow', 'credited_by_hand',
-    'currency_mismatch', 'metadata_missing', 'mode_mismatch', 'not_sold_here', 'payment_mismatch',
+    'account_not_found', 'amount_mismatch', 'balance_overflow', 'charge_unreadable',
+    'credited_by_hand', 'currency_mismatch', 'metadata_missing', 'mode_mismatch',
+    'not_sold_here', 'payment_mismatch',
     'payment_unknown'
 );
 COMMENT ON FUNCTION billing_data.is_payment_fault IS

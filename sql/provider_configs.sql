@@ -1,6 +1,7 @@
 -- Payment providers' configuration. Secrets are encrypted before they arrive here and decrypted
 -- after they left: a secret is an object {encrypted, masked, mode}, and only `masked` is ever
--- listed. Publishable keys are public and stand as they are.
+-- listed. Publishable keys are public and stand as they are. There may be several webhook secrets at a
+-- time (several endpoints, or one whose secret is changed): then webhook_secret is an array of them.
 
 -- Whether a value of config_data is a secret as it may be stored.
 CREATE OR REPLACE FUNCTION billing_data.is_sealed(p_value jsonb) RETURNS boolean
@@ -16,8 +17,31 @@ RETURN coalesce(
 COMMENT ON FUNCTION billing_data.is_sealed IS
     'Tells whether a configuration value is an encrypted secret with its mask. Helper.';
 
--- The configuration as it may be shown: secrets by their masks. What an older release left in clear
--- text shows its last four characters.
+-- A secret as it may be shown: by its mask. What an older release left in clear text shows its last
+-- four characters.
+CREATE OR REPLACE FUNCTION billing_data.mask_of(p_secret jsonb) RETURNS text
+LANGUAGE sql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+RETURN CASE
+    WHEN billing_data.is_sealed(p_secret) THEN p_secret ->> 'masked'
+    WHEN length(p_secret #>> '{}') >= 16 THEN '…' || right(p_secret #>> '{}', 4)
+    ELSE '…'
+END;
+COMMENT ON FUNCTION billing_data.mask_of IS 'The mask of a secret. Helper.';
+
+-- The secrets of a configuration value, which is one or an array of them.
+CREATE OR REPLACE FUNCTION billing_data.secrets_of(p_value jsonb) RETURNS jsonb
+LANGUAGE sql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+RETURN CASE jsonb_typeof(p_value)
+    WHEN 'array' THEN p_value
+    WHEN 'null' THEN '[]'
+    ELSE coalesce(jsonb_build_array(p_value), '[]')
+END;
+COMMENT ON FUNCTION billing_data.secrets_of IS
+    'The secrets of a configuration value, as an array. Helper.';
+
+-- The configuration as it may be shown: secrets by their masks, several with commas between them.
 CREATE OR REPLACE FUNCTION billing_data.mask_config(p_config_data jsonb) RETURNS jsonb
 LANGUAGE sql IMMUTABLE
 SET search_path = pg_catalog, pg_temp
@@ -27,10 +51,12 @@ BEGIN ATOMIC
             e.key,
             CASE
                 WHEN e.key = 'publishable_key' THEN e.value
-                WHEN billing_data.is_sealed(e.value) THEN e.value -> 'masked'
-                WHEN length(e.value #>> '{}') >= 16
-                    THEN to_jsonb('…' || right(e.value #>> '{}', 4))
-                ELSE '"…"'
+                WHEN e.key = 'webhook_secret' THEN (
+                    SELECT to_jsonb(string_agg(billing_data.mask_of(s.value), ',' ORDER BY s.place))
+                    FROM jsonb_array_elements(billing_data.secrets_of(e.value))
+                        WITH ORDINALITY AS s (value, place)
+                )
+                ELSE to_jsonb(billing_data.mask_of(e.value))
             END
         ),
         '{}'
@@ -54,8 +80,46 @@ RETURN coalesce(
 COMMENT ON FUNCTION billing_data.provider_mode IS
     'Whether a provider is set up for test or for live payments. Helper.';
 
+-- The webhook secrets that a provider is to have: those given, and of those it has the ones that are
+-- given by their masks. One alone is no array, as releases before there could be several expect it.
+-- Errors: invalid_argument for a mask of none, and for more than ten.
+CREATE OR REPLACE FUNCTION billing_data.kept_secrets(p_stored jsonb, p_given jsonb) RETURNS jsonb
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_secrets jsonb[];
+BEGIN
+    SELECT array_agg(coalesce(s.value, g.value) ORDER BY g.place, s.place) INTO v_secrets
+    FROM jsonb_array_elements(p_given) WITH ORDINALITY AS g (value, place)
+    LEFT JOIN jsonb_array_elements(billing_data.secrets_of(p_stored))
+        WITH ORDINALITY AS s (value, place)
+        ON jsonb_typeof(g.value) = 'string' AND billing_data.mask_of(s.value) = g.value #>> '{}'
+    WHERE s.value IS NOT NULL OR billing_data.is_sealed(g.value);
+    PERFORM billing_data.require(
+        NOT EXISTS (
+            SELECT FROM jsonb_array_elements(p_given) AS g (value)
+            WHERE jsonb_typeof(g.value) = 'string' AND NOT EXISTS (
+                SELECT FROM jsonb_array_elements(billing_data.secrets_of(p_stored)) AS s (value)
+                WHERE billing_data.mask_of(s.value) = g.value #>> '{}'
+            )
+        ),
+        'p_config_data',
+        'a mask in webhook_secret is of no secret that is stored: see billing.list_provider_configs'
+    );
+    PERFORM billing_data.require(
+        cardinality(v_secrets) BETWEEN 1 AND 10, 'p_config_data',
+        'there can be 1 to 10 webhook secrets'
+    );
+    RETURN CASE cardinality(v_secrets) WHEN 1 THEN v_secrets[1] ELSE to_jsonb(v_secrets) END;
+END
+$$;
+COMMENT ON FUNCTION billing_data.kept_secrets IS
+    'The webhook secrets a provider is to have, kept ones given by their masks. Helper.';
+
 -- Changes a provider's configuration: each member of p_config_data replaces the one of that name, a
--- null takes it away, what is not named is kept. Test and live keys are not mixed. Given
+-- null takes it away, what is not named is kept. webhook_secret may be an array, in which a mask stands
+-- for a secret that is stored and stays. Test and live keys are not mixed. Given
 -- p_unchanged_since (an updated_at that was read), a change since then is not overwritten.
 -- Locks: the provider's row. Writes: provider_configs 1, admin_audit_logs 1 (names and masks only).
 -- Errors: actor errors, invalid_argument, provider_config_changed.
@@ -82,6 +146,7 @@ DECLARE
     v_is_new boolean;
     v_publishable_mode text;
     v_member record;
+    v_config_data jsonb := p_config_data;
 BEGIN
     PERFORM billing_data.require(
         p_provider_type IN ('stripe', 'square', 'paypal'),
@@ -97,7 +162,17 @@ BEGIN
         PERFORM billing_data.require(
             jsonb_typeof(v_member.value) = 'null'
             OR (v_member.key = 'publishable_key' AND jsonb_typeof(v_member.value) = 'string')
-            OR (v_member.key <> 'publishable_key' AND billing_data.is_sealed(v_member.value)),
+            OR (v_member.key <> 'publishable_key' AND billing_data.is_sealed(v_member.value))
+            OR (
+                v_member.key = 'webhook_secret' AND jsonb_typeof(v_member.value) = 'array'
+                AND NOT EXISTS (
+                    SELECT
+                    FROM jsonb_array_elements(billing_data.secrets_of(v_member.value)) AS s (value)
+                    WHERE NOT billing_data.is_sealed(s.value)
+                        AND (jsonb_typeof(s.value) = 'string' AND s.value #>> '{}' ~ '…')
+                            IS NOT TRUE
+                )
+            ),
             'p_config_data',
             format('%s must be encrypted: set it by `ciris-billing providers set`', v_member.key)
         );
@@ -115,10 +190,18 @@ BEGIN
     IF v_before.updated_at <> p_unchanged_since THEN
         PERFORM billing_data.raise_error('provider_config_changed');
     END IF;
+    IF jsonb_typeof(v_config_data -> 'webhook_secret') = 'array' THEN
+        v_config_data := v_config_data || jsonb_build_object(
+            'webhook_secret',
+            billing_data.kept_secrets(
+                v_before.config_data -> 'webhook_secret', v_config_data -> 'webhook_secret'
+            )
+        );
+    END IF;
     UPDATE billing_data.provider_configs AS c
     SET config_data = (
             SELECT coalesce(jsonb_object_agg(e.key, e.value), '{}')
-            FROM jsonb_each(c.config_data || p_config_data) AS e
+            FROM jsonb_each(c.config_data || v_config_data) AS e
             WHERE jsonb_typeof(e.value) <> 'null'
         ),
         is_active = coalesce(p_is_active, c.is_active),

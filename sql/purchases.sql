@@ -13,11 +13,12 @@ RETURN CASE
 END;
 COMMENT ON FUNCTION billing_data.purchase_status IS 'The state a purchase is in. Helper.';
 
-CREATE OR REPLACE FUNCTION billing_data.purchase_credits(p_purchase billing_data.purchases)
+-- Of its columns, not of its row: what takes a row is in the way when the table is rolled back.
+CREATE OR REPLACE FUNCTION billing_data.purchase_credits(p_uses bigint, p_settled_at timestamptz)
 RETURNS bigint
 LANGUAGE sql IMMUTABLE
 SET search_path = pg_catalog, pg_temp
-RETURN CASE WHEN (p_purchase).settled_at IS NULL THEN 0 ELSE (p_purchase).uses END;
+RETURN CASE WHEN p_settled_at IS NULL THEN 0 ELSE p_uses END;
 COMMENT ON FUNCTION billing_data.purchase_credits IS
     'The credits a purchase has brought: 0 until it is settled. Helper.';
 
@@ -172,7 +173,8 @@ BEGIN
     RETURN QUERY SELECT
         v_purchase.id, v_account_id, v_purchase.uses, v_purchase.price_minor,
         v_purchase.currency::text, v_purchase.payment_id::text, v_purchase.payment_status,
-        v_found.created, v_replayed, v_config, billing_data.purchase_credits(v_purchase);
+        v_found.created, v_replayed, v_config,
+        billing_data.purchase_credits(v_purchase.uses, v_purchase.settled_at);
 END
 $$;
 COMMENT ON FUNCTION billing.begin_purchase IS
@@ -262,7 +264,7 @@ BEGIN
         p.id, p.account_id, CASE WHEN p.id IS NOT NULL THEN billing_data.purchase_status(p) END,
         coalesce(p.uses, s.pack_uses), coalesce(p.price_minor, s.pack_price_minor),
         coalesce(p.currency, s.pack_currency)::text,
-        coalesce(billing_data.purchase_credits(p), 0), p.created_at, p.settled_at, v_config
+        billing_data.purchase_credits(p.uses, p.settled_at), p.created_at, p.settled_at, v_config
     FROM billing_data.settings AS s
     LEFT JOIN billing_data.purchases AS p
         ON p.provider = p_provider AND p.payment_id = p_payment_id;

@@ -144,7 +144,7 @@ class SetProviderRequest(BaseModel):
     """PUT /admin/api/config/providers/{provider}"""
 
     is_enabled: bool | None = None
-    config_data: dict[Text255, Anything | None] | None = None
+    config_data: dict[Text255, Anything | list[Anything] | None] | None = None
     reason: Reason | None = None
 
 

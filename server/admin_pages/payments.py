@@ -47,6 +47,7 @@ _OUTCOMES = {
     "amount_mismatch": "another amount was paid",
     "balance_overflow": "the balance cannot hold it",
     "credited_by_hand": "credited by hand, in another way",
+    "charge_unreadable": "Stripe does not show the charge",
     "currency_mismatch": "another currency was paid",
     "metadata_missing": "does not say for whom",
     "mode_mismatch": "test and live mixed",
@@ -95,6 +96,9 @@ _ADVICE = {
     "credited_twice": "Two credits name one payment, which was not sold here. Look at both in the"
     " ledger: if the payment was credited twice, take the second away on the account's page. Then"
     " resolve this.",
+    "charge_unreadable": "Money went back, and the API key may not read the charge or belongs to"
+    " another account. Give the key the permissions Charges and Refunds (read), and Stripe's next"
+    " attempt takes the credits back; or take them away on the account's page, then resolve this.",
     "currency_mismatch": _COMPARE,
     "fraud_warning": "The bank of the card's owner reports this payment as fraud. Refund it in"
     " Stripe before it is disputed: the credits are taken back by the refund. Where it is abuse,"

@@ -16,14 +16,15 @@ from server.admin_pages.page import FormFault
 from server.admin_pages.refusals import FORM
 from server.gateway import calls
 from server.keys import CONFIG, GATEWAY, PAYMENTS, REQUEST_ID
-from server.payments.settings import InvalidSetting
+from server.payments.settings import WEBHOOK_SECRET, InvalidSetting, joined_secrets, secrets_of
 from server.payments.stripe_api import PaymentMissing, PaymentProviderError
 from server.staff.guard import Visit
 
 _LOG = logging.getLogger(__name__)
 _PROVIDER = "stripe"
 _WEBHOOK_PATH = "/v1/billing/webhooks/stripe"
-_SECRETS = ("api_key", "webhook_secret")
+_SECRETS = ("api_key", WEBHOOK_SECRET)
+_REMOVED = "remove_webhook_secret_"  # and a number: the mask of a secret to take away
 _PUBLIC = "publishable_key"
 _LOOKS_SECRET = re.compile(r"(sk|rk)_(test|live)_|whsec_")
 
@@ -56,6 +57,11 @@ class Provider:
     mode: str | None
     shown: Mapping[str, str]
     updated_at: Any
+
+    @property
+    def webhook_secrets(self) -> list[str]:
+        """The masks of the webhook secrets."""
+        return secrets_of(self.shown.get(WEBHOOK_SECRET, ""))
 
 
 async def read_provider(visit: Visit) -> Provider:
@@ -111,9 +117,14 @@ def sealed(request: web.Request, form: Mapping[str, str], stored: Provider) -> d
     faults: dict[str, str] = {}
     if _LOOKS_SECRET.search(form.get("reason", "")):
         faults["reason"] = "This holds a secret. Give the reason without it."
-    for name in (*_SECRETS, _PUBLIC):
+    given = {
+        "api_key": form.get("api_key", ""),
+        WEBHOOK_SECRET: _webhook_secrets(form, stored),
+        _PUBLIC: form.get(_PUBLIC, ""),
+    }
+    for name, value in given.items():
         try:
-            config |= request.app[PAYMENTS].seal(_PROVIDER, {name: form.get(name, "")})
+            config |= request.app[PAYMENTS].seal(_PROVIDER, {name: value})
         except InvalidSetting as error:
             has_keys = request.app[CONFIG].encryption_keys
             faults[name] = _INVALID[name] if has_keys else str(error)
@@ -125,6 +136,16 @@ def sealed(request: web.Request, form: Mapping[str, str], stored: Provider) -> d
     if not config and (is_active is None or (stored.exists and is_active == stored.is_active)):
         raise FormFault(**{FORM: "These are the present settings. Change one of them."})
     return {"config_data": orjson.dumps(config).decode(), "is_active": is_active}
+
+
+def _webhook_secrets(form: Mapping[str, str], stored: Provider) -> str | list[str]:
+    """The secrets as they are to be, those that stay by their masks; empty text keeps all."""
+    typed = form.get(WEBHOOK_SECRET, "")
+    removed = {mask for name, mask in form.items() if name.startswith(_REMOVED)}
+    if not typed and not removed:
+        return ""
+    kept = [mask for mask in stored.webhook_secrets if mask not in removed]
+    return joined_secrets(kept, secrets_of(typed))
 
 
 async def test_connection(request: web.Request) -> tuple[bool, str]:

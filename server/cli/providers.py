@@ -18,12 +18,14 @@ from server.cli.output import CommandFailed, print_json, print_table
 from server.config import ProviderConfig, load_provider_config
 from server.encryption import Cipher, DecryptionFailed
 from server.payments.settings import (
+    WEBHOOK_SECRET,
     InvalidSetting,
     ProviderSettings,
+    joined_secrets,
     open_settings,
-    seal,
+    seal_anew,
     seal_settings,
-    unseal_all,
+    secrets_of,
 )
 
 _PROVIDER = "stripe"
@@ -42,12 +44,27 @@ def add_parser(commands: Any) -> None:
         help="set what the environment gives; the rest is kept",
         description="Reads STRIPE_API_KEY, STRIPE_WEBHOOK_SECRET and STRIPE_PUBLISHABLE_KEY, or"
         " the files that the same names with _FILE name, and stores them encrypted with"
-        " ENCRYPTION_KEY. What is not given is kept.",
+        " ENCRYPTION_KEY. What is not given is kept. STRIPE_WEBHOOK_SECRET may be several, with"
+        " commas between them: then they are all there are.",
     )
     setting.add_argument("provider", choices=(_PROVIDER,))
     active = setting.add_mutually_exclusive_group()
     active.add_argument("--enable", action="store_true", default=None, help="sell")
     active.add_argument("--disable", dest="enable", action="store_false", help="stop selling")
+    setting.add_argument(
+        "--add-webhook-secret",
+        action="store_true",
+        help="STRIPE_WEBHOOK_SECRET joins those that are stored: of another endpoint, or the next"
+        " one of an endpoint whose secret is rolled",
+    )
+    setting.add_argument(
+        "--remove-webhook-secret",
+        action="append",
+        metavar="MASK",
+        default=[],
+        help="take away the stored one that `providers list` shows so; may be given again. Without"
+        " --add-webhook-secret, STRIPE_WEBHOOK_SECRET is not read",
+    )
     setting.add_argument("--reason", help="why, for the audit log")
     setting.set_defaults(run=_set)
 
@@ -74,8 +91,12 @@ def _list(options: argparse.Namespace) -> int:
 def _set(options: argparse.Namespace) -> int:
     config = load_provider_config(os.environ, need_keys=False)
     cipher = Cipher(config.encryption_keys) if config.encryption_keys else None
+    given: dict[str, Any] = dict(config.given)
+    unchanged_since = None
     try:
-        sealed = seal_settings(options.provider, config.given, cipher)
+        if options.add_webhook_secret or options.remove_webhook_secret:
+            given[WEBHOOK_SECRET], unchanged_since = _edited_secrets(options, given)
+        sealed = seal_settings(options.provider, given, cipher)
     except InvalidSetting as error:
         raise CommandFailed(str(error)) from None
     if not sealed and options.enable is None:
@@ -83,8 +104,29 @@ def _set(options: argparse.Namespace) -> int:
             "nothing to set: give STRIPE_API_KEY, STRIPE_WEBHOOK_SECRET or STRIPE_PUBLISHABLE_KEY"
             " (or NAME_FILE) in the environment, or --enable or --disable"
         )
-    _print(_store(options.provider, sealed, options.enable, options.reason), options)
+    changed = _store(options.provider, sealed, options.enable, options.reason, unchanged_since)
+    _print(changed, options)
     return 0
+
+
+def _edited_secrets(
+    options: argparse.Namespace, given: dict[str, Any]
+) -> tuple[list[str], datetime | None]:
+    """The webhook secrets as they are to be, those that stay by their masks; and when they were
+    changed last."""
+    rows = call_function("SELECT * FROM billing.list_provider_configs()")
+    stored = next((row for row in rows if row["provider_type"] == options.provider), None)
+    masks = secrets_of(stored["config_data"].get(WEBHOOK_SECRET, "") if stored else "")
+    unknown = [mask for mask in options.remove_webhook_secret if mask not in masks]
+    if unknown:
+        raise CommandFailed(
+            f"no webhook secret is shown as {unknown[0]}: see ciris-billing providers list"
+        )
+    added = secrets_of(given.get(WEBHOOK_SECRET, "")) if options.add_webhook_secret else []
+    if options.add_webhook_secret and not added:
+        raise CommandFailed("--add-webhook-secret needs STRIPE_WEBHOOK_SECRET in the environment")
+    kept = [mask for mask in masks if mask not in options.remove_webhook_secret]
+    return joined_secrets(kept, added), stored["updated_at"] if stored else None
 
 
 def _test(options: argparse.Namespace) -> int:
@@ -104,13 +146,12 @@ def _reencrypt(options: argparse.Namespace) -> int:
         provider = listed["provider_type"]
         stored = _stored(provider)
         try:
-            secrets = unseal_all(stored["config_data"], cipher)
+            sealed = seal_anew(stored["config_data"], cipher)
         except DecryptionFailed:
             raise CommandFailed(
                 f"the secrets of {provider} were encrypted with a key that ENCRYPTION_KEY does not"
                 " have: add that key after the newest one, or set the secrets again"
             ) from None
-        sealed = {name: seal(value, cipher) for name, value in secrets.items()}
         changed += _store(
             provider, sealed, None, "encrypted with the newest key", stored["updated_at"]
         )

@@ -1,12 +1,16 @@
 """A payment provider's configuration (contract.md 5 and 8.17): encrypted where it is stored, masked
-where it is shown, and a masked or blank value that comes back means "keep what you have"."""
+where it is shown, and a masked or blank value that comes back means "keep what you have".
+
+There may be several webhook secrets at a time: of several endpoints, or while one is changed. Given
+as a list, or with commas between them, they are all there are; a mask among them keeps the secret
+that it stands for."""
 
 from __future__ import annotations
 
 import json
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +18,7 @@ from server.encryption import Cipher, DecryptionFailed
 
 _LOG = logging.getLogger(__name__)
 PUBLIC = "publishable_key"
+WEBHOOK_SECRET = "webhook_secret"  # noqa: S105 - a name, not a secret
 _MASK = re.compile(r"…|\.\.\.|\*\*\*|•••")
 _SHOWN = 4  # last characters of a secret, if it is long enough to keep the rest secret
 _LONG_ENOUGH = 16
@@ -35,39 +40,57 @@ class ProviderSettings:
     """What is needed to talk to a provider. The secrets are not shown when this is printed."""
 
     api_key: str = field(repr=False)
-    webhook_secret: str = field(repr=False)
+    webhook_secrets: tuple[str, ...] = field(repr=False)
     publishable_key: str
 
 
 def open_settings(config_data: Mapping[str, Any], cipher: Cipher | None) -> ProviderSettings | None:
     """The configuration with its secrets decrypted; None when they cannot be, which the log
     explains."""
-    values: dict[str, str] = {}
-    for name in ("api_key", "webhook_secret", PUBLIC):
-        stored = config_data.get(name) or ""
-        if isinstance(stored, str):
-            if stored and name != PUBLIC:
-                _LOG.warning(
-                    "%s of the payment provider is stored in clear text:"
-                    " run `ciris-billing providers reencrypt`",
-                    name,
-                )
-            values[name] = stored
-            continue
-        try:
-            if cipher is None:
-                raise DecryptionFailed
-            values[name] = cipher.decrypt(str(stored.get("encrypted")))
-        except DecryptionFailed:
-            _LOG.error(
-                "%s of the payment provider cannot be decrypted: %s",
-                name,
-                "ENCRYPTION_KEY is not set"
-                if cipher is None
-                else "it was encrypted with a key that ENCRYPTION_KEY does not have",
-            )
-            return None
-    return ProviderSettings(**values)
+    try:
+        api_keys = _opened("api_key", config_data, cipher)
+        webhook_secrets = _opened(WEBHOOK_SECRET, config_data, cipher)
+    except DecryptionFailed:
+        return None
+    public = config_data.get(PUBLIC)
+    return ProviderSettings(
+        api_keys[0] if api_keys else "",
+        webhook_secrets,
+        public if isinstance(public, str) else "",
+    )
+
+
+def _opened(name: str, config_data: Mapping[str, Any], cipher: Cipher | None) -> tuple[str, ...]:
+    stored = [item for item in _items(config_data.get(name)) if item]
+    # A blank secret would be one that anybody knows.
+    return tuple(secret for item in stored if (secret := _open(name, item, cipher)).strip())
+
+
+def _open(name: str, stored: Any, cipher: Cipher | None) -> str:
+    if isinstance(stored, str):
+        _LOG.warning(
+            "%s of the payment provider is stored in clear text:"
+            " run `ciris-billing providers reencrypt`",
+            name,
+        )
+        return stored
+    try:
+        if cipher is None or not isinstance(stored, dict):
+            raise DecryptionFailed
+        return cipher.decrypt(str(stored.get("encrypted")))
+    except DecryptionFailed:
+        _LOG.error(
+            "%s of the payment provider cannot be decrypted: %s",
+            name,
+            "ENCRYPTION_KEY is not set"
+            if cipher is None
+            else "it was encrypted with a key that ENCRYPTION_KEY does not have",
+        )
+        raise
+
+
+def _items(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 def seal_settings(provider: str, given: Mapping[str, Any], cipher: Cipher | None) -> dict[str, Any]:
@@ -77,23 +100,47 @@ def seal_settings(provider: str, given: Mapping[str, Any], cipher: Cipher | None
     Raises InvalidSetting for a value that cannot be right, or a secret without a cipher."""
     sealed: dict[str, Any] = {}
     for name, value in given.items():
-        if value is None:
+        plain = value.strip() if isinstance(value, str) else value
+        if plain is None:
             sealed[name] = None
-            continue
-        if not isinstance(value, str):
+        elif name == WEBHOOK_SECRET and (parts := secrets_of(plain)) != [plain]:
+            if parts or plain == []:
+                sealed[name] = [
+                    part if _MASK.search(part) else _sealed(provider, name, part, cipher)
+                    for part in parts
+                ] or None
+        elif not isinstance(plain, str):
             raise InvalidSetting(f"{name} must be a string")
-        plain = value.strip()
-        if not plain or _MASK.search(plain):
-            continue
-        if provider == "stripe":
-            _require_stripe_shape(name, plain)
-        if name == PUBLIC:
-            sealed[name] = plain
-            continue
-        if cipher is None:
-            raise InvalidSetting(f"{name} cannot be stored: ENCRYPTION_KEY is not set")
-        sealed[name] = seal(plain, cipher)
+        elif plain and not _MASK.search(plain):
+            sealed[name] = _sealed(provider, name, plain, cipher)
     return sealed
+
+
+def secrets_of(value: Any) -> list[str]:
+    """The webhook secrets of a list, or of a text with commas or white space between them. Raises
+    InvalidSetting for what is neither."""
+    texts = _items(value)
+    if not all(isinstance(text, str) for text in texts):
+        raise InvalidSetting(f"{WEBHOOK_SECRET} must be a string or a list of strings")
+    return list(dict.fromkeys(part for text in texts for part in re.split(r"[\s,]+", text) if part))
+
+
+def joined_secrets(kept: Iterable[str], added: Iterable[str]) -> list[str]:
+    """Webhook secrets: those that stay, by their masks, and new ones. One that is given again is
+    not there twice."""
+    added = list(added)
+    again = {mask(secret) for secret in added if len(secret) >= _LONG_ENOUGH}
+    return [*(shown for shown in kept if shown not in again), *added]
+
+
+def _sealed(provider: str, name: str, plain: str, cipher: Cipher | None) -> Any:
+    if provider == "stripe":
+        _require_stripe_shape(name, plain)
+    if name == PUBLIC:
+        return plain
+    if cipher is None:
+        raise InvalidSetting(f"{name} cannot be stored: ENCRYPTION_KEY is not set")
+    return seal(plain, cipher)
 
 
 def seal(value: str, cipher: Cipher) -> dict[str, Any]:
@@ -103,18 +150,24 @@ def seal(value: str, cipher: Cipher) -> dict[str, Any]:
     return {**sealed, "mode": mode[1]} if mode else sealed
 
 
-def unseal_all(config_data: Mapping[str, Any], cipher: Cipher) -> dict[str, str]:
-    """Every secret of a configuration in clear text, by name. Raises DecryptionFailed."""
-    secrets = {}
+def seal_anew(config_data: Mapping[str, Any], cipher: Cipher) -> dict[str, Any]:
+    """Every secret of a configuration encrypted with the newest key. Raises DecryptionFailed."""
+    sealed: dict[str, Any] = {}
     for name, value in config_data.items():
         if name == PUBLIC or not value:
             continue
-        if isinstance(value, dict) and "encrypted" in value:
-            secrets[name] = cipher.decrypt(str(value["encrypted"]))
+        if name == WEBHOOK_SECRET and isinstance(value, list):
+            sealed[name] = [seal(_unsealed(item, cipher), cipher) for item in value]
         else:
-            # The old service took anything; what is no text is kept as its JSON.
-            secrets[name] = value if isinstance(value, str) else json.dumps(value)
-    return secrets
+            sealed[name] = seal(_unsealed(value, cipher), cipher)
+    return sealed
+
+
+def _unsealed(value: Any, cipher: Cipher) -> str:
+    if isinstance(value, dict) and "encrypted" in value:
+        return cipher.decrypt(str(value["encrypted"]))
+    # The old service took anything; what is no text is kept as its JSON.
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def mask(value: str) -> str:

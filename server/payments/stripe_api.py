@@ -243,7 +243,7 @@ async def _explained(call: Awaitable[T]) -> T:
     except stripe.RateLimitError:
         raise PaymentProviderError("Stripe limits our requests (429)") from None
     except stripe.InvalidRequestError as error:
-        if error.http_status == 404:
+        if error.http_status == 404 or error.code == "resource_missing":
             raise PaymentMissing from None
         raise _InvalidRequest(
             f"Stripe refuses the request: status {error.http_status}, code {error.code},"

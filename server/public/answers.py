@@ -40,7 +40,8 @@ FIELDS: Mapping[str, str] = {
     "client_secret": "With the publishable key, what Stripe's script in the user's client needs to"
     " take the payment. Keep it to that client.",
     "code": "What went wrong, for programs: decide by this.",
-    "config_data": "The provider's settings by name. Secrets are masked, like `sk_…1234`.",
+    "config_data": "The provider's settings by name. Secrets are masked, like `sk_…1234`; several"
+    " webhook secrets have commas between their masks.",
     "context": "Where the check comes from; kept with its audit record.",
     "created_at": "When, in UTC.",
     "created_by_email": "Who made the key; null when it was made in the database or on the command"
@@ -255,6 +256,8 @@ FIELDS: Mapping[str, str] = {
     "Daily.charges": "Charges, those that free uses paid for included.",
     "Error.detail": "What went wrong, for people.",
     "EventReceipt.status": "Whether it was about a payment, is noted, or is of no concern here.",
+    "EventReceipt.event_id": "The event's id at the payment provider; null for an ignored one that"
+    " has none.",
     "LedgerEntry.amount_minor": "Credits; negative for charges, and for credits that were taken"
     " away.",
     "LedgerEntry.currency": "The account's currency.",
@@ -305,7 +308,9 @@ FIELDS: Mapping[str, str] = {
     "SetPricingRequest.reason": "Why, for the audit log.",
     "SetProviderRequest.config_data": "The provider's settings by name: for Stripe `api_key`,"
     " `webhook_secret` and `publishable_key`. It replaces all there are, but a value that is"
-    " masked or blank keeps what is stored. Null keeps everything.",
+    " masked or blank keeps what is stored. `webhook_secret` may be a list, or a text with commas:"
+    " these are then all there are, and a mask among them keeps the secret it stands for. Null"
+    " keeps everything.",
     "SetProviderRequest.is_enabled": "Whether to use it; null keeps, and is true for a provider"
     " that is new.",
     "SetProviderRequest.reason": "Why, for the audit log.",
@@ -437,8 +442,8 @@ ERRORS: Mapping[str, ErrorCode] = {
     "webhook_signature_invalid": ErrorCode(
         401,
         "Invalid webhook signature",
-        "The body is not signed with the webhook's secret, or was signed more than 300 seconds"
-        " ago.",
+        "The body is not signed with one of the webhook secrets, or was signed more than 300"
+        " seconds ago, or is no event. The service's log says which.",
     ),
     "unsupported_content_encoding": ErrorCode(
         415,
@@ -765,7 +770,7 @@ SCHEMAS: Mapping[str, Schema] = {
     "EventReceipt": record(
         "The event is dealt with; it need not be sent again.",
         status=one_of("success", "acknowledged", "ignored"),
-        event_id=STRING,
+        event_id=or_null(STRING),
     ),
     "ServiceInfo": record("What answers here.", service=STRING, version=STRING, status=STRING),
     "Health": record(

@@ -4,6 +4,7 @@ once its effect is committed; whatever else happens, Stripe is told so and sends
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import Any
 
 from aiohttp import web
@@ -13,8 +14,9 @@ from server.errors import ApiError, json_response, worded
 from server.gateway import DatabaseFault, Gateway, Refused, Unavailable
 from server.keys import GATEWAY, PAYMENTS, REQUEST_ID
 from server.payments.settings import ProviderSettings
-from server.payments.stripe_api import PaymentMissing, PaymentProviderError
+from server.payments.stripe_api import NotPermitted, PaymentMissing, PaymentProviderError
 from server.payments.stripe_events import InvalidEvent, PaymentEvent, read_event, with_refunds
+from server.payments.stripe_signature import StaleSignature, WrongSignature, verify
 
 _LOG = logging.getLogger(__name__)
 _PROVIDER = "stripe"
@@ -29,6 +31,8 @@ _ADVICE = {
     "balance_overflow": "the account cannot hold the credits: refund, then resolve the event",
     "credited_by_hand": "somebody has credited it by hand, on another account or with another"
     " amount: resolve the event with that credit, or as dealt with otherwise",
+    "charge_unreadable": "Stripe does not show us the charge: give the API key the permissions"
+    " Charges and Refunds (read), or take the credits away by hand, then resolve the event",
     "currency_mismatch": "it was paid in another currency than was asked for: grant credits or"
     " refund, then resolve the event",
     "metadata_missing": "it does not say whom it is for: find out at Stripe, grant credits or"
@@ -46,24 +50,22 @@ _ADVICE = {
 
 async def receive(request: web.Request) -> web.StreamResponse:
     """200 when the event took effect, now or before, or asks for none; 401 unless Stripe signed
-    it; 400 when it does not say whom it is for; 500 for whatever must be sent again."""
+    it just now; 400 when it does not say whom it is for; 500 for whatever must be sent again."""
     body = await request.read()
     log = logging.LoggerAdapter(_LOG, {"request_id": request[REQUEST_ID]})
     gateway = request.app[GATEWAY]
     try:
         settings = await _settings(request, gateway)
-        event = read_event(body, request.headers.get("Stripe-Signature"), settings.webhook_secret)
+        event = _signed_event(request, body, settings, log)
         log.extra = {**(log.extra or {}), "event_id": event.id, "event_type": event.type}
+        if event.complaint:
+            log.warning("a webhook event is ignored: %s", event.complaint)
+        if event.id is None:
+            _count("ignored")
+            return json_response(200, {"status": "ignored", "event_id": None})
         event = await _complete(request, settings, event)
         row = await gateway.process_payment_event(*_arguments(event))
-    except InvalidEvent:
-        _count("invalid_signature")
-        log.warning(
-            "a webhook without a valid signature was refused: is the webhook secret the one Stripe"
-            " shows for this address?"
-        )
-        raise ApiError(401, "webhook_signature_invalid", "Invalid webhook signature") from None
-    except (Unavailable, DatabaseFault, PaymentProviderError, PaymentMissing, Refused) as error:
+    except (Unavailable, DatabaseFault, PaymentProviderError, Refused) as error:
         _count("error")
         log.error(
             "a webhook event was not processed, Stripe will send it again: %s",
@@ -93,12 +95,44 @@ async def receive(request: web.Request) -> web.StreamResponse:
     return json_response(200, {"status": status, "event_id": event.id})
 
 
+def _signed_event(
+    request: web.Request,
+    body: bytes,
+    settings: ProviderSettings,
+    log: logging.LoggerAdapter[logging.Logger],
+) -> PaymentEvent:
+    """The event, if Stripe sent it just now. Raises ApiError (401): what is wrong, the log and the
+    metric say."""
+    header = ",".join(request.headers.getall("Stripe-Signature", []))
+    try:
+        verify(body, header, settings.webhook_secrets)
+        return read_event(body)
+    except WrongSignature as error:
+        _count("invalid_signature")
+        log.warning(
+            "a webhook without a valid signature was refused: %s. Is the webhook secret the one"
+            " Stripe shows for this address?",
+            error,
+        )
+    except StaleSignature as error:
+        _count("stale_signature")
+        log.warning(
+            "a webhook with a valid signature was refused for its age: %s. Is this server's clock"
+            " right? If it is, the request was held up or sent again on its way",
+            error,
+        )
+    except InvalidEvent as error:
+        _count("malformed")
+        log.error("a webhook with a valid signature was refused for its shape: %s", error)
+    raise ApiError(401, "webhook_signature_invalid", "Invalid webhook signature")
+
+
 async def _settings(request: web.Request, gateway: Gateway) -> ProviderSettings:
     """Raises ApiError (503) unless the provider is active, set up and can be decrypted."""
     row = await gateway.get_provider_config(_PROVIDER)
     if row is not None and row["is_active"]:
         settings = request.app[PAYMENTS].settings(row["config_data"])
-        if settings is not None and settings.webhook_secret:
+        if settings is not None and settings.webhook_secrets:
             return settings
     slug = "payment_provider_not_configured"
     raise worded(slug, await gateway.wording(slug), {})
@@ -111,7 +145,10 @@ async def _complete(
     if event.unlisted_refunds_of is None:
         return event
     stripe = await request.app[PAYMENTS].stripe(settings)
-    return with_refunds(event, await stripe.list_refunds_of(event.unlisted_refunds_of))
+    try:
+        return with_refunds(event, await stripe.list_refunds_of(event.unlisted_refunds_of))
+    except (NotPermitted, PaymentMissing):
+        return replace(event, action="unreadable")
 
 
 def _arguments(event: PaymentEvent) -> tuple[Any, ...]:

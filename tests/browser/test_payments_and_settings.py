@@ -146,6 +146,36 @@ def test_stripe_is_connected_and_no_secret_is_ever_shown(admin: Person) -> None:
         assert secret[-4:] in admin.page.content()
 
 
+def test_webhook_secrets_are_added_and_taken_away_by_themselves(
+    admin: Person, looked_at: Look
+) -> None:
+    stripe = admin.page.get_by_role("region", name="Stripe")
+    old, new = admin.shop.double.webhook_secret, "whsec_" + "n" * 32
+
+    def shown() -> str:
+        value: str = admin.shop.database.value(
+            "SELECT c.config_data ->> 'webhook_secret' FROM billing.list_provider_configs() AS c",
+            user="t_dba",
+        )
+        return value
+
+    admin.goes("/admin/settings")
+    stripe.locator("[name=webhook_secret]").fill(new)
+    stripe.locator("[name=reason]").fill("the secret is rolled")
+    stripe.get_by_role("button", name="Store").click()
+    assert shown() == f"whsec_…{old[-4:]},whsec_…nnnn"
+    looked_at(admin.page, "settings-webhook-secrets")
+    stripe.get_by_label(f"whsec_…{old[-4:]}").check()
+    stripe.locator("[name=reason]").fill("the old one is over")
+    stripe.get_by_role("button", name="Store").click()
+    assert shown() == "whsec_…nnnn"
+    stripe.locator("[name=webhook_secret]").fill(old)
+    stripe.get_by_label("whsec_…nnnn").check()
+    stripe.locator("[name=reason]").fill("back again")
+    stripe.get_by_role("button", name="Store").click()
+    assert shown() == f"whsec_…{old[-4:]}"
+
+
 def test_a_viewer_sees_the_price_and_no_form(viewer: Person, looked_at: Look) -> None:
     viewer.goes("/admin/settings")
     assert viewer.page.locator("main form[method=post]").count() == 0

@@ -1573,6 +1573,35 @@ def test_a_provider_is_set_up_masked_and_kept(service: Service, admin: Person) -
     assert_silent(service, emptied)
 
 
+def test_several_webhook_secrets_are_set_added_and_taken_away(
+    service: Service, admin: Person
+) -> None:
+    first, second, third = (f"whsec_{secrets.token_hex(16)}" for _ in range(3))
+    one, two, three = (f"whsec_…{secret[-4:]}" for secret in (first, second, third))
+
+    def put(value: Any) -> Any:
+        answer = admin.put("/config/providers/stripe", {"config_data": {"webhook_secret": value}})
+        assert answer.status_code == 200, answer.text
+        for secret in (first, second, third):
+            assert secret not in answer.text
+        return answer.json()["config_data"].get("webhook_secret")
+
+    assert put([first, second]) == f"{one},{two}"
+    assert put(f"{one},{two}") == f"{one},{two}"  # as it was read
+    assert put([one, two, third]) == f"{one},{two},{three}"
+    assert put([three, one]) == f"{three},{one}"
+    assert put(f"{one}, {second}") == f"{one},{two}"
+    assert put("") == put(f"{two}") == f"{one},{two}"  # one mask alone keeps what is stored
+    assert put([two]) == two
+    assert put(third) == three
+    for wrong in ([one], [5], {"a": "b"}, [third, "sk_test_1"], [f"{third}x", one]):
+        answer = admin.put("/config/providers/stripe", {"config_data": {"webhook_secret": wrong}})
+        assert answer.status_code == 422
+        assert third not in answer.text
+    assert put(three) == three
+    assert put([]) is None
+
+
 def test_providers_are_listed_by_name(service: Service, admin: Person) -> None:
     for name in ("stripe", "paypal", "square"):
         answer = admin.put(f"/config/providers/{name}", {"is_enabled": False})

@@ -389,15 +389,12 @@ def test_a_body_changed_by_one_byte_is_refused(shop: Service, double: StripeDoub
         b'[{"id": "evt_1", "type": "customer.created"}]',
         b"null",
         b'"evt_1"',
-        b"{}",
-        b'{"id": "evt_1"}',
-        b'{"id": "evt_1", "type": "customer.created"}',
-        b'{"id": "evt_1", "type": "customer.created", "data": {}}',
-        b'{"id": "evt_1", "type": "customer.created", "data": null}',
-        b'{"id": "", "type": "customer.created", "data": {"object": {}}}',
-        b'{"id": 7, "type": "customer.created", "data": {"object": {}}}',
-        b'{"id": "evt_1", "type": null, "data": {"object": {}}}',
-        b'{"id": "' + b"x" * 256 + b'", "type": "a", "data": {"object": {}}}',
+        # Of a kind that moves money, and nothing to store it by.
+        b'{"type": "payment_intent.succeeded", "data": {"object": {"id": "pi_1"}}}',
+        b'{"id": 7, "type": "charge.refunded", "data": {"object": {"id": "ch_1"}}}',
+        b'{"id": "'
+        + b"x" * 256
+        + b'", "type": "charge.dispute.closed", "data": {"object": {"id": "du_1"}}}',
         b'{"id": "evt_1", "type": "a", "data": {"object": {}}, "x": NaN}',
         b'{"id": "evt_\xff", "type": "a", "data": {"object": {}}}',
         b'{"x":' * 3000 + b"1" + b"}" * 3000,
@@ -407,8 +404,145 @@ def test_what_is_signed_and_no_event_is_refused(
     shop: Service, double: StripeDouble, body: bytes
 ) -> None:
     before = event_count(shop.database)
-    assert_refused(post(shop, body, double.sign(body)))
+    answer = post(shop, body, double.sign(body))
+    assert_refused(answer)
     assert event_count(shop.database) == before
+    (line,) = log_lines(shop, request_id=answer.headers["x-request-id"], level="ERROR")
+    assert line["message"].startswith("a webhook with a valid signature was refused for its shape")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"type": "customer.created"},
+        {"type": "customer.created", "data": {}},
+        {"type": "customer.created", "data": None},
+        {"type": "customer.created", "data": [{"object": {}}]},
+        {"type": None, "data": {"object": {}}},
+        {"type": 5, "data": {"object": {}}},
+        {"type": "", "data": {"object": {}}},
+        {"type": "t" * 300, "data": {"object": {}}},
+        {"type": "\0", "object": "event", "livemode": "yes"},
+        {"type": "ping", "object": "event"},
+        {"type": "v1.billing.meter.error_report_triggered", "object": "v2.core.event"},
+        {"type": "payment_intent.succeeded"},
+        {"type": "payment_intent.succeeded", "data": {"object": {"id": ""}}},
+        {"type": "payment_intent.succeeded", "data": {"object": {"id": 7, "metadata": {}}}},
+        {"type": "payment_intent.payment_failed", "data": {"object": {"id": "p" * 256}}},
+        {"type": "charge.refunded", "data": {"object": {"payment_intent": "pi_1"}}},
+        {"type": "refund.updated", "data": "re_1"},
+        {"type": "a", "deep": json.loads("[" * 400 + "]" * 400)},
+        {"type": "a", "note": "\0", "deep": json.loads("[" * 900 + "]" * 900)},
+        {},
+    ],
+    ids=lambda body: json.dumps(body)[:70],
+)
+def test_a_signed_event_that_we_do_not_use_is_ignored_and_stored(
+    shop: Service, double: StripeDouble, body: Json
+) -> None:
+    event_id = unique("evt")
+    content = json.dumps({"id": event_id, **body}).encode()
+    for _ in range(2):
+        answer = post(shop, content, double.sign(content))
+        assert (answer.status_code, answer.json()) == (
+            200,
+            {"status": "ignored", "event_id": event_id},
+        )
+    row = event_row(shop.database, event_id)
+    assert (row["outcome"], row["deliveries"]) == ("ignored", 2)
+    kind = body.get("type")
+    assert row["event_type"] == (
+        kind[:255] if isinstance(kind, str) and kind.strip("\0") else "unknown"
+    )
+
+
+@pytest.mark.parametrize("event_id", [None, "", 7, ["evt_1"], "\0", "x" * 256])
+def test_a_signed_event_that_we_do_not_use_and_that_has_no_id_is_ignored(
+    shop: Service, double: StripeDouble, event_id: Any
+) -> None:
+    before = event_count(shop.database)
+    body = json.dumps({**double.event("customer.created", {}), "id": event_id}).encode()
+    answer = post(shop, body, double.sign(body))
+    assert (answer.status_code, answer.json()) == (200, {"status": "ignored", "event_id": None})
+    assert event_count(shop.database) == before
+
+
+def test_a_thin_event_tells_the_operator_which_events_to_ask_stripe_for(
+    shop: Service, double: StripeDouble
+) -> None:
+    body = json.dumps(
+        {
+            "id": unique("evt"),
+            "object": "v2.core.event",
+            "type": "v1.payment_intent.succeeded",
+            "related_object": {"id": "pi_1", "type": "payment_intent"},
+        }
+    ).encode()
+    answer = post(shop, body, double.sign(body))
+    assert_receipt(answer, "ignored")
+    (line,) = log_lines(shop, request_id=answer.headers["x-request-id"], level="WARNING")
+    assert "thin event: give the endpoint snapshot events" in line["message"]
+
+
+@pytest.mark.parametrize(
+    ("signature", "told"),
+    [
+        (None, "it has no Stripe-Signature header"),
+        ("", "it has no Stripe-Signature header"),
+        ("garbage", "header is not one of Stripe's"),
+        ("t=now,v1=00", "header is not one of Stripe's"),
+        ("t=1700000000,v0=00", "header is not one of Stripe's"),
+        ("t=1700000000,v1=00", "signed with another secret"),
+    ],
+)
+def test_the_log_says_what_is_wrong_with_a_signature(
+    shop: Service, signature: str | None, told: str
+) -> None:
+    answer = post(shop, b"{}", signature)
+    assert_refused(answer)
+    (line,) = log_lines(shop, request_id=answer.headers["x-request-id"], level="WARNING")
+    assert told in line["message"]
+    assert "webhook secret the one Stripe shows" in line["message"]
+
+
+def test_a_stale_signature_sends_the_operator_to_the_clock_and_not_to_the_secret(
+    shop: Service, double: StripeDouble
+) -> None:
+    event = double.event("customer.created", {})
+    answer = tell(shop, double, event, timestamp=int(time.time()) - 4000)
+    assert_refused(answer)
+    (line,) = log_lines(shop, request_id=answer.headers["x-request-id"], level="WARNING")
+    age = re.search(r"signed (\d+) s ago, and 300 s are allowed", line["message"])
+    assert age
+    assert 4000 <= int(age[1]) < 4060
+    assert "clock" in line["message"]
+    assert "secret" not in line["message"]
+    # Who does not know the secret learns nothing of the age.
+    other = tell(shop, double, event, timestamp=int(time.time()) - 4000, secret="whsec_other")
+    (line,) = log_lines(shop, request_id=other.headers["x-request-id"], level="WARNING")
+    assert "another secret" in line["message"]
+
+
+def test_a_signature_in_an_odd_form_is_read_as_stripe_means_it(
+    shop: Service, double: StripeDouble
+) -> None:
+    body = json.dumps(double.event("customer.created", {})).encode()
+    timestamp, _, value = double.sign(body).partition(",")
+    wrong = f"v1={'0' * 64}"
+    for header in (
+        f"{value},{timestamp}",
+        f"{timestamp} , {value}",
+        f"{timestamp},{value},{value},{wrong}",
+        f"{timestamp},{wrong},{wrong},{value},v2=x,,=,t",
+        f"{timestamp},{value},t=1",  # the first time is the one that is signed
+    ):
+        assert_receipt(post(shop, body, header), "ignored")
+    for header in (
+        f"t=1,{timestamp},{value}",
+        f"{timestamp},V1={value[3:]}",
+        f"{timestamp};{value}",
+    ):
+        assert_refused(post(shop, body, header))
 
 
 def test_ten_megabytes_are_refused_and_the_server_goes_on(
@@ -942,6 +1076,75 @@ def test_events_in_any_order_end_the_same(shop: Service, double: StripeDouble, n
     assert shop.database.execute("SELECT * FROM billing.verify_ledger()") == []
 
 
+NO_SUCH_CHARGE = {
+    "error": {
+        "type": "invalid_request_error",
+        "code": "resource_missing",
+        "param": "charge",
+        "message": "No such charge",
+    }
+}
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [Status(403), Status(404, NO_SUCH_CHARGE), Status(400, NO_SUCH_CHARGE)],
+    ids=["not permitted", "no such charge", "no such parameter"],
+)
+def test_a_charge_that_stripe_does_not_show_us_is_listed_and_can_be_resolved(
+    shop: Service, double: StripeDouble, fault: Status
+) -> None:
+    user = unique()
+    payment_id = credited(shop, double, user)
+    double.refund(payment_id)
+    event = double.refunded_event(payment_id)
+    double.on("GET", REFUNDS, fault, times=2)
+    for _ in range(2):
+        answer = tell(shop, double, event)
+        assert_failed(answer)
+        (line,) = log_lines(shop, request_id=answer.headers["x-request-id"], level="ERROR")
+        assert "charge_unreadable" in line["message"]
+    row = event_row(shop.database, event["id"])
+    assert (row["outcome"], row["deliveries"]) == ("charge_unreadable", 2)
+    assert problems(shop.database, payment_id) == ["charge_unreadable"]
+    shop.database.execute(
+        "SELECT billing.resolve_payment_event(p_event_id => %s, p_reason => 'taken by hand')",
+        event["id"],
+        user="t_dba",
+    )
+    assert problems(shop.database, payment_id) == []
+    double.on("GET", REFUNDS, fault)
+    assert tell(shop, double, event).status_code == 200
+    forget_faults(double)
+    assert paid_credits(shop.database, user) == 20
+
+
+def test_a_charge_that_can_be_read_again_is_taken_back_by_the_next_attempt(
+    shop: Service, double: StripeDouble
+) -> None:
+    user = unique()
+    payment_id = credited(shop, double, user)
+    double.refund(payment_id)
+    event = double.refunded_event(payment_id)
+    double.on("GET", REFUNDS, Status(403))
+    assert_failed(tell(shop, double, event))
+    assert_receipt(tell(shop, double, event), "success")
+    assert paid_credits(shop.database, user) == 0
+    assert problems(shop.database, payment_id) == []
+
+
+def test_a_charge_of_another_shop_that_we_may_not_read_is_ignored(
+    shop: Service, double: StripeDouble
+) -> None:
+    intent = double.create_intent(amount=500, currency="usd")
+    double.pay(intent["id"])
+    double.refund(intent["id"])
+    event = double.refunded_event(intent["id"])
+    double.on("GET", REFUNDS, Status(403))
+    assert_receipt(tell(shop, double, event), "ignored")
+    assert problems(shop.database, intent["id"]) == []
+
+
 def test_while_stripe_cannot_say_what_was_refunded_the_event_is_asked_for_again(
     shop: Service, double: StripeDouble
 ) -> None:
@@ -1240,6 +1443,42 @@ def test_another_webhook_secret_counts_from_the_next_event_on(
     bare.database.execute("DELETE FROM billing_data.payment_events")
 
 
+def test_several_webhook_secrets_count_at_a_time_until_one_is_taken_away(
+    double: StripeDouble, bare: Service
+) -> None:
+    """Of two endpoints, or of one whose secret is rolled."""
+    first, second, third = (f"whsec_{name}{'x' * 28}{name}" for name in ("aaaa", "bbbb", "cccc"))
+    configure_stripe(bare.database, double)
+
+    def accepted() -> list[bool]:
+        events = [double.event("customer.created", {}) for _ in range(3)]
+        answers = [
+            tell(bare, double, event, secret=secret)
+            for event, secret in zip(events, (first, second, third), strict=True)
+        ]
+        assert {answer.status_code for answer in answers} <= {200, 401}
+        return [answer.status_code == 200 for answer in answers]
+
+    for given, expected in (
+        (first, [True, False, False]),
+        (f"{first},{second}", [True, True, False]),
+        (["whsec_…aaaa", "whsec_…bbbb", third], [True, True, True]),
+        ("whsec_…bbbb, whsec_…cccc", [False, True, True]),
+        (["whsec_…cccc"], [False, False, True]),
+        ("whsec_…cccc", [False, False, True]),
+        ([first], [True, False, False]),
+    ):
+        set_provider(bare.database, seal_for(double, webhook_secret=given))
+        assert accepted() == expected
+    # Signed with both, as Stripe does while a secret is rolled.
+    set_provider(bare.database, seal_for(double, webhook_secret=f"{second},{third}"))
+    body = json.dumps(double.event("customer.created", {})).encode()
+    timestamp, _, old = double.sign(body, secret=first).partition(",")
+    new = double.sign(body, secret=third).partition(",")[2]
+    assert_receipt(post(bare, body, f"{timestamp},{old},{new}"), "ignored")
+    bare.database.execute("DELETE FROM billing_data.payment_events")
+
+
 @pytest.fixture(scope="module")
 def bare(cluster: TestCluster, double: StripeDouble) -> Iterator[Service]:
     """A server whose provider each test sets up its own way."""
@@ -1269,6 +1508,9 @@ def test_purchases_events_and_calls_of_stripe_are_counted(
         double.pay(payment_id)
         event = double.succeeded_event(payment_id)
         tell(service, double, event, secret="whsec_other")
+        tell(service, double, event, timestamp=int(time.time()) - 400)
+        for body in (b"not JSON", b"{}"):
+            post(service, body, double.sign(body))
         for _ in range(3):
             tell(service, double, event)
         tell(service, double, double.succeeded_event(payment_id))
@@ -1290,10 +1532,12 @@ def test_purchases_events_and_calls_of_stripe_are_counted(
         }
         assert _counts(service, "billing_payment_events_total") == {
             ("outcome=invalid_signature",): 1,
+            ("outcome=stale_signature",): 1,
+            ("outcome=malformed",): 1,
             ("outcome=credited",): 3,  # redelivered, it still is what became of it
             ("outcome=already_credited",): 1,
             ("outcome=acknowledged",): 1,
-            ("outcome=ignored",): 1,
+            ("outcome=ignored",): 2,
             ("outcome=amount_mismatch",): 1,
             ("outcome=error",): 1,
             ("outcome=taken_back",): 1,
@@ -1465,7 +1709,7 @@ def _all_sorts(planted: Planted) -> None:
             forget_faults(double)
             if isinstance(fault, Status):
                 double.on("GET", payment_id, fault, times=9)
-                keep(client.get(f"{PURCHASES}/{payment_id}"), 503, 500, 404)
+                keep(client.get(f"{PURCHASES}/{payment_id}"), 503, 500, 200)
                 forget_faults(double)
         with double.outage():
             purchase(503)

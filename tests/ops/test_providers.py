@@ -376,6 +376,69 @@ def test_the_servers_own_login_may_not_set_anything_up(
     assert operator.stored() == before
 
 
+# Several webhook secrets
+
+
+def test_webhook_secrets_are_set_added_and_taken_away_one_by_one(
+    operator: Operator, keys: dict[str, str], tmp_path: Path
+) -> None:
+    operator.store(keys)
+    first, second, third, fourth = (operator.plant(random_key("whsec")) for _ in range(4))
+
+    def shown(*arguments: str, **environment: str) -> list[str]:
+        row = operator.row("set", "stripe", *arguments, **environment)
+        return str(row["config_data"].get("webhook_secret", "")).split(",")
+
+    def opened() -> list[str]:
+        stored = operator.stored()["webhook_secret"]
+        return [Cipher([KEY]).decrypt(one["encrypted"]) for one in stored]
+
+    assert shown(STRIPE_WEBHOOK_SECRET=f"{first},{second}") == [mask(first), mask(second)]
+    assert opened() == [first, second]
+    both = [mask(first), mask(second), mask(third)]
+    assert shown("--add-webhook-secret", STRIPE_WEBHOOK_SECRET=third) == both
+    assert opened() == [first, second, third]
+    listed = operator.ok("list", key=None)
+    assert ",".join(both) in listed.stdout
+    # What stands in the environment for good is not read by taking away alone.
+    without = shown("--remove-webhook-secret", mask(first), STRIPE_WEBHOOK_SECRET=first)
+    assert without == [mask(second), mask(third)]
+    file = tmp_path / "webhook-secrets"
+    file.write_text(f"{fourth}\n{first}\n")
+    changed = shown(
+        *("--add-webhook-secret", "--remove-webhook-secret", mask(second)),
+        *("--remove-webhook-secret", mask(third)),
+        STRIPE_WEBHOOK_SECRET_FILE=str(file),
+    )
+    assert changed == [mask(fourth), mask(first)]
+    assert opened() == [fourth, first]
+    assert shown("--add-webhook-secret", STRIPE_WEBHOOK_SECRET=first) == [mask(fourth), mask(first)]
+    assert opened() == [fourth, first]
+    before = operator.stored()
+    message = operator.refused(1, "set", "stripe", "--remove-webhook-secret", mask(second))
+    assert "no webhook secret is shown as" in message
+    message = operator.refused(1, "set", "stripe", "--add-webhook-secret")
+    assert "needs STRIPE_WEBHOOK_SECRET" in message
+    wrong = operator.plant("wh_" + "x" * 20)
+    message = operator.refused(
+        1, "set", "stripe", "--add-webhook-secret", STRIPE_WEBHOOK_SECRET=f"{third},{wrong}"
+    )
+    assert "webhook_secret must be" in message
+    assert operator.stored() == before
+    removed = [option for one in changed for option in ("--remove-webhook-secret", one)]
+    assert shown(*removed) == [""]
+    assert "webhook_secret" not in operator.stored()
+
+
+def test_all_webhook_secrets_are_encrypted_anew(operator: Operator, keys: dict[str, str]) -> None:
+    other = operator.plant(random_key("whsec"))
+    operator.store({**keys, "webhook_secret": f"{keys['webhook_secret']},{other}"})
+    operator.ok("reencrypt", key=f"{NEWER_KEY},{KEY}")
+    stored = operator.stored()["webhook_secret"]
+    opened = [Cipher([NEWER_KEY]).decrypt(one["encrypted"]) for one in stored]
+    assert opened == [keys["webhook_secret"], other]
+
+
 # Keys that encrypt
 
 

@@ -88,17 +88,6 @@ CREATE FUNCTION billing.create_staff_token(p_token_hash bytea, p_email text DEFA
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE VIEW billing.currencies AS
- SELECT code,
-    name,
-    decimals,
-    stripe_decimals,
-    step,
-    minimum_minor,
-    minimum_published,
-    ((99999999 / step) * step) AS maximum_minor
-   FROM (VALUES ...) c(code, name, decimals, stripe_decimals, step, minimum_minor, minimum_published);
-
 CREATE FUNCTION billing_data.money_text(p_amount_minor bigint, p_currency text) RETURNS text
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -806,6 +795,10 @@ CREATE FUNCTION billing_data.is_uuid(p_text text) RETURNS boolean
 CREATE FUNCTION billing_data.is_web_tier() RETURNS boolean
     LANGUAGE sql STABLE;
 
+CREATE FUNCTION billing_data.kept_secrets(p_stored jsonb, p_given jsonb) RETURNS jsonb
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.list_check_partitions() RETURNS TABLE(schema_name text, partition_name text, starts_at timestamp with time zone, ends_at timestamp with time zone)
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -825,6 +818,12 @@ CREATE FUNCTION billing_data.lock_between_writers(p_locks text[]) RETURNS void
 
 CREATE FUNCTION billing_data.lock_payment(p_provider text, p_payment_id text, p_credit_id uuid) RETURNS void
     LANGUAGE plpgsql
+CREATE FUNCTION billing_data.mask_of(p_secret jsonb) RETURNS text
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.secrets_of(p_value jsonb) RETURNS jsonb
+    LANGUAGE sql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.mask_config(p_config_data jsonb) RETURNS jsonb
@@ -863,6 +862,7 @@ CREATE FUNCTION billing_data.provider_of_payment(p_external_transaction_id text)
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.purchase_credits(p_purchase billing_data.purchases) RETURNS bigint
+CREATE FUNCTION billing_data.purchase_credits(p_uses bigint, p_settled_at timestamp with time zone) RETURNS bigint
     LANGUAGE sql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -1033,6 +1033,17 @@ CREATE VIEW billing.account_balances AS
     created_at
    FROM billing_data.accounts a;
 
+CREATE VIEW billing.currencies AS
+ SELECT code,
+    name,
+    decimals,
+    stripe_decimals,
+    step,
+    minimum_minor,
+    minimum_published,
+    ((99999999 / step) * step) AS maximum_minor
+   FROM (VALUES ...) c(code, name, decimals, stripe_decimals, step, minimum_minor, minimum_published);
+
 CREATE VIEW billing.ledger AS
  SELECT account_id,
     ledger_version,
@@ -1191,6 +1202,25 @@ CREATE TABLE billing_data.ledger_openings (
 
 CREATE TABLE billing_data.locks (
     name text NOT NULL
+);
+
+CREATE TABLE billing_data.payment_events (
+    provider text NOT NULL,
+    event_id character varying(255) NOT NULL,
+    event_type character varying(255) NOT NULL,
+    payment_id character varying(255),
+    payload jsonb NOT NULL,
+    outcome text NOT NULL,
+    received_at timestamp with time zone DEFAULT now() NOT NULL,
+    account_id uuid,
+    livemode boolean,
+    deliveries bigint DEFAULT 1 NOT NULL,
+    last_received_at timestamp with time zone DEFAULT now() NOT NULL,
+    resolved_at timestamp with time zone,
+    resolution text,
+    CONSTRAINT payment_events_outcome CHECK ((outcome = ANY (ARRAY['charge_unreadable'::text, 'not_sold_here'::text, 'credited'::text, 'already_credited'::text, 'taken_back'::text, 'restored'::text, 'waiting'::text, 'unchanged'::text, 'acknowledged'::text, 'ignored'::text, 'account_not_found'::text, 'amount_mismatch'::text, 'balance_overflow'::text, 'currency_mismatch'::text, 'metadata_missing'::text, 'mode_mismatch'::text, 'payment_mismatch'::text, 'payment_unknown'::text]))),
+    CONSTRAINT payment_events_provider CHECK ((provider = ANY (ARRAY['stripe'::text, 'square'::text, 'paypal'::text]))),
+    CONSTRAINT payment_events_resolved CHECK (((resolved_at IS NULL) = (resolution IS NULL)))
 );
 
 CREATE TABLE billing_data.payment_return_credits (
@@ -1395,6 +1425,7 @@ CREATE INDEX idx_admin_users_google_id ON billing_data.admin_users USING btree (
 CREATE INDEX idx_admin_users_role ON billing_data.admin_users USING btree (role);
 
 CREATE INDEX payment_events_faults ON billing_data.payment_events USING btree (received_at) WHERE ((resolved_at IS NULL) AND (outcome = ANY (ARRAY['credited_by_hand'::text, 'not_sold_here'::text, 'account_not_found'::text, 'amount_mismatch'::text, 'balance_overflow'::text, 'currency_mismatch'::text, 'metadata_missing'::text, 'mode_mismatch'::text, 'payment_mismatch'::text, 'payment_unknown'::text])));
+CREATE INDEX payment_events_faults ON billing_data.payment_events USING btree (received_at) WHERE ((resolved_at IS NULL) AND (outcome = ANY (ARRAY['charge_unreadable'::text, 'not_sold_here'::text, 'account_not_found'::text, 'amount_mismatch'::text, 'balance_overflow'::text, 'currency_mismatch'::text, 'metadata_missing'::text, 'mode_mismatch'::text, 'payment_mismatch'::text, 'payment_unknown'::text])));
 
 CREATE INDEX payment_events_payment_id ON billing_data.payment_events USING btree (provider, payment_id) WHERE (payment_id IS NOT NULL);
 

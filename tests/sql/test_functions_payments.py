@@ -1805,6 +1805,38 @@ def test_only_an_open_fault_can_be_resolved(
     assert refusal.message == f"Payment event not found: {event_id}"
 
 
+def test_money_back_of_a_charge_that_is_not_shown_to_us_waits_for_a_person_or_the_next_attempt(
+    module_database: Database, web: Caller, dba: Caller
+) -> None:
+    who, payment_id = bought(module_database)
+    event_id = unique("evt")
+    unreadable = {"event_id": event_id, "action": "unreadable"}
+    for deliveries in (1, 2):
+        answer = give_back(web, payment_id, **unreadable)
+        assert (answer["outcome"], answer["needs_attention"]) == ("charge_unreadable", True)
+        assert answer["deliveries"] == deliveries
+        assert answer["account_id"] == account_of(module_database, who)["id"]
+    (problem,) = problems_of(dba, payment_id)
+    assert (problem["problem"], problem["reference"]) == ("charge_unreadable", event_id)
+    assert problem["account_id"] == answer["account_id"]
+    assert "does not show us the charge" in problem["what_is_wrong"]
+    # Now it can be read.
+    answer = give_back(web, payment_id, (unique("re"), PRICE), event_id=event_id)
+    assert (answer["outcome"], answer["needs_attention"]) == ("taken_back", False)
+    assert problems_of(dba, payment_id) == []
+    assert _balance(module_database, who) == 0
+    # Or a person has dealt with it.
+    who, payment_id = bought(module_database)
+    unreadable["event_id"] = unique("evt")
+    give_back(web, payment_id, **unreadable)
+    dba.row("resolve_payment_event", event_id=unreadable["event_id"], reason="by hand")
+    assert not give_back(web, payment_id, **unreadable)["needs_attention"]
+    assert problems_of(dba, payment_id) == []
+    # Of a payment that is not ours it is nobody's business.
+    answer = give_back(web, unique("pi"), action="unreadable")
+    assert (answer["outcome"], answer["needs_attention"]) == ("ignored", False)
+
+
 @pytest.mark.parametrize("reason", ["", None])
 def test_a_fault_is_not_resolved_without_a_reason(dba: Caller, reason: str | None) -> None:
     event_id = unique("evt")

@@ -97,6 +97,60 @@ def test_what_is_not_named_is_kept_and_a_null_takes_away(database: Database) -> 
         assert _stored(database) == before
 
 
+def test_several_webhook_secrets_are_kept_by_their_masks_added_and_taken_away(
+    database: Database,
+) -> None:
+    configure_provider(database)
+    first, second, third = sealed("whsec_aaaa"), sealed("whsec_bbbb"), sealed("whsec_cccc")
+    clear = "whsec_in_clear_text_dddd"
+    with session(database, "t_dba") as dba:
+
+        def secrets(given: Any, shown: str | None, stored: Any) -> None:
+            answer = _set(dba, {"webhook_secret": given})
+            assert answer["config_data"].get("webhook_secret") == shown
+            assert _stored(database).get("webhook_secret") == stored
+
+        secrets(first, "…aaaa", first)
+        secrets([first, second], "…aaaa,…bbbb", [first, second])
+        secrets(["…bbbb", "…aaaa", third], "…bbbb,…aaaa,…cccc", [second, first, third])
+        secrets(["…cccc", "…bbbb"], "…cccc,…bbbb", [third, second])
+        secrets(["…bbbb"], "…bbbb", second)  # one is stored as every release knows it
+        secrets(["…bbbb", third], "…bbbb,…cccc", [second, third])
+        before = _stored(database)
+        for wrong in (["…eeee"], ["…bbbb", "…eeee"], [], [5], [clear], ["…bbbb", clear], [None]):
+            refusal = dba.refusal(
+                "set_provider_config",
+                provider_type="stripe",
+                config_data=json.dumps({"webhook_secret": wrong}),
+            )
+            assert (refusal.slug, refusal.detail["argument"]) == (
+                "invalid_argument",
+                "p_config_data",
+            )
+            assert clear not in refusal.message
+        refusal = dba.refusal(
+            "set_provider_config",
+            provider_type="stripe",
+            config_data=json.dumps({"webhook_secret": [sealed("whsec_ffff")] * 11}),
+        )
+        assert "1 to 10" in refusal.message
+        assert _stored(database) == before
+        assert dba.rows("list_provider_configs")[0]["config_data"]["webhook_secret"] == (
+            "…bbbb,…cccc"
+        )
+        # What an older release left in clear text is kept, too.
+        database.execute(
+            "UPDATE billing_data.provider_configs"
+            " SET config_data = config_data || jsonb_build_object('webhook_secret', %s::text)",
+            clear,
+        )
+        secrets(["…dddd", first], "…dddd,…aaaa", [clear, first])
+        secrets(None, None, None)
+    for secret in (first, second, third):
+        assert secret["encrypted"] not in repr(_audited(database))
+    assert clear not in repr(_audited(database))
+
+
 def test_a_provider_can_be_set_up_inactive(database: Database) -> None:
     with session(database, "t_dba") as dba:
         assert not _set(dba, {"api_key": TEST_KEY}, is_active=False)["is_active"]

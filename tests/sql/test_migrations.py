@@ -43,12 +43,16 @@ from tests.sql.helpers import (
 )
 from tests.sql.payments import (
     PRICE,
+    USES,
     attach,
     begin,
+    bought,
     configure_provider,
     deliver,
     give_back,
     legacy,
+    problems_of,
+    sealed,
 )
 from tests.sql.test_figures import assert_figures_right
 from tests.sql.test_functions_console import assert_totals
@@ -448,6 +452,33 @@ def test_what_was_done_about_payments_before_is_known_after_the_deploy(database:
         }
         assert deliver(dba, "evt_2", "pi_resolved", **who)["outcome"] == "resolved"
     assert ledger_problems(database) == []
+
+
+def test_a_charge_that_cannot_be_read_stays_a_problem_when_its_step_is_rolled_back(
+    database: Database,
+) -> None:
+    configure_provider(database)
+    who, payment_id = bought(database)
+    with session(database, "t_web") as web:
+        give_back(web, payment_id, event_id="evt_1", action="unreadable")
+    outcome = "SELECT e.outcome FROM billing_data.payment_events AS e WHERE e.event_id = 'evt_1'"
+    assert database.value(outcome) == "charge_unreadable"
+    # And of several webhook secrets the first.
+    secrets = [sealed("whsec_aaaa"), sealed("whsec_bbbb")]
+    with session(database, "t_dba") as dba:
+        dba.row(
+            "set_provider_config",
+            provider_type="stripe",
+            config_data=json.dumps({"webhook_secret": secrets}),
+        )
+    rollback(database.dsn(), len(OWN) - OWN.index("2026_11_26_0035_unreadable_charges"))
+    assert database.value(outcome) == "payment_unknown"
+    config = database.value("SELECT c.config_data FROM billing_data.provider_configs AS c")
+    assert config["webhook_secret"] == secrets[0]
+    migrate(database.dsn(), SEED)
+    with session(database, "t_dba") as dba:
+        assert [row["reference"] for row in problems_of(dba, payment_id)] == ["evt_1"]
+        assert dba.row("get_account", **who)["paid_credits"] == USES
 
 
 def test_history_stays_protected_while_steps_are_rolled_back(database: Database) -> None:

@@ -1,0 +1,53 @@
+"""Whether Stripe has sent a webhook request: its signature by one of our secrets, and its age.
+The scheme: https://docs.stripe.com/webhooks#verify-manually"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+import time
+from collections.abc import Iterable
+
+TOLERANCE = 300  # seconds between Stripe's signature and its arrival here
+_TIME = re.compile(rb"[0-9]{1,12}")
+
+
+class WrongSignature(Exception):
+    """Not signed with one of our secrets; the text says what is the matter, for the log."""
+
+
+class StaleSignature(Exception):
+    """Signed with one of our secrets, but too long ago. `age` in seconds."""
+
+    def __init__(self, age: int) -> None:
+        super().__init__(f"signed {age} s ago, and {TOLERANCE} s are allowed")
+        self.age = age
+
+
+def verify(body: bytes, header: str | None, secrets: Iterable[str]) -> None:
+    """Raises WrongSignature or StaleSignature unless the request is Stripe's, sent just now. Of
+    the signatures in the header one must be right, by one of the secrets."""
+    if not header:
+        raise WrongSignature("it has no Stripe-Signature header")
+    fields = [
+        (name.strip(), value.strip())
+        for name, _, value in (
+            item.partition(b"=") for item in header.encode("utf-8", "surrogateescape").split(b",")
+        )
+    ]
+    # The first time counts, and it is signed: who adds another one changes nothing.
+    signed_at = next((value for name, value in fields if name == b"t"), b"")
+    signatures = [value for name, value in fields if name == b"v1"]
+    if not _TIME.fullmatch(signed_at) or not signatures:
+        raise WrongSignature("its Stripe-Signature header is not one of Stripe's")
+    message = b"%s.%s" % (signed_at, body)
+    for secret in secrets:
+        right = hmac.new(secret.encode(), message, hashlib.sha256).hexdigest().encode()
+        if any(hmac.compare_digest(right, signature) for signature in signatures):
+            break
+    else:
+        raise WrongSignature("it was signed with another secret, or changed on its way")
+    age = int(time.time()) - int(signed_at)
+    if age > TOLERANCE:
+        raise StaleSignature(age)
