@@ -1,6 +1,6 @@
 -- What the functions do one at a time is kept apart by rows that only their owner can lock. An
 -- advisory lock is a number: whoever may connect could take it, and hold it.
--- depends: 2026_11_26_0026_staff_sessions_act
+-- depends: 2026_11_26_0027_key_credentials
 SET LOCAL lock_timeout = '1s';
 
 CREATE TABLE billing_data.locks (

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 from dataclasses import dataclass
+from uuid import UUID
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
@@ -22,6 +24,21 @@ class NewSecret:
     plaintext: str
     prefix: str
     hash: str
+
+    @property
+    def digest(self) -> bytes:
+        """What the database knows the key by when an agent's call names it."""
+        return digest_of(self.plaintext)
+
+
+def digest_of(secret: str) -> bytes:
+    """A key's SHA-256: its 256 random bits need no slow hash."""
+    return hashlib.sha256(secret.encode()).digest()
+
+
+def credential_of(digest: bytes) -> UUID:
+    """What calls name the key of this digest by; see billing.create_api_key."""
+    return UUID(bytes=digest[:16])
 
 
 def new_secret(environment: str) -> NewSecret:

@@ -1,14 +1,14 @@
 """Who is asking: the guard of the agent API (design.md 6).
 
 A key's first 20 characters find its row; its Argon2id hash is verified once, in a thread; from
-then on a SHA-256 of the presented key maps to the key's id in memory. That mapping can never
-become false, since a key's hash never changes, so it needs no expiry. Whether the key is still
-good is decided by the billing function in the same round trip as the work itself."""
+then on a SHA-256 of the presented key maps, in memory, to what calls name the key by: the first
+half of that SHA-256, or the id of a key that is older than that. The mapping can never become
+false, since a key's hash never changes, so it needs no expiry. Whether the key is still good is
+decided by the billing function in the same round trip as the work itself."""
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import os
 import threading
 from collections import Counter, OrderedDict
@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 from uuid import UUID
 
-from server.api_key_secret import PREFIX_LENGTH, verify_secret
+from server.api_key_secret import PREFIX_LENGTH, credential_of, digest_of, verify_secret
 from server.errors import ApiError, unavailable
 from server.gateway import Gateway
 
@@ -30,7 +30,7 @@ _PENDING = 64
 
 
 class Guard:
-    """Turns a presented API key into the key's id. A flood of wrong keys buys at most one
+    """Turns a presented API key into what calls name it by. A flood of wrong keys buys at most one
     low-priority thread of Argon2 and two lookups at a time; known keys never queue behind it."""
 
     def __init__(self, gateway: Gateway) -> None:
@@ -47,14 +47,14 @@ class Guard:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     async def identify(self, presented: str) -> UUID:
-        """The id of the key whose secret this is; whether it may act is not decided here.
+        """What to name the key by whose secret this is; whether it may act is not decided here.
 
         Raises ApiError: 401 for what is no key, 503 when too many unknown keys wait already."""
         if not presented.startswith("cbk_"):
             raise _unauthorized("api_key_format", "Invalid API key format")
         if not presented.isascii():
             raise _unauthorized("api_key_invalid", "Invalid API key")
-        digest = hashlib.sha256(presented.encode()).digest()
+        digest = digest_of(presented)
         known = self._known.get(digest)
         if known is not None:
             return known
@@ -96,15 +96,15 @@ class Guard:
         if found is None:
             # Not remembered: a key with this prefix may be created later.
             raise _unauthorized("api_key_invalid", "Invalid API key")
-        api_key_id, key_hash = found
         genuine = await asyncio.get_running_loop().run_in_executor(
-            self._thread, verify_secret, key_hash, presented
+            self._thread, verify_secret, found["key_hash"], presented
         )
         if not genuine:
             _remember(self._wrong, digest, None, _KNOWN_WRONG)
             raise _unauthorized("api_key_invalid", "Invalid API key")
-        _remember(self._known, digest, api_key_id, _KNOWN_KEYS)
-        return api_key_id
+        credential = credential_of(digest) if found["acts_by_digest"] else found["api_key_id"]
+        _remember(self._known, digest, credential, _KNOWN_KEYS)
+        return credential
 
 
 def _remember(memory: OrderedDict[bytes, V], digest: bytes, value: V, limit: int) -> None:

@@ -34,29 +34,64 @@ COMMENT ON FUNCTION billing_data.caller_role IS
 
 -- The slug of what is wrong with an API key for this permission at this moment, or NULL when it is
 -- good: api_key_invalid (unknown or revoked), api_key_expired, permission_missing.
+CREATE OR REPLACE FUNCTION billing_data.key_fault(p_key billing_data.api_keys, p_permission text)
+RETURNS text
+LANGUAGE sql STABLE
+RETURN CASE
+    WHEN (p_key).id IS NULL OR (p_key).status = 'revoked' THEN 'api_key_invalid'
+    WHEN (p_key).expires_at <= clock_timestamp() THEN 'api_key_expired'
+    WHEN (p_permission = ANY ((p_key).permissions)) IS NOT TRUE THEN 'permission_missing'
+END;
+COMMENT ON FUNCTION billing_data.key_fault IS
+    'Names what is wrong with an API key for a permission, NULL when nothing is. Helper.';
+
+-- The same of the key with this id.
 CREATE OR REPLACE FUNCTION billing_data.api_key_fault(p_api_key_id uuid, p_permission text)
 RETURNS text
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_key record;
+    v_fault text;
 BEGIN
-    SELECT k.status, k.expires_at, k.permissions INTO v_key
+    SELECT billing_data.key_fault(k, p_permission) INTO v_fault
     FROM billing_data.api_keys AS k
     WHERE k.id = p_api_key_id;
-    IF NOT FOUND OR v_key.status = 'revoked' THEN
-        RETURN 'api_key_invalid';
-    ELSIF v_key.expires_at <= clock_timestamp() THEN
-        RETURN 'api_key_expired';
-    ELSIF (p_permission = ANY (v_key.permissions)) IS NOT TRUE THEN
-        RETURN 'permission_missing';
-    END IF;
-    RETURN NULL;
+    RETURN CASE WHEN FOUND THEN v_fault ELSE 'api_key_invalid' END;
 END
 $$;
 COMMENT ON FUNCTION billing_data.api_key_fault IS
-    'Names what is wrong with an API key for a permission, NULL when nothing is. Helper.';
+    'Names what is wrong with the API key of an id, NULL when nothing is. Helper.';
+
+-- The ids of the API keys that calls name by their credentials, in the same order and NULL for none,
+-- and whether anything is wrong with any of them. Calls that come together mostly have one key.
+CREATE OR REPLACE FUNCTION billing_data.find_keys(
+    p_credentials uuid[], p_permission text, OUT ids uuid[], OUT faulty boolean
+)
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_id uuid;
+BEGIN
+    IF p_credentials[1] = ALL (p_credentials) THEN
+        SELECT k.id, billing_data.key_fault(k, p_permission) IS NOT NULL INTO v_id, faulty
+        FROM billing_data.api_keys AS k
+        WHERE coalesce(k.credential, k.id) = p_credentials[1];
+        faulty := coalesce(faulty, true);
+        ids := array_fill(v_id, ARRAY[cardinality(p_credentials)]);
+    ELSE
+        SELECT
+            array_agg(k.id ORDER BY u.place),
+            bool_or(billing_data.key_fault(k, p_permission) IS NOT NULL)
+        INTO STRICT ids, faulty
+        FROM unnest(p_credentials) WITH ORDINALITY AS u (credential, place)
+        LEFT JOIN billing_data.api_keys AS k ON coalesce(k.credential, k.id) = u.credential;
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION billing_data.find_keys IS
+    'The ids of API keys named by their credentials, and whether one is at fault. Helper.';
 
 -- Whose session or bearer token has this hash. No row: nobody's, or it is over. The owner may be
 -- deactivated, which is the caller's to look at.
@@ -77,7 +112,7 @@ COMMENT ON FUNCTION billing_data.find_session IS
     'Tells whose session or bearer token has a hash, while it lasts. Helper.';
 
 -- Tells who is acting, and refuses the call unless they may do it: an API key that has
--- p_permission; the owner of a session or bearer token, known by its SHA-256, who is active and of
+-- p_permission, named by its credential; the owner of a session or bearer token, known by its SHA-256, who is active and of
 -- role admin unless they only read; or a database role. At most one of the first two may be given,
 -- and only by the web tier. Errors: actor_required, actor_not_allowed, api_key_*,
 -- permission_missing, session_over, admin_deactivated, admin_role_required.
@@ -100,13 +135,14 @@ BEGIN
         PERFORM billing_data.raise_error('actor_not_allowed');
     END IF;
     IF p_api_key_id IS NOT NULL THEN
-        v_fault := billing_data.api_key_fault(p_api_key_id, p_permission);
-        IF v_fault IS NOT NULL THEN
+        SELECT k.id, billing_data.key_fault(k, p_permission) INTO v_actor.api_key_id, v_fault
+        FROM billing_data.api_keys AS k
+        WHERE coalesce(k.credential, k.id) = p_api_key_id;
+        IF v_actor.api_key_id IS NULL OR v_fault IS NOT NULL THEN
             PERFORM billing_data.raise_error(
-                v_fault, jsonb_build_object('permission', p_permission)
+                coalesce(v_fault, 'api_key_invalid'), jsonb_build_object('permission', p_permission)
             );
         END IF;
-        v_actor.api_key_id := p_api_key_id;
         RETURN v_actor;
     END IF;
     SELECT (s.admin).* INTO v_admin FROM billing_data.find_session(p_session_hash) AS s;

@@ -1,8 +1,9 @@
 -- API keys. The secret is made and hashed (Argon2id) outside the database; only its hash and its
 -- first twenty characters ever arrive here.
 
--- Creates a key from a secret's prefix and hash. Why, for the audit log, is p_reason, else the
--- description. Writes: api_keys 1, admin_audit_logs 1.
+-- Creates a key from a secret's prefix and hash. With p_key_digest, its SHA-256, agents' calls name
+-- the key by the first 128 bits of that and by nothing else; without, by its id. Why, for the audit
+-- log, is p_reason, else the description. Writes: api_keys 1, admin_audit_logs 1.
 -- Errors: actor errors, invalid_argument.
 -- Example (a hash comes from `ciris-billing keys create`, which calls this):
 --   SELECT * FROM billing.create_api_key(p_name => 'agent', p_key_prefix => '...', p_key_hash => '...');
@@ -15,6 +16,7 @@ CREATE OR REPLACE FUNCTION billing.create_api_key(
     p_description text DEFAULT NULL,
     p_expires_in_days integer DEFAULT NULL,
     p_reason text DEFAULT NULL,
+    p_key_digest bytea DEFAULT NULL,
     p_session_hash bytea DEFAULT NULL
 ) RETURNS TABLE (
     api_key_id uuid,
@@ -34,6 +36,9 @@ DECLARE
     v_actor billing_data.actor := billing_data.authorize(NULL, p_session_hash, 'billing:write');
     v_key billing_data.api_keys;
 BEGIN
+    PERFORM billing_data.require(
+        p_key_digest IS NULL OR length(p_key_digest) = 32, 'p_key_digest', 'it must be a SHA-256 hash'
+    );
     PERFORM billing_data.require(
         length(p_name) BETWEEN 1 AND 255, 'p_name', 'it must have 1 to 255 characters'
     );
@@ -66,11 +71,11 @@ BEGIN
     PERFORM billing_data.require_short(p_reason, 'p_reason');
     PERFORM billing_data.require_durable_commit();
     INSERT INTO billing_data.api_keys AS k (
-        name, key_prefix, key_hash, environment, permissions, description, expires_at, created_by,
-        created_by_role
+        credential, name, key_prefix, key_hash, environment, permissions, description,
+        expires_at, created_by, created_by_role
     )
     VALUES (
-        p_name, p_key_prefix, p_key_hash, p_environment, p_permissions, p_description,
+        encode(substring(p_key_digest FROM 1 FOR 16), 'hex')::uuid, p_name, p_key_prefix, p_key_hash, p_environment, p_permissions, p_description,
         clock_timestamp() + make_interval(days => p_expires_in_days), v_actor.admin_user_id,
         v_actor.database_role
     )
@@ -104,6 +109,7 @@ CREATE OR REPLACE FUNCTION billing.rotate_api_key(
     p_key_prefix text,
     p_key_hash text,
     p_reason text DEFAULT NULL,
+    p_key_digest bytea DEFAULT NULL,
     p_session_hash bytea DEFAULT NULL
 ) RETURNS TABLE (
     api_key_id uuid,
@@ -157,6 +163,7 @@ BEGIN
         p_description => v_old.description,
         p_expires_in_days => v_days,
         p_reason => p_reason,
+        p_key_digest => p_key_digest,
         p_session_hash => p_session_hash
     ) AS c;
     v_grace_ends_at := least(v_old.expires_at, v_now + interval '24 hours');
@@ -273,14 +280,15 @@ COMMENT ON FUNCTION billing.list_api_keys IS
 GRANT EXECUTE ON FUNCTION billing.list_api_keys TO billing_server, billing_dba;
 
 -- The hash behind a key's first twenty characters, for the web tier to verify a presented secret
--- against. The only way to a hash, one prefix at a time. No row: no such key, or a revoked one.
+-- against, and whether calls name the key by its secret's SHA-256, which nobody is told. The only
+-- way to a hash, one prefix at a time. No row: no such key, or a revoked one.
 -- Example: SELECT * FROM billing.find_api_key(p_key_prefix => 'cbk_live_...');
 CREATE OR REPLACE FUNCTION billing.find_api_key(p_key_prefix text)
-RETURNS TABLE (api_key_id uuid, key_hash text)
+RETURNS TABLE (api_key_id uuid, key_hash text, acts_by_digest boolean)
 LANGUAGE sql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
-    SELECT k.id, k.key_hash
+    SELECT k.id, k.key_hash, k.credential IS NOT NULL
     FROM billing_data.api_keys AS k
     WHERE k.key_prefix = p_key_prefix AND k.status <> 'revoked';
 END;
@@ -317,7 +325,7 @@ BEGIN
     PERFORM billing_data.require_durable_commit();
     UPDATE billing_data.api_keys AS k
     SET status = 'revoked'
-    WHERE k.id = p_api_key_id AND k.status <> 'revoked' AND k.expires_at <= clock_timestamp();
+    WHERE coalesce(k.credential, k.id) = p_api_key_id AND k.status <> 'revoked' AND k.expires_at <= clock_timestamp();
     RETURN FOUND;
 END
 $$;
@@ -356,16 +364,16 @@ BEGIN
         FROM unnest(p_api_key_ids, p_used_at, p_used_from) AS u (id, used_at, used_from)
     ),
     lockable AS (
-        SELECT k.id
+        SELECT k.id, coalesce(k.credential, k.id) AS credential
         FROM billing_data.api_keys AS k
-        WHERE k.id = ANY (p_api_key_ids)
+        WHERE coalesce(k.credential, k.id) = ANY (p_api_key_ids)
         ORDER BY k.id
         FOR NO KEY UPDATE SKIP LOCKED
     )
     UPDATE billing_data.api_keys AS k
     SET last_used_at = used.used_at, last_used_ip = used.used_from
     FROM lockable
-    INNER JOIN used ON used.id = lockable.id
+    INNER JOIN used ON used.id = lockable.credential
     WHERE k.id = lockable.id AND (k.last_used_at IS NULL OR k.last_used_at < used.used_at);
     GET DIAGNOSTICS v_count = ROW_COUNT;
     RETURN v_count;

@@ -26,7 +26,10 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     IF TG_OP = 'UPDATE' THEN
-        IF NEW.id = OLD.id AND NEW.key_hash = OLD.key_hash AND NEW.key_prefix = OLD.key_prefix THEN
+        -- By name: after a rollback there is no credential.
+        IF NEW.id = OLD.id AND NEW.key_hash = OLD.key_hash AND NEW.key_prefix = OLD.key_prefix
+            AND to_jsonb(NEW) -> 'credential' IS NOT DISTINCT FROM to_jsonb(OLD) -> 'credential'
+        THEN
             RETURN NEW;
         END IF;
     END IF;

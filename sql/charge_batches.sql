@@ -105,8 +105,9 @@ DECLARE
     v_is_free boolean;
     v_answer jsonb;
     v_replayed boolean := false;
+    v_key_id uuid;
 BEGIN
-    PERFORM billing_data.authorize(p_api_key_id, NULL, 'billing:write');
+    v_key_id := (billing_data.authorize(p_api_key_id, NULL, 'billing:write')).api_key_id;
     PERFORM billing_data.require(p_api_key_id IS NOT NULL, 'p_api_key_id', 'it must be given');
     PERFORM billing_data.require(
         length(p_idempotency_key) BETWEEN 1 AND 255,
@@ -117,9 +118,9 @@ BEGIN
         'p_request_fingerprint', 'it must be a digest of 1 to 64 bytes'
     );
     PERFORM billing_data.require_durable_commit();
-    v_first_key_id := billing_data.first_key_id(p_api_key_id);
+    v_first_key_id := billing_data.first_key_id(v_key_id);
     SELECT f.api_key_id, f.request_fingerprint, f.batch_fingerprint, f.answer INTO v_first
-    FROM billing_data.find_batch(p_api_key_id, v_first_key_id, p_idempotency_key) AS f;
+    FROM billing_data.find_batch(v_key_id, v_first_key_id, p_idempotency_key) AS f;
     IF v_first.api_key_id IS NULL THEN
         v_is_free := billing_data.lock_accounts(
             billing_data.accounts_to_charge(
@@ -148,13 +149,13 @@ BEGIN
             answer
         )
         VALUES (
-            p_api_key_id, p_idempotency_key, v_first_key_id, p_request_fingerprint,
+            v_key_id, p_idempotency_key, v_first_key_id, p_request_fingerprint,
             p_batch_fingerprint, '[]'
         )
         ON CONFLICT DO NOTHING;
         IF NOT FOUND THEN
             SELECT f.api_key_id, f.request_fingerprint, f.batch_fingerprint, f.answer INTO v_first
-            FROM billing_data.find_batch(p_api_key_id, v_first_key_id, p_idempotency_key) AS f;
+            FROM billing_data.find_batch(v_key_id, v_first_key_id, p_idempotency_key) AS f;
         END IF;
     END IF;
     IF v_first.api_key_id IS NULL THEN
@@ -183,7 +184,7 @@ BEGIN
         END IF;
         UPDATE billing_data.batch_requests AS b
         SET answer = v_answer
-        WHERE b.api_key_id = p_api_key_id AND b.idempotency_key = p_idempotency_key;
+        WHERE b.api_key_id = v_key_id AND b.idempotency_key = p_idempotency_key;
     ELSE
         -- Rows of the release before have no digest that holds under another API key: then it is
         -- taken to be the same request.
@@ -192,7 +193,7 @@ BEGIN
             OR v_first.request_fingerprint = p_request_fingerprint
             OR (
                 num_nulls(v_first.batch_fingerprint, p_batch_fingerprint) > 0
-                AND v_first.api_key_id <> p_api_key_id
+                AND v_first.api_key_id <> v_key_id
             )
         ) IS NOT TRUE THEN
             PERFORM billing_data.raise_error('idempotency_key_reused');

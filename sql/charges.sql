@@ -167,8 +167,8 @@ BEGIN
     ELSIF NOT billing_data.is_web_tier() THEN
         PERFORM billing_data.raise_error('actor_not_allowed');
     ELSE
-        SELECT count(billing_data.api_key_fault(k.id, 'billing:write')) > 0 INTO v_faulty
-        FROM (SELECT DISTINCT u.id FROM unnest(p_api_key_ids) AS u (id)) AS k;
+        SELECT k.ids, k.faulty INTO STRICT p_api_key_ids, v_faulty
+        FROM billing_data.find_keys(p_api_key_ids, 'billing:write') AS k;
     END IF;
 
     IF p_wait THEN

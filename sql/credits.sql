@@ -186,7 +186,7 @@ BEGIN
     IF outcome = 'created' THEN
         v_credit := billing_data.append_credit(
             v_account, p_amount_minor, p_transaction_type, p_description,
-            p_external_transaction_id, p_idempotency_key, v_fingerprint, v_now, p_api_key_id,
+            p_external_transaction_id, p_idempotency_key, v_fingerprint, v_now, v_actor.api_key_id,
             v_actor.admin_user_id, v_actor.database_role, NULL, v_credit_id
         );
     END IF;

@@ -150,7 +150,7 @@ BEGIN
     )
     SELECT
         v_account_id, billing_data.new_id(), p_provider, s.pack_uses, s.pack_price_minor,
-        s.pack_currency, p_customer_email, p_idempotency_key, v_fingerprint, p_api_key_id,
+        s.pack_currency, p_customer_email, p_idempotency_key, v_fingerprint, v_actor.api_key_id,
         v_actor.admin_user_id, v_actor.database_role, clock_timestamp()
     FROM billing_data.settings AS s
     ON CONFLICT DO NOTHING

@@ -47,6 +47,7 @@ async def create_key(request: web.Request, call: Call) -> web.StreamResponse:
         name=body.name,
         key_prefix=secret.prefix,
         key_hash=secret.hash,
+        key_digest=secret.digest,
         environment=body.environment,
         permissions=body.permissions,
         description=body.description or None,
@@ -74,6 +75,7 @@ async def rotate_key(request: web.Request, call: Call) -> web.StreamResponse:
         api_key_id=old["api_key_id"],
         key_prefix=secret.prefix,
         key_hash=secret.hash,
+        key_digest=secret.digest,
         reason=query.reason,
     )
     return answer(

@@ -70,6 +70,7 @@ async def rotate(request: web.Request, visit: Visit) -> web.StreamResponse:
             api_key_id=key_id,
             key_prefix=secret.prefix,
             key_hash=secret.hash,
+            key_digest=secret.digest,
             reason=reason,
         )
     except Refused as error:
@@ -133,6 +134,7 @@ async def _create(visit: Visit, form: dict[str, object]) -> tuple[Row, str]:
         name=name,
         key_prefix=secret.prefix,
         key_hash=secret.hash,
+        key_digest=secret.digest,
         environment=texts["environment"],
         permissions=permissions,
         description=purpose,

@@ -56,10 +56,11 @@ def create_key(name: str, environment: str = "live", **options: Any) -> dict[str
         "SELECT * FROM billing.create_api_key(p_name => %(name)s, p_key_prefix => %(prefix)s,"
         " p_key_hash => %(hash)s, p_environment => %(environment)s,"
         " p_permissions => %(permissions)s, p_description => %(description)s,"
-        " p_expires_in_days => %(days)s)",
+        " p_expires_in_days => %(days)s, p_key_digest => %(digest)s)",
         name=name,
         prefix=secret.prefix,
         hash=secret.hash,
+        digest=secret.digest,
         environment=environment,
         permissions=options.get("permissions") or _PERMISSIONS,
         description=options.get("description"),
@@ -116,10 +117,11 @@ def _rotate(options: argparse.Namespace) -> int:
     secret = new_secret(old["environment"])
     rows = call_function(
         "SELECT * FROM billing.rotate_api_key(p_api_key_id => %(id)s, p_key_prefix => %(prefix)s,"
-        " p_key_hash => %(hash)s, p_reason => %(reason)s)",
+        " p_key_hash => %(hash)s, p_key_digest => %(digest)s, p_reason => %(reason)s)",
         id=old["api_key_id"],
         prefix=secret.prefix,
         hash=secret.hash,
+        digest=secret.digest,
         reason=options.reason,
     )
     key = {**rows[0], "plaintext_key": secret.plaintext}

@@ -385,10 +385,11 @@ class Gateway:
             rows = await self._call(call, *arguments, client=client)
         return rows[0] if rows else None
 
-    async def find_api_key(self, key_prefix: str) -> tuple[UUID, str] | None:
-        """The id and Argon2id hash of the key with this prefix, None when there is none."""
+    async def find_api_key(self, key_prefix: str) -> Row | None:
+        """The key with this prefix, its Argon2id hash, and whether calls name it by its SHA-256;
+        None when there is none."""
         rows = await self._read(calls.FIND_API_KEY, key_prefix)
-        return (rows[0]["api_key_id"], rows[0]["key_hash"]) if rows else None
+        return rows[0] if rows else None
 
     async def require_api_key(self, api_key_id: UUID, permission: str) -> None:
         """Raises Refused unless the key is good for the permission right now."""

@@ -101,7 +101,7 @@ LIST_TRANSACTIONS = _call(
     " transaction_type external_transaction_id metadata_message_id metadata_agent_id"
     " metadata_channel_id metadata_request_id paid_with next_cursor",
 )
-FIND_API_KEY = _call("find_api_key", "key_prefix", "api_key_id key_hash")
+FIND_API_KEY = _call("find_api_key", "key_prefix", "api_key_id key_hash acts_by_digest")
 REQUIRE_API_KEY = _call("require_api_key", "api_key_id permission", "require_api_key")
 RETIRE_EXPIRED_API_KEY = _call("retire_expired_api_key", "api_key_id", "retire_expired_api_key")
 RECORD_API_KEY_USE = _call(
@@ -217,12 +217,12 @@ LIST_API_KEYS = _call(
 CREATE_API_KEY = _call(
     "create_api_key",
     "name key_prefix key_hash environment permissions description expires_in_days reason"
-    " session_hash",
+    " key_digest session_hash",
     "api_key_id name key_prefix environment permissions status created_at expires_at",
 )
 ROTATE_API_KEY = _call(
     "rotate_api_key",
-    "api_key_id key_prefix key_hash reason session_hash",
+    "api_key_id key_prefix key_hash reason key_digest session_hash",
     "api_key_id name key_prefix environment permissions expires_at old_key_expires_at",
 )
 REVOKE_API_KEY = _call(

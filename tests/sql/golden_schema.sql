@@ -47,7 +47,7 @@ CREATE FUNCTION billing.create_account(p_oauth_provider text, p_external_id text
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.create_api_key(p_name text, p_key_prefix text, p_key_hash text, p_environment text DEFAULT 'live'::text, p_permissions text[] DEFAULT ARRAY['billing:read'::text, 'billing:write'::text], p_description text DEFAULT NULL::text, p_expires_in_days integer DEFAULT NULL::integer, p_reason text DEFAULT NULL::text, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(api_key_id uuid, name text, key_prefix text, environment text, permissions text[], status text, created_at timestamp with time zone, expires_at timestamp with time zone)
+CREATE FUNCTION billing.create_api_key(p_name text, p_key_prefix text, p_key_hash text, p_environment text DEFAULT 'live'::text, p_permissions text[] DEFAULT ARRAY['billing:read'::text, 'billing:write'::text], p_description text DEFAULT NULL::text, p_expires_in_days integer DEFAULT NULL::integer, p_reason text DEFAULT NULL::text, p_key_digest bytea DEFAULT NULL::bytea, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(api_key_id uuid, name text, key_prefix text, environment text, permissions text[], status text, created_at timestamp with time zone, expires_at timestamp with time zone)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET "TimeZone" TO 'UTC';
@@ -132,6 +132,7 @@ CREATE TABLE billing_data.api_keys (
     metadata jsonb DEFAULT '{}'::jsonb NOT NULL,
     created_by_role text,
     rotated_to uuid,
+    credential uuid,
     CONSTRAINT api_keys_description CHECK ((length(description) <= 1000)),
     CONSTRAINT api_keys_key_hash_length CHECK ((length(key_hash) <= 255)),
     CONSTRAINT api_keys_one_author CHECK ((num_nonnulls(created_by, created_by_role) = 1)),
@@ -141,7 +142,7 @@ CREATE TABLE billing_data.api_keys (
 )
 WITH (fillfactor='70');
 
-CREATE FUNCTION billing.find_api_key(p_key_prefix text) RETURNS TABLE(api_key_id uuid, key_hash text)
+CREATE FUNCTION billing.find_api_key(p_key_prefix text) RETURNS TABLE(api_key_id uuid, key_hash text, acts_by_digest boolean)
     LANGUAGE sql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -343,7 +344,7 @@ CREATE FUNCTION billing.revoke_api_key(p_api_key_id uuid, p_reason text DEFAULT 
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.rotate_api_key(p_api_key_id uuid, p_key_prefix text, p_key_hash text, p_reason text DEFAULT NULL::text, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(api_key_id uuid, name text, key_prefix text, environment text, permissions text[], expires_at timestamp with time zone, old_key_expires_at timestamp with time zone)
+CREATE FUNCTION billing.rotate_api_key(p_api_key_id uuid, p_key_prefix text, p_key_hash text, p_reason text DEFAULT NULL::text, p_key_digest bytea DEFAULT NULL::bytea, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(api_key_id uuid, name text, key_prefix text, environment text, permissions text[], expires_at timestamp with time zone, old_key_expires_at timestamp with time zone)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET "TimeZone" TO 'UTC';
@@ -685,6 +686,10 @@ CREATE FUNCTION billing_data.find_guard_faults() RETURNS TABLE(problem text, exp
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.find_keys(p_credentials uuid[], p_permission text, OUT ids uuid[], OUT faulty boolean) RETURNS record
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.find_or_create_account(p_oauth_provider text, p_external_id text, p_wa_id text, p_tenant_id text, p_balance_minor bigint, p_currency text, p_plan_name text, p_customer_email text, p_user_role text, p_agent_id text, p_marketing_opt_in boolean, p_marketing_opt_in_source text, p_wait boolean) RETURNS TABLE(account billing_data.accounts, created boolean)
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -798,6 +803,8 @@ CREATE FUNCTION billing_data.is_web_tier() RETURNS boolean
 CREATE FUNCTION billing_data.kept_secrets(p_stored jsonb, p_given jsonb) RETURNS jsonb
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
+CREATE FUNCTION billing_data.key_fault(p_key billing_data.api_keys, p_permission text) RETURNS text
+    LANGUAGE sql STABLE;
 
 CREATE FUNCTION billing_data.list_check_partitions() RETURNS TABLE(schema_name text, partition_name text, starts_at timestamp with time zone, ends_at timestamp with time zone)
     LANGUAGE sql STABLE
@@ -1387,6 +1394,8 @@ CREATE INDEX accounts_not_active ON billing_data.accounts USING btree (status, c
 CREATE INDEX admin_audit_logs_time ON billing_data.admin_audit_logs USING btree (created_at, id);
 
 CREATE INDEX admin_sessions_admin_user_id ON billing_data.admin_sessions USING btree (admin_user_id);
+
+CREATE UNIQUE INDEX api_keys_acting ON billing_data.api_keys USING btree (COALESCE(credential, id));
 
 CREATE UNIQUE INDEX api_keys_rotated_to ON billing_data.api_keys USING btree (rotated_to) WHERE (rotated_to IS NOT NULL);
 

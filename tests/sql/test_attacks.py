@@ -6,13 +6,24 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import psycopg
 import pytest
 from psycopg import sql
 
-from tests.sql.helpers import account_of, key_id, new_user, session, set_staff_domain, staff
+from server.api_key_secret import credential_of, new_secret
+from tests.sql.helpers import (
+    account_of,
+    charge_all,
+    charge_once,
+    key_id,
+    new_user,
+    session,
+    set_staff_domain,
+    staff,
+)
 from tests.support import Database, unique
 
 NO_RIGHT = "42501"
@@ -110,6 +121,22 @@ ATTACKS = (
            "admin_role_required"),
     Attack(WEB, "to settle a payment by hand", "SELECT * FROM billing.settle_purchase("
            "p_payment_id => 'pi_1', p_amount_minor => 500)", NO_RIGHT),
+    # To act as an agent: a viewer sees ids and beginnings of keys, and a login the hash
+    Attack(WEB, "to mint credits by a key's id", "SELECT * FROM billing.record_credit("
+           "p_oauth_provider => 'oauth:google', p_external_id => 'x', p_amount_minor => 1,"
+           " p_transaction_type => 'grant', p_description => 'x', p_api_key_id => %(new_key)s)",
+           "api_key_invalid"),
+    Attack(WEB, "to offer a pack by a key's id", "SELECT * FROM billing.begin_purchase("
+           "p_oauth_provider => 'oauth:google', p_external_id => 'x',"
+           " p_customer_email => 'x@example.com', p_api_key_id => %(new_key)s)",
+           "api_key_invalid"),
+    Attack(WEB, "to charge by a key's id", "SELECT * FROM billing.create_charge("
+           "p_oauth_provider => 'oauth:google', p_external_id => 'x',"
+           " p_api_key_id => %(new_key)s)", "api_key_invalid"),
+    Attack(WEB, "to act by what the lookup of a key tells", "SELECT * FROM billing.get_account("
+           "p_oauth_provider => 'oauth:google', p_external_id => 'x', p_api_key_id =>"
+           " (SELECT f.api_key_id FROM billing.find_api_key(p_key_prefix => %(prefix)s) AS f))",
+           "api_key_invalid"),
     # To leave one's role
     Attack(WEB, "to become a DBA", "SET ROLE billing_dba", NO_RIGHT),
     Attack(WEB, "to become the owner", "SET ROLE billing_owner", NO_RIGHT),
@@ -153,6 +180,14 @@ def scene(module_database: Database) -> dict[str, Any]:
         # What a stolen web login can do: sign somebody in who is nobody yet.
         web.row("sign_in_admin", email=known["self"], google_id="mine", session_hash=viewer)
         web.value("create_sign_in_ticket", ticket_hash=ticket)
+        secret = new_secret("live")
+        new_key = dba.row(
+            "create_api_key",
+            name="x",
+            key_prefix=secret.prefix,
+            key_hash=secret.hash,
+            key_digest=secret.digest,
+        )["api_key_id"]
     module_database.execute(
         "UPDATE billing_data.admin_users SET invited_until = now() WHERE email = %s", known["late"]
     )
@@ -168,6 +203,8 @@ def scene(module_database: Database) -> dict[str, Any]:
         "mine": secrets.token_bytes(32),
         "account": account_of(module_database, new_user(module_database))["id"],
         "key": key_id(module_database),
+        "new_key": new_key,
+        "prefix": secret.prefix,
     }
 
 
@@ -208,6 +245,51 @@ def test_a_stolen_web_login_wins_a_viewer_and_no_more(
         mine = web.row("get_session", session_hash=scene["viewer"])
         assert mine["role"] == "viewer"
         assert web.rows("list_accounts", session_hash=scene["viewer"])
+
+
+def test_a_key_acts_by_its_digest_and_is_recorded_by_its_id(module_database: Database) -> None:
+    secret, who = new_secret("live"), new_user(module_database)
+    credential = credential_of(secret.digest)
+    with session(module_database, WEB) as web, session(module_database, DBA) as dba:
+        made = {"key_prefix": secret.prefix, "key_hash": secret.hash, "key_digest": secret.digest}
+        key = dba.row("create_api_key", name="x", **made)["api_key_id"]
+        assert key != credential
+        assert web.row("find_api_key", key_prefix=secret.prefix) == {
+            "api_key_id": key,
+            "key_hash": secret.hash,
+            "acts_by_digest": True,
+        }
+        old = key_id(module_database)  # made without a digest, as by the release before
+        for acting in (credential, old):
+            mine = {**who, "api_key_id": acting}
+            web.row("check_credit", **mine)
+            web.row("create_charge", **mine)
+            web.row("create_credit", **mine, amount_minor=5)
+            charge_once(web, [who], acting, unique())
+            web.value(
+                "record_api_key_use",
+                api_key_ids=[acting],
+                used_at=[datetime.now(UTC)],
+                used_from=["127.0.0.1"],
+            )
+        charge_all(web, [{**who, "api_key_id": one} for one in (credential, old, credential)])
+    account = account_of(module_database, who)["id"]
+    for table, ids in (("credit_checks", 1), ("charges", 2), ("credits", 1)):
+        rows = module_database.execute(
+            f"SELECT api_key_id, count(*) FROM billing_data.{table} WHERE account_id = %s"
+            " AND api_key_id IS NOT NULL GROUP BY 1",
+            account,
+        )
+        extra = {key: 2, old: 1} if table == "charges" else {key: 0, old: 0}
+        assert dict(rows) == {one: ids + extra[one] for one in (key, old)}, table
+    used = module_database.execute(
+        "SELECT id FROM billing_data.api_keys WHERE last_used_at IS NOT NULL"
+    )
+    assert {row[0] for row in used} == {key, old}
+    with psycopg.connect(module_database.dsn(), autocommit=True) as root:
+        with pytest.raises(psycopg.Error) as refused:
+            root.execute("UPDATE billing_data.api_keys SET credential = gen_random_uuid()")
+        assert refused.value.diag.constraint_name == "api_key_fixed"
 
 
 def _staff(database: Database) -> list[Any]:
