@@ -86,7 +86,7 @@ def _effect(connection: Any, call: Call) -> tuple[Any, Any]:
             audit = connection.execute(
                 "SELECT l.action, l.changes::text AS changes"
                 " FROM billing_data.admin_audit_logs AS l"
-                " WHERE l.created_at >= transaction_timestamp() ORDER BY l.id",
+                " WHERE l.created_at >= transaction_timestamp() ORDER BY 1, 2",
                 binary=True,
             ).fetchall()
     finally:
