@@ -50,6 +50,7 @@ CREATE OR REPLACE FUNCTION billing_data.list_guards()
 RETURNS TABLE (table_name text, trigger_name text, definition text, fault text)
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
+SET quote_all_identifiers = off
 AS $$
     WITH guards AS (
         SELECT

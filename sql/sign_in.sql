@@ -265,6 +265,7 @@ CREATE OR REPLACE FUNCTION billing.create_staff_token(
 ) RETURNS TABLE (admin_user_id uuid, email text, role text, expires_at timestamptz)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
+SET TimeZone = 'UTC'  -- of the moments in the audit log
 AS $$
 DECLARE
     v_actor billing_data.actor := billing_data.authorize(NULL, p_session_hash, 'billing:read');

@@ -86,7 +86,8 @@ CREATE FUNCTION billing.create_sign_in_ticket(p_ticket_hash bytea) RETURNS times
 
 CREATE FUNCTION billing.create_staff_token(p_token_hash bytea, p_email text DEFAULT NULL::text, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(admin_user_id uuid, email text, role text, expires_at timestamp with time zone)
     LANGUAGE plpgsql SECURITY DEFINER
-    SET search_path TO 'pg_catalog', 'pg_temp';
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET "TimeZone" TO 'UTC';
 
 CREATE FUNCTION billing_data.money_text(p_amount_minor bigint, p_currency text) RETURNS text
     LANGUAGE sql STABLE
@@ -815,7 +816,8 @@ CREATE FUNCTION billing_data.list_check_partitions() RETURNS TABLE(schema_name t
 
 CREATE FUNCTION billing_data.list_guards() RETURNS TABLE(table_name text, trigger_name text, definition text, fault text)
     LANGUAGE sql STABLE
-    SET search_path TO 'pg_catalog', 'pg_temp';
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET quote_all_identifiers TO 'off';
 
 CREATE FUNCTION billing_data.lock_accounts(p_account_ids uuid[], p_wait boolean) RETURNS boolean
     LANGUAGE plpgsql

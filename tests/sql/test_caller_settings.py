@@ -29,7 +29,6 @@ HOSTILE = {
     "TimeZone": "Pacific/Kiritimati",
     "IntervalStyle": "sql_standard",
     "bytea_output": "escape",
-    "client_encoding": "WIN1252",
     "lc_monetary": "C",
     "lc_numeric": "C",
     "lc_time": "C",
