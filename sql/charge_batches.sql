@@ -182,6 +182,9 @@ BEGIN
         IF v_answer @> '[{"outcome": "busy"}]' THEN
             RAISE lock_not_available USING MESSAGE = 'An account came, and was taken, after our look';
         END IF;
+        -- A key that ended since our look refuses the whole; kept as the batch's answer, that would be
+        -- told to the key that follows it.
+        PERFORM billing_data.authorize(p_api_key_id, NULL, 'billing:write');
         UPDATE billing_data.batch_requests AS b
         SET answer = v_answer
         WHERE b.api_key_id = v_key_id AND b.idempotency_key = p_idempotency_key;

@@ -14,6 +14,8 @@ import aiohttp
 
 from tests.support import Database, Service, running_service
 
+_PIECE = 65536
+
 
 def socket_of(dsn: str) -> str:
     """The Unix socket of a test cluster's DSN."""
@@ -23,15 +25,19 @@ def socket_of(dsn: str) -> str:
 
 @dataclass
 class TcpProxy:
-    """Passes connections on to the socket `upstream`. `lost` are those that no longer deliver;
-    while `loses_new` is set, new ones do not either."""
+    """Passes connections on to the socket `upstream`. `lost` are those that no longer deliver, and
+    `mute` those that deliver requests and none of the answers; while `loses_new` is set, new ones
+    do not deliver either, and while `cuts_answers` is, each breaks in the middle of its next
+    answer."""
 
     upstream: str
     port: int = 0
     loses_new: bool = False
+    cuts_answers: bool = False
     accepted: int = 0
     present: set[int] = field(default_factory=set)
     lost: set[int] = field(default_factory=set)
+    mute: set[int] = field(default_factory=set)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
     def url(self, dsn: str) -> str:
@@ -44,6 +50,10 @@ class TcpProxy:
         they are."""
         self.lost |= self.present
         return len(self.present)
+
+    def mute_present(self) -> None:
+        """Delivers no answer any more on the present connections."""
+        self.mute |= self.present
 
     def cut(self) -> None:
         """Closes the present connections."""
@@ -75,25 +85,45 @@ class TcpProxy:
         self.present.add(number)
         if self.loses_new:
             self.lost.add(number)
-        their_reader, their_writer = await asyncio.open_unix_connection(self.upstream)
+        try:
+            their_reader, their_writer = await asyncio.open_unix_connection(self.upstream)
+        except OSError:  # PostgreSQL is away
+            writer.transport.abort()
+            return
         try:
             async with asyncio.TaskGroup() as both:
-                both.create_task(self._copy(number, reader, their_writer))
-                both.create_task(self._copy(number, their_reader, writer))
+                both.create_task(self._pass_requests(number, reader, their_writer))
+                both.create_task(self._pass_answers(number, their_reader, writer))
         except* (OSError, EOFError):
             pass
         finally:
             self.present.discard(number)
-            writer.close()
-            their_writer.close()
+            writer.transport.abort()
+            their_writer.transport.abort()
 
-    async def _copy(
+    async def _pass_requests(
         self, number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
-        while piece := await reader.read(65536):
+        while piece := await reader.read(_PIECE):
             if number not in self.lost:
                 writer.write(piece)
-        if number in self.lost:  # the end is not delivered either
+        await self._end(number in self.lost)
+
+    async def _pass_answers(
+        self, number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        while piece := await reader.read(_PIECE):
+            if number in self.lost | self.mute:
+                continue
+            if self.cuts_answers:
+                writer.write(piece[: len(piece) // 2])
+                await writer.drain()
+                raise EOFError
+            writer.write(piece)
+        await self._end(number in self.lost | self.mute)
+
+    async def _end(self, is_lost: bool) -> None:
+        if is_lost:  # the end is not delivered either
             await asyncio.Event().wait()
         raise EOFError
 

@@ -596,6 +596,30 @@ def test_a_list_takes_effect_once_and_its_answer_is_given_again(
     assert outcomes(charge_once(web, items, key, "list")) == outcomes(first)
 
 
+def test_a_list_whose_api_key_ends_meanwhile_is_refused_and_free_for_the_next_key(
+    database: Database,
+) -> None:
+    """The refusal is not kept as the list's answer: the key that follows would be told it for ever."""
+    who = new_user(database, paid=5)
+    old = database.create_key()
+    with (
+        session(database, "t_web") as web,
+        ThreadPoolExecutor(1) as pool,
+        held_account(database, who["external_id"]) as holder,
+    ):
+        waiting = pool.submit(charge_once, web, [who], uuid.UUID(old.id), "list")
+        wait_for(lambda: is_blocked(database, web), "the list to wait for the account")
+        new = database.rotate_key(old.id)
+        database.execute("SELECT billing.revoke_api_key(p_api_key_id => %s)", old.id, user="t_dba")
+        holder.rollback()
+        with pytest.raises(psycopg.Error) as caught:
+            waiting.result(30)
+        assert Refusal.of(caught.value).slug == "api_key_invalid"
+        assert _charges(database, who) == []
+        (row,) = charge_once(web, [who], uuid.UUID(new.id), "list")
+        assert (row["outcome"], row["replayed"]) == ("created", False)
+
+
 def test_another_list_under_a_used_key_is_refused_and_charges_nothing(
     module_database: Database, web: Caller
 ) -> None:

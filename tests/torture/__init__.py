@@ -7,7 +7,6 @@ nothing is charged twice, nothing is overspent, no answer is wrong, and the serv
 itself.
 
     stage.py    PostgreSQL, the proxy and the server, each of which a fault can end and restart
-    proxy.py    the network between the server and PostgreSQL
     faults.py   the faults, one class each
     model.py    what an account may hold, given the answers so far
     clients.py  the load, and the judgement of each answer

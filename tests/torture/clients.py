@@ -207,9 +207,8 @@ class Client:
             return
         body = answer.body
         if answer.status == 409:
+            # Also of one that was sent once: the server sends it again when its answer was lost.
             body = body["charge" if write.amount < 0 else "credit"]
-            if write.name not in self.account.pending:
-                raise WrongAnswer(f"{what}, and it was sent once")
         self._history.acknowledged[write.name] = body
         after = body["balance_after"]
         free = body.get("free_uses_remaining")

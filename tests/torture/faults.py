@@ -97,19 +97,22 @@ async def _cut(stage: Stage, rng: Random) -> AsyncIterator[None]:
 
 @_fault("cut answers")
 async def _cut_answers(stage: Stage, _: Random) -> AsyncIterator[None]:
-    with stage.proxy.cut_answers():
+    stage.proxy.cuts_answers = True
+    try:
         yield
+    finally:
+        stage.proxy.cuts_answers = False
 
 
 @_fault("half-open connections")
 async def _half_open(stage: Stage, _: Random) -> AsyncIterator[None]:
-    stage.proxy.half_open()
+    stage.proxy.mute_present()
     yield
 
 
 @_fault("black hole")
 async def _black_hole(stage: Stage, _: Random) -> AsyncIterator[None]:
-    stage.proxy.black_hole()
+    stage.proxy.lose_present()
     yield
 
 

@@ -12,13 +12,13 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
 import psutil
 import psycopg
 
 from server.api_key_secret import new_secret
+from tests.ops.proxy import TcpProxy, socket_of
 from tests.support import (
     BILLING,
     Database,
@@ -29,7 +29,6 @@ from tests.support import (
     wait_until_healthy,
     worker_pids,
 )
-from tests.torture.proxy import Proxy
 
 _DISK_BYTES = 512 << 20
 WORKERS = 2
@@ -46,7 +45,7 @@ class Stage:
         self.cluster = cluster
         self.database = database
         self.has_own_disk = disk
-        self.proxy = Proxy()
+        self.proxy = TcpProxy(socket_of(database.dsn()))
         self.keys = [database.create_key()]
         self.retired: dict[str, float] = {}  # secret of a revoked key -> when that was certain
         self._port = free_port()
@@ -62,26 +61,13 @@ class Stage:
         """Where the server listens, also after a restart."""
         return f"http://127.0.0.1:{self._port}"
 
-    async def start(self) -> None:
-        """Starts proxy and server."""
-        self.proxy.upstream = str(self._socket())
-        port = await self.proxy.start()
-        name = urlsplit(self.database.dsn()).path
-        self._environment = {"DATABASE_URL": f"postgresql://t_web@127.0.0.1:{port}{name}"} | _SERVER
-        await asyncio.to_thread(self.start_server)
-
-    async def stop(self) -> None:
-        """Ends both."""
-        await asyncio.to_thread(self.stop_server)
-        await self.proxy.stop()
-
     def start_server(self) -> None:
         """Starts the server, unless it runs, and returns when it is healthy."""
         if self._runs():
             return
         self.server = Process(
             [BILLING, "serve", "--port", str(self._port), "--workers", str(WORKERS)],
-            self._environment,
+            {"DATABASE_URL": self.proxy.url(self.database.dsn("t_web")), **_SERVER},
         ).start()
         wait_until_healthy(self.base_url, self.server, timeout=60)
 
@@ -181,12 +167,6 @@ class Stage:
     def _runs(self) -> bool:
         return hasattr(self, "server") and self.server.process.poll() is None
 
-    def _socket(self) -> Path:
-        for part in urlsplit(self.database.dsn()).query.split("&"):
-            if part.startswith("host="):
-                return Path(httpx.URL(f"http://x/?{part}").params["host"], ".s.PGSQL.5432")
-        raise AssertionError("no socket")
-
 
 @contextlib.asynccontextmanager
 async def running_stage() -> AsyncIterator[Stage]:
@@ -200,13 +180,14 @@ async def running_stage() -> AsyncIterator[Stage]:
         try:
             with cluster.database() as database:
                 stage = Stage(folder, cluster, database, has_own_disk)
-                try:
-                    await stage.start()
-                    yield stage
-                finally:
-                    stage.free_disk()
-                    await asyncio.to_thread(stage.start_database)
-                    await stage.stop()
+                async with stage.proxy.running():
+                    try:
+                        await asyncio.to_thread(stage.start_server)
+                        yield stage
+                    finally:
+                        stage.free_disk()
+                        await asyncio.to_thread(stage.start_database)
+                        await asyncio.to_thread(stage.stop_server)
         finally:
             await asyncio.to_thread(cluster.stop)
 
