@@ -11,4 +11,4 @@ DELETE FROM billing_data.admin_sessions AS s WHERE s.kind <> 'browser';
 ALTER TABLE billing_data.admin_sessions
     DROP CONSTRAINT admin_sessions_kind,
     DROP COLUMN kind;
-DROP TYPE billing_data.actor;
+DROP TYPE billing_data.actor CASCADE;  -- with the helpers that take it
