@@ -18,6 +18,8 @@ CREATE TABLE billing_data.payment_effects (
     resolution text,
     -- What the purchase was before a person's credit settled it; for taking that back.
     purchase_before jsonb,
+    CONSTRAINT payment_effects_purchase_before_length
+        CHECK (length(purchase_before::text) <= 65536),
     CONSTRAINT payment_effects_pkey PRIMARY KEY (provider, payment_id),
     CONSTRAINT payment_effects_provider CHECK (provider IN ('stripe', 'square', 'paypal')),
     CONSTRAINT payment_effects_effect CHECK (effect IN ('credited', 'refunded', 'other')),

@@ -9,7 +9,9 @@ CREATE UNIQUE INDEX api_keys_rotated_to ON billing_data.api_keys (rotated_to)
     WHERE rotated_to IS NOT NULL;
 ALTER TABLE billing_data.batch_requests
     ADD COLUMN first_key_id uuid,
-    ADD COLUMN batch_fingerprint bytea;
+    ADD COLUMN batch_fingerprint bytea,
+    ADD CONSTRAINT batch_requests_batch_fingerprint_length
+        CHECK (length(batch_fingerprint) <= 64);
 CREATE UNIQUE INDEX batch_requests_first_key
     ON billing_data.batch_requests (first_key_id, idempotency_key)
     WHERE first_key_id IS NOT NULL;

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from datetime import date, timedelta
 from email.message import Message
 from typing import Annotated, Any, TypeVar
 
@@ -43,6 +44,11 @@ def without_nul(value: str) -> str:
     return value
 
 
+def finite_day(day: date) -> date:
+    """The day, or the one before the last that Python knows: asyncpg takes that for infinity."""
+    return min(day, date.max - timedelta(days=1))
+
+
 def _provider(value: str) -> str:
     if not value.startswith("oauth:"):
         raise ValueError('oauth_provider must start with "oauth:"')
@@ -59,6 +65,7 @@ Description = Annotated[
 ]
 Text255 = Annotated[str, StringConstraints(max_length=most()), _NoNul]
 Name255 = Annotated[str, StringConstraints(min_length=1, max_length=most()), _NoNul]
+Day = Annotated[date, AfterValidator(finite_day)]
 Provider = Annotated[Name255, AfterValidator(_provider)]
 # What billing_data.history_cursor makes; whose it is, the function looks at.
 CURSOR = "[A-Za-z0-9_-]{32}"

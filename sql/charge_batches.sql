@@ -117,6 +117,10 @@ BEGIN
         length(p_request_fingerprint) BETWEEN 1 AND 64,
         'p_request_fingerprint', 'it must be a digest of 1 to 64 bytes'
     );
+    PERFORM billing_data.require(
+        coalesce(length(p_batch_fingerprint), 1) BETWEEN 1 AND 64,
+        'p_batch_fingerprint', 'it must be a digest of 1 to 64 bytes'
+    );
     PERFORM billing_data.require_durable_commit();
     v_first_key_id := billing_data.first_key_id(v_key_id);
     SELECT f.api_key_id, f.request_fingerprint, f.batch_fingerprint, f.answer INTO v_first

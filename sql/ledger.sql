@@ -451,7 +451,8 @@ BEGIN
     FROM billing_data.purchases AS p
     INNER JOIN billing_data.payment_events AS e
         ON e.provider = p.provider AND e.payment_id = p.payment_id AND e.outcome = 'credited'
-    WHERE (e.payload #>> '{data,object,amount_received}') <> p.price_minor::text;
+    WHERE (e.payload #>> '{data,object,amount_received}') ~ '^[1-9]'
+        AND (e.payload #>> '{data,object,amount_received}') <> p.price_minor::text;
 END
 $$;
 COMMENT ON FUNCTION billing.verify_ledger IS

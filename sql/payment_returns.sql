@@ -455,6 +455,7 @@ BEGIN
     );
     PERFORM billing_data.require(p_amount_minor > 0, 'p_amount_minor', 'it must be greater than 0');
     PERFORM billing_data.require(p_withdrawn IS NOT NULL, 'p_withdrawn', 'it must be true or false');
+    PERFORM billing_data.require_moment(p_read_at, 'p_read_at');
     PERFORM billing_data.require(
         coalesce(p_away_minor BETWEEN 0 AND p_amount_minor, true), 'p_away_minor',
         'it must be 0 to p_amount_minor'

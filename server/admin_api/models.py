@@ -3,14 +3,22 @@ fields are ignored and coercion is lax, as for agents."""
 
 from __future__ import annotations
 
-from datetime import date
 from typing import Annotated
 from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, Field, StringConstraints
 from pydantic_core import PydanticCustomError
 
-from server.validation import INT64_MAX, Currency, Cursor, Name255, Text255, most, without_nul
+from server.validation import (
+    INT64_MAX,
+    Currency,
+    Cursor,
+    Day,
+    Name255,
+    Text255,
+    most,
+    without_nul,
+)
 
 _MOST = 500  # rows of a page
 _MOST_PROBLEMS = 100  # they are worked off one by one
@@ -246,8 +254,8 @@ class AuditQuery(PageQuery):
     who: Anything | None = None
     action: Anything | None = None
     resource_id: Anything | None = None
-    first_day: date | None = Field(default=None, alias="from")
-    last_day: date | None = Field(default=None, alias="to")
+    first_day: Day | None = Field(default=None, alias="from")
+    last_day: Day | None = Field(default=None, alias="to")
 
 
 class LoginQuery(BaseModel):

@@ -17,6 +17,7 @@ from server.admin_pages.lists import list_page, window
 from server.admin_pages.page import HEADERS, FormFault, page_number, render
 from server.gateway import Row, calls
 from server.staff.guard import Visit
+from server.validation import finite_day
 
 _EXPORT_LIMIT = 10_000  # the most that billing.list_audit_log gives at once
 _TEXTS = {"who": "who", "action": "action", "thing": "resource_id"}
@@ -106,7 +107,7 @@ def _filters(given: dict[str, str]) -> dict[str, Any]:
     faults: dict[str, str] = {}
     for name in ("from", "to"):
         try:
-            days[name] = date.fromisoformat(given[name]) if given[name] else None
+            days[name] = finite_day(date.fromisoformat(given[name])) if given[name] else None
         except ValueError:
             faults[name] = "Give a day as 2026-11-22."
     if faults:

@@ -1173,7 +1173,7 @@ def test_free_uses_are_reset(service: Service, admin: Person) -> None:
         "account.reset_free_uses",
         admin.id,
         "more",
-        {"before": new, "after": 9},
+        {"before": new, "after": 9, "ledger_version": 2},
         "127.0.0.1",
         AGENT,
     )
@@ -1812,10 +1812,13 @@ def test_a_payment_is_resolved_with_the_credit_that_was_given_for_it_and_opened_
     service: Service, admin: Person
 ) -> None:
     account, payment_id = new_account(service), unique("pi")
-    given = admin.post(f"/users/{account}/credits", {"amount_minor": 20, "reason": "by hand"})
+    pack = admin.get("/config/pricing")
+    amounts = {"amount_minor": pack["pack_uses"], "reason": "by hand"}
+    given = admin.post(f"/users/{account}/credits", amounts)
     credit_id = given.json()["credit_id"]
     path = f"/payments/{payment_id}"
-    body = {"how": "credited", "reason": "granted by hand", "amount_minor": 500, "currency": "usd"}
+    paid = {"amount_minor": pack["pack_price_minor"], "currency": pack["pack_currency"].lower()}
+    body = {"how": "credited", "reason": "granted by hand", **paid}
     missing = admin.post(f"{path}/resolve", body)
     assert_error(
         missing,

@@ -376,8 +376,13 @@ def test_a_payment_is_resolved_on_its_page_with_the_credit_given_for_it(
         answer = admin.request("POST", path, data={**form, "credit_id": credit_id})
         assert answer.status_code == 422, credit_id
     account = _account(running.database)
+    # As many credits as a pack has, which another test may have changed.
     credit_id = running.database.value(
-        "SELECT c.id FROM billing_data.credits AS c WHERE c.account_id = %s", account
+        "SELECT c.credit_id FROM billing.get_settings() AS s, billing.get_account_by_id("
+        "p_account_id => %s) AS a, billing.create_credit(p_oauth_provider => a.oauth_provider,"
+        " p_external_id => a.external_id, p_amount_minor => s.pack_uses) AS c",
+        account,
+        user="t_dba",
     )
     assert str(credit_id) in admin.get(f"/admin/accounts/{account}").text
     answer = admin.request("POST", path, data={**form, "credit_id": str(credit_id)})

@@ -358,7 +358,7 @@ def test_what_is_hardly_http_is_answered_in_the_one_shape_of_errors(
 
 def test_an_api_key_is_never_echoed_nor_logged(service: Service) -> None:
     secret = service.key.secret.encode()
-    for presented in (secret + b"\0", secret + b"\x01", secret + b"a" * 9000):
+    for presented in (secret + b"\0", secret + b"\x01", secret + b"a" * 70_000):
         request = raw_request(headers=b"X-API-Key: " + presented + b"\r\n")
         status, _, body = exchange(service, request)
         assert status in (400, 401, 431)

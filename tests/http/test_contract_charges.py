@@ -22,6 +22,7 @@ from tests.http.wire import (
     UUID,
     account_row,
     assert_error,
+    faults_of,
     make_account,
     part,
     row_counts,
@@ -151,11 +152,23 @@ def test_a_description_may_be_long_and_in_any_script(
     service: Service, client: httpx.Client
 ) -> None:
     user = make_account(service)
-    for text in ("é😀\u202e\t\n" * 20_000, " ", "\\x00 ' \" %s {0} <b>"):
+    for text in ("é😀\u202e\t\n" * 200, " ", "\\x00 ' \" %s {0} <b>"):
         response = client.post(CHARGES, json=charge_body(user, description=text))
         assert (response.status_code, response.json()["description"]) == (201, text)
     history = client.get(TRANSACTIONS, params=identity(user)).json()["transactions"]
     assert history[0]["description"] == "\\x00 ' \" %s {0} <b>"
+
+
+def test_a_description_is_bounded(service: Service, client: httpx.Client) -> None:
+    """It enters rows that are never removed, and a page of history has 500 of them."""
+    user = make_account(service)
+    for path, body in ((CHARGES, charge_body(user)), (CREDITS, credit_body(user))):
+        longest = client.post(path, json={**body, "description": "x" * 1000})
+        assert longest.status_code == 201
+        (entry,) = faults_of(client.post(path, json={**body, "description": "x" * 1001}))
+        assert (entry["type"], entry["loc"]) == ("string_too_long", ["body", "description"])
+        assert entry["msg"] == "String should have at most 1000 characters"
+        assert entry["ctx"] == {"max_length": 1000}
 
 
 def test_metadata_defaults_to_four_nulls(service: Service, client: httpx.Client) -> None:

@@ -98,6 +98,7 @@ NOT_FOR_AGENTS = {
     "admin_domain_refused",  # a reason of sign_in_failed
     "admin_not_invited",  # likewise
     "busy",  # an agent is told `unavailable`
+    "login_name_reserved",  # of logins in psql
     "payment_attached",
     "provider_config_changed",
     "session_over",  # staff are told `not_authenticated`

@@ -119,7 +119,8 @@ def test_no_page_shows_what_cannot_be_seen(
         text_shown = html.unescape(re.sub(r"<[^>]*>", "", answer.text)).replace("\n", " ")
         assert _hidden_in(text_shown) == [], page
     assert visible(text) in html.unescape(browser.get(pages[1]).text)
-    assert visible(text) in html.unescape(browser.get(pages[-1]).text)
+    if text.strip():
+        assert visible(text) in html.unescape(browser.get(pages[-1]).text)
 
 
 @pytest.mark.parametrize("text", NASTY.values(), ids=NASTY)
@@ -180,7 +181,11 @@ def _nasty_account(database: Database, text: str) -> str:
             "create_credit",
             {**name, "amount_minor": 7, "description": text, "external_transaction_id": text},
         ),
-        ("set_account_status", {**name, "status": "suspended", "reason": text}),
+        # Spaces alone are no reason.
+        (
+            "set_account_status",
+            {**name, "status": "suspended", "reason": text if text.strip() else f"{text}x"},
+        ),
     ):
         given = ", ".join(f"p_{argument} => %s" for argument in arguments)
         database.execute(f"SELECT billing.{function}({given})", *arguments.values(), user="t_dba")

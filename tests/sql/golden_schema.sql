@@ -661,6 +661,7 @@ CASE effect
 END)),
     CONSTRAINT payment_effects_effect CHECK ((effect = ANY (ARRAY['credited'::text, 'refunded'::text, 'other'::text]))),
     CONSTRAINT payment_effects_provider CHECK ((provider = ANY (ARRAY['stripe'::text, 'square'::text, 'paypal'::text]))),
+    CONSTRAINT payment_effects_purchase_before_length CHECK ((length((purchase_before)::text) <= 65536)),
     CONSTRAINT payment_effects_resolution_length CHECK (((length(resolution) >= 1) AND (length(resolution) <= 500))),
     CONSTRAINT payment_effects_resolved CHECK (((resolved_at IS NULL) = (resolution IS NULL)))
 )
@@ -1158,7 +1159,8 @@ CREATE TABLE billing_data.batch_requests (
     answer jsonb NOT NULL,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     first_key_id uuid,
-    batch_fingerprint bytea
+    batch_fingerprint bytea,
+    CONSTRAINT batch_requests_batch_fingerprint_length CHECK ((length(batch_fingerprint) <= 64))
 );
 
 CREATE TABLE billing_data.credit_checks (

@@ -171,7 +171,7 @@ def test_a_deploy_that_cannot_make_the_month_says_so_in_a_sentence(
 def test_settings_that_are_refused_end_a_deploy_with_a_sentence(cluster: TestCluster) -> None:
     with (
         cluster.database(template=None) as database,
-        pytest.raises(MigrationError, match="the settings were refused"),
+        pytest.raises(MigrationError, match="the first settings were refused"),
     ):
         migrate(database.dsn(), SettingsSeed(pack_uses=-1))
 

@@ -599,7 +599,7 @@ def test_a_list_takes_effect_once_and_its_answer_is_given_again(
 def test_a_list_whose_api_key_ends_meanwhile_is_refused_and_free_for_the_next_key(
     database: Database,
 ) -> None:
-    """The refusal is not kept as the list's answer: the key that follows would be told it for ever."""
+    """The refusal is not kept as the list's answer: the next key would be told it for ever."""
     who = new_user(database, paid=5)
     old = database.create_key()
     with (

@@ -1480,6 +1480,7 @@ def test_a_return_whose_row_was_lost_by_a_rollback_is_not_taken_again(
         give_back(dba, payment_id, ("re_1", PRICE))
         assert _taken(database, payment_id) == {"re_1": (20, 20, "taken")}
         assert _balance(database, who) == 5
+        assert ledger_problems(database) == []
         # An entry under the same key that took nothing is somebody's own.
         root.execute("DELETE FROM billing_data.payment_return_credits")
         root.execute("DELETE FROM billing_data.payment_returns")
@@ -1488,7 +1489,10 @@ def test_a_return_whose_row_was_lost_by_a_rollback_is_not_taken_again(
         give_back(dba, payment_id, ("re_2", PRICE // 4))
         assert _taken(database, payment_id) == {"re_2": (5, 5, "taken")}
         assert _balance(database, who) == 7
-    assert ledger_problems(database) == []
+    # The first return is lost for good, and its entry tells so.
+    (problem,) = ledger_problems(database)
+    assert problem[1].endswith("moved credits for a return of money that is not here")
+    assert problem[2] == "re_1"
 
 
 def test_a_server_of_the_release_before_is_understood(

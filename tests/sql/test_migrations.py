@@ -1058,6 +1058,8 @@ def test_the_history_of_an_old_account_is_right_page_by_page(history: Caller) ->
         for offset in (0, 2, 4)
         for row in history.rows("list_transactions", **ADA, limit=2, offset=offset)
     ]
+    for row in (*pages, *whole):
+        del row["next_cursor"]  # of the page after the row's own
     assert pages == whole
 
 
