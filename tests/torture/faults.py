@@ -1,6 +1,7 @@
-"""The faults. Each strikes at once, lasts for as long as the round says, and is taken back; what it
-ended runs again afterwards. The black hole and the half-open network are not taken back: only new
-connections work, and the server must find that out by itself."""
+"""The faults. Each strikes at once and lasts for as long as the round says; at the round's end
+Stage.recover takes back what is left of it and starts what it has ended. The black hole and the
+half-open network are not taken back: only new connections work, and the server must find that out
+by itself."""
 
 from __future__ import annotations
 
@@ -35,14 +36,12 @@ def _fault(name: str) -> Callable[[Callable[[Stage, Random], AsyncIterator[None]
 async def _crash(stage: Stage, _: Random) -> AsyncIterator[None]:
     await asyncio.to_thread(stage.cluster.cluster.kill)
     yield
-    await asyncio.to_thread(stage.start_database)
 
 
 @_fault("stop of PostgreSQL")
 async def _stop_database(stage: Stage, _: Random) -> AsyncIterator[None]:
     await asyncio.to_thread(stage.cluster.cluster.stop)
     yield
-    await asyncio.to_thread(stage.start_database)
 
 
 @_fault("kill of a PostgreSQL process")
@@ -56,7 +55,6 @@ async def _kill_backend(stage: Stage, rng: Random) -> AsyncIterator[None]:
         if found:
             os.kill(rng.choice(found)[0], signal.SIGKILL)
     yield
-    await asyncio.to_thread(stage.start_database)
 
 
 @_fault("kill of a worker")
@@ -72,19 +70,12 @@ async def _kill_worker(stage: Stage, rng: Random) -> AsyncIterator[None]:
 async def _kill_server(stage: Stage, _: Random) -> AsyncIterator[None]:
     await asyncio.to_thread(stage.kill_server)
     yield
-    await asyncio.to_thread(_start_both, stage)
 
 
 @_fault("stop of the server")
 async def _stop_server(stage: Stage, _: Random) -> AsyncIterator[None]:
     await asyncio.to_thread(stage.stop_server)
     yield
-    await asyncio.to_thread(_start_both, stage)
-
-
-def _start_both(stage: Stage) -> None:
-    stage.start_database()  # the other fault of the round may have ended it
-    stage.start_server()
 
 
 @_fault("cut connections")
@@ -154,22 +145,13 @@ async def _full_disk(stage: Stage, _: Random) -> AsyncIterator[None]:
         yield
     finally:
         stage.free_disk()
-    await asyncio.to_thread(stage.start_database)
 
 
 @_fault("read-only PostgreSQL")
 async def _read_only(stage: Stage, _: Random) -> AsyncIterator[None]:
-    await asyncio.to_thread(_set_read_only, stage, "on")
+    with contextlib.suppress(psycopg.Error):  # it is away just now, or has no room
+        await asyncio.to_thread(stage.set_read_only, "on")
     yield
-    await asyncio.to_thread(stage.start_database)
-    await asyncio.to_thread(_set_read_only, stage, "off")
-
-
-def _set_read_only(stage: Stage, value: str) -> None:
-    with contextlib.suppress(psycopg.OperationalError), stage.connect() as connection:
-        connection.execute("SET default_transaction_read_only = off")
-        connection.execute(f"ALTER SYSTEM SET default_transaction_read_only = {value}")
-        connection.execute("SELECT pg_reload_conf()")
 
 
 @_fault("held accounts")

@@ -154,8 +154,7 @@ class _Round:
     ) -> None:
         await _until(lambda: all(client.answered_at for client in clients), tasks, clients)
         await asyncio.gather(*(self._strike(fault) for _, fault in chosen))
-        await asyncio.to_thread(self._stage.start_database)
-        await asyncio.to_thread(self._stage.start_server)
+        await asyncio.to_thread(self._stage.recover)
         over = time.monotonic()
         await _until(lambda: all(client.answered_at > over for client in clients), tasks, clients)
         self._report.recoveries.append(time.monotonic() - over)

@@ -105,6 +105,22 @@ class Stage:
         postmaster = psutil.Process(int(lock.read_text().split()[0]))
         return [postmaster.pid, *(child.pid for child in postmaster.children())]
 
+    def recover(self) -> None:
+        """Takes back every fault: there is room, both programs run, and what is written is kept."""
+        self.free_disk()
+        self.start_database()
+        self.set_read_only("off")
+        self.start_server()
+
+    def set_read_only(self, value: str) -> None:
+        """Makes every transaction read-only that does not say otherwise, or not."""
+        with self.connect() as connection:
+            connection.execute("SET default_transaction_read_only = off")
+            connection.execute(
+                f"ALTER SYSTEM SET default_transaction_read_only = {value}"  # type: ignore[arg-type]
+            )
+            connection.execute("SELECT pg_reload_conf()")
+
     def replace_key(self) -> None:
         """Rotates the API key and ends the old one at once."""
         secret, old = new_secret("test"), self.key
@@ -185,8 +201,7 @@ async def running_stage() -> AsyncIterator[Stage]:
                         await asyncio.to_thread(stage.start_server)
                         yield stage
                     finally:
-                        stage.free_disk()
-                        await asyncio.to_thread(stage.start_database)
+                        await asyncio.to_thread(stage.recover)
                         await asyncio.to_thread(stage.stop_server)
         finally:
             await asyncio.to_thread(cluster.stop)
