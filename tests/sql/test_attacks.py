@@ -4,6 +4,7 @@ is refused). A new hole is a new row here. What stays possible, docs/architectur
 from __future__ import annotations
 
 import secrets
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -24,6 +25,7 @@ from tests.sql.helpers import (
     set_staff_domain,
     staff,
 )
+from tests.sql.payments import configure_provider, deliver
 from tests.support import Database, unique
 
 NO_RIGHT = "42501"
@@ -245,6 +247,32 @@ def test_a_stolen_web_login_wins_a_viewer_and_no_more(
         mine = web.row("get_session", session_hash=scene["viewer"])
         assert mine["role"] == "viewer"
         assert web.rows("list_accounts", session_hash=scene["viewer"])
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"oauth_provider": "oauth:google", "external_id": "theirs"},
+        {"account_id": "theirs"},
+        {"account_id": "theirs", "oauth_provider": "oauth:google", "external_id": "somebody else"},
+        {"account_id": "theirs", "external_id": "theirs", "oauth_provider": "oauth:google",
+         "purchase_id": str(uuid.uuid4())},
+        {},
+    ],
+    ids=["an identity", "an account", "an account of another", "no purchase", "nothing"],
+)  # fmt: skip
+def test_a_made_up_payment_gives_no_credits(
+    module_database: Database, told: dict[str, str]
+) -> None:
+    configure_provider(module_database)
+    who = new_user(module_database)
+    account = account_of(module_database, who)
+    theirs = {"account_id": account["id"], "external_id": who["external_id"]}
+    named = {name: theirs[name] if it == "theirs" else it for name, it in told.items()}
+    with session(module_database, WEB) as web:
+        answer = deliver(web, unique("evt"), unique("pi"), **named)
+    assert (answer["credits_added"], answer["outcome"] == "credited") == (0, False)
+    assert account_of(module_database, who)["paid_credits"] == account["paid_credits"]
 
 
 def test_a_key_acts_by_its_digest_and_is_recorded_by_its_id(module_database: Database) -> None:
