@@ -177,6 +177,8 @@ class Stage:
         active = self.database.value(
             "SELECT count(*) FROM pg_stat_activity"
             " WHERE usename = 't_web' AND state <> 'idle' AND datname = current_database()"
+            # One that waits for the rest of a message which the network has lost does nothing.
+            " AND NOT (state = 'active' AND wait_event IS NOT DISTINCT FROM 'ClientRead')"
         )
         return sum(progress) > 1 or active > 0  # it counts itself
 
