@@ -11,8 +11,13 @@ run: venv
 
 test: venv
 	$(BIN)/python -m tests.system_programs
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile $(BESIDE)
+	$(BIN)/python -m pytest $(addprefix --ignore=,$(BESIDE))
 	BILLING_TEST_POOLER=pgbouncer $(BIN)/python -m pytest $(POOLED)
+
+# Tests that may run beside others, a cluster for each process; the rest end servers and measure time.
+PROCESSES ?= 3
+BESIDE := tests/sql tests/http
 
 # Some of the API's tests through PgBouncer in transaction mode; all of them take as long as alone.
 POOLED := $(addprefix tests/http/test_,smoke.py contract_charges.py contract_idempotency.py)
