@@ -1,6 +1,71 @@
 -- API keys. The secret is made and hashed (Argon2id) outside the database; only its hash and its
 -- first twenty characters ever arrive here.
 
+-- What a key may be allowed: the closed set. Keys of the old service may have other strings, which
+-- allow nothing here; permissions are matched exactly.
+CREATE OR REPLACE FUNCTION billing_data.key_permissions() RETURNS text[]
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN ARRAY['billing:read', 'billing:write'];
+COMMENT ON FUNCTION billing_data.key_permissions IS 'The permissions that a key can be given. Helper.';
+
+-- Stores a key, whatever its permissions: those of a new key are checked before, a successor has its
+-- predecessor's. Writes: api_keys 1, admin_audit_logs 1. Errors: invalid_argument.
+CREATE OR REPLACE FUNCTION billing_data.store_api_key(
+    p_name text,
+    p_key_prefix text,
+    p_key_hash text,
+    p_environment text,
+    p_permissions text[],
+    p_description text,
+    p_expires_in_days integer,
+    p_reason text,
+    p_key_digest bytea,
+    p_actor billing_data.actor
+) RETURNS billing_data.api_keys
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_key billing_data.api_keys;
+BEGIN
+    PERFORM billing_data.require(
+        starts_with(p_key_prefix, 'cbk_') AND length(p_key_prefix) = 20,
+        'p_key_prefix', 'it must be the first 20 characters of the key'
+    );
+    PERFORM billing_data.require(
+        starts_with(p_key_hash, '$argon2id$'), 'p_key_hash', 'it must be an Argon2id hash'
+    );
+    PERFORM billing_data.require(
+        p_key_digest IS NULL OR length(p_key_digest) = 32, 'p_key_digest', 'it must be a SHA-256 hash'
+    );
+    PERFORM billing_data.require_short(p_key_hash, 'p_key_hash');
+    PERFORM billing_data.require_short(p_reason, 'p_reason');
+    PERFORM billing_data.require_durable_commit();
+    INSERT INTO billing_data.api_keys AS k (
+        credential, name, key_prefix, key_hash, environment, permissions, description, expires_at,
+        created_by, created_by_role
+    )
+    VALUES (
+        encode(substring(p_key_digest FROM 1 FOR 16), 'hex')::uuid, p_name, p_key_prefix,
+        p_key_hash, p_environment, p_permissions, p_description,
+        clock_timestamp() + make_interval(days => p_expires_in_days), p_actor.admin_user_id,
+        p_actor.database_role
+    )
+    RETURNING k.* INTO v_key;
+    PERFORM billing_data.write_audit(
+        'api_key.create', 'api_key', v_key.id::text,
+        jsonb_build_object(
+            'name', v_key.name, 'environment', v_key.environment,
+            'permissions', v_key.permissions, 'expires_at', v_key.expires_at
+        ),
+        coalesce(nullif(btrim(p_reason), ''), nullif(btrim(p_description), '')),
+        p_actor
+    );
+    RETURN v_key;
+END
+$$;
+COMMENT ON FUNCTION billing_data.store_api_key IS 'Stores an API key and audits it. Helper.';
+
 -- Creates a key from a secret's prefix and hash. With p_key_digest, its SHA-256, agents' calls name
 -- the key by the first 128 bits of that and by nothing else; without, by its id. Why, for the audit
 -- log, is p_reason, else the description. Writes: api_keys 1, admin_audit_logs 1.
@@ -37,57 +102,27 @@ DECLARE
     v_key billing_data.api_keys;
 BEGIN
     PERFORM billing_data.require(
-        p_key_digest IS NULL OR length(p_key_digest) = 32, 'p_key_digest', 'it must be a SHA-256 hash'
-    );
-    PERFORM billing_data.require(
         length(p_name) BETWEEN 1 AND 255, 'p_name', 'it must have 1 to 255 characters'
     );
     PERFORM billing_data.require(
         p_environment IN ('test', 'live'), 'p_environment', 'it must be test or live'
     );
-    PERFORM billing_data.require(
-        starts_with(p_key_prefix, 'cbk_') AND length(p_key_prefix) = 20,
-        'p_key_prefix', 'it must be the first 20 characters of the key'
-    );
-    PERFORM billing_data.require(
-        starts_with(p_key_hash, '$argon2id$'), 'p_key_hash', 'it must be an Argon2id hash'
-    );
-    PERFORM billing_data.require_short(p_key_hash, 'p_key_hash');
     PERFORM billing_data.require_short(p_description, 'p_description');
     PERFORM billing_data.require_list(
         array_dims(p_permissions), cardinality(p_permissions), 'p_permissions',
         'permissions of a key'
     );
-    PERFORM billing_data.require_short(p.permission, 'p_permissions')
-    FROM unnest(p_permissions) AS p (permission);
     PERFORM billing_data.require(
-        p_permissions IS NOT NULL AND array_position(p_permissions, NULL) IS NULL,
-        'p_permissions', 'it must be a list of strings'
+        p_permissions <@ billing_data.key_permissions(), 'p_permissions',
+        'it must be a list of ' || array_to_string(billing_data.key_permissions(), ', ')
     );
     PERFORM billing_data.require(
         p_expires_in_days IS NULL OR p_expires_in_days BETWEEN 1 AND 3650,
         'p_expires_in_days', 'it must be 1 to 3650 days'
     );
-    PERFORM billing_data.require_short(p_reason, 'p_reason');
-    PERFORM billing_data.require_durable_commit();
-    INSERT INTO billing_data.api_keys AS k (
-        credential, name, key_prefix, key_hash, environment, permissions, description,
-        expires_at, created_by, created_by_role
-    )
-    VALUES (
-        encode(substring(p_key_digest FROM 1 FOR 16), 'hex')::uuid, p_name, p_key_prefix, p_key_hash, p_environment, p_permissions, p_description,
-        clock_timestamp() + make_interval(days => p_expires_in_days), v_actor.admin_user_id,
-        v_actor.database_role
-    )
-    RETURNING k.* INTO v_key;
-    PERFORM billing_data.write_audit(
-        'api_key.create', 'api_key', v_key.id::text,
-        jsonb_build_object(
-            'name', v_key.name, 'environment', v_key.environment,
-            'permissions', v_key.permissions, 'expires_at', v_key.expires_at
-        ),
-        coalesce(nullif(btrim(p_reason), ''), nullif(btrim(p_description), '')),
-        v_actor
+    v_key := billing_data.store_api_key(
+        p_name, p_key_prefix, p_key_hash, p_environment, p_permissions, p_description,
+        p_expires_in_days, p_reason, p_key_digest, v_actor
     );
     RETURN QUERY SELECT
         v_key.id, v_key.name::text, v_key.key_prefix::text, v_key.environment::text,
@@ -128,7 +163,7 @@ DECLARE
     v_actor billing_data.actor := billing_data.authorize(NULL, p_session_hash, 'billing:write');
     v_now timestamptz := clock_timestamp();
     v_old billing_data.api_keys;
-    v_new_id uuid;
+    v_new billing_data.api_keys;
     v_days integer;
     v_grace_ends_at timestamptz;
 BEGIN
@@ -153,35 +188,26 @@ BEGIN
     IF v_old.expires_at IS NULL THEN
         v_days := NULL;
     END IF;
-    SELECT c.api_key_id, c.expires_at INTO STRICT v_new_id, expires_at
-    FROM billing.create_api_key(
-        p_name => v_old.name,
-        p_key_prefix => p_key_prefix,
-        p_key_hash => p_key_hash,
-        p_environment => v_old.environment,
-        p_permissions => v_old.permissions,
-        p_description => v_old.description,
-        p_expires_in_days => v_days,
-        p_reason => p_reason,
-        p_key_digest => p_key_digest,
-        p_session_hash => p_session_hash
-    ) AS c;
+    v_new := billing_data.store_api_key(
+        v_old.name, p_key_prefix, p_key_hash, v_old.environment, v_old.permissions,
+        v_old.description, v_days, p_reason, p_key_digest, v_actor
+    );
     v_grace_ends_at := least(v_old.expires_at, v_now + interval '24 hours');
     UPDATE billing_data.api_keys AS k
-    SET status = 'rotating', rotated_to = v_new_id, expires_at = v_grace_ends_at
+    SET status = 'rotating', rotated_to = v_new.id, expires_at = v_grace_ends_at
     WHERE k.id = p_api_key_id;
     PERFORM billing_data.write_audit(
         'api_key.rotate', 'api_key', p_api_key_id::text,
         jsonb_build_object(
-            'rotated_to', v_new_id,
+            'rotated_to', v_new.id,
             'before', jsonb_build_object('status', v_old.status, 'expires_at', v_old.expires_at),
             'after', jsonb_build_object('status', 'rotating', 'expires_at', v_grace_ends_at)
         ),
         nullif(btrim(p_reason), ''), v_actor
     );
     RETURN QUERY SELECT
-        v_new_id, v_old.name::text, p_key_prefix, v_old.environment::text,
-        v_old.permissions::text[], expires_at, v_grace_ends_at;
+        v_new.id, v_new.name::text, p_key_prefix, v_new.environment::text,
+        v_new.permissions::text[], v_new.expires_at, v_grace_ends_at;
 END
 $$;
 COMMENT ON FUNCTION billing.rotate_api_key IS
@@ -330,8 +356,8 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION billing.retire_expired_api_key IS
-    'Marks a key revoked if it has expired; true when it did. For billing_server and billing_dba.';
-GRANT EXECUTE ON FUNCTION billing.retire_expired_api_key TO billing_server, billing_dba;
+    'Marks a key revoked if it has expired; true when it did. For billing_server.';
+GRANT EXECUTE ON FUNCTION billing.retire_expired_api_key TO billing_server;
 
 -- Records when and from where keys were last used: arrays of one length, one entry a key. The web
 -- tier collects uses and calls this every few seconds. Locks: the keys, in id order; a locked key
@@ -380,5 +406,5 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION billing.record_api_key_use IS
-    'Records the last use of several API keys. For billing_server and billing_dba.';
-GRANT EXECUTE ON FUNCTION billing.record_api_key_use TO billing_server, billing_dba;
+    'Records the last use of several API keys. For billing_server.';
+GRANT EXECUTE ON FUNCTION billing.record_api_key_use TO billing_server;

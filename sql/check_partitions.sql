@@ -167,8 +167,8 @@ GRANT EXECUTE ON FUNCTION billing.create_check_partitions TO billing_server, bil
 -- Retention: deletes up to p_rows checks before p_before from the default partition and drops the
 -- partitions that end before it. Gives the names of those it dropped; credit_checks_default as long
 -- as it deleted something there, and then it is to be called again. Checks go on meanwhile.
--- Locks: the table, SHARE UPDATE EXCLUSIVE, and exclusively for the moment of dropping.
--- Errors: actor_required, invalid_argument; lock_not_available (55P03), then nothing was changed.
+-- Locks: the table, SHARE UPDATE EXCLUSIVE, and exclusively for the moment of dropping. Writes:
+-- admin_audit_logs 1 when it deleted. Errors: actor_required, invalid_argument; lock_not_available (55P03), then nothing was changed.
 -- Example: SELECT * FROM billing.drop_check_partitions(p_before => now() - interval '13 months');
 CREATE OR REPLACE FUNCTION billing.drop_check_partitions(
     p_before timestamptz, p_rows bigint DEFAULT 500000
@@ -176,11 +176,13 @@ CREATE OR REPLACE FUNCTION billing.drop_check_partitions(
 RETURNS TABLE (partition_name text)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
+SET TimeZone = 'UTC'  -- of the moment in the audit log
 AS $$
 DECLARE
+    v_actor billing_data.actor := billing_data.authorize(NULL, NULL, 'billing:write');
     v_names text[];
+    v_deleted bigint;
 BEGIN
-    PERFORM billing_data.caller_role();
     PERFORM billing_data.require(
         p_before <= now() - interval '1 month', 'p_before', 'it must lie at least a month back'
     );
@@ -195,7 +197,8 @@ BEGIN
         WHERE n.created_at < p_before
         LIMIT p_rows
     ));
-    IF FOUND THEN
+    GET DIAGNOSTICS v_deleted = ROW_COUNT;
+    IF v_deleted > 0 THEN
         partition_name := 'credit_checks_default';
         RETURN NEXT;
     END IF;
@@ -214,6 +217,15 @@ BEGIN
         EXECUTE format('DROP TABLE billing_data.%I', partition_name);
         RETURN NEXT;
     END LOOP;
+    IF v_deleted > 0 OR cardinality(v_names) > 0 THEN
+        PERFORM billing_data.write_audit(
+            'checks.drop', 'credit_checks', NULL,
+            jsonb_build_object(
+                'before', p_before, 'partitions', v_names, 'deleted_beside_them', v_deleted
+            ),
+            NULL, v_actor
+        );
+    END IF;
 END
 $$;
 COMMENT ON FUNCTION billing.drop_check_partitions IS

@@ -33,6 +33,7 @@ COMMENT ON FUNCTION billing_data.is_check IS
 -- The core of every check: one item per array position, all arrays of one length. An item's
 -- outcome is 'checked', or the slug of what refused it; 'busy' only when p_wait is false and
 -- somebody else holds what the item would have to change. Nothing an item meets fails another.
+-- A profile is billing:write's to give: what comes with a key of billing:read alone is not looked at.
 -- Locks: per item, only where its profile changes, the account (id order); of a new
 -- account the identity's index entry. Writes: accounts (new, profile), credit_checks 1 per checked item.
 -- The commit is asynchronous when nothing but audit rows was written.
@@ -81,6 +82,7 @@ DECLARE
     v_only_audit boolean := true;
     v_role text;
     v_faulty boolean := false;
+    v_readers uuid[];  -- the keys that may read only
     v_settings billing_data.settings;
     v_item record;
     v_account billing_data.accounts;
@@ -117,6 +119,32 @@ BEGIN
     ELSE
         SELECT k.ids, k.faulty INTO STRICT p_api_key_ids, v_faulty
         FROM billing_data.find_keys(p_api_key_ids, 'billing:read') AS k;
+        -- Whoever may only read changes nobody's profile: what they send of one is passed over.
+        v_readers := ARRAY(
+            SELECT k.id
+            FROM billing_data.api_keys AS k
+            WHERE k.id = ANY (p_api_key_ids)
+                AND ('billing:write' = ANY (k.permissions)) IS NOT TRUE
+        );
+    END IF;
+    IF cardinality(v_readers) > 0 THEN
+        SELECT
+            array_agg(CASE WHEN w.may THEN i.customer_email END ORDER BY i.item),
+            array_agg(CASE WHEN w.may THEN i.user_role END ORDER BY i.item),
+            array_agg(CASE WHEN w.may THEN i.agent_id END ORDER BY i.item),
+            array_agg(CASE WHEN w.may THEN i.marketing_opt_in END ORDER BY i.item),
+            array_agg(CASE WHEN w.may THEN i.marketing_opt_in_source END ORDER BY i.item)
+        INTO STRICT
+            p_customer_emails, p_user_roles, p_agent_ids, p_marketing_opt_ins,
+            p_marketing_opt_in_sources
+        FROM unnest(
+            p_api_key_ids, p_customer_emails, p_user_roles, p_agent_ids, p_marketing_opt_ins,
+            p_marketing_opt_in_sources
+        ) WITH ORDINALITY AS i (
+            api_key_id, customer_email, user_role, agent_id, marketing_opt_in,
+            marketing_opt_in_source, item
+        )
+        CROSS JOIN LATERAL (SELECT (i.api_key_id <> ALL (v_readers)) IS TRUE) AS w (may);
     END IF;
     SELECT s.* INTO STRICT v_settings FROM billing_data.settings AS s;
 

@@ -74,7 +74,8 @@ COMMENT ON FUNCTION billing_data.append_credit IS
 -- p_external_transaction_id names a payment that is known here. A profile update the call carries is kept whatever the outcome. Suspended and
 -- closed accounts take credits.
 -- Locks: the account, what was done about the payment. Writes: accounts 0..1, credits 0..1,
--- payment_effects 0..1, payment_warnings 0..1. Errors: actor and key errors, invalid_argument.
+-- payment_effects 0..1, payment_warnings 0..1; admin_audit_logs 1 where staff or a database role
+-- credits. Errors: actor and key errors, invalid_argument.
 -- Example: SELECT * FROM billing.record_credit(p_oauth_provider =>
 --     'oauth:google', p_external_id => '1', p_amount_minor => 20, p_transaction_type => 'grant',
 --     p_description => 'a gift');
@@ -189,6 +190,17 @@ BEGIN
             p_external_transaction_id, p_idempotency_key, v_fingerprint, v_now, v_actor.api_key_id,
             v_actor.admin_user_id, v_actor.database_role, NULL, v_credit_id
         );
+        IF p_api_key_id IS NULL THEN
+            PERFORM billing_data.write_audit(
+                'account.create_credit', 'account', v_account.id::text,
+                jsonb_build_object(
+                    'credit_id', v_credit.id, 'amount', p_amount_minor,
+                    'transaction_type', p_transaction_type,
+                    'balance_after', v_credit.balance_after
+                ),
+                left(p_description, billing_data.most('reason')), v_actor
+            );
+        END IF;
     END IF;
 
     credit_id := v_credit.id;

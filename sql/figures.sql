@@ -253,14 +253,17 @@ COMMENT ON FUNCTION billing.refresh_figures IS
 GRANT EXECUTE ON FUNCTION billing.refresh_figures TO billing_server, billing_dba;
 
 -- Throws the rolled-up figures away and counts them anew from the ledger; for after a repair of the
--- ledger or a transaction that stayed open for minutes. Errors: actor_required.
+-- ledger or a transaction that stayed open for minutes. Writes: the figures, admin_audit_logs 1.
+-- Errors: actor_required.
 -- Example: SELECT billing.rebuild_figures();
 CREATE OR REPLACE FUNCTION billing.rebuild_figures() RETURNS boolean
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+    v_actor billing_data.actor := billing_data.authorize(NULL, NULL, 'billing:write');
 BEGIN
-    PERFORM billing_data.caller_role();
+    PERFORM billing_data.write_audit('figures.rebuild', 'usage_figures', NULL, NULL, NULL, v_actor);
     UPDATE billing_data.usage_figures_state AS s
     SET complete_through = '-infinity', users_through = '-infinity';
     DELETE FROM billing_data.user_activity;

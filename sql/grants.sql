@@ -12,3 +12,10 @@ REVOKE ALL ON ALL FUNCTIONS IN SCHEMA billing FROM PUBLIC;
 
 -- Whoever owns the functions may use them as a DBA does; a call is recorded under their own login.
 GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA billing TO billing_dba;
+-- But signing in and out, whose a session is and when a key was used are the web tier's alone: what
+-- these write is recorded as the doing of somebody else. The one list of them.
+REVOKE EXECUTE ON FUNCTION
+    billing.create_sign_in_ticket, billing.use_sign_in_ticket, billing.sign_in_admin,
+    billing.use_sign_in_link, billing.get_session, billing.end_session,
+    billing.record_api_key_use, billing.retire_expired_api_key
+FROM billing_dba;

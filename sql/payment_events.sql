@@ -13,8 +13,8 @@
 -- is true when money and credits do not agree: the event is kept and listed by
 -- billing.list_payment_problems. The event's client secret is not stored. A server of the release before
 -- says of a return only whether it is withdrawn, without a time: news that it is counts only where
--- nothing is known. Locks: the event, the account, the purchase. Writes: payment_events 1, and what the
--- effect writes. Errors: invalid_argument.
+-- nothing is known. Locks: the event, the account, the purchase. Writes: payment_events 1, what the
+-- effect writes, admin_audit_logs 1 when a database role plays an event back. Errors: invalid_argument.
 -- Example: SELECT * FROM billing.process_payment_event(p_event_id => 'evt_1',
 --     p_event_type => 'customer.created', p_payload => '{}', p_action => 'ignore');
 CREATE OR REPLACE FUNCTION billing.process_payment_event(
@@ -58,6 +58,7 @@ DECLARE
     -- The provider itself speaks here; a DBA who replays an event speaks for themselves.
     v_role text := CASE WHEN NOT billing_data.is_web_tier() THEN billing_data.caller_role() END;
     v_writer text := CASE WHEN v_role IS NULL THEN p_provider END;
+    v_actor billing_data.actor;
     -- Client secrets, wherever the provider repeats them, are not kept.
     v_payload jsonb := regexp_replace(
         p_payload::text, E'"client_secret": "(\\\\.|[^"\\\\])*"', '"client_secret": null', 'g'
@@ -190,6 +191,17 @@ BEGIN
         account_id = process_payment_event.account_id,
         payment_id = coalesce(p_payment_id, e.payment_id)
     WHERE e.provider = p_provider AND e.event_id = p_event_id;
+    IF v_role IS NOT NULL THEN
+        v_actor.database_role := v_role;
+        PERFORM billing_data.write_audit(
+            'payment_event.process', 'payment_event', p_event_id,
+            jsonb_build_object(
+                'provider', p_provider, 'event_type', p_event_type, 'payment_id', p_payment_id,
+                'outcome', outcome, 'account_id', account_id, 'credits_added', credits_added
+            ),
+            NULL, v_actor
+        );
+    END IF;
     RETURN NEXT;
 END
 $$;

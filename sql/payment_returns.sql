@@ -416,8 +416,8 @@ COMMENT ON FUNCTION billing_data.told_returns IS
 -- zero. It is the newest there is to know, unless the return has changed here after p_read_at, when the
 -- caller read it at the provider. p_transactions: how many balance transactions a dispute had then.
 -- away_minor is what is known as away afterwards.
--- Locks: the account, the purchase. Writes: payment_returns, payment_return_credits, credits, accounts.
--- Errors: actor_required, invalid_argument; the outcome tells the rest: 'taken_back', 'restored',
+-- Locks: the account, the purchase. Writes: payment_returns, payment_return_credits, credits, accounts,
+-- admin_audit_logs 1 when how much is away has changed. Errors: actor_required, invalid_argument; the outcome tells the rest: 'taken_back', 'restored',
 -- 'waiting' (the payment itself has not been credited yet), 'unchanged', 'resolved' (a person has dealt
 -- with the payment, and nothing was credited for it), 'ignored' (not one of our payments, or an inquiry
 -- that moves no money), or what is wrong.
@@ -440,7 +440,7 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_role text := billing_data.caller_role();
+    v_actor billing_data.actor := billing_data.authorize(NULL, NULL, 'billing:write');
     v_read_at timestamptz := coalesce(p_read_at, clock_timestamp());
     v_told billing_data.payment_returns;
 BEGIN
@@ -488,7 +488,7 @@ BEGIN
         WHEN billing_data.is_resolved_without_credit(p_provider, p_payment_id) THEN 'resolved'
         ELSE billing_data.return_money(
             p_provider, p_payment_id, account_id, purchase_id, v_told, p_currency, v_read_at,
-            v_role, NULL
+            v_actor.database_role, NULL
         )
     END;
     SELECT r.away_minor INTO away_minor
@@ -496,6 +496,17 @@ BEGIN
     WHERE r.account_id = return_payment.account_id
         AND r.provider = p_provider
         AND r.return_id = p_return_id;
+    IF outcome IN ('taken_back', 'restored', 'waiting') THEN
+        PERFORM billing_data.write_audit(
+            'payment.return', 'payment', p_payment_id,
+            jsonb_build_object(
+                'provider', p_provider, 'return_id', p_return_id, 'kind', p_kind,
+                'amount_minor', p_amount_minor, 'away_minor', away_minor, 'account_id', account_id,
+                'outcome', outcome
+            ),
+            NULL, v_actor
+        );
+    END IF;
     RETURN NEXT;
 END
 $$;

@@ -301,8 +301,8 @@ COMMENT ON FUNCTION billing_data.settle_payment IS
 -- reconciliation and for a DBA who has seen the payment there. The provider's events go through
 -- billing.process_payment_event, to the same effect. What the payment's metadata says is believed only
 -- as far as this database bears it out: anything else a person credits by billing.create_credit.
--- Locks: the account. Writes: purchases, credits, accounts. Errors: actor_required,
--- invalid_argument; what stands in the way of crediting is the outcome.
+-- Locks: the account. Writes: purchases, credits, accounts, admin_audit_logs 1 when it credited.
+-- Errors: actor_required, invalid_argument; what stands in the way of crediting is the outcome.
 -- Example: SELECT * FROM billing.settle_purchase(p_payment_id => 'pi_1', p_amount_minor => 500);
 CREATE OR REPLACE FUNCTION billing.settle_purchase(
     p_payment_id text,
@@ -319,7 +319,7 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_role text := billing_data.caller_role();
+    v_actor billing_data.actor := billing_data.authorize(NULL, NULL, 'billing:write');
     v_owner record;
 BEGIN
     PERFORM billing_data.require(
@@ -337,12 +337,24 @@ BEGIN
         RETURN QUERY SELECT v_owner.outcome, v_owner.account_id, v_owner.purchase_id, 0::bigint;
         RETURN;
     END IF;
-    RETURN QUERY
     SELECT s.outcome, s.account_id, s.purchase_id, s.credits_added
+    INTO STRICT outcome, account_id, purchase_id, credits_added
     FROM billing_data.settle_payment(
         p_provider, p_payment_id, p_amount_minor, p_currency, v_owner.account_id,
-        v_owner.purchase_id, v_role, NULL
+        v_owner.purchase_id, v_actor.database_role, NULL
     ) AS s;
+    IF outcome = 'credited' THEN
+        PERFORM billing_data.write_audit(
+            'payment.settle', 'payment', p_payment_id,
+            jsonb_build_object(
+                'provider', p_provider, 'amount_minor', p_amount_minor,
+                'currency', upper(p_currency), 'account_id', account_id,
+                'purchase_id', purchase_id, 'credits_added', credits_added
+            ),
+            NULL, v_actor
+        );
+    END IF;
+    RETURN NEXT;
 END
 $$;
 COMMENT ON FUNCTION billing.settle_purchase IS

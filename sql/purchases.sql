@@ -183,8 +183,8 @@ GRANT EXECUTE ON FUNCTION billing.begin_purchase TO billing_server, billing_dba;
 
 -- Records which payment the provider made for a purchase and the state it was in. The first one
 -- recorded stays: who comes second is given that one.
--- Locks: the purchase. Writes: purchases 0..1. Errors: actor and key errors, invalid_argument,
--- payment_not_found, payment_attached.
+-- Locks: the purchase. Writes: purchases 0..1, admin_audit_logs 1 where staff or a database role
+-- says so. Errors: actor and key errors, invalid_argument, payment_not_found, payment_attached.
 -- Example: SELECT * FROM billing.attach_payment(p_account_id => '...', p_purchase_id => '...',
 --              p_payment_id => 'pi_1', p_payment_status => 'requires_payment_method');
 CREATE OR REPLACE FUNCTION billing.attach_payment(
@@ -199,9 +199,9 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
+    v_actor billing_data.actor := billing_data.authorize(p_api_key_id, p_session_hash, 'billing:write');
     v_purchase billing_data.purchases;
 BEGIN
-    PERFORM billing_data.authorize(p_api_key_id, p_session_hash, 'billing:write');
     PERFORM billing_data.require(
         length(p_payment_id) BETWEEN 1 AND 255, 'p_payment_id', 'it must have 1 to 255 characters'
     );
@@ -215,6 +215,13 @@ BEGIN
     IF NOT FOUND THEN
         PERFORM billing_data.raise_error(
             'payment_not_found', jsonb_build_object('payment_id', p_payment_id)
+        );
+    END IF;
+    IF p_api_key_id IS NULL AND v_purchase.payment_id = p_payment_id THEN
+        PERFORM billing_data.write_audit(
+            'purchase.attach_payment', 'payment', p_payment_id,
+            jsonb_build_object('account_id', p_account_id, 'purchase_id', p_purchase_id),
+            NULL, v_actor
         );
     END IF;
     RETURN QUERY SELECT v_purchase.payment_id::text, v_purchase.payment_status;

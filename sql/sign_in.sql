@@ -31,8 +31,8 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION billing.create_sign_in_ticket IS
-    'Remembers a sign-in under way for ten minutes. For billing_server and billing_dba.';
-GRANT EXECUTE ON FUNCTION billing.create_sign_in_ticket TO billing_server, billing_dba;
+    'Remembers a sign-in under way for ten minutes. For billing_server.';
+GRANT EXECUTE ON FUNCTION billing.create_sign_in_ticket TO billing_server;
 
 -- Uses a ticket up: true once, false ever after and for one that never was or is too old.
 -- Example: SELECT billing.use_sign_in_ticket(p_ticket_hash => sha256('random'));
@@ -49,8 +49,8 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION billing.use_sign_in_ticket IS
-    'Uses up the ticket of a sign-in; true when it was good. For billing_server and billing_dba.';
-GRANT EXECUTE ON FUNCTION billing.use_sign_in_ticket TO billing_server, billing_dba;
+    'Uses up the ticket of a sign-in; true when it was good. For billing_server.';
+GRANT EXECUTE ON FUNCTION billing.use_sign_in_ticket TO billing_server;
 
 -- Opens a session for a staff member. Helper of both ways in; sessions that are over go.
 CREATE OR REPLACE FUNCTION billing_data.open_session(
@@ -162,12 +162,12 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION billing.sign_in_admin IS
-    'Opens a session for whom the identity provider vouched for. For billing_server and billing_dba.';
-GRANT EXECUTE ON FUNCTION billing.sign_in_admin TO billing_server, billing_dba;
+    'Opens a session for whom the identity provider vouched for. For billing_server.';
+GRANT EXECUTE ON FUNCTION billing.sign_in_admin TO billing_server;
 
 -- Makes a link that signs a staff member in once, within ten minutes: the door of `ciris-billing
--- dev`, which has no identity provider. A DBA's only. Errors: actor_required, invalid_argument,
--- admin_not_found.
+-- dev`, which has no identity provider. A DBA's only. Writes: sign_in_tickets 1, admin_audit_logs 1.
+-- Errors: actor_required, invalid_argument, admin_not_found.
 -- Example: SELECT billing.create_sign_in_link(p_email => 'ada@example.com',
 --              p_ticket_hash => sha256('random'));
 CREATE OR REPLACE FUNCTION billing.create_sign_in_link(p_email text, p_ticket_hash bytea)
@@ -176,14 +176,19 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
+    v_actor billing_data.actor := billing_data.authorize(NULL, NULL, 'billing:write');
     v_expires_at timestamptz := clock_timestamp() + interval '10 minutes';
     v_id uuid;
 BEGIN
-    PERFORM billing_data.caller_role();
     PERFORM billing_data.require_hash(p_ticket_hash, 'p_ticket_hash');
+    PERFORM billing_data.require_durable_commit();
     SELECT g.admin_user_id INTO STRICT v_id FROM billing.get_admin(p_email => p_email) AS g;
     INSERT INTO billing_data.sign_in_tickets (ticket_hash, admin_user_id, expires_at)
     VALUES (p_ticket_hash, v_id, v_expires_at);
+    PERFORM billing_data.write_audit(
+        'admin.create_sign_in_link', 'admin_user', v_id::text,
+        jsonb_build_object('email', lower(p_email)), NULL, v_actor
+    );
     RETURN v_expires_at;
 END
 $$;
@@ -225,8 +230,8 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION billing.use_sign_in_link IS
-    'Uses up a sign-in link and opens its session. For billing_server and billing_dba.';
-GRANT EXECUTE ON FUNCTION billing.use_sign_in_link TO billing_server, billing_dba;
+    'Uses up a sign-in link and opens its session. For billing_server.';
+GRANT EXECUTE ON FUNCTION billing.use_sign_in_link TO billing_server;
 
 -- Whose session or bearer token this is. No row: nobody's, over or ended. is_active false: a token
 -- whose owner is deactivated; nothing may be done with it.
@@ -249,8 +254,8 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION billing.get_session IS
-    'Tells whose browser session or bearer token this is. For billing_server and billing_dba.';
-GRANT EXECUTE ON FUNCTION billing.get_session TO billing_server, billing_dba;
+    'Tells whose browser session or bearer token this is. For billing_server.';
+GRANT EXECUTE ON FUNCTION billing.get_session TO billing_server;
 
 -- Makes a bearer token known, for 24 hours: of the staff member whom a DBA names, or of the one
 -- whose browser session asks. A token cannot ask for another, so it cannot outlive its day.
@@ -373,5 +378,5 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION billing.end_session IS
-    'Ends a browser session. For billing_server and billing_dba.';
-GRANT EXECUTE ON FUNCTION billing.end_session TO billing_server, billing_dba;
+    'Ends a browser session. For billing_server.';
+GRANT EXECUTE ON FUNCTION billing.end_session TO billing_server;

@@ -126,17 +126,25 @@ class Database:
     def create_key(
         self, permissions: Sequence[str] = ("billing:read", "billing:write"), name: str = "test"
     ) -> Key:
-        """An API key made as the command line makes it."""
+        """An API key made as the command line makes it; permissions that a new key cannot be given
+        make it one of the old service."""
         secret = new_secret("test")
+        is_old = not set(permissions) <= {"billing:read", "billing:write"}
         key_id = self.value(
             "SELECT api_key_id FROM billing.create_api_key(p_name => %s, p_key_prefix => %s,"
             " p_key_hash => %s, p_environment => 'test', p_permissions => %s)",
             name,
             secret.prefix,
             secret.hash,
-            list(permissions),
+            [] if is_old else list(permissions),
             user="t_dba",
         )
+        if is_old:
+            self.execute(
+                "UPDATE billing_data.api_keys SET permissions = %s WHERE id = %s",
+                list(permissions),
+                key_id,
+            )
         return Key(str(key_id), secret.plaintext, secret.prefix)
 
     def rotate_key(self, old_id: Any) -> Key:

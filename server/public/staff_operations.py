@@ -238,6 +238,7 @@ STAFF_OPERATIONS: Mapping[tuple[str, str], Operation] = {
             "expires_at": "2027-11-22T10:24:05.141499Z",
             "created_at": _AT,
         },
+        errors=("invalid_argument",),
     ),
     ("DELETE", "/admin/api/api-keys/{api_key_id}"): Operation(
         "revokeApiKey",

@@ -214,6 +214,21 @@ def test_a_refused_credit_keeps_the_profile_it_carried(
     assert {field: profile_of(service, user)[field] for field in FULL} == FULL
 
 
+def test_a_check_by_a_key_that_may_only_read_answers_and_changes_no_profile(
+    service: Service, client: httpx.Client
+) -> None:
+    known, new = account_with_profile(service, client), unique()
+    before = profile_of(service, known)
+    reader = {"X-API-Key": service.database.create_key(["billing:read"]).secret}
+    profile = {**FULL, "customer_email": "eve@example.com", "user_role": "admin"}
+    for user in (known, new):
+        response = client.post(CHECK, json={**identity(user), **profile}, headers=reader)
+        assert response.status_code == 200
+        assert response.json()["has_credit"] is True
+    assert profile_of(service, known) == before
+    assert profile_of(service, new) == dict.fromkeys(FIELDS) | {"marketing_opt_in": False}
+
+
 @pytest.mark.parametrize("status", ["suspended", "closed"])
 @pytest.mark.parametrize("carrier", ["check", "credits"])
 def test_suspended_and_closed_accounts_take_profile_updates(

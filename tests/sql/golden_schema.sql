@@ -106,7 +106,8 @@ CREATE FUNCTION billing.describe_price(p_pack_price_minor bigint, p_pack_currenc
 
 CREATE FUNCTION billing.drop_check_partitions(p_before timestamp with time zone, p_rows bigint DEFAULT 500000) RETURNS TABLE(partition_name text)
     LANGUAGE plpgsql SECURITY DEFINER
-    SET search_path TO 'pg_catalog', 'pg_temp';
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET "TimeZone" TO 'UTC';
 
 CREATE FUNCTION billing.end_session(p_session_hash bytea) RETURNS boolean
     LANGUAGE plpgsql SECURITY DEFINER
@@ -810,6 +811,9 @@ CREATE FUNCTION billing_data.kept_secrets(p_stored jsonb, p_given jsonb) RETURNS
 CREATE FUNCTION billing_data.key_fault(p_key billing_data.api_keys, p_permission text) RETURNS text
     LANGUAGE sql STABLE;
 
+CREATE FUNCTION billing_data.key_permissions() RETURNS text[]
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE;
+
 CREATE FUNCTION billing_data.list_check_partitions() RETURNS TABLE(schema_name text, partition_name text, starts_at timestamp with time zone, ends_at timestamp with time zone)
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1002,6 +1006,10 @@ CREATE FUNCTION billing_data.spread_returns(p_purchase billing_data.purchases, p
     LANGUAGE sql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.store_api_key(p_name text, p_key_prefix text, p_key_hash text, p_environment text, p_permissions text[], p_description text, p_expires_in_days integer, p_reason text, p_key_digest bytea, p_actor billing_data.actor) RETURNS billing_data.api_keys
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.take_lock(p_name text) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -1137,6 +1145,7 @@ CREATE TABLE billing_data.admin_audit_logs (
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     database_role text,
     reason text,
+    database_login text DEFAULT SESSION_USER,
     CONSTRAINT admin_audit_logs_changes CHECK ((octet_length((changes)::text) <= 1048576)),
     CONSTRAINT admin_audit_logs_reason CHECK ((length(reason) <= 1000)),
     CONSTRAINT admin_audit_logs_user_agent CHECK ((length(user_agent) <= 500))

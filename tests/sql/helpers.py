@@ -308,7 +308,10 @@ def is_blocked(database: Database, caller: Caller) -> bool:
 
 
 def at_once(
-    database: Database, calls: Iterable[Callable[[Caller], T]], connections: int = CONNECTIONS
+    database: Database,
+    calls: Iterable[Callable[[Caller], T]],
+    connections: int = CONNECTIONS,
+    user: str = "t_dba",
 ) -> list[T]:
     """What the calls give, made through that many sessions which all begin together."""
     queue = iter(list(calls))
@@ -316,7 +319,7 @@ def at_once(
 
     def work(_: int) -> list[T]:
         answers: list[T] = []
-        with session(database, "t_dba") as caller:
+        with session(database, user) as caller:
             gate.wait(timeout=60)
             while True:
                 with lock:

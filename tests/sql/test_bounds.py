@@ -184,6 +184,7 @@ BOUNDED_OTHERWISE = {
     "changes": "bounded in bytes",
     "config_data": "bounded in bytes",
     "created_by_role": "a role's name",
+    "database_login": "a role's name",
     "database_role": "a role's name",
     "denial_reason": "one of the check's own sentences",
     "key_hash": "bounded by another name",

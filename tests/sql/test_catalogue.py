@@ -11,14 +11,24 @@ from typing import Any
 import pytest
 
 from server.api_key_secret import new_secret
-from tests.sql.helpers import Caller, account_of, person, session, set_staff_domain
-from tests.sql.payments import PRICE, begin, bought, configure_provider, deliver, give_back, warn
+from tests.sql.helpers import Caller, account_of, new_user, person, session, set_staff_domain
+from tests.sql.payments import (
+    PRICE,
+    attach,
+    begin,
+    bought,
+    configure_provider,
+    deliver,
+    give_back,
+    warn,
+)
 from tests.support import Database
 
 SQL = Path(__file__).resolve().parents[2] / "sql"
 EVERYBODY = {"billing_server", "billing_dba", "billing_analyst"}
 BOTH = {"billing_server", "billing_dba"}
 DBA = {"billing_dba"}
+WEB = {"billing_server"}
 
 # Function -> who may call it, and whether it only reads (s) or may write (v).
 FUNCTIONS: dict[str, tuple[set[str], str]] = {
@@ -37,23 +47,23 @@ FUNCTIONS: dict[str, tuple[set[str], str]] = {
     "create_check_partitions": (BOTH, "v"),
     "create_credit": (BOTH, "v"),
     "create_sign_in_link": (DBA, "v"),
-    "create_sign_in_ticket": (BOTH, "v"),
+    "create_sign_in_ticket": (WEB, "v"),
     "describe_money": (BOTH, "s"),
     "describe_price": (BOTH, "s"),
     "create_staff_token": (BOTH, "v"),
     "drop_check_partitions": (DBA, "v"),
-    "end_session": (BOTH, "v"),
+    "end_session": (WEB, "v"),
     "end_staff_sessions": (BOTH, "v"),
     "find_api_key": (BOTH, "s"),
     "find_purchase": (BOTH, "s"),
     "get_account": (BOTH, "s"),
     "get_account_by_id": (BOTH, "s"),
     "get_account_holders": (BOTH, "v"),
-    "get_admin": (BOTH, "s"),
+    "get_admin": (DBA, "s"),
     "get_overview": (BOTH, "s"),
     "get_provider_config": (BOTH, "s"),
     "get_schema_version": (BOTH, "s"),
-    "get_session": (BOTH, "s"),
+    "get_session": (WEB, "s"),
     "get_settings": (BOTH, "s"),
     "help": (EVERYBODY, "s"),
     "invite_admin": (BOTH, "v"),
@@ -72,7 +82,7 @@ FUNCTIONS: dict[str, tuple[set[str], str]] = {
     "list_transactions": (BOTH, "s"),
     "process_payment_event": (BOTH, "v"),
     "rebuild_figures": (DBA, "v"),
-    "record_api_key_use": (BOTH, "v"),
+    "record_api_key_use": (WEB, "v"),
     "record_credit": (BOTH, "v"),
     "refresh_figures": (BOTH, "v"),
     "reopen_payment": (BOTH, "v"),
@@ -82,7 +92,7 @@ FUNCTIONS: dict[str, tuple[set[str], str]] = {
     "resolve_payment_event": (BOTH, "v"),
     "resolve_payment_warning": (BOTH, "v"),
     "resolve_shortfall": (BOTH, "v"),
-    "retire_expired_api_key": (BOTH, "v"),
+    "retire_expired_api_key": (WEB, "v"),
     "return_payment": (DBA, "v"),
     "revoke_api_key": (BOTH, "v"),
     "rotate_api_key": (BOTH, "v"),
@@ -94,10 +104,10 @@ FUNCTIONS: dict[str, tuple[set[str], str]] = {
     "set_pricing": (BOTH, "v"),
     "set_provider_config": (BOTH, "v"),
     "settle_purchase": (DBA, "v"),
-    "sign_in_admin": (BOTH, "v"),
+    "sign_in_admin": (WEB, "v"),
     "try_writing": (BOTH, "v"),
-    "use_sign_in_link": (BOTH, "v"),
-    "use_sign_in_ticket": (BOTH, "v"),
+    "use_sign_in_link": (WEB, "v"),
+    "use_sign_in_ticket": (WEB, "v"),
     "verify_ledger": (DBA, "s"),
     "watch_books": (BOTH, "s"),
 }
@@ -295,13 +305,15 @@ def test_helpers_and_trigger_functions_are_granted_to_nobody_and_have_a_comment(
 
 
 @pytest.mark.parametrize("name", sorted(FUNCTIONS))
-def test_every_function_is_executable_by_billing_dba(module_database: Database, name: str) -> None:
+def test_billing_dba_may_call_every_function_but_the_web_tiers_own(
+    module_database: Database, name: str
+) -> None:
     executable = module_database.execute(
         "SELECT has_function_privilege('billing_dba', p.oid, 'EXECUTE') FROM pg_proc AS p"
         " WHERE p.pronamespace = 'billing'::regnamespace AND p.proname = %s",
         name,
     )
-    assert executable == [(True,)]
+    assert executable == [(FUNCTIONS[name][0] != WEB,)]
 
 
 def test_every_callable_function_has_a_header_comment_with_an_example() -> None:
@@ -503,7 +515,7 @@ def runnable_example(database: Database, name: str) -> Iterator[tuple[Caller, st
                     f"p_{argument} => '...'", f"p_{argument} => '{purchase[argument]}'"
                 )
         statement = statement.replace("'...'", f"'{key.id}'")
-        if name == "require_api_key":  # only the web tier may name a key
+        if name == "require_api_key" or FUNCTIONS[name][0] == WEB:  # only it may name a key
             with session(database, "t_web") as web:
                 yield web, statement
             return
@@ -528,3 +540,72 @@ def test_the_example_in_a_functions_header_works_as_it_stands(
         cursor = caller.connection.execute(statement.encode())
         assert cursor.description
         assert f"billing.{name}(" in statement
+
+
+# --- who did it ----------------------------------------------------------------------------------
+
+# What a DBA may call that changes something without a row in the audit log, and why.
+NOT_AUDITED = {
+    "begin_purchase": "purchases.database_role says who, and nothing is credited",
+    "check_credit": "credit_checks.database_role says who",
+    "check_credits": "credit_checks.database_role says who",
+    "create_account": "it gives no more than the first check of anybody does",
+    "create_charge": "charges.database_role says who",
+    "create_charges": "charges.database_role says who",
+    "create_charges_once": "it is done in the name of an API key only",
+    "create_check_partitions": "it makes room for checks and changes none",
+    "get_account_holders": "it changes nothing; it tries locks",
+    "refresh_figures": "the figures follow from the ledger, every minute",
+    "seed_settings": "the first deploy does it, once: settings.seeded_at",
+    "try_writing": "it changes nothing",
+}
+
+
+def _change(database: Database, dba: Caller, name: str, example: str) -> str:
+    """A call of the function that changes something: its example, or a similar one."""
+    if name == "reset_free_uses":
+        dba.row("create_charge", **person("1"))
+    elif name == "set_admin":
+        return example.replace("'viewer'", "'admin'")
+    elif name == "set_admin_domain":
+        return example.replace("example.com", "example.org")
+    elif name == "settle_purchase":
+        attach(dba, begin(dba, new_user(database)), "pi_1")
+    elif name == "return_payment":
+        return example.replace("'pi_1'", f"'{bought(database)[1]}'")
+    elif name == "drop_check_partitions":
+        database.execute(
+            "INSERT INTO billing_data.credit_checks (id, oauth_provider, external_id, has_credit,"
+            " created_at) VALUES (gen_random_uuid(), 'oauth:google', 'x', true, '2020-01-01')"
+        )
+    return example
+
+
+@pytest.mark.parametrize(
+    "name",
+    sorted(
+        name
+        for name, (audiences, volatility) in FUNCTIONS.items()
+        if volatility == "v" and audiences >= DBA and name not in NOT_AUDITED
+    ),
+)
+def test_what_a_dba_changes_leaves_an_audit_row_with_their_login(
+    database: Database, name: str
+) -> None:
+    with runnable_example(database, name) as (caller, example):
+        statement = _change(database, caller, name, example)
+        before = database.value("SELECT count(*) FROM billing_data.admin_audit_logs")
+        caller.connection.execute(statement.encode())
+        rows = database.execute(
+            "SELECT l.database_role, l.database_login FROM billing_data.admin_audit_logs AS l"
+            " ORDER BY l.created_at OFFSET %s",
+            before,
+        )
+    assert rows
+    assert set(rows) == {("t_dba", "t_dba")}
+
+
+def test_what_leaves_no_audit_row_is_callable_by_a_dba_and_writes() -> None:
+    for name in NOT_AUDITED:
+        audiences, volatility = FUNCTIONS[name]
+        assert (audiences >= DBA, volatility) == (True, "v"), name

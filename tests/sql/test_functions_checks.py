@@ -655,3 +655,63 @@ def test_what_is_younger_than_a_month_cannot_be_dropped(
     refusal = dba.refusal("drop_check_partitions", before=before)
     assert (refusal.sqlstate, refusal.slug) == ("PB422", "invalid_argument")
     assert refusal.message == "Invalid p_before: it must lie at least a month back"
+
+
+# --- what a key that may only read cannot change --------------------------------------------------
+
+_PROFILE = {
+    "customer_email": "eve@example.com",
+    "user_role": "admin",
+    "agent_id": "eve",
+    "marketing_opt_in": True,
+    "marketing_opt_in_source": "eve",
+}
+_FIELDS = (*_PROFILE, "marketing_opt_in_at")
+
+
+def _profile(database: Database, who: dict[str, str]) -> dict[str, Any]:
+    account = account_of(database, who)
+    return {name: account[name] for name in _FIELDS}
+
+
+def test_a_check_by_a_key_that_may_only_read_leaves_the_profile_as_it_is(
+    module_database: Database, web: Caller
+) -> None:
+    reader, writer = key_id(module_database, "billing:read"), key_id(module_database)
+    old, new = person(), person()
+    given = {**_PROFILE, "customer_email": "ada@example.com", "marketing_opt_in": False}
+    web.row("check_credit", **old, **given, api_key_id=writer)
+    before = account_of(module_database, old)
+    for who in (old, new):
+        assert web.row("check_credit", **who, **_PROFILE, api_key_id=reader)["has_credit"] is True
+    assert account_of(module_database, old) == before
+    nothing = dict.fromkeys(_FIELDS) | {"marketing_opt_in": False}
+    assert _profile(module_database, new) == nothing
+    # The same from a key that may write.
+    web.row("check_credit", **new, **_PROFILE, api_key_id=writer)
+    assert _profile(module_database, new) | {"marketing_opt_in_at": None} == {
+        **_PROFILE,
+        "marketing_opt_in_at": None,
+    }
+
+
+@pytest.mark.parametrize("wait", [True, False])
+def test_each_item_of_a_batch_has_the_rights_of_its_own_key(
+    module_database: Database, web: Caller, wait: bool
+) -> None:
+    reader, writer = key_id(module_database, "billing:read"), key_id(module_database)
+    odd = key_id(module_database, "billing:read", "billing:write ")
+    known, mixed = new_user(module_database), person()
+    items = [
+        {**known, **_PROFILE, "api_key_id": reader},
+        {**mixed, "customer_email": "eve@example.com", "api_key_id": odd},
+        {**mixed, "agent_id": "ada", "api_key_id": writer},
+        {**mixed, "agent_id": "eve", "api_key_id": reader},
+    ]
+    rows = check_all(web, items, wait=wait)
+    assert outcomes(rows) == ["checked"] * len(items)
+    assert _profile(module_database, known)["user_role"] is None
+    found = _profile(module_database, mixed)
+    assert (found["agent_id"], found["customer_email"]) == ("ada", None)
+    keys = [row["api_key_id"] for row in _audit(module_database, mixed)]
+    assert sorted(keys) == sorted([odd, writer, reader])

@@ -122,6 +122,11 @@ def test_a_prefix_is_unique(dba: Caller) -> None:
         ({"key_hash": None}, "p_key_hash"),
         ({"permissions": None}, "p_permissions"),
         ({"permissions": ["billing:read", None]}, "p_permissions"),
+        ({"permissions": ["billing:read", "billing:wirte"]}, "p_permissions"),
+        ({"permissions": ["billing:read "]}, "p_permissions"),
+        ({"permissions": ["BILLING:READ"]}, "p_permissions"),
+        ({"permissions": ["*"]}, "p_permissions"),
+        ({"permissions": [""]}, "p_permissions"),
         ({"expires_in_days": 0}, "p_expires_in_days"),
         ({"expires_in_days": -1}, "p_expires_in_days"),
         ({"expires_in_days": 3651}, "p_expires_in_days"),
@@ -146,6 +151,15 @@ def test_the_shortest_and_the_longest_life(dba: Caller, days: int) -> None:
 def test_a_key_without_permissions_may_do_nothing(dba: Caller, web: Caller) -> None:
     made = dba.row("create_api_key", name="agent", **_secret(), permissions=[])
     assert _fault(web, made["api_key_id"]) == "permission_missing"
+
+
+def test_a_key_of_the_old_service_keeps_its_permissions_when_it_is_rotated(
+    module_database: Database, dba: Caller, web: Caller
+) -> None:
+    old = key_id(module_database, "billing:read", "billing:*")
+    made = dba.row("rotate_api_key", api_key_id=old, **_secret())
+    assert made["permissions"] == ["billing:read", "billing:*"]
+    assert _works(web, made["api_key_id"])
 
 
 def test_permissions_match_exactly(module_database: Database, web: Caller) -> None:

@@ -392,7 +392,7 @@ def test_somebody_new_who_signs_in_many_times_at_once_is_one_member(database: Da
             )
             for hash_ in hashes
         ]
-        found = at_once(database, calls, 20)
+        found = at_once(database, calls, 20, "t_web")
         assert len({row["admin_user_id"] for row in found}) == 1
         added = [row for row in _audited(database, found[0]["admin_user_id"]) if "add" in row[0]]
         assert len(added) == 1
@@ -412,7 +412,7 @@ def test_one_person_under_many_addresses_at_once_ends_up_with_one(database: Data
         )
         for n in range(40)
     ]
-    assert len(at_once(database, calls, 20)) == 40
+    assert len(at_once(database, calls, 20, "t_web")) == 40
     assert database.value("SELECT count(*) FROM billing_data.admin_users") == 4
     assert database.value("SELECT count(google_id) FROM billing_data.admin_users") == 1
 
@@ -465,7 +465,7 @@ def test_a_ticket_that_many_use_at_once_is_good_for_one(module_database: Databas
         for ticket in tickets
         for _ in range(20)
     ]
-    assert sum(at_once(module_database, calls, 20)) == len(tickets)
+    assert sum(at_once(module_database, calls, 20, "t_web")) == len(tickets)
 
 
 # --- links ---------------------------------------------------------------------------------------
@@ -514,7 +514,7 @@ def test_a_link_that_many_use_at_once_opens_one_session(
         partial(Caller.rows, function="use_sign_in_link", ticket_hash=link, session_hash=_hash())
         for _ in range(40)
     ]
-    assert sorted(map(len, at_once(module_database, calls, 20))) == [0] * 39 + [1]
+    assert sorted(map(len, at_once(module_database, calls, 20, "t_web"))) == [0] * 39 + [1]
 
 
 def test_a_link_is_no_ticket_and_a_ticket_no_link(dba: Caller, web: Caller) -> None:
@@ -676,20 +676,21 @@ def test_a_token_tells_whose_it_is_also_when_they_are_deactivated(
 
 
 @pytest.mark.parametrize(
-    ("function", "arguments"),
+    ("user", "function", "arguments"),
     [
         (
+            "t_web",
             "sign_in_admin",
             {"email": "ada@example.com", "google_id": "d", "session_hash": bytes(32)},
         ),
-        ("set_admin", {"email": "durable@example.com", "reason": "a test"}),
+        ("t_dba", "set_admin", {"email": "durable@example.com", "reason": "a test"}),
     ],
 )
 def test_signing_in_and_changing_staff_commit_durably(
-    module_database: Database, dba: Caller, function: str, arguments: dict[str, Any]
+    module_database: Database, dba: Caller, user: str, function: str, arguments: dict[str, Any]
 ) -> None:
     dba.row("add_admin", email="durable@example.com")
-    with session(module_database, "t_dba", autocommit=False) as caller:
+    with session(module_database, user, autocommit=False) as caller:
         caller.execute("SET synchronous_commit = off")
         caller.row(function, **arguments)
         assert caller.execute("SHOW synchronous_commit") == [{"synchronous_commit": "on"}]

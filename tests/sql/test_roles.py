@@ -390,6 +390,35 @@ def test_signing_in_and_the_roll_up_need_nobody_to_be_named(database: Database) 
         assert refusal.slug == "admin_role_required"
 
 
+@pytest.mark.parametrize(
+    "function", sorted(set(BEFORE_ANYBODY) - {"refresh_figures", "watch_books"})
+)
+def test_a_dba_can_neither_sign_in_nor_out_for_somebody(dba: Caller, function: str) -> None:
+    assert dba.refusal(function, **BEFORE_ANYBODY[function]).sqlstate == NO_RIGHT
+
+
+def test_a_dba_cannot_say_when_a_key_was_used(dba: Caller) -> None:
+    use = dict.fromkeys(("api_key_ids", "used_at", "used_from"))
+    assert dba.refusal("record_api_key_use", **use).sqlstate == NO_RIGHT
+    assert dba.refusal("retire_expired_api_key", api_key_id=None).sqlstate == NO_RIGHT
+
+
+def test_the_login_behind_what_staff_do_is_recorded_beside_them(
+    module_database: Database, web: Caller
+) -> None:
+    ada, who = staff(module_database, "admin"), new_user(module_database)
+    web.row("create_credit", **who, amount_minor=5, session_hash=ada.session_hash)
+    key = key_id(module_database)
+    web.row("create_credit", **who, amount_minor=7, api_key_id=key)
+    rows = module_database.execute(
+        "SELECT action, admin_user_id, database_role, database_login, (changes->>'amount')::integer"
+        " FROM billing_data.admin_audit_logs WHERE resource_id = %s",
+        str(account_of(module_database, who)["id"]),
+    )
+    # What a key credits says so itself, in the ledger.
+    assert rows == [("account.create_credit", ada.id, None, "t_web", 5)]
+
+
 def test_every_reading_function_of_staff_is_tried_without_an_actor(
     module_database: Database,
 ) -> None:
@@ -615,10 +644,10 @@ def test_what_a_dba_does_is_recorded_under_their_own_role(module_database: Datab
         assert rows == [("t_dba", None)], table
     rows = module_database.execute(
         "SELECT database_role, admin_user_id, reason FROM billing_data.admin_audit_logs"
-        " WHERE resource_id = %s",
+        " WHERE resource_id = %s ORDER BY created_at",
         str(account),
     )
-    assert rows == [("t_dba", None, "a test")]
+    assert rows == [("t_dba", None, "Granted"), ("t_dba", None, "a test")]
 
 
 def test_a_dba_who_takes_on_another_role_is_still_recorded_as_themselves(
