@@ -343,12 +343,12 @@ def credit_body(external_id: str, amount: int = 1, **fields: Any) -> dict[str, A
 
 def worker_pids(process: Process) -> set[int]:
     """The worker processes of a running `serve` or `dev`."""
-    master = psutil.Process(process.process.pid)
-    return {
-        child.pid
-        for child in master.children()
-        if child.status() != psutil.STATUS_ZOMBIE and child.name() != "postgres"
-    }
+    found = set()
+    for child in psutil.Process(process.process.pid).children():
+        with contextlib.suppress(psutil.NoSuchProcess):  # it has ended since we looked
+            if child.status() != psutil.STATUS_ZOMBIE and child.name() != "postgres":
+                found.add(child.pid)
+    return found
 
 
 def wait_for(condition: Callable[[], Any], what: str, timeout: float = 20) -> Any:
