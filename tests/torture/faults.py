@@ -40,7 +40,7 @@ async def _crash(stage: Stage, _: Random) -> AsyncIterator[None]:
 
 @_fault("stop of PostgreSQL")
 async def _stop_database(stage: Stage, _: Random) -> AsyncIterator[None]:
-    await asyncio.to_thread(stage.cluster.cluster.stop)
+    await asyncio.to_thread(stage.stop_database)
     yield
 
 

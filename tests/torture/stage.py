@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -98,6 +99,16 @@ class Stage:
     def start_database(self) -> None:
         """Starts PostgreSQL, unless it runs. It tells no error that it can mend by a restart."""
         self.cluster.cluster.start()
+
+    def stop_database(self) -> None:
+        """Stops PostgreSQL, and kills it when it has not ended after a while: one that loses a
+        process just then may stay in its shutdown."""
+        with contextlib.suppress(ProcessLookupError, FileNotFoundError, psutil.NoSuchProcess):
+            os.kill(self.postgres_pids()[0], signal.SIGINT)
+        deadline = time.monotonic() + 15
+        while self.cluster.cluster.running and time.monotonic() < deadline:
+            time.sleep(0.05)
+        self.cluster.cluster.kill()
 
     def postgres_pids(self) -> list[int]:
         """PostgreSQL's processes."""
