@@ -36,9 +36,12 @@ EVENTS = (
     "refund.updated",
     "refund.failed",
     "charge.dispute.created",
+    "charge.dispute.updated",
     "charge.dispute.funds_withdrawn",
     "charge.dispute.funds_reinstated",
     "charge.dispute.closed",
+    "radar.early_fraud_warning.created",
+    "radar.early_fraud_warning.updated",
 )
 _INVALID = {
     "api_key": "Give a secret or restricted key: it begins with sk_test_, sk_live_, rk_test_ or"
