@@ -353,6 +353,8 @@ def test_what_the_database_refuses_is_said_in_its_words(database: Database) -> N
         done = run("keys", "create", "agent", "--expires-in-days", days, environment=environment)
         assert done.returncode in (1, 2)
         assert "1 to 3650" in done.stderr
+    done = run("keys", "create", "agent", "--permission", "billing:wirte", environment=environment)
+    assert "it must be a list of billing:read, billing:write" in refused(done, 1)
     assert "1 to 255 characters" in refused(run("keys", "create", "", environment=environment), 1)
 
 
