@@ -64,27 +64,38 @@ COMMENT ON FUNCTION billing_data.api_key_fault IS
     'Names what is wrong with the API key of an id, NULL when nothing is. Helper.';
 
 -- The ids of the API keys that calls name by their credentials, in the same order and NULL for none,
--- and whether anything is wrong with any of them. Calls that come together mostly have one key.
+-- whether anything is wrong with any of them, and which may not write (NULL: all may). Calls that come
+-- together mostly have one key.
 CREATE OR REPLACE FUNCTION billing_data.find_keys(
-    p_credentials uuid[], p_permission text, OUT ids uuid[], OUT faulty boolean
+    p_credentials uuid[], p_permission text, OUT ids uuid[], OUT faulty boolean, OUT readers uuid[]
 )
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     v_id uuid;
+    v_writes boolean;
 BEGIN
     IF p_credentials[1] = ALL (p_credentials) THEN
-        SELECT k.id, billing_data.key_fault(k, p_permission) IS NOT NULL INTO v_id, faulty
+        SELECT
+            k.id, billing_data.key_fault(k, p_permission) IS NOT NULL,
+            'billing:write' = ANY (k.permissions)
+        INTO v_id, faulty, v_writes
         FROM billing_data.api_keys AS k
         WHERE coalesce(k.credential, k.id) = p_credentials[1];
         faulty := coalesce(faulty, true);
         ids := array_fill(v_id, ARRAY[cardinality(p_credentials)]);
+        IF v_writes IS NOT TRUE THEN
+            readers := ARRAY[v_id];
+        END IF;
     ELSE
         SELECT
             array_agg(k.id ORDER BY u.place),
-            bool_or(billing_data.key_fault(k, p_permission) IS NOT NULL)
-        INTO STRICT ids, faulty
+            bool_or(billing_data.key_fault(k, p_permission) IS NOT NULL),
+            array_agg(DISTINCT k.id) FILTER (
+                WHERE k.id IS NOT NULL AND ('billing:write' = ANY (k.permissions)) IS NOT TRUE
+            )
+        INTO STRICT ids, faulty, readers
         FROM unnest(p_credentials) WITH ORDINALITY AS u (credential, place)
         LEFT JOIN billing_data.api_keys AS k ON coalesce(k.credential, k.id) = u.credential;
     END IF;

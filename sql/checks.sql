@@ -117,17 +117,11 @@ BEGIN
     ELSIF NOT billing_data.is_web_tier() THEN
         PERFORM billing_data.raise_error('actor_not_allowed');
     ELSE
-        SELECT k.ids, k.faulty INTO STRICT p_api_key_ids, v_faulty
+        SELECT k.ids, k.faulty, k.readers INTO STRICT p_api_key_ids, v_faulty, v_readers
         FROM billing_data.find_keys(p_api_key_ids, 'billing:read') AS k;
-        -- Whoever may only read changes nobody's profile: what they send of one is passed over.
-        v_readers := ARRAY(
-            SELECT k.id
-            FROM billing_data.api_keys AS k
-            WHERE k.id = ANY (p_api_key_ids)
-                AND ('billing:write' = ANY (k.permissions)) IS NOT TRUE
-        );
     END IF;
-    IF cardinality(v_readers) > 0 THEN
+    -- Whoever may only read changes nobody's profile: what they send of one is passed over.
+    IF v_readers IS NOT NULL THEN
         SELECT
             array_agg(CASE WHEN w.may THEN i.customer_email END ORDER BY i.item),
             array_agg(CASE WHEN w.may THEN i.user_role END ORDER BY i.item),

@@ -690,7 +690,7 @@ CREATE FUNCTION billing_data.find_guard_faults() RETURNS TABLE(problem text, exp
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing_data.find_keys(p_credentials uuid[], p_permission text, OUT ids uuid[], OUT faulty boolean) RETURNS record
+CREATE FUNCTION billing_data.find_keys(p_credentials uuid[], p_permission text, OUT ids uuid[], OUT faulty boolean, OUT readers uuid[]) RETURNS record
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import uuid
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -10,6 +11,7 @@ import psycopg
 import pytest
 
 from tests.sql.helpers import (
+    NOBODY,
     Caller,
     account_of,
     check_all,
@@ -715,3 +717,16 @@ def test_each_item_of_a_batch_has_the_rights_of_its_own_key(
     assert (found["agent_id"], found["customer_email"]) == ("ada", None)
     keys = [row["api_key_id"] for row in _audit(module_database, mixed)]
     assert sorted(keys) == sorted([odd, writer, reader])
+
+
+@pytest.mark.parametrize("unknown", [NOBODY, None])
+def test_an_unknown_key_in_a_batch_takes_no_profile_from_the_items_of_others(
+    module_database: Database, web: Caller, unknown: uuid.UUID | None
+) -> None:
+    who, other = person(), person()
+    items = [
+        {**other, **_PROFILE, "api_key_id": unknown},
+        {**who, **_PROFILE, "api_key_id": key_id(module_database)},
+    ]
+    assert outcomes(check_all(web, items)) == ["api_key_invalid", "checked"]
+    assert _profile(module_database, who)["customer_email"] == _PROFILE["customer_email"]
