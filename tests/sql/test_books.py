@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import psycopg
 import pytest
 
 from server.config import SettingsSeed
@@ -603,13 +602,12 @@ def test_updates_of_a_charge_stay_hot(database: Database) -> None:
     with session(database, "t_dba") as dba:
         for _ in range(50):
             dba.row("create_charge", **who)
-    with psycopg.connect(database.dsn(), autocommit=True) as connection:
-        connection.execute("SELECT pg_stat_force_next_flush()")
-        row = connection.execute(
-            "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_all_tables"
-            " WHERE relid = 'billing_data.accounts'::regclass"
-        ).fetchone()
-    assert row is not None
+        # Else the figures are there only once the session has really ended, some time after this.
+        dba.connection.execute("SELECT pg_stat_force_next_flush()")
+    row = database.execute(
+        "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_all_tables"
+        " WHERE relid = 'billing_data.accounts'::regclass"
+    )[0]
     assert row[0] == row[1] >= 51
 
 
