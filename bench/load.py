@@ -24,8 +24,9 @@ import uvloop
 from bench.cluster import Stage
 from bench.data import PROVIDER
 from bench.processes import Usage, measured, resident_mb
+from server.agent.items import CHARGE, CHECK
 from server.config import ServeConfig
-from server.gateway import ChargeItem, CheckItem, Gateway
+from server.gateway import Gateway
 from server.gateway.pool import WEB_ROLE, Pool
 from tests.support import Database
 
@@ -322,9 +323,9 @@ async def _as_the_server_calls(stage: Stage, kind: str) -> tuple[str, Any]:
             "api_key_id": UUID(stage.service.key.id),
         }
         if kind == "charge":
-            await gateway.create_charge(ChargeItem(*map(known.get, ChargeItem._fields)))
+            await gateway.create_charge(tuple(map(known.get, CHARGE.fields)))
         else:
-            await gateway.check_credit(CheckItem(*map(known.get, CheckItem._fields)))
+            await gateway.check_credit(tuple(map(known.get, CHECK.fields)))
         await gateway.close()
     finally:
         Pool.fetch = fetch  # type: ignore[method-assign]

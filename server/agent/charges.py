@@ -13,9 +13,10 @@ from aiohttp import web
 
 from server import metrics
 from server.agent.endpoint import Call, refused_outcome
+from server.agent.items import CHARGE
 from server.agent.models import ChargeBatchRequest, ChargeRequest
 from server.errors import ApiError, error_body, json_response, validation_error, worded
-from server.gateway import ChargeItem, Gateway, Row
+from server.gateway import Gateway, Item, Row
 from server.keys import CONFIG, REQUEST_ID
 from server.validation import validate
 
@@ -44,7 +45,7 @@ async def create_charges(request: web.Request, call: Call) -> web.StreamResponse
     list again gets the first answer."""
     body: ChargeBatchRequest = call.body
     results: list[_Answer | None] = [None] * len(body.charges)
-    items: list[ChargeItem] = []
+    items: list[Item] = []
     places: list[int] = []
     for index, raw in enumerate(body.charges):
         charge, faults = validate(ChargeRequest, raw, "body", prefix=("charges", index))
@@ -71,7 +72,7 @@ async def create_charges(request: web.Request, call: Call) -> web.StreamResponse
     )
 
 
-async def _send_together(call: Call, items: list[ChargeItem], places: list[int]) -> list[Row]:
+async def _send_together(call: Call, items: list[Item], places: list[int]) -> list[Row]:
     if not items:
         return []
     if call.idempotency_key is None:
@@ -80,18 +81,26 @@ async def _send_together(call: Call, items: list[ChargeItem], places: list[int])
     return await call.gateway.create_charges_once(
         items,
         call.idempotency_key,
-        # As the release before made it: only by this can its batches be recognised.
-        _digest([count, places, items]),
+        batch_fingerprint_before(count, places, items),
         _digest([count, places, [_understood(item) for item in items]]),
     )
 
 
-def _understood(item: ChargeItem) -> dict[str, Any]:
+def batch_fingerprint_before(count: int, places: list[int], items: list[Item]) -> bytes:
+    """As the release before made it: only by this can its batches be recognised."""
+    texts = []
+    for item in items:
+        fields = zip(CHARGE.fields, item, strict=True)
+        texts.append(f"ChargeItem({', '.join(f'{name}={value!r}' for name, value in fields)})")
+    return _digest([count, places, texts])
+
+
+def _understood(item: Item) -> dict[str, Any]:
     """What must be the same when a batch is sent again, by whichever API key. Fields that were not
     given are left out, so that a field of a later release makes no other request of it."""
     return {
         name: value
-        for name, value in item._asdict().items()
+        for name, value in zip(CHARGE.fields, item, strict=True)
         if value is not None and name != "api_key_id"
     }
 
@@ -100,25 +109,9 @@ def _digest(understood: Any) -> bytes:
     return sha256(orjson.dumps(understood, default=str)).digest()
 
 
-def _item(body: ChargeRequest, api_key_id: UUID, header_key: str | None) -> ChargeItem:
-    return ChargeItem(
-        body.oauth_provider,
-        body.external_id,
-        body.amount_minor,
-        body.currency,
-        body.description,
-        body.idempotency_key or header_key or None,
-        body.metadata.message_id,
-        body.metadata.agent_id,
-        body.metadata.channel_id,
-        body.metadata.request_id,
-        body.customer_email,
-        body.user_role,
-        body.agent_id,
-        body.marketing_opt_in,
-        body.marketing_opt_in_source,
-        api_key_id,
-    )
+def _item(body: ChargeRequest, api_key_id: UUID, header_key: str | None) -> Item:
+    body.idempotency_key = body.idempotency_key or header_key or None
+    return CHARGE.item(body, api_key_id)
 
 
 async def _answer(request: web.Request, call: Call, row: Row, *, replays: bool) -> _Answer:

@@ -7,33 +7,15 @@ from time import perf_counter
 from aiohttp import web
 
 from server import metrics
+from server.agent import items
 from server.agent.endpoint import Call, refused_outcome
-from server.agent.models import CheckRequest
 from server.errors import json_response
-from server.gateway import CheckItem
 
 
 async def check_credit(request: web.Request, call: Call) -> web.StreamResponse:
     """Answers 200 for a denial too: that is an answer, not an error."""
-    body: CheckRequest = call.body
     started = perf_counter()
-    row = await call.gateway.check_credit(
-        CheckItem(
-            body.oauth_provider,
-            body.external_id,
-            body.wa_id,
-            body.tenant_id,
-            body.context.agent_id,
-            body.context.channel_id,
-            body.context.request_id,
-            body.customer_email,
-            body.user_role,
-            body.agent_id,
-            body.marketing_opt_in,
-            body.marketing_opt_in_source,
-            call.api_key_id,
-        )
-    )
+    row = await call.gateway.check_credit(items.CHECK.item(call.body, call.api_key_id))
     metrics.CREDIT_CHECK_DURATION.observe(perf_counter() - started)
     if row["outcome"] != "checked":
         error = await refused_outcome(call.gateway, call.api_key_id, call.permission, row)

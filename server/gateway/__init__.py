@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -31,20 +31,20 @@ from server.gateway.errors import (
     is_retryable,
     translate,
 )
-from server.gateway.lanes import OTHERS, Blame, Lane, Row
+from server.gateway.lanes import OTHERS, Blame, Item, Lane, Row
 from server.gateway.pool import Connection, Pool
 from server.gateway.pooler import TransactionPool
 from server.gateway.replica import PRIMARY_POSITION, Replica
 from server.gateway.tracks import Track
 
 __all__ = [
+    "CHARGE_KEY",
     "Busy",
-    "ChargeItem",
-    "CheckItem",
     "ConnectionLost",
     "DatabaseFault",
     "ErrorWording",
     "Gateway",
+    "Item",
     "ReadOnly",
     "Refused",
     "RightsMissing",
@@ -77,6 +77,7 @@ _LEDGER_WRITES = (
     calls.RECORD_CREDIT,
     calls.PROCESS_PAYMENT_EVENT,
 )
+CHARGE_KEY = 5  # the place of its idempotency key in a charge
 _KEY_USE_INTERVAL = 5.0
 _PARTITION_INTERVAL = 6 * 3600.0
 _MOST_ROWS_MOVED = 100_000  # within a statement's time; more are left to the next deploy
@@ -84,55 +85,6 @@ _FIGURES_INTERVAL = 60.0
 _QUEUES_INTERVAL = 1.0
 _WRITING_INTERVAL = 1.0
 _MOST_KNOWN = 1000  # accounts with wrong books that are looked at again and again
-
-
-class CheckItem(NamedTuple):
-    """One check, in the argument order of billing.check_credits."""
-
-    oauth_provider: str
-    external_id: str
-    wa_id: str | None
-    tenant_id: str | None
-    context_agent_id: str | None
-    context_channel_id: str | None
-    context_request_id: str | None
-    customer_email: str | None
-    user_role: str | None
-    agent_id: str | None
-    marketing_opt_in: bool
-    marketing_opt_in_source: str | None
-    api_key_id: UUID
-
-    @property
-    def repeatable(self) -> bool:
-        """A check consumes nothing: a second one only leaves a second audit row."""
-        return True
-
-
-class ChargeItem(NamedTuple):
-    """One charge, in the argument order of billing.create_charges. Amounts in credits."""
-
-    oauth_provider: str
-    external_id: str
-    amount_minor: int
-    currency: str
-    description: str
-    idempotency_key: str | None
-    metadata_message_id: str | None
-    metadata_agent_id: str | None
-    metadata_channel_id: str | None
-    metadata_request_id: str | None
-    customer_email: str | None
-    user_role: str | None
-    agent_id: str | None
-    marketing_opt_in: bool
-    marketing_opt_in_source: str | None
-    api_key_id: UUID
-
-    @property
-    def repeatable(self) -> bool:
-        """With an idempotency key a charge that took effect is recognised, not made again."""
-        return self.idempotency_key is not None
 
 
 class ErrorWording(NamedTuple):
@@ -165,8 +117,8 @@ class Gateway:
         self._payments = Track(_PAYMENTS, config.max_queue)
         self._staff = Track(_STAFF, config.max_queue)
         self._health_checks = Track(_HEALTH_CHECKS, config.max_queue)
-        self._checks = self._lane(calls.CHECK_CREDITS)
-        self._charges = self._lane(calls.CREATE_CHARGES)
+        self._checks = self._lane(calls.CHECK_CREDITS, _always)
+        self._charges = self._lane(calls.CREATE_CHARGES, _has_key)
         self._lines: dict[str, Lane | Track] = {
             "checks": self._checks,
             "charges": self._charges,
@@ -225,24 +177,24 @@ class Gateway:
     # Checks and charges, collected into batches
 
     @telemetry.collected_call(calls.CHECK_CREDITS)
-    async def check_credit(self, item: CheckItem) -> Row:
+    async def check_credit(self, item: Item) -> Row:
         """May this user go on? A row of billing.check_credits; its outcome is 'checked' or the
         slug of a refusal."""
         return await self._checks.submit(item)
 
     @telemetry.collected_call(calls.CREATE_CHARGES)
-    async def create_charge(self, item: ChargeItem) -> Row:
+    async def create_charge(self, item: Item) -> Row:
         """This user used one. A row of billing.create_charges with its outcome."""
         return await self._charges.submit(item)
 
     @telemetry.collected_call(calls.CREATE_CHARGES)
-    async def create_charges(self, items: Sequence[ChargeItem]) -> list[Row]:
+    async def create_charges(self, items: Sequence[Item]) -> list[Row]:
         """Several charges of one request, decided in their order; a row each."""
         return await self._charges.submit_together(items)
 
     async def create_charges_once(
         self,
-        items: Sequence[ChargeItem],
+        items: Sequence[Item],
         idempotency_key: str,
         request_fingerprint: bytes,
         batch_fingerprint: bytes,
@@ -436,7 +388,7 @@ class Gateway:
 
     # Inside
 
-    def _lane(self, call: FunctionCall) -> Lane:
+    def _lane(self, call: FunctionCall, repeatable: Callable[[Item], bool]) -> Lane:
         async def send(items: Sequence[Any], wait: float | None) -> list[Row]:
             telemetry.note_sent(items)
             patience = None if wait is None else _lock_timeout(wait)
@@ -448,6 +400,7 @@ class Gateway:
         return Lane(
             send,
             holder_of,
+            repeatable=repeatable,
             flights=_LANE_FLIGHTS,
             waiters=_WAITERS,
             max_queue=self._max_queue,
@@ -594,6 +547,16 @@ def _pool(config: ServeConfig, dsn: str, size: int, **options: bool) -> Pool:
         lock_timeout=config.lock_timeout,
         **options,
     )
+
+
+def _always(item: Item) -> bool:
+    """A check consumes nothing: a second one only leaves a second audit row."""
+    return True
+
+
+def _has_key(item: Item) -> bool:
+    """With an idempotency key a charge that took effect is recognised, not made again."""
+    return item[CHARGE_KEY] is not None
 
 
 def _lock_timeout(seconds: float) -> str:

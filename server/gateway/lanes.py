@@ -14,25 +14,14 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from server.gateway.errors import Busy, ConnectionLost, QueueFull, Unavailable
 
 Row = Mapping[str, Any]
+# One check or charge: its members as the database's type has them; the first two are the account.
+Item = tuple[Any, ...]
 _MAX_BATCH = 256
-
-
-class Item(Protocol):
-    """One check or charge: a tuple whose first two members identify the account."""
-
-    def __getitem__(self, index: slice, /) -> tuple[Any, ...]: ...
-
-    @property
-    def repeatable(self) -> bool:
-        """Whether it may be sent again when it is unknown whether it took effect."""
-        ...
-
-
 _PAUSE = 0.05  # seconds between tries for an account that cannot wait in PostgreSQL now
 
 # Who holds an account, as billing.get_account_holders says it.
@@ -47,7 +36,7 @@ class _Entry:
 
     __slots__ = ("deadline", "future", "item")
 
-    def __init__(self, item: Any, deadline: float) -> None:
+    def __init__(self, item: Item, deadline: float) -> None:
         self.item = item
         self.deadline = deadline
         self.future: asyncio.Future[Row] = asyncio.get_running_loop().create_future()
@@ -110,7 +99,8 @@ class _Places:
 
 class Lane:
     """Batches of one kind of call. `send(items, wait)` performs one call and gives a row per
-    item, each with `item` (1-based) and `outcome`.
+    item, each with `item` (1-based) and `outcome`. `repeatable` says whether an item may be sent
+    again when it is unknown whether it took effect.
 
     `flights` batches run at once, and beside them a call each for `waiters` accounts that wait, and
     one for those that find no place there. With more than `max_queue` items waiting, submit raises
@@ -122,6 +112,7 @@ class Lane:
         send: Send,
         holder_of: HolderOf,
         *,
+        repeatable: Callable[[Item], bool],
         flights: int,
         waiters: int,
         max_queue: int,
@@ -129,6 +120,7 @@ class Lane:
     ) -> None:
         self._send = send
         self._holder_of = holder_of
+        self._repeatable = repeatable
         self._line: deque[_Entry] = deque()
         self._free_flights = flights
         self._max_queue = max_queue
@@ -215,8 +207,8 @@ class Lane:
         except ConnectionLost as error:
             # Unknown whether it took effect: what may be repeated is sent once more, the rest
             # is answered so, never guessed.
-            repeatable = [] if again else [entry for entry in batch if entry.item.repeatable]
-            _fail([entry for entry in batch if again or not entry.item.repeatable], error)
+            repeatable = [] if again else [e for e in batch if self._repeatable(e.item)]
+            _fail([e for e in batch if again or not self._repeatable(e.item)], error)
             return await self._deliver(repeatable, again=True, wait=wait) if repeatable else []
         except (Unavailable, asyncio.CancelledError) as error:
             _fail(batch, error)
@@ -239,7 +231,7 @@ class Lane:
                 entry.future.set_result(row)
         return held
 
-    def _entry(self, item: Any) -> _Entry:
+    def _entry(self, item: Item) -> _Entry:
         return _Entry(item, asyncio.get_running_loop().time() + self._patience)
 
     def _wait_aside(self, entry: _Entry) -> None:

@@ -1,0 +1,41 @@
+"""What of a check or charge goes to the database: the fields of its request model, those of nested
+models under joined names, and the API key last. So is the composite type there, and nowhere else is
+the list of fields written down."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from operator import attrgetter
+from typing import Any
+from uuid import UUID
+
+from pydantic import BaseModel
+
+from server.agent.models import ChargeRequest, CheckRequest
+
+
+class ItemType:
+    """The items of one composite type, plain tuples, and how they are made from a request."""
+
+    def __init__(self, model: type[BaseModel], leave_out: frozenset[str] = frozenset()) -> None:
+        paths = [path for path in _paths(model) if path not in leave_out]
+        self.fields = (*(path.replace(".", "_") for path in paths), "api_key_id")
+        self._values = attrgetter(*paths)
+
+    def item(self, body: Any, api_key_id: UUID) -> tuple[Any, ...]:
+        """The item of a request that has the model's attributes."""
+        return (*self._values(body), api_key_id)
+
+
+def _paths(model: type[BaseModel]) -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        nested = field.annotation
+        if isinstance(nested, type) and issubclass(nested, BaseModel):
+            yield from (f"{name}.{path}" for path in _paths(nested))
+        else:
+            yield name
+
+
+CHECK = ItemType(CheckRequest)
+# A charge finds its account, or is refused: there is nobody to store the other two for.
+CHARGE = ItemType(ChargeRequest, leave_out=frozenset({"wa_id", "tenant_id"}))
