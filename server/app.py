@@ -44,7 +44,9 @@ def build_app(config: ServeConfig) -> web.Application:
     app[STOPPING] = asyncio.Event()
     app.on_startup.append(_spare_the_collector)
     app.on_shutdown.append(_say_that_it_stops)
-    app.cleanup_ctx.append(_telemetry)  # ended last, so that the end of the others is told too
+    # These end last, so that the end of the others is told and counted too.
+    app.cleanup_ctx.append(_telemetry)
+    app.cleanup_ctx.append(_metrics)
     app.cleanup_ctx.append(_gateway)
     app.cleanup_ctx.append(_guard)
     app.cleanup_ctx.append(_payments)
@@ -83,8 +85,15 @@ async def _telemetry(app: web.Application) -> AsyncIterator[None]:
     await telemetry.stop()
 
 
-async def _gateway(app: web.Application) -> AsyncIterator[None]:
+async def _metrics(app: web.Application) -> AsyncIterator[None]:
     metrics.start()
+    flushing = asyncio.create_task(metrics.keep_flushing())
+    yield
+    flushing.cancel()
+    await asyncio.gather(flushing, return_exceptions=True)
+
+
+async def _gateway(app: web.Application) -> AsyncIterator[None]:
     gateway = app[GATEWAY] = Gateway(app[CONFIG])
     gateway.start_background_work()
     yield

@@ -11,7 +11,7 @@ from aiohttp import web
 from server import metrics
 from server.errors import ApiError, json_response
 from server.gateway import DatabaseFault, ReadOnly, Refused, Unavailable
-from server.keys import GATEWAY
+from server.keys import CONFIG, GATEWAY
 from server.steps import latest_step
 
 _HEALTH_TIMEOUT = 0.9
@@ -58,6 +58,9 @@ async def prometheus(request: web.Request) -> web.StreamResponse:
     """The metrics of all worker processes, for machines of the house only."""
     if not _is_internal(request):
         raise web.HTTPNotFound
+    if request.app[CONFIG].workers > 1:
+        await asyncio.sleep(2 * metrics.FLUSH_SECONDS)  # what others have counted is known then
+    metrics.flush()
     body = await asyncio.to_thread(metrics.render)
     return web.Response(body=body, headers={"Content-Type": metrics.CONTENT_TYPE})
 

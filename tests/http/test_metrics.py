@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import socket
+import subprocess
+import sys
 from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import aiohttp
 import httpx
+import prometheus_client
 import psutil
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
+from server import metrics
 from server.routes import ROUTES
 from tests.http.wire import ACCOUNTS, BATCH, CHARGES, CHECK, CREDITS, TRANSACTIONS
 from tests.support import (
@@ -455,3 +465,76 @@ def test_what_waits_and_what_is_refused_because_too_much_waits_is_counted(
             holder.rollback()
             assert held.result() == [201] * 3
         wait_for(lambda: read(service).sum(waiting) == 0, "nothing to wait")
+
+
+def test_counts_of_a_worker_that_is_told_to_end_are_not_lost(database: Database) -> None:
+    with running_service(database, workers=1) as service, service.client() as client:
+        body = identity(unique())
+        for _ in range(5):
+            assert client.post(CHECK, json=body).status_code == 200
+        [worker] = worker_pids(service.process)
+        psutil.Process(worker).terminate()
+        wait_for(lambda: worker_pids(service.process) - {worker}, "another worker")
+        assert read(service).sum("billing_http_requests_total", endpoint=CHECK) == 5
+
+
+@given(
+    st.lists(
+        st.one_of(st.sampled_from([0.0, 0.5, 1.0, 2.5, 10.0]), st.floats(0, 1e6)), max_size=300
+    )
+)
+def test_what_is_summed_in_memory_gives_the_series_that_the_library_would_give(
+    amounts: list[float],
+) -> None:
+    def series(kind: Any) -> list[Any]:
+        registry = CollectorRegistry()
+        counter = kind.Counter("c", "c", ["label"], registry=registry)
+        histogram = kind.Histogram("h", "h", ["label"], buckets=(0, 1, 2.5, 10), registry=registry)
+        for number, amount in enumerate(amounts):
+            counter.labels(str(number % 2)).inc(amount)
+            histogram.labels(str(number % 2)).observe(amount)
+            if number % 100 == 50:
+                metrics.flush()
+        metrics.flush()
+        return [
+            (sample.name, sample.labels, pytest.approx(sample.value))
+            for family in registry.collect()
+            for sample in family.samples
+            if not sample.name.endswith("_created")
+        ]
+
+    assert series(metrics) == series(prometheus_client)
+
+
+def test_a_gauge_that_is_told_late_tells_its_newest_value() -> None:
+    registry = CollectorRegistry()
+    gauge = metrics.SummedGauge("g", "g", registry=registry)
+    for step in (gauge.inc, gauge.inc, gauge.dec):
+        step()
+    assert registry.get_sample_value("g") == 0
+    metrics.flush()
+    assert registry.get_sample_value("g") == 1
+    gauge.set(7)
+    metrics.flush()
+    assert registry.get_sample_value("g") == 7
+
+
+def test_a_new_process_does_not_count_again_what_its_parent_counted(tmp_path: Path) -> None:
+    script = """
+import os
+from server import metrics
+metrics.count_check("allowed").inc()
+child = os.fork()
+metrics.flush()
+if child:
+    os.waitpid(child, 0)
+    print(metrics.render().decode())
+"""
+    answer = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert Metrics(answer.stdout).sum("billing_credit_checks_total") == 1
