@@ -392,7 +392,7 @@ class Gateway:
         async def send(items: Sequence[Any], wait: float | None) -> list[Row]:
             telemetry.note_sent(items)
             patience = None if wait is None else _lock_timeout(wait)
-            return await self._call(call, *zip(*items, strict=True), patience)
+            return await self._call(call, *zip(*items, strict=True), patience, kept_for=call.name)
 
         async def holder_of(account: tuple[Any, ...]) -> str | None:
             return await self._holders(account[:1], account[1:])
@@ -444,19 +444,22 @@ class Gateway:
         *arguments: Any,
         client: tuple[str, str] | None = None,
         pool: Pool | None = None,
+        kept_for: str | None = None,
     ) -> list[Row]:
         pool = pool or self._pool
+        connection = await pool.take(kept_for)
         try:
-            async with pool.connection() as connection:
-                for _ in range(_ATTEMPTS - 1):
-                    try:
-                        return await self._run(pool, connection, call, *arguments, client=client)
-                    except asyncpg.PostgresError as error:
-                        if not is_retryable(error):
-                            raise
-                return await self._run(pool, connection, call, *arguments, client=client)
+            for _ in range(_ATTEMPTS - 1):
+                try:
+                    return await self._run(pool, connection, call, *arguments, client=client)
+                except asyncpg.PostgresError as error:
+                    if not is_retryable(error):
+                        raise
+            return await self._run(pool, connection, call, *arguments, client=client)
         except asyncpg.PostgresError as error:
             raise translate(error) from None
+        finally:
+            pool.put_back(connection)
 
     async def _run(
         self,

@@ -3,7 +3,10 @@ costs a round trip per call; here a connection is set up once and used until it 
 
 None is trusted for ever: the network may have lost it without a word, or its server may have become
 a standby. One that was idle for some seconds is asked before it is used, and one that fails takes
-with it all that were opened before: what cut one off has cut off its like."""
+with it all that were opened before: what cut one off has cut off its like.
+
+A user that calls again and again keeps connections of its own, so that the statement it calls is
+always prepared there and its function compiled."""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ import asyncio
 import contextlib
 import logging
 import random
+from collections import defaultdict
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -58,6 +62,7 @@ class _Member:
     expires_at: float
     used_at: float
     pid: int | None  # of the server's process, where it stays the same
+    kept_for: str | None
 
 
 class Pool:
@@ -65,7 +70,8 @@ class Pool:
     web tier's role; with `announce_rights` the log says so once where that took rights away.
     Without `read_only`, connections are kept only to a server that can write. Times in seconds."""
 
-    connect_options: ClassVar[dict[str, Any]] = {}
+    # A statement stays prepared for as long as its connection lives.
+    connect_options: ClassVar[dict[str, Any]] = {"max_cached_statement_lifetime": 0}
     begin = "BEGIN"
     keeps_its_server: ClassVar[bool] = True
 
@@ -97,27 +103,50 @@ class Pool:
             "jit": "off",
         }
         self._settings = self.session_settings(settings)
-        self._free: list[Connection] = []
+        self._free: defaultdict[str | None, list[Connection]] = defaultdict(list)
+        self._size = size
         self._slots = asyncio.Semaphore(size)
         self._open: dict[Connection, _Member] = {}
         self._condemned_at = 0.0  # when a connection last failed
         self._silence = SilenceWatch(self._connect_to_ask, self.condemn)
         self._announce_rights = announce_rights
-
-    @property
-    def in_use(self) -> int:
-        """How many connections are at work right now."""
-        return len(self._open) - len(self._free)
+        self.in_use = 0  # how many connections are at work right now, or being opened
 
     @contextlib.asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
-        """A connection for one call. Raises Unavailable when none can be made."""
-        async with self._slots:
-            connection = await self._take() or await self._connect()
-            try:
-                yield connection
-            finally:
-                self._put_back(connection)
+        """As take, and put_back at the end of the block."""
+        connection = await self.take()
+        try:
+            yield connection
+        finally:
+            self.put_back(connection)
+
+    async def take(self, kept_for: str | None = None) -> Connection:
+        """A connection for one call; give it back with put_back. `kept_for` names the user whose
+        own connections it is one of. Raises Unavailable when none can be made."""
+        await self._slots.acquire()
+        self.in_use += 1
+        try:
+            return await self._rested(kept_for) or await self._connect(kept_for)
+        except BaseException:
+            self._release()
+            raise
+
+    def put_back(self, connection: Connection) -> None:
+        """The call has ended, in whatever."""
+        self._release()
+        member = self._open.get(connection)
+        now = _now()
+        if (
+            member is None  # the pool was closed meanwhile
+            or connection.is_closed()
+            or member.expires_at < now
+            or self._is_condemned(member)
+        ):
+            self._drop(connection)
+        else:
+            member.used_at = now
+            self._free[member.kept_for].append(connection)
 
     async def fetch(self, connection: Connection, sql: str, *arguments: Any) -> list[Any]:
         """Runs one prepared statement. A broken connection is closed and raises ConnectionLost."""
@@ -173,10 +202,10 @@ class Pool:
         if member is None or member.used_at <= self._condemned_at:
             return
         self._condemned_at = member.used_at
-        doomed = [idle for idle in self._free if self._is_condemned(self._open[idle])]
-        self._free = [idle for idle in self._free if idle not in doomed]
+        resting = [idle for free in self._free.values() for idle in free]
+        doomed = [idle for idle in resting if self._is_condemned(self._open[idle])]
         for idle in doomed:
-            self._drop(idle)
+            self._close_resting(idle)
         if doomed:
             _LOG.warning("a connection failed: %d idle ones of its age are closed", len(doomed))
 
@@ -193,12 +222,12 @@ class Pool:
         self._open.clear()
         self._free.clear()
 
-    async def _take(self) -> Connection | None:
+    async def _rested(self, kept_for: str | None) -> Connection | None:
         """An idle connection that can be trusted, the one used last."""
-        while self._free and self._open[self._free[0]].used_at < _now() - _IDLE_LIMIT:
-            self._drop(self._free.pop(0))
-        while self._free:
-            connection = self._free.pop()
+        self._close_idle()
+        free = self._free[kept_for]
+        while free:
+            connection = free.pop()
             member = self._open[connection]
             now = _now()
             if connection.is_closed() or member.expires_at < now:
@@ -207,6 +236,23 @@ class Pool:
                 member.used_at = now
                 return connection
         return None
+
+    def _close_idle(self) -> None:
+        unused_since = _now() - _IDLE_LIMIT
+        for free in self._free.values():
+            while free and self._open[free[0]].used_at < unused_since:
+                self._drop(free.pop(0))
+
+    def _make_room(self) -> None:
+        """Closes what others have kept unused for longest, where one more would be too many."""
+        while resting := [free[0] for free in self._free.values() if free]:
+            if self.in_use + sum(map(len, self._free.values())) <= self._size:
+                break
+            self._close_resting(min(resting, key=lambda idle: self._open[idle].used_at))
+
+    def _close_resting(self, connection: Connection) -> None:
+        self._free[self._open[connection].kept_for].remove(connection)
+        self._drop(connection)
 
     async def _proves_itself(self, connection: Connection) -> bool:
         """Whether a connection answers soon, and its server may write. Else it is gone."""
@@ -225,19 +271,9 @@ class Pool:
         self._drop(connection)
         return False
 
-    def _put_back(self, connection: Connection) -> None:
-        member = self._open.get(connection)
-        now = _now()
-        if (
-            member is None  # the pool was closed meanwhile
-            or connection.is_closed()
-            or member.expires_at < now
-            or self._is_condemned(member)
-        ):
-            self._drop(connection)
-        else:
-            member.used_at = now
-            self._free.append(connection)
+    def _release(self) -> None:
+        self.in_use -= 1
+        self._slots.release()
 
     def _is_condemned(self, member: _Member) -> bool:
         return member.opened_at <= self._condemned_at
@@ -250,12 +286,13 @@ class Pool:
         member = self._open.get(connection)
         return None if member is None else self._silence.expect(connection, member.pid)
 
-    async def _connect(self) -> Connection:
+    async def _connect(self, kept_for: str | None) -> Connection:
         """A new connection, to the first host that lets one in and can do what the pool is for."""
+        self._make_room()
         faults: list[Unavailable] = []
         for host in self._hosts.in_order():
             try:
-                connection = await self._connect_to(host)
+                connection = await self._connect_to(host, kept_for)
             except Unavailable as fault:
                 faults.append(fault)
             else:
@@ -263,7 +300,7 @@ class Pool:
                 return connection
         raise next((fault for fault in faults if isinstance(fault, RightsMissing)), faults[0])
 
-    async def _connect_to(self, host: dict[str, Any]) -> Connection:
+    async def _connect_to(self, host: dict[str, Any], kept_for: str | None) -> Connection:
         now = _now()
         try:
             connection = await self._open_at(host)
@@ -283,7 +320,7 @@ class Pool:
         self.announce(server["stronger"])
         age = self._max_age * random.uniform(_YOUNGEST, 1)  # noqa: S311
         pid = server["pid"] if self.keeps_its_server else None
-        self._open[connection] = _Member(now, now + age, now, pid)
+        self._open[connection] = _Member(now, now + age, now, pid, kept_for)
         return connection
 
     async def _open_at(self, host: dict[str, Any]) -> Connection:
