@@ -28,7 +28,7 @@ from typing import Any
 import asyncpg
 import psycopg
 
-from bench import report
+from bench import report, thin
 from bench.cluster import (
     charge_once,
     durable_cluster,
@@ -102,6 +102,7 @@ def run(options: argparse.Namespace, progress: Progress) -> dict[str, Any]:
         shown = settings(cluster)
         contents = Contents(options.accounts, options.charges)
         database = stack.enter_context(filled(cluster, contents, progress.say))
+        thin.make(database, contents)
         charge_once(database, options.accounts, "replay-")
         with stage(cluster, database, options.accounts, "replay-", workers=options.workers) as at:
             chosen = at
@@ -119,7 +120,7 @@ def run(options: argparse.Namespace, progress: Progress) -> dict[str, Any]:
                     not_run[name] = f"failed: {fault}"
                     failed += 1
         progress.say("verifying the books")
-        wrong = wrong_books(database)
+        wrong = wrong_books(database) + thin.wrong_books(database)
     return {
         "results": results,
         "not_run": not_run,

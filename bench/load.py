@@ -21,6 +21,7 @@ from uuid import UUID
 import asyncpg
 import uvloop
 
+from bench import thin
 from bench.cluster import Stage
 from bench.data import PROVIDER
 from bench.processes import Usage, measured, resident_mb
@@ -112,17 +113,40 @@ def wrk(
     if kind == "batch":
         made = _outcomes(stage.service.base_url) - outcomes
         unmade = sum(made.values()) - made["created"]
-    return Round(
-        requests=told["requests"],
-        seconds=told["seconds"],
-        errors=told["broken"] + unexpected + foreign + unmade,
-        p50=told["p50"],
-        p95=told["p95"],
-        p99=told["p99"],
+    return _told(
+        told,
+        told["broken"] + unexpected + foreign + unmade,
+        usage,
         statuses=statuses,
         wal_bytes=_wal_position(stage.database) - wal,
         worker_mb=resident_mb(stage.worker_pids),
-        usage=usage,
+    )
+
+
+def wrk_thin(
+    stage: Stage, service: tuple[str, Sequence[int]], kind: str, connections: int, seconds: int
+) -> Round:
+    """A round at the thin service (URL, process ids); it is to refuse nothing and to write what it
+    answers."""
+    url, pids = service
+    wal, written = _wal_position(stage.database), thin.written(stage.database, kind)
+    with measured({**stage.groups, "thin": pids}) as usage:
+        told = _run_wrk(
+            url,
+            kind,
+            connections,
+            seconds,
+            key=stage.service.key.secret,
+            users=stage.accounts,
+            used=stage.used,
+        )
+    unwritten = told["requests"] - (thin.written(stage.database, kind) - written)
+    return _told(
+        told,
+        told["broken"] + told["refused"] + max(0, unwritten),
+        usage,
+        wal_bytes=_wal_position(stage.database) - wal,
+        worker_mb=resident_mb(pids),
     )
 
 
@@ -130,16 +154,13 @@ def wrk_echo(url: str, pids: Sequence[int], connections: int, seconds: int) -> R
     """A round at the echo; it answers nothing but 200."""
     with measured({"echo": pids}) as usage:
         told = _run_wrk(url, "echo", connections, seconds, key="none", users=10_000, used="none")
-    return Round(
-        requests=told["requests"],
-        seconds=told["seconds"],
-        errors=told["broken"] + told["refused"],
-        p50=told["p50"],
-        p95=told["p95"],
-        p99=told["p99"],
-        worker_mb=resident_mb(pids),
-        usage=usage,
-    )
+    return _told(told, told["broken"] + told["refused"], usage, worker_mb=resident_mb(pids))
+
+
+def _told(told: dict[str, Any], errors: int, usage: Usage, **more: Any) -> Round:
+    """A round as load.lua tells it."""
+    figures = {name: told[name] for name in ("requests", "seconds", "p50", "p95", "p99")}
+    return Round(errors=errors, usage=usage, **figures, **more)
 
 
 def _run_wrk(
@@ -205,14 +226,24 @@ _IDENTITY = (
         *PROVIDER.split(":")
     )
 )
+_ANY_USER = "\\set id random(0, :accounts - 1)\n"
+_NEW_KEY = "\\set key random(1, 9000000000000000000)\n"
 _PGBENCH = {
-    "check": f"""\\set id random(0, :accounts - 1)
+    "check": f"""{_ANY_USER}
 SELECT * FROM billing.check_credit({_IDENTITY});
 """,
-    "charge": f"""\\set id random(0, :accounts - 1)
-\\set key random(1, 9000000000000000000)
+    "charge": f"""{_ANY_USER}{_NEW_KEY}
 SELECT * FROM billing.create_charge({_IDENTITY}, p_description => 'Message interaction',
     p_idempotency_key => 'pgbench-' || (:key)::text);
+""",
+}
+_PLAIN = {
+    "check": f"""{_ANY_USER}
+SELECT * FROM thin.check_credit({_IDENTITY});
+""",
+    "charge": f"""{_ANY_USER}{_NEW_KEY}
+SELECT * FROM thin.charge({_IDENTITY}, p_amount => 1, p_description => 'Message interaction',
+    p_key => 'pgbench-' || (:key)::text);
 """,
 }
 
@@ -222,10 +253,25 @@ def pgbench(
 ) -> Round:
     """A round of the single-call function, prepared, as a DBA's login: what the database does
     without the web tier."""
+    return _pgbench(stage, _PGBENCH[kind], clients, seconds, users)
+
+
+def pgbench_plain(
+    stage: Stage, kind: str, clients: int, seconds: int, *, users: int | None = None
+) -> Round:
+    """The same by the plain function of thin.sql, each call of which writes a row."""
+    written = thin.written(stage.database, kind)
+    taken = _pgbench(stage, _PLAIN[kind], clients, seconds, users)
+    written = thin.written(stage.database, kind) - written
+    taken.errors += max(0, taken.requests - written)
+    return taken
+
+
+def _pgbench(stage: Stage, script: str, clients: int, seconds: int, users: int | None) -> Round:
     cluster = stage.database.cluster.cluster
     wal = _wal_position(stage.database)
     with tempfile.NamedTemporaryFile("w", suffix=".sql") as file, measured(stage.groups) as usage:
-        file.write(_PGBENCH[kind])
+        file.write(script)
         file.flush()
         command: list[str | Path] = [cluster.binaries / "pgbench", "-n", "-M", "prepared"]
         command += ["-f", file.name, "-c", str(clients), "-j", "2", "-T", str(seconds)]

@@ -11,8 +11,10 @@ from bench import load
 from bench.cluster import Stage
 from bench.echo import running_echo
 from bench.load import BATCH, Round
+from bench.thin import running_thin
 
 CONNECTIONS = (1, 16, 64, 256, 1000)
+THIN_CONNECTIONS = CONNECTIONS[:4]
 CLIENTS = (16, 64)  # of pgbench, whose best counts
 
 
@@ -68,25 +70,43 @@ def http(
 
 
 def _pgbench(stage: Stage, kind: str, *, users: int | None = None) -> list[Load]:
-    def make(clients: int) -> Load:
+    """Our own single function and the plain one, in turn."""
+
+    def make(via: str, clients: int) -> Load:
+        take = {"pgbench": load.pgbench, "plain": load.pgbench_plain}[via]
+
         def run(seconds: int) -> Round:
-            return load.pgbench(stage, kind, clients, seconds, users=users)
+            return take(stage, kind, clients, seconds, users=users)
 
-        return Load("pgbench", kind, clients, run)
+        return Load(via, kind, clients, run)
 
-    return [make(clients) for clients in CLIENTS]
-
-
-@_simple
-def _check(stage: Stage) -> list[Load]:
-    """May this user go on? Any of all accounts."""
-    return [*http(stage, "check", CONNECTIONS), *_pgbench(stage, "check")]
+    return [make(via, clients) for clients in CLIENTS for via in ("pgbench", "plain")]
 
 
-@_simple
-def _charge(stage: Stage) -> list[Load]:
-    """A charge with a new key to any of all accounts."""
-    return [*http(stage, "charge", CONNECTIONS), *_pgbench(stage, "charge")]
+def _with_yardsticks(kind: str) -> Scenario:
+    """The service at each number of connections beside the thin one, pgbench on our function
+    beside the plain one, and the echo, each in as many processes as the server has."""
+
+    @contextlib.contextmanager
+    def scenario(stage: Stage) -> Iterator[list[Load]]:
+        key, workers = stage.service.key.secret, stage.workers
+        with running_thin(stage.database, key, workers) as thin, running_echo(workers) as echo:
+
+            def make_thin(count: int) -> Load:
+                def run(seconds: int) -> Round:
+                    return load.wrk_thin(stage, thin, kind, count, seconds)
+
+                return Load("thin", kind, count, run)
+
+            loads = []
+            for count in CONNECTIONS:
+                loads += http(stage, kind, (count,))
+                if count in THIN_CONNECTIONS:
+                    loads.append(make_thin(count))
+            nothing = Load("aiohttp", "echo", 64, lambda seconds: load.wrk_echo(*echo, 64, seconds))
+            yield [*loads, *_pgbench(stage, kind), nothing]
+
+    return scenario
 
 
 @_simple
@@ -155,23 +175,9 @@ def _lone(stage: Stage) -> list[Load]:
     return [one for kind in ("charge", "check") for one in (*http(stage, kind, (1,)), make(kind))]
 
 
-@contextlib.contextmanager
-def _echo(stage: Stage) -> Iterator[list[Load]]:
-    """What aiohttp answers with nothing to do, in as many processes as the server has."""
-    with running_echo(stage.workers) as (url, pids):
-
-        def make(connections: int) -> Load:
-            def run(seconds: int) -> Round:
-                return load.wrk_echo(url, pids, connections, seconds)
-
-            return Load("aiohttp", "echo", connections, run)
-
-        yield [make(connections) for connections in (64, 256)]
-
-
 SCENARIOS: dict[str, Scenario] = {
-    "check": _check,
-    "charge": _charge,
+    "check": _with_yardsticks("check"),
+    "charge": _with_yardsticks("charge"),
     "replay": _replay,
     "hot": _hot,
     "mixed": _mixed,
@@ -179,18 +185,16 @@ SCENARIOS: dict[str, Scenario] = {
     "history": _history,
     "nginx": _nginx,
     "lone": _lone,
-    "echo": _echo,
 }
 # How many loads each has, for the progress line.
 LOADS = {
-    "check": 7,
-    "charge": 7,
+    "check": 14,
+    "charge": 14,
     "replay": 2,
-    "hot": 3,
+    "hot": 5,
     "mixed": 2,
     "batch": 2,
     "history": 1,
     "nginx": 4,
     "lone": 4,
-    "echo": 2,
 }

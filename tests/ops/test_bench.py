@@ -12,23 +12,27 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import httpx
 import psycopg
 import pytest
 
-from bench import load, report, soak
+from bench import load, report, soak, thin
 from bench.cluster import Stage
 from bench.data import Contents, fill
 from bench.goals import Goal
 from tests.support import Database, Process, Service, running_service
 
 ACCOUNTS = 50
+Thin = tuple[str, list[int]]  # its URL and process ids
+CONTENTS = Contents(ACCOUNTS, 6)
 
 
 @pytest.fixture(scope="module")
 def filled_database(module_database: Database) -> Database:
     """As after a year of service, in small."""
     with psycopg.connect(module_database.dsn(), autocommit=True) as connection:
-        fill(connection, Contents(ACCOUNTS, 6))
+        fill(connection, CONTENTS)
+    thin.make(module_database, CONTENTS)
     return module_database
 
 
@@ -40,6 +44,14 @@ def bench_service(filled_database: Database) -> Any:
 
 def stage(service: Service) -> Stage:
     return Stage(service.database, service, ACCOUNTS, "k")
+
+
+@pytest.fixture(scope="module")
+def thin_service(bench_service: Service) -> Iterator[Thin]:
+    """Two processes of it."""
+    key = bench_service.key.secret
+    with thin.running_thin(bench_service.database, key, workers=2) as running:
+        yield running
 
 
 @dataclass
@@ -116,6 +128,134 @@ def test_the_lone_call_charges_as_the_server_does(bench_service: Service) -> Non
     )
     taken = load.asyncpg_alone(stage(bench_service), "charge", 1)
     assert bench_service.database.execute(newest, user="postgres") == [(taken.requests,) * 3]
+
+
+@pytest.mark.parametrize("kind", ["check", "charge"])
+def test_the_thin_service_writes_what_it_answers(
+    bench_service: Service, thin_service: Thin, kind: str
+) -> None:
+    before = thin.written(bench_service.database, kind)
+    taken = load.wrk_thin(stage(bench_service), thin_service, kind, 8, 1)
+    assert taken.errors == 0
+    assert thin.written(bench_service.database, kind) - before >= taken.requests > 0
+    assert taken.usage.cpu_seconds["thin"] > 0
+    assert thin.wrong_books(bench_service.database) == 0
+
+
+@pytest.mark.parametrize(("kind", "users"), [("check", None), ("charge", None), ("charge", 1)])
+def test_pgbench_on_the_plain_functions_writes_what_it_counts(
+    bench_service: Service, kind: str, users: int | None
+) -> None:
+    before = thin.written(bench_service.database, kind)
+    taken = load.pgbench_plain(stage(bench_service), kind, 4, 1, users=users)
+    assert taken.errors == 0
+    assert thin.written(bench_service.database, kind) - before == taken.requests > 0
+    assert thin.wrong_books(bench_service.database) == 0
+
+
+def test_calls_that_write_nothing_are_errors_of_the_plain_functions(
+    bench_service: Service, thin_service: Thin
+) -> None:
+    nobody = Stage(bench_service.database, bench_service, ACCOUNTS * 1000, "k")
+    assert load.pgbench_plain(nobody, "charge", 1, 1).errors > 0
+    assert load.wrk_thin(nobody, thin_service, "charge", 1, 1).errors > 0
+
+
+def test_the_thin_service_answers_as_the_real_one_does(
+    bench_service: Service, thin_service: Thin
+) -> None:
+    database = bench_service.database
+    database.execute(
+        "INSERT INTO thin.accounts (oauth_provider, external_id, credits_given, paid_credits,"
+        " free_uses_remaining) VALUES ('oauth:google', 'three uses', 2, 2, 1)"
+    )
+    headers = {"X-API-Key": bench_service.key.secret}
+    user = {"oauth_provider": "oauth:google", "external_id": "three uses"}
+    charge = {"amount_minor": 1, "currency": "USD", "description": "Message interaction"}
+    with httpx.Client(base_url=thin_service[0], headers=headers) as client:
+
+        def post(path: str, **body: Any) -> tuple[int, Any]:
+            answer = client.post(f"/v1/billing/{path}", json=user | body)
+            return answer.status_code, answer.json()
+
+        def pay(key: str | None, **body: Any) -> tuple[int, int | None]:
+            status, told = post("charges", **charge, **body, idempotency_key=key)
+            return status, told.get("balance_after")
+
+        assert post("credits/check")[1]["free_uses_remaining"] == 1
+        assert [pay("a"), pay("b"), pay("a"), pay(None)] == [
+            (201, 2),
+            (201, 1),
+            (409, None),
+            (201, 0),
+        ]
+        assert [pay("b"), pay("c"), pay("d", external_id="nobody")] == [
+            (409, None),
+            (402, None),
+            (404, None),
+        ]
+        status, told = post("credits/check")
+        assert (status, told["has_credit"], told["total_uses"]) == (200, False, 3)
+        assert post("credits/check", external_id="")[0] == 422
+        assert post("charges", **(charge | {"amount_minor": 0}))[0] == 422
+        client.headers["X-API-Key"] = "another"
+        assert post("credits/check")[0] == 401
+    assert thin.wrong_books(database) == 0
+
+
+def test_a_batch_of_the_thin_service_charges_as_its_single_function_does(
+    bench_service: Service,
+) -> None:
+    database = bench_service.database
+    items = [
+        ("twice", 1, "k1"),
+        ("plain", 3, "k1"),
+        ("twice", 1, "k1"),  # a repeated key
+        ("nobody", 1, "k1"),
+        ("plain", 1, None),
+        ("short", 2, "k1"),
+        ("short", 2, "k2"),
+        ("short", 2, "k3"),  # for which too little is left
+        ("closed", 1, "k1"),
+    ]
+
+    def accounts(name: str) -> None:
+        for user in ("twice", "plain", "short", "closed"):
+            database.execute(
+                "INSERT INTO thin.accounts (oauth_provider, external_id, status, credits_given,"
+                " paid_credits, free_uses_remaining) VALUES (%s, %s, %s, 3, 3, 1)",
+                *(name, user, "closed" if user == "closed" else "active"),
+            )
+
+    accounts("single")
+    accounts("batch")
+    one_by_one = [
+        database.execute(
+            "SELECT outcome, balance_after FROM thin.charge('single', %s, %s, 'd', %s)", *item
+        )[0]
+        for item in items
+    ]
+    users, amounts, keys = map(list, zip(*items, strict=True))
+    together = database.execute(
+        "SELECT outcome, balance_after FROM thin.charge_batch(%s, %s, %s::bigint[], %s, %s)",
+        *(["batch"] * len(items), users, amounts, ["d"] * len(items), keys),
+    )
+    assert together == one_by_one
+    assert [outcome for outcome, _ in together] == [
+        *("created", "created", "duplicate", "not_found", "created"),
+        *("created", "created", "insufficient", "not_active"),
+    ]
+    assert thin.wrong_books(database) == 0
+
+
+def test_the_books_of_the_yardstick_are_checked(bench_service: Service) -> None:
+    database = bench_service.database
+    paid = "UPDATE thin.accounts SET paid_credits = paid_credits + %s WHERE external_id = 'user-7'"
+    database.execute(paid, 1)
+    try:
+        assert thin.wrong_books(database) == 1
+    finally:
+        database.execute(paid, -1)
 
 
 def test_refused_items_of_a_batch_are_errors(bench_service: Service) -> None:
