@@ -9,7 +9,8 @@ from typing import Any
 from aiohttp import web
 from pydantic import BaseModel, Field
 
-from server.errors import ApiError
+from server.errors import JSON, ApiError
+from server.quick_decoder import QuickDecoder
 from server.validation import Entries, Text255, missing, parse_json_body, validate
 
 
@@ -22,24 +23,28 @@ class WriteHeaders(BaseModel):
 @dataclass(frozen=True, slots=True)
 class Shape:
     """The models of a request's parts; with `idempotent`, the Idempotency-Key header is read
-    too."""
+    too. `quick` reads a plain body without its model, into an object with the same attributes."""
 
     body: type[BaseModel] | None
     path: type[BaseModel] | None
     query: type[BaseModel] | None
     idempotent: bool
+    quick: QuickDecoder | None = None
 
     async def read(self, request: web.Request) -> tuple[dict[str, Any], Entries]:
         """The request's parts as models, and the entries of what fails, in the order of the
         contract. Raises ApiError for a body that is no JSON at all."""
         models: dict[str, Any] = {}
         entries: Entries = []
-        parsed, absent = None, True
+        parsed, absent, body = None, True, None
         if self.body is not None:
             _refuse_encoding(request)
             raw = await request.read()
             absent = not raw
-            parsed = parse_json_body(request, raw) if raw else None
+            if self.quick is not None and request.headers.get("Content-Type", JSON) == JSON:
+                body = self.quick(raw)
+            if body is None:
+                parsed = parse_json_body(request, raw) if raw else None
         if self.idempotent:
             header = request.headers.get("Idempotency-Key")
             models["idempotency_key"] = header or None
@@ -52,7 +57,9 @@ class Shape:
             # Of a parameter given twice the last counts.
             models["query"], faults = validate(self.query, dict(request.query.items()), "query")
             entries += faults
-        if self.body is not None and absent:
+        if body is not None:
+            models["body"] = body
+        elif self.body is not None and absent:
             entries.append(missing("body"))
         elif self.body is not None:
             models["body"], faults = validate(self.body, parsed, "body")

@@ -16,6 +16,7 @@ from server.client_address import client_address
 from server.errors import ApiError, from_refused, unavailable, validation_error
 from server.gateway import Gateway, Refused, Row
 from server.keys import GATEWAY, GUARD
+from server.quick_decoder import quick_decoder
 from server.request_shape import Shape
 from server.validation import missing
 
@@ -51,7 +52,7 @@ def agent_endpoint(
     """Guards `handler` with an API key that has `permission` and gives it validated models.
     With `idempotent`, the Idempotency-Key header is read too."""
 
-    shape = Shape(body, path, query, idempotent)
+    shape = Shape(body, path, query, idempotent, body and quick_decoder(body))
 
     async def endpoint(request: web.Request) -> web.StreamResponse:
         models, entries = await shape.read(request)

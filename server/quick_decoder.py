@@ -1,0 +1,112 @@
+"""Plain request bodies, read and checked in one pass. A quick decoder is derived from a pydantic
+model, so that fields and limits stand there alone. What it accepts the model accepts too, with
+equal values; all else it leaves to the model, which accepts it or words the refusal."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+from collections.abc import Callable
+from typing import Annotated, Any, Union, get_args, get_origin
+
+import msgspec
+from pydantic import AfterValidator, BaseModel
+
+from server.validation import without_nul
+
+_LIMITS = frozenset({"gt", "ge", "lt", "le", "min_length", "max_length", "pattern"})
+
+QuickDecoder = Callable[[bytes], Any]
+_Validator = Callable[..., Any]
+
+
+class _Unknown(Exception):
+    """The model has something that is not understood here."""
+
+
+def quick_decoder(model: type[BaseModel]) -> QuickDecoder | None:
+    """A function that gives an object with the model's attributes, or None for a body that the
+    model itself must look at. There is none for a model with fields of kinds not known here."""
+    try:
+        decode = msgspec.json.Decoder(_struct(model)).decode
+    except _Unknown:
+        return None
+
+    def quick(raw: bytes) -> Any:
+        if rb"\u0000" in raw:  # JSON has no other way to say NUL
+            return None
+        try:
+            return decode(raw)
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            return None
+
+    return quick
+
+
+def _struct(model: type[BaseModel]) -> type[msgspec.Struct]:
+    """The model as msgspec knows it. A body with unknown fields is left to pydantic: msgspec would
+    skip them without looking whether they are JSON at all."""
+    if model.model_config or any(dataclasses.asdict(model.__pydantic_decorators__).values()):
+        raise _Unknown
+    fields: list[Any] = []
+    validators: list[tuple[str, _Validator]] = []
+    for name, field in model.model_fields.items():
+        if field.alias or field.validation_alias:
+            raise _Unknown
+        found: list[_Validator] = []
+        kind = _kind(field.annotation, found, field.metadata)
+        validators += [(name, validator) for validator in found]
+        if field.is_required():
+            fields.append((name, kind))
+        elif field.default_factory is None:
+            fields.append((name, kind, field.default))
+        elif field.default_factory is field.annotation:
+            fields.append((name, kind, msgspec.field(default_factory=kind)))
+        else:
+            raise _Unknown
+
+    def validate(made: Any) -> None:
+        for name, validator in validators:
+            value = getattr(made, name)
+            if value is not None:
+                setattr(made, name, validator(value))  # a ValueError leaves the body to pydantic
+
+    namespace = {"__post_init__": validate} if validators else {}
+    return msgspec.defstruct(
+        model.__name__, fields, namespace=namespace, kw_only=True, forbid_unknown_fields=True
+    )
+
+
+def _kind(annotation: Any, validators: list[_Validator], constraints: Any = ()) -> Any:
+    """The type for msgspec with what that can check; `validators` gets the rest."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _kind(arguments[0], validators, (*arguments[1:], *constraints))
+    if (
+        origin in (Union, types.UnionType)
+        and arguments[1:] == (types.NoneType,)
+        and not constraints
+    ):
+        return _kind(arguments[0], validators) | None
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel) and not constraints:
+        return _struct(annotation)
+    if annotation not in (str, int, bool):
+        raise _Unknown
+    limits: dict[str, Any] = {}
+    for constraint in constraints:
+        if isinstance(constraint, AfterValidator):
+            if constraint.func is not without_nul:
+                validators.append(constraint.func)
+        else:
+            limits |= _limits(constraint)
+    return Annotated[annotation, msgspec.Meta(**limits)] if limits else annotation
+
+
+def _limits(constraint: Any) -> dict[str, Any]:
+    if not dataclasses.is_dataclass(constraint):
+        raise _Unknown
+    values = {one.name: getattr(constraint, one.name) for one in dataclasses.fields(constraint)}
+    limits = {name: value for name, value in values.items() if value is not None}
+    if not limits.keys() <= _LIMITS:
+        raise _Unknown
+    return limits
