@@ -1,18 +1,30 @@
-"""The chart of docs/performance.md: throughput by connections, and each figure beside its bound."""
+"""The chart of docs/performance.md: throughput by connections, processor time of a request, and
+each figure beside its bound."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 from xml.sax.saxutils import escape
 
-from bench.goals import verdicts
+from bench.goals import costs, verdicts
+from bench.processes import GENERATOR
 from bench.scenarios import CLIENTS, CONNECTIONS
 
 _WIDTH, _PANEL, _ROW = 860, 300, 22
 _INK, _MUTED, _GRID = "#1f2937", "#6b7280", "#e5e7eb"
-_BLUE, _ORANGE, _GREEN, _RED = "#2563eb", "#c2410c", "#15803d", "#b91c1c"
+_BLUE, _VIOLET, _ORANGE, _GREEN, _RED = "#2563eb", "#7c3aed", "#c2410c", "#15803d", "#b91c1c"
+# The loads whose processor time is drawn.
+_COSTS = tuple(
+    f"{kind}/{load}"
+    for kind in ("charge", "check")
+    for load in (
+        *(f"{via} {kind} {count}" for count in (1, 64) for via in ("HTTP", "thin")),
+        *(f"{via} {kind} 16" for via in ("pgbench", "plain")),
+        "aiohttp echo 64",
+    )
+)
 
 Results = Mapping[str, Mapping[str, Any]]
 
@@ -20,35 +32,35 @@ Results = Mapping[str, Mapping[str, Any]]
 def draw(results: Results) -> str:
     """The chart as SVG; parts whose loads were not measured are left out."""
     goals = [goal for goal in verdicts(results) if goal["value"] is not None]
-    height = _PANEL + 60 + _ROW * len(goals)
+    taken = {name: costs(results[name]) for name in _COSTS if name in results}
+    goals_top = _PANEL + (70 + _ROW * len(taken) if taken else 0)
+    height = goals_top + 60 + _ROW * len(goals)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}"'
         f' font-family="system-ui, sans-serif" font-size="12" fill="{_INK}" role="img">',
-        "<title>Throughput by connections, and the figures to reach</title>",
+        "<title>Throughput by connections, processor time, and the figures to reach</title>",
         f'<rect width="{_WIDTH}" height="{height}" fill="#ffffff"/>',
     ]
     for number, kind in enumerate(("charge", "check")):
         parts += _lines(results, kind, number * _WIDTH // 2)
+    parts += _costs(taken, _PANEL + 20)
+    if goals:
+        said = "figures to reach (the upright line); a dot: the same ratio by processor time"
+        parts.append(_text(_WIDTH / 2, goals_top + 30, said, "middle", weight=600))
     for number, goal in enumerate(goals):
-        parts += _bar(goal, _PANEL + 50 + number * _ROW)
+        parts += _bar(goal, goals_top + 50 + number * _ROW)
     return "\n".join([*parts, "</svg>", ""])
 
 
 def _lines(results: Results, kind: str, left: int) -> list[str]:
-    """Requests a second over the number of connections, pgbench's best as a dashed line."""
-    rates = [
-        (count, float(results[name]["per_second"]))
-        for count in CONNECTIONS
-        if (name := f"{kind}/HTTP {kind} {count}") in results
-    ]
-    best = [
-        float(results[name]["per_second"])
-        for clients in CLIENTS
-        if (name := f"{kind}/pgbench {kind} {clients}") in results
-    ]
-    if not rates:
+    """Requests a second over the number of connections, ours and the thin service's; pgbench's
+    best, on our function and on the plain one, as dashed lines."""
+    lines = {via: _rates(results, kind, via, CONNECTIONS) for via in ("thin", "HTTP")}
+    best = {via: _rates(results, kind, via, CLIENTS) for via in ("plain", "pgbench")}
+    if not lines["HTTP"]:
         return []
-    top = _round_up(max([rate for _, rate in rates] + best))
+    rates = [rate for line in (lines | best).values() for rate in line.values()]
+    top = _round_up(max(rates))
     x0, x1, y0, y1 = left + 65, left + _WIDTH // 2 - 20, 40, _PANEL - 40
 
     def y(rate: float) -> float:
@@ -58,26 +70,58 @@ def _lines(results: Results, kind: str, left: int) -> list[str]:
         count: x0 + (x1 - x0) * (index + 0.5) / len(CONNECTIONS)
         for index, count in enumerate(CONNECTIONS)
     }
-    parts = [_text(left + _WIDTH // 4, 22, f"{kind}s a second over HTTP", "middle", weight=600)]
+    title = f"{kind}s a second over HTTP; violet: the thin service"
+    parts = [_text(left + _WIDTH // 4, 22, title, "middle", weight=600)]
     for step in range(5):
         rate = top * step / 4
         parts.append(f'<path d="M{x0} {y(rate):.1f}H{x1}" stroke="{_GRID}"/>')
         parts.append(_text(x0 - 8, y(rate) + 4, f"{rate:,.0f}", "end", _MUTED))
     parts += [_text(at, y1 + 18, str(count), "middle", _MUTED) for count, at in places.items()]
     parts.append(_text((x0 + x1) / 2, y1 + 36, "connections", "middle", _MUTED))
-    if best:
-        level = y(max(best))
-        parts.append(
-            f'<path d="M{x0} {level:.1f}H{x1}" stroke="{_ORANGE}" stroke-dasharray="6 4"/>'
-        )
-        parts.append(
-            _text(x0 + 4, level - 5, f"pgbench at its best: {max(best):,.0f}", fill=_ORANGE)
-        )
-    points = " ".join(f"{places[count]:.1f},{y(rate):.1f}" for count, rate in rates)
-    parts.append(f'<polyline points="{points}" fill="none" stroke="{_BLUE}" stroke-width="2"/>')
-    for count, rate in rates:
-        parts.append(f'<circle cx="{places[count]:.1f}" cy="{y(rate):.1f}" r="4" fill="{_BLUE}"/>')
-        parts.append(_text(places[count], y(rate) - 9, f"{rate:,.0f}", "middle", _BLUE))
+    for via, name, colour in (
+        ("pgbench", "pgbench at its best", _ORANGE),
+        ("plain", "pgbench on the plain function", _MUTED),
+    ):
+        if best[via]:
+            rate = max(best[via].values())
+            dashed = f'stroke="{colour}" stroke-dasharray="6 4"'
+            parts.append(f'<path d="M{x0} {y(rate):.1f}H{x1}" {dashed}/>')
+            parts.append(_text(x0 + 4, y(rate) - 5, f"{name}: {rate:,.0f}", fill=colour))
+    for via, colour, label in (("thin", _VIOLET, -9), ("HTTP", _BLUE, 18)):
+        points = [(places[count], y(rate), rate) for count, rate in lines[via].items()]
+        path = " ".join(f"{x:.1f},{at:.1f}" for x, at, _ in points)
+        parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
+        for x, at, rate in points:
+            parts.append(f'<circle cx="{x:.1f}" cy="{at:.1f}" r="4" fill="{colour}"/>')
+            parts.append(_text(x, at + label, f"{rate:,.0f}", "middle", colour))
+    return parts
+
+
+def _rates(results: Results, kind: str, via: str, connections: Sequence[int]) -> dict[int, float]:
+    """Per second, by the number of connections."""
+    found = {count: results.get(f"{kind}/{via} {kind} {count}") for count in connections}
+    return {count: float(one["per_second"]) for count, one in found.items() if one}
+
+
+def _costs(taken: Mapping[str, Mapping[str, float]], top: float) -> list[str]:
+    """Microseconds of processor time of a request by who takes them, one bar a load."""
+    if not taken:
+        return []
+    left, full = 330, 260
+    title = "processor time of a request, microseconds"
+    parts = [_text(_WIDTH / 2, top + 10, title, "middle", weight=600)]
+    most = max(sum(cost.values()) for cost in taken.values())
+    for number, (name, cost) in enumerate(taken.items()):
+        y, x = top + 24 + number * _ROW, float(left)
+        parts.append(_text(left - 10, y + 13, name.replace("/", ": ", 1), "end"))
+        for group, used in cost.items():
+            colour = {"postgres": _ORANGE, GENERATOR: _GRID}.get(group, _BLUE)
+            width = full * used / most
+            place = f'x="{x:.1f}" y="{y + 3}" width="{width:.1f}" height="14"'
+            parts.append(f'<rect {place} fill="{colour}"/>')
+            x += width
+        said = ", ".join(f"{group} {used:,.0f}" for group, used in cost.items())
+        parts.append(_text(_WIDTH - 10, y + 13, said, "end", _MUTED))
     return parts
 
 
@@ -87,11 +131,16 @@ def _bar(goal: Mapping[str, Any], top: float) -> list[str]:
     length = max(1, min(float(goal["value"]) / goal["bound"], 1.5) * full)
     colour = _GREEN if goal["reached"] else _RED
     bound = f"at {'most' if goal['at_most'] else 'least'} {goal['bound']:g}"
+    dot = []
+    if (by_time := goal["by_processor_time"]) is not None:
+        x = left + min(by_time / goal["bound"], 1.5) * full
+        dot = [f'<circle cx="{x:.1f}" cy="{top + 10}" r="4" fill="{_INK}" stroke="#ffffff"/>']
     return [
         _text(left - 10, top + 13, goal["name"], "end"),
         f'<rect x="{left}" y="{top + 3}" width="{length:.1f}" height="14" fill="{colour}"/>',
         f'<path d="M{left + full} {top}V{top + 20}" stroke="{_INK}" stroke-width="2"/>',
         _text(_WIDTH - 10, top + 13, f"{goal['value']:,.2f} ({bound})", "end", colour),
+        *dot,
     ]
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from bench.processes import GENERATOR, OTHERS
 
 Results = Mapping[str, Mapping[str, Any]]
 
@@ -32,6 +34,16 @@ class Goal:
         below = [float(results[name].get(self.to_field or self.field) or 0) for name in self.to]
         return float(above) / max(below) if max(below) > 0 else None
 
+    def by_processor_time(self, results: Results) -> float | None:
+        """The same ratio as if each side had the same processor time: what a request of the other
+        costs divided by what ours does, the generator left out. None where the goal is none of
+        rates."""
+        if self.field != "per_second" or not self.to or self.value(results) is None:
+            return None
+        best = max(self.to, key=lambda name: float(results[name]["per_second"]))
+        ours, other = served(results[self.of]), served(results[best])
+        return other / ours if ours > 0 else None
+
     def reached(self, results: Results) -> bool | None:
         value = self.value(results)
         if value is None:
@@ -39,19 +51,64 @@ class Goal:
         return value <= self.bound if self.at_most else value >= self.bound
 
 
-def _best(scenario: str, kind: str) -> tuple[str, ...]:
-    return tuple(f"{scenario}/pgbench {kind} {clients}" for clients in (16, 64))
+def served(result: Mapping[str, Any]) -> float:
+    """Microseconds of processor time that those who serve take for a request of this load."""
+    return sum(used for group, used in costs(result).items() if group != GENERATOR)
+
+
+def costs(result: Mapping[str, Any]) -> dict[str, float]:
+    """Microseconds of processor time of a request by who takes them, others and idle ones left
+    out."""
+    found: Mapping[str, float] = result.get("cpu_us", {})
+    return {group: used for group, used in found.items() if group != OTHERS and used >= 0.5}
+
+
+def _best(scenario: str, kind: str, via: str = "pgbench") -> tuple[str, ...]:
+    return tuple(f"{scenario}/{via} {kind} {clients}" for clients in (16, 64))
+
+
+def _beside_thin(kind: str, bounds: Mapping[int, float]) -> Iterator[Goal]:
+    """Ours over HTTP divided by the thin service at the same connections."""
+    for connections, bound in bounds.items():
+        name = f"{kind}s, {connections} connection{'s' * (connections > 1)} : thin service"
+        ours, thin = (f"{kind}/{via} {kind} {connections}" for via in ("HTTP", "thin"))
+        yield Goal(name, bound, ours, (thin,))
 
 
 CHARGE, CHECK = "charge/HTTP charge", "check/HTTP check"
 
 GOALS = (
+    *_beside_thin("charge", {1: 0.7, 16: 0.9, 64: 0.95, 256: 0.85}),
+    *_beside_thin("check", {1: 0.65, 16: 0.75, 64: 0.8, 256: 0.8}),
+    *(
+        Goal(
+            f"pgbench, 16 clients, single {kind} : plain function",
+            bound,
+            f"{kind}/pgbench {kind} 16",
+            (f"{kind}/plain {kind} 16",),
+        )
+        for kind, bound in (("charge", 0.7), ("check", 0.6))
+    ),
+    Goal("checks, 64 connections : echo", 0.55, f"{CHECK} 64", ("check/aiohttp echo 64",)),
+    Goal("charges, 64 connections : echo", 0.27, f"{CHARGE} 64", ("charge/aiohttp echo 64",)),
+    Goal(
+        "charges, 64 connections : pgbench, plain function",
+        1.0,
+        f"{CHARGE} 64",
+        _best("charge", "charge", "plain"),
+    ),
     Goal("charges, 64 connections : pgbench", 1.2, f"{CHARGE} 64", _best("charge", "charge")),
     Goal("charges, 256 connections : pgbench", 1.6, f"{CHARGE} 256", _best("charge", "charge")),
     Goal("checks, 64 connections : pgbench", 0.65, f"{CHECK} 64", _best("check", "check")),
     Goal("checks, 256 connections : pgbench", 0.85, f"{CHECK} 256", _best("check", "check")),
     Goal(
-        "replayed charges : new charges", 1.5, "replay/HTTP replay 64", ("replay/HTTP charge 64",)
+        "replayed charges : new charges", 1.8, "replay/HTTP replay 64", ("replay/HTTP charge 64",)
+    ),
+    Goal(
+        "one hot account : pgbench on it, plain function",
+        3,
+        "hot/HTTP charge 64",
+        _best("hot", "charge", "plain"),
     ),
     Goal("one hot account : pgbench on it", 5, "hot/HTTP charge 64", _best("hot", "charge")),
     Goal(
@@ -63,7 +120,7 @@ GOALS = (
     *(
         Goal(
             f"{kind}, large database : small",
-            0.8,
+            0.9,
             f"growth/large {kind} 64",
             (f"growth/small {kind} 64",),
         )
@@ -85,7 +142,7 @@ GOALS = (
     ),
     Goal(
         "charges, 64 connections, p99 : p50",
-        4,
+        2.5,
         f"{CHARGE} 64",
         (f"{CHARGE} 64",),
         field="p99",
@@ -106,6 +163,7 @@ def verdicts(results: Results) -> list[dict[str, Any]]:
             "bound": goal.bound,
             "at_most": goal.at_most,
             "value": goal.value(results),
+            "by_processor_time": goal.by_processor_time(results),
             "reached": goal.reached(results),
         }
         for goal in GOALS

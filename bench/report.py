@@ -4,12 +4,14 @@ here and never by hand."""
 from __future__ import annotations
 
 import json
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from bench.chart import draw
-from bench.goals import verdicts
+from bench.goals import costs, verdicts
+from bench.processes import OTHERS
 
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
 Document = Mapping[str, Any]
@@ -17,11 +19,13 @@ _COMMANDS = ("run", "growth", "soak")
 _COLUMNS = (
     "load",
     "per second",
+    "spread",
     "p50 ms",
     "p95 ms",
     "p99 ms",
     "errors",
-    "cores at work",
+    "processor µs a request",
+    "cores of others",
     "MB",
     "worker MB",
     "WAL bytes",
@@ -115,7 +119,7 @@ def _setting(document: Document) -> str:
 
 # --- rows ----------------------------------------------------------------------------------------
 
-_GOAL_COLUMNS = ("figure", "to reach", "measured", "")
+_GOAL_COLUMNS = ("figure", "to reach", "measured", "by processor time", "")
 _TABLE_COLUMNS = (
     "table",
     "rows before",
@@ -128,7 +132,7 @@ _SAMPLE_COLUMNS = ("second", "per second", "p50 ms", "p99 ms", "workers MB")
 
 
 def _row(result: Mapping[str, Any]) -> tuple[str, ...]:
-    cores = ", ".join(f"{name} {count:.2f}" for name, count in result["cores"].items())
+    cost = ", ".join(f"{group} {used:,.0f}" for group, used in costs(result).items())
     memory = ", ".join(f"{name} {size:,.0f}" for name, size in result["memory_mb"].items())
     p50 = _number(result["p50"], 2)
     if result["p50"] is None and result["mean"] is not None:
@@ -136,15 +140,23 @@ def _row(result: Mapping[str, Any]) -> tuple[str, ...]:
     return (
         result["id"].replace("/", ": ", 1),
         f"{result['per_second']:,.0f}",
+        _spread(result["rounds"]),
         p50,
         _number(result["p95"], 2),
         _number(result["p99"], 2),
         str(result["errors"]),
-        cores,
+        cost,
+        _number(result["cores"].get(OTHERS), 2),
         memory,
         _number(result["worker_mb"], 0),
         _number(result["wal_bytes"], 0),
     )
+
+
+def _spread(rates: Sequence[float]) -> str:
+    """How far apart the rounds are, in their middle one."""
+    middle = statistics.median(rates) if len(rates) > 1 else 0
+    return f"{(max(rates) - min(rates)) / middle:.0%}" if middle else "-"
 
 
 def _goal_rows(documents: Sequence[Document]) -> list[tuple[str, ...]]:
@@ -153,7 +165,8 @@ def _goal_rows(documents: Sequence[Document]) -> list[tuple[str, ...]]:
 
 def _goal_row(goal: Mapping[str, Any]) -> tuple[str, ...]:
     bound = f"at {'most' if goal['at_most'] else 'least'} {goal['bound']:g}"
-    return (goal["name"], bound, _number(goal["value"], 2), _REACHED[goal["reached"]])
+    value, by_time = (_number(goal[name], 2) for name in ("value", "by_processor_time"))
+    return (goal["name"], bound, value, by_time, _REACHED[goal["reached"]])
 
 
 def _table_rows(document: Document) -> list[tuple[str, ...]]:

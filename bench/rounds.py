@@ -16,9 +16,9 @@ from bench.scenarios import Load
 
 @dataclass(slots=True)
 class Result:
-    """A load's medians over its rounds: per second, milliseconds, cores at work and megabytes by
-    group of processes, bytes of write-ahead log per request. Errors are the sum, those of the
-    warm-up included."""
+    """A load's medians over its rounds: per second, milliseconds, cores at work, microseconds of
+    processor time per request and megabytes by group of processes, bytes of write-ahead log per
+    request. Errors are the sum, those of the warm-up included."""
 
     id: str
     per_second: float
@@ -28,6 +28,7 @@ class Result:
     p95: float | None = None
     p99: float | None = None
     cores: dict[str, float] = field(default_factory=dict)
+    cpu_us: dict[str, float] = field(default_factory=dict)
     memory_mb: dict[str, float] = field(default_factory=dict)
     worker_mb: float | None = None
     wal_bytes: float | None = None
@@ -106,6 +107,12 @@ def summary(name: str, rounds: Sequence[Round], weight: int = 1) -> Result:
         p99=middle(lambda one: one.p99),
         cores=by_group(
             lambda one: {name: used / one.seconds for name, used in one.usage.cpu_seconds.items()}
+        ),
+        cpu_us=by_group(
+            lambda one: {
+                name: 1e6 * used / (max(one.requests, 1) * weight)
+                for name, used in one.usage.cpu_seconds.items()
+            }
         ),
         memory_mb=by_group(lambda one: one.usage.memory_mb),
         worker_mb=middle(lambda one: max(one.worker_mb) if one.worker_mb else None),

@@ -277,6 +277,21 @@ def test_a_goal_is_reached_at_its_bound(at_most: bool, value: float, reached: bo
     assert goal.reached({"a": {"per_second": 1}}) is None
 
 
+def test_a_ratio_of_rates_is_also_given_by_processor_time() -> None:
+    def load(rate: float, **cpu_us: float) -> dict[str, Any]:
+        return {"per_second": rate, "p50": 1, "cpu_us": cpu_us}
+
+    results = {
+        "ours": load(10, postgres=60, workers=140, generator=20, others=900),
+        "slow": load(5, postgres=500, generator=10),
+        "best": load(20, postgres=40, thin=60, generator=30, others=10),
+    }
+    goal = Goal("a", 1.0, "ours", ("slow", "best"))
+    assert goal.by_processor_time(results) == pytest.approx(0.5)
+    assert Goal("a", 1.0, "ours", ("best",), field="p50").by_processor_time(results) is None
+    assert goal.by_processor_time({}) is None
+
+
 def test_the_soak_tells_growth_from_noise() -> None:
     def sample(second: int, size: float, p50: float) -> dict[str, Any]:
         return {"second": second, "worker_mb": [80.0, size], "p50": p50}
@@ -302,6 +317,7 @@ def test_a_run_measures_each_load_and_ends_well(good_run: Run) -> None:
         assert 0 < one["p50"] <= one["p95"] <= one["p99"]
         assert one["errors"] == 0
         assert one["cores"]["postgres"] > 0
+        assert one["cpu_us"]["workers"] > one["cpu_us"]["generator"] > 0
     assert set(results["replay/HTTP replay 64"]["statuses"]) == {"409"}
     assert set(results["replay/HTTP charge 64"]["statuses"]) == {"201"}
     assert results["replay/HTTP charge 64"]["wal_bytes"] > 100
@@ -324,7 +340,7 @@ def test_the_report_writes_the_figures_and_the_chart(
     report.write([good_run.output], tmp_path)
     page = (tmp_path / "performance.md").read_text()
     assert "| replay: HTTP replay 64 | " in page
-    assert "| checks, 64 connections : pgbench | at least 0.65 | - | not measured |" in page
+    assert "| checks, 64 connections : pgbench | at least 0.65 | - | - | not measured |" in page
     assert (
         page.split(report.BEGIN)[0]
         == (tree / "docs/performance.md").read_text().split(report.BEGIN)[0]
