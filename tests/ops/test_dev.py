@@ -195,6 +195,12 @@ def test_the_server_it_runs_has_the_web_tiers_rights_only(dev: Dev) -> None:
     assert rows == [(False, False)]
 
 
+def test_its_database_has_the_settings_of_one_that_grows(dev: Dev) -> None:
+    with psycopg.connect(dev.facts["dsn"]) as owner:
+        row = owner.execute("SELECT current_setting('max_wal_size')").fetchone()
+    assert row == ("8GB",)
+
+
 def test_a_second_one_on_the_same_folder_is_refused(dev: Dev) -> None:
     second = Dev(dev.directory).start()
     try:

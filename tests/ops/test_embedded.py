@@ -21,7 +21,8 @@ import asyncpg
 import pytest
 
 from server import embedded
-from server.embedded import Cluster, EmbeddedError, find_binaries
+from server.embedded import Cluster, EmbeddedError, find_binaries, growing_settings
+from tests.support import want_postgresql
 
 # These tests end processes and not the machine: no need to wait for the disk.
 SETTINGS = {"fsync": "off"}
@@ -209,6 +210,22 @@ def test_only_its_account_and_root_can_connect(cluster: Cluster) -> None:
     assert Path(f"/proc/{server_pid(cluster)}").stat().st_uid != 0
     rules = ask(cluster, "SELECT type, auth_method FROM pg_hba_file_rules").splitlines()
     assert set(rules) == {"local|trust", "host|reject"}
+
+
+@pytest.mark.parametrize("version", [18, 16, 15])
+def test_the_settings_for_growth_fit_each_build(tmp_path: Path, version: int) -> None:
+    want_postgresql(version)
+    binaries = find_binaries(version)
+    cluster = Cluster(tmp_path / "c", binaries, settings=growing_settings(binaries))
+    try:
+        cluster.start()
+        assert ask(cluster, "SHOW max_wal_size") == "8GB"
+        assert ask(cluster, "SHOW checkpoint_timeout") == "15min"
+        known = "SELECT enumvals FROM pg_settings WHERE name = 'wal_compression'"
+        compressed = "lz4" if "lz4" in ask(cluster, known) else "off"
+        assert ask(cluster, "SHOW wal_compression") == compressed
+    finally:
+        remove(cluster)
 
 
 @pytest.mark.usefixtures("template")
