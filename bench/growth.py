@@ -5,12 +5,16 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
+from bench import wal
 from bench.cluster import Stage, charge_once, durable_cluster, filled, settings, stage, wrong_books
 from bench.data import Contents
+from bench.load import Round
 from bench.rounds import Progress, Result, take
-from bench.scenarios import http
+from bench.scenarios import Load, http
 from tests.support import Database
 
 # history10: pages that are full in both.
@@ -36,6 +40,7 @@ def growth(options: argparse.Namespace, progress: Progress) -> dict[str, Any]:
         charge_once(databases["small"], options.small_accounts, "k")
         before = {name: _tables(database) for name, database in databases.items()}
         results: list[Result] = []
+        written = {name: wal.Written() for name in sizes}
         with contextlib.ExitStack() as servers:
             stages = [
                 servers.enter_context(
@@ -51,7 +56,7 @@ def growth(options: argparse.Namespace, progress: Progress) -> dict[str, Any]:
                 for name, contents in sizes.items()
             ]
             for kind in KINDS:
-                results += _compare(stages, kind, options, progress)
+                results += _compare(stages, kind, written, options, progress)
         tables = {
             name: {
                 table: _change(before[name][table], after)
@@ -61,7 +66,13 @@ def growth(options: argparse.Namespace, progress: Progress) -> dict[str, Any]:
         }
         progress.say("verifying the books")
         wrong = sum(wrong_books(database) for database in databases.values())
-    return {"results": results, "tables": tables, "settings": shown, "wrong_books": wrong}
+    return {
+        "results": results,
+        "tables": tables,
+        "wal": {name: one.summary() for name, one in written.items()},
+        "settings": shown,
+        "wrong_books": wrong,
+    }
 
 
 def rounds_of(options: argparse.Namespace) -> int:
@@ -70,11 +81,29 @@ def rounds_of(options: argparse.Namespace) -> int:
 
 
 def _compare(
-    stages: list[Stage], kind: str, options: argparse.Namespace, progress: Progress
+    stages: list[Stage],
+    kind: str,
+    written: Mapping[str, wal.Written],
+    options: argparse.Namespace,
+    progress: Progress,
 ) -> list[Result]:
     stages[0].database.execute("CHECKPOINT")
     loads = [one for at in stages for one in http(at, kind, (64,), via=at.name)]
+    if kind == "charge":
+        loads = [_logged(one, at, written[at.name]) for one, at in zip(loads, stages, strict=True)]
     return take("growth", loads, options.rounds, options.seconds, progress)
+
+
+def _logged(load: Load, at: Stage, into: wal.Written) -> Load:
+    """The same; what it writes to the log is looked at."""
+
+    def run(seconds: int) -> Round:
+        begin = wal.position(at.database)
+        taken = load.run(seconds)
+        into.add(at.database, begin, wal.position(at.database), taken.requests)
+        return taken
+
+    return replace(load, run=run)
 
 
 def _tables(database: Database) -> dict[str, dict[str, float]]:

@@ -55,6 +55,9 @@ def text(documents: Sequence[Document]) -> str:
         parts += [f"not run: {name}: {why}" for name, why in _not_run(document)]
         if document.get("tables"):
             parts.append(_aligned([_TABLE_COLUMNS, *_table_rows(document)]))
+        if document.get("wal"):
+            parts.append(_aligned([_WAL_COLUMNS, *_wal_rows(document)]))
+            parts += _wal_rounds(document)
         parts.append(_books(document))
     measured = [one for one in verdicts(_results(documents)) if one["value"] is not None]
     if measured:
@@ -96,6 +99,9 @@ def _markdown(documents: Sequence[Document]) -> str:
         parts += [f"\nNot run: {name}: {why}." for name, why in _not_run(document)]
         if document["command"] == "growth":
             parts += ["", _table([_TABLE_COLUMNS, *_table_rows(document)])]
+            parts += ["\nThe write-ahead log of a charge:\n"]
+            parts.append(_table([_WAL_COLUMNS, *_wal_rows(document)]))
+            parts += [f"\n{line}" for line in _wal_rounds(document)]
         if document["command"] == "soak":
             parts += ["", _table([_SAMPLE_COLUMNS, *_sample_rows(document["samples"])])]
         parts.append(f"\n{_books(document).capitalize()}.")
@@ -127,6 +133,12 @@ _TABLE_COLUMNS = (
     "bytes a row before",
     "bytes a row",
     "HOT updates",
+)
+_WAL_COLUMNS = (
+    "log of a charge",
+    "bytes",
+    "of these whole pages",
+    "pages",
 )
 _SAMPLE_COLUMNS = ("second", "per second", "p50 ms", "p99 ms", "workers MB")
 
@@ -181,6 +193,30 @@ def _table_rows(document: Document) -> list[tuple[str, ...]]:
         )
         for size, tables in document["tables"].items()
         for table, one in tables.items()
+    ]
+
+
+def _wal_rows(document: Document) -> list[tuple[str, ...]]:
+    """In all, and what is more than a hundredth of it."""
+    return [
+        (
+            f"{size}: {name}",
+            _number(one["bytes"], 0),
+            f"{one['page_bytes'] / one['bytes']:.0%}",
+            _number(one["pages"], 2),
+        )
+        for size, written in document["wal"].items()
+        for name, one in ({"all": written} | written["relations"]).items()
+        if one["bytes"] > 0.01 * written["bytes"]
+    ]
+
+
+def _wal_rounds(document: Document) -> list[str]:
+    """How it falls from a checkpoint on."""
+    return [
+        f"{size}, bytes a charge, from the checkpoint on, round by round:"
+        f" {', '.join(f'{one:,}' for one in written['rounds'])}"
+        for size, written in document["wal"].items()
     ]
 
 

@@ -78,20 +78,21 @@ def start_run(tree: Path, folder: Path, *options: str) -> Run:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def runs(tmp_path_factory: pytest.TempPathFactory, tree: Path) -> Iterator[tuple[Run, Run]]:
-    """One as it should be, one whose key is wrong."""
+def runs(tmp_path_factory: pytest.TempPathFactory, tree: Path) -> Iterator[tuple[Run, ...]]:
+    """One as it should be, one whose key is wrong, one of growth."""
     if shutil.which("wrk") is None and os.environ.get("CI") != "true":
         pytest.skip("wrk is not installed")
-    folders = [tmp_path_factory.mktemp(name) for name in ("good", "wrong")]
+    folders = [tmp_path_factory.mktemp(name) for name in ("good", "wrong", "growth")]
     good = start_run(tree, folders[0], "--only", "replay")
     wrong = start_run(tree, folders[1], "--only", "history", "--wrong-key")
-    yield good, wrong
-    for one in (good, wrong):
+    growth = start_run(tree, folders[2], "growth", "--small-accounts", "50", "--ledger", "1000")
+    yield good, wrong, growth
+    for one in (good, wrong, growth):
         one.process.stop(timeout=60)
 
 
 @pytest.fixture(scope="module")
-def good_run(runs: tuple[Run, Run]) -> Run:
+def good_run(runs: tuple[Run, ...]) -> Run:
     """The one that went well."""
     assert runs[0].ended() == 0, runs[0].process.output[-3000:]
     return runs[0]
@@ -350,12 +351,33 @@ def test_the_report_writes_the_figures_and_the_chart(
     assert "replayed charges : new charges" in words
 
 
-def test_a_run_that_is_answered_wrongly_ends_with_1(runs: tuple[Run, Run]) -> None:
+def test_a_run_that_is_answered_wrongly_ends_with_1(runs: tuple[Run, ...]) -> None:
     assert runs[1].ended() == 1, runs[1].process.output[-3000:]
     (result,) = runs[1].document["results"]
     assert "401" in result["statuses"]
     assert "200" not in result["statuses"]
     assert result["errors"] > 0
+
+
+def test_growth_tells_what_the_log_of_a_charge_consists_of(
+    runs: tuple[Run, ...], tree: Path, tmp_path: Path
+) -> None:
+    assert runs[2].ended() == 0, runs[2].process.output[-3000:]
+    document = runs[2].document
+    assert document["settings"]["max_wal_size"] == "8GB"
+    results = {one["id"]: one for one in document["results"]}
+    for size, written in document["wal"].items():
+        relations = written["relations"]
+        assert set(relations) > {"accounts", "charges", "charges_idempotency"}
+        assert sum(one["bytes"] for one in relations.values()) == pytest.approx(written["bytes"])
+        assert relations["charges"]["bytes"] > 100
+        assert relations["accounts"]["pages"] > 0  # the rounds begin with a checkpoint
+        assert 0 < written["page_bytes"] < written["bytes"]
+        last = results[f"growth/{size} charge 64"]["wal_bytes"]
+        assert written["rounds"][-1] == pytest.approx(last, rel=0.2)
+    shutil.copy(tree / "docs" / "performance.md", tmp_path)
+    report.write([runs[2].output], tmp_path)
+    assert "| large: charges_idempotency | " in (tmp_path / "performance.md").read_text()
 
 
 def test_books_that_do_not_agree_fail_a_run() -> None:
