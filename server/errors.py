@@ -11,9 +11,8 @@ from aiohttp import web
 
 from server import metrics
 from server.gateway import ErrorWording, Refused
+from server.json_answer import JsonAnswer
 from server.keys import REQUEST_ID
-
-JSON = "application/json"
 
 
 class ApiError(Exception):
@@ -38,10 +37,8 @@ class ApiError(Exception):
 
 
 def json_response(status: int, body: Any, headers: Mapping[str, str] | None = None) -> web.Response:
-    """A JSON answer: no charset in the content type, as clients have always seen it."""
-    return web.Response(
-        status=status, body=orjson.dumps(body, default=str), content_type=JSON, headers=headers
-    )
+    """A JSON answer."""
+    return JsonAnswer(status, orjson.dumps(body, default=str), headers)
 
 
 def error_body(request_id: str, error: ApiError) -> dict[str, Any]:

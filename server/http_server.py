@@ -6,8 +6,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+from collections.abc import Awaitable, Callable
+from functools import partial
 from secrets import token_hex
 from time import monotonic
+from typing import Any
 
 import orjson
 from aiohttp import web
@@ -15,6 +18,8 @@ from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
 from server import metrics
 from server.keys import STOPPING
+
+_Handler = Callable[[Any], Awaitable[web.StreamResponse]]
 
 _LOG = logging.getLogger(__name__)
 _FAREWELL_SECONDS = 1.0
@@ -82,6 +87,31 @@ class _Protocol(RequestHandler):
         return response
 
 
+class _FixedPaths:
+    """What aiohttp's router and middlewares come to, looked up for the paths without variables.
+    Other paths, addresses with a query, and requests that expect something go aiohttp's way."""
+
+    def __init__(self, app: web.Application, general: _Handler) -> None:
+        self._general = general
+        self._found: dict[tuple[str, str], tuple[web.UrlMappingMatchInfo, _Handler]] = {}
+        for route in app.router.routes():
+            if isinstance(route.resource, web.PlainResource):
+                match = web.UrlMappingMatchInfo({}, route)
+                match.add_app(app)
+                match.freeze()
+                handler: _Handler = route.handler
+                for middleware in reversed(app.middlewares):
+                    handler = partial(middleware, handler=handler)
+                self._found[route.method, route.resource.canonical] = match, handler
+
+    async def __call__(self, request: Any) -> web.StreamResponse:
+        found = self._found.get((request.method, request.raw_path))
+        if found is None or "Expect" in request.headers:
+            return await self._general(request)
+        request._match_info, handler = found
+        return await handler(request)
+
+
 class _Server(web.Server):
     def __call__(self) -> RequestHandler:
         return _Protocol(self, loop=self._loop, **self._kwargs)
@@ -96,6 +126,7 @@ class Runner(web.AppRunner):
         server = await super()._make_server()
         # aiohttp makes its server inside the application and offers no way to choose its class.
         server.__class__ = _Server
+        server.request_handler = _FixedPaths(self.app, server.request_handler)
         return server
 
     async def cleanup(self) -> None:

@@ -7,6 +7,7 @@ import logging
 import random
 import re
 from collections.abc import Awaitable, Callable
+from functools import lru_cache
 from time import perf_counter
 
 from aiohttp import web
@@ -45,7 +46,7 @@ async def around_request(request: web.Request, handler: Handler) -> web.StreamRe
         if telemetry.tracer is None:
             response = await _answer(request, handler)
         else:
-            labels = _labels(request)
+            labels = _labels(request.method, request.match_info.route.resource)
             response = await telemetry.tracer.serve(request, *labels, handler, _answer)
     finally:
         metrics.HTTP_IN_PROGRESS.dec()
@@ -130,19 +131,28 @@ def _preflight(allow: str) -> web.Response:
     )
 
 
-def _labels(request: web.Request) -> tuple[str, str]:
+def _labels(method: str, resource: web.AbstractResource | None) -> tuple[str, str]:
     """The method and the route template, both of a closed set."""
-    resource = request.match_info.route.resource
     endpoint = resource.canonical if resource is not None else "unmatched"
-    return request.method if request.method in _METHODS else "other", endpoint
+    return method if method in _METHODS else "other", endpoint
+
+
+@lru_cache(1024)  # a client may send any method
+def _series(
+    method: str, resource: web.AbstractResource | None, status: int
+) -> tuple[metrics.Counter, metrics.Histogram]:
+    labels = _labels(method, resource)
+    return metrics.count_http(*labels, str(status)), metrics.time_http(*labels)
 
 
 def _observe(request: web.Request, response: web.StreamResponse, seconds: float) -> None:
-    method, endpoint = _labels(request)
-    metrics.count_http(method, endpoint, str(response.status)).inc()
-    metrics.time_http(method, endpoint).observe(seconds)
+    resource = request.match_info.route.resource
+    answered, duration = _series(request.method, resource, response.status)
+    answered.inc()
+    duration.observe(seconds)
     sample = request.app[CONFIG].access_log_sample
     if response.status >= 500 or (sample and random.random() < sample):  # noqa: S311
+        method, endpoint = _labels(request.method, resource)
         _ACCESS.info(
             "request",
             extra={

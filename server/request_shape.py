@@ -9,7 +9,8 @@ from typing import Any
 from aiohttp import web
 from pydantic import BaseModel, Field
 
-from server.errors import JSON, ApiError
+from server.errors import ApiError
+from server.json_answer import JSON
 from server.quick_decoder import QuickDecoder
 from server.validation import Entries, Text255, missing, parse_json_body, validate
 
@@ -39,7 +40,7 @@ class Shape:
         parsed, absent, body = None, True, None
         if self.body is not None:
             _refuse_encoding(request)
-            raw = await request.read()
+            raw = await _body(request)
             absent = not raw
             if self.quick is not None and request.headers.get("Content-Type", JSON) == JSON:
                 body = self.quick(raw)
@@ -65,6 +66,15 @@ class Shape:
             models["body"], faults = validate(self.body, parsed, "body")
             entries += faults
         return models, entries
+
+
+async def _body(request: web.Request) -> bytes:
+    """The body. That of most requests has come together with their head, and need not be collected
+    piece by piece."""
+    content = request.content
+    if content.is_eof() and content.total_bytes < request.client_max_size:
+        return content.read_nowait()
+    return await request.read()
 
 
 def _refuse_encoding(request: web.Request) -> None:

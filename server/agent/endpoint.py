@@ -59,8 +59,9 @@ def agent_endpoint(
         presented = request.headers.get("X-API-Key")
         if presented is None:
             raise validation_error([missing("header", "x-api-key"), *entries])
-        gateway = request.app[GATEWAY]
-        api_key_id = await request.app[GUARD].identify(presented)
+        app = request.app
+        gateway = app[GATEWAY]
+        api_key_id = await app[GUARD].identify(presented)
         if entries:
             await require_api_key(gateway, api_key_id, permission)
             gateway.note_key_use(api_key_id, client_address(request))
