@@ -41,8 +41,8 @@ lint: venv
 	$(BIN)/mypy
 	$(BIN)/hadolint Dockerfile
 
-# What is measured how, and what the last run gave: docs/performance.md. Half an hour; QUICK=--quick
-# takes two minutes.
+# What is measured how, and what the last run gave: docs/performance.md. Three quarters of an hour;
+# QUICK=--quick takes four minutes.
 bench: venv
 	$(BIN)/python -m tests.system_programs
 	$(BIN)/python -m bench $(QUICK)

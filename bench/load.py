@@ -380,5 +380,6 @@ async def _as_the_server_calls(stage: Stage, kind: str) -> tuple[str, Any]:
 
 def _replaced(value: Any, replacements: Mapping[str, str]) -> Any:
     if isinstance(value, (list, tuple)):
-        return [_replaced(part, replacements) for part in value]
+        parts = [_replaced(part, replacements) for part in value]
+        return tuple(parts) if isinstance(value, tuple) else parts  # a composite is a tuple
     return replacements.get(value, value) if isinstance(value, str) else value
