@@ -104,12 +104,12 @@ class _FixedPaths:
                     handler = partial(middleware, handler=handler)
                 self._found[route.method, route.resource.canonical] = match, handler
 
-    async def __call__(self, request: Any) -> web.StreamResponse:
+    def __call__(self, request: Any) -> Awaitable[web.StreamResponse]:
         found = self._found.get((request.method, request.raw_path))
         if found is None or "Expect" in request.headers:
-            return await self._general(request)
+            return self._general(request)
         request._match_info, handler = found
-        return await handler(request)
+        return handler(request)
 
 
 class _Server(web.Server):

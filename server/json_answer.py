@@ -18,15 +18,8 @@ JSON = "application/json"
 class JsonAnswer(web.Response):
     """A JSON answer: no charset in the content type, as clients have always seen it."""
 
-    _sent = False
-
     def __init__(self, status: int, body: bytes, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(status=status, body=body, content_type=JSON, headers=headers)
-
-    @property
-    def keep_alive(self) -> bool | None:
-        """Whether the connection stays open; None until that is decided."""
-        return True if self._sent else super().keep_alive
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
         """Writes the answer, if it is a plain one: the connection stays open, and there is a body
@@ -42,7 +35,7 @@ class JsonAnswer(web.Response):
             or fields.count("\n") != len(headers)
         ):
             return await super().prepare(request)
-        self._sent = True
+        self._keep_alive = self._eof_sent = True  # aiohttp asks for both when it has come back
         head = (
             f"HTTP/1.1 {self.status} {self.reason}\r\n{fields}"
             f"Content-Length: {len(body)}\r\n{_date_and_server(int(time()))}\r\n\r\n"
@@ -50,11 +43,6 @@ class JsonAnswer(web.Response):
         await request.writer.write(head.encode() + body)
         await request.writer.drain()
         return None
-
-    async def write_eof(self, data: bytes = b"") -> None:
-        """Ends the answer."""
-        if not self._sent:
-            await super().write_eof(data)
 
 
 @lru_cache(1)

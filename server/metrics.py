@@ -8,6 +8,7 @@ lock, for every single increment, which took a fifth of the time of a request.""
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from bisect import bisect_left
 from collections import Counter as Count
@@ -19,6 +20,7 @@ from prometheus_client import CollectorRegistry, Gauge, generate_latest, multipr
 
 from server import __version__
 
+_LOG = logging.getLogger(__name__)
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 _CREDITS = (1, 2, 5, 10, 20, 50, 100, 500, 1000, 10_000)
@@ -37,7 +39,7 @@ class Counter(prometheus_client.Counter):
         self._added = 0.0
 
     def inc(self, amount: float = 1, exemplar: dict[str, str] | None = None) -> None:
-        """Adds `amount`."""
+        """Adds `amount`, which is not negative."""
         if not self._added:
             _changed.append(self)
         self._added += amount
@@ -80,18 +82,18 @@ class SummedGauge(Gauge):
 
     def set(self, value: float) -> None:
         """Makes it `value`."""
-        if self._told:
-            self._told = False
-            _changed.append(self)
-        self._now = value
+        self.inc(value - self._now)
 
     def inc(self, amount: float = 1) -> None:
         """Adds `amount`."""
-        self.set(self._now + amount)
+        if self._told:
+            self._told = False
+            _changed.append(self)
+        self._now += amount
 
     def dec(self, amount: float = 1) -> None:
         """Takes `amount` away."""
-        self.set(self._now - amount)
+        self.inc(-amount)
 
     def flush(self) -> None:
         """Tells the library."""
@@ -101,10 +103,8 @@ class SummedGauge(Gauge):
 
 def flush() -> None:
     """Tells the library what was counted since. Call it in the event loop's thread."""
-    changed = _changed.copy()
-    _changed.clear()
-    for metric in changed:
-        metric.flush()
+    while _changed:
+        _changed.pop().flush()
 
 
 async def keep_flushing() -> None:
@@ -112,7 +112,10 @@ async def keep_flushing() -> None:
     try:
         while True:
             await asyncio.sleep(FLUSH_SECONDS)
-            flush()
+            try:
+                flush()
+            except OSError as error:  # a new series needs room in a file
+                _LOG.error("metrics are lost: %s", error)
     finally:
         flush()
 

@@ -5,8 +5,7 @@ fields is only told to a caller whose key is good."""
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from aiohttp import web
@@ -24,8 +23,7 @@ READ = "billing:read"
 WRITE = "billing:write"
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(NamedTuple):
     """A request that passed the guard: who asks and what, in valid shape."""
 
     gateway: Gateway
