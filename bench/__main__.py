@@ -1,5 +1,5 @@
-"""`make bench`: how fast the service is beside what its database does alone, in one run on one
-cluster, durable commits on both sides.
+"""`make bench`: how fast the service is beside the least that does the same job and beside what its
+database does alone, in one run on one cluster, durable commits on all sides.
 
     python -m bench [--only NAME,...] [--quick]     the scenarios
     python -m bench growth                          a new database beside one of a year
