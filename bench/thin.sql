@@ -212,8 +212,8 @@ BEGIN
     PERFORM set_config('synchronous_commit', 'off', true);
     RETURN QUERY
     WITH items AS MATERIALIZED (
-        SELECT u.number, a.*, a.status = 'active'
-            AND (a.free_uses_remaining > 0 OR a.paid_credits > 0) AS has_credit
+        SELECT u.number, a.id, a.paid_credits, a.plan_name, a.free_uses_remaining, a.total_uses,
+            a.status = 'active' AND (a.free_uses_remaining > 0 OR a.paid_credits > 0) AS has_credit
         FROM unnest(p_providers, p_external_ids)
             WITH ORDINALITY AS u (provider, external_id, number)
         LEFT JOIN thin.accounts AS a
