@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 
 _LOG = logging.getLogger(__name__)
+_I = TypeVar("_I")
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
@@ -73,25 +74,12 @@ def database_call(
     return traced
 
 
-def collected_call(
-    call: _Call,
-) -> Callable[[Callable[_P, Coroutine[Any, Any, _R]]], Callable[_P, Coroutine[Any, Any, _R]]]:
-    """For a method whose first argument, an item or several, goes to the database with those of
-    other requests: a span for the time until its own answer is there."""
-
-    def decorate(
-        method: Callable[_P, Coroutine[Any, Any, _R]],
-    ) -> Callable[_P, Coroutine[Any, Any, _R]]:
-        @functools.wraps(method)
-        def traced(*arguments: _P.args, **options: _P.kwargs) -> Coroutine[Any, Any, _R]:
-            work = method(*arguments, **options)
-            if tracer is None:
-                return work
-            return tracer.collected_call(call.name, arguments[1], work)
-
-        return traced
-
-    return decorate
+def collected_call(call: _Call, items: _I, send: Callable[[_I], Awaitable[_R]]) -> Awaitable[_R]:
+    """send(items), an item or several that go to the database with those of other requests: a span
+    for the time until its own answer is there."""
+    if tracer is None:
+        return send(items)
+    return tracer.collected_call(call.name, items, send)
 
 
 def note_sent(items: Sequence[Any]) -> None:

@@ -133,18 +133,21 @@ class Tracer:
         with self._database_span(name) as span:
             return await _watched(span, work)
 
-    async def collected_call(self, name: str, items: Any, work: Coroutine[Any, Any, _T]) -> _T:
-        """Runs, inside a span, what waits for a call that many requests share. `items` is one item
-        or a list; each time one is sent, an event says when, in which call and with how many."""
+    async def collected_call(
+        self, name: str, items: Any, send: Callable[[Any], Awaitable[_T]]
+    ) -> _T:
+        """Runs send(items) inside a span: it waits for a call that many requests share. `items` is
+        one item or a list; each time one is sent, an event says when, in which call and with how
+        many."""
         if not trace.get_current_span().is_recording():
-            return await work
+            return await send(items)
         members = items if isinstance(items, list) else [items]
         with self._database_span(name) as span:
             token = _collected.set(True)
             for item in members:
                 self._waiting[id(item)] = span
             try:
-                row = await _watched(span, work)
+                row = await _watched(span, send(items))
             finally:
                 _collected.reset(token)
                 for item in members:
@@ -180,7 +183,7 @@ class Tracer:
         )
 
 
-async def _watched(span: Span, work: Coroutine[Any, Any, _T]) -> _T:
+async def _watched(span: Span, work: Awaitable[_T]) -> _T:
     try:
         return await work
     except Refused as refusal:  # an answer, not a fault

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -176,21 +176,18 @@ class Gateway:
 
     # Checks and charges, collected into batches
 
-    @telemetry.collected_call(calls.CHECK_CREDITS)
-    async def check_credit(self, item: Item) -> Row:
+    def check_credit(self, item: Item) -> Awaitable[Row]:
         """May this user go on? A row of billing.check_credits; its outcome is 'checked' or the
         slug of a refusal."""
-        return await self._checks.submit(item)
+        return telemetry.collected_call(calls.CHECK_CREDITS, item, self._checks.submit)
 
-    @telemetry.collected_call(calls.CREATE_CHARGES)
-    async def create_charge(self, item: Item) -> Row:
+    def create_charge(self, item: Item) -> Awaitable[Row]:
         """This user used one. A row of billing.create_charges with its outcome."""
-        return await self._charges.submit(item)
+        return telemetry.collected_call(calls.CREATE_CHARGES, item, self._charges.submit)
 
-    @telemetry.collected_call(calls.CREATE_CHARGES)
-    async def create_charges(self, items: Sequence[Item]) -> list[Row]:
+    def create_charges(self, items: Sequence[Item]) -> Awaitable[list[Row]]:
         """Several charges of one request, decided in their order; a row each."""
-        return await self._charges.submit_together(items)
+        return telemetry.collected_call(calls.CREATE_CHARGES, items, self._charges.submit_together)
 
     async def create_charges_once(
         self,

@@ -1,0 +1,238 @@
+"""When batches leave, and on which connections."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import asyncpg
+import pytest
+
+from server.gateway.lanes import Lane, Row
+from server.gateway.pool import Pool
+from tests.ops.test_connections import _alive, _open, _pid, _pool
+from tests.support import Database, wait_for
+
+# Of a batch that is late: far less than a test would wait for one that never leaves.
+LATE = 1.0
+
+
+@dataclass
+class Sender:
+    """What a Lane sends; each batch is under way until the test lets it come back."""
+
+    batches: list[list[str]] = field(default_factory=list)
+    back: list[asyncio.Event] = field(default_factory=list)
+    left: asyncio.Condition = field(default_factory=asyncio.Condition)
+
+    async def send(self, items: Any, wait: float | None) -> list[Row]:
+        """As the gateway does it; rows in any order."""
+        self.batches.append([user for _, user in items])
+        self.back.append(back := asyncio.Event())
+        async with self.left:
+            self.left.notify_all()
+        async with asyncio.timeout(20):  # so that a test that failed ends
+            await back.wait()
+        numbers = range(len(items), 0, -1)
+        return [
+            {"item": number, "outcome": "done", "user": items[number - 1][1]} for number in numbers
+        ]
+
+    async def until(self, count: int) -> None:
+        """Waits until so many batches have left."""
+        async with asyncio.timeout(10), self.left:
+            await self.left.wait_for(lambda: len(self.batches) >= count)
+
+
+def _lane(sender: Sender, flights: int = 2) -> Lane:
+    async def nobody(account: Any) -> None:
+        return None
+
+    return Lane(
+        sender.send,
+        nobody,
+        repeatable=lambda item: True,
+        flights=flights,
+        waiters=1,
+        max_queue=1000,
+        patience=10.0,
+    )
+
+
+def _submitter(lane: Lane) -> Callable[[str], asyncio.Task[str]]:
+    async def submit(user: str) -> str:
+        return str((await lane.submit(("oauth:google", user)))["user"])
+
+    return lambda user: asyncio.create_task(submit(user))
+
+
+async def test_what_arrives_while_a_batch_is_under_way_leaves_together_when_it_is_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("_SOON", "_LATEST"):  # nothing is late here, however slow the machine
+        monkeypatch.setattr(f"server.gateway.lanes.{name}", 60.0)
+    sender = Sender()
+    lane = _lane(sender)
+    submit = _submitter(lane)
+    answers = [submit("first")]
+    await sender.until(1)
+    for user in ("second", "third"):
+        answers.append(submit(user))
+        for _ in range(10):  # turns of the event loop, in which a batch would leave
+            await asyncio.sleep(0)
+    assert sender.batches == [["first"]]
+    sender.back[0].set()
+    await sender.until(2)
+    assert sender.batches == [["first"], ["second", "third"]]
+    sender.back[1].set()
+    assert await asyncio.gather(*answers) == ["first", "second", "third"]
+    await lane.drain()
+
+
+async def test_requests_that_are_being_read_at_the_same_time_leave_together() -> None:
+    """Two at once, and then one with every turn of the event loop."""
+    sender = Sender()
+    lane = _lane(sender)
+    submit = _submitter(lane)
+    answers = [submit("user 0")]
+    for number in range(1, 20):
+        answers.append(submit(f"user {number}"))
+        await asyncio.sleep(0)
+    await sender.until(1)
+    assert sender.batches == [[f"user {number}" for number in range(20)]]
+    sender.back[0].set()
+    assert len(await asyncio.gather(*answers)) == 20
+
+
+async def test_a_late_batch_holds_up_nobody_and_no_more_than_the_flights_are_under_way() -> None:
+    sender = Sender()
+    lane = _lane(sender)
+    submit = _submitter(lane)
+    stuck, second = submit("stuck"), None
+    await sender.until(1)
+    async with asyncio.timeout(LATE):
+        second = submit("second")
+        await sender.until(2)
+        sender.back[1].set()
+        assert await second == "second"
+        # The late one is not waited for by those behind the second, either.
+        third = submit("third")
+        await sender.until(3)
+    fourth = submit("fourth")
+    await asyncio.sleep(0.3)  # many times what makes a batch late
+    assert sender.batches == [["stuck"], ["second"], ["third"]]
+    assert not stuck.done()
+    sender.back[0].set()
+    await sender.until(4)
+    for back in sender.back:
+        back.set()
+    assert await asyncio.gather(stuck, third, fourth) == ["stuck", "third", "fourth"]
+    await lane.drain()
+    assert lane.waiting == 0
+
+
+async def test_batches_take_turns_again_when_the_late_one_is_back() -> None:
+    sender = Sender()
+    lane = _lane(sender)
+    submit = _submitter(lane)
+    answers = [submit("stuck")]
+    await sender.until(1)
+    answers.append(submit("second"))
+    await sender.until(2)
+    for back in sender.back:
+        back.set()
+    await asyncio.gather(*answers)
+    for number in range(3, 50):  # as long as batches take no time, so that the next is soon late
+        answers.append(submit(f"user {number}"))
+        await sender.until(number)
+        sender.back[-1].set()
+        await answers[-1]
+    assert [len(batch) for batch in sender.batches] == [1] * 49
+    await lane.drain()
+
+
+# Connections of one's own
+
+
+async def _own_pid(pool: Pool, user: str) -> int:
+    connection = await pool.take(user)
+    try:
+        return await _pid(pool, connection)
+    finally:
+        pool.put_back(connection)
+
+
+async def test_a_kept_connection_serves_its_user_and_nobody_else(database: Database) -> None:
+    pool = _pool(Pool, database.dsn("t_web"), 3)
+    kept = await _own_pid(pool, "charges")
+    [common] = await _open(pool, 1)
+    other = await _own_pid(pool, "checks")
+    assert len({kept, common, other}) == 3
+    for _ in range(3):
+        assert await _own_pid(pool, "charges") == kept
+        assert await _open(pool, 1) == {common}
+        assert await _own_pid(pool, "checks") == other
+    assert pool.in_use == 0
+    await pool.close()
+
+
+async def test_a_statement_stays_prepared_on_the_connection_that_is_kept_for_it(
+    database: Database,
+) -> None:
+    pool = _pool(Pool, database.dsn("t_web"))
+    prepared = "SELECT count(*) FROM pg_prepared_statements WHERE statement LIKE '%the one%'"
+
+    async def call() -> None:
+        connection = await pool.take("charges")
+        await pool.fetch(connection, "SELECT 'the one', $1::integer", 1)
+        pool.put_back(connection)
+
+    for _ in range(5):
+        await call()
+    connection = await pool.take("charges")
+    uses = "SELECT generic_plans + custom_plans FROM pg_prepared_statements WHERE statement LIKE $1"
+    assert (await pool.fetch(connection, prepared))[0][0] == 2  # and this statement itself
+    assert (await pool.fetch(connection, uses, "%the one%integer%"))[0][0] == 5
+    pool.put_back(connection)
+    await pool.close()
+
+
+async def test_kept_connections_count_among_those_that_may_be_open(database: Database) -> None:
+    pool = _pool(Pool, database.dsn("t_web"), 2)
+    first, second = await _own_pid(pool, "charges"), await _own_pid(pool, "checks")
+    opened = await _open(pool, 2)
+    assert not opened & {first, second}
+    await asyncio.to_thread(
+        wait_for,
+        lambda: _alive(database, {first, second, *opened}) == opened,
+        "the kept ones to be closed",
+    )
+    # And the other way round: the one that rested for longest makes room.
+    again = await _own_pid(pool, "charges")
+    await asyncio.to_thread(
+        wait_for, lambda: len(_alive(database, {again, *opened})) == 2, "one to be closed"
+    )
+    await pool.close()
+
+
+async def test_kept_connections_are_closed_when_nobody_needs_them_or_their_like_failed(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = _pool(Pool, database.dsn("t_web"), 4)
+    kept = await _own_pid(pool, "charges")
+    async with pool.connection() as failing:
+        database.execute("SELECT pg_terminate_backend(%s)", await _pid(pool, failing))
+        with pytest.raises(asyncpg.PostgresError):
+            await pool.fetch(failing, "SELECT 1")
+    await asyncio.to_thread(
+        wait_for, lambda: not _alive(database, {kept}), "the kept one to be closed as well"
+    )
+    again = await _own_pid(pool, "charges")
+    assert again != kept
+    monkeypatch.setattr("server.gateway.pool._IDLE_LIMIT", 0.1)
+    await asyncio.sleep(0.2)
+    await _open(pool, 1)  # by whom others are closed that were not needed
+    await asyncio.to_thread(wait_for, lambda: not _alive(database, {again}), "it to be closed")
+    await pool.close()
