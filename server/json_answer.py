@@ -23,7 +23,7 @@ class JsonAnswer(web.Response):
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
         """Writes the answer, if it is a plain one: the connection stays open, and there is a body
-        to send. aiohttp does the others."""
+        to send. aiohttp does the others, or refuses them for what stands in their headers."""
         body, headers = self.body, self.headers
         fields = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
         if (
@@ -32,7 +32,8 @@ class JsonAnswer(web.Response):
             or self.keep_alive is False
             or request.method == "HEAD"
             or not isinstance(body, bytes)
-            or fields.count("\n") != len(headers)
+            or self._cookies
+            or not "".join(headers.values()).isprintable()
         ):
             return await super().prepare(request)
         self._keep_alive = self._eof_sent = True  # aiohttp asks for both when it has come back
