@@ -114,7 +114,7 @@ async def keep_flushing() -> None:
             await asyncio.sleep(FLUSH_SECONDS)
             try:
                 flush()
-            except OSError as error:  # a new series needs room in a file
+            except (OSError, ValueError) as error:  # a new series finds no room for its file
                 _LOG.error("metrics are lost: %s", error)
     finally:
         flush()
