@@ -25,7 +25,7 @@ from bench import thin
 from bench.cluster import Stage
 from bench.data import PROVIDER
 from bench.processes import Usage, measured, resident_mb
-from server.agent.items import CHARGE, CHECK
+from server.agent.items import CHARGE, CHECK, ITEM_FIELDS
 from server.config import ServeConfig
 from server.gateway import Gateway
 from server.gateway.pool import WEB_ROLE, Pool
@@ -357,7 +357,7 @@ async def _as_the_server_calls(stage: Stage, kind: str) -> tuple[str, Any]:
     fetch: Callable[..., Any] = Pool.fetch
     Pool.fetch = listen  # type: ignore[method-assign,assignment]
     try:
-        gateway = Gateway(ServeConfig(stage.database.dsn("t_web")))
+        gateway = Gateway(ServeConfig(stage.database.dsn("t_web")), ITEM_FIELDS)
         known: dict[str, Any] = {
             "oauth_provider": PROVIDER,
             "external_id": _USER,

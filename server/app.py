@@ -14,6 +14,7 @@ from aiohttp import web
 
 from server import certificate, later, metrics, telemetry
 from server.admin_pages.page import add_filters
+from server.agent.items import ITEM_FIELDS
 from server.config import ServeConfig
 from server.gateway import Gateway
 from server.guard import Guard
@@ -98,7 +99,7 @@ async def _metrics(app: web.Application) -> AsyncIterator[None]:
 
 
 async def _gateway(app: web.Application) -> AsyncIterator[None]:
-    gateway = app[GATEWAY] = Gateway(app[CONFIG])
+    gateway = app[GATEWAY] = Gateway(app[CONFIG], ITEM_FIELDS)
     gateway.start_background_work()
     yield
     await gateway.close()

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     class _Call(Protocol):
         @property
-        def name(self) -> str: ...
+        def label(self) -> str: ...
 
 
 _LOG = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ def database_call(
         if tracer is None:
             return work
         call: Any = arguments[1]
-        return tracer.database_call(call.name, work)
+        return tracer.database_call(call.label, work)
 
     return traced
 
@@ -79,7 +79,7 @@ def collected_call(call: _Call, items: _I, send: Callable[[_I], Awaitable[_R]]) 
     for the time until its own answer is there."""
     if tracer is None:
         return send(items)
-    return tracer.collected_call(call.name, items, send)
+    return tracer.collected_call(call.label, items, send)
 
 
 def note_sent(items: Sequence[Any]) -> None:

@@ -32,6 +32,61 @@ $$;
 COMMENT ON FUNCTION billing_data.with_profile IS
     'The account as it is after a profile update; changes no table. Helper.';
 
+-- Whether a profile update would change this account: the same rule, without a copy of the row.
+CREATE OR REPLACE FUNCTION billing_data.changes_profile(
+    p_account billing_data.accounts,
+    p_customer_email text,
+    p_user_role text,
+    p_agent_id text,
+    p_marketing_opt_in boolean
+) RETURNS boolean
+LANGUAGE sql IMMUTABLE
+RETURN num_nonnulls(
+        nullif(p_customer_email, (p_account).customer_email),
+        nullif(p_user_role, (p_account).user_role),
+        nullif(p_agent_id, (p_account).agent_id)
+    ) > 0
+    OR (p_marketing_opt_in AND NOT (p_account).marketing_opt_in) IS TRUE;
+COMMENT ON FUNCTION billing_data.changes_profile IS
+    'Whether a profile update would change an account. Helper.';
+
+-- Makes a profile update. Locks: the account. Writes: accounts 0..1.
+CREATE OR REPLACE FUNCTION billing_data.change_profile(
+    p_account_id uuid,
+    p_customer_email text,
+    p_user_role text,
+    p_agent_id text,
+    p_marketing_opt_in boolean,
+    p_marketing_opt_in_source text
+) RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_now timestamptz := clock_timestamp();
+BEGIN
+    UPDATE billing_data.accounts AS a
+    SET (
+        customer_email, user_role, agent_id, marketing_opt_in, marketing_opt_in_at,
+        marketing_opt_in_source, updated_at
+    ) = (
+        SELECT
+            p.customer_email, p.user_role, p.agent_id, p.marketing_opt_in, p.marketing_opt_in_at,
+            p.marketing_opt_in_source, v_now
+        FROM billing_data.with_profile(
+            a, p_customer_email, p_user_role, p_agent_id, p_marketing_opt_in,
+            p_marketing_opt_in_source, v_now
+        ) AS p
+    )
+    WHERE a.id = p_account_id
+        AND billing_data.changes_profile(
+            a, p_customer_email, p_user_role, p_agent_id, p_marketing_opt_in
+        );
+END
+$$;
+COMMENT ON FUNCTION billing_data.change_profile IS
+    'Makes a profile update of an account. Helper.';
+
 -- Locks all of these accounts, none of them given twice, and holds none of them while it waits for
 -- another: an account that somebody holds for long holds up nobody else's. Who has waited for what was
 -- held takes all of them one after the other, since others take them for milliseconds again and
@@ -321,10 +376,19 @@ BEGIN
     v_account := v_found.account;
 
     IF p_idempotency_key IS NOT NULL THEN
-        v_fingerprint := sha256(convert_to(ROW(
-            p_wa_id, p_tenant_id, p_initial_balance_minor, p_currency, p_plan_name,
-            p_customer_email, p_user_role, p_agent_id, p_marketing_opt_in, p_marketing_opt_in_source
-        )::text, 'UTF8'));
+        v_fingerprint := billing_data.fingerprint(
+            billing_data.field_hash('wa_id', p_wa_id)
+            # billing_data.field_hash('tenant_id', p_tenant_id)
+            # billing_data.field_hash(
+                'initial_balance_minor', nullif(p_initial_balance_minor, 0)::text
+            )
+            # billing_data.field_hash('currency', p_currency)
+            # billing_data.field_hash('plan_name', p_plan_name)
+            # billing_data.profile_hash(
+                p_customer_email, p_user_role, p_agent_id, p_marketing_opt_in,
+                p_marketing_opt_in_source
+            )
+        );
         INSERT INTO billing_data.account_requests AS r (
             account_id, idempotency_key, request_fingerprint, answer
         )
@@ -334,7 +398,7 @@ BEGIN
             SELECT r.request_fingerprint, r.answer INTO STRICT v_first
             FROM billing_data.account_requests AS r
             WHERE r.account_id = v_account.id AND r.idempotency_key = p_idempotency_key;
-            IF v_first.request_fingerprint <> v_fingerprint THEN
+            IF billing_data.is_other_request(v_first.request_fingerprint, v_fingerprint) THEN
                 PERFORM billing_data.raise_error('idempotency_key_reused');
             END IF;
             v_account := jsonb_populate_record(NULL::billing_data.accounts, v_first.answer);

@@ -10,25 +10,35 @@ RETURN current_setting('role') = 'billing_server'
 COMMENT ON FUNCTION billing_data.is_web_tier IS
     'Tells whether the caller must name an API key or staff member as the actor. Helper.';
 
--- The database role to record a call under when no key or staff member is named. A login may not be
--- named as another kind of writer: the old service, whose rows bear the name 'legacy', or a payment
--- provider. Errors: actor_required when the caller is the web tier; login_name_reserved.
-CREATE OR REPLACE FUNCTION billing_data.caller_role() RETURNS text
+-- Raises what a caller lacks who may not act without an API key or staff member, or not beside one.
+CREATE OR REPLACE FUNCTION billing_data.refuse_caller(p_names_actor boolean) RETURNS text
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    IF billing_data.is_web_tier() THEN
+    IF p_names_actor THEN
+        PERFORM billing_data.raise_error('actor_not_allowed');
+    ELSIF billing_data.is_web_tier() THEN
         PERFORM billing_data.raise_error('actor_required');
     END IF;
-    IF session_user IN ('legacy', 'paypal', 'square', 'stripe') THEN
-        PERFORM billing_data.raise_error(
-            'login_name_reserved', jsonb_build_object('login', session_user)
-        );
-    END IF;
-    RETURN session_user::text;
+    PERFORM billing_data.raise_error(
+        'login_name_reserved', jsonb_build_object('login', session_user)
+    );
+    RETURN NULL;
 END
 $$;
+COMMENT ON FUNCTION billing_data.refuse_caller IS 'Raises why a caller may not act. Helper.';
+
+-- The database role to record a call under when no key or staff member is named. A login may not be
+-- named as another kind of writer: the old service, whose rows bear the name 'legacy', or a payment
+-- provider. Errors: actor_required when the caller is the web tier; login_name_reserved.
+CREATE OR REPLACE FUNCTION billing_data.caller_role() RETURNS text
+LANGUAGE sql STABLE
+RETURN CASE
+    WHEN NOT billing_data.is_web_tier()
+        AND session_user NOT IN ('legacy', 'paypal', 'square', 'stripe') THEN session_user::text
+    ELSE billing_data.refuse_caller(false)
+END;
 COMMENT ON FUNCTION billing_data.caller_role IS
     'The database role a call without another actor is recorded under. Helper.';
 
@@ -45,64 +55,58 @@ END;
 COMMENT ON FUNCTION billing_data.key_fault IS
     'Names what is wrong with an API key for a permission, NULL when nothing is. Helper.';
 
--- The same of the key with this id.
-CREATE OR REPLACE FUNCTION billing_data.api_key_fault(p_api_key_id uuid, p_permission text)
-RETURNS text
-LANGUAGE plpgsql STABLE
-SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-    v_fault text;
-BEGIN
-    SELECT billing_data.key_fault(k, p_permission) INTO v_fault
-    FROM billing_data.api_keys AS k
-    WHERE k.id = p_api_key_id;
-    RETURN CASE WHEN FOUND THEN v_fault ELSE 'api_key_invalid' END;
-END
-$$;
-COMMENT ON FUNCTION billing_data.api_key_fault IS
-    'Names what is wrong with the API key of an id, NULL when nothing is. Helper.';
+-- The database role to record checks or charges under: NULL when they name API keys, which the web
+-- tier alone may. p_api_key_id is that of the first of them. Errors: actor_required, actor_not_allowed,
+-- login_name_reserved.
+CREATE OR REPLACE FUNCTION billing_data.role_of_caller(p_api_key_id uuid) RETURNS text
+LANGUAGE sql STABLE
+RETURN CASE
+    WHEN p_api_key_id IS NULL THEN billing_data.caller_role()
+    WHEN NOT billing_data.is_web_tier() THEN billing_data.refuse_caller(true)
+END;
+COMMENT ON FUNCTION billing_data.role_of_caller IS
+    'The database role to record checks or charges under, NULL beside API keys. Helper.';
 
--- The ids of the API keys that calls name by their credentials, in the same order and NULL for none,
--- whether anything is wrong with any of them, and which may not write (NULL: all may). Calls that come
--- together mostly have one key.
-CREATE OR REPLACE FUNCTION billing_data.find_keys(
-    p_credentials uuid[], p_permission text, OUT ids uuid[], OUT faulty boolean, OUT readers uuid[]
-)
+-- What is wrong with the actor of one check or charge: with p_key, which has the credential
+-- p_credential, or, where the caller is a database role (p_role), that it names a key as well.
+CREATE OR REPLACE FUNCTION billing_data.item_fault(
+    p_role text, p_credential uuid, p_key billing_data.api_keys, p_permission text
+) RETURNS text
+LANGUAGE sql STABLE
+RETURN CASE
+    WHEN p_role IS NULL THEN billing_data.key_fault(p_key, p_permission)
+    WHEN p_credential IS NOT NULL THEN 'actor_not_allowed'
+END;
+COMMENT ON FUNCTION billing_data.item_fault IS
+    'Names what is wrong with the actor of a check or charge, NULL when nothing is. Helper.';
+
+-- The id of the API key with this credential, NULL unless it is good for the permission.
+CREATE OR REPLACE FUNCTION billing_data.good_key(p_credential uuid, p_permission text) RETURNS uuid
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-DECLARE
-    v_id uuid;
-    v_writes boolean;
 BEGIN
-    IF p_credentials[1] = ALL (p_credentials) THEN
-        SELECT
-            k.id, billing_data.key_fault(k, p_permission) IS NOT NULL,
-            'billing:write' = ANY (k.permissions)
-        INTO v_id, faulty, v_writes
-        FROM billing_data.api_keys AS k
-        WHERE coalesce(k.credential, k.id) = p_credentials[1];
-        faulty := coalesce(faulty, true);
-        ids := array_fill(v_id, ARRAY[cardinality(p_credentials)]);
-        IF v_writes IS NOT TRUE THEN
-            readers := ARRAY[v_id];
-        END IF;
-    ELSE
-        SELECT
-            array_agg(k.id ORDER BY u.place),
-            bool_or(billing_data.key_fault(k, p_permission) IS NOT NULL),
-            array_agg(DISTINCT k.id) FILTER (
-                WHERE k.id IS NOT NULL AND ('billing:write' = ANY (k.permissions)) IS NOT TRUE
-            )
-        INTO STRICT ids, faulty, readers
-        FROM unnest(p_credentials) WITH ORDINALITY AS u (credential, place)
-        LEFT JOIN billing_data.api_keys AS k ON coalesce(k.credential, k.id) = u.credential;
+    IF p_credential IS NULL THEN
+        RETURN NULL;
     END IF;
+    RETURN (
+        SELECT k.id
+        FROM billing_data.api_keys AS k
+        WHERE coalesce(k.credential, k.id) = p_credential
+            AND billing_data.key_fault(k, p_permission) IS NULL
+    );
 END
 $$;
-COMMENT ON FUNCTION billing_data.find_keys IS
-    'The ids of API keys named by their credentials, and whether one is at fault. Helper.';
+COMMENT ON FUNCTION billing_data.good_key IS
+    'The id of an API key that is good for a permission. Helper.';
+
+-- Whether what an actor sends of a profile counts: a key of billing:read alone changes nobody's.
+CREATE OR REPLACE FUNCTION billing_data.may_write(p_role text, p_key billing_data.api_keys)
+RETURNS boolean
+LANGUAGE sql IMMUTABLE
+RETURN p_role IS NOT NULL OR ('billing:write' = ANY ((p_key).permissions)) IS TRUE;
+COMMENT ON FUNCTION billing_data.may_write IS
+    'Whether what the actor of a check sends of a profile counts. Helper.';
 
 -- Whose session or bearer token has this hash. No row: nobody's, or it is over. The owner may be
 -- deactivated, which is the caller's to look at.

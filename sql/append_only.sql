@@ -133,18 +133,45 @@ $digests$;
 -- A digest of all that an entry says, stored with it: a change to any of it shows, even to what is
 -- added up nowhere. It is no secret; whoever forges an entry and its digest is found by the sums.
 -- The hash functions are those of hash partitioning, which stay what they are over versions.
-CREATE OR REPLACE FUNCTION billing_data.charge_digest(p_charge billing_data.charges)
-RETURNS bigint
+CREATE OR REPLACE FUNCTION billing_data.new_charge_digest(
+    p_account_id uuid,
+    p_ledger_version bigint,
+    p_id uuid,
+    p_amount_minor bigint,
+    p_currency varchar,
+    p_balance_before bigint,
+    p_balance_after bigint,
+    p_free_uses_after bigint,
+    p_paid_with text,
+    p_description varchar,
+    p_idempotency_key varchar,
+    p_request_fingerprint bytea,
+    p_created_at timestamptz,
+    p_api_key_id uuid,
+    p_admin_user_id uuid,
+    p_database_role text
+) RETURNS bigint
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN hash_record_extended(
     ROW(
-        (p_charge).account_id, (p_charge).ledger_version, (p_charge).id, (p_charge).amount_minor,
-        (p_charge).currency, (p_charge).balance_before, (p_charge).balance_after,
-        (p_charge).free_uses_after, (p_charge).paid_with, (p_charge).description,
-        (p_charge).idempotency_key, (p_charge).request_fingerprint, (p_charge).created_at,
-        (p_charge).api_key_id, (p_charge).admin_user_id, (p_charge).database_role
+        p_account_id, p_ledger_version, p_id, p_amount_minor, p_currency, p_balance_before,
+        p_balance_after, p_free_uses_after, p_paid_with, p_description, p_idempotency_key,
+        p_request_fingerprint, p_created_at, p_api_key_id, p_admin_user_id, p_database_role
     ),
     0
+);
+COMMENT ON FUNCTION billing_data.new_charge_digest IS
+    'A digest of what a charge says, before there is its row. Helper.';
+
+CREATE OR REPLACE FUNCTION billing_data.charge_digest(p_charge billing_data.charges)
+RETURNS bigint
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN billing_data.new_charge_digest(
+    (p_charge).account_id, (p_charge).ledger_version, (p_charge).id, (p_charge).amount_minor,
+    (p_charge).currency, (p_charge).balance_before, (p_charge).balance_after,
+    (p_charge).free_uses_after, (p_charge).paid_with, (p_charge).description,
+    (p_charge).idempotency_key, (p_charge).request_fingerprint, (p_charge).created_at,
+    (p_charge).api_key_id, (p_charge).admin_user_id, (p_charge).database_role
 );
 COMMENT ON FUNCTION billing_data.charge_digest IS 'A digest of what a charge says. Helper.';
 

@@ -1,35 +1,71 @@
 -- Charges: this user used one. Free uses go first, one per charge whatever the amount; then paid
 -- credits, the whole amount or nothing. Every accepted charge is one ledger row.
 
--- Whether an item carries something that a profile update could change.
-CREATE OR REPLACE FUNCTION billing_data.has_profile(
-    p_customer_email text, p_user_role text, p_agent_id text, p_marketing_opt_in boolean
-) RETURNS boolean
+-- Whether an item has the shape of a charge. Of the identity nothing is wanted but that it has an
+-- account.
+CREATE OR REPLACE FUNCTION billing_data.is_charge(p_item billing.charge_item) RETURNS boolean
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN num_nonnulls(p_customer_email, p_user_role, p_agent_id) > 0 OR p_marketing_opt_in IS TRUE;
-COMMENT ON FUNCTION billing_data.has_profile IS
-    'Whether an item carries a profile update. Helper.';
+RETURN (
+    (p_item).amount_minor > 0 AND length((p_item).currency) = billing_data.most('currency')
+    AND length((p_item).description) BETWEEN 1 AND billing_data.most('description')
+    AND coalesce(greatest(
+        length((p_item).idempotency_key), length((p_item).metadata_message_id),
+        length((p_item).metadata_agent_id), length((p_item).metadata_channel_id),
+        length((p_item).metadata_request_id), length((p_item).customer_email),
+        length((p_item).agent_id)
+    ), 0) <= billing_data.most('customer_email')
+    AND coalesce(length((p_item).user_role), 0) <= billing_data.most('user_role')
+    AND coalesce(length((p_item).marketing_opt_in_source), 0)
+        <= billing_data.most('marketing_opt_in_source')
+) IS TRUE;
+COMMENT ON FUNCTION billing_data.is_charge IS
+    'Whether an item of a list has the shape of a charge. Helper.';
 
--- What a used key means for a request: the same once more, or another one under the same key. A row
--- of the old service has no fingerprint: taken to be the same request.
-CREATE OR REPLACE FUNCTION billing_data.replay_outcome(p_recorded bytea, p_presented bytea)
-RETURNS text
+-- The fingerprint of a charge that is asked for: of all but whose it is, the key, and by whom.
+CREATE OR REPLACE FUNCTION billing_data.charge_fingerprint(p_item billing.charge_item)
+RETURNS bytea
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN CASE WHEN p_recorded <> p_presented THEN 'conflict' ELSE 'replayed' END;
-COMMENT ON FUNCTION billing_data.replay_outcome IS
-    'Tells a repeated request from another one under the same key. Helper.';
+RETURN billing_data.fingerprint(
+    billing_data.field_hash('amount_minor', (p_item).amount_minor::text)
+    # billing_data.field_hash('currency', (p_item).currency)
+    # billing_data.field_hash('description', (p_item).description)
+    # billing_data.field_hash('metadata_message_id', (p_item).metadata_message_id)
+    # billing_data.field_hash('metadata_agent_id', (p_item).metadata_agent_id)
+    # billing_data.field_hash('metadata_channel_id', (p_item).metadata_channel_id)
+    # billing_data.field_hash('metadata_request_id', (p_item).metadata_request_id)
+    # billing_data.profile_hash(
+        (p_item).customer_email, (p_item).user_role, (p_item).agent_id,
+        (p_item).marketing_opt_in, (p_item).marketing_opt_in_source
+    )
+);
+COMMENT ON FUNCTION billing_data.charge_fingerprint IS
+    'The fingerprint of a charge that is asked for. Helper.';
+
+-- The one rule of charging: what becomes of a charge at an account as it is.
+CREATE OR REPLACE FUNCTION billing_data.charge_verdict(
+    p_status text,
+    p_account_currency text,
+    p_currency text,
+    p_free_uses bigint,
+    p_paid_credits bigint,
+    p_amount_minor bigint
+) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE
+    WHEN p_status = 'suspended' THEN 'account_suspended'
+    WHEN p_status = 'closed' THEN 'account_closed'
+    WHEN p_account_currency <> p_currency THEN 'charge_currency_mismatch'
+    WHEN p_free_uses <= 0 AND p_paid_credits < p_amount_minor THEN 'insufficient_credits'
+    ELSE 'created'
+END;
+COMMENT ON FUNCTION billing_data.charge_verdict IS
+    'What becomes of a charge at an account as it is. Helper.';
 
 -- The accounts that a list of charges must lock, in id order. An item whose key was used, and that
--- carries no profile, needs none: what the ledger says once it says for ever.
+-- changes no profile, needs none: what the ledger says once it says for ever.
 CREATE OR REPLACE FUNCTION billing_data.accounts_to_charge(
-    p_oauth_providers text[],
-    p_external_ids text[],
-    p_idempotency_keys text[],
-    p_customer_emails text[],
-    p_user_roles text[],
-    p_agent_ids text[],
-    p_marketing_opt_ins boolean[]
-) RETURNS uuid[]
+    p_items billing.charge_item[], OUT ids uuid[], OUT changes_profiles boolean
+)
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 SET plan_cache_mode = force_generic_plan
@@ -38,83 +74,242 @@ SET enable_hashjoin = off
 SET enable_mergejoin = off
 AS $$
 BEGIN
-    RETURN ARRAY(
-        SELECT DISTINCT a.id
-        FROM unnest(
-            p_oauth_providers, p_external_ids, p_idempotency_keys, p_customer_emails,
-            p_user_roles, p_agent_ids, p_marketing_opt_ins
-        ) AS i (
-            oauth_provider, external_id, idempotency_key, customer_email, user_role, agent_id,
-            marketing_opt_in
+    SELECT coalesce(array_agg(DISTINCT a.id ORDER BY a.id), '{}'), bool_or(p.changes)
+    INTO STRICT ids, changes_profiles
+    FROM unnest(p_items) AS i
+    INNER JOIN billing_data.accounts AS a
+        ON a.oauth_provider = i.oauth_provider AND a.external_id = i.external_id
+    CROSS JOIN LATERAL (
+        SELECT billing_data.changes_profile(
+            a, i.customer_email, i.user_role, i.agent_id, i.marketing_opt_in
         )
-        INNER JOIN billing_data.accounts AS a
-            ON a.oauth_provider = i.oauth_provider AND a.external_id = i.external_id
-        WHERE billing_data.has_profile(
-                i.customer_email, i.user_role, i.agent_id, i.marketing_opt_in
-            )
-            OR NOT EXISTS (
-                SELECT FROM billing_data.charges AS c
-                WHERE c.account_id = a.id AND c.idempotency_key = i.idempotency_key
-            )
-        ORDER BY a.id
+    ) AS p (changes)
+    WHERE p.changes OR NOT EXISTS (
+        SELECT FROM billing_data.charges AS c
+        WHERE c.account_id = a.id AND c.idempotency_key = i.idempotency_key
     );
 END
 $$;
 COMMENT ON FUNCTION billing_data.accounts_to_charge IS
-    'The accounts that a list of charges must lock. Helper.';
+    'The accounts that a list of charges must lock, and whether a profile changes. Helper.';
 
--- The core of every charge: one item per array position, all arrays of one length. Items of one
--- account are decided in array order. An item's outcome is 'created'; 'replayed' or 'conflict' when
--- its idempotency key was used before with the same or another request, with the first charge's
--- row; the slug of what refused it; 'busy' only when p_wait is false and somebody else holds the
--- account. A refused item writes nothing but the profile update it carries. Whoever p_wait is
--- false for never waits for a lock; who waits for one account holds no other meanwhile.
--- Locks: the accounts of billing_data.accounts_to_charge, in a statement of its own, so that the next
--- one sees every charge committed before. Writes: accounts 1 per changed account, charges 1 per created item.
--- Errors: actor_required, actor_not_allowed, invalid_argument, and lock_not_available when an
--- account stays held; all else is an outcome.
--- Example: SELECT * FROM billing.create_charges(p_oauth_providers => ARRAY['oauth:google'],
---              p_external_ids => ARRAY['1'], p_amounts_minor => ARRAY[1], p_currencies => ARRAY['USD'],
---              p_descriptions => ARRAY['one use']);
-CREATE OR REPLACE FUNCTION billing.create_charges(
-    p_oauth_providers text[],
-    p_external_ids text[],
-    p_amounts_minor bigint[],
-    p_currencies text[],
-    p_descriptions text[],
-    p_idempotency_keys text[] DEFAULT NULL,
-    p_metadata_message_ids text[] DEFAULT NULL,
-    p_metadata_agent_ids text[] DEFAULT NULL,
-    p_metadata_channel_ids text[] DEFAULT NULL,
-    p_metadata_request_ids text[] DEFAULT NULL,
-    p_customer_emails text[] DEFAULT NULL,
-    p_user_roles text[] DEFAULT NULL,
-    p_agent_ids text[] DEFAULT NULL,
-    p_marketing_opt_ins boolean[] DEFAULT NULL,
-    p_marketing_opt_in_sources text[] DEFAULT NULL,
-    p_api_key_ids uuid[] DEFAULT NULL,
-    p_wait boolean DEFAULT true
+-- Makes the profile updates that a list of charges carries, at the accounts that are locked for it.
+CREATE OR REPLACE FUNCTION billing_data.change_profiles(
+    p_items billing.charge_item[], p_locked uuid[], p_role text
+) RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_item record;
+BEGIN
+    FOR v_item IN
+        SELECT (i.asked).*, a.id AS account_id
+        FROM (
+            SELECT asked, row_number() OVER ()::integer AS item FROM unnest(p_items) AS asked
+        ) AS i
+        INNER JOIN billing_data.accounts AS a
+            ON a.oauth_provider = (i.asked).oauth_provider AND a.external_id = (i.asked).external_id
+        LEFT JOIN billing_data.api_keys AS k
+            ON coalesce(k.credential, k.id) = (i.asked).api_key_id
+        WHERE p_locked[width_bucket(a.id, p_locked)] = a.id AND billing_data.is_charge(i.asked)
+            AND billing_data.item_fault(p_role, (i.asked).api_key_id, k, 'billing:write') IS NULL
+        ORDER BY a.id, i.item
+    LOOP
+        PERFORM billing_data.change_profile(
+            v_item.account_id, v_item.customer_email, v_item.user_role, v_item.agent_id,
+            v_item.marketing_opt_in, v_item.marketing_opt_in_source
+        );
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION billing_data.change_profiles IS
+    'Makes the profile updates of a list of charges. Helper.';
+
+-- What becomes of an item before its account is looked at more closely, NULL when it is to be charged.
+-- p_changes: it changes the account's profile, which needs the account's lock; p_locked: that is ours.
+CREATE OR REPLACE FUNCTION billing_data.early_outcome(
+    p_fault text,
+    p_is_charge boolean,
+    p_account_id uuid,
+    p_used billing_data.charges,
+    p_fingerprint bytea,
+    p_changes boolean,
+    p_locked uuid[],
+    p_wait boolean
+) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE
+    WHEN p_fault IS NOT NULL THEN p_fault
+    WHEN NOT p_is_charge THEN 'invalid_argument'
+    WHEN p_account_id IS NULL THEN 'account_not_found'
+    -- Held by another transaction, or created after our look for it. The locked ones are in order, so
+    -- the place of this one among them is found by halving.
+    WHEN ((p_used).id IS NULL OR p_changes)
+        AND (p_locked[width_bucket(p_account_id, p_locked)] = p_account_id) IS NOT TRUE
+        THEN CASE WHEN p_wait THEN 'account_not_found' ELSE 'busy' END
+    WHEN (p_used).id IS NOT NULL
+        THEN billing_data.replay_outcome((p_used).request_fingerprint, p_fingerprint)
+END;
+COMMENT ON FUNCTION billing_data.early_outcome IS
+    'What becomes of an item that needs no look at its account. Helper.';
+
+-- What becomes of each item of a list of charges, at the accounts as they are and those locked for
+-- it; p_left marks the items to look at, NULL: all. No row: it cannot be told yet, because an item
+-- before it has its key, or was too much at the same account, whose leavings are another's first.
+CREATE OR REPLACE FUNCTION billing_data.weigh_charges(
+    p_items billing.charge_item[],
+    p_left boolean[],
+    p_locked uuid[],
+    p_role text,
+    p_wait boolean
 ) RETURNS TABLE (
     item integer,
     outcome text,
-    charge_id uuid,
+    asked billing.charge_item,
+    used billing_data.charges,
+    fingerprint bytea,
+    api_key_id uuid,
     account_id uuid,
-    amount_minor bigint,
-    currency text,
-    description text,
+    account_currency text,
+    ledger_version bigint,
     balance_before bigint,
     balance_after bigint,
     free_uses_after bigint,
-    paid_with text,
-    created_at timestamptz,
-    metadata_message_id text,
-    metadata_agent_id text,
-    metadata_channel_id text,
-    metadata_request_id text,
-    balance bigint,
-    account_currency text
+    paid_with text
 )
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off
+SET enable_hashjoin = off
+SET enable_mergejoin = off
+AS $$
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY
+    WITH found AS MATERIALIZED (
+        SELECT
+            i.*, (i.asked).amount_minor AS amount, (i.asked).idempotency_key, u.used, f.fingerprint,
+            k.id AS api_key_id, a.id AS account_id, a.currency::text AS account_currency,
+            a.free_uses_remaining AS free_uses, a.paid_credits, a.ledger_version,
+            billing_data.early_outcome(
+                billing_data.item_fault(p_role, (i.asked).api_key_id, k, 'billing:write'),
+                billing_data.is_charge(i.asked), a.id, u.used, f.fingerprint,
+                billing_data.changes_profile(
+                    a, (i.asked).customer_email, (i.asked).user_role, (i.asked).agent_id,
+                    (i.asked).marketing_opt_in
+                ),
+                p_locked, p_wait
+            ) AS early,
+            -- What is too much now is so, too, after what others of this list take.
+            billing_data.charge_verdict(
+                a.status, a.currency, (i.asked).currency, a.free_uses_remaining, a.paid_credits,
+                (i.asked).amount_minor
+            ) AS verdict
+        FROM (
+            SELECT asked, row_number() OVER ()::integer AS item FROM unnest(p_items) AS asked
+        ) AS i
+        CROSS JOIN LATERAL (
+            SELECT billing_data.charge_fingerprint(i.asked) OFFSET 0
+        ) AS f (fingerprint)
+        LEFT JOIN billing_data.api_keys AS k
+            ON coalesce(k.credential, k.id) = (i.asked).api_key_id
+        LEFT JOIN billing_data.accounts AS a
+            ON a.oauth_provider = (i.asked).oauth_provider AND a.external_id = (i.asked).external_id
+        -- LIMIT keeps the look-up apart, so that its index is always searched with both columns.
+        LEFT JOIN LATERAL (
+            SELECT c AS used
+            FROM billing_data.charges AS c
+            WHERE c.account_id = a.id AND c.idempotency_key = (i.asked).idempotency_key
+            LIMIT 1
+        ) AS u ON true
+        WHERE p_left IS NULL OR p_left[i.item]
+    ),
+    keyed AS (
+        SELECT f.*, count(*) FILTER (WHERE f.verdict = 'created') OVER (
+            PARTITION BY f.account_id, f.idempotency_key ORDER BY f.item
+            ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
+        ) AS before_with_key
+        FROM found AS f
+        WHERE f.early IS NULL
+    ),
+    placed AS (
+        SELECT k.*, count(*) FILTER (WHERE k.verdict = 'created') OVER (
+            PARTITION BY k.account_id ORDER BY k.item
+        ) AS place
+        FROM keyed AS k
+        WHERE k.before_with_key = 0 OR k.idempotency_key IS NULL
+    ),
+    summed AS (
+        SELECT p.*, c.price, p.paid_credits - sum(c.price) OVER (
+            PARTITION BY p.account_id ORDER BY p.item
+        ) AS balance_after
+        FROM placed AS p
+        CROSS JOIN LATERAL (
+            SELECT CASE WHEN p.verdict = 'created' AND p.place > p.free_uses THEN p.amount ELSE 0 END
+        ) AS c (price)
+    ),
+    turn AS (
+        SELECT s.*, b.too_much, bool_or(b.too_much) OVER (
+            PARTITION BY s.account_id ORDER BY s.item
+            ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
+        ) AS waits
+        FROM summed AS s
+        CROSS JOIN LATERAL (SELECT s.price > 0 AND s.balance_after < 0) AS b (too_much)
+    )
+    SELECT
+        t.item, CASE WHEN t.too_much THEN 'insufficient_credits' ELSE t.verdict END, t.asked, NULL,
+        t.fingerprint, t.api_key_id, t.account_id, t.account_currency, t.ledger_version + t.place,
+        (t.balance_after + t.price)::bigint,
+        CASE WHEN t.balance_after >= 0 THEN t.balance_after::bigint END,
+        greatest(t.free_uses - t.place, 0), CASE WHEN t.price > 0 THEN 'paid' ELSE 'free' END
+    FROM turn AS t
+    WHERE t.waits IS NOT TRUE
+    UNION ALL
+    SELECT
+        f.item, f.early, f.asked, CASE WHEN f.early IN ('replayed', 'conflict') THEN f.used END,
+        f.fingerprint, f.api_key_id, NULL, NULL, NULL, NULL, NULL,
+        NULL, NULL
+    FROM found AS f
+    WHERE f.early IS NOT NULL;
+END
+$$;
+COMMENT ON FUNCTION billing_data.weigh_charges IS
+    'What becomes of the items of a list of charges. Helper.';
+
+-- What comes of an item of which no charge is made now: the charge of its key, or what refused it.
+CREATE OR REPLACE FUNCTION billing_data.charge_outcome(
+    p_item integer,
+    p_outcome text,
+    p_asked billing.charge_item,
+    p_used billing_data.charges,
+    p_balance bigint,
+    p_account_currency text
+) RETURNS billing.charge_outcome
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN ROW(
+    p_item, p_outcome, (p_used).id, (p_used).account_id,
+    coalesce((p_used).amount_minor, (p_asked).amount_minor),
+    coalesce((p_used).currency, left((p_asked).currency, billing_data.most('currency'))),
+    (p_used).description, (p_used).balance_before, (p_used).balance_after,
+    (p_used).free_uses_after, (p_used).paid_with, (p_used).created_at,
+    (p_used).metadata_message_id, (p_used).metadata_agent_id,
+    (p_used).metadata_channel_id, (p_used).metadata_request_id, p_balance, p_account_currency,
+    false
+)::billing.charge_outcome;
+COMMENT ON FUNCTION billing_data.charge_outcome IS
+    'What comes of an item of which no charge is made. Helper.';
+
+-- Makes those charges of a list that can be told at once, and gives what comes of these items.
+CREATE OR REPLACE FUNCTION billing_data.charge_round(
+    p_items billing.charge_item[],
+    p_left boolean[],
+    p_locked uuid[],
+    p_role text,
+    p_wait boolean
+) RETURNS billing.charge_outcome[]
+LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 SET plan_cache_mode = force_generic_plan
 SET enable_seqscan = off
@@ -122,326 +317,207 @@ SET enable_hashjoin = off
 SET enable_mergejoin = off
 AS $$
 DECLARE
-    v_now timestamptz;
-    v_role text;
-    v_faulty boolean := false;
-    v_locked uuid[];
-    v_lock_timeout text;
-    v_mine boolean := false;
-    v_item record;
-    v_account billing_data.accounts;
-    v_changed billing_data.accounts;
-    v_dirty boolean := false;
-    v_accounts billing_data.accounts[] := ARRAY[]::billing_data.accounts[];
-    v_charge billing_data.charges;
-    v_charges billing_data.charges[] := ARRAY[]::billing_data.charges[];
-    v_keys text[] := ARRAY[]::text[];
-    v_keys_at integer[] := ARRAY[]::integer[];
-    v_seen integer;
+    v_now timestamptz := clock_timestamp();
+    v_seed bytea := billing_data.id_seed();
+    v_outcomes billing.charge_outcome[];
 BEGIN
-    PERFORM billing_data.require_same_length(
-        ARRAY[
-            cardinality(p_oauth_providers), cardinality(p_external_ids),
-            cardinality(p_amounts_minor), cardinality(p_currencies), cardinality(p_descriptions)
-        ],
-        ARRAY[
-            cardinality(p_idempotency_keys), cardinality(p_metadata_message_ids),
-            cardinality(p_metadata_agent_ids), cardinality(p_metadata_channel_ids),
-            cardinality(p_metadata_request_ids), cardinality(p_customer_emails),
-            cardinality(p_user_roles), cardinality(p_agent_ids), cardinality(p_marketing_opt_ins),
-            cardinality(p_marketing_opt_in_sources), cardinality(p_api_key_ids)
-        ],
-        ARRAY[
-            array_dims(p_oauth_providers), array_dims(p_external_ids), array_dims(p_amounts_minor),
-            array_dims(p_currencies), array_dims(p_descriptions), array_dims(p_idempotency_keys),
-            array_dims(p_metadata_message_ids), array_dims(p_metadata_agent_ids),
-            array_dims(p_metadata_channel_ids), array_dims(p_metadata_request_ids),
-            array_dims(p_customer_emails), array_dims(p_user_roles), array_dims(p_agent_ids),
-            array_dims(p_marketing_opt_ins), array_dims(p_marketing_opt_in_sources),
-            array_dims(p_api_key_ids)
-        ]
-    );
-    PERFORM billing_data.require_durable_commit();
-    IF p_api_key_ids IS NULL THEN
-        v_role := billing_data.caller_role();
-    ELSIF NOT billing_data.is_web_tier() THEN
-        PERFORM billing_data.raise_error('actor_not_allowed');
-    ELSE
-        SELECT k.ids, k.faulty INTO STRICT p_api_key_ids, v_faulty
-        FROM billing_data.find_keys(p_api_key_ids, 'billing:write') AS k;
-    END IF;
+    WITH weighed AS MATERIALIZED (
+        SELECT w.*, billing_data.nth_id(v_seed, w.item) AS id
+        FROM billing_data.weigh_charges(p_items, p_left, p_locked, p_role, p_wait) AS w
+    ),
+    taken AS (
+        UPDATE billing_data.accounts AS a
+        SET free_uses_remaining = t.free_uses_after,
+            paid_credits = t.balance_after,
+            total_uses = a.total_uses + t.uses,
+            ledger_version = a.ledger_version + t.uses,
+            updated_at = v_now
+        FROM (
+            SELECT
+                w.account_id, min(w.free_uses_after) AS free_uses_after,
+                min(w.balance_after) AS balance_after, count(*) AS uses
+            FROM weighed AS w
+            WHERE w.outcome = 'created'
+            GROUP BY w.account_id
+        ) AS t
+        WHERE a.id = t.account_id
+    ),
+    entered AS (
+        INSERT INTO billing_data.charges (
+            account_id, ledger_version, id, amount_minor, currency, balance_before, balance_after,
+            free_uses_after, paid_with, description, idempotency_key, metadata_message_id,
+            metadata_agent_id, metadata_channel_id, metadata_request_id, created_at,
+            request_fingerprint, api_key_id, database_role, digest
+        )
+        SELECT
+            w.account_id, w.ledger_version, w.id, (w.asked).amount_minor, (w.asked).currency,
+            w.balance_before, w.balance_after, w.free_uses_after, w.paid_with,
+            (w.asked).description, (w.asked).idempotency_key, (w.asked).metadata_message_id,
+            (w.asked).metadata_agent_id, (w.asked).metadata_channel_id,
+            (w.asked).metadata_request_id, v_now, w.fingerprint, w.api_key_id, p_role,
+            billing_data.new_charge_digest(
+                w.account_id, w.ledger_version, w.id, (w.asked).amount_minor,
+                (w.asked).currency, w.balance_before, w.balance_after, w.free_uses_after,
+                w.paid_with, (w.asked).description, (w.asked).idempotency_key, w.fingerprint,
+                v_now, w.api_key_id, NULL, p_role
+            )
+        FROM weighed AS w
+        WHERE w.outcome = 'created'
+    )
+    SELECT array_agg(
+        CASE
+            WHEN w.outcome = 'created' THEN ROW(
+                w.item, w.outcome, w.id, w.account_id, (w.asked).amount_minor,
+                (w.asked).currency, (w.asked).description, w.balance_before, w.balance_after,
+                w.free_uses_after, w.paid_with, v_now, (w.asked).metadata_message_id,
+                (w.asked).metadata_agent_id, (w.asked).metadata_channel_id,
+                (w.asked).metadata_request_id, NULL, NULL, false
+            )::billing.charge_outcome
+            ELSE billing_data.charge_outcome(
+                w.item, w.outcome, w.asked, w.used, w.balance_before, w.account_currency
+            )
+        END
+    )
+    INTO v_outcomes
+    FROM weighed AS w;
+    RETURN v_outcomes;
+END
+$$;
+COMMENT ON FUNCTION billing_data.charge_round IS
+    'Makes those charges of a list that can be told at once. Helper.';
 
+-- The core of every charge. Items of one account are decided in the order of the list. An item's
+-- outcome is 'created'; 'replayed' or 'conflict' when its idempotency key was used before with the same
+-- or another request, with the first charge's row; the slug of what refused it; 'busy' only when p_wait
+-- is false and somebody else holds the account. A refused item writes nothing but the profile update it
+-- carries. Whoever p_wait is false for never waits for a lock; who waits for one account holds no other
+-- meanwhile.
+-- Locks: the accounts of billing_data.accounts_to_charge, in a statement of its own, so that the next
+-- one sees every charge committed before. Writes: accounts 1 per changed account, charges 1 per created item.
+-- Errors: actor_required, actor_not_allowed, invalid_argument, and lock_not_available when an
+-- account stays held; all else is an outcome.
+-- Example: SELECT * FROM billing.charge_items(p_items => ARRAY[jsonb_populate_record(
+--     NULL::billing.charge_item, '{"oauth_provider": "oauth:google", "external_id": "1",
+--     "amount_minor": 1, "currency": "USD", "description": "one use"}')]);
+CREATE OR REPLACE FUNCTION billing.charge_items(
+    p_items billing.charge_item[], p_wait boolean DEFAULT true
+) RETURNS SETOF billing.charge_outcome
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off
+AS $$
+DECLARE
+    v_role text := billing_data.role_of_caller((p_items[1]).api_key_id);
+    v_wanted uuid[];
+    v_changes_profiles boolean;
+    v_locked uuid[];
+    v_lock_timeout text := current_setting('lock_timeout');
+    v_round billing.charge_outcome[];
+    v_outcomes billing.charge_outcome[] := ARRAY[]::billing.charge_outcome[];
+    v_left boolean[];
+    v_most integer;  -- items of a round
+BEGIN
+    PERFORM billing_data.require_list(array_dims(p_items), cardinality(p_items), 'p_items');
+    PERFORM billing_data.require_durable_commit();
+    SELECT w.ids, w.changes_profiles INTO STRICT v_wanted, v_changes_profiles
+    FROM billing_data.accounts_to_charge(p_items) AS w;
     IF p_wait THEN
-        v_locked := billing_data.accounts_to_charge(
-            p_oauth_providers => p_oauth_providers,
-            p_external_ids => p_external_ids,
-            p_idempotency_keys => p_idempotency_keys,
-            p_customer_emails => p_customer_emails,
-            p_user_roles => p_user_roles,
-            p_agent_ids => p_agent_ids,
-            p_marketing_opt_ins => p_marketing_opt_ins
-        );
-        PERFORM billing_data.lock_accounts(v_locked, p_wait => true);
+        PERFORM billing_data.lock_accounts(v_wanted, p_wait => true);
+        v_locked := v_wanted;
     ELSE
         -- SKIP LOCKED passes over held rows, but waits where a row was replaced between the look
         -- and the lock by one that is held: not for long, and then for the whole call.
-        v_lock_timeout := current_setting('lock_timeout');
         PERFORM set_config('lock_timeout', '50ms', true);
         v_locked := ARRAY(
             SELECT a.id
-            FROM unnest(
-                p_oauth_providers, p_external_ids, p_idempotency_keys, p_customer_emails,
-                p_user_roles, p_agent_ids, p_marketing_opt_ins
-            ) AS i (
-                oauth_provider, external_id, idempotency_key, customer_email, user_role, agent_id,
-                marketing_opt_in
-            )
-            INNER JOIN billing_data.accounts AS a
-                ON a.oauth_provider = i.oauth_provider AND a.external_id = i.external_id
-            WHERE billing_data.has_profile(
-                    i.customer_email, i.user_role, i.agent_id, i.marketing_opt_in
-                )
-                OR NOT EXISTS (
-                    SELECT FROM billing_data.charges AS c
-                    WHERE c.account_id = a.id AND c.idempotency_key = i.idempotency_key
-                )
+            FROM billing_data.accounts AS a
+            WHERE a.id = ANY (v_wanted)
             ORDER BY a.id
-            FOR NO KEY UPDATE OF a SKIP LOCKED
+            FOR NO KEY UPDATE SKIP LOCKED
         );
         PERFORM set_config('lock_timeout', v_lock_timeout, true);
     END IF;
-    v_now := clock_timestamp();
-
-    FOR v_item IN
-        SELECT
-            i.item, i.amount_minor, i.currency, i.description, i.idempotency_key, i.message_id,
-            i.metadata_agent_id, i.channel_id, i.request_id, i.customer_email, i.user_role,
-            i.agent_id, i.marketing_opt_in, i.marketing_opt_in_source, i.api_key_id,
-            a.id AS account_id, a AS account, used.id AS existing_id, used.row AS existing,
-            billing_data.has_profile(
-                i.customer_email, i.user_role, i.agent_id, i.marketing_opt_in
-            ) AS has_profile,
-            sha256(convert_to(ROW(
-                i.amount_minor, i.currency, i.description, i.message_id, i.metadata_agent_id,
-                i.channel_id, i.request_id, i.customer_email, i.user_role, i.agent_id,
-                coalesce(i.marketing_opt_in, false), i.marketing_opt_in_source
-            )::text, 'UTF8')) AS fingerprint,
-            (
-                i.amount_minor > 0 AND length(i.currency) = billing_data.most('currency')
-                AND length(i.description) BETWEEN 1 AND billing_data.most('description')
-                AND coalesce(greatest(
-                    length(i.idempotency_key), length(i.message_id), length(i.metadata_agent_id),
-                    length(i.channel_id), length(i.request_id), length(i.customer_email),
-                    length(i.agent_id)
-                ), 0) <= billing_data.most('customer_email')
-                AND coalesce(length(i.user_role), 0) <= billing_data.most('user_role')
-                AND coalesce(length(i.marketing_opt_in_source), 0)
-                    <= billing_data.most('marketing_opt_in_source')
-            ) IS TRUE AS is_valid
-        FROM unnest(
-            p_oauth_providers, p_external_ids, p_amounts_minor, p_currencies, p_descriptions,
-            p_idempotency_keys, p_metadata_message_ids, p_metadata_agent_ids,
-            p_metadata_channel_ids, p_metadata_request_ids, p_customer_emails, p_user_roles,
-            p_agent_ids, p_marketing_opt_ins, p_marketing_opt_in_sources, p_api_key_ids
-        ) WITH ORDINALITY AS i (
-            oauth_provider, external_id, amount_minor, currency, description, idempotency_key,
-            message_id, metadata_agent_id, channel_id, request_id, customer_email, user_role,
-            agent_id, marketing_opt_in, marketing_opt_in_source, api_key_id, item
-        )
-        LEFT JOIN billing_data.accounts AS a
-            ON a.oauth_provider = i.oauth_provider AND a.external_id = i.external_id
-        -- LIMIT keeps the look-up apart, so that its index is always searched with both columns.
-        LEFT JOIN LATERAL (
-            SELECT c.id, c AS row
-            FROM billing_data.charges AS c
-            WHERE c.account_id = a.id AND c.idempotency_key = i.idempotency_key
-            LIMIT 1
-        ) AS used ON true
-        ORDER BY a.id, i.item
-    LOOP
-        v_charge := NULL;
-        balance := NULL;
-        account_currency := NULL;
-        <<decide>>
-        BEGIN
-            IF p_api_key_ids IS NOT NULL AND (v_faulty OR v_item.api_key_id IS NULL) THEN
-                outcome := billing_data.api_key_fault(v_item.api_key_id, 'billing:write');
-                EXIT decide WHEN outcome IS NOT NULL;
-            END IF;
-            IF NOT v_item.is_valid THEN
-                outcome := 'invalid_argument';
-                EXIT decide;
-            END IF;
-            IF v_item.account_id IS NULL THEN
-                outcome := 'account_not_found';
-                EXIT decide;
-            END IF;
-            IF v_item.existing_id IS NOT NULL AND NOT v_item.has_profile THEN
-                v_charge := v_item.existing;
-                outcome := billing_data.replay_outcome(
-                    v_charge.request_fingerprint, v_item.fingerprint
-                );
-                EXIT decide;
-            END IF;
-
-            -- The first item of another account: keep what the last one came to, take up this one.
-            IF v_account.id IS DISTINCT FROM v_item.account_id THEN
-                IF v_dirty THEN
-                    v_accounts := array_append(v_accounts, v_account);
-                END IF;
-                v_account := v_item.account;
-                v_mine := v_account.id = ANY (v_locked);
-                v_dirty := false;
-                v_keys := ARRAY[]::text[];
-                v_keys_at := ARRAY[]::integer[];
-            END IF;
-            IF NOT v_mine THEN
-                -- Held by another transaction, or created after our look for it.
-                outcome := CASE WHEN p_wait THEN 'account_not_found' ELSE 'busy' END;
-                EXIT decide;
-            END IF;
-
-            IF v_item.has_profile THEN
-                v_changed := billing_data.with_profile(
-                    v_account, v_item.customer_email, v_item.user_role, v_item.agent_id,
-                    v_item.marketing_opt_in, v_item.marketing_opt_in_source, v_now
-                );
-                IF v_changed IS DISTINCT FROM v_account THEN
-                    v_account := v_changed;
-                    v_account.updated_at := v_now;
-                    v_dirty := true;
-                END IF;
-            END IF;
-
-            -- Was the key used: in an earlier transaction, or by an earlier item of this call?
-            IF v_item.existing_id IS NOT NULL THEN
-                v_charge := v_item.existing;
-            ELSIF v_item.idempotency_key IS NOT NULL THEN
-                v_seen := array_position(v_keys, v_item.idempotency_key);
-                IF v_seen IS NOT NULL THEN
-                    v_charge := v_charges[v_keys_at[v_seen]];
-                END IF;
-            END IF;
-            IF v_charge.id IS NOT NULL THEN
-                outcome := billing_data.replay_outcome(
-                    v_charge.request_fingerprint, v_item.fingerprint
-                );
-                EXIT decide;
-            END IF;
-
-            outcome := CASE
-                WHEN v_account.status = 'suspended' THEN 'account_suspended'
-                WHEN v_account.status = 'closed' THEN 'account_closed'
-                WHEN v_account.currency <> v_item.currency THEN 'charge_currency_mismatch'
-                WHEN v_account.free_uses_remaining <= 0
-                    AND v_account.paid_credits < v_item.amount_minor THEN 'insufficient_credits'
-                ELSE 'created'
-            END;
-            IF outcome <> 'created' THEN
-                v_charge := NULL;
-                balance := v_account.paid_credits;
-                account_currency := v_account.currency;
-                EXIT decide;
-            END IF;
-
-            v_charge.balance_before := v_account.paid_credits;
-            IF v_account.free_uses_remaining > 0 THEN
-                v_charge.paid_with := 'free';
-                v_account.free_uses_remaining := v_account.free_uses_remaining - 1;
-            ELSE
-                v_charge.paid_with := 'paid';
-                v_account.paid_credits := v_account.paid_credits - v_item.amount_minor;
-            END IF;
-            v_account.total_uses := v_account.total_uses + 1;
-            v_account.ledger_version := v_account.ledger_version + 1;
-            v_account.updated_at := v_now;
-            v_dirty := true;
-
-            v_charge.account_id := v_account.id;
-            v_charge.ledger_version := v_account.ledger_version;
-            v_charge.id := billing_data.new_id();
-            v_charge.amount_minor := v_item.amount_minor;
-            v_charge.currency := v_item.currency;
-            v_charge.balance_after := v_account.paid_credits;
-            v_charge.free_uses_after := v_account.free_uses_remaining;
-            v_charge.description := v_item.description;
-            v_charge.idempotency_key := v_item.idempotency_key;
-            v_charge.metadata_message_id := v_item.message_id;
-            v_charge.metadata_agent_id := v_item.metadata_agent_id;
-            v_charge.metadata_channel_id := v_item.channel_id;
-            v_charge.metadata_request_id := v_item.request_id;
-            v_charge.created_at := v_now;
-            v_charge.request_fingerprint := v_item.fingerprint;
-            v_charge.api_key_id := v_item.api_key_id;
-            v_charge.database_role := v_role;
-            v_charges := array_append(v_charges, v_charge);
-            IF v_item.idempotency_key IS NOT NULL THEN
-                v_keys := array_append(v_keys, v_item.idempotency_key);
-                v_keys_at := array_append(v_keys_at, cardinality(v_charges));
-            END IF;
-        END decide;
-
-        item := v_item.item;
-        charge_id := v_charge.id;
-        account_id := v_charge.account_id;
-        amount_minor := coalesce(v_charge.amount_minor, v_item.amount_minor);
-        currency := coalesce(
-            v_charge.currency, left(v_item.currency, billing_data.most('currency'))
-        );
-        description := v_charge.description;
-        balance_before := v_charge.balance_before;
-        balance_after := v_charge.balance_after;
-        free_uses_after := v_charge.free_uses_after;
-        paid_with := v_charge.paid_with;
-        created_at := v_charge.created_at;
-        metadata_message_id := v_charge.metadata_message_id;
-        metadata_agent_id := v_charge.metadata_agent_id;
-        metadata_channel_id := v_charge.metadata_channel_id;
-        metadata_request_id := v_charge.metadata_request_id;
-        RETURN NEXT;
-    END LOOP;
-    IF v_dirty THEN
-        v_accounts := array_append(v_accounts, v_account);
+    IF v_changes_profiles THEN
+        PERFORM billing_data.change_profiles(p_items, v_locked, v_role);
     END IF;
-
-    UPDATE billing_data.accounts AS a
-    SET free_uses_remaining = u.free_uses_remaining,
-        paid_credits = u.paid_credits,
-        total_uses = u.total_uses,
-        ledger_version = u.ledger_version,
-        customer_email = u.customer_email,
-        user_role = u.user_role,
-        agent_id = u.agent_id,
-        marketing_opt_in = u.marketing_opt_in,
-        marketing_opt_in_at = u.marketing_opt_in_at,
-        marketing_opt_in_source = u.marketing_opt_in_source,
-        updated_at = u.updated_at
-    FROM unnest(v_accounts) AS u
-    WHERE a.id = u.id;
-
-    INSERT INTO billing_data.charges (
-        account_id, ledger_version, id, amount_minor, currency, balance_before, balance_after,
-        free_uses_after, paid_with, description, idempotency_key, metadata_message_id,
-        metadata_agent_id, metadata_channel_id, metadata_request_id, created_at,
-        request_fingerprint, api_key_id, database_role, digest
-    )
-    SELECT
-        c.account_id, c.ledger_version, c.id, c.amount_minor, c.currency, c.balance_before,
-        c.balance_after, c.free_uses_after, c.paid_with, c.description, c.idempotency_key,
-        c.metadata_message_id, c.metadata_agent_id, c.metadata_channel_id, c.metadata_request_id,
-        c.created_at, c.request_fingerprint, c.api_key_id, c.database_role,
-        billing_data.charge_digest(c)
-    FROM unnest(v_charges) AS c;
+    LOOP
+        v_round := billing_data.charge_round(p_items, v_left, v_locked, v_role, p_wait);
+        v_outcomes := v_outcomes || v_round;
+        EXIT WHEN cardinality(v_outcomes) = cardinality(p_items);
+        IF v_round IS NULL THEN
+            RAISE EXCEPTION 'none of the items that are left can be told';
+        END IF;
+        -- Two rounds are enough for all but what somebody made up; it must not look at everything
+        -- again and again.
+        v_left := ARRAY(
+            SELECT
+                o.item IS NULL AND (
+                    v_most IS NULL
+                    OR count(*) FILTER (WHERE o.item IS NULL) OVER (ORDER BY i.item) <= v_most
+                )
+            FROM generate_subscripts(p_items, 1) AS i (item)
+            LEFT JOIN unnest(v_outcomes) AS o ON o.item = i.item
+            ORDER BY i.item
+        );
+        v_most := 32;
+    END LOOP;
+    RETURN QUERY SELECT o.* FROM unnest(v_outcomes) AS o;
 END
 $$;
-COMMENT ON FUNCTION billing.create_charges IS
+COMMENT ON FUNCTION billing.charge_items IS
     'Charges several uses at once, an outcome per item. For billing_server and billing_dba.';
-GRANT EXECUTE ON FUNCTION billing.create_charges TO billing_server, billing_dba;
+GRANT EXECUTE ON FUNCTION billing.charge_items TO billing_server, billing_dba;
 
--- Charges one use: billing.create_charges with one item, and anything but a new charge raised,
--- which also undoes the profile update the call carries.
--- Errors: actor and key errors, invalid_argument, charge_already_exists, account_not_found,
--- account_suspended, account_closed, charge_currency_mismatch, insufficient_credits.
+-- Raises what refused an item, unless a charge was made of it.
+CREATE OR REPLACE FUNCTION billing_data.require_charged(
+    p_item billing.charge_item, p_outcome billing.charge_outcome
+) RETURNS void
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF p_outcome.outcome = 'created' THEN
+        RETURN;
+    END IF;
+    PERFORM billing_data.require_identity(p_item.oauth_provider, p_item.external_id);
+    IF p_outcome.outcome = 'invalid_argument' THEN
+        PERFORM billing_data.require(
+            p_item.amount_minor > 0, 'p_amount_minor', 'it must be greater than 0'
+        );
+        PERFORM billing_data.require(
+            length(p_item.description) > 0, 'p_description', 'it must not be empty'
+        );
+        PERFORM billing_data.require(
+            length(p_item.currency) = billing_data.most('currency'), 'p_currency',
+            format('it must have %s characters', billing_data.most('currency'))
+        );
+        PERFORM billing_data.require_short(f.value, 'p_' || f.key)
+        FROM jsonb_each_text(to_jsonb(p_item)) AS f;
+    END IF;
+    PERFORM billing_data.raise_error(
+        CASE
+            WHEN p_outcome.outcome IN ('replayed', 'conflict') THEN 'charge_already_exists'
+            ELSE p_outcome.outcome
+        END,
+        jsonb_strip_nulls(jsonb_build_object(
+            'charge_id', p_outcome.charge_id, 'balance', p_outcome.balance,
+            'required', p_outcome.amount_minor, 'account_currency', p_outcome.account_currency,
+            'currency', p_outcome.currency,
+            'permission', CASE p_outcome.outcome WHEN 'permission_missing' THEN 'billing:write' END
+        ))
+    );
+END
+$$;
+COMMENT ON FUNCTION billing_data.require_charged IS
+    'Raises what refused an item, unless a charge was made of it. Helper.';
+
+-- Charges one use: what is plain in plain statements, anything else as a list of one; anything but a new
+-- charge is raised, which also undoes the profile update the call carries. With p_only_plain there is no
+-- row instead of a list of one, and nothing was done.
+-- Locks and writes: as billing.charge_items, in the same order. Errors: actor and key errors,
+-- invalid_argument, charge_already_exists, account_not_found, account_suspended, account_closed,
+-- charge_currency_mismatch, insufficient_credits.
 -- Example: SELECT * FROM billing.create_charge(p_oauth_provider => 'oauth:google',
 --              p_external_id => '1', p_amount_minor => 1, p_description => 'one use');
 CREATE OR REPLACE FUNCTION billing.create_charge(
@@ -460,7 +536,8 @@ CREATE OR REPLACE FUNCTION billing.create_charge(
     p_agent_id text DEFAULT NULL,
     p_marketing_opt_in boolean DEFAULT false,
     p_marketing_opt_in_source text DEFAULT NULL,
-    p_api_key_id uuid DEFAULT NULL
+    p_api_key_id uuid DEFAULT NULL,
+    p_only_plain boolean DEFAULT false
 ) RETURNS TABLE (
     charge_id uuid,
     account_id uuid,
@@ -475,73 +552,90 @@ CREATE OR REPLACE FUNCTION billing.create_charge(
 )
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_generic_plan
 AS $$
+#variable_conflict use_variable
 DECLARE
-    v_outcome text;
-    v_balance bigint;
-    v_account_currency text;
+    v_item billing.charge_item := ROW(
+        p_oauth_provider, p_external_id, p_amount_minor, p_currency, p_description,
+        p_idempotency_key, p_metadata_message_id, p_metadata_agent_id, p_metadata_channel_id,
+        p_metadata_request_id, p_customer_email, p_user_role, p_agent_id, p_marketing_opt_in,
+        p_marketing_opt_in_source, p_api_key_id
+    )::billing.charge_item;
+    v_role text := billing_data.role_of_caller(p_api_key_id);
+    v_api_key_id uuid := billing_data.good_key(p_api_key_id, 'billing:write');
+    v_version bigint;
+    v_fingerprint bytea;
+    v_outcome billing.charge_outcome;
 BEGIN
-    PERFORM billing_data.require_identity(p_oauth_provider, p_external_id);
-    SELECT
-        c.outcome, c.charge_id, c.account_id, c.amount_minor, c.currency, c.description,
-        c.balance_before, c.balance_after, c.free_uses_after, c.paid_with, c.created_at, c.balance,
-        c.account_currency
-    INTO STRICT
-        v_outcome, charge_id, account_id, amount_minor, currency, description, balance_before,
-        balance_after, free_uses_after, paid_with, created_at, v_balance, v_account_currency
-    FROM billing.create_charges(
-        p_oauth_providers => ARRAY[p_oauth_provider],
-        p_external_ids => ARRAY[p_external_id],
-        p_amounts_minor => ARRAY[p_amount_minor],
-        p_currencies => ARRAY[p_currency],
-        p_descriptions => ARRAY[p_description],
-        p_idempotency_keys => ARRAY[p_idempotency_key],
-        p_metadata_message_ids => ARRAY[p_metadata_message_id],
-        p_metadata_agent_ids => ARRAY[p_metadata_agent_id],
-        p_metadata_channel_ids => ARRAY[p_metadata_channel_id],
-        p_metadata_request_ids => ARRAY[p_metadata_request_id],
-        p_customer_emails => ARRAY[p_customer_email],
-        p_user_roles => ARRAY[p_user_role],
-        p_agent_ids => ARRAY[p_agent_id],
-        p_marketing_opt_ins => ARRAY[p_marketing_opt_in],
-        p_marketing_opt_in_sources => ARRAY[p_marketing_opt_in_source],
-        p_api_key_ids => CASE WHEN p_api_key_id IS NOT NULL THEN ARRAY[p_api_key_id] END
-    ) AS c;
-    IF v_outcome = 'invalid_argument' THEN
-        -- Only now: which one it is costs nothing where all are right.
-        PERFORM billing_data.require(
-            p_amount_minor > 0, 'p_amount_minor', 'it must be greater than 0'
-        );
-        PERFORM billing_data.require(
-            length(p_description) > 0, 'p_description', 'it must not be empty'
-        );
-        PERFORM billing_data.require_short(p_description, 'p_description');
-        PERFORM billing_data.require(
-            length(p_currency) = 3, 'p_currency', 'it must have 3 characters'
-        );
-        PERFORM billing_data.require_short(p_idempotency_key, 'p_idempotency_key');
-        PERFORM billing_data.require_short(p_metadata_message_id, 'p_metadata_message_id');
-        PERFORM billing_data.require_short(p_metadata_agent_id, 'p_metadata_agent_id');
-        PERFORM billing_data.require_short(p_metadata_channel_id, 'p_metadata_channel_id');
-        PERFORM billing_data.require_short(p_metadata_request_id, 'p_metadata_request_id');
-        PERFORM billing_data.require_profile(
-            p_customer_email, p_user_role, p_agent_id, p_marketing_opt_in_source
-        );
+    IF current_setting('synchronous_commit') = 'off' THEN
+        PERFORM billing_data.require_durable_commit();
     END IF;
-    IF v_outcome <> 'created' THEN
-        PERFORM billing_data.raise_error(
-            CASE
-                WHEN v_outcome IN ('replayed', 'conflict') THEN 'charge_already_exists'
-                ELSE v_outcome
-            END,
-            jsonb_strip_nulls(jsonb_build_object(
-                'charge_id', charge_id, 'balance', v_balance, 'required', amount_minor,
-                'account_currency', v_account_currency, 'currency', currency,
-                'permission', CASE v_outcome WHEN 'permission_missing' THEN 'billing:write' END
-            ))
-        );
+    IF num_nonnulls(v_role, v_api_key_id) > 0 AND billing_data.is_charge(v_item) THEN
+        SELECT
+            a.id, a.ledger_version + 1, CASE WHEN f.is_free THEN 'free' ELSE 'paid' END,
+            a.paid_credits, a.paid_credits - CASE WHEN f.is_free THEN 0 ELSE p_amount_minor END,
+            a.free_uses_remaining - f.is_free::integer, billing_data.new_id(), clock_timestamp(),
+            billing_data.charge_fingerprint(v_item), p_amount_minor, p_currency, p_description
+        INTO
+            account_id, v_version, paid_with, balance_before, balance_after, free_uses_after,
+            charge_id, created_at, v_fingerprint, amount_minor, currency, description
+        FROM billing_data.accounts AS a
+        CROSS JOIN LATERAL (SELECT a.free_uses_remaining > 0) AS f (is_free)
+        WHERE a.oauth_provider = p_oauth_provider AND a.external_id = p_external_id
+            AND NOT billing_data.changes_profile(
+                a, p_customer_email, p_user_role, p_agent_id, p_marketing_opt_in
+            )
+            AND billing_data.charge_verdict(
+                a.status, a.currency, p_currency, a.free_uses_remaining, a.paid_credits,
+                p_amount_minor
+            ) = 'created'
+            AND NOT EXISTS (
+                SELECT FROM billing_data.charges AS c
+                WHERE c.account_id = a.id AND c.idempotency_key = p_idempotency_key
+            )
+        FOR NO KEY UPDATE OF a SKIP LOCKED;
     END IF;
-    RETURN NEXT;
+    IF account_id IS NOT NULL THEN
+        INSERT INTO billing_data.charges (
+            account_id, ledger_version, id, amount_minor, currency, balance_before, balance_after,
+            free_uses_after, paid_with, description, idempotency_key, metadata_message_id,
+            metadata_agent_id, metadata_channel_id, metadata_request_id, created_at,
+            request_fingerprint, api_key_id, database_role, digest
+        )
+        VALUES (
+            account_id, v_version, charge_id, p_amount_minor, p_currency, balance_before,
+            balance_after, free_uses_after, paid_with, p_description, p_idempotency_key,
+            p_metadata_message_id, p_metadata_agent_id, p_metadata_channel_id,
+            p_metadata_request_id, created_at, v_fingerprint, v_api_key_id, v_role,
+            billing_data.new_charge_digest(
+                account_id, v_version, charge_id, p_amount_minor, p_currency, balance_before,
+                balance_after, free_uses_after, paid_with, p_description, p_idempotency_key,
+                v_fingerprint, created_at, v_api_key_id, NULL, v_role
+            )
+        )
+        ON CONFLICT DO NOTHING;
+        IF FOUND THEN  -- else the key was used after our look
+            UPDATE billing_data.accounts AS a
+            SET free_uses_remaining = free_uses_after,
+                paid_credits = balance_after,
+                total_uses = a.total_uses + 1,
+                ledger_version = v_version,
+                updated_at = created_at
+            WHERE a.id = account_id;
+            RETURN NEXT;
+            RETURN;
+        END IF;
+    END IF;
+    IF p_only_plain THEN
+        RETURN;
+    END IF;
+    SELECT c.* INTO STRICT v_outcome FROM billing.charge_items(ARRAY[v_item]) AS c;
+    PERFORM billing_data.require_charged(v_item, v_outcome);
+    RETURN QUERY SELECT
+        v_outcome.charge_id, v_outcome.account_id, v_outcome.amount_minor, v_outcome.currency,
+        v_outcome.description, v_outcome.balance_before, v_outcome.balance_after,
+        v_outcome.free_uses_after, v_outcome.paid_with, v_outcome.created_at;
 END
 $$;
 COMMENT ON FUNCTION billing.create_charge IS

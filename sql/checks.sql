@@ -1,74 +1,158 @@
 -- Checks: may this user go on? A check consumes nothing; it creates the account if there is none,
 -- applies profile updates and leaves an audit row with the decision it really made.
 
--- Whether an item of a batch has the shape of a check; NULL is no identity, but a fine rest.
-CREATE OR REPLACE FUNCTION billing_data.is_check(
-    p_oauth_provider text,
-    p_external_id text,
-    p_wa_id text,
-    p_tenant_id text,
-    p_context_agent_id text,
-    p_context_channel_id text,
-    p_context_request_id text,
-    p_customer_email text,
-    p_user_role text,
-    p_agent_id text,
-    p_marketing_opt_in_source text
-) RETURNS boolean
+-- Whether an item has the shape of a check; NULL is no identity, but a fine rest.
+CREATE OR REPLACE FUNCTION billing_data.is_check(p_item billing.check_item) RETURNS boolean
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN (
-    starts_with(p_oauth_provider, 'oauth:') AND length(p_external_id) > 0
+    starts_with((p_item).oauth_provider, 'oauth:') AND length((p_item).external_id) > 0
     AND greatest(
-        length(p_oauth_provider), length(p_external_id), length(p_wa_id), length(p_tenant_id),
-        length(p_context_agent_id), length(p_context_channel_id),
-        length(p_context_request_id), length(p_customer_email), length(p_agent_id)
+        length((p_item).oauth_provider), length((p_item).external_id), length((p_item).wa_id),
+        length((p_item).tenant_id), length((p_item).context_agent_id),
+        length((p_item).context_channel_id), length((p_item).context_request_id),
+        length((p_item).customer_email), length((p_item).agent_id)
     ) <= billing_data.most('external_id')
-    AND coalesce(length(p_user_role), 0) <= billing_data.most('user_role')
-    AND coalesce(length(p_marketing_opt_in_source), 0)
+    AND coalesce(length((p_item).user_role), 0) <= billing_data.most('user_role')
+    AND coalesce(length((p_item).marketing_opt_in_source), 0)
         <= billing_data.most('marketing_opt_in_source')
 ) IS TRUE;
 COMMENT ON FUNCTION billing_data.is_check IS
-    'Whether an item of a batch has the shape of a check. Helper.';
+    'Whether an item of a list has the shape of a check. Helper.';
 
--- The core of every check: one item per array position, all arrays of one length. An item's
--- outcome is 'checked', or the slug of what refused it; 'busy' only when p_wait is false and
--- somebody else holds what the item would have to change. Nothing an item meets fails another.
--- A profile is billing:write's to give: what comes with a key of billing:read alone is not looked at.
+-- Why an account may not go on; NULL when it may.
+CREATE OR REPLACE FUNCTION billing_data.denial_reason(
+    p_status text, p_free_uses bigint, p_paid_credits bigint
+) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE
+    WHEN p_status = 'suspended' THEN 'Account suspended'
+    WHEN p_status = 'closed' THEN 'Account closed'
+    WHEN p_free_uses <= 0 AND p_paid_credits <= 0 THEN 'No free uses or credits remaining'
+END;
+COMMENT ON FUNCTION billing_data.denial_reason IS
+    'Why an account may not go on, NULL when it may. Helper.';
+
+-- Whether a person should be shown what a pack costs: who was denied, and could use one.
+CREATE OR REPLACE FUNCTION billing_data.wants_purchase(p_status text, p_denial_reason text)
+RETURNS boolean
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN p_denial_reason IS NOT NULL AND p_status = 'active';
+COMMENT ON FUNCTION billing_data.wants_purchase IS
+    'Whether who was denied could go on with a purchase. Helper.';
+
+-- Makes the accounts and changes the profiles that these items of a list of checks ask for: new
+-- accounts in the order of their identities, then profiles in the order of the accounts' ids, so that
+-- two calls cannot wait for each other. Gives the items that made an account and those that met
+-- somebody else at it, which only befalls who must not wait.
+CREATE OR REPLACE FUNCTION billing_data.prepare_checks(
+    p_items billing.check_item[], p_role text, p_rest boolean[], p_wait boolean,
+    OUT created boolean[], OUT busy boolean[]
+)
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off
+SET enable_hashjoin = off
+SET enable_mergejoin = off
+AS $$
+DECLARE
+    v_item record;
+    v_created boolean;
+BEGIN
+    created := array_fill(false, ARRAY[cardinality(p_items)]);
+    busy := created;
+    FOR v_item IN
+        SELECT DISTINCT ON ((i.asked).oauth_provider, (i.asked).external_id)
+            i.item, (i.asked).*, billing_data.may_write(p_role, k) AS may_write
+        FROM (
+            SELECT asked, row_number() OVER ()::integer AS item FROM unnest(p_items) AS asked
+        ) AS i
+        LEFT JOIN billing_data.api_keys AS k
+            ON coalesce(k.credential, k.id) = (i.asked).api_key_id
+        LEFT JOIN billing_data.accounts AS a
+            ON a.oauth_provider = (i.asked).oauth_provider AND a.external_id = (i.asked).external_id
+        WHERE p_rest[i.item] AND a.id IS NULL
+        ORDER BY (i.asked).oauth_provider, (i.asked).external_id, i.item
+    LOOP
+        SELECT f.created INTO v_created
+        FROM billing_data.find_or_create_account(
+            v_item.oauth_provider, v_item.external_id, v_item.wa_id, v_item.tenant_id, 0, 'USD',
+            'free', CASE WHEN v_item.may_write THEN v_item.customer_email END,
+            CASE WHEN v_item.may_write THEN v_item.user_role END,
+            CASE WHEN v_item.may_write THEN v_item.agent_id END,
+            v_item.may_write AND v_item.marketing_opt_in,
+            CASE WHEN v_item.may_write THEN v_item.marketing_opt_in_source END, p_wait
+        ) AS f;
+        IF v_created IS NULL THEN
+            FOR v_number IN 1 .. cardinality(p_items) LOOP
+                busy[v_number] := busy[v_number] OR (
+                    p_rest[v_number]
+                    AND (p_items[v_number]).oauth_provider = v_item.oauth_provider
+                    AND (p_items[v_number]).external_id = v_item.external_id
+                );
+            END LOOP;
+        ELSIF v_created THEN
+            created[v_item.item] := true;
+        END IF;
+    END LOOP;
+    -- All that these accounts are sent, in its order: what changes nothing now may do so after another.
+    FOR v_item IN
+        SELECT s.item, (s.asked).*, s.account_id
+        FROM (
+            SELECT
+                i.item, i.asked, a.id AS account_id,
+                bool_or(p_rest[i.item]) OVER (PARTITION BY a.id) AS is_due,
+                billing_data.may_write(p_role, k) AND billing_data.is_check(i.asked)
+                AND billing_data.item_fault(p_role, (i.asked).api_key_id, k, 'billing:read') IS NULL
+                    AS counts
+            FROM (
+                SELECT asked, row_number() OVER ()::integer AS item FROM unnest(p_items) AS asked
+            ) AS i
+            INNER JOIN billing_data.accounts AS a
+                ON a.oauth_provider = (i.asked).oauth_provider
+                    AND a.external_id = (i.asked).external_id
+            LEFT JOIN billing_data.api_keys AS k
+                ON coalesce(k.credential, k.id) = (i.asked).api_key_id
+        ) AS s
+        WHERE s.is_due AND s.counts
+            AND num_nonnulls(
+                (s.asked).customer_email, (s.asked).user_role, (s.asked).agent_id,
+                nullif((s.asked).marketing_opt_in, false)
+            ) > 0
+        ORDER BY s.account_id, s.item
+    LOOP
+        IF NOT p_wait THEN
+            PERFORM FROM billing_data.accounts AS a
+            WHERE a.id = v_item.account_id
+            FOR NO KEY UPDATE SKIP LOCKED;
+            IF NOT FOUND THEN
+                busy[v_item.item] := true;
+                CONTINUE;
+            END IF;
+        END IF;
+        PERFORM billing_data.change_profile(
+            v_item.account_id, v_item.customer_email, v_item.user_role, v_item.agent_id,
+            v_item.marketing_opt_in, v_item.marketing_opt_in_source
+        );
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION billing_data.prepare_checks IS
+    'Makes accounts and changes profiles before checks are decided. Helper.';
+
+-- The core of every check. An item's outcome is 'checked', or the slug of what refused it; 'busy' only
+-- when p_wait is false and somebody else holds what the item would have to change. Nothing an item
+-- meets fails another. A profile is billing:write's to give: what comes with a key of billing:read
+-- alone is not looked at.
 -- Locks: per item, only where its profile changes, the account (id order); of a new
 -- account the identity's index entry. Writes: accounts (new, profile), credit_checks 1 per checked item.
 -- The commit is asynchronous when nothing but audit rows was written.
--- Errors: actor_required, actor_not_allowed; all else is an outcome.
--- Example: SELECT * FROM billing.check_credits(p_oauth_providers => ARRAY['oauth:google'],
---              p_external_ids => ARRAY['1']);
-CREATE OR REPLACE FUNCTION billing.check_credits(
-    p_oauth_providers text[],
-    p_external_ids text[],
-    p_wa_ids text[] DEFAULT NULL,
-    p_tenant_ids text[] DEFAULT NULL,
-    p_context_agent_ids text[] DEFAULT NULL,
-    p_context_channel_ids text[] DEFAULT NULL,
-    p_context_request_ids text[] DEFAULT NULL,
-    p_customer_emails text[] DEFAULT NULL,
-    p_user_roles text[] DEFAULT NULL,
-    p_agent_ids text[] DEFAULT NULL,
-    p_marketing_opt_ins boolean[] DEFAULT NULL,
-    p_marketing_opt_in_sources text[] DEFAULT NULL,
-    p_api_key_ids uuid[] DEFAULT NULL,
-    p_wait boolean DEFAULT true
-) RETURNS TABLE (
-    item integer,
-    outcome text,
-    has_credit boolean,
-    reason text,
-    credits_remaining bigint,
-    free_uses_remaining bigint,
-    total_uses bigint,
-    plan_name text,
-    purchase_required boolean,
-    purchase_price_minor bigint,
-    purchase_uses bigint,
-    account_created boolean
-)
+-- Errors: actor_required, actor_not_allowed, invalid_argument; all else is an outcome.
+-- Example: SELECT * FROM billing.check_items(p_items => ARRAY[jsonb_populate_record(
+--     NULL::billing.check_item, '{"oauth_provider": "oauth:google", "external_id": "1"}')]);
+CREATE OR REPLACE FUNCTION billing.check_items(
+    p_items billing.check_item[], p_wait boolean DEFAULT true
+) RETURNS SETOF billing.check_outcome
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 SET plan_cache_mode = force_generic_plan
@@ -77,276 +161,125 @@ SET enable_hashjoin = off
 SET enable_mergejoin = off
 AS $$
 DECLARE
+    v_only_audit boolean := pg_current_xact_id_if_assigned() IS NULL;
+    v_role text := billing_data.role_of_caller((p_items[1]).api_key_id);
     v_now timestamptz := clock_timestamp();
-    v_nothing_written boolean := pg_current_xact_id_if_assigned() IS NULL;
-    v_only_audit boolean := true;
-    v_role text;
-    v_faulty boolean := false;
-    v_readers uuid[];  -- the keys that may read only
-    v_settings billing_data.settings;
-    v_item record;
-    v_account billing_data.accounts;
-    v_changed billing_data.accounts;
-    v_check billing_data.credit_checks;
-    v_checks billing_data.credit_checks[] := ARRAY[]::billing_data.credit_checks[];
-    v_found record;
-    v_current billing_data.accounts;  -- the account of the item before, as it is by now
-    v_created uuid[] := ARRAY[]::uuid[];  -- in the order in which the loop meets them
-    v_next integer := 1;  -- the first of them that it has not met
+    v_seed bytea := billing_data.id_seed();
+    v_decided billing.check_outcome[];
+    v_outcomes billing.check_outcome[];
+    v_rest boolean[];  -- whose account must be made, or its profile changed, before they are decided
+    v_created boolean[];
+    v_busy boolean[];
 BEGIN
-    PERFORM billing_data.require_same_length(
-        ARRAY[cardinality(p_oauth_providers), cardinality(p_external_ids)],
-        ARRAY[
-            cardinality(p_wa_ids), cardinality(p_tenant_ids), cardinality(p_context_agent_ids),
-            cardinality(p_context_channel_ids), cardinality(p_context_request_ids),
-            cardinality(p_customer_emails), cardinality(p_user_roles), cardinality(p_agent_ids),
-            cardinality(p_marketing_opt_ins), cardinality(p_marketing_opt_in_sources),
-            cardinality(p_api_key_ids)
-        ],
-        ARRAY[
-            array_dims(p_oauth_providers), array_dims(p_external_ids), array_dims(p_wa_ids),
-            array_dims(p_tenant_ids), array_dims(p_context_agent_ids),
-            array_dims(p_context_channel_ids), array_dims(p_context_request_ids),
-            array_dims(p_customer_emails), array_dims(p_user_roles), array_dims(p_agent_ids),
-            array_dims(p_marketing_opt_ins), array_dims(p_marketing_opt_in_sources),
-            array_dims(p_api_key_ids)
-        ]
-    );
-    IF p_api_key_ids IS NULL THEN
-        v_role := billing_data.caller_role();
-    ELSIF NOT billing_data.is_web_tier() THEN
-        PERFORM billing_data.raise_error('actor_not_allowed');
-    ELSE
-        SELECT k.ids, k.faulty, k.readers INTO STRICT p_api_key_ids, v_faulty, v_readers
-        FROM billing_data.find_keys(p_api_key_ids, 'billing:read') AS k;
-    END IF;
-    -- Whoever may only read changes nobody's profile: what they send of one is passed over.
-    IF v_readers IS NOT NULL THEN
-        SELECT
-            array_agg(CASE WHEN w.may THEN i.customer_email END ORDER BY i.item),
-            array_agg(CASE WHEN w.may THEN i.user_role END ORDER BY i.item),
-            array_agg(CASE WHEN w.may THEN i.agent_id END ORDER BY i.item),
-            array_agg(CASE WHEN w.may THEN i.marketing_opt_in END ORDER BY i.item),
-            array_agg(CASE WHEN w.may THEN i.marketing_opt_in_source END ORDER BY i.item)
-        INTO STRICT
-            p_customer_emails, p_user_roles, p_agent_ids, p_marketing_opt_ins,
-            p_marketing_opt_in_sources
-        FROM unnest(
-            p_api_key_ids, p_customer_emails, p_user_roles, p_agent_ids, p_marketing_opt_ins,
-            p_marketing_opt_in_sources
-        ) WITH ORDINALITY AS i (
-            api_key_id, customer_email, user_role, agent_id, marketing_opt_in,
-            marketing_opt_in_source, item
-        )
-        CROSS JOIN LATERAL (SELECT (i.api_key_id <> ALL (v_readers)) IS TRUE) AS w (may);
-    END IF;
-    SELECT s.* INTO STRICT v_settings FROM billing_data.settings AS s;
-
-    IF p_wait THEN
-        -- New accounts first, in the order of their identities; then the loop meets all rows, and
-        -- locks those it must, in the order of their ids. Two calls cannot wait for each other.
-        FOR v_item IN
-            SELECT DISTINCT ON (i.oauth_provider, i.external_id)
-                i.oauth_provider, i.external_id, i.wa_id, i.tenant_id, i.customer_email,
-                i.user_role, i.agent_id, i.marketing_opt_in, i.marketing_opt_in_source
-            FROM unnest(
-                p_oauth_providers, p_external_ids, p_wa_ids, p_tenant_ids, p_context_agent_ids,
-                p_context_channel_ids, p_context_request_ids, p_customer_emails, p_user_roles,
-                p_agent_ids, p_marketing_opt_ins, p_marketing_opt_in_sources, p_api_key_ids
-            ) WITH ORDINALITY AS i (
-                oauth_provider, external_id, wa_id, tenant_id, context_agent_id, context_channel_id,
-                context_request_id, customer_email, user_role, agent_id, marketing_opt_in,
-                marketing_opt_in_source, api_key_id, item
-            )
-            LEFT JOIN billing_data.accounts AS a
-                ON a.oauth_provider = i.oauth_provider AND a.external_id = i.external_id
-            WHERE a.id IS NULL
-                AND billing_data.is_check(
-                    i.oauth_provider, i.external_id, i.wa_id, i.tenant_id, i.context_agent_id,
-                    i.context_channel_id, i.context_request_id, i.customer_email, i.user_role,
-                    i.agent_id, i.marketing_opt_in_source
-                )
-                AND (
-                    p_api_key_ids IS NULL
-                    OR billing_data.api_key_fault(i.api_key_id, 'billing:read') IS NULL
-                )
-            ORDER BY i.oauth_provider, i.external_id, i.item
-        LOOP
-            SELECT f.account, f.created INTO STRICT v_found
-            FROM billing_data.find_or_create_account(
-                v_item.oauth_provider, v_item.external_id, v_item.wa_id, v_item.tenant_id, 0,
-                'USD', 'free', v_item.customer_email, v_item.user_role, v_item.agent_id,
-                v_item.marketing_opt_in, v_item.marketing_opt_in_source, p_wait => true
-            ) AS f;
-            IF v_found.created THEN
-                v_created := array_append(v_created, (v_found.account).id);
-                v_only_audit := false;
-            END IF;
-        END LOOP;
-        v_created := ARRAY(SELECT c.id FROM unnest(v_created) AS c (id) ORDER BY c.id);
-    END IF;
-
-    FOR v_item IN
-        SELECT
-            i.item, i.oauth_provider, i.external_id, i.wa_id, i.tenant_id, i.context_agent_id,
-            i.context_channel_id, i.context_request_id, i.customer_email, i.user_role, i.agent_id,
-            i.marketing_opt_in, i.marketing_opt_in_source, i.api_key_id, a AS account,
-            billing_data.is_check(
-                i.oauth_provider, i.external_id, i.wa_id, i.tenant_id, i.context_agent_id,
-                i.context_channel_id, i.context_request_id, i.customer_email, i.user_role,
-                i.agent_id, i.marketing_opt_in_source
-            ) AS is_valid
-        FROM unnest(
-            p_oauth_providers, p_external_ids, p_wa_ids, p_tenant_ids, p_context_agent_ids,
-            p_context_channel_ids, p_context_request_ids, p_customer_emails, p_user_roles,
-            p_agent_ids, p_marketing_opt_ins, p_marketing_opt_in_sources, p_api_key_ids
-        ) WITH ORDINALITY AS i (
-            oauth_provider, external_id, wa_id, tenant_id, context_agent_id, context_channel_id,
-            context_request_id, customer_email, user_role, agent_id, marketing_opt_in,
-            marketing_opt_in_source, api_key_id, item
-        )
-        LEFT JOIN billing_data.accounts AS a
-            ON a.oauth_provider = i.oauth_provider AND a.external_id = i.external_id
-        ORDER BY a.id, i.oauth_provider, i.external_id, i.item
+    PERFORM billing_data.require_list(array_dims(p_items), cardinality(p_items), 'p_items');
     LOOP
-        v_account := v_item.account;
-        IF v_account.id = v_current.id THEN
-            v_account := v_current;
-        END IF;
-        account_created := coalesce(v_account.id = v_created[v_next], false);
-        outcome := CASE WHEN v_item.is_valid THEN 'checked' ELSE 'invalid_argument' END;
-        <<prepare>>
-        BEGIN
-            IF p_api_key_ids IS NOT NULL AND (v_faulty OR v_item.api_key_id IS NULL) THEN
-                outcome := coalesce(
-                    billing_data.api_key_fault(v_item.api_key_id, 'billing:read'), outcome
-                );
-            END IF;
-            EXIT prepare WHEN outcome <> 'checked';
-
-            IF v_account.id IS NULL THEN
-                SELECT f.account, f.created INTO v_found
-                FROM billing_data.find_or_create_account(
-                    v_item.oauth_provider, v_item.external_id, v_item.wa_id, v_item.tenant_id, 0,
-                    'USD', 'free', v_item.customer_email, v_item.user_role, v_item.agent_id,
-                    v_item.marketing_opt_in, v_item.marketing_opt_in_source, p_wait
-                ) AS f;
-                IF NOT FOUND THEN
-                    outcome := 'busy';
-                    EXIT prepare;
-                END IF;
-                v_account := v_found.account;
-                account_created := v_found.created;
-                v_only_audit := v_only_audit AND NOT v_found.created;
-            ELSIF account_created THEN
-                v_next := v_next + 1;
-            END IF;
-
-            EXIT prepare WHEN v_item.marketing_opt_in IS NOT TRUE
-                AND num_nonnulls(v_item.customer_email, v_item.user_role, v_item.agent_id) = 0;
-            v_changed := billing_data.with_profile(
-                v_account, v_item.customer_email, v_item.user_role, v_item.agent_id,
-                v_item.marketing_opt_in, v_item.marketing_opt_in_source, v_now
-            );
-            EXIT prepare WHEN v_changed IS NOT DISTINCT FROM v_account;
-            -- Decide again on the row as it is once it is ours.
-            IF p_wait THEN
-                SELECT a.* INTO v_account
-                FROM billing_data.accounts AS a WHERE a.id = v_changed.id
-                FOR NO KEY UPDATE;
-            ELSE
-                SELECT a.* INTO v_account
-                FROM billing_data.accounts AS a WHERE a.id = v_changed.id
-                FOR NO KEY UPDATE SKIP LOCKED;
-                IF NOT FOUND THEN
-                    outcome := 'busy';
-                    EXIT prepare;
-                END IF;
-            END IF;
-            v_changed := billing_data.with_profile(
-                v_account, v_item.customer_email, v_item.user_role, v_item.agent_id,
-                v_item.marketing_opt_in, v_item.marketing_opt_in_source, v_now
-            );
-            UPDATE billing_data.accounts AS a
-            SET customer_email = v_changed.customer_email,
-                user_role = v_changed.user_role,
-                agent_id = v_changed.agent_id,
-                marketing_opt_in = v_changed.marketing_opt_in,
-                marketing_opt_in_at = v_changed.marketing_opt_in_at,
-                marketing_opt_in_source = v_changed.marketing_opt_in_source,
-                updated_at = v_now
-            WHERE a.id = v_account.id AND v_changed IS DISTINCT FROM v_account;
-            v_account := v_changed;
-            v_only_audit := false;
-        END prepare;
-
-        item := v_item.item;
-        v_current := v_account;
-        IF outcome <> 'checked' THEN
-            v_account := NULL;
-            account_created := false;
-        END IF;
-        credits_remaining := v_account.paid_credits;
-        free_uses_remaining := v_account.free_uses_remaining;
-        total_uses := v_account.total_uses;
-        plan_name := v_account.plan_name;
-        reason := CASE
-            WHEN v_account.status = 'suspended' THEN 'Account suspended'
-            WHEN v_account.status = 'closed' THEN 'Account closed'
-            WHEN v_account.free_uses_remaining <= 0 AND v_account.paid_credits <= 0
-                THEN 'No free uses or credits remaining'
-        END;
-        has_credit := outcome = 'checked' AND reason IS NULL;
-        purchase_required := NOT has_credit AND v_account.status = 'active';
-        purchase_price_minor := CASE WHEN purchase_required THEN v_settings.pack_price_minor END;
-        purchase_uses := CASE WHEN purchase_required THEN v_settings.pack_uses END;
-        RETURN NEXT;
-        CONTINUE WHEN outcome <> 'checked';
-
-        v_check.id := billing_data.new_id();
-        v_check.account_id := v_account.id;
-        v_check.oauth_provider := v_item.oauth_provider;
-        v_check.external_id := v_item.external_id;
-        v_check.wa_id := v_item.wa_id;
-        v_check.tenant_id := v_item.tenant_id;
-        v_check.has_credit := has_credit;
-        v_check.credits_remaining := credits_remaining;
-        v_check.free_uses_remaining := free_uses_remaining;
-        v_check.plan_name := plan_name;
-        v_check.denial_reason := reason;
-        v_check.context_agent_id := v_item.context_agent_id;
-        v_check.context_channel_id := v_item.context_channel_id;
-        v_check.context_request_id := v_item.context_request_id;
-        v_check.api_key_id := v_item.api_key_id;
-        v_check.database_role := v_role;
-        v_check.created_at := v_now;
-        v_checks := array_append(v_checks, v_check);
+        WITH found AS MATERIALIZED (
+            SELECT
+                i.item, i.asked, k.id AS api_key_id, a.id AS account_id, a.paid_credits,
+                a.free_uses_remaining, a.total_uses, a.plan_name, a.status,
+                billing_data.denial_reason(
+                    a.status, a.free_uses_remaining, a.paid_credits
+                ) AS reason,
+                coalesce(
+                    billing_data.item_fault(v_role, (i.asked).api_key_id, k, 'billing:read'),
+                    CASE
+                        WHEN NOT billing_data.is_check(i.asked) THEN 'invalid_argument'
+                        WHEN v_busy[i.item] THEN 'busy'
+                        WHEN v_rest IS NOT NULL THEN 'checked'
+                        WHEN a.id IS NOT NULL AND (
+                            billing_data.changes_profile(
+                                a, (i.asked).customer_email, (i.asked).user_role,
+                                (i.asked).agent_id, (i.asked).marketing_opt_in
+                            )
+                            AND billing_data.may_write(v_role, k)
+                        ) IS NOT TRUE THEN 'checked'
+                    END
+                ) AS outcome
+            FROM (
+                SELECT asked, row_number() OVER ()::integer AS item FROM unnest(p_items) AS asked
+            ) AS i
+            LEFT JOIN billing_data.api_keys AS k
+                ON coalesce(k.credential, k.id) = (i.asked).api_key_id
+            LEFT JOIN billing_data.accounts AS a
+                ON a.oauth_provider = (i.asked).oauth_provider
+                    AND a.external_id = (i.asked).external_id
+            WHERE v_rest IS NULL OR v_rest[i.item]
+        ),
+        audited AS (
+            INSERT INTO billing_data.credit_checks (
+                id, account_id, oauth_provider, external_id, wa_id, tenant_id, has_credit,
+                credits_remaining, free_uses_remaining, plan_name, denial_reason,
+                context_agent_id, context_channel_id, context_request_id, api_key_id,
+                database_role, created_at
+            )
+            SELECT
+                billing_data.nth_id(v_seed, f.item), f.account_id, (f.asked).oauth_provider,
+                (f.asked).external_id, (f.asked).wa_id, (f.asked).tenant_id, f.reason IS NULL,
+                f.paid_credits, f.free_uses_remaining, f.plan_name, f.reason,
+                (f.asked).context_agent_id, (f.asked).context_channel_id,
+                (f.asked).context_request_id, f.api_key_id, v_role, v_now
+            FROM found AS f
+            WHERE f.outcome = 'checked'
+        )
+        SELECT
+            array_agg(
+                ROW(
+                    f.item, f.outcome, c.item IS NOT NULL AND c.reason IS NULL, c.reason,
+                    c.paid_credits, c.free_uses_remaining, c.total_uses, c.plan_name, w.is_wanted,
+                    CASE WHEN w.is_wanted THEN s.pack_price_minor END,
+                    CASE WHEN w.is_wanted THEN s.pack_uses END, coalesce(v_created[c.item], false)
+                )::billing.check_outcome
+            ) FILTER (WHERE f.outcome IS NOT NULL),
+            CASE WHEN bool_or(f.outcome IS NULL) THEN array_agg(f.outcome IS NULL) END
+        INTO v_decided, v_rest
+        FROM found AS f
+        CROSS JOIN billing_data.settings AS s
+        LEFT JOIN LATERAL (SELECT f.* WHERE f.outcome = 'checked') AS c ON true
+        CROSS JOIN LATERAL (SELECT billing_data.wants_purchase(c.status, c.reason)) AS w (is_wanted);
+        v_outcomes := v_outcomes || v_decided;
+        EXIT WHEN v_rest IS NULL;
+        v_only_audit := false;
+        SELECT p.created, p.busy INTO STRICT v_created, v_busy
+        FROM billing_data.prepare_checks(p_items, v_role, v_rest, p_wait) AS p;
     END LOOP;
-
-    IF v_only_audit AND v_nothing_written THEN
+    IF v_only_audit THEN
         PERFORM set_config('synchronous_commit', 'off', true);
     ELSE
         PERFORM billing_data.require_durable_commit();
     END IF;
-    INSERT INTO billing_data.credit_checks (
-        id, account_id, oauth_provider, external_id, wa_id, tenant_id, has_credit,
-        credits_remaining, free_uses_remaining, plan_name, denial_reason, context_agent_id,
-        context_channel_id, context_request_id, api_key_id, database_role, created_at
-    )
-    SELECT
-        c.id, c.account_id, c.oauth_provider, c.external_id, c.wa_id, c.tenant_id, c.has_credit,
-        c.credits_remaining, c.free_uses_remaining, c.plan_name, c.denial_reason,
-        c.context_agent_id, c.context_channel_id, c.context_request_id, c.api_key_id,
-        c.database_role, c.created_at
-    FROM unnest(v_checks) AS c;
+    RETURN QUERY SELECT o.* FROM unnest(v_outcomes) AS o;
 END
 $$;
-COMMENT ON FUNCTION billing.check_credits IS
+COMMENT ON FUNCTION billing.check_items IS
     'Checks several users at once, an outcome per item. For billing_server and billing_dba.';
-GRANT EXECUTE ON FUNCTION billing.check_credits TO billing_server, billing_dba;
+GRANT EXECUTE ON FUNCTION billing.check_items TO billing_server, billing_dba;
 
--- May this user go on? One check; billing.check_credits with one item and errors raised.
--- Errors: actor and key errors, invalid_argument. A denial is an answer, not an error.
+-- Raises what refused an item, unless it was checked.
+CREATE OR REPLACE FUNCTION billing_data.require_checked(p_item billing.check_item, p_outcome text)
+RETURNS void
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF p_outcome = 'invalid_argument' THEN
+        PERFORM billing_data.require_identity(p_item.oauth_provider, p_item.external_id);
+        PERFORM billing_data.require_short(f.value, 'p_' || f.key)
+        FROM jsonb_each_text(to_jsonb(p_item)) AS f;
+    END IF;
+    IF p_outcome <> 'checked' THEN
+        PERFORM billing_data.raise_error(
+            p_outcome, jsonb_build_object('permission', 'billing:read')
+        );
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION billing_data.require_checked IS
+    'Raises what refused an item, unless it was checked. Helper.';
+
+-- May this user go on? One check: what is plain in plain statements, anything else as a list of one,
+-- whose refusal is raised; with p_only_plain there is no row then, and nothing was done.
+-- Locks and writes: as billing.check_items. Errors: actor and key errors, invalid_argument. A denial is
+-- an answer, not an error.
 -- Example: SELECT * FROM billing.check_credit(p_oauth_provider => 'oauth:google', p_external_id => '1');
 CREATE OR REPLACE FUNCTION billing.check_credit(
     p_oauth_provider text,
@@ -361,7 +294,8 @@ CREATE OR REPLACE FUNCTION billing.check_credit(
     p_agent_id text DEFAULT NULL,
     p_marketing_opt_in boolean DEFAULT false,
     p_marketing_opt_in_source text DEFAULT NULL,
-    p_api_key_id uuid DEFAULT NULL
+    p_api_key_id uuid DEFAULT NULL,
+    p_only_plain boolean DEFAULT false
 ) RETURNS TABLE (
     has_credit boolean,
     reason text,
@@ -375,47 +309,70 @@ CREATE OR REPLACE FUNCTION billing.check_credit(
 )
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_generic_plan
 AS $$
+#variable_conflict use_variable
 DECLARE
+    v_item billing.check_item := ROW(
+        p_oauth_provider, p_external_id, p_wa_id, p_tenant_id, p_context_agent_id,
+        p_context_channel_id, p_context_request_id, p_customer_email, p_user_role, p_agent_id,
+        p_marketing_opt_in, p_marketing_opt_in_source, p_api_key_id
+    )::billing.check_item;
+    v_role text := billing_data.role_of_caller(p_api_key_id);
+    v_api_key_id uuid := billing_data.good_key(p_api_key_id, 'billing:read');
+    v_account_id uuid;
+    v_status text;
     v_outcome text;
 BEGIN
-    PERFORM billing_data.require_identity(p_oauth_provider, p_external_id);
+    IF num_nonnulls(v_role, v_api_key_id) > 0 AND billing_data.is_check(v_item) THEN
+        SELECT
+            a.id, a.status, a.paid_credits, a.free_uses_remaining, a.total_uses, a.plan_name,
+            billing_data.denial_reason(a.status, a.free_uses_remaining, a.paid_credits)
+        INTO
+            v_account_id, v_status, credits_remaining, free_uses_remaining, total_uses, plan_name,
+            reason
+        FROM billing_data.accounts AS a
+        WHERE a.oauth_provider = p_oauth_provider AND a.external_id = p_external_id
+            AND NOT billing_data.changes_profile(
+                a, p_customer_email, p_user_role, p_agent_id, p_marketing_opt_in
+            );
+    END IF;
+    IF v_account_id IS NOT NULL THEN
+        IF pg_current_xact_id_if_assigned() IS NULL THEN
+            -- An assignment: PERFORM would make a query of it.
+            v_outcome := set_config('synchronous_commit', 'off', true);
+        END IF;
+        has_credit := reason IS NULL;
+        purchase_required := billing_data.wants_purchase(v_status, reason);
+        IF purchase_required THEN
+            SELECT s.pack_price_minor, s.pack_uses INTO purchase_price_minor, purchase_uses
+            FROM billing_data.settings AS s;
+        END IF;
+        INSERT INTO billing_data.credit_checks (
+            id, account_id, oauth_provider, external_id, wa_id, tenant_id, has_credit,
+            credits_remaining, free_uses_remaining, plan_name, denial_reason, context_agent_id,
+            context_channel_id, context_request_id, api_key_id, database_role, created_at
+        )
+        VALUES (
+            billing_data.new_id(), v_account_id, p_oauth_provider, p_external_id, p_wa_id,
+            p_tenant_id, has_credit, credits_remaining, free_uses_remaining, plan_name, reason,
+            p_context_agent_id, p_context_channel_id, p_context_request_id, v_api_key_id, v_role,
+            clock_timestamp()
+        );
+        RETURN NEXT;
+        RETURN;
+    END IF;
+    IF p_only_plain THEN
+        RETURN;
+    END IF;
     SELECT
         c.outcome, c.has_credit, c.reason, c.credits_remaining, c.free_uses_remaining,
         c.total_uses, c.plan_name, c.purchase_required, c.purchase_price_minor, c.purchase_uses
     INTO STRICT
         v_outcome, has_credit, reason, credits_remaining, free_uses_remaining, total_uses,
         plan_name, purchase_required, purchase_price_minor, purchase_uses
-    FROM billing.check_credits(
-        p_oauth_providers => ARRAY[p_oauth_provider],
-        p_external_ids => ARRAY[p_external_id],
-        p_wa_ids => ARRAY[p_wa_id],
-        p_tenant_ids => ARRAY[p_tenant_id],
-        p_context_agent_ids => ARRAY[p_context_agent_id],
-        p_context_channel_ids => ARRAY[p_context_channel_id],
-        p_context_request_ids => ARRAY[p_context_request_id],
-        p_customer_emails => ARRAY[p_customer_email],
-        p_user_roles => ARRAY[p_user_role],
-        p_agent_ids => ARRAY[p_agent_id],
-        p_marketing_opt_ins => ARRAY[p_marketing_opt_in],
-        p_marketing_opt_in_sources => ARRAY[p_marketing_opt_in_source],
-        p_api_key_ids => CASE WHEN p_api_key_id IS NOT NULL THEN ARRAY[p_api_key_id] END
-    ) AS c;
-    IF v_outcome = 'invalid_argument' THEN
-        PERFORM billing_data.require_short(p_wa_id, 'p_wa_id');
-        PERFORM billing_data.require_short(p_tenant_id, 'p_tenant_id');
-        PERFORM billing_data.require_short(p_context_agent_id, 'p_context_agent_id');
-        PERFORM billing_data.require_short(p_context_channel_id, 'p_context_channel_id');
-        PERFORM billing_data.require_short(p_context_request_id, 'p_context_request_id');
-        PERFORM billing_data.require_profile(
-            p_customer_email, p_user_role, p_agent_id, p_marketing_opt_in_source
-        );
-    END IF;
-    IF v_outcome <> 'checked' THEN
-        PERFORM billing_data.raise_error(
-            v_outcome, jsonb_build_object('permission', 'billing:read')
-        );
-    END IF;
+    FROM billing.check_items(ARRAY[v_item]) AS c;
+    PERFORM billing_data.require_checked(v_item, v_outcome);
     RETURN NEXT;
 END
 $$;

@@ -302,12 +302,18 @@ BEGIN
     IF NOT FOUND THEN
         PERFORM billing_data.raise_error('account_not_found');
     END IF;
-    v_fingerprint := sha256(convert_to(ROW(p_amount, p_reason)::text, 'UTF8'));
+    v_fingerprint := billing_data.fingerprint(
+        billing_data.field_hash('adjustment', p_amount::text)
+        # billing_data.field_hash('reason', p_reason)
+    );
     SELECT c.* INTO v_credit
     FROM billing_data.credits AS c
     WHERE c.account_id = v_account.id AND c.idempotency_key = p_idempotency_key;
     replayed := FOUND;
-    IF replayed AND v_credit.request_fingerprint IS DISTINCT FROM v_fingerprint THEN
+    IF replayed AND (
+        v_credit.request_fingerprint IS NULL  -- a credit of the old service, which adjusted none
+        OR billing_data.is_other_request(v_credit.request_fingerprint, v_fingerprint)
+    ) THEN
         PERFORM billing_data.raise_error('idempotency_key_reused');
     ELSIF NOT replayed THEN
         IF p_amount > 0 AND v_account.paid_credits > 9223372036854775807 - p_amount THEN

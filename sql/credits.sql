@@ -153,18 +153,23 @@ BEGIN
         p_marketing_opt_in_source, v_now
     );
 
-    v_fingerprint := sha256(convert_to(ROW(
-        p_amount_minor, p_currency, p_transaction_type, p_description, p_external_transaction_id,
-        p_customer_email, p_user_role, p_agent_id, coalesce(p_marketing_opt_in, false),
-        p_marketing_opt_in_source
-    )::text, 'UTF8'));
+    v_fingerprint := billing_data.fingerprint(
+        billing_data.field_hash('amount_minor', p_amount_minor::text)
+        # billing_data.field_hash('currency', p_currency)
+        # billing_data.field_hash('transaction_type', p_transaction_type)
+        # billing_data.field_hash('description', p_description)
+        # billing_data.field_hash('external_transaction_id', p_external_transaction_id)
+        # billing_data.profile_hash(
+            p_customer_email, p_user_role, p_agent_id, p_marketing_opt_in,
+            p_marketing_opt_in_source
+        )
+    );
     SELECT c.* INTO v_credit
     FROM billing_data.credits AS c
     WHERE c.account_id = v_account.id AND c.idempotency_key = p_idempotency_key;
     outcome := CASE
-        WHEN v_credit.request_fingerprint <> v_fingerprint THEN 'conflict'
-        -- A row of the old service has no fingerprint: taken to be the same request.
-        WHEN v_credit.id IS NOT NULL THEN 'replayed'
+        WHEN v_credit.id IS NOT NULL
+            THEN billing_data.replay_outcome(v_credit.request_fingerprint, v_fingerprint)
         WHEN v_account.currency <> p_currency THEN 'credit_currency_mismatch'
         WHEN v_account.paid_credits > 9223372036854775807 - p_amount_minor THEN 'balance_overflow'
         ELSE coalesce(

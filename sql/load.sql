@@ -5,6 +5,7 @@
 \ir errors.sql
 \ir locks.sql
 \ir limits.sql
+\ir fingerprints.sql
 \ir currencies.sql
 \ir append_only.sql
 \ir actors.sql
@@ -14,11 +15,13 @@
 \ir admin_users.sql
 \ir sign_in.sql
 \ir check_partitions.sql
+\ir items.sql
 \ir checks.sql
 \ir charges.sql
 \ir health.sql
 \ir holders.sql
 \ir charge_batches.sql
+\ir kept.sql
 \ir credits.sql
 \ir provider_configs.sql
 \ir purchases.sql

@@ -43,34 +43,6 @@ $$;
 COMMENT ON FUNCTION billing_data.require_provider IS
     'An active payment provider''s configuration, secrets encrypted. Helper.';
 
--- The fingerprint of a request to buy. The receipt's address is no part of it: with another address
--- it is the same purchase. Releases up to 0.2.0 counted it in; p_receipt_email gives their
--- fingerprint, by which their rows are still recognised.
-CREATE OR REPLACE FUNCTION billing_data.purchase_fingerprint(
-    p_user_role text,
-    p_agent_id text,
-    p_marketing_opt_in boolean,
-    p_marketing_opt_in_source text,
-    p_provider text,
-    p_receipt_email text DEFAULT NULL
-) RETURNS bytea
-LANGUAGE sql STABLE
-SET search_path = pg_catalog, pg_temp
-RETURN sha256(convert_to(
-    CASE
-        WHEN p_receipt_email IS NULL THEN ROW(
-            p_user_role, p_agent_id, p_marketing_opt_in, p_marketing_opt_in_source, p_provider
-        )::text
-        ELSE ROW(
-            p_receipt_email, p_user_role, p_agent_id, p_marketing_opt_in,
-            p_marketing_opt_in_source, p_provider
-        )::text
-    END,
-    'UTF8'
-));
-COMMENT ON FUNCTION billing_data.purchase_fingerprint IS
-    'The fingerprint of a request to buy, without the receipt''s address. Helper.';
-
 -- Offers the present pack at the present price to an identity, whose account is created when there
 -- is none (profile fields are stored on creation only), and gives what the caller needs to ask the
 -- provider for a payment. With an idempotency key used before for the same request (the receipt's
@@ -138,9 +110,12 @@ BEGIN
         p_user_role, p_agent_id, p_marketing_opt_in, p_marketing_opt_in_source, p_wait => true
     ) AS f;
     v_account_id := (v_found.account).id;
-    v_fingerprint := billing_data.purchase_fingerprint(
-        p_user_role, p_agent_id, coalesce(p_marketing_opt_in, false), p_marketing_opt_in_source,
-        p_provider
+    -- The receipt's address is no part of it: with another address it is the same purchase.
+    v_fingerprint := billing_data.fingerprint(
+        billing_data.field_hash('provider', p_provider)
+        # billing_data.profile_hash(
+            NULL, p_user_role, p_agent_id, p_marketing_opt_in, p_marketing_opt_in_source
+        )
     );
 
     -- Only the idempotency key can be in the way: the id is new and there is no payment yet.
@@ -159,13 +134,7 @@ BEGIN
         SELECT p.* INTO STRICT v_purchase
         FROM billing_data.purchases AS p
         WHERE p.account_id = v_account_id AND p.idempotency_key = p_idempotency_key;
-        IF v_purchase.request_fingerprint NOT IN (
-            v_fingerprint,
-            billing_data.purchase_fingerprint(
-                p_user_role, p_agent_id, coalesce(p_marketing_opt_in, false),
-                p_marketing_opt_in_source, p_provider, v_purchase.customer_email
-            )
-        ) THEN
+        IF billing_data.is_other_request(v_purchase.request_fingerprint, v_fingerprint) THEN
             PERFORM billing_data.raise_error('idempotency_key_reused');
         END IF;
         v_replayed := true;

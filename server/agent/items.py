@@ -39,3 +39,6 @@ def _paths(model: type[BaseModel]) -> Iterator[str]:
 CHECK = ItemType(CheckRequest)
 # A charge finds its account, or is refused: there is nobody to store the other two for.
 CHARGE = ItemType(ChargeRequest, leave_out=frozenset({"wa_id", "tenant_id"}))
+
+# By the names of the composite types.
+ITEM_FIELDS = {"check_item": CHECK.fields, "charge_item": CHARGE.fields}

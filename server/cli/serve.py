@@ -72,9 +72,12 @@ def run_server(config: ServeConfig, *, on_ready: Any = None, scratch: Path | Non
 
 async def _check_database(config: ServeConfig) -> None:
     """Better not to start than to answer 500: the database must be there and fit this release."""
+    from server.agent.items import ITEM_FIELDS
     from server.gateway import Gateway, RightsMissing, SchemaMismatch, Unavailable
 
-    gateway = Gateway(dataclasses.replace(config, connect_timeout=5.0), announce_rights=True)
+    gateway = Gateway(
+        dataclasses.replace(config, connect_timeout=5.0), ITEM_FIELDS, announce_rights=True
+    )
     try:
         await gateway.compare_with_database()
     except SchemaMismatch as error:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -19,7 +19,7 @@ import orjson
 from server import metrics, telemetry
 from server.config import ServeConfig
 from server.gateway import calls
-from server.gateway.calls import FunctionCall, SchemaMismatch
+from server.gateway.calls import FunctionCall, ItemType, SchemaMismatch
 from server.gateway.errors import (
     Busy,
     ConnectionLost,
@@ -72,8 +72,8 @@ _POOL_SIZE = sum(
     (_LANES, _READS, _WRITES, _BATCHES, _HELD_BATCHES, _PAYMENTS, _STAFF, _HEALTH_CHECKS)
 )
 _LEDGER_WRITES = (
-    calls.CREATE_CHARGES,
-    calls.CREATE_CHARGES_ONCE,
+    calls.CHARGE_ITEMS,
+    calls.CHARGE_ITEMS_ONCE,
     calls.RECORD_CREDIT,
     calls.PROCESS_PAYMENT_EVENT,
 )
@@ -95,9 +95,17 @@ class ErrorWording(NamedTuple):
 
 
 class Gateway:
-    """All database calls of one process. Open it with `open`, end it with `close`."""
+    """All database calls of one process, whose items have these `fields`, by the name of their type
+    in the database. End it with `close`."""
 
-    def __init__(self, config: ServeConfig, *, announce_rights: bool = False) -> None:
+    def __init__(
+        self,
+        config: ServeConfig,
+        fields: Mapping[str, Sequence[str]],
+        *,
+        announce_rights: bool = False,
+    ) -> None:
+        self._fields = fields
         self._pool = _pool(config, config.database_url, _POOL_SIZE, announce_rights=announce_rights)
         self._replica: Replica | None = None
         if config.read_url is not None:
@@ -117,8 +125,8 @@ class Gateway:
         self._payments = Track(_PAYMENTS, config.max_queue)
         self._staff = Track(_STAFF, config.max_queue)
         self._health_checks = Track(_HEALTH_CHECKS, config.max_queue)
-        self._checks = self._lane(calls.CHECK_CREDITS, _always)
-        self._charges = self._lane(calls.CREATE_CHARGES, _has_key)
+        self._checks = self._lane(calls.CHECK_ITEM, _always)
+        self._charges = self._lane(calls.CHARGE_ITEM, _has_key)
         self._lines: dict[str, Lane | Track] = {
             "checks": self._checks,
             "charges": self._charges,
@@ -141,7 +149,9 @@ class Gateway:
     async def compare_with_database(self) -> None:
         """Raises SchemaMismatch when the database does not fit this release, Unavailable when it
         cannot be asked."""
-        calls.compare_with_database(await self._query(calls.KNOWN_FUNCTIONS))
+        functions = await self._query(calls.KNOWN_FUNCTIONS)
+        types = await self._query(calls.KNOWN_TYPES)
+        calls.compare_with_database(functions, types, self._fields)
         await self._read_wordings()
 
     def start_background_work(self) -> None:
@@ -177,17 +187,17 @@ class Gateway:
     # Checks and charges, collected into batches
 
     def check_credit(self, item: Item) -> Awaitable[Row]:
-        """May this user go on? A row of billing.check_credits; its outcome is 'checked' or the
+        """May this user go on? A row of billing.check_items; its outcome is 'checked' or the
         slug of a refusal."""
-        return telemetry.collected_call(calls.CHECK_CREDITS, item, self._checks.submit)
+        return telemetry.collected_call(calls.CHECK_ITEMS, item, self._checks.submit)
 
     def create_charge(self, item: Item) -> Awaitable[Row]:
-        """This user used one. A row of billing.create_charges with its outcome."""
-        return telemetry.collected_call(calls.CREATE_CHARGES, item, self._charges.submit)
+        """This user used one. A row of billing.charge_items with its outcome."""
+        return telemetry.collected_call(calls.CHARGE_ITEMS, item, self._charges.submit)
 
     def create_charges(self, items: Sequence[Item]) -> Awaitable[list[Row]]:
         """Several charges of one request, decided in their order; a row each."""
-        return telemetry.collected_call(calls.CREATE_CHARGES, items, self._charges.submit_together)
+        return telemetry.collected_call(calls.CHARGE_ITEMS, items, self._charges.submit_together)
 
     async def create_charges_once(
         self,
@@ -198,22 +208,21 @@ class Gateway:
     ) -> list[Row]:
         """Several charges of one request, as a whole once per key for the API key and those it was
         rotated from or to; a row each, with `replayed`. For the fingerprints see
-        billing.create_charges_once. Raises Refused (idempotency_key_reused)."""
-        *columns, api_key_ids = zip(*items, strict=True)
-        whole = (idempotency_key, request_fingerprint, api_key_ids[0], batch_fingerprint)
+        billing.charge_items_once. Raises Refused (idempotency_key_reused)."""
+        whole = (idempotency_key, request_fingerprint, items, batch_fingerprint)
         deadline = asyncio.get_running_loop().time() + self._patience
         blame = Blame(self._patience)
         track, pause, wait = self._batches, _BATCH_PAUSE, None
         while True:
             async with track.slot():
-                rows = await self._try_batch(*columns, *whole, wait)
+                rows = await self._try_batch(*whole, wait)
             if rows is not None:
                 return sorted(rows, key=lambda row: row["item"])
             # Nothing was done. It waits here, where it holds neither an account nor a slot, and
             # tries again where it is in nobody's way but of others that wait like it.
             if asyncio.get_running_loop().time() > deadline:
                 async with track.slot():
-                    holders = await self._holders(*columns[:2])
+                    holders = await self._holders(*zip(*(item[:2] for item in items), strict=True))
                 if blame.falls_on(holders):
                     raise Busy("an account of the batch is held by another transaction")
                 wait = _lock_timeout(self._patience / 2)  # our own calls let it have its turn
@@ -224,7 +233,7 @@ class Gateway:
     async def _try_batch(self, *arguments: Any) -> list[Row] | None:
         """None when an account is held."""
         try:
-            rows = await self._call(calls.CREATE_CHARGES_ONCE, *arguments)
+            rows = await self._call(calls.CHARGE_ITEMS_ONCE, *arguments)
         except Busy:
             return None
         return None if rows and rows[0]["outcome"] == "busy" else rows
@@ -385,11 +394,17 @@ class Gateway:
 
     # Inside
 
-    def _lane(self, call: FunctionCall, repeatable: Callable[[Item], bool]) -> Lane:
-        async def send(items: Sequence[Any], wait: float | None) -> list[Row]:
+    def _lane(self, item: ItemType, repeatable: Callable[[Item], bool]) -> Lane:
+        call, single_call = item.call, item.single_call(self._fields[item.name])
+
+        async def send(items: Sequence[Item], wait: float | None) -> list[Row]:
             telemetry.note_sent(items)
+            if wait is None and len(items) == 1:
+                rows = await self._call(single_call, *items[0], kept_for=call.label)
+                if rows:
+                    return rows
             patience = None if wait is None else _lock_timeout(wait)
-            return await self._call(call, *zip(*items, strict=True), patience, kept_for=call.name)
+            return await self._call(call, items, patience, kept_for=call.label)
 
         async def holder_of(account: tuple[Any, ...]) -> str | None:
             return await self._holders(account[:1], account[1:])
@@ -474,16 +489,16 @@ class Gateway:
                 rows = await pool.fetch_for(connection, client, call.sql, *arguments)
         except asyncpg.PostgresError as error:
             refused = (error.sqlstate or "").startswith("PB")
-            metrics.count_query(call.name, "refused" if refused else "error")
+            metrics.count_query(call.label, "refused" if refused else "error")
             raise
         except ConnectionLost:
-            metrics.count_query(call.name, "error")
+            metrics.count_query(call.label, "error")
             if call in _LEDGER_WRITES:
                 metrics.write_verified("unknown").inc()
             raise
         finally:
             metrics.DB_CONNECTIONS_ACTIVE.set(self._pool.in_use - 1)
-        metrics.count_query(call.name, "success")
+        metrics.count_query(call.label, "success")
         return rows
 
     async def _query(self, sql: str) -> list[Row]:

@@ -18,12 +18,14 @@ class SchemaMismatch(Exception):
 
 @dataclass(frozen=True, slots=True)
 class FunctionCall:
-    """A call of billing.`name` in named notation. `sql` is the statement to prepare."""
+    """A call of billing.`name` in named notation. `sql` is the statement to prepare. In metrics and
+    traces it has its `label`, which stays what it is when a function gets another version."""
 
     name: str
     arguments: tuple[str, ...]
     columns: tuple[str, ...]
     sql: str
+    label: str
 
 
 # How long a call waits for a lock, as text that lock_timeout takes ('500ms'), for the call's own
@@ -33,7 +35,7 @@ _WAIT = (
 )
 
 
-def _call(name: str, arguments: str, columns: str) -> FunctionCall:
+def _call(name: str, arguments: str, columns: str, label: str | None = None) -> FunctionCall:
     names, reads = tuple(arguments.split()), tuple(columns.split())
     values = [
         _WAIT.format(f"${number}") if name == "wait" else f"${number}"
@@ -45,40 +47,38 @@ def _call(name: str, arguments: str, columns: str) -> FunctionCall:
     else:
         columns_sql = ", ".join(f"f.{column}" for column in reads)
         statement = f"SELECT {columns_sql} FROM billing.{name}({passed}) AS f"  # noqa: S608
-    return FunctionCall(name, tuple(f"p_{argument}" for argument in names), reads, statement)
+    passed_names = tuple(f"p_{argument}" for argument in names)
+    return FunctionCall(name, passed_names, reads, statement, label or name)
 
 
 _PROFILE = "customer_email user_role agent_id marketing_opt_in marketing_opt_in_source"
-_PROFILES = "customer_emails user_roles agent_ids marketing_opt_ins marketing_opt_in_sources"
 _ACCOUNT = (
     "account_id oauth_provider external_id wa_id tenant_id customer_email balance_minor currency"
     " plan_name status paid_credits marketing_opt_in marketing_opt_in_at marketing_opt_in_source"
     " created_at updated_at"
 )
 
-CHECK_CREDITS = _call(
-    "check_credits",
-    "oauth_providers external_ids wa_ids tenant_ids context_agent_ids context_channel_ids"
-    f" context_request_ids {_PROFILES} api_key_ids wait",
+# Lists of items: tuples in the order of the composite types billing.check_item and charge_item.
+CHECK_ITEMS = _call(
+    "check_items",
+    "items wait",
     "item outcome has_credit credits_remaining plan_name reason free_uses_remaining total_uses"
     " purchase_required purchase_price_minor purchase_uses account_created",
+    label="check_credits",
 )
-CREATE_CHARGES = _call(
-    "create_charges",
-    "oauth_providers external_ids amounts_minor currencies descriptions idempotency_keys"
-    " metadata_message_ids metadata_agent_ids metadata_channel_ids metadata_request_ids"
-    f" {_PROFILES} api_key_ids wait",
+CHARGE_ITEMS = _call(
+    "charge_items",
+    "items wait",
     "item outcome charge_id account_id amount_minor currency balance_after created_at description"
     " metadata_message_id metadata_agent_id metadata_channel_id metadata_request_id paid_with"
     " free_uses_after balance account_currency",
+    label="create_charges",
 )
-CREATE_CHARGES_ONCE = _call(
-    "create_charges_once",
-    "oauth_providers external_ids amounts_minor currencies descriptions idempotency_keys"
-    " metadata_message_ids metadata_agent_ids metadata_channel_ids metadata_request_ids"
-    f" {_PROFILES} idempotency_key request_fingerprint api_key_id"
-    " batch_fingerprint wait",
-    " ".join([*CREATE_CHARGES.columns, "replayed"]),
+CHARGE_ITEMS_ONCE = _call(
+    "charge_items_once",
+    "idempotency_key request_fingerprint items batch_fingerprint wait",
+    " ".join([*CHARGE_ITEMS.columns, "replayed"]),
+    label="create_charges_once",
 )
 RECORD_CREDIT = _call(
     "record_credit",
@@ -305,9 +305,63 @@ MAY_BE_STALE = frozenset(
 ALL_CALLS = tuple(value for value in globals().values() if isinstance(value, FunctionCall))
 
 
+@dataclass(frozen=True, slots=True)
+class ItemType:
+    """A composite type of which lists are sent with `call`; and `single`, the function for one item
+    that is plain, with the item's fields as its first arguments. `constants` are the columns of an
+    answer, as SQL, that this function does not give and that are no fields of the item."""
+
+    name: str
+    call: FunctionCall
+    single: str
+    constants: Mapping[str, str]
+
+    def single_call(self, fields: Sequence[str]) -> FunctionCall:
+        """The call for one item with these fields, as arguments; no row where it is not plain."""
+        passed = ", ".join(f"p_{field} => ${place}" for place, field in enumerate(fields, 1))
+        echoed = {
+            field: f"${place}"
+            for place, field in enumerate(fields, 1)
+            if field.startswith("metadata_")
+        }
+        others = {**self.constants, **echoed}
+        columns = ", ".join(
+            f"{others.get(column, f'f.{column}')} AS {column}" for column in self.call.columns
+        )
+        return FunctionCall(
+            self.single,
+            (*(f"p_{field}" for field in fields), "p_only_plain"),
+            (),
+            f"SELECT {columns} FROM billing.{self.single}({passed}, p_only_plain => true) AS f",  # noqa: S608
+            self.call.label,
+        )
+
+
+CHECK_ITEM = ItemType(
+    "check_item",
+    CHECK_ITEMS,
+    "check_credit",
+    {"item": "1", "outcome": "'checked'", "account_created": "false"},
+)
+CHARGE_ITEM = ItemType(
+    "charge_item",
+    CHARGE_ITEMS,
+    "create_charge",
+    {
+        "item": "1",
+        "outcome": "'created'",
+        "balance": "NULL::bigint",
+        "account_currency": "NULL::text",
+    },
+)
+ITEM_TYPES = (CHECK_ITEM, CHARGE_ITEM)
+
 # What the caller's role may call; see compare_with_database.
 KNOWN_FUNCTIONS = (
-    "SELECT p.proname::text AS name, coalesce(p.proargnames, '{}') AS names,"
+    "SELECT p.proname::text AS name, coalesce(p.proargnames, '{}') || ARRAY("
+    "SELECT a.attname::text FROM pg_catalog.pg_attribute AS a"
+    " INNER JOIN pg_catalog.pg_class AS c ON c.oid = a.attrelid"
+    " WHERE c.reltype = p.prorettype AND c.relkind = 'c') AS names,"
     " has_function_privilege(p.oid, 'EXECUTE') AS allowed"
     " FROM pg_catalog.pg_proc AS p"
     " INNER JOIN pg_catalog.pg_namespace AS n ON n.oid = p.pronamespace"
@@ -315,12 +369,27 @@ KNOWN_FUNCTIONS = (
 )
 
 
-def compare_with_database(rows: Sequence[Mapping[str, Any]]) -> None:
+KNOWN_TYPES = (
+    "SELECT c.relname::text AS name, array_agg(a.attname::text ORDER BY a.attnum) AS fields"
+    " FROM pg_catalog.pg_class AS c"
+    " INNER JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace"
+    " INNER JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0"
+    " WHERE n.nspname = 'billing' AND c.relkind = 'c' AND NOT a.attisdropped"
+    " GROUP BY c.relname"
+)
+
+
+def compare_with_database(
+    functions: Sequence[Mapping[str, Any]],
+    types: Sequence[Mapping[str, Any]],
+    fields: Mapping[str, Sequence[str]],
+) -> None:
     """Raises SchemaMismatch unless the rows of KNOWN_FUNCTIONS say that the role may call
-    everything in ALL_CALLS with the arguments and columns this release uses."""
-    known = {row["name"]: row for row in rows}
+    everything this release calls with the arguments and columns it uses, and those of KNOWN_TYPES
+    that items have these `fields`, by the type's name."""
+    known = {row["name"]: row for row in functions}
     faults = []
-    for call in ALL_CALLS:
+    for call in (*ALL_CALLS, *(item.single_call(fields[item.name]) for item in ITEM_TYPES)):
         row = known.get(call.name)
         if row is None:
             faults.append(f"billing.{call.name} does not exist")
@@ -334,5 +403,9 @@ def compare_with_database(rows: Sequence[Mapping[str, Any]]) -> None:
         ]
         if missing:
             faults.append(f"billing.{call.name} lacks {', '.join(missing)}")
+    found = {row["name"]: row["fields"] for row in types}
+    for item in ITEM_TYPES:
+        if found.get(item.name) != list(fields[item.name]):
+            faults.append(f"billing.{item.name} is not {', '.join(fields[item.name])}")
     if faults:
         raise SchemaMismatch(faults)

@@ -114,8 +114,8 @@ class Clients:
 
 @pytest.fixture(scope="module")
 def release(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The next release: functions with another body, with another result, with another argument and
-    a new one, and a migration step. Gives its folder bin/."""
+    """The next release: functions with another body, with another argument and a new one, a new
+    field of an item and of what comes of it, and a migration step. Gives its folder bin/."""
     folder = tmp_path_factory.mktemp("release")
     copy = copy_tree(tree, folder / "tree")
     for file in (copy / "sql").glob("*.sql"):
@@ -123,11 +123,7 @@ def release(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         # Each function's body is another one.
         text = re.sub(r"(?m)^BEGIN$", "BEGIN\n    -- As of the next release.", text)
         file.write_text(text)
-    _replace(
-        copy / "sql" / "charges.sql",
-        "    account_currency text\n",
-        "    account_currency text,\n    next_column text\n",
-    )
+    _add_a_field_to_charges(copy)
     _replace(copy / "sql" / "errors.sql", "'Account is closed'", "'Account is closed now'")
     _replace(
         copy / "sql" / "transactions.sql",
@@ -151,6 +147,51 @@ def release(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "ALTER TABLE billing_data.charges DROP COLUMN next_column;\n"
     )
     return make_environment(folder / "environment", copy)
+
+
+def _add_a_field_to_charges(copy: Path) -> None:
+    """As sql/items.sql says how: a new version of the type and of the functions that take it."""
+    sql, server = copy / "sql", copy / "server"
+    text = "Text255 | None = None"
+    for file, old, new in (
+        (
+            sql / "items.sql",
+            "('charge_item', 1, 'metadata_request_id', 'text'),",
+            "('charge_item', 1, 'metadata_request_id', 'text'),"
+            " ('charge_item', 2, 'metadata_next', 'text'),",
+        ),
+        (
+            sql / "items.sql",
+            "('charge_outcome', 1, 'replayed', 'boolean')",
+            "('charge_outcome', 1, 'replayed', 'boolean'),"
+            " ('charge_outcome', 1, 'next_column', 'text')",
+        ),
+        (
+            sql / "charges.sql",
+            "    p_metadata_request_id text DEFAULT NULL,",
+            "    p_metadata_request_id text DEFAULT NULL, p_metadata_next text DEFAULT NULL,",
+        ),
+        (
+            sql / "charges.sql",
+            "p_metadata_request_id, p_customer_email,",
+            "p_metadata_request_id, p_metadata_next, p_customer_email,",
+        ),
+        (sql / "kept.sql", "i.request_id,", "i.request_id, NULL,"),
+        (
+            server / "agent" / "models.py",
+            f"    request_id: {text}\n\n\nclass _Check(",
+            f"    request_id: {text}\n    next: {text}\n\n\nclass _Check(",
+        ),
+        (server / "agent" / "items.py", '"charge_item"', '"charge_item_2"'),
+    ):
+        _replace(file, old, new)
+    for name in ("charges", "charge_batches", "kept"):
+        file = sql / f"{name}.sql"
+        text = re.sub(r"\bbilling\.(charge_items?(?:_once)?)\b", r"billing.\1_2", file.read_text())
+        # Who lists a row's fields lists the new ones too.
+        file.write_text(re.sub(r"\bfalse(\s+\)::billing\.charge_outcome)", r"false, NULL\1", text))
+    calls = server / "gateway" / "calls.py"
+    calls.write_text(re.sub(r'"(charge_items?(?:_once)?)"', r'"\1_2"', calls.read_text()))
 
 
 def _replace(file: Path, old: str, new: str) -> None:

@@ -5,6 +5,78 @@ CREATE SCHEMA billing;
 
 CREATE SCHEMA billing_data;
 
+CREATE TYPE billing.charge_item AS (
+	oauth_provider text,
+	external_id text,
+	amount_minor bigint,
+	currency text,
+	description text,
+	idempotency_key text,
+	metadata_message_id text,
+	metadata_agent_id text,
+	metadata_channel_id text,
+	metadata_request_id text,
+	customer_email text,
+	user_role text,
+	agent_id text,
+	marketing_opt_in boolean,
+	marketing_opt_in_source text,
+	api_key_id uuid
+);
+
+CREATE TYPE billing.charge_outcome AS (
+	item integer,
+	outcome text,
+	charge_id uuid,
+	account_id uuid,
+	amount_minor bigint,
+	currency text,
+	description text,
+	balance_before bigint,
+	balance_after bigint,
+	free_uses_after bigint,
+	paid_with text,
+	created_at timestamp with time zone,
+	metadata_message_id text,
+	metadata_agent_id text,
+	metadata_channel_id text,
+	metadata_request_id text,
+	balance bigint,
+	account_currency text,
+	replayed boolean
+);
+
+CREATE TYPE billing.check_item AS (
+	oauth_provider text,
+	external_id text,
+	wa_id text,
+	tenant_id text,
+	context_agent_id text,
+	context_channel_id text,
+	context_request_id text,
+	customer_email text,
+	user_role text,
+	agent_id text,
+	marketing_opt_in boolean,
+	marketing_opt_in_source text,
+	api_key_id uuid
+);
+
+CREATE TYPE billing.check_outcome AS (
+	item integer,
+	outcome text,
+	has_credit boolean,
+	reason text,
+	credits_remaining bigint,
+	free_uses_remaining bigint,
+	total_uses bigint,
+	plan_name text,
+	purchase_required boolean,
+	purchase_price_minor bigint,
+	purchase_uses bigint,
+	account_created boolean
+);
+
 CREATE TYPE billing_data.actor AS (
 	api_key_id uuid,
 	admin_user_id uuid,
@@ -31,11 +103,26 @@ CREATE FUNCTION billing.begin_purchase(p_oauth_provider text, p_external_id text
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.check_credit(p_oauth_provider text, p_external_id text, p_wa_id text DEFAULT NULL::text, p_tenant_id text DEFAULT NULL::text, p_context_agent_id text DEFAULT NULL::text, p_context_channel_id text DEFAULT NULL::text, p_context_request_id text DEFAULT NULL::text, p_customer_email text DEFAULT NULL::text, p_user_role text DEFAULT NULL::text, p_agent_id text DEFAULT NULL::text, p_marketing_opt_in boolean DEFAULT false, p_marketing_opt_in_source text DEFAULT NULL::text, p_api_key_id uuid DEFAULT NULL::uuid) RETURNS TABLE(has_credit boolean, reason text, credits_remaining bigint, free_uses_remaining bigint, total_uses bigint, plan_name text, purchase_required boolean, purchase_price_minor bigint, purchase_uses bigint)
+CREATE FUNCTION billing.charge_items(p_items billing.charge_item[], p_wait boolean DEFAULT true) RETURNS SETOF billing.charge_outcome
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET enable_seqscan TO 'off';
+
+CREATE FUNCTION billing.charge_items_once(p_idempotency_key text, p_request_fingerprint bytea, p_items billing.charge_item[], p_batch_fingerprint bytea DEFAULT NULL::bytea, p_wait boolean DEFAULT true) RETURNS SETOF billing.charge_outcome
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing.check_credit(p_oauth_provider text, p_external_id text, p_wa_id text DEFAULT NULL::text, p_tenant_id text DEFAULT NULL::text, p_context_agent_id text DEFAULT NULL::text, p_context_channel_id text DEFAULT NULL::text, p_context_request_id text DEFAULT NULL::text, p_customer_email text DEFAULT NULL::text, p_user_role text DEFAULT NULL::text, p_agent_id text DEFAULT NULL::text, p_marketing_opt_in boolean DEFAULT false, p_marketing_opt_in_source text DEFAULT NULL::text, p_api_key_id uuid DEFAULT NULL::uuid, p_only_plain boolean DEFAULT false) RETURNS TABLE(has_credit boolean, reason text, credits_remaining bigint, free_uses_remaining bigint, total_uses bigint, plan_name text, purchase_required boolean, purchase_price_minor bigint, purchase_uses bigint)
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET plan_cache_mode TO 'force_generic_plan';
+
 CREATE FUNCTION billing.check_credits(p_oauth_providers text[], p_external_ids text[], p_wa_ids text[] DEFAULT NULL::text[], p_tenant_ids text[] DEFAULT NULL::text[], p_context_agent_ids text[] DEFAULT NULL::text[], p_context_channel_ids text[] DEFAULT NULL::text[], p_context_request_ids text[] DEFAULT NULL::text[], p_customer_emails text[] DEFAULT NULL::text[], p_user_roles text[] DEFAULT NULL::text[], p_agent_ids text[] DEFAULT NULL::text[], p_marketing_opt_ins boolean[] DEFAULT NULL::boolean[], p_marketing_opt_in_sources text[] DEFAULT NULL::text[], p_api_key_ids uuid[] DEFAULT NULL::uuid[], p_wait boolean DEFAULT true) RETURNS TABLE(item integer, outcome text, has_credit boolean, reason text, credits_remaining bigint, free_uses_remaining bigint, total_uses bigint, plan_name text, purchase_required boolean, purchase_price_minor bigint, purchase_uses bigint, account_created boolean)
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.check_items(p_items billing.check_item[], p_wait boolean DEFAULT true) RETURNS SETOF billing.check_outcome
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET plan_cache_mode TO 'force_generic_plan'
@@ -52,17 +139,14 @@ CREATE FUNCTION billing.create_api_key(p_name text, p_key_prefix text, p_key_has
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET "TimeZone" TO 'UTC';
 
-CREATE FUNCTION billing.create_charge(p_oauth_provider text, p_external_id text, p_amount_minor bigint DEFAULT 1, p_currency text DEFAULT 'USD'::text, p_description text DEFAULT 'one use'::text, p_idempotency_key text DEFAULT NULL::text, p_metadata_message_id text DEFAULT NULL::text, p_metadata_agent_id text DEFAULT NULL::text, p_metadata_channel_id text DEFAULT NULL::text, p_metadata_request_id text DEFAULT NULL::text, p_customer_email text DEFAULT NULL::text, p_user_role text DEFAULT NULL::text, p_agent_id text DEFAULT NULL::text, p_marketing_opt_in boolean DEFAULT false, p_marketing_opt_in_source text DEFAULT NULL::text, p_api_key_id uuid DEFAULT NULL::uuid) RETURNS TABLE(charge_id uuid, account_id uuid, amount_minor bigint, currency text, description text, balance_before bigint, balance_after bigint, free_uses_after bigint, paid_with text, created_at timestamp with time zone)
+CREATE FUNCTION billing.create_charge(p_oauth_provider text, p_external_id text, p_amount_minor bigint DEFAULT 1, p_currency text DEFAULT 'USD'::text, p_description text DEFAULT 'one use'::text, p_idempotency_key text DEFAULT NULL::text, p_metadata_message_id text DEFAULT NULL::text, p_metadata_agent_id text DEFAULT NULL::text, p_metadata_channel_id text DEFAULT NULL::text, p_metadata_request_id text DEFAULT NULL::text, p_customer_email text DEFAULT NULL::text, p_user_role text DEFAULT NULL::text, p_agent_id text DEFAULT NULL::text, p_marketing_opt_in boolean DEFAULT false, p_marketing_opt_in_source text DEFAULT NULL::text, p_api_key_id uuid DEFAULT NULL::uuid, p_only_plain boolean DEFAULT false) RETURNS TABLE(charge_id uuid, account_id uuid, amount_minor bigint, currency text, description text, balance_before bigint, balance_after bigint, free_uses_after bigint, paid_with text, created_at timestamp with time zone)
     LANGUAGE plpgsql SECURITY DEFINER
-    SET search_path TO 'pg_catalog', 'pg_temp';
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET plan_cache_mode TO 'force_generic_plan';
 
 CREATE FUNCTION billing.create_charges(p_oauth_providers text[], p_external_ids text[], p_amounts_minor bigint[], p_currencies text[], p_descriptions text[], p_idempotency_keys text[] DEFAULT NULL::text[], p_metadata_message_ids text[] DEFAULT NULL::text[], p_metadata_agent_ids text[] DEFAULT NULL::text[], p_metadata_channel_ids text[] DEFAULT NULL::text[], p_metadata_request_ids text[] DEFAULT NULL::text[], p_customer_emails text[] DEFAULT NULL::text[], p_user_roles text[] DEFAULT NULL::text[], p_agent_ids text[] DEFAULT NULL::text[], p_marketing_opt_ins boolean[] DEFAULT NULL::boolean[], p_marketing_opt_in_sources text[] DEFAULT NULL::text[], p_api_key_ids uuid[] DEFAULT NULL::uuid[], p_wait boolean DEFAULT true) RETURNS TABLE(item integer, outcome text, charge_id uuid, account_id uuid, amount_minor bigint, currency text, description text, balance_before bigint, balance_after bigint, free_uses_after bigint, paid_with text, created_at timestamp with time zone, metadata_message_id text, metadata_agent_id text, metadata_channel_id text, metadata_request_id text, balance bigint, account_currency text)
     LANGUAGE plpgsql SECURITY DEFINER
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    SET plan_cache_mode TO 'force_generic_plan'
-    SET enable_seqscan TO 'off'
-    SET enable_hashjoin TO 'off'
-    SET enable_mergejoin TO 'off';
+    SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing.create_charges_once(p_idempotency_key text, p_request_fingerprint bytea, p_api_key_id uuid, p_oauth_providers text[], p_external_ids text[], p_amounts_minor bigint[], p_currencies text[], p_descriptions text[], p_idempotency_keys text[], p_metadata_message_ids text[], p_metadata_agent_ids text[], p_metadata_channel_ids text[], p_metadata_request_ids text[], p_customer_emails text[], p_user_roles text[], p_agent_ids text[], p_marketing_opt_ins boolean[], p_marketing_opt_in_sources text[], p_batch_fingerprint bytea DEFAULT NULL::bytea, p_wait boolean DEFAULT true) RETURNS TABLE(item integer, outcome text, charge_id uuid, account_id uuid, amount_minor bigint, currency text, description text, balance_before bigint, balance_after bigint, free_uses_after bigint, paid_with text, created_at timestamp with time zone, metadata_message_id text, metadata_agent_id text, metadata_channel_id text, metadata_request_id text, balance bigint, account_currency text, replayed boolean)
     LANGUAGE plpgsql SECURITY DEFINER
@@ -446,17 +530,13 @@ CREATE FUNCTION billing_data.account_totals(p_account billing_data.accounts) RET
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing_data.accounts_to_charge(p_oauth_providers text[], p_external_ids text[], p_idempotency_keys text[], p_customer_emails text[], p_user_roles text[], p_agent_ids text[], p_marketing_opt_ins boolean[]) RETURNS uuid[]
+CREATE FUNCTION billing_data.accounts_to_charge(p_items billing.charge_item[], OUT ids uuid[], OUT changes_profiles boolean) RETURNS record
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET plan_cache_mode TO 'force_generic_plan'
     SET enable_seqscan TO 'off'
     SET enable_hashjoin TO 'off'
     SET enable_mergejoin TO 'off';
-
-CREATE FUNCTION billing_data.api_key_fault(p_api_key_id uuid, p_permission text) RETURNS text
-    LANGUAGE plpgsql STABLE
-    SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE TABLE billing_data.credits (
     id uuid NOT NULL,
@@ -563,9 +643,29 @@ CREATE FUNCTION billing_data.book_return(p_purchase billing_data.purchases, p_re
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing_data.caller_role() RETURNS text
+CREATE FUNCTION billing_data.is_web_tier() RETURNS boolean
+    LANGUAGE sql STABLE;
+
+CREATE FUNCTION billing_data.refuse_caller(p_names_actor boolean) RETURNS text
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.caller_role() RETURNS text
+    LANGUAGE sql STABLE;
+
+CREATE FUNCTION billing_data.change_profile(p_account_id uuid, p_customer_email text, p_user_role text, p_agent_id text, p_marketing_opt_in boolean, p_marketing_opt_in_source text) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.change_profiles(p_items billing.charge_item[], p_locked uuid[], p_role text) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.changes_profile(p_account billing_data.accounts, p_customer_email text, p_user_role text, p_agent_id text, p_marketing_opt_in boolean) RETURNS boolean
+    LANGUAGE sql IMMUTABLE;
+
+CREATE FUNCTION billing_data.new_charge_digest(p_account_id uuid, p_ledger_version bigint, p_id uuid, p_amount_minor bigint, p_currency character varying, p_balance_before bigint, p_balance_after bigint, p_free_uses_after bigint, p_paid_with text, p_description character varying, p_idempotency_key character varying, p_request_fingerprint bytea, p_created_at timestamp with time zone, p_api_key_id uuid, p_admin_user_id uuid, p_database_role text) RETURNS bigint
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE;
 
 CREATE TABLE billing_data.charges (
     id uuid NOT NULL,
@@ -606,6 +706,36 @@ END))),
 CREATE FUNCTION billing_data.charge_digest(p_charge billing_data.charges) RETURNS bigint
     LANGUAGE sql IMMUTABLE PARALLEL SAFE;
 
+CREATE FUNCTION billing_data.field_hash(p_name text, p_value text) RETURNS bigint
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE;
+
+CREATE FUNCTION billing_data.fingerprint(p_parts bigint) RETURNS bytea
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE;
+
+CREATE FUNCTION billing_data.profile_hash(p_customer_email text, p_user_role text, p_agent_id text, p_marketing_opt_in boolean, p_marketing_opt_in_source text) RETURNS bigint
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE;
+
+CREATE FUNCTION billing_data.charge_fingerprint(p_item billing.charge_item) RETURNS bytea
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE;
+
+CREATE FUNCTION billing_data.charge_outcome(p_item integer, p_outcome text, p_asked billing.charge_item, p_used billing_data.charges, p_balance bigint, p_account_currency text) RETURNS billing.charge_outcome
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE;
+
+CREATE FUNCTION billing_data.charge_round(p_items billing.charge_item[], p_left boolean[], p_locked uuid[], p_role text, p_wait boolean) RETURNS billing.charge_outcome[]
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET enable_seqscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off';
+
+CREATE FUNCTION billing_data.charge_verdict(p_status text, p_account_currency text, p_currency text, p_free_uses bigint, p_paid_credits bigint, p_amount_minor bigint) RETURNS text
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE;
+
+CREATE FUNCTION billing_data.charges_of_arrays(p_oauth_providers text[], p_external_ids text[], p_amounts_minor bigint[], p_currencies text[], p_descriptions text[], p_idempotency_keys text[], p_metadata_message_ids text[], p_metadata_agent_ids text[], p_metadata_channel_ids text[], p_metadata_request_ids text[], p_customer_emails text[], p_user_roles text[], p_agent_ids text[], p_marketing_opt_ins boolean[], p_marketing_opt_in_sources text[], p_api_key_ids uuid[]) RETURNS billing.charge_item[]
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.claim_named_payment(p_external_transaction_id text, p_account_id uuid, p_credit_id uuid) RETURNS text
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -643,6 +773,18 @@ CREATE FUNCTION billing_data.credit_digest(p_credit billing_data.credits) RETURN
 CREATE FUNCTION billing_data.credit_of_payment(p_account_id uuid, p_key text, p_transaction_type text, p_external_transaction_id text) RETURNS billing_data.credits
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.denial_reason(p_status text, p_free_uses bigint, p_paid_credits bigint) RETURNS text
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE;
+
+CREATE FUNCTION billing_data.is_other_request(p_recorded bytea, p_presented bytea) RETURNS boolean
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE;
+
+CREATE FUNCTION billing_data.replay_outcome(p_recorded bytea, p_presented bytea) RETURNS text
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE;
+
+CREATE FUNCTION billing_data.early_outcome(p_fault text, p_is_charge boolean, p_account_id uuid, p_used billing_data.charges, p_fingerprint bytea, p_changes boolean, p_locked uuid[], p_wait boolean) RETURNS text
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE;
 
 CREATE TABLE billing_data.payment_effects (
     provider text NOT NULL,
@@ -690,10 +832,6 @@ CREATE FUNCTION billing_data.find_guard_faults() RETURNS TABLE(problem text, exp
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing_data.find_keys(p_credentials uuid[], p_permission text, OUT ids uuid[], OUT faulty boolean, OUT readers uuid[]) RETURNS record
-    LANGUAGE plpgsql STABLE
-    SET search_path TO 'pg_catalog', 'pg_temp';
-
 CREATE FUNCTION billing_data.find_or_create_account(p_oauth_provider text, p_external_id text, p_wa_id text, p_tenant_id text, p_balance_minor bigint, p_currency text, p_plan_name text, p_customer_email text, p_user_role text, p_agent_id text, p_marketing_opt_in boolean, p_marketing_opt_in_source text, p_wait boolean) RETURNS TABLE(account billing_data.accounts, created boolean)
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -736,18 +874,28 @@ CREATE FUNCTION billing_data.free_key(p_account_id uuid, p_key text) RETURNS tex
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing_data.has_profile(p_customer_email text, p_user_role text, p_agent_id text, p_marketing_opt_in boolean) RETURNS boolean
-    LANGUAGE sql IMMUTABLE PARALLEL SAFE;
+CREATE FUNCTION billing_data.good_key(p_credential uuid, p_permission text) RETURNS uuid
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.history_cursor(p_account_id uuid, p_version bigint) RETURNS text
     LANGUAGE sql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.new_id() RETURNS uuid
+    LANGUAGE sql PARALLEL SAFE;
+
+CREATE FUNCTION billing_data.id_seed() RETURNS bytea
+    LANGUAGE sql PARALLEL SAFE;
+
 CREATE FUNCTION billing_data.ids_from(p_from timestamp with time zone, OUT first_id uuid, OUT last_id uuid) RETURNS record
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing_data.is_check(p_oauth_provider text, p_external_id text, p_wa_id text, p_tenant_id text, p_context_agent_id text, p_context_channel_id text, p_context_request_id text, p_customer_email text, p_user_role text, p_agent_id text, p_marketing_opt_in_source text) RETURNS boolean
+CREATE FUNCTION billing_data.is_charge(p_item billing.charge_item) RETURNS boolean
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE;
+
+CREATE FUNCTION billing_data.is_check(p_item billing.check_item) RETURNS boolean
     LANGUAGE sql IMMUTABLE PARALLEL SAFE;
 
 CREATE TABLE billing_data.payment_events (
@@ -801,15 +949,15 @@ CREATE FUNCTION billing_data.is_uuid(p_text text) RETURNS boolean
     LANGUAGE sql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing_data.is_web_tier() RETURNS boolean
+CREATE FUNCTION billing_data.key_fault(p_key billing_data.api_keys, p_permission text) RETURNS text
+    LANGUAGE sql STABLE;
+
+CREATE FUNCTION billing_data.item_fault(p_role text, p_credential uuid, p_key billing_data.api_keys, p_permission text) RETURNS text
     LANGUAGE sql STABLE;
 
 CREATE FUNCTION billing_data.kept_secrets(p_stored jsonb, p_given jsonb) RETURNS jsonb
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
-
-CREATE FUNCTION billing_data.key_fault(p_key billing_data.api_keys, p_permission text) RETURNS text
-    LANGUAGE sql STABLE;
 
 CREATE FUNCTION billing_data.key_permissions() RETURNS text[]
     LANGUAGE sql IMMUTABLE PARALLEL SAFE;
@@ -848,6 +996,9 @@ CREATE FUNCTION billing_data.mask_config(p_config_data jsonb) RETURNS jsonb
     LANGUAGE sql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.may_write(p_role text, p_key billing_data.api_keys) RETURNS boolean
+    LANGUAGE sql IMMUTABLE;
+
 CREATE FUNCTION billing_data.money_paid(p_provider text, p_payment_id text) RETURNS TABLE(amount_minor bigint, currency text)
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -856,12 +1007,15 @@ CREATE FUNCTION billing_data.move_default_checks(p_table text, p_from timestamp 
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing_data.new_id() RETURNS uuid
-    LANGUAGE sql PARALLEL SAFE;
+CREATE FUNCTION billing_data.no_key() RETURNS uuid
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE;
 
 CREATE FUNCTION billing_data.note_fraud_warning(p_provider text, p_payment_id text, p_warning_id text, p_is_open boolean) RETURNS text
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.nth_id(p_seed bytea, p_place integer) RETURNS uuid
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE;
 
 CREATE FUNCTION billing_data.open_invitation(p_admin_user_id uuid, p_anew boolean) RETURNS timestamp with time zone
     LANGUAGE plpgsql
@@ -875,16 +1029,20 @@ CREATE FUNCTION billing_data.owner_of_payment(p_provider text, p_payment_id text
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.prepare_checks(p_items billing.check_item[], p_role text, p_rest boolean[], p_wait boolean, OUT created boolean[], OUT busy boolean[]) RETURNS record
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET enable_seqscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off';
+
 CREATE FUNCTION billing_data.provider_of_payment(p_external_transaction_id text) RETURNS text
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.purchase_credits(p_uses bigint, p_settled_at timestamp with time zone) RETURNS bigint
     LANGUAGE sql IMMUTABLE
-    SET search_path TO 'pg_catalog', 'pg_temp';
-
-CREATE FUNCTION billing_data.purchase_fingerprint(p_user_role text, p_agent_id text, p_marketing_opt_in boolean, p_marketing_opt_in_source text, p_provider text, p_receipt_email text DEFAULT NULL::text) RETURNS bytea
-    LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.purchase_of_payment(p_provider text, p_payment_id text, p_account_id uuid, p_purchase_id uuid) RETURNS billing_data.purchases
@@ -911,15 +1069,20 @@ CREATE FUNCTION billing_data.refuse_change() RETURNS trigger
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing_data.replay_outcome(p_recorded bytea, p_presented bytea) RETURNS text
-    LANGUAGE sql IMMUTABLE PARALLEL SAFE;
-
 CREATE FUNCTION billing_data.require(p_valid boolean, p_argument text, p_problem text) RETURNS void
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.require_an_admin() RETURNS void
     LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.require_charged(p_item billing.charge_item, p_outcome billing.charge_outcome) RETURNS void
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.require_checked(p_item billing.check_item, p_outcome text) RETURNS void
+    LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.require_credit_of_payment(p_credit billing_data.credits, p_purchase billing_data.purchases) RETURNS void
@@ -990,6 +1153,9 @@ CREATE FUNCTION billing_data.return_money(p_provider text, p_payment_id text, p_
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.role_of_caller(p_api_key_id uuid) RETURNS text
+    LANGUAGE sql STABLE;
+
 CREATE FUNCTION billing_data.search_patterns(p_search text, p_match text) RETURNS text[]
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -1032,6 +1198,17 @@ CREATE FUNCTION billing_data.utc_text(p_at timestamp with time zone) RETURNS tex
 CREATE FUNCTION billing_data.version_of_cursor(p_cursor text, p_account_id uuid, p_newest bigint) RETURNS bigint
     LANGUAGE plpgsql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.wants_purchase(p_status text, p_denial_reason text) RETURNS boolean
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE;
+
+CREATE FUNCTION billing_data.weigh_charges(p_items billing.charge_item[], p_left boolean[], p_locked uuid[], p_role text, p_wait boolean) RETURNS TABLE(item integer, outcome text, asked billing.charge_item, used billing_data.charges, fingerprint bytea, api_key_id uuid, account_id uuid, account_currency text, ledger_version bigint, balance_before bigint, balance_after bigint, free_uses_after bigint, paid_with text)
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET enable_seqscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off';
 
 CREATE FUNCTION billing_data.with_profile(p_account billing_data.accounts, p_customer_email text, p_user_role text, p_agent_id text, p_marketing_opt_in boolean, p_marketing_opt_in_source text, p_now timestamp with time zone) RETURNS billing_data.accounts
     LANGUAGE plpgsql IMMUTABLE

@@ -155,6 +155,16 @@ WRITES: dict[str, dict[str, Any]] = {
     "set_pricing": {"reason": "a test"},
     "set_provider_config": {"provider_type": "stripe"},
 }
+# Items in the text form of a composite, the API key last.
+_CHECK = "(oauth:google,nobody,,,,,,,,,,,)"
+_CHARGE = '(oauth:google,nobody,1,USD,"one use",,,,,,,,,,,)'
+WRITES["check_items"] = {"items": [_CHECK]}
+WRITES["charge_items"] = {"items": [_CHARGE]}
+WRITES["charge_items_once"] = {
+    "idempotency_key": "k",
+    "request_fingerprint": b"x",
+    "items": [_CHARGE],
+}
 WRITES["create_charges_once"] = {
     **dict.fromkeys(CHARGE_ARRAYS),
     **WRITES["create_charges"],
@@ -212,6 +222,7 @@ STAFF = tuple(
         set(WRITES)
         - set(BATCHES)
         - {"check_credit", "create_charge", "create_charges_once", "create_staff_token"}
+        - {"check_items", "charge_items", "charge_items_once"}
     )
 )
 FOR_DBAS: dict[str, dict[str, Any]] = {
