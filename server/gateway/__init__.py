@@ -29,6 +29,7 @@ from server.gateway.errors import (
     RightsMissing,
     Unavailable,
     is_retryable,
+    met_a_deploy,
     translate,
 )
 from server.gateway.lanes import OTHERS, Blame, Item, Lane, Row
@@ -65,7 +66,8 @@ _STAFF = 2
 _HEALTH_CHECKS = 1
 _REPLICA_READS = 4  # on the replica, and one more connection there that watches it
 _BATCH_PAUSE, _LONGEST_BATCH_PAUSE = 0.002, 0.05  # between tries of a batch with a held account
-_ATTEMPTS = 4  # at a call that a deadlock or a serialization failure undid
+_ATTEMPTS = 4  # at a call that a deadlock, a serialization failure or a deploy undid
+_DEPLOY_PAUSE = 0.02
 # Whatever all others are waiting for, each kind of call finds its connection.
 _LANES = 2 * (_LANE_FLIGHTS + _WAITERS + 1)
 _POOL_SIZE = sum(
@@ -467,6 +469,8 @@ class Gateway:
                 except asyncpg.PostgresError as error:
                     if not is_retryable(error):
                         raise
+                    if met_a_deploy(error):
+                        await asyncio.sleep(_DEPLOY_PAUSE)
             return await self._run(pool, connection, call, *arguments, client=client)
         except asyncpg.PostgresError as error:
             raise translate(error) from None

@@ -124,8 +124,22 @@ def meaning(sqlstate: str | None) -> Meaning:
 
 
 def is_retryable(error: asyncpg.PostgresError) -> bool:
-    """Whether the transaction was undone and may simply be run again."""
-    return meaning(error.sqlstate) is Meaning.AGAIN
+    """Whether the transaction was undone and may simply be run again: what is wrong in earnest is
+    so the next time as well."""
+    return meaning(error.sqlstate) is Meaning.AGAIN or met_a_deploy(error)
+
+
+# A function or type was replaced between PostgreSQL's look for it and its use of it: it does not
+# exist, or has another shape. Seen where deploys and calls met a thousand times.
+_REPLACED = frozenset({"42703", "42704", "42804", "42883", "42P13"})
+
+
+def met_a_deploy(error: asyncpg.PostgresError) -> bool:
+    """Whether the call may have met a deploy that was just being committed: other sessions see what
+    it brings a moment before they hear that what they remember is gone."""
+    return error.sqlstate in _REPLACED or (
+        error.sqlstate == "XX000" and str(error).startswith("cache lookup failed for ")
+    )
 
 
 def condemns(error: asyncpg.PostgresError) -> bool:
