@@ -50,6 +50,15 @@ RETURN num_nonnulls(
 COMMENT ON FUNCTION billing_data.changes_profile IS
     'Whether a profile update would change an account. Helper.';
 
+-- Whether an item carries something that a profile update could change.
+CREATE OR REPLACE FUNCTION billing_data.has_profile(
+    p_customer_email text, p_user_role text, p_agent_id text, p_marketing_opt_in boolean
+) RETURNS boolean
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN num_nonnulls(p_customer_email, p_user_role, p_agent_id) > 0 OR p_marketing_opt_in IS TRUE;
+COMMENT ON FUNCTION billing_data.has_profile IS
+    'Whether an item carries a profile update. Helper.';
+
 -- Makes a profile update. Locks: the account. Writes: accounts 0..1.
 CREATE OR REPLACE FUNCTION billing_data.change_profile(
     p_account_id uuid,

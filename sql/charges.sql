@@ -114,6 +114,10 @@ BEGIN
             ON coalesce(k.credential, k.id) = (i.asked).api_key_id
         WHERE p_locked[width_bucket(a.id, p_locked)] = a.id AND billing_data.is_charge(i.asked)
             AND billing_data.item_fault(p_role, (i.asked).api_key_id, k, 'billing:write') IS NULL
+            AND billing_data.has_profile(
+                (i.asked).customer_email, (i.asked).user_role, (i.asked).agent_id,
+                (i.asked).marketing_opt_in
+            )
         ORDER BY a.id, i.item
     LOOP
         PERFORM billing_data.change_profile(

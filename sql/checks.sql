@@ -115,10 +115,10 @@ BEGIN
                 ON coalesce(k.credential, k.id) = (i.asked).api_key_id
         ) AS s
         WHERE s.is_due AND s.counts
-            AND num_nonnulls(
+            AND billing_data.has_profile(
                 (s.asked).customer_email, (s.asked).user_role, (s.asked).agent_id,
-                nullif((s.asked).marketing_opt_in, false)
-            ) > 0
+                (s.asked).marketing_opt_in
+            )
         ORDER BY s.account_id, s.item
     LOOP
         IF NOT p_wait THEN
