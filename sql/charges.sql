@@ -94,7 +94,7 @@ COMMENT ON FUNCTION billing_data.accounts_to_charge IS
     'The accounts that a list of charges must lock, and whether a profile changes. Helper.';
 
 -- Makes the profile updates that a list of charges carries, at the accounts that are locked for it.
-CREATE OR REPLACE FUNCTION billing_data.change_profiles(
+CREATE OR REPLACE FUNCTION billing_data.apply_profiles(
     p_items billing.charge_item[], p_locked uuid[], p_role text
 ) RETURNS void
 LANGUAGE plpgsql VOLATILE
@@ -127,7 +127,7 @@ BEGIN
     END LOOP;
 END
 $$;
-COMMENT ON FUNCTION billing_data.change_profiles IS
+COMMENT ON FUNCTION billing_data.apply_profiles IS
     'Makes the profile updates of a list of charges. Helper.';
 
 -- What becomes of an item before its account is looked at more closely, NULL when it is to be charged.
@@ -443,7 +443,7 @@ BEGIN
         PERFORM set_config('lock_timeout', v_lock_timeout, true);
     END IF;
     IF v_changes_profiles THEN
-        PERFORM billing_data.change_profiles(p_items, v_locked, v_role);
+        PERFORM billing_data.apply_profiles(p_items, v_locked, v_role);
     END IF;
     LOOP
         v_round := billing_data.charge_round(p_items, v_left, v_locked, v_role, p_wait);

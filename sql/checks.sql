@@ -379,3 +379,42 @@ $$;
 COMMENT ON FUNCTION billing.check_credit IS
     'Tells whether a user may go on; creates the account if new. For billing_server and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.check_credit TO billing_server, billing_dba;
+
+-- An account's checks, newest first, with why they were denied. Errors: actor errors,
+-- invalid_argument. Example: SELECT * FROM billing.list_checks(p_account_id => '...');
+CREATE OR REPLACE FUNCTION billing.list_checks(
+    p_account_id uuid,
+    p_limit bigint DEFAULT 50,
+    p_offset bigint DEFAULT 0,
+    p_session_hash bytea DEFAULT NULL
+) RETURNS TABLE (
+    check_id uuid,
+    has_credit boolean,
+    denial_reason text,
+    credits_remaining bigint,
+    free_uses_remaining bigint,
+    context_agent_id text,
+    context_channel_id text,
+    context_request_id text,
+    created_at timestamptz
+)
+LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM billing_data.authorize(NULL, p_session_hash, 'billing:read');
+    PERFORM billing_data.require_page(p_limit, p_offset, 501);
+    RETURN QUERY
+    SELECT
+        k.id, k.has_credit, k.denial_reason::text, k.credits_remaining, k.free_uses_remaining,
+        k.context_agent_id::text, k.context_channel_id::text, k.context_request_id::text,
+        k.created_at
+    FROM billing_data.credit_checks AS k
+    WHERE k.account_id = p_account_id
+    ORDER BY k.created_at DESC, k.id DESC
+    LIMIT p_limit OFFSET p_offset;
+END
+$$;
+COMMENT ON FUNCTION billing.list_checks IS
+    'Lists an account''s checks, newest first. For billing_server (staff) and billing_dba.';
+GRANT EXECUTE ON FUNCTION billing.list_checks TO billing_server, billing_dba;

@@ -1,41 +1,98 @@
--- Everything that is replaced on every deploy, in load order. `ciris-billing migrate` reads this
--- list; a DBA may run it by hand as a member of billing_owner:
+-- Everything that is replaced on every deploy, in load order, and so the map of this folder.
+-- `ciris-billing migrate` reads the list; a DBA may run it by hand as a member of billing_owner:
 --     psql --single-transaction --file sql/load.sql
+-- Schema billing holds what others may call: a file of a noun holds its functions, and their helpers,
+-- which are in schema billing_data, stand before them. Tables are made by the steps in migrations/.
+-- To find a function: grep -n 'FUNCTION billing.NAME' sql/*.sql
+
+-- What everything stands on.
+--   the schemas; ids
 \ir schema.sql
+--   every refusal and its wording; checks of arguments
 \ir errors.sql
+--   locks by name
 \ir locks.sql
+--   the longest text of each field
 \ir limits.sql
+--   whether two requests are the same
 \ir fingerprints.sql
+--   currencies, their decimals and least amounts
 \ir currencies.sql
+--   guards of rows that never change; digests of ledger rows
 \ir append_only.sql
+--   who calls, and what they may
 \ir actors.sql
+--   the audit log
+\ir audit.sql
+--   prices and other settings
 \ir settings.sql
+--   finding what staff type
+\ir search.sql
+
+-- Accounts, keys and staff.
+--   accounts and profiles
 \ir accounts.sql
+--   API keys
 \ir api_keys.sql
+--   staff and their roles
 \ir admin_users.sql
+--   sessions, sign-in links, tokens of staff
 \ir sign_in.sql
+
+-- The hot path: may this user go on, and this user used one.
+--   months of checks
 \ir check_partitions.sql
+--   the fields of checks, charges and their outcomes
 \ir items.sql
+--   checks
 \ir checks.sql
+--   charges
 \ir charges.sql
+--   whether a charge could be written
 \ir health.sql
+--   who holds an account
 \ir holders.sql
+--   lists of charges that take effect once
 \ir charge_batches.sql
+--   what servers of the release before call
 \ir kept.sql
+
+-- Money.
+--   credits
 \ir credits.sql
+--   payment providers and their secrets
 \ir provider_configs.sql
+--   what is sold
 \ir purchases.sql
+--   one payment, one effect
 \ir payment_effects.sql
+--   a payment that arrived
 \ir payments.sql
+--   refunds and disputes
 \ir payment_returns.sql
+--   events of payment providers
 \ir payment_events.sql
+--   what a person must decide
 \ir payment_problems.sql
+
+-- Books, figures and what staff read and correct.
+--   an account's history
 \ir transactions.sql
+--   proof of the books
 \ir ledger.sql
+--   views for a DBA
 \ir reports.sql
+--   the dashboard's figures
 \ir figures.sql
-\ir console_accounts.sql
-\ir console_lists.sql
+--   accounts as staff find and read them
+\ir account_lists.sql
+--   corrections by staff
+\ir adjustments.sql
+
+-- For the DBA.
+--   what a login can do that it should not
 \ir doors.sql
+--   billing.help()
 \ir help.sql
+--   who may call what
 \ir grants.sql

@@ -280,3 +280,44 @@ $$;
 COMMENT ON FUNCTION billing.list_payments IS
     'Lists what is known of a provider''s payments and their returns. For billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.list_payments TO billing_dba;
+
+-- Lists the payment provider's events, without their payloads. Errors: actor errors,
+-- invalid_argument. Example: SELECT * FROM billing.list_payment_events(p_limit => 10);
+CREATE OR REPLACE FUNCTION billing.list_payment_events(
+    p_limit bigint DEFAULT 50,
+    p_offset bigint DEFAULT 0,
+    p_session_hash bytea DEFAULT NULL
+) RETURNS TABLE (
+    provider text,
+    event_id text,
+    event_type text,
+    payment_id text,
+    account_id uuid,
+    outcome text,
+    needs_attention boolean,
+    deliveries bigint,
+    livemode boolean,
+    received_at timestamptz,
+    last_received_at timestamptz,
+    resolved_at timestamptz,
+    resolution text
+)
+LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM billing_data.authorize(NULL, p_session_hash, 'billing:read');
+    PERFORM billing_data.require_page(p_limit, p_offset, 501);
+    RETURN QUERY
+    SELECT
+        e.provider, e.event_id::text, e.event_type::text, e.payment_id::text, e.account_id,
+        e.outcome, billing_data.is_payment_fault(e.outcome) AND e.resolved_at IS NULL,
+        e.deliveries, e.livemode, e.received_at, e.last_received_at, e.resolved_at, e.resolution
+    FROM billing_data.payment_events AS e
+    ORDER BY e.received_at DESC, e.event_id DESC
+    LIMIT p_limit OFFSET p_offset;
+END
+$$;
+COMMENT ON FUNCTION billing.list_payment_events IS
+    'Lists the payment provider''s events. For billing_server (staff) and billing_dba.';
+GRANT EXECUTE ON FUNCTION billing.list_payment_events TO billing_server, billing_dba;

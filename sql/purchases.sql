@@ -24,7 +24,7 @@ COMMENT ON FUNCTION billing_data.purchase_credits IS
 
 -- The provider's configuration, secrets encrypted.
 -- Errors: payment_provider_not_configured unless it is active and has an API key.
-CREATE OR REPLACE FUNCTION billing_data.require_provider(p_provider text) RETURNS jsonb
+CREATE OR REPLACE FUNCTION billing_data.active_provider_config(p_provider text) RETURNS jsonb
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -40,7 +40,7 @@ BEGIN
     RETURN v_config;
 END
 $$;
-COMMENT ON FUNCTION billing_data.require_provider IS
+COMMENT ON FUNCTION billing_data.active_provider_config IS
     'An active payment provider''s configuration, secrets encrypted. Helper.';
 
 -- Offers the present pack at the present price to an identity, whose account is created when there
@@ -101,7 +101,7 @@ BEGIN
         p_customer_email, p_user_role, p_agent_id, p_marketing_opt_in_source
     );
     PERFORM billing_data.require_short(p_idempotency_key, 'p_idempotency_key');
-    v_config := billing_data.require_provider(p_provider);
+    v_config := billing_data.active_provider_config(p_provider);
     PERFORM billing_data.require_durable_commit();
 
     SELECT f.account, f.created INTO STRICT v_found
@@ -234,7 +234,7 @@ DECLARE
     v_config jsonb;
 BEGIN
     PERFORM billing_data.authorize(p_api_key_id, p_session_hash, 'billing:read');
-    v_config := billing_data.require_provider(p_provider);
+    v_config := billing_data.active_provider_config(p_provider);
     RETURN QUERY
     SELECT
         p.id, p.account_id, CASE WHEN p.id IS NOT NULL THEN billing_data.purchase_status(p) END,
@@ -249,3 +249,78 @@ $$;
 COMMENT ON FUNCTION billing.find_purchase IS
     'Reads the purchase a payment was made for. For billing_server and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.find_purchase TO billing_server, billing_dba;
+
+-- Lists purchases. p_status: offered, pending, settled; or returned: money of it went back.
+-- Errors: actor errors, invalid_argument.
+-- Example: SELECT * FROM billing.list_purchases(p_status => 'settled', p_limit => 10);
+CREATE OR REPLACE FUNCTION billing.list_purchases(
+    p_account_id uuid DEFAULT NULL,
+    p_status text DEFAULT NULL,
+    p_limit bigint DEFAULT 50,
+    p_offset bigint DEFAULT 0,
+    p_session_hash bytea DEFAULT NULL
+) RETURNS TABLE (
+    purchase_id uuid,
+    account_id uuid,
+    oauth_provider text,
+    external_id text,
+    customer_email text,
+    provider text,
+    payment_id text,
+    status text,
+    uses bigint,
+    price_minor bigint,
+    currency text,
+    price_text text,
+    created_at timestamptz,
+    settled_at timestamptz,
+    returned_minor numeric,
+    uses_taken_back numeric,
+    shortfall numeric,
+    returned_text text
+)
+LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_where text := 'true';
+BEGIN
+    PERFORM billing_data.authorize(NULL, p_session_hash, 'billing:read');
+    PERFORM billing_data.require_page(p_limit, p_offset, 501);
+    PERFORM billing_data.require(
+        p_status IS NULL OR p_status IN ('offered', 'pending', 'settled', 'returned'),
+        'p_status', 'it must be offered, pending, settled or returned'
+    );
+    IF p_account_id IS NOT NULL THEN
+        v_where := 'p.account_id = $1';
+    END IF;
+    v_where := v_where || CASE p_status
+        WHEN 'offered' THEN ' AND p.payment_id IS NULL'
+        WHEN 'pending' THEN ' AND p.payment_id IS NOT NULL AND p.settled_at IS NULL'
+        WHEN 'settled' THEN ' AND p.settled_at IS NOT NULL'
+        WHEN 'returned' THEN ' AND EXISTS (SELECT FROM billing_data.payment_returns AS n'
+            ' WHERE n.account_id = p.account_id AND n.purchase_id = p.id)'
+        ELSE ''
+    END;
+    RETURN QUERY EXECUTE
+        'SELECT p.id, p.account_id, a.oauth_provider::text, a.external_id::text,'
+        || ' p.customer_email::text, p.provider, p.payment_id::text,'
+        || ' billing_data.purchase_status(p), p.uses, p.price_minor, p.currency::text,'
+        || ' billing_data.money_text(p.price_minor, p.currency), p.created_at, p.settled_at,'
+        || ' r.money, r.taken, r.short, CASE WHEN r.money > 0 THEN'
+        || ' billing_data.money_text(r.money::bigint, p.currency) ELSE '''' END'
+        || ' FROM billing_data.purchases AS p'
+        || ' INNER JOIN billing_data.accounts AS a ON a.id = p.account_id'
+        || ' CROSS JOIN LATERAL (SELECT coalesce(sum(n.away_minor), 0) AS money,'
+        || ' coalesce(sum(n.uses_taken), 0) AS taken,'
+        || ' coalesce(sum(n.uses_due - n.uses_taken), 0) AS short'
+        || ' FROM billing_data.payment_returns AS n WHERE n.account_id = p.account_id'
+        || ' AND n.purchase_id = p.id AND n.status = ''taken'') AS r'
+        || ' WHERE ' || v_where
+        || ' ORDER BY p.created_at DESC, p.id DESC LIMIT $2 OFFSET $3'
+    USING p_account_id, p_limit, p_offset;
+END
+$$;
+COMMENT ON FUNCTION billing.list_purchases IS
+    'Lists purchases and what became of them. For billing_server (staff) and billing_dba.';
+GRANT EXECUTE ON FUNCTION billing.list_purchases TO billing_server, billing_dba;

@@ -538,6 +538,10 @@ CREATE FUNCTION billing_data.accounts_to_charge(p_items billing.charge_item[], O
     SET enable_hashjoin TO 'off'
     SET enable_mergejoin TO 'off';
 
+CREATE FUNCTION billing_data.active_provider_config(p_provider text) RETURNS jsonb
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE TABLE billing_data.credits (
     id uuid NOT NULL,
     account_id uuid NOT NULL,
@@ -568,6 +572,10 @@ CREATE TABLE billing_data.credits (
 );
 
 CREATE FUNCTION billing_data.append_credit(p_account billing_data.accounts, p_amount_minor bigint, p_transaction_type text, p_description text, p_external_transaction_id text, p_idempotency_key text, p_request_fingerprint bytea, p_now timestamp with time zone, p_api_key_id uuid, p_admin_user_id uuid, p_database_role text, p_payment_provider text, p_credit_id uuid DEFAULT NULL::uuid) RETURNS billing_data.credits
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.apply_profiles(p_items billing.charge_item[], p_locked uuid[], p_role text) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -654,10 +662,6 @@ CREATE FUNCTION billing_data.caller_role() RETURNS text
     LANGUAGE sql STABLE;
 
 CREATE FUNCTION billing_data.change_profile(p_account_id uuid, p_customer_email text, p_user_role text, p_agent_id text, p_marketing_opt_in boolean, p_marketing_opt_in_source text) RETURNS void
-    LANGUAGE plpgsql
-    SET search_path TO 'pg_catalog', 'pg_temp';
-
-CREATE FUNCTION billing_data.change_profiles(p_items billing.charge_item[], p_locked uuid[], p_role text) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -1129,10 +1133,6 @@ CREATE FUNCTION billing_data.require_price(p_pack_price_minor bigint, p_pack_cur
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.require_profile(p_customer_email text, p_user_role text, p_agent_id text, p_marketing_opt_in_source text) RETURNS void
-    LANGUAGE plpgsql STABLE
-    SET search_path TO 'pg_catalog', 'pg_temp';
-
-CREATE FUNCTION billing_data.require_provider(p_provider text) RETURNS jsonb
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 

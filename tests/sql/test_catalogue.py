@@ -307,6 +307,35 @@ def test_helpers_and_trigger_functions_are_granted_to_nobody_and_have_a_comment(
         assert expected in helper["comment"], helper["name"]
 
 
+def test_no_helper_has_the_name_of_a_public_function_but_for_its_ending(
+    functions: list[dict[str, Any]],
+) -> None:
+    public = {function["name"] for function in functions if function["schema"] == "billing"}
+    helpers = {function["name"] for function in functions if function["schema"] == "billing_data"}
+    alike = [
+        (helper, name)
+        for helper in helpers
+        for name in public
+        if helper == name or _stem(helper) == _stem(name)
+    ]
+    assert alike == []
+
+
+def _stem(name: str) -> str:
+    return re.sub(r"(s|_once|_all|_one|_[0-9]+)$", "", name)
+
+
+def test_the_map_names_every_file_once_and_says_what_is_in_it() -> None:
+    lines = (SQL / "load.sql").read_text(encoding="utf-8").splitlines()
+    placed = [
+        (lines[at - 1], line[4:]) for at, line in enumerate(lines) if line.startswith("\\ir ")
+    ]
+    assert sorted(name for _, name in placed) == sorted(
+        file.name for file in SQL.glob("*.sql") if file.name != "load.sql"
+    )
+    assert [name for said, name in placed if not re.match(r"--   \w", said)] == []
+
+
 @pytest.mark.parametrize("name", sorted(FUNCTIONS))
 def test_billing_dba_may_call_every_function_but_the_web_tiers_own(
     module_database: Database, name: str

@@ -1,0 +1,98 @@
+-- The audit log: what staff and database roles did, to what, and why.
+
+-- Writes one row of the audit log: what a staff member or database role did, to what, why.
+CREATE OR REPLACE FUNCTION billing_data.write_audit(
+    p_action text,
+    p_resource_type text,
+    p_resource_id text,
+    p_changes jsonb,
+    p_reason text,
+    p_actor billing_data.actor
+) RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    -- Where from: the web tier says so for the transaction; in psql it is the session's own address.
+    INSERT INTO billing_data.admin_audit_logs (
+        action, resource_type, resource_id, changes, reason, admin_user_id, database_role,
+        ip_address, user_agent
+    )
+    VALUES (
+        p_action, p_resource_type, p_resource_id, p_changes, p_reason, p_actor.admin_user_id,
+        p_actor.database_role,
+        CASE
+            WHEN p_actor.admin_user_id IS NULL THEN inet_client_addr()
+            ELSE nullif(current_setting('billing.client_address', true), '')::inet
+        END,
+        CASE
+            WHEN p_actor.admin_user_id IS NOT NULL
+                THEN left(
+                    nullif(current_setting('billing.client_agent', true), ''),
+                    billing_data.most('user_agent')
+                )
+        END
+    );
+END
+$$;
+COMMENT ON FUNCTION billing_data.write_audit IS 'Writes one row of the audit log. Helper.';
+
+-- Lists the audit log: who (a staff member's e-mail or a database role), what (action; a word before
+-- the dot finds all of its kind), on which thing, in which days (UTC, both included).
+-- Errors: actor errors, invalid_argument.
+-- Example: SELECT * FROM billing.list_audit_log(p_action => 'account', p_limit => 10);
+CREATE OR REPLACE FUNCTION billing.list_audit_log(
+    p_who text DEFAULT NULL,
+    p_action text DEFAULT NULL,
+    p_resource_id text DEFAULT NULL,
+    p_from date DEFAULT NULL,
+    p_to date DEFAULT NULL,
+    p_limit bigint DEFAULT 50,
+    p_offset bigint DEFAULT 0,
+    p_session_hash bytea DEFAULT NULL
+) RETURNS TABLE (
+    id uuid,
+    created_at timestamptz,
+    who text,
+    action text,
+    resource_type text,
+    resource_id text,
+    reason text,
+    changes jsonb,
+    ip_address inet,
+    user_agent text
+)
+LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_where text := 'true';
+BEGIN
+    PERFORM billing_data.authorize(NULL, p_session_hash, 'billing:read');
+    PERFORM billing_data.require_page(p_limit, p_offset, 10000);
+    PERFORM billing_data.require_moment(d.at, d.argument)
+    FROM (VALUES (p_from::timestamptz, 'p_from'), (p_to::timestamptz, 'p_to')) AS d (at, argument);
+    v_where := v_where
+        || CASE WHEN p_who <> ''
+            THEN ' AND lower(coalesce(u.email, l.database_role)) = lower($1)' ELSE '' END
+        || CASE WHEN p_action <> ''
+            THEN ' AND (l.action = $2 OR starts_with(l.action, $2 || ''.''))' ELSE '' END
+        || CASE WHEN p_resource_id <> '' THEN ' AND l.resource_id = $3' ELSE '' END
+        || CASE WHEN p_from IS NOT NULL
+            THEN ' AND l.created_at >= $4::timestamp AT TIME ZONE ''UTC''' ELSE '' END
+        || CASE WHEN p_to IS NOT NULL
+            THEN ' AND l.created_at < ($5 + 1)::timestamp AT TIME ZONE ''UTC''' ELSE '' END;
+    RETURN QUERY EXECUTE
+        'SELECT l.id, l.created_at, coalesce(u.email::text, l.database_role), l.action::text,'
+        || ' l.resource_type::text, l.resource_id::text, l.reason, l.changes, l.ip_address,'
+        || ' l.user_agent'
+        || ' FROM billing_data.admin_audit_logs AS l'
+        || ' LEFT JOIN billing_data.admin_users AS u ON u.id = l.admin_user_id'
+        || ' WHERE ' || v_where
+        || ' ORDER BY l.created_at DESC, l.id DESC LIMIT $6 OFFSET $7'
+    USING p_who, p_action, p_resource_id, p_from, p_to, p_limit, p_offset;
+END
+$$;
+COMMENT ON FUNCTION billing.list_audit_log IS
+    'Lists what staff and DBAs did, when and why. For billing_server (staff) and billing_dba.';
+GRANT EXECUTE ON FUNCTION billing.list_audit_log TO billing_server, billing_dba;
