@@ -12,13 +12,12 @@ import aiohttp_jinja2
 import jinja2
 from aiohttp import web
 
-from server import certificate, later, metrics, telemetry
 from server.admin_pages.page import add_filters
+from server.agent.guard import Guard
 from server.agent.items import ITEM_FIELDS
 from server.config import ServeConfig
 from server.gateway import Gateway
-from server.guard import Guard
-from server.keys import (
+from server.http.app_keys import (
     CONFIG,
     COOKIES,
     GATEWAY,
@@ -28,7 +27,9 @@ from server.keys import (
     PAYMENTS,
     STOPPING,
 )
-from server.middleware import around_request
+from server.http.middleware import around_request
+from server.lazy_import import load_modules
+from server.observe import certificate, metrics, telemetry
 from server.payments.payments import Payments
 from server.resources import resource_folder
 from server.routes import add_routes
@@ -122,7 +123,7 @@ async def _what_is_needed_later(app: web.Application) -> AsyncIterator[None]:
     names = ["stripe"] if config.encryption_keys else []
     if config.staff is not None and config.staff.client_id is not None:
         names += ["authlib.integrations.httpx_client", "authlib.oidc.core"]
-    loading = asyncio.create_task(later.load(*names))
+    loading = asyncio.create_task(load_modules(*names))
     yield
     loading.cancel()
     await asyncio.gather(loading, return_exceptions=True)

@@ -1,6 +1,9 @@
-"""Where sql/, migrations/, templates/ and static/ are: in a wheel inside the package, in a
-checkout beside it."""
+"""The files that travel with the package: sql/, migrations/, templates/ and static/. They are in a
+wheel inside the package, in a checkout beside it."""
 
+from __future__ import annotations
+
+from functools import cache
 from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -15,3 +18,18 @@ def resource_folder(name: str) -> Path:
         if folder.is_dir() and any(folder.iterdir()):
             return folder
     raise FileNotFoundError(f"{name}/ is missing from the installation at {_PACKAGE}")
+
+
+def step_files() -> list[Path]:
+    """The migration steps of this release, without their rollbacks."""
+    return [
+        file
+        for file in resource_folder("migrations").glob("*.sql")
+        if not file.name.endswith(".rollback.sql")
+    ]
+
+
+@cache
+def latest_step() -> str:
+    """The newest step this release knows; a database at it or beyond is fit to serve."""
+    return max(file.stem for file in step_files())

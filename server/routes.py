@@ -30,7 +30,7 @@ from server.admin_pages.page import page, page_for_browsers, public_page
 from server.agent import accounts, charges, checks, credits, purchases, transactions
 from server.agent import models as m
 from server.agent.endpoint import READ, WRITE, Handler, agent_endpoint
-from server.http_server import ignore_other_expectations
+from server.http.aiohttp_server import ignore_other_expectations
 from server.public import docs, service
 from server.staff.guard import Visit, staff_api
 from server.webhooks import stripe

@@ -25,11 +25,11 @@ import psutil
 import psycopg
 import pytest
 
-from server.admin_token import hashed
 from server.api_key_secret import new_secret
 from server.config import SettingsSeed
 from server.embedded import Cluster, EmbeddedError, find_binaries
 from server.migrate import migrate
+from server.staff.admin_token import hashed
 
 # A database is thrown away after its test: what makes commits durable only costs time here.
 THROW_AWAY = {"fsync": "off", "full_page_writes": "off", "max_connections": "300"}

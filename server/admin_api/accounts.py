@@ -15,8 +15,8 @@ from server.admin_api.models import (
     SetStatusRequest,
     UserPath,
 )
-from server.errors import from_refused
 from server.gateway import Refused, Row, calls
+from server.http.errors import from_refused
 
 _METADATA = ("message_id", "agent_id", "channel_id", "request_id")
 

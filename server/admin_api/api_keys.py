@@ -10,8 +10,8 @@ from aiohttp import web
 from server.admin_api.endpoint import NO_STORE, Call, answer, pick
 from server.admin_api.models import CreateKeyRequest, KeyPath, KeysQuery, ReasonQuery
 from server.api_key_secret import new_secret
-from server.errors import ApiError
 from server.gateway import Row, calls
+from server.http.errors import ApiError
 
 _FIELDS = (
     "name",

@@ -27,7 +27,7 @@ from server.admin_api.models import (
     WarningPath,
 )
 from server.gateway import Row, calls
-from server.keys import GATEWAY
+from server.http.app_keys import GATEWAY
 
 _PRICING = ("free_uses", "pack_uses", "pack_price_minor", "pack_currency")
 

@@ -15,13 +15,13 @@ from aiohttp import web
 from pydantic import BaseModel
 
 from server.admin_api.models import PageQuery
-from server.errors import ApiError, from_refused, validation_error
 from server.gateway import Refused, Row
 from server.gateway.calls import FunctionCall
-from server.json_answer import JSON
-from server.request_shape import Shape
+from server.http.errors import ApiError, from_refused, validation_error
+from server.http.json_answer import JSON
+from server.http.request_shape import Shape
+from server.http.validation import Entries
 from server.staff.guard import Visit, require_admin
-from server.validation import Entries
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from uuid import UUID
 from pydantic import AfterValidator, BaseModel, Field, StringConstraints
 from pydantic_core import PydanticCustomError
 
-from server.validation import (
+from server.http.validation import (
     INT64_MAX,
     Currency,
     Cursor,

@@ -10,9 +10,9 @@ from aiohttp import web
 
 from server.admin_api.endpoint import Call, answer, pick
 from server.admin_api.models import ProviderPath, SetProviderRequest
-from server.errors import validation_error
 from server.gateway import Row, calls
-from server.keys import PAYMENTS
+from server.http.app_keys import PAYMENTS
+from server.http.errors import validation_error
 from server.payments.settings import InvalidSetting
 
 

@@ -16,9 +16,9 @@ from aiohttp import web
 from server.admin_pages.lists import list_page, window
 from server.admin_pages.page import PAGE_SIZE, page_number, render
 from server.gateway import Refused, Row, calls
-from server.keys import GATEWAY
+from server.http.app_keys import GATEWAY
+from server.http.validation import CURSOR
 from server.staff.guard import Visit
-from server.validation import CURSOR
 
 TABS = (("ledger", "Ledger"), ("checks", "Checks"), ("purchases", "Purchases"))
 

@@ -16,8 +16,8 @@ from aiohttp import web
 from server.admin_pages.lists import list_page, window
 from server.admin_pages.page import HEADERS, FormFault, page_number, render
 from server.gateway import Row, calls
+from server.http.validation import finite_day
 from server.staff.guard import Visit
-from server.validation import finite_day
 
 _EXPORT_LIMIT = 10_000  # the most that billing.list_audit_log gives at once
 _TEXTS = {"who": "who", "action": "action", "thing": "resource_id"}

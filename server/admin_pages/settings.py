@@ -12,7 +12,7 @@ from server.admin_pages.page import FormFault, done, form_of, reason_of, render,
 from server.admin_pages.provider_view import provider_view, read_provider, sealed, test_connection
 from server.admin_pages.refusals import FORM, all_of, fault_of
 from server.gateway import Refused, Row, calls
-from server.keys import GATEWAY
+from server.http.app_keys import GATEWAY
 from server.staff.guard import Visit, require_admin
 
 _PAGE = "/admin/settings"

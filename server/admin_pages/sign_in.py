@@ -7,9 +7,9 @@ from urllib.parse import urlencode
 from aiohttp import web
 
 from server.admin_pages.page import error_page, render_public, see_other
-from server.admin_token import hashed
 from server.gateway import calls
-from server.keys import CONFIG, COOKIES, GATEWAY
+from server.http.app_keys import CONFIG, COOKIES, GATEWAY
+from server.staff.admin_token import hashed
 from server.staff.guard import Visit, client_of, local_path, visit_of_browser
 from server.staff.sessions import new_session
 

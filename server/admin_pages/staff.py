@@ -11,9 +11,9 @@ from aiohttp import web
 from server.admin_pages.page import FormFault, done, form_of, reason_of, render, required
 from server.admin_pages.refusals import fault_of
 from server.gateway import Refused, Row, calls
-from server.keys import GATEWAY
+from server.http.app_keys import GATEWAY
+from server.http.validation import most
 from server.staff.guard import Visit, require_admin
-from server.validation import most
 
 _ROLES = ("viewer", "admin")
 _ACTIONS = ("role", "deactivate", "reactivate")

@@ -6,11 +6,11 @@ from typing import Any
 
 from aiohttp import web
 
-from server import metrics
 from server.agent.endpoint import Call
 from server.agent.models import AccountPath, AccountRequest
-from server.errors import json_response
 from server.gateway import Row
+from server.http.errors import json_response
+from server.observe import metrics
 
 _FIELDS = (
     "account_id",

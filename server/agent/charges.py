@@ -10,14 +10,14 @@ from uuid import UUID
 import orjson
 from aiohttp import web
 
-from server import metrics
 from server.agent.endpoint import Call, refused_outcome
 from server.agent.items import CHARGE
 from server.agent.models import ChargeBatchRequest, ChargeRequest
-from server.errors import ApiError, error_body, json_response, validation_error, worded
 from server.gateway import Gateway, Item, Row
-from server.keys import CONFIG, REQUEST_ID
-from server.validation import validate
+from server.http.app_keys import CONFIG, REQUEST_ID
+from server.http.errors import ApiError, error_body, json_response, validation_error, worded
+from server.http.validation import validate
+from server.observe import metrics
 
 
 class _Answer(NamedTuple):

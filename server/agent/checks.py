@@ -6,10 +6,10 @@ from time import perf_counter
 
 from aiohttp import web
 
-from server import metrics
 from server.agent import items
 from server.agent.endpoint import Call, refused_outcome
-from server.errors import json_response
+from server.http.errors import json_response
+from server.observe import metrics
 
 
 async def check_credit(request: web.Request, call: Call) -> web.StreamResponse:

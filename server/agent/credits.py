@@ -6,12 +6,12 @@ from typing import Any
 
 from aiohttp import web
 
-from server import metrics
 from server.agent.endpoint import Call
 from server.agent.models import CreditRequest
-from server.errors import ApiError, json_response, worded
 from server.gateway import Row
-from server.validation import INT64_MAX
+from server.http.errors import ApiError, json_response, worded
+from server.http.validation import INT64_MAX
+from server.observe import metrics
 
 
 async def create_credit(request: web.Request, call: Call) -> web.StreamResponse:

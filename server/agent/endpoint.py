@@ -11,13 +11,13 @@ from uuid import UUID
 from aiohttp import web
 from pydantic import BaseModel
 
-from server.client_address import client_address
-from server.errors import ApiError, from_refused, unavailable, validation_error
 from server.gateway import Gateway, Refused, Row
-from server.keys import GATEWAY, GUARD
-from server.quick_decoder import quick_decoder
-from server.request_shape import Shape
-from server.validation import missing
+from server.http.app_keys import GATEWAY, GUARD
+from server.http.client_address import client_address
+from server.http.errors import ApiError, from_refused, unavailable, validation_error
+from server.http.quick_decoder import quick_decoder
+from server.http.request_shape import Shape
+from server.http.validation import missing
 
 READ = "billing:read"
 WRITE = "billing:write"

@@ -14,7 +14,7 @@ from pydantic import (
     WrapValidator,
 )
 
-from server.validation import (
+from server.http.validation import (
     INT64_MAX,
     Currency,
     Cursor,

@@ -9,12 +9,12 @@ from typing import Any
 
 from aiohttp import web
 
-from server import metrics
 from server.agent.endpoint import Call
 from server.agent.models import PurchasePath, PurchaseRequest
-from server.errors import ApiError, json_response, unavailable, worded
 from server.gateway import Refused
-from server.keys import PAYMENTS, REQUEST_ID
+from server.http.app_keys import PAYMENTS, REQUEST_ID
+from server.http.errors import ApiError, json_response, unavailable, worded
+from server.observe import metrics
 from server.payments.settings import ProviderSettings
 from server.payments.stripe_api import (
     Intent,

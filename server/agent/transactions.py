@@ -8,9 +8,9 @@ from aiohttp import web
 
 from server.agent.endpoint import Call
 from server.agent.models import TransactionsQuery
-from server.errors import json_response
 from server.gateway import Refused, Row
-from server.validation import refused_field
+from server.http.errors import json_response
+from server.http.validation import refused_field
 
 
 async def list_transactions(request: web.Request, call: Call) -> web.StreamResponse:

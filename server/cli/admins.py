@@ -7,10 +7,10 @@ import os
 from datetime import UTC, datetime
 from typing import Any
 
-from server.admin_token import hashed, issue_token
 from server.cli.database import call_function
 from server.cli.output import print_json, print_table
 from server.config import load_admin_jwt_secret
+from server.staff.admin_token import hashed, issue_token
 
 
 def add_parser(commands: Any) -> None:

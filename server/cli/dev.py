@@ -19,13 +19,13 @@ import orjson
 import psycopg
 from psycopg import sql
 
-from server.admin_token import hashed
 from server.api_key_secret import verify_secret
 from server.cli.keys import create_key
 from server.cli.output import CommandFailed
 from server.cli.serve import run_server
 from server.config import ServeConfig, SettingsSeed, load_migration_config, load_serve_config
 from server.embedded import Cluster, EmbeddedError, find_binaries, growing_settings
+from server.staff.admin_token import hashed
 
 _DATABASE = "billing"
 _SERVER_LOGIN = "billing_web"

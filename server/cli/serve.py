@@ -52,11 +52,11 @@ def run_server(config: ServeConfig, *, on_ready: Any = None, scratch: Path | Non
     os.environ[_METRICS] = directory
     parent = os.getpid()
     try:
-        from server import logs
+        from server.observe import logs
 
         logs.configure(config.log_level)
         asyncio.run(_check_database(config))
-        from server.gunicorn_server import GunicornServer
+        from server.http.gunicorn_server import GunicornServer
 
         GunicornServer(config, on_ready).run()
     except SystemExit as stop:

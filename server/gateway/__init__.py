@@ -1,7 +1,7 @@
 """The only door from Python to the database: typed calls of the functions in schema billing.
 
 No rule is decided here. A call that a function refuses raises Refused; a database that cannot
-answer raises Unavailable; both are turned into HTTP answers in server/errors.py."""
+answer raises Unavailable; both are turned into HTTP answers in server/http/errors.py."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from uuid import UUID
 import asyncpg
 import orjson
 
-from server import metrics, telemetry
 from server.config import ServeConfig
 from server.gateway import calls
 from server.gateway.calls import FunctionCall, ItemType, SchemaMismatch
@@ -37,6 +36,7 @@ from server.gateway.pool import Connection, Pool
 from server.gateway.pooler import TransactionPool
 from server.gateway.replica import PRIMARY_POSITION, Replica
 from server.gateway.tracks import Track
+from server.observe import metrics, telemetry
 
 __all__ = [
     "CHARGE_KEY",

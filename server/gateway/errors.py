@@ -9,7 +9,7 @@ from typing import Any
 import asyncpg
 import orjson
 
-from server import metrics
+from server.observe import metrics
 
 
 class Unavailable(Exception):

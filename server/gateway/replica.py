@@ -17,10 +17,10 @@ from typing import Any
 
 import asyncpg
 
-from server import metrics
 from server.gateway.errors import DatabaseFault, Refused, Unavailable
 from server.gateway.lanes import Row
 from server.gateway.pool import Pool
+from server.observe import metrics
 
 _LOG = logging.getLogger(__name__)
 _INTERVAL = 1.0

@@ -12,7 +12,7 @@ from server.migrate.runner import (
     rollback,
     status,
 )
-from server.steps import latest_step
+from server.resources import latest_step
 
 __all__ = [
     "KeptSetting",

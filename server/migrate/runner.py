@@ -16,8 +16,7 @@ from yoyo.migrations import MigrationList
 
 from server.config import SettingsSeed
 from server.migrate.definitions import load_definitions
-from server.resources import resource_folder
-from server.steps import step_files
+from server.resources import resource_folder, step_files
 
 _LOCK_PATIENCE_SECONDS = 60.0
 _DEPLOY_TABLE: LiteralString = "public._billing_deploy"

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import aiohttp
 
-from server import __version__, metrics
-from server.later import Later
+from server import __version__
+from server.lazy_import import LazyModule
+from server.observe import metrics
 
 if TYPE_CHECKING:
     import stripe
 else:
-    stripe = Later("stripe")
+    stripe = LazyModule("stripe")
 
 _RETRIES = 1
 _AT_ONCE = 50

@@ -19,7 +19,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from server import __version__
-from server.json_answer import JSON
+from server.http.json_answer import JSON
 from server.public.answers import (
     ERROR_HEADERS,
     ERROR_SCHEMAS,

@@ -8,11 +8,11 @@ from datetime import UTC, datetime
 
 from aiohttp import web
 
-from server import metrics
-from server.errors import ApiError, json_response
 from server.gateway import DatabaseFault, ReadOnly, Refused, Unavailable
-from server.keys import CONFIG, GATEWAY
-from server.steps import latest_step
+from server.http.app_keys import CONFIG, GATEWAY
+from server.http.errors import ApiError, json_response
+from server.observe import metrics
+from server.resources import latest_step
 
 _HEALTH_TIMEOUT = 0.9
 

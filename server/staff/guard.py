@@ -13,12 +13,12 @@ from uuid import UUID
 import jwt
 from aiohttp import web
 
-from server.admin_token import hashed
-from server.client_address import client_address
-from server.errors import ApiError, worded
 from server.gateway import Refused, Row, calls
 from server.gateway.calls import FunctionCall
-from server.keys import CONFIG, COOKIES, GATEWAY
+from server.http.app_keys import CONFIG, COOKIES, GATEWAY
+from server.http.client_address import client_address
+from server.http.errors import ApiError, worded
+from server.staff.admin_token import hashed
 from server.staff.sessions import BrowserSession
 
 _BEARER = {"WWW-Authenticate": "Bearer"}

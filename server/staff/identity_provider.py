@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from server.config import StaffConfig
-from server.later import Later
+from server.lazy_import import LazyModule
 
 if TYPE_CHECKING:
     import httpx2
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from joserfc import errors as jose_errors
     from joserfc import jwk, jwt
 else:
-    httpx2 = Later("httpx2")
-    authlib_errors = Later("authlib.common.errors")
-    httpx_client = Later("authlib.integrations.httpx_client")
-    oidc = Later("authlib.oidc.core")
-    jose_errors = Later("joserfc.errors")
-    jwk = Later("joserfc.jwk")
-    jwt = Later("joserfc.jwt")
+    httpx2 = LazyModule("httpx2")
+    authlib_errors = LazyModule("authlib.common.errors")
+    httpx_client = LazyModule("authlib.integrations.httpx_client")
+    oidc = LazyModule("authlib.oidc.core")
+    jose_errors = LazyModule("joserfc.errors")
+    jwk = LazyModule("joserfc.jwk")
+    jwt = LazyModule("joserfc.jwt")
 
 _TIMEOUT = 10.0
 _DISCOVERY_SECONDS = 3600.0

@@ -14,9 +14,9 @@ from aiohttp import web
 from aiohttp_session import Session
 from aiohttp_session.cookie_storage import EncryptedCookieStorage
 
-from server.admin_token import hashed
 from server.config import StaffConfig
 from server.encryption import derived_key
+from server.staff.admin_token import hashed
 
 SESSION_SECONDS = 24 * 3600
 SIGN_IN_SECONDS = 600

@@ -22,9 +22,9 @@ import psycopg
 import pytest
 from cryptography.fernet import Fernet
 
-from server.admin_token import issue_token
 from server.encryption import derived_key
 from server.routes import PAGE, ROUTES, STAFF
+from server.staff.admin_token import issue_token
 from tests.http.test_openapi import CODES, EVERY_OPERATION, validate_answer
 from tests.http.wire import (
     INT64_MAX,

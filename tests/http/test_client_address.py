@@ -9,9 +9,9 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 
-from server.client_address import client_address, parse_hop
 from server.config import ConfigError, ServeConfig, load_serve_config
-from server.keys import CONFIG
+from server.http.app_keys import CONFIG
+from server.http.client_address import client_address, parse_hop
 from tests.support import Database, Service, identity, running_service, wait_for
 
 TRUSTED = "127.0.0.1, 10.0.0.0/8 2001:db8::/32"

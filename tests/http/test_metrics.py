@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
-from server import metrics
+from server.observe import metrics
 from server.routes import ROUTES
 from tests.http.wire import ACCOUNTS, BATCH, CHARGES, CHECK, CREDITS, TRANSACTIONS
 from tests.support import (
@@ -522,7 +522,7 @@ def test_a_gauge_that_is_told_late_tells_its_newest_value() -> None:
 def test_a_new_process_does_not_count_again_what_its_parent_counted(tmp_path: Path) -> None:
     script = """
 import os
-from server import metrics
+from server.observe import metrics
 metrics.count_check("allowed").inc()
 child = os.fork()
 metrics.flush()

@@ -19,11 +19,11 @@ import psycopg
 import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
+from server.http.validation import INT64_MAX
 from server.public.answers import ERROR_HEADERS
 from server.public.docs import document
 from server.routes import INTERNAL, OPEN_PAGE, PAGE, ROUTES
 from server.routes import SIGNED as SIGNED_GUARD
-from server.validation import INT64_MAX
 from tests.payments import (
     forget_faults,
     paying_service,

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, Field, field_validator
 
 from server.agent import models as m
-from server.quick_decoder import quick_decoder
-from server.validation import parse_json_body, validate
+from server.http.quick_decoder import quick_decoder
+from server.http.validation import parse_json_body, validate
 
 MODELS = (m.CheckRequest, m.ChargeRequest, m.AccountRequest, m.PurchaseRequest)
 QUICK = {model: quick_decoder(model) for model in MODELS}

@@ -16,13 +16,14 @@ import orjson
 import pytest
 from aiohttp import web
 
-from server import http_server, metrics, request_shape
 from server.app import build_app
 from server.config import ServeConfig
-from server.http_server import Runner
-from server.json_answer import JsonAnswer
-from server.keys import GATEWAY, STOPPING
-from server.request_shape import Shape
+from server.http import aiohttp_server, request_shape
+from server.http.aiohttp_server import Runner
+from server.http.app_keys import GATEWAY, STOPPING
+from server.http.json_answer import JsonAnswer
+from server.http.request_shape import Shape
+from server.observe import metrics
 from tests.http.wire import CHARGES, CHECK, TIME, UUID
 from tests.support import Database, charge_body, identity
 
@@ -282,7 +283,7 @@ async def test_nobody_sees_which_way_a_request_went(
         taken["prepare"] += 1
         return await web.Response.prepare(self, request)
 
-    monkeypatch.setattr(http_server._FixedPaths, "__call__", general)
+    monkeypatch.setattr(aiohttp_server._FixedPaths, "__call__", general)
     monkeypatch.setattr(request_shape, "_body", read)
     monkeypatch.setattr(JsonAnswer, "prepare", prepare)
     monkeypatch.setattr(Shape, "quick", None)

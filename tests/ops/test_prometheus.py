@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from server import certificate, metrics
+from server.observe import certificate, metrics
 from tests.http.wire import ACCOUNTS, CHARGES, CHECK, CREDITS
 from tests.payments import (
     PURCHASES,

@@ -17,7 +17,7 @@ import httpx
 import psutil
 import pytest
 
-from server.admin_token import issue_token
+from server.staff.admin_token import issue_token
 from tests.ops.load import Load, account_with_credits
 from tests.ops.proxy import TcpProxy, service_behind, socket_of
 from tests.replica import ReplicaCluster, socket_folder

@@ -15,8 +15,8 @@ from aiohttp import web
 from pydantic import AfterValidator, BaseModel, StringConstraints, ValidationError
 from pydantic_core import PydanticCustomError
 
-from server.errors import validation_error
 from server.gateway import Refused
+from server.http.errors import validation_error
 from server.resources import resource_folder
 
 INT64_MAX = 2**63 - 1

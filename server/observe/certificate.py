@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cryptography import x509
 
-from server import metrics
+from server.observe import metrics
 
 _LOG = logging.getLogger(__name__)
 _INTERVAL = 3600.0

@@ -25,9 +25,9 @@ from opentelemetry.trace import Span, SpanKind, Status, StatusCode, format_span_
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from server import __version__
-from server.errors import ApiError
 from server.gateway.errors import Refused
-from server.keys import REQUEST_ID
+from server.http.app_keys import REQUEST_ID
+from server.http.errors import ApiError
 
 _T = TypeVar("_T")
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]

@@ -1,5 +1,5 @@
-"""Large packages that only some requests need are loaded after the start, so that a server that was
-started again answers sooner."""
+"""Large packages that only some requests need are imported after the start, so that a server that
+has just started answers sooner."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 _WARM_UP_SECONDS = 2.0
 
 
-class Later:
+class LazyModule:
     """A module that is loaded when something of it is first asked for."""
 
     def __init__(self, name: str) -> None:
@@ -21,7 +21,7 @@ class Later:
         return getattr(import_module(self._name), attribute)
 
 
-async def load(*names: str) -> None:
+async def load_modules(*names: str) -> None:
     """Loads modules in a thread, when the server has begun to answer: who needs them first would
     make all others wait."""
     await asyncio.sleep(_WARM_UP_SECONDS)

@@ -1,5 +1,5 @@
 """Traces, when an OTLP collector is named: the switch that the rest of the server looks at. What is
-behind it, server/tracing.py, imports OpenTelemetry, and is itself imported only when it is on."""
+behind it, tracing.py, imports OpenTelemetry, and is itself imported only when it is on."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
 
 if TYPE_CHECKING:
-    from server.tracing import Tracer
+    from server.observe.tracing import Tracer
 
     class _Call(Protocol):
         @property
@@ -41,7 +41,7 @@ def start(env: Mapping[str, str]) -> None:
     global tracer  # noqa: PLW0603
     if is_wanted(env):
         try:
-            from server.tracing import Tracer
+            from server.observe.tracing import Tracer
 
             tracer = Tracer()
         except Exception as error:

@@ -11,7 +11,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
 from aiohttp import web
 
-from server.keys import CONFIG
+from server.http.app_keys import CONFIG
 
 
 def client_address(request: web.Request) -> str | None:

@@ -9,10 +9,10 @@ from typing import Any
 from aiohttp import web
 from pydantic import BaseModel, Field
 
-from server.errors import ApiError
-from server.json_answer import JSON
-from server.quick_decoder import QuickDecoder
-from server.validation import Entries, Text255, missing, parse_json_body, validate
+from server.http.errors import ApiError
+from server.http.json_answer import JSON
+from server.http.quick_decoder import QuickDecoder
+from server.http.validation import Entries, Text255, missing, parse_json_body, validate
 
 
 class WriteHeaders(BaseModel):

@@ -12,10 +12,10 @@ from time import perf_counter
 
 from aiohttp import web
 
-from server import metrics, telemetry
-from server.errors import ApiError, error_response, from_refused, unavailable
 from server.gateway import Refused, Unavailable
-from server.keys import CONFIG, REQUEST_ID, STOPPING
+from server.http.app_keys import CONFIG, REQUEST_ID, STOPPING
+from server.http.errors import ApiError, error_response, from_refused, unavailable
+from server.observe import metrics, telemetry
 
 _ACCESS = logging.getLogger("server.access")
 _LOG = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ _CODES = {
     404: "not_found",
     405: "method_not_allowed",
     413: "body_too_large",
-    499: "client_gone",  # http_server.ClientGone
+    499: "client_gone",  # aiohttp_server.ClientGone
 }
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 if TYPE_CHECKING:
+    from server.agent.guard import Guard
     from server.config import ServeConfig
     from server.gateway import Gateway
-    from server.guard import Guard
     from server.payments.payments import Payments
     from server.staff.identity_provider import IdentityProvider
     from server.staff.limiter import Limiter

@@ -9,10 +9,10 @@ from typing import Any
 import orjson
 from aiohttp import web
 
-from server import metrics
 from server.gateway import ErrorWording, Refused
-from server.json_answer import JsonAnswer
-from server.keys import REQUEST_ID
+from server.http.app_keys import REQUEST_ID
+from server.http.json_answer import JsonAnswer
+from server.observe import metrics
 
 
 class ApiError(Exception):

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 import msgspec
 from pydantic import AfterValidator, BaseModel
 
-from server.validation import without_nul
+from server.http.validation import without_nul
 
 _LIMITS = frozenset({"gt", "ge", "lt", "le", "min_length", "max_length", "pattern"})
 

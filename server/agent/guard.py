@@ -17,8 +17,8 @@ from typing import TypeVar
 from uuid import UUID
 
 from server.api_key_secret import PREFIX_LENGTH, credential_of, digest_of, verify_secret
-from server.errors import ApiError, unavailable
 from server.gateway import Gateway
+from server.http.errors import ApiError, unavailable
 
 V = TypeVar("V")
 

@@ -11,10 +11,10 @@ from aiohttp import web
 from gunicorn.app.base import BaseApplication
 from gunicorn.glogging import Logger
 
-from server import metrics
 from server.app import build_app
 from server.config import ServeConfig
-from server.http_server import Runner
+from server.http.aiohttp_server import Runner
+from server.observe import metrics
 
 _GRACE_SECONDS = 30
 _KEEPALIVE_SECONDS = 75

@@ -16,8 +16,8 @@ import orjson
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
-from server import metrics
-from server.keys import STOPPING
+from server.http.app_keys import STOPPING
+from server.observe import metrics
 
 _Handler = Callable[[Any], Awaitable[web.StreamResponse]]
 
