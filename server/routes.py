@@ -4,7 +4,6 @@ each line names its guard, public ones too."""
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 
 from aiohttp import web
 from pydantic import BaseModel
@@ -31,35 +30,13 @@ from server.agent import accounts, charges, checks, credits, purchases, transact
 from server.agent import models as m
 from server.agent.endpoint import READ, WRITE, Handler, agent_endpoint
 from server.http.aiohttp_server import ignore_other_expectations
+from server.http.app_keys import ROUTE_TABLE
+from server.http.route import INTERNAL, OPEN_PAGE, PAGE, PUBLIC, SIGNED, STAFF, Route
 from server.public import docs, service
 from server.staff.guard import Visit, staff_api
 from server.webhooks import stripe
 
-PUBLIC = "public"
-INTERNAL = "internal"  # private addresses only, and never through the proxy
-PAGE = "page"  # of the console, for signed-in staff; redirects others to the sign-in page
-OPEN_PAGE = "open page"  # of the console, on the way to signing in
-STAFF = "staff"  # a bearer token of a staff member, or their browser session
-SIGNED = "signed"  # by the payment provider, with the webhook's secret
-
 StaffHandler = Callable[[web.Request, Visit], Awaitable[web.StreamResponse]]
-RequestHandler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """One URL. `guard` is one of the words above, or the permission an API key needs."""
-
-    method: str
-    path: str
-    guard: str
-    handler: RequestHandler
-    summary: str
-    body: type[BaseModel] | None = None
-    parameters: type[BaseModel] | None = None
-    query: type[BaseModel] | None = None
-    success: int = 200
-    idempotent: bool = False
 
 
 def _agent(
@@ -255,6 +232,7 @@ ROUTES: tuple[Route, ...] = (
 
 def add_routes(app: web.Application) -> None:
     """Puts every route on the application; GET routes answer HEAD too."""
+    app[ROUTE_TABLE] = ROUTES
     for route in ROUTES:
         if route.method == "GET":
             app.router.add_get(

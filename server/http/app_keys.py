@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from server.agent.guard import Guard
     from server.config import ServeConfig
     from server.gateway import Gateway
+    from server.http.route import Route
     from server.payments.payments import Payments
     from server.staff.identity_provider import IdentityProvider
     from server.staff.limiter import Limiter
@@ -22,6 +23,7 @@ GUARD: web.AppKey[Guard] = web.AppKey("guard")
 COOKIES: web.AppKey[Cookies] = web.AppKey("cookies")
 IDENTITY_PROVIDER: web.AppKey[IdentityProvider] = web.AppKey("identity_provider")
 LIMITER: web.AppKey[Limiter] = web.AppKey("limiter")
+ROUTE_TABLE: web.AppKey[tuple[Route, ...]] = web.AppKey("route_table")
 PAYMENTS: web.AppKey[Payments] = web.AppKey("payments")
 
 # Set once the process stops accepting: who is answered then must come back on a new connection.

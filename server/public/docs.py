@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Mapping
 from functools import cache
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import aiohttp_jinja2
 import jinja2
@@ -19,7 +19,9 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from server import __version__
+from server.http.app_keys import ROUTE_TABLE
 from server.http.json_answer import JSON
+from server.http.route import INTERNAL, OPEN_PAGE, PAGE, PUBLIC, SIGNED, STAFF, Route
 from server.public.answers import (
     ERROR_HEADERS,
     ERROR_SCHEMAS,
@@ -48,9 +50,6 @@ from server.public.staff_answers import STAFF_SCHEMAS
 from server.public.staff_operations import STAFF_OPERATIONS
 from server.resources import resource_folder
 
-if TYPE_CHECKING:
-    from server.routes import Route
-
 _PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; base-uri 'none'; "
     "form-action 'none'; frame-ancestors 'none'",
@@ -61,12 +60,14 @@ _PAGE_HEADERS = {
 
 async def openapi(request: web.Request) -> web.StreamResponse:
     """The OpenAPI 3.1 document."""
-    return web.Response(body=await asyncio.to_thread(_document_json), content_type=JSON)
+    body = await asyncio.to_thread(_document_json, request.app[ROUTE_TABLE])
+    return web.Response(body=body, content_type=JSON)
 
 
 async def page(request: web.Request) -> web.StreamResponse:
     """The same as a page that needs no script."""
-    html = await asyncio.to_thread(_page_html, aiohttp_jinja2.get_env(request.app))
+    environment = aiohttp_jinja2.get_env(request.app)
+    html = await asyncio.to_thread(_page_html, environment, request.app[ROUTE_TABLE])
     return web.Response(text=html, content_type="text/html", headers=_PAGE_HEADERS)
 
 
@@ -88,13 +89,11 @@ async def static(request: web.Request) -> web.StreamResponse:
 
 
 @cache
-def document() -> dict[str, Any]:
+def document(table: tuple[Route, ...]) -> dict[str, Any]:
     """The OpenAPI document of everything in the route table but what is internal.
 
     Raises LookupError for a route that nobody has described yet."""
-    from server.routes import INTERNAL, OPEN_PAGE, PAGE, ROUTES
-
-    routes = [route for route in ROUTES if route.guard not in (INTERNAL, PAGE, OPEN_PAGE)]
+    routes = [route for route in table if route.guard not in (INTERNAL, PAGE, OPEN_PAGE)]
     schemas = _model_schemas(routes)
     paths: dict[str, dict[str, Any]] = {}
     for route in sorted(routes, key=_reading_order):
@@ -154,15 +153,15 @@ def document() -> dict[str, Any]:
 
 # Each is made once, in a thread: it takes a tenth of a second, and charges do not wait for it.
 @cache
-def _document_json() -> bytes:
-    return orjson.dumps(document())
+def _document_json(table: tuple[Route, ...]) -> bytes:
+    return orjson.dumps(document(table))
 
 
 @cache
-def _page_html(environment: jinja2.Environment) -> str:
+def _page_html(environment: jinja2.Environment, table: tuple[Route, ...]) -> str:
     # Nothing in it is a user's, and its examples have line breaks.
     plain = environment.overlay(finalize=None)
-    return plain.get_template("docs.html").render(view(document()))
+    return plain.get_template("docs.html").render(view(document(table)))
 
 
 def _described(route: Route) -> Operation:
@@ -178,20 +177,14 @@ def _reading_order(route: Route) -> int:
 
 
 def _is_agents(route: Route) -> bool:
-    from server.routes import PUBLIC, SIGNED, STAFF
-
     return route.guard not in (PUBLIC, SIGNED, STAFF)
 
 
 def _is_signed(route: Route) -> bool:
-    from server.routes import SIGNED
-
     return route.guard == SIGNED
 
 
 def _is_staff(route: Route) -> bool:
-    from server.routes import STAFF
-
     return route.guard == STAFF
 
 

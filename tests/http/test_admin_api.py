@@ -23,7 +23,8 @@ import pytest
 from cryptography.fernet import Fernet
 
 from server.encryption import derived_key
-from server.routes import PAGE, ROUTES, STAFF
+from server.http.route import PAGE, STAFF
+from server.routes import ROUTES
 from server.staff.admin_token import issue_token
 from tests.http.test_openapi import CODES, EVERY_OPERATION, validate_answer
 from tests.http.wire import (

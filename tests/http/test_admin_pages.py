@@ -15,7 +15,8 @@ import psycopg
 import pytest
 
 from server.admin_pages import payments
-from server.routes import PAGE, ROUTES
+from server.http.route import PAGE
+from server.routes import ROUTES
 from server.webhooks import stripe
 from tests.identity_provider import FOUNDER, Browser, Console, good_provider, running_console
 from tests.payments import ENCRYPTION_KEY

@@ -23,7 +23,8 @@ import orjson
 import pytest
 from joserfc.jwk import RSAKey
 
-from server.routes import OPEN_PAGE, PAGE, ROUTES
+from server.http.route import OPEN_PAGE, PAGE
+from server.routes import ROUTES
 from tests.identity_provider import (
     CLIENT_ID,
     CLIENT_SECRET,
