@@ -13,29 +13,20 @@ import jinja2
 from aiohttp import web
 
 from server.admin_pages.page import add_filters
-from server.agent.guard import Guard
+from server.agent.guard import GUARD, Guard
 from server.agent.items import ITEM_FIELDS
 from server.config import ServeConfig
 from server.gateway import Gateway
-from server.http.app_keys import (
-    CONFIG,
-    COOKIES,
-    GATEWAY,
-    GUARD,
-    IDENTITY_PROVIDER,
-    LIMITER,
-    PAYMENTS,
-    STOPPING,
-)
+from server.http.app_keys import CONFIG, GATEWAY, STOPPING
 from server.http.middleware import around_request
 from server.lazy_import import load_modules
 from server.observe import certificate, metrics, telemetry
-from server.payments.payments import Payments
+from server.payments.payments import PAYMENTS, Payments
 from server.resources import resource_folder
 from server.routes import add_routes
-from server.staff.identity_provider import IdentityProvider
-from server.staff.limiter import Limiter
-from server.staff.sessions import Cookies
+from server.staff.identity_provider import IDENTITY_PROVIDER, IdentityProvider
+from server.staff.limiter import LIMITER, Limiter
+from server.staff.sessions import COOKIES, Cookies
 
 _OBJECTS_BETWEEN_COLLECTIONS = 20_000
 

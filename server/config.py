@@ -12,6 +12,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from server.limits import INT64_MAX
+
 _DATABASE_SCHEMES = ("postgresql", "postgres", "postgresql+asyncpg", "postgresql+psycopg")
 _MINIMUM_SECRET_LENGTH = 32
 _STRIPE_TIMEOUT = 4.0  # one attempt of two: clients of ours wait ten seconds
@@ -330,11 +332,10 @@ def load_migration_config(env: Mapping[str, str]) -> tuple[str, SettingsSeed]:
         )
     elif url is None and not read.faults:
         url = read.database_url("DATABASE_URL", required=True)
-    top = 2**63 - 1
     seed = SettingsSeed(
-        free_uses=read.optional_integer("FREE_USES", 0, top),
-        pack_uses=read.optional_integer("PACK_USES", 1, top),
-        pack_price_minor=read.optional_integer("PACK_PRICE_MINOR", 1, top),
+        free_uses=read.optional_integer("FREE_USES", 0, INT64_MAX),
+        pack_uses=read.optional_integer("PACK_USES", 1, INT64_MAX),
+        pack_price_minor=read.optional_integer("PACK_PRICE_MINOR", 1, INT64_MAX),
         pack_currency=read.pattern("PACK_CURRENCY", "[A-Z]{3}", "three capital letters"),
         admin_email_domain=read.domain("ADMIN_EMAIL_DOMAIN"),
         founders=tuple(filter(None, re.split(r"[,\s]+", read.env.get("ADMIN_EMAILS", "")))),

@@ -1,5 +1,5 @@
 -- How long what comes in may be, in characters: the one place. The web tier reads this file too
--- (server/http/validation.py); the tables' constraints are the net below it.
+-- (server/limits.py); the tables' constraints are the net below it.
 CREATE OR REPLACE FUNCTION billing_data.most(p_field text) RETURNS integer
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN CASE p_field

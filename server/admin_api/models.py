@@ -10,15 +10,14 @@ from pydantic import AfterValidator, BaseModel, Field, StringConstraints
 from pydantic_core import PydanticCustomError
 
 from server.http.validation import (
-    INT64_MAX,
     Currency,
     Cursor,
     Day,
     Name255,
     Text255,
-    most,
     without_nul,
 )
+from server.limits import INT64_MAX, most
 
 _MOST = 500  # rows of a page
 _MOST_PROBLEMS = 100  # they are worked off one by one

@@ -12,14 +12,20 @@ from aiohttp import web
 
 from server.config import StaffConfig
 from server.gateway import Refused, calls
-from server.http.app_keys import CONFIG, COOKIES, GATEWAY, IDENTITY_PROVIDER, LIMITER
+from server.http.app_keys import CONFIG, GATEWAY
 from server.http.client_address import client_address
 from server.http.errors import ApiError, json_response
 from server.http.validation import missing
 from server.staff.admin_token import hashed
 from server.staff.guard import client_of, local_path, visit_of_browser, visit_of_script
-from server.staff.identity_provider import Person, ProviderUnavailable, SignInFailed
-from server.staff.sessions import new_session
+from server.staff.identity_provider import (
+    IDENTITY_PROVIDER,
+    Person,
+    ProviderUnavailable,
+    SignInFailed,
+)
+from server.staff.limiter import LIMITER
+from server.staff.sessions import COOKIES, new_session
 
 _LOG = logging.getLogger(__name__)
 _FAILED = "OAuth authentication failed: "

@@ -11,8 +11,8 @@ from aiohttp import web
 from server.admin_api.endpoint import Call, answer, pick
 from server.admin_api.models import ProviderPath, SetProviderRequest
 from server.gateway import Row, calls
-from server.http.app_keys import PAYMENTS
 from server.http.errors import validation_error
+from server.payments.payments import PAYMENTS
 from server.payments.settings import InvalidSetting
 
 

@@ -27,6 +27,7 @@ from server.admin_pages.page import (
 from server.admin_pages.refusals import all_of, fault_of
 from server.admin_pages.visible import exact
 from server.gateway import Refused, Row, calls
+from server.limits import INT64_MAX
 from server.staff.guard import Visit, require_admin
 
 _STATUSES = (
@@ -42,7 +43,6 @@ _SORTS = (
     ("credits", "Most paid credits"),
     ("uses", "Most uses"),
 )
-_MOST = 2**63 - 1
 _FIELDS = {
     "p_amount": "amount",
     "p_free_uses": "free_uses",
@@ -112,7 +112,7 @@ async def adjust_credits(request: web.Request, visit: Visit) -> web.StreamRespon
     form = await form_of(request)
     try:
         amount, reason = all_of(
-            lambda: whole_number(form, "amount", -_MOST, _MOST),
+            lambda: whole_number(form, "amount", -INT64_MAX, INT64_MAX),
             lambda: reason_of(form),
         )
         if amount < 0 and form.get("confirm") != "yes":
@@ -165,7 +165,7 @@ async def reset_free_uses(request: web.Request, visit: Visit) -> web.StreamRespo
     form = await form_of(request)
     try:
         free_uses, reason = all_of(
-            lambda: whole_number(form, "free_uses", 0, _MOST, optional=True),
+            lambda: whole_number(form, "free_uses", 0, INT64_MAX, optional=True),
             lambda: reason_of(form),
         )
         changed = await visit.row(

@@ -16,10 +16,11 @@ from jinja2 import Environment
 
 from server.admin_pages.visible import finalize, mark_exact, mark_visible
 from server.gateway import ConnectionLost, Refused, Unavailable
-from server.http.app_keys import CONFIG, COOKIES, REQUEST_ID
+from server.http.app_keys import CONFIG, REQUEST_ID
 from server.http.errors import ApiError
-from server.http.validation import most
+from server.limits import most
 from server.staff.guard import ConsoleClosed, ForgedForm, Handler, NotSignedIn, Visit, staff_page
+from server.staff.sessions import COOKIES
 
 _LOG = logging.getLogger(__name__)
 PAGE_SIZE = 50

@@ -15,7 +15,8 @@ from aiohttp import web
 from server.admin_pages.page import FormFault
 from server.admin_pages.refusals import FORM
 from server.gateway import calls
-from server.http.app_keys import CONFIG, GATEWAY, PAYMENTS, REQUEST_ID
+from server.http.app_keys import CONFIG, GATEWAY, REQUEST_ID
+from server.payments.payments import PAYMENTS
 from server.payments.settings import WEBHOOK_SECRET, InvalidSetting, joined_secrets, secrets_of
 from server.payments.stripe_api import PaymentMissing, PaymentProviderError
 from server.staff.guard import Visit

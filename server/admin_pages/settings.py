@@ -13,10 +13,10 @@ from server.admin_pages.provider_view import provider_view, read_provider, seale
 from server.admin_pages.refusals import FORM, all_of, fault_of
 from server.gateway import Refused, Row, calls
 from server.http.app_keys import GATEWAY
+from server.limits import INT64_MAX
 from server.staff.guard import Visit, require_admin
 
 _PAGE = "/admin/settings"
-_MOST = 2**63 - 1
 _FIELDS = {
     "p_reason": "reason",
     "p_free_uses": "free_uses",
@@ -69,9 +69,9 @@ async def set_pricing(request: web.Request, visit: Visit) -> web.StreamResponse:
 def _changed_pricing(form: Mapping[str, str], before: Mapping[str, Any]) -> dict[str, Any]:
     """What the form changes; an empty field keeps. Raises FormFault, also for no change."""
     values = all_of(
-        lambda: whole_number(form, "free_uses", 0, _MOST, optional=True),
-        lambda: whole_number(form, "pack_uses", 1, _MOST, optional=True),
-        lambda: whole_number(form, "pack_price_minor", 1, _MOST, optional=True),
+        lambda: whole_number(form, "free_uses", 0, INT64_MAX, optional=True),
+        lambda: whole_number(form, "pack_uses", 1, INT64_MAX, optional=True),
+        lambda: whole_number(form, "pack_price_minor", 1, INT64_MAX, optional=True),
         lambda: _currency(form),
     )
     given = dict(zip((name for name, _ in _PRICING), values, strict=True))

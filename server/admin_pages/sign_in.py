@@ -8,10 +8,10 @@ from aiohttp import web
 
 from server.admin_pages.page import error_page, render_public, see_other
 from server.gateway import calls
-from server.http.app_keys import CONFIG, COOKIES, GATEWAY
+from server.http.app_keys import CONFIG, GATEWAY
 from server.staff.admin_token import hashed
 from server.staff.guard import Visit, client_of, local_path, visit_of_browser
-from server.staff.sessions import new_session
+from server.staff.sessions import COOKIES, new_session
 
 
 async def sign_in(request: web.Request) -> web.StreamResponse:

@@ -12,7 +12,7 @@ from server.admin_pages.page import FormFault, done, form_of, reason_of, render,
 from server.admin_pages.refusals import fault_of
 from server.gateway import Refused, Row, calls
 from server.http.app_keys import GATEWAY
-from server.http.validation import most
+from server.limits import most
 from server.staff.guard import Visit, require_admin
 
 _ROLES = ("viewer", "admin")

@@ -10,7 +10,7 @@ from server.agent.endpoint import Call
 from server.agent.models import CreditRequest
 from server.gateway import Row
 from server.http.errors import ApiError, json_response, worded
-from server.http.validation import INT64_MAX
+from server.limits import INT64_MAX
 from server.observe import metrics
 
 

@@ -11,8 +11,9 @@ from uuid import UUID
 from aiohttp import web
 from pydantic import BaseModel
 
+from server.agent.guard import GUARD
 from server.gateway import Gateway, Refused, Row
-from server.http.app_keys import GATEWAY, GUARD
+from server.http.app_keys import GATEWAY
 from server.http.client_address import client_address
 from server.http.errors import ApiError, from_refused, unavailable, validation_error
 from server.http.quick_decoder import quick_decoder

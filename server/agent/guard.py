@@ -16,6 +16,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 from uuid import UUID
 
+from aiohttp import web
+
 from server.api_key_secret import PREFIX_LENGTH, credential_of, digest_of, verify_secret
 from server.gateway import Gateway
 from server.http.errors import ApiError, unavailable
@@ -105,6 +107,9 @@ class Guard:
         credential = credential_of(digest) if found["acts_by_digest"] else found["api_key_id"]
         _remember(self._known, digest, credential, _KNOWN_KEYS)
         return credential
+
+
+GUARD = web.AppKey("guard", Guard)
 
 
 def _remember(memory: OrderedDict[bytes, V], digest: bytes, value: V, limit: int) -> None:

@@ -15,7 +15,6 @@ from pydantic import (
 )
 
 from server.http.validation import (
-    INT64_MAX,
     Currency,
     Cursor,
     Description,
@@ -27,6 +26,7 @@ from server.http.validation import (
     Text255,
     UserRole,
 )
+from server.limits import INT64_MAX
 
 
 def _zero_tolerated(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:

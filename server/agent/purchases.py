@@ -12,9 +12,10 @@ from aiohttp import web
 from server.agent.endpoint import Call
 from server.agent.models import PurchasePath, PurchaseRequest
 from server.gateway import Refused
-from server.http.app_keys import PAYMENTS, REQUEST_ID
+from server.http.app_keys import REQUEST_ID
 from server.http.errors import ApiError, json_response, unavailable, worded
 from server.observe import metrics
+from server.payments.payments import PAYMENTS
 from server.payments.settings import ProviderSettings
 from server.payments.stripe_api import (
     Intent,

@@ -56,9 +56,10 @@ def run_server(config: ServeConfig, *, on_ready: Any = None, scratch: Path | Non
 
         logs.configure(config.log_level)
         asyncio.run(_check_database(config))
+        from server.app import build_app
         from server.http.gunicorn_server import GunicornServer
 
-        GunicornServer(config, on_ready).run()
+        GunicornServer(config, build_app, on_ready).run()
     except SystemExit as stop:
         if os.getpid() != parent:
             raise

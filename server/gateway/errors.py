@@ -10,6 +10,7 @@ import asyncpg
 import orjson
 
 from server.observe import metrics
+from server.observe.coded_error import CodedError
 
 
 class Unavailable(Exception):
@@ -43,13 +44,13 @@ class ReadOnly(Unavailable):
         super().__init__("the database is a standby, or made read-only")
 
 
-class Refused(Exception):
+class Refused(CodedError):
     """A billing function refused the call: `slug` and `status` from billing.errors, `message` as
     worded there, `values` what its placeholders were filled with."""
 
     def __init__(self, slug: str, status: int, message: str, values: dict[str, Any]) -> None:
         super().__init__(message)
-        self.slug = slug
+        self.slug = self.code = slug
         self.status = status
         self.message = message
         self.values = values

@@ -13,9 +13,10 @@ from server.gateway import ErrorWording, Refused
 from server.http.app_keys import REQUEST_ID
 from server.http.json_answer import JsonAnswer
 from server.observe import metrics
+from server.observe.coded_error import CodedError
 
 
-class ApiError(Exception):
+class ApiError(CodedError):
     """An answer other than success. `detail` is a string, or the list of a 422; `extra` are
     further fields of the body."""
 

@@ -11,7 +11,6 @@ from aiohttp import web
 from gunicorn.app.base import BaseApplication
 from gunicorn.glogging import Logger
 
-from server.app import build_app
 from server.config import ServeConfig
 from server.http.aiohttp_server import Runner
 from server.observe import metrics
@@ -37,8 +36,14 @@ class _JsonLogger(Logger):  # type: ignore[misc]
 class GunicornServer(BaseApplication):  # type: ignore[misc]
     """`run()` serves until a signal and then raises SystemExit."""
 
-    def __init__(self, config: ServeConfig, on_ready: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self,
+        config: ServeConfig,
+        build_app: Callable[[ServeConfig], web.Application],
+        on_ready: Callable[[], None] | None = None,
+    ) -> None:
         self._config = config
+        self._build_app = build_app
         self._on_ready = on_ready
         super().__init__()
 
@@ -66,11 +71,10 @@ class GunicornServer(BaseApplication):  # type: ignore[misc]
 
     def load(self) -> Callable[[], Any]:
         """A factory: each worker makes its server in its own event loop, after the fork."""
-        config = self._config
 
         async def factory() -> web.AppRunner:
             return Runner(
-                build_app(config),
+                self._build_app(self._config),
                 access_log=None,  # ours has the request id and no address
                 auto_decompress=False,
                 keepalive_timeout=_KEEPALIVE_SECONDS,

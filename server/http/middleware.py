@@ -46,8 +46,10 @@ async def around_request(request: web.Request, handler: Handler) -> web.StreamRe
         if telemetry.tracer is None:
             response = await _answer(request, handler)
         else:
-            labels = _labels(request.method, request.match_info.route.resource)
-            response = await telemetry.tracer.serve(request, *labels, handler, _answer)
+            method, endpoint = _labels(request.method, request.match_info.route.resource)
+            response = await telemetry.tracer.serve(
+                request, handler, _answer, request_id=presented, method=method, endpoint=endpoint
+            )
     finally:
         metrics.HTTP_IN_PROGRESS.dec()
     headers = response.headers

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from datetime import date, timedelta
 from email.message import Message
@@ -17,24 +16,10 @@ from pydantic_core import PydanticCustomError
 
 from server.gateway import Refused
 from server.http.errors import validation_error
-from server.resources import resource_folder
+from server.limits import INT64_MAX, most
 
-INT64_MAX = 2**63 - 1
-_LIMITS = {
-    field or "": int(length)
-    for field, length in re.findall(
-        r"^    (?:WHEN '([^']+)' THEN|ELSE) (\d+)",
-        (resource_folder("sql") / "limits.sql").read_text(encoding="utf-8"),
-        re.MULTILINE,
-    )
-}
 Entries = list[dict[str, Any]]
 Model = TypeVar("Model", bound=BaseModel)
-
-
-def most(field: str = "") -> int:
-    """How many characters a field may have: what sql/limits.sql says of it, or of all others."""
-    return _LIMITS.get(field, _LIMITS[""])
 
 
 def without_nul(value: str) -> str:

@@ -25,9 +25,7 @@ from opentelemetry.trace import Span, SpanKind, Status, StatusCode, format_span_
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from server import __version__
-from server.gateway.errors import Refused
-from server.http.app_keys import REQUEST_ID
-from server.http.errors import ApiError
+from server.observe.coded_error import CodedError
 
 _T = TypeVar("_T")
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -78,10 +76,12 @@ class Tracer:
     async def serve(
         self,
         request: web.Request,
-        method: str,
-        endpoint: str,
         handler: _Handler,
         answer: Callable[[web.Request, _Handler], Awaitable[web.StreamResponse]],
+        *,
+        request_id: str,
+        method: str,
+        endpoint: str,
     ) -> web.StreamResponse:
         """Answers the request inside the server's span; the caller's traceparent is its parent."""
         if endpoint in _NOT_TRACED:
@@ -104,15 +104,15 @@ class Tracer:
                 "http.request.method": method,
                 "http.route": endpoint,
                 "url.scheme": request.scheme,
-                "request_id": request[REQUEST_ID],
+                "request_id": request_id,
             },
             record_exception=False,
             set_status_on_exception=False,
         ) as span:
             response = await answer(request, noting_faults)
             span.set_attribute("http.response.status_code", response.status)
-            if isinstance(fault, ApiError | Refused):
-                span.set_attribute("billing.error_code", _code(fault))
+            if isinstance(fault, CodedError):
+                span.set_attribute("billing.error_code", fault.code)
             if response.status >= 500:
                 span.set_status(_ERROR)
                 if fault is None:
@@ -186,8 +186,8 @@ class Tracer:
 async def _watched(span: Span, work: Awaitable[_T]) -> _T:
     try:
         return await work
-    except Refused as refusal:  # an answer, not a fault
-        span.set_attribute("billing.outcome", refusal.slug)
+    except CodedError as refusal:  # an answer, not a fault
+        span.set_attribute("billing.outcome", refusal.code)
         raise
     except BaseException as error:
         span.set_status(_ERROR)
@@ -211,6 +211,4 @@ def _record(span: Span, error: BaseException) -> None:
 
 
 def _code(error: BaseException) -> str:
-    if isinstance(error, ApiError):
-        return error.code
-    return error.slug if isinstance(error, Refused) else type(error).__qualname__
+    return error.code if isinstance(error, CodedError) else type(error).__qualname__

@@ -7,6 +7,8 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
+from aiohttp import web
+
 from server.config import ServeConfig
 from server.encryption import Cipher
 from server.payments.settings import ProviderSettings, open_settings, seal_settings
@@ -48,3 +50,6 @@ class Payments:
                 self._api = await StripeApi.open(settings.api_key, self._base_url, self._timeout)
                 self._api_key = settings.api_key
             return self._api
+
+
+PAYMENTS = web.AppKey("payments", Payments)

@@ -13,7 +13,7 @@ from uuid import UUID
 
 import orjson
 
-from server.http.validation import INT64_MAX
+from server.limits import INT64_MAX
 
 _OURS = ("account_id", "oauth_provider", "external_id", "purchase_id")
 _REFUND_EVENTS = frozenset(

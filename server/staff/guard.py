@@ -15,11 +15,11 @@ from aiohttp import web
 
 from server.gateway import Refused, Row, calls
 from server.gateway.calls import FunctionCall
-from server.http.app_keys import CONFIG, COOKIES, GATEWAY
+from server.http.app_keys import CONFIG, GATEWAY
 from server.http.client_address import client_address
 from server.http.errors import ApiError, worded
 from server.staff.admin_token import hashed
-from server.staff.sessions import BrowserSession
+from server.staff.sessions import COOKIES, BrowserSession
 
 _BEARER = {"WWW-Authenticate": "Bearer"}
 _NOT_GOOD = "Invalid or expired token"

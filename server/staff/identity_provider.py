@@ -8,6 +8,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from aiohttp import web
+
 from server.config import StaffConfig
 from server.lazy_import import LazyModule
 
@@ -178,6 +180,9 @@ class IdentityProvider:
             self._metadata = metadata
             self._read_at = time.monotonic()
         return self._metadata
+
+
+IDENTITY_PROVIDER = web.AppKey("identity_provider", IdentityProvider)
 
 
 def _require_success(response: httpx2.Response) -> httpx2.Response:

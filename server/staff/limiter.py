@@ -7,6 +7,8 @@ import time
 from collections import OrderedDict, deque
 from ipaddress import ip_address
 
+from aiohttp import web
+
 _WINDOW = 60.0
 _ATTEMPTS = 20
 _CLIENTS = 10_000
@@ -32,6 +34,9 @@ class Limiter:
             return max(1, round(attempts[0] + _WINDOW - now))
         attempts.append(now)
         return None
+
+
+LIMITER = web.AppKey("limiter", Limiter)
 
 
 def _client(address: str) -> str:

@@ -113,6 +113,9 @@ class Cookies:
         await storage.save_session(request, response, session)
 
 
+COOKIES = web.AppKey("cookies", Cookies)
+
+
 async def _load(storage: EncryptedCookieStorage, request: web.Request) -> dict[str, Any]:
     """What the browser presents, if it is something of ours."""
     try:

@@ -10,9 +10,10 @@ from typing import Any
 from aiohttp import web
 
 from server.gateway import DatabaseFault, Gateway, Refused, Unavailable
-from server.http.app_keys import GATEWAY, PAYMENTS, REQUEST_ID
+from server.http.app_keys import GATEWAY, REQUEST_ID
 from server.http.errors import ApiError, json_response, worded
 from server.observe import metrics
+from server.payments.payments import PAYMENTS
 from server.payments.settings import ProviderSettings
 from server.payments.stripe_api import NotPermitted, PaymentMissing, PaymentProviderError
 from server.payments.stripe_events import InvalidEvent, PaymentEvent, read_event, with_refunds

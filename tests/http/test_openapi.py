@@ -21,7 +21,7 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from server.http.route import INTERNAL, OPEN_PAGE, PAGE
 from server.http.route import SIGNED as SIGNED_GUARD
-from server.http.validation import INT64_MAX
+from server.limits import INT64_MAX
 from server.public.answers import ERROR_HEADERS
 from server.public.docs import document
 from server.routes import ROUTES

@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from server.http.validation import most
+from server.limits import most
 from tests.sql.arguments import Call, argument_types, working_call
 from tests.sql.helpers import Caller, Refusal, new_user, session
 from tests.sql.test_catalogue import FUNCTIONS
