@@ -15,7 +15,7 @@ from server.agent.items import CHARGE
 from server.agent.models import ChargeBatchRequest, ChargeRequest
 from server.gateway import Gateway, Item, Row
 from server.http.app_keys import CONFIG, REQUEST_ID
-from server.http.errors import ApiError, error_body, json_response, validation_error, worded
+from server.http.errors import ApiError, error_body, json_response, refusal, validation_error
 from server.http.validation import validate
 from server.observe import metrics
 
@@ -133,8 +133,8 @@ async def _refusal(request: web.Request, call: Call, row: Row, *, replays: bool)
     outcome: str = row["outcome"]
     if outcome in ("replayed", "conflict"):
         if replays:
-            return await _worded(call.gateway, "idempotency_key_reused", row)
-        error = await _worded(call.gateway, "charge_already_exists", row)
+            return await _catalogue_refusal(call.gateway, "idempotency_key_reused", row)
+        error = await _catalogue_refusal(call.gateway, "charge_already_exists", row)
         error.headers = {"X-Existing-Charge-ID": str(row["charge_id"])}
         error.extra = {"charge": _charge(row)}
         return error
@@ -143,7 +143,7 @@ async def _refusal(request: web.Request, call: Call, row: Row, *, replays: bool)
         if outcome != "busy":
             raise fault  # the key's: it concerns the whole request
         return fault
-    error = await _worded(call.gateway, outcome, row)
+    error = await _catalogue_refusal(call.gateway, outcome, row)
     if outcome == "insufficient_credits":
         balance, required = row["balance"], row["amount_minor"]
         error.extra = {
@@ -158,8 +158,8 @@ async def _refusal(request: web.Request, call: Call, row: Row, *, replays: bool)
     return error
 
 
-async def _worded(gateway: Gateway, slug: str, row: Row) -> ApiError:
-    return worded(
+async def _catalogue_refusal(gateway: Gateway, slug: str, row: Row) -> ApiError:
+    return refusal(
         slug,
         await gateway.wording(slug),
         {

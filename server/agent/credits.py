@@ -9,7 +9,7 @@ from aiohttp import web
 from server.agent.endpoint import Call
 from server.agent.models import CreditRequest
 from server.gateway import Row
-from server.http.errors import ApiError, json_response, worded
+from server.http.errors import ApiError, json_response, refusal
 from server.limits import INT64_MAX
 from server.observe import metrics
 
@@ -52,7 +52,7 @@ async def create_credit(request: web.Request, call: Call) -> web.StreamResponse:
             extra={"credit": _credit(row)},
         )
     slug = "idempotency_key_reused" if outcome == "conflict" else outcome
-    raise worded(
+    raise refusal(
         slug,
         await call.gateway.wording(slug),
         {

@@ -69,7 +69,7 @@ def agent_endpoint(
         try:
             response = await handler(request, call)
         except Refused as error:
-            failure = await refusal(gateway, api_key_id, error)
+            failure = await _error_of(gateway, api_key_id, error)
         except ApiError as error:
             failure = error
         else:
@@ -87,11 +87,11 @@ async def require_api_key(gateway: Gateway, api_key_id: UUID, permission: str) -
     try:
         await gateway.require_api_key(api_key_id, permission)
     except Refused as error:
-        raise await refusal(gateway, api_key_id, error) from error
+        raise await _error_of(gateway, api_key_id, error) from error
 
 
-async def refusal(gateway: Gateway, api_key_id: UUID, error: Refused) -> ApiError:
-    """The answer to a raised refusal. An expired key is told so once; then it is revoked."""
+async def _error_of(gateway: Gateway, api_key_id: UUID, error: Refused) -> ApiError:
+    """The error that answers a refusal. A key that has expired is revoked by it."""
     if error.slug == "api_key_expired":
         await gateway.retire_expired_api_key(api_key_id)
     return from_refused(error)
@@ -109,5 +109,5 @@ async def refused_outcome(
     if outcome.startswith(("api_key_", "permission_")):
         wording = await gateway.wording(outcome)
         message = wording.message.replace("{permission}", permission)
-        return await refusal(gateway, api_key_id, Refused(outcome, wording.status, message, {}))
+        return await _error_of(gateway, api_key_id, Refused(outcome, wording.status, message, {}))
     return None

@@ -13,7 +13,7 @@ from server.agent.endpoint import Call
 from server.agent.models import PurchasePath, PurchaseRequest
 from server.gateway import Refused
 from server.http.app_keys import REQUEST_ID
-from server.http.errors import ApiError, json_response, unavailable, worded
+from server.http.errors import ApiError, json_response, refusal, unavailable
 from server.observe import metrics
 from server.payments.payments import PAYMENTS
 from server.payments.settings import ProviderSettings
@@ -81,7 +81,7 @@ async def get_purchase(request: web.Request, call: Call) -> web.StreamResponse:
         raise _provider_unavailable(request, error) from error
     if known["purchase_id"] is None and (intent is None or not await _is_ours(call, intent)):
         slug = "payment_not_found"
-        raise worded(slug, await call.gateway.wording(slug), {"payment_id": path.payment_id})
+        raise refusal(slug, await call.gateway.wording(slug), {"payment_id": path.payment_id})
     return json_response(200, _payment(path.payment_id, intent, settings, known))
 
 
@@ -109,7 +109,7 @@ async def _provider(
     settings = payments.settings(config_data)
     if settings is None:
         slug = "payment_provider_not_configured"
-        raise worded(slug, await call.gateway.wording(slug), {})
+        raise refusal(slug, await call.gateway.wording(slug), {})
     return settings, await payments.stripe(settings)
 
 

@@ -22,7 +22,7 @@ from server.observe import metrics
 _Handler = Callable[[Any], Awaitable[web.StreamResponse]]
 
 _LOG = logging.getLogger(__name__)
-_FAREWELL_SECONDS = 1.0
+_DRAIN_SECONDS = 1.0
 _MALFORMED = "Malformed HTTP request"
 
 
@@ -135,37 +135,37 @@ class Runner(web.AppRunner):
         if self.server is not None:
             self.app[STOPPING].set()  # from now on answers close their connections
             await self._stop_listening(self.server)
-            await _farewell(self.server)
+            await _drain(self.server)
         await super().cleanup()
 
     async def _stop_listening(self, server: web.Server) -> None:
         loop = asyncio.get_running_loop()
         for site in list(self.sites):
             listener = getattr(site, "_sock", None)  # aiohttp keeps it to itself
-            waiting = _accept_all(listener) if listener is not None else []
+            waiting = _accept_backlog(listener) if listener is not None else []
             await site.stop()  # closes it at once: in between nobody can have connected
             for connection in waiting:
                 await loop.connect_accepted_socket(server, connection)
 
 
-def _accept_all(listener: socket.socket) -> list[socket.socket]:
-    """The connections that wait to be accepted; they would be reset with the listener."""
+def _accept_backlog(listener: socket.socket) -> list[socket.socket]:
+    """Accept the connections that are in the listener's backlog: closing it would reset them."""
     waiting = []
     try:
         while True:
             waiting.append(listener.accept()[0])
-    except OSError:  # nobody waits any more
+    except OSError:  # the backlog is empty
         return waiting
 
 
-async def _farewell(server: web.Server) -> None:
-    """Leaves connections a moment for the request that may be on its way on them: it is answered,
-    and told that its connection ends. Closed at once, a resting connection of a proxy's would
-    swallow the charge that the proxy is just sending."""
-    deadline = monotonic() + _FAREWELL_SECONDS
+async def _drain(server: web.Server) -> None:
+    """Give a request that is on its way a moment to arrive. It is answered, and its connection is
+    closed after the answer. If idle connections were closed at once, the charge that a proxy is
+    just sending on one of them would be lost."""
+    deadline = monotonic() + _DRAIN_SECONDS
     while True:
-        # Before the first look, too: what was just accepted is not in the list yet. aiohttp tells
-        # nobody when a connection has gone.
+        # This comes first, since a connection that was just accepted is not in the list yet.
+        # aiohttp offers no event for a connection that has ended.
         await asyncio.sleep(0.02)
         if not server.connections or monotonic() > deadline:
             return

@@ -20,12 +20,12 @@ def client_address(request: web.Request) -> str | None:
     trusted = request.app[CONFIG].trusted_proxies
     if not trusted or peer is None or not _is_trusted(peer, trusted):
         return peer
-    return _first_stranger(peer, request.headers.getall("X-Forwarded-For", ()), trusted)
+    return _last_untrusted_hop(peer, request.headers.getall("X-Forwarded-For", ()), trusted)
 
 
-def _first_stranger(peer: str, headers: Sequence[str], trusted: tuple[str, ...]) -> str:
-    """The last hop that is none of ours; the farthest of ours if all are. Behind what is no address
-    nothing is known, so the hop before it stands."""
+def _last_untrusted_hop(peer: str, headers: Sequence[str], trusted: tuple[str, ...]) -> str:
+    """The last hop that is not a trusted proxy; the first hop if all are. An entry that is not an
+    address ends the search: the hop after it is given."""
     client = peer
     for header in reversed(headers):
         for hop in reversed(header.split(",")):

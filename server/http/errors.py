@@ -63,14 +63,14 @@ def validation_error(entries: list[dict[str, Any]]) -> ApiError:
     return ApiError(422, "validation_error", entries)
 
 
-def worded(slug: str, wording: ErrorWording, values: Mapping[str, Any]) -> ApiError:
-    """The refusal `slug` in the catalogue's words, its placeholders filled from `values`."""
-    detail = wording.message.format_map(_Blank(values))
+def refusal(slug: str, wording: ErrorWording, values: Mapping[str, Any]) -> ApiError:
+    """The refusal `slug` as billing.errors words it. `values` fill the placeholders."""
+    detail = wording.message.format_map(_Placeholders(values))
     return ApiError(wording.status, slug, detail, headers=_refusal_headers(wording.status))
 
 
 def from_refused(error: Refused) -> ApiError:
-    """A refusal that a function raised."""
+    """The refusal that a function raised."""
     return ApiError(error.status, error.slug, error.message, headers=_refusal_headers(error.status))
 
 
@@ -82,6 +82,7 @@ def _refusal_headers(status: int) -> Mapping[str, str]:
     return {}
 
 
-class _Blank(dict[str, Any]):
+class _Placeholders(dict[str, Any]):
+    # A placeholder without a value stays as it is.
     def __missing__(self, key: str) -> str:
         return "{" + key + "}"

@@ -34,7 +34,8 @@ _FLUSH_SECONDS = 3.0
 _NOT_TRACED = frozenset({"/health", "/metrics"})  # machines ask every few seconds
 _ERROR = Status(StatusCode.ERROR)
 
-# A flight of the gateway inherits the context of whichever request began it, but is nobody's alone.
+# True while a request waits for a batch. The batch runs in the context of the request that started
+# it but serves others too, so its call gets no span of that request.
 _collected: ContextVar[bool] = ContextVar("collected", default=False)
 
 

@@ -17,7 +17,7 @@ from server.gateway import Refused, Row, calls
 from server.gateway.calls import FunctionCall
 from server.http.app_keys import CONFIG, GATEWAY
 from server.http.client_address import client_address
-from server.http.errors import ApiError, worded
+from server.http.errors import ApiError, refusal
 from server.staff.admin_token import hashed
 from server.staff.sessions import COOKIES, BrowserSession
 
@@ -150,7 +150,7 @@ async def require_admin(visit: Visit) -> None:
     if not visit.is_admin:
         slug = "admin_role_required"
         wording = await visit.request.app[GATEWAY].wording(slug)
-        raise worded(slug, wording, {"role": visit.role})
+        raise refusal(slug, wording, {"role": visit.role})
 
 
 def client_of(request: web.Request) -> tuple[str, str]:

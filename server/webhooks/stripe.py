@@ -11,7 +11,7 @@ from aiohttp import web
 
 from server.gateway import DatabaseFault, Gateway, Refused, Unavailable
 from server.http.app_keys import GATEWAY, REQUEST_ID
-from server.http.errors import ApiError, json_response, worded
+from server.http.errors import ApiError, json_response, refusal
 from server.observe import metrics
 from server.payments.payments import PAYMENTS
 from server.payments.settings import ProviderSettings
@@ -136,7 +136,7 @@ async def _settings(request: web.Request, gateway: Gateway) -> ProviderSettings:
         if settings is not None and settings.webhook_secrets:
             return settings
     slug = "payment_provider_not_configured"
-    raise worded(slug, await gateway.wording(slug), {})
+    raise refusal(slug, await gateway.wording(slug), {})
 
 
 async def _complete(
