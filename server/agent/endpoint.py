@@ -91,7 +91,7 @@ async def require_api_key(gateway: Gateway, api_key_id: UUID, permission: str) -
 
 
 async def _error_of(gateway: Gateway, api_key_id: UUID, error: Refused) -> ApiError:
-    """The error that answers a refusal. A key that has expired is revoked by it."""
+    """The error that answers a refusal. A key that has expired is revoked as well."""
     if error.slug == "api_key_expired":
         await gateway.retire_expired_api_key(api_key_id)
     return from_refused(error)
