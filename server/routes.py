@@ -13,7 +13,6 @@ from server.admin_api import analytics as analytics_api
 from server.admin_api import api_keys as keys_api
 from server.admin_api import console as console_api
 from server.admin_api import models as s
-from server.admin_api import oauth
 from server.admin_api import providers as providers_api
 from server.admin_api import users as users_api
 from server.admin_api.endpoint import Handler as StaffApiHandler
@@ -33,6 +32,7 @@ from server.http.aiohttp_server import ignore_other_expectations
 from server.http.app_keys import ROUTE_TABLE
 from server.http.route import INTERNAL, OPEN_PAGE, PAGE, PUBLIC, SIGNED, STAFF, Route
 from server.public import docs, service
+from server.staff import oauth
 from server.staff.guard import Visit, staff_api
 from server.webhooks import stripe
 
