@@ -7,7 +7,7 @@ WORKDIR /build
 # Packages come as wheels only: nothing is compiled, and what has no wheel ends the build.
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ONLY_BINARY=:all:
 RUN python -m venv --without-pip /opt/ciris-billing
-COPY setup.cfg pyproject.toml README.md ./
+COPY setup.cfg pyproject.toml README.md LICENSE ./
 COPY server ./server
 COPY sql ./sql
 COPY migrations ./migrations

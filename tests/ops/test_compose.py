@@ -305,6 +305,7 @@ def test_the_image_holds_no_tool_that_installs_and_no_secret(tree: Path) -> None
         "setup.cfg",
         "pyproject.toml",
         "README.md",
+        "LICENSE",
     }
     assert {line[1:] for line in ignored if line.startswith("!")} == copied
     for name in copied:

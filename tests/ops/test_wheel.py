@@ -58,6 +58,7 @@ def test_the_wheel_holds_what_the_server_reads_and_no_tests(wheel: Path, tree: P
     modules = {str(path.relative_to(tree)) for path in (tree / "server").rglob("*.py")}
     assert modules <= names
     assert "server/py.typed" in names
+    assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
     tops = {name.partition("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"server"}
     assert not [name for name in names if "test" in name or "conftest" in name]
