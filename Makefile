@@ -1,15 +1,19 @@
 # Two commands matter: `make run` (try it) and `make test` (prove it). The rest serves them.
+# What stands after ## at a target is its line in `make help`.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: run test test-pgbouncer venv lint bench bench-growth soak torture secrets clean
+.PHONY: help run test test-pgbouncer venv lint bench bench-growth soak torture secrets clean
 
-run: venv
+help: ## Say what each target does.
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: venv ## Try it: the service with a PostgreSQL of its own, on http://127.0.0.1:8000.
 	@$(BIN)/ciris-billing dev
 
-test: venv
+test: venv ## Prove it: every test.
 	$(BIN)/python -m tests.system_programs
 	$(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile $(BESIDE)
 	$(BIN)/python -m pytest $(addprefix --ignore=,$(BESIDE))
@@ -22,11 +26,11 @@ BESIDE := tests/sql tests/http
 # Some of the API's tests through PgBouncer in transaction mode; all of them take as long as alone.
 POOLED := $(addprefix tests/http/test_,smoke.py contract_charges.py contract_idempotency.py)
 
-test-pgbouncer: venv
+test-pgbouncer: venv ## All tests of the API, through PgBouncer.
 	$(BIN)/python -m tests.system_programs
 	BILLING_TEST_POOLER=pgbouncer $(BIN)/python -m pytest tests/http
 
-venv: $(STAMP)
+venv: $(STAMP) ## Make or update the virtual environment in .venv/.
 
 $(STAMP): setup.cfg pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.12 ...") if sys.version_info < (3, 11) else None'
@@ -35,7 +39,7 @@ $(STAMP): setup.cfg pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[embedded,test]'
 	@touch $(STAMP)
 
-lint: venv
+lint: venv ## Check style, types and Dockerfile.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -44,30 +48,29 @@ lint: venv
 
 # What is measured how, and what the last run gave: docs/performance.md. Three quarters of an hour;
 # QUICK=--quick takes four minutes.
-bench: venv
+bench: venv ## Measure speed beside the least that does the job; QUICK=--quick takes 4 minutes, not 45.
 	$(BIN)/python -m tests.system_programs
 	$(BIN)/python -m bench $(QUICK)
 
 # A new database beside one of 1,000,000 accounts and 10,000,000 ledger rows: 15 minutes, 8 GB of disk.
-bench-growth: venv
+bench-growth: venv ## Measure an empty database beside one of 10,000,000 ledger rows: 15 minutes.
 	$(BIN)/python -m tests.system_programs
 	$(BIN)/python -m bench growth $(QUICK)
 
 # Checks and charges without pause: do memory and latency stay as they are?
 MINUTES ?= 10
-soak: venv
+soak: venv ## Check and charge without pause for MINUTES=10: are memory and latency flat?
 	$(BIN)/python -m tests.system_programs
 	$(BIN)/python -m bench soak --minutes $(MINUTES)
 
 # The property tests for longer, then seeded faults under load: an hour. docs/reliability.md.
 ROUNDS ?= 1000
-torture: venv
+torture: venv ## Strike a running service with faults for ROUNDS=1000, about an hour.
 	HYPOTHESIS_PROFILE=torture $(BIN)/python -m pytest tests/sql/test_ledger_model.py
 	$(BIN)/python -m tests.torture --rounds $(ROUNDS)
 
-# For docker-compose.yml: random secrets in secrets/, where none are yet.
-secrets:
+secrets: ## Make the secrets for docker-compose.yml in secrets/, where none are yet.
 	sh ops/make_secrets.sh
 
-clean:
+clean: ## Remove the virtual environment, what was built, and the database of `make run`.
 	rm -rf $(VENV) build dist *.egg-info .data
