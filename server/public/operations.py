@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from server.public.answers import Schema, ref
+from server.public.service import ROOT
 
-TITLE = "CIRIS Billing API"
+TITLE = ROOT["service"]
 
 INTRODUCTION = """\
 Decides whether an agent may work for a user, and keeps the account of it. A user has free uses \
@@ -453,7 +454,7 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
         "Service",
         "Names the service and the version of the wire contract.",
         answer=ref("ServiceInfo"),
-        example={"service": "CIRIS Billing API", "version": "0.1.0", "status": "running"},
+        example=ROOT,
     ),
     ("GET", "/health"): Operation(
         "getHealth",

@@ -16,12 +16,13 @@ from server.resources import latest_step
 
 _HEALTH_TIMEOUT = 0.9
 
+# The version is a constant of the wire contract that clients know; /openapi.json has the release's.
+ROOT = {"service": "CIRIS Billing API", "version": "0.1.0", "status": "running"}
+
 
 async def root(request: web.Request) -> web.StreamResponse:
-    """Says what answers here; the version is the wire contract's, not the release's."""
-    return json_response(
-        200, {"service": "CIRIS Billing API", "version": "0.1.0", "status": "running"}
-    )
+    """Says what answers here."""
+    return json_response(200, ROOT)
 
 
 async def health(request: web.Request) -> web.StreamResponse:
