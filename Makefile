@@ -5,7 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: help run test test-pgbouncer venv lint bench bench-growth soak torture secrets clean
+.PHONY: help run test test-pgbouncer venv lint bench bench-growth soak torture env secrets clean
 
 help: ## Say what each target does.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -68,6 +68,13 @@ ROUNDS ?= 1000
 torture: venv ## Strike a running service with faults for ROUNDS=1000, about an hour.
 	HYPOTHESIS_PROFILE=torture $(BIN)/python -m pytest tests/sql/test_ledger_model.py
 	$(BIN)/python -m tests.torture --rounds $(ROUNDS)
+
+# The version stands in setup.cfg alone; images are tagged with it, so that one can go back to the one before.
+env: ## Make .env for docker-compose.yml where none is, and write this checkout's version into it.
+	@test -e .env || cp .env.example .env
+	@version=$$(sed -n 's/^version = //p' setup.cfg) \
+		&& env=$$(sed "s/^CIRIS_BILLING_VERSION=.*/CIRIS_BILLING_VERSION=$$version/" .env) \
+		&& printf '%s\n' "$$env" > .env
 
 secrets: ## Make the secrets for docker-compose.yml in secrets/, where none are yet.
 	sh ops/make_secrets.sh

@@ -270,13 +270,36 @@ def _make_secrets(tree: Path, folder: Path, host: str = "billing.example.com") -
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
-def test_the_image_is_tagged_with_the_releases_version(
-    services: dict[str, Any], tree: Path
+def _image(tree: Path) -> str:
+    return str(_composed(tree)["services"]["ciris-billing-api"]["image"])
+
+
+def _name_version(tree: Path, version: str) -> None:
+    """`make env` in a checkout of this version."""
+    setup = (tree / "setup.cfg").read_text()
+    (tree / "setup.cfg").write_text(re.sub(r"(?m)^version = .+$", f"version = {version}", setup))
+    subprocess.run(["make", "env"], check=True, cwd=tree)
+
+
+def test_the_image_is_tagged_with_the_releases_version(tree: Path, tmp_path: Path) -> None:
+    copy = copy_tree(tree, tmp_path / "tree")
+    (copy / ".env").unlink(missing_ok=True)
+    assert _image(copy) == "ciris-billing:local"
+    for version in ("9.8.7", "9.9.0"):
+        _name_version(copy, version)
+        assert _image(copy) == f"ciris-billing:{version}"
+
+
+def test_a_new_version_leaves_the_rest_of_the_environment_as_it_is(
+    tree: Path, tmp_path: Path
 ) -> None:
-    version = re.search(r"^version = (.+)$", (tree / "setup.cfg").read_text(), re.MULTILINE)
-    assert version is not None
-    assert services["ciris-billing-api"]["image"] == f"ciris-billing:{version[1]}"
-    assert f"CIRIS_BILLING_VERSION={version[1]}\n" in (tree / ".env.example").read_text()
+    copy = copy_tree(tree, tmp_path / "tree")
+    (copy / ".env").write_text("A='$b & \\c'\nCIRIS_BILLING_VERSION=0.1\n\n# end\n")
+    (copy / ".env").chmod(0o600)
+    _name_version(copy, "9.8.7")
+    text = (copy / ".env").read_text()
+    assert text == "A='$b & \\c'\nCIRIS_BILLING_VERSION=9.8.7\n\n# end\n"
+    assert (copy / ".env").stat().st_mode & 0o777 == 0o600
 
 
 def test_the_example_of_the_environment_names_what_the_file_reads(tree: Path) -> None:
