@@ -143,7 +143,8 @@ BEGIN
             ON a.oauth_provider = u.provider AND a.external_id = u.external_id
     ), priced AS MATERIALIZED (
         SELECT i.*, p.price,
-            i.paid_credits - (sum(p.price) OVER (PARTITION BY i.account_id ORDER BY i.number))::bigint
+            i.paid_credits
+                - (sum(p.price) OVER (PARTITION BY i.account_id ORDER BY i.number))::bigint
                 AS balance_after
         FROM items AS i
         CROSS JOIN LATERAL (SELECT CASE WHEN i.is_free THEN 0 ELSE i.amount END AS price) AS p
@@ -225,7 +226,8 @@ BEGIN
             CASE WHEN NOT i.has_credit THEN 'no credit' END
         FROM items AS i WHERE i.id IS NOT NULL
     )
-    SELECT CASE WHEN i.id IS NULL THEN 'not_found' ELSE 'checked' END, coalesce(i.has_credit, false),
+    SELECT
+        CASE WHEN i.id IS NULL THEN 'not_found' ELSE 'checked' END, coalesce(i.has_credit, false),
         i.paid_credits, i.plan_name, i.free_uses_remaining, i.total_uses
     FROM items AS i
     ORDER BY i.number;

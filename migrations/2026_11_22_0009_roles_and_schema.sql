@@ -21,7 +21,8 @@ BEGIN
         END IF;
     END LOOP;
     -- Whoever migrates hands objects over to the owner role; where one login does everything, the
-    -- server later gives its rights away by becoming billing_server. The owner may do what DBAs may.
+    -- server later gives its rights away by becoming billing_server. The owner may do what DBAs
+    -- may.
     FOREACH v_role IN ARRAY ARRAY['billing_owner', 'billing_server']
     LOOP
         IF NOT pg_has_role(current_user, v_role, 'USAGE') THEN

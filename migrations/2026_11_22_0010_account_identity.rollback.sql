@@ -10,6 +10,7 @@ ALTER TABLE billing_data.accounts
 
 CREATE INDEX idx_accounts_oauth_external ON billing_data.accounts (oauth_provider, external_id);
 CREATE INDEX idx_accounts_wa_id ON billing_data.accounts (wa_id) WHERE wa_id IS NOT NULL;
-CREATE INDEX idx_accounts_tenant_id ON billing_data.accounts (tenant_id) WHERE tenant_id IS NOT NULL;
+CREATE INDEX idx_accounts_tenant_id ON billing_data.accounts (tenant_id)
+    WHERE tenant_id IS NOT NULL;
 CREATE INDEX idx_accounts_status ON billing_data.accounts (status);
 CREATE INDEX idx_accounts_updated_at ON billing_data.accounts (updated_at);

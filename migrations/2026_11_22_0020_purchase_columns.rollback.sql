@@ -17,8 +17,8 @@ ALTER TABLE billing_data.payment_events
     DROP COLUMN resolved_at,
     DROP COLUMN resolution;
 
--- What a provider's word wrote keeps a writer; what took credits back stays, as history does, so the
--- old rule comes back with room for it.
+-- What a provider's word wrote keeps a writer; what took credits back stays, as history does, so
+-- the old rule comes back with room for it.
 ALTER TABLE billing_data.credits
     DROP CONSTRAINT credits_one_writer,
     DROP CONSTRAINT credits_amount,

@@ -1,6 +1,6 @@
 -- What the dashboard shows over months of ledger, rolled up in slots of five minutes; what is newer
--- than the last finished slot is counted from the ledger itself. Checks get a BRIN index by time: the
--- table is appended to in that order, so it costs next to nothing.
+-- than the last finished slot is counted from the ledger itself. Checks get a BRIN index by time:
+-- the table is appended to in that order, so it costs next to nothing.
 -- depends: 2026_11_22_0023_staff_sessions
 SET LOCAL lock_timeout = '5s';
 

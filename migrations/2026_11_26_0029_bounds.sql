@@ -1,7 +1,7 @@
--- No text without an end enters a row. The functions refuse it (sql/limits.sql says how long a field
--- may be); these constraints are the net below them. Rows that are already there may be longer, so
--- the next step looks at them. A row that will be changed again must fit: what was longer in a
--- description of a key is cut, and so is a resolution, which the audit log has in full.
+-- No text without an end enters a row. The functions refuse it (sql/limits.sql says how long a
+-- field may be); these constraints are the net below them. Rows that are already there may be
+-- longer, so the next step looks at them. A row that will be changed again must fit: what was
+-- longer in a description of a key is cut, and so is a resolution, which the audit log has in full.
 -- depends: 2026_11_26_0028_locks
 SET LOCAL lock_timeout = '1s';
 

@@ -1,9 +1,9 @@
--- What the books are proven by, beside the entries themselves. An account keeps how many free uses it
--- was opened with. Where books began otherwise (after entries of the old service, which are in another
--- unit; with other free uses), a table says after which version and with what; a trigger sees to it
--- that nobody adds to it later. Each entry gets a digest of itself, so that a change to it shows even
--- where nothing is added up, as in the amount of a free use; entries of before have none, and settings
--- keep until when.
+-- What the books are proven by, beside the entries themselves. An account keeps how many free uses
+-- it was opened with. Where books began otherwise (after entries of the old service, which are in
+-- another unit; with other free uses), a table says after which version and with what; a trigger
+-- sees to it that nobody adds to it later. Each entry gets a digest of itself, so that a change to
+-- it shows even where nothing is added up, as in the amount of a free use; entries of before have
+-- none, and settings keep until when.
 -- depends: 2026_11_26_0030_bounds_validated
 SET LOCAL lock_timeout = '1s';
 

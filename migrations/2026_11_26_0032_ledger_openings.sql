@@ -1,9 +1,9 @@
--- Where the books of taken-over accounts begin: after the entries of the old service, which are told
--- by their writer, by ids of another kind than ours and by having no fingerprint of a request (a login
--- that is named 'legacy' makes neither). What the account had there is what its next entry starts
--- from. Free uses are those left now and those used since, less what staff gave. Other accounts are
--- named only if they did not begin with the free uses that are the column's default. No row of
--- accounts is changed or locked.
+-- Where the books of taken-over accounts begin: after the entries of the old service, which are
+-- told by their writer, by ids of another kind than ours and by having no fingerprint of a request
+-- (a login that is named 'legacy' makes neither). What the account had there is what its next entry
+-- starts from. Free uses are those left now and those used since, less what staff gave. Other
+-- accounts are named only if they did not begin with the free uses that are the column's default.
+-- No row of accounts is changed or locked.
 -- depends: 2026_11_26_0031_ledger_proof
 SET LOCAL lock_timeout = '1s';
 

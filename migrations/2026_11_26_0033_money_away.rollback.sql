@@ -1,6 +1,7 @@
 SET LOCAL lock_timeout = '1s';
 
--- Functions of the release that knows these columns; `migrate` of the release before brings its own.
+-- Functions of the release that knows these columns; `migrate` of the release before brings its
+-- own.
 DROP SCHEMA IF EXISTS billing CASCADE;
 
 -- Helpers that take rows of what earlier rollbacks drop.

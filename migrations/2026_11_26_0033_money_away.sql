@@ -1,7 +1,8 @@
 -- A return of money becomes a state: how much of it is away now. What was heard of it last is kept,
 -- so that older news changes nothing, and every entry it made, since a dispute may be lost, won and
--- lost again. One more outcome of events, for payments that claim to be ours and cannot show it; the
--- list of outcomes is extended, not written again, so that steps that do so may come in any order.
+-- lost again. One more outcome of events, for payments that claim to be ours and cannot show it;
+-- the list of outcomes is extended, not written again, so that steps that do so may come in any
+-- order.
 -- depends: 2026_11_26_0032_ledger_openings
 SET LOCAL lock_timeout = '1s';
 

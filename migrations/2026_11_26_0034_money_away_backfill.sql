@@ -1,5 +1,5 @@
--- What is away of the returns that are known, as of the newest event about each, and the entries they
--- made. Those that a rollback had no column for are told by their keys.
+-- What is away of the returns that are known, as of the newest event about each, and the entries
+-- they made. Those that a rollback had no column for are told by their keys.
 -- depends: 2026_11_26_0033_money_away
 SET LOCAL lock_timeout = '1s';
 

@@ -1,5 +1,6 @@
 -- One more outcome of events: one about a charge that Stripe does not show us is kept for a person.
--- The list of outcomes is extended, not written again, so that steps that do so may come in any order.
+-- The list of outcomes is extended, not written again, so that steps that do so may come in any
+-- order.
 -- depends: 2026_11_26_0034_money_away_backfill
 SET LOCAL lock_timeout = '1s';
 

@@ -1,9 +1,9 @@
 -- One payment has one effect: credited with one credit, refunded, or dealt with otherwise by a
--- person. The primary key is what keeps a payment from being credited twice, whoever credits it (the
--- provider's event, a client of the API, staff, a DBA) and on whichever account. What a person must
--- look at beside a provider's events (a report of fraud, a second credit) has a table of its own.
--- Two more outcomes of events; the lists of outcomes are extended, not written again, so that the
--- steps that do so may come in any order.
+-- person. The primary key is what keeps a payment from being credited twice, whoever credits it
+-- (the provider's event, a client of the API, staff, a DBA) and on whichever account. What a person
+-- must look at beside a provider's events (a report of fraud, a second credit) has a table of its
+-- own. Two more outcomes of events; the lists of outcomes are extended, not written again, so that
+-- the steps that do so may come in any order.
 -- depends: 2026_11_26_0035_unreadable_charges
 SET LOCAL lock_timeout = '1s';
 

@@ -1,8 +1,8 @@
--- Who used the service in the last days, told truly: a user is an account that was charged, and users
--- of 30 days are no sum of daily ones. One row an account with its newest day serves every span that
--- ends today; how many there were each day stands beside it. Both are rolled up from the beginning.
--- active_accounts and active_accounts_by_day, which counted buyers too, are used no more; the release
--- before still may, so that a later step takes them away.
+-- Who used the service in the last days, told truly: a user is an account that was charged, and
+-- users of 30 days are no sum of daily ones. One row an account with its newest day serves every
+-- span that ends today; how many there were each day stands beside it. Both are rolled up from the
+-- beginning. active_accounts and active_accounts_by_day, which counted buyers too, are used no
+-- more; the release before still may, so that a later step takes them away.
 -- depends: 2026_11_26_0038_payment_effects_backfill
 SET LOCAL lock_timeout = '1s';
 

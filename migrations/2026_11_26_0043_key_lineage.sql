@@ -1,7 +1,8 @@
 -- A batch's idempotency key belongs to the API key and to all keys it was rotated from or to. A key
--- has one predecessor at most, so such a line of keys has one first key: batch_requests.first_key_id.
--- The list is compared by batch_fingerprint, which, unlike request_fingerprint, is the same under each
--- key. The index is made before there is anything in it: 0044 fills the column.
+-- has one predecessor at most, so such a line of keys has one first key:
+-- batch_requests.first_key_id. The list is compared by batch_fingerprint, which, unlike
+-- request_fingerprint, is the same under each key. The index is made before there is anything in
+-- it: 0044 fills the column.
 -- depends: 2026_11_26_0040_users
 SET LOCAL lock_timeout = '1s';
 

@@ -1,6 +1,6 @@
--- The batches there are belong to the first of their keys from now on. Where one idempotency key was
--- used under several keys of one line, that of the newest batch; the older ones keep their own API
--- key alone, and are still answered to it.
+-- The batches there are belong to the first of their keys from now on. Where one idempotency key
+-- was used under several keys of one line, that of the newest batch; the older ones keep their own
+-- API key alone, and are still answered to it.
 -- depends: 2026_11_26_0043_key_lineage
 SET LOCAL lock_timeout = '1s';
 

@@ -1,5 +1,5 @@
--- The domain of staff's addresses in small letters, as identity providers name it: one with capitals
--- let nobody in.
+-- The domain of staff's addresses in small letters, as identity providers name it: one with
+-- capitals let nobody in.
 -- depends: 2026_11_26_0045_audit_login
 SET LOCAL lock_timeout = '1s';
 

@@ -1,8 +1,8 @@
 -- Accounts as staff find and read them.
 
--- An account's totals. Every use is a charge and every charge is in the balance, so they follow from
--- the account's own columns and its few credits; only of accounts that the old service wrote to must
--- the charges be counted, their balances having been in another unit.
+-- An account's totals. Every use is a charge and every charge is in the balance, so they follow
+-- from the account's own columns and its few credits; only of accounts that the old service wrote
+-- to must the charges be counted, their balances having been in another unit.
 CREATE OR REPLACE FUNCTION billing_data.account_totals(p_account billing_data.accounts)
 RETURNS TABLE (
     last_charge_at timestamptz,
@@ -51,9 +51,10 @@ COMMENT ON FUNCTION billing_data.account_totals IS
 -- Lists accounts. p_search finds what an e-mail address or external id begins with (p_match
 -- 'prefix', by index) or contains (p_match 'substring', reads every account), whatever the case and
 -- the normal form;
--- or the account whose id (or whole external id) is this UUID. p_sort: newest, oldest, email, credits, uses; ties by id.
--- total_count counts all that match when p_count is true, else it is NULL; where the page is empty
--- and p_count is true, one row with only total_count. Errors: actor errors, invalid_argument.
+-- or the account whose id (or whole external id) is this UUID. p_sort: newest, oldest, email,
+-- credits, uses; ties by id. total_count counts all that match when p_count is true, else it is
+-- NULL; where the page is empty and p_count is true, one row with only total_count. Errors: actor
+-- errors, invalid_argument.
 -- Example: SELECT * FROM billing.list_accounts(p_search => 'ada@', p_limit => 10);
 CREATE OR REPLACE FUNCTION billing.list_accounts(
     p_search text DEFAULT NULL,

@@ -97,8 +97,8 @@ COMMENT ON FUNCTION billing_data.change_profile IS
     'Makes a profile update of an account. Helper.';
 
 -- Locks all of these accounts, none of them given twice, and holds none of them while it waits for
--- another: an account that somebody holds for long holds up nobody else's. Who has waited for what was
--- held takes all of them one after the other, since others take them for milliseconds again and
+-- another: an account that somebody holds for long holds up nobody else's. Who has waited for what
+-- was held takes all of them one after the other, since others take them for milliseconds again and
 -- again and never leave all free at once. With p_wait false: false after a moment, and nothing is
 -- locked, when one is still held.
 -- Locks: the accounts, in id order. Writes: none. Errors: lock_not_available when one is still held
@@ -110,7 +110,8 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     v_lock_timeout text := current_setting('lock_timeout');
-    v_patience interval := (CASE WHEN p_wait THEN v_lock_timeout ELSE '10ms' END)::interval;  -- 0: for ever
+    v_patience interval :=  -- 0: for ever
+        (CASE WHEN p_wait THEN v_lock_timeout ELSE '10ms' END)::interval;
     v_began timestamptz := clock_timestamp();
     v_left interval;
     v_in_order boolean := false;
@@ -154,7 +155,10 @@ BEGIN
                 v_in_order := true;
         END;
         FOR v_held IN
-            SELECT i.id FROM unnest(p_account_ids) AS i (id) WHERE i.id <> ALL (v_locked) ORDER BY i.id
+            SELECT i.id
+            FROM unnest(p_account_ids) AS i (id)
+            WHERE i.id <> ALL (v_locked)
+            ORDER BY i.id
         LOOP
             v_left := v_patience - (clock_timestamp() - v_began);
             IF v_patience = interval '0' THEN
@@ -426,7 +430,8 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION billing.create_account IS
-    'Creates an identity''s account, or returns the existing one untouched. For billing_server and billing_dba.';
+    'Creates an identity''s account, or returns the existing one untouched. '
+    'For billing_server and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.create_account TO billing_server, billing_dba;
 
 -- Reads one account. Errors: actor and key errors, account_not_found.
@@ -530,5 +535,6 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION billing.set_account_status IS
-    'Suspends, reactivates or closes an account, with a reason. For billing_server (staff) and billing_dba.';
+    'Suspends, reactivates or closes an account, with a reason. '
+    'For billing_server (staff) and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.set_account_status TO billing_server, billing_dba;

@@ -50,14 +50,14 @@ LANGUAGE sql STABLE
 RETURN CASE
     WHEN (p_key).id IS NULL OR (p_key).status = 'revoked' THEN 'api_key_invalid'
     WHEN (p_key).expires_at <= clock_timestamp() THEN 'api_key_expired'
-    WHEN (p_permission = ANY ((p_key).permissions)) IS NOT TRUE THEN 'permission_missing'
+    WHEN (p_permission = ANY ((p_key).permissions)) IS NOT TRUE THEN 'permission_missing'  -- noqa
 END;
 COMMENT ON FUNCTION billing_data.key_fault IS
     'Names what is wrong with an API key for a permission, NULL when nothing is. Helper.';
 
 -- The database role to record checks or charges under: NULL when they name API keys, which the web
--- tier alone may. p_api_key_id is that of the first of them. Errors: actor_required, actor_not_allowed,
--- login_name_reserved.
+-- tier alone may. p_api_key_id is that of the first of them. Errors: actor_required,
+-- actor_not_allowed, login_name_reserved.
 CREATE OR REPLACE FUNCTION billing_data.role_of_caller(p_api_key_id uuid) RETURNS text
 LANGUAGE sql STABLE
 RETURN CASE
@@ -104,7 +104,7 @@ COMMENT ON FUNCTION billing_data.good_key IS
 CREATE OR REPLACE FUNCTION billing_data.may_write(p_role text, p_key billing_data.api_keys)
 RETURNS boolean
 LANGUAGE sql IMMUTABLE
-RETURN p_role IS NOT NULL OR ('billing:write' = ANY ((p_key).permissions)) IS TRUE;
+RETURN p_role IS NOT NULL OR ('billing:write' = ANY ((p_key).permissions)) IS TRUE;  -- noqa
 COMMENT ON FUNCTION billing_data.may_write IS
     'Whether what the actor of a check sends of a profile counts. Helper.';
 
@@ -127,10 +127,11 @@ COMMENT ON FUNCTION billing_data.find_session IS
     'Tells whose session or bearer token has a hash, while it lasts. Helper.';
 
 -- Tells who is acting, and refuses the call unless they may do it: an API key that has
--- p_permission, named by its credential; the owner of a session or bearer token, known by its SHA-256, who is active and of
--- role admin unless they only read; or a database role. At most one of the first two may be given,
--- and only by the web tier. Errors: actor_required, actor_not_allowed, api_key_*,
--- permission_missing, session_over, admin_deactivated, admin_role_required.
+-- p_permission, named by its credential; the owner of a session or bearer token, known by its
+-- SHA-256, who is active and of role admin unless they only read; or a database role. At most one
+-- of the first two may be given, and only by the web tier. Errors: actor_required,
+-- actor_not_allowed, api_key_*, permission_missing, session_over, admin_deactivated,
+-- admin_role_required.
 CREATE OR REPLACE FUNCTION billing_data.authorize(
     p_api_key_id uuid, p_session_hash bytea, p_permission text
 ) RETURNS billing_data.actor

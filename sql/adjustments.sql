@@ -2,9 +2,9 @@
 
 -- Adds or takes away paid credits by a staff member's decision; below zero is refused. With an
 -- idempotency key used before for the same change: nothing more, replayed true.
--- Locks: the account. Whoever adjusts several accounts in one transaction calls in ascending order of
--- the accounts' ids, or takes billing.adjust_several_credits, which does; else two of them may wait
--- for each other and one is undone (40P01).
+-- Locks: the account. Whoever adjusts several accounts in one transaction calls in ascending order
+-- of the accounts' ids, or takes billing.adjust_several_credits, which does; else two of them may
+-- wait for each other and one is undone (40P01).
 -- Writes: accounts 1, credits 1, admin_audit_logs 1. Errors: actor errors,
 -- invalid_argument, account_not_found, insufficient_credits, balance_overflow,
 -- idempotency_key_reused.
@@ -90,9 +90,9 @@ COMMENT ON FUNCTION billing.adjust_credits IS
     'Adds or takes away paid credits, with a reason. For billing_server (staff) and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.adjust_credits TO billing_server, billing_dba;
 
--- Adjusts several accounts, all or none: billing.adjust_credits of each, in ascending order of their
--- ids whatever order they are given in, so that two callers cannot wait for each other. One reason,
--- and one idempotency key of each account, for all.
+-- Adjusts several accounts, all or none: billing.adjust_credits of each, in ascending order of
+-- their ids whatever order they are given in, so that two callers cannot wait for each other. One
+-- reason, and one idempotency key of each account, for all.
 -- Locks: the accounts in id order. Writes and errors: as billing.adjust_credits, and
 -- invalid_argument for an account that is named twice.
 -- Example: SELECT * FROM billing.adjust_several_credits(
@@ -184,7 +184,8 @@ BEGIN
     FROM billing_data.settings AS s;
     IF free_uses_remaining <> free_uses_before THEN
         UPDATE billing_data.accounts AS a
-        SET free_uses_remaining = reset_free_uses.free_uses_remaining, updated_at = clock_timestamp()
+        SET free_uses_remaining = reset_free_uses.free_uses_remaining,
+            updated_at = clock_timestamp()
         WHERE a.id = p_account_id;
         PERFORM billing_data.write_audit(
             'account.reset_free_uses', 'account', p_account_id::text,

@@ -39,9 +39,9 @@ $$;
 COMMENT ON FUNCTION billing_data.open_invitation IS
     'Lets a staff member''s next sign-in settle whose the address is. Helper.';
 
--- Adds a staff member, or changes the role and name of an existing one and reactivates them. The last
--- active administrator stays one. Who becomes an administrator by it signs in (again) within seven
--- days: see billing.sign_in_admin.
+-- Adds a staff member, or changes the role and name of an existing one and reactivates them. The
+-- last active administrator stays one. Who becomes an administrator by it signs in (again) within
+-- seven days: see billing.sign_in_admin.
 -- Locks: all administrators. Writes: admin_users 1, admin_audit_logs 1. Errors: actor errors,
 -- invalid_argument, last_admin.
 -- Example: SELECT * FROM billing.add_admin(p_email => 'ada@example.com', p_role => 'admin');
@@ -123,8 +123,8 @@ COMMENT ON FUNCTION billing.add_admin IS
     'Adds a staff member or changes their role. For billing_server (staff) and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.add_admin TO billing_server, billing_dba;
 
--- Invites an administrator again, for seven days: their last invitation is over, or they have another
--- account of the identity provider now. Their sessions and tokens end.
+-- Invites an administrator again, for seven days: their last invitation is over, or they have
+-- another account of the identity provider now. Their sessions and tokens end.
 -- Locks: the staff member. Writes: admin_users 1, admin_sessions, admin_audit_logs 1. Errors: actor
 -- errors, invalid_argument, admin_not_found (also for who is no active administrator: viewers need
 -- no invitation).
@@ -159,7 +159,8 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION billing.invite_admin IS
-    'Lets an administrator sign in with another account, within seven days. For billing_server (staff) and billing_dba.';
+    'Lets an administrator sign in with another account, within seven days. '
+    'For billing_server (staff) and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.invite_admin TO billing_server, billing_dba;
 
 -- Invites the administrators whom the operator names at a deploy: who is new is added, who has not
@@ -199,8 +200,8 @@ COMMENT ON FUNCTION billing.seed_founders IS
 GRANT EXECUTE ON FUNCTION billing.seed_founders TO billing_dba;
 
 -- Changes a staff member's role, or whether they may sign in; NULL keeps. Whoever is deactivated is
--- out at once: their sessions end. Who becomes an administrator signs in again, within seven days: see
--- billing.sign_in_admin. The last active administrator stays one.
+-- out at once: their sessions end. Who becomes an administrator signs in again, within seven days:
+-- see billing.sign_in_admin. The last active administrator stays one.
 -- Locks: all administrators (so that two cannot remove each other). Writes: admin_users 0..1,
 -- admin_sessions, admin_audit_logs 0..1. Errors: actor errors, invalid_argument, admin_not_found,
 -- last_admin.
@@ -258,8 +259,10 @@ BEGIN
             'admin.set', 'admin_user', v_after.id::text,
             jsonb_build_object(
                 'email', v_after.email,
-                'before', jsonb_build_object('role', v_before.role, 'is_active', v_before.is_active),
-                'after', jsonb_build_object('role', v_after.role, 'is_active', v_after.is_active)
+                'before',
+                jsonb_build_object('role', v_before.role, 'is_active', v_before.is_active),
+                'after',
+                jsonb_build_object('role', v_after.role, 'is_active', v_after.is_active)
             ),
             p_reason, v_actor
         );
@@ -270,7 +273,8 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION billing.set_admin IS
-    'Changes a staff member''s role or deactivates them. For billing_server (staff) and billing_dba.';
+    'Changes a staff member''s role or deactivates them. '
+    'For billing_server (staff) and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.set_admin TO billing_server, billing_dba;
 
 -- Lists staff by e-mail. Errors: actor errors. Example: SELECT * FROM billing.list_admins();

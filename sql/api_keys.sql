@@ -6,10 +6,11 @@
 CREATE OR REPLACE FUNCTION billing_data.key_permissions() RETURNS text[]
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN ARRAY['billing:read', 'billing:write'];
-COMMENT ON FUNCTION billing_data.key_permissions IS 'The permissions that a key can be given. Helper.';
+COMMENT ON FUNCTION billing_data.key_permissions IS
+    'The permissions that a key can be given. Helper.';
 
--- Stores a key, whatever its permissions: those of a new key are checked before, a successor has its
--- predecessor's. Writes: api_keys 1, admin_audit_logs 1. Errors: invalid_argument.
+-- Stores a key, whatever its permissions: those of a new key are checked before, a successor has
+-- its predecessor's. Writes: api_keys 1, admin_audit_logs 1. Errors: invalid_argument.
 CREATE OR REPLACE FUNCTION billing_data.store_api_key(
     p_name text,
     p_key_prefix text,
@@ -36,7 +37,8 @@ BEGIN
         starts_with(p_key_hash, '$argon2id$'), 'p_key_hash', 'it must be an Argon2id hash'
     );
     PERFORM billing_data.require(
-        p_key_digest IS NULL OR length(p_key_digest) = 32, 'p_key_digest', 'it must be a SHA-256 hash'
+        p_key_digest IS NULL OR length(p_key_digest) = 32,
+        'p_key_digest', 'it must be a SHA-256 hash'
     );
     PERFORM billing_data.require_short(p_key_hash, 'p_key_hash');
     PERFORM billing_data.require_short(p_reason, 'p_reason');
@@ -71,7 +73,8 @@ COMMENT ON FUNCTION billing_data.store_api_key IS 'Stores an API key and audits 
 -- log, is p_reason, else the description. Writes: api_keys 1, admin_audit_logs 1.
 -- Errors: actor errors, invalid_argument.
 -- Example (a hash comes from `ciris-billing keys create`, which calls this):
---   SELECT * FROM billing.create_api_key(p_name => 'agent', p_key_prefix => '...', p_key_hash => '...');
+--   SELECT * FROM billing.create_api_key(p_name => 'agent', p_key_prefix => '...',
+--       p_key_hash => '...');
 CREATE OR REPLACE FUNCTION billing.create_api_key(
     p_name text,
     p_key_prefix text,
@@ -211,7 +214,8 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION billing.rotate_api_key IS
-    'Replaces an API key; the old one works 24 hours more. For billing_server (staff) and billing_dba.';
+    'Replaces an API key; the old one works 24 hours more. '
+    'For billing_server (staff) and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.rotate_api_key TO billing_server, billing_dba;
 
 -- Ends a key at once, in every process, from the next request on. Ending it again is fine.
@@ -351,7 +355,8 @@ BEGIN
     PERFORM billing_data.require_durable_commit();
     UPDATE billing_data.api_keys AS k
     SET status = 'revoked'
-    WHERE coalesce(k.credential, k.id) = p_api_key_id AND k.status <> 'revoked' AND k.expires_at <= clock_timestamp();
+    WHERE coalesce(k.credential, k.id) = p_api_key_id AND k.status <> 'revoked'
+        AND k.expires_at <= clock_timestamp();
     RETURN FOUND;
 END
 $$;
@@ -362,7 +367,8 @@ GRANT EXECUTE ON FUNCTION billing.retire_expired_api_key TO billing_server;
 -- Records when and from where keys were last used: arrays of one length, one entry a key. The web
 -- tier collects uses and calls this every few seconds. Locks: the keys, in id order; a locked key
 -- is skipped, its next use will tell. Writes: api_keys 0..n; its commit may be asynchronous.
--- Example: SELECT billing.record_api_key_use(ARRAY['...'::uuid], ARRAY[now()], ARRAY['127.0.0.1'::inet]);
+-- Example: SELECT billing.record_api_key_use(ARRAY['...'::uuid], ARRAY[now()],
+--     ARRAY['127.0.0.1'::inet]);
 CREATE OR REPLACE FUNCTION billing.record_api_key_use(
     p_api_key_ids uuid[],
     p_used_at timestamptz[],
@@ -381,7 +387,8 @@ BEGIN
         ARRAY[cardinality(p_api_key_ids), cardinality(p_used_at), cardinality(p_used_from)], '{}',
         ARRAY[array_dims(p_api_key_ids), array_dims(p_used_at), array_dims(p_used_from)]
     );
-    PERFORM billing_data.require_moment(u.used_at, 'p_used_at') FROM unnest(p_used_at) AS u (used_at);
+    PERFORM billing_data.require_moment(u.used_at, 'p_used_at')
+    FROM unnest(p_used_at) AS u (used_at);
     IF pg_current_xact_id_if_assigned() IS NULL THEN
         PERFORM set_config('synchronous_commit', 'off', true);
     END IF;

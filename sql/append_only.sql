@@ -43,9 +43,9 @@ $$;
 COMMENT ON FUNCTION billing_data.refuse_api_key_change IS
     'Trigger: refuses to change an API key''s id, prefix or hash, or to delete the key.';
 
--- The triggers that guard history, as pg_get_triggerdef words them, and what is wrong with each: NULL
--- when it is there, as defined, and fires always (an ordinary trigger is passed over by a session
--- with session_replication_role = replica).
+-- The triggers that guard history, as pg_get_triggerdef words them, and what is wrong with each:
+-- NULL when it is there, as defined, and fires always (an ordinary trigger is passed over by a
+-- session with session_replication_role = replica).
 CREATE OR REPLACE FUNCTION billing_data.list_guards()
 RETURNS TABLE (table_name text, trigger_name text, definition text, fault text)
 LANGUAGE sql STABLE
@@ -56,7 +56,8 @@ AS $$
         SELECT
             g.table_name, g.trigger_name,
             format(
-                'CREATE TRIGGER %I BEFORE %s ON billing_data.%I FOR EACH %s EXECUTE FUNCTION billing_data.%s',
+                'CREATE TRIGGER %I BEFORE %s ON billing_data.%I FOR EACH %s'
+                ' EXECUTE FUNCTION billing_data.%s',
                 g.trigger_name, g.events, g.table_name, g.level, g.call
             ) AS definition
         FROM (
@@ -119,8 +120,8 @@ BEGIN
 END
 $guards$;
 
--- Entries have a digest from the first deploy of a release that makes one on, and again after an older
--- release was in place for a while; calls under way then may take a minute.
+-- Entries have a digest from the first deploy of a release that makes one on, and again after an
+-- older release was in place for a while; calls under way then may take a minute.
 DO $digests$
 BEGIN
     IF to_regproc('billing_data.charge_digest') IS NULL THEN

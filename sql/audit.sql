@@ -13,7 +13,8 @@ LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    -- Where from: the web tier says so for the transaction; in psql it is the session's own address.
+    -- Where from: the web tier says so for the transaction; in psql it is the session's own
+    -- address.
     INSERT INTO billing_data.admin_audit_logs (
         action, resource_type, resource_id, changes, reason, admin_user_id, database_role,
         ip_address, user_agent
@@ -37,8 +38,8 @@ END
 $$;
 COMMENT ON FUNCTION billing_data.write_audit IS 'Writes one row of the audit log. Helper.';
 
--- Lists the audit log: who (a staff member's e-mail or a database role), what (action; a word before
--- the dot finds all of its kind), on which thing, in which days (UTC, both included).
+-- Lists the audit log: who (a staff member's e-mail or a database role), what (action; a word
+-- before the dot finds all of its kind), on which thing, in which days (UTC, both included).
 -- Errors: actor errors, invalid_argument.
 -- Example: SELECT * FROM billing.list_audit_log(p_action => 'account', p_limit => 10);
 CREATE OR REPLACE FUNCTION billing.list_audit_log(

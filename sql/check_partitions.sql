@@ -1,7 +1,8 @@
--- The months of the check audit. A check whose month has no partition lies in the default partition,
--- so none is ever refused; making the month later moves it.
+-- The months of the check audit. A check whose month has no partition lies in the default
+-- partition, so none is ever refused; making the month later moves it.
 
--- The partitions of the check audit with the times they hold, whoever made them; not the default one.
+-- The partitions of the check audit with the times they hold, whoever made them; not the default
+-- one.
 CREATE OR REPLACE FUNCTION billing_data.list_check_partitions()
 RETURNS TABLE (schema_name text, partition_name text, starts_at timestamptz, ends_at timestamptz)
 LANGUAGE sql STABLE
@@ -28,8 +29,9 @@ LANGUAGE sql STABLE
 RETURN to_char(p_at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS.US') || '+00';
 COMMENT ON FUNCTION billing_data.utc_text IS 'A moment in ISO form, in UTC. Helper.';
 
--- Takes locks of tables that others read and write all the time, all or none: a tenth of a second at a
--- time, so that nobody queues behind for longer, and again. p_locks are ends of LOCK statements.
+-- Takes locks of tables that others read and write all the time, all or none: a tenth of a second
+-- at a time, so that nobody queues behind for longer, and again. p_locks are ends of LOCK
+-- statements.
 -- Errors: lock_not_available (55P03) when somebody holds one for seconds.
 CREATE OR REPLACE FUNCTION billing_data.lock_between_writers(p_locks text[]) RETURNS void
 LANGUAGE plpgsql VOLATILE
@@ -86,11 +88,12 @@ COMMENT ON FUNCTION billing_data.move_default_checks IS
 -- in the default partition (NULL: however many), for a caller whose statements may not take long.
 -- Checks go on being written meanwhile: what lies there is moved without a lock, in this
 -- transaction, so that every reader sees it once; the default partition is locked only for what
--- came since, and while PostgreSQL looks through what stays in it (a tenth of a second a million rows).
--- Of a month that has begun, writers are kept out of the whole table for that moment: one who had
--- chosen the default partition already would be refused by it afterwards.
--- Locks: the table, SHARE UPDATE EXCLUSIVE (one caller at a time); for new months only the table, SHARE
--- ROW EXCLUSIVE, and the default partition. Errors: invalid_argument; lock_not_available (55P03), then nothing was changed.
+-- came since, and while PostgreSQL looks through what stays in it (a tenth of a second a million
+-- rows). Of a month that has begun, writers are kept out of the whole table for that moment: one
+-- who had chosen the default partition already would be refused by it afterwards.
+-- Locks: the table, SHARE UPDATE EXCLUSIVE (one caller at a time); for new months only the table,
+-- SHARE ROW EXCLUSIVE, and the default partition. Errors: invalid_argument; lock_not_available
+-- (55P03), then nothing was changed.
 -- Example: SELECT * FROM billing.create_check_partitions(p_months => 3);
 CREATE OR REPLACE FUNCTION billing.create_check_partitions(
     p_months integer DEFAULT 3, p_most_rows bigint DEFAULT NULL
@@ -108,10 +111,12 @@ BEGIN
     PERFORM billing_data.require(p_months BETWEEN 0 AND 120, 'p_months', 'it must be 0 to 120');
     LOCK TABLE ONLY billing_data.credit_checks IN SHARE UPDATE EXCLUSIVE MODE;
     FOR v_month IN 0 .. p_months LOOP
-        v_start := (date_trunc('month', now() AT TIME ZONE 'UTC') + make_interval(months => v_month))
-            AT TIME ZONE 'UTC';
-        v_end := (date_trunc('month', now() AT TIME ZONE 'UTC') + make_interval(months => v_month + 1))
-            AT TIME ZONE 'UTC';
+        v_start := (
+            date_trunc('month', now() AT TIME ZONE 'UTC') + make_interval(months => v_month)
+        ) AT TIME ZONE 'UTC';
+        v_end := (
+            date_trunc('month', now() AT TIME ZONE 'UTC') + make_interval(months => v_month + 1)
+        ) AT TIME ZONE 'UTC';
         CONTINUE WHEN EXISTS (
             SELECT FROM billing_data.list_check_partitions() AS l
             WHERE l.starts_at < v_end AND l.ends_at > v_start
@@ -168,7 +173,8 @@ GRANT EXECUTE ON FUNCTION billing.create_check_partitions TO billing_server, bil
 -- partitions that end before it. Gives the names of those it dropped; credit_checks_default as long
 -- as it deleted something there, and then it is to be called again. Checks go on meanwhile.
 -- Locks: the table, SHARE UPDATE EXCLUSIVE, and exclusively for the moment of dropping. Writes:
--- admin_audit_logs 1 when it deleted. Errors: actor_required, invalid_argument; lock_not_available (55P03), then nothing was changed.
+-- admin_audit_logs 1 when it deleted. Errors: actor_required, invalid_argument; lock_not_available
+-- (55P03), then nothing was changed.
 -- Example: SELECT * FROM billing.drop_check_partitions(p_before => now() - interval '13 months');
 CREATE OR REPLACE FUNCTION billing.drop_check_partitions(
     p_before timestamptz, p_rows bigint DEFAULT 500000
@@ -229,5 +235,6 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION billing.drop_check_partitions IS
-    'Drops check audit partitions that end before a time, and older checks beside them. For billing_dba.';
+    'Drops check audit partitions that end before a time, and older checks beside them. '
+    'For billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.drop_check_partitions TO billing_dba;

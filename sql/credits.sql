@@ -71,8 +71,8 @@ COMMENT ON FUNCTION billing_data.append_credit IS
 -- 'created'; 'replayed' or 'conflict' when the idempotency key was used before with the same or
 -- another request, with the first credit's row; account_not_found, credit_currency_mismatch,
 -- balance_overflow; payment_already_credited and payment_of_another_account when
--- p_external_transaction_id names a payment that is known here. A profile update the call carries is kept whatever the outcome. Suspended and
--- closed accounts take credits.
+-- p_external_transaction_id names a payment that is known here. A profile update the call carries
+-- is kept whatever the outcome. Suspended and closed accounts take credits.
 -- Locks: the account, what was done about the payment. Writes: accounts 0..1, credits 0..1,
 -- payment_effects 0..1, payment_warnings 0..1; admin_audit_logs 1 where staff or a database role
 -- credits. Errors: actor and key errors, invalid_argument.
@@ -114,7 +114,8 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_actor billing_data.actor := billing_data.authorize(p_api_key_id, p_session_hash, 'billing:write');
+    v_actor billing_data.actor :=
+        billing_data.authorize(p_api_key_id, p_session_hash, 'billing:write');
     v_now timestamptz;
     v_account billing_data.accounts;
     v_changed billing_data.accounts;
@@ -128,7 +129,9 @@ BEGIN
         p_transaction_type IN ('purchase', 'grant', 'refund', 'adjustment'),
         'p_transaction_type', 'it must be purchase, grant, refund or adjustment'
     );
-    PERFORM billing_data.require(length(p_description) > 0, 'p_description', 'it must not be empty');
+    PERFORM billing_data.require(
+        length(p_description) > 0, 'p_description', 'it must not be empty'
+    );
     PERFORM billing_data.require_short(p_description, 'p_description');
     PERFORM billing_data.require(length(p_currency) = 3, 'p_currency', 'it must have 3 characters');
     PERFORM billing_data.require_short(p_external_transaction_id, 'p_external_transaction_id');

@@ -161,7 +161,8 @@ FROM (
     code, name, decimals, stripe_decimals, step, minimum_minor, minimum_published
 );
 COMMENT ON VIEW billing.currencies IS
-    'The currencies Stripe takes: decimals for people and for Stripe, step, least and highest charge.';
+    'The currencies Stripe takes: decimals for people and for Stripe, step, least and highest '
+    'charge.';
 GRANT SELECT ON billing.currencies TO billing_server, billing_dba, billing_analyst;
 
 -- An amount of money for people: $5.00 for USD, 5.00 EUR for others, with the currency's decimals.
@@ -189,8 +190,9 @@ $$;
 COMMENT ON FUNCTION billing_data.money_text IS 'An amount of money as people write it. Helper.';
 
 -- Refuses a price that Stripe would refuse, and says what it takes.
-CREATE OR REPLACE FUNCTION billing_data.require_price(p_pack_price_minor bigint, p_pack_currency text)
-RETURNS void
+CREATE OR REPLACE FUNCTION billing_data.require_price(
+    p_pack_price_minor bigint, p_pack_currency text
+) RETURNS void
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -261,5 +263,6 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION billing.describe_price IS
-    'Writes a price as people do, or says why Stripe would not take it. For billing_server and billing_dba.';
+    'Writes a price as people do, or says why Stripe would not take it. '
+    'For billing_server and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.describe_price TO billing_server, billing_dba;

@@ -1,9 +1,9 @@
 -- What everybody may do in this database, and what our logins may use up, that they need not. Each
 -- row has the statement that ends it; `ciris-billing migrate` runs those that concern this database
--- and its logins (is_ours) as far as its login may, and says what is left. What only a superuser may do: take
--- the functions of advisory locks, large objects and transaction numbers from PUBLIC; with them any
--- login could use up the lock table that all sessions of the cluster share. A limit or time-out that
--- somebody has set for a login is kept. Errors: actor_required.
+-- and its logins (is_ours) as far as its login may, and says what is left. What only a superuser
+-- may do: take the functions of advisory locks, large objects and transaction numbers from PUBLIC;
+-- with them any login could use up the lock table that all sessions of the cluster share. A limit
+-- or time-out that somebody has set for a login is kept. Errors: actor_required.
 -- Example: SELECT * FROM billing.list_open_doors();
 CREATE OR REPLACE FUNCTION billing.list_open_doors()
 RETURNS TABLE (door text, mend text, is_ours boolean)
@@ -59,7 +59,9 @@ BEGIN
     WHERE a.grantee = 0
     HAVING count(*) > 0;
     RETURN QUERY
-    SELECT 'everybody may create in schema public', 'REVOKE CREATE ON SCHEMA public FROM PUBLIC', true
+    SELECT
+        'everybody may create in schema public', 'REVOKE CREATE ON SCHEMA public FROM PUBLIC',
+        true
     FROM pg_namespace AS n
     CROSS JOIN LATERAL aclexplode(coalesce(n.nspacl, acldefault('n', n.nspowner))) AS a
     WHERE n.nspname = 'public' AND a.grantee = 0 AND a.privilege_type = 'CREATE';
@@ -79,8 +81,10 @@ BEGIN
         format(
             'REVOKE EXECUTE ON FUNCTION %s FROM PUBLIC',
             string_agg(
-                format('pg_catalog.%I(%s)', p.proname, pg_get_function_identity_arguments(p.oid)), ', '
-                ORDER BY p.oid
+                format(
+                    'pg_catalog.%I(%s)', p.proname, pg_get_function_identity_arguments(p.oid)
+                ),
+                ', ' ORDER BY p.oid
             )
         ),
         true
@@ -130,7 +134,10 @@ BEGIN
     )
     SELECT DISTINCT
         format('%s may use up all connections', g.rolname),
-        format('ALTER ROLE %I CONNECTION LIMIT %s', g.rolname, greatest(5, floor(v_most * t.connections))),
+        format(
+            'ALTER ROLE %I CONNECTION LIMIT %s',
+            g.rolname, greatest(5, floor(v_most * t.connections))
+        ),
         true
     FROM logins AS g
     INNER JOIN limits AS t ON t.role = g.role
@@ -158,7 +165,9 @@ BEGIN
 
     RETURN QUERY
     SELECT
-        format('everybody may connect to %s, and use up the cluster''s locks from there', d.datname),
+        format(
+            'everybody may connect to %s, and use up the cluster''s locks from there', d.datname
+        ),
         format('REVOKE CONNECT ON DATABASE %I FROM PUBLIC', d.datname), false
     FROM pg_database AS d
     CROSS JOIN LATERAL aclexplode(coalesce(d.datacl, acldefault('d', d.datdba))) AS a

@@ -16,7 +16,8 @@ FROM (
         'Accounts are created by billing.check_credit and billing.create_account.'),
     ('account_suspended', 403, 'Account suspended: Account suspended',
         'Reactivate the account before charging it.'),
-    ('actor_not_allowed', 403, 'Only the web tier may name an API key or a staff member as the actor',
+    ('actor_not_allowed', 403,
+        'Only the web tier may name an API key or a staff member as the actor',
         'Leave out p_api_key_id and p_session_hash: the call is recorded under your own role.'),
     ('actor_required', 403, 'This call must name who it is for',
         'The web tier passes p_api_key_id or p_session_hash; other callers need role billing_dba.'),
@@ -26,7 +27,8 @@ FROM (
         'Sign in with an address of the staff''s domain; it is a setting.'),
     ('admin_not_found', 404, 'Staff member not found: {email}',
         'SELECT * FROM billing.list_admins();'),
-    ('admin_not_invited', 403, 'User account {email} belongs to another sign-in, or its invitation is over',
+    ('admin_not_invited', 403,
+        'User account {email} belongs to another sign-in, or its invitation is over',
         'A DBA or administrator can invite again: SELECT billing.invite_admin(...);'),
     ('admin_role_required', 403, 'Admin role required. Your role: {role} (read-only)',
         'Ask an administrator.'),
@@ -63,10 +65,12 @@ FROM (
         'Make somebody else an administrator first.'),
     ('login_name_reserved', 403, 'A login named {login} is not recorded as a writer',
         'The name stands for another kind of writer: use a login of another name.'),
-    ('credit_not_usable', 409, 'Credit {credit_id} cannot be the credit of payment {payment_id}: {problem}',
+    ('credit_not_usable', 409,
+        'Credit {credit_id} cannot be the credit of payment {payment_id}: {problem}',
         'Name the credit that was given for this payment, or resolve it as other with a reason.'),
     ('payment_already_credited', 409, 'Payment {payment_id} was credited or dealt with before',
-        'One payment has one credit. Leave the external id out of a credit that is not for the payment.'),
+        'One payment has one credit. Leave the external id out of a credit that is not for the'
+        ' payment.'),
     ('payment_attached', 409, 'Payment {payment_id} belongs to another purchase',
         'SELECT * FROM billing.find_purchase(p_payment_id => ...);'),
     ('payment_event_not_found', 404, 'Payment event not found: {event_id}',
@@ -95,8 +99,8 @@ COMMENT ON VIEW billing.errors IS
 GRANT SELECT ON billing.errors TO billing_server, billing_dba, billing_analyst;
 
 -- Raises the catalogued error p_slug, its placeholders filled from p_values, which also travel as
--- DETAIL for machines. CONSTRAINT carries the slug. A text in p_values that is too long to be repeated is
--- cut. Never returns.
+-- DETAIL for machines. CONSTRAINT carries the slug. A text in p_values that is too long to be
+-- repeated is cut. Never returns.
 CREATE OR REPLACE FUNCTION billing_data.raise_error(p_slug text, p_values jsonb DEFAULT '{}')
 RETURNS void
 LANGUAGE plpgsql STABLE
@@ -152,7 +156,8 @@ BEGIN
     END IF;
 END
 $$;
-COMMENT ON FUNCTION billing_data.require IS 'Raises invalid_argument unless a condition holds. Helper.';
+COMMENT ON FUNCTION billing_data.require IS
+    'Raises invalid_argument unless a condition holds. Helper.';
 
 -- Raises invalid_argument when a text is longer than p_limit characters; NULL is short enough.
 CREATE OR REPLACE FUNCTION billing_data.require_length(
@@ -199,8 +204,8 @@ $$;
 COMMENT ON FUNCTION billing_data.require_reason IS
     'Raises invalid_argument unless there is a reason, not too long. Helper.';
 
--- Raises invalid_argument unless a moment is one that every client can show: no infinity, years 1 to
--- 9999; NULL is.
+-- Raises invalid_argument unless a moment is one that every client can show: no infinity, years 1
+-- to 9999; NULL is.
 CREATE OR REPLACE FUNCTION billing_data.require_moment(p_at timestamptz, p_argument text)
 RETURNS void
 LANGUAGE plpgsql STABLE
@@ -216,8 +221,8 @@ $$;
 COMMENT ON FUNCTION billing_data.require_moment IS
     'Raises invalid_argument unless a moment is a finite one. Helper.';
 
--- Raises invalid_argument unless a list is one: a single row of items, counted from 1, not too many.
--- p_shape is array_dims of it, p_count its cardinality; NULL where there is none.
+-- Raises invalid_argument unless a list is one: a single row of items, counted from 1, not too
+-- many. p_shape is array_dims of it, p_count its cardinality; NULL where there is none.
 CREATE OR REPLACE FUNCTION billing_data.require_list(
     p_shape text, p_count integer, p_argument text, p_field text DEFAULT 'items'
 ) RETURNS void

@@ -1,5 +1,5 @@
--- Figures over time for the dashboard: rolled up in slots of five minutes, and the ledger itself for
--- what is newer. A reader always gets both, so it is never behind.
+-- Figures over time for the dashboard: rolled up in slots of five minutes, and the ledger itself
+-- for what is newer. A reader always gets both, so it is never behind.
 
 -- The first id that a row written at this moment or later can have: ids are UUIDs of version 7,
 -- which begin with their time in milliseconds.
@@ -30,10 +30,10 @@ LANGUAGE sql STABLE
 RETURN date_trunc('day', clock_timestamp(), 'UTC') + interval '24 hours';
 COMMENT ON FUNCTION billing_data.end_of_today IS 'The end of this UTC day. Helper.';
 
--- Up to when the rolled-up figures count, those of slots and those of users. Where that lies ahead of
--- the clock, the clock was set back: rows are written in slots that were thought to be over. Then
--- nothing counts from the day before the newest slot on that can be told to be rolled up rightly;
--- readers count the rest from the ledger, and the next roll-up does all of it again.
+-- Up to when the rolled-up figures count, those of slots and those of users. Where that lies ahead
+-- of the clock, the clock was set back: rows are written in slots that were thought to be over.
+-- Then nothing counts from the day before the newest slot on that can be told to be rolled up
+-- rightly; readers count the rest from the ledger, and the next roll-up does all of it again.
 CREATE OR REPLACE FUNCTION billing_data.figures_through()
 RETURNS TABLE (slots timestamptz, users timestamptz, is_set_back boolean)
 LANGUAGE plpgsql STABLE
@@ -147,8 +147,9 @@ $$;
 COMMENT ON FUNCTION billing_data.count_usage IS
     'Counts what happened since a moment, by slots of five minutes, from the ledger. Helper.';
 
--- Who used the service on which UTC day, from p_from to p_to. A user is an account that was charged,
--- with a free use or with credits: a check uses nothing, and whoever only bought has not used it yet.
+-- Who used the service on which UTC day, from p_from to p_to. A user is an account that was
+-- charged, with a free use or with credits: a check uses nothing, and whoever only bought has not
+-- used it yet.
 CREATE OR REPLACE FUNCTION billing_data.find_users(p_from timestamptz, p_to timestamptz)
 RETURNS TABLE (day date, account_id uuid)
 LANGUAGE plpgsql STABLE
@@ -249,7 +250,8 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION billing.refresh_figures IS
-    'Rolls up the dashboard''s figures of the time that is over. For billing_server and billing_dba.';
+    'Rolls up the dashboard''s figures of the time that is over. '
+    'For billing_server and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.refresh_figures TO billing_server, billing_dba;
 
 -- Throws the rolled-up figures away and counts them anew from the ledger; for after a repair of the
@@ -303,8 +305,9 @@ $$;
 COMMENT ON FUNCTION billing_data.usage_since IS
     'Usage by slots of five minutes since a moment, up to now. Helper.';
 
--- How many users there were from the UTC day p_first to today, each counted once: those whose newest
--- day is in the span, and of the time that is not rolled up yet those who are not among them.
+-- How many users there were from the UTC day p_first to today, each counted once: those whose
+-- newest day is in the span, and of the time that is not rolled up yet those who are not among
+-- them.
 CREATE OR REPLACE FUNCTION billing_data.count_users(p_first date) RETURNS bigint
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -391,7 +394,8 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION billing.get_overview IS
-    'The service at a glance: users, keys, charges, credits. For billing_server (staff) and billing_dba.';
+    'The service at a glance: users, keys, charges, credits. '
+    'For billing_server (staff) and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.get_overview TO billing_server, billing_dba;
 
 -- Figures by UTC day, the oldest first, the last one today: p_days + 1 rows, days without anything

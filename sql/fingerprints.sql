@@ -1,10 +1,10 @@
 -- Fingerprints of requests: by them a repeated request is told from another one under the same
--- idempotency key. Fields that are absent are left out, so that one that a later release adds makes no
--- other request of what was sent before.
+-- idempotency key. Fields that are absent are left out, so that one that a later release adds makes
+-- no other request of what was sent before.
 
 -- A field's part of a fingerprint; parts are put together by exclusive or, in which an absent field
--- is nothing. The hash function is that of hash partitioning, which stays what it is over versions. It
--- is no secret and need not be: whoever makes two requests alike deceives nobody but themselves.
+-- is nothing. The hash function is that of hash partitioning, which stays what it is over versions.
+-- It is no secret and need not be: whoever makes two requests alike deceives nobody but themselves.
 CREATE OR REPLACE FUNCTION billing_data.field_hash(p_name text, p_value text) RETURNS bigint
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN coalesce(hashtextextended(p_value, hashtextextended(p_name, 0)), 0);

@@ -1,8 +1,9 @@
 -- Health: can this database take a charge now?
 
 -- Takes what a charge takes except an account: a transaction's number, with its lock, and the locks
--- of the tables and of all their indexes. It finds no row, so it holds up nobody and writes nothing;
--- it waits 100 ms for a table's lock at most. Who is not refused may expect that charges are not.
+-- of the tables and of all their indexes. It finds no row, so it holds up nobody and writes
+-- nothing; it waits 100 ms for a table's lock at most. Who is not refused may expect that charges
+-- are not.
 -- Locks: accounts and charges, both ROW EXCLUSIVE, to the end of the transaction. Writes: nothing.
 -- Errors: PostgreSQL's own: 25006 when it is read-only, 53200 when no lock is left, 55P03 when
 -- somebody holds a table.
@@ -19,5 +20,6 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION billing.try_writing IS
-    'Takes the locks a charge takes, but no account''s, and writes nothing. For billing_server and billing_dba.';
+    'Takes the locks a charge takes, but no account''s, and writes nothing. '
+    'For billing_server and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.try_writing TO billing_server, billing_dba;

@@ -24,5 +24,6 @@ BEGIN ATOMIC
     ORDER BY 4 DESC, 1;
 END;
 COMMENT ON FUNCTION billing.help IS
-    'Lists every function and view with what it does and its arguments. For everybody with a billing role.';
+    'Lists every function and view with what it does and its arguments. '
+    'For everybody with a billing role.';
 GRANT EXECUTE ON FUNCTION billing.help TO billing_server, billing_dba, billing_analyst;

@@ -1,13 +1,14 @@
 -- Who holds accounts.
 
 -- Who holds these accounts: NULL where all are free, 'others' where somebody else than the service
--- holds one, else the numbers of the service's transactions. The service's sessions are known by their
--- application_name, whichever server they belong to. Their calls are short and take turns, so whoever
--- waits for them gets through; whoever waits for somebody else's transaction, or long for one and the
--- same, may have to be refused. An account that is being created right now, and is not to be seen yet,
--- counts as held by others.
--- Locks: those of the accounts that are free, to the end of the transaction; it waits 50 ms at most,
--- where a row was replaced meanwhile. Writes: nothing. Errors: 55P03 when it would have waited longer.
+-- holds one, else the numbers of the service's transactions. The service's sessions are known by
+-- their application_name, whichever server they belong to. Their calls are short and take turns, so
+-- whoever waits for them gets through; whoever waits for somebody else's transaction, or long for
+-- one and the same, may have to be refused. An account that is being created right now, and is not
+-- to be seen yet, counts as held by others.
+-- Locks: those of the accounts that are free, to the end of the transaction; it waits 50 ms at
+-- most, where a row was replaced meanwhile. Writes: nothing. Errors: 55P03 when it would have
+-- waited longer.
 -- Example: SELECT billing.get_account_holders(p_oauth_providers => ARRAY['oauth:google'],
 --              p_external_ids => ARRAY['1']);
 CREATE OR REPLACE FUNCTION billing.get_account_holders(
@@ -51,5 +52,6 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION billing.get_account_holders IS
-    'Tells who holds accounts: nobody, the service''s transactions, or others. For billing_server and billing_dba.';
+    'Tells who holds accounts: nobody, the service''s transactions, or others. '
+    'For billing_server and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.get_account_holders TO billing_server, billing_dba;

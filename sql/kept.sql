@@ -1,8 +1,9 @@
--- What servers of the release before call, here for as long as these may run beside ours: a deploy fails
--- no request.
+-- What servers of the release before call, here for as long as these may run beside ours: a deploy
+-- fails no request.
 
--- Where an item has a new version, the functions that take it once more for the version before, made
--- from sql/items.sql alone: they call the new one with the new fields absent. Kept until the next version.
+-- Where an item has a new version, the functions that take it once more for the version before,
+-- made from sql/items.sql alone: they call the new one with the new fields absent. Kept until the
+-- next version.
 DO $kept$
 DECLARE
     v_function record;
@@ -96,7 +97,8 @@ BEGIN
                 SELECT count(*)
                 FROM pg_class AS n
                 WHERE n.relnamespace = c.relnamespace AND n.relkind = 'c'
-                    AND substring(n.relname FROM '^[a-z]+_item') = substring(c.relname FROM '^[a-z]+_item')
+                    AND substring(n.relname FROM '^[a-z]+_item')
+                        = substring(c.relname FROM '^[a-z]+_item')
                     AND coalesce(substring(n.relname FROM '[0-9]+$')::integer, 1)
                         > coalesce(substring(c.relname FROM '[0-9]+$')::integer, 1)
             ) > 1
@@ -178,7 +180,10 @@ BEGIN
                 i.oauth_provider, i.external_id, i.wa_id, i.tenant_id, i.context_agent_id,
                 i.context_channel_id, i.context_request_id, i.customer_email, i.user_role,
                 i.agent_id, i.marketing_opt_in, i.marketing_opt_in_source,
-                CASE WHEN p_api_key_ids IS NOT NULL THEN coalesce(i.api_key_id, billing_data.no_key()) END
+                CASE
+                    WHEN p_api_key_ids IS NOT NULL
+                        THEN coalesce(i.api_key_id, billing_data.no_key())
+                END
             )::billing.check_item
             FROM unnest(
                 p_oauth_providers, p_external_ids, p_wa_ids, p_tenant_ids, p_context_agent_ids,
@@ -250,7 +255,10 @@ BEGIN
             i.idempotency_key, i.message_id, i.metadata_agent_id, i.channel_id, i.request_id,
             i.customer_email, i.user_role, i.agent_id, i.marketing_opt_in,
             i.marketing_opt_in_source,
-            CASE WHEN p_api_key_ids IS NOT NULL THEN coalesce(i.api_key_id, billing_data.no_key()) END
+            CASE
+                WHEN p_api_key_ids IS NOT NULL
+                    THEN coalesce(i.api_key_id, billing_data.no_key())
+            END
         )::billing.charge_item
         FROM unnest(
             p_oauth_providers, p_external_ids, p_amounts_minor, p_currencies, p_descriptions,
@@ -272,8 +280,8 @@ COMMENT ON FUNCTION billing_data.charges_of_arrays IS
 -- As billing.charge_items, one array for each field.
 -- Locks, writes and errors: as billing.charge_items.
 -- Example: SELECT * FROM billing.create_charges(p_oauth_providers => ARRAY['oauth:google'],
---              p_external_ids => ARRAY['1'], p_amounts_minor => ARRAY[1], p_currencies => ARRAY['USD'],
---              p_descriptions => ARRAY['one use']);
+--              p_external_ids => ARRAY['1'], p_amounts_minor => ARRAY[1],
+--              p_currencies => ARRAY['USD'], p_descriptions => ARRAY['one use']);
 CREATE OR REPLACE FUNCTION billing.create_charges(
     p_oauth_providers text[],
     p_external_ids text[],
@@ -340,8 +348,9 @@ GRANT EXECUTE ON FUNCTION billing.create_charges TO billing_server, billing_dba;
 -- As billing.charge_items_once, one array for each field.
 -- Locks, writes and errors: as billing.charge_items_once.
 -- Example: SELECT * FROM billing.create_charges_once(p_idempotency_key => 'batch-1',
---     p_request_fingerprint => '\x00', p_api_key_id => '...', p_oauth_providers => ARRAY['oauth:google'],
---     p_external_ids => ARRAY['1'], p_amounts_minor => ARRAY[1], ...);
+--     p_request_fingerprint => '\x00', p_api_key_id => '...',
+--     p_oauth_providers => ARRAY['oauth:google'], p_external_ids => ARRAY['1'],
+--     p_amounts_minor => ARRAY[1], ...);
 CREATE OR REPLACE FUNCTION billing.create_charges_once(
     p_idempotency_key text,
     p_request_fingerprint bytea,

@@ -1,8 +1,8 @@
 -- Do the books agree with themselves? No row: they do.
 
 -- What is wrong with all that the proof of the books relies on, beside the rows: the triggers that
--- guard history, the constraints, the unique indexes, foreign keys that are switched off, rules that
--- write something else than was said. Reads the catalogue only.
+-- guard history, the constraints, the unique indexes, foreign keys that are switched off, rules
+-- that write something else than was said. Reads the catalogue only.
 CREATE OR REPLACE FUNCTION billing_data.find_guard_faults()
 RETURNS TABLE (problem text, expected text, found text)
 LANGUAGE sql STABLE
@@ -104,8 +104,8 @@ $$;
 COMMENT ON FUNCTION billing_data.find_guard_faults IS
     'Finds triggers, constraints and indexes of the books that are not in force. Helper.';
 
--- Whether an entry is one that the old service wrote: by its writer, an id that is not of ours' kind
--- and no fingerprint of a request. A login that is named 'legacy' makes both.
+-- Whether an entry is one that the old service wrote: by its writer, an id that is not of ours'
+-- kind and no fingerprint of a request. A login that is named 'legacy' makes both.
 CREATE OR REPLACE FUNCTION billing_data.is_old_entry(
     p_id uuid, p_database_role text, p_request_fingerprint bytea
 ) RETURNS boolean
@@ -115,8 +115,8 @@ RETURN p_database_role = 'legacy' AND p_request_fingerprint IS NULL
 COMMENT ON FUNCTION billing_data.is_old_entry IS
     'Tells whether an entry is one of the old service. Helper.';
 
--- Whether a credit was written for a payment or for a return of money: by the provider's word, or by a
--- DBA who settled it. Every other credit of ours has the fingerprint of a request.
+-- Whether a credit was written for a payment or for a return of money: by the provider's word, or
+-- by a DBA who settled it. Every other credit of ours has the fingerprint of a request.
 CREATE OR REPLACE FUNCTION billing_data.is_of_payment(
     p_payment_provider text, p_request_fingerprint bytea, p_digest bigint
 ) RETURNS boolean
@@ -130,10 +130,11 @@ COMMENT ON FUNCTION billing_data.is_of_payment IS
 -- the database itself). Each entry is held to the one before and to the digest it was written with;
 -- each account to its entries: versions, paid credits, total uses, free uses (those it was opened
 -- with and those staff gave, less those used); each purchase and return of money to its credits and
--- the other way round; whatever belongs to an account, to there being one; and what guards all this,
--- to being in force. Entries up to billing_data.ledger_openings are of the old service and in
+-- the other way round; whatever belongs to an account, to there being one; and what guards all
+-- this, to being in force. Entries up to billing_data.ledger_openings are of the old service and in
 -- another unit: they are only counted, and must look like its own.
--- Reads everything once, as of one moment: seconds for a million entries, minutes on a large database.
+-- Reads everything once, as of one moment: seconds for a million entries, minutes on a large
+-- database.
 -- Errors: actor_required. Example: SELECT * FROM billing.verify_ledger();
 CREATE OR REPLACE FUNCTION billing.verify_ledger()
 RETURNS TABLE (account_id uuid, problem text, expected text, found text)
@@ -374,7 +375,8 @@ BEGIN
     WHERE p.settled_at IS NOT NULL AND c.amount_minor IS DISTINCT FROM p.uses
     UNION ALL
     SELECT
-        r.account_id, format('the returns of purchase %s did not take what they say', r.purchase_id),
+        r.account_id,
+        format('the returns of purchase %s did not take what they say', r.purchase_id),
         sum(r.uses_taken)::text, sum(e.taken)::text
     FROM billing_data.payment_returns AS r
     CROSS JOIN LATERAL (
@@ -421,7 +423,8 @@ BEGIN
         )
     UNION ALL
     SELECT
-        c.account_id, format('credit %s moved credits for a return of money that is not here', c.id),
+        c.account_id,
+        format('credit %s moved credits for a return of money that is not here', c.id),
         c.external_transaction_id::text, 'none'
     FROM billing_data.credits AS c
     WHERE billing_data.is_of_payment(c.payment_provider, c.request_fingerprint, c.digest)
@@ -431,7 +434,9 @@ BEGIN
             WHERE r.account_id = c.account_id AND r.return_id = c.external_transaction_id
         )
     UNION ALL
-    SELECT p.account_id, format('the account is gone and purchase %s is not', p.id), 'an account', 'none'
+    SELECT
+        p.account_id, format('the account is gone and purchase %s is not', p.id),
+        'an account', 'none'
     FROM billing_data.purchases AS p
     WHERE NOT EXISTS (SELECT FROM billing_data.accounts AS a WHERE a.id = p.account_id)
     UNION ALL
@@ -456,16 +461,18 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION billing.verify_ledger IS
-    'Lists everything in the books that does not agree, and what guards them and is not in force. For billing_dba.';
+    'Lists everything in the books that does not agree, and what guards them and is not in force. '
+    'For billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.verify_ledger TO billing_dba;
 
--- What an alarm watches, cheaply: the accounts of the newest p_entries charges and of as many credits,
--- and those of p_known (found wrong before, so that an alarm ends when the books are mended and not
--- when they are old news). Of each it compares the balance and version with the newest entry, and
--- that entry with the one before and with the digest it was written with. It reads a few rows an
--- account, whatever the size of the ledger; whether everything agrees only verify_ledger tells. Also
--- how many payments a person must look at, and how much of what guards the books is not in force.
--- For no one in particular: the web tier calls it by itself. Errors: invalid_argument.
+-- What an alarm watches, cheaply: the accounts of the newest p_entries charges and of as many
+-- credits, and those of p_known (found wrong before, so that an alarm ends when the books are
+-- mended and not when they are old news). Of each it compares the balance and version with the
+-- newest entry, and that entry with the one before and with the digest it was written with. It
+-- reads a few rows an account, whatever the size of the ledger; whether everything agrees only
+-- verify_ledger tells. Also how many payments a person must look at, and how much of what guards
+-- the books is not in force. For no one in particular: the web tier calls it by itself. Errors:
+-- invalid_argument.
 -- Example: SELECT * FROM billing.watch_books();
 CREATE OR REPLACE FUNCTION billing.watch_books(
     p_known uuid[] DEFAULT '{}', p_entries bigint DEFAULT 500
@@ -480,7 +487,9 @@ DECLARE
     -- Ids of the old service are no times: most lie beyond this.
     v_end uuid := billing_data.first_id(clock_timestamp() + interval '1 day');
 BEGIN
-    PERFORM billing_data.require(p_entries BETWEEN 0 AND 10000, 'p_entries', 'it must be 0 to 10000');
+    PERFORM billing_data.require(
+        p_entries BETWEEN 0 AND 10000, 'p_entries', 'it must be 0 to 10000'
+    );
     PERFORM billing_data.require_list(array_dims(p_known), cardinality(p_known), 'p_known');
     RETURN QUERY
     WITH watched AS (
@@ -565,5 +574,6 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION billing.watch_books IS
-    'Compares the newest entries with their accounts and counts open payment problems, for alarms. For billing_server and billing_dba.';
+    'Compares the newest entries with their accounts and counts open payment problems, for alarms. '
+    'For billing_server and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.watch_books TO billing_server, billing_dba;

@@ -1,7 +1,7 @@
 -- One payment, one effect. A payment is credited once, with one credit, whoever credits it: the
 -- provider's event, a client of the API that names the payment, staff, a DBA. Or a person says that
--- it was refunded or dealt with otherwise. The primary key of payment_effects decides, so that two at
--- the same moment, on two accounts, cannot both.
+-- it was refunded or dealt with otherwise. The primary key of payment_effects decides, so that two
+-- at the same moment, on two accounts, cannot both.
 -- Lock order everywhere: the event, the account, the purchase, the effect.
 
 -- What was done about a payment; an empty row when nothing was. Locks: the effect.
@@ -23,8 +23,9 @@ $$;
 COMMENT ON FUNCTION billing_data.effect_of_payment IS
     'Locks what was done about a payment; an empty row when nothing was. Helper.';
 
--- Whether the payment is now this credit's, which the caller is about to write; false when something
--- else has been done about it. Waits for whoever is about to decide. Writes: payment_effects 0..1.
+-- Whether the payment is now this credit's, which the caller is about to write; false when
+-- something else has been done about it. Waits for whoever is about to decide. Writes:
+-- payment_effects 0..1.
 CREATE OR REPLACE FUNCTION billing_data.claim_payment(
     p_provider text, p_payment_id text, p_account_id uuid, p_credit_id uuid
 ) RETURNS boolean
@@ -96,10 +97,11 @@ COMMENT ON FUNCTION billing_data.provider_of_payment IS
     'The provider whose payment an external id names, NULL when none. Helper.';
 
 -- Makes a credit that somebody is about to give the one of the payment that its external id names.
--- Gives the slug of a refusal, or NULL: 'payment_already_credited' when a payment that is known here
--- has an effect, 'payment_of_another_account' when it was sold to another account. A second credit
--- for a payment that is not known here is made as ever, and listed for a person.
--- Locks: the effect; the caller holds the account. Writes: payment_effects 0..1, payment_warnings 0..1.
+-- Gives the slug of a refusal, or NULL: 'payment_already_credited' when a payment that is known
+-- here has an effect, 'payment_of_another_account' when it was sold to another account. A second
+-- credit for a payment that is not known here is made as ever, and listed for a person.
+-- Locks: the effect; the caller holds the account. Writes: payment_effects 0..1, payment_warnings
+-- 0..1.
 CREATE OR REPLACE FUNCTION billing_data.claim_named_payment(
     p_external_transaction_id text, p_account_id uuid, p_credit_id uuid
 ) RETURNS text

@@ -3,18 +3,19 @@
 
 -- Takes in one event, whose signature the caller has verified, in the shape the caller made of it:
 -- p_action 'settle' (money came: p_amount_minor, p_currency), 'return' (how much of the money of
--- refunds and disputes is away: the p_return arrays), 'unreadable' (money went back, and the provider
--- does not show the charge to us), 'warn' (a report of fraud: p_warning_id, p_warning_is_open),
--- 'acknowledge' or 'ignore'. p_occurred_at is when the provider says that it was so. Whether the
--- payment is ours comes first, before its mode:
--- billing_data.owner_of_payment has p_is_claimed and p_is_foreign. An event that was taken in before
--- changes nothing, unless it ended in a fault: then it is tried again.
--- outcome is as billing_data.owner_of_payment, settle_payment and apply_return tell it; needs_attention
--- is true when money and credits do not agree: the event is kept and listed by
--- billing.list_payment_problems. The event's client secret is not stored. A server of the release before
--- says of a return only whether it is withdrawn, without a time: news that it is counts only where
--- nothing is known. Locks: the event, the account, the purchase. Writes: payment_events 1, what the
--- effect writes, admin_audit_logs 1 when a database role plays an event back. Errors: invalid_argument.
+-- refunds and disputes is away: the p_return arrays), 'unreadable' (money went back, and the
+-- provider does not show the charge to us), 'warn' (a report of fraud: p_warning_id,
+-- p_warning_is_open), 'acknowledge' or 'ignore'. p_occurred_at is when the provider says that it
+-- was so. Whether the payment is ours comes first, before its mode:
+-- billing_data.owner_of_payment has p_is_claimed and p_is_foreign. An event that was taken in
+-- before changes nothing, unless it ended in a fault: then it is tried again.
+-- outcome is as billing_data.owner_of_payment, settle_payment and apply_return tell it;
+-- needs_attention is true when money and credits do not agree: the event is kept and listed by
+-- billing.list_payment_problems. The event's client secret is not stored. A server of the release
+-- before says of a return only whether it is withdrawn, without a time: news that it is counts only
+-- where nothing is known. Locks: the event, the account, the purchase. Writes: payment_events 1,
+-- what the effect writes, admin_audit_logs 1 when a database role plays an event back. Errors:
+-- invalid_argument.
 -- Example: SELECT * FROM billing.process_payment_event(p_event_id => 'evt_1',
 --     p_event_type => 'customer.created', p_payload => '{}', p_action => 'ignore');
 CREATE OR REPLACE FUNCTION billing.process_payment_event(
@@ -210,8 +211,8 @@ COMMENT ON FUNCTION billing.process_payment_event IS
 GRANT EXECUTE ON FUNCTION billing.process_payment_event TO billing_server, billing_dba;
 
 -- What is known here of a provider's payments, for reconciliation: of those named, and of all that
--- were credited since p_since. resolved: a person has dealt with the payment; where nothing was sold
--- for it, that is all that is known (status 'resolved'). Errors: actor_required.
+-- were credited since p_since. resolved: a person has dealt with the payment; where nothing was
+-- sold for it, that is all that is known (status 'resolved'). Errors: actor_required.
 -- Example: SELECT * FROM billing.list_payments(p_payment_ids => '{pi_1}');
 CREATE OR REPLACE FUNCTION billing.list_payments(
     p_payment_ids text[] DEFAULT '{}',

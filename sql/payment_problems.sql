@@ -28,7 +28,8 @@ AS $$
             WHEN 'currency_mismatch' THEN 'it was paid in another currency than was asked for'
             WHEN 'metadata_missing' THEN 'the payment does not say whom it is for'
             WHEN 'mode_mismatch' THEN 'a test event met a live set-up, or the other way round'
-            WHEN 'not_sold_here' THEN 'it names a purchase or an account that it cannot show to be its own'
+            WHEN 'not_sold_here'
+                THEN 'it names a purchase or an account that it cannot show to be its own'
             WHEN 'payment_unknown' THEN 'money went back for a payment that was not reported yet'
             ELSE 'the purchase already has another payment'
         END AS what_is_wrong,
@@ -83,8 +84,9 @@ COMMENT ON FUNCTION billing_data.find_payment_problems IS
     'Finds payments that could not be credited and credits that could not be taken back. Helper.';
 
 -- What a person must look at: events whose payment could not be credited or taken back, returns of
--- money for which no credits were left to take, reports of fraud, second credits for a payment. Newest first. Errors: actor errors,
--- invalid_argument. Example: SELECT * FROM billing.list_payment_problems();
+-- money for which no credits were left to take, reports of fraud, second credits for a payment.
+-- Newest first. Errors: actor errors, invalid_argument.
+-- Example: SELECT * FROM billing.list_payment_problems();
 CREATE OR REPLACE FUNCTION billing.list_payment_problems(
     p_limit bigint DEFAULT 100,
     p_offset bigint DEFAULT 0,
@@ -105,14 +107,17 @@ BEGIN
     PERFORM billing_data.authorize(NULL, p_session_hash, 'billing:read');
     PERFORM billing_data.require_page(p_limit, p_offset, 500);
     RETURN QUERY
-    SELECT q.problem, q.provider, q.reference, q.payment_id, q.account_id, q.what_is_wrong, q.happened_at
+    SELECT
+        q.problem, q.provider, q.reference, q.payment_id, q.account_id, q.what_is_wrong,
+        q.happened_at
     FROM billing_data.find_payment_problems() AS q
     ORDER BY q.happened_at DESC, q.reference
     LIMIT p_limit OFFSET p_offset;
 END
 $$;
 COMMENT ON FUNCTION billing.list_payment_problems IS
-    'Lists payments that could not be credited and credits that could not be taken back. For billing_server (staff) and billing_dba.';
+    'Lists payments that could not be credited and credits that could not be taken back. '
+    'For billing_server (staff) and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.list_payment_problems TO billing_server, billing_dba;
 
 -- Refuses a resolution that does not say of what, or why.
@@ -152,9 +157,9 @@ $$;
 COMMENT ON FUNCTION billing_data.money_paid IS
     'What was paid, by the newest stored event that says so. Helper.';
 
--- Refuses a credit that cannot be the one of a payment: it took credits away, it is another payment's
--- or a return's, it went to another account than the payment's, or its amount is not at least half
--- and at most twice of what the money buys. Errors: credit_not_usable.
+-- Refuses a credit that cannot be the one of a payment: it took credits away, it is another
+-- payment's or a return's, it went to another account than the payment's, or its amount is not at
+-- least half and at most twice of what the money buys. Errors: credit_not_usable.
 CREATE OR REPLACE FUNCTION billing_data.require_credit_of_payment(
     p_credit billing_data.credits, p_purchase billing_data.purchases
 ) RETURNS void
@@ -198,12 +203,13 @@ $$;
 COMMENT ON FUNCTION billing_data.require_credit_of_payment IS
     'Refuses a credit that cannot be the one of a payment. Helper.';
 
--- Makes a credit that was given by hand the one of a payment, for which the caller holds the effect:
--- its purchase, one of as many uses as the credit gave for the money that was paid, is settled with that
--- credit; where another number or price was offered, or nothing, that is a new one in its place. So the
--- payment is not credited again, and money that goes back later takes back from the credit's account.
--- Locks: none, the caller holds account, purchase and effect. Writes: purchases 1..2, payment_effects 1,
--- credits 0..n, accounts 0..1, payment_returns 0..n. Errors: credit_not_usable.
+-- Makes a credit that was given by hand the one of a payment, for which the caller holds the
+-- effect: its purchase, one of as many uses as the credit gave for the money that was paid, is
+-- settled with that credit; where another number or price was offered, or nothing, that is a new
+-- one in its place. So the payment is not credited again, and money that goes back later takes back
+-- from the credit's account.
+-- Locks: none, the caller holds account, purchase and effect. Writes: purchases 1..2,
+-- payment_effects 1, credits 0..n, accounts 0..1, payment_returns 0..n. Errors: credit_not_usable.
 CREATE OR REPLACE FUNCTION billing_data.settle_with_credit(
     p_provider text,
     p_payment_id text,
@@ -441,11 +447,11 @@ COMMENT ON FUNCTION billing_data.note_fraud_warning IS
 
 -- Says how a person has dealt with a payment that could not be credited: p_how 'credited' with
 -- p_credit_id, the credit that was given by hand for it; 'refunded'; or 'other'. It belongs to the
--- payment: no event of it and no reconciliation credits it again, and its open events leave the list
--- of problems. p_amount_minor and p_currency say what was paid where no stored event tells; a refund
--- that comes later takes back its share of the credit by them.
--- Locks and writes: billing_data.record_resolution, and admin_audit_logs 1. Errors: actor errors, invalid_argument,
--- payment_already_credited, credit_not_usable.
+-- payment: no event of it and no reconciliation credits it again, and its open events leave the
+-- list of problems. p_amount_minor and p_currency say what was paid where no stored event tells; a
+-- refund that comes later takes back its share of the credit by them.
+-- Locks and writes: billing_data.record_resolution, and admin_audit_logs 1. Errors: actor errors,
+-- invalid_argument, payment_already_credited, credit_not_usable.
 -- Example: SELECT billing.resolve_payment(p_payment_id => 'pi_1', p_how => 'refunded',
 --              p_reason => 'refunded in the dashboard');
 CREATE OR REPLACE FUNCTION billing.resolve_payment(
@@ -485,7 +491,8 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION billing.resolve_payment IS
-    'Says how a person has dealt with a payment that was not credited. For billing_server (staff) and billing_dba.';
+    'Says how a person has dealt with a payment that was not credited. '
+    'For billing_server (staff) and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.resolve_payment TO billing_server, billing_dba;
 
 -- Takes a person's resolution of a payment back: its purchase is what it was, its events are listed
@@ -643,7 +650,8 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION billing.resolve_payment_event IS
-    'Closes an event that a person has dealt with, with a reason. For billing_server (staff) and billing_dba.';
+    'Closes an event that a person has dealt with, with a reason. '
+    'For billing_server (staff) and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.resolve_payment_event TO billing_server, billing_dba;
 
 -- Closes a warning about a payment, a report of fraud or a second credit, that a person has dealt
@@ -687,7 +695,8 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION billing.resolve_payment_warning IS
-    'Closes a warning that a person has dealt with, with a reason. For billing_server (staff) and billing_dba.';
+    'Closes a warning that a person has dealt with, with a reason. '
+    'For billing_server (staff) and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.resolve_payment_warning TO billing_server, billing_dba;
 
 -- Writes off the shortfall of a return of money: it leaves the list of problems.
@@ -732,5 +741,6 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION billing.resolve_shortfall IS
-    'Writes off credits that could not be taken back, with a reason. For billing_server (staff) and billing_dba.';
+    'Writes off credits that could not be taken back, with a reason. '
+    'For billing_server (staff) and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.resolve_shortfall TO billing_server, billing_dba;

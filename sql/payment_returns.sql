@@ -1,8 +1,8 @@
--- Returns of money. A return (a refund or a dispute) is a state and no event: how much of its money is
--- away from us now. What is taken of a purchase's credits follows from it: billing_data.uses_due of the
--- money that is away over all its returns together, as far as the account had credits when it went.
--- The rest is the shortfall; money that comes again lowers that first. Each change is a ledger entry of
--- its own, so a dispute may be lost, won and lost again.
+-- Returns of money. A return (a refund or a dispute) is a state and no event: how much of its money
+-- is away from us now. What is taken of a purchase's credits follows from it: billing_data.uses_due
+-- of the money that is away over all its returns together, as far as the account had credits when
+-- it went. The rest is the shortfall; money that comes again lowers that first. Each change is a
+-- ledger entry of its own, so a dispute may be lost, won and lost again.
 
 -- How many of a purchase's uses are due when so much of its money is away: its share, rounded down;
 -- all of them for all the money.
@@ -15,9 +15,9 @@ RETURN floor(p_uses * least(coalesce(p_money, 0), p_price_minor) / p_price_minor
 COMMENT ON FUNCTION billing_data.uses_due IS
     'The uses due for money that is away, rounded down. Helper.';
 
--- Whether what is told of a return is newer than what is known. A refund that failed or was canceled
--- stays so. The list of a dispute's balance transactions only grows, so the longer one is newer; where
--- it does not tell, the provider's time does, and within one second the later state.
+-- Whether what is told of a return is newer than what is known. A refund that failed or was
+-- canceled stays so. The list of a dispute's balance transactions only grows, so the longer one is
+-- newer; where it does not tell, the provider's time does, and within one second the later state.
 CREATE OR REPLACE FUNCTION billing_data.is_news_of_return(
     p_known billing_data.payment_returns, p_told billing_data.payment_returns
 ) RETURNS boolean
@@ -36,9 +36,9 @@ COMMENT ON FUNCTION billing_data.is_news_of_return IS
     'Tells whether what is told of a return is newer than what is known. Helper.';
 
 -- Says of each return of a purchase that is away how many uses are due for it and how many of them
--- are short, p_short over all of them. Due falls to the oldest first. A shortfall stays where it is as
--- far as it can; what is new of it, and what is gone, is that of the return that changed; what that has
--- no room for is the newest one's. A shortfall that grows is open again.
+-- are short, p_short over all of them. Due falls to the oldest first. A shortfall stays where it is
+-- as far as it can; what is new of it, and what is gone, is that of the return that changed; what
+-- that has no room for is the newest one's. A shortfall that grows is open again.
 -- Locks: none, the caller holds the account.
 CREATE OR REPLACE FUNCTION billing_data.spread_returns(
     p_purchase billing_data.purchases, p_changed_return_id text, p_short bigint, p_now timestamptz
@@ -110,8 +110,8 @@ COMMENT ON FUNCTION billing_data.spread_returns IS
 -- Brings a purchase's credits to what the money that is away stands for, after one of its returns
 -- came to p_away_minor: takes or gives back the difference by one ledger entry.
 -- Locks: none, the caller holds account and purchase. Writes: payment_returns 1..n, credits 0..1,
--- accounts 0..1, payment_return_credits 0..1. False, and nothing is written, when the account cannot
--- hold what comes back.
+-- accounts 0..1, payment_return_credits 0..1. False, and nothing is written, when the account
+-- cannot hold what comes back.
 CREATE OR REPLACE FUNCTION billing_data.book_return(
     p_purchase billing_data.purchases,
     p_return billing_data.payment_returns,
@@ -139,7 +139,8 @@ BEGIN
     FROM billing_data.accounts AS a
     WHERE a.id = p_purchase.account_id;
     SELECT
-        coalesce(sum(r.uses_due), 0)::bigint AS due, coalesce(sum(r.uses_taken), 0)::bigint AS taken,
+        coalesce(sum(r.uses_due), 0)::bigint AS due,
+        coalesce(sum(r.uses_taken), 0)::bigint AS taken,
         coalesce(sum(r.away_minor) FILTER (WHERE r.return_id <> p_return.return_id), 0)
             AS away_otherwise
     INTO STRICT v_before
@@ -220,13 +221,13 @@ $$;
 COMMENT ON FUNCTION billing_data.book_return IS
     'Brings a purchase''s credits to what the money that is away stands for. Helper.';
 
--- Takes in what is told of a return: older news than what is known changes nothing. p_read_at: it was
--- read at the provider at that time of ours, and so is the newest there is unless the return has
--- changed here since.
+-- Takes in what is told of a return: older news than what is known changes nothing. p_read_at: it
+-- was read at the provider at that time of ours, and so is the newest there is unless the return
+-- has changed here since.
 -- Locks: none, the caller holds account and purchase. Writes: payment_returns 0..n, and what
--- billing_data.book_return writes. Gives 'taken_back', 'restored', 'unchanged'; 'waiting' (the payment
--- itself has not been credited yet); 'ignored' (an inquiry that moves no money); 'payment_mismatch';
--- 'balance_overflow', which leaves everything as it was.
+-- billing_data.book_return writes. Gives 'taken_back', 'restored', 'unchanged'; 'waiting' (the
+-- payment itself has not been credited yet); 'ignored' (an inquiry that moves no money);
+-- 'payment_mismatch'; 'balance_overflow', which leaves everything as it was.
 CREATE OR REPLACE FUNCTION billing_data.apply_return(
     p_purchase billing_data.purchases,
     p_told billing_data.payment_returns,
@@ -305,7 +306,8 @@ COMMENT ON FUNCTION billing_data.apply_return IS
     'Takes in how much of a refund''s or dispute''s money is away. Helper.';
 
 -- Takes in what is told of a return of a purchase's money, and moves the credits.
--- Locks: the account, the purchase. Gives what billing_data.apply_return does, or 'currency_mismatch'.
+-- Locks: the account, the purchase. Gives what billing_data.apply_return does, or
+-- 'currency_mismatch'.
 CREATE OR REPLACE FUNCTION billing_data.return_money(
     p_provider text,
     p_payment_id text,
@@ -401,8 +403,8 @@ BEGIN
             AND v_told.state IN ('inquiry', 'open', 'closed')
             AND (v_told.transactions >= 0) IS NOT FALSE,
             'p_return_ids',
-            'a return needs an id, a kind (refund or dispute), an amount, how much of it is away and'
-            ' a state (inquiry, open or closed)'
+            'a return needs an id, a kind (refund or dispute), an amount, how much of it is away'
+            ' and a state (inquiry, open or closed)'
         );
         RETURN NEXT v_told;
     END LOOP;
@@ -412,15 +414,16 @@ COMMENT ON FUNCTION billing_data.told_returns IS
     'What an event tells of returns of money, checked. Helper.';
 
 -- Says how much of a refund's or dispute's money is away now (p_away_minor; without it all when
--- p_withdrawn, else nothing) and takes back or gives back the credits, in proportion and never below
--- zero. It is the newest there is to know, unless the return has changed here after p_read_at, when the
--- caller read it at the provider. p_transactions: how many balance transactions a dispute had then.
--- away_minor is what is known as away afterwards.
--- Locks: the account, the purchase. Writes: payment_returns, payment_return_credits, credits, accounts,
--- admin_audit_logs 1 when how much is away has changed. Errors: actor_required, invalid_argument; the outcome tells the rest: 'taken_back', 'restored',
--- 'waiting' (the payment itself has not been credited yet), 'unchanged', 'resolved' (a person has dealt
--- with the payment, and nothing was credited for it), 'ignored' (not one of our payments, or an inquiry
--- that moves no money), or what is wrong.
+-- p_withdrawn, else nothing) and takes back or gives back the credits, in proportion and never
+-- below zero. It is the newest there is to know, unless the return has changed here after
+-- p_read_at, when the caller read it at the provider. p_transactions: how many balance transactions
+-- a dispute had then. away_minor is what is known as away afterwards.
+-- Locks: the account, the purchase. Writes: payment_returns, payment_return_credits, credits,
+-- accounts, admin_audit_logs 1 when how much is away has changed. Errors: actor_required,
+-- invalid_argument; the outcome tells the rest: 'taken_back', 'restored', 'waiting' (the payment
+-- itself has not been credited yet), 'unchanged', 'resolved' (a person has dealt with the payment,
+-- and nothing was credited for it), 'ignored' (not one of our payments, or an inquiry that moves no
+-- money), or what is wrong.
 -- Example: SELECT * FROM billing.return_payment(p_payment_id => 'pi_1', p_return_id => 're_1',
 --              p_kind => 'refund', p_amount_minor => 250);
 CREATE OR REPLACE FUNCTION billing.return_payment(
@@ -454,7 +457,9 @@ BEGIN
         p_kind IN ('refund', 'dispute'), 'p_kind', 'it must be refund or dispute'
     );
     PERFORM billing_data.require(p_amount_minor > 0, 'p_amount_minor', 'it must be greater than 0');
-    PERFORM billing_data.require(p_withdrawn IS NOT NULL, 'p_withdrawn', 'it must be true or false');
+    PERFORM billing_data.require(
+        p_withdrawn IS NOT NULL, 'p_withdrawn', 'it must be true or false'
+    );
     PERFORM billing_data.require_moment(p_read_at, 'p_read_at');
     PERFORM billing_data.require(
         coalesce(p_away_minor BETWEEN 0 AND p_amount_minor, true), 'p_away_minor',
@@ -468,7 +473,8 @@ BEGIN
         coalesce(p_transactions >= 0, true), 'p_transactions', 'it must not be negative'
     );
     PERFORM billing_data.require(
-        isfinite(v_read_at) AND v_read_at <= clock_timestamp(), 'p_read_at', 'it must be a time that has been'
+        isfinite(v_read_at) AND v_read_at <= clock_timestamp(),
+        'p_read_at', 'it must be a time that has been'
     );
     PERFORM billing_data.require_payment_provider(p_provider);
     PERFORM billing_data.require_durable_commit();
@@ -476,8 +482,10 @@ BEGIN
     v_told.return_id := p_return_id;
     v_told.kind := p_kind;
     v_told.amount_minor := p_amount_minor;
-    v_told.away_minor := coalesce(p_away_minor, CASE WHEN p_withdrawn THEN p_amount_minor ELSE 0 END);
-    v_told.state := coalesce(p_state, CASE WHEN v_told.away_minor > 0 THEN 'open' ELSE 'closed' END);
+    v_told.away_minor :=
+        coalesce(p_away_minor, CASE WHEN p_withdrawn THEN p_amount_minor ELSE 0 END);
+    v_told.state :=
+        coalesce(p_state, CASE WHEN v_told.away_minor > 0 THEN 'open' ELSE 'closed' END);
     v_told.transactions := p_transactions;
     v_told.as_of := v_read_at;
     SELECT p.account_id, p.id INTO account_id, purchase_id

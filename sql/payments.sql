@@ -55,14 +55,16 @@ $$;
 COMMENT ON FUNCTION billing_data.purchase_of_payment IS
     'The purchase a payment was made for; changes nothing. Helper.';
 
--- Whose a payment is. Ours is what this database sold: the payment that a purchase waits for, whatever
--- else is told of it, or one that names a purchase and its account and contradicts neither. And what the
--- old service offered: it named the account by its id and its identity, which must agree. Metadata is
--- copied easily, so nothing else is believed. p_is_claimed: the metadata has something of ours.
--- p_is_foreign: it is another Stripe account's (Connect), or names what can be no id of ours.
--- Locks: none. outcome is NULL for ours, with purchase_id NULL for the old service's; else 'ignored'
--- (nobody claims it), 'resolved' (a person has dealt with it and nothing is to be credited), or why the
--- claim does not hold: 'metadata_missing', 'account_not_found', 'not_sold_here'.
+-- Whose a payment is. Ours is what this database sold: the payment that a purchase waits for,
+-- whatever else is told of it, or one that names a purchase and its account and contradicts
+-- neither. And what the old service offered: it named the account by its id and its identity, which
+-- must agree. Metadata is copied easily, so nothing else is believed. p_is_claimed: the metadata
+-- has something of ours. p_is_foreign: it is another Stripe account's (Connect), or names what can
+-- be no id of ours.
+-- Locks: none. outcome is NULL for ours, with purchase_id NULL for the old service's; else
+-- 'ignored' (nobody claims it), 'resolved' (a person has dealt with it and nothing is to be
+-- credited), or why the claim does not hold: 'metadata_missing', 'account_not_found',
+-- 'not_sold_here'.
 CREATE OR REPLACE FUNCTION billing_data.owner_of_payment(
     p_provider text,
     p_payment_id text,
@@ -158,12 +160,12 @@ COMMENT ON FUNCTION billing_data.free_key IS
     'An idempotency key unless the account has used it. Helper.';
 
 -- Credits what was sold for a payment that succeeded and is ours, as billing_data.owner_of_payment
--- tells it, once. A payment of the old service has no purchase here (p_purchase_id NULL) and must have
--- paid the present price.
+-- tells it, once. A payment of the old service has no purchase here (p_purchase_id NULL) and must
+-- have paid the present price.
 -- Locks: the account, the purchase, the effect. Writes: purchases 0..1, payment_effects 0..1,
 -- credits 0..n, accounts 0..1, payment_returns 0..n (those that waited for the payment). Gives an
--- outcome: 'credited', 'already_credited', 'resolved' (a person has dealt with the payment in another
--- way), or what is wrong; where something is wrong nothing is written.
+-- outcome: 'credited', 'already_credited', 'resolved' (a person has dealt with the payment in
+-- another way), or what is wrong; where something is wrong nothing is written.
 CREATE OR REPLACE FUNCTION billing_data.settle_payment(
     p_provider text,
     p_payment_id text,
@@ -299,8 +301,9 @@ COMMENT ON FUNCTION billing_data.settle_payment IS
 
 -- Credits what was sold for a payment that succeeded at the provider, once per payment; for
 -- reconciliation and for a DBA who has seen the payment there. The provider's events go through
--- billing.process_payment_event, to the same effect. What the payment's metadata says is believed only
--- as far as this database bears it out: anything else a person credits by billing.create_credit.
+-- billing.process_payment_event, to the same effect. What the payment's metadata says is believed
+-- only as far as this database bears it out: anything else a person credits by
+-- billing.create_credit.
 -- Locks: the account. Writes: purchases, credits, accounts, admin_audit_logs 1 when it credited.
 -- Errors: actor_required, invalid_argument; what stands in the way of crediting is the outcome.
 -- Example: SELECT * FROM billing.settle_purchase(p_payment_id => 'pi_1', p_amount_minor => 500);
@@ -330,8 +333,8 @@ BEGIN
     PERFORM billing_data.require_durable_commit();
     SELECT o.outcome, o.account_id, o.purchase_id INTO STRICT v_owner
     FROM billing_data.owner_of_payment(
-        p_provider, p_payment_id, p_account_id, p_purchase_id, p_oauth_provider, p_external_id, true,
-        coalesce(p_is_foreign, false)
+        p_provider, p_payment_id, p_account_id, p_purchase_id, p_oauth_provider, p_external_id,
+        true, coalesce(p_is_foreign, false)
     ) AS o;
     IF v_owner.outcome IS NOT NULL THEN
         RETURN QUERY SELECT v_owner.outcome, v_owner.account_id, v_owner.purchase_id, 0::bigint;

@@ -1,7 +1,8 @@
 -- Payment providers' configuration. Secrets are encrypted before they arrive here and decrypted
 -- after they left: a secret is an object {encrypted, masked, mode}, and only `masked` is ever
--- listed. Publishable keys are public and stand as they are. There may be several webhook secrets at a
--- time (several endpoints, or one whose secret is changed): then webhook_secret is an array of them.
+-- listed. Publishable keys are public and stand as they are. There may be several webhook secrets
+-- at a time (several endpoints, or one whose secret is changed): then webhook_secret is an array of
+-- them.
 
 -- Whether a value of config_data is a secret as it may be stored.
 CREATE OR REPLACE FUNCTION billing_data.is_sealed(p_value jsonb) RETURNS boolean
@@ -80,8 +81,9 @@ RETURN coalesce(
 COMMENT ON FUNCTION billing_data.provider_mode IS
     'Whether a provider is set up for test or for live payments. Helper.';
 
--- The webhook secrets that a provider is to have: those given, and of those it has the ones that are
--- given by their masks. One alone is no array, as releases before there could be several expect it.
+-- The webhook secrets that a provider is to have: those given, and of those it has the ones that
+-- are given by their masks. One alone is no array, as releases before there could be several expect
+-- it.
 -- Errors: invalid_argument for a mask of none, and for more than ten.
 CREATE OR REPLACE FUNCTION billing_data.kept_secrets(p_stored jsonb, p_given jsonb) RETURNS jsonb
 LANGUAGE plpgsql STABLE
@@ -118,8 +120,8 @@ COMMENT ON FUNCTION billing_data.kept_secrets IS
     'The webhook secrets a provider is to have, kept ones given by their masks. Helper.';
 
 -- Changes a provider's configuration: each member of p_config_data replaces the one of that name, a
--- null takes it away, what is not named is kept. webhook_secret may be an array, in which a mask stands
--- for a secret that is stored and stays. Test and live keys are not mixed. Given
+-- null takes it away, what is not named is kept. webhook_secret may be an array, in which a mask
+-- stands for a secret that is stored and stays. Test and live keys are not mixed. Given
 -- p_unchanged_since (an updated_at that was read), a change since then is not overwritten.
 -- Locks: the provider's row. Writes: provider_configs 1, admin_audit_logs 1 (names and masks only).
 -- Errors: actor errors, invalid_argument, provider_config_changed.
@@ -221,7 +223,10 @@ BEGIN
     PERFORM billing_data.write_audit(
         'provider_config.set', 'provider_config', p_provider_type,
         jsonb_build_object(
-            'changed', (SELECT coalesce(jsonb_agg(k.key), '[]') FROM jsonb_object_keys(p_config_data) AS k (key)),
+            'changed', (
+                SELECT coalesce(jsonb_agg(k.key), '[]')
+                FROM jsonb_object_keys(p_config_data) AS k (key)
+            ),
             'before', CASE WHEN NOT v_is_new THEN
                 billing_data.mask_config(v_before.config_data)
                 || jsonb_build_object('is_active', v_before.is_active)
@@ -238,7 +243,8 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION billing.set_provider_config IS
-    'Changes a payment provider''s configuration, secrets encrypted. For billing_server (staff) and billing_dba.';
+    'Changes a payment provider''s configuration, secrets encrypted. '
+    'For billing_server (staff) and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.set_provider_config TO billing_server, billing_dba;
 
 -- Lists the payment providers, secrets masked. Errors: actor errors.
@@ -278,5 +284,6 @@ BEGIN ATOMIC
     WHERE c.provider_type = p_provider_type;
 END;
 COMMENT ON FUNCTION billing.get_provider_config IS
-    'Reads a payment provider''s configuration, secrets encrypted. For billing_server and billing_dba.';
+    'Reads a payment provider''s configuration, secrets encrypted. '
+    'For billing_server and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.get_provider_config TO billing_server, billing_dba;

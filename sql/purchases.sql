@@ -83,7 +83,8 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_actor billing_data.actor := billing_data.authorize(p_api_key_id, p_session_hash, 'billing:write');
+    v_actor billing_data.actor :=
+        billing_data.authorize(p_api_key_id, p_session_hash, 'billing:write');
     v_config jsonb;
     v_found record;
     v_account_id uuid;
@@ -147,7 +148,8 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION billing.begin_purchase IS
-    'Records what is offered to a user, before a payment is asked for. For billing_server and billing_dba.';
+    'Records what is offered to a user, before a payment is asked for. '
+    'For billing_server and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.begin_purchase TO billing_server, billing_dba;
 
 -- Records which payment the provider made for a purchase and the state it was in. The first one
@@ -168,7 +170,8 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_actor billing_data.actor := billing_data.authorize(p_api_key_id, p_session_hash, 'billing:write');
+    v_actor billing_data.actor :=
+        billing_data.authorize(p_api_key_id, p_session_hash, 'billing:write');
     v_purchase billing_data.purchases;
 BEGIN
     PERFORM billing_data.require(

@@ -11,14 +11,15 @@ ALTER DEFAULT PRIVILEGES FOR ROLE billing_owner REVOKE EXECUTE ON FUNCTIONS FROM
 
 -- A time-ordered id (UUID version 7, RFC 9562): new index entries go to one place instead of all
 -- over the index. PostgreSQL 15 to 17 put it together; 18 has it built in.
--- Functions like this one, a RETURN in plain SQL, need no pinned search_path: their names were resolved
--- when they were created. Without one the planner can put the expression in place of the call.
+-- Functions like this one, a RETURN in plain SQL, need no pinned search_path: their names were
+-- resolved when they were created. Without one the planner can put the expression in place of the
+-- call.
 CREATE OR REPLACE FUNCTION billing_data.new_id() RETURNS uuid
 LANGUAGE sql VOLATILE PARALLEL SAFE
 RETURN encode(
     set_bit(
         set_bit(
-            overlay(
+            overlay(  -- noqa
                 uuid_send(gen_random_uuid())
                 PLACING substring(
                     int8send((extract(EPOCH FROM clock_timestamp()) * 1000)::bigint) FROM 3
@@ -42,8 +43,8 @@ END
 $built_in$;
 COMMENT ON FUNCTION billing_data.new_id IS 'Makes a time-ordered UUID (version 7). Helper.';
 
--- The ids of one list of rows: a new id's first 12 bytes, and a number of the row. Randomness for each
--- would be most of what an id costs.
+-- The ids of one list of rows: a new id's first 12 bytes, and a number of the row. Randomness for
+-- each would be most of what an id costs.
 CREATE OR REPLACE FUNCTION billing_data.id_seed() RETURNS bytea
 LANGUAGE sql VOLATILE PARALLEL SAFE
 RETURN substring(uuid_send(billing_data.new_id()) FOR 12);

@@ -7,8 +7,9 @@ SET search_path = pg_catalog, pg_temp
 RETURN coalesce(p_text ~* '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$', false);
 COMMENT ON FUNCTION billing_data.is_uuid IS 'Tells whether a text is a UUID. Helper.';
 
--- The LIKE patterns that find what contains a text, or with p_match 'prefix' begins with it, whatever
--- the case and whichever of Unicode's two normal forms it is stored in: é may be one character or two.
+-- The LIKE patterns that find what contains a text, or with p_match 'prefix' begins with it,
+-- whatever the case and whichever of Unicode's two normal forms it is stored in: é may be one
+-- character or two.
 CREATE OR REPLACE FUNCTION billing_data.search_patterns(p_search text, p_match text)
 RETURNS text[]
 LANGUAGE sql STABLE

@@ -42,9 +42,9 @@ COMMENT ON FUNCTION billing.seed_settings IS
     'Sets free uses, pack and price on the first deploy only; true when it did. For billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.seed_settings TO billing_dba;
 
--- Changes at which domain an address must be to sign in as staff. Whoever has an address elsewhere keeps
--- their session until it ends, and cannot sign in again. Locks: the settings row. Writes: settings
--- 1, admin_audit_logs 1 when it changed. Errors: actor_required, invalid_argument.
+-- Changes at which domain an address must be to sign in as staff. Whoever has an address elsewhere
+-- keeps their session until it ends, and cannot sign in again. Locks: the settings row. Writes:
+-- settings 1, admin_audit_logs 1 when it changed. Errors: actor_required, invalid_argument.
 -- Example: SELECT billing.set_admin_domain(p_domain => 'example.com', p_reason => 'a new name');
 CREATE OR REPLACE FUNCTION billing.set_admin_domain(p_domain text, p_reason text) RETURNS text
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
@@ -151,7 +151,8 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION billing.set_pricing IS
-    'Changes free uses, pack size and price, with a reason. For billing_server (staff) and billing_dba.';
+    'Changes free uses, pack size and price, with a reason. '
+    'For billing_server (staff) and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.set_pricing TO billing_server, billing_dba;
 
 -- Reads the business settings. Example: SELECT * FROM billing.get_settings();

@@ -11,7 +11,8 @@ BEGIN
     PERFORM billing_data.require(length(p_hash) = 32, p_argument, 'it must be a SHA-256 hash');
 END
 $$;
-COMMENT ON FUNCTION billing_data.require_hash IS 'Raises invalid_argument unless it is a SHA-256. Helper.';
+COMMENT ON FUNCTION billing_data.require_hash IS
+    'Raises invalid_argument unless it is a SHA-256. Helper.';
 
 -- Issues a ticket that is good once, for ten minutes: the state of a sign-in under way. Tickets
 -- that are over are cleared away. Writes: sign_in_tickets. Errors: invalid_argument.
@@ -166,7 +167,8 @@ COMMENT ON FUNCTION billing.sign_in_admin IS
 GRANT EXECUTE ON FUNCTION billing.sign_in_admin TO billing_server;
 
 -- Makes a link that signs a staff member in once, within ten minutes: the door of `ciris-billing
--- dev`, which has no identity provider. A DBA's only. Writes: sign_in_tickets 1, admin_audit_logs 1.
+-- dev`, which has no identity provider. A DBA's only. Writes: sign_in_tickets 1, admin_audit_logs
+-- 1.
 -- Errors: actor_required, invalid_argument, admin_not_found.
 -- Example: SELECT billing.create_sign_in_link(p_email => 'ada@example.com',
 --              p_ticket_hash => sha256('random'));
@@ -197,8 +199,8 @@ COMMENT ON FUNCTION billing.create_sign_in_link IS
 GRANT EXECUTE ON FUNCTION billing.create_sign_in_link TO billing_dba;
 
 -- Uses a link up and opens its session. No row: it was used, is too old, or its owner is
--- deactivated. Locks: the ticket, the staff member (so that a deactivation at the same time ends this
--- session too). Writes: sign_in_tickets, admin_sessions 0..1, admin_audit_logs 0..1.
+-- deactivated. Locks: the ticket, the staff member (so that a deactivation at the same time ends
+-- this session too). Writes: sign_in_tickets, admin_sessions 0..1, admin_audit_logs 0..1.
 -- Example: SELECT * FROM billing.use_sign_in_link(p_ticket_hash => sha256('random'),
 --              p_session_hash => sha256('another'));
 CREATE OR REPLACE FUNCTION billing.use_sign_in_link(p_ticket_hash bytea, p_session_hash bytea)
@@ -318,7 +320,8 @@ GRANT EXECUTE ON FUNCTION billing.create_staff_token TO billing_server, billing_
 -- or a token that leaked. Anybody may end their own, others only an administrator or DBA.
 -- Locks: the staff member. Writes: admin_sessions, admin_audit_logs 1. Errors: actor errors,
 -- invalid_argument, admin_not_found.
--- Example: SELECT billing.end_staff_sessions(p_email => 'ada@example.com', p_reason => 'laptop lost');
+-- Example: SELECT billing.end_staff_sessions(p_email => 'ada@example.com',
+--     p_reason => 'laptop lost');
 CREATE OR REPLACE FUNCTION billing.end_staff_sessions(
     p_email text, p_reason text, p_session_hash bytea DEFAULT NULL
 ) RETURNS bigint

@@ -1,5 +1,5 @@
--- Where a page of an account's history begins, as clients carry it: the account and the ledger version
--- of its first row, 24 bytes as 32 characters that may stand in an address.
+-- Where a page of an account's history begins, as clients carry it: the account and the ledger
+-- version of its first row, 24 bytes as 32 characters that may stand in an address.
 CREATE OR REPLACE FUNCTION billing_data.history_cursor(p_account_id uuid, p_version bigint)
 RETURNS text
 LANGUAGE sql IMMUTABLE
@@ -8,8 +8,8 @@ RETURN translate(encode(uuid_send(p_account_id) || int8send(p_version), 'base64'
 COMMENT ON FUNCTION billing_data.history_cursor IS
     'Where a page of an account''s history begins, as clients carry it. Helper.';
 
--- The ledger version in a cursor. Errors: invalid_argument unless billing_data.history_cursor made it of
--- this account, which has p_newest versions.
+-- The ledger version in a cursor. Errors: invalid_argument unless billing_data.history_cursor made
+-- it of this account, which has p_newest versions.
 CREATE OR REPLACE FUNCTION billing_data.version_of_cursor(
     p_cursor text, p_account_id uuid, p_newest bigint
 ) RETURNS bigint
@@ -35,8 +35,8 @@ COMMENT ON FUNCTION billing_data.version_of_cursor IS
 -- An account's history, newest first over charges and credits. An account's ledger versions are
 -- 1, 2, 3 ... without a gap, so its newest version is the number of its rows, and a page is one
 -- range of versions: its cost does not grow with the offset, nor with how far a cursor is. Each row
--- has the cursor of the page after its own, NULL on the last one; rows that are added while a client
--- goes from cursor to cursor move nothing. A cursor goes without an offset.
+-- has the cursor of the page after its own, NULL on the last one; rows that are added while a
+-- client goes from cursor to cursor move nothing. A cursor goes without an offset.
 -- Gives one row a transaction; where the page is empty, one row with only total_count (0 for an
 -- unknown account) and next_cursor. Errors: actor and key errors, invalid_argument.
 -- Example: SELECT * FROM billing.list_transactions(p_oauth_provider => 'oauth:google',
