@@ -13,22 +13,22 @@ help: ## Say what each target does.
 run: venv ## Try it: the service with a PostgreSQL of its own, on http://127.0.0.1:8000.
 	@$(BIN)/ciris-billing dev
 
+# Every test: first all that may run beside others, a cluster for each process; then those that
+# measure time; then some of the API's through PgBouncer in transaction mode.
 test: venv ## Prove it: every test.
 	$(BIN)/python -m tests.system_programs
-	$(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile $(BESIDE)
-	$(BIN)/python -m pytest $(addprefix --ignore=,$(BESIDE))
-	BILLING_TEST_POOLER=pgbouncer $(BIN)/python -m pytest $(POOLED)
+	$(BIN)/python -m pytest $(PARALLEL) -m 'not alone'
+	$(BIN)/python -m pytest -m alone
+	BILLING_TEST_POOLER=pgbouncer $(BIN)/python -m pytest $(PARALLEL) $(POOLED)
 
-# Tests that may run beside others, a cluster for each process; the rest end servers and measure time.
-PROCESSES ?= 3
-BESIDE := tests/sql tests/http
-
-# Some of the API's tests through PgBouncer in transaction mode; all of them take as long as alone.
-POOLED := $(addprefix tests/http/test_,smoke.py contract_charges.py contract_idempotency.py)
+# A file's tests stay together, as they share a server. Files come in the order of setup.cfg.
+PROCESSES ?= $(shell expr $$(nproc) + 1)
+PARALLEL  := -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
+POOLED    := $(addprefix tests/http/test_,smoke.py contract_charges.py contract_idempotency.py)
 
 test-pgbouncer: venv ## All tests of the API, through PgBouncer.
 	$(BIN)/python -m tests.system_programs
-	BILLING_TEST_POOLER=pgbouncer $(BIN)/python -m pytest tests/http
+	BILLING_TEST_POOLER=pgbouncer $(BIN)/python -m pytest $(PARALLEL) tests/http
 
 venv: $(STAMP) ## Make or update the virtual environment in .venv/.
 

@@ -1,4 +1,5 @@
-"""Fixtures: one PostgreSQL 18 cluster for the run, a cloned database per test or per module."""
+"""Fixtures: one PostgreSQL 18 cluster for each process of the run, a cloned database per test or
+per module."""
 
 from __future__ import annotations
 
@@ -9,11 +10,18 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from tests import run
 from tests.support import Database, Service, TestCluster, running_service, temporary_cluster
 
 hypothesis.settings.register_profile("default", print_blob=True, deadline=None)
 hypothesis.settings.register_profile("torture", print_blob=True, deadline=None, max_examples=500)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The run's first process begins it; xdist's workers find it begun."""
+    if not hasattr(config, "workerinput"):
+        config.add_cleanup(run.begin())
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import sysconfig
@@ -30,6 +29,7 @@ from server.config import SettingsSeed
 from server.embedded import Cluster, EmbeddedError, find_binaries
 from server.migrate import migrate
 from server.staff.admin_token import hashed
+from tests.run import free_port, made_once, memory_folder
 
 # A database is thrown away after its test: what makes commits durable only costs time here.
 THROW_AWAY = {"fsync": "off", "full_page_writes": "off", "max_connections": "300"}
@@ -64,11 +64,10 @@ class TestCluster:
 
     def __init__(self, directory: Path, version: int, settings: Mapping[str, str] = THROW_AWAY):
         self.cluster = Cluster(directory, find_binaries(version), settings=settings)
+        with prepared_data(version) as data:
+            directory.mkdir(parents=True, exist_ok=True)
+            subprocess.run(["cp", "-a", data, directory / "pg"], check=True)
         self.cluster.start()
-        self._execute("postgres", f"CREATE DATABASE {TEMPLATE}")
-        migrate(self.dsn(TEMPLATE), SettingsSeed())
-        for name, role in LOGINS.items():
-            self._execute("postgres", f"CREATE ROLE t_{name} LOGIN IN ROLE {role}")
 
     def dsn(self, database: str, user: str = "postgres") -> str:
         return self.cluster.dsn(database, user)
@@ -93,10 +92,27 @@ class TestCluster:
 
 
 @contextlib.contextmanager
+def prepared_data(version: int) -> Iterator[Path]:
+    """The data folder that clusters of the tests begin with, to be copied. It is made once in a
+    run: initdb and all migrations take longer than most tests."""
+    with made_once(f"postgres-{version}") as (folder, is_missing):
+        if is_missing:
+            cluster = Cluster(folder, find_binaries(version), settings=THROW_AWAY)
+            cluster.start()
+            with psycopg.connect(cluster.dsn(), autocommit=True) as connection:
+                connection.execute(f"CREATE DATABASE {TEMPLATE}".encode())
+                migrate(cluster.dsn(TEMPLATE), SettingsSeed())
+                for name, role in LOGINS.items():
+                    connection.execute(f"CREATE ROLE t_{name} LOGIN IN ROLE {role}".encode())
+            cluster.stop()
+        yield folder / "pg"
+
+
+@contextlib.contextmanager
 def temporary_cluster(version: int) -> Iterator[TestCluster]:
     """A cluster for as long as the block lasts."""
     # Not below pytest's own folder, which another run at the same time closes to other accounts.
-    with tempfile.TemporaryDirectory(prefix="ciris-test-") as folder:
+    with tempfile.TemporaryDirectory(prefix="ciris-test-", dir=memory_folder()) as folder:
         cluster = TestCluster(Path(folder), version)
         yield cluster
         cluster.stop()
@@ -235,12 +251,6 @@ def clean_environment() -> dict[str, str]:
         "PROMETHEUS_MULTIPROC_DIR",
     )
     return {name: value for name, value in os.environ.items() if not name.startswith(drop)}
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 @dataclass

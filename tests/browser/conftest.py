@@ -27,6 +27,12 @@ WIDE, NARROW = {"width": 1440, "height": 900}, {"width": 360, "height": 740}
 VIEWER = "grace@ciris.ai"
 
 
+def want_chromium() -> None:
+    """Skips the test where Chromium is not installed; in CI nothing may be missing."""
+    if CHROMIUM is None and os.environ.get("CI") != "true":
+        pytest.skip("Debian's chromium is not installed")
+
+
 @dataclass
 class Shop:
     """The console with everything around it."""
@@ -45,8 +51,7 @@ class Shop:
 def browser() -> Iterator[Browser]:
     """One Chromium for the tests of one module. Not for the whole run: playwright's event loop
     counts as running until it is closed, and asynchronous tests could not start theirs."""
-    if CHROMIUM is None and os.environ.get("CI") != "true":
-        pytest.skip("Debian's chromium is not installed")
+    want_chromium()
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage"]

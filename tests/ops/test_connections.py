@@ -354,6 +354,7 @@ async def test_the_kernel_watches_the_sockets(database: Database) -> None:
         await pool.close()
 
 
+@pytest.mark.alone
 async def test_a_host_that_swallows_connections_does_not_use_up_the_time_of_the_next(
     database: Database,
 ) -> None:
@@ -373,6 +374,7 @@ async def test_a_host_that_swallows_connections_does_not_use_up_the_time_of_the_
         await pool.close()
 
 
+@pytest.mark.alone
 async def test_attempts_to_connect_into_nothing_end_in_time(database: Database) -> None:
     async with TcpProxy(socket_of(database.dsn()), loses_new=True).running() as proxy:
         pool = _pool(Pool, proxy.url(database.dsn("t_web")))

@@ -261,6 +261,7 @@ async def test_a_deploy_under_load_fails_no_request(database: Database, release:
     assert database.execute("SELECT * FROM billing.verify_ledger()") == []
 
 
+@pytest.mark.alone
 async def test_a_deploy_under_load_fails_no_request_with_the_shortest_time_outs(
     database: Database, release: Path
 ) -> None:

@@ -133,6 +133,7 @@ def exceptions(service: Service) -> str:
 # Starting
 
 
+@pytest.mark.alone
 def test_it_is_ready_within_two_seconds(database: Database) -> None:
     seconds: list[float] = []
     for _ in range(3):  # the best of three: other programs run on this machine too
@@ -308,6 +309,7 @@ def test_workers_end_when_their_parent_is_killed(database: Database, tmp_path: P
 # The database goes away
 
 
+@pytest.mark.alone
 def test_a_stopped_database_is_a_503_within_a_second_and_mends_itself(
     own_database: Database,
 ) -> None:
@@ -358,6 +360,7 @@ def test_a_stopped_database_is_a_503_within_a_second_and_mends_itself(
     assert own_database.execute("SELECT * FROM billing.verify_ledger()") == []
 
 
+@pytest.mark.alone
 def test_a_database_that_went_silent_fails_the_health_check_within_a_second(
     own_database: Database,
 ) -> None:
@@ -445,6 +448,7 @@ async def test_a_database_that_restarts_under_load_makes_no_answer_wrong(
 # Accounts that somebody else holds
 
 
+@pytest.mark.alone
 async def test_a_held_account_holds_up_no_other(
     impatient: Service, module_database: Database
 ) -> None:
@@ -474,6 +478,7 @@ async def test_a_held_account_holds_up_no_other(
     assert module_database.value(charged, held) == 1
 
 
+@pytest.mark.alone
 async def test_an_account_that_is_free_again_does_not_wait_for_those_that_are_not(
     database: Database,
 ) -> None:
@@ -501,6 +506,7 @@ async def test_an_account_that_is_free_again_does_not_wait_for_those_that_are_no
     assert seconds < 2 * PROMPTLY, f"it was free and yet waited for {seconds:.1f} s"
 
 
+@pytest.mark.alone
 async def test_a_check_that_changes_a_held_account_holds_up_no_other(
     impatient: Service, module_database: Database
 ) -> None:
@@ -528,6 +534,7 @@ async def test_a_check_that_changes_a_held_account_holds_up_no_other(
     assert module_database.value(email, held) == "grace@example.com"
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("end", ["commit", "rollback"])
 async def test_a_first_check_waits_for_who_is_creating_the_account_and_nobody_else_does(
     impatient: Service, module_database: Database, end: str
@@ -557,6 +564,7 @@ async def test_a_first_check_waits_for_who_is_creating_the_account_and_nobody_el
     assert module_database.value(count, user) == 1
 
 
+@pytest.mark.alone
 async def test_a_batch_request_with_a_held_account_answers_the_others(
     impatient: Service, module_database: Database
 ) -> None:
@@ -575,6 +583,7 @@ async def test_a_batch_request_with_a_held_account_answers_the_others(
     assert [result["status"] for result in content["results"]] == [201, 503, 201]
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("keyed", [False, True], ids=["without a key", "with a key"])
 async def test_batch_requests_that_wait_for_an_account_hold_up_nothing_else(
     impatient: Service, module_database: Database, keyed: bool
@@ -614,6 +623,7 @@ async def _keep_charging(session: aiohttp.ClientSession, users: list[str], until
     return longest
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("freed", [False, True], ids=["held for long", "freed in time"])
 async def test_a_keyed_batch_with_a_held_account_holds_up_none_of_its_others(
     impatient: Service, module_database: Database, freed: bool
@@ -666,6 +676,7 @@ async def test_a_keyed_batch_with_a_held_account_holds_up_none_of_its_others(
     assert module_database.execute(f"{made} GROUP BY a.id", users) == [(2 if freed else 1,)] * 6
 
 
+@pytest.mark.alone
 async def test_credits_that_wait_for_an_account_hold_up_nothing_else(
     impatient: Service, module_database: Database
 ) -> None:
