@@ -122,7 +122,8 @@ def clone(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         f"#!{programs / 'python'}\nimport sys\nfrom server.cli import main\nsys.exit(main())\n"
     )
     command.chmod(0o755)
-    (clone / ".venv" / ".installed").touch()
+    for stamp in (".installed", ".installed-to-run"):
+        (clone / ".venv" / stamp).touch()
     return clone
 
 
