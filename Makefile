@@ -36,11 +36,11 @@ test-pgbouncer: venv ## All tests of the API, through PgBouncer.
 venv: $(STAMP) ## Make or update the virtual environment in .venv/.
 
 $(RUNS): setup.cfg pyproject.toml
-	@$(PYTHON) ops/install.py embedded
+	@$(PYTHON) ops/install.py embedded fake-stripe
 	@touch $@
 
 $(STAMP): setup.cfg pyproject.toml
-	@$(PYTHON) ops/install.py embedded test
+	@$(PYTHON) ops/install.py embedded fake-stripe test
 	@touch $@ $(RUNS)
 
 # Being rewritten: they still have lines of more than 100 columns.

@@ -1,4 +1,4 @@
-"""/admin/sign-in, /admin/sign-out, and the one-time link of `ciris-billing dev`."""
+"""/admin/sign-in, /admin/sign-out, and the one-time links of `ciris-billing dev` and `admins link`."""
 
 from __future__ import annotations
 
@@ -56,7 +56,10 @@ async def use_link(request: web.Request) -> web.StreamResponse:
     )
     if row is None:
         return error_page(
-            request, 400, "This link was used, or is too old", "`make run` prints a new one."
+            request,
+            400,
+            "This link was used, or is too old",
+            "`ciris-billing admins link EMAIL` prints a new one.",
         )
     response = see_other("/admin")
     await request.app[COOKIES].set_session(request, response, session)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 
 from server import __version__
 from server.cli.output import CommandFailed, report_config_faults
+from server.cli.parser import Parser
+from server.cli.running_dev import use_running_dev
 from server.config import ConfigError
 
 _COMMANDS = (
@@ -21,25 +23,23 @@ _COMMANDS = (
     "providers",
     "reconcile",
     "verify",
+    "completion",
 )
+_WITHOUT_DEV = ("dev", "serve")  # they say which database they mean
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; gives the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="ciris-billing",
-        description="Credit gating for AI agents. Every command but `dev` finds its database by"
-        " DATABASE_URL (or DATABASE_URL_FILE).",
-    )
-    parser.add_argument("--version", action="version", version=f"ciris-billing {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    given = sys.argv[1:] if arguments is None else arguments
-    # Only what is asked for is loaded: a server that starts waits for nobody else's packages.
-    asked_for = given[:1] if given and given[0] in _COMMANDS else _COMMANDS
-    for name in asked_for:
-        import_module(f"server.cli.{name}").add_parser(commands)
-    options = parser.parse_args(arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    parser = _parser(given)
+    if "_ARGCOMPLETE" in os.environ:
+        import argcomplete
+
+        argcomplete.autocomplete(parser)
+    options = parser.parse_args(given)
     try:
+        if given[0] not in _WITHOUT_DEV:
+            use_running_dev(os.environ)
         return int(options.run(options))
     except ConfigError as error:
         report_config_faults(error)
@@ -49,3 +49,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+
+
+def _parser(given: Sequence[str]) -> Parser:
+    parser = Parser(
+        prog="ciris-billing",
+        description="Credit gating for AI agents. Commands find their database by DATABASE_URL (or"
+        " DATABASE_URL_FILE); where neither is set, beside a running `dev`, by themselves.",
+    )
+    parser.add_argument("--version", action="version", version=f"ciris-billing {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    # Only what is asked for is loaded: a server that starts waits for nobody else's packages.
+    asked_for = given[:1] if given and given[0] in _COMMANDS else _COMMANDS
+    for name in asked_for:
+        import_module(f"server.cli.{name}").add_parser(commands)
+    return parser

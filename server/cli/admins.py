@@ -1,14 +1,18 @@
-"""`ciris-billing admins`: add and list staff, and print a bearer token for scripts."""
+"""`ciris-billing admins`: add and list staff, make sign-in links for `dev` and bearer tokens for
+scripts."""
 
 from __future__ import annotations
 
 import argparse
 import os
+import secrets
+import sys
 from datetime import UTC, datetime
 from typing import Any
 
 from server.cli.database import call_function
-from server.cli.output import print_json, print_table
+from server.cli.output import CommandFailed, print_json, print_table
+from server.cli.running_dev import find_running_dev
 from server.config import load_admin_jwt_secret
 from server.staff.admin_token import hashed, issue_token
 
@@ -31,6 +35,12 @@ def add_parser(commands: Any) -> None:
     token.add_argument("email", help="an active staff member")
     token.set_defaults(run=_token)
 
+    link = actions.add_parser(
+        "link", help="print a link that signs a staff member in to the running `dev`, once"
+    )
+    link.add_argument("email", help="an active staff member")
+    link.set_defaults(run=_link)
+
     sign_out = actions.add_parser("logout", help="end all sessions and tokens of a staff member")
     sign_out.add_argument("email", help="a staff member")
     sign_out.add_argument("--reason", required=True, help="why, for the audit log")
@@ -43,7 +53,7 @@ def add_parser(commands: Any) -> None:
     invite.add_argument("--reason", required=True, help="why, for the audit log")
     invite.set_defaults(run=_invite)
 
-    for action in (add, listing, token, sign_out, invite):
+    for action in (add, listing, token, link, sign_out, invite):
         action.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -95,6 +105,38 @@ def _token(options: argparse.Namespace) -> int:
         print_json({"token": token, "expires_at": known["expires_at"]})
     else:
         print(token)
+    return 0
+
+
+def create_sign_in_link(base_url: str, email: str) -> dict[str, Any]:
+    """A link that signs a staff member in once, and when it ends."""
+    ticket = secrets.token_urlsafe(32)
+    row = call_function(
+        "SELECT billing.create_sign_in_link(p_email => %(email)s, p_ticket_hash => %(hash)s)"
+        " AS expires_at",
+        email=email,
+        hash=hashed(ticket),
+    )[0]
+    return {"sign_in_url": f"{base_url}/admin/sign-in/{ticket}", **row}
+
+
+def _link(options: argparse.Namespace) -> int:
+    found = find_running_dev()
+    if found is None:
+        raise CommandFailed(
+            "sign-in links are for `ciris-billing dev`, and none runs in this folder; `serve` signs"
+            " staff in by Google (docs/staff.md)"
+        )
+    _, facts = found
+    os.environ["DATABASE_URL"] = facts["dsn"]  # that server's, whatever else is set
+    link = create_sign_in_link(facts["base_url"], options.email)
+    if options.json:
+        print_json(link)
+    else:
+        print(link["sign_in_url"])
+        print(
+            f"(signs {options.email} in once, until {link['expires_at']:%H:%M %Z})", file=sys.stderr
+        )
     return 0
 
 

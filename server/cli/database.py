@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 from typing import Any, LiteralString
 
 import psycopg
@@ -10,6 +12,9 @@ from psycopg.rows import dict_row
 
 from server.cli.output import CommandFailed
 from server.config import load_database_url
+
+_WHO_MAY = "it needs the login of a member of billing_dba"
+_FOR_PSQL = re.compile(r"\bbilling\.|\bp_[a-z]|\bSELECT\b")
 
 
 def call_function(statement: LiteralString, **arguments: Any) -> list[dict[str, Any]]:
@@ -20,15 +25,12 @@ def call_function(statement: LiteralString, **arguments: Any) -> list[dict[str, 
     try:
         with psycopg.connect(url, connect_timeout=10, row_factory=dict_row) as connection:
             return connection.execute(statement, arguments).fetchall()
-    except psycopg.errors.UndefinedFunction as error:
+    except psycopg.errors.UndefinedFunction:
         raise CommandFailed(
-            "the database lacks a function this release calls: run `ciris-billing migrate`"
-            f" ({_first_line(error)})"
+            "the database does not fit this release: run `ciris-billing migrate`"
         ) from None
-    except psycopg.errors.InsufficientPrivilege as error:
-        raise CommandFailed(
-            f"{_first_line(error)}: this needs the login of a member of billing_dba"
-        ) from None
+    except psycopg.errors.InsufficientPrivilege:
+        raise CommandFailed(f"this login may not do that: {_WHO_MAY}") from None
     except UnicodeEncodeError:
         raise CommandFailed("an argument is not valid UTF-8 text") from None
     except psycopg.errors.InvalidSchemaName:
@@ -41,8 +43,24 @@ def call_function(statement: LiteralString, **arguments: Any) -> list[dict[str, 
             " is DATABASE_URL right and the database up?"
         ) from None
     except psycopg.Error as error:
+        raise CommandFailed(_in_words(error)) from None
+
+
+def _in_words(error: psycopg.Error) -> str:
+    """A refusal without the names of functions and their arguments, which are for psql."""
+    code, slug = error.sqlstate or "", error.diag.constraint_name
+    if slug == "invalid_argument":
+        values = json.loads(error.diag.message_detail or "{}")
+        argument = str(values["argument"]).removeprefix("p_").replace("_", " ")
+        return f"{argument}: {values['problem']}"
+    if slug == "actor_required":
+        return f"{_first_line(error)}: {_WHO_MAY}"
+    if code.startswith("PB"):
         hint = error.diag.message_hint
-        raise CommandFailed(_first_line(error) + (f" ({hint})" if hint else "")) from None
+        return _first_line(error) + (f" ({hint})" if hint and not _FOR_PSQL.search(hint) else "")
+    if code.startswith("22"):  # of a value, in words of its own
+        return f"the database does not take a value: {_first_line(error)}"
+    return f"the database refuses it (SQLSTATE {code or 'unknown'}): its log says why"
 
 
 def _first_line(error: psycopg.Error) -> str:

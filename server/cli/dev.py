@@ -9,6 +9,7 @@ import fcntl
 import os
 import secrets
 import shutil
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -20,16 +21,27 @@ import psycopg
 from psycopg import sql
 
 from server.api_key_secret import verify_secret
+from server.cli.admins import create_sign_in_link
+from server.cli.database import call_function
+from server.cli.fake_stripe import SETTINGS as FAKE_STRIPE
+from server.cli.fake_stripe import running_fake_stripe
 from server.cli.keys import create_key
 from server.cli.output import CommandFailed
+from server.cli.port import require_free_port
+from server.cli.running_dev import FACTS, LOCK, SECRETS, secret_file
+from server.cli.sample_data import make_sample_data
 from server.cli.serve import run_server
 from server.config import ServeConfig, SettingsSeed, load_migration_config, load_serve_config
 from server.embedded import Cluster, EmbeddedError, find_binaries, growing_settings
-from server.staff.admin_token import hashed
+from server.encryption import Cipher
+from server.payments.settings import mask, seal_settings
 
+_STEPS = 4
+_NO_DATABASE = "postgresql:///"  # while there is none: what else is configured is checked first
 _DATABASE = "billing"
 _SERVER_LOGIN = "billing_web"
 _LOCK_PATIENCE = 10.0
+_PORT_PATIENCE = 2.0
 
 
 def add_parser(commands: Any) -> None:
@@ -47,78 +59,127 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--postgres", type=int, choices=(16, 18), default=18, help="PostgreSQL major version"
     )
+    parser.add_argument(
+        "--sample-data", action="store_true", help="add a few users and what they did"
+    )
+    parser.add_argument(
+        "--fake-stripe",
+        action="store_true",
+        help="sell through a fake Stripe on this machine (needs the extra fake-stripe)",
+    )
     parser.set_defaults(run=_run)
 
 
 def _run(options: argparse.Namespace) -> int:
     directory: Path = options.data_dir.resolve()
     directory.mkdir(parents=True, exist_ok=True)
-    environment = dict(os.environ)
+    with _only_one(directory / LOCK), contextlib.ExitStack() as at_end:
+        environment = _environment(options, directory)
+        config = _config(environment, _NO_DATABASE)
+        # Workers of a dev that was killed hold the port for as long as they need to notice.
+        require_free_port(config.host, config.port, patience=_PORT_PATIENCE)
+        if options.fake_stripe:
+            environment["STRIPE_API_BASE"] = at_end.enter_context(
+                running_fake_stripe(f"http://{config.host}:{config.port}")
+            )
+        _say(1, f"starting PostgreSQL {options.postgres} in {directory / 'postgres'}")
+        cluster = at_end.enter_context(_running_cluster(directory, options.postgres))
+        at_end.callback((directory / FACTS).unlink, missing_ok=True)
+        return _serve(options, directory, cluster, environment)
+
+
+def _environment(options: argparse.Namespace, directory: Path) -> dict[str, str]:
+    """What the server is configured by: ours, without another database, with the options and with
+    secrets that are kept in the folder."""
     for name in ("DATABASE_URL", "MIGRATION_DATABASE_URL"):  # dev brings its own database
         for given in (name, f"{name}_FILE"):
-            environment.pop(given, None)
             os.environ.pop(given, None)
+    environment = dict(os.environ)
     for name, value in (("PORT", options.port), ("WORKERS", options.workers)):
         if value is not None:
             environment[name] = str(value)
     environment.setdefault("ACCESS_LOG_SAMPLE", "1")
-    with _only_one(directory / "dev.lock"):
-        try:
-            binaries = find_binaries(options.postgres)
-            settings = growing_settings(binaries)
-            cluster = Cluster(directory / "postgres", binaries, settings=settings)
-            cluster.start()
-        except EmbeddedError as error:
-            raise CommandFailed(str(error)) from error
-        try:
-            return _serve(directory, cluster, environment)
-        finally:
-            (directory / "dev.json").unlink(missing_ok=True)
-            with contextlib.suppress(KeyboardInterrupt):
-                cluster.stop()
-
-
-def _serve(directory: Path, cluster: Cluster, environment: dict[str, str]) -> int:
-    from server import migrate
-
-    _create_database(cluster.dsn("postgres"))
-    owner_dsn = cluster.dsn(_DATABASE)
-    environment["DATABASE_URL"] = owner_dsn
-    _, seed = load_migration_config(environment)
-    _migrate(migrate, owner_dsn, seed)
-    _create_login(owner_dsn)
-    os.environ["DATABASE_URL"] = owner_dsn  # for create_key
-    key = _first_key(directory / "api_key")
-
-    for name in ("ENCRYPTION_KEY", "ADMIN_JWT_SECRET"):
+    for name in SECRETS:
         if not environment.get(name) and not environment.get(f"{name}_FILE"):
-            environment[f"{name}_FILE"] = str(_secret(directory / name.lower()))
-    environment["DATABASE_URL"] = cluster.dsn(_DATABASE, _SERVER_LOGIN)
-    config = load_serve_config(environment)
+            environment[f"{name}_FILE"] = str(_secret(secret_file(directory, name)))
+    return environment
+
+
+def _config(environment: dict[str, str], dsn: str) -> ServeConfig:
+    config = load_serve_config({**environment, "DATABASE_URL": dsn})
     assert config.staff is not None
-    config = replace(config, staff=replace(config.staff, sign_in_links=True))
+    return replace(config, staff=replace(config.staff, sign_in_links=True))
+
+
+@contextlib.contextmanager
+def _running_cluster(directory: Path, version: int) -> Iterator[Cluster]:
+    try:
+        binaries = find_binaries(version)
+        settings = growing_settings(binaries)
+        cluster = Cluster(directory / "postgres", binaries, settings=settings)
+        cluster.start()
+    except EmbeddedError as error:
+        raise CommandFailed(str(error)) from error
+    try:
+        yield cluster
+    finally:
+        with contextlib.suppress(KeyboardInterrupt):
+            cluster.stop()
+
+
+def _serve(
+    options: argparse.Namespace, directory: Path, cluster: Cluster, environment: dict[str, str]
+) -> int:
+    owner_dsn = cluster.dsn(_DATABASE)
+    _create_database(cluster.dsn("postgres"))
+    _, seed = load_migration_config({**environment, "DATABASE_URL": owner_dsn})
+    _say(2, "bringing the database to this release")
+    _migrate(owner_dsn, seed)
+    _create_login(owner_dsn)
+    os.environ["DATABASE_URL"] = owner_dsn  # for what commands call
+    config = _config(environment, cluster.dsn(_DATABASE, _SERVER_LOGIN))
+    _say(3, "preparing an API key" + (" and sample data" if options.sample_data else ""))
     base_url = f"http://{config.host}:{config.port}"
     facts = {
         "base_url": base_url,
-        "api_key": key,
+        "api_key": _first_key(directory / "api_key"),
         "dsn": owner_dsn,
         "admin_url": f"{base_url}/admin",
     }
+    if options.sample_data:
+        make_sample_data()
+    _set_up_fake_stripe(config, wanted=options.fake_stripe)
+    if options.fake_stripe:
+        facts["stripe_api_base"] = environment["STRIPE_API_BASE"]
 
     def ready() -> None:
         # Good for ten minutes from now, once.
-        facts["sign_in_url"] = f"{base_url}/admin/sign-in/{_sign_in_ticket(owner_dsn)}"
-        _write_private(directory / "dev.json", orjson.dumps(facts, option=orjson.OPT_INDENT_2))
-        _print_welcome(config, facts, cluster)
+        facts["sign_in_url"] = create_sign_in_link(base_url, _developer())["sign_in_url"]
+        _write_private(directory / FACTS, orjson.dumps(facts, option=orjson.OPT_INDENT_2))
+        _print_welcome(options, facts, cluster)
 
+    _say(4, f"starting the server at {base_url}")
     return run_server(config, on_ready=ready, scratch=directory)
 
 
-def _migrate(migrate: Any, dsn: str, seed: SettingsSeed) -> None:
+def _say(step: int, what: str) -> None:
+    print(f"Step {step} of {_STEPS}: {what}", flush=True)
+
+
+def _migrate(dsn: str, seed: SettingsSeed) -> None:
+    from server import migrate
+
+    def show(text: str) -> None:
+        print(f"\r  {text[:76]:76}", end="", flush=True)
+
+    is_watched = sys.stdout.isatty()
     try:
-        migrate.migrate(dsn, seed)
+        migrate.migrate(dsn, seed, show if is_watched else lambda _: None)
     except migrate.MigrationError as error:
         raise CommandFailed(str(error)) from error
+    finally:
+        if is_watched:
+            print(f"\r{'':78}\r", end="", flush=True)
 
 
 @contextlib.contextmanager
@@ -127,6 +188,7 @@ def _only_one(path: Path) -> Iterator[None]:
     the second they need to notice."""
     with path.open("a") as file:
         deadline = time.monotonic() + _LOCK_PATIENCE
+        waiting = False
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -137,6 +199,9 @@ def _only_one(path: Path) -> Iterator[None]:
                         f"another `ciris-billing dev` is using {path.parent}:"
                         " stop it, or give this one --data-dir and --port of its own"
                     ) from None
+                if not waiting:
+                    print(f"Waiting for the `dev` that uses {path.parent} to end", flush=True)
+                    waiting = True
                 time.sleep(0.1)
         yield
 
@@ -163,8 +228,6 @@ def _create_login(dsn: str) -> None:
 
 def _first_key(path: Path) -> str:
     """The key of the last time, if it still works; else a new one."""
-    from server.cli.database import call_function
-
     if path.exists():
         text = path.read_text(encoding="utf-8").strip()
         rows = call_function(
@@ -177,23 +240,39 @@ def _first_key(path: Path) -> str:
     return key
 
 
-def _sign_in_ticket(dsn: str) -> str:
-    """A ticket that signs in, once, an administrator made for the purpose."""
-    ticket = secrets.token_urlsafe(32)
-    with psycopg.connect(dsn, autocommit=True) as connection:
-        row = connection.execute("SELECT admin_email_domain FROM billing.get_settings()").fetchone()
-        assert row is not None
-        email = f"dev@{row[0]}"
-        connection.execute(
-            "SELECT billing.add_admin(p_email => %s, p_full_name => 'Developer', p_role => 'admin')"
-            " WHERE NOT EXISTS (SELECT FROM billing.list_admins() AS a WHERE a.email = %s)",
-            (email, email),
+def _developer() -> str:
+    """The address of an administrator made for the purpose."""
+    domain = call_function("SELECT admin_email_domain FROM billing.get_settings()")[0]
+    email = f"dev@{domain['admin_email_domain']}"
+    call_function(
+        "SELECT billing.add_admin(p_email => %(email)s, p_full_name => 'Developer',"
+        " p_role => 'admin')"
+        " WHERE NOT EXISTS (SELECT FROM billing.list_admins() AS a WHERE a.email = %(email)s)",
+        email=email,
+    )
+    return email
+
+
+def _set_up_fake_stripe(config: ServeConfig, *, wanted: bool) -> None:
+    """Sells through the fake Stripe, or no longer does. Somebody's own keys are not touched."""
+    rows = call_function("SELECT * FROM billing.get_provider_config(p_provider_type => 'stripe')")
+    stored = rows[0]["config_data"].get("api_key") if rows else None
+    is_fake = isinstance(stored, dict) and stored.get("masked") == mask(FAKE_STRIPE["api_key"])
+    if wanted and stored and not is_fake:
+        raise CommandFailed(
+            "Stripe is set up in this folder with keys of your own: give --fake-stripe another"
+            " folder with --data-dir"
         )
-        connection.execute(
-            "SELECT billing.create_sign_in_link(p_email => %s, p_ticket_hash => %s)",
-            (email, hashed(ticket)),
-        )
-    return ticket
+    if not wanted and not is_fake:
+        return
+    given = FAKE_STRIPE if wanted else {}
+    sealed = seal_settings("stripe", given, Cipher(config.encryption_keys))
+    call_function(
+        "SELECT 1 FROM billing.set_provider_config(p_provider_type => 'stripe',"
+        " p_config_data => %(config)s, p_is_active => %(wanted)s)",
+        config=orjson.dumps(sealed).decode(),
+        wanted=wanted,
+    )
 
 
 def _secret(path: Path) -> Path:
@@ -211,7 +290,7 @@ def _write_private(path: Path, content: bytes) -> None:
     temporary.replace(path)
 
 
-def _print_welcome(config: ServeConfig, facts: dict[str, str], cluster: Cluster) -> None:
+def _print_welcome(options: argparse.Namespace, facts: dict[str, str], cluster: Cluster) -> None:
     psql = shutil.which("psql") or str(cluster.binaries / "psql")
     body = '{"oauth_provider": "oauth:google", "external_id": "user-1"}'
     print(
@@ -220,13 +299,11 @@ CIRIS Billing is running at {facts["base_url"]}
 
   API key   {facts["api_key"]}
 
-  Try it    curl -s {facts["base_url"]}/v1/billing/credits/check \\
-              -H 'X-API-Key: {facts["api_key"]}' \\
-              -H 'Content-Type: application/json' \\
-              -d '{body}'
-
+  Try it    {_curl(facts, "credits/check", body)}
+{_how_to_buy(facts) if options.fake_stripe else ""}
   Console   {facts["sign_in_url"]}
-            (signs you in once, within ten minutes)
+            (signs you in once, within ten minutes; `ciris-billing admins link {_developer()}`
+            makes another)
 
   API       {facts["base_url"]}/docs
   psql      {psql} '{facts["dsn"]}'
@@ -237,3 +314,23 @@ Ctrl-C stops it; `make run` again resumes.
 """,
         flush=True,
     )
+
+
+def _curl(facts: dict[str, str], path: str, body: str) -> str:
+    return f"""curl -s {facts["base_url"]}/v1/billing/{path} \\
+              -H 'X-API-Key: {facts["api_key"]}' \\
+              -H 'Content-Type: application/json' \\
+              -d '{body}'"""
+
+
+def _how_to_buy(facts: dict[str, str]) -> str:
+    body = (
+        '{"oauth_provider": "oauth:google", "external_id": "user-1",'
+        ' "customer_email": "user-1@example.com"}'
+    )
+    return f"""
+  Buy       {_curl(facts, "purchases", body)}
+
+  Pay       curl -s -X POST {facts["stripe_api_base"]}/_config/pay/PAYMENT_ID
+            (the payment_id of that answer; the credits are there a second later)
+"""

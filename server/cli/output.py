@@ -25,12 +25,10 @@ def print_table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str], e
     if not rows:
         print(empty)
         return
-    lines = [list(columns.values())]
-    lines += [[_cell(row[key]) for key in columns] for row in rows]
-    widths = [max(len(line[index]) for line in lines) for index in range(len(columns))]
-    for line in lines:
-        text = "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
-        print(text.rstrip())
+    from tabulate import tabulate
+
+    cells = [[_cell(row[key]) for key in columns] for row in rows]
+    print(tabulate(cells, list(columns.values()), tablefmt="plain", disable_numparse=True))
 
 
 def _cell(value: Any) -> str:

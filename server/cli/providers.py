@@ -104,9 +104,19 @@ def _set(options: argparse.Namespace) -> int:
             "nothing to set: give STRIPE_API_KEY, STRIPE_WEBHOOK_SECRET or STRIPE_PUBLISHABLE_KEY"
             " (or NAME_FILE) in the environment, or --enable or --disable"
         )
+    if options.enable and not sealed.get("api_key"):
+        _require_api_key(options.provider)
     changed = _store(options.provider, sealed, options.enable, options.reason, unchanged_since)
     _print(changed, options)
     return 0
+
+
+def _require_api_key(provider: str) -> None:
+    if not _stored(provider)["config_data"].get("api_key"):
+        raise CommandFailed(
+            f"{provider} cannot sell without an API key: give STRIPE_API_KEY (or"
+            " STRIPE_API_KEY_FILE) in the environment"
+        )
 
 
 def _edited_secrets(

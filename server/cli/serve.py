@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from server.cli.output import CommandFailed
+from server.cli.port import require_free_port
 from server.config import ServeConfig, load_serve_config
 
 _METRICS = "PROMETHEUS_MULTIPROC_DIR"
@@ -40,7 +41,9 @@ def _run(options: argparse.Namespace) -> int:
     ):
         if value is not None:
             environment[name] = str(value)
-    return run_server(load_serve_config(environment))
+    config = load_serve_config(environment)
+    require_free_port(config.host, config.port)
+    return run_server(config)
 
 
 def run_server(config: ServeConfig, *, on_ready: Any = None, scratch: Path | None = None) -> int:

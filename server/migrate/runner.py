@@ -74,8 +74,8 @@ def migrate(dsn: str, seed: SettingsSeed, progress: Progress = lambda _: None) -
     `dsn` must be a login that owns the database or a superuser. Raises MigrationError."""
     with _exclusive(dsn) as connection, _backend(dsn) as (backend, steps):
         pending = list(backend.to_apply(steps))
-        for step in pending:
-            progress(f"applying {step.id}")
+        for number, step in enumerate(pending, 1):
+            progress(f"applying {step.id} ({number} of {len(pending)})")
             _run(f"step {step.id}", partial(backend.apply_one, step))
         progress("loading sql/")
         dropped = _load_definitions(connection)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shlex
 import subprocess
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -46,6 +48,7 @@ COMMANDS = [
     ("admins", "add"),
     ("admins", "list"),
     ("admins", "token"),
+    ("admins", "link"),
     ("admins", "logout"),
     ("admins", "invite"),
     ("payments",),
@@ -59,6 +62,7 @@ COMMANDS = [
     ("providers", "test"),
     ("providers", "reencrypt"),
     ("reconcile",),
+    ("completion",),
 ]
 # What a complete command line needs beside its name.
 ARGUMENTS: dict[tuple[str, ...], list[str]] = {
@@ -67,6 +71,7 @@ ARGUMENTS: dict[tuple[str, ...], list[str]] = {
     ("keys", "revoke"): ["cbk_test_00000000000"],
     ("admins", "add"): ["ada@example.com"],
     ("admins", "token"): ["ada@example.com"],
+    ("admins", "link"): ["ada@example.com"],
     ("admins", "logout"): ["ada@example.com", "--reason", "a test"],
     ("admins", "invite"): ["ada@example.com", "--reason", "a test"],
     ("payments", "resolve"): ["pi_1", "--how", "other", "--reason", "a test"],
@@ -74,6 +79,7 @@ ARGUMENTS: dict[tuple[str, ...], list[str]] = {
     ("payments", "resolve-warning"): ["issfr_1", "--reason", "a test"],
     ("providers", "set"): ["stripe"],
     ("reconcile",): ["stripe", "--since", "2026-11-01"],
+    ("completion",): ["bash"],
 }
 USING_THE_DATABASE = [
     ("serve",),
@@ -116,7 +122,7 @@ def run(
         env={**clean_environment(), **(environment or {})},
         stdin=subprocess.DEVNULL,
         timeout=60,
-        **options,
+        **{"cwd": "/", **options},  # where no `dev` runs
     )
 
 
@@ -197,6 +203,47 @@ def test_an_unknown_option_is_answered_with_the_usage(command: tuple[str, ...]) 
 )
 def test_a_wrong_command_line_is_answered_with_the_usage(arguments: tuple[str, ...]) -> None:
     assert refused(run(*arguments), 2).startswith("usage: ciris-billing")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "meant"),
+    [
+        (("kyes", "list"), "keys"),
+        (("admins", "lnk", "ada@example.com"), "link"),
+        (("keys", "list", "--enviroment", "test"), "--environment"),
+        (("keys", "list", "--enviroment=test"), "--environment"),
+        (("keys", "create", "agent", "--environment", "tset"), "test"),
+    ],
+    ids=" ".join,
+)
+def test_what_was_probably_meant_is_named(arguments: tuple[str, ...], meant: str) -> None:
+    assert f"did you mean {meant}?" in refused(run(*arguments), 2)
+    assert "did you mean" not in refused(run("keys", "list", "--frobnicate"), 2)
+
+
+def test_a_shell_completes_commands_and_options(tmp_path: Path) -> None:
+    def completed(line: str) -> set[str]:
+        """What bash offers at the line's end, by the printed function."""
+        script = f"""
+            eval "$(ciris-billing completion bash)"
+            COMP_LINE={shlex.quote(line)} COMP_POINT={len(line)} COMP_TYPE=9
+            COMP_WORDS=({line}) COMP_CWORD={len(line.split()) - 1}
+            _python_argcomplete ciris-billing
+            printf '%s\\n' "${{COMPREPLY[@]}}"
+        """
+        done = subprocess.run(
+            ["bash", "-c", script],
+            check=True,
+            capture_output=True,
+            text=True,
+            env={**clean_environment(), "PATH": f"{Path(BILLING).parent}:{os.environ['PATH']}"},
+            cwd=tmp_path,
+        )
+        return {word.strip() for word in done.stdout.splitlines()}
+
+    assert completed("ciris-billing pro") == {"providers"}
+    assert completed("ciris-billing keys r") == {"rotate", "revoke"}
+    assert completed("ciris-billing keys list --env") == {"--environment"}
 
 
 def test_the_version_is_told() -> None:
@@ -358,6 +405,38 @@ def test_what_the_database_refuses_is_said_in_its_words(database: Database) -> N
     assert "1 to 255 characters" in refused(run("keys", "create", "", environment=environment), 1)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "user"),
+    [
+        (("keys", "create", "a" * 300), "postgres"),
+        (("keys", "create", "agent", "--permission", "billing:all"), "postgres"),
+        (("keys", "create", "agent", "--expires-in-days", "9999999999"), "postgres"),
+        (("keys", "rotate", "00000000-0000-4000-8000-000000000000"), "postgres"),
+        (("keys", "list"), "t_web"),
+        (("keys", "create", "agent"), "t_web"),
+        (("admins", "add", "nobody"), "postgres"),
+        (("admins", "invite", "nobody@example.com", "--reason", " "), "postgres"),
+        (("payments", "resolve", "pi_1", "--how", "credited", "--reason", "x"), "postgres"),
+        (("payments", "reopen", "pi_1", "--reason", "x"), "postgres"),
+        (("payments", "resolve-warning", "issfr_1", "--reason", "x"), "postgres"),
+    ],
+    ids=" ".join,
+)
+def test_a_refusal_names_nothing_that_only_psql_knows(
+    module_database: Database, arguments: tuple[str, ...], user: str
+) -> None:
+    done = run(*arguments, environment={"DATABASE_URL": module_database.dsn(user)})
+    message = refused(done, 1)
+    assert not re.search(r"\bp_[a-z]|\bbilling(_data)?\.|\bfunction\b|\bSELECT\b|PB\d", message)
+
+
+def test_a_function_that_is_missing_is_not_named(database: Database) -> None:
+    database.execute("DROP FUNCTION billing.verify_ledger")
+    message = refused(run("verify", environment={"DATABASE_URL": database.dsn()}), 1)
+    assert "ciris-billing migrate" in message
+    assert "verify_ledger" not in message
+
+
 def test_the_servers_own_login_may_not_make_keys(database: Database) -> None:
     done = run("keys", "create", "agent", environment={"DATABASE_URL": database.dsn("t_web")})
     assert "who it is for" in refused(done, 1)
@@ -444,6 +523,12 @@ def test_no_token_for_who_is_not_active_staff(staff_database: Database) -> None:
         done = run("admins", "token", email, environment=environment)
         assert f"Staff member not found: {email}" in refused(done, 1)
         assert done.stdout == ""
+
+
+def test_sign_in_links_are_made_where_dev_runs(staff_database: Database) -> None:
+    environment = {"DATABASE_URL": staff_database.dsn()}
+    message = refused(run("admins", "link", "ada@example.com", environment=environment), 1)
+    assert "ciris-billing dev" in message
 
 
 # Verifying
@@ -655,5 +740,8 @@ def test_a_port_in_use_is_reported(module_database: Database) -> None:
         message = refused(run("serve", "--port", port, environment=environment), 1)
         assert port in message
         assert "in use" in message
+        other = re.search(r"this works: (\S*ciris-billing serve --port (\d+))\n", message)
+        assert other is not None
+        assert int(other[2]) > int(port)
         with service.client() as client:
             assert client.get("/health").status_code == 200

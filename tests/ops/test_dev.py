@@ -29,6 +29,7 @@ from tests.support import (
     BILLING,
     Process,
     charge_body,
+    clean_environment,
     credit_body,
     free_port,
     identity,
@@ -49,9 +50,11 @@ class Dev:
     prefix: tuple[str, ...] = ()
     environment: dict[str, str] = field(default_factory=dict)
     cwd: Path | None = None
+    options: tuple[str, ...] = ()
 
     def start(self) -> Dev:
         arguments = [BILLING, "dev", "--port", str(self.port), "--data-dir", str(self.directory)]
+        arguments += self.options
         self.process = Process([*self.prefix, *arguments], self.environment, self.cwd).start()
         return self
 
@@ -126,7 +129,7 @@ def running(directory: Path, **options: Any) -> Iterator[Dev]:
 @pytest.fixture(scope="module")
 def dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dev]:
     """One that serves throughout."""
-    with running(tmp_path_factory.mktemp("dev") / "data") as dev:
+    with running(tmp_path_factory.mktemp("dev") / ".data") as dev:
         yield dev
 
 
@@ -145,6 +148,21 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def directory(prepared: Path, tmp_path: Path) -> Path:
     """A copy of the prepared folder."""
     return shutil.copytree(prepared, tmp_path / "data")
+
+
+def beside(
+    dev: Dev, *arguments: str, environment: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Runs a command in the folder that holds the `dev`'s own."""
+    return subprocess.run(
+        [BILLING, *arguments],
+        check=False,
+        capture_output=True,
+        text=True,
+        env={**clean_environment(), **(environment or {})},
+        cwd=dev.directory.parent,
+        timeout=60,
+    )
 
 
 def credits_left(dev: Dev) -> int:
@@ -222,10 +240,103 @@ def test_a_port_in_use_is_reported_and_nothing_stays_behind(dev: Dev, directory:
         assert "in use" in second.process.output
         assert "Traceback" not in second.process.output
         assert "CIRIS Billing is running" not in second.process.output
+        assert "PostgreSQL" not in second.process.output  # it is said before anything starts
         assert second.postgres_pid() is None
         assert not (directory / "dev.json").exists()
     finally:
         second.end()
+
+
+def test_the_command_that_is_named_for_a_port_in_use_works(dev: Dev, directory: Path) -> None:
+    second = Dev(directory, port=dev.port).start()
+    assert second.process.process.wait(60) == 1
+    [command] = re.findall(r"this works: (.*)", second.process.output)
+    third = Dev(directory)
+    third.process = Process(["bash", "-c", f"exec {command}"]).start()
+    try:
+        third.wait()
+        assert credits_left(third) == 7
+    finally:
+        third.end()
+
+
+def test_each_step_of_a_start_is_named(dev: Dev) -> None:
+    steps = re.findall(r"^Step (\d) of (\d): \w+", dev.process.output, re.MULTILINE)
+    assert steps == [(str(number), "4") for number in range(1, 5)]
+
+
+def test_commands_beside_it_find_its_database(dev: Dev) -> None:
+    done = beside(dev, "keys", "list", "--json")
+    assert done.returncode == 0, done.stderr
+    assert dev.facts["api_key"][:20] in done.stdout
+    assert "`dev` in .data/" in done.stderr
+    for command in (("verify",), ("migrate", "--status"), ("providers", "list")):
+        assert beside(dev, *command).returncode == 0
+    token = beside(dev, "admins", "token", "dev@ciris.ai").stdout.strip()
+    answer = httpx.get(
+        f"{dev.facts['base_url']}/admin/api/users", headers={"Authorization": f"Bearer {token}"}
+    )
+    assert answer.status_code == 200
+
+
+def test_commands_beside_it_take_the_database_of_the_environment_first(dev: Dev) -> None:
+    elsewhere = f"postgresql://nobody@127.0.0.1:{free_port()}/elsewhere"
+    for name in ("DATABASE_URL", "MIGRATION_DATABASE_URL"):
+        done = beside(dev, "migrate", "--status", environment={name: elsewhere})
+        assert done.returncode == 1
+        assert "`dev`" not in done.stderr
+
+
+def test_one_that_was_killed_is_not_found(dev: Dev, tmp_path: Path) -> None:
+    (tmp_path / ".data").mkdir()
+    shutil.copy(dev.directory / "dev.json", tmp_path / ".data")
+    (tmp_path / ".data" / "dev.lock").touch()
+    done = beside(Dev(tmp_path / ".data"), "keys", "list")
+    assert done.returncode == 2
+    assert "DATABASE_URL is not set" in done.stderr
+
+
+def test_a_link_signs_in_without_a_restart(dev: Dev) -> None:
+    beside(dev, "admins", "add", "grace@ciris.ai")
+    # Of this server whatever database the shell is set up for.
+    elsewhere = {"DATABASE_URL": "postgresql://nobody@127.0.0.1:9/elsewhere"}
+    done = beside(dev, "admins", "link", "grace@ciris.ai", environment=elsewhere)
+    assert done.returncode == 0, done.stderr
+    with httpx.Client() as browser:
+        assert browser.get(done.stdout.strip()).headers["location"] == "/admin"
+        page = browser.get(f"{dev.facts['base_url']}/admin")
+        assert "grace@ciris.ai" in page.text
+        assert browser.get(done.stdout.strip()).status_code == 400  # once
+    assert "not found" in beside(dev, "admins", "link", "nobody@ciris.ai").stderr
+
+
+def test_buying_and_sample_data_can_be_tried(directory: Path) -> None:
+    buyer = {**identity("user-1"), "customer_email": "user-1@example.com"}
+    options = ("--sample-data", "--fake-stripe")
+    with running(directory, options=options) as dev:
+        bought = dev.post("purchases", buyer)
+        assert bought.status_code == 201, bought.text
+        [pay] = re.findall(r"curl -s -X POST \S+", dev.process.output)
+        command = pay.replace("PAYMENT_ID", bought.json()["payment_id"])
+        paid = subprocess.run(["sh", "-c", command], check=True, stdout=subprocess.PIPE)
+        assert json.loads(paid.stdout)["status"] == "succeeded"
+        wait_for(lambda: credits_left(dev) == 7 + 20, "the credits of the payment")
+        with psycopg.connect(dev.facts["dsn"]) as owner:
+            once = owner.execute(
+                "SELECT count(*), sum(total_uses) FROM billing_data.accounts"
+            ).fetchone()
+        assert dev.process.stop(timeout=60) == 0
+    with running(directory, options=options) as dev:
+        with psycopg.connect(dev.facts["dsn"]) as owner:
+            again = owner.execute(
+                "SELECT count(*), sum(total_uses) FROM billing_data.accounts"
+            ).fetchone()
+        assert again == once
+        assert once is not None
+        assert once[0] > 6
+        assert dev.process.stop(timeout=60) == 0
+    with running(directory) as dev:  # without it nothing is sold
+        assert dev.post("purchases", buyer).status_code == 503
 
 
 @pytest.mark.parametrize("way", ["Ctrl-C", "SIGTERM"])

@@ -291,6 +291,15 @@ def test_selling_is_switched_off_and_on(operator: Operator, keys: dict[str, str]
     assert states == [(True, False), (False, True)]
 
 
+def test_what_has_no_api_key_cannot_sell(operator: Operator, keys: dict[str, str]) -> None:
+    message = operator.refused(1, "set", "stripe", "--enable")
+    assert "STRIPE_API_KEY" in message
+    assert operator.database.execute("SELECT 1 FROM billing_data.provider_configs") == []
+    public = {"publishable_key": keys["publishable_key"]}
+    operator.refused(1, "set", "stripe", "--enable", **environment(public))
+    assert operator.row("set", "stripe", "--enable", **environment(keys))["is_active"] is True
+
+
 def test_without_an_encryption_key_only_what_is_public_is_stored(
     operator: Operator, keys: dict[str, str]
 ) -> None:

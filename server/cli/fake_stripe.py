@@ -1,0 +1,82 @@
+"""The Stripe of `ciris-billing dev --fake-stripe`: localstripe on this machine, in a process of its
+own. It needs the package localstripe (the extra `fake-stripe`). POST /_config/pay/{payment_id} does
+what a customer does on Stripe's page."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.util import find_spec
+from typing import Any
+
+from server.cli.output import CommandFailed
+
+SETTINGS = {
+    "api_key": "sk_test_fakeStripeOfDev",
+    "publishable_key": "pk_test_fakeStripeOfDev",
+    "webhook_secret": "whsec_fakeStripeOfDev",
+}
+_EVENTS = ["payment_intent.succeeded", "payment_intent.payment_failed"]
+_CARD = {"number": "4242424242424242", "exp_month": 12, "exp_year": 2050, "cvc": "123"}
+
+
+@contextlib.contextmanager
+def running_fake_stripe(service_url: str) -> Iterator[str]:
+    """Gives the address of a fake Stripe that tells the service at `service_url` of payments.
+    Raises CommandFailed where localstripe is not installed."""
+    if find_spec("localstripe") is None:
+        raise CommandFailed(
+            "--fake-stripe needs the package localstripe: pip install 'ciris-billing[fake-stripe]'"
+        )
+    webhook = f"{service_url}/v1/billing/webhooks/stripe"
+    with subprocess.Popen(
+        [sys.executable, "-m", "server.cli.fake_stripe", webhook],
+        stdin=subprocess.PIPE,  # it ends when this does: it never outlives who started it
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        try:
+            address = process.stdout.readline().strip()
+            if not address:
+                raise CommandFailed("the fake Stripe did not start")
+            yield address
+        finally:
+            process.terminate()
+
+
+async def _serve(webhook: str) -> None:
+    from aiohttp import web
+    from localstripe import resources, server
+
+    async def pay(request: web.Request) -> web.Response:
+        """What a customer does, with a card that works; the webhook follows after a second."""
+        api: Any = resources
+        payment_id = request.match_info["payment_id"]
+        method = api.PaymentMethod._api_create(type="card", card=dict(_CARD))
+        api.PaymentIntent._api_update(payment_id, payment_method=method.id)
+        intent = api.PaymentIntent._api_confirm(payment_id)
+        return web.json_response({"payment_id": payment_id, "status": intent.status})
+
+    resources.Store.dump_to_disk = lambda self: None  # its file is one for all who run it
+    server.register_webhook("dev", webhook, SETTINGS["webhook_secret"], _EVENTS)
+    # Below /_config/ localstripe asks for no key.
+    server.app.router.add_post("/_config/pay/{payment_id}", pay)
+    runner = web.AppRunner(server.app, access_log=None)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    host, port = runner.addresses[0][:2]
+    print(f"http://{host}:{port}", flush=True)
+    await asyncio.to_thread(sys.stdin.read)
+    await runner.cleanup()
+
+
+if __name__ == "__main__":
+    # Ctrl-C reaches this process too; the server goes on until its requests are answered.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    asyncio.run(_serve(sys.argv[1]))

@@ -1,0 +1,37 @@
+"""argparse with "did you mean", which it has itself from Python 3.14 on, for values alone."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+from typing import Any
+
+
+class Parser(argparse.ArgumentParser):
+    """Parsers of commands are of this class too: add_subparsers() makes them so."""
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """Refuses here what is not known: the command's own parser knows what was meant."""
+        options, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            meant = _did_you_mean(unknown[0].partition("=")[0], self._option_string_actions)
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{meant}")
+        return options, unknown
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is None or value in action.choices:
+            return
+        choices = [str(choice) for choice in action.choices]
+        raise argparse.ArgumentError(
+            action,
+            f"invalid choice: {value!r} (choose from {', '.join(choices)})"
+            + _did_you_mean(str(value), choices),
+        )
+
+
+def _did_you_mean(text: str, known: Iterable[str]) -> str:
+    near = get_close_matches(text, known, n=1)
+    return f"; did you mean {near[0]}?" if near else ""
