@@ -1,7 +1,8 @@
 -- A list of charges under one idempotency key: the whole list takes effect once.
 
--- The key that a line of rotations began with; the key itself when it was not made by a rotation.
--- (BEGIN ATOMIC would make the column it reads undroppable for the rollback of the step that adds it.)
+-- The first key of a chain of rotations; the key itself when no rotation made it. (The body is a
+-- string, because BEGIN ATOMIC would record a dependency on a column that a migration's rollback
+-- drops.)
 CREATE OR REPLACE FUNCTION billing_data.first_key_id(p_api_key_id uuid) RETURNS uuid
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -20,7 +21,8 @@ $$;
 COMMENT ON FUNCTION billing_data.first_key_id IS
     'The API key that a line of rotations began with. Helper.';
 
--- What is remembered of a batch of this API key, or else of its line of keys: no row when nothing is.
+-- The record of a batch under this API key, or else under another key of its chain of rotations; no
+-- row when there is none.
 CREATE OR REPLACE FUNCTION billing_data.find_batch(
     p_api_key_id uuid, p_first_key_id uuid, p_idempotency_key text
 ) RETURNS TABLE (
@@ -39,18 +41,18 @@ $$;
 COMMENT ON FUNCTION billing_data.find_batch IS
     'What is remembered of a batch under its idempotency key. Helper.';
 
--- Makes the charges of one request of the web tier, in their order, and remembers the outcomes
--- under p_idempotency_key for the API key and all that it was rotated from or to, nobody else: the
--- same request again gets the first outcomes (replayed true) and charges nothing, another request is
--- refused. All items name one API key. p_batch_fingerprint is a digest of the request that is the same
--- under each API key and leaves absent fields out; p_request_fingerprint is one that is not, by which
--- releases without the former tell requests of one API key apart. Everything is one transaction: when an
--- account is held, nothing is done but to wait for it, with no other one locked; with p_wait false, that
--- is the outcome 'busy' of every item after a moment, and nothing is remembered. Locks: as
--- billing.charge_items, then the batch_requests row.
--- Writes: batch_requests 0..1, and as billing.charge_items.
--- Errors: actor and key errors, invalid_argument, idempotency_key_reused, and lock_not_available when an
--- account stays held; all else is an item's outcome.
+-- Makes the charges of one request, in their order, and records the outcomes under
+-- p_idempotency_key for this API key and every key of its chain of rotations. The same request
+-- again returns the first outcomes (replayed true) and charges nothing; another request under the
+-- same key is refused. All items name one API key. p_batch_fingerprint is a digest of the request
+-- that does not depend on the API key and leaves absent fields out; p_request_fingerprint depends
+-- on the key, for servers of releases that know no other. Everything is one transaction. While an
+-- account is held, the call waits for it and holds no other; with p_wait false, every item's
+-- outcome is 'busy' after a moment, and nothing is recorded.
+-- Locks: as billing.charge_items, then the batch_requests row. Writes: batch_requests 0..1, and as
+-- billing.charge_items.
+-- Errors: actor and key errors, invalid_argument, idempotency_key_reused, and lock_not_available
+-- when an account stays held; all else is an item's outcome.
 -- Example: SELECT * FROM billing.charge_items_once(p_idempotency_key => 'batch-1',
 --     p_request_fingerprint => '\x00', p_items => ..., ...);
 CREATE OR REPLACE FUNCTION billing.charge_items_once(
@@ -106,7 +108,7 @@ BEGIN
             ) AS b;
             RETURN;
         END IF;
-        -- In the way may be a row of this API key, or of another one of its line.
+        -- A conflicting row may be of this API key or of another one of its chain.
         INSERT INTO billing_data.batch_requests (
             api_key_id, idempotency_key, first_key_id, request_fingerprint, batch_fingerprint,
             answer
@@ -125,17 +127,18 @@ BEGIN
         SELECT coalesce(jsonb_agg(to_jsonb(c)), '[]') INTO v_answer
         FROM billing.charge_items(p_items, p_wait => false) AS c;
         IF v_answer @> '[{"outcome": "busy"}]' THEN
-            RAISE lock_not_available USING MESSAGE = 'An account came, and was taken, after our look';
+            RAISE lock_not_available
+                USING MESSAGE = 'An account was created and locked after the look-up';
         END IF;
-        -- A key that ended since our look refuses the whole; kept as the batch's answer, that would be
-        -- told to the key that follows it.
+        -- A key that was revoked meanwhile refuses the whole call. Recorded as the batch's answer,
+        -- that refusal would be replayed to the key's successor.
         PERFORM billing_data.authorize(v_credential, NULL, 'billing:write');
         UPDATE billing_data.batch_requests AS b
         SET answer = v_answer
         WHERE b.api_key_id = v_key_id AND b.idempotency_key = p_idempotency_key;
     ELSE
-        -- Rows of the release before have no digest that holds under another API key: then it is
-        -- taken to be the same request.
+        -- Rows of the release before have no digest that is comparable across API keys. Such a row
+        -- counts as the same request.
         IF (
             v_first.batch_fingerprint = p_batch_fingerprint
             OR v_first.request_fingerprint = p_request_fingerprint

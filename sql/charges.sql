@@ -1,8 +1,8 @@
 -- Charges: this user used one. Free uses go first, one per charge whatever the amount; then paid
 -- credits, the whole amount or nothing. Every accepted charge is one ledger row.
 
--- Whether an item has the shape of a charge. Of the identity nothing is wanted but that it has an
--- account.
+-- Whether an item has the shape of a charge. The identity is not checked here: an identity that
+-- breaks a rule has no account.
 CREATE OR REPLACE FUNCTION billing_data.is_charge(p_item billing.charge_item) RETURNS boolean
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN (
@@ -21,7 +21,8 @@ RETURN (
 COMMENT ON FUNCTION billing_data.is_charge IS
     'Whether an item of a list has the shape of a charge. Helper.';
 
--- The fingerprint of a charge that is asked for: of all but whose it is, the key, and by whom.
+-- The fingerprint of a requested charge. It covers every field but the identity, the idempotency
+-- key and the API key.
 CREATE OR REPLACE FUNCTION billing_data.charge_fingerprint(p_item billing.charge_item)
 RETURNS bytea
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
@@ -41,7 +42,7 @@ RETURN billing_data.fingerprint(
 COMMENT ON FUNCTION billing_data.charge_fingerprint IS
     'The fingerprint of a charge that is asked for. Helper.';
 
--- The one rule of charging: what becomes of a charge at an account as it is.
+-- The one rule of charging: the outcome of a charge, given the account's present state.
 CREATE OR REPLACE FUNCTION billing_data.charge_verdict(
     p_status text,
     p_account_currency text,
@@ -61,8 +62,8 @@ END;
 COMMENT ON FUNCTION billing_data.charge_verdict IS
     'What becomes of a charge at an account as it is. Helper.';
 
--- The accounts that a list of charges must lock, in id order. An item whose key was used, and that
--- changes no profile, needs none: what the ledger says once it says for ever.
+-- The accounts that a list of charges must lock, in id order. An item needs no lock when its
+-- idempotency key was used before and it changes no profile: ledger rows never change.
 CREATE OR REPLACE FUNCTION billing_data.accounts_to_charge(
     p_items billing.charge_item[], OUT ids uuid[], OUT changes_profiles boolean
 )
@@ -93,7 +94,8 @@ $$;
 COMMENT ON FUNCTION billing_data.accounts_to_charge IS
     'The accounts that a list of charges must lock, and whether a profile changes. Helper.';
 
--- Makes the profile updates that a list of charges carries, at the accounts that are locked for it.
+-- Applies the profile updates that a list of charges carries. It changes only accounts in p_locked,
+-- whose locks this transaction holds.
 CREATE OR REPLACE FUNCTION billing_data.apply_profiles(
     p_items billing.charge_item[], p_locked uuid[], p_role text
 ) RETURNS void
@@ -130,8 +132,9 @@ $$;
 COMMENT ON FUNCTION billing_data.apply_profiles IS
     'Makes the profile updates of a list of charges. Helper.';
 
--- What becomes of an item before its account is looked at more closely, NULL when it is to be charged.
--- p_changes: it changes the account's profile, which needs the account's lock; p_locked: that is ours.
+-- The outcome of an item that can be decided without weighing the account's balance; NULL when the
+-- item is to be charged. p_changes says that the item changes the account's profile, which needs
+-- the account's lock. p_locked are the accounts that this transaction has locked.
 CREATE OR REPLACE FUNCTION billing_data.early_outcome(
     p_fault text,
     p_is_charge boolean,
@@ -147,8 +150,8 @@ RETURN CASE
     WHEN p_fault IS NOT NULL THEN p_fault
     WHEN NOT p_is_charge THEN 'invalid_argument'
     WHEN p_account_id IS NULL THEN 'account_not_found'
-    -- Held by another transaction, or created after our look for it. The locked ones are in order, so
-    -- the place of this one among them is found by halving.
+    -- Another transaction holds the account, or it was created after we looked for it. p_locked is
+    -- sorted, so width_bucket finds the account's place in it by binary search.
     WHEN ((p_used).id IS NULL OR p_changes)
         AND (p_locked[width_bucket(p_account_id, p_locked)] = p_account_id) IS NOT TRUE
         THEN CASE WHEN p_wait THEN 'account_not_found' ELSE 'busy' END
@@ -158,9 +161,10 @@ END;
 COMMENT ON FUNCTION billing_data.early_outcome IS
     'What becomes of an item that needs no look at its account. Helper.';
 
--- What becomes of each item of a list of charges, at the accounts as they are and those locked for
--- it; p_left marks the items to look at, NULL: all. No row: it cannot be told yet, because an item
--- before it has its key, or was too much at the same account, whose leavings are another's first.
+-- The outcome of each item of a list of charges, from the accounts' present state and the accounts
+-- locked for the list. p_left marks the items to weigh; NULL means all of them. An item has no row
+-- while its outcome depends on an earlier item: that item has the same idempotency key, or it
+-- needed more credits than the account had left.
 CREATE OR REPLACE FUNCTION billing_data.weigh_charges(
     p_items billing.charge_item[],
     p_left boolean[],
@@ -206,7 +210,7 @@ BEGIN
                 ),
                 p_locked, p_wait
             ) AS early,
-            -- What is too much now is so, too, after what others of this list take.
+            -- An amount above the balance now is above it, too, after earlier items were charged.
             billing_data.charge_verdict(
                 a.status, a.currency, (i.asked).currency, a.free_uses_remaining, a.paid_credits,
                 (i.asked).amount_minor
@@ -251,7 +255,10 @@ BEGIN
         ) AS balance_after
         FROM placed AS p
         CROSS JOIN LATERAL (
-            SELECT CASE WHEN p.verdict = 'created' AND p.place > p.free_uses THEN p.amount ELSE 0 END
+            SELECT CASE
+                WHEN p.verdict = 'created' AND p.place > p.free_uses THEN p.amount
+                ELSE 0
+            END
         ) AS c (price)
     ),
     turn AS (
@@ -282,7 +289,8 @@ $$;
 COMMENT ON FUNCTION billing_data.weigh_charges IS
     'What becomes of the items of a list of charges. Helper.';
 
--- What comes of an item of which no charge is made now: the charge of its key, or what refused it.
+-- The answer for an item that makes no charge: the earlier charge of its idempotency key, or the
+-- refusal.
 CREATE OR REPLACE FUNCTION billing_data.charge_outcome(
     p_item integer,
     p_outcome text,
@@ -305,7 +313,7 @@ RETURN ROW(
 COMMENT ON FUNCTION billing_data.charge_outcome IS
     'What comes of an item of which no charge is made. Helper.';
 
--- Makes those charges of a list that can be told at once, and gives what comes of these items.
+-- Makes the charges of a list that can be decided at once, and returns their outcomes.
 CREATE OR REPLACE FUNCTION billing_data.charge_round(
     p_items billing.charge_item[],
     p_left boolean[],
@@ -390,14 +398,16 @@ $$;
 COMMENT ON FUNCTION billing_data.charge_round IS
     'Makes those charges of a list that can be told at once. Helper.';
 
--- The core of every charge. Items of one account are decided in the order of the list. An item's
--- outcome is 'created'; 'replayed' or 'conflict' when its idempotency key was used before with the same
--- or another request, with the first charge's row; the slug of what refused it; 'busy' only when p_wait
--- is false and somebody else holds the account. A refused item writes nothing but the profile update it
--- carries. Whoever p_wait is false for never waits for a lock; who waits for one account holds no other
--- meanwhile.
--- Locks: the accounts of billing_data.accounts_to_charge, in a statement of its own, so that the next
--- one sees every charge committed before. Writes: accounts 1 per changed account, charges 1 per created item.
+-- Charges a list of items. Every charge goes through here but the plain case of
+-- billing.create_charge. Items of one account are decided in the order of the list. An item's
+-- outcome is one of these: 'created'; 'replayed' or 'conflict', with the first charge's row, when
+-- its idempotency key was used before by the same or by another request; the slug of the refusal;
+-- 'busy', only with p_wait false, when another transaction holds the account. A refused item writes
+-- nothing but the profile update it carries. With p_wait false the call never waits for an account.
+-- With p_wait true it waits for one account at a time and holds no other meanwhile.
+-- Locks: the accounts of billing_data.accounts_to_charge, in a statement of its own, so that the
+-- next statement sees every charge committed before. Writes: accounts, 1 per changed account;
+-- charges, 1 per created item.
 -- Errors: actor_required, actor_not_allowed, invalid_argument, and lock_not_available when an
 -- account stays held; all else is an outcome.
 -- Example: SELECT * FROM billing.charge_items(p_items => ARRAY[jsonb_populate_record(
@@ -430,8 +440,8 @@ BEGIN
         PERFORM billing_data.lock_accounts(v_wanted, p_wait => true);
         v_locked := v_wanted;
     ELSE
-        -- SKIP LOCKED passes over held rows, but waits where a row was replaced between the look
-        -- and the lock by one that is held: not for long, and then for the whole call.
+        -- SKIP LOCKED skips held rows. It waits only for a row that was updated after our snapshot
+        -- and is locked again; the timeout bounds that wait for the whole call.
         PERFORM set_config('lock_timeout', '50ms', true);
         v_locked := ARRAY(
             SELECT a.id
@@ -450,10 +460,10 @@ BEGIN
         v_outcomes := v_outcomes || v_round;
         EXIT WHEN cardinality(v_outcomes) = cardinality(p_items);
         IF v_round IS NULL THEN
-            RAISE EXCEPTION 'none of the items that are left can be told';
+            RAISE EXCEPTION 'no remaining item could be decided';
         END IF;
-        -- Two rounds are enough for all but what somebody made up; it must not look at everything
-        -- again and again.
+        -- Two rounds decide every ordinary list. A list built to need many rounds is decided in
+        -- small parts, so that its cost stays linear.
         v_left := ARRAY(
             SELECT
                 o.item IS NULL AND (
@@ -516,9 +526,10 @@ $$;
 COMMENT ON FUNCTION billing_data.require_charged IS
     'Raises what refused an item, unless a charge was made of it. Helper.';
 
--- Charges one use: what is plain in plain statements, anything else as a list of one; anything but a new
--- charge is raised, which also undoes the profile update the call carries. With p_only_plain there is no
--- row instead of a list of one, and nothing was done.
+-- Charges one use. The plain case is decided here by plain statements; anything else goes to
+-- billing.charge_items as a list of one. Any outcome but a new charge is raised as an error, which
+-- also undoes the profile update the call carries. With p_only_plain, a case that is not plain
+-- returns no row and does nothing.
 -- Locks and writes: as billing.charge_items, in the same order. Errors: actor and key errors,
 -- invalid_argument, charge_already_exists, account_not_found, account_suspended, account_closed,
 -- charge_currency_mismatch, insufficient_credits.
@@ -619,7 +630,7 @@ BEGIN
             )
         )
         ON CONFLICT DO NOTHING;
-        IF FOUND THEN  -- else the key was used after our look
+        IF FOUND THEN  -- otherwise another call used the key after our SELECT
             UPDATE billing_data.accounts AS a
             SET free_uses_remaining = free_uses_after,
                 paid_credits = balance_after,

@@ -1,7 +1,7 @@
 -- Checks: may this user go on? A check consumes nothing; it creates the account if there is none,
 -- applies profile updates and leaves an audit row with the decision it really made.
 
--- Whether an item has the shape of a check; NULL is no identity, but a fine rest.
+-- Whether an item has the shape of a check. The identity must not be NULL; any other field may.
 CREATE OR REPLACE FUNCTION billing_data.is_check(p_item billing.check_item) RETURNS boolean
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN (
@@ -32,7 +32,8 @@ END;
 COMMENT ON FUNCTION billing_data.denial_reason IS
     'Why an account may not go on, NULL when it may. Helper.';
 
--- Whether a person should be shown what a pack costs: who was denied, and could use one.
+-- Whether the answer offers a purchase: the user was denied for lack of credits, and the account
+-- could use them.
 CREATE OR REPLACE FUNCTION billing_data.wants_purchase(p_status text, p_denial_reason text)
 RETURNS boolean
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
@@ -40,10 +41,11 @@ RETURN p_denial_reason IS NOT NULL AND p_status = 'active';
 COMMENT ON FUNCTION billing_data.wants_purchase IS
     'Whether who was denied could go on with a purchase. Helper.';
 
--- Makes the accounts and changes the profiles that these items of a list of checks ask for: new
--- accounts in the order of their identities, then profiles in the order of the accounts' ids, so that
--- two calls cannot wait for each other. Gives the items that made an account and those that met
--- somebody else at it, which only befalls who must not wait.
+-- Creates the accounts and applies the profile updates that a list of checks needs before it is
+-- decided. p_rest marks the items concerned. It creates accounts in the order of their identities
+-- and then updates profiles in the order of account ids, so that two calls cannot deadlock. Returns
+-- which items created an account, and, with p_wait false, which items met a lock of another
+-- transaction.
 CREATE OR REPLACE FUNCTION billing_data.prepare_checks(
     p_items billing.check_item[], p_role text, p_rest boolean[], p_wait boolean,
     OUT created boolean[], OUT busy boolean[]
@@ -95,7 +97,8 @@ BEGIN
             created[v_item.item] := true;
         END IF;
     END LOOP;
-    -- All that these accounts are sent, in its order: what changes nothing now may do so after another.
+    -- Every profile update for these accounts is applied in the order of the list: one that changes
+    -- nothing now may change something after an earlier one.
     FOR v_item IN
         SELECT s.item, (s.asked).*, s.account_id
         FROM (
@@ -140,13 +143,14 @@ $$;
 COMMENT ON FUNCTION billing_data.prepare_checks IS
     'Makes accounts and changes profiles before checks are decided. Helper.';
 
--- The core of every check. An item's outcome is 'checked', or the slug of what refused it; 'busy' only
--- when p_wait is false and somebody else holds what the item would have to change. Nothing an item
--- meets fails another. A profile is billing:write's to give: what comes with a key of billing:read
--- alone is not looked at.
--- Locks: per item, only where its profile changes, the account (id order); of a new
--- account the identity's index entry. Writes: accounts (new, profile), credit_checks 1 per checked item.
--- The commit is asynchronous when nothing but audit rows was written.
+-- Checks a list of items. Every check goes through here but the plain case of billing.check_credit.
+-- An item's outcome is 'checked', the slug of the refusal, or, only with p_wait false, 'busy', when
+-- another transaction holds the account or identity that the item would change. One item's refusal
+-- does not affect the others. A profile update needs billing:write: from a key without it the
+-- update is ignored.
+-- Locks, per item: the account, only where its profile changes (in id order); for a new account,
+-- the identity's index entry. Writes: accounts (new ones, profiles); credit_checks, 1 per checked
+-- item. The commit is asynchronous when only audit rows were written.
 -- Errors: actor_required, actor_not_allowed, invalid_argument; all else is an outcome.
 -- Example: SELECT * FROM billing.check_items(p_items => ARRAY[jsonb_populate_record(
 --     NULL::billing.check_item, '{"oauth_provider": "oauth:google", "external_id": "1"}')]);
@@ -167,7 +171,7 @@ DECLARE
     v_seed bytea := billing_data.id_seed();
     v_decided billing.check_outcome[];
     v_outcomes billing.check_outcome[];
-    v_rest boolean[];  -- whose account must be made, or its profile changed, before they are decided
+    v_rest boolean[];  -- items that need a new account or a profile update before they are decided
     v_created boolean[];
     v_busy boolean[];
 BEGIN
@@ -235,7 +239,9 @@ BEGIN
         FROM found AS f
         CROSS JOIN billing_data.settings AS s
         LEFT JOIN LATERAL (SELECT f.* WHERE f.outcome = 'checked') AS c ON true
-        CROSS JOIN LATERAL (SELECT billing_data.wants_purchase(c.status, c.reason)) AS w (is_wanted);
+        CROSS JOIN LATERAL (
+            SELECT billing_data.wants_purchase(c.status, c.reason)
+        ) AS w (is_wanted);
         v_outcomes := v_outcomes || v_decided;
         EXIT WHEN v_rest IS NULL;
         v_only_audit := false;
@@ -276,11 +282,13 @@ $$;
 COMMENT ON FUNCTION billing_data.require_checked IS
     'Raises what refused an item, unless it was checked. Helper.';
 
--- May this user go on? One check: what is plain in plain statements, anything else as a list of one,
--- whose refusal is raised; with p_only_plain there is no row then, and nothing was done.
--- Locks and writes: as billing.check_items. Errors: actor and key errors, invalid_argument. A denial is
--- an answer, not an error.
--- Example: SELECT * FROM billing.check_credit(p_oauth_provider => 'oauth:google', p_external_id => '1');
+-- May this user go on? The plain case is decided here by plain statements; anything else goes to
+-- billing.check_items as a list of one, and a refusal is raised as an error. With p_only_plain, a
+-- case that is not plain returns no row and does nothing.
+-- Locks and writes: as billing.check_items. Errors: actor and key errors, invalid_argument. A
+-- denial is an answer, not an error.
+-- Example: SELECT * FROM billing.check_credit(
+--     p_oauth_provider => 'oauth:google', p_external_id => '1');
 CREATE OR REPLACE FUNCTION billing.check_credit(
     p_oauth_provider text,
     p_external_id text,
@@ -339,7 +347,7 @@ BEGIN
     END IF;
     IF v_account_id IS NOT NULL THEN
         IF pg_current_xact_id_if_assigned() IS NULL THEN
-            -- An assignment: PERFORM would make a query of it.
+            -- An assignment is evaluated as an expression; PERFORM would run a query.
             v_outcome := set_config('synchronous_commit', 'off', true);
         END IF;
         has_credit := reason IS NULL;
@@ -377,7 +385,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION billing.check_credit IS
-    'Tells whether a user may go on; creates the account if new. For billing_server and billing_dba.';
+    'Says if a user may go on; creates the account if new. For billing_server and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.check_credit TO billing_server, billing_dba;
 
 -- An account's checks, newest first, with why they were denied. Errors: actor errors,

@@ -1,12 +1,11 @@
--- What a check and a charge are made of, and what comes of them: the one list of these fields. The
--- functions that take them (billing.check_items, billing.charge_items ...) get whole lists of items as
--- one argument.
+-- The one list of the fields of checks, charges and their outcomes. The functions that take them
+-- (billing.check_items, billing.charge_items ...) get a whole list of items as one argument.
 --
--- A server sends the fields that it was made with, so an item of a running server cannot grow: a
--- new field (since 2) makes a new type, charge_item_2, and the functions that take it are named
--- after it, charge_items_2. Types and functions of the version before are made here and in
--- kept.sql from these same lines, so that servers of the release before go on. What comes of an item
--- is read by name, so those types grow in place.
+-- A running server sends the fields it was built with, so an item type cannot grow. A new field
+-- (since 2) makes a new type, charge_item_2, and functions that take it, charge_items_2. The types
+-- and functions of the version before are made here and in kept.sql from this same list, so that
+-- servers of the release before go on working. Outcomes are read by column name, so their types
+-- grow in place.
 DO $types$
 DECLARE
     v_type record;
@@ -91,7 +90,8 @@ BEGIN
             SELECT p.*, max(p.since) OVER (PARTITION BY p.type) AS newest FROM placed AS p
         )
         SELECT
-            p.type || CASE WHEN v.version > 1 AND NOT p.grows THEN '_' || v.version ELSE '' END AS name,
+            p.type
+            || CASE WHEN v.version > 1 AND NOT p.grows THEN '_' || v.version ELSE '' END AS name,
             p.type AS base, p.newest, p.grows, array_agg(p.definition ORDER BY p.place) AS fields
         FROM versioned AS p
         CROSS JOIN LATERAL generate_series(greatest(p.newest - 1, 1), p.newest) AS v (version)
@@ -118,7 +118,8 @@ BEGIN
             OR (cardinality(v_found) <> cardinality(v_type.fields) AND NOT v_type.grows)
         THEN
             RAISE EXCEPTION 'billing.% has other fields in this database', v_type.name
-                USING HINT = 'A new field of an item belongs to a new version; one of an outcome comes last.';
+                USING HINT = 'A new field of an item belongs to a new version;'
+                    ' a new field of an outcome comes last.';
         ELSE
             FOR v_new IN cardinality(v_found) + 1 .. cardinality(v_type.fields) LOOP
                 EXECUTE format(

@@ -1,7 +1,7 @@
 -- Everything that is replaced on every deploy, in load order, and so the map of this folder.
 -- `ciris-billing migrate` reads the list; a DBA may run it by hand as a member of billing_owner:
 --     psql --single-transaction --file sql/load.sql
--- Schema billing holds what others may call: a file of a noun holds its functions, and their helpers,
+-- Schema billing holds what others may call: a file of a noun holds its functions; their helpers,
 -- which are in schema billing_data, stand before them. Tables are made by the steps in migrations/.
 -- To find a function: grep -n 'FUNCTION billing.NAME' sql/*.sql
 

@@ -1,4 +1,4 @@
-"""/admin/sign-in, /admin/sign-out, and the one-time links of `ciris-billing dev` and `admins link`."""
+"""/admin/sign-in, /admin/sign-out, and the one-time links of `dev` and `admins link`."""
 
 from __future__ import annotations
 
