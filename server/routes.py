@@ -1,21 +1,20 @@
-"""Every URL of the service: method, path, guard, handler. Nothing is served that is not here, and
-each line names its guard, public ones too."""
+"""Every URL of the service: method, path, guard, handler, and all that the API's description says
+of it. Nothing is served that is not here, and each line names its guard, public ones too."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-
 from aiohttp import web
-from pydantic import BaseModel
 
 from server.admin_api import accounts as accounts_api
 from server.admin_api import analytics as analytics_api
 from server.admin_api import api_keys as keys_api
-from server.admin_api import console as console_api
+from server.admin_api import audit_log as audit_api
 from server.admin_api import models as s
+from server.admin_api import payments as payments_api
+from server.admin_api import pricing as pricing_api
 from server.admin_api import providers as providers_api
+from server.admin_api import staff as staff_api
 from server.admin_api import users as users_api
-from server.admin_api.endpoint import Handler as StaffApiHandler
 from server.admin_api.endpoint import staff_endpoint
 from server.admin_pages import accounts as accounts_page
 from server.admin_pages import api_keys as keys_page
@@ -27,221 +26,310 @@ from server.admin_pages import staff as staff_pages
 from server.admin_pages.page import page, page_for_browsers, public_page
 from server.agent import accounts, charges, checks, credits, purchases, transactions
 from server.agent import models as m
-from server.agent.endpoint import READ, WRITE, Handler, agent_endpoint
+from server.agent.endpoint import READ, WRITE, agent_endpoint
 from server.http.aiohttp_server import ignore_other_expectations
 from server.http.app_keys import ROUTE_TABLE
-from server.http.route import INTERNAL, OPEN_PAGE, PAGE, PUBLIC, SIGNED, STAFF, Route
+from server.http.route import (
+    INTERNAL,
+    OPEN_PAGE,
+    PAGE,
+    PUBLIC,
+    SIGNED,
+    STAFF,
+    Handler,
+    Route,
+    Section,
+)
 from server.public import docs, service
 from server.staff import oauth
-from server.staff.guard import Visit, staff_api
+from server.staff.guard import staff_api as guarded_for_scripts
 from server.webhooks import stripe
 
-StaffHandler = Callable[[web.Request, Visit], Awaitable[web.StreamResponse]]
-
-
-def _agent(
-    method: str,
-    path: str,
-    guard: str,
-    handler: Handler,
-    summary: str,
-    *,
-    body: type[BaseModel] | None = None,
-    parameters: type[BaseModel] | None = None,
-    query: type[BaseModel] | None = None,
-    success: int = 200,
-    idempotent: bool = False,
-) -> Route:
-    guarded = agent_endpoint(
-        guard, handler, body=body, path=parameters, query=query, idempotent=idempotent
-    )
-    return Route(
-        method, path, guard, guarded, summary, body, parameters, query, success, idempotent
-    )
-
-
-def _page(method: str, path: str, handler: StaffHandler, summary: str) -> Route:
-    return Route(method, path, PAGE, page(handler), summary)
-
-
-def _staff(
-    method: str,
-    path: str,
-    handler: StaffApiHandler,
-    summary: str,
-    *,
-    body: type[BaseModel] | None = None,
-    parameters: type[BaseModel] | None = None,
-    query: type[BaseModel] | None = None,
-    success: int = 200,
-    idempotent: bool = False,
-    secret: bool = False,
-) -> Route:
-    shaped = staff_endpoint(
-        handler,
-        writes=method != "GET",
-        body=body,
-        path=parameters,
-        query=query,
-        idempotent=idempotent,
-        secret=secret,
-    )
-    guarded = staff_api(shaped)
-    return Route(
-        method, path, STAFF, guarded, summary, body, parameters, query, success, idempotent
-    )
-
-
 # fmt: off
-ROUTES: tuple[Route, ...] = (
-    Route("GET", "/", PUBLIC, service.root, "What answers here"),
-    Route("GET", "/health", PUBLIC, service.health, "Is the service fit to serve?"),
-    Route("GET", "/metrics", INTERNAL, service.prometheus, "Prometheus metrics"),
-    Route("GET", "/openapi.json", PUBLIC, docs.openapi, "This description"),
-    Route("GET", "/docs", PUBLIC, docs.page, "This description as a page"),
-    Route("GET", "/static/{name}", PUBLIC, docs.static, "Style sheets"),
+SECTIONS: tuple[Section, ...] = (
+    Section("Checks and charges", "The two calls an agent makes all day.", (
+        Route("POST", "/v1/billing/credits/check", READ, checks.check_credit,
+              "May this user go on?", body=m.CheckRequest, answer=checks.CreditCheck,
+              example=checks.EXAMPLE),
+        Route("POST", "/v1/billing/charges", WRITE, charges.create_charge,
+              "This user used one", body=m.ChargeRequest, answer=charges.Charge,
+              example=charges.CREATED, success=201, idempotent=True,
+              errors=("charge_currency_mismatch", "insufficient_credits", "account_suspended",
+                      "account_closed", "account_not_found", charges.ALREADY_EXISTS)),
+        Route("POST", "/v1/billing/charges:batch", WRITE, charges.create_charges,
+              "Up to 1,000 charges, an outcome each", body=m.ChargeBatchRequest,
+              answer=charges.ChargeBatch, example=charges.BATCH, idempotent=True),
+    )),
+    Section("Credits", "What users pay with once their free uses are gone.", (
+        Route("POST", "/v1/billing/credits", WRITE, credits.create_credit,
+              "Add paid credits", body=m.CreditRequest, answer=credits.Credit,
+              example=credits.CREATED, success=201, idempotent=True,
+              errors=("credit_currency_mismatch", "account_not_found", credits.ALREADY_EXISTS,
+                      "balance_overflow", "payment_already_credited",
+                      "payment_of_another_account")),
+    )),
+    Section("Purchases", "Users buy credits in packs; Stripe takes the payment.", (
+        Route("POST", "/v1/billing/purchases", WRITE, purchases.create_purchase,
+              "Sell a pack of uses", body=m.PurchaseRequest, answer=purchases.Payment,
+              example=purchases.OFFERED, success=201, idempotent=True,
+              errors=purchases.PROVIDER_FAULTS),
+        Route("GET", "/v1/billing/purchases/{payment_id}", READ, purchases.get_purchase,
+              "Read a payment", parameters=m.PurchasePath, answer=purchases.Payment,
+              example=purchases.PAID, errors=("payment_not_found", *purchases.PROVIDER_FAULTS)),
+        Route("GET", "/v1/billing/purchases/{payment_id}/status", READ,
+              purchases.get_purchase_status, "Read a payment, by its other address",
+              parameters=m.PurchasePath, answer=purchases.Payment, example=purchases.PAID,
+              errors=("payment_not_found", *purchases.PROVIDER_FAULTS)),
+        Route("POST", "/v1/billing/webhooks/stripe", SIGNED, stripe.receive_stripe_event,
+              "Stripe's events", answer=stripe.EventReceipt, example=stripe.EXAMPLE,
+              errors=("webhook_metadata_missing", "webhook_signature_invalid", "webhook_failed",
+                      "payment_provider_not_configured")),
+    )),
+    Section("Accounts", "Who the users are and what became of their uses.", (
+        Route("POST", "/v1/billing/accounts", WRITE, accounts.create_account,
+              "Find or create an account", body=m.AccountRequest, answer=accounts.Account,
+              example=accounts.CREATED, success=201, idempotent=True),
+        Route("GET", "/v1/billing/accounts/{oauth_provider}/{external_id}", READ,
+              accounts.get_account, "Read an account", parameters=m.AccountPath,
+              query=m.AccountQuery, answer=accounts.Account, example=accounts.READ,
+              errors=("account_not_found",)),
+        Route("GET", "/v1/billing/transactions", READ, transactions.list_transactions,
+              "An account's history, newest first", query=m.TransactionsQuery,
+              answer=transactions.TransactionPage, example=transactions.EXAMPLE),
+    )),
+    Section("Service", "About the service itself; needs no key.", (
+        Route("GET", "/", PUBLIC, service.get_root, "What answers here",
+              answer=service.ServiceInfo, example=service.ROOT),
+        Route("GET", "/health", PUBLIC, service.get_health, "Is the service fit to serve?",
+              answer=service.Health, example=service.HEALTH, errors=(service.UNHEALTHY,)),
+        Route("GET", "/metrics", INTERNAL, service.prometheus, "Prometheus metrics"),
+        Route("GET", "/openapi.json", PUBLIC, docs.get_openapi, "This description",
+              answer=docs.OpenApi, example=docs.OPENAPI),
+        Route("GET", "/docs", PUBLIC, docs.get_docs, "This description as a page",
+              content_type="text/html"),
+        Route("GET", "/static/{name}", PUBLIC, docs.get_static_file, "Style sheets",
+              content_type="text/css", example=docs.STATIC_FILE, headers=("Cache-Control",),
+              errors=("not_found",)),
+    )),
 
-    _agent("POST", "/v1/billing/credits/check", READ, checks.check_credit,
-           "May this user go on?", body=m.CheckRequest),
-    _agent("POST", "/v1/billing/charges", WRITE, charges.create_charge,
-           "This user used one", body=m.ChargeRequest, success=201, idempotent=True),
-    _agent("POST", "/v1/billing/charges:batch", WRITE, charges.create_charges,
-           "Up to 1,000 charges, an outcome each", body=m.ChargeBatchRequest, idempotent=True),
-    _agent("POST", "/v1/billing/credits", WRITE, credits.create_credit,
-           "Add paid credits", body=m.CreditRequest, success=201, idempotent=True),
-    _agent("POST", "/v1/billing/accounts", WRITE, accounts.create_account,
-           "Find or create an account", body=m.AccountRequest, success=201, idempotent=True),
-    _agent("GET", "/v1/billing/accounts/{oauth_provider}/{external_id}", READ,
-           accounts.get_account, "Read an account", parameters=m.AccountPath,
-           query=m.AccountQuery),
-    _agent("POST", "/v1/billing/purchases", WRITE, purchases.create_purchase,
-           "Sell a pack of uses", body=m.PurchaseRequest, success=201, idempotent=True),
-    _agent("GET", "/v1/billing/purchases/{payment_id}", READ, purchases.get_purchase,
-           "Read a payment", parameters=m.PurchasePath),
-    _agent("GET", "/v1/billing/purchases/{payment_id}/status", READ, purchases.get_purchase,
-           "Read a payment, by its other address", parameters=m.PurchasePath),
-    Route("POST", "/v1/billing/webhooks/stripe", SIGNED, stripe.receive, "Stripe's events"),
+    Section("Staff: accounts", "Looking after the users' accounts.", (
+        Route("GET", "/admin/api/users", STAFF, users_api.list_users, "Find accounts",
+              query=s.UsersQuery, answer=users_api.UserPage, example=users_api.LIST),
+        Route("GET", "/admin/api/users/{account_id}", STAFF, users_api.get_user,
+              "Read an account", parameters=s.UserPath, answer=users_api.UserDetails,
+              example=users_api.DETAILS, errors=("user_not_found",)),
+        Route("GET", "/admin/api/users/{account_id}/transactions", STAFF,
+              accounts_api.list_user_transactions, "An account's ledger", parameters=s.UserPath,
+              query=s.LedgerQuery, answer=accounts_api.LedgerPage, example=accounts_api.LEDGER,
+              errors=("user_not_found", "invalid_argument")),
+        Route("GET", "/admin/api/users/{account_id}/checks", STAFF, accounts_api.list_user_checks,
+              "An account's checks", parameters=s.UserPath, query=s.PageQuery,
+              answer=accounts_api.CheckPage, example=accounts_api.CHECKS,
+              errors=("user_not_found",)),
+        Route("POST", "/admin/api/users/{account_id}/credits", STAFF, accounts_api.adjust_credits,
+              "Grant or take credits", parameters=s.UserPath, body=s.AdjustCreditsRequest,
+              answer=accounts_api.Adjustment, example=accounts_api.ADJUSTMENT, success=201,
+              idempotent=True,
+              errors=("insufficient_credits", "user_not_found", "balance_overflow")),
+        Route("POST", "/admin/api/users/{account_id}/free-uses", STAFF,
+              accounts_api.reset_free_uses, "Reset free uses", parameters=s.UserPath,
+              body=s.ResetFreeUsesRequest, answer=accounts_api.FreeUsesReset,
+              example=accounts_api.FREE_USES, errors=("user_not_found",)),
+        Route("PUT", "/admin/api/users/{account_id}/status", STAFF, accounts_api.set_user_status,
+              "Suspend, reactivate, close", parameters=s.UserPath, body=s.SetStatusRequest,
+              answer=accounts_api.StatusChange, example=accounts_api.STATUS,
+              errors=("user_not_found",)),
+    )),
+    Section("Staff: API keys", "Who may use the service.", (
+        Route("GET", "/admin/api/api-keys", STAFF, keys_api.list_api_keys, "List API keys",
+              query=s.KeysQuery, answer=list[keys_api.ApiKey], example=keys_api.LIST),
+        Route("POST", "/admin/api/api-keys", STAFF, keys_api.create_api_key, "Create an API key",
+              body=s.CreateKeyRequest, answer=keys_api.CreatedKey, example=keys_api.CREATED,
+              success=201, errors=("invalid_argument",)),
+        Route("DELETE", "/admin/api/api-keys/{api_key_id}", STAFF, keys_api.revoke_api_key,
+              "Revoke an API key", parameters=s.KeyPath, query=s.ReasonQuery, success=204,
+              content_type="", example=keys_api.REVOKED, errors=("api_key_not_found",)),
+        Route("POST", "/admin/api/api-keys/{api_key_id}/rotate", STAFF, keys_api.rotate_api_key,
+              "Rotate an API key", parameters=s.KeyPath, query=s.ReasonQuery,
+              answer=keys_api.RotatedKey, example=keys_api.ROTATED,
+              errors=("api_key_unknown", "api_key_not_active")),
+    )),
+    Section("Staff: figures", "How much the service is used.", (
+        Route("GET", "/admin/api/analytics/overview", STAFF, analytics_api.get_overview,
+              "At a glance", answer=analytics_api.Overview, example=analytics_api.OVERVIEW),
+        Route("GET", "/admin/api/analytics/daily", STAFF, analytics_api.list_daily_figures,
+              "Figures by day", query=s.DailyQuery, answer=list[analytics_api.Daily],
+              example=analytics_api.DAILY),
+    )),
+    Section(
+        "Staff: payments", "What was bought, what Stripe said of it, and what needs a person.", (
+        Route("GET", "/admin/api/purchases", STAFF, payments_api.list_purchases, "List purchases",
+              query=s.PurchasesQuery, answer=payments_api.PurchasePage,
+              example=payments_api.PURCHASES),
+        Route("GET", "/admin/api/payment-events", STAFF, payments_api.list_payment_events,
+              "List Stripe's events", query=s.PageQuery, answer=payments_api.PaymentEventPage,
+              example=payments_api.EVENTS),
+        Route("GET", "/admin/api/payment-problems", STAFF, payments_api.list_payment_problems,
+              "What needs a person", query=s.ProblemsQuery,
+              answer=payments_api.PaymentProblemPage, example=payments_api.PROBLEMS),
+        Route("POST", "/admin/api/payment-events/{event_id}/resolve", STAFF,
+              payments_api.resolve_payment_event, "Resolve an event", parameters=s.EventPath,
+              body=s.ResolveEventRequest, answer=payments_api.ResolvedEvent,
+              example=payments_api.RESOLVED_EVENT,
+              errors=("invalid_argument", "payment_event_not_found", "payment_already_credited",
+                      "credit_not_usable")),
+        Route("POST", "/admin/api/payments/{payment_id}/resolve", STAFF,
+              payments_api.resolve_payment, "Resolve a payment", parameters=s.PaymentPath,
+              body=s.ResolvePaymentRequest, answer=payments_api.ResolvedPayment,
+              example=payments_api.RESOLVED_PAYMENT,
+              errors=("invalid_argument", "payment_already_credited", "credit_not_usable")),
+        Route("POST", "/admin/api/payments/{payment_id}/reopen", STAFF,
+              payments_api.reopen_payment, "Take a resolution back", parameters=s.PaymentPath,
+              body=s.ResolveRequest, answer=payments_api.ReopenedPayment,
+              example=payments_api.REOPENED, errors=("payment_not_resolved",)),
+        Route("POST", "/admin/api/payment-warnings/{warning_id}/resolve", STAFF,
+              payments_api.resolve_payment_warning, "Resolve a warning", parameters=s.WarningPath,
+              body=s.ResolveRequest, answer=payments_api.ResolvedWarning,
+              example=payments_api.RESOLVED_WARNING, errors=("payment_warning_not_found",)),
+        Route("POST", "/admin/api/payment-returns/{return_id}/resolve", STAFF,
+              payments_api.resolve_shortfall, "Write off a shortfall", parameters=s.ReturnPath,
+              body=s.ResolveRequest, answer=payments_api.ResolvedReturn,
+              example=payments_api.RESOLVED_RETURN, errors=("payment_return_not_found",)),
+    )),
+    Section("Staff: settings", "The price, and the payment providers.", (
+        Route("GET", "/admin/api/config/providers", STAFF, providers_api.list_providers,
+              "Payment providers", answer=list[providers_api.Provider],
+              example=providers_api.LIST),
+        Route("PUT", "/admin/api/config/providers/{provider}", STAFF, providers_api.set_provider,
+              "Set up a payment provider", parameters=s.ProviderPath, body=s.SetProviderRequest,
+              secret=True, answer=providers_api.Provider, example=providers_api.CONFIGURED,
+              errors=("invalid_argument",)),
+        Route("GET", "/admin/api/config/pricing", STAFF, pricing_api.get_pricing,
+              "Read the price", answer=pricing_api.Pricing, example=pricing_api.PRICING),
+        Route("PUT", "/admin/api/config/pricing", STAFF, pricing_api.set_pricing, "Set the price",
+              body=s.SetPricingRequest, answer=pricing_api.Pricing,
+              example=pricing_api.NEW_PRICING, errors=("invalid_argument",)),
+    )),
+    Section("Staff: staff", "Who may do all this, and who did what.", (
+        Route("GET", "/admin/api/staff", STAFF, staff_api.list_staff, "List staff",
+              answer=staff_api.StaffList, example=staff_api.LIST),
+        Route("POST", "/admin/api/staff", STAFF, staff_api.add_staff, "Add somebody",
+              body=s.AddStaffRequest, answer=staff_api.StaffMember, example=staff_api.ADDED,
+              success=201, errors=("invalid_argument", "last_admin")),
+        Route("PUT", "/admin/api/staff/{email}", STAFF, staff_api.change_staff, "Change somebody",
+              parameters=s.StaffPath, body=s.ChangeStaffRequest, answer=staff_api.StaffMember,
+              example=staff_api.CHANGED, errors=("admin_not_found", "last_admin")),
+        Route("GET", "/admin/api/audit-log", STAFF, audit_api.list_audit_log,
+              "Read the audit log", query=s.AuditQuery, answer=audit_api.AuditPage,
+              example=audit_api.EXAMPLE),
+    )),
+    Section(
+        "Staff: signing in",
+        "For browsers: signing in by the identity provider, and out again.", (
+        Route("GET", "/admin/oauth/login", PUBLIC, page_for_browsers(oauth.begin_sign_in),
+              "To Google", query=s.LoginQuery, success=302, content_type="",
+              headers=("Cache-Control",), example=oauth.LOGIN,
+              errors=("invalid_redirect", "too_many_attempts", "sign_in_unavailable",
+                      "sign_in_not_configured", "unavailable")),
+        Route("GET", "/admin/oauth/callback", PUBLIC, page_for_browsers(oauth.finish_sign_in),
+              "And back", query=s.CallbackQuery, success=302, content_type="",
+              headers=("Cache-Control",),
+              errors=("sign_in_failed", "too_many_attempts", "sign_in_unavailable",
+                      "sign_in_not_configured", "unavailable", "validation_error")),
+        Route("POST", "/admin/oauth/logout", PUBLIC, oauth.sign_out, "End the session",
+              answer=oauth.SignedOut, example=oauth.LOGOUT, headers=("Cache-Control",),
+              errors=("sign_in_not_configured", "unavailable")),
+        Route("GET", "/admin/oauth/user", STAFF, oauth.get_signed_in, "Who is signed in",
+              answer=oauth.SignedIn, example=oauth.USER,
+              guard_errors=("not_authenticated", "not_authorized")),
+    )),
 
-    Route("GET", "/admin/oauth/login", PUBLIC, page_for_browsers(oauth.login), "To Google",
-          query=s.LoginQuery, success=302),
-    Route("GET", "/admin/oauth/callback", PUBLIC, page_for_browsers(oauth.callback), "And back",
-          query=s.CallbackQuery, success=302),
-    Route("POST", "/admin/oauth/logout", PUBLIC, oauth.logout, "End the session"),
-    Route("GET", "/admin/oauth/user", STAFF, oauth.user, "Who is signed in"),
-
-    Route("GET", "/admin/sign-in", OPEN_PAGE, public_page(sign_in.sign_in), "Sign in"),
-    Route("GET", "/admin/sign-in/{token}", OPEN_PAGE, public_page(sign_in.use_link), "By link"),
-    _page("POST", "/admin/sign-out", sign_in.sign_out, "Sign out"),
-    _page("GET", "/admin", dashboard.show, "Dashboard"),
-    _page("GET", "/admin/accounts", accounts_page.find, "Find accounts"),
-    _page("GET", "/admin/accounts/{account_id}", accounts_page.show, "One account"),
-    _page("POST", "/admin/accounts/{account_id}/credits", accounts_page.adjust_credits,
-          "Grant or take credits"),
-    _page("POST", "/admin/accounts/{account_id}/free-uses", accounts_page.reset_free_uses,
-          "Reset free uses"),
-    _page("POST", "/admin/accounts/{account_id}/status", accounts_page.set_status,
-          "Suspend, reactivate, close"),
-    _page("GET", "/admin/payments", payments_page.purchases, "Purchases"),
-    _page("GET", "/admin/payments/events", payments_page.events, "Stripe's events"),
-    _page("GET", "/admin/payments/problems", payments_page.problems, "What needs a person"),
-    _page("POST", "/admin/payments/problems/{event_id}", payments_page.resolve, "Resolve"),
-    _page("GET", "/admin/keys", keys_page.list_keys, "API keys"),
-    _page("POST", "/admin/keys", keys_page.create, "Create a key"),
-    _page("POST", "/admin/keys/{api_key_id}/rotate", keys_page.rotate, "Rotate a key"),
-    _page("POST", "/admin/keys/{api_key_id}/revoke", keys_page.revoke, "Revoke a key"),
-    _page("GET", "/admin/settings", settings_page.show, "Pricing and Stripe"),
-    _page("POST", "/admin/settings/pricing", settings_page.set_pricing, "Set the price"),
-    _page("POST", "/admin/settings/stripe", settings_page.set_provider, "Set up Stripe"),
-    _page("POST", "/admin/settings/stripe/test", settings_page.test_provider, "Try Stripe"),
-    _page("GET", "/admin/staff", staff_pages.list_staff, "Staff"),
-    _page("POST", "/admin/staff", staff_pages.add, "Add somebody"),
-    _page("POST", "/admin/staff/{email}", staff_pages.change, "Change role, deactivate"),
-    _page("GET", "/admin/audit", audit_page.list_entries, "Audit log"),
-    _page("GET", "/admin/audit.csv", audit_page.export, "Audit log as CSV"),
-
-    _staff("GET", "/admin/api/users", users_api.list_users, "Find accounts", query=s.UsersQuery),
-    _staff("GET", "/admin/api/users/{account_id}", users_api.get_user, "Read an account",
-           parameters=s.UserPath),
-    _staff("GET", "/admin/api/users/{account_id}/transactions", accounts_api.list_ledger,
-           "An account's ledger", parameters=s.UserPath, query=s.LedgerQuery),
-    _staff("GET", "/admin/api/users/{account_id}/checks", accounts_api.list_checks,
-           "An account's checks", parameters=s.UserPath, query=s.PageQuery),
-    _staff("POST", "/admin/api/users/{account_id}/credits", accounts_api.adjust_credits,
-           "Grant or take credits", parameters=s.UserPath, body=s.AdjustCreditsRequest,
-           success=201, idempotent=True),
-    _staff("POST", "/admin/api/users/{account_id}/free-uses", accounts_api.reset_free_uses,
-           "Reset free uses", parameters=s.UserPath, body=s.ResetFreeUsesRequest),
-    _staff("PUT", "/admin/api/users/{account_id}/status", accounts_api.set_status,
-           "Suspend, reactivate, close", parameters=s.UserPath, body=s.SetStatusRequest),
-    _staff("GET", "/admin/api/api-keys", keys_api.list_keys, "List API keys", query=s.KeysQuery),
-    _staff("POST", "/admin/api/api-keys", keys_api.create_key, "Create an API key",
-           body=s.CreateKeyRequest, success=201),
-    _staff("DELETE", "/admin/api/api-keys/{api_key_id}", keys_api.revoke_key,
-           "Revoke an API key", parameters=s.KeyPath, query=s.ReasonQuery, success=204),
-    _staff("POST", "/admin/api/api-keys/{api_key_id}/rotate", keys_api.rotate_key,
-           "Rotate an API key", parameters=s.KeyPath, query=s.ReasonQuery),
-    _staff("GET", "/admin/api/analytics/overview", analytics_api.overview, "At a glance"),
-    _staff("GET", "/admin/api/analytics/daily", analytics_api.daily, "Figures by day",
-           query=s.DailyQuery),
-    _staff("GET", "/admin/api/config/providers", providers_api.list_providers,
-           "Payment providers"),
-    _staff("PUT", "/admin/api/config/providers/{provider}", providers_api.set_provider,
-           "Set up a payment provider", parameters=s.ProviderPath, body=s.SetProviderRequest,
-           secret=True),
-    _staff("GET", "/admin/api/config/pricing", console_api.get_settings, "Read the price"),
-    _staff("PUT", "/admin/api/config/pricing", console_api.set_pricing, "Set the price",
-           body=s.SetPricingRequest),
-    _staff("GET", "/admin/api/purchases", console_api.list_purchases, "List purchases",
-           query=s.PurchasesQuery),
-    _staff("GET", "/admin/api/payment-events", console_api.list_payment_events,
-           "List Stripe's events", query=s.PageQuery),
-    _staff("GET", "/admin/api/payment-problems", console_api.list_payment_problems,
-           "What needs a person", query=s.ProblemsQuery),
-    _staff("POST", "/admin/api/payment-events/{event_id}/resolve",
-           console_api.resolve_payment_event, "Resolve an event", parameters=s.EventPath,
-           body=s.ResolveEventRequest),
-    _staff("POST", "/admin/api/payments/{payment_id}/resolve",
-           console_api.resolve_payment, "Resolve a payment", parameters=s.PaymentPath,
-           body=s.ResolvePaymentRequest),
-    _staff("POST", "/admin/api/payments/{payment_id}/reopen",
-           console_api.reopen_payment, "Take a resolution back", parameters=s.PaymentPath,
-           body=s.ResolveRequest),
-    _staff("POST", "/admin/api/payment-warnings/{warning_id}/resolve",
-           console_api.resolve_payment_warning, "Resolve a warning", parameters=s.WarningPath,
-           body=s.ResolveRequest),
-    _staff("POST", "/admin/api/payment-returns/{return_id}/resolve",
-           console_api.resolve_shortfall, "Write off a shortfall", parameters=s.ReturnPath,
-           body=s.ResolveRequest),
-    _staff("GET", "/admin/api/staff", console_api.list_staff, "List staff"),
-    _staff("POST", "/admin/api/staff", console_api.add_staff, "Add somebody",
-           body=s.AddStaffRequest, success=201),
-    _staff("PUT", "/admin/api/staff/{email}", console_api.change_staff, "Change somebody",
-           parameters=s.StaffPath, body=s.ChangeStaffRequest),
-    _staff("GET", "/admin/api/audit-log", console_api.list_audit_log, "Read the audit log",
-           query=s.AuditQuery),
-    # Scripts are told in JSON what is not there.
-    Route("GET", "/admin/api/{path:.*}", OPEN_PAGE, dashboard.not_found, "Not found"),
-
-    # Last: what no other address of the console is.
-    Route("GET", "/admin/{path:.*}", OPEN_PAGE, public_page(dashboard.not_found), "Not found"),
-    _agent("GET", "/v1/billing/transactions", READ, transactions.list_transactions,
-           "An account's history, newest first", query=m.TransactionsQuery),
+    Section("Console", "The pages for staff. They are no part of the API's description.", (
+        Route("GET", "/admin/sign-in", OPEN_PAGE, sign_in.sign_in, "Sign in"),
+        Route("GET", "/admin/sign-in/{token}", OPEN_PAGE, sign_in.use_link, "By link"),
+        Route("POST", "/admin/sign-out", PAGE, sign_in.sign_out, "Sign out"),
+        Route("GET", "/admin", PAGE, dashboard.show, "Dashboard"),
+        Route("GET", "/admin/accounts", PAGE, accounts_page.find, "Find accounts"),
+        Route("GET", "/admin/accounts/{account_id}", PAGE, accounts_page.show, "One account"),
+        Route("POST", "/admin/accounts/{account_id}/credits", PAGE, accounts_page.adjust_credits,
+              "Grant or take credits"),
+        Route("POST", "/admin/accounts/{account_id}/free-uses", PAGE,
+              accounts_page.reset_free_uses, "Reset free uses"),
+        Route("POST", "/admin/accounts/{account_id}/status", PAGE, accounts_page.set_status,
+              "Suspend, reactivate, close"),
+        Route("GET", "/admin/payments", PAGE, payments_page.purchases, "Purchases"),
+        Route("GET", "/admin/payments/events", PAGE, payments_page.events, "Stripe's events"),
+        Route("GET", "/admin/payments/problems", PAGE, payments_page.problems,
+              "What needs a person"),
+        Route("POST", "/admin/payments/problems/{event_id}", PAGE, payments_page.resolve,
+              "Resolve"),
+        Route("GET", "/admin/keys", PAGE, keys_page.list_keys, "API keys"),
+        Route("POST", "/admin/keys", PAGE, keys_page.create, "Create a key"),
+        Route("POST", "/admin/keys/{api_key_id}/rotate", PAGE, keys_page.rotate, "Rotate a key"),
+        Route("POST", "/admin/keys/{api_key_id}/revoke", PAGE, keys_page.revoke, "Revoke a key"),
+        Route("GET", "/admin/settings", PAGE, settings_page.show, "Pricing and Stripe"),
+        Route("POST", "/admin/settings/pricing", PAGE, settings_page.set_pricing,
+              "Set the price"),
+        Route("POST", "/admin/settings/stripe", PAGE, settings_page.set_provider,
+              "Set up Stripe"),
+        Route("POST", "/admin/settings/stripe/test", PAGE, settings_page.test_provider,
+              "Try Stripe"),
+        Route("GET", "/admin/staff", PAGE, staff_pages.list_staff, "Staff"),
+        Route("POST", "/admin/staff", PAGE, staff_pages.add, "Add somebody"),
+        Route("POST", "/admin/staff/{email}", PAGE, staff_pages.change,
+              "Change role, deactivate"),
+        Route("GET", "/admin/audit", PAGE, audit_page.list_entries, "Audit log"),
+        Route("GET", "/admin/audit.csv", PAGE, audit_page.export, "Audit log as CSV"),
+        # Last: what no other address of the console is.
+        Route("GET", "/admin/api/{path:.*}", OPEN_PAGE, dashboard.not_found, "Not found"),
+        Route("GET", "/admin/{path:.*}", OPEN_PAGE, dashboard.not_found, "Not found"),
+    )),
 )
 # fmt: on
+
+ROUTES = tuple(route for section in SECTIONS for route in section.routes)
 
 
 def add_routes(app: web.Application) -> None:
     """Puts every route on the application; GET routes answer HEAD too."""
-    app[ROUTE_TABLE] = ROUTES
+    app[ROUTE_TABLE] = SECTIONS
     for route in ROUTES:
+        handler = _guarded(route)
         if route.method == "GET":
             app.router.add_get(
                 route.path,
-                route.handler,
+                handler,
                 allow_head=True,
                 expect_handler=ignore_other_expectations,
             )
         else:
             app.router.add_route(
-                route.method, route.path, route.handler, expect_handler=ignore_other_expectations
+                route.method, route.path, handler, expect_handler=ignore_other_expectations
             )
+
+
+def _guarded(route: Route) -> Handler:
+    """The route's handler behind its guard."""
+    if route.is_for_agents:
+        return agent_endpoint(
+            route.guard,
+            route.handler,
+            body=route.body,
+            path=route.parameters,
+            query=route.query,
+            idempotent=route.idempotent,
+        )
+    if route.guard == STAFF and not route.guard_errors:
+        shaped = staff_endpoint(
+            route.handler,
+            writes=route.writes,
+            body=route.body,
+            path=route.parameters,
+            query=route.query,
+            idempotent=route.idempotent,
+            secret=route.secret,
+        )
+        return guarded_for_scripts(shaped)
+    if route.guard == PAGE:
+        return page(route.handler)
+    return public_page(route.handler) if route.guard == OPEN_PAGE else route.handler

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from datetime import datetime
+from typing import Annotated, Literal
+from uuid import UUID
 
 from aiohttp import web
+from typing_extensions import TypedDict
 
-from server.admin_api.endpoint import Call, answer, page_of, pick
+from server.admin_api.endpoint import Call, answer, page_of
 from server.admin_api.models import (
     AdjustCreditsRequest,
     LedgerQuery,
@@ -16,13 +19,182 @@ from server.admin_api.models import (
     UserPath,
 )
 from server.gateway import Refused, Row, calls
+from server.http import fields as f
+from server.http.answers import From, reader
 from server.http.errors import from_refused
+from server.http.example_values import ACCOUNT_ID, AT, COUNTED, CREDIT_ID, PAGED, THEN
+from server.http.route import Example
 
-_METADATA = ("message_id", "agent_id", "channel_id", "request_id")
+
+class LedgerEntry(TypedDict):
+    """An entry of an account's ledger."""
+
+    transaction_id: Annotated[UUID, f.TRANSACTION_ID]
+    type: Annotated[Literal["charge", "credit"], f.ENTRY_TYPE]
+    amount_minor: Annotated[
+        f.Integer, f.means("Credits; negative for charges, and for credits that were taken away.")
+    ]
+    currency: Annotated[str, f.ACCOUNT_CURRENCY]
+    description: Annotated[str, f.DESCRIPTION]
+    created_at: Annotated[datetime, f.WHEN]
+    balance_after: Annotated[f.Count, f.BALANCE_AFTER]
+    transaction_type: Annotated[
+        Literal["purchase", "grant", "refund", "adjustment"] | None,
+        f.means("Why credits were added or taken away; null for charges."),
+    ]
+    external_transaction_id: Annotated[str | None, f.ENTRY_PAYMENT_ID]
+    paid_with: Annotated[
+        Literal["free", "paid"] | None,
+        f.means("Whether a free use or paid credits paid; null for credits."),
+    ]
+    metadata: Annotated[f.Origin | None, f.ENTRY_ORIGIN, From(f.origin_of_charge)]
 
 
-async def list_ledger(request: web.Request, call: Call) -> web.StreamResponse:
-    """200 with one page of charges and credits, newest first."""
+class LedgerPage(TypedDict):
+    """A page of an account's ledger."""
+
+    transactions: Annotated[list[LedgerEntry], f.TRANSACTIONS]
+    total: Annotated[f.Count, f.TOTAL]
+    page: Annotated[f.Count, f.PAGE]
+    page_size: Annotated[f.Count, f.PAGE_SIZE]
+    total_pages: Annotated[f.Count, f.TOTAL_PAGES]
+    next_cursor: Annotated[str | None, f.NEXT_CURSOR]
+
+
+class Check(TypedDict):
+    """A check as it was answered."""
+
+    check_id: Annotated[UUID, f.means("The check.")]
+    has_credit: Annotated[bool, f.HAS_CREDIT]
+    created_at: Annotated[datetime, f.WHEN]
+    reason: Annotated[
+        str | None, From("denial_reason"), f.means("Why not; null when the user might go on.")
+    ]
+    credits_remaining: Annotated[f.Count | None, f.CREDITS_LEFT]
+    free_uses_remaining: Annotated[f.Count | None, f.FREE_USES_REMAINING]
+    agent_id: Annotated[str | None, From("context_agent_id"), f.means("The agent that asked.")]
+    channel_id: Annotated[str | None, From("context_channel_id"), f.CHANNEL_ID]
+    request_id: Annotated[
+        str | None,
+        From("context_request_id"),
+        f.means("The agent's own id for what it was about to work on."),
+    ]
+
+
+class CheckPage(TypedDict):
+    """A page of an account's checks."""
+
+    checks: Annotated[list[Check], f.means("Checks.")]
+    page: Annotated[f.Count, f.PAGE]
+    page_size: Annotated[f.Count, f.PAGE_SIZE]
+    has_more: Annotated[bool, f.HAS_MORE]
+
+
+class Adjustment(TypedDict):
+    """Credits that staff added or took away."""
+
+    credit_id: Annotated[UUID, f.CREDIT_ID]
+    account_id: Annotated[UUID, f.ACCOUNT_ID]
+    amount_minor: Annotated[
+        f.Integer, f.means("Credits added; negative when they were taken away.")
+    ]
+    balance_before: Annotated[f.Count, f.means("Paid credits before this entry.")]
+    balance_after: Annotated[f.Count, f.NEW_BALANCE]
+    created_at: Annotated[datetime, f.WHEN]
+
+
+class FreeUsesReset(TypedDict):
+    """An account's free uses."""
+
+    account_id: Annotated[UUID, f.ACCOUNT_ID]
+    free_uses_before: Annotated[f.Count, f.means("Free uses left before.")]
+    free_uses_remaining: Annotated[f.Count, f.FREE_USES_REMAINING]
+
+
+class StatusChange(TypedDict):
+    """An account's state."""
+
+    account_id: Annotated[UUID, f.ACCOUNT_ID]
+    status: Annotated[Literal["active", "suspended", "closed"], f.STATE]
+    previous_status: Annotated[
+        Literal["active", "suspended", "closed"], f.means("The state the account was in.")
+    ]
+
+
+_PATH = {"account_id": ACCOUNT_ID}
+LEDGER = Example(
+    {
+        "transactions": [
+            {
+                "transaction_id": CREDIT_ID,
+                "type": "credit",
+                "amount_minor": 20,
+                "currency": "USD",
+                "description": "Welcome gift",
+                "created_at": THEN,
+                "balance_after": 20,
+                "transaction_type": "grant",
+                "external_transaction_id": None,
+                "paid_with": None,
+                "metadata": None,
+            }
+        ],
+        **COUNTED,
+        "next_cursor": None,
+    },
+    values=_PATH,
+)
+CHECKS = Example(
+    {
+        "checks": [
+            {
+                "check_id": "019a9c2e-5b1d-7c40-8f3a-6d2b9e0c4a18",
+                "has_credit": False,
+                "created_at": AT,
+                "reason": "No free uses or credits remaining",
+                "credits_remaining": 0,
+                "free_uses_remaining": 0,
+                "agent_id": "scout",
+                "channel_id": "general",
+                "request_id": "req-88",
+            }
+        ],
+        **PAGED,
+    },
+    values=_PATH,
+)
+ADJUSTMENT = Example(
+    {
+        "credit_id": CREDIT_ID,
+        "account_id": ACCOUNT_ID,
+        "amount_minor": 5,
+        "balance_before": 17,
+        "balance_after": 22,
+        "created_at": AT,
+    },
+    request={"amount_minor": 5, "reason": "Goodwill after the outage"},
+    values=_PATH,
+    idempotency_key="ticket-311",
+)
+FREE_USES = Example(
+    {"account_id": ACCOUNT_ID, "free_uses_before": 0, "free_uses_remaining": 3},
+    request={"reason": "A new start"},
+    values=_PATH,
+)
+STATUS = Example(
+    {"account_id": ACCOUNT_ID, "status": "suspended", "previous_status": "active"},
+    request={"status": "suspended", "reason": "Card reported stolen"},
+    values=_PATH,
+)
+
+_entry = reader(LedgerEntry, calls.LIST_ACCOUNT_TRANSACTIONS.columns)
+_check = reader(Check, calls.LIST_CHECKS.columns)
+_status = reader(StatusChange, calls.SET_ACCOUNT_STATUS.columns)
+
+
+async def list_user_transactions(request: web.Request, call: Call) -> web.StreamResponse:
+    """Lists an account's ledger, newest first, with the balance after each entry. Go on with
+    `cursor`, not `page`, where entries may be added meanwhile."""
     query: LedgerQuery = call.query
     account = await _account(call)
     rows = await call.rows(
@@ -34,21 +206,19 @@ async def list_ledger(request: web.Request, call: Call) -> web.StreamResponse:
         cursor=query.cursor,
     )
     total = rows[0]["total_count"]
-    return answer(
-        200,
-        {
-            "transactions": [_transaction(row) for row in rows if row["transaction_id"]],
-            "total": total,
-            "page": query.page,
-            "page_size": query.page_size,
-            "total_pages": -(-total // query.page_size),
-            "next_cursor": rows[0]["next_cursor"],
-        },
-    )
+    page: LedgerPage = {
+        "transactions": [_entry(row) for row in rows if row["transaction_id"]],
+        "total": total,
+        "page": query.page,
+        "page_size": query.page_size,
+        "total_pages": -(-total // query.page_size),
+        "next_cursor": rows[0]["next_cursor"],
+    }
+    return answer(200, page)
 
 
-async def list_checks(request: web.Request, call: Call) -> web.StreamResponse:
-    """200 with one page of checks, newest first, with why they were denied."""
+async def list_user_checks(request: web.Request, call: Call) -> web.StreamResponse:
+    """Lists how an account's checks were answered, newest first, and why with no."""
     query: PageQuery = call.query
     account = await _account(call)
     rows = await call.rows(
@@ -61,7 +231,7 @@ async def list_checks(request: web.Request, call: Call) -> web.StreamResponse:
 
 
 async def adjust_credits(request: web.Request, call: Call) -> web.StreamResponse:
-    """201 with the ledger's new entry; 402 when there is less to take away."""
+    """Adds paid credits to an account, or takes some away, but never more than there are."""
     path: UserPath = call.path
     body: AdjustCreditsRequest = call.body
     try:
@@ -84,16 +254,19 @@ async def adjust_credits(request: web.Request, call: Call) -> web.StreamResponse
             "retryable": False,
         }
         raise refusal from None
-    adjustment = {
+    adjustment: Adjustment = {
         "credit_id": row["credit_id"],
         "account_id": path.account_id,
-        **pick(row, "amount_minor", "balance_before", "balance_after", "created_at"),
+        "amount_minor": row["amount_minor"],
+        "balance_before": row["balance_before"],
+        "balance_after": row["balance_after"],
+        "created_at": row["created_at"],
     }
     return answer(201, adjustment, {"Idempotent-Replayed": "true"} if row["replayed"] else None)
 
 
 async def reset_free_uses(request: web.Request, call: Call) -> web.StreamResponse:
-    """200 with how many free uses there were and are."""
+    """Sets how many free uses an account has left, by default to what new accounts get."""
     path: UserPath = call.path
     body: ResetFreeUsesRequest = call.body
     row = await call.row(
@@ -102,12 +275,17 @@ async def reset_free_uses(request: web.Request, call: Call) -> web.StreamRespons
         reason=body.reason,
         free_uses=body.free_uses,
     )
-    uses = pick(row, "free_uses_before", "free_uses_remaining")
-    return answer(200, {"account_id": path.account_id, **uses})
+    uses: FreeUsesReset = {
+        "account_id": path.account_id,
+        "free_uses_before": row["free_uses_before"],
+        "free_uses_remaining": row["free_uses_remaining"],
+    }
+    return answer(200, uses)
 
 
-async def set_status(request: web.Request, call: Call) -> web.StreamResponse:
-    """200 with the state the account was in and is in."""
+async def set_user_status(request: web.Request, call: Call) -> web.StreamResponse:
+    """Suspends an account, closes it, or makes it active again. A suspended or closed account is
+    not charged."""
     body: SetStatusRequest = call.body
     account = await _account(call)
     row = await call.row(
@@ -117,33 +295,10 @@ async def set_status(request: web.Request, call: Call) -> web.StreamResponse:
         status=body.status,
         reason=body.reason,
     )
-    return answer(200, pick(row, "account_id", "status", "previous_status"))
+    return answer(200, _status(row))
 
 
 async def _account(call: Call) -> Row:
     """The account of the path. Raises Refused (account_not_found)."""
     path: UserPath = call.path
     return await call.row(calls.GET_ACCOUNT_BY_ID, account_id=path.account_id)
-
-
-def _transaction(row: Row) -> dict[str, Any]:
-    is_charge = row["type"] == "charge"
-    return {
-        **pick(row, "transaction_id", "type", "amount_minor", "currency", "description"),
-        **pick(row, "created_at", "balance_after", "transaction_type"),
-        **pick(row, "external_transaction_id", "paid_with"),
-        "metadata": {name: row[f"metadata_{name}"] for name in _METADATA} if is_charge else None,
-    }
-
-
-def _check(row: Row) -> dict[str, Any]:
-    return {
-        **pick(row, "check_id", "has_credit", "created_at", reason="denial_reason"),
-        **pick(row, "credits_remaining", "free_uses_remaining"),
-        **pick(
-            row,
-            agent_id="context_agent_id",
-            channel_id="context_channel_id",
-            request_id="context_request_id",
-        ),
-    }

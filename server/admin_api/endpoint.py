@@ -89,15 +89,8 @@ _TEXTS = (UUID, IPv4Address, IPv4Interface, IPv6Address, IPv6Interface)
 NO_STORE = {"Cache-Control": "no-store"}
 
 
-def pick(row: Row, *fields: str, **renamed: str) -> dict[str, Any]:
-    """These columns of a row, then others under another name (name=column)."""
-    return {field: row[field] for field in fields} | {
-        name: row[column] for name, column in renamed.items()
-    }
-
-
 def page_of(
-    name: str, rows: Sequence[Row], query: PageQuery, entry: Callable[[Row], dict[str, Any]]
+    name: str, rows: Sequence[Row], query: PageQuery, entry: Callable[[Row], Any]
 ) -> dict[str, Any]:
     """A page of a list that nobody counts: `rows` are one more than it shows if there is a next."""
     return {

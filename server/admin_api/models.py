@@ -9,6 +9,7 @@ from uuid import UUID
 from pydantic import AfterValidator, BaseModel, Field, StringConstraints
 from pydantic_core import PydanticCustomError
 
+from server.http import fields as f
 from server.http.validation import (
     Currency,
     Cursor,
@@ -52,8 +53,8 @@ _Positive = Annotated[int, Field(gt=0, le=INT64_MAX)]
 class PageQuery(BaseModel):
     """Which page of a list."""
 
-    page: Annotated[int, Field(ge=1, le=INT64_MAX // _MOST)] = 1
-    page_size: Annotated[int, Field(ge=1, le=_MOST)] = 50
+    page: Annotated[int, Field(ge=1, le=INT64_MAX // _MOST), f.PAGE] = 1
+    page_size: Annotated[int, Field(ge=1, le=_MOST), f.PAGE_SIZE] = 50
 
     @property
     def offset(self) -> int:
@@ -64,207 +65,253 @@ class PageQuery(BaseModel):
 class LedgerQuery(PageQuery):
     """GET /admin/api/users/{account_id}/transactions"""
 
-    cursor: Cursor | None = None
+    cursor: Annotated[Cursor | None, f.CURSOR] = None
 
 
 class UsersQuery(PageQuery):
     """GET /admin/api/users"""
 
-    status_filter: Anything | None = None
-    search: Anything | None = None
-    sort: AccountSort = "newest"
-    match: AccountMatch = "substring"
+    status_filter: Annotated[Anything | None, f.STATUS_FILTER] = None
+    search: Annotated[
+        Anything | None,
+        f.means(
+            "Finds accounts by e-mail address or external id, whatever the case; or the"
+            " account of this id."
+        ),
+    ] = None
+    sort: Annotated[AccountSort, f.means("Which accounts come first.")] = "newest"
+    match: Annotated[
+        AccountMatch,
+        f.means("Whether `search` finds what begins with it, which is quick, or contains it."),
+    ] = "substring"
 
 
 class UserPath(BaseModel):
     """/admin/api/users/{account_id}"""
 
-    account_id: UUID
+    account_id: Annotated[UUID, f.ACCOUNT_ID]
 
 
 class AdjustCreditsRequest(BaseModel):
     """POST /admin/api/users/{account_id}/credits"""
 
-    amount_minor: _Change
-    reason: Reason
+    amount_minor: Annotated[_Change, f.means("Credits to add; negative to take away. Not 0.")]
+    reason: Annotated[Reason, f.means("Why, for the account's history and the audit log.")]
 
 
 class ResetFreeUsesRequest(BaseModel):
     """POST /admin/api/users/{account_id}/free-uses"""
 
-    free_uses: _Count | None = None
-    reason: Reason
+    free_uses: Annotated[
+        _Count | None, f.means("How many free uses to leave; null for what new accounts get.")
+    ] = None
+    reason: Annotated[Reason, f.AUDIT_REASON]
 
 
 class SetStatusRequest(BaseModel):
     """PUT /admin/api/users/{account_id}/status"""
 
-    status: AccountStatus
-    reason: Reason
+    status: Annotated[AccountStatus, f.means("The state the account shall be in.")]
+    reason: Annotated[Reason, f.AUDIT_REASON]
 
 
 class KeysQuery(BaseModel):
     """GET /admin/api/api-keys"""
 
-    environment: Environment | None = None
-    status_filter: KeyStatus | None = None
+    environment: Annotated[Environment | None, f.ENVIRONMENT] = None
+    status_filter: Annotated[KeyStatus | None, f.STATUS_FILTER] = None
 
 
 class CreateKeyRequest(BaseModel):
     """POST /admin/api/api-keys"""
 
-    name: Name255
-    environment: Environment = "live"
-    permissions: list[Text255] = Field(
+    name: Annotated[Name255, f.KEY_NAME]
+    environment: Annotated[Environment, f.ENVIRONMENT] = "live"
+    permissions: Annotated[list[Text255], f.PERMISSIONS] = Field(
         default=["billing:read", "billing:write"], max_length=most("permissions of a key")
     )
-    expires_in_days: Annotated[int, Field(ge=1, le=3650)] | None = None
-    description: Note | None = None
-    reason: Reason | None = None
+    expires_in_days: Annotated[
+        Annotated[int, Field(ge=1, le=3650)] | None,
+        f.means("How long the key works; null for ever."),
+    ] = None
+    description: Annotated[Note | None, f.PURPOSE] = None
+    reason: Annotated[Reason | None, f.AUDIT_REASON] = None
 
 
 class ReasonQuery(BaseModel):
     """Why a key is rotated or revoked; old dashboards do not say."""
 
-    reason: Reason | None = None
+    reason: Annotated[Reason | None, f.AUDIT_REASON] = None
 
 
 class KeyPath(BaseModel):
     """/admin/api/api-keys/{api_key_id}"""
 
-    api_key_id: UUID
+    api_key_id: Annotated[UUID, f.means("The API key.")]
 
 
 class DailyQuery(BaseModel):
     """GET /admin/api/analytics/daily"""
 
-    days: Annotated[int, Field(ge=1, le=365)] = 30
+    days: Annotated[
+        int,
+        Field(ge=1, le=365),
+        f.means("How many days before today; the answer has one row more, for today."),
+    ] = 30
 
 
 class ProviderPath(BaseModel):
     """/admin/api/config/providers/{provider}"""
 
-    provider: ProviderName
+    provider: Annotated[ProviderName, f.PROVIDER]
 
 
 class SetProviderRequest(BaseModel):
     """PUT /admin/api/config/providers/{provider}"""
 
-    is_enabled: bool | None = None
-    config_data: dict[Text255, Anything | list[Anything] | None] | None = None
-    reason: Reason | None = None
+    is_enabled: Annotated[
+        bool | None,
+        f.means("Whether to use it; null keeps, and is true for a provider that is new."),
+    ] = None
+    config_data: Annotated[
+        dict[Text255, Anything | list[Anything] | None] | None,
+        f.means(
+            "The provider's settings by name: for Stripe `api_key`, `webhook_secret` and"
+            " `publishable_key`. It replaces all there are, but a value that is masked or"
+            " blank keeps what is stored. `webhook_secret` may be a list, or a text with"
+            " commas: these are then all there are, and a mask among them keeps the secret it"
+            " stands for. Null keeps everything."
+        ),
+    ] = None
+    reason: Annotated[Reason | None, f.AUDIT_REASON] = None
 
 
 class SetPricingRequest(BaseModel):
     """PUT /admin/api/config/pricing"""
 
-    free_uses: _Count | None = None
-    pack_uses: _Positive | None = None
-    pack_price_minor: _Positive | None = None
-    pack_currency: Currency | None = None
-    reason: Reason
+    free_uses: Annotated[_Count | None, f.means("Free uses of a new account; null keeps.")] = None
+    pack_uses: Annotated[_Positive | None, f.means("How many uses a pack has; null keeps.")] = None
+    pack_price_minor: Annotated[
+        _Positive | None, f.means("What a pack costs, in minor units such as cents; null keeps.")
+    ] = None
+    pack_currency: Annotated[Currency | None, f.means("Three letters; null keeps.")] = None
+    reason: Annotated[Reason, f.AUDIT_REASON]
 
 
 class PurchasesQuery(PageQuery):
     """GET /admin/api/purchases"""
 
-    account_id: UUID | None = None
-    status_filter: PurchaseStatus | None = None
+    account_id: Annotated[UUID | None, f.means("Only those of this account.")] = None
+    status_filter: Annotated[
+        PurchaseStatus | None,
+        f.means("Only those in this state; `returned`: money of it went back."),
+    ] = None
 
 
 class ProblemsQuery(PageQuery):
     """GET /admin/api/payment-problems"""
 
-    page_size: Annotated[int, Field(ge=1, le=_MOST_PROBLEMS)] = 50
+    page_size: Annotated[int, Field(ge=1, le=_MOST_PROBLEMS), f.PAGE_SIZE] = 50
 
 
 class EventPath(BaseModel):
     """/admin/api/payment-events/{event_id}"""
 
-    event_id: Name255
+    event_id: Annotated[Name255, f.EVENT_ID]
 
 
 class ReturnPath(BaseModel):
     """/admin/api/payment-returns/{return_id}"""
 
-    return_id: Name255
+    return_id: Annotated[Name255, f.RETURN_ID]
 
 
 class WarningPath(BaseModel):
     """/admin/api/payment-warnings/{warning_id}"""
 
-    warning_id: Name255
+    warning_id: Annotated[Name255, f.WARNING_ID]
 
 
 class PaymentPath(BaseModel):
     """/admin/api/payments/{payment_id}"""
 
-    payment_id: Name255
+    payment_id: Annotated[Name255, f.PAYMENT_ID]
 
 
 class ResolveRequest(BaseModel):
     """POST .../{return_id}/resolve, .../{warning_id}/resolve, .../{payment_id}/reopen"""
 
-    reason: Reason
+    reason: Annotated[Reason, f.HOW_RESOLVED]
 
 
 class ResolveEventRequest(ResolveRequest):
     """POST .../{event_id}/resolve"""
 
-    how: How | None = None
-    credit_id: UUID | None = None
+    how: Annotated[How | None, f.HOW] = None
+    credit_id: Annotated[UUID | None, f.CREDIT_ID] = None
 
 
 class ResolvePaymentRequest(ResolveRequest):
     """POST .../{payment_id}/resolve"""
 
-    how: How
-    credit_id: UUID | None = None
-    amount_minor: _Positive | None = None
-    currency: Currency | None = None
+    how: Annotated[How, f.HOW]
+    credit_id: Annotated[UUID | None, f.CREDIT_ID] = None
+    amount_minor: Annotated[_Positive | None, f.AMOUNT] = None
+    currency: Annotated[Currency | None, f.SAME_CURRENCY] = None
 
 
 class StaffPath(BaseModel):
     """/admin/api/staff/{email}"""
 
-    email: Name255
+    email: Annotated[Name255, f.EMAIL]
 
 
 class AddStaffRequest(BaseModel):
     """POST /admin/api/staff"""
 
-    email: Name255
-    name: Name255 | None = None
-    role: Role = "viewer"
-    reason: Reason | None = None
+    email: Annotated[Name255, f.means("An address of the staff's domain.")]
+    name: Annotated[
+        Name255 | None, f.means("The full name; by default the address's first part.")
+    ] = None
+    role: Annotated[Role, f.ROLE] = "viewer"
+    reason: Annotated[Reason | None, f.AUDIT_REASON] = None
 
 
 class ChangeStaffRequest(BaseModel):
     """PUT /admin/api/staff/{email}"""
 
-    role: Role | None = None
-    is_active: bool | None = None
-    reason: Reason
+    role: Annotated[
+        Role | None, f.means("`admin` may change things, `viewer` may look; null keeps.")
+    ] = None
+    is_active: Annotated[
+        bool | None,
+        f.means("Whether they may sign in; null keeps. Whoever may not is out at once."),
+    ] = None
+    reason: Annotated[Reason, f.AUDIT_REASON]
 
 
 class AuditQuery(PageQuery):
     """GET /admin/api/audit-log"""
 
-    who: Anything | None = None
-    action: Anything | None = None
-    resource_id: Anything | None = None
-    first_day: Day | None = Field(default=None, alias="from")
-    last_day: Day | None = Field(default=None, alias="to")
+    who: Annotated[Anything | None, f.WHO] = None
+    action: Annotated[Anything | None, f.ACTION] = None
+    resource_id: Annotated[Anything | None, f.RESOURCE_ID] = None
+    first_day: Annotated[Day | None, f.means("The first day, in UTC.")] = Field(
+        default=None, alias="from"
+    )
+    last_day: Annotated[Day | None, f.means("The last day, in UTC.")] = Field(
+        default=None, alias="to"
+    )
 
 
 class LoginQuery(BaseModel):
     """GET /admin/oauth/login, for the API's description only"""
 
-    redirect_uri: str = "/admin"
+    redirect_uri: Annotated[str, f.means("The page of the console to come back to.")] = "/admin"
 
 
 class CallbackQuery(BaseModel):
     """GET /admin/oauth/callback, for the API's description only"""
 
-    code: str
-    state: str
+    code: Annotated[str, f.means("What the identity provider gave the browser.")]
+    state: Annotated[str, f.means("What the identity provider was given to hand back.")]

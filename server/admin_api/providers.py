@@ -3,28 +3,88 @@ go out."""
 
 from __future__ import annotations
 
-from typing import Any
+from datetime import datetime
+from typing import Annotated, Any, Literal
+from uuid import UUID
 
 import orjson
 from aiohttp import web
+from typing_extensions import TypedDict
 
-from server.admin_api.endpoint import Call, answer, pick
+from server.admin_api.endpoint import Call, answer
 from server.admin_api.models import ProviderPath, SetProviderRequest
 from server.gateway import Row, calls
+from server.http import fields as f
+from server.http.answers import From, reader
 from server.http.errors import validation_error
+from server.http.example_values import AT
+from server.http.route import Example
 from server.payments.payments import PAYMENTS
 from server.payments.settings import InvalidSetting
 
 
+def _config(row: Row) -> Any:
+    return orjson.loads(row["config_data"])
+
+
+class Provider(TypedDict):
+    """A payment provider, its secrets masked."""
+
+    id: Annotated[UUID, f.ITS_ID]
+    provider_name: Annotated[
+        Literal["stripe", "square", "paypal"], From("provider_type"), f.PROVIDER
+    ]
+    is_enabled: Annotated[bool, From("is_active"), f.means("Whether it is in use.")]
+    config_data: Annotated[
+        dict[str, Any],
+        From(_config),
+        f.means(
+            "The provider's settings by name. Secrets are masked, like `sk_…1234`; several"
+            " webhook secrets have commas between their masks."
+        ),
+    ]
+    updated_at: Annotated[datetime, f.means("When it last changed, in UTC.")]
+    mode: Annotated[
+        Literal["test", "live"] | None,
+        f.means("Whether the API key is for test or for live payments; null when nothing says."),
+    ]
+
+
+_EXAMPLE = {
+    "id": "0b9f6f7c-1f53-4dd5-93a4-5f2f6f5b8f11",
+    "provider_name": "stripe",
+    "is_enabled": True,
+    "config_data": {
+        "api_key": "sk_…4242",
+        "webhook_secret": "whsec_…9f1c",
+        "publishable_key": "pk_test_example",
+    },
+    "updated_at": AT,
+    "mode": "test",
+}
+LIST = Example([_EXAMPLE])
+CONFIGURED = Example(
+    _EXAMPLE,
+    request={
+        "is_enabled": True,
+        "config_data": {"api_key": "sk_…4242", "publishable_key": "pk_test_example"},
+        "reason": "New publishable key",
+    },
+    values={"provider": "stripe"},
+)
+
+_provider = reader(Provider, calls.LIST_PROVIDER_CONFIGS.columns)
+
+
 async def list_providers(request: web.Request, call: Call) -> web.StreamResponse:
-    """200 with a bare array, ordered by name."""
+    """Lists the payment providers that are set up, by name, their secrets masked."""
     rows = await call.rows(calls.LIST_PROVIDER_CONFIGS)
     return answer(200, [_provider(row) for row in rows])
 
 
 async def set_provider(request: web.Request, call: Call) -> web.StreamResponse:
-    """200 with the configuration as it is now. A given config_data replaces what is stored, but
-    for values that come back masked or blank, which are kept."""
+    """Sets a payment provider up, or switches it on or off. Secrets are stored encrypted. What was
+    read may be sent back: masked values keep what is stored."""
     path: ProviderPath = call.path
     body: SetProviderRequest = call.body
     given: dict[str, Any] = {}
@@ -61,12 +121,4 @@ def _invalid(error: InvalidSetting) -> dict[str, Any]:
         "msg": f"Value error, {error}",
         "input": None,
         "ctx": {"error": {}},
-    }
-
-
-def _provider(row: Row) -> dict[str, Any]:
-    return {
-        **pick(row, id="id", provider_name="provider_type", is_enabled="is_active"),
-        "config_data": orjson.loads(row["config_data"]),
-        **pick(row, "updated_at", "mode"),
     }

@@ -2,48 +2,117 @@
 
 from __future__ import annotations
 
-from typing import Any
+from datetime import datetime
+from typing import Annotated, Literal
+from uuid import UUID
 
 from aiohttp import web
+from typing_extensions import TypedDict
 
-from server.admin_api.endpoint import Call, answer, pick
+from server.admin_api.endpoint import Call, answer
 from server.admin_api.models import UserPath, UsersQuery
-from server.gateway import Row, calls
+from server.gateway import calls
+from server.http import fields as f
+from server.http.answers import reader
+from server.http.example_values import ACCOUNT_ID, ADA, AT, COUNTED, PAGING, THEN
+from server.http.route import Example
 
-_FIELDS = (
-    "account_id",
-    "oauth_provider",
-    "external_id",
-    "wa_id",
-    "tenant_id",
-    "customer_email",
-    "balance_minor",
-    "currency",
-    "plan_name",
-    "status",
-    "created_at",
-    "last_charge_at",
-    "last_credit_at",
-    "total_charged",
-    "total_credited",
-    "charge_count",
-    "credit_count",
-    "paid_credits",
-    "free_uses_remaining",
-    "total_uses",
+
+class User(TypedDict):
+    """An account as staff see it in a list."""
+
+    account_id: Annotated[UUID, f.ACCOUNT_ID]
+    oauth_provider: f.OAuthProvider
+    external_id: Annotated[str, f.EXTERNAL_ID]
+    wa_id: Annotated[str | None, f.STORED_ONCE]
+    tenant_id: Annotated[str | None, f.STORED_ONCE]
+    customer_email: Annotated[str | None, f.CUSTOMER_EMAIL]
+    balance_minor: Annotated[f.Count, f.BALANCE_MINOR]
+    currency: Annotated[str, f.LEDGER_CURRENCY]
+    plan_name: Annotated[str, f.PLAN_NAME]
+    status: Annotated[Literal["active", "suspended", "closed"], f.STATE]
+    created_at: Annotated[datetime, f.WHEN]
+    last_charge_at: Annotated[
+        datetime | None, f.means("When the account was last charged, in UTC; null before that.")
+    ]
+    last_credit_at: Annotated[
+        datetime | None,
+        f.means("When credits were last added or taken away, in UTC; null before that."),
+    ]
+    total_charged: Annotated[f.Count, f.means("Paid credits that were charged in all.")]
+    total_credited: Annotated[f.Count, f.means("Credits that were added in all.")]
+    charge_count: Annotated[
+        f.Count, f.means("How many charges there are, those that free uses paid for included.")
+    ]
+    credit_count: Annotated[f.Count, f.means("How many credits and corrections there are.")]
+    paid_credits: Annotated[f.Count, f.CREDITS_LEFT]
+    free_uses_remaining: Annotated[f.Count, f.FREE_USES_REMAINING]
+    total_uses: Annotated[f.Count, f.TOTAL_USES]
+
+
+class UserDetails(User):
+    """An account, and what is known of its owner."""
+
+    user_role: Annotated[str | None, f.means("The user's role.")]
+    agent_id: Annotated[str | None, f.AGENT_ID]
+    marketing_opt_in: Annotated[bool, f.MARKETING_OPT_IN]
+    marketing_opt_in_at: Annotated[datetime | None, f.MARKETING_OPT_IN_AT]
+    marketing_opt_in_source: Annotated[str | None, f.MARKETING_OPT_IN_SOURCE]
+    updated_at: Annotated[datetime, f.UPDATED_AT]
+
+
+class UserPage(TypedDict):
+    """A page of accounts."""
+
+    users: Annotated[list[User], f.means("The accounts of this page.")]
+    total: Annotated[f.Count, f.TOTAL]
+    page: Annotated[f.Count, f.PAGE]
+    page_size: Annotated[f.Count, f.PAGE_SIZE]
+    total_pages: Annotated[f.Count, f.TOTAL_PAGES]
+
+
+_EXAMPLE = {
+    "account_id": ACCOUNT_ID,
+    **ADA,
+    "wa_id": None,
+    "tenant_id": None,
+    "customer_email": "ada@example.com",
+    "balance_minor": 0,
+    "currency": "USD",
+    "plan_name": "free",
+    "status": "active",
+    "created_at": THEN,
+    "last_charge_at": AT,
+    "last_credit_at": THEN,
+    "total_charged": 3,
+    "total_credited": 20,
+    "charge_count": 6,
+    "credit_count": 1,
+    "paid_credits": 17,
+    "free_uses_remaining": 0,
+    "total_uses": 6,
+}
+LIST = Example({"users": [_EXAMPLE], **COUNTED}, values={"search": "ada@", **PAGING})
+DETAILS = Example(
+    {
+        **_EXAMPLE,
+        "user_role": "user",
+        "agent_id": "scout",
+        "marketing_opt_in": False,
+        "marketing_opt_in_at": None,
+        "marketing_opt_in_source": None,
+        "updated_at": AT,
+    },
+    values={"account_id": ACCOUNT_ID},
 )
-_DETAILS = (
-    "user_role",
-    "agent_id",
-    "marketing_opt_in",
-    "marketing_opt_in_at",
-    "marketing_opt_in_source",
-    "updated_at",
-)
+
+_user = reader(User, calls.LIST_ACCOUNTS.columns)
+_user_details = reader(UserDetails, calls.GET_ACCOUNT_BY_ID.columns)
 
 
 async def list_users(request: web.Request, call: Call) -> web.StreamResponse:
-    """200 with one page, by default of all accounts, the newest first."""
+    """Finds accounts, the newest first unless `sort` says otherwise. Without `search`, lists
+    all."""
     query: UsersQuery = call.query
     rows = await call.rows(
         calls.LIST_ACCOUNTS,
@@ -56,24 +125,18 @@ async def list_users(request: web.Request, call: Call) -> web.StreamResponse:
         count=True,
     )
     total = rows[0]["total_count"]
-    return answer(
-        200,
-        {
-            "users": [_user(row) for row in rows if row["account_id"]],
-            "total": total,
-            "page": query.page,
-            "page_size": query.page_size,
-            "total_pages": -(-total // query.page_size),
-        },
-    )
+    page: UserPage = {
+        "users": [_user(row) for row in rows if row["account_id"]],
+        "total": total,
+        "page": query.page,
+        "page_size": query.page_size,
+        "total_pages": -(-total // query.page_size),
+    }
+    return answer(200, page)
 
 
 async def get_user(request: web.Request, call: Call) -> web.StreamResponse:
-    """200 with the account and what is known of its owner; 404 for an unknown id."""
+    """Reads one account: who it belongs to, its balances, its totals."""
     path: UserPath = call.path
     row = await call.row(calls.GET_ACCOUNT_BY_ID, account_id=path.account_id)
-    return answer(200, _user(row) | pick(row, *_DETAILS))
-
-
-def _user(row: Row) -> dict[str, Any]:
-    return pick(row, *_FIELDS)
+    return answer(200, _user_details(row))

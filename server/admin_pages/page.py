@@ -7,6 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, date, datetime
 from decimal import Decimal
+from functools import wraps
 from typing import Any
 from urllib.parse import urlencode
 
@@ -70,8 +71,8 @@ def public_page(handler: RequestHandler) -> RequestHandler:
             asked_for = str(request.rel_url) if request.method == "GET" else "/admin"
             return see_other(f"/admin/sign-in?{urlencode({'next': asked_for})}")
         except web.HTTPException as error:
-            if error.status < 400:
-                raise
+            if error.status < 400 or request.path.startswith("/admin/api/"):
+                raise  # scripts are told in JSON what is not there
             return error_page(request, error.status, error.reason, _WHERE.get(error.status, ""))
         except Exception as error:
             return _failure(request, error)
@@ -83,6 +84,7 @@ def page_for_browsers(handler: RequestHandler) -> RequestHandler:
     """What scripts call too: errors are pages for whoever asks for HTML, JSON for all others."""
     for_people = public_page(handler)
 
+    @wraps(handler)
     async def endpoint(request: web.Request) -> web.StreamResponse:
         wants_page = "text/html" in request.headers.get("Accept", "")
         return await (for_people if wants_page else handler)(request)

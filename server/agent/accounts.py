@@ -2,38 +2,75 @@
 
 from __future__ import annotations
 
-from typing import Any
+from datetime import datetime
+from typing import Annotated, Literal
+from uuid import UUID
 
 from aiohttp import web
+from typing_extensions import TypedDict
 
 from server.agent.endpoint import Call
 from server.agent.models import AccountPath, AccountRequest
-from server.gateway import Row
+from server.gateway import calls
+from server.http import fields as f
+from server.http.answers import reader
 from server.http.errors import json_response
+from server.http.example_values import ACCOUNT_ID, ADA
+from server.http.route import Example
 from server.observe import metrics
 
-_FIELDS = (
-    "account_id",
-    "oauth_provider",
-    "external_id",
-    "wa_id",
-    "tenant_id",
-    "customer_email",
-    "balance_minor",
-    "currency",
-    "plan_name",
-    "status",
-    "paid_credits",
-    "marketing_opt_in",
-    "marketing_opt_in_at",
-    "marketing_opt_in_source",
-    "created_at",
-    "updated_at",
+
+class Account(TypedDict):
+    """A user's account."""
+
+    account_id: Annotated[UUID, f.ACCOUNT_ID]
+    oauth_provider: f.OAuthProvider
+    external_id: Annotated[str, f.EXTERNAL_ID]
+    wa_id: Annotated[str | None, f.STORED_ONCE]
+    tenant_id: Annotated[str | None, f.STORED_ONCE]
+    customer_email: Annotated[str | None, f.CUSTOMER_EMAIL]
+    balance_minor: Annotated[f.Count, f.BALANCE_MINOR]
+    currency: Annotated[str, f.LEDGER_CURRENCY]
+    plan_name: Annotated[str, f.PLAN_NAME]
+    status: Annotated[Literal["active", "suspended", "closed"], f.STATE]
+    paid_credits: Annotated[f.Count, f.CREDITS_LEFT]
+    marketing_opt_in: Annotated[bool, f.MARKETING_OPT_IN]
+    marketing_opt_in_at: Annotated[datetime | None, f.MARKETING_OPT_IN_AT]
+    marketing_opt_in_source: Annotated[str | None, f.MARKETING_OPT_IN_SOURCE]
+    created_at: Annotated[datetime, f.WHEN]
+    updated_at: Annotated[datetime, f.UPDATED_AT]
+
+
+EXAMPLE_ACCOUNT = {
+    "account_id": ACCOUNT_ID,
+    **ADA,
+    "wa_id": None,
+    "tenant_id": None,
+    "customer_email": "ada@example.com",
+    "balance_minor": 0,
+    "currency": "USD",
+    "plan_name": "free",
+    "status": "active",
+    "paid_credits": 20,
+    "marketing_opt_in": False,
+    "marketing_opt_in_at": None,
+    "marketing_opt_in_source": None,
+    "created_at": "2026-11-22T10:23:58.120006+00:00",
+    "updated_at": "2026-11-22T10:25:12.004117+00:00",
+}
+CREATED = Example(
+    EXAMPLE_ACCOUNT,
+    request={**ADA, "customer_email": "ada@example.com"},
+    idempotency_key="signup-user-1042",
 )
+READ = Example(EXAMPLE_ACCOUNT, values=ADA)
+
+_account = reader(Account, calls.GET_ACCOUNT.columns)
 
 
 async def create_account(request: web.Request, call: Call) -> web.StreamResponse:
-    """201 always; an account that exists is given back untouched."""
+    """Makes the user's account, with free uses, or gives back the one there is, untouched. The
+    answer is 201 either way."""
     body: AccountRequest = call.body
     row = await call.gateway.create_account(
         body.oauth_provider,
@@ -58,11 +95,8 @@ async def create_account(request: web.Request, call: Call) -> web.StreamResponse
 
 
 async def get_account(request: web.Request, call: Call) -> web.StreamResponse:
-    """200 with the account, 404 when the identity has none."""
+    """Reads one account. Percent-encode what is special in a path; an `external_id` with a slash
+    cannot be read here."""
     path: AccountPath = call.path
     row = await call.gateway.get_account(path.oauth_provider, path.external_id, call.api_key_id)
     return json_response(200, _account(row))
-
-
-def _account(row: Row) -> dict[str, Any]:
-    return {field: row[field] for field in _FIELDS}

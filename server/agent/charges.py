@@ -2,34 +2,160 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from datetime import datetime
 from hashlib import sha256
 from time import perf_counter
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, NotRequired
 from uuid import UUID
 
 import orjson
 from aiohttp import web
+from typing_extensions import TypedDict
 
 from server.agent.endpoint import Call, refused_outcome
 from server.agent.items import CHARGE
 from server.agent.models import ChargeBatchRequest, ChargeRequest
-from server.gateway import Gateway, Item, Row
+from server.gateway import Gateway, Item, Row, calls
+from server.http import fields as f
+from server.http.answers import From, reader
 from server.http.app_keys import CONFIG, REQUEST_ID
+from server.http.error_codes import Error, InsufficientCredits, ValidationError
 from server.http.errors import ApiError, error_body, json_response, refusal, validation_error
+from server.http.example_values import ACCOUNT_ID, ADA, STRANGER
+from server.http.route import ErrorAnswer, Example
 from server.http.validation import validate
 from server.observe import metrics
+
+
+class Charge(TypedDict):
+    """A charge as it stands in the ledger."""
+
+    charge_id: Annotated[UUID, f.means("The charge.")]
+    account_id: Annotated[UUID, f.ACCOUNT_ID]
+    amount_minor: Annotated[f.Positive, f.means("As asked for, also when a free use paid.")]
+    currency: Annotated[str, f.ACCOUNT_CURRENCY]
+    balance_after: Annotated[f.Count, f.BALANCE_AFTER]
+    created_at: Annotated[datetime, f.WHEN]
+    description: Annotated[str, f.DESCRIPTION]
+    metadata: Annotated[f.Origin, f.CHARGE_ORIGIN]
+    paid_with: Annotated[
+        Literal["free", "paid"], f.means("Whether a free use or paid credits paid.")
+    ]
+    free_uses_remaining: NotRequired[
+        Annotated[
+            f.Count,
+            From("free_uses_after"),
+            f.means(
+                "Free uses left after the charge; absent for charges that the service before this"
+                " one made."
+            ),
+        ]
+    ]
+
+
+class ChargeExists(Error):
+    """The idempotency key has made a charge before."""
+
+    charge: Annotated[Charge, f.means("The charge that the idempotency key already made.")]
+
+
+class ChargeResult(TypedDict):
+    """What became of one charge of a batch: the answer it would have been given by itself."""
+
+    index: Annotated[f.Count, f.means("The charge's place in the request, from 0.")]
+    status: Annotated[f.Integer, f.means("The HTTP status: 201 for a charge, else the error's.")]
+    body: Annotated[
+        Charge | Error | InsufficientCredits | ChargeExists | ValidationError,
+        f.means("The charge, or the error body."),
+    ]
+
+
+class ChargeBatch(TypedDict):
+    """What became of a batch."""
+
+    results: Annotated[list[ChargeResult], f.means("A result for each charge, in the order sent.")]
+    created_count: Annotated[
+        f.Count, f.means("How many charges this request made; replayed ones do not count.")
+    ]
+    total_count: Annotated[f.Count, f.means("How many charges were sent.")]
+
+
+EXAMPLE_CHARGE = {
+    "charge_id": "019a9c2e-7f06-7a52-9c1e-0b8d4f6a2e93",
+    "account_id": ACCOUNT_ID,
+    "amount_minor": 1,
+    "currency": "USD",
+    "balance_after": 0,
+    "created_at": "2026-11-22T10:24:00.948849+00:00",
+    "description": "Answered a message",
+    "metadata": {
+        "message_id": "msg-5561",
+        "agent_id": "scout",
+        "channel_id": "general",
+        "request_id": None,
+    },
+    "paid_with": "free",
+    "free_uses_remaining": 2,
+}
+_REQUEST = {**ADA, "amount_minor": 1, "currency": "USD", "description": "Answered a message"}
+CREATED = Example(
+    EXAMPLE_CHARGE,
+    request={
+        **_REQUEST,
+        "metadata": {"message_id": "msg-5561", "agent_id": "scout", "channel_id": "general"},
+    },
+    idempotency_key="msg-5561",
+)
+BATCH = Example(
+    {
+        "results": [
+            {
+                "index": 0,
+                "status": 201,
+                "body": {
+                    **EXAMPLE_CHARGE,
+                    "charge_id": "019a9c2e-9b44-7e0f-a6d8-3c5f7b1e2d60",
+                    "created_at": "2026-11-22T10:24:07.310426+00:00",
+                    "metadata": dict.fromkeys(f.ChargeOrigin.__annotations__),
+                    "free_uses_remaining": 1,
+                },
+            },
+            {
+                "index": 1,
+                "status": 404,
+                "body": {
+                    "detail": "Account not found",
+                    "code": "account_not_found",
+                    "request_id": "4c1f0c9b7a5e4d0f8b6a2e9d3c7f1a50",
+                },
+            },
+        ],
+        "created_count": 1,
+        "total_count": 2,
+    },
+    request={
+        "charges": [_REQUEST, {**_REQUEST, **STRANGER, "description": "Summarised a channel"}]
+    },
+    idempotency_key="scout-batch-17",
+)
+ALREADY_EXISTS = ErrorAnswer("charge_already_exists", ChargeExists, {"charge": EXAMPLE_CHARGE})
+
+_charge = reader(Charge, calls.CHARGE_ITEMS.columns)
 
 
 class _Answer(NamedTuple):
     """What one charge is answered: by itself the response, in a batch one result of many."""
 
     status: int
-    body: dict[str, Any]
+    body: Mapping[str, Any]
     headers: dict[str, str]
 
 
 async def create_charge(request: web.Request, call: Call) -> web.StreamResponse:
-    """201 with the charge; a used key 409, or the first answer for an Idempotency-Key header."""
+    """Uses up one free use, whatever the amount, or, when none is left, the whole amount of paid
+    credits: never a part of each. The account must exist; a check makes it. Of two requests for the
+    last credit one is answered 201 and the other 402."""
     started = perf_counter()
     row = await call.gateway.create_charge(_item(call.body, call.api_key_id, call.idempotency_key))
     metrics.CHARGE_DURATION.observe(perf_counter() - started)
@@ -38,9 +164,13 @@ async def create_charge(request: web.Request, call: Call) -> web.StreamResponse:
 
 
 async def create_charges(request: web.Request, call: Call) -> web.StreamResponse:
-    """200 with a result per charge, in the order sent: `status` and `body` are what the single
-    endpoint would have answered. An Idempotency-Key header stands for the whole list: the same
-    list again gets the first answer."""
+    """Charges for up to 1,000 uses at once. Each charge is decided by itself, charges of one
+    account in the order sent, and one that fails leaves the others alone: `status` and `body` of
+    its result are what `POST /v1/billing/charges` would have answered. Give each charge an
+    `idempotency_key`, or send an Idempotency-Key header, which stands for the whole list: the same
+    list again gets the first answer, refusals included, and charges nothing. The header belongs to
+    your API key and the keys it was rotated from or to; under any other API key the list is another
+    one. An `idempotency_key` belongs to the account, whatever the API key."""
     body: ChargeBatchRequest = call.body
     results: list[_Answer | None] = [None] * len(body.charges)
     items: list[Item] = []
@@ -56,18 +186,16 @@ async def create_charges(request: web.Request, call: Call) -> web.StreamResponse
     for index, row in zip(places, rows, strict=True):
         results[index] = await _answer(request, call, row, replays=False)
     answers = [answer for answer in results if answer is not None]
-    return json_response(
-        200,
-        {
-            "results": [
-                {"index": index, "status": answer.status, "body": answer.body}
-                for index, answer in enumerate(answers)
-            ],
-            "created_count": sum(answer.status == 201 for answer in answers),
-            "total_count": len(answers),
-        },
-        {"Idempotent-Replayed": "true"} if rows and rows[0].get("replayed") else None,
-    )
+    batch: ChargeBatch = {
+        "results": [
+            {"index": index, "status": answer.status, "body": answer.body}  # type: ignore[typeddict-item]
+            for index, answer in enumerate(answers)
+        ],
+        "created_count": sum(answer.status == 201 for answer in answers),
+        "total_count": len(answers),
+    }
+    replayed = {"Idempotent-Replayed": "true"} if rows and rows[0].get("replayed") else None
+    return json_response(200, batch, replayed)
 
 
 async def _send_together(call: Call, items: list[Item], places: list[int]) -> list[Row]:
@@ -174,25 +302,3 @@ async def _catalogue_refusal(gateway: Gateway, slug: str, row: Row) -> ApiError:
 def _from_error(request: web.Request, error: ApiError) -> _Answer:
     metrics.count_error(error.code).inc()
     return _Answer(error.status, error_body(request[REQUEST_ID], error), dict(error.headers))
-
-
-def _charge(row: Row) -> dict[str, Any]:
-    body = {
-        "charge_id": row["charge_id"],
-        "account_id": row["account_id"],
-        "amount_minor": row["amount_minor"],
-        "currency": row["currency"],
-        "balance_after": row["balance_after"],
-        "created_at": row["created_at"],
-        "description": row["description"],
-        "metadata": {
-            "message_id": row["metadata_message_id"],
-            "agent_id": row["metadata_agent_id"],
-            "channel_id": row["metadata_channel_id"],
-            "request_id": row["metadata_request_id"],
-        },
-        "paid_with": row["paid_with"],
-    }
-    if row["free_uses_after"] is not None:  # charges of the old service do not tell
-        body["free_uses_remaining"] = row["free_uses_after"]
-    return body

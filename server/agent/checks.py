@@ -3,17 +3,70 @@
 from __future__ import annotations
 
 from time import perf_counter
+from typing import Annotated
 
 from aiohttp import web
+from typing_extensions import TypedDict
 
 from server.agent import items
 from server.agent.endpoint import Call, refused_outcome
+from server.gateway import calls
+from server.http import fields as f
+from server.http.answers import reader
 from server.http.errors import json_response
+from server.http.example_values import ADA
+from server.http.route import Example
 from server.observe import metrics
 
 
+class CreditCheck(TypedDict):
+    """Whether a user may go on. Every field is always present."""
+
+    has_credit: Annotated[bool, f.HAS_CREDIT]
+    credits_remaining: Annotated[f.Count | None, f.CREDITS_LEFT]
+    plan_name: Annotated[str | None, f.PLAN_NAME]
+    reason: Annotated[str | None, f.means("Why not; null when the user may go on.")]
+    free_uses_remaining: Annotated[f.Count | None, f.FREE_USES_REMAINING]
+    total_uses: Annotated[f.Count | None, f.TOTAL_USES]
+    purchase_required: Annotated[bool, f.means("Whether the user must buy credits to go on.")]
+    purchase_price_minor: Annotated[
+        f.Count | None,
+        f.means(
+            "What the next pack costs, in minor units such as cents; null unless one is needed."
+        ),
+    ]
+    purchase_uses: Annotated[
+        f.Count | None, f.means("How many uses the next pack has; null unless one is needed.")
+    ]
+
+
+EXAMPLE = Example(
+    {
+        "has_credit": True,
+        "credits_remaining": 0,
+        "plan_name": "free",
+        "reason": None,
+        "free_uses_remaining": 3,
+        "total_uses": 0,
+        "purchase_required": False,
+        "purchase_price_minor": None,
+        "purchase_uses": None,
+    },
+    request={
+        **ADA,
+        "context": {"agent_id": "scout", "channel_id": "general", "request_id": "req-88"},
+        "customer_email": "ada@example.com",
+    },
+)
+
+_check = reader(CreditCheck, calls.CHECK_ITEMS.columns)
+
+
 async def check_credit(request: web.Request, call: Call) -> web.StreamResponse:
-    """Answers 200 for a denial too: that is an answer, not an error."""
+    """Answers whether the user has a free use or a paid credit left, and uses up nothing. A no is
+    an answer, not an error: the status is 200 and `reason` says why not. A user who is not known
+    yet gets an account with free uses. E-mail address, role, agent and marketing consent are stored
+    when given."""
     started = perf_counter()
     row = await call.gateway.check_credit(items.CHECK.item(call.body, call.api_key_id))
     metrics.CREDIT_CHECK_DURATION.observe(perf_counter() - started)
@@ -24,17 +77,4 @@ async def check_credit(request: web.Request, call: Call) -> web.StreamResponse:
     metrics.count_check("allowed" if row["has_credit"] else "denied").inc()
     if row["account_created"]:
         metrics.ACCOUNTS_CREATED.inc()
-    return json_response(
-        200,
-        {
-            "has_credit": row["has_credit"],
-            "credits_remaining": row["credits_remaining"],
-            "plan_name": row["plan_name"],
-            "reason": row["reason"],
-            "free_uses_remaining": row["free_uses_remaining"],
-            "total_uses": row["total_uses"],
-            "purchase_required": row["purchase_required"],
-            "purchase_price_minor": row["purchase_price_minor"],
-            "purchase_uses": row["purchase_uses"],
-        },
-    )
+    return json_response(200, _check(row))

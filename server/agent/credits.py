@@ -2,20 +2,79 @@
 
 from __future__ import annotations
 
-from typing import Any
+from datetime import datetime
+from typing import Annotated, Literal
+from uuid import UUID
 
 from aiohttp import web
+from typing_extensions import TypedDict
 
 from server.agent.endpoint import Call
 from server.agent.models import CreditRequest
-from server.gateway import Row
+from server.gateway import calls
+from server.http import fields as f
+from server.http.answers import reader
+from server.http.error_codes import Error
 from server.http.errors import ApiError, json_response, refusal
+from server.http.example_values import ACCOUNT_ID, ADA, CREDIT_ID
+from server.http.route import ErrorAnswer, Example
 from server.limits import INT64_MAX
 from server.observe import metrics
 
 
+class Credit(TypedDict):
+    """Added credits as they stand in the ledger."""
+
+    credit_id: Annotated[UUID, f.CREDIT_ID]
+    account_id: Annotated[UUID, f.ACCOUNT_ID]
+    amount_minor: Annotated[f.Positive, f.AMOUNT]
+    currency: Annotated[str, f.ACCOUNT_CURRENCY]
+    balance_after: Annotated[f.Count, f.NEW_BALANCE]
+    transaction_type: Annotated[
+        Literal["purchase", "grant", "refund", "adjustment"], f.TRANSACTION_TYPE
+    ]
+    description: Annotated[str, f.DESCRIPTION]
+    external_transaction_id: Annotated[str | None, f.PAYMENT_ID]
+    created_at: Annotated[datetime, f.WHEN]
+
+
+class CreditExists(Error):
+    """The idempotency key has added credits before."""
+
+    credit: Annotated[Credit, f.means("The credit that the idempotency key already made.")]
+
+
+EXAMPLE_CREDIT = {
+    "credit_id": CREDIT_ID,
+    "account_id": ACCOUNT_ID,
+    "amount_minor": 20,
+    "currency": "USD",
+    "balance_after": 20,
+    "transaction_type": "grant",
+    "description": "Welcome gift",
+    "external_transaction_id": None,
+    "created_at": "2026-11-22T10:25:12.004117+00:00",
+}
+CREATED = Example(
+    EXAMPLE_CREDIT,
+    request={
+        **ADA,
+        "amount_minor": 20,
+        "currency": "USD",
+        "description": "Welcome gift",
+        "transaction_type": "grant",
+    },
+    idempotency_key="welcome-user-1042",
+)
+ALREADY_EXISTS = ErrorAnswer("credit_already_exists", CreditExists, {"credit": EXAMPLE_CREDIT})
+
+_credit = reader(Credit, calls.RECORD_CREDIT.columns)
+
+
 async def create_credit(request: web.Request, call: Call) -> web.StreamResponse:
-    """201 with the credit; a used key 409, or the first answer for an Idempotency-Key header."""
+    """Adds paid credits to an account that exists, suspended and closed ones too. All four kinds of
+    `transaction_type` add; the kind is for the history. An `external_transaction_id` that is the id
+    of a payment makes this the payment's credit: a payment that was sold here has one."""
     body: CreditRequest = call.body
     row = await call.gateway.record_credit(
         body.oauth_provider,
@@ -64,17 +123,3 @@ async def create_credit(request: web.Request, call: Call) -> web.StreamResponse:
             "payment_id": body.external_transaction_id,
         },
     )
-
-
-def _credit(row: Row) -> dict[str, Any]:
-    return {
-        "credit_id": row["credit_id"],
-        "account_id": row["account_id"],
-        "amount_minor": row["amount_minor"],
-        "currency": row["currency"],
-        "balance_after": row["balance_after"],
-        "transaction_type": row["transaction_type"],
-        "description": row["description"],
-        "external_transaction_id": row["external_transaction_id"],
-        "created_at": row["created_at"],
-    }

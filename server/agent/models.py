@@ -9,11 +9,13 @@ from typing import Annotated, Any
 from pydantic import (
     BaseModel,
     Field,
+    SkipValidation,
     ValidationError,
     ValidatorFunctionWrapHandler,
     WrapValidator,
 )
 
+from server.http import fields as f
 from server.http.validation import (
     Currency,
     Cursor,
@@ -55,73 +57,92 @@ class TransactionType(StrEnum):
 class Identity(BaseModel):
     """Which account: provider and external id; the other two are stored, never looked up by."""
 
-    oauth_provider: Provider
-    external_id: Name255
-    wa_id: Text255 | None = None
-    tenant_id: Text255 | None = None
+    oauth_provider: Annotated[Provider, f.OAUTH_PROVIDER]
+    external_id: Annotated[Name255, f.EXTERNAL_ID]
+    wa_id: Annotated[Text255 | None, f.STORED_ONCE] = None
+    tenant_id: Annotated[Text255 | None, f.STORED_ONCE] = None
 
 
 class Profile(BaseModel):
     """What may be updated along the way (contract.md 7.5)."""
 
-    customer_email: Name255 | None = None
-    user_role: UserRole | None = None
-    agent_id: Text255 | None = None
-    marketing_opt_in: bool = False
-    marketing_opt_in_source: OptInSource | None = None
+    customer_email: Annotated[Name255 | None, f.NEW_CUSTOMER_EMAIL] = None
+    user_role: Annotated[UserRole | None, f.NEW_USER_ROLE] = None
+    agent_id: Annotated[Text255 | None, f.AGENT_ID] = None
+    marketing_opt_in: Annotated[bool, f.NEW_OPT_IN] = False
+    marketing_opt_in_source: Annotated[OptInSource | None, f.MARKETING_OPT_IN_SOURCE] = None
 
 
 class CheckContext(BaseModel):
     """Where a check comes from, for the audit row."""
 
-    agent_id: Text255 | None = None
-    channel_id: Text255 | None = None
-    request_id: Text255 | None = None
+    agent_id: Annotated[Text255 | None, f.AGENT_ID] = None
+    channel_id: Annotated[Text255 | None, f.CHANNEL_ID] = None
+    request_id: Annotated[
+        Text255 | None, f.means("The agent's own id for what it will work on.")
+    ] = None
 
 
 class ChargeMetadata(BaseModel):
     """Where a charge comes from, kept with it."""
 
-    message_id: Text255 | None = None
-    agent_id: Text255 | None = None
-    channel_id: Text255 | None = None
-    request_id: Text255 | None = None
+    message_id: Annotated[Text255 | None, f.means("The message that was worked on.")] = None
+    agent_id: Annotated[Text255 | None, f.AGENT_ID] = None
+    channel_id: Annotated[Text255 | None, f.CHANNEL_ID] = None
+    request_id: Annotated[Text255 | None, f.means("The agent's own id for what it worked on.")] = (
+        None
+    )
 
 
 class _Check(BaseModel):
-    context: CheckContext = Field(default_factory=CheckContext)
+    context: Annotated[
+        CheckContext, f.means("Where the check comes from; kept with its audit record.")
+    ] = Field(default_factory=CheckContext)
 
 
 class _Charge(BaseModel):
-    amount_minor: Amount
-    currency: Currency
-    description: Description
-    idempotency_key: Text255 | None = None
-    metadata: ChargeMetadata = Field(default_factory=ChargeMetadata)
+    amount_minor: Annotated[Amount, f.AMOUNT]
+    currency: Annotated[Currency, f.SAME_CURRENCY]
+    description: Annotated[Description, f.DESCRIPTION]
+    idempotency_key: Annotated[Text255 | None, f.IDEMPOTENCY_KEY] = None
+    metadata: Annotated[ChargeMetadata, f.CHARGE_ORIGIN] = Field(default_factory=ChargeMetadata)
 
 
 class _Credit(BaseModel):
-    amount_minor: Amount
-    currency: Currency
-    description: Description
-    transaction_type: TransactionType
-    external_transaction_id: Text255 | None = None
-    idempotency_key: Text255 | None = None
+    amount_minor: Annotated[Amount, f.AMOUNT]
+    currency: Annotated[Currency, f.SAME_CURRENCY]
+    description: Annotated[Description, f.DESCRIPTION]
+    transaction_type: Annotated[TransactionType, f.TRANSACTION_TYPE]
+    external_transaction_id: Annotated[Text255 | None, f.PAYMENT_ID] = None
+    idempotency_key: Annotated[Text255 | None, f.IDEMPOTENCY_KEY] = None
 
 
 class _Account(BaseModel):
-    initial_balance_minor: Annotated[int, Field(ge=0, le=INT64_MAX)] = 0
-    currency: Currency = "USD"
-    plan_name: PlanName = "free"
+    initial_balance_minor: Annotated[
+        int, Field(ge=0, le=INT64_MAX), f.means("Kept as `balance_minor`, which nothing can spend.")
+    ] = 0
+    currency: Annotated[
+        Currency, f.means("Three letters: the currency of its charges and credits.")
+    ] = "USD"
+    plan_name: Annotated[PlanName, f.PLAN_NAME] = "free"
 
 
 class _Purchase(BaseModel):
-    customer_email: Name255
-    return_url: Text | None = None
-    user_role: UserRole | None = None
-    agent_id: Text255 | None = None
-    marketing_opt_in: bool = False
-    marketing_opt_in_source: OptInSource | None = None
+    customer_email: Annotated[
+        Name255,
+        f.means(
+            "Where the payment provider sends its receipt; stored when the account is created."
+        ),
+    ]
+    return_url: Annotated[Text | None, f.means("Accepted and ignored.")] = None
+    user_role: Annotated[
+        UserRole | None, f.means("The user's role; stored when the account is created.")
+    ] = None
+    agent_id: Annotated[Text255 | None, f.AGENT_ID] = None
+    marketing_opt_in: Annotated[
+        bool, f.means("Whether the user agreed to marketing; stored when the account is created.")
+    ] = False
+    marketing_opt_in_source: Annotated[OptInSource | None, f.MARKETING_OPT_IN_SOURCE] = None
 
 
 class CheckRequest(Profile, _Check, Identity):
@@ -139,6 +160,10 @@ class CreditRequest(Profile, _Credit, Identity):
 class AccountRequest(Profile, _Account, Identity):
     """POST /v1/billing/accounts"""
 
+    customer_email: Annotated[Name255 | None, f.CUSTOMER_EMAIL] = None
+    user_role: Annotated[UserRole | None, f.means("The user's role.")] = None
+    marketing_opt_in: Annotated[bool, f.MARKETING_OPT_IN] = False
+
 
 class PurchaseRequest(_Purchase, Identity):
     """POST /v1/billing/purchases. The e-mail address is needed here; nothing returns to
@@ -149,36 +174,42 @@ class ChargeBatchRequest(BaseModel):
     """POST /v1/billing/charges:batch. Each charge is validated by itself, so that one that is
     malformed fails alone."""
 
-    charges: Annotated[list[Any], Field(min_length=1, max_length=1000)]
+    charges: Annotated[
+        list[SkipValidation[ChargeRequest]],
+        Field(min_length=1, max_length=1000),
+        f.means("The charges, each decided by itself."),
+    ]
 
 
 class AccountPath(BaseModel):
     """/v1/billing/accounts/{oauth_provider}/{external_id}"""
 
-    oauth_provider: Provider
-    external_id: Name255
+    oauth_provider: Annotated[Provider, f.OAUTH_PROVIDER]
+    external_id: Annotated[Name255, f.EXTERNAL_ID]
 
 
 class PurchasePath(BaseModel):
     """/v1/billing/purchases/{payment_id}"""
 
-    payment_id: Text
+    payment_id: Annotated[Text, f.PAYMENT_ID]
 
 
 class AccountQuery(BaseModel):
     """Accepted and ignored: an account is found by its identity alone."""
 
-    wa_id: Text255 | None = None
-    tenant_id: Text255 | None = None
+    wa_id: Annotated[Text255 | None, f.IGNORED] = None
+    tenant_id: Annotated[Text255 | None, f.IGNORED] = None
 
 
 class TransactionsQuery(BaseModel):
     """GET /v1/billing/transactions"""
 
-    oauth_provider: Provider
-    external_id: Name255
-    wa_id: Text255 | None = None
-    tenant_id: Text255 | None = None
-    limit: Limit = 50
-    offset: Annotated[int, Field(ge=0, le=INT64_MAX)] = 0
-    cursor: Cursor | None = None
+    oauth_provider: Annotated[Provider, f.OAUTH_PROVIDER]
+    external_id: Annotated[Name255, f.EXTERNAL_ID]
+    wa_id: Annotated[Text255 | None, f.IGNORED] = None
+    tenant_id: Annotated[Text255 | None, f.IGNORED] = None
+    limit: Annotated[Limit, f.means("How many entries at most.")] = 50
+    offset: Annotated[
+        int, Field(ge=0, le=INT64_MAX), f.means("How many of the newest entries to pass over.")
+    ] = 0
+    cursor: Annotated[Cursor | None, f.CURSOR] = None

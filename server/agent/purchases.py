@@ -5,15 +5,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any, Literal, NotRequired
 
 from aiohttp import web
+from typing_extensions import TypedDict
 
 from server.agent.endpoint import Call
 from server.agent.models import PurchasePath, PurchaseRequest
 from server.gateway import Refused
+from server.http import fields as f
 from server.http.app_keys import REQUEST_ID
 from server.http.errors import ApiError, json_response, refusal, unavailable
+from server.http.example_values import ADA, PAYMENT_ID
+from server.http.route import Example
 from server.observe import metrics
 from server.payments.payments import PAYMENTS
 from server.payments.settings import ProviderSettings
@@ -26,15 +30,96 @@ from server.payments.stripe_api import (
 )
 from server.payments.stripe_events import purchase_metadata
 
+WhyOver = Literal["payment_canceled", "payment_unreadable"]
+
+
+class Payment(TypedDict):
+    """A payment as the payment provider has it now."""
+
+    payment_id: Annotated[str, f.PAYMENT_ID]
+    client_secret: Annotated[
+        str,
+        f.means(
+            "With the publishable key, what Stripe's script in the user's client needs to"
+            " take the payment. Keep it to that client. Empty when the payment cannot be"
+            " read."
+        ),
+    ]
+    amount_minor: Annotated[
+        f.Positive, f.means("What the pack costs, in minor units such as cents.")
+    ]
+    currency: Annotated[str, f.PRICE_CURRENCY]
+    uses_purchased: Annotated[f.Positive, f.means("How many uses the pack has.")]
+    status: Annotated[
+        str,
+        f.means(
+            "The payment's status in Stripe's words, such as `requires_payment_method` or"
+            " `succeeded`; `unknown` when it cannot be read."
+        ),
+    ]
+    publishable_key: Annotated[
+        str, f.means("The payment provider's public key, for its script in the client.")
+    ]
+    credits_added: Annotated[
+        f.Count, f.means("Credits the payment has added: 0 until it is credited.")
+    ]
+    payable: NotRequired[
+        Annotated[
+            Literal[False],
+            f.means(
+                "False when the payment was not paid and can no longer be: buy again, with a new"
+                " Idempotency-Key. Absent otherwise."
+            ),
+        ]
+    ]
+    code: NotRequired[
+        Annotated[
+            WhyOver,
+            f.means(
+                "Why it can no longer be paid: `payment_canceled` at the payment provider, or"
+                " `payment_unreadable` because the service has changed its provider account or"
+                " its mode."
+            ),
+        ]
+    ]
+
+
 _LOG = logging.getLogger(__name__)
-_OVER = {"unknown": "payment_unreadable", "canceled": "payment_canceled"}
+_OVER: dict[str, WhyOver] = {"unknown": "payment_unreadable", "canceled": "payment_canceled"}
 _PROVIDER_PAUSE = 5  # seconds after which trying again may help
 
 
+EXAMPLE_PAYMENT = {
+    "payment_id": PAYMENT_ID,
+    "client_secret": f"{PAYMENT_ID}_secret_example",
+    "amount_minor": 500,
+    "currency": "USD",
+    "uses_purchased": 20,
+    "status": "requires_payment_method",
+    "publishable_key": "pk_test_example",
+    "credits_added": 0,
+}
+OFFERED = Example(
+    EXAMPLE_PAYMENT,
+    request={**ADA, "customer_email": "ada@example.com"},
+    idempotency_key="purchase-user-1042",
+)
+PAID = Example(
+    {**EXAMPLE_PAYMENT, "status": "succeeded", "credits_added": 20},
+    values={"payment_id": PAYMENT_ID},
+)
+PROVIDER_FAULTS = ("payment_provider_not_configured", "payment_provider_unavailable")
+
+
 async def create_purchase(request: web.Request, call: Call) -> web.StreamResponse:
-    """201 with what the client needs to pay; 503 when Stripe is not set up or does not answer.
-    A purchase that Stripe did not answer for stays an offer, and costs nobody anything. A repeat
-    gets the recorded payment in the state of today."""
+    """Offers the present pack at the present price and has Stripe make a payment for it. Give
+    `client_secret` and `publishable_key` to Stripe's script in the user's client: it takes the
+    card. The credits are added when Stripe says that the money has come, a moment after the user
+    paid. A user who is not known yet gets an account. The same request with the same
+    Idempotency-Key (`customer_email` may differ) is given the same payment, in its state of today:
+    `status` and `credits_added` may have changed. Where `payable` is false the payment can no
+    longer be paid: buy again, with a new Idempotency-Key."""
+    # A purchase that Stripe did not answer for stays an offer, and costs nobody anything.
     body: PurchaseRequest = call.body
     offer = await call.gateway.begin_purchase(
         body.oauth_provider,
@@ -70,8 +155,8 @@ async def create_purchase(request: web.Request, call: Call) -> web.StreamRespons
 
 
 async def get_purchase(request: web.Request, call: Call) -> web.StreamResponse:
-    """200 with the payment as Stripe has it now; 404 for one that is unknown or not ours, 503 when
-    Stripe does not answer."""
+    """Reads a payment as Stripe has it now. The user may go on once `credits_added` is not 0. Where
+    `payable` is false the payment can no longer be paid: buy again."""
     path: PurchasePath = call.path
     known = await call.gateway.find_purchase(path.payment_id, call.api_key_id)
     settings, stripe = await _provider(request, call, known["config_data"])
@@ -83,6 +168,11 @@ async def get_purchase(request: web.Request, call: Call) -> web.StreamResponse:
         slug = "payment_not_found"
         raise refusal(slug, await call.gateway.wording(slug), {"payment_id": path.payment_id})
     return json_response(200, _payment(path.payment_id, intent, settings, known))
+
+
+async def get_purchase_status(request: web.Request, call: Call) -> web.StreamResponse:
+    """The same as without `/status`."""
+    return await get_purchase(request, call)
 
 
 async def _read(stripe: StripeApi, payment_id: str) -> Intent | None:
@@ -161,7 +251,7 @@ def _payment(
     intent: Intent | None,
     settings: ProviderSettings,
     purchase: Mapping[str, Any],
-) -> dict[str, Any]:
+) -> Payment:
     """The answer about a payment. One that can no longer be paid says so, and why: `payable`
     false, `code`."""
     credits_added = purchase["credits_added"]
@@ -171,7 +261,7 @@ def _payment(
     else:
         secret, status = intent.client_secret, intent.status
         amount_minor, currency = intent.amount_minor, intent.currency
-    answer = {
+    answer: Payment = {
         "payment_id": payment_id,
         "client_secret": secret,
         "amount_minor": amount_minor,

@@ -2,19 +2,94 @@
 
 from __future__ import annotations
 
-from typing import Any
+from datetime import datetime
+from typing import Annotated, Literal
+from uuid import UUID
 
 from aiohttp import web
+from typing_extensions import TypedDict
 
+from server.agent.charges import EXAMPLE_CHARGE
+from server.agent.credits import EXAMPLE_CREDIT
 from server.agent.endpoint import Call
 from server.agent.models import TransactionsQuery
-from server.gateway import Refused, Row
+from server.gateway import Refused, calls
+from server.http import fields as f
+from server.http.answers import From, reader
 from server.http.errors import json_response
+from server.http.example_values import ADA
+from server.http.route import Example
 from server.http.validation import refused_field
 
 
+class Transaction(TypedDict):
+    """An entry of an account's history."""
+
+    transaction_id: Annotated[UUID, f.TRANSACTION_ID]
+    type: Annotated[Literal["charge", "credit"], f.ENTRY_TYPE]
+    amount_minor: Annotated[
+        f.Integer,
+        f.means(
+            "Credits; negative for charges, and for credits that were taken back after a refund."
+        ),
+    ]
+    currency: Annotated[str, f.ACCOUNT_CURRENCY]
+    description: Annotated[str, f.DESCRIPTION]
+    created_at: Annotated[datetime, f.WHEN]
+    balance_after: Annotated[f.Count, f.BALANCE_AFTER]
+    transaction_type: Annotated[
+        Literal["purchase", "grant", "refund", "adjustment"] | None,
+        f.means("Why credits were added; null for charges."),
+    ]
+    external_transaction_id: Annotated[str | None, f.ENTRY_PAYMENT_ID]
+    metadata: Annotated[f.Origin | None, f.ENTRY_ORIGIN, From(f.origin_of_charge)]
+
+
+class TransactionPage(TypedDict):
+    """A page of an account's history; empty for an unknown account."""
+
+    transactions: Annotated[list[Transaction], f.TRANSACTIONS]
+    total_count: Annotated[f.Count, f.TOTAL]
+    has_more: Annotated[bool, f.HAS_MORE]
+    next_cursor: Annotated[str | None, f.NEXT_CURSOR]
+
+
+_ENTRY = ("amount_minor", "currency", "description", "created_at", "balance_after")
+EXAMPLE = Example(
+    {
+        "transactions": [
+            {
+                "transaction_id": EXAMPLE_CREDIT["credit_id"],
+                "type": "credit",
+                **{name: EXAMPLE_CREDIT[name] for name in _ENTRY},
+                "transaction_type": "grant",
+                "external_transaction_id": None,
+                "metadata": None,
+            },
+            {
+                "transaction_id": EXAMPLE_CHARGE["charge_id"],
+                "type": "charge",
+                **{name: EXAMPLE_CHARGE[name] for name in _ENTRY},
+                "amount_minor": -1,
+                "transaction_type": None,
+                "external_transaction_id": None,
+                "metadata": EXAMPLE_CHARGE["metadata"],
+            },
+        ],
+        "total_count": 2,
+        "has_more": False,
+        "next_cursor": None,
+    },
+    values={**ADA, "limit": 2, "offset": 0},
+)
+
+_transaction = reader(Transaction, calls.LIST_TRANSACTIONS.columns)
+
+
 async def list_transactions(request: web.Request, call: Call) -> web.StreamResponse:
-    """200 with one page; an unknown account has an empty history. 422 for another's cursor."""
+    """Lists an account's charges and credits together, newest first. An unknown user has an empty
+    history. Go on with `cursor`, not `offset`: entries that are added meanwhile move an offset, and
+    nothing that a cursor gives comes twice."""
     query: TransactionsQuery = call.query
     try:
         rows = await call.gateway.list_transactions(
@@ -28,35 +103,10 @@ async def list_transactions(request: web.Request, call: Call) -> web.StreamRespo
     except Refused as error:
         raise refused_field(error, "query", query) from None
     next_cursor = rows[0]["next_cursor"]
-    return json_response(
-        200,
-        {
-            "transactions": [_transaction(row) for row in rows if row["transaction_id"]],
-            "total_count": rows[0]["total_count"],
-            "has_more": next_cursor is not None,
-            "next_cursor": next_cursor,
-        },
-    )
-
-
-def _transaction(row: Row) -> dict[str, Any]:
-    is_charge = row["type"] == "charge"
-    return {
-        "transaction_id": row["transaction_id"],
-        "type": row["type"],
-        "amount_minor": row["amount_minor"],
-        "currency": row["currency"],
-        "description": row["description"],
-        "created_at": row["created_at"],
-        "balance_after": row["balance_after"],
-        "transaction_type": row["transaction_type"],
-        "external_transaction_id": row["external_transaction_id"],
-        "metadata": {
-            "message_id": row["metadata_message_id"],
-            "agent_id": row["metadata_agent_id"],
-            "channel_id": row["metadata_channel_id"],
-            "request_id": row["metadata_request_id"],
-        }
-        if is_charge
-        else None,
+    page: TransactionPage = {
+        "transactions": [_transaction(row) for row in rows if row["transaction_id"]],
+        "total_count": rows[0]["total_count"],
+        "has_more": next_cursor is not None,
+        "next_cursor": next_cursor,
     }
+    return json_response(200, page)

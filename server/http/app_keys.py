@@ -9,11 +9,11 @@ from aiohttp import web
 
 from server.config import ServeConfig
 from server.gateway import Gateway
-from server.http.route import Route
+from server.http.route import Section
 
 CONFIG = web.AppKey("config", ServeConfig)
 GATEWAY = web.AppKey("gateway", Gateway)
-ROUTE_TABLE: web.AppKey[tuple[Route, ...]] = web.AppKey("route_table")
+ROUTE_TABLE: web.AppKey[tuple[Section, ...]] = web.AppKey("route_table")
 
 # Set once the process stops accepting: who is answered then must come back on a new connection.
 STOPPING = web.AppKey("stopping", asyncio.Event)

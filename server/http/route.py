@@ -1,9 +1,11 @@
-"""One line of the route table, and the words for who may pass."""
+"""A line of the route table, which says all that there is to say about one operation, and the words
+for who may pass."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from aiohttp import web
 from pydantic import BaseModel
@@ -15,20 +17,80 @@ OPEN_PAGE = "open page"  # of the console, on the way to signing in
 STAFF = "staff"  # a bearer token of a staff member, or their browser session
 SIGNED = "signed"  # by the payment provider, with the webhook's secret
 
-RequestHandler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Handler = Callable[..., Awaitable[web.StreamResponse]]
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A request and its answer. `values` are those of the path and the query string. The tests send
+    every example to a running server."""
+
+    answer: Any = None
+    request: Any = None
+    values: Mapping[str, Any] = field(default_factory=dict)
+    idempotency_key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorAnswer:
+    """An error whose body says more than others: its code, the type of the body, and an example of
+    the fields that the others do not have. `status` is for a code that is not one of
+    error_codes.ERROR_CODES."""
+
+    code: str
+    body: Any
+    example: Mapping[str, Any]
+    status: int | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Route:
-    """One URL. `guard` is one of the words above, or the permission an API key needs."""
+    """One URL. `guard` is one of the words above, or the permission an API key needs. The handler's
+    docstring is the operation's description, and its name the operation's id.
+
+    `errors` are the codes beyond those that every operation with this guard and these models has;
+    `guard_errors` those of a handler that asks by itself who calls. `headers` come with a success.
+    Without `content_type` the answer has no body. With `secret`, an error never repeats what was
+    sent."""
 
     method: str
     path: str
     guard: str
-    handler: RequestHandler
+    handler: Handler
     summary: str
     body: type[BaseModel] | None = None
     parameters: type[BaseModel] | None = None
     query: type[BaseModel] | None = None
+    answer: Any = None
+    example: Example = Example()
+    errors: tuple[str | ErrorAnswer, ...] = ()
     success: int = 200
     idempotent: bool = False
+    headers: tuple[str, ...] = ()
+    content_type: str = "application/json"
+    guard_errors: tuple[str, ...] = ()
+    secret: bool = False
+
+    @property
+    def is_described(self) -> bool:
+        """Whether it is a part of the API's description."""
+        return self.guard not in (INTERNAL, PAGE, OPEN_PAGE)
+
+    @property
+    def is_for_agents(self) -> bool:
+        """Whether it wants an API key."""
+        return self.guard.startswith("billing:")
+
+    @property
+    def writes(self) -> bool:
+        """Whether it may change something."""
+        return self.method != "GET"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Section:
+    """What belongs together in the route table and in the API's description."""
+
+    name: str
+    text: str
+    routes: tuple[Route, ...]

@@ -5,32 +5,98 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 from datetime import UTC, datetime
+from typing import Annotated, Literal
 
 from aiohttp import web
+from typing_extensions import TypedDict
 
 from server.gateway import DatabaseFault, ReadOnly, Refused, Unavailable
+from server.http import fields as f
+from server.http.answers import Inline
 from server.http.app_keys import CONFIG, GATEWAY
 from server.http.errors import ApiError, json_response
+from server.http.example_values import REQUEST_ID
+from server.http.route import ErrorAnswer, Example
 from server.observe import metrics
+from server.public.introduction import TITLE
 from server.resources import latest_step
+
+
+class ServiceInfo(TypedDict):
+    """What answers here."""
+
+    service: Annotated[str, f.means("Its name.")]
+    version: Annotated[str, f.means("The version of the wire contract.")]
+    status: Annotated[str, f.STATE]
+
+
+class Health(TypedDict):
+    """The service is fit to serve."""
+
+    status: Annotated[Literal["healthy"], f.STATE]
+    database: Annotated[Literal["connected"], f.means("Whether the database answers.")]
+    timestamp: Annotated[datetime, f.WHEN]
+
+
+class Unfitness(TypedDict):
+    """Why the service is not fit to serve."""
+
+    status: Annotated[Literal["unhealthy"], f.STATE]
+    database: Annotated[
+        Literal["connected", "disconnected"], f.means("Whether the database answers.")
+    ]
+    error: Annotated[str, f.means("What is the matter.")]
+    timestamp: Annotated[datetime, f.WHEN]
+
+
+class Unhealthy(TypedDict):
+    """The service is not fit to serve."""
+
+    detail: Annotated[Unfitness, Inline(), f.means("What is the matter.")]
+    code: Annotated[Literal["unhealthy"], f.CODE]
+    request_id: Annotated[str, f.REQUEST_ID]
+
 
 _HEALTH_TIMEOUT = 0.9
 
 # The version is a constant of the wire contract that clients know; /openapi.json has the release's.
-ROOT = {"service": "CIRIS Billing API", "version": "0.1.0", "status": "running"}
+_INFO: ServiceInfo = {"service": TITLE, "version": "0.1.0", "status": "running"}
+ROOT = Example(_INFO)
+HEALTH = Example(
+    {
+        "status": "healthy",
+        "database": "connected",
+        "timestamp": "2026-11-22T10:24:00.948849+00:00",
+    }
+)
+UNHEALTHY = ErrorAnswer(
+    "unhealthy",
+    Unhealthy,
+    {
+        "detail": {
+            "status": "unhealthy",
+            "database": "disconnected",
+            "error": "the database does not answer",
+            "timestamp": "2026-11-22T10:24:00.948849+00:00",
+        },
+        "code": "unhealthy",
+        "request_id": REQUEST_ID,
+    },
+    status=503,
+)
 
 
-async def root(request: web.Request) -> web.StreamResponse:
-    """Says what answers here."""
-    return json_response(200, ROOT)
+async def get_root(request: web.Request) -> web.StreamResponse:
+    """Names the service and the version of the wire contract."""
+    return json_response(200, _INFO)
 
 
-async def health(request: web.Request) -> web.StreamResponse:
-    """200 when the database, on the connections that charges use, answers within a second, has the
-    schema this release needs, and can take a charge."""
+async def get_health(request: web.Request) -> web.StreamResponse:
+    """For load balancers: 200 when the database answers within a second and has the schema that
+    this release needs, 503 otherwise."""
     gateway = request.app[GATEWAY]
     problem = ""
-    database = "disconnected"
+    database: Literal["connected", "disconnected"] = "disconnected"
     try:
         async with asyncio.timeout(_HEALTH_TIMEOUT):
             step = await gateway.get_schema_version()
@@ -50,8 +116,14 @@ async def health(request: web.Request) -> web.StreamResponse:
         }[database]
     now = datetime.now(UTC)
     if not problem:
-        return json_response(200, {"status": "healthy", "database": database, "timestamp": now})
-    detail = {"status": "unhealthy", "database": database, "error": problem, "timestamp": now}
+        health: Health = {"status": "healthy", "database": "connected", "timestamp": now}
+        return json_response(200, health)
+    detail: Unfitness = {
+        "status": "unhealthy",
+        "database": database,
+        "error": problem,
+        "timestamp": now,
+    }
     raise ApiError(503, "unhealthy", detail, headers={"Retry-After": "1"})
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import hmac
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import quote, unquote, urlsplit
 from uuid import UUID
 
@@ -49,7 +49,7 @@ class Visit:
     email: str
     name: str
     picture_url: str | None
-    role: str
+    role: Literal["admin", "viewer"]
     session: BrowserSession | None
 
     @property

@@ -7,14 +7,20 @@ from __future__ import annotations
 import hmac
 import logging
 import secrets
+from typing import Annotated, Literal
+from uuid import UUID
 
 from aiohttp import web
+from typing_extensions import TypedDict
 
 from server.config import StaffConfig
 from server.gateway import Refused, calls
+from server.http import fields as f
 from server.http.app_keys import CONFIG, GATEWAY
 from server.http.client_address import client_address
 from server.http.errors import ApiError, json_response
+from server.http.example_values import STAFF_ID
+from server.http.route import Example
 from server.http.validation import missing
 from server.staff.admin_token import hashed
 from server.staff.guard import client_of, local_path, visit_of_browser, visit_of_script
@@ -27,12 +33,44 @@ from server.staff.identity_provider import (
 from server.staff.limiter import LIMITER
 from server.staff.sessions import COOKIES, new_session
 
+
+class SignedIn(TypedDict):
+    """Who is signed in."""
+
+    id: Annotated[UUID, f.ITS_ID]
+    email: Annotated[str, f.EMAIL]
+    name: Annotated[str, f.FULL_NAME]
+    picture: Annotated[
+        str | None, f.means("The address of their picture; null when there is none.")
+    ]
+    role: Annotated[Literal["admin", "viewer"], f.ROLE]
+
+
+class SignedOut(TypedDict):
+    """The session is over."""
+
+    message: Annotated[str, f.means("What happened.")]
+
+
 _LOG = logging.getLogger(__name__)
 _FAILED = "OAuth authentication failed: "
 
 
-async def login(request: web.Request) -> web.StreamResponse:
-    """302 to the identity provider; `redirect_uri` is a page of ours to come back to."""
+LOGIN = Example(values={"redirect_uri": "/admin"})
+LOGOUT = Example({"message": "Logged out successfully"})
+USER = Example(
+    {
+        "id": STAFF_ID,
+        "email": "grace@example.com",
+        "name": "Grace",
+        "picture": None,
+        "role": "viewer",
+    }
+)
+
+
+async def begin_sign_in(request: web.Request) -> web.StreamResponse:
+    """Sends the browser to the identity provider, to come back to a page of the console."""
     _open_console(request)
     limit_attempts(request)
     target = request.query.get("redirect_uri", "/admin")
@@ -54,8 +92,9 @@ async def login(request: web.Request) -> web.StreamResponse:
     return response
 
 
-async def callback(request: web.Request) -> web.StreamResponse:
-    """302 to the page asked for, with a session; 400 with the reason otherwise."""
+async def finish_sign_in(request: web.Request) -> web.StreamResponse:
+    """Where the identity provider sends the browser back to. It gets a session and goes on to the
+    page asked for."""
     _open_console(request)
     limit_attempts(request)
     query = request.query
@@ -91,21 +130,21 @@ async def callback(request: web.Request) -> web.StreamResponse:
     return response
 
 
-async def logout(request: web.Request) -> web.StreamResponse:
-    """Ends the session, here and in the browser."""
+async def sign_out(request: web.Request) -> web.StreamResponse:
+    """Ends the browser's session, if it has one."""
     _open_console(request, with_provider=False)
     session = await request.app[COOKIES].session(request)
     if session is not None:
         await request.app[GATEWAY].sign_in(
             calls.END_SESSION, session.hash, client=client_of(request)
         )
-    response = json_response(200, {"message": "Logged out successfully"}, _NO_STORE)
+    response = json_response(200, LOGOUT.answer, _NO_STORE)
     await request.app[COOKIES].end_session(request, response)
     return response
 
 
-async def user(request: web.Request) -> web.StreamResponse:
-    """Who is signed in, by bearer token or session."""
+async def get_signed_in(request: web.Request) -> web.StreamResponse:
+    """Says who is signed in."""
     try:
         visit = await visit_of_script(request)
     except ApiError as error:
@@ -113,17 +152,14 @@ async def user(request: web.Request) -> web.StreamResponse:
             raise ApiError(403, "not_authorized", "User not authorized") from None
         error.headers = {}
         raise
-    return json_response(
-        200,
-        {
-            "id": visit.admin_user_id,
-            "email": visit.email,
-            "name": visit.name,
-            "picture": visit.picture_url,
-            "role": visit.role,
-        },
-        _NO_STORE,
-    )
+    signed_in: SignedIn = {
+        "id": visit.admin_user_id,
+        "email": visit.email,
+        "name": visit.name,
+        "picture": visit.picture_url,
+        "role": visit.role,
+    }
+    return json_response(200, signed_in, _NO_STORE)
 
 
 _NO_STORE = {"Cache-Control": "no-store"}

@@ -5,19 +5,37 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from aiohttp import web
+from typing_extensions import TypedDict
 
 from server.gateway import DatabaseFault, Gateway, Refused, Unavailable
+from server.http import fields as f
 from server.http.app_keys import GATEWAY, REQUEST_ID
 from server.http.errors import ApiError, json_response, refusal
+from server.http.example_values import ACCOUNT_ID, ADA, EVENT_ID, PAYMENT_ID
+from server.http.route import Example
 from server.observe import metrics
 from server.payments.payments import PAYMENTS
 from server.payments.settings import ProviderSettings
 from server.payments.stripe_api import NotPermitted, PaymentMissing, PaymentProviderError
 from server.payments.stripe_events import InvalidEvent, PaymentEvent, read_event, with_refunds
 from server.payments.stripe_signature import StaleSignature, WrongSignature, verify
+
+
+class EventReceipt(TypedDict):
+    """The event is dealt with; it need not be sent again."""
+
+    status: Annotated[
+        Literal["success", "acknowledged", "ignored"],
+        f.means("Whether it was about a payment, is noted, or is of no concern here."),
+    ]
+    event_id: Annotated[
+        str | None,
+        f.means("The event's id at the payment provider; null for an ignored one that has none."),
+    ]
+
 
 _LOG = logging.getLogger(__name__)
 _PROVIDER = "stripe"
@@ -49,9 +67,34 @@ _ADVICE = {
 }
 
 
-async def receive(request: web.Request) -> web.StreamResponse:
-    """200 when the event took effect, now or before, or asks for none; 401 unless Stripe signed
-    it just now; 400 when it does not say whom it is for; 500 for whatever must be sent again."""
+EXAMPLE = Example(
+    {"status": "success", "event_id": EVENT_ID},
+    request={
+        "id": EVENT_ID,
+        "object": "event",
+        "type": "payment_intent.succeeded",
+        "livemode": False,
+        "data": {
+            "object": {
+                "id": PAYMENT_ID,
+                "object": "payment_intent",
+                "amount_received": 500,
+                "currency": "usd",
+                "metadata": {
+                    "account_id": ACCOUNT_ID,
+                    **ADA,
+                    "purchase_id": "019a9c2e-c0de-7b44-8a1f-5d3e9b7c2f08",
+                },
+            }
+        },
+    },
+)
+
+
+async def receive_stripe_event(request: web.Request) -> web.StreamResponse:
+    """For Stripe alone: it reports here what became of payments, refunds and disputes. An event is
+    answered 200 once its effect is stored for good, and has one effect however often it is
+    sent."""
     body = await request.read()
     log = logging.LoggerAdapter(_LOG, {"request_id": request[REQUEST_ID]})
     gateway = request.app[GATEWAY]

@@ -19,12 +19,12 @@ import psycopg
 import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
+from server.http.error_codes import ERROR_HEADERS
 from server.http.route import INTERNAL, OPEN_PAGE, PAGE
 from server.http.route import SIGNED as SIGNED_GUARD
 from server.limits import INT64_MAX
-from server.public.answers import ERROR_HEADERS
-from server.public.docs import document
-from server.routes import ROUTES
+from server.public.openapi import document
+from server.routes import ROUTES, SECTIONS
 from tests.payments import (
     forget_faults,
     paying_service,
@@ -45,7 +45,7 @@ from tests.support import (
 
 Json = dict[str, Any]
 
-DOCUMENT = document(ROUTES)
+DOCUMENT = document(SECTIONS)
 EVERY_OPERATION = {
     operation["operationId"]: {"method": method.upper(), "path": path, **operation}
     for path, methods in DOCUMENT["paths"].items()

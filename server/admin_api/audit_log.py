@@ -1,0 +1,99 @@
+"""/admin/api/audit-log: who did what."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any
+from uuid import UUID
+
+import orjson
+from aiohttp import web
+from typing_extensions import TypedDict
+
+from server.admin_api.endpoint import Call, answer, page_of
+from server.admin_api.models import (
+    AuditQuery,
+)
+from server.gateway import Row, calls
+from server.http import fields as f
+from server.http.answers import From, reader
+from server.http.example_values import ACCOUNT_ID, AT, PAGED
+from server.http.route import Example
+
+
+def _changes(row: Row) -> Any:
+    return orjson.loads(row["changes"]) if row["changes"] is not None else None
+
+
+class AuditEntry(TypedDict):
+    """Something that was done."""
+
+    id: Annotated[UUID, f.ITS_ID]
+    created_at: Annotated[datetime, f.WHEN]
+    who: Annotated[str | None, f.WHO]
+    action: Annotated[str, f.ACTION]
+    resource_type: Annotated[str, f.means("The kind of thing it was done to.")]
+    resource_id: Annotated[str | None, f.RESOURCE_ID]
+    reason: Annotated[
+        str | None, f.means("Why, in the words of who did it; null where nobody asked.")
+    ]
+    changes: Annotated[
+        dict[str, Any] | None,
+        From(_changes),
+        f.means("What exactly was changed, as it was before and after; never a secret."),
+    ]
+    ip_address: Annotated[
+        str | None, f.means("Where the call came from; null when that is not known.")
+    ]
+    user_agent: Annotated[
+        str | None, f.means("The program the call came from; null when that is not known.")
+    ]
+
+
+class AuditPage(TypedDict):
+    """A page of the audit log."""
+
+    entries: Annotated[list[AuditEntry], f.means("The entries of this page.")]
+    page: Annotated[f.Count, f.PAGE]
+    page_size: Annotated[f.Count, f.PAGE_SIZE]
+    has_more: Annotated[bool, f.HAS_MORE]
+
+
+EXAMPLE = Example(
+    {
+        "entries": [
+            {
+                "id": "019a9c2e-7f06-7a52-9c1e-0b8d4f6a2e94",
+                "created_at": AT,
+                "who": "grace@example.com",
+                "action": "account.set_status",
+                "resource_type": "account",
+                "resource_id": ACCOUNT_ID,
+                "reason": "Card reported stolen",
+                "changes": {"before": "active", "after": "suspended"},
+                "ip_address": "203.0.113.7",
+                "user_agent": "curl/8.14.1",
+            }
+        ],
+        **PAGED,
+    },
+    values={"action": "account", "from": "2026-11-01"},
+)
+
+_entry = reader(AuditEntry, calls.LIST_AUDIT_LOG.columns)
+
+
+async def list_audit_log(request: web.Request, call: Call) -> web.StreamResponse:
+    """Lists what staff and database administrators did, newest first."""
+    query: AuditQuery = call.query
+    rows = await call.rows(
+        calls.LIST_AUDIT_LOG,
+        who=query.who,
+        action=query.action,
+        resource_id=query.resource_id,
+        **{"from": query.first_day},
+        to=query.last_day,
+        limit=query.page_size + 1,
+        offset=query.offset,
+    )
+    return answer(200, page_of("entries", rows, query, _entry))

@@ -1,0 +1,60 @@
+"""/admin/api/config/pricing: what new users get free, and what a pack is."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from aiohttp import web
+from typing_extensions import TypedDict
+
+from server.admin_api.endpoint import Call, answer
+from server.admin_api.models import (
+    SetPricingRequest,
+)
+from server.gateway import calls
+from server.http import fields as f
+from server.http.answers import reader
+from server.http.app_keys import GATEWAY
+from server.http.route import Example
+
+
+class Pricing(TypedDict):
+    """What new users get free and what a pack is."""
+
+    free_uses: Annotated[f.Count, f.means("Free uses of a new account.")]
+    pack_uses: Annotated[f.Count, f.means("How many uses a pack has.")]
+    pack_price_minor: Annotated[
+        f.Count, f.means("What a pack costs, in minor units such as cents.")
+    ]
+    pack_currency: Annotated[str, f.means("Three letters: the currency of the price.")]
+
+
+_EXAMPLE = {"free_uses": 3, "pack_uses": 20, "pack_price_minor": 500, "pack_currency": "USD"}
+PRICING = Example(_EXAMPLE)
+NEW_PRICING = Example(
+    _EXAMPLE, request={"pack_price_minor": 500, "reason": "Back to the old price"}
+)
+
+_pricing = reader(Pricing, calls.SET_PRICING.columns)
+
+
+async def get_pricing(request: web.Request, call: Call) -> web.StreamResponse:
+    """Reads what new users get free and what a pack is."""
+    row = await request.app[GATEWAY].sign_in(calls.GET_SETTINGS)
+    assert row is not None
+    return answer(200, _pricing(row))
+
+
+async def set_pricing(request: web.Request, call: Call) -> web.StreamResponse:
+    """Changes what new users get free and what a pack is. What is already offered keeps its price.
+    A price that the payment provider would refuse is refused, with what it takes."""
+    body: SetPricingRequest = call.body
+    row = await call.row(
+        calls.SET_PRICING,
+        reason=body.reason,
+        free_uses=body.free_uses,
+        pack_uses=body.pack_uses,
+        pack_price_minor=body.pack_price_minor,
+        pack_currency=body.pack_currency,
+    )
+    return answer(200, _pricing(row))
