@@ -17,7 +17,7 @@ from server.api_key_secret import new_secret
 from server.gateway import Row, calls
 from server.http import fields as f
 from server.http.answers import From, reader
-from server.http.errors import ApiError
+from server.http.errors import known_error
 from server.http.example_values import API_KEY_ID, AT, NEW_API_KEY_ID, THEN
 from server.http.route import Example
 
@@ -233,4 +233,4 @@ async def _key_of_path(call: Call) -> Row:
     for row in await call.rows(calls.LIST_API_KEYS, environment=None, status=None):
         if row["api_key_id"] == path.api_key_id:
             return row
-    raise ApiError(400, "api_key_unknown", f"API key not found: {path.api_key_id}")
+    raise known_error("api_key_unknown", api_key_id=path.api_key_id)

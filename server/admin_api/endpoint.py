@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from server.admin_api.models import PageQuery
 from server.gateway import Refused, Row
 from server.gateway.calls import FunctionCall
-from server.http.errors import ApiError, from_refused, validation_error
+from server.http.errors import ApiError, from_refused, known_error, validation_error
 from server.http.json_answer import JSON
 from server.http.request_shape import Shape
 from server.http.validation import Entries
@@ -115,7 +115,7 @@ def _silenced(entries: Entries) -> Entries:
 
 def _in_staff_words(error: Refused, path: Any) -> ApiError:
     if error.slug == "account_not_found":
-        return ApiError(404, "user_not_found", f"User {path.account_id} not found")
+        return known_error("user_not_found", account_id=path.account_id)
     answer = from_refused(error)
     if error.slug == "invalid_argument":
         argument = str(error.values["argument"]).removeprefix("p_")

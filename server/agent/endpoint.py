@@ -105,7 +105,7 @@ async def refused_outcome(
     outcome = row["outcome"]
     if outcome == "busy":
         wording = await gateway.wording("busy")
-        return unavailable(wording.message, 1)
+        return unavailable(1, wording.message)
     if outcome.startswith(("api_key_", "permission_")):
         wording = await gateway.wording(outcome)
         message = wording.message.replace("{permission}", permission)

@@ -20,7 +20,7 @@ from aiohttp import web
 
 from server.api_key_secret import PREFIX_LENGTH, credential_of, digest_of, verify_secret
 from server.gateway import Gateway
-from server.http.errors import ApiError, unavailable
+from server.http.errors import ApiError, known_error, unavailable
 
 V = TypeVar("V")
 
@@ -53,15 +53,15 @@ class Guard:
 
         Raises ApiError: 401 for what is no key, 503 when too many unknown keys wait already."""
         if not presented.startswith("cbk_"):
-            raise _unauthorized("api_key_format", "Invalid API key format")
+            raise _unauthorized("api_key_format")
         if not presented.isascii():
-            raise _unauthorized("api_key_invalid", "Invalid API key")
+            raise _unauthorized("api_key_invalid")
         digest = digest_of(presented)
         known = self._known.get(digest)
         if known is not None:
             return known
         if digest in self._wrong:
-            raise _unauthorized("api_key_invalid", "Invalid API key")
+            raise _unauthorized("api_key_invalid")
         # A burst of requests with one key, as after a restart, is one verification.
         verification = self._verifying.get(digest)
         if verification is None:
@@ -74,7 +74,7 @@ class Guard:
             len(self._verifying) >= _PENDING
             or self._pending_by_prefix[prefix] >= _PENDING_PER_PREFIX
         ):
-            raise unavailable("Too many API keys are being verified, please retry", 1)
+            raise unavailable(1, "Too many API keys are being verified, please retry")
         self._pending_by_prefix[prefix] += 1
         verification = asyncio.get_running_loop().create_task(
             self._verify(prefix, presented, digest)
@@ -97,13 +97,13 @@ class Guard:
             found = await self._gateway.find_api_key(prefix)
         if found is None:
             # Not remembered: a key with this prefix may be created later.
-            raise _unauthorized("api_key_invalid", "Invalid API key")
+            raise _unauthorized("api_key_invalid")
         genuine = await asyncio.get_running_loop().run_in_executor(
             self._thread, verify_secret, found["key_hash"], presented
         )
         if not genuine:
             _remember(self._wrong, digest, None, _KNOWN_WRONG)
-            raise _unauthorized("api_key_invalid", "Invalid API key")
+            raise _unauthorized("api_key_invalid")
         credential = credential_of(digest) if found["acts_by_digest"] else found["api_key_id"]
         _remember(self._known, digest, credential, _KNOWN_KEYS)
         return credential
@@ -118,13 +118,8 @@ def _remember(memory: OrderedDict[bytes, V], digest: bytes, value: V, limit: int
         memory.popitem(last=False)
 
 
-def _unauthorized(code: str, reason: str) -> ApiError:
-    return ApiError(
-        401,
-        code,
-        f"Authentication failed: {reason}",
-        headers={"WWW-Authenticate": "ApiKey"},
-    )
+def _unauthorized(code: str) -> ApiError:
+    return known_error(code, headers={"WWW-Authenticate": "ApiKey"})
 
 
 def _yield_to_others() -> None:

@@ -15,7 +15,7 @@ from server.agent.models import PurchasePath, PurchaseRequest
 from server.gateway import Refused
 from server.http import fields as f
 from server.http.app_keys import REQUEST_ID
-from server.http.errors import ApiError, json_response, refusal, unavailable
+from server.http.errors import ApiError, json_response, known_error, refusal
 from server.http.example_values import ADA, PAYMENT_ID
 from server.http.route import Example
 from server.observe import metrics
@@ -209,9 +209,9 @@ def _provider_unavailable(request: web.Request, error: Exception) -> ApiError:
         str(error) or "Stripe does not know a payment that was made for a purchase",
         extra={"request_id": request[REQUEST_ID]},
     )
-    answer = unavailable("Payment provider unavailable", _PROVIDER_PAUSE)
-    answer.code = "payment_provider_unavailable"
-    return answer
+    return known_error(
+        "payment_provider_unavailable", headers={"Retry-After": str(_PROVIDER_PAUSE)}
+    )
 
 
 async def _is_ours(call: Call, intent: Intent) -> bool:

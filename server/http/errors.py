@@ -11,6 +11,7 @@ from aiohttp import web
 
 from server.gateway import ErrorWording, Refused
 from server.http.app_keys import REQUEST_ID
+from server.http.error_codes import ERROR_CODES
 from server.http.json_answer import JsonAnswer
 from server.observe import metrics
 from server.observe.coded_error import CodedError
@@ -53,9 +54,17 @@ def error_response(request: web.Request, error: ApiError) -> web.Response:
     return json_response(error.status, error_body(request[REQUEST_ID], error), error.headers)
 
 
-def unavailable(detail: str, retry_after: int) -> ApiError:
+def unavailable(retry_after: int, detail: str | None = None) -> ApiError:
     """503: try again in `retry_after` seconds."""
-    return ApiError(503, "unavailable", detail, headers={"Retry-After": str(retry_after)})
+    error = known_error("unavailable", headers={"Retry-After": str(retry_after)})
+    error.detail = detail or error.detail
+    return error
+
+
+def known_error(code: str, *, headers: Mapping[str, str] | None = None, **values: Any) -> ApiError:
+    """The error of this code as error_codes.py words it. `values` fill the placeholders."""
+    known = ERROR_CODES[code]
+    return ApiError(known.status, code, known.detail.format_map(values), headers=headers)
 
 
 def validation_error(entries: list[dict[str, Any]]) -> ApiError:

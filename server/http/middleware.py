@@ -14,7 +14,7 @@ from aiohttp import web
 
 from server.gateway import Refused, Unavailable
 from server.http.app_keys import CONFIG, REQUEST_ID, STOPPING
-from server.http.errors import ApiError, error_response, from_refused, unavailable
+from server.http.errors import ApiError, error_response, from_refused, known_error, unavailable
 from server.observe import metrics, telemetry
 
 _ACCESS = logging.getLogger("server.access")
@@ -76,15 +76,12 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
         return error_response(request, from_refused(error))
     except Unavailable as error:
         _LOG.warning("unavailable: %s", error, extra={"request_id": request[REQUEST_ID]})
-        return error_response(
-            request,
-            unavailable("Service temporarily unavailable, please retry", error.retry_after),
-        )
+        return error_response(request, unavailable(error.retry_after))
     except web.HTTPException as error:
         return await _http_exception(request, error)
     except Exception:
         _LOG.exception("unhandled error", extra={"request_id": request[REQUEST_ID]})
-        return error_response(request, ApiError(500, "internal_error", "Internal Server Error"))
+        return error_response(request, known_error("internal_error"))
 
 
 async def _http_exception(request: web.Request, error: web.HTTPException) -> web.StreamResponse:
@@ -103,7 +100,7 @@ async def _http_exception(request: web.Request, error: web.HTTPException) -> web
             return _preflight(headers["Allow"])
     elif isinstance(error, web.HTTPRequestEntityTooLarge):
         limit = request.app[CONFIG].max_body_bytes
-        detail = f"Request body too large: at most {limit} bytes are accepted"
+        return error_response(request, known_error("body_too_large", limit=limit))
     code = _CODES.get(error.status, "http_error")
     return error_response(request, ApiError(error.status, code, detail, headers=headers))
 

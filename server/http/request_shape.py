@@ -9,7 +9,7 @@ from typing import Any
 from aiohttp import web
 from pydantic import BaseModel, Field
 
-from server.http.errors import ApiError
+from server.http.errors import known_error
 from server.http.json_answer import JSON
 from server.http.quick_decoder import QuickDecoder
 from server.http.validation import Entries, Text255, missing, parse_json_body, validate
@@ -80,9 +80,4 @@ async def _body(request: web.Request) -> bytes:
 def _refuse_encoding(request: web.Request) -> None:
     """Bodies are small: unpacking would only let a few bytes become many."""
     if request.headers.get("Content-Encoding", "identity").lower() not in ("identity", ""):
-        raise ApiError(
-            415,
-            "unsupported_content_encoding",
-            "Unsupported Content-Encoding: send the body as it is",
-            headers={"Accept-Encoding": "identity"},
-        )
+        raise known_error("unsupported_content_encoding", headers={"Accept-Encoding": "identity"})

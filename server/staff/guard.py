@@ -17,7 +17,7 @@ from server.gateway import Refused, Row, calls
 from server.gateway.calls import FunctionCall
 from server.http.app_keys import CONFIG, GATEWAY
 from server.http.client_address import client_address
-from server.http.errors import ApiError, refusal
+from server.http.errors import ApiError, known_error, refusal
 from server.staff.admin_token import hashed
 from server.staff.sessions import COOKIES, BrowserSession
 
@@ -121,26 +121,19 @@ async def visit_of_script(request: web.Request) -> Visit:
     """Who asks, by bearer token first, else by session. Raises ApiError (401, 403)."""
     config = request.app[CONFIG].staff
     if config is None:
-        raise ApiError(
-            503,
-            "console_closed",
-            "The staff console is not set up",
-            headers={"Retry-After": "60"},
-        )
+        raise known_error("console_closed", headers={"Retry-After": "60"})
     header = request.headers.get("Authorization", "")
     if header:
         scheme, _, token = header.partition(" ")
         if scheme.lower() != "bearer" or not token.strip():
-            raise _unauthorized("Not authenticated")
+            raise _unauthorized()
         return await _visit_of_token(request, config.secret, token.strip())
     visit = await visit_of_browser(request)
     if visit is None:
         presented = "admin_token" in request.cookies
-        raise _unauthorized(_NOT_GOOD if presented else "Not authenticated")
+        raise _unauthorized(_NOT_GOOD if presented else None)
     if request.method not in ("GET", "HEAD") and not _same_origin(request, config.public_url):
-        raise ApiError(
-            403, "cross_origin", "Calls with a browser session must come from our own pages"
-        )
+        raise known_error("cross_origin")
     return visit
 
 
@@ -185,7 +178,7 @@ async def _visit_of_token(request: web.Request, secret: str, token: str) -> Visi
     if row is None:
         raise _unauthorized(_NOT_GOOD)
     if not row["is_active"]:
-        raise ApiError(403, "admin_deactivated", "User account is deactivated")
+        raise known_error("admin_deactivated")
     return _visit(request, row, hashed(text), None)
 
 
@@ -217,8 +210,10 @@ async def _require_token(request: web.Request, visit: Visit) -> None:
         raise ForgedForm
 
 
-def _unauthorized(detail: str) -> ApiError:
-    return ApiError(401, "not_authenticated", detail, headers=_BEARER)
+def _unauthorized(detail: str | None = None) -> ApiError:
+    error = known_error("not_authenticated", headers=_BEARER)
+    error.detail = detail or error.detail
+    return error
 
 
 def local_path(request: web.Request, target: str | None) -> str | None:

@@ -18,7 +18,7 @@ from server.gateway import Refused, calls
 from server.http import fields as f
 from server.http.app_keys import CONFIG, GATEWAY
 from server.http.client_address import client_address
-from server.http.errors import ApiError, json_response
+from server.http.errors import ApiError, json_response, known_error, validation_error
 from server.http.example_values import STAFF_ID
 from server.http.route import Example
 from server.http.validation import missing
@@ -53,7 +53,6 @@ class SignedOut(TypedDict):
 
 
 _LOG = logging.getLogger(__name__)
-_FAILED = "OAuth authentication failed: "
 
 
 LOGIN = Example(values={"redirect_uri": "/admin"})
@@ -76,14 +75,14 @@ async def begin_sign_in(request: web.Request) -> web.StreamResponse:
     target = request.query.get("redirect_uri", "/admin")
     path = local_path(request, target)
     if path is None:
-        raise ApiError(400, "invalid_redirect", "redirect_uri must be a page of this console")
+        raise known_error("invalid_redirect")
     state, nonce, verifier = (secrets.token_urlsafe(32) for _ in range(3))
     domain = await _staff_domain(request)
     try:
         url = await request.app[IDENTITY_PROVIDER].authorization_url(state, nonce, verifier, domain)
     except ProviderUnavailable:
         _LOG.error("the identity provider does not answer: is OIDC_DISCOVERY_URL right?")
-        raise ApiError(500, "sign_in_unavailable", "Failed to initiate OAuth login") from None
+        raise known_error("sign_in_unavailable") from None
     await request.app[GATEWAY].sign_in(calls.CREATE_SIGN_IN_TICKET, hashed(state))
     response = web.Response(status=302, headers={"Location": url, **_NO_STORE})
     cookies = request.app[COOKIES]
@@ -100,7 +99,7 @@ async def finish_sign_in(request: web.Request) -> web.StreamResponse:
     query = request.query
     entries = [missing("query", name) for name in ("code", "state") if name not in query]
     if entries and "error" not in query:
-        raise ApiError(422, "validation_error", entries)
+        raise validation_error(entries)
     begun = await request.app[COOKIES].sign_ins(request)
     under_way = await _end_sign_in(request, query.get("state", ""), begun)
     if under_way is None:
@@ -149,7 +148,7 @@ async def get_signed_in(request: web.Request) -> web.StreamResponse:
         visit = await visit_of_script(request)
     except ApiError as error:
         if error.code == "admin_deactivated":
-            raise ApiError(403, "not_authorized", "User not authorized") from None
+            raise known_error("not_authorized") from None
         error.headers = {}
         raise
     signed_in: SignedIn = {
@@ -169,24 +168,13 @@ def limit_attempts(request: web.Request) -> None:
     """Raises ApiError (429) when signing in is tried too often."""
     wait = request.app[LIMITER].retry_after(client_address(request) or "")
     if wait is not None:
-        raise ApiError(
-            429,
-            "too_many_attempts",
-            "Too many sign-in attempts, please wait",
-            headers={"Retry-After": str(wait)},
-        )
+        raise known_error("too_many_attempts", headers={"Retry-After": str(wait)})
 
 
 def _open_console(request: web.Request, *, with_provider: bool = True) -> StaffConfig:
     config = request.app[CONFIG].staff
     if config is None or (with_provider and config.client_id is None):
-        raise ApiError(
-            503,
-            "sign_in_not_configured",
-            "Signing in is not set up: the operator must set ADMIN_JWT_SECRET, GOOGLE_CLIENT_ID,"
-            " GOOGLE_CLIENT_SECRET and PUBLIC_BASE_URL",
-            headers={"Retry-After": "60"},
-        )
+        raise known_error("sign_in_not_configured", headers={"Retry-After": "60"})
     return config
 
 
@@ -224,4 +212,4 @@ async def _sign_in(request: web.Request, person: Person, session_hash: bytes) ->
 
 
 def _failed(reason: str) -> ApiError:
-    return ApiError(400, "sign_in_failed", f"{_FAILED}{reason}", headers=_NO_STORE)
+    return known_error("sign_in_failed", headers=_NO_STORE, reason=reason)

@@ -13,7 +13,7 @@ from typing_extensions import TypedDict
 from server.gateway import DatabaseFault, Gateway, Refused, Unavailable
 from server.http import fields as f
 from server.http.app_keys import GATEWAY, REQUEST_ID
-from server.http.errors import ApiError, json_response, refusal
+from server.http.errors import ApiError, json_response, known_error, refusal
 from server.http.example_values import ACCOUNT_ID, ADA, EVENT_ID, PAYMENT_ID
 from server.http.route import Example
 from server.observe import metrics
@@ -127,7 +127,7 @@ async def receive_stripe_event(request: web.Request) -> web.StreamResponse:
             _ADVICE[row["outcome"]],
         )
         if row["outcome"] == "metadata_missing":
-            raise ApiError(400, "webhook_metadata_missing", "Missing account metadata in webhook")
+            raise known_error("webhook_metadata_missing")
         if row["outcome"] != "not_sold_here":  # which no further attempt of Stripe's can change
             raise _failed()
     if row["credits_added"]:
@@ -168,7 +168,7 @@ def _signed_event(
     except InvalidEvent as error:
         _count("malformed")
         log.error("a webhook with a valid signature was refused for its shape: %s", error)
-    raise ApiError(401, "webhook_signature_invalid", "Invalid webhook signature")
+    raise known_error("webhook_signature_invalid")
 
 
 async def _settings(request: web.Request, gateway: Gateway) -> ProviderSettings:
@@ -229,4 +229,4 @@ def _count(outcome: str) -> None:
 
 
 def _failed() -> ApiError:
-    return ApiError(500, "webhook_failed", "Webhook processing failed")
+    return known_error("webhook_failed")
