@@ -34,6 +34,7 @@ _OBJECTS_BETWEEN_COLLECTIONS = 20_000
 def build_app(config: ServeConfig) -> web.Application:
     """One flat application. It does not need the database to start: a worker that is started
     again while the database is away answers 503 until it is back."""
+    telemetry.start(os.environ)
     app = web.Application(middlewares=[around_request], client_max_size=config.max_body_bytes)
     app[CONFIG] = config
     app[STOPPING] = asyncio.Event()
@@ -77,7 +78,6 @@ async def _announce_stop(app: web.Application) -> None:
 
 
 async def _telemetry(app: web.Application) -> AsyncIterator[None]:
-    telemetry.start(os.environ)
     yield
     await telemetry.stop()
 

@@ -46,10 +46,7 @@ async def around_request(request: web.Request, handler: Handler) -> web.StreamRe
         if telemetry.tracer is None:
             response = await _answer(request, handler)
         else:
-            method, endpoint = _labels(request.method, request.match_info.route.resource)
-            response = await telemetry.tracer.serve(
-                request, handler, _answer, request_id=presented, method=method, endpoint=endpoint
-            )
+            response = await telemetry.tracer.serve(request, handler, _answer, request_id=presented)
     finally:
         metrics.HTTP_IN_PROGRESS.dec()
     headers = response.headers

@@ -36,14 +36,15 @@ def is_wanted(env: Mapping[str, str]) -> bool:
 
 
 def start(env: Mapping[str, str]) -> None:
-    """Begins to trace if `env` asks for it. Call it in each worker after the fork: the exporter has
-    a thread, and threads do not survive one."""
+    """Begins to trace if `env` asks for it. Call it in each worker after the fork, since the
+    exporter has a thread and threads do not survive one, and before the Application is built."""
     global tracer  # noqa: PLW0603
     if is_wanted(env):
         try:
             from server.observe.tracing import Tracer
 
             tracer = Tracer()
+            tracer.instrument()
         except Exception as error:
             # What OpenTelemetry makes of its settings is not worth a server that does not start.
             # Its words are left out: they may quote a header that holds a token.

@@ -1,8 +1,6 @@
-"""What is traced and what a trace may tell. The server's span is made here and not by
-opentelemetry-instrumentation-aiohttp-server: that one records paths and query strings, in which our
-addresses carry people's ids, and replaces aiohttp's Application. Here it is closed sets, route
-templates and the request id; of exceptions their type and where they were raised, never their text.
-The settings are OpenTelemetry's own variables (docs/telemetry.md)."""
+"""What is traced. opentelemetry-instrumentation-aiohttp-server makes the server's span; this module
+makes the spans of database calls and says how a request ended. What of all that is sent,
+span_filter.py decides. Its settings are OpenTelemetry's own (docs/telemetry.md)."""
 
 from __future__ import annotations
 
@@ -18,6 +16,8 @@ from uuid import uuid4
 from aiohttp import web
 from opentelemetry import trace
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.instrumentation.aiohttp_server import AioHttpServerInstrumentor
+from opentelemetry.propagate import set_global_textmap
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
@@ -26,12 +26,16 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from server import __version__
 from server.observe.coded_error import CodedError
+from server.observe.span_filter import ListedOnly
 
 _T = TypeVar("_T")
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-_CONTEXT = TraceContextTextMapPropagator()  # no baggage: it could carry anything
 _FLUSH_SECONDS = 3.0
-_NOT_TRACED = frozenset({"/health", "/metrics"})  # machines ask every few seconds
+_INSTRUMENTATION = {
+    "OTEL_SEMCONV_STABILITY_OPT_IN": "http",  # the stable names of attributes
+    # Machines ask every few seconds.
+    "OTEL_PYTHON_AIOHTTP_SERVER_EXCLUDED_URLS": "^/health$,^/metrics$",
+}
 _ERROR = Status(StatusCode.ERROR)
 
 # True while a request waits for a batch. The batch runs in the context of the request that started
@@ -53,7 +57,7 @@ class Tracer:
             resource=Resource(ours).merge(OTELResourceDetector().detect()),
             shutdown_on_exit=False,
         )
-        self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+        self._provider.add_span_processor(BatchSpanProcessor(ListedOnly(OTLPSpanExporter())))
         self._tracer = self._provider.get_tracer("ciris-billing", __version__)
         self._waiting: dict[int, Span] = {}  # by the identity of an item that waits to be sent
 
@@ -74,6 +78,12 @@ class Tracer:
         except TimeoutError:
             return
 
+    def instrument(self) -> None:
+        """Makes each request to an Application that is built from now on a span."""
+        os.environ.update(_INSTRUMENTATION)
+        set_global_textmap(TraceContextTextMapPropagator())  # no baggage: it can hold anything
+        AioHttpServerInstrumentor().instrument(tracer_provider=self._provider)
+
     async def serve(
         self,
         request: web.Request,
@@ -81,11 +91,11 @@ class Tracer:
         answer: Callable[[web.Request, _Handler], Awaitable[web.StreamResponse]],
         *,
         request_id: str,
-        method: str,
-        endpoint: str,
     ) -> web.StreamResponse:
-        """Answers the request inside the server's span; the caller's traceparent is its parent."""
-        if endpoint in _NOT_TRACED:
+        """Answers the request; the server's span, if it has one, learns how that ended."""
+        span = trace.get_current_span()
+        context = span.get_span_context()
+        if not context.is_valid:
             return await answer(request, handler)
         fault: Exception | None = None
 
@@ -97,35 +107,17 @@ class Tracer:
                 fault = error
                 raise
 
-        with self._tracer.start_as_current_span(
-            method if endpoint == "unmatched" else f"{method} {endpoint}",
-            context=_CONTEXT.extract(request.headers),
-            kind=SpanKind.SERVER,
-            attributes={
-                "http.request.method": method,
-                "http.route": endpoint,
-                "url.scheme": request.scheme,
-                "request_id": request_id,
-            },
-            record_exception=False,
-            set_status_on_exception=False,
-        ) as span:
-            response = await answer(request, noting_faults)
-            span.set_attribute("http.response.status_code", response.status)
-            if isinstance(fault, CodedError):
-                span.set_attribute("billing.error_code", fault.code)
-            if response.status >= 500:
-                span.set_status(_ERROR)
-                if fault is None:
-                    span.set_attribute("error.type", str(response.status))
-                else:
-                    _record(span, fault)
-            context = span.get_span_context()
-            response.headers["traceresponse"] = (
-                f"00-{format_trace_id(context.trace_id)}-{format_span_id(context.span_id)}"
-                f"-{context.trace_flags:02x}"
-            )
-            return response
+        span.set_attribute("request_id", request_id)
+        response = await answer(request, noting_faults)
+        if isinstance(fault, CodedError):
+            span.set_attribute("billing.error_code", fault.code)
+        if response.status >= 500 and fault is not None:
+            _record(span, fault)
+        response.headers["traceresponse"] = (
+            f"00-{format_trace_id(context.trace_id)}-{format_span_id(context.span_id)}"
+            f"-{context.trace_flags:02x}"
+        )
+        return response
 
     async def database_call(self, name: str, work: Coroutine[Any, Any, _T]) -> _T:
         """Runs one call inside a span, if a request of ours makes it for itself."""

@@ -10,7 +10,12 @@ from collections.abc import Iterator
 import httpx
 import psutil
 import pytest
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.trace import StatusCode
 
+from server.observe.span_filter import ListedOnly
 from tests.http.wire import ACCOUNTS, BATCH, CHARGES, CHECK, TRANSACTIONS
 from tests.otlp import Collector, ReceivedSpan, running_collector
 from tests.support import (
@@ -227,6 +232,84 @@ def test_no_identity_key_or_address_is_in_what_is_sent(
         "oauth:google",
     ):
         assert secret.encode() not in sent
+
+
+def test_what_callers_send_does_not_reach_the_collector_wherever_they_put_it(
+    database: Database,
+) -> None:
+    """Also where OpenTelemetry is told to record headers, and where what failed quotes a row."""
+    planted = [unique(f"planted-{place}") for place in ("path", "query", "header", "body", "state")]
+    in_path, in_query, in_header, in_body, in_state = planted
+    everything = dict.fromkeys(
+        (
+            "OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_REQUEST",
+            "OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_RESPONSE",
+        ),
+        ".*",
+    )
+    database.execute(
+        "CREATE FUNCTION public.break() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$BEGIN RAISE EXCEPTION 'no room for %', NEW; END$$"
+    )
+    database.execute(
+        "CREATE TRIGGER break BEFORE INSERT OR UPDATE ON billing_data.accounts FOR EACH ROW"
+        f" WHEN (NEW.external_id LIKE '{in_body}%') EXECUTE FUNCTION public.break()"
+    )
+    headers = {
+        "X-API-Key": "",
+        "User-Agent": in_header,
+        "Authorization": f"Bearer {in_header}",
+        "Cookie": f"session={in_header}",
+        "X-Anything": in_header,
+        "baggage": f"user={in_header}",
+        "traceparent": f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-01",
+        "tracestate": f"vendor={in_state}",
+    }
+    with (
+        running_collector() as own,
+        running_service(database, **own.environment, **everything) as service,
+    ):
+        headers["X-API-Key"] = service.key.secret
+        with service.client() as client:
+            for path in (
+                f"{ACCOUNTS}/oauth:google/{in_path}",
+                f"/{in_path}",
+                f"/docs/{in_path}",
+            ):
+                client.get(f"{path}?user={in_query}&{in_query}=1", headers=headers)
+            client.request(in_header.upper(), f"/{in_path}", headers=headers)
+            for path in (CHECK, CHARGES, ACCOUNTS, TRANSACTIONS):
+                client.post(f"{path}?{in_query}", json=charge_body(in_body), headers=headers)
+            failed = client.post(CHECK, json=identity(in_body), headers=headers)
+        assert failed.status_code == 500
+        assert service.process.stop() == 0
+    assert len(own.spans) >= 9
+    errors = [span for span in own.spans if span.is_error]
+    assert any(name == "exception" for span in errors for name, _ in span.events)
+    sent = b"".join(own.bodies).lower()
+    for text in (*planted, "no room for", service.key.prefix, service.key.id):
+        assert text.lower().encode() not in sent
+
+
+def test_an_exception_that_opentelemetry_records_itself_is_sent_without_its_words() -> None:
+    secret = unique("planted")
+    with running_collector() as own:
+        exporter = OTLPSpanExporter(f"http://127.0.0.1:{own.port}/v1/traces")
+        provider = TracerProvider(shutdown_on_exit=False)
+        provider.add_span_processor(SimpleSpanProcessor(ListedOnly(exporter)))
+        attributes = {"url.path": f"/{secret}", "user_agent.original": secret}
+        span = provider.get_tracer("test").start_span("GET /x", attributes=attributes)
+        span.add_link(span.get_span_context(), {"who": secret})
+        span.add_event(secret, {"who": secret})
+        span.record_exception(ValueError(secret))
+        span.set_status(StatusCode.ERROR, secret)
+        span.end()
+        provider.shutdown()
+    (received,) = own.spans
+    assert received.is_error
+    assert received.attributes == {}
+    assert received.events == [("exception", {"exception.type": "ValueError"})]
+    assert secret.encode() not in b"".join(own.bodies)
 
 
 def test_health_and_metrics_are_not_traced(traced: Service, collector: Collector) -> None:
