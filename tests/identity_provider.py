@@ -362,7 +362,9 @@ class HostileProvider:
             **self.lies,
         }
         claims = {name: value for name, value in claims.items() if value is not None}
-        own, header = self.keys["own"], {"alg": "RS256", "kid": str(self.keys["own"].kid)}
+        own = self.keys["own"]
+        header: dict[str, Any] = {"alg": "RS256", "kid": str(own.kid)}
+        key: RSAKey | OctKey
         match self.signing:
             case "none":
                 head = _encoded(orjson.dumps({"alg": "none", "kid": own.kid}))

@@ -35,7 +35,7 @@ TREE = Path(__file__).resolve().parent.parent
 SOURCE = TREE / "nginx"
 NGINX = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
 # No limit that a benchmark or a test of something else could meet.
-UNLIMITED = {
+UNLIMITED: dict[str, Any] = {
     name: value
     for zone in ("BILLING", "CONSOLE", "SIGN_IN", "PUBLIC")
     for name, value in (

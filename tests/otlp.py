@@ -50,7 +50,7 @@ class Collector:
     ending: threading.Event = field(default_factory=threading.Event)
 
     @property
-    def environment(self) -> dict[str, str]:
+    def environment(self) -> dict[str, Any]:
         """What makes a server send its traces here, soon."""
         return {
             "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{self.port}",

@@ -53,7 +53,7 @@ def configure_stripe(
     set_provider(database, seal_for(double, encryption_key))
 
 
-def payment_environment(double: StripeDouble, **environment: str) -> dict[str, str]:
+def payment_environment(double: StripeDouble, **environment: str) -> dict[str, Any]:
     """What a service needs to reach the double. A second is plenty for it, and short enough for
     tests that make it slow."""
     return {

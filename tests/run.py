@@ -77,9 +77,9 @@ def made_once(name: str) -> Iterator[tuple[Path, bool]]:
     first who comes, while others wait. Outside a run it is made each time, and gone afterwards."""
     run = memory_folder()
     if run is None:
-        with tempfile.TemporaryDirectory(prefix="ciris-test-") as folder:
-            Path(folder).chmod(0o755)
-            yield Path(folder, name), True
+        with tempfile.TemporaryDirectory(prefix="ciris-test-") as own:
+            Path(own).chmod(0o755)
+            yield Path(own, name), True
         return
     folder = Path(run, name)
     with open(f"{folder}.lock", "w") as lock:

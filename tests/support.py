@@ -88,7 +88,7 @@ class TestCluster:
 
     def _execute(self, database: str, statement: str) -> None:
         with psycopg.connect(self.dsn(database), autocommit=True) as connection:
-            connection.execute(statement)  # type: ignore[arg-type]
+            connection.execute(statement)
 
 
 @contextlib.contextmanager
@@ -132,7 +132,7 @@ class Database:
     def execute(self, statement: str, *arguments: Any, user: str = "postgres") -> list[Any]:
         """Runs one statement in a transaction of its own; gives its rows, if any."""
         with psycopg.connect(self.dsn(user), autocommit=True) as connection:
-            cursor = connection.execute(statement, arguments or None)  # type: ignore[arg-type]
+            cursor = connection.execute(statement, arguments or None)
             return cursor.fetchall() if cursor.description else []
 
     def value(self, statement: str, *arguments: Any, user: str = "postgres") -> Any:
@@ -359,6 +359,11 @@ def worker_pids(process: Process) -> set[int]:
             if child.status() != psutil.STATUS_ZOMBIE and child.name() != "postgres":
                 found.add(child.pid)
     return found
+
+
+def has_two_workers_beside(process: Process, gone: int) -> bool:
+    """Whether two workers run, not counting the one that was ended."""
+    return len(worker_pids(process) - {gone}) == 2
 
 
 def wait_for(condition: Callable[[], Any], what: str, timeout: float = 20) -> Any:

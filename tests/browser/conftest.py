@@ -14,7 +14,14 @@ from typing import Any
 
 import pytest
 from axe_playwright_python.base import AXE_FILE_PATH
-from playwright.sync_api import Browser, BrowserContext, Page, Response, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    Page,
+    Response,
+    ViewportSize,
+    sync_playwright,
+)
 
 from tests.identity_provider import FOUNDER, Console, GoodProvider, good_provider, running_console
 from tests.payments import configure_stripe, payment_environment
@@ -23,7 +30,8 @@ from tests.support import Database
 
 CHROMIUM = shutil.which("chromium")
 ARTEFACTS = Path(__file__).resolve().parent.parent / "artefacts"
-WIDE, NARROW = {"width": 1440, "height": 900}, {"width": 360, "height": 740}
+WIDE = ViewportSize(width=1440, height=900)
+NARROW = ViewportSize(width=360, height=740)
 VIEWER = "grace@ciris.ai"
 
 
@@ -170,9 +178,9 @@ def looked_at() -> Callable[[Page, str], None]:
         axe = Path(AXE_FILE_PATH).read_text(encoding="utf-8")
         found = []
         for size, width in (("wide", WIDE), ("narrow", NARROW)):
-            page.set_viewport_size(width)  # type: ignore[arg-type]
+            page.set_viewport_size(width)
             for scheme in ("light", "dark"):
-                page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+                page.emulate_media(color_scheme=scheme)
                 page.screenshot(path=ARTEFACTS / f"{name}-{size}-{scheme}.png", full_page=True)
                 # By the debugger's door: the page's own policy forbids foreign scripts.
                 page.evaluate(axe)
@@ -186,7 +194,7 @@ def looked_at() -> Callable[[Page, str], None]:
                 "document.documentElement.scrollWidth - document.documentElement.clientWidth"
             )
             assert overflow <= 0, f"{name} is {overflow} pixels too wide when {size}"
-        page.set_viewport_size(WIDE)  # type: ignore[arg-type]
+        page.set_viewport_size(WIDE)
         page.emulate_media(color_scheme="light")
         assert found == []
 

@@ -41,7 +41,7 @@ def _execute(shop: Shop, statement: str, **arguments: Any) -> None:
     import psycopg
 
     with psycopg.connect(shop.database.dsn("t_dba"), autocommit=True) as connection:
-        connection.execute(statement, arguments)  # type: ignore[arg-type]
+        connection.execute(statement, arguments)
 
 
 def _balance(shop: Shop, account_id: str) -> int:

@@ -124,7 +124,7 @@ class Person:
         return self.call("DELETE", f"/admin/api{path}")
 
 
-def staff_environment() -> dict[str, str]:
+def staff_environment() -> dict[str, Any]:
     """What a service needs to have staff. Its identity provider never answers."""
     return {
         "ADMIN_JWT_SECRET": SECRET,
@@ -264,7 +264,7 @@ def new_shortfall(service: Service) -> str:
             "return_payment(p_payment_id => %(payment_id)s, p_return_id => %(return_id)s,"
             f" p_kind => 'refund', p_amount_minor => {price})",
         ):
-            dba.execute(f"SELECT billing.{call}", given)  # type: ignore[arg-type]
+            dba.execute(f"SELECT billing.{call}", given)
     return return_id
 
 
@@ -633,7 +633,7 @@ def test_without_a_database_staff_are_told_to_come_back(database: Database) -> N
     with running_service(database, **staff_environment()) as service:
         person = hire(service, "admin")
         with psycopg.connect(database.cluster.dsn("postgres"), autocommit=True) as connection:
-            connection.execute(f'ALTER DATABASE "{database.name}" ALLOW_CONNECTIONS false')  # type: ignore[arg-type]
+            connection.execute(f'ALTER DATABASE "{database.name}" ALLOW_CONNECTIONS false')
             connection.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s",
                 [database.name],
@@ -1770,11 +1770,10 @@ def sell(service: Service, user: str, payment_id: str) -> None:
 
 
 @pytest.fixture
-def selling(service: Service, admin: Person) -> Iterator[None]:
+def selling(service: Service, admin: Person) -> None:
     """Stripe is set up for test payments."""
     body = {"is_enabled": True, "config_data": STRIPE}
     assert admin.put("/config/providers/stripe", body).status_code == 200
-    return
 
 
 @pytest.mark.usefixtures("selling")
@@ -2164,7 +2163,8 @@ def test_the_example_request_is_answered_as_described(
     _prepare_examples(service)
     operation = EVERY_OPERATION[name]
     path = operation["path"]
-    query, headers = {}, {}
+    query: dict[str, Any] = {}
+    headers: dict[str, str] = {}
     for parameter in operation.get("parameters", ()):
         if "example" not in parameter:
             continue

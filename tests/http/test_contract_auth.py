@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -27,6 +28,7 @@ from tests.support import Key, Service, charge_body, identity, unique
 BAD_FORMAT = "Authentication failed: Invalid API key format"
 INVALID = "Authentication failed: Invalid API key"
 EXPIRED = "Authentication failed: API key expired"
+Ask = Callable[..., httpx.Response]
 NO_HEADER = fault("missing", ["header", "x-api-key"], "Field required", None)
 
 
@@ -98,7 +100,7 @@ def test_a_revoked_key_is_invalid_from_the_next_request_on(
 @pytest.mark.parametrize("ask", [call, call_with_faults])
 @pytest.mark.parametrize("endpoint", ENDPOINTS)
 def test_an_expired_key_is_told_so_once_and_is_invalid_from_then_on(
-    service: Service, stranger: httpx.Client, endpoint: str, ask
+    service: Service, stranger: httpx.Client, endpoint: str, ask: Ask
 ) -> None:
     key = service.database.create_key()
     expire(service, key)
@@ -125,7 +127,7 @@ def test_expiry_is_checked_at_each_use_of_a_key_that_worked_before(
 @pytest.mark.parametrize("ask", [call, call_with_faults])
 @pytest.mark.parametrize("endpoint", ENDPOINTS)
 def test_a_key_without_the_permission_is_told_which_one_it_lacks(
-    service: Service, stranger: httpx.Client, endpoint: str, ask
+    service: Service, stranger: httpx.Client, endpoint: str, ask: Ask
 ) -> None:
     wanted, other = "billing:read", "billing:write"
     if endpoint not in READING:
@@ -275,7 +277,7 @@ def last_uses(service: Service, stranger: httpx.Client) -> dict[str, LastUse]:
     keys = {name: service.database.create_key() for name in ("good", "faulty", "revoked")}
     before: dict[str, datetime] = {}
 
-    def use(name: str, ask=call) -> int:
+    def use(name: str, ask: Ask = call) -> int:
         return ask(stranger, "check", **{"X-API-Key": keys[name].secret}).status_code
 
     def read(name: str) -> tuple[datetime | None, str | None]:

@@ -174,7 +174,8 @@ def test_a_description_is_bounded(service: Service, client: httpx.Client) -> Non
 def test_metadata_defaults_to_four_nulls(service: Service, client: httpx.Client) -> None:
     user = make_account(service)
     nothing = {"message_id": None, "agent_id": None, "channel_id": None, "request_id": None}
-    for fields in ({}, {"metadata": {}}, {"metadata": nothing}):
+    wanted: list[dict[str, Any]] = [{}, {"metadata": {}}, {"metadata": nothing}]
+    for fields in wanted:
         response = client.post(CHARGES, json=charge_body(user, **fields))
         assert response.json()["metadata"] == nothing
     history = client.get(TRANSACTIONS, params=identity(user)).json()["transactions"]

@@ -193,7 +193,7 @@ def test_the_frontends_history_has_every_field_its_model_requires(
     service: Service, client: httpx.Client
 ) -> None:
     user = make_account(service, free=2, paid=5)
-    query = {
+    query: dict[str, str | int] = {
         "oauth_provider": "oauth:google",
         "external_id": user,
         "wa_id": "user-of-agent",

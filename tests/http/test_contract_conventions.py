@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import pytest
@@ -137,7 +138,7 @@ def test_a_body_without_a_content_type_is_taken_as_json(client: httpx.Client) ->
 
 def test_unknown_fields_are_ignored_at_every_level(service: Service, client: httpx.Client) -> None:
     user = make_account(service)
-    more = {"unknown": [{"x": None}], "amount": 5, "": "", "idempotencyKey": "k"}
+    more: dict[str, Any] = {"unknown": [{"x": None}], "amount": 5, "": "", "idempotencyKey": "k"}
     check = body_for("check", user, context={"source": "purchase_status_check", **more}, **more)
     assert client.post(CHECK, json=check).status_code == 200
     charge = charge_body(user, metadata={"message_id": "m", **more}, **more)
@@ -174,7 +175,7 @@ def test_a_request_id_is_taken_from_the_caller(client: httpx.Client, presented: 
     "presented", ["", "a" * 129, "two words", "semi;colon", "<script>", "é", 'quote"d', "a,b"]
 )
 def test_a_malformed_request_id_is_replaced(client: httpx.Client, presented: str) -> None:
-    response = client.get("/nowhere", headers={"X-Request-ID": presented.encode()})  # type: ignore[dict-item]
+    response = client.get("/nowhere", headers={b"X-Request-ID": presented.encode()})
     assert_error_shape(response, 404)
     assert response.headers["x-request-id"] != presented
     assert re.fullmatch(r"[0-9a-f]{32}", response.headers["x-request-id"])

@@ -211,7 +211,8 @@ def test_query_values_are_percent_decoded(client: httpx.Client, service: Service
 
 def walk(client: httpx.Client, user: str, limit: int) -> list[str]:
     """The descriptions of a whole history, page after page; a charge is added between two."""
-    found, cursor = [], {}
+    found: list[str] = []
+    cursor: dict[str, str] = {}
     while True:
         page = history(client, user, limit=limit, **cursor)
         found += [entry["description"] for entry in page["transactions"]]

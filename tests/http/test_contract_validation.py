@@ -430,7 +430,7 @@ def test_context_and_metadata_are_objects_and_never_null(
 @pytest.mark.parametrize("endpoint", BODIES)
 def test_faults_are_listed_in_the_order_of_the_fields(client: httpx.Client, endpoint: str) -> None:
     fields = ["oauth_provider", "external_id", "wa_id", "tenant_id", *FIELDS[endpoint], *PROFILE]
-    body = {field: [] for field in reversed(fields)}
+    body: dict[str, Any] = {field: [] for field in reversed(fields)}
     response = client.post(PATHS[endpoint], json=body)
     assert [entry["loc"] for entry in faults_of(response)] == [["body", field] for field in fields]
 

@@ -319,7 +319,8 @@ def test_wrong_keys_cost_no_row(database: Database) -> None:
 
 def latencies(service: Service, seconds: float) -> list[float]:
     """Of checks with a valid key, one after the other, over several kept connections."""
-    user, taken = unique(), []
+    user = unique()
+    taken: list[float] = []
     headers = {"X-API-Key": service.key.secret, "Content-Type": "application/json"}
     body = json.dumps(identity(user))
     with Connections(service) as connections:

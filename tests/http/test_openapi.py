@@ -658,7 +658,7 @@ def test_a_402_names_the_shop_when_there_is_one(database: Database) -> None:
 def test_without_a_database_every_operation_answers_503_as_described(database: Database) -> None:
     with running_service(database) as service:
         with psycopg.connect(database.cluster.dsn("postgres"), autocommit=True) as connection:
-            connection.execute(f'ALTER DATABASE "{database.name}" ALLOW_CONNECTIONS false')  # type: ignore[arg-type]
+            connection.execute(f'ALTER DATABASE "{database.name}" ALLOW_CONNECTIONS false')
             connection.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s",
                 [database.name],

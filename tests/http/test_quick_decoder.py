@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from enum import Enum
 from typing import Annotated, Any
 
@@ -17,7 +18,9 @@ from server.http.quick_decoder import quick_decoder
 from server.http.validation import parse_json_body, validate
 
 MODELS = (m.CheckRequest, m.ChargeRequest, m.AccountRequest, m.PurchaseRequest)
-QUICK = {model: quick_decoder(model) for model in MODELS}
+QUICK: dict[type[BaseModel], Callable[[bytes], Any] | None] = {
+    model: quick_decoder(model) for model in MODELS
+}
 NESTED = ("context", "metadata")
 NAMES = sorted({name for model in (*MODELS, m.CheckContext) for name in model.model_fields})
 

@@ -1265,7 +1265,8 @@ def test_the_door_of_dev_does_not_exist_in_serve(
 
 
 def test_without_its_configuration_the_console_says_what_is_missing(database: Database) -> None:
-    nothing = dict.fromkeys(("GOOGLE_CLIENT_ID", "GOOGLE_CLIENT_SECRET", "PUBLIC_BASE_URL"), "")
+    names = ("GOOGLE_CLIENT_ID", "GOOGLE_CLIENT_SECRET", "PUBLIC_BASE_URL")
+    nothing: dict[str, Any] = dict.fromkeys(names, "")
     with running_console(database, "", **nothing, ADMIN_JWT_SECRET="") as console:
         browser = console.browser()
         page = browser.get("/admin")
@@ -1335,7 +1336,7 @@ def made(subject: Any, secret: str = JWT_SECRET, algorithm: str = "HS256", **cla
     }
     return jwt.encode(
         {name: value for name, value in content.items() if value is not None},
-        secret or None,
+        secret or None,  # type: ignore[arg-type]
         algorithm=algorithm,
     )
 

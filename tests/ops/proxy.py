@@ -8,6 +8,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import aiohttp
@@ -130,7 +131,7 @@ class TcpProxy:
 
 @contextlib.asynccontextmanager
 async def service_behind(
-    proxy: TcpProxy, database: Database, **environment: str
+    proxy: TcpProxy, database: Database, **environment: Any
 ) -> AsyncIterator[tuple[Service, aiohttp.ClientSession]]:
     """A server that reaches its database through the proxy, and a client of it."""
     url = proxy.url(database.dsn("t_web"))

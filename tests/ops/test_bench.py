@@ -272,7 +272,11 @@ def test_refused_items_of_a_batch_are_errors(bench_service: Service) -> None:
 )
 def test_a_goal_is_reached_at_its_bound(at_most: bool, value: float, reached: bool) -> None:
     goal = Goal("a", 2.0, "a", ("b", "c"), at_most=at_most)
-    results = {"a": {"per_second": 10 * value}, "b": {"per_second": 5}, "c": {"per_second": 10}}
+    results: dict[str, dict[str, Any]] = {
+        "a": {"per_second": 10 * value},
+        "b": {"per_second": 5},
+        "c": {"per_second": 10},
+    }
     assert goal.value(results) == pytest.approx(value)
     assert goal.reached(results) is reached
     assert goal.reached({"a": {"per_second": 1}}) is None

@@ -550,7 +550,7 @@ def test_the_whole_installation_works_with_its_secrets_in_files(
         assert inside in upstreams, name
         upstreams = upstreams.replace(inside, f"127.0.0.1:{port}")
     own = {"PORT", "FOLDER", "LOG", "URL", "SERVERS"}  # what the helper chooses
-    same = {
+    same: dict[str, Any] = {
         key: value
         for key, value in environment.items()
         if key.startswith("PROXY_") and key.rpartition("_")[2] not in own
@@ -640,7 +640,7 @@ def test_a_replica_copies_the_database_and_follows_it(
         with psycopg.connect(
             host="127.0.0.1", port=at, user="postgres", password=superuser, autocommit=True
         ) as connection:
-            cursor = connection.execute(statement)  # type: ignore[arg-type]
+            cursor = connection.execute(statement)
             return cursor.fetchone() if cursor.description else None
 
     replica = _start_postgres(*start)

@@ -348,7 +348,8 @@ async def test_the_kernel_watches_the_sockets(database: Database) -> None:
     async with TcpProxy(socket_of(database.dsn())).running() as proxy:
         pool = _pool(Pool, proxy.url(database.dsn("t_web")))
         async with pool.connection() as connection:
-            ours = connection._transport.get_extra_info("socket")
+            transport = connection._transport  # type: ignore[attr-defined]
+            ours = transport.get_extra_info("socket")
             assert ours.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
             assert ours.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 4000
         await pool.close()
@@ -534,9 +535,9 @@ def test_a_disk_that_is_gone_is_unavailable_and_mends_itself(own_cluster: TestCl
 
 def test_the_meaning_of_every_class_of_sqlstates_was_decided() -> None:
     known = {
-        error.sqlstate[:2]
+        state[:2]
         for error in vars(asyncpg.exceptions).values()
-        if isinstance(error, type) and getattr(error, "sqlstate", None)
+        if isinstance(error, type) and (state := getattr(error, "sqlstate", None))
     }
     assert len(known) > 40
     assert known - {state[:2] for state in MEANINGS} == set()

@@ -69,7 +69,10 @@ class Clients:
 
     async def more_answers(self, count: int, address: str | None = None) -> None:
         """Returns after `count` more answers, of one server or of all."""
-        seen = lambda: self.answers[address] if address else self.answers.total()  # noqa: E731
+
+        def seen() -> int:
+            return self.answers[address] if address else self.answers.total()
+
         enough = seen() + count
         async with asyncio.timeout(60):
             while seen() < enough:
@@ -130,8 +133,8 @@ def release(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "\n) RETURNS TABLE (\n    total_count",
         ",\n    p_next_argument text DEFAULT NULL\n) RETURNS TABLE (\n    total_count",
     )
-    with (copy / "sql" / "help.sql").open("a") as file:
-        file.write(
+    with (copy / "sql" / "help.sql").open("a") as help_sql:
+        help_sql.write(
             "\nCREATE OR REPLACE FUNCTION billing.next_release() RETURNS text LANGUAGE sql STABLE"
             " SECURITY DEFINER SET search_path = pg_catalog, pg_temp RETURN 'next';\n"
             "GRANT EXECUTE ON FUNCTION billing.next_release TO billing_server, billing_dba;\n"
@@ -267,7 +270,7 @@ async def test_a_deploy_under_load_fails_no_request_with_the_shortest_time_outs(
 ) -> None:
     """The same release again, one whose errors view and functions are others, and back. Statements
     get more than the least that may be configured: on a busy machine planning takes longer."""
-    shortest = {"LOCK_TIMEOUT": "0.05", "STATEMENT_TIMEOUT": "0.5"}
+    shortest: dict[str, Any] = {"LOCK_TIMEOUT": "0.05", "STATEMENT_TIMEOUT": "0.5"}
     with running_service(database, **shortest) as service:
         users = [account_with_credits(service) for _ in range(6)]
         clients = Clients(service, users, [service.base_url])

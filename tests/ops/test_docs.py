@@ -46,7 +46,8 @@ def dangling(tree: Path) -> list[str]:
 
 
 def _tracked(tree: Path) -> list[str]:
-    command = ["git", "-C", tree, "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    options = ["-z", "--cached", "--others", "--exclude-standard"]
+    command = ["git", "-C", str(tree), "ls-files", *options]
     listed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     return [name for name in listed.split("\0") if name and (tree / name).is_file()]
 

@@ -128,7 +128,7 @@ async def test_a_late_batch_holds_up_nobody_and_no_more_than_the_flights_are_und
     await sender.until(4)
     for back in sender.back:
         back.set()
-    assert await asyncio.gather(stuck, third, fourth) == ["stuck", "third", "fourth"]
+    assert list(await asyncio.gather(stuck, third, fourth)) == ["stuck", "third", "fourth"]
     await lane.drain()
     assert lane.waiting == 0
 

@@ -13,6 +13,7 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from tests.support import (
     charge_body,
     credit_body,
     free_port,
+    has_two_workers_beside,
     identity,
     running_service,
     unique,
@@ -50,7 +52,11 @@ def _wanted() -> None:
 @pytest.fixture(scope="module")
 def server(module_database: Database) -> Iterator[Service]:
     """A server that trusts the nginx on this machine and logs every request."""
-    environment = {"TRUSTED_PROXIES": "127.0.0.1", "ACCESS_LOG_SAMPLE": "1", **STAFF}
+    environment: dict[str, Any] = {
+        "TRUSTED_PROXIES": "127.0.0.1",
+        "ACCESS_LOG_SAMPLE": "1",
+        **STAFF,
+    }
     with running_service(module_database, **environment) as service:
         yield service
 
@@ -368,10 +374,10 @@ def test_a_request_id_that_is_not_sane_is_replaced(
     client: httpx.Client, server: Service, sent: str
 ) -> None:
     for path in ("/health", "/metrics"):
-        answer = client.get(path, headers={"X-Request-ID": sent.encode()})
+        answer = client.get(path, headers={b"X-Request-ID": sent.encode()})
         made = answer.headers["x-request-id"]
         assert re.fullmatch("[0-9a-f]{32}", made)
-    answer = client.get("/health", headers={"X-Request-ID": sent.encode()})
+    answer = client.get("/health", headers={b"X-Request-ID": sent.encode()})
     wait_for(lambda: answer.headers["x-request-id"] in server.process.output, "the server's log")
 
 
@@ -553,7 +559,7 @@ ZONES = [
 
 
 def test_each_zone_is_limited_by_itself_and_by_client(server: Service) -> None:
-    tight = {
+    tight: dict[str, Any] = {
         name: "1r/m" if "RATE" in name else "2"
         for name in UNLIMITED
         if name.startswith(("PROXY_RATE", "PROXY_BURST"))
@@ -773,9 +779,7 @@ async def test_killed_workers_mid_load_cost_no_charge_twice_and_lose_none(
                 psutil.Process(victim).kill()
                 await asyncio.to_thread(
                     wait_for,
-                    lambda gone=victim, server=server: (
-                        len(worker_pids(server.process) - {gone}) == 2
-                    ),
+                    partial(has_two_workers_beside, server.process, victim),
                     "a new worker",
                 )
             await load.more_answers(150)

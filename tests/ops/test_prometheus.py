@@ -14,6 +14,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,8 @@ def known_metrics() -> dict[str, set[str]]:
     """Every series that a server can have, with its labels."""
     found = {}
     for family in metrics.REGISTRY.collect():
-        labels = set(metrics.REGISTRY._names_to_collectors[family.name]._labelnames)
+        collector: Any = metrics.REGISTRY._names_to_collectors[family.name]
+        labels = set(collector._labelnames)
         kind = family.type
         suffixes = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count")}
         for suffix in suffixes.get(kind, ("",)):
@@ -366,7 +368,7 @@ def test_two_servers_are_scraped_and_every_query_of_dashboards_and_rules_has_dat
 ) -> None:
     program("prometheus")
     write_certificate(tmp_path / "certificate.pem", 30)
-    environment = {
+    environment: dict[str, Any] = {
         "WATCH_INTERVAL": "1",
         "TLS_CERTIFICATE_FILE": str(tmp_path / "certificate.pem"),
     }
@@ -445,7 +447,7 @@ def test_two_servers_are_scraped_and_every_query_of_dashboards_and_rules_has_dat
         database.execute(spoil, 1)
         wait_for(lambda: alert("BillingLedgerMismatch") == "firing", "the alert")
         for query in while_an_alert_fires:
-            wait_for(lambda query=query: prometheus.query(query), query)
+            wait_for(partial(prometheus.query, query), query)
         database.execute(spoil, -1)
         wait_for(lambda: alert("BillingLedgerMismatch") == "inactive", "the alert's end")
         evaluated = [rule for rule in prometheus.rules() if rule["health"] != "ok"]

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import httpx
@@ -68,7 +69,7 @@ def database(replica: ReplicaCluster) -> Iterator[Database]:
 
 @contextlib.contextmanager
 def reading_service(
-    database: Database, replica: ReplicaCluster, **environment: str
+    database: Database, replica: ReplicaCluster, **environment: Any
 ) -> Iterator[Service]:
     """A server that reads at the replica."""
     url = replica.dsn(database.name, "t_web")
@@ -278,7 +279,7 @@ async def test_a_server_that_is_led_to_a_standby_for_a_while_says_so_and_goes_on
     ):
         with service.client() as client:
 
-            async def post(path: str, body: dict[str, object]) -> httpx.Response:
+            async def post(path: str, body: dict[str, Any]) -> httpx.Response:
                 return await asyncio.to_thread(client.post, path, json=body)
 
             user = unique()

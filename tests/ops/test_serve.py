@@ -10,6 +10,7 @@ import re
 import signal
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from tests.support import (
     charge_body,
     credit_body,
     free_port,
+    has_two_workers_beside,
     held_account,
     identity,
     running_service,
@@ -154,7 +156,7 @@ def test_it_is_ready_within_two_seconds(database: Database) -> None:
 
 
 def test_it_answers_before_it_has_loaded_what_only_some_requests_need(database: Database) -> None:
-    environment = {
+    environment: dict[str, Any] = {
         "PYTHONPROFILEIMPORTTIME": "1",  # Python writes down whatever it loads
         "ENCRYPTION_KEY": "0123456789abcdef-of-the-tests-only",
     }
@@ -287,7 +289,7 @@ async def test_a_killed_worker_is_replaced_and_no_charge_is_doubled_or_lost(
                 psutil.Process(victim).kill()
                 await asyncio.to_thread(
                     wait_for,
-                    lambda gone=victim: len(worker_pids(service.process) - {gone}) == 2,
+                    partial(has_two_workers_beside, service.process, victim),
                     "a new worker",
                 )
                 await load.more_answers(100)
@@ -936,7 +938,7 @@ async def test_a_poisonous_check_fails_alone(impatient: Service, module_database
         "ALTER TABLE billing_data.credit_checks ADD CONSTRAINT credit_checks_poison"
         " CHECK (context_request_id IS DISTINCT FROM 'poison')"
     )
-    bodies = [
+    bodies: list[dict[str, Any]] = [
         {**identity(), "context": {"request_id": "poison" if number % 12 == 7 else "wholesome"}}
         for number in range(60)
     ]

@@ -66,7 +66,7 @@ def _planted(statement: str) -> Fault:
         def change() -> None:
             with stage.connect() as connection:
                 connection.execute("ALTER TABLE billing_data.charges DISABLE TRIGGER USER")
-                done = connection.execute(statement)  # type: ignore[arg-type]
+                done = connection.execute(statement)
                 assert done.rowcount > 0
 
         await asyncio.sleep(0.5)

@@ -30,7 +30,7 @@ def wheel(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Built from a copy of the tree."""
     copy = copy_tree(tree, tmp_path_factory.mktemp("tree"))
     target = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "build", "--wheel", "--outdir", target, copy]
+    command = [sys.executable, "-m", "build", "--wheel", "--outdir", str(target), str(copy)]
     built = subprocess.run(command, check=False, capture_output=True, text=True)
     assert built.returncode == 0, built.stdout + built.stderr
     [wheel] = target.iterdir()
@@ -43,9 +43,9 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     where this interpreter has them; the tree is not on its path."""
     folder = tmp_path_factory.mktemp("environment")
     programs = make_environment(folder)
-    pip = [sys.executable, "-m", "pip", "--python", programs / "python", "--quiet"]
+    pip = [sys.executable, "-m", "pip", "--python", str(programs / "python"), "--quiet"]
     options = ["--no-deps", "--no-index", "--ignore-installed", "--disable-pip-version-check"]
-    subprocess.run([*pip, "install", *options, wheel], check=True)
+    subprocess.run([*pip, "install", *options, str(wheel)], check=True)
     return programs
 
 
@@ -92,7 +92,7 @@ def test_it_migrates_and_serves_from_an_empty_folder(
         key = database.create_key()
         port = free_port()
         process = Process(
-            [billing, "serve", "--port", str(port), "--workers", "2"],
+            [str(billing), "serve", "--port", str(port), "--workers", "2"],
             {"DATABASE_URL": database.dsn("t_web")},
             cwd=tmp_path,
         ).start()
@@ -124,8 +124,8 @@ def test_the_installed_command_is_its_module_too(installed: Path, tmp_path: Path
             command, check=True, cwd=tmp_path, stdout=subprocess.PIPE, text=True
         ).stdout.strip()
         for command in (
-            [installed / "ciris-billing", "--version"],
-            [installed / "python", "-m", "server", "--version"],
+            [str(installed / "ciris-billing"), "--version"],
+            [str(installed / "python"), "-m", "server", "--version"],
         )
     }
     assert len(texts) == 1

@@ -84,7 +84,7 @@ class Caller:
 
     def execute(self, statement: str, *arguments: Any) -> list[dict[str, Any]]:
         """Any statement in this session."""
-        cursor = self.connection.execute(statement, arguments or None)  # type: ignore[arg-type]
+        cursor = self.connection.execute(statement, arguments or None)
         return cursor.fetchall() if cursor.description else []
 
     def refused(self, statement: str, *arguments: Any) -> Refusal:

@@ -234,7 +234,7 @@ def test_an_attack_is_refused_and_changes_nothing(
         psycopg.connect(module_database.dsn(login), autocommit=True) as connection,
         pytest.raises(psycopg.Error) as refused,
     ):
-        connection.execute(attack.statement, scene)  # type: ignore[arg-type]
+        connection.execute(attack.statement, scene)
     error = refused.value
     assert attack.refused in (error.sqlstate, error.diag.constraint_name), error
     assert _staff(module_database) == before

@@ -9,6 +9,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -339,7 +340,7 @@ def test_months_are_made_while_checks_go_on(database: Database) -> None:
     for number in range(5, 11):
         calls.insert(
             number * 15,
-            lambda caller, months=number: caller.rows("create_check_partitions", months=months),
+            partial(Caller.rows, function="create_check_partitions", months=number),
         )
     assert len(at_once(database, calls, 8)) == 206
     assert database.value("SELECT count(*) FROM billing_data.credit_checks") == 201

@@ -6,6 +6,7 @@ import threading
 import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -339,7 +340,7 @@ def test_the_batch_form_keeps_the_profile_of_refused_and_replayed_items(
     _set_status(dba, closed, "closed")
     dba.row("create_credit", **used, amount_minor=1)
     dba.row("create_charge", **used, idempotency_key="k", description="one use")
-    items = [
+    items: list[dict[str, Any]] = [
         {**empty, "customer_email": "empty@example.com"},
         {**closed, "customer_email": "closed@example.com", "marketing_opt_in": True},
         {**used, "customer_email": "used@example.com", "idempotency_key": "k"},
@@ -409,7 +410,7 @@ def test_items_of_one_account_are_decided_in_their_order(
 ) -> None:
     who, other = new_user(module_database, paid=3), new_user(module_database)
     amounts = [9, 1, 1, 2, 2, 1, 1]
-    items = [{**who, "amount_minor": amount} for amount in amounts]
+    items: list[dict[str, Any]] = [{**who, "amount_minor": amount} for amount in amounts]
     items.insert(3, other)
     rows = charge_all(dba, items)
     assert outcomes(rows) == [
@@ -581,7 +582,8 @@ def test_a_list_takes_effect_once_and_its_answer_is_given_again(
     module_database: Database, web: Caller, dba: Caller
 ) -> None:
     key, users = key_id(module_database), [new_user(module_database, paid=5) for _ in range(2)]
-    items = [users[0], users[1], person(), {**users[0], "amount_minor": 2, "description": "n"}]
+    more = {**users[0], "amount_minor": 2, "description": "n"}
+    items: list[dict[str, Any]] = [users[0], users[1], person(), more]
     first = charge_once(web, items, key, "list")
     assert outcomes(first) == ["created", "created", "account_not_found", "created"]
     assert {row["replayed"] for row in first} == {False}
@@ -783,7 +785,7 @@ def test_one_list_sent_twice_that_waits_for_an_account_takes_effect_once(
                 for caller in (one, other)
             ]
             for caller in (one, other):
-                wait_for(lambda caller=caller: is_blocked(module_database, caller), "both to wait")
+                wait_for(partial(is_blocked, module_database, caller), "both to wait")
         answers = [answer.result(timeout=30) for answer in sent]
     assert sorted(rows[0]["replayed"] for rows in answers) == [False, True]
     first, again = ([row["charge_id"] for row in rows] for rows in answers)

@@ -40,7 +40,7 @@ def test_trying_to_write_does_not_wait_for_who_holds_a_table(
         psycopg.connect(module_database.dsn()) as holder,
         psycopg.connect(module_database.dsn("t_web"), autocommit=True) as connection,
     ):
-        holder.execute(f"LOCK TABLE billing_data.{table}")  # type: ignore[arg-type]
+        holder.execute(f"LOCK TABLE billing_data.{table}")
         connection.execute("SET lock_timeout = '60s'")
         with pytest.raises(psycopg.errors.LockNotAvailable):
             connection.execute("SELECT billing.try_writing()")

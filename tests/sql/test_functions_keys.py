@@ -490,13 +490,13 @@ def test_recording_a_use_skips_a_locked_key_and_commits_asynchronously(
 @pytest.mark.parametrize("function", ["create_api_key", "rotate_api_key", "revoke_api_key"])
 def test_what_changes_keys_commits_durably(module_database: Database, function: str) -> None:
     key = key_id(module_database)
-    arguments: dict[str, Any] = {
+    calls: dict[str, dict[str, Any]] = {
         "create_api_key": {"name": unique(), **_secret()},
         "rotate_api_key": {"api_key_id": key, **_secret()},
         "revoke_api_key": {"api_key_id": key},
-    }[function]
+    }
     with session(module_database, "t_dba", autocommit=False) as dba:
         dba.execute("SET synchronous_commit = off")
-        dba.row(function, **arguments)
+        dba.row(function, **calls[function])
         assert dba.execute("SHOW synchronous_commit") == [{"synchronous_commit": "on"}]
         dba.connection.rollback()

@@ -1409,7 +1409,7 @@ def test_a_refund_that_failed_stays_so_whenever_it_is_told(
     module_database: Database, web: Caller
 ) -> None:
     who, payment_id = bought(module_database)
-    refund = {"return_id": "re_1", "kind": "refund"}
+    refund: dict[str, Any] = {"return_id": "re_1", "kind": "refund"}
     assert _tell(web, payment_id, 500, second=3, **refund) == "taken_back"
     assert _tell(web, payment_id, 0, "closed", second=1, **refund) == "restored"
     assert _tell(web, payment_id, 500, second=9, **refund) == "unchanged"
@@ -1633,7 +1633,8 @@ def test_the_payment_of_a_purchase_is_ours_whatever_is_said_of_it(
 def test_a_payment_that_nobody_claims_is_ignored_in_any_mode(
     module_database: Database, web: Caller, dba: Caller, action: str, livemode: bool | None
 ) -> None:
-    payment_id, said = unique("pi"), {"livemode": livemode, "is_claimed": False}
+    payment_id = unique("pi")
+    said: dict[str, Any] = {"livemode": livemode, "is_claimed": False}
     if action == "settle":
         answer = deliver(web, unique("evt"), payment_id, **said)
     else:
@@ -1814,7 +1815,7 @@ def test_money_back_of_a_charge_that_is_not_shown_to_us_waits_for_a_person_or_th
 ) -> None:
     who, payment_id = bought(module_database)
     event_id = unique("evt")
-    unreadable = {"event_id": event_id, "action": "unreadable"}
+    unreadable: dict[str, Any] = {"event_id": event_id, "action": "unreadable"}
     for deliveries in (1, 2):
         answer = give_back(web, payment_id, **unreadable)
         assert (answer["outcome"], answer["needs_attention"]) == ("charge_unreadable", True)

@@ -109,7 +109,7 @@ class LedgerMachine(RuleBasedStateMachine):
         return f"{user}-{LedgerMachine.run}"
 
     def one(self, connection: psycopg.Connection[Any], sql: str, **arguments: Any) -> Any:
-        row = connection.execute(sql, arguments).fetchone()  # type: ignore[call-overload]
+        row = connection.execute(sql, arguments).fetchone()
         assert row is not None
         return row
 

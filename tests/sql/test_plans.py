@@ -155,7 +155,9 @@ def test_the_plans_of_postgresql_15_name_the_indexes_that_were_made_for_them(
         database.execute("ANALYZE")
         notices: list[str] = []
         with psycopg.connect(database.dsn(), autocommit=True) as connection:
-            connection.add_notice_handler(lambda notice: notices.append(notice.message_primary))
+            connection.add_notice_handler(
+                lambda notice: notices.append(str(notice.message_primary))
+            )
             for setting in (
                 "LOAD 'auto_explain'",
                 "SET auto_explain.log_min_duration = 0",

@@ -180,7 +180,7 @@ async def _transaction(stage: Stage, statement: str) -> AsyncIterator[None]:
             stack.callback(session.close)  # which undoes it
             session.execute("BEGIN")
             session.execute("SET LOCAL lock_timeout = '500ms'")
-            await asyncio.to_thread(session.execute, statement)  # type: ignore[arg-type]
+            await asyncio.to_thread(session.execute, statement)
         yield
 
 
@@ -213,9 +213,7 @@ async def _terminate(stage: Stage, rng: Random) -> AsyncIterator[None]:
     how = rng.choice(["pg_terminate_backend", "pg_cancel_backend"])
     for _ in range(rng.randint(1, 4)):
         with contextlib.suppress(psycopg.Error), stage.connect() as connection:
-            connection.execute(
-                f"SELECT {how}(pid) FROM pg_stat_activity WHERE usename = 't_web'"  # type: ignore[arg-type]
-            )
+            connection.execute(f"SELECT {how}(pid) FROM pg_stat_activity WHERE usename = 't_web'")
         await asyncio.sleep(rng.uniform(0, 0.2))
     yield
 

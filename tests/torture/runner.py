@@ -188,7 +188,7 @@ class _Round:
         """Holds the ledger against what was asked and answered."""
         report, history = self._report, self.history
         with self._stage.connect() as connection:
-            connection.row_factory = dict_row  # type: ignore[assignment]
+            connection.row_factory = dict_row
             rows = connection.execute(_LEDGER, {"accounts": f"{self._prefix}%"}).fetchall()
             accounts = connection.execute(_ACCOUNTS, {"accounts": f"{self._prefix}%"}).fetchall()
         found = {row["name"]: row for row in rows if row["name"] != "hot"}

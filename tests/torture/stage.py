@@ -127,9 +127,7 @@ class Stage:
         """Makes every transaction read-only that does not say otherwise, or not."""
         with self.connect() as connection:
             connection.execute("SET default_transaction_read_only = off")
-            connection.execute(
-                f"ALTER SYSTEM SET default_transaction_read_only = {value}"  # type: ignore[arg-type]
-            )
+            connection.execute(f"ALTER SYSTEM SET default_transaction_read_only = {value}")
             connection.execute("SELECT pg_reload_conf()")
 
     def replace_key(self) -> None:
