@@ -1,0 +1,1 @@
+"""Takes over a database of the old service."""
