@@ -345,6 +345,15 @@ def load_migration_config(env: Mapping[str, str]) -> tuple[str, SettingsSeed]:
     return url, seed
 
 
+def load_encryption_keys(env: Mapping[str, str]) -> tuple[str, ...]:
+    """The keys of ENCRYPTION_KEY, the newest first; none when it is not set. Raises ConfigError for
+    a weak one."""
+    read = _Reader(env)
+    keys = read.encryption_keys(required=False)
+    read.finish()
+    return keys
+
+
 def load_admin_jwt_secret(env: Mapping[str, str]) -> str:
     """The secret that signs staff tokens. Raises ConfigError when missing or weak: with a default
     one anybody could mint a token (contract.md 8.19)."""

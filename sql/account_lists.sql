@@ -170,7 +170,8 @@ COMMENT ON FUNCTION billing.list_accounts IS
     'Finds and lists accounts with their totals. For billing_server (staff) and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.list_accounts TO billing_server, billing_dba;
 
--- Reads one account by its id, with its totals. Errors: actor errors, account_not_found.
+-- Reads one account by its id, or by that of an account that was merged into it, with its totals.
+-- Errors: actor errors, account_not_found.
 -- Example: SELECT * FROM billing.get_account_by_id(p_account_id => '...');
 CREATE OR REPLACE FUNCTION billing.get_account_by_id(
     p_account_id uuid,
@@ -220,7 +221,7 @@ BEGIN
         h.credit_count
     FROM billing_data.accounts AS a
     CROSS JOIN LATERAL billing_data.account_totals(a) AS h
-    WHERE a.id = p_account_id;
+    WHERE a.id = billing_data.surviving_account(p_account_id);
     IF NOT FOUND THEN
         PERFORM billing_data.raise_error('account_not_found');
     END IF;

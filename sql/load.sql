@@ -32,6 +32,8 @@
 -- Accounts, keys and staff.
 --   accounts and profiles
 \ir accounts.sql
+--   what was taken over from the old service
+\ir adoption.sql
 --   API keys
 \ir api_keys.sql
 --   staff and their roles

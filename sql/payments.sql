@@ -81,6 +81,8 @@ AS $$
 DECLARE
     v_purchase billing_data.purchases;
     v_named_id uuid;
+    -- A payment offered before accounts were merged names one that went.
+    v_account_id uuid := billing_data.surviving_account(p_account_id);
 BEGIN
     IF billing_data.is_resolved_without_credit(p_provider, p_payment_id) THEN
         outcome := 'resolved';
@@ -97,10 +99,10 @@ BEGIN
     FROM billing_data.accounts AS a
     WHERE a.oauth_provider = p_oauth_provider AND a.external_id = p_external_id;
     IF v_purchase.id IS NULL AND NOT p_is_foreign
-        AND (num_nonnulls(p_oauth_provider, p_external_id) = 0 OR v_named_id = p_account_id)
+        AND (num_nonnulls(p_oauth_provider, p_external_id) = 0 OR v_named_id = v_account_id)
     THEN
         v_purchase := billing_data.purchase_of_payment(
-            p_provider, p_payment_id, p_account_id, p_purchase_id
+            p_provider, p_payment_id, v_account_id, p_purchase_id
         );
     END IF;
     account_id := v_purchase.account_id;
@@ -111,7 +113,7 @@ BEGIN
         WHEN num_nulls(p_oauth_provider, p_external_id) > 0 THEN 'metadata_missing'
         WHEN p_purchase_id IS NOT NULL THEN 'not_sold_here'
         WHEN v_named_id IS NULL THEN 'account_not_found'
-        WHEN v_named_id IS DISTINCT FROM p_account_id THEN 'not_sold_here'
+        WHEN v_named_id IS DISTINCT FROM v_account_id THEN 'not_sold_here'
     END;
     IF outcome IS NULL AND account_id IS NULL THEN
         account_id := v_named_id;

@@ -20,7 +20,13 @@ _CONSTRAINTS: LiteralString = """
     WHERE c.conrelid = ANY (%(tables)s::regclass[])
         AND (
             c.contype IN ('p', 'u', 'f')
-            OR (c.contype = 'c' AND c.conname LIKE '%%\\_description')
+            OR (
+                c.contype = 'c'
+                AND (
+                    c.conname LIKE '%%\\_description'
+                    OR c.conrelid = to_regclass('billing_data.admin_audit_logs')
+                )
+            )
         )
         AND NOT EXISTS (
             SELECT FROM pg_catalog.pg_constraint AS f

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from server import migrate as migrations
+from server.cli.adopt import take_over
 from server.cli.output import CommandFailed, print_json, print_table
 from server.config import load_migration_config
 
@@ -26,6 +27,17 @@ def add_parser(commands: Any) -> None:
     action.add_argument(
         "--rollback", type=_positive, metavar="N", help="undo the newest N steps (needs --yes)"
     )
+    action.add_argument(
+        "--adopt",
+        action="store_true",
+        help="take over a database of the old service (docs/adopting.md)",
+    )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="with --adopt: say what it would find and leave and how long it would take, change"
+        " nothing",
+    )
     parser.add_argument("--yes", action="store_true", help="yes, undo steps and lose their data")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=_run)
@@ -40,7 +52,11 @@ def _positive(text: str) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     url, seed = load_migration_config(os.environ)
+    if options.dry_run and not options.adopt:
+        raise CommandFailed("--dry-run goes with --adopt")
     try:
+        if options.adopt:
+            return take_over(url, seed, dry_run=options.dry_run, as_json=options.json)
         if options.status:
             return _print_status(url, as_json=options.json)
         if options.rollback:

@@ -20,8 +20,9 @@ def add_parser(commands: Any) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     problems = call_function("SELECT * FROM billing.verify_ledger()")
+    openings = call_function("SELECT * FROM billing.describe_openings()")
     if options.json:
-        print_json({"problems": problems})
+        print_json({"problems": problems, "openings": openings})
     else:
         headings = {
             "account_id": "ACCOUNT",
@@ -30,4 +31,18 @@ def _run(options: argparse.Namespace) -> int:
             "found": "FOUND",
         }
         print_table(problems, headings, "The books agree.")
+        for opening in openings:
+            print(
+                f"Only counted: {opening['entries']} entries of the old service on"
+                f" {opening['accounts']} accounts, before their books begin"
+                f" ({_REASONS.get(opening['reason'], 'opened otherwise')})."
+            )
     return 1 if problems else 0
+
+
+_REASONS = {
+    "agrees": "they led to the balance that was taken over",
+    "other_balance": "they ended at another balance",
+    "no_chain": "they do not continue each other",
+    "no_entries": "nothing explains what was taken over",
+}

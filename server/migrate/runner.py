@@ -20,6 +20,7 @@ from server.resources import resource_folder, step_files
 
 _LOCK_PATIENCE_SECONDS = 60.0
 _DEPLOY_TABLE: LiteralString = "public._billing_deploy"
+_LAST_STEP_OF_OLD_SERVICE = "2025_10_21_0008_paid_credits"
 Progress = Callable[[str], None]
 
 
@@ -79,7 +80,7 @@ def migrate(dsn: str, seed: SettingsSeed, progress: Progress = lambda _: None) -
             _run(f"step {step.id}", partial(backend.apply_one, step))
         progress("loading sql/")
         dropped = _load_definitions(connection)
-        seeded = _seed(connection, seed)
+        seeded = seed_settings(connection, seed)
         kept = _kept_settings(connection, seed)
         # Here, where no time-out applies: over many rows the first time takes a while.
         for what, statement in _AFTERWARDS.items():
@@ -91,17 +92,30 @@ def migrate(dsn: str, seed: SettingsSeed, progress: Progress = lambda _: None) -
 def rollback(dsn: str, steps_back: int, progress: Progress = lambda _: None) -> MigrationReport:
     """Rolls back the newest `steps_back` steps, newest first. Callable functions go with the first
     of our own steps; `migrate` of the release that fits brings them back. Raises MigrationError."""
-    with _exclusive(dsn), _backend(dsn) as (backend, steps):
+    with _exclusive(dsn) as connection, _backend(dsn) as (backend, steps):
         undone = list(backend.to_rollback(steps))[:steps_back]
+        _refuse_to_drop_adopted(connection, [step.id for step in undone])
         for step in undone:
             progress(f"rolling back {step.id}")
             _run(f"step {step.id}", partial(backend.rollback_one, step))
     return MigrationReport([], [step.id for step in undone], [], False)
 
 
+def _refuse_to_drop_adopted(
+    connection: psycopg.Connection[tuple[Any, ...]], undone: list[str]
+) -> None:
+    row = connection.execute("SELECT to_regclass('legacy_service.adoption') IS NOT NULL").fetchone()
+    if row and row[0] and any(step <= _LAST_STEP_OF_OLD_SERVICE for step in undone):
+        raise MigrationError(
+            f"the steps up to {_LAST_STEP_OF_OLD_SERVICE} are the old service's own, and this"
+            " database was taken over from it: undoing them would drop its accounts. The way back"
+            " is the backup, see docs/adopting.md"
+        )
+
+
 def open_doors(dsn: str) -> list[OpenDoor]:
     """What logins may do in this database and need not; none where it is older than that."""
-    with _connect(dsn) as connection:
+    with connect(dsn) as connection:
         row = connection.execute(
             "SELECT to_regprocedure('billing.list_open_doors()') IS NOT NULL"
         ).fetchone()
@@ -129,7 +143,7 @@ def _close_doors(connection: psycopg.Connection[tuple[Any, ...]]) -> list[OpenDo
 
 def status(dsn: str) -> list[StepStatus]:
     """Every step this release knows and whether `dsn` has it; changes nothing."""
-    with _connect(dsn) as connection:
+    with connect(dsn) as connection:
         applied: set[str] = set()
         row = connection.execute("SELECT to_regclass('public._yoyo_migration')").fetchone()
         if row and row[0]:
@@ -138,7 +152,8 @@ def status(dsn: str) -> list[StepStatus]:
     return [StepStatus(step.stem, step.stem in applied) for step in sorted(step_files())]
 
 
-def _connect(dsn: str) -> psycopg.Connection[tuple[Any, ...]]:
+def connect(dsn: str) -> psycopg.Connection[tuple[Any, ...]]:
+    """A connection in autocommit mode. Raises MigrationError."""
     try:
         return psycopg.connect(dsn, autocommit=True, connect_timeout=10)
     except psycopg.Error as error:
@@ -151,7 +166,7 @@ def _connect(dsn: str) -> psycopg.Connection[tuple[Any, ...]]:
 
 @contextmanager
 def _exclusive(dsn: str) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
-    with _connect(dsn) as connection:
+    with connect(dsn) as connection:
         row = connection.execute(
             "SELECT has_database_privilege(current_database(), 'CREATE')"
             " AND has_schema_privilege('public', 'CREATE'), current_user, current_database()"
@@ -167,8 +182,9 @@ def _exclusive(dsn: str) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
         ).fetchone()
         if legacy and legacy[0]:
             raise MigrationError(
-                "this database was made by the old service (it has a table alembic_version):"
-                " this release cannot take it over yet, so nothing was changed"
+                "this database was made by the old service (it has a table alembic_version), so"
+                " nothing was changed: take it over by `ciris-billing migrate --adopt`, see"
+                " docs/adopting.md"
             )
         with _only_deploy(dsn):
             yield connection
@@ -178,7 +194,7 @@ def _exclusive(dsn: str) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
 def _only_deploy(dsn: str) -> Iterator[None]:
     """Waits for a deploy that is under way, and makes the next one wait. The lock is that of an
     open transaction, so it goes with the process; EXCLUSIVE lets pg_dump read the table."""
-    with _connect(dsn) as connection:
+    with connect(dsn) as connection:
         # Whatever the login's own limits are: a deploy takes as long as its steps.
         connection.execute(
             "SELECT set_config(s.name, '0', false) FROM pg_settings AS s WHERE s.name IN"
@@ -250,7 +266,9 @@ def _load_definitions(connection: psycopg.Connection[tuple[Any, ...]]) -> list[s
         raise MigrationError(f"loading sql/ failed and was undone: {str(error).strip()}") from error
 
 
-def _seed(connection: psycopg.Connection[tuple[Any, ...]], seed: SettingsSeed) -> bool:
+def seed_settings(connection: psycopg.Connection[tuple[Any, ...]], seed: SettingsSeed) -> bool:
+    """Gives a database its first settings and invites its founders; whether it had none before.
+    Raises MigrationError."""
     statement: LiteralString = (
         "SELECT billing.seed_settings(p_free_uses => %s, p_pack_uses => %s,"
         " p_pack_price_minor => %s, p_pack_currency => %s, p_admin_email_domain => %s)"

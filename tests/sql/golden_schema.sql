@@ -184,6 +184,10 @@ CREATE FUNCTION billing.describe_money(p_amount_minor bigint, p_currency text) R
     LANGUAGE sql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing.describe_openings() RETURNS TABLE(reason text, accounts bigint, entries numeric, paid_credits numeric, total_uses numeric)
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing.describe_price(p_pack_price_minor bigint, p_pack_currency text) RETURNS text
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -1179,6 +1183,16 @@ CREATE FUNCTION billing_data.store_api_key(p_name text, p_key_prefix text, p_key
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE TABLE billing_data.merged_accounts (
+    id uuid NOT NULL,
+    account_id uuid NOT NULL,
+    CONSTRAINT merged_accounts_another CHECK ((id <> account_id))
+);
+
+CREATE FUNCTION billing_data.surviving_account(p_account_id uuid) RETURNS uuid
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.take_lock(p_name text) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -1399,8 +1413,10 @@ CREATE TABLE billing_data.ledger_openings (
     paid_credits bigint NOT NULL,
     total_uses bigint NOT NULL,
     free_uses bigint NOT NULL,
+    reason text,
     CONSTRAINT ledger_openings_ledger_version_non_negative CHECK ((ledger_version >= 0)),
-    CONSTRAINT ledger_openings_of_nothing CHECK (((ledger_version > 0) OR ((paid_credits = 0) AND (total_uses = 0))))
+    CONSTRAINT ledger_openings_of_nothing CHECK (((ledger_version > 0) OR ((paid_credits = 0) AND (total_uses = 0)) OR ((reason = 'no_entries'::text) IS TRUE))),
+    CONSTRAINT ledger_openings_reason CHECK ((reason = ANY (ARRAY['agrees'::text, 'no_chain'::text, 'no_entries'::text, 'other_balance'::text])))
 );
 
 CREATE TABLE billing_data.locks (
@@ -1503,6 +1519,9 @@ ALTER TABLE ONLY billing_data.ledger_openings
 
 ALTER TABLE ONLY billing_data.locks
     ADD CONSTRAINT locks_pkey PRIMARY KEY (name);
+
+ALTER TABLE ONLY billing_data.merged_accounts
+    ADD CONSTRAINT merged_accounts_pkey PRIMARY KEY (id);
 
 ALTER TABLE ONLY billing_data.payment_effects
     ADD CONSTRAINT payment_effects_credit_once UNIQUE (credit_id);
@@ -1610,6 +1629,8 @@ CREATE INDEX idx_admin_users_google_id ON billing_data.admin_users USING btree (
 
 CREATE INDEX idx_admin_users_role ON billing_data.admin_users USING btree (role);
 
+CREATE INDEX merged_accounts_account_id ON billing_data.merged_accounts USING btree (account_id);
+
 CREATE INDEX payment_events_faults ON billing_data.payment_events USING btree (received_at) WHERE ((resolved_at IS NULL) AND (outcome = ANY (ARRAY['credited_by_hand'::text, 'charge_unreadable'::text, 'not_sold_here'::text, 'account_not_found'::text, 'amount_mismatch'::text, 'balance_overflow'::text, 'currency_mismatch'::text, 'metadata_missing'::text, 'mode_mismatch'::text, 'payment_mismatch'::text, 'payment_unknown'::text])));
 
 CREATE INDEX payment_events_payment_id ON billing_data.payment_events USING btree (provider, payment_id) WHERE (payment_id IS NOT NULL);
@@ -1683,6 +1704,9 @@ ALTER TABLE ONLY billing_data.credits
 
 ALTER TABLE ONLY billing_data.ledger_openings
     ADD CONSTRAINT ledger_openings_account FOREIGN KEY (account_id) REFERENCES billing_data.accounts(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY billing_data.merged_accounts
+    ADD CONSTRAINT merged_accounts_account FOREIGN KEY (account_id) REFERENCES billing_data.accounts(id) ON DELETE RESTRICT;
 
 ALTER TABLE ONLY billing_data.payment_effects
     ADD CONSTRAINT payment_effects_credit FOREIGN KEY (credit_id) REFERENCES billing_data.credits(id) ON DELETE RESTRICT DEFERRABLE INITIALLY DEFERRED;

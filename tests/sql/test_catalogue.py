@@ -52,6 +52,7 @@ FUNCTIONS: dict[str, tuple[set[str], str]] = {
     "create_sign_in_link": (DBA, "v"),
     "create_sign_in_ticket": (WEB, "v"),
     "describe_money": (BOTH, "s"),
+    "describe_openings": (DBA, "s"),
     "describe_price": (BOTH, "s"),
     "create_staff_token": (BOTH, "v"),
     "drop_check_partitions": (DBA, "v"),

@@ -1,0 +1,200 @@
+"""What stands in a database before it is taken over, and whether it may be."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any, LiteralString
+
+import psycopg
+
+from server.migrate import MigrationError
+
+BASE = "2025_10_21_0008"
+REVISIONS = (
+    BASE,
+    "2025_11_25_0009",
+    "2025_11_25_0010",
+    "2025_11_29_0011",
+    "2025_12_01_0012",
+    "2025_12_04_0013",
+    "2025_12_05_0014",
+    "2025_12_14_0015",
+    "2025_12_17_0016",
+    "2026_01_29_0017",
+    "2026_05_01_0018",
+    "2026_05_01_0019",
+    "2026_05_01_0020",
+    "2026_08_28_0021",
+)
+# What alembic_version says afterwards: on a revision that it does not know the old service does not
+# start, and so makes no tables of its own beside ours.
+TAKEN_OVER = "taken_over_by_ciris_billing"
+CARRIED_OVER = (
+    "accounts",
+    "charges",
+    "credits",
+    "credit_checks",
+    "api_keys",
+    "admin_users",
+    "admin_audit_logs",
+    "provider_configs",
+)
+# We have no such feature, so that their rows are kept as they are.
+KEPT = (
+    "google_play_purchases",
+    "apple_storekit_purchases",
+    "llm_usage_logs",
+    "product_inventory",
+    "product_usage_logs",
+    "revoked_tokens",
+)
+INTENTS = "stripe_payment_intents"
+LOGINS_UNDER_WAY = "admin_oauth_sessions"
+
+Connection = psycopg.Connection[tuple[Any, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class OldDatabase:
+    """An old database that may be taken over; `tables` are those of the old service that it has,
+    `columns` their columns as table.column."""
+
+    revision: str
+    tables: tuple[str, ...]
+    columns: Collection[str]
+
+    @property
+    def balance_is_copy(self) -> bool:
+        """Whether balance_minor repeats paid_credits, as later revisions had it."""
+        return self.revision > BASE
+
+
+@dataclass(frozen=True, slots=True)
+class Writer:
+    """A session that may write into the database."""
+
+    login: str
+    program: str
+    address: str
+    kind: str
+
+    def __str__(self) -> str:
+        program = f" ({self.program})" if self.program else ""
+        return f"{self.kind} of {self.login or 'the system'}{program} from {self.address}"
+
+
+def examine(connection: Connection) -> OldDatabase | None:
+    """The old service's database, None if it was taken over before. Raises MigrationError with what
+    to do for any other database."""
+    facts = connection.execute(
+        "SELECT to_regclass('public.alembic_version') IS NOT NULL,"
+        " to_regclass('public._yoyo_migration') IS NOT NULL,"
+        " to_regclass('legacy_service.adoption') IS NOT NULL,"
+        " to_regnamespace('billing_data') IS NOT NULL,"
+        " to_regnamespace('legacy_service') IS NOT NULL"
+    ).fetchone()
+    assert facts is not None
+    has_alembic, is_ours, was_taken_over, has_our_schema, has_legacy_schema = facts
+    if was_taken_over and is_ours:
+        return None
+    if is_ours:
+        raise MigrationError(
+            "this database is ours already and no old service's: run `ciris-billing migrate`"
+            " without --adopt"
+        )
+    if not has_alembic:
+        raise MigrationError(
+            "this is no database of the old service (it has no table alembic_version): check"
+            " MIGRATION_DATABASE_URL, or run `ciris-billing migrate` without --adopt for a new one"
+        )
+    if has_our_schema or has_legacy_schema:
+        raise MigrationError(
+            "a schema billing_data or legacy_service is in the way: rename or drop what made it,"
+            " then run this again"
+        )
+    found = connection.execute("SELECT v.version_num FROM public.alembic_version AS v").fetchall()
+    revision = found[0][0] if len(found) == 1 else " and ".join(row[0] for row in found) or "none"
+    if revision not in REVISIONS:
+        raise MigrationError(
+            f"the old database is at revision {revision}: this release takes over"
+            f" {REVISIONS[0]} to {REVISIONS[-1]}. Bring it to one of them with the old service's"
+            " own migrations (alembic upgrade), then run this again"
+        )
+    return _with_tables(connection, revision)
+
+
+def _with_tables(connection: Connection, revision: str) -> OldDatabase:
+    rows = connection.execute(
+        "SELECT c.relname, a.attname, pg_has_role(c.relowner, 'USAGE')"
+        " FROM pg_catalog.pg_class AS c"
+        " INNER JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.oid"
+        " WHERE c.relnamespace = 'public'::regnamespace AND c.relkind = 'r' AND a.attnum > 0"
+        " AND NOT a.attisdropped AND c.relname = ANY (%s)",
+        ([*CARRIED_OVER, *KEPT, INTENTS, LOGINS_UNDER_WAY, "alembic_version"],),
+    ).fetchall()
+    columns = {f"{table}.{column}" for table, column, _ in rows}
+    tables = {table for table, _, _ in rows}
+    needed = (*CARRIED_OVER, "accounts.paid_credits")
+    missing = [name for name in needed if name not in tables and name not in columns]
+    if missing:
+        raise MigrationError(
+            f"the old database says it is at {revision} and has no {', '.join(missing)}: is it"
+            " restored completely? Run this on the whole database"
+        )
+    foreign = sorted({table for table, _, is_mine in rows if not is_mine})
+    if foreign:
+        raise MigrationError(
+            f"the login does not own {', '.join(foreign)}: connect by MIGRATION_DATABASE_URL as"
+            " the tables' owner or a superuser"
+        )
+    return OldDatabase(revision, tuple(sorted(tables - {"alembic_version"})), columns)
+
+
+_WRITERS: LiteralString = """
+    SELECT
+        coalesce(s.usename, ''), coalesce(s.application_name, ''),
+        coalesce(host(s.client_addr), 'this machine'),
+        CASE
+            WHEN coalesce(s.backend_type, 'client backend') = 'client backend' THEN 'a session'
+            ELSE 'a ' || s.backend_type
+        END
+    FROM pg_catalog.pg_stat_activity AS s
+    WHERE s.datname = current_database()
+        AND s.pid <> pg_backend_pid()
+        AND coalesce(s.backend_type, '') NOT IN ('autovacuum worker', 'parallel worker')
+        -- Who can only read, as monitoring does, is in nobody's way.
+        AND (
+            s.backend_type <> 'client backend'
+            OR has_table_privilege(s.usesysid, 'public.charges', 'INSERT') IS NOT FALSE
+        )
+    ORDER BY s.backend_start
+"""
+
+
+def writers(connection: Connection) -> list[Writer]:
+    """Sessions that may write into the old tables at any moment, and what replicates into or out
+    of the database."""
+    return [Writer(*row) for row in connection.execute(_WRITERS)]
+
+
+def refuse_writers(found: list[Writer]) -> None:
+    """Raises MigrationError unless nobody else is there."""
+    if found:
+        shown = "; ".join(map(str, found[:5])) + ("; ..." if len(found) > 5 else "")
+        raise MigrationError(
+            f"{len(found)} others may write into the database ({shown}): stop the old service and"
+            " replication, close open sessions, then run this again. Nothing was changed"
+        )
+
+
+def lock_tables(connection: Connection, old: OldDatabase) -> None:
+    """Keeps everybody else out of the old tables until the transaction ends."""
+    tables = ", ".join(f"public.{table}" for table in ("alembic_version", *old.tables))
+    try:
+        connection.execute(f"LOCK TABLE {tables} IN ACCESS EXCLUSIVE MODE NOWAIT")
+    except psycopg.errors.LockNotAvailable:
+        raise MigrationError(
+            "somebody holds a lock on the old tables (another adoption, or a transaction that was"
+            " left open or prepared): end it, then run this again. Nothing was changed"
+        ) from None

@@ -1,0 +1,41 @@
+-- Payments that the old service kept intents of. What else it sold is found in its credits afterwards,
+-- by steps 0021 and 0038.
+-- stage: carrying over payment intents; needs stripe_payment_intents
+-- What was credited, at the price it was sold for.
+INSERT INTO billing_data.purchases (
+    account_id, id, provider, payment_id, uses, price_minor, currency, customer_email,
+    database_role, created_at, settled_at, credit_id
+)
+SELECT DISTINCT ON (i.payment_intent_id)
+    c.account_id, c.id, 'stripe', i.payment_intent_id, c.amount_minor, i.amount_minor,
+    upper(i.currency), a.customer_email, 'legacy', i.created_at, c.created_at, c.id
+FROM legacy_service.stripe_payment_intents AS i
+LEFT JOIN adopt_merged AS m ON m.id = i.account_id
+INNER JOIN billing_data.accounts AS a ON a.id = coalesce(m.account_id, i.account_id)
+INNER JOIN billing_data.credits AS c
+    ON c.account_id = a.id AND c.idempotency_key = 'stripe-' || i.payment_intent_id
+WHERE c.transaction_type = 'purchase'
+    AND c.external_transaction_id = i.payment_intent_id
+    AND i.amount_minor > 0
+ORDER BY i.payment_intent_id, c.created_at, c.id;
+-- What was offered and not credited waits for its payment.
+INSERT INTO billing_data.purchases (
+    account_id, id, provider, payment_id, uses, price_minor, currency, customer_email,
+    database_role, created_at
+)
+SELECT
+    a.id, gen_random_uuid(), 'stripe', i.payment_intent_id, i.uses_purchased, i.amount_minor,
+    upper(i.currency), a.customer_email, 'legacy', i.created_at
+FROM legacy_service.stripe_payment_intents AS i
+LEFT JOIN adopt_merged AS m ON m.id = i.account_id
+INNER JOIN billing_data.accounts AS a ON a.id = coalesce(m.account_id, i.account_id)
+WHERE i.status <> 'credited' AND i.uses_purchased > 0 AND i.amount_minor > 0
+    AND NOT EXISTS (
+        SELECT FROM billing_data.credits AS c
+        WHERE c.external_transaction_id = i.payment_intent_id
+    )
+ON CONFLICT DO NOTHING;
+-- Only what is not in our tables is kept.
+DELETE FROM legacy_service.stripe_payment_intents AS i
+USING billing_data.purchases AS p
+WHERE p.provider = 'stripe' AND p.payment_id = i.payment_intent_id;

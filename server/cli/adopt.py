@@ -1,0 +1,74 @@
+"""`ciris-billing migrate --adopt`: take over a database of the old service."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from tqdm import tqdm
+
+from server import migrate as migrations
+from server.adopt import AdoptionReport, adopt, count_steps, duration, forecast
+from server.cli.output import print_json
+from server.config import SettingsSeed, load_encryption_keys
+
+
+def take_over(url: str, seed: SettingsSeed, *, dry_run: bool, as_json: bool) -> int:
+    """Takes the database at `url` over, or says what that would come to; gives the exit code.
+
+    Raises ConfigError for a weak ENCRYPTION_KEY, MigrationError when it is refused or fails."""
+    keys = load_encryption_keys(os.environ)
+    with _Progress(count_steps(), is_shown=not as_json) as progress:
+        if dry_run:
+            report = forecast(url, seed, keys, progress.step)
+        else:
+            report = adopt(url, seed, keys, progress.step)
+            # What may as well be done by the next deploy: coming months, the figures.
+            migrations.migrate(url, seed, progress.step)
+    if as_json:
+        print_json({"taken_over_before": True} if report is None else report.as_dict())
+    elif report is None:
+        print("The database was taken over before; nothing was changed.")
+    else:
+        _print(report)
+    return 0
+
+
+def _print(report: AdoptionReport) -> None:
+    for line in report.lines():
+        print(line)
+    if not report.is_dry_run:
+        print(
+            f"Taken over in {duration(report.seconds)}. The books agree. The report is kept in"
+            " legacy_service.adoption."
+        )
+
+
+class _Progress:
+    """A bar by step on a terminal, a line a step elsewhere."""
+
+    def __init__(self, steps: int, *, is_shown: bool) -> None:
+        self._is_shown = is_shown
+        self._steps = steps
+        self._bar = tqdm(
+            total=steps,
+            bar_format="{percentage:3.0f}% {bar} {elapsed} {desc}",
+            disable=not is_shown or not sys.stderr.isatty(),
+        )
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is None:
+            self._bar.set_description_str("done")
+            self._bar.n = self._steps
+        self._bar.close()
+
+    def step(self, name: str) -> None:
+        """Shows that a step begins."""
+        if not self._bar.disable:
+            self._bar.set_description_str(name, refresh=False)
+            self._bar.update()
+        elif self._is_shown:
+            print(name, file=sys.stderr)

@@ -1,0 +1,71 @@
+"""All steps inside one transaction that the caller began, for taking over a database: there nothing
+may be left behind when it fails, not even the tables in which yoyo keeps its notes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psycopg
+import yoyo
+from yoyo import internalmigrations
+from yoyo.backends import PostgresqlPsycopgBackend
+from yoyo.connections import default_migration_table, parse_uri
+
+from server.resources import resource_folder
+
+
+class _GivenConnection(PostgresqlPsycopgBackend):  # type: ignore[misc]
+    """yoyo's backend on a connection whose transaction somebody else ends: where yoyo would begin
+    and commit, it sets a savepoint and releases it."""
+
+    _in_transaction: bool = False
+    _internal_schema_updated: bool = False
+
+    def __init__(self, connection: psycopg.Connection[tuple[Any, ...]]) -> None:
+        self._given = connection
+        super().__init__(parse_uri("postgresql+psycopg:///"), default_migration_table)
+
+    def connect(self, dburi: Any) -> Any:
+        return self._given
+
+    def copy(self) -> _GivenConnection:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """The connection is the caller's."""
+
+    def begin(self) -> None:
+        assert not self._in_transaction
+        self.savepoint("yoyo")
+        self._in_transaction = True
+
+    def commit(self) -> None:
+        self.savepoint_release("yoyo")
+        self._in_transaction = False
+
+    def rollback(self) -> None:
+        self.savepoint_rollback("yoyo")
+        self._in_transaction = False
+
+    def ensure_internal_schema_updated(self) -> None:
+        if not self._internal_schema_updated:
+            self.create_lock_table()
+            internalmigrations.upgrade(self)
+            self._internal_schema_updated = True
+
+
+def apply_steps(connection: psycopg.Connection[tuple[Any, ...]]) -> list[str]:
+    """Applies every step to a schema public without our tables; gives their names."""
+    backend = _GivenConnection(connection)
+    backend.ensure_internal_schema_updated()
+    steps = list(backend.to_apply(yoyo.read_migrations(str(resource_folder("migrations")))))
+    for step in steps:
+        backend.apply_one(step)
+    return [step.id for step in steps]
+
+
+def run_step_again(connection: psycopg.Connection[tuple[Any, ...]], step: str) -> None:
+    """Runs a step that fills tables once more, over rows that came since: one that says of itself
+    that it may be run again."""
+    file = resource_folder("migrations") / f"{step}.sql"
+    connection.execute(file.read_text(encoding="utf-8"))

@@ -1,0 +1,40 @@
+-- What was taken over from the old service and is asked for afterwards.
+
+-- The account that an id leads to: where several accounts of one identity were merged, the one that
+-- stayed; any other id leads to itself.
+CREATE OR REPLACE FUNCTION billing_data.surviving_account(p_account_id uuid) RETURNS uuid
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+RETURN coalesce(
+    (SELECT m.account_id FROM billing_data.merged_accounts AS m WHERE m.id = p_account_id),
+    p_account_id
+);
+COMMENT ON FUNCTION billing_data.surviving_account IS
+    'The account that the id of a merged account leads to. Helper.';
+
+-- What lies before the books begin, which billing.verify_ledger only counts: by reason, how many
+-- accounts, their entries of the old service, and what they had when their books were opened.
+-- agrees: the entries led to that balance; other_balance: they ended at another one (another unit, or
+-- credits given at creation); no_chain: they do not continue each other; no_entries: there were none.
+-- reason is NULL for books that were opened otherwise. Errors: actor_required.
+-- Example: SELECT * FROM billing.describe_openings();
+CREATE OR REPLACE FUNCTION billing.describe_openings()
+RETURNS TABLE (
+    reason text, accounts bigint, entries numeric, paid_credits numeric, total_uses numeric
+)
+LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM billing_data.caller_role();
+    RETURN QUERY
+    SELECT
+        o.reason, count(*), sum(o.ledger_version), sum(o.paid_credits), sum(o.total_uses)
+    FROM billing_data.ledger_openings AS o
+    GROUP BY o.reason
+    ORDER BY o.reason;
+END
+$$;
+COMMENT ON FUNCTION billing.describe_openings IS
+    'Tells what lies before the books of taken-over accounts begin. For billing_dba.';
+GRANT EXECUTE ON FUNCTION billing.describe_openings TO billing_dba;
