@@ -6,6 +6,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import psutil
@@ -240,7 +241,7 @@ def test_what_callers_send_does_not_reach_the_collector_wherever_they_put_it(
     """Also where OpenTelemetry is told to record headers, and where what failed quotes a row."""
     planted = [unique(f"planted-{place}") for place in ("path", "query", "header", "body", "state")]
     in_path, in_query, in_header, in_body, in_state = planted
-    everything = dict.fromkeys(
+    everything: dict[str, Any] = dict.fromkeys(
         (
             "OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_REQUEST",
             "OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_RESPONSE",
