@@ -7,6 +7,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
+import json
 import re
 import secrets
 import sys
@@ -21,9 +22,11 @@ from urllib.parse import parse_qs, quote, urlencode, urlsplit
 
 import httpx
 import orjson
+from cryptography.fernet import Fernet
 from joserfc import jwt
 from joserfc.jwk import KeySet, OctKey, RSAKey
 
+from server.encryption import derived_key
 from tests.support import (
     Database,
     Process,
@@ -422,3 +425,20 @@ def _public(key: RSAKey) -> dict[str, Any]:
 
 def _encoded(content: bytes) -> str:
     return base64.urlsafe_b64encode(content).rstrip(b"=").decode()
+
+
+def browser_cookie(database: Database, secret: str, email: str, subject: str) -> str:
+    """The cookie of a browser in which this member of staff has signed in, at a server with this
+    ADMIN_JWT_SECRET."""
+    session_id = secrets.token_urlsafe(32)
+    database.execute(
+        "SELECT s.email FROM billing.sign_in_admin(p_email => %s, p_google_id => %s,"
+        " p_session_hash => %s) AS s",
+        email,
+        subject,
+        hashlib.sha256(session_id.encode()).digest(),
+        user="t_web",
+    )
+    content = {"created": int(time.time()), "session": {"id": session_id, "csrf": "token"}}
+    cipher = Fernet(derived_key(secret, "cookie admin_token"))
+    return f"admin_token={cipher.encrypt(json.dumps(content).encode()).decode()}"

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, date, datetime
 from decimal import Decimal
-from functools import wraps
+from functools import cache, wraps
 from typing import Any
 from urllib.parse import urlencode
 
@@ -17,8 +17,9 @@ from jinja2 import Environment
 
 from server.admin_pages.visible import finalize, mark_exact, mark_visible
 from server.gateway import ConnectionLost, Refused, Unavailable
-from server.http.app_keys import CONFIG, REQUEST_ID
+from server.http.app_keys import CONFIG, REQUEST_ID, ROUTE_TABLE
 from server.http.errors import ApiError
+from server.http.route import Section
 from server.limits import most
 from server.staff.guard import ConsoleClosed, ForgedForm, Handler, NotSignedIn, Visit, staff_page
 from server.staff.sessions import COOKIES
@@ -33,17 +34,6 @@ HEADERS = {
     "Referrer-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
-
-# What the navigation shows: the address, the name, the first part of the page's own address.
-NAVIGATION = (
-    ("/admin", "Dashboard"),
-    ("/admin/accounts", "Accounts"),
-    ("/admin/payments", "Payments"),
-    ("/admin/keys", "API keys"),
-    ("/admin/settings", "Settings"),
-    ("/admin/staff", "Staff"),
-    ("/admin/audit", "Audit log"),
-)
 
 RequestHandler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -132,6 +122,12 @@ _SIGN_IN_AGAIN = "The link below leads back to the sign-in page."
 _OURS = "Nothing was half done. If it happens again, tell the operator the request id below."
 
 
+@cache
+def _navigation(table: tuple[Section, ...]) -> list[tuple[str, str]]:
+    """The addresses and names of the pages that have a tab."""
+    return [(route.path, route.tab) for part in table for route in part.routes if route.tab]
+
+
 async def render(
     visit: Visit, template: str, *, status: int = 200, **context: Any
 ) -> web.StreamResponse:
@@ -148,7 +144,7 @@ async def render(
             "is_admin": visit.is_admin,
             "csrf_token": visit.session.csrf_token if visit.session else "",
             "flash": flash,
-            "navigation": NAVIGATION,
+            "navigation": _navigation(request.app[ROUTE_TABLE]),
             "path": request.path,
             **context,
         },

@@ -51,7 +51,7 @@ class Route:
     `errors` are the codes beyond those that every operation with this guard and these models has;
     `guard_errors` those of a handler that asks by itself who calls. `headers` come with a success.
     Without `content_type` the answer has no body. With `secret`, an error never repeats what was
-    sent."""
+    sent. A page with a `tab` is in the console's navigation under that name."""
 
     method: str
     path: str
@@ -70,6 +70,7 @@ class Route:
     content_type: str = "application/json"
     guard_errors: tuple[str, ...] = ()
     secret: bool = False
+    tab: str = ""
 
     @property
     def is_described(self) -> bool:

@@ -13,16 +13,13 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from hashlib import sha256
 from typing import Any
 
 import httpx
 import jwt
 import psycopg
 import pytest
-from cryptography.fernet import Fernet
 
-from server.encryption import derived_key
 from server.http.route import PAGE, STAFF
 from server.routes import ROUTES
 from server.staff.admin_token import issue_token
@@ -37,6 +34,7 @@ from tests.http.wire import (
     make_charges,
     set_status,
 )
+from tests.identity_provider import browser_cookie
 from tests.sql.helpers import set_staff_domain
 from tests.support import (
     Database,
@@ -171,18 +169,7 @@ def viewer(service: Service) -> Person:
 
 def session_cookie(person: Person) -> str:
     """The cookie of a browser that this person has signed in with."""
-    session_id = secrets.token_urlsafe(32)
-    person.service.database.execute(
-        "SELECT s.email FROM billing.sign_in_admin(p_email => %s, p_google_id => %s,"
-        " p_session_hash => %s) AS s",
-        person.email,
-        person.id,
-        sha256(session_id.encode()).digest(),
-        user="t_web",
-    )
-    content = {"created": int(time.time()), "session": {"id": session_id, "csrf": "token"}}
-    cipher = Fernet(derived_key(SECRET, "cookie admin_token"))
-    return f"admin_token={cipher.encrypt(json.dumps(content).encode()).decode()}"
+    return browser_cookie(person.service.database, SECRET, person.email, person.id)
 
 
 def new_account(service: Service, **options: Any) -> str:

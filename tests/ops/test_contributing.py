@@ -1,0 +1,197 @@
+"""docs/contributing.md: its examples are made on a copy of the tree, take no more files than it
+says, and what they add works."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.contributing import EXAMPLES, Scratch
+from tests.identity_provider import browser_cookie
+from tests.sql.helpers import set_staff_domain
+from tests.support import (
+    Database,
+    Process,
+    clean_environment,
+    copy_tree,
+    free_port,
+    make_environment,
+    wait_until_healthy,
+)
+
+STAFF = "ada@example.com"
+
+
+@dataclass(frozen=True)
+class Extended:
+    """The project with one example added to it."""
+
+    scratch: Scratch
+    python: Path
+
+    def run(self, *arguments: str, **environment: str) -> str:
+        """What a command of the extended project prints."""
+        done = subprocess.run(
+            [self.python, "-P", "-m", "server", *arguments],
+            check=False,
+            cwd="/",
+            env={**clean_environment(), **environment},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    @contextmanager
+    def serving(self, database: Database) -> Iterator[Site]:
+        """Its server on a database that it has migrated, with a member of staff."""
+        self.run("migrate", DATABASE_URL=database.dsn())
+        set_staff_domain(database)
+        database.execute("SELECT billing.add_admin(p_email => %s)", STAFF, user="t_dba")
+        url = f"http://127.0.0.1:{(port := free_port())}"
+        staff = {"ADMIN_JWT_SECRET": secrets.token_hex(24), "PUBLIC_BASE_URL": url}
+        server = Process(
+            [str(self.python), "-P", "-m", "server", "serve", "--port", str(port)],
+            {"DATABASE_URL": database.dsn("t_web"), **staff},
+            cwd="/",
+        ).start()
+        try:
+            wait_until_healthy(url, server)
+            yield Site(self, database, url, staff)
+        finally:
+            server.stop()
+
+
+@dataclass(frozen=True)
+class Site:
+    """A server of the extended project."""
+
+    project: Extended
+    database: Database
+    url: str
+    settings: dict[str, str]
+
+    def token(self) -> str:
+        """A bearer token of the member of staff."""
+        environment = {"DATABASE_URL": self.database.dsn("t_dba"), **self.settings}
+        return self.project.run("admins", "token", STAFF, **environment).split()[-1]
+
+    def browser(self) -> httpx.Client:
+        """A browser in which they are signed in."""
+        secret = self.settings["ADMIN_JWT_SECRET"]
+        cookie = browser_cookie(self.database, secret, STAFF, "ada")
+        return httpx.Client(base_url=self.url, headers={"Cookie": cookie})
+
+
+def extended(tree: Path, folder: Path, name: str) -> Extended:
+    """The project with the example of this name."""
+    scratch = Scratch(copy_tree(tree, folder / "tree"))
+    EXAMPLES[name].make(scratch)
+    return Extended(scratch, make_environment(folder / "environment", scratch.folder) / "python")
+
+
+@pytest.fixture
+def project(tree: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Extended:
+    return extended(tree, tmp_path, request.param)
+
+
+def _files_of(tree: Path, heading: str) -> list[str]:
+    """The files that the document lists below a heading."""
+    text = (tree / "docs" / "contributing.md").read_text(encoding="utf-8")
+    (section,) = re.findall(rf"^## {re.escape(heading)}\n(.*?)(?=^## |\Z)", text, re.M | re.S)
+    return re.findall(r"^\d+\. `([^`]+)`", section, re.MULTILINE)
+
+
+def _matches(pattern: str, file: str) -> bool:
+    """Whether a file is one that the document means by `pattern`, which has <words> for names."""
+    return re.fullmatch(re.sub(r"<\w+>", "[^/]+", pattern), file) is not None
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_an_example_changes_the_files_that_the_document_lists(
+    tree: Path, tmp_path: Path, name: str
+) -> None:
+    scratch = Scratch(copy_tree(tree, tmp_path / "tree"))
+    EXAMPLES[name].make(scratch)
+    changed = {
+        str(file.relative_to(scratch.folder))
+        for file in scratch.folder.rglob("*")
+        if file.is_file() and not _is_same(file, tree / file.relative_to(scratch.folder))
+    }
+    assert changed == scratch.changed
+    listed = _files_of(tree, name)
+    assert len(changed) == len(listed) <= EXAMPLES[name].most_files
+    for pattern in listed:
+        assert [file for file in changed if _matches(pattern, file)], pattern
+
+
+def _is_same(file: Path, other: Path) -> bool:
+    return other.is_file() and file.read_bytes() == other.read_bytes()
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_an_example_is_clean(tree: Path, tmp_path: Path, name: str) -> None:
+    scratch = Scratch(copy_tree(tree, tmp_path / "tree"))
+    EXAMPLES[name].make(scratch)
+    python = [file for file in scratch.changed if file.endswith(".py")]
+    sql = [file for file in scratch.changed if file.endswith(".sql")]
+    tools = [["ruff", "check", *python], ["ruff", "format", "--check", *python]]
+    tools += [["sqlfluff", "lint", "--nocolor", *sql]] if sql else []
+    for tool in tools:
+        command = [str(Path(sys.executable).parent / tool[0]), *tool[1:]]
+        done = subprocess.run(
+            command, check=False, cwd=scratch.folder, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("project", ["A new endpoint"], indirect=True)
+def test_the_new_endpoint_is_served_and_described(database: Database, project: Extended) -> None:
+    with project.serving(database) as site:
+        path = "/admin/api/plans"
+        assert httpx.get(site.url + path).status_code == 401
+        database.execute(
+            "SELECT billing.check_credit(p_oauth_provider => 'oauth:google',"
+            " p_external_id => 'ada')",
+            user="t_dba",
+        )
+        token = site.token()
+        answer = httpx.get(site.url + path, headers={"Authorization": f"Bearer {token}"})
+        assert answer.status_code == 200, answer.text
+        assert answer.json() == [{"plan_name": "free", "accounts": 1}]
+        document = httpx.get(f"{site.url}/openapi.json").json()
+        operation = document["paths"][path]["get"]
+        assert (operation["operationId"], operation["summary"]) == ("listPlans", "Count plans")
+        schema = operation["responses"]["200"]["content"]["application/json"]["schema"]
+        assert schema == {"type": "array", "items": {"$ref": "#/components/schemas/Plan"}}
+        assert document["components"]["schemas"]["Plan"]["properties"]["accounts"] == {
+            "type": "integer",
+            "format": "int64",
+            "minimum": 0,
+            "description": "Accounts that have the plan.",
+        }
+        assert path in httpx.get(f"{site.url}/docs").text
+
+
+@pytest.mark.parametrize("project", ["A new page"], indirect=True)
+def test_the_new_page_is_shown_to_staff_alone_and_has_a_tab(
+    database: Database, project: Extended
+) -> None:
+    with project.serving(database) as site, site.browser() as browser:
+        asked = httpx.get(f"{site.url}/admin/clock")
+        assert asked.status_code == 303
+        assert asked.headers["location"].startswith("/admin/sign-in")
+        assert '<a href="/admin/clock">Clock</a>' in browser.get("/admin").text
+        page = browser.get("/admin/clock")
+        assert page.status_code == 200
+        assert "<h1>Clock</h1>" in page.text
+        assert 'aria-current="page">Clock</a>' in page.text
