@@ -25,7 +25,9 @@ from bench import thin
 from bench.cluster import Stage
 from bench.data import PROVIDER
 from bench.processes import Usage, measured, resident_mb
-from server.agent.items import CHARGE, CHECK, ITEM_FIELDS
+from server.agent.charges import CHARGE
+from server.agent.checks import CHECK
+from server.app import ITEM_FIELDS
 from server.config import ServeConfig
 from server.gateway import Gateway
 from server.gateway.pool import WEB_ROLE, Pool

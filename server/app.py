@@ -13,10 +13,11 @@ import jinja2
 from aiohttp import web
 
 from server.admin_pages.page import add_filters
+from server.agent.charges import CHARGE
+from server.agent.checks import CHECK
 from server.agent.guard import GUARD, Guard
-from server.agent.items import ITEM_FIELDS
 from server.config import ServeConfig
-from server.gateway import Gateway
+from server.gateway import Gateway, calls
 from server.http.app_keys import CONFIG, GATEWAY, STOPPING
 from server.http.middleware import around_request
 from server.lazy_import import load_modules
@@ -29,6 +30,9 @@ from server.staff.limiter import LIMITER, Limiter
 from server.staff.sessions import COOKIES, Cookies
 
 _OBJECTS_BETWEEN_COLLECTIONS = 20_000
+
+# The fields of what checks and charges send, by the names of the composite types.
+ITEM_FIELDS = {calls.CHECK_ITEM.name: CHECK.fields, calls.CHARGE_ITEM.name: CHARGE.fields}
 
 
 def build_app(config: ServeConfig) -> web.Application:

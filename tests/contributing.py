@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from server.resources import latest_step
+
 NEXT_STEP = "9999_the_example"
 
 
@@ -161,6 +163,110 @@ async def show(request: web.Request, visit: Visit) -> web.StreamResponse:
     )
 
 
+def add_a_field_to_charges(tree: Scratch) -> None:
+    """`thread_id`: accepted, a part of the request's fingerprint, stored and answered. Servers of
+    the release before go on with the version of the item that they know."""
+    tree.add(
+        f"migrations/{NEXT_STEP}.sql",
+        f"-- A charge says which thread it belongs to.\n-- depends: {latest_step()}\n"
+        "SET LOCAL lock_timeout = '1s';\n"
+        "ALTER TABLE billing_data.charges ADD COLUMN thread_id text;\n",
+    )
+    tree.add(
+        f"migrations/{NEXT_STEP}.rollback.sql",
+        "ALTER TABLE billing_data.charges DROP COLUMN thread_id;\n",
+    )
+    tree.replace(
+        "sql/items.sql",
+        "            ('charge_item', 1, 'metadata_request_id', 'text'),\n",
+        "            ('charge_item', 1, 'metadata_request_id', 'text'),\n"
+        "            ('charge_item', 2, 'thread_id', 'text'),\n",
+    )
+    tree.replace(
+        "sql/items.sql",
+        "            ('charge_outcome', 1, 'replayed', 'boolean')\n",
+        "            ('charge_outcome', 1, 'replayed', 'boolean'),\n"
+        "            ('charge_outcome', 1, 'thread_id', 'text')\n",
+    )
+    for file in ("sql/charges.sql", "sql/charge_batches.sql"):
+        # The new version of the type, and of the functions that take it.
+        tree.rewrite(file, r"\bbilling\.(charge_items?(?:_once)?)\b", r"billing.\1_2")
+    _store_thread_id(tree, "sql/charges.sql")
+    charges = "server/agent/charges.py"
+    tree.rewrite(
+        charges,
+        r"(    metadata: Annotated\[ChargeMetadata, .*\n)",
+        r"\1    thread_id: Annotated[Text255 | None, _THREAD_ID] = None\n",
+    )
+    tree.rewrite(
+        charges,
+        r"(    metadata: Annotated\[f\.Origin, .*\n)",
+        r"\1    thread_id: Annotated[str | None, _THREAD_ID]\n",
+    )
+    tree.insert(
+        charges,
+        "\n\nclass ChargeMetadata(BaseModel):",
+        '_THREAD_ID = f.means("The thread that the charge belongs to.")\n',
+    )
+    tree.rewrite(charges, r'(    "paid_with": "free",\n)', r'    "thread_id": None,\n\1')
+
+
+def _store_thread_id(tree: Scratch, charges: str) -> None:
+    """What the functions do with the field."""
+    tree.replace(
+        charges,
+        "        length((p_item).metadata_request_id), length((p_item).customer_email),\n",
+        "        length((p_item).metadata_request_id), length((p_item).thread_id),\n"
+        "        length((p_item).customer_email),\n",
+    )
+    tree.replace(
+        charges,
+        "    # billing_data.field_hash('metadata_request_id', (p_item).metadata_request_id)\n",
+        "    # billing_data.field_hash('metadata_request_id', (p_item).metadata_request_id)\n"
+        "    # billing_data.field_hash('thread_id', (p_item).thread_id)\n",
+    )
+    # The columns of both INSERTs, and the values of each.
+    tree.rewrite(
+        charges,
+        r"metadata_request_id, created_at,\n",
+        "metadata_request_id, thread_id, created_at,\n",
+    )
+    tree.replace(
+        charges,
+        "            (w.asked).metadata_request_id, v_now, w.fingerprint, w.api_key_id, p_role,\n",
+        "            (w.asked).metadata_request_id, (w.asked).thread_id, v_now, w.fingerprint,\n"
+        "            w.api_key_id, p_role,\n",
+    )
+    tree.replace(
+        charges,
+        "            p_metadata_request_id, created_at, v_fingerprint, v_api_key_id, v_role,\n",
+        "            p_metadata_request_id, p_thread_id, created_at, v_fingerprint, v_api_key_id,\n"
+        "            v_role,\n",
+    )
+    # What comes of an item: of one whose key was used, and of a new one.
+    tree.replace(
+        charges,
+        "    false\n)::billing.charge_outcome;",
+        "    false, (p_used).thread_id\n)::billing.charge_outcome;",
+    )
+    tree.replace(
+        charges,
+        "                (w.asked).metadata_request_id, NULL, NULL, false\n",
+        "                (w.asked).metadata_request_id, NULL, NULL, false, (w.asked).thread_id\n",
+    )
+    # The single form.
+    tree.replace(
+        charges,
+        "    p_metadata_request_id text DEFAULT NULL,\n",
+        "    p_metadata_request_id text DEFAULT NULL,\n    p_thread_id text DEFAULT NULL,\n",
+    )
+    tree.replace(
+        charges,
+        "        p_metadata_request_id, p_customer_email, p_user_role, p_agent_id,",
+        "        p_metadata_request_id, p_thread_id, p_customer_email, p_user_role, p_agent_id,",
+    )
+
+
 @dataclass(frozen=True)
 class WorkedExample:
     """What an example adds, and how many files it may take."""
@@ -171,6 +277,7 @@ class WorkedExample:
 
 # By the headings of docs/contributing.md.
 EXAMPLES = {
+    "A new field of a charge": WorkedExample(add_a_field_to_charges, 6),
     "A new endpoint": WorkedExample(add_an_endpoint, 3),
     "A new page": WorkedExample(add_a_page, 3),
 }

@@ -11,11 +11,12 @@ from uuid import UUID
 
 import orjson
 from aiohttp import web
+from pydantic import BaseModel, Field, SkipValidation
 from typing_extensions import TypedDict
 
 from server.agent.endpoint import Call, refused_outcome
-from server.agent.items import CHARGE
-from server.agent.models import ChargeBatchRequest, ChargeRequest
+from server.agent.items import ItemFields
+from server.agent.models import Amount, Identity, Profile
 from server.gateway import Gateway, Item, Row, calls
 from server.http import fields as f
 from server.http.answers import From, reader
@@ -24,8 +25,42 @@ from server.http.error_codes import Error, InsufficientCredits, ValidationError
 from server.http.errors import ApiError, error_body, json_response, refusal, validation_error
 from server.http.example_values import ACCOUNT_ID, ADA, STRANGER
 from server.http.route import ErrorAnswer, Example
-from server.http.validation import validate
+from server.http.validation import Currency, Description, Text255, validate
 from server.observe import metrics
+
+
+class ChargeMetadata(BaseModel):
+    """Where a charge comes from, kept with it."""
+
+    message_id: Annotated[Text255 | None, f.means("The message that was worked on.")] = None
+    agent_id: Annotated[Text255 | None, f.AGENT_ID] = None
+    channel_id: Annotated[Text255 | None, f.CHANNEL_ID] = None
+    request_id: Annotated[Text255 | None, f.means("The agent's own id for what it worked on.")] = (
+        None
+    )
+
+
+class _Charge(BaseModel):
+    amount_minor: Annotated[Amount, f.AMOUNT]
+    currency: Annotated[Currency, f.SAME_CURRENCY]
+    description: Annotated[Description, f.DESCRIPTION]
+    idempotency_key: Annotated[Text255 | None, f.IDEMPOTENCY_KEY] = None
+    metadata: Annotated[ChargeMetadata, f.CHARGE_ORIGIN] = Field(default_factory=ChargeMetadata)
+
+
+class ChargeRequest(Profile, _Charge, Identity):
+    """POST /v1/billing/charges"""
+
+
+class ChargeBatchRequest(BaseModel):
+    """POST /v1/billing/charges:batch. Each charge is validated by itself, so that one that is
+    malformed fails alone."""
+
+    charges: Annotated[
+        list[SkipValidation[ChargeRequest]],
+        Field(min_length=1, max_length=1000),
+        f.means("The charges, each decided by itself."),
+    ]
 
 
 class Charge(TypedDict):
@@ -140,6 +175,9 @@ BATCH = Example(
     idempotency_key="scout-batch-17",
 )
 ALREADY_EXISTS = ErrorAnswer("charge_already_exists", ChargeExists, {"charge": EXAMPLE_CHARGE})
+
+# A charge finds its account, or is refused: there is nobody to store the two for.
+CHARGE = ItemFields(ChargeRequest, leave_out=frozenset({"wa_id", "tenant_id"}))
 
 _charge = reader(Charge, calls.CHARGE_ITEMS.columns)
 

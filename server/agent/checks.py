@@ -8,8 +8,9 @@ from typing import Annotated
 from aiohttp import web
 from typing_extensions import TypedDict
 
-from server.agent import items
 from server.agent.endpoint import Call, refused_outcome
+from server.agent.items import ItemFields
+from server.agent.models import CheckRequest
 from server.gateway import calls
 from server.http import fields as f
 from server.http.answers import reader
@@ -59,6 +60,8 @@ EXAMPLE = Example(
     },
 )
 
+CHECK = ItemFields(CheckRequest)
+
 _check = reader(CreditCheck, calls.CHECK_ITEMS.columns)
 
 
@@ -68,7 +71,7 @@ async def check_credit(request: web.Request, call: Call) -> web.StreamResponse:
     yet gets an account with free uses. E-mail address, role, agent and marketing consent are stored
     when given."""
     started = perf_counter()
-    row = await call.gateway.check_credit(items.CHECK.item(call.body, call.api_key_id))
+    row = await call.gateway.check_credit(CHECK.item(call.body, call.api_key_id))
     metrics.CREDIT_CHECK_DURATION.observe(perf_counter() - started)
     if row["outcome"] != "checked":
         error = await refused_outcome(call.gateway, call.api_key_id, call.permission, row)

@@ -11,10 +11,8 @@ from uuid import UUID
 
 from pydantic import BaseModel
 
-from server.agent.models import ChargeRequest, CheckRequest
 
-
-class ItemType:
+class ItemFields:
     """The items of one composite type, plain tuples, and how they are made from a request."""
 
     def __init__(self, model: type[BaseModel], leave_out: frozenset[str] = frozenset()) -> None:
@@ -34,11 +32,3 @@ def _paths(model: type[BaseModel]) -> Iterator[str]:
             yield from (f"{name}.{path}" for path in _paths(nested))
         else:
             yield name
-
-
-CHECK = ItemType(CheckRequest)
-# A charge finds its account, or is refused: there is nobody to store the other two for.
-CHARGE = ItemType(ChargeRequest, leave_out=frozenset({"wa_id", "tenant_id"}))
-
-# By the names of the composite types.
-ITEM_FIELDS = {"check_item": CHECK.fields, "charge_item": CHARGE.fields}

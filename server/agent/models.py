@@ -9,7 +9,6 @@ from typing import Annotated, Any
 from pydantic import (
     BaseModel,
     Field,
-    SkipValidation,
     ValidationError,
     ValidatorFunctionWrapHandler,
     WrapValidator,
@@ -83,29 +82,10 @@ class CheckContext(BaseModel):
     ] = None
 
 
-class ChargeMetadata(BaseModel):
-    """Where a charge comes from, kept with it."""
-
-    message_id: Annotated[Text255 | None, f.means("The message that was worked on.")] = None
-    agent_id: Annotated[Text255 | None, f.AGENT_ID] = None
-    channel_id: Annotated[Text255 | None, f.CHANNEL_ID] = None
-    request_id: Annotated[Text255 | None, f.means("The agent's own id for what it worked on.")] = (
-        None
-    )
-
-
 class _Check(BaseModel):
     context: Annotated[
         CheckContext, f.means("Where the check comes from; kept with its audit record.")
     ] = Field(default_factory=CheckContext)
-
-
-class _Charge(BaseModel):
-    amount_minor: Annotated[Amount, f.AMOUNT]
-    currency: Annotated[Currency, f.SAME_CURRENCY]
-    description: Annotated[Description, f.DESCRIPTION]
-    idempotency_key: Annotated[Text255 | None, f.IDEMPOTENCY_KEY] = None
-    metadata: Annotated[ChargeMetadata, f.CHARGE_ORIGIN] = Field(default_factory=ChargeMetadata)
 
 
 class _Credit(BaseModel):
@@ -149,10 +129,6 @@ class CheckRequest(Profile, _Check, Identity):
     """POST /v1/billing/credits/check"""
 
 
-class ChargeRequest(Profile, _Charge, Identity):
-    """POST /v1/billing/charges"""
-
-
 class CreditRequest(Profile, _Credit, Identity):
     """POST /v1/billing/credits"""
 
@@ -168,17 +144,6 @@ class AccountRequest(Profile, _Account, Identity):
 class PurchaseRequest(_Purchase, Identity):
     """POST /v1/billing/purchases. The e-mail address is needed here; nothing returns to
     return_url, which clients send all the same."""
-
-
-class ChargeBatchRequest(BaseModel):
-    """POST /v1/billing/charges:batch. Each charge is validated by itself, so that one that is
-    malformed fails alone."""
-
-    charges: Annotated[
-        list[SkipValidation[ChargeRequest]],
-        Field(min_length=1, max_length=1000),
-        f.means("The charges, each decided by itself."),
-    ]
 
 
 class AccountPath(BaseModel):

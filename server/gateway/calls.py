@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from server.gateway.item_fields import fields_of, newest
+
 
 class SchemaMismatch(Exception):
     """The database does not have what this release calls; `faults` says what is missing."""
@@ -69,23 +71,23 @@ _ACCOUNT = (
 )
 
 # Lists of items: tuples in the order of the composite types billing.check_item and charge_item.
+# What nobody reads of an outcome is left out.
 CHECK_ITEMS = function_call(
-    "check_items",
+    newest("check_items", "check_item"),
     "items wait",
-    "item outcome has_credit credits_remaining plan_name reason free_uses_remaining total_uses"
-    " purchase_required purchase_price_minor purchase_uses account_created",
+    " ".join(fields_of("check_outcome")),
     label="check_credits",
 )
 CHARGE_ITEMS = function_call(
-    "charge_items",
+    newest("charge_items", "charge_item"),
     "items wait",
-    "item outcome charge_id account_id amount_minor currency balance_after created_at description"
-    " metadata_message_id metadata_agent_id metadata_channel_id metadata_request_id paid_with"
-    " free_uses_after balance account_currency",
+    " ".join(
+        name for name in fields_of("charge_outcome") if name not in ("balance_before", "replayed")
+    ),
     label="create_charges",
 )
 CHARGE_ITEMS_ONCE = function_call(
-    "charge_items_once",
+    newest("charge_items_once", "charge_item"),
     "idempotency_key request_fingerprint items batch_fingerprint wait",
     " ".join([*CHARGE_ITEMS.columns, "replayed"]),
     label="create_charges_once",
@@ -327,7 +329,7 @@ MAY_BE_STALE = frozenset(
 class ItemType:
     """A composite type of which lists are sent with `call`; and `single`, the function for one item
     that is plain, with the item's fields as its first arguments. `constants` are the columns of an
-    answer, as SQL, that this function does not give and that are no fields of the item."""
+    answer, as SQL, that are neither the function's nor told from the item."""
 
     name: str
     call: FunctionCall
@@ -337,12 +339,8 @@ class ItemType:
     def single_call(self, fields: Sequence[str]) -> FunctionCall:
         """The call for one item with these fields, as arguments; no row where it is not plain."""
         passed = ", ".join(f"p_{field} => ${place}" for place, field in enumerate(fields, 1))
-        echoed = {
-            field: f"${place}"
-            for place, field in enumerate(fields, 1)
-            if field.startswith("metadata_")
-        }
-        others = {**self.constants, **echoed}
+        echoed = {field: f"${place}" for place, field in enumerate(fields, 1)}
+        others = {**echoed, **self.constants}
         columns = ", ".join(
             f"{others.get(column, f'f.{column}')} AS {column}" for column in self.call.columns
         )
@@ -356,18 +354,19 @@ class ItemType:
 
 
 CHECK_ITEM = ItemType(
-    "check_item",
+    newest("check_item", "check_item"),
     CHECK_ITEMS,
     "check_credit",
     {"item": "1", "outcome": "'checked'", "account_created": "false"},
 )
 CHARGE_ITEM = ItemType(
-    "charge_item",
+    newest("charge_item", "charge_item"),
     CHARGE_ITEMS,
     "create_charge",
     {
         "item": "1",
         "outcome": "'created'",
+        **{name: f"f.{name}" for name in ("amount_minor", "currency", "description")},
         "balance": "NULL::bigint",
         "account_currency": "NULL::text",
     },

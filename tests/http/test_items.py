@@ -5,8 +5,8 @@ from __future__ import annotations
 from hashlib import sha256
 from uuid import UUID
 
-from server.agent import charges, items
-from server.agent.models import ChargeRequest
+from server.agent import charges, checks
+from server.agent.charges import ChargeRequest
 from server.gateway import CHARGE_KEY
 
 _KEY = UUID("11111111-2222-3333-4444-555555555555")
@@ -22,8 +22,8 @@ _CHARGE = {
 
 
 def test_items_have_the_fields_of_their_request_and_the_key_last() -> None:
-    item = items.CHARGE.item(ChargeRequest.model_validate(_CHARGE), _KEY)
-    assert dict(zip(items.CHARGE.fields, item, strict=True)) == {
+    item = charges.CHARGE.item(ChargeRequest.model_validate(_CHARGE), _KEY)
+    assert dict(zip(charges.CHARGE.fields, item, strict=True)) == {
         "oauth_provider": "oauth:google",
         "external_id": 'user\'s "own" \\ \u00fc',
         "amount_minor": 5,
@@ -41,7 +41,7 @@ def test_items_have_the_fields_of_their_request_and_the_key_last() -> None:
         "marketing_opt_in_source": None,
         "api_key_id": _KEY,
     }
-    assert items.CHECK.fields[4:7] == (
+    assert checks.CHECK.fields[4:7] == (
         "context_agent_id",
         "context_channel_id",
         "context_request_id",
@@ -49,14 +49,14 @@ def test_items_have_the_fields_of_their_request_and_the_key_last() -> None:
 
 
 def test_an_item_begins_with_its_account_and_has_its_idempotency_key_where_lanes_look() -> None:
-    for item_type in (items.CHECK, items.CHARGE):
+    for item_type in (checks.CHECK, charges.CHARGE):
         assert item_type.fields[:2] == ("oauth_provider", "external_id")
-    assert items.CHARGE.fields[CHARGE_KEY] == "idempotency_key"
+    assert charges.CHARGE.fields[CHARGE_KEY] == "idempotency_key"
 
 
 def test_a_batch_has_the_fingerprint_that_the_release_before_gave_it() -> None:
     """It hashed the text of its tuples, which had names."""
-    item = items.CHARGE.item(ChargeRequest.model_validate(_CHARGE), _KEY)
+    item = charges.CHARGE.item(ChargeRequest.model_validate(_CHARGE), _KEY)
     before = (
         "[1,[0],[\"ChargeItem(oauth_provider='oauth:google', external_id='user\\\\'s \\\"own\\\""
         " \\\\\\\\ \u00fc', amount_minor=5, currency='USD', description='One use',"

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, Field, field_validator
 
 from server.agent import models as m
+from server.agent.charges import ChargeRequest
 from server.http.quick_decoder import quick_decoder
 from server.http.validation import parse_json_body, validate
 
-MODELS = (m.CheckRequest, m.ChargeRequest, m.AccountRequest, m.PurchaseRequest)
+MODELS = (m.CheckRequest, ChargeRequest, m.AccountRequest, m.PurchaseRequest)
 QUICK: dict[type[BaseModel], Callable[[bytes], Any] | None] = {
     model: quick_decoder(model) for model in MODELS
 }
@@ -209,9 +210,9 @@ def test_what_clients_send_is_accepted_by_the_quick_decoder() -> None:
     for model, body in (
         (m.CheckRequest, who),
         (m.CheckRequest, {**who, "wa_id": None, "tenant_id": "t", "context": context, **profile}),
-        (m.ChargeRequest, charge),
-        (m.ChargeRequest, {**charge, "currency": "usd", "idempotency_key": "", "wa_id": "w"}),
-        (m.ChargeRequest, {**charge, "metadata": {**context, "message_id": "m"}, **profile}),
+        (ChargeRequest, charge),
+        (ChargeRequest, {**charge, "currency": "usd", "idempotency_key": "", "wa_id": "w"}),
+        (ChargeRequest, {**charge, "metadata": {**context, "message_id": "m"}, **profile}),
         (m.AccountRequest, {**who, "plan_name": "free", "initial_balance_minor": 0}),
         (m.PurchaseRequest, {**who, **profile, "return_url": "https://example.com/"}),
     ):

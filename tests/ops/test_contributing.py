@@ -20,11 +20,15 @@ from tests.identity_provider import browser_cookie
 from tests.sql.helpers import set_staff_domain
 from tests.support import (
     Database,
+    Key,
     Process,
+    charge_body,
     clean_environment,
     copy_tree,
     free_port,
+    identity,
     make_environment,
+    unique,
     wait_until_healthy,
 )
 
@@ -84,6 +88,10 @@ class Site:
         """A bearer token of the member of staff."""
         environment = {"DATABASE_URL": self.database.dsn("t_dba"), **self.settings}
         return self.project.run("admins", "token", STAFF, **environment).split()[-1]
+
+    def agent(self, key: Key) -> httpx.Client:
+        """An agent with this API key."""
+        return httpx.Client(base_url=self.url, headers={"X-API-Key": key.secret}, timeout=30)
 
     def browser(self) -> httpx.Client:
         """A browser in which they are signed in."""
@@ -152,6 +160,36 @@ def test_an_example_is_clean(tree: Path, tmp_path: Path, name: str) -> None:
             command, check=False, cwd=scratch.folder, capture_output=True, text=True
         )
         assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("project", ["A new field of a charge"], indirect=True)
+def test_the_new_field_is_accepted_stored_and_answered(
+    database: Database, project: Extended
+) -> None:
+    with project.serving(database) as site, site.agent(database.create_key()) as agent:
+        user = unique()
+        assert agent.post("/v1/billing/credits/check", json=identity(user)).status_code == 200
+        charges = "/v1/billing/charges"
+        body = charge_body(user, thread_id="thread-7")
+        key = {"Idempotency-Key": unique()}
+        made = agent.post(charges, json=body, headers=key)
+        assert (made.status_code, made.json()["thread_id"]) == (201, "thread-7"), made.text
+        stored = "SELECT c.thread_id FROM billing_data.charges AS c WHERE c.id = %s"
+        assert database.value(stored, made.json()["charge_id"]) == "thread-7"
+        again = agent.post(charges, json=body, headers=key)
+        assert (again.json(), again.headers["idempotent-replayed"]) == (made.json(), "true")
+        other = agent.post(charges, json={**body, "thread_id": "thread-8"}, headers=key)
+        assert other.json()["code"] == "idempotency_key_reused"
+        assert agent.post(charges, json={**body, "thread_id": "x" * 256}).status_code == 422
+        assert agent.post(charges, json=charge_body(user)).json()["thread_id"] is None
+        batch = {"charges": [charge_body(user, thread_id="thread-9")]}
+        (result,) = agent.post(f"{charges}:batch", json=batch).json()["results"]
+        assert (result["status"], result["body"]["thread_id"]) == (201, "thread-9")
+        schemas = agent.get("/openapi.json").json()["components"]["schemas"]
+        for name in ("ChargeRequest", "Charge"):
+            field = schemas[name]["properties"]["thread_id"]
+            assert field["description"] == "The thread that the charge belongs to."
+        assert database.execute("SELECT * FROM billing.verify_ledger()") == []
 
 
 @pytest.mark.parametrize("project", ["A new endpoint"], indirect=True)

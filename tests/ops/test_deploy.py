@@ -17,7 +17,8 @@ import aiohttp
 import psycopg
 import pytest
 
-from server.migrate import latest_step
+from tests.contributing import NEXT_STEP as OF_THE_EXAMPLE
+from tests.contributing import Scratch, add_a_field_to_charges
 from tests.ops.load import account_with_credits
 from tests.support import (
     Database,
@@ -126,7 +127,7 @@ def release(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         # Each function's body is another one.
         text = re.sub(r"(?m)^BEGIN$", "BEGIN\n    -- As of the next release.", text)
         file.write_text(text)
-    _add_a_field_to_charges(copy)
+    add_a_field_to_charges(Scratch(copy))
     _replace(copy / "sql" / "errors.sql", "'Account is closed'", "'Account is closed now'")
     _replace(
         copy / "sql" / "transactions.sql",
@@ -140,7 +141,7 @@ def release(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             "GRANT EXECUTE ON FUNCTION billing.next_release TO billing_server, billing_dba;\n"
         )
     (copy / "migrations" / f"{NEXT_STEP}.sql").write_text(
-        f"-- A column that the next release will fill.\n-- depends: {latest_step()}\n"
+        f"-- A column that the next release will fill.\n-- depends: {OF_THE_EXAMPLE}\n"
         "SET LOCAL lock_timeout = '1s';\n"
         "ALTER TABLE billing_data.accounts ADD COLUMN next_column text;\n"
         "ALTER TABLE billing_data.charges ADD COLUMN next_column text;\n"
@@ -150,51 +151,6 @@ def release(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "ALTER TABLE billing_data.charges DROP COLUMN next_column;\n"
     )
     return make_environment(folder / "environment", copy)
-
-
-def _add_a_field_to_charges(copy: Path) -> None:
-    """As sql/items.sql says how: a new version of the type and of the functions that take it."""
-    sql, server = copy / "sql", copy / "server"
-    text = "Text255 | None = None"
-    for file, old, new in (
-        (
-            sql / "items.sql",
-            "('charge_item', 1, 'metadata_request_id', 'text'),",
-            "('charge_item', 1, 'metadata_request_id', 'text'),"
-            " ('charge_item', 2, 'metadata_next', 'text'),",
-        ),
-        (
-            sql / "items.sql",
-            "('charge_outcome', 1, 'replayed', 'boolean')",
-            "('charge_outcome', 1, 'replayed', 'boolean'),"
-            " ('charge_outcome', 1, 'next_column', 'text')",
-        ),
-        (
-            sql / "charges.sql",
-            "    p_metadata_request_id text DEFAULT NULL,",
-            "    p_metadata_request_id text DEFAULT NULL, p_metadata_next text DEFAULT NULL,",
-        ),
-        (
-            sql / "charges.sql",
-            "p_metadata_request_id, p_customer_email,",
-            "p_metadata_request_id, p_metadata_next, p_customer_email,",
-        ),
-        (sql / "kept.sql", "i.request_id,", "i.request_id, NULL,"),
-        (
-            server / "agent" / "models.py",
-            f"    request_id: {text}\n\n\nclass _Check(",
-            f"    request_id: {text}\n    next: {text}\n\n\nclass _Check(",
-        ),
-        (server / "agent" / "items.py", '"charge_item"', '"charge_item_2"'),
-    ):
-        _replace(file, old, new)
-    for name in ("charges", "charge_batches", "kept"):
-        file = sql / f"{name}.sql"
-        text = re.sub(r"\bbilling\.(charge_items?(?:_once)?)\b", r"billing.\1_2", file.read_text())
-        # Who lists a row's fields lists the new ones too.
-        file.write_text(re.sub(r"\bfalse(\s+\)::billing\.charge_outcome)", r"false, NULL\1", text))
-    calls = server / "gateway" / "calls.py"
-    calls.write_text(re.sub(r'"(charge_items?(?:_once)?)"', r'"\1_2"', calls.read_text()))
 
 
 def _replace(file: Path, old: str, new: str) -> None:

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.agent.items import ITEM_FIELDS
+from server.app import ITEM_FIELDS
 from server.config import ServeConfig
 from server.gateway import Gateway, SchemaMismatch
 from tests.sql.helpers import (
