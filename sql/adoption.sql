@@ -14,9 +14,9 @@ COMMENT ON FUNCTION billing_data.surviving_account IS
 
 -- What lies before the books begin, which billing.verify_ledger only counts: by reason, how many
 -- accounts, their entries of the old service, and what they had when their books were opened.
--- agrees: the entries led to that balance; other_balance: they ended at another one (another unit, or
--- credits given at creation); no_chain: they do not continue each other; no_entries: there were none.
--- reason is NULL for books that were opened otherwise. Errors: actor_required.
+-- agrees: the entries led to that balance; other_balance: they ended at another one (another unit,
+-- or credits given at creation); no_chain: they do not continue each other; no_entries: there were
+-- none. reason is NULL for books that were opened otherwise. Errors: actor_required.
 -- Example: SELECT * FROM billing.describe_openings();
 CREATE OR REPLACE FUNCTION billing.describe_openings()
 RETURNS TABLE (
