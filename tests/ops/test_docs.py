@@ -3,10 +3,11 @@ release's version stands in one place.
 
 References are looked for in every tracked text file, across line ends and comment marks:
 
-- the name of a document: `docs/api.md`, or `api.md` for one in docs/ or at the root;
+- the name of a document: `docs/api.md`, or `api.md` for one in docs/ or at the root, also with
+  the #anchor of a heading;
 - a heading after the name: docs/payments.md, "Reconcile";
 - sections after the name of a document whose headings are numbered: contract.md 2.7 and 8.8;
-- in a document, a relative link, with its #anchor;
+- in a document, a relative link;
 - in a document but the changelog, which tells of the past, a file of the tree between backticks.
 """
 
@@ -26,6 +27,7 @@ _FOLDERS = ("bench", "docs", "migrations", "nginx", "ops", "server", "sql", "tem
 _LINE_END = re.compile(r"[ \t]*\n[ \t]*(?:#|--|//)?[ \t]*")
 _DOCUMENT = re.compile(r"(?<![\w./-])(?:\.{1,2}/)*(?:docs/)?[A-Za-z][\w-]*\.md\b")
 _HEADING = re.compile(r'[`)\]]*(?:\([\w./-]+\))?, "([^"]+)"')
+_ANCHOR = re.compile(r"#([\w-]+)")
 _SECTIONS = re.compile(r"`? ((?:(?:,|;|:|and|mended by|section) ?|\d+(?:\.\d+)* ?)+)")
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
 _FILE = re.compile(rf"`((?:{'|'.join(_FOLDERS)})/[\w./*-]+|[\w./-]+\.(?:py|sql))`")
@@ -74,6 +76,9 @@ def _dangling_in(
         if document is None:
             yield mention[0]
             continue
+        anchor = _ANCHOR.match(flat, mention.end())
+        if anchor is not None and anchor[1] not in map(_anchor, headings[document]):
+            yield mention[0] + anchor[0]
         heading = _HEADING.match(flat, mention.end())
         if heading is not None and heading[1].replace("`", "") not in headings[document]:
             yield f'{mention[0]}, "{heading[1]}"'
@@ -144,6 +149,7 @@ def test_every_reference_to_a_document_a_heading_or_a_file_leads_somewhere(tree:
         ("server/a.py", "# As docs/nothing.md says.\n", "docs/nothing.md"),
         ("server/a.py", "# contract.md 2.7,\n# 8.99: no\n", "contract.md 8.99"),
         ("server/a.py", "# (contract.md 5, mended by 8.88)\n", "contract.md 8.88"),
+        ("ops/a.yml", "runbook: docs/alerts.md#gone\n", "docs/alerts.md#gone"),
         ("sql/a.sql", '-- docs/dba.md,\n-- "No such heading"\n', 'docs/dba.md, "No such heading"'),
         ("docs/a.md", '[dba.md](dba.md), "Nothing"\n', 'dba.md, "Nothing"'),
         ("docs/a.md", "[here](../docs/gone.md)\n", "](../docs/gone.md)"),
