@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 RUNS   := $(VENV)/.installed-to-run
 STAMP  := $(VENV)/.installed
 
-.PHONY: help run test test-pgbouncer venv lint bench bench-growth soak torture env secrets clean
+.PHONY: help run test test-pgbouncer venv lint bench bench-growth adopt-growth soak torture env secrets clean
 
 help: ## Say what each target does.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,6 +62,9 @@ bench: venv ## Measure speed beside the least that does the job; QUICK=--quick t
 bench-growth: venv ## Measure an empty database beside one of 10,000,000 ledger rows: 15 minutes.
 	$(BIN)/python -m tests.system_programs
 	$(BIN)/python -m bench growth $(QUICK)
+
+adopt-growth: venv ## Take over an old database of 1,000,000 accounts: 20 minutes, 15 GB of disk.
+	$(BIN)/python -m tests.old_database.growth
 
 # Checks and charges without pause: do memory and latency stay as they are?
 MINUTES ?= 10

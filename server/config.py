@@ -87,6 +87,15 @@ class SettingsSeed:
     pack_currency: str | None = None
     admin_email_domain: str | None = None
     founders: tuple[str, ...] = ()  # invited at every deploy until they have come
+    old_names: tuple[str, ...] = ()  # what to rename in the environment, in sentences
+
+
+# Names of the old service that are not ours; the others mean the same here.
+OLD_NAMES = {
+    "FREE_USES_PER_ACCOUNT": "FREE_USES",
+    "PAID_USES_PER_PURCHASE": "PACK_USES",
+    "PRICE_PER_PURCHASE_MINOR": "PACK_PRICE_MINOR",
+}
 
 
 class _Reader:
@@ -201,6 +210,21 @@ class _Reader:
             self.faults.append(f"{name} must be a whole number")
             return default
         return int(value)
+
+    def understand_old_names(self) -> tuple[str, ...]:
+        """Takes what the old service's environment says, in letters of any size as it took them,
+        where ours says nothing; gives a sentence for each that should be renamed."""
+        given = {name.upper(): value for name, value in self.env.items() if value}
+        found = {old: ours for old, ours in OLD_NAMES.items() if old in given}
+        self.env = {
+            **{ours: given[old] for old, ours in found.items()},
+            **{name: value for name, value in self.env.items() if value},
+        }
+        return tuple(
+            f"{old} is the old service's name and will not be understood by the next release:"
+            f" call it {ours}"
+            for old, ours in found.items()
+        )
 
     def optional_integer(self, name: str, low: int, high: int) -> int | None:
         return self.integer(name, low, low, high) if self.env.get(name) else None
@@ -332,6 +356,7 @@ def load_migration_config(env: Mapping[str, str]) -> tuple[str, SettingsSeed]:
         )
     elif url is None and not read.faults:
         url = read.database_url("DATABASE_URL", required=True)
+    old_names = read.understand_old_names()
     seed = SettingsSeed(
         free_uses=read.optional_integer("FREE_USES", 0, INT64_MAX),
         pack_uses=read.optional_integer("PACK_USES", 1, INT64_MAX),
@@ -339,6 +364,7 @@ def load_migration_config(env: Mapping[str, str]) -> tuple[str, SettingsSeed]:
         pack_currency=read.pattern("PACK_CURRENCY", "[A-Z]{3}", "three capital letters"),
         admin_email_domain=read.domain("ADMIN_EMAIL_DOMAIN"),
         founders=tuple(filter(None, re.split(r"[,\s]+", read.env.get("ADMIN_EMAILS", "")))),
+        old_names=old_names,
     )
     read.finish()
     assert url is not None

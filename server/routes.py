@@ -3,6 +3,8 @@ of it. Nothing is served that is not here, and each line names its guard, public
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from aiohttp import web
 
 from server.admin_api import accounts as accounts_api
@@ -297,10 +299,29 @@ SECTIONS: tuple[Section, ...] = (
 ROUTES = tuple(route for section in SECTIONS for route in section.routes)
 
 
+# The old service's dashboard calls these without /api.
+_OF_OLD_DASHBOARD = (
+    "/admin/api/users",
+    "/admin/api/users/{account_id}",
+    "/admin/api/api-keys",
+    "/admin/api/api-keys/{api_key_id}",
+    "/admin/api/api-keys/{api_key_id}/rotate",
+    "/admin/api/analytics/overview",
+    "/admin/api/analytics/daily",
+    "/admin/api/config/providers",
+    "/admin/api/config/providers/{provider}",
+)
+OLD_ADDRESSES = tuple(
+    replace(route, path=route.path.replace("/admin/api/", "/admin/"))
+    for route in ROUTES
+    if route.path in _OF_OLD_DASHBOARD
+)
+
+
 def add_routes(app: web.Application) -> None:
     """Puts every route on the application; GET routes answer HEAD too."""
     app[ROUTE_TABLE] = SECTIONS
-    for route in ROUTES:
+    for route in (*OLD_ADDRESSES, *ROUTES):
         handler = _guarded(route)
         if route.method == "GET":
             app.router.add_get(

@@ -125,7 +125,7 @@ def adopt(
             # Without its details: they show a row's values, and some of those are secrets.
             raise MigrationError(
                 "taking the database over failed and was undone, the old one is as it was:"
-                f" {error.diag.message_primary or type(error).__name__}"
+                f" {error.diag.message_primary or str(error).splitlines()[0]}"
             ) from None
         finally:
             if not connection.broken and not connection.closed:
@@ -206,7 +206,6 @@ _SESSION = {
     "maintenance_work_mem": "512MB",
     "temp_buffers": "64MB",
     "default_transaction_read_only": "off",
-    "session_replication_role": "origin",
     "client_min_messages": "warning",
 }
 
@@ -345,21 +344,34 @@ def _put_away(connection: Connection, old: OldDatabase) -> tuple[KeptTable, ...]
     """Drops what was carried over, with every secret in clear text; gives what is kept."""
     for table, constraint in connection.execute(_FOREIGN_KEYS).fetchall():
         connection.execute(f"ALTER TABLE {table} DROP CONSTRAINT {constraint}")
+    odd = {
+        table: f"it has columns that no revision has: {', '.join(columns)}"
+        for table, columns in old.unknown_columns(_our_columns(connection)).items()
+    }
     for table in (*CARRIED_OVER, LOGINS_UNDER_WAY):
-        connection.execute(f"DROP TABLE IF EXISTS legacy_service.{table}")
+        if table not in odd:
+            connection.execute(f"DROP TABLE IF EXISTS legacy_service.{table}")
     kept = []
-    words = {**_OUR_KEPT, **dict.fromkeys(KEPT, _WHAT)}
+    words = {**_OUR_KEPT, **dict.fromkeys(KEPT, _WHAT), **odd}
     for (table,) in connection.execute(_TABLES_LEFT).fetchall():
         rows = _count(connection, f"legacy_service.{table}")
         if rows == 0 and table in _OUR_KEPT:
             connection.execute(f"DROP TABLE legacy_service.{table}")
             continue
-        connection.execute(f"ALTER TABLE legacy_service.{table} OWNER TO billing_owner")
         connection.execute(f"GRANT SELECT ON legacy_service.{table} TO billing_dba")
         kept.append(KeptTable(f"legacy_service.{table}", rows, words[table]))
-    connection.execute("ALTER SCHEMA legacy_service OWNER TO billing_owner")
     connection.execute("GRANT USAGE ON SCHEMA legacy_service TO billing_dba")
     return tuple(kept)
+
+
+def _our_columns(connection: Connection) -> set[str]:
+    rows = connection.execute(
+        "SELECT c.relname || '.' || a.attname FROM pg_catalog.pg_class AS c"
+        " INNER JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.oid"
+        " WHERE c.relnamespace = 'billing_data'::regnamespace AND c.relname = ANY (%s)",
+        (list(CARRIED_OVER),),
+    )
+    return {row[0] for row in rows}
 
 
 _FOREIGN_KEYS = """
@@ -382,7 +394,6 @@ def _note(connection: Connection, report: AdoptionReport) -> None:
         "CREATE TABLE legacy_service.adoption (adopted_at timestamptz NOT NULL DEFAULT now(),"
         " report jsonb NOT NULL)"
     )
-    connection.execute("ALTER TABLE legacy_service.adoption OWNER TO billing_owner")
     connection.execute("GRANT SELECT ON legacy_service.adoption TO billing_dba")
     connection.execute(
         "INSERT INTO legacy_service.adoption (report) VALUES (%s)", (Jsonb(report.as_dict()),)

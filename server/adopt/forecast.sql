@@ -14,8 +14,9 @@ WITH kept AS (
 ),
 accounts_before AS (
     SELECT
-        count(*) AS accounts, sum(a.paid_credits) AS paid_credits, sum(a.total_uses) AS total_uses,
-        sum(a.free_uses_remaining) AS free_uses,
+        count(*) AS accounts, coalesce(sum(a.paid_credits), 0) AS paid_credits,
+        coalesce(sum(a.total_uses), 0) AS total_uses,
+        coalesce(sum(a.free_uses_remaining), 0) AS free_uses,
         count(*) FILTER (WHERE a.marketing_opt_in) AS consents,
         count(*) FILTER (WHERE a.currency <> upper(a.currency)) AS small_currencies,
         count(*) FILTER (WHERE a.balance_minor <> 0) AS balances_minor,
@@ -24,7 +25,7 @@ accounts_before AS (
 ),
 accounts_after AS (
     SELECT
-        count(*) AS accounts, sum(k.free_uses) AS free_uses,
+        count(*) AS accounts, coalesce(sum(k.free_uses), 0) AS free_uses,
         count(*) FILTER (WHERE k.has_consent) AS consents,
         count(*) FILTER (WHERE k.has_balance_minor) AS balances_minor,
         count(*) FILTER (WHERE k.status <> 'active') AS inactive
@@ -51,7 +52,9 @@ changes AS (
 payments AS (
     SELECT count(*) AS credits, count(DISTINCT c.external_transaction_id) AS payments
     FROM public.credits AS c
-    WHERE starts_with(c.external_transaction_id, 'pi_')
+    LEFT JOIN adopt_changes AS k ON k.id = c.id AND NOT k.is_charge AND k.reason = 'key'
+    WHERE k.id IS NULL
+        AND starts_with(c.external_transaction_id, 'pi_')
         AND c.transaction_type = 'purchase'
         AND c.idempotency_key = 'stripe-' || c.external_transaction_id
 ),

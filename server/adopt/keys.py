@@ -34,7 +34,6 @@ class EndedKey:
 class _Verdict:
     status: str
     expires_at: datetime | None
-    rotated_to: UUID | None
     why_ended: str | None = None
 
 
@@ -48,19 +47,20 @@ def judge_keys(connection: Connection) -> list[EndedKey]:
         " k.created_at, now() FROM public.api_keys AS k ORDER BY k.created_at, k.id"
     ).fetchall()
     made_at = {row[0]: row[7] for row in rows}
+    verdicts = {row[0]: _judge(row[4], row[5], row[6], row[8]) for row in rows}
+    # A key has one predecessor: one that still works comes first.
+    rows.sort(key=lambda row: verdicts[row[0]].status != "rotating")
     successors: set[UUID] = set()
     connection.execute(
         "CREATE TEMPORARY TABLE adopt_keys (id uuid PRIMARY KEY, status text NOT NULL,"
         " expires_at timestamptz, rotated_to uuid) ON COMMIT DROP"
     )
     ended: list[EndedKey] = []
-    for key_id, prefix, name, environment, status, expires_at, metadata, _, now in rows:
-        verdict = _Verdict(status, expires_at, None)
-        if status == "rotating":
-            verdict = _judge_rotating(metadata, expires_at, now)
+    for key_id, prefix, name, environment, status, _, metadata, _, _ in rows:
+        verdict = verdicts[key_id]
         successor = _successor(metadata, key_id, made_at) if status == "rotating" else None
         if successor in successors:
-            successor = None  # a key has one predecessor
+            successor = None
         elif successor:
             successors.add(successor)
         connection.execute(
@@ -72,18 +72,20 @@ def judge_keys(connection: Connection) -> list[EndedKey]:
     return ended
 
 
-def _judge_rotating(metadata: Any, expires_at: datetime | None, now: datetime) -> _Verdict:
+def _judge(status: str, expires_at: datetime | None, metadata: Any, now: datetime) -> _Verdict:
+    if status != "rotating":
+        return _Verdict(status, expires_at)
     recorded = metadata.get("grace_period_until") if isinstance(metadata, dict) else None
     if recorded is None:
-        return _Verdict("revoked", expires_at, None, "no end of its grace is recorded")
+        return _Verdict("revoked", expires_at, "no end of its grace is recorded")
     grace = _moment(recorded)
     if grace is None:
-        return _Verdict("revoked", expires_at, None, "the end of its grace cannot be read")
+        return _Verdict("revoked", expires_at, "the end of its grace cannot be read")
     if grace <= now:
-        return _Verdict("revoked", expires_at, None, f"its grace ended at {grace.isoformat()}")
+        return _Verdict("revoked", expires_at, f"its grace ended at {grace.isoformat()}")
     if expires_at is not None and expires_at <= now:
-        return _Verdict("revoked", expires_at, None, f"it expired at {expires_at.isoformat()}")
-    return _Verdict("rotating", min(grace, expires_at or grace), None)
+        return _Verdict("revoked", expires_at, f"it expired at {expires_at.isoformat()}")
+    return _Verdict("rotating", min(grace, expires_at or grace))
 
 
 def _moment(text: Any) -> datetime | None:

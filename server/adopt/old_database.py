@@ -49,6 +49,13 @@ KEPT = (
     "product_usage_logs",
     "revoked_tokens",
 )
+KEPT_COLUMNS = (
+    "accounts.daily_free_uses_remaining",
+    "accounts.daily_free_uses_reset_at",
+    "accounts.daily_free_uses_limit",
+    "accounts.display_name",
+    "credits.is_test",
+)
 INTENTS = "stripe_payment_intents"
 LOGINS_UNDER_WAY = "admin_oauth_sessions"
 
@@ -63,6 +70,16 @@ class OldDatabase:
     revision: str
     tables: tuple[str, ...]
     columns: Collection[str]
+
+    def unknown_columns(self, carried_over: Collection[str]) -> dict[str, list[str]]:
+        """Columns of carried-over tables that somebody added, by table. A table of secrets has
+        none: it is not kept whatever it has."""
+        found: dict[str, list[str]] = {}
+        for name in sorted(set(self.columns) - set(carried_over) - set(KEPT_COLUMNS)):
+            table, _, column = name.partition(".")
+            if table in CARRIED_OVER and table != "provider_configs":
+                found.setdefault(table, []).append(column)
+        return found
 
     @property
     def balance_is_copy(self) -> bool:
@@ -192,7 +209,10 @@ def lock_tables(connection: Connection, old: OldDatabase) -> None:
     """Keeps everybody else out of the old tables until the transaction ends."""
     tables = ", ".join(f"public.{table}" for table in ("alembic_version", *old.tables))
     try:
-        connection.execute(f"LOCK TABLE {tables} IN ACCESS EXCLUSIVE MODE NOWAIT")
+        # Time enough for autovacuum to give way.
+        connection.execute("SET LOCAL lock_timeout = '5s'")
+        connection.execute(f"LOCK TABLE {tables} IN ACCESS EXCLUSIVE MODE")
+        connection.execute("SET LOCAL lock_timeout = 0")
     except psycopg.errors.LockNotAvailable:
         raise MigrationError(
             "somebody holds a lock on the old tables (another adoption, or a transaction that was"

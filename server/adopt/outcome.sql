@@ -1,8 +1,9 @@
 -- What adoption has left, by the rules of forecast.sql, counted in our tables.
 WITH accounts_after AS (
     SELECT
-        count(*) AS accounts, sum(a.paid_credits) AS paid_credits, sum(a.total_uses) AS total_uses,
-        sum(a.free_uses_remaining) AS free_uses,
+        count(*) AS accounts, coalesce(sum(a.paid_credits), 0) AS paid_credits,
+        coalesce(sum(a.total_uses), 0) AS total_uses,
+        coalesce(sum(a.free_uses_remaining), 0) AS free_uses,
         count(*) FILTER (WHERE a.marketing_opt_in) AS consents,
         count(*) FILTER (WHERE a.currency <> upper(a.currency)) AS small_currencies,
         count(*) FILTER (WHERE a.balance_minor <> 0) AS balances_minor,

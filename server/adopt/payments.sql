@@ -14,7 +14,8 @@ LEFT JOIN adopt_merged AS m ON m.id = i.account_id
 INNER JOIN billing_data.accounts AS a ON a.id = coalesce(m.account_id, i.account_id)
 INNER JOIN billing_data.credits AS c
     ON c.account_id = a.id AND c.idempotency_key = 'stripe-' || i.payment_intent_id
-WHERE c.transaction_type = 'purchase'
+WHERE starts_with(i.payment_intent_id, 'pi_')
+    AND c.transaction_type = 'purchase'
     AND c.external_transaction_id = i.payment_intent_id
     AND i.amount_minor > 0
 ORDER BY i.payment_intent_id, c.created_at, c.id;

@@ -44,9 +44,9 @@ SELECT
     (array_agg(a.agent_id ORDER BY a.updated_at DESC, a.id)
         FILTER (WHERE a.agent_id IS NOT NULL))[1] AS agent_id,
     coalesce(bool_or(a.marketing_opt_in), false) AS marketing_opt_in,
-    (array_agg(a.marketing_opt_in_at ORDER BY a.marketing_opt_in DESC, a.updated_at DESC, a.id)
+    (array_agg(a.marketing_opt_in_at ORDER BY a.marketing_opt_in DESC NULLS LAST, a.updated_at DESC, a.id)
     )[1] AS marketing_opt_in_at,
-    (array_agg(a.marketing_opt_in_source ORDER BY a.marketing_opt_in DESC, a.updated_at DESC, a.id)
+    (array_agg(a.marketing_opt_in_source ORDER BY a.marketing_opt_in DESC NULLS LAST, a.updated_at DESC, a.id)
     )[1] AS marketing_opt_in_source,
     max(a.updated_at) AS updated_at
 FROM public.accounts AS a

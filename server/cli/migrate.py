@@ -52,6 +52,8 @@ def _positive(text: str) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     url, seed = load_migration_config(os.environ)
+    for sentence in seed.old_names:
+        print(f"ciris-billing: {sentence}", file=sys.stderr)
     if options.dry_run and not options.adopt:
         raise CommandFailed("--dry-run goes with --adopt")
     try:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import re
 import secrets
+import subprocess
 import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,6 +19,7 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import dict_row
 
+from server.embedded import find_binaries
 from tests.support import Database, unique
 
 T = TypeVar("T")
@@ -330,3 +333,14 @@ def at_once(
 
     with ThreadPoolExecutor(connections) as pool:
         return list(itertools.chain.from_iterable(pool.map(work, range(connections))))
+
+
+def dump_of(database: Database) -> str:
+    """All that is in a database, as text that is the same for the same database."""
+    dump = subprocess.run(
+        [find_binaries(18) / "pg_dump", "--dbname", database.dsn()],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return re.sub(r"^\\(un)?restrict .*$", "", dump.stdout, flags=re.MULTILINE)
