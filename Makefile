@@ -49,7 +49,7 @@ lint: venv ## Check style, types, SQL and Dockerfile.
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache --no-logo
 	$(BIN)/hadolint Dockerfile
-	! grep -rnE --include='*.sql' '^.{101,}| $$' sql migrations bench
+	! grep -rnE --include='*.sql' '^.{101,}| $$' sql migrations bench server/adopt tests/old_database
 	$(BIN)/sqlfluff lint --nocolor sql migrations bench
 
 # What is measured how, and what the last run gave: docs/performance.md. Three quarters of an hour;

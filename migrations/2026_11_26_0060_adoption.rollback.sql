@@ -8,8 +8,8 @@ BEGIN
         OR EXISTS (SELECT FROM billing_data.ledger_openings AS o WHERE o.reason IS NOT NULL)
     THEN
         RAISE EXCEPTION USING
-            MESSAGE = 'this database was taken over from the old service, so it cannot go back to a'
-                ' release that knows nothing of that',
+            MESSAGE = 'this database was taken over from the old service, so it cannot go back to'
+                ' a release that knows nothing of that',
             HINT = 'The way back is the backup: see docs/adopting.md.';
     END IF;
 END

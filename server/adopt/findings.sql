@@ -27,7 +27,8 @@ FROM (
     SELECT
         'API keys with permissions that allow nothing here', k.key_prefix::text
     FROM public.api_keys AS k
-    WHERE k.status <> 'revoked' AND NOT k.permissions && ARRAY['billing:read', 'billing:write']::varchar[]
+    WHERE k.status <> 'revoked'
+        AND NOT k.permissions && ARRAY['billing:read', 'billing:write']::varchar[]
     UNION ALL
     SELECT
         'payments that were credited more than once', c.external_transaction_id::text

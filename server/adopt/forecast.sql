@@ -1,5 +1,5 @@
--- What adoption finds and what it will leave, rule by rule; outcome.sql counts the same rules in our
--- tables. `found` is NULL where the old database has no such thing.
+-- What adoption finds and what it will leave, rule by rule; outcome.sql counts the same rules in
+-- our tables. `found` is NULL where the old database has no such thing.
 WITH kept AS (
     SELECT
         a.balance_minor <> 0 AND NOT (
@@ -65,7 +65,9 @@ checks AS (
 keys AS (
     SELECT
         count(*) AS keys,
-        count(*) FILTER (WHERE k.status = 'active' AND (k.expires_at > now()) IS NOT FALSE) AS active,
+        count(*) FILTER (
+            WHERE k.status = 'active' AND (k.expires_at > now()) IS NOT FALSE
+        ) AS active,
         count(*) FILTER (WHERE k.status = 'active' AND k.expires_at <= now()) AS expired,
         count(*) FILTER (WHERE k.status = 'rotating') AS rotating,
         count(*) FILTER (WHERE k.status = 'revoked') AS revoked,

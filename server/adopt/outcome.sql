@@ -13,7 +13,8 @@ WITH accounts_after AS (
 charges AS (
     SELECT
         count(*) AS charges, count(*) FILTER (WHERE c.paid_with = 'free') AS free_charges,
-        count(c.idempotency_key) AS keys, count(*) FILTER (WHERE c.idempotency_key = '') AS empty_keys,
+        count(c.idempotency_key) AS keys,
+        count(*) FILTER (WHERE c.idempotency_key = '') AS empty_keys,
         count(*) FILTER (
             WHERE c.balance_after < 0
                 OR c.balance_after NOT IN (c.balance_before, c.balance_before - c.amount_minor)
@@ -36,7 +37,9 @@ checks AS (
 keys AS (
     SELECT
         count(*) AS keys,
-        count(*) FILTER (WHERE k.status = 'active' AND (k.expires_at > now()) IS NOT FALSE) AS active,
+        count(*) FILTER (
+            WHERE k.status = 'active' AND (k.expires_at > now()) IS NOT FALSE
+        ) AS active,
         count(*) FILTER (WHERE k.status = 'active' AND k.expires_at <= now()) AS expired,
         count(*) FILTER (WHERE k.status = 'rotating') AS rotating,
         count(*) FILTER (WHERE k.status = 'revoked') AS revoked

@@ -1,5 +1,5 @@
--- Payments that the old service kept intents of. What else it sold is found in its credits afterwards,
--- by steps 0021 and 0038.
+-- Payments that the old service kept intents of. What else it sold is found in its credits
+-- afterwards, by steps 0021 and 0038.
 -- stage: carrying over payment intents; needs stripe_payment_intents
 -- What was credited, at the price it was sold for.
 INSERT INTO billing_data.purchases (

@@ -1,6 +1,6 @@
 -- What taking the old database over comes to, worked out from its tables and written to temporary
--- ones; nothing else is changed. Sections begin with a line that names them. Setting adopt.free_uses
--- is how many free uses an account may have.
+-- ones; nothing else is changed. Sections begin with a line that names them. Setting
+-- adopt.free_uses is how many free uses an account may have.
 -- stage: finding accounts of one identity
 -- The earliest account of an identity stays; the others are merged into it.
 CREATE TEMPORARY TABLE adopt_merged ON COMMIT DROP AS
@@ -17,9 +17,9 @@ WHERE r.id <> r.account_id;
 CREATE UNIQUE INDEX adopt_merged_id ON adopt_merged (id);
 ANALYZE adopt_merged;
 
--- Credits and uses are added up, free uses up to what one account may have (and never below what one
--- of them has). Of the profile the newest value of each field counts, as the old service replaced
--- them. A consent, once given, stands. Of several states the strictest holds.
+-- Credits and uses are added up, free uses up to what one account may have (and never below what
+-- one of them has). Of the profile the newest value of each field counts, as the old service
+-- replaced them. A consent, once given, stands. Of several states the strictest holds.
 CREATE TEMPORARY TABLE adopt_groups ON COMMIT DROP AS
 SELECT
     g.account_id,
@@ -44,10 +44,14 @@ SELECT
     (array_agg(a.agent_id ORDER BY a.updated_at DESC, a.id)
         FILTER (WHERE a.agent_id IS NOT NULL))[1] AS agent_id,
     coalesce(bool_or(a.marketing_opt_in), false) AS marketing_opt_in,
-    (array_agg(a.marketing_opt_in_at ORDER BY a.marketing_opt_in DESC NULLS LAST, a.updated_at DESC, a.id)
-    )[1] AS marketing_opt_in_at,
-    (array_agg(a.marketing_opt_in_source ORDER BY a.marketing_opt_in DESC NULLS LAST, a.updated_at DESC, a.id)
-    )[1] AS marketing_opt_in_source,
+    (array_agg(
+        a.marketing_opt_in_at
+        ORDER BY a.marketing_opt_in DESC NULLS LAST, a.updated_at DESC, a.id
+    ))[1] AS marketing_opt_in_at,
+    (array_agg(
+        a.marketing_opt_in_source
+        ORDER BY a.marketing_opt_in DESC NULLS LAST, a.updated_at DESC, a.id
+    ))[1] AS marketing_opt_in_source,
     max(a.updated_at) AS updated_at
 FROM public.accounts AS a
 LEFT JOIN adopt_merged AS m ON m.id = a.id
@@ -82,8 +86,8 @@ WINDOW w AS (PARTITION BY e.account_id ORDER BY e.created_at, e.is_charge, e.id)
 ANALYZE adopt_entries;
 
 -- stage: looking for entries that cannot stay as they are
--- A key belongs to one entry of an account: of merged accounts the first entry keeps it. An entry says
--- what it did to the balance, at a time that has come.
+-- A key belongs to one entry of an account: of merged accounts the first entry keeps it. An entry
+-- says what it did to the balance, at a time that has come.
 CREATE TEMPORARY TABLE adopt_changes ON COMMIT DROP AS
 SELECT k.is_charge, k.id, 'key' AS reason
 FROM (
@@ -119,8 +123,11 @@ SELECT true, c.id, r.reason
 FROM public.charges AS c
 CROSS JOIN LATERAL (
     VALUES
-    (c.balance_after < 0 OR c.balance_after NOT IN (c.balance_before, c.balance_before - c.amount_minor),
-        'figures'),
+    (
+        c.balance_after < 0
+        OR c.balance_after NOT IN (c.balance_before, c.balance_before - c.amount_minor),
+        'figures'
+    ),
     (c.created_at > now(), 'time'),
     (c.idempotency_key = '', 'empty key')
 ) AS r (is_so, reason)
@@ -137,7 +144,8 @@ WHERE r.is_so;
 ANALYZE adopt_changes;
 
 -- stage: finding where each account's books begin
--- Every account with anything but free uses gets an opening: what it has, after which entry, and why.
+-- Every account with anything but free uses gets an opening: what it has, after which entry, and
+-- why.
 CREATE TEMPORARY TABLE adopt_openings ON COMMIT DROP AS
 WITH books AS (
     SELECT

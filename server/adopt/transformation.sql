@@ -1,6 +1,6 @@
--- Carries the rows of the old tables, which stand in schema legacy_service by now, over into ours, as
--- plan.sql worked out. Sections begin with a line that names them and may say what they need: a table,
--- or a column of one, that not every revision has.
+-- Carries the rows of the old tables, which stand in schema legacy_service by now, over into ours,
+-- as plan.sql worked out. Sections begin with a line that names them and may say what they need: a
+-- table, or a column of one, that not every revision has.
 -- stage: carrying over accounts
 INSERT INTO billing_data.accounts (
     id, oauth_provider, external_id, wa_id, tenant_id, balance_minor, currency, plan_name, status,
@@ -26,7 +26,10 @@ SELECT
     coalesce(g.total_uses, a.total_uses),
     coalesce(g.marketing_opt_in, a.marketing_opt_in, false),
     CASE WHEN g.account_id IS NULL THEN a.marketing_opt_in_at ELSE g.marketing_opt_in_at END,
-    CASE WHEN g.account_id IS NULL THEN a.marketing_opt_in_source ELSE g.marketing_opt_in_source END,
+    CASE
+        WHEN g.account_id IS NULL THEN a.marketing_opt_in_source
+        ELSE g.marketing_opt_in_source
+    END,
     coalesce(g.user_role, a.user_role),
     coalesce(g.agent_id, a.agent_id),
     coalesce(g.customer_email, a.customer_email),
@@ -152,8 +155,8 @@ INSERT INTO billing_data.admin_users (
 )
 SELECT
     u.id,
-    -- People are found by their address in small letters; of two that differ in nothing else, by the
-    -- one that was used last.
+    -- People are found by their address in small letters; of two that differ in nothing else, by
+    -- the one that was used last.
     CASE
         WHEN row_number() OVER (
             PARTITION BY lower(u.email) ORDER BY u.last_login_at DESC NULLS LAST, u.id

@@ -1,5 +1,5 @@
--- Rows of the later revisions, in sections that begin with a line which names the revision. They run
--- after rows.sql and use its plan.
+-- Rows of the later revisions, in sections that begin with a line which names the revision. They
+-- run after rows.sql and use its plan.
 -- revision 2025_11_25_0009
 INSERT INTO public.google_play_purchases (
     account_id, purchase_token, order_id, product_id, package_name, purchase_time_millis,

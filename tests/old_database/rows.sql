@@ -1,6 +1,7 @@
--- The rows of an old database, the same for the same seed. An account's class, its number modulo 350,
--- says which oddity it has: the sample this follows had six accounts in 350 with a balance that no row
--- explains. Settings old.accounts, old.charges, old.seed and old.has_duplicates say what to make.
+-- The rows of an old database, the same for the same seed. An account's class, its number modulo
+-- 350, says which oddity it has: the sample this follows had six accounts in 350 with a balance
+-- that no row explains. Settings old.accounts, old.charges, old.seed and old.has_duplicates say
+-- what to make.
 CREATE FUNCTION pg_temp.old_id(p_kind text, p_number bigint) RETURNS uuid
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN overlay(overlay(
@@ -67,9 +68,18 @@ SELECT
     CASE WHEN p.identity <> p.number OR p.class % 3 = 0 THEN NULL ELSE 'wa-' || p.number END,
     CASE WHEN p.class % 7 = 0 THEN 'tenant-' || p.number % 5 END,
     CASE p.class WHEN 56 THEN 77 ELSE 0 END,
-    CASE p.class WHEN 52 THEN 'EUR' WHEN 53 THEN 'usd' WHEN 54 THEN 'XXX' WHEN 43 THEN 'EUR' ELSE 'USD' END,
+    CASE
+        WHEN p.class IN (43, 52) THEN 'EUR'
+        WHEN p.class = 53 THEN 'usd'
+        WHEN p.class = 54 THEN 'XXX'
+        ELSE 'USD'
+    END,
     CASE p.class WHEN 55 THEN 'pro' ELSE 'free' END,
-    CASE WHEN p.class IN (44, 50) THEN 'suspended' WHEN p.class = 51 THEN 'closed' ELSE 'active' END,
+    CASE
+        WHEN p.class IN (44, 50) THEN 'suspended'
+        WHEN p.class = 51 THEN 'closed'
+        ELSE 'active'
+    END,
     p.created_at,
     p.created_at + p.uses * interval '1 hour' + p.class * interval '1 minute',
     -- The default was 3 and later 10.
