@@ -36,7 +36,8 @@ CREATE OR REPLACE FUNCTION billing_data.caller_role() RETURNS text
 LANGUAGE sql STABLE
 RETURN CASE
     WHEN NOT billing_data.is_web_tier()
-        AND session_user NOT IN ('legacy', 'paypal', 'square', 'stripe') THEN session_user::text
+        AND session_user <> 'legacy'
+        AND NOT billing_data.is_name_of_provider(session_user) THEN session_user::text
     ELSE billing_data.refuse_caller(false)
 END;
 COMMENT ON FUNCTION billing_data.caller_role IS

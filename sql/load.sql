@@ -20,6 +20,8 @@
 \ir currencies.sql
 --   guards of rows that never change; digests of ledger rows
 \ir append_only.sql
+--   the payment providers there are
+\ir payment_providers.sql
 --   who calls, and what they may
 \ir actors.sql
 --   the audit log
@@ -62,7 +64,7 @@
 -- Money.
 --   credits
 \ir credits.sql
---   payment providers and their secrets
+--   settings of payment providers and their secrets
 \ir provider_configs.sql
 --   what is sold
 \ir purchases.sql

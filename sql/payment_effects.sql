@@ -80,18 +80,22 @@ COMMENT ON FUNCTION billing_data.is_known_payment IS
     'Tells whether a payment was sold, reported or dealt with here. Helper.';
 
 -- The provider whose payment an external id names: one that this database has sold, heard of or
--- dealt with, or one that looks like Stripe's. NULL for every other id.
+-- dealt with, or the one whose payments' ids begin like it. NULL for every other id.
 CREATE OR REPLACE FUNCTION billing_data.provider_of_payment(p_external_transaction_id text)
 RETURNS text
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 RETURN coalesce(
     (
-        SELECT min(p.provider)
-        FROM (VALUES ('stripe'), ('square'), ('paypal')) AS p (provider)
-        WHERE billing_data.is_known_payment(p.provider, p_external_transaction_id)
+        SELECT min(p.kind)
+        FROM billing_data.payment_providers AS p
+        WHERE billing_data.is_known_payment(p.kind, p_external_transaction_id)
     ),
-    CASE WHEN starts_with(p_external_transaction_id, 'pi_') THEN 'stripe' END
+    (
+        SELECT min(p.kind)
+        FROM billing_data.payment_providers AS p
+        WHERE starts_with(p_external_transaction_id, p.payment_id_prefix)
+    )
 );
 COMMENT ON FUNCTION billing_data.provider_of_payment IS
     'The provider whose payment an external id names, NULL when none. Helper.';

@@ -35,7 +35,7 @@ CREATE OR REPLACE FUNCTION billing.process_payment_event(
     p_return_kinds text[] DEFAULT '{}',
     p_return_amounts_minor bigint[] DEFAULT '{}',
     p_returns_withdrawn boolean[] DEFAULT NULL,
-    p_provider text DEFAULT 'stripe',
+    p_provider text DEFAULT billing.default_payment_provider(),
     p_return_away_minor bigint[] DEFAULT NULL,
     p_return_states text[] DEFAULT NULL,
     p_return_transactions bigint[] DEFAULT NULL,
@@ -132,7 +132,7 @@ BEGIN
         RETURN;
     END IF;
 
-    SELECT billing_data.provider_mode(c.config_data) INTO v_mode
+    SELECT billing_data.provider_mode(c.provider_type, c.config_data) INTO v_mode
     FROM billing_data.provider_configs AS c
     WHERE c.provider_type = p_provider;
     SELECT o.outcome, o.account_id, o.purchase_id INTO STRICT v_owner
@@ -217,7 +217,7 @@ GRANT EXECUTE ON FUNCTION billing.process_payment_event TO billing_server, billi
 CREATE OR REPLACE FUNCTION billing.list_payments(
     p_payment_ids text[] DEFAULT '{}',
     p_since timestamptz DEFAULT NULL,
-    p_provider text DEFAULT 'stripe'
+    p_provider text DEFAULT billing.default_payment_provider()
 ) RETURNS TABLE (
     payment_id text,
     account_id uuid,

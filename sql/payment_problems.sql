@@ -449,7 +449,8 @@ COMMENT ON FUNCTION billing_data.note_fraud_warning IS
 -- p_credit_id, the credit that was given by hand for it; 'refunded'; or 'other'. It belongs to the
 -- payment: no event of it and no reconciliation credits it again, and its open events leave the
 -- list of problems. p_amount_minor and p_currency say what was paid where no stored event tells; a
--- refund that comes later takes back its share of the credit by them.
+-- refund that comes later takes back its share of the credit by them. Where p_provider is NULL, the
+-- payment's id tells whose it is.
 -- Locks and writes: billing_data.record_resolution, and admin_audit_logs 1. Errors: actor errors,
 -- invalid_argument, payment_already_credited, credit_not_usable.
 -- Example: SELECT billing.resolve_payment(p_payment_id => 'pi_1', p_how => 'refunded',
@@ -461,7 +462,7 @@ CREATE OR REPLACE FUNCTION billing.resolve_payment(
     p_credit_id uuid DEFAULT NULL,
     p_amount_minor bigint DEFAULT NULL,
     p_currency text DEFAULT NULL,
-    p_provider text DEFAULT 'stripe',
+    p_provider text DEFAULT NULL,
     p_session_hash bytea DEFAULT NULL
 ) RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
@@ -471,6 +472,10 @@ DECLARE
     v_actor billing_data.actor := billing_data.authorize(NULL, p_session_hash, 'billing:write');
 BEGIN
     PERFORM billing_data.require_resolution(p_payment_id, 'p_payment_id', p_reason);
+    p_provider := coalesce(
+        p_provider, billing_data.provider_of_payment(p_payment_id),
+        billing.default_payment_provider()
+    );
     PERFORM billing_data.require_payment_provider(p_provider);
     PERFORM billing_data.require(
         p_amount_minor IS NULL OR p_amount_minor > 0, 'p_amount_minor', 'it must be greater than 0'
@@ -496,7 +501,8 @@ COMMENT ON FUNCTION billing.resolve_payment IS
 GRANT EXECUTE ON FUNCTION billing.resolve_payment TO billing_server, billing_dba;
 
 -- Takes a person's resolution of a payment back: its purchase is what it was, its events are listed
--- again, and it can be credited. No balance changes.
+-- again, and it can be credited. No balance changes. Where p_provider is NULL, the payment's id
+-- tells whose it is.
 -- Locks: the payment's events in id order, the account, the purchase, the effect. Writes:
 -- payment_effects 1, purchases 0..1, payment_events 0..n, admin_audit_logs 1. Errors: actor errors,
 -- invalid_argument, payment_not_resolved (also when money of it went back since then).
@@ -504,7 +510,7 @@ GRANT EXECUTE ON FUNCTION billing.resolve_payment TO billing_server, billing_dba
 CREATE OR REPLACE FUNCTION billing.reopen_payment(
     p_payment_id text,
     p_reason text,
-    p_provider text DEFAULT 'stripe',
+    p_provider text DEFAULT NULL,
     p_session_hash bytea DEFAULT NULL
 ) RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
@@ -518,6 +524,10 @@ DECLARE
     v_problem text;
 BEGIN
     PERFORM billing_data.require_resolution(p_payment_id, 'p_payment_id', p_reason);
+    p_provider := coalesce(
+        p_provider, billing_data.provider_of_payment(p_payment_id),
+        billing.default_payment_provider()
+    );
     PERFORM billing_data.require_payment_provider(p_provider);
     PERFORM billing_data.require_durable_commit();
     PERFORM billing_data.lock_payment(p_provider, p_payment_id, NULL);
@@ -594,7 +604,7 @@ GRANT EXECUTE ON FUNCTION billing.reopen_payment TO billing_server, billing_dba;
 CREATE OR REPLACE FUNCTION billing.resolve_payment_event(
     p_event_id text,
     p_reason text,
-    p_provider text DEFAULT 'stripe',
+    p_provider text DEFAULT NULL,
     p_session_hash bytea DEFAULT NULL,
     p_how text DEFAULT NULL,
     p_credit_id uuid DEFAULT NULL
@@ -610,6 +620,14 @@ DECLARE
 BEGIN
     PERFORM billing_data.require_resolution(p_event_id, 'p_event_id', p_reason);
     PERFORM billing_data.require_durable_commit();
+    p_provider := coalesce(p_provider, (
+        SELECT e.provider
+        FROM billing_data.payment_providers AS k
+        INNER JOIN billing_data.payment_events AS e
+            ON e.provider = k.kind AND e.event_id = p_event_id
+        ORDER BY k.place
+        LIMIT 1
+    ));
     SELECT e.* INTO v_event
     FROM billing_data.payment_events AS e
     WHERE e.provider = p_provider AND e.event_id = p_event_id;
@@ -663,7 +681,7 @@ GRANT EXECUTE ON FUNCTION billing.resolve_payment_event TO billing_server, billi
 CREATE OR REPLACE FUNCTION billing.resolve_payment_warning(
     p_warning_id text,
     p_reason text,
-    p_provider text DEFAULT 'stripe',
+    p_provider text DEFAULT NULL,
     p_session_hash bytea DEFAULT NULL
 ) RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
@@ -675,6 +693,14 @@ DECLARE
 BEGIN
     PERFORM billing_data.require_resolution(p_warning_id, 'p_warning_id', p_reason);
     PERFORM billing_data.require_durable_commit();
+    p_provider := coalesce(p_provider, (
+        SELECT w.provider
+        FROM billing_data.payment_providers AS k
+        INNER JOIN billing_data.payment_warnings AS w
+            ON w.provider = k.kind AND w.warning_id = p_warning_id
+        ORDER BY k.place
+        LIMIT 1
+    ));
     UPDATE billing_data.payment_warnings AS w
     SET resolved_at = clock_timestamp(), resolution = p_reason
     WHERE w.provider = p_provider AND w.warning_id = p_warning_id AND w.resolved_at IS NULL
@@ -706,7 +732,7 @@ GRANT EXECUTE ON FUNCTION billing.resolve_payment_warning TO billing_server, bil
 CREATE OR REPLACE FUNCTION billing.resolve_shortfall(
     p_return_id text,
     p_reason text,
-    p_provider text DEFAULT 'stripe',
+    p_provider text DEFAULT NULL,
     p_session_hash bytea DEFAULT NULL
 ) RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
@@ -718,6 +744,14 @@ DECLARE
 BEGIN
     PERFORM billing_data.require_resolution(p_return_id, 'p_return_id', p_reason);
     PERFORM billing_data.require_durable_commit();
+    p_provider := coalesce(p_provider, (
+        SELECT r.provider
+        FROM billing_data.payment_providers AS k
+        INNER JOIN billing_data.payment_returns AS r
+            ON r.provider = k.kind AND r.return_id = p_return_id
+        ORDER BY k.place
+        LIMIT 1
+    ));
     UPDATE billing_data.payment_returns AS r
     SET resolved_at = clock_timestamp(), resolution = p_reason
     WHERE r.provider = p_provider

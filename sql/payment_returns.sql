@@ -189,7 +189,7 @@ BEGIN
                     ELSE '%s of %s via %s undone (%s uses given back)' END,
                 initcap(p_return.kind),
                 billing_data.money_text(abs(v_moved), p_purchase.currency),
-                initcap(p_purchase.provider), abs(v_change)
+                billing_data.provider_name(p_purchase.provider), abs(v_change)
             ),
             p_return.return_id, billing_data.free_key(v_account.id, v_key), NULL, v_now, NULL, NULL,
             p_database_role, p_payment_provider
@@ -433,7 +433,7 @@ CREATE OR REPLACE FUNCTION billing.return_payment(
     p_amount_minor bigint,
     p_currency text DEFAULT 'USD',
     p_withdrawn boolean DEFAULT true,
-    p_provider text DEFAULT 'stripe',
+    p_provider text DEFAULT billing.default_payment_provider(),
     p_away_minor bigint DEFAULT NULL,
     p_state text DEFAULT NULL,
     p_transactions bigint DEFAULT NULL,

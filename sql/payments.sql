@@ -14,21 +14,6 @@ RETURN p_outcome IN (
 COMMENT ON FUNCTION billing_data.is_payment_fault IS
     'Tells whether a payment''s outcome needs a person. Helper.';
 
--- Refuses a payment provider that there is not.
-CREATE OR REPLACE FUNCTION billing_data.require_payment_provider(p_provider text) RETURNS void
-LANGUAGE plpgsql STABLE
-SET search_path = pg_catalog, pg_temp
-AS $$
-BEGIN
-    PERFORM billing_data.require(
-        p_provider IN ('stripe', 'square', 'paypal'), 'p_provider',
-        'it must be stripe, square or paypal'
-    );
-END
-$$;
-COMMENT ON FUNCTION billing_data.require_payment_provider IS
-    'Raises invalid_argument unless it is a payment provider. Helper.';
-
 -- The purchase a payment was made for: the one that waits for it, else the one the payment itself
 -- names (a server that died between asking the provider and writing the answer down left that one).
 -- Locks: none. An empty row when there is none.
@@ -256,7 +241,7 @@ BEGIN
             format(
                 'Purchased %s (%s uses) via %s',
                 billing_data.money_text(p_amount_minor, v_purchase.currency), v_purchase.uses,
-                initcap(p_provider)
+                billing_data.provider_name(p_provider)
             ),
             p_payment_id, billing_data.free_key(v_account.id, v_key), NULL, v_now, NULL, NULL,
             p_database_role, p_payment_provider, v_credit_id
@@ -317,7 +302,7 @@ CREATE OR REPLACE FUNCTION billing.settle_purchase(
     p_purchase_id uuid DEFAULT NULL,
     p_oauth_provider text DEFAULT NULL,
     p_external_id text DEFAULT NULL,
-    p_provider text DEFAULT 'stripe',
+    p_provider text DEFAULT billing.default_payment_provider(),
     p_is_foreign boolean DEFAULT false
 ) RETURNS TABLE (outcome text, account_id uuid, purchase_id uuid, credits_added bigint)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER

@@ -1,8 +1,8 @@
 -- Payment providers' configuration. Secrets are encrypted before they arrive here and decrypted
 -- after they left: a secret is an object {encrypted, masked, mode}, and only `masked` is ever
--- listed. Publishable keys are public and stand as they are. There may be several webhook secrets
--- at a time (several endpoints, or one whose secret is changed): then webhook_secret is an array of
--- them.
+-- listed. Which settings are public and stand as they are, and of which there may be several at a
+-- time (an array then: of several endpoints' webhook secrets, or while one is changed), the
+-- provider's row in payment_providers says.
 
 -- Whether a value of config_data is a secret as it may be stored.
 CREATE OR REPLACE FUNCTION billing_data.is_sealed(p_value jsonb) RETURNS boolean
@@ -43,16 +43,16 @@ COMMENT ON FUNCTION billing_data.secrets_of IS
     'The secrets of a configuration value, as an array. Helper.';
 
 -- The configuration as it may be shown: secrets by their masks, several with commas between them.
-CREATE OR REPLACE FUNCTION billing_data.mask_config(p_config_data jsonb) RETURNS jsonb
-LANGUAGE sql IMMUTABLE
+CREATE OR REPLACE FUNCTION billing_data.mask_config(p_kind text, p_config_data jsonb) RETURNS jsonb
+LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
     SELECT coalesce(
         jsonb_object_agg(
             e.key,
             CASE
-                WHEN e.key = 'publishable_key' THEN e.value
-                WHEN e.key = 'webhook_secret' THEN (
+                WHEN e.key = ANY (p.public_settings) THEN e.value
+                WHEN e.key = ANY (p.listed_settings) THEN (
                     SELECT to_jsonb(string_agg(billing_data.mask_of(s.value), ',' ORDER BY s.place))
                     FROM jsonb_array_elements(billing_data.secrets_of(e.value))
                         WITH ORDINALITY AS s (value, place)
@@ -62,30 +62,38 @@ BEGIN ATOMIC
         ),
         '{}'
     )
-    FROM jsonb_each(p_config_data) AS e;
+    FROM billing_data.payment_providers AS p
+    CROSS JOIN jsonb_each(p_config_data) AS e
+    WHERE p.kind = p_kind;
 END;
 COMMENT ON FUNCTION billing_data.mask_config IS
     'A provider''s configuration with its secrets masked. Helper.';
 
--- The mode (test or live) a provider's API key is for; NULL when nothing says.
-CREATE OR REPLACE FUNCTION billing_data.provider_mode(p_config_data jsonb) RETURNS text
-LANGUAGE sql IMMUTABLE
+-- The mode (test or live) a provider's credential is for; NULL when nothing says.
+CREATE OR REPLACE FUNCTION billing_data.provider_mode(p_kind text, p_config_data jsonb) RETURNS text
+LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
-RETURN coalesce(
-    p_config_data #>> '{api_key,mode}',
-    CASE
-        WHEN p_config_data ->> 'api_key' ~ '^[a-z]+_live_' THEN 'live'
-        WHEN p_config_data ->> 'api_key' ~ '^[a-z]+_test_' THEN 'test'
-    END
+RETURN (
+    SELECT coalesce(
+        p_config_data #>> ARRAY[p.credential, 'mode'],
+        CASE
+            WHEN p_config_data ->> p.credential ~ '^[a-z]+_live_' THEN 'live'
+            WHEN p_config_data ->> p.credential ~ '^[a-z]+_test_' THEN 'test'
+        END
+    )
+    FROM billing_data.payment_providers AS p
+    WHERE p.kind = p_kind
 );
 COMMENT ON FUNCTION billing_data.provider_mode IS
     'Whether a provider is set up for test or for live payments. Helper.';
 
--- The webhook secrets that a provider is to have: those given, and of those it has the ones that
--- are given by their masks. One alone is no array, as releases before there could be several expect
--- it.
+-- The secrets that a provider is to have in a setting of which there may be several: those given,
+-- and of those it has the ones that are given by their masks. One alone is no array, as releases
+-- before there could be several expect it.
 -- Errors: invalid_argument for a mask of none, and for more than ten.
-CREATE OR REPLACE FUNCTION billing_data.kept_secrets(p_stored jsonb, p_given jsonb) RETURNS jsonb
+CREATE OR REPLACE FUNCTION billing_data.kept_secrets(
+    p_setting text, p_stored jsonb, p_given jsonb
+) RETURNS jsonb
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -107,22 +115,26 @@ BEGIN
             )
         ),
         'p_config_data',
-        'a mask in webhook_secret is of no secret that is stored: see billing.list_provider_configs'
+        format(
+            'a mask in %s is of no secret that is stored: see billing.list_provider_configs',
+            p_setting
+        )
     );
     PERFORM billing_data.require(
         cardinality(v_secrets) BETWEEN 1 AND 10, 'p_config_data',
-        'there can be 1 to 10 webhook secrets'
+        format('there can be 1 to 10 %ss', replace(p_setting, '_', ' '))
     );
     RETURN CASE cardinality(v_secrets) WHEN 1 THEN v_secrets[1] ELSE to_jsonb(v_secrets) END;
 END
 $$;
 COMMENT ON FUNCTION billing_data.kept_secrets IS
-    'The webhook secrets a provider is to have, kept ones given by their masks. Helper.';
+    'The secrets a provider is to have in a setting, kept ones given by their masks. Helper.';
 
 -- Changes a provider's configuration: each member of p_config_data replaces the one of that name, a
--- null takes it away, what is not named is kept. webhook_secret may be an array, in which a mask
--- stands for a secret that is stored and stays. Test and live keys are not mixed. Given
--- p_unchanged_since (an updated_at that was read), a change since then is not overwritten.
+-- null takes it away, what is not named is kept. A setting of which there may be several may be an
+-- array, in which a mask stands for a secret that is stored and stays. Test and live keys are not
+-- mixed. Given p_unchanged_since (an updated_at that was read), a change since then is not
+-- overwritten.
 -- Locks: the provider's row. Writes: provider_configs 1, admin_audit_logs 1 (names and masks only).
 -- Errors: actor errors, invalid_argument, provider_config_changed.
 -- Example: SELECT * FROM billing.set_provider_config(p_provider_type => 'stripe',
@@ -146,14 +158,14 @@ DECLARE
     v_before billing_data.provider_configs;
     v_after billing_data.provider_configs;
     v_is_new boolean;
-    v_publishable_mode text;
+    v_provider billing_data.payment_providers;
     v_member record;
     v_config_data jsonb := p_config_data;
 BEGIN
-    PERFORM billing_data.require(
-        p_provider_type IN ('stripe', 'square', 'paypal'),
-        'p_provider_type', 'it must be stripe, square or paypal'
-    );
+    PERFORM billing_data.require_payment_provider(p_provider_type, 'p_provider_type');
+    SELECT p.* INTO STRICT v_provider
+    FROM billing_data.payment_providers AS p
+    WHERE p.kind = p_provider_type;
     PERFORM billing_data.require(
         jsonb_typeof(p_config_data) = 'object', 'p_config_data', 'it must be an object'
     );
@@ -163,10 +175,14 @@ BEGIN
     FOR v_member IN SELECT e.key, e.value FROM jsonb_each(p_config_data) AS e LOOP
         PERFORM billing_data.require(
             jsonb_typeof(v_member.value) = 'null'
-            OR (v_member.key = 'publishable_key' AND jsonb_typeof(v_member.value) = 'string')
-            OR (v_member.key <> 'publishable_key' AND billing_data.is_sealed(v_member.value))
+            OR CASE
+                WHEN v_member.key = ANY (v_provider.public_settings)
+                    THEN jsonb_typeof(v_member.value) = 'string'
+                ELSE billing_data.is_sealed(v_member.value)
+            END
             OR (
-                v_member.key = 'webhook_secret' AND jsonb_typeof(v_member.value) = 'array'
+                v_member.key = ANY (v_provider.listed_settings)
+                AND jsonb_typeof(v_member.value) = 'array'
                 AND NOT EXISTS (
                     SELECT
                     FROM jsonb_array_elements(billing_data.secrets_of(v_member.value)) AS s (value)
@@ -192,14 +208,15 @@ BEGIN
     IF v_before.updated_at <> p_unchanged_since THEN
         PERFORM billing_data.raise_error('provider_config_changed');
     END IF;
-    IF jsonb_typeof(v_config_data -> 'webhook_secret') = 'array' THEN
+    FOR v_member IN SELECT e.key, e.value FROM jsonb_each(p_config_data) AS e LOOP
+        CONTINUE WHEN jsonb_typeof(v_member.value) <> 'array';
         v_config_data := v_config_data || jsonb_build_object(
-            'webhook_secret',
+            v_member.key,
             billing_data.kept_secrets(
-                v_before.config_data -> 'webhook_secret', v_config_data -> 'webhook_secret'
+                v_member.key, v_before.config_data -> v_member.key, v_member.value
             )
         );
-    END IF;
+    END LOOP;
     UPDATE billing_data.provider_configs AS c
     SET config_data = (
             SELECT coalesce(jsonb_object_agg(e.key, e.value), '{}')
@@ -212,14 +229,20 @@ BEGIN
     WHERE c.provider_type = p_provider_type
     RETURNING c.* INTO v_after;
 
-    v_publishable_mode := substring(
-        v_after.config_data ->> 'publishable_key' FROM '^[a-z]+_(test|live)_'
-    );
-    PERFORM billing_data.require(
-        (billing_data.provider_mode(v_after.config_data) <> v_publishable_mode) IS NOT TRUE,
-        'p_config_data',
-        'test and live keys cannot be mixed: give api_key and publishable_key of one mode together'
-    );
+    FOR v_member IN SELECT e.key, e.value FROM jsonb_each_text(v_after.config_data) AS e LOOP
+        PERFORM billing_data.require(
+            (
+                v_member.key = ANY (v_provider.public_settings)
+                AND substring(v_member.value FROM '^[a-z]+_(test|live)_')
+                    <> billing_data.provider_mode(p_provider_type, v_after.config_data)
+            ) IS NOT TRUE,
+            'p_config_data',
+            format(
+                'test and live keys cannot be mixed: give %s and %s of one mode together',
+                v_provider.credential, v_member.key
+            )
+        );
+    END LOOP;
     PERFORM billing_data.write_audit(
         'provider_config.set', 'provider_config', p_provider_type,
         jsonb_build_object(
@@ -228,18 +251,18 @@ BEGIN
                 FROM jsonb_object_keys(p_config_data) AS k (key)
             ),
             'before', CASE WHEN NOT v_is_new THEN
-                billing_data.mask_config(v_before.config_data)
+                billing_data.mask_config(p_provider_type, v_before.config_data)
                 || jsonb_build_object('is_active', v_before.is_active)
             END,
-            'after', billing_data.mask_config(v_after.config_data)
+            'after', billing_data.mask_config(p_provider_type, v_after.config_data)
                 || jsonb_build_object('is_active', v_after.is_active)
         ),
         p_reason, v_actor
     );
     RETURN QUERY SELECT
         v_after.id, v_after.provider_type::text, v_after.is_active,
-        billing_data.mask_config(v_after.config_data),
-        billing_data.provider_mode(v_after.config_data), v_after.updated_at;
+        billing_data.mask_config(p_provider_type, v_after.config_data),
+        billing_data.provider_mode(p_provider_type, v_after.config_data), v_after.updated_at;
 END
 $$;
 COMMENT ON FUNCTION billing.set_provider_config IS
@@ -261,8 +284,9 @@ BEGIN
     PERFORM billing_data.authorize(NULL, p_session_hash, 'billing:read');
     RETURN QUERY
     SELECT
-        c.id, c.provider_type::text, c.is_active, billing_data.mask_config(c.config_data),
-        billing_data.provider_mode(c.config_data), c.updated_at
+        c.id, c.provider_type::text, c.is_active,
+        billing_data.mask_config(c.provider_type, c.config_data),
+        billing_data.provider_mode(c.provider_type, c.config_data), c.updated_at
     FROM billing_data.provider_configs AS c
     ORDER BY c.provider_type;
 END
@@ -279,7 +303,9 @@ RETURNS TABLE (is_active boolean, config_data jsonb, mode text, updated_at times
 LANGUAGE sql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
-    SELECT c.is_active, c.config_data, billing_data.provider_mode(c.config_data), c.updated_at
+    SELECT
+        c.is_active, c.config_data, billing_data.provider_mode(c.provider_type, c.config_data),
+        c.updated_at
     FROM billing_data.provider_configs AS c
     WHERE c.provider_type = p_provider_type;
 END;

@@ -23,7 +23,7 @@ COMMENT ON FUNCTION billing_data.purchase_credits IS
     'The credits a purchase has brought: 0 until it is settled. Helper.';
 
 -- The provider's configuration, secrets encrypted.
--- Errors: payment_provider_not_configured unless it is active and has an API key.
+-- Errors: payment_provider_not_configured unless it is active and has its credential.
 CREATE OR REPLACE FUNCTION billing_data.active_provider_config(p_provider text) RETURNS jsonb
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -33,8 +33,9 @@ DECLARE
 BEGIN
     SELECT c.config_data INTO v_config
     FROM billing_data.provider_configs AS c
-    WHERE c.provider_type = p_provider AND c.is_active;
-    IF coalesce(v_config ->> 'api_key', '') = '' THEN
+    INNER JOIN billing_data.payment_providers AS p ON p.kind = c.provider_type
+    WHERE c.provider_type = p_provider AND c.is_active AND c.config_data ->> p.credential <> '';
+    IF v_config IS NULL THEN
         PERFORM billing_data.raise_error('payment_provider_not_configured');
     END IF;
     RETURN v_config;
@@ -63,7 +64,7 @@ CREATE OR REPLACE FUNCTION billing.begin_purchase(
     p_marketing_opt_in boolean DEFAULT false,
     p_marketing_opt_in_source text DEFAULT NULL,
     p_idempotency_key text DEFAULT NULL,
-    p_provider text DEFAULT 'stripe',
+    p_provider text DEFAULT billing.default_payment_provider(p_to_sell => true),
     p_api_key_id uuid DEFAULT NULL,
     p_session_hash bytea DEFAULT NULL
 ) RETURNS TABLE (
@@ -77,7 +78,8 @@ CREATE OR REPLACE FUNCTION billing.begin_purchase(
     account_created boolean,
     replayed boolean,
     config_data jsonb,
-    credits_added bigint
+    credits_added bigint,
+    provider text
 )
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
@@ -144,7 +146,7 @@ BEGIN
         v_purchase.id, v_account_id, v_purchase.uses, v_purchase.price_minor,
         v_purchase.currency::text, v_purchase.payment_id::text, v_purchase.payment_status,
         v_found.created, v_replayed, v_config,
-        billing_data.purchase_credits(v_purchase.uses, v_purchase.settled_at);
+        billing_data.purchase_credits(v_purchase.uses, v_purchase.settled_at), p_provider;
 END
 $$;
 COMMENT ON FUNCTION billing.begin_purchase IS
@@ -210,12 +212,13 @@ GRANT EXECUTE ON FUNCTION billing.attach_payment TO billing_server, billing_dba;
 
 -- Reads what is known of a payment, with the configuration needed to ask the provider about it. One
 -- row always: purchase_id is NULL for a payment that is not known here, which one of the old
--- service may still turn out to be; uses are then those of the present pack.
+-- service may still turn out to be; uses are then those of the present pack. Where p_provider is
+-- NULL, the payment's id tells whose it is.
 -- Errors: actor and key errors, payment_provider_not_configured.
 -- Example: SELECT * FROM billing.find_purchase(p_payment_id => 'pi_1');
 CREATE OR REPLACE FUNCTION billing.find_purchase(
     p_payment_id text,
-    p_provider text DEFAULT 'stripe',
+    p_provider text DEFAULT NULL,
     p_api_key_id uuid DEFAULT NULL,
     p_session_hash bytea DEFAULT NULL
 ) RETURNS TABLE (
@@ -228,7 +231,8 @@ CREATE OR REPLACE FUNCTION billing.find_purchase(
     credits_added bigint,
     created_at timestamptz,
     settled_at timestamptz,
-    config_data jsonb
+    config_data jsonb,
+    provider text
 )
 LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
@@ -237,13 +241,18 @@ DECLARE
     v_config jsonb;
 BEGIN
     PERFORM billing_data.authorize(p_api_key_id, p_session_hash, 'billing:read');
+    p_provider := coalesce(
+        p_provider, billing_data.provider_of_payment(p_payment_id),
+        billing.default_payment_provider(p_to_sell => true)
+    );
     v_config := billing_data.active_provider_config(p_provider);
     RETURN QUERY
     SELECT
         p.id, p.account_id, CASE WHEN p.id IS NOT NULL THEN billing_data.purchase_status(p) END,
         coalesce(p.uses, s.pack_uses), coalesce(p.price_minor, s.pack_price_minor),
         coalesce(p.currency, s.pack_currency)::text,
-        billing_data.purchase_credits(p.uses, p.settled_at), p.created_at, p.settled_at, v_config
+        billing_data.purchase_credits(p.uses, p.settled_at), p.created_at, p.settled_at, v_config,
+        p_provider
     FROM billing_data.settings AS s
     LEFT JOIN billing_data.purchases AS p
         ON p.provider = p_provider AND p.payment_id = p_payment_id;
