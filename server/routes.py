@@ -45,7 +45,7 @@ from server.http.route import (
 from server.public import docs, service
 from server.staff import oauth
 from server.staff.guard import staff_api as guarded_for_scripts
-from server.webhooks import stripe
+from server.webhooks import payment_events
 
 # fmt: off
 SECTIONS: tuple[Section, ...] = (
@@ -82,8 +82,9 @@ SECTIONS: tuple[Section, ...] = (
               purchases.get_purchase_status, "Read a payment, by its other address",
               parameters=m.PurchasePath, answer=purchases.Payment, example=purchases.PAID,
               errors=("payment_not_found", *purchases.PROVIDER_FAULTS)),
-        Route("POST", "/v1/billing/webhooks/stripe", SIGNED, stripe.receive_stripe_event,
-              "Stripe's events", answer=stripe.EventReceipt, example=stripe.EXAMPLE,
+        Route("POST", "/v1/billing/webhooks/stripe", SIGNED, payment_events.receive_stripe_event,
+              "Stripe's events", answer=payment_events.EventReceipt,
+              example=payment_events.EXAMPLE,
               errors=("webhook_metadata_missing", "webhook_signature_invalid", "webhook_failed",
                       "payment_provider_not_configured")),
     )),

@@ -18,7 +18,7 @@ from server.gateway import calls
 from server.http.app_keys import CONFIG, GATEWAY, REQUEST_ID
 from server.payments.payments import PAYMENTS
 from server.payments.settings import WEBHOOK_SECRET, InvalidSetting, joined_secrets, secrets_of
-from server.payments.stripe_api import PaymentMissing, PaymentProviderError
+from server.payments.stripe.api import PaymentMissing, PaymentProviderError
 from server.staff.guard import Visit
 
 _LOG = logging.getLogger(__name__)

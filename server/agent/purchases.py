@@ -21,14 +21,14 @@ from server.http.route import Example
 from server.observe import metrics
 from server.payments.payments import PAYMENTS
 from server.payments.settings import ProviderSettings
-from server.payments.stripe_api import (
+from server.payments.stripe.api import (
     Intent,
     PaymentMissing,
     PaymentProviderError,
     Purchase,
     StripeApi,
 )
-from server.payments.stripe_events import purchase_metadata
+from server.payments.stripe.events import purchase_metadata
 
 WhyOver = Literal["payment_canceled", "payment_unreadable"]
 

@@ -211,7 +211,7 @@ def _store(
 
 async def _ask(settings: ProviderSettings, config: ProviderConfig) -> None:
     # Not before it is needed: `serve` says where its metrics are before anything imports them.
-    from server.payments.stripe_api import PaymentProviderError, StripeApi
+    from server.payments.stripe.api import PaymentProviderError, StripeApi
 
     stripe = await StripeApi.open(settings.api_key, config.stripe_api_base, config.stripe_timeout)
     try:

@@ -19,7 +19,7 @@ from server.payments.settings import ProviderSettings
 
 if TYPE_CHECKING:
     from server.payments.reconciliation import Difference, Report
-    from server.payments.stripe_events import MoneyReturn
+    from server.payments.stripe.events import MoneyReturn
 
 
 def add_parser(commands: Any) -> None:
@@ -53,7 +53,7 @@ def _date(text: str) -> datetime:
 
 def _run(options: argparse.Namespace) -> int:
     # Not before it is needed: `serve` says where its metrics are before anything imports them.
-    from server.payments.stripe_api import PaymentMissing, PaymentProviderError
+    from server.payments.stripe.api import PaymentMissing, PaymentProviderError
 
     config = load_provider_config(os.environ)
     settings = stored_settings(config)
@@ -87,7 +87,7 @@ async def _reconcile(
     from tqdm import tqdm
 
     from server.payments.reconciliation import Reconciliation
-    from server.payments.stripe_api import StripeApi
+    from server.payments.stripe.api import StripeApi
 
     stripe = await StripeApi.open(settings.api_key, config.stripe_api_base, config.stripe_timeout)
     bar = tqdm(desc="comparing", unit="", file=sys.stderr, disable=not sys.stderr.isatty())

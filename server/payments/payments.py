@@ -12,7 +12,7 @@ from aiohttp import web
 from server.config import ServeConfig
 from server.encryption import Cipher
 from server.payments.settings import ProviderSettings, open_settings, seal_settings
-from server.payments.stripe_api import StripeApi
+from server.payments.stripe.api import StripeApi
 
 
 class Payments:

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Protocol
 
-from server.payments.stripe_api import NotPermitted, PaymentMissing, StripeApi
-from server.payments.stripe_events import (
+from server.payments.stripe.api import NotPermitted, PaymentMissing, StripeApi
+from server.payments.stripe.events import (
     MoneyReturn,
     dispute_return,
     is_ours,

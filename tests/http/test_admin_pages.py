@@ -17,7 +17,7 @@ import pytest
 from server.admin_pages import payments
 from server.http.route import PAGE
 from server.routes import ROUTES
-from server.webhooks import stripe
+from server.webhooks import payment_events
 from tests.identity_provider import FOUNDER, Browser, Console, good_provider, running_console
 from tests.payments import ENCRYPTION_KEY
 from tests.support import Database, unique, wait_for
@@ -159,7 +159,7 @@ def test_every_outcome_of_an_event_has_its_words(module_database: Database) -> N
     )
     assert set(payments._WARNINGS) == set(re.findall(r"'(\w+)'", warnings))
     assert payments._ADVICE.keys() == faults | {"shortfall", *payments._WARNINGS}
-    assert stripe._ADVICE.keys() == faults
+    assert payment_events._ADVICE.keys() == faults
 
 
 def test_every_form_is_tried() -> None:

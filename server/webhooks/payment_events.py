@@ -19,9 +19,9 @@ from server.http.route import Example
 from server.observe import metrics
 from server.payments.payments import PAYMENTS
 from server.payments.settings import ProviderSettings
-from server.payments.stripe_api import NotPermitted, PaymentMissing, PaymentProviderError
-from server.payments.stripe_events import InvalidEvent, PaymentEvent, read_event, with_refunds
-from server.payments.stripe_signature import StaleSignature, WrongSignature, verify
+from server.payments.stripe.api import NotPermitted, PaymentMissing, PaymentProviderError
+from server.payments.stripe.events import InvalidEvent, PaymentEvent, read_event, with_refunds
+from server.payments.stripe.signature import StaleSignature, WrongSignature, verify
 
 
 class EventReceipt(TypedDict):

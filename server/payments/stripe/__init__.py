@@ -1,0 +1,1 @@
+"""Stripe (https://docs.stripe.com/api): the payment provider of web purchases."""
