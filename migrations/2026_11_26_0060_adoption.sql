@@ -1,7 +1,7 @@
 -- What a database that was taken over from the old service needs: where accounts of one identity
 -- were merged, the ids of those that went lead to the one that stayed; and an opening says why it
 -- is there. Books may then begin with a balance or with uses that no entry explains.
--- depends: 2026_11_26_0047_items
+-- depends: 2026_11_26_0051_payment_providers_validated
 SET LOCAL lock_timeout = '1s';
 
 CREATE TABLE billing_data.merged_accounts (
