@@ -99,7 +99,37 @@ CREATE FUNCTION billing.attach_payment(p_account_id uuid, p_purchase_id uuid, p_
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.begin_purchase(p_oauth_provider text, p_external_id text, p_customer_email text, p_wa_id text DEFAULT NULL::text, p_tenant_id text DEFAULT NULL::text, p_user_role text DEFAULT NULL::text, p_agent_id text DEFAULT NULL::text, p_marketing_opt_in boolean DEFAULT false, p_marketing_opt_in_source text DEFAULT NULL::text, p_idempotency_key text DEFAULT NULL::text, p_provider text DEFAULT 'stripe'::text, p_api_key_id uuid DEFAULT NULL::uuid, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(purchase_id uuid, account_id uuid, uses bigint, price_minor bigint, currency text, payment_id text, payment_status text, account_created boolean, replayed boolean, config_data jsonb, credits_added bigint)
+CREATE TABLE billing_data.payment_providers (
+    kind text NOT NULL,
+    name text NOT NULL,
+    place integer NOT NULL,
+    is_offered boolean DEFAULT false NOT NULL,
+    payment_id_prefix text,
+    credential text DEFAULT 'api_key'::text NOT NULL,
+    public_settings text[] DEFAULT '{}'::text[] NOT NULL,
+    listed_settings text[] DEFAULT '{}'::text[] NOT NULL,
+    CONSTRAINT payment_providers_credential CHECK ((((length(credential) >= 1) AND (length(credential) <= 100)) AND (credential <> ALL (public_settings)) AND (credential <> ALL (listed_settings)))),
+    CONSTRAINT payment_providers_kind CHECK ((kind ~ '^[a-z][a-z0-9_]{0,49}$'::text)),
+    CONSTRAINT payment_providers_name CHECK (((length(name) >= 1) AND (length(name) <= 100))),
+    CONSTRAINT payment_providers_payment_id_prefix CHECK (((length(payment_id_prefix) >= 2) AND (length(payment_id_prefix) <= 50)))
+);
+
+CREATE TABLE billing_data.provider_configs (
+    id uuid DEFAULT gen_random_uuid() NOT NULL,
+    provider_type character varying(50) NOT NULL,
+    is_active boolean DEFAULT true NOT NULL,
+    config_data jsonb NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_by uuid,
+    CONSTRAINT provider_configs_config_data CHECK ((octet_length((config_data)::text) <= 262144))
+);
+
+CREATE FUNCTION billing.default_payment_provider(p_to_sell boolean DEFAULT false) RETURNS text
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.begin_purchase(p_oauth_provider text, p_external_id text, p_customer_email text, p_wa_id text DEFAULT NULL::text, p_tenant_id text DEFAULT NULL::text, p_user_role text DEFAULT NULL::text, p_agent_id text DEFAULT NULL::text, p_marketing_opt_in boolean DEFAULT false, p_marketing_opt_in_source text DEFAULT NULL::text, p_idempotency_key text DEFAULT NULL::text, p_provider text DEFAULT billing.default_payment_provider(p_to_sell => true), p_api_key_id uuid DEFAULT NULL::uuid, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(purchase_id uuid, account_id uuid, uses bigint, price_minor bigint, currency text, payment_id text, payment_status text, account_created boolean, replayed boolean, config_data jsonb, credits_added bigint, provider text)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -236,7 +266,7 @@ CREATE FUNCTION billing.find_api_key(p_key_prefix text) RETURNS TABLE(api_key_id
     LANGUAGE sql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.find_purchase(p_payment_id text, p_provider text DEFAULT 'stripe'::text, p_api_key_id uuid DEFAULT NULL::uuid, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(purchase_id uuid, account_id uuid, status text, uses bigint, price_minor bigint, currency text, credits_added bigint, created_at timestamp with time zone, settled_at timestamp with time zone, config_data jsonb)
+CREATE FUNCTION billing.find_purchase(p_payment_id text, p_provider text DEFAULT NULL::text, p_api_key_id uuid DEFAULT NULL::uuid, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(purchase_id uuid, account_id uuid, status text, uses bigint, price_minor bigint, currency text, credits_added bigint, created_at timestamp with time zone, settled_at timestamp with time zone, config_data jsonb, provider text)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -261,21 +291,9 @@ CREATE FUNCTION billing.get_overview(p_session_hash bytea DEFAULT NULL::bytea) R
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing_data.provider_mode(p_config_data jsonb) RETURNS text
-    LANGUAGE sql IMMUTABLE
+CREATE FUNCTION billing_data.provider_mode(p_kind text, p_config_data jsonb) RETURNS text
+    LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
-
-CREATE TABLE billing_data.provider_configs (
-    id uuid DEFAULT gen_random_uuid() NOT NULL,
-    provider_type character varying(50) NOT NULL,
-    is_active boolean DEFAULT true NOT NULL,
-    config_data jsonb NOT NULL,
-    created_at timestamp with time zone DEFAULT now() NOT NULL,
-    updated_at timestamp with time zone DEFAULT now() NOT NULL,
-    updated_by uuid,
-    CONSTRAINT ck_provider_configs_type CHECK (((provider_type)::text = ANY ((ARRAY['stripe'::character varying, 'square'::character varying, 'paypal'::character varying])::text[]))),
-    CONSTRAINT provider_configs_config_data CHECK ((octet_length((config_data)::text) <= 262144))
-);
 
 CREATE FUNCTION billing.get_provider_config(p_provider_type text) RETURNS TABLE(is_active boolean, config_data jsonb, mode text, updated_at timestamp with time zone)
     LANGUAGE sql STABLE SECURITY DEFINER
@@ -359,7 +377,7 @@ CREATE FUNCTION billing.list_payment_problems(p_limit bigint DEFAULT 100, p_offs
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.list_payments(p_payment_ids text[] DEFAULT '{}'::text[], p_since timestamp with time zone DEFAULT NULL::timestamp with time zone, p_provider text DEFAULT 'stripe'::text) RETURNS TABLE(payment_id text, account_id uuid, purchase_id uuid, uses bigint, price_minor bigint, currency text, status text, settled_at timestamp with time zone, resolved boolean, return_ids text[], return_statuses text[], return_away_minor bigint[])
+CREATE FUNCTION billing.list_payments(p_payment_ids text[] DEFAULT '{}'::text[], p_since timestamp with time zone DEFAULT NULL::timestamp with time zone, p_provider text DEFAULT billing.default_payment_provider()) RETURNS TABLE(payment_id text, account_id uuid, purchase_id uuid, uses bigint, price_minor bigint, currency text, status text, settled_at timestamp with time zone, resolved boolean, return_ids text[], return_statuses text[], return_away_minor bigint[])
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -375,7 +393,7 @@ CREATE FUNCTION billing.list_transactions(p_oauth_provider text, p_external_id t
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.process_payment_event(p_event_id text, p_event_type text, p_payload jsonb, p_action text, p_livemode boolean DEFAULT NULL::boolean, p_payment_id text DEFAULT NULL::text, p_amount_minor bigint DEFAULT NULL::bigint, p_currency text DEFAULT NULL::text, p_account_id uuid DEFAULT NULL::uuid, p_purchase_id uuid DEFAULT NULL::uuid, p_oauth_provider text DEFAULT NULL::text, p_external_id text DEFAULT NULL::text, p_return_ids text[] DEFAULT '{}'::text[], p_return_kinds text[] DEFAULT '{}'::text[], p_return_amounts_minor bigint[] DEFAULT '{}'::bigint[], p_returns_withdrawn boolean[] DEFAULT NULL::boolean[], p_provider text DEFAULT 'stripe'::text, p_return_away_minor bigint[] DEFAULT NULL::bigint[], p_return_states text[] DEFAULT NULL::text[], p_return_transactions bigint[] DEFAULT NULL::bigint[], p_occurred_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_is_claimed boolean DEFAULT NULL::boolean, p_is_foreign boolean DEFAULT false, p_warning_id text DEFAULT NULL::text, p_warning_is_open boolean DEFAULT NULL::boolean) RETURNS TABLE(outcome text, needs_attention boolean, deliveries bigint, account_id uuid, purchase_id uuid, credits_added bigint)
+CREATE FUNCTION billing.process_payment_event(p_event_id text, p_event_type text, p_payload jsonb, p_action text, p_livemode boolean DEFAULT NULL::boolean, p_payment_id text DEFAULT NULL::text, p_amount_minor bigint DEFAULT NULL::bigint, p_currency text DEFAULT NULL::text, p_account_id uuid DEFAULT NULL::uuid, p_purchase_id uuid DEFAULT NULL::uuid, p_oauth_provider text DEFAULT NULL::text, p_external_id text DEFAULT NULL::text, p_return_ids text[] DEFAULT '{}'::text[], p_return_kinds text[] DEFAULT '{}'::text[], p_return_amounts_minor bigint[] DEFAULT '{}'::bigint[], p_returns_withdrawn boolean[] DEFAULT NULL::boolean[], p_provider text DEFAULT billing.default_payment_provider(), p_return_away_minor bigint[] DEFAULT NULL::bigint[], p_return_states text[] DEFAULT NULL::text[], p_return_transactions bigint[] DEFAULT NULL::bigint[], p_occurred_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_is_claimed boolean DEFAULT NULL::boolean, p_is_foreign boolean DEFAULT false, p_warning_id text DEFAULT NULL::text, p_warning_is_open boolean DEFAULT NULL::boolean) RETURNS TABLE(outcome text, needs_attention boolean, deliveries bigint, account_id uuid, purchase_id uuid, credits_added bigint)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -395,7 +413,7 @@ CREATE FUNCTION billing.refresh_figures() RETURNS boolean
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.reopen_payment(p_payment_id text, p_reason text, p_provider text DEFAULT 'stripe'::text, p_session_hash bytea DEFAULT NULL::bytea) RETURNS void
+CREATE FUNCTION billing.reopen_payment(p_payment_id text, p_reason text, p_provider text DEFAULT NULL::text, p_session_hash bytea DEFAULT NULL::bytea) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -407,19 +425,19 @@ CREATE FUNCTION billing.reset_free_uses(p_account_id uuid, p_reason text, p_free
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.resolve_payment(p_payment_id text, p_how text, p_reason text, p_credit_id uuid DEFAULT NULL::uuid, p_amount_minor bigint DEFAULT NULL::bigint, p_currency text DEFAULT NULL::text, p_provider text DEFAULT 'stripe'::text, p_session_hash bytea DEFAULT NULL::bytea) RETURNS void
+CREATE FUNCTION billing.resolve_payment(p_payment_id text, p_how text, p_reason text, p_credit_id uuid DEFAULT NULL::uuid, p_amount_minor bigint DEFAULT NULL::bigint, p_currency text DEFAULT NULL::text, p_provider text DEFAULT NULL::text, p_session_hash bytea DEFAULT NULL::bytea) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.resolve_payment_event(p_event_id text, p_reason text, p_provider text DEFAULT 'stripe'::text, p_session_hash bytea DEFAULT NULL::bytea, p_how text DEFAULT NULL::text, p_credit_id uuid DEFAULT NULL::uuid) RETURNS void
+CREATE FUNCTION billing.resolve_payment_event(p_event_id text, p_reason text, p_provider text DEFAULT NULL::text, p_session_hash bytea DEFAULT NULL::bytea, p_how text DEFAULT NULL::text, p_credit_id uuid DEFAULT NULL::uuid) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.resolve_payment_warning(p_warning_id text, p_reason text, p_provider text DEFAULT 'stripe'::text, p_session_hash bytea DEFAULT NULL::bytea) RETURNS void
+CREATE FUNCTION billing.resolve_payment_warning(p_warning_id text, p_reason text, p_provider text DEFAULT NULL::text, p_session_hash bytea DEFAULT NULL::bytea) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.resolve_shortfall(p_return_id text, p_reason text, p_provider text DEFAULT 'stripe'::text, p_session_hash bytea DEFAULT NULL::bytea) RETURNS void
+CREATE FUNCTION billing.resolve_shortfall(p_return_id text, p_reason text, p_provider text DEFAULT NULL::text, p_session_hash bytea DEFAULT NULL::bytea) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -427,7 +445,7 @@ CREATE FUNCTION billing.retire_expired_api_key(p_api_key_id uuid) RETURNS boolea
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.return_payment(p_payment_id text, p_return_id text, p_kind text, p_amount_minor bigint, p_currency text DEFAULT 'USD'::text, p_withdrawn boolean DEFAULT true, p_provider text DEFAULT 'stripe'::text, p_away_minor bigint DEFAULT NULL::bigint, p_state text DEFAULT NULL::text, p_transactions bigint DEFAULT NULL::bigint, p_read_at timestamp with time zone DEFAULT NULL::timestamp with time zone) RETURNS TABLE(outcome text, account_id uuid, purchase_id uuid, away_minor bigint)
+CREATE FUNCTION billing.return_payment(p_payment_id text, p_return_id text, p_kind text, p_amount_minor bigint, p_currency text DEFAULT 'USD'::text, p_withdrawn boolean DEFAULT true, p_provider text DEFAULT billing.default_payment_provider(), p_away_minor bigint DEFAULT NULL::bigint, p_state text DEFAULT NULL::text, p_transactions bigint DEFAULT NULL::bigint, p_read_at timestamp with time zone DEFAULT NULL::timestamp with time zone) RETURNS TABLE(outcome text, account_id uuid, purchase_id uuid, away_minor bigint)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -468,7 +486,7 @@ CREATE FUNCTION billing.set_provider_config(p_provider_type text, p_config_data 
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.settle_purchase(p_payment_id text, p_amount_minor bigint, p_currency text DEFAULT 'USD'::text, p_account_id uuid DEFAULT NULL::uuid, p_purchase_id uuid DEFAULT NULL::uuid, p_oauth_provider text DEFAULT NULL::text, p_external_id text DEFAULT NULL::text, p_provider text DEFAULT 'stripe'::text, p_is_foreign boolean DEFAULT false) RETURNS TABLE(outcome text, account_id uuid, purchase_id uuid, credits_added bigint)
+CREATE FUNCTION billing.settle_purchase(p_payment_id text, p_amount_minor bigint, p_currency text DEFAULT 'USD'::text, p_account_id uuid DEFAULT NULL::uuid, p_purchase_id uuid DEFAULT NULL::uuid, p_oauth_provider text DEFAULT NULL::text, p_external_id text DEFAULT NULL::text, p_provider text DEFAULT billing.default_payment_provider(), p_is_foreign boolean DEFAULT false) RETURNS TABLE(outcome text, account_id uuid, purchase_id uuid, credits_added bigint)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -606,7 +624,6 @@ CREATE TABLE billing_data.payment_returns (
     CONSTRAINT payment_returns_kind CHECK ((kind = ANY (ARRAY['refund'::text, 'dispute'::text]))),
     CONSTRAINT payment_returns_nothing_away CHECK (((status = 'restored'::text) = (away_minor = 0))),
     CONSTRAINT payment_returns_nothing_due CHECK (((status = 'taken'::text) OR (uses_due = 0))),
-    CONSTRAINT payment_returns_provider CHECK ((provider = ANY (ARRAY['stripe'::text, 'square'::text, 'paypal'::text]))),
     CONSTRAINT payment_returns_resolution CHECK ((length(resolution) <= 500)),
     CONSTRAINT payment_returns_resolved CHECK (((resolved_at IS NULL) = (resolution IS NULL))),
     CONSTRAINT payment_returns_state CHECK ((state = ANY (ARRAY['inquiry'::text, 'open'::text, 'closed'::text]))),
@@ -619,7 +636,7 @@ WITH (fillfactor='80');
 CREATE TABLE billing_data.purchases (
     account_id uuid NOT NULL,
     id uuid NOT NULL,
-    provider text DEFAULT 'stripe'::text NOT NULL,
+    provider text NOT NULL,
     payment_id character varying(255),
     uses bigint NOT NULL,
     price_minor bigint NOT NULL,
@@ -637,7 +654,6 @@ CREATE TABLE billing_data.purchases (
     CONSTRAINT purchases_one_writer CHECK ((num_nonnulls(api_key_id, admin_user_id, database_role) = 1)),
     CONSTRAINT purchases_payment_status CHECK ((length(payment_status) <= 255)),
     CONSTRAINT purchases_price_positive CHECK ((price_minor > 0)),
-    CONSTRAINT purchases_provider CHECK ((provider = ANY (ARRAY['stripe'::text, 'square'::text, 'paypal'::text]))),
     CONSTRAINT purchases_settled CHECK (((num_nonnulls(settled_at, credit_id) = 0) OR (num_nonnulls(settled_at, credit_id, payment_id) = 3))),
     CONSTRAINT purchases_uses_positive CHECK ((uses > 0))
 )
@@ -653,6 +669,10 @@ CREATE FUNCTION billing_data.authorize(p_api_key_id uuid, p_session_hash bytea, 
 
 CREATE FUNCTION billing_data.book_return(p_purchase billing_data.purchases, p_return billing_data.payment_returns, p_away_minor bigint, p_database_role text, p_payment_provider text) RETURNS boolean
     LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.is_name_of_provider(p_name text) RETURNS boolean
+    LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.is_web_tier() RETURNS boolean
@@ -811,7 +831,6 @@ CASE effect
     ELSE 0
 END)),
     CONSTRAINT payment_effects_effect CHECK ((effect = ANY (ARRAY['credited'::text, 'refunded'::text, 'other'::text]))),
-    CONSTRAINT payment_effects_provider CHECK ((provider = ANY (ARRAY['stripe'::text, 'square'::text, 'paypal'::text]))),
     CONSTRAINT payment_effects_purchase_before_length CHECK ((length((purchase_before)::text) <= 65536)),
     CONSTRAINT payment_effects_resolution_length CHECK (((length(resolution) >= 1) AND (length(resolution) <= 500))),
     CONSTRAINT payment_effects_resolved CHECK (((resolved_at IS NULL) = (resolution IS NULL)))
@@ -925,7 +944,6 @@ CREATE TABLE billing_data.payment_events (
     resolution text,
     CONSTRAINT payment_events_outcome CHECK ((outcome = ANY (ARRAY['resolved'::text, 'credited_by_hand'::text, 'charge_unreadable'::text, 'not_sold_here'::text, 'credited'::text, 'already_credited'::text, 'taken_back'::text, 'restored'::text, 'waiting'::text, 'unchanged'::text, 'acknowledged'::text, 'ignored'::text, 'account_not_found'::text, 'amount_mismatch'::text, 'balance_overflow'::text, 'currency_mismatch'::text, 'metadata_missing'::text, 'mode_mismatch'::text, 'payment_mismatch'::text, 'payment_unknown'::text]))),
     CONSTRAINT payment_events_payload CHECK ((octet_length((payload)::text) <= 4194304)),
-    CONSTRAINT payment_events_provider CHECK ((provider = ANY (ARRAY['stripe'::text, 'square'::text, 'paypal'::text]))),
     CONSTRAINT payment_events_resolution CHECK ((length(resolution) <= 500)),
     CONSTRAINT payment_events_resolved CHECK (((resolved_at IS NULL) = (resolution IS NULL)))
 );
@@ -966,7 +984,7 @@ CREATE FUNCTION billing_data.key_fault(p_key billing_data.api_keys, p_permission
 CREATE FUNCTION billing_data.item_fault(p_role text, p_credential uuid, p_key billing_data.api_keys, p_permission text) RETURNS text
     LANGUAGE sql STABLE;
 
-CREATE FUNCTION billing_data.kept_secrets(p_stored jsonb, p_given jsonb) RETURNS jsonb
+CREATE FUNCTION billing_data.kept_secrets(p_setting text, p_stored jsonb, p_given jsonb) RETURNS jsonb
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -1003,8 +1021,8 @@ CREATE FUNCTION billing_data.secrets_of(p_value jsonb) RETURNS jsonb
     LANGUAGE sql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing_data.mask_config(p_config_data jsonb) RETURNS jsonb
-    LANGUAGE sql IMMUTABLE
+CREATE FUNCTION billing_data.mask_config(p_kind text, p_config_data jsonb) RETURNS jsonb
+    LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.may_write(p_role text, p_key billing_data.api_keys) RETURNS boolean
@@ -1047,6 +1065,10 @@ CREATE FUNCTION billing_data.prepare_checks(p_items billing.check_item[], p_role
     SET enable_seqscan TO 'off'
     SET enable_hashjoin TO 'off'
     SET enable_mergejoin TO 'off';
+
+CREATE FUNCTION billing_data.provider_name(p_kind text) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.provider_of_payment(p_external_transaction_id text) RETURNS text
     LANGUAGE sql STABLE
@@ -1128,7 +1150,7 @@ CREATE FUNCTION billing_data.require_page(p_limit bigint, p_offset bigint, p_mos
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing_data.require_payment_provider(p_provider text) RETURNS void
+CREATE FUNCTION billing_data.require_payment_provider(p_provider text, p_argument text DEFAULT 'p_provider'::text) RETURNS void
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -1440,7 +1462,6 @@ CREATE TABLE billing_data.payment_warnings (
     resolved_at timestamp with time zone,
     resolution text,
     CONSTRAINT payment_warnings_kind CHECK ((kind = ANY (ARRAY['fraud_warning'::text, 'credited_twice'::text]))),
-    CONSTRAINT payment_warnings_provider CHECK ((provider = ANY (ARRAY['stripe'::text, 'square'::text, 'paypal'::text]))),
     CONSTRAINT payment_warnings_resolution_length CHECK (((length(resolution) >= 1) AND (length(resolution) <= 500))),
     CONSTRAINT payment_warnings_resolved CHECK (((resolved_at IS NULL) = (resolution IS NULL)))
 )
@@ -1531,6 +1552,12 @@ ALTER TABLE ONLY billing_data.payment_effects
 
 ALTER TABLE ONLY billing_data.payment_events
     ADD CONSTRAINT payment_events_pkey PRIMARY KEY (provider, event_id);
+
+ALTER TABLE ONLY billing_data.payment_providers
+    ADD CONSTRAINT payment_providers_pkey PRIMARY KEY (kind);
+
+ALTER TABLE ONLY billing_data.payment_providers
+    ADD CONSTRAINT payment_providers_place UNIQUE (place);
 
 ALTER TABLE ONLY billing_data.payment_return_credits
     ADD CONSTRAINT payment_return_credits_once UNIQUE (credit_id);
@@ -1711,6 +1738,12 @@ ALTER TABLE ONLY billing_data.merged_accounts
 ALTER TABLE ONLY billing_data.payment_effects
     ADD CONSTRAINT payment_effects_credit FOREIGN KEY (credit_id) REFERENCES billing_data.credits(id) ON DELETE RESTRICT DEFERRABLE INITIALLY DEFERRED;
 
+ALTER TABLE ONLY billing_data.payment_effects
+    ADD CONSTRAINT payment_effects_provider FOREIGN KEY (provider) REFERENCES billing_data.payment_providers(kind) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY billing_data.payment_events
+    ADD CONSTRAINT payment_events_provider FOREIGN KEY (provider) REFERENCES billing_data.payment_providers(kind) ON DELETE RESTRICT;
+
 ALTER TABLE ONLY billing_data.payment_return_credits
     ADD CONSTRAINT payment_return_credits_credit FOREIGN KEY (credit_id) REFERENCES billing_data.credits(id) ON DELETE RESTRICT;
 
@@ -1718,13 +1751,25 @@ ALTER TABLE ONLY billing_data.payment_return_credits
     ADD CONSTRAINT payment_return_credits_return FOREIGN KEY (account_id, provider, return_id) REFERENCES billing_data.payment_returns(account_id, provider, return_id) ON DELETE RESTRICT;
 
 ALTER TABLE ONLY billing_data.payment_returns
+    ADD CONSTRAINT payment_returns_provider FOREIGN KEY (provider) REFERENCES billing_data.payment_providers(kind) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY billing_data.payment_returns
     ADD CONSTRAINT payment_returns_purchase FOREIGN KEY (account_id, purchase_id) REFERENCES billing_data.purchases(account_id, id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY billing_data.payment_warnings
+    ADD CONSTRAINT payment_warnings_provider FOREIGN KEY (provider) REFERENCES billing_data.payment_providers(kind) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY billing_data.provider_configs
+    ADD CONSTRAINT provider_configs_provider_type FOREIGN KEY (provider_type) REFERENCES billing_data.payment_providers(kind) ON DELETE RESTRICT;
 
 ALTER TABLE ONLY billing_data.purchases
     ADD CONSTRAINT purchases_account FOREIGN KEY (account_id) REFERENCES billing_data.accounts(id) ON DELETE RESTRICT;
 
 ALTER TABLE ONLY billing_data.purchases
     ADD CONSTRAINT purchases_credit FOREIGN KEY (credit_id) REFERENCES billing_data.credits(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY billing_data.purchases
+    ADD CONSTRAINT purchases_provider FOREIGN KEY (provider) REFERENCES billing_data.payment_providers(kind) ON DELETE RESTRICT;
 
 ALTER TABLE ONLY billing_data.sign_in_tickets
     ADD CONSTRAINT sign_in_tickets_admin FOREIGN KEY (admin_user_id) REFERENCES billing_data.admin_users(id) ON DELETE CASCADE;
