@@ -206,7 +206,7 @@ def add_a_field_to_charges(tree: Scratch) -> None:
     tree.insert(
         charges,
         "\n\nclass ChargeMetadata(BaseModel):",
-        '_THREAD_ID = f.means("The thread that the charge belongs to.")\n',
+        '\n_THREAD_ID = f.means("The thread that the charge belongs to.")\n',
     )
     tree.rewrite(charges, r'(    "paid_with": "free",\n)', r'    "thread_id": None,\n\1')
 

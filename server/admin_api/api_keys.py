@@ -13,7 +13,7 @@ from typing_extensions import TypedDict
 
 from server.admin_api.endpoint import NO_STORE, Call, answer
 from server.admin_api.models import CreateKeyRequest, KeyPath, KeysQuery, ReasonQuery
-from server.api_key_secret import new_secret
+from server.api_key_secret import NewSecret, new_secret
 from server.gateway import Row, calls
 from server.http import fields as f
 from server.http.answers import From, reader
@@ -48,19 +48,6 @@ class ApiKey(TypedDict):
     rotated_to: Annotated[UUID | None, f.means("The key that replaces it.")]
 
 
-class CreatedKey(TypedDict):
-    """A new API key with its secret."""
-
-    id: Annotated[UUID, f.ITS_ID]
-    name: Annotated[str, f.KEY_NAME]
-    key_prefix: Annotated[str, f.KEY_PREFIX]
-    plaintext_key: Annotated[str, f.PLAINTEXT_KEY]
-    environment: Annotated[Literal["test", "live"], f.ENVIRONMENT]
-    permissions: Annotated[list[str], f.PERMISSIONS]
-    expires_at: Annotated[datetime | None, f.EXPIRES_AT]
-    created_at: Annotated[datetime, f.WHEN]
-
-
 class NewKey(TypedDict):
     """The successor's particulars."""
 
@@ -71,6 +58,12 @@ class NewKey(TypedDict):
     environment: Annotated[Literal["test", "live"], f.ENVIRONMENT]
     permissions: Annotated[list[str], f.PERMISSIONS]
     expires_at: Annotated[datetime | None, f.EXPIRES_AT]
+
+
+class CreatedKey(NewKey):
+    """A new API key with its secret."""
+
+    created_at: Annotated[datetime, f.WHEN]
 
 
 class RotatedKey(TypedDict):
@@ -172,16 +165,7 @@ async def create_api_key(request: web.Request, call: Call) -> web.StreamResponse
         expires_in_days=body.expires_in_days,
         reason=body.reason,
     )
-    key: CreatedKey = {
-        "id": row["api_key_id"],
-        "name": row["name"],
-        "key_prefix": row["key_prefix"],
-        "plaintext_key": secret.plaintext,
-        "environment": row["environment"],
-        "permissions": row["permissions"],
-        "expires_at": row["expires_at"],
-        "created_at": row["created_at"],
-    }
+    key: CreatedKey = {**_new_key(row, secret), "created_at": row["created_at"]}
     return answer(201, key)
 
 
@@ -206,15 +190,7 @@ async def rotate_api_key(request: web.Request, call: Call) -> web.StreamResponse
         "new_plaintext_key": secret.plaintext,
         "old_key_expires_at": row["old_key_expires_at"],
         # Where the dashboard of the old service looks for it.
-        "new_key": {
-            "id": row["api_key_id"],
-            "name": row["name"],
-            "key_prefix": row["key_prefix"],
-            "plaintext_key": secret.plaintext,
-            "environment": row["environment"],
-            "permissions": row["permissions"],
-            "expires_at": row["expires_at"],
-        },
+        "new_key": _new_key(row, secret),
     }
     return answer(200, rotated)
 
@@ -225,6 +201,18 @@ async def revoke_api_key(request: web.Request, call: Call) -> web.StreamResponse
     query: ReasonQuery = call.query
     await call.rows(calls.REVOKE_API_KEY, api_key_id=path.api_key_id, reason=query.reason)
     return web.Response(status=204, headers=NO_STORE)
+
+
+def _new_key(row: Row, secret: NewSecret) -> NewKey:
+    return {
+        "id": row["api_key_id"],
+        "name": row["name"],
+        "key_prefix": row["key_prefix"],
+        "plaintext_key": secret.plaintext,
+        "environment": row["environment"],
+        "permissions": row["permissions"],
+        "expires_at": row["expires_at"],
+    }
 
 
 async def _key_of_path(call: Call) -> Row:

@@ -256,8 +256,10 @@ class ResolvePaymentRequest(ResolveRequest):
 
     how: Annotated[How, f.HOW]
     credit_id: Annotated[UUID | None, f.CREDIT_ID] = None
-    amount_minor: Annotated[_Positive | None, f.AMOUNT] = None
-    currency: Annotated[Currency | None, f.SAME_CURRENCY] = None
+    amount_minor: Annotated[
+        _Positive | None, f.means("What was paid, in minor units such as cents.")
+    ] = None
+    currency: Annotated[Currency | None, f.PRICE_CURRENCY] = None
 
 
 class StaffPath(BaseModel):
