@@ -1,10 +1,10 @@
 """Ends what a run of the tests left behind, however the run ended.
 
-    python -m tests.janitor FOLDER...
+    python -m tests.janitor FOLDER
 
 It waits for the end of its standard input, which comes when the process that started it is gone.
-Then it ends every process whose environment names the first folder or that works below one of the
-folders, says which these were, and removes the folders."""
+Then it ends every process whose environment names the run's folder or that works below it, says
+which these were, and removes the folder."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _PATIENCE_SECONDS = 5
 _ATTEMPTS = 5
 
 
-def main(folders: list[str]) -> None:
+def main(folder: str) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     sys.stdin.read()
-    left = processes(folders)
+    left = processes(folder)
     if left:
         print(f"ended after the tests: {', '.join(map(_name, left))}", file=sys.stderr)
     for process in left:
@@ -37,34 +37,33 @@ def main(folders: list[str]) -> None:
             process.send_signal(signal.SIGQUIT if process.name() == "postgres" else signal.SIGTERM)
     psutil.wait_procs(left, _PATIENCE_SECONDS)
     for _ in range(_ATTEMPTS):
-        left = processes(folders)  # also those that were started meanwhile
+        left = processes(folder)  # also those that were started meanwhile
         for process in left:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         psutil.wait_procs(left, _PATIENCE_SECONDS)
-    for folder in folders:
-        _unmount_below(Path(folder))
-        shutil.rmtree(folder, ignore_errors=True)
+    _unmount_below(folder)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
-def processes(folders: list[str]) -> list[psutil.Process]:
-    """The processes of the run that lives in these folders."""
+def processes(folder: str) -> list[psutil.Process]:
+    """The processes of the run that has this folder."""
     return [
         process
         for process in psutil.process_iter()
-        if process.pid != os.getpid() and _belongs(process, folders)
+        if process.pid != os.getpid() and _belongs(process, folder)
     ]
 
 
-def _belongs(process: psutil.Process, folders: list[str]) -> bool:
+def _belongs(process: psutil.Process, folder: str) -> bool:
     with contextlib.suppress(psutil.Error):
         if process.status() == psutil.STATUS_ZOMBIE:
             return False
-        if process.environ().get(FOLDER) == folders[0]:
+        if process.environ().get(FOLDER) == folder:
             return True
     with contextlib.suppress(psutil.Error):
         # A program may have lost its environment, and PostgreSQL shows none.
-        return any(Path(process.cwd()).is_relative_to(folder) for folder in folders)
+        return Path(process.cwd()).is_relative_to(folder)
     return False
 
 
@@ -74,13 +73,12 @@ def _name(process: psutil.Process) -> str:
     return str(process.pid)
 
 
-def _unmount_below(folder: Path) -> None:
+def _unmount_below(folder: str) -> None:
     """A test may have mounted a small disk in its folder."""
-    mounts = [part.mountpoint for part in psutil.disk_partitions(all=True)]
-    for mount in mounts:
+    for mount in [part.mountpoint for part in psutil.disk_partitions(all=True)]:
         if Path(mount).is_relative_to(folder):
             subprocess.run(["umount", "--lazy", mount], check=False)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main(sys.argv[1])

@@ -191,7 +191,7 @@ def running_nginx(
 def _listens(proxy: Nginx) -> bool:
     assert proxy.process.process.poll() is None, proxy.process.output
     try:
-        httpx.get(f"{proxy.http_url}/", timeout=5)
+        httpx.get(f"{proxy.http_url}/", timeout=5, verify=False)
     except httpx.TransportError:
         return False
     return True

@@ -92,7 +92,7 @@ def purchase_body(user: str, **fields: Any) -> Json:
 def buy(service: Service, user: str | None = None, key: str | None = None, **fields: Any) -> Json:
     """A purchase that must be made; gives the answer's body."""
     headers = {"Idempotency-Key": key} if key else {}
-    with service.client(verify=False) as client:
+    with service.client() as client:
         answer = client.post(
             PURCHASES, json=purchase_body(user or unique("buyer"), **fields), headers=headers
         )
@@ -201,7 +201,7 @@ def assert_credited_once(database: Database, user: str, payment_id: str) -> None
 def known_user(service: Service) -> str:
     """Somebody whose account was made by a check."""
     user = unique("known")
-    with service.client(verify=False) as client:
+    with service.client() as client:
         assert client.post(CHECK, json=identity(user)).status_code == 200
     return user
 

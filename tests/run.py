@@ -1,4 +1,4 @@
-"""What one run of pytest has to itself, its workers included: folders that are gone afterwards, the
+"""What one run of pytest has to itself, its workers included: a folder that is gone afterwards, the
 prepared data of clusters, ports, and the promise that no process outlives the run.
 
 The first process of a run calls begin(). It passes the names on in the environment, where workers
@@ -17,13 +17,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-FOLDER = "BILLING_TEST_RUN"
-MEMORY = "BILLING_TEST_MEMORY"
+import psutil
 
-# Where clusters may lie, because the kernel keeps it in memory: they are written to a lot, and
-# nobody wants them back after a crash.
-_SHARED_MEMORY = Path("/dev/shm")
-_ENOUGH_BYTES = 6 * 2**30  # a run with four workers was seen to take a quarter of it
+FOLDER = "BILLING_TEST_RUN"
+
+# The tests write a lot that nobody wants back after a crash, so it need not get to a disk.
+_MEMORY = Path("/dev/shm")
+_ENOUGH_BYTES = 6 * 2**30  # several times what a whole run takes
 
 # Ports below those that the kernel gives to outgoing connections and to whoever asks for any.
 _BLOCKS = [range(start, start + 200) for start in range(10_000, 32_600, 200)]
@@ -31,18 +31,20 @@ _BLOCKS = [range(start, start + 200) for start in range(10_000, 32_600, 200)]
 
 def begin() -> Callable[[], None]:
     """Begin a run in this process; gives what ends it."""
-    folder = Path(tempfile.mkdtemp(prefix="ciris-run-"))
-    memory = Path(tempfile.mkdtemp(prefix="ciris-run-", dir=_memory() or folder))
-    for made in (folder, memory):
-        made.chmod(0o755)  # PostgreSQL's account passes through it
+    folder = tempfile.mkdtemp(prefix="ciris-run-", dir=_memory())
+    Path(folder).chmod(0o755)  # other accounts, such as PostgreSQL's, pass through it
+    for prepared in Path(os.environ.get(FOLDER, folder)).glob("*.done"):
+        # A test of runs runs this: what the outer run has made need not be made again.
+        Path(folder, prepared.stem).symlink_to(prepared.with_suffix(""))
+        Path(folder, prepared.name).touch()
     janitor = subprocess.Popen(
-        [sys.executable, "-m", "tests.janitor", str(folder), str(memory)],
+        [sys.executable, "-m", "tests.janitor", folder],
         cwd=Path(__file__).resolve().parent.parent,
         stdin=subprocess.PIPE,
         start_new_session=True,  # Ctrl-C is not for it
     )
-    before = {name: os.environ.get(name) for name in (FOLDER, MEMORY, "TMPDIR")}
-    os.environ |= {FOLDER: str(folder), MEMORY: str(memory), "TMPDIR": str(folder)}
+    before = {name: os.environ.get(name) for name in (FOLDER, "TMPDIR")}
+    os.environ |= {FOLDER: folder, "TMPDIR": folder}
     tempfile.tempdir = None  # it is found anew
 
     def end() -> None:
@@ -58,24 +60,18 @@ def begin() -> Callable[[], None]:
 
 
 def _memory() -> Path | None:
-    try:
-        roomy = shutil.disk_usage(_SHARED_MEMORY).free >= _ENOUGH_BYTES
-        available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") >= _ENOUGH_BYTES
-    except (OSError, ValueError):
+    """The file system in memory, if it has room and programs can be run from it."""
+    if not _MEMORY.is_dir() or os.statvfs(_MEMORY).f_flag & os.ST_NOEXEC:
         return None
-    return _SHARED_MEMORY if roomy and available and os.access(_SHARED_MEMORY, os.W_OK) else None
-
-
-def memory_folder() -> str | None:
-    """The folder for clusters; None outside a run."""
-    return os.environ.get(MEMORY)
+    room = min(shutil.disk_usage(_MEMORY).free, psutil.virtual_memory().available)
+    return _MEMORY if room >= _ENOUGH_BYTES and os.access(_MEMORY, os.W_OK) else None
 
 
 @contextmanager
 def made_once(name: str) -> Iterator[tuple[Path, bool]]:
     """A folder that is shared by the run's processes, and whether it has to be made now: by the
     first who comes, while others wait. Outside a run it is made each time, and gone afterwards."""
-    run = memory_folder()
+    run = os.environ.get(FOLDER)
     if run is None:
         with tempfile.TemporaryDirectory(prefix="ciris-test-") as own:
             Path(own).chmod(0o755)

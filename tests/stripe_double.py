@@ -94,6 +94,11 @@ class StripeDouble:
         finally:
             self._localstripe.stop()
 
+    def forget(self) -> None:
+        """Makes it empty, as at the start."""
+        httpx.delete(f"{self.direct_url}/_config/data", verify=False).raise_for_status()
+        self._front.forget()
+
     def __enter__(self) -> StripeDouble:
         return self.start()
 

@@ -188,6 +188,12 @@ class Front:
     def __init__(self, localstripe: str, api_key: str):
         self.localstripe = localstripe
         self.api_key = api_key
+        self.forget()
+        self.socket = bound_socket()
+        self.port = int(self.socket.getsockname()[1])
+
+    def forget(self) -> None:
+        """Begins anew, but for what localstripe knows."""
         self.requests: list[Recorded] = []
         self.scripts: list[Script] = []
         self.disputes: dict[str, Json] = {}
@@ -196,8 +202,6 @@ class Front:
         self.cards: dict[str, str] = {}  # intent -> the card last charged
         self.failed_refunds: dict[str, Json] = {}
         self.answers: dict[str, tuple[Any, tuple[int, Json] | None]] = {}  # by idempotency key
-        self.socket = bound_socket()
-        self.port = int(self.socket.getsockname()[1])
 
     async def open(self) -> None:
         self.session = aiohttp.ClientSession(self.localstripe)

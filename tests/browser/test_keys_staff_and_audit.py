@@ -20,6 +20,7 @@ def _check(person: Person, secret: str) -> int:
         headers={"X-API-Key": secret},
         json={"oauth_provider": "oauth:google", "external_id": "ada"},
         timeout=30,
+        verify=False,
     )
     return answer.status_code
 

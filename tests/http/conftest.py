@@ -15,7 +15,7 @@ from tests.support import Database, Service
 @pytest.fixture(scope="module")
 def client(service: Service) -> Iterator[httpx.Client]:
     """Presents the service's own key."""
-    with service.client(verify=False) as client:
+    with service.client() as client:
         yield client
 
 
@@ -43,7 +43,7 @@ def shop(module_database: Database, double: StripeDouble) -> Iterator[Service]:
 @pytest.fixture(scope="module")
 def customer(shop: Service) -> Iterator[httpx.Client]:
     """Presents the shop's own key."""
-    with shop.client(verify=False) as client:
+    with shop.client() as client:
         yield client
 
 

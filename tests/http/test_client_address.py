@@ -92,7 +92,7 @@ def behind_a_proxy(module_database: Database) -> Iterator[Service]:
 
 
 def _use_key(service: Service, forwarded: str, local_address: str = "127.0.0.1") -> None:
-    transport = httpx.HTTPTransport(local_address=local_address)
+    transport = httpx.HTTPTransport(local_address=local_address, verify=False)
     with service.client(transport=transport) as client:
         answer = client.post(
             "/v1/billing/credits/check", json=identity(), headers={"X-Forwarded-For": forwarded}
@@ -118,5 +118,8 @@ def test_metrics_are_refused_through_a_trusted_proxy_too(
     behind_a_proxy: Service, forwarded: str
 ) -> None:
     headers = {"X-Forwarded-For": forwarded}
-    assert httpx.get(f"{behind_a_proxy.base_url}/metrics", headers=headers).status_code == 404
-    assert httpx.get(f"{behind_a_proxy.base_url}/metrics").status_code == 200
+    assert (
+        httpx.get(f"{behind_a_proxy.base_url}/metrics", headers=headers, verify=False).status_code
+        == 404
+    )
+    assert httpx.get(f"{behind_a_proxy.base_url}/metrics", verify=False).status_code == 200

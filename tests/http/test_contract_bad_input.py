@@ -250,7 +250,7 @@ def test_a_packed_body_is_refused_and_never_unpacked(
     service: Service, stranger: httpx.Client
 ) -> None:
     headers = {**JSON, "Content-Encoding": "gzip"}
-    with service.client(verify=False) as client:
+    with service.client() as client:
         bomb = gzip.compress(b" " * 20_000_000)
         response = client.post(CHARGES, content=bomb, headers=headers)
     refused = "Unsupported Content-Encoding: send the body as it is"

@@ -131,7 +131,7 @@ def test_a_charge_is_never_split_over_free_uses_and_paid_credits(
 
 def test_a_refusal_for_credits_names_where_to_buy_them(shop: Service) -> None:
     user = make_account(shop, free=0)
-    with shop.client(verify=False) as client:
+    with shop.client() as client:
         response = client.post(CHARGES, json=charge_body(user))
         batch = client.post(f"{CHARGES}:batch", json={"charges": [charge_body(user)]})
     assert_insufficient(response, 0, 1)

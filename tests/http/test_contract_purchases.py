@@ -414,10 +414,10 @@ def test_an_absent_key_is_told_before_the_faults_and_a_bad_one_instead_of_them(
     reader = shop.database.create_key(["billing:read"])
     writer = shop.database.create_key(["billing:write"])
     for body in ({}, purchase_body(unique())):
-        with shop.client(reader, verify=False) as client:
+        with shop.client(reader) as client:
             answer = client.post(PURCHASES, json=body)
             assert_error(answer, 403, "Missing required permission: billing:write")
-    with shop.client(writer, verify=False) as client:
+    with shop.client(writer) as client:
         for path in ("pi_1", "pi_1/status"):
             answer = client.get(f"{PURCHASES}/{path}")
             assert_error(answer, 403, "Missing required permission: billing:read")
@@ -434,11 +434,11 @@ def stranger_of_the_shop(shop: Service) -> Iterator[httpx.Client]:
 
 def test_a_key_that_may_only_read_reads_and_one_that_may_only_write_buys(shop: Service) -> None:
     writer = shop.database.create_key(["billing:write"])
-    with shop.client(writer, verify=False) as client:
+    with shop.client(writer) as client:
         made = client.post(PURCHASES, json=purchase_body(unique()))
         assert made.status_code == 201
     reader = shop.database.create_key(["billing:read"])
-    with shop.client(reader, verify=False) as client:
+    with shop.client(reader) as client:
         answer = client.get(f"{PURCHASES}/{made.json()['payment_id']}")
         assert (answer.status_code, answer.json()) == (200, made.json())
 
@@ -567,7 +567,7 @@ def test_a_key_stands_for_one_request(
 def test_a_key_belongs_to_one_account_and_an_empty_one_is_none(shop: Service) -> None:
     assert buy(shop, unique(), key="shared") != buy(shop, unique(), key="shared")
     user = unique()
-    with shop.client(verify=False) as client:
+    with shop.client() as client:
         for _ in range(2):
             answer = client.post(
                 PURCHASES, json=purchase_body(user), headers={"Idempotency-Key": ""}
@@ -883,7 +883,7 @@ def test_nothing_is_sold_while_the_provider_is_not_set_up(
 ) -> None:
     service = _set_up(bare, double, how)
     double.requests.clear()
-    with service.client(verify=False) as client:
+    with service.client() as client:
         for answer in (
             client.post(PURCHASES, json=purchase_body(unique())),
             client.get(f"{PURCHASES}/pi_1"),
@@ -913,11 +913,11 @@ def test_before_it_tells_that_nothing_is_set_up_it_looks_at_the_key_and_the_requ
         answer = client.post(PURCHASES, json=body, headers={"X-API-Key": "password"})
         assert_error(answer, 401, "Authentication failed: Invalid API key format")
     reader = bare.database.create_key(["billing:read"])
-    with service.client(reader, verify=False) as client:
+    with service.client(reader) as client:
         answer = client.post(PURCHASES, json=body)
         assert_error(answer, 403, "Missing required permission: billing:write")
     writer = bare.database.create_key(["billing:write"])
-    with service.client(writer, verify=False) as client:
+    with service.client(writer) as client:
         answer = client.get(f"{PURCHASES}/pi_1")
         assert_error(answer, 403, "Missing required permission: billing:read")
         assert_error_shape(client.post(PURCHASES, json={}), 422)
@@ -943,7 +943,7 @@ def test_another_api_key_is_used_from_the_next_purchase_on(
 ) -> None:
     bare.database.execute("DELETE FROM billing_data.provider_configs")
     set_provider(bare.database, seal_for(double, api_key="sk_test_revoked"))
-    with bare.keyed.client(verify=False) as client:
+    with bare.keyed.client() as client:
         answer = client.post(PURCHASES, json=purchase_body(unique()))
         assert_unavailable(answer)
     (line,) = log_lines(bare.keyed, request_id=answer.headers["x-request-id"], level="ERROR")

@@ -96,7 +96,7 @@ def test_health_says_healthy_in_under_a_second(stranger: httpx.Client) -> None:
 
 
 def test_without_a_database_health_is_503_and_calls_are_to_be_retried(cut_off: Service) -> None:
-    with cut_off.client(verify=False) as client:
+    with cut_off.client() as client:
         started = time.monotonic()
         response = client.get("/health")
         assert time.monotonic() - started < 1.5
@@ -123,7 +123,7 @@ def test_without_a_database_health_is_503_and_calls_are_to_be_retried(cut_off: S
 
 
 def test_an_unhealthy_answer_has_a_code_and_a_request_id_too(cut_off: Service) -> None:
-    with cut_off.client(verify=False) as client:
+    with cut_off.client() as client:
         assert_error_shape(client.get("/health"), 503)
 
 

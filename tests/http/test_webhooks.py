@@ -121,7 +121,7 @@ def test_a_payment_is_credited_when_stripe_tells_of_it(shop: Service, double: St
     stored = event_row(shop.database, event["id"])
     assert (stored["event_type"], stored["outcome"]) == ("payment_intent.succeeded", "credited")
     assert (stored["payment_id"], stored["deliveries"]) == (payment_id, 1)
-    with shop.client(verify=False) as client:
+    with shop.client() as client:
         assert client.post(CHARGES, json=charge_body(user)).status_code == 201
 
 
@@ -1498,7 +1498,7 @@ def test_purchases_events_and_calls_of_stripe_are_counted(
         user = unique()
         payment_id = str(buy(service, user, key="once")["payment_id"])
         buy(service, user, key="once")
-        with service.client(verify=False) as client:
+        with service.client() as client:
             assert client.get(f"{PURCHASES}/{payment_id}").status_code == 200
             assert client.get(f"{PURCHASES}/pi_nobodys").status_code == 404
             double.on("POST", INTENTS, Status(500), times=4)
@@ -1581,7 +1581,7 @@ def test_labels_of_payments_are_closed_sets(shop: Service, double: StripeDouble)
         body = json.dumps(double.event(f"{secret}.happened", {"id": secret})).encode()
         assert_receipt(post(shop, body, double.sign(body)), "ignored")
         assert_refused(post(shop, body, f"t=1,v1={secret}"))
-        with shop.client(verify=False) as client:
+        with shop.client() as client:
             assert client.get(f"{PURCHASES}/{secret}").status_code == 404
             double.on("POST", INTENTS, Status(400, {"error": {"code": secret}}), times=2)
             body_of_one = purchase_body(secret, agent_id=secret)
@@ -1677,7 +1677,7 @@ def _all_sorts(planted: Planted) -> None:
         planted.answers.append(answer)
         return answer
 
-    with service.client(verify=False) as client:
+    with service.client() as client:
 
         def purchase(*statuses: int, **headers: str) -> httpx.Response:
             body = purchase_body(unique(), customer_email=PERSON)

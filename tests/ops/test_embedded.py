@@ -84,7 +84,7 @@ def cluster(tmp_path: Path, binaries: Path, template: Path) -> Iterator[Cluster]
 @pytest.fixture
 def users_folder() -> Iterator[Path]:
     """A folder of an ordinary user; not in tmp_path, which only its maker may enter."""
-    folder = Path(tempfile.mkdtemp(prefix="ciris-test-", dir="/tmp"))
+    folder = Path(tempfile.mkdtemp(prefix="ciris-test-"))
     if ROOT:
         nobody = pwd.getpwnam("nobody")
         os.chown(folder, nobody.pw_uid, nobody.pw_gid)

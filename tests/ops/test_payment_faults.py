@@ -137,7 +137,7 @@ class InBackground:
 
 def purchase(service: Service, user: str, key: str) -> httpx.Response:
     headers = {"Idempotency-Key": key}
-    with service.client(verify=False) as client:
+    with service.client() as client:
         return client.post(PURCHASES, json=purchase_body(user), headers=headers)
 
 
@@ -310,7 +310,7 @@ def test_a_server_killed_after_it_credited_and_before_it_said_so_credits_once(
         kill(service)
         assert isinstance(delivery.wait(), httpx.TransportError)
     assert_receipt(tell(shop, double, event), "success")
-    with shop.client(verify=False) as client:
+    with shop.client() as client:
         answer = client.get(f"{PURCHASES}/{payment_id}/status")
         assert answer.json()["credits_added"] == 20
     assert_credited_once(database, user, payment_id)
@@ -425,7 +425,7 @@ def test_a_database_that_goes_away_during_a_purchase_costs_no_payment(
     shop: Service, double: StripeDouble, moment: str
 ) -> None:
     user, database = unique(), shop.database
-    with shop.client(verify=False) as client:
+    with shop.client() as client:
         assert client.post(CHECK, json=identity(user)).status_code == 200
     if moment == "at the offer":
         with gone(database):
@@ -458,7 +458,7 @@ def test_without_a_database_a_payment_cannot_be_read_and_is_not_said_to_be_unkno
     shop: Service, double: StripeDouble
 ) -> None:
     payment_id, database = buy(shop)["payment_id"], shop.database
-    with shop.client(verify=False) as client:
+    with shop.client() as client:
         with gone(database):
             for path in ("", "/status"):
                 answer = client.get(f"{PURCHASES}/{payment_id}{path}")
@@ -517,7 +517,7 @@ def test_a_failing_stripe_is_a_503_in_time_and_the_purchase_can_be_made_later(
 ) -> None:
     user = unique()
     payment_id = buy(shop)["payment_id"]
-    with shop.client(verify=False) as client:
+    with shop.client() as client:
         requests: list[tuple[str, str, Callable[[], httpx.Response]]] = [
             ("POST", INTENTS, lambda: purchase(shop, user, "once")),
             ("GET", INTENT, lambda: client.get(f"{PURCHASES}/{payment_id}/status")),
@@ -717,7 +717,7 @@ def test_an_outage_of_stripe_leaves_what_was_bought_alone(
 ) -> None:
     user = unique()
     payment_id = credited(shop, double, user)
-    with double.outage(), shop.client(verify=False) as client:
+    with double.outage(), shop.client() as client:
         began = time.monotonic()
         assert_unavailable(purchase(shop, user, "once"))
         assert_unavailable(client.get(f"{PURCHASES}/{payment_id}/status"))

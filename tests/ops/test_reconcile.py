@@ -208,13 +208,20 @@ def found(report: Json) -> dict[str, tuple[str, bool, str | None]]:
     return differences
 
 
-@pytest.fixture
-def shop(database: Database) -> Iterator[Shop]:
-    """One with a Stripe of its own; its books must balance at the end."""
+@pytest.fixture(scope="module")
+def double() -> Iterator[StripeDouble]:
+    """A Stripe shared by the tests of one module."""
     with running_stripe() as double:
-        shop = Shop(database, double)
-        yield shop
-        assert shop.verify() == []
+        yield double
+
+
+@pytest.fixture
+def shop(database: Database, double: StripeDouble) -> Iterator[Shop]:
+    """One with an empty Stripe; its books must balance at the end."""
+    double.forget()
+    shop = Shop(database, double)
+    yield shop
+    assert shop.verify() == []
 
 
 # What differs

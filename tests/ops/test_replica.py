@@ -101,7 +101,7 @@ def charge(client: httpx.Client, user: str) -> None:
 
 def lag(service: Service) -> float:
     """The gauge."""
-    text = httpx.get(f"{service.base_url}/metrics").text
+    text = httpx.get(f"{service.base_url}/metrics", verify=False).text
     [line] = [line for line in text.splitlines() if line.startswith("billing_replica_lag_seconds")]
     return float(line.split()[-1])
 

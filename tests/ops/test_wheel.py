@@ -100,7 +100,9 @@ def test_it_migrates_and_serves_from_an_empty_folder(
             base_url = f"http://127.0.0.1:{port}"
             wait_until_healthy(base_url, process)
             headers = {"X-API-Key": key.secret}
-            with httpx.Client(base_url=base_url, headers=headers, timeout=30) as client:
+            with httpx.Client(
+                base_url=base_url, headers=headers, timeout=30, verify=False
+            ) as client:
                 user = unique()
                 check = client.post("/v1/billing/credits/check", json=identity(user))
                 assert check.status_code == 200

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 
 import pytest
+import sqlparse
 
 from tests.sql.helpers import Caller, session
 from tests.support import Database, TestCluster, temporary_cluster, want_postgresql
+
+# yoyo reads all migrations anew whenever it is asked anything, and to part a file into statements
+# takes longer than to run them. The same text has the same statements.
+_split = functools.cache(sqlparse.split)
+sqlparse.split = lambda text: list(_split(text))
 
 
 @pytest.fixture(scope="module")
