@@ -51,7 +51,7 @@ LANGUAGE sql STABLE
 RETURN CASE
     WHEN (p_key).id IS NULL OR (p_key).status = 'revoked' THEN 'api_key_invalid'
     WHEN (p_key).expires_at <= clock_timestamp() THEN 'api_key_expired'
-    WHEN (p_permission = ANY ((p_key).permissions)) IS NOT TRUE THEN 'permission_missing'  -- noqa
+    WHEN (p_permission = ANY ((p_key).permissions)) IS NOT TRUE THEN 'permission_missing'
 END;
 COMMENT ON FUNCTION billing_data.key_fault IS
     'Names what is wrong with an API key for a permission, NULL when nothing is. Helper.';
@@ -105,7 +105,7 @@ COMMENT ON FUNCTION billing_data.good_key IS
 CREATE OR REPLACE FUNCTION billing_data.may_write(p_role text, p_key billing_data.api_keys)
 RETURNS boolean
 LANGUAGE sql IMMUTABLE
-RETURN p_role IS NOT NULL OR ('billing:write' = ANY ((p_key).permissions)) IS TRUE;  -- noqa
+RETURN p_role IS NOT NULL OR ('billing:write' = ANY ((p_key).permissions)) IS TRUE;
 COMMENT ON FUNCTION billing_data.may_write IS
     'Whether what the actor of a check sends of a profile counts. Helper.';
 

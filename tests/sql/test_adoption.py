@@ -49,7 +49,7 @@ def _old(
     cluster: TestCluster, revision: str = FIRST, **sizes: int
 ) -> Iterator[tuple[Database, list[OldKey]]]:
     with cluster.database(template=None) as database:
-        made = {"accounts": ACCOUNTS, "charges": CHARGES, **sizes}
+        made: dict[str, Any] = {"accounts": ACCOUNTS, "charges": CHARGES, **sizes}
         yield database, build(database.dsn(), revision, **made)
 
 
@@ -801,7 +801,7 @@ def test_of_any_old_database_nothing_is_lost(cluster: TestCluster, seed: int) ->
     dice = random.Random(seed)
     with _bare(cluster, dice.choice(revisions()[:9])) as (database, connection):
         _fill(connection, dice)
-        keys = add_keys(connection, datetime.now(UTC))
+        keys = add_keys(connection.connection, datetime.now(UTC))
         connection.commit()
         before = _by_identity(database, "public")
         _take_over(database)
