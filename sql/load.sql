@@ -50,14 +50,12 @@
 \ir items.sql
 --   checks
 \ir checks.sql
---   charges
+--   charges, and lists of them that take effect once
 \ir charges.sql
 --   whether a charge could be written
 \ir health.sql
 --   who holds an account
 \ir holders.sql
---   lists of charges that take effect once
-\ir charge_batches.sql
 --   what servers of the release before call
 \ir kept.sql
 
