@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.http.test_metrics import Metrics, read
+from tests.http.metrics import Metrics, read
 from tests.http.wire import CHARGES, CHECK
 from tests.ops.load import account_with_credits
 from tests.support import Database, Service, charge_body, held_account, running_service, wait_for

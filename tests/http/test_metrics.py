@@ -8,7 +8,6 @@ import re
 import socket
 import subprocess
 import sys
-from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,10 +22,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
-from prometheus_client.parser import text_string_to_metric_families
 
 from server.observe import metrics
 from server.routes import ROUTES
+from tests.http.metrics import Labels, Metrics, read
 from tests.http.wire import ACCOUNTS, BATCH, CHARGES, CHECK, CREDITS, TRANSACTIONS
 from tests.support import (
     Database,
@@ -43,6 +42,8 @@ from tests.support import (
 )
 
 WORKERS = 3
+
+
 NAMES = {
     "billing_service_info": "gauge",
     "billing_http_requests_total": "counter",
@@ -72,50 +73,15 @@ NAMES = {
     "billing_db_write_verifications_total": "counter",
     "billing_errors_total": "counter",
 }
+
+
 EMAIL = "ada.lovelace@example.com"
+
+
 USERS = 20
+
+
 MEGABYTE = 1 << 20
-
-Labels = frozenset[tuple[str, str]]
-
-
-class Metrics:
-    """One reading of /metrics."""
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-        self.samples: dict[str, dict[Labels, float]] = defaultdict(dict)
-        for family in text_string_to_metric_families(text):
-            for sample in family.samples:
-                labels = frozenset(sample.labels.items())
-                assert labels not in self.samples[sample.name], "a series is there twice"
-                self.samples[sample.name][labels] = sample.value
-
-    def sum(self, name: str, **labels: str) -> float:
-        """The sum of the series of `name` that have these labels."""
-        return sum(
-            value
-            for found, value in self.samples.get(name, {}).items()
-            if set(labels.items()) <= found
-        )
-
-    def by(self, name: str, label: str) -> dict[str, float]:
-        """The sums of `name` by one label."""
-        sums: dict[str, float] = defaultdict(float)
-        for labels, value in self.samples.get(name, {}).items():
-            sums[dict(labels)[label]] += value
-        return dict(sums)
-
-    @property
-    def series(self) -> set[tuple[str, Labels]]:
-        return {(name, labels) for name, found in self.samples.items() for labels in found}
-
-
-def read(service: Service) -> Metrics:
-    answer = httpx.get(f"{service.base_url}/metrics", timeout=30, verify=False)
-    assert answer.status_code == 200
-    assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
-    return Metrics(answer.text)
 
 
 @dataclass(frozen=True)

@@ -14,17 +14,22 @@ from urllib.parse import urlsplit
 from uuid import uuid4
 
 import httpx
-import jsonschema
 import psycopg
 import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
-from server.http.error_codes import ERROR_HEADERS
 from server.http.route import INTERNAL, OPEN_PAGE, PAGE
 from server.http.route import SIGNED as SIGNED_GUARD
 from server.limits import INT64_MAX
-from server.public.openapi import document
-from server.routes import ROUTES, SECTIONS
+from server.routes import ROUTES
+from tests.http.descriptions import (
+    CODES,
+    DOCUMENT,
+    EVERY_OPERATION,
+    Json,
+    validate,
+    validate_answer,
+)
 from tests.payments import (
     forget_faults,
     paying_service,
@@ -43,28 +48,26 @@ from tests.support import (
     unique,
 )
 
-Json = dict[str, Any]
-
-DOCUMENT = document(SECTIONS)
-EVERY_OPERATION = {
-    operation["operationId"]: {"method": method.upper(), "path": path, **operation}
-    for path, methods in DOCUMENT["paths"].items()
-    for method, operation in methods.items()
-}
 # What staff do is sent to a server in test_admin_api.py.
 OPERATIONS = {
     name: operation
     for name, operation in EVERY_OPERATION.items()
     if not operation["tags"][0].startswith("Staff: ")
 }
+
+
 AGENTS = [
     name
     for name, operation in OPERATIONS.items()
     if any("ApiKeyAuth" in scheme for scheme in operation["security"])
 ]
+
+
 SIGNED = "receiveStripeEvent"  # not by an agent's key but by Stripe
+
+
 PURCHASES = "/v1/billing/purchases"
-CODES = {error["code"]: error for error in DOCUMENT["x-error-codes"]}
+
 
 # What the service says of itself, and what of billing.errors no agent can be told.
 OWN_CODES = {
@@ -93,6 +96,8 @@ OWN_CODES = {
     "webhook_metadata_missing",
     "webhook_signature_invalid",
 }
+
+
 NOT_FOR_AGENTS = {
     "actor_not_allowed",
     "actor_required",
@@ -104,6 +109,7 @@ NOT_FOR_AGENTS = {
     "provider_config_changed",
     "session_over",  # staff are told `not_authenticated`
 }
+
 
 STRIPE = StripeDouble()
 
@@ -191,48 +197,6 @@ def make_known(service: Service, external_id: str) -> str:
 def example_account(service: Service) -> None:
     """The account that the examples speak of; a check first, as the introduction says."""
     assert send(service, "checkCredit").status_code == 200
-
-
-def closed(schema: Any) -> Any:
-    """The schema without room for fields it does not describe."""
-    if isinstance(schema, dict):
-        inner = {name: closed(value) for name, value in schema.items()}
-        if isinstance(schema.get("properties"), dict):
-            inner["additionalProperties"] = False
-        return inner
-    return [closed(item) for item in schema] if isinstance(schema, list) else schema
-
-
-def validate(value: Any, schema: Json) -> None:
-    """Raises unless `value` is what `schema`, which may refer to the document's others, says, with
-    nothing beside it."""
-    whole = {**closed(schema), "components": closed(DOCUMENT["components"])}
-    checker = jsonschema.Draft202012Validator.FORMAT_CHECKER
-    assert {"date-time", "uuid"} <= checker.checkers.keys()
-    jsonschema.Draft202012Validator(whole, format_checker=checker).validate(value)
-
-
-def validate_answer(name: str, answer: httpx.Response) -> None:
-    """Raises unless the answer is one that the operation's description has."""
-    described = EVERY_OPERATION[name]["responses"][str(answer.status_code)]
-    if "content" in described:
-        content_type = answer.headers["content-type"].split(";")[0]
-        content = described["content"][content_type]
-        if content_type == "application/json":
-            validate(answer.json(), content["schema"])
-    else:
-        assert answer.content == b""
-    sent = {
-        header.lower()
-        for header in DOCUMENT["components"]["headers"]
-        if header.lower() in answer.headers
-    }
-    promised = {header.lower() for header in described["headers"]}
-    assert sent <= promised
-    # Of the headers that come with some errors of a status, this error's must be there.
-    code = answer.json()["code"] if answer.is_error else ""
-    others = {header.lower() for header in {*ERROR_HEADERS.values()} - {ERROR_HEADERS.get(code)}}
-    assert promised - sent <= {"idempotent-replayed"} | others
 
 
 # The document
@@ -597,7 +561,11 @@ PROVOKE: dict[str, Callable[[Service, str], Any]] = {
         service, name, headers={"Stripe-Signature": "t=1,v1=0"}
     ),
 }
+
+
 WEBHOOKS = {code for code in PROVOKE if code.startswith("webhook_")}
+
+
 # 500 is a defect wherever it appears; 503 has a test of its own below.
 NOT_HERE = {"internal_error", "unavailable"}
 

@@ -22,7 +22,7 @@ import httpx
 import pytest
 
 from server.embedded import find_binaries
-from tests.http.test_metrics import Metrics
+from tests.http.metrics import Metrics
 from tests.http.wire import (
     CHARGES,
     assert_error,

@@ -10,7 +10,6 @@ import subprocess
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 import jwt
@@ -20,6 +19,7 @@ from psycopg import sql
 
 from server.embedded import Cluster, find_binaries
 from server.migrate import latest_step
+from tests.ops.command_line import refused, run
 from tests.support import (
     BILLING,
     Database,
@@ -64,6 +64,8 @@ COMMANDS = [
     ("reconcile",),
     ("completion",),
 ]
+
+
 # What a complete command line needs beside its name.
 ARGUMENTS: dict[tuple[str, ...], list[str]] = {
     ("keys", "create"): ["agent"],
@@ -81,6 +83,8 @@ ARGUMENTS: dict[tuple[str, ...], list[str]] = {
     ("reconcile",): ["stripe", "--since", "2026-11-01"],
     ("completion",): ["bash"],
 }
+
+
 USING_THE_DATABASE = [
     ("serve",),
     ("migrate",),
@@ -105,25 +109,15 @@ USING_THE_DATABASE = [
     ("providers", "reencrypt"),
     ("reconcile", "stripe", "--since", "2026-11-01"),
 ]
+
+
 SECRET = "correct-horse-battery-staple-0123456789"
+
+
 SECRETS = {"ADMIN_JWT_SECRET": SECRET, "ENCRYPTION_KEY": SECRET}  # what commands need besides
+
+
 HUNTER = "hunter2hunter2"  # a password that no output may show
-
-
-def run(
-    *arguments: str, environment: dict[str, str] | None = None, **options: Any
-) -> subprocess.CompletedProcess[str]:
-    """Runs the command to its end."""
-    return subprocess.run(
-        [BILLING, *arguments],
-        check=False,
-        capture_output=True,
-        text=True,
-        env={**clean_environment(), **(environment or {})},
-        stdin=subprocess.DEVNULL,
-        timeout=60,
-        **{"cwd": "/", **options},  # where no `dev` runs
-    )
 
 
 def on(database: Database, *arguments: str, user: str = "postgres", **environment: str) -> str:
@@ -131,14 +125,6 @@ def on(database: Database, *arguments: str, user: str = "postgres", **environmen
     done = run(*arguments, environment={"DATABASE_URL": database.dsn(user), **environment})
     assert done.returncode == 0, done.stderr
     return done.stdout
-
-
-def refused(done: subprocess.CompletedProcess[str], code: int) -> str:
-    """What the command says on standard error when it ends with this code, without a traceback."""
-    assert done.returncode == code, (done.stdout, done.stderr)
-    assert "Traceback" not in done.stderr
-    assert done.stderr.strip()
-    return done.stderr
 
 
 def url(user: str, password: str, host: str = "127.0.0.1", port: object = 5432) -> str:

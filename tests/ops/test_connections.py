@@ -28,6 +28,7 @@ from server.gateway.errors import MEANINGS, ReadOnly, Unavailable, translate
 from server.gateway.pool import Pool
 from server.gateway.pooler import TransactionPool
 from tests.ops.load import account_with_credits
+from tests.ops.pools import PATIENCE, PID, alive_backends, backend_pid, new_pool, open_connections
 from tests.ops.proxy import TcpProxy, service_behind, socket_of
 from tests.support import (
     Database,
@@ -40,10 +41,15 @@ from tests.support import (
     wait_for,
 )
 
-PATIENCE = 1.0  # on a busy machine twenty connections at once take a while
 QUESTION = "SELECT current_user::text AS role, current_setting('billing.client_address', true)"
+
+
 CLIENT = ("192.0.2.7", "a browser")
+
+
 _FIELDS = b"SFATAL\0VFATAL\0C57P01\0Mterminating connection due to administrator command\0\0"
+
+
 SHUTDOWN = b"E" + struct.pack("!I", 4 + len(_FIELDS)) + _FIELDS
 
 
@@ -131,11 +137,6 @@ async def interposed(database: Database, fault: str, ready_times: int) -> AsyncI
             await asyncio.gather(*between.tasks, return_exceptions=True)
 
 
-def _pool(kind: Callable[..., Pool], url: str, size: int = 1, **options: Any) -> Pool:
-    patience = {"connect_timeout": PATIENCE, "statement_timeout": PATIENCE}
-    return kind(url, size, **{**patience, "lock_timeout": PATIENCE, **options})
-
-
 async def _call(pool: Pool, way: str) -> Any:
     try:
         async with asyncio.timeout(10), pool.connection() as connection:
@@ -151,7 +152,7 @@ async def _at_step(
 ) -> str | None:
     """The name of what the first call raised; None when the fault's step is beyond its end."""
     async with interposed(database, fault, step) as (between, url):
-        pool = _pool(kind, url)
+        pool = new_pool(kind, url)
         raised = None
         try:
             await _call(pool, way)
@@ -199,6 +200,8 @@ async def test_a_connection_that_breaks_at_any_step_is_unavailable_and_replaced(
 
 
 CHARGES = "/v1/billing/charges"
+
+
 PROMISED = 5.0  # seconds to the first good answer
 
 
@@ -247,7 +250,7 @@ async def test_after_connections_were_lost_without_a_word_a_keyed_charge_succeed
 
 
 async def test_a_slow_statement_is_not_taken_for_a_lost_connection(database: Database) -> None:
-    pool = _pool(Pool, database.dsn("t_web"), 2, statement_timeout=10.0)
+    pool = new_pool(Pool, database.dsn("t_web"), 2, statement_timeout=10.0)
     async with pool.connection() as connection:
         await pool.fetch(connection, "SELECT pg_sleep(4)")
         assert not connection.is_closed()
@@ -261,7 +264,7 @@ async def test_answers_that_never_come_are_given_up_before_the_statement_could_b
     """By a question to the server: whose backend rests has nothing to answer any more."""
     async with TcpProxy(socket_of(database.dsn())).running() as proxy:
         url = proxy.url(database.dsn("t_web"))
-        pool = _pool(Pool, url, 2, statement_timeout=30.0, connect_timeout=10.0)
+        pool = new_pool(Pool, url, 2, statement_timeout=30.0, connect_timeout=10.0)
         await _call(pool, way)
         proxy.lose_present()
         began = time.monotonic()
@@ -272,60 +275,36 @@ async def test_answers_that_never_come_are_given_up_before_the_statement_could_b
         await pool.close()
 
 
-_PID = "SELECT pg_backend_pid()"
-
-
-async def _pid(pool: Pool, connection: Any) -> int:
-    return int((await pool.fetch(connection, _PID))[0][0])
-
-
-async def _open(pool: Pool, count: int) -> set[int]:
-    """Makes the pool open `count` connections; gives the server's processes."""
-    all_of_them = asyncio.Barrier(count)
-
-    async def one() -> int:
-        async with pool.connection() as connection:
-            await all_of_them.wait()
-            return await _pid(pool, connection)
-
-    return set(await asyncio.gather(*(one() for _ in range(count))))
-
-
-def _alive(database: Database, pids: set[int]) -> set[int]:
-    rows = database.execute("SELECT pid FROM pg_stat_activity WHERE pid = ANY (%s)", list(pids))
-    return {pid for (pid,) in rows}
-
-
 async def test_a_connection_that_fails_takes_those_of_its_age_with_it_and_no_younger_one(
     database: Database,
 ) -> None:
-    pool = _pool(Pool, database.dsn("t_web"), 4)
-    old = await _open(pool, 3)
+    pool = new_pool(Pool, database.dsn("t_web"), 4)
+    old = await open_connections(pool, 3)
     async with pool.connection() as failing:
-        killed = await _pid(pool, failing)
+        killed = await backend_pid(pool, failing)
         async with pool.connection(), pool.connection(), pool.connection() as young:
-            youngest = await _pid(pool, young)
+            youngest = await backend_pid(pool, young)
         database.execute("SELECT pg_terminate_backend(%s)", killed)
         with pytest.raises(asyncpg.PostgresError):
-            await pool.fetch(failing, _PID)
+            await pool.fetch(failing, PID)
     assert killed in old
     assert youngest not in old
     await asyncio.to_thread(
         wait_for,
-        lambda: _alive(database, {*old, youngest}) == {youngest},
+        lambda: alive_backends(database, {*old, youngest}) == {youngest},
         "the old ones to be closed",
     )
     async with pool.connection() as next_one:
-        assert await _pid(pool, next_one) == youngest
+        assert await backend_pid(pool, next_one) == youngest
     await pool.close()
 
 
 async def test_a_connection_is_replaced_when_it_is_old(database: Database) -> None:
-    pool = _pool(Pool, database.dsn("t_web"), max_age=0.5)
-    [first] = await _open(pool, 1)
-    again = await _open(pool, 1)
+    pool = new_pool(Pool, database.dsn("t_web"), max_age=0.5)
+    [first] = await open_connections(pool, 1)
+    again = await open_connections(pool, 1)
     await asyncio.sleep(0.6)
-    assert await _open(pool, 1) != {first}
+    assert await open_connections(pool, 1) != {first}
     assert again == {first}
     await pool.close()
 
@@ -334,19 +313,19 @@ async def test_connections_that_nobody_needs_any_more_are_closed(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("server.gateway.pool._IDLE_LIMIT", 0.5)
-    pool = _pool(Pool, database.dsn("t_web"), 3)
-    opened = await _open(pool, 3)
+    pool = new_pool(Pool, database.dsn("t_web"), 3)
+    opened = await open_connections(pool, 3)
     deadline = time.monotonic() + 20
-    while len(_alive(database, opened)) > 1 and time.monotonic() < deadline:
-        await _open(pool, 1)
+    while len(alive_backends(database, opened)) > 1 and time.monotonic() < deadline:
+        await open_connections(pool, 1)
         await asyncio.sleep(0.1)
-    assert len(_alive(database, opened)) == 1
+    assert len(alive_backends(database, opened)) == 1
     await pool.close()
 
 
 async def test_the_kernel_watches_the_sockets(database: Database) -> None:
     async with TcpProxy(socket_of(database.dsn())).running() as proxy:
-        pool = _pool(Pool, proxy.url(database.dsn("t_web")))
+        pool = new_pool(Pool, proxy.url(database.dsn("t_web")))
         async with pool.connection() as connection:
             transport = connection._transport  # type: ignore[attr-defined]
             ours = transport.get_extra_info("socket")
@@ -365,11 +344,11 @@ async def test_a_host_that_swallows_connections_does_not_use_up_the_time_of_the_
     ):
         name = database.name
         url = f"postgresql://t_web@127.0.0.1:{silent.port},127.0.0.1:{good.port}/{name}"
-        pool = _pool(Pool, url, 2)
-        assert len(await _open(pool, 1)) == 1
+        pool = new_pool(Pool, url, 2)
+        assert len(await open_connections(pool, 1)) == 1
         # From now on the good one is asked first.
         began = time.monotonic()
-        assert len(await _open(pool, 2)) == 2
+        assert len(await open_connections(pool, 2)) == 2
         assert time.monotonic() - began < PATIENCE
         assert silent.accepted == 1
         await pool.close()
@@ -378,7 +357,7 @@ async def test_a_host_that_swallows_connections_does_not_use_up_the_time_of_the_
 @pytest.mark.alone
 async def test_attempts_to_connect_into_nothing_end_in_time(database: Database) -> None:
     async with TcpProxy(socket_of(database.dsn()), loses_new=True).running() as proxy:
-        pool = _pool(Pool, proxy.url(database.dsn("t_web")))
+        pool = new_pool(Pool, proxy.url(database.dsn("t_web")))
         began = time.monotonic()
         with pytest.raises(Unavailable):
             await _call(pool, "for agents")
@@ -429,8 +408,8 @@ def test_after_a_short_lead_to_a_server_that_cannot_write_charges_go_on(
 async def test_connections_that_read_well_and_cannot_write_are_not_kept(
     database: Database,
 ) -> None:
-    pool = _pool(Pool, database.dsn("t_web"), 2)
-    opened = await _open(pool, 2)
+    pool = new_pool(Pool, database.dsn("t_web"), 2)
+    opened = await open_connections(pool, 2)
     async with pool.connection() as connection:
         await pool.fetch(
             connection, "SELECT set_config('default_transaction_read_only','on',false)"
@@ -438,7 +417,7 @@ async def test_connections_that_read_well_and_cannot_write_are_not_kept(
         with pytest.raises(asyncpg.PostgresError) as raised:
             await pool.fetch(connection, "SELECT billing.try_writing()")
         assert isinstance(translate(raised.value), ReadOnly)
-    assert not opened & await _open(pool, 2)
+    assert not opened & await open_connections(pool, 2)
     await pool.close()
 
 
@@ -447,10 +426,10 @@ async def test_a_pool_for_reading_takes_a_server_that_cannot_write_and_one_for_w
 ) -> None:
     _make_read_only(database)
     for kind in (Pool, TransactionPool):
-        reading = _pool(kind, database.dsn("t_web"), read_only=True)
+        reading = new_pool(kind, database.dsn("t_web"), read_only=True)
         assert await _call(reading, "for agents")
         await reading.close()
-        writing = _pool(kind, database.dsn("t_web"))
+        writing = new_pool(kind, database.dsn("t_web"))
         with pytest.raises(ReadOnly):
             await _call(writing, "for agents")
         await writing.close()

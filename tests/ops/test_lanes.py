@@ -12,7 +12,7 @@ import pytest
 
 from server.gateway.lanes import Lane, Row
 from server.gateway.pool import Pool
-from tests.ops.test_connections import _alive, _open, _pid, _pool
+from tests.ops.pools import alive_backends, backend_pid, new_pool, open_connections
 from tests.support import Database, wait_for
 
 # Of a batch that is late: far less than a test would wait for one that never leaves.
@@ -159,20 +159,20 @@ async def test_batches_take_turns_again_when_the_late_one_is_back() -> None:
 async def _own_pid(pool: Pool, user: str) -> int:
     connection = await pool.take(user)
     try:
-        return await _pid(pool, connection)
+        return await backend_pid(pool, connection)
     finally:
         pool.put_back(connection)
 
 
 async def test_a_kept_connection_serves_its_user_and_nobody_else(database: Database) -> None:
-    pool = _pool(Pool, database.dsn("t_web"), 3)
+    pool = new_pool(Pool, database.dsn("t_web"), 3)
     kept = await _own_pid(pool, "charges")
-    [common] = await _open(pool, 1)
+    [common] = await open_connections(pool, 1)
     other = await _own_pid(pool, "checks")
     assert len({kept, common, other}) == 3
     for _ in range(3):
         assert await _own_pid(pool, "charges") == kept
-        assert await _open(pool, 1) == {common}
+        assert await open_connections(pool, 1) == {common}
         assert await _own_pid(pool, "checks") == other
     assert pool.in_use == 0
     await pool.close()
@@ -181,7 +181,7 @@ async def test_a_kept_connection_serves_its_user_and_nobody_else(database: Datab
 async def test_a_statement_stays_prepared_on_the_connection_that_is_kept_for_it(
     database: Database,
 ) -> None:
-    pool = _pool(Pool, database.dsn("t_web"))
+    pool = new_pool(Pool, database.dsn("t_web"))
     prepared = "SELECT count(*) FROM pg_prepared_statements WHERE statement LIKE '%the one%'"
 
     async def call() -> None:
@@ -200,19 +200,19 @@ async def test_a_statement_stays_prepared_on_the_connection_that_is_kept_for_it(
 
 
 async def test_kept_connections_count_among_those_that_may_be_open(database: Database) -> None:
-    pool = _pool(Pool, database.dsn("t_web"), 2)
+    pool = new_pool(Pool, database.dsn("t_web"), 2)
     first, second = await _own_pid(pool, "charges"), await _own_pid(pool, "checks")
-    opened = await _open(pool, 2)
+    opened = await open_connections(pool, 2)
     assert not opened & {first, second}
     await asyncio.to_thread(
         wait_for,
-        lambda: _alive(database, {first, second, *opened}) == opened,
+        lambda: alive_backends(database, {first, second, *opened}) == opened,
         "the kept ones to be closed",
     )
     # And the other way round: the one that rested for longest makes room.
     again = await _own_pid(pool, "charges")
     await asyncio.to_thread(
-        wait_for, lambda: len(_alive(database, {again, *opened})) == 2, "one to be closed"
+        wait_for, lambda: len(alive_backends(database, {again, *opened})) == 2, "one to be closed"
     )
     await pool.close()
 
@@ -220,19 +220,21 @@ async def test_kept_connections_count_among_those_that_may_be_open(database: Dat
 async def test_kept_connections_are_closed_when_nobody_needs_them_or_their_like_failed(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pool = _pool(Pool, database.dsn("t_web"), 4)
+    pool = new_pool(Pool, database.dsn("t_web"), 4)
     kept = await _own_pid(pool, "charges")
     async with pool.connection() as failing:
-        database.execute("SELECT pg_terminate_backend(%s)", await _pid(pool, failing))
+        database.execute("SELECT pg_terminate_backend(%s)", await backend_pid(pool, failing))
         with pytest.raises(asyncpg.PostgresError):
             await pool.fetch(failing, "SELECT 1")
     await asyncio.to_thread(
-        wait_for, lambda: not _alive(database, {kept}), "the kept one to be closed as well"
+        wait_for, lambda: not alive_backends(database, {kept}), "the kept one to be closed as well"
     )
     again = await _own_pid(pool, "charges")
     assert again != kept
     monkeypatch.setattr("server.gateway.pool._IDLE_LIMIT", 0.1)
     await asyncio.sleep(0.2)
-    await _open(pool, 1)  # by whom others are closed that were not needed
-    await asyncio.to_thread(wait_for, lambda: not _alive(database, {again}), "it to be closed")
+    await open_connections(pool, 1)  # by whom others are closed that were not needed
+    await asyncio.to_thread(
+        wait_for, lambda: not alive_backends(database, {again}), "it to be closed"
+    )
     await pool.close()

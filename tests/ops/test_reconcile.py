@@ -23,7 +23,7 @@ import pytest
 
 from server.encryption import Cipher
 from server.payments.settings import seal_settings
-from tests.ops.test_cli import refused, run
+from tests.ops.command_line import refused, run
 from tests.stripe_double import (
     HoldAfter,
     HoldBefore,

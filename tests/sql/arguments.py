@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from tests.sql.catalogue import runnable_example
 from tests.sql.helpers import Caller, session
-from tests.sql.test_catalogue import runnable_example
 from tests.support import Database
 
 # In place of an example that does not show all it needs.

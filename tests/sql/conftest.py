@@ -14,7 +14,13 @@ from tests.support import Database, TestCluster, temporary_cluster, want_postgre
 # yoyo reads all migrations anew whenever it is asked anything, and to part a file into statements
 # takes longer than to run them. The same text has the same statements.
 _split = functools.cache(sqlparse.split)
-sqlparse.split = lambda text: list(_split(text))
+
+
+def _split_once(text: str) -> list[str]:
+    return list(_split(text))
+
+
+sqlparse.split = _split_once  # type: ignore[assignment]
 
 
 @pytest.fixture(scope="module")

@@ -24,6 +24,7 @@ from server.config import SettingsSeed
 from server.embedded import find_binaries
 from server.encryption import Cipher
 from server.migrate import MigrationError, migrate, rollback, status
+from tests.http.main_road import go_the_main_road
 from tests.old_database import OldKey, add_keys, build, build_schema, revisions
 from tests.sql.helpers import Caller, ledger_problems, session
 from tests.sql.payments import USES, deliver
@@ -474,9 +475,7 @@ def test_an_old_charge_key_is_still_recognised(adopted: Adopted, adopted_service
 def test_the_main_road_is_open_on_a_database_that_was_taken_over(
     adopted: Adopted, adopted_service: Service
 ) -> None:
-    from tests.http.test_smoke import test_a_user_goes_from_free_uses_to_paid_credits
-
-    test_a_user_goes_from_free_uses_to_paid_credits(adopted_service)
+    go_the_main_road(adopted_service)
     assert ledger_problems(adopted.database) == []
 
 

@@ -33,7 +33,7 @@ from tests.sql.payments import (
     deliver,
     give_back,
 )
-from tests.sql.test_functions_watch import watch
+from tests.sql.watching import watch
 from tests.support import Database, TestCluster, unique
 
 ONE = "WHERE account_id = %(id)s AND ledger_version = "

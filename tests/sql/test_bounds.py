@@ -11,8 +11,8 @@ import pytest
 
 from server.limits import most
 from tests.sql.arguments import Call, argument_types, working_call
+from tests.sql.catalogue import FUNCTIONS
 from tests.sql.helpers import Caller, Refusal, new_user, session
-from tests.sql.test_catalogue import FUNCTIONS
 from tests.support import Database
 
 LONG = 3_000_000  # more characters than any field may have

@@ -16,7 +16,7 @@ import pytest
 from psycopg.rows import dict_row
 
 from tests.sql.arguments import Call, working_call
-from tests.sql.test_catalogue import FUNCTIONS
+from tests.sql.catalogue import FUNCTIONS
 from tests.support import Database, TestCluster
 
 SQL = Path(__file__).resolve().parents[2] / "sql"

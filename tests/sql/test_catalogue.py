@@ -3,119 +3,26 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from server.api_key_secret import new_secret
-from tests.sql.helpers import Caller, account_of, new_user, person, session, set_staff_domain
+from tests.sql.catalogue import (
+    DBA,
+    EVERYBODY,
+    FUNCTIONS,
+    HEADERS,
+    SQL,
+    WEB,
+    runnable_example,
+)
+from tests.sql.helpers import Caller, new_user, person, session
 from tests.sql.payments import (
-    PRICE,
     attach,
     begin,
     bought,
-    configure_provider,
-    deliver,
-    give_back,
-    warn,
 )
 from tests.support import Database
-
-SQL = Path(__file__).resolve().parents[2] / "sql"
-EVERYBODY = {"billing_server", "billing_dba", "billing_analyst"}
-BOTH = {"billing_server", "billing_dba"}
-DBA = {"billing_dba"}
-WEB = {"billing_server"}
-
-# Function -> who may call it, and whether it only reads (s) or may write (v).
-FUNCTIONS: dict[str, tuple[set[str], str]] = {
-    "add_admin": (BOTH, "v"),
-    "adjust_credits": (BOTH, "v"),
-    "adjust_several_credits": (DBA, "v"),
-    "attach_payment": (BOTH, "v"),
-    "begin_purchase": (BOTH, "v"),
-    "charge_items": (BOTH, "v"),
-    "charge_items_once": (BOTH, "v"),
-    "check_credit": (BOTH, "v"),
-    "check_credits": (BOTH, "v"),
-    "check_items": (BOTH, "v"),
-    "create_account": (BOTH, "v"),
-    "create_api_key": (BOTH, "v"),
-    "create_charge": (BOTH, "v"),
-    "create_charges": (BOTH, "v"),
-    "create_charges_once": (BOTH, "v"),
-    "create_check_partitions": (BOTH, "v"),
-    "create_credit": (BOTH, "v"),
-    "create_sign_in_link": (DBA, "v"),
-    "create_sign_in_ticket": (WEB, "v"),
-    "default_payment_provider": (BOTH, "s"),
-    "describe_money": (BOTH, "s"),
-    "describe_openings": (DBA, "s"),
-    "describe_price": (BOTH, "s"),
-    "create_staff_token": (BOTH, "v"),
-    "drop_check_partitions": (DBA, "v"),
-    "end_session": (WEB, "v"),
-    "end_staff_sessions": (BOTH, "v"),
-    "find_api_key": (BOTH, "s"),
-    "find_purchase": (BOTH, "s"),
-    "get_account": (BOTH, "s"),
-    "get_account_by_id": (BOTH, "s"),
-    "get_account_holders": (BOTH, "v"),
-    "get_admin": (DBA, "s"),
-    "get_overview": (BOTH, "s"),
-    "get_provider_config": (BOTH, "s"),
-    "get_schema_version": (BOTH, "s"),
-    "get_session": (WEB, "s"),
-    "get_settings": (BOTH, "s"),
-    "help": (EVERYBODY, "s"),
-    "invite_admin": (BOTH, "v"),
-    "list_accounts": (BOTH, "s"),
-    "list_admins": (BOTH, "s"),
-    "list_api_keys": (BOTH, "s"),
-    "list_audit_log": (BOTH, "s"),
-    "list_checks": (BOTH, "s"),
-    "list_daily_figures": (BOTH, "s"),
-    "list_open_doors": (DBA, "s"),
-    "list_payment_events": (BOTH, "s"),
-    "list_payment_problems": (BOTH, "s"),
-    "list_payments": (DBA, "s"),
-    "list_provider_configs": (BOTH, "s"),
-    "list_purchases": (BOTH, "s"),
-    "list_transactions": (BOTH, "s"),
-    "process_payment_event": (BOTH, "v"),
-    "rebuild_figures": (DBA, "v"),
-    "record_api_key_use": (WEB, "v"),
-    "record_credit": (BOTH, "v"),
-    "refresh_figures": (BOTH, "v"),
-    "reopen_payment": (BOTH, "v"),
-    "require_api_key": (BOTH, "s"),
-    "reset_free_uses": (BOTH, "v"),
-    "resolve_payment": (BOTH, "v"),
-    "resolve_payment_event": (BOTH, "v"),
-    "resolve_payment_warning": (BOTH, "v"),
-    "resolve_shortfall": (BOTH, "v"),
-    "retire_expired_api_key": (WEB, "v"),
-    "return_payment": (DBA, "v"),
-    "revoke_api_key": (BOTH, "v"),
-    "rotate_api_key": (BOTH, "v"),
-    "seed_founders": (DBA, "v"),
-    "seed_settings": (DBA, "v"),
-    "set_admin_domain": (DBA, "v"),
-    "set_account_status": (BOTH, "v"),
-    "set_admin": (BOTH, "v"),
-    "set_pricing": (BOTH, "v"),
-    "set_provider_config": (BOTH, "v"),
-    "settle_purchase": (DBA, "v"),
-    "sign_in_admin": (WEB, "v"),
-    "try_writing": (BOTH, "v"),
-    "use_sign_in_link": (WEB, "v"),
-    "use_sign_in_ticket": (WEB, "v"),
-    "verify_ledger": (DBA, "s"),
-    "watch_books": (BOTH, "s"),
-}
 
 VIEWS = {
     "account_balances": {"billing_dba", "billing_analyst"},
@@ -124,6 +31,7 @@ VIEWS = {
     "errors": EVERYBODY,
     "ledger": {"billing_dba", "billing_analyst"},
 }
+
 
 # Names from before the rule <table>_<rule>: the tables came with them.
 LEGACY_NAMES = {
@@ -150,21 +58,9 @@ LEGACY_NAMES = {
     "idx_admin_audit_logs_resource_type_resource_id",
 }
 
+
 # '' finds nothing by an unqualified name; listing pg_temp last also keeps temporary types out.
 SAFE_SEARCH_PATHS = {'search_path=""', "search_path=pg_catalog, pg_temp"}
-
-_HEADER_AND_NAME = re.compile(
-    r"((?:^--.*\n)+)CREATE OR REPLACE FUNCTION (billing|billing_data)\.(\w+)", re.MULTILINE
-)
-
-
-def _headers() -> Iterator[tuple[str, str, str]]:
-    for file in sorted(SQL.glob("*.sql")):
-        for comment, schema, name in _HEADER_AND_NAME.findall(file.read_text(encoding="utf-8")):
-            yield schema, name, re.sub(r"^-- ?", "", comment, flags=re.MULTILINE)
-
-
-HEADERS = {name: comment for schema, name, comment in _headers() if schema == "billing"}
 
 
 @pytest.fixture(scope="module")
@@ -503,58 +399,6 @@ def test_every_slug_the_functions_raise_is_in_the_errors_view(dba: Caller) -> No
     raised = set(re.findall(r"raise_error\(\s*'(\w+)'", text))
     assert len(raised) > 5
     assert raised <= {row["slug"] for row in dba.execute("SELECT e.slug FROM billing.errors AS e")}
-
-
-@contextmanager
-def runnable_example(database: Database, name: str) -> Iterator[tuple[Caller, str]]:
-    """Whoever may make the call that a function's header shows, and the call; what it speaks of is
-    there. The call ends in ", ...)" where it has too many arguments to show."""
-    key = database.create_key()
-    other = new_secret("live")
-    set_staff_domain(database)
-    with session(database, "t_dba") as dba:
-        dba.row("create_account", oauth_provider="oauth:google", external_id="1")
-        if name in (
-            "get_admin", "set_admin", "create_sign_in_link", "create_staff_token",
-            "end_staff_sessions",
-        ):  # fmt: skip
-            dba.row("add_admin", email="ada@example.com")
-        if name == "invite_admin":
-            dba.row("add_admin", email="ada@example.com", role="admin")
-        configure_provider(database)
-        if name == "resolve_payment_event":  # it resolves an event that ended in a fault
-            assert deliver(dba, "evt_1", "pi_1")["needs_attention"]
-        if name == "reopen_payment":  # it takes back what a person has said
-            dba.row("resolve_payment", payment_id="pi_1", how="other", reason="a test")
-        if name == "resolve_payment_warning":  # of a payment of ours
-            warn(dba, bought(database)[1], "issfr_1")
-        if name == "resolve_shortfall":  # of a pack that was spent before the money went back
-            who, payment_id = bought(database)
-            dba.row("create_charge", **who, amount_minor=20)
-            give_back(dba, payment_id, ("re_1", PRICE))
-        example = re.search(r"Example.*?(SELECT .*?;)", HEADERS[name], re.DOTALL)
-        assert example, HEADERS[name]
-        statement = example[1]
-        # Where an example cannot know a value it shows three dots: a real one takes their place.
-        statement = re.sub(r"(p_key_prefix => )'[^']*\.\.\.'", rf"\g<1>'{other.prefix}'", statement)
-        statement = re.sub(r"(p_key_hash => )'\.\.\.'", rf"\g<1>'{other.hash}'", statement)
-        if name in (
-            "adjust_credits", "adjust_several_credits", "get_account_by_id", "reset_free_uses",
-        ):  # fmt: skip
-            account = account_of(database, person("1"))["id"]
-            statement = statement.replace("'...'", f"'{account}'")
-        if name == "attach_payment":
-            purchase = begin(dba, person("1"))
-            for argument in ("account_id", "purchase_id"):
-                statement = statement.replace(
-                    f"p_{argument} => '...'", f"p_{argument} => '{purchase[argument]}'"
-                )
-        statement = statement.replace("'...'", f"'{key.id}'")
-        if name == "require_api_key" or FUNCTIONS[name][0] == WEB:  # only it may name a key
-            with session(database, "t_web") as web:
-                yield web, statement
-            return
-        yield dba, statement
 
 
 @pytest.mark.parametrize("name", sorted(HEADERS))

@@ -36,6 +36,7 @@ from tests.sql.payments import (
     deliver,
     give_back,
 )
+from tests.sql.totals import TOTALS, assert_totals
 from tests.support import Database, unique
 
 LISTS = {
@@ -45,6 +46,8 @@ LISTS = {
     "list_payment_events": {},
     "list_purchases": {},
 }
+
+
 LARGEST = {name: 10_000 if name == "list_audit_log" else 501 for name in LISTS}
 
 
@@ -264,53 +267,6 @@ def test_a_faulty_list_of_accounts_is_refused(
     _assert_argument(dba, "list_accounts", argument, **arguments)
 
 
-# --- an account and its totals -------------------------------------------------------------------
-
-_TOTALS = (
-    "last_charge_at", "last_credit_at", "total_charged", "total_credited", "charge_count",
-    "credit_count",
-)  # fmt: skip
-
-
-def _counted(database: Database, account_id: uuid.UUID) -> dict[str, Any]:
-    """An account's totals, summed up from the ledger."""
-    with session(database, "postgres") as root:
-        (row,) = root.execute(
-            """
-            SELECT
-                (SELECT max(c.created_at) FROM billing_data.charges AS c
-                    WHERE c.account_id = a.id) AS last_charge_at,
-                (SELECT max(c.created_at) FROM billing_data.credits AS c
-                    WHERE c.account_id = a.id) AS last_credit_at,
-                (SELECT coalesce(sum(c.amount_minor), 0) FROM billing_data.charges AS c
-                    WHERE c.account_id = a.id AND c.paid_with = 'paid') AS total_charged,
-                (SELECT coalesce(sum(greatest(c.amount_minor, 0)), 0)
-                    FROM billing_data.credits AS c WHERE c.account_id = a.id) AS total_credited,
-                (SELECT count(*) FROM billing_data.charges AS c
-                    WHERE c.account_id = a.id) AS charge_count,
-                (SELECT count(*) FROM billing_data.credits AS c
-                    WHERE c.account_id = a.id) AS credit_count
-            FROM billing_data.accounts AS a WHERE a.id = %s
-            """,
-            account_id,
-        )
-    return row
-
-
-def assert_totals(database: Database) -> None:
-    """Every account's totals, in the list and alone, are the sums of its ledger."""
-    with session(database, "t_dba") as dba:
-        rows = dba.rows("list_accounts", limit=501)
-        assert rows
-        for row in rows:
-            expected = _counted(database, row["account_id"])
-            assert {name: row[name] for name in _TOTALS} == expected
-            alone = dba.row("get_account_by_id", account_id=row["account_id"])
-            assert {name: alone[name] for name in _TOTALS} == expected
-            for name in set(row) & set(alone):
-                assert row[name] == alone[name], name
-
-
 def test_totals_are_the_sums_of_the_ledger(database: Database) -> None:
     configure_provider(database)
     rng = random.Random(3)
@@ -383,8 +339,8 @@ def test_one_account_is_read_with_everything_about_it(
     viewer = staff(module_database, "viewer")
     row = web.row("get_account_by_id", account_id=stored["id"], session_hash=viewer.session_hash)
     assert row.pop("account_id") == stored["id"]
-    assert {name: row[name] for name in row if name not in _TOTALS} == {
-        name: stored[name] for name in row if name not in _TOTALS
+    assert {name: row[name] for name in row if name not in TOTALS} == {
+        name: stored[name] for name in row if name not in TOTALS
     }
     assert (row["marketing_opt_in_source"], row["total_credited"]) == ("web", 5)
     for nobody in (NOBODY, None):

@@ -8,19 +8,10 @@ import psycopg
 import pytest
 
 from tests.sql.helpers import tamper
+from tests.sql.watching import watch
 from tests.support import Database, unique
 
 SPOIL = "UPDATE billing_data.accounts SET paid_credits = paid_credits + %s WHERE external_id = %s"
-
-
-def watch(database: Database, known: list[Any] | None = None, entries: int = 500) -> Any:
-    return database.execute(
-        "SELECT w.accounts_checked, w.mismatched, w.payment_problems"
-        " FROM billing.watch_books(p_known => %s::uuid[], p_entries => %s) AS w",
-        known or [],
-        entries,
-        user="t_web",
-    )[0]
 
 
 def user_with_entries(database: Database) -> tuple[str, Any]:

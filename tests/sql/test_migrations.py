@@ -30,6 +30,8 @@ from server.migrate import (
     rollback,
     status,
 )
+from tests.sql.figures import assert_figures_right
+from tests.sql.golden import assert_golden
 from tests.sql.helpers import (
     Caller,
     account_of,
@@ -54,9 +56,7 @@ from tests.sql.payments import (
     problems_of,
     sealed,
 )
-from tests.sql.test_figures import assert_figures_right
-from tests.sql.test_functions_console import assert_totals
-from tests.sql.test_golden_schema import assert_golden
+from tests.sql.totals import assert_totals
 from tests.support import (
     BILLING,
     THROW_AWAY,

@@ -6,10 +6,9 @@ import pytest
 
 from server.http.route import STAFF
 from server.routes import OLD_ADDRESSES, ROUTES
-from tests.http.test_admin_api import Person, admin, hire, new_account, service, viewer
+from tests.http.admin_api.helpers import Person, hire, new_account
 from tests.support import Service, unique
 
-__all__ = ["admin", "service", "viewer"]
 READS = ["/users", "/users?search=nobody", "/api-keys", "/analytics/overview", "/config/providers"]
 
 

@@ -1,0 +1,357 @@
+"""Calls of the staff API, and who makes them."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import httpx
+import jwt
+import psycopg
+import pytest
+
+from server.staff.admin_token import issue_token
+from tests.http.descriptions import EVERY_OPERATION, validate_answer
+from tests.http.wire import (
+    make_account,
+)
+from tests.identity_provider import browser_cookie
+from tests.support import (
+    Service,
+    unique,
+)
+
+Json = dict[str, Any]
+
+
+SECRET = f"staff-{secrets.token_hex(24)}"
+
+
+PUBLIC_URL = "https://billing.example.com"
+
+
+AGENT = "ops-script/1.0"
+
+
+Z_TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{6})?Z"
+
+
+NOBODYS_ID = "00000000-0000-7000-8000-000000000000"
+
+
+STRIPE = {
+    "api_key": f"sk_test_{secrets.token_hex(16)}",
+    "webhook_secret": f"whsec_{secrets.token_hex(16)}",
+    "publishable_key": f"pk_test_{secrets.token_hex(16)}",
+}
+
+
+def find_operation(method: str, path: str) -> str | None:
+    """The id of the operation that answers there; the most literal path wins."""
+    found = [
+        (operation["path"].count("{"), name)
+        for name, operation in EVERY_OPERATION.items()
+        if operation["method"] == method
+        and re.fullmatch(re.sub(r"{\w+}", "[^/]+", operation["path"]), path)
+    ]
+    return min(found)[1] if found else None
+
+
+@dataclass(frozen=True)
+class Person:
+    """Somebody who calls; nobody in particular without a token."""
+
+    service: Service
+    id: str = ""
+    email: str = ""
+    role: str = ""
+    token: str = ""
+
+    def call(self, method: str, path: str, **options: Any) -> httpx.Response:
+        """Sends a request; the answer must be one that the description has."""
+        headers = {"User-Agent": AGENT, **options.pop("headers", {})}
+        if self.token:
+            headers = {"Authorization": f"Bearer {self.token}", **headers}
+        answer = httpx.request(
+            method,
+            self.service.base_url + path,
+            headers=headers,
+            timeout=30,
+            verify=False,
+            **options,
+        )
+        operation = find_operation(method, path.split("?", maxsplit=1)[0])
+        if operation is not None:
+            validate_answer(operation, answer)
+        return answer
+
+    def get(self, path: str, **query: Any) -> Any:
+        """What is there."""
+        answer = self.call("GET", f"/admin/api{path}", params=query or None)
+        assert answer.status_code == 200, answer.text
+        assert answer.headers["cache-control"] == "no-store"
+        return answer.json()
+
+    def post(self, path: str, body: Any = None, **headers: str) -> httpx.Response:
+        return self.call("POST", f"/admin/api{path}", json=body, headers=headers)
+
+    def put(self, path: str, body: Any = None, **headers: str) -> httpx.Response:
+        return self.call("PUT", f"/admin/api{path}", json=body, headers=headers)
+
+    def delete(self, path: str) -> httpx.Response:
+        return self.call("DELETE", f"/admin/api{path}")
+
+
+def staff_environment() -> dict[str, Any]:
+    """What a service needs to have staff. Its identity provider never answers."""
+    return {
+        "ADMIN_JWT_SECRET": SECRET,
+        "ENCRYPTION_KEY": f"encryption-{secrets.token_hex(24)}",
+        "PUBLIC_BASE_URL": PUBLIC_URL,
+        "GOOGLE_CLIENT_ID": "client",
+        "GOOGLE_CLIENT_SECRET": "not so secret",
+        "OIDC_DISCOVERY_URL": "http://127.0.0.1:9/.well-known/openid-configuration",
+    }
+
+
+def hire(service: Service, role: str) -> Person:
+    """A new member of staff with a token."""
+    email = f"{unique('ada')}@example.com"
+    found = service.database.value(
+        "SELECT a.admin_user_id FROM billing.add_admin(p_email => %s, p_role => %s) AS a",
+        email,
+        role,
+        user="t_dba",
+    )
+    token = service.database.know_token(
+        issue_token(SECRET, str(found), email, role, datetime.now(UTC)), email
+    )
+    return Person(service, str(found), email, role, token)
+
+
+def session_cookie(person: Person) -> str:
+    """The cookie of a browser that this person has signed in with."""
+    return browser_cookie(person.service.database, SECRET, person.email, person.id)
+
+
+def new_account(service: Service, **options: Any) -> str:
+    """A new account's id."""
+    return account_id(service, make_account(service, **options))
+
+
+def account_id(service: Service, external_id: str) -> str:
+    found = service.database.value(
+        "SELECT a.id FROM billing_data.accounts AS a WHERE a.external_id = %s", external_id
+    )
+    return str(found)
+
+
+def new_event(service: Service, event_id: str | None = None) -> str:
+    """An event that needs a person."""
+    name = event_id or unique("evt")
+    service.database.execute(
+        "SELECT e.outcome FROM billing.process_payment_event(p_event_id => %s,"
+        " p_event_type => 'payment_intent.succeeded', p_payload => '{}', p_action => 'settle',"
+        " p_payment_id => %s, p_amount_minor => 500, p_currency => 'USD') AS e",
+        name,
+        unique("pi"),
+        user="t_web",
+    )
+    return name
+
+
+def resolved_payment(service: Service) -> str:
+    """A payment that a DBA has dealt with."""
+    payment_id = unique("pi")
+    service.database.execute(
+        "SELECT billing.resolve_payment(p_payment_id => %s, p_how => 'other', p_reason => 'x')",
+        payment_id,
+        user="t_dba",
+    )
+    return payment_id
+
+
+def new_warning(service: Service) -> str:
+    """A report of fraud about a payment of ours."""
+    warning_id, payment_id = unique("issfr"), unique("pi")
+    service.database.execute(
+        "SELECT billing.settle_purchase(p_payment_id => %s, p_oauth_provider => 'oauth:google',"
+        " p_external_id => a.external_id, p_account_id => a.account_id,"
+        " p_amount_minor => s.pack_price_minor) FROM billing.get_settings() AS s,"
+        " billing.get_account(p_oauth_provider => 'oauth:google', p_external_id => %s) AS a",
+        payment_id,
+        make_account(service),
+        user="t_dba",
+    )
+    service.database.execute(
+        "SELECT e.outcome FROM billing.process_payment_event(p_event_id => %s,"
+        " p_event_type => 'radar.early_fraud_warning.created', p_payload => '{}',"
+        " p_action => 'warn', p_payment_id => %s, p_warning_id => %s, p_warning_is_open => true)"
+        " AS e",
+        unique("evt"),
+        payment_id,
+        warning_id,
+        user="t_web",
+    )
+    return warning_id
+
+
+def new_shortfall(service: Service) -> str:
+    """A refund whose credits were spent before."""
+    who, payment_id, return_id = unique("spender"), unique("pi"), unique("re")
+    given = {"who": who, "payment_id": payment_id, "return_id": return_id}
+    identity_of = "p_oauth_provider => 'oauth:google', p_external_id => %(who)s"
+    account = f"(SELECT a.account_id FROM billing.get_account({identity_of}) AS a)"
+    price = "(SELECT s.pack_price_minor FROM billing.get_settings() AS s)"
+    with psycopg.connect(service.database.dsn("t_dba"), autocommit=True) as dba:
+        for call in (
+            f"check_credit({identity_of})",
+            f"settle_purchase(p_payment_id => %(payment_id)s, p_amount_minor => {price},"
+            f" {identity_of}, p_account_id => {account})",
+            *[f"create_charge({identity_of})"] * 3,
+            f"create_charge({identity_of}, p_amount_minor => 15)",
+            "return_payment(p_payment_id => %(payment_id)s, p_return_id => %(return_id)s,"
+            f" p_kind => 'refund', p_amount_minor => {price})",
+        ):
+            dba.execute(f"SELECT billing.{call}", given)
+    return return_id
+
+
+def audit_rows(service: Service, resource_id: str | None = None) -> list[Any]:
+    """Who did what to it, newest first; without `resource_id`, everything."""
+    return service.database.execute(
+        "SELECT l.action, l.admin_user_id::text, l.reason, l.changes, host(l.ip_address),"
+        " l.user_agent, l.resource_type, l.database_role FROM billing_data.admin_audit_logs AS l"
+        " WHERE coalesce(l.resource_id = %s, true) ORDER BY l.created_at DESC, l.id DESC",
+        resource_id,
+    )
+
+
+# Who may do what
+
+
+@dataclass(frozen=True)
+class Try:
+    """A request that succeeds for an administrator."""
+
+    path: str
+    body: Any = None
+    success: int = 200
+
+
+def _path(path: str) -> Callable[[Service], Try]:
+    return lambda service: Try(path)
+
+
+def _of_account(what: str) -> Callable[[Service], Try]:
+    return lambda service: Try(f"/admin/api/users/{new_account(service)}{what}")
+
+
+def _write_account(what: str, body: Json, success: int = 200) -> Callable[[Service], Try]:
+    return lambda service: Try(f"/admin/api/users/{new_account(service)}{what}", body, success)
+
+
+def _change_somebody(service: Service) -> Try:
+    body = {"role": "admin", "reason": "promoted"}
+    return Try(f"/admin/api/staff/{hire(service, 'viewer').email}", body)
+
+
+MATRIX: dict[tuple[str, str], Callable[[Service], Try]] = {
+    ("GET", "/admin/oauth/user"): _path("/admin/oauth/user"),
+    ("GET", "/admin/api/users"): _path("/admin/api/users"),
+    ("GET", "/admin/api/users/{account_id}"): _of_account(""),
+    ("GET", "/admin/api/users/{account_id}/transactions"): _of_account("/transactions"),
+    ("GET", "/admin/api/users/{account_id}/checks"): _of_account("/checks"),
+    ("POST", "/admin/api/users/{account_id}/credits"): _write_account(
+        "/credits", {"amount_minor": 5, "reason": "goodwill"}, 201
+    ),
+    ("POST", "/admin/api/users/{account_id}/free-uses"): _write_account(
+        "/free-uses", {"free_uses": 9, "reason": "a new start"}
+    ),
+    ("PUT", "/admin/api/users/{account_id}/status"): _write_account(
+        "/status", {"status": "suspended", "reason": "abuse"}
+    ),
+    ("GET", "/admin/api/api-keys"): _path("/admin/api/api-keys"),
+    ("POST", "/admin/api/api-keys"): lambda service: Try(
+        "/admin/api/api-keys", {"name": "scout"}, 201
+    ),
+    ("DELETE", "/admin/api/api-keys/{api_key_id}"): lambda service: Try(
+        f"/admin/api/api-keys/{service.database.create_key().id}", success=204
+    ),
+    ("POST", "/admin/api/api-keys/{api_key_id}/rotate"): lambda service: Try(
+        f"/admin/api/api-keys/{service.database.create_key().id}/rotate"
+    ),
+    ("GET", "/admin/api/analytics/overview"): _path("/admin/api/analytics/overview"),
+    ("GET", "/admin/api/analytics/daily"): _path("/admin/api/analytics/daily"),
+    ("GET", "/admin/api/config/providers"): _path("/admin/api/config/providers"),
+    ("PUT", "/admin/api/config/providers/{provider}"): lambda service: Try(
+        "/admin/api/config/providers/square", {"is_enabled": False}
+    ),
+    ("GET", "/admin/api/config/pricing"): _path("/admin/api/config/pricing"),
+    ("PUT", "/admin/api/config/pricing"): lambda service: Try(
+        "/admin/api/config/pricing",
+        {"pack_price_minor": secrets.randbelow(10**6) + 50, "reason": "a new price"},
+    ),
+    ("GET", "/admin/api/purchases"): _path("/admin/api/purchases"),
+    ("GET", "/admin/api/payment-events"): _path("/admin/api/payment-events"),
+    ("GET", "/admin/api/payment-problems"): _path("/admin/api/payment-problems"),
+    ("POST", "/admin/api/payment-events/{event_id}/resolve"): lambda service: Try(
+        f"/admin/api/payment-events/{new_event(service)}/resolve", {"reason": "granted by hand"}
+    ),
+    ("POST", "/admin/api/payments/{payment_id}/resolve"): lambda service: Try(
+        f"/admin/api/payments/{unique('pi')}/resolve", {"how": "refunded", "reason": "a test"}
+    ),
+    ("POST", "/admin/api/payments/{payment_id}/reopen"): lambda service: Try(
+        f"/admin/api/payments/{resolved_payment(service)}/reopen", {"reason": "a wrong payment"}
+    ),
+    ("POST", "/admin/api/payment-warnings/{warning_id}/resolve"): lambda service: Try(
+        f"/admin/api/payment-warnings/{new_warning(service)}/resolve", {"reason": "refunded"}
+    ),
+    ("POST", "/admin/api/payment-returns/{return_id}/resolve"): lambda service: Try(
+        f"/admin/api/payment-returns/{new_shortfall(service)}/resolve", {"reason": "written off"}
+    ),
+    ("GET", "/admin/api/staff"): _path("/admin/api/staff"),
+    ("POST", "/admin/api/staff"): lambda service: Try(
+        "/admin/api/staff", {"email": f"{unique('new')}@example.com"}, 201
+    ),
+    ("PUT", "/admin/api/staff/{email}"): _change_somebody,
+    ("GET", "/admin/api/audit-log"): _path("/admin/api/audit-log"),
+}
+
+
+WRITES = [route for route in MATRIX if route[0] != "GET"]
+
+
+EVERY_WRITE = pytest.mark.parametrize("route", WRITES, ids=" ".join)
+
+
+# Tokens
+
+
+def token(person: Person, secret: str = SECRET, **changes: Any) -> str:
+    """A token as it should not be, but for that the database knows it."""
+    now = datetime.now(UTC)
+    claims: Json = {
+        "sub": person.id,
+        "email": person.email,
+        "role": person.role,
+        "iat": now,
+        "exp": now + timedelta(hours=24),
+        "jti": unique(),
+        **changes,
+    }
+    kept = {name: value for name, value in claims.items() if value is not None}
+    text = jwt.encode(kept, secret, algorithm="HS256")
+    return person.service.database.know_token(text, person.email)
+
+
+def stranger(person: Person) -> str:
+    """A token that is signed as ours are, but that nobody was given."""
+    return issue_token(SECRET, person.id, person.email, person.role, datetime.now(UTC))
+
+
+BAD = "Invalid or expired token"
