@@ -11,7 +11,7 @@ from uuid import UUID
 from aiohttp import web
 from pydantic import BaseModel
 
-from server.agent.guard import GUARD
+from server.agent.guard import GUARD, WHERE_KEYS_GO
 from server.gateway import Gateway, Refused, Row
 from server.http.app_keys import GATEWAY
 from server.http.client_address import client_address
@@ -57,7 +57,7 @@ def agent_endpoint(
         models, entries = await shape.read(request)
         presented = request.headers.get("X-API-Key")
         if presented is None:
-            raise validation_error([missing("header", "x-api-key"), *entries])
+            raise validation_error([missing("header", "x-api-key"), *entries], WHERE_KEYS_GO)
         app = request.app
         gateway = app[GATEWAY]
         api_key_id = await app[GUARD].identify(presented)

@@ -12,8 +12,9 @@ import asyncio
 import os
 import threading
 from collections import Counter, OrderedDict
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 from uuid import UUID
 
 from aiohttp import web
@@ -24,6 +25,10 @@ from server.http.errors import ApiError, known_error, unavailable
 
 V = TypeVar("V")
 
+# The contract words `detail`; this stands beside it.
+WHERE_KEYS_GO = {
+    "hint": "Send the API key as it is in the header X-API-Key. Authorization (Bearer) is not read."
+}
 _KNOWN_KEYS = 10_000
 _KNOWN_WRONG = 10_000
 _LOOKUPS_AT_ONCE = 2
@@ -53,7 +58,7 @@ class Guard:
 
         Raises ApiError: 401 for what is no key, 503 when too many unknown keys wait already."""
         if not presented.startswith("cbk_"):
-            raise _unauthorized("api_key_format")
+            raise _unauthorized("api_key_format", WHERE_KEYS_GO)
         if not presented.isascii():
             raise _unauthorized("api_key_invalid")
         digest = digest_of(presented)
@@ -118,8 +123,10 @@ def _remember(memory: OrderedDict[bytes, V], digest: bytes, value: V, limit: int
         memory.popitem(last=False)
 
 
-def _unauthorized(code: str) -> ApiError:
-    return known_error(code, headers={"WWW-Authenticate": "ApiKey"})
+def _unauthorized(code: str, extra: Mapping[str, Any] | None = None) -> ApiError:
+    error = known_error(code, headers={"WWW-Authenticate": "ApiKey"})
+    error.extra = extra or {}
+    return error
 
 
 def _yield_to_others() -> None:

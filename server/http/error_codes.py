@@ -22,6 +22,7 @@ class Error(TypedDict):
     detail: Annotated[str, f.DETAIL]
     code: Annotated[str, f.CODE]
     request_id: Annotated[str, f.REQUEST_ID]
+    hint: NotRequired[Annotated[str, f.HINT]]
 
 
 class InsufficientCredits(Error):
@@ -58,6 +59,7 @@ class ValidationError(TypedDict):
     ]
     code: Annotated[str, f.CODE]
     request_id: Annotated[str, f.REQUEST_ID]
+    hint: NotRequired[Annotated[str, f.HINT]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,9 +67,11 @@ def known_error(code: str, *, headers: Mapping[str, str] | None = None, **values
     return ApiError(known.status, code, known.detail.format_map(values), headers=headers)
 
 
-def validation_error(entries: list[dict[str, Any]]) -> ApiError:
+def validation_error(
+    entries: list[dict[str, Any]], extra: Mapping[str, Any] | None = None
+) -> ApiError:
     """422 with one entry per failing field."""
-    return ApiError(422, "validation_error", entries)
+    return ApiError(422, "validation_error", entries, extra=extra)
 
 
 def refusal(slug: str, wording: ErrorWording, values: Mapping[str, Any]) -> ApiError:

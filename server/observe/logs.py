@@ -1,5 +1,5 @@
-"""Logs are JSON lines: time, level, logger, message and what the call adds as `extra`. No secret
-and no identity is ever passed to a log call."""
+"""Logs are JSON lines, and plain ones on a terminal: time, level, message and what the call adds as
+`extra`. No secret and no identity is ever passed to a log call."""
 
 from __future__ import annotations
 
@@ -24,16 +24,32 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
-        line |= {key: value for key, value in vars(record).items() if key not in _STANDARD}
+        line |= _added(record)
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return orjson.dumps(line, default=str).decode()
 
 
+class TerminalFormatter(logging.Formatter):
+    """A line for people: 12:30:01 INFO request method=GET status=200."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """The line; a traceback, if any, follows it."""
+        values = (f" {key}={value}" for key, value in _added(record).items())
+        return super().formatMessage(record) + "".join(values)
+
+
+def _added(record: logging.LogRecord) -> dict[str, Any]:
+    return {key: value for key, value in vars(record).items() if key not in _STANDARD}
+
+
 def configure(level: str) -> None:
-    """Sends all logs to standard error as JSON lines."""
+    """Sends all logs to standard error."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter())
+    handler.setFormatter(TerminalFormatter() if sys.stderr.isatty() else JsonFormatter())
     logging.basicConfig(level=level, handlers=[handler], force=True)
     # Says "connection refused" once more for each request; the gateway has said it already.
     logging.getLogger("asyncio").setLevel(logging.WARNING)

@@ -375,3 +375,28 @@ def test_a_flood_of_wrong_keys_leaves_a_valid_keys_latency_alone(service: Servic
     assert p95(flooded) < max(10 * quiet, 0.3)
     assert most_threads <= threads_before + 2
     assert check(service, service.key.secret)[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 422),
+        ({"Authorization": "Bearer {key}"}, 422),
+        ({"X-API-Key": "Bearer {key}"}, 401),
+        ({"X-API-Key": ""}, 401),
+    ],
+    ids=["none", "as a bearer token", "with Bearer before it", "an empty one"],
+)
+def test_who_sends_no_key_or_sends_it_elsewhere_is_told_where_it_goes(
+    service: Service, headers: dict[str, str], status: int
+) -> None:
+    key = service.key.secret
+    with service.client() as client:
+        del client.headers["X-API-Key"]
+        sent = {name: value.format(key=key) for name, value in headers.items()}
+        answer = client.post(CHECK, json=identity(), headers=sent)
+        assert answer.status_code == status
+        assert "X-API-Key" in answer.json()["hint"]
+        wrong = client.post(CHECK, json=identity(), headers={"X-API-Key": f"{key}x"})
+        assert "hint" not in wrong.json()
+        assert key not in answer.text

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
+import re
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -217,3 +222,27 @@ def test_the_access_log_is_a_sample_unless_asked_for_all(database: Database) -> 
                 assert client.get("/").status_code == 200
         assert service.process.stop() == 0
         assert "server.access" not in service.process.output
+
+
+@pytest.mark.parametrize("kind", ["terminal", "pipe"])
+def test_lines_are_for_people_on_a_terminal_and_json_elsewhere(kind: str) -> None:
+    ours, its = pty.openpty() if kind == "terminal" else os.pipe()
+    script = """
+import logging
+from server import logs
+logs.configure("INFO")
+try:
+    raise ValueError("a fault")
+except ValueError:
+    logging.getLogger("server.access").exception("request", extra={"status": 500})
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, stderr=its)
+    text = os.read(ours, 100_000).decode().replace("\r\n", "\n")
+    os.close(ours)
+    os.close(its)
+    if kind == "pipe":
+        [line] = text.splitlines()
+        assert json.loads(line)["status"] == 500
+    else:
+        assert re.match(r"\d\d:\d\d:\d\d ERROR   request status=500\nTraceback", text)
+        assert text.rstrip().endswith("ValueError: a fault")
