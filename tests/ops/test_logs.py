@@ -229,7 +229,7 @@ def test_lines_are_for_people_on_a_terminal_and_json_elsewhere(kind: str) -> Non
     ours, its = pty.openpty() if kind == "terminal" else os.pipe()
     script = """
 import logging
-from server import logs
+from server.observe import logs
 logs.configure("INFO")
 try:
     raise ValueError("a fault")
