@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 RUNS   := $(VENV)/.installed-to-run
 STAMP  := $(VENV)/.installed
 
-.PHONY: help run test test-pgbouncer venv lint bench bench-growth adopt-growth soak torture env secrets clean
+.PHONY: help run test test-pgbouncer venv lint bench bench-growth adopt-growth soak torture golden env secrets clean
 
 help: ## Say what each target does.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -77,6 +77,9 @@ ROUNDS ?= 1000
 torture: venv ## Strike a running service with faults for ROUNDS=1000, about an hour.
 	HYPOTHESIS_PROFILE=torture $(BIN)/python -m pytest tests/sql/test_ledger_model.py
 	$(BIN)/python -m tests.torture --rounds $(ROUNDS)
+
+golden: venv ## Write anew what is made from the migrated database: golden_schema.sql, functions.py.
+	GOLDEN_UPDATE=1 $(BIN)/python -m pytest tests/sql/test_gateway_functions.py tests/sql/test_golden_schema.py
 
 # The version stands in setup.cfg alone; images are tagged with it, so that one can go back to the one before.
 env: ## Make .env for docker-compose.yml where none is, and write this checkout's version into it.

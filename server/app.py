@@ -17,7 +17,7 @@ from server.agent.charges import CHARGE
 from server.agent.checks import CHECK
 from server.agent.guard import GUARD, Guard
 from server.config import ServeConfig
-from server.gateway import Gateway, calls
+from server.gateway import CHARGE_ITEM, CHECK_ITEM, Gateway
 from server.http.app_keys import CONFIG, GATEWAY, STOPPING
 from server.http.middleware import around_request
 from server.lazy_import import load_modules
@@ -32,7 +32,7 @@ from server.staff.sessions import COOKIES, Cookies
 _OBJECTS_BETWEEN_COLLECTIONS = 20_000
 
 # The fields of what checks and charges send, by the names of the composite types.
-ITEM_FIELDS = {calls.CHECK_ITEM.name: CHECK.fields, calls.CHARGE_ITEM.name: CHARGE.fields}
+ITEM_FIELDS = {CHECK_ITEM.name: CHECK.fields, CHARGE_ITEM.name: CHARGE.fields}
 
 
 def build_app(config: ServeConfig) -> web.Application:

@@ -85,7 +85,7 @@ from aiohttp import web
 from typing_extensions import TypedDict
 
 from server.admin_api.endpoint import Call, answer
-from server.gateway.calls import function_call
+from server.gateway import functions
 from server.http import fields as f
 from server.http.answers import reader
 from server.http.route import Example
@@ -100,13 +100,12 @@ class Plan(TypedDict):
 
 EXAMPLE = Example([{"plan_name": "free", "accounts": 1042}])
 
-_COUNT_PLANS = function_call("count_plans", "session_hash", "plan_name accounts")
-_plan = reader(Plan, _COUNT_PLANS.columns)
+_plan = reader(Plan, functions.count_plans.columns)
 
 
 async def list_plans(request: web.Request, call: Call) -> web.StreamResponse:
     """Lists the plans that accounts have, by name."""
-    return answer(200, [_plan(row) for row in await call.rows(_COUNT_PLANS)])
+    return answer(200, [_plan(row) for row in await call.rows(functions.count_plans())])
 ''',
     )
     tree.insert(

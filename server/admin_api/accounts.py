@@ -18,7 +18,7 @@ from server.admin_api.models import (
     SetStatusRequest,
     UserPath,
 )
-from server.gateway import Refused, Row, calls
+from server.gateway import Refused, Row, functions
 from server.http import fields as f
 from server.http.answers import From, reader
 from server.http.errors import from_refused
@@ -187,9 +187,9 @@ STATUS = Example(
     values=_PATH,
 )
 
-_entry = reader(LedgerEntry, calls.LIST_ACCOUNT_TRANSACTIONS.columns)
-_check = reader(Check, calls.LIST_CHECKS.columns)
-_status = reader(StatusChange, calls.SET_ACCOUNT_STATUS.columns)
+_entry = reader(LedgerEntry, functions.list_transactions.columns)
+_check = reader(Check, functions.list_checks.columns)
+_status = reader(StatusChange, functions.set_account_status.columns)
 
 
 async def list_user_transactions(request: web.Request, call: Call) -> web.StreamResponse:
@@ -198,12 +198,13 @@ async def list_user_transactions(request: web.Request, call: Call) -> web.Stream
     query: LedgerQuery = call.query
     account = await _account(call)
     rows = await call.rows(
-        calls.LIST_ACCOUNT_TRANSACTIONS,
-        oauth_provider=account["oauth_provider"],
-        external_id=account["external_id"],
-        limit=query.page_size,
-        offset=query.offset,
-        cursor=query.cursor,
+        functions.list_transactions(
+            oauth_provider=account["oauth_provider"],
+            external_id=account["external_id"],
+            limit=query.page_size,
+            offset=query.offset,
+            cursor=query.cursor,
+        )
     )
     total = rows[0]["total_count"]
     page: LedgerPage = {
@@ -222,10 +223,11 @@ async def list_user_checks(request: web.Request, call: Call) -> web.StreamRespon
     query: PageQuery = call.query
     account = await _account(call)
     rows = await call.rows(
-        calls.LIST_CHECKS,
-        account_id=account["account_id"],
-        limit=query.page_size + 1,
-        offset=query.offset,
+        functions.list_checks(
+            account_id=account["account_id"],
+            limit=query.page_size + 1,
+            offset=query.offset,
+        )
     )
     return answer(200, page_of("checks", rows, query, _check))
 
@@ -236,11 +238,12 @@ async def adjust_credits(request: web.Request, call: Call) -> web.StreamResponse
     body: AdjustCreditsRequest = call.body
     try:
         row = await call.row(
-            calls.ADJUST_CREDITS,
-            account_id=path.account_id,
-            amount=body.amount_minor,
-            reason=body.reason,
-            idempotency_key=call.idempotency_key,
+            functions.adjust_credits(
+                account_id=path.account_id,
+                amount=body.amount_minor,
+                reason=body.reason,
+                idempotency_key=call.idempotency_key,
+            )
         )
     except Refused as error:
         if error.slug != "insufficient_credits":
@@ -270,10 +273,11 @@ async def reset_free_uses(request: web.Request, call: Call) -> web.StreamRespons
     path: UserPath = call.path
     body: ResetFreeUsesRequest = call.body
     row = await call.row(
-        calls.RESET_FREE_USES,
-        account_id=path.account_id,
-        reason=body.reason,
-        free_uses=body.free_uses,
+        functions.reset_free_uses(
+            account_id=path.account_id,
+            reason=body.reason,
+            free_uses=body.free_uses,
+        )
     )
     uses: FreeUsesReset = {
         "account_id": path.account_id,
@@ -289,11 +293,12 @@ async def set_user_status(request: web.Request, call: Call) -> web.StreamRespons
     body: SetStatusRequest = call.body
     account = await _account(call)
     row = await call.row(
-        calls.SET_ACCOUNT_STATUS,
-        oauth_provider=account["oauth_provider"],
-        external_id=account["external_id"],
-        status=body.status,
-        reason=body.reason,
+        functions.set_account_status(
+            oauth_provider=account["oauth_provider"],
+            external_id=account["external_id"],
+            status=body.status,
+            reason=body.reason,
+        )
     )
     return answer(200, _status(row))
 
@@ -301,4 +306,4 @@ async def set_user_status(request: web.Request, call: Call) -> web.StreamRespons
 async def _account(call: Call) -> Row:
     """The account of the path. Raises Refused (account_not_found)."""
     path: UserPath = call.path
-    return await call.row(calls.GET_ACCOUNT_BY_ID, account_id=path.account_id)
+    return await call.row(functions.get_account_by_id(account_id=path.account_id))

@@ -10,7 +10,7 @@ from typing_extensions import TypedDict
 
 from server.admin_api.endpoint import Call, answer
 from server.admin_api.models import DailyQuery
-from server.gateway import calls
+from server.gateway import functions
 from server.http import fields as f
 from server.http.answers import From, reader
 from server.http.route import Example
@@ -98,17 +98,17 @@ DAILY = Example(
     values={"days": 1},
 )
 
-_overview = reader(Overview, calls.GET_OVERVIEW.columns)
-_day = reader(Daily, calls.LIST_DAILY_FIGURES.columns)
+_overview = reader(Overview, functions.get_overview.columns)
+_day = reader(Daily, functions.list_daily_figures.columns)
 
 
 async def get_overview(request: web.Request, call: Call) -> web.StreamResponse:
     """The service at a glance. The last 24 hours and 7 days are exact to five minutes."""
-    return answer(200, _overview(await call.row(calls.GET_OVERVIEW)))
+    return answer(200, _overview(await call.row(functions.get_overview())))
 
 
 async def list_daily_figures(request: web.Request, call: Call) -> web.StreamResponse:
     """A row for each of the last `days` days, the oldest first, and one for today."""
     query: DailyQuery = call.query
-    rows = await call.rows(calls.LIST_DAILY_FIGURES, days=query.days)
+    rows = await call.rows(functions.list_daily_figures(days=query.days))
     return answer(200, [_day(row) for row in rows])

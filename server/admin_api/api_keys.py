@@ -14,7 +14,7 @@ from typing_extensions import TypedDict
 from server.admin_api.endpoint import NO_STORE, Call, answer
 from server.admin_api.models import CreateKeyRequest, KeyPath, KeysQuery, ReasonQuery
 from server.api_key_secret import NewSecret, new_secret
-from server.gateway import Row, calls
+from server.gateway import Row, functions
 from server.http import fields as f
 from server.http.answers import From, reader
 from server.http.errors import known_error
@@ -137,14 +137,14 @@ ROTATED = Example(
     values=_KEY_PATH,
 )
 
-_key = reader(ApiKey, calls.LIST_API_KEYS.columns)
+_key = reader(ApiKey, functions.list_api_keys.columns)
 
 
 async def list_api_keys(request: web.Request, call: Call) -> web.StreamResponse:
     """Lists all keys, newest first, revoked ones included; never a secret."""
     query: KeysQuery = call.query
     rows = await call.rows(
-        calls.LIST_API_KEYS, environment=query.environment, status=query.status_filter
+        functions.list_api_keys(environment=query.environment, status=query.status_filter)
     )
     return answer(200, [_key(row) for row in rows])
 
@@ -154,16 +154,17 @@ async def create_api_key(request: web.Request, call: Call) -> web.StreamResponse
     body: CreateKeyRequest = call.body
     secret = await asyncio.to_thread(new_secret, body.environment)
     row = await call.row(
-        calls.CREATE_API_KEY,
-        name=body.name,
-        key_prefix=secret.prefix,
-        key_hash=secret.hash,
-        key_digest=secret.digest,
-        environment=body.environment,
-        permissions=body.permissions,
-        description=body.description or None,
-        expires_in_days=body.expires_in_days,
-        reason=body.reason,
+        functions.create_api_key(
+            name=body.name,
+            key_prefix=secret.prefix,
+            key_hash=secret.hash,
+            key_digest=secret.digest,
+            environment=body.environment,
+            permissions=body.permissions,
+            description=body.description or None,
+            expires_in_days=body.expires_in_days,
+            reason=body.reason,
+        )
     )
     key: CreatedKey = {**_new_key(row, secret), "created_at": row["created_at"]}
     return answer(201, key)
@@ -176,12 +177,13 @@ async def rotate_api_key(request: web.Request, call: Call) -> web.StreamResponse
     old = await _key_of_path(call)
     secret = await asyncio.to_thread(new_secret, old["environment"])
     row = await call.row(
-        calls.ROTATE_API_KEY,
-        api_key_id=old["api_key_id"],
-        key_prefix=secret.prefix,
-        key_hash=secret.hash,
-        key_digest=secret.digest,
-        reason=query.reason,
+        functions.rotate_api_key(
+            api_key_id=old["api_key_id"],
+            key_prefix=secret.prefix,
+            key_hash=secret.hash,
+            key_digest=secret.digest,
+            reason=query.reason,
+        )
     )
     rotated: RotatedKey = {
         "id": row["api_key_id"],
@@ -199,7 +201,7 @@ async def revoke_api_key(request: web.Request, call: Call) -> web.StreamResponse
     """Ends a key: its next request is refused. Ending it again is fine."""
     path: KeyPath = call.path
     query: ReasonQuery = call.query
-    await call.rows(calls.REVOKE_API_KEY, api_key_id=path.api_key_id, reason=query.reason)
+    await call.rows(functions.revoke_api_key(api_key_id=path.api_key_id, reason=query.reason))
     return web.Response(status=204, headers=NO_STORE)
 
 
@@ -218,7 +220,7 @@ def _new_key(row: Row, secret: NewSecret) -> NewKey:
 async def _key_of_path(call: Call) -> Row:
     """The key of the path. Raises ApiError (400, as the contract has it)."""
     path: KeyPath = call.path
-    for row in await call.rows(calls.LIST_API_KEYS, environment=None, status=None):
+    for row in await call.rows(functions.list_api_keys(environment=None, status=None)):
         if row["api_key_id"] == path.api_key_id:
             return row
     raise known_error("api_key_unknown", api_key_id=path.api_key_id)

@@ -14,7 +14,7 @@ from server.admin_api.endpoint import Call, answer, page_of
 from server.admin_api.models import (
     AuditQuery,
 )
-from server.gateway import Row, calls
+from server.gateway import Row, functions
 from server.http import fields as f
 from server.http.answers import From, reader
 from server.http.example_values import ACCOUNT_ID, AT, PAGED
@@ -80,20 +80,21 @@ EXAMPLE = Example(
     values={"action": "account", "from": "2026-11-01"},
 )
 
-_entry = reader(AuditEntry, calls.LIST_AUDIT_LOG.columns)
+_entry = reader(AuditEntry, functions.list_audit_log.columns)
 
 
 async def list_audit_log(request: web.Request, call: Call) -> web.StreamResponse:
     """Lists what staff and database administrators did, newest first."""
     query: AuditQuery = call.query
     rows = await call.rows(
-        calls.LIST_AUDIT_LOG,
-        who=query.who,
-        action=query.action,
-        resource_id=query.resource_id,
-        **{"from": query.first_day},
-        to=query.last_day,
-        limit=query.page_size + 1,
-        offset=query.offset,
+        functions.list_audit_log(
+            who=query.who,
+            action=query.action,
+            resource_id=query.resource_id,
+            from_=query.first_day,
+            to=query.last_day,
+            limit=query.page_size + 1,
+            offset=query.offset,
+        )
     )
     return answer(200, page_of("entries", rows, query, _entry))

@@ -15,8 +15,7 @@ from aiohttp import web
 from pydantic import BaseModel
 
 from server.admin_api.models import PageQuery
-from server.gateway import Refused, Row
-from server.gateway.calls import FunctionCall
+from server.gateway import FunctionCall, Refused, Row
 from server.http.errors import ApiError, from_refused, known_error, validation_error
 from server.http.json_answer import JSON
 from server.http.request_shape import Shape
@@ -34,13 +33,13 @@ class Call:
     path: Any = None
     query: Any = None
 
-    async def rows(self, call: FunctionCall, **arguments: Any) -> list[Row]:
+    async def rows(self, call: FunctionCall) -> list[Row]:
         """Calls a function in the staff member's name. Raises Refused."""
-        return await self.visit.rows(call, **arguments)
+        return await self.visit.rows(call)
 
-    async def row(self, call: FunctionCall, **arguments: Any) -> Row:
+    async def row(self, call: FunctionCall) -> Row:
         """The one row of a call."""
-        return await self.visit.row(call, **arguments)
+        return await self.visit.row(call)
 
 
 Handler = Callable[[web.Request, Call], Awaitable[web.StreamResponse]]

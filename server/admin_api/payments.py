@@ -22,7 +22,7 @@ from server.admin_api.models import (
     ReturnPath,
     WarningPath,
 )
-from server.gateway import calls
+from server.gateway import functions
 from server.http import fields as f
 from server.http.answers import reader
 from server.http.example_values import (
@@ -272,20 +272,21 @@ RESOLVED_RETURN = Example(
     values={"return_id": _RETURN_ID},
 )
 
-_purchase = reader(Purchase, calls.LIST_PURCHASES.columns)
-_event = reader(PaymentEvent, calls.LIST_PAYMENT_EVENTS.columns)
-_problem = reader(PaymentProblem, calls.LIST_PAYMENT_PROBLEMS.columns)
+_purchase = reader(Purchase, functions.list_purchases.columns)
+_event = reader(PaymentEvent, functions.list_payment_events.columns)
+_problem = reader(PaymentProblem, functions.list_payment_problems.columns)
 
 
 async def list_purchases(request: web.Request, call: Call) -> web.StreamResponse:
     """Lists purchases, newest first, and what became of them."""
     query: PurchasesQuery = call.query
     rows = await call.rows(
-        calls.LIST_PURCHASES,
-        account_id=query.account_id,
-        status=query.status_filter,
-        limit=query.page_size + 1,
-        offset=query.offset,
+        functions.list_purchases(
+            account_id=query.account_id,
+            status=query.status_filter,
+            limit=query.page_size + 1,
+            offset=query.offset,
+        )
     )
     return answer(200, page_of("purchases", rows, query, _purchase))
 
@@ -294,7 +295,7 @@ async def list_payment_events(request: web.Request, call: Call) -> web.StreamRes
     """Lists what the payment provider reported, newest first, and what became of it."""
     query: PageQuery = call.query
     rows = await call.rows(
-        calls.LIST_PAYMENT_EVENTS, limit=query.page_size + 1, offset=query.offset
+        functions.list_payment_events(limit=query.page_size + 1, offset=query.offset)
     )
     return answer(200, page_of("events", rows, query, _event))
 
@@ -304,7 +305,7 @@ async def list_payment_problems(request: web.Request, call: Call) -> web.StreamR
     reports of fraud and second credits for one payment."""
     query: ProblemsQuery = call.query
     rows = await call.rows(
-        calls.LIST_PAYMENT_PROBLEMS, limit=query.page_size + 1, offset=query.offset
+        functions.list_payment_problems(limit=query.page_size + 1, offset=query.offset)
     )
     return answer(200, page_of("problems", rows, query, _problem))
 
@@ -315,11 +316,12 @@ async def resolve_payment_event(request: web.Request, call: Call) -> web.StreamR
     path: EventPath = call.path
     body: ResolveEventRequest = call.body
     await call.rows(
-        calls.RESOLVE_PAYMENT_EVENT,
-        event_id=path.event_id,
-        reason=body.reason,
-        how=body.how,
-        credit_id=body.credit_id,
+        functions.resolve_payment_event(
+            event_id=path.event_id,
+            reason=body.reason,
+            how=body.how,
+            credit_id=body.credit_id,
+        )
     )
     resolved: ResolvedEvent = {"event_id": path.event_id, "resolution": body.reason}
     return answer(200, resolved)
@@ -332,13 +334,14 @@ async def resolve_payment(request: web.Request, call: Call) -> web.StreamRespons
     path: PaymentPath = call.path
     body: ResolvePaymentRequest = call.body
     await call.rows(
-        calls.RESOLVE_PAYMENT,
-        payment_id=path.payment_id,
-        how=body.how,
-        reason=body.reason,
-        credit_id=body.credit_id,
-        amount_minor=body.amount_minor,
-        currency=body.currency,
+        functions.resolve_payment(
+            payment_id=path.payment_id,
+            how=body.how,
+            reason=body.reason,
+            credit_id=body.credit_id,
+            amount_minor=body.amount_minor,
+            currency=body.currency,
+        )
     )
     resolved: ResolvedPayment = {"payment_id": path.payment_id, "resolution": body.reason}
     return answer(200, resolved)
@@ -349,7 +352,7 @@ async def reopen_payment(request: web.Request, call: Call) -> web.StreamResponse
     credited. No balance changes."""
     path: PaymentPath = call.path
     body: ResolveRequest = call.body
-    await call.rows(calls.REOPEN_PAYMENT, payment_id=path.payment_id, reason=body.reason)
+    await call.rows(functions.reopen_payment(payment_id=path.payment_id, reason=body.reason))
     reopened: ReopenedPayment = {"payment_id": path.payment_id, "reason": body.reason}
     return answer(200, reopened)
 
@@ -359,7 +362,9 @@ async def resolve_payment_warning(request: web.Request, call: Call) -> web.Strea
     leaves the list of problems. No balance changes."""
     path: WarningPath = call.path
     body: ResolveRequest = call.body
-    await call.rows(calls.RESOLVE_PAYMENT_WARNING, warning_id=path.warning_id, reason=body.reason)
+    await call.rows(
+        functions.resolve_payment_warning(warning_id=path.warning_id, reason=body.reason)
+    )
     resolved: ResolvedWarning = {"warning_id": path.warning_id, "resolution": body.reason}
     return answer(200, resolved)
 
@@ -369,6 +374,6 @@ async def resolve_shortfall(request: web.Request, call: Call) -> web.StreamRespo
     list of problems. No balance changes."""
     path: ReturnPath = call.path
     body: ResolveRequest = call.body
-    await call.rows(calls.RESOLVE_SHORTFALL, return_id=path.return_id, reason=body.reason)
+    await call.rows(functions.resolve_shortfall(return_id=path.return_id, reason=body.reason))
     resolved: ResolvedReturn = {"return_id": path.return_id, "resolution": body.reason}
     return answer(200, resolved)

@@ -11,7 +11,7 @@ from server.admin_api.endpoint import Call, answer
 from server.admin_api.models import (
     SetPricingRequest,
 )
-from server.gateway import calls
+from server.gateway import functions
 from server.http import fields as f
 from server.http.answers import reader
 from server.http.app_keys import GATEWAY
@@ -35,12 +35,12 @@ NEW_PRICING = Example(
     _EXAMPLE, request={"pack_price_minor": 500, "reason": "Back to the old price"}
 )
 
-_pricing = reader(Pricing, calls.SET_PRICING.columns)
+_pricing = reader(Pricing, functions.set_pricing.columns)
 
 
 async def get_pricing(request: web.Request, call: Call) -> web.StreamResponse:
     """Reads what new users get free and what a pack is."""
-    row = await request.app[GATEWAY].sign_in(calls.GET_SETTINGS)
+    row = await request.app[GATEWAY].sign_in(functions.get_settings())
     assert row is not None
     return answer(200, _pricing(row))
 
@@ -50,11 +50,12 @@ async def set_pricing(request: web.Request, call: Call) -> web.StreamResponse:
     A price that the payment provider would refuse is refused, with what it takes."""
     body: SetPricingRequest = call.body
     row = await call.row(
-        calls.SET_PRICING,
-        reason=body.reason,
-        free_uses=body.free_uses,
-        pack_uses=body.pack_uses,
-        pack_price_minor=body.pack_price_minor,
-        pack_currency=body.pack_currency,
+        functions.set_pricing(
+            reason=body.reason,
+            free_uses=body.free_uses,
+            pack_uses=body.pack_uses,
+            pack_price_minor=body.pack_price_minor,
+            pack_currency=body.pack_currency,
+        )
     )
     return answer(200, _pricing(row))

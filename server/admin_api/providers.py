@@ -13,7 +13,7 @@ from typing_extensions import TypedDict
 
 from server.admin_api.endpoint import Call, answer
 from server.admin_api.models import ProviderPath, SetProviderRequest
-from server.gateway import Row, calls
+from server.gateway import Row, functions
 from server.http import fields as f
 from server.http.answers import From, reader
 from server.http.errors import validation_error
@@ -73,12 +73,12 @@ CONFIGURED = Example(
     values={"provider": "stripe"},
 )
 
-_provider = reader(Provider, calls.LIST_PROVIDER_CONFIGS.columns)
+_provider = reader(Provider, functions.list_provider_configs.columns)
 
 
 async def list_providers(request: web.Request, call: Call) -> web.StreamResponse:
     """Lists the payment providers that are set up, by name, their secrets masked."""
-    rows = await call.rows(calls.LIST_PROVIDER_CONFIGS)
+    rows = await call.rows(functions.list_provider_configs())
     return answer(200, [_provider(row) for row in rows])
 
 
@@ -95,11 +95,12 @@ async def set_provider(request: web.Request, call: Call) -> web.StreamResponse:
     except InvalidSetting as error:
         raise validation_error([_invalid(error)]) from None
     row = await call.row(
-        calls.SET_PROVIDER_CONFIG,
-        provider_type=path.provider,
-        config_data=orjson.dumps(sealed).decode(),
-        is_active=body.is_enabled,
-        reason=body.reason,
+        functions.set_provider_config(
+            provider_type=path.provider,
+            config_data=orjson.dumps(sealed).decode(),
+            is_active=body.is_enabled,
+            reason=body.reason,
+        )
     )
     return answer(200, _provider(row))
 
@@ -107,7 +108,7 @@ async def set_provider(request: web.Request, call: Call) -> web.StreamResponse:
 async def _stored_names(call: Call, provider: str) -> list[str]:
     return [
         name
-        for row in await call.rows(calls.LIST_PROVIDER_CONFIGS)
+        for row in await call.rows(functions.list_provider_configs())
         if row["provider_type"] == provider
         for name in orjson.loads(row["config_data"])
     ]

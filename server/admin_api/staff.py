@@ -15,7 +15,7 @@ from server.admin_api.models import (
     ChangeStaffRequest,
     StaffPath,
 )
-from server.gateway import calls
+from server.gateway import functions
 from server.http import fields as f
 from server.http.answers import From, reader
 from server.http.example_values import STAFF_ID, THEN
@@ -62,13 +62,13 @@ CHANGED = Example(
     values={"email": "grace@example.com"},
 )
 
-_member = reader(StaffMember, calls.ADD_ADMIN.columns)
-_entry = reader(StaffEntry, calls.LIST_ADMINS.columns)
+_member = reader(StaffMember, functions.add_admin.columns)
+_entry = reader(StaffEntry, functions.list_admins.columns)
 
 
 async def list_staff(request: web.Request, call: Call) -> web.StreamResponse:
     """Lists everybody who may, or once might, sign in."""
-    rows = await call.rows(calls.LIST_ADMINS)
+    rows = await call.rows(functions.list_admins())
     everybody: StaffList = {"staff": [_entry(row) for row in rows]}
     return answer(200, everybody)
 
@@ -77,11 +77,12 @@ async def add_staff(request: web.Request, call: Call) -> web.StreamResponse:
     """Lets somebody sign in. Whoever is there already gets this role, and may sign in again."""
     body: AddStaffRequest = call.body
     row = await call.row(
-        calls.ADD_ADMIN,
-        email=body.email,
-        full_name=body.name,
-        role=body.role,
-        reason=body.reason,
+        functions.add_admin(
+            email=body.email,
+            full_name=body.name,
+            role=body.role,
+            reason=body.reason,
+        )
     )
     return answer(201, _member(row))
 
@@ -91,10 +92,11 @@ async def change_staff(request: web.Request, call: Call) -> web.StreamResponse:
     path: StaffPath = call.path
     body: ChangeStaffRequest = call.body
     row = await call.row(
-        calls.SET_ADMIN,
-        email=path.email,
-        reason=body.reason,
-        role=body.role,
-        is_active=body.is_active,
+        functions.set_admin(
+            email=path.email,
+            reason=body.reason,
+            role=body.role,
+            is_active=body.is_active,
+        )
     )
     return answer(200, _member(row))

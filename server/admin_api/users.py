@@ -11,7 +11,7 @@ from typing_extensions import TypedDict
 
 from server.admin_api.endpoint import Call, answer
 from server.admin_api.models import UserPath, UsersQuery
-from server.gateway import calls
+from server.gateway import functions
 from server.http import fields as f
 from server.http.answers import reader
 from server.http.example_values import ACCOUNT_ID, ADA, AT, COUNTED, PAGING, THEN
@@ -106,8 +106,8 @@ DETAILS = Example(
     values={"account_id": ACCOUNT_ID},
 )
 
-_user = reader(User, calls.LIST_ACCOUNTS.columns)
-_user_details = reader(UserDetails, calls.GET_ACCOUNT_BY_ID.columns)
+_user = reader(User, functions.list_accounts.columns)
+_user_details = reader(UserDetails, functions.get_account_by_id.columns)
 
 
 async def list_users(request: web.Request, call: Call) -> web.StreamResponse:
@@ -115,14 +115,15 @@ async def list_users(request: web.Request, call: Call) -> web.StreamResponse:
     all."""
     query: UsersQuery = call.query
     rows = await call.rows(
-        calls.LIST_ACCOUNTS,
-        search=query.search,
-        status=query.status_filter or None,
-        sort=query.sort,
-        match=query.match,
-        limit=query.page_size,
-        offset=query.offset,
-        count=True,
+        functions.list_accounts(
+            search=query.search,
+            status=query.status_filter or None,
+            sort=query.sort,
+            match=query.match,
+            limit=query.page_size,
+            offset=query.offset,
+            count=True,
+        )
     )
     total = rows[0]["total_count"]
     page: UserPage = {
@@ -138,5 +139,5 @@ async def list_users(request: web.Request, call: Call) -> web.StreamResponse:
 async def get_user(request: web.Request, call: Call) -> web.StreamResponse:
     """Reads one account: who it belongs to, its balances, its totals."""
     path: UserPath = call.path
-    row = await call.row(calls.GET_ACCOUNT_BY_ID, account_id=path.account_id)
+    row = await call.row(functions.get_account_by_id(account_id=path.account_id))
     return answer(200, _user_details(row))

@@ -15,7 +15,7 @@ from aiohttp import web
 
 from server.admin_pages.lists import list_page, window
 from server.admin_pages.page import PAGE_SIZE, page_number, render
-from server.gateway import Refused, Row, calls
+from server.gateway import Refused, Row, functions
 from server.http.app_keys import GATEWAY
 from server.http.validation import CURSOR
 from server.staff.guard import Visit
@@ -59,7 +59,7 @@ def account_id_of(request: web.Request) -> UUID:
 
 async def read_account(visit: Visit, account_id: UUID) -> Row:
     """The account. Raises Refused (account_not_found)."""
-    return await visit.row(calls.GET_ACCOUNT_BY_ID, account_id=account_id)
+    return await visit.row(functions.get_account_by_id(account_id=account_id))
 
 
 async def show_account(
@@ -74,7 +74,7 @@ async def show_account(
         name = name if name in dict(TABS) else "ledger"
         cursor = request.query.get("cursor")
         tab = _Tab(name, page_number(request.query), cursor, _links(account_id, name))
-    settings = await request.app[GATEWAY].sign_in(calls.GET_SETTINGS)
+    settings = await request.app[GATEWAY].sign_in(functions.get_settings())
     assert settings is not None
     return await render(
         visit,
@@ -110,9 +110,9 @@ async def _history(visit: Visit, account: Row, tab: _Tab) -> dict[str, Any]:
     next_cursor: str | None = None
     account_id, span = account["account_id"], window(tab.number)
     if tab.name == "checks":
-        rows = await visit.rows(calls.LIST_CHECKS, account_id=account_id, **span)
+        rows = await visit.rows(functions.list_checks(account_id=account_id, **span))
     elif tab.name == "purchases":
-        rows = await visit.rows(calls.LIST_PURCHASES, account_id=account_id, status=None, **span)
+        rows = await visit.rows(functions.list_purchases(account_id=account_id, **span))
     else:
         rows = await _ledger(visit, account, tab)
         next_cursor = rows[0]["next_cursor"]
@@ -133,16 +133,16 @@ async def _ledger(visit: Visit, account: Row, tab: _Tab) -> Sequence[Row]:
     if tab.cursor is not None and re.fullmatch(CURSOR, tab.cursor):
         with contextlib.suppress(Refused):  # another account's: the page by its number
             return await visit.rows(
-                calls.LIST_ACCOUNT_TRANSACTIONS,
-                **who,
-                limit=PAGE_SIZE,
-                offset=0,
-                cursor=tab.cursor,
+                functions.list_transactions(
+                    **who,
+                    limit=PAGE_SIZE,
+                    cursor=tab.cursor,
+                )
             )
     return await visit.rows(
-        calls.LIST_ACCOUNT_TRANSACTIONS,
-        **who,
-        limit=PAGE_SIZE,
-        offset=(tab.number - 1) * PAGE_SIZE,
-        cursor=None,
+        functions.list_transactions(
+            **who,
+            limit=PAGE_SIZE,
+            offset=(tab.number - 1) * PAGE_SIZE,
+        )
     )

@@ -26,7 +26,7 @@ from server.admin_pages.page import (
 )
 from server.admin_pages.refusals import all_of, fault_of
 from server.admin_pages.visible import exact
-from server.gateway import Refused, Row, calls
+from server.gateway import Refused, Row, functions
 from server.limits import INT64_MAX
 from server.staff.guard import Visit, require_admin
 
@@ -90,13 +90,13 @@ def _query(request: web.Request) -> dict[str, str]:
 
 async def _list(visit: Visit, query: Mapping[str, str], number: int) -> list[Row]:
     return await visit.rows(
-        calls.LIST_ACCOUNTS,
-        search=query.get("search"),
-        status=query.get("status"),
-        sort=query.get("sort", "newest"),
-        match=query.get("match", "prefix"),
-        count=False,
-        **window(number),
+        functions.list_accounts(
+            search=query.get("search"),
+            status=query.get("status"),
+            sort=query.get("sort", "newest"),
+            match=query.get("match", "prefix"),
+            **window(number),
+        )
     )
 
 
@@ -118,11 +118,12 @@ async def adjust_credits(request: web.Request, visit: Visit) -> web.StreamRespon
         if amount < 0 and form.get("confirm") != "yes":
             return await _confirm_taking(visit, await read_account(visit, account_id), form, amount)
         changed = await visit.row(
-            calls.ADJUST_CREDITS,
-            account_id=account_id,
-            amount=amount,
-            reason=reason,
-            idempotency_key=form.get("idempotency_key") or None,
+            functions.adjust_credits(
+                account_id=account_id,
+                amount=amount,
+                reason=reason,
+                idempotency_key=form.get("idempotency_key") or None,
+            )
         )
     except (FormFault, Refused) as error:
         return await _failed(visit, error, "credits", form)
@@ -169,7 +170,7 @@ async def reset_free_uses(request: web.Request, visit: Visit) -> web.StreamRespo
             lambda: reason_of(form),
         )
         changed = await visit.row(
-            calls.RESET_FREE_USES, account_id=account_id, reason=reason, free_uses=free_uses
+            functions.reset_free_uses(account_id=account_id, reason=reason, free_uses=free_uses)
         )
     except (FormFault, Refused) as error:
         return await _failed(visit, error, "free-uses", form)
@@ -201,11 +202,12 @@ async def set_status(request: web.Request, visit: Visit) -> web.StreamResponse:
                 reason=reason,
             )
         changed = await visit.row(
-            calls.SET_ACCOUNT_STATUS,
-            oauth_provider=account["oauth_provider"],
-            external_id=account["external_id"],
-            status=status,
-            reason=reason,
+            functions.set_account_status(
+                oauth_provider=account["oauth_provider"],
+                external_id=account["external_id"],
+                status=status,
+                reason=reason,
+            )
         )
     except (FormFault, Refused) as error:
         return await _failed(visit, error, "status", form)

@@ -20,7 +20,7 @@ from server.admin_pages.page import (
     whole_number,
 )
 from server.api_key_secret import NewSecret, new_secret
-from server.gateway import Refused, Row, calls
+from server.gateway import Refused, Row, functions
 from server.staff.guard import Visit, require_admin
 
 _STATUSES = ("active", "rotating", "revoked")
@@ -66,12 +66,13 @@ async def rotate(request: web.Request, visit: Visit) -> web.StreamResponse:
     secret = await _new_secret(str(old["environment"]) if old else "live")
     try:
         key = await visit.row(
-            calls.ROTATE_API_KEY,
-            api_key_id=key_id,
-            key_prefix=secret.prefix,
-            key_hash=secret.hash,
-            key_digest=secret.digest,
-            reason=reason,
+            functions.rotate_api_key(
+                api_key_id=key_id,
+                key_prefix=secret.prefix,
+                key_hash=secret.hash,
+                key_digest=secret.digest,
+                reason=reason,
+            )
         )
     except Refused as error:
         if error.slug != "api_key_not_active":
@@ -98,7 +99,7 @@ async def revoke(request: web.Request, visit: Visit) -> web.StreamResponse:
         reason = reason_of(form)
     except FormFault as error:
         return await _question(visit, "revoke", str(key_id), form, error.faults)
-    key = await visit.row(calls.REVOKE_API_KEY, api_key_id=key_id, reason=reason)
+    key = await visit.row(functions.revoke_api_key(api_key_id=key_id, reason=reason))
     return await done(
         visit, "/admin/keys", f"The key {key['name']} ({key['key_prefix']}...) is revoked."
     )
@@ -130,16 +131,16 @@ async def _create(visit: Visit, form: dict[str, object]) -> tuple[Row, str]:
         raise FormFault(**faults)
     secret = await _new_secret(texts["environment"])
     key = await visit.row(
-        calls.CREATE_API_KEY,
-        name=name,
-        key_prefix=secret.prefix,
-        key_hash=secret.hash,
-        key_digest=secret.digest,
-        environment=texts["environment"],
-        permissions=permissions,
-        description=purpose,
-        expires_in_days=days,
-        reason=None,  # what it is for is why
+        functions.create_api_key(
+            name=name,
+            key_prefix=secret.prefix,
+            key_hash=secret.hash,
+            key_digest=secret.digest,
+            environment=texts["environment"],
+            permissions=permissions,
+            description=purpose,
+            expires_in_days=days,
+        )
     )
     return key, secret.plaintext
 
@@ -173,7 +174,9 @@ async def _list(
         visit,
         "admin/keys/list.html",
         status=status,
-        keys=await visit.rows(calls.LIST_API_KEYS, **chosen),
+        keys=await visit.rows(
+            functions.list_api_keys(status=chosen["status"], environment=chosen["environment"])
+        ),
         now=datetime.now(UTC),
         chosen={name: value or "" for name, value in chosen.items()},
         is_filtered=any(chosen.values()),
@@ -206,7 +209,7 @@ async def _question(
 
 
 async def _find(visit: Visit, key_id: str) -> Row | None:
-    rows = await visit.rows(calls.LIST_API_KEYS, environment=None, status=None)
+    rows = await visit.rows(functions.list_api_keys())
     return next((row for row in rows if str(row["api_key_id"]) == key_id.lower()), None)
 
 

@@ -15,7 +15,7 @@ from aiohttp import web
 
 from server.admin_pages.lists import list_page, window
 from server.admin_pages.page import HEADERS, FormFault, page_number, render
-from server.gateway import Row, calls
+from server.gateway import Row, functions
 from server.http.validation import finite_day
 from server.staff.guard import Visit
 
@@ -52,7 +52,7 @@ async def list_entries(request: web.Request, visit: Visit) -> web.StreamResponse
         filters = _filters(given)
     except FormFault as error:
         return await _page(visit, given, [], 1, error.faults)
-    rows = await visit.rows(calls.LIST_AUDIT_LOG, **filters, **window(number))
+    rows = await visit.rows(functions.list_audit_log(**filters, **window(number)))
     return await _page(visit, given, rows, number, {})
 
 
@@ -62,7 +62,7 @@ async def export(request: web.Request, visit: Visit) -> web.StreamResponse:
         filters = _filters(_given(request))
     except FormFault:
         raise web.HTTPUnprocessableEntity(reason="Give days as 2026-11-22") from None
-    rows = await visit.rows(calls.LIST_AUDIT_LOG, **filters, limit=_EXPORT_LIMIT, offset=0)
+    rows = await visit.rows(functions.list_audit_log(**filters, limit=_EXPORT_LIMIT, offset=0))
     return web.Response(
         body=await asyncio.to_thread(_csv, rows),
         content_type="text/csv",
@@ -114,7 +114,8 @@ def _filters(given: dict[str, str]) -> dict[str, Any]:
         raise FormFault(**faults)
     if days["from"] and days["to"] and days["from"] > days["to"]:
         raise FormFault(to="The last day is before the first.")
-    return {argument: given[name] or None for name, argument in _TEXTS.items()} | days
+    texts = {argument: given[name] or None for name, argument in _TEXTS.items()}
+    return texts | {"from_": days["from"], "to": days["to"]}
 
 
 def _shown(row: Row) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from aiohttp import web
 
 from server.admin_pages.charts import bar_chart
 from server.admin_pages.page import render
-from server.gateway import calls
+from server.gateway import functions
 from server.staff.guard import Visit
 
 _DAYS = 30
@@ -20,8 +20,8 @@ _CHARTS = (
 
 async def show(request: web.Request, visit: Visit) -> web.StreamResponse:
     """The dashboard."""
-    days = await visit.rows(calls.LIST_DAILY_FIGURES, days=_DAYS - 1)  # and today
-    overview = await visit.row(calls.GET_OVERVIEW)
+    days = await visit.rows(functions.list_daily_figures(days=_DAYS - 1))  # and today
+    overview = await visit.row(functions.get_overview())
     # Somebody who came on two days is one user of them.
     totals = {"unique_users": overview["unique_users_30d"]}
     return await render(
@@ -31,16 +31,7 @@ async def show(request: web.Request, visit: Visit) -> web.StreamResponse:
         today=days[-1],
         days=days,
         charts=[bar_chart(name, title, days, totals.get(name)) for name, title in _CHARTS],
-        activity=await visit.rows(
-            calls.LIST_AUDIT_LOG,
-            who=None,
-            action=None,
-            resource_id=None,
-            **{"from": None},
-            to=None,
-            limit=10,
-            offset=0,
-        ),
+        activity=await visit.rows(functions.list_audit_log(limit=10)),
     )
 
 

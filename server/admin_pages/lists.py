@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypedDict
 from urllib.parse import urlencode
 
 from server.admin_pages.page import PAGE_SIZE
 
 
-def window(number: int) -> dict[str, int]:
+class Window(TypedDict):
+    """Which rows of a list."""
+
+    limit: int
+    offset: int
+
+
+def window(number: int) -> Window:
     """The limit and offset of a page: one row more than is shown tells whether there is a next."""
     return {"limit": PAGE_SIZE + 1, "offset": (number - 1) * PAGE_SIZE}
 

@@ -19,7 +19,7 @@ from server.admin_pages.page import (
     required,
 )
 from server.admin_pages.refusals import all_of, fault_of
-from server.gateway import Refused, Row, calls
+from server.gateway import Refused, Row, functions
 from server.staff.guard import Visit, require_admin
 
 _PURCHASES = "/admin/payments"
@@ -123,9 +123,7 @@ async def purchases(request: web.Request, visit: Visit) -> web.StreamResponse:
     """Purchases and what became of them."""
     number, status = page_number(request.query), request.query.get("status", "")
     query = {"status": status} if status and status in dict(_STATUSES) else {}
-    rows = await visit.rows(
-        calls.LIST_PURCHASES, account_id=None, status=query.get("status"), **window(number)
-    )
+    rows = await visit.rows(functions.list_purchases(status=query.get("status"), **window(number)))
     return await render(
         visit,
         "admin/payments/purchases.html",
@@ -139,7 +137,7 @@ async def purchases(request: web.Request, visit: Visit) -> web.StreamResponse:
 async def events(request: web.Request, visit: Visit) -> web.StreamResponse:
     """The provider's events and what came of each."""
     number = page_number(request.query)
-    rows = await visit.rows(calls.LIST_PAYMENT_EVENTS, **window(number))
+    rows = await visit.rows(functions.list_payment_events(**window(number)))
     return await render(
         visit,
         "admin/payments/events.html",
@@ -180,20 +178,21 @@ async def _resolve(visit: Visit, kind: str, reference: str, form: Mapping[str, s
     if kind in ("shortfall", *_WARNINGS):
         reason = required(form, "reason", "what you did about it")
         if kind == "shortfall":
-            await visit.rows(calls.RESOLVE_SHORTFALL, return_id=reference, reason=reason)
+            await visit.rows(functions.resolve_shortfall(return_id=reference, reason=reason))
         else:
-            await visit.rows(calls.RESOLVE_PAYMENT_WARNING, warning_id=reference, reason=reason)
+            await visit.rows(functions.resolve_payment_warning(warning_id=reference, reason=reason))
         return
     reason, credit_id = all_of(
         lambda: required(form, "reason", "what you did about it"),
         lambda: _credit_of(form),
     )
     await visit.rows(
-        calls.RESOLVE_PAYMENT_EVENT,
-        event_id=reference,
-        reason=reason,
-        how=form.get("how") or None,
-        credit_id=credit_id,
+        functions.resolve_payment_event(
+            event_id=reference,
+            reason=reason,
+            how=form.get("how") or None,
+            credit_id=credit_id,
+        )
     )
 
 
@@ -217,7 +216,7 @@ async def _show_problems(
     values: Mapping[str, str] | None = None,
     faults: Mapping[str, str] | None = None,
 ) -> web.StreamResponse:
-    rows = await visit.rows(calls.LIST_PAYMENT_PROBLEMS, **window(number))
+    rows = await visit.rows(functions.list_payment_problems(**window(number)))
     return await render(
         visit,
         "admin/payments/problems.html",

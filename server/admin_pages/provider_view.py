@@ -14,7 +14,7 @@ from aiohttp import web
 
 from server.admin_pages.page import FormFault
 from server.admin_pages.refusals import FORM
-from server.gateway import calls
+from server.gateway import functions
 from server.http.app_keys import CONFIG, GATEWAY, REQUEST_ID
 from server.payments.payments import PAYMENTS
 from server.payments.settings import WEBHOOK_SECRET, InvalidSetting, joined_secrets, secrets_of
@@ -70,7 +70,7 @@ class Provider:
 
 async def read_provider(visit: Visit) -> Provider:
     """The stored configuration as it may be shown."""
-    for row in await visit.rows(calls.LIST_PROVIDER_CONFIGS):
+    for row in await visit.rows(functions.list_provider_configs()):
         if row["provider_type"] == _PROVIDER:
             shown = orjson.loads(row["config_data"])
             return Provider(True, row["is_active"], row["mode"], shown, row["updated_at"])
@@ -154,11 +154,12 @@ def _webhook_secrets(form: Mapping[str, str], stored: Provider) -> str | list[st
 
 async def test_connection(request: web.Request) -> tuple[bool, str]:
     """Whether Stripe accepts the stored API key, and what to say about it."""
-    row = await request.app[GATEWAY].get_provider_config(_PROVIDER)
-    if row is None or not row["config_data"].get("api_key"):
+    rows = await request.app[GATEWAY].read(functions.get_provider_config(provider_type=_PROVIDER))
+    stored = orjson.loads(rows[0]["config_data"]) if rows else {}
+    if not stored.get("api_key"):
         return False, "There is no API key to test yet."
     payments = request.app[PAYMENTS]
-    settings = payments.settings(row["config_data"])
+    settings = payments.settings(stored)
     if settings is None:
         return False, (
             "The stored secrets cannot be decrypted: ENCRYPTION_KEY is missing or another one."

@@ -11,7 +11,7 @@ from aiohttp import web
 from server.admin_pages.page import FormFault, done, form_of, reason_of, render, whole_number
 from server.admin_pages.provider_view import provider_view, read_provider, sealed, test_connection
 from server.admin_pages.refusals import FORM, all_of, fault_of
-from server.gateway import Refused, Row, calls
+from server.gateway import Refused, functions
 from server.http.app_keys import GATEWAY
 from server.limits import INT64_MAX
 from server.staff.guard import Visit, require_admin
@@ -58,8 +58,7 @@ async def set_pricing(request: web.Request, visit: Visit) -> web.StreamResponse:
                 changed=changed,
                 reason=reason,
             )
-        kept: dict[str, Any] = dict.fromkeys(name for name, _ in _PRICING)
-        now = await visit.row(calls.SET_PRICING, reason=reason, **{**kept, **changed})
+        now = await visit.row(functions.set_pricing(reason=reason, **changed))
     except (FormFault, Refused) as error:
         return await _failed(visit, "pricing", form, error)
     message = f"New accounts get {now['free_uses']:,} free uses; a pack is {now['pack_uses']:,}"
@@ -95,20 +94,28 @@ async def _price_after(
 ) -> str:
     """The price as money after a change. Raises Refused for one that Stripe does not take."""
     changes_price = changed.keys() & {"pack_price_minor", "pack_currency"}
-    call = calls.DESCRIBE_PRICE if changes_price else calls.DESCRIBE_MONEY
-    return await _price(request, {**before, **changed}, call)
+    after = {**before, **changed}
+    return await (_checked_price if changes_price else _price)(request, after)
 
 
-async def _price(
-    request: web.Request,
-    settings: Mapping[str, Any] | Row,
-    call: calls.FunctionCall = calls.DESCRIBE_MONEY,
-) -> str:
+async def _price(request: web.Request, settings: Mapping[str, Any]) -> str:
     row = await request.app[GATEWAY].sign_in(
-        call, settings["pack_price_minor"], settings["pack_currency"]
+        functions.describe_money(
+            amount_minor=settings["pack_price_minor"], currency=settings["pack_currency"]
+        )
     )
     assert row is not None
-    return str(row[call.name])
+    return str(row["describe_money"])
+
+
+async def _checked_price(request: web.Request, settings: Mapping[str, Any]) -> str:
+    row = await request.app[GATEWAY].sign_in(
+        functions.describe_price(
+            pack_price_minor=settings["pack_price_minor"], pack_currency=settings["pack_currency"]
+        )
+    )
+    assert row is not None
+    return str(row["describe_price"])
 
 
 async def set_provider(request: web.Request, visit: Visit) -> web.StreamResponse:
@@ -121,7 +128,9 @@ async def set_provider(request: web.Request, visit: Visit) -> web.StreamResponse
             lambda: sealed(request, form, stored),
             lambda: reason_of(form),
         )
-        await visit.row(calls.SET_PROVIDER_CONFIG, provider_type="stripe", reason=reason, **config)
+        await visit.row(
+            functions.set_provider_config(provider_type="stripe", reason=reason, **config)
+        )
     except (FormFault, Refused) as error:
         return await _failed(visit, "stripe", form, error)
     return await done(visit, _PAGE, "Stripe's settings are stored. Test the connection next.")
@@ -142,7 +151,7 @@ async def _failed(
 
 
 async def _read_pricing(request: web.Request) -> dict[str, Any]:
-    row = await request.app[GATEWAY].sign_in(calls.GET_SETTINGS)
+    row = await request.app[GATEWAY].sign_in(functions.get_settings())
     assert row is not None
     return dict(row)
 

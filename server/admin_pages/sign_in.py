@@ -7,7 +7,7 @@ from urllib.parse import urlencode
 from aiohttp import web
 
 from server.admin_pages.page import error_page, render_public, see_other
-from server.gateway import calls
+from server.gateway import functions
 from server.http.app_keys import CONFIG, GATEWAY
 from server.staff.admin_token import hashed
 from server.staff.guard import Visit, client_of, local_path, visit_of_browser
@@ -34,7 +34,7 @@ async def sign_out(request: web.Request, visit: Visit) -> web.StreamResponse:
     """Ends the session, here and in the browser."""
     assert visit.session is not None
     await request.app[GATEWAY].sign_in(
-        calls.END_SESSION, visit.session.hash, client=client_of(request)
+        functions.end_session(session_hash=visit.session.hash), client=client_of(request)
     )
     response = see_other("/admin/sign-in?signed-out")
     await request.app[COOKIES].end_session(request, response)
@@ -49,9 +49,9 @@ async def use_link(request: web.Request) -> web.StreamResponse:
         raise web.HTTPNotFound
     session = new_session()
     row = await request.app[GATEWAY].sign_in(
-        calls.USE_SIGN_IN_LINK,
-        hashed(request.match_info["token"]),
-        session.hash,
+        functions.use_sign_in_link(
+            ticket_hash=hashed(request.match_info["token"]), session_hash=session.hash
+        ),
         client=client_of(request),
     )
     if row is None:

@@ -10,7 +10,7 @@ from aiohttp import web
 
 from server.admin_pages.page import FormFault, done, form_of, reason_of, render, required
 from server.admin_pages.refusals import fault_of
-from server.gateway import Refused, Row, calls
+from server.gateway import Refused, Row, functions
 from server.http.app_keys import GATEWAY
 from server.limits import most
 from server.staff.guard import Visit, require_admin
@@ -51,11 +51,12 @@ async def change(request: web.Request, visit: Visit) -> web.StreamResponse:
     try:
         role = _role(form) if action == "role" else None
         person = await visit.row(
-            calls.SET_ADMIN,
-            email=email,
-            reason=reason_of(form),
-            role=role,
-            is_active=None if action == "role" else action == "reactivate",
+            functions.set_admin(
+                email=email,
+                reason=reason_of(form),
+                role=role,
+                is_active=None if action == "role" else action == "reactivate",
+            )
         )
     except FormFault as error:
         return await _change_page(visit, email, action, form, error.faults, status=422)
@@ -90,7 +91,7 @@ async def _add(visit: Visit, form: Mapping[str, str]) -> Row:
         raise FormFault(email=f"{email} is on the list already; change them there.")
     try:
         return await visit.row(
-            calls.ADD_ADMIN, email=email, full_name=full_name, role=role, reason=reason
+            functions.add_admin(email=email, full_name=full_name, role=role, reason=reason)
         )
     except Refused as error:
         raise fault_of(error, {"p_email": "email"}) from None
@@ -105,9 +106,9 @@ def _role(form: Mapping[str, str]) -> str:
 async def _list(
     visit: Visit, form: Mapping[str, str], faults: Mapping[str, str], *, status: int = 200
 ) -> web.StreamResponse:
-    settings = await visit.request.app[GATEWAY].sign_in(calls.GET_SETTINGS)
+    settings = await visit.request.app[GATEWAY].sign_in(functions.get_settings())
     assert settings is not None
-    people = await visit.rows(calls.LIST_ADMINS)
+    people = await visit.rows(functions.list_admins())
     return await render(
         visit,
         "admin/staff/list.html",
@@ -146,5 +147,5 @@ async def _change_page(
 
 
 async def _find(visit: Visit, email: str) -> Row | None:
-    rows = await visit.rows(calls.LIST_ADMINS)
+    rows = await visit.rows(functions.list_admins())
     return next((row for row in rows if row["email"] == email.lower()), None)

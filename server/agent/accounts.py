@@ -11,7 +11,7 @@ from typing_extensions import TypedDict
 
 from server.agent.endpoint import Call
 from server.agent.models import AccountPath, AccountRequest
-from server.gateway import calls
+from server.gateway import functions
 from server.http import fields as f
 from server.http.answers import reader
 from server.http.errors import json_response
@@ -65,28 +65,30 @@ CREATED = Example(
 )
 READ = Example(EXAMPLE_ACCOUNT, values=ADA)
 
-_account = reader(Account, calls.GET_ACCOUNT.columns)
+_account = reader(Account, functions.get_account.columns)
 
 
 async def create_account(request: web.Request, call: Call) -> web.StreamResponse:
     """Makes the user's account, with free uses, or gives back the one there is, untouched. The
     answer is 201 either way."""
     body: AccountRequest = call.body
-    row = await call.gateway.create_account(
-        body.oauth_provider,
-        body.external_id,
-        body.wa_id,
-        body.tenant_id,
-        body.initial_balance_minor,
-        body.currency,
-        body.plan_name,
-        body.customer_email,
-        body.user_role,
-        body.agent_id,
-        body.marketing_opt_in,
-        body.marketing_opt_in_source,
-        call.idempotency_key,
-        call.api_key_id,
+    row = await call.gateway.write(
+        functions.create_account(
+            oauth_provider=body.oauth_provider,
+            external_id=body.external_id,
+            wa_id=body.wa_id,
+            tenant_id=body.tenant_id,
+            initial_balance_minor=body.initial_balance_minor,
+            currency=body.currency,
+            plan_name=body.plan_name,
+            customer_email=body.customer_email,
+            user_role=body.user_role,
+            agent_id=body.agent_id,
+            marketing_opt_in=body.marketing_opt_in,
+            marketing_opt_in_source=body.marketing_opt_in_source,
+            idempotency_key=call.idempotency_key,
+            api_key_id=call.api_key_id,
+        )
     )
     if row["account_created"]:
         metrics.ACCOUNTS_CREATED.inc()
@@ -98,5 +100,11 @@ async def get_account(request: web.Request, call: Call) -> web.StreamResponse:
     """Reads one account. Percent-encode what is special in a path; an `external_id` with a slash
     cannot be read here."""
     path: AccountPath = call.path
-    row = await call.gateway.get_account(path.oauth_provider, path.external_id, call.api_key_id)
+    [row] = await call.gateway.read(
+        functions.get_account(
+            oauth_provider=path.oauth_provider,
+            external_id=path.external_id,
+            api_key_id=call.api_key_id,
+        )
+    )
     return json_response(200, _account(row))

@@ -17,12 +17,12 @@ from typing_extensions import TypedDict
 from server.agent.endpoint import Call, refused_outcome
 from server.agent.items import ItemFields
 from server.agent.models import Amount, Identity, Profile
-from server.gateway import Gateway, Item, Row, calls
+from server.gateway import CHARGE_ITEM, Gateway, Item, Row
 from server.http import fields as f
 from server.http.answers import From, reader
 from server.http.app_keys import CONFIG, REQUEST_ID
 from server.http.error_codes import Error, InsufficientCredits, ValidationError
-from server.http.errors import ApiError, error_body, json_response, refusal, validation_error
+from server.http.errors import ApiError, error_body, from_refused, json_response, validation_error
 from server.http.example_values import ACCOUNT_ID, ADA, STRANGER
 from server.http.route import ErrorAnswer, Example
 from server.http.validation import Currency, Description, Text255, validate
@@ -179,7 +179,7 @@ ALREADY_EXISTS = ErrorAnswer("charge_already_exists", ChargeExists, {"charge": E
 # A charge finds its account, or is refused: there is nobody to store the two for.
 CHARGE = ItemFields(ChargeRequest, leave_out=frozenset({"wa_id", "tenant_id"}))
 
-_charge = reader(Charge, calls.CHARGE_ITEMS.columns)
+_charge = reader(Charge, CHARGE_ITEM.columns)
 
 
 class _Answer(NamedTuple):
@@ -299,8 +299,8 @@ async def _refusal(request: web.Request, call: Call, row: Row, *, replays: bool)
     outcome: str = row["outcome"]
     if outcome in ("replayed", "conflict"):
         if replays:
-            return await _catalogue_refusal(call.gateway, "idempotency_key_reused", row)
-        error = await _catalogue_refusal(call.gateway, "charge_already_exists", row)
+            return await _refused_row(call.gateway, "idempotency_key_reused", row)
+        error = await _refused_row(call.gateway, "charge_already_exists", row)
         error.headers = {"X-Existing-Charge-ID": str(row["charge_id"])}
         error.extra = {"charge": _charge(row)}
         return error
@@ -309,7 +309,7 @@ async def _refusal(request: web.Request, call: Call, row: Row, *, replays: bool)
         if outcome != "busy":
             raise fault  # the key's: it concerns the whole request
         return fault
-    error = await _catalogue_refusal(call.gateway, outcome, row)
+    error = await _refused_row(call.gateway, outcome, row)
     if outcome == "insufficient_credits":
         balance, required = row["balance"], row["amount_minor"]
         error.extra = {
@@ -324,17 +324,14 @@ async def _refusal(request: web.Request, call: Call, row: Row, *, replays: bool)
     return error
 
 
-async def _catalogue_refusal(gateway: Gateway, slug: str, row: Row) -> ApiError:
-    return refusal(
-        slug,
-        await gateway.wording(slug),
-        {
-            "balance": row["balance"],
-            "required": row["amount_minor"],
-            "account_currency": row["account_currency"],
-            "currency": row["currency"],
-        },
-    )
+async def _refused_row(gateway: Gateway, slug: str, row: Row) -> ApiError:
+    values = {
+        "balance": row["balance"],
+        "required": row["amount_minor"],
+        "account_currency": row["account_currency"],
+        "currency": row["currency"],
+    }
+    return from_refused(await gateway.refused(slug, values))
 
 
 def _from_error(request: web.Request, error: ApiError) -> _Answer:

@@ -11,7 +11,7 @@ from typing_extensions import TypedDict
 from server.agent.endpoint import Call, refused_outcome
 from server.agent.items import ItemFields
 from server.agent.models import CheckRequest
-from server.gateway import calls
+from server.gateway import CHECK_ITEM
 from server.http import fields as f
 from server.http.answers import reader
 from server.http.errors import json_response
@@ -62,7 +62,7 @@ EXAMPLE = Example(
 
 CHECK = ItemFields(CheckRequest)
 
-_check = reader(CreditCheck, calls.CHECK_ITEMS.columns)
+_check = reader(CreditCheck, CHECK_ITEM.columns)
 
 
 async def check_credit(request: web.Request, call: Call) -> web.StreamResponse:

@@ -11,11 +11,11 @@ from typing_extensions import TypedDict
 
 from server.agent.endpoint import Call
 from server.agent.models import CreditRequest
-from server.gateway import calls
+from server.gateway import functions
 from server.http import fields as f
 from server.http.answers import reader
 from server.http.error_codes import Error
-from server.http.errors import ApiError, json_response, refusal
+from server.http.errors import from_refused, json_response
 from server.http.example_values import ACCOUNT_ID, ADA, CREDIT_ID
 from server.http.route import ErrorAnswer, Example
 from server.limits import INT64_MAX
@@ -68,7 +68,7 @@ CREATED = Example(
 )
 ALREADY_EXISTS = ErrorAnswer("credit_already_exists", CreditExists, {"credit": EXAMPLE_CREDIT})
 
-_credit = reader(Credit, calls.RECORD_CREDIT.columns)
+_credit = reader(Credit, functions.record_credit.columns)
 
 
 async def create_credit(request: web.Request, call: Call) -> web.StreamResponse:
@@ -76,21 +76,23 @@ async def create_credit(request: web.Request, call: Call) -> web.StreamResponse:
     `transaction_type` add; the kind is for the history. An `external_transaction_id` that is the id
     of a payment makes this the payment's credit: a payment that was sold here has one."""
     body: CreditRequest = call.body
-    row = await call.gateway.record_credit(
-        body.oauth_provider,
-        body.external_id,
-        body.amount_minor,
-        body.transaction_type.value,
-        body.description,
-        body.currency,
-        body.external_transaction_id,
-        body.idempotency_key or call.idempotency_key or None,
-        body.customer_email,
-        body.user_role,
-        body.agent_id,
-        body.marketing_opt_in,
-        body.marketing_opt_in_source,
-        call.api_key_id,
+    row = await call.gateway.write(
+        functions.record_credit(
+            oauth_provider=body.oauth_provider,
+            external_id=body.external_id,
+            amount_minor=body.amount_minor,
+            transaction_type=body.transaction_type.value,
+            description=body.description,
+            currency=body.currency,
+            external_transaction_id=body.external_transaction_id,
+            idempotency_key=body.idempotency_key or call.idempotency_key or None,
+            customer_email=body.customer_email,
+            user_role=body.user_role,
+            agent_id=body.agent_id,
+            marketing_opt_in=body.marketing_opt_in,
+            marketing_opt_in_source=body.marketing_opt_in_source,
+            api_key_id=call.api_key_id,
+        )
     )
     outcome: str = row["outcome"]
     if outcome == "created":
@@ -103,17 +105,12 @@ async def create_credit(request: web.Request, call: Call) -> web.StreamResponse:
     if outcome == "replayed" and replays:
         return json_response(201, _credit(row), {"Idempotent-Replayed": "true"})
     if outcome in ("replayed", "conflict") and not replays:
-        raise ApiError(
-            409,
-            "credit_already_exists",
-            (await call.gateway.wording("credit_already_exists")).message,
-            headers={"X-Existing-Credit-ID": str(row["credit_id"])},
-            extra={"credit": _credit(row)},
-        )
-    slug = "idempotency_key_reused" if outcome == "conflict" else outcome
-    raise refusal(
-        slug,
-        await call.gateway.wording(slug),
+        error = from_refused(await call.gateway.refused("credit_already_exists"))
+        error.headers = {"X-Existing-Credit-ID": str(row["credit_id"])}
+        error.extra = {"credit": _credit(row)}
+        raise error
+    raise await call.gateway.refused(
+        "idempotency_key_reused" if outcome == "conflict" else outcome,
         {
             "balance": row["balance"],
             "amount": row["amount_minor"],

@@ -104,10 +104,8 @@ async def refused_outcome(
     every other outcome."""
     outcome = row["outcome"]
     if outcome == "busy":
-        wording = await gateway.wording("busy")
-        return unavailable(1, wording.message)
+        return unavailable(1, (await gateway.refused(outcome)).message)
     if outcome.startswith(("api_key_", "permission_")):
-        wording = await gateway.wording(outcome)
-        message = wording.message.replace("{permission}", permission)
-        return await _error_of(gateway, api_key_id, Refused(outcome, wording.status, message, {}))
+        refused = await gateway.refused(outcome, {"permission": permission})
+        return await _error_of(gateway, api_key_id, refused)
     return None

@@ -7,15 +7,16 @@ import logging
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, NotRequired
 
+import orjson
 from aiohttp import web
 from typing_extensions import TypedDict
 
 from server.agent.endpoint import Call
 from server.agent.models import PurchasePath, PurchaseRequest
-from server.gateway import Refused
+from server.gateway import Refused, functions
 from server.http import fields as f
 from server.http.app_keys import REQUEST_ID
-from server.http.errors import ApiError, json_response, known_error, refusal
+from server.http.errors import ApiError, json_response, known_error
 from server.http.example_values import ADA, PAYMENT_ID
 from server.http.route import Example
 from server.observe import metrics
@@ -121,18 +122,20 @@ async def create_purchase(request: web.Request, call: Call) -> web.StreamRespons
     longer be paid: buy again, with a new Idempotency-Key."""
     # A purchase that Stripe did not answer for stays an offer, and costs nobody anything.
     body: PurchaseRequest = call.body
-    offer = await call.gateway.begin_purchase(
-        body.oauth_provider,
-        body.external_id,
-        body.wa_id,
-        body.tenant_id,
-        body.customer_email,
-        body.user_role,
-        body.agent_id,
-        body.marketing_opt_in,
-        body.marketing_opt_in_source,
-        call.idempotency_key,
-        call.api_key_id,
+    offer = await call.gateway.write(
+        functions.begin_purchase(
+            oauth_provider=body.oauth_provider,
+            external_id=body.external_id,
+            wa_id=body.wa_id,
+            tenant_id=body.tenant_id,
+            customer_email=body.customer_email,
+            user_role=body.user_role,
+            agent_id=body.agent_id,
+            marketing_opt_in=body.marketing_opt_in,
+            marketing_opt_in_source=body.marketing_opt_in_source,
+            idempotency_key=call.idempotency_key,
+            api_key_id=call.api_key_id,
+        )
     )
     if offer["account_created"]:
         metrics.ACCOUNTS_CREATED.inc()
@@ -158,15 +161,16 @@ async def get_purchase(request: web.Request, call: Call) -> web.StreamResponse:
     """Reads a payment as Stripe has it now. The user may go on once `credits_added` is not 0. Where
     `payable` is false the payment can no longer be paid: buy again."""
     path: PurchasePath = call.path
-    known = await call.gateway.find_purchase(path.payment_id, call.api_key_id)
+    [known] = await call.gateway.read(
+        functions.find_purchase(payment_id=path.payment_id, api_key_id=call.api_key_id)
+    )
     settings, stripe = await _provider(request, call, known["config_data"])
     try:
         intent = await _read(stripe, path.payment_id)
     except PaymentProviderError as error:
         raise _provider_unavailable(request, error) from error
     if known["purchase_id"] is None and (intent is None or not await _is_ours(call, intent)):
-        slug = "payment_not_found"
-        raise refusal(slug, await call.gateway.wording(slug), {"payment_id": path.payment_id})
+        raise await call.gateway.refused("payment_not_found", {"payment_id": path.payment_id})
     return json_response(200, _payment(path.payment_id, intent, settings, known))
 
 
@@ -186,20 +190,25 @@ async def _read(stripe: StripeApi, payment_id: str) -> Intent | None:
 
 async def _attach(call: Call, offer: Mapping[str, Any], intent: Intent) -> str:
     """Records the payment of a purchase; gives the one that was recorded first."""
-    attached = await call.gateway.attach_payment(
-        offer["account_id"], offer["purchase_id"], intent.id, intent.status, call.api_key_id
+    attached = await call.gateway.write(
+        functions.attach_payment(
+            account_id=offer["account_id"],
+            purchase_id=offer["purchase_id"],
+            payment_id=intent.id,
+            payment_status=intent.status,
+            api_key_id=call.api_key_id,
+        )
     )
     return str(attached["payment_id"])
 
 
 async def _provider(
-    request: web.Request, call: Call, config_data: Mapping[str, Any]
+    request: web.Request, call: Call, config_data: str
 ) -> tuple[ProviderSettings, StripeApi]:
     payments = request.app[PAYMENTS]
-    settings = payments.settings(config_data)
+    settings = payments.settings(orjson.loads(config_data))
     if settings is None:
-        slug = "payment_provider_not_configured"
-        raise refusal(slug, await call.gateway.wording(slug), {})
+        raise await call.gateway.refused("payment_provider_not_configured")
     return settings, await payments.stripe(settings)
 
 
@@ -223,8 +232,12 @@ async def _is_ours(call: Call, intent: Intent) -> bool:
     if not named["account_id"] or not named["oauth_provider"] or not named["external_id"]:
         return False
     try:
-        account = await call.gateway.get_account(
-            named["oauth_provider"], named["external_id"], call.api_key_id
+        [account] = await call.gateway.read(
+            functions.get_account(
+                oauth_provider=named["oauth_provider"],
+                external_id=named["external_id"],
+                api_key_id=call.api_key_id,
+            )
         )
     except Refused as error:
         if error.slug == "account_not_found":

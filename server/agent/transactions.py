@@ -13,7 +13,7 @@ from server.agent.charges import EXAMPLE_CHARGE
 from server.agent.credits import EXAMPLE_CREDIT
 from server.agent.endpoint import Call
 from server.agent.models import TransactionsQuery
-from server.gateway import Refused, calls
+from server.gateway import Refused, functions
 from server.http import fields as f
 from server.http.answers import From, reader
 from server.http.errors import json_response
@@ -83,7 +83,7 @@ EXAMPLE = Example(
     values={**ADA, "limit": 2, "offset": 0},
 )
 
-_transaction = reader(Transaction, calls.LIST_TRANSACTIONS.columns)
+_transaction = reader(Transaction, functions.list_transactions.columns)
 
 
 async def list_transactions(request: web.Request, call: Call) -> web.StreamResponse:
@@ -92,13 +92,15 @@ async def list_transactions(request: web.Request, call: Call) -> web.StreamRespo
     nothing that a cursor gives comes twice."""
     query: TransactionsQuery = call.query
     try:
-        rows = await call.gateway.list_transactions(
-            query.oauth_provider,
-            query.external_id,
-            query.limit,
-            query.offset,
-            query.cursor,
-            call.api_key_id,
+        rows = await call.gateway.read(
+            functions.list_transactions(
+                oauth_provider=query.oauth_provider,
+                external_id=query.external_id,
+                limit=query.limit,
+                offset=query.offset,
+                cursor=query.cursor,
+                api_key_id=call.api_key_id,
+            )
         )
     except Refused as error:
         raise refused_field(error, "query", query) from None

@@ -76,7 +76,7 @@ def run_server(config: ServeConfig, *, on_ready: Any = None, scratch: Path | Non
 
 async def _check_database(config: ServeConfig) -> None:
     """Better not to start than to answer 500: the database must be there and fit this release."""
-    from server.app import ITEM_FIELDS  # and all calls that handlers make
+    from server.app import ITEM_FIELDS
     from server.gateway import Gateway, RightsMissing, SchemaMismatch, Unavailable
 
     gateway = Gateway(

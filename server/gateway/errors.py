@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import Enum
-from typing import Any
 
 import asyncpg
-import orjson
 
+from server.gateway.refusals import is_refusal, raised_refusal
 from server.observe import metrics
-from server.observe.coded_error import CodedError
 
 
 class Unavailable(Exception):
@@ -44,18 +42,6 @@ class ReadOnly(Unavailable):
         super().__init__("the database is a standby, or made read-only")
 
 
-class Refused(CodedError):
-    """A billing function refused the call: `slug` and `status` from billing.errors, `message` as
-    worded there, `values` what its placeholders were filled with."""
-
-    def __init__(self, slug: str, status: int, message: str, values: dict[str, Any]) -> None:
-        super().__init__(message)
-        self.slug = self.code = slug
-        self.status = status
-        self.message = message
-        self.values = values
-
-
 class RightsMissing(Unavailable):
     """The login cannot become the web tier's role, or that role may not do what the server needs:
     not migrated, or somebody took a right away."""
@@ -76,6 +62,7 @@ class Meaning(Enum):
     FAULT = "a fault of ours, or of the one item; 500"
     BUSY = "somebody holds what the call needs; 503"
     AGAIN = "undone, and may be run again at once; 503 when it does not help"
+    REPLACED = "undone; it may have met a deploy, and be run again in a moment; 500 if it did not"
     UNAVAILABLE = "undone; the database cannot do it now; 503"
     RIGHTS = "undone; the role lacks a right until somebody gives it; 503"
     READ_ONLY = "undone; the server cannot write, nor can those of its connections' age; 503"
@@ -106,6 +93,10 @@ MEANINGS: dict[str, Meaning] = {
     "40003": Meaning.LOST,  # whether the statement completed is unknown
     "40P01": Meaning.AGAIN,  # deadlock
     "42501": Meaning.RIGHTS,
+    # A function or type was replaced between PostgreSQL's look for it and its use of it: it does
+    # not exist, or has another shape. Other sessions see what a deploy brings a moment before they
+    # hear that what they remember is gone. Seen where deploys and calls met a thousand times.
+    **dict.fromkeys(("42703", "42704", "42804", "42883", "42P13"), Meaning.REPLACED),
     "53": Meaning.UNAVAILABLE,  # disk full, out of memory, too many connections, no more locks
     "55006": Meaning.UNAVAILABLE,  # object in use
     "55P03": Meaning.BUSY,
@@ -117,46 +108,31 @@ MEANINGS: dict[str, Meaning] = {
 }
 
 
-def meaning(sqlstate: str | None) -> Meaning:
-    """What a SQLSTATE means; a fault where none is known."""
-    state = sqlstate or ""
+# What an internal error says where a deploy has just replaced what the session remembers.
+_FORGOTTEN = "cache lookup failed for "
+
+
+def meaning_of(error: asyncpg.PostgresError) -> Meaning:
+    """What an error means; a fault where its SQLSTATE is not known."""
+    state = error.sqlstate or ""
+    if state == "XX000" and str(error).startswith(_FORGOTTEN):
+        return Meaning.REPLACED
     prefixes = (state[:length] for length in (5, 3, 2))
     return next((MEANINGS[each] for each in prefixes if each in MEANINGS), Meaning.FAULT)
 
 
-def is_retryable(error: asyncpg.PostgresError) -> bool:
-    """Whether the transaction was undone and may simply be run again: what is wrong in earnest is
-    so the next time as well."""
-    return meaning(error.sqlstate) is Meaning.AGAIN or met_a_deploy(error)
-
-
-# A function or type was replaced between PostgreSQL's look for it and its use of it: it does not
-# exist, or has another shape. Seen where deploys and calls met a thousand times.
-_REPLACED = frozenset({"42703", "42704", "42804", "42883", "42P13"})
-
-
-def met_a_deploy(error: asyncpg.PostgresError) -> bool:
-    """Whether the call may have met a deploy that was just being committed: other sessions see what
-    it brings a moment before they hear that what they remember is gone."""
-    return error.sqlstate in _REPLACED or (
-        error.sqlstate == "XX000" and str(error).startswith("cache lookup failed for ")
-    )
-
-
 def condemns(error: asyncpg.PostgresError) -> bool:
     """Whether a connection is of no use after this, nor are others that were opened before."""
-    return meaning(error.sqlstate) in (Meaning.LOST, Meaning.READ_ONLY)
+    return meaning_of(error) in (Meaning.LOST, Meaning.READ_ONLY)
 
 
 def translate(error: asyncpg.PostgresError) -> Exception:
     """The gateway's exception for a PostgreSQL error; by SQLSTATE, since asyncpg calls every
     class it does not know a fatal error."""
-    state: str = error.sqlstate or ""
-    if state.startswith("PB"):
-        values = orjson.loads(error.detail) if error.detail else {}
-        return Refused(error.constraint_name or "refused", int(state[2:]), error.message, values)
-    make = _EXCEPTIONS.get(meaning(state))
-    return make(state) if make else DatabaseFault(error)
+    if is_refusal(error):
+        return raised_refusal(error)
+    make = _EXCEPTIONS.get(meaning_of(error))
+    return make(error.sqlstate or "") if make else DatabaseFault(error)
 
 
 _EXCEPTIONS: dict[Meaning, Callable[[str], Unavailable]] = {

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import asyncpg
 
-from server.gateway.connecting import BROKEN, Hosts
 from server.gateway.errors import ConnectionLost, ReadOnly, RightsMissing, Unavailable, condemns
+from server.gateway.hosts import BROKEN, Hosts
 from server.gateway.silence import SilenceWatch
 
 if TYPE_CHECKING:

@@ -17,9 +17,10 @@ from typing import Any
 
 import asyncpg
 
-from server.gateway.errors import DatabaseFault, Refused, Unavailable
-from server.gateway.lanes import Row
-from server.gateway.pool import Pool
+from server.gateway.call import Row
+from server.gateway.database import Database
+from server.gateway.errors import DatabaseFault, Unavailable
+from server.gateway.refusals import Refused
 from server.observe import metrics
 
 _LOG = logging.getLogger(__name__)
@@ -37,13 +38,13 @@ _REPLICA_POSITION = (
 
 
 class Replica:
-    """The replica behind `pool`. `ask_primary` gives the row of PRIMARY_POSITION; `max_lag` in
+    """The replica `database`. `ask_primary` gives the row of PRIMARY_POSITION; `max_lag` in
     seconds."""
 
     def __init__(
-        self, pool: Pool, ask_primary: Callable[[], Awaitable[Row]], *, max_lag: float
+        self, database: Database, ask_primary: Callable[[], Awaitable[Row]], *, max_lag: float
     ) -> None:
-        self.pool = pool
+        self.database = database
         self._ask_primary = ask_primary
         self._max_lag = max_lag
         self._positions: deque[tuple[float, int]] = deque(maxlen=_POSITIONS)
@@ -57,7 +58,7 @@ class Replica:
         return self._fault is None
 
     async def attempt(self, call: Coroutine[Any, Any, list[Row]]) -> list[Row] | None:
-        """The rows of `call`, a call on this replica's pool; None when the primary has to answer:
+        """The rows of `call`, a call of this replica; None when the primary has to answer:
         the replica failed, or refused what it may only not have heard of yet."""
         task = asyncio.get_running_loop().create_task(call)
         self._under_way.add(task)
@@ -91,8 +92,9 @@ class Replica:
     async def _look(self) -> None:
         try:
             primary = await self._position_of_primary()
-            async with asyncio.timeout(_PATIENCE), self.pool.connection() as connection:
-                replica = (await self.pool.fetch(connection, _REPLICA_POSITION))[0]
+            pool = self.database.pool
+            async with asyncio.timeout(_PATIENCE), pool.connection() as connection:
+                replica = (await pool.fetch(connection, _REPLICA_POSITION))[0]
         except (TimeoutError, Unavailable, asyncpg.PostgresError) as error:
             self._give_up(f"{type(error).__name__}: it does not answer")
         else:

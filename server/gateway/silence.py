@@ -11,7 +11,7 @@ from typing import Any
 
 import asyncpg
 
-from server.gateway.connecting import BROKEN
+from server.gateway.hosts import BROKEN
 
 _SILENCE = 2.0  # after that many seconds without an answer somebody asks
 _PAUSE = 0.5  # between two looks; an answer that is under way arrives meanwhile

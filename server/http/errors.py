@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 from aiohttp import web
 
-from server.gateway import ErrorWording, Refused
+from server.gateway import Refused
 from server.http.app_keys import REQUEST_ID
 from server.http.error_codes import ERROR_CODES
 from server.http.json_answer import JsonAnswer
@@ -74,14 +74,8 @@ def validation_error(
     return ApiError(422, "validation_error", entries, extra=extra)
 
 
-def refusal(slug: str, wording: ErrorWording, values: Mapping[str, Any]) -> ApiError:
-    """The refusal `slug` as billing.errors words it. `values` fill the placeholders."""
-    detail = wording.message.format_map(_Placeholders(values))
-    return ApiError(wording.status, slug, detail, headers=_refusal_headers(wording.status))
-
-
 def from_refused(error: Refused) -> ApiError:
-    """The refusal that a function raised."""
+    """The answer that says a refusal: the one place where a slug becomes HTTP."""
     return ApiError(error.status, error.slug, error.message, headers=_refusal_headers(error.status))
 
 
@@ -91,9 +85,3 @@ def _refusal_headers(status: int) -> Mapping[str, str]:
     if status == 503:
         return {"Retry-After": "1"}
     return {}
-
-
-class _Placeholders(dict[str, Any]):
-    # A placeholder without a value stays as it is.
-    def __missing__(self, key: str) -> str:
-        return "{" + key + "}"

@@ -6,18 +6,17 @@ from __future__ import annotations
 import hmac
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 from urllib.parse import quote, unquote, urlsplit
 from uuid import UUID
 
 import jwt
 from aiohttp import web
 
-from server.gateway import Refused, Row, calls
-from server.gateway.calls import FunctionCall
+from server.gateway import FunctionCall, Refused, Row, functions
 from server.http.app_keys import CONFIG, GATEWAY
 from server.http.client_address import client_address
-from server.http.errors import ApiError, known_error, refusal
+from server.http.errors import ApiError, known_error
 from server.staff.admin_token import hashed
 from server.staff.sessions import COOKIES, BrowserSession
 
@@ -57,24 +56,20 @@ class Visit:
         """Whether to show what changes things; the functions decide again."""
         return self.role == "admin"
 
-    async def rows(self, call: FunctionCall, **arguments: Any) -> list[Row]:
+    async def rows(self, call: FunctionCall) -> list[Row]:
         """Calls a function in this staff member's name. Raises Refused, and NotSignedIn when the
         session or token has ended since the guard asked."""
         try:
-            return await self.request.app[GATEWAY].staff(
-                call,
-                self.session_hash,
-                client_of(self.request),
-                **arguments,
-            )
+            gateway = self.request.app[GATEWAY]
+            return await gateway.staff(call, self.session_hash, client_of(self.request))
         except Refused as error:
             if error.slug == "session_over":
                 raise NotSignedIn from None
             raise
 
-    async def row(self, call: FunctionCall, **arguments: Any) -> Row:
+    async def row(self, call: FunctionCall) -> Row:
         """The one row of a call."""
-        return (await self.rows(call, **arguments))[0]
+        return (await self.rows(call))[0]
 
 
 def staff_page(handler: Handler) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
@@ -111,7 +106,7 @@ async def visit_of_browser(request: web.Request) -> Visit | None:
     session = await request.app[COOKIES].session(request)
     if session is None:
         return None
-    row = await request.app[GATEWAY].sign_in(calls.GET_SESSION, session.hash)
+    row = await request.app[GATEWAY].sign_in(functions.get_session(session_hash=session.hash))
     if row is None or not row["is_active"]:
         return None
     return _visit(request, row, session.hash, session)
@@ -141,9 +136,8 @@ async def require_admin(visit: Visit) -> None:
     """Refuses viewers before it is looked at what they sent, in the words of the functions, which
     decide. Raises ApiError (403)."""
     if not visit.is_admin:
-        slug = "admin_role_required"
-        wording = await visit.request.app[GATEWAY].wording(slug)
-        raise refusal(slug, wording, {"role": visit.role})
+        gateway = visit.request.app[GATEWAY]
+        raise await gateway.refused("admin_role_required", {"role": visit.role})
 
 
 def client_of(request: web.Request) -> tuple[str, str]:
@@ -174,7 +168,7 @@ async def _visit_of_token(request: web.Request, secret: str, token: str) -> Visi
         UUID(claims["sub"])
     except (KeyError, ValueError, TypeError, AttributeError):
         raise _unauthorized("Invalid token payload") from None
-    row = await request.app[GATEWAY].sign_in(calls.GET_SESSION, hashed(text))
+    row = await request.app[GATEWAY].sign_in(functions.get_session(session_hash=hashed(text)))
     if row is None:
         raise _unauthorized(_NOT_GOOD)
     if not row["is_active"]:

@@ -14,7 +14,7 @@ from aiohttp import web
 from typing_extensions import TypedDict
 
 from server.config import StaffConfig
-from server.gateway import Refused, calls
+from server.gateway import Refused, functions
 from server.http import fields as f
 from server.http.app_keys import CONFIG, GATEWAY
 from server.http.client_address import client_address
@@ -83,7 +83,7 @@ async def begin_sign_in(request: web.Request) -> web.StreamResponse:
     except ProviderUnavailable:
         _LOG.error("the identity provider does not answer: is OIDC_DISCOVERY_URL right?")
         raise known_error("sign_in_unavailable") from None
-    await request.app[GATEWAY].sign_in(calls.CREATE_SIGN_IN_TICKET, hashed(state))
+    await request.app[GATEWAY].sign_in(functions.create_sign_in_ticket(ticket_hash=hashed(state)))
     response = web.Response(status=302, headers={"Location": url, **_NO_STORE})
     cookies = request.app[COOKIES]
     begun = {"state": state, "nonce": nonce, "verifier": verifier, "path": path}
@@ -135,7 +135,7 @@ async def sign_out(request: web.Request) -> web.StreamResponse:
     session = await request.app[COOKIES].session(request)
     if session is not None:
         await request.app[GATEWAY].sign_in(
-            calls.END_SESSION, session.hash, client=client_of(request)
+            functions.end_session(session_hash=session.hash), client=client_of(request)
         )
     response = json_response(200, LOGOUT.answer, _NO_STORE)
     await request.app[COOKIES].end_session(request, response)
@@ -179,7 +179,7 @@ def _open_console(request: web.Request, *, with_provider: bool = True) -> StaffC
 
 
 async def _staff_domain(request: web.Request) -> str:
-    settings = await request.app[GATEWAY].sign_in(calls.GET_SETTINGS)
+    settings = await request.app[GATEWAY].sign_in(functions.get_settings())
     assert settings is not None
     return str(settings["admin_email_domain"])
 
@@ -191,7 +191,9 @@ async def _end_sign_in(
     began none, or it is over."""
     for under_way in begun:
         if hmac.compare_digest(state.encode(), under_way["state"].encode()):
-            row = await request.app[GATEWAY].sign_in(calls.USE_SIGN_IN_TICKET, hashed(state))
+            row = await request.app[GATEWAY].sign_in(
+                functions.use_sign_in_ticket(ticket_hash=hashed(state))
+            )
             return under_way if row is not None and row["use_sign_in_ticket"] else None
     return None
 
@@ -199,12 +201,13 @@ async def _end_sign_in(
 async def _sign_in(request: web.Request, person: Person, session_hash: bytes) -> None:
     try:
         await request.app[GATEWAY].sign_in(
-            calls.SIGN_IN_ADMIN,
-            person.email,
-            person.subject,
-            session_hash,
-            person.name,
-            person.picture_url,
+            functions.sign_in_admin(
+                email=person.email,
+                google_id=person.subject,
+                session_hash=session_hash,
+                full_name=person.name,
+                picture_url=person.picture_url,
+            ),
             client=client_of(request),
         )
     except Refused as error:

@@ -5,15 +5,23 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
+import orjson
 from aiohttp import web
 from typing_extensions import TypedDict
 
-from server.gateway import DatabaseFault, Gateway, Refused, Unavailable
+from server.gateway import (
+    DatabaseFault,
+    FunctionCall,
+    Gateway,
+    Refused,
+    Unavailable,
+    functions,
+)
 from server.http import fields as f
 from server.http.app_keys import GATEWAY, REQUEST_ID
-from server.http.errors import ApiError, json_response, known_error, refusal
+from server.http.errors import ApiError, from_refused, json_response, known_error
 from server.http.example_values import ACCOUNT_ID, ADA, EVENT_ID, PAYMENT_ID
 from server.http.route import Example
 from server.observe import metrics
@@ -108,7 +116,7 @@ async def receive_stripe_event(request: web.Request) -> web.StreamResponse:
             _count("ignored")
             return json_response(200, {"status": "ignored", "event_id": None})
         event = await _complete(request, settings, event)
-        row = await gateway.process_payment_event(*_arguments(event))
+        row = await gateway.process_payment_event(_call_of(event))
     except (Unavailable, DatabaseFault, PaymentProviderError, Refused) as error:
         _count("error")
         log.error(
@@ -173,13 +181,12 @@ def _signed_event(
 
 async def _settings(request: web.Request, gateway: Gateway) -> ProviderSettings:
     """Raises ApiError (503) unless the provider is active, set up and can be decrypted."""
-    row = await gateway.get_provider_config(_PROVIDER)
-    if row is not None and row["is_active"]:
-        settings = request.app[PAYMENTS].settings(row["config_data"])
+    rows = await gateway.read(functions.get_provider_config(provider_type=_PROVIDER))
+    if rows and rows[0]["is_active"]:
+        settings = request.app[PAYMENTS].settings(orjson.loads(rows[0]["config_data"]))
         if settings is not None and settings.webhook_secrets:
             return settings
-    slug = "payment_provider_not_configured"
-    raise refusal(slug, await gateway.wording(slug), {})
+    raise from_refused(await gateway.refused("payment_provider_not_configured"))
 
 
 async def _complete(
@@ -195,32 +202,33 @@ async def _complete(
         return replace(event, action="unreadable")
 
 
-def _arguments(event: PaymentEvent) -> tuple[Any, ...]:
+def _call_of(event: PaymentEvent) -> FunctionCall:
+    assert event.id is not None
     returns = event.returns
-    return (
-        event.id,
-        event.type,
-        event.payload,
-        event.action,
-        event.livemode,
-        event.payment_id,
-        event.amount_minor,
-        event.currency,
-        event.account_id,
-        event.purchase_id,
-        event.oauth_provider,
-        event.external_id,
-        [item.id for item in returns],
-        [item.kind for item in returns],
-        [item.amount_minor for item in returns],
-        [item.away_minor for item in returns],
-        [item.state for item in returns],
-        [item.transactions for item in returns],
-        event.created,
-        event.is_claimed,
-        event.is_foreign,
-        event.warning_id,
-        event.warning_is_open,
+    return functions.process_payment_event(
+        event_id=event.id,
+        event_type=event.type,
+        payload=event.payload,
+        action=event.action,
+        livemode=event.livemode,
+        payment_id=event.payment_id,
+        amount_minor=event.amount_minor,
+        currency=event.currency,
+        account_id=event.account_id,
+        purchase_id=event.purchase_id,
+        oauth_provider=event.oauth_provider,
+        external_id=event.external_id,
+        return_ids=[item.id for item in returns],
+        return_kinds=[item.kind for item in returns],
+        return_amounts_minor=[item.amount_minor for item in returns],
+        return_away_minor=[item.away_minor for item in returns],
+        return_states=[item.state for item in returns],
+        return_transactions=[item.transactions for item in returns],
+        occurred_at=event.created,
+        is_claimed=event.is_claimed,
+        is_foreign=event.is_foreign,
+        warning_id=event.warning_id,
+        warning_is_open=event.warning_is_open,
     )
 
 

@@ -48,7 +48,7 @@ def test_items_have_the_fields_of_their_request_and_the_key_last() -> None:
     )
 
 
-def test_an_item_begins_with_its_account_and_has_its_idempotency_key_where_lanes_look() -> None:
+def test_an_item_begins_with_its_account_and_has_its_key_where_the_batcher_looks() -> None:
     for item_type in (checks.CHECK, charges.CHARGE):
         assert item_type.fields[:2] == ("oauth_provider", "external_id")
     assert charges.CHARGE.fields[CHARGE_KEY] == "idempotency_key"

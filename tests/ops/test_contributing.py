@@ -16,6 +16,7 @@ import httpx
 import pytest
 
 from tests.contributing import EXAMPLES, Scratch
+from tests.gateway_functions import MODULE, functions_module
 from tests.identity_provider import browser_cookie
 from tests.sql.helpers import set_staff_domain
 from tests.support import (
@@ -59,6 +60,8 @@ class Extended:
     def serving(self, database: Database) -> Iterator[Site]:
         """Its server on a database that it has migrated, with a member of staff."""
         self.run("migrate", DATABASE_URL=database.dsn())
+        tree = self.scratch.folder  # as `make golden` does:
+        (tree / MODULE).write_text(functions_module(database, tree), encoding="utf-8")
         set_staff_domain(database)
         database.execute("SELECT billing.add_admin(p_email => %s)", STAFF, user="t_dba")
         url = f"http://127.0.0.1:{(port := free_port())}"

@@ -10,7 +10,8 @@ from typing import Any
 import asyncpg
 import pytest
 
-from server.gateway.lanes import Lane, Row
+from server.gateway.batcher import Batcher
+from server.gateway.call import Row
 from server.gateway.pool import Pool
 from tests.ops.pools import alive_backends, backend_pid, new_pool, open_connections
 from tests.support import Database, wait_for
@@ -21,7 +22,7 @@ LATE = 1.0
 
 @dataclass
 class Sender:
-    """What a Lane sends; each batch is under way until the test lets it come back."""
+    """What a Batcher sends with; each batch is in flight until the test lets it be answered."""
 
     batches: list[list[str]] = field(default_factory=list)
     back: list[asyncio.Event] = field(default_factory=list)
@@ -46,36 +47,36 @@ class Sender:
             await self.left.wait_for(lambda: len(self.batches) >= count)
 
 
-def _lane(sender: Sender, flights: int = 2) -> Lane:
+def _batcher(sender: Sender) -> Batcher:
     async def nobody(account: Any) -> None:
         return None
 
-    return Lane(
+    return Batcher(
         sender.send,
         nobody,
         repeatable=lambda item: True,
-        flights=flights,
-        waiters=1,
+        max_in_flight=2,
+        max_lock_waits=1,
         max_queue=1000,
-        patience=10.0,
+        timeout=10.0,
     )
 
 
-def _submitter(lane: Lane) -> Callable[[str], asyncio.Task[str]]:
+def _submitter(batcher: Batcher) -> Callable[[str], asyncio.Task[str]]:
     async def submit(user: str) -> str:
-        return str((await lane.submit(("oauth:google", user)))["user"])
+        return str((await batcher.submit(("oauth:google", user)))["user"])
 
     return lambda user: asyncio.create_task(submit(user))
 
 
-async def test_what_arrives_while_a_batch_is_under_way_leaves_together_when_it_is_back(
+async def test_what_arrives_while_a_batch_is_in_flight_leaves_together_when_it_is_answered(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for name in ("_SOON", "_LATEST"):  # nothing is late here, however slow the machine
-        monkeypatch.setattr(f"server.gateway.lanes.{name}", 60.0)
+    for name in ("_LATE_MIN", "_LATE_MAX"):  # nothing is late here, however slow the machine
+        monkeypatch.setattr(f"server.gateway.batcher.{name}", 60.0)
     sender = Sender()
-    lane = _lane(sender)
-    submit = _submitter(lane)
+    batcher = _batcher(sender)
+    submit = _submitter(batcher)
     answers = [submit("first")]
     await sender.until(1)
     for user in ("second", "third"):
@@ -88,14 +89,14 @@ async def test_what_arrives_while_a_batch_is_under_way_leaves_together_when_it_i
     assert sender.batches == [["first"], ["second", "third"]]
     sender.back[1].set()
     assert await asyncio.gather(*answers) == ["first", "second", "third"]
-    await lane.drain()
+    await batcher.drain()
 
 
 async def test_requests_that_are_being_read_at_the_same_time_leave_together() -> None:
     """Two at once, and then one with every turn of the event loop."""
     sender = Sender()
-    lane = _lane(sender)
-    submit = _submitter(lane)
+    batcher = _batcher(sender)
+    submit = _submitter(batcher)
     answers = [submit("user 0")]
     for number in range(1, 20):
         answers.append(submit(f"user {number}"))
@@ -106,10 +107,12 @@ async def test_requests_that_are_being_read_at_the_same_time_leave_together() ->
     assert len(await asyncio.gather(*answers)) == 20
 
 
-async def test_a_late_batch_holds_up_nobody_and_no_more_than_the_flights_are_under_way() -> None:
+async def test_a_late_batch_holds_up_nobody_and_no_more_than_the_allowed_ones_are_in_flight() -> (
+    None
+):
     sender = Sender()
-    lane = _lane(sender)
-    submit = _submitter(lane)
+    batcher = _batcher(sender)
+    submit = _submitter(batcher)
     stuck, second = submit("stuck"), None
     await sender.until(1)
     async with asyncio.timeout(LATE):
@@ -129,14 +132,14 @@ async def test_a_late_batch_holds_up_nobody_and_no_more_than_the_flights_are_und
     for back in sender.back:
         back.set()
     assert list(await asyncio.gather(stuck, third, fourth)) == ["stuck", "third", "fourth"]
-    await lane.drain()
-    assert lane.waiting == 0
+    await batcher.drain()
+    assert batcher.waiting == 0
 
 
-async def test_batches_take_turns_again_when_the_late_one_is_back() -> None:
+async def test_batches_take_turns_again_when_the_late_one_is_answered() -> None:
     sender = Sender()
-    lane = _lane(sender)
-    submit = _submitter(lane)
+    batcher = _batcher(sender)
+    submit = _submitter(batcher)
     answers = [submit("stuck")]
     await sender.until(1)
     answers.append(submit("second"))
@@ -150,7 +153,7 @@ async def test_batches_take_turns_again_when_the_late_one_is_back() -> None:
         sender.back[-1].set()
         await answers[-1]
     assert [len(batch) for batch in sender.batches] == [1] * 49
-    await lane.drain()
+    await batcher.drain()
 
 
 # Connections of one's own

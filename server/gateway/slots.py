@@ -13,14 +13,14 @@ from server.gateway.errors import Busy, QueueFull
 
 @dataclass(slots=True)
 class _Account:
-    """Those who write to one account; `refusals` counts calls that found it held."""
+    """The calls that write to one account; `refusals` counts those that found it held."""
 
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     users: int = 0
     refusals: int = 0
 
 
-class Track:
+class Slots:
     """At most `size` calls at once and `max_queue` waiting; beyond that it raises QueueFull."""
 
     def __init__(self, size: int, max_queue: int) -> None:
@@ -45,15 +45,16 @@ class Track:
             self._slots.release()
 
     async def pause(self, seconds: float) -> None:
-        """Waits outside the slots; who does so counts among those who wait."""
+        """Waits without a slot; the caller counts among those that wait."""
         with self._counted():
             await asyncio.sleep(seconds)
 
     @contextlib.asynccontextmanager
     async def for_account(self, key: tuple[Any, ...]) -> AsyncIterator[None]:
-        """A slot for a write to one account. One account never holds more than one slot, so that
-        a locked account does not hold up the others. Who has found the account held until the lock
-        time-out has waited for all that stand behind, too: they are refused with it."""
+        """A slot for a write to one account. The calls for one account hold at most one slot, so
+        that a locked account does not hold up the others. When a call found the account held until
+        the lock time-out, the calls that waited behind it are refused with it: they have waited as
+        long."""
         account = self._accounts.setdefault(key, _Account())
         account.users += 1
         try:

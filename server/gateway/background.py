@@ -1,0 +1,140 @@
+"""What each process does beside its requests: it records the uses of API keys, makes coming
+partitions, and looks at what alarms are about."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from datetime import UTC, datetime
+from typing import Any, Protocol
+from uuid import UUID
+
+from server.gateway import functions
+from server.gateway.database import Database
+from server.gateway.errors import DatabaseFault, Unavailable
+from server.gateway.refusals import Refused
+from server.gateway.slots import Slots
+from server.observe import metrics
+
+_LOG = logging.getLogger(__name__)
+_KEY_USE_INTERVAL = 5.0
+_PARTITION_INTERVAL = 6 * 3600.0
+_COMING_MONTHS = 2
+_MOST_ROWS_MOVED = 100_000  # within a statement's time; more are left to the next deploy
+_FIGURES_INTERVAL = 60.0
+_QUEUES_INTERVAL = 1.0
+_MOST_KNOWN = 1000  # accounts with wrong books that are looked at again and again
+
+
+class _Queue(Protocol):
+    @property
+    def waiting(self) -> int: ...
+
+
+class BackgroundWork:
+    """The work, in slots that it shares with requests: `writes` and `staff`. `queues` are what
+    requests wait in, by the kind that the metric names."""
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        writes: Slots,
+        staff: Slots,
+        queues: Mapping[str, _Queue],
+        watch_interval: float,
+    ) -> None:
+        self._database = database
+        self._writes = writes
+        self._staff = staff
+        self._queues = queues
+        self._watch_interval = watch_interval
+        self._mismatched: list[UUID] = []
+        self._key_uses: dict[UUID, tuple[datetime, str | None]] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """Starts all of it."""
+        for kind in self._queues:
+            metrics.DB_REQUESTS_WAITING.labels(kind).set(0)
+        for work, interval in (
+            (self._record_key_uses, _KEY_USE_INTERVAL),
+            (self._create_partitions, _PARTITION_INTERVAL),
+            (self._refresh_figures, _FIGURES_INTERVAL),
+            (self._watch_queues, _QUEUES_INTERVAL),
+            (self._watch_books, self._watch_interval),
+        ):
+            self.add(_repeat(work, interval))
+
+    def add(self, work: Coroutine[Any, Any, None]) -> None:
+        """Starts something more, to be ended with the rest."""
+        self._tasks.append(asyncio.create_task(work))
+
+    async def stop(self) -> None:
+        """Ends all of it."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def note_key_use(self, api_key_id: UUID, address: str | None) -> None:
+        """Remembers that a key was used now, from `address`; recorded every few seconds."""
+        self._key_uses[api_key_id] = (datetime.now(UTC), address)
+
+    async def record_last_key_uses(self) -> None:
+        """Records what was not recorded yet, if the database can."""
+        with contextlib.suppress(Unavailable, Refused, DatabaseFault):
+            await self._record_key_uses()
+
+    async def _record_key_uses(self) -> None:
+        if not self._key_uses:
+            return
+        uses, self._key_uses = self._key_uses, {}
+        call = functions.record_api_key_use(
+            api_key_ids=list(uses),
+            used_at=[at for at, _ in uses.values()],
+            used_from=[address for _, address in uses.values()],
+        )
+        async with self._writes.slot():
+            await self._database.call(call)
+
+    async def _create_partitions(self) -> None:
+        call = functions.create_check_partitions(months=_COMING_MONTHS, most_rows=_MOST_ROWS_MOVED)
+        async with self._writes.slot():
+            await self._database.call(call)
+
+    async def _refresh_figures(self) -> None:
+        async with self._staff.slot():
+            await self._database.call(functions.refresh_figures())
+
+    async def _watch_queues(self) -> None:
+        for kind, queue in self._queues.items():
+            metrics.DB_REQUESTS_WAITING.labels(kind).set(queue.waiting)
+
+    async def _watch_books(self) -> None:
+        """Every process of every server does so: it costs milliseconds, and none of them has to be
+        there for the others."""
+        async with self._staff.slot():
+            [row] = await self._database.call(functions.watch_books(known=self._mismatched))
+        new = len(row["mismatched"]) > len(self._mismatched)
+        self._mismatched = row["mismatched"][:_MOST_KNOWN]
+        if new:
+            _LOG.error("the books of %d accounts do not agree: run verify", len(row["mismatched"]))
+        if row["guard_faults"]:
+            _LOG.error("%d guards of the books are not in force: run verify", row["guard_faults"])
+        metrics.LEDGER_MISMATCHES.set(len(row["mismatched"]) + row["guard_faults"])
+        metrics.PAYMENT_PROBLEMS.set(row["payment_problems"])
+        metrics.LEDGER_CHECKED.set_to_current_time()
+
+
+async def _repeat(work: Callable[[], Awaitable[None]], interval: float) -> None:
+    """Does the work every `interval` seconds for ever; a failure is logged, the next round tries
+    again."""
+    while True:
+        await asyncio.sleep(interval)
+        try:
+            await work()
+        except (Unavailable, Refused, DatabaseFault) as error:
+            name = getattr(work, "__name__", "of a kind")
+            _LOG.warning("background work %s failed: %s", name, type(error).__name__)

@@ -1,0 +1,324 @@
+"""Checks and charges that arrive together are sent to the database together (design.md).
+
+A Batcher has one batch in flight at a time: what arrives meanwhile leaves when it is answered, so a
+lone request waits for nobody. When a batch is late, the next one leaves all the same. A batch never
+waits for a lock: an item whose account another transaction holds comes back as 'busy' and goes to
+the retry queue of that account, where it holds up no item of another account.
+
+A retry queue waits for the lock inside PostgreSQL, whose own queue for a lock is fair: where only
+the batches of several processes compete for an account, each gets its turn. A few retry queues can
+wait there at once; the others are tried again and again meanwhile, so that no account waits for
+another one's lock."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass, field
+from operator import itemgetter
+from time import perf_counter
+from typing import Any
+
+from server.gateway.call import Item, Row
+from server.gateway.errors import Busy, ConnectionLost, QueueFull, Unavailable
+from server.gateway.holders import HolderOf, HoldTimeout
+
+_MAX_BATCH = 256
+_BY_NUMBER = itemgetter("item")
+_RETRY_PAUSE = 0.05  # seconds between retries for an account that cannot wait in PostgreSQL now
+# A batch is late when it has been in flight for so many times the usual time of recent batches.
+# Under full load 1 to 3 in 100 are late. 5 to 9 in 100 take twice as long as usual: not to wait for
+# those would halve the batches behind them for nothing.
+_LATE_FACTOR = 3
+_LATE_MIN, _LATE_MAX = 0.002, 0.05  # but never before the first, and always after the second
+_WEIGHT = 1 / 8  # of the newest batch in the usual time
+
+# Performs one call for the items; it waits for locks for so many seconds, or not at all.
+Send = Callable[[Sequence[Any], float | None], Coroutine[Any, Any, list[Row]]]
+
+
+class _Entry:
+    """An item, the future of its row, and until when it may be told that its account is held."""
+
+    __slots__ = ("deadline", "future", "item")
+
+    def __init__(self, item: Item, loop: asyncio.AbstractEventLoop, timeout: float) -> None:
+        self.item = item
+        self.deadline = loop.time() + timeout
+        self.future: asyncio.Future[Row] = loop.create_future()
+
+
+@dataclass(slots=True)
+class _RetryQueue:
+    """The items that wait for one account, and since when none of them got through."""
+
+    held_since: float
+    hold_timeout: HoldTimeout
+    waiting: list[_Entry] = field(default_factory=list)
+
+
+class _Permits:
+    """A few permits to wait in PostgreSQL, given in the order in which they were asked for. Unlike
+    asyncio.Semaphore, a permit can be asked for and looked at without waiting for it."""
+
+    def __init__(self, count: int) -> None:
+        self._free = count
+        self._asked: deque[asyncio.Future[None]] = deque()
+
+    def ask(self) -> asyncio.Future[None]:
+        """A future that is done when the permit is given. Give it back in any case."""
+        permit: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._asked.append(permit)
+        self._assign()
+        return permit
+
+    def give_back(self, permit: asyncio.Future[None]) -> None:
+        """Gives the permit to whoever asked next; one that was never given is asked for no more."""
+        if permit.done():
+            self._free += 1
+            self._assign()
+        else:
+            self._asked.remove(permit)
+
+    def _assign(self) -> None:
+        while self._free and self._asked:
+            self._free -= 1
+            self._asked.popleft().set_result(None)
+
+
+class Batcher:
+    """Collects items of one kind into batches. `send(items, wait)` performs one call and gives a
+    row per item, each with `item` (1-based) and `outcome`. `repeatable` says whether an item may be
+    sent again when it is unknown whether it took effect.
+
+    At most `max_in_flight` batches are in flight at once. Beside them, `max_lock_waits` retry
+    queues have a call each that waits for a lock, and one call retries all others. With more than
+    `max_queue` items waiting, submit raises Unavailable. An item that has waited for `timeout`
+    seconds raises Busy, if for the last half of that time or longer no item of its account got
+    through, and HoldTimeout has expired for the account's holder, whom `holder_of` names."""
+
+    def __init__(
+        self,
+        send: Send,
+        holder_of: HolderOf,
+        *,
+        repeatable: Callable[[Item], bool],
+        max_in_flight: int,
+        max_lock_waits: int,
+        max_queue: int,
+        timeout: float,
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._send = send
+        self._holder_of = holder_of
+        self._repeatable = repeatable
+        self._queue: deque[_Entry] = deque()
+        self._max_in_flight = max_in_flight
+        self._in_flight: list[float] = []  # when each batch left
+        self._usual = _LATE_MAX / _LATE_FACTOR  # seconds that recent batches took
+        self._late_timer: asyncio.TimerHandle | None = None
+        self._max_queue = max_queue
+        self._timeout = timeout
+        self._lock_wait = timeout / 2  # how long one call waits in PostgreSQL
+        self._retry_queues: dict[tuple[Any, ...], _RetryQueue] = {}
+        self._permits = _Permits(max_lock_waits)
+        self._retrying = asyncio.Lock()
+        self._retry_count = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def waiting(self) -> int:
+        """How many items wait to be sent."""
+        return len(self._queue) + self._retry_count
+
+    def submit(self, item: Item) -> asyncio.Future[Row]:
+        """Sends one item; the future gets its row, or Unavailable, Busy, ConnectionLost or the
+        PostgreSQL error that the item alone causes."""
+        if len(self._queue) + self._retry_count >= self._max_queue:
+            raise QueueFull()
+        entry = _Entry(item, self._loop, self._timeout)
+        if self._retry_queues and item[:2] in self._retry_queues:
+            self._retry_later(entry)
+        else:
+            self._queue.append(entry)
+            if not self._in_flight:
+                self._start_batch()
+            elif self._late_timer is None:
+                self._set_late_timer()
+        return entry.future
+
+    async def submit_together(self, items: Sequence[Item]) -> list[Row]:
+        """Sends several items of one request as one call, past the queue, in their order; items
+        whose account is held go to its retry queue like all others. Rows in item order; the outcome
+        of an item whose account stayed held is 'busy'."""
+        try:
+            rows = await self._call(items)
+        except Busy:
+            rows = [{"item": number, "outcome": "busy"} for number in range(1, len(items) + 1)]
+        waiting: dict[int, asyncio.Future[Row]] = {}
+        for index, row in enumerate(rows):
+            if row["outcome"] == "busy":
+                entry = _Entry(items[index], self._loop, self._timeout)
+                waiting[index] = entry.future
+                self._retry_later(entry)
+        for index, answer in zip(
+            waiting, await asyncio.gather(*waiting.values(), return_exceptions=True), strict=True
+        ):
+            if isinstance(answer, BaseException):
+                if not isinstance(answer, Busy):
+                    raise answer
+            else:
+                rows[index] = answer
+        return rows
+
+    async def drain(self) -> None:
+        """Waits until everything submitted has been answered."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def _start(self, work: Any) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _start_batch(self) -> None:
+        self._in_flight.append(perf_counter())
+        self._start(self._send_batches(self._in_flight[-1], len(self._queue)))
+
+    async def _send_batches(self, left: float, seen: int) -> None:
+        """Sends the queue's first batch, and each next one when the one before is answered. The
+        first is in flight since `left`, when `seen` items waited."""
+        while True:
+            try:
+                batch = await self._next_batch(seen)
+                for held in await self._deliver(batch) if batch else ():
+                    self._retry_later(held)
+            finally:
+                self._in_flight.remove(left)
+            answered = perf_counter()
+            self._usual += (min(answered - left, _LATE_MAX) - self._usual) * _WEIGHT
+            if not self._queue:
+                return
+            if self._seconds_until_late() > 0:
+                self._set_late_timer()
+                return
+            left, seen = answered, 0
+            self._in_flight.append(left)
+
+    async def _next_batch(self, seen: int) -> list[_Entry]:
+        """The next batch. Requests that are being read already come with it: the batch is complete
+        when a turn of the event loop brings no item, which for a lone request is the first turn."""
+        while seen < len(self._queue) < _MAX_BATCH:
+            seen = len(self._queue)
+            await asyncio.sleep(0)
+        return [self._queue.popleft() for _ in range(min(len(self._queue), _MAX_BATCH))]
+
+    def _seconds_until_late(self) -> float:
+        """In how many seconds all batches in flight are late, so that the next one may leave."""
+        if not self._in_flight:
+            return 0.0
+        late = min(max(_LATE_FACTOR * self._usual, _LATE_MIN), _LATE_MAX)
+        return self._in_flight[-1] + late - perf_counter()
+
+    def _set_late_timer(self) -> None:
+        """Sends the next batch when those in flight are late."""
+        if self._late_timer is None:
+            seconds = max(self._seconds_until_late(), _LATE_MIN)
+            self._late_timer = self._loop.call_later(seconds, self._on_late_timer)
+
+    def _on_late_timer(self) -> None:
+        self._late_timer = None
+        if self._queue:
+            if len(self._in_flight) < self._max_in_flight and self._seconds_until_late() <= 0:
+                self._start_batch()
+            self._set_late_timer()
+
+    async def _deliver(
+        self, batch: list[_Entry], *, again: bool = False, wait: float | None = None
+    ) -> list[_Entry]:
+        """Answers what it can; gives the entries whose account is held."""
+        try:
+            rows = await self._call([entry.item for entry in batch], wait)
+        except Busy:
+            return batch  # one of the accounts is held, and it is unknown which
+        except ConnectionLost as error:
+            # It is unknown whether the call took effect. Items that may be repeated are sent once
+            # more. The others are told that it is unknown: nothing is guessed.
+            repeatable = [] if again else [e for e in batch if self._repeatable(e.item)]
+            _fail([e for e in batch if again or not self._repeatable(e.item)], error)
+            return await self._deliver(repeatable, again=True, wait=wait) if repeatable else []
+        except (Unavailable, asyncio.CancelledError) as error:
+            _fail(batch, error)
+            return []
+        except Exception as error:
+            if len(batch) == 1:
+                _fail(batch, error)
+                return []
+            # One item makes the whole call fail, and the database kept nothing of it. Each item is
+            # sent alone, in order.
+            return [
+                held
+                for entry in batch
+                for held in await self._deliver([entry], again=again, wait=wait)
+            ]
+        held = []
+        for entry, row in zip(batch, rows, strict=True):
+            if row["outcome"] == "busy":
+                held.append(entry)
+            elif not entry.future.done():
+                entry.future.set_result(row)
+        return held
+
+    def _retry_later(self, entry: _Entry) -> None:
+        account = entry.item[:2]
+        self._retry_count += 1
+        queue = self._retry_queues.get(account)
+        if queue is None:
+            now = self._loop.time()
+            queue = self._retry_queues[account] = _RetryQueue(now, HoldTimeout(self._timeout))
+            self._start(self._serve_retry_queue(account, queue))
+        queue.waiting.append(entry)
+
+    async def _serve_retry_queue(self, account: tuple[Any, ...], queue: _RetryQueue) -> None:
+        """Retries the items of one account, many in one call, until all are answered."""
+        while queue.waiting:
+            permit = self._permits.ask()
+            try:
+                while queue.waiting and not permit.done():
+                    await asyncio.wait((permit,), timeout=_RETRY_PAUSE)
+                    if not permit.done():
+                        async with self._retrying:
+                            await self._retry(queue, wait=None)
+                if queue.waiting:
+                    await self._retry(queue, wait=self._lock_wait)
+            finally:
+                self._permits.give_back(permit)
+        del self._retry_queues[account]
+
+    async def _retry(self, queue: _RetryQueue, *, wait: float | None) -> None:
+        """One call for the items that have waited longest; refuses those that waited too long."""
+        batch = queue.waiting[:_MAX_BATCH]
+        held = await self._deliver(batch, wait=wait)
+        now = self._loop.time()
+        if len(held) < len(batch):
+            queue.held_since = now
+        elif now > queue.held_since + self._lock_wait:
+            late = [entry for entry in held if entry.deadline < now]
+            if late and queue.hold_timeout.expired(await self._holder_of(late[0].item[:2])):
+                _fail(late, Busy("the account is held by another transaction"))
+        before = len(queue.waiting)
+        queue.waiting[:] = [entry for entry in queue.waiting if not entry.future.done()]
+        self._retry_count -= before - len(queue.waiting)
+
+    async def _call(self, items: Sequence[Any], wait: float | None = None) -> list[Row]:
+        return sorted(await self._send(items, wait), key=_BY_NUMBER)
+
+
+def _fail(batch: list[_Entry], error: BaseException) -> None:
+    for entry in batch:
+        if not entry.future.done():
+            if isinstance(error, asyncio.CancelledError):
+                entry.future.set_exception(Unavailable("the server is shutting down"))
+            else:
+                entry.future.set_exception(error)

@@ -1,0 +1,531 @@
+"""The functions of schema billing that server/ calls, made from the catalogue.
+
+Written by `make golden`; not to be edited. What a function does: \\df+ billing.*, or sql/."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import date, datetime
+from uuid import UUID
+
+from server.gateway.call import Item, function
+
+
+@function("admin_user_id email full_name role is_active created_at")
+def add_admin(
+    *,
+    email: str,
+    full_name: str | None = ...,
+    role: str = ...,
+    reason: str | None = ...,
+    session_hash: bytes | None = ...,
+) -> None: ...
+
+
+@function("credit_id amount_minor balance_before balance_after created_at replayed")
+def adjust_credits(
+    *,
+    account_id: UUID,
+    amount: int,
+    reason: str,
+    idempotency_key: str | None = ...,
+    session_hash: bytes | None = ...,
+) -> None: ...
+
+
+@function("payment_id payment_status")
+def attach_payment(
+    *,
+    account_id: UUID,
+    purchase_id: UUID,
+    payment_id: str,
+    payment_status: str,
+    api_key_id: UUID | None = ...,
+    session_hash: bytes | None = ...,
+) -> None: ...
+
+
+@function(
+    "purchase_id account_id uses price_minor currency payment_id payment_status "
+    "account_created replayed config_data credits_added provider"
+)
+def begin_purchase(
+    *,
+    oauth_provider: str,
+    external_id: str,
+    customer_email: str,
+    wa_id: str | None = ...,
+    tenant_id: str | None = ...,
+    user_role: str | None = ...,
+    agent_id: str | None = ...,
+    marketing_opt_in: bool = ...,
+    marketing_opt_in_source: str | None = ...,
+    idempotency_key: str | None = ...,
+    provider: str = ...,
+    api_key_id: UUID | None = ...,
+    session_hash: bytes | None = ...,
+) -> None: ...
+
+
+@function(
+    "account_id oauth_provider external_id wa_id tenant_id customer_email balance_minor "
+    "currency plan_name status paid_credits marketing_opt_in marketing_opt_in_at "
+    "marketing_opt_in_source created_at updated_at account_created replayed"
+)
+def create_account(
+    *,
+    oauth_provider: str,
+    external_id: str,
+    wa_id: str | None = ...,
+    tenant_id: str | None = ...,
+    initial_balance_minor: int = ...,
+    currency: str = ...,
+    plan_name: str = ...,
+    customer_email: str | None = ...,
+    user_role: str | None = ...,
+    agent_id: str | None = ...,
+    marketing_opt_in: bool = ...,
+    marketing_opt_in_source: str | None = ...,
+    idempotency_key: str | None = ...,
+    api_key_id: UUID | None = ...,
+    session_hash: bytes | None = ...,
+) -> None: ...
+
+
+@function("api_key_id name key_prefix environment permissions status created_at expires_at")
+def create_api_key(
+    *,
+    name: str,
+    key_prefix: str,
+    key_hash: str,
+    environment: str = ...,
+    permissions: Sequence[str | None] = ...,
+    description: str | None = ...,
+    expires_in_days: int | None = ...,
+    reason: str | None = ...,
+    key_digest: bytes | None = ...,
+    session_hash: bytes | None = ...,
+) -> None: ...
+
+
+@function("partition_name")
+def create_check_partitions(*, months: int = ..., most_rows: int | None = ...) -> None: ...
+
+
+@function()
+def create_sign_in_ticket(*, ticket_hash: bytes) -> None: ...
+
+
+@function()
+def describe_money(*, amount_minor: int, currency: str) -> None: ...
+
+
+@function()
+def describe_price(*, pack_price_minor: int, pack_currency: str) -> None: ...
+
+
+@function()
+def end_session(*, session_hash: bytes) -> None: ...
+
+
+@function("api_key_id key_hash acts_by_digest")
+def find_api_key(*, key_prefix: str) -> None: ...
+
+
+@function(
+    "purchase_id account_id status uses price_minor currency credits_added created_at "
+    "settled_at config_data provider"
+)
+def find_purchase(
+    *,
+    payment_id: str,
+    provider: str | None = ...,
+    api_key_id: UUID | None = ...,
+    session_hash: bytes | None = ...,
+) -> None: ...
+
+
+@function(
+    "account_id oauth_provider external_id wa_id tenant_id customer_email balance_minor "
+    "currency plan_name status paid_credits marketing_opt_in marketing_opt_in_at "
+    "marketing_opt_in_source created_at updated_at free_uses_remaining total_uses user_role "
+    "agent_id ledger_version"
+)
+def get_account(
+    *,
+    oauth_provider: str,
+    external_id: str,
+    api_key_id: UUID | None = ...,
+    session_hash: bytes | None = ...,
+) -> None: ...
+
+
+@function(
+    "account_id oauth_provider external_id wa_id tenant_id customer_email user_role agent_id "
+    "balance_minor currency plan_name status paid_credits free_uses_remaining total_uses "
+    "ledger_version marketing_opt_in marketing_opt_in_at marketing_opt_in_source created_at "
+    "updated_at last_charge_at last_credit_at total_charged total_credited charge_count "
+    "credit_count"
+)
+def get_account_by_id(*, account_id: UUID, session_hash: bytes | None = ...) -> None: ...
+
+
+@function()
+def get_account_holders(
+    *, oauth_providers: Sequence[str | None], external_ids: Sequence[str | None]
+) -> None: ...
+
+
+@function(
+    "total_users active_users total_api_keys active_api_keys total_balance_minor "
+    "total_charged_all_time total_credited_all_time charges_last_24h credits_last_24h "
+    "charges_last_7d credits_last_7d payment_problems unique_users_30d"
+)
+def get_overview(*, session_hash: bytes | None = ...) -> None: ...
+
+
+@function("is_active config_data mode updated_at")
+def get_provider_config(*, provider_type: str) -> None: ...
+
+
+@function()
+def get_schema_version() -> None: ...
+
+
+@function("admin_user_id email full_name picture_url role expires_at is_active")
+def get_session(*, session_hash: bytes) -> None: ...
+
+
+@function("free_uses pack_uses pack_price_minor pack_currency admin_email_domain")
+def get_settings() -> None: ...
+
+
+@function(
+    "total_count account_id oauth_provider external_id wa_id tenant_id customer_email "
+    "balance_minor currency plan_name status paid_credits free_uses_remaining total_uses "
+    "created_at last_charge_at last_credit_at total_charged total_credited charge_count "
+    "credit_count"
+)
+def list_accounts(
+    *,
+    search: str | None = ...,
+    status: str | None = ...,
+    sort: str = ...,
+    match: str = ...,
+    limit: int = ...,
+    offset: int = ...,
+    count: bool = ...,
+    session_hash: bytes | None = ...,
+) -> None: ...
+
+
+@function("admin_user_id email full_name role is_active created_at last_login_at")
+def list_admins(*, session_hash: bytes | None = ...) -> None: ...
+
+
+@function(
+    "api_key_id name key_prefix environment permissions status description created_at "
+    "expires_at last_used_at last_used_ip rotated_to created_by_email created_by_role"
+)
+def list_api_keys(
+    *, environment: str | None = ..., status: str | None = ..., session_hash: bytes | None = ...
+) -> None: ...
+
+
+@function("id created_at who action resource_type resource_id reason changes ip_address user_agent")
+def list_audit_log(
+    *,
+    who: str | None = ...,
+    action: str | None = ...,
+    resource_id: str | None = ...,
+    from_: date | None = ...,
+    to: date | None = ...,
+    limit: int = ...,
+    offset: int = ...,
+    session_hash: bytes | None = ...,
+) -> None: ...
+
+
+@function(
+    "check_id has_credit denial_reason credits_remaining free_uses_remaining context_agent_id "
+    "context_channel_id context_request_id created_at"
+)
+def list_checks(
+    *, account_id: UUID, limit: int = ..., offset: int = ..., session_hash: bytes | None = ...
+) -> None: ...
+
+
+@function(
+    "day checks checks_denied charges free_charges charge_amount credits_used credits "
+    "credits_added credits_sold credits_taken_back accounts_created unique_users"
+)
+def list_daily_figures(*, days: int = ..., session_hash: bytes | None = ...) -> None: ...
+
+
+@function(
+    "provider event_id event_type payment_id account_id outcome needs_attention deliveries "
+    "livemode received_at last_received_at resolved_at resolution"
+)
+def list_payment_events(
+    *, limit: int = ..., offset: int = ..., session_hash: bytes | None = ...
+) -> None: ...
+
+
+@function("problem provider reference payment_id account_id what_is_wrong happened_at")
+def list_payment_problems(
+    *, limit: int = ..., offset: int = ..., session_hash: bytes | None = ...
+) -> None: ...
+
+
+@function("id provider_type is_active config_data mode updated_at")
+def list_provider_configs(*, session_hash: bytes | None = ...) -> None: ...
+
+
+@function(
+    "purchase_id account_id oauth_provider external_id customer_email provider payment_id "
+    "status uses price_minor currency price_text created_at settled_at returned_minor "
+    "uses_taken_back shortfall returned_text"
+)
+def list_purchases(
+    *,
+    account_id: UUID | None = ...,
+    status: str | None = ...,
+    limit: int = ...,
+    offset: int = ...,
+    session_hash: bytes | None = ...,
+) -> None: ...
+
+
+@function(
+    "total_count transaction_id type amount_minor currency description created_at "
+    "balance_after transaction_type external_transaction_id metadata_message_id "
+    "metadata_agent_id metadata_channel_id metadata_request_id paid_with ledger_version "
+    "next_cursor"
+)
+def list_transactions(
+    *,
+    oauth_provider: str,
+    external_id: str,
+    limit: int = ...,
+    offset: int = ...,
+    api_key_id: UUID | None = ...,
+    session_hash: bytes | None = ...,
+    cursor: str | None = ...,
+) -> None: ...
+
+
+@function("outcome needs_attention deliveries account_id purchase_id credits_added")
+def process_payment_event(
+    *,
+    event_id: str,
+    event_type: str,
+    payload: str,
+    action: str,
+    livemode: bool | None = ...,
+    payment_id: str | None = ...,
+    amount_minor: int | None = ...,
+    currency: str | None = ...,
+    account_id: UUID | None = ...,
+    purchase_id: UUID | None = ...,
+    oauth_provider: str | None = ...,
+    external_id: str | None = ...,
+    return_ids: Sequence[str | None] = ...,
+    return_kinds: Sequence[str | None] = ...,
+    return_amounts_minor: Sequence[int | None] = ...,
+    returns_withdrawn: Sequence[bool | None] | None = ...,
+    provider: str = ...,
+    return_away_minor: Sequence[int | None] | None = ...,
+    return_states: Sequence[str | None] | None = ...,
+    return_transactions: Sequence[int | None] | None = ...,
+    occurred_at: datetime | None = ...,
+    is_claimed: bool | None = ...,
+    is_foreign: bool = ...,
+    warning_id: str | None = ...,
+    warning_is_open: bool | None = ...,
+) -> None: ...
+
+
+@function()
+def record_api_key_use(
+    *,
+    api_key_ids: Sequence[UUID | None],
+    used_at: Sequence[datetime | None],
+    used_from: Sequence[str | None],
+) -> None: ...
+
+
+@function(
+    "outcome credit_id account_id amount_minor currency balance_before balance_after "
+    "transaction_type description external_transaction_id created_at balance account_currency"
+)
+def record_credit(
+    *,
+    oauth_provider: str,
+    external_id: str,
+    amount_minor: int,
+    transaction_type: str,
+    description: str,
+    currency: str = ...,
+    external_transaction_id: str | None = ...,
+    idempotency_key: str | None = ...,
+    customer_email: str | None = ...,
+    user_role: str | None = ...,
+    agent_id: str | None = ...,
+    marketing_opt_in: bool = ...,
+    marketing_opt_in_source: str | None = ...,
+    api_key_id: UUID | None = ...,
+    session_hash: bytes | None = ...,
+) -> None: ...
+
+
+@function()
+def refresh_figures() -> None: ...
+
+
+@function()
+def reopen_payment(
+    *, payment_id: str, reason: str, provider: str | None = ..., session_hash: bytes | None = ...
+) -> None: ...
+
+
+@function()
+def require_api_key(*, api_key_id: UUID, permission: str) -> None: ...
+
+
+@function("free_uses_before free_uses_remaining")
+def reset_free_uses(
+    *, account_id: UUID, reason: str, free_uses: int | None = ..., session_hash: bytes | None = ...
+) -> None: ...
+
+
+@function()
+def resolve_payment(
+    *,
+    payment_id: str,
+    how: str,
+    reason: str,
+    credit_id: UUID | None = ...,
+    amount_minor: int | None = ...,
+    currency: str | None = ...,
+    provider: str | None = ...,
+    session_hash: bytes | None = ...,
+) -> None: ...
+
+
+@function()
+def resolve_payment_event(
+    *,
+    event_id: str,
+    reason: str,
+    provider: str | None = ...,
+    session_hash: bytes | None = ...,
+    how: str | None = ...,
+    credit_id: UUID | None = ...,
+) -> None: ...
+
+
+@function()
+def resolve_payment_warning(
+    *, warning_id: str, reason: str, provider: str | None = ..., session_hash: bytes | None = ...
+) -> None: ...
+
+
+@function()
+def resolve_shortfall(
+    *, return_id: str, reason: str, provider: str | None = ..., session_hash: bytes | None = ...
+) -> None: ...
+
+
+@function()
+def retire_expired_api_key(*, api_key_id: UUID) -> None: ...
+
+
+@function("api_key_id name key_prefix status")
+def revoke_api_key(
+    *, api_key_id: UUID, reason: str | None = ..., session_hash: bytes | None = ...
+) -> None: ...
+
+
+@function("api_key_id name key_prefix environment permissions expires_at old_key_expires_at")
+def rotate_api_key(
+    *,
+    api_key_id: UUID,
+    key_prefix: str,
+    key_hash: str,
+    reason: str | None = ...,
+    key_digest: bytes | None = ...,
+    session_hash: bytes | None = ...,
+) -> None: ...
+
+
+@function("account_id status previous_status")
+def set_account_status(
+    *,
+    oauth_provider: str,
+    external_id: str,
+    status: str,
+    reason: str,
+    session_hash: bytes | None = ...,
+) -> None: ...
+
+
+@function("admin_user_id email full_name role is_active")
+def set_admin(
+    *,
+    email: str,
+    reason: str,
+    role: str | None = ...,
+    is_active: bool | None = ...,
+    session_hash: bytes | None = ...,
+) -> None: ...
+
+
+@function("free_uses pack_uses pack_price_minor pack_currency")
+def set_pricing(
+    *,
+    reason: str,
+    free_uses: int | None = ...,
+    pack_uses: int | None = ...,
+    pack_price_minor: int | None = ...,
+    pack_currency: str | None = ...,
+    session_hash: bytes | None = ...,
+) -> None: ...
+
+
+@function("id provider_type is_active config_data mode updated_at")
+def set_provider_config(
+    *,
+    provider_type: str,
+    config_data: str = ...,
+    is_active: bool | None = ...,
+    reason: str | None = ...,
+    unchanged_since: datetime | None = ...,
+    session_hash: bytes | None = ...,
+) -> None: ...
+
+
+@function("admin_user_id email full_name role")
+def sign_in_admin(
+    *,
+    email: str,
+    google_id: str,
+    session_hash: bytes,
+    full_name: str | None = ...,
+    picture_url: str | None = ...,
+) -> None: ...
+
+
+@function()
+def try_writing() -> None: ...
+
+
+@function("admin_user_id email full_name role")
+def use_sign_in_link(*, ticket_hash: bytes, session_hash: bytes) -> None: ...
+
+
+@function()
+def use_sign_in_ticket(*, ticket_hash: bytes) -> None: ...
+
+
+@function("accounts_checked mismatched payment_problems guard_faults")
+def watch_books(*, known: Sequence[UUID | None] = ..., entries: int = ...) -> None: ...

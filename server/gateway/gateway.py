@@ -1,0 +1,332 @@
+"""The Gateway: which slots and which connections each kind of call takes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+from uuid import UUID
+
+from server.config import ServeConfig
+from server.gateway import functions
+from server.gateway.background import BackgroundWork
+from server.gateway.batcher import Batcher
+from server.gateway.call import FunctionCall, Item, Row
+from server.gateway.database import Database
+from server.gateway.errors import Busy
+from server.gateway.holders import holders_of
+from server.gateway.items import CHARGE_ITEM, CHARGE_KEY, CHECK_ITEM, ItemType, lock_timeout
+from server.gateway.keyed_batches import KeyedBatches
+from server.gateway.refusals import Refusals, Refused
+from server.gateway.replica import PRIMARY_POSITION, Replica
+from server.gateway.schema_check import KNOWN_FUNCTIONS, KNOWN_TYPES, compare_with_database
+from server.gateway.slots import Slots
+from server.observe import metrics, telemetry
+
+# How many calls of each kind run at once. Whatever all others wait for, each kind finds its
+# connections.
+_SLOTS = {
+    "reads": 3,
+    "writes": 3,
+    "batches": 2,
+    "held_batches": 2,
+    "payments": 2,
+    "staff": 2,
+    "health_checks": 1,
+}
+_MAX_IN_FLIGHT = 2  # batches of checks, and of charges
+_MAX_LOCK_WAITS = 3  # and one call more for the accounts that find no place among these
+_BATCHERS = 2 * (_MAX_IN_FLIGHT + _MAX_LOCK_WAITS + 1)
+_POOL_SIZE = _BATCHERS + sum(_SLOTS.values())
+_REPLICA_READS = 4  # on the replica, and one more connection there that watches it
+_WRITING_INTERVAL = 1.0
+
+# Functions that a replica may answer, a few seconds late: they write nothing. For staff, lists and
+# figures that any of them may see; the guard has just asked the primary whether they still are
+# staff.
+_STALE_FOR_AGENTS = frozenset((functions.list_transactions,))
+_STALE_FOR_STAFF = frozenset(
+    (
+        functions.get_overview,
+        functions.list_daily_figures,
+        functions.list_accounts,
+        functions.list_purchases,
+        functions.list_checks,
+        functions.list_audit_log,
+    )
+)
+
+
+class Gateway:
+    """All database calls of one process, whose items have these `fields`, by the name of their type
+    in the database. Make it where an event loop runs, and end it with `close`."""
+
+    def __init__(
+        self,
+        config: ServeConfig,
+        fields: Mapping[str, Sequence[str]],
+        *,
+        announce_rights: bool = False,
+    ) -> None:
+        self._fields = fields
+        self._max_queue = config.max_queue
+        self._timeout = config.lock_timeout
+        self._database = Database(
+            config, config.database_url, _POOL_SIZE, announce_rights=announce_rights
+        )
+        self._refusals = Refusals(self._database.query)
+        self._slots = {kind: Slots(size, config.max_queue) for kind, size in _SLOTS.items()}
+        self._replica_reads = Slots(_REPLICA_READS, config.max_queue)
+        self._replica: Replica | None = None
+        if config.read_url is not None:
+            self._replica = Replica(
+                Database(config, config.read_url, _REPLICA_READS + 1, read_only=True),
+                self._position_of_primary,
+                max_lag=config.read_max_lag,
+            )
+        self._checks = self._batcher(CHECK_ITEM, _always)
+        self._charges = self._batcher(CHARGE_ITEM, _has_key)
+        self._keyed_batches = KeyedBatches(
+            self._database,
+            self._slots["batches"],
+            self._slots["held_batches"],
+            timeout=config.lock_timeout,
+        )
+        self._background = BackgroundWork(
+            self._database,
+            writes=self._slots["writes"],
+            staff=self._slots["staff"],
+            queues={
+                "checks": self._checks,
+                "charges": self._charges,
+                **{kind: slots for kind, slots in self._slots.items() if kind != "health_checks"},
+            },
+            watch_interval=config.watch_interval,
+        )
+        self._could_write_at = -_WRITING_INTERVAL
+        self._could_not_write_since: float | None = None
+
+    # Opening and closing
+
+    async def compare_with_database(self) -> None:
+        """Raises SchemaMismatch when the database does not fit this release, Unavailable when it
+        cannot be asked."""
+        known_functions = await self._database.query(KNOWN_FUNCTIONS)
+        known_types = await self._database.query(KNOWN_TYPES)
+        compare_with_database(known_functions, known_types, self._fields)
+        await self._refusals.read()
+
+    def start_background_work(self) -> None:
+        """Starts what BackgroundWork does, and the watch of the replica."""
+        metrics.DB_CONNECTIONS_MAX.set(_POOL_SIZE)
+        metrics.DB_QUEUE_MAX.set(self._max_queue)
+        self._background.start()
+        if self._replica is not None:
+            self._background.add(self._replica.watch())
+
+    async def close(self) -> None:
+        """Finishes what is in flight, records the last key uses, closes the connections."""
+        await self._background.stop()
+        await self._checks.drain()
+        await self._charges.drain()
+        await self._background.record_last_key_uses()
+        await self._database.pool.close()
+        if self._replica is not None:
+            await self._replica.database.pool.close()
+
+    # Checks and charges, collected into batches
+
+    def check_credit(self, item: Item) -> Awaitable[Row]:
+        """May this user go on? A row of billing.check_items; its outcome is 'checked' or the
+        slug of a refusal."""
+        return telemetry.collected_call(CHECK_ITEM, item, self._checks.submit)
+
+    def create_charge(self, item: Item) -> Awaitable[Row]:
+        """This user used one. A row of billing.charge_items with its outcome."""
+        return telemetry.collected_call(CHARGE_ITEM, item, self._charges.submit)
+
+    def create_charges(self, items: Sequence[Item]) -> Awaitable[list[Row]]:
+        """Several charges of one request, decided in their order; a row each."""
+        return telemetry.collected_call(CHARGE_ITEM, items, self._charges.submit_together)
+
+    async def create_charges_once(
+        self,
+        items: Sequence[Item],
+        idempotency_key: str,
+        request_fingerprint: bytes,
+        batch_fingerprint: bytes,
+    ) -> list[Row]:
+        """Several charges of one request, as a whole once per key for the API key and those it was
+        rotated from or to; a row each, with `replayed`. For the fingerprints see
+        billing.charge_items_once. Raises Refused (idempotency_key_reused)."""
+        return await self._keyed_batches.send(
+            items, idempotency_key, request_fingerprint, batch_fingerprint
+        )
+
+    # Other calls of agents and of the payment provider, one a request
+
+    async def read(self, call: FunctionCall) -> list[Row]:
+        """The rows of a call that writes nothing. Raises Refused."""
+        if call.function in _STALE_FOR_AGENTS and self._replica_is_usable():
+            # The primary says whether the key is good: a revocation holds from the next request on,
+            # however far the replica is behind. What the replica refuses goes to the primary too:
+            # it may only not have heard yet of the entry that a cursor names.
+            await self.require_api_key(call.arguments["api_key_id"], "billing:read")
+            rows = await self._read_replica(call)
+            if rows is not None:
+                return rows
+        async with self._slots["reads"].slot():
+            return await self._database.call(call)
+
+    async def write(self, call: FunctionCall) -> Row:
+        """The row of a call that writes to the account of its arguments. Calls for one account run
+        one after the other. Raises Refused."""
+        async with self._slots["writes"].for_account(_account_of(call)):
+            return (await self._database.call(call))[0]
+
+    async def process_payment_event(self, call: FunctionCall) -> Row:
+        """The row of billing.process_payment_event. Events of one payment run one after the
+        other."""
+        payment = call.arguments["payment_id"] or call.arguments["event_id"]
+        async with self._slots["payments"].for_account((payment,)):
+            return (await self._database.call(call))[0]
+
+    async def find_api_key(self, key_prefix: str) -> Row | None:
+        """The key with this prefix, its Argon2id hash, and whether calls name it by its SHA-256;
+        None when there is none."""
+        rows = await self.read(functions.find_api_key(key_prefix=key_prefix))
+        return rows[0] if rows else None
+
+    async def require_api_key(self, api_key_id: UUID, permission: str) -> None:
+        """Raises Refused unless the key is good for the permission right now."""
+        await self.read(functions.require_api_key(api_key_id=api_key_id, permission=permission))
+
+    async def retire_expired_api_key(self, api_key_id: UUID) -> None:
+        """Marks a key that has expired revoked."""
+        async with self._slots["writes"].slot():
+            await self._database.call(functions.retire_expired_api_key(api_key_id=api_key_id))
+
+    def note_key_use(self, api_key_id: UUID, address: str | None) -> None:
+        """Remembers that a key was used now, from `address`; recorded every few seconds."""
+        self._background.note_key_use(api_key_id, address)
+
+    async def refused(self, slug: str, values: Mapping[str, Any] | None = None) -> Refused:
+        """The refusal `slug` of billing.errors; `values` fill the placeholders of its wording."""
+        return await self._refusals.refused(slug, values or {})
+
+    # Staff, in the browser and by their scripts
+
+    async def staff(
+        self, call: FunctionCall, session_hash: bytes, client: tuple[str, str]
+    ) -> list[Row]:
+        """The rows of a call for the staff member whose session or bearer token has this hash,
+        which the function looks up. The audit log learns `client`, the browser's address and name.
+        Raises Refused."""
+        call.arguments["session_hash"] = session_hash
+        # What is shown of one account stands beside the buttons that change it: it must be new.
+        if call.function in _STALE_FOR_STAFF and call.arguments.get("account_id") is None:
+            rows = await self._read_replica(call)
+            if rows is not None:
+                return rows
+        async with self._slots["staff"].slot():
+            return await self._database.call(call, client=client)
+
+    async def sign_in(
+        self, call: FunctionCall, *, client: tuple[str, str] | None = None
+    ) -> Row | None:
+        """The row of a call that names no staff member, as those of signing in or out; `client` as
+        for staff."""
+        async with self._slots["staff"].slot():
+            rows = await self._database.call(call, client=client)
+        return rows[0] if rows else None
+
+    # Health
+
+    async def get_schema_version(self) -> str:
+        """The newest migration step of the database."""
+        async with self._slots["health_checks"].slot():
+            rows = await self._database.call(functions.get_schema_version())
+        return str(rows[0]["get_schema_version"])
+
+    async def try_writing(self) -> None:
+        """Raises Unavailable when the database cannot take a charge. The database is asked once a
+        second at most. A table that is locked for a moment, as by a migration, makes charges wait,
+        and so is no fault before they would be refused."""
+        now = asyncio.get_running_loop().time()
+        if now < self._could_write_at + _WRITING_INTERVAL:
+            return
+        try:
+            async with self._slots["health_checks"].slot():
+                await self._database.call(functions.try_writing())
+        except Busy:
+            self._could_not_write_since = self._could_not_write_since or now
+            if now > self._could_not_write_since + self._timeout:
+                raise
+        else:
+            self._could_not_write_since = None
+            self._could_write_at = now
+
+    # Inside
+
+    def _batcher(self, item: ItemType, repeatable: Callable[[Item], bool]) -> Batcher:
+        run, user = self._database.run, item.label
+        list_statement = item.call.statement()
+        single_statement = item.single_statement(self._fields[item.name])
+
+        async def send(items: Sequence[Item], wait: float | None) -> list[Row]:
+            telemetry.note_sent(items)
+            if wait is None and len(items) == 1:
+                rows = await run(single_statement, items[0], kept_for=user)
+                if rows:
+                    return rows
+            timeout = None if wait is None else lock_timeout(wait)
+            return await run(list_statement, (items, timeout), kept_for=user)
+
+        async def holder_of(account: tuple[Any, ...]) -> str | None:
+            return await holders_of(self._database, [account])
+
+        return Batcher(
+            send,
+            holder_of,
+            repeatable=repeatable,
+            max_in_flight=_MAX_IN_FLIGHT,
+            max_lock_waits=_MAX_LOCK_WAITS,
+            max_queue=self._max_queue,
+            timeout=self._timeout,
+        )
+
+    def _replica_is_usable(self) -> bool:
+        return self._replica is not None and self._replica.usable
+
+    async def _read_replica(self, call: FunctionCall) -> list[Row] | None:
+        """Rows of the replica; None when there is none that can be asked now."""
+        replica = self._replica
+        if replica is None or not replica.usable:
+            return None
+        async with self._replica_reads.slot():
+            if not replica.usable:  # the calls before this one found out
+                return None
+            return await replica.attempt(replica.database.call(call))
+
+    async def _position_of_primary(self) -> Row:
+        pool = self._database.pool
+        async with self._slots["health_checks"].slot(), pool.connection() as connection:
+            row: Row = (await pool.fetch(connection, PRIMARY_POSITION))[0]
+            return row
+
+
+def _always(item: Item) -> bool:
+    """A check consumes nothing: a second one only leaves a second audit row."""
+    return True
+
+
+def _has_key(item: Item) -> bool:
+    """With an idempotency key a charge that took effect is recognised, not made again."""
+    return item[CHARGE_KEY] is not None
+
+
+def _account_of(call: FunctionCall) -> tuple[Any, ...]:
+    given = call.arguments
+    if "account_id" in given:
+        return (given["account_id"],)
+    return given["oauth_provider"], given["external_id"]

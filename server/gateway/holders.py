@@ -1,0 +1,48 @@
+"""Who holds an account's lock, and when that is a reason to refuse those who wait for it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+from server.gateway import functions
+from server.gateway.database import Database
+from server.gateway.errors import Busy, DatabaseFault, Unavailable
+
+# Who holds an account, as billing.get_account_holders says it.
+HolderOf = Callable[[tuple[Any, ...]], Coroutine[Any, Any, str | None]]
+OTHERS = "others"
+
+
+class HoldTimeout:
+    """How long an account may be held before those who wait for it are refused. Where somebody
+    else than the service holds it, they are refused at once. Calls of the service, of this process
+    or another one, take turns; one that holds the account for `timeout` seconds is no turn, but
+    for example a call that was given up and waits for a silent replica."""
+
+    def __init__(self, timeout: float) -> None:
+        self._timeout = timeout
+        self._holder: str | None = None
+        self._since = 0.0
+
+    def expired(self, holder: str | None) -> bool:
+        """`holder` says who holds the account now. Call it again and again while it is held."""
+        now = asyncio.get_running_loop().time()
+        if holder != self._holder:
+            self._holder, self._since = holder, now
+        return holder == OTHERS or (holder is not None and now > self._since + self._timeout)
+
+
+async def holders_of(database: Database, accounts: Sequence[tuple[Any, ...]]) -> str | None:
+    """Who holds one of these accounts, each named by its identity; None for nobody."""
+    providers, ids = zip(*accounts, strict=True)
+    call = functions.get_account_holders(oauth_providers=providers, external_ids=ids)
+    try:
+        rows = await database.call(call)
+    except Busy:  # an account changes hands right now
+        return None
+    except (Unavailable, DatabaseFault):
+        return OTHERS
+    holders: str | None = rows[0]["get_account_holders"]
+    return holders

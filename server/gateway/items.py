@@ -1,0 +1,119 @@
+"""How lists of checks and charges, and lone ones, are sent: tuples in the order of the composite
+types that sql/items.sql makes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from server.gateway.call import Statement, parameter, select_from
+from server.gateway.item_fields import fields_of, newest
+
+CHARGE_KEY = 5  # the place of its idempotency key in a charge
+
+# How long a call waits for a lock, as text that lock_timeout takes ('500ms'), for the call's own
+# transaction; NULL: it waits for none. Said in the same message, since each one takes time.
+_WAIT = (
+    "CASE WHEN {0}::text IS NULL THEN false ELSE set_config('lock_timeout', {0}, true) <> '' END"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ListCall:
+    """A call of billing.`function` with a list of items. The argument `wait` is how long to wait
+    for a lock, as lock_timeout() makes it; None: not at all."""
+
+    function: str
+    arguments: tuple[str, ...]
+    columns: tuple[str, ...]
+    label: str
+
+    def statement(self) -> Statement:
+        """The statement that makes it."""
+        values = {name: f"${number}" for number, name in enumerate(self.arguments, 1)}
+        values["wait"] = _WAIT.format(values["wait"])
+        passed = ", ".join(f"{parameter(name)} => {value}" for name, value in values.items())
+        call = f"billing.{self.function}({passed})"
+        return Statement(select_from(call, self.function, self.columns), self.label)
+
+
+@dataclass(frozen=True, slots=True)
+class ItemType:
+    """A composite type of which lists are sent with `call`; and `single`, the function for one item
+    that is plain, with the item's fields as its first arguments. `constants` are the columns of an
+    answer, as SQL, that are neither the function's nor told from the item."""
+
+    name: str
+    call: ListCall
+    single: str
+    constants: Mapping[str, str]
+
+    @property
+    def label(self) -> str:
+        """How metrics and traces name its calls."""
+        return self.call.label
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """What an answer has."""
+        return self.call.columns
+
+    def single_statement(self, fields: Sequence[str]) -> Statement:
+        """The statement for one item with these fields; no row where the item is not plain."""
+        echoed = {field: f"${place}" for place, field in enumerate(fields, 1)}
+        passed = ", ".join(f"{parameter(field)} => {place}" for field, place in echoed.items())
+        others = {**echoed, **self.constants}
+        columns = ", ".join(
+            f"{others.get(column, f'f.{column}')} AS {column}" for column in self.columns
+        )
+        sql = f"SELECT {columns} FROM billing.{self.single}({passed}, p_only_plain => true) AS f"  # noqa: S608
+        return Statement(sql, self.label)
+
+
+def lock_timeout(seconds: float) -> str:
+    """How long a list waits for a lock, as a ListCall takes it."""
+    return f"{seconds * 1000:.0f}ms"
+
+
+CHECK_ITEM = ItemType(
+    newest("check_item", "check_item"),
+    ListCall(
+        newest("check_items", "check_item"),
+        ("items", "wait"),
+        fields_of("check_outcome"),
+        "check_credits",
+    ),
+    "check_credit",
+    {"item": "1", "outcome": "'checked'", "account_created": "false"},
+)
+CHARGE_ITEM = ItemType(
+    newest("charge_item", "charge_item"),
+    ListCall(
+        newest("charge_items", "charge_item"),
+        ("items", "wait"),
+        # What no answer tells is left out.
+        tuple(
+            name
+            for name in fields_of("charge_outcome")
+            if name not in ("balance_before", "replayed")
+        ),
+        "create_charges",
+    ),
+    "create_charge",
+    {
+        "item": "1",
+        "outcome": "'created'",
+        **{name: f"f.{name}" for name in ("amount_minor", "currency", "description")},
+        "balance": "NULL::bigint",
+        "account_currency": "NULL::text",
+    },
+)
+# A list that is done as a whole once per key.
+CHARGE_ITEMS_ONCE = ListCall(
+    newest("charge_items_once", "charge_item"),
+    ("idempotency_key", "request_fingerprint", "items", "batch_fingerprint", "wait"),
+    (*CHARGE_ITEM.columns, "replayed"),
+    "create_charges_once",
+)
+ITEM_TYPES = (CHECK_ITEM, CHARGE_ITEM)
+LIST_CALLS = (CHECK_ITEM.call, CHARGE_ITEM.call, CHARGE_ITEMS_ONCE)

@@ -1,0 +1,66 @@
+"""Batches of charges under an Idempotency-Key: done as a whole, once per key, or not at all."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from server.gateway.call import Item, Row
+from server.gateway.database import Database
+from server.gateway.errors import Busy
+from server.gateway.holders import HoldTimeout, holders_of
+from server.gateway.items import CHARGE_ITEMS_ONCE, lock_timeout
+from server.gateway.slots import Slots
+
+_STATEMENT = CHARGE_ITEMS_ONCE.statement()
+_PAUSE, _LONGEST_PAUSE = 0.002, 0.05  # between attempts at a batch with a held account
+
+
+class KeyedBatches:
+    """Sends them. A first attempt takes one of the slots `first`, further ones one of `held`: a
+    batch that waits for an account is in the way of no batch but others that wait. One that has
+    waited for `timeout` seconds raises Busy if HoldTimeout has expired for the accounts' holder."""
+
+    def __init__(self, database: Database, first: Slots, held: Slots, *, timeout: float) -> None:
+        self._database = database
+        self._first = first
+        self._held = held
+        self._timeout = timeout
+
+    async def send(
+        self,
+        items: Sequence[Item],
+        idempotency_key: str,
+        request_fingerprint: bytes,
+        batch_fingerprint: bytes,
+    ) -> list[Row]:
+        """A row per item, in their order; see billing.charge_items_once for the fingerprints."""
+        batch = (idempotency_key, request_fingerprint, items, batch_fingerprint)
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._timeout
+        hold_timeout = HoldTimeout(self._timeout)
+        slots, pause, wait = self._first, _PAUSE, None
+        while True:
+            async with slots.slot():
+                rows = await self._attempt((*batch, wait))
+            if rows is not None:
+                return sorted(rows, key=lambda row: row["item"])
+            # Nothing was done. The batch waits here, where it holds neither an account nor a slot.
+            if loop.time() > deadline:
+                async with slots.slot():
+                    holder = await holders_of(self._database, [item[:2] for item in items])
+                if hold_timeout.expired(holder):
+                    raise Busy("an account of the batch is held by another transaction")
+                # Calls of the service hold the account: this one queues for its turn.
+                wait = lock_timeout(self._timeout / 2)
+            slots = self._held
+            await slots.pause(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+
+    async def _attempt(self, values: tuple[object, ...]) -> list[Row] | None:
+        """None when an account is held."""
+        try:
+            rows = await self._database.run(_STATEMENT, values)
+        except Busy:
+            return None
+        return None if rows and rows[0]["outcome"] == "busy" else rows
