@@ -1,8 +1,8 @@
--- Accounts as staff find and read them.
+-- Lists of accounts, as staff search and read them.
 
--- An account's totals. Every use is a charge and every charge is in the balance, so they follow
--- from the account's own columns and its few credits; only of accounts that the old service wrote
--- to must the charges be counted, their balances having been in another unit.
+-- An account's totals. Every use is a charge and every charge is in the balance, so the totals
+-- follow from the account's own columns and its few credits. Only for accounts that the old service
+-- wrote to must the charges be counted, because the old balances were in another unit.
 CREATE OR REPLACE FUNCTION billing_data.account_totals(p_account billing_data.accounts)
 RETURNS TABLE (
     last_charge_at timestamptz,
@@ -48,12 +48,13 @@ $$;
 COMMENT ON FUNCTION billing_data.account_totals IS
     'What was charged and credited to an account in all. Helper.';
 
--- Lists accounts. p_search finds what an e-mail address or external id begins with (p_match
--- 'prefix', by index) or contains (p_match 'substring', reads every account), whatever the case and
--- the normal form;
--- or the account whose id (or whole external id) is this UUID. p_sort: newest, oldest, email,
--- credits, uses; ties by id. total_count counts all that match when p_count is true, else it is
--- NULL; where the page is empty and p_count is true, one row with only total_count. Errors: actor
+-- Lists accounts. p_search finds the accounts whose e-mail address or external id begins with it
+-- (p_match 'prefix', by index) or contains it (p_match 'substring', reads every account), whatever
+-- the case and the Unicode normal form. A UUID finds the account with this id or this external id.
+-- p_sort: newest, oldest, email, credits, uses; ties are ordered by id. With p_count true,
+-- total_count counts all accounts that match, and an empty page is one row with only total_count;
+-- with p_count false, total_count is NULL.
+-- Errors: actor
 -- errors, invalid_argument.
 -- Example: SELECT * FROM billing.list_accounts(p_search => 'ada@', p_limit => 10);
 CREATE OR REPLACE FUNCTION billing.list_accounts(
@@ -120,7 +121,7 @@ BEGIN
         v_where := '(a.id = $5 OR lower(a.external_id) = $2)';
     ELSIF v_search IS NOT NULL THEN
         v_patterns := billing_data.search_patterns(p_search, p_match);
-        -- One LIKE for each pattern: an index of prefixes serves that, and not LIKE ANY.
+        -- One LIKE for each pattern: an index of prefixes can serve LIKE, but not LIKE ANY.
         SELECT '(' || string_agg(
             format('lower(a.customer_email) LIKE $1[%s] OR lower(a.external_id) LIKE $1[%s]', n, n),
             ' OR '
@@ -131,7 +132,8 @@ BEGIN
     IF p_status = 'active' THEN
         v_where := v_where || ' AND a.status = ''active''';
     ELSIF p_status IS NOT NULL THEN
-        -- So worded, the index of the few that are not active serves.
+        -- The condition is repeated in this form so that the partial index of accounts that are not
+        -- active can serve it.
         v_where := v_where || ' AND a.status <> ''active'' AND a.status = $6';
     END IF;
 
@@ -143,8 +145,9 @@ BEGIN
         INTO STRICT v_count
         USING v_patterns, v_search, p_limit, p_offset, v_id, p_status;
     END IF;
-    -- First which accounts, from as little of each as an index has, then all about these. Where no
-    -- index serves, the first alone can be done by several processes.
+    -- Two steps: first choose the accounts, reading only columns that an index has; then read
+    -- everything about the chosen ones. Where no index serves, only the first step can run in
+    -- parallel workers.
     EXECUTE
         'SELECT array_agg(p.id) FROM (SELECT a.id FROM billing_data.accounts AS a WHERE ' || v_where
         || ' ORDER BY ' || v_order || ' LIMIT $3 OFFSET $4) AS p'
@@ -170,7 +173,7 @@ COMMENT ON FUNCTION billing.list_accounts IS
     'Finds and lists accounts with their totals. For billing_server (staff) and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.list_accounts TO billing_server, billing_dba;
 
--- Reads one account by its id, or by that of an account that was merged into it, with its totals.
+-- Reads one account with its totals, by its id or by the id of an account that was merged into it.
 -- Errors: actor errors, account_not_found.
 -- Example: SELECT * FROM billing.get_account_by_id(p_account_id => '...');
 CREATE OR REPLACE FUNCTION billing.get_account_by_id(

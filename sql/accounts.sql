@@ -1,9 +1,10 @@
--- Accounts: identity is (oauth_provider, external_id) and nothing else; wa_id and tenant_id are
--- stored on creation and never looked up by.
+-- Accounts. The identity of an account is (oauth_provider, external_id) and nothing else. wa_id and
+-- tenant_id are stored when the account is created; no look-up uses them.
 
--- The account as it is after a profile update, the one rule for checks, charges and credits:
--- e-mail, role and agent are replaced when given; consent goes from false to true only, stamped
--- p_now, its source stored with the flip; false or absent never clears anything.
+-- The account as it is after a profile update: the one rule for checks, charges and credits.
+-- E-mail, role and agent are replaced when they are given. Consent goes from false to true only;
+-- the change stores p_now and the source of the consent. A value that is false or absent never
+-- clears anything.
 CREATE OR REPLACE FUNCTION billing_data.with_profile(
     p_account billing_data.accounts,
     p_customer_email text,
@@ -32,7 +33,8 @@ $$;
 COMMENT ON FUNCTION billing_data.with_profile IS
     'The account as it is after a profile update; changes no table. Helper.';
 
--- Whether a profile update would change this account: the same rule, without a copy of the row.
+-- Whether a profile update would change this account. It is the same rule as with_profile, without
+-- a copy of the row.
 CREATE OR REPLACE FUNCTION billing_data.changes_profile(
     p_account billing_data.accounts,
     p_customer_email text,
@@ -50,7 +52,7 @@ RETURN num_nonnulls(
 COMMENT ON FUNCTION billing_data.changes_profile IS
     'Whether a profile update would change an account. Helper.';
 
--- Whether an item carries something that a profile update could change.
+-- Whether an item carries a profile field that could change an account.
 CREATE OR REPLACE FUNCTION billing_data.has_profile(
     p_customer_email text, p_user_role text, p_agent_id text, p_marketing_opt_in boolean
 ) RETURNS boolean
@@ -59,7 +61,8 @@ RETURN num_nonnulls(p_customer_email, p_user_role, p_agent_id) > 0 OR p_marketin
 COMMENT ON FUNCTION billing_data.has_profile IS
     'Whether an item carries a profile update. Helper.';
 
--- Makes a profile update. Locks: the account. Writes: accounts 0..1.
+-- Applies a profile update.
+-- Locks: the account. Writes: accounts 0..1.
 CREATE OR REPLACE FUNCTION billing_data.change_profile(
     p_account_id uuid,
     p_customer_email text,
@@ -94,13 +97,14 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION billing_data.change_profile IS
-    'Makes a profile update of an account. Helper.';
+    'Applies a profile update to an account. Helper.';
 
--- Locks all of these accounts, none of them given twice, and holds none of them while it waits for
--- another: an account that somebody holds for long holds up nobody else's. Who has waited for what
--- was held takes all of them one after the other, since others take them for milliseconds again and
--- again and never leave all free at once. With p_wait false: false after a moment, and nothing is
--- locked, when one is still held.
+-- Locks all of these accounts; none may be given twice. While it waits for one account it holds
+-- none of the others, so an account that another transaction holds for long delays nobody else.
+-- After such a wait it locks the accounts one after the other, because other calls lock each of
+-- them for milliseconds all the time, and all of them are hardly ever free at once. With p_wait
+-- false it waits a moment at most: when an account is still held, it locks nothing and returns
+-- false.
 -- Locks: the accounts, in id order. Writes: none. Errors: lock_not_available when one is still held
 -- after the session's lock_timeout.
 CREATE OR REPLACE FUNCTION billing_data.lock_accounts(p_account_ids uuid[], p_wait boolean)
@@ -110,7 +114,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     v_lock_timeout text := current_setting('lock_timeout');
-    v_patience interval :=  -- 0: for ever
+    v_patience interval :=  -- 0 means without limit
         (CASE WHEN p_wait THEN v_lock_timeout ELSE '10ms' END)::interval;
     v_began timestamptz := clock_timestamp();
     v_left interval;
@@ -149,7 +153,7 @@ BEGIN
                 PERFORM set_config('lock_timeout', v_lock_timeout, true);
                 RETURN true;
             END IF;
-            RAISE lock_not_available;  -- which gives back what was locked
+            RAISE lock_not_available;  -- this gives back the locks taken so far
         EXCEPTION
             WHEN lock_not_available THEN
                 v_in_order := true;
@@ -172,7 +176,7 @@ BEGIN
                 );
                 PERFORM FROM billing_data.accounts AS a WHERE a.id = v_held FOR NO KEY UPDATE;
                 v_is_free := true;
-                RAISE lock_not_available;  -- which gives it back
+                RAISE lock_not_available;  -- this gives back the locks taken so far
             EXCEPTION
                 WHEN lock_not_available THEN
                     EXIT attempts WHEN NOT v_is_free;
@@ -190,11 +194,12 @@ $$;
 COMMENT ON FUNCTION billing_data.lock_accounts IS
     'Locks several accounts, holding none while it waits; false when one stays held. Helper.';
 
--- Finds the account of an identity or creates it: free uses as configured, no credits, active.
--- The unique index makes creators of one identity wait for each other. Whoever must not wait
--- (p_wait false) waits for some milliseconds and then gets no row: somebody else is creating it.
+-- Finds the account of an identity, or creates it with the configured free uses, no credits and
+-- status active. The unique index makes two calls that create one identity wait for each other.
+-- With p_wait false the call waits a few milliseconds for the other creator and then returns no
+-- row.
 -- Locks: the identity's index entry. Writes: accounts 0 or 1. An existing account is returned
--- untouched.
+-- unchanged.
 CREATE OR REPLACE FUNCTION billing_data.find_or_create_account(
     p_oauth_provider text,
     p_external_id text,
@@ -238,7 +243,7 @@ BEGIN
             ) AS f;
             PERFORM set_config('lock_timeout', v_lock_timeout, true);
         EXCEPTION
-            WHEN lock_not_available THEN  -- which also undoes the setting
+            WHEN lock_not_available THEN  -- this also undoes the setting
                 RETURN;
         END;
         RETURN QUERY SELECT v_found.account, v_found.created;
@@ -259,7 +264,7 @@ BEGIN
     ON CONFLICT ON CONSTRAINT accounts_identity DO NOTHING
     RETURNING a AS account, true AS created INTO v_found;
     IF NOT FOUND THEN
-        -- Somebody created it after our look.
+        -- Another call created the account after our SELECT.
         SELECT a AS account, false AS created INTO STRICT v_found
         FROM billing_data.accounts AS a
         WHERE a.oauth_provider = p_oauth_provider AND a.external_id = p_external_id;
@@ -268,9 +273,10 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION billing_data.find_or_create_account IS
-    'Finds an identity''s account or creates it; no row when it must not wait and would. Helper.';
+    'Finds an identity''s account or creates it; no row if that needs a wait not allowed. Helper.';
 
--- Refuses an identity that is not one. For callers in psql: the web tier checks shapes.
+-- Refuses an identity that is not well formed. It is for callers in psql; the web tier checks the
+-- shape of its requests.
 CREATE OR REPLACE FUNCTION billing_data.require_identity(p_oauth_provider text, p_external_id text)
 RETURNS void
 LANGUAGE plpgsql STABLE
@@ -290,7 +296,8 @@ $$;
 COMMENT ON FUNCTION billing_data.require_identity IS
     'Raises invalid_argument unless provider and external id are well formed. Helper.';
 
--- Refuses profile fields that are too long. For callers in psql: the web tier checks shapes.
+-- Refuses profile fields that are too long. It is for callers in psql; the web tier checks the
+-- shape of its requests.
 CREATE OR REPLACE FUNCTION billing_data.require_profile(
     p_customer_email text, p_user_role text, p_agent_id text, p_marketing_opt_in_source text
 ) RETURNS void
@@ -307,9 +314,9 @@ $$;
 COMMENT ON FUNCTION billing_data.require_profile IS
     'Raises invalid_argument when a profile field is too long. Helper.';
 
--- Creates the account of an identity, or returns the existing one untouched. With
--- p_idempotency_key the first answer is remembered for that account and key: the same request
--- gets it again (replayed true), another one is refused.
+-- Creates the account of an identity, or returns the existing one unchanged. With
+-- p_idempotency_key, the first answer is recorded for this account and key: the same request gets
+-- that answer again (replayed true), and another request is refused.
 -- Locks: the identity's index entry, then account_requests (account, key). Writes: accounts 0..1,
 -- account_requests 0..1. Errors: actor and key errors, invalid_argument, idempotency_key_reused.
 -- Example:

@@ -1,8 +1,9 @@
--- Who is calling. Three kinds of actor write: an API key (the web tier names it), a staff member
--- (the web tier names them), or a database role calling by itself (recorded under session_user).
+-- Actors: who is calling. There are three kinds: an API key (the web tier names it), a staff member
+-- (the web tier names them), or a database role that calls in its own name (recorded under
+-- session_user).
 
--- True when the caller is the web tier: it has given itself the role billing_server, or its login
--- is a member of that role and of no stronger one. A DBA's or owner's login is not the web tier.
+-- True when the caller is the web tier: its current role is billing_server, or its login is a
+-- member of that role and of no stronger one. The login of a DBA or owner is not the web tier.
 CREATE OR REPLACE FUNCTION billing_data.is_web_tier() RETURNS boolean
 LANGUAGE sql STABLE
 RETURN current_setting('role') = 'billing_server'
@@ -10,7 +11,8 @@ RETURN current_setting('role') = 'billing_server'
 COMMENT ON FUNCTION billing_data.is_web_tier IS
     'Tells whether the caller must name an API key or staff member as the actor. Helper.';
 
--- Raises what a caller lacks who may not act without an API key or staff member, or not beside one.
+-- Raises the reason why a caller may not act. p_names_actor says whether the caller named an API
+-- key or staff member; the web tier must, and a database role must not.
 CREATE OR REPLACE FUNCTION billing_data.refuse_caller(p_names_actor boolean) RETURNS text
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -29,9 +31,10 @@ END
 $$;
 COMMENT ON FUNCTION billing_data.refuse_caller IS 'Raises why a caller may not act. Helper.';
 
--- The database role to record a call under when no key or staff member is named. A login may not be
--- named as another kind of writer: the old service, whose rows bear the name 'legacy', or a payment
--- provider. Errors: actor_required when the caller is the web tier; login_name_reserved.
+-- The database role to record a call under when no key or staff member is named. A login must not
+-- have the name of another kind of writer: 'legacy', which marks rows of the old service, or a
+-- payment provider.
+-- Errors: actor_required when the caller is the web tier; login_name_reserved.
 CREATE OR REPLACE FUNCTION billing_data.caller_role() RETURNS text
 LANGUAGE sql STABLE
 RETURN CASE
@@ -43,8 +46,8 @@ END;
 COMMENT ON FUNCTION billing_data.caller_role IS
     'The database role a call without another actor is recorded under. Helper.';
 
--- The slug of what is wrong with an API key for this permission at this moment, or NULL when it is
--- good: api_key_invalid (unknown or revoked), api_key_expired, permission_missing.
+-- The slug of what is wrong with an API key for this permission at this moment, or NULL when
+-- nothing is: api_key_invalid (unknown or revoked), api_key_expired, permission_missing.
 CREATE OR REPLACE FUNCTION billing_data.key_fault(p_key billing_data.api_keys, p_permission text)
 RETURNS text
 LANGUAGE sql STABLE
@@ -56,8 +59,9 @@ END;
 COMMENT ON FUNCTION billing_data.key_fault IS
     'Names what is wrong with an API key for a permission, NULL when nothing is. Helper.';
 
--- The database role to record checks or charges under: NULL when they name API keys, which the web
--- tier alone may. p_api_key_id is that of the first of them. Errors: actor_required,
+-- The database role to record checks or charges under. It is NULL when the items name API keys,
+-- which only the web tier may do. p_api_key_id is the key of the first item.
+-- Errors: actor_required,
 -- actor_not_allowed, login_name_reserved.
 CREATE OR REPLACE FUNCTION billing_data.role_of_caller(p_api_key_id uuid) RETURNS text
 LANGUAGE sql STABLE
@@ -68,8 +72,9 @@ END;
 COMMENT ON FUNCTION billing_data.role_of_caller IS
     'The database role to record checks or charges under, NULL beside API keys. Helper.';
 
--- What is wrong with the actor of one check or charge: with p_key, which has the credential
--- p_credential, or, where the caller is a database role (p_role), that it names a key as well.
+-- What is wrong with the actor of one check or charge. A web tier's item is judged by p_key, the
+-- API key with the credential p_credential. Where the caller is a database role (p_role), it is a
+-- fault when the item names a key as well.
 CREATE OR REPLACE FUNCTION billing_data.item_fault(
     p_role text, p_credential uuid, p_key billing_data.api_keys, p_permission text
 ) RETURNS text
@@ -81,7 +86,7 @@ END;
 COMMENT ON FUNCTION billing_data.item_fault IS
     'Names what is wrong with the actor of a check or charge, NULL when nothing is. Helper.';
 
--- The id of the API key with this credential, NULL unless it is good for the permission.
+-- The id of the API key with this credential; NULL unless the key is good for the permission.
 CREATE OR REPLACE FUNCTION billing_data.good_key(p_credential uuid, p_permission text) RETURNS uuid
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -101,16 +106,17 @@ $$;
 COMMENT ON FUNCTION billing_data.good_key IS
     'The id of an API key that is good for a permission. Helper.';
 
--- Whether what an actor sends of a profile counts: a key of billing:read alone changes nobody's.
+-- Whether the profile fields that an actor sends count. They do not with a key that has
+-- billing:read only.
 CREATE OR REPLACE FUNCTION billing_data.may_write(p_role text, p_key billing_data.api_keys)
 RETURNS boolean
 LANGUAGE sql IMMUTABLE
 RETURN p_role IS NOT NULL OR ('billing:write' = ANY ((p_key).permissions)) IS TRUE;
 COMMENT ON FUNCTION billing_data.may_write IS
-    'Whether what the actor of a check sends of a profile counts. Helper.';
+    'Whether the profile fields that the actor of a check sends count. Helper.';
 
--- Whose session or bearer token has this hash. No row: nobody's, or it is over. The owner may be
--- deactivated, which is the caller's to look at.
+-- The owner of the session or bearer token with this hash. There is no row when the hash is unknown
+-- or the session has ended. The owner may be deactivated; the caller must look at that.
 CREATE OR REPLACE FUNCTION billing_data.find_session(p_session_hash bytea)
 RETURNS TABLE (admin billing_data.admin_users, kind text, expires_at timestamptz)
 LANGUAGE plpgsql STABLE
@@ -127,10 +133,11 @@ $$;
 COMMENT ON FUNCTION billing_data.find_session IS
     'Tells whose session or bearer token has a hash, while it lasts. Helper.';
 
--- Tells who is acting, and refuses the call unless they may do it: an API key that has
--- p_permission, named by its credential; the owner of a session or bearer token, known by its
--- SHA-256, who is active and of role admin unless they only read; or a database role. At most one
--- of the first two may be given, and only by the web tier. Errors: actor_required,
+-- Returns who is acting, and refuses the call unless this actor may do it. The actor is one of
+-- these: an API key that has p_permission, named by its credential; the owner of a session or
+-- bearer token, named by its SHA-256, who must be active and, unless the call only reads, of role
+-- admin; or a database role. At most one of the first two may be given, and only by the web tier.
+-- Errors: actor_required,
 -- actor_not_allowed, api_key_*, permission_missing, session_over, admin_deactivated,
 -- admin_role_required.
 CREATE OR REPLACE FUNCTION billing_data.authorize(
@@ -181,8 +188,9 @@ $$;
 COMMENT ON FUNCTION billing_data.authorize IS
     'Tells who is acting; refuses the call unless they may do it. Helper.';
 
--- Money is durable: a session that runs with synchronous_commit off gets it back for this
--- transaction. (A SET clause on the function would end before the commit and do nothing.)
+-- Money is durable: in a session that runs with synchronous_commit off, this switches it on for the
+-- current transaction. (A SET clause on the function would end before the commit and have no
+-- effect.)
 CREATE OR REPLACE FUNCTION billing_data.require_durable_commit() RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp

@@ -1,10 +1,11 @@
--- Corrections by staff: credits given or taken by hand, and free uses opened again.
+-- Corrections by staff: credits that are given or taken by hand, and free uses that are set anew.
 
--- Adds or takes away paid credits by a staff member's decision; below zero is refused. With an
--- idempotency key used before for the same change: nothing more, replayed true.
--- Locks: the account. Whoever adjusts several accounts in one transaction calls in ascending order
--- of the accounts' ids, or takes billing.adjust_several_credits, which does; else two of them may
--- wait for each other and one is undone (40P01).
+-- Adds or takes away paid credits by a staff member's decision. A balance below zero is refused.
+-- When the idempotency key was used before for the same change, nothing is done and replayed is
+-- true.
+-- Locks: the account. A caller that adjusts several accounts in one transaction must go in
+-- ascending order of their ids, or call billing.adjust_several_credits, which does so; otherwise
+-- two such callers can deadlock, and one is undone (40P01).
 -- Writes: accounts 1, credits 1, admin_audit_logs 1. Errors: actor errors,
 -- invalid_argument, account_not_found, insufficient_credits, balance_overflow,
 -- idempotency_key_reused.
@@ -49,7 +50,8 @@ BEGIN
     WHERE c.account_id = v_account.id AND c.idempotency_key = p_idempotency_key;
     replayed := FOUND;
     IF replayed AND (
-        v_credit.request_fingerprint IS NULL  -- a credit of the old service, which adjusted none
+        -- a credit of the old service, which had no adjustments
+        v_credit.request_fingerprint IS NULL
         OR billing_data.is_other_request(v_credit.request_fingerprint, v_fingerprint)
     ) THEN
         PERFORM billing_data.raise_error('idempotency_key_reused');
@@ -90,9 +92,9 @@ COMMENT ON FUNCTION billing.adjust_credits IS
     'Adds or takes away paid credits, with a reason. For billing_server (staff) and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.adjust_credits TO billing_server, billing_dba;
 
--- Adjusts several accounts, all or none: billing.adjust_credits of each, in ascending order of
--- their ids whatever order they are given in, so that two callers cannot wait for each other. One
--- reason, and one idempotency key of each account, for all.
+-- Adjusts several accounts, all or none. It calls billing.adjust_credits for each, in ascending
+-- order of their ids, whatever order they are given in, so that two callers cannot deadlock. All
+-- accounts get the same reason and the same idempotency key.
 -- Locks: the accounts in id order. Writes and errors: as billing.adjust_credits, and
 -- invalid_argument for an account that is named twice.
 -- Example: SELECT * FROM billing.adjust_several_credits(
@@ -150,8 +152,9 @@ COMMENT ON FUNCTION billing.adjust_several_credits IS
     'Adjusts the credits of several accounts, all or none. For billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.adjust_several_credits TO billing_dba;
 
--- Sets an account's free uses, by default to what new accounts get. Not a ledger entry: the ledger
--- is of paid credits; the audit row proves it, with the version of the ledger that it came after.
+-- Sets an account's free uses, by default to what new accounts get. This is not a ledger entry,
+-- because the ledger is about paid credits. The audit row proves it, with the ledger version that
+-- the account had.
 -- Locks: the account. Writes: accounts 0..1, admin_audit_logs 0..1.
 -- Errors: actor errors, invalid_argument, account_not_found.
 -- Example: SELECT * FROM billing.reset_free_uses(p_account_id => '...', p_reason => 'a new start');

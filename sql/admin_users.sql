@@ -1,6 +1,7 @@
--- Staff. They sign in through the identity provider, so there is no password here.
+-- Staff. They sign in through the identity provider, so no password is stored here.
 
--- Refuses to go on when nobody is an active administrator any more. The caller holds all of them.
+-- Refuses the change when no active administrator would be left. The caller has locked all
+-- administrators.
 CREATE OR REPLACE FUNCTION billing_data.require_an_admin() RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
@@ -16,9 +17,10 @@ $$;
 COMMENT ON FUNCTION billing_data.require_an_admin IS
     'Raises last_admin when there is no active administrator. Helper.';
 
--- Invites somebody, for seven days: the next account of the identity provider that signs in under
--- their address is theirs from then on. With p_anew whose it was is forgotten and what was open of
--- theirs ends: nobody who came in before, under that address or by a token of it, is carried along.
+-- Invites a staff member for seven days. The first account of the identity provider that signs in
+-- under the staff member's address is bound to them from then on. With p_anew the account bound
+-- before is forgotten, and their open sessions and tokens end, so that nobody who came in before
+-- under that address keeps access.
 -- Writes: admin_users 1, admin_sessions.
 CREATE OR REPLACE FUNCTION billing_data.open_invitation(p_admin_user_id uuid, p_anew boolean)
 RETURNS timestamptz
@@ -37,11 +39,11 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION billing_data.open_invitation IS
-    'Lets a staff member''s next sign-in settle whose the address is. Helper.';
+    'Lets a staff member''s next sign-in decide which account is theirs. Helper.';
 
 -- Adds a staff member, or changes the role and name of an existing one and reactivates them. The
--- last active administrator stays one. Who becomes an administrator by it signs in (again) within
--- seven days: see billing.sign_in_admin.
+-- last active administrator cannot lose that role. Somebody who becomes an administrator by this
+-- call must sign in (again) within seven days: see billing.sign_in_admin.
 -- Locks: all administrators. Writes: admin_users 1, admin_audit_logs 1. Errors: actor errors,
 -- invalid_argument, last_admin.
 -- Example: SELECT * FROM billing.add_admin(p_email => 'ada@example.com', p_role => 'admin');
@@ -98,7 +100,8 @@ BEGIN
     IF v_before @> '{"role": "admin", "is_active": true}' THEN
         PERFORM billing_data.require_an_admin();
     END IF;
-    -- Somebody who has signed in as an administrator keeps their account of the identity provider.
+    -- A staff member who has signed in as an administrator keeps the identity provider's account
+    -- that is bound to them.
     IF v_after.role = 'admin' THEN
         IF v_before ->> 'role' IS DISTINCT FROM 'admin' THEN
             PERFORM billing_data.open_invitation(v_after.id, p_anew => true);
@@ -123,18 +126,18 @@ COMMENT ON FUNCTION billing.add_admin IS
     'Adds a staff member or changes their role. For billing_server (staff) and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.add_admin TO billing_server, billing_dba;
 
--- Invites an administrator again, for seven days: their last invitation is over, or they have
--- another account of the identity provider now. Their sessions and tokens end.
+-- Invites an administrator again, for seven days, when the last invitation has expired or when they
+-- have another account of the identity provider now. Their sessions and tokens end.
 -- Locks: the staff member. Writes: admin_users 1, admin_sessions, admin_audit_logs 1. Errors: actor
--- errors, invalid_argument, admin_not_found (also for who is no active administrator: viewers need
--- no invitation).
+-- errors, invalid_argument, admin_not_found (also for somebody who is not an active administrator:
+-- viewers need no invitation).
 -- Example: SELECT billing.invite_admin(p_email => 'ada@example.com', p_reason => 'a new account');
 CREATE OR REPLACE FUNCTION billing.invite_admin(
     p_email text, p_reason text, p_session_hash bytea DEFAULT NULL
 ) RETURNS timestamptz
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
-SET TimeZone = 'UTC'  -- of the moments in the audit log
+SET TimeZone = 'UTC'  -- of the times in the audit log
 AS $$
 DECLARE
     v_actor billing_data.actor := billing_data.authorize(NULL, p_session_hash, 'billing:write');
@@ -163,9 +166,10 @@ COMMENT ON FUNCTION billing.invite_admin IS
     'For billing_server (staff) and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.invite_admin TO billing_server, billing_dba;
 
--- Invites the administrators whom the operator names at a deploy: who is new is added, who has not
--- come yet and whose invitation is over is invited again, all others are left as they are. Gives
--- how many it invited. Not for the web tier. Writes: as billing.add_admin. Errors: actor_required,
+-- Invites the administrators whom the operator names at a deploy. A new address is added; a named
+-- administrator who has not signed in yet and whose invitation has expired is invited again; all
+-- others stay as they are. Returns how many were invited. Not for the web tier.
+-- Writes: as billing.add_admin. Errors: actor_required,
 -- invalid_argument. Example: SELECT billing.seed_founders(p_emails => '{ada@example.com}');
 CREATE OR REPLACE FUNCTION billing.seed_founders(p_emails text[]) RETURNS bigint
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
@@ -199,9 +203,10 @@ COMMENT ON FUNCTION billing.seed_founders IS
     'Invites the administrators whom the operator names. For billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.seed_founders TO billing_dba;
 
--- Changes a staff member's role, or whether they may sign in; NULL keeps. Whoever is deactivated is
--- out at once: their sessions end. Who becomes an administrator signs in again, within seven days:
--- see billing.sign_in_admin. The last active administrator stays one.
+-- Changes a staff member's role, or whether they may sign in; NULL keeps the present value. When a
+-- staff member is deactivated, their sessions end at once. Somebody who becomes an administrator
+-- must sign in again within seven days: see billing.sign_in_admin. The last active administrator
+-- cannot lose that role.
 -- Locks: all administrators (so that two cannot remove each other). Writes: admin_users 0..1,
 -- admin_sessions, admin_audit_logs 0..1. Errors: actor errors, invalid_argument, admin_not_found,
 -- last_admin.
@@ -245,8 +250,8 @@ BEGIN
     IF v_before.is_active AND v_before.role = 'admin' THEN
         PERFORM billing_data.require_an_admin();
     END IF;
-    -- Tokens of who is deactivated stay, so that whoever comes with one can be told why it is
-    -- refused.
+    -- The tokens of a deactivated staff member stay, so that a request with one can be told why it
+    -- is refused.
     IF NOT v_after.is_active THEN
         DELETE FROM billing_data.admin_sessions AS s
         WHERE s.admin_user_id = v_after.id AND s.kind = 'browser';
@@ -300,8 +305,9 @@ COMMENT ON FUNCTION billing.list_admins IS
     'Lists staff with role and last sign-in. For billing_server (staff) and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.list_admins TO billing_server, billing_dba;
 
--- Reads one active staff member by e-mail. Not for the web tier, which could learn from it who is
--- staff. Errors: admin_not_found.
+-- Reads one active staff member by e-mail. Not for the web tier, because the call tells who is
+-- staff.
+-- Errors: admin_not_found.
 -- Example: SELECT * FROM billing.get_admin(p_email => 'ada@example.com');
 CREATE OR REPLACE FUNCTION billing.get_admin(p_email text)
 RETURNS TABLE (admin_user_id uuid, email text, full_name text, role text)

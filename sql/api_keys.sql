@@ -1,16 +1,17 @@
--- API keys. The secret is made and hashed (Argon2id) outside the database; only its hash and its
+-- API keys. The secret is made and hashed (Argon2id) outside the database. Only its hash and its
 -- first twenty characters ever arrive here.
 
--- What a key may be allowed: the closed set. Keys of the old service may have other strings, which
--- allow nothing here; permissions are matched exactly.
+-- The closed set of permissions that a key can have. Keys of the old service may have other
+-- strings, which allow nothing here. Permissions are matched exactly.
 CREATE OR REPLACE FUNCTION billing_data.key_permissions() RETURNS text[]
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN ARRAY['billing:read', 'billing:write'];
 COMMENT ON FUNCTION billing_data.key_permissions IS
     'The permissions that a key can be given. Helper.';
 
--- Stores a key, whatever its permissions: those of a new key are checked before, a successor has
--- its predecessor's. Writes: api_keys 1, admin_audit_logs 1. Errors: invalid_argument.
+-- Stores a key with any permissions. The caller has checked the permissions of a new key; a
+-- successor gets those of its predecessor.
+-- Writes: api_keys 1, admin_audit_logs 1. Errors: invalid_argument.
 CREATE OR REPLACE FUNCTION billing_data.store_api_key(
     p_name text,
     p_key_prefix text,
@@ -68,9 +69,10 @@ END
 $$;
 COMMENT ON FUNCTION billing_data.store_api_key IS 'Stores an API key and audits it. Helper.';
 
--- Creates a key from a secret's prefix and hash. With p_key_digest, its SHA-256, agents' calls name
--- the key by the first 128 bits of that and by nothing else; without, by its id. Why, for the audit
--- log, is p_reason, else the description. Writes: api_keys 1, admin_audit_logs 1.
+-- Creates a key from the prefix and hash of a secret. With p_key_digest (the secret's SHA-256),
+-- agents' calls name the key by the first 128 bits of the digest and by nothing else; without it,
+-- by the key's id. The audit log's reason is p_reason, or else the description.
+-- Writes: api_keys 1, admin_audit_logs 1.
 -- Errors: actor errors, invalid_argument.
 -- Example (a hash comes from `ciris-billing keys create`, which calls this):
 --   SELECT * FROM billing.create_api_key(p_name => 'agent', p_key_prefix => '...',
@@ -98,7 +100,7 @@ CREATE OR REPLACE FUNCTION billing.create_api_key(
 )
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
-SET TimeZone = 'UTC'  -- of the moments in the audit log
+SET TimeZone = 'UTC'  -- of the times in the audit log
 AS $$
 DECLARE
     v_actor billing_data.actor := billing_data.authorize(NULL, p_session_hash, 'billing:write');
@@ -136,8 +138,8 @@ COMMENT ON FUNCTION billing.create_api_key IS
     'Stores a new API key''s prefix and hash. For billing_server (staff) and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.create_api_key TO billing_server, billing_dba;
 
--- Replaces an active key: the successor has the same name, environment, permissions and remaining
--- lifetime in whole days; the old key works for 24 more hours (never past its own expiry).
+-- Replaces an active key. The successor has the same name, environment, permissions and remaining
+-- lifetime in whole days. The old key works for 24 more hours, but never past its own expiry.
 -- Locks: the old key. Writes: api_keys 2, admin_audit_logs 2.
 -- Errors: actor errors, invalid_argument, api_key_not_found, api_key_not_active.
 -- Example: SELECT * FROM billing.rotate_api_key(p_api_key_id => '...', p_key_prefix => '...',
@@ -160,7 +162,7 @@ CREATE OR REPLACE FUNCTION billing.rotate_api_key(
 )
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
-SET TimeZone = 'UTC'  -- of the moments in the audit log
+SET TimeZone = 'UTC'  -- of the times in the audit log
 AS $$
 DECLARE
     v_actor billing_data.actor := billing_data.authorize(NULL, p_session_hash, 'billing:write');
@@ -184,7 +186,8 @@ BEGIN
             'status', CASE v_old.status WHEN 'active' THEN 'expired' ELSE v_old.status END
         ));
     END IF;
-    -- A lifetime of less than a day still gets a day: a key cannot be made to expire at once.
+    -- A remaining lifetime of less than a day counts as a day, so that the successor does not
+    -- expire at once.
     v_days := least(
         3650, greatest(1, floor(extract(EPOCH FROM v_old.expires_at - v_now) / 86400))
     )::integer;
@@ -218,7 +221,8 @@ COMMENT ON FUNCTION billing.rotate_api_key IS
     'For billing_server (staff) and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.rotate_api_key TO billing_server, billing_dba;
 
--- Ends a key at once, in every process, from the next request on. Ending it again is fine.
+-- Revokes a key: every process refuses it from the next request on. Revoking it again has no
+-- effect.
 -- Locks: the key. Writes: api_keys 0..1, admin_audit_logs 0..1. Errors: actor errors,
 -- invalid_argument, api_key_not_found.
 -- Example: SELECT * FROM billing.revoke_api_key(p_api_key_id => '...', p_reason => 'it leaked');
@@ -266,7 +270,8 @@ COMMENT ON FUNCTION billing.revoke_api_key IS
     'Ends an API key from the next request on. For billing_server (staff) and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.revoke_api_key TO billing_server, billing_dba;
 
--- Lists keys, newest first, revoked ones included; never a hash. Errors: actor errors.
+-- Lists keys, newest first, including revoked ones, without their hashes.
+-- Errors: actor errors.
 -- Example: SELECT * FROM billing.list_api_keys(p_status => 'active');
 CREATE OR REPLACE FUNCTION billing.list_api_keys(
     p_environment text DEFAULT NULL,
@@ -309,9 +314,10 @@ COMMENT ON FUNCTION billing.list_api_keys IS
     'Lists API keys, newest first, without hashes. For billing_server and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.list_api_keys TO billing_server, billing_dba;
 
--- The hash behind a key's first twenty characters, for the web tier to verify a presented secret
--- against, and whether calls name the key by its secret's SHA-256, which nobody is told. The only
--- way to a hash, one prefix at a time. No row: no such key, or a revoked one.
+-- Returns the hash of the key with these first twenty characters, against which the web tier
+-- verifies a presented secret. Also returns whether calls name the key by its secret's SHA-256; the
+-- SHA-256 itself is never returned. This is the only way to read a hash, and only one prefix at a
+-- time. There is no row when no key has this prefix or the key is revoked.
 -- Example: SELECT * FROM billing.find_api_key(p_key_prefix => 'cbk_live_...');
 CREATE OR REPLACE FUNCTION billing.find_api_key(p_key_prefix text)
 RETURNS TABLE (api_key_id uuid, key_hash text, acts_by_digest boolean)
@@ -326,8 +332,9 @@ COMMENT ON FUNCTION billing.find_api_key IS
     'Gives the Argon2id hash of the key with this prefix. For billing_server and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.find_api_key TO billing_server, billing_dba;
 
--- Refuses the call unless the key is good for the permission: what the web tier asks before it
--- tells a caller what is wrong with a request. Errors: api_key_*, permission_missing, actor errors.
+-- Refuses the call unless the key is good for the permission. The web tier calls it before it tells
+-- a caller what is wrong with a request.
+-- Errors: api_key_*, permission_missing, actor errors.
 -- Example: SELECT billing.require_api_key(p_api_key_id => '...', p_permission => 'billing:read');
 CREATE OR REPLACE FUNCTION billing.require_api_key(p_api_key_id uuid, p_permission text)
 RETURNS boolean
@@ -344,8 +351,9 @@ COMMENT ON FUNCTION billing.require_api_key IS
     'Refuses unless an API key is good for a permission. For billing_server and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.require_api_key TO billing_server, billing_dba;
 
--- Marks an expired key revoked, so that it is called invalid from then on. A key that has not
--- expired is left alone, whoever calls. Writes: api_keys 0..1. Errors: none.
+-- Marks an expired key as revoked, so that it is reported as invalid from then on. A key that has
+-- not expired is left alone, whoever calls.
+-- Writes: api_keys 0..1. Errors: none.
 -- Example: SELECT billing.retire_expired_api_key(p_api_key_id => '...');
 CREATE OR REPLACE FUNCTION billing.retire_expired_api_key(p_api_key_id uuid) RETURNS boolean
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
@@ -364,9 +372,10 @@ COMMENT ON FUNCTION billing.retire_expired_api_key IS
     'Marks a key revoked if it has expired; true when it did. For billing_server.';
 GRANT EXECUTE ON FUNCTION billing.retire_expired_api_key TO billing_server;
 
--- Records when and from where keys were last used: arrays of one length, one entry a key. The web
--- tier collects uses and calls this every few seconds. Locks: the keys, in id order; a locked key
--- is skipped, its next use will tell. Writes: api_keys 0..n; its commit may be asynchronous.
+-- Records when and from where keys were last used. The arrays have one length, with one entry for
+-- each key. The web tier collects uses and calls this every few seconds.
+-- Locks: the keys, in id order; a locked key is skipped, because its next use will be recorded.
+-- Writes: api_keys 0..n; its commit may be asynchronous.
 -- Example: SELECT billing.record_api_key_use(ARRAY['...'::uuid], ARRAY[now()],
 --     ARRAY['127.0.0.1'::inet]);
 CREATE OR REPLACE FUNCTION billing.record_api_key_use(

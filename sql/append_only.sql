@@ -1,5 +1,5 @@
--- The ledger and the audit log are history: rows are added, never changed, and that holds for the
--- owner too. A migration that must touch them disables the trigger for itself.
+-- The ledger and the audit log are history: rows are added and never changed. This holds for the
+-- owner too. A migration that must change them disables the trigger for itself.
 CREATE OR REPLACE FUNCTION billing_data.refuse_change() RETURNS trigger
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
@@ -16,17 +16,17 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION billing_data.refuse_change IS
-    'Trigger: refuses what it is for; its argument says why.';
+    'Trigger: refuses the change it fires for; its argument is the reason given.';
 
--- The web tier remembers which key a secret belongs to for as long as it runs. That memory can
--- never become false because a key's prefix and hash never change and a key is never deleted.
+-- A web process remembers which key a secret belongs to for as long as it runs. That memory can
+-- never become false, because a key's prefix and hash never change and a key is never deleted.
 CREATE OR REPLACE FUNCTION billing_data.refuse_api_key_change() RETURNS trigger
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     IF TG_OP = 'UPDATE' THEN
-        -- By name: after a rollback there is no credential.
+        -- The credential is compared by name, because the column does not exist after a rollback.
         IF NEW.id = OLD.id AND NEW.key_hash = OLD.key_hash AND NEW.key_prefix = OLD.key_prefix
             AND to_jsonb(NEW) -> 'credential' IS NOT DISTINCT FROM to_jsonb(OLD) -> 'credential'
         THEN
@@ -43,9 +43,9 @@ $$;
 COMMENT ON FUNCTION billing_data.refuse_api_key_change IS
     'Trigger: refuses to change an API key''s id, prefix or hash, or to delete the key.';
 
--- The triggers that guard history, as pg_get_triggerdef words them, and what is wrong with each:
--- NULL when it is there, as defined, and fires always (an ordinary trigger is passed over by a
--- session with session_replication_role = replica).
+-- The triggers that guard history, as pg_get_triggerdef writes them, and what is wrong with each.
+-- That is NULL when the trigger exists, is defined as here and is ENABLE ALWAYS. (A session with
+-- session_replication_role = replica skips ordinary triggers.)
 CREATE OR REPLACE FUNCTION billing_data.list_guards()
 RETURNS TABLE (table_name text, trigger_name text, definition text, fault text)
 LANGUAGE sql STABLE
@@ -95,7 +95,7 @@ $$;
 COMMENT ON FUNCTION billing_data.list_guards IS
     'Lists the triggers that guard history and what is wrong with each. Helper.';
 
--- A trigger that is as it should be is left alone: no deploy but the first locks its table.
+-- A trigger that is right is left alone, so that only the first deploy locks its table.
 DO $guards$
 DECLARE
     v_guard record;
@@ -120,8 +120,9 @@ BEGIN
 END
 $guards$;
 
--- Entries have a digest from the first deploy of a release that makes one on, and again after an
--- older release was in place for a while; calls under way then may take a minute.
+-- Entries get a digest from the first deploy of a release that makes digests. After an older
+-- release ran for a while, they get one again from the next deploy of such a release. Calls that
+-- were under way then may take a minute to end.
 DO $digests$
 BEGIN
     IF to_regproc('billing_data.charge_digest') IS NULL THEN
@@ -131,9 +132,10 @@ BEGIN
 END
 $digests$;
 
--- A digest of all that an entry says, stored with it: a change to any of it shows, even to what is
--- added up nowhere. It is no secret; whoever forges an entry and its digest is found by the sums.
--- The hash functions are those of hash partitioning, which stay what they are over versions.
+-- A digest of everything that an entry says, stored with the entry. A later change of any field
+-- shows, even of a field that no sum includes. The digest is not secret: somebody who forges an
+-- entry with its digest is found by the sums. The hash functions are those of hash partitioning,
+-- which do not change between PostgreSQL versions.
 CREATE OR REPLACE FUNCTION billing_data.new_charge_digest(
     p_account_id uuid,
     p_ledger_version bigint,
@@ -162,7 +164,7 @@ RETURN hash_record_extended(
     0
 );
 COMMENT ON FUNCTION billing_data.new_charge_digest IS
-    'A digest of what a charge says, before there is its row. Helper.';
+    'A digest of what a charge says, before its row exists. Helper.';
 
 CREATE OR REPLACE FUNCTION billing_data.charge_digest(p_charge billing_data.charges)
 RETURNS bigint

@@ -1,6 +1,7 @@
--- The audit log: what staff and database roles did, to what, and why.
+-- The audit log: what staff and database roles did, to which thing, and why.
 
--- Writes one row of the audit log: what a staff member or database role did, to what, why.
+-- Writes one row of the audit log: what a staff member or database role did, to which thing, and
+-- why.
 CREATE OR REPLACE FUNCTION billing_data.write_audit(
     p_action text,
     p_resource_type text,
@@ -13,8 +14,8 @@ LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    -- Where from: the web tier says so for the transaction; in psql it is the session's own
-    -- address.
+    -- The client's address: the web tier sets it for the transaction; in psql it is the address of
+    -- the session itself.
     INSERT INTO billing_data.admin_audit_logs (
         action, resource_type, resource_id, changes, reason, admin_user_id, database_role,
         ip_address, user_agent
@@ -38,8 +39,9 @@ END
 $$;
 COMMENT ON FUNCTION billing_data.write_audit IS 'Writes one row of the audit log. Helper.';
 
--- Lists the audit log: who (a staff member's e-mail or a database role), what (action; a word
--- before the dot finds all of its kind), on which thing, in which days (UTC, both included).
+-- Lists the audit log. The filters are who acted (a staff member's e-mail or a database role), what
+-- was done (an action; the word before the dot alone finds every action of that kind), to which
+-- thing, and the days (UTC, both included).
 -- Errors: actor errors, invalid_argument.
 -- Example: SELECT * FROM billing.list_audit_log(p_action => 'account', p_limit => 10);
 CREATE OR REPLACE FUNCTION billing.list_audit_log(

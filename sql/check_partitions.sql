@@ -1,8 +1,9 @@
--- The months of the check audit. A check whose month has no partition lies in the default
--- partition, so none is ever refused; making the month later moves it.
+-- The monthly partitions of the check audit. A check whose month has no partition goes to the
+-- default partition, so no check is ever refused. When the month's partition is made later, its
+-- checks are moved there.
 
--- The partitions of the check audit with the times they hold, whoever made them; not the default
--- one.
+-- All partitions of the check audit but the default one, with the times they hold, whoever made
+-- them.
 CREATE OR REPLACE FUNCTION billing_data.list_check_partitions()
 RETURNS TABLE (schema_name text, partition_name text, starts_at timestamptz, ends_at timestamptz)
 LANGUAGE sql STABLE
@@ -23,16 +24,16 @@ $$;
 COMMENT ON FUNCTION billing_data.list_check_partitions IS
     'Lists the partitions of the check audit and the times they hold. Helper.';
 
--- A moment as a partition's bound is written, whatever the caller's DateStyle and TimeZone are.
+-- A time as a partition's bound is written, whatever the caller's DateStyle and TimeZone are.
 CREATE OR REPLACE FUNCTION billing_data.utc_text(p_at timestamptz) RETURNS text
 LANGUAGE sql STABLE
 RETURN to_char(p_at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS.US') || '+00';
 COMMENT ON FUNCTION billing_data.utc_text IS 'A moment in ISO form, in UTC. Helper.';
 
--- Takes locks of tables that others read and write all the time, all or none: a tenth of a second
--- at a time, so that nobody queues behind for longer, and again. p_locks are ends of LOCK
+-- Locks tables that others read and write all the time, all of them or none. Each attempt lasts a
+-- tenth of a second, so that nobody queues behind it for longer. p_locks are the ends of LOCK
 -- statements.
--- Errors: lock_not_available (55P03) when somebody holds one for seconds.
+-- Errors: lock_not_available (55P03) when another session holds one for seconds.
 CREATE OR REPLACE FUNCTION billing_data.lock_between_writers(p_locks text[]) RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
@@ -54,7 +55,7 @@ BEGIN
                 IF v_try = 10 THEN
                     RAISE;
                 END IF;
-                PERFORM pg_sleep(0.1);  -- for those who waited behind
+                PERFORM pg_sleep(0.1);  -- for those who waited behind this attempt
         END;
     END LOOP;
 END
@@ -62,7 +63,7 @@ $$;
 COMMENT ON FUNCTION billing_data.lock_between_writers IS
     'Locks busy tables without holding up their users for long. Helper.';
 
--- Moves what lies in the default partition from p_from to p_to into another table.
+-- Moves the checks between p_from and p_to from the default partition into another table.
 CREATE OR REPLACE FUNCTION billing_data.move_default_checks(
     p_table text, p_from timestamptz, p_to timestamptz
 ) RETURNS void
@@ -82,18 +83,20 @@ $$;
 COMMENT ON FUNCTION billing_data.move_default_checks IS
     'Moves checks of a span from the default partition into a table. Helper.';
 
--- Makes the monthly partitions of the check audit from this month (UTC) to p_months ahead and moves
--- there what lies in the default partition. Months that a partition holds already, wholly or in
--- part and under whatever name, are left as they are; so is one of which more than p_most_rows lie
--- in the default partition (NULL: however many), for a caller whose statements may not take long.
--- Checks go on being written meanwhile: what lies there is moved without a lock, in this
--- transaction, so that every reader sees it once; the default partition is locked only for what
--- came since, and while PostgreSQL looks through what stays in it (a tenth of a second a million
--- rows). Of a month that has begun, writers are kept out of the whole table for that moment: one
--- who had chosen the default partition already would be refused by it afterwards.
--- Locks: the table, SHARE UPDATE EXCLUSIVE (one caller at a time); for new months only the table,
+-- Makes the monthly partitions of the check audit from this month (UTC) to p_months ahead, and
+-- moves the checks of these months there from the default partition. It leaves a month as it is
+-- when a partition holds all or part of it already, under whatever name. It also leaves a month of
+-- which the default partition holds more than p_most_rows checks (NULL: no limit), for callers
+-- whose statements must be short.
+-- Checks go on being written meanwhile. The old rows are moved without a lock on the default
+-- partition, in this transaction, so that every reader sees each row once. The default partition is
+-- locked only while the rows written since then are moved and while PostgreSQL scans what stays in
+-- it (a tenth of a second per million rows). For a month that has begun, writers are kept out of
+-- the whole table for that moment: a writer that had already chosen the default partition would be
+-- refused by it afterwards.
+-- Locks: the table, SHARE UPDATE EXCLUSIVE (one caller at a time); for new months only, the table,
 -- SHARE ROW EXCLUSIVE, and the default partition. Errors: invalid_argument; lock_not_available
--- (55P03), then nothing was changed.
+-- (55P03), and then nothing was changed.
 -- Example: SELECT * FROM billing.create_check_partitions(p_months => 3);
 CREATE OR REPLACE FUNCTION billing.create_check_partitions(
     p_months integer DEFAULT 3, p_most_rows bigint DEFAULT NULL
@@ -131,7 +134,7 @@ BEGIN
             CONTINUE WHEN v_found > p_most_rows;
         END IF;
         v_name := 'credit_checks_' || to_char(v_start AT TIME ZONE 'UTC', 'YYYY_MM');
-        -- A table of that name that is no partition is somebody's own.
+        -- A table of that name that is not a partition was made by somebody else.
         WHILE to_regclass('billing_data.' || quote_ident(v_name)) IS NOT NULL LOOP
             v_name := v_name || '_new';
         END LOOP;
@@ -158,7 +161,7 @@ BEGIN
                 FOR VALUES FROM (%L) TO (%L)',
             v_name, billing_data.utc_text(v_start), billing_data.utc_text(v_end)
         );
-        -- It told PostgreSQL that it need not look through the new partition, too.
+        -- The constraint also told PostgreSQL that it need not scan the new partition.
         EXECUTE format('ALTER TABLE billing_data.%I DROP CONSTRAINT bounds', v_name);
         partition_name := v_name;
         RETURN NEXT;
@@ -169,12 +172,13 @@ COMMENT ON FUNCTION billing.create_check_partitions IS
     'Makes the check audit''s coming monthly partitions. For billing_server and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.create_check_partitions TO billing_server, billing_dba;
 
--- Retention: deletes up to p_rows checks before p_before from the default partition and drops the
--- partitions that end before it. Gives the names of those it dropped; credit_checks_default as long
--- as it deleted something there, and then it is to be called again. Checks go on meanwhile.
+-- Retention: deletes up to p_rows checks before p_before from the default partition, and drops the
+-- partitions that end before it. Returns the names of those it dropped. It also returns
+-- credit_checks_default when it deleted rows there; then it must be called again. Checks go on
+-- being written meanwhile.
 -- Locks: the table, SHARE UPDATE EXCLUSIVE, and exclusively for the moment of dropping. Writes:
 -- admin_audit_logs 1 when it deleted. Errors: actor_required, invalid_argument; lock_not_available
--- (55P03), then nothing was changed.
+-- (55P03), and then nothing was changed.
 -- Example: SELECT * FROM billing.drop_check_partitions(p_before => now() - interval '13 months');
 CREATE OR REPLACE FUNCTION billing.drop_check_partitions(
     p_before timestamptz, p_rows bigint DEFAULT 500000
@@ -182,7 +186,7 @@ CREATE OR REPLACE FUNCTION billing.drop_check_partitions(
 RETURNS TABLE (partition_name text)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
-SET TimeZone = 'UTC'  -- of the moment in the audit log
+SET TimeZone = 'UTC'  -- of the time in the audit log
 AS $$
 DECLARE
     v_actor billing_data.actor := billing_data.authorize(NULL, NULL, 'billing:write');

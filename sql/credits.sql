@@ -1,8 +1,9 @@
--- Credits: paid credits added to an account, bought or granted. All four transaction types add.
+-- Credits: paid credits that are added to an account, bought or granted. All four transaction types
+-- add.
 
 -- The one place that writes a credit entry: the row and the account's new balance. The amount may
--- be negative where money went back; the caller sees to it that the balance does not. A caller that
--- has claimed a payment for the entry gives the entry's id.
+-- be negative where money went back; the caller makes sure that the balance does not become
+-- negative. A caller that has claimed a payment for the entry passes the entry's id.
 -- Locks: none, the caller holds the account. Writes: credits 1, accounts 1.
 CREATE OR REPLACE FUNCTION billing_data.append_credit(
     p_account billing_data.accounts,
@@ -67,13 +68,15 @@ $$;
 COMMENT ON FUNCTION billing_data.append_credit IS
     'Writes a credit entry and the balance it leaves, for an account that is locked. Helper.';
 
--- Adds credits, an outcome instead of an error for what a caller over HTTP must be told apart:
--- 'created'; 'replayed' or 'conflict' when the idempotency key was used before with the same or
--- another request, with the first credit's row; account_not_found, credit_currency_mismatch,
--- balance_overflow; payment_already_credited and payment_of_another_account when
--- p_external_transaction_id names a payment that is known here. A profile update the call carries
--- is kept whatever the outcome. Suspended and closed accounts take credits.
--- Locks: the account, what was done about the payment. Writes: accounts 0..1, credits 0..1,
+-- Adds credits, and returns an outcome instead of an error where an HTTP caller must be told the
+-- difference: 'created'; 'replayed' or 'conflict', with the first credit's row, when the
+-- idempotency key was used before by the same or by another request; account_not_found,
+-- credit_currency_mismatch, balance_overflow; payment_already_credited and
+-- payment_of_another_account when p_external_transaction_id names a payment that is known here. A
+-- profile update that the call carries is kept whatever the outcome. Suspended and closed accounts
+-- take credits.
+-- Locks: the account, then the payment's row of payment_effects.
+-- Writes: accounts 0..1, credits 0..1,
 -- payment_effects 0..1, payment_warnings 0..1; admin_audit_logs 1 where staff or a database role
 -- credits. Errors: actor and key errors, invalid_argument.
 -- Example: SELECT * FROM billing.record_credit(p_oauth_provider =>
@@ -230,7 +233,8 @@ COMMENT ON FUNCTION billing.record_credit IS
     'Adds paid credits to an account, with an outcome. For billing_server and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.record_credit TO billing_server, billing_dba;
 
--- Adds credits: billing.record_credit, with anything but a new credit raised.
+-- Adds credits as billing.record_credit does, and raises every outcome but a new credit as an
+-- error.
 -- Errors: actor and key errors, invalid_argument, credit_already_exists, account_not_found,
 -- credit_currency_mismatch, balance_overflow, payment_already_credited, payment_of_another_account.
 -- Example: SELECT * FROM billing.create_credit(p_oauth_provider => 'oauth:google',

@@ -1,14 +1,14 @@
--- Currencies: the one table of those Stripe takes payments in, and what follows from it: how an
--- amount is written for people, and which prices can be charged. Amounts are everywhere in Stripe's
--- minor units, as Stripe is told and tells them. From https://docs.stripe.com/currencies:
--- - decimals: how many decimals people write; stripe_decimals: what Stripe's minor unit is. They
---   differ for ISK and UGX, which Stripe counts in hundredths though nobody else does.
+-- Currencies: the one table of those that Stripe takes payments in. From it follow how an amount is
+-- written for people and which prices can be charged. Every amount is in Stripe's minor units, as
+-- Stripe sends and expects them. From https://docs.stripe.com/currencies:
+-- - decimals: how many decimals people write; stripe_decimals: how many Stripe's minor unit stands
+--   for. They differ for ISK and UGX, which only Stripe counts in hundredths.
 -- - step: a charge must be a multiple of it. Stripe takes no hundredths of ISK and UGX, and no
 --   thousandths of dinars and rials.
--- - minimum_minor: the least charge. Stripe publishes one for some currencies (minimum_published);
---   for the others it is the value of 0.50 USD on the day, and stands here as about that much at
---   the rates of 2026, rounded down to one digit: below it there is certainly no charge. Stripe
---   counts in the currency of the shop's account and may ask for more.
+-- - minimum_minor: the least charge. Stripe publishes one for some currencies (minimum_published).
+--   For the others it is the value of 0.50 USD on the day of the charge; the figure here is about
+--   that much at the rates of 2026, rounded down to one digit, so that Stripe certainly refuses
+--   anything below it. Stripe counts in the currency of the shop's account and may ask for more.
 -- - maximum_minor: Stripe takes eight digits.
 -- Names are those of Unicode's CLDR; a test compares them and the decimals.
 CREATE OR REPLACE VIEW billing.currencies AS
@@ -166,8 +166,9 @@ COMMENT ON VIEW billing.currencies IS
 GRANT SELECT ON billing.currencies TO billing_server, billing_dba, billing_analyst;
 
 -- An amount of money for people: $5.00 for USD, 5.00 EUR for others, with the currency's decimals.
--- An amount with more decimals than people write shows Stripe's, so that nothing is hidden. What is
--- no currency of Stripe's (an old row may hold anything) is written with two decimals.
+-- An amount that has more decimals than people write is shown with Stripe's decimals, so that
+-- nothing is hidden. A currency that Stripe does not have (an old row may hold any text) gets two
+-- decimals.
 CREATE OR REPLACE FUNCTION billing_data.money_text(p_amount_minor bigint, p_currency text)
 RETURNS text
 LANGUAGE sql STABLE
@@ -189,7 +190,7 @@ AS $$
 $$;
 COMMENT ON FUNCTION billing_data.money_text IS 'An amount of money as people write it. Helper.';
 
--- Refuses a price that Stripe would refuse, and says what it takes.
+-- Refuses a price that Stripe would refuse, and says which prices Stripe takes.
 CREATE OR REPLACE FUNCTION billing_data.require_price(
     p_pack_price_minor bigint, p_pack_currency text
 ) RETURNS void
@@ -238,7 +239,7 @@ $$;
 COMMENT ON FUNCTION billing_data.require_price IS
     'Raises invalid_argument for a price that Stripe does not take. Helper.';
 
--- Writes an amount of Stripe's minor units as people do; changes nothing.
+-- Writes an amount in Stripe's minor units as people write it. Changes nothing.
 -- Example: SELECT billing.describe_money(p_amount_minor => 500, p_currency => 'USD');
 CREATE OR REPLACE FUNCTION billing.describe_money(p_amount_minor bigint, p_currency text)
 RETURNS text
@@ -249,7 +250,8 @@ COMMENT ON FUNCTION billing.describe_money IS
     'Writes an amount of money as people do. For billing_server and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.describe_money TO billing_server, billing_dba;
 
--- Writes a price as people do, before it is set; refuses what billing.set_pricing would refuse.
+-- Writes a price as people write it, before it is set. Refuses what billing.set_pricing would
+-- refuse.
 -- Errors: invalid_argument.
 -- Example: SELECT billing.describe_price(p_pack_price_minor => 500, p_pack_currency => 'USD');
 CREATE OR REPLACE FUNCTION billing.describe_price(p_pack_price_minor bigint, p_pack_currency text)

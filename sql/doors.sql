@@ -1,9 +1,10 @@
--- What everybody may do in this database, and what our logins may use up, that they need not. Each
--- row has the statement that ends it; `ciris-billing migrate` runs those that concern this database
--- and its logins (is_ours) as far as its login may, and says what is left. What only a superuser
--- may do: take the functions of advisory locks, large objects and transaction numbers from PUBLIC;
--- with them any login could use up the lock table that all sessions of the cluster share. A limit
--- or time-out that somebody has set for a login is kept. Errors: actor_required.
+-- Lists what PUBLIC may do in this database, and what our logins may use up, beyond their need.
+-- Each row has the SQL statement that ends it. `ciris-billing migrate` runs the statements that
+-- concern this database and its logins (is_ours), as far as its own login may, and reports the
+-- rest. Only a superuser can revoke from PUBLIC the functions of advisory locks, large objects and
+-- transaction numbers; with them, any login could fill the lock table that all sessions of the
+-- cluster share. A limit or time-out that somebody has set for a login is kept.
+-- Errors: actor_required.
 -- Example: SELECT * FROM billing.list_open_doors();
 CREATE OR REPLACE FUNCTION billing.list_open_doors()
 RETURNS TABLE (door text, mend text, is_ours boolean)
@@ -21,7 +22,7 @@ BEGIN
     FROM pg_database AS d
     WHERE d.datname = current_database();
 
-    -- First who must get in: the roles, and logins that do not inherit from them.
+    -- First those that need access: the roles, and logins that do not inherit from them.
     RETURN QUERY
     SELECT
         format('%s needs CONNECT of its own', r.rolname),
@@ -89,7 +90,7 @@ BEGIN
         ),
         true
     FROM (
-        -- Giving a lock back harms nobody, and drivers do so.
+        -- The functions that release a lock stay public: they do no harm, and drivers call them.
         VALUES ('advisory locks', '^pg_(try_)?advisory_(xact_)?lock'),
         ('large objects', '^lo(_|read|write)'),
         ('transaction numbers', '^(txid_current|pg_current_xact_id)$')
@@ -118,7 +119,7 @@ BEGIN
         ('billing_analyst', 0.1, 'transaction_timeout', '10min')
     ),
     logins AS (
-        -- A login of several roles has the limits of the strongest.
+        -- A login with several roles gets the limits of the strongest one.
         SELECT
             r.oid, r.rolname, r.rolconnlimit,
             CASE
@@ -129,7 +130,7 @@ BEGIN
         FROM pg_roles AS r
         WHERE r.rolcanlogin
             AND NOT r.rolsuper
-            -- Who migrates takes as long as it takes.
+            -- A login that migrates has no time-out.
             AND NOT pg_has_role(r.oid, 'billing_owner', 'MEMBER')
     )
     SELECT DISTINCT
@@ -152,7 +153,7 @@ BEGIN
         true
     FROM logins AS g
     INNER JOIN limits AS t ON t.role = g.role
-    INNER JOIN pg_settings AS k ON k.name = t.setting  -- some versions lack one
+    INNER JOIN pg_settings AS k ON k.name = t.setting  -- some PostgreSQL versions lack one
     WHERE NOT EXISTS (
         SELECT
         FROM pg_db_role_setting AS s

@@ -1,6 +1,6 @@
--- The one published table of refusals: SQLSTATE, HTTP status, wording. Functions raise from it,
--- the web tier answers from it, so that psql and HTTP cannot differ. {name} is filled from the
--- values the function gives. The wording of most is part of the wire contract.
+-- The one published table of refusals: slug, SQLSTATE, HTTP status and wording. Functions raise
+-- from it and the web tier answers from it, so that psql and HTTP cannot differ. {name} is replaced
+-- by a value that the function passes. Most wordings are part of the wire contract.
 CREATE OR REPLACE VIEW billing.errors AS
 SELECT
     e.slug,
@@ -98,9 +98,9 @@ COMMENT ON VIEW billing.errors IS
     'Every refusal a function makes: SQLSTATE, HTTP status, wording with {placeholders}, hint.';
 GRANT SELECT ON billing.errors TO billing_server, billing_dba, billing_analyst;
 
--- Raises the catalogued error p_slug, its placeholders filled from p_values, which also travel as
--- DETAIL for machines. CONSTRAINT carries the slug. A text in p_values that is too long to be
--- repeated is cut. Never returns.
+-- Raises the catalogued error p_slug. The values in p_values fill its placeholders and are also the
+-- DETAIL, as JSON for machines. CONSTRAINT is the slug. A text in p_values that is too long to be
+-- repeated is cut. The function never returns.
 CREATE OR REPLACE FUNCTION billing_data.raise_error(p_slug text, p_values jsonb DEFAULT '{}')
 RETURNS void
 LANGUAGE plpgsql STABLE
@@ -142,7 +142,8 @@ $$;
 COMMENT ON FUNCTION billing_data.raise_error IS
     'Raises a catalogued error with its placeholders filled. Helper.';
 
--- Raises invalid_argument unless p_valid is true. For callers in psql: the web tier checks shapes.
+-- Raises invalid_argument unless p_valid is true. It is for callers in psql; the web tier checks
+-- the shape of its requests.
 CREATE OR REPLACE FUNCTION billing_data.require(p_valid boolean, p_argument text, p_problem text)
 RETURNS void
 LANGUAGE plpgsql STABLE
@@ -159,7 +160,7 @@ $$;
 COMMENT ON FUNCTION billing_data.require IS
     'Raises invalid_argument unless a condition holds. Helper.';
 
--- Raises invalid_argument when a text is longer than p_limit characters; NULL is short enough.
+-- Raises invalid_argument when a text is longer than p_limit characters. NULL is accepted.
 CREATE OR REPLACE FUNCTION billing_data.require_length(
     p_value text, p_limit integer, p_argument text
 ) RETURNS void
@@ -176,8 +177,8 @@ $$;
 COMMENT ON FUNCTION billing_data.require_length IS
     'Raises invalid_argument when a text is too long. Helper.';
 
--- Raises invalid_argument when an argument is longer than billing_data.most says of the field that
--- it is named after; NULL is short enough.
+-- Raises invalid_argument when an argument is longer than billing_data.most allows for the field of
+-- the same name. NULL is accepted.
 CREATE OR REPLACE FUNCTION billing_data.require_short(p_value text, p_argument text) RETURNS void
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -204,8 +205,8 @@ $$;
 COMMENT ON FUNCTION billing_data.require_reason IS
     'Raises invalid_argument unless there is a reason, not too long. Helper.';
 
--- Raises invalid_argument unless a moment is one that every client can show: no infinity, years 1
--- to 9999; NULL is.
+-- Raises invalid_argument unless every client can show this time: it must not be infinite, and its
+-- year must be 1 to 9999. NULL is accepted.
 CREATE OR REPLACE FUNCTION billing_data.require_moment(p_at timestamptz, p_argument text)
 RETURNS void
 LANGUAGE plpgsql STABLE
@@ -219,10 +220,11 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION billing_data.require_moment IS
-    'Raises invalid_argument unless a moment is a finite one. Helper.';
+    'Raises invalid_argument unless a time is finite and clients can show it. Helper.';
 
--- Raises invalid_argument unless a list is one: a single row of items, counted from 1, not too
--- many. p_shape is array_dims of it, p_count its cardinality; NULL where there is none.
+-- Raises invalid_argument unless an array is a list: one dimension, counted from 1, and not too
+-- many items. p_shape is the array's array_dims and p_count its cardinality; both are NULL where
+-- there is no array.
 CREATE OR REPLACE FUNCTION billing_data.require_list(
     p_shape text, p_count integer, p_argument text, p_field text DEFAULT 'items'
 ) RETURNS void
@@ -260,9 +262,9 @@ $$;
 COMMENT ON FUNCTION billing_data.require_page IS
     'Raises invalid_argument unless a limit and an offset name a page. Helper.';
 
--- Raises invalid_argument unless all arrays of a batch are lists of one length, not too long: those
--- of p_required must be given, those of p_optional may be NULL. Both are lists of lengths; p_shapes
--- has array_dims of each.
+-- Raises invalid_argument unless all arrays of a batch are lists of one length that is not too
+-- great. The arrays of p_required must be given; those of p_optional may be NULL. Both are lists of
+-- lengths. p_shapes has the array_dims of each.
 CREATE OR REPLACE FUNCTION billing_data.require_same_length(
     p_required integer[], p_optional integer[], p_shapes text[]
 ) RETURNS void

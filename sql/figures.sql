@@ -1,7 +1,8 @@
--- Figures over time for the dashboard: rolled up in slots of five minutes, and the ledger itself
--- for what is newer. A reader always gets both, so it is never behind.
+-- Figures over time for the dashboard. What is over is rolled up in slots of five minutes; what is
+-- newer is counted from the ledger itself. A reader always gets both, so the figures are never
+-- late.
 
--- The first id that a row written at this moment or later can have: ids are UUIDs of version 7,
+-- The smallest id that a row written at this time or later can have. Ids are UUIDs of version 7,
 -- which begin with their time in milliseconds.
 CREATE OR REPLACE FUNCTION billing_data.first_id(p_at timestamptz) RETURNS uuid
 LANGUAGE sql IMMUTABLE
@@ -14,26 +15,27 @@ RETURN CASE
     )::uuid
 END;
 COMMENT ON FUNCTION billing_data.first_id IS
-    'The smallest id of a row written at a moment or later. Helper.';
+    'The smallest id of a row written at a given time or later. Helper.';
 
--- The end of the slots that are over: a slot counts as over a minute after its end, when every call
+-- The end of the slots that are over. A slot counts as over a minute after its end, when every call
 -- that began in it has long been committed or undone.
 CREATE OR REPLACE FUNCTION billing_data.figures_border() RETURNS timestamptz
 LANGUAGE sql STABLE
 RETURN date_bin('5 minutes', clock_timestamp() - interval '1 minute', '2000-01-01 00:00Z');
 COMMENT ON FUNCTION billing_data.figures_border IS
-    'The moment up to which figures can be rolled up by now. Helper.';
+    'The time up to which figures can be rolled up by now. Helper.';
 
--- The end of this UTC day: what a clock that was ahead wrote later in the day belongs to it.
+-- The end of this UTC day. A row that a clock ahead of ours wrote later in this day belongs to it.
 CREATE OR REPLACE FUNCTION billing_data.end_of_today() RETURNS timestamptz
 LANGUAGE sql STABLE
 RETURN date_trunc('day', clock_timestamp(), 'UTC') + interval '24 hours';
 COMMENT ON FUNCTION billing_data.end_of_today IS 'The end of this UTC day. Helper.';
 
--- Up to when the rolled-up figures count, those of slots and those of users. Where that lies ahead
--- of the clock, the clock was set back: rows are written in slots that were thought to be over.
--- Then nothing counts from the day before the newest slot on that can be told to be rolled up
--- rightly; readers count the rest from the ledger, and the next roll-up does all of it again.
+-- The times up to which the rolled-up figures are valid, for slots and for users. A time ahead of
+-- the clock means that the clock was set back: rows are written in slots that were thought to be
+-- over. Then the figures are valid only up to the start of the day before the newest slot that is
+-- over by this clock. Readers count the rest from the ledger, and the next roll-up counts all of it
+-- again.
 CREATE OR REPLACE FUNCTION billing_data.figures_through()
 RETURNS TABLE (slots timestamptz, users timestamptz, is_set_back boolean)
 LANGUAGE plpgsql STABLE
@@ -59,11 +61,11 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION billing_data.figures_through IS
-    'Up to when the rolled-up figures count. Helper.';
+    'The times up to which the rolled-up figures are valid. Helper.';
 
--- The ids that rows can have which were written from p_from on: those of the old service are of
--- another kind, so until everything was rolled up once it is all ids. A clock may have been ten
--- years ahead; beyond that lie most ids of the old service.
+-- The range of ids that rows written from p_from on can have. Ids of the old service are of another
+-- kind, so the range is all ids until everything was rolled up once. The range ends ten years
+-- ahead, for clocks that were ahead; most ids of the old service are greater.
 CREATE OR REPLACE FUNCTION billing_data.ids_from(
     p_from timestamptz, OUT first_id uuid, OUT last_id uuid
 )
@@ -81,10 +83,10 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION billing_data.ids_from IS
-    'The range of ids of rows written since a moment. Helper.';
+    'The range of ids of rows written since a given time. Helper.';
 
--- What happened from p_from on, by slot, from the ledger and the checks themselves. Ledger rows are
--- found by their ids, widened by a minute and held to their times.
+-- Counts what happened from p_from on, by slot, from the ledger and the checks themselves. Ledger
+-- rows are found by a range of ids that is widened by a minute, and then filtered by their times.
 CREATE OR REPLACE FUNCTION billing_data.count_usage(p_from timestamptz)
 RETURNS SETOF billing_data.usage_figures
 LANGUAGE plpgsql STABLE
@@ -145,11 +147,10 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION billing_data.count_usage IS
-    'Counts what happened since a moment, by slots of five minutes, from the ledger. Helper.';
+    'Counts usage since a given time, by slots of five minutes, from the ledger. Helper.';
 
--- Who used the service on which UTC day, from p_from to p_to. A user is an account that was
--- charged, with a free use or with credits: a check uses nothing, and whoever only bought has not
--- used it yet.
+-- Which users used the service on which UTC day, from p_from to p_to. A user is an account that was
+-- charged, with a free use or with credits. A check or a purchase alone is not a use.
 CREATE OR REPLACE FUNCTION billing_data.find_users(p_from timestamptz, p_to timestamptz)
 RETURNS TABLE (day date, account_id uuid)
 LANGUAGE plpgsql STABLE
@@ -173,8 +174,8 @@ $$;
 COMMENT ON FUNCTION billing_data.find_users IS
     'Who was charged on which day of a span, from the ledger. Helper.';
 
--- Rolls up the slots that are over. One caller at a time does it, the others return false at once.
--- Where the clock was set back, what was rolled up too soon is done again.
+-- Rolls up the slots that are over. One caller at a time does it; the others return false at once.
+-- Where the clock was set back, what was rolled up too early is counted again.
 -- Writes: usage_figures, user_activity, users_by_day. Example: SELECT billing.refresh_figures();
 CREATE OR REPLACE FUNCTION billing.refresh_figures() RETURNS boolean
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
@@ -195,8 +196,9 @@ BEGIN
     IF least(v_through.slots, v_through.users) >= v_to THEN
         RETURN false;
     END IF;
-    -- Once something is rolled up, what is newer is found by ids. Those of the old service are of
-    -- another kind: the first roll-up waits until the last of its rows is of a slot that is over.
+    -- Once something is rolled up, newer rows are found by their ids. Ids of the old service are of
+    -- another kind, so the first roll-up waits until the last row of the old service is in a slot
+    -- that is over.
     IF v_through.slots = '-infinity' AND (
         EXISTS (
             SELECT FROM billing_data.charges AS c
@@ -214,7 +216,7 @@ BEGIN
     UPDATE billing_data.usage_figures_state AS s
     SET complete_through = v_through.slots, users_through = v_through.users;
     IF v_through.is_set_back THEN
-        -- Whoever was seen from that day on is found again; the day before counts for nobody.
+        -- Users active from that day on are found again below; the day before counts nobody.
         v_day := (v_through.users AT TIME ZONE 'UTC')::date;
         DELETE FROM billing_data.users_by_day AS d WHERE d.day >= v_day;
         UPDATE billing_data.user_activity AS a SET last_day = v_day - 1 WHERE a.last_day >= v_day;
@@ -254,8 +256,9 @@ COMMENT ON FUNCTION billing.refresh_figures IS
     'For billing_server and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.refresh_figures TO billing_server, billing_dba;
 
--- Throws the rolled-up figures away and counts them anew from the ledger; for after a repair of the
--- ledger or a transaction that stayed open for minutes. Writes: the figures, admin_audit_logs 1.
+-- Discards the rolled-up figures and counts them again from the ledger. Call it after a repair of
+-- the ledger, or when a transaction stayed open for minutes. Writes: the figures, admin_audit_logs
+-- 1.
 -- Errors: actor_required.
 -- Example: SELECT billing.rebuild_figures();
 CREATE OR REPLACE FUNCTION billing.rebuild_figures() RETURNS boolean
@@ -277,7 +280,7 @@ COMMENT ON FUNCTION billing.rebuild_figures IS
     'Counts the dashboard''s figures anew from the ledger. For billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.rebuild_figures TO billing_dba;
 
--- Slots from p_from on: the rolled-up ones, then what is newer.
+-- The slots from p_from on: first the rolled-up ones, then newer ones counted from the ledger.
 CREATE OR REPLACE FUNCTION billing_data.usage_since(p_from timestamptz)
 RETURNS SETOF billing_data.usage_figures
 LANGUAGE plpgsql STABLE
@@ -303,11 +306,11 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION billing_data.usage_since IS
-    'Usage by slots of five minutes since a moment, up to now. Helper.';
+    'Usage by slots of five minutes since a given time, up to now. Helper.';
 
 -- How many users there were from the UTC day p_first to today, each counted once: those whose
--- newest day is in the span, and of the time that is not rolled up yet those who are not among
--- them.
+-- newest rolled-up day is in the span, plus those who were charged in the time not rolled up yet
+-- and are not among the first.
 CREATE OR REPLACE FUNCTION billing_data.count_users(p_first date) RETURNS bigint
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -337,8 +340,8 @@ $$;
 COMMENT ON FUNCTION billing_data.count_users IS
     'How many accounts were charged since a day, each counted once. Helper.';
 
--- The service at a glance. Counts of the last 24 hours and 7 days are of whole slots of five
--- minutes; unique_users_30d are those of today and the 29 days before, each counted once.
+-- The service at a glance. The counts of the last 24 hours and 7 days are of whole slots of five
+-- minutes. unique_users_30d counts the users of today and the 29 days before, each once.
 -- Errors: actor errors. Example: SELECT * FROM billing.get_overview();
 CREATE OR REPLACE FUNCTION billing.get_overview(p_session_hash bytea DEFAULT NULL)
 RETURNS TABLE (
@@ -381,7 +384,7 @@ BEGIN
     SELECT count(*), count(*) FILTER (WHERE k.status = 'active')
     INTO STRICT total_api_keys, active_api_keys
     FROM billing_data.api_keys AS k;
-    -- Reserved for real money: no function adds to it but billing.create_account.
+    -- balance_minor is reserved for real money; only billing.create_account sets it.
     SELECT coalesce(sum(a.balance_minor), 0) INTO STRICT total_balance_minor
     FROM billing_data.accounts AS a
     WHERE a.balance_minor <> 0;
@@ -398,8 +401,9 @@ COMMENT ON FUNCTION billing.get_overview IS
     'For billing_server (staff) and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.get_overview TO billing_server, billing_dba;
 
--- Figures by UTC day, the oldest first, the last one today: p_days + 1 rows, days without anything
--- included. Errors: actor errors, invalid_argument.
+-- Figures by UTC day, oldest first, with today as the last: p_days + 1 rows, including days on
+-- which nothing happened.
+-- Errors: actor errors, invalid_argument.
 -- Example: SELECT * FROM billing.list_daily_figures(p_days => 30);
 CREATE OR REPLACE FUNCTION billing.list_daily_figures(
     p_days integer DEFAULT 30,
@@ -446,7 +450,7 @@ BEGIN
         GROUP BY 1
     ),
     newer AS (
-        -- Those of the last minutes who were not counted on that day before.
+        -- The users of the time that is not rolled up yet who were not counted on that day before.
         SELECT n.day, count(*) AS users
         FROM billing_data.find_users(
             greatest(v_through.users, v_first::timestamp AT TIME ZONE 'UTC'),

@@ -1,19 +1,20 @@
--- Who may enter. Functions and views are granted where they are defined; the tables to nobody but
--- the DBAs, for reading.
+-- Access to the schemas and tables. Functions and views are granted where they are defined. Only
+-- the DBAs may use the tables, and only to read them.
 GRANT USAGE ON SCHEMA billing TO billing_server, billing_dba, billing_analyst;
 REVOKE ALL ON SCHEMA billing, billing_data FROM PUBLIC;
 GRANT USAGE ON SCHEMA billing_data TO billing_dba;
 GRANT SELECT ON ALL TABLES IN SCHEMA billing_data TO billing_dba;
--- The coming months of the check audit too.
+-- This covers future monthly partitions of the check audit too.
 ALTER DEFAULT PRIVILEGES FOR ROLE billing_owner IN SCHEMA billing_data
     GRANT SELECT ON TABLES TO billing_dba;
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA billing_data FROM PUBLIC;
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA billing FROM PUBLIC;
 
--- Whoever owns the functions may use them as a DBA does; a call is recorded under their own login.
+-- An owner may call every function as a DBA does; the call is recorded under the owner's own login.
 GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA billing TO billing_dba;
--- But signing in and out, whose a session is and when a key was used are the web tier's alone: what
--- these write is recorded as the doing of somebody else. The one list of them.
+-- Functions for the web tier alone: signing in and out, reading whose a session is, and recording
+-- when a key was used. What they write is recorded as done by somebody else. This is the only list
+-- of them.
 REVOKE EXECUTE ON FUNCTION
     billing.create_sign_in_ticket, billing.use_sign_in_ticket, billing.sign_in_admin,
     billing.use_sign_in_link, billing.get_session, billing.end_session,

@@ -1,12 +1,12 @@
 -- Health: can this database take a charge now?
 
--- Takes what a charge takes except an account: a transaction's number, with its lock, and the locks
--- of the tables and of all their indexes. It finds no row, so it holds up nobody and writes
--- nothing; it waits 100 ms for a table's lock at most. Who is not refused may expect that charges
--- are not.
+-- Takes everything that a charge takes except an account: a transaction number with its lock, and
+-- the locks of the tables and of all their indexes. It matches no row, so it delays nobody and
+-- writes nothing. It waits for a table's lock for 100 ms at most. When this call succeeds, charges
+-- can be expected to succeed.
 -- Locks: accounts and charges, both ROW EXCLUSIVE, to the end of the transaction. Writes: nothing.
--- Errors: PostgreSQL's own: 25006 when it is read-only, 53200 when no lock is left, 55P03 when
--- somebody holds a table.
+-- Errors: PostgreSQL's own: 25006 when the database is read-only, 53200 when no lock is left, 55P03
+-- when another session holds a table.
 -- Example: SELECT billing.try_writing();
 CREATE OR REPLACE FUNCTION billing.try_writing() RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER

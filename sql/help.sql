@@ -1,4 +1,4 @@
--- What there is to call, from the catalogue itself, so that it cannot be out of date.
+-- Lists what can be called, from the catalogue itself, so that the list is always up to date.
 -- Example: SELECT * FROM billing.help('charge');
 CREATE OR REPLACE FUNCTION billing.help(p_search text DEFAULT '')
 RETURNS TABLE (name text, what_it_does text, arguments text, returns text)

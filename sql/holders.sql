@@ -1,14 +1,14 @@
--- Who holds accounts.
+-- Which transactions hold accounts.
 
--- Who holds these accounts: NULL where all are free, 'others' where somebody else than the service
--- holds one, else the numbers of the service's transactions. The service's sessions are known by
--- their application_name, whichever server they belong to. Their calls are short and take turns, so
--- whoever waits for them gets through; whoever waits for somebody else's transaction, or long for
--- one and the same, may have to be refused. An account that is being created right now, and is not
--- to be seen yet, counts as held by others.
--- Locks: those of the accounts that are free, to the end of the transaction; it waits 50 ms at
--- most, where a row was replaced meanwhile. Writes: nothing. Errors: 55P03 when it would have
--- waited longer.
+-- Who holds these accounts. NULL when all are free; 'others' when a session that is not the
+-- service's holds one; otherwise the numbers of the service's transactions that hold them. The
+-- service's sessions are recognized by their application_name, whichever server they belong to.
+-- Their calls are short and take turns, so a caller that waits for them gets through. A caller that
+-- waits for another session's transaction, or for a long time for one and the same transaction, may
+-- have to be refused. An account that is being created right now is not visible yet and counts as
+-- held by others.
+-- Locks: the accounts that are free, to the end of the transaction. It waits 50 ms at most, where a
+-- row was updated meanwhile. Writes: nothing. Errors: 55P03 when it would have to wait longer.
 -- Example: SELECT billing.get_account_holders(p_oauth_providers => ARRAY['oauth:google'],
 --              p_external_ids => ARRAY['1']);
 CREATE OR REPLACE FUNCTION billing.get_account_holders(

@@ -1,9 +1,9 @@
--- What servers of the release before call, here for as long as these may run beside ours: a deploy
--- fails no request.
+-- Functions that servers of the release before call. They stay as long as such servers may run
+-- beside ours, so that a deploy fails no request.
 
--- Where an item has a new version, the functions that take it once more for the version before,
--- made from sql/items.sql alone: they call the new one with the new fields absent. Kept until the
--- next version.
+-- When an item type has a new version, each function that takes it is defined once more for the
+-- version before, from the list in sql/items.sql alone. It calls the new function with the new
+-- fields absent. It is kept until the next version.
 DO $kept$
 DECLARE
     v_function record;
@@ -108,16 +108,17 @@ BEGIN
 END
 $kept$;
 
--- What follows takes a list for each field of an item, and makes items of them.
+-- The functions below take an array for each field of an item, and make items of the arrays.
 
 
--- The API key of an item that names none in a list of those that do: one that is nobody's.
+-- A key id that no API key has. It stands for an item without a key in a list where other items
+-- have one.
 CREATE OR REPLACE FUNCTION billing_data.no_key() RETURNS uuid
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN '00000000-0000-0000-0000-000000000000'::uuid;
 COMMENT ON FUNCTION billing_data.no_key IS 'The id of no API key. Helper.';
 
--- As billing.check_items, one array for each field.
+-- As billing.check_items, with one array for each field.
 -- Locks, writes and errors: as billing.check_items.
 -- Example: SELECT * FROM billing.check_credits(p_oauth_providers => ARRAY['oauth:google'],
 --              p_external_ids => ARRAY['1']);
@@ -204,7 +205,7 @@ COMMENT ON FUNCTION billing.check_credits IS
     'Checks several users at once, as the release before does. For billing_server and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.check_credits TO billing_server, billing_dba;
 
--- Items of charges from one array for each field.
+-- Makes items of charges from one array for each field.
 CREATE OR REPLACE FUNCTION billing_data.charges_of_arrays(
     p_oauth_providers text[],
     p_external_ids text[],
@@ -277,7 +278,7 @@ $$;
 COMMENT ON FUNCTION billing_data.charges_of_arrays IS
     'Items of charges from one array for each field. Helper.';
 
--- As billing.charge_items, one array for each field.
+-- As billing.charge_items, with one array for each field.
 -- Locks, writes and errors: as billing.charge_items.
 -- Example: SELECT * FROM billing.create_charges(p_oauth_providers => ARRAY['oauth:google'],
 --              p_external_ids => ARRAY['1'], p_amounts_minor => ARRAY[1],
@@ -345,7 +346,7 @@ COMMENT ON FUNCTION billing.create_charges IS
     'Charges several uses at once, as the release before does. For billing_server and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.create_charges TO billing_server, billing_dba;
 
--- As billing.charge_items_once, one array for each field.
+-- As billing.charge_items_once, with one array for each field.
 -- Locks, writes and errors: as billing.charge_items_once.
 -- Example: SELECT * FROM billing.create_charges_once(p_idempotency_key => 'batch-1',
 --     p_request_fingerprint => '\x00', p_api_key_id => '...',

@@ -1,8 +1,9 @@
--- Do the books agree with themselves? No row: they do.
+-- The proof of the books: do the ledger and everything that follows from it agree? No row means
+-- yes.
 
--- What is wrong with all that the proof of the books relies on, beside the rows: the triggers that
--- guard history, the constraints, the unique indexes, foreign keys that are switched off, rules
--- that write something else than was said. Reads the catalogue only.
+-- What is wrong with everything that the proof of the books relies on beside the rows: the triggers
+-- that guard history, the constraints, the unique indexes, foreign keys that are switched off, and
+-- rewrite rules that write something other than what was asked. Reads the catalogue only.
 CREATE OR REPLACE FUNCTION billing_data.find_guard_faults()
 RETURNS TABLE (problem text, expected text, found text)
 LANGUAGE sql STABLE
@@ -62,7 +63,8 @@ AS $$
         SELECT
             CASE
                 WHEN NOT c.convalidated THEN 'not valid'
-                -- PostgreSQL 18 can leave a constraint unenforced; older ones have no such column.
+                -- PostgreSQL 18 can leave a constraint unenforced; older versions do not have this
+                -- column.
                 WHEN to_jsonb(c) ->> 'conenforced' = 'false' THEN 'not enforced'
             END AS fault,
             true AS is_there
@@ -104,8 +106,9 @@ $$;
 COMMENT ON FUNCTION billing_data.find_guard_faults IS
     'Finds triggers, constraints and indexes of the books that are not in force. Helper.';
 
--- Whether an entry is one that the old service wrote: by its writer, an id that is not of ours'
--- kind and no fingerprint of a request. A login that is named 'legacy' makes both.
+-- Whether the old service wrote an entry: its writer is 'legacy', its id is not of our kind, and it
+-- has no request fingerprint. An entry of a login named 'legacy' has an id of our kind and a
+-- fingerprint.
 CREATE OR REPLACE FUNCTION billing_data.is_old_entry(
     p_id uuid, p_database_role text, p_request_fingerprint bytea
 ) RETURNS boolean
@@ -115,8 +118,8 @@ RETURN p_database_role = 'legacy' AND p_request_fingerprint IS NULL
 COMMENT ON FUNCTION billing_data.is_old_entry IS
     'Tells whether an entry is one of the old service. Helper.';
 
--- Whether a credit was written for a payment or for a return of money: by the provider's word, or
--- by a DBA who settled it. Every other credit of ours has the fingerprint of a request.
+-- Whether a credit was written for a payment or for a return of money, by an event of the provider
+-- or by a DBA who settled it. Every other credit of ours has a request fingerprint.
 CREATE OR REPLACE FUNCTION billing_data.is_of_payment(
     p_payment_provider text, p_request_fingerprint bytea, p_digest bigint
 ) RETURNS boolean
@@ -126,15 +129,16 @@ RETURN p_payment_provider IS NOT NULL
 COMMENT ON FUNCTION billing_data.is_of_payment IS
     'Tells whether a credit was written for a payment or its return. Helper.';
 
--- Everything in the books that does not agree, with the account it is about (none where it is about
--- the database itself). Each entry is held to the one before and to the digest it was written with;
--- each account to its entries: versions, paid credits, total uses, free uses (those it was opened
--- with and those staff gave, less those used); each purchase and return of money to its credits and
--- the other way round; whatever belongs to an account, to there being one; and what guards all
--- this, to being in force. Entries up to billing_data.ledger_openings are of the old service and in
--- another unit: they are only counted, and must look like its own.
--- Reads everything once, as of one moment: seconds for a million entries, minutes on a large
--- database.
+-- Everything in the books that does not agree, with the account it is about (NULL where it is about
+-- the database itself). Each entry is compared with the one before and with the digest it was
+-- written with. Each account is compared with its entries: versions, paid credits, total uses, and
+-- free uses (those it was opened with and those staff gave, less those used). Each purchase and
+-- return of money is compared with its credits and the other way round. Everything that belongs to
+-- an account must have one, and everything that guards the books must be in force. Entries up to
+-- billing_data.ledger_openings are of the old service and in another unit: they are only counted,
+-- and must look like the old service's.
+-- Reads everything once, as of one moment: this takes seconds for a million entries and minutes on
+-- a large database.
 -- Errors: actor_required. Example: SELECT * FROM billing.verify_ledger();
 CREATE OR REPLACE FUNCTION billing.verify_ledger()
 RETURNS TABLE (account_id uuid, problem text, expected text, found text)
@@ -215,7 +219,8 @@ BEGIN
                 WHERE e.is_free AND e.ledger_version > o.opened_at
             ) OVER w + CASE
                 WHEN o.gifts_are_placed IS NULL THEN 0
-                -- Gifts of before say no place: only their sum counts.
+                -- Audit rows of earlier releases do not tell the ledger version: only the sum of
+                -- these gifts counts.
                 WHEN o.gifts_are_placed THEN (
                     SELECT coalesce(sum(g.free_uses), 0)
                     FROM gifts AS g
@@ -275,7 +280,8 @@ BEGIN
     CROSS JOIN LATERAL (
         SELECT
             e.ledger_version > coalesce(o.opened_at, 0) AS is_ours,
-            -- numeric: an amount that somebody made huge is to be named, not to fail the check.
+            -- numeric, because an amount that somebody made huge must be reported and must not fail
+            -- the check.
             e.balance_before::numeric - coalesce(e.used, 0) + coalesce(e.added, 0) AS balance_after,
             coalesce(
                 e.digest <> e.digest_now,
@@ -313,7 +319,7 @@ BEGIN
         )
         AND p.is_so
     UNION ALL
-    -- Each entry against those before it.
+    -- Each entry compared with the entries before it.
     SELECT s.account_id, p.problem, p.expected, p.found
     FROM sums AS s
     CROSS JOIN LATERAL jsonb_to_recordset(s.faults) AS f (
@@ -465,14 +471,14 @@ COMMENT ON FUNCTION billing.verify_ledger IS
     'For billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.verify_ledger TO billing_dba;
 
--- What an alarm watches, cheaply: the accounts of the newest p_entries charges and of as many
+-- What an alarm watches, at low cost: the accounts of the newest p_entries charges, of as many
 -- credits, and those of p_known (found wrong before, so that an alarm ends when the books are
--- mended and not when they are old news). Of each it compares the balance and version with the
--- newest entry, and that entry with the one before and with the digest it was written with. It
--- reads a few rows an account, whatever the size of the ledger; whether everything agrees only
--- verify_ledger tells. Also how many payments a person must look at, and how much of what guards
--- the books is not in force. For no one in particular: the web tier calls it by itself. Errors:
--- invalid_argument.
+-- mended and not when the entries are no longer the newest). For each account it compares the
+-- balance and version with the newest entry, and that entry with the one before and with the digest
+-- it was written with. It reads a few rows for each account, whatever the size of the ledger; only
+-- verify_ledger tells whether everything agrees. It also returns how many payments a person must
+-- look at, and how many guards of the books are not in force. No actor is needed: the web tier
+-- calls it by itself. Errors: invalid_argument.
 -- Example: SELECT * FROM billing.watch_books();
 CREATE OR REPLACE FUNCTION billing.watch_books(
     p_known uuid[] DEFAULT '{}', p_entries bigint DEFAULT 500
@@ -484,7 +490,7 @@ LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    -- Ids of the old service are no times: most lie beyond this.
+    -- Ids of the old service do not contain times; most are greater than this.
     v_end uuid := billing_data.first_id(clock_timestamp() + interval '1 day');
 BEGIN
     PERFORM billing_data.require(

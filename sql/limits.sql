@@ -1,12 +1,12 @@
--- How long what comes in may be, in characters: the one place. The web tier reads this file too
--- (server/limits.py); the tables' constraints are the net below it.
+-- The greatest length of each input field, in characters: the one list of them. The web tier reads
+-- this file too (server/limits.py). The tables' constraints are a second line of defence.
 CREATE OR REPLACE FUNCTION billing_data.most(p_field text) RETURNS integer
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN CASE p_field
-    WHEN 'config_data' THEN 65536  -- a provider's settings, secrets encrypted, as JSON
+    WHEN 'config_data' THEN 65536  -- a provider's settings, with encrypted secrets, as JSON
     WHEN 'currency' THEN 3
     WHEN 'description' THEN 1000
-    WHEN 'items' THEN 50000  -- of an array
+    WHEN 'items' THEN 50000  -- the items of an array
     WHEN 'marketing_opt_in_source' THEN 50
     WHEN 'payload' THEN 2097152  -- an event of the payment provider, as JSON
     WHEN 'permissions of a key' THEN 50

@@ -1,5 +1,6 @@
--- Waits until nobody else does what this name stands for, and makes the next one wait until the end
--- of the transaction. Locks: the row of billing_data.locks.
+-- Waits until no other transaction holds the lock of this name, and holds it until the end of this
+-- transaction.
+-- Locks: the row of billing_data.locks.
 CREATE OR REPLACE FUNCTION billing_data.take_lock(p_name text) RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp

@@ -1,4 +1,5 @@
--- Reading views for analysts: no identity, no e-mail, no free text a person may have typed.
+-- Views for analysts. They contain no identity, no e-mail address, and no free text that a person
+-- may have typed.
 
 CREATE OR REPLACE VIEW billing.account_balances AS
 SELECT
@@ -60,7 +61,7 @@ SELECT
         AS credits_added,
     coalesce(sum(-l.amount_minor) FILTER (WHERE l.type = 'credit' AND l.amount_minor < 0), 0)
         AS credits_taken_back,
-    -- Users, who were charged; not those who only bought.
+    -- Users are accounts that were charged; accounts that only bought are not counted.
     count(DISTINCT l.account_id) FILTER (WHERE l.type = 'charge') AS unique_accounts
 FROM billing.ledger AS l
 GROUP BY 1;

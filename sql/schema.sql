@@ -1,4 +1,4 @@
--- Schema billing: everything callable. Owned by billing_owner like all that follows.
+-- Schema billing holds everything callable. billing_owner owns it and everything that follows.
 CREATE SCHEMA IF NOT EXISTS billing AUTHORIZATION billing_owner;
 SET LOCAL ROLE billing_owner;
 COMMENT ON SCHEMA billing IS
@@ -6,14 +6,14 @@ COMMENT ON SCHEMA billing IS
 COMMENT ON SCHEMA billing_data IS
     'CIRIS Billing: tables and helpers, reached through schema billing only.';
 
--- PostgreSQL lets everybody execute a new function; here nobody may unless granted.
+-- PostgreSQL lets PUBLIC execute every new function. Here a function must be granted first.
 ALTER DEFAULT PRIVILEGES FOR ROLE billing_owner REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC;
 
--- A time-ordered id (UUID version 7, RFC 9562): new index entries go to one place instead of all
--- over the index. PostgreSQL 15 to 17 put it together; 18 has it built in.
--- Functions like this one, a RETURN in plain SQL, need no pinned search_path: their names were
--- resolved when they were created. Without one the planner can put the expression in place of the
--- call.
+-- A time-ordered id (UUID version 7, RFC 9562). New index entries go to one place instead of all
+-- over the index. For PostgreSQL 15 to 17 it is composed here; PostgreSQL 18 has a built-in
+-- function.
+-- A function like this one, a RETURN in plain SQL, needs no pinned search_path: its names were
+-- resolved when it was created. Without a pinned path the planner can inline the expression.
 CREATE OR REPLACE FUNCTION billing_data.new_id() RETURNS uuid
 LANGUAGE sql VOLATILE PARALLEL SAFE
 RETURN encode(
@@ -43,12 +43,13 @@ END
 $built_in$;
 COMMENT ON FUNCTION billing_data.new_id IS 'Makes a time-ordered UUID (version 7). Helper.';
 
--- The ids of one list of rows: a new id's first 12 bytes, and a number of the row. Randomness for
--- each would be most of what an id costs.
+-- The ids of one list of rows are made of one new id's first 12 bytes and a number for each row.
+-- Fresh randomness for each row would be most of the cost of an id.
 CREATE OR REPLACE FUNCTION billing_data.id_seed() RETURNS bytea
 LANGUAGE sql VOLATILE PARALLEL SAFE
 RETURN substring(uuid_send(billing_data.new_id()) FOR 12);
-COMMENT ON FUNCTION billing_data.id_seed IS 'What the ids of a list of rows begin with. Helper.';
+COMMENT ON FUNCTION billing_data.id_seed IS
+    'The common beginning of the ids of a list of rows. Helper.';
 
 CREATE OR REPLACE FUNCTION billing_data.nth_id(p_seed bytea, p_place integer) RETURNS uuid
 LANGUAGE sql IMMUTABLE PARALLEL SAFE

@@ -1,4 +1,4 @@
--- Finding what staff type: words, parts of words and ids.
+-- Searching for what staff type: words, parts of words and ids.
 
 -- Whether a text is a UUID in its usual form.
 CREATE OR REPLACE FUNCTION billing_data.is_uuid(p_text text) RETURNS boolean
@@ -7,9 +7,9 @@ SET search_path = pg_catalog, pg_temp
 RETURN coalesce(p_text ~* '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$', false);
 COMMENT ON FUNCTION billing_data.is_uuid IS 'Tells whether a text is a UUID. Helper.';
 
--- The LIKE patterns that find what contains a text, or with p_match 'prefix' begins with it,
--- whatever the case and whichever of Unicode's two normal forms it is stored in: é may be one
--- character or two.
+-- The LIKE patterns that find texts which contain p_search, or, with p_match 'prefix', begin with
+-- it, in any case and in either of Unicode's two normal forms: é may be stored as one character or
+-- two.
 CREATE OR REPLACE FUNCTION billing_data.search_patterns(p_search text, p_match text)
 RETURNS text[]
 LANGUAGE sql STABLE

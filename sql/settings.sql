@@ -1,4 +1,4 @@
--- Fills the settings row from the environment of the first deploy; later calls change nothing.
+-- Fills the settings row from the environment of the first deploy. Later calls change nothing.
 -- Locks: the settings row. Errors: actor_required for the web tier, invalid_argument for a price
 -- that Stripe does not take.
 -- Example: SELECT * FROM billing.seed_settings(p_free_uses => 3);
@@ -42,8 +42,9 @@ COMMENT ON FUNCTION billing.seed_settings IS
     'Sets free uses, pack and price on the first deploy only; true when it did. For billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.seed_settings TO billing_dba;
 
--- Changes at which domain an address must be to sign in as staff. Whoever has an address elsewhere
--- keeps their session until it ends, and cannot sign in again. Locks: the settings row. Writes:
+-- Changes the domain that staff's e-mail addresses must have. Staff with an address elsewhere keep
+-- their session until it ends and cannot sign in again.
+-- Locks: the settings row. Writes:
 -- settings 1, admin_audit_logs 1 when it changed. Errors: actor_required, invalid_argument.
 -- Example: SELECT billing.set_admin_domain(p_domain => 'example.com', p_reason => 'a new name');
 CREATE OR REPLACE FUNCTION billing.set_admin_domain(p_domain text, p_reason text) RETURNS text
@@ -80,9 +81,10 @@ COMMENT ON FUNCTION billing.set_admin_domain IS
     'Changes the domain that staff''s addresses must be at, with a reason. For billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.set_admin_domain TO billing_dba;
 
--- Changes what new users get free and what a pack is; NULL keeps. What is already offered keeps the
--- price it was offered at. A price is in Stripe's minor units and one that Stripe takes (see
--- billing.currencies). Locks: the settings row. Writes: settings 1, admin_audit_logs 1 when
+-- Changes how many uses new users get free and what a pack is; NULL keeps the present value. A pack
+-- that was already offered keeps its price. A price is in Stripe's minor units and must be one that
+-- Stripe takes (see billing.currencies).
+-- Locks: the settings row. Writes: settings 1, admin_audit_logs 1 when
 -- something changed. Errors: actor errors, invalid_argument.
 -- Example: SELECT * FROM billing.set_pricing(p_pack_price_minor => 700, p_reason => 'new price');
 CREATE OR REPLACE FUNCTION billing.set_pricing(
@@ -174,8 +176,9 @@ COMMENT ON FUNCTION billing.get_settings IS
     'Reads free uses, pack size and price. For billing_server and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.get_settings TO billing_server, billing_dba;
 
--- The newest migration step of this database, for health checks: a server compares it with the
--- newest step it knows. Example: SELECT billing.get_schema_version();
+-- The newest migration step of this database, for health checks. A server compares it with the
+-- newest step it knows.
+-- Example: SELECT billing.get_schema_version();
 CREATE OR REPLACE FUNCTION billing.get_schema_version() RETURNS text
 LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp

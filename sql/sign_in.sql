@@ -1,8 +1,8 @@
--- Signing in. The identity provider says who somebody is; here it is decided whether that is a
--- member of staff, and what their browser's session is worth. The web tier calls these before there
--- is anybody to name as the actor; secrets arrive as hashes.
+-- Signing in. The identity provider says who somebody is. The functions here decide whether that is
+-- a member of staff, and what their browser's session may do. The web tier calls them before there
+-- is a staff member to name as the actor. Secrets arrive as hashes.
 
--- What a ticket or session hash must look like: SHA-256 of something random.
+-- Refuses a ticket's or session's hash that is not a SHA-256.
 CREATE OR REPLACE FUNCTION billing_data.require_hash(p_hash bytea, p_argument text) RETURNS void
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -14,8 +14,9 @@ $$;
 COMMENT ON FUNCTION billing_data.require_hash IS
     'Raises invalid_argument unless it is a SHA-256. Helper.';
 
--- Issues a ticket that is good once, for ten minutes: the state of a sign-in under way. Tickets
--- that are over are cleared away. Writes: sign_in_tickets. Errors: invalid_argument.
+-- Issues a single-use ticket, valid for ten minutes: the state of a sign-in under way. Expired
+-- tickets are deleted.
+-- Writes: sign_in_tickets. Errors: invalid_argument.
 -- Example: SELECT billing.create_sign_in_ticket(p_ticket_hash => sha256('random'));
 CREATE OR REPLACE FUNCTION billing.create_sign_in_ticket(p_ticket_hash bytea) RETURNS timestamptz
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
@@ -35,7 +36,8 @@ COMMENT ON FUNCTION billing.create_sign_in_ticket IS
     'Remembers a sign-in under way for ten minutes. For billing_server.';
 GRANT EXECUTE ON FUNCTION billing.create_sign_in_ticket TO billing_server;
 
--- Uses a ticket up: true once, false ever after and for one that never was or is too old.
+-- Uses up a ticket. Returns true the first time; false after that, and for a ticket that does not
+-- exist or has expired.
 -- Example: SELECT billing.use_sign_in_ticket(p_ticket_hash => sha256('random'));
 CREATE OR REPLACE FUNCTION billing.use_sign_in_ticket(p_ticket_hash bytea) RETURNS boolean
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
@@ -53,7 +55,7 @@ COMMENT ON FUNCTION billing.use_sign_in_ticket IS
     'Uses up the ticket of a sign-in; true when it was good. For billing_server.';
 GRANT EXECUTE ON FUNCTION billing.use_sign_in_ticket TO billing_server;
 
--- Opens a session for a staff member. Helper of both ways in; sessions that are over go.
+-- Opens a session for a staff member. Both ways of signing in use it. Expired sessions are deleted.
 CREATE OR REPLACE FUNCTION billing_data.open_session(
     p_admin_user_id uuid, p_session_hash bytea, p_how text
 ) RETURNS void
@@ -75,13 +77,13 @@ END
 $$;
 COMMENT ON FUNCTION billing_data.open_session IS 'Opens a staff member''s browser session. Helper.';
 
--- Signs in whom the identity provider has vouched for, and opens their session. That the provider
--- did is the web tier's word alone; so what it can win by a lie is what anybody at the staff's
--- domain gets: somebody new becomes a viewer, whoever is known as a viewer stays one. An
--- administrator's address is taken from the account of the provider (Google's subject) that it
--- belongs to and from no other, and no function tells which that is; it is settled by the first
--- sign-in after an invitation (billing.add_admin, set_admin, invite_admin), while that lasts.
--- Name and picture are refreshed. Only addresses of the staff's domain.
+-- Signs in the person whom the identity provider has identified, and opens their session. Only the
+-- web tier says that the provider did so; therefore a web tier that lies can gain only what anybody
+-- at the staff's domain gets: a new person becomes a viewer, and a known viewer stays one. An
+-- administrator is signed in only from the provider's account (Google's subject) that is bound to
+-- them, and no function reveals that account. The first sign-in after an invitation
+-- (billing.add_admin, set_admin, invite_admin) binds it, while the invitation is valid. Name and
+-- picture are refreshed. Only addresses of the staff's domain may sign in.
 -- Locks: 'sign_in', the staff member. Writes: admin_users 1..2, admin_sessions 1,
 -- admin_audit_logs 1..2. Errors: invalid_argument, admin_domain_refused, admin_deactivated,
 -- admin_not_invited.
@@ -116,9 +118,10 @@ BEGIN
         );
     END IF;
     PERFORM billing_data.require_durable_commit();
-    -- Sign-ins follow each other: of one person's first two neither has a row to lock yet.
+    -- Sign-ins are serialized, because at a person's first two sign-ins there is no row to lock
+    -- yet.
     PERFORM billing_data.take_lock('sign_in');
-    -- The same person under a new address: the old one is no longer who this is.
+    -- The same person has a new address: the old address no longer belongs to them.
     UPDATE billing_data.admin_users AS u
     SET google_id = NULL
     WHERE u.google_id = p_google_id AND u.email <> v_email;
@@ -163,12 +166,12 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION billing.sign_in_admin IS
-    'Opens a session for whom the identity provider vouched for. For billing_server.';
+    'Opens a session for a person the identity provider identified. For billing_server.';
 GRANT EXECUTE ON FUNCTION billing.sign_in_admin TO billing_server;
 
--- Makes a link that signs a staff member in once, within ten minutes: the door of `ciris-billing
--- dev`, which has no identity provider. A DBA's only. Writes: sign_in_tickets 1, admin_audit_logs
--- 1.
+-- Makes a link that signs a staff member in once, within ten minutes. `ciris-billing dev`, which
+-- has no identity provider, signs in by it. Only a DBA may call it. Writes: sign_in_tickets 1,
+-- admin_audit_logs 1.
 -- Errors: actor_required, invalid_argument, admin_not_found.
 -- Example: SELECT billing.create_sign_in_link(p_email => 'ada@example.com',
 --              p_ticket_hash => sha256('random'));
@@ -198,8 +201,9 @@ COMMENT ON FUNCTION billing.create_sign_in_link IS
     'Makes a link that signs a staff member in once. For billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.create_sign_in_link TO billing_dba;
 
--- Uses a link up and opens its session. No row: it was used, is too old, or its owner is
--- deactivated. Locks: the ticket, the staff member (so that a deactivation at the same time ends
+-- Uses up a link and opens its session. There is no row when the link was used or has expired, or
+-- when its owner is deactivated.
+-- Locks: the ticket, the staff member (so that a deactivation at the same time ends
 -- this session too). Writes: sign_in_tickets, admin_sessions 0..1, admin_audit_logs 0..1.
 -- Example: SELECT * FROM billing.use_sign_in_link(p_ticket_hash => sha256('random'),
 --              p_session_hash => sha256('another'));
@@ -235,8 +239,9 @@ COMMENT ON FUNCTION billing.use_sign_in_link IS
     'Uses up a sign-in link and opens its session. For billing_server.';
 GRANT EXECUTE ON FUNCTION billing.use_sign_in_link TO billing_server;
 
--- Whose session or bearer token this is. No row: nobody's, over or ended. is_active false: a token
--- whose owner is deactivated; nothing may be done with it.
+-- The owner of this session or bearer token. There is no row when it does not exist, has expired or
+-- was ended. is_active is false for a token whose owner is deactivated; such a token allows
+-- nothing.
 -- Example: SELECT * FROM billing.get_session(p_session_hash => sha256('random'));
 CREATE OR REPLACE FUNCTION billing.get_session(p_session_hash bytea)
 RETURNS TABLE (
@@ -259,8 +264,9 @@ COMMENT ON FUNCTION billing.get_session IS
     'Tells whose browser session or bearer token this is. For billing_server.';
 GRANT EXECUTE ON FUNCTION billing.get_session TO billing_server;
 
--- Makes a bearer token known, for 24 hours: of the staff member whom a DBA names, or of the one
--- whose browser session asks. A token cannot ask for another, so it cannot outlive its day.
+-- Registers a bearer token for 24 hours, for the staff member whom a DBA names or for the one whose
+-- browser session asks. A token cannot be used to register another, so that access ends with its 24
+-- hours.
 -- Writes: admin_sessions 1, admin_audit_logs 1. Errors: actor errors, invalid_argument,
 -- admin_not_found. Example (a token comes from `ciris-billing admins token`, which calls this):
 --   SELECT * FROM billing.create_staff_token(p_token_hash => sha256('random'),
@@ -272,7 +278,7 @@ CREATE OR REPLACE FUNCTION billing.create_staff_token(
 ) RETURNS TABLE (admin_user_id uuid, email text, role text, expires_at timestamptz)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
-SET TimeZone = 'UTC'  -- of the moments in the audit log
+SET TimeZone = 'UTC'  -- of the times in the audit log
 AS $$
 DECLARE
     v_actor billing_data.actor := billing_data.authorize(NULL, p_session_hash, 'billing:read');
@@ -299,7 +305,7 @@ BEGIN
     END IF;
     INSERT INTO billing_data.admin_sessions AS s (session_hash, admin_user_id, kind, expires_at)
     VALUES (p_token_hash, v_user.id, 'token', clock_timestamp() + interval '24 hours')
-    -- Two of one second are the same token.
+    -- The same token twice within one second is one token.
     ON CONFLICT ON CONSTRAINT admin_sessions_pkey DO UPDATE
     SET expires_at = excluded.expires_at
     WHERE s.admin_user_id = v_user.id AND s.kind = 'token'
@@ -313,11 +319,12 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION billing.create_staff_token IS
-    'Makes a staff member''s bearer token known. For billing_server (staff) and billing_dba.';
+    'Registers a staff member''s bearer token. For billing_server (staff) and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.create_staff_token TO billing_server, billing_dba;
 
 -- Ends every session and bearer token of a staff member, at once and everywhere: for a lost laptop
--- or a token that leaked. Anybody may end their own, others only an administrator or DBA.
+-- or a leaked token. Staff may end their own; only an administrator or a DBA may end those of
+-- others.
 -- Locks: the staff member. Writes: admin_sessions, admin_audit_logs 1. Errors: actor errors,
 -- invalid_argument, admin_not_found.
 -- Example: SELECT billing.end_staff_sessions(p_email => 'ada@example.com',
@@ -342,7 +349,8 @@ BEGIN
         PERFORM billing_data.raise_error('admin_not_found', jsonb_build_object('email', p_email));
     END IF;
     PERFORM billing_data.require_durable_commit();
-    -- A session that is being opened holds its owner: it is ended too, or comes after us.
+    -- A session that is being opened locks its owner: either it is committed and ended here, or it
+    -- is opened after this call.
     PERFORM FROM billing_data.admin_users AS u WHERE u.id = v_id FOR NO KEY UPDATE;
     DELETE FROM billing_data.admin_sessions AS s WHERE s.admin_user_id = v_id;
     GET DIAGNOSTICS v_count = ROW_COUNT;
@@ -357,7 +365,8 @@ COMMENT ON FUNCTION billing.end_staff_sessions IS
     'Ends all sessions and tokens of a staff member. For billing_server (staff) and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.end_staff_sessions TO billing_server, billing_dba;
 
--- Ends a session; true when there was one. Writes: admin_sessions 0..1, admin_audit_logs 0..1.
+-- Ends a session. Returns true when there was one.
+-- Writes: admin_sessions 0..1, admin_audit_logs 0..1.
 -- Example: SELECT billing.end_session(p_session_hash => sha256('random'));
 CREATE OR REPLACE FUNCTION billing.end_session(p_session_hash bytea) RETURNS boolean
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER

@@ -1,12 +1,12 @@
--- Where a page of an account's history begins, as clients carry it: the account and the ledger
--- version of its first row, 24 bytes as 32 characters that may stand in an address.
+-- The cursor of a page of an account's history, as clients carry it: the account and the ledger
+-- version of the page's first row, 24 bytes in 32 characters that may stand in a URL.
 CREATE OR REPLACE FUNCTION billing_data.history_cursor(p_account_id uuid, p_version bigint)
 RETURNS text
 LANGUAGE sql IMMUTABLE
 SET search_path = pg_catalog, pg_temp
 RETURN translate(encode(uuid_send(p_account_id) || int8send(p_version), 'base64'), '+/', '-_');
 COMMENT ON FUNCTION billing_data.history_cursor IS
-    'Where a page of an account''s history begins, as clients carry it. Helper.';
+    'The cursor of a page of an account''s history, as clients carry it. Helper.';
 
 -- The ledger version in a cursor. Errors: invalid_argument unless billing_data.history_cursor made
 -- it of this account, which has p_newest versions.
@@ -32,13 +32,15 @@ $$;
 COMMENT ON FUNCTION billing_data.version_of_cursor IS
     'The ledger version in a cursor of an account''s history. Helper.';
 
--- An account's history, newest first over charges and credits. An account's ledger versions are
--- 1, 2, 3 ... without a gap, so its newest version is the number of its rows, and a page is one
--- range of versions: its cost does not grow with the offset, nor with how far a cursor is. Each row
--- has the cursor of the page after its own, NULL on the last one; rows that are added while a
--- client goes from cursor to cursor move nothing. A cursor goes without an offset.
--- Gives one row a transaction; where the page is empty, one row with only total_count (0 for an
--- unknown account) and next_cursor. Errors: actor and key errors, invalid_argument.
+-- An account's history: charges and credits, newest first. An account's ledger versions are 1, 2, 3
+-- ... without a gap, so its newest version is the number of its rows, and a page is one range of
+-- versions. Therefore the cost of a page does not grow with the offset, nor with the distance of a
+-- cursor. Each row has the cursor of the page after its own; it is NULL on the last page. Rows that
+-- are added while a client follows the cursors do not shift its pages. A cursor cannot be combined
+-- with an offset.
+-- Returns one row for each transaction. An empty page is one row with only total_count (0 for an
+-- unknown account) and next_cursor.
+-- Errors: actor and key errors, invalid_argument.
 -- Example: SELECT * FROM billing.list_transactions(p_oauth_provider => 'oauth:google',
 --              p_external_id => '1', p_limit => 10);
 CREATE OR REPLACE FUNCTION billing.list_transactions(
@@ -74,7 +76,7 @@ AS $$
 DECLARE
     v_account_id uuid;
     v_newest bigint;
-    v_first bigint;  -- of the page, and the last but one: the page is what lies between
+    v_first bigint;  -- the page has the versions above v_beyond, up to v_first
     v_beyond bigint;
 BEGIN
     PERFORM billing_data.authorize(p_api_key_id, p_session_hash, 'billing:read');
@@ -113,7 +115,7 @@ BEGIN
         WHERE c.account_id = v_account_id
             AND c.ledger_version <= v_first
             AND c.ledger_version > v_beyond
-            AND c.ledger_version > 0  -- what the index states
+            AND c.ledger_version > 0  -- the condition of the index
         UNION ALL
         SELECT
             c.id, 'credit', c.amount_minor, c.currency, c.description, c.created_at,
@@ -123,7 +125,7 @@ BEGIN
         WHERE c.account_id = v_account_id
             AND c.ledger_version <= v_first
             AND c.ledger_version > v_beyond
-            AND c.ledger_version > 0  -- what the index states
+            AND c.ledger_version > 0  -- the condition of the index
     ) AS e
     ORDER BY e.ledger_version DESC;
 END
