@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, quote, urlencode, urlsplit
 
-import httpx
+import httpx2
 import orjson
 from cryptography.fernet import Fernet
 from joserfc import jwt
@@ -111,7 +111,7 @@ def running_console(
 
 
 class Browser:
-    """Keeps cookies whatever their attributes (no TLS here, and httpx would not send Secure ones),
+    """Keeps cookies whatever their attributes (no TLS here, and httpx2 would not send Secure ones),
     follows nothing by itself, and remembers every address it was sent to."""
 
     def __init__(self, base_url: str, address: str | None = None) -> None:
@@ -123,13 +123,13 @@ class Browser:
         self.set_cookies: dict[str, str] = {}
         self.sent_to: list[str] = []
 
-    def request(self, method: str, path: str, **options: Any) -> httpx.Response:
+    def request(self, method: str, path: str, **options: Any) -> httpx2.Response:
         headers = self.headers | dict(options.pop("headers", {}))
         if self.cookies:
             headers["Cookie"] = "; ".join(f"{name}={value}" for name, value in self.cookies.items())
         # A connection of its own each time: whichever worker takes it.
-        with httpx.Client(
-            transport=httpx.HTTPTransport(local_address=self.address, verify=False), timeout=30
+        with httpx2.Client(
+            transport=httpx2.HTTPTransport(local_address=self.address, verify=False), timeout=30
         ) as client:
             response = client.request(method, self._url(path), headers=headers, **options)
         for line in response.headers.get_list("set-cookie"):
@@ -143,10 +143,10 @@ class Browser:
             self.sent_to.append(response.headers["location"])
         return response
 
-    def get(self, path: str, **options: Any) -> httpx.Response:
+    def get(self, path: str, **options: Any) -> httpx2.Response:
         return self.request("GET", path, **options)
 
-    def post(self, path: str, form: Mapping[str, Any] | None = None) -> httpx.Response:
+    def post(self, path: str, form: Mapping[str, Any] | None = None) -> httpx2.Response:
         return self.request("POST", path, data=form or {})
 
     def _url(self, path: str) -> str:
@@ -161,7 +161,7 @@ class Browser:
         assert response.status_code == 302, response.text
         return Attempt.of(response.headers["location"])
 
-    def come_back(self, attempt: Attempt, code: str = "any") -> httpx.Response:
+    def come_back(self, attempt: Attempt, code: str = "any") -> httpx2.Response:
         """Returns from the provider with a code."""
         query = urlencode({"code": code, "state": attempt.state})
         return self.get(f"/admin/oauth/callback?{query}")
@@ -220,25 +220,25 @@ class GoodProvider:
     def knows(self, subject: str, **claims: Any) -> None:
         """Says who somebody is from now on; the address counts as verified."""
         claims = {"email": subject, "email_verified": True, **claims}
-        httpx.put(
+        httpx2.put(
             f"{self.url}/users/{quote(subject, safe='')}", json=claims, verify=False
         ).raise_for_status()
 
     def agrees(self, attempt: Attempt, subject: str) -> str:
         """Somebody signs in at the provider: where it sends their browser."""
-        response = httpx.post(attempt.url, data={"sub": subject}, verify=False)
+        response = httpx2.post(attempt.url, data={"sub": subject}, verify=False)
         assert response.status_code == 302, response.text
         return str(response.headers["location"])
 
     def refuses(self, attempt: Attempt) -> str:
         """Somebody declines at the provider: where it sends their browser."""
-        response = httpx.post(attempt.url, data={"action": "deny"}, verify=False)
+        response = httpx2.post(attempt.url, data={"action": "deny"}, verify=False)
         assert response.status_code == 302, response.text
         return str(response.headers["location"])
 
     def sign_in(
         self, browser: Browser, subject: str, target: str | None = None, **claims: Any
-    ) -> httpx.Response:
+    ) -> httpx2.Response:
         """The whole way; gives our answer to the provider's redirect."""
         self.knows(subject, **claims)
         return browser.get(self.agrees(browser.begin(target), subject))
@@ -255,8 +255,8 @@ def good_provider() -> Iterator[GoodProvider]:
 
     def answers() -> bool:
         assert process.process.poll() is None, process.output
-        with contextlib.suppress(httpx.TransportError):
-            return httpx.get(provider.discovery_url, verify=False).status_code == 200
+        with contextlib.suppress(httpx2.TransportError):
+            return httpx2.get(provider.discovery_url, verify=False).status_code == 200
         return False
 
     try:
@@ -399,7 +399,7 @@ class HostileProvider:
         digest = hashlib.sha256(self.token_request["code_verifier"].encode()).digest()
         return _encoded(digest) == attempt.query["code_challenge"]
 
-    def sign_in(self, browser: Browser, target: str | None = None) -> httpx.Response:
+    def sign_in(self, browser: Browser, target: str | None = None) -> httpx2.Response:
         """The whole way; gives our answer to the provider's redirect."""
         attempt = browser.begin(target)
         self.nonce = attempt.query["nonce"]

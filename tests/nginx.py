@@ -1,7 +1,7 @@
 """The real nginx with the project's own configuration, TLS included, in front of running servers.
 
 with running_nginx([service.base_url]) as proxy:
-    httpx.get(f"{proxy.url}/health", verify=proxy.tls)
+    httpx2.get(f"{proxy.url}/health", verify=proxy.tls)
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import httpx
+import httpx2
 import psutil
 import pytest
 from cryptography import x509
@@ -89,10 +89,10 @@ class Nginx:
         parts = urlsplit(self.url)
         return str(parts.hostname), int(parts.port or 0)
 
-    def client(self, local_address: str | None = None, **options: Any) -> httpx.Client:
+    def client(self, local_address: str | None = None, **options: Any) -> httpx2.Client:
         """A client; by default from 127.0.0.1, but anything in 127/8 is this machine."""
-        transport = httpx.HTTPTransport(verify=self.tls, local_address=local_address)
-        return httpx.Client(base_url=self.url, transport=transport, timeout=30, **options)
+        transport = httpx2.HTTPTransport(verify=self.tls, local_address=local_address)
+        return httpx2.Client(base_url=self.url, transport=transport, timeout=30, **options)
 
     def log(self) -> list[dict[str, Any]]:
         """Its access log."""
@@ -191,8 +191,8 @@ def running_nginx(
 def _listens(proxy: Nginx) -> bool:
     assert proxy.process.process.poll() is None, proxy.process.output
     try:
-        httpx.get(f"{proxy.http_url}/", timeout=5, verify=False)
-    except httpx.TransportError:
+        httpx2.get(f"{proxy.http_url}/", timeout=5, verify=False)
+    except httpx2.TransportError:
         return False
     return True
 

@@ -9,7 +9,7 @@ import secrets
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import httpx
+import httpx2
 
 from server.encryption import Cipher
 from server.payments.settings import seal_settings
@@ -115,12 +115,12 @@ def credited(service: Service, double: StripeDouble, user: str, **fields: Any) -
     return payment_id
 
 
-def tell(service: Service, double: StripeDouble, event: Json, **options: Any) -> httpx.Response:
+def tell(service: Service, double: StripeDouble, event: Json, **options: Any) -> httpx2.Response:
     """Stripe delivers the event; `options` as of StripeDouble.deliver."""
     return double.deliver(service.base_url, event, **options)
 
 
-def assert_receipt(answer: httpx.Response, status: str) -> None:
+def assert_receipt(answer: httpx2.Response, status: str) -> None:
     """The 200 that tells Stripe that it need not send the event again."""
     assert answer.status_code == 200, answer.text
     body = answer.json()

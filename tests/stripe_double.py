@@ -16,7 +16,7 @@ import time
 from collections.abc import Coroutine, Iterator, Mapping
 from typing import Any, TypeVar
 
-import httpx
+import httpx2
 import stripe
 
 from tests.stripe_front import (
@@ -96,7 +96,7 @@ class StripeDouble:
 
     def forget(self) -> None:
         """Makes it empty, as at the start."""
-        httpx.delete(f"{self.direct_url}/_config/data", verify=False).raise_for_status()
+        httpx2.delete(f"{self.direct_url}/_config/data", verify=False).raise_for_status()
         self._front.forget()
 
     def __enter__(self) -> StripeDouble:
@@ -108,8 +108,8 @@ class StripeDouble:
     def _answers(self) -> bool:
         if self._localstripe.process.poll() is not None:
             raise AssertionError(f"localstripe ended:\n{self._localstripe.output[-3000:]}")
-        with contextlib.suppress(httpx.TransportError):
-            return httpx.get(self.direct_url, verify=False).status_code > 0
+        with contextlib.suppress(httpx2.TransportError):
+            return httpx2.get(self.direct_url, verify=False).status_code > 0
         return False
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
@@ -256,7 +256,7 @@ class StripeDouble:
         timestamp: int | None = None,
         headers: Mapping[str, str] | None = None,
         timeout: float = 30,
-    ) -> httpx.Response:
+    ) -> httpx2.Response:
         """Posts a signed event to the service; `headers` add to Stripe's, or replace them."""
         body = json.dumps(event, indent=2).encode()
         sent = {
@@ -265,7 +265,7 @@ class StripeDouble:
             **(headers or {}),
         }
         url = f"{base_url}{WEBHOOK_PATH}"
-        return httpx.post(url, content=body, headers=sent, timeout=timeout, verify=False)
+        return httpx2.post(url, content=body, headers=sent, timeout=timeout, verify=False)
 
     def send_webhooks_to(self, url: str) -> None:
         """From now on localstripe signs and posts payment_intent.succeeded and .payment_failed to
@@ -273,7 +273,7 @@ class StripeDouble:
         and what it does not know (amount_received, description, ...) is not there."""
         types = ["payment_intent.succeeded", "payment_intent.payment_failed"]
         hook = {"url": url, "secret": self.webhook_secret, "events": types}
-        httpx.post(
+        httpx2.post(
             f"{self.direct_url}/_config/webhooks/tests", json=hook, verify=False
         ).raise_for_status()
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import psutil
 import psycopg
 import pytest
@@ -261,17 +261,17 @@ class Service:
     base_url: str
     key: Key
 
-    def client(self, key: Key | None = None, **options: Any) -> httpx.Client:
+    def client(self, key: Key | None = None, **options: Any) -> httpx2.Client:
         """A client that presents the key (by default the service's own)."""
         headers = {"X-API-Key": (key or self.key).secret}
-        return httpx.Client(
+        return httpx2.Client(
             base_url=self.base_url, headers=headers, timeout=30, verify=False, **options
         )
 
-    def async_client(self, key: Key | None = None, connections: int = 100) -> httpx.AsyncClient:
-        limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
+    def async_client(self, key: Key | None = None, connections: int = 100) -> httpx2.AsyncClient:
+        limits = httpx2.Limits(max_connections=connections, max_keepalive_connections=connections)
         headers = {"X-API-Key": (key or self.key).secret}
-        return httpx.AsyncClient(
+        return httpx2.AsyncClient(
             base_url=self.base_url, headers=headers, timeout=60, limits=limits, verify=False
         )
 
@@ -321,8 +321,8 @@ def wait_until_healthy(base_url: str, process: Process, timeout: float = 20) -> 
     while time.monotonic() < deadline:
         if process.process.poll() is not None:
             break
-        with contextlib.suppress(httpx.TransportError):
-            if httpx.get(f"{base_url}/health", timeout=2, verify=False).status_code == 200:
+        with contextlib.suppress(httpx2.TransportError):
+            if httpx2.get(f"{base_url}/health", timeout=2, verify=False).status_code == 200:
                 return
         time.sleep(0.02)
     raise AssertionError(f"the server did not become healthy:\n{process.output[-5000:]}")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from datetime import date, datetime
 from uuid import UUID
 
-from server.gateway.call import Item, function
+from server.gateway.call import function
 
 
 @function("admin_user_id email full_name role is_active created_at")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import httpx
+import httpx2
 from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import VIEWER, Person
@@ -15,7 +15,7 @@ Look = Callable[[Page, str], None]
 
 
 def _check(person: Person, secret: str) -> int:
-    answer = httpx.post(
+    answer = httpx2.post(
         f"{person.shop.url}/v1/billing/credits/check",
         headers={"X-API-Key": secret},
         json={"oauth_provider": "oauth:google", "external_id": "ada"},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import httpx
+import httpx2
 from playwright.sync_api import Page
 
 from tests.browser.conftest import Person, Shop
@@ -16,7 +16,7 @@ Look = Callable[[Page, str], None]
 def _buy(shop: Shop, *, paid: bool = True) -> str:
     """Somebody buys a pack; gives the payment's id."""
     key = shop.database.create_key()
-    answer = httpx.post(
+    answer = httpx2.post(
         f"{shop.url}/v1/billing/purchases",
         headers={"X-API-Key": key.secret},
         json={

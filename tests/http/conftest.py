@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import httpx
+import httpx2
 import pytest
 
 from tests.payments import forget_faults, paying_service
@@ -13,16 +13,16 @@ from tests.support import Database, Service
 
 
 @pytest.fixture(scope="module")
-def client(service: Service) -> Iterator[httpx.Client]:
+def client(service: Service) -> Iterator[httpx2.Client]:
     """Presents the service's own key."""
     with service.client() as client:
         yield client
 
 
 @pytest.fixture(scope="module")
-def stranger(service: Service) -> Iterator[httpx.Client]:
+def stranger(service: Service) -> Iterator[httpx2.Client]:
     """Presents no key."""
-    with httpx.Client(base_url=service.base_url, timeout=30, verify=False) as client:
+    with httpx2.Client(base_url=service.base_url, timeout=30, verify=False) as client:
         yield client
 
 
@@ -41,7 +41,7 @@ def shop(module_database: Database, double: StripeDouble) -> Iterator[Service]:
 
 
 @pytest.fixture(scope="module")
-def customer(shop: Service) -> Iterator[httpx.Client]:
+def customer(shop: Service) -> Iterator[httpx2.Client]:
     """Presents the shop's own key."""
     with shop.client() as client:
         yield client

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import httpx
+import httpx2
 import jsonschema
 
 from server.http.error_codes import ERROR_HEADERS
@@ -46,7 +46,7 @@ def validate(value: Any, schema: Json) -> None:
     jsonschema.Draft202012Validator(whole, format_checker=checker).validate(value)
 
 
-def validate_answer(name: str, answer: httpx.Response) -> None:
+def validate_answer(name: str, answer: httpx2.Response) -> None:
     """Raises unless the answer is one that the operation's description has."""
     described = EVERY_OPERATION[name]["responses"][str(answer.status_code)]
     if "content" in described:

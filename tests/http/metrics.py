@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-import httpx
+import httpx2
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support import (
@@ -47,7 +47,7 @@ class Metrics:
 
 
 def read(service: Service) -> Metrics:
-    answer = httpx.get(f"{service.base_url}/metrics", timeout=30, verify=False)
+    answer = httpx2.get(f"{service.base_url}/metrics", timeout=30, verify=False)
     assert answer.status_code == 200
     assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
     return Metrics(answer.text)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import httpx
+import httpx2
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
@@ -92,7 +92,7 @@ def behind_a_proxy(module_database: Database) -> Iterator[Service]:
 
 
 def _use_key(service: Service, forwarded: str, local_address: str = "127.0.0.1") -> None:
-    transport = httpx.HTTPTransport(local_address=local_address, verify=False)
+    transport = httpx2.HTTPTransport(local_address=local_address, verify=False)
     with service.client(transport=transport) as client:
         answer = client.post(
             "/v1/billing/credits/check", json=identity(), headers={"X-Forwarded-For": forwarded}
@@ -119,7 +119,7 @@ def test_metrics_are_refused_through_a_trusted_proxy_too(
 ) -> None:
     headers = {"X-Forwarded-For": forwarded}
     assert (
-        httpx.get(f"{behind_a_proxy.base_url}/metrics", headers=headers, verify=False).status_code
+        httpx2.get(f"{behind_a_proxy.base_url}/metrics", headers=headers, verify=False).status_code
         == 404
     )
-    assert httpx.get(f"{behind_a_proxy.base_url}/metrics", verify=False).status_code == 200
+    assert httpx2.get(f"{behind_a_proxy.base_url}/metrics", verify=False).status_code == 200

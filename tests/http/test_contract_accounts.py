@@ -7,7 +7,7 @@ import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from tests.http.wire import (
@@ -28,7 +28,7 @@ from tests.http.wire import (
 from tests.support import Service, charge_body, credit_body, identity, unique
 
 
-def test_a_new_account_has_defaults(service: Service, client: httpx.Client) -> None:
+def test_a_new_account_has_defaults(service: Service, client: httpx2.Client) -> None:
     user = unique()
     response = client.post(ACCOUNTS, json=identity(user))
     assert response.status_code == 201
@@ -59,7 +59,7 @@ def test_a_new_account_has_defaults(service: Service, client: httpx.Client) -> N
     assert (row["free_uses_remaining"], row["total_uses"]) == (3, 0)
 
 
-def test_everything_given_is_stored(service: Service, client: httpx.Client) -> None:
+def test_everything_given_is_stored(service: Service, client: httpx2.Client) -> None:
     user = unique()
     given = {
         **identity(user),
@@ -89,7 +89,9 @@ def test_everything_given_is_stored(service: Service, client: httpx.Client) -> N
     assert client.get(account_path(user)).json() == body
 
 
-def test_an_initial_balance_can_be_spent_by_nothing(service: Service, client: httpx.Client) -> None:
+def test_an_initial_balance_can_be_spent_by_nothing(
+    service: Service, client: httpx2.Client
+) -> None:
     user = unique()
     body = {**identity(user), "initial_balance_minor": INT64_MAX}
     assert client.post(ACCOUNTS, json=body).json()["balance_minor"] == INT64_MAX
@@ -104,7 +106,7 @@ def test_an_initial_balance_can_be_spent_by_nothing(service: Service, client: ht
 
 @pytest.mark.parametrize("status", ["active", "suspended", "closed"])
 def test_an_account_that_exists_is_given_back_untouched(
-    service: Service, client: httpx.Client, status: str
+    service: Service, client: httpx2.Client, status: str
 ) -> None:
     user = make_account(service, free=1, paid=5, status=status)
     before, row = row_counts(service), account_row(service, user)
@@ -159,7 +161,7 @@ async def test_checks_and_creations_in_parallel_make_one_account(service: Servic
     assert ids == {account_row(service, user)["id"]}
 
 
-def test_reading_an_account_tells_what_it_has_now(service: Service, client: httpx.Client) -> None:
+def test_reading_an_account_tells_what_it_has_now(service: Service, client: httpx2.Client) -> None:
     user = make_account(service, free=0, paid=5)
     assert client.post(CHARGES, json=charge_body(user, 2)).status_code == 201
     assert client.post(CREDITS, json=credit_body(user, 10)).status_code == 201
@@ -176,7 +178,7 @@ def test_reading_an_account_tells_what_it_has_now(service: Service, client: http
 
 @pytest.mark.parametrize("status", ["active", "suspended", "closed"])
 def test_reading_an_account_tells_its_status(
-    service: Service, client: httpx.Client, status: str
+    service: Service, client: httpx2.Client, status: str
 ) -> None:
     user = make_account(service, status=status)
     assert client.get(account_path(user)).json()["status"] == status
@@ -199,14 +201,14 @@ def test_reading_an_account_tells_its_status(
     ],
 )
 def test_path_parts_are_percent_decoded(
-    client: httpx.Client, service: Service, provider: str, external_id: str, path: str
+    client: httpx2.Client, service: Service, provider: str, external_id: str, path: str
 ) -> None:
     made = client.post(
         ACCOUNTS, json={"oauth_provider": provider, "external_id": external_id}
     ).json()
     # As bytes: a client library must not tidy the path up.
     response = client.get(
-        httpx.URL(service.base_url).copy_with(raw_path=f"{ACCOUNTS}/{path}".encode())
+        httpx2.URL(service.base_url).copy_with(raw_path=f"{ACCOUNTS}/{path}".encode())
     )
     assert (response.status_code, response.json()) == (200, made)
 
@@ -215,7 +217,7 @@ def test_path_parts_are_percent_decoded(
     "query", [{}, {"wa_id": "other"}, {"tenant_id": "other"}, {"wa_id": "", "tenant_id": ""}]
 )
 def test_wa_id_and_tenant_id_are_ignored_when_reading(
-    service: Service, client: httpx.Client, query: dict[str, Any]
+    service: Service, client: httpx2.Client, query: dict[str, Any]
 ) -> None:
     user = make_account(service)
     response = client.get(account_path(user), params=query)
@@ -223,7 +225,7 @@ def test_wa_id_and_tenant_id_are_ignored_when_reading(
 
 
 def test_an_unknown_account_is_not_found_and_not_created(
-    service: Service, client: httpx.Client
+    service: Service, client: httpx2.Client
 ) -> None:
     user = unique()
     client.post(CHECK, json={**identity(user), "wa_id": f"wa-{user}"})
@@ -239,7 +241,7 @@ def test_an_unknown_account_is_not_found_and_not_created(
     assert row_counts(service) == before
 
 
-def test_an_external_id_with_a_slash_cannot_be_addressed_by_a_path(client: httpx.Client) -> None:
+def test_an_external_id_with_a_slash_cannot_be_addressed_by_a_path(client: httpx2.Client) -> None:
     user = f"a/{unique()}"
     assert client.post(ACCOUNTS, json=identity(user)).status_code == 201
     assert client.post(CHECK, json=identity(user)).status_code == 200

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-import httpx
+import httpx2
 import pytest
 
 from server.api_key_secret import new_secret
@@ -28,7 +28,7 @@ from tests.support import Key, Service, charge_body, identity, unique
 BAD_FORMAT = "Authentication failed: Invalid API key format"
 INVALID = "Authentication failed: Invalid API key"
 EXPIRED = "Authentication failed: API key expired"
-Ask = Callable[..., httpx.Response]
+Ask = Callable[..., httpx2.Response]
 NO_HEADER = fault("missing", ["header", "x-api-key"], "Field required", None)
 
 
@@ -47,7 +47,7 @@ def revoke(service: Service, key: Key) -> None:
     )
 
 
-def assert_unauthorized(response: httpx.Response, detail: str) -> None:
+def assert_unauthorized(response: httpx2.Response, detail: str) -> None:
     assert_error(response, 401, detail)
     assert response.headers["www-authenticate"] == "ApiKey"
 
@@ -55,7 +55,7 @@ def assert_unauthorized(response: httpx.Response, detail: str) -> None:
 @pytest.mark.parametrize("endpoint", ENDPOINTS)
 @pytest.mark.parametrize("presented", ["", "nope", "CBK_test_x", "Bearer cbk_test_x", "cb", "cbk-"])
 def test_what_does_not_start_with_cbk_has_no_key_format(
-    stranger: httpx.Client, endpoint: str, presented: str
+    stranger: httpx2.Client, endpoint: str, presented: str
 ) -> None:
     assert_unauthorized(call(stranger, endpoint, **{"X-API-Key": presented}), BAD_FORMAT)
 
@@ -63,14 +63,14 @@ def test_what_does_not_start_with_cbk_has_no_key_format(
 @pytest.mark.parametrize("endpoint", ENDPOINTS)
 @pytest.mark.parametrize("presented", ["cbk_", "cbk_test_", "cbk_test_" + "A" * 43, "cbk_é"])
 def test_a_key_that_does_not_exist_is_invalid(
-    stranger: httpx.Client, endpoint: str, presented: str
+    stranger: httpx2.Client, endpoint: str, presented: str
 ) -> None:
     headers = {"X-API-Key": presented.encode()}
     assert_unauthorized(call(stranger, endpoint, **headers), INVALID)  # type: ignore[arg-type]
 
 
 def test_a_key_with_a_wrong_tail_is_invalid_however_often_it_is_tried(
-    service: Service, stranger: httpx.Client
+    service: Service, stranger: httpx2.Client
 ) -> None:
     wrong = service.key.secret[:-1] + ("a" if service.key.secret[-1] != "a" else "b")
     for presented in (wrong, wrong, service.key.secret + "x", service.key.secret[:-1]):
@@ -80,13 +80,13 @@ def test_a_key_with_a_wrong_tail_is_invalid_however_often_it_is_tried(
 
 @pytest.mark.parametrize("name", ["X-API-Key", "x-api-key", "X-API-KEY", "x-Api-kEY"])
 def test_the_header_may_be_written_in_any_case(
-    service: Service, stranger: httpx.Client, name: str
+    service: Service, stranger: httpx2.Client, name: str
 ) -> None:
     assert call(stranger, "check", **{name: service.key.secret}).status_code == 200
 
 
 def test_a_revoked_key_is_invalid_from_the_next_request_on(
-    service: Service, stranger: httpx.Client
+    service: Service, stranger: httpx2.Client
 ) -> None:
     key = service.database.create_key()
     headers = {"X-API-Key": key.secret}
@@ -100,7 +100,7 @@ def test_a_revoked_key_is_invalid_from_the_next_request_on(
 @pytest.mark.parametrize("ask", [call, call_with_faults])
 @pytest.mark.parametrize("endpoint", ENDPOINTS)
 def test_an_expired_key_is_told_so_once_and_is_invalid_from_then_on(
-    service: Service, stranger: httpx.Client, endpoint: str, ask: Ask
+    service: Service, stranger: httpx2.Client, endpoint: str, ask: Ask
 ) -> None:
     key = service.database.create_key()
     expire(service, key)
@@ -114,7 +114,7 @@ def test_an_expired_key_is_told_so_once_and_is_invalid_from_then_on(
 
 
 def test_expiry_is_checked_at_each_use_of_a_key_that_worked_before(
-    service: Service, stranger: httpx.Client
+    service: Service, stranger: httpx2.Client
 ) -> None:
     key = service.database.create_key()
     headers = {"X-API-Key": key.secret}
@@ -127,7 +127,7 @@ def test_expiry_is_checked_at_each_use_of_a_key_that_worked_before(
 @pytest.mark.parametrize("ask", [call, call_with_faults])
 @pytest.mark.parametrize("endpoint", ENDPOINTS)
 def test_a_key_without_the_permission_is_told_which_one_it_lacks(
-    service: Service, stranger: httpx.Client, endpoint: str, ask: Ask
+    service: Service, stranger: httpx2.Client, endpoint: str, ask: Ask
 ) -> None:
     wanted, other = "billing:read", "billing:write"
     if endpoint not in READING:
@@ -142,7 +142,7 @@ def test_a_key_without_the_permission_is_told_which_one_it_lacks(
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS)
 def test_the_one_permission_an_endpoint_names_is_enough(
-    service: Service, stranger: httpx.Client, endpoint: str
+    service: Service, stranger: httpx2.Client, endpoint: str
 ) -> None:
     key = service.database.create_key(["billing:read" if endpoint in READING else "billing:write"])
     assert call(stranger, endpoint, **{"X-API-Key": key.secret}).status_code not in (401, 403)
@@ -152,7 +152,7 @@ def test_the_one_permission_an_endpoint_names_is_enough(
     "permissions", [[], ["billing:*"], ["BILLING:READ"], ["billing"], ["billing:read "], ["*"]]
 )
 def test_permissions_are_matched_exactly(
-    service: Service, stranger: httpx.Client, permissions: list[str]
+    service: Service, stranger: httpx2.Client, permissions: list[str]
 ) -> None:
     key = service.database.create_key(permissions)
     response = call(stranger, "check", **{"X-API-Key": key.secret})
@@ -160,7 +160,7 @@ def test_permissions_are_matched_exactly(
 
 
 def test_malformed_json_is_told_before_anything_about_the_key(
-    service: Service, stranger: httpx.Client
+    service: Service, stranger: httpx2.Client
 ) -> None:
     expected = [
         fault(
@@ -178,7 +178,7 @@ def test_malformed_json_is_told_before_anything_about_the_key(
         assert faults_of(response) == expected
 
 
-def test_a_missing_key_is_the_first_entry_of_a_422(stranger: httpx.Client) -> None:
+def test_a_missing_key_is_the_first_entry_of_a_422(stranger: httpx2.Client) -> None:
     assert faults_of(stranger.post(CHECK, json=identity())) == [NO_HEADER]
     body = {"oauth_provider": 1, "marketing_opt_in": None}
     assert [(e["loc"], e["type"]) for e in faults_of(stranger.post(CHECK, json=body))] == [
@@ -191,7 +191,7 @@ def test_a_missing_key_is_the_first_entry_of_a_422(stranger: httpx.Client) -> No
     assert faults_of(response) == [NO_HEADER, fault("missing", ["body"], "Field required", None)]
 
 
-def test_a_missing_key_comes_before_faults_of_path_and_query(stranger: httpx.Client) -> None:
+def test_a_missing_key_comes_before_faults_of_path_and_query(stranger: httpx2.Client) -> None:
     response = stranger.get(f"/v1/billing/accounts/x/{'a' * 256}", params={"wa_id": "b" * 256})
     assert [(e["loc"], e["type"]) for e in faults_of(response)] == [
         (["header", "x-api-key"], "missing"),
@@ -211,7 +211,7 @@ def test_a_missing_key_comes_before_faults_of_path_and_query(stranger: httpx.Cli
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS)
 def test_a_bad_key_is_told_before_faults_of_the_fields(
-    stranger: httpx.Client, endpoint: str
+    stranger: httpx2.Client, endpoint: str
 ) -> None:
     response = call_with_faults(stranger, endpoint, **{"X-API-Key": "nope"})
     assert_unauthorized(response, BAD_FORMAT)
@@ -219,13 +219,13 @@ def test_a_bad_key_is_told_before_faults_of_the_fields(
     assert_unauthorized(response, INVALID)
 
 
-def test_a_bad_key_is_told_before_business_errors(stranger: httpx.Client) -> None:
+def test_a_bad_key_is_told_before_business_errors(stranger: httpx2.Client) -> None:
     response = stranger.post(CHARGES, json=charge_body(unique()), headers={"X-API-Key": "cbk_x"})
     assert_unauthorized(response, INVALID)
 
 
 def test_a_rotated_key_works_beside_its_successor_until_its_grace_ends(
-    service: Service, stranger: httpx.Client
+    service: Service, stranger: httpx2.Client
 ) -> None:
     key = service.database.create_key()
     successor = new_secret("test")
@@ -245,7 +245,7 @@ def test_a_rotated_key_works_beside_its_successor_until_its_grace_ends(
     assert call(stranger, "check", **{"X-API-Key": successor.plaintext}).status_code == 200
 
 
-def test_test_and_live_keys_see_the_same_data(service: Service, stranger: httpx.Client) -> None:
+def test_test_and_live_keys_see_the_same_data(service: Service, stranger: httpx2.Client) -> None:
     live = new_secret("live")
     service.database.execute(
         "SELECT k.api_key_id FROM billing.create_api_key(p_name => 'live', p_key_prefix => %s,"
@@ -272,7 +272,7 @@ class LastUse:
 
 
 @pytest.fixture(scope="module")
-def last_uses(service: Service, stranger: httpx.Client) -> dict[str, LastUse]:
+def last_uses(service: Service, stranger: httpx2.Client) -> dict[str, LastUse]:
     """Keys used in several ways, once the first of them has its use recorded (at most 10 s)."""
     keys = {name: service.database.create_key() for name in ("good", "faulty", "revoked")}
     before: dict[str, datetime] = {}

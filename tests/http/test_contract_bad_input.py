@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from tests.http.wire import (
@@ -59,7 +59,7 @@ COMMON = [
 
 @pytest.fixture(autouse=True)
 def _nothing_is_written_and_the_server_goes_on(
-    service: Service, client: httpx.Client
+    service: Service, client: httpx2.Client
 ) -> Iterator[None]:
     before = row_counts(service)
     yield
@@ -73,7 +73,7 @@ def user(service: Service) -> str:
     return make_account(service, free=3, paid=1000)
 
 
-def post(client: httpx.Client, path: str, content: Any, **headers: str) -> httpx.Response:
+def post(client: httpx2.Client, path: str, content: Any, **headers: str) -> httpx2.Response:
     return client.post(path, content=content, headers={**JSON, **headers})
 
 
@@ -81,7 +81,7 @@ def post(client: httpx.Client, path: str, content: Any, **headers: str) -> httpx
     ("endpoint", "field"), [(e, field) for e in BODIES for field in [*COMMON, *STRINGS[e]]]
 )
 def test_a_nul_character_is_refused_wherever_it_stands(
-    client: httpx.Client, user: str, endpoint: str, field: str
+    client: httpx2.Client, user: str, endpoint: str, field: str
 ) -> None:
     body = body_for(endpoint, user)
     text = {"oauth_provider": "oauth:google", "currency": "US"}.get(field, "text")
@@ -101,7 +101,7 @@ def test_a_nul_character_is_refused_wherever_it_stands(
     ],
 )
 def test_a_nul_character_is_refused_in_context_and_metadata(
-    client: httpx.Client, user: str, endpoint: str, block: str, field: str
+    client: httpx2.Client, user: str, endpoint: str, block: str, field: str
 ) -> None:
     response = client.post(
         PATHS[endpoint], json=body_for(endpoint, user, **{block: {field: "a\0b"}})
@@ -109,7 +109,7 @@ def test_a_nul_character_is_refused_in_context_and_metadata(
     assert [entry["loc"] for entry in faults_of(response)] == [["body", block, field]]
 
 
-def test_a_nul_character_is_refused_in_path_and_query(client: httpx.Client, user: str) -> None:
+def test_a_nul_character_is_refused_in_path_and_query(client: httpx2.Client, user: str) -> None:
     (entry,) = faults_of(client.get(account_path(f"{user}\0")))
     assert entry["loc"] == ["path", "external_id"]
     (entry,) = faults_of(client.get(account_path(user, "oauth:\0")))
@@ -123,7 +123,7 @@ def test_a_nul_character_is_refused_in_path_and_query(client: httpx.Client, user
 
 
 @pytest.mark.parametrize("path", POSTS)
-def test_a_hundred_thousand_nested_arrays_are_refused(client: httpx.Client, path: str) -> None:
+def test_a_hundred_thousand_nested_arrays_are_refused(client: httpx2.Client, path: str) -> None:
     for text in (b"[" * 100_000, b"[" * 100_000 + b"]" * 100_000, b'{"a":' * 100_000):
         assert [e["type"] for e in faults_of(post(client, path, text))] == ["json_invalid"]
 
@@ -133,14 +133,14 @@ def test_a_hundred_thousand_nested_arrays_are_refused(client: httpx.Client, path
     ("path", "field"), [(CHECK, "wa_id"), (CHARGES, "amount_minor"), (CREDITS, "description")]
 )
 def test_nested_arrays_are_refused_at_every_depth(
-    client: httpx.Client, user: str, path: str, field: str, depth: int
+    client: httpx2.Client, user: str, path: str, field: str, depth: int
 ) -> None:
     body = json.dumps({**charge_body(user), "transaction_type": "grant", field: "HERE"})
     text = body.replace('"HERE"', "[" * depth + "]" * depth)
     assert_error_shape(post(client, path, text), 422)
 
 
-def test_a_deeply_nested_charge_in_a_batch_is_refused(client: httpx.Client) -> None:
+def test_a_deeply_nested_charge_in_a_batch_is_refused(client: httpx2.Client) -> None:
     text = '{"charges":[' + "[" * 500 + "]" * 500 + "]}"
     response = post(client, BATCH, text)
     assert response.status_code in (200, 422)
@@ -153,14 +153,14 @@ def test_a_deeply_nested_charge_in_a_batch_is_refused(client: httpx.Client) -> N
     "value", ["NaN", "Infinity", "-Infinity", "1e999", "-1e999", "0x10", "01", "1.", ".5", "+1"]
 )
 def test_what_json_does_not_call_a_number_is_refused(
-    client: httpx.Client, path: str, value: str
+    client: httpx2.Client, path: str, value: str
 ) -> None:
     response = post(client, path, f'{{"amount_minor": {value}}}')
     assert [entry["type"] for entry in faults_of(response)] == ["json_invalid"]
 
 
 @pytest.mark.parametrize("path", POSTS)
-def test_a_number_of_five_thousand_digits_is_refused(client: httpx.Client, path: str) -> None:
+def test_a_number_of_five_thousand_digits_is_refused(client: httpx2.Client, path: str) -> None:
     for text in ('{"amount_minor": %s}', "[%s]", "%s", '{"x": -%s}', '{"x": %s.5}'):
         assert_error_shape(post(client, path, text % ("9" * 5000)), 422)
 
@@ -170,7 +170,7 @@ def test_a_number_of_five_thousand_digits_is_refused(client: httpx.Client, path:
 )
 @pytest.mark.parametrize("field", ["external_id", "description", "idempotency_key"])
 def test_a_lone_surrogate_is_refused(
-    client: httpx.Client, user: str, field: str, text: str
+    client: httpx2.Client, user: str, field: str, text: str
 ) -> None:
     body = json.dumps({**charge_body(user), field: "HERE"}).replace('"HERE"', text)
     assert_error_shape(post(client, CHARGES, body), 422)
@@ -190,12 +190,12 @@ def test_a_lone_surrogate_is_refused(
         bytes(range(256)),
     ],
 )
-def test_bytes_that_are_not_utf_8_are_refused(client: httpx.Client, content: bytes) -> None:
+def test_bytes_that_are_not_utf_8_are_refused(client: httpx2.Client, content: bytes) -> None:
     for path in POSTS:
         assert_error_shape(post(client, path, content), 422)
 
 
-def test_the_last_of_two_equal_keys_counts_and_is_checked(client: httpx.Client, user: str) -> None:
+def test_the_last_of_two_equal_keys_counts_and_is_checked(client: httpx2.Client, user: str) -> None:
     body = json.dumps(charge_body(user))[:-1]
     (entry,) = faults_of(post(client, CHARGES, body + ', "amount_minor": -5}'))
     assert (entry["loc"], entry["input"]) == (["body", "amount_minor"], -5)
@@ -203,7 +203,7 @@ def test_the_last_of_two_equal_keys_counts_and_is_checked(client: httpx.Client, 
     assert (entry["loc"], entry["input"]) == (["body", "oauth_provider"], "google")
 
 
-def test_bytes_under_a_content_type_that_is_not_json_are_refused(client: httpx.Client) -> None:
+def test_bytes_under_a_content_type_that_is_not_json_are_refused(client: httpx2.Client) -> None:
     headers = {"Content-Type": "application/octet-stream"}
     for path in POSTS:
         response = client.post(path, content=bytes(range(256)), headers=headers)
@@ -213,7 +213,7 @@ def test_bytes_under_a_content_type_that_is_not_json_are_refused(client: httpx.C
 @pytest.mark.parametrize(
     "content_type", ["", ";", "application/json\t; x", "a/b;" * 500, "multipart/form-data", "\xff"]
 )
-def test_an_odd_content_type_is_no_server_error(client: httpx.Client, content_type: str) -> None:
+def test_an_odd_content_type_is_no_server_error(client: httpx2.Client, content_type: str) -> None:
     headers: Any = {"Content-Type": content_type.encode("latin-1")}
     response = client.post(CHARGES, content=b"{}", headers=headers)
     assert_error_shape(response, 422)
@@ -230,7 +230,7 @@ def padded(length: int) -> bytes:
 
 @pytest.mark.parametrize("path", POSTS)
 def test_a_body_over_the_limit_is_told_so_with_or_without_a_key(
-    client: httpx.Client, stranger: httpx.Client, path: str
+    client: httpx2.Client, stranger: httpx2.Client, path: str
 ) -> None:
     assert_error_shape(post(client, path, padded(LIMIT)), 422)
     for length in (LIMIT + 1, 3 * LIMIT):
@@ -240,14 +240,14 @@ def test_a_body_over_the_limit_is_told_so_with_or_without_a_key(
             assert response.json()["code"] == "body_too_large"
 
 
-def test_a_body_over_the_limit_is_told_so_when_it_comes_in_chunks(client: httpx.Client) -> None:
+def test_a_body_over_the_limit_is_told_so_when_it_comes_in_chunks(client: httpx2.Client) -> None:
     text = padded(2 * LIMIT)
     pieces = (text[start : start + 65536] for start in range(0, len(text), 65536))
     assert_error(post(client, CHARGES, pieces), 413, TOO_LARGE)
 
 
 def test_a_packed_body_is_refused_and_never_unpacked(
-    service: Service, stranger: httpx.Client
+    service: Service, stranger: httpx2.Client
 ) -> None:
     headers = {**JSON, "Content-Encoding": "gzip"}
     with service.client() as client:
@@ -368,7 +368,7 @@ def test_an_api_key_is_never_echoed_nor_logged(service: Service) -> None:
 
 @pytest.mark.parametrize("length", [256, 1000, 7900])
 def test_a_long_identity_in_the_url_is_refused_by_its_length(
-    client: httpx.Client, length: int
+    client: httpx2.Client, length: int
 ) -> None:
     (entry,) = faults_of(client.get(account_path("x" * length)))
     assert (entry["type"], entry["loc"]) == ("string_too_long", ["path", "external_id"])
@@ -390,7 +390,7 @@ def test_a_url_that_does_not_decode_finds_nobody(service: Service, encoded: str)
         assert json.loads(body)["transactions"] == []
 
 
-def test_sql_in_every_string_is_only_text(service: Service, client: httpx.Client) -> None:
+def test_sql_in_every_string_is_only_text(service: Service, client: httpx2.Client) -> None:
     text = "'; DROP TABLE billing_data.accounts; --"
     assert client.get(account_path(text)).status_code == 404
     params = {"oauth_provider": f"oauth:{text}", "external_id": text, "limit": "1"}
@@ -399,6 +399,6 @@ def test_sql_in_every_string_is_only_text(service: Service, client: httpx.Client
     assert response.status_code == 404
 
 
-def test_a_body_on_a_get_is_ignored(service: Service, client: httpx.Client, user: str) -> None:
+def test_a_body_on_a_get_is_ignored(service: Service, client: httpx2.Client, user: str) -> None:
     response = client.request("GET", account_path(user), content=b"{", headers=JSON)
     assert response.status_code == 200

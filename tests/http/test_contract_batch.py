@@ -6,7 +6,7 @@ import asyncio
 from collections import Counter
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from tests.http.wire import (
@@ -25,7 +25,7 @@ from tests.support import Service, charge_body, unique
 REUSED = "Idempotency key was used with a different request"
 
 
-def send(client: httpx.Client, *charges: Any, **headers: str) -> list[dict[str, Any]]:
+def send(client: httpx2.Client, *charges: Any, **headers: str) -> list[dict[str, Any]]:
     """The results of a batch, each checked to stand at its place."""
     response = client.post(BATCH, json={"charges": list(charges)}, headers=headers)
     assert response.status_code == 200, response.text
@@ -38,7 +38,9 @@ def statuses(results: list[dict[str, Any]]) -> list[int]:
     return [result["status"] for result in results]
 
 
-def test_each_outcome_stands_where_its_charge_stood(service: Service, client: httpx.Client) -> None:
+def test_each_outcome_stands_where_its_charge_stood(
+    service: Service, client: httpx2.Client
+) -> None:
     good, spent = make_account(service), make_account(service, free=0)
     suspended = make_account(service, status="suspended")
     closed = make_account(service, status="closed")
@@ -84,7 +86,7 @@ def test_each_outcome_stands_where_its_charge_stood(service: Service, client: ht
 
 
 def test_a_charge_in_a_batch_is_answered_as_it_would_be_alone(
-    service: Service, client: httpx.Client
+    service: Service, client: httpx2.Client
 ) -> None:
     alone, batched = make_account(service, free=1, paid=5), make_account(service, free=1, paid=5)
     single = [client.post(CHARGES, json=charge_body(alone, 3)) for _ in range(3)]
@@ -105,7 +107,7 @@ def test_a_charge_in_a_batch_is_answered_as_it_would_be_alone(
     ids=str,
 )
 def test_one_malformed_charge_fails_alone(
-    service: Service, client: httpx.Client, malformed: Any
+    service: Service, client: httpx2.Client, malformed: Any
 ) -> None:
     user = make_account(service)
     results = send(client, charge_body(user), malformed, charge_body(user))
@@ -120,7 +122,7 @@ def test_one_malformed_charge_fails_alone(
 
 
 def test_a_value_the_database_could_not_store_fails_alone(
-    service: Service, client: httpx.Client
+    service: Service, client: httpx2.Client
 ) -> None:
     user = make_account(service)
     results = send(
@@ -136,7 +138,7 @@ def test_a_value_the_database_could_not_store_fails_alone(
 
 @pytest.mark.parametrize("charges", [[], None, "text", {}, 7], ids=str)
 def test_what_is_no_list_of_charges_is_refused(
-    service: Service, client: httpx.Client, charges: Any
+    service: Service, client: httpx2.Client, charges: Any
 ) -> None:
     before = row_counts(service)
     (entry,) = faults_of(client.post(BATCH, json={"charges": charges}))
@@ -145,7 +147,7 @@ def test_what_is_no_list_of_charges_is_refused(
 
 
 def test_a_thousand_charges_are_taken_and_one_more_is_refused(
-    service: Service, client: httpx.Client
+    service: Service, client: httpx2.Client
 ) -> None:
     user = make_account(service, free=0, paid=999)
     charges = [charge_body(user, description=f"{n}") for n in range(1001)]
@@ -160,7 +162,7 @@ def test_a_thousand_charges_are_taken_and_one_more_is_refused(
 
 
 def test_charges_of_one_account_are_decided_in_their_order(
-    service: Service, client: httpx.Client
+    service: Service, client: httpx2.Client
 ) -> None:
     users = [make_account(service, free=1, paid=4) for _ in range(3)]
     results = send(
@@ -171,7 +173,7 @@ def test_charges_of_one_account_are_decided_in_their_order(
 
 
 def test_the_last_credit_goes_to_the_first_of_a_batch(
-    service: Service, client: httpx.Client
+    service: Service, client: httpx2.Client
 ) -> None:
     user = make_account(service, free=0, paid=1)
     results = send(client, *(charge_body(user) for _ in range(3)))
@@ -179,7 +181,7 @@ def test_the_last_credit_goes_to_the_first_of_a_batch(
     assert results[1]["body"]["balance"] == 0
 
 
-def test_a_key_twice_in_one_batch_charges_once(service: Service, client: httpx.Client) -> None:
+def test_a_key_twice_in_one_batch_charges_once(service: Service, client: httpx2.Client) -> None:
     user, other = make_account(service), make_account(service)
     results = send(
         client,
@@ -227,7 +229,7 @@ async def test_batches_and_single_charges_in_parallel_never_overspend(service: S
 
 
 def test_a_key_for_the_whole_batch_replays_its_first_answer(
-    service: Service, client: httpx.Client
+    service: Service, client: httpx2.Client
 ) -> None:
     user = make_account(service, free=2)
     body = {"charges": [charge_body(user), charge_body(user, description="second")]}
@@ -242,7 +244,7 @@ def test_a_key_for_the_whole_batch_replays_its_first_answer(
     assert (again.status_code, again.json()) == (first.status_code, first.json())
 
 
-def test_a_repeated_batch_charges_nothing_twice(service: Service, client: httpx.Client) -> None:
+def test_a_repeated_batch_charges_nothing_twice(service: Service, client: httpx2.Client) -> None:
     user = make_account(service, free=3)
     charges = [charge_body(user), charge_body(user)]
     headers = {"Idempotency-Key": unique("key")}
@@ -296,13 +298,13 @@ def test_two_customers_use_the_same_batch_key_and_see_nothing_of_each_other(
     assert account_row(service, user)["paid_credits"] == 6
 
 
-def made(response: httpx.Response) -> list[dict[str, Any]]:
+def made(response: httpx2.Response) -> list[dict[str, Any]]:
     """The charges that a batch made."""
     assert response.status_code == 200, response.text
     return [result["body"] for result in response.json()["results"] if result["status"] == 201]
 
 
-def test_another_batch_under_a_used_key_is_refused(service: Service, client: httpx.Client) -> None:
+def test_another_batch_under_a_used_key_is_refused(service: Service, client: httpx2.Client) -> None:
     user = make_account(service, free=3)
     headers = {"Idempotency-Key": unique("key")}
     assert statuses(send(client, charge_body(user), **headers)) == [201]
@@ -312,7 +314,9 @@ def test_another_batch_under_a_used_key_is_refused(service: Service, client: htt
     assert_error(response, 422, REUSED)
 
 
-def test_a_longer_batch_under_a_used_key_is_refused(service: Service, client: httpx.Client) -> None:
+def test_a_longer_batch_under_a_used_key_is_refused(
+    service: Service, client: httpx2.Client
+) -> None:
     user = make_account(service, free=3)
     headers = {"Idempotency-Key": unique("key")}
     assert statuses(send(client, charge_body(user), **headers)) == [201]
@@ -323,7 +327,7 @@ def test_a_longer_batch_under_a_used_key_is_refused(service: Service, client: ht
     assert row_counts(service) == before
 
 
-def test_a_charges_own_key_wins_over_the_batchs(service: Service, client: httpx.Client) -> None:
+def test_a_charges_own_key_wins_over_the_batchs(service: Service, client: httpx2.Client) -> None:
     user = make_account(service)
     own = charge_body(user, idempotency_key="own")
     first = client.post(CHARGES, json=own)
@@ -333,7 +337,7 @@ def test_a_charges_own_key_wins_over_the_batchs(service: Service, client: httpx.
     assert account_row(service, user)["total_uses"] == 2
 
 
-def test_a_batch_key_has_at_most_255_characters(service: Service, client: httpx.Client) -> None:
+def test_a_batch_key_has_at_most_255_characters(service: Service, client: httpx2.Client) -> None:
     user = make_account(service)
     before = row_counts(service)
     body = {"charges": [charge_body(user)]}
@@ -342,7 +346,7 @@ def test_a_batch_key_has_at_most_255_characters(service: Service, client: httpx.
     assert row_counts(service) == before
 
 
-def test_the_longest_key_works_for_a_batch_too(service: Service, client: httpx.Client) -> None:
+def test_the_longest_key_works_for_a_batch_too(service: Service, client: httpx2.Client) -> None:
     user = make_account(service)
     headers = {"Idempotency-Key": unique("k" * 235)[:255].ljust(255, "k")}
     first = send(client, charge_body(user), **headers)

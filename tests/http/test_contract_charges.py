@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from tests.http.wire import (
@@ -51,7 +51,7 @@ def shop(cluster: TestCluster) -> Iterator[Service]:
         yield service
 
 
-def assert_insufficient(response: httpx.Response, balance: int, required: int) -> None:
+def assert_insufficient(response: httpx2.Response, balance: int, required: int) -> None:
     assert_error(response, 402, f"Insufficient credits. Balance: {balance}, Required: {required}")
     body = response.json()
     assert body["code"] == "insufficient_credits"
@@ -61,7 +61,7 @@ def assert_insufficient(response: httpx.Response, balance: int, required: int) -
 
 
 def test_a_free_use_pays_for_any_amount_and_leaves_paid_credits_alone(
-    service: Service, client: httpx.Client
+    service: Service, client: httpx2.Client
 ) -> None:
     user = make_account(service, free=3, paid=7)
     metadata = {"message_id": "m", "agent_id": "a", "channel_id": "c", "request_id": "r"}
@@ -87,7 +87,7 @@ def test_a_free_use_pays_for_any_amount_and_leaves_paid_credits_alone(
 
 
 def test_paid_credits_are_taken_when_no_free_use_is_left(
-    service: Service, client: httpx.Client
+    service: Service, client: httpx2.Client
 ) -> None:
     user = make_account(service, free=0, paid=7)
     body = client.post(CHARGES, json=charge_body(user, 5)).json()
@@ -99,7 +99,7 @@ def test_paid_credits_are_taken_when_no_free_use_is_left(
 
 @pytest.mark.parametrize(("paid", "amount"), [(5, 5), (1, 1), (INT64_MAX, INT64_MAX)])
 def test_the_last_credit_can_be_spent(
-    service: Service, client: httpx.Client, paid: int, amount: int
+    service: Service, client: httpx2.Client, paid: int, amount: int
 ) -> None:
     user = make_account(service, free=0, paid=paid)
     response = client.post(CHARGES, json=charge_body(user, amount))
@@ -109,7 +109,7 @@ def test_the_last_credit_can_be_spent(
 
 @pytest.mark.parametrize(("paid", "amount"), [(0, 1), (3, 4), (3, INT64_MAX)])
 def test_too_few_credits_are_refused_with_what_an_agent_needs_to_know(
-    service: Service, client: httpx.Client, paid: int, amount: int
+    service: Service, client: httpx2.Client, paid: int, amount: int
 ) -> None:
     user = make_account(service, free=0, paid=paid)
     before, account = row_counts(service), account_row(service, user)
@@ -121,7 +121,7 @@ def test_too_few_credits_are_refused_with_what_an_agent_needs_to_know(
 
 
 def test_a_charge_is_never_split_over_free_uses_and_paid_credits(
-    service: Service, client: httpx.Client
+    service: Service, client: httpx2.Client
 ) -> None:
     user = make_account(service, free=1, paid=3)
     assert client.post(CHARGES, json=charge_body(user, 4)).json()["paid_with"] == "free"
@@ -141,7 +141,7 @@ def test_a_refusal_for_credits_names_where_to_buy_them(shop: Service) -> None:
 
 @pytest.mark.parametrize("currency", ["usd", "Usd", "USD"])
 def test_a_currency_is_answered_in_capitals(
-    service: Service, client: httpx.Client, currency: str
+    service: Service, client: httpx2.Client, currency: str
 ) -> None:
     user = make_account(service)
     response = client.post(CHARGES, json=charge_body(user, currency=currency))
@@ -149,7 +149,7 @@ def test_a_currency_is_answered_in_capitals(
 
 
 def test_a_description_may_be_long_and_in_any_script(
-    service: Service, client: httpx.Client
+    service: Service, client: httpx2.Client
 ) -> None:
     user = make_account(service)
     for text in ("é😀\u202e\t\n" * 200, " ", "\\x00 ' \" %s {0} <b>"):
@@ -159,7 +159,7 @@ def test_a_description_may_be_long_and_in_any_script(
     assert history[0]["description"] == "\\x00 ' \" %s {0} <b>"
 
 
-def test_a_description_is_bounded(service: Service, client: httpx.Client) -> None:
+def test_a_description_is_bounded(service: Service, client: httpx2.Client) -> None:
     """It enters rows that are never removed, and a page of history has 500 of them."""
     user = make_account(service)
     for path, body in ((CHARGES, charge_body(user)), (CREDITS, credit_body(user))):
@@ -171,7 +171,7 @@ def test_a_description_is_bounded(service: Service, client: httpx.Client) -> Non
         assert entry["ctx"] == {"max_length": 1000}
 
 
-def test_metadata_defaults_to_four_nulls(service: Service, client: httpx.Client) -> None:
+def test_metadata_defaults_to_four_nulls(service: Service, client: httpx2.Client) -> None:
     user = make_account(service)
     nothing = {"message_id": None, "agent_id": None, "channel_id": None, "request_id": None}
     wanted: list[dict[str, Any]] = [{}, {"metadata": {}}, {"metadata": nothing}]
@@ -182,7 +182,7 @@ def test_metadata_defaults_to_four_nulls(service: Service, client: httpx.Client)
     assert history[0]["metadata"] == nothing
 
 
-def test_an_unknown_account_is_not_created(service: Service, client: httpx.Client) -> None:
+def test_an_unknown_account_is_not_created(service: Service, client: httpx2.Client) -> None:
     before = row_counts(service)
     response = client.post(CHARGES, json=charge_body(unique(), idempotency_key="k"))
     assert_error(response, 404, "Account not found")
@@ -202,7 +202,7 @@ def test_an_unknown_account_is_not_created(service: Service, client: httpx.Clien
 def test_a_suspended_or_closed_account_is_not_charged_whatever_it_has(
     *,
     service: Service,
-    client: httpx.Client,
+    client: httpx2.Client,
     status: str,
     detail: str,
     free: int,
@@ -218,7 +218,7 @@ def test_a_suspended_or_closed_account_is_not_charged_whatever_it_has(
 
 @pytest.mark.parametrize(("free", "paid"), [(3, 0), (0, 9), (0, 0)])
 def test_another_currency_than_the_accounts_is_refused_before_its_credits_are_counted(
-    service: Service, client: httpx.Client, free: int, paid: int
+    service: Service, client: httpx2.Client, free: int, paid: int
 ) -> None:
     user = make_account(service, free=free, paid=paid)
     before = account_row(service, user)
@@ -228,7 +228,7 @@ def test_another_currency_than_the_accounts_is_refused_before_its_credits_are_co
 
 
 def test_an_account_in_another_currency_is_charged_in_it(
-    service: Service, client: httpx.Client
+    service: Service, client: httpx2.Client
 ) -> None:
     user = make_account(service, free=0, paid=2, currency="EUR")
     response = client.post(CHARGES, json=charge_body(user, currency="eur"))
@@ -237,14 +237,14 @@ def test_an_account_in_another_currency_is_charged_in_it(
     assert_error(response, 400, "Data integrity error: Currency mismatch: account=EUR, charge=USD")
 
 
-def assert_existing(response: httpx.Response, charge: dict[str, Any]) -> None:
+def assert_existing(response: httpx2.Response, charge: dict[str, Any]) -> None:
     assert_error(response, 409, "Charge already exists")
     assert response.headers["x-existing-charge-id"] == charge["charge_id"]
     assert response.json()["charge"] == charge
 
 
 def test_a_used_key_is_answered_with_the_charge_it_made(
-    service: Service, client: httpx.Client
+    service: Service, client: httpx2.Client
 ) -> None:
     user = make_account(service)
     body = charge_body(user, idempotency_key="k", metadata={"message_id": "m"})
@@ -270,7 +270,7 @@ def test_a_used_key_is_answered_with_the_charge_it_made(
     ids=str,
 )
 def test_a_used_key_is_a_conflict_even_with_another_payload(
-    service: Service, client: httpx.Client, change: dict[str, Any]
+    service: Service, client: httpx2.Client, change: dict[str, Any]
 ) -> None:
     user = make_account(service)
     first = client.post(CHARGES, json=charge_body(user, idempotency_key="k"))
@@ -280,7 +280,7 @@ def test_a_used_key_is_a_conflict_even_with_another_payload(
 
 @pytest.mark.parametrize("status", ["active", "suspended", "closed"])
 def test_a_used_key_is_a_conflict_even_when_the_account_could_not_pay_any_more(
-    service: Service, client: httpx.Client, status: str
+    service: Service, client: httpx2.Client, status: str
 ) -> None:
     user = make_account(service, free=1)
     body = charge_body(user, idempotency_key="k")
@@ -290,7 +290,7 @@ def test_a_used_key_is_a_conflict_even_when_the_account_could_not_pay_any_more(
     assert_existing(client.post(CHARGES, json=body), first.json())
 
 
-def test_a_refused_charge_does_not_use_up_its_key(service: Service, client: httpx.Client) -> None:
+def test_a_refused_charge_does_not_use_up_its_key(service: Service, client: httpx2.Client) -> None:
     user = make_account(service, free=0)
     body = charge_body(user, idempotency_key="k")
     assert_insufficient(client.post(CHARGES, json=body), 0, 1)
@@ -298,7 +298,7 @@ def test_a_refused_charge_does_not_use_up_its_key(service: Service, client: http
     assert client.post(CHARGES, json=body).status_code == 201
 
 
-def test_a_key_belongs_to_one_account(service: Service, client: httpx.Client) -> None:
+def test_a_key_belongs_to_one_account(service: Service, client: httpx2.Client) -> None:
     charges = set()
     for _ in range(3):
         user = make_account(service)
@@ -309,7 +309,7 @@ def test_a_key_belongs_to_one_account(service: Service, client: httpx.Client) ->
 
 
 def test_another_accounts_key_is_no_excuse_for_an_account_that_cannot_pay(
-    service: Service, client: httpx.Client
+    service: Service, client: httpx2.Client
 ) -> None:
     rich, poor = make_account(service), make_account(service, free=0)
     key = unique("key")
@@ -317,14 +317,14 @@ def test_another_accounts_key_is_no_excuse_for_an_account_that_cannot_pay(
     assert_insufficient(client.post(CHARGES, json=charge_body(poor, idempotency_key=key)), 0, 1)
 
 
-def test_a_charge_and_a_credit_may_share_a_key(service: Service, client: httpx.Client) -> None:
+def test_a_charge_and_a_credit_may_share_a_key(service: Service, client: httpx2.Client) -> None:
     user = make_account(service)
     assert client.post(CHARGES, json=charge_body(user, idempotency_key="k")).status_code == 201
     assert client.post(CREDITS, json=credit_body(user, idempotency_key="k")).status_code == 201
 
 
 @pytest.mark.parametrize("key", ["", None])
-def test_an_empty_key_is_no_key(service: Service, client: httpx.Client, key: str | None) -> None:
+def test_an_empty_key_is_no_key(service: Service, client: httpx2.Client, key: str | None) -> None:
     user = make_account(service)
     for left in (2, 1, 0):
         response = client.post(CHARGES, json=charge_body(user, idempotency_key=key))
@@ -332,7 +332,7 @@ def test_an_empty_key_is_no_key(service: Service, client: httpx.Client, key: str
 
 
 @pytest.mark.parametrize("key", ["a" * 255, " ", "é😀", "k\t", "' OR 1=1 --", "%", "null"])
-def test_keys_are_compared_as_they_are(service: Service, client: httpx.Client, key: str) -> None:
+def test_keys_are_compared_as_they_are(service: Service, client: httpx2.Client, key: str) -> None:
     user = make_account(service)
     first = client.post(CHARGES, json=charge_body(user, idempotency_key=key))
     assert first.status_code == 201
@@ -370,7 +370,7 @@ async def test_parallel_charges_never_overspend(service: Service) -> None:
 
 
 def test_a_check_after_a_charge_tells_the_same_counters(
-    service: Service, client: httpx.Client
+    service: Service, client: httpx2.Client
 ) -> None:
     user = make_account(service, free=1, paid=5)
     client.post(CHARGES, json=charge_body(user))

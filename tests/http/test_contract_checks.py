@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Iterator
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from tests.http.wire import (
@@ -94,7 +94,9 @@ def other_settings(service: Service) -> Iterator[None]:
     service.database.execute(change, 3, 20, 500)
 
 
-def test_a_new_account_is_made_with_three_free_uses(service: Service, client: httpx.Client) -> None:
+def test_a_new_account_is_made_with_three_free_uses(
+    service: Service, client: httpx2.Client
+) -> None:
     user = unique()
     response = client.post(CHECK, json=identity(user))
     assert response.status_code == 200
@@ -106,7 +108,7 @@ def test_a_new_account_is_made_with_three_free_uses(service: Service, client: ht
 
 @pytest.mark.parametrize(("state", "expected"), STATES, ids=str)
 def test_each_state_of_an_account_has_its_answer(
-    service: Service, client: httpx.Client, state: dict[str, Any], expected: dict[str, Any]
+    service: Service, client: httpx2.Client, state: dict[str, Any], expected: dict[str, Any]
 ) -> None:
     user = make_account(service, **state)
     for _ in range(2):
@@ -115,7 +117,7 @@ def test_each_state_of_an_account_has_its_answer(
         assert part(response.json(), CHECK_FIELDS) == expected
 
 
-def test_a_check_consumes_nothing(service: Service, client: httpx.Client) -> None:
+def test_a_check_consumes_nothing(service: Service, client: httpx2.Client) -> None:
     user = make_account(service, free=1, paid=2)
     before = account_row(service, user)
     for _ in range(5):
@@ -123,7 +125,7 @@ def test_a_check_consumes_nothing(service: Service, client: httpx.Client) -> Non
     assert account_row(service, user) == before
 
 
-def test_a_reactivated_account_has_credit_again(service: Service, client: httpx.Client) -> None:
+def test_a_reactivated_account_has_credit_again(service: Service, client: httpx2.Client) -> None:
     user = make_account(service, status="suspended")
     assert client.post(CHECK, json=identity(user)).json()["has_credit"] is False
     service.database.execute(
@@ -135,14 +137,14 @@ def test_a_reactivated_account_has_credit_again(service: Service, client: httpx.
     assert part(client.post(CHECK, json=identity(user)).json(), CHECK_FIELDS) == answer()
 
 
-def test_the_plan_of_the_account_is_told(client: httpx.Client) -> None:
+def test_the_plan_of_the_account_is_told(client: httpx2.Client) -> None:
     user = unique()
     assert client.post(ACCOUNTS, json={**identity(user), "plan_name": "pro"}).status_code == 201
     assert client.post(CHECK, json=identity(user)).json()["plan_name"] == "pro"
 
 
 @pytest.mark.usefixtures("other_settings")
-def test_free_uses_and_pack_are_what_is_configured(service: Service, client: httpx.Client) -> None:
+def test_free_uses_and_pack_are_what_is_configured(service: Service, client: httpx2.Client) -> None:
     user = unique()
     assert client.post(CHECK, json=identity(user)).json()["free_uses_remaining"] == 5
     made = unique()
@@ -156,7 +158,7 @@ def test_free_uses_and_pack_are_what_is_configured(service: Service, client: htt
 
 
 def test_one_identity_is_one_account_whatever_else_is_sent(
-    service: Service, client: httpx.Client
+    service: Service, client: httpx2.Client
 ) -> None:
     user = unique()
     client.post(CHECK, json={**identity(user), "wa_id": "wa-1", "tenant_id": "t-1"})
@@ -172,7 +174,7 @@ def test_one_identity_is_one_account_whatever_else_is_sent(
     assert account_row(service, other)["id"] != first["id"]
 
 
-def test_the_provider_is_part_of_the_identity(service: Service, client: httpx.Client) -> None:
+def test_the_provider_is_part_of_the_identity(service: Service, client: httpx2.Client) -> None:
     user = unique()
     for provider in ("oauth:google", "oauth:discord", "oauth:api:internal", "oauth:"):
         body = {"oauth_provider": provider, "external_id": user}
@@ -199,7 +201,7 @@ async def test_fifty_first_checks_in_parallel_make_one_account(service: Service)
 
 @pytest.mark.parametrize(("state", "expected"), STATES, ids=str)
 def test_each_check_leaves_an_audit_row_with_the_decision_it_made(
-    service: Service, client: httpx.Client, state: dict[str, Any], expected: dict[str, Any]
+    service: Service, client: httpx2.Client, state: dict[str, Any], expected: dict[str, Any]
 ) -> None:
     user = make_account(service, **state)
     for _ in range(3):
@@ -217,7 +219,7 @@ def test_each_check_leaves_an_audit_row_with_the_decision_it_made(
 
 
 def test_an_audit_row_tells_the_identity_and_where_the_check_came_from(
-    service: Service, client: httpx.Client
+    service: Service, client: httpx2.Client
 ) -> None:
     user = unique()
     context = {"agent_id": "agent-1", "channel_id": "channel-1", "request_id": "request-1"}
@@ -232,7 +234,7 @@ def test_an_audit_row_tells_the_identity_and_where_the_check_came_from(
 
 
 def test_a_check_that_updates_the_profile_leaves_one_audit_row_too(
-    service: Service, client: httpx.Client
+    service: Service, client: httpx2.Client
 ) -> None:
     user = make_account(service)
     client.post(CHECK, json={**identity(user), "customer_email": "ann@example.com"})
@@ -240,7 +242,7 @@ def test_a_check_that_updates_the_profile_leaves_one_audit_row_too(
 
 
 def test_a_refused_check_leaves_nothing(
-    service: Service, client: httpx.Client, stranger: httpx.Client
+    service: Service, client: httpx2.Client, stranger: httpx2.Client
 ) -> None:
     before = row_counts(service)
     assert client.post(CHECK, json={**identity(), "context": None}).status_code == 422
@@ -251,7 +253,7 @@ def test_a_refused_check_leaves_nothing(
 
 
 def test_a_status_change_holds_from_the_next_check_on(
-    service: Service, client: httpx.Client
+    service: Service, client: httpx2.Client
 ) -> None:
     user = make_account(service)
     assert client.post(CHECK, json=identity(user)).json()["has_credit"] is True

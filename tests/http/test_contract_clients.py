@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from tests.http.wire import (
@@ -78,7 +78,7 @@ def frontend_identity(user: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_an_agents_check_is_answered_with_what_its_model_reads(
-    client: httpx.Client, provider: str
+    client: httpx2.Client, provider: str
 ) -> None:
     response = client.post(CHECK, json=agent_check(provider, unique()), headers=AGENT)
     assert response.status_code == 200
@@ -91,7 +91,7 @@ def test_an_agents_check_is_answered_with_what_its_model_reads(
 
 
 def test_an_agents_denied_check_is_200_with_a_reason(
-    service: Service, client: httpx.Client
+    service: Service, client: httpx2.Client
 ) -> None:
     user = make_account(service, free=0)
     body = client.post(CHECK, json=agent_check("google", user), headers=AGENT)
@@ -102,7 +102,7 @@ def test_an_agents_denied_check_is_200_with_a_reason(
 
 
 def test_an_agents_spend_is_new_once_and_then_names_the_charge(
-    service: Service, client: httpx.Client
+    service: Service, client: httpx2.Client
 ) -> None:
     user = unique()
     client.post(CHECK, json=agent_check("google", user), headers=AGENT)
@@ -123,7 +123,7 @@ def test_an_agents_spend_is_new_once_and_then_names_the_charge(
     [({"free": 0}, 402), ({"status": "suspended"}, 403), ({"status": "closed"}, 403)],
 )
 def test_an_agents_refused_spend_has_a_detail_to_show(
-    service: Service, client: httpx.Client, state: dict[str, Any], status: int
+    service: Service, client: httpx2.Client, state: dict[str, Any], status: int
 ) -> None:
     user = make_account(service, **state)
     response = client.post(CHARGES, json=agent_spend("google", user), headers=AGENT)
@@ -131,7 +131,7 @@ def test_an_agents_refused_spend_has_a_detail_to_show(
     assert isinstance(response.json()["detail"], str)
 
 
-def test_an_agent_with_a_bad_key_gets_a_detail_to_show(stranger: httpx.Client) -> None:
+def test_an_agent_with_a_bad_key_gets_a_detail_to_show(stranger: httpx2.Client) -> None:
     headers = {**AGENT, "X-API-Key": "cbk_live_" + "x" * 43}
     response = stranger.post(CHECK, json=agent_check("google", unique()), headers=headers)
     assert response.status_code == 401
@@ -139,7 +139,7 @@ def test_an_agent_with_a_bad_key_gets_a_detail_to_show(stranger: httpx.Client) -
 
 
 def test_the_wa_ids_of_agent_and_frontend_differ_and_mean_one_account(
-    service: Service, client: httpx.Client
+    service: Service, client: httpx2.Client
 ) -> None:
     user = unique()
     client.post(CHECK, json=agent_check("google", user), headers=AGENT)
@@ -151,7 +151,7 @@ def test_the_wa_ids_of_agent_and_frontend_differ_and_mean_one_account(
 
 @pytest.mark.parametrize("state", [{}, {"free": 0}, {"free": 0, "paid": 3}, {"status": "closed"}])
 def test_the_frontends_credits_page_finds_every_field_it_reads(
-    service: Service, client: httpx.Client, state: dict[str, Any]
+    service: Service, client: httpx2.Client, state: dict[str, Any]
 ) -> None:
     user = make_account(service, **state)
     response = client.post(CHECK, json=frontend_identity(user), headers=FRONTEND)
@@ -166,14 +166,14 @@ def test_the_frontends_credits_page_finds_every_field_it_reads(
         assert is_int(body[price]) if body["purchase_required"] else body[price] is None
 
 
-def test_the_frontends_internal_users_have_accounts_of_their_own(client: httpx.Client) -> None:
+def test_the_frontends_internal_users_have_accounts_of_their_own(client: httpx2.Client) -> None:
     body = {**frontend_identity(unique()), "oauth_provider": "oauth:api:internal"}
     response = client.post(CHECK, json=body, headers=FRONTEND)
     assert (response.status_code, response.json()["has_credit"]) == (200, True)
 
 
 def test_the_frontends_check_after_a_purchase_works_with_its_unknown_context(
-    service: Service, client: httpx.Client
+    service: Service, client: httpx2.Client
 ) -> None:
     user = make_account(service, free=0)
     client.post(CREDITS, json=credit_body(user, 20, transaction_type="purchase"))
@@ -190,7 +190,7 @@ def test_the_frontends_check_after_a_purchase_works_with_its_unknown_context(
 
 
 def test_the_frontends_history_has_every_field_its_model_requires(
-    service: Service, client: httpx.Client
+    service: Service, client: httpx2.Client
 ) -> None:
     user = make_account(service, free=2, paid=5)
     query: dict[str, str | int] = {
@@ -221,19 +221,19 @@ def test_the_frontends_history_has_every_field_its_model_requires(
 
 
 @pytest.fixture
-def proxy(service: Service) -> Iterator[httpx.Client]:
+def proxy(service: Service) -> Iterator[httpx2.Client]:
     """CIRISProxy's client."""
-    with httpx.Client(
+    with httpx2.Client(
         base_url=service.base_url,
         headers={"X-API-Key": service.key.secret},
-        timeout=httpx.Timeout(10, connect=5),
+        timeout=httpx2.Timeout(10, connect=5),
         verify=False,
     ) as client:
         yield client
 
 
 def test_the_proxys_interaction_is_one_check_and_one_paid_charge_of_many(
-    service: Service, proxy: httpx.Client
+    service: Service, proxy: httpx2.Client
 ) -> None:
     user = unique()
     check = proxy.post(CHECK, json={"oauth_provider": "oauth:google", "external_id": user})
@@ -258,7 +258,7 @@ def test_the_proxys_interaction_is_one_check_and_one_paid_charge_of_many(
 
 
 def test_the_proxys_repeated_charge_stays_a_conflict_when_the_account_is_suspended(
-    service: Service, proxy: httpx.Client
+    service: Service, proxy: httpx2.Client
 ) -> None:
     user = make_account(service, free=1)
     charge = agent_spend("google", user, "litellm:1")
@@ -268,14 +268,14 @@ def test_the_proxys_repeated_charge_stays_a_conflict_when_the_account_is_suspend
 
 
 def test_the_proxy_is_told_plainly_that_there_is_no_usage_endpoint_yet(
-    proxy: httpx.Client,
+    proxy: httpx2.Client,
 ) -> None:
     response = proxy.post("/v1/billing/litellm/usage", json={"interaction_id": "1"})
     assert response.status_code == 404
     assert response.json()["detail"] == "Not Found"
 
 
-def test_status_pages_and_bridges_get_a_quick_200_from_health(stranger: httpx.Client) -> None:
+def test_status_pages_and_bridges_get_a_quick_200_from_health(stranger: httpx2.Client) -> None:
     started = time.monotonic()
     response = stranger.get("/health")
     assert response.status_code == 200

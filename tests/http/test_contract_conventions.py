@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from tests.http.wire import (
@@ -55,7 +55,7 @@ def strings_in(value: object, name: str = "") -> Iterator[tuple[str, str]]:
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS)
 def test_answers_are_json_without_a_charset(
-    service: Service, client: httpx.Client, endpoint: str
+    service: Service, client: httpx2.Client, endpoint: str
 ) -> None:
     user = make_account(service)
     response = call(client, endpoint, user)
@@ -66,7 +66,7 @@ def test_answers_are_json_without_a_charset(
 
 @pytest.mark.parametrize("endpoint", [e for e in ENDPOINTS if e != "check"])
 def test_times_and_ids_have_one_format(
-    service: Service, client: httpx.Client, endpoint: str
+    service: Service, client: httpx2.Client, endpoint: str
 ) -> None:
     user = make_account(service, paid=1)
     named = list(strings_in(call(client, endpoint, user).json()))
@@ -89,7 +89,7 @@ def test_times_and_ids_have_one_format(
     ],
 )
 def test_a_time_has_six_digits_of_a_second_or_none(
-    service: Service, client: httpx.Client, stored: str, sent: str
+    service: Service, client: httpx2.Client, stored: str, sent: str
 ) -> None:
     user = make_account(service)
     service.database.execute(
@@ -109,7 +109,7 @@ def test_a_time_has_six_digits_of_a_second_or_none(
     ],
 )
 def test_a_json_content_type_is_accepted_with_and_without_a_charset(
-    client: httpx.Client, content_type: str
+    client: httpx2.Client, content_type: str
 ) -> None:
     body = json.dumps(identity("Ünïcode 😀 " + unique()), ensure_ascii=False).encode()
     response = client.post(ACCOUNTS, content=body, headers={"Content-Type": content_type})
@@ -122,7 +122,7 @@ def test_a_json_content_type_is_accepted_with_and_without_a_charset(
 )
 @pytest.mark.parametrize("endpoint", [*BODIES, "batch"])
 def test_a_body_of_another_content_type_is_not_parsed(
-    client: httpx.Client, endpoint: str, content_type: str
+    client: httpx2.Client, endpoint: str, content_type: str
 ) -> None:
     for text in (json.dumps(body_for(endpoint)), "{", "Grüße"):
         headers = {"Content-Type": content_type}
@@ -132,11 +132,11 @@ def test_a_body_of_another_content_type_is_not_parsed(
         ]
 
 
-def test_a_body_without_a_content_type_is_taken_as_json(client: httpx.Client) -> None:
+def test_a_body_without_a_content_type_is_taken_as_json(client: httpx2.Client) -> None:
     assert client.post(CHECK, content=json.dumps(identity()).encode()).status_code == 200
 
 
-def test_unknown_fields_are_ignored_at_every_level(service: Service, client: httpx.Client) -> None:
+def test_unknown_fields_are_ignored_at_every_level(service: Service, client: httpx2.Client) -> None:
     user = make_account(service)
     more: dict[str, Any] = {"unknown": [{"x": None}], "amount": 5, "": "", "idempotencyKey": "k"}
     check = body_for("check", user, context={"source": "purchase_status_check", **more}, **more)
@@ -160,7 +160,7 @@ def test_unknown_fields_are_ignored_at_every_level(service: Service, client: htt
 
 
 @pytest.mark.parametrize("presented", ["abc", "a" * 128, "01H.x_y:z/+=-", "7"])
-def test_a_request_id_is_taken_from_the_caller(client: httpx.Client, presented: str) -> None:
+def test_a_request_id_is_taken_from_the_caller(client: httpx2.Client, presented: str) -> None:
     for response in (
         client.get("/health", headers={"X-Request-ID": presented}),
         client.get("/nowhere", headers={"X-Request-ID": presented}),
@@ -174,7 +174,7 @@ def test_a_request_id_is_taken_from_the_caller(client: httpx.Client, presented: 
 @pytest.mark.parametrize(
     "presented", ["", "a" * 129, "two words", "semi;colon", "<script>", "é", 'quote"d', "a,b"]
 )
-def test_a_malformed_request_id_is_replaced(client: httpx.Client, presented: str) -> None:
+def test_a_malformed_request_id_is_replaced(client: httpx2.Client, presented: str) -> None:
     response = client.get("/nowhere", headers={b"X-Request-ID": presented.encode()})
     assert_error_shape(response, 404)
     assert response.headers["x-request-id"] != presented
@@ -182,7 +182,7 @@ def test_a_malformed_request_id_is_replaced(client: httpx.Client, presented: str
 
 
 def test_every_answer_has_a_request_id_of_its_own(
-    service: Service, client: httpx.Client, stranger: httpx.Client
+    service: Service, client: httpx2.Client, stranger: httpx2.Client
 ) -> None:
     user = make_account(service, free=0)
     answers = [call(client, endpoint, user) for endpoint in ENDPOINTS]
@@ -195,7 +195,7 @@ def test_every_answer_has_a_request_id_of_its_own(
 
 
 def test_every_error_body_carries_a_code_and_the_request_id(
-    service: Service, client: httpx.Client, stranger: httpx.Client
+    service: Service, client: httpx2.Client, stranger: httpx2.Client
 ) -> None:
     spent = make_account(service, free=0)
     suspended = make_account(service, status="suspended")
@@ -224,7 +224,7 @@ def test_every_error_body_carries_a_code_and_the_request_id(
 )
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "DELETE", "PATCH"])
 def test_an_unknown_route_is_not_found_with_or_without_a_key(
-    client: httpx.Client, stranger: httpx.Client, method: str, path: str
+    client: httpx2.Client, stranger: httpx2.Client, method: str, path: str
 ) -> None:
     assert_error(client.request(method, path), 404, "Not Found")
     assert_error(stranger.request(method, path), 404, "Not Found")
@@ -245,7 +245,7 @@ def test_an_unknown_route_is_not_found_with_or_without_a_key(
     ],
 )
 def test_a_known_route_tells_which_methods_it_allows(
-    stranger: httpx.Client, path: str, allow: set[str]
+    stranger: httpx2.Client, path: str, allow: set[str]
 ) -> None:
     for method in {"GET", "POST", "PUT", "PATCH", "DELETE", "PROPFIND"} - allow:
         response = stranger.request(method, path)
@@ -254,7 +254,7 @@ def test_a_known_route_tells_which_methods_it_allows(
 
 
 def test_head_answers_what_get_answers_without_the_body(
-    service: Service, client: httpx.Client, stranger: httpx.Client
+    service: Service, client: httpx2.Client, stranger: httpx2.Client
 ) -> None:
     user = make_account(service)
     history = f"{TRANSACTIONS}?oauth_provider=oauth:google&external_id={user}"
@@ -273,18 +273,18 @@ def test_head_answers_what_get_answers_without_the_body(
 )
 @pytest.mark.parametrize("method", ["GET", "POST"])
 def test_a_trailing_slash_is_redirected_with_method_and_query_kept(
-    stranger: httpx.Client, method: str, path: str
+    stranger: httpx2.Client, method: str, path: str
 ) -> None:
     response = stranger.request(method, f"{path}/", params={"a": "1&2", "b": "é"})
     assert response.status_code == 307
-    target = httpx.URL(stranger.base_url).join(response.headers["location"])
+    target = httpx2.URL(stranger.base_url).join(response.headers["location"])
     assert target.raw_path.partition(b"?")[0].decode() == path
     assert dict(target.params) == {"a": "1&2", "b": "é"}
     assert target.host == stranger.base_url.host
 
 
 def test_a_request_with_a_trailing_slash_works_when_redirects_are_followed(
-    client: httpx.Client,
+    client: httpx2.Client,
 ) -> None:
     response = client.post(f"{CHECK}/", json=identity(), follow_redirects=True)
     assert (response.status_code, response.json()["has_credit"]) == (200, True)
@@ -310,7 +310,7 @@ def test_a_redirect_never_leads_to_another_host(service: Service, path: str) -> 
 
 @pytest.mark.parametrize("path", [CHECK, CHARGES, BATCH, CREDITS, ACCOUNTS, TRANSACTIONS])
 def test_a_page_of_any_origin_may_ask_with_a_key_of_its_own(
-    stranger: httpx.Client, path: str
+    stranger: httpx2.Client, path: str
 ) -> None:
     method = "GET" if path == TRANSACTIONS else "POST"
     response = stranger.options(
@@ -332,7 +332,7 @@ def test_a_page_of_any_origin_may_ask_with_a_key_of_its_own(
 
 
 def test_answers_to_another_origin_may_be_read_there_errors_included(
-    client: httpx.Client, stranger: httpx.Client
+    client: httpx2.Client, stranger: httpx2.Client
 ) -> None:
     for response in (
         client.post(CHECK, json=identity(), headers=ORIGIN),
@@ -346,7 +346,7 @@ def test_answers_to_another_origin_may_be_read_there_errors_included(
 
 
 def test_a_refused_validation_leaves_the_account_as_it_was(
-    service: Service, client: httpx.Client
+    service: Service, client: httpx2.Client
 ) -> None:
     user = make_account(service)
     before = account_row(service, user)

@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from tests.http.wire import (
@@ -28,7 +28,7 @@ from tests.http.wire import (
 from tests.support import Service, credit_body, identity, unique
 
 
-def assert_existing(response: httpx.Response, credit: dict[str, Any]) -> None:
+def assert_existing(response: httpx2.Response, credit: dict[str, Any]) -> None:
     assert_error(response, 409, "Credit already exists")
     assert response.headers["x-existing-credit-id"] == credit["credit_id"]
     assert response.json()["credit"] == credit
@@ -36,7 +36,7 @@ def assert_existing(response: httpx.Response, credit: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("kind", ["purchase", "grant", "refund", "adjustment"])
 def test_each_kind_of_credit_adds_paid_credits(
-    service: Service, client: httpx.Client, kind: str
+    service: Service, client: httpx2.Client, kind: str
 ) -> None:
     user = make_account(service, free=2, paid=5)
     response = client.post(
@@ -64,7 +64,7 @@ def test_each_kind_of_credit_adds_paid_credits(
 
 
 def test_a_credit_without_an_external_transaction_says_null(
-    service: Service, client: httpx.Client
+    service: Service, client: httpx2.Client
 ) -> None:
     user = make_account(service)
     body = client.post(CREDITS, json=credit_body(user)).json()
@@ -73,7 +73,7 @@ def test_a_credit_without_an_external_transaction_says_null(
 
 
 def test_a_credit_makes_a_spent_account_usable_again(
-    service: Service, client: httpx.Client
+    service: Service, client: httpx2.Client
 ) -> None:
     user = make_account(service, free=0)
     assert client.post(CHECK, json=identity(user)).json()["has_credit"] is False
@@ -84,7 +84,7 @@ def test_a_credit_makes_a_spent_account_usable_again(
 
 @pytest.mark.parametrize("status", ["suspended", "closed"])
 def test_suspended_and_closed_accounts_take_credits(
-    service: Service, client: httpx.Client, status: str
+    service: Service, client: httpx2.Client, status: str
 ) -> None:
     user = make_account(service, status=status)
     response = client.post(CREDITS, json=credit_body(user, 4))
@@ -92,7 +92,7 @@ def test_suspended_and_closed_accounts_take_credits(
     assert account_row(service, user)["status"] == status
 
 
-def test_an_unknown_account_is_not_created(service: Service, client: httpx.Client) -> None:
+def test_an_unknown_account_is_not_created(service: Service, client: httpx2.Client) -> None:
     before = row_counts(service)
     response = client.post(CREDITS, json=credit_body(unique(), 5))
     assert_error(response, 404, "Account not found")
@@ -103,7 +103,7 @@ def test_an_unknown_account_is_not_created(service: Service, client: httpx.Clien
     ("account", "credit"), [("USD", "EUR"), ("EUR", "USD"), ("USD", "eur"), ("GBP", "Usd")]
 )
 def test_another_currency_than_the_accounts_is_refused(
-    service: Service, client: httpx.Client, account: str, credit: str
+    service: Service, client: httpx2.Client, account: str, credit: str
 ) -> None:
     user = make_account(service, currency=account)
     before = row_counts(service)
@@ -118,14 +118,14 @@ def test_another_currency_than_the_accounts_is_refused(
 
 @pytest.mark.parametrize("currency", ["eur", "Eur", "EUR"])
 def test_a_currency_is_answered_in_capitals(
-    service: Service, client: httpx.Client, currency: str
+    service: Service, client: httpx2.Client, currency: str
 ) -> None:
     user = make_account(service, currency="EUR")
     response = client.post(CREDITS, json=credit_body(user, currency=currency))
     assert (response.status_code, response.json()["currency"]) == (201, "EUR")
 
 
-def test_a_balance_fills_64_bits_and_no_more(service: Service, client: httpx.Client) -> None:
+def test_a_balance_fills_64_bits_and_no_more(service: Service, client: httpx2.Client) -> None:
     user = make_account(service, paid=1)
     before, account = row_counts(service), account_row(service, user)
     assert_error_shape(client.post(CREDITS, json=credit_body(user, INT64_MAX)), 422)
@@ -140,7 +140,7 @@ def test_a_balance_fills_64_bits_and_no_more(service: Service, client: httpx.Cli
 
 
 def test_a_used_key_is_answered_with_the_credit_it_made(
-    service: Service, client: httpx.Client
+    service: Service, client: httpx2.Client
 ) -> None:
     user = make_account(service)
     body = credit_body(user, 5, idempotency_key="k", external_transaction_id="x")
@@ -162,14 +162,14 @@ def test_a_used_key_is_answered_with_the_credit_it_made(
 
 
 @pytest.mark.parametrize("key", ["", None])
-def test_an_empty_key_is_no_key(service: Service, client: httpx.Client, key: str | None) -> None:
+def test_an_empty_key_is_no_key(service: Service, client: httpx2.Client, key: str | None) -> None:
     user = make_account(service)
     for total in (5, 10):
         response = client.post(CREDITS, json=credit_body(user, 5, idempotency_key=key))
         assert (response.status_code, response.json()["balance_after"]) == (201, total)
 
 
-def test_a_key_belongs_to_one_account(service: Service, client: httpx.Client) -> None:
+def test_a_key_belongs_to_one_account(service: Service, client: httpx2.Client) -> None:
     for _ in range(2):
         user = make_account(service)
         response = client.post(CREDITS, json=credit_body(user, idempotency_key="shared"))
@@ -177,7 +177,7 @@ def test_a_key_belongs_to_one_account(service: Service, client: httpx.Client) ->
 
 
 def test_one_external_transaction_may_be_credited_under_two_keys(
-    service: Service, client: httpx.Client
+    service: Service, client: httpx2.Client
 ) -> None:
     user = make_account(service)
     for key in ("k1", "k2"):

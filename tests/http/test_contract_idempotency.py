@@ -7,7 +7,7 @@ import json
 from collections import Counter
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from tests.http.wire import (
@@ -47,13 +47,13 @@ OTHER_PAYLOADS: list[tuple[str, dict[str, Any]]] = [
 
 
 def send(
-    client: httpx.Client, endpoint: str, body: dict[str, Any], key: str | bytes | None
-) -> httpx.Response:
+    client: httpx2.Client, endpoint: str, body: dict[str, Any], key: str | bytes | None
+) -> httpx2.Response:
     headers: Any = {} if key is None else {"Idempotency-Key": key}
     return client.post(PATHS[endpoint], json=body, headers=headers)
 
 
-def assert_replayed(response: httpx.Response, first: httpx.Response) -> None:
+def assert_replayed(response: httpx2.Response, first: httpx2.Response) -> None:
     assert response.status_code == first.status_code
     assert response.json() == first.json()
     assert response.headers["idempotent-replayed"] == "true"
@@ -67,7 +67,7 @@ def existing_id(endpoint: str, answer: dict[str, Any]) -> tuple[str, str]:
 
 @pytest.mark.parametrize("endpoint", WRITERS)
 def test_a_repeat_gets_the_first_answer(
-    service: Service, client: httpx.Client, endpoint: str
+    service: Service, client: httpx2.Client, endpoint: str
 ) -> None:
     user = make_account(service)
     body = body_for(endpoint, user)
@@ -81,7 +81,9 @@ def test_a_repeat_gets_the_first_answer(
     assert account_row(service, user) == row
 
 
-def test_the_first_answer_of_a_creation_is_kept_too(service: Service, client: httpx.Client) -> None:
+def test_the_first_answer_of_a_creation_is_kept_too(
+    service: Service, client: httpx2.Client
+) -> None:
     user = unique()
     body = {**identity(user), "marketing_opt_in": True, "initial_balance_minor": 5}
     first = send(client, "accounts", body, "k")
@@ -91,7 +93,7 @@ def test_the_first_answer_of_a_creation_is_kept_too(service: Service, client: ht
 
 @pytest.mark.parametrize("endpoint", WRITERS)
 def test_the_first_answer_stands_whatever_became_of_the_account(
-    service: Service, client: httpx.Client, endpoint: str
+    service: Service, client: httpx2.Client, endpoint: str
 ) -> None:
     user = make_account(service, free=1)
     body = body_for(endpoint, user)
@@ -104,7 +106,7 @@ def test_the_first_answer_stands_whatever_became_of_the_account(
 
 @pytest.mark.parametrize("endpoint", WRITERS)
 def test_the_same_request_may_be_written_differently(
-    service: Service, client: httpx.Client, endpoint: str
+    service: Service, client: httpx2.Client, endpoint: str
 ) -> None:
     user = make_account(service)
     body = {**body_for(endpoint, user), "currency": "USD"}
@@ -120,7 +122,7 @@ def test_the_same_request_may_be_written_differently(
 
 @pytest.mark.parametrize(("endpoint", "change"), OTHER_PAYLOADS, ids=str)
 def test_another_request_under_a_used_key_is_refused(
-    service: Service, client: httpx.Client, endpoint: str, change: dict[str, Any]
+    service: Service, client: httpx2.Client, endpoint: str, change: dict[str, Any]
 ) -> None:
     user = make_account(service)
     body = body_for(endpoint, user)
@@ -136,7 +138,7 @@ def test_another_request_under_a_used_key_is_refused(
 
 @pytest.mark.parametrize("endpoint", LEDGER)
 def test_the_key_in_the_body_wins_over_the_header(
-    service: Service, client: httpx.Client, endpoint: str
+    service: Service, client: httpx2.Client, endpoint: str
 ) -> None:
     user = make_account(service)
     body = {**body_for(endpoint, user), "idempotency_key": "in-body"}
@@ -156,7 +158,7 @@ def test_the_key_in_the_body_wins_over_the_header(
 
 @pytest.mark.parametrize("endpoint", LEDGER)
 def test_header_and_body_name_the_same_keys(
-    service: Service, client: httpx.Client, endpoint: str
+    service: Service, client: httpx2.Client, endpoint: str
 ) -> None:
     user = make_account(service)
     body = body_for(endpoint, user)
@@ -174,7 +176,7 @@ def test_header_and_body_name_the_same_keys(
 @pytest.mark.parametrize("endpoint", LEDGER)
 @pytest.mark.parametrize("in_body", ["", None])
 def test_an_empty_key_in_the_body_leaves_the_header_in_force(
-    service: Service, client: httpx.Client, endpoint: str, in_body: str | None
+    service: Service, client: httpx2.Client, endpoint: str, in_body: str | None
 ) -> None:
     user = make_account(service)
     body = {**body_for(endpoint, user), "idempotency_key": in_body}
@@ -183,7 +185,7 @@ def test_an_empty_key_in_the_body_leaves_the_header_in_force(
 
 
 @pytest.mark.parametrize("endpoint", LEDGER)
-def test_an_empty_header_is_no_key(service: Service, client: httpx.Client, endpoint: str) -> None:
+def test_an_empty_header_is_no_key(service: Service, client: httpx2.Client, endpoint: str) -> None:
     user = make_account(service)
     answers = [send(client, endpoint, body_for(endpoint, user), "") for _ in range(2)]
     assert [answer.status_code for answer in answers] == [201, 201]
@@ -192,7 +194,7 @@ def test_an_empty_header_is_no_key(service: Service, client: httpx.Client, endpo
 
 @pytest.mark.parametrize("endpoint", WRITERS)
 def test_a_key_belongs_to_one_account(
-    service: Service, client: httpx.Client, endpoint: str
+    service: Service, client: httpx2.Client, endpoint: str
 ) -> None:
     answers = [
         send(client, endpoint, body_for(endpoint, make_account(service)), "shared")
@@ -202,7 +204,7 @@ def test_a_key_belongs_to_one_account(
     assert all("idempotent-replayed" not in answer.headers for answer in answers)
 
 
-def test_a_key_is_kept_apart_for_each_endpoint(service: Service, client: httpx.Client) -> None:
+def test_a_key_is_kept_apart_for_each_endpoint(service: Service, client: httpx2.Client) -> None:
     user = make_account(service)
     for endpoint in WRITERS:
         response = send(client, endpoint, body_for(endpoint, user), "k")
@@ -210,7 +212,7 @@ def test_a_key_is_kept_apart_for_each_endpoint(service: Service, client: httpx.C
         assert "idempotent-replayed" not in response.headers
 
 
-def test_a_refused_request_does_not_use_up_its_key(service: Service, client: httpx.Client) -> None:
+def test_a_refused_request_does_not_use_up_its_key(service: Service, client: httpx2.Client) -> None:
     user = make_account(service, free=0)
     body = charge_body(user)
     for _ in range(2):
@@ -225,7 +227,7 @@ def test_a_refused_request_does_not_use_up_its_key(service: Service, client: htt
 
 @pytest.mark.parametrize("endpoint", WRITERS)
 def test_a_key_may_have_255_characters(
-    service: Service, client: httpx.Client, endpoint: str
+    service: Service, client: httpx2.Client, endpoint: str
 ) -> None:
     user = make_account(service)
     body = body_for(endpoint, user)
@@ -245,7 +247,7 @@ def test_a_key_may_have_255_characters(
 
 
 def test_a_key_in_another_script_is_one_key_in_header_and_body(
-    service: Service, client: httpx.Client
+    service: Service, client: httpx2.Client
 ) -> None:
     user = make_account(service)
     first = send(client, "charges", charge_body(user), "ключ-é".encode())
@@ -278,7 +280,7 @@ async def test_a_key_sent_fifty_times_in_parallel_has_one_effect_and_one_answer(
     )
 
 
-def test_faults_of_the_fields_beat_the_key(service: Service, client: httpx.Client) -> None:
+def test_faults_of_the_fields_beat_the_key(service: Service, client: httpx2.Client) -> None:
     user = make_account(service)
     assert send(client, "charges", charge_body(user), "k").status_code == 201
     response = send(client, "charges", charge_body(user, 0), "k")
@@ -286,7 +288,7 @@ def test_faults_of_the_fields_beat_the_key(service: Service, client: httpx.Clien
 
 
 def test_a_used_key_does_not_open_the_door_to_another_callers_key(
-    service: Service, client: httpx.Client, stranger: httpx.Client
+    service: Service, client: httpx2.Client, stranger: httpx2.Client
 ) -> None:
     user = make_account(service)
     body = charge_body(user)

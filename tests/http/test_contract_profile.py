@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from tests.http.wire import (
@@ -31,7 +31,7 @@ FULL = {
 FIELDS = (*FULL, "marketing_opt_in_at")
 
 
-def carry(client: httpx.Client, carrier: str, user: str, **profile: Any) -> httpx.Response:
+def carry(client: httpx2.Client, carrier: str, user: str, **profile: Any) -> httpx2.Response:
     """A request that carries a profile."""
     if carrier == "check":
         return client.post(CHECK, json={**identity(user), **profile})
@@ -47,7 +47,7 @@ def profile_of(service: Service, user: str) -> dict[str, Any]:
     return {field: row[field] for field in FIELDS}
 
 
-def account_with_profile(service: Service, client: httpx.Client, **state: Any) -> str:
+def account_with_profile(service: Service, client: httpx2.Client, **state: Any) -> str:
     user = make_account(service, **state)
     assert carry(client, "check", user, **FULL).status_code == 200
     return user
@@ -55,7 +55,7 @@ def account_with_profile(service: Service, client: httpx.Client, **state: Any) -
 
 @pytest.mark.parametrize("carrier", CARRIERS)
 def test_what_is_given_is_stored_and_consent_is_stamped(
-    service: Service, client: httpx.Client, carrier: str
+    service: Service, client: httpx2.Client, carrier: str
 ) -> None:
     user = make_account(service)
     before = datetime.now(UTC)
@@ -78,7 +78,7 @@ def test_what_is_given_is_stored_and_consent_is_stamped(
     [("customer_email", "bob@example.com"), ("user_role", "admin"), ("agent_id", "agent-2")],
 )
 def test_a_field_is_replaced_when_given_and_different(
-    service: Service, client: httpx.Client, carrier: str, field: str, value: str
+    service: Service, client: httpx2.Client, carrier: str, field: str, value: str
 ) -> None:
     user = account_with_profile(service, client)
     before = profile_of(service, user)
@@ -103,7 +103,7 @@ def test_a_field_is_replaced_when_given_and_different(
     ids=str,
 )
 def test_what_is_absent_null_equal_or_already_consented_changes_nothing(
-    service: Service, client: httpx.Client, carrier: str, profile: dict[str, Any]
+    service: Service, client: httpx2.Client, carrier: str, profile: dict[str, Any]
 ) -> None:
     user = account_with_profile(service, client)
     before = profile_of(service, user)
@@ -113,7 +113,7 @@ def test_what_is_absent_null_equal_or_already_consented_changes_nothing(
 
 @pytest.mark.parametrize("carrier", CARRIERS)
 def test_a_source_without_consent_is_ignored(
-    service: Service, client: httpx.Client, carrier: str
+    service: Service, client: httpx2.Client, carrier: str
 ) -> None:
     user = make_account(service)
     for profile in (
@@ -129,7 +129,7 @@ def test_a_source_without_consent_is_ignored(
 
 @pytest.mark.parametrize("carrier", CARRIERS)
 def test_consent_without_a_source_keeps_the_source_there_is(
-    service: Service, client: httpx.Client, carrier: str
+    service: Service, client: httpx2.Client, carrier: str
 ) -> None:
     user = unique()
     made = {**identity(user), "marketing_opt_in_source": "import"}
@@ -142,7 +142,7 @@ def test_consent_without_a_source_keeps_the_source_there_is(
 
 @pytest.mark.parametrize("creator", [CHECK, ACCOUNTS])
 def test_creation_stores_the_profile_and_stamps_consent(
-    service: Service, client: httpx.Client, creator: str
+    service: Service, client: httpx2.Client, creator: str
 ) -> None:
     user = unique()
     before = datetime.now(UTC)
@@ -155,7 +155,7 @@ def test_creation_stores_the_profile_and_stamps_consent(
 @pytest.mark.parametrize("creator", [CHECK, ACCOUNTS])
 @pytest.mark.parametrize("consent", [{}, {"marketing_opt_in": False}])
 def test_creation_stores_the_source_as_given_and_stamps_nothing_without_consent(
-    service: Service, client: httpx.Client, creator: str, consent: dict[str, bool]
+    service: Service, client: httpx2.Client, creator: str, consent: dict[str, bool]
 ) -> None:
     user = unique()
     body = {**identity(user), "marketing_opt_in_source": "import", **consent}
@@ -181,7 +181,7 @@ def test_creation_stores_the_source_as_given_and_stamps_nothing_without_consent(
 def test_a_refused_charge_keeps_the_profile_it_carried(
     *,
     service: Service,
-    client: httpx.Client,
+    client: httpx2.Client,
     carrier: str,
     state: dict[str, Any],
     fields: dict[str, Any],
@@ -203,7 +203,7 @@ def test_a_refused_charge_keeps_the_profile_it_carried(
 
 @pytest.mark.parametrize(("fields", "status"), [({"currency": "EUR"}, 400), ({}, 409)])
 def test_a_refused_credit_keeps_the_profile_it_carried(
-    service: Service, client: httpx.Client, fields: dict[str, Any], status: int
+    service: Service, client: httpx2.Client, fields: dict[str, Any], status: int
 ) -> None:
     user = make_account(service)
     first = client.post(CREDITS, json=credit_body(user, idempotency_key="used"))
@@ -215,7 +215,7 @@ def test_a_refused_credit_keeps_the_profile_it_carried(
 
 
 def test_a_check_by_a_key_that_may_only_read_answers_and_changes_no_profile(
-    service: Service, client: httpx.Client
+    service: Service, client: httpx2.Client
 ) -> None:
     known, new = account_with_profile(service, client), unique()
     before = profile_of(service, known)
@@ -232,14 +232,14 @@ def test_a_check_by_a_key_that_may_only_read_answers_and_changes_no_profile(
 @pytest.mark.parametrize("status", ["suspended", "closed"])
 @pytest.mark.parametrize("carrier", ["check", "credits"])
 def test_suspended_and_closed_accounts_take_profile_updates(
-    service: Service, client: httpx.Client, carrier: str, status: str
+    service: Service, client: httpx2.Client, carrier: str, status: str
 ) -> None:
     user = make_account(service, status=status)
     assert carry(client, carrier, user, **FULL).status_code in (200, 201)
     assert {field: profile_of(service, user)[field] for field in FULL} == FULL
 
 
-def test_a_profile_never_creates_an_account(service: Service, client: httpx.Client) -> None:
+def test_a_profile_never_creates_an_account(service: Service, client: httpx2.Client) -> None:
     user = unique()
     for carrier in ("charges", "credits"):
         assert carry(client, carrier, user, **FULL).status_code == 404
@@ -251,7 +251,7 @@ def test_a_profile_never_creates_an_account(service: Service, client: httpx.Clie
 
 @pytest.mark.parametrize("carrier", ["charges", "credits"])
 def test_wa_id_and_tenant_id_are_never_updated(
-    service: Service, client: httpx.Client, carrier: str
+    service: Service, client: httpx2.Client, carrier: str
 ) -> None:
     user = unique()
     client.post(CHECK, json={**identity(user), "wa_id": "first"})

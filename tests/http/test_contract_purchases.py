@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
-import httpx
+import httpx2
 import pytest
 
 from server.encryption import Cipher
@@ -96,7 +96,7 @@ def asked(double: StripeDouble, method: str = "POST") -> list[Any]:
     return [request for request in double.requests if request.method == method]
 
 
-def assert_unavailable(answer: httpx.Response) -> None:
+def assert_unavailable(answer: httpx2.Response) -> None:
     assert_error(answer, 503, "Payment provider unavailable")
     assert answer.json()["code"] == "payment_provider_unavailable"
     assert int(answer.headers["retry-after"]) >= 1
@@ -106,7 +106,7 @@ def assert_unavailable(answer: httpx.Response) -> None:
 
 
 def test_a_purchase_is_answered_with_what_the_client_needs_to_pay(
-    customer: httpx.Client, double: StripeDouble
+    customer: httpx2.Client, double: StripeDouble
 ) -> None:
     answer = customer.post(PURCHASES, json=purchase_body(unique()))
     assert answer.status_code == 201
@@ -166,7 +166,7 @@ async def test_purchases_of_one_second_stay_apart(shop: Service, double: StripeD
 
 
 def test_a_new_user_gets_an_account_with_their_profile(
-    shop: Service, customer: httpx.Client
+    shop: Service, customer: httpx2.Client
 ) -> None:
     user = unique()
     buy(
@@ -253,7 +253,7 @@ def invalid(code: str, param: str) -> dict[str, Any]:
 
 
 def test_a_price_stripe_does_not_take_is_told_to_who_can_change_it(
-    shop: Service, customer: httpx.Client
+    shop: Service, customer: httpx2.Client
 ) -> None:
     with pricing(shop):
         # Such as older releases let pass.
@@ -294,7 +294,7 @@ def test_a_currency_that_stripe_alone_counts_in_hundredths_is_sold_and_written_r
 
 
 def test_what_was_sold_is_credited_though_the_price_has_changed_since(
-    shop: Service, customer: httpx.Client, double: StripeDouble
+    shop: Service, customer: httpx2.Client, double: StripeDouble
 ) -> None:
     user = unique()
     body = buy(shop, user, key="sold")
@@ -314,7 +314,7 @@ def test_what_was_sold_is_credited_though_the_price_has_changed_since(
 # Shapes and rights
 
 
-def test_faults_come_in_the_order_and_wording_of_the_contract(customer: httpx.Client) -> None:
+def test_faults_come_in_the_order_and_wording_of_the_contract(customer: httpx2.Client) -> None:
     long = "x" * 256
     given = {
         "marketing_opt_in_source": long[:51],
@@ -362,7 +362,7 @@ def test_faults_come_in_the_order_and_wording_of_the_contract(customer: httpx.Cl
     ]
 
 
-def test_an_address_is_required_and_not_null(customer: httpx.Client) -> None:
+def test_an_address_is_required_and_not_null(customer: httpx2.Client) -> None:
     who = identity()
     loc = ["body", "customer_email"]
     assert faults_of(customer.post(PURCHASES, json=who)) == [
@@ -397,7 +397,7 @@ def test_what_is_nullable_may_be_null_and_the_longest_address_is_taken(shop: Ser
 
 
 def test_an_absent_key_is_told_before_the_faults_and_a_bad_one_instead_of_them(
-    shop: Service, double: StripeDouble, stranger_of_the_shop: httpx.Client
+    shop: Service, double: StripeDouble, stranger_of_the_shop: httpx2.Client
 ) -> None:
     before = row_counts(shop)
     double.requests.clear()
@@ -426,9 +426,9 @@ def test_an_absent_key_is_told_before_the_faults_and_a_bad_one_instead_of_them(
 
 
 @pytest.fixture(scope="module")
-def stranger_of_the_shop(shop: Service) -> Iterator[httpx.Client]:
+def stranger_of_the_shop(shop: Service) -> Iterator[httpx2.Client]:
     """Presents no key."""
-    with httpx.Client(base_url=shop.base_url, timeout=30, verify=False) as client:
+    with httpx2.Client(base_url=shop.base_url, timeout=30, verify=False) as client:
         yield client
 
 
@@ -447,14 +447,14 @@ def test_a_key_that_may_only_read_reads_and_one_that_may_only_write_buys(shop: S
 
 
 def test_a_repeat_is_answered_with_the_first_answer_in_the_state_of_today(
-    shop: Service, customer: httpx.Client, double: StripeDouble
+    shop: Service, customer: httpx2.Client, double: StripeDouble
 ) -> None:
     user = unique()
     headers = {"Idempotency-Key": "once"}
     first = customer.post(PURCHASES, json=purchase_body(user), headers=headers)
     assert "idempotent-replayed" not in first.headers
 
-    def repeat() -> httpx.Response:
+    def repeat() -> httpx2.Response:
         again = customer.post(PURCHASES, json=purchase_body(user), headers=headers)
         assert again.status_code == 201
         assert again.headers["idempotent-replayed"] == "true"
@@ -472,7 +472,7 @@ def test_a_repeat_is_answered_with_the_first_answer_in_the_state_of_today(
 
 
 def test_a_payment_canceled_at_stripe_says_that_it_can_no_longer_be_paid(
-    shop: Service, customer: httpx.Client, double: StripeDouble
+    shop: Service, customer: httpx2.Client, double: StripeDouble
 ) -> None:
     user = unique()
     body = buy(shop, user, key="once")
@@ -493,7 +493,7 @@ def test_a_payment_canceled_at_stripe_says_that_it_can_no_longer_be_paid(
 
 
 def test_a_payment_of_other_keys_is_recorded_though_it_cannot_be_read(
-    shop: Service, customer: httpx.Client, double: StripeDouble
+    shop: Service, customer: httpx2.Client, double: StripeDouble
 ) -> None:
     """Test keys became live ones, or Stripe's account another: Stripe knows no such payment."""
     user = unique()
@@ -524,7 +524,7 @@ def test_a_payment_of_other_keys_is_recorded_though_it_cannot_be_read(
 
 
 def test_another_address_for_the_receipt_is_no_other_request(
-    shop: Service, customer: httpx.Client, double: StripeDouble
+    shop: Service, customer: httpx2.Client, double: StripeDouble
 ) -> None:
     user = unique()
     body = buy(shop, user, key="once")
@@ -550,7 +550,7 @@ def test_another_address_for_the_receipt_is_no_other_request(
     ],
 )
 def test_a_key_stands_for_one_request(
-    shop: Service, customer: httpx.Client, double: StripeDouble, change: dict[str, Any]
+    shop: Service, customer: httpx2.Client, double: StripeDouble, change: dict[str, Any]
 ) -> None:
     user = unique()
     buy(shop, user, key="once")
@@ -582,7 +582,7 @@ def test_a_key_belongs_to_one_account_and_an_empty_one_is_none(shop: Service) ->
 
 @pytest.mark.parametrize("lost", [False, True], ids=["not made at Stripe", "made at Stripe"])
 def test_a_key_whose_purchase_failed_is_decided_anew_and_sells_once(
-    shop: Service, customer: httpx.Client, double: StripeDouble, lost: bool
+    shop: Service, customer: httpx2.Client, double: StripeDouble, lost: bool
 ) -> None:
     user, headers = unique(), {"Idempotency-Key": "once"}
     double.on("POST", INTENTS, DropAfter() if lost else Drop(), times=2)
@@ -602,7 +602,7 @@ def test_a_key_whose_purchase_failed_is_decided_anew_and_sells_once(
 
 def intents_of(double: StripeDouble, user: str) -> list[dict[str, Any]]:
     """The payments that Stripe has for a user."""
-    answer = httpx.get(
+    answer = httpx2.get(
         f"{double.direct_url}/v1/payment_intents",
         params={"limit": 1_000_000},
         headers={"Authorization": f"Bearer {double.api_key}"},
@@ -620,7 +620,7 @@ async def test_one_key_at_once_is_one_purchase_and_one_payment(
     hold = double.on("POST", INTENTS, HoldBefore())
     async with shop.async_client() as client:
 
-        async def purchase() -> httpx.Response:
+        async def purchase() -> httpx2.Response:
             return await client.post(PURCHASES, json=purchase_body(user), headers=headers)
 
         requests = [asyncio.create_task(purchase()) for _ in range(20)]
@@ -644,7 +644,7 @@ async def test_one_key_at_once_is_one_purchase_and_one_payment(
 
 
 def test_an_unanswered_purchase_can_be_paid_once_its_repeat_is_answered(
-    shop: Service, customer: httpx.Client, double: StripeDouble
+    shop: Service, customer: httpx2.Client, double: StripeDouble
 ) -> None:
     user, headers = unique(), {"Idempotency-Key": "once"}
     with double.outage():
@@ -660,7 +660,7 @@ def test_an_unanswered_purchase_can_be_paid_once_its_repeat_is_answered(
 
 @pytest.mark.parametrize("path", ["", "/status"])
 def test_a_payment_is_read_as_stripe_has_it_now(
-    shop: Service, customer: httpx.Client, double: StripeDouble, path: str
+    shop: Service, customer: httpx2.Client, double: StripeDouble, path: str
 ) -> None:
     user = unique()
     body = buy(shop, user)
@@ -677,7 +677,7 @@ def test_a_payment_is_read_as_stripe_has_it_now(
     assert customer.get(url).status_code == 200
 
 
-def test_both_addresses_give_the_same_bytes(customer: httpx.Client, shop: Service) -> None:
+def test_both_addresses_give_the_same_bytes(customer: httpx2.Client, shop: Service) -> None:
     payment_id = buy(shop)["payment_id"]
     plain = customer.get(f"{PURCHASES}/{payment_id}")
     assert plain.content == customer.get(f"{PURCHASES}/{payment_id}/status").content
@@ -692,7 +692,7 @@ def test_both_addresses_give_the_same_bytes(customer: httpx.Client, shop: Servic
         "x" * 1000,
     ],
 )
-def test_any_query_string_is_ignored(customer: httpx.Client, shop: Service, query: str) -> None:
+def test_any_query_string_is_ignored(customer: httpx2.Client, shop: Service, query: str) -> None:
     body = buy(shop)
     for path in ("", "/status"):
         answer = customer.get(f"{PURCHASES}/{body['payment_id']}{path}?{query}")
@@ -712,7 +712,7 @@ def test_any_query_string_is_ignored(customer: httpx.Client, shop: Service, quer
     ],
 )
 def test_an_unknown_payment_is_a_404_that_names_it(
-    customer: httpx.Client, path: str, sent: str, named: str
+    customer: httpx2.Client, path: str, sent: str, named: str
 ) -> None:
     answer = customer.get(f"{PURCHASES}/{sent}{path}")
     assert_error(answer, 404, f"Payment not found: {named}")
@@ -732,7 +732,7 @@ def test_an_unknown_payment_is_a_404_that_names_it(
     ],
 )
 def test_a_payment_that_is_not_ours_is_not_shown(
-    shop: Service, customer: httpx.Client, double: StripeDouble, whose: str
+    shop: Service, customer: httpx2.Client, double: StripeDouble, whose: str
 ) -> None:
     user, other = known_user(shop), known_user(shop)
     mine = legacy_metadata(shop.database, user)
@@ -753,7 +753,7 @@ def test_a_payment_that_is_not_ours_is_not_shown(
 
 
 def test_a_payment_that_the_old_service_made_is_shown(
-    shop: Service, customer: httpx.Client, double: StripeDouble
+    shop: Service, customer: httpx2.Client, double: StripeDouble
 ) -> None:
     user = known_user(shop)
     metadata = legacy_metadata(shop.database, user)
@@ -788,7 +788,7 @@ def test_a_payment_that_the_old_service_made_is_shown(
     ids=["500", "503", "429", "401", "403", "400", "dropped", "a list", "a payment without an id"],
 )
 def test_a_stripe_that_fails_is_a_503_and_never_a_404(
-    shop: Service, customer: httpx.Client, double: StripeDouble, fault: Any
+    shop: Service, customer: httpx2.Client, double: StripeDouble, fault: Any
 ) -> None:
     payment_id = buy(shop)["payment_id"]
     for path in ("", "/status"):
@@ -802,7 +802,7 @@ def test_a_stripe_that_fails_is_a_503_and_never_a_404(
 
 
 def test_an_outage_of_stripe_is_a_503_and_over_when_it_is_over(
-    shop: Service, customer: httpx.Client, double: StripeDouble
+    shop: Service, customer: httpx2.Client, double: StripeDouble
 ) -> None:
     payment_id = buy(shop)["payment_id"]
     user = make_account(shop)
@@ -906,7 +906,7 @@ def test_before_it_tells_that_nothing_is_set_up_it_looks_at_the_key_and_the_requ
 ) -> None:
     service = _set_up(bare, double, how)
     user = unique()
-    with httpx.Client(base_url=service.base_url, verify=False) as client:
+    with httpx2.Client(base_url=service.base_url, verify=False) as client:
         body = purchase_body(user)
         answer = client.post(PURCHASES, json=body)
         assert [entry["loc"] for entry in faults_of(answer)] == [["header", "x-api-key"]]
@@ -968,7 +968,7 @@ def test_the_frontend_of_the_agent_buys_and_sees_its_credits(
         "marketing_opt_in": False,
     }
     headers = {"User-Agent": "CIRIS-Agent-Frontend/1.0", "X-API-Key": shop.key.secret}
-    with httpx.Client(
+    with httpx2.Client(
         base_url=shop.base_url, headers=headers, timeout=10, verify=False
     ) as frontend:
         before = frontend.post(CHECK, json={**who, "context": {}}).json()
@@ -1014,7 +1014,7 @@ def test_the_frontend_of_the_agent_buys_and_sees_its_credits(
 
 
 def test_a_declined_card_credits_nothing_and_another_may_follow(
-    shop: Service, customer: httpx.Client, double: StripeDouble
+    shop: Service, customer: httpx2.Client, double: StripeDouble
 ) -> None:
     user = unique()
     payment_id = buy(shop, user)["payment_id"]

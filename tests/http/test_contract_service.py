@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
-import httpx
+import httpx2
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -74,7 +74,7 @@ def cut_off(cluster: TestCluster) -> Iterator[Service]:
         cluster._execute("postgres", f"{allow} true")
 
 
-def test_the_root_says_what_answers_here(stranger: httpx.Client) -> None:
+def test_the_root_says_what_answers_here(stranger: httpx2.Client) -> None:
     response = stranger.get("/")
     assert response.status_code == 200
     assert response.json() == {
@@ -84,7 +84,7 @@ def test_the_root_says_what_answers_here(stranger: httpx.Client) -> None:
     }
 
 
-def test_health_says_healthy_in_under_a_second(stranger: httpx.Client) -> None:
+def test_health_says_healthy_in_under_a_second(stranger: httpx2.Client) -> None:
     started = time.monotonic()
     response = stranger.get("/health")
     assert time.monotonic() - started < 1
@@ -127,7 +127,9 @@ def test_an_unhealthy_answer_has_a_code_and_a_request_id_too(cut_off: Service) -
         assert_error_shape(client.get("/health"), 503)
 
 
-def test_metrics_can_be_parsed_and_have_their_names(service: Service, client: httpx.Client) -> None:
+def test_metrics_can_be_parsed_and_have_their_names(
+    service: Service, client: httpx2.Client
+) -> None:
     user = unique()
     client.post(CHECK, json=identity(user))
     client.post(CHARGES, json=charge_body(user))
@@ -141,7 +143,7 @@ def test_metrics_can_be_parsed_and_have_their_names(service: Service, client: ht
     assert list(text_string_to_metric_families(response.text))
 
 
-def test_metrics_count_what_happens(service: Service, client: httpx.Client) -> None:
+def test_metrics_count_what_happens(service: Service, client: httpx2.Client) -> None:
     def read() -> dict[str, float]:
         totals: dict[str, float] = {}
         for family in text_string_to_metric_families(client.get("/metrics").text):
@@ -172,7 +174,7 @@ def test_metrics_count_what_happens(service: Service, client: httpx.Client) -> N
 
 
 def test_labels_are_route_templates_and_never_identities(
-    service: Service, client: httpx.Client
+    service: Service, client: httpx2.Client
 ) -> None:
     secret = unique("somebody")
     client.get(account_path(secret))
@@ -194,13 +196,13 @@ def test_labels_are_route_templates_and_never_identities(
 
 @pytest.mark.parametrize("header", ["X-Forwarded-For", "Forwarded"])
 def test_metrics_are_not_told_to_what_came_through_a_proxy(
-    stranger: httpx.Client, header: str
+    stranger: httpx2.Client, header: str
 ) -> None:
     response = stranger.get("/metrics", headers={header: "for=203.0.113.7"})
     assert_error(response, 404, "Not Found")
 
 
-def test_the_description_covers_every_endpoint(stranger: httpx.Client) -> None:
+def test_the_description_covers_every_endpoint(stranger: httpx2.Client) -> None:
     response = stranger.get("/openapi.json")
     assert response.status_code == 200
     document = response.json()
@@ -226,7 +228,7 @@ def test_the_description_covers_every_endpoint(stranger: httpx.Client) -> None:
     assert "X-Existing-Charge-ID" in response.text
 
 
-def test_the_description_can_be_browsed(stranger: httpx.Client) -> None:
+def test_the_description_can_be_browsed(stranger: httpx2.Client) -> None:
     response = stranger.get("/docs")
     assert response.status_code == 200
     assert response.headers["content-type"].startswith("text/html")

@@ -6,7 +6,7 @@ import base64
 import re
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from tests.http.wire import (
@@ -27,7 +27,7 @@ NOTHING = {"transactions": [], "total_count": 0, "has_more": False, "next_cursor
 METADATA = {"message_id": "m", "agent_id": "a", "channel_id": None, "request_id": "r"}
 
 
-def history(client: httpx.Client, user: str, **query: Any) -> dict[str, Any]:
+def history(client: httpx2.Client, user: str, **query: Any) -> dict[str, Any]:
     response = client.get(TRANSACTIONS, params={**identity(user), **query})
     assert response.status_code == 200, response.text
     body = response.json()
@@ -37,7 +37,7 @@ def history(client: httpx.Client, user: str, **query: Any) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def user(service: Service, client: httpx.Client) -> str:
+def user(service: Service, client: httpx2.Client) -> str:
     """Seven rows: three charges, a credit, two charges, a credit; their numbers their order."""
     user = make_account(service)
     for number in range(1, 8):
@@ -49,7 +49,7 @@ def user(service: Service, client: httpx.Client) -> str:
     return user
 
 
-def test_a_charge_and_a_credit_are_told_in_full(service: Service, client: httpx.Client) -> None:
+def test_a_charge_and_a_credit_are_told_in_full(service: Service, client: httpx2.Client) -> None:
     user = make_account(service, free=0, paid=5)
     charge = client.post(
         CHARGES, json=charge_body(user, 2, description="spent", metadata=METADATA)
@@ -94,7 +94,7 @@ def test_a_charge_and_a_credit_are_told_in_full(service: Service, client: httpx.
 
 
 def test_a_free_use_is_a_charge_that_leaves_the_balance(
-    service: Service, client: httpx.Client
+    service: Service, client: httpx2.Client
 ) -> None:
     user = make_account(service, paid=4)
     client.post(CHARGES, json=charge_body(user, 9))
@@ -102,7 +102,7 @@ def test_a_free_use_is_a_charge_that_leaves_the_balance(
     assert (newest["amount_minor"], newest["balance_after"]) == (-9, 4)
 
 
-def test_the_newest_comes_first_over_both_kinds(client: httpx.Client, user: str) -> None:
+def test_the_newest_comes_first_over_both_kinds(client: httpx2.Client, user: str) -> None:
     rows = history(client, user)["transactions"]
     assert [row["description"] for row in rows] == ["7", "6", "5", "4", "3", "2", "1"]
     assert [row["type"] for row in rows] == ["credit"] + ["charge"] * 2 + ["credit"] + [
@@ -117,7 +117,7 @@ def test_the_newest_comes_first_over_both_kinds(client: httpx.Client, user: str)
 @pytest.mark.parametrize("offset", [0, 1, 5, 6, 7, 8, 100, INT64_MAX])
 @pytest.mark.parametrize("limit", [0, 1, 2, 6, 7, 8, 500])
 def test_a_page_is_a_slice_of_the_whole(
-    client: httpx.Client, user: str, limit: int, offset: int
+    client: httpx2.Client, user: str, limit: int, offset: int
 ) -> None:
     whole = ["7", "6", "5", "4", "3", "2", "1"]
     page = history(client, user, limit=limit, offset=offset)
@@ -126,7 +126,7 @@ def test_a_page_is_a_slice_of_the_whole(
     assert page["has_more"] is (offset + limit < 7)
 
 
-def test_fifty_come_at_once_by_default(service: Service, client: httpx.Client) -> None:
+def test_fifty_come_at_once_by_default(service: Service, client: httpx2.Client) -> None:
     user = make_account(service, paid=60)
     for count, more in ((49, False), (50, False), (51, True)):
         wanted = count - history(client, user)["total_count"]
@@ -140,7 +140,7 @@ def test_fifty_come_at_once_by_default(service: Service, client: httpx.Client) -
 
 @pytest.mark.parametrize("size", [1, 3, 7])
 def test_pages_of_rows_with_one_time_neither_repeat_nor_skip(
-    service: Service, client: httpx.Client, size: int
+    service: Service, client: httpx2.Client, size: int
 ) -> None:
     user = make_account(service, free=0, paid=20)
     charges = [charge_body(user, description=f"{number}") for number in range(20)]
@@ -158,7 +158,7 @@ def test_pages_of_rows_with_one_time_neither_repeat_nor_skip(
 
 @pytest.mark.parametrize("query", [{}, {"limit": 0}, {"offset": 5}, {"limit": 500, "wa_id": "x"}])
 def test_an_unknown_account_has_an_empty_history_and_is_not_created(
-    service: Service, client: httpx.Client, query: dict[str, Any]
+    service: Service, client: httpx2.Client, query: dict[str, Any]
 ) -> None:
     before = row_counts(service)
     assert history(client, unique(), **query) == NOTHING
@@ -166,18 +166,18 @@ def test_an_unknown_account_has_an_empty_history_and_is_not_created(
 
 
 def test_an_account_without_transactions_has_an_empty_history(
-    service: Service, client: httpx.Client
+    service: Service, client: httpx2.Client
 ) -> None:
     assert history(client, make_account(service)) == NOTHING
 
 
-def test_wa_id_and_tenant_id_are_ignored(client: httpx.Client, user: str) -> None:
+def test_wa_id_and_tenant_id_are_ignored(client: httpx2.Client, user: str) -> None:
     for query in ({"wa_id": "x"}, {"tenant_id": ""}, {"wa_id": "", "tenant_id": "y"}):
         assert history(client, user, **query)["total_count"] == 7
 
 
 def test_accounts_do_not_see_each_others_history(
-    service: Service, client: httpx.Client, user: str
+    service: Service, client: httpx2.Client, user: str
 ) -> None:
     other = make_account(service, free=2)
     assert history(client, other)["total_count"] == 1
@@ -185,7 +185,7 @@ def test_accounts_do_not_see_each_others_history(
     assert client.get(TRANSACTIONS, params=params).json() == NOTHING
 
 
-def test_refused_charges_and_replays_leave_no_row(service: Service, client: httpx.Client) -> None:
+def test_refused_charges_and_replays_leave_no_row(service: Service, client: httpx2.Client) -> None:
     user = make_account(service, free=1)
     body = charge_body(user, idempotency_key="k")
     assert client.post(CHARGES, json=body).status_code == 201
@@ -196,20 +196,20 @@ def test_refused_charges_and_replays_leave_no_row(service: Service, client: http
 
 @pytest.mark.parametrize("status", ["suspended", "closed"])
 def test_a_suspended_or_closed_account_keeps_its_history(
-    service: Service, client: httpx.Client, status: str
+    service: Service, client: httpx2.Client, status: str
 ) -> None:
     user = make_account(service, free=1, status=status)
     assert history(client, user)["total_count"] == 2
 
 
-def test_query_values_are_percent_decoded(client: httpx.Client, service: Service) -> None:
+def test_query_values_are_percent_decoded(client: httpx2.Client, service: Service) -> None:
     user = f"é &=+ {unique()}"
     client.post("/v1/billing/accounts", json=identity(user))
     client.post(CHARGES, json=charge_body(user))
     assert history(client, user)["total_count"] == 1
 
 
-def walk(client: httpx.Client, user: str, limit: int) -> list[str]:
+def walk(client: httpx2.Client, user: str, limit: int) -> list[str]:
     """The descriptions of a whole history, page after page; a charge is added between two."""
     found: list[str] = []
     cursor: dict[str, str] = {}
@@ -224,7 +224,7 @@ def walk(client: httpx.Client, user: str, limit: int) -> list[str]:
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 7, 8, 500])
 def test_entries_that_are_added_between_two_pages_repeat_and_hide_nothing(
-    service: Service, client: httpx.Client, limit: int
+    service: Service, client: httpx2.Client, limit: int
 ) -> None:
     user = make_account(service)
     for number in range(1, 8):
@@ -232,7 +232,7 @@ def test_entries_that_are_added_between_two_pages_repeat_and_hide_nothing(
     assert walk(client, user, limit) == ["7", "6", "5", "4", "3", "2", "1"]
 
 
-def test_a_page_by_offset_tells_the_cursor_of_the_next(client: httpx.Client, user: str) -> None:
+def test_a_page_by_offset_tells_the_cursor_of_the_next(client: httpx2.Client, user: str) -> None:
     page = history(client, user, limit=2, offset=1)
     assert [entry["description"] for entry in page["transactions"]] == ["6", "5"]
     page = history(client, user, limit=3, cursor=page["next_cursor"])
@@ -242,7 +242,7 @@ def test_a_page_by_offset_tells_the_cursor_of_the_next(client: httpx.Client, use
     assert page["total_count"] == 7
 
 
-def test_no_entries_are_a_page_that_goes_nowhere(client: httpx.Client, user: str) -> None:
+def test_no_entries_are_a_page_that_goes_nowhere(client: httpx2.Client, user: str) -> None:
     page = history(client, user, limit=0)
     again = history(client, user, limit=0, cursor=page["next_cursor"])
     assert (again["transactions"], again["next_cursor"]) == ([], page["next_cursor"])
@@ -258,7 +258,7 @@ def forged(cursor: str, version: int) -> str:
     "bad",
     ["", "x", "x" * 32, "x" * 33, "é" * 32, "=" * 32, "\x00", "/" * 32, "7", "x" * 31 + "\n"],
 )
-def test_what_is_no_cursor_is_422(client: httpx.Client, user: str, bad: str) -> None:
+def test_what_is_no_cursor_is_422(client: httpx2.Client, user: str, bad: str) -> None:
     response = client.get(TRANSACTIONS, params={**identity(user), "cursor": bad})
     assert response.status_code == 422, response.text
     (fault,) = response.json()["detail"]
@@ -267,7 +267,7 @@ def test_what_is_no_cursor_is_422(client: httpx.Client, user: str, bad: str) -> 
 
 @pytest.mark.parametrize("version", [0, -1, 8, INT64_MAX, -(2**63)])
 def test_a_cursor_that_points_outside_the_history_is_422(
-    client: httpx.Client, user: str, version: int
+    client: httpx2.Client, user: str, version: int
 ) -> None:
     good = history(client, user, limit=1)["next_cursor"]
     params = {**identity(user), "cursor": forged(good, version)}
@@ -286,7 +286,7 @@ def test_a_cursor_that_points_outside_the_history_is_422(
 
 @pytest.mark.parametrize("whose", ["another", "an unknown"])
 def test_a_cursor_is_good_for_its_account_alone(
-    service: Service, client: httpx.Client, user: str, whose: str
+    service: Service, client: httpx2.Client, user: str, whose: str
 ) -> None:
     cursor = history(client, user, limit=1)["next_cursor"]
     other = unique()
@@ -299,7 +299,7 @@ def test_a_cursor_is_good_for_its_account_alone(
     assert fault["loc"] == ["query", "cursor"]
 
 
-def test_a_cursor_goes_without_an_offset(client: httpx.Client, user: str) -> None:
+def test_a_cursor_goes_without_an_offset(client: httpx2.Client, user: str) -> None:
     cursor = history(client, user, limit=1)["next_cursor"]
     params = {**identity(user), "cursor": cursor, "offset": 1}
     response = client.get(TRANSACTIONS, params=params)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from tests.http.wire import (
@@ -92,7 +92,7 @@ def text_of(length: int, field: str) -> str:
 
 @pytest.mark.parametrize("endpoint", BODIES)
 def test_each_absent_field_is_named_with_the_object_it_is_missing_from(
-    client: httpx.Client, endpoint: str
+    client: httpx2.Client, endpoint: str
 ) -> None:
     body = {"unknown": 1}
     assert faults_of(client.post(PATHS[endpoint], json=body)) == [
@@ -100,7 +100,7 @@ def test_each_absent_field_is_named_with_the_object_it_is_missing_from(
     ]
 
 
-def test_an_absent_query_parameter_has_null_as_its_input(client: httpx.Client) -> None:
+def test_an_absent_query_parameter_has_null_as_its_input(client: httpx2.Client) -> None:
     assert faults_of(client.get(TRANSACTIONS, params={"limit": "5"})) == [
         fault("missing", ["query", "oauth_provider"], "Field required", None),
         fault("missing", ["query", "external_id"], "Field required", None),
@@ -108,7 +108,7 @@ def test_an_absent_query_parameter_has_null_as_its_input(client: httpx.Client) -
 
 
 @pytest.mark.parametrize("endpoint", [*BODIES, "batch"])
-def test_an_absent_body_is_missing(client: httpx.Client, endpoint: str) -> None:
+def test_an_absent_body_is_missing(client: httpx2.Client, endpoint: str) -> None:
     expected = [fault("missing", ["body"], "Field required", None)]
     assert faults_of(client.post(PATHS[endpoint])) == expected
     assert faults_of(client.post(PATHS[endpoint], headers=JSON)) == expected
@@ -116,7 +116,7 @@ def test_an_absent_body_is_missing(client: httpx.Client, endpoint: str) -> None:
 
 @pytest.mark.parametrize(("endpoint", "field", "limit"), LIMITS)
 def test_a_string_of_one_character_too_many_is_refused_and_the_longest_is_taken(
-    client: httpx.Client, endpoint: str, field: str, limit: int
+    client: httpx2.Client, endpoint: str, field: str, limit: int
 ) -> None:
     too_long = text_of(limit + 1, field)
     response = client.post(PATHS[endpoint], json=body_for(endpoint, **{field: too_long}))
@@ -137,7 +137,7 @@ def test_a_string_of_one_character_too_many_is_refused_and_the_longest_is_taken(
 
 @pytest.mark.parametrize(("endpoint", "block", "field"), NESTED)
 def test_context_and_metadata_values_are_bounded_at_their_place(
-    client: httpx.Client, endpoint: str, block: str, field: str
+    client: httpx2.Client, endpoint: str, block: str, field: str
 ) -> None:
     body = body_for(endpoint, **{block: {field: "x" * 256}})
     assert faults_of(client.post(PATHS[endpoint], json=body)) == [
@@ -172,7 +172,7 @@ def test_context_and_metadata_values_are_bounded_at_their_place(
     ],
 )
 def test_a_string_too_short_is_refused(
-    client: httpx.Client, endpoint: str, field: str, least: int
+    client: httpx2.Client, endpoint: str, field: str, least: int
 ) -> None:
     given = "x" * (least - 1)
     response = client.post(PATHS[endpoint], json=body_for(endpoint, **{field: given}))
@@ -189,7 +189,7 @@ def test_a_string_too_short_is_refused(
 
 
 @pytest.mark.parametrize("endpoint", ["charges", "credits", "accounts"])
-def test_a_currency_of_four_characters_is_refused(client: httpx.Client, endpoint: str) -> None:
+def test_a_currency_of_four_characters_is_refused(client: httpx2.Client, endpoint: str) -> None:
     response = client.post(PATHS[endpoint], json=body_for(endpoint, currency="USDX"))
     assert faults_of(response) == [
         fault(
@@ -217,7 +217,7 @@ def test_a_currency_of_four_characters_is_refused(client: httpx.Client, endpoint
     ],
 )
 def test_only_a_string_passes_for_a_string(
-    client: httpx.Client, endpoint: str, field: str, given: Any
+    client: httpx2.Client, endpoint: str, field: str, given: Any
 ) -> None:
     response = client.post(PATHS[endpoint], json=body_for(endpoint, **{field: given}))
     assert faults_of(response) == [
@@ -228,7 +228,7 @@ def test_only_a_string_passes_for_a_string(
 @pytest.mark.parametrize("endpoint", ["charges", "credits"])
 @pytest.mark.parametrize("given", [0, -1, -(2**63), "0", "-7", False])
 def test_an_amount_must_be_greater_than_zero(
-    client: httpx.Client, endpoint: str, given: Any
+    client: httpx2.Client, endpoint: str, given: Any
 ) -> None:
     response = client.post(PATHS[endpoint], json=body_for(endpoint, amount_minor=given))
     assert faults_of(response) == [
@@ -242,7 +242,7 @@ def test_an_amount_must_be_greater_than_zero(
     ]
 
 
-def test_an_initial_balance_must_not_be_negative(client: httpx.Client) -> None:
+def test_an_initial_balance_must_not_be_negative(client: httpx2.Client) -> None:
     response = client.post(ACCOUNTS, json=body_for("accounts", initial_balance_minor=-1))
     assert faults_of(response) == [
         fault(
@@ -265,7 +265,7 @@ def test_an_initial_balance_must_not_be_negative(client: httpx.Client) -> None:
     ],
 )
 def test_paging_has_bounds_and_its_input_is_the_string_sent(
-    *, client: httpx.Client, field: str, given: str, kind: str, msg: str, ctx: dict[str, int]
+    *, client: httpx2.Client, field: str, given: str, kind: str, msg: str, ctx: dict[str, int]
 ) -> None:
     response = client.get(TRANSACTIONS, params={**identity(), field: given})
     assert faults_of(response) == [
@@ -276,7 +276,7 @@ def test_paging_has_bounds_and_its_input_is_the_string_sent(
 @pytest.mark.parametrize("field", ["limit", "offset"])
 @pytest.mark.parametrize("given", ["many", "1.5", "", "true"])
 def test_a_query_parameter_that_is_no_number_is_refused(
-    client: httpx.Client, field: str, given: str
+    client: httpx2.Client, field: str, given: str
 ) -> None:
     response = client.get(TRANSACTIONS, params={**identity(), field: given})
     assert faults_of(response) == [
@@ -298,7 +298,7 @@ def test_a_query_parameter_that_is_no_number_is_refused(
     ],
 )
 def test_what_is_no_whole_number_is_refused_as_an_amount(
-    client: httpx.Client, endpoint: str, field: str
+    client: httpx2.Client, endpoint: str, field: str
 ) -> None:
     for given, kind, msg in (
         (
@@ -330,7 +330,7 @@ def test_what_is_no_whole_number_is_refused_as_an_amount(
 
 @pytest.mark.parametrize("endpoint", BODIES)
 def test_marketing_opt_in_is_true_or_false_and_never_null(
-    client: httpx.Client, endpoint: str
+    client: httpx2.Client, endpoint: str
 ) -> None:
     for given, kind, msg in (
         (None, "bool_type", "Input should be a valid boolean"),
@@ -343,7 +343,7 @@ def test_marketing_opt_in_is_true_or_false_and_never_null(
 
 
 @pytest.mark.parametrize("given", ["gift", "GRANT", "", 1, None], ids=str)
-def test_a_transaction_type_is_one_of_four(client: httpx.Client, given: Any) -> None:
+def test_a_transaction_type_is_one_of_four(client: httpx2.Client, given: Any) -> None:
     response = client.post(CREDITS, json=body_for("credits", transaction_type=given))
     assert faults_of(response) == [
         fault(
@@ -357,7 +357,7 @@ def test_a_transaction_type_is_one_of_four(client: httpx.Client, given: Any) -> 
 
 
 @pytest.mark.parametrize("given", ["google", "oauth", "OAUTH:google", " oauth:google"])
-def test_a_provider_must_start_with_oauth(client: httpx.Client, given: str) -> None:
+def test_a_provider_must_start_with_oauth(client: httpx2.Client, given: str) -> None:
     def expected(where: str) -> list[dict[str, Any]]:
         return [
             fault(
@@ -395,7 +395,7 @@ def test_a_provider_must_start_with_oauth(client: httpx.Client, given: str) -> N
     ],
 )
 def test_malformed_json_is_placed_by_its_character(
-    client: httpx.Client, text: str, offset: int, error: str
+    client: httpx2.Client, text: str, offset: int, error: str
 ) -> None:
     with pytest.raises(json.JSONDecodeError) as parser:
         json.loads(text)
@@ -408,7 +408,7 @@ def test_malformed_json_is_placed_by_its_character(
 
 
 @pytest.mark.parametrize("given", [[], None, "text", 7, [{}]], ids=str)
-def test_a_body_that_is_no_object_is_refused(client: httpx.Client, given: Any) -> None:
+def test_a_body_that_is_no_object_is_refused(client: httpx2.Client, given: Any) -> None:
     for path in (CHECK, CHARGES, BATCH, CREDITS, ACCOUNTS):
         response = client.post(path, content=json.dumps(given), headers=JSON)
         assert faults_of(response) == [
@@ -419,7 +419,7 @@ def test_a_body_that_is_no_object_is_refused(client: httpx.Client, given: Any) -
 @pytest.mark.parametrize("given", [None, [], [1], "text", 7, True], ids=str)
 @pytest.mark.parametrize(("endpoint", "field"), [("check", "context"), ("charges", "metadata")])
 def test_context_and_metadata_are_objects_and_never_null(
-    client: httpx.Client, endpoint: str, field: str, given: Any
+    client: httpx2.Client, endpoint: str, field: str, given: Any
 ) -> None:
     response = client.post(PATHS[endpoint], json=body_for(endpoint, **{field: given}))
     assert faults_of(response) == [
@@ -428,7 +428,7 @@ def test_context_and_metadata_are_objects_and_never_null(
 
 
 @pytest.mark.parametrize("endpoint", BODIES)
-def test_faults_are_listed_in_the_order_of_the_fields(client: httpx.Client, endpoint: str) -> None:
+def test_faults_are_listed_in_the_order_of_the_fields(client: httpx2.Client, endpoint: str) -> None:
     fields = ["oauth_provider", "external_id", "wa_id", "tenant_id", *FIELDS[endpoint], *PROFILE]
     body: dict[str, Any] = {field: [] for field in reversed(fields)}
     response = client.post(PATHS[endpoint], json=body)
@@ -439,14 +439,14 @@ def test_faults_are_listed_in_the_order_of_the_fields(client: httpx.Client, endp
     ("endpoint", "field"), [(e, field) for e, fields in NOT_NULL.items() for field in fields]
 )
 def test_null_is_refused_where_the_contract_does_not_list_it(
-    client: httpx.Client, endpoint: str, field: str
+    client: httpx2.Client, endpoint: str, field: str
 ) -> None:
     response = client.post(PATHS[endpoint], json=body_for(endpoint, **{field: None}))
     assert [entry["loc"] for entry in faults_of(response)] == [["body", field]]
     assert faults_of(response)[0]["input"] is None
 
 
-def test_null_is_taken_where_the_contract_lists_it(service: Service, client: httpx.Client) -> None:
+def test_null_is_taken_where_the_contract_lists_it(service: Service, client: httpx2.Client) -> None:
     nullable: dict[str, Any] = dict.fromkeys(
         ["wa_id", "tenant_id", "customer_email", "user_role", "agent_id", "marketing_opt_in_source"]
     )
@@ -466,7 +466,7 @@ def test_null_is_taken_where_the_contract_lists_it(service: Service, client: htt
     ("given", "amount"), [("7", 7), (7.0, 7), (True, 1), (" 7 ", 7), ("+7", 7), (1e3, 1000)]
 )
 def test_what_means_a_whole_number_passes_for_one(
-    service: Service, client: httpx.Client, given: Any, amount: int
+    service: Service, client: httpx2.Client, given: Any, amount: int
 ) -> None:
     user = make_account(service)
     charge = client.post(CHARGES, json=charge_body(user, given))
@@ -474,18 +474,18 @@ def test_what_means_a_whole_number_passes_for_one(
 
 
 @pytest.mark.parametrize("given", ["true", "yes", 1, "1", "on", "TRUE", 1.0, "t", "y"])
-def test_what_means_true_passes_for_true(client: httpx.Client, given: Any) -> None:
+def test_what_means_true_passes_for_true(client: httpx2.Client, given: Any) -> None:
     account = client.post(ACCOUNTS, json=body_for("accounts", marketing_opt_in=given))
     assert (account.status_code, account.json()["marketing_opt_in"]) == (201, True)
 
 
 @pytest.mark.parametrize("given", ["false", "no", 0, "0", "off", 0.0])
-def test_what_means_false_passes_for_false(client: httpx.Client, given: Any) -> None:
+def test_what_means_false_passes_for_false(client: httpx2.Client, given: Any) -> None:
     account = client.post(ACCOUNTS, json=body_for("accounts", marketing_opt_in=given))
     assert (account.status_code, account.json()["marketing_opt_in"]) == (201, False)
 
 
-def test_query_numbers_may_be_written_as_a_whole_decimal(client: httpx.Client) -> None:
+def test_query_numbers_may_be_written_as_a_whole_decimal(client: httpx2.Client) -> None:
     response = client.get(TRANSACTIONS, params={**identity(), "limit": "7.0", "offset": "0"})
     assert response.status_code == 200
 
@@ -514,7 +514,7 @@ def test_query_numbers_may_be_written_as_a_whole_decimal(client: httpx.Client) -
     ],
 )
 def test_a_number_beyond_64_bits_is_refused(
-    service: Service, client: httpx.Client, endpoint: str, field: str, given: str
+    service: Service, client: httpx2.Client, endpoint: str, field: str, given: str
 ) -> None:
     user = make_account(service)
     body = json.dumps(body_for(endpoint, user, **{field: "AMOUNT"})).replace('"AMOUNT"', given)
@@ -525,6 +525,6 @@ def test_a_number_beyond_64_bits_is_refused(
 
 @pytest.mark.parametrize("field", ["limit", "offset"])
 @pytest.mark.parametrize("given", [str(2**63), str(2**64), "9" * 5000])
-def test_a_page_beyond_64_bits_is_refused(client: httpx.Client, field: str, given: str) -> None:
+def test_a_page_beyond_64_bits_is_refused(client: httpx2.Client, field: str, given: str) -> None:
     response = client.get(TRANSACTIONS, params={**identity(), field: given})
     assert [entry["loc"] for entry in faults_of(response)] == [["query", field]]

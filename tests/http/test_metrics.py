@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-import httpx
+import httpx2
 import prometheus_client
 import psutil
 import pytest
@@ -321,7 +321,7 @@ def test_no_label_tells_who_a_request_was_about(traffic: Traffic) -> None:
 
 def test_an_endpoint_is_known_by_its_template(traffic: Traffic) -> None:
     before = read(traffic.service)
-    with httpx.Client(base_url=traffic.service.base_url, verify=False) as client:
+    with httpx2.Client(base_url=traffic.service.base_url, verify=False) as client:
         for path in ("/nowhere", "/nowhere/else", "/v1/billing/purchase", "/.env"):
             assert client.get(path).status_code == 404
     after = read(traffic.service)
@@ -340,7 +340,7 @@ def test_an_endpoint_is_known_by_its_template(traffic: Traffic) -> None:
     ],
 )
 def test_what_a_proxy_forwards_finds_no_metrics(traffic: Traffic, headers: dict[str, str]) -> None:
-    answer = httpx.get(f"{traffic.service.base_url}/metrics", headers=headers, verify=False)
+    answer = httpx2.get(f"{traffic.service.base_url}/metrics", headers=headers, verify=False)
     assert answer.status_code == 404
     assert answer.json()["detail"] == "Not Found"
     assert "billing_" not in answer.text
@@ -391,7 +391,7 @@ def test_counts_survive_a_killed_worker(traffic: Traffic) -> None:
     def unconnected() -> Metrics | None:
         try:
             return read(service)
-        except httpx.TransportError:  # it was the victim's connection
+        except httpx2.TransportError:  # it was the victim's connection
             return None
 
     after = wait_for(unconnected, "/metrics")

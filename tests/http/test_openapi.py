@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 from uuid import uuid4
 
-import httpx
+import httpx2
 import psycopg
 import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator
@@ -158,7 +158,7 @@ def send(service: Service, name: str, key: Key | str | None = None, **changes: A
     if name == SIGNED:
         assert content is not None
         headers = {"Stripe-Signature": STRIPE.sign(content), **headers}
-    return httpx.request(
+    return httpx2.request(
         operation["method"],
         service.base_url + (changes.get("path") or known_payment(service, path)),
         params=changes.get("query", query) or None,
@@ -208,7 +208,7 @@ def test_the_document_is_valid_openapi_3_1() -> None:
 
 
 def test_the_server_serves_the_document(service: Service) -> None:
-    answer = httpx.get(f"{service.base_url}/openapi.json", verify=False)
+    answer = httpx2.get(f"{service.base_url}/openapi.json", verify=False)
     assert answer.status_code == 200
     assert answer.headers["content-type"] == "application/json"
     assert answer.json() == DOCUMENT
@@ -371,14 +371,14 @@ def test_a_denied_check_is_as_described(service: Service) -> None:
 # Errors: how to be told each code
 
 
-def _wrong_shape(service: Service, name: str) -> httpx.Response:
+def _wrong_shape(service: Service, name: str) -> httpx2.Response:
     if name == "getAccount":
         answer = send(service, name, path="/v1/billing/accounts/google/user-1042")
     elif name.startswith("getPurchase"):
         answer = send(service, name, path=_payment_path(name, "pi_%00"))
     else:
         answer = send(service, name, body={}, query={})
-    assert isinstance(answer, httpx.Response)
+    assert isinstance(answer, httpx2.Response)
     return answer
 
 
@@ -651,7 +651,7 @@ def test_without_a_database_every_operation_answers_503_as_described(database: D
 def test_what_is_not_served_is_answered_with_the_described_error(
     service: Service, method: str, path: str, code: str
 ) -> None:
-    answer = httpx.request(method, service.base_url + path, verify=False)
+    answer = httpx2.request(method, service.base_url + path, verify=False)
     assert (answer.status_code, answer.json()["code"]) == (CODES[code]["status"], code)
     assert answer.json()["detail"] == CODES[code]["detail"]
     validate(answer.json(), {"$ref": "#/components/schemas/Error"})
@@ -701,11 +701,11 @@ class Page(HTMLParser):
 @pytest.fixture(scope="module")
 def page(service: Service) -> Page:
     """The page at /docs."""
-    return Page(httpx.get(f"{service.base_url}/docs", verify=False).text)
+    return Page(httpx2.get(f"{service.base_url}/docs", verify=False).text)
 
 
 def test_the_page_forbids_scripts_and_foreign_content(service: Service) -> None:
-    answer = httpx.get(f"{service.base_url}/docs", verify=False)
+    answer = httpx2.get(f"{service.base_url}/docs", verify=False)
     assert answer.status_code == 200
     assert answer.headers["content-type"] == "text/html; charset=utf-8"
     policy = answer.headers["content-security-policy"].split("; ")
@@ -744,7 +744,7 @@ def test_every_link_of_the_page_leads_somewhere(service: Service, page: Page) ->
     others = {link for link in page.links if not link.startswith("#")}
     assert others == {"/openapi.json"}
     for link in others | page.sheets:
-        assert httpx.get(service.base_url + link, verify=False).status_code == 200
+        assert httpx2.get(service.base_url + link, verify=False).status_code == 200
 
 
 def test_every_curl_line_of_the_page_works_as_it_stands(service: Service, page: Page) -> None:
@@ -770,7 +770,7 @@ def test_every_curl_line_of_the_page_works_as_it_stands(service: Service, page: 
                 headers[name] = content
             else:
                 data = value
-        answer = httpx.request(
+        answer = httpx2.request(
             "POST" if data else "GET", url, headers=headers, content=data, verify=False
         )
         assert answer.status_code in (200, 201), line
@@ -783,7 +783,7 @@ def test_every_curl_line_of_the_page_works_as_it_stands(service: Service, page: 
 def test_a_style_sheet_has_its_type_and_may_be_kept(
     service: Service, page: Page, name: str
 ) -> None:
-    answer = httpx.get(f"{service.base_url}/static/{name}", verify=False)
+    answer = httpx2.get(f"{service.base_url}/static/{name}", verify=False)
     assert f"/static/{name}" in page.sheets
     assert answer.status_code == 200
     assert answer.headers["content-type"] == "text/css"
@@ -792,7 +792,7 @@ def test_a_style_sheet_has_its_type_and_may_be_kept(
     assert "{" in answer.text
     kept = {"If-None-Match": answer.headers["etag"]}
     assert (
-        httpx.get(f"{service.base_url}/static/{name}", headers=kept, verify=False).status_code
+        httpx2.get(f"{service.base_url}/static/{name}", headers=kept, verify=False).status_code
         == 304
     )
 
@@ -818,7 +818,7 @@ def test_a_style_sheet_has_its_type_and_may_be_kept(
 def test_nothing_but_the_style_sheets_can_be_had_by_way_of_static(
     service: Service, path: str
 ) -> None:
-    # Not by httpx, which would tidy the path up before it is sent.
+    # Not by httpx2, which would tidy the path up before it is sent.
     connection = http.client.HTTPConnection(urlsplit(service.base_url).netloc, timeout=30)
     connection.putrequest("GET", path, skip_host=False)
     connection.endheaders()

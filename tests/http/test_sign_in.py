@@ -17,7 +17,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
-import httpx
+import httpx2
 import jwt
 import orjson
 import pytest
@@ -115,7 +115,7 @@ def staff_address(name: str = "ada") -> str:
     return f"{unique(name)}@ciris.ai"
 
 
-def assert_refused(response: httpx.Response, detail: str, status: int = 400) -> None:
+def assert_refused(response: httpx2.Response, detail: str, status: int = 400) -> None:
     assert (response.status_code, response.json()["detail"]) == (status, detail)
     assert response.headers["content-type"] == "application/json"
     assert "location" not in response.headers
@@ -362,7 +362,7 @@ def test_no_address_of_ours_holds_a_token_or_code_after_signing_in(
 def test_whoever_declines_at_the_provider_is_told_so(console: Console, good: GoodProvider) -> None:
     browser = console.browser()
     attempt = browser.begin()
-    where = httpx.URL(good.refuses(attempt)).copy_merge_params({"state": attempt.state})
+    where = httpx2.URL(good.refuses(attempt)).copy_merge_params({"state": attempt.state})
     assert_refused(browser.get(str(where)), f"{FAILED}The identity provider did not sign you in")
     assert not browser.is_signed_in()
 
@@ -485,7 +485,7 @@ def test_of_two_callbacks_at_once_one_is_good(
     answers: list[int] = []
 
     def come_back() -> None:
-        answers.append(httpx.get(callback, headers=headers, verify=False).status_code)
+        answers.append(httpx2.get(callback, headers=headers, verify=False).status_code)
 
     threads = [threading.Thread(target=come_back) for _ in range(8)]
     for thread in threads:
@@ -553,7 +553,7 @@ def test_a_code_is_good_once(console: Console, good: GoodProvider) -> None:
     callback = good.agrees(browser.begin(), email)
     assert browser.get(callback).status_code == 302
     thief = console.browser()
-    code = httpx.URL(callback).params["code"]
+    code = httpx2.URL(callback).params["code"]
     assert_refused(thief.come_back(thief.begin(), code), f"{FAILED}Failed to exchange code: 400")
     assert not thief.is_signed_in()
 
@@ -761,13 +761,13 @@ def test_a_provider_that_hangs_holds_nobody_else_up(
     browser = misled.browser()
     attempt = browser.begin()
     hostile.hangs = True
-    answers: list[httpx.Response] = []
+    answers: list[httpx2.Response] = []
     thread = threading.Thread(target=lambda: answers.append(browser.come_back(attempt)))
     thread.start()
     assert hostile.asked.wait(10)
     started = time.monotonic()
     assert misled.browser().get("/admin/sign-in").status_code == 200
-    assert httpx.get(f"{misled.base_url}/health", verify=False).status_code == 200
+    assert httpx2.get(f"{misled.base_url}/health", verify=False).status_code == 200
     assert time.monotonic() - started < 2
     thread.join(20)  # ours gives up after ten seconds, before the provider does
     assert_refused(answers[0], "OAuth authentication error", 500)
@@ -1193,7 +1193,7 @@ def test_other_origins_are_not_let_in_with_cookies(console: Console, good: GoodP
 # Limits and doors
 
 
-def assert_told_to_wait(response: httpx.Response) -> None:
+def assert_told_to_wait(response: httpx2.Response) -> None:
     assert_refused(response, "Too many sign-in attempts, please wait", 429)
     assert 1 <= int(response.headers["retry-after"]) <= 60
 
@@ -1347,7 +1347,7 @@ def signed(content: str, secret: bytes) -> str:
     return f"{content}.{base64.urlsafe_b64encode(digest).rstrip(b'=').decode()}"
 
 
-def bearer(console: Console, token: str, path: str = "/admin/oauth/user") -> httpx.Response:
+def bearer(console: Console, token: str, path: str = "/admin/oauth/user") -> httpx2.Response:
     return console.browser().get(path, headers={"Authorization": f"Bearer {token}"})
 
 
@@ -1507,7 +1507,7 @@ PAGES = sorted(
 )
 
 
-def assert_kept_to_itself(response: httpx.Response) -> None:
+def assert_kept_to_itself(response: httpx2.Response) -> None:
     headers = response.headers
     assert "no-store" in headers["cache-control"]
     assert headers["x-content-type-options"] == "nosniff"
@@ -1570,8 +1570,8 @@ def test_the_log_holds_no_address_no_code_and_no_token(
             secret_texts = [
                 email,
                 "eve@evil.example",
-                httpx.URL(callback).params["code"],
-                httpx.URL(callback).params["state"],
+                httpx2.URL(callback).params["code"],
+                httpx2.URL(callback).params["state"],
                 browser.cookies["admin_token"],
                 token,
                 CLIENT_SECRET,

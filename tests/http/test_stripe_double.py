@@ -12,7 +12,7 @@ from queue import Queue
 from typing import Any
 
 import aiohttp
-import httpx
+import httpx2
 import pytest
 import stripe
 
@@ -169,7 +169,7 @@ def test_another_secret_key_is_refused(double: StripeDouble) -> None:
     for key in ("sk_test_other", double.publishable_key):
         with pytest.raises(stripe.AuthenticationError, match="Invalid API Key"):
             sdk(double, key).v1.payment_intents.list()
-    assert httpx.get(f"{double.base_url}/v1/charges", verify=False).status_code == 401
+    assert httpx2.get(f"{double.base_url}/v1/charges", verify=False).status_code == 401
 
 
 def test_lists_come_newest_first_in_pages_within_times(fresh: StripeDouble) -> None:
@@ -300,10 +300,10 @@ def test_during_an_outage_connections_are_refused_and_nothing_is_lost(
 ) -> None:
     payment_id = create(double).id
     headers = {"Authorization": f"Bearer {double.api_key}"}
-    with httpx.Client(base_url=double.base_url, headers=headers, verify=False) as client:
+    with httpx2.Client(base_url=double.base_url, headers=headers, verify=False) as client:
         url = f"/v1/payment_intents/{payment_id}"
         assert client.get(url).status_code == 200
-        with double.outage(), pytest.raises(httpx.ConnectError):
+        with double.outage(), pytest.raises(httpx2.ConnectError):
             client.get(url)
         assert client.get(url).status_code == 200
 
@@ -361,7 +361,7 @@ def replayed(answer: stripe.PaymentIntent) -> str | None:
 
 def count(double: StripeDouble) -> int:
     """How many intents Stripe holds, asked past the front."""
-    answer = httpx.get(
+    answer = httpx2.get(
         f"{double.direct_url}/v1/payment_intents",
         headers={"Authorization": f"Bearer {double.api_key}"},
         verify=False,

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
 
-import httpx
+import httpx2
 import pytest
 
 from server.embedded import find_binaries
@@ -72,21 +72,21 @@ REFUNDS = "/v1/refunds$"
 
 def post(
     service: Service, body: bytes, signature: str | bytes | None, **headers: str
-) -> httpx.Response:
+) -> httpx2.Response:
     """The body as it is, under this signature (None: without one)."""
     sent: dict[str, Any] = {"Content-Type": "application/json", **headers}
     if signature is not None:
         sent["Stripe-Signature"] = signature
     url = f"{service.base_url}{WEBHOOK_PATH}"
-    return httpx.post(url, content=body, headers=sent, timeout=30, verify=False)
+    return httpx2.post(url, content=body, headers=sent, timeout=30, verify=False)
 
 
-def assert_refused(answer: httpx.Response) -> None:
+def assert_refused(answer: httpx2.Response) -> None:
     assert_error(answer, 401, "Invalid webhook signature")
     assert answer.json()["code"] == "webhook_signature_invalid"
 
 
-def assert_failed(answer: httpx.Response) -> None:
+def assert_failed(answer: httpx2.Response) -> None:
     assert_error(answer, 500, "Webhook processing failed")
     assert answer.json()["code"] == "webhook_failed"
 
@@ -578,7 +578,7 @@ def test_the_content_type_does_not_matter(
 
 
 def test_other_methods_are_not_allowed(shop: Service) -> None:
-    answer = httpx.get(f"{shop.base_url}{WEBHOOK_PATH}", verify=False)
+    answer = httpx2.get(f"{shop.base_url}{WEBHOOK_PATH}", verify=False)
     assert_error(answer, 405, "Method Not Allowed")
     assert answer.headers["allow"] == "POST"
 
@@ -938,7 +938,7 @@ def test_a_return_of_the_other_mode_is_told_as_what_it_is(
 # Money that goes back
 
 
-def refund_of(shop: Service, double: StripeDouble, payment_id: str, amount: int) -> httpx.Response:
+def refund_of(shop: Service, double: StripeDouble, payment_id: str, amount: int) -> httpx2.Response:
     double.refund(payment_id, amount)
     return tell(shop, double, double.refunded_event(payment_id))
 
@@ -1562,7 +1562,7 @@ def test_purchases_events_and_calls_of_stripe_are_counted(
 
 
 def _metrics(service: Service) -> Metrics:
-    return Metrics(httpx.get(f"{service.base_url}/metrics", verify=False, timeout=30).text)
+    return Metrics(httpx2.get(f"{service.base_url}/metrics", verify=False, timeout=30).text)
 
 
 def _counts(service: Service, name: str) -> dict[tuple[str, ...], float]:
@@ -1634,7 +1634,7 @@ class Planted:
     double: StripeDouble
     dump: str
     log: str
-    answers: list[httpx.Response] = field(default_factory=list)
+    answers: list[httpx2.Response] = field(default_factory=list)
     pages: dict[str, str] = field(default_factory=dict)
     client_secrets: list[str] = field(default_factory=list)
 
@@ -1654,7 +1654,7 @@ def planted(cluster: TestCluster) -> Iterator[Planted]:
         planted = Planted(service, own, "", "")
         _all_sorts(planted)
         for path in ("/metrics", "/openapi.json", "/docs", "/", "/health"):
-            answer = httpx.get(service.base_url + path, verify=False)
+            answer = httpx2.get(service.base_url + path, verify=False)
             assert answer.status_code == 200
             planted.pages[path] = answer.text
         assert service.process.stop() == 0
@@ -1672,14 +1672,14 @@ def planted(cluster: TestCluster) -> Iterator[Planted]:
 def _all_sorts(planted: Planted) -> None:
     service, double = planted.service, planted.double
 
-    def keep(answer: httpx.Response, *statuses: int) -> httpx.Response:
+    def keep(answer: httpx2.Response, *statuses: int) -> httpx2.Response:
         assert answer.status_code in statuses, answer.text
         planted.answers.append(answer)
         return answer
 
     with service.client() as client:
 
-        def purchase(*statuses: int, **headers: str) -> httpx.Response:
+        def purchase(*statuses: int, **headers: str) -> httpx2.Response:
             body = purchase_body(unique(), customer_email=PERSON)
             return keep(client.post(PURCHASES, json=body, headers=headers), *statuses)
 
@@ -1779,7 +1779,7 @@ def test_no_secret_is_in_the_log_or_on_a_page(planted: Planted, what: str) -> No
 def test_no_secret_is_in_an_answer_but_the_payments_own_in_its_purchase(
     planted: Planted, what: str
 ) -> None:
-    def may_tell(answer: httpx.Response) -> bool:
+    def may_tell(answer: httpx2.Response) -> bool:
         if what == "a payment's secret":
             return PURCHASES in str(answer.request.url) and answer.is_success
         # A 422 quotes what the caller sent.
@@ -1819,7 +1819,7 @@ async def test_events_at_once_of_all_kinds_leave_the_books_in_order(
             events.append(await asyncio.to_thread(double.refunded_event, payment_id))
     async with shop.async_client() as client:
 
-        async def deliver(event: Json) -> httpx.Response:
+        async def deliver(event: Json) -> httpx2.Response:
             return await asyncio.to_thread(tell, shop, double, event)
 
         answers = await asyncio.gather(

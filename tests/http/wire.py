@@ -7,7 +7,7 @@ import socket
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-import httpx
+import httpx2
 
 from tests.support import Database, Service, charge_body, credit_body, identity, unique
 
@@ -120,8 +120,8 @@ def body_for(endpoint: str, user: str | None = None, /, **fields: Any) -> dict[s
 
 
 def call(
-    client: httpx.Client, endpoint: str, external_id: str | None = None, **headers: str
-) -> httpx.Response:
+    client: httpx2.Client, endpoint: str, external_id: str | None = None, **headers: str
+) -> httpx2.Response:
     """A valid request to an endpoint."""
     user = external_id or unique()
     if endpoint == "account":
@@ -131,7 +131,7 @@ def call(
     return client.post(PATHS[endpoint], json=body_for(endpoint, user), headers=headers)
 
 
-def call_with_faults(client: httpx.Client, endpoint: str, **headers: str) -> httpx.Response:
+def call_with_faults(client: httpx2.Client, endpoint: str, **headers: str) -> httpx2.Response:
     """A request whose fields are at fault."""
     if endpoint == "account":
         return client.get(f"{ACCOUNTS}/google/1", headers=headers)
@@ -148,7 +148,7 @@ def fault(
     return entry if ctx is None else {**entry, "ctx": ctx}
 
 
-def faults_of(response: httpx.Response) -> list[dict[str, Any]]:
+def faults_of(response: httpx2.Response) -> list[dict[str, Any]]:
     """The list of a 422, the answer's shape checked on the way."""
     assert_error_shape(response, 422)
     detail = response.json()["detail"]
@@ -161,7 +161,7 @@ def faults_of(response: httpx.Response) -> list[dict[str, Any]]:
     return detail
 
 
-def assert_error_shape(response: httpx.Response, status: int) -> None:
+def assert_error_shape(response: httpx2.Response, status: int) -> None:
     """JSON with detail, code and the request id that the header tells, too."""
     assert response.status_code == status, response.text
     assert response.headers["content-type"] == "application/json"
@@ -172,7 +172,7 @@ def assert_error_shape(response: httpx.Response, status: int) -> None:
     assert body["request_id"] == response.headers["x-request-id"] != ""
 
 
-def assert_error(response: httpx.Response, status: int, detail: str) -> None:
+def assert_error(response: httpx2.Response, status: int, detail: str) -> None:
     """A refusal worded exactly so."""
     assert_error_shape(response, status)
     assert response.json()["detail"] == detail

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-import httpx
+import httpx2
 import psycopg
 import pytest
 
@@ -173,7 +173,7 @@ def test_the_thin_service_answers_as_the_real_one_does(
     headers = {"X-API-Key": bench_service.key.secret}
     user = {"oauth_provider": "oauth:google", "external_id": "three uses"}
     charge = {"amount_minor": 1, "currency": "USD", "description": "Message interaction"}
-    with httpx.Client(base_url=thin_service[0], headers=headers, verify=False) as client:
+    with httpx2.Client(base_url=thin_service[0], headers=headers, verify=False) as client:
 
         def post(path: str, **body: Any) -> tuple[int, Any]:
             answer = client.post(f"/v1/billing/{path}", json=user | body)

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import psycopg
 import pytest
 import yaml
@@ -566,7 +566,7 @@ def test_the_whole_installation_works_with_its_secrets_in_files(
         url = proxy.url.replace("127.0.0.1", "localhost")
         context = ssl.create_default_context(cafile=installation.secrets / "tls_certificate")
         headers = {"X-API-Key": secret[0]}
-        with httpx.Client(base_url=url, verify=context, headers=headers, timeout=20) as client:
+        with httpx2.Client(base_url=url, verify=context, headers=headers, timeout=20) as client:
             user = unique()
             assert client.post("/v1/billing/credits/check", json=identity(user)).status_code == 200
             statuses = [

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 import asyncpg
-import httpx
+import httpx2
 import psycopg
 import pytest
 
@@ -381,7 +381,7 @@ def test_after_a_short_lead_to_a_server_that_cannot_write_charges_go_on(
     with running_service(database) as service, service.client() as client:
         user = account_with_credits(service)
 
-        def charge() -> httpx.Response:
+        def charge() -> httpx2.Response:
             return client.post(CHARGES, json=charge_body(user))
 
         assert charge().status_code == 201
@@ -488,7 +488,7 @@ def test_a_disk_that_is_gone_is_unavailable_and_mends_itself(own_cluster: TestCl
     ):
         user = account_with_credits(service)
 
-        def charge() -> httpx.Response:
+        def charge() -> httpx2.Response:
             return client.post(CHARGES, json=charge_body(user))
 
         path = database.value("SELECT pg_relation_filepath('billing_data.charges')")

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 
 from tests.contributing import EXAMPLES, Scratch
@@ -92,15 +92,15 @@ class Site:
         environment = {"DATABASE_URL": self.database.dsn("t_dba"), **self.settings}
         return self.project.run("admins", "token", STAFF, **environment).split()[-1]
 
-    def agent(self, key: Key) -> httpx.Client:
+    def agent(self, key: Key) -> httpx2.Client:
         """An agent with this API key."""
-        return httpx.Client(base_url=self.url, headers={"X-API-Key": key.secret}, timeout=30)
+        return httpx2.Client(base_url=self.url, headers={"X-API-Key": key.secret}, timeout=30)
 
-    def browser(self) -> httpx.Client:
+    def browser(self) -> httpx2.Client:
         """A browser in which they are signed in."""
         secret = self.settings["ADMIN_JWT_SECRET"]
         cookie = browser_cookie(self.database, secret, STAFF, "ada")
-        return httpx.Client(base_url=self.url, headers={"Cookie": cookie})
+        return httpx2.Client(base_url=self.url, headers={"Cookie": cookie})
 
 
 def extended(tree: Path, folder: Path, name: str) -> Extended:
@@ -199,17 +199,17 @@ def test_the_new_field_is_accepted_stored_and_answered(
 def test_the_new_endpoint_is_served_and_described(database: Database, project: Extended) -> None:
     with project.serving(database) as site:
         path = "/admin/api/plans"
-        assert httpx.get(site.url + path).status_code == 401
+        assert httpx2.get(site.url + path).status_code == 401
         database.execute(
             "SELECT billing.check_credit(p_oauth_provider => 'oauth:google',"
             " p_external_id => 'ada')",
             user="t_dba",
         )
         token = site.token()
-        answer = httpx.get(site.url + path, headers={"Authorization": f"Bearer {token}"})
+        answer = httpx2.get(site.url + path, headers={"Authorization": f"Bearer {token}"})
         assert answer.status_code == 200, answer.text
         assert answer.json() == [{"plan_name": "free", "accounts": 1}]
-        document = httpx.get(f"{site.url}/openapi.json").json()
+        document = httpx2.get(f"{site.url}/openapi.json").json()
         operation = document["paths"][path]["get"]
         assert (operation["operationId"], operation["summary"]) == ("listPlans", "Count plans")
         schema = operation["responses"]["200"]["content"]["application/json"]["schema"]
@@ -220,7 +220,7 @@ def test_the_new_endpoint_is_served_and_described(database: Database, project: E
             "minimum": 0,
             "description": "Accounts that have the plan.",
         }
-        assert path in httpx.get(f"{site.url}/docs").text
+        assert path in httpx2.get(f"{site.url}/docs").text
 
 
 @pytest.mark.parametrize("project", ["A new page"], indirect=True)
@@ -228,7 +228,7 @@ def test_the_new_page_is_shown_to_staff_alone_and_has_a_tab(
     database: Database, project: Extended
 ) -> None:
     with project.serving(database) as site, site.browser() as browser:
-        asked = httpx.get(f"{site.url}/admin/clock")
+        asked = httpx2.get(f"{site.url}/admin/clock")
         assert asked.status_code == 303
         assert asked.headers["location"].startswith("/admin/sign-in")
         assert '<a href="/admin/clock">Clock</a>' in browser.get("/admin").text

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
+import httpx2
 import psycopg
 import pytest
 
@@ -153,7 +153,7 @@ def test_servers_and_commands_work_over_tls_alone(database: TlsDatabase) -> None
     process = Process([BILLING, "serve", "--port", str(port)], environment).start()
     try:
         wait_until_healthy(address, process)
-        with httpx.Client(base_url=address, headers={"X-API-Key": key}, verify=False) as client:
+        with httpx2.Client(base_url=address, headers={"X-API-Key": key}, verify=False) as client:
             for path, body in (("credits/check", identity("ada")), ("charges", charge_body("ada"))):
                 assert client.post(f"/v1/billing/{path}", json=body).status_code in (200, 201)
         sessions = database.execute(

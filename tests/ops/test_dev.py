@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import psutil
 import psycopg
 import pytest
@@ -72,11 +72,11 @@ class Dev:
     def facts(self) -> dict[str, str]:
         return json.loads((self.directory / "dev.json").read_text())
 
-    def post(self, path: str, body: dict[str, Any]) -> httpx.Response:
+    def post(self, path: str, body: dict[str, Any]) -> httpx2.Response:
         facts = self.facts
         headers = {"X-API-Key": facts["api_key"]}
         address = f"{facts['base_url']}/v1/billing/{path}"
-        return httpx.post(address, json=body, headers=headers, timeout=30, verify=False)
+        return httpx2.post(address, json=body, headers=headers, timeout=30, verify=False)
 
     def family(self) -> list[psutil.Process]:
         """Its own processes and those of its PostgreSQL."""
@@ -175,7 +175,7 @@ def test_scripts_find_what_they_need_while_it_serves(dev: Dev) -> None:
     assert set(facts) >= {"base_url", "api_key", "dsn", "admin_url"}
     assert facts["base_url"] == f"http://127.0.0.1:{dev.port}"
     assert facts["admin_url"].startswith(f"{facts['base_url']}/admin")
-    assert httpx.get(f"{facts['base_url']}/health", verify=False).status_code == 200
+    assert httpx2.get(f"{facts['base_url']}/health", verify=False).status_code == 200
     assert dev.post("credits/check", identity()).json()["free_uses_remaining"] == 3
     with psycopg.connect(facts["dsn"]) as owner:
         row = owner.execute(
@@ -273,7 +273,7 @@ def test_commands_beside_it_find_its_database(dev: Dev) -> None:
     for command in (("verify",), ("migrate", "--status"), ("providers", "list")):
         assert beside(dev, *command).returncode == 0
     token = beside(dev, "admins", "token", "dev@ciris.ai").stdout.strip()
-    answer = httpx.get(
+    answer = httpx2.get(
         f"{dev.facts['base_url']}/admin/api/users",
         headers={"Authorization": f"Bearer {token}"},
         verify=False,
@@ -304,7 +304,7 @@ def test_a_link_signs_in_without_a_restart(dev: Dev) -> None:
     elsewhere = {"DATABASE_URL": "postgresql://nobody@127.0.0.1:9/elsewhere"}
     done = beside(dev, "admins", "link", "grace@ciris.ai", environment=elsewhere)
     assert done.returncode == 0, done.stderr
-    with httpx.Client(verify=False) as browser:
+    with httpx2.Client(verify=False) as browser:
         assert browser.get(done.stdout.strip()).headers["location"] == "/admin"
         page = browser.get(f"{dev.facts['base_url']}/admin")
         assert "grace@ciris.ai" in page.text

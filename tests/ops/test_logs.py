@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from tests.support import (
@@ -162,7 +162,7 @@ def _raw_nonsense(service: Service) -> None:
             connection.shutdown(socket.SHUT_WR)
             while connection.recv(65536):
                 pass
-    assert httpx.get(f"{service.base_url}/health", verify=False).status_code == 200
+    assert httpx2.get(f"{service.base_url}/health", verify=False).status_code == 200
 
 
 def test_every_line_is_a_json_object(session: Session) -> None:

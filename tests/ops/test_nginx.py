@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-import httpx
+import httpx2
 import psutil
 import pytest
 
@@ -69,7 +69,7 @@ def proxy(server: Service) -> Iterator[Nginx]:
 
 
 @pytest.fixture(scope="module")
-def client(proxy: Nginx, server: Service) -> Iterator[httpx.Client]:
+def client(proxy: Nginx, server: Service) -> Iterator[httpx2.Client]:
     """An agent's: it presents a key."""
     with proxy.client(headers={"X-API-Key": server.key.secret}) as client:
         yield client
@@ -93,7 +93,7 @@ def exchange(proxy: Nginx, data: bytes, *, tls: bool = True) -> bytes:
     return answer
 
 
-def raw(proxy: Nginx, target: str, headers: bytes = b"", body: bytes = b"") -> httpx.Response:
+def raw(proxy: Nginx, target: str, headers: bytes = b"", body: bytes = b"") -> httpx2.Response:
     """The answer to a request for exactly this target, POST when there is a body."""
     method = b"POST " if body else b"GET "
     answer = exchange(
@@ -104,12 +104,12 @@ def raw(proxy: Nginx, target: str, headers: bytes = b"", body: bytes = b"") -> h
     return parsed(answer)
 
 
-def parsed(answer: bytes) -> httpx.Response:
+def parsed(answer: bytes) -> httpx2.Response:
     """Bytes as a response."""
     head, _, body = answer.partition(b"\r\n\r\n")
     status, *lines = head.decode("latin-1").split("\r\n")
     fields = [tuple(line.split(": ", 1)) for line in lines]
-    return httpx.Response(int(status.split()[1]), headers=fields, content=body)  # type: ignore[arg-type]
+    return httpx2.Response(int(status.split()[1]), headers=fields, content=body)  # type: ignore[arg-type]
 
 
 # The routing table
@@ -159,7 +159,7 @@ def parsed(answer: bytes) -> httpx.Response:
     ],
 )
 def test_every_address_leads_where_it_should(
-    client: httpx.Client, method: str, path: str, status: int, kind: str | None
+    client: httpx2.Client, method: str, path: str, status: int, kind: str | None
 ) -> None:
     answer = client.request(method, path)
     assert answer.status_code == status, answer.text
@@ -173,7 +173,7 @@ def test_every_address_leads_where_it_should(
         assert answer.json()["request_id"] == answer.headers["x-request-id"]
 
 
-def test_the_front_page_is_the_sign_in_page(client: httpx.Client) -> None:
+def test_the_front_page_is_the_sign_in_page(client: httpx2.Client) -> None:
     assert client.get("/").text == client.get("/admin/sign-in").text
     assert "Sign in" in client.get("/").text
 
@@ -190,7 +190,7 @@ def test_the_front_page_is_the_sign_in_page(client: httpx.Client) -> None:
         ("/redoc", "/docs"),
     ],
 )
-def test_old_addresses_lead_to_their_pages(client: httpx.Client, old: str, new: str) -> None:
+def test_old_addresses_lead_to_their_pages(client: httpx2.Client, old: str, new: str) -> None:
     answer = client.get(old)
     assert answer.status_code == 301
     assert answer.headers["location"] == new
@@ -229,11 +229,11 @@ def test_metrics_and_files_are_not_reached_by_any_spelling(proxy: Nginx, target:
 
 
 def test_plain_http_is_sent_to_https(proxy: Nginx) -> None:
-    answer = httpx.get(f"{proxy.http_url}/v1/billing/transactions?limit=5", verify=False)
+    answer = httpx2.get(f"{proxy.http_url}/v1/billing/transactions?limit=5", verify=False)
     assert answer.status_code == 301
     assert answer.headers["location"] == f"{proxy.url}/v1/billing/transactions?limit=5"
     # Whatever host it was asked for: the way leads to our own address.
-    answer = httpx.post(f"{proxy.http_url}/admin", headers={"Host": "evil.example"}, verify=False)
+    answer = httpx2.post(f"{proxy.http_url}/admin", headers={"Host": "evil.example"}, verify=False)
     assert answer.headers["location"] == f"{proxy.url}/admin"
 
 
@@ -241,9 +241,9 @@ def test_a_certificate_authority_is_answered_on_plain_http(proxy: Nginx) -> None
     folder = proxy.folder / "acme" / ".well-known" / "acme-challenge"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "token").write_text("proof")
-    answer = httpx.get(f"{proxy.http_url}/.well-known/acme-challenge/token", verify=False)
+    answer = httpx2.get(f"{proxy.http_url}/.well-known/acme-challenge/token", verify=False)
     assert (answer.status_code, answer.text) == (200, "proof")
-    missing = httpx.get(f"{proxy.http_url}/.well-known/acme-challenge/other", verify=False)
+    missing = httpx2.get(f"{proxy.http_url}/.well-known/acme-challenge/other", verify=False)
     assert missing.status_code == 404
 
 
@@ -270,7 +270,7 @@ def test_only_ciphers_with_authenticated_encryption_are_spoken(proxy: Nginx) -> 
 
 
 def test_static_files_may_be_kept_for_minutes_and_asked_for_again_cheaply(
-    client: httpx.Client, tree: Path
+    client: httpx2.Client, tree: Path
 ) -> None:
     answer = client.get("/static/base.css")
     assert answer.content == (tree / "static" / "base.css").read_bytes()
@@ -282,13 +282,13 @@ def test_static_files_may_be_kept_for_minutes_and_asked_for_again_cheaply(
     assert again.status_code == 304
 
 
-def test_answers_that_may_hold_secrets_are_not_compressed(client: httpx.Client) -> None:
+def test_answers_that_may_hold_secrets_are_not_compressed(client: httpx2.Client) -> None:
     assert client.get("/openapi.json").headers["content-encoding"] == "gzip"
     assert "content-encoding" not in client.get("/admin/sign-in").headers
 
 
 def test_identities_reach_the_server_as_they_were_encoded(
-    client: httpx.Client, proxy: Nginx, server: Service
+    client: httpx2.Client, proxy: Nginx, server: Service
 ) -> None:
     for external_id in ("a b", "a%2Fb", "ünï", "a+b@example.com", "a?b=c#d", ";,:$&=~"):
         user = f"{unique()}{external_id}"
@@ -300,7 +300,7 @@ def test_identities_reach_the_server_as_they_were_encoded(
             answer = raw(proxy, path, f"X-API-Key: {server.key.secret}\r\n".encode())
             assert answer.status_code == 200, answer.text
             assert answer.json()["external_id"] == user
-    direct = httpx.get(
+    direct = httpx2.get(
         f"{server.base_url}/v1/billing/accounts/oauth%3Agoogle/a%2Fb",
         headers={"X-API-Key": server.key.secret},
         verify=False,
@@ -328,7 +328,7 @@ def test_staff_sign_in_through_tls_and_work_from_their_own_address(database: Dat
         provider.knows(FOUNDER, name="Ada Founder")
         assert "/admin/oauth/login?" in browser.get("/").text
         asked = browser.get("/admin/oauth/login").headers["location"]
-        back = httpx.post(asked, data={"sub": FOUNDER}, verify=False).headers["location"]
+        back = httpx2.post(asked, data={"sub": FOUNDER}, verify=False).headers["location"]
         assert back.startswith(f"{proxy.url}/admin/oauth/callback?")
         assert browser.get(back).headers["location"] == "/admin"
         page = browser.get("/admin")
@@ -358,7 +358,7 @@ def test_staff_sign_in_through_tls_and_work_from_their_own_address(database: Dat
 
 
 def test_the_callers_request_id_goes_all_the_way_and_comes_back_once(
-    client: httpx.Client, server: Service, proxy: Nginx
+    client: httpx2.Client, server: Service, proxy: Nginx
 ) -> None:
     name = unique("trace")
     answer = client.post(CHECK, json=identity(), headers={"X-Request-ID": name})
@@ -372,7 +372,7 @@ def test_the_callers_request_id_goes_all_the_way_and_comes_back_once(
 
 @pytest.mark.parametrize("sent", ["", "two words", "a" * 129, 'quote"', "{}", "é"])
 def test_a_request_id_that_is_not_sane_is_replaced(
-    client: httpx.Client, server: Service, sent: str
+    client: httpx2.Client, server: Service, sent: str
 ) -> None:
     for path in ("/health", "/metrics"):
         answer = client.get(path, headers={b"X-Request-ID": sent.encode()})
@@ -382,7 +382,7 @@ def test_a_request_id_that_is_not_sane_is_replaced(
     wait_for(lambda: answer.headers["x-request-id"] in server.process.output, "the server's log")
 
 
-def _logged(proxy: Nginx, answer: httpx.Response) -> dict[str, Any]:
+def _logged(proxy: Nginx, answer: httpx2.Response) -> dict[str, Any]:
     """The line of nginx's log for an answer."""
     name = answer.headers["x-request-id"]
 
@@ -474,7 +474,7 @@ def test_behind_a_load_balancer_the_address_that_it_saw_counts(server: Service) 
         assert not {"192.0.2.77", "203.0.113.200"} & seen()
 
 
-def test_a_body_that_is_too_large_is_refused_in_json(client: httpx.Client, proxy: Nginx) -> None:
+def test_a_body_that_is_too_large_is_refused_in_json(client: httpx2.Client, proxy: Nginx) -> None:
     limit = 1024 * 1024
     known = client.post(CHARGES, content=b"x" * (limit + 1))
     chunked = client.post(CHARGES, content=(b"x" * 65536 for _ in range(17)))
@@ -509,7 +509,7 @@ def test_malformed_requests_are_refused_in_json(
 
 
 def test_headers_and_addresses_of_many_kilobytes_get_the_servers_answer(
-    client: httpx.Client, proxy: Nginx
+    client: httpx2.Client, proxy: Nginx
 ) -> None:
     """A browser's cookies of other services, and an address that nginx need not refuse."""
     assert client.get("/health", headers={"Cookie": f"other={'a' * 60_000}"}).status_code == 200
@@ -617,7 +617,7 @@ def test_one_client_has_so_many_requests_under_way_and_no_more(server: Service) 
 
 
 def test_slow_clients_are_cut_off_and_hold_up_nobody(
-    proxy: Nginx, client: httpx.Client, server: Service
+    proxy: Nginx, client: httpx2.Client, server: Service
 ) -> None:
     beginnings = {
         b"GET /health HTTP/1.1\r\nHost: a\r\nX-Slow: ": b"a",  # headers that never end
@@ -659,7 +659,7 @@ def test_slow_clients_are_cut_off_and_hold_up_nobody(
 
 
 def _in_progress(server: Service) -> float:
-    text = httpx.get(f"{server.base_url}/metrics", verify=False).text
+    text = httpx2.get(f"{server.base_url}/metrics", verify=False).text
     found = re.search(r"^billing_http_requests_in_progress (\S+)$", text, re.MULTILINE)
     assert found is not None
     return float(found[1])
@@ -893,7 +893,7 @@ def test_the_template_is_filled_in_as_the_official_image_does_it(tree: Path) -> 
 
 
 def test_no_log_tells_who_was_asked_about_or_by_whom(
-    proxy: Nginx, client: httpx.Client, server: Service
+    proxy: Nginx, client: httpx2.Client, server: Service
 ) -> None:
     user, email = unique("whoever"), f"{unique('mail')}@example.com"
     identity_in_query = {**identity(user), "customer_email": email}
@@ -932,7 +932,7 @@ def test_no_log_tells_who_was_asked_about_or_by_whom(
 
 def test_it_serves_ipv6_too(server: Service) -> None:
     with running_nginx([server.base_url], ipv6=True) as proxy:
-        answer = httpx.get(f"{proxy.url}/health", verify=proxy.tls)
+        answer = httpx2.get(f"{proxy.url}/health", verify=proxy.tls)
         assert answer.status_code == 200
         wait_for(
             lambda: [line for line in proxy.log() if line["route"] == "/health"], "nginx's log"

@@ -21,7 +21,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
-import httpx
+import httpx2
 import psutil
 import psycopg
 import pytest
@@ -117,25 +117,25 @@ def kill(service: Service) -> None:
 class InBackground:
     """A call in a thread; `ended` is what became of it."""
 
-    def __init__(self, work: Callable[[], httpx.Response]) -> None:
-        self.ended: httpx.Response | httpx.TransportError | None = None
+    def __init__(self, work: Callable[[], httpx2.Response]) -> None:
+        self.ended: httpx2.Response | httpx2.TransportError | None = None
 
         def run() -> None:
             try:
                 self.ended = work()
-            except httpx.TransportError as error:
+            except httpx2.TransportError as error:
                 self.ended = error
 
         self._thread = threading.Thread(target=run)
         self._thread.start()
 
-    def wait(self) -> httpx.Response | httpx.TransportError | None:
+    def wait(self) -> httpx2.Response | httpx2.TransportError | None:
         self._thread.join(40)
         assert not self._thread.is_alive()
         return self.ended
 
 
-def purchase(service: Service, user: str, key: str) -> httpx.Response:
+def purchase(service: Service, user: str, key: str) -> httpx2.Response:
     headers = {"Idempotency-Key": key}
     with service.client() as client:
         return client.post(PURCHASES, json=purchase_body(user), headers=headers)
@@ -161,7 +161,7 @@ def settled(database: Database) -> bool:
 
 def intents_of(double: StripeDouble, user: str) -> list[Json]:
     """The payments that Stripe has for a user."""
-    answer = httpx.get(
+    answer = httpx2.get(
         f"{double.direct_url}/v1/payment_intents",
         params={"limit": 1_000_000},
         headers={"Authorization": f"Bearer {double.api_key}"},
@@ -172,7 +172,7 @@ def intents_of(double: StripeDouble, user: str) -> list[Json]:
     return [row for row in rows if row["metadata"].get("external_id") == user]
 
 
-def assert_unavailable(answer: httpx.Response) -> None:
+def assert_unavailable(answer: httpx2.Response) -> None:
     assert answer.status_code == 503, answer.text
     assert answer.json()["detail"] == "Payment provider unavailable"
     assert answer.json()["code"] == "payment_provider_unavailable"
@@ -203,7 +203,7 @@ def test_a_server_killed_in_a_purchase_sells_it_once_when_it_is_asked_again(
                 holder.rollback()
         else:
             kill(service)
-        assert isinstance(request.wait(), httpx.TransportError)
+        assert isinstance(request.wait(), httpx2.TransportError)
     hold.release()
     wait_for(lambda: settled(database), "what was under way")
     (offered,) = purchase_rows(database, user)
@@ -239,7 +239,7 @@ def test_a_server_killed_before_it_credited_credits_once_when_stripe_comes_again
                 " WHERE datname = current_database() AND application_name = 'ciris-billing'"
                 " AND wait_event_type = 'Lock'"
             )
-            assert isinstance(delivery.wait(), httpx.TransportError)
+            assert isinstance(delivery.wait(), httpx2.TransportError)
             holder.rollback()
     wait_for(lambda: settled(database), "what was under way")
     assert ledger(database, user) == []
@@ -264,7 +264,7 @@ def test_a_call_that_outlives_its_server_and_the_redelivery_credit_once(
             wait_for(lambda: waiting_for_a_lock(database) == 1, "the event to wait")
             kill(service)
             holder.rollback()
-        assert isinstance(delivery.wait(), httpx.TransportError)
+        assert isinstance(delivery.wait(), httpx2.TransportError)
     wait_for(lambda: settled(database), "what was under way")
     assert_receipt(tell(shop, double, event), "success")
     assert_credited_once(database, user, payment_id)
@@ -308,7 +308,7 @@ def test_a_server_killed_after_it_credited_and_before_it_said_so_credits_once(
             holder.rollback()
             wait_for(lambda: ledger(database, user), "the credit")
         kill(service)
-        assert isinstance(delivery.wait(), httpx.TransportError)
+        assert isinstance(delivery.wait(), httpx2.TransportError)
     assert_receipt(tell(shop, double, event), "success")
     with shop.client() as client:
         answer = client.get(f"{PURCHASES}/{payment_id}/status")
@@ -328,7 +328,7 @@ def test_killed_workers_in_a_purchase_leave_new_ones_to_make_it(
         before = worker_pids(service.process)
         for pid in before:
             psutil.Process(pid).kill()
-        assert isinstance(request.wait(), httpx.TransportError)
+        assert isinstance(request.wait(), httpx2.TransportError)
         wait_for(lambda: len(worker_pids(service.process) - before) == 2, "new workers")
         hold.release()
         wait_until_healthy(service.base_url, service.process)
@@ -338,8 +338,8 @@ def test_killed_workers_in_a_purchase_leave_new_ones_to_make_it(
     assert len(purchase_rows(database, user)) == 1
 
 
-def _answered(work: Callable[[], httpx.Response]) -> httpx.Response | None:
-    with contextlib.suppress(httpx.TransportError):
+def _answered(work: Callable[[], httpx2.Response]) -> httpx2.Response | None:
+    with contextlib.suppress(httpx2.TransportError):
         return work()
     return None
 
@@ -361,7 +361,7 @@ def test_sigterm_ends_what_it_has_begun(shop: Service, double: StripeDouble) -> 
         hold.release()
         for request, status in ((telling, 200), (selling, 201)):
             answer = request.wait()
-            assert isinstance(answer, httpx.Response), answer
+            assert isinstance(answer, httpx2.Response), answer
             assert answer.status_code == status
         assert service.process.process.wait(20) == 0
         assert "Traceback" not in service.process.output
@@ -404,7 +404,7 @@ def test_a_database_that_goes_away_before_the_commit_costs_no_credit(
             answer = delivery.wait()
             again = tell(shop, double, event)
         holder.rollback()
-    assert isinstance(answer, httpx.Response)
+    assert isinstance(answer, httpx2.Response)
     for told in (answer, again):
         assert (told.status_code, told.json()["code"]) == (500, "webhook_failed")
         assert told.json()["detail"] == "Webhook processing failed"
@@ -438,7 +438,7 @@ def test_a_database_that_goes_away_during_a_purchase_costs_no_payment(
         with gone(database):
             hold.release()
             ended = request.wait()
-            assert isinstance(ended, httpx.Response)
+            assert isinstance(ended, httpx2.Response)
             answer = ended
     assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
     assert int(answer.headers["Retry-After"]) >= 1
@@ -518,7 +518,7 @@ def test_a_failing_stripe_is_a_503_in_time_and_the_purchase_can_be_made_later(
     user = unique()
     payment_id = buy(shop)["payment_id"]
     with shop.client() as client:
-        requests: list[tuple[str, str, Callable[[], httpx.Response]]] = [
+        requests: list[tuple[str, str, Callable[[], httpx2.Response]]] = [
             ("POST", INTENTS, lambda: purchase(shop, user, "once")),
             ("GET", INTENT, lambda: client.get(f"{PURCHASES}/{payment_id}/status")),
         ]

@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 import yaml
 from cryptography import x509
@@ -247,14 +247,14 @@ class Prometheus:
     """A running Prometheus, by its HTTP interface."""
 
     def __init__(self, port: int) -> None:
-        self._client = httpx.Client(
+        self._client = httpx2.Client(
             base_url=f"http://127.0.0.1:{port}/api/v1", timeout=10, verify=False
         )
 
     def ready(self) -> bool:
         try:
             return self._client.get("/query", params={"query": "vector(1)"}).status_code == 200
-        except httpx.TransportError:
+        except httpx2.TransportError:
             return False
 
     def query(self, query: str) -> list[dict[str, Any]]:

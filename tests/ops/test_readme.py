@@ -24,7 +24,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 
 from tests.support import (
@@ -170,7 +170,7 @@ def test_the_readme_has_the_blocks_of_a_first_session(blocks: list[Block]) -> No
 
 
 def test_make_run_as_the_readme_has_it_serves(make_run: Run) -> None:
-    assert httpx.get(f"{make_run.facts['base_url']}/health", verify=False).status_code == 200
+    assert httpx2.get(f"{make_run.facts['base_url']}/health", verify=False).status_code == 200
     assert make_run.facts["api_key"] in make_run.process.output
     server = subprocess.run(
         [make_run.clone / ".venv/bin/python", "-c", "import server; print(server.__file__)"],

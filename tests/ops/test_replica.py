@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import httpx
+import httpx2
 import psutil
 import pytest
 
@@ -87,21 +87,21 @@ def wait_until_reading(service: Service, times: int = 1) -> None:
     )
 
 
-def history(client: httpx.Client, user: str) -> int:
+def history(client: httpx2.Client, user: str) -> int:
     """How many transactions the user's history shows."""
     answer = client.get(HISTORY, params=identity(user))
     assert answer.status_code == 200, answer.text
     return int(answer.json()["total_count"])
 
 
-def charge(client: httpx.Client, user: str) -> None:
+def charge(client: httpx2.Client, user: str) -> None:
     answer = client.post(CHARGES, json=charge_body(user))
     assert answer.status_code == 201, answer.text
 
 
 def lag(service: Service) -> float:
     """The gauge."""
-    text = httpx.get(f"{service.base_url}/metrics", verify=False).text
+    text = httpx2.get(f"{service.base_url}/metrics", verify=False).text
     [line] = [line for line in text.splitlines() if line.startswith("billing_replica_lag_seconds")]
     return float(line.split()[-1])
 
@@ -279,7 +279,7 @@ async def test_a_server_that_is_led_to_a_standby_for_a_while_says_so_and_goes_on
     ):
         with service.client() as client:
 
-            async def post(path: str, body: dict[str, Any]) -> httpx.Response:
+            async def post(path: str, body: dict[str, Any]) -> httpx2.Response:
                 return await asyncio.to_thread(client.post, path, json=body)
 
             user = unique()

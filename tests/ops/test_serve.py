@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-import httpx
+import httpx2
 import psutil
 import psycopg
 import pytest
@@ -108,7 +108,7 @@ async def arrived(service: Service, session: aiohttp.ClientSession, count: int =
     charges have been tried: others, sent after them, have come back."""
 
     def in_progress() -> bool:
-        text = httpx.get(f"{service.base_url}/metrics", verify=False).text
+        text = httpx2.get(f"{service.base_url}/metrics", verify=False).text
         found = re.search(r"^billing_http_requests_in_progress (\S+)$", text, re.MULTILINE)
         return found is not None and float(found[1]) > count  # it counts itself
 
@@ -120,7 +120,7 @@ async def arrived(service: Service, session: aiohttp.ClientSession, count: int =
 def calls(service: Service, function: str, result: str = "success") -> float:
     """How often the server has called a function."""
     name = f'billing_db_queries_total{{function="{function}",result="{result}"}} '
-    lines = httpx.get(f"{service.base_url}/metrics", verify=False).text.splitlines()
+    lines = httpx2.get(f"{service.base_url}/metrics", verify=False).text.splitlines()
     return sum(float(line.removeprefix(name)) for line in lines if line.startswith(name))
 
 
@@ -257,8 +257,8 @@ async def test_an_answer_given_while_it_ends_says_that_its_connection_ends_too(
 
 def _refuses(service: Service) -> bool:
     try:
-        httpx.get(f"{service.base_url}/", timeout=5, verify=False)
-    except httpx.TransportError:
+        httpx2.get(f"{service.base_url}/", timeout=5, verify=False)
+    except httpx2.TransportError:
         return True
     return False
 
@@ -377,7 +377,7 @@ def test_a_database_that_went_silent_fails_the_health_check_within_a_second(
                     process.suspend()
             for _ in range(3):
                 began = time.monotonic()
-                answer = httpx.get(f"{service.base_url}/health", timeout=10, verify=False)
+                answer = httpx2.get(f"{service.base_url}/health", timeout=10, verify=False)
                 assert time.monotonic() - began < 1.5
                 assert answer.status_code == 503
                 assert answer.json()["detail"]["database"] == "disconnected"

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-import httpx
+import httpx2
 import psutil
 import pytest
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -47,7 +47,7 @@ def traced(module_database: Database, collector: Collector) -> Iterator[Service]
         yield service
 
 
-def post(service: Service, path: str, body: object, **headers: str) -> tuple[httpx.Response, str]:
+def post(service: Service, path: str, body: object, **headers: str) -> tuple[httpx2.Response, str]:
     """The answer, and the id that the request went by."""
     request_id = secrets.token_hex(16)
     with service.client() as client:
@@ -55,7 +55,7 @@ def post(service: Service, path: str, body: object, **headers: str) -> tuple[htt
     return answer, request_id
 
 
-def charge(service: Service, user: str, **headers: str) -> tuple[httpx.Response, str]:
+def charge(service: Service, user: str, **headers: str) -> tuple[httpx2.Response, str]:
     return post(service, CHARGES, charge_body(user), **headers)
 
 
@@ -217,7 +217,7 @@ def test_no_identity_key_or_address_is_in_what_is_sent(
         client.get(f"{ACCOUNTS}/oauth:google/{user}")
         client.get(TRANSACTIONS, params=identity(user))
         client.get(f"/nothing/{EMAIL}?user={user}")
-    with httpx.Client(base_url=traced.base_url, verify=False) as client:
+    with httpx2.Client(base_url=traced.base_url, verify=False) as client:
         client.post(CHARGES, json=charge_body(user), headers={"X-API-Key": "cbk_test_" + "x" * 40})
     collector.trace_of(charge(traced, user, baggage=f"user={user}")[1])
     sent = b"".join(collector.bodies)
@@ -315,7 +315,7 @@ def test_an_exception_that_opentelemetry_records_itself_is_sent_without_its_word
 
 def test_health_and_metrics_are_not_traced(traced: Service, collector: Collector) -> None:
     for path in ("/health", "/metrics"):
-        assert httpx.get(f"{traced.base_url}{path}", verify=False).status_code == 200
+        assert httpx2.get(f"{traced.base_url}{path}", verify=False).status_code == 200
     collector.trace_of(charge(traced, known_user(traced))[1])
     assert not {s.attributes.get("http.route") for s in collector.spans} & {"/health", "/metrics"}
 

@@ -7,7 +7,7 @@ import sys
 import zipfile
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 
 from server.migrate import latest_step
@@ -100,7 +100,7 @@ def test_it_migrates_and_serves_from_an_empty_folder(
             base_url = f"http://127.0.0.1:{port}"
             wait_until_healthy(base_url, process)
             headers = {"X-API-Key": key.secret}
-            with httpx.Client(
+            with httpx2.Client(
                 base_url=base_url, headers=headers, timeout=30, verify=False
             ) as client:
                 user = unique()

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import psutil
 import psycopg
 
@@ -175,8 +175,8 @@ class Stage:
 
     def _busy(self) -> bool:
         try:
-            text = httpx.get(f"{self.base_url}/metrics", timeout=10, verify=False).text
-        except httpx.TransportError:
+            text = httpx2.get(f"{self.base_url}/metrics", timeout=10, verify=False).text
+        except httpx2.TransportError:
             return True
         progress = [
             float(line.split()[-1])

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import httpx
+import httpx2
 import jwt
 import psycopg
 import pytest
@@ -71,12 +71,12 @@ class Person:
     role: str = ""
     token: str = ""
 
-    def call(self, method: str, path: str, **options: Any) -> httpx.Response:
+    def call(self, method: str, path: str, **options: Any) -> httpx2.Response:
         """Sends a request; the answer must be one that the description has."""
         headers = {"User-Agent": AGENT, **options.pop("headers", {})}
         if self.token:
             headers = {"Authorization": f"Bearer {self.token}", **headers}
-        answer = httpx.request(
+        answer = httpx2.request(
             method,
             self.service.base_url + path,
             headers=headers,
@@ -96,13 +96,13 @@ class Person:
         assert answer.headers["cache-control"] == "no-store"
         return answer.json()
 
-    def post(self, path: str, body: Any = None, **headers: str) -> httpx.Response:
+    def post(self, path: str, body: Any = None, **headers: str) -> httpx2.Response:
         return self.call("POST", f"/admin/api{path}", json=body, headers=headers)
 
-    def put(self, path: str, body: Any = None, **headers: str) -> httpx.Response:
+    def put(self, path: str, body: Any = None, **headers: str) -> httpx2.Response:
         return self.call("PUT", f"/admin/api{path}", json=body, headers=headers)
 
-    def delete(self, path: str) -> httpx.Response:
+    def delete(self, path: str) -> httpx2.Response:
         return self.call("DELETE", f"/admin/api{path}")
 
 

@@ -7,7 +7,7 @@ import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from tests.http.admin_api.helpers import (
@@ -38,9 +38,9 @@ KEY = (
 # API keys
 
 
-def may_check(service: Service, secret: str) -> httpx.Response:
+def may_check(service: Service, secret: str) -> httpx2.Response:
     """Whether a key is good."""
-    return httpx.post(
+    return httpx2.post(
         f"{service.base_url}/v1/billing/credits/check",
         json=identity(),
         headers={"X-API-Key": secret},
@@ -90,7 +90,7 @@ def test_a_key_may_be_for_tests_read_only_and_for_a_while(service: Service, admi
     assert key["plaintext_key"].startswith("cbk_test_")
     left = datetime.fromisoformat(key["expires_at"]) - datetime.now(UTC)
     assert timedelta(days=3649) < left <= timedelta(days=3650)
-    charge = httpx.post(
+    charge = httpx2.post(
         f"{service.base_url}/v1/billing/charges",
         json=charge_body(unique()),
         headers={"X-API-Key": key["plaintext_key"]},

@@ -7,7 +7,7 @@ import re
 import secrets
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from tests.http.admin_api.helpers import (
@@ -43,7 +43,7 @@ def stripe_row(service: Service) -> Any:
     return rows[0][0] if rows else None
 
 
-def assert_silent(service: Service, answer: httpx.Response) -> None:
+def assert_silent(service: Service, answer: httpx2.Response) -> None:
     """No secret of STRIPE is told, recorded or logged."""
     recorded = service.database.value(
         "SELECT string_agg(l::text, ' ') FROM billing_data.admin_audit_logs AS l"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import threading
 
-import httpx
+import httpx2
 import pytest
 
 from tests.http.admin_api.helpers import (
@@ -111,7 +111,7 @@ def test_two_administrators_who_remove_each_other_leave_one(database: Database) 
     with running_service(database, **staff_environment()) as service:
         people = [hire(service, "admin") for _ in range(2)]
         for change in ({"is_active": False}, {"role": "viewer"}):
-            answers: list[httpx.Response] = []
+            answers: list[httpx2.Response] = []
             barrier = threading.Barrier(2)
 
             def remove(
@@ -119,7 +119,7 @@ def test_two_administrators_who_remove_each_other_leave_one(database: Database) 
                 whom: Person,
                 change: Json = change,
                 barrier: threading.Barrier = barrier,
-                answers: list[httpx.Response] = answers,
+                answers: list[httpx2.Response] = answers,
             ) -> None:
                 barrier.wait(10)
                 answers.append(who.put(f"/staff/{whom.email}", {**change, "reason": "a quarrel"}))

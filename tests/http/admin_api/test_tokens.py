@@ -9,7 +9,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import httpx
+import httpx2
 import psycopg
 import pytest
 
@@ -99,7 +99,7 @@ def test_the_header_beats_the_cookie(service: Service, admin: Person, viewer: Pe
 @pytest.mark.parametrize("value", ["rubbish", "", "gAAAAA", "\u00ff\u00fe", "a" * 3000])
 def test_a_cookie_that_is_not_ours_opens_nothing(service: Service, value: str) -> None:
     headers: Any = {"Cookie": f"admin_token={value}".encode("latin-1")}
-    answer = httpx.get(f"{service.base_url}/admin/api/users", headers=headers, verify=False)
+    answer = httpx2.get(f"{service.base_url}/admin/api/users", headers=headers, verify=False)
     assert_error(answer, 401, BAD)
 
 
@@ -111,7 +111,7 @@ def test_bytes_that_are_no_text_are_no_fault_of_ours(
     if header == "Origin":
         headers = {"Cookie": session_cookie(admin).encode()}
     headers[header] = {"Authorization": b"Bearer \xff\xfe"}.get(header, b"\xff\xfe")
-    answer = httpx.post(
+    answer = httpx2.post(
         f"{service.base_url}/admin/api/api-keys", headers=headers, json={"name": "x"}, verify=False
     )
     wanted = {"Authorization": 401, "Origin": 403}.get(header, 201)
