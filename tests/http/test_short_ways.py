@@ -15,6 +15,7 @@ from typing import Any
 import orjson
 import pytest
 from aiohttp import web
+from pytest_aiohttp import AiohttpServer
 
 from server.app import build_app
 from server.config import ServeConfig
@@ -161,7 +162,7 @@ _VARIES = (
 )
 
 
-async def exchange(port: int, parts: list[bytes]) -> bytes:
+async def exchange(port: int | None, parts: list[bytes]) -> bytes:
     """All that the server says on one connection, until it closes it."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     said = b""
@@ -308,7 +309,10 @@ async def test_nobody_sees_which_way_a_request_went(
 @pytest.mark.parametrize("cookies", [{}, {"one": "1", "two": "2"}])
 @pytest.mark.parametrize("closes", [False, True])
 async def test_an_answer_is_written_as_aiohttp_would_write_it(
-    headers: dict[str, str] | None, cookies: dict[str, str], closes: bool
+    aiohttp_server: AiohttpServer,
+    headers: dict[str, str] | None,
+    cookies: dict[str, str],
+    closes: bool,
 ) -> None:
     async def answer(request: web.Request) -> web.Response:
         if request.path == "/ours":
@@ -325,13 +329,8 @@ async def test_an_answer_is_written_as_aiohttp_would_write_it(
 
     app = web.Application()
     app.router.add_get("/{whose}", answer)
-    runner = web.AppRunner(app, access_log=None)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    port = runner.addresses[0][1]
+    port = (await aiohttp_server(app)).port
     ours = await exchange(port, [request("GET /ours"), request("GET /ours", version="1.0")])
     theirs = await exchange(port, [request("GET /theirs"), request("GET /theirs", version="1.0")])
-    await runner.cleanup()
     date, word = _VARIES[0]
     assert date.sub(word, ours) == date.sub(word, theirs)
