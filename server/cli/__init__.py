@@ -25,7 +25,11 @@ _COMMANDS = (
     "verify",
     "completion",
 )
-_WITHOUT_DEV = ("dev", "serve")  # they say which database they mean
+_WITHOUT_DEV = (
+    "dev",
+    "serve",
+    "completion",
+)  # they bring a database, must be told which, need none
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -30,7 +30,7 @@ def call_function(statement: LiteralString, **arguments: Any) -> list[dict[str, 
             "the database does not fit this release: run `ciris-billing migrate`"
         ) from None
     except psycopg.errors.InsufficientPrivilege:
-        raise CommandFailed(f"this login may not do that: {_WHO_MAY}") from None
+        raise CommandFailed(f"permission denied: {_WHO_MAY}") from None
     except UnicodeEncodeError:
         raise CommandFailed("an argument is not valid UTF-8 text") from None
     except psycopg.errors.InvalidSchemaName:

@@ -8,6 +8,7 @@ import contextlib
 import fcntl
 import os
 import secrets
+import shlex
 import shutil
 import sys
 import time
@@ -263,7 +264,7 @@ def _set_up_fake_stripe(config: ServeConfig, *, wanted: bool) -> None:
             "Stripe is set up in this folder with keys of your own: give --fake-stripe another"
             " folder with --data-dir"
         )
-    if not wanted and not is_fake:
+    if not wanted and not (is_fake and rows[0]["is_active"]):
         return
     given = FAKE_STRIPE if wanted else {}
     sealed = seal_settings("stripe", given, Cipher(config.encryption_keys))
@@ -302,8 +303,8 @@ CIRIS Billing is running at {facts["base_url"]}
   Try it    {_curl(facts, "credits/check", body)}
 {_how_to_buy(facts) if options.fake_stripe else ""}
   Console   {facts["sign_in_url"]}
-            (signs you in once, within ten minutes; `ciris-billing admins link {_developer()}`
-            makes another)
+            (signs you in once, within ten minutes; for another link:
+            {shlex.quote(sys.argv[0])} admins link {_developer()})
 
   API       {facts["base_url"]}/docs
   psql      {psql} '{facts["dsn"]}'

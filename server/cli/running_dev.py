@@ -27,8 +27,9 @@ def use_running_dev(environment: MutableMapping[str, str]) -> None:
     print(f"ciris-billing: on the database of the `dev` in {directory}/", file=sys.stderr)
     environment["DATABASE_URL"] = facts["dsn"]
     for name in SECRETS:
-        if not environment.get(name) and not environment.get(f"{name}_FILE"):
-            environment[f"{name}_FILE"] = str(secret_file(directory, name))
+        path = secret_file(directory, name)
+        if not environment.get(name) and not environment.get(f"{name}_FILE") and path.exists():
+            environment[f"{name}_FILE"] = str(path)
     if "stripe_api_base" in facts:
         environment.setdefault("STRIPE_API_BASE", facts["stripe_api_base"])
 
@@ -38,9 +39,9 @@ def find_running_dev() -> tuple[Path, dict[str, str]] | None:
     for directory in (DATA_DIRECTORY, Path()):
         try:
             facts = json.loads((directory / FACTS).read_text(encoding="utf-8"))
-            if _is_held(directory / LOCK):
+            if _is_held(directory / LOCK) and facts["dsn"] and facts["base_url"]:
                 return directory, facts
-        except (OSError, ValueError):
+        except (OSError, ValueError, KeyError, TypeError):
             continue
     return None
 

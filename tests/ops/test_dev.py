@@ -193,6 +193,11 @@ def test_the_commands_it_prints_work_as_they_stand(dev: Dev) -> None:
         ["sh", "-c", curl], check=True, stdout=subprocess.PIPE, text=True
     ).stdout
     assert json.loads(answer)["has_credit"] is True
+    [link] = re.findall(r"^\s*(\S*ciris-billing admins link \S+)\)$", text, re.MULTILINE)
+    made = subprocess.run(
+        ["sh", "-c", link], check=True, stdout=subprocess.PIPE, text=True, cwd=dev.directory.parent
+    ).stdout
+    assert made.startswith(f"{dev.facts['base_url']}/admin/sign-in/")
     [psql] = re.findall(r"^\s*psql\s+(\S*psql .*)$", text, re.MULTILINE)
     count = subprocess.run(
         ["sh", "-c", f"{psql.strip()} -XAt -c 'SELECT count(*) FROM billing.help()'"],
@@ -270,6 +275,7 @@ def test_commands_beside_it_find_its_database(dev: Dev) -> None:
     assert done.returncode == 0, done.stderr
     assert dev.facts["api_key"][:20] in done.stdout
     assert "`dev` in .data/" in done.stderr
+    assert beside(dev, "completion", "bash").stderr == ""  # it goes into a shell's start
     for command in (("verify",), ("migrate", "--status"), ("providers", "list")):
         assert beside(dev, *command).returncode == 0
     token = beside(dev, "admins", "token", "dev@ciris.ai").stdout.strip()
