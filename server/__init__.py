@@ -4,5 +4,5 @@ from importlib.metadata import PackageNotFoundError, version
 
 try:
     __version__ = version("ciris-billing")
-except PackageNotFoundError:  # a bare checkout, never installed
+except PackageNotFoundError:  # the package runs from a checkout and was never installed
     __version__ = "0+unknown"

@@ -1,4 +1,4 @@
-"""API key secrets: made, hashed and verified here, never stored (contract.md 7.8)."""
+"""Makes, hashes and verifies the secrets of API keys, which are never stored (contract.md 7.8)."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from argon2.exceptions import InvalidHashError, VerificationError
 
 PREFIX_LENGTH = 20
 
-# A key holds 256 random bits, so no guessing strategy gains from a cheap hash; these are the
-# smallest parameters OWASP recommends, which keep the first use of a key under about 20 ms.
+# A key holds 256 random bits, so a cheap hash does not help anybody to guess it. These are the
+# smallest parameters that OWASP recommends; they keep the first use of a key under about 20 ms.
 _HASHER = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
 
 
 @dataclass(frozen=True, slots=True)
 class NewSecret:
-    """A fresh API key: `plaintext` is shown once, `prefix` and `hash` are stored."""
+    """A new API key: `plaintext` is shown once, `prefix` and `hash` are stored."""
 
     plaintext: str
     prefix: str
@@ -27,17 +27,17 @@ class NewSecret:
 
     @property
     def digest(self) -> bytes:
-        """What the database knows the key by when an agent's call names it."""
+        """The digest from which the credential in agents' calls is made."""
         return digest_of(self.plaintext)
 
 
 def digest_of(secret: str) -> bytes:
-    """A key's SHA-256: its 256 random bits need no slow hash."""
+    """A key's SHA-256. A key has 256 random bits, so no slow hash is needed here."""
     return hashlib.sha256(secret.encode()).digest()
 
 
 def credential_of(digest: bytes) -> UUID:
-    """What calls name the key of this digest by; see billing.create_api_key."""
+    """The credential that calls name the key of this digest by; see billing.create_api_key."""
     return UUID(bytes=digest[:16])
 
 

@@ -1,4 +1,4 @@
-"""The aiohttp application: what it opens, what surrounds its handlers, its routes."""
+"""The aiohttp application: its resources, its middleware and its routes."""
 
 from __future__ import annotations
 
@@ -36,15 +36,16 @@ ITEM_FIELDS = {CHECK_ITEM.name: CHECK.fields, CHARGE_ITEM.name: CHARGE.fields}
 
 
 def build_app(config: ServeConfig) -> web.Application:
-    """One flat application. It does not need the database to start: a worker that is started
-    again while the database is away answers 503 until it is back."""
+    """Builds the one flat application. The database need not be there: a worker that is restarted
+    while the database is away answers 503 until it is back."""
     telemetry.start(os.environ)
     app = web.Application(middlewares=[around_request], client_max_size=config.max_body_bytes)
     app[CONFIG] = config
     app[STOPPING] = asyncio.Event()
     app.on_startup.append(_tune_garbage_collector)
     app.on_shutdown.append(_announce_stop)
-    # These two end last, so that traces and counts of the others' end are still sent.
+    # These two come first and therefore end last, so that the traces and counts of the other
+    # resources' end are still sent.
     app.cleanup_ctx.append(_telemetry)
     app.cleanup_ctx.append(_metrics)
     app.cleanup_ctx.append(_gateway)
@@ -71,7 +72,8 @@ def build_app(config: ServeConfig) -> web.Application:
 async def _tune_garbage_collector(app: web.Application) -> None:
     """Modules that are loaded by now stay for good, so the garbage collector need not walk them
     again and again; each walk delayed requests by up to 40 ms. Requests seldom leave reference
-    cycles behind. Looking for them every 700 objects was a twentieth of what a request costs."""
+    cycles behind, and a collection after every 700 objects was a twentieth of the cost of a
+    request."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS)

@@ -1,7 +1,8 @@
 """Configuration from environment variables and files (design.md 3).
 
 Every secret NAME may instead be given as NAME_FILE, the path of a file that holds it. All faults
-are collected and named at once; a value is never quoted in a fault, since it may be a secret."""
+are collected and reported together. A fault never quotes a value, since the value may be a secret.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +17,12 @@ from server.limits import INT64_MAX
 
 _DATABASE_SCHEMES = ("postgresql", "postgres", "postgresql+asyncpg", "postgresql+psycopg")
 _MINIMUM_SECRET_LENGTH = 32
-_STRIPE_TIMEOUT = 4.0  # one attempt of two: clients of ours wait ten seconds
+_STRIPE_TIMEOUT = 4.0  # one attempt; there are two, and our clients wait ten seconds
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 class ConfigError(Exception):
-    """The configuration is unusable; `faults` names everything that is wrong with it."""
+    """The configuration cannot be used; `faults` lists everything that is wrong with it."""
 
     def __init__(self, faults: list[str]) -> None:
         super().__init__("; ".join(faults))
@@ -33,8 +34,9 @@ _GOOGLE = "https://accounts.google.com/.well-known/openid-configuration"
 
 @dataclass(frozen=True, slots=True)
 class StaffConfig:
-    """What the staff console runs with. `public_url` is where browsers reach it, never taken from a
-    request; `sign_in_links` opens the local door of `ciris-billing dev`."""
+    """The configuration of the staff console. `public_url` is the address that browsers use; it is
+    never taken from a request. `sign_in_links` allows the local sign-in links of `ciris-billing
+    dev`."""
 
     secret: str = field(repr=False)
     public_url: str
@@ -45,13 +47,13 @@ class StaffConfig:
 
     @property
     def secure_cookies(self) -> bool:
-        """Cookies go over TLS only, but for `dev`, which has none."""
+        """Whether cookies go over TLS only. They always do, except in `dev`, which has no TLS."""
         return not self.sign_in_links
 
 
 @dataclass(frozen=True, slots=True)
 class ServeConfig:
-    """What `ciris-billing serve` runs with. Times in seconds, sizes in bytes."""
+    """The configuration of `ciris-billing serve`. Times are in seconds, sizes in bytes."""
 
     database_url: str
     host: str = "127.0.0.1"
@@ -67,10 +69,10 @@ class ServeConfig:
     watch_interval: float = 60.0
     tls_certificate_file: str | None = None
     purchase_url: str | None = None
-    encryption_keys: tuple[str, ...] = field(default=(), repr=False)  # the newest first
+    encryption_keys: tuple[str, ...] = field(default=(), repr=False)  # newest first
     stripe_api_base: str | None = None
     stripe_timeout: float = _STRIPE_TIMEOUT
-    trusted_proxies: tuple[str, ...] = ()  # networks whose X-Forwarded-For is believed
+    trusted_proxies: tuple[str, ...] = ()  # networks of proxies whose X-Forwarded-For is trusted
     staff: StaffConfig | None = None
     pooler: str = "none"
     read_url: str | None = None
@@ -141,7 +143,7 @@ class _Reader:
         return f"postgresql://{rest}"
 
     def pooler(self) -> str:
-        """DATABASE_POOLER: what stands between us and the database."""
+        """Reads DATABASE_POOLER: which pooler, if any, stands between us and the database."""
         kind = self.env.get("DATABASE_POOLER") or "none"
         if kind not in ("none", "transaction"):
             self.faults.append("DATABASE_POOLER must be none or transaction")
@@ -156,7 +158,8 @@ class _Reader:
         return value if value is not None and self._is_strong(name, value) else None
 
     def encryption_keys(self, *, required: bool) -> tuple[str, ...]:
-        """ENCRYPTION_KEY: several keys, the newest first, apart by commas or white space."""
+        """Reads ENCRYPTION_KEY: one or more keys, newest first, separated by commas or white
+        space."""
         name = "ENCRYPTION_KEY"
         value = self.secret(
             name,
@@ -175,7 +178,7 @@ class _Reader:
         return False
 
     def api_base(self, name: str) -> str | None:
-        """An address that secrets go to: HTTPS, or this machine."""
+        """Reads an address that secrets are sent to: it must be HTTPS or on this machine."""
         value = self.pattern(name, r"https?://[^\s/?#@]+/?", "an address like https://host:port")
         if value is None:
             return None
@@ -237,12 +240,12 @@ class _Reader:
         return value or None
 
     def domain(self, name: str) -> str | None:
-        """A domain in small letters, as identity providers name it."""
+        """Reads a domain in lower case, as identity providers write it."""
         value = self.pattern(name, r"[A-Za-z0-9.-]+\.[A-Za-z]+", "a domain like example.com")
         return None if value is None else value.lower()
 
     def networks(self, name: str) -> tuple[str, ...]:
-        """Addresses and networks (10.0.0.0/24), apart by commas or white space."""
+        """Reads addresses and networks (10.0.0.0/24), separated by commas or white space."""
         try:
             parts = re.split(r"[,\s]+", self.env.get(name, "").strip(", \t\r\n"))
             return tuple(str(ipaddress.ip_network(part)) for part in parts if part)
@@ -260,7 +263,7 @@ def _is_safe_address(url: str) -> bool:
 
 
 def _is_well_formed(rest: str) -> bool:
-    """Whether what follows the scheme can be taken apart; libraries quote it when it cannot."""
+    """Whether the part after the scheme can be parsed. Libraries quote it when it cannot."""
     if "#" in rest or re.search(r"%(?![0-9A-Fa-f]{2})", rest):
         return False
     try:
@@ -272,7 +275,7 @@ def _is_well_formed(rest: str) -> bool:
 
 
 def load_serve_config(env: Mapping[str, str]) -> ServeConfig:
-    """Reads what `serve` needs. Raises ConfigError naming every fault."""
+    """Reads what `serve` needs. Raises ConfigError with every fault."""
     read = _Reader(env)
     url = read.database_url("DATABASE_URL", required=True)
     defaults = ServeConfig(database_url="")
@@ -309,7 +312,8 @@ def load_serve_config(env: Mapping[str, str]) -> ServeConfig:
 
 
 def _staff_config(read: _Reader, serve: ServeConfig) -> StaffConfig | None:
-    """The console's configuration; None when it has no secret to sign with, and so is closed."""
+    """The console's configuration. None when no secret for signing is set: the console is closed
+    then."""
     client_id = read.env.get("GOOGLE_CLIENT_ID") or None
     secret = read.strong_secret("ADMIN_JWT_SECRET", required=client_id is not None)
     client_secret = read.secret(
@@ -335,7 +339,7 @@ def _staff_config(read: _Reader, serve: ServeConfig) -> StaffConfig | None:
 
 
 def load_database_url(env: Mapping[str, str]) -> str:
-    """The database commands like `keys` work on. Raises ConfigError."""
+    """Reads the URL of the database that commands like `keys` work on. Raises ConfigError."""
     read = _Reader(env)
     url = read.database_url("DATABASE_URL", required=True)
     read.finish()
@@ -344,12 +348,13 @@ def load_database_url(env: Mapping[str, str]) -> str:
 
 
 def load_migration_config(env: Mapping[str, str]) -> tuple[str, SettingsSeed]:
-    """The owner's database URL (MIGRATION_DATABASE_URL, else DATABASE_URL) and the settings a
-    first deploy seeds. Raises ConfigError."""
+    """Reads the owner's database URL (MIGRATION_DATABASE_URL, else DATABASE_URL) and the settings
+    that a first deploy seeds. Raises ConfigError."""
     read = _Reader(env)
     url = read.database_url("MIGRATION_DATABASE_URL", required=False)
     if url is None and not read.faults and read.pooler() == "transaction":
-        # Its lock belongs to a session, and a pooler in transaction mode has none.
+        # The lock of `migrate` belongs to a session, and a pooler in transaction mode gives no
+        # session of its own.
         read.faults.append(
             "MIGRATION_DATABASE_URL is not set: with DATABASE_POOLER=transaction it must lead to"
             " the database itself"
@@ -372,8 +377,8 @@ def load_migration_config(env: Mapping[str, str]) -> tuple[str, SettingsSeed]:
 
 
 def load_encryption_keys(env: Mapping[str, str]) -> tuple[str, ...]:
-    """The keys of ENCRYPTION_KEY, the newest first; none when it is not set. Raises ConfigError for
-    a weak one."""
+    """Reads the keys of ENCRYPTION_KEY, newest first; none when it is not set. Raises ConfigError
+    for a weak key."""
     read = _Reader(env)
     keys = read.encryption_keys(required=False)
     read.finish()
@@ -381,8 +386,8 @@ def load_encryption_keys(env: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def load_admin_jwt_secret(env: Mapping[str, str]) -> str:
-    """The secret that signs staff tokens. Raises ConfigError when missing or weak: with a default
-    one anybody could mint a token (contract.md 8.19)."""
+    """Reads the secret that signs staff tokens. Raises ConfigError when it is missing or weak: with
+    a default secret anybody could make a token (contract.md 8.19)."""
     read = _Reader(env)
     secret = read.strong_secret("ADMIN_JWT_SECRET", required=True)
     read.finish()
@@ -392,7 +397,7 @@ def load_admin_jwt_secret(env: Mapping[str, str]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ProviderConfig:
-    """What commands about the payment provider run with."""
+    """The configuration of commands about the payment provider."""
 
     encryption_keys: tuple[str, ...] = field(repr=False)
     stripe_api_base: str | None
@@ -401,9 +406,9 @@ class ProviderConfig:
 
 
 def load_provider_config(env: Mapping[str, str], *, need_keys: bool = True) -> ProviderConfig:
-    """The keys that open a provider's configuration, and what STRIPE_API_KEY,
+    """Reads the keys that decrypt a provider's configuration, and the values that STRIPE_API_KEY,
     STRIPE_WEBHOOK_SECRET and STRIPE_PUBLISHABLE_KEY (or their _FILE) give for it. Raises
-    ConfigError, also without keys unless `need_keys` is false."""
+    ConfigError, also when there are no keys, unless `need_keys` is false."""
     read = _Reader(env)
     keys = read.encryption_keys(required=need_keys)
     given = {

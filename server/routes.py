@@ -1,5 +1,5 @@
-"""Every URL of the service: method, path, guard, handler, and all that the API's description says
-of it. Nothing is served that is not here, and each line names its guard, public ones too."""
+"""Every URL of the service: its method, path, guard and handler, and all that the API's description
+says of it. Nothing else is served. Each line names its guard; public routes name one too."""
 
 from __future__ import annotations
 
@@ -290,7 +290,7 @@ SECTIONS: tuple[Section, ...] = (
         Route("GET", "/admin/audit", PAGE, audit_page.list_entries, "Audit log",
               tab="Audit log"),
         Route("GET", "/admin/audit.csv", PAGE, audit_page.export, "Audit log as CSV"),
-        # Last: what no other address of the console is.
+        # This line is last: it matches every other address of the console's API.
         Route("GET", "/admin/api/{path:.*}", OPEN_PAGE, dashboard.not_found, "Not found"),
         Route("GET", "/admin/{path:.*}", OPEN_PAGE, dashboard.not_found, "Not found"),
     )),
@@ -338,7 +338,7 @@ def add_routes(app: web.Application) -> None:
 
 
 def _guarded(route: Route) -> Handler:
-    """The route's handler behind its guard."""
+    """Puts the route's handler behind its guard."""
     if route.is_for_agents:
         return agent_endpoint(
             route.guard,

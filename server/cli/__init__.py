@@ -1,4 +1,4 @@
-"""The command `ciris-billing`. Exit codes: 0 done, 1 it failed, 2 used or configured wrongly."""
+"""The command `ciris-billing`. Exit codes: 0 success, 1 failure, 2 wrong usage or configuration."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _WITHOUT_DEV = (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; gives the exit code."""
+    """Runs one command and returns its exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     parser = _parser(given)
     if "_ARGCOMPLETE" in os.environ:
@@ -63,7 +63,8 @@ def _parser(given: Sequence[str]) -> Parser:
     )
     parser.add_argument("--version", action="version", version=f"ciris-billing {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    # Only what is asked for is loaded: a server that starts waits for nobody else's packages.
+    # Only the command that is asked for is loaded: a server that starts does not wait for the
+    # packages of other commands.
     asked_for = given[:1] if given and given[0] in _COMMANDS else _COMMANDS
     for name in asked_for:
         import_module(f"server.cli.{name}").add_parser(commands)

@@ -1,4 +1,4 @@
-"""`ciris-billing admins`: add and list staff, make sign-in links for `dev` and bearer tokens for
+"""`ciris-billing admins`: adds and lists staff, makes sign-in links for `dev` and bearer tokens for
 scripts."""
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def _token(options: argparse.Namespace) -> int:
 
 
 def create_sign_in_link(base_url: str, email: str) -> dict[str, Any]:
-    """A link that signs a staff member in once, and when it ends."""
+    """Makes a link that signs a staff member in once. Returns it and the time when it expires."""
     ticket = secrets.token_urlsafe(32)
     row = call_function(
         "SELECT billing.create_sign_in_link(p_email => %(email)s, p_ticket_hash => %(hash)s)"
@@ -128,7 +128,7 @@ def _link(options: argparse.Namespace) -> int:
             " staff in by Google (docs/staff.md)"
         )
     _, facts = found
-    os.environ["DATABASE_URL"] = facts["dsn"]  # that server's, whatever else is set
+    os.environ["DATABASE_URL"] = facts["dsn"]  # the database of that server, whatever else is set
     link = create_sign_in_link(facts["base_url"], options.email)
     if options.json:
         print_json(link)

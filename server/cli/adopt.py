@@ -14,16 +14,17 @@ from server.config import SettingsSeed, load_encryption_keys
 
 
 def take_over(url: str, seed: SettingsSeed, *, dry_run: bool, as_json: bool) -> int:
-    """Takes the database at `url` over, or says what that would come to; gives the exit code.
+    """Takes the database at `url` over, or reports what that would do. Returns the exit code.
 
-    Raises ConfigError for a weak ENCRYPTION_KEY, MigrationError when it is refused or fails."""
+    Raises ConfigError for a weak ENCRYPTION_KEY, MigrationError when the takeover is refused or
+    fails."""
     keys = load_encryption_keys(os.environ)
     with _Progress(count_steps(), is_shown=not as_json) as progress:
         if dry_run:
             report = forecast(url, seed, keys, progress.step)
         else:
             report = adopt(url, seed, keys, progress.step)
-            # What may as well be done by the next deploy: coming months, the figures.
+            # The rest, such as coming months and figures, the next deploy could do as well.
             migrations.migrate(url, seed, progress.step)
     if as_json:
         print_json({"taken_over_before": True} if report is None else report.as_dict())
@@ -45,7 +46,7 @@ def _print(report: AdoptionReport) -> None:
 
 
 class _Progress:
-    """A bar by step on a terminal, a line a step elsewhere."""
+    """Shows a progress bar on a terminal, and prints a line for each step elsewhere."""
 
     def __init__(self, steps: int, *, is_shown: bool) -> None:
         self._is_shown = is_shown

@@ -1,4 +1,4 @@
-"""`ciris-billing completion`: what a shell runs to complete commands and options."""
+"""`ciris-billing completion`: prints the script by which a shell completes commands and options."""
 
 from __future__ import annotations
 

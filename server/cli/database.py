@@ -18,7 +18,7 @@ _FOR_PSQL = re.compile(r"\bbilling\.|\bp_[a-z]|\bSELECT\b")
 
 
 def call_function(statement: LiteralString, **arguments: Any) -> list[dict[str, Any]]:
-    """Runs one `SELECT ... FROM billing.f(...)`, with %(name)s arguments, and gives its rows.
+    """Runs one `SELECT ... FROM billing.f(...)` with %(name)s arguments and returns its rows.
 
     Raises ConfigError without a database URL, CommandFailed when the database refuses."""
     url = load_database_url(os.environ)
@@ -47,7 +47,8 @@ def call_function(statement: LiteralString, **arguments: Any) -> list[dict[str, 
 
 
 def _in_words(error: psycopg.Error) -> str:
-    """A refusal without the names of functions and their arguments, which are for psql."""
+    """The text of a refusal without the names of functions and their arguments, which only help in
+    psql."""
     code, slug = error.sqlstate or "", error.diag.constraint_name
     if slug == "invalid_argument":
         values = json.loads(error.diag.message_detail or "{}")
@@ -58,7 +59,7 @@ def _in_words(error: psycopg.Error) -> str:
     if code.startswith("PB"):
         hint = error.diag.message_hint
         return _first_line(error) + (f" ({hint})" if hint and not _FOR_PSQL.search(hint) else "")
-    if code.startswith("22"):  # of a value, in words of its own
+    if code.startswith("22"):  # a value is wrong, and PostgreSQL's own words say how
         return f"the database does not take a value: {_first_line(error)}"
     return f"the database refuses it (SQLSTATE {code or 'unknown'}): its log says why"
 

@@ -1,5 +1,5 @@
-"""`ciris-billing dev`: everything on one machine in one folder: an embedded PostgreSQL, the
-schema, a first API key, the server. For trying and developing, not for production."""
+"""`ciris-billing dev`: everything on one machine in one folder: an embedded PostgreSQL, the schema,
+a first API key and the server. It is for trying and developing, not for production."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ from server.encryption import Cipher
 from server.payments.settings import mask, seal_settings
 
 _STEPS = 4
-_NO_DATABASE = "postgresql:///"  # while there is none: what else is configured is checked first
+# a placeholder until the database exists: the rest of the configuration is checked first
+_NO_DATABASE = "postgresql:///"
 _DATABASE = "billing"
 _SERVER_LOGIN = "billing_web"
 _LOCK_PATIENCE = 10.0
@@ -77,7 +78,7 @@ def _run(options: argparse.Namespace) -> int:
     with _only_one(directory / LOCK), contextlib.ExitStack() as at_end:
         environment = _environment(options, directory)
         config = _config(environment, _NO_DATABASE)
-        # Workers of a dev that was killed hold the port for as long as they need to notice.
+        # After a dev was killed, its workers hold the port until they notice.
         require_free_port(config.host, config.port, patience=_PORT_PATIENCE)
         if options.fake_stripe:
             environment["STRIPE_API_BASE"] = at_end.enter_context(
@@ -90,8 +91,8 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _environment(options: argparse.Namespace, directory: Path) -> dict[str, str]:
-    """What the server is configured by: ours, without another database, with the options and with
-    secrets that are kept in the folder."""
+    """The environment of the server: that of this process without its database, with the options,
+    and with secrets that are kept in the folder."""
     for name in ("DATABASE_URL", "MIGRATION_DATABASE_URL"):  # dev brings its own database
         for given in (name, f"{name}_FILE"):
             os.environ.pop(given, None)
@@ -137,7 +138,7 @@ def _serve(
     _say(2, "bringing the database to this release")
     _migrate(owner_dsn, seed)
     _create_login(owner_dsn)
-    os.environ["DATABASE_URL"] = owner_dsn  # for what commands call
+    os.environ["DATABASE_URL"] = owner_dsn  # for the database calls of commands
     config = _config(environment, cluster.dsn(_DATABASE, _SERVER_LOGIN))
     _say(3, "preparing an API key" + (" and sample data" if options.sample_data else ""))
     base_url = f"http://{config.host}:{config.port}"
@@ -154,7 +155,7 @@ def _serve(
         facts["stripe_api_base"] = environment["STRIPE_API_BASE"]
 
     def ready() -> None:
-        # Good for ten minutes from now, once.
+        # The link works once, within ten minutes from now.
         facts["sign_in_url"] = create_sign_in_link(base_url, _developer())["sign_in_url"]
         _write_private(directory / FACTS, orjson.dumps(facts, option=orjson.OPT_INDENT_2))
         _print_welcome(options, facts, cluster)
@@ -185,8 +186,8 @@ def _migrate(dsn: str, seed: SettingsSeed) -> None:
 
 @contextlib.contextmanager
 def _only_one(path: Path) -> Iterator[None]:
-    """One dev per folder. The lock goes with the process; after a kill -9 its workers hold it for
-    the second they need to notice."""
+    """Allows one dev per folder. The lock ends with the process; after a kill -9 the workers hold
+    it for the second they need to notice."""
     with path.open("a") as file:
         deadline = time.monotonic() + _LOCK_PATIENCE
         waiting = False
@@ -217,7 +218,8 @@ def _create_database(dsn: str) -> None:
 
 
 def _create_login(dsn: str) -> None:
-    """The login the server uses: a member of billing_server and nothing else, as in production."""
+    """Creates the login that the server uses: a member of billing_server and nothing else, as in
+    production."""
     with psycopg.connect(dsn, autocommit=True) as connection:
         row = connection.execute(
             "SELECT 1 FROM pg_roles WHERE rolname = %s", (_SERVER_LOGIN,)
@@ -228,7 +230,7 @@ def _create_login(dsn: str) -> None:
 
 
 def _first_key(path: Path) -> str:
-    """The key of the last time, if it still works; else a new one."""
+    """Returns the key of the last run if it still works, and otherwise a new one."""
     if path.exists():
         text = path.read_text(encoding="utf-8").strip()
         rows = call_function(
@@ -242,7 +244,7 @@ def _first_key(path: Path) -> str:
 
 
 def _developer() -> str:
-    """The address of an administrator made for the purpose."""
+    """Returns the address of an administrator that is made for this purpose."""
     domain = call_function("SELECT admin_email_domain FROM billing.get_settings()")[0]
     email = f"dev@{domain['admin_email_domain']}"
     call_function(
@@ -255,7 +257,8 @@ def _developer() -> str:
 
 
 def _set_up_fake_stripe(config: ServeConfig, *, wanted: bool) -> None:
-    """Sells through the fake Stripe, or no longer does. Somebody's own keys are not touched."""
+    """Sets up selling through the fake Stripe, or ends it. Keys that a user has set are not
+    touched."""
     rows = call_function("SELECT * FROM billing.get_provider_config(p_provider_type => 'stripe')")
     stored = rows[0]["config_data"].get("api_key") if rows else None
     is_fake = isinstance(stored, dict) and stored.get("masked") == mask(FAKE_STRIPE["api_key"])
@@ -277,14 +280,14 @@ def _set_up_fake_stripe(config: ServeConfig, *, wanted: bool) -> None:
 
 
 def _secret(path: Path) -> Path:
-    """The file of a secret that is made once."""
+    """Returns the file of a secret, which is made once."""
     if not path.exists():
         _write_private(path, secrets.token_urlsafe(48).encode())
     return path
 
 
 def _write_private(path: Path, content: bytes) -> None:
-    """Replaces `path` in one step, readable by its owner only."""
+    """Replaces `path` in one step with a file that only its owner can read."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
         file.write(content)

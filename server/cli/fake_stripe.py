@@ -1,6 +1,6 @@
-"""The Stripe of `ciris-billing dev --fake-stripe`: localstripe on this machine, in a process of its
-own. It needs the package localstripe (the extra `fake-stripe`). POST /_config/pay/{payment_id} does
-what a customer does on Stripe's page."""
+"""The Stripe of `ciris-billing dev --fake-stripe`: localstripe, in a process of its own on this
+machine. It needs the package localstripe (the extra `fake-stripe`). POST /_config/pay/{payment_id}
+does what a customer does on Stripe's page."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ _CARD = {"number": "4242424242424242", "exp_month": 12, "exp_year": 2050, "cvc":
 
 @contextlib.contextmanager
 def running_fake_stripe(service_url: str) -> Iterator[str]:
-    """Gives the address of a fake Stripe that tells the service at `service_url` of payments.
-    Raises CommandFailed where localstripe is not installed."""
+    """Runs a fake Stripe that reports payments to the service at `service_url`, and yields its
+    address. Raises CommandFailed where localstripe is not installed."""
     if find_spec("localstripe") is None:
         raise CommandFailed(
             "--fake-stripe needs the package localstripe: pip install 'ciris-billing[fake-stripe]'"
@@ -35,7 +35,8 @@ def running_fake_stripe(service_url: str) -> Iterator[str]:
     webhook = f"{service_url}/v1/billing/webhooks/stripe"
     with subprocess.Popen(
         [sys.executable, "-m", "server.cli.fake_stripe", webhook],
-        stdin=subprocess.PIPE,  # it ends when this does: it never outlives who started it
+        # the child ends when this pipe closes, so it never outlives its parent
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
     ) as process:
@@ -54,7 +55,7 @@ async def _serve(webhook: str) -> None:
     from localstripe import resources, server
 
     async def pay(request: web.Request) -> web.Response:
-        """What a customer does, with a card that works; the webhook follows after a second."""
+        """Pays as a customer would, with a card that works; the webhook follows after a second."""
         api: Any = resources
         payment_id = request.match_info["payment_id"]
         method = api.PaymentMethod._api_create(type="card", card=dict(_CARD))
@@ -62,9 +63,10 @@ async def _serve(webhook: str) -> None:
         intent = api.PaymentIntent._api_confirm(payment_id)
         return web.json_response({"payment_id": payment_id, "status": intent.status})
 
-    resources.Store.dump_to_disk = lambda self: None  # its file is one for all who run it
+    # localstripe uses one file for everybody who runs it
+    resources.Store.dump_to_disk = lambda self: None
     server.register_webhook("dev", webhook, SETTINGS["webhook_secret"], _EVENTS)
-    # Below /_config/ localstripe asks for no key.
+    # localstripe asks for no key below /_config/.
     server.app.router.add_post("/_config/pay/{payment_id}", pay)
     runner = web.AppRunner(server.app, access_log=None)
     await runner.setup()
@@ -77,6 +79,6 @@ async def _serve(webhook: str) -> None:
 
 
 if __name__ == "__main__":
-    # Ctrl-C reaches this process too; the server goes on until its requests are answered.
+    # Ctrl-C reaches this process too, and the server works on until its requests are answered.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     asyncio.run(_serve(sys.argv[1]))

@@ -50,7 +50,7 @@ def add_parser(commands: Any) -> None:
 
 
 def create_key(name: str, environment: str = "live", **options: Any) -> dict[str, Any]:
-    """Creates a key; gives its row with `plaintext_key`, which is stored nowhere."""
+    """Creates a key. Returns its row with `plaintext_key`, which is stored nowhere."""
     secret = new_secret(environment)
     rows = call_function(
         "SELECT * FROM billing.create_api_key(p_name => %(name)s, p_key_prefix => %(prefix)s,"

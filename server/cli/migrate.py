@@ -1,4 +1,4 @@
-"""`ciris-billing migrate`: bring the database to this release."""
+"""`ciris-billing migrate`: brings the database to this release."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def _progress(options: argparse.Namespace) -> migrations.Progress:
 
 
 def _print_doors(doors: list[migrations.OpenDoor]) -> None:
-    """What this login could not close, for somebody who can (docs/dba.md)."""
+    """Prints what this login could not close, for somebody who can (docs/dba.md)."""
     for door in doors:
         print(f"open: {door.door}. A superuser closes it: {door.mend};", file=sys.stderr)
 

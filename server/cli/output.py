@@ -1,4 +1,4 @@
-"""What commands print: tables for people, JSON for scripts, faults on standard error."""
+"""The output of commands: tables for people, JSON for scripts, faults on standard error."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from server.config import ConfigError
 
 
 class CommandFailed(Exception):
-    """The command could not do its work; the text says why and what to do."""
+    """The command could not do its work. The text says why and what to do."""
 
 
 def print_json(value: Any) -> None:
-    """One JSON document on standard output."""
+    """Prints one JSON document on standard output."""
     sys.stdout.write(orjson.dumps(value, default=str, option=orjson.OPT_INDENT_2).decode() + "\n")
 
 
 def print_table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str], empty: str) -> None:
-    """Rows as aligned columns under headings (`columns` maps keys to headings), or `empty`."""
+    """Prints rows as aligned columns under headings (`columns` maps keys to them), or `empty`."""
     if not rows:
         print(empty)
         return
@@ -42,7 +42,7 @@ def _cell(value: Any) -> str:
 
 
 def report_config_faults(error: ConfigError) -> None:
-    """Every fault on a line of its own."""
+    """Prints every fault on a line of its own."""
     print("ciris-billing: the configuration is not usable:", file=sys.stderr)
     for fault in error.faults:
         print(f"  - {fault}", file=sys.stderr)

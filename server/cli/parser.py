@@ -1,4 +1,5 @@
-"""argparse with "did you mean", which it has itself from Python 3.14 on, for values alone."""
+"""argparse with "did you mean". From Python 3.14 on, argparse suggests values itself, but no
+options."""
 
 from __future__ import annotations
 
@@ -9,12 +10,14 @@ from typing import Any
 
 
 class Parser(argparse.ArgumentParser):
-    """Parsers of commands are of this class too: add_subparsers() makes them so."""
+    """A parser with suggestions. add_subparsers() makes the parsers of commands from this class
+    too."""
 
     def parse_known_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> tuple[argparse.Namespace, list[str]]:
-        """Refuses here what is not known: the command's own parser knows what was meant."""
+        """Refuses unknown arguments here, where the command's own parser can suggest what was
+        meant."""
         options, unknown = super().parse_known_args(args, namespace)
         if unknown:
             meant = _did_you_mean(unknown[0].partition("=")[0], self._option_string_actions)

@@ -1,4 +1,4 @@
-"""`ciris-billing payments`: what needs a person, and what a person did about it."""
+"""`ciris-billing payments`: lists payments that need a person, and records what a person did."""
 
 from __future__ import annotations
 

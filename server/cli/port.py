@@ -1,4 +1,4 @@
-"""Whether a port is free, asked before anything is started."""
+"""Checks whether a port is free before anything is started."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ _POLL = 0.1
 
 
 def require_free_port(host: str, port: int, patience: float = 0.0) -> None:
-    """Raises CommandFailed, with the command that works, when something listens there and goes on
-    doing so for `patience` seconds."""
+    """Raises CommandFailed, with the command that works, when another program listens there and
+    still does after `patience` seconds."""
     deadline = time.monotonic() + patience
     while not _is_free(host, port):
         if time.monotonic() >= deadline:
@@ -57,6 +57,7 @@ def _is_free(host: str, port: int) -> bool:
             listener.bind(address)
             listener.listen()
     except OSError as error:
-        # Other faults (no such address, no right to the port) are told by the server itself.
+        # The server itself reports other faults, such as a wrong address or no right to use the
+        # port.
         return error.errno != errno.EADDRINUSE
     return True

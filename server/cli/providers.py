@@ -1,6 +1,6 @@
-"""`ciris-billing providers`: set up the payment provider, see what is set (masked), try it, encrypt
-it anew. Secrets come from the environment or files, never from the command line, where others on
-the machine could read them."""
+"""`ciris-billing providers`: sets up the payment provider, shows its settings (masked), tries it,
+and encrypts the settings anew. Secrets come from the environment or files and never from the
+command line, where others on the machine could read them."""
 
 from __future__ import annotations
 
@@ -122,8 +122,8 @@ def _require_api_key(provider: str) -> None:
 def _edited_secrets(
     options: argparse.Namespace, given: dict[str, Any]
 ) -> tuple[list[str], datetime | None]:
-    """The webhook secrets as they are to be, those that stay by their masks; and when they were
-    changed last."""
+    """The webhook secrets after the edit, where a mask stands for a secret that stays; and the time
+    of their last change."""
     rows = call_function("SELECT * FROM billing.list_provider_configs()")
     stored = next((row for row in rows if row["provider_type"] == options.provider), None)
     masks = secrets_of(stored["config_data"].get(WEBHOOK_SECRET, "") if stored else "")
@@ -170,8 +170,8 @@ def _reencrypt(options: argparse.Namespace) -> int:
 
 
 def stored_settings(config: ProviderConfig) -> ProviderSettings:
-    """Stripe's configuration as stored, decrypted. Raises CommandFailed when there is none or it
-    cannot be."""
+    """Returns Stripe's stored configuration, decrypted. Raises CommandFailed when there is none or
+    it cannot be decrypted."""
     settings = open_settings(_stored(_PROVIDER)["config_data"], Cipher(config.encryption_keys))
     if settings is None:
         raise CommandFailed(

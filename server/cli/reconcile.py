@@ -1,4 +1,5 @@
-"""`ciris-billing reconcile stripe`: what Stripe has and we lack, and the other way round."""
+"""`ciris-billing reconcile stripe`: lists what Stripe has and our books lack, and the other way
+round."""
 
 from __future__ import annotations
 
@@ -105,7 +106,7 @@ async def _reconcile(
 
 
 class _Database:
-    """Our books, as a DBA sees them."""
+    """Our books, as a DBA reads them."""
 
     def payments(self, payment_ids: Sequence[str]) -> list[dict[str, Any]]:
         return call_function(
@@ -113,7 +114,7 @@ class _Database:
         )
 
     def amounts(self, differences: Sequence[Difference]) -> list[str]:
-        """The amount of each difference as people write it."""
+        """Writes the amount of each difference as people write it."""
         rows = call_function(
             "SELECT billing.describe_money(p_amount_minor => d.amount, p_currency => d.currency)"
             " AS amount FROM unnest(%(amounts)s::bigint[], %(currencies)s::text[])"

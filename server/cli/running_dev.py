@@ -1,4 +1,4 @@
-"""The `ciris-billing dev` that runs in this folder, for the commands beside it."""
+"""Finds the `ciris-billing dev` that runs in this folder, for other commands."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ _DATABASES = ("DATABASE_URL", "MIGRATION_DATABASE_URL")
 
 
 def use_running_dev(environment: MutableMapping[str, str]) -> None:
-    """Leads a command to the database of the `dev` that runs here, and to its secrets, where the
-    environment names no database. Says so: nobody is to change a database that they do not mean."""
+    """Points a command to the database and the secrets of the `dev` that runs here, when the
+    environment names no database. It prints that it does so, because nobody should change another
+    database than they mean."""
     if any(environment.get(name) or environment.get(f"{name}_FILE") for name in _DATABASES):
         return
     found = find_running_dev()
@@ -35,7 +36,8 @@ def use_running_dev(environment: MutableMapping[str, str]) -> None:
 
 
 def find_running_dev() -> tuple[Path, dict[str, str]] | None:
-    """The folder of a `dev` that serves in this folder or in .data/, and what its dev.json says."""
+    """The folder of a `dev` that serves in this folder or in .data/, and the contents of its
+    dev.json."""
     for directory in (DATA_DIRECTORY, Path()):
         try:
             facts = json.loads((directory / FACTS).read_text(encoding="utf-8"))
@@ -47,12 +49,12 @@ def find_running_dev() -> tuple[Path, dict[str, str]] | None:
 
 
 def secret_file(directory: Path, name: str) -> Path:
-    """Where `dev` keeps a secret that it made."""
+    """The file in which `dev` keeps a secret that it made."""
     return directory / name.lower()
 
 
 def _is_held(lock: Path) -> bool:
-    # dev.json of one that was killed is still there; its lock is not held any more.
+    # The dev.json of a killed dev is still there, but its lock is free.
     with lock.open() as file:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -1,5 +1,5 @@
-"""The sample data of `ciris-billing dev --sample-data`: a few users and what they did, made by the
-functions that agents' calls end in. Made again, nothing changes."""
+"""The sample data of `ciris-billing dev --sample-data`: a few users and their uses. The same
+functions make it that serve agents' calls. Making it again changes nothing."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class _User:
 
 _USERS = (
     _User("ada", granted=100, uses=42),
-    _User("ben", granted=20, uses=23),  # all of it, the three free uses too
+    _User("ben", granted=20, uses=23),  # uses everything, including the three free uses
     _User("chloe", granted=0, uses=2),
     _User("dmitri", granted=50, uses=7),
     _User("emeka", granted=5, uses=0),
@@ -29,7 +29,7 @@ _USERS = (
 
 
 def make_sample_data() -> None:
-    """Makes the users that are missing."""
+    """Makes the users that do not exist yet."""
     rows = call_function(
         "SELECT a.external_id FROM billing.list_accounts(p_search => 'sample-') AS a"
     )

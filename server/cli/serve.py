@@ -47,11 +47,12 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def run_server(config: ServeConfig, *, on_ready: Any = None, scratch: Path | None = None) -> int:
-    """Checks the database, then serves until told to stop; gives the exit code. `on_ready` is
-    called in the parent process once it listens; the processes share their metrics in a temporary
-    folder below `scratch`."""
+    """Checks the database, then serves until it is told to stop. Returns the exit code. `on_ready`
+    is called in the parent process once it listens. The processes share their metrics in a
+    temporary folder below `scratch`."""
     directory = tempfile.mkdtemp(prefix="ciris-billing-metrics-", dir=scratch)
-    # prometheus_client reads this when it is imported, which is why imports stand below.
+    # prometheus_client reads this variable when it is imported; that is why some imports stand
+    # below.
     os.environ[_METRICS] = directory
     parent = os.getpid()
     try:

@@ -1,4 +1,4 @@
-"""`ciris-billing verify`: does every account's ledger agree with its balance?"""
+"""`ciris-billing verify`: checks whether every account's ledger agrees with its balance."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """Loads sql/ into the database, in one transaction, on every deploy.
 
-What sql/ defines is replaced in place, so that running servers keep calling it; what changed its
-shape is dropped and made anew; what an older release left behind goes. What needs a lock that is in
-the way of running servers (views, triggers, ALTER TABLE) is done only where it changes something,
-and last."""
+Definitions in sql/ are replaced in place, so that running servers can go on calling them. A
+definition whose shape changed is dropped and made anew. A definition that an older release left
+behind is dropped. Statements that need a lock which running servers would wait for (views,
+triggers, ALTER TABLE) run last, and only where they change something."""
 
 from __future__ import annotations
 
@@ -21,35 +21,38 @@ _DEFINES = re.compile(
     r"^CREATE OR REPLACE (FUNCTION|VIEW) (billing|billing_data)\.(\w+)", re.MULTILINE
 )
 _VIEW = re.compile(r"CREATE OR REPLACE VIEW (\w+\.\w+)")
-# Blocks too: they look for themselves whether there is anything to do (sql/append_only.sql).
+# DO blocks count too: they check for themselves whether anything must be done
+# (sql/append_only.sql).
 _LOCKS_TABLES = re.compile(
     r"CREATE OR REPLACE TRIGGER\b|ALTER TABLE\b|DO\b.*?\b(?:TRIGGER|ALTER TABLE)\b", re.DOTALL
 )
-# What may hold a semicolon that ends no statement; and, in the end, what ends one.
+# Parts of SQL that may contain a semicolon which ends no statement; the last alternative ends one.
 _TOKEN = re.compile(
     r"--[^\n]*|/\*.*?\*/|'(?:[^']|'')*'|\"[^\"]*\"|(\$\w*\$).*?\1|\bBEGIN ATOMIC\b.*?^END;|;",
     re.DOTALL | re.MULTILINE,
 )
 _SCRATCH = "billing_data.scratch_of_migrate"
 _LOCK_TIMEOUT = "500ms"
-# Whoever waits for a table makes everybody else wait behind: less than the least LOCK_TIMEOUT.
+# Other sessions queue behind a session that waits for a table lock. Therefore this is less than the
+# least LOCK_TIMEOUT.
 _TABLE_LOCK_TIMEOUT = "20ms"
-_PAUSE_SECONDS = 0.2  # for those who waited meanwhile
+_PAUSE_SECONDS = 0.2  # for those who queued meanwhile
 _LOCK_PATIENCE_SECONDS = 60.0
 _MET_A_LOCK = (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected)
 _Connection = psycopg.Connection[tuple[Any, ...]]
 
 
 class _CannotBeLast(Exception):
-    """Something needs a view that is to be replaced at the end."""
+    """Another object needs a view that was to be replaced at the end."""
 
 
 def load_definitions(connection: _Connection) -> list[str]:
-    """Loads every file that sql/load.sql lists; gives the names of stale definitions it dropped.
+    """Loads every file that sql/load.sql lists. Returns the names of stale definitions that it
+    dropped.
 
-    `connection` must be in autocommit mode and be a member of billing_owner. Raises psycopg.Error
-    and leaves everything as it was: psycopg.errors.LockNotAvailable when some transaction holds a
-    table for a minute."""
+    `connection` must be in autocommit mode and be a member of billing_owner. On psycopg.Error,
+    which it raises, everything is as before: psycopg.errors.LockNotAvailable when a transaction
+    holds a table for a minute."""
     deadline = time.monotonic() + _LOCK_PATIENCE_SECONDS
     tables_last = True
     while True:
@@ -109,13 +112,14 @@ def _statements(text: str) -> Iterator[str]:
 
 
 def _bare(statement: str) -> str:
-    """Without the comments and empty lines before it."""
+    """Returns the statement without the comments and empty lines before it."""
     return re.sub(r"\A(\s+|--[^\n]*\n)*", "", statement)
 
 
 def _without_table_locks(connection: _Connection, text: str) -> tuple[str, list[str]]:
-    """The file without what needs a lock that servers would meet, and that. A view that is not
-    there yet stays where it is: nobody uses it, and what follows may."""
+    """Splits the file into the statements that running servers do not notice and those whose locks
+    they would wait for. A new view stays among the first: nobody uses it yet, and later statements
+    may."""
     kept, last = "", []
     for statement in _statements(text):
         bare = _bare(statement)
@@ -130,8 +134,8 @@ def _without_table_locks(connection: _Connection, text: str) -> tuple[str, list[
 def _finish(
     connection: _Connection, last: list[str], wanted: set[tuple[str, str]], deadline: float
 ) -> list[str]:
-    """What needs locks that servers meet. Waits for them so briefly that nobody notices, gives them
-    back when one is held, and tries again."""
+    """Runs the statements whose locks running servers would wait for. It waits for a lock so
+    briefly that nobody notices; when one is held it releases the others and tries again."""
     changes = [statement for statement in last if _changes_something(connection, statement)]
     stale = _stale(connection, wanted)
     while True:
@@ -150,20 +154,21 @@ def _finish(
 
 
 def _changes_something(connection: _Connection, statement: str) -> bool:
-    """False for a view that would be the same one after it."""
+    """Whether the statement changes something; false for a view that would stay the same."""
     view = _VIEW.match(statement)
     if not view:
         return True
     found = _view_definition(connection, view[1])
     if found is None:
-        raise _CannotBeLast  # something of another shape took it along, and its grants
+        # dropping something of another shape dropped the view and its grants too
+        raise _CannotBeLast
     with connection.transaction(force_rollback=True):
         connection.execute(statement.replace(view[1], _SCRATCH, 1))
         return found != _view_definition(connection, _SCRATCH)
 
 
 def _view_definition(connection: _Connection, name: str) -> tuple[Any, ...] | None:
-    """What PostgreSQL makes of a view, None when there is none."""
+    """PostgreSQL's own definition of a view; None when there is no such view."""
     return connection.execute(
         "SELECT pg_get_viewdef(c.oid), c.reloptions FROM pg_class AS c"
         " WHERE c.oid = to_regclass(%s) AND c.relkind = 'v'",
@@ -175,7 +180,7 @@ def _load(connection: _Connection, text: LiteralString) -> None:
     defined = {(schema, name) for _, schema, name in _DEFINES.findall(text)}
     overloads = _signatures(connection, defined)
     if len(overloads) > len(defined):
-        # Somebody's overload stands beside ours: which is which would be a guess.
+        # Somebody's overload stands beside our function, and we cannot tell which one is meant.
         for oid, kind in overloads:
             _drop(connection, oid, kind)
         overloads = []
@@ -196,7 +201,9 @@ def _load(connection: _Connection, text: LiteralString) -> None:
 
 
 def _drop_old_forms(connection: _Connection, overloads: list[tuple[int, LiteralString]]) -> None:
-    """Where an argument list changed, the old form stands beside the new one."""
+    """Drops the old form of a function whose argument list changed. The new form stands beside it,
+    so PostgreSQL keeps both.
+    """
     for oid, kind in overloads:
         row = connection.execute(
             "SELECT count(*) FROM pg_proc AS p INNER JOIN pg_proc AS q"
@@ -233,7 +240,7 @@ def _drop(connection: _Connection, oid: int, kind: LiteralString) -> None:
         ),
         (oid, oid),
     ).fetchone()
-    if row:  # an earlier CASCADE may have taken it
+    if row:  # an earlier CASCADE may have dropped it
         connection.execute(sql.SQL("DROP {} {} CASCADE").format(sql.SQL(kind), sql.SQL(row[0])))
 
 
@@ -244,7 +251,7 @@ def _stale(
         "SELECT p.oid, 'FUNCTION', n.nspname, p.proname FROM pg_proc AS p"
         " INNER JOIN pg_namespace AS n ON n.oid = p.pronamespace"
         " WHERE n.nspname IN ('billing', 'billing_data')"
-        # Made by sql/kept.sql, which drops them as well.
+        # sql/kept.sql makes these functions and drops them as well.
         " AND coalesce(obj_description(p.oid, 'pg_proc'), '') NOT LIKE 'Kept for servers of the%'"
         " UNION ALL SELECT c.oid, 'VIEW', n.nspname, c.relname FROM pg_class AS c"
         " INNER JOIN pg_namespace AS n ON n.oid = c.relnamespace"

@@ -1,5 +1,5 @@
-"""All steps inside one transaction that the caller began, for taking over a database: there nothing
-may be left behind when it fails, not even the tables in which yoyo keeps its notes."""
+"""Runs all steps inside one transaction that the caller began, for taking over a database: when
+that fails, nothing may be left behind, not even yoyo's own tables."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from server.resources import resource_folder
 
 
 class _GivenConnection(PostgresqlPsycopgBackend):  # type: ignore[misc]
-    """yoyo's backend on a connection whose transaction somebody else ends: where yoyo would begin
-    and commit, it sets a savepoint and releases it."""
+    """yoyo's backend on a connection whose transaction the caller ends. Where yoyo would begin and
+    commit a transaction, this sets and releases a savepoint."""
 
     _in_transaction: bool = False
     _internal_schema_updated: bool = False
@@ -32,7 +32,7 @@ class _GivenConnection(PostgresqlPsycopgBackend):  # type: ignore[misc]
         return self
 
     def __exit__(self, *_: object) -> None:
-        """The connection is the caller's."""
+        """Leaves the connection open, because it is the caller's."""
 
     def begin(self) -> None:
         assert not self._in_transaction
@@ -55,7 +55,8 @@ class _GivenConnection(PostgresqlPsycopgBackend):  # type: ignore[misc]
 
 
 def apply_steps(connection: psycopg.Connection[tuple[Any, ...]]) -> list[str]:
-    """Applies every step to a schema public without our tables; gives their names."""
+    """Applies every step to a schema public that has none of our tables. Returns the names of the
+    steps."""
     backend = _GivenConnection(connection)
     backend.ensure_internal_schema_updated()
     steps = list(backend.to_apply(yoyo.read_migrations(str(resource_folder("migrations")))))
@@ -65,7 +66,7 @@ def apply_steps(connection: psycopg.Connection[tuple[Any, ...]]) -> list[str]:
 
 
 def run_step_again(connection: psycopg.Connection[tuple[Any, ...]], step: str) -> None:
-    """Runs a step that fills tables once more, over rows that came since: one that says of itself
-    that it may be run again."""
+    """Runs a step that fills tables once more, over rows that were added since. The step itself
+    must say that it may be run again."""
     file = resource_folder("migrations") / f"{step}.sql"
     connection.execute(file.read_text(encoding="utf-8"))

@@ -1,5 +1,5 @@
-"""Applies and rolls back the yoyo steps. Two deploys are kept apart by the lock of a table that
-only its owner may lock (yoyo's own lock is a row that a killed deploy leaves behind)."""
+"""Applies and rolls back the yoyo steps. A lock on a table that only its owner may lock keeps two
+deploys apart. (yoyo's own lock is a row, which a killed deploy leaves behind.)"""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ Progress = Callable[[str], None]
 
 
 class MigrationError(Exception):
-    """A database could not be brought to the wanted state; nothing of the failing step is kept."""
+    """The database could not be brought to the wanted state. The failing step leaves nothing
+    behind.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +40,7 @@ class StepStatus:
 
 @dataclass(frozen=True, slots=True)
 class OpenDoor:
-    """What a login may do and need not, and the statement that ends it."""
+    """Something that a login may do without need, and the statement that ends it."""
 
     door: str
     mend: str
@@ -46,8 +48,8 @@ class OpenDoor:
 
 @dataclass(frozen=True, slots=True)
 class KeptSetting:
-    """A setting of the environment that is not in force, because the database has another value
-    since its first deploy; `change` is what changes that one."""
+    """A setting of the environment that has no effect, because the first deploy stored another
+    value in the database; `change` is the command that changes the stored value."""
 
     name: str
     given: str
@@ -57,9 +59,9 @@ class KeptSetting:
 
 @dataclass(frozen=True, slots=True)
 class MigrationReport:
-    """What a run did: steps in order, stale definitions dropped, whether settings were seeded, and
-    which are not because they were before; and what it could not close, with the statements for a
-    superuser."""
+    """The result of a run: the steps in order, the stale definitions dropped, whether settings were
+    seeded, the settings that were not because they were seeded before, and what the run could not
+    close, with the statements for a superuser."""
 
     applied: list[str]
     rolled_back: list[str]
@@ -72,7 +74,7 @@ class MigrationReport:
 def migrate(dsn: str, seed: SettingsSeed, progress: Progress = lambda _: None) -> MigrationReport:
     """Applies all pending steps, loads sql/, and seeds the settings of a first deploy.
 
-    `dsn` must be a login that owns the database or a superuser. Raises MigrationError."""
+    `dsn` must name a login that owns the database, or a superuser. Raises MigrationError."""
     with _exclusive(dsn) as connection, _backend(dsn) as (backend, steps):
         pending = list(backend.to_apply(steps))
         for number, step in enumerate(pending, 1):
@@ -82,7 +84,7 @@ def migrate(dsn: str, seed: SettingsSeed, progress: Progress = lambda _: None) -
         dropped = _load_definitions(connection)
         seeded = seed_settings(connection, seed)
         kept = _kept_settings(connection, seed)
-        # Here, where no time-out applies: over many rows the first time takes a while.
+        # This runs here, where no time-out applies: with many rows the first run takes a while.
         for what, statement in _AFTERWARDS.items():
             _run(what, partial(connection.execute, statement))
         open_doors = _close_doors(connection)
@@ -90,8 +92,9 @@ def migrate(dsn: str, seed: SettingsSeed, progress: Progress = lambda _: None) -
 
 
 def rollback(dsn: str, steps_back: int, progress: Progress = lambda _: None) -> MigrationReport:
-    """Rolls back the newest `steps_back` steps, newest first. Callable functions go with the first
-    of our own steps; `migrate` of the release that fits brings them back. Raises MigrationError."""
+    """Rolls back the newest `steps_back` steps, newest first. With the first of our own steps the
+    callable functions are dropped; `migrate` of the release that fits creates them again. Raises
+    MigrationError."""
     with _exclusive(dsn) as connection, _backend(dsn) as (backend, steps):
         undone = list(backend.to_rollback(steps))[:steps_back]
         _refuse_to_drop_adopted(connection, [step.id for step in undone])
@@ -114,7 +117,8 @@ def _refuse_to_drop_adopted(
 
 
 def open_doors(dsn: str) -> list[OpenDoor]:
-    """What logins may do in this database and need not; none where it is older than that."""
+    """Lists what logins may do in this database without need; nothing when its schema is older than
+    that list."""
     with connect(dsn) as connection:
         row = connection.execute(
             "SELECT to_regprocedure('billing.list_open_doors()') IS NOT NULL"
@@ -133,7 +137,7 @@ def _list_doors(
 
 
 def _close_doors(connection: psycopg.Connection[tuple[Any, ...]]) -> list[OpenDoor]:
-    """Closes what it may; gives what is left, of other databases too."""
+    """Closes what this login may close. Returns the rest, including other databases."""
     for _ in range(3):  # another database's deploy may change the same login at this moment
         for open_door in _list_doors(connection, only_ours=True):
             with suppress(psycopg.errors.InsufficientPrivilege, psycopg.errors.InternalError_):
@@ -142,7 +146,7 @@ def _close_doors(connection: psycopg.Connection[tuple[Any, ...]]) -> list[OpenDo
 
 
 def status(dsn: str) -> list[StepStatus]:
-    """Every step this release knows and whether `dsn` has it; changes nothing."""
+    """Lists every step that this release knows and whether the database has it; changes nothing."""
     with connect(dsn) as connection:
         applied: set[str] = set()
         row = connection.execute("SELECT to_regclass('public._yoyo_migration')").fetchone()
@@ -153,7 +157,7 @@ def status(dsn: str) -> list[StepStatus]:
 
 
 def connect(dsn: str) -> psycopg.Connection[tuple[Any, ...]]:
-    """A connection in autocommit mode. Raises MigrationError."""
+    """Opens a connection in autocommit mode. Raises MigrationError."""
     try:
         return psycopg.connect(dsn, autocommit=True, connect_timeout=10)
     except psycopg.Error as error:
@@ -192,10 +196,10 @@ def _exclusive(dsn: str) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
 
 @contextmanager
 def _only_deploy(dsn: str) -> Iterator[None]:
-    """Waits for a deploy that is under way, and makes the next one wait. The lock is that of an
-    open transaction, so it goes with the process; EXCLUSIVE lets pg_dump read the table."""
+    """Waits for a deploy that is under way, and makes the next one wait. An open transaction holds
+    the lock, so it ends with the process; EXCLUSIVE lets pg_dump read the table."""
     with connect(dsn) as connection:
-        # Whatever the login's own limits are: a deploy takes as long as its steps.
+        # The login's own limits do not apply: a deploy takes as long as its steps.
         connection.execute(
             "SELECT set_config(s.name, '0', false) FROM pg_settings AS s WHERE s.name IN"
             " ('lock_timeout', 'statement_timeout', 'transaction_timeout',"
@@ -213,7 +217,7 @@ def _only_deploy(dsn: str) -> Iterator[None]:
 
 
 def _make_deploy_table(connection: psycopg.Connection[tuple[Any, ...]]) -> None:
-    # IF NOT EXISTS does not see a table that another session is making at this moment.
+    # IF NOT EXISTS does not see a table that another session is creating at this moment.
     with suppress(
         psycopg.errors.UniqueViolation,
         psycopg.errors.DuplicateObject,
@@ -233,8 +237,8 @@ def _backend(dsn: str) -> Iterator[tuple[Any, MigrationList]]:
 
 
 def _run(what: str, action: Callable[[], object]) -> None:
-    """Runs a step or a call. One that met a lock waited for less than a request does: it is tried
-    again, for a minute. Raises MigrationError."""
+    """Runs a step or a call. It waits for a lock for less time than a request does; when it fails
+    to get the lock, it is tried again, for a minute. Raises MigrationError."""
     deadline = time.monotonic() + _LOCK_PATIENCE_SECONDS
     try:
         while True:
@@ -244,7 +248,7 @@ def _run(what: str, action: Callable[[], object]) -> None:
             except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
                 if time.monotonic() > deadline:
                     raise
-                time.sleep(0.5)  # for those who waited behind it
+                time.sleep(0.5)  # for those who queued behind it
     except psycopg.Error as error:
         raise MigrationError(f"{what} failed and was undone: {str(error).strip()}") from error
 
@@ -267,8 +271,8 @@ def _load_definitions(connection: psycopg.Connection[tuple[Any, ...]]) -> list[s
 
 
 def seed_settings(connection: psycopg.Connection[tuple[Any, ...]], seed: SettingsSeed) -> bool:
-    """Gives a database its first settings and invites its founders; whether it had none before.
-    Raises MigrationError."""
+    """Gives a database its first settings and invites its founders. Returns whether it had no
+    settings before. Raises MigrationError."""
     statement: LiteralString = (
         "SELECT billing.seed_settings(p_free_uses => %s, p_pack_uses => %s,"
         " p_pack_price_minor => %s, p_pack_currency => %s, p_admin_email_domain => %s)"

@@ -1,1 +1,1 @@
-"""What can be seen of a running server: metrics, traces, logs."""
+"""How a running server is observed: metrics, traces and logs."""

@@ -1,5 +1,5 @@
-"""When the public certificate expires, for the alarm. nginx serves it and has no metrics of its
-own; this server only reads the file (TLS_CERTIFICATE_FILE), never its key."""
+"""When the public certificate expires, for the alarm. nginx serves the certificate but has no
+metrics of its own; this server only reads the file (TLS_CERTIFICATE_FILE), never its key."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _INTERVAL = 3600.0
 
 
 def expiry(path: Path) -> float:
-    """Seconds since 1970 at which the first certificate of a PEM file expires. Raises OSError,
-    ValueError."""
+    """The time, in seconds since 1970, at which the first certificate of a PEM file expires. Raises
+    OSError, ValueError."""
     return x509.load_pem_x509_certificate(path.read_bytes()).not_valid_after_utc.timestamp()
 
 
 async def watch(path: Path) -> None:
-    """Tells the metrics now and every hour, for ever. A file that cannot be read counts as expired:
-    nobody would notice that the alarm has gone."""
+    """Updates the metric now and every hour, for ever. A file that cannot be read counts as
+    expired, because otherwise nobody would notice that the alarm no longer works."""
     while True:
         try:
             at = await asyncio.to_thread(expiry, path)

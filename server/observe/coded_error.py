@@ -1,8 +1,8 @@
-"""Errors that may be told by name."""
+"""Errors whose code may be shown in a trace."""
 
 
 class CodedError(Exception):
-    """An error with a code of a closed set. A trace tells the code; of other errors it tells the
+    """An error with a code of a closed set. A trace shows the code; for other errors it shows the
     class."""
 
     code: str

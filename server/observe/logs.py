@@ -14,7 +14,7 @@ _STANDARD = frozenset(vars(logging.LogRecord("", 0, "", 0, "", (), None))) | {"m
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line."""
+    """Formats a record as one JSON object on one line."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The record as JSON; a traceback, if any, in `exception`."""
@@ -51,7 +51,8 @@ def configure(level: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(TerminalFormatter() if sys.stderr.isatty() else JsonFormatter())
     logging.basicConfig(level=level, handlers=[handler], force=True)
-    # Says "connection refused" once more for each request; the gateway has said it already.
+    # asyncio would log "connection refused" once more for each request; the gateway has logged it
+    # already.
     logging.getLogger("asyncio").setLevel(logging.WARNING)
-    # Would log what is sent to Stripe, e-mail addresses with it.
+    # The stripe package would log what is sent to Stripe, including e-mail addresses.
     logging.getLogger("stripe").setLevel(logging.WARNING)

@@ -1,9 +1,9 @@
 """Prometheus metrics (names: contract.md 6). Labels are route templates and closed sets, never an
 identity. With PROMETHEUS_MULTIPROC_DIR set before this module is imported, every worker process
-answers /metrics with the sum of all.
+answers /metrics with the sum of all workers.
 
-What is counted is added up in memory first (flush): the library finds a place in a file, under a
-lock, for every single increment, which took a fifth of the time of a request."""
+Counts are added up in memory first (see flush). The library looks up a place in a file, under a
+lock, for every single increment, and that took a fifth of a request's time."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 _CREDITS = (1, 2, 5, 10, 20, 50, 100, 500, 1000, 10_000)
 
-FLUSH_SECONDS = 0.1  # what a process counted is known to the others after so long at most
+FLUSH_SECONDS = 0.1  # after this time at most, the other processes know what a process counted
 
 REGISTRY = CollectorRegistry()
 _changed: list[Counter | Histogram | SummedGauge] = []
 
 
 class Counter(prometheus_client.Counter):
-    """The library's counter, which learns of increments by flush()."""
+    """The library's counter; flush() passes increments on to the library."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -45,26 +45,27 @@ class Counter(prometheus_client.Counter):
         self._added += amount
 
     def flush(self) -> None:
-        """Tells the library."""
+        """Passes the increments on to the library."""
         added, self._added = self._added, 0.0
         super().inc(added)
 
 
 class Histogram(prometheus_client.Histogram):
-    """The library's histogram, which learns of observations by flush()."""
+    """The library's histogram; flush() passes observations on to the library."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._observed: list[float] = []
 
     def observe(self, amount: float, exemplar: dict[str, str] | None = None) -> None:
-        """Takes `amount` into account."""
+        """Records an observation of `amount`."""
         if not self._observed:
             _changed.append(self)
         self._observed.append(amount)
 
     def flush(self) -> None:
-        """Tells the library, which has no public way to say that several fell into one bucket."""
+        """Passes the observations on. The library has no public way to add several to one bucket at
+        once."""
         observed, self._observed = self._observed, []
         bounds = self._upper_bounds
         for bucket, count in Count(bisect_left(bounds, amount) for amount in observed).items():
@@ -73,7 +74,7 @@ class Histogram(prometheus_client.Histogram):
 
 
 class SummedGauge(Gauge):
-    """The library's gauge, for what changes with every request: it learns of it by flush()."""
+    """The library's gauge for a value that changes with every request; flush() passes it on."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -81,7 +82,7 @@ class SummedGauge(Gauge):
         self._told = True
 
     def set(self, value: float) -> None:
-        """Makes it `value`."""
+        """Sets the gauge to `value`."""
         self.inc(value - self._now)
 
     def inc(self, amount: float = 1) -> None:
@@ -92,29 +93,30 @@ class SummedGauge(Gauge):
         self._now += amount
 
     def dec(self, amount: float = 1) -> None:
-        """Takes `amount` away."""
+        """Subtracts `amount`."""
         self.inc(-amount)
 
     def flush(self) -> None:
-        """Tells the library."""
+        """Passes the value on to the library."""
         self._told = True
         super().set(self._now)
 
 
 def flush() -> None:
-    """Tells the library what was counted since. Call it in the event loop's thread."""
+    """Passes all new counts on to the library. Call it in the event loop's thread."""
     while _changed:
         _changed.pop().flush()
 
 
 async def keep_flushing() -> None:
-    """Flushes for as long as it runs, and a last time when it is cancelled."""
+    """Flushes at regular intervals, and a last time when it is cancelled."""
     try:
         while True:
             await asyncio.sleep(FLUSH_SECONDS)
             try:
                 flush()
-            except (OSError, ValueError) as error:  # a new series finds no room for its file
+            # the disk has no room for the file of a new series
+            except (OSError, ValueError) as error:
                 _LOG.error("metrics are lost: %s", error)
     finally:
         flush()
@@ -122,13 +124,13 @@ async def keep_flushing() -> None:
 
 class _Process:
     """This process's id, looked up once. The library asks for it with every increment, and a system
-    call each time was a fifth of what a request cost."""
+    call each time was a fifth of the cost of a request."""
 
     id = os.getpid()
 
     @classmethod
     def forked(cls) -> None:
-        """Looks again, in a new worker."""
+        """Looks the id up again, in a new worker."""
         cls.id = os.getpid()
 
 
@@ -221,12 +223,13 @@ PURCHASES = Counter(
     ["result"],  # created, replayed, error
     registry=REGISTRY,
 )
-# Events that are not stored: refused for their signature, its age or their shape, or not processed.
+# Events that are not stored: refused for their signature, its age or their shape, or not processed
+# because of an error.
 NOT_STORED = ("error", "invalid_signature", "malformed", "stale_signature")
 PAYMENT_EVENTS = Counter(
     "billing_payment_events_total",
     "Webhook events of the payment provider by outcome",
-    ["outcome"],  # as in payment_events.outcome, or one of NOT_STORED
+    ["outcome"],  # a value of payment_events.outcome, or one of NOT_STORED
     registry=REGISTRY,
 )
 PROVIDER_REQUESTS = Counter(
@@ -299,7 +302,7 @@ PAYMENT_PROBLEMS = Gauge(
 TLS_CERTIFICATE_EXPIRY = Gauge(
     "billing_tls_certificate_expiry_timestamp_seconds",
     "When the certificate in TLS_CERTIFICATE_FILE expires; 0 when it cannot be read",
-    ["certificate"],  # public; no series without the setting
+    ["certificate"],  # "public"; there is no series without the setting
     registry=REGISTRY,
     multiprocess_mode="livemostrecent",
 )
@@ -342,8 +345,8 @@ def count_provider_request(operation: str, result: str) -> None:
 
 
 def start() -> None:
-    """Says that this process runs; call once per process, after forking. What alarms wait for is
-    there from the beginning: the first of a series that was not is no increase."""
+    """Counts this process as running; call it once per process, after forking. The series that
+    alarms watch are created here: a series that appears with its first value shows no increase."""
     SERVICE_INFO.labels(__version__).set(1)
     for outcome in NOT_STORED:
         PAYMENT_EVENTS.labels(outcome)
@@ -351,7 +354,7 @@ def start() -> None:
 
 
 def render() -> bytes:
-    """The Prometheus text of all processes."""
+    """The metrics of all processes as Prometheus text."""
     if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
         return generate_latest(REGISTRY)
     registry = CollectorRegistry()
@@ -360,6 +363,6 @@ def render() -> bytes:
 
 
 def process_ended(pid: int) -> None:
-    """Takes an ended process's gauges out of the sums; its counts stay."""
+    """Removes the gauges of a process that has ended from the sums; its counts stay."""
     if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
         multiprocess.mark_process_dead(pid)  # type: ignore[no-untyped-call]

@@ -1,5 +1,6 @@
-"""What of a span leaves the process. OpenTelemetry's packages record addresses, query strings and
-texts of exceptions, in which people's ids stand; so only what is listed here is sent."""
+"""Decides which parts of a span leave the process. OpenTelemetry's packages record addresses, query
+strings and texts of exceptions, which contain people's ids. Therefore only the listed parts are
+sent."""
 
 from __future__ import annotations
 
@@ -31,26 +32,27 @@ _EVENTS = {
     "sent": frozenset({"billing.shared_call", "db.operation.batch.size"}),
     "exception": frozenset({"exception.type", "exception.stacktrace"}),
 }
-# An exception that OpenTelemetry recorded itself has its text, which its trace ends in too.
+# An exception that OpenTelemetry itself recorded has its text here, and again at the end of its
+# stack trace.
 _TEXT, _TRACE = "exception.message", "exception.stacktrace"
 
 
 class ListedOnly(SpanExporter):
-    """Sends spans by another exporter, with nothing in them that is not listed."""
+    """Sends spans by another exporter, with only their listed parts."""
 
     def __init__(self, exporter: SpanExporter) -> None:
         self._exporter = exporter
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        """Called in the thread that sends: no request waits for it."""
+        """Runs in the thread that sends spans, so no request waits for it."""
         return self._exporter.export([_listed(span) for span in spans])
 
     def shutdown(self) -> None:
-        """Ends the other exporter."""
+        """Shuts the other exporter down."""
         self._exporter.shutdown()
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
-        """Asks the other exporter."""
+        """Flushes the other exporter."""
         return self._exporter.force_flush(timeout_millis)
 
 
@@ -77,14 +79,14 @@ def _event(event: Event) -> Event:
 
 
 def _part(attributes: Mapping[str, Any] | None, names: frozenset[str]) -> dict[str, Any]:
-    # A route that there is not is an empty text.
+    # The route of an unknown path is an empty text.
     return {
         name: value for name, value in (attributes or {}).items() if name in names and value != ""
     }
 
 
 def _without_state(context: SpanContext | None) -> SpanContext | None:
-    """The ids alone: a tracestate is whatever a caller wrote into it."""
+    """Returns the ids without the tracestate, which holds whatever a caller wrote into it."""
     if context is None:
         return None
     return SpanContext(context.trace_id, context.span_id, context.is_remote, context.trace_flags)

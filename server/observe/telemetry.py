@@ -1,5 +1,6 @@
-"""Traces, when an OTLP collector is named: the switch that the rest of the server looks at. What is
-behind it, tracing.py, imports OpenTelemetry, and is itself imported only when it is on."""
+"""Traces are on when an OTLP collector is named. This module is the switch that the rest of the
+server asks. tracing.py does the work; it imports OpenTelemetry, so it is imported only when traces
+are on."""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ _P = ParamSpec("_P")
 _R = TypeVar("_R")
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 
-# None when nothing is traced: the one thing that the way of a request asks.
+# None when nothing is traced. It is all that the handling of a request looks at.
 tracer: Tracer | None = None
 
 
@@ -36,8 +37,8 @@ def is_wanted(env: Mapping[str, str]) -> bool:
 
 
 def start(env: Mapping[str, str]) -> None:
-    """Begins to trace if `env` asks for it. Call it in each worker after the fork, since the
-    exporter has a thread and threads do not survive one, and before the Application is built."""
+    """Begins to trace if `env` asks for it. Call it in each worker after the fork, because the
+    exporter has a thread and threads do not survive a fork, and before the Application is built."""
     global tracer  # noqa: PLW0603
     if is_wanted(env):
         try:
@@ -46,13 +47,13 @@ def start(env: Mapping[str, str]) -> None:
             tracer = Tracer()
             tracer.instrument()
         except Exception as error:
-            # What OpenTelemetry makes of its settings is not worth a server that does not start.
-            # Its words are left out: they may quote a header that holds a token.
+            # A setting that OpenTelemetry refuses must not keep the server from starting.
+            # OpenTelemetry's message is left out: it may quote a header that holds a token.
             _LOG.error("nothing is traced: OTEL_... is at fault (%s)", type(error).__name__)
 
 
 async def stop() -> None:
-    """Sends what has been collected, if the collector takes it in time."""
+    """Sends the spans that have been collected, if the collector takes them in time."""
     global tracer
     if tracer is not None:
         ended, tracer = tracer, None
@@ -62,7 +63,8 @@ async def stop() -> None:
 def database_call(
     method: Callable[_P, Coroutine[Any, Any, _R]],
 ) -> Callable[_P, Coroutine[Any, Any, _R]]:
-    """For a method whose first argument is the call it makes: a span of its own for it."""
+    """Decorates a method whose first argument is the call it makes: each call gets a span of its
+    own."""
 
     @functools.wraps(method)
     def traced(*arguments: _P.args, **options: _P.kwargs) -> Coroutine[Any, Any, _R]:
@@ -76,14 +78,14 @@ def database_call(
 
 
 def collected_call(call: _Call, items: _I, send: Callable[[_I], Awaitable[_R]]) -> Awaitable[_R]:
-    """send(items), an item or several that go to the database with those of other requests: a span
-    for the time until its own answer is there."""
+    """Awaits send(items), one item or several that go to the database together with those of other
+    requests, in a span that lasts until their own answer is there."""
     if tracer is None:
         return send(items)
     return tracer.collected_call(call.label, items, send)
 
 
 def note_sent(items: Sequence[Any]) -> None:
-    """Says that these items leave in one call now."""
+    """Records that these items leave in one call now."""
     if tracer is not None:
         tracer.note_sent(items)

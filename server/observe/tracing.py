@@ -1,6 +1,6 @@
-"""What is traced. opentelemetry-instrumentation-aiohttp-server makes the server's span; this module
-makes the spans of database calls and says how a request ended. What of all that is sent,
-span_filter.py decides. Its settings are OpenTelemetry's own (docs/telemetry.md)."""
+"""Tracing. opentelemetry-instrumentation-aiohttp-server makes the server's span. This module makes
+the spans of database calls and records how a request ended. span_filter.py decides what is sent.
+The settings are OpenTelemetry's own (docs/telemetry.md)."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ _T = TypeVar("_T")
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _FLUSH_SECONDS = 3.0
 _INSTRUMENTATION = {
-    "OTEL_SEMCONV_STABILITY_OPT_IN": "http",  # the stable names of attributes
-    # Machines ask every few seconds.
+    "OTEL_SEMCONV_STABILITY_OPT_IN": "http",  # use the stable names of attributes
+    # Machines request these paths every few seconds.
     "OTEL_PYTHON_AIOHTTP_SERVER_EXCLUDED_URLS": "^/health$,^/metrics$",
 }
 _ERROR = Status(StatusCode.ERROR)
 
 # True while a request waits for a batch. The batch runs in the context of the request that started
-# it but serves others too, so its call gets no span of that request.
+# it but serves other requests too, so its call gets no span of that request.
 _collected: ContextVar[bool] = ContextVar("collected", default=False)
 
 
 class Tracer:
-    """Traces of one process. Spans go to the collector from a thread of their own; what it does not
-    take is dropped, and no request waits for it."""
+    """The traces of one process. A thread of its own sends spans to the collector. Spans that the
+    collector does not take are dropped, and no request waits for it."""
 
     def __init__(self) -> None:
         ours: dict[str, Any] = {
@@ -62,7 +62,8 @@ class Tracer:
         self._waiting: dict[int, Span] = {}  # by the identity of an item that waits to be sent
 
     async def close(self) -> None:
-        """Sends what is left, for a few seconds at most: an end must not wait for a collector."""
+        """Sends the remaining spans, for a few seconds at most: shutting down must not wait for a
+        collector."""
         loop = asyncio.get_running_loop()
         sent = asyncio.Event()
 
@@ -71,7 +72,7 @@ class Tracer:
             if not loop.is_closed():
                 loop.call_soon_threadsafe(sent.set)
 
-        # Not asyncio's own threads: those are waited for at the end, however long they take.
+        # Not one of asyncio's threads: shutting down waits for those, however long they take.
         threading.Thread(target=send, daemon=True).start()
         try:
             await asyncio.wait_for(sent.wait(), _FLUSH_SECONDS)
@@ -79,9 +80,10 @@ class Tracer:
             return
 
     def instrument(self) -> None:
-        """Makes each request to an Application that is built from now on a span."""
+        """Makes a span of each request to an Application that is built from now on."""
         os.environ.update(_INSTRUMENTATION)
-        set_global_textmap(TraceContextTextMapPropagator())  # no baggage: it can hold anything
+        # no baggage, because it can hold anything
+        set_global_textmap(TraceContextTextMapPropagator())
         AioHttpServerInstrumentor().instrument(tracer_provider=self._provider)
 
     async def serve(
@@ -92,7 +94,7 @@ class Tracer:
         *,
         request_id: str,
     ) -> web.StreamResponse:
-        """Answers the request; the server's span, if it has one, learns how that ended."""
+        """Answers the request and records in the server's span, if there is one, how it ended."""
         span = trace.get_current_span()
         context = span.get_span_context()
         if not context.is_valid:
@@ -120,7 +122,7 @@ class Tracer:
         return response
 
     async def database_call(self, name: str, work: Coroutine[Any, Any, _T]) -> _T:
-        """Runs one call inside a span, if a request of ours makes it for itself."""
+        """Runs one call inside a span, if a traced request makes the call for itself alone."""
         if _collected.get() or not trace.get_current_span().is_recording():
             return await work
         with self._database_span(name) as span:
@@ -129,9 +131,9 @@ class Tracer:
     async def collected_call(
         self, name: str, items: Any, send: Callable[[Any], Awaitable[_T]]
     ) -> _T:
-        """Runs send(items) inside a span: it waits for a call that many requests share. `items` is
-        one item or a list; each time one is sent, an event says when, in which call and with how
-        many."""
+        """Runs send(items) inside a span, while the items wait for a call that many requests share.
+        `items` is one item or a list. Each time an item is sent, an event records when, in which
+        call and with how many others."""
         if not trace.get_current_span().is_recording():
             return await send(items)
         members = items if isinstance(items, list) else [items]
@@ -151,7 +153,7 @@ class Tracer:
             return row
 
     def note_sent(self, items: Sequence[Any]) -> None:
-        """The items' spans learn that they leave in one call now."""
+        """Records in the items' spans that they leave in one call now."""
         spans = {id(span): span for item in items if (span := self._waiting.get(id(item)))}
         if not spans:
             return
@@ -179,7 +181,7 @@ class Tracer:
 async def _watched(span: Span, work: Awaitable[_T]) -> _T:
     try:
         return await work
-    except CodedError as refusal:  # an answer, not a fault
+    except CodedError as refusal:  # a refusal is an answer, not a fault
         span.set_attribute("billing.outcome", refusal.code)
         raise
     except BaseException as error:
@@ -189,8 +191,8 @@ async def _watched(span: Span, work: Awaitable[_T]) -> _T:
 
 
 def _record(span: Span, error: BaseException) -> None:
-    """The type of an exception and where it came from. Its text is left out: it may quote a row, an
-    address or a header."""
+    """Records the type of an exception and where it was raised. Its text is left out: it may quote
+    a row, an address or a header."""
     span.set_attribute("error.type", _code(error))
     while True:
         frames = "".join(traceback.format_tb(error.__traceback__))
