@@ -52,15 +52,15 @@ end
 
 function kinds.mixed()
   -- As many interactions as connections are under way; each goes on when its turn comes again.
-  turn = turn % lanes + 1
-  local lane = interactions[turn]
-  if lane == nil or lane.step == STEPS then
-    lane = { step = 1, user = any_user(), key = "litellm:" .. new_key() }
-    interactions[turn] = lane
-    return post(CHECK, identity(lane.user) .. "}")
+  turn = turn % conversations + 1
+  local one = interactions[turn]
+  if one == nil or one.step == STEPS then
+    one = { step = 1, user = any_user(), key = "litellm:" .. new_key() }
+    interactions[turn] = one
+    return post(CHECK, identity(one.user) .. "}")
   end
-  lane.step = lane.step + 1
-  return post(CHARGE, charge(lane.user, lane.key))
+  one.step = one.step + 1
+  return post(CHARGE, charge(one.user, one.key))
 end
 
 function kinds.soak()
@@ -103,7 +103,7 @@ function init(arguments)
   prefix = arguments[5] .. "-" .. number .. "-"
   used = arguments[6]
   count, turn, interactions = 0, 0, {}
-  lanes = math.max(1, math.floor(tonumber(arguments[4]) / math.min(2, tonumber(arguments[4]))))
+  conversations = math.max(1, math.floor(tonumber(arguments[4]) / math.min(2, tonumber(arguments[4]))))
   headers = " HTTP/1.1\r\nHost: " .. wrk.headers["Host"] .. "\r\nX-API-Key: " .. arguments[2]
     .. "\r\nContent-Type: application/json\r\n"
   math.randomseed(number * 7919 + os.time())

@@ -26,7 +26,7 @@ from collections.abc import Sequence
 from datetime import date, datetime
 from uuid import UUID
 
-from server.gateway.call import Item, function
+from server.gateway.call import function
 '''
 _CATALOGUE = """
     SELECT
@@ -82,8 +82,6 @@ def _called(tree: Path) -> list[str]:
 
 def _type(name: str) -> str:
     element = name.removesuffix("[]")
-    if element.startswith("billing."):
-        return "Sequence[Item]"
     return f"Sequence[{_TYPES[element]} | None]" if name != element else _TYPES[element]
 
 

@@ -17,9 +17,9 @@ BROKEN = (
     asyncpg.InterfaceError,
     asyncpg.InternalClientError,  # how asyncpg may take a connection cut in the middle
 )
-# What the kernel watches, in seconds or milliseconds: where nothing is under way it asks the other
-# side after a while; where something is, it gives up when nobody confirms it. Linux has all of
-# these, other systems some.
+# What the kernel watches, in seconds or milliseconds. On an idle connection it probes the other
+# side after a while; on a busy one it gives up when the other side confirms nothing. Linux has all
+# of these options, other systems some.
 _SOCKET_OPTIONS = {
     "TCP_KEEPIDLE": 10,
     "TCP_KEEPINTVL": 3,

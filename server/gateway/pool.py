@@ -1,12 +1,12 @@
 """A pool of prepared connections. asyncpg's own pool resets the session on each release, which
 costs a round trip per call; here a connection is set up once and used until it breaks or is old.
 
-None is trusted for ever: the network may have lost it without a word, or its server may have become
-a standby. One that was idle for some seconds is asked before it is used, and one that fails takes
-with it all that were opened before: what cut one off has cut off its like.
+No connection is trusted for ever: the network may have lost it without a word, or its server may
+have become a standby. A connection that was idle for some seconds is probed before it is used. When
+one fails, all that were opened before it are closed too: the cause has probably hit them as well.
 
-A user that calls again and again keeps connections of its own, so that the statement it calls is
-always prepared there and its function compiled."""
+A user that calls again and again, as a batcher does, keeps connections of its own: its statement
+stays prepared there, and the function that it calls compiled."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import random
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from time import monotonic
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import asyncpg
@@ -40,7 +41,7 @@ _YOUNGEST = 0.8
 _IDLE_LIMIT = 60.0
 _TRUSTED_FOR = 3.0  # after its last answer; then it is asked before it is used
 _PROBE_PATIENCE = 1.0
-_BEGIN_PATIENCE = 2.0  # BEGIN waits for no lock: after that many seconds nobody is there to do it
+_BEGIN_PATIENCE = 2.0  # BEGIN waits for no lock: after that many seconds the server is not there
 SET_CLIENT = (
     "SELECT set_config('billing.client_address', $1, true),"
     " set_config('billing.client_agent', $2, true)"
@@ -56,7 +57,7 @@ INTRODUCTION = (
 
 @dataclass(slots=True)
 class _Member:
-    """What the pool knows of a connection; times by the event loop's clock."""
+    """What the pool knows of a connection; times by the monotonic clock."""
 
     opened_at: float
     expires_at: float
@@ -66,9 +67,9 @@ class _Member:
 
 
 class Pool:
-    """At most `size` connections, made when needed. Every one has given its rights away to the
-    web tier's role; with `announce_rights` the log says so once where that took rights away.
-    Without `read_only`, connections are kept only to a server that can write. Times in seconds."""
+    """At most `size` connections, made when needed. Each works as the web tier's role, whatever its
+    login may do; with `announce_rights` the log says so once where that took rights away. Without
+    `read_only`, connections are kept only to a server that can write. Times in seconds."""
 
     # A statement stays prepared for as long as its connection lives.
     connect_options: ClassVar[dict[str, Any]] = {"max_cached_statement_lifetime": 0}
@@ -133,10 +134,10 @@ class Pool:
             raise
 
     def put_back(self, connection: Connection) -> None:
-        """The call has ended, in whatever."""
+        """Takes the connection back when its call has ended, well or not."""
         self._release()
         member = self._open.get(connection)
-        now = _now()
+        now = monotonic()
         if (
             member is None  # the pool was closed meanwhile
             or connection.is_closed()
@@ -229,7 +230,7 @@ class Pool:
         while free:
             connection = free.pop()
             member = self._open[connection]
-            now = _now()
+            now = monotonic()
             if connection.is_closed() or member.expires_at < now:
                 self._drop(connection)
             elif member.used_at > now - _TRUSTED_FOR or await self._proves_itself(connection):
@@ -238,7 +239,7 @@ class Pool:
         return None
 
     def _close_idle(self) -> None:
-        unused_since = _now() - _IDLE_LIMIT
+        unused_since = monotonic() - _IDLE_LIMIT
         for free in self._free.values():
             while free and self._open[free[0]].used_at < unused_since:
                 self._drop(free.pop(0))
@@ -256,7 +257,7 @@ class Pool:
 
     async def _proves_itself(self, connection: Connection) -> bool:
         """Whether a connection answers soon, and its server may write. Else it is gone."""
-        self._open[connection].used_at = _now()
+        self._open[connection].used_at = monotonic()
         try:
             async with asyncio.timeout(_PROBE_PATIENCE):
                 rows = await self.fetch(connection, _PROBE)
@@ -301,7 +302,7 @@ class Pool:
         raise next((fault for fault in faults if isinstance(fault, RightsMissing)), faults[0])
 
     async def _connect_to(self, host: dict[str, Any], kept_for: str | None) -> Connection:
-        now = _now()
+        now = monotonic()
         try:
             connection = await self._open_at(host)
         except (*BROKEN, asyncpg.PostgresError) as error:  # or it is not the primary
@@ -375,7 +376,8 @@ class Pool:
 
 
 def _not_begun(error: Exception) -> Unavailable:
-    """What a fault of the first statements is to the caller, who has asked nothing yet."""
+    """The exception for an error of a transaction's first statements: the call was not made yet, so
+    it took no effect."""
     state = getattr(error, "sqlstate", None)
     if state in _CANNOT_BECOME:
         return RightsMissing(
@@ -387,7 +389,3 @@ def _not_begun(error: Exception) -> Unavailable:
 
 def _lost(error: Exception) -> ConnectionLost:
     return ConnectionLost(f"the connection broke: {type(error).__name__}")
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()

@@ -1,6 +1,6 @@
-"""Reads that may be a little old, on a streaming replica (DATABASE_READ_URL), while it is there and
-not too far behind; else the primary answers. Nobody waits for a replica that is away: it is looked
-at once a second, and only what was found good is asked.
+"""Reads that may be a little old, on a streaming replica (DATABASE_READ_URL) while it is there and
+not too far behind; else the primary answers. No request waits for a replica that is away: the
+replica is looked at once a second, and gets reads only while it was found good.
 
 How far it is behind: once a second the primary is asked for its position in the write-ahead log,
 and the replica for what it has replayed. The lag is the age of the newest position that the replica

@@ -13,7 +13,7 @@ import asyncpg
 
 from server.gateway.hosts import BROKEN
 
-_SILENCE = 2.0  # after that many seconds without an answer somebody asks
+_SILENCE = 2.0  # after that many seconds without an answer the server is asked
 _PAUSE = 0.5  # between two looks; an answer that is under way arrives meanwhile
 _PATIENCE = 1.0  # of one look
 _AT_WORK = (
@@ -44,7 +44,7 @@ class SilenceWatch:
         return asyncio.get_running_loop().call_later(_SILENCE, self._suspect, connection, pid)
 
     def answered(self, connection: Any, expected: asyncio.TimerHandle | None) -> None:
-        """The call has ended, in whatever."""
+        """The call has ended, well or not: no answer is due any more."""
         if expected is not None:
             expected.cancel()
             self._silent.pop(connection, None)
@@ -70,7 +70,8 @@ class SilenceWatch:
             await asyncio.sleep(_PAUSE)
 
     async def _idle_ones(self) -> set[Any]:
-        """The silent connections whose backend does nothing; none when nobody can be asked."""
+        """The silent connections whose backend does nothing; none when the server cannot be
+        asked."""
         asked = dict(self._silent)
         connection = None
         try:
