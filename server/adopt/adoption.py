@@ -53,7 +53,7 @@ _SECONDS_AN_ENTRY = 60e-6
 _SECONDS_A_CHECK = 15e-6
 _DEFAULT_FREE_USES = 3
 _SECTION = re.compile(r"^-- stage: (.+)\n", re.MULTILINE)
-_OTHER_STEPS = 8
+_OTHER_STEPS = 9
 
 Step = Callable[[str], None]
 
@@ -159,6 +159,8 @@ def _adopt(
     carry_over_providers(connection, cipher)
     step("making indexes")
     put_on(connection, taken_off)
+    step("counting rows for the planner")
+    connection.execute("ANALYZE")
     step("loading sql/")
     load_definitions(connection)
     _settings(connection)
@@ -166,11 +168,11 @@ def _adopt(
     _run_sections(connection, "payments.sql", old, step)
     step("finding what was sold")
     run_step_again(connection, "2026_11_22_0021_purchase_backfill")
+    connection.execute("ANALYZE billing_data.purchases")
     run_step_again(connection, "2026_11_26_0038_payment_effects_backfill")
+    connection.execute("ANALYZE billing_data.payment_effects")
     _settings(connection)
-
-    step("counting rows for the planner")
-    connection.execute("ANALYZE")
+    step("counting again")
     _compare(connection, plan.rules)
     step("verifying the books")
     _verify(connection)

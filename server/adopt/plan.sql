@@ -131,7 +131,13 @@ CROSS JOIN LATERAL (
     (c.created_at > now(), 'time'),
     (c.idempotency_key = '', 'empty key')
 ) AS r (is_so, reason)
-WHERE r.is_so;
+WHERE (
+        c.balance_after < 0
+        OR c.balance_after NOT IN (c.balance_before, c.balance_before - c.amount_minor)
+        OR c.created_at > now()
+        OR c.idempotency_key = ''
+    )
+    AND r.is_so;
 INSERT INTO adopt_changes (is_charge, id, reason)
 SELECT false, c.id, r.reason
 FROM public.credits AS c
@@ -140,7 +146,7 @@ CROSS JOIN LATERAL (
     (c.balance_before < 0, 'figures'), (c.created_at > now(), 'time'),
     (c.idempotency_key = '', 'empty key')
 ) AS r (is_so, reason)
-WHERE r.is_so;
+WHERE (c.balance_before < 0 OR c.created_at > now() OR c.idempotency_key = '') AND r.is_so;
 ANALYZE adopt_changes;
 
 -- stage: finding where each account's books begin

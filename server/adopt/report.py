@@ -71,7 +71,8 @@ class AdoptionReport:
             )
         for finding in self.findings:
             more = ", ..." if finding.count > len(finding.examples) else ""
-            yield f"Look at: {finding.what}: {', '.join(finding.examples)}{more}"
+            examples = ", ".join(finding.examples)
+            yield f"Look at: {finding.what} ({finding.count:,}): {examples}{more}"
         for table in self.kept:
             yield f"Kept: {table.table} ({table.rows:,} rows): {table.what}"
         for name in self.untouched:
