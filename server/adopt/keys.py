@@ -17,8 +17,6 @@ from server.encryption import Cipher
 from server.migrate import MigrationError
 from server.payments.settings import PUBLIC, seal_anew
 
-_OURS = ("stripe", "square", "paypal")
-
 
 @dataclass(frozen=True, slots=True)
 class EndedKey:
@@ -131,13 +129,17 @@ def carry_over_providers(connection: Connection, cipher: Cipher | None) -> None:
         "SELECT c.id, c.provider_type, c.is_active, c.config_data, c.created_at, c.updated_at,"
         " c.updated_by FROM legacy_service.provider_configs AS c"
     ).fetchall()
+    ours = {
+        row[0]
+        for row in connection.execute("SELECT p.kind FROM billing_data.payment_providers AS p")
+    }
     connection.execute(
         "CREATE TABLE legacy_service.store_settings (provider_type text PRIMARY KEY,"
         " is_active boolean NOT NULL, encrypted_config_data text NOT NULL,"
         " created_at timestamptz NOT NULL, updated_at timestamptz NOT NULL)"
     )
     for row_id, provider, is_active, config, created_at, updated_at, updated_by in rows:
-        if provider in _OURS:
+        if provider in ours:
             connection.execute(
                 "INSERT INTO billing_data.provider_configs (id, provider_type, is_active,"
                 " config_data, created_at, updated_at, updated_by)"
