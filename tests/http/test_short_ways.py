@@ -17,13 +17,13 @@ import pytest
 from aiohttp import web
 from pytest_aiohttp import AiohttpServer
 
+from server.agent import endpoint
 from server.app import build_app
 from server.config import ServeConfig
 from server.http import aiohttp_server, request_shape
 from server.http.aiohttp_server import Runner
 from server.http.app_keys import GATEWAY, STOPPING
 from server.http.json_answer import JsonAnswer
-from server.http.request_shape import Shape
 from server.observe import metrics
 from tests.http.wire import CHARGES, CHECK, TIME, UUID
 from tests.support import Database, charge_body, identity
@@ -230,10 +230,10 @@ async def seen(config: ServeConfig, key: str, user: str, caplog: pytest.LogCaptu
     before = counted()
     answers, key_uses = [], []
     async with serving(config) as (app, port):
-        gateway: Any = app[GATEWAY]
+        background: Any = app[GATEWAY]._background
 
         async def send(parts: list[bytes]) -> None:
-            gateway._key_uses.clear()
+            background._key_uses.clear()
             filled = [
                 p.replace(b"KEY", key.encode()).replace(USER.encode(), user.encode()) for p in parts
             ]
@@ -241,7 +241,7 @@ async def seen(config: ServeConfig, key: str, user: str, caplog: pytest.LogCaptu
             for pattern, word in _VARIES:
                 answer = pattern.sub(word, answer)
             answers.append(answer)
-            key_uses.append([address for _, address in gateway._key_uses.values()])
+            key_uses.append([address for _, address in background._key_uses.values()])
 
         # The key is known, and the account is there, before the first.
         await send([request(ACCOUNT, *_PLAIN, body=body())])
@@ -287,7 +287,7 @@ async def test_nobody_sees_which_way_a_request_went(
     monkeypatch.setattr(aiohttp_server._FixedPaths, "__call__", general)
     monkeypatch.setattr(request_shape, "_body", read)
     monkeypatch.setattr(JsonAnswer, "prepare", prepare)
-    monkeypatch.setattr(Shape, "quick", None)
+    monkeypatch.setattr(endpoint, "quick_decoder", lambda model: None)
     long = await seen(config, key, "way-b", caplog)
 
     assert min(taken[way] for way in ("router", "read", "prepare")) > 100
