@@ -23,6 +23,7 @@ from server.http.middleware import around_request
 from server.lazy_import import load_modules
 from server.observe import certificate, metrics, telemetry
 from server.payments.payments import PAYMENTS, Payments
+from server.payments.registry import all_providers
 from server.resources import resource_folder
 from server.routes import add_routes
 from server.staff.identity_provider import IDENTITY_PROVIDER, IdentityProvider
@@ -117,7 +118,9 @@ async def _payments(app: web.Application) -> AsyncIterator[None]:
 
 async def _lazy_modules(app: web.Application) -> AsyncIterator[None]:
     config = app[CONFIG]
-    names = ["stripe"] if config.encryption_keys else []
+    names = []
+    if config.encryption_keys:
+        names += [name for provider in all_providers() for name in provider.slow_modules]
     if config.staff is not None and config.staff.client_id is not None:
         names += ["authlib.integrations.httpx_client", "authlib.oidc.core"]
     loading = asyncio.create_task(load_modules(*names))

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from server.limits import INT64_MAX
+from server.payment_kinds import PROVIDER_KINDS
 
 _DATABASE_SCHEMES = ("postgresql", "postgres", "postgresql+asyncpg", "postgresql+psycopg")
 _MINIMUM_SECRET_LENGTH = 32
-_STRIPE_TIMEOUT = 4.0  # one attempt; there are two, and our clients wait ten seconds
+_PROVIDER_TIMEOUT = 4.0  # one attempt; there are two, and our clients wait ten seconds
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -52,6 +53,15 @@ class StaffConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class ProviderConnection:
+    """How to reach a payment provider. `base_url` replaces its own address, for tests; `timeout` in
+    seconds is for one attempt."""
+
+    base_url: str | None = None
+    timeout: float = _PROVIDER_TIMEOUT
+
+
+@dataclass(frozen=True, slots=True)
 class ServeConfig:
     """The configuration of `ciris-billing serve`. Times are in seconds, sizes in bytes."""
 
@@ -70,8 +80,7 @@ class ServeConfig:
     tls_certificate_file: str | None = None
     purchase_url: str | None = None
     encryption_keys: tuple[str, ...] = field(default=(), repr=False)  # newest first
-    stripe_api_base: str | None = None
-    stripe_timeout: float = _STRIPE_TIMEOUT
+    provider_connections: Mapping[str, ProviderConnection] = field(default_factory=dict)
     trusted_proxies: tuple[str, ...] = ()  # networks of proxies whose X-Forwarded-For is trusted
     staff: StaffConfig | None = None
     pooler: str = "none"
@@ -253,6 +262,13 @@ class _Reader:
             self.faults.append(f"{name} must be addresses or networks like 10.0.0.0/24")
             return ()
 
+    def provider_connection(self, kind: str) -> ProviderConnection:
+        prefix = kind.upper()
+        return ProviderConnection(
+            self.api_base(f"{prefix}_API_BASE"),
+            self.number(f"{prefix}_TIMEOUT", _PROVIDER_TIMEOUT, 0.1, 60),
+        )
+
     def finish(self) -> None:
         if self.faults:
             raise ConfigError(self.faults)
@@ -299,8 +315,7 @@ def load_serve_config(env: Mapping[str, str]) -> ServeConfig:
             "PURCHASE_URL", r"https?://[^\s\x00-\x1f]+", "an http or https address"
         ),
         encryption_keys=read.encryption_keys(required=False),
-        stripe_api_base=read.api_base("STRIPE_API_BASE"),
-        stripe_timeout=read.number("STRIPE_TIMEOUT", defaults.stripe_timeout, 0.1, 60),
+        provider_connections={kind: read.provider_connection(kind) for kind in PROVIDER_KINDS},
         pooler=read.pooler(),
         read_url=read.database_url("DATABASE_READ_URL", required=False),
         read_max_lag=read.number("READ_MAX_LAG", defaults.read_max_lag, 2, 3600),
@@ -397,29 +412,34 @@ def load_admin_jwt_secret(env: Mapping[str, str]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ProviderConfig:
-    """The configuration of commands about the payment provider."""
+    """The configuration of commands about a payment provider."""
 
     encryption_keys: tuple[str, ...] = field(repr=False)
-    stripe_api_base: str | None
-    stripe_timeout: float
+    connection: ProviderConnection
     given: Mapping[str, str] = field(repr=False)
 
 
-def load_provider_config(env: Mapping[str, str], *, need_keys: bool = True) -> ProviderConfig:
-    """Reads the keys that decrypt a provider's configuration, and the values that STRIPE_API_KEY,
-    STRIPE_WEBHOOK_SECRET and STRIPE_PUBLISHABLE_KEY (or their _FILE) give for it. Raises
-    ConfigError, also when there are no keys, unless `need_keys` is false."""
+def setting_variable(kind: str, setting: str) -> str:
+    """The environment variable that gives a payment provider's setting to the commands."""
+    return f"{kind}_{setting}".upper()
+
+
+def load_provider_config(
+    env: Mapping[str, str],
+    kind: str = PROVIDER_KINDS[0],
+    settings: Iterable[str] = (),
+    *,
+    need_keys: bool = True,
+) -> ProviderConfig:
+    """Reads the keys that decrypt a provider's configuration, and what the environment gives for
+    its settings, such as STRIPE_API_KEY or STRIPE_API_KEY_FILE. Raises ConfigError, also when there
+    are no keys, unless `need_keys` is false."""
     read = _Reader(env)
     keys = read.encryption_keys(required=need_keys)
-    given = {
-        "api_key": read.secret("STRIPE_API_KEY", required=False),
-        "webhook_secret": read.secret("STRIPE_WEBHOOK_SECRET", required=False),
-        "publishable_key": read.secret("STRIPE_PUBLISHABLE_KEY", required=False),
-    }
+    given = {name: read.secret(setting_variable(kind, name), required=False) for name in settings}
     config = ProviderConfig(
         keys,
-        read.api_base("STRIPE_API_BASE"),
-        read.number("STRIPE_TIMEOUT", _STRIPE_TIMEOUT, 0.1, 60),
+        read.provider_connection(kind),
         {name: value for name, value in given.items() if value is not None},
     )
     read.finish()

@@ -19,6 +19,7 @@ from server.http.validation import (
     without_nul,
 )
 from server.limits import INT64_MAX, most
+from server.payment_kinds import KINDS_WITHOUT_CODE, PROVIDER_KINDS
 
 _MOST = 500  # rows of a page
 _MOST_PROBLEMS = 100  # they are worked off one by one
@@ -42,7 +43,9 @@ AccountStatus = Annotated[str, StringConstraints(pattern="^(active|suspended|clo
 AccountSort = Annotated[str, StringConstraints(pattern="^(newest|oldest|email|credits|uses)$")]
 AccountMatch = Annotated[str, StringConstraints(pattern="^(substring|prefix)$")]
 PurchaseStatus = Annotated[str, StringConstraints(pattern="^(offered|pending|settled|returned)$")]
-ProviderName = Annotated[str, StringConstraints(pattern="^(stripe|square|paypal)$")]
+ProviderName = Annotated[
+    str, StringConstraints(pattern=f"^({'|'.join((*PROVIDER_KINDS, *KINDS_WITHOUT_CODE))})$")
+]
 Role = Annotated[str, StringConstraints(pattern="^(admin|viewer)$")]
 How = Annotated[str, StringConstraints(pattern="^(credited|refunded|other)$")]
 _Change = Annotated[int, Field(ge=-INT64_MAX, le=INT64_MAX), AfterValidator(_not_zero)]

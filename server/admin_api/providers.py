@@ -9,6 +9,7 @@ from uuid import UUID
 
 import orjson
 from aiohttp import web
+from pydantic import WithJsonSchema
 from typing_extensions import TypedDict
 
 from server.admin_api.endpoint import Call, answer
@@ -19,6 +20,7 @@ from server.http.answers import From, reader
 from server.http.errors import validation_error
 from server.http.example_values import AT
 from server.http.route import Example
+from server.payment_kinds import KINDS_WITHOUT_CODE, PROVIDER_KINDS
 from server.payments.payments import PAYMENTS
 from server.payments.settings import InvalidSetting
 
@@ -32,7 +34,10 @@ class Provider(TypedDict):
 
     id: Annotated[UUID, f.ITS_ID]
     provider_name: Annotated[
-        Literal["stripe", "square", "paypal"], From("provider_type"), f.PROVIDER
+        str,
+        From("provider_type"),
+        WithJsonSchema({"enum": [*PROVIDER_KINDS, *KINDS_WITHOUT_CODE], "type": "string"}),
+        f.PROVIDER,
     ]
     is_enabled: Annotated[bool, From("is_active"), f.means("Whether it is in use.")]
     config_data: Annotated[

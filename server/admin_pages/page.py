@@ -21,6 +21,7 @@ from server.http.app_keys import CONFIG, REQUEST_ID, ROUTE_TABLE
 from server.http.errors import ApiError
 from server.http.route import Section
 from server.limits import most
+from server.payments.registry import all_providers
 from server.staff.guard import ConsoleClosed, ForgedForm, Handler, NotSignedIn, Visit, staff_page
 from server.staff.sessions import COOKIES
 
@@ -264,7 +265,7 @@ def add_filters(environment: Environment) -> None:
     environment.filters["iso"] = _iso
     environment.filters["day"] = _day
     environment.globals["most"] = most
-    environment.globals["most"] = most
+    environment.globals["payment_providers"] = all_providers()
 
 
 def _amount(value: int | Decimal | None) -> str:

@@ -1,4 +1,4 @@
-"""/admin/settings: what new accounts get free, what a pack is and costs, the payment provider."""
+"""/admin/settings: what new accounts get free, what a pack is and costs, the payment providers."""
 
 from __future__ import annotations
 
@@ -9,11 +9,19 @@ from typing import Any
 from aiohttp import web
 
 from server.admin_pages.page import FormFault, done, form_of, reason_of, render, whole_number
-from server.admin_pages.provider_view import provider_view, read_provider, sealed, test_connection
+from server.admin_pages.provider_view import (
+    provider_view,
+    read_providers,
+    sealed,
+    test_connection,
+)
 from server.admin_pages.refusals import FORM, all_of, fault_of
 from server.gateway import Refused, functions
 from server.http.app_keys import GATEWAY
+from server.http.route import PAGE, Route
 from server.limits import INT64_MAX
+from server.payments.provider import PaymentProvider
+from server.payments.registry import all_providers
 from server.staff.guard import Visit, require_admin
 
 _PAGE = "/admin/settings"
@@ -33,7 +41,7 @@ _PRICING = (
 
 
 async def show(request: web.Request, visit: Visit) -> web.StreamResponse:
-    """Pricing and the payment provider."""
+    """Pricing and the payment providers."""
     return await _show(visit)
 
 
@@ -118,29 +126,49 @@ async def _checked_price(request: web.Request, settings: Mapping[str, Any]) -> s
     return str(row["describe_price"])
 
 
-async def set_provider(request: web.Request, visit: Visit) -> web.StreamResponse:
-    """Changes what is known of Stripe; what is left empty is kept."""
+def provider_routes() -> tuple[Route, ...]:
+    """The addresses of each payment provider's forms."""
+    return tuple(
+        route for provider in all_providers() for route in _routes_of(provider, provider.kind)
+    )
+
+
+def _routes_of(provider: PaymentProvider, kind: str) -> tuple[Route, Route]:
+    async def set_provider(request: web.Request, visit: Visit) -> web.StreamResponse:
+        """Changes what is known of the provider; what is left empty is kept."""
+        return await _set_provider(request, visit, provider)
+
+    async def test_provider(request: web.Request, visit: Visit) -> web.StreamResponse:
+        """Asks the provider whether it accepts the stored credential."""
+        await require_admin(visit)
+        works, message = await test_connection(request, provider)
+        return await done(visit, _PAGE, message, "success" if works else "error")
+
+    address = f"{_PAGE}/{kind}"
+    return (
+        Route("POST", address, PAGE, set_provider, f"Set up {provider.name}"),
+        Route("POST", f"{address}/test", PAGE, test_provider, f"Try {provider.name}"),
+    )
+
+
+async def _set_provider(
+    request: web.Request, visit: Visit, provider: PaymentProvider
+) -> web.StreamResponse:
     await require_admin(visit)
     form = await form_of(request)
     try:
-        stored = await read_provider(visit)
+        stored = (await read_providers(visit))[provider.kind]
         config, reason = all_of(
-            lambda: sealed(request, form, stored),
+            lambda: sealed(request, provider, form, stored),
             lambda: reason_of(form),
         )
         await visit.row(
-            functions.set_provider_config(provider_type="stripe", reason=reason, **config)
+            functions.set_provider_config(provider_type=provider.kind, reason=reason, **config)
         )
     except (FormFault, Refused) as error:
-        return await _failed(visit, "stripe", form, error)
-    return await done(visit, _PAGE, "Stripe's settings are stored. Test the connection next.")
-
-
-async def test_provider(request: web.Request, visit: Visit) -> web.StreamResponse:
-    """Asks Stripe whether it accepts the stored key."""
-    await require_admin(visit)
-    works, message = await test_connection(request)
-    return await done(visit, _PAGE, message, "success" if works else "error")
+        return await _failed(visit, provider.kind, form, error)
+    message = f"{provider.name}'s settings are stored. Test the connection next."
+    return await done(visit, _PAGE, message)
 
 
 async def _failed(
@@ -163,7 +191,8 @@ async def _show(
     faults: Mapping[str, str] | None = None,
 ) -> web.StreamResponse:
     pricing = await _read_pricing(visit.request)
-    typed = form or {}
+    typed, said = form or {}, faults or {}
+    stored = await read_providers(visit)
     return await render(
         visit,
         "admin/settings/show.html",
@@ -171,9 +200,15 @@ async def _show(
         pricing=pricing,
         price=await _price(visit.request, pricing),
         pricing_values=typed if failed == "pricing" else pricing,
-        pricing_faults=(faults or {}) if failed == "pricing" else {},
-        stripe_faults=(faults or {}) if failed == "stripe" else {},
-        stripe=provider_view(
-            visit.request, await read_provider(visit), typed if failed == "stripe" else None
-        ),
+        pricing_faults=said if failed == "pricing" else {},
+        providers=[
+            provider_view(
+                visit.request,
+                provider,
+                stored[provider.kind],
+                typed if failed == provider.kind else None,
+                said if failed == provider.kind else {},
+            )
+            for provider in all_providers()
+        ],
     )

@@ -15,7 +15,7 @@ from psycopg.types.json import Jsonb
 from server.adopt.old_database import Connection
 from server.encryption import Cipher
 from server.migrate import MigrationError
-from server.payments.settings import PUBLIC, seal_anew
+from server.payments.settings import public_settings, seal_anew
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +146,7 @@ def carry_over_providers(connection: Connection, cipher: Cipher | None) -> None:
                 " VALUES (%s, %s, %s, %s, %s, %s, %s)",
                 (
                     *(row_id, provider, is_active),
-                    Jsonb(_sealed(config, cipher)),
+                    Jsonb(_sealed(provider, config, cipher)),
                     *(created_at, updated_at, updated_by),
                 ),
             )
@@ -158,9 +158,11 @@ def carry_over_providers(connection: Connection, cipher: Cipher | None) -> None:
             )
 
 
-def _sealed(config: Any, cipher: Cipher | None) -> dict[str, Any]:
+def _sealed(provider: str, config: Any, cipher: Cipher | None) -> dict[str, Any]:
     if not isinstance(config, dict):
         config = {"value": config}
-    public = config.get(PUBLIC)
-    sealed = seal_anew(config, cipher) if cipher else {}
-    return {**sealed, PUBLIC: public} if isinstance(public, str) and public else sealed
+    sealed = seal_anew(provider, config, cipher) if cipher else {}
+    for name in public_settings(provider):
+        if isinstance(config.get(name), str) and config[name]:
+            sealed[name] = config[name]
+    return sealed

@@ -1,5 +1,6 @@
 """POST /v1/billing/purchases and GET .../{payment_id}, .../{payment_id}/status (contract.md 2.7,
-2.8): what is sold is recorded, then Stripe is asked for its payment. Credits arrive by webhook."""
+2.8): what is sold is recorded, then the payment provider is asked for its payment. Credits arrive
+by webhook."""
 
 from __future__ import annotations
 
@@ -21,15 +22,16 @@ from server.http.example_values import ADA, PAYMENT_ID
 from server.http.route import Example
 from server.observe import metrics
 from server.payments.payments import PAYMENTS
-from server.payments.settings import ProviderSettings
-from server.payments.stripe.api import (
-    Intent,
+from server.payments.provider import (
+    Payment as ProviderPayment,
+)
+from server.payments.provider import (
     PaymentMissing,
     PaymentProviderError,
+    ProviderApi,
     Purchase,
-    StripeApi,
 )
-from server.payments.stripe.events import purchase_metadata
+from server.payments.registry import provider_of
 
 WhyOver = Literal["payment_canceled", "payment_unreadable"]
 
@@ -120,7 +122,7 @@ async def create_purchase(request: web.Request, call: Call) -> web.StreamRespons
     Idempotency-Key (`customer_email` may differ) is given the same payment, in its state of today:
     `status` and `credits_added` may have changed. Where `payable` is false the payment can no
     longer be paid: buy again, with a new Idempotency-Key."""
-    # A purchase that Stripe did not answer for stays an offer, and costs nobody anything.
+    # A purchase that the provider did not answer for stays an offer, and costs nobody anything.
     body: PurchaseRequest = call.body
     offer = await call.gateway.write(
         functions.begin_purchase(
@@ -139,21 +141,21 @@ async def create_purchase(request: web.Request, call: Call) -> web.StreamRespons
     )
     if offer["account_created"]:
         metrics.ACCOUNTS_CREATED.inc()
-    settings, stripe = await _provider(request, call, offer["config_data"])
+    api, client_key = await _provider(request, call, offer)
     payment_id, replayed = offer["payment_id"], offer["payment_id"] is not None
     try:
         if replayed:
-            intent = await _read(stripe, payment_id)
+            payment = await _read(api, payment_id)
         else:
-            intent = await stripe.create_intent(_purchase(body, offer))
-            payment_id = await _attach(call, offer, intent)
-            if payment_id != intent.id:  # another request for this purchase was faster
-                intent = await stripe.get_intent(payment_id)
+            payment = await api.begin_payment(_purchase(body, offer))
+            payment_id = await _attach(call, offer, payment)
+            if payment_id != payment.id:  # another request for this purchase was faster
+                payment = await api.get_payment(payment_id)
     except (PaymentProviderError, PaymentMissing) as error:
         metrics.PURCHASES.labels("error").inc()
-        raise _provider_unavailable(request, error) from error
+        raise _provider_unavailable(request, offer, error) from error
     metrics.PURCHASES.labels("replayed" if replayed else "created").inc()
-    answer = _payment(payment_id, intent, settings, offer)
+    answer = _payment(payment_id, payment, client_key, offer)
     return json_response(201, answer, {"Idempotent-Replayed": "true"} if replayed else None)
 
 
@@ -164,14 +166,14 @@ async def get_purchase(request: web.Request, call: Call) -> web.StreamResponse:
     [known] = await call.gateway.read(
         functions.find_purchase(payment_id=path.payment_id, api_key_id=call.api_key_id)
     )
-    settings, stripe = await _provider(request, call, known["config_data"])
+    api, client_key = await _provider(request, call, known)
     try:
-        intent = await _read(stripe, path.payment_id)
+        payment = await _read(api, path.payment_id)
     except PaymentProviderError as error:
-        raise _provider_unavailable(request, error) from error
-    if known["purchase_id"] is None and (intent is None or not await _is_ours(call, intent)):
+        raise _provider_unavailable(request, known, error) from error
+    if known["purchase_id"] is None and (payment is None or not await _is_ours(call, payment)):
         raise await call.gateway.refused("payment_not_found", {"payment_id": path.payment_id})
-    return json_response(200, _payment(path.payment_id, intent, settings, known))
+    return json_response(200, _payment(path.payment_id, payment, client_key, known))
 
 
 async def get_purchase_status(request: web.Request, call: Call) -> web.StreamResponse:
@@ -179,23 +181,23 @@ async def get_purchase_status(request: web.Request, call: Call) -> web.StreamRes
     return await get_purchase(request, call)
 
 
-async def _read(stripe: StripeApi, payment_id: str) -> Intent | None:
-    """The payment as Stripe has it now; None when it cannot be read with the present keys, which
-    are then of another mode or account than those it was made with."""
+async def _read(api: ProviderApi, payment_id: str) -> ProviderPayment | None:
+    """The payment as the provider has it now; None when it cannot be read with the present keys,
+    which are then of another mode or account than those it was made with."""
     try:
-        return await stripe.get_intent(payment_id)
+        return await api.get_payment(payment_id)
     except PaymentMissing:
         return None
 
 
-async def _attach(call: Call, offer: Mapping[str, Any], intent: Intent) -> str:
+async def _attach(call: Call, offer: Mapping[str, Any], payment: ProviderPayment) -> str:
     """Records the payment of a purchase; gives the one that was recorded first."""
     attached = await call.gateway.write(
         functions.attach_payment(
             account_id=offer["account_id"],
             purchase_id=offer["purchase_id"],
-            payment_id=intent.id,
-            payment_status=intent.status,
+            payment_id=payment.id,
+            payment_status=payment.status,
             api_key_id=call.api_key_id,
         )
     )
@@ -203,19 +205,23 @@ async def _attach(call: Call, offer: Mapping[str, Any], intent: Intent) -> str:
 
 
 async def _provider(
-    request: web.Request, call: Call, config_data: str
-) -> tuple[ProviderSettings, StripeApi]:
-    payments = request.app[PAYMENTS]
-    settings = payments.settings(orjson.loads(config_data))
+    request: web.Request, call: Call, purchase: Mapping[str, Any]
+) -> tuple[ProviderApi, str]:
+    """The provider of a purchase, and its public key. Raises Refused."""
+    payments, kind = request.app[PAYMENTS], purchase["provider"]
+    settings = payments.settings(kind, orjson.loads(purchase["config_data"]))
     if settings is None:
         raise await call.gateway.refused("payment_provider_not_configured")
-    return settings, await payments.stripe(settings)
+    return await payments.api(kind, settings), provider_of(kind).client_key(settings)
 
 
-def _provider_unavailable(request: web.Request, error: Exception) -> ApiError:
+def _provider_unavailable(
+    request: web.Request, purchase: Mapping[str, Any], error: Exception
+) -> ApiError:
+    name = provider_of(purchase["provider"]).name
     _LOG.error(
         "payment provider: %s",
-        str(error) or "Stripe does not know a payment that was made for a purchase",
+        str(error) or f"{name} does not know a payment that was made for a purchase",
         extra={"request_id": request[REQUEST_ID]},
     )
     return known_error(
@@ -223,19 +229,19 @@ def _provider_unavailable(request: web.Request, error: Exception) -> ApiError:
     )
 
 
-async def _is_ours(call: Call, intent: Intent) -> bool:
+async def _is_ours(call: Call, payment: ProviderPayment) -> bool:
     """Whether a payment without a purchase was made by the old service: then it names an account
     by its id and its identity, and no purchase."""
-    named = purchase_metadata(dict(intent.metadata))
-    if named["purchase_id"] or named["is_foreign"]:
+    claim = payment.claim
+    if claim.purchase_id or claim.is_foreign:
         return False
-    if not named["account_id"] or not named["oauth_provider"] or not named["external_id"]:
+    if not claim.account_id or not claim.oauth_provider or not claim.external_id:
         return False
     try:
         [account] = await call.gateway.read(
             functions.get_account(
-                oauth_provider=named["oauth_provider"],
-                external_id=named["external_id"],
+                oauth_provider=claim.oauth_provider,
+                external_id=claim.external_id,
                 api_key_id=call.api_key_id,
             )
         )
@@ -243,7 +249,7 @@ async def _is_ours(call: Call, intent: Intent) -> bool:
         if error.slug == "account_not_found":
             return False
         raise
-    return bool(account["account_id"] == named["account_id"])
+    return bool(account["account_id"] == claim.account_id)
 
 
 def _purchase(body: PurchaseRequest, offer: Mapping[str, Any]) -> Purchase:
@@ -261,19 +267,19 @@ def _purchase(body: PurchaseRequest, offer: Mapping[str, Any]) -> Purchase:
 
 def _payment(
     payment_id: str,
-    intent: Intent | None,
-    settings: ProviderSettings,
+    payment: ProviderPayment | None,
+    client_key: str,
     purchase: Mapping[str, Any],
 ) -> Payment:
     """The answer about a payment. One that can no longer be paid says so, and why: `payable`
     false, `code`."""
     credits_added = purchase["credits_added"]
-    if intent is None:
+    if payment is None:
         secret, status = "", "succeeded" if credits_added else "unknown"
         amount_minor, currency = purchase["price_minor"], purchase["currency"]
     else:
-        secret, status = intent.client_secret, intent.status
-        amount_minor, currency = intent.amount_minor, intent.currency
+        secret, status = payment.client_secret, payment.status
+        amount_minor, currency = payment.amount_minor, payment.currency
     answer: Payment = {
         "payment_id": payment_id,
         "client_secret": secret,
@@ -281,7 +287,7 @@ def _payment(
         "currency": currency,
         "uses_purchased": purchase["uses"],
         "status": status,
-        "publishable_key": settings.publishable_key,
+        "publishable_key": client_key,
         "credits_added": credits_added,
     }
     over = None if credits_added else _OVER.get(status)

@@ -8,6 +8,7 @@ import argparse
 import asyncio
 import os
 import sys
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -15,20 +16,19 @@ import orjson
 
 from server.cli.database import call_function
 from server.cli.output import CommandFailed, print_json, print_table
-from server.config import ProviderConfig, load_provider_config
+from server.config import ProviderConfig, load_provider_config, setting_variable
 from server.encryption import Cipher, DecryptionFailed
+from server.payment_kinds import PROVIDER_KINDS
+from server.payments.provider import PaymentProvider, PaymentProviderError, ProviderSettings
+from server.payments.registry import all_providers, provider_of, title_of
 from server.payments.settings import (
-    WEBHOOK_SECRET,
     InvalidSetting,
-    ProviderSettings,
     joined_secrets,
     open_settings,
     seal_anew,
     seal_settings,
     secrets_of,
 )
-
-_PROVIDER = "stripe"
 
 
 def add_parser(commands: Any) -> None:
@@ -42,33 +42,19 @@ def add_parser(commands: Any) -> None:
     setting = actions.add_parser(
         "set",
         help="set what the environment gives; the rest is kept",
-        description="Reads STRIPE_API_KEY, STRIPE_WEBHOOK_SECRET and STRIPE_PUBLISHABLE_KEY, or"
-        " the files that the same names with _FILE name, and stores them encrypted with"
-        " ENCRYPTION_KEY. What is not given is kept. STRIPE_WEBHOOK_SECRET may be several, with"
-        " commas between them: then they are all there are.",
+        description=" ".join(map(_what_is_read, all_providers())) + " What is not given is kept.",
     )
-    setting.add_argument("provider", choices=(_PROVIDER,))
+    setting.add_argument("provider", choices=PROVIDER_KINDS)
     active = setting.add_mutually_exclusive_group()
     active.add_argument("--enable", action="store_true", default=None, help="sell")
     active.add_argument("--disable", dest="enable", action="store_false", help="stop selling")
-    setting.add_argument(
-        "--add-webhook-secret",
-        action="store_true",
-        help="STRIPE_WEBHOOK_SECRET joins those that are stored: of another endpoint, or the next"
-        " one of an endpoint whose secret is rolled",
-    )
-    setting.add_argument(
-        "--remove-webhook-secret",
-        action="append",
-        metavar="MASK",
-        default=[],
-        help="take away the stored one that `providers list` shows so; may be given again. Without"
-        " --add-webhook-secret, STRIPE_WEBHOOK_SECRET is not read",
-    )
+    for name in _several(*all_providers()):
+        _add_list_options(setting, name)
     setting.add_argument("--reason", help="why, for the audit log")
     setting.set_defaults(run=_set)
 
     trying = actions.add_parser("test", help="ask the provider whether it accepts the API key")
+    trying.add_argument("provider", choices=PROVIDER_KINDS, nargs="?", default=PROVIDER_KINDS[0])
     trying.set_defaults(run=_test)
 
     reencrypt = actions.add_parser(
@@ -88,64 +74,129 @@ def _list(options: argparse.Namespace) -> int:
     return 0
 
 
+def _what_is_read(provider: PaymentProvider) -> str:
+    """What `set` reads for a provider, as a sentence or two."""
+    variables = _variables(provider)
+    text = (
+        f"Reads {_series(variables, 'and')}, or the files that the same names with _FILE name, and"
+        " stores them encrypted with ENCRYPTION_KEY."
+    )
+    several = [setting_variable(provider.kind, name) for name in _several(provider)]
+    if several:
+        text += (
+            f" {_series(several, 'and')} may be several, with commas between them: then they are"
+            " all there are."
+        )
+    return text
+
+
+def _variables(provider: PaymentProvider) -> list[str]:
+    return [setting_variable(provider.kind, setting.name) for setting in provider.settings]
+
+
+def _series(words: Sequence[str], conjunction: str) -> str:
+    *first, last = words
+    return f"{', '.join(first)} {conjunction} {last}" if first else last
+
+
+def _several(*providers: PaymentProvider) -> list[str]:
+    """The settings of which a provider may have several."""
+    names = (
+        setting.name
+        for provider in providers
+        for setting in provider.settings
+        if setting.may_be_several
+    )
+    return list(dict.fromkeys(names))
+
+
+def _add_list_options(parser: argparse.ArgumentParser, name: str) -> None:
+    option, variable = name.replace("_", "-"), setting_variable(PROVIDER_KINDS[0], name)
+    parser.add_argument(
+        f"--add-{option}",
+        action="store_true",
+        help=f"{variable} joins those that are stored: of another endpoint, or the next"
+        " one of an endpoint whose secret is rolled",
+    )
+    parser.add_argument(
+        f"--remove-{option}",
+        action="append",
+        metavar="MASK",
+        default=[],
+        help="take away the stored one that `providers list` shows so; may be given again. Without"
+        f" --add-{option}, {variable} is not read",
+    )
+
+
 def _set(options: argparse.Namespace) -> int:
-    config = load_provider_config(os.environ, need_keys=False)
+    provider = provider_of(options.provider)
+    names = [setting.name for setting in provider.settings]
+    config = load_provider_config(os.environ, provider.kind, names, need_keys=False)
     cipher = Cipher(config.encryption_keys) if config.encryption_keys else None
     given: dict[str, Any] = dict(config.given)
     unchanged_since = None
     try:
-        if options.add_webhook_secret or options.remove_webhook_secret:
-            given[WEBHOOK_SECRET], unchanged_since = _edited_secrets(options, given)
-        sealed = seal_settings(options.provider, given, cipher)
+        for name in _several(provider):
+            if getattr(options, f"add_{name}") or getattr(options, f"remove_{name}"):
+                given[name], unchanged_since = _edited_secrets(options, name, given)
+        sealed = seal_settings(provider.kind, given, cipher)
     except InvalidSetting as error:
         raise CommandFailed(str(error)) from None
     if not sealed and options.enable is None:
         raise CommandFailed(
-            "nothing to set: give STRIPE_API_KEY, STRIPE_WEBHOOK_SECRET or STRIPE_PUBLISHABLE_KEY"
+            f"nothing to set: give {_series(_variables(provider), 'or')}"
             " (or NAME_FILE) in the environment, or --enable or --disable"
         )
-    if options.enable and not sealed.get("api_key"):
-        _require_api_key(options.provider)
-    changed = _store(options.provider, sealed, options.enable, options.reason, unchanged_since)
+    if options.enable and not sealed.get(provider.credential):
+        _require_credential(provider)
+    changed = _store(provider.kind, sealed, options.enable, options.reason, unchanged_since)
     _print(changed, options)
     return 0
 
 
-def _require_api_key(provider: str) -> None:
-    if not _stored(provider)["config_data"].get("api_key"):
+def _require_credential(provider: PaymentProvider) -> None:
+    if not _stored(provider.kind)["config_data"].get(provider.credential):
+        variable = setting_variable(provider.kind, provider.credential)
+        title = title_of(provider, provider.credential)
         raise CommandFailed(
-            f"{provider} cannot sell without an API key: give STRIPE_API_KEY (or"
-            " STRIPE_API_KEY_FILE) in the environment"
+            f"{provider.kind} cannot sell without an {title}: give {variable} (or {variable}_FILE)"
+            " in the environment"
         )
 
 
 def _edited_secrets(
-    options: argparse.Namespace, given: dict[str, Any]
+    options: argparse.Namespace, name: str, given: dict[str, Any]
 ) -> tuple[list[str], datetime | None]:
-    """The webhook secrets after the edit, where a mask stands for a secret that stays; and the time
-    of their last change."""
+    """The secrets of a setting after the edit, where a mask stands for a secret that stays; and the
+    time of their last change."""
+    adds, removed = getattr(options, f"add_{name}"), getattr(options, f"remove_{name}")
     rows = call_function("SELECT * FROM billing.list_provider_configs()")
     stored = next((row for row in rows if row["provider_type"] == options.provider), None)
-    masks = secrets_of(stored["config_data"].get(WEBHOOK_SECRET, "") if stored else "")
-    unknown = [mask for mask in options.remove_webhook_secret if mask not in masks]
+    masks = secrets_of(name, stored["config_data"].get(name, "") if stored else "")
+    unknown = [mask for mask in removed if mask not in masks]
     if unknown:
         raise CommandFailed(
-            f"no webhook secret is shown as {unknown[0]}: see ciris-billing providers list"
+            f"no {name.replace('_', ' ')} is shown as {unknown[0]}:"
+            " see ciris-billing providers list"
         )
-    added = secrets_of(given.get(WEBHOOK_SECRET, "")) if options.add_webhook_secret else []
-    if options.add_webhook_secret and not added:
-        raise CommandFailed("--add-webhook-secret needs STRIPE_WEBHOOK_SECRET in the environment")
-    kept = [mask for mask in masks if mask not in options.remove_webhook_secret]
+    added = secrets_of(name, given.get(name, "")) if adds else []
+    if adds and not added:
+        raise CommandFailed(
+            f"--add-{name.replace('_', '-')} needs {setting_variable(options.provider, name)} in"
+            " the environment"
+        )
+    kept = [mask for mask in masks if mask not in removed]
     return joined_secrets(kept, added), stored["updated_at"] if stored else None
 
 
 def _test(options: argparse.Namespace) -> int:
-    config = load_provider_config(os.environ)
-    asyncio.run(_ask(stored_settings(config), config))
+    provider = provider_of(options.provider)
+    config = load_provider_config(os.environ, provider.kind)
+    asyncio.run(_ask(provider, stored_settings(provider, config), config))
     if options.json:
-        print_json({"provider": _PROVIDER, "accepted": True})
+        print_json({"provider": provider.kind, "accepted": True})
     else:
-        print("Stripe accepts the API key.")
+        print(f"{provider.name} accepts the {title_of(provider, provider.credential)}.")
     return 0
 
 
@@ -156,7 +207,7 @@ def _reencrypt(options: argparse.Namespace) -> int:
         provider = listed["provider_type"]
         stored = _stored(provider)
         try:
-            sealed = seal_anew(stored["config_data"], cipher)
+            sealed = seal_anew(provider, stored["config_data"], cipher)
         except DecryptionFailed:
             raise CommandFailed(
                 f"the secrets of {provider} were encrypted with a key that ENCRYPTION_KEY does not"
@@ -169,16 +220,20 @@ def _reencrypt(options: argparse.Namespace) -> int:
     return 0
 
 
-def stored_settings(config: ProviderConfig) -> ProviderSettings:
-    """Returns Stripe's stored configuration, decrypted. Raises CommandFailed when there is none or
-    it cannot be decrypted."""
-    settings = open_settings(_stored(_PROVIDER)["config_data"], Cipher(config.encryption_keys))
+def stored_settings(provider: PaymentProvider, config: ProviderConfig) -> ProviderSettings:
+    """Returns a provider's stored configuration, decrypted. Raises CommandFailed when there is none
+    or it cannot be decrypted."""
+    stored = _stored(provider.kind)["config_data"]
+    settings = open_settings(provider.kind, stored, Cipher(config.encryption_keys))
     if settings is None:
         raise CommandFailed(
             "the stored secrets were encrypted with a key that ENCRYPTION_KEY does not have"
         )
-    if not settings.api_key:
-        raise CommandFailed("Stripe has no API key yet: ciris-billing providers set stripe")
+    if not settings.get(provider.credential):
+        raise CommandFailed(
+            f"{provider.name} has no {title_of(provider, provider.credential)} yet:"
+            f" ciris-billing providers set {provider.kind}"
+        )
     return settings
 
 
@@ -209,43 +264,53 @@ def _store(
     )
 
 
-async def _ask(settings: ProviderSettings, config: ProviderConfig) -> None:
-    # Not before it is needed: `serve` says where its metrics are before anything imports them.
-    from server.payments.stripe.api import PaymentProviderError, StripeApi
-
-    stripe = await StripeApi.open(settings.api_key, config.stripe_api_base, config.stripe_timeout)
+async def _ask(
+    provider: PaymentProvider, settings: ProviderSettings, config: ProviderConfig
+) -> None:
+    api = await provider.connect(settings, config.connection)
     try:
-        await stripe.test()
+        await api.test()
     except PaymentProviderError as error:
         raise CommandFailed(str(error)) from None
     finally:
-        await stripe.close()
+        await api.close()
 
 
 def _print(rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
     if options.json:
         print_json(rows)
         return
+    settings = {
+        setting.name: setting.title.upper()
+        for provider in all_providers()
+        for setting in provider.settings
+    }
     shown = [
         {
             **row,
-            **{name: row["config_data"].get(name) for name in _SETTINGS},
+            **{name: row["config_data"].get(name) for name in settings},
             "state": "on" if row["is_active"] else "off",
         }
         for row in rows
     ]
-    headings = {"provider_type": "PROVIDER", "state": "STATE", "mode": "MODE", **_SETTINGS}
-    print_table(shown, headings, "No payment provider yet: ciris-billing providers set stripe")
+    headings = {"provider_type": "PROVIDER", "state": "STATE", "mode": "MODE", **settings}
+    print_table(
+        shown,
+        headings,
+        f"No payment provider yet: ciris-billing providers set {PROVIDER_KINDS[0]}",
+    )
     for row in rows:
-        if row["is_active"] and not row["config_data"].get("webhook_secret"):
+        for name in _missing_lists(row):
             print(
-                f"{row['provider_type']} has no webhook secret: payments cannot be credited",
+                f"{row['provider_type']} has no {name.replace('_', ' ')}: payments cannot be"
+                " credited",
                 file=sys.stderr,
             )
 
 
-_SETTINGS = {
-    "api_key": "API KEY",
-    "webhook_secret": "WEBHOOK SECRET",
-    "publishable_key": "PUBLISHABLE KEY",
-}
+def _missing_lists(row: dict[str, Any]) -> list[str]:
+    """The secrets that events are verified by and that an active provider lacks."""
+    if not row["is_active"] or row["provider_type"] not in PROVIDER_KINDS:
+        return []
+    names = _several(provider_of(row["provider_type"]))
+    return [name for name in names if not row["config_data"].get(name)]

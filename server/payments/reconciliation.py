@@ -1,31 +1,33 @@
-"""Stripe's payments, refunds and disputes against what is known here: what either side lacks."""
+"""A provider's payments, refunds and disputes against what is known here: what either lacks."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
-from server.payments.stripe.api import NotPermitted, PaymentMissing, StripeApi
-from server.payments.stripe.events import (
+from server.payments.provider import (
+    Claim,
+    ListedPayment,
+    ListedReturn,
     MoneyReturn,
-    dispute_return,
-    is_ours,
-    payment_id_of,
-    purchase_metadata,
-    refund_return,
+    NotPermitted,
+    PaymentMissing,
+    PaymentProvider,
+    ProviderApi,
 )
 
 _PAGE = 100
 Row = Mapping[str, Any]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
     """One thing that one side has and the other lacks. `kind`: not_credited, amount_differs,
-    not_taken_back, not_given_back, unknown_to_stripe. `outcome` is what fixing it came to, in the
-    words of the billing function."""
+    not_taken_back, not_given_back, unknown_to_<provider>. `outcome` is what fixing it came to, in
+    the words of the billing function."""
 
     kind: str
     payment_id: str
@@ -47,7 +49,7 @@ class Books(Protocol):
     def settled_since(self, since: datetime) -> Sequence[Row]:
         """Rows of billing.list_payments for what was credited since then."""
 
-    def settle(self, payment_id: str, amount_minor: int, currency: str, metadata: Any) -> Row:
+    def settle(self, payment_id: str, amount_minor: int, currency: str, claim: Claim) -> Row:
         """billing.settle_purchase: a row with its outcome."""
 
     def now(self) -> datetime:
@@ -80,17 +82,18 @@ class Reconciliation:
 
     def __init__(
         self,
-        stripe: StripeApi,
+        provider: PaymentProvider,
+        api: ProviderApi,
         books: Books,
         since: datetime,
         *,
         fix: bool,
         step: Callable[[str], None],
     ) -> None:
-        self._stripe = stripe
+        self._provider = provider
+        self._api = api
         self._books = books
         self._since = since
-        self._start = int(since.timestamp())
         self._fix = fix
         self._step = step
         self._seen: set[str] = set()
@@ -98,61 +101,54 @@ class Reconciliation:
         self._report = Report(0, 0, [], [])
 
     async def run(self) -> Report:
-        """Compares. Raises PaymentProviderError when Stripe cannot be asked."""
+        """Compares. Raises PaymentProviderError when the provider cannot be asked."""
         self._read_at = self._books.now()
-        async for page in _pages(self._stripe.list_charges(self._start)):
-            await self._compare_charges(page)
-        async for page in _pages(self._stripe.list_refunds(self._start)):
-            self._compare_returns([(refund, refund_return(refund)) for refund in page])
-        try:
-            async for page in _pages(self._stripe.list_disputes(self._start)):
-                self._compare_returns([(dispute, dispute_return(dispute)) for dispute in page])
-        except (PaymentMissing, NotPermitted) as error:
-            self._report.notes.append(
-                f"disputes were not compared: {str(error) or 'this Stripe knows none'}"
-            )
+        async for page in _pages(self._api.list_payments(self._since)):
+            await self._compare_payments(page)
+        for listing in self._api.list_returns(self._since):
+            try:
+                async for returns in _pages(listing.items):
+                    self._compare_returns(returns)
+            except (PaymentMissing, NotPermitted) as error:
+                if not listing.may_be_missing:
+                    raise
+                why = str(error) or f"this {self._provider.name} knows none"
+                self._report.notes.append(f"{listing.what} were not compared: {why}")
         await self._compare_own()
         return self._report
 
-    async def _compare_charges(self, page: Sequence[Row]) -> None:
-        paid = {
-            payment_id: charge
-            for charge in page
-            if charge.get("status") == "succeeded"
-            and charge.get("captured", True)
-            and (payment_id := payment_id_of(charge)) is not None
-        }
+    async def _compare_payments(self, page: Sequence[ListedPayment]) -> None:
+        paid = {payment.payment_id: payment for payment in page}
         known = {row["payment_id"]: row for row in self._books.payments(list(paid))}
-        for payment_id, charge in paid.items():
+        for payment_id, payment in paid.items():
             self._step(payment_id)
             self._seen.add(payment_id)
-            await self._compare_charge(payment_id, charge, known.get(payment_id))
+            await self._compare_payment(payment, known.get(payment_id))
 
-    async def _compare_charge(self, payment_id: str, charge: Row, row: Row | None) -> None:
-        amount = charge.get("amount_captured") or charge["amount"]
+    async def _compare_payment(self, payment: ListedPayment, row: Row | None) -> None:
         found = Difference(
             "not_credited",
-            payment_id,
-            amount,
-            charge["currency"].upper(),
-            _time(charge),
+            payment.payment_id,
+            payment.amount_minor,
+            payment.currency,
+            payment.created_at,
             account_id=str(row["account_id"]) if row else None,
         )
         if row is not None and row["status"] == "settled":
             self._report.payments += 1
-            if (row["price_minor"], row["currency"]) != (amount, found.currency):
+            if (row["price_minor"], row["currency"]) != (payment.amount_minor, payment.currency):
                 self._report.differences.append(replace(found, kind="amount_differs"))
             return
-        if row is not None and (row["resolved"] or _is_void(charge, row, found)):
+        if row is not None and (row["resolved"] or _is_void(payment, row)):
             self._report.payments += 1
             return
-        metadata = (await self._stripe.get_intent(payment_id)).metadata
-        if row is None and not is_ours(metadata):
-            return  # somebody else's payment through the same Stripe account
+        claim = (await self._api.get_payment(payment.payment_id)).claim
+        if row is None and not claim.is_claimed:
+            return  # somebody else's payment through the same account of the provider
         self._report.payments += 1
         if self._fix:
             result = self._books.settle(
-                payment_id, amount, found.currency, purchase_metadata(metadata)
+                payment.payment_id, payment.amount_minor, payment.currency, claim
             )
             found = replace(
                 found,
@@ -162,24 +158,24 @@ class Reconciliation:
             )
         self._report.differences.append(found)
 
-    def _compare_returns(self, page: Sequence[tuple[Row, MoneyReturn | None]]) -> None:
-        ids = {payment_id for subject, _ in page if (payment_id := payment_id_of(subject))}
+    def _compare_returns(self, page: Sequence[ListedReturn]) -> None:
+        ids = {listed.payment_id for listed in page}
         known = {row["payment_id"]: row for row in self._books.payments(sorted(ids))}
-        for subject, returned in page:
-            payment_id = payment_id_of(subject)
-            if payment_id is None or returned is None or payment_id not in known:
+        for listed in page:
+            row = known.get(listed.payment_id)
+            if row is None:
                 continue
-            row = known[payment_id]
             if row["resolved"] and row["status"] != "settled":
                 continue  # a person has dealt with the payment, and nothing was credited for it
-            if returned.moves_nothing and returned.id not in row["return_ids"]:
+            if listed.money.moves_nothing and listed.money.id not in row["return_ids"]:
                 continue
-            self._step(returned.id)
+            self._step(listed.money.id)
             self._report.returns += 1
-            self._compare_return(subject, returned, row)
+            self._compare_return(listed, row)
 
-    def _compare_return(self, subject: Row, returned: MoneyReturn, row: Row) -> None:
+    def _compare_return(self, listed: ListedReturn, row: Row) -> None:
         ours = dict(zip(row["return_ids"], row["return_away_minor"], strict=True))
+        returned = listed.money
         missing = returned.away_minor - ours.get(returned.id, 0)
         if missing == 0:
             return
@@ -187,8 +183,8 @@ class Reconciliation:
             "not_taken_back" if missing > 0 else "not_given_back",
             row["payment_id"],
             abs(missing),
-            str(subject["currency"]).upper(),
-            _time(subject),
+            listed.currency,
+            listed.created_at,
             return_id=returned.id,
             account_id=str(row["account_id"]),
         )
@@ -201,20 +197,20 @@ class Reconciliation:
         self._report.differences.append(found)
 
     async def _compare_own(self) -> None:
-        """What was credited here, and Stripe did not list: paid before `since`, or never."""
+        """What was credited here and was not listed: paid before `since`, or never."""
         for row in self._books.settled_since(self._since):
             if row["payment_id"] in self._seen:
                 continue
             self._step(row["payment_id"])
             self._report.payments += 1
             try:
-                paid = (await self._stripe.get_intent(row["payment_id"])).status == "succeeded"
+                paid = (await self._api.get_payment(row["payment_id"])).is_paid
             except PaymentMissing:
                 paid = False
             if not paid:
                 self._report.differences.append(
                     Difference(
-                        "unknown_to_stripe",
+                        f"unknown_to_{self._provider.kind}",
                         row["payment_id"],
                         row["price_minor"],
                         row["currency"],
@@ -224,14 +220,14 @@ class Reconciliation:
                 )
 
 
-def _is_void(charge: Row, row: Row, paid: Difference) -> bool:
+def _is_void(payment: ListedPayment, row: Row) -> bool:
     """Whether a payment that cannot be credited has gone back whole: nobody owes anything."""
-    fits = (row["price_minor"], row["currency"]) == (paid.amount_minor, paid.currency)
-    return bool(charge.get("refunded")) and not fits
+    fits = (row["price_minor"], row["currency"]) == (payment.amount_minor, payment.currency)
+    return payment.is_refunded and not fits
 
 
-async def _pages(items: AsyncIterator[Row]) -> AsyncIterator[list[Row]]:
-    page: list[Row] = []
+async def _pages(items: AsyncIterator[T]) -> AsyncIterator[list[T]]:
+    page: list[T] = []
     async for item in items:
         page.append(item)
         if len(page) == _PAGE:
@@ -239,7 +235,3 @@ async def _pages(items: AsyncIterator[Row]) -> AsyncIterator[list[Row]]:
             page = []
     if page:
         yield page
-
-
-def _time(subject: Row) -> datetime:
-    return datetime.fromtimestamp(subject["created"]).astimezone()

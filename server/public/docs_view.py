@@ -57,9 +57,9 @@ def _operation(document: Json, method: str, path: str, operation: Json) -> Json:
             for parameter in operation.get("parameters", ())
         ],
         "body": _rows(document, body["schema"]) if body else [],
-        # What only Stripe can sign, nobody can try.
+        # What only a payment provider can sign, nobody can try.
         "curl": None
-        if {"StripeSignature": []} in operation["security"]
+        if any(name.endswith("Signature") for item in operation["security"] for name in item)
         else _curl(method, path, operation, body),
         "answer": {
             "status": status,

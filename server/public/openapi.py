@@ -22,6 +22,8 @@ from server.http.error_codes import (
 )
 from server.http.example_values import ERROR_VALUES, REQUEST_ID
 from server.http.route import SIGNED, STAFF, ErrorAnswer, Route, Section
+from server.payments.provider import PaymentProvider
+from server.payments.registry import all_providers, provider_of
 from server.public.introduction import INTRODUCTION, TITLE
 
 Schema = dict[str, Any]
@@ -52,6 +54,11 @@ _HEADERS: Mapping[str, Schema] = {
     "Cache-Control": _header("Whether, and how long, the answer may be kept."),
 }
 
+
+def _signature_scheme(provider: PaymentProvider) -> str:
+    return f"{provider.kind.title()}Signature"
+
+
 _SECURITY_SCHEMES: Mapping[str, Schema] = {
     "ApiKeyAuth": {
         "type": "apiKey",
@@ -61,11 +68,14 @@ _SECURITY_SCHEMES: Mapping[str, Schema] = {
         " permissions `billing:read`, `billing:write` or both. Keep it out of web pages and"
         " repositories.",
     },
-    "StripeSignature": {
-        "type": "apiKey",
-        "in": "header",
-        "name": "Stripe-Signature",
-        "description": "Made by Stripe from the body, the time and the webhook's secret.",
+    **{
+        _signature_scheme(provider): {
+            "type": "apiKey",
+            "in": "header",
+            "name": provider.webhook.header,
+            "description": provider.webhook.description,
+        }
+        for provider in all_providers()
     },
     "StaffToken": {
         "type": "http",
@@ -389,7 +399,8 @@ def _header_ref(name: str) -> dict[str, str]:
 
 def _security(route: Route) -> list[dict[str, list[str]]]:
     if route.guard == SIGNED:
-        return [{"StripeSignature": []}]
+        provider = provider_of(route.path.rpartition("/")[2])
+        return [{_signature_scheme(provider): []}]
     if route.guard == STAFF:
         return [{"StaffToken": []}, {"StaffSession": []}]
     return [{"ApiKeyAuth": [route.guard]}] if route.is_for_agents else []

@@ -1,10 +1,10 @@
-"""POST /v1/billing/webhooks/stripe: Stripe's events (contract.md 3). An event is answered 200 only
-once its effect is committed; whatever else happens, Stripe is told so and sends it again."""
+"""POST /v1/billing/webhooks/<kind>: a payment provider's events (contract.md 3). An event is
+answered 200 only once its effect is committed; whatever else happens, the provider is told so and
+sends it again."""
 
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 from typing import Annotated, Literal
 
 import orjson
@@ -23,13 +23,20 @@ from server.http import fields as f
 from server.http.app_keys import GATEWAY, REQUEST_ID
 from server.http.errors import ApiError, from_refused, json_response, known_error
 from server.http.example_values import ACCOUNT_ID, ADA, EVENT_ID, PAYMENT_ID
-from server.http.route import Example
+from server.http.route import SIGNED, Example, Handler, Route
 from server.observe import metrics
 from server.payments.payments import PAYMENTS
-from server.payments.settings import ProviderSettings
-from server.payments.stripe.api import NotPermitted, PaymentMissing, PaymentProviderError
-from server.payments.stripe.events import InvalidEvent, PaymentEvent, read_event, with_refunds
-from server.payments.stripe.signature import StaleSignature, WrongSignature, verify
+from server.payments.provider import (
+    InvalidEvent,
+    NotConfigured,
+    PaymentEvent,
+    PaymentProvider,
+    PaymentProviderError,
+    ProviderSettings,
+    StaleSignature,
+    WrongSignature,
+)
+from server.payments.registry import all_providers, webhook_path
 
 
 class EventReceipt(TypedDict):
@@ -46,81 +53,99 @@ class EventReceipt(TypedDict):
 
 
 _LOG = logging.getLogger(__name__)
-_PROVIDER = "stripe"
 _STATUS = {"ignored": "ignored", "acknowledged": "acknowledged", "not_sold_here": "ignored"}
 
 # What to do about an event that could not be credited; docs/payments.md says more.
 _ADVICE = {
-    "account_not_found": "the account it names does not exist: find out at Stripe who paid, grant"
-    " credits or refund, then resolve the event",
+    "account_not_found": "the account it names does not exist: find out at {provider} who paid,"
+    " grant credits or refund, then resolve the event",
     "amount_mismatch": "the amount paid is not what was asked for: grant credits or refund, then"
     " resolve the event",
     "balance_overflow": "the account cannot hold the credits: refund, then resolve the event",
     "credited_by_hand": "somebody has credited it by hand, on another account or with another"
     " amount: resolve the event with that credit, or as dealt with otherwise",
-    "charge_unreadable": "Stripe does not show us the charge: give the API key the permissions"
+    "charge_unreadable": "{provider} does not show us the charge: give the API key the permissions"
     " Charges and Refunds (read), or take the credits away by hand, then resolve the event",
     "currency_mismatch": "it was paid in another currency than was asked for: grant credits or"
     " refund, then resolve the event",
-    "metadata_missing": "it does not say whom it is for: find out at Stripe, grant credits or"
+    "metadata_missing": "it does not say whom it is for: find out at {provider}, grant credits or"
     " refund, then resolve the event",
     "mode_mismatch": "a test event reached a live set-up, or a live one a test set-up: check the"
     " provider's keys and the webhook's address",
     "not_sold_here": "it names a purchase or an account and cannot show that it is theirs: find out"
-    " at Stripe whose payment it is, grant credits or refund if it is ours, then resolve the event",
-    "payment_unknown": "money went back for a payment that was not reported yet: Stripe sends both"
-    " again",
+    " at {provider} whose payment it is, grant credits or refund if it is ours, then resolve the"
+    " event",
+    "payment_unknown": "money went back for a payment that was not reported yet: {provider} sends"
+    " both again",
     "payment_mismatch": "the purchase already has another payment: grant credits or refund, then"
     " resolve the event",
 }
 
 
-EXAMPLE = Example(
-    {"status": "success", "event_id": EVENT_ID},
-    request={
-        "id": EVENT_ID,
-        "object": "event",
-        "type": "payment_intent.succeeded",
-        "livemode": False,
-        "data": {
-            "object": {
-                "id": PAYMENT_ID,
-                "object": "payment_intent",
-                "amount_received": 500,
-                "currency": "usd",
-                "metadata": {
-                    "account_id": ACCOUNT_ID,
-                    **ADA,
-                    "purchase_id": "019a9c2e-c0de-7b44-8a1f-5d3e9b7c2f08",
-                },
-            }
-        },
-    },
-)
+_EXAMPLE_PURCHASE = {
+    "account_id": ACCOUNT_ID,
+    **ADA,
+    "purchase_id": "019a9c2e-c0de-7b44-8a1f-5d3e9b7c2f08",
+}
 
 
-async def receive_stripe_event(request: web.Request) -> web.StreamResponse:
-    """For Stripe alone: it reports here what became of payments, refunds and disputes. An event is
-    answered 200 once its effect is stored for good, and has one effect however often it is
-    sent."""
+def webhook_routes() -> tuple[Route, ...]:
+    """The address of each provider's events."""
+    return tuple(
+        Route(
+            "POST",
+            webhook_path(provider.kind),
+            SIGNED,
+            _handler(provider),
+            f"{provider.name}'s events",
+            answer=EventReceipt,
+            example=Example(
+                {"status": "success", "event_id": EVENT_ID},
+                request=provider.example_event(EVENT_ID, PAYMENT_ID, _EXAMPLE_PURCHASE),
+            ),
+            errors=(
+                "webhook_metadata_missing",
+                "webhook_signature_invalid",
+                "webhook_failed",
+                "payment_provider_not_configured",
+            ),
+        )
+        for provider in all_providers()
+    )
+
+
+def _handler(provider: PaymentProvider) -> Handler:
+    async def receive(request: web.Request) -> web.StreamResponse:
+        return await _receive(request, provider)
+
+    receive.__name__ = f"receive_{provider.kind}_event"
+    receive.__doc__ = f"""For {provider.name} alone: it reports here what became of payments,
+        refunds and disputes. An event is answered 200 once its effect is stored for good, and has
+        one effect however often it is sent."""
+    return receive
+
+
+async def _receive(request: web.Request, provider: PaymentProvider) -> web.StreamResponse:
     body = await request.read()
     log = logging.LoggerAdapter(_LOG, {"request_id": request[REQUEST_ID]})
     gateway = request.app[GATEWAY]
     try:
-        settings = await _settings(request, gateway)
-        event = _signed_event(request, body, settings, log)
+        settings, event = await _read(request, provider, body, log)
         log.extra = {**(log.extra or {}), "event_id": event.id, "event_type": event.type}
         if event.complaint:
             log.warning("a webhook event is ignored: %s", event.complaint)
         if event.id is None:
             _count("ignored")
             return json_response(200, {"status": "ignored", "event_id": None})
-        event = await _complete(request, settings, event)
-        row = await gateway.process_payment_event(_call_of(event))
+        if event.unlisted_refunds_of is not None:
+            api = await request.app[PAYMENTS].api(provider.kind, settings)
+            event = await api.complete(event)
+        row = await gateway.process_payment_event(_call_of(provider, event))
     except (Unavailable, DatabaseFault, PaymentProviderError, Refused) as error:
         _count("error")
         log.error(
-            "a webhook event was not processed, Stripe will send it again: %s",
+            "a webhook event was not processed, %s will send it again: %s",
+            provider.name,
             str(error) or type(error).__name__,
         )
         raise _failed() from error
@@ -132,11 +157,11 @@ async def receive_stripe_event(request: web.Request) -> web.StreamResponse:
             else "money that went back of payment %s was not booked (%s): %s",
             event.payment_id,
             row["outcome"],
-            _ADVICE[row["outcome"]],
+            _ADVICE[row["outcome"]].format(provider=provider.name),
         )
         if row["outcome"] == "metadata_missing":
             raise known_error("webhook_metadata_missing")
-        if row["outcome"] != "not_sold_here":  # which no further attempt of Stripe's can change
+        if row["outcome"] != "not_sold_here":  # which no further attempt can change
             raise _failed()
     if row["credits_added"]:
         metrics.CREDITS_ADDED.labels("purchase").inc()
@@ -147,24 +172,42 @@ async def receive_stripe_event(request: web.Request) -> web.StreamResponse:
     return json_response(200, {"status": status, "event_id": event.id})
 
 
+async def _read(
+    request: web.Request,
+    provider: PaymentProvider,
+    body: bytes,
+    log: logging.LoggerAdapter[logging.Logger],
+) -> tuple[ProviderSettings, PaymentEvent]:
+    """The event, and the settings that it was verified by. Raises ApiError: 503 unless the provider
+    is active, set up and can be decrypted, else as _signed_event."""
+    gateway = request.app[GATEWAY]
+    try:
+        settings = await _settings(request, gateway, provider)
+        return settings, _signed_event(request, provider, settings, body, log)
+    except NotConfigured:
+        refused = await gateway.refused("payment_provider_not_configured")
+        raise from_refused(refused) from None
+
+
 def _signed_event(
     request: web.Request,
-    body: bytes,
+    provider: PaymentProvider,
     settings: ProviderSettings,
+    body: bytes,
     log: logging.LoggerAdapter[logging.Logger],
 ) -> PaymentEvent:
-    """The event, if Stripe sent it just now. Raises ApiError (401): what is wrong, the log and the
-    metric say."""
-    header = ",".join(request.headers.getall("Stripe-Signature", []))
+    """The event, if the provider sent it just now. Raises NotConfigured, and ApiError (401): what
+    is wrong, the log and the metric say."""
+    signature = ",".join(request.headers.getall(provider.webhook.header, []))
     try:
-        verify(body, header, settings.webhook_secrets)
-        return read_event(body)
+        return provider.read_event(settings, signature, body)
     except WrongSignature as error:
         _count("invalid_signature")
         log.warning(
             "a webhook without a valid signature was refused: %s. Is the webhook secret the one"
-            " Stripe shows for this address?",
+            " %s shows for this address?",
             error,
+            provider.name,
         )
     except StaleSignature as error:
         _count("stale_signature")
@@ -179,32 +222,24 @@ def _signed_event(
     raise known_error("webhook_signature_invalid")
 
 
-async def _settings(request: web.Request, gateway: Gateway) -> ProviderSettings:
-    """Raises ApiError (503) unless the provider is active, set up and can be decrypted."""
-    rows = await gateway.read(functions.get_provider_config(provider_type=_PROVIDER))
-    if rows and rows[0]["is_active"]:
-        settings = request.app[PAYMENTS].settings(orjson.loads(rows[0]["config_data"]))
-        if settings is not None and settings.webhook_secrets:
-            return settings
-    raise from_refused(await gateway.refused("payment_provider_not_configured"))
+async def _settings(
+    request: web.Request, gateway: Gateway, provider: PaymentProvider
+) -> ProviderSettings:
+    """Raises NotConfigured unless the provider is active, set up and can be decrypted."""
+    rows = await gateway.read(functions.get_provider_config(provider_type=provider.kind))
+    if not rows or not rows[0]["is_active"]:
+        raise NotConfigured
+    settings = request.app[PAYMENTS].settings(
+        provider.kind, orjson.loads(rows[0]["config_data"])
+    )
+    if settings is None:
+        raise NotConfigured
+    return settings
 
 
-async def _complete(
-    request: web.Request, settings: ProviderSettings, event: PaymentEvent
-) -> PaymentEvent:
-    """The event with the refunds that it speaks of but does not carry."""
-    if event.unlisted_refunds_of is None:
-        return event
-    stripe = await request.app[PAYMENTS].stripe(settings)
-    try:
-        return with_refunds(event, await stripe.list_refunds_of(event.unlisted_refunds_of))
-    except (NotPermitted, PaymentMissing):
-        return replace(event, action="unreadable")
-
-
-def _call_of(event: PaymentEvent) -> FunctionCall:
+def _call_of(provider: PaymentProvider, event: PaymentEvent) -> FunctionCall:
     assert event.id is not None
-    returns = event.returns
+    claim, returns = event.claim, event.returns
     return functions.process_payment_event(
         event_id=event.id,
         event_type=event.type,
@@ -214,10 +249,10 @@ def _call_of(event: PaymentEvent) -> FunctionCall:
         payment_id=event.payment_id,
         amount_minor=event.amount_minor,
         currency=event.currency,
-        account_id=event.account_id,
-        purchase_id=event.purchase_id,
-        oauth_provider=event.oauth_provider,
-        external_id=event.external_id,
+        account_id=claim.account_id,
+        purchase_id=claim.purchase_id,
+        oauth_provider=claim.oauth_provider,
+        external_id=claim.external_id,
         return_ids=[item.id for item in returns],
         return_kinds=[item.kind for item in returns],
         return_amounts_minor=[item.amount_minor for item in returns],
@@ -225,10 +260,11 @@ def _call_of(event: PaymentEvent) -> FunctionCall:
         return_states=[item.state for item in returns],
         return_transactions=[item.transactions for item in returns],
         occurred_at=event.created,
-        is_claimed=event.is_claimed,
-        is_foreign=event.is_foreign,
+        is_claimed=claim.is_claimed,
+        is_foreign=claim.is_foreign,
         warning_id=event.warning_id,
         warning_is_open=event.warning_is_open,
+        provider=provider.kind,
     )
 
 

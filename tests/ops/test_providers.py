@@ -621,4 +621,4 @@ def test_the_api_key_is_not_sent_in_the_clear_or_to_what_is_no_address(address: 
 )
 def test_https_and_this_machine_are_allowed_to_stand_in_for_stripe(address: str) -> None:
     config = load_provider_config({"STRIPE_API_BASE": address}, need_keys=False)
-    assert config.stripe_api_base == address.rstrip("/")
+    assert config.connection.base_url == address.rstrip("/")

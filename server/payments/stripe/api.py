@@ -7,8 +7,9 @@ import asyncio
 import re
 import secrets
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
 from importlib import import_module
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -18,6 +19,25 @@ import aiohttp
 from server import __version__
 from server.lazy_import import LazyModule
 from server.observe import metrics
+from server.payments.provider import (
+    ListedPayment,
+    ListedReturn,
+    MoneyReturn,
+    NotPermitted,
+    Payment,
+    PaymentEvent,
+    PaymentMissing,
+    PaymentProviderError,
+    Purchase,
+    ReturnListing,
+)
+from server.payments.stripe.events import (
+    claim_of,
+    dispute_return,
+    payment_id_of,
+    refund_return,
+    with_refunds,
+)
 
 if TYPE_CHECKING:
     import stripe
@@ -29,44 +49,6 @@ _AT_ONCE = 50
 _PAGE = 100
 _PAYMENT_ID = re.compile(r"[A-Za-z0-9_]{1,255}")
 T = TypeVar("T")
-
-
-class PaymentProviderError(Exception):
-    """Stripe did not do what was asked; the text says why, for the log, and has no secret in it."""
-
-
-class NotPermitted(PaymentProviderError):
-    """The API key may not do this; restricted keys are often made without a permission."""
-
-
-class PaymentMissing(Exception):
-    """Stripe does not know the payment."""
-
-
-@dataclass(frozen=True, slots=True)
-class Intent:
-    """A PaymentIntent. Amounts in minor units."""
-
-    id: str
-    client_secret: str = field(repr=False)
-    amount_minor: int
-    currency: str
-    status: str
-    metadata: Mapping[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class Purchase:
-    """What a PaymentIntent is made for."""
-
-    purchase_id: str
-    account_id: str
-    oauth_provider: str
-    external_id: str
-    uses: int
-    price_minor: int
-    currency: str
-    customer_email: str = field(repr=False)
 
 
 class StripeApi:
@@ -102,7 +84,7 @@ class StripeApi:
         """Closes the connections."""
         await self._session.close()
 
-    async def create_intent(self, purchase: Purchase) -> Intent:
+    async def begin_payment(self, purchase: Purchase) -> Payment:
         """Asks for the payment of a purchase. The purchase's id is Stripe's idempotency key:
         asked again, Stripe gives the same payment. Raises PaymentProviderError."""
         needed: Any = {
@@ -144,40 +126,74 @@ class StripeApi:
             made = await self._ask(
                 "create_intent", lambda: create(needed | courtesies, {"idempotency_key": key})
             )
-        return _intent(made)
+        return _payment(made)
 
-    async def get_intent(self, payment_id: str) -> Intent:
+    async def get_payment(self, payment_id: str) -> Payment:
         """Reads a payment. Raises PaymentMissing, PaymentProviderError."""
         if not _PAYMENT_ID.fullmatch(payment_id):
             raise PaymentMissing
         retrieve = self._client.v1.payment_intents.retrieve_async
-        return _intent(await self._ask("get_intent", lambda: retrieve(payment_id)))
+        return _payment(await self._ask("get_intent", lambda: retrieve(payment_id)))
 
-    async def list_refunds_of(self, charge_id: str) -> list[dict[str, Any]]:
-        """All refunds of a charge, as Stripe has them now. Raises PaymentProviderError."""
-        params = {"charge": charge_id}
-        return [item async for item in self._pages("refunds", self._client.v1.refunds, params)]
+    async def complete(self, event: PaymentEvent) -> PaymentEvent:
+        """Adds all refunds of the charge that the event is about, as Stripe has them now. Raises
+        PaymentProviderError."""
+        params = {"charge": event.unlisted_refunds_of}
+        refunds = self._pages("refunds", self._client.v1.refunds, params)
+        try:
+            return with_refunds(event, [refund async for refund in refunds])
+        except (NotPermitted, PaymentMissing):
+            return replace(event, action="unreadable")
 
-    def list_charges(self, since: int) -> AsyncIterator[dict[str, Any]]:
-        """Charges made at `since` (Unix seconds) or later. Raises PaymentProviderError."""
+    async def list_payments(self, since: datetime) -> AsyncIterator[ListedPayment]:
+        """Charges made then or later that succeeded. Raises PaymentProviderError."""
         # "Later than the second before", since not every double of Stripe knows "at or later".
-        params = {"created": {"gt": since - 1}}
-        return self._pages("charges", self._client.v1.charges, params)
+        params = {"created": {"gt": int(since.timestamp()) - 1}}
+        async for charge in self._pages("charges", self._client.v1.charges, params):
+            payment_id = payment_id_of(charge)
+            if (
+                charge.get("status") == "succeeded"
+                and charge.get("captured", True)
+                and payment_id is not None
+            ):
+                yield ListedPayment(
+                    payment_id,
+                    charge.get("amount_captured") or charge["amount"],
+                    charge["currency"].upper(),
+                    _time(charge),
+                    bool(charge.get("refunded")),
+                )
 
-    async def list_refunds(self, since: int) -> AsyncIterator[dict[str, Any]]:
-        """Refunds made at `since` or later: they come newest first, so reading ends at the first
-        that is older. Raises PaymentProviderError."""
-        async for refund in self._pages("refunds", self._client.v1.refunds, {}):
-            if refund["created"] < since:
-                return
-            yield refund
+    def list_returns(self, since: datetime) -> Sequence[ReturnListing]:
+        """Refunds and disputes made then or later."""
+        start, stripe_v1 = int(since.timestamp()), self._client.v1
+        return (
+            ReturnListing(
+                "refunds", self._returns("refunds", stripe_v1.refunds, refund_return, start)
+            ),
+            ReturnListing(
+                "disputes",
+                self._returns("disputes", stripe_v1.disputes, dispute_return, start),
+                may_be_missing=True,
+            ),
+        )
 
-    async def list_disputes(self, since: int) -> AsyncIterator[dict[str, Any]]:
-        """Disputes opened at `since` or later, newest first. Raises PaymentProviderError."""
-        async for dispute in self._pages("disputes", self._client.v1.disputes, {}):
-            if dispute["created"] < since:
+    async def _returns(
+        self,
+        what: str,
+        service: Any,
+        read: Callable[[Mapping[str, Any]], MoneyReturn | None],
+        start: int,
+    ) -> AsyncIterator[ListedReturn]:
+        # They come newest first, so reading ends at the first that is older.
+        async for subject in self._pages(what, service, {}):
+            if subject["created"] < start:
                 return
-            yield dispute
+            payment_id, money = payment_id_of(subject), read(subject)
+            if payment_id is not None and money is not None:
+                yield ListedReturn(
+                    payment_id, str(subject["currency"]).upper(), _time(subject), money
+                )
 
     async def test(self) -> None:
         """Raises PaymentProviderError unless Stripe accepts the key for reading payments."""
@@ -264,16 +280,20 @@ async def _explained(call: Awaitable[T]) -> T:
         raise PaymentProviderError(f"Stripe's answer broke off: {type(error).__name__}") from None
 
 
-def _intent(made: Any) -> Intent:
+def _payment(made: Any) -> Payment:
     try:
         intent = made.to_dict()
-        return Intent(
+        return Payment(
             intent["id"],
             intent["client_secret"],
             intent["amount"],
             intent["currency"].upper(),
             intent["status"],
-            intent.get("metadata") or {},
+            claim_of(intent.get("metadata")),
         )
     except (KeyError, TypeError, AttributeError):
         raise PaymentProviderError("Stripe's answer is no payment") from None
+
+
+def _time(subject: Mapping[str, Any]) -> datetime:
+    return datetime.fromtimestamp(subject["created"]).astimezone()

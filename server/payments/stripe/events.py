@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from fractions import Fraction
 from typing import Any
@@ -14,6 +14,7 @@ from uuid import UUID
 import orjson
 
 from server.limits import INT64_MAX
+from server.payments.provider import Claim, InvalidEvent, MoneyReturn, PaymentEvent
 
 _OURS = ("account_id", "oauth_provider", "external_id", "purchase_id")
 _REFUND_EVENTS = frozenset(
@@ -26,55 +27,6 @@ _NUL = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
 _REFUND_UNDONE = frozenset({"failed", "canceled"})
 _DISPUTE_CLOSED = frozenset({"won", "lost"})
 _LAST_SECOND = 253_402_300_799  # of the year 9999
-
-
-class InvalidEvent(Exception):
-    """Not an event; the text says what is wrong with it, for the log."""
-
-
-@dataclass(frozen=True, slots=True)
-class MoneyReturn:
-    """A refund or a dispute. `away_minor` is how much of its money is away from us now, in the
-    payment's currency. `state`: inquiry (moves no money yet), open, closed. `transactions` is the
-    number of a dispute's balance transactions, None where they are not told."""
-
-    id: str
-    kind: str
-    amount_minor: int
-    away_minor: int
-    state: str
-    transactions: int | None = None
-
-    @property
-    def moves_nothing(self) -> bool:
-        """Whether it is an inquiry that has not cost money."""
-        return self.state == "inquiry" and self.away_minor == 0
-
-
-@dataclass(frozen=True, slots=True)
-class PaymentEvent:
-    """An event as billing.process_payment_event takes it. Amounts in minor units."""
-
-    id: str | None  # None for one that cannot be stored, and is of no use
-    type: str
-    livemode: bool | None
-    payload: str
-    created: datetime | None = None  # what it tells was so then
-    is_foreign: bool = False  # of another Stripe account, or naming what can be no id of ours
-    is_claimed: bool = False  # its metadata has something of ours
-    complaint: str = ""  # why one that we would use is of no use, for the log
-    action: str = "ignore"
-    payment_id: str | None = None
-    amount_minor: int | None = None
-    currency: str | None = None
-    account_id: UUID | None = None
-    purchase_id: UUID | None = None
-    oauth_provider: str | None = None
-    external_id: str | None = None
-    returns: tuple[MoneyReturn, ...] = ()
-    unlisted_refunds_of: str | None = None  # a charge whose refunds the event does not carry
-    warning_id: str | None = None  # a bank's report of fraud
-    warning_is_open: bool | None = None  # the money has not gone back yet
 
 
 def read_event(body: bytes) -> PaymentEvent:
@@ -94,7 +46,7 @@ def read_event(body: bytes) -> PaymentEvent:
         livemode=event["livemode"] if isinstance(event.get("livemode"), bool) else None,
         payload=_payload(event),
         created=_time(event.get("created")),
-        is_foreign=bool(event.get("account")),  # Connect: another account's event
+        claim=Claim(is_foreign=bool(event.get("account"))),  # Connect: another account's event
     )
     if event.get("object") == _THIN:
         return replace(made, complaint="it is a thin event: give the endpoint snapshot events")
@@ -143,9 +95,8 @@ def payment_id_of(subject: Mapping[str, Any]) -> str | None:
     return intent if _is_name(intent) else None
 
 
-def purchase_metadata(metadata: Any) -> dict[str, Any]:
-    """What a payment's metadata says of its purchase, in the names of PaymentEvent; a part that is
-    missing or malformed is None."""
+def claim_of(metadata: Any) -> Claim:
+    """What a payment's metadata says of its purchase."""
     known = metadata if isinstance(metadata, dict) else {}
     # Without NUL, which PostgreSQL cannot store.
     texts = {
@@ -154,19 +105,15 @@ def purchase_metadata(metadata: Any) -> dict[str, Any]:
     # An identity counts only beside the account's id, as both services write them.
     identity = texts if texts.get("account_id") else {}
     account_id, purchase_id = _uuid(texts.get("account_id")), _uuid(texts.get("purchase_id"))
-    return {
-        "account_id": account_id,
-        "purchase_id": purchase_id,
-        "oauth_provider": identity.get("oauth_provider") or None,
-        "external_id": identity.get("external_id") or None,
-        "is_foreign": bool(identity.get("oauth_provider") and identity.get("external_id"))
+    return Claim(
+        is_claimed=any(name in known for name in _OURS),
+        is_foreign=bool(identity.get("oauth_provider") and identity.get("external_id"))
         and (account_id is None or (purchase_id is None and bool(known.get("purchase_id")))),
-    }
-
-
-def is_ours(metadata: Any) -> bool:
-    """Whether a payment's metadata has anything that this service, or the one before, writes."""
-    return isinstance(metadata, dict) and any(name in metadata for name in _OURS)
+        account_id=account_id,
+        purchase_id=purchase_id,
+        oauth_provider=identity.get("oauth_provider") or None,
+        external_id=identity.get("external_id") or None,
+    )
 
 
 def _is_used(event_type: str) -> bool:
@@ -235,9 +182,9 @@ def _returned(event: PaymentEvent, subject: dict[str, Any]) -> PaymentEvent:
 
 
 def _claimed(event: PaymentEvent, metadata: Any) -> PaymentEvent:
-    named = purchase_metadata(metadata)
-    named["is_foreign"] = named["is_foreign"] or event.is_foreign
-    return replace(event, is_claimed=is_ours(metadata), **named)
+    claim = claim_of(metadata)
+    is_foreign = claim.is_foreign or event.claim.is_foreign
+    return replace(event, claim=replace(claim, is_foreign=is_foreign))
 
 
 def _with_return(

@@ -9,20 +9,10 @@ import re
 import time
 from collections.abc import Iterable
 
+from server.payments.provider import StaleSignature, WrongSignature
+
 TOLERANCE = 300  # seconds between Stripe's signature and its arrival here
 _TIME = re.compile(rb"[0-9]{1,12}")
-
-
-class WrongSignature(Exception):
-    """Not signed with one of our secrets; the text says what is the matter, for the log."""
-
-
-class StaleSignature(Exception):
-    """Signed with one of our secrets, but too long ago. `age` in seconds."""
-
-    def __init__(self, age: int) -> None:
-        super().__init__(f"signed {age} s ago, and {TOLERANCE} s are allowed")
-        self.age = age
 
 
 def verify(body: bytes, header: str | None, secrets: Iterable[str]) -> None:
@@ -50,4 +40,4 @@ def verify(body: bytes, header: str | None, secrets: Iterable[str]) -> None:
         raise WrongSignature("it was signed with another secret, or changed on its way")
     age = int(time.time()) - int(signed_at)
     if age > TOLERANCE:
-        raise StaleSignature(age)
+        raise StaleSignature(age, TOLERANCE)

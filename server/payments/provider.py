@@ -1,0 +1,312 @@
+"""What the code of a payment provider must do, and the terms in which it speaks to the rest.
+
+The folder server/payments/<kind>/ has an object PROVIDER, which is a PaymentProvider. No file of it
+knows of HTTP requests, of the database or of pages: the webhook's handler, the commands and the
+console call it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Protocol
+from uuid import UUID
+
+from server.config import ProviderConnection
+
+
+class PaymentProviderError(Exception):
+    """The provider did not do what was asked. The text says why, for the log, and has no secret in
+    it."""
+
+
+class NotPermitted(PaymentProviderError):
+    """The credential may not do this."""
+
+
+class PaymentMissing(Exception):
+    """The provider does not know the payment."""
+
+
+class NotConfigured(Exception):
+    """A setting that is needed for this is not there."""
+
+
+class WrongSignature(Exception):
+    """The event was not signed by the provider. The text says what is the matter, for the log."""
+
+
+class StaleSignature(Exception):
+    """The event was signed by the provider, but too long ago. `age` in seconds."""
+
+    def __init__(self, age: int, tolerance: int) -> None:
+        super().__init__(f"signed {age} s ago, and {tolerance} s are allowed")
+        self.age = age
+
+
+class InvalidEvent(Exception):
+    """What was signed is no event. The text says what is wrong with it, for the log."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One setting of a provider. A secret is stored encrypted; a public one (`is_public`) as it is.
+    Of a secret with `may_be_several` there may be several at a time. The provider's row in
+    billing_data.payment_providers says the same of both.
+
+    `pattern` is what all of a right value matches, and `shape` says so after "must be". The others
+    are for the settings page: what the field is called, what is said of a wrong value, below the
+    empty field, and where the setting is missing."""
+
+    name: str
+    title: str
+    pattern: str
+    shape: str
+    invalid: str
+    hint: str
+    missing: str
+    is_public: bool = False
+    may_be_several: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderSettings:
+    """A provider's settings, decrypted. They are not shown when this is printed."""
+
+    values: Mapping[str, tuple[str, ...]] = field(repr=False)
+
+    def all_of(self, name: str) -> tuple[str, ...]:
+        """The values of a setting of which there may be several."""
+        return self.values.get(name, ())
+
+    def get(self, name: str) -> str:
+        """The value of a setting; empty when it is not set."""
+        return next(iter(self.all_of(name)), "")
+
+
+@dataclass(frozen=True, slots=True)
+class Purchase:
+    """What the provider is asked to take a payment for."""
+
+    purchase_id: str
+    account_id: str
+    oauth_provider: str
+    external_id: str
+    uses: int
+    price_minor: int
+    currency: str
+    customer_email: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What a payment says of the purchase it is for; a part that is missing or malformed is None.
+    `is_claimed`: it says anything that this service, or the one before, writes. `is_foreign`: it
+    belongs to another account of the provider, or names what can be no id of ours."""
+
+    is_claimed: bool = False
+    is_foreign: bool = False
+    account_id: UUID | None = None
+    purchase_id: UUID | None = None
+    oauth_provider: str | None = None
+    external_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Payment:
+    """A payment as the provider has it now. Amounts in minor units. `status` is in the provider's
+    words, but `succeeded` once it is paid, and `canceled` when it can no longer be. What the
+    user's client needs to pay is `client_secret`."""
+
+    id: str
+    client_secret: str = field(repr=False)
+    amount_minor: int
+    currency: str
+    status: str
+    claim: Claim
+
+    @property
+    def is_paid(self) -> bool:
+        """Whether the money has come."""
+        return self.status == "succeeded"
+
+
+@dataclass(frozen=True, slots=True)
+class MoneyReturn:
+    """A refund or a dispute. `away_minor` is how much of its money is away from us now, in the
+    payment's currency. `state`: inquiry (moves no money yet), open, closed. `transactions` is the
+    number of a dispute's balance transactions, None where they are not told."""
+
+    id: str
+    kind: str
+    amount_minor: int
+    away_minor: int
+    state: str
+    transactions: int | None = None
+
+    @property
+    def moves_nothing(self) -> bool:
+        """Whether it is an inquiry that has not cost money."""
+        return self.state == "inquiry" and self.away_minor == 0
+
+
+@dataclass(frozen=True, slots=True)
+class PaymentEvent:
+    """An event as billing.process_payment_event takes it. Amounts in minor units. `action`: settle,
+    return, unreadable, warn, acknowledge or ignore."""
+
+    id: str | None  # None for one that cannot be stored, and is of no use
+    type: str
+    livemode: bool | None
+    payload: str
+    created: datetime | None = None  # what it tells was so then
+    claim: Claim = Claim()
+    complaint: str = ""  # why one that we would use is of no use, for the log
+    action: str = "ignore"
+    payment_id: str | None = None
+    amount_minor: int | None = None
+    currency: str | None = None
+    returns: tuple[MoneyReturn, ...] = ()
+    unlisted_refunds_of: str | None = None  # what the provider must be asked about before
+    warning_id: str | None = None  # a bank's report of fraud
+    warning_is_open: bool | None = None  # the money has not gone back yet
+
+
+@dataclass(frozen=True, slots=True)
+class ListedPayment:
+    """A payment that succeeded, as the provider lists it. `is_refunded`: all of it went back."""
+
+    payment_id: str
+    amount_minor: int
+    currency: str
+    created_at: datetime
+    is_refunded: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ListedReturn:
+    """A refund or a dispute as the provider lists it, in the payment's currency."""
+
+    payment_id: str
+    currency: str
+    created_at: datetime
+    money: MoneyReturn
+
+
+@dataclass(frozen=True, slots=True)
+class ReturnListing:
+    """One list of the provider's: what it is of, and its items. With `may_be_missing`, a provider
+    that does not show it is no fault; the report notes that it was not compared."""
+
+    what: str
+    items: AsyncIterator[ListedReturn]
+    may_be_missing: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Webhook:
+    """How the provider's events arrive: `header` has their signature, and `description` says what
+    that is made of. `events` are the kinds that are acted on."""
+
+    header: str
+    description: str
+    events: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Console:
+    """What the settings page says of a provider. A step has a text; the one with `has_address` is
+    followed by the webhook's address, `then` and the events."""
+
+    disabled: str
+    steps: Sequence[Step]
+    unreachable: str
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One thing to do to set a provider up."""
+
+    text: str
+    then: str = ""
+    has_address: bool = False
+
+
+class ProviderApi(Protocol):
+    """A provider's API with one set of settings. Every call may raise PaymentProviderError."""
+
+    async def begin_payment(self, purchase: Purchase) -> Payment:
+        """Asks for the payment of a purchase. Asked again for the same purchase, it may give the
+        same payment: whatever it gives that is not attached to the purchase is never paid."""
+
+    async def get_payment(self, payment_id: str) -> Payment:
+        """Reads a payment. Raises PaymentMissing."""
+
+    async def complete(self, event: PaymentEvent) -> PaymentEvent:
+        """Adds to an event what it speaks of and does not carry (unlisted_refunds_of). Where the
+        provider does not show that, the event's action becomes `unreadable`."""
+
+    def list_payments(self, since: datetime) -> AsyncIterator[ListedPayment]:
+        """The payments made since then that succeeded."""
+
+    def list_returns(self, since: datetime) -> Sequence[ReturnListing]:
+        """The refunds and disputes made since then."""
+
+    async def test(self) -> None:
+        """Does nothing when the provider accepts the credential. May raise PaymentMissing, where
+        the address is not the provider's."""
+
+    async def close(self) -> None:
+        """Closes the connections."""
+
+
+class PaymentProvider(Protocol):
+    """A payment provider, without settings."""
+
+    @property
+    def kind(self) -> str:
+        """Its name in rows, addresses and commands: that of its folder."""
+
+    @property
+    def name(self) -> str:
+        """What people call it."""
+
+    @property
+    def credential(self) -> str:
+        """The setting without which nothing can be asked of it."""
+
+    @property
+    def settings(self) -> Sequence[Setting]:
+        """Its settings, in the order in which people meet them."""
+
+    @property
+    def webhook(self) -> Webhook:
+        """How its events arrive."""
+
+    @property
+    def console(self) -> Console:
+        """What the settings page says of it."""
+
+    @property
+    def slow_modules(self) -> Sequence[str]:
+        """Large packages that it needs, to be imported when the server has started."""
+
+    def client_key(self, settings: ProviderSettings) -> str:
+        """The public key that the user's client needs to pay; may be empty."""
+
+    async def connect(
+        self, settings: ProviderSettings, connection: ProviderConnection
+    ) -> ProviderApi:
+        """Its API with these settings. It asks nothing yet."""
+
+    def example_event(
+        self, event_id: str, payment_id: str, purchase: Mapping[str, str]
+    ) -> Mapping[str, Any]:
+        """An event that settles a payment, for the API's description. `purchase` is what the
+        payment says of its purchase, by the names of Claim."""
+
+    def read_event(self, settings: ProviderSettings, signature: str, body: bytes) -> PaymentEvent:
+        """The event of a webhook request. `signature` is the webhook's header; if it was sent more
+        than once, with commas between. Raises NotConfigured, WrongSignature, StaleSignature, and
+        InvalidEvent for what is no event, or is one of a kind that is used and has no id to store
+        it by."""
