@@ -1,4 +1,5 @@
-"""What is below one of /admin/api/users: its ledger, its checks, and what staff put right."""
+"""The routes below one account of /admin/api/users: its ledger, its checks, and corrections by
+staff."""
 
 from __future__ import annotations
 
@@ -219,7 +220,7 @@ async def list_user_transactions(request: web.Request, call: Call) -> web.Stream
 
 
 async def list_user_checks(request: web.Request, call: Call) -> web.StreamResponse:
-    """Lists how an account's checks were answered, newest first, and why with no."""
+    """Lists the answers to an account's checks, newest first, with the reason of each denial."""
     query: PageQuery = call.query
     account = await _account(call)
     rows = await call.rows(
@@ -233,7 +234,8 @@ async def list_user_checks(request: web.Request, call: Call) -> web.StreamRespon
 
 
 async def adjust_credits(request: web.Request, call: Call) -> web.StreamResponse:
-    """Adds paid credits to an account, or takes some away, but never more than there are."""
+    """Adds paid credits to an account, or takes some away. It never takes more than the account
+    has."""
     path: UserPath = call.path
     body: AdjustCreditsRequest = call.body
     try:
@@ -304,6 +306,6 @@ async def set_user_status(request: web.Request, call: Call) -> web.StreamRespons
 
 
 async def _account(call: Call) -> Row:
-    """The account of the path. Raises Refused (account_not_found)."""
+    """Returns the account of the path. Raises Refused (account_not_found)."""
     path: UserPath = call.path
     return await call.row(functions.get_account_by_id(account_id=path.account_id))

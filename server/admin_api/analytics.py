@@ -1,4 +1,4 @@
-"""/admin/api/analytics: the service in figures (contract.md 5, mended by 8.7)."""
+"""/admin/api/analytics: the service in figures (contract.md 5, changed by 8.7)."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ async def get_overview(request: web.Request, call: Call) -> web.StreamResponse:
 
 
 async def list_daily_figures(request: web.Request, call: Call) -> web.StreamResponse:
-    """A row for each of the last `days` days, the oldest first, and one for today."""
+    """Returns a row for each of the last `days` days, oldest first, and one for today."""
     query: DailyQuery = call.query
     rows = await call.rows(functions.list_daily_figures(days=query.days))
     return answer(200, [_day(row) for row in rows])

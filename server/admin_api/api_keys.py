@@ -1,4 +1,4 @@
-"""/admin/api/api-keys (contract.md 5, mended by 8.6 and 8.24). A secret is made here, shown once
+"""/admin/api/api-keys (contract.md 5, changed by 8.6 and 8.24). A secret is made here, shown once
 and stored nowhere."""
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ _key = reader(ApiKey, functions.list_api_keys.columns)
 
 
 async def list_api_keys(request: web.Request, call: Call) -> web.StreamResponse:
-    """Lists all keys, newest first, revoked ones included; never a secret."""
+    """Lists all keys, newest first, including revoked ones, without their secrets."""
     query: KeysQuery = call.query
     rows = await call.rows(
         functions.list_api_keys(environment=query.environment, status=query.status_filter)
@@ -191,14 +191,14 @@ async def rotate_api_key(request: web.Request, call: Call) -> web.StreamResponse
         "new_key_prefix": row["key_prefix"],
         "new_plaintext_key": secret.plaintext,
         "old_key_expires_at": row["old_key_expires_at"],
-        # Where the dashboard of the old service looks for it.
+        # The dashboard of the old service looks for the secret here.
         "new_key": _new_key(row, secret),
     }
     return answer(200, rotated)
 
 
 async def revoke_api_key(request: web.Request, call: Call) -> web.StreamResponse:
-    """Ends a key: its next request is refused. Ending it again is fine."""
+    """Revokes a key: its next request is refused. Revoking it again has no effect."""
     path: KeyPath = call.path
     query: ReasonQuery = call.query
     await call.rows(functions.revoke_api_key(api_key_id=path.api_key_id, reason=query.reason))
@@ -218,7 +218,7 @@ def _new_key(row: Row, secret: NewSecret) -> NewKey:
 
 
 async def _key_of_path(call: Call) -> Row:
-    """The key of the path. Raises ApiError (400, as the contract has it)."""
+    """Returns the key of the path. Raises ApiError (400, as the contract says)."""
     path: KeyPath = call.path
     for row in await call.rows(functions.list_api_keys(environment=None, status=None)):
         if row["api_key_id"] == path.api_key_id:

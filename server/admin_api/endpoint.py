@@ -1,5 +1,6 @@
-"""What every call of the staff's API does around its handler (contract.md 5): whoever may not make
-the call is told so first, and only then what is wrong with it."""
+"""What every call of the staff's API does before and after its handler (contract.md 5). A caller
+who may not make the call is told that first; only others are told what is wrong with the request.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ from server.staff.guard import Visit, require_admin
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A staff member's request that passed the guard: who asks and what, in valid shape."""
+    """A staff member's request that passed the guard: who is asking, and the valid parts of the
+    request."""
 
     visit: Visit
     idempotency_key: str | None = None
@@ -38,7 +40,7 @@ class Call:
         return await self.visit.rows(call)
 
     async def row(self, call: FunctionCall) -> Row:
-        """The one row of a call."""
+        """Returns the one row of a call."""
         return await self.visit.row(call)
 
 
@@ -55,8 +57,8 @@ def staff_endpoint(
     idempotent: bool = False,
     secret: bool = False,
 ) -> Callable[[web.Request, Visit], Awaitable[web.StreamResponse]]:
-    """Gives `handler` validated models. With `writes` it is for administrators only; with `secret`
-    an error never repeats what was sent."""
+    """Gives `handler` validated models. With `writes`, only administrators may call it. With
+    `secret`, an error never repeats what was sent."""
     shape = Shape(body, path, query, idempotent)
 
     async def endpoint(request: web.Request, visit: Visit) -> web.StreamResponse:
@@ -74,7 +76,8 @@ def staff_endpoint(
 
 
 def answer(status: int, body: Any, headers: Mapping[str, str] | None = None) -> web.Response:
-    """A JSON answer that nobody keeps; its times end in Z, unlike those of the agents' API."""
+    """A JSON answer that is not to be cached. Its times end in Z, unlike those of the agents'
+    API."""
     return web.Response(
         status=status,
         body=orjson.dumps(body, default=_plain, option=orjson.OPT_UTC_Z),
@@ -83,7 +86,7 @@ def answer(status: int, body: Any, headers: Mapping[str, str] | None = None) -> 
     )
 
 
-# What the driver makes of uuid (a class of its own) and inet.
+# The types that the driver makes of uuid (a class of its own) and inet.
 _TEXTS = (UUID, IPv4Address, IPv4Interface, IPv6Address, IPv6Interface)
 NO_STORE = {"Cache-Control": "no-store"}
 
@@ -91,7 +94,8 @@ NO_STORE = {"Cache-Control": "no-store"}
 def page_of(
     name: str, rows: Sequence[Row], query: PageQuery, entry: Callable[[Row], Any]
 ) -> dict[str, Any]:
-    """A page of a list that nobody counts: `rows` are one more than it shows if there is a next."""
+    """A page of a list without a total count. `rows` has one row more than the page if there is a
+    next page."""
     return {
         name: [entry(row) for row in rows[: query.page_size]],
         "page": query.page,
@@ -102,7 +106,7 @@ def page_of(
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Decimal):
-        return orjson.Fragment(f"{value:f}")  # a sum, which may not fit into 64 bits
+        return orjson.Fragment(f"{value:f}")  # a sum may not fit into 64 bits
     if isinstance(value, _TEXTS):
         return str(value)
     raise TypeError(f"{type(value).__name__} has no place in an answer")

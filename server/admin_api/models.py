@@ -1,5 +1,5 @@
-"""What staff and their scripts send (contract.md 5, and what the pages can do besides). Unknown
-fields are ignored and coercion is lax, as for agents."""
+"""The requests of staff and their scripts (contract.md 5, and what the pages can do besides).
+Unknown fields are ignored and values are coerced leniently, as for agents."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from server.limits import INT64_MAX, most
 from server.payment_kinds import KINDS_WITHOUT_CODE, PROVIDER_KINDS
 
 _MOST = 500  # rows of a page
-_MOST_PROBLEMS = 100  # they are worked off one by one
+_MOST_PROBLEMS = 100  # the function handles them one by one
 
 
 def _not_zero(value: int) -> int:
@@ -142,7 +142,7 @@ class CreateKeyRequest(BaseModel):
 
 
 class ReasonQuery(BaseModel):
-    """Why a key is rotated or revoked; old dashboards do not say."""
+    """Why a key is rotated or revoked. Old dashboards send no reason."""
 
     reason: Annotated[Reason | None, f.AUDIT_REASON] = None
 

@@ -1,4 +1,4 @@
-"""/admin/api/purchases, payment-events, payment-problems, and what staff do about problems."""
+"""/admin/api/purchases, payment-events and payment-problems, and how staff resolve problems."""
 
 from __future__ import annotations
 
@@ -311,8 +311,8 @@ async def list_payment_problems(request: web.Request, call: Call) -> web.StreamR
 
 
 async def resolve_payment_event(request: web.Request, call: Call) -> web.StreamResponse:
-    """Says that a person has put right what an event was about: it leaves the list of problems, and
-    its payment, unless it is credited, counts as resolved by `how`, or as `other`."""
+    """Records that a person has put right what an event was about. The event leaves the list of
+    problems. Its payment, unless it is credited, counts as resolved by `how`, or as `other`."""
     path: EventPath = call.path
     body: ResolveEventRequest = call.body
     await call.rows(
@@ -328,9 +328,9 @@ async def resolve_payment_event(request: web.Request, call: Call) -> web.StreamR
 
 
 async def resolve_payment(request: web.Request, call: Call) -> web.StreamResponse:
-    """Says how a person has dealt with a payment that was not credited: `credited` by hand with the
-    credit `credit_id`, `refunded`, or `other`. It is never credited again. What was paid is only
-    asked for where no stored event tells."""
+    """Records how a person has dealt with a payment that was not credited: `credited` by hand with
+    the credit `credit_id`, `refunded`, or `other`. The payment is never credited again. Give the
+    amount paid only where no stored event has it."""
     path: PaymentPath = call.path
     body: ResolvePaymentRequest = call.body
     await call.rows(
@@ -370,8 +370,8 @@ async def resolve_payment_warning(request: web.Request, call: Call) -> web.Strea
 
 
 async def resolve_shortfall(request: web.Request, call: Call) -> web.StreamResponse:
-    """Writes off the credits that could not be taken back after a refund or dispute: it leaves the
-    list of problems. No balance changes."""
+    """Writes off the credits that could not be taken back after a refund or dispute. The return of
+    money leaves the list of problems. No balance changes."""
     path: ReturnPath = call.path
     body: ResolveRequest = call.body
     await call.rows(functions.resolve_shortfall(return_id=path.return_id, reason=body.reason))

@@ -1,4 +1,4 @@
-"""/admin/api/config/pricing: what new users get free, and what a pack is."""
+"""/admin/api/config/pricing: the free uses of new users, and the pack and its price."""
 
 from __future__ import annotations
 
@@ -39,15 +39,16 @@ _pricing = reader(Pricing, functions.set_pricing.columns)
 
 
 async def get_pricing(request: web.Request, call: Call) -> web.StreamResponse:
-    """Reads what new users get free and what a pack is."""
+    """Returns how many uses new users get free, and the pack's size and price."""
     row = await request.app[GATEWAY].sign_in(functions.get_settings())
     assert row is not None
     return answer(200, _pricing(row))
 
 
 async def set_pricing(request: web.Request, call: Call) -> web.StreamResponse:
-    """Changes what new users get free and what a pack is. What is already offered keeps its price.
-    A price that the payment provider would refuse is refused, with what it takes."""
+    """Changes the free uses of new users and the pack's size and price. Packs that were already
+    offered keep their price. A price that the payment provider would refuse is refused; the error
+    says which prices it takes."""
     body: SetPricingRequest = call.body
     row = await call.row(
         functions.set_pricing(

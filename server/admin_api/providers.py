@@ -1,5 +1,5 @@
-"""/admin/api/config/providers (contract.md 5, mended by 8.17): secrets come in and only their masks
-go out."""
+"""/admin/api/config/providers (contract.md 5, changed by 8.17): secrets are accepted, and only
+their masks are returned."""
 
 from __future__ import annotations
 
@@ -82,14 +82,14 @@ _provider = reader(Provider, functions.list_provider_configs.columns)
 
 
 async def list_providers(request: web.Request, call: Call) -> web.StreamResponse:
-    """Lists the payment providers that are set up, by name, their secrets masked."""
+    """Lists the payment providers that are set up, by name, with masked secrets."""
     rows = await call.rows(functions.list_provider_configs())
     return answer(200, [_provider(row) for row in rows])
 
 
 async def set_provider(request: web.Request, call: Call) -> web.StreamResponse:
-    """Sets a payment provider up, or switches it on or off. Secrets are stored encrypted. What was
-    read may be sent back: masked values keep what is stored."""
+    """Sets a payment provider up, or switches it on or off. Secrets are stored encrypted. An answer
+    of GET may be sent back: masked values keep what is stored."""
     path: ProviderPath = call.path
     body: SetProviderRequest = call.body
     given: dict[str, Any] = {}
@@ -120,7 +120,7 @@ async def _stored_names(call: Call, provider: str) -> list[str]:
 
 
 def _invalid(error: InvalidSetting) -> dict[str, Any]:
-    # Without what was sent: it may be most of a secret.
+    # The entry leaves out what was sent: that may be most of a secret.
     return {
         "type": "value_error",
         "loc": ["body", "config_data"],

@@ -67,14 +67,14 @@ _entry = reader(StaffEntry, functions.list_admins.columns)
 
 
 async def list_staff(request: web.Request, call: Call) -> web.StreamResponse:
-    """Lists everybody who may, or once might, sign in."""
+    """Lists everybody who may sign in, and those who once could."""
     rows = await call.rows(functions.list_admins())
     everybody: StaffList = {"staff": [_entry(row) for row in rows]}
     return answer(200, everybody)
 
 
 async def add_staff(request: web.Request, call: Call) -> web.StreamResponse:
-    """Lets somebody sign in. Whoever is there already gets this role, and may sign in again."""
+    """Lets somebody sign in. An existing member of staff gets this role and may sign in again."""
     body: AddStaffRequest = call.body
     row = await call.row(
         functions.add_admin(
@@ -88,7 +88,8 @@ async def add_staff(request: web.Request, call: Call) -> web.StreamResponse:
 
 
 async def change_staff(request: web.Request, call: Call) -> web.StreamResponse:
-    """Changes somebody's role, or whether they may sign in. The last administrator stays one."""
+    """Changes somebody's role, or whether they may sign in. The last administrator keeps that
+    role."""
     path: StaffPath = call.path
     body: ChangeStaffRequest = call.body
     row = await call.row(

@@ -1,4 +1,4 @@
-"""/admin/api/users: finding accounts and reading one (contract.md 5, mended by 8.14)."""
+"""/admin/api/users: finding accounts and reading one (contract.md 5, changed by 8.14)."""
 
 from __future__ import annotations
 
@@ -111,8 +111,8 @@ _user_details = reader(UserDetails, functions.get_account_by_id.columns)
 
 
 async def list_users(request: web.Request, call: Call) -> web.StreamResponse:
-    """Finds accounts, the newest first unless `sort` says otherwise. Without `search`, lists
-    all."""
+    """Finds accounts, newest first unless `sort` says otherwise. Without `search`, lists all
+    accounts."""
     query: UsersQuery = call.query
     rows = await call.rows(
         functions.list_accounts(
@@ -137,7 +137,7 @@ async def list_users(request: web.Request, call: Call) -> web.StreamResponse:
 
 
 async def get_user(request: web.Request, call: Call) -> web.StreamResponse:
-    """Reads one account: who it belongs to, its balances, its totals."""
+    """Reads one account: its owner, its balances and its totals."""
     path: UserPath = call.path
     row = await call.row(functions.get_account_by_id(account_id=path.account_id))
     return answer(200, _user_details(row))

@@ -1,5 +1,5 @@
-"""One account as its page shows it: who it is, what it has, one page of its history, and the forms,
-which also come back when something is wrong with them."""
+"""The page of one account: its owner, its balances, one page of its history, and the forms, which
+are shown again when they have a fault."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TABS = (("ledger", "Ledger"), ("checks", "Checks"), ("purchases", "Purchases"))
 
 @dataclass(frozen=True, slots=True)
 class FailedForm:
-    """A form that could not be done: its name, what was typed, what is wrong."""
+    """A form that was refused: its name, its input, and what is wrong."""
 
     name: str
     values: Mapping[str, str]
@@ -41,18 +41,18 @@ class _Tab:
 
 
 def address_of(account_id: UUID) -> str:
-    """Where an account's page is."""
+    """The path of an account's page."""
     return f"/admin/accounts/{account_id}"
 
 
 def account_id_of(request: web.Request) -> UUID:
-    """The account that the address names. Raises HTTPNotFound for what is no id."""
+    """Returns the account id in the path. Raises HTTPNotFound for what is not an id."""
     text = request.match_info["account_id"]
     try:
         account_id = UUID(text)
     except ValueError:
         raise web.HTTPNotFound from None
-    if str(account_id) != text.lower():  # UUID() takes other spellings too
+    if str(account_id) != text.lower():  # UUID() accepts other spellings too
         raise web.HTTPNotFound
     return account_id
 
@@ -65,7 +65,7 @@ async def read_account(visit: Visit, account_id: UUID) -> Row:
 async def show_account(
     visit: Visit, account_id: UUID, failed: FailedForm | None = None
 ) -> web.StreamResponse:
-    """The account's page; with a failed form, the page that says so (422)."""
+    """Shows the account's page; with a failed form, the page that shows its faults (422)."""
     request = visit.request
     account = await read_account(visit, account_id)
     tab = _Tab(links=_links(account_id, "ledger"))
@@ -94,7 +94,7 @@ async def show_account(
 
 
 def new_key() -> str:
-    """A key that makes a form's change happen once, however often it is sent."""
+    """An idempotency key for a form: its change happens once, however often it is sent."""
     return f"console-{secrets.token_urlsafe(18)}"
 
 
@@ -116,7 +116,7 @@ async def _history(visit: Visit, account: Row, tab: _Tab) -> dict[str, Any]:
     else:
         rows = await _ledger(visit, account, tab)
         next_cursor = rows[0]["next_cursor"]
-        # Past the end the function gives one row, with the number of entries alone.
+        # Past the end, the function returns one row that has only the number of entries.
         rows = [row for row in rows if row["transaction_id"] is not None]
     return list_page(
         rows,
@@ -131,7 +131,8 @@ async def _history(visit: Visit, account: Row, tab: _Tab) -> dict[str, Any]:
 async def _ledger(visit: Visit, account: Row, tab: _Tab) -> Sequence[Row]:
     who = {name: account[name] for name in ("oauth_provider", "external_id")}
     if tab.cursor is not None and re.fullmatch(CURSOR, tab.cursor):
-        with contextlib.suppress(Refused):  # another account's: the page by its number
+        # The cursor is another account's: show the page by its number.
+        with contextlib.suppress(Refused):
             return await visit.rows(
                 functions.list_transactions(
                     **who,

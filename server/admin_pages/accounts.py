@@ -1,4 +1,4 @@
-"""/admin/accounts: accounts found and listed, one account, and what staff can change of it."""
+"""/admin/accounts: searching and listing accounts, and showing and changing one account."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ _FIELDS = {
 
 
 async def find(request: web.Request, visit: Visit) -> web.StreamResponse:
-    """The accounts that are looked for: first what begins with the words, and where nothing does,
-    what contains them."""
+    """Lists the accounts that match: first those that begin with the words, and where none does,
+    those that contain them."""
     query = _query(request)
     number = page_number(request.query)
     rows = await _list(visit, query, number)
@@ -77,7 +77,7 @@ async def find(request: web.Request, visit: Visit) -> web.StreamResponse:
 
 
 def _query(request: web.Request) -> dict[str, str]:
-    """The filters of the address that mean something."""
+    """The filters in the URL that are known."""
     search = exact(request.query.get("search", "").replace("\0", "").strip())
     given = {"search": search}
     for name, known in (("status", dict(_STATUSES)), ("sort", dict(_SORTS))):
@@ -101,12 +101,12 @@ async def _list(visit: Visit, query: Mapping[str, str], number: int) -> list[Row
 
 
 async def show(request: web.Request, visit: Visit) -> web.StreamResponse:
-    """One account."""
+    """Shows one account."""
     return await show_account(visit, account_id_of(request))
 
 
 async def adjust_credits(request: web.Request, visit: Visit) -> web.StreamResponse:
-    """Grants credits, or, once that is confirmed, takes them away."""
+    """Grants credits, or, after a confirmation, takes credits away."""
     await require_admin(visit)
     account_id = account_id_of(request)
     form = await form_of(request)
@@ -140,7 +140,7 @@ async def _confirm_taking(
     visit: Visit, account: Row, form: Mapping[str, str], amount: int
 ) -> web.StreamResponse:
     after = account["paid_credits"] + amount
-    if after < 0:  # the function would refuse; there is nothing to confirm
+    if after < 0:  # the function would refuse, so there is nothing to confirm
         raise FormFault(amount=f"The account has only {account['paid_credits']:,} credits.")
     return await render(
         visit,
@@ -183,7 +183,7 @@ async def reset_free_uses(request: web.Request, visit: Visit) -> web.StreamRespo
 
 
 async def set_status(request: web.Request, visit: Visit) -> web.StreamResponse:
-    """Suspends, reactivates, or, once that is confirmed, closes the account."""
+    """Suspends, reactivates, or, after a confirmation, closes the account."""
     await require_admin(visit)
     account_id = account_id_of(request)
     form = await form_of(request)
@@ -221,7 +221,7 @@ async def set_status(request: web.Request, visit: Visit) -> web.StreamResponse:
 async def _failed(
     visit: Visit, error: FormFault | Refused, name: str, form: Mapping[str, str]
 ) -> web.StreamResponse:
-    """The account's page again, with what is wrong with the form `name`."""
+    """Shows the account's page again, with the faults of the form `name`."""
     fault = fault_of(error, _FIELDS) if isinstance(error, Refused) else error
     failed = FailedForm(name, form, fault.faults)
     return await show_account(visit, account_id_of(visit.request), failed)

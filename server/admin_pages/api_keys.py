@@ -33,7 +33,7 @@ _NEW: dict[str, object] = {"environment": "live", "permissions": [name for name,
 
 
 async def list_keys(request: web.Request, visit: Visit) -> web.StreamResponse:
-    """The list, or the question before a key is rotated or revoked."""
+    """Shows the list, or the question before a key is rotated or revoked."""
     for action in ("rotate", "revoke"):
         if action in request.query and visit.is_admin:
             return await _question(visit, action, request.query[action])
@@ -53,7 +53,7 @@ async def create(request: web.Request, visit: Visit) -> web.StreamResponse:
 
 
 async def rotate(request: web.Request, visit: Visit) -> web.StreamResponse:
-    """Replaces a key and shows its successor's secret, once; until when the old one works, too."""
+    """Replaces a key. Shows its successor's secret, once, and until when the old key works."""
     await require_admin(visit)
     key_id = _key_id(request)
     form = await form_of(request)
@@ -62,7 +62,7 @@ async def rotate(request: web.Request, visit: Visit) -> web.StreamResponse:
     except FormFault as error:
         return await _question(visit, "rotate", str(key_id), form, error.faults)
     old = await _find(visit, str(key_id))
-    # Which environment an unknown key was of does not matter: the function refuses it.
+    # The environment of an unknown key does not matter: the function refuses it.
     secret = await _new_secret(str(old["environment"]) if old else "live")
     try:
         key = await visit.row(
@@ -91,7 +91,7 @@ async def rotate(request: web.Request, visit: Visit) -> web.StreamResponse:
 
 
 async def revoke(request: web.Request, visit: Visit) -> web.StreamResponse:
-    """Ends a key at once."""
+    """Revokes a key at once."""
     await require_admin(visit)
     key_id = _key_id(request)
     form = await form_of(request)
@@ -106,7 +106,7 @@ async def revoke(request: web.Request, visit: Visit) -> web.StreamResponse:
 
 
 async def _create(visit: Visit, form: dict[str, object]) -> tuple[Row, str]:
-    """What the form asks for. Raises FormFault with every fault it has."""
+    """Creates the key that the form asks for. Raises FormFault with all its faults."""
     texts = {name: value for name, value in form.items() if isinstance(value, str)}
     faults: dict[str, str] = {}
     name, purpose, days = "", "", None
@@ -152,7 +152,8 @@ def _chosen(form: dict[str, object]) -> list[object]:
 
 
 async def _new_secret(environment: str) -> NewSecret:
-    return await asyncio.to_thread(new_secret, environment)  # Argon2 takes its time
+    # Argon2 is slow, so it runs in a thread.
+    return await asyncio.to_thread(new_secret, environment)
 
 
 async def _list(
@@ -194,7 +195,8 @@ async def _question(
     form: Mapping[str, str] | None = None,
     faults: Mapping[str, str] | None = None,
 ) -> web.StreamResponse:
-    """The page that asks before a key is rotated or revoked; again when no reason was given."""
+    """Shows the page that asks before a key is rotated or revoked; again when no reason was
+    given."""
     key = await _find(visit, key_id)
     if key is None:
         raise web.HTTPNotFound

@@ -1,4 +1,4 @@
-"""/admin/audit: who did what, when, why, from where; and the same as CSV."""
+"""/admin/audit: who did what, when, why and from where, as a page and as CSV."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from server.gateway import Row, functions
 from server.http.validation import finite_day
 from server.staff.guard import Visit
 
-_EXPORT_LIMIT = 10_000  # the most that billing.list_audit_log gives at once
+_EXPORT_LIMIT = 10_000  # the most that billing.list_audit_log returns at once
 _TEXTS = {"who": "who", "action": "action", "thing": "resource_id"}
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 _COLUMNS = (
@@ -37,7 +37,7 @@ _COLUMNS = (
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One line of what a change did: what it was before, where that is known, and what it is."""
+    """One line of what a change did: the value before, where it is known, and the value after."""
 
     name: str
     value: str
@@ -45,7 +45,7 @@ class Change:
 
 
 async def list_entries(request: web.Request, visit: Visit) -> web.StreamResponse:
-    """A page of the log."""
+    """Shows a page of the log."""
     given = _given(request)
     number = page_number(request.query)
     try:
@@ -57,7 +57,7 @@ async def list_entries(request: web.Request, visit: Visit) -> web.StreamResponse
 
 
 async def export(request: web.Request, visit: Visit) -> web.StreamResponse:
-    """The newest entries that match, as CSV."""
+    """Sends the newest entries that match, as CSV."""
     try:
         filters = _filters(_given(request))
     except FormFault:
@@ -102,7 +102,7 @@ def _given(request: web.Request) -> dict[str, str]:
 
 
 def _filters(given: dict[str, str]) -> dict[str, Any]:
-    """Arguments of the function. Raises FormFault for a day that is none."""
+    """The arguments of the function. Raises FormFault for text that is not a day."""
     days: dict[str, date | None] = {}
     faults: dict[str, str] = {}
     for name in ("from", "to"):
@@ -130,7 +130,7 @@ def _json(changes: Any) -> Any:
 
 
 def changes_of(action: str, changes: Any) -> list[Change]:
-    """What an entry's `changes` say, line by line."""
+    """The `changes` of an entry, line by line."""
     if not isinstance(changes, dict):
         return [] if changes is None else [Change("value", _text(changes))]
     lines = [
@@ -142,7 +142,7 @@ def changes_of(action: str, changes: Any) -> list[Change]:
         return lines
     before, after = changes.get("before"), changes.get("after")
     if not isinstance(before, dict) and not isinstance(after, dict):
-        # Of one thing, which the action names: account.set_status.
+        # The change is about one thing, which the action names: account.set_status.
         name = action.partition(".")[2].partition("_")[2].replace("_", " ") or "value"
         return [*lines, Change(name, _text(after), _text(before))]
     old = before if isinstance(before, dict) else {}
@@ -193,6 +193,6 @@ def _csv(rows: list[Row]) -> bytes:
 
 
 def _harmless(value: Any) -> str:
-    """A cell that a spreadsheet takes for text, never for a formula."""
+    """A cell that a spreadsheet treats as text, never as a formula."""
     text = "" if value is None else str(value)
     return f"'{text}" if text.startswith(_FORMULA) else text

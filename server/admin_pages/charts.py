@@ -1,5 +1,5 @@
-"""Bar charts as plain SVG: a value a day. Only attributes are used, since the content security
-policy forbids styles in the page; colours come from the style sheet."""
+"""Bar charts as plain SVG with one bar a day. They use only attributes, because the content
+security policy forbids styles in the page; colours come from the style sheet."""
 
 from __future__ import annotations
 
@@ -42,7 +42,8 @@ class Chart:
 def bar_chart(
     name: str, title: str, rows: Sequence[Mapping[str, Any]], total: int | None = None
 ) -> Chart:
-    """The chart of column `name` over rows with a `day`; `total` where it is not the days' sum."""
+    """The chart of column `name` over rows with a `day`; `total` is given where it is not the sum
+    of the days."""
     values = [int(row[name]) for row in rows]
     top = _round_up(max([*values, 1]))
     step = (WIDTH - _LEFT) / len(values)

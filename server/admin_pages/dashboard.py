@@ -1,4 +1,4 @@
-"""/admin: today, the last 30 days, and what was done last."""
+"""/admin: today, the last 30 days, and the newest actions."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _CHARTS = (
 
 
 async def show(request: web.Request, visit: Visit) -> web.StreamResponse:
-    """The dashboard."""
-    days = await visit.rows(functions.list_daily_figures(days=_DAYS - 1))  # and today
+    """Shows the dashboard."""
+    days = await visit.rows(functions.list_daily_figures(days=_DAYS - 1))  # the function adds today
     overview = await visit.row(functions.get_overview())
-    # Somebody who came on two days is one user of them.
+    # Somebody who came on two days is one user, so the days must not be added up.
     totals = {"unique_users": overview["unique_users_30d"]}
     return await render(
         visit,
@@ -36,5 +36,5 @@ async def show(request: web.Request, visit: Visit) -> web.StreamResponse:
 
 
 async def not_found(request: web.Request) -> web.StreamResponse:
-    """Whatever else is asked for below /admin."""
+    """Answers every other address below /admin."""
     raise web.HTTPNotFound

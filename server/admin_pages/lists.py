@@ -1,4 +1,4 @@
-"""Pages of a list: what to ask a function for, and what to show of the answer."""
+"""Pages of a list: which rows to ask a function for, and which of them to show."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ class Window(TypedDict):
 
 
 def window(number: int) -> Window:
-    """The limit and offset of a page: one row more than is shown tells whether there is a next."""
+    """The limit and offset of a page. One row more than is shown tells whether there is a next
+    page."""
     return {"limit": PAGE_SIZE + 1, "offset": (number - 1) * PAGE_SIZE}
 
 
@@ -30,8 +31,8 @@ def list_page(
     *,
     next_cursor: str | None = None,
 ) -> dict[str, Any]:
-    """A page's rows and its pager, whose addresses keep `query` and lead to `anchor`. Where the
-    list has cursors, the next page begins there, whatever is added meanwhile."""
+    """A page's rows and its pager, whose links keep `query` and lead to `anchor`. Where the list
+    has cursors, the next page begins at one, whatever rows are added meanwhile."""
 
     def address(other: int, **more: str) -> str:
         return f"{path}?{urlencode({**query, 'page': str(other), **more})}{anchor}"

@@ -1,5 +1,5 @@
-"""What every page has: the frame, headers that keep it to itself, a message that is shown once,
-errors in the same style, and the steps from page to page."""
+"""What every page has: the frame, headers that keep it out of caches and other sites' frames, a
+message that is shown once, errors in the same style, and redirects between pages."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ RequestHandler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class FormFault(Exception):
-    """What was typed into a form cannot be; `faults` says why, by field."""
+    """A form's input is not acceptable; `faults` says why, by field."""
 
     def __init__(self, **faults: str) -> None:
         super().__init__(str(faults))
@@ -48,12 +48,12 @@ class FormFault(Exception):
 
 
 def page(handler: Handler) -> RequestHandler:
-    """A page for signed-in staff."""
+    """Guards a page for signed-in staff."""
     return public_page(staff_page(handler))
 
 
 def public_page(handler: RequestHandler) -> RequestHandler:
-    """A page whose errors are pages too."""
+    """Wraps a page for everybody, so that its errors are pages too."""
 
     async def endpoint(request: web.Request) -> web.StreamResponse:
         try:
@@ -63,7 +63,7 @@ def public_page(handler: RequestHandler) -> RequestHandler:
             return see_other(f"/admin/sign-in?{urlencode({'next': asked_for})}")
         except web.HTTPException as error:
             if error.status < 400 or request.path.startswith("/admin/api/"):
-                raise  # scripts are told in JSON what is not there
+                raise  # scripts get a 404 in JSON
             return error_page(request, error.status, error.reason, _WHERE.get(error.status, ""))
         except Exception as error:
             return _failure(request, error)
@@ -72,7 +72,8 @@ def public_page(handler: RequestHandler) -> RequestHandler:
 
 
 def page_for_browsers(handler: RequestHandler) -> RequestHandler:
-    """What scripts call too: errors are pages for whoever asks for HTML, JSON for all others."""
+    """Wraps what scripts call too: errors are pages for callers that ask for HTML, and JSON for
+    others."""
     for_people = public_page(handler)
 
     @wraps(handler)
@@ -132,7 +133,7 @@ def _navigation(table: tuple[Section, ...]) -> list[tuple[str, str]]:
 async def render(
     visit: Visit, template: str, *, status: int = 200, **context: Any
 ) -> web.StreamResponse:
-    """The page, with the frame for whoever is signed in. A message that waits is shown."""
+    """Renders a page with the frame for signed-in staff. A waiting message is shown."""
     request = visit.request
     cookies = request.app[COOKIES]
     flash = await cookies.flash(request)
@@ -158,7 +159,7 @@ async def render(
 def render_public(
     request: web.Request, template: str, *, status: int = 200, **context: Any
 ) -> web.StreamResponse:
-    """A page for somebody who is not signed in."""
+    """Renders a page for somebody who is not signed in."""
     return _response(request, template, status, context)
 
 
@@ -169,7 +170,7 @@ def error_page(
     advice: str,
     headers: Mapping[str, str] | None = None,
 ) -> web.StreamResponse:
-    """An error in the console's style."""
+    """Renders an error in the console's style."""
     response = _response(
         request,
         "admin/error.html",
@@ -193,12 +194,12 @@ def _response(
 
 
 def see_other(location: str) -> web.Response:
-    """On to another page, as after every form."""
+    """Redirects to another page (303), as after every form."""
     return web.Response(status=303, headers={"Location": location, "Cache-Control": "no-store"})
 
 
 async def done(visit: Visit, location: str, message: str, kind: str = "success") -> web.Response:
-    """On to another page, which says once what was done."""
+    """Redirects to another page, which says once what was done."""
     response = see_other(location)
     await visit.request.app[COOKIES].set_flash(
         visit.request, response, {"kind": kind, "message": message}
@@ -207,14 +208,14 @@ async def done(visit: Visit, location: str, message: str, kind: str = "success")
 
 
 def page_number(given: Mapping[str, str]) -> int:
-    """The page of a list that an address's query, or a form, names; the first for anything else."""
+    """The page number in a query or a form; 1 for anything that is not a number of a page."""
     text = given.get("page", "1")
     return int(text) if text.isdecimal() and 0 < int(text) <= 1_000_000 else 1
 
 
 async def form_of(request: web.Request) -> dict[str, str]:
-    """A form's fields; of one given twice the last counts. White space around is dropped, and NUL,
-    which the database cannot hold."""
+    """A form's fields. When a field is given twice, the last one counts. Surrounding white space is
+    dropped, and so is NUL, which the database cannot store."""
     return {
         name: value.replace("\0", "").strip()
         for name, value in (await request.post()).items()
@@ -225,8 +226,8 @@ async def form_of(request: web.Request) -> dict[str, str]:
 def whole_number(
     form: Mapping[str, str], field: str, low: int, high: int, *, optional: bool = False
 ) -> int | None:
-    """A field's number. Raises FormFault unless it is a whole number between the bounds, or, when
-    it is optional, empty."""
+    """A field's number. Raises FormFault unless it is a whole number between the bounds, or empty
+    where it is optional."""
     text = form.get(field, "").replace(",", "").replace("_", "")
     if not text and optional:
         return None
@@ -251,12 +252,12 @@ def required(form: Mapping[str, str], field: str, what: str = "this") -> str:
 
 
 def reason_of(form: Mapping[str, str]) -> str:
-    """Why something is changed, as every change asks. Raises FormFault when it is missing."""
+    """The reason that every change asks for. Raises FormFault when it is missing."""
     return required(form, "reason", "a reason; it goes into the audit log")
 
 
 def add_filters(environment: Environment) -> None:
-    """The one way amounts, times and users' texts are written."""
+    """Adds the filters that write amounts, times and users' texts in one way everywhere."""
     environment.finalize = finalize
     environment.filters["visible"] = mark_visible
     environment.filters["exact"] = mark_exact

@@ -1,4 +1,4 @@
-"""/admin/payments: purchases, the provider's events, and what of them needs a person."""
+"""/admin/payments: purchases, the provider's events, and the problems that need a person."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ _ADVICE = {
 
 
 async def purchases(request: web.Request, visit: Visit) -> web.StreamResponse:
-    """Purchases and what became of them."""
+    """Lists purchases and their state."""
     number, status = page_number(request.query), request.query.get("status", "")
     query = {"status": status} if status and status in dict(_STATUSES) else {}
     rows = await visit.rows(functions.list_purchases(status=query.get("status"), **window(number)))
@@ -138,7 +138,7 @@ async def purchases(request: web.Request, visit: Visit) -> web.StreamResponse:
 
 
 async def events(request: web.Request, visit: Visit) -> web.StreamResponse:
-    """The provider's events and what came of each."""
+    """Lists the provider's events and the outcome of each."""
     number = page_number(request.query)
     rows = await visit.rows(functions.list_payment_events(**window(number)))
     return await render(
@@ -155,12 +155,12 @@ def _event(row: Row) -> dict[str, Any]:
 
 
 async def problems(request: web.Request, visit: Visit) -> web.StreamResponse:
-    """Payments and returns of money that need a person, with what to do."""
+    """Lists payments and returns of money that need a person, with what to do."""
     return await _show_problems(visit, page_number(request.query))
 
 
 async def resolve(request: web.Request, visit: Visit) -> web.StreamResponse:
-    """Closes an event or a shortfall that somebody has dealt with."""
+    """Closes an event or a shortfall that a person has dealt with."""
     await require_admin(visit)
     reference = request.match_info["event_id"].replace("\0", "")
     form = await form_of(request)
@@ -204,7 +204,7 @@ async def _resolve(visit: Visit, kind: str, reference: str, form: Mapping[str, s
 
 
 def _credit_of(form: Mapping[str, str]) -> UUID | None:
-    """The credit that was given for the payment, where the form says that one was."""
+    """The credit that was given for the payment, where the form says that there is one."""
     if form.get("how") != "credited":
         return None
     text = required(form, "credit_id", "the credit's id; the account's ledger shows it")
@@ -242,7 +242,7 @@ def _problem(row: Row) -> dict[str, Any]:
     words = row["what_is_wrong"][:1].upper() + row["what_is_wrong"][1:]
     return {
         **dict(row),
-        # Money that went back of a payment that was not reported says nothing about the payment.
+        # Money that went back of a payment that was never reported says nothing about that payment.
         "asks_how": is_event and row["payment_id"] and row["problem"] != "payment_unknown",
         "reference_name": _REFERENCES.get(row["problem"], "Event"),
         "advice": _said_of(row["provider"], _ADVICE.get(row["problem"], _LOOK)),

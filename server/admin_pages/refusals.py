@@ -1,5 +1,5 @@
-"""Refusals of the billing functions as a form shows them: at the field they are about, in words for
-whoever filled it in."""
+"""Refusals of the billing functions on a form: each is shown at the field it is about, in words for
+the person who filled it in."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from server.admin_pages.page import FormFault
 from server.gateway import Refused
 
-FORM = "form"  # the field of what is about no field
+FORM = "form"  # the name for faults that are about no single field
 _WORDS = {
     "insufficient_credits": "The account has only {balance} credits.",
     "balance_overflow": "The account has {balance} credits and cannot hold more than {maximum}.",
@@ -21,7 +21,8 @@ _WORDS = {
 
 
 def all_of(*reads: Callable[[], Any]) -> list[Any]:
-    """What each read of a form's field gives. Raises FormFault with the faults of all of them."""
+    """The results of all reads of a form's fields. Raises FormFault with the faults of all of
+    them."""
     values: list[Any] = []
     faults: dict[str, str] = {}
     for read in reads:
@@ -35,8 +36,9 @@ def all_of(*reads: Callable[[], Any]) -> list[Any]:
 
 
 def fault_of(error: Refused, fields: Mapping[str, str]) -> FormFault:
-    """The refusal at a field of the form: `fields` by slug, or by the argument that is invalid.
-    Raises the refusal itself when it is about neither the form nor a field of it."""
+    """Turns a refusal into a fault at a field of the form. `fields` maps slugs, or names of invalid
+    arguments, to fields. Raises the refusal itself when it concerns neither the form nor a field of
+    it."""
     if error.slug == "invalid_argument":
         argument = str(error.values.get("argument", ""))
         problem = str(error.values.get("problem", error.message))

@@ -46,7 +46,7 @@ async def show(request: web.Request, visit: Visit) -> web.StreamResponse:
 
 
 async def set_pricing(request: web.Request, visit: Visit) -> web.StreamResponse:
-    """Changes the price, once before and after were shown and confirmed."""
+    """Changes the pricing after the old and new values were shown and confirmed."""
     await require_admin(visit)
     form = await form_of(request)
     try:
@@ -74,7 +74,8 @@ async def set_pricing(request: web.Request, visit: Visit) -> web.StreamResponse:
 
 
 def _changed_pricing(form: Mapping[str, str], before: Mapping[str, Any]) -> dict[str, Any]:
-    """What the form changes; an empty field keeps. Raises FormFault, also for no change."""
+    """What the form changes; an empty field keeps its value. Raises FormFault, also when nothing
+    changes."""
     values = all_of(
         lambda: whole_number(form, "free_uses", 0, INT64_MAX, optional=True),
         lambda: whole_number(form, "pack_uses", 1, INT64_MAX, optional=True),

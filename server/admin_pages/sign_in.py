@@ -15,7 +15,7 @@ from server.staff.sessions import COOKIES, new_session
 
 
 async def sign_in(request: web.Request) -> web.StreamResponse:
-    """The page before all others; who is signed in goes on."""
+    """Shows the sign-in page. A visitor who is signed in already is redirected."""
     target = local_path(request, request.query.get("next")) or "/admin"
     if await visit_of_browser(request) is not None:
         return see_other(target)
@@ -31,7 +31,7 @@ async def sign_in(request: web.Request) -> web.StreamResponse:
 
 
 async def sign_out(request: web.Request, visit: Visit) -> web.StreamResponse:
-    """Ends the session, here and in the browser."""
+    """Ends the session, in the database and in the browser."""
     assert visit.session is not None
     await request.app[GATEWAY].sign_in(
         functions.end_session(session_hash=visit.session.hash), client=client_of(request)
@@ -42,8 +42,8 @@ async def sign_out(request: web.Request, visit: Visit) -> web.StreamResponse:
 
 
 async def use_link(request: web.Request) -> web.StreamResponse:
-    """Signs in whoever has the link, once. Only `dev` makes such links, and only there does this
-    door open."""
+    """Signs in a visitor who has the link, once. Only `dev` makes such links, and only there they
+    work."""
     config = request.app[CONFIG].staff
     if config is None or not config.sign_in_links:
         raise web.HTTPNotFound

@@ -1,4 +1,4 @@
-"""/admin/staff: who may sign in, and as what."""
+"""/admin/staff: who may sign in, and with which role."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _LAST_ADMIN = "Nothing was changed. Make somebody else an administrator first."
 
 
 async def list_staff(request: web.Request, visit: Visit) -> web.StreamResponse:
-    """The list, or the page that changes one person."""
+    """Shows the list, or the page that changes one person."""
     for action in _ACTIONS:
         if action in request.query and visit.is_admin:
             return await _change_page(visit, request.query[action], action)
@@ -29,7 +29,7 @@ async def list_staff(request: web.Request, visit: Visit) -> web.StreamResponse:
 
 
 async def add(request: web.Request, visit: Visit) -> web.StreamResponse:
-    """Lets somebody sign in who has not yet."""
+    """Invites somebody new to sign in."""
     await require_admin(visit)
     form = await form_of(request)
     try:

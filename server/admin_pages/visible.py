@@ -1,5 +1,5 @@
-"""Text of users as it is shown: nothing in it is invisible or turns the direction of what stands
-beside it, so two ids that differ look different."""
+"""Users' text as pages show it: no character of it is invisible or changes the writing direction of
+its surroundings, so two ids that differ look different."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from markupsafe import Markup, escape
 _SPACE = "␣"
 _ESCAPE = re.compile(r"⟨U\+([0-9A-F]{4,6})⟩")
 _HIDDEN_CATEGORIES = frozenset({"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp", "Zs"})
-# Shown as nothing, or as empty space, whatever their category says (Unicode's
-# Default_Ignorable_Code_Point, and the empty Braille pattern).
+# Characters that are shown as nothing or as empty space, whatever their Unicode category
+# (Default_Ignorable_Code_Point, and the empty Braille pattern).
 _HIDDEN = frozenset(
     map(
         chr,
@@ -32,14 +32,14 @@ _HIDDEN = frozenset(
         ),
     )
 )
-_MARKS = frozenset(_SPACE + "⟨⟩")  # a text that has them itself must not look like an escape
+_MARKS = frozenset(_SPACE + "⟨⟩")  # a text that itself contains these must not look like an escape
 _PLAIN = re.compile(r"[ -~]*")
 _LOOSE_SPACE = re.compile(r"^ +| +$|  +")
 
 
 def without_hidden(text: str) -> str:
-    """The text with every character that is invisible, turns the direction, or hides in the letter
-    before it as an escape: ⟨U+200B⟩. Plain spaces stay."""
+    """The text with an escape, such as ⟨U+200B⟩, for every character that is invisible, changes the
+    writing direction, or combines with the letter before it out of sight. Plain spaces stay."""
     if _PLAIN.fullmatch(text):
         return text
     composed = unicodedata.is_normalized("NFC", text)
@@ -49,13 +49,13 @@ def without_hidden(text: str) -> str:
 
 
 def visible(text: str) -> str:
-    """A name or an id of a user: without_hidden, and a space that would not be seen, at an end or
-    beside another one, as ␣."""
+    """A user's name or id as without_hidden() gives it, with ␣ for each space that would not be
+    seen, at an end or beside another space."""
     return _LOOSE_SPACE.sub(lambda found: _SPACE * len(found[0]), without_hidden(text))
 
 
 def exact(shown: str) -> str:
-    """The text that visible() shows like this; for what people copy from a page."""
+    """The text that visible() shows in this form; for text that people copy from a page."""
     return _ESCAPE.sub(_character, shown.replace(_SPACE, " "))
 
 
@@ -77,17 +77,18 @@ def _hides(letter: str, composed: bool) -> bool:
 
 
 def finalize(value: Any) -> Any:
-    """What a page's expression comes to: no text has hidden characters; markup is left alone."""
+    """What a template's expression is rendered as: hidden characters in texts are escaped; markup
+    is left alone."""
     if isinstance(value, str) and not isinstance(value, Markup):
         return without_hidden(value)
     return value
 
 
 def mark_visible(value: str | None) -> Markup:
-    """The filter `visible`: a user's name or id; nothing for none."""
+    """The filter `visible`: a user's name or id; nothing for None."""
     return escape("" if value is None else visible(value))
 
 
 def mark_exact(value: Any) -> Markup:
-    """The filter `exact`: a value that a form sends back, unchanged."""
+    """The filter `exact`: a value that a form sends back unchanged."""
     return escape(value)

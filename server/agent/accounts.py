@@ -69,8 +69,8 @@ _account = reader(Account, functions.get_account.columns)
 
 
 async def create_account(request: web.Request, call: Call) -> web.StreamResponse:
-    """Makes the user's account, with free uses, or gives back the one there is, untouched. The
-    answer is 201 either way."""
+    """Creates the user's account with free uses, or returns the existing one unchanged. The answer
+    is 201 either way."""
     body: AccountRequest = call.body
     row = await call.gateway.write(
         functions.create_account(
@@ -97,8 +97,8 @@ async def create_account(request: web.Request, call: Call) -> web.StreamResponse
 
 
 async def get_account(request: web.Request, call: Call) -> web.StreamResponse:
-    """Reads one account. Percent-encode what is special in a path; an `external_id` with a slash
-    cannot be read here."""
+    """Reads one account. Percent-encode special characters in the path; an `external_id` with a
+    slash cannot be read here."""
     path: AccountPath = call.path
     [row] = await call.gateway.read(
         functions.get_account(

@@ -96,7 +96,7 @@ class ChargeExists(Error):
 
 
 class ChargeResult(TypedDict):
-    """What became of one charge of a batch: the answer it would have been given by itself."""
+    """The outcome of one charge of a batch: the answer it would have had by itself."""
 
     index: Annotated[f.Count, f.means("The charge's place in the request, from 0.")]
     status: Annotated[f.Integer, f.means("The HTTP status: 201 for a charge, else the error's.")]
@@ -107,7 +107,7 @@ class ChargeResult(TypedDict):
 
 
 class ChargeBatch(TypedDict):
-    """What became of a batch."""
+    """The outcomes of a batch."""
 
     results: Annotated[list[ChargeResult], f.means("A result for each charge, in the order sent.")]
     created_count: Annotated[
@@ -183,7 +183,7 @@ _charge = reader(Charge, CHARGE_ITEM.columns)
 
 
 class _Answer(NamedTuple):
-    """What one charge is answered: by itself the response, in a batch one result of many."""
+    """The answer to one charge: by itself the response, in a batch one result among others."""
 
     status: int
     body: Mapping[str, Any]
@@ -191,9 +191,9 @@ class _Answer(NamedTuple):
 
 
 async def create_charge(request: web.Request, call: Call) -> web.StreamResponse:
-    """Uses up one free use, whatever the amount, or, when none is left, the whole amount of paid
-    credits: never a part of each. The account must exist; a check makes it. Of two requests for the
-    last credit one is answered 201 and the other 402."""
+    """Uses up one free use, whatever the amount. When no free use is left, it takes the whole
+    amount from the paid credits; it never mixes the two. The account must exist; a check creates
+    it. Of two requests for the last credit one is answered 201 and the other 402."""
     started = perf_counter()
     row = await call.gateway.create_charge(_item(call.body, call.api_key_id, call.idempotency_key))
     metrics.CHARGE_DURATION.observe(perf_counter() - started)
@@ -202,13 +202,13 @@ async def create_charge(request: web.Request, call: Call) -> web.StreamResponse:
 
 
 async def create_charges(request: web.Request, call: Call) -> web.StreamResponse:
-    """Charges for up to 1,000 uses at once. Each charge is decided by itself, charges of one
-    account in the order sent, and one that fails leaves the others alone: `status` and `body` of
-    its result are what `POST /v1/billing/charges` would have answered. Give each charge an
-    `idempotency_key`, or send an Idempotency-Key header, which stands for the whole list: the same
-    list again gets the first answer, refusals included, and charges nothing. The header belongs to
-    your API key and the keys it was rotated from or to; under any other API key the list is another
-    one. An `idempotency_key` belongs to the account, whatever the API key."""
+    """Charges for up to 1,000 uses at once. Each charge is decided by itself, and charges of one
+    account in the order sent. A charge that fails does not affect the others: `status` and `body`
+    of its result are what `POST /v1/billing/charges` would have answered. Give each charge an
+    `idempotency_key`, or send an Idempotency-Key header, which covers the whole list: the same list
+    again gets the first answer, including refusals, and charges nothing. The header belongs to your
+    API key and the keys it was rotated from or to; under any other API key it is another list. An
+    `idempotency_key` belongs to the account, whatever the API key."""
     body: ChargeBatchRequest = call.body
     results: list[_Answer | None] = [None] * len(body.charges)
     items: list[Item] = []
@@ -251,7 +251,8 @@ async def _send_together(call: Call, items: list[Item], places: list[int]) -> li
 
 
 def batch_fingerprint_before(count: int, places: list[int], items: list[Item]) -> bytes:
-    """As the release before made it: only by this can its batches be recognised."""
+    """The fingerprint as the release before makes it: only by this one are that release's batches
+    recognised."""
     texts = []
     for item in items:
         fields = zip(CHARGE.fields, item, strict=True)
@@ -260,8 +261,8 @@ def batch_fingerprint_before(count: int, places: list[int], items: list[Item]) -
 
 
 def _understood(item: Item) -> dict[str, Any]:
-    """What must be the same when a batch is sent again, by whichever API key. Fields that were not
-    given are left out, so that a field of a later release makes no other request of it."""
+    """What must be equal when a batch is sent again, under whichever API key. Fields that were not
+    given are left out, so that a new field in a later release does not change the fingerprint."""
     return {
         name: value
         for name, value in zip(CHARGE.fields, item, strict=True)
@@ -307,7 +308,7 @@ async def _refusal(request: web.Request, call: Call, row: Row, *, replays: bool)
     fault = await refused_outcome(call.gateway, call.api_key_id, call.permission, row)
     if fault is not None:
         if outcome != "busy":
-            raise fault  # the key's: it concerns the whole request
+            raise fault  # the fault is the key's and concerns the whole request
         return fault
     error = await _refused_row(call.gateway, outcome, row)
     if outcome == "insufficient_credits":

@@ -66,10 +66,10 @@ _check = reader(CreditCheck, CHECK_ITEM.columns)
 
 
 async def check_credit(request: web.Request, call: Call) -> web.StreamResponse:
-    """Answers whether the user has a free use or a paid credit left, and uses up nothing. A no is
-    an answer, not an error: the status is 200 and `reason` says why not. A user who is not known
-    yet gets an account with free uses. E-mail address, role, agent and marketing consent are stored
-    when given."""
+    """Answers whether the user has a free use or a paid credit left, and uses up nothing. A denial
+    is an answer, not an error: the status is 200 and `reason` says why. An unknown user gets an
+    account with free uses. E-mail address, role, agent and marketing consent are stored when given.
+    """
     started = perf_counter()
     row = await call.gateway.check_credit(CHECK.item(call.body, call.api_key_id))
     metrics.CREDIT_CHECK_DURATION.observe(perf_counter() - started)

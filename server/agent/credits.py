@@ -72,9 +72,10 @@ _credit = reader(Credit, functions.record_credit.columns)
 
 
 async def create_credit(request: web.Request, call: Call) -> web.StreamResponse:
-    """Adds paid credits to an account that exists, suspended and closed ones too. All four kinds of
-    `transaction_type` add; the kind is for the history. An `external_transaction_id` that is the id
-    of a payment makes this the payment's credit: a payment that was sold here has one."""
+    """Adds paid credits to an existing account, also to a suspended or closed one. All four values
+    of `transaction_type` add; the value only tells the kind in the history. An
+    `external_transaction_id` that is the id of a payment makes this the payment's credit. A payment
+    that was sold here has a credit already."""
     body: CreditRequest = call.body
     row = await call.gateway.write(
         functions.record_credit(

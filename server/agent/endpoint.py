@@ -1,6 +1,6 @@
-"""What every agent endpoint does before its handler, in the order clients rely on (contract.md 1):
-read and parse the body, want the key header, identify the key, check the fields. A fault in the
-fields is only told to a caller whose key is good."""
+"""What every agent endpoint does before its handler, in the order that clients rely on (contract.md
+1): read and parse the body, require the key header, identify the key, check the fields. Only a
+caller with a valid key is told about faults in the fields."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ WRITE = "billing:write"
 
 
 class Call(NamedTuple):
-    """A request that passed the guard: who asks and what, in valid shape."""
+    """A request that passed the guard: who is asking, and the valid parts of the request."""
 
     gateway: Gateway
     api_key_id: UUID
@@ -83,7 +83,7 @@ def agent_endpoint(
 
 
 async def require_api_key(gateway: Gateway, api_key_id: UUID, permission: str) -> None:
-    """Raises ApiError unless the key is good for the permission right now."""
+    """Raises ApiError unless the key is valid for the permission right now."""
     try:
         await gateway.require_api_key(api_key_id, permission)
     except Refused as error:
@@ -91,7 +91,7 @@ async def require_api_key(gateway: Gateway, api_key_id: UUID, permission: str) -
 
 
 async def _error_of(gateway: Gateway, api_key_id: UUID, error: Refused) -> ApiError:
-    """The error that answers a refusal. A key that has expired is revoked as well."""
+    """The error that answers a refusal. It also revokes a key that has expired."""
     if error.slug == "api_key_expired":
         await gateway.retire_expired_api_key(api_key_id)
     return from_refused(error)
@@ -100,8 +100,8 @@ async def _error_of(gateway: Gateway, api_key_id: UUID, error: Refused) -> ApiEr
 async def refused_outcome(
     gateway: Gateway, api_key_id: UUID, permission: str, row: Row
 ) -> ApiError | None:
-    """The answer to an outcome that says the key is at fault or the account is busy; None for
-    every other outcome."""
+    """The answer to an outcome that blames the key or says that the account is busy; None for every
+    other outcome."""
     outcome = row["outcome"]
     if outcome == "busy":
         return unavailable(1, (await gateway.refused(outcome)).message)

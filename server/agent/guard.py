@@ -1,10 +1,11 @@
-"""Who is asking: the guard of the agent API (design.md 6).
+"""The guard of the agent API: which API key is calling (design.md 6).
 
-A key's first 20 characters find its row; its Argon2id hash is verified once, in a thread; from
-then on a SHA-256 of the presented key maps, in memory, to what calls name the key by: the first
-half of that SHA-256, or the id of a key that is older than that. The mapping can never become
-false, since a key's hash never changes, so it needs no expiry. Whether the key is still good is
-decided by the billing function in the same round trip as the work itself."""
+A key's first 20 characters find its row, and its Argon2id hash is verified once, in a thread. From
+then on the process remembers, by the SHA-256 of the presented key, the credential that calls name
+the key by: the first half of that SHA-256, or the key's id for keys older than this rule. The
+remembered credential can never become false, because a key's hash never changes, so it needs no
+expiry. Whether the key is still valid is decided by the billing function, in the same round trip as
+the work itself."""
 
 from __future__ import annotations
 
@@ -37,8 +38,8 @@ _PENDING = 64
 
 
 class Guard:
-    """Turns a presented API key into what calls name it by. A flood of wrong keys buys at most one
-    low-priority thread of Argon2 and two lookups at a time; known keys never queue behind it."""
+    """Turns a presented API key into its credential. A flood of wrong keys costs at most one
+    low-priority thread of Argon2 and two look-ups at a time; known keys never queue behind it."""
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
@@ -54,9 +55,11 @@ class Guard:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     async def identify(self, presented: str) -> UUID:
-        """What to name the key by whose secret this is; whether it may act is not decided here.
+        """Returns the credential of the key with this secret. Whether the key may act is not
+        decided here.
 
-        Raises ApiError: 401 for what is no key, 503 when too many unknown keys wait already."""
+        Raises ApiError: 401 for what is not a key, 503 when too many unknown keys are waiting
+        already."""
         if not presented.startswith("cbk_"):
             raise _unauthorized("api_key_format", WHERE_KEYS_GO)
         if not presented.isascii():
@@ -67,7 +70,7 @@ class Guard:
             return known
         if digest in self._wrong:
             raise _unauthorized("api_key_invalid")
-        # A burst of requests with one key, as after a restart, is one verification.
+        # A burst of requests with one key, as after a restart, is verified once.
         verification = self._verifying.get(digest)
         if verification is None:
             verification = self._start(presented, digest)
@@ -92,7 +95,7 @@ class Guard:
             if not self._pending_by_prefix[prefix]:
                 del self._pending_by_prefix[prefix]
             if not task.cancelled():
-                task.exception()  # seen, should every waiter have gone away
+                task.exception()  # marks the exception as seen, in case every waiter has gone away
 
         verification.add_done_callback(ended)
         return verification
@@ -101,7 +104,7 @@ class Guard:
         async with self._lookups:
             found = await self._gateway.find_api_key(prefix)
         if found is None:
-            # Not remembered: a key with this prefix may be created later.
+            # Not remembered, because a key with this prefix may be created later.
             raise _unauthorized("api_key_invalid")
         genuine = await asyncio.get_running_loop().run_in_executor(
             self._thread, verify_secret, found["key_hash"], presented
@@ -130,5 +133,5 @@ def _unauthorized(code: str, extra: Mapping[str, Any] | None = None) -> ApiError
 
 
 def _yield_to_others() -> None:
-    """Verification is the guest here: requests with known keys come first."""
+    """Lowers the priority of the verifying thread: requests with known keys come first."""
     os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)

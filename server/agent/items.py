@@ -1,6 +1,6 @@
-"""What of a check or charge goes to the database: the fields of its request model, those of nested
-models under joined names, and the API key last. So is the composite type there, and nowhere else is
-the list of fields written down."""
+"""The items of checks and charges for the database: the fields of the request model, those of
+nested models under joined names, and the API key last. The database's composite type has the same
+fields; the list of them is written nowhere else in Python."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 
 class ItemFields:
-    """The items of one composite type, plain tuples, and how they are made from a request."""
+    """A composite type's items, as plain tuples, and how they are made from a request."""
 
     def __init__(self, model: type[BaseModel], leave_out: frozenset[str] = frozenset()) -> None:
         paths = [path for path in _paths(model) if path not in leave_out]
@@ -21,7 +21,7 @@ class ItemFields:
         self._values = attrgetter(*paths)
 
     def item(self, body: Any, api_key_id: UUID) -> tuple[Any, ...]:
-        """The item of a request that has the model's attributes."""
+        """Makes the item of a request that has the model's attributes."""
         return (*self._values(body), api_key_id)
 
 

@@ -1,5 +1,6 @@
-"""What agents send (contract.md 2). Unknown fields are ignored; coercion is lax; the order of the
-fields is the order of the error list: identity, the endpoint's own, profile."""
+"""The requests of agents (contract.md 2). Unknown fields are ignored and values are coerced
+leniently. The order of the fields is the order of the error list: identity, the endpoint's own
+fields, profile."""
 
 from __future__ import annotations
 
@@ -31,7 +32,8 @@ from server.limits import INT64_MAX
 
 
 def _zero_tolerated(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
-    """limit=0 was always answered, with an empty page; the bound it misses is still stated as 1."""
+    """Accepts limit=0, which was always answered with an empty page. The stated bound is still
+    1."""
     try:
         return handler(value)
     except ValidationError:
@@ -45,7 +47,7 @@ Limit = Annotated[int, Field(ge=1, le=500), WrapValidator(_zero_tolerated)]
 
 
 class TransactionType(StrEnum):
-    """Why credits were added; all four add."""
+    """Why credits were added. All four kinds add."""
 
     purchase = "purchase"
     grant = "grant"
@@ -54,7 +56,8 @@ class TransactionType(StrEnum):
 
 
 class Identity(BaseModel):
-    """Which account: provider and external id; the other two are stored, never looked up by."""
+    """The account's identity: provider and external id. The other two fields are stored; no look-up
+    uses them."""
 
     oauth_provider: Annotated[Provider, f.OAUTH_PROVIDER]
     external_id: Annotated[Name255, f.EXTERNAL_ID]
@@ -63,7 +66,7 @@ class Identity(BaseModel):
 
 
 class Profile(BaseModel):
-    """What may be updated along the way (contract.md 7.5)."""
+    """Profile fields that the request may update (contract.md 7.5)."""
 
     customer_email: Annotated[Name255 | None, f.NEW_CUSTOMER_EMAIL] = None
     user_role: Annotated[UserRole | None, f.NEW_USER_ROLE] = None
@@ -73,7 +76,7 @@ class Profile(BaseModel):
 
 
 class CheckContext(BaseModel):
-    """Where a check comes from, for the audit row."""
+    """The origin of a check, for the audit row."""
 
     agent_id: Annotated[Text255 | None, f.AGENT_ID] = None
     channel_id: Annotated[Text255 | None, f.CHANNEL_ID] = None
@@ -142,8 +145,8 @@ class AccountRequest(Profile, _Account, Identity):
 
 
 class PurchaseRequest(_Purchase, Identity):
-    """POST /v1/billing/purchases. The e-mail address is needed here; nothing returns to
-    return_url, which clients send all the same."""
+    """POST /v1/billing/purchases. The e-mail address is required here. return_url is not used,
+    though clients send it."""
 
 
 class AccountPath(BaseModel):

@@ -160,8 +160,8 @@ async def create_purchase(request: web.Request, call: Call) -> web.StreamRespons
 
 
 async def get_purchase(request: web.Request, call: Call) -> web.StreamResponse:
-    """Reads a payment as Stripe has it now. The user may go on once `credits_added` is not 0. Where
-    `payable` is false the payment can no longer be paid: buy again."""
+    """Reads a payment as Stripe has it now. The user may go on once `credits_added` is not 0. When
+    `payable` is false, the payment can no longer be paid: buy again."""
     path: PurchasePath = call.path
     [known] = await call.gateway.read(
         functions.find_purchase(payment_id=path.payment_id, api_key_id=call.api_key_id)
@@ -271,8 +271,8 @@ def _payment(
     client_key: str,
     purchase: Mapping[str, Any],
 ) -> Payment:
-    """The answer about a payment. One that can no longer be paid says so, and why: `payable`
-    false, `code`."""
+    """The answer about a payment. When the payment can no longer be paid, the answer says so and
+    why: `payable` is false, and `code` is set."""
     credits_added = purchase["credits_added"]
     if payment is None:
         secret, status = "", "succeeded" if credits_added else "unknown"

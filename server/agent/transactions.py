@@ -88,8 +88,8 @@ _transaction = reader(Transaction, functions.list_transactions.columns)
 
 async def list_transactions(request: web.Request, call: Call) -> web.StreamResponse:
     """Lists an account's charges and credits together, newest first. An unknown user has an empty
-    history. Go on with `cursor`, not `offset`: entries that are added meanwhile move an offset, and
-    nothing that a cursor gives comes twice."""
+    history. Use `cursor`, not `offset`, for the next page: entries that are added meanwhile shift
+    an offset, but no entry appears twice when you follow cursors."""
     query: TransactionsQuery = call.query
     try:
         rows = await call.gateway.read(

@@ -1,2 +1,2 @@
-"""How HTTP is read and answered: servers, middleware, request shapes, errors. Handlers build on it;
-it knows none of them."""
+"""How HTTP is read and answered: servers, middleware, request shapes and errors. The handlers build
+on this package; it imports none of them."""

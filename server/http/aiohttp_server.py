@@ -1,5 +1,5 @@
-"""How aiohttp speaks HTTP for us: answers to what never becomes a request have our error shape
-too, and nothing a client sent is quoted in them or in the log."""
+"""How aiohttp speaks HTTP for us. Answers to input that never becomes a request have our error
+shape too, and neither they nor the log quote anything that a client sent."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ _MALFORMED = "Malformed HTTP request"
 
 
 class ClientGone(web.HTTPClientError):
-    """The client closed its connection before it had sent its request. Nobody reads the answer; the
-    number, which nginx uses as well, keeps it out of what we count as our own faults."""
+    """The client closed its connection before it had sent its whole request. Nobody reads the
+    answer. Its status, which nginx uses as well, keeps it out of the count of our own faults."""
 
     status_code = 499
 
@@ -37,19 +37,20 @@ class _Protocol(RequestHandler):
     __slots__ = ()
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """Ends the request whose body is cut short as the client's doing, not as an error of ours.
-        Who waits for the database is not disturbed: what was asked for is finished."""
+        """Ends a request whose body was cut short, as the client's fault and not as our error. A
+        request that waits for the database is not disturbed: its work is finished."""
         super().connection_lost(exc if self._current_request is None else ClientGone())
 
     def data_received(self, data: bytes) -> None:
-        """As aiohttp, which has a malformed request answered after the one under way; but when that
-        one's own body is what is malformed, it would be waited for until the client gives up."""
+        """Works as aiohttp's method, which has a malformed request answered after the current one.
+        But when the current request's own body is malformed, aiohttp would wait for the rest of it
+        until the client gives up; here that request ends at once."""
         super().data_received(data)
         if not self._messages or not isinstance(self._messages[-1][0], _ErrInfo):
             return
         request = self._current_request
         if request is not None and not request.content.is_eof():
-            self._lingering_time = 0.0  # nothing of this connection can be read any more
+            self._lingering_time = 0.0  # nothing more can be read from this connection
             request.content.set_exception(web.HTTPBadRequest(reason=_MALFORMED))
 
     def handle_error(
@@ -59,8 +60,8 @@ class _Protocol(RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """Answers what the parser refused. Its message is dropped: it quotes the header at fault,
-        which may be an API key."""
+        """Answers what the parser refused. The parser's message is dropped: it quotes the faulty
+        header, which may be an API key."""
         request_id = token_hex(16)
         if status >= 500:
             _LOG.error("unhandled error", exc_info=exc, extra={"request_id": request_id})
@@ -88,8 +89,8 @@ class _Protocol(RequestHandler):
 
 
 class _FixedPaths:
-    """What aiohttp's router and middlewares come to, looked up for the paths without variables.
-    Other paths, addresses with a query, and requests that expect something go aiohttp's way."""
+    """The results of aiohttp's router and middlewares, cached for paths without variables. Other
+    paths, URLs with a query, and requests with an Expect header take aiohttp's own way."""
 
     def __init__(self, app: web.Application, general: _Handler) -> None:
         self._general = general
@@ -118,7 +119,7 @@ class _Server(web.Server):
 
 
 class Runner(web.AppRunner):
-    """An AppRunner whose connections speak as above."""
+    """An AppRunner whose connections behave as described above."""
 
     __slots__ = ()
 
@@ -130,8 +131,8 @@ class Runner(web.AppRunner):
         return server
 
     async def cleanup(self) -> None:
-        """Stops. Whoever connected before we stopped listening is still answered: a proxy goes to
-        the next server when a connection is refused, but not once it has sent a request."""
+        """Stops. A client that connected before we stopped listening is still answered: a proxy
+        goes to the next server when a connection is refused, but not once it has sent a request."""
         if self.server is not None:
             self.app[STOPPING].set()  # from now on answers close their connections
             await self._stop_listening(self.server)
@@ -141,15 +142,15 @@ class Runner(web.AppRunner):
     async def _stop_listening(self, server: web.Server) -> None:
         loop = asyncio.get_running_loop()
         for site in list(self.sites):
-            listener = getattr(site, "_sock", None)  # aiohttp keeps it to itself
+            listener = getattr(site, "_sock", None)  # aiohttp does not publish it
             waiting = _accept_backlog(listener) if listener is not None else []
-            await site.stop()  # closes it at once: in between nobody can have connected
+            await site.stop()  # this closes the listener at once: nobody can connect in between
             for connection in waiting:
                 await loop.connect_accepted_socket(server, connection)
 
 
 def _accept_backlog(listener: socket.socket) -> list[socket.socket]:
-    """Accept the connections that are in the listener's backlog: closing it would reset them."""
+    """Accept the connections in the listener's backlog: closing the listener would reset them."""
     waiting = []
     try:
         while True:
@@ -160,8 +161,8 @@ def _accept_backlog(listener: socket.socket) -> list[socket.socket]:
 
 async def _drain(server: web.Server) -> None:
     """Give a request that is on its way a moment to arrive. It is answered, and its connection is
-    closed after the answer. If idle connections were closed at once, the charge that a proxy is
-    just sending on one of them would be lost."""
+    closed after the answer. If idle connections were closed at once, a charge that a proxy is just
+    sending on one of them would be lost."""
     deadline = monotonic() + _DRAIN_SECONDS
     while True:
         # This comes first, since a connection that was just accepted is not in the list yet.
@@ -172,8 +173,8 @@ async def _drain(server: web.Server) -> None:
 
 
 async def ignore_other_expectations(request: web.Request) -> None:
-    """Answers `Expect: 100-continue`; any other expectation is none of ours and is passed over."""
+    """Answers `Expect: 100-continue` and ignores every other expectation."""
     if request.headers.get("Expect", "").lower() == "100-continue":
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        # Not part of the answer.
+        # These bytes are not part of the answer.
         request.writer.output_size = 0

@@ -1,6 +1,6 @@
 """Answers as types. An answer is a TypedDict: its fields in the order in which they are sent, each
-with its type and its meaning. The API's description shows it, and an answer that repeats a row is
-made by it."""
+with its type and its meaning. The API's description is made from the type. So is the function that
+turns a database row into the answer."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ Answer = TypeVar("Answer")
 
 @dataclass(frozen=True, slots=True)
 class From:
-    """Where the value of a field comes from when no column has the field's name: the column of
-    this name, or what this function makes of the row."""
+    """The source of a field's value when no column has the field's name: the column of this name,
+    or the result of this function for the row."""
 
     source: str | Callable[[Row], Any]
 
 
 class Inline:
-    """Shows the fields of a type where it is used: the type gets no name in the description."""
+    """Describes the fields of a type where it is used; the type gets no name in the API's
+    description."""
 
     def __get_pydantic_json_schema__(
         self, schema: CoreSchema, handler: GetJsonSchemaHandler
@@ -39,14 +40,15 @@ class Inline:
 def reader(
     answer: type[Answer], columns: Iterable[str], *, prefix: str = ""
 ) -> Callable[[Row], Answer]:
-    """A function that makes the answer from a row. A field has the column of its name, with
-    `prefix` before it; the fields of a type within the answer have the outer field's name before
-    theirs (metadata_agent_id). What need not be there is left out when it is null.
+    """Returns a function that makes the answer from a row. A field is read from the column of its
+    name, with `prefix` before it. For the fields of a type within the answer the outer field's name
+    is the prefix (metadata_agent_id). An optional field is left out when it is null.
 
     Raises LookupError when a field's column is not one of `columns`, those that the call reads."""
     names: dict[str, Any] = {}
     display = _display(answer, prefix, frozenset(columns), names)
-    # A dict display is three times as fast as a loop over the fields; dataclasses do the same.
+    # A dict display is three times as fast as a loop over the fields. dataclasses also generate
+    # code.
     made: Callable[[Row], Answer] = eval(f"lambda row: {display}", names)  # noqa: S307
     return made
 
@@ -73,7 +75,7 @@ def _display(answer: Any, prefix: str, columns: frozenset[str], names: dict[str,
 
 
 def _kind_and_source(hint: Any, name: str) -> tuple[Any, str | Callable[[Row], Any]]:
-    """A field's type, and where its value comes from."""
+    """A field's type and the source of its value."""
     source: str | Callable[[Row], Any] = name
     while get_origin(hint) is Annotated:
         hint, *notes = get_args(hint)

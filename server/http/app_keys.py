@@ -1,5 +1,5 @@
-"""Where things that every room knows hang on the application and the request. A part of one room
-alone has its key beside its class."""
+"""The keys under which shared objects are stored on the application and the request. An object of
+one package alone has its key beside its class."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ CONFIG = web.AppKey("config", ServeConfig)
 GATEWAY = web.AppKey("gateway", Gateway)
 ROUTE_TABLE: web.AppKey[tuple[Section, ...]] = web.AppKey("route_table")
 
-# Set once the process stops accepting: who is answered then must come back on a new connection.
+# Set when the process stops accepting connections. A client that is answered after that must use a
+# new connection.
 STOPPING = web.AppKey("stopping", asyncio.Event)
 
 REQUEST_ID = web.RequestKey("request_id", str)

@@ -1,7 +1,8 @@
-"""Whose request this is: the address of the client, seen through the proxies we trust.
+"""The address of the client that sent a request, as our trusted proxies report it.
 
-Without trusted proxies it is the peer's. What a client writes into X-Forwarded-For itself is never
-believed: the list is read from its end, where our own proxies write, and only as far as they go."""
+Without trusted proxies it is the address of the peer. What a client itself writes into
+X-Forwarded-For is never trusted: the list is read from its end, where our own proxies write, and
+only as far as their entries go."""
 
 from __future__ import annotations
 
@@ -24,8 +25,8 @@ def client_address(request: web.Request) -> str | None:
 
 
 def _last_untrusted_hop(peer: str, headers: Sequence[str], trusted: tuple[str, ...]) -> str:
-    """The last hop that is not a trusted proxy; the first hop if all are. An entry that is not an
-    address ends the search: the hop after it is given."""
+    """Return the rightmost X-Forwarded-For address that is not a trusted proxy, or the first one if
+    all are. An entry that is not an address ends the search: then the hop after it is returned."""
     client = peer
     for header in reversed(headers):
         for hop in reversed(header.split(",")):
@@ -65,11 +66,11 @@ def _is_trusted(address: str, trusted: tuple[str, ...]) -> bool:
 
 
 def _parse(text: str) -> IPv4Address | IPv6Address | None:
-    if "%" in text:  # a zone means something on one machine only
+    if "%" in text:  # a zone has a meaning on one machine only
         return None
     try:
         address = ip_address(text)
     except ValueError:
         return None
-    # An IPv4 client on a socket that takes both.
+    # An IPv4 client on a socket that accepts both IPv4 and IPv6.
     return getattr(address, "ipv4_mapped", None) or address

@@ -1,6 +1,6 @@
-"""Every `code` of an error body: its status, its wording, and what a caller can do about it. What
-the database refuses is worded by billing.errors (sql/errors.sql); what is refused before it is
-asked is worded here."""
+"""Every `code` of an error body: its status, its wording, and what a caller can do about it. The
+wording of the database's refusals comes from billing.errors (sql/errors.sql). Errors that are found
+before the database is called have their wording here."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ class ValidationError(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class ErrorCode:
-    """One value of `code`. `detail` is the wording, {placeholders} unfilled; `meaning` says what a
-    caller can do."""
+    """One value of `code`. `detail` is the wording with unfilled {placeholders}. `meaning` says
+    what a caller can do."""
 
     status: int
     detail: str
@@ -82,7 +82,7 @@ def _catalogue() -> dict[str, tuple[int, str]]:
     return {slug: (int(status), message.replace("''", "'")) for slug, status, message in rows}
 
 
-# Of what billing.errors words only the meaning is here.
+# For errors that billing.errors words, only the meaning is here.
 _CODES: Mapping[str, str | ErrorCode] = {
     "charge_currency_mismatch": "Charge in the account's currency.",
     "credit_currency_mismatch": "Credit in the account's currency.",
@@ -287,7 +287,7 @@ def _error_codes() -> Mapping[str, ErrorCode]:
 ERROR_CODES = _error_codes()
 
 _HEADERS_BY_STATUS = {401: "WWW-Authenticate", 429: "Retry-After", 503: "Retry-After"}
-# Which further header an error carries, by its code.
+# The additional header of an error, by its code.
 ERROR_HEADERS: Mapping[str, str] = {
     code: _HEADERS_BY_STATUS[error.status]
     for code, error in ERROR_CODES.items()

@@ -1,5 +1,5 @@
-"""Errors as the client sees them: `detail` as the wire contract words it, `code` for programs,
-`request_id` for whoever asks us what happened (contract.md 1 and 10)."""
+"""Errors as the client sees them: `detail` has the wording of the wire contract, `code` is for
+programs, and `request_id` is for asking us what happened (contract.md 1 and 10)."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def error_body(request_id: str, error: ApiError) -> dict[str, Any]:
 
 
 def error_response(request: web.Request, error: ApiError) -> web.Response:
-    """The answer for an error, counted."""
+    """Makes the answer for an error, and counts it."""
     metrics.count_error(error.code).inc()
     return json_response(error.status, error_body(request[REQUEST_ID], error), error.headers)
 

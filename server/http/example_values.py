@@ -1,4 +1,4 @@
-"""Who and what the examples in the API's description speak of."""
+"""The people and things in the examples of the API's description."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PAGING = {"page": 1, "page_size": 50}
 PAGED = {**PAGING, "has_more": False}
 COUNTED = {"total": 1, **PAGING, "total_pages": 1}
 
-# What stands in for the {placeholders} of error wordings.
+# Values for the {placeholders} of error wordings.
 ERROR_VALUES: dict[str, Any] = {
     "balance": 0,
     "required": 1,

@@ -1,5 +1,4 @@
-"""What the fields of requests and answers mean, where several of them mean the same, and the types
-that several of them have."""
+"""The meanings and types that several fields of requests and answers share."""
 
 from __future__ import annotations
 
@@ -12,8 +11,8 @@ from server.http.answers import Inline, Row, reader
 
 
 def means(text: str, **schema: Any) -> Any:
-    """What a field means, for the API's description; `schema` has more to say of it there."""
-    # An empty extra would take the place of what the type says, such as its format.
+    """Describes a field for the API's description; `schema` adds further keywords."""
+    # An empty extra would replace what the type itself says, such as its format.
     return Field(description=text, json_schema_extra=schema) if schema else Field(description=text)
 
 

@@ -1,5 +1,5 @@
-"""gunicorn as the process manager: it forks aiohttp workers, replaces dead ones and passes on
-signals. Its logs go where ours go."""
+"""gunicorn as the process manager: it forks aiohttp workers, replaces dead ones and forwards
+signals. Its logs go where our logs go."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _LONGEST_HEADER = (
 
 
 class _JsonLogger(Logger):  # type: ignore[misc]
-    """gunicorn's messages through our own JSON lines, without its handlers."""
+    """Writes gunicorn's messages as our own JSON lines, without gunicorn's handlers."""
 
     def setup(self, cfg: Any) -> None:
         """Leaves formatting to the root logger."""
@@ -48,7 +48,8 @@ class GunicornServer(BaseApplication):  # type: ignore[misc]
         super().__init__()
 
     def load_config(self) -> None:
-        """gunicorn's settings from ours; its own files and environment are not read."""
+        """Takes gunicorn's settings from ours; gunicorn's own files and environment are not
+        read."""
         settings = {
             "bind": [f"{self._config.host}:{self._config.port}"],
             "workers": self._config.workers,
@@ -65,17 +66,17 @@ class GunicornServer(BaseApplication):  # type: ignore[misc]
         }
         for name, value in settings.items():
             self.cfg.set(name, value)
-        # Not ours to offer: a second way to control the server.
+        # The control socket would be a second way to control the server, which we do not offer.
         if "control_socket_disable" in self.cfg.settings:
             self.cfg.set("control_socket_disable", True)
 
     def load(self) -> Callable[[], Any]:
-        """A factory: each worker makes its server in its own event loop, after the fork."""
+        """Returns a factory: each worker makes its server in its own event loop, after the fork."""
 
         async def factory() -> web.AppRunner:
             return Runner(
                 self._build_app(self._config),
-                access_log=None,  # ours has the request id and no address
+                access_log=None,  # our access log has the request id and no address
                 auto_decompress=False,
                 keepalive_timeout=_KEEPALIVE_SECONDS,
                 max_field_size=_LONGEST_HEADER,

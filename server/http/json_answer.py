@@ -1,5 +1,5 @@
-"""JSON answers. aiohttp takes a dozen calls to write one; the plain ones, nearly all, are put
-together here at once, byte for byte the same."""
+"""JSON answers. aiohttp needs a dozen calls to write one. A plain answer, as nearly all are, is
+composed here at once, byte for byte the same."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ JSON = "application/json"
 
 
 class JsonAnswer(web.Response):
-    """A JSON answer: no charset in the content type, as clients have always seen it."""
+    """A JSON answer without a charset in its content type, as clients have always received it."""
 
     def __init__(self, status: int, body: bytes, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(status=status, body=body, content_type=JSON, headers=headers)
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
-        """Writes the answer, if it is a plain one: the connection stays open, and there is a body
-        to send. aiohttp does the others, or refuses them for what stands in their headers."""
+        """Writes the answer if it is a plain one: the connection stays open, and there is a body to
+        send. aiohttp writes the others, or refuses them for what their headers contain."""
         body, headers = self.body, self.headers
         fields = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
         if (
@@ -36,7 +36,7 @@ class JsonAnswer(web.Response):
             or not "".join(headers.values()).isprintable()
         ):
             return await super().prepare(request)
-        self._keep_alive = self._eof_sent = True  # aiohttp asks for both when it has come back
+        self._keep_alive = self._eof_sent = True  # aiohttp reads both after this method returns
         head = (
             f"HTTP/1.1 {self.status} {self.reason}\r\n{fields}"
             f"Content-Length: {len(body)}\r\n{_date_and_server(int(time()))}\r\n\r\n"

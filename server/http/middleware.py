@@ -1,5 +1,5 @@
-"""Around every request: a request id, error bodies in one shape, metrics, a sampled access log,
-CORS for the agent API."""
+"""Middleware for every request: a request id, error bodies in one shape, metrics, a sampled access
+log, and CORS for the agent API."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 @web.middleware
 async def around_request(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Gives the request an id, answers whatever it ends in, counts and logs it."""
+    """Gives the request an id, turns every error into an answer, counts the request and logs it."""
     started = perf_counter()
     presented = request.headers.get("X-Request-ID")
     if presented is None or not _REQUEST_ID.fullmatch(presented):
-        # Unique is enough, nobody need be unable to guess it; real randomness is a system call.
+        # The id must be unique, but it may be guessed; secure randomness would cost a system call.
         presented = f"{random.getrandbits(128):032x}"
     request[REQUEST_ID] = presented
     metrics.HTTP_IN_PROGRESS.inc()
@@ -54,7 +54,7 @@ async def around_request(request: web.Request, handler: Handler) -> web.StreamRe
     if request.app[STOPPING].is_set():
         response.force_close()
     if "Origin" in request.headers:
-        # Any page may call with an API key of its own; cookies are never honoured here.
+        # Any page may call with an API key of its own. Cookies are never accepted here.
         headers["Access-Control-Allow-Origin"] = "*"
         headers["Access-Control-Expose-Headers"] = (
             "X-Request-ID, X-Existing-Charge-ID, X-Existing-Credit-ID, Idempotent-Replayed,"
@@ -103,7 +103,7 @@ async def _http_exception(request: web.Request, error: web.HTTPException) -> web
 
 
 async def _exists_without_slash(request: web.Request) -> bool:
-    """Whether the path is one of ours but for the slash it ends in."""
+    """Whether the path without its final slash is one of ours."""
     path = request.rel_url.raw_path.rstrip("/")
     if not path or path == request.rel_url.raw_path:
         return False
@@ -128,12 +128,12 @@ def _preflight(allow: str) -> web.Response:
 
 
 def _labels(method: str, resource: web.AbstractResource | None) -> tuple[str, str]:
-    """The method and the route template, both of a closed set."""
+    """The method and the route template; both are of a closed set."""
     endpoint = resource.canonical if resource is not None else "unmatched"
     return method if method in _METHODS else "other", endpoint
 
 
-@lru_cache(1024)  # a client may send any method
+@lru_cache(1024)  # the cache is bounded, because a client may send any method
 def _series(
     method: str, resource: web.AbstractResource | None, status: int
 ) -> tuple[metrics.Counter, metrics.Histogram]:

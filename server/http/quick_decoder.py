@@ -1,6 +1,7 @@
-"""Plain request bodies, read and checked in one pass. A quick decoder is derived from a pydantic
-model, so that fields and limits stand there alone. What it accepts the model accepts too, with
-equal values; all else it leaves to the model, which accepts it or words the refusal."""
+"""Reads and checks plain request bodies in one pass. A quick decoder is derived from a pydantic
+model, so that fields and limits are written in the model alone. Whatever it accepts the model
+accepts too, with equal values. Everything else it leaves to the model, which accepts it or words
+the refusal."""
 
 from __future__ import annotations
 
@@ -21,19 +22,19 @@ _Validator = Callable[..., Any]
 
 
 class _Unknown(Exception):
-    """The model has something that is not understood here."""
+    """The model has something that this module does not know."""
 
 
 def quick_decoder(model: type[BaseModel]) -> QuickDecoder | None:
-    """A function that gives an object with the model's attributes, or None for a body that the
-    model itself must look at. There is none for a model with fields of kinds not known here."""
+    """Returns a function that gives an object with the model's attributes, or None for a body that
+    the model itself must check. Returns None for a model with fields of kinds not known here."""
     try:
         decode = msgspec.json.Decoder(_struct(model)).decode
     except _Unknown:
         return None
 
     def quick(raw: bytes) -> Any:
-        if rb"\u0000" in raw:  # JSON has no other way to say NUL
+        if rb"\u0000" in raw:  # JSON has no other way to write NUL
             return None
         try:
             return decode(raw)
@@ -44,8 +45,8 @@ def quick_decoder(model: type[BaseModel]) -> QuickDecoder | None:
 
 
 def _struct(model: type[BaseModel]) -> type[msgspec.Struct]:
-    """The model as msgspec knows it. A body with unknown fields is left to pydantic: msgspec would
-    skip them without looking whether they are JSON at all."""
+    """The model as a msgspec struct. A body with unknown fields is left to pydantic: msgspec would
+    skip them without checking that they are JSON at all."""
     if model.model_config or any(dataclasses.asdict(model.__pydantic_decorators__).values()):
         raise _Unknown
     fields: list[Any] = []
@@ -78,7 +79,8 @@ def _struct(model: type[BaseModel]) -> type[msgspec.Struct]:
 
 
 def _kind(annotation: Any, validators: list[_Validator], constraints: Any = ()) -> Any:
-    """The type for msgspec with what that can check; `validators` gets the rest."""
+    """The type for msgspec with the constraints that msgspec can check; the others are added to
+    `validators`."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         return _kind(arguments[0], validators, (*arguments[1:], *constraints))

@@ -1,5 +1,5 @@
-"""What a request must look like, read and checked in the order clients rely on (contract.md 1):
-the body as JSON, then header, path, query and body against their models."""
+"""Reads a request and checks its shape in the order that clients rely on (contract.md 1): first the
+body as JSON, then header, path, query and body against their models."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from server.http.validation import Entries, Text255, missing, parse_json_body, v
 
 
 class WriteHeaders(BaseModel):
-    """What every POST that writes may carry beside the key."""
+    """The headers of every writing POST beside the key."""
 
     idempotency_key: Text255 | None = Field(default=None, alias="idempotency-key")
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """The models of a request's parts; with `idempotent`, the Idempotency-Key header is read
-    too. `quick` reads a plain body without its model, into an object with the same attributes."""
+    """The models of a request's parts. With `idempotent`, the Idempotency-Key header is read too.
+    `quick` reads a plain body without its model, into an object with the same attributes."""
 
     body: type[BaseModel] | None
     path: type[BaseModel] | None
@@ -33,8 +33,8 @@ class Shape:
     quick: QuickDecoder | None = None
 
     async def read(self, request: web.Request) -> tuple[dict[str, Any], Entries]:
-        """The request's parts as models, and the entries of what fails, in the order of the
-        contract. Raises ApiError for a body that is no JSON at all."""
+        """Returns the request's parts as models, and the entries of what fails, in the order of the
+        contract. Raises ApiError for a body that is not JSON."""
         models: dict[str, Any] = {}
         entries: Entries = []
         parsed, absent, body = None, True, None
@@ -55,7 +55,7 @@ class Shape:
             models["path"], faults = validate(self.path, dict(request.match_info), "path")
             entries += faults
         if self.query is not None:
-            # Of a parameter given twice the last counts.
+            # When a parameter is given twice, the last one counts.
             models["query"], faults = validate(self.query, dict(request.query.items()), "query")
             entries += faults
         if body is not None:
@@ -69,8 +69,8 @@ class Shape:
 
 
 async def _body(request: web.Request) -> bytes:
-    """The body. That of most requests has come together with their head, and need not be collected
-    piece by piece."""
+    """Returns the body. Most bodies arrive together with their head and need not be collected in
+    pieces."""
     content = request.content
     if content.is_eof() and content.total_bytes < request.client_max_size:
         return content.read_nowait()
@@ -78,6 +78,7 @@ async def _body(request: web.Request) -> bytes:
 
 
 def _refuse_encoding(request: web.Request) -> None:
-    """Bodies are small: unpacking would only let a few bytes become many."""
+    """Refuses compressed bodies. Bodies are small, and unpacking would let a few bytes become
+    many."""
     if request.headers.get("Content-Encoding", "identity").lower() not in ("identity", ""):
         raise known_error("unsupported_content_encoding", headers={"Accept-Encoding": "identity"})

@@ -1,5 +1,5 @@
-"""A line of the route table, which says all that there is to say about one operation, and the words
-for who may pass."""
+"""A line of the route table, which has all facts about one operation, and the words for the
+guards."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from pydantic import BaseModel
 
 PUBLIC = "public"
 INTERNAL = "internal"  # private addresses only, and never through the proxy
-PAGE = "page"  # of the console, for signed-in staff; redirects others to the sign-in page
-OPEN_PAGE = "open page"  # of the console, on the way to signing in
+PAGE = "page"  # a page of the console for signed-in staff; redirects others to the sign-in page
+OPEN_PAGE = "open page"  # a page of the console that is shown before signing in
 STAFF = "staff"  # a bearer token of a staff member, or their browser session
-SIGNED = "signed"  # by the payment provider, with the webhook's secret
+SIGNED = "signed"  # a call of the payment provider, signed with the webhook's secret
 
 Handler = Callable[..., Awaitable[web.StreamResponse]]
 
@@ -33,9 +33,8 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class ErrorAnswer:
-    """An error whose body says more than others: its code, the type of the body, and an example of
-    the fields that the others do not have. `status` is for a code that is not one of
-    error_codes.ERROR_CODES."""
+    """An error whose body has more fields than others: its code, the type of its body, and an
+    example of these fields. `status` is for a code that is not in error_codes.ERROR_CODES."""
 
     code: str
     body: Any
@@ -74,12 +73,12 @@ class Route:
 
     @property
     def is_described(self) -> bool:
-        """Whether it is a part of the API's description."""
+        """Whether the API's description contains it."""
         return self.guard not in (INTERNAL, PAGE, OPEN_PAGE)
 
     @property
     def is_for_agents(self) -> bool:
-        """Whether it wants an API key."""
+        """Whether it needs an API key."""
         return self.guard.startswith("billing:")
 
     @property
@@ -90,7 +89,7 @@ class Route:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Section:
-    """What belongs together in the route table and in the API's description."""
+    """Routes that belong together, in the route table and in the API's description."""
 
     name: str
     text: str

@@ -1,5 +1,5 @@
-"""Bodies, query strings and paths into models; what fails becomes the contract's 422 list
-(contract.md 1). pydantic's own error entries are that list's shape."""
+"""Turns bodies, query strings and paths into models. What fails becomes the contract's 422 list
+(contract.md 1), whose shape is that of pydantic's own error entries."""
 
 from __future__ import annotations
 
@@ -23,14 +23,15 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 def without_nul(value: str) -> str:
-    """`value`, unless it is one that the database cannot hold."""
+    """Returns `value`, unless it contains NUL, which the database cannot store."""
     if "\0" in value:
         raise PydanticCustomError("string_nul", "String should not contain NUL characters")
     return value
 
 
 def finite_day(day: date) -> date:
-    """The day, or the one before the last that Python knows: asyncpg takes that for infinity."""
+    """Returns the day, or the day before it for Python's last day: asyncpg takes that for
+    infinity."""
     return min(day, date.max - timedelta(days=1))
 
 
@@ -52,7 +53,7 @@ Text255 = Annotated[str, StringConstraints(max_length=most()), _NoNul]
 Name255 = Annotated[str, StringConstraints(min_length=1, max_length=most()), _NoNul]
 Day = Annotated[date, AfterValidator(finite_day)]
 Provider = Annotated[Name255, AfterValidator(_provider)]
-# What billing_data.history_cursor makes; whose it is, the function looks at.
+# The form of what billing_data.history_cursor makes. The SQL function checks whose cursor it is.
 CURSOR = "[A-Za-z0-9_-]{32}"
 Cursor = Annotated[str, StringConstraints(pattern=f"^{CURSOR}$")]
 Currency = Annotated[
@@ -64,8 +65,8 @@ Currency = Annotated[
 
 
 def parse_json_body(request: web.Request, raw: bytes) -> Any:
-    """The body as JSON; the raw text when its content type says that it is something else, which
-    no model accepts. Raises ApiError (422 json_invalid)."""
+    """Returns the body as JSON. When its content type says that it is something else, returns the
+    raw text, which no model accepts. Raises ApiError (422 json_invalid)."""
     header = request.headers.get("Content-Type")
     if header is not None and not _is_json(header):
         return raw.decode("utf-8", "replace")
@@ -88,14 +89,15 @@ def _is_json(content_type: str) -> bool:
 
 def _json_invalid(raw: bytes, error: orjson.JSONDecodeError) -> dict[str, Any]:
     """The entry for malformed JSON, in the words of the standard library's parser, which the old
-    service used; orjson's own where only it objects (NaN, lone surrogates, nesting)."""
+    service used; in orjson's own words where only orjson refuses it (NaN, lone surrogates,
+    nesting)."""
     offset, reason = error.pos, error.msg
     try:
         json.loads(raw)
     except json.JSONDecodeError as standard:
         offset, reason = standard.pos, standard.msg
     except (ValueError, RecursionError):
-        pass  # it objects for another reason: encoding, nesting, digits
+        pass  # orjson refuses it for another reason: encoding, nesting, digits
     return {
         "type": "json_invalid",
         "loc": ["body", offset],
@@ -108,8 +110,8 @@ def _json_invalid(raw: bytes, error: orjson.JSONDecodeError) -> dict[str, Any]:
 def validate(
     model: type[Model], data: Any, where: str, *, prefix: tuple[str | int, ...] = ()
 ) -> tuple[Model | None, Entries]:
-    """`data` as `model`, or None and the entries of what fails, located below `where` (body,
-    query or path)."""
+    """Returns `data` as `model`, or None with the entries of what fails. Their locations begin with
+    `where` (body, query or path)."""
     try:
         return model.model_validate(data, from_attributes=True), []
     except ValidationError as error:
@@ -121,7 +123,7 @@ def _entry(where: str, prefix: tuple[str | int, ...], fault: Mapping[str, Any]) 
         "type": fault["type"],
         "loc": [where, *prefix, *fault["loc"]],
         "msg": fault["msg"],
-        # What is absent has no value; in a body, the object that lacks it is shown.
+        # A missing field has no value. In a body, the object that lacks the field is shown instead.
         "input": None if fault["type"] == "missing" and where != "body" else _plain(fault["input"]),
     }
     if fault["type"] == "value_error":
@@ -132,7 +134,7 @@ def _entry(where: str, prefix: tuple[str | int, ...], fault: Mapping[str, Any]) 
 
 
 def _plain(value: Any) -> Any:
-    """What was sent, as JSON can carry it back; shortened where it cannot."""
+    """What was sent, in a form that JSON can carry; shortened where it must be."""
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) > INT64_MAX:
         return float(value)
     try:
@@ -145,8 +147,8 @@ def _plain(value: Any) -> Any:
 
 
 def refused_field(error: Refused, where: str, sent: BaseModel) -> Exception:
-    """A function's refusal of one field as the 422 entry of that field of `sent`; any other refusal
-    as it is."""
+    """Turns a function's refusal of one field into the 422 entry of that field of `sent`. Any other
+    refusal is returned as it is."""
     if error.slug != "invalid_argument":
         return error
     name = str(error.values["argument"]).removeprefix("p_")
@@ -162,6 +164,6 @@ def refused_field(error: Refused, where: str, sent: BaseModel) -> Exception:
 
 
 def missing(where: str, name: str | None = None) -> dict[str, Any]:
-    """The entry for an absent header, query parameter or whole body."""
+    """The entry for a missing header, query parameter or whole body."""
     loc = [where] if name is None else [where, name]
     return {"type": "missing", "loc": loc, "msg": "Field required", "input": None}

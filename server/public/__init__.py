@@ -1,1 +1,2 @@
-"""What needs no key: the root, health, metrics and the API's description (contract.md 6)."""
+"""The routes that need no key: the root, health, metrics and the API's description (contract.md
+6)."""

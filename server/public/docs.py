@@ -1,4 +1,4 @@
-"""GET /openapi.json, the page that shows it, and what pages are dressed with."""
+"""GET /openapi.json, the page that shows it, and the static files of all pages."""
 
 from __future__ import annotations
 
@@ -35,21 +35,21 @@ _PAGE_HEADERS = {
 
 
 async def get_openapi(request: web.Request) -> web.StreamResponse:
-    """This description, as OpenAPI 3.1: for generating clients, and for agents to read."""
+    """This description as OpenAPI 3.1, for generating clients and for agents to read."""
     body = await asyncio.to_thread(_document_json, request.app[ROUTE_TABLE])
     return web.Response(body=body, content_type=JSON)
 
 
 async def get_docs(request: web.Request) -> web.StreamResponse:
-    """The same, for people. The page needs no script."""
+    """The same description as a page for people. The page needs no script."""
     environment = aiohttp_jinja2.get_env(request.app)
     html = await asyncio.to_thread(_page_html, environment, request.app[ROUTE_TABLE])
     return web.Response(text=html, content_type="text/html", headers=_PAGE_HEADERS)
 
 
 async def get_static_file(request: web.Request) -> web.StreamResponse:
-    """What pages are dressed with."""
-    name = request.match_info["name"]  # bare: a file of static/
+    """Style sheets and images of the pages."""
+    name = request.match_info["name"]  # a plain name of a file in static/
     files = {file.name: file for file in resource_folder("static").iterdir() if file.is_file()}
     if name not in files:
         raise web.HTTPNotFound
@@ -64,7 +64,7 @@ async def get_static_file(request: web.Request) -> web.StreamResponse:
     )
 
 
-# Each is made once, in a thread: it takes a tenth of a second, and charges do not wait for it.
+# Each is made once, in a thread: it takes a tenth of a second, and charges must not wait for that.
 @cache
 def _document_json(table: tuple[Section, ...]) -> bytes:
     return orjson.dumps(document(table))
@@ -72,6 +72,6 @@ def _document_json(table: tuple[Section, ...]) -> bytes:
 
 @cache
 def _page_html(environment: jinja2.Environment, table: tuple[Section, ...]) -> str:
-    # Nothing in it is a user's, and its examples have line breaks.
+    # It contains no text of users, and its examples have line breaks, so finalize is left out.
     plain = environment.overlay(finalize=None)
     return plain.get_template("docs.html").render(view(document(table)))

@@ -1,4 +1,4 @@
-"""The OpenAPI document laid out for a template: prose in blocks, schemas as table rows, examples as
+"""Lays out the OpenAPI document for a template: prose in blocks, schemas as table rows, examples as
 text and as curl lines."""
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _NO_BODY: Json = {"no body": {"schema": {}}}
 
 
 def view(document: Json) -> Json:
-    """What templates/docs.html shows."""
+    """The values that templates/docs.html shows."""
     groups: list[Json] = [
         {**tag, "anchor": _anchor(tag["name"]), "operations": []} for tag in document["tags"]
     ]
@@ -101,7 +101,7 @@ def _content(message: Json) -> Json:
 
 
 def _curl(method: str, path: str, operation: Json, body: Json) -> str:
-    """A line that works as it stands once BILLING_URL and BILLING_KEY are set."""
+    """A curl line that works as it stands once BILLING_URL and BILLING_KEY are set."""
     parameters = [p for p in operation.get("parameters", ()) if "example" in p]
     query = []
     headers = _credentials(operation["security"])
@@ -116,7 +116,8 @@ def _curl(method: str, path: str, operation: Json, body: Json) -> str:
         else:
             headers.append(shlex.quote(f"{parameter['name']}: {value}"))
     target = path + ("?" + urlencode(query, safe=":") if query else "")
-    how = "" if method == ("POST" if body else "GET") else f"-X {method} "  # curl knows those two
+    # Curl chooses these two methods itself.
+    how = "" if method == ("POST" if body else "GET") else f"-X {method} "
     lines = [f'curl -sS {how}"$BILLING_URL{target}"', *(f"-H {header}" for header in headers)]
     if body:
         lines.append(f"-d {shlex.quote(_pretty(body['example']))}")
@@ -219,8 +220,8 @@ def _anchor(text: str) -> str:
 
 
 def _blocks(text: str) -> list[Json]:
-    """The little Markdown that our own prose uses: headings, lists, code fences, paragraphs. Of
-    what is inside a line, the template shows `code`."""
+    """Parses the little Markdown that our own prose uses: headings, lists, code fences, paragraphs.
+    Inside a line, the template shows only `code`."""
     blocks: list[Json] = []
     for part in re.split(r"\n{2,}", text.strip()):
         if part.startswith("## "):

@@ -1,4 +1,4 @@
-"""What the API's description begins with."""
+"""The introduction of the API's description."""
 
 TITLE = "CIRIS Billing API"
 

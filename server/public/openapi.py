@@ -93,7 +93,7 @@ _SECURITY_SCHEMES: Mapping[str, Schema] = {
     },
 }
 
-# Errors of many operations whose bodies say more than others.
+# Errors of many operations whose bodies have more fields than others.
 _ERROR_ANSWERS = {
     answer.code: answer
     for answer in (
@@ -136,7 +136,7 @@ _ERROR_ANSWERS = {
 
 @cache
 def document(table: tuple[Section, ...]) -> dict[str, Any]:
-    """The OpenAPI document of everything in the route table but what is internal or a page."""
+    """The OpenAPI document of every route in the table that is neither internal nor a page."""
     sections = [
         (section, described)
         for section in table
@@ -168,7 +168,7 @@ def document(table: tuple[Section, ...]) -> dict[str, Any]:
 
 
 class _Schemas:
-    """The schemas of all types that the routes have."""
+    """The schemas of all types in the routes."""
 
     def __init__(self, routes: Iterable[Route]) -> None:
         self._of_parameters = {
@@ -183,7 +183,8 @@ class _Schemas:
             ref_template="#/components/schemas/{model}",
         )
         self._by_identity = {key: _tidy(schema) for (key, _), schema in schemas.items()}
-        # A type that is shown where it is used is still among the definitions, without a reference.
+        # A type that is described where it is used is still among the definitions, but nothing
+        # refers to it.
         references = set(re.findall(r"/schemas/(\w+)", repr((schemas, definitions))))
         self._inlined = definitions["$defs"].keys() - references
         self.named = {name: _tidy(one) for name, one in sorted(definitions["$defs"].items())}
@@ -191,7 +192,7 @@ class _Schemas:
             self._refer_to_named(schema.get("properties", {}))
 
     def _refer_to_named(self, fields: dict[str, Schema]) -> None:
-        # pydantic spells out the items of a list that it does not look at itself.
+        # pydantic writes out the item type of a list even when it does not check the items.
         for field in fields.values():
             for name, schema in self.named.items():
                 if field.get("items") == schema:
@@ -202,12 +203,12 @@ class _Schemas:
         return self._by_identity[id(kind)]
 
     def parameters(self, model: Any) -> tuple[Schema, list[str]]:
-        """The schemas of a model's fields, and which of them must be given."""
+        """The schemas of a model's fields, and the names of the required ones."""
         schema: Schema = self.named[model.__name__] if model else {}
         return schema.get("properties", {}), schema.get("required", [])
 
     def shown(self) -> dict[str, Schema]:
-        """The named schemas but for those that are lists of parameters."""
+        """The named schemas except those that are lists of parameters."""
         hidden = {model.__name__ for model in self._of_parameters} | self._inlined
         return {name: schema for name, schema in self.named.items() if name not in hidden}
 
@@ -376,7 +377,7 @@ class _Description:
         }
         headers = dict.fromkeys(ERROR_HEADERS[code] for code in codes if code in ERROR_HEADERS)
         if status == HTTPStatus.UNAUTHORIZED and self._route.guard_errors:
-            headers = {}  # whoever asks by itself who calls does not say how to sign in
+            headers = {}  # a route that identifies its caller itself does not say how to sign in
         return self._response(status, headers, {_JSON: {"schema": schema, "examples": examples}})
 
     def _error_example(self, code: str) -> dict[str, Any]:
@@ -407,7 +408,7 @@ def _security(route: Route) -> list[dict[str, list[str]]]:
 
 
 def _tidy(schema: Schema) -> Schema:
-    """Without pydantic's made-up titles; `null` as a type beside the other."""
+    """Removes pydantic's invented titles and writes `null` as a second type."""
     schema = {name: value for name, value in schema.items() if name != "title"}
     if "default" in schema and schema["default"] is None:
         del schema["default"]
@@ -422,7 +423,7 @@ def _tidy(schema: Schema) -> Schema:
         ):
             del schema["anyOf"]
             schema["type"] = [kind, other]
-    if schema.get("additionalProperties") is True:  # as in every object
+    if schema.get("additionalProperties") is True:  # objects allow this by default
         del schema["additionalProperties"]
     if "items" in schema:
         schema["items"] = _tidy(schema["items"])

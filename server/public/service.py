@@ -23,7 +23,7 @@ from server.resources import latest_step
 
 
 class ServiceInfo(TypedDict):
-    """What answers here."""
+    """The service and its version."""
 
     service: Annotated[str, f.means("Its name.")]
     version: Annotated[str, f.means("The version of the wire contract.")]
@@ -31,7 +31,7 @@ class ServiceInfo(TypedDict):
 
 
 class Health(TypedDict):
-    """The service is fit to serve."""
+    """The service can serve requests."""
 
     status: Annotated[Literal["healthy"], f.STATE]
     database: Annotated[Literal["connected"], f.means("Whether the database answers.")]
@@ -39,7 +39,7 @@ class Health(TypedDict):
 
 
 class Unfitness(TypedDict):
-    """Why the service is not fit to serve."""
+    """Why the service cannot serve requests."""
 
     status: Annotated[Literal["unhealthy"], f.STATE]
     database: Annotated[
@@ -50,7 +50,7 @@ class Unfitness(TypedDict):
 
 
 class Unhealthy(TypedDict):
-    """The service is not fit to serve."""
+    """The service cannot serve requests."""
 
     detail: Annotated[Unfitness, Inline(), f.means("What is the matter.")]
     code: Annotated[Literal["unhealthy"], f.CODE]
@@ -59,7 +59,8 @@ class Unhealthy(TypedDict):
 
 _HEALTH_TIMEOUT = 0.9
 
-# The version is a constant of the wire contract that clients know; /openapi.json has the release's.
+# This version is a constant of the wire contract that clients know. /openapi.json has the release's
+# version.
 _INFO: ServiceInfo = {"service": TITLE, "version": "0.1.0", "status": "running"}
 ROOT = Example(_INFO)
 HEALTH = Example(
@@ -128,18 +129,20 @@ async def get_health(request: web.Request) -> web.StreamResponse:
 
 
 async def prometheus(request: web.Request) -> web.StreamResponse:
-    """The metrics of all worker processes, for machines of the house only."""
+    """Returns the metrics of all worker processes, for machines in private networks only."""
     if not _is_internal(request):
         raise web.HTTPNotFound
     if request.app[CONFIG].workers > 1:
-        await asyncio.sleep(2 * metrics.FLUSH_SECONDS)  # what others have counted is known then
+        # By then the counts of the other processes are known.
+        await asyncio.sleep(2 * metrics.FLUSH_SECONDS)
     metrics.flush()
     body = await asyncio.to_thread(metrics.render)
     return web.Response(body=body, headers={"Content-Type": metrics.CONTENT_TYPE})
 
 
 def _is_internal(request: web.Request) -> bool:
-    """Asked directly, from a loopback or private address: what a proxy forwards is from outside."""
+    """Whether the request came directly from a loopback or private address; a request that a proxy
+    forwarded is from outside."""
     if "X-Forwarded-For" in request.headers or "Forwarded" in request.headers:
         return False
     try:

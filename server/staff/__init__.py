@@ -1,2 +1,2 @@
-"""Who of the staff is asking: signing in, browser sessions, bearer tokens. Used by the pages and by
-the JSON for scripts, which decide nothing about it themselves."""
+"""Identifies staff: sign-in, browser sessions, bearer tokens. The pages and the JSON for scripts
+use this package and decide nothing about identity themselves."""

@@ -1,5 +1,6 @@
-"""Staff bearer tokens: HS256 JWTs, valid for 24 hours. What a token says is informative: whose it
-is, how long it is good and what its owner may do is what the database knows by its hash."""
+"""Staff bearer tokens: HS256 JWTs, valid for 24 hours. The claims in a token are only informative.
+The database knows, by the token's hash, who owns it, how long it is valid and what its owner may
+do."""
 
 from __future__ import annotations
 
@@ -12,8 +13,8 @@ LIFETIME = timedelta(hours=24)
 
 
 def issue_token(secret: str, admin_user_id: str, email: str, role: str, now: datetime) -> str:
-    """Signs a token for a staff member with `secret`, which config.py has found strong. It is good
-    once billing.create_staff_token knows its hash."""
+    """Signs a token for a staff member with `secret`, which config.py has found strong enough. The
+    token is valid once billing.create_staff_token has stored its hash."""
     claims = {
         "sub": admin_user_id,
         "email": email,
@@ -25,5 +26,5 @@ def issue_token(secret: str, admin_user_id: str, email: str, role: str, now: dat
 
 
 def hashed(secret: str) -> bytes:
-    """A random secret, or a token, as the database knows it."""
+    """The hash by which the database knows a random secret or a token."""
     return hashlib.sha256(secret.encode()).digest()

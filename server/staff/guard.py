@@ -1,5 +1,6 @@
-"""The guard of the staff's doors: a page wants a browser session, a script's call a bearer token or
-the session. What somebody may do is decided by the billing functions, whom it is passed to."""
+"""The guard of staff requests. A page needs a browser session; a script's call needs a bearer token
+or the session. The billing functions, which get the session's hash, decide what a staff member may
+do."""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ from server.staff.sessions import COOKIES, BrowserSession
 
 _BEARER = {"WWW-Authenticate": "Bearer"}
 _NOT_GOOD = "Invalid or expired token"
-_LONGEST_PATH = 1000  # it travels in a cookie, and browsers drop those over 4 KB
+_LONGEST_PATH = 1000  # the path travels in a cookie, and browsers drop cookies over 4 KB
 Handler = Callable[[web.Request, "Visit"], Awaitable[web.StreamResponse]]
 
 
@@ -31,7 +32,7 @@ class ConsoleClosed(Exception):
 
 
 class NotSignedIn(Exception):
-    """The session, if there is one, is not good, or not any more."""
+    """There is no session, or it is not valid, or no longer."""
 
 
 class ForgedForm(Exception):
@@ -53,12 +54,12 @@ class Visit:
 
     @property
     def is_admin(self) -> bool:
-        """Whether to show what changes things; the functions decide again."""
+        """Whether to show what changes things; the billing functions decide again."""
         return self.role == "admin"
 
     async def rows(self, call: FunctionCall) -> list[Row]:
         """Calls a function in this staff member's name. Raises Refused, and NotSignedIn when the
-        session or token has ended since the guard asked."""
+        session or token has ended since the guard checked it."""
         try:
             gateway = self.request.app[GATEWAY]
             return await gateway.staff(call, self.session_hash, client_of(self.request))
@@ -68,12 +69,12 @@ class Visit:
             raise
 
     async def row(self, call: FunctionCall) -> Row:
-        """The one row of a call."""
+        """Returns the one row of a call."""
         return (await self.rows(call))[0]
 
 
 def staff_page(handler: Handler) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-    """Guards a page: a session is wanted, and from a form the session's token too."""
+    """Guards a page: it needs a session, and a form also needs the session's CSRF token."""
 
     async def page(request: web.Request) -> web.StreamResponse:
         visit = await visit_of_browser(request)
@@ -87,8 +88,8 @@ def staff_page(handler: Handler) -> Callable[[web.Request], Awaitable[web.Stream
 
 
 def staff_api(handler: Handler) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-    """Guards a call for scripts: a bearer token, else the browser's session, which writes only for
-    our own pages."""
+    """Guards a call for scripts: it needs a bearer token or the browser's session. A session may
+    write only for our own pages."""
 
     async def endpoint(request: web.Request) -> web.StreamResponse:
         try:
@@ -100,7 +101,7 @@ def staff_api(handler: Handler) -> Callable[[web.Request], Awaitable[web.StreamR
 
 
 async def visit_of_browser(request: web.Request) -> Visit | None:
-    """Who the browser's session says is asking, None when it is not good."""
+    """Returns the staff member of the browser's session; None when the session is not valid."""
     if request.app[CONFIG].staff is None:
         raise ConsoleClosed
     session = await request.app[COOKIES].session(request)
@@ -113,7 +114,7 @@ async def visit_of_browser(request: web.Request) -> Visit | None:
 
 
 async def visit_of_script(request: web.Request) -> Visit:
-    """Who asks, by bearer token first, else by session. Raises ApiError (401, 403)."""
+    """Returns who is calling, by bearer token or else by session. Raises ApiError (401, 403)."""
     config = request.app[CONFIG].staff
     if config is None:
         raise known_error("console_closed", headers={"Retry-After": "60"})
@@ -133,20 +134,20 @@ async def visit_of_script(request: web.Request) -> Visit:
 
 
 async def require_admin(visit: Visit) -> None:
-    """Refuses viewers before it is looked at what they sent, in the words of the functions, which
-    decide. Raises ApiError (403)."""
+    """Refuses viewers before their input is checked, with the wording of the billing functions,
+    which decide again. Raises ApiError (403)."""
     if not visit.is_admin:
         gateway = visit.request.app[GATEWAY]
         raise await gateway.refused("admin_role_required", {"role": visit.role})
 
 
 def client_of(request: web.Request) -> tuple[str, str]:
-    """The browser's address and name, as the audit log keeps them."""
+    """The browser's address and name, as the audit log stores them."""
     return client_address(request) or "", _readable(request.headers.get("User-Agent", ""))[:500]
 
 
 def _readable(header: str) -> str:
-    """A header as text, also where its bytes are none."""
+    """A header as text, even when its bytes are not valid text."""
     return header.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
@@ -158,7 +159,7 @@ def _same_origin(request: web.Request, public_url: str) -> bool:
 
 
 async def _visit_of_token(request: web.Request, secret: str, token: str) -> Visit:
-    """Who a bearer token stands for: one that we signed and the database still knows."""
+    """The owner of a bearer token that we signed and that the database still knows."""
     text = _readable(token)
     try:
         claims = jwt.decode(text, secret, algorithms=["HS256"], options={"require": ["exp", "iat"]})
@@ -194,7 +195,7 @@ def _visit(
 async def _require_token(request: web.Request, visit: Visit) -> None:
     try:
         form = await request.post()
-    except (ValueError, LookupError):  # no form, or in a character set nobody knows
+    except (ValueError, LookupError):  # the body is not a form, or its character set is unknown
         raise ForgedForm from None
     presented = form.get("csrf_token")
     expected = visit.session.csrf_token if visit.session else ""
@@ -211,8 +212,8 @@ def _unauthorized(detail: str | None = None) -> ApiError:
 
 
 def local_path(request: web.Request, target: str | None) -> str | None:
-    """`target` as a path of our own pages; None when it leads anywhere else (8.18: an open
-    redirect would hand the visitor to a stranger)."""
+    """Returns `target` as a path of our own pages. None when it leads anywhere else (contract.md
+    8.18: an open redirect would hand the visitor to a stranger)."""
     config = request.app[CONFIG].staff
     if not target or config is None or len(target) > _LONGEST_PATH:
         return None
@@ -220,7 +221,7 @@ def local_path(request: web.Request, target: str | None) -> str | None:
         return None
     try:
         parts = urlsplit(target)
-    except ValueError:  # no address at all
+    except ValueError:  # the target is not a URL
         return None
     is_ours = target.startswith(f"{config.public_url}/" if parts.scheme or parts.netloc else "/")
     if not is_ours or target.startswith("//") or not _is_page(parts.path):
@@ -230,6 +231,6 @@ def local_path(request: web.Request, target: str | None) -> str | None:
 
 
 def _is_page(path: str) -> bool:
-    """Whether a path leads below /admin; browsers walk dots, written out or percent-encoded."""
+    """Whether a path stays below /admin; browsers resolve dots, plain or percent-encoded."""
     parts = unquote(path).split("/")
     return parts[:2] == ["", "admin"] and {".", ".."}.isdisjoint(parts)

@@ -1,6 +1,6 @@
 """OpenID Connect: authorization code with PKCE, by authlib. The provider is found by its discovery
-document; what it says of a person is believed only from an ID token signed by its own keys, made
-for us, for this sign-in."""
+document. What the provider says of a person is trusted only from an ID token that is signed by the
+provider's own keys and was made for us and for this sign-in."""
 
 from __future__ import annotations
 
@@ -37,16 +37,16 @@ _NEEDED = ("issuer", "authorization_endpoint", "token_endpoint", "jwks_uri")
 
 
 class SignInFailed(Exception):
-    """The sign-in did not work; the text is the reason the page shows (contract.md 4)."""
+    """The sign-in failed. The text is the reason that the page shows (contract.md 4)."""
 
 
 class ProviderUnavailable(Exception):
-    """The identity provider cannot be asked."""
+    """The identity provider cannot be reached."""
 
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """Whom the provider vouches for."""
+    """A person whom the provider has identified."""
 
     subject: str
     email: str
@@ -67,7 +67,7 @@ class IdentityProvider:
     async def authorization_url(
         self, state: str, nonce: str, verifier: str, hosted_domain: str
     ) -> str:
-        """Where to send the browser. Raises ProviderUnavailable."""
+        """Returns the URL to send the browser to. Raises ProviderUnavailable."""
         metadata = await self._discover()
         async with self._client() as client:
             url, _ = client.create_authorization_url(
@@ -82,7 +82,7 @@ class IdentityProvider:
         return str(url)
 
     async def person(self, code: str, verifier: str, nonce: str, hosted_domain: str) -> Person:
-        """Whom the code stands for. Raises SignInFailed, ProviderUnavailable."""
+        """Returns the person that the code stands for. Raises SignInFailed, ProviderUnavailable."""
         metadata = await self._discover()
         try:
             async with self._client() as client:
@@ -98,7 +98,8 @@ class IdentityProvider:
         email = str(claims.get("email") or "")
         if claims.get("email_verified") not in (True, "true"):
             raise SignInFailed("The e-mail address is not verified")
-        # Google names the organisation an account belongs to; an address alone may be a stranger's.
+        # Google names the organisation of an account in this claim. An address at our domain alone
+        # may be a stranger's.
         if claims.get("hd") is not None and str(claims["hd"]).lower() != hosted_domain:
             raise SignInFailed(f"Only @{hosted_domain} emails are allowed. Got: {email}")
         if claims.get("hd") is None and self._is_google(metadata):
@@ -165,7 +166,7 @@ class IdentityProvider:
             return jwt.decode(id_token, self._keys, algorithms=_ALGORITHMS)
 
     async def _discover(self, *, anew: bool = False) -> dict[str, Any]:
-        """The provider's document and keys, read again every hour."""
+        """Reads the provider's document and keys, again every hour."""
         if anew or not self._metadata or time.monotonic() > self._read_at + _DISCOVERY_SECONDS:
             try:
                 async with httpx2.AsyncClient(timeout=_TIMEOUT) as client:

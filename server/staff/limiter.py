@@ -1,5 +1,6 @@
-"""How often signing in may be tried, per client and process. The proxy limits too; this holds where
-there is none. There is no limit over all clients: strangers would use it up for the staff."""
+"""Limits how often signing in may be tried, per client and process. The proxy has such a limit too;
+this one holds where there is no proxy. There is no limit over all clients, because strangers would
+use it up for the staff."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ class Limiter:
         self._by_client: OrderedDict[str, deque[float]] = OrderedDict()
 
     def retry_after(self, address: str) -> int | None:
-        """Counts an attempt from `address`; the seconds to wait when it is one too many."""
+        """Counts an attempt from `address`. Returns the seconds to wait when it is one too many."""
         now = time.monotonic()
         client = _client(address)
         attempts = self._by_client.setdefault(client, deque())
@@ -40,9 +41,10 @@ LIMITER = web.AppKey("limiter", Limiter)
 
 
 def _client(address: str) -> str:
-    """Whom an address belongs to: of IPv6 the first 64 bits, since one client has all the rest."""
+    """The client an address belongs to: for IPv6 the first 64 bits, because one client has all the
+    addresses that share them."""
     try:
         parsed = ip_address(address)
-    except ValueError:  # a Unix socket has none
+    except ValueError:  # a Unix socket has no address
         return address
     return address if parsed.version == 4 else parsed.exploded[:19]

@@ -1,6 +1,6 @@
-"""Signing in by the identity provider, under /admin/oauth (contract.md 4, mended by 8.18). State,
-nonce and PKCE verifier are bound to the browser by a cookie; the state is good once, by a row in
-the database, whichever process is asked; nothing but a cookie leaves with the visitor."""
+"""Signing in by the identity provider, under /admin/oauth (contract.md 4, changed by 8.18). A
+cookie binds state, nonce and PKCE verifier to the browser. The state works once, in whichever
+process, by a row in the database. Nothing but cookies is given to the visitor."""
 
 from __future__ import annotations
 
@@ -92,8 +92,8 @@ async def begin_sign_in(request: web.Request) -> web.StreamResponse:
 
 
 async def finish_sign_in(request: web.Request) -> web.StreamResponse:
-    """Where the identity provider sends the browser back to. It gets a session and goes on to the
-    page asked for."""
+    """The identity provider sends the browser back to this address. The browser gets a session and
+    goes on to the page that was asked for."""
     _open_console(request)
     limit_attempts(request)
     query = request.query
@@ -104,7 +104,7 @@ async def finish_sign_in(request: web.Request) -> web.StreamResponse:
     under_way = await _end_sign_in(request, query.get("state", ""), begun)
     if under_way is None:
         if "text/html" in request.headers.get("Accept", "") and await visit_of_browser(request):
-            # The back button, or a second tab: whoever looks at it is signed in.
+            # The back button or a second tab leads here; the visitor is signed in already.
             return web.Response(status=302, headers={"Location": "/admin", **_NO_STORE})
         raise _failed("Invalid OAuth state")
     if "error" in query:
@@ -187,8 +187,8 @@ async def _staff_domain(request: web.Request) -> str:
 async def _end_sign_in(
     request: web.Request, state: str, begun: list[dict[str, str]]
 ) -> dict[str, str] | None:
-    """The sign-in that this browser began with the state, which is used up by asking; None when it
-    began none, or it is over."""
+    """Returns the sign-in that this browser began with the state, and uses the state up. None when
+    the browser began none, or it has expired."""
     for under_way in begun:
         if hmac.compare_digest(state.encode(), under_way["state"].encode()):
             row = await request.app[GATEWAY].sign_in(

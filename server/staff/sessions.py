@@ -1,6 +1,6 @@
-"""Browser sessions: the cookie holds a random id and a CSRF token, encrypted; whose session it is,
-and whether it still is one, the database knows. A second, short cookie carries a sign-in under way
-and binds it to the browser; a third shows a message once."""
+"""Browser sessions. The cookie holds a random id and a CSRF token, encrypted. The database knows
+whose session it is and whether it is still valid. A second, short-lived cookie carries a sign-in
+under way and binds it to the browser; a third shows a message once."""
 
 from __future__ import annotations
 
@@ -21,25 +21,26 @@ from server.staff.admin_token import hashed
 SESSION_SECONDS = 24 * 3600
 SIGN_IN_SECONDS = 600
 _FLASH_SECONDS = 60
-_SIGN_INS_BYTES = 2400  # encrypted they are a half more, and browsers drop cookies over 4 KB
+# Encryption makes them half as long again, and browsers drop cookies over 4 KB.
+_SIGN_INS_BYTES = 2400
 
 
 @dataclass(frozen=True, slots=True)
 class BrowserSession:
-    """What the session cookie holds."""
+    """The contents of the session cookie."""
 
     id: str
     csrf_token: str
 
     @property
     def hash(self) -> bytes:
-        """What the database knows the session by."""
+        """The hash by which the database knows the session."""
         return hashed(self.id)
 
 
 class Cookies:
-    """The three cookies. They are sent over TLS only (but for `dev`), never shown to scripts, and
-    not sent along by other sites but when a link is followed."""
+    """The three cookies. They are sent over TLS only (except in `dev`), hidden from scripts, and
+    not sent with requests from other sites except when a link is followed."""
 
     def __init__(self, config: StaffConfig) -> None:
         self._config = config
@@ -59,7 +60,7 @@ class Cookies:
         )
 
     async def session(self, request: web.Request) -> BrowserSession | None:
-        """The session the browser presents, if it is one of ours."""
+        """The session that the browser presents, if its cookie is one of ours."""
         data = await _load(self._session, request)
         if not isinstance(data.get("id"), str) or not isinstance(data.get("csrf"), str):
             return None
@@ -78,14 +79,14 @@ class Cookies:
         await self._save(self._session, request, response, {})
 
     async def sign_ins(self, request: web.Request) -> list[dict[str, str]]:
-        """The sign-ins that this browser began and has not ended, each in a tab of its own."""
+        """The sign-ins that this browser began and has not finished, each in a tab of its own."""
         begun = (await _load(self._sign_in, request)).get("begun")
         return list(begun) if isinstance(begun, list) else []
 
     async def set_sign_ins(
         self, request: web.Request, response: web.StreamResponse, begun: list[dict[str, str]]
     ) -> None:
-        """Remembers sign-ins under way in the browser: the newest, as many as fit into a cookie."""
+        """Stores sign-ins under way in the browser: the newest, as many as fit into a cookie."""
         while len(orjson.dumps(begun)) > _SIGN_INS_BYTES:
             begun = begun[1:]
         await self._save(self._sign_in, request, response, {"begun": begun} if begun else {})
@@ -98,7 +99,7 @@ class Cookies:
     async def set_flash(
         self, request: web.Request, response: web.StreamResponse, message: dict[str, str]
     ) -> None:
-        """Shows a message on the next page; nothing takes it away."""
+        """Shows a message on the next page, however long that takes."""
         await self._save(self._flash, request, response, message)
 
     async def _save(
@@ -117,13 +118,13 @@ COOKIES = web.AppKey("cookies", Cookies)
 
 
 async def _load(storage: EncryptedCookieStorage, request: web.Request) -> dict[str, Any]:
-    """What the browser presents, if it is something of ours."""
+    """The contents of the cookie that the browser presents, if it is one of ours."""
     try:
         return dict(await storage.load_session(request))
-    except UnicodeError:  # bytes that are no text
+    except UnicodeError:  # the bytes are not text
         return {}
 
 
 def new_session() -> BrowserSession:
-    """A session nobody has yet."""
+    """A new session, which belongs to nobody yet."""
     return BrowserSession(secrets.token_urlsafe(32), secrets.token_urlsafe(32))

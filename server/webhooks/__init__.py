@@ -1,1 +1,1 @@
-"""What other services send us."""
+"""Webhooks: requests that other services send us."""

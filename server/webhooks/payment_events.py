@@ -40,7 +40,7 @@ from server.payments.registry import all_providers, webhook_path
 
 
 class EventReceipt(TypedDict):
-    """The event is dealt with; it need not be sent again."""
+    """The event has been processed; it need not be sent again."""
 
     status: Annotated[
         Literal["success", "acknowledged", "ignored"],
@@ -55,7 +55,7 @@ class EventReceipt(TypedDict):
 _LOG = logging.getLogger(__name__)
 _STATUS = {"ignored": "ignored", "acknowledged": "acknowledged", "not_sold_here": "ignored"}
 
-# What to do about an event that could not be credited; docs/payments.md says more.
+# What to do about an event that could not be credited. docs/payments.md says more.
 _ADVICE = {
     "account_not_found": "the account it names does not exist: find out at {provider} who paid,"
     " grant credits or refund, then resolve the event",
