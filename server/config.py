@@ -97,7 +97,7 @@ class SettingsSeed:
     pack_price_minor: int | None = None
     pack_currency: str | None = None
     admin_email_domain: str | None = None
-    founders: tuple[str, ...] = ()  # invited at every deploy until they have come
+    founders: tuple[str, ...] = ()  # invited at every deploy until they have signed in
     old_names: tuple[str, ...] = ()  # what to rename in the environment, in sentences
 
 

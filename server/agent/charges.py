@@ -30,7 +30,7 @@ from server.observe import metrics
 
 
 class ChargeMetadata(BaseModel):
-    """Where a charge comes from, kept with it."""
+    """The origin of a charge, stored with it."""
 
     message_id: Annotated[Text255 | None, f.means("The message that was worked on.")] = None
     agent_id: Annotated[Text255 | None, f.AGENT_ID] = None
@@ -53,8 +53,8 @@ class ChargeRequest(Profile, _Charge, Identity):
 
 
 class ChargeBatchRequest(BaseModel):
-    """POST /v1/billing/charges:batch. Each charge is validated by itself, so that one that is
-    malformed fails alone."""
+    """POST /v1/billing/charges:batch. Each charge is validated by itself, so that a malformed one
+    fails alone."""
 
     charges: Annotated[
         list[SkipValidation[ChargeRequest]],

@@ -76,7 +76,8 @@ def run_server(config: ServeConfig, *, on_ready: Any = None, scratch: Path | Non
 
 
 async def _check_database(config: ServeConfig) -> None:
-    """Better not to start than to answer 500: the database must be there and fit this release."""
+    """Refuses to start when every answer would be a 500: the database must be reachable and fit
+    this release."""
     from server.app import ITEM_FIELDS
     from server.gateway import Gateway, RightsMissing, SchemaMismatch, Unavailable
 
