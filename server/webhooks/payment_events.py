@@ -229,9 +229,7 @@ async def _settings(
     rows = await gateway.read(functions.get_provider_config(provider_type=provider.kind))
     if not rows or not rows[0]["is_active"]:
         raise NotConfigured
-    settings = request.app[PAYMENTS].settings(
-        provider.kind, orjson.loads(rows[0]["config_data"])
-    )
+    settings = request.app[PAYMENTS].settings(provider.kind, orjson.loads(rows[0]["config_data"]))
     if settings is None:
         raise NotConfigured
     return settings
