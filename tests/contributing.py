@@ -162,6 +162,184 @@ async def show(request: web.Request, visit: Visit) -> web.StreamResponse:
     )
 
 
+COINBOX = '''"""Coinbox, a payment provider: people put coins into a box. It asks nobody, so
+its payments are those of this process."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import AsyncIterator, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import orjson
+
+from server.config import ProviderConnection
+from server.payments.provider import (
+    Claim,
+    Console,
+    InvalidEvent,
+    ListedPayment,
+    NotConfigured,
+    Payment,
+    PaymentEvent,
+    PaymentMissing,
+    PaymentProvider,
+    ProviderApi,
+    ProviderSettings,
+    Purchase,
+    ReturnListing,
+    Setting,
+    Step,
+    Webhook,
+    WrongSignature,
+)
+
+
+class CoinboxApi:
+    """The box."""
+
+    def __init__(self) -> None:
+        self._payments: dict[str, Payment] = {}
+
+    async def begin_payment(self, purchase: Purchase) -> Payment:
+        """Waits for the coins."""
+        claim = Claim(True, False, UUID(purchase.account_id), UUID(purchase.purchase_id))
+        payment = Payment(
+            f"coin-{purchase.purchase_id}",
+            "slot 7",
+            purchase.price_minor,
+            purchase.currency,
+            "waiting",
+            claim,
+        )
+        return self._payments.setdefault(payment.id, payment)
+
+    async def get_payment(self, payment_id: str) -> Payment:
+        """A payment that was begun here."""
+        if payment_id not in self._payments:
+            raise PaymentMissing
+        return self._payments[payment_id]
+
+    async def complete(self, event: PaymentEvent) -> PaymentEvent:
+        """Events are complete."""
+        return event
+
+    async def list_payments(self, since: datetime) -> AsyncIterator[ListedPayment]:
+        """Those that were begun here; another process has none."""
+        for payment in self._payments.values():
+            now = datetime.now(UTC)
+            yield ListedPayment(payment.id, payment.amount_minor, payment.currency, now, False)
+
+    def list_returns(self, since: datetime) -> Sequence[ReturnListing]:
+        """The box gives nothing back."""
+        return ()
+
+    async def test(self) -> None:
+        """Every key opens the box."""
+
+    async def close(self) -> None:
+        """Has no connections."""
+
+
+class Coinbox:
+    """See above."""
+
+    kind = "coinbox"
+    name = "Coinbox"
+    credential = "box_key"
+    slow_modules = ()
+    settings = (
+        Setting(
+            "box_key",
+            "Box key",
+            pattern=r"box_\\S+",
+            shape="a box key: box_...",
+            invalid="Give a box key: it begins with box_.",
+            hint="It hangs beside the box.",
+            missing="There is no box key: nothing can be sold.",
+        ),
+        Setting(
+            "seal",
+            "Seal",
+            pattern=r"seal_\\S+",
+            shape="a seal: seal_...",
+            invalid="Give a seal: it begins with seal_.",
+            hint="It is below the box.",
+            missing="There is no seal: payments cannot be credited.",
+            may_be_several=True,
+        ),
+    )
+    webhook = Webhook("Coinbox-Seal", "Made by Coinbox from the body and the seal.", ("coins",))
+    console = Console(
+        disabled="Coinbox is disabled.",
+        steps=(Step("Tell the box the address", then="and the events", has_address=True),),
+        unreachable="The box reaches https addresses only.",
+    )
+
+    def client_key(self, settings: ProviderSettings) -> str:
+        """Nobody needs a key to pay."""
+        return ""
+
+    async def connect(
+        self, settings: ProviderSettings, connection: ProviderConnection
+    ) -> ProviderApi:
+        """The box."""
+        return CoinboxApi()
+
+    def example_event(
+        self, event_id: str, payment_id: str, purchase: Mapping[str, str]
+    ) -> Mapping[str, Any]:
+        """Coins that were put in."""
+        return {"id": event_id, "payment": payment_id, "coins": 500, "for": purchase}
+
+    def read_event(self, settings: ProviderSettings, signature: str, body: bytes) -> PaymentEvent:
+        """Coins that were put in."""
+        seals = settings.all_of("seal")
+        if not seals:
+            raise NotConfigured
+        if all(hmac.digest(s.encode(), body, "sha256").hex() != signature for s in seals):
+            raise WrongSignature("it has another seal")
+        event = orjson.loads(body)
+        if not isinstance(event, dict) or "id" not in event:
+            raise InvalidEvent("it has no id")
+        return PaymentEvent(
+            id=event["id"],
+            type="coins",
+            livemode=None,
+            payload=body.decode(),
+            claim=Claim(is_claimed=True),
+            action="settle",
+            payment_id=event["payment"],
+            amount_minor=event["coins"],
+            currency="USD",
+        )
+
+
+PROVIDER: PaymentProvider = Coinbox()
+'''
+
+
+def add_a_payment_provider(tree: Scratch) -> None:
+    """Coinbox: it can be set up, sells, and settles what it says was paid."""
+    tree.add("server/payments/coinbox/__init__.py", COINBOX)
+    tree.replace("server/payment_kinds.py", '    "stripe",\n', '    "stripe",\n    "coinbox",\n')
+    tree.add(
+        f"migrations/{NEXT_STEP}.sql",
+        f"-- One more payment provider.\n-- depends: {latest_step()}\n"
+        "SET LOCAL lock_timeout = '1s';\n"
+        "INSERT INTO billing_data.payment_providers (\n"
+        "    kind, name, place, is_offered, payment_id_prefix, credential, listed_settings\n"
+        ")\n"
+        "VALUES ('coinbox', 'Coinbox', 4, true, 'coin-', 'box_key', '{seal}');\n",
+    )
+    tree.add(
+        f"migrations/{NEXT_STEP}.rollback.sql",
+        "DELETE FROM billing_data.payment_providers AS p\nWHERE p.kind = 'coinbox';\n",
+    )
+
+
 def add_a_field_to_charges(tree: Scratch) -> None:
     """`thread_id`: accepted, a part of the request's fingerprint, stored and answered. Servers of
     the release before go on with the version of the item that they know."""
@@ -279,4 +457,5 @@ EXAMPLES = {
     "A new field of a charge": WorkedExample(add_a_field_to_charges, 5),
     "A new endpoint": WorkedExample(add_an_endpoint, 3),
     "A new page": WorkedExample(add_a_page, 3),
+    "A new payment provider": WorkedExample(add_a_payment_provider, 4),
 }

@@ -3,6 +3,8 @@ says, and what they add works."""
 
 from __future__ import annotations
 
+import hmac
+import json
 import re
 import secrets
 import subprocess
@@ -57,7 +59,7 @@ class Extended:
         return done.stdout
 
     @contextmanager
-    def serving(self, database: Database) -> Iterator[Site]:
+    def serving(self, database: Database, **environment: str) -> Iterator[Site]:
         """Its server on a database that it has migrated, with a member of staff."""
         self.run("migrate", DATABASE_URL=database.dsn())
         tree = self.scratch.folder  # as `make golden` does:
@@ -68,7 +70,7 @@ class Extended:
         staff = {"ADMIN_JWT_SECRET": secrets.token_hex(24), "PUBLIC_BASE_URL": url}
         server = Process(
             [str(self.python), "-P", "-m", "server", "serve", "--port", str(port)],
-            {"DATABASE_URL": database.dsn("t_web"), **staff},
+            {"DATABASE_URL": database.dsn("t_web"), **staff, **environment},
             cwd="/",
         ).start()
         try:
@@ -236,3 +238,77 @@ def test_the_new_page_is_shown_to_staff_alone_and_has_a_tab(
         assert page.status_code == 200
         assert "<h1>Clock</h1>" in page.text
         assert 'aria-current="page">Clock</a>' in page.text
+
+
+@pytest.mark.parametrize("project", ["A new payment provider"], indirect=True)
+def test_the_new_provider_is_set_up_sells_and_settles(
+    database: Database, project: Extended
+) -> None:
+    encryption_key, seal = secrets.token_hex(24), f"seal_{secrets.token_hex(12)}"
+    with project.serving(database, ENCRYPTION_KEY=encryption_key) as site:
+        as_dba = {"DATABASE_URL": database.dsn("t_dba"), "ENCRYPTION_KEY": encryption_key}
+        box_key = f"box_{secrets.token_hex(12)}"
+        project.run("providers", "set", "coinbox", COINBOX_BOX_KEY=box_key, **as_dba)
+        webhook = f"{site.url}/v1/billing/webhooks/coinbox"
+        assert httpx2.post(webhook, content=b"{}").status_code == 503  # it has no seal yet
+        _store_in_the_console(site, seal=seal)
+        shown = project.run("providers", "list", **as_dba)
+        assert f"box_…{box_key[-4:]}" in shown
+        assert f"seal_…{seal[-4:]}" in shown
+        assert "Coinbox accepts the Box key." in project.run(
+            "providers", "test", "coinbox", **as_dba
+        )
+
+        with site.agent(database.create_key()) as agent:
+            user = unique()
+            wanted = {**identity(user), "customer_email": "ada@example.com"}
+            offer = agent.post("/v1/billing/purchases", json=wanted)
+            assert offer.status_code == 201, offer.text
+            payment_id = offer.json()["payment_id"]
+            assert payment_id.startswith("coin-")
+            assert (offer.json()["client_secret"], offer.json()["credits_added"]) == ("slot 7", 0)
+            body = json.dumps(
+                {"id": "coins-1", "payment": payment_id, "coins": offer.json()["amount_minor"]}
+            ).encode()
+            signed = {"Coinbox-Seal": hmac.digest(seal.encode(), body, "sha256").hex()}
+            assert httpx2.post(webhook, content=body).status_code == 401
+            for _ in range(2):
+                told = httpx2.post(webhook, content=body, headers=signed)
+                assert told.json() == {"status": "success", "event_id": "coins-1"}, told.text
+            paid = agent.get(f"/v1/billing/purchases/{payment_id}").json()
+            assert paid["credits_added"] == paid["uses_purchased"]
+        rows = database.execute(
+            "SELECT c.payment_provider, c.description FROM billing_data.credits AS c"
+        )
+        assert rows == [("coinbox", "Purchased $5.00 (20 uses) via Coinbox")]
+        assert database.execute("SELECT * FROM billing.verify_ledger()") == []
+        _look_for_the_payment_at_the_box(project, payment_id, as_dba)
+        operation = httpx2.get(f"{site.url}/openapi.json").json()["paths"]
+        assert operation["/v1/billing/webhooks/coinbox"]["post"]["security"] == [
+            {"CoinboxSignature": []}
+        ]
+
+
+def _store_in_the_console(site: Site, **settings: str) -> None:
+    """An administrator fills in the new provider's form on the settings page."""
+    site.database.execute(
+        "SELECT * FROM billing.set_admin(p_email => %s, p_reason => 'sets up', p_role => 'admin')",
+        STAFF,
+        user="t_dba",
+    )
+    with site.browser() as browser:
+        page = browser.get("/admin/settings").text
+        assert '<h2 id="coinbox">Coinbox' in page
+        assert "There is no seal: payments cannot be credited." in page
+        (token,) = set(re.findall(r'name="csrf_token" value="([^"]+)"', page))
+        form = {**settings, "csrf_token": token, "reason": "the first box", "is_active": "yes"}
+        stored = browser.post("/admin/settings/coinbox", data=form)
+        assert stored.status_code == 303, stored.text
+
+
+def _look_for_the_payment_at_the_box(
+    project: Extended, payment_id: str, as_dba: dict[str, str]
+) -> None:
+    """Reconciles: the command's own box is empty, so it lacks the payment that was credited."""
+    with pytest.raises(AssertionError, match="unknown_to_coinbox"):
+        project.run("reconcile", "coinbox", "--since", "2026-01-01", **as_dba)
