@@ -1,10 +1,10 @@
 -- One payment, one effect. A payment is credited once, with one credit, whoever credits it: the
--- provider's event, a client of the API that names the payment, staff, a DBA. Or a person says that
--- it was refunded or dealt with otherwise. The primary key of payment_effects decides, so that two
--- at the same moment, on two accounts, cannot both.
+-- provider's event, a client of the API that names the payment, staff or a DBA. Or a person records
+-- that it was refunded or dealt with otherwise. The primary key of payment_effects decides, so that
+-- two calls at the same moment, on two accounts, cannot both succeed.
 -- Lock order everywhere: the event, the account, the purchase, the effect.
 
--- What was done about a payment; an empty row when nothing was. Locks: the effect.
+-- Returns what was done about a payment; an empty row when nothing was. Locks: the effect.
 CREATE OR REPLACE FUNCTION billing_data.effect_of_payment(p_provider text, p_payment_id text)
 RETURNS billing_data.payment_effects
 LANGUAGE plpgsql VOLATILE
@@ -23,8 +23,9 @@ $$;
 COMMENT ON FUNCTION billing_data.effect_of_payment IS
     'Locks what was done about a payment; an empty row when nothing was. Helper.';
 
--- Whether the payment is now this credit's, which the caller is about to write; false when
--- something else has been done about it. Waits for whoever is about to decide. Writes:
+-- Claims a payment for a credit that the caller is about to write. Returns false when something
+-- else has been done about the payment. Waits for another transaction that is about to decide.
+-- Writes:
 -- payment_effects 0..1.
 CREATE OR REPLACE FUNCTION billing_data.claim_payment(
     p_provider text, p_payment_id text, p_account_id uuid, p_credit_id uuid
@@ -44,9 +45,9 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION billing_data.claim_payment IS
-    'Makes a credit the one of a payment, unless that has an effect already. Helper.';
+    'Claims a payment for a credit, unless the payment has an effect already. Helper.';
 
--- Whether a person has said that the payment was refunded or dealt with otherwise.
+-- Whether a person has recorded that the payment was refunded or dealt with otherwise.
 CREATE OR REPLACE FUNCTION billing_data.is_resolved_without_credit(
     p_provider text, p_payment_id text
 ) RETURNS boolean
@@ -59,7 +60,7 @@ RETURN EXISTS (
 COMMENT ON FUNCTION billing_data.is_resolved_without_credit IS
     'Tells whether a person has dealt with a payment without a credit. Helper.';
 
--- Whether this database has sold the payment, was told of it, or a person has dealt with it.
+-- Whether this database has sold the payment or was told of it, or a person has dealt with it.
 CREATE OR REPLACE FUNCTION billing_data.is_known_payment(p_provider text, p_payment_id text)
 RETURNS boolean
 LANGUAGE sql STABLE
@@ -79,8 +80,9 @@ RETURN EXISTS (
 COMMENT ON FUNCTION billing_data.is_known_payment IS
     'Tells whether a payment was sold, reported or dealt with here. Helper.';
 
--- The provider whose payment an external id names: one that this database has sold, heard of or
--- dealt with, or the one whose payments' ids begin like it. NULL for every other id.
+-- The provider whose payment an external id names: the provider of a payment that this database has
+-- sold, heard of or dealt with; or else the provider whose payment ids begin as this one does. NULL
+-- for every other id.
 CREATE OR REPLACE FUNCTION billing_data.provider_of_payment(p_external_transaction_id text)
 RETURNS text
 LANGUAGE sql STABLE
@@ -100,10 +102,10 @@ RETURN coalesce(
 COMMENT ON FUNCTION billing_data.provider_of_payment IS
     'The provider whose payment an external id names, NULL when none. Helper.';
 
--- Makes a credit that somebody is about to give the one of the payment that its external id names.
--- Gives the slug of a refusal, or NULL: 'payment_already_credited' when a payment that is known
--- here has an effect, 'payment_of_another_account' when it was sold to another account. A second
--- credit for a payment that is not known here is made as ever, and listed for a person.
+-- Claims the payment that a new credit's external id names. Returns the slug of a refusal, or NULL:
+-- 'payment_already_credited' when the payment is known here and has an effect,
+-- 'payment_of_another_account' when it was sold to another account. A second credit for a payment
+-- that is not known here is made as before, and listed for a person.
 -- Locks: the effect; the caller holds the account. Writes: payment_effects 0..1, payment_warnings
 -- 0..1.
 CREATE OR REPLACE FUNCTION billing_data.claim_named_payment(
@@ -144,4 +146,4 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION billing_data.claim_named_payment IS
-    'Makes a credit the one of the payment it names; gives the slug of a refusal. Helper.';
+    'Claims the payment that a credit names; gives the slug of a refusal. Helper.';

@@ -1,21 +1,22 @@
--- The payment provider's events. Each is stored once, in the transaction of its effect: what is
--- stored was done, and what could not be done is tried again when the event is delivered again.
+-- The payment provider's events. Each is stored once, in the transaction of its effect. A stored
+-- event has been processed; one that could not be processed is tried again when the provider
+-- delivers it again.
 
--- Takes in one event, whose signature the caller has verified, in the shape the caller made of it:
--- p_action 'settle' (money came: p_amount_minor, p_currency), 'return' (how much of the money of
--- refunds and disputes is away: the p_return arrays), 'unreadable' (money went back, and the
--- provider does not show the charge to us), 'warn' (a report of fraud: p_warning_id,
--- p_warning_is_open), 'acknowledge' or 'ignore'. p_occurred_at is when the provider says that it
--- was so. Whether the payment is ours comes first, before its mode:
--- billing_data.owner_of_payment has p_is_claimed and p_is_foreign. An event that was taken in
+-- Processes one event, whose signature the caller has verified, in the form the caller made of it.
+-- p_action is one of these: 'settle' (money came: p_amount_minor, p_currency); 'return' (how much
+-- of the money of refunds and disputes is away: the p_return arrays); 'unreadable' (money went
+-- back, and the provider does not show the charge to us); 'warn' (a report of fraud: p_warning_id,
+-- p_warning_is_open); 'acknowledge'; 'ignore'. p_occurred_at is the time for which the provider
+-- reports it. First it is decided whether the payment is ours, then whether the mode fits; for
+-- p_is_claimed and p_is_foreign see billing_data.owner_of_payment. An event that was processed
 -- before changes nothing, unless it ended in a fault: then it is tried again.
--- outcome is as billing_data.owner_of_payment, settle_payment and apply_return tell it;
--- needs_attention is true when money and credits do not agree: the event is kept and listed by
+-- outcome is that of billing_data.owner_of_payment, settle_payment or apply_return. needs_attention
+-- is true when money and credits do not agree: then the event is kept and listed by
 -- billing.list_payment_problems. The event's client secret is not stored. A server of the release
--- before says of a return only whether it is withdrawn, without a time: news that it is counts only
--- where nothing is known. Locks: the event, the account, the purchase. Writes: payment_events 1,
--- what the effect writes, admin_audit_logs 1 when a database role plays an event back. Errors:
--- invalid_argument.
+-- before reports only whether a return is withdrawn, without a time; such a report counts only
+-- where nothing is known yet.
+-- Locks: the event, the account, the purchase. Writes: payment_events 1, what the effect writes,
+-- admin_audit_logs 1 when a database role replays an event. Errors: invalid_argument.
 -- Example: SELECT * FROM billing.process_payment_event(p_event_id => 'evt_1',
 --     p_event_type => 'customer.created', p_payload => '{}', p_action => 'ignore');
 CREATE OR REPLACE FUNCTION billing.process_payment_event(
@@ -56,11 +57,12 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    -- The provider itself speaks here; a DBA who replays an event speaks for themselves.
+    -- From the web tier the provider itself speaks; a DBA who replays an event acts in their own
+    -- name.
     v_role text := CASE WHEN NOT billing_data.is_web_tier() THEN billing_data.caller_role() END;
     v_writer text := CASE WHEN v_role IS NULL THEN p_provider END;
     v_actor billing_data.actor;
-    -- Client secrets, wherever the provider repeats them, are not kept.
+    -- Client secrets are removed wherever the provider repeats them.
     v_payload jsonb := regexp_replace(
         p_payload::text, E'"client_secret": "(\\\\.|[^"\\\\])*"', '"client_secret": null', 'g'
     )::jsonb;
@@ -173,13 +175,14 @@ BEGIN
                 p_provider, p_payment_id, v_owner.account_id, v_owner.purchase_id, v_told,
                 p_currency, NULL, v_role, v_writer
             );
-            -- One that did something, or is at fault, tells more than one that did not.
+            -- The outcome of a return that did something, or is at fault, tells more than one that
+            -- did nothing.
             IF v_outcome <> 'unchanged' AND NOT billing_data.is_payment_fault(outcome) THEN
                 outcome := v_outcome;
             END IF;
         END LOOP;
     ELSE
-        -- The money of a payment that may yet be credited here, or of one that never will.
+        -- The payment may yet be credited here, or it never will be.
         outcome := CASE
             WHEN v_owner.outcome IS NULL OR v_owner.outcome = 'account_not_found'
                 THEN 'payment_unknown'
@@ -210,9 +213,10 @@ COMMENT ON FUNCTION billing.process_payment_event IS
     'Stores a payment provider''s event once, with its effect. For billing_server and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.process_payment_event TO billing_server, billing_dba;
 
--- What is known here of a provider's payments, for reconciliation: of those named, and of all that
--- were credited since p_since. resolved: a person has dealt with the payment; where nothing was
--- sold for it, that is all that is known (status 'resolved'). Errors: actor_required.
+-- What is known here of a provider's payments, for reconciliation: of the payments named, and of
+-- all that were credited since p_since. resolved is true when a person has dealt with the payment.
+-- Where nothing was sold for it, nothing else is known of it (status 'resolved').
+-- Errors: actor_required.
 -- Example: SELECT * FROM billing.list_payments(p_payment_ids => '{pi_1}');
 CREATE OR REPLACE FUNCTION billing.list_payments(
     p_payment_ids text[] DEFAULT '{}',

@@ -1,6 +1,6 @@
--- Where money and credits do not agree, and what a person did about it.
+-- Problems: where money and credits do not agree, and what a person did about it.
 
--- What a person must look at, in no order. Found by the three indexes of what is open.
+-- The problems that a person must look at, in no order. Three indexes of what is open find them.
 CREATE OR REPLACE FUNCTION billing_data.find_payment_problems()
 RETURNS TABLE (
     problem text,
@@ -35,7 +35,8 @@ AS $$
         END AS what_is_wrong,
         e.received_at AS happened_at
     FROM billing_data.payment_events AS e
-    -- The faults of billing_data.is_payment_fault, so worded that their index serves.
+    -- The faults of billing_data.is_payment_fault, written so that the index of these outcomes can
+    -- serve.
     WHERE e.outcome IN (
             'account_not_found', 'amount_mismatch', 'balance_overflow', 'charge_unreadable',
             'credited_by_hand', 'currency_mismatch', 'metadata_missing', 'mode_mismatch',
@@ -43,7 +44,7 @@ AS $$
             'payment_mismatch', 'payment_unknown'
         )
         AND e.resolved_at IS NULL
-        -- What reconciliation has credited since then is no problem any more.
+        -- A payment that reconciliation has credited since then is no longer a problem.
         AND NOT (
             e.outcome IN (
                 'account_not_found', 'amount_mismatch', 'credited_by_hand', 'metadata_missing',
@@ -83,9 +84,10 @@ $$;
 COMMENT ON FUNCTION billing_data.find_payment_problems IS
     'Finds payments that could not be credited and credits that could not be taken back. Helper.';
 
--- What a person must look at: events whose payment could not be credited or taken back, returns of
--- money for which no credits were left to take, reports of fraud, second credits for a payment.
--- Newest first. Errors: actor errors, invalid_argument.
+-- Lists what a person must look at, newest first: events whose payment could not be credited or
+-- taken back, returns of money for which no credits were left to take, reports of fraud, and second
+-- credits for a payment.
+-- Errors: actor errors, invalid_argument.
 -- Example: SELECT * FROM billing.list_payment_problems();
 CREATE OR REPLACE FUNCTION billing.list_payment_problems(
     p_limit bigint DEFAULT 100,
@@ -120,7 +122,7 @@ COMMENT ON FUNCTION billing.list_payment_problems IS
     'For billing_server (staff) and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.list_payment_problems TO billing_server, billing_dba;
 
--- Refuses a resolution that does not say of what, or why.
+-- Refuses a resolution that does not say what it resolves, or why.
 CREATE OR REPLACE FUNCTION billing_data.require_resolution(
     p_reference text, p_argument text, p_reason text
 ) RETURNS void
@@ -135,9 +137,9 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION billing_data.require_resolution IS
-    'Raises invalid_argument unless a resolution says of what and why. Helper.';
+    'Raises invalid_argument unless a resolution says what it resolves and why. Helper.';
 
--- What was paid, as the provider told it in a stored event; no row when it did not.
+-- What was paid, as the provider reported it in a stored event; no row when it did not.
 CREATE OR REPLACE FUNCTION billing_data.money_paid(p_provider text, p_payment_id text)
 RETURNS TABLE (amount_minor bigint, currency text)
 LANGUAGE sql STABLE
@@ -157,9 +159,10 @@ $$;
 COMMENT ON FUNCTION billing_data.money_paid IS
     'What was paid, by the newest stored event that says so. Helper.';
 
--- Refuses a credit that cannot be the one of a payment: it took credits away, it is another
--- payment's or a return's, it went to another account than the payment's, or its amount is not at
--- least half and at most twice of what the money buys. Errors: credit_not_usable.
+-- Refuses a credit that cannot belong to a payment: it took credits away, it belongs to another
+-- payment or to a return, it went to another account than the payment's, or its amount is less than
+-- half or more than twice what the money buys.
+-- Errors: credit_not_usable.
 CREATE OR REPLACE FUNCTION billing_data.require_credit_of_payment(
     p_credit billing_data.credits, p_purchase billing_data.purchases
 ) RETURNS void
@@ -203,11 +206,11 @@ $$;
 COMMENT ON FUNCTION billing_data.require_credit_of_payment IS
     'Refuses a credit that cannot be the one of a payment. Helper.';
 
--- Makes a credit that was given by hand the one of a payment, for which the caller holds the
--- effect: its purchase, one of as many uses as the credit gave for the money that was paid, is
--- settled with that credit; where another number or price was offered, or nothing, that is a new
--- one in its place. So the payment is not credited again, and money that goes back later takes back
--- from the credit's account.
+-- Assigns a credit that was given by hand to a payment, whose effect the caller has claimed. If the
+-- payment has a purchase of as many uses as the credit gave, for the money that was paid, that
+-- purchase is settled with the credit. Where another number or price was offered, or nothing, a new
+-- purchase takes its place. So the payment is not credited again, and when money goes back later,
+-- credits are taken back from the credit's account.
 -- Locks: none, the caller holds account, purchase and effect. Writes: purchases 1..2,
 -- payment_effects 1, credits 0..n, accounts 0..1, payment_returns 0..n. Errors: credit_not_usable.
 CREATE OR REPLACE FUNCTION billing_data.settle_with_credit(
@@ -268,7 +271,7 @@ BEGIN
         OR (v_before.uses, v_before.price_minor, v_before.currency)
             <> (v_credit.amount_minor, v_paid.amount_minor, v_paid.currency)
     THEN
-        -- What was offered never changes: what came of it is a purchase of its own.
+        -- An offer never changes: what came of it is a purchase of its own.
         UPDATE billing_data.purchases AS p
         SET payment_id = NULL,
             payment_status = NULL,
@@ -301,10 +304,10 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION billing_data.settle_with_credit IS
-    'Makes a credit that was given by hand the one of a payment. Helper.';
+    'Assigns a credit that was given by hand to a payment. Helper.';
 
 -- Records how a person has dealt with a payment that is not credited: 'credited' with a credit that
--- was given by hand, 'refunded', or 'other'. From here on the payment is never credited again.
+-- was given by hand, 'refunded', or 'other'. After this the payment is never credited again.
 -- Locks: the payment's events in id order, the account, the purchase, the effect. Writes:
 -- payment_effects 1, payment_events 0..n; for 'credited' what settle_with_credit writes.
 -- Errors: invalid_argument, payment_already_credited, credit_not_usable.
@@ -342,7 +345,8 @@ BEGIN
     IF NOT FOUND THEN
         v_effect := billing_data.effect_of_payment(p_provider, p_payment_id);
     END IF;
-    -- Looked at when the effect is ours: whoever was about to credit the payment has done so.
+    -- This is checked after the effect is claimed: another transaction that was about to credit the
+    -- payment has done so by now.
     IF v_effect.resolved_at IS NOT NULL
         OR (billing_data.purchase_of_payment(p_provider, p_payment_id, NULL, NULL)).settled_at
             IS NOT NULL
@@ -363,7 +367,8 @@ BEGIN
             p_provider, p_payment_id, p_credit_id, p_amount_minor, p_currency, p_actor
         );
     END IF;
-    -- Money that went back before we knew the payment is taken back when its event comes again.
+    -- Money that went back before the payment was known here is taken back when its event comes
+    -- again.
     UPDATE billing_data.payment_events AS e
     SET resolved_at = p_now, resolution = p_reason
     WHERE e.provider = p_provider
@@ -376,8 +381,8 @@ $$;
 COMMENT ON FUNCTION billing_data.record_resolution IS
     'Records how a person has dealt with a payment. Helper.';
 
--- Locks what belongs to a payment in the order that everybody keeps: its events by id, its account
--- (that of the credit where one is named), its purchase.
+-- Locks what belongs to a payment in the order that every function keeps: its events by id, its
+-- account (the credit's account where a credit is named), its purchase.
 CREATE OR REPLACE FUNCTION billing_data.lock_payment(
     p_provider text, p_payment_id text, p_credit_id uuid
 ) RETURNS void
@@ -409,9 +414,10 @@ $$;
 COMMENT ON FUNCTION billing_data.lock_payment IS
     'Locks a payment''s events, account and purchase, in that order. Helper.';
 
--- Notes what a provider says about fraud: the warning p_warning_id about one of our payments, which
--- is open until the money has gone back or a person has dealt with it. Gives the outcome:
--- 'acknowledged', or 'ignored' where the payment was not sold here. What was closed stays so.
+-- Records a provider's report of fraud: the warning p_warning_id about one of our payments, which
+-- is open until the money has gone back or a person has dealt with it. Returns the outcome:
+-- 'acknowledged', or 'ignored' where the payment was not sold here. A warning that was closed stays
+-- closed.
 -- Locks: the warning. Writes: payment_warnings 0..1.
 CREATE OR REPLACE FUNCTION billing_data.note_fraud_warning(
     p_provider text, p_payment_id text, p_warning_id text, p_is_open boolean
@@ -443,14 +449,14 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION billing_data.note_fraud_warning IS
-    'Notes a provider''s report of fraud about one of our payments; gives an outcome. Helper.';
+    'Records a provider''s report of fraud about one of our payments; gives an outcome. Helper.';
 
--- Says how a person has dealt with a payment that could not be credited: p_how 'credited' with
--- p_credit_id, the credit that was given by hand for it; 'refunded'; or 'other'. It belongs to the
--- payment: no event of it and no reconciliation credits it again, and its open events leave the
--- list of problems. p_amount_minor and p_currency say what was paid where no stored event tells; a
--- refund that comes later takes back its share of the credit by them. Where p_provider is NULL, the
--- payment's id tells whose it is.
+-- Records how a person has dealt with a payment that could not be credited: p_how is 'credited'
+-- with p_credit_id, the credit that was given for it by hand; 'refunded'; or 'other'. The
+-- resolution belongs to the payment: no event and no reconciliation credits it again, and its open
+-- events leave the list of problems. p_amount_minor and p_currency give the amount paid where no
+-- stored event has it; a later refund uses them to take back its share of the credit. Where
+-- p_provider is NULL, the payment's id tells its provider.
 -- Locks and writes: billing_data.record_resolution, and admin_audit_logs 1. Errors: actor errors,
 -- invalid_argument, payment_already_credited, credit_not_usable.
 -- Example: SELECT billing.resolve_payment(p_payment_id => 'pi_1', p_how => 'refunded',
@@ -496,13 +502,13 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION billing.resolve_payment IS
-    'Says how a person has dealt with a payment that was not credited. '
+    'Records how a person has dealt with a payment that was not credited. '
     'For billing_server (staff) and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.resolve_payment TO billing_server, billing_dba;
 
--- Takes a person's resolution of a payment back: its purchase is what it was, its events are listed
--- again, and it can be credited. No balance changes. Where p_provider is NULL, the payment's id
--- tells whose it is.
+-- Takes back a person's resolution of a payment: its purchase returns to its earlier state, its
+-- events are listed again, and it can be credited. No balance changes. Where p_provider is NULL,
+-- the payment's id tells its provider.
 -- Locks: the payment's events in id order, the account, the purchase, the effect. Writes:
 -- payment_effects 1, purchases 0..1, payment_events 0..n, admin_audit_logs 1. Errors: actor errors,
 -- invalid_argument, payment_not_resolved (also when money of it went back since then).
@@ -560,7 +566,7 @@ BEGIN
         settled_at = NULL,
         credit_id = NULL
     WHERE p.account_id = v_before.account_id AND p.id = v_before.id;
-    -- A credit that names the payment stays the payment's.
+    -- A credit that names the payment still belongs to the payment.
     UPDATE billing_data.payment_effects AS x
     SET resolved_at = NULL, resolution = NULL, purchase_before = NULL
     FROM billing_data.credits AS c
@@ -592,10 +598,10 @@ COMMENT ON FUNCTION billing.reopen_payment IS
 GRANT EXECUTE ON FUNCTION billing.reopen_payment TO billing_server, billing_dba;
 
 -- Closes an event that ended in a fault, after a person has put right what it was about: it leaves
--- the list of problems and its redelivery is accepted. Where its payment is not credited, that
--- is what was dealt with, as by billing.resolve_payment: p_how 'credited' with p_credit_id,
--- 'refunded', or 'other' (which it is when neither is given). Money that went back of a payment
--- that was not reported yet is no word about the payment, unless p_how says so.
+-- the list of problems, and its redelivery is accepted. Where its payment is not credited, this
+-- also resolves the payment, as billing.resolve_payment does: p_how is 'credited' with p_credit_id,
+-- 'refunded', or 'other' (also when neither is given). When the event is a return of money whose
+-- payment was not reported yet, it does not resolve the payment, unless p_how is given.
 -- Locks: the payment's events in id order, and what billing_data.record_resolution locks. Writes:
 -- payment_events 1, admin_audit_logs 1, and what that writes. Errors: actor errors,
 -- invalid_argument, payment_event_not_found, payment_already_credited, credit_not_usable.
@@ -672,7 +678,7 @@ COMMENT ON FUNCTION billing.resolve_payment_event IS
     'For billing_server (staff) and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.resolve_payment_event TO billing_server, billing_dba;
 
--- Closes a warning about a payment, a report of fraud or a second credit, that a person has dealt
+-- Closes a warning about a payment (a report of fraud or a second credit) that a person has dealt
 -- with: it leaves the list of problems. No balance changes. Locks: the warning. Writes:
 -- payment_warnings 1, admin_audit_logs 1. Errors: actor errors, invalid_argument,
 -- payment_warning_not_found.

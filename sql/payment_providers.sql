@@ -1,8 +1,8 @@
--- The payment providers there are. The table billing_data.payment_providers lists them, a row each:
--- what a provider is called, whether it is offered, and what its settings are. Its code is the
--- folder server/payments/<kind>/.
+-- The payment providers that exist. The table billing_data.payment_providers has a row for each:
+-- its name, whether it is offered, and what its settings are. Its code is in the folder
+-- server/payments/<kind>/.
 
--- Refuses a payment provider that there is not. p_argument names what was given.
+-- Refuses a payment provider that does not exist. p_argument is the name of the argument.
 CREATE OR REPLACE FUNCTION billing_data.require_payment_provider(
     p_provider text, p_argument text DEFAULT 'p_provider'
 ) RETURNS void
@@ -28,9 +28,9 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION billing_data.require_payment_provider IS
-    'Raises invalid_argument unless it is a payment provider. Helper.';
+    'Raises invalid_argument unless a payment provider exists. Helper.';
 
--- What people call a provider.
+-- The name of a provider for people.
 CREATE OR REPLACE FUNCTION billing_data.provider_name(p_kind text) RETURNS text
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -39,9 +39,10 @@ RETURN (
     FROM billing_data.payment_providers AS p
     WHERE p.kind = p_kind
 );
-COMMENT ON FUNCTION billing_data.provider_name IS 'What people call a payment provider. Helper.';
+COMMENT ON FUNCTION billing_data.provider_name IS
+    'The name of a payment provider for people. Helper.';
 
--- Whether it is the name of a provider, under which the provider's own entries are recorded.
+-- Whether p_name is the name of a provider, under which the provider's own entries are recorded.
 CREATE OR REPLACE FUNCTION billing_data.is_name_of_provider(p_name text) RETURNS boolean
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -52,8 +53,8 @@ RETURN EXISTS (
 COMMENT ON FUNCTION billing_data.is_name_of_provider IS
     'Tells whether a name is that of a payment provider. Helper.';
 
--- The provider that is meant where none is named: the first of them. With p_to_sell it is the first
--- of those that are offered, active and have their credential, where there is such a one.
+-- The provider that is used where none is named: the first one. With p_to_sell it is the first that
+-- is offered, active and has its credential, if there is one.
 -- Example: SELECT billing.default_payment_provider();
 CREATE OR REPLACE FUNCTION billing.default_payment_provider(p_to_sell boolean DEFAULT false)
 RETURNS text

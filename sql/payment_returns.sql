@@ -1,11 +1,12 @@
--- Returns of money. A return (a refund or a dispute) is a state and no event: how much of its money
--- is away from us now. What is taken of a purchase's credits follows from it: billing_data.uses_due
--- of the money that is away over all its returns together, as far as the account had credits when
--- it went. The rest is the shortfall; money that comes again lowers that first. Each change is a
--- ledger entry of its own, so a dispute may be lost, won and lost again.
+-- Returns of money. A return (a refund or a dispute) is a state and not an event: how much of its
+-- money is away from us now. The credits to take back from a purchase follow from it:
+-- billing_data.uses_due of the money that is away over all its returns together, as far as the
+-- account had credits when the money went. The rest is the shortfall; money that comes back lowers
+-- the shortfall first. Each change is a ledger entry of its own, so a dispute may be lost, won and
+-- lost again.
 
--- How many of a purchase's uses are due when so much of its money is away: its share, rounded down;
--- all of them for all the money.
+-- How many of a purchase's uses must be taken back when this much of its money is away: the same
+-- share, rounded down; all of them for all the money.
 CREATE OR REPLACE FUNCTION billing_data.uses_due(
     p_uses bigint, p_price_minor bigint, p_money numeric
 ) RETURNS bigint
@@ -15,9 +16,10 @@ RETURN floor(p_uses * least(coalesce(p_money, 0), p_price_minor) / p_price_minor
 COMMENT ON FUNCTION billing_data.uses_due IS
     'The uses due for money that is away, rounded down. Helper.';
 
--- Whether what is told of a return is newer than what is known. A refund that failed or was
--- canceled stays so. The list of a dispute's balance transactions only grows, so the longer one is
--- newer; where it does not tell, the provider's time does, and within one second the later state.
+-- Whether a report of a return is newer than what is known. A refund that failed or was canceled
+-- stays so. The list of a dispute's balance transactions only grows, so the longer list is newer.
+-- Where the lists are equally long, the provider's time decides, and within one second the later
+-- state.
 CREATE OR REPLACE FUNCTION billing_data.is_news_of_return(
     p_known billing_data.payment_returns, p_told billing_data.payment_returns
 ) RETURNS boolean
@@ -33,12 +35,13 @@ RETURN CASE
         >= array_position(ARRAY['inquiry', 'open', 'closed'], (p_known).state)
 END;
 COMMENT ON FUNCTION billing_data.is_news_of_return IS
-    'Tells whether what is told of a return is newer than what is known. Helper.';
+    'Tells whether a report of a return is newer than what is known. Helper.';
 
--- Says of each return of a purchase that is away how many uses are due for it and how many of them
--- are short, p_short over all of them. Due falls to the oldest first. A shortfall stays where it is
--- as far as it can; what is new of it, and what is gone, is that of the return that changed; what
--- that has no room for is the newest one's. A shortfall that grows is open again.
+-- Computes, for each return of a purchase whose money is away, how many uses must be taken back for
+-- it and how many of them are short; p_short is the shortfall of all returns together. The uses are
+-- assigned to the oldest return first. A shortfall stays with its return as far as possible. What
+-- is added to it or removed from it belongs to the return that changed; what has no room there
+-- belongs to the newest return. A shortfall that grows is open again.
 -- Locks: none, the caller holds the account.
 CREATE OR REPLACE FUNCTION billing_data.spread_returns(
     p_purchase billing_data.purchases, p_changed_return_id text, p_short bigint, p_now timestamptz
@@ -105,13 +108,13 @@ AS $$
         AND (r.uses_due, r.uses_taken) <> (s.due, s.due - s.short);
 $$;
 COMMENT ON FUNCTION billing_data.spread_returns IS
-    'Says for which returns of a purchase uses are due and short. Helper.';
+    'Computes for which returns of a purchase uses are due and short. Helper.';
 
--- Brings a purchase's credits to what the money that is away stands for, after one of its returns
--- came to p_away_minor: takes or gives back the difference by one ledger entry.
+-- Adjusts a purchase's credits to the money that is away, after the money away by one of its
+-- returns changed to p_away_minor. Takes or gives back the difference by one ledger entry.
 -- Locks: none, the caller holds account and purchase. Writes: payment_returns 1..n, credits 0..1,
--- accounts 0..1, payment_return_credits 0..1. False, and nothing is written, when the account
--- cannot hold what comes back.
+-- accounts 0..1, payment_return_credits 0..1. Returns false, and writes nothing, when the account
+-- cannot hold the credits that come back.
 CREATE OR REPLACE FUNCTION billing_data.book_return(
     p_purchase billing_data.purchases,
     p_return billing_data.payment_returns,
@@ -219,13 +222,13 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION billing_data.book_return IS
-    'Brings a purchase''s credits to what the money that is away stands for. Helper.';
+    'Adjusts a purchase''s credits to the money that is away. Helper.';
 
--- Takes in what is told of a return: older news than what is known changes nothing. p_read_at: it
--- was read at the provider at that time of ours, and so is the newest there is unless the return
--- has changed here since.
+-- Applies a report of a return. A report that is older than what is known changes nothing.
+-- p_read_at says that the return was read at the provider at that time by our clock; then it is the
+-- newest report, unless the return has changed here since.
 -- Locks: none, the caller holds account and purchase. Writes: payment_returns 0..n, and what
--- billing_data.book_return writes. Gives 'taken_back', 'restored', 'unchanged'; 'waiting' (the
+-- billing_data.book_return writes. Returns 'taken_back', 'restored', 'unchanged'; 'waiting' (the
 -- payment itself has not been credited yet); 'ignored' (an inquiry that moves no money);
 -- 'payment_mismatch'; 'balance_overflow', which leaves everything as it was.
 CREATE OR REPLACE FUNCTION billing_data.apply_return(
@@ -242,7 +245,7 @@ DECLARE
     v_now timestamptz := clock_timestamp();
     v_known billing_data.payment_returns;
     v_away_before bigint := 0;
-    -- As long as the payment itself is not credited.
+    -- The status as long as the payment itself is not credited.
     v_status text := CASE WHEN p_told.away_minor > 0 THEN 'waiting' ELSE 'restored' END;
 BEGIN
     SELECT r.* INTO v_known
@@ -303,10 +306,10 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION billing_data.apply_return IS
-    'Takes in how much of a refund''s or dispute''s money is away. Helper.';
+    'Applies how much of a refund''s or dispute''s money is away. Helper.';
 
--- Takes in what is told of a return of a purchase's money, and moves the credits.
--- Locks: the account, the purchase. Gives what billing_data.apply_return does, or
+-- Applies a report of a return of a purchase's money, and moves the credits.
+-- Locks: the account, the purchase. Returns what billing_data.apply_return does, or
 -- 'currency_mismatch'.
 CREATE OR REPLACE FUNCTION billing_data.return_money(
     p_provider text,
@@ -347,7 +350,7 @@ $$;
 COMMENT ON FUNCTION billing_data.return_money IS
     'Moves the credits of a purchase whose money went back or came again. Helper.';
 
--- What an event tells of returns of money, one row each in the order told; checked.
+-- The returns of money that an event reports, checked, one row each in the order of the report.
 -- Errors: invalid_argument.
 CREATE OR REPLACE FUNCTION billing_data.told_returns(
     p_ids text[],
@@ -411,16 +414,16 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION billing_data.told_returns IS
-    'What an event tells of returns of money, checked. Helper.';
+    'The returns of money that an event reports, checked. Helper.';
 
--- Says how much of a refund's or dispute's money is away now (p_away_minor; without it all when
--- p_withdrawn, else nothing) and takes back or gives back the credits, in proportion and never
--- below zero. It is the newest there is to know, unless the return has changed here after
--- p_read_at, when the caller read it at the provider. p_transactions: how many balance transactions
--- a dispute had then. away_minor is what is known as away afterwards.
+-- Records how much of a refund's or dispute's money is away now (p_away_minor; without it all of
+-- the money when p_withdrawn, otherwise none), and takes or gives back the credits, in proportion
+-- and never below zero. This is the newest report there is, unless the return has changed here
+-- after p_read_at, the time when the caller read it at the provider. p_transactions is how many
+-- balance transactions a dispute had then. away_minor is the amount known to be away afterwards.
 -- Locks: the account, the purchase. Writes: payment_returns, payment_return_credits, credits,
--- accounts, admin_audit_logs 1 when how much is away has changed. Errors: actor_required,
--- invalid_argument; the outcome tells the rest: 'taken_back', 'restored', 'waiting' (the payment
+-- accounts, admin_audit_logs 1 when the amount away has changed. Errors: actor_required,
+-- invalid_argument. The outcome tells the rest: 'taken_back', 'restored', 'waiting' (the payment
 -- itself has not been credited yet), 'unchanged', 'resolved' (a person has dealt with the payment,
 -- and nothing was credited for it), 'ignored' (not one of our payments, or an inquiry that moves no
 -- money), or what is wrong.

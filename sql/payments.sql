@@ -1,7 +1,7 @@
--- Payments: what a payment provider says was paid. The credits that were sold are added, once per
+-- Payments: what a payment provider reports as paid. The credits that were sold are added, once per
 -- payment. Lock order everywhere: the event, the account, the purchase, the payment's effect.
 
--- Whether an outcome means that money and credits do not agree and a person must look.
+-- Whether an outcome means that money and credits do not agree and that a person must look at it.
 CREATE OR REPLACE FUNCTION billing_data.is_payment_fault(p_outcome text) RETURNS boolean
 LANGUAGE sql IMMUTABLE
 SET search_path = pg_catalog, pg_temp
@@ -14,8 +14,9 @@ RETURN p_outcome IN (
 COMMENT ON FUNCTION billing_data.is_payment_fault IS
     'Tells whether a payment''s outcome needs a person. Helper.';
 
--- The purchase a payment was made for: the one that waits for it, else the one the payment itself
--- names (a server that died between asking the provider and writing the answer down left that one).
+-- The purchase that a payment was made for: the purchase that waits for the payment, or else the
+-- one that the payment itself names. (The latter happens when a server died after it asked the
+-- provider and before it recorded the answer.)
 -- Locks: none. An empty row when there is none.
 CREATE OR REPLACE FUNCTION billing_data.purchase_of_payment(
     p_provider text, p_payment_id text, p_account_id uuid, p_purchase_id uuid
@@ -40,16 +41,16 @@ $$;
 COMMENT ON FUNCTION billing_data.purchase_of_payment IS
     'The purchase a payment was made for; changes nothing. Helper.';
 
--- Whose a payment is. Ours is what this database sold: the payment that a purchase waits for,
--- whatever else is told of it, or one that names a purchase and its account and contradicts
--- neither. And what the old service offered: it named the account by its id and its identity, which
--- must agree. Metadata is copied easily, so nothing else is believed. p_is_claimed: the metadata
--- has something of ours. p_is_foreign: it is another Stripe account's (Connect), or names what can
--- be no id of ours.
--- Locks: none. outcome is NULL for ours, with purchase_id NULL for the old service's; else
--- 'ignored' (nobody claims it), 'resolved' (a person has dealt with it and nothing is to be
--- credited), or why the claim does not hold: 'metadata_missing', 'account_not_found',
--- 'not_sold_here'.
+-- Decides whose a payment is. Ours is a payment that this database sold: one that a purchase waits
+-- for, whatever else is reported of it, or one that names a purchase and its account and
+-- contradicts neither. Also ours is a payment that the old service offered: it named the account by
+-- its id and its identity, which must agree. Metadata is easily copied, so nothing else is trusted.
+-- p_is_claimed says that the metadata has something of ours. p_is_foreign says that the payment
+-- belongs to another Stripe account (Connect), or names something that cannot be an id of ours.
+-- Locks: none. outcome is NULL for ours; then purchase_id is NULL for a payment of the old service.
+-- Otherwise outcome is 'ignored' (nobody claims it), 'resolved' (a person has dealt with it and
+-- nothing is to be credited), or why the claim does not hold: 'metadata_missing',
+-- 'account_not_found', 'not_sold_here'.
 CREATE OR REPLACE FUNCTION billing_data.owner_of_payment(
     p_provider text,
     p_payment_id text,
@@ -66,7 +67,8 @@ AS $$
 DECLARE
     v_purchase billing_data.purchases;
     v_named_id uuid;
-    -- A payment offered before accounts were merged names one that went.
+    -- A payment that was offered before accounts were merged names an account that no longer
+    -- exists.
     v_account_id uuid := billing_data.surviving_account(p_account_id);
 BEGIN
     IF billing_data.is_resolved_without_credit(p_provider, p_payment_id) THEN
@@ -109,8 +111,8 @@ $$;
 COMMENT ON FUNCTION billing_data.owner_of_payment IS
     'Tells whose a payment is, and why it is not ours; changes nothing. Helper.';
 
--- The credit entry that a payment or a return of money has made already, found by its key. A key
--- is only believed with the rest of the entry: keys of API clients share the name space.
+-- The credit entry that a payment or a return of money has made already, found by its idempotency
+-- key. The rest of the entry must fit as well, because clients of the API can use the same keys.
 CREATE OR REPLACE FUNCTION billing_data.credit_of_payment(
     p_account_id uuid, p_key text, p_transaction_type text, p_external_transaction_id text
 ) RETURNS billing_data.credits
@@ -130,10 +132,11 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION billing_data.credit_of_payment IS
-    'The entry a payment or return has made before; an empty row when none. Helper.';
+    'The entry that a payment or return has made already; an empty row when none. Helper.';
 
--- The key as an entry may have it: none where a client of the API has used it for something else;
--- purchases and payment_returns keep effects single without it.
+-- The idempotency key for a new entry; NULL where a client of the API has used the key for
+-- something else. Even without the key, purchases and payment_returns make sure that an effect
+-- happens once.
 CREATE OR REPLACE FUNCTION billing_data.free_key(p_account_id uuid, p_key text) RETURNS text
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -146,13 +149,13 @@ END;
 COMMENT ON FUNCTION billing_data.free_key IS
     'An idempotency key unless the account has used it. Helper.';
 
--- Credits what was sold for a payment that succeeded and is ours, as billing_data.owner_of_payment
--- tells it, once. A payment of the old service has no purchase here (p_purchase_id NULL) and must
--- have paid the present price.
+-- Credits, once, what was sold for a payment that succeeded and is ours by
+-- billing_data.owner_of_payment. A payment of the old service has no purchase here (p_purchase_id
+-- NULL) and must have paid the present price.
 -- Locks: the account, the purchase, the effect. Writes: purchases 0..1, payment_effects 0..1,
--- credits 0..n, accounts 0..1, payment_returns 0..n (those that waited for the payment). Gives an
+-- credits 0..n, accounts 0..1, payment_returns 0..n (those that waited for the payment). Returns an
 -- outcome: 'credited', 'already_credited', 'resolved' (a person has dealt with the payment in
--- another way), or what is wrong; where something is wrong nothing is written.
+-- another way), or what is wrong; in the last case nothing is written.
 CREATE OR REPLACE FUNCTION billing_data.settle_payment(
     p_provider text,
     p_payment_id text,
@@ -184,7 +187,7 @@ BEGIN
     FROM billing_data.accounts AS a
     WHERE a.id = p_account_id
     FOR NO KEY UPDATE;
-    -- What happened to the payment while we waited for the account; it stays so from here on.
+    -- What happened to the payment while we waited for the account. It does not change after this.
     PERFORM FROM billing_data.purchases AS p
     WHERE p.account_id = p_account_id AND p.id = p_purchase_id
     FOR UPDATE;
@@ -213,7 +216,7 @@ BEGIN
             WHEN v_purchase.payment_id <> p_payment_id OR v_purchase.account_id <> p_account_id
                 THEN 'payment_mismatch'
             WHEN v_effect.effect <> 'credited' THEN 'resolved'
-            -- By the old service, whatever the pack was then, or by hand.
+            -- Credited by the old service, whatever the pack was then, or by hand.
             WHEN v_credit.account_id = v_account.id
                 AND (
                     v_credit.amount_minor = v_purchase.uses
@@ -226,7 +229,7 @@ BEGIN
                 THEN 'balance_overflow'
             ELSE 'credited'
         END;
-        -- Who was first to claim it has the payment: look again at what they did.
+        -- Another transaction claimed the payment first: look again at what it did.
         EXIT WHEN outcome <> 'credited'
             OR billing_data.claim_payment(p_provider, p_payment_id, v_account.id, v_credit_id);
     END LOOP;
@@ -286,13 +289,12 @@ $$;
 COMMENT ON FUNCTION billing_data.settle_payment IS
     'Credits what was sold for a payment, once; gives an outcome. Helper.';
 
--- Credits what was sold for a payment that succeeded at the provider, once per payment; for
--- reconciliation and for a DBA who has seen the payment there. The provider's events go through
--- billing.process_payment_event, to the same effect. What the payment's metadata says is believed
--- only as far as this database bears it out: anything else a person credits by
--- billing.create_credit.
+-- Credits what was sold for a payment that succeeded at the provider, once per payment. It is for
+-- reconciliation and for a DBA who has seen the payment there; the provider's events go through
+-- billing.process_payment_event and have the same effect. The payment's metadata is trusted only as
+-- far as this database confirms it. Any other payment a person credits by billing.create_credit.
 -- Locks: the account. Writes: purchases, credits, accounts, admin_audit_logs 1 when it credited.
--- Errors: actor_required, invalid_argument; what stands in the way of crediting is the outcome.
+-- Errors: actor_required, invalid_argument; the outcome tells what prevents crediting.
 -- Example: SELECT * FROM billing.settle_purchase(p_payment_id => 'pi_1', p_amount_minor => 500);
 CREATE OR REPLACE FUNCTION billing.settle_purchase(
     p_payment_id text,

@@ -1,10 +1,10 @@
 -- Payment providers' configuration. Secrets are encrypted before they arrive here and decrypted
--- after they left: a secret is an object {encrypted, masked, mode}, and only `masked` is ever
--- listed. Which settings are public and stand as they are, and of which there may be several at a
--- time (an array then: of several endpoints' webhook secrets, or while one is changed), the
--- provider's row in payment_providers says.
+-- outside the database. A secret is an object {encrypted, masked, mode}, and only `masked` is ever
+-- listed. The provider's row in payment_providers says which settings are public and stored in
+-- clear, and which may have several values at a time. Those are arrays: webhook secrets of several
+-- endpoints, or the old and the new one during a change.
 
--- Whether a value of config_data is a secret as it may be stored.
+-- Whether a value of config_data has the form of a stored secret.
 CREATE OR REPLACE FUNCTION billing_data.is_sealed(p_value jsonb) RETURNS boolean
 LANGUAGE sql IMMUTABLE
 SET search_path = pg_catalog, pg_temp
@@ -18,8 +18,8 @@ RETURN coalesce(
 COMMENT ON FUNCTION billing_data.is_sealed IS
     'Tells whether a configuration value is an encrypted secret with its mask. Helper.';
 
--- A secret as it may be shown: by its mask. What an older release left in clear text shows its last
--- four characters.
+-- The mask that is shown for a secret. For a secret that an older release stored in clear text, it
+-- shows the last four characters.
 CREATE OR REPLACE FUNCTION billing_data.mask_of(p_secret jsonb) RETURNS text
 LANGUAGE sql IMMUTABLE
 SET search_path = pg_catalog, pg_temp
@@ -30,7 +30,7 @@ RETURN CASE
 END;
 COMMENT ON FUNCTION billing_data.mask_of IS 'The mask of a secret. Helper.';
 
--- The secrets of a configuration value, which is one or an array of them.
+-- The secrets of a configuration value, which is one secret or an array of them.
 CREATE OR REPLACE FUNCTION billing_data.secrets_of(p_value jsonb) RETURNS jsonb
 LANGUAGE sql IMMUTABLE
 SET search_path = pg_catalog, pg_temp
@@ -42,7 +42,8 @@ END;
 COMMENT ON FUNCTION billing_data.secrets_of IS
     'The secrets of a configuration value, as an array. Helper.';
 
--- The configuration as it may be shown: secrets by their masks, several with commas between them.
+-- The configuration as it may be shown: masks for secrets, separated by commas where there are
+-- several.
 CREATE OR REPLACE FUNCTION billing_data.mask_config(p_kind text, p_config_data jsonb) RETURNS jsonb
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -69,7 +70,7 @@ END;
 COMMENT ON FUNCTION billing_data.mask_config IS
     'A provider''s configuration with its secrets masked. Helper.';
 
--- The mode (test or live) a provider's credential is for; NULL when nothing says.
+-- The mode (test or live) of a provider's credential; NULL when nothing tells it.
 CREATE OR REPLACE FUNCTION billing_data.provider_mode(p_kind text, p_config_data jsonb) RETURNS text
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -87,10 +88,10 @@ RETURN (
 COMMENT ON FUNCTION billing_data.provider_mode IS
     'Whether a provider is set up for test or for live payments. Helper.';
 
--- The secrets that a provider is to have in a setting of which there may be several: those given,
--- and of those it has the ones that are given by their masks. One alone is no array, as releases
--- before there could be several expect it.
--- Errors: invalid_argument for a mask of none, and for more than ten.
+-- The new secrets of a setting that may have several: the new ones given, and those stored ones
+-- whose masks are given. A single secret is not stored as an array, as releases before there could
+-- be several expect it.
+-- Errors: invalid_argument for a mask that no stored secret has, and for more than ten secrets.
 CREATE OR REPLACE FUNCTION billing_data.kept_secrets(
     p_setting text, p_stored jsonb, p_given jsonb
 ) RETURNS jsonb
@@ -128,13 +129,13 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION billing_data.kept_secrets IS
-    'The secrets a provider is to have in a setting, kept ones given by their masks. Helper.';
+    'The new secrets of a provider''s setting; masks stand for secrets that stay. Helper.';
 
--- Changes a provider's configuration: each member of p_config_data replaces the one of that name, a
--- null takes it away, what is not named is kept. A setting of which there may be several may be an
--- array, in which a mask stands for a secret that is stored and stays. Test and live keys are not
--- mixed. Given p_unchanged_since (an updated_at that was read), a change since then is not
--- overwritten.
+-- Changes a provider's configuration. Each member of p_config_data replaces the member of the same
+-- name; a null removes it; a member that is not named stays. A setting that may have several values
+-- may be given as an array, in which a mask stands for a stored secret that stays. Test and live
+-- keys cannot be mixed. With p_unchanged_since (an updated_at that was read), a change since then
+-- is not overwritten.
 -- Locks: the provider's row. Writes: provider_configs 1, admin_audit_logs 1 (names and masks only).
 -- Errors: actor errors, invalid_argument, provider_config_changed.
 -- Example: SELECT * FROM billing.set_provider_config(p_provider_type => 'stripe',
@@ -270,7 +271,7 @@ COMMENT ON FUNCTION billing.set_provider_config IS
     'For billing_server (staff) and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.set_provider_config TO billing_server, billing_dba;
 
--- Lists the payment providers, secrets masked. Errors: actor errors.
+-- Lists the payment providers with masked secrets. Errors: actor errors.
 -- Example: SELECT * FROM billing.list_provider_configs();
 CREATE OR REPLACE FUNCTION billing.list_provider_configs(p_session_hash bytea DEFAULT NULL)
 RETURNS TABLE (
@@ -295,8 +296,9 @@ COMMENT ON FUNCTION billing.list_provider_configs IS
     'Lists the payment providers with masked secrets. For billing_server (staff) and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.list_provider_configs TO billing_server, billing_dba;
 
--- Reads a provider's configuration, secrets encrypted, for who holds the key to them: the server
--- needs it before it can tell who sends a webhook. No row when there is none.
+-- Reads a provider's configuration with encrypted secrets, for a caller that holds the encryption
+-- key. No API key is needed, because the server needs the secrets to find out who sends a webhook.
+-- No row when there is none.
 -- Example: SELECT * FROM billing.get_provider_config(p_provider_type => 'stripe');
 CREATE OR REPLACE FUNCTION billing.get_provider_config(p_provider_type text)
 RETURNS TABLE (is_active boolean, config_data jsonb, mode text, updated_at timestamptz)

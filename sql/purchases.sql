@@ -1,6 +1,6 @@
--- Purchases: what is sold is written down before the payment provider is asked, and the credits
--- that arrive are those that were sold, whatever the settings say by then. A purchase is `offered`
--- until the provider has made a payment for it, `pending` until that is paid, then `settled`.
+-- Purchases. What is sold is recorded before the payment provider is asked, and the credits that
+-- arrive are those that were sold, whatever the settings say by then. A purchase is `offered` until
+-- the provider has made a payment for it, `pending` until that payment is paid, then `settled`.
 
 CREATE OR REPLACE FUNCTION billing_data.purchase_status(p_purchase billing_data.purchases)
 RETURNS text
@@ -13,7 +13,8 @@ RETURN CASE
 END;
 COMMENT ON FUNCTION billing_data.purchase_status IS 'The state a purchase is in. Helper.';
 
--- Of its columns, not of its row: what takes a row is in the way when the table is rolled back.
+-- The function takes columns, not a row: a function of the row type would prevent a rollback from
+-- dropping the table.
 CREATE OR REPLACE FUNCTION billing_data.purchase_credits(p_uses bigint, p_settled_at timestamptz)
 RETURNS bigint
 LANGUAGE sql IMMUTABLE
@@ -22,7 +23,7 @@ RETURN CASE WHEN p_settled_at IS NULL THEN 0 ELSE p_uses END;
 COMMENT ON FUNCTION billing_data.purchase_credits IS
     'The credits a purchase has brought: 0 until it is settled. Helper.';
 
--- The provider's configuration, secrets encrypted.
+-- The provider's configuration with encrypted secrets.
 -- Errors: payment_provider_not_configured unless it is active and has its credential.
 CREATE OR REPLACE FUNCTION billing_data.active_provider_config(p_provider text) RETURNS jsonb
 LANGUAGE plpgsql STABLE
@@ -44,11 +45,11 @@ $$;
 COMMENT ON FUNCTION billing_data.active_provider_config IS
     'An active payment provider''s configuration, secrets encrypted. Helper.';
 
--- Offers the present pack at the present price to an identity, whose account is created when there
--- is none (profile fields are stored on creation only), and gives what the caller needs to ask the
--- provider for a payment. With an idempotency key used before for the same request (the receipt's
--- address may differ): the first purchase again, replayed true, with the credits it has brought
--- since. Writes: accounts 0..1, purchases 0..1.
+-- Offers the current pack at the current price to an identity, and returns what the caller needs to
+-- ask the provider for a payment. Creates the account when there is none; profile fields are stored
+-- on creation only. When the idempotency key was used before for the same request (the receipt's
+-- address may differ), returns the first purchase again (replayed true), with the credits it has
+-- brought since. Writes: accounts 0..1, purchases 0..1.
 -- Errors: actor and key errors, invalid_argument, payment_provider_not_configured,
 -- idempotency_key_reused.
 -- Example: SELECT * FROM billing.begin_purchase(p_oauth_provider => 'oauth:google',
@@ -113,7 +114,7 @@ BEGIN
         p_user_role, p_agent_id, p_marketing_opt_in, p_marketing_opt_in_source, p_wait => true
     ) AS f;
     v_account_id := (v_found.account).id;
-    -- The receipt's address is no part of it: with another address it is the same purchase.
+    -- The receipt's address is left out: a request with another address is the same purchase.
     v_fingerprint := billing_data.fingerprint(
         billing_data.field_hash('provider', p_provider)
         # billing_data.profile_hash(
@@ -121,7 +122,7 @@ BEGIN
         )
     );
 
-    -- Only the idempotency key can be in the way: the id is new and there is no payment yet.
+    -- Only the idempotency key can conflict: the id is new and there is no payment yet.
     INSERT INTO billing_data.purchases AS p (
         account_id, id, provider, uses, price_minor, currency, customer_email, idempotency_key,
         request_fingerprint, api_key_id, admin_user_id, database_role, created_at
@@ -154,8 +155,8 @@ COMMENT ON FUNCTION billing.begin_purchase IS
     'For billing_server and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.begin_purchase TO billing_server, billing_dba;
 
--- Records which payment the provider made for a purchase and the state it was in. The first one
--- recorded stays: who comes second is given that one.
+-- Records which payment the provider made for a purchase, and the payment's state. The first
+-- payment recorded stays; a second caller gets the first one.
 -- Locks: the purchase. Writes: purchases 0..1, admin_audit_logs 1 where staff or a database role
 -- says so. Errors: actor and key errors, invalid_argument, payment_not_found, payment_attached.
 -- Example: SELECT * FROM billing.attach_payment(p_account_id => '...', p_purchase_id => '...',
@@ -210,10 +211,10 @@ COMMENT ON FUNCTION billing.attach_payment IS
     'Records which payment a purchase waits for. For billing_server and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.attach_payment TO billing_server, billing_dba;
 
--- Reads what is known of a payment, with the configuration needed to ask the provider about it. One
--- row always: purchase_id is NULL for a payment that is not known here, which one of the old
--- service may still turn out to be; uses are then those of the present pack. Where p_provider is
--- NULL, the payment's id tells whose it is.
+-- Reads what is known of a payment, with the configuration needed to ask the provider about it.
+-- There is always one row. purchase_id is NULL for a payment that is not known here; it may still
+-- turn out to be one of the old service, and uses are then those of the current pack. Where
+-- p_provider is NULL, the payment's id tells its provider.
 -- Errors: actor and key errors, payment_provider_not_configured.
 -- Example: SELECT * FROM billing.find_purchase(p_payment_id => 'pi_1');
 CREATE OR REPLACE FUNCTION billing.find_purchase(
@@ -262,7 +263,7 @@ COMMENT ON FUNCTION billing.find_purchase IS
     'Reads the purchase a payment was made for. For billing_server and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.find_purchase TO billing_server, billing_dba;
 
--- Lists purchases. p_status: offered, pending, settled; or returned: money of it went back.
+-- Lists purchases. p_status: offered, pending, settled, or returned (some of its money went back).
 -- Errors: actor errors, invalid_argument.
 -- Example: SELECT * FROM billing.list_purchases(p_status => 'settled', p_limit => 10);
 CREATE OR REPLACE FUNCTION billing.list_purchases(
