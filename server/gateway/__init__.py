@@ -1,22 +1,22 @@
-"""The only door from Python to the database: calls of the functions in schema billing, typed from
+"""The only way from Python to the database: calls of the functions in schema billing, typed from
 the database's catalogue.
 
 A handler makes a call with `functions` and gives it to the Gateway; no rule is decided here. A call
-that a function refuses raises Refused. A database that cannot answer raises Unavailable. Both are
-turned into HTTP answers in server/http/errors.py. A module a job:
+that a function refuses raises Refused. A database that cannot answer raises Unavailable.
+server/http/errors.py turns both into HTTP answers. Each module has one job:
 
-    gateway         which slots and connections each kind of call takes
+    gateway         chooses the slots and connections of each kind of call
     functions       the functions, generated from the catalogue; `call` makes statements of them
-    batcher         checks and charges that arrive together leave together
-    keyed_batches   batches of charges that are done once per Idempotency-Key
+    batcher         sends checks and charges that arrive together in one call
+    keyed_batches   batches of charges that take effect once per Idempotency-Key
     items           how lists of checks and charges are sent
     slots           how many calls of a kind run at once; `holders` says who holds an account
-    database        makes calls: again where they were undone, counted, errors translated
+    database        makes calls: retries those that were undone, counts them, translates errors
     refusals        what a function refuses; `errors` says what other errors mean
     background      what each process does beside its requests
     schema_check    whether the database fits this release
     pool            connections; `pooler` through PgBouncer, `hosts` opens them, `silence` finds
-                    those that were lost without a word
+                    those that were lost without notice
     replica         reads that may be a little old"""
 
 from server.gateway import functions

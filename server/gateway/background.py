@@ -1,5 +1,5 @@
 """What each process does beside its requests: it records the uses of API keys, makes coming
-partitions, and looks at what alarms are about."""
+partitions, and checks what alarms are about."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _LOG = logging.getLogger(__name__)
 _KEY_USE_INTERVAL = 5.0
 _PARTITION_INTERVAL = 6 * 3600.0
 _COMING_MONTHS = 2
-_MOST_ROWS_MOVED = 100_000  # within a statement's time; more are left to the next deploy
+_MOST_ROWS_MOVED = 100_000  # as many as a statement's time allows; the next deploy moves the rest
 _FIGURES_INTERVAL = 60.0
 _QUEUES_INTERVAL = 1.0
-_MOST_KNOWN = 1000  # accounts with wrong books that are looked at again and again
+_MOST_KNOWN = 1000  # accounts with wrong books that are checked in every round
 
 
 class _Queue(Protocol):
@@ -34,8 +34,8 @@ class _Queue(Protocol):
 
 
 class BackgroundWork:
-    """The work, in slots that it shares with requests: `writes` and `staff`. `queues` are what
-    requests wait in, by the kind that the metric names."""
+    """The background work, in the slots `writes` and `staff`, which it shares with requests.
+    `queues` are the queues of requests, by the kind that the metric names."""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class BackgroundWork:
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
-        """Starts all of it."""
+        """Starts all background work."""
         for kind in self._queues:
             metrics.DB_REQUESTS_WAITING.labels(kind).set(0)
         for work, interval in (
@@ -69,21 +69,21 @@ class BackgroundWork:
             self.add(_repeat(work, interval))
 
     def add(self, work: Coroutine[Any, Any, None]) -> None:
-        """Starts something more, to be ended with the rest."""
+        """Starts another task, which ends with the rest."""
         self._tasks.append(asyncio.create_task(work))
 
     async def stop(self) -> None:
-        """Ends all of it."""
+        """Ends all background work."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def note_key_use(self, api_key_id: UUID, address: str | None) -> None:
-        """Remembers that a key was used now, from `address`; recorded every few seconds."""
+        """Notes that a key was used now, from `address`. Uses are recorded every few seconds."""
         self._key_uses[api_key_id] = (datetime.now(UTC), address)
 
     async def record_last_key_uses(self) -> None:
-        """Records what was not recorded yet, if the database can."""
+        """Records the uses that are not recorded yet, if the database can take them."""
         with contextlib.suppress(Unavailable, Refused, DatabaseFault):
             await self._record_key_uses()
 
@@ -113,8 +113,8 @@ class BackgroundWork:
             metrics.DB_REQUESTS_WAITING.labels(kind).set(queue.waiting)
 
     async def _watch_books(self) -> None:
-        """Every process of every server does so: it costs milliseconds, and none of them has to be
-        there for the others."""
+        """Checks the books for alarms. Every process of every server does so: it costs
+        milliseconds, and no process depends on another for it."""
         async with self._staff.slot():
             [row] = await self._database.call(functions.watch_books(known=self._mismatched))
         new = len(row["mismatched"]) > len(self._mismatched)
@@ -129,8 +129,8 @@ class BackgroundWork:
 
 
 async def _repeat(work: Callable[[], Awaitable[None]], interval: float) -> None:
-    """Does the work every `interval` seconds for ever; a failure is logged, the next round tries
-    again."""
+    """Does the work every `interval` seconds for ever. A failure is logged, and the next round
+    tries again."""
     while True:
         await asyncio.sleep(interval)
         try:

@@ -27,19 +27,19 @@ from server.gateway.holders import HolderOf, HoldTimeout
 _MAX_BATCH = 256
 _BY_NUMBER = itemgetter("item")
 _RETRY_PAUSE = 0.05  # seconds between retries for an account that cannot wait in PostgreSQL now
-# A batch is late when it has been in flight for so many times the usual time of recent batches.
-# Under full load 1 to 3 in 100 are late. 5 to 9 in 100 take twice as long as usual: not to wait for
-# those would halve the batches behind them for nothing.
+# A batch is late when it has been in flight for this many times the usual time of recent batches.
+# Under full load 1 to 3 in 100 batches are late. 5 to 9 in 100 take twice as long as usual; if the
+# next batch did not wait for those, the batches would be half as large for no gain.
 _LATE_FACTOR = 3
-_LATE_MIN, _LATE_MAX = 0.002, 0.05  # but never before the first, and always after the second
-_WEIGHT = 1 / 8  # of the newest batch in the usual time
+_LATE_MIN, _LATE_MAX = 0.002, 0.05  # but never before the first time, and always after the second
+_WEIGHT = 1 / 8  # of the newest batch in the average
 
-# Performs one call for the items; it waits for locks for so many seconds, or not at all.
+# Performs one call for the items. The call waits for locks for this many seconds, or not at all.
 Send = Callable[[Sequence[Any], float | None], Coroutine[Any, Any, list[Row]]]
 
 
 class _Entry:
-    """An item, the future of its row, and until when it may be told that its account is held."""
+    """An item, the future of its row, and the time until which it waits for a held account."""
 
     __slots__ = ("deadline", "future", "item")
 
@@ -51,7 +51,7 @@ class _Entry:
 
 @dataclass(slots=True)
 class _RetryQueue:
-    """The items that wait for one account, and since when none of them got through."""
+    """The items that wait for one account, and since when none of them succeeded."""
 
     held_since: float
     hold_timeout: HoldTimeout
@@ -59,22 +59,24 @@ class _RetryQueue:
 
 
 class _Permits:
-    """A few permits to wait in PostgreSQL, given in the order in which they were asked for. Unlike
-    asyncio.Semaphore, a permit can be asked for and looked at without waiting for it."""
+    """A few permits to wait in PostgreSQL, given in the order of the requests for them. Unlike with
+    asyncio.Semaphore, a permit can be requested and looked at without waiting for it."""
 
     def __init__(self, count: int) -> None:
         self._free = count
         self._asked: deque[asyncio.Future[None]] = deque()
 
     def ask(self) -> asyncio.Future[None]:
-        """A future that is done when the permit is given. Give it back in any case."""
+        """Requests a permit: returns a future that is done when the permit is given. Always give it
+        back."""
         permit: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._asked.append(permit)
         self._assign()
         return permit
 
     def give_back(self, permit: asyncio.Future[None]) -> None:
-        """Gives the permit to whoever asked next; one that was never given is asked for no more."""
+        """Gives the permit to the next that requested one. A permit that was never given is no
+        longer requested."""
         if permit.done():
             self._free += 1
             self._assign()
@@ -88,15 +90,15 @@ class _Permits:
 
 
 class Batcher:
-    """Collects items of one kind into batches. `send(items, wait)` performs one call and gives a
+    """Collects items of one kind into batches. `send(items, wait)` performs one call and returns a
     row per item, each with `item` (1-based) and `outcome`. `repeatable` says whether an item may be
     sent again when it is unknown whether it took effect.
 
     At most `max_in_flight` batches are in flight at once. Beside them, `max_lock_waits` retry
-    queues have a call each that waits for a lock, and one call retries all others. With more than
-    `max_queue` items waiting, submit raises Unavailable. An item that has waited for `timeout`
-    seconds raises Busy, if for the last half of that time or longer no item of its account got
-    through, and HoldTimeout has expired for the account's holder, whom `holder_of` names."""
+    queues have one call each that waits for a lock, and one more call retries all others. With more
+    than `max_queue` items waiting, submit raises Unavailable. An item that has waited for `timeout`
+    seconds raises Busy if no item of its account succeeded during the last half of that time, and
+    if HoldTimeout has expired for the account's holder, whom `holder_of` names."""
 
     def __init__(
         self,
@@ -115,8 +117,8 @@ class Batcher:
         self._repeatable = repeatable
         self._queue: deque[_Entry] = deque()
         self._max_in_flight = max_in_flight
-        self._in_flight: list[float] = []  # when each batch left
-        self._usual = _LATE_MAX / _LATE_FACTOR  # seconds that recent batches took
+        self._in_flight: list[float] = []  # the time at which each batch was sent
+        self._usual = _LATE_MAX / _LATE_FACTOR  # the usual seconds of recent batches
         self._late_timer: asyncio.TimerHandle | None = None
         self._max_queue = max_queue
         self._timeout = timeout
@@ -129,12 +131,12 @@ class Batcher:
 
     @property
     def waiting(self) -> int:
-        """How many items wait to be sent."""
+        """The number of items that wait to be sent."""
         return len(self._queue) + self._retry_count
 
     def submit(self, item: Item) -> asyncio.Future[Row]:
-        """Sends one item; the future gets its row, or Unavailable, Busy, ConnectionLost or the
-        PostgreSQL error that the item alone causes."""
+        """Sends one item. The future gets its row, or Unavailable, Busy, ConnectionLost or the
+        PostgreSQL error that this item alone causes."""
         if len(self._queue) + self._retry_count >= self._max_queue:
             raise QueueFull()
         entry = _Entry(item, self._loop, self._timeout)
@@ -149,9 +151,9 @@ class Batcher:
         return entry.future
 
     async def submit_together(self, items: Sequence[Item]) -> list[Row]:
-        """Sends several items of one request as one call, past the queue, in their order; items
-        whose account is held go to its retry queue like all others. Rows in item order; the outcome
-        of an item whose account stayed held is 'busy'."""
+        """Sends several items of one request as one call, past the queue, in their order. Items
+        whose account is held go to its retry queue like all others. Returns rows in item order; the
+        outcome of an item whose account stayed held is 'busy'."""
         try:
             rows = await self._call(items)
         except Busy:
@@ -187,8 +189,8 @@ class Batcher:
         self._start(self._send_batches(self._in_flight[-1], len(self._queue)))
 
     async def _send_batches(self, left: float, seen: int) -> None:
-        """Sends the queue's first batch, and each next one when the one before is answered. The
-        first is in flight since `left`, when `seen` items waited."""
+        """Sends the queue's first batch, and each next one when the batch before is answered. The
+        first has been in flight since `left`, when `seen` items waited."""
         while True:
             try:
                 batch = await self._next_batch(seen)
@@ -207,15 +209,16 @@ class Batcher:
             self._in_flight.append(left)
 
     async def _next_batch(self, seen: int) -> list[_Entry]:
-        """The next batch. Requests that are being read already come with it: the batch is complete
-        when a turn of the event loop brings no item, which for a lone request is the first turn."""
+        """Takes the next batch. Requests that are still being read go with it: the batch is
+        complete when a turn of the event loop brings no new item, which for a lone request is the
+        first turn."""
         while seen < len(self._queue) < _MAX_BATCH:
             seen = len(self._queue)
             await asyncio.sleep(0)
         return [self._queue.popleft() for _ in range(min(len(self._queue), _MAX_BATCH))]
 
     def _seconds_until_late(self) -> float:
-        """In how many seconds all batches in flight are late, so that the next one may leave."""
+        """The seconds until all batches in flight are late, so that the next one may be sent."""
         if not self._in_flight:
             return 0.0
         late = min(max(_LATE_FACTOR * self._usual, _LATE_MIN), _LATE_MAX)
@@ -237,14 +240,14 @@ class Batcher:
     async def _deliver(
         self, batch: list[_Entry], *, again: bool = False, wait: float | None = None
     ) -> list[_Entry]:
-        """Answers what it can; gives the entries whose account is held."""
+        """Answers the items it can. Returns the entries whose account is held."""
         try:
             rows = await self._call([entry.item for entry in batch], wait)
         except Busy:
             return batch  # one of the accounts is held, and it is unknown which
         except ConnectionLost as error:
             # It is unknown whether the call took effect. Items that may be repeated are sent once
-            # more. The others are told that it is unknown: nothing is guessed.
+            # more. The others raise ConnectionLost: their effect stays unknown.
             repeatable = [] if again else [e for e in batch if self._repeatable(e.item)]
             _fail([e for e in batch if again or not self._repeatable(e.item)], error)
             return await self._deliver(repeatable, again=True, wait=wait) if repeatable else []
@@ -297,7 +300,8 @@ class Batcher:
         del self._retry_queues[account]
 
     async def _retry(self, queue: _RetryQueue, *, wait: float | None) -> None:
-        """One call for the items that have waited longest; refuses those that waited too long."""
+        """Makes one call for the items that have waited longest, and refuses those that waited too
+        long."""
         batch = queue.waiting[:_MAX_BATCH]
         held = await self._deliver(batch, wait=wait)
         now = self._loop.time()

@@ -11,21 +11,23 @@ from typing import Any, Generic, NamedTuple, ParamSpec
 _P = ParamSpec("_P")
 
 Row = Mapping[str, Any]
-# One check or charge: its members as the database's type has them; the first two are the account.
+# One check or charge: its fields in the order of the composite type. The first two are the
+# account's identity.
 Item = tuple[Any, ...]
 
 
 class Statement(NamedTuple):
-    """A call as SQL, to be prepared. In metrics and traces it has its `label`, which stays what it
-    is when a function gets another version."""
+    """A call as SQL, to be prepared. Metrics and traces show its `label`, which does not change
+    when a function gets another version."""
 
     sql: str
     label: str
 
 
 class Function(Generic[_P]):
-    """billing.`name` with the names of its `arguments` (a keyword of Python ends in _) and of its
-    `columns`; one that gives a single value has none. Called, it makes a FunctionCall."""
+    """The function billing.`name` with the names of its `arguments` (a Python keyword gets a final
+    _) and of its `columns`; a function that returns a single value has no columns. Calling it makes
+    a FunctionCall."""
 
     def __init__(self, signature: Callable[_P, None], columns: str) -> None:
         self.name = signature.__name__
@@ -37,7 +39,7 @@ class Function(Generic[_P]):
         return FunctionCall(self, arguments)
 
     def statement(self, names: tuple[str, ...]) -> Statement:
-        """The statement that gives these arguments, in this order."""
+        """The statement with these arguments, in this order."""
         known = self._statements.get(names)
         if known is None:
             passed = ", ".join(
@@ -49,29 +51,30 @@ class Function(Generic[_P]):
 
 
 class FunctionCall(NamedTuple):
-    """A call that was not made yet: the gateway makes it."""
+    """A call that the gateway has not made yet."""
 
     function: Function[Any]
     arguments: dict[str, Any]
 
     @property
     def statement(self) -> Statement:
-        """The statement that makes it."""
+        """The statement that makes the call."""
         return self.function.statement(tuple(self.arguments))
 
 
 def function(columns: str = "") -> Callable[[Callable[_P, None]], Function[_P]]:
-    """Makes a Function of a signature."""
+    """Decorates a signature: makes a Function of it."""
     return lambda signature: Function(signature, columns)
 
 
 def parameter(name: str) -> str:
-    """The SQL argument that has this name in Python."""
+    """The SQL argument for this name in Python."""
     return f"p_{name.rstrip('_')}"
 
 
 def select_from(expression: str, name: str, columns: tuple[str, ...]) -> str:
-    """SELECT of a function's call: these columns of its rows, or the one value under its name."""
+    """The SELECT of a function's call: these columns of its rows, or the one value under its
+    name."""
     if not columns:
         return f"SELECT {expression} AS {name}"
     return f"SELECT {', '.join(f'f.{column}' for column in columns)} FROM {expression} AS f"  # noqa: S608

@@ -1,5 +1,5 @@
-"""Makes calls on the connections of one database: again where the database undid one, counted, and
-with its errors translated."""
+"""Makes calls on the connections of one database: retries a call that the database undid, counts
+calls, and translates errors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from server.gateway.pooler import TransactionPool
 from server.gateway.refusals import is_refusal
 from server.observe import metrics, telemetry
 
-_ATTEMPTS = 4  # at a call that a deadlock, a serialization failure or a deploy undid
+_ATTEMPTS = 4  # for a call that a deadlock, a serialization failure or a deploy undid
 _DEPLOY_PAUSE = 0.02
 # Labels of the calls that write to the ledger.
 _LEDGER_WRITES = frozenset(
@@ -26,7 +26,7 @@ _LEDGER_WRITES = frozenset(
 
 
 class Database:
-    """The database at `url`, on at most `size` connections; for `announce_rights` and `read_only`
+    """The database at `url`, on at most `size` connections. For `announce_rights` and `read_only`
     see Pool."""
 
     def __init__(
@@ -51,7 +51,8 @@ class Database:
         self._is_replica = read_only
 
     async def call(self, call: FunctionCall, *, client: tuple[str, str] | None = None) -> list[Row]:
-        """The rows of a call; the audit log learns `client`, the browser's address and name."""
+        """Returns the rows of a call. `client`, the browser's address and name, goes to the audit
+        log."""
         return await self.run(call.statement, tuple(call.arguments.values()), client=client)
 
     @telemetry.database_call
@@ -63,8 +64,8 @@ class Database:
         client: tuple[str, str] | None = None,
         kept_for: str | None = None,
     ) -> list[Row]:
-        """The rows of a statement. `kept_for` names the user on whose own connections it runs, see
-        Pool. Raises Refused, Unavailable or DatabaseFault."""
+        """Returns the rows of a statement. `kept_for` names the user on whose own connections it
+        runs; see Pool. Raises Refused, Unavailable or DatabaseFault."""
         connection = await self.pool.take(kept_for)
         try:
             for _ in range(_ATTEMPTS - 1):
@@ -83,7 +84,7 @@ class Database:
             self.pool.put_back(connection)
 
     async def query(self, sql: str) -> list[Row]:
-        """The rows of a statement that calls no billing function."""
+        """Returns the rows of a statement that calls no billing function."""
         try:
             async with self.pool.connection() as connection:
                 return await self.pool.fetch(connection, sql)

@@ -1,4 +1,4 @@
-"""What a call into the database can end in, beside a result."""
+"""The exceptions in which a call of the database can end."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from server.observe import metrics
 
 
 class Unavailable(Exception):
-    """The database cannot answer now; the caller may try again in `retry_after` seconds."""
+    """The database cannot answer now. The caller may try again in `retry_after` seconds."""
 
     def __init__(self, reason: str, retry_after: int = 1) -> None:
         super().__init__(reason)
@@ -20,7 +20,7 @@ class Unavailable(Exception):
 
 
 class QueueFull(Unavailable):
-    """More requests wait for the database than may; counted where it is made."""
+    """Too many requests wait for the database. It is counted where it is raised."""
 
     def __init__(self) -> None:
         super().__init__("too many requests are waiting for the database")
@@ -28,7 +28,7 @@ class QueueFull(Unavailable):
 
 
 class ConnectionLost(Unavailable):
-    """The connection broke while a call was under way: whether it took effect is unknown."""
+    """The connection broke during a call: whether the call took effect is unknown."""
 
 
 class Busy(Unavailable):
@@ -36,20 +36,20 @@ class Busy(Unavailable):
 
 
 class ReadOnly(Unavailable):
-    """The server cannot write: a standby, or made read-only."""
+    """The server cannot write: it is a standby or read-only."""
 
     def __init__(self) -> None:
         super().__init__("the database is a standby, or made read-only")
 
 
 class RightsMissing(Unavailable):
-    """The login cannot become the web tier's role, or that role may not do what the server needs:
-    not migrated, or somebody took a right away."""
+    """The login cannot become the web tier's role, or that role lacks a right that the server
+    needs: the database was not migrated, or somebody revoked a right."""
 
 
 class DatabaseFault(Exception):
-    """PostgreSQL failed in a way no caller can mend. Its message and detail are left out: they
-    may quote a row."""
+    """PostgreSQL failed in a way that no caller can correct. Its message and detail are left out:
+    they may quote a row."""
 
     def __init__(self, error: asyncpg.PostgresError) -> None:
         where = [error.sqlstate, error.table_name, error.constraint_name]
@@ -57,7 +57,7 @@ class DatabaseFault(Exception):
 
 
 class Meaning(Enum):
-    """What a SQLSTATE means to whoever called."""
+    """What a SQLSTATE means for the caller."""
 
     FAULT = "a fault of ours, or of the one item; 500"
     BUSY = "somebody holds what the call needs; 503"
@@ -75,11 +75,12 @@ _FAULTS = (
     "26", "27", "2B", "2D", "2F", "34", "38", "39", "3B", "3D", "3F", "42", "HV", "P0",
     "22", "23", "44", "54",  # something in one item, which must fail alone
     "55",  # "not in prerequisite state": mostly a record that was never assigned
-    "XX",  # corrupt data, an internal error: somebody must look
+    "XX",  # corrupt data or an internal error: a person must look
 )
 # fmt: on
-# Of the entries that a SQLSTATE begins with, the longest decides. Every class of PostgreSQL is here
-# (tests/ops/test_connections.py compares), so that what none of them means was decided too.
+# The longest entry that a SQLSTATE begins with decides. Every class of PostgreSQL is here
+# (tests/ops/test_connections.py compares), so that classes without a special meaning were decided
+# too.
 MEANINGS: dict[str, Meaning] = {
     **dict.fromkeys(_FAULTS, Meaning.FAULT),
     "08": Meaning.LOST,
@@ -93,27 +94,28 @@ MEANINGS: dict[str, Meaning] = {
     "40003": Meaning.LOST,  # whether the statement completed is unknown
     "40P01": Meaning.AGAIN,  # deadlock
     "42501": Meaning.RIGHTS,
-    # A function or type was replaced between PostgreSQL's look for it and its use of it: it does
-    # not exist, or has another shape. Other sessions see what a deploy brings a moment before they
-    # hear that what they remember is gone. Seen where deploys and calls met a thousand times.
+    # A function or type was replaced after PostgreSQL had looked it up and before it used it: it no
+    # longer exists, or has another shape. Other sessions see the definitions of a deploy a moment
+    # before their caches are invalidated. This was seen where deploys and calls met a thousand
+    # times.
     **dict.fromkeys(("42703", "42704", "42804", "42883", "42P13"), Meaning.REPLACED),
     "53": Meaning.UNAVAILABLE,  # disk full, out of memory, too many connections, no more locks
     "55006": Meaning.UNAVAILABLE,  # object in use
     "55P03": Meaning.BUSY,
     "57": Meaning.UNAVAILABLE,  # statement_timeout, or cancelled by an administrator
-    "57P": Meaning.LOST,  # the server or the session ends, or does not let in yet
-    "58": Meaning.UNAVAILABLE,  # the disk has gone or fails
+    "57P": Meaning.LOST,  # the server or the session ends, or does not accept sessions yet
+    "58": Meaning.UNAVAILABLE,  # the disk is missing or fails
     "72": Meaning.UNAVAILABLE,  # snapshot too old
     "F0": Meaning.UNAVAILABLE,  # the server's configuration
 }
 
 
-# What an internal error says where a deploy has just replaced what the session remembers.
+# The text of an internal error where a deploy has just replaced what the session had cached.
 _FORGOTTEN = "cache lookup failed for "
 
 
 def meaning_of(error: asyncpg.PostgresError) -> Meaning:
-    """What an error means; a fault where its SQLSTATE is not known."""
+    """The meaning of an error; FAULT where its SQLSTATE is not known."""
     state = error.sqlstate or ""
     if state == "XX000" and str(error).startswith(_FORGOTTEN):
         return Meaning.REPLACED
@@ -122,13 +124,14 @@ def meaning_of(error: asyncpg.PostgresError) -> Meaning:
 
 
 def condemns(error: asyncpg.PostgresError) -> bool:
-    """Whether a connection is of no use after this, nor are others that were opened before."""
+    """Whether this connection cannot be used after the error, nor any connection opened before
+    it."""
     return meaning_of(error) in (Meaning.LOST, Meaning.READ_ONLY)
 
 
 def translate(error: asyncpg.PostgresError) -> Exception:
-    """The gateway's exception for a PostgreSQL error; by SQLSTATE, since asyncpg calls every
-    class it does not know a fatal error."""
+    """Returns the gateway's exception for a PostgreSQL error. The SQLSTATE decides, because asyncpg
+    reports every class it does not know as a fatal error."""
     if is_refusal(error):
         return raised_refusal(error)
     make = _EXCEPTIONS.get(meaning_of(error))

@@ -1,4 +1,4 @@
-"""The Gateway: which slots and which connections each kind of call takes."""
+"""The Gateway: it chooses the slots and connections of each kind of call."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from server.gateway.schema_check import KNOWN_FUNCTIONS, KNOWN_TYPES, compare_wi
 from server.gateway.slots import Slots
 from server.observe import metrics, telemetry
 
-# How many calls of each kind run at once. Whatever all others wait for, each kind finds its
-# connections.
+# How many calls of each kind run at once. Each kind has its own connections, whatever the others
+# wait for.
 _SLOTS = {
     "reads": 3,
     "writes": 3,
@@ -35,15 +35,15 @@ _SLOTS = {
     "health_checks": 1,
 }
 _MAX_IN_FLIGHT = 2  # batches of checks, and of charges
-_MAX_LOCK_WAITS = 3  # and one call more for the accounts that find no place among these
+_MAX_LOCK_WAITS = 3  # and one call more for all other held accounts
 _BATCHERS = 2 * (_MAX_IN_FLIGHT + _MAX_LOCK_WAITS + 1)
 _POOL_SIZE = _BATCHERS + sum(_SLOTS.values())
-_REPLICA_READS = 4  # on the replica, and one more connection there that watches it
+_REPLICA_READS = 4  # on the replica, where one more connection watches it
 _WRITING_INTERVAL = 1.0
 
-# Functions that a replica may answer, a few seconds late: they write nothing. For staff, lists and
-# figures that any of them may see; the guard has just asked the primary whether they still are
-# staff.
+# Functions that a replica may answer a few seconds late: they write nothing. For staff they are
+# lists and figures that every staff member may see; the guard has just asked the primary whether
+# the caller is still staff.
 _STALE_FOR_AGENTS = frozenset((functions.list_transactions,))
 _STALE_FOR_STAFF = frozenset(
     (
@@ -58,8 +58,8 @@ _STALE_FOR_STAFF = frozenset(
 
 
 class Gateway:
-    """All database calls of one process, whose items have these `fields`, by the name of their type
-    in the database. Make it where an event loop runs, and end it with `close`."""
+    """All database calls of one process. Its items have these `fields`, by the name of their type
+    in the database. Create it where an event loop runs, and end it with `close`."""
 
     def __init__(
         self,
@@ -110,14 +110,14 @@ class Gateway:
 
     async def compare_with_database(self) -> None:
         """Raises SchemaMismatch when the database does not fit this release, Unavailable when it
-        cannot be asked."""
+        does not answer."""
         known_functions = await self._database.query(KNOWN_FUNCTIONS)
         known_types = await self._database.query(KNOWN_TYPES)
         compare_with_database(known_functions, known_types, self._fields)
         await self._refusals.read()
 
     def start_background_work(self) -> None:
-        """Starts what BackgroundWork does, and the watch of the replica."""
+        """Starts BackgroundWork and the watch of the replica."""
         metrics.DB_CONNECTIONS_MAX.set(_POOL_SIZE)
         metrics.DB_QUEUE_MAX.set(self._max_queue)
         self._background.start()
@@ -137,16 +137,16 @@ class Gateway:
     # Checks and charges, collected into batches
 
     def check_credit(self, item: Item) -> Awaitable[Row]:
-        """May this user go on? A row of billing.check_items; its outcome is 'checked' or the
+        """May this user go on? Awaits a row of billing.check_items; its outcome is 'checked' or the
         slug of a refusal."""
         return telemetry.collected_call(CHECK_ITEM, item, self._checks.submit)
 
     def create_charge(self, item: Item) -> Awaitable[Row]:
-        """This user used one. A row of billing.charge_items with its outcome."""
+        """This user used one. Awaits a row of billing.charge_items with its outcome."""
         return telemetry.collected_call(CHARGE_ITEM, item, self._charges.submit)
 
     def create_charges(self, items: Sequence[Item]) -> Awaitable[list[Row]]:
-        """Several charges of one request, decided in their order; a row each."""
+        """Makes several charges of one request, decided in their order. Awaits a row for each."""
         return telemetry.collected_call(CHARGE_ITEM, items, self._charges.submit_together)
 
     async def create_charges_once(
@@ -156,9 +156,10 @@ class Gateway:
         request_fingerprint: bytes,
         batch_fingerprint: bytes,
     ) -> list[Row]:
-        """Several charges of one request, as a whole once per key for the API key and those it was
-        rotated from or to; a row each, with `replayed`. For the fingerprints see
-        billing.charge_items_once. Raises Refused (idempotency_key_reused)."""
+        """Makes several charges of one request, which take effect as a whole, once per
+        Idempotency-Key of the API key and the keys it was rotated from or to. Returns a row for
+        each, with `replayed`. For the fingerprints see billing.charge_items_once. Raises Refused
+        (idempotency_key_reused)."""
         return await self._keyed_batches.send(
             items, idempotency_key, request_fingerprint, batch_fingerprint
         )
@@ -166,11 +167,11 @@ class Gateway:
     # Other calls of agents and of the payment provider, one a request
 
     async def read(self, call: FunctionCall) -> list[Row]:
-        """The rows of a call that writes nothing. Raises Refused."""
+        """Returns the rows of a call that writes nothing. Raises Refused."""
         if call.function in _STALE_FOR_AGENTS and self._replica_is_usable():
-            # The primary says whether the key is good: a revocation holds from the next request on,
-            # however far the replica is behind. What the replica refuses goes to the primary too:
-            # it may only not have heard yet of the entry that a cursor names.
+            # The primary decides whether the key is valid, so that a revocation holds from the next
+            # request on, however late the replica is. What the replica refuses is asked of the
+            # primary too: the replica may not have received the entry yet that a cursor names.
             await self.require_api_key(call.arguments["api_key_id"], "billing:read")
             rows = await self._read_replica(call)
             if rows is not None:
@@ -179,21 +180,21 @@ class Gateway:
             return await self._database.call(call)
 
     async def write(self, call: FunctionCall) -> Row:
-        """The row of a call that writes to the account of its arguments. Calls for one account run
-        one after the other. Raises Refused."""
+        """Returns the row of a call that writes to the account in its arguments. Calls for one
+        account run one after the other. Raises Refused."""
         async with self._slots["writes"].for_account(_account_of(call)):
             return (await self._database.call(call))[0]
 
     async def process_payment_event(self, call: FunctionCall) -> Row:
-        """The row of billing.process_payment_event. Events of one payment run one after the
+        """Returns the row of billing.process_payment_event. Events of one payment run one after the
         other."""
         payment = call.arguments["payment_id"] or call.arguments["event_id"]
         async with self._slots["payments"].for_account((payment,)):
             return (await self._database.call(call))[0]
 
     async def find_api_key(self, key_prefix: str) -> Row | None:
-        """The key with this prefix, its Argon2id hash, and whether calls name it by its SHA-256;
-        None when there is none."""
+        """Returns the key with this prefix, its Argon2id hash, and whether calls name it by its
+        SHA-256; None when no key has this prefix."""
         rows = await self.read(functions.find_api_key(key_prefix=key_prefix))
         return rows[0] if rows else None
 
@@ -202,16 +203,17 @@ class Gateway:
         await self.read(functions.require_api_key(api_key_id=api_key_id, permission=permission))
 
     async def retire_expired_api_key(self, api_key_id: UUID) -> None:
-        """Marks a key that has expired revoked."""
+        """Marks a key that has expired as revoked."""
         async with self._slots["writes"].slot():
             await self._database.call(functions.retire_expired_api_key(api_key_id=api_key_id))
 
     def note_key_use(self, api_key_id: UUID, address: str | None) -> None:
-        """Remembers that a key was used now, from `address`; recorded every few seconds."""
+        """Notes that a key was used now, from `address`. Uses are recorded every few seconds."""
         self._background.note_key_use(api_key_id, address)
 
     async def refused(self, slug: str, values: Mapping[str, Any] | None = None) -> Refused:
-        """The refusal `slug` of billing.errors; `values` fill the placeholders of its wording."""
+        """Returns the refusal `slug` of billing.errors. `values` fill the placeholders of its
+        wording."""
         return await self._refusals.refused(slug, values or {})
 
     # Staff, in the browser and by their scripts
@@ -219,11 +221,12 @@ class Gateway:
     async def staff(
         self, call: FunctionCall, session_hash: bytes, client: tuple[str, str]
     ) -> list[Row]:
-        """The rows of a call for the staff member whose session or bearer token has this hash,
-        which the function looks up. The audit log learns `client`, the browser's address and name.
-        Raises Refused."""
+        """Returns the rows of a call for the staff member whose session or bearer token has this
+        hash, which the function looks up. `client`, the browser's address and name, goes to the
+        audit log. Raises Refused."""
         call.arguments["session_hash"] = session_hash
-        # What is shown of one account stands beside the buttons that change it: it must be new.
+        # The figures of one account are shown beside the buttons that change it, so they must be up
+        # to date.
         if call.function in _STALE_FOR_STAFF and call.arguments.get("account_id") is None:
             rows = await self._read_replica(call)
             if rows is not None:
@@ -234,8 +237,8 @@ class Gateway:
     async def sign_in(
         self, call: FunctionCall, *, client: tuple[str, str] | None = None
     ) -> Row | None:
-        """The row of a call that names no staff member, as those of signing in or out; `client` as
-        for staff."""
+        """Returns the row of a call that names no staff member, such as signing in or out. For
+        `client` see staff."""
         async with self._slots["staff"].slot():
             rows = await self._database.call(call, client=client)
         return rows[0] if rows else None
@@ -243,15 +246,15 @@ class Gateway:
     # Health
 
     async def get_schema_version(self) -> str:
-        """The newest migration step of the database."""
+        """Returns the newest migration step of the database."""
         async with self._slots["health_checks"].slot():
             rows = await self._database.call(functions.get_schema_version())
         return str(rows[0]["get_schema_version"])
 
     async def try_writing(self) -> None:
         """Raises Unavailable when the database cannot take a charge. The database is asked once a
-        second at most. A table that is locked for a moment, as by a migration, makes charges wait,
-        and so is no fault before they would be refused."""
+        second at most. A table that is locked for a moment, as by a migration, makes charges wait;
+        that is no fault until charges would be refused."""
         now = asyncio.get_running_loop().time()
         if now < self._could_write_at + _WRITING_INTERVAL:
             return
@@ -266,7 +269,7 @@ class Gateway:
             self._could_not_write_since = None
             self._could_write_at = now
 
-    # Inside
+    # Helpers
 
     def _batcher(self, item: ItemType, repeatable: Callable[[Item], bool]) -> Batcher:
         run, user = self._database.run, item.label
@@ -299,12 +302,13 @@ class Gateway:
         return self._replica is not None and self._replica.usable
 
     async def _read_replica(self, call: FunctionCall) -> list[Row] | None:
-        """Rows of the replica; None when there is none that can be asked now."""
+        """Returns rows of the replica; None when the replica cannot be asked now."""
         replica = self._replica
         if replica is None or not replica.usable:
             return None
         async with self._replica_reads.slot():
-            if not replica.usable:  # the calls before this one found out
+            # Calls before this one found the replica unusable while this one waited.
+            if not replica.usable:
                 return None
             return await replica.attempt(replica.database.call(call))
 
@@ -316,12 +320,13 @@ class Gateway:
 
 
 def _always(item: Item) -> bool:
-    """A check consumes nothing: a second one only leaves a second audit row."""
+    """Every check may be repeated: it consumes nothing, and a second one only leaves a second audit
+    row."""
     return True
 
 
 def _has_key(item: Item) -> bool:
-    """With an idempotency key a charge that took effect is recognised, not made again."""
+    """A charge may be repeated if it has an idempotency key: one that took effect is recognised."""
     return item[CHARGE_KEY] is not None
 
 

@@ -1,4 +1,4 @@
-"""Who holds an account's lock, and when that is a reason to refuse those who wait for it."""
+"""Who holds an account's lock, and when that is a reason to refuse the calls that wait for it."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from server.gateway import functions
 from server.gateway.database import Database
 from server.gateway.errors import Busy, DatabaseFault, Unavailable
 
-# Who holds an account, as billing.get_account_holders says it.
+# Who holds an account, as billing.get_account_holders returns it.
 HolderOf = Callable[[tuple[Any, ...]], Coroutine[Any, Any, str | None]]
 OTHERS = "others"
 
 
 class HoldTimeout:
-    """How long an account may be held before those who wait for it are refused. Where somebody
-    else than the service holds it, they are refused at once. Calls of the service, of this process
-    or another one, take turns; one that holds the account for `timeout` seconds is no turn, but
-    for example a call that was given up and waits for a silent replica."""
+    """How long an account may be held before the calls that wait for it are refused. When a session
+    that is not the service's holds it, they are refused at once. Calls of the service, of this
+    process or another one, take turns. A call that holds the account for `timeout` seconds does
+    not: for example one that was given up and waits for a silent replica."""
 
     def __init__(self, timeout: float) -> None:
         self._timeout = timeout
@@ -27,7 +27,8 @@ class HoldTimeout:
         self._since = 0.0
 
     def expired(self, holder: str | None) -> bool:
-        """`holder` says who holds the account now. Call it again and again while it is held."""
+        """Whether the time is over for `holder`, who holds the account now. Call it repeatedly
+        while the account is held."""
         now = asyncio.get_running_loop().time()
         if holder != self._holder:
             self._holder, self._since = holder, now
@@ -35,7 +36,7 @@ class HoldTimeout:
 
 
 async def holders_of(database: Database, accounts: Sequence[tuple[Any, ...]]) -> str | None:
-    """Who holds one of these accounts, each named by its identity; None for nobody."""
+    """Returns who holds one of these accounts, each named by its identity; None for nobody."""
     providers, ids = zip(*accounts, strict=True)
     call = functions.get_account_holders(oauth_providers=providers, external_ids=ids)
     try:

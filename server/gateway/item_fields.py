@@ -1,5 +1,4 @@
-"""The fields of the composite types that checks and charges travel in, as sql/items.sql lists
-them."""
+"""The fields of the composite types for checks and charges, read from sql/items.sql."""
 
 from __future__ import annotations
 

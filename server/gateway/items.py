@@ -1,5 +1,5 @@
-"""How lists of checks and charges, and lone ones, are sent: tuples in the order of the composite
-types that sql/items.sql makes."""
+"""How lists of checks and charges, and single ones, are sent: as tuples in the order of the
+composite types that sql/items.sql makes."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from server.gateway.call import Statement, parameter, select_from
 from server.gateway.item_fields import fields_of, newest
 
-CHARGE_KEY = 5  # the place of its idempotency key in a charge
+CHARGE_KEY = 5  # the position of the idempotency key in a charge
 
-# How long a call waits for a lock, as text that lock_timeout takes ('500ms'), for the call's own
-# transaction; NULL: it waits for none. Said in the same message, since each one takes time.
+# How long a call waits for a lock, as text that lock_timeout accepts ('500ms'), for the call's own
+# transaction. With NULL it does not wait. It is set in the same message, because each message takes
+# time.
 _WAIT = (
     "CASE WHEN {0}::text IS NULL THEN false ELSE set_config('lock_timeout', {0}, true) <> '' END"
 )
@@ -21,7 +22,7 @@ _WAIT = (
 @dataclass(frozen=True, slots=True)
 class ListCall:
     """A call of billing.`function` with a list of items. The argument `wait` is how long to wait
-    for a lock, as lock_timeout() makes it; None: not at all."""
+    for a lock, as lock_timeout() makes it; with None the call does not wait."""
 
     function: str
     arguments: tuple[str, ...]
@@ -29,7 +30,7 @@ class ListCall:
     label: str
 
     def statement(self) -> Statement:
-        """The statement that makes it."""
+        """The statement that makes the call."""
         values = {name: f"${number}" for number, name in enumerate(self.arguments, 1)}
         values["wait"] = _WAIT.format(values["wait"])
         passed = ", ".join(f"{parameter(name)} => {value}" for name, value in values.items())
@@ -39,9 +40,9 @@ class ListCall:
 
 @dataclass(frozen=True, slots=True)
 class ItemType:
-    """A composite type of which lists are sent with `call`; and `single`, the function for one item
-    that is plain, with the item's fields as its first arguments. `constants` are the columns of an
-    answer, as SQL, that are neither the function's nor told from the item."""
+    """A composite type whose lists are sent with `call`. `single` is the function for one plain
+    item, with the item's fields as its first arguments. `constants` are the columns of an answer,
+    as SQL, that come neither from the function nor from the item."""
 
     name: str
     call: ListCall
@@ -50,16 +51,17 @@ class ItemType:
 
     @property
     def label(self) -> str:
-        """How metrics and traces name its calls."""
+        """The name of its calls in metrics and traces."""
         return self.call.label
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """What an answer has."""
+        """The columns of an answer."""
         return self.call.columns
 
     def single_statement(self, fields: Sequence[str]) -> Statement:
-        """The statement for one item with these fields; no row where the item is not plain."""
+        """The statement for one item with these fields. It returns no row where the item is not
+        plain."""
         echoed = {field: f"${place}" for place, field in enumerate(fields, 1)}
         passed = ", ".join(f"{parameter(field)} => {place}" for field, place in echoed.items())
         others = {**echoed, **self.constants}
@@ -71,7 +73,7 @@ class ItemType:
 
 
 def lock_timeout(seconds: float) -> str:
-    """How long a list waits for a lock, as a ListCall takes it."""
+    """How long a list waits for a lock, in the form that a ListCall takes."""
     return f"{seconds * 1000:.0f}ms"
 
 
@@ -91,7 +93,7 @@ CHARGE_ITEM = ItemType(
     ListCall(
         newest("charge_items", "charge_item"),
         ("items", "wait"),
-        # What no answer tells is left out.
+        # Arguments that no answer needs are left out.
         tuple(
             name
             for name in fields_of("charge_outcome")
@@ -108,7 +110,7 @@ CHARGE_ITEM = ItemType(
         "account_currency": "NULL::text",
     },
 )
-# A list that is done as a whole once per key.
+# A list that takes effect as a whole, once per key.
 CHARGE_ITEMS_ONCE = ListCall(
     newest("charge_items_once", "charge_item"),
     ("idempotency_key", "request_fingerprint", "items", "batch_fingerprint", "wait"),

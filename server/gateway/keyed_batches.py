@@ -1,4 +1,5 @@
-"""Batches of charges under an Idempotency-Key: done as a whole, once per key, or not at all."""
+"""Batches of charges under an Idempotency-Key: each takes effect as a whole, once per key, or not
+at all."""
 
 from __future__ import annotations
 
@@ -13,12 +14,12 @@ from server.gateway.items import CHARGE_ITEMS_ONCE, lock_timeout
 from server.gateway.slots import Slots
 
 _STATEMENT = CHARGE_ITEMS_ONCE.statement()
-_PAUSE, _LONGEST_PAUSE = 0.002, 0.05  # between attempts at a batch with a held account
+_PAUSE, _LONGEST_PAUSE = 0.002, 0.05  # seconds between attempts at a batch with a held account
 
 
 class KeyedBatches:
-    """Sends them. A first attempt takes one of the slots `first`, further ones one of `held`: a
-    batch that waits for an account is in the way of no batch but others that wait. One that has
+    """Sends the batches. A first attempt takes one of the slots `first`, later ones one of `held`,
+    so that a batch that waits for an account delays only others that wait too. A batch that has
     waited for `timeout` seconds raises Busy if HoldTimeout has expired for the accounts' holder."""
 
     def __init__(self, database: Database, first: Slots, held: Slots, *, timeout: float) -> None:
@@ -34,7 +35,8 @@ class KeyedBatches:
         request_fingerprint: bytes,
         batch_fingerprint: bytes,
     ) -> list[Row]:
-        """A row per item, in their order; see billing.charge_items_once for the fingerprints."""
+        """Returns a row per item, in their order. For the fingerprints see
+        billing.charge_items_once."""
         batch = (idempotency_key, request_fingerprint, items, batch_fingerprint)
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._timeout
@@ -45,20 +47,21 @@ class KeyedBatches:
                 rows = await self._attempt((*batch, wait))
             if rows is not None:
                 return sorted(rows, key=lambda row: row["item"])
-            # Nothing was done. The batch waits here, where it holds neither an account nor a slot.
+            # The attempt did nothing. The batch waits here, where it holds neither an account nor a
+            # slot.
             if loop.time() > deadline:
                 async with slots.slot():
                     holder = await holders_of(self._database, [item[:2] for item in items])
                 if hold_timeout.expired(holder):
                     raise Busy("an account of the batch is held by another transaction")
-                # Calls of the service hold the account: this one queues for its turn.
+                # Calls of the service hold the account, so this call queues for its turn.
                 wait = lock_timeout(self._timeout / 2)
             slots = self._held
             await slots.pause(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
 
     async def _attempt(self, values: tuple[object, ...]) -> list[Row] | None:
-        """None when an account is held."""
+        """Makes one attempt. Returns None when an account is held."""
         try:
             rows = await self._database.run(_STATEMENT, values)
         except Busy:

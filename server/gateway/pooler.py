@@ -1,6 +1,6 @@
-"""Connections through a pooler in transaction mode (PgBouncer). Each transaction may meet another
-server connection, so nothing lasts beyond it: the role and the settings are given in its first
-message, and no statement stays prepared."""
+"""Connections through a pooler in transaction mode (PgBouncer). Each transaction may run on another
+server connection, so no session state lasts beyond it: the first message of each transaction sets
+the role and the settings, and no statement stays prepared."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from server.gateway.pool import INTRODUCTION, WEB_ROLE, Connection, Pool
 
 
 class TransactionPool(Pool):
-    """A Pool whose every call is a transaction: four round trips where a connection of one's own
-    needs one."""
+    """A Pool in which every call is a transaction: it takes four round trips, where a direct
+    connection takes one."""
 
     connect_options = {"statement_cache_size": 0}
     keeps_its_server = False
 
     def session_settings(self, settings: dict[str, str]) -> dict[str, str]:
-        """A pooler refuses settings it does not know when one connects; they go with each
-        transaction."""
+        """Returns no settings: a pooler refuses settings it does not know on connecting. They are
+        set in each transaction."""
         given = dict(settings)
         name = given.pop("application_name")
         isolation = given.pop("default_transaction_isolation")
@@ -36,6 +36,6 @@ class TransactionPool(Pool):
         return await self.fetch_for(connection, None, sql, *arguments)
 
     async def introduce(self, connection: Connection) -> Any:
-        """Every transaction gives the login's rights away; this finds out at connect whether it
-        can."""
+        """Checks at connect whether the login can give up its rights; every transaction does so
+        again."""
         return (await self.fetch(connection, INTRODUCTION))[0]

@@ -1,5 +1,5 @@
-"""Whether the database has what this release calls: compared at start-up, so that a server that
-cannot work says so instead of answering 500."""
+"""Whether the database has what this release calls. It is compared at start-up, so that a server
+that cannot work says so instead of answering 500."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from server.gateway import functions
 from server.gateway.call import Function, parameter
 from server.gateway.items import ITEM_TYPES, LIST_CALLS
 
-# What the caller's role may call; see compare_with_database.
+# The functions that the caller's role may call; see compare_with_database.
 KNOWN_FUNCTIONS = (
     "SELECT p.proname::text AS name, coalesce(p.proargnames, '{}') || ARRAY("
     "SELECT a.attname::text FROM pg_catalog.pg_attribute AS a"
@@ -32,7 +32,7 @@ KNOWN_TYPES = (
 
 
 class SchemaMismatch(Exception):
-    """The database does not have what this release calls; `faults` says what is missing."""
+    """The database lacks something that this release calls; `faults` says what."""
 
     def __init__(self, faults: list[str]) -> None:
         super().__init__("; ".join(faults))
@@ -44,9 +44,9 @@ def compare_with_database(
     known_types: Sequence[Mapping[str, Any]],
     fields: Mapping[str, Sequence[str]],
 ) -> None:
-    """Raises SchemaMismatch unless the rows of KNOWN_FUNCTIONS say that the role may call
-    everything this release calls with the arguments and columns it has, and those of KNOWN_TYPES
-    that items have these `fields`, by the type's name."""
+    """Raises SchemaMismatch unless the role may call everything that this release calls, with the
+    arguments and columns it uses (the rows of KNOWN_FUNCTIONS say so), and unless items have these
+    `fields`, by the type's name (the rows of KNOWN_TYPES)."""
     faults = [*_function_faults(known_functions, fields), *_type_faults(known_types, fields)]
     if faults:
         raise SchemaMismatch(faults)
@@ -71,7 +71,7 @@ def _function_faults(
 
 
 def _needed(fields: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
-    """The arguments and columns that are used, by the function's name."""
+    """The arguments and columns that this release uses, by the function's name."""
     needed = {
         each.name: [*map(parameter, each.arguments), *each.columns]
         for each in vars(functions).values()

@@ -13,7 +13,7 @@ from server.gateway.errors import Busy, QueueFull
 
 @dataclass(slots=True)
 class _Account:
-    """The calls that write to one account; `refusals` counts those that found it held."""
+    """The calls that write to one account. `refusals` counts the calls that found it held."""
 
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     users: int = 0
@@ -21,7 +21,7 @@ class _Account:
 
 
 class Slots:
-    """At most `size` calls at once and `max_queue` waiting; beyond that it raises QueueFull."""
+    """At most `size` calls run at once and `max_queue` wait; beyond that it raises QueueFull."""
 
     def __init__(self, size: int, max_queue: int) -> None:
         self._slots = asyncio.Semaphore(size)
@@ -31,12 +31,12 @@ class Slots:
 
     @property
     def waiting(self) -> int:
-        """How many calls wait."""
+        """The number of calls that wait."""
         return self._waiting
 
     @contextlib.asynccontextmanager
     async def slot(self) -> AsyncIterator[None]:
-        """Held while a call runs."""
+        """A slot that is held while a call runs."""
         with self._counted():
             await self._slots.acquire()
         try:
@@ -45,16 +45,16 @@ class Slots:
             self._slots.release()
 
     async def pause(self, seconds: float) -> None:
-        """Waits without a slot; the caller counts among those that wait."""
+        """Waits without a slot; the call counts among those that wait."""
         with self._counted():
             await asyncio.sleep(seconds)
 
     @contextlib.asynccontextmanager
     async def for_account(self, key: tuple[Any, ...]) -> AsyncIterator[None]:
         """A slot for a write to one account. The calls for one account hold at most one slot, so
-        that a locked account does not hold up the others. When a call found the account held until
-        the lock time-out, the calls that waited behind it are refused with it: they have waited as
-        long."""
+        that a locked account does not delay other accounts. When a call found the account held
+        until the lock time-out, the calls that waited behind it are refused with it: they have
+        waited as long."""
         account = self._accounts.setdefault(key, _Account())
         account.users += 1
         try:

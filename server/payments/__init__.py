@@ -1,2 +1,2 @@
-"""Payment providers: their configuration, their API, their events. No rule about credits is decided
-here; that is what the billing functions are for."""
+"""Payment providers: their configuration, their API and their events. Rules about credits are in
+the billing functions, not here."""
