@@ -10,6 +10,8 @@ from tests.support import (
     clean_environment,
 )
 
+SECRET = "correct-horse-battery-staple-0123456789"
+
 
 def run(
     *arguments: str, environment: dict[str, str] | None = None, **options: Any

@@ -1,10 +1,13 @@
-"""The house of the tests: what one of its modules may reach for."""
+"""The house of the tests: what one of its modules may hold, and what it may reach for."""
 
 from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
 from pathlib import Path
+
+LINES = 660  # what is longer is split by its nouns
+STILL_LONGER = {"tests/sql/test_adoption.py"}
 
 
 def _modules(tree: Path) -> list[Path]:
@@ -32,3 +35,13 @@ def test_no_module_imports_a_module_of_tests(tree: Path) -> None:
         if name.startswith("tests.") and ".test_" in name
     ]
     assert wrong == []
+
+
+def test_no_module_of_tests_is_too_long_to_be_read(tree: Path) -> None:
+    lengths = {
+        str(module.relative_to(tree)): len(module.read_text(encoding="utf-8").splitlines())
+        for module in _modules(tree)
+        if module.name.startswith("test_")
+    }
+    longer = {name for name, length in lengths.items() if length > LINES}
+    assert longer == STILL_LONGER & lengths.keys()

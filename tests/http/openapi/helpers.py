@@ -1,0 +1,101 @@
+"""The API's description, and requests made of its examples."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import httpx2
+
+from tests.http.descriptions import (
+    EVERY_OPERATION,
+    Json,
+)
+from tests.stripe_double import StripeDouble
+from tests.support import (
+    Key,
+    Service,
+)
+
+# What staff do is sent to a server in tests/http/admin_api/.
+OPERATIONS = {
+    name: operation
+    for name, operation in EVERY_OPERATION.items()
+    if not operation["tags"][0].startswith("Staff: ")
+}
+
+
+AGENTS = [
+    name
+    for name, operation in OPERATIONS.items()
+    if any("ApiKeyAuth" in scheme for scheme in operation["security"])
+]
+
+
+SIGNED = "receiveStripeEvent"  # not by an agent's key but by Stripe
+
+
+STRIPE = StripeDouble()
+
+
+def send(service: Service, name: str, key: Key | str | None = None, **changes: Any) -> Any:
+    """Sends an operation's example request, with another `key`, or with a `body`, `path`, `query`
+    or `headers` in the example's place."""
+    operation = OPERATIONS[name]
+    headers: dict[str, str] = {}
+    query: Json = {}
+    path = operation["path"]
+    for parameter in operation.get("parameters", ()):
+        if "example" not in parameter:
+            continue
+        if parameter["in"] == "path":
+            path = path.replace("{" + parameter["name"] + "}", parameter["example"])
+        else:
+            place = query if parameter["in"] == "query" else headers
+            place[parameter["name"]] = parameter["example"]
+    headers = changes.get("headers", headers)
+    if name in AGENTS:
+        secret = key if isinstance(key, str) else (key or service.key).secret
+        headers = {"X-API-Key": secret, **headers}
+    body = None
+    if "requestBody" in operation:
+        body = operation["requestBody"]["content"]["application/json"]["example"]
+    if "body" in changes:
+        body = changes["body"]
+    content = None if body is None else json.dumps(body).encode()
+    if content is not None:
+        headers = {"Content-Type": "application/json", **headers}
+    if name == SIGNED:
+        assert content is not None
+        headers = {"Stripe-Signature": STRIPE.sign(content), **headers}
+    return httpx2.request(
+        operation["method"],
+        service.base_url + (changes.get("path") or known_payment(service, path)),
+        params=changes.get("query", query) or None,
+        headers=headers,
+        content=content,
+        timeout=30,
+        verify=False,
+    )
+
+
+def payment_example() -> str:
+    """The payment that the examples read."""
+    parameters = OPERATIONS["getPurchase"]["parameters"]
+    (example,) = [one["example"] for one in parameters if one["name"] == "payment_id"]
+    return str(example)
+
+
+def known_payment(service: Service, text: str) -> str:
+    """`text` with the payment that the example purchase really makes in place of the examples',
+    which Stripe never made."""
+    if payment_example() not in text:
+        return text
+    bought = send(service, "createPurchase")
+    payment_id = bought.json()["payment_id"] if bought.is_success else payment_example()
+    return text.replace(payment_example(), payment_id)
+
+
+def example_account(service: Service) -> None:
+    """The account that the examples speak of; a check first, as the introduction says."""
+    assert send(service, "checkCredit").status_code == 200

@@ -1,0 +1,200 @@
+"""The page that shows the API's description, and the static files."""
+
+from __future__ import annotations
+
+import http.client
+import shlex
+from html.parser import HTMLParser
+from itertools import pairwise
+from urllib.parse import urlsplit
+
+import httpx2
+import pytest
+
+from tests.http.descriptions import (
+    CODES,
+    DOCUMENT,
+    EVERY_OPERATION,
+)
+from tests.http.openapi.helpers import (
+    OPERATIONS,
+    example_account,
+    known_payment,
+)
+from tests.stripe_double import WEBHOOK_PATH
+from tests.support import (
+    Service,
+)
+
+PURCHASES = "/v1/billing/purchases"
+
+
+# The page
+
+
+class Page(HTMLParser):
+    """What the tests want to know of a page."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.ids: list[str] = []
+        self.links: set[str] = set()
+        self.sheets: set[str] = set()
+        self.tags: list[str] = []
+        self.attributes: set[str] = set()
+        self.text = ""
+        self.blocks: list[str] = []
+        self._in_block = False
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = {name: value or "" for name, value in attrs}
+        self.tags.append(tag)
+        self.attributes |= values.keys()
+        self.ids += [values["id"]] if "id" in values else []
+        if tag == "a":
+            self.links.add(values["href"])
+        if tag == "link":
+            self.sheets.add(values["href"])
+        if tag == "pre":
+            self.blocks.append("")
+            self._in_block = True
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == "pre":
+            self._in_block = False
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+        if self._in_block:
+            self.blocks[-1] += data
+
+
+@pytest.fixture(scope="module")
+def page(service: Service) -> Page:
+    """The page at /docs."""
+    return Page(httpx2.get(f"{service.base_url}/docs", verify=False).text)
+
+
+def test_the_page_forbids_scripts_and_foreign_content(service: Service) -> None:
+    answer = httpx2.get(f"{service.base_url}/docs", verify=False)
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == "text/html; charset=utf-8"
+    policy = answer.headers["content-security-policy"].split("; ")
+    assert {"default-src 'none'", "style-src 'self'", "frame-ancestors 'none'"} <= set(policy)
+    assert "unsafe-inline" not in answer.headers["content-security-policy"]
+    assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+def test_the_page_obeys_its_own_policy(page: Page) -> None:
+    assert not {"script", "style", "img", "iframe", "form"} & set(page.tags)
+    assert "style" not in page.attributes
+    assert not [name for name in page.attributes if name.startswith("on")]
+
+
+def test_the_page_shows_every_path_and_every_error_code(page: Page) -> None:
+    for path in DOCUMENT["paths"]:
+        assert path in page.text
+    for code in CODES:
+        assert f"error-{code}" in page.ids
+        assert code in page.text
+    for name in EVERY_OPERATION:
+        assert name in page.ids
+
+
+def test_the_page_is_a_well_ordered_document(page: Page) -> None:
+    assert page.tags.count("h1") == page.tags.count("main") == 1
+    levels = [int(tag[1]) for tag in page.tags if tag in ("h1", "h2", "h3", "h4", "h5")]
+    assert all(after <= before + 1 for before, after in pairwise(levels))
+    assert len(page.ids) == len(set(page.ids))
+
+
+def test_every_link_of_the_page_leads_somewhere(service: Service, page: Page) -> None:
+    anchors = {link.removeprefix("#") for link in page.links if link.startswith("#")}
+    assert len(anchors) > len(OPERATIONS)
+    assert anchors <= set(page.ids)
+    others = {link for link in page.links if not link.startswith("#")}
+    assert others == {"/openapi.json"}
+    for link in others | page.sheets:
+        assert httpx2.get(service.base_url + link, verify=False).status_code == 200
+
+
+def test_every_curl_line_of_the_page_works_as_it_stands(service: Service, page: Page) -> None:
+    lines = [
+        block.replace("$BILLING_URL", service.base_url).replace("$BILLING_KEY", service.key.secret)
+        for block in page.blocks
+        if block.startswith("curl ") and "/admin/" not in block
+    ]
+    # Nobody but Stripe can make a webhook's signature.
+    assert len(lines) == len(OPERATIONS) - 1
+    assert not [line for line in lines if WEBHOOK_PATH in line]
+    assert len([line for line in lines if PURCHASES in line]) == 3
+    example_account(service)
+    for line in (known_payment(service, line) for line in lines):
+        words = shlex.split(line.replace("\\\n", " "))
+        assert words[:2] == ["curl", "-sS"]
+        url, options = words[2], words[3:]
+        headers, data = {}, None
+        for option, value in zip(options[::2], options[1::2], strict=True):
+            assert option in ("-H", "-d")
+            if option == "-H":
+                name, _, content = value.partition(": ")
+                headers[name] = content
+            else:
+                data = value
+        answer = httpx2.request(
+            "POST" if data else "GET", url, headers=headers, content=data, verify=False
+        )
+        assert answer.status_code in (200, 201), line
+
+
+# Static files
+
+
+@pytest.mark.parametrize("name", ["base.css", "docs.css"])
+def test_a_style_sheet_has_its_type_and_may_be_kept(
+    service: Service, page: Page, name: str
+) -> None:
+    answer = httpx2.get(f"{service.base_url}/static/{name}", verify=False)
+    assert f"/static/{name}" in page.sheets
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == "text/css"
+    assert answer.headers["cache-control"] == "public, max-age=3600"
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert "{" in answer.text
+    kept = {"If-None-Match": answer.headers["etag"]}
+    assert (
+        httpx2.get(f"{service.base_url}/static/{name}", headers=kept, verify=False).status_code
+        == 304
+    )
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/static/nothing.css",
+        "/static/.",
+        "/static/..",
+        "/static/../setup.cfg",
+        "/static/%2e%2e/setup.cfg",
+        "/static/%2e%2e%2fsetup.cfg",
+        "/static/..%2fsetup.cfg",
+        "/static/..%5csetup.cfg",
+        "/static/%252e%252e%252fsetup.cfg",
+        "/static//etc/passwd",
+        "/static/%2fetc%2fpasswd",
+        "/static/base.css%00",
+        "/static/docs.css/../../setup.cfg",
+    ],
+)
+def test_nothing_but_the_style_sheets_can_be_had_by_way_of_static(
+    service: Service, path: str
+) -> None:
+    # Not by httpx2, which would tidy the path up before it is sent.
+    connection = http.client.HTTPConnection(urlsplit(service.base_url).netloc, timeout=30)
+    connection.putrequest("GET", path, skip_host=False)
+    connection.endheaders()
+    answer = connection.getresponse()
+    assert answer.status == 404
+    assert b'"code":"not_found"' in answer.read()
+    connection.close()

@@ -1,0 +1,179 @@
+"""Calls that each need a caller: in whose name tests make them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.sql.helpers import (
+    NOBODY,
+    person,
+)
+
+NO_RIGHT = "42501"
+
+
+CHARGE_ARRAYS = (
+    "idempotency_keys",
+    "metadata_message_ids",
+    "metadata_agent_ids",
+    "metadata_channel_ids",
+    "metadata_request_ids",
+    "customer_emails",
+    "user_roles",
+    "agent_ids",
+    "marketing_opt_ins",
+    "marketing_opt_in_sources",
+)
+
+
+# Calls that write for somebody, each good but for its missing actor.
+HASH = "$argon2id$v=19$m=19456,t=2,p=1$c29tZXNhbHQ$c29tZWhhc2g"
+
+
+WRITES: dict[str, dict[str, Any]] = {
+    "add_admin": {"email": "ada@example.com"},
+    "adjust_credits": {"account_id": NOBODY, "amount": 1, "reason": "a test"},
+    "attach_payment": {
+        "account_id": NOBODY,
+        "purchase_id": NOBODY,
+        "payment_id": "pi_nobody",
+        "payment_status": "requires_payment_method",
+    },
+    "begin_purchase": {**person("nobody"), "customer_email": "ada@example.com"},
+    "check_credit": person("nobody"),
+    "check_credits": {"oauth_providers": ["oauth:google"], "external_ids": ["nobody"]},
+    "create_account": person("nobody"),
+    "create_api_key": {"name": "k", "key_prefix": "cbk_test_12345678901", "key_hash": HASH},
+    "create_charge": person("nobody"),
+    "create_charges": {
+        "oauth_providers": ["oauth:google"],
+        "external_ids": ["nobody"],
+        "amounts_minor": [1],
+        "currencies": ["USD"],
+        "descriptions": ["one use"],
+    },
+    "create_credit": {**person("nobody"), "amount_minor": 1},
+    "create_staff_token": {"token_hash": bytes(32)},
+    "end_staff_sessions": {"email": "nobody@example.com", "reason": "a test"},
+    "invite_admin": {"email": "nobody@example.com", "reason": "a test"},
+    "record_credit": {
+        **person("nobody"),
+        "amount_minor": 1,
+        "transaction_type": "grant",
+        "description": "a gift",
+    },
+    "reset_free_uses": {"account_id": NOBODY, "reason": "a test"},
+    "reopen_payment": {"payment_id": "pi_nobody", "reason": "a test"},
+    "resolve_payment": {"payment_id": "pi_nobody", "how": "refunded", "reason": "a test"},
+    "resolve_payment_event": {"event_id": "evt_nobody", "reason": "a test"},
+    "resolve_payment_warning": {"warning_id": "issfr_nobody", "reason": "a test"},
+    "resolve_shortfall": {"return_id": "re_nobody", "reason": "a test"},
+    "revoke_api_key": {"api_key_id": NOBODY},
+    "rotate_api_key": {
+        "api_key_id": NOBODY,
+        "key_prefix": "cbk_test_12345678901",
+        "key_hash": HASH,
+    },
+    "set_account_status": {**person("nobody"), "status": "closed", "reason": "a test"},
+    "set_admin": {"email": "nobody@example.com", "reason": "a test"},
+    "set_pricing": {"reason": "a test"},
+    "set_provider_config": {"provider_type": "stripe"},
+}
+
+
+# Items in the text form of a composite, the API key last.
+CHECK = "(oauth:google,nobody,,,,,,,,,,,)"
+
+
+CHARGE = '(oauth:google,nobody,1,USD,"one use",,,,,,,,,,,)'
+
+
+WRITES["check_items"] = {"items": [CHECK]}
+
+
+WRITES["charge_items"] = {"items": [CHARGE]}
+
+
+WRITES["charge_items_once"] = {
+    "idempotency_key": "k",
+    "request_fingerprint": b"x",
+    "items": [CHARGE],
+}
+
+
+WRITES["create_charges_once"] = {
+    **dict.fromkeys(CHARGE_ARRAYS),
+    **WRITES["create_charges"],
+    "idempotency_key": "k",
+    "request_fingerprint": b"x",
+    "api_key_id": None,
+}
+
+
+READS: dict[str, dict[str, Any]] = {
+    "find_purchase": {"payment_id": "pi_nobody"},
+    "get_account": person("nobody"),
+    "list_transactions": person("nobody"),
+}
+
+
+STAFF_READS: dict[str, dict[str, Any]] = {
+    "get_account_by_id": {"account_id": NOBODY},
+    "get_overview": {},
+    "list_accounts": {},
+    "list_admins": {},
+    "list_api_keys": {},
+    "list_audit_log": {},
+    "list_checks": {"account_id": NOBODY},
+    "list_daily_figures": {},
+    "list_payment_events": {},
+    "list_payment_problems": {},
+    "list_provider_configs": {},
+    "list_purchases": {},
+}
+
+
+# What the web tier calls before there is anybody to name: a sign-in under way has no staff member
+# yet, a session or a token is what tells who it is, and the
+# figures are rolled up, and the books watched, for nobody.
+NO_HASH = bytes(32)
+
+
+BEFORE_ANYBODY: dict[str, dict[str, Any]] = {
+    "create_sign_in_ticket": {"ticket_hash": NO_HASH},
+    "end_session": {"session_hash": NO_HASH},
+    "get_session": {"session_hash": NO_HASH},
+    "refresh_figures": {},
+    "sign_in_admin": {"email": "new@example.com", "google_id": "1", "session_hash": NO_HASH},
+    "use_sign_in_link": {"ticket_hash": NO_HASH, "session_hash": NO_HASH},
+    "use_sign_in_ticket": {"ticket_hash": NO_HASH},
+    "watch_books": {},
+}
+
+
+FOR_DBAS: dict[str, dict[str, Any]] = {
+    "create_sign_in_link": {"email": "ada@example.com", "ticket_hash": NO_HASH},
+    "rebuild_figures": {},
+    "seed_founders": {"emails": ["ada@example.com"]},
+    "seed_settings": {},
+    "set_admin_domain": {"domain": "example.com", "reason": "a test"},
+    "verify_ledger": {},
+    "drop_check_partitions": {"before": "2020-01-01"},
+    "list_payments": {},
+    "return_payment": {
+        "payment_id": "pi_nobody",
+        "return_id": "re_nobody",
+        "kind": "refund",
+        "amount_minor": 1,
+    },
+    "settle_purchase": {"payment_id": "pi_nobody", "amount_minor": 500},
+}
+
+
+# What the web tier calls without an actor, because the payment provider is the author.
+EVENT: dict[str, Any] = {
+    "event_id": "evt_nobody",
+    "event_type": "customer.created",
+    "payload": "{}",
+    "action": "ignore",
+}
