@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 RUNS   := $(VENV)/.installed-to-run
 STAMP  := $(VENV)/.installed
 
-.PHONY: help run test test-pgbouncer venv lint bench bench-growth adopt-growth soak torture golden env secrets clean
+.PHONY: help run test test-fast test-pgbouncer venv lint bench bench-growth adopt-growth soak torture golden env secrets clean
 
 help: ## Say what each target does.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,6 +28,15 @@ test: venv ## Prove it: every test.
 PROCESSES ?= $(shell expr $$(nproc) + 1)
 PARALLEL  := -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
 POOLED    := $(addprefix tests/http/test_,smoke.py contract_charges.py contract_idempotency.py)
+
+# What moves credits, by the wire and by the functions behind it: a first answer while one works.
+FAST := tests/http/test_smoke.py \
+	$(addprefix tests/http/test_contract_,checks.py charges.py credits.py batch.py idempotency.py) \
+	$(addprefix tests/sql/test_functions_,accounts.py checks.py charges.py credits.py) \
+	tests/sql/test_catalogue.py tests/sql/test_locks.py
+
+test-fast: venv ## The tests of what moves credits, in a minute or so.
+	$(BIN)/python -m pytest $(PARALLEL) $(FAST)
 
 test-pgbouncer: venv ## All tests of the API, through PgBouncer.
 	$(BIN)/python -m tests.system_programs
