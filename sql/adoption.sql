@@ -1,14 +1,17 @@
 -- What was taken over from the old service and is asked for afterwards.
 
 -- The account that an id leads to: where several accounts of one identity were merged, the one that
--- stayed; any other id leads to itself.
+-- stayed; any other id leads to itself. (The body is a string: as an expression it would depend on
+-- the table, which the step's rollback drops.)
 CREATE OR REPLACE FUNCTION billing_data.surviving_account(p_account_id uuid) RETURNS uuid
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
-RETURN coalesce(
-    (SELECT m.account_id FROM billing_data.merged_accounts AS m WHERE m.id = p_account_id),
-    p_account_id
-);
+AS $$
+    SELECT coalesce(
+        (SELECT m.account_id FROM billing_data.merged_accounts AS m WHERE m.id = p_account_id),
+        p_account_id
+    )
+$$;
 COMMENT ON FUNCTION billing_data.surviving_account IS
     'The account that the id of a merged account leads to. Helper.';
 
