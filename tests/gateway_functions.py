@@ -3,6 +3,7 @@ with the arguments and columns that the catalogue has. `make golden` writes it."
 
 from __future__ import annotations
 
+import keyword
 import re
 import subprocess
 import sys
@@ -73,7 +74,7 @@ def _called(tree: Path) -> list[str]:
     """The functions that some module of server/ names."""
     modules = (tree / "server").rglob("*.py")
     names = (
-        re.findall(r"\bfunctions\.([a-z_]+)", module.read_text(encoding="utf-8"))
+        re.findall(r"\bfunctions\.([a-z_0-9]+)", module.read_text(encoding="utf-8"))
         for module in modules
         if module != tree / MODULE
     )
@@ -87,7 +88,7 @@ def _type(name: str) -> str:
 
 def _argument(name: str, kind: str, default: str | None) -> str:
     plain = name.removeprefix("p_")
-    plain = f"{plain}_" if plain in ("from",) else plain
+    plain = f"{plain}_" if keyword.iskeyword(plain) else plain
     if default is None:
         return f"{plain}: {_type(kind)}"
     may_be_null = " | None" if default.startswith("NULL") else ""

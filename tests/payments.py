@@ -13,7 +13,7 @@ import httpx2
 
 from server.encryption import Cipher
 from server.payments.settings import seal_settings
-from tests.http.wire import CHECK
+from tests.http.contract import CHECK
 from tests.stripe_double import StripeDouble
 from tests.support import Database, Service, identity, running_service, unique
 

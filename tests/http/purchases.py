@@ -6,7 +6,7 @@ from typing import Any
 
 import httpx2
 
-from tests.http.wire import (
+from tests.http.contract import (
     assert_error,
 )
 from tests.stripe_double import StripeDouble

@@ -11,7 +11,7 @@ import httpx2
 import pytest
 
 from server.api_key_secret import new_secret
-from tests.http.wire import (
+from tests.http.contract import (
     CHARGES,
     CHECK,
     ENDPOINTS,

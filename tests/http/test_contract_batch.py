@@ -9,7 +9,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from tests.http.wire import (
+from tests.http.contract import (
     BATCH,
     CHARGES,
     NOT_AN_OBJECT,

@@ -11,7 +11,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from tests.http.wire import (
+from tests.http.contract import (
     ACCOUNTS,
     BATCH,
     BODIES,

@@ -10,7 +10,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from tests.http.wire import (
+from tests.http.contract import (
     CHECK,
     CREDIT_FIELDS,
     CREDITS,

@@ -10,8 +10,7 @@ import httpx2
 import pytest
 
 from server.encryption import Cipher
-from tests.http.purchases import INTENT, INTENTS, assert_unavailable
-from tests.http.wire import (
+from tests.http.contract import (
     CHARGES,
     CHECK,
     assert_error,
@@ -19,6 +18,7 @@ from tests.http.wire import (
     faults_of,
     make_account,
 )
+from tests.http.purchases import INTENT, INTENTS, assert_unavailable
 from tests.payments import (
     EMAIL,
     ENCRYPTION_KEY,

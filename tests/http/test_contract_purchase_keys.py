@@ -10,11 +10,11 @@ from uuid import uuid4
 import httpx2
 import pytest
 
-from tests.http.purchases import INTENT, INTENTS, asked, assert_unavailable, invalid
-from tests.http.wire import (
+from tests.http.contract import (
     assert_error,
     faults_of,
 )
+from tests.http.purchases import INTENT, INTENTS, asked, assert_unavailable, invalid
 from tests.payments import (
     PURCHASES,
     assert_credited_once,

@@ -12,8 +12,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from tests.http.purchases import INTENTS, asked, assert_unavailable, invalid
-from tests.http.wire import (
+from tests.http.contract import (
     UUID,
     account_path,
     account_row,
@@ -24,6 +23,7 @@ from tests.http.wire import (
     part,
     row_counts,
 )
+from tests.http.purchases import INTENTS, asked, assert_unavailable, invalid
 from tests.payments import (
     EMAIL,
     PURCHASES,

@@ -11,7 +11,7 @@ import httpx2
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.http.wire import (
+from tests.http.contract import (
     ACCOUNTS,
     BATCH,
     CHARGES,

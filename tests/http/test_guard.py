@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from server.api_key_secret import new_secret
-from tests.http.wire import CHARGES, CHECK
+from tests.http.contract import CHARGES, CHECK
 from tests.support import (
     Database,
     Key,

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.http.contract import CHARGES, CHECK
 from tests.http.metrics import Metrics, read
-from tests.http.wire import CHARGES, CHECK
 from tests.ops.load import account_with_credits
 from tests.support import Database, Service, charge_body, held_account, running_service, wait_for
 

@@ -25,8 +25,8 @@ from prometheus_client import CollectorRegistry
 
 from server.observe import metrics
 from server.routes import ROUTES
+from tests.http.contract import ACCOUNTS, BATCH, CHARGES, CHECK, CREDITS, TRANSACTIONS
 from tests.http.metrics import Labels, Metrics, read
-from tests.http.wire import ACCOUNTS, BATCH, CHARGES, CHECK, CREDITS, TRANSACTIONS
 from tests.support import (
     Database,
     Key,

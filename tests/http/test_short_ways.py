@@ -25,7 +25,7 @@ from server.http.aiohttp_server import Runner
 from server.http.app_keys import GATEWAY, STOPPING
 from server.http.json_answer import JsonAnswer
 from server.observe import metrics
-from tests.http.wire import CHARGES, CHECK, TIME, UUID
+from tests.http.contract import CHARGES, CHECK, TIME, UUID
 from tests.support import Database, charge_body, identity
 
 USER = "way-?"  # as long as the names that stand in its place when it is sent

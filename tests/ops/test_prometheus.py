@@ -27,7 +27,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from server.observe import certificate, metrics
-from tests.http.wire import ACCOUNTS, CHARGES, CHECK, CREDITS
+from tests.http.contract import ACCOUNTS, CHARGES, CHECK, CREDITS
 from tests.payments import (
     PURCHASES,
     credited,

@@ -17,7 +17,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.trace import StatusCode
 
 from server.observe.span_filter import ListedOnly
-from tests.http.wire import ACCOUNTS, BATCH, CHARGES, CHECK, TRANSACTIONS
+from tests.http.contract import ACCOUNTS, BATCH, CHARGES, CHECK, TRANSACTIONS
 from tests.otlp import Collector, ReceivedSpan, running_collector
 from tests.support import (
     Database,

@@ -15,10 +15,10 @@ import psycopg
 import pytest
 
 from server.staff.admin_token import issue_token
-from tests.http.descriptions import EVERY_OPERATION, validate_answer
-from tests.http.wire import (
+from tests.http.contract import (
     make_account,
 )
+from tests.http.descriptions import EVERY_OPERATION, validate_answer
 from tests.identity_provider import browser_cookie
 from tests.support import (
     Service,

@@ -16,7 +16,7 @@ from tests.http.admin_api.helpers import (
     hire,
     new_account,
 )
-from tests.http.wire import (
+from tests.http.contract import (
     INT64_MAX,
 )
 from tests.support import (

@@ -12,7 +12,7 @@ from tests.http.admin_api.helpers import (
     new_account,
     staff_environment,
 )
-from tests.http.wire import (
+from tests.http.contract import (
     INT64_MAX,
     make_account,
     make_charges,

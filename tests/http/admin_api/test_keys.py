@@ -17,7 +17,7 @@ from tests.http.admin_api.helpers import (
     Person,
     audit_rows,
 )
-from tests.http.wire import (
+from tests.http.contract import (
     assert_error,
     faults_of,
 )

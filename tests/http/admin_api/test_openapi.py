@@ -21,12 +21,12 @@ from tests.http.admin_api.helpers import (
     session_cookie,
     stranger,
 )
-from tests.http.descriptions import CODES, EVERY_OPERATION
-from tests.http.wire import (
+from tests.http.contract import (
     assert_error,
     faults_of,
     make_account,
 )
+from tests.http.descriptions import CODES, EVERY_OPERATION
 from tests.support import (
     Service,
 )

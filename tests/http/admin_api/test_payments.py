@@ -20,7 +20,7 @@ from tests.http.admin_api.helpers import (
     new_shortfall,
     new_warning,
 )
-from tests.http.wire import (
+from tests.http.contract import (
     INT64_MAX,
     assert_error,
     make_account,

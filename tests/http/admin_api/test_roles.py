@@ -15,7 +15,7 @@ from tests.http.admin_api.helpers import (
     hire,
     session_cookie,
 )
-from tests.http.wire import (
+from tests.http.contract import (
     assert_error,
 )
 from tests.support import (

@@ -19,7 +19,7 @@ from tests.http.admin_api.helpers import (
     hire,
     staff_environment,
 )
-from tests.http.wire import (
+from tests.http.contract import (
     INT64_MAX,
     assert_error,
     faults_of,

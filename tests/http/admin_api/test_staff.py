@@ -17,7 +17,7 @@ from tests.http.admin_api.helpers import (
     hire,
     staff_environment,
 )
-from tests.http.wire import (
+from tests.http.contract import (
     assert_error,
     faults_of,
 )

@@ -24,10 +24,10 @@ from tests.http.admin_api.helpers import (
     stranger,
     token,
 )
-from tests.http.descriptions import CODES
-from tests.http.wire import (
+from tests.http.contract import (
     assert_error,
 )
+from tests.http.descriptions import CODES
 from tests.sql.helpers import set_staff_domain
 from tests.support import (
     Database,

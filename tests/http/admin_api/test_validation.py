@@ -17,7 +17,7 @@ from tests.http.admin_api.helpers import (
     audit_rows,
     new_account,
 )
-from tests.http.wire import (
+from tests.http.contract import (
     INT64_MAX,
     assert_error,
     fault,

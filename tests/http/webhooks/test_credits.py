@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from tests.http.webhooks.helpers import (
-    event_count,
-)
-from tests.http.wire import (
+from tests.http.contract import (
     CHARGES,
     make_account,
     set_status,
+)
+from tests.http.webhooks.helpers import (
+    event_count,
 )
 from tests.payments import (
     Json,

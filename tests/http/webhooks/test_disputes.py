@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
+from tests.http.contract import (
+    make_account,
+)
 from tests.http.webhooks.helpers import (
     assert_failed,
     refund_of,
-)
-from tests.http.wire import (
-    make_account,
 )
 from tests.payments import (
     Json,

@@ -10,6 +10,9 @@ from collections.abc import Iterator
 import httpx2
 import pytest
 
+from tests.http.contract import (
+    assert_error,
+)
 from tests.http.metrics import Metrics
 from tests.http.webhooks.helpers import (
     INTENTS,
@@ -17,9 +20,6 @@ from tests.http.webhooks.helpers import (
     assert_refused,
     event_count,
     post,
-)
-from tests.http.wire import (
-    assert_error,
 )
 from tests.payments import (
     PURCHASES,

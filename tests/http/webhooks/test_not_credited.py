@@ -9,13 +9,13 @@ from uuid import uuid4
 
 import pytest
 
-from tests.http.webhooks.helpers import (
-    assert_failed,
-)
-from tests.http.wire import (
+from tests.http.contract import (
     assert_error,
     make_account,
     set_status,
+)
+from tests.http.webhooks.helpers import (
+    assert_failed,
 )
 from tests.payments import (
     Json,

@@ -7,14 +7,14 @@ import secrets
 
 import pytest
 
+from tests.http.contract import (
+    make_account,
+    make_charges,
+)
 from tests.http.webhooks.helpers import (
     REFUNDS,
     assert_failed,
     refund_of,
-)
-from tests.http.wire import (
-    make_account,
-    make_charges,
 )
 from tests.payments import (
     assert_receipt,

@@ -13,14 +13,14 @@ import httpx2
 import pytest
 
 from server.embedded import find_binaries
+from tests.http.contract import (
+    CHARGES,
+    make_account,
+)
 from tests.http.webhooks.helpers import (
     INTENTS,
     REFUNDS,
     post,
-)
-from tests.http.wire import (
-    CHARGES,
-    make_account,
 )
 from tests.payments import (
     ENCRYPTION_KEY,

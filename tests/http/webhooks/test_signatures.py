@@ -10,13 +10,13 @@ from typing import Any
 import httpx2
 import pytest
 
+from tests.http.contract import (
+    assert_error,
+)
 from tests.http.webhooks.helpers import (
     assert_refused,
     event_count,
     post,
-)
-from tests.http.wire import (
-    assert_error,
 )
 from tests.payments import (
     Json,

@@ -16,7 +16,7 @@ import aiohttp
 import httpx2
 import psutil
 
-from tests.http.wire import account_path, assert_error
+from tests.http.contract import account_path, assert_error
 from tests.nginx import UNLIMITED, Nginx, defaults, render, running_nginx
 from tests.ops.load import Load, account_with_credits
 from tests.ops.nginx.helpers import CHARGES, Upstream, raw

@@ -11,7 +11,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from tests.http.wire import assert_error, assert_error_shape
+from tests.http.contract import assert_error, assert_error_shape
 from tests.nginx import UNLIMITED, Nginx, defaults, running_nginx
 from tests.ops.load import account_with_credits
 from tests.ops.nginx.helpers import CHARGES, CHECK, Upstream, exchange, parsed

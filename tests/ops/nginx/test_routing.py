@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from tests.http.wire import account_path, assert_error
+from tests.http.contract import account_path, assert_error
 from tests.identity_provider import FOUNDER, good_provider, running_console
 from tests.nginx import Nginx, running_nginx
 from tests.ops.nginx.helpers import CHARGES, CHECK, exchange, parsed, raw

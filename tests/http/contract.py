@@ -1,4 +1,4 @@
-"""The wire contract's words, written down a second time: what tests/http compares answers with.
+"""The contract with clients, written down a second time: what tests/http compares answers with.
 Nothing here comes from server/, so that a change of wording there fails a test."""
 
 from __future__ import annotations
