@@ -56,6 +56,10 @@ class FunctionCall(NamedTuple):
     function: Function[Any]
     arguments: dict[str, Any]
 
+    def given(self, **more: Any) -> FunctionCall:
+        """The same call with these arguments as well."""
+        return FunctionCall(self.function, {**self.arguments, **more})
+
     @property
     def statement(self) -> Statement:
         """The statement that makes the call."""

@@ -188,7 +188,7 @@ class Gateway:
     async def process_payment_event(self, call: FunctionCall) -> Row:
         """Returns the row of billing.process_payment_event. Events of one payment run one after the
         other."""
-        payment = call.arguments["payment_id"] or call.arguments["event_id"]
+        payment = call.arguments.get("payment_id") or call.arguments["event_id"]
         async with self._slots["payments"].for_account((payment,)):
             return (await self._database.call(call))[0]
 
@@ -224,7 +224,7 @@ class Gateway:
         """Returns the rows of a call for the staff member whose session or bearer token has this
         hash, which the function looks up. `client`, the browser's address and name, goes to the
         audit log. Raises Refused."""
-        call.arguments["session_hash"] = session_hash
+        call = call.given(session_hash=session_hash)
         # The figures of one account are shown beside the buttons that change it, so they must be up
         # to date.
         if call.function in _STALE_FOR_STAFF and call.arguments.get("account_id") is None:
