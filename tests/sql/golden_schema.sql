@@ -1205,12 +1205,6 @@ CREATE FUNCTION billing_data.store_api_key(p_name text, p_key_prefix text, p_key
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE TABLE billing_data.merged_accounts (
-    id uuid NOT NULL,
-    account_id uuid NOT NULL,
-    CONSTRAINT merged_accounts_another CHECK ((id <> account_id))
-);
-
 CREATE FUNCTION billing_data.surviving_account(p_account_id uuid) RETURNS uuid
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -1443,6 +1437,12 @@ CREATE TABLE billing_data.ledger_openings (
 
 CREATE TABLE billing_data.locks (
     name text NOT NULL
+);
+
+CREATE TABLE billing_data.merged_accounts (
+    id uuid NOT NULL,
+    account_id uuid NOT NULL,
+    CONSTRAINT merged_accounts_another CHECK ((id <> account_id))
 );
 
 CREATE TABLE billing_data.payment_return_credits (
