@@ -20,8 +20,10 @@ BASE = "2025_10_21_0008"
 _HERE = Path(__file__).resolve().parent
 _MIGRATIONS = _HERE.parents[1] / "migrations"
 _BULKY = ("public.accounts", "public.charges", "public.credits", "public.credit_checks")
-# The old service's, which are the package's defaults.
+# The old service's parameters, which are the package's defaults, for one key; cheap ones for the
+# others: a hash says what it costs.
 _HASHER = PasswordHasher()
+_CHEAP_HASHER = PasswordHasher(time_cost=1, memory_cost=1024, parallelism=1)
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
@@ -108,7 +110,7 @@ def add_keys(connection: Connection, now: datetime) -> list[OldKey]:
         environment = columns.get("environment", "live")
         secret = f"cbk_{environment}_{secrets.token_urlsafe(32)}"
         row = {
-            "key_hash": _HASHER.hash(secret),
+            "key_hash": (_CHEAP_HASHER if added else _HASHER).hash(secret),
             "key_prefix": secret[:20],
             "name": name,
             "environment": environment,
