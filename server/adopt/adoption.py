@@ -46,8 +46,8 @@ from server.migrate.runner import connect, seed_settings
 _HERE = Path(__file__).resolve().parent
 _BULKY = ("billing_data.charges", "billing_data.credits", "billing_data.accounts")
 _BOUNDED = ("billing_data.admin_audit_logs",)
-# For two cores that do nothing else: PostgreSQL's processor time as `make adopt-growth` measured it,
-# and a quarter for the disk.
+# For two cores that do nothing else: PostgreSQL's processor time as `make adopt-growth` measured
+# it, and a quarter for the disk.
 _SECONDS_AT_LEAST = 5.0
 _SECONDS_AN_ACCOUNT = 65e-6
 _SECONDS_AN_ENTRY = 25e-6
