@@ -372,9 +372,7 @@ BEGIN
     PERFORM billing_data.require(
         p_initial_balance_minor >= 0, 'p_initial_balance_minor', 'it must be 0 or more'
     );
-    PERFORM billing_data.require(
-        p_currency ~ '^[A-Z]{3}$', 'p_currency', 'it must be three capital letters'
-    );
+    PERFORM billing_data.require_currency(p_currency, 'p_currency');
     PERFORM billing_data.require(
         length(p_plan_name) > 0, 'p_plan_name', 'it must not be empty'
     );

@@ -56,10 +56,10 @@ BEGIN
     ) THEN
         PERFORM billing_data.raise_error('idempotency_key_reused');
     ELSIF NOT replayed THEN
-        IF p_amount > 0 AND v_account.paid_credits > 9223372036854775807 - p_amount THEN
+        IF p_amount > 0 AND v_account.paid_credits > billing_data.max_amount() - p_amount THEN
             PERFORM billing_data.raise_error('balance_overflow', jsonb_build_object(
                 'balance', v_account.paid_credits, 'amount', p_amount,
-                'maximum', 9223372036854775807
+                'maximum', billing_data.max_amount()
             ));
         ELSIF v_account.paid_credits < -p_amount::numeric THEN
             PERFORM billing_data.raise_error('insufficient_credits', jsonb_build_object(

@@ -80,10 +80,9 @@ BEGIN
     PERFORM billing_data.require(
         p_role IN ('admin', 'viewer'), 'p_role', 'it must be admin or viewer'
     );
-    PERFORM billing_data.require(
-        p_full_name IS NULL OR length(p_full_name) BETWEEN 1 AND 255,
-        'p_full_name', 'it must have 1 to 255 characters'
-    );
+    IF p_full_name IS NOT NULL THEN
+        PERFORM billing_data.require_filled(p_full_name, 'p_full_name');
+    END IF;
     PERFORM billing_data.require_durable_commit();
     PERFORM FROM billing_data.admin_users AS u
     WHERE u.role = 'admin' OR u.email = v_email

@@ -106,9 +106,7 @@ DECLARE
     v_actor billing_data.actor := billing_data.authorize(NULL, p_session_hash, 'billing:write');
     v_key billing_data.api_keys;
 BEGIN
-    PERFORM billing_data.require(
-        length(p_name) BETWEEN 1 AND 255, 'p_name', 'it must have 1 to 255 characters'
-    );
+    PERFORM billing_data.require_filled(p_name, 'p_name');
     PERFORM billing_data.require(
         p_environment IN ('test', 'live'), 'p_environment', 'it must be test or live'
     );

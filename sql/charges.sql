@@ -738,10 +738,7 @@ BEGIN
         (v_credential = ALL (ARRAY(SELECT i.api_key_id FROM unnest(p_items) AS i))) IS TRUE,
         'p_items', 'they must all name one API key'
     );
-    PERFORM billing_data.require(
-        length(p_idempotency_key) BETWEEN 1 AND 255,
-        'p_idempotency_key', 'it must have 1 to 255 characters'
-    );
+    PERFORM billing_data.require_filled(p_idempotency_key, 'p_idempotency_key');
     PERFORM billing_data.require(
         length(p_request_fingerprint) BETWEEN 1 AND 64,
         'p_request_fingerprint', 'it must be a digest of 1 to 64 bytes'

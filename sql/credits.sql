@@ -177,7 +177,8 @@ BEGIN
         WHEN v_credit.id IS NOT NULL
             THEN billing_data.replay_outcome(v_credit.request_fingerprint, v_fingerprint)
         WHEN v_account.currency <> p_currency THEN 'credit_currency_mismatch'
-        WHEN v_account.paid_credits > 9223372036854775807 - p_amount_minor THEN 'balance_overflow'
+        WHEN v_account.paid_credits > billing_data.max_amount() - p_amount_minor
+            THEN 'balance_overflow'
         ELSE coalesce(
             billing_data.claim_named_payment(
                 p_external_transaction_id, v_account.id, v_credit_id
@@ -293,7 +294,7 @@ BEGIN
             END,
             jsonb_strip_nulls(jsonb_build_object(
                 'credit_id', v_credit.credit_id, 'balance', v_credit.balance,
-                'amount', p_amount_minor, 'maximum', 9223372036854775807,
+                'amount', p_amount_minor, 'maximum', billing_data.max_amount(),
                 'account_currency', v_credit.account_currency, 'currency', p_currency,
                 'payment_id', p_external_transaction_id
             ))

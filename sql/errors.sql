@@ -192,6 +192,41 @@ $$;
 COMMENT ON FUNCTION billing_data.require_short IS
     'Raises invalid_argument when an argument is longer than its field may be. Helper.';
 
+-- Raises invalid_argument unless an argument has a character and no more than billing_data.most
+-- allows for the field of the same name, or for p_field.
+CREATE OR REPLACE FUNCTION billing_data.require_filled(
+    p_value text, p_argument text, p_field text DEFAULT NULL
+) RETURNS void
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_most integer := billing_data.most(coalesce(p_field, substr(p_argument, 3)));
+BEGIN
+    PERFORM billing_data.require(
+        length(p_value) BETWEEN 1 AND v_most, p_argument,
+        format('it must have 1 to %s characters', v_most)
+    );
+END
+$$;
+COMMENT ON FUNCTION billing_data.require_filled IS
+    'Raises invalid_argument when an argument is empty or longer than its field may be. Helper.';
+
+-- Raises invalid_argument unless a currency is three capital letters.
+CREATE OR REPLACE FUNCTION billing_data.require_currency(p_currency text, p_argument text)
+RETURNS void
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM billing_data.require(
+        p_currency ~ '^[A-Z]{3}$', p_argument, 'it must be three capital letters'
+    );
+END
+$$;
+COMMENT ON FUNCTION billing_data.require_currency IS
+    'Raises invalid_argument unless a currency is three capital letters. Helper.';
+
 -- Raises invalid_argument unless a reason is given and is not too long.
 CREATE OR REPLACE FUNCTION billing_data.require_reason(p_reason text) RETURNS void
 LANGUAGE plpgsql STABLE

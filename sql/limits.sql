@@ -19,3 +19,9 @@ RETURN CASE p_field
     ELSE 255
 END;
 COMMENT ON FUNCTION billing_data.most IS 'The greatest length of a field. Helper.';
+
+-- The greatest amount and the greatest balance: what bigint holds.
+CREATE OR REPLACE FUNCTION billing_data.max_amount() RETURNS bigint
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN 9223372036854775807;
+COMMENT ON FUNCTION billing_data.max_amount IS 'The greatest amount. Helper.';

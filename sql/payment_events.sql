@@ -73,12 +73,8 @@ DECLARE
     v_mode text;
     v_outcome text;
 BEGIN
-    PERFORM billing_data.require(
-        length(p_event_id) BETWEEN 1 AND 255, 'p_event_id', 'it must have 1 to 255 characters'
-    );
-    PERFORM billing_data.require(
-        length(p_event_type) BETWEEN 1 AND 255, 'p_event_type', 'it must have 1 to 255 characters'
-    );
+    PERFORM billing_data.require_filled(p_event_id, 'p_event_id');
+    PERFORM billing_data.require_filled(p_event_type, 'p_event_type');
     PERFORM billing_data.require_payment_provider(p_provider);
     PERFORM billing_data.require(
         jsonb_typeof(p_payload) = 'object', 'p_payload', 'it must be an object'
@@ -90,17 +86,19 @@ BEGIN
     );
     PERFORM billing_data.require(
         p_action <> 'warn'
-        OR (length(p_warning_id) BETWEEN 1 AND 255 AND p_warning_is_open IS NOT NULL),
-        'p_warning_id', 'a warning needs an id of 1 to 255 characters and whether it is open'
+        OR (
+            length(p_warning_id) BETWEEN 1 AND billing_data.most('warning_id')
+            AND p_warning_is_open IS NOT NULL
+        ),
+        'p_warning_id',
+        format(
+            'a warning needs an id of 1 to %s characters and whether it is open',
+            billing_data.most('warning_id')
+        )
     );
-    PERFORM billing_data.require(
-        CASE
-            WHEN p_payment_id IS NULL
-                THEN p_action NOT IN ('settle', 'return', 'unreadable', 'warn')
-            ELSE length(p_payment_id) BETWEEN 1 AND 255
-        END,
-        'p_payment_id', 'it must have 1 to 255 characters'
-    );
+    IF p_payment_id IS NOT NULL OR p_action IN ('settle', 'return', 'unreadable', 'warn') THEN
+        PERFORM billing_data.require_filled(p_payment_id, 'p_payment_id');
+    END IF;
     PERFORM billing_data.require_moment(p_occurred_at, 'p_occurred_at');
     v_returns := ARRAY(
         SELECT t

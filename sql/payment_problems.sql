@@ -35,14 +35,7 @@ AS $$
         END AS what_is_wrong,
         e.received_at AS happened_at
     FROM billing_data.payment_events AS e
-    -- The faults of billing_data.is_payment_fault, written so that the index of these outcomes can
-    -- serve.
-    WHERE e.outcome IN (
-            'account_not_found', 'amount_mismatch', 'balance_overflow', 'charge_unreadable',
-            'credited_by_hand', 'currency_mismatch', 'metadata_missing', 'mode_mismatch',
-            'not_sold_here',
-            'payment_mismatch', 'payment_unknown'
-        )
+    WHERE billing_data.is_payment_fault(e.outcome)
         AND e.resolved_at IS NULL
         -- A payment that reconciliation has credited since then is no longer a problem.
         AND NOT (
@@ -130,9 +123,7 @@ LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    PERFORM billing_data.require(
-        length(p_reference) BETWEEN 1 AND 255, p_argument, 'it must have 1 to 255 characters'
-    );
+    PERFORM billing_data.require_filled(p_reference, p_argument, 'reference');
     PERFORM billing_data.require_reason(p_reason);
 END
 $$;
@@ -254,7 +245,7 @@ BEGIN
         v_purchase.uses := greatest(
             least(
                 round(v_purchase.uses * v_paid.amount_minor::numeric / v_purchase.price_minor),
-                9223372036854775807
+                billing_data.max_amount()
             ),
             1
         );

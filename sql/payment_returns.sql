@@ -167,7 +167,7 @@ BEGIN
         WHEN v_due > v_before.due THEN -least(v_due - v_before.due, v_account.paid_credits)
         ELSE greatest(v_before.taken - v_due, 0)
     END;
-    IF v_change > 0 AND v_account.paid_credits > 9223372036854775807 - v_change THEN
+    IF v_change > 0 AND v_account.paid_credits > billing_data.max_amount() - v_change THEN
         RETURN false;
     END IF;
     IF v_due > v_before.due AND v_entries.n = 0 THEN
@@ -399,7 +399,7 @@ BEGIN
             ELSE coalesce(p_occurred_at, clock_timestamp())
         END;
         PERFORM billing_data.require(
-            length(v_told.return_id) BETWEEN 1 AND 200
+            length(v_told.return_id) BETWEEN 1 AND billing_data.most('return_id')
             AND v_told.kind IN ('refund', 'dispute')
             AND v_told.amount_minor > 0
             AND v_told.away_minor BETWEEN 0 AND v_told.amount_minor
@@ -450,12 +450,8 @@ DECLARE
     v_read_at timestamptz := coalesce(p_read_at, clock_timestamp());
     v_told billing_data.payment_returns;
 BEGIN
-    PERFORM billing_data.require(
-        length(p_payment_id) BETWEEN 1 AND 255, 'p_payment_id', 'it must have 1 to 255 characters'
-    );
-    PERFORM billing_data.require(
-        length(p_return_id) BETWEEN 1 AND 200, 'p_return_id', 'it must have 1 to 200 characters'
-    );
+    PERFORM billing_data.require_filled(p_payment_id, 'p_payment_id');
+    PERFORM billing_data.require_filled(p_return_id, 'p_return_id');
     PERFORM billing_data.require(
         p_kind IN ('refund', 'dispute'), 'p_kind', 'it must be refund or dispute'
     );

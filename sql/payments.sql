@@ -2,14 +2,14 @@
 -- payment. Lock order everywhere: the event, the account, the purchase, the payment's effect.
 
 -- Whether an outcome means that money and credits do not agree and that a person must look at it.
+-- It has no settings of its own, so that PostgreSQL puts the expression in place of the call and
+-- the index of these outcomes can serve.
 CREATE OR REPLACE FUNCTION billing_data.is_payment_fault(p_outcome text) RETURNS boolean
 LANGUAGE sql IMMUTABLE
-SET search_path = pg_catalog, pg_temp
 RETURN p_outcome IN (
     'account_not_found', 'amount_mismatch', 'balance_overflow', 'charge_unreadable',
     'credited_by_hand', 'currency_mismatch', 'metadata_missing', 'mode_mismatch',
-    'not_sold_here', 'payment_mismatch',
-    'payment_unknown'
+    'not_sold_here', 'payment_mismatch', 'payment_unknown'
 );
 COMMENT ON FUNCTION billing_data.is_payment_fault IS
     'Tells whether a payment''s outcome needs a person. Helper.';
@@ -225,7 +225,7 @@ BEGIN
             WHEN v_effect.credit_id IS NOT NULL THEN 'credited_by_hand'
             WHEN upper(p_currency) IS DISTINCT FROM v_purchase.currency THEN 'currency_mismatch'
             WHEN p_amount_minor IS DISTINCT FROM v_purchase.price_minor THEN 'amount_mismatch'
-            WHEN v_account.paid_credits > 9223372036854775807 - v_purchase.uses
+            WHEN v_account.paid_credits > billing_data.max_amount() - v_purchase.uses
                 THEN 'balance_overflow'
             ELSE 'credited'
         END;
@@ -314,9 +314,7 @@ DECLARE
     v_actor billing_data.actor := billing_data.authorize(NULL, NULL, 'billing:write');
     v_owner record;
 BEGIN
-    PERFORM billing_data.require(
-        length(p_payment_id) BETWEEN 1 AND 255, 'p_payment_id', 'it must have 1 to 255 characters'
-    );
+    PERFORM billing_data.require_filled(p_payment_id, 'p_payment_id');
     PERFORM billing_data.require(p_amount_minor > 0, 'p_amount_minor', 'it must be greater than 0');
     PERFORM billing_data.require_payment_provider(p_provider);
     PERFORM billing_data.require_durable_commit();

@@ -177,9 +177,7 @@ DECLARE
         billing_data.authorize(p_api_key_id, p_session_hash, 'billing:write');
     v_purchase billing_data.purchases;
 BEGIN
-    PERFORM billing_data.require(
-        length(p_payment_id) BETWEEN 1 AND 255, 'p_payment_id', 'it must have 1 to 255 characters'
-    );
+    PERFORM billing_data.require_filled(p_payment_id, 'p_payment_id');
     PERFORM billing_data.require_short(p_payment_status, 'p_payment_status');
     PERFORM billing_data.require_durable_commit();
     UPDATE billing_data.purchases AS p

@@ -117,10 +117,9 @@ BEGIN
         p_pack_price_minor IS NULL OR p_pack_price_minor > 0,
         'p_pack_price_minor', 'it must be greater than 0, in minor units such as cents'
     );
-    PERFORM billing_data.require(
-        p_pack_currency IS NULL OR p_pack_currency ~ '^[A-Z]{3}$',
-        'p_pack_currency', 'it must be three capital letters'
-    );
+    IF p_pack_currency IS NOT NULL THEN
+        PERFORM billing_data.require_currency(p_pack_currency, 'p_pack_currency');
+    END IF;
     PERFORM billing_data.require_durable_commit();
     SELECT s.* INTO STRICT v_before FROM billing_data.settings AS s FOR UPDATE;
     UPDATE billing_data.settings AS s

@@ -106,11 +106,10 @@ DECLARE
 BEGIN
     PERFORM billing_data.require_hash(p_session_hash, 'p_session_hash');
     PERFORM billing_data.require(
-        length(v_email) BETWEEN 3 AND 255, 'p_email', 'it must have 3 to 255 characters'
+        length(v_email) BETWEEN 3 AND billing_data.most('email'), 'p_email',
+        format('it must have 3 to %s characters', billing_data.most('email'))
     );
-    PERFORM billing_data.require(
-        length(p_google_id) BETWEEN 1 AND 255, 'p_google_id', 'it must have 1 to 255 characters'
-    );
+    PERFORM billing_data.require_filled(p_google_id, 'p_google_id');
     SELECT s.admin_email_domain INTO STRICT v_domain FROM billing_data.settings AS s;
     IF v_email !~ '^[^@[:space:]]+@[^@[:space:]]+$' OR split_part(v_email, '@', 2) <> v_domain THEN
         PERFORM billing_data.raise_error(
@@ -127,7 +126,12 @@ BEGIN
     WHERE u.google_id = p_google_id AND u.email <> v_email;
     INSERT INTO billing_data.admin_users AS u (email, full_name, role)
     VALUES (
-        v_email, left(coalesce(nullif(p_full_name, ''), split_part(v_email, '@', 1)), 255), 'viewer'
+        v_email,
+        left(
+            coalesce(nullif(p_full_name, ''), split_part(v_email, '@', 1)),
+            billing_data.most('full_name')
+        ),
+        'viewer'
     )
     ON CONFLICT ON CONSTRAINT admin_users_email_key DO NOTHING
     RETURNING u.* INTO v_user;
@@ -154,8 +158,12 @@ BEGIN
         );
     END IF;
     UPDATE billing_data.admin_users AS u
-    SET full_name = coalesce(left(nullif(p_full_name, ''), 255), u.full_name),
-        picture_url = coalesce(left(p_picture_url, 512), u.picture_url),
+    SET full_name = coalesce(
+            left(nullif(p_full_name, ''), billing_data.most('full_name')), u.full_name
+        ),
+        picture_url = coalesce(
+            left(p_picture_url, billing_data.most('picture_url')), u.picture_url
+        ),
         google_id = p_google_id,
         invited_until = NULL
     WHERE u.id = v_user.id

@@ -9,9 +9,10 @@ import shlex
 from typing import Any
 from urllib.parse import quote, urlencode
 
+from server.limits import INT64_MAX
+
 Json = dict[str, Any]
 
-_INT64_MAX = 2**63 - 1
 _FORMATS = {"uuid": "UUID", "date": "date", "date-time": "time", "uri": "URL"}
 _NO_BODY: Json = {"no body": {"schema": {}}}
 
@@ -194,7 +195,7 @@ def _bounds(schema: Json) -> list[str]:
         least = schema["exclusiveMinimum"] + 1
     most = schema.get("maximum", schema.get("maxLength", schema.get("maxItems")))
     unit = " characters" if "minLength" in schema or "maxLength" in schema else ""
-    if most is not None and most < _INT64_MAX:
+    if most is not None and most < INT64_MAX:
         return [f"{least} to {most}{unit}" if least else f"at most {most}{unit}"]
     if least == 1 and unit:
         return ["not empty"]

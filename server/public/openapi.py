@@ -22,6 +22,7 @@ from server.http.error_codes import (
 )
 from server.http.example_values import ERROR_VALUES, REQUEST_ID
 from server.http.route import SIGNED, STAFF, ErrorAnswer, Route, Section
+from server.limits import INT64_MAX, most
 from server.payments.provider import PaymentProvider
 from server.payments.registry import all_providers, provider_of
 from server.public.introduction import INTRODUCTION, TITLE
@@ -111,10 +112,7 @@ _ERROR_ANSWERS = {
         ErrorAnswer(
             "balance_overflow",
             Error,
-            {
-                "detail": "Balance overflow: 20 and 9223372036854775807 together exceed"
-                " 9223372036854775807"
-            },
+            {"detail": f"Balance overflow: 20 and {INT64_MAX} together exceed {INT64_MAX}"},
         ),
         ErrorAnswer(
             "validation_error",
@@ -281,7 +279,7 @@ class _Description:
                     "required": False,
                     "description": "Makes it safe to send the request again: a repeat is answered"
                     " with the first answer.",
-                    "schema": {"type": "string", "maxLength": 255},
+                    "schema": {"type": "string", "maxLength": most("idempotency_key")},
                     "example": route.example.idempotency_key,
                 }
             )

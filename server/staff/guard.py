@@ -18,6 +18,7 @@ from server.gateway import FunctionCall, Refused, Row, functions
 from server.http.app_keys import CONFIG, GATEWAY
 from server.http.client_address import client_address
 from server.http.errors import ApiError, known_error
+from server.limits import most
 from server.staff.admin_token import hashed
 from server.staff.sessions import COOKIES, BrowserSession
 
@@ -143,7 +144,9 @@ async def require_admin(visit: Visit) -> None:
 
 def client_of(request: web.Request) -> tuple[str, str]:
     """The browser's address and name, as the audit log stores them."""
-    return client_address(request) or "", _readable(request.headers.get("User-Agent", ""))[:500]
+    return client_address(request) or "", _readable(request.headers.get("User-Agent", ""))[
+        : most("user_agent")
+    ]
 
 
 def _readable(header: str) -> str:

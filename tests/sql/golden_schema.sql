@@ -963,8 +963,7 @@ CREATE FUNCTION billing_data.is_old_entry(p_id uuid, p_database_role text, p_req
     LANGUAGE sql IMMUTABLE PARALLEL SAFE;
 
 CREATE FUNCTION billing_data.is_payment_fault(p_outcome text) RETURNS boolean
-    LANGUAGE sql IMMUTABLE
-    SET search_path TO 'pg_catalog', 'pg_temp';
+    LANGUAGE sql IMMUTABLE;
 
 CREATE FUNCTION billing_data.is_resolved_without_credit(p_provider text, p_payment_id text) RETURNS boolean
     LANGUAGE sql STABLE
@@ -1024,6 +1023,9 @@ CREATE FUNCTION billing_data.secrets_of(p_value jsonb) RETURNS jsonb
 CREATE FUNCTION billing_data.mask_config(p_kind text, p_config_data jsonb) RETURNS jsonb
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.max_amount() RETURNS bigint
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE;
 
 CREATE FUNCTION billing_data.may_write(p_role text, p_key billing_data.api_keys) RETURNS boolean
     LANGUAGE sql IMMUTABLE;
@@ -1122,8 +1124,16 @@ CREATE FUNCTION billing_data.require_credit_of_payment(p_credit billing_data.cre
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.require_currency(p_currency text, p_argument text) RETURNS void
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.require_durable_commit() RETURNS void
     LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.require_filled(p_value text, p_argument text, p_field text DEFAULT NULL::text) RETURNS void
+    LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.require_hash(p_hash bytea, p_argument text) RETURNS void

@@ -251,9 +251,11 @@ def _fill_console(database: Database) -> None:
         FROM generate_series(1, {ACCOUNTS}) AS n
     """)
     database.execute("""
-        INSERT INTO billing_data.purchases (account_id, id, payment_id, uses, price_minor,
+        INSERT INTO billing_data.purchases (account_id, id, provider, payment_id, uses, price_minor,
             currency, database_role, created_at)
-        SELECT a.id, gen_random_uuid(), 'pi_' || a.external_id, 20, 500, 'USD', 'x', a.created_at
+        SELECT
+            a.id, gen_random_uuid(), 'stripe', 'pi_' || a.external_id, 20, 500, 'USD', 'x',
+            a.created_at
         FROM billing_data.accounts AS a
     """)
     database.execute(f"""

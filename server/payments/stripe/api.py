@@ -18,6 +18,7 @@ import aiohttp
 
 from server import __version__
 from server.lazy_import import LazyModule
+from server.limits import most
 from server.observe import metrics
 from server.payments.provider import (
     ListedPayment,
@@ -47,7 +48,7 @@ else:
 _RETRIES = 1
 _AT_ONCE = 50
 _PAGE = 100
-_PAYMENT_ID = re.compile(r"[A-Za-z0-9_]{1,255}")
+_PAYMENT_ID = re.compile(rf"[A-Za-z0-9_]{{1,{most('payment_id')}}}")
 T = TypeVar("T")
 
 

@@ -13,7 +13,7 @@ from uuid import UUID
 
 import orjson
 
-from server.limits import INT64_MAX
+from server.limits import INT64_MAX, most
 from server.payments.provider import Claim, InvalidEvent, MoneyReturn, PaymentEvent
 
 _OURS = ("account_id", "oauth_provider", "external_id", "purchase_id")
@@ -42,7 +42,7 @@ def read_event(body: bytes) -> PaymentEvent:
     kind = event.get("type")
     made = PaymentEvent(
         id=event["id"] if _is_name(event.get("id")) else None,
-        type=kind[:255] if kind and isinstance(kind, str) else "unknown",
+        type=kind[: most("event_type")] if kind and isinstance(kind, str) else "unknown",
         livemode=event["livemode"] if isinstance(event.get("livemode"), bool) else None,
         payload=_payload(event),
         created=_time(event.get("created")),
@@ -142,7 +142,7 @@ def _warned(event: PaymentEvent, warning: dict[str, Any]) -> PaymentEvent:
         event,
         action="warn",
         payment_id=payment_id,
-        warning_id=warning_id[:255],
+        warning_id=warning_id[: most("warning_id")],
         warning_is_open=warning.get("actionable") is not False,
     )
 
@@ -204,7 +204,7 @@ def _return(
     if amount is None or not _is_name(subject.get("id")):
         return None
     away = min(max(away, 0), amount)
-    return MoneyReturn(subject["id"][:200], kind, amount, away, state, transactions)
+    return MoneyReturn(subject["id"][: most("return_id")], kind, amount, away, state, transactions)
 
 
 def _balance_moves(dispute: Mapping[str, Any]) -> list[Mapping[str, Any]] | None:
@@ -265,7 +265,7 @@ def _payload(event: dict[str, Any]) -> str:
 
 
 def _is_name(value: Any) -> bool:
-    return isinstance(value, str) and 0 < len(value) <= 255
+    return isinstance(value, str) and 0 < len(value) <= most()
 
 
 def _uuid(value: Any) -> UUID | None:
