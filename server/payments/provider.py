@@ -54,9 +54,10 @@ class Setting:
     Of a secret with `may_be_several` there may be several at a time. The provider's row in
     billing_data.payment_providers says the same of both.
 
-    `pattern` is what all of a right value matches, and `shape` says so after "must be". The others
-    are for the settings page: what the field is called, what is said of a wrong value, below the
-    empty field, and where the setting is missing."""
+    `pattern` is what all of a right value matches, and `shape` says so after "must be". A secret's
+    pattern must match nothing that people write: the settings page refuses reasons that it finds
+    secrets in. The others are for the settings page: what the field is called, what is said of a
+    wrong value, below the empty field, and where the setting is missing."""
 
     name: str
     title: str

@@ -84,6 +84,25 @@ def test_no_constraint_names_a_payment_provider(module_database: Database) -> No
     assert named == []
 
 
+def test_every_table_with_a_payment_provider_refuses_one_that_has_no_row(
+    module_database: Database,
+) -> None:
+    named = module_database.execute("""
+        SELECT a.attrelid::regclass::text
+        FROM pg_attribute AS a INNER JOIN pg_class AS c ON c.oid = a.attrelid
+        WHERE c.relnamespace = 'billing_data'::regnamespace AND c.relkind = 'r'
+            AND a.attname IN ('provider', 'provider_type')
+            AND c.relname <> 'payment_return_credits'  -- it refers to a return
+    """)
+    held = module_database.execute("""
+        SELECT c.conrelid::regclass::text
+        FROM pg_constraint AS c
+        WHERE c.confrelid = 'billing_data.payment_providers'::regclass AND c.convalidated
+    """)
+    assert sorted(named) == sorted(held)
+    assert len(held) == 6
+
+
 def test_only_its_folder_names_a_payment_provider() -> None:
     allowed = ("server/payments/", "server/payment_kinds.py", "server/adopt/", "server/cli/")
     found = [
