@@ -103,7 +103,7 @@ def _warnings(provider: PaymentProvider, stored: Stored) -> list[str]:
 def sealed(
     request: web.Request, provider: PaymentProvider, form: Mapping[str, str], stored: Stored
 ) -> dict[str, Any]:
-    """The arguments of set_provider_config that the form stands for. Raises FormFault."""
+    """The arguments of set_provider_config for the form. Raises FormFault."""
     config: dict[str, Any] = {}
     faults: dict[str, str] = {}
     if _LOOKS_SECRET.search(form.get("reason", "")):

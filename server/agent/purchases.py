@@ -115,13 +115,13 @@ PROVIDER_FAULTS = ("payment_provider_not_configured", "payment_provider_unavaila
 
 
 async def create_purchase(request: web.Request, call: Call) -> web.StreamResponse:
-    """Offers the present pack at the present price and has Stripe make a payment for it. Give
-    `client_secret` and `publishable_key` to Stripe's script in the user's client: it takes the
-    card. The credits are added when Stripe says that the money has come, a moment after the user
-    paid. A user who is not known yet gets an account. The same request with the same
-    Idempotency-Key (`customer_email` may differ) is given the same payment, in its state of today:
-    `status` and `credits_added` may have changed. Where `payable` is false the payment can no
-    longer be paid: buy again, with a new Idempotency-Key."""
+    """Offers the current pack at the current price and has Stripe make a payment for it. Give
+    `client_secret` and `publishable_key` to Stripe's script in the user's client, which takes the
+    card. The credits are added when Stripe reports that the money has arrived, a moment after the
+    user paid. An unknown user gets an account. The same request with the same Idempotency-Key
+    (`customer_email` may differ) returns the same payment in its current state: `status` and
+    `credits_added` may have changed. When `payable` is false, the payment can no longer be paid:
+    buy again with a new Idempotency-Key."""
     # A purchase that the provider did not answer for stays an offer, and costs nobody anything.
     body: PurchaseRequest = call.body
     offer = await call.gateway.write(
@@ -149,7 +149,7 @@ async def create_purchase(request: web.Request, call: Call) -> web.StreamRespons
         else:
             payment = await api.begin_payment(_purchase(body, offer))
             payment_id = await _attach(call, offer, payment)
-            if payment_id != payment.id:  # another request for this purchase was faster
+            if payment_id != payment.id:  # another request for this purchase was first
                 payment = await api.get_payment(payment_id)
     except (PaymentProviderError, PaymentMissing) as error:
         metrics.PURCHASES.labels("error").inc()
@@ -191,7 +191,7 @@ async def _read(api: ProviderApi, payment_id: str) -> ProviderPayment | None:
 
 
 async def _attach(call: Call, offer: Mapping[str, Any], payment: ProviderPayment) -> str:
-    """Records the payment of a purchase; gives the one that was recorded first."""
+    """Records the payment of a purchase. Returns the payment that was recorded first."""
     attached = await call.gateway.write(
         functions.attach_payment(
             account_id=offer["account_id"],
@@ -230,8 +230,8 @@ def _provider_unavailable(
 
 
 async def _is_ours(call: Call, payment: ProviderPayment) -> bool:
-    """Whether a payment without a purchase was made by the old service: then it names an account
-    by its id and its identity, and no purchase."""
+    """Whether a payment without a purchase was made by the old service: such a payment names an
+    account by its id and its identity, and no purchase."""
     claim = payment.claim
     if claim.purchase_id or claim.is_foreign:
         return False

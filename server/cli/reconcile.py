@@ -180,7 +180,7 @@ class _Database:
 
 
 def _amounts(differences: Sequence[Difference]) -> list[str]:
-    """The amount of each difference as people write it."""
+    """Writes the amount of each difference as people write it."""
     rows = call_function(
         "SELECT billing.describe_money(p_amount_minor => d.amount, p_currency => d.currency)"
         " AS amount FROM unnest(%(amounts)s::bigint[], %(currencies)s::text[])"

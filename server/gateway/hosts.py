@@ -1,5 +1,5 @@
-"""How a connection of the database is made: to which of several hosts, within what time, and with a
-socket that notices when the other side has gone."""
+"""Opens connections of the database: to one of several hosts, within a time limit, and with a
+socket that notices when the other side is gone."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import asyncpg
 
-# How a connection that breaks shows, beside errors that PostgreSQL sends.
+# The exceptions of a broken connection, beside errors that PostgreSQL sends.
 BROKEN = (
     OSError,
     TimeoutError,
     asyncpg.InterfaceError,
-    asyncpg.InternalClientError,  # how asyncpg may take a connection cut in the middle
+    # Asyncpg may raise this for a connection that breaks in the middle of a message.
+    asyncpg.InternalClientError,
 )
 # What the kernel watches, in seconds or milliseconds. On an idle connection it probes the other
 # side after a while; on a busy one it gives up when the other side confirms nothing. Linux has all
@@ -29,32 +30,32 @@ _SOCKET_OPTIONS = {
 
 
 class Hosts:
-    """The hosts of a database URL, the one that served last first."""
+    """The hosts of a database URL; the one that served last comes first."""
 
     def __init__(self, url: str) -> None:
         self._url = url
         self._order = _hosts_of(url)
 
     def in_order(self) -> list[dict[str, Any]]:
-        """Which host to try first, second, ..."""
+        """The hosts in the order in which to try them."""
         return list(self._order)
 
     def prefer(self, host: dict[str, Any]) -> None:
-        """Tries this one first from now on."""
+        """Makes this host the first to try from now on."""
         self._order.remove(host)
         self._order.insert(0, host)
 
     async def connect(self, host: dict[str, Any], **options: Any) -> Any:
-        """A connection to one of the hosts; options as of asyncpg.connect. Each host has the
-        time-out for itself: one that is silent does not use up the next one's."""
+        """Connects to one of the hosts; options are those of asyncpg.connect. Each host has the
+        time-out for itself, so a silent host does not use up the time of the next one."""
         connection = await asyncpg.connect(self._url, **host, **options)
         _keep_alive(connection)
         return connection
 
 
 def _hosts_of(url: str) -> list[dict[str, Any]]:
-    """asyncpg's arguments for each host of a URL that names several; no argument for a single
-    one, which asyncpg finds out by itself."""
+    """asyncpg's arguments for each host of a URL that names several. No arguments for a single
+    host, which asyncpg reads from the URL itself."""
     parts = urlsplit(url)
     query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
     in_front = unquote(parts.netloc.rpartition("@")[2])
@@ -76,8 +77,8 @@ def _has_port(name: str) -> bool:
 
 
 def _keep_alive(connection: Any) -> None:
-    """Has the kernel watch the connection's socket."""
-    transport = connection._transport  # asyncpg offers no other way to it
+    """Makes the kernel watch the connection's socket."""
+    transport = connection._transport  # asyncpg offers no other access to it
     ours = transport.get_extra_info("socket")
     if ours is None or ours.family == socket.AF_UNIX:
         return

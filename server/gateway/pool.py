@@ -29,17 +29,18 @@ from server.gateway.silence import SilenceWatch
 if TYPE_CHECKING:
     Connection = asyncpg.Connection[asyncpg.Record]
 else:
-    Connection = asyncpg.Connection  # not subscriptable when it runs
+    Connection = asyncpg.Connection  # asyncpg.Connection cannot be subscripted at run time
 
 _LOG = logging.getLogger(__name__)
 WEB_ROLE = "billing_server"
 _CANNOT_BECOME = frozenset({"42501", "22023", "42704"})
 MAX_AGE = (
-    600.0  # a connection is closed at that age, some earlier, so that not all come due at once
+    600.0  # a connection is closed at this age, some earlier, so that they do not all end at once
 )
 _YOUNGEST = 0.8
 _IDLE_LIMIT = 60.0
-_TRUSTED_FOR = 3.0  # after its last answer; then it is asked before it is used
+# Seconds after its last answer; a connection idle for longer is checked before it is used.
+_TRUSTED_FOR = 3.0
 _PROBE_PATIENCE = 1.0
 _BEGIN_PATIENCE = 2.0  # BEGIN waits for no lock: after that many seconds the server is not there
 SET_CLIENT = (
@@ -62,7 +63,7 @@ class _Member:
     opened_at: float
     expires_at: float
     used_at: float
-    pid: int | None  # of the server's process, where it stays the same
+    pid: int | None  # the server process, where it does not change between calls
     kept_for: str | None
 
 
@@ -92,7 +93,7 @@ class Pool:
         self._read_only = read_only
         self._max_age = max_age
         self._connect_timeout = connect_timeout
-        # Beyond the server's own limit: only a server that went silent reaches this.
+        # Longer than the server's own limit, so only a server that went silent reaches it.
         self.patience = statement_timeout + 1.0
         settings = {
             "application_name": "ciris-billing",
@@ -111,11 +112,11 @@ class Pool:
         self._condemned_at = 0.0  # when a connection last failed
         self._silence = SilenceWatch(self._connect_to_ask, self.condemn)
         self._announce_rights = announce_rights
-        self.in_use = 0  # how many connections are at work right now, or being opened
+        self.in_use = 0  # connections that run a call right now, or are being opened
 
     @contextlib.asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
-        """As take, and put_back at the end of the block."""
+        """Takes a connection, and puts it back at the end of the block."""
         connection = await self.take()
         try:
             yield connection
@@ -123,8 +124,8 @@ class Pool:
             self.put_back(connection)
 
     async def take(self, kept_for: str | None = None) -> Connection:
-        """A connection for one call; give it back with put_back. `kept_for` names the user whose
-        own connections it is one of. Raises Unavailable when none can be made."""
+        """Returns a connection for one call; give it back with put_back. `kept_for` names the user
+        that has connections of its own. Raises Unavailable when no connection can be made."""
         await self._slots.acquire()
         self.in_use += 1
         try:
@@ -170,8 +171,9 @@ class Pool:
     async def fetch_for(
         self, connection: Connection, client: tuple[str, str] | None, sql: str, *arguments: Any
     ) -> list[Any]:
-        """As fetch, in a transaction of its own, which knows the client's address and agent, if
-        there is one, for the audit. Raises Unavailable when none begins: nothing took effect."""
+        """As fetch, in a transaction of its own that knows the client's address and agent, if there
+        is a client, for the audit log. Raises Unavailable when no transaction begins: then nothing
+        took effect."""
         await self._begin_transaction(connection)
         expected = self._expect(connection)
         try:
@@ -197,7 +199,7 @@ class Pool:
 
     def condemn(self, connection: Connection) -> None:
         """Closes a connection whose call failed, and all that were opened before the call: idle
-        ones at once, those at work when they come back."""
+        ones at once, busy ones when they are put back."""
         connection.terminate()
         member = self._open.get(connection)
         if member is None or member.used_at <= self._condemned_at:
@@ -211,11 +213,11 @@ class Pool:
             _LOG.warning("a connection failed: %d idle ones of its age are closed", len(doomed))
 
     def session_settings(self, settings: dict[str, str]) -> dict[str, str]:
-        """Which settings a connection is opened with."""
+        """The settings with which a connection is opened."""
         return settings
 
     async def close(self) -> None:
-        """Closes every connection; call it when no call is under way."""
+        """Closes every connection. Call it when no call is under way."""
         await self._silence.close()
         for connection in list(self._open):
             with contextlib.suppress(*BROKEN, asyncpg.PostgresError):
@@ -224,7 +226,8 @@ class Pool:
         self._free.clear()
 
     async def _rested(self, kept_for: str | None) -> Connection | None:
-        """An idle connection that can be trusted, the one used last."""
+        """Returns an idle connection that can be trusted, the one used last; None when there is
+        none."""
         self._close_idle()
         free = self._free[kept_for]
         while free:
@@ -245,7 +248,8 @@ class Pool:
                 self._drop(free.pop(0))
 
     def _make_room(self) -> None:
-        """Closes what others have kept unused for longest, where one more would be too many."""
+        """Closes the kept connection of another user that has been idle for longest, when one more
+        connection would be too many."""
         while resting := [free[0] for free in self._free.values() if free]:
             if self.in_use + sum(map(len, self._free.values())) <= self._size:
                 break
@@ -256,7 +260,8 @@ class Pool:
         self._drop(connection)
 
     async def _proves_itself(self, connection: Connection) -> bool:
-        """Whether a connection answers soon, and its server may write. Else it is gone."""
+        """Whether a connection answers soon and its server may write. Otherwise the connection is
+        closed."""
         self._open[connection].used_at = monotonic()
         try:
             async with asyncio.timeout(_PROBE_PATIENCE):
@@ -288,7 +293,8 @@ class Pool:
         return None if member is None else self._silence.expect(connection, member.pid)
 
     async def _connect(self, kept_for: str | None) -> Connection:
-        """A new connection, to the first host that lets one in and can do what the pool is for."""
+        """Opens a new connection, to the first host that accepts it and can do what the pool is
+        for."""
         self._make_room()
         faults: list[Unavailable] = []
         for host in self._hosts.in_order():
@@ -305,7 +311,7 @@ class Pool:
         now = monotonic()
         try:
             connection = await self._open_at(host)
-        except (*BROKEN, asyncpg.PostgresError) as error:  # or it is not the primary
+        except (*BROKEN, asyncpg.PostgresError) as error:  # or the host is not the primary
             raise Unavailable(f"no connection to the database: {type(error).__name__}") from error
         try:
             server = await self.introduce(connection)
@@ -334,12 +340,12 @@ class Pool:
         return connection
 
     async def _connect_to_ask(self) -> Connection:
-        """A connection beside the pool, with the login's own rights: only they see what the login's
-        other sessions do."""
+        """Opens a connection beside the pool, with the login's own rights: only with those can it
+        see what the login's other sessions do."""
         return await self._open_at(self._hosts.in_order()[0])
 
     async def introduce(self, connection: Connection) -> Any:
-        """Becomes the web tier's role, whatever the login may do besides; gives what the server
+        """Changes to the web tier's role, whatever else the login may do. Returns what the server
         says of itself."""
         server = await connection.fetchrow(INTRODUCTION, timeout=self._connect_timeout)
         await connection.execute(f"SET ROLE {WEB_ROLE}", timeout=self._connect_timeout)
@@ -369,7 +375,7 @@ class Pool:
         try:
             await connection.execute("ROLLBACK", timeout=self.patience)
         except (*BROKEN, asyncpg.PostgresError):
-            connection.terminate()  # which undoes it as well
+            connection.terminate()  # this undoes the connection's transaction as well
         except asyncio.CancelledError:
             connection.terminate()
             raise

@@ -38,7 +38,7 @@ _REPLICA_POSITION = (
 
 
 class Replica:
-    """The replica `database`. `ask_primary` gives the row of PRIMARY_POSITION; `max_lag` in
+    """The replica `database`. `ask_primary` returns the row of PRIMARY_POSITION. `max_lag` is in
     seconds."""
 
     def __init__(
@@ -48,18 +48,20 @@ class Replica:
         self._ask_primary = ask_primary
         self._max_lag = max_lag
         self._positions: deque[tuple[float, int]] = deque(maxlen=_POSITIONS)
-        self._reached: float | None = None  # when the primary was where the replica is known to be
+        # When the primary was at the position that the replica is known to have reached.
+        self._reached: float | None = None
         self._under_way: set[asyncio.Task[list[Row]]] = set()
         self._fault: str | None = "not looked at yet"
 
     @property
     def usable(self) -> bool:
-        """Whether reads may go there now."""
+        """Whether reads may use the replica now."""
         return self._fault is None
 
     async def attempt(self, call: Coroutine[Any, Any, list[Row]]) -> list[Row] | None:
-        """The rows of `call`, a call of this replica; None when the primary has to answer:
-        the replica failed, or refused what it may only not have heard of yet."""
+        """Returns the rows of `call`, a call of this replica. None when the primary has to answer:
+        the replica failed, or refused the call, perhaps because it has not received something yet.
+        """
         task = asyncio.get_running_loop().create_task(call)
         self._under_way.add(task)
         try:
@@ -68,7 +70,7 @@ class Replica:
             current = asyncio.current_task()
             if current is not None and current.cancelling():
                 raise
-            return None  # given up by the watch
+            return None  # the watch gave the call up
         except Unavailable as error:
             self._give_up(str(error))
             return None
@@ -78,13 +80,13 @@ class Replica:
             self._under_way.discard(task)
 
     async def watch(self) -> None:
-        """Looks at the replica for ever."""
+        """Checks the replica for ever."""
         self._reached = asyncio.get_running_loop().time()
         while True:
             try:
                 await self._look()
             except Exception:
-                # Without a watch nobody would see the replica fall behind.
+                # Without this task nobody would notice that the replica falls behind.
                 _LOG.exception("the replica cannot be looked at")
                 self._give_up("it cannot be looked at")
             await asyncio.sleep(_INTERVAL)
@@ -113,7 +115,8 @@ class Replica:
         metrics.REPLICA_LAG.set(self._lag())
 
     async def _position_of_primary(self) -> Row | None:
-        """None when it cannot be asked: the lag grows with each round then."""
+        """Returns the primary's position. None when it cannot be asked: then the lag grows with
+        each round."""
         now = asyncio.get_running_loop().time()
         try:
             async with asyncio.timeout(_PATIENCE):

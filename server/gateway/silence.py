@@ -1,7 +1,8 @@
-"""Calls that are not answered: is the statement slow, or was the connection lost without a word?
+"""Calls without an answer: is the statement slow, or was the connection lost without notice?
 
-A connection that waits for an answer cannot be asked. So the server is, by a connection of its own:
-one whose backend is idle or gone has no answer to wait for."""
+A connection that waits for an answer cannot be asked. So the server is asked, on a connection of
+its own, about the backends of such connections. When a backend is idle or gone, no answer will come
+from it."""
 
 from __future__ import annotations
 
@@ -14,8 +15,8 @@ import asyncpg
 from server.gateway.hosts import BROKEN
 
 _SILENCE = 2.0  # after that many seconds without an answer the server is asked
-_PAUSE = 0.5  # between two looks; an answer that is under way arrives meanwhile
-_PATIENCE = 1.0  # of one look
+_PAUSE = 0.5  # seconds between two looks; an answer that is under way arrives meanwhile
+_PATIENCE = 1.0  # seconds for one look
 _AT_WORK = (
     "SELECT s.pid FROM pg_catalog.pg_stat_activity AS s"
     " WHERE s.pid = ANY ($1::integer[])"
@@ -25,8 +26,8 @@ _AT_WORK = (
 
 
 class SilenceWatch:
-    """Finds connections whose answer will never come. `connect` gives a connection to the server;
-    `give_up` is called with each that is lost, and ends its call."""
+    """Finds connections whose answer will never come. `connect` returns a connection to the server.
+    `give_up` is called with each lost connection, and ends its call."""
 
     def __init__(
         self, connect: Callable[[], Awaitable[Any]], give_up: Callable[[Any], None]
@@ -37,8 +38,8 @@ class SilenceWatch:
         self._inquiry: asyncio.Task[None] | None = None
 
     def expect(self, connection: Any, pid: int | None) -> asyncio.TimerHandle | None:
-        """An answer is due from the server process `pid`; None when it cannot be asked about. Give
-        what this returns to `answered`."""
+        """Notes that an answer is due from the server process `pid`; with None it cannot be asked
+        about. Pass the returned handle to `answered`."""
         if pid is None:
             return None
         return asyncio.get_running_loop().call_later(_SILENCE, self._suspect, connection, pid)
@@ -50,7 +51,7 @@ class SilenceWatch:
             self._silent.pop(connection, None)
 
     async def close(self) -> None:
-        """Ends the inquiry that may be under way."""
+        """Ends an inquiry that is under way."""
         if self._inquiry is not None:
             self._inquiry.cancel()
             await asyncio.gather(self._inquiry, return_exceptions=True)

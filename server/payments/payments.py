@@ -28,7 +28,7 @@ class Payments:
         self._opening = asyncio.Lock()
 
     async def close(self) -> None:
-        """Closes the connections; call it when no call is under way."""
+        """Closes the connections. Call it when no call is under way."""
         for api in [*self._retired, *(api for _, api in self._open.values())]:
             await api.close()
 
@@ -41,7 +41,7 @@ class Payments:
         return settings if settings and settings.get(provider_of(kind).credential) else None
 
     def seal(self, kind: str, given: Mapping[str, Any]) -> dict[str, Any]:
-        """What of `given` is to be stored, secrets encrypted. Raises InvalidSetting."""
+        """Returns what to store of `given`, with encrypted secrets. Raises InvalidSetting."""
         return seal_settings(kind, given, self._cipher)
 
     async def api(self, kind: str, settings: ProviderSettings) -> ProviderApi:
@@ -50,7 +50,7 @@ class Payments:
             held, api = self._open.get(kind, (None, None))
             if api is None or held != settings:
                 if api is not None:
-                    self._retired.append(api)  # calls may still be under way in it
+                    self._retired.append(api)  # calls may still be under way on its connections
                 api = await provider_of(kind).connect(settings, self._connections[kind])
                 self._open[kind] = settings, api
             return api

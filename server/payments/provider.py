@@ -147,7 +147,7 @@ class MoneyReturn:
 
     @property
     def moves_nothing(self) -> bool:
-        """Whether it is an inquiry that has not cost money."""
+        """Whether it is an inquiry, which moves no money."""
         return self.state == "inquiry" and self.away_minor == 0
 
 
@@ -156,13 +156,13 @@ class PaymentEvent:
     """An event as billing.process_payment_event takes it. Amounts in minor units. `action`: settle,
     return, unreadable, warn, acknowledge or ignore."""
 
-    id: str | None  # None for one that cannot be stored, and is of no use
+    id: str | None  # None for an event that cannot be stored and is not used
     type: str
     livemode: bool | None
     payload: str
     created: datetime | None = None  # what it tells was so then
     claim: Claim = Claim()
-    complaint: str = ""  # why one that we would use is of no use, for the log
+    complaint: str = ""  # why an event of a kind that we use cannot be used, for the log
     action: str = "ignore"
     payment_id: str | None = None
     amount_minor: int | None = None

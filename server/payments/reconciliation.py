@@ -41,13 +41,13 @@ class Difference:
 
 
 class Books(Protocol):
-    """Our side: the billing functions that reconciliation needs."""
+    """Our books: the billing functions that reconciliation needs."""
 
     def payments(self, payment_ids: Sequence[str]) -> Sequence[Row]:
         """Rows of billing.list_payments for these payments."""
 
     def settled_since(self, since: datetime) -> Sequence[Row]:
-        """Rows of billing.list_payments for what was credited since then."""
+        """Rows of billing.list_payments for the payments credited since then."""
 
     def settle(self, payment_id: str, amount_minor: int, currency: str, claim: Claim) -> Row:
         """billing.settle_purchase: a row with its outcome."""
@@ -58,12 +58,13 @@ class Books(Protocol):
     def put_return(
         self, payment_id: str, returned: MoneyReturn, currency: str, read_at: datetime
     ) -> Row:
-        """billing.return_payment: a row with its outcome and what is known as away then."""
+        """billing.return_payment: a row with its outcome and the amount known to be away
+        afterwards."""
 
 
 @dataclass(slots=True)
 class Report:
-    """What a run found. `notes` says what could not be compared."""
+    """The result of a run. `notes` says what could not be compared."""
 
     payments: int
     returns: int
@@ -72,13 +73,13 @@ class Report:
 
     @property
     def remaining(self) -> list[Difference]:
-        """What still differs."""
+        """The differences that remain."""
         return [found for found in self.differences if not found.fixed]
 
 
 class Reconciliation:
-    """One comparison, of everything since `since`; with `fix`, what is missing here is added by
-    the functions that the webhook uses. `step` is told of each thing looked at."""
+    """One comparison of everything since `since`. With `fix`, what is missing here is added by the
+    functions that the webhook uses. `step` is called with each thing compared."""
 
     def __init__(
         self,
@@ -97,7 +98,7 @@ class Reconciliation:
         self._fix = fix
         self._step = step
         self._seen: set[str] = set()
-        self._read_at = since  # from the start of the run on, when everything was read
+        self._read_at = since  # set to the start of the run: everything is read after it
         self._report = Report(0, 0, [], [])
 
     async def run(self) -> Report:
@@ -221,7 +222,8 @@ class Reconciliation:
 
 
 def _is_void(payment: ListedPayment, row: Row) -> bool:
-    """Whether a payment that cannot be credited has gone back whole: nobody owes anything."""
+    """Whether all money of a payment that cannot be credited has gone back: then nobody owes
+    anything."""
     fits = (row["price_minor"], row["currency"]) == (payment.amount_minor, payment.currency)
     return payment.is_refunded and not fits
 

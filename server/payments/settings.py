@@ -21,12 +21,12 @@ from server.payments.registry import provider_of
 
 _LOG = logging.getLogger(__name__)
 _MASK = re.compile(r"…|\.\.\.|\*\*\*|•••")
-_SHOWN = 4  # last characters of a secret, if it is long enough to keep the rest secret
+_SHOWN = 4  # how many last characters of a secret are shown, if it is long enough to stay secret
 _LONG_ENOUGH = 16
 
 
 class InvalidSetting(ValueError):
-    """A value that cannot be right; the text says which and what it should look like."""
+    """A value that cannot be right. The text says which value, and what it should look like."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +59,8 @@ def public_settings(kind: str) -> frozenset[str]:
 def open_settings(
     kind: str, config_data: Mapping[str, Any], cipher: Cipher | None
 ) -> ProviderSettings | None:
-    """The configuration with its secrets decrypted; None when they cannot be, which the log
-    explains."""
+    """The configuration with its secrets decrypted. None when they cannot be decrypted; the log
+    says why."""
     values: dict[str, tuple[str, ...]] = {}
     try:
         for setting in provider_of(kind).settings:
@@ -76,7 +76,7 @@ def open_settings(
 
 def _opened(name: str, stored: Any, cipher: Cipher | None) -> tuple[str, ...]:
     items = [item for item in _items(stored) if item]
-    # A blank secret would be one that anybody knows.
+    # A blank secret would be a secret that everybody knows.
     return tuple(secret for item in items if (secret := _open(name, item, cipher)).strip())
 
 
@@ -108,8 +108,8 @@ def _items(value: Any) -> list[Any]:
 
 
 def seal_settings(kind: str, given: Mapping[str, Any], cipher: Cipher | None) -> dict[str, Any]:
-    """What of `given` is to be stored, ready for billing.set_provider_config: a masked or blank
-    value is left out (it keeps what is stored), None takes the value away.
+    """What to store of `given`, for billing.set_provider_config. A masked or blank value is left
+    out, which keeps what is stored; None removes the value.
 
     Raises InvalidSetting for a value that cannot be right, or a secret without a cipher."""
     several = _shape_of(kind).several
@@ -159,14 +159,15 @@ def _sealed(kind: str, name: str, plain: str, cipher: Cipher | None) -> Any:
 
 
 def seal(value: str, cipher: Cipher) -> dict[str, Any]:
-    """One secret as it is stored: encrypted, with its mask and the mode it is for."""
+    """One secret as it is stored: encrypted, with its mask and its mode."""
     mode = re.match(r"[a-z]+_(test|live)_", value)
     sealed = {"encrypted": cipher.encrypt(value), "masked": mask(value)}
     return {**sealed, "mode": mode[1]} if mode else sealed
 
 
 def seal_anew(kind: str, config_data: Mapping[str, Any], cipher: Cipher) -> dict[str, Any]:
-    """Every secret of a configuration encrypted with the newest key. Raises DecryptionFailed."""
+    """The configuration with every secret encrypted anew by the newest key. Raises
+    DecryptionFailed."""
     shape = _shape_of(kind)
     sealed: dict[str, Any] = {}
     for name, value in config_data.items():
@@ -182,7 +183,7 @@ def seal_anew(kind: str, config_data: Mapping[str, Any], cipher: Cipher) -> dict
 def _unsealed(value: Any, cipher: Cipher) -> str:
     if isinstance(value, dict) and "encrypted" in value:
         return cipher.decrypt(str(value["encrypted"]))
-    # The old service took anything; what is no text is kept as its JSON.
+    # The old service accepted any value; a value that is not text is kept as its JSON.
     return value if isinstance(value, str) else json.dumps(value)
 
 

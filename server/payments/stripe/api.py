@@ -1,5 +1,5 @@
-"""Calls of Stripe's API by its official SDK: asynchronous, bounded in time and number, each with a
-key of its own (never the SDK's global one)."""
+"""Calls Stripe's API by its official SDK: asynchronously, with bounds on time and number, each call
+with its own key (never the SDK's global one)."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ T = TypeVar("T")
 
 
 class StripeApi:
-    """Stripe with one API key. `base_url` replaces Stripe's own address, for tests; `timeout` in
-    seconds is for one attempt, of which there are at most two."""
+    """Stripe with one API key. `base_url` replaces Stripe's own address, for tests. `timeout`, in
+    seconds, is for one attempt; there are at most two attempts."""
 
     def __init__(
         self, api_key: str, base_url: str | None, timeout: float, session: aiohttp.ClientSession
@@ -76,7 +76,8 @@ class StripeApi:
 
     @classmethod
     async def open(cls, api_key: str, base_url: str | None, seconds: float) -> StripeApi:
-        """Makes a client. Reading the certificates it trusts takes a while, so a thread does it."""
+        """Makes a client. Reading the trusted certificates takes a while, so it runs in a
+        thread."""
         trusted = await asyncio.to_thread(ssl.create_default_context, cafile=stripe.ca_bundle_path)
         session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=trusted))
         return cls(api_key, base_url, seconds, session)
@@ -86,8 +87,8 @@ class StripeApi:
         await self._session.close()
 
     async def begin_payment(self, purchase: Purchase) -> Payment:
-        """Asks for the payment of a purchase. The purchase's id is Stripe's idempotency key:
-        asked again, Stripe gives the same payment. Raises PaymentProviderError."""
+        """Asks for the payment of a purchase. The purchase's id is Stripe's idempotency key: when
+        asked again, Stripe returns the same payment. Raises PaymentProviderError."""
         needed: Any = {
             "amount": purchase.price_minor,
             "currency": purchase.currency.lower(),
@@ -112,8 +113,8 @@ class StripeApi:
                 ),
             )
         except _InvalidRequest:
-            # A receipt that cannot be sent (what agents know of an address may be no address) is
-            # no reason not to sell. Other parameters want another idempotency key.
+            # A receipt that cannot be sent is no reason not to sell (what agents send as an address
+            # may not be one). Other parameters need another idempotency key.
             made = await self._ask(
                 "create_intent",
                 lambda: create(
@@ -121,8 +122,8 @@ class StripeApi:
                 ),
             )
         except _ServerFault:
-            # Stripe may remember its failure under the key for a day. A payment it made all the
-            # same is never paid: nobody is given its secret.
+            # Stripe may remember its failure under the key for a day. If it made a payment all the
+            # same, that payment is never paid, because nobody is given its secret.
             key = f"purchase-{purchase.purchase_id}-{secrets.token_hex(4)}"
             made = await self._ask(
                 "create_intent", lambda: create(needed | courtesies, {"idempotency_key": key})
@@ -148,7 +149,7 @@ class StripeApi:
 
     async def list_payments(self, since: datetime) -> AsyncIterator[ListedPayment]:
         """Charges made then or later that succeeded. Raises PaymentProviderError."""
-        # "Later than the second before", since not every double of Stripe knows "at or later".
+        # "Later than the second before", because not every double of Stripe supports "at or later".
         params = {"created": {"gt": int(since.timestamp()) - 1}}
         async for charge in self._pages("charges", self._client.v1.charges, params):
             payment_id = payment_id_of(charge)
@@ -242,11 +243,12 @@ class _InvalidRequest(PaymentProviderError):
 
 
 class _ServerFault(PaymentProviderError):
-    """Stripe answered that it failed."""
+    """Stripe answered with a server error."""
 
 
 async def _explained(call: Awaitable[T]) -> T:
-    """What `call` gives, or its failure in our words: Stripe's own may quote what was sent."""
+    """Returns the result of `call`, or raises its failure in our words: Stripe's own may quote what
+    was sent."""
     try:
         return await call
     except stripe.AuthenticationError:
@@ -270,14 +272,14 @@ async def _explained(call: Awaitable[T]) -> T:
     except stripe.APIConnectionError:
         raise PaymentProviderError("Stripe cannot be reached, or is too slow") from None
     except stripe.StripeError as error:
-        if error.http_status == 404:  # of an address that there is not
+        if error.http_status == 404:  # the address does not exist
             raise PaymentMissing from None
         failure = _ServerFault if (error.http_status or 0) >= 500 else PaymentProviderError
         raise failure(
             f"Stripe failed: {type(error).__name__}, status {error.http_status}"
         ) from None
     except (TimeoutError, OSError, aiohttp.ClientError) as error:
-        # The SDK does not translate what goes wrong while an answer's body is read.
+        # The SDK does not translate errors that occur while the body of an answer is read.
         raise PaymentProviderError(f"Stripe's answer broke off: {type(error).__name__}") from None
 
 

@@ -1,5 +1,5 @@
-"""Stripe's webhook events: what they say in the terms of billing.process_payment_event.
-Event types: https://docs.stripe.com/api/events/types"""
+"""Translates Stripe's webhook events into the terms of billing.process_payment_event. Event types:
+https://docs.stripe.com/api/events/types"""
 
 from __future__ import annotations
 
@@ -30,9 +30,10 @@ _LAST_SECOND = 253_402_300_799  # of the year 9999
 
 
 def read_event(body: bytes) -> PaymentEvent:
-    """The event of a webhook request that Stripe has signed. One of a kind or a shape that we do
-    not use is to be ignored. Raises InvalidEvent for what is no event, and for one of a kind that
-    we use without an id to store it by: Stripe sends that again, and nothing is lost."""
+    """Reads the event of a webhook request that Stripe has signed. An event of a kind or shape that
+    we do not use is to be ignored. Raises InvalidEvent for what is not an event, and for an event
+    of a kind that we use without an id to store it by: Stripe sends that event again, and nothing
+    is lost."""
     try:
         event = orjson.loads(_NUL.sub(r"\1", body.decode()))
     except ValueError:
@@ -46,7 +47,7 @@ def read_event(body: bytes) -> PaymentEvent:
         livemode=event["livemode"] if isinstance(event.get("livemode"), bool) else None,
         payload=_payload(event),
         created=_time(event.get("created")),
-        claim=Claim(is_foreign=bool(event.get("account"))),  # Connect: another account's event
+        claim=Claim(is_foreign=bool(event.get("account"))),  # Connect: an event of another account
     )
     if event.get("object") == _THIN:
         return replace(made, complaint="it is a thin event: give the endpoint snapshot events")
@@ -62,7 +63,7 @@ def read_event(body: bytes) -> PaymentEvent:
 
 
 def with_refunds(event: PaymentEvent, refunds: Iterable[Mapping[str, Any]]) -> PaymentEvent:
-    """The event with the refunds that it did not carry, as Stripe has them now."""
+    """Adds to the event the refunds that it did not contain, as Stripe has them now."""
     return replace(event, created=None, returns=_returns(map(refund_return, refunds)))
 
 
@@ -76,7 +77,8 @@ def refund_return(refund: Mapping[str, Any]) -> MoneyReturn | None:
 
 def dispute_return(dispute: Mapping[str, Any]) -> MoneyReturn | None:
     """A Stripe dispute as a return of money; None for one without an id or amount. Its balance
-    transactions tell what is away; its status only where it carries none, as in doubles."""
+    transactions tell what is away; its status tells it only where there are none, as in doubles of
+    Stripe."""
     status = str(dispute.get("status"))
     is_inquiry = status.startswith("warning_") or status == "prevented"
     state = "inquiry" if is_inquiry else "closed" if status in _DISPUTE_CLOSED else "open"
@@ -102,7 +104,7 @@ def claim_of(metadata: Any) -> Claim:
     texts = {
         name: known[name].replace("\0", "") for name in _OURS if isinstance(known.get(name), str)
     }
-    # An identity counts only beside the account's id, as both services write them.
+    # An identity counts only together with the account's id, as both services write them.
     identity = texts if texts.get("account_id") else {}
     account_id, purchase_id = _uuid(texts.get("account_id")), _uuid(texts.get("purchase_id"))
     return Claim(
@@ -148,7 +150,7 @@ def _warned(event: PaymentEvent, warning: dict[str, Any]) -> PaymentEvent:
 
 
 def _paid(event: PaymentEvent, intent: dict[str, Any]) -> PaymentEvent:
-    # Whose payment it is, the database knows.
+    # The database decides whose payment it is.
     if intent.get("status", "succeeded") != "succeeded":
         return event
     return replace(
@@ -174,7 +176,8 @@ def _returned(event: PaymentEvent, subject: dict[str, Any]) -> PaymentEvent:
         return _with_return(event, returned, dispute_return(subject))
     if event.type in _REFUND_EVENTS:
         return _with_return(event, returned, refund_return(subject))
-    # Newer versions of Stripe's API do not embed a charge's refunds, and any may cut the list.
+    # Newer versions of Stripe's API do not embed a charge's refunds, and any version may cut the
+    # list.
     listed = subject.get("refunds")
     if isinstance(listed, dict) and listed.get("data") and not listed.get("has_more"):
         return replace(returned, returns=_returns(map(refund_return, listed["data"])))
@@ -208,7 +211,8 @@ def _return(
 
 
 def _balance_moves(dispute: Mapping[str, Any]) -> list[Mapping[str, Any]] | None:
-    """A dispute's balance transactions, the oldest first; None where they are not told."""
+    """A dispute's balance transactions, oldest first; None where the dispute does not contain
+    them."""
     listed = dispute.get("balance_transactions")
     if not isinstance(listed, list):
         return None
@@ -218,9 +222,10 @@ def _balance_moves(dispute: Mapping[str, Any]) -> list[Mapping[str, Any]] | None
 
 
 def _away(dispute: Mapping[str, Any], moves: list[Mapping[str, Any]]) -> int:
-    """What a dispute's balance transactions leave away, in the dispute's currency. Negative
-    amounts were withdrawn, positive ones reinstated. Where they are in another currency, into which
-    the payment was settled, each stands for its share of the first withdrawal, at its own rate."""
+    """The amount that a dispute's balance transactions leave away, in the dispute's currency.
+    Negative amounts were withdrawn, positive ones reinstated. Where they are in another currency,
+    into which the payment was settled, each counts as its share of the first withdrawal, at its own
+    rate."""
     amounts = [Fraction(move["amount"]) for move in moves]
     own = dispute.get("currency")
     if any(move.get("currency", own) != own for move in moves):
@@ -258,7 +263,7 @@ def _amount(value: Any) -> int | None:
 def _payload(event: dict[str, Any]) -> str:
     try:
         return orjson.dumps(event).decode()
-    except TypeError:  # nested deeper than it can be written: what it is called is kept
+    except TypeError:  # nested too deep to be written: only its name is kept
         return orjson.dumps(
             {name: value for name, value in event.items() if not isinstance(value, dict | list)}
         ).decode()

@@ -114,7 +114,7 @@ class Stripe:
         self, settings: ProviderSettings, connection: ProviderConnection
     ) -> ProviderApi:
         """Stripe's API with these settings."""
-        # Not before it is needed: `serve` says where its metrics are before anything imports them.
+        # Imported late: `serve` must set the folder of its metrics before anything imports them.
         from server.payments.stripe.api import StripeApi
 
         return await StripeApi.open(settings.get(_API_KEY), connection.base_url, connection.timeout)

@@ -1,4 +1,4 @@
-"""Whether Stripe has sent a webhook request: its signature by one of our secrets, and its age.
+"""Whether Stripe has sent a webhook request: checks its signature against our secrets, and its age.
 The scheme: https://docs.stripe.com/webhooks#verify-manually"""
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from collections.abc import Iterable
 
 from server.payments.provider import StaleSignature, WrongSignature
 
-TOLERANCE = 300  # seconds between Stripe's signature and its arrival here
+TOLERANCE = 300  # the most seconds between Stripe's signature and its arrival here
 _TIME = re.compile(rb"[0-9]{1,12}")
 
 
 def verify(body: bytes, header: str | None, secrets: Iterable[str]) -> None:
-    """Raises WrongSignature or StaleSignature unless the request is Stripe's, sent just now. Of
-    the signatures in the header one must be right, by one of the secrets."""
+    """Raises WrongSignature or StaleSignature unless Stripe has just sent the request. One of the
+    signatures in the header must be right for one of the secrets."""
     if not header:
         raise WrongSignature("it has no Stripe-Signature header")
     fields = [
@@ -26,7 +26,7 @@ def verify(body: bytes, header: str | None, secrets: Iterable[str]) -> None:
             item.partition(b"=") for item in header.encode("utf-8", "surrogateescape").split(b",")
         )
     ]
-    # The first time counts, and it is signed: who adds another one changes nothing.
+    # The first time counts. It is signed, so adding a second time to the header changes nothing.
     signed_at = next((value for name, value in fields if name == b"t"), b"")
     signatures = [value for name, value in fields if name == b"v1"]
     if not _TIME.fullmatch(signed_at) or not signatures:
