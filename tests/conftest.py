@@ -19,7 +19,7 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """The run's first process begins it; xdist's workers find it begun."""
+    """The first process of the run begins the run; the workers of xdist join it."""
     if not hasattr(config, "workerinput"):
         config.add_cleanup(run.begin())
 

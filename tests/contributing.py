@@ -1,5 +1,6 @@
-"""The worked examples of docs/contributing.md: what somebody would change to add one thing, made on
-a copy of the tree. One more kind of change is one more function here, named in EXAMPLES."""
+"""The worked examples of docs/contributing.md: the changes that somebody would make to add one
+thing, made on a copy of the tree. Another kind of change is another function here, named in
+EXAMPLES."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ class Scratch:
     changed: set[str] = field(default_factory=set)
 
     def add(self, path: str, text: str) -> None:
-        """A new file, or more at the end of one that there is."""
+        """Adds a new file, or text at the end of an existing one."""
         file = self.folder / path
         file.parent.mkdir(parents=True, exist_ok=True)
         before = file.read_text(encoding="utf-8") if file.exists() else ""
@@ -29,18 +30,18 @@ class Scratch:
         self.changed.add(path)
 
     def replace(self, path: str, old: str, new: str) -> None:
-        """Puts `new` in the place of `old`, which must be there once."""
+        """Replaces `old`, which must occur once, by `new`."""
         text = (self.folder / path).read_text(encoding="utf-8")
         assert text.count(old) == 1, f"{path} has {text.count(old)} times: {old}"
         (self.folder / path).write_text(text.replace(old, new), encoding="utf-8")
         self.changed.add(path)
 
     def insert(self, path: str, before: str, text: str) -> None:
-        """Puts `text` before a text that must be there once."""
+        """Inserts `text` before a text that must occur once."""
         self.replace(path, before, text + before)
 
     def rewrite(self, path: str, pattern: str, new: str) -> None:
-        """Replaces every match of a pattern, of which there must be one."""
+        """Replaces every match of a pattern; there must be at least one."""
         text, count = re.subn(pattern, new, (self.folder / path).read_text(encoding="utf-8"))
         assert count, f"{path} has nothing like {pattern}"
         (self.folder / path).write_text(text, encoding="utf-8")
@@ -71,7 +72,7 @@ GRANT EXECUTE ON FUNCTION billing.count_plans TO billing_server, billing_dba;
 
 
 def add_an_endpoint(tree: Scratch) -> None:
-    """GET /admin/api/plans, which answers from a function that is new as well."""
+    """GET /admin/api/plans, whose answer comes from a function that is new as well."""
     tree.add("sql/figures.sql", COUNT_PLANS)
     tree.add(
         "server/admin_api/plans.py",
@@ -341,8 +342,8 @@ def add_a_payment_provider(tree: Scratch) -> None:
 
 
 def add_a_field_to_charges(tree: Scratch) -> None:
-    """`thread_id`: accepted, a part of the request's fingerprint, stored and answered. Servers of
-    the release before go on with the version of the item that they know."""
+    """`thread_id`: accepted, part of the request's fingerprint, stored and answered. Servers of the
+    release before go on using the version of the item that they know."""
     tree.add(
         f"migrations/{NEXT_STEP}.sql",
         f"-- A charge says which thread it belongs to.\n-- depends: {latest_step()}\n"
@@ -365,7 +366,7 @@ def add_a_field_to_charges(tree: Scratch) -> None:
         "            ('charge_outcome', 1, 'replayed', 'boolean'),\n"
         "            ('charge_outcome', 1, 'thread_id', 'text')\n",
     )
-    # The new version of the type, and of the functions that take it.
+    # The new version of the type and of the functions that take it.
     charges_sql = "sql/charges.sql"
     tree.rewrite(charges_sql, r"\bbilling\.(charge_items?(?:_once)?)\b", r"billing.\1_2")
     _store_thread_id(tree, charges_sql)
@@ -389,7 +390,7 @@ def add_a_field_to_charges(tree: Scratch) -> None:
 
 
 def _store_thread_id(tree: Scratch, charges: str) -> None:
-    """What the functions do with the field."""
+    """Makes the functions store and return the field."""
     tree.replace(
         charges,
         "        length((p_item).metadata_request_id), length((p_item).customer_email),\n",
@@ -402,7 +403,7 @@ def _store_thread_id(tree: Scratch, charges: str) -> None:
         "    # billing_data.field_hash('metadata_request_id', (p_item).metadata_request_id)\n"
         "    # billing_data.field_hash('thread_id', (p_item).thread_id)\n",
     )
-    # The columns of both INSERTs, and the values of each.
+    # The columns of both INSERTs, and their values.
     tree.rewrite(
         charges,
         r"metadata_request_id, created_at,\n",
@@ -420,7 +421,7 @@ def _store_thread_id(tree: Scratch, charges: str) -> None:
         "            p_metadata_request_id, p_thread_id, created_at, v_fingerprint, v_api_key_id,\n"
         "            v_role,\n",
     )
-    # What comes of an item: of one whose key was used, and of a new one.
+    # The outcome of an item: when its key was used before, and when the charge is new.
     tree.replace(
         charges,
         "    false\n)::billing.charge_outcome;",
@@ -431,7 +432,7 @@ def _store_thread_id(tree: Scratch, charges: str) -> None:
         "                (w.asked).metadata_request_id, NULL, NULL, false\n",
         "                (w.asked).metadata_request_id, NULL, NULL, false, (w.asked).thread_id\n",
     )
-    # The single form.
+    # The function for a single charge.
     tree.replace(
         charges,
         "    p_metadata_request_id text DEFAULT NULL,\n",

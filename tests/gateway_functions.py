@@ -1,5 +1,5 @@
 """Makes server/gateway/functions.py from a migrated database: the functions that server/ calls,
-with the arguments and columns that the catalogue has. `make golden` writes it."""
+with the arguments and columns of the catalogue. `make golden` writes it."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ _CATALOGUE = """
     WHERE p.pronamespace = 'billing'::regnamespace AND p.proname = ANY (%s)
     ORDER BY p.proname
 """
-# What a call gives for each type.
+# The Python type that a call returns for each SQL type.
 _TYPES = {
     "bigint": "int",
     "boolean": "bool",
@@ -71,7 +71,7 @@ _TYPES = {
 
 
 def _called(tree: Path) -> list[str]:
-    """The functions that some module of server/ names."""
+    """The functions that a module of server/ names."""
     modules = (tree / "server").rglob("*.py")
     names = (
         re.findall(r"\bfunctions\.([a-z_0-9]+)", module.read_text(encoding="utf-8"))

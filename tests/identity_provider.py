@@ -1,6 +1,6 @@
-"""What signing in is tested with: `ciris-billing serve` as a console, browsers that keep their own
-cookies, a real OpenID provider (oidc-provider-mock) for what goes well, and one of our own that
-lies, for what a good provider never does."""
+"""Helpers for tests of signing in: `ciris-billing serve` as a console, browsers that keep their own
+cookies, a real OpenID provider (oidc-provider-mock) for the good cases, and a lying provider of our
+own for what a good provider never does."""
 
 from __future__ import annotations
 
@@ -71,8 +71,8 @@ class Console:
         return self
 
     def browser(self) -> Browser:
-        """A browser that nobody has used, at an address of its own: attempts to sign in are
-        counted by address."""
+        """A browser that nobody has used, with an address of its own, because attempts to sign in
+        are counted by address."""
         return Browser(self.base_url)
 
 
@@ -80,7 +80,7 @@ class Console:
 def running_console(
     database: Database, discovery_url: str, *, workers: int = 1, **environment: str
 ) -> Iterator[Console]:
-    """`serve` with the console open, on a port that it knows as its own address."""
+    """`serve` with the console open, on a port whose URL is its public address."""
     database.execute(
         "SELECT billing.seed_founders(p_emails => %s)",
         ["other-founder@ciris.ai", FOUNDER.upper()],
@@ -111,11 +111,12 @@ def running_console(
 
 
 class Browser:
-    """Keeps cookies whatever their attributes (no TLS here, and httpx2 would not send Secure ones),
-    follows nothing by itself, and remembers every address it was sent to."""
+    """A browser. It keeps cookies whatever their attributes (there is no TLS here, and httpx2 would
+    not send Secure cookies), follows no redirect by itself, and records every URL it was sent to.
+    """
 
     def __init__(self, base_url: str, address: str | None = None) -> None:
-        # Anything in 127/8 is this machine: each browser comes from an address of its own.
+        # Every address in 127/8 is this machine, so each browser can have an address of its own.
         self.address = address or f"127.{secrets.randbelow(200) + 1}.{secrets.randbelow(256)}.7"
         self.base_url = base_url
         self.headers: dict[str, str] = {}
@@ -127,7 +128,7 @@ class Browser:
         headers = self.headers | dict(options.pop("headers", {}))
         if self.cookies:
             headers["Cookie"] = "; ".join(f"{name}={value}" for name, value in self.cookies.items())
-        # A connection of its own each time: whichever worker takes it.
+        # A new connection for each request, so that any worker may take it.
         with httpx2.Client(
             transport=httpx2.HTTPTransport(local_address=self.address, verify=False), timeout=30
         ) as client:
@@ -155,7 +156,7 @@ class Browser:
     # What people do
 
     def begin(self, target: str | None = None) -> Attempt:
-        """Goes to the sign-in page's link; the attempt is what the provider is asked."""
+        """Follows the link of the sign-in page. The attempt is what the provider is asked."""
         query = f"?{urlencode({'redirect_uri': target})}" if target else ""
         response = self.get(f"/admin/oauth/login{query}")
         assert response.status_code == 302, response.text
@@ -181,7 +182,7 @@ class Browser:
         return False
 
     def user(self) -> Any:
-        """What /admin/oauth/user says of whoever is signed in."""
+        """What /admin/oauth/user answers about the signed-in person."""
         response = self.get("/admin/oauth/user")
         assert response.status_code == 200, response.text
         return response.json()
@@ -189,7 +190,7 @@ class Browser:
 
 @dataclass(frozen=True)
 class Attempt:
-    """What our sign-in asks the provider."""
+    """The request of our sign-in to the provider."""
 
     url: str
     query: Mapping[str, str]
@@ -204,7 +205,7 @@ class Attempt:
         return self.query["state"]
 
 
-# The provider that does as the standard says
+# The provider that follows the standard
 
 
 @dataclass
@@ -218,20 +219,20 @@ class GoodProvider:
         return f"{self.url}/.well-known/openid-configuration"
 
     def knows(self, subject: str, **claims: Any) -> None:
-        """Says who somebody is from now on; the address counts as verified."""
+        """Sets who somebody is from now on; the e-mail address counts as verified."""
         claims = {"email": subject, "email_verified": True, **claims}
         httpx2.put(
             f"{self.url}/users/{quote(subject, safe='')}", json=claims, verify=False
         ).raise_for_status()
 
     def agrees(self, attempt: Attempt, subject: str) -> str:
-        """Somebody signs in at the provider: where it sends their browser."""
+        """Somebody signs in at the provider. Returns the URL it sends their browser to."""
         response = httpx2.post(attempt.url, data={"sub": subject}, verify=False)
         assert response.status_code == 302, response.text
         return str(response.headers["location"])
 
     def refuses(self, attempt: Attempt) -> str:
-        """Somebody declines at the provider: where it sends their browser."""
+        """Somebody declines at the provider. Returns the URL it sends their browser to."""
         response = httpx2.post(attempt.url, data={"action": "deny"}, verify=False)
         assert response.status_code == 302, response.text
         return str(response.headers["location"])
@@ -239,14 +240,14 @@ class GoodProvider:
     def sign_in(
         self, browser: Browser, subject: str, target: str | None = None, **claims: Any
     ) -> httpx2.Response:
-        """The whole way; gives our answer to the provider's redirect."""
+        """Signs in from beginning to end. Returns our answer to the provider's redirect."""
         self.knows(subject, **claims)
         return browser.get(self.agrees(browser.begin(target), subject))
 
 
 @contextlib.contextmanager
 def good_provider() -> Iterator[GoodProvider]:
-    """oidc-provider-mock on a free port; it insists on a nonce."""
+    """oidc-provider-mock on a free port; it requires a nonce."""
     port = free_port()
     process = Process(
         [sys.executable, "-m", "oidc_provider_mock", "--port", str(port), "--require-nonce", "true"]
@@ -270,8 +271,8 @@ def good_provider() -> Iterator[GoodProvider]:
 
 
 class HostileProvider:
-    """An OpenID provider that answers as it is told. `lies` are claims to put in place of the
-    honest ones, None to leave one out."""
+    """An OpenID provider that answers as the test says. `lies` are claims that replace the honest
+    ones; None leaves a claim out."""
 
     def __init__(self) -> None:
         self.keys = {"own": RSAKey.generate_key(2048, {"kid": "1", "use": "sig"})}
@@ -301,7 +302,8 @@ class HostileProvider:
                 self.answer(*provider.token_answer())
 
             def answer(self, status: int, body: bytes) -> None:
-                with contextlib.suppress(OSError):  # who hung up does not hear us
+                # A client that has closed its connection gets no answer.
+                with contextlib.suppress(OSError):
                     self.send_response(status)
                     self.send_header("Content-Type", "application/json")
                     self.send_header("Content-Length", str(len(body)))
@@ -330,7 +332,7 @@ class HostileProvider:
         }
 
     def honest(self) -> None:
-        """Forgets all lies."""
+        """Removes all lies."""
         self.lies: dict[str, Any] = {}
         self.signing = "RS256"
         self.nonce = ""
@@ -374,7 +376,7 @@ class HostileProvider:
             case "none":
                 head = _encoded(orjson.dumps({"alg": "none", "kid": own.kid}))
                 return f"{head}.{_encoded(orjson.dumps(claims))}."
-            case "HS256":  # by the public key, which everybody knows
+            case "HS256":  # signed with the public key, which everybody knows
                 header["alg"], key = "HS256", OctKey.import_key(self._public_key_as_secret())
             case "HS256 by the client's secret":
                 header["alg"], key = "HS256", OctKey.import_key(CLIENT_SECRET)
@@ -395,12 +397,12 @@ class HostileProvider:
         return _encoded(self.keys["own"].as_der(private=False))
 
     def verifies(self, attempt: Attempt) -> bool:
-        """Whether the code was fetched by whoever asked for it (PKCE)."""
+        """Whether the code was redeemed by the client that asked for it (PKCE)."""
         digest = hashlib.sha256(self.token_request["code_verifier"].encode()).digest()
         return _encoded(digest) == attempt.query["code_challenge"]
 
     def sign_in(self, browser: Browser, target: str | None = None) -> httpx2.Response:
-        """The whole way; gives our answer to the provider's redirect."""
+        """Signs in from beginning to end. Returns our answer to the provider's redirect."""
         attempt = browser.begin(target)
         self.nonce = attempt.query["nonce"]
         return browser.come_back(attempt)
@@ -413,7 +415,7 @@ class HostileProvider:
 
 @contextlib.contextmanager
 def hostile_provider() -> Iterator[HostileProvider]:
-    """A provider that lies when told to."""
+    """A provider that lies when a test says so."""
     provider = HostileProvider()
     try:
         yield provider

@@ -1,10 +1,10 @@
-"""Ends what a run of the tests left behind, however the run ended.
+"""Ends everything that a run of the tests left behind, however the run ended.
 
     python -m tests.janitor FOLDER
 
 It waits for the end of its standard input, which comes when the process that started it is gone.
-Then it ends every process whose environment names the run's folder or that works below it, says
-which these were, and removes the folder."""
+Then it ends every process whose environment names the run's folder or whose working folder is below
+it, reports these processes, and removes the folder."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ def main(folder: str) -> None:
         print(f"ended after the tests: {', '.join(map(_name, left))}", file=sys.stderr)
     for process in left:
         with contextlib.suppress(psutil.NoSuchProcess):
-            # PostgreSQL would wait for its clients.
+            # On SIGTERM, PostgreSQL would wait for its clients.
             process.send_signal(signal.SIGQUIT if process.name() == "postgres" else signal.SIGTERM)
     psutil.wait_procs(left, _PATIENCE_SECONDS)
     for _ in range(_ATTEMPTS):
-        left = processes(folder)  # also those that were started meanwhile
+        left = processes(folder)  # including processes that were started meanwhile
         for process in left:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
@@ -47,7 +47,7 @@ def main(folder: str) -> None:
 
 
 def processes(folder: str) -> list[psutil.Process]:
-    """The processes of the run that has this folder."""
+    """The processes of the run with this folder."""
     return [
         process
         for process in psutil.process_iter()
@@ -62,7 +62,7 @@ def _belongs(process: psutil.Process, folder: str) -> bool:
         if process.environ().get(FOLDER) == folder:
             return True
     with contextlib.suppress(psutil.Error):
-        # A program may have lost its environment, and PostgreSQL shows none.
+        # A program may have cleared its environment, and PostgreSQL shows none.
         return Path(process.cwd()).is_relative_to(folder)
     return False
 
@@ -74,7 +74,7 @@ def _name(process: psutil.Process) -> str:
 
 
 def _unmount_below(folder: str) -> None:
-    """A test may have mounted a small disk in its folder."""
+    """Unmounts small disks that a test may have mounted in its folder."""
     for mount in [part.mountpoint for part in psutil.disk_partitions(all=True)]:
         if Path(mount).is_relative_to(folder):
             subprocess.run(["umount", "--lazy", mount], check=False)

@@ -34,7 +34,7 @@ from tests.support import Process, free_port, wait_for
 TREE = Path(__file__).resolve().parent.parent
 SOURCE = TREE / "nginx"
 NGINX = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
-# No limit that a benchmark or a test of something else could meet.
+# Limits so high that no benchmark and no test of something else reaches them.
 UNLIMITED: dict[str, Any] = {
     name: value
     for zone in ("BILLING", "CONSOLE", "SIGN_IN", "PUBLIC")
@@ -58,8 +58,8 @@ def defaults() -> dict[str, str]:
 
 
 def render(text: str, variables: Mapping[str, str]) -> str:
-    """What envsubst makes of a template, told these names as the official image tells it:
-    $NAME and ${NAME} of a known name are replaced, all other dollars are nginx's own."""
+    """Renders a template as envsubst does with the names that the official image passes: $NAME and
+    ${NAME} of a known name are replaced, and all other dollars are nginx's own."""
 
     def value(found: re.Match[str]) -> str:
         return variables.get(found[1] or found[2], found[0])
@@ -80,12 +80,12 @@ class Nginx:
 
     @property
     def tls(self) -> ssl.SSLContext:
-        """For clients that are to trust its certificate."""
+        """The TLS settings of a client that trusts its certificate."""
         return ssl.create_default_context(cafile=str(self.ca))
 
     @property
     def address(self) -> tuple[str, int]:
-        """Where it speaks TLS."""
+        """The address on which it serves TLS."""
         parts = urlsplit(self.url)
         return str(parts.hostname), int(parts.port or 0)
 
@@ -104,7 +104,7 @@ class Nginx:
         return Path(self.variables["PROXY_ACCESS_LOG"]).read_text() + self.process.output
 
     def configure(self, upstreams: Sequence[str] = (), **variables: str) -> None:
-        """Renders the templates with these variables, and these servers behind."""
+        """Renders the templates with these variables and these servers behind nginx."""
         self.variables |= variables
         if upstreams:
             one = defaults()["PROXY_UPSTREAM_SERVERS"]
@@ -116,18 +116,18 @@ class Nginx:
             target.write_text(render(template.read_text(), self.variables))
 
     def reload(self, upstreams: Sequence[str], **variables: str) -> None:
-        """New processes take over with a new configuration; returns when they have."""
+        """Makes new processes take over with a new configuration. Returns when they have."""
         before = self._workers()
         self.configure(upstreams, **variables)
         self.process.process.send_signal(signal.SIGHUP)
-        # The old ones end their name with "is shutting down" and take no new connection.
+        # The names of old processes end in "is shutting down"; they accept no new connection.
         wait_for(lambda: self._workers() - before and self._accepts(before), "nginx to reload")
 
     def _workers(self) -> set[int]:
         return {child.pid for child in psutil.Process(self.process.process.pid).children()}
 
     def _accepts(self, old: set[int]) -> bool:
-        """Whether no old process takes connections any more."""
+        """Whether no old process accepts connections any more."""
         for pid in old:
             with contextlib.suppress(psutil.NoSuchProcess):
                 if "shutting down" not in " ".join(psutil.Process(pid).cmdline()):
@@ -139,7 +139,7 @@ class Nginx:
         """The command that runs it, as in docker-compose.yml."""
         main = f"daemon off; pid {self.folder}/nginx.pid;"
         if os.geteuid() == 0:
-            main += " user root;"  # what the tests made is closed to others
+            main += " user root;"  # the files that the tests made are closed to other accounts
         return [
             *(NGINX or "nginx", "-e", "stderr"),
             *("-p", str(self.folder), "-c", str(self.folder / "nginx.conf"), "-g", main),
@@ -150,8 +150,9 @@ class Nginx:
 def running_nginx(
     upstreams: Sequence[str], *, ipv6: bool = False, **variables: str
 ) -> Iterator[Nginx]:
-    """nginx on free ports before the servers at these base URLs, until the block ends. `variables`
-    are those of nginx/default.env; with `ipv6` it listens on ::1 instead of 127.0.0.1."""
+    """nginx on free ports in front of the servers at these base URLs, until the block ends.
+    `variables` are those of nginx/default.env. With `ipv6` it listens on ::1 instead of 127.0.0.1.
+    """
     host = "[::1]" if ipv6 else "127.0.0.1"
     with tempfile.TemporaryDirectory(prefix="ciris-test-nginx-") as name:
         folder = Path(name)

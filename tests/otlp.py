@@ -41,7 +41,7 @@ def _attributes(pairs: Any) -> dict[str, Any]:
 
 @dataclass
 class Collector:
-    """What has arrived. `silent` makes it take requests and never answer."""
+    """The spans that have arrived. With `silent` it accepts requests and never answers."""
 
     port: int
     spans: list[ReceivedSpan] = field(default_factory=list)
@@ -51,7 +51,7 @@ class Collector:
 
     @property
     def environment(self) -> dict[str, Any]:
-        """What makes a server send its traces here, soon."""
+        """The variables that make a server send its traces here soon."""
         return {
             "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{self.port}",
             "OTEL_BSP_SCHEDULE_DELAY": "50",
@@ -114,7 +114,7 @@ def running_collector() -> Iterator[Collector]:
             self.wfile.write(answer)
 
         def log_message(self, *arguments: Any) -> None:
-            """Nobody reads it."""
+            """Writes no log, because nobody reads it."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True

@@ -1,5 +1,5 @@
-"""A service that sells: its payment provider is the Stripe double, set up the way the command line
-sets it up. And what a test wants to know of the credits afterwards."""
+"""A service that sells: its payment provider is the Stripe double, set up as the command line sets
+it up. Also helpers that read the resulting credits."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Json = dict[str, Any]
 
 
 def seal_for(double: StripeDouble, encryption_key: str = ENCRYPTION_KEY, **changes: Any) -> Json:
-    """The double's keys as they are stored, `changes` on top."""
+    """The double's keys as they are stored, with `changes` applied."""
     keys = {
         "api_key": double.api_key,
         "webhook_secret": double.webhook_secret,
@@ -36,7 +36,7 @@ def seal_for(double: StripeDouble, encryption_key: str = ENCRYPTION_KEY, **chang
 
 
 def set_provider(database: Database, config: Mapping[str, Any], *, is_active: bool = True) -> None:
-    """Stores a provider's settings as staff do; what is not named is kept."""
+    """Stores a provider's settings as staff do; settings that are not named stay."""
     database.execute(
         "SELECT c.mode FROM billing.set_provider_config(p_provider_type => 'stripe',"
         " p_config_data => %s::jsonb, p_is_active => %s) AS c",
@@ -49,13 +49,13 @@ def set_provider(database: Database, config: Mapping[str, Any], *, is_active: bo
 def configure_stripe(
     database: Database, double: StripeDouble, encryption_key: str = ENCRYPTION_KEY
 ) -> None:
-    """From now on payments go through the double."""
+    """Makes payments go through the double from now on."""
     set_provider(database, seal_for(double, encryption_key))
 
 
 def payment_environment(double: StripeDouble, **environment: str) -> dict[str, Any]:
-    """What a service needs to reach the double. A second is plenty for it, and short enough for
-    tests that make it slow."""
+    """The variables a service needs to use the double. One second is enough for it, and short
+    enough for tests that make it slow."""
     return {
         "ENCRYPTION_KEY": ENCRYPTION_KEY,
         "STRIPE_API_BASE": double.base_url,
@@ -77,7 +77,7 @@ def paying_service(
 
 
 def forget_faults(double: StripeDouble) -> None:
-    """Takes back the faults that no request has met."""
+    """Removes the faults that no request has met."""
     double._front.scripts.clear()
 
 
@@ -90,7 +90,7 @@ def purchase_body(user: str, **fields: Any) -> Json:
 
 
 def buy(service: Service, user: str | None = None, key: str | None = None, **fields: Any) -> Json:
-    """A purchase that must be made; gives the answer's body."""
+    """A purchase that must succeed; returns the answer's body."""
     headers = {"Idempotency-Key": key} if key else {}
     with service.client() as client:
         answer = client.post(
@@ -102,14 +102,15 @@ def buy(service: Service, user: str | None = None, key: str | None = None, **fie
 
 
 def buy_and_pay(service: Service, double: StripeDouble, user: str, **fields: Any) -> str:
-    """A purchase that its user has paid and Stripe has not told of yet; gives the payment's id."""
+    """A purchase that its user has paid and that Stripe has not reported yet; returns the payment's
+    id."""
     payment_id = str(buy(service, user, **fields)["payment_id"])
     double.pay(payment_id)
     return payment_id
 
 
 def credited(service: Service, double: StripeDouble, user: str, **fields: Any) -> str:
-    """A purchase whose credits have arrived; gives the payment's id."""
+    """A purchase whose credits have arrived; returns the payment's id."""
     payment_id = buy_and_pay(service, double, user, **fields)
     assert_receipt(tell(service, double, double.succeeded_event(payment_id)), "success")
     return payment_id
@@ -129,14 +130,14 @@ def assert_receipt(answer: httpx2.Response, status: str) -> None:
 
 
 def legacy_metadata(database: Database, user: str) -> dict[str, str]:
-    """What the service before this one wrote on a payment of this user, who is known."""
+    """The metadata that the old service wrote on a payment of this existing user."""
     account_id = database.value(
         "SELECT a.id::text FROM billing_data.accounts AS a WHERE a.external_id = %s", user
     )
     return {"account_id": account_id, **identity(user)}
 
 
-# What became of it
+# What came of it
 
 
 def paid_credits(database: Database, user: str) -> int:
@@ -176,7 +177,7 @@ def event_row(database: Database, event_id: str) -> Json:
 
 
 def problems(database: Database, payment_id: str) -> list[str]:
-    """What staff are told of the payment."""
+    """The problems that staff see for the payment."""
     return [
         problem
         for (problem,) in database.execute(
@@ -199,7 +200,7 @@ def assert_credited_once(database: Database, user: str, payment_id: str) -> None
 
 
 def known_user(service: Service) -> str:
-    """Somebody whose account was made by a check."""
+    """A user whose account a check created."""
     user = unique("known")
     with service.client() as client:
         assert client.post(CHECK, json=identity(user)).status_code == 200

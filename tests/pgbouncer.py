@@ -27,8 +27,8 @@ def want_pgbouncer() -> None:
 
 
 class PgBouncer:
-    """A PgBouncer that leads to the server of `dsn`, whatever database is asked for. It listens on
-    a port of 127.0.0.1 and trusts everybody, as the cluster of the tests does."""
+    """A PgBouncer in front of the server of `dsn`, for every database name. It listens on a port of
+    127.0.0.1 and trusts everybody, as the tests' cluster does."""
 
     def __init__(self, folder: Path, dsn: str, *, pool_size: int = 6, **settings: str) -> None:
         server = parse_qs(urlsplit(dsn).query)
@@ -67,13 +67,13 @@ class PgBouncer:
     def start(self) -> None:
         """Returns once it accepts connections."""
         command = [str(PGBOUNCER), str(self._file)]
-        if os.geteuid() == 0:  # it refuses to run as root, and must reach the cluster's socket
+        if os.geteuid() == 0:  # it refuses to run as root, and it must reach the cluster's socket
             command[1:1] = ["--user", _unprivileged()]
         self.process = Process(command).start()
         wait_for(self._accepts, "PgBouncer")
 
     def stop(self) -> None:
-        """Ends it at once: connections break."""
+        """Ends it at once: its connections break."""
         self.process.stop()
 
     def dsn(self, database: str, user: str) -> str:

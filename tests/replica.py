@@ -1,4 +1,4 @@
-"""A real streaming replica of a test cluster, made by pg_basebackup as docs/backups.md has it."""
+"""A real streaming replica of a test cluster, made by pg_basebackup as docs/backups.md says."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ import psutil
 from server.embedded import Cluster
 from tests.support import THROW_AWAY, Database, TestCluster, wait_for
 
-# pg_basebackup waits for the primary's next checkpoint otherwise.
+# Without this option, pg_basebackup waits for the primary's next checkpoint.
 BASE_BACKUP = ("--checkpoint=fast", "--write-recovery-conf", "--wal-method=stream")
 
 
 def owner_of(folder: Path) -> dict[str, Any]:
-    """How to start a program as the account that a folder belongs to."""
+    """The options that start a program as the account that owns a folder."""
     found = folder.stat()
     if os.geteuid() in {found.st_uid, found.st_uid or 1}:
         return {}
@@ -32,7 +32,7 @@ def socket_folder(dsn: str) -> str:
 
 
 class ReplicaCluster(TestCluster):
-    """A replica of `primary` by the name `name`, in `directory`, which must not be there yet."""
+    """A replica of `primary` with the name `name`, in `directory`, which must not exist yet."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class ReplicaCluster(TestCluster):
         account = owner_of(primary.cluster.directory / "pg")
         if account:
             os.chown(data, account["user"], account["group"])
-        # Its programs pass through the folders above as the primary's do.
+        # Its programs pass through the folders above, as the primary's do.
         directory.chmod(0o755)
         host = socket_folder(primary.dsn("postgres"))
         done = subprocess.run(
@@ -76,18 +76,18 @@ class ReplicaCluster(TestCluster):
             with (data / "postgresql.conf").open("a") as file:
                 file.write(f"\ninclude = '{include}'\n")
         self.primary = primary
-        # The name is what synchronous_standby_names knows it by.
+        # synchronous_standby_names knows it by this name.
         self.cluster = Cluster(
             directory, binaries, settings={**THROW_AWAY, "cluster_name": name, **settings}
         )
         self.cluster.start()
 
     def twin(self, database: Database) -> Database:
-        """The primary's database, here."""
+        """The copy of the primary's database."""
         return Database(self, database.name)
 
     def catch_up(self, database: Database) -> None:
-        """Returns when all that the primary has written is here."""
+        """Returns when everything that the primary has written has arrived here."""
         position = database.value("SELECT pg_current_wal_lsn()::text")
         anywhere = Database(self, "postgres")
         wait_for(

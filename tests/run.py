@@ -1,5 +1,5 @@
-"""What one run of pytest has to itself, its workers included: a folder that is gone afterwards, the
-prepared data of clusters, ports, and the promise that no process outlives the run.
+"""What one run of pytest, with its workers, has to itself: a folder that is removed afterwards, the
+prepared data of clusters, ports, and the guarantee that no process outlives the run.
 
 The first process of a run calls begin(). It passes the names on in the environment, where workers
 and all programs that tests start find them. tests/janitor.py ends what is left."""
@@ -21,31 +21,32 @@ import psutil
 
 FOLDER = "BILLING_TEST_RUN"
 
-# The tests write a lot that nobody wants back after a crash, so it need not get to a disk.
+# The tests write much data that need not survive a crash, so it need not go to a disk.
 _MEMORY = Path("/dev/shm")
-_ENOUGH_BYTES = 6 * 2**30  # several times what a whole run takes
+_ENOUGH_BYTES = 6 * 2**30  # several times the size of a whole run
 
-# Ports below those that the kernel gives to outgoing connections and to whoever asks for any.
+# Ports below those that the kernel gives to outgoing connections and to programs that ask for any
+# port.
 _BLOCKS = [range(start, start + 200) for start in range(10_000, 32_600, 200)]
 
 
 def begin() -> Callable[[], None]:
-    """Begin a run in this process; gives what ends it."""
+    """Begins a run in this process. Returns the function that ends it."""
     folder = tempfile.mkdtemp(prefix="ciris-run-", dir=_memory())
     Path(folder).chmod(0o755)  # other accounts, such as PostgreSQL's, pass through it
     for prepared in Path(os.environ.get(FOLDER, folder)).glob("*.done"):
-        # A test of runs runs this: what the outer run has made need not be made again.
+        # This run is itself inside a test: data that the outer run has made need not be made again.
         Path(folder, prepared.stem).symlink_to(prepared.with_suffix(""))
         Path(folder, prepared.name).touch()
     janitor = subprocess.Popen(
         [sys.executable, "-m", "tests.janitor", folder],
         cwd=Path(__file__).resolve().parent.parent,
         stdin=subprocess.PIPE,
-        start_new_session=True,  # Ctrl-C is not for it
+        start_new_session=True,  # Ctrl-C must not reach it
     )
     before = {name: os.environ.get(name) for name in (FOLDER, "TMPDIR")}
     os.environ |= {FOLDER: folder, "TMPDIR": folder}
-    tempfile.tempdir = None  # it is found anew
+    tempfile.tempdir = None  # tempfile looks it up again
 
     def end() -> None:
         for name, value in before.items():
@@ -60,7 +61,7 @@ def begin() -> Callable[[], None]:
 
 
 def _memory() -> Path | None:
-    """The file system in memory, if it has room and programs can be run from it."""
+    """The file system in memory, if it has room and allows running programs."""
     if not _MEMORY.is_dir() or os.statvfs(_MEMORY).f_flag & os.ST_NOEXEC:
         return None
     room = min(shutil.disk_usage(_MEMORY).free, psutil.virtual_memory().available)
@@ -69,8 +70,8 @@ def _memory() -> Path | None:
 
 @contextmanager
 def made_once(name: str) -> Iterator[tuple[Path, bool]]:
-    """A folder that is shared by the run's processes, and whether it has to be made now: by the
-    first who comes, while others wait. Outside a run it is made each time, and gone afterwards."""
+    """A folder that the run's processes share, and whether it must be made now: the first process
+    makes it while the others wait. Outside a run it is made each time and removed afterwards."""
     run = os.environ.get(FOLDER)
     if run is None:
         with tempfile.TemporaryDirectory(prefix="ciris-test-") as own:
@@ -86,12 +87,12 @@ def made_once(name: str) -> Iterator[tuple[Path, bool]]:
 
 
 class _Ports:
-    """A block of ports that no other process of tests on this machine uses, and a way round it."""
+    """A block of ports that no other process of tests on this machine uses, taken in turn."""
 
     def __init__(self) -> None:
         self.owner = os.getpid()
         for block in _BLOCKS:
-            # The kernel forgets an abstract name when its process ends, however it ends.
+            # The kernel frees an abstract socket name when its process ends, however that happens.
             claim = socket.socket(socket.AF_UNIX)
             try:
                 claim.bind(f"\0ciris-test-ports-{block.start}")
@@ -110,7 +111,7 @@ class _Ports:
                 try:
                     listener.bind(("127.0.0.1", port))
                 except OSError:
-                    continue  # still in use, or somebody else's
+                    continue  # still in use, or another program's
             return port
         raise AssertionError("no port of this process is free")
 
@@ -119,7 +120,7 @@ _ports: _Ports | None = None
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 where nobody listens, and which no other test is given meanwhile."""
+    """A port of 127.0.0.1 where nobody listens. No other test gets it meanwhile."""
     global _ports  # noqa: PLW0603 - one block for each process
     if _ports is None or _ports.owner != os.getpid():
         _ports = _Ports()

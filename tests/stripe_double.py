@@ -1,5 +1,5 @@
-"""A Stripe of our own: localstripe as a process, and tests/stripe_front.py before it. Tests do here
-what a customer, a bank or Stripe's staff would do."""
+"""A Stripe of our own: localstripe as a process, with tests/stripe_front.py in front of it. By this
+class, tests do what a customer, a bank or Stripe's staff would do."""
 
 from __future__ import annotations
 
@@ -115,23 +115,23 @@ class StripeDouble:
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(60)
 
-    # What the service asked, and trouble for it
+    # What the service requested, and faults for its requests
 
     @property
     def requests(self) -> list[Recorded]:
-        """The requests that came to `base_url`, in order; what tests do by this class is not here.
-        Clear it with `.clear()`."""
+        """The requests that came to `base_url`, in order; what tests do by this class is not
+        included. Clear the list with `.clear()`."""
         return self._front.requests
 
     def on(self, method: str, path_regex: str, fault: Fault, times: int = 1) -> Any:
-        """The fault for the next `times` requests of this method whose path holds the pattern;
-        faults of the same requests come in the order given. Gives the fault."""
+        """Sets the fault for the next `times` requests of this method whose path matches the
+        pattern. Faults for the same requests come in the order given. Returns the fault."""
         self._front.scripts.append(Script(method, re.compile(path_regex), fault, times))
         return fault
 
     @contextlib.contextmanager
     def outage(self) -> Iterator[None]:
-        """Open connections end and new ones are refused."""
+        """During the block, open connections are closed and new ones are refused."""
         self._run(self._front.refuse())
         try:
             yield
@@ -146,16 +146,17 @@ class StripeDouble:
     # Payments
 
     def create_intent(self, **params: Any) -> Json:
-        """An intent made past the service. `params` as the API's, nested ones as dicts."""
+        """An intent that was not made by the service. `params` are the API's, nested ones as
+        dicts."""
         return self._run(self._front.create_intent(flat(params)))
 
     def intent(self, payment_id: str) -> Json:
         return self._run(self._front.one("payment_intent", payment_id))
 
     def pay(self, payment_id: str, card: str = "4242424242424242") -> Json:
-        """The customer pays; gives the intent. With a card of stripe_front.DECLINED its status
-        stays requires_payment_method and last_payment_error says why; another card may follow.
-        With 4000002500003155 it becomes requires_action."""
+        """The customer pays; returns the intent. With a card of stripe_front.DECLINED its status
+        stays requires_payment_method, and last_payment_error says why; the customer may try another
+        card. With 4000002500003155 it becomes requires_action."""
         return self._run(self._front.pay(payment_id, card))
 
     def cancel(self, payment_id: str) -> Json:
@@ -169,7 +170,7 @@ class StripeDouble:
         return self._run(self._front.one("charge", charge_id))
 
     def refund(self, payment_id: str, amount: int | None = None) -> Json:
-        """Refunds an amount, or what is left."""
+        """Refunds an amount, or everything that is left."""
         form = {"payment_intent": payment_id}
         if amount is not None:
             form["amount"] = str(amount)
@@ -186,7 +187,7 @@ class StripeDouble:
         return self._run(self._front.create_dispute(payment_id, amount, status))
 
     def close_dispute(self, dispute_id: str, status: str) -> Json:
-        """The bank decides: won, which gives back what is away, or lost."""
+        """The bank decides: won, which gives back the money that is away, or lost."""
         return self._run(self._front.change_dispute(dispute_id, status))
 
     def move_dispute(self, dispute_id: str, amount: int) -> Json:
@@ -226,8 +227,8 @@ class StripeDouble:
         return self.event("payment_intent.payment_failed", self.intent(payment_id), **fields)
 
     def refunded_event(self, payment_id: str, embed_refunds: bool = False, **fields: Any) -> Json:
-        """charge.refunded, with the charge as it is now; `embed_refunds` as API versions before
-        2022-11-15 do."""
+        """charge.refunded, with the present charge; with `embed_refunds` as API versions before
+        2022-11-15 send it."""
         charge = self.charge_of(payment_id)
         if embed_refunds:
             charge["refunds"] = self._run(self._front.page("refund", {"charge": charge["id"]}))
@@ -270,7 +271,7 @@ class StripeDouble:
     def send_webhooks_to(self, url: str) -> None:
         """From now on localstripe signs and posts payment_intent.succeeded and .payment_failed to
         this URL, once and a second late. Its intents are old-fashioned: latest_charge is an object,
-        and what it does not know (amount_received, description, ...) is not there."""
+        and fields that it does not know (amount_received, description, ...) are missing."""
         types = ["payment_intent.succeeded", "payment_intent.payment_failed"]
         hook = {"url": url, "secret": self.webhook_secret, "events": types}
         httpx2.post(

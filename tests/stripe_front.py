@@ -1,5 +1,5 @@
-"""The server that stands before localstripe and adds what Stripe does and localstripe does not:
-idempotency keys, its errors, filters and pages, disputes, and trouble on demand."""
+"""The server in front of localstripe. It adds what Stripe has and localstripe lacks: idempotency
+keys, Stripe's errors, filters and pages, disputes, and faults on demand."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from aiohttp import web
 Json = dict[str, Any]
 Form = dict[str, str]  # as on the wire: {"metadata[key]": "value"}
 
-# The lists that are filtered and paged here, and what each filters by besides `created`.
+# The lists that are filtered and paged here, and the filters of each besides `created`.
 FILTERS = {
     "payment_intent": {"customer"},
     "charge": {"customer", "payment_intent"},
@@ -36,7 +36,7 @@ CREATED = {
     "created[lt]": operator.lt,
     "created[lte]": operator.le,
 }
-# An intent's fields that localstripe refuses, and others that it does not show.
+# An intent's fields that localstripe refuses, and others that it does not return.
 TEXTS = (
     "cancellation_reason",
     "description",
@@ -57,7 +57,7 @@ DECLINED = {
     "4000000000000119": ("processing_error", "processing_error"),
 }
 DECLINING = "4000000000000341"
-SMALLEST_USD = 50  # cents: Stripe refuses less
+SMALLEST_USD = 50  # cents: Stripe refuses smaller amounts
 HOLD_SECONDS = 30
 
 
@@ -73,23 +73,24 @@ class Refusal(Exception):
 
 
 class Dropped(Exception):
-    """The connection closes without an answer."""
+    """The connection is closed without an answer."""
 
 
 class Fault:
-    """Trouble around one request: `before` it reaches Stripe, `after` Stripe has done it."""
+    """A fault around one request: `before` the request reaches Stripe, or `after` Stripe has
+    handled it."""
 
     async def before(self) -> web.Response | None:
-        """Gives the answer, if Stripe is not to be asked."""
+        """Returns the answer if Stripe is not to be asked."""
         return None
 
     async def after(self) -> None:
-        """Runs when the answer is ready and not yet sent."""
+        """Runs when the answer is ready and not sent yet."""
 
 
 @dataclass
 class Status(Fault):
-    """Answers this status itself; Stripe does nothing. `remembered`: the same idempotency key gets
+    """Answers this status; Stripe does nothing. With `remembered`, the same idempotency key gets
     this answer again, as it does when Stripe itself failed midway."""
 
     status: int
@@ -107,7 +108,7 @@ class Status(Fault):
 
 @dataclass
 class Slow(Fault):
-    """Waits before the request reaches Stripe, which does it even if the client has gone."""
+    """Waits before the request reaches Stripe, which handles it even if the client has gone."""
 
     seconds: float
 
@@ -161,8 +162,8 @@ class HoldAfter(Hold):
 
 @dataclass
 class Recorded:
-    """A request as it came. `status` is what was answered, None while (or if) there is no answer;
-    names of headers are in lower case, those of form fields as on the wire (`metadata[key]`)."""
+    """A request as it came. `status` is that of the answer, None while (or if) there is none. Names
+    of headers are in lower case, names of form fields as on the wire (`metadata[key]`)."""
 
     method: str
     path: str
@@ -193,7 +194,7 @@ class Front:
         self.port = int(self.socket.getsockname()[1])
 
     def forget(self) -> None:
-        """Begins anew, but for what localstripe knows."""
+        """Begins again; localstripe keeps what it knows."""
         self.requests: list[Recorded] = []
         self.scripts: list[Script] = []
         self.disputes: dict[str, Json] = {}
@@ -221,7 +222,7 @@ class Front:
         await web.SockSite(self.runner, self.socket).start()
 
     async def refuse(self) -> None:
-        """Ends all connections; the port stays ours but takes no new ones."""
+        """Closes all connections. The port stays ours but accepts no new ones."""
         await self.runner.cleanup()
         self.socket = bound_socket(self.port)
 
@@ -385,7 +386,7 @@ class Front:
         intents = {}
         if kind == "charge":
             intents = {intent["id"]: intent for intent in await self.all("payment_intent")}
-        # Within one second they come as they were made, and sorting keeps that.
+        # Within one second the order of creation is kept, because sorting is stable.
         raws.sort(key=lambda raw: raw["created"])
         shown = [self._shown(kind, raw, intents) for raw in raws]
         shown.sort(key=lambda one: one["created"])
@@ -442,7 +443,7 @@ class Front:
         if error and "charge" in error:
             code, decline_code = DECLINED[self.cards.get(intent["id"], DECLINING)]
             error.update(type="card_error", code=code, decline_code=decline_code)
-            shown["payment_method"] = None  # Stripe takes a declined one off
+            shown["payment_method"] = None  # Stripe removes a declined one
         return shown
 
     def _shown_charge(self, charge: Json, intent: Json) -> Json:
@@ -492,7 +493,7 @@ class Front:
         return await self.one("payment_intent", intent_id)
 
     async def pay(self, intent_id: str, card: str) -> Json:
-        """What a customer's browser does; after a declined card another may follow."""
+        """Does what a customer's browser does. After a declined card, another may follow."""
         intent = await self.one("payment_intent", intent_id)
         if intent["status"] not in ("requires_payment_method", "requires_confirmation"):
             raise AssertionError(f"{intent_id} cannot be paid: it is {intent['status']}")
@@ -501,7 +502,7 @@ class Front:
         method = await self.ask(
             "POST", "/v1/payment_methods", json={"type": "card", "card": details}
         )
-        # Without its declined charge localstripe lets an intent be confirmed again.
+        # Without its declined charge, localstripe allows an intent to be confirmed again.
         change = {"payment_method": method["id"], "latest_charge": None}
         await self.ask("POST", f"/v1/payment_intents/{intent_id}", json=change)
         self.cards[intent_id] = card
@@ -600,7 +601,7 @@ class Front:
 
 
 def bound_socket(port: int = 0) -> socket.socket:
-    """A port of one's own, which refuses connections until somebody listens on it."""
+    """A port reserved for the caller, which refuses connections until somebody listens on it."""
     bound = socket.socket()
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     bound.bind(("127.0.0.1", port))
@@ -608,13 +609,13 @@ def bound_socket(port: int = 0) -> socket.socket:
 
 
 def pop_group(form: Form, name: str) -> Form:
-    """Takes `name[inner]` fields out of a form: {inner: value}."""
+    """Takes `name[inner]` fields out of a form and returns {inner: value}."""
     names = [full for full in form if full.startswith(f"{name}[")]
     return {full[len(name) + 1 : -1]: form.pop(full) for full in names}
 
 
 def kept_fields(form: Form) -> Json:
-    """Takes out of an intent's form what localstripe refuses."""
+    """Takes out of an intent's form the fields that localstripe refuses."""
     kept: Json = {name: form.pop(name) or None for name in TEXTS if name in form}
     if methods := pop_group(form, "automatic_payment_methods"):
         enabled = methods.pop("enabled", "") == "true"

@@ -1,5 +1,5 @@
-"""What tests stand on: a private PostgreSQL cluster, databases cloned from a migrated template,
-real server processes. Nothing of our own is mocked."""
+"""The base of all tests: a private PostgreSQL cluster, databases cloned from a migrated template,
+and real server processes. Nothing of our own is mocked."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ from server.migrate import migrate
 from server.staff.admin_token import hashed
 from tests.run import free_port, made_once
 
-# A database is thrown away after its test: what makes commits durable only costs time here.
+# A database is thrown away after its test, so the settings that make commits durable would only
+# cost time.
 THROW_AWAY = {"fsync": "off", "full_page_writes": "off", "max_connections": "300"}
 LOGINS = {"web": "billing_server", "dba": "billing_dba", "analyst": "billing_analyst"}
 BILLING = str(Path(sys.executable).parent / "ciris-billing")
@@ -49,7 +50,7 @@ def want_postgresql(version: int) -> None:
 
 
 def as_postgres(*command: object) -> list[str]:
-    """A command as the account that PostgreSQL's programs want; they refuse root."""
+    """A command that runs as the account that PostgreSQL's programs need; they refuse root."""
     arguments = [str(part) for part in command]
     if os.geteuid() != 0:
         return arguments
@@ -74,7 +75,7 @@ class TestCluster:
 
     @contextlib.contextmanager
     def database(self, template: str | None = TEMPLATE) -> Iterator[Database]:
-        """A database of one's own: a clone of the template, or an empty one."""
+        """A new database: a clone of the template, or an empty one."""
         name = f"t_{secrets.token_hex(6)}"
         suffix = f" TEMPLATE {template}" if template else ""
         self._execute("postgres", f"CREATE DATABASE {name}{suffix}")
@@ -93,8 +94,8 @@ class TestCluster:
 
 @contextlib.contextmanager
 def prepared_data(version: int) -> Iterator[Path]:
-    """The data folder that clusters of the tests begin with, to be copied. It is made once in a
-    run: initdb and all migrations take longer than most tests."""
+    """The data folder that the tests' clusters begin with, to be copied. It is made once in a run:
+    initdb and all migrations take longer than most tests."""
     with made_once(f"postgres-{version}") as (folder, is_missing):
         if is_missing:
             cluster = Cluster(folder, find_binaries(version), settings=THROW_AWAY)
@@ -129,7 +130,7 @@ class Database:
         return self.cluster.dsn(self.name, user)
 
     def execute(self, statement: str, *arguments: Any, user: str = "postgres") -> list[Any]:
-        """Runs one statement in a transaction of its own; gives its rows, if any."""
+        """Runs one statement in a transaction of its own; returns its rows, if any."""
         with psycopg.connect(self.dsn(user), autocommit=True) as connection:
             cursor = connection.execute(statement, arguments or None)
             return cursor.fetchall() if cursor.description else []
@@ -141,8 +142,8 @@ class Database:
     def create_key(
         self, permissions: Sequence[str] = ("billing:read", "billing:write"), name: str = "test"
     ) -> Key:
-        """An API key made as the command line makes it; permissions that a new key cannot be given
-        make it one of the old service."""
+        """An API key, made as the command line makes it. With permissions that a new key cannot
+        have, it is a key of the old service."""
         secret = new_secret("test")
         is_old = not set(permissions) <= {"billing:read", "billing:write"}
         key_id = self.value(
@@ -174,7 +175,7 @@ class Database:
         return Key(str(key_id), secret.plaintext, secret.prefix)
 
     def know_token(self, token: str, email: str) -> str:
-        """Makes a staff member's bearer token known, as the command line does; gives the token."""
+        """Registers a staff member's bearer token, as the command line does; returns the token."""
         self.execute(
             "SELECT billing.create_staff_token(p_token_hash => %s, p_email => %s)",
             hashed(token),
@@ -195,7 +196,7 @@ class Key:
 
 @dataclass
 class Process:
-    """A program under test, its output in a file, ended by its own process id."""
+    """A program under test. Its output goes to a file, and it is ended by its own process id."""
 
     arguments: Sequence[str]
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -216,13 +217,13 @@ class Process:
 
     @property
     def output(self) -> str:
-        """All it has written; also after stop()."""
+        """Everything it has written, also after stop()."""
         if self.log.closed:
             return self.last_output
         return Path(self.log.name).read_text(encoding="utf-8", errors="replace")
 
     def stop(self, number: signal.Signals = signal.SIGTERM, timeout: float = 15) -> int:
-        """Signals the process and waits; gives its exit code."""
+        """Signals the process and waits; returns its exit code."""
         if self.process.poll() is None:
             self.process.send_signal(number)
         try:
@@ -237,7 +238,7 @@ class Process:
 
 
 def clean_environment() -> dict[str, str]:
-    """This process's environment without what would configure the service."""
+    """This process's environment without variables that would configure the service."""
     drop = (
         "DATABASE_URL",
         "DATABASE_POOLER",
@@ -285,8 +286,9 @@ def running_service(
     port: int | None = None,
     **environment: str,
 ) -> Iterator[Service]:
-    """`ciris-billing serve` against `database`, on a free port or this one, to the block's end.
-    With BILLING_TEST_POOLER=pgbouncer it reaches it through a PgBouncer in transaction mode."""
+    """`ciris-billing serve` with `database`, on a free port or this one, until the end of the
+    block. With BILLING_TEST_POOLER=pgbouncer it reaches the database through a PgBouncer in
+    transaction mode."""
     port = port or free_port()
     with _way_to(database, user) as way:
         process = Process(
@@ -296,7 +298,7 @@ def running_service(
         base_url = f"http://127.0.0.1:{port}"
         try:
             wait_until_healthy(base_url, process)
-            # Healthy once one worker is up; tests count on all of them.
+            # /health answers once one worker is up; tests count on all of them.
             wait_for(lambda: len(worker_pids(process)) >= workers, "all workers")
             yield Service(database, process, base_url, database.create_key())
         finally:
@@ -329,7 +331,7 @@ def wait_until_healthy(base_url: str, process: Process, timeout: float = 20) -> 
 
 
 def unique(prefix: str = "user") -> str:
-    """An external id nobody else uses."""
+    """An external id that nobody else uses."""
     return f"{prefix}-{secrets.token_hex(6)}"
 
 
@@ -370,7 +372,8 @@ def has_two_workers_beside(process: Process, gone: int) -> bool:
 
 
 def wait_for(condition: Callable[[], Any], what: str, timeout: float = 20) -> Any:
-    """The first true value that `condition` gives; an AssertionError when there is none."""
+    """Returns the first true value of `condition`; raises AssertionError when there is none in
+    time."""
     deadline = time.monotonic() + timeout
     while not (value := condition()):
         if time.monotonic() > deadline:
@@ -381,8 +384,8 @@ def wait_for(condition: Callable[[], Any], what: str, timeout: float = 20) -> An
 
 @contextlib.contextmanager
 def held_account(database: Database, external_id: str) -> Iterator[psycopg.Connection[Any]]:
-    """Another session's open transaction that holds the account's row; ended with the block, or
-    before by a rollback."""
+    """Another session's open transaction that holds the account's row. It ends with the block, or
+    earlier by a rollback."""
     with psycopg.connect(database.dsn()) as connection:
         held = connection.execute(
             "SELECT 1 FROM billing_data.accounts WHERE external_id = %s FOR UPDATE", (external_id,)
@@ -393,8 +396,8 @@ def held_account(database: Database, external_id: str) -> Iterator[psycopg.Conne
 
 
 def copy_tree(tree: Path, target: Path) -> Path:
-    """A copy of the working tree as git sees it: with what is not committed, without what is
-    ignored; times are kept."""
+    """A copy of the working tree as git sees it: with changes that are not committed, without
+    ignored files. File times are kept."""
     names = subprocess.run(
         ["git", "-C", tree, "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         check=True,
@@ -402,16 +405,17 @@ def copy_tree(tree: Path, target: Path) -> Path:
         text=True,
     ).stdout.split("\0")
     for name in names:
-        if name and (tree / name).is_file():  # not what was deleted and not yet committed
+        # Without files that were deleted and not committed yet.
+        if name and (tree / name).is_file():
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(tree / name, target / name)
     return target
 
 
 def make_environment(folder: Path, *paths: Path) -> Path:
-    """A virtual environment that finds this one's packages and, before them, `paths`; gives its
-    folder bin/. Nothing is installed in it, so this takes no network and little time. This one's
-    editable install of the project is not seen."""
+    """A virtual environment that finds this one's packages and, before them, `paths`; returns its
+    folder bin/. Nothing is installed in it, so making it needs no network and little time. It does
+    not see the editable install of the project in this environment."""
     venv.create(folder, symlinks=True)
     site = folder / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
     lines = [str(path) for path in (*paths, sysconfig.get_path("purelib"))]

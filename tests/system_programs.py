@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-# What shows that a package is there -> the package.
+# A file that shows that a package is installed -> the package.
 PACKAGES = {
     Path("/usr/lib/postgresql/15/bin/postgres"): "postgresql-15",
     Path("/usr/lib/postgresql/15/lib/plpgsql_check.so"): "postgresql-15-plpgsql-check",
@@ -30,12 +30,12 @@ PACKAGES = {
 
 
 def missing_packages() -> list[str]:
-    """The Debian packages whose programs are not here."""
+    """The Debian packages whose programs are missing."""
     return [package for program, package in PACKAGES.items() if not program.exists()]
 
 
 def main() -> int:
-    """Installs what is missing where it can."""
+    """Installs what is missing, where it can."""
     missing = missing_packages()
     if not missing:
         return 0

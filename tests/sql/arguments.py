@@ -12,7 +12,7 @@ from tests.sql.catalogue import runnable_example
 from tests.sql.helpers import Caller, session
 from tests.support import Database
 
-# In place of an example that does not show all it needs.
+# Used instead of an example that does not show everything it needs.
 _WHOLE = {
     "create_charges_once": """
         p_idempotency_key => 'batch-1', p_request_fingerprint => sha256('as sent'),
@@ -33,14 +33,15 @@ _WHOLE = {
 
 @dataclass(frozen=True)
 class Call:
-    """A call that works: the arguments it gives, as SQL, and the types of all it could give."""
+    """A call that works: the arguments it gives, as SQL, and the types of all arguments it could
+    give."""
 
     function: str
     given: dict[str, str]
     types: dict[str, str]
 
     def statement(self, **instead: str) -> str:
-        """The call, some arguments replaced by other SQL expressions."""
+        """The call, with some arguments replaced by other SQL expressions."""
         arguments = ", ".join(
             f"{name} => {value}" for name, value in (self.given | instead).items()
         )
@@ -49,13 +50,13 @@ class Call:
 
 @contextmanager
 def working_call(database: Database, function: str) -> Iterator[tuple[Caller, Call]]:
-    """Whoever may call the function, and a call that works."""
+    """A caller that may call the function, and a call that works."""
     with runnable_example(database, function) as (caller, example):
         types = argument_types(database, function)
         found = re.search(rf"billing\.{function}\((.*)\)[^)]*;", example, re.DOTALL)
         assert found, example
         text = found[1]
-        if function in _WHOLE:  # in the name of a key, so it is the web tier's to make
+        if function in _WHOLE:  # the call names a key, so only the web tier may make it
             with session(database, "t_web") as web:
                 text = _WHOLE[function].format(key=database.create_key().id)
                 yield web, Call(function, _given(text, list(types)), types)
@@ -89,7 +90,7 @@ def _given(text: str, names: list[str]) -> dict[str, str]:
 
 
 def _parts(text: str) -> list[str]:
-    """The arguments of a call, which commas part that are in no bracket and no string."""
+    """The arguments of a call: split at commas outside brackets and strings."""
     parts, depth, quoted, begun = [], 0, False, 0
     for place, character in enumerate(text):
         if character == "'":

@@ -1,4 +1,4 @@
-"""What schema billing has: its functions with their callers, and the examples in their headers."""
+"""The functions of schema billing with their callers, and the examples in their headers."""
 
 from __future__ import annotations
 
@@ -139,8 +139,8 @@ HEADERS = {name: comment for schema, name, comment in _headers() if schema == "b
 
 @contextmanager
 def runnable_example(database: Database, name: str) -> Iterator[tuple[Caller, str]]:
-    """Whoever may make the call that a function's header shows, and the call; what it speaks of is
-    there. The call ends in ", ...)" where it has too many arguments to show."""
+    """A caller that may make the call in a function's header, and the call. Everything that the
+    call names exists. The call ends in ", ...)" where it has too many arguments to show."""
     key = database.create_key()
     other = new_secret("live")
     set_staff_domain(database)
@@ -156,18 +156,19 @@ def runnable_example(database: Database, name: str) -> Iterator[tuple[Caller, st
         configure_provider(database)
         if name == "resolve_payment_event":  # it resolves an event that ended in a fault
             assert deliver(dba, "evt_1", "pi_1")["needs_attention"]
-        if name == "reopen_payment":  # it takes back what a person has said
+        if name == "reopen_payment":  # it takes back a person's resolution
             dba.row("resolve_payment", payment_id="pi_1", how="other", reason="a test")
-        if name == "resolve_payment_warning":  # of a payment of ours
+        if name == "resolve_payment_warning":  # about a payment of ours
             warn(dba, bought(database)[1], "issfr_1")
-        if name == "resolve_shortfall":  # of a pack that was spent before the money went back
+        if name == "resolve_shortfall":  # for a pack that was spent before the money went back
             who, payment_id = bought(database)
             dba.row("create_charge", **who, amount_minor=20)
             give_back(dba, payment_id, ("re_1", PRICE))
         example = re.search(r"Example.*?(SELECT .*?;)", HEADERS[name], re.DOTALL)
         assert example, HEADERS[name]
         statement = example[1]
-        # Where an example cannot know a value it shows three dots: a real one takes their place.
+        # Where an example cannot know a value it shows three dots, which a real value replaces
+        # here.
         statement = re.sub(r"(p_key_prefix => )'[^']*\.\.\.'", rf"\g<1>'{other.prefix}'", statement)
         statement = re.sub(r"(p_key_hash => )'\.\.\.'", rf"\g<1>'{other.hash}'", statement)
         if name in (
@@ -182,7 +183,8 @@ def runnable_example(database: Database, name: str) -> Iterator[tuple[Caller, st
                     f"p_{argument} => '...'", f"p_{argument} => '{purchase[argument]}'"
                 )
         statement = statement.replace("'...'", f"'{key.id}'")
-        if name == "require_api_key" or FUNCTIONS[name][0] == WEB:  # only it may name a key
+        # Only the web tier may name a key.
+        if name == "require_api_key" or FUNCTIONS[name][0] == WEB:
             with session(database, "t_web") as web:
                 yield web, statement
             return

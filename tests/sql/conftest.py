@@ -1,4 +1,5 @@
-"""Sessions as the two audiences that call functions, and clusters of the other versions."""
+"""Sessions of the two audiences that call functions, and clusters of the other PostgreSQL
+versions."""
 
 from __future__ import annotations
 
@@ -11,8 +12,8 @@ import sqlparse
 from tests.sql.helpers import Caller, session
 from tests.support import Database, TestCluster, temporary_cluster, want_postgresql
 
-# yoyo reads all migrations anew whenever it is asked anything, and to part a file into statements
-# takes longer than to run them. The same text has the same statements.
+# yoyo reads all migrations again for every request, and splitting a file into statements takes
+# longer than running them. The same text always has the same statements, so they are cached.
 _split = functools.cache(sqlparse.split)
 
 
@@ -37,13 +38,14 @@ def web(module_database: Database) -> Iterator[Caller]:
         yield caller
 
 
-# What their examples speak of can be there once only.
+# The examples of these functions name things that can exist only once.
 _OWN_WORLD = {"resolve_payment", "resolve_payment_event", "resolve_shortfall", "set_admin"}
 
 
 @pytest.fixture
 def world(request: pytest.FixtureRequest) -> Database:
-    """The database in which a test calls the function `name`: the module's, if that will do."""
+    """The database in which a test calls the function `name`: the module's database, where that is
+    enough."""
     name = request.node.callspec.params["name"]
     found: Database = request.getfixturevalue(
         "database" if name in _OWN_WORLD else "module_database"
@@ -71,7 +73,7 @@ def cluster_15() -> Iterator[TestCluster]:
 
 @pytest.fixture(params=[18, 16, 15], ids=lambda version: f"pg{version}")
 def any_cluster(request: pytest.FixtureRequest) -> TestCluster:
-    """Each supported version that is at hand, one after the other."""
+    """Each supported version that is installed, one after the other."""
     name = "cluster" if request.param == 18 else f"cluster_{request.param}"
     cluster: TestCluster = request.getfixturevalue(name)
     return cluster

@@ -1,4 +1,4 @@
-"""The dashboard's figures against what is counted from the ledger."""
+"""Compares the dashboard's figures with counts from the ledger."""
 
 from __future__ import annotations
 
@@ -78,8 +78,9 @@ _OVERVIEW = """
 
 
 def assert_figures_right(database: Database) -> list[dict[str, Any]]:
-    """The days' figures, after they and the overview were found to agree with the ledger."""
-    # One statement sees one moment; in one transaction of this kind, all of them see the same.
+    """Returns the days' figures after comparing them and the overview with the ledger."""
+    # One statement sees one moment. In a transaction of this kind, all statements see the same
+    # moment.
     with session(database, "t_dba", autocommit=False) as dba:
         dba.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
         found = dba.rows("list_daily_figures", days=DAYS)
@@ -90,7 +91,8 @@ def assert_figures_right(database: Database) -> list[dict[str, Any]]:
         (counted,) = dba.execute(_OVERVIEW)
         assert {name: overview[name] for name in counted} == counted
         for name, hours in (("24h", 24), ("7d", 7 * 24)):
-            # Whole slots: one that began within the span counts, whenever in it something was.
+            # Slots count as a whole: a slot that began within the span counts with everything in
+            # it.
             (row,) = dba.execute(
                 """
                 SELECT

@@ -1,4 +1,4 @@
-"""The schema against its committed dump."""
+"""Compares the schema with its committed dump."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _HEADING = (
 
 
 def dump(database: Database) -> str:
-    """pg_dump's words about both schemas, without what depends on its version or on the month."""
+    """pg_dump's output for both schemas, without what depends on its version or on the month."""
     text = subprocess.run(
         [
             find_binaries(18) / "pg_dump",
@@ -48,10 +48,10 @@ def _normalised(entry: str) -> str:
     if entry.startswith(("CREATE FUNCTION", "CREATE PROCEDURE")):
         entry = re.split(r"\n\s*(?:AS \$|BEGIN ATOMIC|RETURN )", entry)[0] + ";"
     if entry.startswith("CREATE VIEW"):
-        # Whether one table's columns are shown with its alias depends on the version.
+        # Whether the columns of a single table are shown with its alias depends on the version.
         entry = re.sub(r"\b[a-z]\.(\w+)", r"\1", entry)
         entry = re.sub(r"\( VALUES .*\) (\w+\()", r"(VALUES ...) \1", entry)
-    # PostgreSQL 18 names what older ones know as a mark on the column.
+    # PostgreSQL 18 names these constraints; older versions have a flag on the column instead.
     return re.sub(r" CONSTRAINT \w+ NOT NULL", " NOT NULL", entry)
 
 

@@ -1,4 +1,4 @@
-"""Calling functions of schema billing by name, and what a refusal looks like from outside."""
+"""Calls functions of schema billing by name, and reads refusals as a caller sees them."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Caller:
-    """One session that calls functions of schema billing; every argument name gets its p_."""
+    """One session that calls functions of schema billing; p_ is added to every argument name."""
 
     connection: psycopg.Connection[dict[str, Any]]
 
@@ -78,7 +78,7 @@ class Caller:
         return value
 
     def refusal(self, function: str, **arguments: Any) -> Refusal:
-        """How the call is refused; an accepted call fails the test."""
+        """Returns the refusal of the call; a call that is accepted fails the test."""
         try:
             rows = self.rows(function, **arguments)
         except psycopg.Error as error:
@@ -91,7 +91,7 @@ class Caller:
         return cursor.fetchall() if cursor.description else []
 
     def refused(self, statement: str, *arguments: Any) -> Refusal:
-        """How a statement is refused; an accepted one fails the test."""
+        """Returns the refusal of a statement; a statement that is accepted fails the test."""
         try:
             rows = self.execute(statement, *arguments)
         except psycopg.Error as error:
@@ -101,7 +101,7 @@ class Caller:
 
 @contextlib.contextmanager
 def session(database: Database, user: str, *, autocommit: bool = True) -> Iterator[Caller]:
-    """A session of its own for a login."""
+    """A new session of a login."""
     with psycopg.connect(
         database.dsn(user), autocommit=autocommit, row_factory=dict_row
     ) as connection:
@@ -109,12 +109,12 @@ def session(database: Database, user: str, *, autocommit: bool = True) -> Iterat
 
 
 def person(external_id: str | None = None) -> dict[str, str]:
-    """An identity, by default of somebody new."""
+    """An identity; by default of a new user."""
     return {"oauth_provider": "oauth:google", "external_id": external_id or unique()}
 
 
 def account_of(database: Database, who: dict[str, str]) -> dict[str, Any]:
-    """The account's row in the table itself."""
+    """The account's row, read from the table itself."""
     with session(database, "postgres") as root:
         rows = root.execute(
             "SELECT * FROM billing_data.accounts WHERE oauth_provider = %s AND external_id = %s",
@@ -126,7 +126,7 @@ def account_of(database: Database, who: dict[str, str]) -> dict[str, Any]:
 
 
 def use_up_free_uses(database: Database, who: dict[str, str]) -> None:
-    """Leaves the account with no free use, its ledger still right."""
+    """Uses up the account's free uses; its ledger stays right."""
     with session(database, "t_dba") as dba:
         while account_of(database, who)["free_uses_remaining"] > 0:
             dba.row("create_charge", **who)
@@ -135,7 +135,7 @@ def use_up_free_uses(database: Database, who: dict[str, str]) -> None:
 def new_user(
     database: Database, *, paid: int = 0, free: bool = True, external_id: str | None = None
 ) -> dict[str, str]:
-    """The identity of a fresh account with `paid` credits, its free uses kept or used up."""
+    """The identity of a new account with `paid` credits; its free uses are kept or used up."""
     who = person(external_id)
     with session(database, "t_dba") as dba:
         dba.row("check_credit", **who)
@@ -146,7 +146,7 @@ def new_user(
     return who
 
 
-# Field of an item -> argument of the batch forms.
+# Field of an item -> argument of the functions that take arrays.
 _PLURALS = {
     "oauth_provider": "oauth_providers",
     "external_id": "external_ids",
@@ -238,7 +238,7 @@ def key_id(database: Database, *permissions: str) -> uuid.UUID:
 
 
 def set_staff_domain(database: Database, domain: str = "example.com") -> None:
-    """Makes staff come from `domain`, as a first deploy could have."""
+    """Sets the domain of staff's addresses to `domain`, as a first deploy could."""
     database.execute("UPDATE billing_data.settings SET seeded_at = NULL")
     seeded = database.value(
         "SELECT billing.seed_settings(p_admin_email_domain => %s)", domain, user="t_dba"
@@ -248,7 +248,7 @@ def set_staff_domain(database: Database, domain: str = "example.com") -> None:
 
 @dataclass(frozen=True)
 class Staff:
-    """A staff member and the hash of a bearer token of theirs, by which they act."""
+    """A staff member and the hash of a bearer token by which they act."""
 
     id: uuid.UUID
     email: str
@@ -271,7 +271,7 @@ def staff(database: Database, role: str, *, active: bool = True) -> Staff:
 
 
 def tamper(database: Database, *statements: str, **arguments: Any) -> None:
-    """Changes the books as a superuser can whom nothing stops: every trigger and foreign key is off
+    """Changes the books as an all-powerful superuser could: every trigger and foreign key is off
     for one transaction, and in force again afterwards. Each statement must change something."""
     with session(database, "postgres", autocommit=False) as root:
         guards = root.execute(
@@ -302,7 +302,7 @@ def ledger_problems(database: Database) -> list[Any]:
 
 
 def is_blocked(database: Database, caller: Caller) -> bool:
-    """Whether the session waits for a lock that somebody holds."""
+    """Whether the session waits for a lock that another session holds."""
     return bool(
         database.value(
             "SELECT cardinality(pg_blocking_pids(%s)) > 0", caller.connection.info.backend_pid
@@ -316,7 +316,7 @@ def at_once(
     connections: int = CONNECTIONS,
     user: str = "t_dba",
 ) -> list[T]:
-    """What the calls give, made through that many sessions which all begin together."""
+    """The results of the calls, made by this many sessions that all begin together."""
     queue = iter(list(calls))
     lock, gate = threading.Lock(), threading.Barrier(connections)
 
@@ -336,7 +336,7 @@ def at_once(
 
 
 def dump_of(database: Database) -> str:
-    """All that is in a database, as text that is the same for the same database."""
+    """Everything in a database, as text that is equal for equal databases."""
     dump = subprocess.run(
         [find_binaries(18) / "pg_dump", "--dbname", database.dsn()],
         capture_output=True,

@@ -1,4 +1,4 @@
-"""Purchases and a payment provider's events, as the server tells them to schema billing."""
+"""Purchases and a payment provider's events, as the server passes them to schema billing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ EMAIL = "ada@example.com"
 
 
 def sealed(secret: str, mode: str | None = None) -> dict[str, str]:
-    """A secret as the server stores it; these tests need nobody who can open it."""
+    """A secret as the server stores it; nobody needs to decrypt it in these tests."""
     found = {"encrypted": f"sealed:{unique('x')}", "masked": f"…{secret[-4:]}"}
     return {**found, "mode": mode} if mode else found
 
@@ -21,7 +21,7 @@ def sealed(secret: str, mode: str | None = None) -> dict[str, str]:
 def configure_provider(
     database: Database, mode: str = "test", provider: str = "stripe"
 ) -> dict[str, Any]:
-    """A provider that is set up and active; gives what was stored."""
+    """A provider that is set up and active; returns what was stored."""
     config = {
         "api_key": sealed(f"sk_{mode}_12345678", mode),
         "webhook_secret": sealed("whsec_abcd"),
@@ -38,12 +38,12 @@ def configure_provider(
 
 
 def begin(caller: Caller, who: dict[str, str], **arguments: Any) -> dict[str, Any]:
-    """A purchase that is offered."""
+    """Offers a purchase."""
     return caller.row("begin_purchase", **{**who, "customer_email": EMAIL, **arguments})
 
 
 def attach(caller: Caller, purchase: dict[str, Any], payment_id: str, **actor: Any) -> Any:
-    """Tells which payment was made for the purchase."""
+    """Records which payment was made for the purchase."""
     return caller.row(
         "attach_payment",
         account_id=purchase["account_id"],
@@ -55,7 +55,7 @@ def attach(caller: Caller, purchase: dict[str, Any], payment_id: str, **actor: A
 
 
 def metadata(purchase: dict[str, Any] | None) -> dict[str, Any]:
-    """What a payment says about the purchase it is for."""
+    """The metadata by which a payment names its purchase."""
     names = ("account_id", "purchase_id")
     return {name: purchase[name] for name in names} if purchase else {}
 
@@ -81,7 +81,7 @@ def deliver(
 
 
 def legacy(database: Database, who: dict[str, str]) -> dict[str, Any]:
-    """What a payment of the old service says about whom it is for."""
+    """The metadata by which a payment of the old service names its user."""
     return {"account_id": account_of(database, who)["id"], **who}
 
 
@@ -94,7 +94,7 @@ def give_back(
     withdrawn: bool = True,
     **arguments: Any,
 ) -> dict[str, Any]:
-    """The event of money that went back (or came again) just now: (return id, amount) each."""
+    """The event of money that went back, or came again, just now: (return id, amount) each."""
     event = {
         "event_type": f"charge.{kind}",
         "payload": "{}",
@@ -133,7 +133,7 @@ def warn(
 
 
 def bought(database: Database, who: dict[str, str] | None = None) -> tuple[dict[str, str], str]:
-    """Somebody without free uses who paid for a pack: their identity and the payment's id."""
+    """A user without free uses who paid for a pack: their identity and the payment's id."""
     who = who or new_user(database, free=False)
     payment_id = unique("pi")
     with session(database, "t_dba") as dba:
@@ -181,7 +181,7 @@ def event_of(database: Database, event_id: str) -> dict[str, Any]:
 
 
 def problems_of(caller: Caller, payment_id: str, **actor: Any) -> list[dict[str, Any]]:
-    """What is listed as wrong with a payment."""
+    """The listed problems of a payment."""
     rows = caller.rows("list_payment_problems", limit=500, **actor)
     return [row for row in rows if row["payment_id"] == payment_id]
 

@@ -1,5 +1,5 @@
-"""Taking over a database of the old service: what comes out of it, on every version and from every
-kind of revision; what is refused; that a dry run changes nothing."""
+"""Taking over a database of the old service: the result, on every PostgreSQL version and from every
+kind of revision; what is refused; and that a dry run changes nothing."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def _take_over(database: Database, seed: SettingsSeed = SEED) -> AdoptionReport:
 
 
 def _dump(database: Database) -> str:
-    """All that is in a database, as text."""
+    """Everything in a database, as text."""
     program = find_binaries(18) / "pg_dump"
     dump = subprocess.run(
         [program, "--dbname", database.dsn()], capture_output=True, text=True, check=True
@@ -71,7 +71,7 @@ def _dump(database: Database) -> str:
 
 
 def _by_identity(database: Database, schema: str) -> dict[tuple[str, str], dict[str, Any]]:
-    """What each identity has: credits and uses added up, entries by their ids."""
+    """What each identity has: sums of credits and uses, and entries by their ids."""
     found: dict[tuple[str, str], dict[str, Any]] = defaultdict(
         lambda: {"paid": 0, "uses": 0, "free": 0, "entries": set()}
     )
@@ -122,7 +122,8 @@ def test_an_old_database_is_taken_over_and_its_books_agree(
         assert _tables(database, "legacy_service") - {"adoption"} == {
             table.table.removeprefix("legacy_service.") for table in report.kept
         }
-        # Nothing of the old service is where it would find it, and it does not start again.
+        # Nothing of the old service is where it would look for it, and the old service does not
+        # start again.
         assert _tables(database, "public") == {
             *("_billing_deploy", "_yoyo_log", "_yoyo_migration", "_yoyo_version", "yoyo_lock"),
             "alembic_version",
@@ -151,7 +152,7 @@ def _tables(database: Database, schema: str) -> set[str]:
 
 
 def _use_it(database: Database) -> None:
-    """The way of a user and of a DBA, old and new, on a database that was taken over."""
+    """Calls of a user and of a DBA, old and new, on a database that was taken over."""
     provider, external, paid, free = database.execute(
         "SELECT oauth_provider, external_id, paid_credits, free_uses_remaining"
         " FROM billing_data.accounts WHERE status = 'active' AND paid_credits > 0"
@@ -167,11 +168,11 @@ def _use_it(database: Database) -> None:
     assert ledger_problems(database) == []
 
 
-# --- One database, looked at from every side -----------------------------------------------------
+# --- One database, examined from every side ------------------------------------------------------
 
 
 class Adopted:
-    """A database that was taken over, with what it had before."""
+    """A database that was taken over, with its contents before."""
 
     def __init__(self, database: Database, keys: list[OldKey]) -> None:
         self.database, self.keys = database, keys
@@ -203,7 +204,7 @@ class Adopted:
         )
 
     def account(self, class_: int) -> dict[str, Any]:
-        """The account of a class as it is now."""
+        """The present account of a class."""
         row = self.database.execute(
             "SELECT to_jsonb(a) FROM billing_data.accounts AS a WHERE a.external_id = %s",
             f"user-{class_ + 1}",
@@ -225,7 +226,7 @@ def adopted(cluster: TestCluster) -> Iterator[Adopted]:
 
 @pytest.fixture(scope="module")
 def adopted_service(adopted: Adopted) -> Iterator[Service]:
-    """A server on it."""
+    """A server on this database."""
     with running_service(adopted.database, ENCRYPTION_KEY=KEY) as service:
         yield service
 
@@ -243,7 +244,7 @@ def test_accounts_of_one_identity_become_the_earliest_one(adopted: Adopted) -> N
     addressed = [row for row in group if row["customer_email"]]
     assert now["customer_email"] == max(addressed, key=lambda r: r["updated_at"])["customer_email"]
     assert now["plan_name"] == newest["plan_name"]
-    assert now["status"] == "suspended"  # one of them was
+    assert now["status"] == "suspended"  # one of the two was suspended
     assert any("several states" in finding.what for finding in adopted.report.findings)
     assert adopted.rule("accounts merged into another one of their identity") == (None, 3)
     assert adopted.rule("accounts") == (ACCOUNTS, ACCOUNTS - 3)
@@ -324,10 +325,11 @@ def test_an_opening_closes_what_the_entries_do_not_explain(adopted: Adopted) -> 
     )
     reasons = {row[0]: row[1] for row in rows}
     assert all(row[2] == row[3] for row in rows)
-    # Given at creation: nothing was written about it; or the entries end fifty below.
+    # These were given at creation, so nothing was written about them; or the entries end fifty
+    # below.
     assert [reasons[f"user-{number}"] for number in (2, 3, 4)] == ["no_entries"] * 3
     assert [reasons[f"user-{number}"] for number in (5, 6, 7)] == ["other_balance"] * 3
-    # Cents, a race, uses from before they were written down.
+    # Cents, a race, and uses from before the old service recorded them.
     assert [reasons[f"user-{number}"] for number in (12, 8, 40)] == [
         *("other_balance", "other_balance", "no_entries"),
     ]
@@ -514,7 +516,7 @@ def test_no_secret_is_readable_anywhere_and_the_key_opens_them(adopted: Adopted)
     everything = _dump(adopted.database)
     log = adopted.database.cluster.cluster.log.read_text(encoding="utf-8", errors="replace")
     assert "transformation" not in log
-    assert "INSERT INTO billing_data.charges" in log  # it does tell what adoption did
+    assert "INSERT INTO billing_data.charges" in log  # it does report what adoption did
     told = json.dumps(adopted.report.as_dict(), default=str) + "\n".join(adopted.report.lines())
     for secret in adopted.secrets:
         assert secret not in everything
@@ -554,7 +556,7 @@ def test_payment_intents_become_purchases(cluster: TestCluster) -> None:
             assert row == [(uses, amount, state == "credited")]
         assert {state for _, state, _, _ in intents} == {"created", "credited"}
         assert "legacy_service.stripe_payment_intents" not in {t.table for t in report.kept}
-        # One that was offered before is paid now: what was offered is credited, once.
+        # A payment that was offered before is paid now: what was offered is credited, once.
         opened = next(payment_id for payment_id, state, *_ in intents if state == "created")
         with session(database, "t_dba") as dba:
             paid = [
@@ -568,7 +570,7 @@ def test_payment_intents_become_purchases(cluster: TestCluster) -> None:
 
 
 def _refused(database: Database, seed: SettingsSeed = SEED, keys: list[str] | None = None) -> str:
-    """Why adoption is refused; the database is as it was afterwards."""
+    """Returns why adoption is refused; the database must be unchanged afterwards."""
     before = _dump(database)
     with pytest.raises(MigrationError) as refusal:
         adopt(database.dsn(), seed, [KEY] if keys is None else keys)
@@ -663,7 +665,7 @@ def _command(
 def test_a_dry_run_tells_the_same_and_changes_nothing(cluster: TestCluster) -> None:
     with _old(cluster) as (database, _):
         before = _dump(database)
-        # The old service runs meanwhile, and nobody waits for anybody.
+        # The old service runs meanwhile, and neither waits for the other.
         with psycopg.connect(database.dsn()) as running:
             running.execute("UPDATE public.accounts SET updated_at = updated_at")
             dry = _command(database, "--adopt", "--dry-run", "--json", ENCRYPTION_KEY=KEY)
@@ -769,7 +771,7 @@ def _bare(cluster: TestCluster, revision: str = FIRST) -> Iterator[tuple[Databas
 
 @dataclass
 class _Filling:
-    """A connection for one transaction: left open, its session would be in adoption's way."""
+    """A connection for one transaction. If it stayed open, adoption would wait for its session."""
 
     connection: psycopg.Connection[Any]
 
@@ -823,7 +825,8 @@ def _assert_verdict(web: Caller, key: OldKey) -> None:
 
 
 def _fill(connection: Any, dice: random.Random) -> None:
-    """Accounts, many of one identity, with charges and credits that hold together or do not."""
+    """Makes accounts, many of them of one identity, with charges and credits that agree or do
+    not."""
     start = datetime(2025, 10, 9, tzinfo=UTC)
 
     def moment() -> datetime:
@@ -893,7 +896,7 @@ def test_names_of_the_old_services_settings_are_understood_with_a_warning(
         row = database.execute(
             "SELECT free_uses, pack_uses, pack_price_minor FROM billing_data.settings"
         )
-        assert row == [(7, 50, 599)]  # ours counts where both are given
+        assert row == [(7, 50, 599)]  # the new service's value counts where both are given
     for old, ours in (
         ("FREE_USES_PER_ACCOUNT", "FREE_USES"),
         ("PAID_USES_PER_PURCHASE", "PACK_USES"),

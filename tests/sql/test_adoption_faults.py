@@ -1,5 +1,5 @@
-"""Taking over an old database while the command, or PostgreSQL, is killed: the old database is
-whole, and the next run succeeds."""
+"""Kills the command, or PostgreSQL, during the takeover of an old database: the old database must
+be whole, and the next run must succeed."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def own_cluster() -> Iterator[TestCluster]:
 
 @pytest.fixture
 def old(own_cluster: TestCluster) -> Iterator[Database]:
-    """An old database in which the last table is never dropped, so that no run gets to its end
-    while it is in force: a kill that comes late would miss it otherwise."""
+    """An old database in which the last table cannot be dropped, so that no run reaches its end
+    while that is in force. Otherwise a late kill would miss the run."""
     with own_cluster.database(template=None) as database:
         build(database.dsn(), accounts=50, charges=200)
         database.execute(

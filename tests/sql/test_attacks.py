@@ -1,5 +1,6 @@
-"""What somebody with a stolen connection string tries: one row an attack (login, statement, how it
-is refused). A new hole is a new row here. What stays possible, docs/architecture.md says."""
+"""What an attacker with a stolen connection string may try: one row for each attack (login,
+statement, how it is refused). A newly found hole is a new row here. docs/architecture.md says what
+stays possible."""
 
 from __future__ import annotations
 
@@ -35,7 +36,7 @@ WEB, DBA, ANALYST, NOBODY = "t_web", "t_dba", "t_analyst", "nobody"
 
 @dataclass(frozen=True)
 class Attack:
-    """Who tries what, with the scene's values; `refused` is a SQLSTATE or the slug of an error."""
+    """Who tries what, with the scene's values. `refused` is a SQLSTATE or the slug of an error."""
 
     login: str
     what: str
@@ -111,7 +112,7 @@ ATTACKS = (
            " %(admin_id)s)", NO_SUCH_FUNCTION),
     Attack(WEB, "to list staff for nobody", "SELECT * FROM billing.list_admins()",
            "actor_required"),
-    # To turn a viewer's session, which a stolen web login can make itself, into money or keys
+    # To turn a viewer's session, which a stolen web login can make, into money or keys
     Attack(WEB, "to give credits as a viewer", "SELECT * FROM billing.adjust_credits("
            "p_account_id => %(account)s, p_amount => 5, p_reason => 'x',"
            " p_session_hash => %(viewer)s)", "admin_role_required"),
@@ -123,7 +124,8 @@ ATTACKS = (
            "admin_role_required"),
     Attack(WEB, "to settle a payment by hand", "SELECT * FROM billing.settle_purchase("
            "p_payment_id => 'pi_1', p_amount_minor => 500)", NO_RIGHT),
-    # To act as an agent: a viewer sees ids and beginnings of keys, and a login the hash
+    # To act as an agent. A viewer sees ids and the beginnings of keys; a login can read one hash at
+    # a time.
     Attack(WEB, "to mint credits by a key's id", "SELECT * FROM billing.record_credit("
            "p_oauth_provider => 'oauth:google', p_external_id => 'x', p_amount_minor => 1,"
            " p_transaction_type => 'grant', p_description => 'x', p_api_key_id => %(new_key)s)",
@@ -166,7 +168,7 @@ ATTACKS = (
 
 @pytest.fixture(scope="module")
 def scene(module_database: Database) -> dict[str, Any]:
-    """What the attackers know, or could have found out."""
+    """Everything that the attackers know or could have found out."""
     admin, over = staff(module_database, "admin"), secrets.token_bytes(32)
     gone, viewer, ticket = (
         staff(module_database, "admin", active=False),
@@ -179,7 +181,7 @@ def scene(module_database: Database) -> dict[str, Any]:
         web.row("sign_in_admin", email=admin.email, google_id="theirs", session_hash=over)
         web.value("end_session", session_hash=over)
         dba.row("add_admin", email=known["late"], role="admin")
-        # What a stolen web login can do: sign somebody in who is nobody yet.
+        # A stolen web login can sign in a person who is not staff yet.
         web.row("sign_in_admin", email=known["self"], google_id="mine", session_hash=viewer)
         web.value("create_sign_in_ticket", ticket_hash=ticket)
         secret = new_secret("live")
@@ -212,7 +214,7 @@ def scene(module_database: Database) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def nobody(module_database: Database) -> Iterator[str]:
-    """A login without any role of ours."""
+    """A login without any of our roles."""
     login = unique("t_nobody").replace("-", "_")
     name = sql.Identifier(login)
     with psycopg.connect(module_database.dsn(), autocommit=True) as root:
@@ -287,7 +289,7 @@ def test_a_key_acts_by_its_digest_and_is_recorded_by_its_id(module_database: Dat
             "key_hash": secret.hash,
             "acts_by_digest": True,
         }
-        old = key_id(module_database)  # made without a digest, as by the release before
+        old = key_id(module_database)  # made without a digest, as the release before makes keys
         for acting in (credential, old):
             mine = {**who, "api_key_id": acting}
             web.row("check_credit", **mine)

@@ -1,5 +1,5 @@
-"""billing.verify_ledger against somebody whom nothing stops: what is changed in the books, or in
-what guards them, is found and named; what is legal is no finding."""
+"""billing.verify_ledger against an attacker who can change everything: a change of the books, or of
+what guards them, is found and named. What is legal is not reported."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def books(database: Database) -> tuple[Database, dict[str, str], Any]:
 
 
 _ENTRY = "entry {} is not as it was written"
-# What is done -> (statements, what must be said of the account).
+# What is done -> (statements, the problems that must be reported for the account).
 TAMPERING: dict[str, tuple[list[str], set[str]]] = {
     "a free use of a larger amount": (
         [f"UPDATE billing_data.charges SET amount_minor = 9 {ONE} 2"],
@@ -271,7 +271,7 @@ def test_what_was_changed_behind_the_books_back_is_found_and_named(
     found = ledger_problems(database)
     assert {row[0] for row in found} == {account, *([None] if schema else [])}
     assert {row[1] for row in found if row[0]} >= {text.format(**names) for text in expected}
-    # Nothing was lost on the way: the constraints that had to go are missed too.
+    # Nothing may hide a loss: the constraints that had to be dropped are reported as missing too.
     for statement in schema:
         assert any(statement.split()[-1] in row[1] for row in found)
 
@@ -357,7 +357,7 @@ def _guard_faults(database: Database) -> int:
 
 @contextmanager
 def _undone(database: Database) -> Iterator[Caller]:
-    """A superuser's transaction that ends as if it had never been."""
+    """A superuser's transaction that is rolled back at its end."""
     with session(database, "postgres", autocommit=False) as root:
         yield root
         root.connection.rollback()
@@ -393,7 +393,7 @@ def test_a_constraint_index_or_rule_that_the_proof_relies_on_is_looked_at(
 
 
 def test_a_constraint_that_is_not_enforced_is_found(module_database: Database) -> None:
-    """PostgreSQL 18 knows that state for checks and foreign keys."""
+    """PostgreSQL 18 has this state for checks and foreign keys."""
     with _undone(module_database) as root:
         root.execute(
             "ALTER TABLE billing_data.charges ALTER CONSTRAINT fk_charges_account NOT ENFORCED"
@@ -432,7 +432,7 @@ def test_a_session_that_says_it_is_a_replica_passes_no_guard(
 
 @pytest.fixture
 def login(database: Database, request: pytest.FixtureRequest) -> Iterator[str]:
-    """A DBA's login of the name that the test asks for."""
+    """A DBA's login with the name that the test asks for."""
     name: str = request.param
     database.execute(f"CREATE ROLE {name} LOGIN IN ROLE billing_dba")
     yield name
@@ -465,7 +465,7 @@ def test_a_login_named_as_another_kind_of_writer_writes_nothing(
 def test_entries_of_a_role_named_legacy_are_held_to_the_books_like_any_other(
     books: tuple[Database, dict[str, str], Any],
 ) -> None:
-    """As a database may have them whose DBA had that name: the name proves nothing."""
+    """A database may have such entries when its DBA had that name: the name proves nothing."""
     database, _, account = books
     tamper(
         database,
@@ -532,7 +532,8 @@ def test_free_uses_are_held_to_what_was_configured_when_the_account_was_opened(
 def test_entries_without_a_digest_are_legal_from_before_a_deploy_that_brought_digests(
     books: tuple[Database, dict[str, str], Any],
 ) -> None:
-    """As after an older release, whose functions make none, was put back and replaced again."""
+    """The state after an older release, whose functions make no digests, was deployed and replaced
+    again."""
     database, who, account = books
     database.execute("UPDATE billing_data.settings SET digests_since = now() - interval '1 hour'")
     tamper(
@@ -568,7 +569,7 @@ def test_where_the_settings_are_gone_entries_are_still_looked_at(
 
 
 def test_a_digest_is_the_same_on_every_version(any_cluster: TestCluster) -> None:
-    """A dump is restored, and a database upgraded, with its digests."""
+    """A database keeps its digests when a dump is restored or the database is upgraded."""
     with any_cluster.database() as database:
         for table, digest in (("charge", -7642746448413926218), ("credit", -5942709664071957987)):
             found = database.value(
@@ -602,7 +603,8 @@ def test_updates_of_a_charge_stay_hot(database: Database) -> None:
     with session(database, "t_dba") as dba:
         for _ in range(50):
             dba.row("create_charge", **who)
-        # Else the figures are there only once the session has really ended, some time after this.
+        # Without this, the figures are there only after the session has ended, some time after
+        # this.
         dba.connection.execute("SELECT pg_stat_force_next_flush()")
     row = database.execute(
         "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_all_tables"

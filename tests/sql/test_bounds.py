@@ -1,5 +1,5 @@
-"""What comes in has an end: every argument of every function, found in the catalogue, so that a new
-function is held to it as well."""
+"""Every input has a limit: the arguments of every function are found in the catalogue, so that a
+new function is tested as well."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ MOMENTS = ("timestamp with time zone", "date", "timestamp with time zone[]")
 
 
 def _too_long(type_: str, given: str) -> list[str]:
-    """Expressions of a type that are too long, the given one's beginning or end kept."""
+    """Expressions of a type that are too long; they keep the beginning or the end of the given
+    one."""
     more = f"repeat('x', {LONG})"
     if type_ == "text":
         return [f"({given})::text || {more}", f"{more} || ({given})::text", more]
@@ -34,7 +35,7 @@ def _too_long(type_: str, given: str) -> list[str]:
 
 
 def _attempt(caller: Caller, statement: str) -> tuple[Refusal | None, list[dict[str, Any]]]:
-    """How a call ends; its transaction stays open when it was answered."""
+    """The result of a call; its transaction stays open when the call succeeded."""
     caller.execute("BEGIN")
     try:
         return None, caller.execute(statement)
@@ -66,7 +67,8 @@ def test_every_text_that_is_too_long_is_refused_or_finds_nothing(
                 statement = call.statement(**{argument: expression})
                 refusal, rows = _attempt(caller, statement)
                 if refusal:
-                    # By a function of ours: no error of PostgreSQL's, and not repeated in full.
+                    # One of our functions must refuse, not PostgreSQL itself, and the text must not
+                    # be repeated in full.
                     assert refusal.sqlstate.startswith("PB"), (statement, refusal.message[:300])
                     assert len(refusal.message) < 1000, statement
                 elif FUNCTIONS[name][1] == "v" and caller.connection.info.user == "t_dba":
@@ -101,7 +103,7 @@ def test_an_array_that_is_no_list_is_refused(world: Database, name: str, shape: 
     if not _takes_a_list(world, name):
         return
     with working_call(world, name) as (caller, call):
-        # What an example leaves out is given too, if it may be given by itself.
+        # Arguments that an example leaves out are given too, if they may be given alone.
         arrays = _reshaped(call, shape) or {
             argument: shape.format(value=f"ARRAY[NULL]::{type_}")
             for argument, type_ in call.types.items()
@@ -178,7 +180,7 @@ def test_a_page_of_history_has_an_end(module_database: Database, dba: Caller) ->
     assert refusal.slug == "invalid_argument"
 
 
-# Columns without a length of their own, and why they need none.
+# Columns without a limit of their own, and why they need none.
 BOUNDED_OTHERWISE = {
     "answer": "what a function answered to bounded arguments",
     "changes": "bounded in bytes",

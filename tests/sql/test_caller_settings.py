@@ -1,5 +1,5 @@
-"""No setting of the caller's session changes what a function does: each is called, with what its
-header's example shows, under the settings that PostgreSQL has by default and under hostile ones."""
+"""No setting of the caller's session changes what a function does. Each function is called with its
+header's example, under PostgreSQL's default settings and under hostile ones."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ HOSTILE = {
     "synchronous_commit": "off",
     "work_mem": "64kB",
 }
-# Older versions name it otherwise.
+# The names of these settings in older versions.
 FORMER_NAMES = {"debug_parallel_query": "force_parallel_mode"}
 OTHERS = {
     "DateStyle": "German",
@@ -75,7 +75,7 @@ def _connect(database: Database, user: str, settings: dict[str, str]) -> Any:
 
 
 def _effect(connection: Any, call: Call) -> tuple[Any, Any]:
-    """What a call answers, and what it wrote into the audit log; it is undone."""
+    """The result of a call and the audit log rows it wrote; the call is rolled back."""
     connection.execute("BEGIN")
     try:
         rows = connection.execute(call.statement(), binary=True).fetchall()
@@ -94,7 +94,7 @@ def _effect(connection: Any, call: Call) -> tuple[Any, Any]:
 
 
 def _alike(value: Any) -> Any:
-    """A value without what differs from call to call: ids that are new, moments a little later."""
+    """A value without what differs from call to call: new ids, and times a little later."""
     if isinstance(value, list):
         return [_alike(item) for item in value]
     if isinstance(value, dict):
@@ -128,13 +128,13 @@ def test_no_setting_of_the_callers_session_changes_what_a_function_does(
         with _connect(world, user, {"default_transaction_read_only": "on"}) as reading:
             if FUNCTIONS[name][1] == "s":
                 assert _effect(reading, call) == wanted
-            else:  # it has nothing to write, or is refused as a whole
+            else:  # the function has nothing to write, or is refused as a whole
                 with suppress(psycopg.errors.ReadOnlySqlTransaction):
                     _effect(reading, call)
 
 
 def test_no_text_in_a_definition_depends_on_how_backslashes_are_read() -> None:
-    # With standard_conforming_strings off, only E'...' means what it says.
+    # With standard_conforming_strings off, only E'...' is read as written.
     bad = []
     for file in sorted(SQL.glob("*.sql")):
         for line in file.read_text(encoding="utf-8").splitlines():

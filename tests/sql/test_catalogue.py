@@ -33,7 +33,7 @@ VIEWS = {
 }
 
 
-# Names from before the rule <table>_<rule>: the tables came with them.
+# Names from before the rule <table>_<rule>; the old service's tables have them.
 LEGACY_NAMES = {
     "ck_account_status",
     "ck_balance_non_negative",
@@ -59,7 +59,7 @@ LEGACY_NAMES = {
 }
 
 
-# '' finds nothing by an unqualified name; listing pg_temp last also keeps temporary types out.
+# With '' no unqualified name is found. Listing pg_temp last also keeps temporary types out.
 SAFE_SEARCH_PATHS = {'search_path=""', "search_path=pg_catalog, pg_temp"}
 
 
@@ -141,8 +141,8 @@ def test_every_function_of_both_schemas_has_a_pinned_search_path(
     functions: list[dict[str, Any]],
 ) -> None:
     for function in functions:
-        # The names in a body of standard SQL were resolved when it was created. Only helpers may go
-        # without: what runs with the owner's rights is pinned all the same.
+        # The names in a body of standard SQL were resolved when the function was created. Only
+        # helpers may omit search_path; what runs with the owner's rights must pin it all the same.
         if not (function["is_resolved"] and not function["definer"]):
             assert SAFE_SEARCH_PATHS & set(function["config"] or ()), function["name"]
 
@@ -346,7 +346,7 @@ def test_constraints_and_indexes_are_named_after_their_table(module_database: Da
 def test_what_changes_with_every_charge_carries_no_index_and_its_page_leaves_room(
     module_database: Database,
 ) -> None:
-    # What an expression or the condition of an index reads counts as well.
+    # The columns in an expression or a condition of an index count as well.
     indexed = {
         row[0]
         for row in module_database.execute("""
@@ -406,7 +406,7 @@ def test_the_example_in_a_functions_header_works_as_it_stands(
     database: Database, name: str
 ) -> None:
     with runnable_example(database, name) as (caller, statement):
-        if ", ...)" in statement:  # too many arguments to show: those it shows must exist
+        if ", ...)" in statement:  # too many arguments to show: the shown ones must exist
             arguments = next(row["arguments"] for row in caller.rows("help", search=name))
             shown = set(re.findall(r"\b(p_\w+) =>", statement))
             assert shown
@@ -423,7 +423,7 @@ def test_the_example_in_a_functions_header_works_as_it_stands(
 
 # --- who did it ----------------------------------------------------------------------------------
 
-# What a DBA may call that changes something without a row in the audit log, and why.
+# Functions by which a DBA may change something without a row in the audit log, and why.
 NOT_AUDITED = {
     "begin_purchase": "purchases.database_role says who, and nothing is credited",
     "charge_items": "charges.database_role says who",

@@ -1,4 +1,5 @@
-"""The months of the check audit, made and dropped while checks go on: none is refused or lost."""
+"""The months of the check audit are made and dropped while checks go on: none is refused or
+lost."""
 
 from __future__ import annotations
 
@@ -28,7 +29,7 @@ def _month(offset: int) -> str:
 
 
 def _forget_month(database: Database) -> None:
-    """As if nobody had made this month in time: its rows lie in the default partition."""
+    """The state when nobody made this month in time: its rows are in the default partition."""
     database.execute(
         f"ALTER TABLE billing_data.credit_checks DETACH PARTITION billing_data.{_month(0)}"
     )
@@ -60,7 +61,7 @@ def _all(database: Database) -> int:
 
 @dataclass
 class Traffic:
-    """Checks that go on as a server makes them, and somebody who counts them meanwhile."""
+    """Checks that go on as a server makes them, and a reader that counts them meanwhile."""
 
     done: int = 0
     faults: list[str] = field(default_factory=list)
@@ -160,7 +161,7 @@ def test_a_deploy_that_cannot_make_the_month_says_so_in_a_sentence(
         reader.execute(f"SELECT count(*) FROM billing_data.{DEFAULT}")
         with pytest.raises(MigrationError, match="making the coming months of the check audit"):
             migrate(database.dsn(), SettingsSeed())
-        # What waits for the lock holds up no check meanwhile.
+        # The call that waits for the lock delays no check meanwhile.
         with session(database, "t_dba") as dba:
             dba.execute("SET lock_timeout = '2s'")
             assert dba.row("check_credit", **person())
@@ -186,7 +187,7 @@ def test_months_in_which_somebody_made_a_partition_by_hand_are_left_alone(
         "CREATE TABLE billing_data.by_hand PARTITION OF billing_data.credit_checks"
         f" FOR VALUES FROM ('{year}-{month}-03 00:00Z') TO ('{year}-{month}-05 00:00Z')"
     )
-    # And a table of the name that the other month would have, which is no partition.
+    # A table has the other month's name and is not a partition.
     database.execute(f"CREATE TABLE billing_data.{_month(3)} (id integer)")
     with session(database, "t_web") as web:
         made = web.rows("create_check_partitions", months=3)
@@ -270,7 +271,7 @@ def test_old_checks_of_the_default_partition_are_deleted_in_bounded_batches_whil
 
 
 def _check_until(database: Database, stop: threading.Event) -> int:
-    """How many of the checks made until then are not there."""
+    """How many of the checks made until then are missing."""
     user, done = new_user(database), 1
     with session(database, "t_dba") as dba:
         dba.execute("SET lock_timeout = '2s'")

@@ -35,7 +35,7 @@ from tests.support import Database, unique, wait_for
 
 @pytest.fixture(autouse=True)
 def the_ledger_is_right_afterwards(module_database: Database) -> Iterator[None]:
-    """Whatever a test did: every account's books agree at its end."""
+    """Whatever a test did, every account's books agree at its end."""
     yield
     assert ledger_problems(module_database) == []
 
@@ -220,7 +220,7 @@ def test_a_check_locks_accounts_that_appeared_meanwhile_in_id_order_too(
         session(module_database, "t_dba") as charger,
         ThreadPoolExecutor(2) as pool,
     ):
-        # The ids are random; the test needs the last of the three to have the smallest.
+        # The ids are random; the test needs the third account to have the smallest id.
         while True:
             ids = [creator.row("create_account", **who)["account_id"] for who in (first, last)]
             if ids[1] < ids[0]:
@@ -269,8 +269,8 @@ def test_a_batch_that_does_not_wait_never_does_and_charges_each_item_at_most_onc
     users = [new_user(module_database, paid=10_000, free=False) for _ in range(20)]
 
     def batch(caller: Caller) -> list[str]:
-        # SKIP LOCKED passes over rows, but PostgreSQL does wait, for a moment, where a row was
-        # replaced between its look and its lock: then the call fails as a whole.
+        # SKIP LOCKED skips locked rows. But PostgreSQL waits for a moment where a row was updated
+        # between its look-up and its lock; then the whole call fails.
         try:
             return outcomes(charge_all(caller, users, wait=False))
         except psycopg.errors.LockNotAvailable:

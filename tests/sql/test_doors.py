@@ -1,5 +1,5 @@
-"""What a login may do in the database without being asked: nothing it does not need, so that none
-can stop the others. Each statement is tried by the login itself, after a deploy."""
+"""What a login may do in the database without being granted it: nothing beyond its needs, so that
+no login can stop the others. The login itself tries each statement, after a deploy."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.sql.helpers import session
 from tests.support import Database, TestCluster, unique
 
 NO_RIGHT = "42501"
-# Login, statement: all refused for want of a right.
+# Login, statement: each is refused for want of a right.
 ATTACKS = {
     "200,000 advisory locks": "SELECT pg_advisory_lock(n) FROM generate_series(1, 200000) AS n",
     "tried": "SELECT pg_try_advisory_lock(1, 2)",
@@ -32,7 +32,8 @@ ATTACKS = {
 
 @pytest.fixture(scope="module")
 def deployed(cluster: TestCluster) -> Iterator[Database]:
-    """A database after a deploy by a superuser: a clone of the template lacks its rights."""
+    """A database after a deploy by a superuser; a clone of the template does not have its
+    rights."""
     with cluster.database() as database:
         migrate(database.dsn(), SettingsSeed())
         yield database
@@ -136,7 +137,7 @@ def test_an_owner_who_is_no_superuser_is_told_what_one_must_do(any_cluster: Test
             with pytest.raises(psycopg.OperationalError), session(database, outsider):
                 pass
             database.execute(f"DROP ROLE {outsider}")
-            # What it is told to have done, a superuser does; then nothing is left.
+            # A superuser does what the report says; then nothing is left.
             for door in report.open_doors:
                 if "connect to" not in door.door:
                     database.execute(door.mend)

@@ -1,4 +1,4 @@
-"""The dashboard's figures against what is counted from the ledger, whatever was rolled up."""
+"""Compares the dashboard's figures with counts from the ledger, whatever was rolled up."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 
 
 def _at(moment: datetime) -> uuid.UUID:
-    """An id as the service makes it, of a moment."""
+    """An id of a given time, as the service makes it."""
     head = int(moment.timestamp() * 1000).to_bytes(6, "big")
     rest = bytearray(uuid.uuid4().bytes[6:])
     rest[0] = rest[0] & 0x0F | 0x70  # version 7; the variant is that of version 4 too
@@ -41,8 +41,8 @@ def _at(moment: datetime) -> uuid.UUID:
 
 
 def _write(database: Database, moments: list[datetime], rng: random.Random) -> None:
-    """Ledger rows and checks of these moments, as if calls had been made then: every kind, of a
-    few accounts, their versions and balances in order."""
+    """Writes ledger rows and checks of these times, as if calls had been made then: of every kind,
+    for a few accounts, with versions and balances in order."""
     with session(database, "postgres", autocommit=False) as root:
         accounts: dict[uuid.UUID, list[int]] = {}
         for _ in range(max(len(moments) // 5, 1)):
@@ -114,7 +114,8 @@ def _through(database: Database) -> datetime:
 
 
 def _roll_up_to(database: Database, moment: datetime) -> None:
-    """Figures as they stood when everything up to `moment`, the border of a slot, was rolled up."""
+    """Sets the figures to their state when everything up to `moment`, the border of a slot, was
+    rolled up."""
     database.execute(
         "UPDATE billing_data.usage_figures_state SET complete_through = %s, users_through = %s",
         moment,
@@ -139,7 +140,7 @@ def _slot(moment: datetime) -> datetime:
 
 
 def _moments(rng: random.Random, count: int) -> list[datetime]:
-    """Moments of the last weeks, many of them at the borders of days and slots and some of now."""
+    """Times of the last weeks, many of them at the borders of days and slots, and some of now."""
     now = datetime.now(UTC)
     today = now.replace(hour=0, minute=0, second=0, microsecond=0)
     tick = timedelta(microseconds=1)
@@ -165,7 +166,7 @@ def test_the_figures_are_what_the_ledger_says_before_and_after_every_roll_up(
     assert _refresh(database) is True
     assert_figures_right(database)
     for _ in range(4):
-        # More happens, after what was rolled up.
+        # More happens after the roll-up.
         through = _through(database)
         now = datetime.now(UTC)
         span = (now - through).total_seconds()
@@ -175,7 +176,7 @@ def test_the_figures_are_what_the_ledger_says_before_and_after_every_roll_up(
             with session(database, "t_dba") as dba:
                 charge_all(dba, [who] * rng.randint(1, 5))
         assert_figures_right(database)
-        # Time goes on: the same as if less had been rolled up before.
+        # Time goes on. This is the same as if less had been rolled up before.
         border = _slot(now - timedelta(seconds=rng.uniform(0, 2 * 86400)))
         _roll_up_to(database, border)
         assert_figures_right(database)
@@ -194,7 +195,7 @@ def test_every_kind_of_call_is_counted_today(database: Database) -> None:
         assert not dba.row("check_credit", **poor)["has_credit"]
         _, payment_id = bought(database)
         give_back(dba, payment_id, ("re_1", PRICE // 2))
-        deliver(dba, unique("evt"), unique("pi"))  # says not whom it is for
+        deliver(dba, unique("evt"), unique("pi"))  # the event does not name its user
         dba.row("set_account_status", **poor, status="suspended", reason="a test")
         database.execute("UPDATE billing_data.accounts SET balance_minor = 7"
                          " WHERE external_id = %s", rich["external_id"])  # fmt: skip
@@ -312,7 +313,8 @@ def test_a_person_is_one_user_of_a_day_however_often_and_whenever_they_come(
     border = _slot(datetime.now(UTC) - timedelta(minutes=1))
     today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     account = account_of(database, who)["id"]
-    # The same person yesterday, in the day's last and first moment, and today before the roll-up.
+    # One person is charged yesterday, at the day's first and last moment, and today before the
+    # roll-up.
     moments = [today - timedelta(days=1), today - timedelta(microseconds=1), today, border - SLOT]
     for version, moment in enumerate(moments, 1000):
         database.execute(
@@ -335,7 +337,7 @@ def test_a_user_of_several_days_is_one_user_of_the_month_and_a_buyer_is_none(
 ) -> None:
     now = datetime.now(UTC)
     today = now.replace(hour=0, minute=0, second=0, microsecond=0)
-    first = today - timedelta(days=29)  # the first of 30 days, today being the last
+    first = today - timedelta(days=29)  # the first of 30 days, the last of which is today
     tick = timedelta(microseconds=1)
     for moments in (
         [now - timedelta(days=days) for days in range(5)],
@@ -345,9 +347,9 @@ def test_a_user_of_several_days_is_one_user_of_the_month_and_a_buyer_is_none(
         [now - timedelta(hours=1)],
     ):
         _charge_at(database, account_of(database, new_user(database))["id"], moments)
-    new_user(database, paid=10)  # only bought
+    new_user(database, paid=10)  # this user only bought
     with session(database, "t_dba") as dba:
-        dba.row("check_credit", **person())  # only asked
+        dba.row("check_credit", **person())  # this user only asked
         for _ in range(2):
             overview = dba.row("get_overview")
             assert overview["unique_users_30d"] == 4
@@ -357,7 +359,7 @@ def test_a_user_of_several_days_is_one_user_of_the_month_and_a_buyer_is_none(
 
 
 def _charge_at(database: Database, account: Any, moments: list[datetime]) -> None:
-    """Free uses of these moments, as if calls had been made then."""
+    """Charges free uses at these times, as if calls had been made then."""
     for moment in sorted(moments):
         database.execute(
             "INSERT INTO billing_data.charges (id, account_id, amount_minor, currency,"
@@ -378,7 +380,7 @@ def test_a_clock_that_was_set_back_falsifies_nothing_and_the_next_roll_up_heals(
 ) -> None:
     rng = random.Random(12)
     _write(database, _moments(rng, 60), rng)
-    # The clock was ahead: rows of that time, and figures rolled up to it.
+    # The clock was ahead: there are rows of that time, and figures are rolled up to it.
     there = datetime.now(UTC) + ahead
     rows = [there, there - timedelta(minutes=7)]
     _charge_at(database, account_of(database, new_user(database))["id"], rows)
@@ -402,7 +404,7 @@ def test_a_clock_that_was_set_back_falsifies_nothing_and_the_next_roll_up_heals(
         _slot(there),
         _slot(there),
     )
-    # What is done by the clock as it is now lies in slots that were thought to be over.
+    # New calls, by the present clock, fall in slots that were thought to be over.
     for who in [new_user(database, paid=rng.randint(0, 3)) for _ in range(3)]:
         with session(database, "t_dba") as dba:
             charge_all(dba, [who] * rng.randint(1, 5))
@@ -419,7 +421,7 @@ def test_a_clock_that_was_set_back_falsifies_nothing_and_the_next_roll_up_heals(
 def test_slots_thought_to_be_over_in_which_more_was_written_are_counted_again(
     database: Database,
 ) -> None:
-    """The clock was set back by hours a while ago, and nobody rolled up since."""
+    """The clock was set back by hours a while ago, and nothing was rolled up since."""
     now = datetime.now(UTC)
     account = account_of(database, new_user(database))["id"]
     _charge_at(database, account, [now - timedelta(hours=hours) for hours in (1, 2, 5, 30)])
@@ -566,7 +568,8 @@ def test_an_id_of_a_moment_begins_with_it(database: Database) -> None:
     for moment in (EPOCH, datetime.now(UTC), datetime(1970, 1, 1, tzinfo=UTC)):
         first = database.value("SELECT billing_data.first_id(%s)", moment)
         milliseconds = int.from_bytes(first.bytes[:6], "big")
-        assert abs(milliseconds - moment.timestamp() * 1000) <= 0.51  # an id's are rounded too
+        # The time in an id is rounded too.
+        assert abs(milliseconds - moment.timestamp() * 1000) <= 0.51
         assert first.bytes[6:] == bytes(10)
     for early in ("-infinity", "1969-01-01Z"):
         first = database.value("SELECT billing_data.first_id(%s::timestamptz)", early)

@@ -11,7 +11,7 @@ from babel.numbers import get_currency_precision
 from tests.sql.helpers import Caller, session
 from tests.support import Database
 
-# Where CLDR drops hundredths that buy nothing any more, and Stripe still takes them.
+# CLDR drops the hundredths of these, because they no longer buy anything; Stripe still takes them.
 HUNDREDTHS_THAT_STRIPE_TAKES = {"AFN", "ALL", "LAK", "LBP", "MMK", "RSD", "SOS", "STD", "YER"}
 # https://docs.stripe.com/currencies
 WITHOUT_DECIMALS = {
@@ -80,7 +80,7 @@ def test_decimals_steps_and_bounds_are_those_of_stripe(dba: Caller) -> None:
         (12_340, "KWD", "12.340 KWD"),
         (2**63 - 1, "KWD", "9223372036854775.807 KWD"),
         (-(2**63), "USD", "$-92233720368547758.08"),
-        # What old rows may hold.
+        # Old rows may hold values like these.
         (500, "usd", "5.00 usd"),
         (500_000, "ugx", "5000 ugx"),
         (500, "XXX", "5.00 XXX"),
@@ -166,11 +166,11 @@ def test_a_price_that_stripe_takes_can_be_set(
 
 def test_a_price_and_a_currency_are_looked_at_together(database: Database) -> None:
     with session(database, "t_dba") as dba:
-        # 500 is a good price in USD, and too little in HUF.
+        # 500 is a valid price in USD, and too little in HUF.
         refusal = dba.refusal("set_pricing", reason="a test", pack_currency="HUF")
         assert refusal.detail["argument"] == "p_pack_price_minor"
         dba.row("set_pricing", reason="a test", pack_price_minor=20_000, pack_currency="HUF")
         assert dba.refusal("set_pricing", reason="a test", pack_price_minor=500)
-        # What an older release let pass does not stand in the way of other settings.
+        # A price that an older release accepted does not prevent a change of other settings.
         database.execute("UPDATE billing_data.settings SET pack_price_minor = 1")
         assert dba.row("set_pricing", reason="a test", free_uses=5)["free_uses"] == 5

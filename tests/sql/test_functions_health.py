@@ -1,4 +1,5 @@
-"""What servers ask the database of itself: can it take a charge, and who holds an account?"""
+"""What servers ask the database about itself: whether it can take a charge, and who holds an
+account."""
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ def test_trying_to_write_holds_no_account_and_writes_nothing(
         web.value("try_writing")
     with psycopg.connect(module_database.dsn("t_web")) as trying:
         trying.execute("SELECT billing.try_writing()")
-        with psycopg.connect(module_database.dsn()) as other:  # while it is not yet over
+        with psycopg.connect(module_database.dsn()) as other:  # while its transaction is open
             other.execute("SELECT FROM billing_data.accounts FOR UPDATE NOWAIT")
             other.rollback()
     assert module_database.value(charges) == before

@@ -1,4 +1,4 @@
-"""An account's history, the ledger's check of itself, and the analysts' views."""
+"""An account's history, the proof of the ledger, and the analysts' views."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.support import Database, unique
 
 @pytest.fixture(scope="module")
 def busy_user(module_database: Database) -> dict[str, str]:
-    """Somebody with 12 entries: every fourth a credit, the others charges."""
+    """A user with 12 entries: every fourth is a credit, the others are charges."""
     who = person()
     with session(module_database, "t_dba") as dba:
         dba.row("check_credit", **who)
@@ -270,8 +270,9 @@ def test_an_account_with_credits_and_no_entry_is_found(ledger: tuple[Database, A
 
 
 def _take_over(database: Database, account: Any) -> None:
-    """Turns the account's first four entries into what the old service left: ids of another kind,
-    no fingerprint, no digest, balances in another unit; its own books begin after them, with 10."""
+    """Turns the account's first four entries into entries of the old service: ids of another kind,
+    no fingerprint, no digest, balances in another unit. The account's own books begin after them,
+    with 10."""
     old = (
         "database_role = 'legacy', id = gen_random_uuid(), request_fingerprint = NULL,"
         " digest = NULL, balance_before = 700 + balance_before,"

@@ -1,4 +1,4 @@
-"""API keys: made, rotated, revoked, expired, their use recorded."""
+"""API keys: creation, rotation, revocation, expiry, and the record of their use."""
 
 from __future__ import annotations
 

@@ -114,7 +114,8 @@ def test_several_webhook_secrets_are_kept_by_their_masks_added_and_taken_away(
         secrets([first, second], "…aaaa,…bbbb", [first, second])
         secrets(["…bbbb", "…aaaa", third], "…bbbb,…aaaa,…cccc", [second, first, third])
         secrets(["…cccc", "…bbbb"], "…cccc,…bbbb", [third, second])
-        secrets(["…bbbb"], "…bbbb", second)  # one is stored as every release knows it
+        # A single secret is stored in the form that every release knows.
+        secrets(["…bbbb"], "…bbbb", second)
         secrets(["…bbbb", third], "…bbbb,…cccc", [second, third])
         before = _stored(database)
         for wrong in (["…eeee"], ["…bbbb", "…eeee"], [], [5], [clear], ["…bbbb", clear], [None]):
@@ -138,7 +139,7 @@ def test_several_webhook_secrets_are_kept_by_their_masks_added_and_taken_away(
         assert dba.rows("list_provider_configs")[0]["config_data"]["webhook_secret"] == (
             "…bbbb,…cccc"
         )
-        # What an older release left in clear text is kept, too.
+        # A secret that an older release stored in clear text is kept, too.
         database.execute(
             "UPDATE billing_data.provider_configs"
             " SET config_data = config_data || jsonb_build_object('webhook_secret', %s::text)",
@@ -247,7 +248,7 @@ def test_what_an_older_release_left_in_clear_text_is_masked(database: Database) 
         (row,) = dba.rows("list_provider_configs")
         assert row["config_data"] == {
             "api_key": "…5678",
-            "webhook_secret": "…",  # too short to show a part of
+            "webhook_secret": "…",  # too short to show a part of it
             "publishable_key": "pk_live_1",
         }
         assert row["mode"] == "live"
@@ -292,7 +293,7 @@ def test_a_viewer_reads_the_masks_and_changes_nothing(
     for function in ("list_provider_configs", "set_provider_config"):
         arguments = change if function == "set_provider_config" else {}
         refusal = web.refusal(function, **arguments, api_key_id=key_id(module_database))
-        assert refusal.sqlstate == "42883"  # no API key has a say in it
+        assert refusal.sqlstate == "42883"  # the function takes no API key
     assert _stored(module_database) == config
 
 

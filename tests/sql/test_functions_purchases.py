@@ -1,4 +1,4 @@
-"""billing.begin_purchase, attach_payment and find_purchase: up to the moment somebody pays."""
+"""billing.begin_purchase, attach_payment and find_purchase: everything up to the payment."""
 
 from __future__ import annotations
 
@@ -287,7 +287,7 @@ def test_another_address_for_the_receipt_is_the_same_request(
 def test_a_purchase_whose_fingerprint_has_the_address_in_it_is_still_recognised(
     module_database: Database, dba: Caller, email: str
 ) -> None:
-    """As releases up to 0.2.0 recorded it; that form tells nothing apart any more."""
+    """Releases up to 0.2.0 recorded it in this form, which no longer tells requests apart."""
     who, key = person(), unique()
     first = begin(dba, who, idempotency_key=key, agent_id="datum")
     module_database.execute(

@@ -1,4 +1,4 @@
-"""Staff, settings, and what the service asks about the database itself."""
+"""Staff, settings, and what the service asks the database about itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""billing.watch_books: what the alarms see of the books and of the payments."""
+"""billing.watch_books: what the alarms see of the books and the payments."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SPOIL = "UPDATE billing_data.accounts SET paid_credits = paid_credits + %s WHERE
 
 
 def user_with_entries(database: Database) -> tuple[str, Any]:
-    """Somebody with free and paid charges and a credit."""
+    """A user with free and paid charges and a credit."""
     user = unique()
     for statement in (
         "SELECT billing.check_credit(p_oauth_provider => 'oauth:google', p_external_id => %s)",

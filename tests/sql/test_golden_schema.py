@@ -1,7 +1,7 @@
-"""The schema as a whole against a committed dump: an unexplained difference fails.
+"""Compares the schema as a whole with a committed dump: an unexplained difference fails.
 
-A wanted difference is taken over by `GOLDEN_UPDATE=1 pytest tests/sql/test_golden_schema.py` and
-reviewed as a part of the commit."""
+`GOLDEN_UPDATE=1 pytest tests/sql/test_golden_schema.py` accepts an intended difference, which is
+then reviewed as a part of the commit."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Lists of items: a list is decided as its items would be one after the other, however it is cut;
-requests are recognised by what they say and not by what a later release adds."""
+"""Lists of items: a list is decided as its items would be one after the other, however it is
+divided. Requests are recognised by their own fields, not by fields that a later release adds."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def _of(who: dict[str, str], item: dict[str, Any]) -> dict[str, Any]:
 
 
 def _told(row: dict[str, Any]) -> dict[str, Any]:
-    """What an outcome says that does not differ between two users."""
+    """The part of an outcome that is equal for two users."""
     names = ("outcome", "amount_minor", "currency", "balance_before", "balance_after")
     more = ("free_uses_after", "paid_with", "balance", "account_currency")
     return {name: row[name] for name in (*names, *more)}
@@ -88,14 +88,14 @@ def _told(row: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class World:
-    """Three users to start with."""
+    """Three users, as each test begins with them."""
 
     paid: tuple[int, ...]
     free: tuple[bool, ...]
     suspended: int | None
 
     def users(self, database: Database) -> list[dict[str, str]]:
-        """Makes them anew."""
+        """Creates these users anew."""
         made = [
             new_user(database, paid=amount, free=keep)
             for amount, keep in zip(self.paid, self.free, strict=True)
@@ -120,7 +120,7 @@ worlds = st.builds(
 def test_a_list_is_decided_as_its_items_one_after_the_other(
     module_database: Database, wanted: list[dict[str, Any]], world: World, cuts: list[int]
 ) -> None:
-    """The same items as one list, each by itself, and cut into several lists."""
+    """The same items are sent as one list, each alone, and divided into several lists."""
     ends = [*sorted(cuts), len(wanted) + 14]
     ways = {
         "whole": [wanted],
@@ -165,7 +165,7 @@ def test_the_single_form_decides_as_the_list_does(
                 used = "charge_already_exists"
                 slug = {"replayed": used, "conflict": used}.get(row["outcome"], row["outcome"])
                 assert refusal.slug == slug
-                # A raised refusal takes back the profile update that a list keeps.
+                # An error undoes the profile update, which an outcome in a list keeps.
                 if item["customer_email"] and row["outcome"] != "invalid_argument":
                     email = {"customer_email": item["customer_email"]}
                     dba.row("check_credit", **alone[item["user"]], **email)
@@ -196,14 +196,15 @@ def test_what_is_not_plain_leaves_nothing_behind(module_database: Database, dba:
     with session(module_database, "t_dba") as other:
         other.execute("BEGIN")
         other.row("create_charge", **who)
-        assert dba.rows("create_charge", **who, only_plain=True) == []  # held: it waits for nobody
+        # The account is held, and the call does not wait.
+        assert dba.rows("create_charge", **who, only_plain=True) == []
         other.execute("ROLLBACK")
     assert _state(module_database, who) == before
 
 
 def test_a_list_that_was_made_to_take_long_does_not(module_database: Database, dba: Caller) -> None:
-    """Each second item takes all that was left before the first of its pair: it is too much, and
-    what stands behind it can only be told afterwards."""
+    """Each second item needs all that was left before the first of its pair. It is too much, and
+    the items after it can be decided only afterwards."""
     count = 500
     who = new_user(module_database, paid=count, free=False)
     wanted = []
@@ -230,7 +231,7 @@ def test_one_key_many_times_in_a_list_is_one_charge(
 # --- fingerprints --------------------------------------------------------------------------------
 
 REQUESTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    # function -> what is asked, and the same with one field more
+    # function -> the request, and one more field for it
     "create_credit": ({"amount_minor": 5}, {"external_transaction_id": "order 1"}),
     "create_account": ({"plan_name": "free"}, {"wa_id": "wa-1"}),
     "begin_purchase": ({}, {"agent_id": "datum"}),
@@ -265,8 +266,8 @@ def test_a_used_key_tells_requests_apart_only_by_a_fingerprint_of_the_present_fo
 
 
 def test_fields_that_are_absent_are_no_part_of_a_fingerprint(module_database: Database) -> None:
-    """So a field that a later release adds changes no fingerprint of a request without it; but one
-    that is given does, under its name."""
+    """Therefore a field that a later release adds changes no fingerprint of a request without it. A
+    field that is given does, under its name."""
     parts = "billing_data.field_hash('amount', '1') # billing_data.field_hash('currency', 'USD')"
     fingerprints = [
         module_database.value(f"SELECT billing_data.fingerprint({parts}{more})")
@@ -280,7 +281,7 @@ def test_fields_that_are_absent_are_no_part_of_a_fingerprint(module_database: Da
     ]
     assert fingerprints[0] == fingerprints[1]
     assert len(set(fingerprints)) == 4
-    # Recorded by releases that are in use: these may never change.
+    # Recorded by releases that are in use: these values may never change.
     assert fingerprints[0].hex() == "02fc4e038c3d210092"
 
 

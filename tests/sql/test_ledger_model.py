@@ -1,8 +1,8 @@
-"""Drives the billing functions at random and holds every answer against a small model in Python.
+"""Drives the billing functions at random and compares every answer with a small model in Python.
 
-The model is what contract.md 7 says in the fewest lines. After every step the database is asked
-directly: balances, the chain of ledger rows, sums, and that a refused or replayed call changed
-nothing. A failure prints the steps and a blob to repeat them with."""
+The model is contract.md 7 in as few lines as possible. After every step the database is asked
+directly about balances, the chain of ledger rows, and sums, and whether a refused or replayed call
+changed nothing. A failure prints the steps and a blob to repeat them with."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ charges = st.fixed_dictionaries(
 
 @dataclass
 class Account:
-    """What the rules say an account is."""
+    """An account according to the rules."""
 
     free: int = FREE_USES
     paid: int = 0
@@ -83,11 +83,11 @@ class Account:
 
 
 class LedgerMachine(RuleBasedStateMachine):
-    """Two users, a few keys, so that replays, conflicts and the boundary at zero happen often."""
+    """Two users and few keys, so that replays, conflicts and the boundary at zero happen often."""
 
     database: Database  # set by the test
     steps = 0  # over all runs
-    run = 0  # which run this is: each has users of its own
+    run = 0  # the number of this run: each run has users of its own
 
     def __init__(self) -> None:
         super().__init__()
@@ -134,7 +134,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(charge=charges, by_web=st.booleans())
     def charge_one(self, charge: dict[str, Any], by_web: bool) -> None:
-        """The raising form, by an agent's key or by a DBA."""
+        """The function for one charge, called by an agent's key or by a DBA."""
         expected = self.expected_charge(charge)
         slug = "charge_already_exists" if expected in ("replayed", "conflict") else expected
         try:
@@ -160,7 +160,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(batch=st.lists(charges, min_size=1, max_size=8), wait=st.booleans())
     def charge_many(self, batch: list[dict[str, Any]], wait: bool) -> None:
-        """The batch form: its items take effect in their order."""
+        """The function for a list: its items take effect in their order."""
         expected = [self.expected_charge(charge) for charge in batch]
         rows = self.web.execute(
             "SELECT * FROM billing.create_charges(p_oauth_providers => %(providers)s,"

@@ -1,5 +1,5 @@
-"""What a call locks: few locks whatever it does, none that somebody outside could hold by its name,
-and several accounts in one order."""
+"""The locks of a call: few locks whatever it does, no lock that an outsider could hold by its name,
+and several accounts always in one order."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ def _locks_held(caller: Caller) -> int:
 
 
 def test_nothing_of_ours_takes_an_advisory_lock() -> None:
-    # It is a number: whoever may call the function can take the same and keep it.
+    # An advisory lock is a number: any login that may call the function can take the same number
+    # and keep it.
     ours = [*ROOT.glob("sql/*.sql"), *ROOT.glob("server/**/*.py"), *ROOT.glob("bench/**/*.py")]
     assert len(ours) > 50
     advisory = re.compile("pg_(try_)?advisory_(xact_)?lock")

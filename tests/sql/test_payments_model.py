@@ -1,12 +1,12 @@
-"""Drives purchases, payments and returns of money at random and holds them against a small model.
+"""Drives purchases, payments and returns of money at random and compares them with a small model.
 
-The model is who has whose money, in the fewest lines. At the provider a payment is paid, refunds
-are made and fail, disputes are opened, withdraw money, give back part of it, are lost, won and lost
-again: that is the truth, and each of its states is a snapshot. Events tell any snapshot, in any
-order and as often as they like, under any type. Credits are what was sold and not returned, by the
-newest snapshot that was told: never more than are there are taken, and what comes again lowers a
-shortfall first. What is somebody else's changes nothing. A failure prints the steps and a blob to
-repeat them."""
+The model is who has whose money, in as few lines as possible. At the provider a payment is paid,
+refunds are made and fail, and disputes are opened, withdraw money, give back part of it, are lost,
+won and lost again. That is the truth, and each of its states is a snapshot. Events report any
+snapshot, in any order, any number of times, under any type. The credits are what was sold and not
+returned, by the newest snapshot that was reported. Never more credits are taken than there are, and
+money that comes back lowers a shortfall first. Payments of others change nothing. A failure prints
+the steps and a blob to repeat them."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ from tests.support import Database, unique
 
 USERS = ("ada", "ben")
 PACKS = ((20, 500), (7, 400))  # uses and price
-# A dispute is told with its balance transactions, all in one second; or, as by doubles of the
-# provider, without, and then the time tells which news is newer.
+# A dispute is reported with its balance transactions, all within one second. Or it is reported
+# without them, as doubles of the provider do; then the time tells which report is newer.
 KINDS = ("refund", "dispute", "dispute without transactions")
 TYPES = ("created", "closed", "funds_withdrawn", "funds_reinstated", "updated")
 START = datetime(2026, 1, 1, tzinfo=UTC)
 users = st.sampled_from(USERS)
-numbers = st.integers(0, 2)  # which of somebody's purchases
+numbers = st.integers(0, 2)  # which of a user's purchases
 returns = st.integers(0, 17)  # which of all returns
-# What the user spends; how much is away then, in which state; which snapshots are told, the newest
-# being 0.
+# What the user spends; how much is away then, in which state; which snapshots are reported, where 0
+# is the newest.
 news = st.tuples(
     st.sampled_from((0, 15, 0, 5)),
     st.sampled_from((500, 200, 0, 333, 41)),
@@ -57,7 +57,7 @@ news = st.tuples(
 
 @dataclass(frozen=True)
 class Snapshot:
-    """How much of a return's money is away, as the provider says it, and since when."""
+    """How much of a return's money is away according to the provider, and since when."""
 
     away: int
     state: str
@@ -66,7 +66,7 @@ class Snapshot:
 
 @dataclass
 class Return:
-    """A refund or dispute: what the provider knows of it, and how far we were told."""
+    """A refund or dispute: what the provider knows of it, and which part was reported to us."""
 
     id: str
     kind: str
@@ -76,18 +76,19 @@ class Return:
 
     @property
     def away(self) -> int:
-        """What we know to be away."""
+        """The amount that we know to be away."""
         return 0 if self.told is None else self.history[self.told].away
 
     def change(self, away: int, state: str) -> None:
-        """A dispute withdraws or gives back money; a refund only fails, for good."""
+        """A dispute withdraws or gives back money; a refund can only fail, for good."""
         if self.kind != "refund":
             self.history.append(Snapshot(min(away, self.amount), state))
         elif len(self.history) == 1 and not away:
             self.history.append(Snapshot(0, "closed"))
 
     def version(self, number: int) -> dict[str, Any]:
-        """What the provider says beside a snapshot, for telling old news from new."""
+        """What the provider sends beside a snapshot, by which older and newer reports are told
+        apart."""
         if self.kind == "dispute":
             moves = [one.away for one in self.history[: number + 1]]
             changes = sum(a != b for a, b in zip([0, *moves], moves, strict=False))
@@ -99,7 +100,7 @@ class Return:
 
 @dataclass
 class Purchase:
-    """What was sold to somebody."""
+    """What was sold to a user."""
 
     row: dict[str, Any]
     payment_id: str
@@ -110,12 +111,13 @@ class Purchase:
     due: int = 0
     taken: int = 0
     returns: list[Return] = field(default_factory=list)
-    told: list[Return] = field(default_factory=list)  # in the order in which we heard of them
+    # In the order in which they were first reported.
+    told: list[Return] = field(default_factory=list)
     events: int = 0
 
     @property
     def is_known(self) -> bool:
-        """Whether its payment's id is written down."""
+        """Whether its payment's id is recorded."""
         return self.attached or self.settled
 
     def due_for(self, away: int) -> int:
@@ -124,7 +126,7 @@ class Purchase:
 
 @dataclass
 class Account:
-    """What the rules say an account is."""
+    """An account according to the rules."""
 
     free: int = 3
     paid: int = 0
@@ -139,7 +141,7 @@ class Account:
         self.bought += 1
         self.move(purchase.uses)
         away = 0
-        for returned in purchase.told:  # one entry for each that waited
+        for returned in purchase.told:  # one entry for each return that waited
             away += returned.away
             self.book(purchase, away)
         return "credited"
@@ -162,7 +164,7 @@ class Account:
         return "taken_back" if told.away > before else "unchanged"
 
     def book(self, purchase: Purchase, away: int) -> None:
-        """Takes or gives back what the money that is away stands for now."""
+        """Takes or gives back the credits for the money that is away now."""
         due = purchase.due_for(away)
         if due > purchase.due:
             change = min(due - purchase.due, self.paid)
@@ -254,7 +256,7 @@ class PaymentsMachine(RuleBasedStateMachine):
         self.dba.row("create_credit", **self.people[user], amount_minor=amount)
         self.model[user].move(amount)
 
-    # What happens at the provider, and we are not told yet
+    # What happens at the provider before it is reported
 
     @rule(user=users, number=numbers, kind=st.sampled_from(KINDS), share=st.integers(1, 500))
     def a_return_begins(self, user: str, number: int, kind: str, share: int) -> None:
@@ -267,11 +269,11 @@ class PaymentsMachine(RuleBasedStateMachine):
         first = Snapshot(amount, "open") if kind == "refund" else Snapshot(0, "inquiry")
         self.purchase(user, number).returns.append(Return(unique(name), kind, amount, [first]))
 
-    # What we are told
+    # What is reported
 
     @rule(user=users, number=numbers, again=st.booleans(), says=st.sampled_from(("own", "", "x")))
     def pay(self, user: str, number: int, again: bool, says: str) -> None:
-        """One more event of the payment, or the newest one again. A payment that is written down is
+        """One more event of the payment, or the newest one again. A payment that is recorded is
         ours whatever its metadata says."""
         purchase = self.purchase(user, number)
         claims: dict[str, Any] = metadata(purchase.row)
@@ -305,7 +307,8 @@ class PaymentsMachine(RuleBasedStateMachine):
     def a_return_changes_and_is_told(
         self, which: int, news: list[tuple[int, int, str, list[int], str]]
     ) -> None:
-        """Money is withdrawn and reinstated, and some of the snapshots are told, old and new."""
+        """Money is withdrawn and reinstated, and some of the snapshots, old and new, are
+        reported."""
         user, purchase, returned = self.returned(which)
         for spent, away, state, backs, type in news:
             if spent:
@@ -336,7 +339,7 @@ class PaymentsMachine(RuleBasedStateMachine):
 
     @rule()
     def reconcile(self) -> None:
-        """Every return is put to what the provider says now; then nothing differs."""
+        """Every return is set to what the provider says now; then nothing differs."""
         now = self.dba.execute("SELECT clock_timestamp() AS now")[0]["now"]
         for account in self.model.values():
             for purchase in account.purchases:
@@ -379,7 +382,7 @@ class PaymentsMachine(RuleBasedStateMachine):
 
     @rule(user=users, number=numbers, livemode=st.sampled_from((None, None, True)))
     def somebody_elses(self, user: str, number: int, livemode: bool | None) -> None:
-        """Payments that are not ours come and go, with metadata that was copied from ours."""
+        """Payments that are not ours come and go, with metadata copied from ours."""
         purchase = self.purchase(user, number)
         own = {"account_id": purchase.row["account_id"], **self.people[user]}
         claims: list[dict[str, Any]] = [
@@ -439,7 +442,7 @@ class PaymentsMachine(RuleBasedStateMachine):
 
 @pytest.fixture(scope="module")
 def shop(module_database: Database) -> Iterator[Database]:
-    """Stripe is set up; the books are right after all."""
+    """Stripe is set up; at the end the books agree."""
     configure_provider(module_database)
     yield module_database
     assert ledger_problems(module_database) == []
@@ -459,7 +462,7 @@ def test_functions_agree_with_the_model_after_every_step(
     assert PaymentsMachine.steps >= 600
 
 
-# A return is one of three, a quarter, a quarter and a half of the price.
+# A return is one of three: two quarters and one half of the price.
 SHARES = {"re_1": (1, 4), "re_2": (1, 4), "du_1": (1, 2)}
 # An event: the payment succeeded, or a return was made (True) or undone (False).
 events = st.one_of(st.just(None), st.tuples(st.sampled_from(sorted(SHARES)), st.booleans()))

@@ -1,4 +1,4 @@
-"""The hot functions reach their rows by index, also when the tables are large."""
+"""The hot functions find their rows by index, also when the tables are large."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _fill(database: Database) -> None:
 
 @pytest.fixture(scope="module")
 def full(cluster: TestCluster) -> Iterator[Database]:
-    """A large database, its statistics fresh."""
+    """A large database with up-to-date statistics."""
     with cluster.database() as database:
         _fill(database)
         database.execute("ANALYZE")
@@ -188,7 +188,7 @@ def test_the_plans_of_postgresql_15_name_the_indexes_that_were_made_for_them(
 
 
 def test_charging_stays_hot(full: Database) -> None:
-    """An update that needs no new index entry leaves the indexes alone."""
+    """An update that needs no new index entry does not touch the indexes."""
     who = person()
     with session(full, "t_dba") as dba:
         dba.row("create_account", **who)
@@ -197,7 +197,7 @@ def test_charging_stays_hot(full: Database) -> None:
     with session(full, "t_dba") as dba:
         for _ in range(200):
             dba.row("create_charge", **who)
-    # A session hands in its statistics when it ends, which is soon after its connection closed.
+    # A session reports its statistics when it ends, which is soon after its connection was closed.
     after = wait_for(
         lambda: found if (found := _updates(full))[0] >= before[0] + 200 else None,
         "the statistics of 200 charges",
@@ -223,8 +223,8 @@ STAFF_TABLES = (
 
 
 def _fill_console(database: Database) -> None:
-    """The large database of the hot functions, with what staff look at; half of it a day old and
-    rolled up, the ledger's ids as the service makes them."""
+    """The large database of the hot functions with what staff look at. Half of it is a day old and
+    rolled up; the ledger's ids are like those of the service."""
     _fill(database)
     database.execute("""
         UPDATE billing_data.accounts AS a SET
@@ -276,7 +276,7 @@ def console(cluster: TestCluster) -> Iterator[Database]:
         yield database
 
 
-# Call -> the tables it has to reach by index alone.
+# Call -> the tables whose rows it must find by index only.
 _STAFF_CALLS: dict[str, tuple[str, dict[str, Any]]] = {
     "the newest accounts": ("list_accounts", {}),
     "the newest accounts, counted": ("list_accounts", {"count": True}),
@@ -312,7 +312,7 @@ def test_no_page_of_staff_reads_a_large_table_from_end_to_end(console: Database,
             read = {
                 table: after[table][0] - before[table][0]
                 for table in STAFF_TABLES
-                # An empty table is read as quickly as any index.
+                # Reading an empty table is as fast as any index.
                 if table != "payment_returns"
             }
             assert read == dict.fromkeys(read, 0)

@@ -1,4 +1,5 @@
-"""plpgsql_check reads every function as the compiler would: dead code, wrong types, lost names."""
+"""plpgsql_check analyses every function as a compiler would: dead code, wrong types, unknown
+names."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ import pytest
 
 from tests.support import Database, TestCluster
 
-# Lists with filters, whose query is put together so that each filter's own index serves.
+# Lists with filters. Their query is composed at run time, so that the index of each filter can
+# serve.
 DYNAMIC = ("billing.list_accounts", "billing.list_audit_log", "billing.list_purchases")
 LIBRARY = Path("/usr/lib/postgresql/15/lib/plpgsql_check.so")
 
@@ -23,7 +25,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def checked(cluster_15: TestCluster) -> Iterator[Database]:
-    """A database with the extension, on the version Debian packages it for."""
+    """A database with the extension, on the version for which Debian packages it."""
     with cluster_15.database() as database:
         database.execute("CREATE EXTENSION plpgsql_check WITH SCHEMA public")
         yield database
@@ -56,7 +58,7 @@ def test_plpgsql_check_finds_nothing_in_any_function(checked: Database) -> None:
         )
     ]
     assert sorted(name.split("(")[0] for name in dynamic) == sorted(DYNAMIC)
-    # It cannot see what a query gives whose text is put together; the tests of these functions do.
+    # It cannot check a query that is composed at run time; the tests of these functions do.
     unseen = re.compile(
         r'extra:00000:OUT variable "\w+" is maybe unmodified|^Detail: cannot to det'
     )

@@ -1,4 +1,4 @@
-"""Every account's totals against what is summed from the ledger."""
+"""Compares every account's totals with sums over the ledger."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _counted(database: Database, account_id: uuid.UUID) -> dict[str, Any]:
 
 
 def assert_totals(database: Database) -> None:
-    """Every account's totals, in the list and alone, are the sums of its ledger."""
+    """Checks that every account's totals, in the list and alone, are the sums of its ledger."""
     with session(database, "t_dba") as dba:
         rows = dba.rows("list_accounts", limit=501)
         assert rows
