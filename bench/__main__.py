@@ -47,7 +47,7 @@ from bench.scenarios import LOADS, SCENARIOS, NotRun
 from bench.soak import rounds_of as soak_samples
 from bench.soak import soak
 
-# What may befall a scenario when the server or the database gives way under it.
+# Exceptions that a scenario may raise when the server or the database fails under its load.
 FAULTS = (OSError, RuntimeError, subprocess.SubprocessError, psycopg.Error, asyncpg.PostgresError)
 RESULTS = Path(__file__).parent / "results"
 DOCS = Path(__file__).parent.parent / "docs"
@@ -94,7 +94,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run(options: argparse.Namespace, progress: Progress) -> dict[str, Any]:
-    """What goes into the results: every chosen scenario at one database."""
+    """Returns the results: every chosen scenario at one database."""
     results: list[Result] = []
     not_run: dict[str, str] = {}
     failed = 0
@@ -110,13 +110,14 @@ def run(options: argparse.Namespace, progress: Progress) -> dict[str, Any]:
                 key = replace(at.service.key, secret="cbk_test_" + "0" * 43)
                 chosen = replace(at, service=replace(at.service, key=key))
             for name in options.only:
-                database.execute("CHECKPOINT")  # none pays for what another wrote
+                database.execute("CHECKPOINT")  # so that no scenario pays for what another wrote
                 try:
                     with SCENARIOS[name](chosen) as loads:
                         results += take(name, loads, options.rounds, options.seconds, progress)
                 except NotRun as reason:
                     not_run[name] = str(reason)
-                except FAULTS as fault:  # the others go on: half an hour is long
+                # The other scenarios go on, because a run takes half an hour.
+                except FAULTS as fault:
                     not_run[name] = f"failed: {fault}"
                     failed += 1
         progress.say("verifying the books")
@@ -135,7 +136,7 @@ def _rounds(options: argparse.Namespace) -> int:
 
 
 def _with_command(arguments: list[str]) -> list[str]:
-    """`run` is what is done where no command is named."""
+    """Adds the command `run` where no command is named."""
     if arguments and (arguments[0] in ("run", "growth", "soak", "report", "-h", "--help")):
         return arguments
     return ["run", *arguments]
@@ -185,8 +186,8 @@ def _names(text: str) -> list[str]:
 
 
 def _prepare_process() -> None:
-    """Files for 1,000 connections, for all programs that are started; an end by SIGTERM as by
-    Ctrl-C, so that nothing is left running."""
+    """Allows 1,000 open files for this process and all programs it starts, and ends on SIGTERM as
+    on Ctrl-C, so that nothing is left running."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = 65_536 if hard == resource.RLIM_INFINITY else min(hard, 65_536)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))

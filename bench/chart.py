@@ -1,5 +1,5 @@
 """The chart of docs/performance.md: throughput by connections, processor time of a request, and
-each figure beside its bound."""
+each figure compared with its bound."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ def draw(results: Results) -> str:
 
 
 def _lines(results: Results, kind: str, left: int) -> list[str]:
-    """Requests a second over the number of connections, ours and the thin service's; pgbench's
-    best, on our function and on the plain one, as dashed lines."""
+    """Requests a second over the number of connections, for ours and the thin service. pgbench's
+    best rates, on our function and on the plain one, are dashed lines."""
     lines = {via: _rates(results, kind, via, CONNECTIONS) for via in ("thin", "HTTP")}
     best = {via: _rates(results, kind, via, CLIENTS) for via in ("plain", "pgbench")}
     if not lines["HTTP"]:
@@ -98,13 +98,14 @@ def _lines(results: Results, kind: str, left: int) -> list[str]:
 
 
 def _rates(results: Results, kind: str, via: str, connections: Sequence[int]) -> dict[int, float]:
-    """Per second, by the number of connections."""
+    """Requests per second, by the number of connections."""
     found = {count: results.get(f"{kind}/{via} {kind} {count}") for count in connections}
     return {count: float(one["per_second"]) for count, one in found.items() if one}
 
 
 def _costs(taken: Mapping[str, Mapping[str, float]], top: float) -> list[str]:
-    """Microseconds of processor time of a request by who takes them, one bar a load."""
+    """The microseconds of processor time of a request by group of processes, one bar for each
+    load."""
     if not taken:
         return []
     left, full = 330, 260
@@ -126,8 +127,8 @@ def _costs(taken: Mapping[str, Mapping[str, float]], top: float) -> list[str]:
 
 
 def _bar(goal: Mapping[str, Any], top: float) -> list[str]:
-    """A figure as a share of its bound, which is the upright line."""
-    left, full = 330, 260  # full: the bound
+    """A figure as a share of its bound, which is the vertical line."""
+    left, full = 330, 260  # full is the length of the bound
     length = max(1, min(float(goal["value"]) / goal["bound"], 1.5) * full)
     colour = _GREEN if goal["reached"] else _RED
     bound = f"at {'most' if goal['at_most'] else 'least'} {goal['bound']:g}"
@@ -154,6 +155,7 @@ def _text(
 
 
 def _round_up(value: float) -> float:
-    """The next of 1, 2, 4, 5, 8, 10 times a power of ten, so that quarters are round too."""
+    """The next number of the form 1, 2, 4, 5, 8 or 10 times a power of ten, so that quarters are
+    round too."""
     power = 10.0 ** math.floor(math.log10(max(value, 1)))
     return next(step * power for step in (1, 2, 4, 5, 8, 10) if step * power >= value)

@@ -1,5 +1,5 @@
-"""What is measured: an embedded PostgreSQL 18 with durable commits, filled, and the real server
-before it."""
+"""What is measured: an embedded PostgreSQL 18 with durable commits and a filled database, and the
+real server in front of it."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ _SHOWN = (
 
 @dataclass(frozen=True)
 class Stage:
-    """One database with a server before it. `used` is the prefix of the idempotency keys that are
-    charged already, one an account: `used` and its number."""
+    """One database with a server in front of it. `used` is the prefix of idempotency keys that are
+    charged already, one for each account: `used` followed by the account's number."""
 
     database: Database
     service: Service
@@ -59,7 +59,7 @@ class Stage:
 
 @contextlib.contextmanager
 def durable_cluster() -> Iterator[TestCluster]:
-    """A cluster in a folder that is gone afterwards."""
+    """A cluster in a folder that is removed afterwards."""
     with tempfile.TemporaryDirectory(prefix="ciris-bench-") as folder:
         cluster = TestCluster(Path(folder), _VERSION, _settings())
         try:
@@ -69,7 +69,7 @@ def durable_cluster() -> Iterator[TestCluster]:
 
 
 def _settings() -> dict[str, str]:
-    """What is shipped, and room for the load. Everything else is PostgreSQL's default: fsync,
+    """The settings we ship, and room for the load. Everything else is PostgreSQL's default: fsync,
     synchronous_commit and full_page_writes are on."""
     return growing_settings(find_binaries(_VERSION)) | _ROOM
 
@@ -78,7 +78,7 @@ def _settings() -> dict[str, str]:
 def filled(
     cluster: TestCluster, contents: Contents, say: Callable[[str], None]
 ) -> Iterator[Database]:
-    """A database of one's own with these contents."""
+    """A new database with these contents."""
     with cluster.database() as database:
         say(f"making {contents.accounts:,} accounts, {contents.charges:,} charges each")
         large = contents.accounts * (contents.charges + 1) > 100_000
@@ -111,7 +111,7 @@ def stage(
     name: str = "",
     workers: int,
 ) -> Iterator[Stage]:
-    """`ciris-billing serve` with default settings before a filled database."""
+    """`ciris-billing serve` with default settings in front of a filled database."""
     with running_service(database, workers=workers) as service:
         postmaster = int((cluster.cluster.directory / "pg/postmaster.pid").read_text().split()[0])
         groups = {"postgres": [postmaster], "workers": [service.process.process.pid]}
@@ -119,7 +119,7 @@ def stage(
 
 
 def wrong_books(database: Database) -> int:
-    """How many things billing.verify_ledger() finds wrong in the whole database."""
+    """How many problems billing.verify_ledger() finds in the whole database."""
     with psycopg.connect(database.dsn(), autocommit=True) as connection:
         connection.execute("SET work_mem = '256MB'")
         row = connection.execute("SELECT count(*) FROM billing.verify_ledger()").fetchone()
@@ -127,13 +127,13 @@ def wrong_books(database: Database) -> int:
 
 
 def settings(cluster: TestCluster) -> dict[str, str]:
-    """The settings a figure depends on, as the running cluster has them."""
+    """The settings that the figures depend on, as the running cluster has them."""
     with psycopg.connect(cluster.dsn("postgres"), autocommit=True) as connection:
         return {name: _show(connection, name) for name in _SHOWN}
 
 
 def machine() -> dict[str, Any]:
-    """Where the figures come from."""
+    """The machine and the versions that the figures come from."""
     return {
         "cores": len(os.sched_getaffinity(0))
         if hasattr(os, "sched_getaffinity")
@@ -168,7 +168,7 @@ def _cpu_model() -> str:
 
 
 def _commit() -> str | None:
-    """What was measured, with a + where the tree has changes."""
+    """The commit that was measured, with a + when the tree has changes."""
     with contextlib.suppress(OSError, subprocess.CalledProcessError):
         return subprocess.run(
             ["git", "describe", "--always", "--dirty=+"],

@@ -25,14 +25,14 @@ from server.embedded import Cluster, find_binaries
 from server.migrate import migrate
 
 PAGE = 50
-# What the console promises: milliseconds of server time.
+# The bounds that the console promises, in milliseconds of server time.
 LIMITS = {"accounts": 150, "dashboard": 300}
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One question: milliseconds of the first call after a restart, of the best and the median of
-    the later ones, and what it may take at most, if anything is promised."""
+    """One question: milliseconds of the first call after a restart, of the best later call and of
+    their median, and the most it may take, if there is a bound."""
 
     name: str
     first_ms: float
@@ -107,7 +107,7 @@ def _accounts(arguments: str) -> str:
 
 
 def _questions(accounts: int) -> dict[str, tuple[str, ...]]:
-    """Name -> what is asked for one page. The parts of a page are also asked one by one."""
+    """Name -> the calls of one page. The parts of a page are also measured one by one."""
     deep = min(PAGE * 999, accounts - PAGE)
     identity = "p_oauth_provider => 'oauth:google', p_external_id => 'user-42'"
     return {
@@ -150,7 +150,8 @@ def _questions(accounts: int) -> dict[str, tuple[str, ...]]:
 def _limit(name: str) -> int | None:
     if name == "dashboard":
         return LIMITS["dashboard"]
-    # What no index can serve without making every charge dearer is measured, not promised.
+    # Questions that no index can serve without making every charge more expensive are measured and
+    # have no bound.
     unpromised = ("by credits", "substring", "counted")
     if name.startswith("accounts") and not name.endswith(unpromised):
         return LIMITS["accounts"]

@@ -1,6 +1,7 @@
-"""A database as after a year of service: accounts, their credits and charges, made set by set.
+"""A database as after a year of service: accounts, their credits and charges, made by set-based
+statements.
 
-The books of what is made here agree: `billing.verify_ledger()` finds nothing."""
+The books of this data agree: `billing.verify_ledger()` finds nothing."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ import psycopg
 
 DAYS = 365
 PROVIDER = "oauth:google"
-# For the filling alone, on a cluster that is started again afterwards: nothing of it need last.
+# For filling only, on a cluster that is restarted afterwards: nothing written then need be durable.
 FILLING = {
     "shared_buffers": "1GB",
     "maintenance_work_mem": "512MB",
@@ -33,7 +34,7 @@ class Contents:
     """What to make: users user-0, user-1, ... with one credit and `charges` charges each, after
     which `credits_left` (SQL, of the user's number k) remain. The n-th charge of all has the
     idempotency key k<n>, so user-<k>'s first has k<k>. `for_console` adds what only the staff
-    console looks at."""
+    console reads."""
 
     accounts: int
     charges: int
@@ -41,14 +42,14 @@ class Contents:
     for_console: bool = False
 
 
-# An id as billing_data.new_id makes it, of a moment that is given.
+# An id of a given time, as billing_data.new_id makes it.
 _ID = """(lpad(to_hex((extract(EPOCH FROM {at}) * 1000)::bigint), 12, '0')
     || '7' || substr(md5({seed}::text), 1, 3) || '8' || substr(md5({seed}::text), 4, 15))::uuid"""
 
 
 def fill(connection: Connection, contents: Contents) -> None:
-    """Fills a new database, over a year up to now and in the order of time, as a service would
-    have written it. The first three charges of each account are free."""
+    """Fills a new database with a year up to now, in the order of time, as a service would have
+    written it. The first three charges of each account are free."""
     accounts, charges = contents.accounts, contents.charges
     free = min(charges, 3)
     paid = charges - free
@@ -59,7 +60,7 @@ def fill(connection: Connection, contents: Contents) -> None:
     created = at.format(n="k", of=accounts * (charges + 1))
     charged = at.format(n=f"{accounts} + g.n", of=accounts + total)
     status = "CASE WHEN k % 100 = 0 THEN 'suspended' ELSE 'active' END"
-    # Account k is charged for the time i at n = i * accounts + k: versions rise with time.
+    # Charge n = i * accounts + k is the i-th charge of account k, so versions rise with time.
     statements = {
         "accounts": f"""
             INSERT INTO billing_data.accounts (id, oauth_provider, external_id, customer_email,
@@ -117,13 +118,14 @@ def fill(connection: Connection, contents: Contents) -> None:
                 FROM generate_series(0, {accounts - 1}, 10) AS g (n)""",
         }
     connection.execute("SELECT billing.create_check_partitions()")
-    # That the rows fit together is made so above: 10,000,000 look-ups of accounts are left out.
+    # The statements make rows that fit together, so 10,000,000 look-ups of foreign keys are left
+    # out.
     connection.execute("SET session_replication_role = replica")
     with _without_indexes(connection):
         for name, statement in statements.items():
             _timed(name, partial(connection.execute, statement.encode()))
     connection.execute("SET session_replication_role = origin")
-    # They have no digest, like entries of an older release.
+    # These entries have no digest, like entries of an older release.
     connection.execute("UPDATE billing_data.settings SET digests_since = now() + interval '1 hour'")
     _timed("vacuum and analyze", lambda: connection.execute("VACUUM ANALYZE"))
     _timed("first roll-up", lambda: connection.execute("SELECT billing.refresh_figures()"))

@@ -1,5 +1,5 @@
-"""`python -m bench.echo FD`: one process that answers what it was sent, on a listening socket that
-is inherited: what aiohttp can do here when there is nothing to do."""
+"""`python -m bench.echo FD`: one process that sends back what it received, on an inherited
+listening socket. It shows what aiohttp can do on this machine when there is no work to do."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def running_echo(workers: int) -> Iterator[tuple[str, list[int]]]:
     """Its URL and process ids, until the block ends."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        listener.listen(2048)  # as the server's; whoever connects early waits here
+        listener.listen(2048)  # as the server's; early connections wait here
         command = [sys.executable, "-m", "bench.echo", str(listener.fileno())]
         processes = [
             subprocess.Popen(command, pass_fds=[listener.fileno()], start_new_session=True)

@@ -1,4 +1,4 @@
-"""The figures the service is to reach, as data: ratios of results of one run."""
+"""The figures that the service is to reach, as data: ratios of results of one run."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ Results = Mapping[str, Mapping[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """`field` of the result `of`, divided by the best of the results `to` (or by `to_field` of
-    them); at least `bound`, or at most. Without `to` it is the value itself."""
+    """`field` of the result `of`, divided by the best of the results `to` (or by their `to_field`).
+    It must be at least `bound`, or at most. Without `to` it is the value itself."""
 
     name: str
     bound: float
@@ -25,7 +25,7 @@ class Goal:
     at_most: bool = False
 
     def value(self, results: Results) -> float | None:
-        """What was measured; None where something of it was not."""
+        """The measured value; None where a part of it was not measured."""
         if any(name not in results for name in (self.of, *self.to)):
             return None
         above = results[self.of].get(self.field)
@@ -35,9 +35,9 @@ class Goal:
         return float(above) / max(below) if max(below) > 0 else None
 
     def by_processor_time(self, results: Results) -> float | None:
-        """The same ratio as if each side had the same processor time: what a request of the other
-        costs divided by what ours does, the generator left out. None where the goal is none of
-        rates."""
+        """The same ratio as if both sides had the same processor time: the cost of the other's
+        request divided by the cost of ours, without the load generator. None for a goal that does
+        not compare rates."""
         if self.field != "per_second" or not self.to or self.value(results) is None:
             return None
         best = max(self.to, key=lambda name: float(results[name]["per_second"]))
@@ -52,13 +52,13 @@ class Goal:
 
 
 def served(result: Mapping[str, Any]) -> float:
-    """Microseconds of processor time that those who serve take for a request of this load."""
+    """Microseconds of processor time that the serving processes need for a request of this load."""
     return sum(used for group, used in costs(result).items() if group != GENERATOR)
 
 
 def costs(result: Mapping[str, Any]) -> dict[str, float]:
-    """Microseconds of processor time of a request by who takes them, others and idle ones left
-    out."""
+    """Microseconds of processor time of a request by group of processes, without other programs and
+    idle groups."""
     found: Mapping[str, float] = result.get("cpu_us", {})
     return {group: used for group, used in found.items() if group != OTHERS and used >= 0.5}
 
@@ -68,7 +68,8 @@ def _best(scenario: str, kind: str, via: str = "pgbench") -> tuple[str, ...]:
 
 
 def _beside_thin(kind: str, bounds: Mapping[int, float]) -> Iterator[Goal]:
-    """Ours over HTTP divided by the thin service at the same connections."""
+    """Our rate over HTTP divided by that of the thin service with the same number of
+    connections."""
     for connections, bound in bounds.items():
         name = f"{kind}s, {connections} connection{'s' * (connections > 1)} : thin service"
         ours, thin = (f"{kind}/{via} {kind} {connections}" for via in ("HTTP", "thin"))
@@ -156,7 +157,7 @@ GOALS = (
 
 
 def verdicts(results: Results) -> list[dict[str, Any]]:
-    """Each goal with what was measured and whether that reaches it (None: not measured)."""
+    """Each goal with its measured value and whether the value reaches it (None: not measured)."""
     return [
         {
             "name": goal.name,

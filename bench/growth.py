@@ -1,5 +1,5 @@
-"""`python -m bench growth`: the same loads at a database that has hardly begun and at one after a
-year, side by side in one cluster."""
+"""`python -m bench growth`: the same loads on a new database and on one after a year, side by side
+in one cluster."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from bench.rounds import Progress, Result, take
 from bench.scenarios import Load, http
 from tests.support import Database
 
-# history10: pages that are full in both.
+# history10: pages that are full in both databases.
 KINDS = ("check", "charge", "replay", "history10")
 _TABLES = ("accounts", "charges", "credits", "credit_checks")
 
 
 def growth(options: argparse.Namespace, progress: Progress) -> dict[str, Any]:
-    """What goes into the results: the loads at both databases, and what became of the tables."""
+    """Returns the results: the loads on both databases, and the state of the tables afterwards."""
     with contextlib.ExitStack() as stack:
         cluster = stack.enter_context(durable_cluster())
         shown = settings(cluster)
@@ -36,7 +36,7 @@ def growth(options: argparse.Namespace, progress: Progress) -> dict[str, Any]:
             name: stack.enter_context(filled(cluster, contents, progress.say))
             for name, contents in sizes.items()
         }
-        # The large one has them by its making: the first charge of each account.
+        # The large database has these keys already: the first charge of each account.
         charge_once(databases["small"], options.small_accounts, "k")
         before = {name: _tables(database) for name, database in databases.items()}
         results: list[Result] = []
@@ -76,7 +76,7 @@ def growth(options: argparse.Namespace, progress: Progress) -> dict[str, Any]:
 
 
 def rounds_of(options: argparse.Namespace) -> int:
-    """How many rounds it takes."""
+    """The number of rounds."""
     return len(KINDS) * 2 * (options.rounds + 1)
 
 
@@ -95,7 +95,7 @@ def _compare(
 
 
 def _logged(load: Load, at: Stage, into: wal.Written) -> Load:
-    """The same; what it writes to the log is looked at."""
+    """The same load; also reads what it writes to the write-ahead log."""
 
     def run(seconds: int) -> Round:
         begin = wal.position(at.database)

@@ -1,5 +1,5 @@
 """One round of one load: by wrk over HTTP, by pgbench, or by asyncpg alone. Each round is bounded
-and gives a Round."""
+and returns a Round."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ from server.gateway.pool import WEB_ROLE, Pool
 from tests.support import Database
 
 _SCRIPT = Path(__file__).parent / "load.lua"
-_TIMEOUT = "5s"  # what the agents wait; an answer that comes later is an error
+_TIMEOUT = "5s"  # as long as agents wait; a later answer is an error
 BATCH = 100  # items a request, as in load.lua
-# What each kind of load may be answered; all else is an error.
+# The statuses with which each kind of load may be answered; every other is an error.
 EXPECTED = {
     "check": {200},
     "charge": {201},
@@ -90,7 +90,7 @@ def wrk(
     users: int | None = None,
     groups: Mapping[str, Sequence[int]] = {},
 ) -> Round:
-    """A round of `kind` (load.lua) at the stage's server, or at `url` before it."""
+    """A round of `kind` (load.lua) on the stage's server, or on `url` in front of it."""
     before = _counted(stage.service.base_url)
     outcomes = _outcomes(stage.service.base_url)
     wal = _wal_position(stage.database)
@@ -109,7 +109,7 @@ def wrk(
         status: after[status] - before[status] for status in after if after[status] > before[status]
     }
     unexpected = sum(n for status, n in statuses.items() if int(status) not in EXPECTED[kind])
-    # Answers of 400 and above that the server knows nothing of came from something before it.
+    # Answers of 400 and above that the server did not count came from a proxy in front of it.
     foreign = max(0, told["refused"] - sum(n for s, n in statuses.items() if int(s) >= 400))
     unmade = 0
     if kind == "batch":
@@ -128,8 +128,8 @@ def wrk(
 def wrk_thin(
     stage: Stage, service: tuple[str, Sequence[int]], kind: str, connections: int, seconds: int
 ) -> Round:
-    """A round at the thin service (URL, process ids); it is to refuse nothing and to write what it
-    answers."""
+    """A round on the thin service (URL, process ids). It must refuse nothing, and must have written
+    what it answered."""
     url, pids = service
     wal, written = _wal_position(stage.database), thin.written(stage.database, kind)
     with measured({**stage.groups, "thin": pids}) as usage:
@@ -153,14 +153,14 @@ def wrk_thin(
 
 
 def wrk_echo(url: str, pids: Sequence[int], connections: int, seconds: int) -> Round:
-    """A round at the echo; it answers nothing but 200."""
+    """A round on the echo server; it must answer nothing but 200."""
     with measured({"echo": pids}) as usage:
         told = _run_wrk(url, "echo", connections, seconds, key="none", users=10_000, used="none")
     return _told(told, told["broken"] + told["refused"], usage, worker_mb=resident_mb(pids))
 
 
 def _told(told: dict[str, Any], errors: int, usage: Usage, **more: Any) -> Round:
-    """A round as load.lua tells it."""
+    """The Round that load.lua reports."""
     figures = {name: told[name] for name in ("requests", "seconds", "p50", "p95", "p99")}
     return Round(errors=errors, usage=usage, **figures, **more)
 
@@ -168,7 +168,7 @@ def _told(told: dict[str, Any], errors: int, usage: Usage, **more: Any) -> Round
 def _run_wrk(
     url: str, kind: str, connections: int, seconds: int, *, key: str, users: int, used: str
 ) -> dict[str, Any]:
-    """What load.lua prints at the end."""
+    """Runs wrk and returns what load.lua prints at the end."""
     command = ["wrk", f"-t{min(2, connections)}", f"-c{connections}", f"-d{seconds}s"]
     command += ["--timeout", _TIMEOUT, "-s", str(_SCRIPT), url, "--"]
     command += [kind, key, str(users), str(connections), f"b{secrets.token_hex(5)}", used]
@@ -177,7 +177,7 @@ def _run_wrk(
     ).stdout
     told: dict[str, Any] = json.loads(output.strip().splitlines()[-1])
     if not told["requests"]:
-        told["broken"] += 1  # nothing was answered at all
+        told["broken"] += 1  # there was no answer at all
     return told
 
 
@@ -191,8 +191,8 @@ def _metrics(base_url: str) -> str:
 
 
 def _counted(base_url: str) -> Counter[str]:
-    """Requests of agents that the server has answered, by status. wrk cannot tell a 409 from a
-    500 unless it takes every answer apart, which would cost it what it is to measure."""
+    """The requests of agents that the server has answered, by status. wrk cannot tell a 409 from a
+    500 unless it parses every answer, and that would cost the time it is to measure."""
     counts: Counter[str] = Counter()
     for labels, number in _REQUESTS.findall(_metrics(base_url)):
         label = dict(re.findall(r'(\w+)="([^"]*)"', labels))
@@ -202,7 +202,8 @@ def _counted(base_url: str) -> Counter[str]:
 
 
 def _settled(base_url: str) -> Counter[str]:
-    """The same once it stays: what wrk left behind has been answered."""
+    """The same counts once they no longer change: everything that wrk left behind has been
+    answered."""
     counts = _counted(base_url)
     for _ in range(50):
         time.sleep(0.05)
@@ -222,7 +223,7 @@ def _wal_position(database: Database) -> int:
 
 # --- by pgbench ----------------------------------------------------------------------------------
 
-# pgbench takes a colon and a name for a variable, in a string too.
+# pgbench takes a colon and a name for a variable, even inside a string.
 _IDENTITY = (
     "p_oauth_provider => '{}' || chr(58) || '{}', p_external_id => 'user-' || (:id)::text".format(
         *PROVIDER.split(":")
@@ -253,7 +254,7 @@ SELECT * FROM thin.charge({_IDENTITY}, p_amount => 1, p_description => 'Message 
 def pgbench(
     stage: Stage, kind: str, clients: int, seconds: int, *, users: int | None = None
 ) -> Round:
-    """A round of the single-call function, prepared, as a DBA's login: what the database does
+    """A round of the function for one item, prepared, with a DBA's login: the speed of the database
     without the web tier."""
     return _pgbench(stage, _PGBENCH[kind], clients, seconds, users)
 
@@ -261,7 +262,7 @@ def pgbench(
 def pgbench_plain(
     stage: Stage, kind: str, clients: int, seconds: int, *, users: int | None = None
 ) -> Round:
-    """The same by the plain function of thin.sql, each call of which writes a row."""
+    """The same with the plain function of thin.sql, each call of which writes a row."""
     written = thin.written(stage.database, kind)
     taken = _pgbench(stage, _PLAIN[kind], clients, seconds, users)
     written = thin.written(stage.database, kind) - written
@@ -305,8 +306,8 @@ _USER, _KEY = "user of the lone call", "key of the lone call"
 
 
 def asyncpg_alone(stage: Stage, kind: str, seconds: int) -> Round:
-    """A round of the call that the server makes for a lone request, prepared, on one connection:
-    what no web tier can be faster than."""
+    """A round of the call that the server makes for a lone request, prepared, on one connection. No
+    web tier can be faster than this."""
     with measured(stage.groups) as usage:
         taken, whole = uvloop.run(_call_alone(stage, kind, seconds))
     taken.sort()
@@ -349,7 +350,7 @@ async def _call_alone(stage: Stage, kind: str, seconds: int) -> tuple[list[float
 
 
 async def _as_the_server_calls(stage: Stage, kind: str) -> tuple[str, Any]:
-    """The statement and the arguments that the gateway sends for one item by itself."""
+    """The statement and the arguments that the gateway sends for a lone item."""
     sent: list[tuple[str, Any]] = []
 
     async def listen(pool: Pool, connection: Any, sql: str, *arguments: Any) -> Any:
@@ -383,5 +384,5 @@ async def _as_the_server_calls(stage: Stage, kind: str) -> tuple[str, Any]:
 def _replaced(value: Any, replacements: Mapping[str, str]) -> Any:
     if isinstance(value, (list, tuple)):
         parts = [_replaced(part, replacements) for part in value]
-        return tuple(parts) if isinstance(value, tuple) else parts  # a composite is a tuple
+        return tuple(parts) if isinstance(value, tuple) else parts  # a composite is sent as a tuple
     return replacements.get(value, value) if isinstance(value, str) else value

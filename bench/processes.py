@@ -1,4 +1,4 @@
-"""What a load costs: processor seconds and memory by group of processes."""
+"""The cost of a load: processor seconds and memory by group of processes."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 
 import psutil
 
-GENERATOR = "generator"  # wrk or pgbench: a child of ours that ends within the block
-OTHERS = "others"  # whatever else this machine does, which is in the way
+GENERATOR = "generator"  # wrk or pgbench: a child process that ends within the block
+OTHERS = "others"  # all other programs of this machine, which disturb the measurement
 
 
 @dataclass(slots=True)
 class Usage:
-    """Of one round: processor seconds by group, megabytes by group at its end."""
+    """The usage in one round: processor seconds by group, and megabytes by group at its end."""
 
     cpu_seconds: dict[str, float] = field(default_factory=dict)
     memory_mb: dict[str, float] = field(default_factory=dict)
@@ -23,7 +23,8 @@ class Usage:
 
 @contextlib.contextmanager
 def measured(groups: Mapping[str, Sequence[int]]) -> Iterator[Usage]:
-    """Fills in the usage of the block. `groups` names process ids; their children belong."""
+    """Fills in the usage of the block. `groups` names process ids; their child processes count
+    too."""
     usage = Usage()
     before = {name: _seconds(pids) for name, pids in groups.items()}
     ended, busy = _ended_children(), _busy()
@@ -49,8 +50,8 @@ def _tree(pids: Sequence[int]) -> Iterator[psutil.Process]:
 
 
 def _seconds(pids: Sequence[int]) -> float:
-    """Of these processes, their children, and those children that ended and were waited for: a
-    backend's time is the postmaster's once its connection is closed."""
+    """The processor seconds of these processes, their children, and those children that ended and
+    were waited for: a backend's time is added to the postmaster's once its connection is closed."""
     total = 0.0
     for _ in range(20):
         before, total = _ended(pids), _ended(pids)
@@ -58,13 +59,14 @@ def _seconds(pids: Sequence[int]) -> float:
             with contextlib.suppress(psutil.NoSuchProcess):
                 times = process.cpu_times()
                 total += times.user + times.system
-        if before == _ended(pids):  # else one ended while we looked, and was missed or seen twice
+        # Otherwise one ended while we read, and was missed or counted twice.
+        if before == _ended(pids):
             break
     return total
 
 
 def _ended(pids: Sequence[int]) -> float:
-    """Of children that ended."""
+    """The processor seconds of children that ended."""
     times = [psutil.Process(pid).cpu_times() for pid in pids]
     return sum(
         getattr(one, "children_user", 0.0) + getattr(one, "children_system", 0.0) for one in times
@@ -72,7 +74,7 @@ def _ended(pids: Sequence[int]) -> float:
 
 
 def _busy() -> float:
-    """Of all processors, since they were started."""
+    """The busy seconds of all processors, since they were started."""
     times = psutil.cpu_times()
     idle = times.idle + getattr(times, "iowait", 0) + getattr(times, "guest", 0)
     return float(sum(times) - idle)
@@ -84,7 +86,8 @@ def _ended_children() -> float:
 
 
 def _megabytes(process: psutil.Process) -> float:
-    """Shared pages are split between those that share them, where the system tells."""
+    """The memory of a process. Shared pages are divided among the processes that share them, where
+    the system reports them."""
     with contextlib.suppress(psutil.Error):
         full = process.memory_full_info()
         return float(getattr(full, "pss", full.rss)) / 1e6

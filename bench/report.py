@@ -1,5 +1,5 @@
-"""What results look like: on the terminal, and in docs/performance.md, whose figures are written
-here and never by hand."""
+"""The form of results: on the terminal, and in docs/performance.md, whose figures are written by
+this module and never by hand."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _COLUMNS = (
     "worker MB",
     "WAL bytes",
 )
-_MB = _COLUMNS.index("MB")  # too much for the width of a terminal
+_MB = _COLUMNS.index("MB")  # too wide for a terminal
 _REACHED = {True: "reached", False: "not reached", None: "not measured"}
 
 
@@ -41,7 +41,8 @@ def newest(folder: Path) -> list[Path]:
 
 
 def failures(document: Document) -> int:
-    """Errors of all loads, scenarios that broke off, and things the books do not agree on."""
+    """The sum of the errors of all loads, the scenarios that broke off, and the problems of the
+    books."""
     errors = sum(int(one["errors"]) for one in document["results"])
     return errors + int(document.get("failed", 0)) + int(document["wrong_books"])
 
@@ -66,7 +67,7 @@ def text(documents: Sequence[Document]) -> str:
 
 
 def write(files: Sequence[Path], docs: Path) -> None:
-    """Puts the figures of these files between the markers of performance.md and draws the chart
+    """Writes the figures of these files between the markers of performance.md and draws the chart
     beside it."""
     documents: list[Document] = [json.loads(file.read_text()) for file in files]
     page = docs / "performance.md"
@@ -109,7 +110,7 @@ def _markdown(documents: Sequence[Document]) -> str:
 
 
 def _setting(document: Document) -> str:
-    """Where, when and how: a sentence or two."""
+    """A sentence or two about where, when and how it was measured."""
     at, how, settings = document["machine"], document["options"], document["settings"]
     rounds = f"{how['rounds']} rounds of {how['seconds']} s; " if "rounds" in how else ""
     shown = ", ".join(
@@ -166,7 +167,7 @@ def _row(result: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _spread(rates: Sequence[float]) -> str:
-    """How far apart the rounds are, in their middle one."""
+    """The range of the rounds' rates as a share of their median."""
     middle = statistics.median(rates) if len(rates) > 1 else 0
     return f"{(max(rates) - min(rates)) / middle:.0%}" if middle else "-"
 
@@ -197,7 +198,7 @@ def _table_rows(document: Document) -> list[tuple[str, ...]]:
 
 
 def _wal_rows(document: Document) -> list[tuple[str, ...]]:
-    """In all, and what is more than a hundredth of it."""
+    """The total, and every part of more than a hundredth of it."""
     return [
         (
             f"{size}: {name}",
@@ -212,7 +213,7 @@ def _wal_rows(document: Document) -> list[tuple[str, ...]]:
 
 
 def _wal_rounds(document: Document) -> list[str]:
-    """How it falls from a checkpoint on."""
+    """How it falls after a checkpoint."""
     return [
         f"{size}, bytes a charge, from the checkpoint on, round by round:"
         f" {', '.join(f'{one:,}' for one in written['rounds'])}"
@@ -221,7 +222,7 @@ def _wal_rounds(document: Document) -> list[str]:
 
 
 def _sample_rows(samples: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
-    """About ten of them."""
+    """About ten of the samples."""
     return [
         (
             str(one["second"]),

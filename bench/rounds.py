@@ -1,4 +1,4 @@
-"""Takes the rounds of loads in turn and makes a Result of each load's rounds."""
+"""Runs the rounds of loads in turn and makes a Result of each load's rounds."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from bench.scenarios import Load
 
 @dataclass(slots=True)
 class Result:
-    """A load's medians over its rounds: per second, milliseconds, cores at work, microseconds of
-    processor time per request and megabytes by group of processes, bytes of write-ahead log per
-    request. Errors are the sum, those of the warm-up included."""
+    """A load's medians over its rounds: requests per second, milliseconds, busy cores, microseconds
+    of processor time per request and megabytes by group of processes, bytes of write-ahead log per
+    request. Errors are the sum over all rounds, including the warm-up."""
 
     id: str
     per_second: float
@@ -37,7 +37,8 @@ class Result:
 
 
 class Progress:
-    """A line on the terminal that says what runs and how much is left; lines elsewhere."""
+    """Progress: on a terminal, a line that says what runs and how much is left; elsewhere, plain
+    lines."""
 
     def __init__(self, total: int) -> None:
         self._bar = tqdm(
@@ -48,14 +49,14 @@ class Progress:
         )
 
     def say(self, text: str) -> None:
-        """What is going on now."""
+        """Shows what runs now."""
         if self._bar.disable:
             print(text, file=sys.stderr, flush=True)
         else:
             self._bar.set_description_str(text)
 
     def line(self, text: str) -> None:
-        """What is to stay on the terminal."""
+        """Prints a line that stays on the terminal."""
         self._bar.write(text, file=sys.stderr)
 
     def step(self, count: int = 1) -> None:
@@ -68,7 +69,7 @@ class Progress:
 def take(
     scenario: str, loads: Sequence[Load], rounds: int, seconds: int, progress: Progress
 ) -> list[Result]:
-    """Warms each load up, then takes `rounds` rounds of all of them in turn."""
+    """Warms each load up, then runs `rounds` rounds of all of them in turn."""
     taken: list[list[Round]] = [[] for _ in loads]
     for number in range(rounds + 1):
         for load, into in zip(loads, taken, strict=True):
@@ -83,7 +84,7 @@ def take(
 
 
 def summary(name: str, rounds: Sequence[Round], weight: int = 1) -> Result:
-    """The medians, without the first round, which warmed up."""
+    """The medians without the first round, which was the warm-up."""
     measured = rounds[1:] or rounds
 
     def middle(value: Callable[[Round], float | None]) -> float | None:

@@ -1,5 +1,5 @@
-"""The scenarios: which loads run beside each other. The two sides of each ratio are in one
-scenario, since its rounds are taken in turn: A B A B ..."""
+"""The scenarios: which loads are compared with each other. The two sides of each ratio are in one
+scenario, because its rounds are run in turn: A B A B ..."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from bench.thin import running_thin
 
 CONNECTIONS = (1, 16, 64, 256, 1000)
 THIN_CONNECTIONS = CONNECTIONS[:4]
-CLIENTS = (16, 64)  # of pgbench, whose best counts
+CLIENTS = (16, 64)  # of pgbench; the best rate counts
 
 
 class NotRun(Exception):
-    """A scenario lacks something; its text says what."""
+    """A scenario lacks something; the text says what."""
 
 
 @dataclass(frozen=True)
 class Load:
-    """Something to measure. `run` takes the seconds of a round; a request counts `weight`."""
+    """Something to measure. `run` takes the seconds of a round. One request counts as `weight`."""
 
     via: str
     kind: str
@@ -84,8 +84,9 @@ def _pgbench(stage: Stage, kind: str, *, users: int | None = None) -> list[Load]
 
 
 def _with_yardsticks(kind: str) -> Scenario:
-    """The service at each number of connections beside the thin one, pgbench on our function
-    beside the plain one, and the echo, each in as many processes as the server has."""
+    """The service with each number of connections compared with the thin one, pgbench on our
+    function compared with the plain one, and the echo server. Each has as many processes as the
+    server."""
 
     @contextlib.contextmanager
     def scenario(stage: Stage) -> Iterator[list[Load]]:
@@ -111,7 +112,7 @@ def _with_yardsticks(kind: str) -> Scenario:
 
 @_simple
 def _replay(stage: Stage) -> list[Load]:
-    """A charge whose key was used before (409), beside new charges."""
+    """A charge whose key was used before (409), compared with new charges."""
     return [*http(stage, "replay", (64,)), *http(stage, "charge", (64,))]
 
 
@@ -129,7 +130,7 @@ def _mixed(stage: Stage) -> list[Load]:
 
 @_simple
 def _batch(stage: Stage) -> list[Load]:
-    """charges:batch of 100 new charges, counted by the charge, beside single charges."""
+    """charges:batch of 100 new charges, counted by charge, compared with single charges."""
     return [*http(stage, "batch", (64,), weight=BATCH), *http(stage, "charge", (64,))]
 
 
@@ -141,7 +142,7 @@ def _history(stage: Stage) -> list[Load]:
 
 @contextlib.contextmanager
 def _nginx(stage: Stage) -> Iterator[list[Load]]:
-    """Through nginx with TLS, beside the same without."""
+    """Through nginx with TLS, compared with the same load without nginx."""
     try:
         from tests import nginx  # type: ignore[attr-defined,unused-ignore]
     except ImportError:
@@ -164,7 +165,7 @@ def _nginx(stage: Stage) -> Iterator[list[Load]]:
 
 @_simple
 def _lone(stage: Stage) -> list[Load]:
-    """One client that waits for each answer, beside the same call by asyncpg alone."""
+    """One client that waits for each answer, compared with the same call by asyncpg alone."""
 
     def make(kind: str) -> Load:
         def run(seconds: int) -> Round:

@@ -20,7 +20,7 @@ CONNECTIONS = 64
 
 
 def soak(options: argparse.Namespace, progress: Progress) -> dict[str, Any]:
-    """What goes into the results: a sample per slice of the time, and what they say."""
+    """Returns the results: a sample for each slice of the time, and the judgement of them."""
     with contextlib.ExitStack() as stack:
         cluster = stack.enter_context(durable_cluster())
         shown = settings(cluster)
@@ -29,7 +29,7 @@ def soak(options: argparse.Namespace, progress: Progress) -> dict[str, Any]:
         samples: list[dict[str, Any]] = []
         rounds = []
         with stage(cluster, database, options.accounts, "k", workers=options.workers) as at:
-            rounds.append(load.wrk(at, "soak", CONNECTIONS, min(2, options.every)))  # warms up
+            rounds.append(load.wrk(at, "soak", CONNECTIONS, min(2, options.every)))  # the warm-up
             for number in range(rounds_of(options)):
                 one = load.wrk(at, "soak", CONNECTIONS, options.every)
                 rounds.append(one)
@@ -56,13 +56,14 @@ def soak(options: argparse.Namespace, progress: Progress) -> dict[str, Any]:
 
 
 def rounds_of(options: argparse.Namespace) -> int:
-    """How many samples it takes."""
+    """The number of samples."""
     return max(2, round(options.minutes * 60 / options.every))
 
 
 def judged(samples: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """The largest worker at the end and how much one grew in the second half, by when whatever a
-    process keeps has been kept; how much slower the answers were at the end than at the begin."""
+    """The largest worker at the end; how much one worker grew in the second half, when everything
+    that a process keeps has been stored; and how much slower the answers were at the end than at
+    the beginning."""
     workers = list(zip(*(one["worker_mb"] for one in samples[len(samples) // 2 :]), strict=True))
     p50 = [one["p50"] for one in samples]
     return {
@@ -75,8 +76,8 @@ def judged(samples: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
 
 
 def rise(values: Sequence[float]) -> float:
-    """From the first to the last of equidistant values, by the median of all slopes, which a few
-    wild values do not move."""
+    """The rise from the first to the last of equidistant values, by the median of all slopes, which
+    a few extreme values do not change."""
     pairs = combinations(enumerate(values), 2)
     slopes = [(later - earlier) / (j - i) for (i, earlier), (j, later) in pairs]
     return statistics.median(slopes) * (len(values) - 1) if slopes else 0.0

@@ -1,7 +1,7 @@
 """`python -m bench.thin FD DSN DIGEST`: one process of the thin service that the real one is
-compared with: aiohttp and the functions of thin.sql, requests that arrive together sent as one
-call. It checks the key (whose SHA-256 is DIGEST) and the body's shape; it has no metrics, request
-ids, actors or Argon2."""
+compared with: aiohttp and the functions of thin.sql, where requests that arrive together are sent
+as one call. It checks the key (whose SHA-256 is DIGEST) and the body's shape. It has no metrics,
+request ids, actors or Argon2."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from bench.data import PROVIDER, Contents
 from tests.support import Database
 
 _FUNCTIONS = Path(__file__).parent / "thin.sql"
-_LARGEST = 128  # items a call
+_LARGEST = 128  # items in one call
 _STATUSES = {"created": 201, "duplicate": 409, "insufficient": 402, "not_active": 403}
 _CHARGE = "SELECT * FROM thin.charge_batch($1, $2, $3, $4, $5)"
 _CHECK = "SELECT * FROM thin.check_batch($1, $2)"
@@ -37,8 +37,8 @@ _CHECK = "SELECT * FROM thin.check_batch($1, $2)"
 
 
 def make(database: Database, contents: Contents) -> None:
-    """Puts thin.sql beside the service's schema, with as many accounts and charges, of which the
-    first three of an account are free as the service's are."""
+    """Adds thin.sql beside the service's schema, with as many accounts and charges. The first three
+    charges of an account are free, as the service's are."""
     accounts, charges, left = contents.accounts, contents.charges, contents.credits_left
     free = min(charges, 3)
     statements = (
@@ -72,7 +72,7 @@ def written(database: Database, kind: str) -> int:
 
 
 def wrong_books(database: Database) -> int:
-    """How many of its accounts hold something else than their charges say."""
+    """How many of its accounts do not agree with their charges."""
     return int(database.value("SELECT count(*) FROM thin.wrong_accounts()"))
 
 
@@ -85,7 +85,7 @@ def running_thin(database: Database, key: str, workers: int) -> Iterator[tuple[s
         for listener in listeners:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             listener.bind(("127.0.0.1", port))
-            listener.listen(2048)  # as the server's; whoever connects early waits here
+            listener.listen(2048)  # as the server's; early connections wait here
             port = listener.getsockname()[1]
         digest = hashlib.sha256(key.encode()).hexdigest()
         processes = [_start(listener, database.dsn(), digest) for listener in listeners]
@@ -118,7 +118,8 @@ def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
 
 
 class _Batches:
-    """Sends what has arrived by one call; what arrives meanwhile goes with the next."""
+    """Sends everything that has arrived in one call; what arrives meanwhile goes with the next
+    call."""
 
     def __init__(self, statement: Any) -> None:
         self._statement = statement

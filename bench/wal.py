@@ -1,4 +1,4 @@
-"""What the write-ahead log of a load consists of, by table and index: read with pg_waldump."""
+"""The contents of a load's write-ahead log, by table and index, read with pg_waldump."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _OTHER = "(none)"
 
 @dataclass(slots=True)
 class Written:
-    """Bytes of records and of whole pages in them, and the number of such pages, by table or index;
-    bytes a request of each round."""
+    """Bytes of records and of the whole pages in them, and the number of such pages, by table or
+    index; and bytes per request for each round."""
 
     requests: int = 0
     records: Counter[str] = field(default_factory=Counter)
@@ -29,7 +29,7 @@ class Written:
     rounds: list[float] = field(default_factory=list)
 
     def add(self, database: Database, begin: str, end: str, requests: int) -> None:
-        """Counts a round in: what the log has from `begin` to `end`."""
+        """Adds a round: the log from `begin` to `end`."""
         before = self._bytes()
         names = _names(database)
         for line in _dumped(database, begin, end):
@@ -43,8 +43,8 @@ class Written:
         self.rounds.append((self._bytes() - before) / max(requests, 1))
 
     def _count(self, record: int, total: int, blocks: list[tuple[str, bool]]) -> None:
-        """A record of this length without and with its whole pages; what it touches first is whose
-        it is."""
+        """Counts a record with these lengths, without and with its whole pages. It belongs to the
+        first table or index that it touches."""
         self.records[blocks[0][0] if blocks else _OTHER] += record
         whole = [name for name, is_whole in blocks if is_whole]
         for name in whole:
@@ -55,7 +55,7 @@ class Written:
         return self.records.total() + self.page_bytes.total()
 
     def summary(self) -> dict[str, Any]:
-        """All of it a request, the largest first."""
+        """Everything per request, largest first."""
         per = max(self.requests, 1)
 
         def share(bytes_: int, page_bytes: int, pages: int) -> dict[str, Any]:
@@ -72,13 +72,13 @@ class Written:
 
 
 def position(database: Database) -> str:
-    """Up to where the log is on disk."""
+    """The position up to which the log is on disk."""
     return str(database.value("SELECT pg_current_wal_flush_lsn()::text"))
 
 
 def _names(database: Database) -> dict[tuple[str, str], str]:
-    """The tables and indexes of this database by its oid and their file; partitions and their
-    indexes under what they are a part of."""
+    """The tables and indexes of this database, by its oid and their file. Partitions and their
+    indexes count under their parent."""
     rows = database.execute(
         "SELECT d.oid::text, pg_relation_filenode(c.oid)::text,"
         " coalesce(pg_partition_root(c.oid)::regclass, c.oid::regclass)::text"
@@ -89,7 +89,7 @@ def _names(database: Database) -> dict[tuple[str, str], str]:
 
 
 def _dumped(database: Database, begin: str, end: str) -> Iterator[str]:
-    """A line a record; what `begin` is in the middle of is passed over."""
+    """One line for each record. The record that `begin` is in the middle of is skipped."""
     cluster = database.cluster.cluster
     command: list[str | Path] = [cluster.binaries / "pg_waldump"]
     command += ["--path", cluster.directory / "pg" / "pg_wal", "--start", begin, "--end", end]

@@ -1,5 +1,6 @@
 """Builds a database as the old service left it, of any size and at any of its revisions, with all
-the oddities that such databases are known for: for tests, and for operators who rehearse."""
+the irregularities that such databases are known for: for tests, and for operators who rehearse the
+takeover."""
 
 from __future__ import annotations
 
@@ -30,7 +31,7 @@ Connection = psycopg.Connection[tuple[Any, ...]]
 
 @dataclass(frozen=True)
 class OldKey:
-    """An API key of the old service. `works` says whether it is to work after adoption."""
+    """An API key of the old service. `works` says whether it must work after adoption."""
 
     name: str
     secret: str
@@ -52,7 +53,7 @@ def build(
     *,
     now: datetime | None = None,
 ) -> list[OldKey]:
-    """Fills the empty database `dsn`; gives its API keys with their secrets."""
+    """Fills the empty database `dsn`. Returns its API keys with their secrets."""
     with psycopg.connect(dsn) as connection:
         build_schema(connection, revision)
         settings = {
@@ -97,7 +98,7 @@ def _sections(file: str) -> list[tuple[str, str]]:
 
 
 def _run(connection: Connection, statements: str) -> None:
-    # Of files of this folder and of migrations/.
+    # The statements come from files of this folder and of migrations/.
     connection.execute(statements)
 
 

@@ -25,12 +25,13 @@ def run(
         env={**clean_environment(), **(environment or {})},
         stdin=subprocess.DEVNULL,
         timeout=60,
-        **{"cwd": "/", **options},  # where no `dev` runs
+        **{"cwd": "/", **options},  # a folder where no `dev` runs
     )
 
 
 def refused(done: subprocess.CompletedProcess[str], code: int) -> str:
-    """What the command says on standard error when it ends with this code, without a traceback."""
+    """What the command writes to standard error when it ends with this code; there must be no
+    traceback."""
     assert done.returncode == code, (done.stdout, done.stderr)
     assert "Traceback" not in done.stderr
     assert done.stderr.strip()

@@ -1,4 +1,4 @@
-"""Clients that charge without pause, and remember what they were answered."""
+"""Clients that charge without pause and record the answers."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def account_with_credits(service: Service, amount: int = 1_000_000, name: str = 
 class Load:
     """Clients that charge the users in turn, each charge with an Idempotency-Key of its own.
 
-    With `insist`, whatever is not answered 201 is sent again under its key until it is, on a new
-    connection if need be; without it, a client ends when its connection does. Each client rests for
-    `pause` seconds after a charge."""
+    With `insist`, a request that is not answered 201 is sent again under its key until it is, on a
+    new connection if necessary. Without it, a client ends when its connection does. Each client
+    rests for `pause` seconds after a charge."""
 
     def __init__(
         self,
@@ -52,14 +52,14 @@ class Load:
         self._tls = tls
         self._pause = pause
         self._stopping = False
-        self.charged: dict[str, str] = {}  # key -> charge id, of what was answered 201
+        self.charged: dict[str, str] = {}  # key -> charge id, of requests answered 201
         self.unanswered: set[str] = set()  # keys of requests whose connection broke
         self.statuses: Counter[int] = Counter()
         self.wrong: list[str] = []
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[Load]:
-        """Charges until the block ends, and then until nothing is under way."""
+        """Charges until the block ends, and then waits until no request is under way."""
         connector = aiohttp.TCPConnector(limit=0, ssl=self._tls)
         timeout = aiohttp.ClientTimeout(total=30)
         async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
@@ -87,7 +87,7 @@ class Load:
             while not await self._charge(session, key, user):
                 if not self._insist:
                     return
-                await asyncio.sleep(0.02)  # as a client that was told to try again
+                await asyncio.sleep(0.02)  # as a client does that was told to try again
             await asyncio.sleep(self._pause)
 
     async def _charge(self, session: aiohttp.ClientSession, key: str, user: str) -> bool:
@@ -97,7 +97,7 @@ class Load:
             async with session.post(url, json=charge_body(user), headers=headers) as answer:
                 body = await answer.json()
         except aiohttp.ClientConnectorError:
-            return False  # never sent
+            return False  # the request was never sent
         except aiohttp.ClientError:
             self.unanswered.add(key)
             return False
@@ -111,8 +111,8 @@ class Load:
         return False
 
     def check_against(self, database: Database) -> None:
-        """Every answer is true: each 201 is one row, nothing was charged twice, nothing was
-        charged without an answer, and the books agree."""
+        """Checks that every answer is true: each 201 is one row, nothing was charged twice or
+        without an answer, and the books agree."""
         assert self.wrong == []
         rows = database.execute(
             "SELECT idempotency_key, id::text FROM billing_data.charges"

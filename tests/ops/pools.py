@@ -1,4 +1,4 @@
-"""Pools of connections as tests make them, and what is open of them."""
+"""Pools of connections for tests, and their open connections."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.support import (
     Database,
 )
 
-PATIENCE = 1.0  # on a busy machine twenty connections at once take a while
+PATIENCE = 1.0  # opening twenty connections at once takes a while on a busy machine
 
 
 def new_pool(kind: Callable[..., Pool], url: str, size: int = 1, **options: Any) -> Pool:
@@ -27,7 +27,7 @@ async def backend_pid(pool: Pool, connection: Any) -> int:
 
 
 async def open_connections(pool: Pool, count: int) -> set[int]:
-    """Makes the pool open `count` connections; gives the server's processes."""
+    """Makes the pool open `count` connections; returns the server's process ids."""
     all_of_them = asyncio.Barrier(count)
 
     async def one() -> int:

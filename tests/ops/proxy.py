@@ -1,5 +1,5 @@
-"""A TCP proxy before a PostgreSQL of the tests, with faults of a network: it stops to deliver
-without closing anything, and leads to another server."""
+"""A TCP proxy in front of a PostgreSQL of the tests, with faults of a network: it stops delivering
+without closing anything, and can lead to another server."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def socket_of(dsn: str) -> str:
 
 @dataclass
 class TcpProxy:
-    """Passes connections on to the socket `upstream`. `lost` are those that no longer deliver, and
-    `mute` those that deliver requests and none of the answers; while `loses_new` is set, new ones
-    do not deliver either, and while `cuts_answers` is, each breaks in the middle of its next
-    answer."""
+    """Forwards connections to the socket `upstream`. Connections in `lost` no longer deliver; those
+    in `mute` deliver requests and none of the answers. While `loses_new` is set, new connections do
+    not deliver either. While `cuts_answers` is set, each connection breaks in the middle of its
+    next answer."""
 
     upstream: str
     port: int = 0
@@ -42,18 +42,18 @@ class TcpProxy:
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
     def url(self, dsn: str) -> str:
-        """The URL that leads through the proxy to where `dsn` leads."""
+        """The URL that leads through the proxy to the database of `dsn`."""
         there = urlsplit(dsn)
         return f"postgresql://{there.netloc}127.0.0.1:{self.port}{there.path}"
 
     def lose_present(self) -> int:
-        """Delivers nothing any more on the present connections, and says nothing; gives how many
-        they are."""
+        """Delivers nothing any more on the present connections, and closes none. Returns how many
+        there are."""
         self.lost |= self.present
         return len(self.present)
 
     def mute_present(self) -> None:
-        """Delivers no answer any more on the present connections."""
+        """Delivers no more answers on the present connections."""
         self.mute |= self.present
 
     def cut(self) -> None:
@@ -63,7 +63,7 @@ class TcpProxy:
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[TcpProxy]:
-        """Listens on 127.0.0.1 to the block's end."""
+        """Listens on 127.0.0.1 until the block ends."""
         server = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
         self.port = server.sockets[0].getsockname()[1]
         try:
@@ -88,7 +88,7 @@ class TcpProxy:
             self.lost.add(number)
         try:
             their_reader, their_writer = await asyncio.open_unix_connection(self.upstream)
-        except OSError:  # PostgreSQL is away
+        except OSError:  # PostgreSQL is not running
             writer.transport.abort()
             return
         try:
@@ -124,7 +124,7 @@ class TcpProxy:
         await self._end(number in self.lost | self.mute)
 
     async def _end(self, is_lost: bool) -> None:
-        if is_lost:  # the end is not delivered either
+        if is_lost:  # the end of the connection is not delivered either
             await asyncio.Event().wait()
         raise EOFError
 
@@ -133,7 +133,7 @@ class TcpProxy:
 async def service_behind(
     proxy: TcpProxy, database: Database, **environment: Any
 ) -> AsyncIterator[tuple[Service, aiohttp.ClientSession]]:
-    """A server that reaches its database through the proxy, and a client of it."""
+    """A server that reaches its database through the proxy, and a client of that server."""
     url = proxy.url(database.dsn("t_web"))
     entered = contextlib.ExitStack()
     service = await asyncio.to_thread(

@@ -1,4 +1,5 @@
-"""Backups with the real pgBackRest, by the files of ops/postgres and what docs/backups.md says."""
+"""Backups with the real pgBackRest, by the files of ops/postgres and the steps of
+docs/backups.md."""
 
 from __future__ import annotations
 
@@ -31,7 +32,8 @@ PGBACKREST = Path("/usr/bin/pgbackrest")
 
 
 class Archived:
-    """A PostgreSQL 15 with the settings of ops/postgres/primary.conf and a repository beside it."""
+    """A PostgreSQL 15 with the settings of ops/postgres/primary.conf, and a repository beside
+    it."""
 
     def __init__(self, folder: Path, tree: Path) -> None:
         self.folder = folder
@@ -76,7 +78,7 @@ class Archived:
         self.cluster.cluster.start()
 
     def pgbackrest(self, *arguments: str) -> str:
-        """Runs it as the account that owns the data; gives its output."""
+        """Runs pgBackRest as the account that owns the data; returns its output."""
         done = subprocess.run(
             [PGBACKREST, f"--config={self.config}", "--stanza=billing", *arguments],
             check=False,
@@ -90,7 +92,7 @@ class Archived:
         return done.stdout
 
     def archive_all(self) -> None:
-        """Returns when all that was written up to now is in the repository."""
+        """Returns when everything that was written so far is in the repository."""
         segment = self.database.value("SELECT pg_walfile_name(pg_switch_wal())")
         wait_for(
             lambda: self.database.value(
@@ -100,13 +102,13 @@ class Archived:
         )
 
     def destroy(self) -> None:
-        """The server crashes, and its disk is empty."""
+        """The server crashes, and its disk is empty afterwards."""
         self.cluster.cluster.kill()
         for entry in self.data.iterdir():
             shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
 
     def recover(self) -> None:
-        """Starts what was restored; returns when it accepts writes."""
+        """Starts the restored server; returns when it accepts writes."""
         self.cluster.cluster.start()
         wait_for(
             lambda: not self.database.value("SELECT pg_is_in_recovery()"), "the end of recovery"
@@ -115,7 +117,7 @@ class Archived:
 
 @pytest.fixture(scope="module")
 def archived(tree: Path) -> Iterator[Archived]:
-    """One for the module: its tests come one after the other."""
+    """One for the module, whose tests run one after the other."""
     want_postgresql(15)
     if not PGBACKREST.exists():
         assert os.environ.get("CI") != "true", "pgBackRest is missing"
@@ -127,7 +129,7 @@ def archived(tree: Path) -> Iterator[Archived]:
 
 
 async def _charges(service: Service, users: list[str], count: int = 100) -> dict[str, str]:
-    """What was acknowledged of a load: idempotency keys with the ids of their charges."""
+    """The acknowledged charges of a load: idempotency keys with the ids of their charges."""
     load = Load(service, users, clients=8)
     async with load.running():
         await load.more_answers(count)
@@ -167,7 +169,7 @@ async def test_a_destroyed_database_comes_back_as_it_was_at_a_moment(archived: A
         archived.pgbackrest("backup", "--type=full")
         backed_up = time.time()
         kept |= await _charges(service, users)
-        # pgBackRest knows the end of a backup to the second.
+        # pgBackRest records the end of a backup to the second.
         wait_for(lambda: time.time() > backed_up + 1, "the next second")
         moment = str(database.value("SELECT clock_timestamp()"))
         lost = await _charges(service, users)
@@ -179,7 +181,7 @@ async def test_a_destroyed_database_comes_back_as_it_was_at_a_moment(archived: A
     archived.recover()
     _verify(database)
     assert _ledger(database) == kept
-    with running_service(database) as service:  # and it goes on
+    with running_service(database) as service:  # and the service goes on
         after = await _charges(service, users, 20)
     assert _ledger(database) == {**kept, **after}
     _verify(database)
@@ -187,7 +189,7 @@ async def test_a_destroyed_database_comes_back_as_it_was_at_a_moment(archived: A
     archived.pgbackrest("backup", "--type=diff")
     assert "diff backup" in archived.pgbackrest("info")
 
-    # Without a target it comes back with all that was archived, over the new timeline too.
+    # Without a target, everything that was archived comes back, across the new timeline too.
     archived.archive_all()
     archived.destroy()
     archived.pgbackrest("restore")

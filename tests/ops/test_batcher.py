@@ -1,4 +1,4 @@
-"""When batches leave, and on which connections."""
+"""When batches are sent, and on which connections."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from server.gateway.pool import Pool
 from tests.ops.pools import alive_backends, backend_pid, new_pool, open_connections
 from tests.support import Database, wait_for
 
-# Of a batch that is late: far less than a test would wait for one that never leaves.
+# The seconds for a late batch: far less than a test would wait for one that is never sent.
 LATE = 1.0
 
 
 @dataclass
 class Sender:
-    """What a Batcher sends with; each batch is in flight until the test lets it be answered."""
+    """The `send` of a Batcher; each batch is in flight until the test answers it."""
 
     batches: list[list[str]] = field(default_factory=list)
     back: list[asyncio.Event] = field(default_factory=list)
     left: asyncio.Condition = field(default_factory=asyncio.Condition)
 
     async def send(self, items: Any, wait: float | None) -> list[Row]:
-        """As the gateway does it; rows in any order."""
+        """Sends as the gateway does; rows come in any order."""
         self.batches.append([user for _, user in items])
         self.back.append(back := asyncio.Event())
         async with self.left:
             self.left.notify_all()
-        async with asyncio.timeout(20):  # so that a test that failed ends
+        async with asyncio.timeout(20):  # so that a failed test ends
             await back.wait()
         numbers = range(len(items), 0, -1)
         return [
@@ -42,7 +42,7 @@ class Sender:
         ]
 
     async def until(self, count: int) -> None:
-        """Waits until so many batches have left."""
+        """Waits until this many batches were sent."""
         async with asyncio.timeout(10), self.left:
             await self.left.wait_for(lambda: len(self.batches) >= count)
 
@@ -81,7 +81,7 @@ async def test_what_arrives_while_a_batch_is_in_flight_leaves_together_when_it_i
     await sender.until(1)
     for user in ("second", "third"):
         answers.append(submit(user))
-        for _ in range(10):  # turns of the event loop, in which a batch would leave
+        for _ in range(10):  # turns of the event loop, in which a batch would be sent
             await asyncio.sleep(0)
     assert sender.batches == [["first"]]
     sender.back[0].set()
@@ -93,7 +93,7 @@ async def test_what_arrives_while_a_batch_is_in_flight_leaves_together_when_it_i
 
 
 async def test_requests_that_are_being_read_at_the_same_time_leave_together() -> None:
-    """Two at once, and then one with every turn of the event loop."""
+    """Two requests arrive at once, and then one with every turn of the event loop."""
     sender = Sender()
     batcher = _batcher(sender)
     submit = _submitter(batcher)
@@ -120,11 +120,11 @@ async def test_a_late_batch_holds_up_nobody_and_no_more_than_the_allowed_ones_ar
         await sender.until(2)
         sender.back[1].set()
         assert await second == "second"
-        # The late one is not waited for by those behind the second, either.
+        # The batches behind the second one do not wait for the late one either.
         third = submit("third")
         await sender.until(3)
     fourth = submit("fourth")
-    await asyncio.sleep(0.3)  # many times what makes a batch late
+    await asyncio.sleep(0.3)  # many times as long as a batch takes to be late
     assert sender.batches == [["stuck"], ["second"], ["third"]]
     assert not stuck.done()
     sender.back[0].set()
@@ -147,7 +147,8 @@ async def test_batches_take_turns_again_when_the_late_one_is_answered() -> None:
     for back in sender.back:
         back.set()
     await asyncio.gather(*answers)
-    for number in range(3, 50):  # as long as batches take no time, so that the next is soon late
+    # As long as batches take no time, so that the next one is soon late.
+    for number in range(3, 50):
         answers.append(submit(f"user {number}"))
         await sender.until(number)
         sender.back[-1].set()
@@ -156,7 +157,7 @@ async def test_batches_take_turns_again_when_the_late_one_is_answered() -> None:
     await batcher.drain()
 
 
-# Connections of one's own
+# Connections of their own
 
 
 async def _own_pid(pool: Pool, user: str) -> int:
@@ -212,7 +213,7 @@ async def test_kept_connections_count_among_those_that_may_be_open(database: Dat
         lambda: alive_backends(database, {first, second, *opened}) == opened,
         "the kept ones to be closed",
     )
-    # And the other way round: the one that rested for longest makes room.
+    # And the other way round: the connection that was idle for longest makes room.
     again = await _own_pid(pool, "charges")
     await asyncio.to_thread(
         wait_for, lambda: len(alive_backends(database, {again, *opened})) == 2, "one to be closed"
@@ -236,7 +237,7 @@ async def test_kept_connections_are_closed_when_nobody_needs_them_or_their_like_
     assert again != kept
     monkeypatch.setattr("server.gateway.pool._IDLE_LIMIT", 0.1)
     await asyncio.sleep(0.2)
-    await open_connections(pool, 1)  # by whom others are closed that were not needed
+    await open_connections(pool, 1)  # this call closes the others, which were not needed
     await asyncio.to_thread(
         wait_for, lambda: not alive_backends(database, {again}), "it to be closed"
     )

@@ -1,4 +1,4 @@
-"""The benchmark's machinery, not its figures: `python -m bench` in its smallest form."""
+"""The mechanics of the benchmark, not its figures: `python -m bench` in its smallest form."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ CONTENTS = Contents(ACCOUNTS, 6)
 
 @pytest.fixture(scope="module")
 def filled_database(module_database: Database) -> Database:
-    """As after a year of service, in small."""
+    """A small version of a year of service."""
     with psycopg.connect(module_database.dsn(), autocommit=True) as connection:
         fill(connection, CONTENTS)
     thin.make(module_database, CONTENTS)
@@ -48,7 +48,7 @@ def stage(service: Service) -> Stage:
 
 @pytest.fixture(scope="module")
 def thin_service(bench_service: Service) -> Iterator[Thin]:
-    """Two processes of it."""
+    """Two processes of the thin service."""
     key = bench_service.key.secret
     with thin.running_thin(bench_service.database, key, workers=2) as running:
         yield running
@@ -56,7 +56,7 @@ def thin_service(bench_service: Service) -> Iterator[Thin]:
 
 @dataclass
 class Run:
-    """A run of the benchmark that goes on beside the tests, which ask for its end at last."""
+    """A run of the benchmark beside the tests, which read its result at the end."""
 
     process: Process
     output: Path
@@ -79,7 +79,7 @@ def start_run(tree: Path, folder: Path, *options: str) -> Run:
 
 @pytest.fixture(scope="module", autouse=True)
 def runs(tmp_path_factory: pytest.TempPathFactory, tree: Path) -> Iterator[tuple[Run, ...]]:
-    """One as it should be, one whose key is wrong, one of growth."""
+    """Three runs: one as it should be, one whose key is wrong, and one of growth."""
     if shutil.which("wrk") is None and os.environ.get("CI") != "true":
         pytest.skip("wrk is not installed")
     folders = [tmp_path_factory.mktemp(name) for name in ("good", "wrong", "growth")]
@@ -93,7 +93,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, tree: Path) -> Iterator[tuple
 
 @pytest.fixture(scope="module")
 def good_run(runs: tuple[Run, ...]) -> Run:
-    """The one that went well."""
+    """The run that succeeded."""
     assert runs[0].ended() == 0, runs[0].process.output[-3000:]
     return runs[0]
 
@@ -216,7 +216,7 @@ def test_a_batch_of_the_thin_service_charges_as_its_single_function_does(
         ("plain", 1, None),
         ("short", 2, "k1"),
         ("short", 2, "k2"),
-        ("short", 2, "k3"),  # for which too little is left
+        ("short", 2, "k3"),  # a charge for which too few credits are left
         ("closed", 1, "k1"),
     ]
 

@@ -1,5 +1,5 @@
-"""docker-compose.yml: what it promises, and every command of ours that it runs, run here outside
-Docker with the same arguments, files and secrets."""
+"""docker-compose.yml: what it promises, and every command of ours in it, run here outside Docker
+with the same arguments, files and secrets."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ PROFILES = ("pgbouncer", "replica", "commands")
 POSTGRES = Path("/usr/lib/postgresql/15/bin")
 MIGRATE = "ciris-billing-migrate"
 ENDS = {MIGRATE: "on-failure", "ciris-billing-stripe": "no"}
-# Everything that a URL could trip over.
+# Every character that could break a URL.
 PASSWORD, ENCODED = "p@ss:w/o%r?d#'\"\\ $x", "p%40ss%3Aw%2Fo%25r%3Fd%23%27%22%5C%20%24x"
 
 
@@ -74,7 +74,7 @@ def _resolve(
 
 
 def _composed(tree: Path, public_url: str = "https://billing.example.com") -> dict[str, Any]:
-    """The file as Compose understands it, variables and anchors resolved."""
+    """The file as Compose reads it, with variables and anchors resolved."""
     resolved = _resolve(tree, public_url)
     assert resolved.returncode == 0, resolved.stderr
     return yaml.safe_load(resolved.stdout)
@@ -226,7 +226,7 @@ def test_every_setting_that_the_servers_are_given_is_one(
     names = set()
     for name in ("ciris-billing-api", MIGRATE):
         names |= set(services[name]["environment"])
-    # Settings of other parts: the pooler, the replica, telemetry.
+    # Settings of other parts: the pooler, the replica and telemetry.
     names -= {"DATABASE_POOLER", "DATABASE_READ_URL_FILE"}
     for name in names:
         if not name.startswith("OTEL_"):
@@ -313,7 +313,7 @@ def test_the_example_of_the_environment_names_what_the_file_reads(tree: Path) ->
 def test_the_image_holds_no_tool_that_installs_and_no_secret(tree: Path) -> None:
     text = (tree / "Dockerfile").read_text()
     stages = text.split("\nFROM ")
-    assert len(stages) == 3  # what stands before the first, the builder, the image
+    assert len(stages) == 3  # the text before the first stage, the builder, and the image
     final = stages[-1]
     assert "USER 10001:10001" in final
     assert "pip*" in final
@@ -321,7 +321,7 @@ def test_the_image_holds_no_tool_that_installs_and_no_secret(tree: Path) -> None
     assert "HEALTHCHECK" in final
     assert "COPY --from=builder" in final
     assert len(re.findall(r"^FROM python:3\.13\.\d+-slim-bookworm", text, re.MULTILINE)) == 2
-    # Only what is named goes to the builder.
+    # Only files that are named go to the builder.
     ignored = (tree / ".dockerignore").read_text().splitlines()
     assert next(line for line in ignored if not line.startswith("#")) == "*"
     copied = set(re.findall(r"\./(\w+)$", text, re.MULTILINE)) | {
@@ -340,8 +340,8 @@ def test_the_image_holds_no_tool_that_installs_and_no_secret(tree: Path) -> None
 
 @dataclass
 class Installation:
-    """The services of docker-compose.yml, outside Docker: their commands, environments and files
-    are the file's, but for ports, addresses and the places of secrets."""
+    """The services of docker-compose.yml, outside Docker. Their commands, environments and files
+    are those of the file, except for ports, addresses and the paths of secrets."""
 
     services: dict[str, Any]
     folder: Path
@@ -354,7 +354,7 @@ class Installation:
         return self.folder / "secrets"
 
     def environment(self, name: str) -> dict[str, str]:
-        """A service's environment, its secrets being where ours are."""
+        """A service's environment, with the paths of our secrets."""
         given = self.services[name]["environment"]
         return {
             key: str(value or "").replace("/run/secrets", str(self.secrets))
@@ -386,7 +386,8 @@ class Installation:
         return process
 
     def check_health(self, name: str, *more: str, instead_of: str = "", here: str = "") -> int:
-        """Runs a service's health check, `here` for an address in it; its exit code."""
+        """Runs a service's health check, with `here` for an address in it; returns its exit
+        code."""
         program, *arguments = self.services[name]["healthcheck"]["test"][1:]
         if instead_of:
             assert instead_of in " ".join(arguments)
@@ -415,16 +416,16 @@ def installation(tree: Path) -> Iterator[Installation]:
         _make_secrets(tree, installation.secrets, "localhost")
         _set_password(installation, port)
         for path in (folder, installation.secrets):
-            path.chmod(0o755)  # the accounts of the containers see them where they are mounted
+            path.chmod(0o755)  # the containers' accounts can read them where they are mounted
         _make_cluster(installation)
         server = _start_postgres(installation, "ciris-billing-postgres", "primary", port)
         _run_init_scripts(tree, installation)
-        server.process.send_signal(signal.SIGHUP)  # read pg_hba.conf again
+        server.process.send_signal(signal.SIGHUP)  # makes it read pg_hba.conf again
         yield installation
 
 
 def _set_password(installation: Installation, port: int) -> None:
-    """Leads the URLs here, and gives the server's login the worst of passwords."""
+    """Points the URLs to this machine, and gives the server's login the worst possible password."""
     for name in ("database_url", "migration_database_url"):
         path = installation.secrets / name
         url = path.read_text().replace("ciris-billing-postgres:5432", f"127.0.0.1:{port}")
@@ -465,7 +466,7 @@ def _make_cluster(installation: Installation) -> None:
 def _start_postgres(
     installation: Installation, service: str, folder: str, port: int, *before: object
 ) -> Process:
-    """The service's command with its own arguments, and where to listen."""
+    """The service's command with its own arguments, and the address to listen on."""
     data = installation.folder / folder
     command = installation.services[service]["command"]
     assert command[0] == "postgres"
@@ -502,7 +503,7 @@ def _start_postgres(
 def _run_init_scripts(tree: Path, installation: Installation) -> None:
     data = installation.folder / "primary"
     for script in sorted((tree / "ops" / "postgres" / "initdb").iterdir()):
-        # The official image runs what is executable; anything else it would read into itself.
+        # The official image runs executable scripts; it would source any other.
         ran = subprocess.run(
             [script],
             check=False,
@@ -535,7 +536,7 @@ def test_the_whole_installation_works_with_its_secrets_in_files(
 
     first = installation.serve("ciris-billing-api")
     installation.serve("ciris-billing-api-2")
-    # The login of the servers is no more than that: nothing had to be given away.
+    # The servers' login has no other rights, so there was nothing to give up.
     assert "SET ROLE" not in first.output
     for name, port in installation.api_ports.items():
         assert installation.check_health(name, instead_of=":8000", here=f":{port}") == 0
@@ -549,7 +550,7 @@ def test_the_whole_installation_works_with_its_secrets_in_files(
     ):
         assert inside in upstreams, name
         upstreams = upstreams.replace(inside, f"127.0.0.1:{port}")
-    own = {"PORT", "FOLDER", "LOG", "URL", "SERVERS"}  # what the helper chooses
+    own = {"PORT", "FOLDER", "LOG", "URL", "SERVERS"}  # the helper chooses these
     same: dict[str, Any] = {
         key: value
         for key, value in environment.items()
@@ -573,7 +574,7 @@ def test_the_whole_installation_works_with_its_secrets_in_files(
                 client.post("/v1/billing/charges", json=charge_body(user)).status_code
                 for _ in range(4)
             ]
-            assert statuses == [201, 201, 201, 402]  # three are free
+            assert statuses == [201, 201, 201, 402]  # three uses are free
             assert client.get("/admin").status_code == 303  # the console is open
 
     verified = installation.run(MIGRATE, "verify")
@@ -651,7 +652,7 @@ def test_a_replica_copies_the_database_and_follows_it(
     assert ask(installation.port, "SELECT application_name FROM pg_stat_replication") == (
         "replica1",
     )
-    # Started again it goes on with what it has.
+    # When it is started again, it goes on with its data.
     replica.stop()
     _start_postgres(*start)
     ask(installation.port, "DROP TABLE public.told")

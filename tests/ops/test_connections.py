@@ -1,8 +1,8 @@
-"""Connections that break, are lost without a word, or lead to a server that cannot write.
+"""Connections that break, are lost without notice, or lead to a server that cannot write.
 
-At each step of a call, by a proxy that stands between the pool and a real PostgreSQL and misbehaves
-at a message of the test's choice: whichever step it is, the caller hears that the database is
-unavailable, no connection stays behind, and the next call is served."""
+The faults happen at each step of a call, by a proxy between the pool and a real PostgreSQL that
+misbehaves at a message of the test's choice. Whatever the step, the caller is told that the
+database is unavailable, no connection stays open, and the next call succeeds."""
 
 from __future__ import annotations
 
@@ -55,15 +55,15 @@ SHUTDOWN = b"E" + struct.pack("!I", 4 + len(_FIELDS)) + _FIELDS
 
 @pytest.fixture(scope="module")
 def own_cluster() -> Iterator[TestCluster]:
-    """A cluster that these tests may starve and hurt."""
+    """A cluster that these tests may starve and damage."""
     with temporary_cluster(18) as cluster:
         yield cluster
 
 
 @dataclass
 class Interposer:
-    """Passes everything on, until the server has said `ready_times` times that it is ready for a
-    query; then the fault, on that first connection alone."""
+    """Forwards everything until the server has said `ready_times` times that it is ready for a
+    query. Then the fault happens, on that first connection alone."""
 
     fault: str
     ready_times: int
@@ -73,7 +73,7 @@ class Interposer:
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
     def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One connection of the pool."""
+        """Serves one connection of the pool."""
         self.connections += 1
         first = self.connections == 1
         self.tasks.add(asyncio.create_task(self._pass_on(reader, writer, first)))
@@ -109,9 +109,10 @@ class Interposer:
             ready += head[:1] == b"Z"
             if first and ready == self.ready_times:
                 self.struck = True
-                if self.fault == "instead":  # of this answer: the connection ends
+                if self.fault == "instead":  # the answer is cut and the connection ends
                     raise ConnectionResetError
-                # In one piece, so that the client has read the farewell before it asks again.
+                # Both messages go in one write, so that the client has read the farewell before it
+                # sends again.
                 writer.write(message + (SHUTDOWN if self.fault == "farewell" else b""))
                 if self.fault == "cut":
                     raise ConnectionResetError
@@ -121,7 +122,7 @@ class Interposer:
 
 @contextlib.asynccontextmanager
 async def interposed(database: Database, fault: str, ready_times: int) -> AsyncIterator[Any]:
-    """An Interposer before `database`, and the URL that leads through it."""
+    """An Interposer in front of `database`, and the URL that leads through it."""
     there = urlsplit(database.dsn("t_web"))
     upstream = Path(socket_of(database.dsn("t_web")))
     port = upstream.name.rpartition(".")[2]
@@ -150,7 +151,8 @@ async def _call(pool: Pool, way: str) -> Any:
 async def _at_step(
     database: Database, kind: Callable[..., Pool], way: str, fault: str, step: int
 ) -> str | None:
-    """The name of what the first call raised; None when the fault's step is beyond its end."""
+    """The name of the exception of the first call. None when the call has fewer steps than the
+    fault's."""
     async with interposed(database, fault, step) as (between, url):
         pool = new_pool(kind, url)
         raised = None
@@ -162,7 +164,7 @@ async def _at_step(
             assert raised is None
             await pool.close()
             return None
-        # The fault may strike behind the last statement; then the next caller meets it.
+        # The fault may happen after the last statement; then the next call meets it.
         for _ in range(2):
             try:
                 rows = await _call(pool, way)
@@ -192,11 +194,11 @@ async def test_a_connection_that_breaks_at_any_step_is_unavailable_and_replaced(
     assert ends == struck + [None] * (len(ends) - len(struck))
     assert 3 <= len(struck) < len(ends)
     assert set(struck) <= {"Unavailable", "ConnectionLost"}
-    # While the connection is set up nothing was asked, so nothing can be unknown.
+    # While the connection is set up, no call was sent, so no effect can be unknown.
     assert struck[0] == "Unavailable"
 
 
-# Lost without a word
+# Connections lost without notice
 
 
 CHARGES = "/v1/billing/charges"
@@ -239,7 +241,7 @@ async def test_after_connections_were_lost_without_a_word_a_keyed_charge_succeed
     ):
         users = [await asyncio.to_thread(account_with_credits, service) for _ in range(4)]
         await _open_many(session, users)
-        await asyncio.sleep(rest)  # until the server no longer takes them for good by themselves
+        await asyncio.sleep(rest)  # until the server itself no longer trusts them
         assert proxy.lose_present() >= 4
         began = time.monotonic()
         statuses = [await _charge(session, users[0], f"lost-{number}") for number in range(10)]
@@ -261,7 +263,7 @@ async def test_a_slow_statement_is_not_taken_for_a_lost_connection(database: Dat
 async def test_answers_that_never_come_are_given_up_before_the_statement_could_be(
     database: Database, way: str
 ) -> None:
-    """By a question to the server: whose backend rests has nothing to answer any more."""
+    """The server is asked: a backend that is idle will not answer any more."""
     async with TcpProxy(socket_of(database.dsn())).running() as proxy:
         url = proxy.url(database.dsn("t_web"))
         pool = new_pool(Pool, url, 2, statement_timeout=30.0, connect_timeout=10.0)
@@ -346,7 +348,7 @@ async def test_a_host_that_swallows_connections_does_not_use_up_the_time_of_the_
         url = f"postgresql://t_web@127.0.0.1:{silent.port},127.0.0.1:{good.port}/{name}"
         pool = new_pool(Pool, url, 2)
         assert len(await open_connections(pool, 1)) == 1
-        # From now on the good one is asked first.
+        # From now on the good host is tried first.
         began = time.monotonic()
         assert len(await open_connections(pool, 2)) == 2
         assert time.monotonic() - began < PATIENCE
@@ -371,7 +373,7 @@ async def test_attempts_to_connect_into_nothing_end_in_time(database: Database) 
 def _make_read_only(
     database: Database, value: str = "SET default_transaction_read_only = on"
 ) -> None:
-    """For the server's new sessions; the present ones stay as they are."""
+    """Makes the server's new sessions read-only; the present ones stay as they are."""
     database.execute(f"ALTER ROLE t_web IN DATABASE {database.name} {value}")
 
 
@@ -398,7 +400,7 @@ def test_after_a_short_lead_to_a_server_that_cannot_write_charges_go_on(
             health = client.get("/health")
             assert health.status_code == 503
             assert health.json()["detail"]["status"] == "unhealthy"
-        # The sessions that were opened meanwhile would stay as they are.
+        # The sessions that were opened meanwhile would stay read-only.
         _make_read_only(database, "RESET default_transaction_read_only")
         wait_for(lambda: charge().status_code == 201, "charges to go on", timeout=5)
         assert client.get("/health").status_code == 200
@@ -436,7 +438,7 @@ async def test_a_pool_for_reading_takes_a_server_that_cannot_write_and_one_for_w
 
 
 def test_health_says_so_when_no_locks_are_left_as_charges_do(own_cluster: TestCluster) -> None:
-    """Whoever may connect can take all of them."""
+    """Every login that may connect can use up all locks."""
     with (
         own_cluster.database() as database,
         running_service(database) as service,
@@ -469,12 +471,12 @@ def test_health_is_well_while_somebody_holds_a_table_for_a_moment_and_an_account
         with held_account(database, user):
             for _ in range(3):
                 assert client.get("/health").status_code == 200
-                time.sleep(0.5)  # it tries once a second
+                time.sleep(0.5)  # the server tries once a second
         with psycopg.connect(database.dsn()) as holder:
             holder.execute("LOCK TABLE billing_data.charges")
             time.sleep(1.1)
             assert client.get("/health").status_code == 200
-            # For longer than charges wait, it is not.
+            # When this lasts longer than charges wait, it is reported.
             wait_for(lambda: client.get("/health").status_code == 503, "/health to say so")
             holder.rollback()
         wait_for(lambda: client.get("/health").status_code == 200, "/health to be well again")
@@ -496,7 +498,7 @@ def test_a_disk_that_is_gone_is_unavailable_and_mends_itself(own_cluster: TestCl
         database.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = %s",
             "ciris-billing",
-        )  # which have the file open
+        )  # which still have the file open
         file = own_cluster.cluster.directory / "pg" / path
         gone = file.rename(file.with_suffix(".gone"))
         answers = [charge() for _ in range(5)]
@@ -509,7 +511,7 @@ def test_a_disk_that_is_gone_is_unavailable_and_mends_itself(own_cluster: TestCl
         assert database.execute("SELECT * FROM billing.verify_ledger()") == []
 
 
-# What an error of PostgreSQL means
+# The meaning of PostgreSQL's errors
 
 
 def test_the_meaning_of_every_class_of_sqlstates_was_decided() -> None:

@@ -1,5 +1,5 @@
-"""docs/contributing.md: its examples are made on a copy of the tree, take no more files than it
-says, and what they add works."""
+"""docs/contributing.md: its examples are made on a copy of the tree. They take no more files than
+the document says, and what they add works."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Extended:
     python: Path
 
     def run(self, *arguments: str, **environment: str) -> str:
-        """What a command of the extended project prints."""
+        """Returns what a command of the extended project prints."""
         done = subprocess.run(
             [self.python, "-P", "-m", "server", *arguments],
             check=False,
@@ -118,14 +118,14 @@ def project(tree: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Exten
 
 
 def _files_of(tree: Path, heading: str) -> list[str]:
-    """The files that the document lists below a heading."""
+    """The files that the document lists under a heading."""
     text = (tree / "docs" / "contributing.md").read_text(encoding="utf-8")
     (section,) = re.findall(rf"^## {re.escape(heading)}\n(.*?)(?=^## |\Z)", text, re.M | re.S)
     return re.findall(r"^\d+\. `([^`]+)`", section, re.MULTILINE)
 
 
 def _matches(pattern: str, file: str) -> bool:
-    """Whether a file is one that the document means by `pattern`, which has <words> for names."""
+    """Whether the document's `pattern`, in which <words> stand for names, matches a file."""
     return re.fullmatch(re.sub(r"<\w+>", "[^/]+", pattern), file) is not None
 
 

@@ -1,5 +1,5 @@
-"""TLS between servers and database: `sslmode=verify-full` in the URL is enough, for `serve` as for
-`migrate`, and nothing is sent to a database that cannot show who it is."""
+"""TLS between servers and database: `sslmode=verify-full` in the URL is enough, for `serve` and for
+`migrate`, and nothing is sent to a database that cannot prove its identity."""
 
 from __future__ import annotations
 
@@ -31,13 +31,14 @@ from tests.support import (
     want_postgresql,
 )
 
-NAMES = "localhost"  # what the certificate is for, beside 127.0.0.1
+NAMES = "localhost"  # the name in the certificate, beside 127.0.0.1
 ANOTHER_NAME = "127.0.0.2"
 
 
 @dataclass(frozen=True)
 class TlsDatabase:
-    """A PostgreSQL that listens on TCP; `authority` vouches for it, `stranger` does not."""
+    """A PostgreSQL that listens on TCP. `authority` has signed its certificate; `stranger` has
+    not."""
 
     folder: Path
     port: int
@@ -59,7 +60,7 @@ class TlsDatabase:
         return self.url(user, sslmode="verify-full", sslrootcert=self.authority)
 
     def execute(self, statement: str) -> list[tuple[object, ...]]:
-        """By the socket, as the superuser."""
+        """Runs a statement over the socket, as the superuser."""
         url = f"postgresql://postgres@/postgres?host={self.folder}&port={self.port}"
         with psycopg.connect(url, autocommit=True) as connection:
             cursor = connection.execute(statement.encode())
@@ -91,7 +92,7 @@ def _running(folder: Path) -> Iterator[TlsDatabase]:
 
 @pytest.fixture(scope="module")
 def folder() -> Iterator[Path]:
-    """A cluster that takes passwords-free logins over TLS alone, and its certificate."""
+    """A cluster that accepts logins without a password over TLS only, and its certificate."""
     want_postgresql(15)
     with tempfile.TemporaryDirectory(prefix="ciris-test-tls-") as name:
         folder = Path(name)

@@ -1,5 +1,5 @@
-"""A new release under load: its schema and functions come while servers of the old one work, then
-its servers take over. No request fails."""
+"""A new release under load: its schema and functions are loaded while servers of the old release
+work; then its servers take over. No request may fail."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ NEXT_STEP = "2026_12_31_0099_next_release"
 
 class Clients:
     """Clients of several servers, as behind nginx: each request goes to one of them on a new
-    connection, and to the next only when the connection is refused. Whatever is not answered as it
-    should be is kept in `failed`."""
+    connection, and to the next one only when the connection is refused. Unexpected answers are kept
+    in `failed`."""
 
     def __init__(self, service: Service, users: list[str], addresses: list[str]) -> None:
         self._headers = {"X-API-Key": service.key.secret}
@@ -64,7 +64,7 @@ class Clients:
                 await self.finish()
 
     async def finish(self) -> None:
-        """Returns when nothing is under way any more."""
+        """Returns when no request is under way any more."""
         self._stopping = True
         await asyncio.wait_for(asyncio.gather(*self._tasks), 60)
 
@@ -118,13 +118,13 @@ class Clients:
 
 @pytest.fixture(scope="module")
 def release(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The next release: functions with another body, with another argument and a new one, a new
-    field of an item and of what comes of it, and a migration step. Gives its folder bin/."""
+    """The next release: functions with another body, with another argument, and a new one; a new
+    field of an item and of its outcome; and a migration step. Returns its folder bin/."""
     folder = tmp_path_factory.mktemp("release")
     copy = copy_tree(tree, folder / "tree")
     for file in (copy / "sql").glob("*.sql"):
         text = file.read_text()
-        # Each function's body is another one.
+        # Each function gets another body.
         text = re.sub(r"(?m)^BEGIN$", "BEGIN\n    -- As of the next release.", text)
         file.write_text(text)
     add_a_field_to_charges(Scratch(copy))
@@ -160,7 +160,7 @@ def _replace(file: Path, old: str, new: str) -> None:
 
 
 async def _migrate(database: Database, python: str | Path = sys.executable) -> None:
-    """`ciris-billing migrate` of a release, beside what runs."""
+    """Runs `ciris-billing migrate` of a release while servers work."""
     done = await asyncio.to_thread(
         subprocess.run,
         [python, "-P", "-m", "server", "migrate"],
@@ -190,8 +190,8 @@ def _server(database: Database, python: Path) -> Iterator[str]:
 
 
 async def test_a_deploy_under_load_fails_no_request(database: Database, release: Path) -> None:
-    """Two servers of the old release work on while everything is replaced; then the new one takes
-    over, and they end."""
+    """Two servers of the old release work on while everything is replaced. Then the new release
+    takes over, and they end."""
     with running_service(database) as old, running_service(database) as other:
         users = [account_with_credits(old) for _ in range(6)]
         clients = Clients(old, users, [old.base_url, other.base_url])
@@ -224,8 +224,9 @@ async def test_a_deploy_under_load_fails_no_request(database: Database, release:
 async def test_a_deploy_under_load_fails_no_request_with_the_shortest_time_outs(
     database: Database, release: Path
 ) -> None:
-    """The same release again, one whose errors view and functions are others, and back. Statements
-    get more than the least that may be configured: on a busy machine planning takes longer."""
+    """Loads the same release again, then one with another errors view and other functions, and then
+    back. Statements get more than the least time-out that may be configured: on a busy machine
+    planning takes longer."""
     shortest: dict[str, Any] = {"LOCK_TIMEOUT": "0.05", "STATEMENT_TIMEOUT": "0.5"}
     with running_service(database, **shortest) as service:
         users = [account_with_credits(service) for _ in range(6)]
@@ -247,9 +248,9 @@ async def test_a_deploy_under_load_fails_no_request_with_the_shortest_time_outs(
 async def test_a_deploy_that_has_to_wait_for_a_transaction_makes_nobody_else_wait(
     database: Database, release: Path
 ) -> None:
-    """A person's open transaction holds the ledger's tables; who waits for them would hold up all
-    others behind it. What changes no table does not wait at all: the same release again, and here
-    the way back."""
+    """A person's open transaction holds the ledger's tables. A deploy that waited for them would
+    delay all others behind it. A deploy that changes no table does not wait at all: the same
+    release again, and here the way back."""
     with running_service(database) as service:
         users = [account_with_credits(service) for _ in range(4)]
         held = account_with_credits(service)

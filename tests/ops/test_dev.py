@@ -59,7 +59,7 @@ class Dev:
         return self
 
     def wait(self) -> Dev:
-        """Until it serves."""
+        """Waits until it serves."""
 
         def serving() -> bool:
             assert self.process.process.poll() is None, self.process.output
@@ -89,12 +89,12 @@ class Dev:
         return processes
 
     def postgres_pid(self) -> int | None:
-        """What PostgreSQL wrote into its pid file while it runs."""
+        """The pid file of PostgreSQL while it runs."""
         pid_file = self.directory / "postgres" / "pg" / "postmaster.pid"
         return int(pid_file.read_text().split()[0]) if pid_file.exists() else None
 
     def end(self) -> None:
-        """Whatever state it is in, nothing of it stays."""
+        """Ends everything that is left of it, whatever its state."""
         with contextlib.suppress(AssertionError):
             self.process.stop(timeout=60)
         server = self.postgres_pid()
@@ -107,7 +107,7 @@ class Dev:
 
 
 def gone(processes: list[psutil.Process]) -> bool:
-    """Whether all have ended; one that nobody waited for counts as ended."""
+    """Whether all have ended. A process that nobody has waited for counts as ended."""
     return not any(
         process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in processes
     )
@@ -128,14 +128,14 @@ def running(directory: Path, **options: Any) -> Iterator[Dev]:
 
 @pytest.fixture(scope="module")
 def dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dev]:
-    """One that serves throughout."""
+    """A `dev` that serves during all tests of the module."""
     with running(tmp_path_factory.mktemp("dev") / ".data") as dev:
         yield dev
 
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of one that was stopped, to be copied; user-1 has 7 credits."""
+    """The folder of a `dev` that was stopped, to be copied; user-1 has 7 credits."""
     directory = tmp_path_factory.mktemp("prepared") / "data"
     with running(directory) as dev:
         assert dev.post("credits/check", identity("user-1")).status_code == 200
@@ -153,7 +153,7 @@ def directory(prepared: Path, tmp_path: Path) -> Path:
 def beside(
     dev: Dev, *arguments: str, environment: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Runs a command in the folder that holds the `dev`'s own."""
+    """Runs a command in the folder that holds the folder of the `dev`."""
     return subprocess.run(
         [BILLING, *arguments],
         check=False,
@@ -245,7 +245,8 @@ def test_a_port_in_use_is_reported_and_nothing_stays_behind(dev: Dev, directory:
         assert "in use" in second.process.output
         assert "Traceback" not in second.process.output
         assert "CIRIS Billing is running" not in second.process.output
-        assert "PostgreSQL" not in second.process.output  # it is said before anything starts
+        # The fault is reported before anything starts.
+        assert "PostgreSQL" not in second.process.output
         assert second.postgres_pid() is None
         assert not (directory / "dev.json").exists()
     finally:
@@ -275,7 +276,8 @@ def test_commands_beside_it_find_its_database(dev: Dev) -> None:
     assert done.returncode == 0, done.stderr
     assert dev.facts["api_key"][:20] in done.stdout
     assert "`dev` in .data/" in done.stderr
-    assert beside(dev, "completion", "bash").stderr == ""  # it goes into a shell's start
+    # Its output goes into a shell's start-up file.
+    assert beside(dev, "completion", "bash").stderr == ""
     for command in (("verify",), ("migrate", "--status"), ("providers", "list")):
         assert beside(dev, *command).returncode == 0
     token = beside(dev, "admins", "token", "dev@ciris.ai").stdout.strip()
@@ -306,7 +308,7 @@ def test_one_that_was_killed_is_not_found(dev: Dev, tmp_path: Path) -> None:
 
 def test_a_link_signs_in_without_a_restart(dev: Dev) -> None:
     beside(dev, "admins", "add", "grace@ciris.ai")
-    # Of this server whatever database the shell is set up for.
+    # The link is of this server, whatever database the shell is set up for.
     elsewhere = {"DATABASE_URL": "postgresql://nobody@127.0.0.1:9/elsewhere"}
     done = beside(dev, "admins", "link", "grace@ciris.ai", environment=elsewhere)
     assert done.returncode == 0, done.stderr
@@ -314,7 +316,7 @@ def test_a_link_signs_in_without_a_restart(dev: Dev) -> None:
         assert browser.get(done.stdout.strip()).headers["location"] == "/admin"
         page = browser.get(f"{dev.facts['base_url']}/admin")
         assert "grace@ciris.ai" in page.text
-        assert browser.get(done.stdout.strip()).status_code == 400  # once
+        assert browser.get(done.stdout.strip()).status_code == 400  # the link works once
     assert "not found" in beside(dev, "admins", "link", "nobody@ciris.ai").stderr
 
 
@@ -343,7 +345,7 @@ def test_buying_and_sample_data_can_be_tried(directory: Path) -> None:
         assert once is not None
         assert once[0] > 6
         assert dev.process.stop(timeout=60) == 0
-    with running(directory) as dev:  # without it nothing is sold
+    with running(directory) as dev:  # without the option nothing is sold
         assert dev.post("purchases", buyer).status_code == 503
 
 
@@ -356,7 +358,7 @@ def test_it_stops_as_a_whole_and_resumes(directory: Path, way: str) -> None:
         assert first.post("credits", credit_body("user-1", 3)).status_code == 201
         family = first.family()
         assert len(family) > 4
-        if way == "Ctrl-C":  # a terminal tells every process in the foreground
+        if way == "Ctrl-C":  # a terminal signals every process in the foreground
             os.killpg(first.process.process.pid, signal.SIGINT)
         else:
             first.process.process.terminate()
@@ -365,7 +367,7 @@ def test_it_stops_as_a_whole_and_resumes(directory: Path, way: str) -> None:
         assert not (directory / "dev.json").exists()
         assert "Traceback" not in first.process.output
     with running(directory) as again:
-        # What is stored was encrypted with this one, so it stays.
+        # The stored secrets were encrypted with this key, so it stays.
         assert (directory / "encryption_key").read_text() == encryption_key
         assert again.facts["api_key"] == key
         assert key in again.process.output
@@ -380,7 +382,7 @@ def test_it_works_on_after_a_kill(directory: Path) -> None:
         assert workers
         killed.process.process.kill()
         killed.process.process.wait()
-        # At once: its children have yet to notice.
+        # At once: the killed one's children have not noticed yet.
         with running(directory, port=killed.port) as again:
             assert again.facts["api_key"] == key
             assert credits_left(again) == 10
@@ -409,7 +411,7 @@ def test_everything_is_kept_below_its_folder(prepared: Path, tmp_path: Path) -> 
 def test_it_never_touches_the_database_of_the_environment(
     directory: Path, tmp_path: Path, by: str
 ) -> None:
-    """In the shell of somebody who also runs `serve`, `migrate` or `keys`."""
+    """In a shell whose environment is set up for `serve`, `migrate` or `keys`."""
     elsewhere = tmp_path / "database-url"
     elsewhere.write_text("postgresql://nobody@127.0.0.1:9/elsewhere")
     names = ("DATABASE_URL", "MIGRATION_DATABASE_URL")
@@ -417,7 +419,7 @@ def test_it_never_touches_the_database_of_the_environment(
         environment = {f"{name}_FILE": str(elsewhere) for name in names}
     else:
         environment = {name: elsewhere.read_text() for name in names}
-    (directory / "api_key").unlink()  # so that one has to be made
+    (directory / "api_key").unlink()  # so that a key must be made
     with running(directory, environment=environment) as dev:
         assert credits_left(dev) == 7
 
@@ -432,7 +434,7 @@ def test_a_folder_is_made_where_none_was_and_is_private(tmp_path: Path) -> None:
         assert secrets
         for path in (*secrets, directory / "dev.json"):
             assert stat.S_IMODE(path.stat().st_mode) == 0o600
-        # One that other commands accept, and a payment provider is set up with.
+        # A secret that other commands accept, with which a payment provider is set up.
         given = {"ENCRYPTION_KEY_FILE": str(directory / "encryption_key")}
         [key] = load_provider_config(given).encryption_keys
         assert key not in dev.process.output
@@ -456,7 +458,7 @@ def test_a_new_key_is_made_when_the_old_one_was_revoked(directory: Path) -> None
 
 @pytest.fixture
 def ordinary_user() -> Iterator[tuple[tuple[str, ...], Path]]:
-    """What to put before a command to run it as an ordinary user, and a folder of that user's."""
+    """The command prefix that runs a program as an ordinary user, and a folder of that user."""
     folder = Path(tempfile.mkdtemp(prefix="ciris-test-"))
     prefix: tuple[str, ...] = ()
     if ROOT:
@@ -466,8 +468,8 @@ def ordinary_user() -> Iterator[tuple[tuple[str, ...], Path]]:
         prefix = ("setpriv", *ids)
         reach = [*prefix, sys.executable, "-c", "import server"]
         if subprocess.run(reach, check=False, capture_output=True).returncode != 0:
-            # The interpreter or the tree lies in root's own folders. The user gets to read
-            # there, and nothing else that an ordinary user cannot do.
+            # The interpreter or the tree is in root's own folders. The user may read there, and do
+            # nothing else that an ordinary user cannot do.
             capability = "+dac_read_search"
             prefix = (*prefix, f"--inh-caps={capability}", f"--ambient-caps={capability}")
     yield prefix, folder

@@ -36,7 +36,8 @@ _SCHEME = re.compile(r"[a-z]+:")
 
 
 def dangling(tree: Path) -> list[str]:
-    """What leads nowhere, as "file: reference". The examples in this file do not count."""
+    """References that lead nowhere, as "file: reference". The examples in this file do not
+    count."""
     names = _tracked(tree)
     headings = {name: _headings(tree / name) for name in names if name.endswith(".md")}
     return [
@@ -62,7 +63,7 @@ def _text(path: Path) -> str:
 
 
 def _headings(document: Path) -> list[str]:
-    """The headings, without the marks of code."""
+    """The headings, without code marks."""
     fenceless = re.sub(r"(?ms)^```.*?^```", "", document.read_text(encoding="utf-8"))
     return [text.replace("`", "") for text in re.findall(r"(?m)^#+ (.+)$", fenceless)]
 
@@ -126,12 +127,13 @@ def _normal(path: Path) -> str:
 
 
 def _anchor(heading: str) -> str:
-    """As GitHub and most others make one."""
+    """The anchor that GitHub and most others make of a heading."""
     return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
 
 
 def _is_file(mention: str, name: str) -> bool:
-    """Whether a file's name is meant: in full, by its end, by a pattern, or one of a folder."""
+    """Whether a mention is the name of a file: in full, by its end, by a pattern, or as a
+    folder."""
     if mention.endswith("/"):
         return f"/{name}".rfind(f"/{mention}") >= 0
     pattern = re.escape(mention).replace(r"\*", "[^/]*")

@@ -24,7 +24,7 @@ from server import embedded
 from server.embedded import Cluster, EmbeddedError, find_binaries, growing_settings
 from tests.support import want_postgresql
 
-# These tests end processes and not the machine: no need to wait for the disk.
+# These tests kill processes and not the machine, so they need not wait for the disk.
 SETTINGS = {"fsync": "off"}
 
 ROOT = os.geteuid() == 0
@@ -35,7 +35,7 @@ needs_root = pytest.mark.skipif(
 
 Starting = Callable[[Cluster], "subprocess.Popen[str]"]
 
-# Starts the cluster in argv[1] and then only waits, to be killed.
+# Starts the cluster in argv[1] and then waits to be killed.
 STARTER = """
 import signal, sys
 from pathlib import Path
@@ -54,8 +54,8 @@ def binaries() -> Path:
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory, binaries: Path) -> Iterator[Path]:
-    """A stopped cluster's folder, to be copied; as root, its start has also made the binaries
-    reachable for others."""
+    """A stopped cluster's folder, to be copied. As root, its start has also made the binaries
+    readable for others."""
     made = Cluster(tmp_path_factory.mktemp("template"), binaries, settings=SETTINGS)
     made.start()
     leave_a_mark(made)
@@ -74,7 +74,7 @@ def fresh(tmp_path: Path, binaries: Path) -> Iterator[Cluster]:
 
 @pytest.fixture
 def cluster(tmp_path: Path, binaries: Path, template: Path) -> Iterator[Cluster]:
-    """A stopped cluster that has the mark."""
+    """A stopped cluster that contains the mark."""
     folder = shutil.copytree(template, tmp_path / "cluster")
     cluster = Cluster(folder, binaries, settings=SETTINGS)
     yield cluster
@@ -83,7 +83,7 @@ def cluster(tmp_path: Path, binaries: Path, template: Path) -> Iterator[Cluster]
 
 @pytest.fixture
 def users_folder() -> Iterator[Path]:
-    """A folder of an ordinary user; not in tmp_path, which only its maker may enter."""
+    """A folder of an ordinary user. It is not in tmp_path, which only its creator may enter."""
     folder = Path(tempfile.mkdtemp(prefix="ciris-test-"))
     if ROOT:
         nobody = pwd.getpwnam("nobody")
@@ -94,7 +94,7 @@ def users_folder() -> Iterator[Path]:
 
 @pytest.fixture
 def start_elsewhere() -> Iterator[Starting]:
-    """Starts a cluster from another process, in a session of its own as a terminal gives it."""
+    """Starts a cluster from another process, in a session of its own, as a terminal does."""
     starters = []
 
     def start(cluster: Cluster) -> subprocess.Popen[str]:
@@ -144,7 +144,7 @@ def socket_folder(cluster: Cluster) -> Path:
 
 
 def alive(pid: int) -> bool:
-    """Whether a process runs; one that has ended and that nobody waited for does not."""
+    """Whether a process runs. A process that has ended and that nobody has waited for does not."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes() != b""
     except (FileNotFoundError, ProcessLookupError):
@@ -156,8 +156,8 @@ def children(pid: int) -> list[int]:
 
 
 def as_ordinary_user(action: Callable[[], None]) -> None:
-    """Do something without root's rights: in a forked child, because the interpreter and this
-    repository may lie where no other account can read."""
+    """Run an action without root's rights, in a forked child, because other accounts may be unable
+    to read the interpreter and this repository."""
 
     def become_nobody() -> None:
         nobody = pwd.getpwnam("nobody")
@@ -302,12 +302,12 @@ def test_root_opens_folders_for_passing_through_and_no_further(
         assert stat.S_IMODE(outer.stat().st_mode) == 0o701
         assert f"chmod o+x {outer}:" in caplog.text
         assert f"in {installed} and " in caplog.text
-        ask(cluster, "SELECT count(*) FROM pg_timezone_names")  # reads the installed share/
+        ask(cluster, "SELECT count(*) FROM pg_timezone_names")  # this reads the installed share/
         caplog.clear()
         cluster.stop()
         cluster.start()
         assert "chmod" not in caplog.text
-        outer.chmod(0o700)  # somebody closes it again while the server runs
+        outer.chmod(0o700)  # somebody closes the folder again while the server runs
         cluster.start()
         cluster.stop()
         assert not cluster.running
@@ -322,7 +322,7 @@ def test_a_server_outlives_the_process_that_started_it_and_is_adopted(
     assert starter.stdout is not None
     assert starter.stdout.readline() == "started\n"
     begun = server_pid(cluster)
-    os.killpg(starter.pid, signal.SIGKILL)  # its whole terminal, so to speak
+    os.killpg(starter.pid, signal.SIGKILL)  # as if its whole terminal were closed
     starter.wait()
 
     cluster.start()
@@ -422,7 +422,7 @@ def test_a_stale_pid_of_another_program_is_seen_through(cluster: Cluster) -> Non
     socket_lock = socket_folder(cluster) / ".s.PGSQL.5432.lock"
     killed = server_pid(cluster)
     os.kill(killed, signal.SIGKILL)
-    # It works in the data folder, and under the same account, as PostgreSQL asks for no more.
+    # It works in the data folder under the same account, and PostgreSQL checks no more than that.
     owner = pid_file.stat()
     other = subprocess.Popen(
         ["sleep", "600"],
@@ -479,7 +479,7 @@ def test_a_path_unfit_for_a_socket_works_too(tmp_path: Path, binaries: Path) -> 
 def test_any_path_can_be_connected_to(
     tmp_path: Path, binaries: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("PGPORT", "1")  # as in the shell of whoever works with other servers
+    monkeypatch.setenv("PGPORT", "1")  # as in the shell of somebody who works with other servers
     folder = tmp_path / 'it\'s 100% "odd" +$HOME ü'
     cluster = Cluster(folder, binaries, settings=SETTINGS)
 

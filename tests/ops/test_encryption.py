@@ -1,4 +1,5 @@
-"""What encrypts the payment provider's secrets: it opens what it closed, and nothing else."""
+"""The encryption of the payment provider's secrets: it decrypts what it encrypted, and nothing
+else."""
 
 from __future__ import annotations
 

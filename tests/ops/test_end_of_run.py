@@ -1,4 +1,4 @@
-"""No process and no folder of a run of the tests outlives it, however it ends."""
+"""No process and no folder of a test run outlives the run, however it ends."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from tests.browser.conftest import want_chromium
 from tests.support import Process, wait_for
 
-# With a cluster, a server and a browser it says who is there, and then waits to be ended.
+# It starts a cluster, a server and a browser, prints their process ids, and then waits to be ended.
 WAITING = """
 import json, os, pathlib, signal
 

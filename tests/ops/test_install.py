@@ -1,4 +1,4 @@
-"""`make run` and `make venv` install: what, and what they say meanwhile."""
+"""What `make run` and `make venv` install, and what they print meanwhile."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import pytest
 from tests.support import clean_environment
 
 ROOT = Path(__file__).resolve().parents[2]
-# The least that pip can install without fetching anything. Like setuptools it warns.
+# The smallest build backend that pip can install without downloads. Like setuptools, it prints
+# warnings.
 BACKEND = """
 import warnings, zipfile
 def build_editable(folder, *_):
@@ -39,7 +40,7 @@ version = "1"
 
 
 def install(folder: Path, fault: str = "") -> subprocess.CompletedProcess[str]:
-    """Runs ops/install.py for a project of nothing in `folder`."""
+    """Runs ops/install.py for an empty project in `folder`."""
     (folder / "ops").mkdir()
     shutil.copy(ROOT / "ops" / "install.py", folder / "ops")
     (folder / "pyproject.toml").write_text(PROJECT)

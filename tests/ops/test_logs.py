@@ -1,4 +1,4 @@
-"""The server's log after a session of all sorts: JSON lines, every request's id, no secret."""
+"""The server's log after requests of all kinds: JSON lines, every request's id, and no secret."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ WRONG_KEY = "cbk_live_ThisIsNobodysKeyButLooksLikeOne0123456789abcd"
 
 @dataclass
 class Session:
-    """What a log is about: the answers that were given, and the lines that were written."""
+    """The answers that were given, and the lines that were logged."""
 
     service: Service
     reader: Key
@@ -53,7 +53,7 @@ class Session:
 
 @pytest.fixture(scope="module")
 def session(cluster: TestCluster) -> Iterator[Session]:
-    """At DEBUG, with every access logged; ended, so that all has been written."""
+    """A server at DEBUG with every access logged. It has ended, so everything has been written."""
     with cluster.database() as database:
         _plant_poison(database)
         with running_service(
@@ -68,7 +68,7 @@ def session(cluster: TestCluster) -> Iterator[Session]:
 
 
 def _plant_poison(database: Database) -> None:
-    """Rows that the database refuses, so that errors nobody foresaw happen."""
+    """Adds rows that the database refuses, so that unexpected errors happen."""
     for table, condition in (
         ("charges", "description <> 'poison'"),
         ("credit_checks", "context_request_id IS DISTINCT FROM 'poison'"),
@@ -117,7 +117,7 @@ def _all_sorts(session: Session, database: Database) -> None:
         (401, "POST", check, {"json": who, "headers": {"X-API-Key": WRONG_KEY}}),
         (401, "POST", check, {"json": who, "headers": {"X-API-Key": "not a key"}}),
         (403, "POST", "/v1/billing/charges", {"json": charge, "headers": _key(session.reader)}),
-        # What nobody foresaw.
+        # An unexpected error.
         (500, "POST", "/v1/billing/charges", {"json": {**charge, "description": "poison"}}),
         (500, "POST", check, {"json": {**who, **context}}),
         (500, "POST", check, {"json": {**who, "user_role": "poison"}}),

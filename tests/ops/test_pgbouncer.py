@@ -1,5 +1,5 @@
-"""Through a real PgBouncer in transaction mode: what only shows there. `make test-pgbouncer` runs
-all tests of the API through it as well."""
+"""Behaviour that shows only through a real PgBouncer in transaction mode. `make test-pgbouncer`
+runs all tests of the API through it as well."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CHARGES = "/v1/billing/charges"
 
 @pytest.fixture(scope="module")
 def bouncer(module_database: Database) -> Iterator[PgBouncer]:
-    """Few server connections, so that sessions do meet each other's."""
+    """A PgBouncer with few server connections, so that sessions share them."""
     want_pgbouncer()
     with running_pgbouncer(module_database.dsn(), pool_size=POOL) as bouncer:
         yield bouncer
@@ -38,7 +38,7 @@ def bouncer(module_database: Database) -> Iterator[PgBouncer]:
 
 @pytest.fixture(scope="module")
 def pooled(module_database: Database, bouncer: PgBouncer) -> Iterator[Service]:
-    """Two workers that share them."""
+    """A server with two workers that share them."""
     with running_service(
         module_database,
         workers=2,
@@ -87,7 +87,7 @@ def test_a_held_account_answers_after_the_lock_time_out_and_nothing_lasts_in_the
     with pooled.client() as client, held_account(pooled.database, user):
         began = time.monotonic()
         body = {**charge_body(user), "transaction_type": "grant"}
-        answer = client.post("/v1/billing/credits", json=body)  # waits in the database
+        answer = client.post("/v1/billing/credits", json=body)  # this request waits in the database
         assert answer.status_code == 503, answer.text
         assert 0.4 < time.monotonic() - began < 3
     with psycopg.connect(bouncer.dsn(pooled.database.name, "t_web"), autocommit=True) as connection:
@@ -101,7 +101,7 @@ def test_a_held_account_answers_after_the_lock_time_out_and_nothing_lasts_in_the
 def test_a_login_that_may_do_everything_gives_its_rights_away(
     module_database: Database, bouncer: PgBouncer
 ) -> None:
-    """Else the functions would take the server for a person, and need no key."""
+    """Otherwise the functions would take the server for a person and require no key."""
     with running_service(
         module_database,
         DATABASE_URL=bouncer.dsn(module_database.name, "postgres"),

@@ -1,5 +1,5 @@
-"""Prometheus' configuration, rules and Grafana's dashboards: promtool accepts them, each alert
-fires and ends, and with a real Prometheus beside two servers whatever is asked has an answer."""
+"""Prometheus' configuration, its rules and Grafana's dashboards: promtool accepts them, each alert
+fires and ends, and on a real Prometheus with two servers every query returns data."""
 
 from __future__ import annotations
 
@@ -58,7 +58,8 @@ METRIC = re.compile(r"\b(?:billing[_:][a-z0-9_:]+|up|ALERTS)\b(?:\{[^}]*\})?")
 
 
 def program(name: str) -> str:
-    """Its path; skips the test where it is not installed, which in CI nothing may be."""
+    """The path of a program. Skips the test where it is not installed, which is not allowed in
+    CI."""
     path = shutil.which(name)
     if path is None:
         assert os.environ.get("CI") != "true", f"{name} is not installed"
@@ -82,7 +83,7 @@ def dashboards() -> dict[str, dict[str, Any]]:
 
 
 def dashboard_queries() -> set[str]:
-    """What the dashboards ask, with Grafana's variables filled in."""
+    """The queries of the dashboards, with Grafana's variables filled in."""
     found = set()
     for board in dashboards().values():
         asked = [target["expr"] for panel in board["panels"] for target in panel.get("targets", [])]
@@ -147,7 +148,7 @@ def test_each_alert_has_a_test_in_which_it_fires_and_ends() -> None:
         assert states[-2:] == [True, False], name
 
 
-# What holds without running anything
+# Checks that need no running program
 
 
 def test_each_alert_says_how_bad_it_is_and_where_to_read_on() -> None:
@@ -191,7 +192,7 @@ def test_every_metric_is_described_for_operators() -> None:
 
 @pytest.mark.parametrize("name", ["business.json", "database.json", "service.json"])
 def test_a_dashboard_is_what_grafana_takes(name: str) -> None:
-    """As far as can be said without Grafana: what its schema demands, and a tidy sheet."""
+    """As far as can be checked without Grafana: the rules of its schema, and a tidy layout."""
     board = dashboards()[name]
     assert {"uid", "title", "schemaVersion", "panels", "templating", "time", "tags"} <= set(board)
     assert board["uid"] == f"ciris-billing-{name.removesuffix('.json')}"
@@ -258,7 +259,7 @@ class Prometheus:
             return False
 
     def query(self, query: str) -> list[dict[str, Any]]:
-        """Series with a value that is a number; an error when Prometheus finds one."""
+        """The series of a query whose value is a number; an error when there is none."""
         answer = self._client.get("/query", params={"query": query}).json()
         assert answer["status"] == "success", f"{query}: {answer}"
         result: list[dict[str, Any]] = answer["data"]["result"]
@@ -273,7 +274,7 @@ class Prometheus:
 
 
 def write_certificate(path: Path, days: int) -> None:
-    """A self-signed certificate that is good for so many days."""
+    """A self-signed certificate that is valid for this many days."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "billing.example.com")])
     now = datetime.now(UTC)
@@ -309,7 +310,7 @@ async def test_a_certificate_that_cannot_be_read_counts_as_expired(tmp_path: Pat
 
 @contextmanager
 def running_prometheus(folder: Path, targets: list[str]) -> Iterator[Prometheus]:
-    """Prometheus with the project's configuration; only targets and intervals are the test's."""
+    """Prometheus with the project's configuration; only targets and intervals are changed."""
     port = free_port()
     config = load(OPS / "prometheus" / "prometheus.yml")
     config["global"] = dict.fromkeys(
@@ -346,7 +347,7 @@ def running_prometheus(folder: Path, targets: list[str]) -> Iterator[Prometheus]
 
 
 def use(service: Service) -> None:
-    """A little of everything that a server counts."""
+    """Makes a few requests of every kind that a server counts."""
     user = unique()
     with service.client() as client:
         for _ in range(4):
@@ -355,12 +356,12 @@ def use(service: Service) -> None:
         client.post(CHECK, json=identity(user))  # denied
         client.post(CREDITS, json=credit_body(user, 5))
         key = unique()
-        for amount in (1, 1, 2):  # made, made already, and another one under its key
+        for amount in (1, 1, 2):  # created, replayed, and a conflict under the same key
             client.post(CHARGES, json=charge_body(user, amount, idempotency_key=key))
         client.post(CHARGES, json={"amount_minor": "much"})
         client.get(f"{ACCOUNTS}/oauth:google/{unique('nobody')}")
         client.get("/nothing/here")
-        client.post(CHECK, json=identity(unique("broken")))  # see below: it fails
+        client.post(CHECK, json=identity(unique("broken")))  # this fails, see below
         client.post("/v1/billing/webhooks/stripe", content=b"{}")
         client.post(PURCHASES, json=purchase_body(unique("buyer")))
 
@@ -408,7 +409,8 @@ def test_two_servers_are_scraped_and_every_query_of_dashboards_and_rules_has_dat
 
         queries = dashboard_queries() | {rule["record"] for rule in rules("recording")}
         for rule in rules("alerts"):
-            # An alert's expression has data only while it is an alert; what it looks at always has.
+            # An alert's expression has data only while it fires; the metrics in it always have
+            # data.
             queries |= set(METRIC.findall(rule["expr"]))
         while_an_alert_fires = {query for query in queries if "ALERTS{" in query}
         assert len(while_an_alert_fires) == 2
@@ -424,7 +426,7 @@ def test_two_servers_are_scraped_and_every_query_of_dashboards_and_rules_has_dat
         except AssertionError:
             raise AssertionError(f"these queries have no data: {missing}") from None
 
-        # The figures are right, not only there.
+        # The figures are right, not merely present.
         assert prometheus.query('sum(up{job="ciris-billing"})')[0]["value"][1] == "2"
         assert prometheus.query("sum(billing_db_connections_max)")[0]["value"][1] == str(3 * 27)
         left = float(
@@ -434,13 +436,13 @@ def test_two_servers_are_scraped_and_every_query_of_dashboards_and_rules_has_dat
         )
         assert left == pytest.approx(30 * 86400, abs=3600)
         for rule in rules("alerts"):
-            prometheus.query(rule["expr"])  # raises if it is in error
+            prometheus.query(rule["expr"])  # raises if the expression is in error
 
         def alert(name: str) -> str:
             (state,) = [rule["state"] for rule in prometheus.rules() if rule["name"] == name]
             return str(state)
 
-        # And an alert, the worst one, comes and goes.
+        # And the worst alert fires and ends.
         assert alert("BillingLedgerMismatch") == "inactive"
         spoil = (
             "UPDATE billing_data.accounts SET paid_credits = paid_credits + %s"

@@ -1,5 +1,5 @@
-"""`ciris-billing providers`, as an operator runs it: what is stored, shown, refused. No run of the
-command may print a secret, and neither tables nor audit log may hold one."""
+"""`ciris-billing providers`, as an operator runs it: what is stored, shown and refused. No run of
+the command may print a secret, and neither tables nor the audit log may contain one."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def random_key(prefix: str) -> str:
 
 
 class Operator:
-    """Somebody at a shell, with a DBA's login; `printed` is all that came back."""
+    """An operator at a shell with a DBA's login; `printed` is all output."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
@@ -46,7 +46,7 @@ class Operator:
         self.clear_text = False
 
     def plant(self, secret: str) -> str:
-        """A secret that must not be seen again."""
+        """Registers a secret that must never be printed or stored in clear text."""
         self.secrets.append(secret)
         return secret
 
@@ -71,13 +71,13 @@ class Operator:
         return refused(done, code)
 
     def row(self, *arguments: str, **options: Any) -> Json:
-        """The one provider that the command tells of as JSON."""
+        """The one provider that the command shows as JSON."""
         [row] = json.loads(self.ok(*arguments, "--json", **options).stdout)
         assert isinstance(row, dict)
         return row
 
     def stored(self) -> Json:
-        """Stripe's settings as the table has them."""
+        """Stripe's settings as they are in the table."""
         [(stored,)] = self.database.execute("SELECT config_data FROM billing_data.provider_configs")
         assert isinstance(stored, dict)
         return stored
@@ -170,7 +170,7 @@ def test_secrets_are_taken_from_variables_and_files_stored_encrypted_and_shown_m
     [(who, why, changes)] = operator.audit()
     assert (who, why) == ("t_dba", "first set-up")
     assert sorted(changes["changed"]) == sorted(SETTINGS)
-    assert changes["before"] is None  # there was none
+    assert changes["before"] is None  # there was none before
     assert changes["after"] == {**shown, "is_active": True}
 
     assert operator.row("list", key=None) == row
@@ -409,7 +409,7 @@ def test_webhook_secrets_are_set_added_and_taken_away_one_by_one(
     assert opened() == [first, second, third]
     listed = operator.ok("list", key=None)
     assert ",".join(both) in listed.stdout
-    # What stands in the environment for good is not read by taking away alone.
+    # When secrets are only taken away, those in the environment are not read.
     without = shown("--remove-webhook-secret", mask(first), STRIPE_WEBHOOK_SECRET=first)
     assert without == [mask(second), mask(third)]
     file = tmp_path / "webhook-secrets"
@@ -457,13 +457,13 @@ def test_a_key_is_rotated_without_a_moment_in_which_the_secrets_cannot_be_read(
     operator.store({**keys, "api_key": operator.plant(double.api_key)})
     both, base = f"{NEWER_KEY},{KEY}", double.base_url
 
-    operator.ok("test", key=both, STRIPE_API_BASE=base)  # the old key still opens
+    operator.ok("test", key=both, STRIPE_API_BASE=base)  # the old key still decrypts
     newer = operator.plant(random_key("whsec"))
-    operator.ok("set", "stripe", key=both, STRIPE_WEBHOOK_SECRET=newer)  # the newest encrypts
+    operator.ok("set", "stripe", key=both, STRIPE_WEBHOOK_SECRET=newer)  # the newest key encrypts
     sealed = operator.stored()
     assert Cipher([NEWER_KEY]).decrypt(sealed["webhook_secret"]["encrypted"]) == newer
     assert Cipher([KEY]).decrypt(sealed["api_key"]["encrypted"]) == double.api_key
-    for action in ("test", "reencrypt"):  # and the old one is still needed
+    for action in ("test", "reencrypt"):  # the old key is still needed
         message = operator.refused(1, action, key=NEWER_KEY, STRIPE_API_BASE=base)
         assert "with a key that ENCRYPTION_KEY does not have" in message
     assert operator.stored() == sealed
@@ -480,7 +480,7 @@ def test_a_key_is_rotated_without_a_moment_in_which_the_secrets_cannot_be_read(
     assert (who, why) == ("t_dba", "encrypted with the newest key")
     assert changes["before"] == changes["after"]
 
-    operator.ok("test", key=NEWER_KEY, STRIPE_API_BASE=base)  # now it is not
+    operator.ok("test", key=NEWER_KEY, STRIPE_API_BASE=base)  # the old key is no longer needed
 
 
 def test_a_key_changed_while_the_secrets_are_encrypted_anew_is_not_lost(
@@ -515,7 +515,7 @@ def test_a_key_changed_while_the_secrets_are_encrypted_anew_is_not_lost(
     assert operator.opened(KEY, NEWER_KEY)["api_key"] == newer
 
 
-# What the service before this one left
+# What the old service left
 
 
 def test_clear_text_of_the_old_service_works_with_a_warning_until_it_is_encrypted(
@@ -544,7 +544,7 @@ def test_clear_text_of_the_old_service_works_with_a_warning_until_it_is_encrypte
 def test_what_else_the_old_services_settings_hold_is_no_obstacle(
     operator: Operator, keys: dict[str, str], double: StripeDouble
 ) -> None:
-    """Its administrators could store any JSON object."""
+    """The old service's administrators could store any JSON object."""
     operator.clear_text = True
     old = {"api_key": operator.plant(double.api_key), "webhook_secret": None, "capture": True}
     operator.database.execute(

@@ -91,7 +91,7 @@ def commands_of(block: Block) -> str:
 def _fill_in(text: str, facts: dict[str, str], port: int) -> str:
     """What a reader would fill in from what `make run` printed."""
     text = re.sub(r"cbk_(test|live)_(\.\.\.|…|[A-Z_]+\b|<[^>]*>)", facts["api_key"], text)
-    if port != _DEFAULT_PORT:  # something else has the port on this machine
+    if port != _DEFAULT_PORT:  # another program has the port on this machine
         text = re.sub(rf"\b{_DEFAULT_PORT}\b", str(port), text)
     return text
 
@@ -113,8 +113,8 @@ def blocks(tree: Path) -> list[Block]:
 
 @pytest.fixture(scope="module")
 def clone(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the tree in which `make venv` has been done: its .venv finds the packages that
-    this interpreter has, and the copy's own server/."""
+    """A copy of the tree in which `make venv` has been done: its .venv finds this interpreter's
+    packages and the copy's own server/."""
     clone = copy_tree(tree, tmp_path_factory.mktemp("readme") / "ciris-billing")
     programs = make_environment(clone / ".venv", clone)
     command = programs / "ciris-billing"
@@ -154,7 +154,7 @@ def make_run(clone: Path, blocks: list[Block]) -> Iterator[Run]:
 
         wait_for(serving, "`make run` to serve", 60)
         yield Run(clone, process, json.loads(found.read_text()), port)
-        # Ctrl-C, as the README says it is ended.
+        # Ctrl-C ends it, as the README says.
         os.killpg(process.process.pid, 2)
         process.process.wait(60)
     finally:
@@ -179,7 +179,7 @@ def test_make_run_as_the_readme_has_it_serves(make_run: Run) -> None:
         stdout=subprocess.PIPE,
         text=True,
     ).stdout
-    assert server.startswith(str(make_run.clone))  # it is the copy that runs
+    assert server.startswith(str(make_run.clone))  # the copy runs, not this tree
 
 
 def test_the_readmes_commands_work_as_they_stand(make_run: Run, blocks: list[Block]) -> None:
@@ -216,7 +216,7 @@ def test_the_readmes_commands_work_as_they_stand(make_run: Run, blocks: list[Blo
         timeout=120,
     )
     assert done.returncode == 0, done.stdout[-5000:]
-    # curl is content with any answer; a reader is not.
+    # curl accepts any answer; a reader does not.
     assert '"detail"' not in done.stdout, done.stdout[-5000:]
 
 

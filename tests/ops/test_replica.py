@@ -1,5 +1,5 @@
 """A real streaming replica: what is read there, that its lag or absence breaks nothing, and that it
-takes over without losing what was acknowledged."""
+takes over without losing acknowledged writes."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ HISTORY = "/v1/billing/transactions"
 
 @pytest.fixture(scope="module")
 def replica() -> Iterator[ReplicaCluster]:
-    """A primary with a replica, of this module alone."""
+    """A primary with a replica, for this module alone."""
     with tempfile.TemporaryDirectory(prefix="ciris-test-") as folder:
         primary = TestCluster(Path(folder, "primary"), 18)
         try:
@@ -57,11 +57,11 @@ def replica() -> Iterator[ReplicaCluster]:
 
 @pytest.fixture
 def database(replica: ReplicaCluster) -> Iterator[Database]:
-    """A migrated database that the replica has, too."""
+    """A migrated database that the replica also has."""
     with replica.primary.database() as database:
         replica.catch_up(database)
         yield database
-        # Its sessions would keep the replica from dropping it.
+        # Sessions on the replica would prevent it from dropping the database.
         replica.cluster.start()
         with contextlib.suppress(Exception):
             replica.twin(database).execute("SELECT pg_wal_replay_resume()")
@@ -71,7 +71,7 @@ def database(replica: ReplicaCluster) -> Iterator[Database]:
 def reading_service(
     database: Database, replica: ReplicaCluster, **environment: Any
 ) -> Iterator[Service]:
-    """A server that reads at the replica."""
+    """A server that reads from the replica."""
     url = replica.dsn(database.name, "t_web")
     with running_service(
         database, DATABASE_READ_URL=url, ADMIN_JWT_SECRET=SECRET, **environment
@@ -100,7 +100,7 @@ def charge(client: httpx2.Client, user: str) -> None:
 
 
 def lag(service: Service) -> float:
-    """The gauge."""
+    """The value of the gauge."""
     text = httpx2.get(f"{service.base_url}/metrics", verify=False).text
     [line] = [line for line in text.splitlines() if line.startswith("billing_replica_lag_seconds")]
     return float(line.split()[-1])
@@ -108,7 +108,7 @@ def lag(service: Service) -> float:
 
 @contextlib.contextmanager
 def paused(replica: ReplicaCluster, database: Database) -> Iterator[None]:
-    """The replica stands still: what is committed now is not seen there."""
+    """Pauses the replica: what is committed now is not visible there."""
     replica.catch_up(database)
     twin = replica.twin(database)
     twin.execute("SELECT pg_wal_replay_pause()")
@@ -147,14 +147,14 @@ def test_history_and_lists_come_from_the_replica_and_decisions_never_do(
             assert history(other, user) == before
             with paused(replica, database):
                 charge(client, user)
-                # Nothing that decides is stale: the second credit is the last.
+                # Nothing that decides is stale: the second credit is the last one.
                 charge(client, user)
                 check = client.post("/v1/billing/credits/check", json=identity(user)).json()
                 assert (check["has_credit"], check["credits_remaining"]) == (False, 0)
                 assert client.post(CHARGES, json=charge_body(user)).status_code == 402
                 account = client.get(f"/v1/billing/accounts/oauth:google/{user}").json()
                 assert account["paid_credits"] == 0
-                # What may be stale is: it comes from the replica, which stands still.
+                # What may be stale is stale: it comes from the paused replica.
                 assert history(client, user) == before
                 newcomer = account_with_credits(service, 2)
                 again = client.get("/admin/api/analytics/overview", headers=bearer).json()
@@ -163,14 +163,16 @@ def test_history_and_lists_come_from_the_replica_and_decisions_never_do(
                     "/admin/api/users", params={"search": newcomer}, headers=bearer
                 ).json()
                 assert newcomer not in str(listed)
-                # A revocation holds at once, and what the replica has not heard of is good.
+                # A revocation takes effect at once, and a key that the replica does not have yet is
+                # valid.
                 database.execute(
                     "SELECT billing.revoke_api_key(p_api_key_id => %s)", revoked.id, user="t_dba"
                 )
                 refused = other.get(HISTORY, params=identity(user))
                 assert (refused.status_code, refused.json()["code"]) == (401, "api_key_invalid")
                 with service.client(database.create_key(name="new")) as new:
-                    assert history(new, newcomer) > 0  # not known to the replica: the primary's
+                    # Unknown to the replica, so the primary answers.
+                    assert history(new, newcomer) > 0
                 database.execute(
                     "SELECT billing.set_admin(p_email => 'ada@ciris.ai', p_reason => 'left',"
                     " p_is_active => false)",
@@ -204,7 +206,7 @@ def test_a_replica_that_is_away_or_silent_costs_no_answer(
     database: Database, replica: ReplicaCluster, tmp_path: Path
 ) -> None:
     replica.cluster.stop()
-    # It is not even there when the server starts.
+    # The replica is not even there when the server starts.
     secret = tmp_path / "read_url"
     host = quote(str(replica.cluster.directory / "run"))
     secret.write_text(f"postgresql://t_web@/{database.name}?host={host}\n")
@@ -213,7 +215,8 @@ def test_a_replica_that_is_away_or_silent_costs_no_answer(
         with service.client() as client:
 
             def all_is_well(seconds: float) -> float:
-                """Reads and charges for that long; the longest time one took."""
+                """Reads and charges for this many seconds; returns the longest time one request
+                took."""
                 longest = 0.0
                 ends = time.monotonic() + seconds
                 while time.monotonic() < ends:
@@ -290,13 +293,13 @@ async def test_a_server_that_is_led_to_a_standby_for_a_while_says_so_and_goes_on
                 proxy.cut()
                 answers = [await post(*check), await post(CHARGES, charge_body(user))]
                 answers += [await post("/v1/billing/accounts", identity(unique()))] * 3
-                for answer in answers[1:]:  # the first may have met a connection that was cut
+                for answer in answers[1:]:  # the first one may have used a connection that was cut
                     assert answer.status_code == 503, answer.text
                     assert "Retry-After" in answer.headers
                 health = await asyncio.to_thread(client.get, "/health")
                 assert health.status_code == 503
                 assert "cannot write" in health.json()["detail"]["error"]
-                proxy.upstream = primary  # and the connections stay where they are
+                proxy.upstream = primary  # the connections stay with the same server
                 assert (await post(*check)).status_code == 200
                 assert (await post(CHARGES, charge_body(user))).status_code == 201
                 health = await asyncio.to_thread(client.get, "/health")
@@ -304,13 +307,13 @@ async def test_a_server_that_is_led_to_a_standby_for_a_while_says_so_and_goes_on
 
 
 async def test_a_promoted_replica_has_all_that_was_acknowledged() -> None:
-    """With synchronous replication; one URL names both, so the servers find the new primary by
-    themselves."""
+    """With synchronous replication. One URL names both servers, so the service finds the new
+    primary by itself."""
     with tempfile.TemporaryDirectory(prefix="ciris-test-") as folder:
         primary = TestCluster(Path(folder, "primary"), 18)
         replica = ReplicaCluster(primary, Path(folder, "replica"), "replica1")
         try:
-            # The template itself: nobody clones it here.
+            # The template itself is used: nobody clones it here.
             database = Database(primary, TEMPLATE)
             database.execute("ALTER SYSTEM SET synchronous_standby_names = 'replica1'")
             database.execute("SELECT pg_reload_conf()")
@@ -329,7 +332,7 @@ async def test_a_promoted_replica_has_all_that_was_acknowledged() -> None:
                 database, DATABASE_URL=url, workers=2, STATEMENT_TIMEOUT="2", LOCK_TIMEOUT="0.5"
             ) as service:
                 users = [account_with_credits(service) for _ in range(6)]
-                # While the only synchronous replica is silent nothing is acknowledged.
+                # While the only synchronous replica is silent, nothing is acknowledged.
                 frozen = replica.processes()
                 for process in frozen:
                     process.suspend()
@@ -344,7 +347,7 @@ async def test_a_promoted_replica_has_all_that_was_acknowledged() -> None:
                     await asyncio.to_thread(primary.cluster.kill)
                     acknowledged = len(load.charged)
                     load.statuses.clear()
-                    async with asyncio.timeout(20):  # a while with a standby alone
+                    async with asyncio.timeout(20):  # for a while only the standby is there
                         while load.statuses[503] < 10:
                             await asyncio.sleep(0.02)
                     promoted = replica.twin(database)

@@ -1,4 +1,5 @@
-"""Traces as a collector gets them: whose span is whose, what they tell and what they never tell."""
+"""Traces as a collector receives them: which spans belong together, what they tell, and what they
+never tell."""
 
 from __future__ import annotations
 
@@ -32,7 +33,7 @@ from tests.support import (
 )
 
 EMAIL = "grace.hopper@example.com"
-SERVER, CLIENT = 2, 3  # the kinds of spans, as OTLP numbers them
+SERVER, CLIENT = 2, 3  # the kinds of spans, by their numbers in OTLP
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +49,7 @@ def traced(module_database: Database, collector: Collector) -> Iterator[Service]
 
 
 def post(service: Service, path: str, body: object, **headers: str) -> tuple[httpx2.Response, str]:
-    """The answer, and the id that the request went by."""
+    """The answer, and the request's id."""
     request_id = secrets.token_hex(16)
     with service.client() as client:
         answer = client.post(path, json=body, headers={"X-Request-ID": request_id, **headers})
@@ -121,7 +122,7 @@ def test_a_caller_that_does_not_sample_is_not_traced(traced: Service, collector:
     user = known_user(traced)
     parent = f"00-{trace_id}-{secrets.token_hex(8)}-00"
     assert charge(traced, user, traceparent=parent)[0].status_code == 201
-    collector.trace_of(charge(traced, user)[1])  # later, and already there
+    collector.trace_of(charge(traced, user)[1])  # this one was sent later and has arrived already
     assert [span for span in collector.spans if span.trace_id == trace_id] == []
 
 
@@ -146,7 +147,7 @@ async def test_requests_that_share_a_call_have_a_span_each_that_names_it(
                 )
                 for request_id, user in ids.items()
             ]
-            # All but the one whose account is held.
+            # All requests but the one whose account is held.
             await asyncio.wait_for(asyncio.gather(*answers[1:]), 20)
             assert not answers[0].done()
             held = await answers[0]
@@ -161,10 +162,10 @@ async def test_requests_that_share_a_call_have_a_span_each_that_names_it(
         sizes[call] = database.attributes["db.operation.batch.size"]
     assert len(calls) < len(ids) - 1, "no call was shared: the test shows nothing"
     assert all(len(traces) <= sizes[call] for call, traces in calls.items())
-    # The shared calls have no span in the trace of whichever request began them.
+    # A shared call has no span in the trace of the request that began it.
     waited = {s.span_id for s in collector.spans if s.name == "billing.create_charges"}
     assert [s for s in collector.spans if s.parent_id in waited] == []
-    # The one that was held was sent again and again, and its trace says so.
+    # The held request was sent again and again, and its trace shows that.
     server, database = await asyncio.to_thread(collector.trace_of, next(iter(ids)))
     assert server.is_error
     assert len([name for name, _ in database.events if name == "sent"]) > 1
@@ -238,7 +239,8 @@ def test_no_identity_key_or_address_is_in_what_is_sent(
 def test_what_callers_send_does_not_reach_the_collector_wherever_they_put_it(
     database: Database,
 ) -> None:
-    """Also where OpenTelemetry is told to record headers, and where what failed quotes a row."""
+    """This holds even where OpenTelemetry is told to record headers, and where an error quotes a
+    row."""
     planted = [unique(f"planted-{place}") for place in ("path", "query", "header", "body", "state")]
     in_path, in_query, in_header, in_body, in_state = planted
     everything: dict[str, Any] = dict.fromkeys(
@@ -340,7 +342,7 @@ def test_what_fails_in_the_database_makes_both_spans_errors_and_is_told_without_
         _assert_failed(call)
         assert call.attributes["error.type"] == "DatabaseFault"
 
-        # And now the database is gone.
+        # Now the database is away.
         name = database.name
         execute = database.cluster._execute
         execute("postgres", f"ALTER DATABASE {name} WITH ALLOW_CONNECTIONS false")
@@ -430,7 +432,7 @@ def test_a_dead_collector_hurts_no_request_and_does_not_delay_the_end(
         with running_service(database, **environment) as service:
             user = known_user(service)
             with service.client() as client:
-                for _ in range(80):  # more than the spans' queue holds
+                for _ in range(80):  # more than the queue of spans holds
                     started = time.perf_counter()
                     answer = client.post(CHECK, json=identity(user))
                     assert answer.status_code == 200

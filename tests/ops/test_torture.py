@@ -1,5 +1,5 @@
-"""The quick form of `make torture`: each fault once, two in a round. And proof that the runner
-finds what it looks for: losses that are planted."""
+"""The quick form of `make torture`: each fault once, two in a round. It also proves that the runner
+finds losses, by planting some."""
 
 from __future__ import annotations
 
@@ -59,7 +59,8 @@ async def test_what_somebody_falsifies_is_found(statement: str, found_as: str) -
 
 
 def _planted(statement: str) -> Fault:
-    """A superuser changes the tables past every trigger, once the clients have worked a while."""
+    """A superuser changes the tables, bypassing every trigger, after the clients have worked for a
+    while."""
 
     @contextlib.asynccontextmanager
     async def falsify(stage: Stage, _: Random) -> AsyncIterator[None]:

@@ -1,4 +1,4 @@
-"""The wheel: what is in it, and that it works from an empty folder without the tree."""
+"""The wheel: its contents, and that it works from an empty folder without the tree."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.support import (
 
 @pytest.fixture(scope="module")
 def wheel(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built from a copy of the tree."""
+    """The wheel, built from a copy of the tree."""
     copy = copy_tree(tree, tmp_path_factory.mktemp("tree"))
     target = tmp_path_factory.mktemp("wheel")
     command = [sys.executable, "-m", "build", "--wheel", "--outdir", str(target), str(copy)]
@@ -39,8 +39,8 @@ def wheel(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder bin/ of an environment with the wheel in it. The packages it needs are found
-    where this interpreter has them; the tree is not on its path."""
+    """The folder bin/ of an environment with the wheel. Its dependencies are found among this
+    interpreter's packages; the tree is not on its path."""
     folder = tmp_path_factory.mktemp("environment")
     programs = make_environment(folder)
     pip = [sys.executable, "-m", "pip", "--python", str(programs / "python"), "--quiet"]

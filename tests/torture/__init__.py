@@ -1,9 +1,9 @@
 """Seeded faults under load: `make torture`, or `python -m tests.torture --help`.
 
 Clients work against a real server, which reaches a real PostgreSQL through a proxy. In each round
-one or two faults strike at moments that the seed decides. Every answer is held against a model of
-what the accounts may hold, and after each round against the ledger: nothing acknowledged is lost,
-nothing is charged twice, nothing is overspent, no answer is wrong, and the service comes back by
+one or two faults happen at moments that the seed decides. Every answer is compared with a model of
+what the accounts may hold, and after each round with the ledger: nothing acknowledged is lost,
+nothing is charged twice, nothing is overspent, no answer is wrong, and the service recovers by
 itself.
 
     stage.py    PostgreSQL, the proxy and the server, each of which a fault can end and restart

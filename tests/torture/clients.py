@@ -1,5 +1,5 @@
-"""The load: clients that each work on an account of their own, and all on a few hot ones. Whatever
-is answered is held against what may be true."""
+"""The load: each client works on an account of its own, and all clients on a few hot ones. Every
+answer is compared with what may be true."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One answer; `replayed` when it says that it is the first one again."""
+    """One answer; `replayed` is true when it says that it repeats the first one."""
 
     status: int
     body: Json
@@ -41,7 +41,7 @@ class History:
 
     acknowledged: dict[str, Json] = field(default_factory=dict)  # name of a write -> its answer
     asked: set[str] = field(default_factory=set)  # names of all writes
-    hot: set[str] = field(default_factory=set)  # those of them on the hot accounts
+    hot: set[str] = field(default_factory=set)  # the names of writes on the hot accounts
     faults: list[str] = field(default_factory=list)  # answers that are wrong
     answers: int = 0
     refusals: int = 0  # 503 and broken connections
@@ -68,12 +68,12 @@ class Client:
         self._hot = hot
         self._rng = rng
         self._count = 0
-        self.answered_at = 0.0  # when the last request that got a definite answer was begun
+        self.answered_at = 0.0  # when the last request with a definite answer was sent
         self._begun_at = 0.0
         self.stopping = False
 
     async def run(self) -> None:
-        """Works; a wrong answer ends it."""
+        """Works until it is told to stop; a wrong answer ends it."""
         actions = [
             (self._check, 4),
             (self._charge, 6),
@@ -94,7 +94,7 @@ class Client:
         except WrongAnswer as wrong:
             self._history.faults.append(f"{self.name}: {wrong}")
 
-    # Each action asks one thing and judges the answer.
+    # Each action sends one request and judges the answer.
 
     async def _check(self) -> bool:
         answer = await self._ask("POST", "credits/check", identity(self.name))
@@ -149,7 +149,7 @@ class Client:
         await self._insist("credits", body, write, {"Idempotency-Key": write.name})
 
     async def _batch(self) -> None:
-        """Two charges under one key for the whole."""
+        """Two charges under one key for the whole list."""
         writes = [self._write(-1), self._write(-1)]
         charges = [charge_body(self.name, description=write.name) for write in writes]
         headers = {"Idempotency-Key": writes[0].name}
@@ -165,7 +165,7 @@ class Client:
             self._judge(
                 write,
                 Answer(result["status"], result["body"], answer.headers, answer.sent_at),
-                # Of a batch that was tried before, only the first try saw the balance.
+                # Of a batch that was tried before, only the first attempt saw the balance.
                 exactly=write.name not in self.account.pending,
             )
 
@@ -188,7 +188,7 @@ class Client:
         return write
 
     async def _insist(self, path: str, body: Json, write: Write, headers: dict[str, str]) -> None:
-        """Asks until there is a definite answer."""
+        """Sends the request again until there is a definite answer."""
         while True:
             answer = await self._ask("POST", path, body, headers, wanted=(201, 402, 409))
             if answer is not None:
@@ -202,12 +202,12 @@ class Client:
         if answer.status == 402:
             balance = answer.body["balance"]
             self.account.refused(write, what, lambda state: not exactly or state.paid == balance)
-            if not exactly:  # the recorded answer to all tries
+            if not exactly:  # the recorded answer is repeated to all attempts
                 self.account.pending.pop(write.name, None)
             return
         body = answer.body
         if answer.status == 409:
-            # Also of one that was sent once: the server sends it again when its answer was lost.
+            # Also when it was sent once: the server sends it again when its answer was lost.
             body = body["charge" if write.amount < 0 else "credit"]
         self._history.acknowledged[write.name] = body
         after = body["balance_after"]
@@ -228,7 +228,8 @@ class Client:
         query: dict[str, str] | None = None,
         wanted: tuple[int, ...] = (200, 201),
     ) -> Answer | None:
-        """A definite answer; None when the outcome is unknown or nobody could answer."""
+        """Returns a definite answer; None when the outcome is unknown or the service could not
+        answer."""
         secret = self._stage.key.secret
         sent_at = time.monotonic()
         try:
@@ -245,7 +246,7 @@ class Client:
             return None
         self._history.answers += 1
         if answer.status == 401 and secret != self._stage.key.secret:
-            return None  # it was revoked meanwhile
+            return None  # the key was revoked meanwhile
         if answer.status == 503 and "Retry-After" in answer.headers:
             self._history.refusals += 1
             return None
@@ -259,6 +260,6 @@ class Client:
 
 
 def matches(row: dict[str, Any], answer: Json) -> bool:
-    """Whether a ledger row is what its answer said."""
+    """Whether a ledger row agrees with its answer."""
     kept = answer.get("charge_id", answer.get("credit_id"))
     return str(row["id"]) == kept and row["balance_after"] == answer["balance_after"]

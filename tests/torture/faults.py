@@ -1,7 +1,7 @@
-"""The faults. Each strikes at once and lasts for as long as the round says; at the round's end
-Stage.recover takes back what is left of it and starts what it has ended. The black hole and the
-half-open network are not taken back: only new connections work, and the server must find that out
-by itself."""
+"""The faults. Each begins at once and lasts as long as the round says. At the round's end
+Stage.recover removes what is left of it and starts what it has ended. The black hole and the
+half-open network are not removed: only new connections work, and the server must find that out by
+itself."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ async def _full_disk(stage: Stage, _: Random) -> AsyncIterator[None]:
 
 @_fault("read-only PostgreSQL")
 async def _read_only(stage: Stage, _: Random) -> AsyncIterator[None]:
-    with contextlib.suppress(psycopg.Error):  # it is away just now, or has no room
+    with contextlib.suppress(psycopg.Error):  # PostgreSQL is away now, or has no room
         await asyncio.to_thread(stage.set_read_only, "on")
     yield
 
@@ -172,12 +172,12 @@ async def _locked_ledger(stage: Stage, _: Random) -> AsyncIterator[None]:
 
 @contextlib.asynccontextmanager
 async def _transaction(stage: Stage, statement: str) -> AsyncIterator[None]:
-    """Another session's open transaction, which has run the statement; where the round's other
-    fault has ended PostgreSQL, or holds what it wants, there is none."""
+    """Another session's open transaction, which has run the statement. There is none where the
+    round's other fault has ended PostgreSQL, or holds what the statement needs."""
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(psycopg.Error):
             session = stack.enter_context(stage.connect())
-            stack.callback(session.close)  # which undoes it
+            stack.callback(session.close)  # closing undoes the transaction
             session.execute("BEGIN")
             session.execute("SET LOCAL lock_timeout = '500ms'")
             await asyncio.to_thread(session.execute, statement)
@@ -186,7 +186,7 @@ async def _transaction(stage: Stage, statement: str) -> AsyncIterator[None]:
 
 @_fault("deadlocks")
 async def _deadlocks(stage: Stage, rng: Random) -> AsyncIterator[None]:
-    """Sessions take the accounts one by one in an order that no function of ours takes."""
+    """Sessions lock the accounts one by one in an order that none of our functions uses."""
     stopping = asyncio.Event()
 
     def lock_backwards() -> None:
@@ -220,7 +220,7 @@ async def _terminate(stage: Stage, rng: Random) -> AsyncIterator[None]:
 
 @_fault("migrate")
 async def _migrate(stage: Stage, _: Random) -> AsyncIterator[None]:
-    """The release's definitions are loaded anew. It may fail where PostgreSQL is away."""
+    """Loads the release's definitions again. This may fail where PostgreSQL is away."""
     task = asyncio.create_task(
         asyncio.to_thread(
             subprocess.run,
@@ -238,6 +238,6 @@ async def _migrate(stage: Stage, _: Random) -> AsyncIterator[None]:
 
 @_fault("revoked key")
 async def _revoke(stage: Stage, _: Random) -> AsyncIterator[None]:
-    with contextlib.suppress(psycopg.Error):  # PostgreSQL is away just now
+    with contextlib.suppress(psycopg.Error):  # PostgreSQL is away now
         await asyncio.to_thread(stage.replace_key)
     yield

@@ -1,6 +1,6 @@
 """What an account may hold. One client works on it, one request after the other, so its state is
-known exactly, but for requests whose outcome is unknown: each of those may have taken effect, may
-do so later, or never. The model keeps every state that fits all answers so far; an answer that
+known exactly, except for requests whose outcome is unknown: each of those may have taken effect,
+may do so later, or never. The model keeps every state that fits all answers so far. An answer that
 fits none of them is wrong."""
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ class WrongAnswer(Exception):
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """One way the account may stand. `applied` names the writes that took effect."""
+    """One possible state of the account. `applied` names the writes that took effect."""
 
     free: int = FREE_USES
     paid: int = 0
@@ -33,7 +33,7 @@ class Write:
     amount: int
 
     def on(self, state: State) -> State | None:
-        """The state after it; None when it is refused for want of credits."""
+        """The state after this write; None when it is refused for lack of credits."""
         applied = state.applied | {self.name}
         if self.amount > 0:
             return replace(state, paid=state.paid + self.amount, applied=applied)
@@ -45,19 +45,19 @@ class Write:
 
 
 class Account:
-    """Every state that is possible, and the writes whose outcome is unknown."""
+    """Every possible state, and the writes whose outcome is unknown."""
 
     def __init__(self) -> None:
         self.states = {State()}
         self.pending: dict[str, Write] = {}
 
     def seen(self, what: str, fits: Callable[[State], bool]) -> None:
-        """An answer about the state as it is."""
+        """Judges an answer about the present state."""
         self._keep(what, (state for state in self._reachable() if fits(state)))
 
     def written(self, write: Write, what: str, fits: Callable[[State], bool]) -> None:
-        """The write was acknowledged. `fits` judges the state right after it, unless the write had
-        taken effect before."""
+        """Records that the write was acknowledged. `fits` judges the state right after it, unless
+        the write had taken effect before."""
 
         def after(state: State) -> State | None:
             if write.name in state.applied:
@@ -69,8 +69,8 @@ class Account:
         self.pending.pop(write.name, None)
 
     def refused(self, write: Write, what: str, fits: Callable[[State], bool]) -> None:
-        """The write was refused for want of credits; earlier tries of it may still be on their
-        way."""
+        """Records that the write was refused for lack of credits. Earlier attempts of it may still
+        arrive."""
         self._keep(
             what,
             (
@@ -81,17 +81,18 @@ class Account:
         )
 
     def unknown(self, write: Write) -> None:
-        """Nobody knows whether the write takes effect."""
+        """Records that the outcome of the write is unknown."""
         self.pending[write.name] = write
 
     def settle(self, present: Iterable[str], what: str) -> None:
-        """Nothing is on its way any more: these writes took effect, and no others."""
+        """Records that no request is under way any more: these writes took effect, and no
+        others."""
         names = frozenset(present)
         self._keep(what, (state for state in self._reachable() if state.applied == names))
         self.pending.clear()
 
     def _reachable(self) -> set[State]:
-        """The present states, and those that pending writes may have led to by now."""
+        """The present states, and those to which pending writes may have led by now."""
         found = set(self.states)
         fresh = list(found)
         while fresh:

@@ -21,12 +21,12 @@ CLIENTS = 10
 HOT_ACCOUNTS = 2
 _HOT_CREDITS = 1_000_000
 _RECOVERY = 60.0  # seconds until every client must have been answered again
-_VERIFY_EVERY = 50  # rounds; it reads the whole ledger
+_VERIFY_EVERY = 50  # in rounds, because it reads the whole ledger
 
 
 @dataclass
 class Report:
-    """What the rounds came to. Everything in the first four must be 0."""
+    """The result of the rounds. Each of the first four fields must be 0."""
 
     seed: int
     lost: list[str] = field(default_factory=list)
@@ -70,8 +70,9 @@ async def torture(
     tell: Callable[[str], None] = print,
     each_once: bool = False,
 ) -> Report:
-    """Runs so many rounds and reports; a round that cannot be ended is a fault and the last one.
-    With `each_once` two strike in each round, and none twice before every other has once."""
+    """Runs this many rounds and reports. A round that cannot be ended is a fault and the last one.
+    With `each_once` two faults happen in each round, and none happens twice before every other has
+    happened once."""
     report = Report(seed)
     async with running_stage() as stage:
         able = [name for name in faults if name != "full disk" or stage.has_own_disk]
@@ -121,7 +122,7 @@ class _Round:
         self.history = History()
 
     async def run(self, chosen: Sequence[tuple[str, Fault]]) -> None:
-        """Strikes, waits until all are answered again, and compares."""
+        """Starts the faults, waits until all clients are answered again, and compares."""
         hot = await asyncio.to_thread(self._make_hot_accounts)
         connector = aiohttp.TCPConnector(limit=0)
         timeout = aiohttp.ClientTimeout(total=PATIENCE)
@@ -185,7 +186,7 @@ class _Round:
         return names
 
     def _compare(self, clients: Sequence[Client], hot: Sequence[str]) -> None:
-        """Holds the ledger against what was asked and answered."""
+        """Compares the ledger with the requests and their answers."""
         report, history = self._report, self.history
         with self._stage.connect() as connection:
             connection.row_factory = dict_row
@@ -236,11 +237,11 @@ class _Round:
 async def _until(
     condition: Callable[[], bool], tasks: Sequence[asyncio.Task[None]], clients: Sequence[Client]
 ) -> None:
-    """Returns when every client that has met no wrong answer satisfies the condition."""
+    """Returns when the condition holds for every client that has met no wrong answer."""
     deadline = time.monotonic() + _RECOVERY
     while not condition():
         if any(task.done() for task in tasks):
-            return  # a wrong answer, which ends the client; the comparison tells it
+            return  # a wrong answer ends the client; the comparison reports it
         if time.monotonic() > deadline:
             waiting = [client.name for client in clients if not client.answered_at]
             raise TimeoutError(f"no answer in {_RECOVERY:g} s; never one for {waiting}")

@@ -1,4 +1,4 @@
-"""What the faults strike: PostgreSQL on a file system of its own, the proxy, and the server."""
+"""What the faults affect: PostgreSQL on a file system of its own, the proxy, and the server."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ from tests.support import (
 
 _DISK_BYTES = 512 << 20
 WORKERS = 2
-# Durable as in production; deadlocks are found quickly, so that a round need not wait for them.
+# Durable as in production. Deadlocks are detected quickly, so that a round need not wait for them.
 _SETTINGS = {"max_connections": "100", "deadlock_timeout": "100ms", "max_wal_size": "128MB"}
 _SERVER = {"LOCK_TIMEOUT": "1", "STATEMENT_TIMEOUT": "3"}
 
 
 class Stage:
-    """Starts all of it, and restarts what a fault has ended."""
+    """Starts all three, and restarts what a fault has ended."""
 
     def __init__(self, folder: Path, cluster: TestCluster, database: Database, disk: bool) -> None:
         self._folder = folder
@@ -54,12 +54,12 @@ class Stage:
 
     @property
     def key(self) -> Key:
-        """The API key that is good now."""
+        """The API key that is valid now."""
         return self.keys[-1]
 
     @property
     def base_url(self) -> str:
-        """Where the server listens, also after a restart."""
+        """The server's URL, the same after a restart."""
         return f"http://127.0.0.1:{self._port}"
 
     def start_server(self) -> None:
@@ -73,13 +73,13 @@ class Stage:
         wait_until_healthy(self.base_url, self.server, timeout=60)
 
     def stop_server(self) -> None:
-        """Ends the server as a deploy does; what it accepted is answered first."""
+        """Ends the server as a deploy does: the requests it accepted are answered first."""
         if self._runs():
             self.server.stop(timeout=60)
         self._logs.append(self.server.output)
 
     def kill_server(self) -> None:
-        """Ends the server and its workers without a word."""
+        """Kills the server and its workers."""
         pids = self.server_pids()
         for pid in pids:
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -93,16 +93,16 @@ class Stage:
         return [self.server.process.pid, *sorted(worker_pids(self.server))]
 
     def log(self) -> str:
-        """What the servers have written."""
+        """Everything that the servers have logged."""
         return "".join(self._logs) + self.server.output
 
     def start_database(self) -> None:
-        """Starts PostgreSQL, unless it runs. It tells no error that it can mend by a restart."""
+        """Starts PostgreSQL, unless it runs. Reports no error that a restart can repair."""
         self.cluster.cluster.start()
 
     def stop_database(self) -> None:
-        """Stops PostgreSQL, and kills it when it has not ended after a while: one that loses a
-        process just then may stay in its shutdown."""
+        """Stops PostgreSQL, and kills it when it has not ended after a while: if it loses a process
+        at that moment, it may hang in its shutdown."""
         with contextlib.suppress(ProcessLookupError, FileNotFoundError, psutil.NoSuchProcess):
             os.kill(self.postgres_pids()[0], signal.SIGINT)
         deadline = time.monotonic() + 15
@@ -117,21 +117,21 @@ class Stage:
         return [postmaster.pid, *(child.pid for child in postmaster.children())]
 
     def recover(self) -> None:
-        """Takes back every fault: there is room, both programs run, and what is written is kept."""
+        """Removes every fault: there is room, both programs run, and what is written is kept."""
         self.free_disk()
         self.start_database()
         self.set_read_only("off")
         self.start_server()
 
     def set_read_only(self, value: str) -> None:
-        """Makes every transaction read-only that does not say otherwise, or not."""
+        """Sets whether transactions are read-only by default."""
         with self.connect() as connection:
             connection.execute("SET default_transaction_read_only = off")
             connection.execute(f"ALTER SYSTEM SET default_transaction_read_only = {value}")
             connection.execute("SELECT pg_reload_conf()")
 
     def replace_key(self) -> None:
-        """Rotates the API key and ends the old one at once."""
+        """Rotates the API key and revokes the old one at once."""
         secret, old = new_secret("test"), self.key
         with self.connect("t_dba") as dba:
             rotated = dba.execute(
@@ -148,7 +148,7 @@ class Stage:
         self.retired[old.secret] = time.monotonic()
 
     def connect(self, user: str = "postgres") -> psycopg.Connection[Any]:
-        """A session of one's own, in autocommit, past the proxy."""
+        """A new session in autocommit mode, which bypasses the proxy."""
         return psycopg.connect(self.database.dsn(user), autocommit=True)
 
     def fill_disk(self) -> None:
@@ -162,11 +162,11 @@ class Stage:
                     piece //= 4
 
     def free_disk(self) -> None:
-        """Takes that back."""
+        """Frees these blocks again."""
         (self._folder / "filler").unlink(missing_ok=True)
 
     def wait_until_quiet(self, seconds: float = 30) -> None:
-        """Returns when the server works on nothing and PostgreSQL neither."""
+        """Returns when neither the server nor PostgreSQL works on anything."""
         deadline = time.monotonic() + seconds
         while self._busy():
             if time.monotonic() > deadline:
@@ -186,10 +186,10 @@ class Stage:
         active = self.database.value(
             "SELECT count(*) FROM pg_stat_activity"
             " WHERE usename = 't_web' AND state <> 'idle' AND datname = current_database()"
-            # One that waits for the rest of a message which the network has lost does nothing.
+            # A backend that waits for the rest of a message that the network has lost does nothing.
             " AND NOT (state = 'active' AND wait_event IS NOT DISTINCT FROM 'ClientRead')"
         )
-        return sum(progress) > 1 or active > 0  # it counts itself
+        return sum(progress) > 1 or active > 0  # this query counts itself
 
     def _runs(self) -> bool:
         return hasattr(self, "server") and self.server.process.poll() is None
@@ -197,7 +197,7 @@ class Stage:
 
 @contextlib.asynccontextmanager
 async def running_stage() -> AsyncIterator[Stage]:
-    """A stage in a temporary folder, gone afterwards."""
+    """A stage in a temporary folder, which is removed afterwards."""
     with (
         tempfile.TemporaryDirectory(prefix="ciris-test-") as name,
         _own_disk(Path(name)) as has_own_disk,
@@ -220,7 +220,7 @@ async def running_stage() -> AsyncIterator[Stage]:
 
 @contextlib.contextmanager
 def _own_disk(folder: Path) -> Any:
-    """Whether `folder` is a small file system in memory, which only root can make."""
+    """Mounts a small file system in memory on `folder` as root; returns whether it did."""
     mount, umount = shutil.which("mount"), shutil.which("umount")
     options = ["-t", "tmpfs", "-o", f"size={_DISK_BYTES},mode=0755", "tmpfs", str(folder)]
     made = (
