@@ -1,5 +1,5 @@
-"""Debian's Chromium, driven by playwright, before a running console whose staff sign in through a
-real OpenID provider, and whose payments go through the Stripe double. Screenshots of every page are
+"""Debian's Chromium, driven by playwright, with a running console whose staff sign in through a
+real OpenID provider and whose payments go through the Stripe double. Screenshots of every page are
 kept in tests/artefacts."""
 
 from __future__ import annotations
@@ -57,8 +57,9 @@ class Shop:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """One Chromium for the tests of one module. Not for the whole run: playwright's event loop
-    counts as running until it is closed, and asynchronous tests could not start theirs."""
+    """One Chromium for the tests of one module. It is not shared by the whole run: playwright's
+    event loop counts as running until it is closed, and asynchronous tests could not start theirs.
+    """
     want_chromium()
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
@@ -82,7 +83,7 @@ def shop(module_database: Database) -> Iterator[Shop]:
 
 
 class Person:
-    """Somebody before a browser of their own."""
+    """A person with a browser of their own."""
 
     def __init__(self, shop: Shop, context: BrowserContext) -> None:
         self.shop = shop
@@ -93,7 +94,7 @@ class Person:
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
 
     def _listen(self, message: Any) -> None:
-        # A page that answers 4xx is told by Chromium as an error too; tests look at the page.
+        # Chromium also reports a page with status 4xx as an error; tests look at the page itself.
         if message.type == "error" and "Failed to load resource" not in message.text:
             self.complaints.append(message.text)
 
@@ -104,7 +105,7 @@ class Person:
         return response
 
     def signs_in(self, email: str) -> None:
-        """Through the identity provider, as a person does."""
+        """Signs in through the identity provider, as a person does."""
         self.goes("/admin")
         self.page.get_by_role("link", name="Sign in with Google").click()
         self.page.locator("input[name=sub]").fill(email)
@@ -164,14 +165,14 @@ def plain(shop: Shop, browser: Browser, _staff: dict[str, Any]) -> Iterator[Pers
 
 @pytest.fixture
 def stranger(shop: Shop, browser: Browser) -> Iterator[Person]:
-    """Somebody who is not signed in."""
+    """A person who is not signed in."""
     yield from _somebody(shop, browser)
 
 
 @pytest.fixture
 def looked_at() -> Callable[[Page, str], None]:
-    """Keeps screenshots of a page at both widths and in both colour schemes, and wants it to fit
-    each width and to have no serious accessibility violation in any."""
+    """Keeps screenshots of a page at both widths and in both colour schemes. Checks that the page
+    fits each width and has no serious accessibility violation in any of them."""
 
     def look(page: Page, name: str) -> None:
         ARTEFACTS.mkdir(exist_ok=True)
@@ -182,7 +183,7 @@ def looked_at() -> Callable[[Page, str], None]:
             for scheme in ("light", "dark"):
                 page.emulate_media(color_scheme=scheme)
                 page.screenshot(path=ARTEFACTS / f"{name}-{size}-{scheme}.png", full_page=True)
-                # By the debugger's door: the page's own policy forbids foreign scripts.
+                # Runs through the debugger, because the page's own policy forbids foreign scripts.
                 page.evaluate(axe)
                 result = page.evaluate("axe.run()")
                 found += [

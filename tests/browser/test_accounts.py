@@ -1,4 +1,4 @@
-"""Staff find an account, read it, and put it right."""
+"""Staff find an account, read it, and correct it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Staff make and end API keys, look after each other, and read what was done."""
+"""Staff create and revoke API keys, manage staff, and read what was done."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _check(person: Person, secret: str) -> int:
 
 
 def _create_key(person: Person, name: str) -> str:
-    """Creates a key by the form; gives its secret."""
+    """Creates a key by the form; returns its secret."""
     person.goes("/admin/keys")
     form = person.page.locator("section", has=person.page.locator("#create"))
     form.get_by_label("Name").fill(name)
@@ -115,7 +115,7 @@ def test_staff_are_added_promoted_deactivated_and_let_in_again(
         "SELECT role, is_active FROM billing_data.admin_users WHERE email = %s", email
     )
     assert row == [("admin", True)]
-    # Leave one administrator only.
+    # Leave only one administrator.
     admin.goes(f"/admin/staff?deactivate={email}")
     admin.page.get_by_label("Reason").fill("left")
     admin.page.locator("main form[method=post] button").last.click()

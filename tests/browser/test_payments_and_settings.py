@@ -14,7 +14,7 @@ Look = Callable[[Page, str], None]
 
 
 def _buy(shop: Shop, *, paid: bool = True) -> str:
-    """Somebody buys a pack; gives the payment's id."""
+    """A user buys a pack; returns the payment's id."""
     key = shop.database.create_key()
     answer = httpx2.post(
         f"{shop.url}/v1/billing/purchases",
@@ -91,7 +91,7 @@ def _spend(shop: Shop, payment_id: str) -> None:
         " INNER JOIN billing_data.purchases AS p ON p.account_id = a.id WHERE p.payment_id = %s",
         payment_id,
     )
-    for amount in (1, 1, 1, 15):  # three free uses first
+    for amount in (1, 1, 1, 15):  # the three free uses come first
         shop.database.execute(
             "SELECT billing.create_charge(p_oauth_provider => 'oauth:google',"
             " p_external_id => %s, p_amount_minor => %s)",
@@ -135,7 +135,8 @@ def test_stripe_is_connected_and_no_secret_is_ever_shown(admin: Person) -> None:
     stripe.locator("[name=api_key]").fill("sk_live_" + "x" * 30)
     stripe.locator("[name=reason]").fill("the wrong one")
     stripe.get_by_role("button", name="Store").click()
-    assert "sk_live_x" not in admin.page.content()  # modes are not mixed, and it is not echoed
+    # Live and test mode are not mixed, and the value is not echoed.
+    assert "sk_live_x" not in admin.page.content()
     assert admin.shop.double.api_key not in admin.page.content()
     admin.goes("/admin/settings")
     stripe.locator("[name=webhook_secret]").fill(admin.shop.double.webhook_secret)

@@ -1,4 +1,4 @@
-"""Staff come in by the front door, and out again."""
+"""Staff sign in by the identity provider, and out again."""
 
 from __future__ import annotations
 

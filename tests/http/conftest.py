@@ -1,4 +1,4 @@
-"""One client per module beside its server; modules about payments have a Stripe double, too."""
+"""One client per module for its server; modules about payments have a Stripe double, too."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from tests.support import Database, Service
 
 @pytest.fixture(scope="module")
 def client(service: Service) -> Iterator[httpx2.Client]:
-    """Presents the service's own key."""
+    """A client with the service's own key."""
     with service.client() as client:
         yield client
 
 
 @pytest.fixture(scope="module")
 def stranger(service: Service) -> Iterator[httpx2.Client]:
-    """Presents no key."""
+    """A client without a key."""
     with httpx2.Client(base_url=service.base_url, timeout=30, verify=False) as client:
         yield client
 
@@ -42,14 +42,14 @@ def shop(module_database: Database, double: StripeDouble) -> Iterator[Service]:
 
 @pytest.fixture(scope="module")
 def customer(shop: Service) -> Iterator[httpx2.Client]:
-    """Presents the shop's own key."""
+    """A client with the shop's own key."""
     with shop.client() as client:
         yield client
 
 
 @pytest.fixture(autouse=True)
 def no_fault_is_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
-    """What a test did not use up of its faults must not meet the next one."""
+    """Removes faults that a test did not use, so that they do not affect the next test."""
     yield
     if "double" in request.fixturenames:
         forget_faults(request.getfixturevalue("double"))

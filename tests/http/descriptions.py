@@ -1,4 +1,4 @@
-"""The API's description, and whether an answer is as it describes."""
+"""The API's description, and checks that an answer is as described."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CODES = {error["code"]: error for error in DOCUMENT["x-error-codes"]}
 
 
 def closed(schema: Any) -> Any:
-    """The schema without room for fields it does not describe."""
+    """The schema, which then allows no fields that it does not describe."""
     if isinstance(schema, dict):
         inner = {name: closed(value) for name, value in schema.items()}
         if isinstance(schema.get("properties"), dict):
@@ -38,8 +38,8 @@ def closed(schema: Any) -> Any:
 
 
 def validate(value: Any, schema: Json) -> None:
-    """Raises unless `value` is what `schema`, which may refer to the document's others, says, with
-    nothing beside it."""
+    """Raises unless `value` is valid for `schema`, which may refer to the document's others, and
+    has no other fields."""
     whole = {**closed(schema), "components": closed(DOCUMENT["components"])}
     checker = jsonschema.Draft202012Validator.FORMAT_CHECKER
     assert {"date-time", "uuid"} <= checker.checkers.keys()
@@ -47,7 +47,7 @@ def validate(value: Any, schema: Json) -> None:
 
 
 def validate_answer(name: str, answer: httpx2.Response) -> None:
-    """Raises unless the answer is one that the operation's description has."""
+    """Raises unless the operation's description has this answer."""
     described = EVERY_OPERATION[name]["responses"][str(answer.status_code)]
     if "content" in described:
         content_type = answer.headers["content-type"].split(";")[0]
@@ -63,7 +63,7 @@ def validate_answer(name: str, answer: httpx2.Response) -> None:
     }
     promised = {header.lower() for header in described["headers"]}
     assert sent <= promised
-    # Of the headers that come with some errors of a status, this error's must be there.
+    # Some headers come only with certain errors of a status; those of this error must be there.
     code = answer.json()["code"] if answer.is_error else ""
     others = {header.lower() for header in {*ERROR_HEADERS.values()} - {ERROR_HEADERS.get(code)}}
     assert promised - sent <= {"idempotent-replayed"} | others

@@ -1,10 +1,11 @@
-"""The main road: check, charge until the free uses run out, grant, charge on, history."""
+"""The usual way of a user: check, charge until the free uses are used up, grant, charge on,
+history."""
 
 from tests.support import Service, charge_body, credit_body, identity, unique
 
 
 def go_the_main_road(service: Service) -> None:
-    """What every user does, against a running server."""
+    """Does everything that every user does, on a running server."""
     user = unique()
     with service.client() as client:
         check = client.post("/v1/billing/credits/check", json=identity(user))

@@ -1,4 +1,4 @@
-"""What /metrics tells."""
+"""Reads /metrics."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Every page of the console, as nobody, as a viewer and as an administrator: who sees what, who may
-change what, and what protects all of them."""
+"""Every page of the console, without sign-in, as a viewer and as an administrator: who sees what,
+who may change what, and what protects all pages."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def _member(database: Database) -> str:
 
 
 def _address(database: Database, path: str) -> str:
-    """The page's address with what it is about made for it."""
+    """The page's path, after creating what the page is about."""
     return (
         path.replace("{account_id}", _account(database))
         .replace("{api_key_id}", database.create_key().id)
@@ -81,7 +81,7 @@ def _address(database: Database, path: str) -> str:
     )
 
 
-# What an administrator sends to each form; the hidden parts come from no page here.
+# What an administrator sends to each form; the hidden fields are added without a page.
 FORMS: dict[str, dict[str, Any]] = {
     "/admin/sign-out": {},
     "/admin/accounts/{account_id}/credits": {"amount": "5", "reason": "a gift"},
@@ -104,12 +104,12 @@ FORMS: dict[str, dict[str, Any]] = {
 }
 
 
-# Signing out and trying Stripe's keys change nothing of anybody's.
+# Signing out and trying Stripe's keys change no stored data.
 CHANGES = sorted(FORMS.keys() - {"/admin/sign-out", "/admin/settings/stripe/test"})
 
 
 def _reason_field(path: str) -> str:
-    """Where a form asks why; of a new key that is what it is for."""
+    """The field of a form's reason; for a new key it is the description."""
     return "description" if path == "/admin/keys" else "reason"
 
 
@@ -119,7 +119,7 @@ def _form(path: str) -> dict[str, Any]:
 
 
 def _everything(database: Database) -> str:
-    """What changes when anything is changed."""
+    """Text that changes when anything in the database changes."""
     return str(
         database.value(
             "SELECT md5(string_agg(t.row, '' ORDER BY t.row)) FROM ("
@@ -359,7 +359,7 @@ def test_an_accounts_ledger_goes_on_by_cursor_while_entries_are_added(
     (older,) = re.findall(r'<a href="([^"]+)" rel="next">', first)
     second = browsers["viewer"].get(html.unescape(older)).text
     assert entries(second) == list(range(10, 0, -1))
-    # A cursor of another account, or none: the page by its number.
+    # Another account's cursor, or none: the page is shown by its number.
     other = _account(running.database)
     strange = html.unescape(older).replace(account, other)
     assert browsers["viewer"].get(strange).status_code == 200
@@ -377,7 +377,7 @@ def test_a_payment_is_resolved_on_its_page_with_the_credit_given_for_it(
         answer = admin.request("POST", path, data={**form, "credit_id": credit_id})
         assert answer.status_code == 422, credit_id
     account = _account(running.database)
-    # As many credits as a pack has, which another test may have changed.
+    # As many credits as a pack has; another test may have changed that number.
     credit_id = running.database.value(
         "SELECT c.credit_id FROM billing.get_settings() AS s, billing.get_account_by_id("
         "p_account_id => %s) AS a, billing.create_credit(p_oauth_provider => a.oauth_provider,"

@@ -1,4 +1,4 @@
-"""Answers that are made from rows by their types."""
+"""Answers that their types make from rows."""
 
 from __future__ import annotations
 

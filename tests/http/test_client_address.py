@@ -1,4 +1,5 @@
-"""Whose address is kept and counted when proxies stand before the server (TRUSTED_PROXIES)."""
+"""Which address is recorded and counted when proxies stand in front of the server
+(TRUSTED_PROXIES)."""
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ URL = "postgresql://web@db.example.com/billing"
 
 
 def _address(peer: str | None, *headers: str, trusted: str = TRUSTED) -> str | None:
-    """What the server takes for the client's address."""
+    """The address that the server takes for the client's."""
     app = web.Application()
     app[CONFIG] = load_serve_config({"DATABASE_URL": URL, "TRUSTED_PROXIES": trusted})
     request = make_mocked_request("GET", "/", app=app).clone(
@@ -32,15 +33,15 @@ def _address(peer: str | None, *headers: str, trusted: str = TRUSTED) -> str | N
     ("peer", "headers", "client"),
     [
         ("127.0.0.1", ["203.0.113.7"], "203.0.113.7"),
-        # What the client wrote itself stands before what our proxy wrote.
+        # What the client itself wrote comes before what our proxy wrote.
         ("127.0.0.1", ["198.51.100.1, 203.0.113.7"], "203.0.113.7"),
         ("127.0.0.1", ["198.51.100.1", "203.0.113.7"], "203.0.113.7"),
         ("127.0.0.1", ["198.51.100.1, 203.0.113.7, 10.1.2.3"], "203.0.113.7"),
         ("127.0.0.1", ["10.9.9.9, 10.1.2.3"], "10.9.9.9"),
         ("127.0.0.1", [], "127.0.0.1"),
-        # Nobody's proxy: the header is the client's own.
+        # The peer is not our proxy, so the client wrote the header.
         ("192.0.2.1", ["203.0.113.7"], "192.0.2.1"),
-        # Garbage: what stands behind it is not known.
+        # An entry that is not an address: the hops before it are unknown.
         ("127.0.0.1", ["203.0.113.7, unknown"], "127.0.0.1"),
         ("127.0.0.1", ["203.0.113.7, , 10.1.2.3"], "10.1.2.3"),
         ("127.0.0.1", ["' OR 1=1 --"], "127.0.0.1"),
@@ -86,7 +87,7 @@ def test_trusted_proxies_that_are_no_networks_stop_the_start(text: str) -> None:
 
 @pytest.fixture(scope="module")
 def behind_a_proxy(module_database: Database) -> Iterator[Service]:
-    """A server that believes what comes from 127.0.0.1, and nobody else on this machine."""
+    """A server that trusts 127.0.0.1, and no other address of this machine."""
     with running_service(module_database, TRUSTED_PROXIES="127.0.0.1") as service:
         yield service
 
@@ -109,7 +110,8 @@ def _seen_from(service: Service) -> str | None:
 def test_a_keys_last_use_is_kept_with_the_clients_address(behind_a_proxy: Service) -> None:
     _use_key(behind_a_proxy, "198.51.100.1, 2001:db8::7")
     wait_for(lambda: _seen_from(behind_a_proxy) == "2001:db8::7", "the key's use to be recorded")
-    _use_key(behind_a_proxy, "203.0.113.9", local_address="127.0.0.5")  # not the proxy
+    # This is not the proxy's address.
+    _use_key(behind_a_proxy, "203.0.113.9", local_address="127.0.0.5")
     wait_for(lambda: _seen_from(behind_a_proxy) == "127.0.0.5", "the key's use to be recorded")
 
 

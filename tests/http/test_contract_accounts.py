@@ -206,7 +206,7 @@ def test_path_parts_are_percent_decoded(
     made = client.post(
         ACCOUNTS, json={"oauth_provider": provider, "external_id": external_id}
     ).json()
-    # As bytes: a client library must not tidy the path up.
+    # As bytes, because a client library would normalize the path.
     response = client.get(
         httpx2.URL(service.base_url).copy_with(raw_path=f"{ACCOUNTS}/{path}".encode())
     )

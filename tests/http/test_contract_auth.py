@@ -1,4 +1,4 @@
-"""Who may call (contract 1, 7.8, 8.24): the key's format, its life, its permissions."""
+"""Who may call (contract 1, 7.8, 8.24): the key's format, its lifetime, its permissions."""
 
 from __future__ import annotations
 
@@ -264,7 +264,7 @@ def test_test_and_live_keys_see_the_same_data(service: Service, stranger: httpx2
 
 @dataclass(frozen=True)
 class LastUse:
-    """When a key was last used and from where, as recorded, and when it really was."""
+    """When and from where a key was last used, as recorded, and when it really was."""
 
     before: datetime
     at: datetime | None

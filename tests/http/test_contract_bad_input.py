@@ -1,5 +1,5 @@
-"""Input nobody should send (contract 8.10 and beyond): a clear 4xx, nothing written, and the
-server goes on."""
+"""Invalid input (contract 8.10 and beyond): a clear 4xx, nothing is written, and the server goes
+on."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def _nothing_is_written_and_the_server_goes_on(
 
 @pytest.fixture(scope="module")
 def user(service: Service) -> str:
-    """An account that could pay for whatever slips through."""
+    """An account that could pay for a request that is accepted by mistake."""
     return make_account(service, free=3, paid=1000)
 
 
@@ -313,7 +313,7 @@ def test_an_idempotency_key_that_is_not_utf_8_is_refused(
     assert row_counts(service) == before
 
 
-# What is hardly HTTP -> a request. None of it reaches a handler.
+# Name -> a request that is hardly HTTP. None of them reaches a handler.
 HARDLY_HTTP = {
     "unknown method": raw_request(b"FOO"),
     "lower case method": raw_request(b"get"),

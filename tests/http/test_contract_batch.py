@@ -26,7 +26,7 @@ REUSED = "Idempotency key was used with a different request"
 
 
 def send(client: httpx2.Client, *charges: Any, **headers: str) -> list[dict[str, Any]]:
-    """The results of a batch, each checked to stand at its place."""
+    """The results of a batch, after checking that each is at its place."""
     response = client.post(BATCH, json={"charges": list(charges)}, headers=headers)
     assert response.status_code == 200, response.text
     results = response.json()["results"]
@@ -268,7 +268,7 @@ def test_a_repeated_batch_under_the_rotated_api_key_charges_nothing_twice(
     assert statuses(first.json()["results"]) == [201, 422, 201]
     for _ in range(2):
         keys.append(service.database.rotate_key(keys[-1].id))
-    for key in keys:  # all of them are good for a day
+    for key in keys:  # all of them are valid for a day
         with service.client(key) as client:
             again = client.post(BATCH, json=body, headers=headers)
             other = client.post(BATCH, json={"charges": [charge_body(user)]}, headers=headers)
@@ -281,7 +281,8 @@ def test_a_repeated_batch_under_the_rotated_api_key_charges_nothing_twice(
 def test_two_customers_use_the_same_batch_key_and_see_nothing_of_each_other(
     service: Service,
 ) -> None:
-    """Nor when an API key was made anew in place of a revoked one, or both are one agent's."""
+    """The same holds when an API key was created in place of a revoked one, or when both belong to
+    one agent."""
     user = make_account(service, free=0, paid=9)
     body = {"charges": [charge_body(user)]}
     headers = {"Idempotency-Key": unique("key")}

@@ -43,7 +43,7 @@ PURCHASE_URL = "https://pay.example.com/buy?pack=20"
 
 @pytest.fixture(scope="module")
 def shop(cluster: TestCluster) -> Iterator[Service]:
-    """A server that knows where credits are sold."""
+    """A server with a purchase URL."""
     with (
         cluster.database() as database,
         running_service(database, PURCHASE_URL=PURCHASE_URL) as service,
@@ -160,7 +160,7 @@ def test_a_description_may_be_long_and_in_any_script(
 
 
 def test_a_description_is_bounded(service: Service, client: httpx2.Client) -> None:
-    """It enters rows that are never removed, and a page of history has 500 of them."""
+    """It is stored in rows that are never removed, and a page of history has 500 of them."""
     user = make_account(service)
     for path, body in ((CHARGES, charge_body(user)), (CREDITS, credit_body(user))):
         longest = client.post(path, json={**body, "description": "x" * 1000})

@@ -48,7 +48,7 @@ DENIED = {
 }
 SUSPENDED = {"has_credit": False, "reason": "Account suspended"}
 CLOSED = {"has_credit": False, "reason": "Account closed"}
-# What an account has -> what a check answers.
+# The state of an account -> the answer to a check.
 STATES: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"free": 3}, answer()),
     ({"free": 1}, answer(free_uses_remaining=1, total_uses=2)),
@@ -168,7 +168,7 @@ def test_one_identity_is_one_account_whatever_else_is_sent(
         assert client.post(CHECK, json=body).status_code == 200
     assert account_row(service, user) == first
     assert (first["wa_id"], first["tenant_id"]) == ("wa-1", "t-1")
-    # A wa_id is never looked up by, not even that of an account that exists.
+    # No look-up uses wa_id, not even that of an existing account.
     other = unique()
     client.post(CHECK, json={**identity(other), "wa_id": "wa-1", "tenant_id": "t-1"})
     assert account_row(service, other)["id"] != first["id"]

@@ -1,4 +1,4 @@
-"""What the clients in production send and read (contract 9.1, 9.3, 9.4, 9.5), as they do it."""
+"""What the clients in production send and read (contract 9.1, 9.3, 9.4, 9.5), in their own form."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def is_int(value: Any) -> bool:
 
 
 def agent_check(provider: str, user: str, **fields: Any) -> dict[str, Any]:
-    """The agent's question before it works for a user."""
+    """The agent's request before it works for a user."""
     return {
         "oauth_provider": f"oauth:{provider}",
         "external_id": user,

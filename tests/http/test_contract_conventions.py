@@ -1,5 +1,5 @@
-"""What holds for every request and answer (contract 1, 6, 10): content types, times, ids, request
-ids, errors in one shape, methods, redirects, CORS."""
+"""Rules for every request and answer (contract 1, 6, 10): content types, times, ids, request ids,
+errors in one shape, methods, redirects, CORS."""
 
 from __future__ import annotations
 
@@ -304,7 +304,7 @@ def test_a_request_with_a_trailing_slash_works_when_redirects_are_followed(
 def test_a_redirect_never_leads_to_another_host(service: Service, path: str) -> None:
     status, headers, _ = exchange(service, raw_request(target=path.encode()))
     assert status in (307, 400, 404)
-    # A browser takes // and /\ alike as the start of another host's name.
+    # A browser takes both // and /\ for the start of another host's name.
     assert not headers.get("location", "/").replace("\\", "/").startswith("//")
 
 
@@ -327,7 +327,7 @@ def test_a_page_of_any_origin_may_ask_with_a_key_of_its_own(
     assert method in headers["access-control-allow-methods"].split(", ")
     allowed = {name.lower() for name in headers["access-control-allow-headers"].split(", ")}
     assert {"x-api-key", "content-type", "idempotency-key", "x-request-id"} <= allowed
-    # Cookies of any origin together with any origin: contract 8.25.
+    # Cookies together with any origin are forbidden: contract 8.25.
     assert "access-control-allow-credentials" not in headers
 
 

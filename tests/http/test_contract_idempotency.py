@@ -60,7 +60,7 @@ def assert_replayed(response: httpx2.Response, first: httpx2.Response) -> None:
 
 
 def existing_id(endpoint: str, answer: dict[str, Any]) -> tuple[str, str]:
-    """The header and value that name what a used key of this endpoint made."""
+    """The header and value that name what a used key of this endpoint created."""
     noun = endpoint.removesuffix("s")
     return f"x-existing-{noun}-id", answer[f"{noun}_id"]
 
@@ -144,12 +144,12 @@ def test_the_key_in_the_body_wins_over_the_header(
     body = {**body_for(endpoint, user), "idempotency_key": "in-body"}
     first = send(client, endpoint, body, "in-header")
     assert first.status_code == 201
-    # Under the body's key there is something now ...
+    # The body's key has been used ...
     repeat = send(client, endpoint, body, None)
     header, made = existing_id(endpoint, first.json())
     assert (repeat.status_code, repeat.headers[header]) == (409, made)
     assert_replayed(send(client, endpoint, body, "another-header"), first)
-    # ... and under the header's there is nothing.
+    # ... and the header's key has not.
     other = send(client, endpoint, body_for(endpoint, user), "in-header")
     assert other.status_code == 201
     assert "idempotent-replayed" not in other.headers

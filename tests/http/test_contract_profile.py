@@ -1,4 +1,5 @@
-"""Profile updates (contract 7.5): on checks, charges and credits, whatever becomes of them."""
+"""Profile updates (contract 7.5) on checks, charges and credits, whatever the outcome of the
+request."""
 
 from __future__ import annotations
 

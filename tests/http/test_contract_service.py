@@ -1,4 +1,4 @@
-"""What needs no key: /, /health, /metrics, /openapi.json, /docs (contract 6, 8.20, 10)."""
+"""Routes that need no key: /, /health, /metrics, /openapi.json, /docs (contract 6, 8.20, 10)."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ METRICS = {
 
 @pytest.fixture(scope="module")
 def cut_off(cluster: TestCluster) -> Iterator[Service]:
-    """A server whose database has gone away."""
+    """A server whose database is away."""
     with cluster.database() as database, running_service(database) as service:
         allow = f"ALTER DATABASE {database.name} ALLOW_CONNECTIONS"
         cluster._execute("postgres", f"{allow} false")
@@ -111,7 +111,7 @@ def test_without_a_database_health_is_503_and_calls_are_to_be_retried(cut_off: S
         }
         assert isinstance(detail["error"], str)
         assert re.fullmatch(TIME, detail["timestamp"])
-        # Nothing of the database's own words: host, role, database name.
+        # None of the database's own details: host, role, database name.
         assert cut_off.database.name not in response.text
         assert "t_web" not in response.text
         for path, body in ((CHECK, identity()), (CHARGES, charge_body(unique()))):

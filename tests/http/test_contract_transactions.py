@@ -38,7 +38,8 @@ def history(client: httpx2.Client, user: str, **query: Any) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def user(service: Service, client: httpx2.Client) -> str:
-    """Seven rows: three charges, a credit, two charges, a credit; their numbers their order."""
+    """A user with seven rows: three charges, a credit, two charges, a credit. Their numbers are
+    their order."""
     user = make_account(service)
     for number in range(1, 8):
         if number in (4, 7):
@@ -210,7 +211,7 @@ def test_query_values_are_percent_decoded(client: httpx2.Client, service: Servic
 
 
 def walk(client: httpx2.Client, user: str, limit: int) -> list[str]:
-    """The descriptions of a whole history, page after page; a charge is added between two."""
+    """The descriptions of a whole history, page after page; a charge is added between two pages."""
     found: list[str] = []
     cursor: dict[str, str] = {}
     while True:
@@ -249,7 +250,7 @@ def test_no_entries_are_a_page_that_goes_nowhere(client: httpx2.Client, user: st
 
 
 def forged(cursor: str, version: int) -> str:
-    """The cursor of the same account with another version in it."""
+    """A cursor of the same account with another version."""
     raw = base64.urlsafe_b64decode(cursor)[:16] + version.to_bytes(8, signed=True)
     return base64.urlsafe_b64encode(raw).decode()
 

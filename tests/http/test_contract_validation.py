@@ -1,4 +1,4 @@
-"""The 422 list (contract 1): each cause with its type, words, place, input and context."""
+"""The 422 list (contract 1): each cause with its type, wording, location, input and context."""
 
 from __future__ import annotations
 

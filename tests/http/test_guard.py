@@ -1,4 +1,5 @@
-"""The guard of the agent API: keys that end, change, expire; and floods of wrong ones."""
+"""The guard of the agent API: keys that are revoked, rotated or expire, and floods of wrong
+keys."""
 
 from __future__ import annotations
 
@@ -33,8 +34,8 @@ WORKERS = 3
 INVALID = "Authentication failed: Invalid API key"
 EXPIRED = "Authentication failed: API key expired"
 
-# Sends wrong keys for argv[3] seconds: half with the prefix of a key that exists, half with
-# unknown ones; prints how many answers of each status there were.
+# Sends wrong keys for argv[3] seconds: half with the prefix of an existing key, half with unknown
+# prefixes. Prints how many answers of each status there were.
 FLOOD = """
 import asyncio, collections, json, secrets, sys, time
 import aiohttp
@@ -124,7 +125,7 @@ def check(service: Service, secret: str) -> tuple[int, str]:
 
 
 def move_expiry(database: Database, key: Key, by: timedelta) -> None:
-    """Time passes for a key: it expires earlier by this much."""
+    """Makes a key expire earlier by this much, as if time had passed."""
     database.execute(
         "UPDATE billing_data.api_keys SET created_at = created_at - %s,"
         " expires_at = coalesce(expires_at, now()) - %s WHERE id = %s",
@@ -159,7 +160,7 @@ def test_a_revoked_key_is_refused_on_the_very_next_request_of_every_worker(
             ("POST", "/v1/billing/accounts", identity()),
             ("GET", "/v1/billing/accounts/oauth:google/ada", None),
             ("GET", "/v1/billing/transactions?oauth_provider=oauth:google&external_id=ada", None),
-            ("POST", CHECK, {}),  # the key's fault beats the body's
+            ("POST", CHECK, {}),  # the fault of the key comes before that of the body
         ):
             answer = client.request(method, path, json=body)
             assert (answer.status_code, answer.json()["detail"]) == (401, INVALID), path
@@ -245,7 +246,7 @@ def test_an_expired_key_is_called_so_once(service: Service, known: bool) -> None
 def test_when_and_from_where_a_key_was_used_is_recorded(database: Database) -> None:
     with running_service(database) as service:
         assert check(service, service.key.secret)[0] == 200
-        assert service.process.stop() == 0  # at the latest now
+        assert service.process.stop() == 0  # this is the latest moment
     row = database.execute(
         "SELECT last_used_at > now() - interval '1 minute', host(last_used_ip)"
         " FROM billing_data.api_keys"
@@ -287,7 +288,7 @@ def test_a_key_that_was_unknown_works_as_soon_as_it_is_made(service: Service) ->
 
 
 def contents(database: Database) -> dict[str, tuple[int, int]]:
-    """Of every table of the schema: how many rows, and how many were ever written."""
+    """For every table of the schema: how many rows it has, and how many were ever written."""
     tables = database.execute(
         "SELECT c.oid::regclass::text FROM pg_class AS c WHERE c.relkind = 'r'"
         " AND c.relnamespace = 'billing_data'::regnamespace ORDER BY 1"
@@ -313,12 +314,13 @@ def test_wrong_keys_cost_no_row(database: Database) -> None:
                 headers = {"X-API-Key": start + secrets.token_urlsafe(24)[:32]}
                 answer = client.post(CHECK, json=identity(), headers=headers)
                 assert (answer.status_code, answer.json()["detail"]) == (401, INVALID)
-        assert service.process.stop() == 0  # what it would write later it has written now
+        assert service.process.stop() == 0  # everything that it would write later is written now
         assert contents(database) == before
 
 
 def latencies(service: Service, seconds: float) -> list[float]:
-    """Of checks with a valid key, one after the other, over several kept connections."""
+    """The seconds of checks with a valid key, one after the other, over several kept
+    connections."""
     user = unique()
     taken: list[float] = []
     headers = {"X-API-Key": service.key.secret, "Content-Type": "application/json"}
@@ -371,7 +373,8 @@ def test_a_flood_of_wrong_keys_leaves_a_valid_keys_latency_alone(service: Servic
     )
     assert set(statuses) <= {401, 503}
     assert sum(statuses.values()) > 300
-    # Verified on the event loop, 24 clients' keys would cost each request hundreds of ms.
+    # If they were verified on the event loop, the keys of 24 clients would cost each request
+    # hundreds of ms.
     assert p95(flooded) < max(10 * quiet, 0.3)
     assert most_threads <= threads_before + 2
     assert check(service, service.key.secret)[0] == 200

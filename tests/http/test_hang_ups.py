@@ -1,5 +1,5 @@
-"""Clients that hang up, or send what is no HTTP, at every point of a request: none of it is counted
-or logged as a fault of ours, and what was asked for in full is done."""
+"""Clients that close the connection, or send something other than HTTP, at every point of a
+request. None of it is counted or logged as our fault, and every complete request is carried out."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def request_head(service: Service, path: str, lines: list[str], *, key: bool = T
 
 
 def faults(metrics: Metrics) -> dict[str, float]:
-    """Answers of 500 and more, by status."""
+    """The number of answers of 500 and more, by status."""
     by_status = metrics.by(REQUESTS, "status")
     return {status: count for status, count in by_status.items() if status >= "500"}
 
@@ -62,7 +62,7 @@ def reset(client: socket.socket) -> None:
 
 
 def arrived(service: Service) -> bool:
-    """Whether a request beside the one that asks is being worked on."""
+    """Whether another request than this one is being worked on."""
     return read(service).sum("billing_http_requests_in_progress") > 1
 
 
@@ -130,7 +130,7 @@ def test_what_is_no_http_is_answered_and_counted_as_malformed(
 
 
 def test_a_body_that_turns_malformed_is_answered_at_once(watched: Service) -> None:
-    """And not when the client gives up."""
+    """The answer does not wait until the client gives up."""
     with connection(watched) as client:
         client.sendall(request_head(watched, CHARGES, CUT["between two chunks"]))
         wait_for(lambda: arrived(watched), "the request to arrive")

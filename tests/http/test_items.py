@@ -1,4 +1,4 @@
-"""What of a check or charge goes to the database, made from the request models."""
+"""The items of checks and charges for the database, made from the request models."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_an_item_begins_with_its_account_and_has_its_key_where_the_batcher_looks
 
 
 def test_a_batch_has_the_fingerprint_that_the_release_before_gave_it() -> None:
-    """It hashed the text of its tuples, which had names."""
+    """The release before hashed the text of its tuples, which had names."""
     item = charges.CHARGE.item(ChargeRequest.model_validate(_CHARGE), _KEY)
     before = (
         "[1,[0],[\"ChargeItem(oauth_provider='oauth:google', external_id='user\\\\'s \\\"own\\\""

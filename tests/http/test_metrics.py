@@ -86,7 +86,7 @@ MEGABYTE = 1 << 20
 
 @dataclass(frozen=True)
 class Traffic:
-    """What was sent to a fresh service, and what it said of it then."""
+    """The requests to a fresh service, and its metrics afterwards."""
 
     service: Service
     key: Key
@@ -116,7 +116,7 @@ async def _send(service: Service, users: list[str]) -> str:
             return await answer.json()
 
     async def session_of(number: int, user: str) -> str:
-        # Connections of its own, so that every worker gets some of the work.
+        # New connections, so that every worker gets some of the work.
         connector = aiohttp.TCPConnector(force_close=True)
         async with aiohttp.ClientSession(service.base_url, connector=connector) as session:
             check = {**identity(user), "customer_email": EMAIL}
@@ -178,7 +178,8 @@ def test_requests_of_all_workers_add_up(traffic: Traffic) -> None:
         assert found == statuses, endpoint
         duration = "billing_http_request_duration_seconds_count"
         assert metrics.sum(duration, endpoint=endpoint) == sum(statuses.values())
-    assert metrics.sum("billing_http_requests_in_progress") == 1  # the one that asks
+    # The request for the metrics itself.
+    assert metrics.sum("billing_http_requests_in_progress") == 1
     assert metrics.sum("billing_service_info") == 1
 
 
@@ -229,7 +230,7 @@ def test_errors_and_database_calls_of_all_workers_add_up(traffic: Traffic) -> No
     queries = "billing_db_queries_total"
     assert metrics.sum(queries, function="record_credit", result="success") == USERS
     assert metrics.sum(queries, function="get_account", result="success") == USERS
-    # Batches: at least one call, at most one for each.
+    # Calls for batches: at least one, at most one for each charge.
     assert 1 <= metrics.sum(queries, function="create_charges") <= USERS * 7 + 1
     assert set(metrics.by(queries, "result")) == {"success"}
 
@@ -374,7 +375,7 @@ async def test_workers_stay_small(traffic: Traffic) -> None:
 
 
 def foreground(metrics: Metrics, name: str) -> dict[Labels, float]:
-    """The series of `name` without what workers do by themselves every few seconds."""
+    """The series of `name` without the calls that workers make by themselves every few seconds."""
     background = {("function", "record_api_key_use"), ("function", "create_check_partitions")}
     return {
         labels: value for labels, value in metrics.samples[name].items() if not labels & background
@@ -391,7 +392,7 @@ def test_counts_survive_a_killed_worker(traffic: Traffic) -> None:
     def unconnected() -> Metrics | None:
         try:
             return read(service)
-        except httpx2.TransportError:  # it was the victim's connection
+        except httpx2.TransportError:  # it was a connection of the killed worker
             return None
 
     after = wait_for(unconnected, "/metrics")

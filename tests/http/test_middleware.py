@@ -1,4 +1,4 @@
-"""What a request is answered when its handler raises, by the middleware alone."""
+"""The answer to a request whose handler raises, by the middleware alone."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SECRET = "ada@example.com"
 
 
 async def client_of(aiohttp_client: AiohttpClient, error: Exception) -> TestClient[Any, Any]:
-    """A client of an application whose one handler raises this."""
+    """A client of an application with one handler, which raises this error."""
 
     async def handler(request: web.Request) -> web.Response:
         raise error

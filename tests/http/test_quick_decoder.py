@@ -1,4 +1,4 @@
-"""The quick decoder accepts a part of what the request models accept, with equal values."""
+"""The quick decoder accepts a subset of what the request models accept, with equal values."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ NAMES = sorted({name for model in (*MODELS, m.CheckContext) for name in model.mo
 
 
 class _NoHeaders:
-    """What parse_json_body asks of a request: this one does not say what its body is."""
+    """The part of a request that parse_json_body reads: this one has no content type."""
 
     headers: dict[str, str] = {}
 
 
-# Values as they stand in a body.
+# Values as they may occur in a body.
 _STRINGS = [
     *('"oauth:google"', '"oauth:"', '"OAUTH:x"', r'"oauth\u003agoogle"', r'"oauth:\n"'),
     *('"USD"', '"usd"', '"US"', r'"USD\n"', r'"US\n"', '"\u0131sd"', '"\u017fsd"', '"\u00dfs"'),
@@ -102,7 +102,7 @@ _PLAIN = {
 
 @st.composite
 def bodies(draw: st.DrawFn, model: type[BaseModel]) -> bytes:
-    """Bodies that are right but for a few members, and sometimes a few bytes."""
+    """Bodies that are right except for a few members, and sometimes a few bytes."""
     required = [name for name, field in model.model_fields.items() if field.is_required()]
     members = [(json.dumps(name), _PLAIN[name]) for name in required]
     if draw(st.integers(0, 19)) == 0:
@@ -124,7 +124,7 @@ def bodies(draw: st.DrawFn, model: type[BaseModel]) -> bytes:
 
 
 def as_today(model: type[BaseModel], raw: bytes) -> BaseModel:
-    """The body read by the general way, which raises for what it refuses."""
+    """Reads the body by the general way, which raises for what it refuses."""
     request: Any = _NoHeaders()
     accepted, faults = validate(model, parse_json_body(request, raw), "body")
     assert accepted is not None, faults
@@ -144,7 +144,8 @@ def values(model: type[BaseModel], of: Any) -> dict[str, Any]:
 
 
 def compare(model: type[BaseModel], raw: bytes) -> bool:
-    """Whether the quick decoder accepts the body; then the model does, with equal values."""
+    """Whether the quick decoder accepts the body. If so, checks that the model accepts it with
+    equal values."""
     quick = QUICK[model]
     assert quick is not None
     accepted = quick(raw)
@@ -177,7 +178,7 @@ def test_every_odd_value_of_every_field_is_accepted_by_both_or_left_to_the_model
                 members = [*required.items(), *((name, value) for value in values_of_it)]
                 text = _object([(f'"{key}"', value) for key, value in members], "", "")
                 accepted += compare(model, text.encode("utf-8", "surrogatepass"))
-    assert accepted > 100  # so that something was compared
+    assert accepted > 100  # otherwise nothing was compared
 
 
 def _is_required(model: type[BaseModel], name: str) -> bool:

@@ -1,5 +1,5 @@
-"""What is looked up, read or written at once is seen by nobody: the same bytes, metrics, logs and
-notes of key use as by the ways of aiohttp and pydantic."""
+"""The shortcuts for plain requests and answers are not visible from outside: bytes, metrics, logs
+and records of key use are the same as with aiohttp's and pydantic's own code."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from server.observe import metrics
 from tests.http.contract import CHARGES, CHECK, TIME, UUID
 from tests.support import Database, charge_body, identity
 
-USER = "way-?"  # as long as the names that stand in its place when it is sent
+USER = "way-?"  # as long as the names that replace it
 ACCOUNT = "POST /v1/billing/accounts"
 
 
 def request(
     line: str, *fields: str, body: bytes = b"", version: str = "1.1", length: int | None = None
 ) -> bytes:
-    """One request as it goes over the wire; KEY and the user are filled in when it is sent."""
+    """The bytes of one request; KEY and the user are filled in when it is sent."""
     head = [f"{line} HTTP/{version}", "Host: billing.example", *fields]
     if not any(field.lower().startswith("transfer-encoding") for field in fields):
         head.append(f"Content-Length: {len(body) if length is None else length}")
@@ -58,8 +58,8 @@ _JSON = "Content-Type: application/json"
 _AUTH = "X-API-Key: KEY"
 _PLAIN = (_AUTH, _JSON)
 _LINES = (f"POST {CHECK}", f"POST {CHARGES}")
-# What is sent on a connection of its own, in this order. Charges come in pairs, so that the second
-# is a replay; the account has three free uses, so that later ones are refused.
+# Requests that share one connection, in this order. Charges come in pairs, so that the second is a
+# replay. The account has three free uses, so later ones are refused.
 FIELDS: list[tuple[str, ...]] = [
     _PLAIN,
     (_AUTH,),
@@ -117,7 +117,7 @@ BODIES = [
 
 
 def connections() -> list[list[bytes]]:
-    """What is sent, a list for each connection; its parts are sent one after the other."""
+    """The requests, a list for each connection; its parts are sent one after the other."""
     found: list[list[bytes]] = []
     for number, fields in enumerate(FIELDS):
         for line in _LINES:
@@ -163,14 +163,14 @@ _VARIES = (
 
 
 async def exchange(port: int | None, parts: list[bytes]) -> bytes:
-    """All that the server says on one connection, until it closes it."""
+    """Everything that the server sends on one connection, until it closes it."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     said = b""
-    with contextlib.suppress(ConnectionError):  # it closed it before it was asked all
+    with contextlib.suppress(ConnectionError):  # the server closed it before it got all parts
         for part in parts:
             writer.write(part)
             await writer.drain()
-            with contextlib.suppress(TimeoutError):  # it waits for more
+            with contextlib.suppress(TimeoutError):  # the server waits for more
                 said += await asyncio.wait_for(reader.read(1 << 20), 0.05)
         writer.write(request("GET /nothing", "Connection: close"))
         said += await asyncio.wait_for(reader.read(), 10)
@@ -192,7 +192,7 @@ async def serving(config: ServeConfig) -> AsyncIterator[tuple[web.Application, i
 
 
 def counted() -> Counter[tuple[str, str]]:
-    """All counters and how often histograms were told something."""
+    """All counters, and the number of observations of each histogram."""
     metrics.flush()
     return Counter(
         {
@@ -200,7 +200,8 @@ def counted() -> Counter[tuple[str, str]]:
             for family in metrics.REGISTRY.collect()
             for sample in family.samples
             if sample.name.endswith(("_total", "_count", "in_progress"))
-            and not sample.name.startswith("billing_db_queries")  # batches are as they happen
+            # The number of batches is not fixed.
+            and not sample.name.startswith("billing_db_queries")
         }
     )
 
@@ -217,7 +218,7 @@ def logged(records: list[logging.LogRecord]) -> list[Any]:
 
 @dataclasses.dataclass
 class Seen:
-    """What can be seen of the same requests."""
+    """What is visible of the same requests."""
 
     answers: list[bytes]
     counts: Counter[tuple[str, str]]
@@ -243,7 +244,7 @@ async def seen(config: ServeConfig, key: str, user: str, caplog: pytest.LogCaptu
             answers.append(answer)
             key_uses.append([address for _, address in background._key_uses.values()])
 
-        # The key is known, and the account is there, before the first.
+        # Before the first request, the key is known and the account exists.
         await send([request(ACCOUNT, *_PLAIN, body=body())])
         for parts in connections():
             await send(parts)

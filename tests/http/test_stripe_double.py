@@ -1,5 +1,5 @@
-"""The Stripe double behaves like Stripe where the service relies on it; asked through Stripe's own
-SDK."""
+"""The Stripe double behaves like Stripe where the service relies on it. It is called through
+Stripe's own SDK."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def double() -> Iterator[StripeDouble]:
 
 @pytest.fixture
 def fresh() -> Iterator[StripeDouble]:
-    """A double with nothing in it."""
+    """A double that is empty."""
     with running_stripe() as double:
         yield double
 
@@ -360,7 +360,7 @@ def replayed(answer: stripe.PaymentIntent) -> str | None:
 
 
 def count(double: StripeDouble) -> int:
-    """How many intents Stripe holds, asked past the front."""
+    """How many intents localstripe holds, asked directly and not through the front."""
     answer = httpx2.get(
         f"{double.direct_url}/v1/payment_intents",
         headers={"Authorization": f"Bearer {double.api_key}"},
@@ -370,7 +370,7 @@ def count(double: StripeDouble) -> int:
 
 
 class Inbox:
-    """Takes posts: (path, signature, body)."""
+    """Receives posts: (path, signature, body)."""
 
     def __init__(self) -> None:
         posts: Queue[tuple[str, str, bytes]] = Queue()

@@ -1,5 +1,5 @@
-"""Ids and names of users in the console: two that differ look different, and nothing in one hides
-or turns the direction of what stands beside it."""
+"""Users' ids and names in the console: two that differ look different, and nothing in one hides or
+changes the direction of its surroundings."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_what_cannot_be_seen_is_shown(text: str) -> None:
     assert exact(shown) == text
 
 
-# What a database can hold.
+# Every text that a database can hold.
 TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))
 
 
@@ -127,14 +127,14 @@ def test_no_page_shows_what_cannot_be_seen(
 def test_what_a_page_shows_finds_the_account(
     module_database: Database, browser: Browser, text: str
 ) -> None:
-    """Somebody copies the id from a page into the search."""
+    """A person copies the id from a page into the search."""
     account_id = _nasty_account(module_database, text)
     answer = browser.get("/admin/accounts", params={"search": visible(text)})
     assert f"/admin/accounts/{account_id}" in answer.text
 
 
 def test_a_form_sends_back_what_was_typed(module_database: Database, browser: Browser) -> None:
-    """A reason that is asked once more is not changed by the asking."""
+    """A reason stays the same when the form is shown again."""
     account_id = _nasty_account(module_database, "ada")
     account = f"/admin/accounts/{account_id}"
     token = re.search(r'name="csrf_token" value="([^"]+)"', browser.get(account).text)
@@ -155,7 +155,7 @@ def test_a_form_sends_back_what_was_typed(module_database: Database, browser: Br
 
 
 def _nasty_account(database: Database, text: str) -> str:
-    """An account whose every free text is this one, and no other account's external id."""
+    """An account that has this text in every free-text field, and an external id of its own."""
     name = {"oauth_provider": f"oauth:{unique()}", "external_id": text}
     for function, arguments in (
         (
@@ -181,7 +181,7 @@ def _nasty_account(database: Database, text: str) -> str:
             "create_credit",
             {**name, "amount_minor": 7, "description": text, "external_transaction_id": text},
         ),
-        # Spaces alone are no reason.
+        # Spaces alone are not a reason.
         (
             "set_account_status",
             {**name, "status": "suspended", "reason": text if text.strip() else f"{text}x"},

@@ -58,8 +58,8 @@ def _measure(dsn: str, postmaster: int, accounts: int, charges: int) -> int:
 
 
 def _busy_seconds(postmaster: int) -> float:
-    """The processor time of all its processes that have ended: what others do meanwhile on the
-    machine does not count."""
+    """The processor time of all its processes that have ended. What other programs of the machine
+    do meanwhile does not count."""
     fields = Path(f"/proc/{postmaster}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     return (int(fields[13]) + int(fields[14])) / os.sysconf("SC_CLK_TCK")
 
