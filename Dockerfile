@@ -1,10 +1,11 @@
-# The server's image: `ciris-billing`, its Python and nothing that builds.
+# The server's image: `ciris-billing`, its Python, and no build tools.
 #   docker build --tag ciris-billing .
 #   docker run --rm ciris-billing --help
 
 FROM python:3.13.1-slim-bookworm AS builder
 WORKDIR /build
-# Packages come as wheels only: nothing is compiled, and what has no wheel ends the build.
+# Packages are installed from wheels only: nothing is compiled, and a package without a wheel fails
+# the build.
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ONLY_BINARY=:all:
 RUN python -m venv --without-pip /opt/ciris-billing
 COPY setup.cfg pyproject.toml README.md LICENSE ./
@@ -21,7 +22,7 @@ FROM python:3.13.1-slim-bookworm
 LABEL org.opencontainers.image.title="CIRIS Billing" \
       org.opencontainers.image.description="Credit gating for AI agents" \
       org.opencontainers.image.documentation="docs/deploy.md"
-# Nothing can be installed in a container that runs.
+# Nothing can be installed in a running container.
 RUN rm -rf /usr/local/lib/python3.13/site-packages/* /usr/local/lib/python3.13/ensurepip \
         /usr/local/bin/pip* \
     && useradd --system --uid 10001 --user-group --no-create-home --shell /usr/sbin/nologin billing
@@ -34,7 +35,8 @@ ENV PATH=/opt/ciris-billing/bin:$PATH \
 USER 10001:10001
 WORKDIR /tmp
 EXPOSE 8000
-# SIGTERM, Docker's own signal, ends it gracefully; give it 40 seconds (docker stop --time 40).
+# SIGTERM, Docker's own signal, ends the server gracefully. Give it 40 seconds (docker stop --time
+# 40).
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=20s --retries=3 \
     CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/health', timeout=4)"]

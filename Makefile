@@ -1,9 +1,9 @@
-# Two commands matter: `make run` (try it) and `make test` (prove it). The rest serves them.
-# What stands after ## at a target is its line in `make help`.
+# Two commands matter: `make run` (try it) and `make test` (prove it). The others serve these two.
+# The text after ## at a target is its line in `make help`.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-# Two stamps: running needs 240 MB, developing 390 MB more.
+# Two stamps: running needs 240 MB of packages, developing 390 MB more.
 RUNS   := $(VENV)/.installed-to-run
 STAMP  := $(VENV)/.installed
 
@@ -12,19 +12,21 @@ STAMP  := $(VENV)/.installed
 help: ## Say what each target does.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-# `make run PORT=8001 DEV='--sample-data --fake-stripe'`: another port, something to look at and to buy.
+# `make run PORT=8001 DEV='--sample-data --fake-stripe'` uses another port, and has data to look at
+# and packs to buy.
 run: $(RUNS) ## Try it: the service with a PostgreSQL of its own, on http://127.0.0.1:8000.
 	@$(BIN)/ciris-billing dev $(DEV)
 
-# Every test: first all that may run beside others, a cluster for each process; then those that
-# measure time; then some of the API's through PgBouncer in transaction mode.
+# Every test: first those that can run beside others, with a cluster for each process; then those
+# that measure time; then some tests of the API through PgBouncer in transaction mode.
 test: venv ## Prove it: every test.
 	$(BIN)/python -m tests.system_programs
 	$(BIN)/python -m pytest $(PARALLEL) -m 'not alone'
 	$(BIN)/python -m pytest -m alone
 	BILLING_TEST_POOLER=pgbouncer $(BIN)/python -m pytest $(PARALLEL) $(POOLED)
 
-# A file's tests stay together, as they share a server. Files come in the order of setup.cfg.
+# The tests of a file stay in one process, because they share a server. Files run in the order of
+# setup.cfg.
 PROCESSES ?= $(shell expr $$(nproc) + 1)
 PARALLEL  := -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
 POOLED    := $(addprefix tests/http/test_,smoke.py contract_charges.py contract_idempotency.py)
@@ -61,13 +63,14 @@ lint: venv ## Check style, types, SQL and Dockerfile.
 	! grep -rnE --include='*.sql' '^.{101,}| $$' sql migrations bench server/adopt tests/old_database
 	$(BIN)/sqlfluff lint --nocolor sql migrations bench
 
-# What is measured how, and what the last run gave: docs/performance.md. Three quarters of an hour;
-# QUICK=--quick takes four minutes.
+# docs/performance.md says what is measured and how, and shows the last results. A run takes three
+# quarters of an hour; with QUICK=--quick it takes four minutes.
 bench: venv ## Measure speed beside the least that does the job; QUICK=--quick takes 4 minutes, not 45.
 	$(BIN)/python -m tests.system_programs
 	$(BIN)/python -m bench $(QUICK)
 
-# A new database beside one of 1,000,000 accounts and 10,000,000 ledger rows: 15 minutes, 8 GB of disk.
+# Compares a new database with one of 1,000,000 accounts and 10,000,000 ledger rows: 15 minutes, 8
+# GB of disk.
 bench-growth: venv ## Measure an empty database beside one of 10,000,000 ledger rows: 15 minutes.
 	$(BIN)/python -m tests.system_programs
 	$(BIN)/python -m bench growth $(QUICK)
@@ -75,13 +78,14 @@ bench-growth: venv ## Measure an empty database beside one of 10,000,000 ledger 
 adopt-growth: venv ## Take over an old database of 1,000,000 accounts: 20 minutes, 15 GB of disk.
 	$(BIN)/python -m tests.old_database.growth
 
-# Checks and charges without pause: do memory and latency stay as they are?
+# Checks and charges without pause: do memory and latency stay constant?
 MINUTES ?= 10
 soak: venv ## Check and charge without pause for MINUTES=10: are memory and latency flat?
 	$(BIN)/python -m tests.system_programs
 	$(BIN)/python -m bench soak --minutes $(MINUTES)
 
-# The property tests for longer, then seeded faults under load: an hour. docs/reliability.md.
+# The property tests for longer, then seeded faults under load. It takes an hour; see
+# docs/reliability.md.
 ROUNDS ?= 1000
 torture: venv ## Strike a running service with faults for ROUNDS=1000, about an hour.
 	HYPOTHESIS_PROFILE=torture $(BIN)/python -m pytest tests/sql/test_ledger_model.py
@@ -90,7 +94,8 @@ torture: venv ## Strike a running service with faults for ROUNDS=1000, about an 
 golden: venv ## Write anew what is made from the migrated database: golden_schema.sql, functions.py.
 	GOLDEN_UPDATE=1 $(BIN)/python -m pytest tests/sql/test_gateway_functions.py tests/sql/test_golden_schema.py
 
-# The version stands in setup.cfg alone; images are tagged with it, so that one can go back to the one before.
+# The version is written in setup.cfg alone. Images are tagged with it, so that an operator can go
+# back to the version before.
 env: ## Make .env for docker-compose.yml where none is, and write this checkout's version into it.
 	@test -e .env || cp .env.example .env
 	@version=$$(sed -n 's/^version = //p' setup.cfg) \

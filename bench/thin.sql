@@ -1,7 +1,7 @@
 -- What the service is compared with: the least that does the job. An account's row is locked, the
--- charge is decided, one row is written for it and one for every check. No fingerprints, actors,
--- ledger versions or digests, nothing behind SECURITY DEFINER; currency and status have no rules.
--- It lies in a schema of its own beside the service's, and holds as much.
+-- charge is decided, one row is written for it, and one row for every check. There are no
+-- fingerprints, actors, ledger versions or digests, and no SECURITY DEFINER; currency and status
+-- have no rules. It is in a schema of its own beside the service's, with as many rows.
 
 CREATE SCHEMA thin;
 GRANT USAGE ON SCHEMA thin TO PUBLIC;
@@ -56,8 +56,8 @@ CREATE TYPE thin.checked AS (
     free_uses_remaining bigint, total_uses bigint
 );
 
--- One charge: a free use if there is one left, else credits. The account's lock comes first, so
--- that a key which is used already is found by the insert.
+-- One charge: a free use if there is one left, otherwise credits. The account's lock comes first,
+-- so that the INSERT detects a key that was used already.
 CREATE FUNCTION thin.charge(
     p_oauth_provider text, p_external_id text, p_amount bigint, p_description text, p_key text
 )
@@ -80,7 +80,7 @@ BEGIN
     v_after := CASE WHEN v_free THEN v_account.paid_credits
         ELSE v_account.paid_credits - p_amount END;
     IF v_account.status <> 'active' OR v_after < 0 THEN
-        -- What is charged already is said so even to an account that has nothing left.
+        -- A charge that exists already is reported even for an account that has nothing left.
         SELECT 'duplicate', c.id, c.balance_after, c.created_at
         INTO v_charged.outcome, v_charged.charge_id, v_charged.balance_after, v_charged.created_at
         FROM thin.charges AS c
@@ -111,10 +111,10 @@ BEGIN
 END
 $$;
 
--- Charges that arrived together. Accounts are locked in the order of their ids; what follows is a
--- statement of its own, so that its snapshot is taken after the locks. Accounts all of whose
--- charges are plain are done as a set, with running totals in the order of arrival; the charges of
--- the others one by one.
+-- Charges that arrived together. Accounts are locked in the order of their ids. The rest is a
+-- statement of its own, so that its snapshot is taken after the locks. Accounts with plain charges
+-- only are decided as a set, with running totals in the order of arrival; the charges of the others
+-- one by one.
 CREATE FUNCTION thin.charge_batch(
     p_providers text[], p_external_ids text[], p_amounts bigint[], p_descriptions text[],
     p_keys text[]
@@ -182,7 +182,7 @@ BEGIN
 END
 $$;
 
--- A check and its audit row, which no answer waits for.
+-- A check and its audit row; the answer does not wait for the row to be durable.
 CREATE FUNCTION thin.check_credit(p_oauth_provider text, p_external_id text)
 RETURNS thin.checked LANGUAGE plpgsql AS $$
 DECLARE
@@ -234,7 +234,7 @@ BEGIN
 END
 $$;
 
--- Accounts whose charges do not explain what they have left.
+-- Accounts whose balances do not follow from their charges.
 CREATE FUNCTION thin.wrong_accounts() RETURNS SETOF bigint LANGUAGE sql STABLE AS $$
     SELECT a.id
     FROM thin.accounts AS a

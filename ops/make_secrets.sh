@@ -1,9 +1,9 @@
 #!/bin/sh
-# Makes what is missing in secrets/ with random values, and a self-signed certificate to begin with;
-# what is there is left alone. Usage: sh ops/make_secrets.sh [FOLDER] [HOST NAME]
+# Makes the missing files of secrets/ with random values, and a self-signed certificate for the
+# beginning. Existing files are left alone. Usage: sh ops/make_secrets.sh [FOLDER] [HOST NAME]
 #
-# The folder is closed to others; the files in it are readable, since a container's own account has to
-# read them where they are mounted.
+# The folder is closed to other accounts. The files in it are readable, because a container's own
+# account must read them where they are mounted.
 set -eu
 folder=${1:-secrets}
 host=${2:-billing.example.com}

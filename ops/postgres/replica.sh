@@ -1,17 +1,18 @@
 #!/bin/bash
-# Runs PostgreSQL as a copy that follows the primary: the first time it takes a base backup. The
-# arguments are the command that serves.
+# Runs PostgreSQL as a streaming replica of the primary. The first time it takes a base backup. The
+# arguments are the command that starts the server.
 set -euo pipefail
 umask 077
 
-# Written anew at each start, so that a new password needs no other step.
+# Written again at each start, so that a new password needs no other step.
 passwords=$PGDATA.passwords
 password=$(<"$REPLICATION_PASSWORD_FILE")
 password=${password//\\/\\\\}
 printf '*:*:*:billing_replication:%s\n' "${password//:/\\:}" >"$passwords"
 
 if [ ! -e "$PGDATA" ]; then
-    # Beside its place, and moved there when it is whole: a copy that was cut off is begun anew.
+    # The backup is made in another folder and moved when it is complete: one that was interrupted
+    # begins again.
     rm -rf "$PGDATA.partial"
     PGPASSFILE=$passwords pg_basebackup --host="$PRIMARY_HOST" --port="$PRIMARY_PORT" \
         --username=billing_replication --no-password --pgdata="$PGDATA.partial" \

@@ -1,5 +1,5 @@
--- What the old service's revisions after 2025_10_21_0008 made. Each begins with a line that names
--- it.
+-- The tables and columns of the old service's revisions after 2025_10_21_0008. Each section begins
+-- with a line that names its revision.
 -- revision 2025_11_25_0009
 CREATE TABLE public.google_play_purchases (
     id bigserial PRIMARY KEY,

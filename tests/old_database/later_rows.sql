@@ -10,7 +10,7 @@ SELECT
     'ai.ciris.mobile', extract(EPOCH FROM c.created_at)::bigint * 1000, 0, c.amount_minor
 FROM public.credits AS c
 INNER JOIN old_plan AS p ON p.id = c.account_id
--- Class 71: a verification that stopped half way; its credit has no purchase.
+-- Class 71: a verification that stopped halfway; its credit has no purchase.
 WHERE p.class = 70 AND starts_with(c.external_transaction_id, 'GPA.');
 INSERT INTO public.provider_configs (id, provider_type, is_active, config_data)
 VALUES (
@@ -62,7 +62,7 @@ INSERT INTO public.product_inventory (id, account_id, product_type, free_remaini
 SELECT pg_temp.old_id('inventory', p.number), p.id, 'web_search', 4, 6
 FROM old_plan AS p
 WHERE p.number % 20 = 0;
--- One was paid from the account's own credits, which no charge tells.
+-- One use was paid from the account's own credits, and no charge records it.
 INSERT INTO public.product_usage_logs (
     id, account_id, product_type, used_free, used_paid, cost_minor, free_before, free_after,
     paid_before, paid_after, idempotency_key

@@ -1,7 +1,7 @@
--- The rows of an old database, the same for the same seed. An account's class, its number modulo
--- 350, says which oddity it has: the sample this follows had six accounts in 350 with a balance
--- that no row explains. Settings old.accounts, old.charges, old.seed and old.has_duplicates say
--- what to make.
+-- The rows of an old database, the same for the same seed. The class of an account, its number
+-- modulo 350, says which irregularity it has: the sample that this follows had six accounts in 350
+-- with a balance that no row explains. The settings old.accounts, old.charges, old.seed and
+-- old.has_duplicates say what to make.
 CREATE FUNCTION pg_temp.old_id(p_kind text, p_number bigint) RETURNS uuid
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN overlay(overlay(
@@ -102,7 +102,8 @@ SELECT
     )
 FROM old_plan AS p;
 
--- Classes 10 to 29 wrote cents: their rows chain among themselves and do not meet paid_credits.
+-- Accounts of classes 10 to 29 wrote cents: their rows continue each other and do not agree with
+-- paid_credits.
 INSERT INTO public.charges (
     id, account_id, amount_minor, currency, balance_before, balance_after, description,
     idempotency_key, metadata_message_id, metadata_agent_id, metadata_channel_id,
@@ -112,12 +113,12 @@ SELECT
     pg_temp.old_id('charge', c.number),
     p.id,
     CASE WHEN c.nth <= 3 AND p.class % 4 = 0 THEN 7 ELSE 1 END * u.unit,
-    -- An account's charges have its currency; of old ones some have none of these.
+    -- An account's charges have its currency; some old accounts have none of these currencies.
     CASE p.class WHEN 52 THEN 'EUR' WHEN 53 THEN 'usd' WHEN 54 THEN 'xx' ELSE 'USD' END,
     b.before,
     b.before - CASE
         WHEN c.nth <= 3 THEN 0
-        -- Without step 0007's constraint nothing held these figures together.
+        -- Without the constraint of step 0007, nothing kept these figures consistent.
         WHEN p.class = 38 AND c.nth = 5 THEN 2
         ELSE u.unit
     END,
@@ -189,7 +190,7 @@ CROSS JOIN LATERAL (
     ) AS k
 ) AS t;
 
--- Sparse, and wrong for who has free uses; some of no account.
+-- The checks are few, and wrong for users with free uses; some belong to no account.
 INSERT INTO public.credit_checks (
     id, account_id, oauth_provider, external_id, wa_id, tenant_id, has_credit, credits_remaining,
     plan_name, denial_reason, context_agent_id, context_channel_id, context_request_id, created_at
@@ -232,7 +233,7 @@ VALUES (
     pg_temp.old_id('admin', 1)
 );
 
--- Written by hand at times: one repeats a secret.
+-- Rows that were sometimes written by hand: one repeats a secret.
 INSERT INTO public.admin_audit_logs (
     id, admin_user_id, action, resource_type, resource_id, changes, user_agent, created_at
 )

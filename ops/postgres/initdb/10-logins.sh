@@ -1,7 +1,7 @@
 #!/bin/bash
-# Runs once, when the database cluster is made: the logins of `migrate` and `serve`, the database,
-# and who may copy it. Names and passwords are those of the URLs in the secrets, so that there is
-# one place for each.
+# Runs once, when the database cluster is made. It makes the logins of `migrate` and `serve`, and
+# the database, and allows replication. Names and passwords are those of the URLs in the secrets, so
+# that each is written in one place.
 set -euo pipefail
 secrets=${SECRETS_FOLDER:-/run/secrets}
 
