@@ -132,7 +132,7 @@ def call(
 
 
 def call_with_faults(client: httpx2.Client, endpoint: str, **headers: str) -> httpx2.Response:
-    """A request whose fields are at fault."""
+    """A request with invalid fields."""
     if endpoint == "account":
         return client.get(f"{ACCOUNTS}/google/1", headers=headers)
     if endpoint == "transactions":
@@ -149,7 +149,7 @@ def fault(
 
 
 def faults_of(response: httpx2.Response) -> list[dict[str, Any]]:
-    """The list of a 422, the answer's shape checked on the way."""
+    """The list of a 422, after checking the answer's shape."""
     assert_error_shape(response, 422)
     detail = response.json()["detail"]
     assert isinstance(detail, list), detail
@@ -162,7 +162,7 @@ def faults_of(response: httpx2.Response) -> list[dict[str, Any]]:
 
 
 def assert_error_shape(response: httpx2.Response, status: int) -> None:
-    """JSON with detail, code and the request id that the header tells, too."""
+    """Checks that the answer is JSON with detail, code and the request id of the header."""
     assert response.status_code == status, response.text
     assert response.headers["content-type"] == "application/json"
     body = response.json()
@@ -173,13 +173,13 @@ def assert_error_shape(response: httpx2.Response, status: int) -> None:
 
 
 def assert_error(response: httpx2.Response, status: int, detail: str) -> None:
-    """A refusal worded exactly so."""
+    """Checks that the answer is a refusal with exactly this wording."""
     assert_error_shape(response, status)
     assert response.json()["detail"] == detail
 
 
 def part(body: dict[str, Any], fields: tuple[str, ...]) -> dict[str, Any]:
-    """The contract's fields of an answer, each of which must be there."""
+    """The contract's fields of an answer; each of them must be there."""
     return {field: body[field] for field in fields}
 
 
@@ -191,7 +191,7 @@ def make_account(
     status: str = "active",
     currency: str = "USD",
 ) -> str:
-    """An account with so many free uses and paid credits left; gives its external id."""
+    """An account with this many free uses and paid credits left; returns its external id."""
     user = unique()
     database = service.database
     database.execute(
@@ -217,7 +217,7 @@ def make_account(
 
 
 def make_charges(database: Database, external_id: str, count: int, currency: str = "USD") -> None:
-    """So many charges of 1 that must all succeed."""
+    """Makes this many charges of 1, which must all succeed."""
     made = database.value(
         "SELECT count(*) FROM billing.create_charges("
         " p_oauth_providers => array_fill('oauth:google'::text, ARRAY[%s]),"
@@ -260,7 +260,7 @@ def account_row(service: Service, external_id: str) -> dict[str, Any]:
 
 
 def row_counts(service: Service) -> dict[str, int]:
-    """How many rows each table that a request may write has."""
+    """The number of rows of each table that a request may write."""
     return service.database.value(
         "SELECT jsonb_build_object("
         " 'accounts', (SELECT count(*) FROM billing_data.accounts),"
@@ -276,7 +276,7 @@ def row_counts(service: Service) -> dict[str, int]:
 def raw_request(
     method: bytes = b"GET", target: bytes = b"/health", headers: bytes = b"", body: bytes = b""
 ) -> bytes:
-    """The bytes of a request, as no well-behaved client would send them."""
+    """The bytes of a request that no well-behaved client would send."""
     length = b"Content-Length: %d\r\n" % len(body) if body else b""
     return (
         method
@@ -293,7 +293,7 @@ def raw_request(
 def exchange(
     service: Service, request: bytes, *, wait_before: bytes | None = None, patience: float = 10
 ) -> tuple[int, dict[str, str], bytes]:
-    """Sends bytes, reads to the end: status, headers (lower case), body. With `wait_before` the
+    """Sends bytes and reads to the end: status, headers (lower case), body. With `wait_before` the
     request's last bytes are held back until the server says 100 Continue."""
     address = urlsplit(service.base_url)
     with socket.create_connection((address.hostname, address.port), timeout=patience) as connection:

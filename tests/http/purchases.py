@@ -18,7 +18,7 @@ INTENT = "/v1/payment_intents/"
 
 
 def asked(double: StripeDouble, method: str = "POST") -> list[Any]:
-    """What Stripe was asked by this method since the list was last cleared."""
+    """The requests to Stripe by this method since the list was last cleared."""
     return [request for request in double.requests if request.method == method]
 
 

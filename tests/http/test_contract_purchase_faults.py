@@ -101,7 +101,7 @@ def test_an_outage_of_stripe_is_a_503_and_over_when_it_is_over(
 
 @dataclass(frozen=True)
 class Bare:
-    """Two servers whose provider each test sets up its own way; one has no ENCRYPTION_KEY."""
+    """Two servers whose provider each test sets up in its own way; one has no ENCRYPTION_KEY."""
 
     keyed: Service
     keyless: Service
@@ -119,7 +119,7 @@ def bare(cluster: TestCluster, double: StripeDouble) -> Iterator[Bare]:
 
 
 def _set_up(bare: Bare, double: StripeDouble, how: str) -> Service:
-    """Sets the provider up in this way; gives the server to ask."""
+    """Sets the provider up in this way; returns the server to call."""
     bare.database.execute("DELETE FROM billing_data.provider_configs")
     if how == "not at all":
         return bare.keyed
@@ -171,7 +171,7 @@ def test_nothing_is_sold_while_the_provider_is_not_set_up(
     assert double.requests == []
     if "ENCRYPTION_KEY" in how or "changed" in how:
         assert any("cannot be decrypted" in line["message"] for line in log_lines(service))
-    # It is mended without a restart.
+    # It works again without a restart.
     set_provider(bare.database, seal_for(double))
     if service is bare.keyed:
         buy(service)

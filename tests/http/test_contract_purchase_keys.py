@@ -78,7 +78,7 @@ def test_a_payment_canceled_at_stripe_says_that_it_can_no_longer_be_paid(
         answer = customer.get(f"{PURCHASES}/{body['payment_id']}{path}")
         assert (answer.status_code, answer.json()) == (200, canceled)
     assert len(intents_of(double, user)) == 1
-    # What the answer asks for: a new purchase.
+    # The answer asks for a new purchase.
     again = buy(shop, user, key="another")
     assert again["payment_id"] != body["payment_id"]
     double.pay(again["payment_id"])
@@ -90,7 +90,8 @@ def test_a_payment_canceled_at_stripe_says_that_it_can_no_longer_be_paid(
 def test_a_payment_of_other_keys_is_recorded_though_it_cannot_be_read(
     shop: Service, customer: httpx2.Client, double: StripeDouble
 ) -> None:
-    """Test keys became live ones, or Stripe's account another: Stripe knows no such payment."""
+    """Test keys were replaced by live ones, or by those of another account: Stripe knows no such
+    payment."""
     user = unique()
     body = buy(shop, user, key="once")
     url = f"{PURCHASES}/{body['payment_id']}"
@@ -225,7 +226,8 @@ async def test_one_key_at_once_is_one_purchase_and_one_payment(
         last = await purchase()
     statuses = Counter(answer.status_code for answer in answers)
     print(f"20 at once: {dict(statuses)}")
-    # Stripe refuses a key that is in use; who is told so may come again.
+    # Stripe refuses an idempotency key that is in use; a client that gets this answer may try
+    # again.
     assert set(statuses) <= {201, 503}
     assert statuses[201] >= 1
     assert last.status_code == 201

@@ -47,7 +47,7 @@ from tests.support import (
 
 @contextlib.contextmanager
 def pricing(shop: Service, **changes: Any) -> Iterator[None]:
-    """Another pack or price until the block ends."""
+    """Sets another pack or price until the block ends."""
 
     def change(uses: int, price: int, currency: str) -> None:
         shop.database.execute(
@@ -214,7 +214,7 @@ def test_a_price_stripe_does_not_take_is_told_to_who_can_change_it(
     shop: Service, customer: httpx2.Client
 ) -> None:
     with pricing(shop):
-        # Such as older releases let pass.
+        # Older releases accepted prices like this.
         shop.database.execute("UPDATE billing_data.settings SET pack_price_minor = 10")
         answer = customer.post(PURCHASES, json=purchase_body(unique()))
     assert_unavailable(answer)
@@ -385,7 +385,7 @@ def test_an_absent_key_is_told_before_the_faults_and_a_bad_one_instead_of_them(
 
 @pytest.fixture(scope="module")
 def stranger_of_the_shop(shop: Service) -> Iterator[httpx2.Client]:
-    """Presents no key."""
+    """A client without a key."""
     with httpx2.Client(base_url=shop.base_url, timeout=30, verify=False) as client:
         yield client
 

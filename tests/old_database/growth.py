@@ -20,7 +20,7 @@ MOST_SECONDS, MOST_MEGABYTES = 600, 200
 
 
 def main() -> int:
-    """Builds it in a cluster that is gone afterwards, with commits that are durable."""
+    """Builds such a database in a temporary cluster with durable commits."""
     parser = argparse.ArgumentParser(
         prog="python -m tests.old_database.growth", description=__doc__
     )

@@ -58,7 +58,7 @@ COMMANDS = [
 ]
 
 
-# What a complete command line needs beside its name.
+# The arguments of a complete command line, beside the command's name.
 ARGUMENTS: dict[tuple[str, ...], list[str]] = {
     ("keys", "create"): ["agent"],
     ("keys", "rotate"): ["cbk_test_00000000000"],
@@ -78,7 +78,7 @@ ARGUMENTS: dict[tuple[str, ...], list[str]] = {
 
 
 def on(database: Database, *arguments: str, user: str = "postgres", **environment: str) -> str:
-    """What the command prints when it succeeds on this database."""
+    """Returns what the command prints when it succeeds on this database."""
     done = run(*arguments, environment={"DATABASE_URL": database.dsn(user), **environment})
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -162,7 +162,7 @@ def test_what_was_probably_meant_is_named(arguments: tuple[str, ...], meant: str
 
 def test_a_shell_completes_commands_and_options(tmp_path: Path) -> None:
     def completed(line: str) -> set[str]:
-        """What bash offers at the line's end, by the printed function."""
+        """The words that bash offers at the line's end, by the printed function."""
         script = f"""
             eval "$(ciris-billing completion bash)"
             COMP_LINE={shlex.quote(line)} COMP_POINT={len(line)} COMP_TYPE=9
@@ -197,7 +197,7 @@ def test_migrate_brings_an_empty_database_up_and_then_changes_nothing(cluster: T
         before = json.loads(on(database, "migrate", "--status", "--json"))
         assert before["pending"] == len(before["steps"]) > 9
         tables = "SELECT count(*) FROM pg_tables WHERE schemaname !~ '^(pg_|information_)'"
-        assert database.value(tables) == 0  # asking makes nothing
+        assert database.value(tables) == 0  # asking for the status creates nothing
 
         assert latest_step() in on(database, "migrate")
         assert "up to date" in on(database, "migrate", "--status")
@@ -285,7 +285,7 @@ def test_a_key_is_created_used_rotated_and_revoked(service: Service) -> None:
     revoked = json.loads(on(database, "keys", "revoke", made["api_key_id"], "--json"))
     assert revoked["status"] == "revoked"
     assert (status(old), status(new)) == (401, 401)
-    on(database, "keys", "revoke", made["api_key_id"])  # to end it again is fine
+    on(database, "keys", "revoke", made["api_key_id"])  # revoking it again is allowed
 
 
 def test_a_key_is_shown_once_and_then_never_again(database: Database) -> None:

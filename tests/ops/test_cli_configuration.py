@@ -222,7 +222,7 @@ def test_a_database_that_is_not_migrated_is_reported_with_advice(
 
 
 def test_a_brand_new_postgresql_is_told_from_one_that_is_down(tmp_path: Path) -> None:
-    """It does not even have the roles that `migrate` makes."""
+    """A new PostgreSQL does not even have the roles that `migrate` makes."""
     new = Cluster(tmp_path / "pg", find_binaries(18), settings={"fsync": "off"})
     new.start()
     try:

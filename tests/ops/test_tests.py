@@ -27,7 +27,7 @@ def _imported(module: Path) -> Iterator[str]:
 
 
 def test_no_module_imports_a_module_of_tests(tree: Path) -> None:
-    """What several modules share stands in a module of its own, or is a fixture."""
+    """What several modules share is in a module of its own, or is a fixture."""
     wrong = [
         f"{module.relative_to(tree)} imports {name}"
         for module in _modules(tree)

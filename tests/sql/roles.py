@@ -26,7 +26,7 @@ CHARGE_ARRAYS = (
 )
 
 
-# Calls that write for somebody, each good but for its missing actor.
+# Calls that write in somebody's name. Each is valid except that it names no actor.
 HASH = "$argon2id$v=19$m=19456,t=2,p=1$c29tZXNhbHQ$c29tZWhhc2g"
 
 
@@ -81,7 +81,7 @@ WRITES: dict[str, dict[str, Any]] = {
 }
 
 
-# Items in the text form of a composite, the API key last.
+# Items in the text form of a composite, with the API key last.
 CHECK = "(oauth:google,nobody,,,,,,,,,,,)"
 
 
@@ -133,9 +133,9 @@ STAFF_READS: dict[str, dict[str, Any]] = {
 }
 
 
-# What the web tier calls before there is anybody to name: a sign-in under way has no staff member
-# yet, a session or a token is what tells who it is, and the
-# figures are rolled up, and the books watched, for nobody.
+# Functions that the web tier calls before there is an actor to name: a sign-in under way has no
+# staff member yet, a session or token is what identifies the actor, and figures are rolled up and
+# books watched for nobody in particular.
 NO_HASH = bytes(32)
 
 
@@ -170,7 +170,7 @@ FOR_DBAS: dict[str, dict[str, Any]] = {
 }
 
 
-# What the web tier calls without an actor, because the payment provider is the author.
+# Functions that the web tier calls without an actor, because the payment provider is the author.
 EVENT: dict[str, Any] = {
     "event_id": "evt_nobody",
     "event_type": "customer.created",

@@ -272,7 +272,8 @@ def test_a_list_takes_effect_once_and_its_answer_is_given_again(
 def test_a_list_whose_api_key_ends_meanwhile_is_refused_and_free_for_the_next_key(
     database: Database,
 ) -> None:
-    """The refusal is not kept as the list's answer: the next key would be told it for ever."""
+    """The refusal must not be kept as the list's answer: otherwise the next key would get it for
+    ever."""
     who = new_user(database, paid=5)
     old = database.create_key()
     with (
@@ -318,7 +319,8 @@ def test_a_lists_key_survives_the_rotation_of_its_api_key(
     line = [key_id(module_database)]
     for _ in range(2):
         line.append(uuid.UUID(module_database.rotate_key(line[-1]).id))
-    # The one in the middle asks first; the oldest no longer works and the newest came later.
+    # The key in the middle asks first. The oldest key no longer works, and the newest was made
+    # later.
     dba.row("revoke_api_key", api_key_id=line[0])
     first = charge_once(web, [who, who], line[1], "list", b"by 1", batch_fingerprint=b"as sent")
     assert outcomes(first) == ["created", "created"]
@@ -434,7 +436,8 @@ def test_without_waiting_a_list_with_a_held_account_is_busy_as_a_whole(
     rows = charge_once(web, [*others, held, person()], key, "list", wait=False)
     assert outcomes(rows) == ["created"] * 4 + ["account_not_found"]
     assert {row["replayed"] for row in rows} == {False}
-    with held_account(module_database, held["external_id"]):  # what was done is only read
+    # The charge was made before, so it is only read.
+    with held_account(module_database, held["external_id"]):
         again = charge_once(web, [*others, held, person()], key, "list", wait=False)
     assert outcomes(again) == outcomes(rows)
     assert {row["replayed"] for row in again} == {True}

@@ -76,7 +76,7 @@ def test_a_charge_is_one_ledger_row_that_says_all_that_was_asked(
         "admin_user_id": None,
     }
     assert {name: row[name] for name in expected} == expected
-    assert row["request_fingerprint"][0] == 2  # the version of its form
+    assert row["request_fingerprint"][0] == 2  # the version of the fingerprint's format
     assert row["id"].version == 7
 
 
@@ -266,7 +266,7 @@ def test_optional_arguments_may_be_null(module_database: Database, dba: Caller) 
     assert dba.row("create_charge", **who, **nothing)["paid_with"] == "free"
 
 
-# --- the profile a charge carries ----------------------------------------------------------------
+# --- the profile that a charge carries -----------------------------------------------------------
 
 
 def test_a_charge_updates_the_profile(module_database: Database, dba: Caller) -> None:

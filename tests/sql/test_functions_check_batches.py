@@ -305,7 +305,7 @@ def test_making_a_month_moves_its_rows_out_of_the_default_partition(database: Da
     who = person()
     with session(database, "t_dba") as dba:
         dba.row("check_credit", **who)
-        # As if nobody had made the month in time.
+        # The state when nobody made the month in time.
         database.execute(
             f"ALTER TABLE billing_data.credit_checks DETACH PARTITION billing_data.{this_month}"
         )
@@ -342,7 +342,7 @@ def test_a_new_month_has_the_indexes_and_the_owner_of_the_table(database: Databa
         " WHERE c.relname = %s GROUP BY 1",
         _month(4),
     )
-    assert rows == [("billing_owner", 2)]  # by account and, for the dashboard, by time
+    assert rows == [("billing_owner", 2)]  # one by account and one by time, for the dashboard
 
 
 def test_dropping_takes_the_months_that_ended_before_and_no_other(database: Database) -> None:
@@ -408,7 +408,7 @@ def test_a_check_by_a_key_that_may_only_read_leaves_the_profile_as_it_is(
     assert account_of(module_database, old) == before
     nothing = dict.fromkeys(_FIELDS) | {"marketing_opt_in": False}
     assert _profile(module_database, new) == nothing
-    # The same from a key that may write.
+    # The same call with a key that may write.
     web.row("check_credit", **new, **_PROFILE, api_key_id=writer)
     assert _profile(module_database, new) | {"marketing_opt_in_at": None} == {
         **_PROFILE,

@@ -84,7 +84,7 @@ _PEOPLE = {
     'say "x"': None,
     "$1 || true --": None,
     "Ärger": "ärger@x.test",
-    "A\u0308pfel": "apfel@x.test",  # the same letter in two characters
+    "A\u0308pfel": "apfel@x.test",  # the same letter, written as two characters
 }
 
 
@@ -174,7 +174,7 @@ def test_accounts_are_filtered_by_status(database: Database) -> None:
 
 
 def _many(database: Database, seed: int = 1) -> list[dict[str, Any]]:
-    """Accounts with many ties in everything they are sorted by."""
+    """Accounts with many equal values in every field they are sorted by."""
     rng = random.Random(seed)
     born = datetime(2026, 1, 1, tzinfo=UTC)
     for n in range(60):
@@ -275,7 +275,7 @@ def test_totals_are_the_sums_of_the_ledger(database: Database) -> None:
 
 
 def test_totals_of_accounts_of_the_old_service_are_counted(database: Database) -> None:
-    """Their balances were in another unit: they say nothing about what was charged."""
+    """Their balances were in another unit and say nothing about what was charged."""
     with session(database, "postgres") as root:
         root.execute("ALTER TABLE billing_data.ledger_openings DISABLE TRIGGER USER")
         for name, free, table in (("a", False, "charges"), ("b", True, "charges"),

@@ -234,7 +234,7 @@ def test_the_audit_log_says_from_where_staff_acted(database: Database) -> None:
                     " set_config('billing.client_agent', 'Mozilla/5.0 (\"x\")', true)")  # fmt: skip
         act(reason="told")
         web.connection.commit()
-        act(reason="not told")  # what was told holds for its transaction and no longer
+        act(reason="not told")  # what the web tier said holds for its transaction only
         web.connection.commit()
         web.execute("SELECT set_config('billing.client_address', '2001:db8::1', true)")
         act(reason="an address alone")

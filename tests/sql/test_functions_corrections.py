@@ -121,7 +121,7 @@ def test_an_adjustment_that_is_repeated_with_its_key_happens_once(
     for change in ({"amount": 5}, {"reason": "another"}):
         refusal = dba.refusal("adjust_credits", **{**arguments, **change})
         assert (refusal.sqlstate, refusal.slug) == ("PB422", "idempotency_key_reused")
-    # The key is this account's own.
+    # An idempotency key belongs to one account.
     other = account_id_of(module_database, new_user(module_database, paid=5))
     assert dba.row("adjust_credits", **{**arguments, "account_id": other})["balance_after"] == 0
     without = {**arguments, "amount": 1, "idempotency_key": None}
@@ -226,7 +226,7 @@ def test_free_uses_are_reset_to_what_new_accounts_get_or_to_a_number(
     changed = {name for name, value in after.items() if value != before[name]}
     assert changed == {"free_uses_remaining", "updated_at"}
     chain = [(0, 3), (3, 10), (10, 0), (0, BIGGEST)]
-    # With the version of the ledger, since the audit row is what proves these free uses.
+    # With the ledger's version, because the audit row is what proves these free uses.
     assert _audit(module_database, "account.reset_free_uses", account) == [
         ({"before": one, "after": two, "ledger_version": 3}, "a new start", ada.id, None)
         for one, two in chain

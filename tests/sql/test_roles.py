@@ -1,4 +1,4 @@
-"""Who may do what: tried out as each role, by every door that PostgreSQL has."""
+"""Who may do what: each role tries every way that PostgreSQL offers."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ STATEMENTS = {
 }
 
 
-# A column of each table that has no id.
+# A column for each table that has no id.
 COLUMNS = {
     "account_requests": "account_id",
     "active_accounts": "account_id",
@@ -214,7 +214,7 @@ def test_the_web_tier_must_name_an_actor(web: Caller, function: str) -> None:
 
 
 def test_every_writing_function_is_tried_without_an_actor(module_database: Database) -> None:
-    # These do nothing for anybody: housekeeping that any session of the service may do.
+    # Housekeeping that any session of the service may do; it does nothing in anybody's name.
     housekeeping = {
         "create_check_partitions",
         "get_account_holders",
@@ -222,8 +222,8 @@ def test_every_writing_function_is_tried_without_an_actor(module_database: Datab
         "retire_expired_api_key",
         "try_writing",
     }
-    # Its author is the payment provider: the web tier has verified the signature and no key or
-    # staff member stands behind the call, so there is nobody it could name.
+    # The author is the payment provider: the web tier has verified the signature, and no key or
+    # staff member stands behind the call that it could name.
     provider = {"process_payment_event"}
     rows = module_database.execute("""
         SELECT p.proname FROM pg_proc AS p
@@ -242,7 +242,7 @@ def test_signing_in_and_the_roll_up_need_nobody_to_be_named(database: Database) 
             web.rows(function, **arguments)
         (who,) = database.execute("SELECT u.email, u.role FROM billing_data.admin_users AS u")
         assert who == ("new@example.com", "viewer")
-        # Who has only just signed in can be named, and is held to their role.
+        # A person who has only just signed in can be named, and has only the rights of their role.
         refusal = web.refusal("set_pricing", reason="a test", session_hash=NO_HASH)
         assert refusal.slug == "admin_role_required"
 
@@ -272,14 +272,14 @@ def test_the_login_behind_what_staff_do_is_recorded_beside_them(
         " FROM billing_data.admin_audit_logs WHERE resource_id = %s",
         str(account_of(module_database, who)["id"]),
     )
-    # What a key credits says so itself, in the ledger.
+    # A credit that a key adds says so in the ledger itself.
     assert rows == [("account.create_credit", ada.id, None, "t_web", 5)]
 
 
 def test_every_reading_function_of_staff_is_tried_without_an_actor(
     module_database: Database,
 ) -> None:
-    # What these tell is no secret to the web tier, which asks them for itself.
+    # What these return is no secret to the web tier, which calls them for itself.
     own = {
         "describe_money", "describe_price", "find_api_key", "get_provider_config",
         "get_schema_version", "get_session", "get_settings", "help", "require_api_key",

@@ -56,7 +56,7 @@ STAFF = tuple(
 
 
 def _bad_keys(database: Database) -> dict[str, tuple[uuid.UUID, str, str, str]]:
-    """Kind -> a key's id and how a call by it is refused."""
+    """Kind -> a key's id and how a call with it is refused."""
     revoked, expired, reader = key_id(database), key_id(database), key_id(database, "billing:other")
     database.execute("UPDATE billing_data.api_keys SET status = 'revoked' WHERE id = %s", revoked)
     database.execute(

@@ -28,7 +28,7 @@ from tests.support import Database, TestCluster, unique
 
 # --- attacks through names -----------------------------------------------------------------------
 
-# What an attacker would have run with the owner's rights.
+# What an attacker would want to run with the owner's rights.
 _LOOT = """
     CREATE FUNCTION pg_temp.loot() RETURNS boolean LANGUAGE plpgsql AS $$
     BEGIN
@@ -109,7 +109,7 @@ def test_a_temporary_type_with_a_built_in_name_runs_nothing_as_the_owner(
     base = "text" if name == "record" else name
     with session(database, "t_web") as web:
         web.execute(_LOOT)
-        # A schema for temporary objects comes first for type names unless it is named last.
+        # For type names, the schema of temporary objects comes first unless it is named last.
         web.execute(f"CREATE DOMAIN pg_temp.{name} AS pg_catalog.{base} CHECK (pg_temp.loot())")
         for function, arguments in {
             "create_charge": {**who, "api_key_id": key},
@@ -137,7 +137,7 @@ def test_a_temporary_type_with_a_built_in_name_runs_nothing_as_the_owner(
             try:
                 web.rows(function, **arguments)
             except psycopg.Error as error:
-                # Being refused is fine, for a charge without credits or an odd type.
+                # A refusal is fine here, for a charge without credits or an odd type.
                 assert error.sqlstate  # noqa: PT017
     _assert_nothing_was_looted(database)
 
@@ -249,7 +249,7 @@ def test_nobody_changes_history_not_even_its_owner_or_a_superuser(
     ):
         refusal = _refused_as(history, role, statement)
         if table == "credits" and statement == "TRUNCATE billing_data.credits":
-            # What refers to the credits refuses first, before any trigger.
+            # A table that refers to the credits refuses first, before any trigger.
             assert refusal.sqlstate == "0A000"
             continue
         assert (refusal.sqlstate, refusal.slug) == ("PB403", "append_only"), statement
@@ -286,7 +286,7 @@ def test_nobody_changes_a_keys_hash_or_deletes_a_key(
 ) -> None:
     before = history.execute("SELECT * FROM billing_data.api_keys")
     refusal = _refused_as(history, role, statement)
-    # A foreign key may refuse first to truncate what it refers to.
+    # A foreign key may refuse first to truncate the table that it refers to.
     assert refusal.slug == "api_key_fixed" or refusal.sqlstate == "0A000"
     assert history.execute("SELECT * FROM billing_data.api_keys") == before
 

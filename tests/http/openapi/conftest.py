@@ -21,7 +21,7 @@ from tests.support import (
 
 @pytest.fixture(scope="module")
 def double() -> Iterator[StripeDouble]:
-    """The Stripe that the examples are bought from."""
+    """The Stripe of the examples' purchases."""
     with STRIPE:
         yield STRIPE
 

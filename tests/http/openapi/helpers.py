@@ -32,7 +32,7 @@ AGENTS = [
 ]
 
 
-SIGNED = "receiveStripeEvent"  # not by an agent's key but by Stripe
+SIGNED = "receiveStripeEvent"  # called by Stripe and not with an agent's key
 
 
 STRIPE = StripeDouble()
@@ -40,7 +40,7 @@ STRIPE = StripeDouble()
 
 def send(service: Service, name: str, key: Key | str | None = None, **changes: Any) -> Any:
     """Sends an operation's example request, with another `key`, or with a `body`, `path`, `query`
-    or `headers` in the example's place."""
+    or `headers` instead of the example's."""
     operation = OPERATIONS[name]
     headers: dict[str, str] = {}
     query: Json = {}
@@ -87,8 +87,8 @@ def payment_example() -> str:
 
 
 def known_payment(service: Service, text: str) -> str:
-    """`text` with the payment that the example purchase really makes in place of the examples',
-    which Stripe never made."""
+    """`text` with the payment of the example purchase in place of the examples' payment, which
+    Stripe never made."""
     if payment_example() not in text:
         return text
     bought = send(service, "createPurchase")
@@ -97,5 +97,5 @@ def known_payment(service: Service, text: str) -> str:
 
 
 def example_account(service: Service) -> None:
-    """The account that the examples speak of; a check first, as the introduction says."""
+    """Creates the account of the examples by a check, as the introduction says."""
     assert send(service, "checkCredit").status_code == 200

@@ -45,7 +45,7 @@ from tests.support import (
 
 
 def make_known(service: Service, external_id: str) -> str:
-    """Makes the user's account the way agents do: by a check."""
+    """Creates the user's account as agents do: by a check."""
     with service.client() as client:
         answer = client.post("/v1/billing/credits/check", json=identity(external_id))
     assert answer.status_code == 200
@@ -113,7 +113,7 @@ def test_a_denied_check_is_as_described(service: Service) -> None:
     validate_answer("checkCredit", answer)
 
 
-# Errors: how to be told each code
+# Errors: how to get each code
 
 
 def _wrong_shape(service: Service, name: str) -> httpx2.Response:
@@ -128,7 +128,7 @@ def _wrong_shape(service: Service, name: str) -> httpx2.Response:
 
 
 def _payment_path(name: str, payment_id: str) -> str | None:
-    """The operation's path with this payment in it; None where none belongs."""
+    """The operation's path with this payment in it; None where its path has no payment."""
     path: str = OPERATIONS[name]["path"]
     return path.replace("{payment_id}", payment_id) if "{payment_id}" in path else None
 
@@ -251,7 +251,7 @@ def _stripe_is_down(service: Service, name: str) -> Any:
 
 
 def _event(**metadata: str) -> Json:
-    """A payment that succeeded, for somebody unknown."""
+    """The event of a payment that succeeded, for an unknown user."""
     return STRIPE.event(
         "payment_intent.succeeded",
         {
@@ -383,7 +383,7 @@ def test_without_a_database_every_operation_answers_503_as_described(database: D
             validate_answer(name, answer)
             if name != "getHealth":
                 assert answer.json()["code"] == "unavailable"
-        # Stripe takes any 5xx for "send it again"; the contract names this one.
+        # For Stripe, any 5xx means "send it again"; the contract names this one.
         answer = send(service, SIGNED)
         assert (answer.status_code, answer.json()["code"]) == (500, "webhook_failed")
         validate_answer(SIGNED, answer)

@@ -25,7 +25,7 @@ from tests.support import (
     Service,
 )
 
-# What the service says of itself, and what of billing.errors no agent can be told.
+# The service's own codes, and the codes of billing.errors that no agent can get.
 OWN_CODES = {
     "api_key_format",
     "api_key_unknown",
@@ -59,11 +59,11 @@ NOT_FOR_AGENTS = {
     "actor_required",
     "admin_domain_refused",  # a reason of sign_in_failed
     "admin_not_invited",  # likewise
-    "busy",  # an agent is told `unavailable`
+    "busy",  # an agent gets `unavailable`
     "login_name_reserved",  # of logins in psql
     "payment_attached",
     "provider_config_changed",
-    "session_over",  # staff are told `not_authenticated`
+    "session_over",  # staff get `not_authenticated`
 }
 
 
@@ -161,7 +161,7 @@ def test_the_error_codes_are_those_of_the_database_and_of_the_service(service: S
     catalogue = {slug: (status, message) for slug, status, message in rows}
     assert CODES.keys() - catalogue.keys() == OWN_CODES
     assert catalogue.keys() - CODES.keys() == NOT_FOR_AGENTS
-    # The guard of the staff's calls words it without the address.
+    # The guard of the staff's calls words this error without the address.
     for slug in (CODES.keys() & catalogue.keys()) - {"admin_deactivated"}:
         assert (CODES[slug]["status"], CODES[slug]["detail"]) == catalogue[slug]
 

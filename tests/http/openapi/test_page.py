@@ -33,7 +33,7 @@ PURCHASES = "/v1/billing/purchases"
 
 
 class Page(HTMLParser):
-    """What the tests want to know of a page."""
+    """The parts of a page that the tests check."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -125,7 +125,7 @@ def test_every_curl_line_of_the_page_works_as_it_stands(service: Service, page: 
         for block in page.blocks
         if block.startswith("curl ") and "/admin/" not in block
     ]
-    # Nobody but Stripe can make a webhook's signature.
+    # Only Stripe can make a webhook's signature.
     assert len(lines) == len(OPERATIONS) - 1
     assert not [line for line in lines if WEBHOOK_PATH in line]
     assert len([line for line in lines if PURCHASES in line]) == 3
@@ -190,7 +190,7 @@ def test_a_style_sheet_has_its_type_and_may_be_kept(
 def test_nothing_but_the_style_sheets_can_be_had_by_way_of_static(
     service: Service, path: str
 ) -> None:
-    # Not by httpx2, which would tidy the path up before it is sent.
+    # Not by httpx2, which would normalize the path before sending it.
     connection = http.client.HTTPConnection(urlsplit(service.base_url).netloc, timeout=30)
     connection.putrequest("GET", path, skip_host=False)
     connection.endheaders()

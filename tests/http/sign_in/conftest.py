@@ -31,7 +31,7 @@ def good() -> Iterator[GoodProvider]:
 
 @pytest.fixture(scope="module")
 def console(module_database: Database, good: GoodProvider) -> Iterator[Console]:
-    """Our server, signing in by the good provider."""
+    """Our server with the good provider."""
     with running_console(module_database, good.discovery_url) as console:
         yield console
 
@@ -44,7 +44,7 @@ def lying_provider() -> Iterator[HostileProvider]:
 
 @pytest.fixture
 def hostile(lying_provider: HostileProvider) -> HostileProvider:
-    """A provider that lies when told to; honest at first."""
+    """A provider that lies when a test says so; it begins honest."""
     lying_provider.honest()
     return lying_provider
 

@@ -36,14 +36,14 @@ def assert_refused(response: httpx2.Response, detail: str, status: int = 400) ->
 
 
 def signed_in(console: Console, good: GoodProvider, email: str | None = None) -> Browser:
-    """A browser in which somebody, by default a new viewer, has signed in."""
+    """A browser in which a person, by default a new viewer, has signed in."""
     browser = console.browser()
     assert good.sign_in(browser, email or staff_address()).status_code == 302
     return browser
 
 
 def person(database: Database, email: str) -> dict[str, Any]:
-    """What is known of somebody."""
+    """The stored data of a person."""
     columns = "id", "role", "is_active", "full_name", "picture_url", "google_id", "last_login_at"
     rows = database.execute(
         f"SELECT {', '.join(columns)} FROM billing_data.admin_users WHERE email = %s", email
@@ -92,7 +92,7 @@ def keys_of(database: Database) -> int:
 
 
 def billing(database: Database, *arguments: str) -> str:
-    """What `ciris-billing` prints."""
+    """Returns what `ciris-billing` prints."""
     return subprocess.run(
         [sys.executable, "-m", "server", *arguments],
         env={
@@ -109,7 +109,7 @@ def billing(database: Database, *arguments: str) -> str:
 
 
 def add(database: Database, email: str, role: str = "viewer") -> str:
-    """Adds somebody; gives their id."""
+    """Adds a staff member; returns their id."""
     return str(
         database.value(
             "SELECT admin_user_id FROM billing.add_admin(p_email => %s, p_role => %s)",

@@ -164,7 +164,7 @@ def assert_told_to_wait(response: httpx2.Response) -> None:
 def test_attempts_to_sign_in_are_limited_by_client_and_never_for_all(
     database: Database, good: GoodProvider
 ) -> None:
-    """Strangers at however many addresses do not use up what the staff may try."""
+    """Strangers, from any number of addresses, do not use up the attempts of the staff."""
     login, callback = "/admin/oauth/login", "/admin/oauth/callback?code=x&state=y"
     with running_console(
         database, good.discovery_url, TRUSTED_PROXIES="127.0.0.0/8 ::1/128"
@@ -182,7 +182,7 @@ def test_attempts_to_sign_in_are_limited_by_client_and_never_for_all(
             assert_told_to_wait(answers[20])
             assert_told_to_wait(browser.get(callback if path == login else login))
             assert browser.get("/admin/sign-in").status_code == 200
-        # One client has 2^64 addresses of IPv6.
+        # One client has 2^64 IPv6 addresses.
         answers = [from_address(f"2001:db8:0:7::{n:x}").get(callback) for n in range(21)]
         assert {response.status_code for response in answers[:20]} == {400}
         assert_told_to_wait(answers[20])
@@ -220,7 +220,7 @@ def test_the_door_of_dev_does_not_exist_in_serve(
         )
         == 1
     )
-    # Nor is such a ticket a state.
+    # Such a ticket is no state of a sign-in either.
     browser.begin()
     assert_refused(
         browser.get("/admin/oauth/callback", params={"code": "x", "state": ticket}), STATE

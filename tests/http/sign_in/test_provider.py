@@ -36,7 +36,7 @@ USER_INFORMATION = f"{FAILED}Failed to get user information"
 
 @pytest.fixture(scope="module")
 def misled(module_database: Database, lying_provider: HostileProvider) -> Iterator[Console]:
-    """Our server, signing in by the provider that lies."""
+    """Our server with the lying provider."""
     with running_console(module_database, lying_provider.discovery_url) as console:
         yield console
 
@@ -47,7 +47,7 @@ def misled(module_database: Database, lying_provider: HostileProvider) -> Iterat
 def test_an_honest_answer_of_the_provider_that_lies_is_believed(
     misled: Console, hostile: HostileProvider
 ) -> None:
-    """What makes the refusals below mean something."""
+    """Without this, the refusals below would prove nothing."""
     browser = misled.browser()
     attempt = browser.begin()
     hostile.nonce = attempt.query["nonce"]
@@ -172,7 +172,7 @@ def test_the_provider_is_not_believed(
     assert module_database.value("SELECT count(*) FROM billing_data.admin_sessions") == before
     hostile.honest()
     hostile.nonce = attempt.query["nonce"]
-    assert_refused(browser.come_back(attempt), STATE)  # the attempt is used up by failing
+    assert_refused(browser.come_back(attempt), STATE)  # the failed attempt is used up
 
 
 def test_a_nonce_of_another_sign_in_is_refused(misled: Console, hostile: HostileProvider) -> None:
@@ -206,7 +206,7 @@ def test_a_provider_that_hangs_holds_nobody_else_up(
     assert misled.browser().get("/admin/sign-in").status_code == 200
     assert httpx2.get(f"{misled.base_url}/health", verify=False).status_code == 200
     assert time.monotonic() - started < 2
-    thread.join(20)  # ours gives up after ten seconds, before the provider does
+    thread.join(20)  # our server gives up after ten seconds, before the provider does
     assert_refused(answers[0], "OAuth authentication error", 500)
     assert "admin_token" not in browser.cookies
     hostile.released.set()
@@ -219,7 +219,7 @@ def test_keys_that_the_provider_has_changed_are_learnt(
     old = hostile.keys["own"]
     hostile.keys["own"] = RSAKey.generate_key(2048, {"kid": "2", "use": "sig"})
     assert hostile.sign_in(misled.browser()).status_code == 302
-    # And the old ones, withdrawn, are forgotten.
+    # The old keys, which were withdrawn, are no longer accepted.
     new, hostile.keys["own"] = hostile.keys["own"], old
     browser = misled.browser()
     attempt = browser.begin()

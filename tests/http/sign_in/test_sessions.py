@@ -46,7 +46,8 @@ def test_a_deactivated_person_is_refused_and_their_open_session_ends_at_once(
     assert signed_in(console, good, email).is_signed_in()
 
 
-@pytest.mark.usefixtures("founder")  # the last administrator must stay one
+# There must be another administrator, because the last one cannot be changed.
+@pytest.mark.usefixtures("founder")
 def test_a_changed_role_counts_from_the_next_request_on(
     console: Console, good: GoodProvider, module_database: Database
 ) -> None:
@@ -54,7 +55,7 @@ def test_a_changed_role_counts_from_the_next_request_on(
     browser = signed_in(console, good, email)
     assert browser.user()["role"] == "viewer"
     set_person(module_database, email, role="admin")
-    # More than one came in with is given to who signs in after it was given.
+    # A session never gets more rights than it began with; the person must sign in after the change.
     assert not browser.is_signed_in()
     browser = signed_in(console, good, email)
     assert browser.user()["role"] == "admin"
@@ -77,7 +78,7 @@ def test_the_session_cookie_is_for_the_browser_only(console: Console, good: Good
         "path=/",
         "max-age=86400",
     }
-    assert len(line) < 1024  # browsers drop cookies over 4 KB without a word
+    assert len(line) < 1024  # browsers silently drop cookies over 4 KB
     value = first.partition("=")[2].strip('"')
     content = base64.urlsafe_b64decode(value + "=" * (-len(value) % 4))
     for secret in (browser.csrf_token(), browser.user()["email"], "csrf", "ciris"):
@@ -111,7 +112,7 @@ def test_each_sign_in_is_a_session_of_its_own(
     assert sessions_of(module_database, email) == 2
     before = here.cookies["admin_token"]
     good.sign_in(here, email)
-    assert here.cookies["admin_token"] != before  # no session is carried over a sign-in
+    assert here.cookies["admin_token"] != before  # a sign-in starts a new session
     here.post("/admin/oauth/logout")
     assert there.is_signed_in()
 

@@ -174,7 +174,8 @@ def test_a_founder_becomes_an_administrator_and_anybody_else_a_viewer_even_if_fi
         }
 
 
-@pytest.mark.usefixtures("founder")  # the last administrator must stay one
+# There must be another administrator, because the last one cannot be changed.
+@pytest.mark.usefixtures("founder")
 def test_a_known_person_keeps_the_role_and_name_and_picture_are_refreshed(
     console: Console, good: GoodProvider, module_database: Database
 ) -> None:
@@ -191,7 +192,7 @@ def test_a_known_person_keeps_the_role_and_name_and_picture_are_refreshed(
     assert after["google_id"] == email  # the provider's subject
     assert after["last_login_at"] > before["last_login_at"]
     assert browser.user()["name"] == "Ada Lovelace"
-    # One who is no longer a founder's equal is not made one by signing in.
+    # A person who is no longer an administrator does not become one by signing in.
     set_person(module_database, email, role="viewer")
     assert browser.user()["role"] == "viewer"
 

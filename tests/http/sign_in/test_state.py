@@ -24,7 +24,7 @@ from tests.identity_provider import (
 )
 from tests.support import Database
 
-# State: ours, this browser's, once, ten minutes
+# The state: ours, of this browser, single-use, valid for ten minutes
 
 
 def test_a_forged_state_is_refused(console: Console, good: GoodProvider) -> None:
@@ -66,7 +66,7 @@ def test_a_callback_is_good_once(
     assert "admin_sign_in" not in browser.cookies
     assert_refused(browser.get(callback), STATE)
     thief = console.browser()
-    thief.cookies["admin_sign_in"] = under_way  # also with the cookie that went with it
+    thief.cookies["admin_sign_in"] = under_way  # also with the cookie that belongs to it
     assert_refused(thief.get(callback), STATE)
     assert sessions_of(module_database, email) == 1
     assert browser.is_signed_in()
@@ -130,7 +130,7 @@ def test_the_back_button_to_a_used_callback_leads_whoever_is_signed_in_on(
     stranger = console.browser().get(callback, headers=html)
     assert stranger.status_code == 400
     assert stranger.headers["content-type"].startswith("text/html")
-    assert_refused(browser.get(callback), STATE)  # scripts are told as before
+    assert_refused(browser.get(callback), STATE)  # scripts get the same answer as before
 
 
 def test_cookies_of_other_services_do_not_break_a_page(

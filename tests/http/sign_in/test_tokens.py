@@ -43,7 +43,7 @@ from tests.support import Database
 
 
 def made(subject: Any, secret: str = JWT_SECRET, algorithm: str = "HS256", **claims: Any) -> str:
-    """A token with any claims, None to leave one out. The database does not know it."""
+    """A token with any claims; None leaves one out. The database does not know it."""
     now = datetime.now(UTC)
     content = {
         "sub": subject,
@@ -60,7 +60,7 @@ def made(subject: Any, secret: str = JWT_SECRET, algorithm: str = "HS256", **cla
 
 
 def signed(content: str, secret: bytes) -> str:
-    """A token signed by hand: libraries warn of such secrets."""
+    """A token signed by hand, because libraries warn of such secrets."""
     digest = hmac.digest(secret, content.encode(), "sha256")
     return f"{content}.{base64.urlsafe_b64encode(digest).rstrip(b'=').decode()}"
 
@@ -242,7 +242,7 @@ def assert_kept_to_itself(response: httpx2.Response) -> None:
 @pytest.mark.parametrize("path", PAGES, ids=[str(number) for number in range(len(PAGES))])
 def test_every_page_keeps_to_itself(console: Console, founder: Browser, path: str) -> None:
     response = founder.get(path)
-    if response.status_code == 303:  # the sign-in page has nothing for whoever is signed in
+    if response.status_code == 303:  # the sign-in page redirects people who are signed in
         assert path == "/admin/sign-in"
     else:
         assert response.status_code < 500

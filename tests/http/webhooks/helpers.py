@@ -27,7 +27,7 @@ REFUNDS = "/v1/refunds$"
 def post(
     service: Service, body: bytes, signature: str | bytes | None, **headers: str
 ) -> httpx2.Response:
-    """The body as it is, under this signature (None: without one)."""
+    """Posts the body unchanged with this signature; None sends none."""
     sent: dict[str, Any] = {"Content-Type": "application/json", **headers}
     if signature is not None:
         sent["Stripe-Signature"] = signature

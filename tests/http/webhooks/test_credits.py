@@ -55,7 +55,7 @@ def test_a_payment_is_credited_when_stripe_tells_of_it(shop: Service, double: St
         {"status": "success", "event_id": event["id"]},
     )
     assert answer.headers["content-type"] == "application/json"
-    assert double.requests == []  # the signed event is proof enough
+    assert double.requests == []  # the signed event is enough proof
     assert paid_credits(shop.database, user) == 23
     assert_credited_once(shop.database, user, payment_id)
     assert ledger(shop.database, user)[-1] == (

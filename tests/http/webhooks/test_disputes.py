@@ -67,7 +67,7 @@ def test_a_lost_dispute_takes_back_once(shop: Service, double: StripeDouble) -> 
 def dispute_moves(
     shop: Service, double: StripeDouble, dispute: Json, type: str, **fields: Any
 ) -> None:
-    """Stripe tells of the dispute as it is."""
+    """Stripe reports the dispute as it is now."""
     event = double.dispute_event(f"charge.dispute.{type}", dispute, **fields)
     assert_receipt(tell(shop, double, event), "success")
 
@@ -83,7 +83,7 @@ def test_a_dispute_that_gave_back_only_part_takes_the_rest(
     dispute_moves(shop, double, dispute, "funds_withdrawn")
     assert paid_credits(shop.database, user) == 12
     dispute_moves(shop, double, double.close_dispute(dispute["id"], "lost"), "closed")
-    # What was refunded is given back to us, the dispute stays lost: all the money is away.
+    # The refunded money is given back to us, and the dispute stays lost: all the money is away.
     dispute_moves(shop, double, double.move_dispute(dispute["id"], 200), "funds_reinstated")
     assert paid_credits(shop.database, user) == 12
     # Half of the rest comes back: 350 of 500 are away.
@@ -118,7 +118,7 @@ def test_a_dispute_may_be_lost_and_won_and_lost_again(
         balances.append(paid_credits(shop.database, user))
     assert balances == [3, 23, 3, 23, 3]
     assert [entry[0] for entry in ledger(shop.database, user)[1:]] == [20, -20, 20, -20, 20, -20]
-    # Whatever is told again of earlier changes nothing.
+    # Earlier events that are delivered again change nothing.
     for event in events[::-1]:
         again = {**event, "id": unique("evt")}
         assert_receipt(tell(shop, double, again), "success")
@@ -158,7 +158,7 @@ def test_news_of_a_dispute_in_any_order_end_as_the_newest(
     types = ("created", "updated", "closed", "funds_withdrawn", "funds_reinstated")
     dice = random.Random(seed)
     events = [
-        # All in one second, and types that say nothing about the state.
+        # All within one second, with types that say nothing about the state.
         double.dispute_event(f"charge.dispute.{dice.choice(types)}", stage, created=1_800_000_000)
         for stage in stages * 2
     ]

@@ -75,7 +75,7 @@ def test_another_webhook_secret_counts_from_the_next_event_on(
 def test_several_webhook_secrets_count_at_a_time_until_one_is_taken_away(
     double: StripeDouble, bare: Service
 ) -> None:
-    """Of two endpoints, or of one whose secret is rolled."""
+    """The secrets of two endpoints, or of one endpoint whose secret is being changed."""
     first, second, third = (f"whsec_{name}{'x' * 28}{name}" for name in ("aaaa", "bbbb", "cccc"))
     configure_stripe(bare.database, double)
 
@@ -99,7 +99,7 @@ def test_several_webhook_secrets_count_at_a_time_until_one_is_taken_away(
     ):
         set_provider(bare.database, seal_for(double, webhook_secret=given))
         assert accepted() == expected
-    # Signed with both, as Stripe does while a secret is rolled.
+    # Signed with both secrets, as Stripe does during a change of the secret.
     set_provider(bare.database, seal_for(double, webhook_secret=f"{second},{third}"))
     body = json.dumps(double.event("customer.created", {})).encode()
     timestamp, _, old = double.sign(body, secret=first).partition(",")
@@ -110,7 +110,7 @@ def test_several_webhook_secrets_count_at_a_time_until_one_is_taken_away(
 
 @pytest.fixture(scope="module")
 def bare(cluster: TestCluster, double: StripeDouble) -> Iterator[Service]:
-    """A server whose provider each test sets up its own way."""
+    """A server whose provider each test sets up in its own way."""
     with cluster.database() as database, paying_service(database, double) as service:
         yield service
 
@@ -163,7 +163,7 @@ def test_purchases_events_and_calls_of_stripe_are_counted(
             ("outcome=invalid_signature",): 1,
             ("outcome=stale_signature",): 1,
             ("outcome=malformed",): 1,
-            ("outcome=credited",): 3,  # redelivered, it still is what became of it
+            ("outcome=credited",): 3,  # a redelivered event counts with its outcome again
             ("outcome=already_credited",): 1,
             ("outcome=acknowledged",): 1,
             ("outcome=ignored",): 2,
@@ -173,7 +173,7 @@ def test_purchases_events_and_calls_of_stripe_are_counted(
         }
         assert _counts(service, "billing_payment_provider_requests_total") == {
             ("operation=create_intent", "result=success"): 2,
-            ("operation=create_intent", "result=error"): 2,  # asked once more, under a new key
+            ("operation=create_intent", "result=error"): 2,  # requested once more, with a new key
             ("operation=get_intent", "result=success"): 3,
             ("operation=get_intent", "result=error"): 1,
             ("operation=list_refunds", "result=success"): 1,

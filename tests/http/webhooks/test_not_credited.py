@@ -44,7 +44,7 @@ from tests.support import (
 
 @dataclass(frozen=True)
 class Fault:
-    """A payment that cannot be credited, and how it is told."""
+    """A payment that cannot be credited, and how it is reported."""
 
     event: Json
     payment_id: str
@@ -108,7 +108,7 @@ def test_what_cannot_be_credited_is_kept_told_and_asked_for_again(
     advice = line["message"].partition("): ")[2]
     assert re.search(r"\b(create|grant|refund|check|resolve)\b", advice)
 
-    # Once a person has seen to it, Stripe's next attempt is accepted and changes nothing.
+    # After a person has resolved it, Stripe's next attempt is accepted and changes nothing.
     shop.database.execute(
         "SELECT billing.resolve_payment_event(p_event_id => %s, p_reason => 'refunded')",
         fault.event["id"],
@@ -148,7 +148,8 @@ def test_an_account_that_does_not_exist_is_told_and_credited_once_it_does(
     assert line["event_id"] == event["id"]
     assert intent["id"] in line["message"]
     assert "find out at Stripe who paid" in line["message"]
-    # As when the database was restored from a backup. One made anew is another account.
+    # The situation after a restore from a backup. An account that is created again is another
+    # account.
     shop.database.execute(
         "INSERT INTO billing_data.accounts (id, oauth_provider, external_id) VALUES (%s, %s, %s)",
         account_id,
@@ -214,7 +215,7 @@ def test_a_purchase_whose_payment_was_not_written_down_is_found_by_what_the_paym
 ) -> None:
     user = unique()
     payment_id = buy_and_pay(shop, double, user)
-    # As after a server that died when Stripe had answered.
+    # The situation after a server that died when Stripe had answered.
     shop.database.execute(
         "UPDATE billing_data.purchases SET payment_id = NULL, payment_status = NULL"
         " WHERE payment_id = %s",
@@ -228,7 +229,8 @@ def test_a_purchase_whose_payment_was_not_written_down_is_found_by_what_the_paym
 
 
 def foreign_event(double: StripeDouble, metadata: Any, **fields: Any) -> Json:
-    """A payment that this service knows nothing of, with this metadata; `fields` on the event."""
+    """A payment that this service does not know, with this metadata; `fields` are set on the
+    event."""
     intent = double.create_intent(amount=500, currency="usd")
     double.pay(intent["id"])
     event = {**double.succeeded_event(intent["id"]), **fields}
@@ -272,7 +274,7 @@ def claim(shop: Service, kind: str) -> tuple[str, Json]:
 
 
 def begun(shop: Service, user: str) -> Json:
-    """What is sold and waits for a payment that this database has not heard of."""
+    """A purchase that waits for a payment of which this database has not heard."""
     [(account_id, purchase_id)] = shop.database.execute(
         "SELECT account_id::text, purchase_id::text FROM billing.begin_purchase("
         "p_oauth_provider => 'oauth:google', p_external_id => %s,"
@@ -291,7 +293,7 @@ def test_a_payment_that_cannot_show_whom_it_is_for_is_kept_and_told_and_not_cred
     connected = {"account": "acct_1"} if "connected" in kind else {}
     event = foreign_event(double, metadata, **connected)
     payment_id = event["data"]["object"]["id"]
-    # No attempt of Stripe's could change it, so it is not asked for again.
+    # No further attempt by Stripe could change it, so the event is accepted.
     for _ in range(2):
         answer = tell(shop, double, event)
         assert_receipt(answer, "ignored")
@@ -300,7 +302,7 @@ def test_a_payment_that_cannot_show_whom_it_is_for_is_kept_and_told_and_not_cred
     (line,) = log_lines(shop, request_id=answer.headers["x-request-id"], level="ERROR")
     assert f"payment {payment_id} was not credited (not_sold_here): " in line["message"]
     assert ledger(shop.database, user) == []
-    # Its refund moves nothing and is nothing to look at.
+    # Its refund moves no credits and is no problem for a person.
     refund = double.refund(payment_id)
     refunded = {**double.refund_event("refund.created", refund), **connected}
     refunded["data"]["object"]["metadata"] = metadata

@@ -42,7 +42,7 @@ def test_a_refund_takes_the_pack_back(shop: Service, double: StripeDouble) -> No
     double.requests.clear()
     event = double.refunded_event(payment_id)
     assert_receipt(tell(shop, double, event), "success")
-    # Stripe's events no longer carry a charge's refunds, so it was asked.
+    # Stripe's events no longer contain a charge's refunds, so Stripe was asked.
     (asked,) = double.requests
     assert (asked.method, asked.path) == ("GET", "/v1/refunds")
     assert asked.query["charge"] == event["data"]["object"]["id"]
@@ -121,7 +121,7 @@ def test_a_refund_that_failed_gives_back_what_was_taken(
     for _ in range(2):
         assert_receipt(tell(shop, double, failed), "success")
     assert paid_credits(shop.database, user) == 20
-    # What is told late changes nothing any more.
+    # A late report no longer changes anything.
     late = double.refund_event("refund.created", refund)
     assert_receipt(tell(shop, double, late), "success")
     assert_receipt(tell(shop, double, double.refunded_event(payment_id)), "success")

@@ -44,7 +44,7 @@ from tests.support import (
     unique,
 )
 
-# What is stored and shown of secrets
+# Secrets in stored data and output
 
 
 def test_a_stored_event_has_no_client_secret(shop: Service, double: StripeDouble) -> None:
@@ -76,7 +76,8 @@ def test_a_stored_event_has_no_client_secret_further_inside_either(
 
 @dataclass
 class Planted:
-    """What was sent and said in a session with recognisable secrets; the server has ended."""
+    """Everything that was sent and written in a session with recognisable secrets; the server has
+    ended."""
 
     service: Service
     double: StripeDouble
@@ -92,8 +93,8 @@ PERSON = "planted.person@example.com"
 
 @pytest.fixture(scope="module")
 def planted(cluster: TestCluster) -> Iterator[Planted]:
-    """At DEBUG, with every access logged: purchases, events good and bad, and Stripe failing in
-    each way."""
+    """A server at DEBUG with every access logged: purchases, good and bad events, and Stripe
+    failing in each way."""
     with (
         running_stripe() as own,
         cluster.database() as database,
@@ -230,7 +231,7 @@ def test_no_secret_is_in_an_answer_but_the_payments_own_in_its_purchase(
     def may_tell(answer: httpx2.Response) -> bool:
         if what == "a payment's secret":
             return PURCHASES in str(answer.request.url) and answer.is_success
-        # A 422 quotes what the caller sent.
+        # A 422 repeats what the caller sent.
         return what == "an e-mail address" and answer.status_code == 422
 
     for secret in _secrets_of(planted)[what]:
@@ -256,7 +257,7 @@ def test_no_secret_is_in_the_database_in_clear(planted: Planted, what: str) -> N
 async def test_events_at_once_of_all_kinds_leave_the_books_in_order(
     shop: Service, double: StripeDouble
 ) -> None:
-    """Credits, refunds and charges of one account meet."""
+    """Credits, refunds and charges of one account arrive at the same time."""
     user = await asyncio.to_thread(make_account, shop, free=0)
     payments = [await asyncio.to_thread(buy_and_pay, shop, double, user) for _ in range(4)]
     events = []

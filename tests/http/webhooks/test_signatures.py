@@ -82,7 +82,7 @@ def test_only_who_knows_the_secret_is_believed(shop: Service, double: StripeDoub
 def test_a_signature_is_good_for_five_minutes(shop: Service, double: StripeDouble) -> None:
     user = unique()
     event = double.succeeded_event(buy_and_pay(shop, double, user))
-    # Signed a while ago to the second, and it must not be older when it arrives than it is here.
+    # It was signed just at the limit, and it must not be older on arrival than it is here.
     assert_refused(tell(shop, double, event, timestamp=int(time.time()) - 301))
     assert_refused(tell(shop, double, event, timestamp=int(time.time()) - 86_400))
     assert ledger(shop.database, user) == []
@@ -91,7 +91,7 @@ def test_a_signature_is_good_for_five_minutes(shop: Service, double: StripeDoubl
 
 
 def test_of_several_signatures_one_must_be_right(shop: Service, double: StripeDouble) -> None:
-    """As while the webhook's secret is being changed."""
+    """As during a change of the webhook's secret."""
     user = unique()
     body = json.dumps(double.succeeded_event(buy_and_pay(shop, double, user))).encode()
     timestamp, _, value = double.sign(body).partition(",")
@@ -120,7 +120,7 @@ def test_a_body_changed_by_one_byte_is_refused(shop: Service, double: StripeDoub
         b'[{"id": "evt_1", "type": "customer.created"}]',
         b"null",
         b'"evt_1"',
-        # Of a kind that moves money, and nothing to store it by.
+        # An event of a kind that moves money, without an id to store it by.
         b'{"type": "payment_intent.succeeded", "data": {"object": {"id": "pi_1"}}}',
         b'{"id": 7, "type": "charge.refunded", "data": {"object": {"id": "ch_1"}}}',
         b'{"id": "'
@@ -248,7 +248,7 @@ def test_a_stale_signature_sends_the_operator_to_the_clock_and_not_to_the_secret
     assert 4000 <= int(age[1]) < 4060
     assert "clock" in line["message"]
     assert "secret" not in line["message"]
-    # Who does not know the secret learns nothing of the age.
+    # A sender that does not know the secret is not told about the age.
     other = tell(shop, double, event, timestamp=int(time.time()) - 4000, secret="whsec_other")
     (line,) = log_lines(shop, request_id=other.headers["x-request-id"], level="WARNING")
     assert "another secret" in line["message"]
@@ -265,7 +265,7 @@ def test_a_signature_in_an_odd_form_is_read_as_stripe_means_it(
         f"{timestamp} , {value}",
         f"{timestamp},{value},{value},{wrong}",
         f"{timestamp},{wrong},{wrong},{value},v2=x,,=,t",
-        f"{timestamp},{value},t=1",  # the first time is the one that is signed
+        f"{timestamp},{value},t=1",  # the first time is the signed one
     ):
         assert_receipt(post(shop, body, header), "ignored")
     for header in (

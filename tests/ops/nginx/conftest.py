@@ -1,4 +1,4 @@
-"""The project's nginx configuration, run by the real nginx with TLS before real servers."""
+"""The project's nginx configuration, run by the real nginx with TLS in front of real servers."""
 
 from __future__ import annotations
 
@@ -36,13 +36,14 @@ def server(module_database: Database) -> Iterator[Service]:
 
 @pytest.fixture(scope="module")
 def proxy(server: Service) -> Iterator[Nginx]:
-    """nginx with its own settings, but for less patience, and limits that only their tests meet."""
+    """nginx with its own settings, but with shorter time-outs, and with limits that only their own
+    tests reach."""
     with running_nginx([server.base_url], PROXY_CLIENT_TIMEOUT="1500ms", **UNLIMITED) as proxy:
         yield proxy
 
 
 @pytest.fixture(scope="module")
 def client(proxy: Nginx, server: Service) -> Iterator[httpx2.Client]:
-    """An agent's: it presents a key."""
+    """A client with an agent's key."""
     with proxy.client(headers={"X-API-Key": server.key.secret}) as client:
         yield client

@@ -18,7 +18,7 @@ STAFF = {"ADMIN_JWT_SECRET": "a secret of the tests only 8bY2qLxWm4 and long eno
 
 
 def exchange(proxy: Nginx, data: bytes, *, tls: bool = True) -> bytes:
-    """Sends bytes as they are, reads to the end."""
+    """Sends bytes unchanged and reads to the end."""
     with contextlib.ExitStack() as stack:
         connection: socket.socket = stack.enter_context(
             socket.create_connection(proxy.address, timeout=10)
@@ -36,7 +36,7 @@ def exchange(proxy: Nginx, data: bytes, *, tls: bool = True) -> bytes:
 
 
 def raw(proxy: Nginx, target: str, headers: bytes = b"", body: bytes = b"") -> httpx2.Response:
-    """The answer to a request for exactly this target, POST when there is a body."""
+    """The answer to a request for exactly this target. It is a POST when there is a body."""
     method = b"POST " if body else b"GET "
     answer = exchange(
         proxy,
@@ -47,7 +47,7 @@ def raw(proxy: Nginx, target: str, headers: bytes = b"", body: bytes = b"") -> h
 
 
 def parsed(answer: bytes) -> httpx2.Response:
-    """Bytes as a response."""
+    """Parses bytes as a response."""
     head, _, body = answer.partition(b"\r\n\r\n")
     status, *lines = head.decode("latin-1").split("\r\n")
     fields = [tuple(line.split(": ", 1)) for line in lines]
@@ -58,7 +58,7 @@ def parsed(answer: bytes) -> httpx2.Response:
 
 
 class Upstream:
-    """A server that reads requests and answers none: `behaviour` is "silent", or "hang up"."""
+    """A server that reads requests and answers none. `behaviour` is "silent" or "hang up"."""
 
     def __init__(self, behaviour: str = "silent") -> None:
         self._behaviour = behaviour

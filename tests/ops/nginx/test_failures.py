@@ -63,7 +63,7 @@ def test_when_all_servers_are_down_it_is_a_503_to_try_again(server: Service) -> 
 
 
 def test_a_post_that_was_sent_is_never_sent_again(server: Service) -> None:
-    """The server that hung up may have charged."""
+    """The server that closed the connection may have charged."""
     user = account_with_credits(server)
     with (
         Upstream("hang up") as broken,
@@ -119,10 +119,12 @@ async def test_killed_workers_mid_load_cost_no_charge_twice_and_lose_none(
             await load.more_answers(150)
         killed = [line for line in proxy.log() if line["status"] == 503]
     print(f"answered: {dict(load.statuses)}; without a key: {dict(careless.statuses)}")
-    assert 0 < len(killed) <= 2 * (12 + 8)  # what was under way with each, and nothing else
+    # The requests that were under way with each, and nothing else.
+    assert 0 < len(killed) <= 2 * (12 + 8)
     assert load.unanswered == set()
     load.check_against(database)
-    # Without a key and never sent again: what was answered 201 is there, and nothing twice.
+    # Without a key and never sent again: everything that was answered 201 is there, and nothing
+    # twice.
     assert set(careless.statuses) <= {201, 503}
     rows = database.execute(
         "SELECT description, id::text FROM billing_data.charges WHERE description LIKE 'careless-%'"
@@ -134,8 +136,8 @@ async def test_killed_workers_mid_load_cost_no_charge_twice_and_lose_none(
 
 
 class _Careless:
-    """Clients that charge without an idempotency key, each charge under a description of its own,
-    and take what comes."""
+    """Clients that charge without an idempotency key, each charge with a description of its own,
+    and accept whatever comes."""
 
     def __init__(self, service: Service, user: str, tls: ssl.SSLContext) -> None:
         self._service = service
@@ -176,7 +178,7 @@ class _Careless:
 async def test_servers_are_replaced_one_after_the_other_and_no_request_fails(
     database: Database,
 ) -> None:
-    """As docs/deploy.md says: each is stopped, and started again in its place, while the other
+    """As docs/deploy.md says: each server is stopped and started again while the other one
     serves."""
     with running_service(database) as one, contextlib.ExitStack() as stack:
         two = stack.enter_context(running_service(database))
@@ -209,7 +211,8 @@ async def test_servers_are_replaced_one_after_the_other_and_no_request_fails(
 
 
 def test_the_template_is_filled_in_as_the_official_image_does_it(tree: Path) -> None:
-    """By envsubst, told names that begin with PROXY_; the helper of these tests does as much."""
+    """The official image uses envsubst with the names that begin with PROXY_; the helper of these
+    tests does the same."""
     template = (tree / "nginx" / "templates" / "billing.conf.template").read_text()
     names = " ".join(f"${{{name}}}" for name in defaults())
     filled = subprocess.run(

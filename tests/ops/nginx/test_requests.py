@@ -111,7 +111,7 @@ def test_a_forged_forwarding_header_is_not_believed(proxy: Nginx, server: Servic
 
 
 def test_behind_a_load_balancer_the_address_that_it_saw_counts(server: Service) -> None:
-    """Of several clients of IPv6, each has a limit for its network."""
+    """Each of several IPv6 clients has one limit for its network."""
     believed = "set_real_ip_from 127.1.1.1; real_ip_header X-Forwarded-For; real_ip_recursive on;"
     with running_nginx(
         [server.base_url],
@@ -180,7 +180,7 @@ def test_malformed_requests_are_refused_in_json(
 def test_headers_and_addresses_of_many_kilobytes_get_the_servers_answer(
     client: httpx2.Client, proxy: Nginx
 ) -> None:
-    """A browser's cookies of other services, and an address that nginx need not refuse."""
+    """A browser sends cookies of other services, and nginx need not refuse long addresses."""
     assert client.get("/health", headers={"Cookie": f"other={'a' * 60_000}"}).status_code == 200
     long = client.get("/v1/billing/transactions", params={"external_id": "a" * 9_000})
     assert_error_shape(long, 400)
@@ -257,7 +257,8 @@ def test_each_zone_is_limited_by_itself_and_by_client(server: Service) -> None:
 def test_the_default_limits_leave_room_for_a_proxy_that_charges_a_hundred_times_a_second(
     server: Service,
 ) -> None:
-    """Three seconds' worth of checks and charges at once, and a rate that takes them for ever."""
+    """Three seconds' worth of checks and charges at once, and then that rate for as long as one
+    likes."""
     assert int(defaults()["PROXY_RATE_BILLING"].removesuffix("r/s")) >= 2 * 100
     user = account_with_credits(server)
     with (
@@ -305,10 +306,10 @@ def test_slow_clients_are_cut_off_and_hold_up_nobody(
                 slow.append((connection, drop))
         for _ in range(5):
             assert client.post(CHECK, json=identity()).status_code == 200
-        assert _in_progress(server) == arrived  # none of them is the server's business yet
+        assert _in_progress(server) == arrived  # no server works on them yet
 
         def cut_off(connection: socket.socket, drop: bytes) -> bool:
-            """Drips on until the connection is gone."""
+            """Sends one byte after the other until the connection is closed."""
             connection.settimeout(0.1)
             for _ in range(100):
                 try:

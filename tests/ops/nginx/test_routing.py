@@ -58,7 +58,7 @@ from tests.support import (
         ("OPTIONS", CHARGES, 200, None),
         ("GET", f"{CHARGES}/", 307, None),
         ("GET", "/v1/billing/nothing", 404, "application/json"),
-        # Nobody's, or nobody's outside.
+        # Paths that do not exist, or not for clients outside.
         ("GET", "/metrics", 404, "application/json"),
         ("GET", "/v1", 404, "application/json"),
         ("GET", "/v1/status", 404, "application/json"),
@@ -142,7 +142,7 @@ def test_plain_http_is_sent_to_https(proxy: Nginx) -> None:
     answer = httpx2.get(f"{proxy.http_url}/v1/billing/transactions?limit=5", verify=False)
     assert answer.status_code == 301
     assert answer.headers["location"] == f"{proxy.url}/v1/billing/transactions?limit=5"
-    # Whatever host it was asked for: the way leads to our own address.
+    # Whatever host the request names, the redirect leads to our own address.
     answer = httpx2.post(f"{proxy.http_url}/admin", headers={"Host": "evil.example"}, verify=False)
     assert answer.headers["location"] == f"{proxy.url}/admin"
 
@@ -204,7 +204,7 @@ def test_identities_reach_the_server_as_they_were_encoded(
         user = f"{unique()}{external_id}"
         made = client.post("/v1/billing/accounts", json=identity(user))
         assert made.status_code == 201, made.text
-        # The provider's colon written out and percent-encoded.
+        # The provider's colon, plain and percent-encoded.
         for provider in ("oauth:google", "oauth%3Agoogle"):
             path = account_path(user).replace("oauth:google", provider)
             answer = raw(proxy, path, f"X-API-Key: {server.key.secret}\r\n".encode())
@@ -257,7 +257,8 @@ def test_staff_sign_in_through_tls_and_work_from_their_own_address(database: Dat
         form["permissions"] = "billing:read"
         made = browser.post("/admin/keys", data=form)
         assert "Copy the new key now" in made.text
-        addresses = (  # of what staff did: migrate, which invited the founder, has no client
+        # Of actions of staff; `migrate`, which invited the founder, has no client address.
+        addresses = (
             "SELECT DISTINCT host(l.ip_address) FROM billing_data.admin_audit_logs AS l"
             " WHERE l.admin_user_id IS NOT NULL"
         )

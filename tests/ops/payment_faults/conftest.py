@@ -30,13 +30,14 @@ def double() -> Iterator[StripeDouble]:
 
 @pytest.fixture(autouse=True)
 def no_fault_is_left_behind(double: StripeDouble) -> Iterator[None]:
-    """What a test did not use up of its faults must not meet the next one."""
+    """Removes faults that a test did not use, so that they do not affect the next test."""
     yield
     forget_faults(double)
 
 
 @pytest.fixture(scope="module")
 def shop(module_database: Database, double: StripeDouble) -> Iterator[Service]:
-    """Two workers; also who goes on after another server of this database was killed."""
+    """A server with two workers; it also goes on after another server of this database was
+    killed."""
     with paying_service(module_database, double, workers=2) as service:
         yield service

@@ -27,7 +27,7 @@ INTENTS = "/v1/payment_intents$"
 
 
 class InBackground:
-    """A call in a thread; `ended` is what became of it."""
+    """A call in a thread; `ended` is its result."""
 
     def __init__(self, work: Callable[[], httpx2.Response]) -> None:
         self.ended: httpx2.Response | httpx2.TransportError | None = None
@@ -54,7 +54,7 @@ def purchase(service: Service, user: str, key: str) -> httpx2.Response:
 
 
 def waiting_for_a_lock(database: Database) -> int:
-    """How many of the server's calls wait for a row."""
+    """How many of the server's calls wait for a row lock."""
     count: int = database.value(
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
         " AND application_name = 'ciris-billing' AND wait_event_type = 'Lock'"

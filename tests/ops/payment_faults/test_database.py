@@ -49,7 +49,7 @@ from tests.support import (
 
 @contextlib.contextmanager
 def gone(database: Database) -> Iterator[None]:
-    """No connection to the database is left, and none is let in, until the block ends."""
+    """Until the block ends, no connection to the database is left and none is accepted."""
     allow = f'ALTER DATABASE "{database.name}" ALLOW_CONNECTIONS'
     with psycopg.connect(database.cluster.dsn("postgres"), autocommit=True) as connection:
         connection.execute(f"{allow} false")

@@ -51,7 +51,7 @@ from tests.support import (
 
 
 def kill(service: Service) -> None:
-    """The machine loses power, as far as the server can tell."""
+    """Kills the server; to it, this looks like a loss of power."""
     master = psutil.Process(service.process.process.pid)
     processes = [master, *master.children(recursive=True)]
     for process in processes:
@@ -62,7 +62,7 @@ def kill(service: Service) -> None:
 
 
 def settled(database: Database) -> bool:
-    """Whether nothing that a dead server began is still under way."""
+    """Whether nothing that a killed server began is still under way."""
     under_way: int = database.value(
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
         " AND application_name = 'ciris-billing' AND state = 'active'"
@@ -98,7 +98,7 @@ def test_a_server_killed_in_a_purchase_sells_it_once_when_it_is_asked_again(
     hold.release()
     wait_for(lambda: settled(database), "what was under way")
     (offered,) = purchase_rows(database, user)
-    if step != "before the answer was recorded":  # there its last call may still have arrived
+    if step != "before the answer was recorded":  # then its last call may still have arrived
         assert offered["payment_id"] is None
     assert ledger(database, user) == []
 
@@ -124,7 +124,7 @@ def test_a_server_killed_before_it_credited_credits_once_when_stripe_comes_again
             delivery = InBackground(lambda: tell(service, double, event))
             wait_for(lambda: waiting_for_a_lock(database) == 1, "the event to wait")
             kill(service)
-            # Nobody is there any more to take its answer.
+            # Nobody is left to read its answer.
             database.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
                 " WHERE datname = current_database() AND application_name = 'ciris-billing'"
@@ -145,7 +145,7 @@ def test_a_server_killed_before_it_credited_credits_once_when_stripe_comes_again
 def test_a_call_that_outlives_its_server_and_the_redelivery_credit_once(
     shop: Service, double: StripeDouble, tmp_path: Path
 ) -> None:
-    """The database ends what it was asked to do, though who asked is dead."""
+    """The database finishes the call though its client is dead."""
     user, database = unique(), shop.database
     with paying_service(database, double, TMPDIR=str(tmp_path)) as service:
         payment_id = buy_and_pay(service, double, user)
@@ -195,7 +195,7 @@ def test_a_server_killed_after_it_credited_and_before_it_said_so_credits_once(
         with held_account(database, user) as holder:
             delivery = InBackground(lambda: tell(service, double, event))
             wait_for(lambda: waiting_for_a_lock(database) == 1, "the event to wait")
-            psutil.Process(worker).suspend()  # it hears no answer of the database
+            psutil.Process(worker).suspend()  # it receives no answers from the database
             holder.rollback()
             wait_for(lambda: ledger(database, user), "the credit")
         kill(service)

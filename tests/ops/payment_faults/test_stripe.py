@@ -62,13 +62,13 @@ CHARGES = "/v1/billing/charges"
 INTENT = "/v1/payment_intents/"
 
 
-# Two attempts of a second each and the pause between them, and what a busy machine adds.
+# Two attempts of a second each and the pause between them, and time for a busy machine.
 BOUND = 8.0
 
 
 @pytest.fixture(scope="module")
 def patient(module_database: Database, double: StripeDouble) -> Iterator[Service]:
-    """One worker, so that all requests meet, that waits long for Stripe."""
+    """A server with one worker, so that all requests meet there, which waits long for Stripe."""
     with paying_service(module_database, double, STRIPE_TIMEOUT="20") as service:
         yield service
 
@@ -138,7 +138,7 @@ def test_one_failed_attempt_is_not_noticed(shop: Service, double: StripeDouble, 
 def test_a_failure_that_stripe_remembers_is_not_the_purchases_last_word(
     shop: Service, double: StripeDouble
 ) -> None:
-    """For a day Stripe answers 500 again to the idempotency key it failed at."""
+    """For a day Stripe repeats the answer 500 to the idempotency key with which it failed."""
     user = unique()
     double.on("POST", INTENTS, Status(500, remembered=True))
     answers = [purchase(shop, user, "once").status_code for _ in range(3)]
@@ -162,7 +162,7 @@ async def session_for(service: Service) -> AsyncIterator[aiohttp.ClientSession]:
 async def timed(
     session: aiohttp.ClientSession, path: str, body: Json, **headers: str
 ) -> tuple[int, float, Json]:
-    """Status, seconds, body of a POST. A 503 must say when to come back."""
+    """Status, seconds and body of a POST. A 503 must say when to try again."""
     began = time.monotonic()
     async with session.post(path, json=body, headers=headers) as answer:
         content = await answer.json()
@@ -171,7 +171,7 @@ async def timed(
 
 
 async def asked_stripe(double: StripeDouble, count: int) -> None:
-    """Returns when so many requests have come to Stripe since the list was cleared."""
+    """Returns when this many requests have come to Stripe since the list was cleared."""
     await asyncio.to_thread(
         wait_for, lambda: len(double.requests) >= count, f"{count} requests at Stripe"
     )
@@ -202,7 +202,7 @@ async def test_while_stripe_is_slow_checks_and_charges_are_not(
                 assert answer.status == 200
         assert not any(task.done() for task in buying)
         print(f"median {statistics.median(seconds):.3f} s, most {max(seconds):.3f} s")
-        # Held purchases wait for 20 s; what they do not hold up takes milliseconds.
+        # Held purchases wait for 20 s; requests that are not delayed take milliseconds.
         assert max(seconds) < 5
         for hold in holds:
             hold.release()

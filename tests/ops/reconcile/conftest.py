@@ -25,7 +25,7 @@ def double() -> Iterator[StripeDouble]:
 
 @pytest.fixture
 def shop(database: Database, double: StripeDouble) -> Iterator[Shop]:
-    """One with an empty Stripe; its books must balance at the end."""
+    """A shop with an empty Stripe; its books must agree at the end."""
     double.forget()
     shop = Shop(database, double)
     yield shop

@@ -32,8 +32,8 @@ def day(ago: int) -> str:
 
 
 class Shop:
-    """Books and the Stripe they belong to. Purchases and payments are made as the server and its
-    customers make them; what a test leaves out is what was lost."""
+    """Books and their Stripe. Purchases and payments are made as the server and its customers make
+    them; what a test leaves out is what was lost."""
 
     def __init__(self, database: Database, double: StripeDouble) -> None:
         self.database = database
@@ -51,7 +51,7 @@ class Shop:
     # What happened
 
     def offer(self, user: str) -> dict[str, str]:
-        """A purchase written down; gives the metadata of its payment."""
+        """Records a purchase; returns the metadata of its payment."""
         [(account_id, purchase_id)] = self._call(
             "SELECT account_id::text, purchase_id::text FROM billing.begin_purchase("
             "p_oauth_provider => 'oauth:google', p_external_id => %s,"
@@ -61,15 +61,15 @@ class Shop:
         return {"account_id": account_id, "purchase_id": purchase_id, **named(user)}
 
     def pay(self, metadata: dict[str, str] | None = None, **params: Any) -> str:
-        """Somebody's payment through the Stripe account."""
+        """Makes a payment through the Stripe account."""
         asked = {"amount": PRICE, "currency": "usd", **params}
         intent = self.double.create_intent(**asked, metadata=metadata or {})
         self.double.pay(intent["id"])
         return str(intent["id"])
 
     def buy(self, user: str, *, attached: bool = True, **params: Any) -> str:
-        """A purchase that was paid, without anything heard of it; gives the payment's id. Not
-        attached: the server died before it wrote the payment's id down."""
+        """A purchase that was paid and never reported; returns the payment's id. With `attached`
+        false, the server died before it recorded the payment's id."""
         metadata = self.offer(user)
         payment_id = self.pay(metadata, **params)
         if attached:
@@ -84,7 +84,7 @@ class Shop:
         return payment_id
 
     def credit(self, payment_id: str, user: str | None = None) -> str:
-        """The payment is credited as if it were of the present price; gives the outcome."""
+        """Credits the payment as one of the present price; returns the outcome."""
         [(outcome,)] = self._call(
             "SELECT outcome FROM billing.settle_purchase(p_payment_id => %s, p_amount_minor => %s,"
             " p_oauth_provider => %s, p_external_id => %s, p_account_id => (SELECT a.id"
@@ -98,13 +98,13 @@ class Shop:
         return str(outcome)
 
     def bought(self, user: str) -> str:
-        """A purchase that was paid and credited; gives the payment's id."""
+        """A purchase that was paid and credited; returns the payment's id."""
         payment_id = self.buy(user)
         assert self.credit(payment_id) == "credited"
         return payment_id
 
     def take_back(self, payment_id: str, subject: Json) -> None:
-        """The refund or dispute was heard of."""
+        """Reports the refund or dispute."""
         [(outcome,)] = self._call(
             "SELECT outcome FROM billing.return_payment(p_payment_id => %s, p_return_id => %s,"
             " p_kind => %s, p_amount_minor => %s)",
@@ -115,7 +115,7 @@ class Shop:
         )
         assert outcome == "taken_back"
 
-    # What the command makes of it
+    # What the command reports
 
     def environment(self, user: str = "t_dba", **changes: str) -> dict[str, str]:
         return {
@@ -136,7 +136,8 @@ class Shop:
         return done
 
     def report(self, code: int, *options: str, note: str = "", **changes: str) -> Json:
-        """The command's JSON, after it ended with this code and nothing but a note beside it."""
+        """The command's JSON, after checking its exit code and that it printed nothing else but a
+        note."""
         done = self.run("--json", *options, **changes)
         assert done.returncode == code, (done.stdout, done.stderr)
         assert done.stderr == (f"ciris-billing: {note}\n" if note else "")
@@ -145,13 +146,14 @@ class Shop:
         return report
 
     def agrees(self, payments: int, returns: int = 0, **changes: str) -> None:
-        """Both sides have so many payments and returns of money, and nothing is left to fix."""
+        """Checks that both sides have this many payments and returns of money, and that nothing is
+        left to fix."""
         report = self.report(0, "--fix", **changes)
         assert (report["differences"], report["remaining"]) == ([], 0)
         assert (report["payments_compared"], report["returns_compared"]) == (payments, returns)
 
     def ledger(self, user: str) -> list[int]:
-        """The amounts that were credited to somebody and taken back, oldest first."""
+        """The amounts that were credited to a user and taken back, oldest first."""
         rows = self.database.execute(
             "SELECT c.amount_minor FROM billing_data.credits AS c"
             " INNER JOIN billing_data.accounts AS a ON a.id = c.account_id"

@@ -48,7 +48,7 @@ def test_paid_purchases_that_nobody_heard_of_are_listed_and_then_credited_once(s
         users["unattached"]: shop.buy(users["unattached"], attached=False),
     }
     old = shop.offer(users["legacy"])
-    del old["purchase_id"]  # the service before this one had none
+    del old["purchase_id"]  # the old service had none
     lost[users["legacy"]] = shop.pay(old)
     intent = shop.double.create_intent(
         amount=PRICE, currency="usd", metadata=shop.offer(users["declined"])
@@ -57,7 +57,7 @@ def test_paid_purchases_that_nobody_heard_of_are_listed_and_then_credited_once(s
         shop.double.pay(intent["id"], card=card)
     lost[users["declined"]] = intent["id"]
     shop.bought(users["fine"])
-    # Nothing of these concerns us.
+    # None of these payments is ours.
     shop.pay()
     shop.pay({"order": "17", "customer": "4"}, currency="eur")
     unpaid = shop.double.create_intent(
@@ -125,7 +125,7 @@ def test_money_that_went_back_or_came_again_unheard_is_found_and_put_right(shop:
     for subject in (refund, dispute):
         unheard[subject["id"]] = ("not_given_back", "restored")
     double.dispute(asked, status="warning_needs_response")  # moves no money
-    never = double.refund(asked)  # failed before anybody heard of it
+    never = double.refund(asked)  # this failed before it was reported
     double.fail_refund(never["id"])
     stranger = shop.pay()
     double.refund(stranger)
@@ -141,7 +141,7 @@ def test_money_that_went_back_or_came_again_unheard_is_found_and_put_right(shop:
     fixed = shop.report(0, "--fix")
     assert found(fixed) == {key: (kind, True, done) for key, (kind, done) in unheard.items()}
     ledgers = [shop.ledger(user) for user in users]
-    # Of 255 cents of 500 together 10 of 20 uses, in whichever order.
+    # 255 of 500 cents take back 10 of 20 uses together, in either order.
     assert sum(ledgers[1]) == USES - 10
     assert [ledgers[0], *ledgers[2:]] == [
         [USES, -USES],
@@ -158,7 +158,7 @@ def test_a_payment_refunded_before_it_was_credited_ends_without_credits(shop: Sh
     payments = [shop.buy(users[0]), shop.buy(users[1], attached=False)]
     refunds = [shop.double.refund(payment, amount)["id"] for payment, amount in
                zip(payments, (None, 250), strict=True)]  # fmt: skip
-    # A refund that waits for its payment is heard of, and the payment is not.
+    # A refund that waits for its payment was reported, and the payment was not.
     shop._call(
         "SELECT * FROM billing.return_payment(p_payment_id => %s, p_return_id => %s,"
         " p_kind => 'refund', p_amount_minor => 500)",
@@ -171,7 +171,7 @@ def test_a_payment_refunded_before_it_was_credited_ends_without_credits(shop: Sh
     writers = shop.database.execute(
         "SELECT c.database_role, c.payment_provider FROM billing_data.credits AS c"
     )
-    assert writers == [("t_dba", None)] * 4  # a person's entries, not the provider's
+    assert writers == [("t_dba", None)] * 4  # entries of a person, not of the provider
     shop.agrees(2, returns=2)
 
 
@@ -277,22 +277,22 @@ def test_amounts_that_are_away_are_compared_and_put_to_what_stripe_says(shop: Sh
     users = [unique(name) for name in ("part", "again", "wrong", "short", "asked")]
     part, again, wrong, short, asked = map(shop.bought, users)
     double = shop.double
-    # Lost, but 200 were given back, which nobody heard of.
+    # Lost, but 200 were given back, which was not reported.
     lost = double.dispute(part)
     shop.take_back(part, lost)
     double.close_dispute(lost["id"], "lost")
     double.move_dispute(lost["id"], 200)
-    # Won, which was heard of, and lost again, which was not.
+    # Won, which was reported, and lost again, which was not.
     twice = double.dispute(again)
     shop.take_back(again, twice)
     double.close_dispute(twice["id"], "won")
     assert shop.report(0, "--fix")["remaining"] == 0
     double.move_dispute(twice["id"], -500)
     double.close_dispute(twice["id"], "lost")
-    # Another amount than the refund's was taken back by hand.
+    # An amount other than the refund's was taken back by hand.
     refund = double.refund(wrong, 300)
     shop.take_back(wrong, {**refund, "amount": 125})
-    # The credits are gone: that is a shortfall, and no difference.
+    # The credits are spent: that is a shortfall and not a difference.
     spent = "SELECT * FROM billing.create_charge(p_oauth_provider => 'oauth:google',"
     for amount in (1, 1, 1, 15):
         shop._call(f"{spent} p_external_id => %s, p_amount_minor => %s)", users[3], amount)

@@ -55,7 +55,7 @@ def test_what_is_older_than_the_date_is_not_compared(shop: Shop) -> None:
     assert set(found(exact.result())) == {edge, newer}
     assert set(found(earlier.result())) == {older, edge, newer}
 
-    # What was credited since then is asked for by name when its payment is older.
+    # A payment that is older but was credited since then is requested by its id.
     assert shop.credit(older) == "credited"
     fixed = shop.report(0, "--fix", since=at)
     assert (fixed["payments_compared"], set(found(fixed))) == (3, {edge, newer})
@@ -91,7 +91,7 @@ def test_dates_far_off_are_dates(troubled: Shop) -> None:
 def test_every_page_is_read_and_a_run_that_failed_between_two_is_finished(shop: Shop) -> None:
     user = unique()
     metadata = shop.offer(user)
-    del metadata["purchase_id"]  # one account suffices, as with the old service
+    del metadata["purchase_id"]  # an account is enough, as with the old service
     payments = {shop.pay(metadata) for _ in range(115)}
 
     hold = shop.double.on("GET", "/v1/charges$", HoldAfter())
@@ -104,7 +104,7 @@ def test_every_page_is_read_and_a_run_that_failed_between_two_is_finished(shop: 
     assert midway.result().stdout == ""
     assert "Stripe failed" in message
     assert "try again" in message
-    assert shop.ledger(user) == [USES] * 100  # what was done by then is right
+    assert shop.ledger(user) == [USES] * 100  # everything done until then is right
     assert shop.verify() == []
 
     shop.double.requests.clear()
@@ -156,7 +156,7 @@ def test_stripe_gone_midway_is_no_agreement(troubled: Shop, path: str) -> None:
 
 @pytest.fixture(scope="module")
 def troubled(module_database: Database) -> Iterator[Shop]:
-    """Where Stripe cannot answer; the books and Stripe agree but for one payment of nobody."""
+    """A shop whose Stripe fails. Its books and Stripe agree except for one payment of nobody."""
     with running_stripe() as double:
         shop = Shop(module_database, double)
         shop.bought(unique())
@@ -286,7 +286,7 @@ def test_a_run_that_was_killed_midway_is_finished_by_the_next(shop: Shop) -> Non
     for payment in payments[:3]:
         shop.double.refund(payment)
     command = [BILLING, "reconcile", "stripe", "--since", day(1), "--fix"]
-    # While it asks for the newest but two, and again before the returns.
+    # While the command asks for the newest payment but two, and again before the returns.
     for path in (f"/v1/payment_intents/{payments[3]}$", "/v1/refunds$"):
         hold = shop.double.on("GET", path, HoldBefore())
         process = Process(command, shop.environment()).start()

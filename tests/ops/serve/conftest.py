@@ -15,6 +15,7 @@ from tests.support import (
 
 @pytest.fixture(scope="module")
 def impatient(module_database: Database) -> Iterator[Service]:
-    """One worker, so that all requests meet, that waits three seconds for an account."""
+    """A server with one worker, so that all requests meet there, which waits three seconds for an
+    account."""
     with running_service(module_database, LOCK_TIMEOUT="3") as service:
         yield service

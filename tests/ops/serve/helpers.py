@@ -53,8 +53,8 @@ async def timed_post(
 
 
 async def arrived(service: Service, session: aiohttp.ClientSession, count: int = 1) -> None:
-    """Returns when `count` requests are being worked on and those among them that are checks and
-    charges have been tried: others, sent after them, have come back."""
+    """Returns when `count` requests are under way and the checks and charges among them have been
+    tried once: other requests, sent after them, were answered."""
 
     def in_progress() -> bool:
         text = httpx2.get(f"{service.base_url}/metrics", verify=False).text

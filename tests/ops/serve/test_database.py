@@ -132,7 +132,7 @@ def test_a_database_that_went_silent_fails_the_health_check_within_a_second(
 
 
 def test_connections_that_were_cut_while_idle_are_replaced(database: Database) -> None:
-    """By a fail-over, a proxy's time-out or an administrator."""
+    """They are cut by a fail-over, a proxy's time-out or an administrator."""
     cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = %s"
     with running_service(database) as service:
         user = account_with_credits(service)
@@ -178,7 +178,8 @@ async def test_a_database_that_restarts_under_load_makes_no_answer_wrong(
     assert set(load.statuses) == {201, 503}
     assert load.unanswered == set()
     load.check_against(own_database)
-    # Without a key nothing may be tried again: charged when answered 201, once at most otherwise.
+    # Without a key nothing may be sent again: a charge is made when it was answered 201, and at
+    # most once otherwise.
     rows = own_database.execute(
         "SELECT description, count(*) FROM billing_data.charges"
         " WHERE description LIKE 'keyless-%' GROUP BY 1"

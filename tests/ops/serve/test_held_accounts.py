@@ -33,19 +33,19 @@ from tests.support import (
     unique,
 )
 
-PROMPTLY = 1.0  # seconds; what nobody holds up takes a few milliseconds
+PROMPTLY = 1.0  # seconds; a request that is not delayed takes a few milliseconds
 
 
 async def charge_all(
     session: aiohttp.ClientSession, users: Sequence[str], **fields: Any
 ) -> list[tuple[int, float, dict[str, Any]]]:
-    """A charge on each user, all at once."""
+    """Sends a charge for each user, all at once."""
     return await asyncio.gather(
         *(timed_post(session, CHARGES, charge_body(user, **fields)) for user in users)
     )
 
 
-# Accounts that somebody else holds
+# Accounts that another session holds
 
 
 @pytest.mark.alone
@@ -123,7 +123,7 @@ async def test_a_check_that_changes_a_held_account_holds_up_no_other(
             if body["external_id"] == held and "customer_email" in body:
                 assert status == 503
                 assert 0.9 < seconds < 4
-            else:  # also the one that only reads the held account
+            else:  # also for a call that only reads the held account
                 assert (status, seconds < PROMPTLY) == (200, True), (seconds, content)
         with held_account(module_database, held) as holder:
             waiting = asyncio.create_task(timed_post(session, CHECK, bodies[2]))
@@ -213,7 +213,8 @@ async def test_batch_requests_that_wait_for_an_account_hold_up_nothing_else(
 
 
 async def _keep_charging(session: aiohttp.ClientSession, users: list[str], until: Any) -> float:
-    """Charges the users in turn until something is done; gives the longest one's seconds."""
+    """Charges the users in turn until `until` is done; returns the seconds of the longest
+    charge."""
     longest = 0.0
     while not until.done():
         for user in users:
@@ -239,7 +240,7 @@ async def test_a_keyed_batch_with_a_held_account_holds_up_none_of_its_others(
     body = {"charges": [charge_body(user, description="batch") for user in users]}
     headers = {"Idempotency-Key": unique("batch")}
     async with session_for(impatient) as session:
-        # Whichever is held: in the order of their ids, most of the others come before the last.
+        # The held account should be the last by id: then most of the others come before it.
         held = module_database.value(
             "SELECT external_id FROM billing_data.accounts WHERE external_id = ANY (%s)"
             " ORDER BY id DESC LIMIT 1",
@@ -312,7 +313,7 @@ async def test_credits_that_wait_for_an_account_hold_up_nothing_else(
 async def test_credits_for_a_held_account_wait_for_the_lock_time_out_and_no_longer(
     database: Database,
 ) -> None:
-    """However many of them stand in a row."""
+    """However many of them wait in a row."""
     with running_service(database, LOCK_TIMEOUT="1") as service:
         held = await asyncio.to_thread(account_with_credits, service)
         async with session_for(service) as session:

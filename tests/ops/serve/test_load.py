@@ -62,7 +62,7 @@ async def test_who_holds_an_account_for_long_is_a_reason_to_refuse_unless_it_is_
                 status, seconds = await call()
                 assert status == 503
                 assert 0.9 < seconds < 3
-                # As calls of a server, of this process or another one: they take turns.
+                # Like calls of a server, in this process or another one: they take turns.
                 holder.execute("SET application_name = 'ciris-billing'")
                 waiting = asyncio.create_task(call())
                 await asyncio.sleep(1.5)
@@ -70,7 +70,7 @@ async def test_who_holds_an_account_for_long_is_a_reason_to_refuse_unless_it_is_
                 holder.rollback()
                 assert (await waiting)[0] in (200, 201)
             with held_account(database, user) as holder:
-                # But one that never ends is given up, too.
+                # But the server gives up waiting for one that never ends, too.
                 holder.execute("SET application_name = 'ciris-billing'")
                 status, seconds = await call()
                 assert status == 503
@@ -122,7 +122,7 @@ async def test_a_full_queue_is_a_503_at_once(database: Database) -> None:
                     assert content["code"] == "unavailable"
                 holder.rollback()
             statuses = [status for status, _, _ in await asyncio.gather(*requests)]
-            # Those that had a place were charged, and there is room again.
+            # The requests that had a place were charged, and there is room again.
             created = statuses.count(201)
             assert created > 0
             assert set(statuses) == {201, 503}
@@ -134,7 +134,7 @@ async def test_a_full_queue_is_a_503_at_once(database: Database) -> None:
 async def test_a_busy_account_is_served_by_several_workers_without_a_refusal(
     database: Database,
 ) -> None:
-    """Its own charges are all that holds it."""
+    """Only its own charges hold it."""
     with running_service(database, workers=3) as service:
         user = await asyncio.to_thread(account_with_credits, service)
         async with session_for(service) as session:
@@ -153,7 +153,7 @@ async def test_a_busy_account_is_served_by_several_workers_without_a_refusal(
     assert database.execute("SELECT * FROM billing.verify_ledger()") == []
 
 
-# A charge or check that the database chokes on
+# A charge or check that makes the database fail
 
 
 async def test_a_poisonous_charge_fails_alone(
@@ -177,7 +177,8 @@ async def test_a_poisonous_charge_fails_alone(
     try:
         async with session_for(impatient) as session:
             answers = await asyncio.gather(*(timed_post(session, CHARGES, body) for body in bodies))
-            # In one request of several it is an error of that request, and nothing is charged.
+            # In a request with several charges it is an error of that request, and nothing is
+            # charged.
             status, _, content = await timed_post(
                 session,
                 BATCH,
@@ -197,7 +198,7 @@ async def test_a_poisonous_charge_fails_alone(
             assert set(content_of_one) == {"detail", "code", "request_id"}
         else:
             assert status_of_one == 201, (content_of_one, exceptions(impatient))
-    # Each poisonous one failed once by itself, and before that others were in the same call.
+    # Each of these charges failed once alone, after it had been in a call with others.
     assert calls(impatient, "create_charges", "error") > 5
     keys = "SELECT idempotency_key FROM billing_data.charges WHERE idempotency_key LIKE %s"
     charged = {key for (key,) in module_database.execute(keys, "poison-%")}

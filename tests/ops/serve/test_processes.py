@@ -56,12 +56,12 @@ def test_it_is_ready_within_two_seconds(database: Database) -> None:
         if seconds[-1] < 2:
             break
     print(f"`serve` was healthy after {min(seconds):.2f} s")
-    assert min(seconds) < 4  # 2 s by itself; twice that where others compute beside it
+    assert min(seconds) < 4  # it takes 2 s alone, and twice that beside other programs
 
 
 def test_it_answers_before_it_has_loaded_what_only_some_requests_need(database: Database) -> None:
     environment: dict[str, Any] = {
-        "PYTHONPROFILEIMPORTTIME": "1",  # Python writes down whatever it loads
+        "PYTHONPROFILEIMPORTTIME": "1",  # makes Python report everything it imports
         "ENCRYPTION_KEY": "0123456789abcdef-of-the-tests-only",
     }
     with running_service(database, **environment) as service:
@@ -73,7 +73,7 @@ def test_it_answers_before_it_has_loaded_what_only_some_requests_need(database: 
         at_start = loaded()
         assert {"aiohttp", "asyncpg", "pydantic"} <= at_start
         assert at_start & {"psycopg", "yoyo", "stripe", "requests", "authlib", "httpx2"} == set()
-        # Then it does, before somebody has to wait for it.
+        # After that the server loads it, before a request has to wait for it.
         wait_for(lambda: "stripe._app_info" in loaded(), "the payment provider's package")
 
 
@@ -125,7 +125,7 @@ async def test_sigterm_under_load_answers_all_it_accepted(database: Database) ->
                 async with load.running():
                     await load.more_answers(200)
                     service.process.process.send_signal(signal.SIGTERM)
-                    # It has stopped to accept, and still works on what it has.
+                    # It no longer accepts connections, and still works on the requests it has.
                     await asyncio.to_thread(wait_for, lambda: _refuses(service), "a closed port")
                     holder.rollback()
                     status, _, _ = await slow
@@ -140,7 +140,7 @@ async def test_sigterm_under_load_answers_all_it_accepted(database: Database) ->
 async def test_an_answer_given_while_it_ends_says_that_its_connection_ends_too(
     database: Database,
 ) -> None:
-    """Or else the client sends its next request into a connection that is about to close."""
+    """Otherwise the client sends its next request on a connection that is about to close."""
     with running_service(database, LOCK_TIMEOUT="10") as service:
         held = await asyncio.to_thread(account_with_credits, service)
         async with session_for(service) as session:
@@ -199,12 +199,12 @@ async def test_a_killed_worker_is_replaced_and_no_charge_is_doubled_or_lost(
                 await load.more_answers(100)
                 assert before - {victim} <= worker_pids(service.process)
         assert service.process.stop() == 0
-    assert load.unanswered == set()  # sent again, and answered then
+    assert load.unanswered == set()  # requests were sent again and answered then
     load.check_against(database)
 
 
 def test_workers_end_when_their_parent_is_killed(database: Database, tmp_path: Path) -> None:
-    # What it can no longer remove stays in a folder that pytest removes.
+    # What it can no longer remove is in a folder that pytest removes.
     with running_service(database, workers=2, TMPDIR=str(tmp_path)) as service:
         workers = worker_pids(service.process)
         service.process.process.kill()

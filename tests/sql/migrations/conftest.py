@@ -30,7 +30,8 @@ from tests.support import (
 
 @pytest.fixture(scope="module")
 def taken_over(cluster: TestCluster) -> Iterator[Database]:
-    """A database with rows as the old service left them at its ninth step, brought up to now."""
+    """A database with rows as the old service left them at its ninth step, migrated to the
+    present."""
     with cluster.database(template=None) as database:
         apply_first(database, len(LEGACY))
         assert applied_steps(database) == LEGACY

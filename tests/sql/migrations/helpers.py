@@ -54,7 +54,7 @@ SEED = SettingsSeed()
 
 
 def apply_first(database: Database, count: int) -> None:
-    """Brings an empty database to its `count`th step, as an old release would have."""
+    """Brings an empty database to its `count`th step, as an old release would have done."""
     backend = yoyo.get_backend("postgresql+psycopg://" + database.dsn().partition("://")[2])
     try:
         backend.ensure_internal_schema_updated()
@@ -80,8 +80,8 @@ def applied_steps(database: Database) -> list[str]:
 
 
 def use_everything(database: Database) -> dict[str, str]:
-    """Rows in every table that functions write; gives an identity with charges and credits
-    written by a key, by staff and by a DBA."""
+    """Fills every table that functions write. Returns an identity with charges and credits written
+    by a key, by staff and by a DBA."""
     who = person()
     key = key_id(database)
     with session(database, "t_dba") as dba, session(database, "t_web") as web:
@@ -123,8 +123,8 @@ def use_everything(database: Database) -> dict[str, str]:
     return who
 
 
-# What was sold and paid for. The step that makes the tables takes them with it when it is rolled
-# back: on the way up the settled purchases are told from their credits.
+# What was sold and paid for. Rolling back the step that makes these tables drops their rows; on the
+# way up the settled purchases are made again from their credits.
 SOLD = """
     SELECT p.payment_id, p.account_id, p.uses, p.price_minor, p.currency, p.settled_at, p.credit_id
     FROM billing_data.purchases AS p WHERE p.settled_at IS NOT NULL ORDER BY 1

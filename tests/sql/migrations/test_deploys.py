@@ -137,7 +137,7 @@ def test_a_login_that_owns_the_database_and_may_make_roles_is_enough(
             identity = (who["oauth_provider"], who["external_id"])
             owner.execute("SELECT * FROM billing.check_credit(%s, %s)", identity)
             owner.execute("SELECT * FROM billing.create_charge(%s, %s)", identity)
-            # Where one login does everything, the server gives its rights away like this.
+            # Where one login does everything, the server gives up its rights in this way.
             owner.execute("SET ROLE billing_server")
             with pytest.raises(psycopg.Error, match="must name who it is for"):
                 owner.execute("SELECT * FROM billing.create_charge(%s, %s)", identity)
@@ -275,7 +275,7 @@ def _definitions(database: Database) -> list[Any]:
 
 
 def test_a_file_that_fails_leaves_everything_as_it_was(database: Database) -> None:
-    # A table stands where a file near the end wants to put its view.
+    # A table has the name under which a file near the end defines a view.
     _as_owner(
         database,
         "DROP VIEW billing.daily_usage",
@@ -295,7 +295,8 @@ def test_a_file_that_fails_leaves_everything_as_it_was(database: Database) -> No
     assert_golden(database)
 
 
-# What `migrate` locks: after each command of its, what it holds that a server's call would meet.
+# The locks of `migrate`: after each of its commands, the locks it holds that a server's call would
+# wait for.
 _WATCH = """
     CREATE TABLE public.watched (number serial, at timestamptz, command text, locked text[]);
     CREATE FUNCTION public.watch() RETURNS event_trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
@@ -354,8 +355,9 @@ def test_a_deploy_waits_for_nobody_where_it_changes_no_table(database: Database)
 def test_what_a_deploy_changes_of_views_and_triggers_it_locks_last_and_briefly(
     any_cluster: TestCluster,
 ) -> None:
-    """A disabled trigger, a missing one, one for another event and another errors view are mended,
-    and what no release has is dropped; all the other definitions come before."""
+    """A disabled trigger, a missing one, one for another event, and another errors view are
+    repaired, and definitions that no release has are dropped. All other definitions are loaded
+    before."""
     with any_cluster.database() as database:
         views = "SELECT pg_get_viewdef('billing.errors'::regclass)"
         triggers = """
@@ -396,7 +398,7 @@ def test_what_a_deploy_changes_of_views_and_triggers_it_locks_last_and_briefly(
 def test_a_deploy_that_must_lock_a_held_table_lets_others_pass_until_it_can(
     database: Database,
 ) -> None:
-    """Its locks come last: until it gets them it holds nothing that a charge needs."""
+    """Its locks come last: until it gets them, it holds nothing that a charge needs."""
     who, other = use_everything(database), person()
     _as_owner(database, "ALTER TABLE billing_data.charges DISABLE TRIGGER charges_append_only")
     with session(database, "t_dba") as dba, ThreadPoolExecutor(1) as pool:
@@ -411,7 +413,8 @@ def test_a_deploy_that_must_lock_a_held_table_lets_others_pass_until_it_can(
                 ),
                 "the deploy to meet the lock",
             )
-            dba.execute("SET lock_timeout = '50ms'")  # the least that a server may be given
+            # The least time-out that a server may be given.
+            dba.execute("SET lock_timeout = '50ms'")
             for _ in range(3):
                 dba.row("create_charge", **other)
             assert not deploy.done()

@@ -134,7 +134,7 @@ def test_the_history_of_an_old_account_is_right_page_by_page(history: Caller) ->
         for row in history.rows("list_transactions", **ADA, limit=2, offset=offset)
     ]
     for row in (*pages, *whole):
-        del row["next_cursor"]  # of the page after the row's own
+        del row["next_cursor"]  # the cursor of the page after the row's own
     assert pages == whole
 
 
@@ -325,7 +325,8 @@ def test_returns_of_the_release_before_become_money_that_is_away_and_go_back_aga
         back = STEPS[::-1].index(first_of_two) + 1
 
         rollback(database.dsn(), back)
-        # As the release before knows it: what is away is the amount, and at most two entries.
+        # As the release before knows it: the amount away is the whole amount, and there are at most
+        # two entries.
         assert database.execute("""
             SELECT r.return_id, r.status, r.amount_minor, c.amount_minor, g.amount_minor
             FROM billing_data.payment_returns AS r
@@ -346,7 +347,7 @@ def test_returns_of_the_release_before_become_money_that_is_away_and_go_back_aga
         assert [row[-1] for row in after.values()] == [row[-1] for row in before.values()]
         assert ledger_problems(database) == []
         with session(database, "t_web") as web:
-            # News from before the newest event is still old, and what is new counts.
+            # A report older than the newest event is still old, and a newer one counts.
             late = give_back(web, "pi_1", ("re_1", PRICE), occurred_at=told - timedelta(days=1))
             assert late["outcome"] == "unchanged"
             lost = give_back(web, "pi_3", ("du_3", PRICE), kind="dispute")

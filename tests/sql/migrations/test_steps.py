@@ -55,8 +55,8 @@ from tests.support import (
 
 
 def _tables(database: Database) -> list[str]:
-    """Every table, view and function outside PostgreSQL's own schemas and the tables that every
-    deploy makes for itself (yoyo's, and the one it locks)."""
+    """Every table, view and function outside PostgreSQL's own schemas, without the tables that
+    every deploy makes for itself (yoyo's, and the one it locks)."""
     return [
         row[0]
         for row in database.execute("""
@@ -187,7 +187,8 @@ _SESSIONS = """
 """
 
 
-# What was heard of a return last goes with its column, and comes back as far as events tell it.
+# The newest report of a return is lost with its column, and comes back as far as stored events tell
+# it.
 _RETURNS = """
     SELECT r.account_id, r.provider, r.return_id, r.purchase_id, r.kind, r.status, r.amount_minor,
         r.away_minor, r.uses_due, r.uses_taken, r.created_at, n.entries
@@ -239,7 +240,7 @@ def test_own_steps_go_down_and_up_again_with_rows_present(
         assert database.execute(_EVENTS) == (events if tables_stayed else [])
         returns_stayed = "2026_11_22_0020_purchase_columns" not in STEPS[-steps_back:]
         assert database.execute(_RETURNS) == (returns if returns_stayed else [])
-        # Sessions end with their table; the figures are counted anew from the ledger.
+        # Sessions are lost with their table. The figures are counted again from the ledger.
         sessions_stayed = "2026_11_22_0023_staff_sessions" not in STEPS[-steps_back:]
         tokens_stayed = "2026_11_26_0026_staff_sessions_act" not in STEPS[-steps_back:]
         stayed = sessions if tokens_stayed else without_token
@@ -274,14 +275,15 @@ def test_own_steps_go_down_and_up_again_with_rows_present(
 
 
 def _steps_from(step: str) -> int:
-    """How many steps back it is to before `step`."""
+    """How many steps must be rolled back to undo `step`."""
     return len(STEPS) - STEPS.index(step)
 
 
 def test_batches_from_before_the_scope_of_their_keys_are_still_recognised(
     cluster: TestCluster,
 ) -> None:
-    """Rows as the release before left them: each of one API key, with a digest only it can make."""
+    """Rows as the release before left them: each belongs to one API key, with a digest that only
+    this key can make."""
     with cluster.database() as database:
         line = [key_id(database)]
         for _ in range(3):
@@ -314,7 +316,7 @@ def test_batches_from_before_the_scope_of_their_keys_are_still_recognised(
 
         for key in line:
             assert answered(key, "by the second") == 2
-        for key in line[1:]:  # who cannot make the digest that was recorded
+        for key in line[1:]:  # a key that cannot make the recorded digest
             assert answered(key, "by the first", b"by another API key") == 1
         assert [answered(key, "by two") for key in line] == [3, 4, 4, 4]
         assert answered(stranger, "by the first") == 5

@@ -36,7 +36,7 @@ def grant_by_hand(caller: Caller, who: dict[str, str], amount: int = USES, **arg
 def lost_payment(
     database: Database, dba: Caller, amount: int = PRICE
 ) -> tuple[dict[str, str], str, str]:
-    """A payment whose account did not exist when it was reported, and does by now: the identity,
+    """A payment whose account did not exist when it was reported and exists by now: the identity,
     the payment's id, the event's id."""
     who, payment_id, event_id = person(), unique("pi"), unique("evt")
     payload = payload_of(payment_id, amount)

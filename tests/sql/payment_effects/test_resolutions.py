@@ -1,5 +1,5 @@
-"""One payment, one effect: what a person says about a payment, credits that name one, reports of
-fraud."""
+"""One payment, one effect: a person's resolution of a payment, credits that name a payment, reports
+of fraud."""
 
 from __future__ import annotations
 

@@ -113,14 +113,14 @@ def test_money_back_of_a_charge_that_is_not_shown_to_us_waits_for_a_person_or_th
     assert (answer["outcome"], answer["needs_attention"]) == ("taken_back", False)
     assert problems_of(dba, payment_id) == []
     assert paid_credits_of(module_database, who) == 0
-    # Or a person has dealt with it.
+    # Or a person has dealt with the payment.
     who, payment_id = bought(module_database)
     unreadable["event_id"] = unique("evt")
     give_back(web, payment_id, **unreadable)
     dba.row("resolve_payment_event", event_id=unreadable["event_id"], reason="by hand")
     assert not give_back(web, payment_id, **unreadable)["needs_attention"]
     assert problems_of(dba, payment_id) == []
-    # Of a payment that is not ours it is nobody's business.
+    # For a payment that is not ours nobody needs to do anything.
     answer = give_back(web, unique("pi"), action="unreadable")
     assert (answer["outcome"], answer["needs_attention"]) == ("ignored", False)
 
@@ -319,7 +319,8 @@ def test_the_ledgers_check_finds(database: Database, kind: str) -> None:
     for table, name in unique.items():
         database.execute(f"ALTER TABLE billing_data.{table} DROP CONSTRAINT {name}")
     tamper(database, statement, **{"payment": payment_id, "return": "re_2"})
-    for table, name in unique.items():  # there again by name, or its absence is found as well
+    # Created again by name; otherwise its absence is reported as well.
+    for table, name in unique.items():
         database.execute(f"ALTER TABLE billing_data.{table} ADD CONSTRAINT {name} CHECK (true)")
     found = ledger_problems(database)
     assert {row[0] for row in found} == {account_of(database, who)["id"]}
@@ -334,7 +335,7 @@ def test_the_tables_refuse_impossible_purchases_and_returns_even_from_a_superuse
     with session(database, "t_dba") as dba:
         give_back(dba, payment_id, ("re_1", 100))
         attach(dba, begin(dba, person()), "pi_pending")
-    # Its trigger refuses sooner what the constraints refuse too.
+    # Its trigger would refuse these before the constraints do.
     database.execute("ALTER TABLE billing_data.purchases DISABLE TRIGGER purchases_fixed")
     with session(database, "postgres") as root:
         for statement in (

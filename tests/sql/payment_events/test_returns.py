@@ -142,7 +142,7 @@ def test_uses_go_in_proportion_to_the_money_rounded_down_over_all_returns_togeth
 
 
 def _sell(database: Database, uses: int, price: int) -> None:
-    """From now on a pack costs so much, whether Stripe takes such a price or not."""
+    """Sets the price of a pack from now on, whether Stripe takes such a price or not."""
     database.execute(
         "UPDATE billing_data.settings SET pack_uses = %s, pack_price_minor = %s", uses, price
     )
@@ -311,7 +311,8 @@ def test_a_pack_that_is_spent_leaves_a_shortfall_and_never_a_debt(
     dba.row("create_credit", **who, amount_minor=5)
     assert give_back(web, payment_id, part)["outcome"] == "unchanged"
     assert paid_credits_of(module_database, who) == 5
-    # When the money comes back, only what could be taken comes back, and nothing is short.
+    # When the money comes back, the credits that were taken come back, and nothing is short any
+    # more.
     give_back(web, payment_id, part, withdrawn=False)
     assert paid_credits_of(module_database, who) == 8
     assert problems_of(dba, payment_id) == []

@@ -61,7 +61,7 @@ CLAIMS = (
 
 
 def _claim(database: Database, dba: Caller, kind: str) -> tuple[list[Any], dict[str, Any], str]:
-    """The accounts that are named, what a payment says of them, and what it comes to."""
+    """The accounts that are named, what a payment says of them, and the outcome."""
     who, other = new_user(database), new_user(database)
     mine, theirs = legacy(database, who), legacy(database, other)
     configure_provider(database, provider="paypal")
@@ -184,7 +184,7 @@ def test_a_dba_settles_and_returns_in_their_own_name(
     credits = credits_of(module_database, purchase["account_id"])
     assert [row["amount_minor"] for row in credits] == [20, -10, 10]
     assert {(row["database_role"], row["payment_provider"]) for row in credits} == {("t_dba", None)}
-    # The provider's own word about the same comes too late.
+    # The provider's own event about the same payment comes too late.
     assert deliver(dba, unique("evt"), payment_id)["outcome"] == "already_credited"
     assert give_back(dba, payment_id, ("re_1", 250))["outcome"] == "unchanged"
 

@@ -41,7 +41,7 @@ def _tell(
     kind: str = "dispute",
     amount: int = PRICE,
 ) -> str:
-    """An event says how much of a return's money is away; gives the outcome."""
+    """An event reports how much of a return's money is away; returns the outcome."""
     answer = give_back(
         caller,
         payment_id,
@@ -156,7 +156,7 @@ def test_a_shortfall_that_was_written_off_stays_so_until_it_grows(
     dba.row("resolve_shortfall", return_id=refund_id, reason="written off")
     dba.row("create_credit", **who, amount_minor=8)
     _tell(web, payment_id, 400, transactions=1, return_id=dispute_id)
-    # The dispute was due 16 and found 8: the refund's shortfall is as it was.
+    # The dispute was due 16 uses and found 8; the refund's shortfall does not change.
     assert returns_taken(module_database, payment_id) == {
         refund_id: (4, 0, "taken"),
         dispute_id: (16, 8, "taken"),
@@ -184,7 +184,7 @@ def test_a_return_whose_row_was_lost_by_a_rollback_is_not_taken_again(
         assert returns_taken(database, payment_id) == {"re_1": (20, 20, "taken")}
         assert paid_credits_of(database, who) == 5
         assert ledger_problems(database) == []
-        # An entry under the same key that took nothing is somebody's own.
+        # An entry under the same key that took no credits belongs to somebody else.
         root.execute("DELETE FROM billing_data.payment_return_credits")
         root.execute("DELETE FROM billing_data.payment_returns")
         key = {"external_transaction_id": "re_2", "idempotency_key": "stripe-re_2"}
@@ -192,7 +192,7 @@ def test_a_return_whose_row_was_lost_by_a_rollback_is_not_taken_again(
         give_back(dba, payment_id, ("re_2", PRICE // 4))
         assert returns_taken(database, payment_id) == {"re_2": (5, 5, "taken")}
         assert paid_credits_of(database, who) == 7
-    # The first return is lost for good, and its entry tells so.
+    # The record of the first return is lost for good, and its ledger entry reveals that.
     (problem,) = ledger_problems(database)
     assert problem[1].endswith("moved credits for a return of money that is not here")
     assert problem[2] == "re_1"
@@ -201,7 +201,7 @@ def test_a_return_whose_row_was_lost_by_a_rollback_is_not_taken_again(
 def test_a_server_of_the_release_before_is_understood(
     module_database: Database, web: Caller
 ) -> None:
-    """It says of a return whether it is withdrawn, and not when."""
+    """That release reports whether a return is withdrawn, and not when."""
     who, payment_id = bought(module_database)
 
     def say(withdrawn: bool) -> str:
@@ -228,7 +228,7 @@ def test_a_server_of_the_release_before_is_understood(
         "unchanged",
     ]
     assert paid_credits_of(module_database, who) == USES
-    # What it wrote is older than what a server of this release says.
+    # What that release wrote is older than what a server of this release reports.
     now = datetime.now(UTC) + timedelta(seconds=1)
     answer = give_back(web, payment_id, ("du_1", PRICE), kind="dispute", occurred_at=now)
     assert answer["outcome"] == "taken_back"

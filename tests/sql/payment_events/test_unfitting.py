@@ -80,7 +80,7 @@ def test_a_payment_that_does_not_fit_is_kept_flagged_and_credited_once_it_fits(
     assert (problem["problem"], problem["reference"]) == (outcome, event_id)
     assert problem["what_is_wrong"].startswith(what_is_wrong)
     assert problem["happened_at"] == event_of(module_database, event_id)["received_at"]
-    if outcome != "mode_mismatch":  # such an event is not even looked at
+    if outcome != "mode_mismatch":  # such an event is not examined further
         assert problem["account_id"] == purchase["account_id"]
     mended = deliver(web, event_id, payment_id, purchase)
     assert (mended["outcome"], mended["needs_attention"]) == ("credited", False)
@@ -100,7 +100,8 @@ def test_a_payment_for_nobody_is_credited_once_the_account_that_it_names_is_ther
     (problem,) = problems_of(dba, payment_id)
     assert problem["what_is_wrong"] == "the payment names an identity without an account"
     assert dba.refusal("get_account", **who).slug == "account_not_found"
-    # As when the database was restored from a backup. One made anew is another account.
+    # The situation after a restore from a backup. An account that is created again is another
+    # account.
     module_database.execute(
         "INSERT INTO billing_data.accounts (id, oauth_provider, external_id) VALUES (%s, %s, %s)",
         *named.values(),

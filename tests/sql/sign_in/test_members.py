@@ -1,4 +1,4 @@
-"""Signing in: who is let in, tickets and links that are good once, sessions and how they end."""
+"""Signing in: who may sign in, single-use tickets and links, sessions and how they end."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_an_administrators_address_is_of_no_use_to_another_account(
     assert member_row(module_database, email) == before
     assert dba.row("add_admin", email=email, role="admin")["role"] == "admin"  # changes nothing
     assert _refused_sign_in(web, email, google_id="his" + email).slug == "admin_not_invited"
-    # Who has another account now is invited again; what was open under the old one ends.
+    # A person who has another account now is invited again; sessions of the old account end.
     dba.value("invite_admin", email=email, reason="a new account")
     assert web.rows("get_session", session_hash=opened) == []
     assert sign_in_as(web, email, google_id="his" + email)["role"] == "admin"

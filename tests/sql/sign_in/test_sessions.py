@@ -33,7 +33,7 @@ from tests.support import Database, wait_for
 
 
 def _age(database: Database, table: str, column: str, value: bytes, seconds: int) -> None:
-    """Makes a ticket or session that many seconds older."""
+    """Makes a ticket or session this many seconds older."""
     database.execute(
         f"UPDATE billing_data.{table} SET expires_at = expires_at - make_interval(secs => %s)"
         f" WHERE {column} = %s",
@@ -147,7 +147,7 @@ def test_a_link_is_no_ticket_and_a_ticket_no_link(dba: Caller, web: Caller) -> N
     web.value("create_sign_in_ticket", ticket_hash=ticket)
     assert web.value("use_sign_in_ticket", ticket_hash=link) is False
     assert web.rows("use_sign_in_link", ticket_hash=ticket, session_hash=new_hash()) == []
-    # Neither was used up by the wrong door.
+    # Neither was used up by the function for the other kind.
     assert web.value("use_sign_in_ticket", ticket_hash=ticket) is True
     assert len(web.rows("use_sign_in_link", ticket_hash=link, session_hash=new_hash())) == 1
 
@@ -234,7 +234,7 @@ def test_a_session_shows_the_role_of_this_moment(
     email = new_email()
     opened = new_session(web, email)
     assert web.row("get_session", session_hash=opened)["role"] == "viewer"
-    # More is never given to who came in before it was given: they sign in again.
+    # A session from before a promotion never gets the new rights: the person must sign in again.
     dba.row("set_admin", email=email, role="admin", reason="a test")
     assert web.rows("get_session", session_hash=opened) == []
     opened = new_session(web, email)
