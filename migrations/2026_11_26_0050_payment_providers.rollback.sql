@@ -1,10 +1,11 @@
 SET LOCAL lock_timeout = '1s';
 
 DROP SCHEMA IF EXISTS billing CASCADE;
--- Helpers that read the table.
+-- Helpers that read the table, and those that call them.
 DROP FUNCTION IF EXISTS
-    billing_data.is_name_of_provider, billing_data.provider_name, billing_data.provider_of_payment,
-    billing_data.provider_mode, billing_data.mask_config;
+    billing_data.role_of_caller, billing_data.caller_role, billing_data.is_name_of_provider,
+    billing_data.provider_name, billing_data.provider_of_payment, billing_data.provider_mode,
+    billing_data.mask_config;
 
 -- Rows of a provider that the older release does not know stop this: they are somebody's money.
 ALTER TABLE billing_data.provider_configs
