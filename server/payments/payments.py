@@ -1,5 +1,5 @@
-"""The process's hold on its payment providers: decrypts the configuration that each call reads from
-the database, and keeps one set of connections per provider and settings."""
+"""The payment providers' clients of this process: it decrypts the configuration that each call
+reads from the database, and keeps one set of connections for each provider and settings."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from server.payments.settings import open_settings, seal_settings
 
 
 class Payments:
-    """Opens configurations and hands out the providers' interfaces."""
+    """Decrypts configurations and provides the providers' interfaces."""
 
     def __init__(self, config: ServeConfig) -> None:
         self._cipher = Cipher(config.encryption_keys) if config.encryption_keys else None
@@ -33,8 +33,8 @@ class Payments:
             await api.close()
 
     def settings(self, kind: str, config_data: Mapping[str, Any]) -> ProviderSettings | None:
-        """A stored configuration opened; None when it cannot be, has no credential, or is of a
-        provider that has no code here."""
+        """Decrypts a stored configuration. Returns None when that fails, when it has no credential,
+        or when its provider has no code here."""
         if kind not in PROVIDER_KINDS:
             return None
         settings = open_settings(kind, config_data, self._cipher)
@@ -45,7 +45,7 @@ class Payments:
         return seal_settings(kind, given, self._cipher)
 
     async def api(self, kind: str, settings: ProviderSettings) -> ProviderApi:
-        """The provider with these settings."""
+        """Returns the interface of the provider with these settings."""
         async with self._opening:
             held, api = self._open.get(kind, (None, None))
             if api is None or held != settings:

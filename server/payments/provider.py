@@ -1,7 +1,8 @@
-"""What the code of a payment provider must do, and the terms in which it speaks to the rest.
+"""What the code of a payment provider must do, and the types that it shares with the other
+packages.
 
-The folder server/payments/<kind>/ has an object PROVIDER, which is a PaymentProvider. No file of it
-knows of HTTP requests, of the database or of pages: the webhook's handler, the commands and the
+The folder server/payments/<kind>/ has an object PROVIDER, which is a PaymentProvider. None of its
+files knows about HTTP requests, the database or pages: the webhook's handler, the commands and the
 console call it."""
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from server.config import ProviderConnection
 
 
 class PaymentProviderError(Exception):
-    """The provider did not do what was asked. The text says why, for the log, and has no secret in
-    it."""
+    """The provider did not do what was asked. The text says why, for the log, and contains no
+    secret."""
 
 
 class NotPermitted(PaymentProviderError):
@@ -29,15 +30,15 @@ class PaymentMissing(Exception):
 
 
 class NotConfigured(Exception):
-    """A setting that is needed for this is not there."""
+    """A setting that this call needs is missing."""
 
 
 class WrongSignature(Exception):
-    """The event was not signed by the provider. The text says what is the matter, for the log."""
+    """The provider has not signed the event. The text says what is wrong, for the log."""
 
 
 class StaleSignature(Exception):
-    """The event was signed by the provider, but too long ago. `age` in seconds."""
+    """The provider has signed the event, but too long ago. `age` is in seconds."""
 
     def __init__(self, age: int, tolerance: int) -> None:
         super().__init__(f"signed {age} s ago, and {tolerance} s are allowed")
@@ -45,19 +46,21 @@ class StaleSignature(Exception):
 
 
 class InvalidEvent(Exception):
-    """What was signed is no event. The text says what is wrong with it, for the log."""
+    """The signed text is not an event. The text of this error says what is wrong with it, for the
+    log."""
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One setting of a provider. A secret is stored encrypted; a public one (`is_public`) as it is.
-    Of a secret with `may_be_several` there may be several at a time. The provider's row in
-    billing_data.payment_providers says the same of both.
+    """One setting of a provider. A secret is stored encrypted; a public setting (`is_public`) is
+    stored as it is. A secret with `may_be_several` may have several values at a time. The
+    provider's row in billing_data.payment_providers says the same of both.
 
-    `pattern` is what all of a right value matches, and `shape` says so after "must be". A secret's
-    pattern must match nothing that people write: the settings page refuses reasons that it finds
-    secrets in. The others are for the settings page: what the field is called, what is said of a
-    wrong value, below the empty field, and where the setting is missing."""
+    A right value matches `pattern` as a whole. `shape` describes that, after the words "must be". A
+    secret's pattern must match nothing that people write, because the settings page refuses reasons
+    in which it finds a secret. The other members are texts of the settings page: the name of the
+    field, the message for a wrong value, the hint below the empty field, and the text where the
+    setting is missing."""
 
     name: str
     title: str
@@ -72,12 +75,12 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class ProviderSettings:
-    """A provider's settings, decrypted. They are not shown when this is printed."""
+    """A provider's settings, decrypted. The secrets are not shown when this is printed."""
 
     values: Mapping[str, tuple[str, ...]] = field(repr=False)
 
     def all_of(self, name: str) -> tuple[str, ...]:
-        """The values of a setting of which there may be several."""
+        """The values of a setting that may have several."""
         return self.values.get(name, ())
 
     def get(self, name: str) -> str:
@@ -87,7 +90,7 @@ class ProviderSettings:
 
 @dataclass(frozen=True, slots=True)
 class Purchase:
-    """What the provider is asked to take a payment for."""
+    """The purchase that the provider is to take a payment for."""
 
     purchase_id: str
     account_id: str
@@ -101,9 +104,10 @@ class Purchase:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What a payment says of the purchase it is for; a part that is missing or malformed is None.
-    `is_claimed`: it says anything that this service, or the one before, writes. `is_foreign`: it
-    belongs to another account of the provider, or names what can be no id of ours."""
+    """The purchase that a payment names. A part that is missing or malformed is None. `is_claimed`:
+    the payment's metadata has something that this service, or the old one, writes. `is_foreign`:
+    the payment belongs to another account of the provider, or names something that cannot be an id
+    of ours."""
 
     is_claimed: bool = False
     is_foreign: bool = False
@@ -115,9 +119,9 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Payment:
-    """A payment as the provider has it now. Amounts in minor units. `status` is in the provider's
-    words, but `succeeded` once it is paid, and `canceled` when it can no longer be. What the
-    user's client needs to pay is `client_secret`."""
+    """A payment as the provider has it now. Amounts are in minor units. `status` is the provider's
+    word, but `succeeded` once the payment is paid, and `canceled` when it can no longer be paid.
+    The user's client needs `client_secret` to pay."""
 
     id: str
     client_secret: str = field(repr=False)
@@ -128,7 +132,7 @@ class Payment:
 
     @property
     def is_paid(self) -> bool:
-        """Whether the money has come."""
+        """Whether the money has arrived."""
         return self.status == "succeeded"
 
 
@@ -136,7 +140,7 @@ class Payment:
 class MoneyReturn:
     """A refund or a dispute. `away_minor` is how much of its money is away from us now, in the
     payment's currency. `state`: inquiry (moves no money yet), open, closed. `transactions` is the
-    number of a dispute's balance transactions, None where they are not told."""
+    number of a dispute's balance transactions, None where the provider does not tell it."""
 
     id: str
     kind: str
@@ -153,14 +157,14 @@ class MoneyReturn:
 
 @dataclass(frozen=True, slots=True)
 class PaymentEvent:
-    """An event as billing.process_payment_event takes it. Amounts in minor units. `action`: settle,
-    return, unreadable, warn, acknowledge or ignore."""
+    """The arguments of billing.process_payment_event for an event. Amounts are in minor units.
+    `action`: settle, return, unreadable, warn, acknowledge or ignore."""
 
     id: str | None  # None for an event that cannot be stored and is not used
     type: str
     livemode: bool | None
     payload: str
-    created: datetime | None = None  # what it tells was so then
+    created: datetime | None = None  # the time for which the event reports
     claim: Claim = Claim()
     complaint: str = ""  # why an event of a kind that we use cannot be used, for the log
     action: str = "ignore"
@@ -168,14 +172,15 @@ class PaymentEvent:
     amount_minor: int | None = None
     currency: str | None = None
     returns: tuple[MoneyReturn, ...] = ()
-    unlisted_refunds_of: str | None = None  # what the provider must be asked about before
+    unlisted_refunds_of: str | None = None  # the provider must be asked about its refunds first
     warning_id: str | None = None  # a bank's report of fraud
     warning_is_open: bool | None = None  # the money has not gone back yet
 
 
 @dataclass(frozen=True, slots=True)
 class ListedPayment:
-    """A payment that succeeded, as the provider lists it. `is_refunded`: all of it went back."""
+    """A payment that succeeded, as the provider lists it. `is_refunded`: all its money went
+    back."""
 
     payment_id: str
     amount_minor: int
@@ -196,8 +201,8 @@ class ListedReturn:
 
 @dataclass(frozen=True, slots=True)
 class ReturnListing:
-    """One list of the provider's: what it is of, and its items. With `may_be_missing`, a provider
-    that does not show it is no fault; the report notes that it was not compared."""
+    """One list of the provider: what it lists, and its items. With `may_be_missing`, it is no fault
+    when the provider does not show it; the report notes that it was not compared."""
 
     what: str
     items: AsyncIterator[ListedReturn]
@@ -206,8 +211,8 @@ class ReturnListing:
 
 @dataclass(frozen=True, slots=True)
 class Webhook:
-    """How the provider's events arrive: `header` has their signature, and `description` says what
-    that is made of. `events` are the kinds that are acted on."""
+    """How the provider's events arrive: `header` is the header with their signature, and
+    `description` says what that is made of. `events` are the types that have an effect."""
 
     header: str
     description: str
@@ -216,8 +221,8 @@ class Webhook:
 
 @dataclass(frozen=True, slots=True)
 class Console:
-    """What the settings page says of a provider. A step has a text; the one with `has_address` is
-    followed by the webhook's address, `then` and the events."""
+    """The texts of the settings page about a provider. Each step has a text. The step with
+    `has_address` is followed by the webhook's address, `then` and the events."""
 
     disabled: str
     steps: Sequence[Step]
@@ -237,15 +242,15 @@ class ProviderApi(Protocol):
     """A provider's API with one set of settings. Every call may raise PaymentProviderError."""
 
     async def begin_payment(self, purchase: Purchase) -> Payment:
-        """Asks for the payment of a purchase. Asked again for the same purchase, it may give the
-        same payment: whatever it gives that is not attached to the purchase is never paid."""
+        """Asks for the payment of a purchase. When it is asked again for the same purchase, it may
+        return the same payment. A payment that is not attached to the purchase is never paid."""
 
     async def get_payment(self, payment_id: str) -> Payment:
         """Reads a payment. Raises PaymentMissing."""
 
     async def complete(self, event: PaymentEvent) -> PaymentEvent:
-        """Adds to an event what it speaks of and does not carry (unlisted_refunds_of). Where the
-        provider does not show that, the event's action becomes `unreadable`."""
+        """Adds to an event the refunds that it mentions but does not contain (unlisted_refunds_of).
+        Where the provider does not show them, the event's action becomes `unreadable`."""
 
     def list_payments(self, since: datetime) -> AsyncIterator[ListedPayment]:
         """The payments made since then that succeeded."""
@@ -254,31 +259,31 @@ class ProviderApi(Protocol):
         """The refunds and disputes made since then."""
 
     async def test(self) -> None:
-        """Does nothing when the provider accepts the credential. May raise PaymentMissing, where
-        the address is not the provider's."""
+        """Raises unless the provider accepts the credential. May raise PaymentMissing, where the
+        address is not the provider's."""
 
     async def close(self) -> None:
         """Closes the connections."""
 
 
 class PaymentProvider(Protocol):
-    """A payment provider, without settings."""
+    """A payment provider without settings."""
 
     @property
     def kind(self) -> str:
-        """Its name in rows, addresses and commands: that of its folder."""
+        """Its name in rows, paths and commands, which is also that of its folder."""
 
     @property
     def name(self) -> str:
-        """What people call it."""
+        """Its name for people."""
 
     @property
     def credential(self) -> str:
-        """The setting without which nothing can be asked of it."""
+        """The name of the setting without which it cannot be called."""
 
     @property
     def settings(self) -> Sequence[Setting]:
-        """Its settings, in the order in which people meet them."""
+        """Its settings, in the order in which people see them."""
 
     @property
     def webhook(self) -> Webhook:
@@ -286,7 +291,7 @@ class PaymentProvider(Protocol):
 
     @property
     def console(self) -> Console:
-        """What the settings page says of it."""
+        """The texts of the settings page about it."""
 
     @property
     def slow_modules(self) -> Sequence[str]:
@@ -298,16 +303,16 @@ class PaymentProvider(Protocol):
     async def connect(
         self, settings: ProviderSettings, connection: ProviderConnection
     ) -> ProviderApi:
-        """Its API with these settings. It asks nothing yet."""
+        """Its API with these settings. This makes no request yet."""
 
     def example_event(
         self, event_id: str, payment_id: str, purchase: Mapping[str, str]
     ) -> Mapping[str, Any]:
-        """An event that settles a payment, for the API's description. `purchase` is what the
-        payment says of its purchase, by the names of Claim."""
+        """An event that settles a payment, for the API's description. `purchase` has the values of
+        Claim that name the purchase."""
 
     def read_event(self, settings: ProviderSettings, signature: str, body: bytes) -> PaymentEvent:
-        """The event of a webhook request. `signature` is the webhook's header; if it was sent more
-        than once, with commas between. Raises NotConfigured, WrongSignature, StaleSignature, and
-        InvalidEvent for what is no event, or is one of a kind that is used and has no id to store
-        it by."""
+        """The event of a webhook request. `signature` is the webhook's header; when it was sent
+        more than once, the values are separated by commas. Raises NotConfigured, WrongSignature,
+        StaleSignature, and InvalidEvent for what is not an event, or for an event of a type that is
+        used without an id to store it by."""

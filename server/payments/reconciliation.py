@@ -1,4 +1,5 @@
-"""A provider's payments, refunds and disputes against what is known here: what either lacks."""
+"""Compares a provider's payments, refunds and disputes with what is known here, and lists what
+either side lacks."""
 
 from __future__ import annotations
 
@@ -25,9 +26,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One thing that one side has and the other lacks. `kind`: not_credited, amount_differs,
-    not_taken_back, not_given_back, unknown_to_<provider>. `outcome` is what fixing it came to, in
-    the words of the billing function."""
+    """Something that one side has and the other lacks. `kind`: not_credited, amount_differs,
+    not_taken_back, not_given_back, unknown_to_<provider>. `outcome` is the billing function's
+    outcome of fixing it."""
 
     kind: str
     payment_id: str
@@ -102,7 +103,7 @@ class Reconciliation:
         self._report = Report(0, 0, [], [])
 
     async def run(self) -> Report:
-        """Compares. Raises PaymentProviderError when the provider cannot be asked."""
+        """Compares. Raises PaymentProviderError when the provider does not answer."""
         self._read_at = self._books.now()
         async for page in _pages(self._api.list_payments(self._since)):
             await self._compare_payments(page)
@@ -145,7 +146,7 @@ class Reconciliation:
             return
         claim = (await self._api.get_payment(payment.payment_id)).claim
         if row is None and not claim.is_claimed:
-            return  # somebody else's payment through the same account of the provider
+            return  # a payment of another service through the same account of the provider
         self._report.payments += 1
         if self._fix:
             result = self._books.settle(
@@ -198,7 +199,7 @@ class Reconciliation:
         self._report.differences.append(found)
 
     async def _compare_own(self) -> None:
-        """What was credited here and was not listed: paid before `since`, or never."""
+        """Compares what was credited here and not listed: it was paid before `since`, or never."""
         for row in self._books.settled_since(self._since):
             if row["payment_id"] in self._seen:
                 continue

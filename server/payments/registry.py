@@ -24,15 +24,15 @@ def all_providers() -> tuple[PaymentProvider, ...]:
 
 
 def name_of(kind: str) -> str:
-    """What people call a provider."""
+    """The name of a provider for people."""
     return provider_of(kind).name if kind in PROVIDER_KINDS else kind.title()
 
 
 def title_of(provider: PaymentProvider, name: str) -> str:
-    """What people call a setting of a provider."""
+    """The name of a setting of a provider for people."""
     return next(setting.title for setting in provider.settings if setting.name == name)
 
 
 def webhook_path(kind: str) -> str:
-    """Where a provider's events arrive."""
+    """The path at which a provider's events arrive."""
     return f"/v1/billing/webhooks/{kind}"

@@ -1,9 +1,10 @@
-"""A payment provider's configuration (contract.md 5 and 8.17): encrypted where it is stored, masked
-where it is shown, and a masked or blank value that comes back means "keep what you have".
+"""A payment provider's configuration (contract.md 5 and 8.17). Secrets are encrypted where they are
+stored and masked where they are shown. A masked or blank value that comes back means "keep the
+stored one".
 
-Of some secrets there may be several at a time: webhook secrets of several endpoints, or while one
-is changed. Given as a list, or with commas between them, they are all there are; a mask among them
-keeps the secret that it stands for."""
+Some secrets may have several values at a time: webhook secrets of several endpoints, or the old and
+the new one during a change. A list, or a text with commas between them, gives the complete set; a
+mask in it keeps the secret that it stands for."""
 
 from __future__ import annotations
 
@@ -31,13 +32,13 @@ class InvalidSetting(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class _Shape:
-    """Which settings of a provider are public, and of which there may be several."""
+    """Which settings of a provider are public, and which may have several values."""
 
     public: frozenset[str]
     several: frozenset[str]
 
 
-# As the old service's interface had it for every provider.
+# The settings that the old service's interface had for every provider.
 _OLD_SHAPE = _Shape(frozenset({"publishable_key"}), frozenset({"webhook_secret"}))
 
 
@@ -52,7 +53,7 @@ def _shape_of(kind: str) -> _Shape:
 
 
 def public_settings(kind: str) -> frozenset[str]:
-    """The names of a provider's settings that are no secrets."""
+    """The names of a provider's settings that are not secret."""
     return _shape_of(kind).public
 
 
@@ -133,7 +134,7 @@ def seal_settings(kind: str, given: Mapping[str, Any], cipher: Cipher | None) ->
 
 def secrets_of(name: str, value: Any) -> list[str]:
     """The secrets of a setting that is a list, or a text with commas or white space between them.
-    Raises InvalidSetting for what is neither."""
+    Raises InvalidSetting for anything else."""
     texts = _items(value)
     if not all(isinstance(text, str) for text in texts):
         raise InvalidSetting(f"{name} must be a string or a list of strings")
@@ -141,8 +142,8 @@ def secrets_of(name: str, value: Any) -> list[str]:
 
 
 def joined_secrets(kept: Iterable[str], added: Iterable[str]) -> list[str]:
-    """The secrets of a setting: those that stay, by their masks, and new ones. One that is given
-    again is not there twice."""
+    """The secrets of a setting: the masks of those that stay, and new ones. A secret that is given
+    again is not added twice."""
     added = list(added)
     again = {mask(secret) for secret in added if len(secret) >= _LONG_ENOUGH}
     return [*(shown for shown in kept if shown not in again), *added]

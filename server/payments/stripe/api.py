@@ -138,7 +138,7 @@ class StripeApi:
         return _payment(await self._ask("get_intent", lambda: retrieve(payment_id)))
 
     async def complete(self, event: PaymentEvent) -> PaymentEvent:
-        """Adds all refunds of the charge that the event is about, as Stripe has them now. Raises
+        """Adds all refunds of the charge in the event, as Stripe has them now. Raises
         PaymentProviderError."""
         params = {"charge": event.unlisted_refunds_of}
         refunds = self._pages("refunds", self._client.v1.refunds, params)
@@ -148,7 +148,7 @@ class StripeApi:
             return replace(event, action="unreadable")
 
     async def list_payments(self, since: datetime) -> AsyncIterator[ListedPayment]:
-        """Charges made then or later that succeeded. Raises PaymentProviderError."""
+        """Yields charges made then or later that succeeded. Raises PaymentProviderError."""
         # "Later than the second before", because not every double of Stripe supports "at or later".
         params = {"created": {"gt": int(since.timestamp()) - 1}}
         async for charge in self._pages("charges", self._client.v1.charges, params):
@@ -167,7 +167,7 @@ class StripeApi:
                 )
 
     def list_returns(self, since: datetime) -> Sequence[ReturnListing]:
-        """Refunds and disputes made then or later."""
+        """Lists refunds and disputes made then or later."""
         start, stripe_v1 = int(since.timestamp()), self._client.v1
         return (
             ReturnListing(
@@ -187,7 +187,7 @@ class StripeApi:
         read: Callable[[Mapping[str, Any]], MoneyReturn | None],
         start: int,
     ) -> AsyncIterator[ListedReturn]:
-        # They come newest first, so reading ends at the first that is older.
+        # They come newest first, so reading ends at the first older one.
         async for subject in self._pages(what, service, {}):
             if subject["created"] < start:
                 return

@@ -98,7 +98,7 @@ def payment_id_of(subject: Mapping[str, Any]) -> str | None:
 
 
 def claim_of(metadata: Any) -> Claim:
-    """What a payment's metadata says of its purchase."""
+    """The purchase that a payment's metadata names."""
     known = metadata if isinstance(metadata, dict) else {}
     # Without NUL, which PostgreSQL cannot store.
     texts = {

@@ -1,4 +1,4 @@
-"""Stripe as a payment provider: its settings, its events, how it is set up."""
+"""Stripe as a payment provider: its settings, its events, and the steps to set it up."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Stripe:
     webhook = Webhook(
         header="Stripe-Signature",
         description="Made by Stripe from the body, the time and the webhook's secret.",
-        # What events.py acts on; docs/payments.md says what each does.
+        # The events that events.py uses; docs/payments.md says what each does.
         events=(
             "payment_intent.succeeded",
             "payment_intent.payment_failed",
@@ -139,7 +139,7 @@ class Stripe:
         }
 
     def read_event(self, settings: ProviderSettings, signature: str, body: bytes) -> PaymentEvent:
-        """The event of a webhook request that Stripe has sent just now."""
+        """Returns the event of a webhook request that Stripe has just sent."""
         secrets = settings.all_of(_WEBHOOK_SECRET)
         if not secrets:
             raise NotConfigured
