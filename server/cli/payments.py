@@ -30,9 +30,9 @@ def add_parser(commands: Any) -> None:
         "--credit", type=UUID, metavar="ID", help="the credit given by hand for it"
     )
     resolve.add_argument(
-        "--amount-minor", type=int, metavar="N", help="what was paid, where no event tells"
+        "--amount-minor", type=int, metavar="N", help="what was paid, where no stored event has it"
     )
-    resolve.add_argument("--currency", help="of that amount")
+    resolve.add_argument("--currency", help="the currency of that amount")
     resolve.set_defaults(run=_resolve)
 
     reopen = actions.add_parser("reopen", help="take a resolution of a payment back")

@@ -115,16 +115,16 @@ def _add_list_options(parser: argparse.ArgumentParser, name: str) -> None:
     parser.add_argument(
         f"--add-{option}",
         action="store_true",
-        help=f"{variable} joins those that are stored: of another endpoint, or the next"
-        " one of an endpoint whose secret is rolled",
+        help=f"add {variable} to the stored ones: the secret of another endpoint, or the new"
+        " secret of an endpoint whose secret is being changed",
     )
     parser.add_argument(
         f"--remove-{option}",
         action="append",
         metavar="MASK",
         default=[],
-        help="take away the stored one that `providers list` shows so; may be given again. Without"
-        f" --add-{option}, {variable} is not read",
+        help="remove the stored one that `providers list` shows with this mask; may be given more"
+        f" than once. Without --add-{option}, {variable} is not read",
     )
 
 
