@@ -202,6 +202,8 @@ def _session(dsn: str) -> Iterator[Connection]:
 
 
 _SESSION = {
+    # Parallel hashes lie in shared memory, of which a container may have little.
+    "enable_parallel_hash": "off",
     "search_path": "public",
     "DateStyle": "ISO",
     "TimeZone": "UTC",

@@ -3,14 +3,17 @@ kind of revision; what is refused; and that a dry run changes nothing."""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import pty
 import random
 import re
 import subprocess
+import termios
 import uuid
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -45,7 +48,7 @@ FIRST, STORES, LAST = "2025_10_21_0008", "2026_01_29_0017", "2026_08_28_0021"
 ACCOUNTS, CHARGES = 100, 400
 
 
-@contextmanager
+@contextlib.contextmanager
 def _old(
     cluster: TestCluster, revision: str = FIRST, **sizes: int
 ) -> Iterator[tuple[Database, list[OldKey]]]:
@@ -758,7 +761,7 @@ def test_a_failure_leaves_nothing_behind_and_shows_no_row(cluster: TestCluster) 
 # --- Any old database ----------------------------------------------------------------------------
 
 
-@contextmanager
+@contextlib.contextmanager
 def _bare(cluster: TestCluster, revision: str = FIRST) -> Iterator[tuple[Database, _Filling]]:
     """An old database without rows, and what fills it."""
     with cluster.database(template=None) as database:
@@ -931,3 +934,28 @@ def test_what_was_written_since_adoption_can_be_saved_before_going_back(
         " + (SELECT count(*) FROM billing_data.credits WHERE digest IS NOT NULL)"
     )
     assert len(saved) == ids
+
+
+def test_a_terminal_shows_a_bar_by_step(cluster: TestCluster) -> None:
+    with _bare(cluster) as (database, connection):
+        connection.commit()
+        ours, its = pty.openpty()
+        termios.tcsetwinsize(ours, (40, 120))
+        with subprocess.Popen(
+            [BILLING, "migrate", "--adopt"],
+            env={**clean_environment(), "DATABASE_URL": database.dsn()},
+            stdout=subprocess.DEVNULL,
+            stderr=its,
+        ) as command:
+            os.close(its)
+            shown = b""
+            with contextlib.suppress(OSError):  # it ends when the command does
+                while part := os.read(ours, 4096):
+                    shown += part
+        os.close(ours)
+    assert command.returncode == 0
+    seen = [int(number) for number in re.findall(r"(\d+)% ", shown.decode())]
+    assert seen == sorted(seen)
+    assert (seen[0], seen[-1]) == (0, 100)
+    assert len(set(seen)) > 3
+    assert "done" in shown.decode()
