@@ -7,7 +7,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,8 +97,10 @@ def forecast(
                 for table in KEPT
                 if table in old.tables
             )
+        except psycopg.Error as error:
+            raise MigrationError(_what_failed(connection, error)) from None
         finally:
-            connection.execute("ROLLBACK")
+            _end(connection)
     return AdoptionReport(
         old.revision,
         True,
@@ -123,15 +125,22 @@ def adopt(
         try:
             report = _adopt(connection, seed, encryption_keys, step, started)
         except psycopg.Error as error:
-            # Without its details: they show a row's values, and some of those are secrets.
-            raise MigrationError(
-                "taking the database over failed and was undone, the old one is as it was:"
-                f" {error.diag.message_primary or str(error).splitlines()[0]}"
-            ) from None
+            raise MigrationError(_what_failed(connection, error)) from None
         finally:
-            if not connection.broken and not connection.closed:
-                _end(connection)
+            _end(connection)
     return report
+
+
+def _what_failed(connection: Connection, error: psycopg.Error) -> str:
+    # Without its details: they show a row's values, and some of those are secrets.
+    reason = error.diag.message_primary or str(error).splitlines()[0]
+    if connection.broken:
+        # Lost while it commits, nobody here can tell.
+        return (
+            f"the connection was lost ({reason}) and what was not committed was undone: run this"
+            " again when the database is back, it says whether it was taken over"
+        )
+    return f"taking the database over failed and was undone, the old one is as it was: {reason}"
 
 
 def _adopt(
@@ -232,8 +241,9 @@ def _settings(connection: Connection, *, is_local: bool = True) -> None:
 
 def _end(connection: Connection) -> None:
     """Undoes what was not committed."""
-    if connection.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
-        connection.execute("ROLLBACK")
+    with suppress(psycopg.Error):  # without a connection the database undoes it
+        if connection.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
+            connection.execute("ROLLBACK")
 
 
 def _make_plan(connection: Connection, old: OldDatabase, seed: SettingsSeed, step: Step) -> _Plan:
