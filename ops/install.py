@@ -1,7 +1,7 @@
 """Makes .venv and installs this project into it, for `make run` and `make venv`:
 `python3 ops/install.py embedded test` installs what the project needs and these extras.
 
-It says what it does and how far it is. What pip prints is shown when pip fails."""
+It prints what it does and its progress. pip's own output is shown when pip fails."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ INSTALLING = re.compile(r"Installing collected packages: (.*)")
 
 
 def main(extras: list[str]) -> int:
-    """Installs; gives the exit code."""
+    """Installs the project. Returns the exit code."""
     if sys.version_info < OLDEST_PYTHON:
         print("Python 3.11 or newer is needed: make PYTHON=python3.12 ...", file=sys.stderr)
         return 1
@@ -34,9 +34,9 @@ def main(extras: list[str]) -> int:
 
 
 def install(program: Path, requirement: str) -> int:
-    """Runs pip with its progress told in one line; gives its exit code."""
+    """Runs pip and shows its progress in one line. Returns pip's exit code."""
     command = [program, "-m", "pip", "install", "--disable-pip-version-check", "--no-color"]
-    # setuptools warns of every editable install, in a box of stars.
+    # setuptools prints a large warning about every editable install.
     environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
     with subprocess.Popen(
         [*command, "--progress-bar=off", "--editable", requirement],
@@ -57,14 +57,14 @@ def install(program: Path, requirement: str) -> int:
 
 
 def keeping(lines: Iterable[str], kept: list[str]) -> Iterable[str]:
-    """The lines, each of them also put into `kept`."""
+    """Yields the lines, and adds each to `kept`."""
     for line in lines:
         kept.append(line)
         yield line
 
 
 def progress(lines: Iterable[str]) -> Iterable[str]:
-    """What pip's lines say about how far it is."""
+    """Yields what pip's lines say about its progress."""
     fetched = 0
     for line in lines:
         if found := FETCHED.match(line):
@@ -77,7 +77,8 @@ def progress(lines: Iterable[str]) -> Iterable[str]:
 
 
 def show(text: str) -> None:
-    """On a terminal one line that changes, elsewhere a line for every tenth package."""
+    """Shows progress: on a terminal in one line that changes, elsewhere in a line for every tenth
+    package."""
     if sys.stdout.isatty():
         print(f"\r  {text[:76]:76}", end="", flush=True)
     elif not re.match(r"\d*[1-9] packages fetched", text):

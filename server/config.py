@@ -54,8 +54,8 @@ class StaffConfig:
 
 @dataclass(frozen=True, slots=True)
 class ProviderConnection:
-    """How to reach a payment provider. `base_url` replaces its own address, for tests; `timeout` in
-    seconds is for one attempt."""
+    """How to reach a payment provider. `base_url` replaces the provider's own address, for tests.
+    `timeout`, in seconds, is for one attempt."""
 
     base_url: str | None = None
     timeout: float = _PROVIDER_TIMEOUT
@@ -98,10 +98,10 @@ class SettingsSeed:
     pack_currency: str | None = None
     admin_email_domain: str | None = None
     founders: tuple[str, ...] = ()  # invited at every deploy until they have signed in
-    old_names: tuple[str, ...] = ()  # what to rename in the environment, in sentences
+    old_names: tuple[str, ...] = ()  # sentences about variables that should be renamed
 
 
-# Names of the old service that are not ours; the others mean the same here.
+# Names of the old service that differ from ours. Its other names mean the same here.
 OLD_NAMES = {
     "FREE_USES_PER_ACCOUNT": "FREE_USES",
     "PAID_USES_PER_PURCHASE": "PACK_USES",
@@ -224,8 +224,9 @@ class _Reader:
         return int(value)
 
     def understand_old_names(self) -> tuple[str, ...]:
-        """Takes what the old service's environment says, in letters of any size as it took them,
-        where ours says nothing; gives a sentence for each that should be renamed."""
+        """Reads the old service's variables where ours are not set. Upper and lower case do not
+        matter, as in the old service. Returns a sentence for each variable that should be renamed.
+        """
         given = {name.upper(): value for name, value in self.env.items() if value}
         found = {old: ours for old, ours in OLD_NAMES.items() if old in given}
         self.env = {
@@ -420,7 +421,7 @@ class ProviderConfig:
 
 
 def setting_variable(kind: str, setting: str) -> str:
-    """The environment variable that gives a payment provider's setting to the commands."""
+    """The environment variable by which the commands read a payment provider's setting."""
     return f"{kind}_{setting}".upper()
 
 
@@ -431,8 +432,8 @@ def load_provider_config(
     *,
     need_keys: bool = True,
 ) -> ProviderConfig:
-    """Reads the keys that decrypt a provider's configuration, and what the environment gives for
-    its settings, such as STRIPE_API_KEY or STRIPE_API_KEY_FILE. Raises ConfigError, also when there
+    """Reads the keys that decrypt a provider's configuration, and the values of its settings in the
+    environment, such as STRIPE_API_KEY or STRIPE_API_KEY_FILE. Raises ConfigError, also when there
     are no keys, unless `need_keys` is false."""
     read = _Reader(env)
     keys = read.encryption_keys(required=need_keys)

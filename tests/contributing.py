@@ -323,7 +323,7 @@ PROVIDER: PaymentProvider = Coinbox()
 
 
 def add_a_payment_provider(tree: Scratch) -> None:
-    """Coinbox: it can be set up, sells, and settles what it says was paid."""
+    """Coinbox: it can be set up, it sells, and it settles the payments that it reports as paid."""
     tree.add("server/payments/coinbox/__init__.py", COINBOX)
     tree.replace("server/payment_kinds.py", '    "stripe",\n', '    "stripe",\n    "coinbox",\n')
     tree.add(

@@ -1,5 +1,5 @@
-"""A payment provider as the settings page shows, changes and tries it. A secret is never part of
-a page: not the stored one, and not one that was just typed."""
+"""A payment provider on the settings page: shown, changed and tried. A secret is never part of a
+page, neither the stored one nor one that was just typed."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _LOOKS_SECRET = re.compile("|".join(f"(?:{pattern})" for pattern in _PATTERNS))
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """What is stored of a provider, secrets masked."""
+    """The stored settings of a provider, with masked secrets."""
 
     exists: bool
     is_active: bool
@@ -43,12 +43,12 @@ class Stored:
     updated_at: Any
 
     def masks(self, name: str) -> list[str]:
-        """The masks of a setting of which there may be several."""
+        """The masks of a setting that may have several values."""
         return secrets_of(name, self.shown.get(name, ""))
 
 
 async def read_providers(visit: Visit) -> dict[str, Stored]:
-    """The stored configuration of every provider as it may be shown, by the provider's kind."""
+    """The stored configuration of every provider with masked secrets, by the provider's kind."""
     rows = await visit.rows(functions.list_provider_configs())
     by_kind = {row["provider_type"]: row for row in rows}
     return {provider.kind: _stored(by_kind.get(provider.kind)) for provider in all_providers()}
@@ -68,7 +68,8 @@ def provider_view(
     typed: Mapping[str, str] | None,
     faults: Mapping[str, str],
 ) -> dict[str, Any]:
-    """What the page shows of a provider. Of a form that failed it keeps what cannot be a secret."""
+    """The values that the page shows for a provider. From a form that failed it keeps only what
+    cannot be a secret."""
     config = request.app[CONFIG]
     public_url = config.staff.public_url if config.staff else ""
     values = {
@@ -127,8 +128,8 @@ def sealed(
 
 
 def _secrets(form: Mapping[str, str], setting: Setting, stored: Stored) -> str | list[str]:
-    """The secrets as they are to be, those that stay by their masks; empty text keeps all. A field
-    named remove_<setting>_<number> has the mask of one to take away."""
+    """The secrets after the change, where a mask stands for a secret that stays. An empty text
+    keeps all. A field named remove_<setting>_<number> has the mask of a secret to remove."""
     typed = form.get(setting.name, "")
     prefix = f"remove_{setting.name}_"
     removed = {mask for name, mask in form.items() if name.startswith(prefix)}
@@ -139,7 +140,7 @@ def _secrets(form: Mapping[str, str], setting: Setting, stored: Stored) -> str |
 
 
 async def test_connection(request: web.Request, provider: PaymentProvider) -> tuple[bool, str]:
-    """Whether the provider accepts the stored credential, and what to say about it."""
+    """Whether the provider accepts the stored credential, and the message about it."""
     title = title_of(provider, provider.credential)
     call = functions.get_provider_config(provider_type=provider.kind)
     rows = await request.app[GATEWAY].read(call)

@@ -1,4 +1,5 @@
-"""/admin/settings: what new accounts get free, what a pack is and costs, the payment providers."""
+"""/admin/settings: the free uses of new accounts, the pack and its price, and the payment
+providers."""
 
 from __future__ import annotations
 
@@ -41,7 +42,7 @@ _PRICING = (
 
 
 async def show(request: web.Request, visit: Visit) -> web.StreamResponse:
-    """Pricing and the payment providers."""
+    """Shows pricing and the payment providers."""
     return await _show(visit)
 
 
@@ -128,7 +129,7 @@ async def _checked_price(request: web.Request, settings: Mapping[str, Any]) -> s
 
 
 def provider_routes() -> tuple[Route, ...]:
-    """The addresses of each payment provider's forms."""
+    """The paths of each payment provider's forms."""
     return tuple(
         route for provider in all_providers() for route in _routes_of(provider, provider.kind)
     )
@@ -136,7 +137,7 @@ def provider_routes() -> tuple[Route, ...]:
 
 def _routes_of(provider: PaymentProvider, kind: str) -> tuple[Route, Route]:
     async def set_provider(request: web.Request, visit: Visit) -> web.StreamResponse:
-        """Changes what is known of the provider; what is left empty is kept."""
+        """Changes the stored settings of the provider; an empty field keeps its value."""
         return await _set_provider(request, visit, provider)
 
     async def test_provider(request: web.Request, visit: Visit) -> web.StreamResponse:

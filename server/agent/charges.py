@@ -176,7 +176,7 @@ BATCH = Example(
 )
 ALREADY_EXISTS = ErrorAnswer("charge_already_exists", ChargeExists, {"charge": EXAMPLE_CHARGE})
 
-# A charge finds its account, or is refused: there is nobody to store the two for.
+# A charge needs an existing account, so these two fields have no account to be stored with.
 CHARGE = ItemFields(ChargeRequest, leave_out=frozenset({"wa_id", "tenant_id"}))
 
 _charge = reader(Charge, CHARGE_ITEM.columns)

@@ -122,7 +122,7 @@ async def create_purchase(request: web.Request, call: Call) -> web.StreamRespons
     (`customer_email` may differ) returns the same payment in its current state: `status` and
     `credits_added` may have changed. When `payable` is false, the payment can no longer be paid:
     buy again with a new Idempotency-Key."""
-    # A purchase that the provider did not answer for stays an offer, and costs nobody anything.
+    # A purchase for which the provider made no payment stays an offer, and costs nobody anything.
     body: PurchaseRequest = call.body
     offer = await call.gateway.write(
         functions.begin_purchase(
@@ -182,8 +182,8 @@ async def get_purchase_status(request: web.Request, call: Call) -> web.StreamRes
 
 
 async def _read(api: ProviderApi, payment_id: str) -> ProviderPayment | None:
-    """The payment as the provider has it now; None when it cannot be read with the present keys,
-    which are then of another mode or account than those it was made with."""
+    """Returns the payment as the provider has it now. None when it cannot be read with the present
+    keys, because they belong to another mode or account than the keys it was made with."""
     try:
         return await api.get_payment(payment_id)
     except PaymentMissing:

@@ -15,7 +15,7 @@ BROKEN = (
     OSError,
     TimeoutError,
     asyncpg.InterfaceError,
-    # Asyncpg may raise this for a connection that breaks in the middle of a message.
+    # When a connection breaks in the middle of a message, asyncpg may raise this.
     asyncpg.InternalClientError,
 )
 # What the kernel watches, in seconds or milliseconds. On an idle connection it probes the other

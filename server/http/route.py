@@ -44,13 +44,13 @@ class ErrorAnswer:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Route:
-    """One URL. `guard` is one of the words above, or the permission an API key needs. The handler's
-    docstring is the operation's description, and its name the operation's id.
+    """One URL. `guard` is one of the words above, or the permission that an API key needs. The
+    handler's docstring is the operation's description, and its name is the operation's id.
 
-    `errors` are the codes beyond those that every operation with this guard and these models has;
-    `guard_errors` those of a handler that asks by itself who calls. `headers` come with a success.
-    Without `content_type` the answer has no body. With `secret`, an error never repeats what was
-    sent. A page with a `tab` is in the console's navigation under that name."""
+    `errors` are the codes beyond those of every operation with this guard and these models.
+    `guard_errors` are those of a handler that itself identifies its caller. `headers` come with a
+    success. Without `content_type` the answer has no body. With `secret`, an error never repeats
+    what was sent. A page with a `tab` is in the console's navigation under that name."""
 
     method: str
     path: str

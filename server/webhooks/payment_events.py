@@ -90,7 +90,7 @@ _EXAMPLE_PURCHASE = {
 
 
 def webhook_routes() -> tuple[Route, ...]:
-    """The address of each provider's events."""
+    """The path of each provider's events."""
     return tuple(
         Route(
             "POST",
@@ -161,7 +161,7 @@ async def _receive(request: web.Request, provider: PaymentProvider) -> web.Strea
         )
         if row["outcome"] == "metadata_missing":
             raise known_error("webhook_metadata_missing")
-        if row["outcome"] != "not_sold_here":  # which no further attempt can change
+        if row["outcome"] != "not_sold_here":  # and no further attempt can change that
             raise _failed()
     if row["credits_added"]:
         metrics.CREDITS_ADDED.labels("purchase").inc()
@@ -178,8 +178,8 @@ async def _read(
     body: bytes,
     log: logging.LoggerAdapter[logging.Logger],
 ) -> tuple[ProviderSettings, PaymentEvent]:
-    """The event, and the settings that it was verified by. Raises ApiError: 503 unless the provider
-    is active, set up and can be decrypted, else as _signed_event."""
+    """Returns the event, and the settings that verified it. Raises ApiError: 503 unless the
+    provider is active, set up, and its secrets can be decrypted; otherwise as _signed_event."""
     gateway = request.app[GATEWAY]
     try:
         settings = await _settings(request, gateway, provider)
@@ -196,8 +196,8 @@ def _signed_event(
     body: bytes,
     log: logging.LoggerAdapter[logging.Logger],
 ) -> PaymentEvent:
-    """The event, if the provider sent it just now. Raises NotConfigured, and ApiError (401): what
-    is wrong, the log and the metric say."""
+    """Returns the event, if the provider signed it just now. Raises NotConfigured, and ApiError
+    (401); the log and the metric tell what is wrong."""
     signature = ",".join(request.headers.getall(provider.webhook.header, []))
     try:
         return provider.read_event(settings, signature, body)
@@ -225,7 +225,8 @@ def _signed_event(
 async def _settings(
     request: web.Request, gateway: Gateway, provider: PaymentProvider
 ) -> ProviderSettings:
-    """Raises NotConfigured unless the provider is active, set up and can be decrypted."""
+    """Returns the provider's settings. Raises NotConfigured unless the provider is active, set up,
+    and its secrets can be decrypted."""
     rows = await gateway.read(functions.get_provider_config(provider_type=provider.kind))
     if not rows or not rows[0]["is_active"]:
         raise NotConfigured
