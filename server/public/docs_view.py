@@ -117,7 +117,7 @@ def _curl(method: str, path: str, operation: Json, body: Json) -> str:
         else:
             headers.append(shlex.quote(f"{parameter['name']}: {value}"))
     target = path + ("?" + urlencode(query, safe=":") if query else "")
-    # Curl chooses these two methods itself.
+    # For these two methods curl needs no option.
     how = "" if method == ("POST" if body else "GET") else f"-X {method} "
     lines = [f'curl -sS {how}"$BILLING_URL{target}"', *(f"-H {header}" for header in headers)]
     if body:
