@@ -52,7 +52,7 @@ PASSWORD, ENCODED = "p@ss:w/o%r?d#'\"\\ $x", "p%40ss%3Aw%2Fo%25r%3Fd%23%27%22%5C
 
 
 def _resolve(
-    tree: Path, public_url: str = "https://billing.example.com"
+    tree: Path, public_url: str = "https://billing.example.com", **environment: str
 ) -> subprocess.CompletedProcess[str]:
     if DOCKER_COMPOSE is None and os.environ.get("CI") != "true":
         pytest.skip("docker-compose is not installed")
@@ -69,21 +69,23 @@ def _resolve(
         capture_output=True,
         text=True,
         cwd=tree,
-        env={**clean_environment(), "PUBLIC_BASE_URL": public_url},
+        env={**clean_environment(), "PUBLIC_BASE_URL": public_url, **environment},
     )
 
 
-def _composed(tree: Path, public_url: str = "https://billing.example.com") -> dict[str, Any]:
+def _composed(tree: Path, **environment: str) -> dict[str, Any]:
     """The file as Compose reads it, with variables and anchors resolved."""
-    resolved = _resolve(tree, public_url)
+    resolved = _resolve(tree, **environment)
     assert resolved.returncode == 0, resolved.stderr
     return yaml.safe_load(resolved.stdout)
 
 
 @pytest.fixture(scope="module")
 def composed(tree: Path) -> dict[str, Any]:
-    """All services, those of profiles too."""
-    return _composed(tree)
+    """All services, those of profiles too, with the version that `make env` would write."""
+    version = re.search(r"(?m)^version = (.+)$", (tree / "setup.cfg").read_text())
+    assert version is not None
+    return _composed(tree, CIRIS_BILLING_VERSION=version[1])
 
 
 @pytest.fixture(scope="module")
@@ -405,7 +407,7 @@ class Installation:
 def installation(tree: Path) -> Iterator[Installation]:
     """A cluster made as the official image makes it, with the project's script, then migrated."""
     want_postgresql(15)
-    services = _composed(tree, "https://localhost")["services"]
+    services = _composed(tree, public_url="https://localhost")["services"]
     with (
         tempfile.TemporaryDirectory(prefix="ciris-test-compose-") as name,
         contextlib.ExitStack() as stack,
