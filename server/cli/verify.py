@@ -22,7 +22,8 @@ def _run(options: argparse.Namespace) -> int:
     problems = call_function("SELECT * FROM billing.verify_ledger()")
     openings = call_function("SELECT * FROM billing.describe_openings()")
     if options.json:
-        print_json({"problems": problems, "openings": openings})
+        # Only a database that was taken over has openings.
+        print_json({"problems": problems} | ({"openings": openings} if openings else {}))
     else:
         headings = {
             "account_id": "ACCOUNT",
