@@ -20,9 +20,18 @@ BEGIN
         false, p_argument,
         (
             SELECT
-                'it must be '
-                || regexp_replace(string_agg(p.kind, ', ' ORDER BY p.place), ', ([^,]+)$', ' or \1')
-            FROM billing_data.payment_providers AS p
+                'it must be ' || string_agg(
+                    CASE
+                        WHEN n.at = 1 THEN ''
+                        WHEN n.at = n.number THEN ' or '
+                        ELSE ', '
+                    END || n.kind, '' ORDER BY n.at
+                )
+            FROM (
+                SELECT
+                    p.kind, row_number() OVER (ORDER BY p.place) AS at, count(*) OVER () AS number
+                FROM billing_data.payment_providers AS p
+            ) AS n
         )
     );
 END

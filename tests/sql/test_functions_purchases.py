@@ -79,6 +79,7 @@ def test_a_purchase_is_offered_at_the_present_price_and_makes_the_account(
         "replayed": False,
         "config_data": provider,
         "credits_added": 0,
+        "provider": "stripe",
     }
     expected = {**who, **profile, "customer_email": EMAIL, "currency": "USD", "plan_name": "free"}
     assert {name: account[name] for name in expected} == expected
@@ -471,6 +472,7 @@ def test_a_purchase_is_found_by_its_payment_in_every_state(
         "created_at": pending["created_at"],
         "settled_at": None,
         "config_data": provider,
+        "provider": "stripe",
     }
     deliver(web, unique("evt"), payment_id)
     settled = find()
@@ -493,6 +495,7 @@ def test_an_unknown_payment_is_one_row_with_the_present_pack(
         "currency": "USD",
         "credits_added": 0,
         "config_data": provider,
+        "provider": "stripe",
     }
 
 

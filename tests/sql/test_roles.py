@@ -45,8 +45,10 @@ TABLES = (
     "credits",
     "ledger_openings",
     "locks",
+    "merged_accounts",
     "payment_effects",
     "payment_events",
+    "payment_providers",
     "payment_return_credits",
     "payment_returns",
     "payment_warnings",
@@ -88,6 +90,7 @@ COLUMNS = {
     "locks": "name",
     "payment_effects": "effect",
     "payment_events": "event_id",
+    "payment_providers": "kind",
     "payment_return_credits": "return_id",
     "payment_returns": "return_id",
     "payment_warnings": "kind",
@@ -283,7 +286,7 @@ def test_every_reading_function_of_staff_is_tried_without_an_actor(
     own = {
         "describe_money", "describe_price", "find_api_key", "get_provider_config",
         "get_schema_version", "get_session", "get_settings", "help", "require_api_key",
-        "watch_books",
+        "watch_books", "default_payment_provider",
     }  # fmt: skip
     rows = module_database.execute("""
         SELECT p.proname FROM pg_proc AS p
