@@ -83,9 +83,8 @@ def _composed(tree: Path, **environment: str) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def composed(tree: Path) -> dict[str, Any]:
     """All services, those of profiles too, with the version that `make env` would write."""
-    version = re.search(r"(?m)^version = (.+)$", (tree / "setup.cfg").read_text())
-    assert version is not None
-    return _composed(tree, CIRIS_BILLING_VERSION=version[1])
+    version = re.findall(r"(?m)^version = (.+)$", (tree / "setup.cfg").read_text())[0]
+    return _composed(tree, CIRIS_BILLING_VERSION=version)
 
 
 @pytest.fixture(scope="module")

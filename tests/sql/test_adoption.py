@@ -40,6 +40,7 @@ from tests.support import (
     identity,
     running_service,
     unique,
+    wait_for,
 )
 
 KEY = "a-key-of-this-test-long-enough-0123456789"
@@ -64,12 +65,20 @@ def _take_over(database: Database, seed: SettingsSeed = SEED) -> AdoptionReport:
     return report
 
 
+_DUMPING = (
+    "SELECT count(*) FROM pg_stat_activity"
+    " WHERE application_name = 'pg_dump' AND datname = current_database()"
+)
+
+
 def _dump(database: Database) -> str:
     """Everything in a database, as text."""
     program = find_binaries(18) / "pg_dump"
     dump = subprocess.run(
         [program, "--dbname", database.dsn()], capture_output=True, text=True, check=True
     )
+    # The program's session may outlive it for a moment, and counts as one that writes.
+    wait_for(lambda: not database.value(_DUMPING), "the end of the session of pg_dump")
     return re.sub(r"^\\(un)?restrict .*$", "", dump.stdout, flags=re.MULTILINE)
 
 

@@ -77,6 +77,7 @@ async def test_who_holds_an_account_for_long_is_a_reason_to_refuse_unless_it_is_
                 assert 1.9 < seconds < 6
 
 
+@pytest.mark.alone
 async def test_hot_accounts_are_served_by_two_workers_without_a_refusal(
     database: Database,
 ) -> None:
@@ -131,6 +132,7 @@ async def test_a_full_queue_is_a_503_at_once(database: Database) -> None:
             assert (await timed_post(session, CHARGES, charge_body(held)))[0] == 201
 
 
+@pytest.mark.alone
 async def test_a_busy_account_is_served_by_several_workers_without_a_refusal(
     database: Database,
 ) -> None:
