@@ -27,7 +27,7 @@ test: venv ## Prove it: every test.
 
 # The tests of a file stay in one process, because they share a server. Files run in the order of
 # setup.cfg.
-PROCESSES ?= $(shell expr $$(nproc) + 2)
+PROCESSES ?= $(shell expr $$(nproc) + 1)
 PARALLEL  := -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
 POOLED    := $(addprefix tests/http/test_,smoke.py contract_charges.py contract_idempotency.py)
 

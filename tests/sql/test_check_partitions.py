@@ -238,6 +238,7 @@ def test_a_month_of_which_too_much_lies_in_the_default_partition_is_left_to_a_de
 # --- retention -----------------------------------------------------------------------------------
 
 
+@pytest.mark.alone
 def test_old_checks_of_the_default_partition_are_deleted_in_bounded_batches_while_checks_go_on(
     any_cluster: TestCluster,
 ) -> None:
@@ -255,10 +256,12 @@ def test_old_checks_of_the_default_partition_are_deleted_in_bounded_batches_whil
             named = []
             stop = threading.Event()
             checks = pool.submit(_check_until, database, stop)
-            for _ in range(4):
-                rows = dba.rows("drop_check_partitions", before=before, rows=1000)
-                named.append([row["partition_name"] for row in rows])
-            stop.set()
+            try:
+                for _ in range(4):
+                    rows = dba.rows("drop_check_partitions", before=before, rows=1000)
+                    named.append([row["partition_name"] for row in rows])
+            finally:
+                stop.set()  # otherwise the pool waits for ever
             lost = checks.result()
         assert named == [[DEFAULT, "credit_checks_2020_03"], [DEFAULT], [DEFAULT], []]
         assert lost == 0

@@ -210,6 +210,7 @@ async def test_while_stripe_is_slow_checks_and_charges_are_not(
     assert [status for status, _, _ in answers] == [201] * 20
 
 
+@pytest.mark.alone
 async def test_sixty_purchases_at_a_slow_stripe_are_bounded_and_nothing_is_lost(
     patient: Service, double: StripeDouble
 ) -> None:
