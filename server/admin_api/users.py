@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Literal
-from uuid import UUID
+from typing import Annotated
 
 from aiohttp import web
 from typing_extensions import TypedDict
@@ -18,19 +17,9 @@ from server.http.example_values import ACCOUNT_ID, ADA, AT, COUNTED, PAGING, THE
 from server.http.route import Example
 
 
-class User(TypedDict):
+class User(f.AccountState):
     """An account as staff see it in a list."""
 
-    account_id: Annotated[UUID, f.ACCOUNT_ID]
-    oauth_provider: f.OAuthProvider
-    external_id: Annotated[str, f.EXTERNAL_ID]
-    wa_id: Annotated[str | None, f.STORED_ONCE]
-    tenant_id: Annotated[str | None, f.STORED_ONCE]
-    customer_email: Annotated[str | None, f.CUSTOMER_EMAIL]
-    balance_minor: Annotated[f.Count, f.BALANCE_MINOR]
-    currency: Annotated[str, f.LEDGER_CURRENCY]
-    plan_name: Annotated[str, f.PLAN_NAME]
-    status: Annotated[Literal["active", "suspended", "closed"], f.STATE]
     created_at: Annotated[datetime, f.WHEN]
     last_charge_at: Annotated[
         datetime | None, f.means("When the account was last charged, in UTC; null before that.")

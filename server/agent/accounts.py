@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Literal
-from uuid import UUID
+from typing import Annotated
 
 from aiohttp import web
-from typing_extensions import TypedDict
 
 from server.agent.endpoint import Call
 from server.agent.models import AccountPath, AccountRequest
@@ -20,19 +18,9 @@ from server.http.route import Example
 from server.observe import metrics
 
 
-class Account(TypedDict):
+class Account(f.AccountState):
     """A user's account."""
 
-    account_id: Annotated[UUID, f.ACCOUNT_ID]
-    oauth_provider: f.OAuthProvider
-    external_id: Annotated[str, f.EXTERNAL_ID]
-    wa_id: Annotated[str | None, f.STORED_ONCE]
-    tenant_id: Annotated[str | None, f.STORED_ONCE]
-    customer_email: Annotated[str | None, f.CUSTOMER_EMAIL]
-    balance_minor: Annotated[f.Count, f.BALANCE_MINOR]
-    currency: Annotated[str, f.LEDGER_CURRENCY]
-    plan_name: Annotated[str, f.PLAN_NAME]
-    status: Annotated[Literal["active", "suspended", "closed"], f.STATE]
     paid_credits: Annotated[f.Count, f.CREDITS_LEFT]
     marketing_opt_in: Annotated[bool, f.MARKETING_OPT_IN]
     marketing_opt_in_at: Annotated[datetime | None, f.MARKETING_OPT_IN_AT]

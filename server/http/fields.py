@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
+from uuid import UUID
 
 from pydantic import Field
 from typing_extensions import TypedDict
@@ -129,6 +130,21 @@ DETAIL = means("What went wrong, for people.")
 CODE = means("What went wrong, for programs: decide by this.")
 REQUEST_ID = means("The request's id, as in X-Request-ID.")
 HINT = means("What to do about a missing or misplaced API key; otherwise absent.")
+
+
+class AccountState(TypedDict):
+    """What agents and staff alike are told of an account."""
+
+    account_id: Annotated[UUID, ACCOUNT_ID]
+    oauth_provider: OAuthProvider
+    external_id: Annotated[str, EXTERNAL_ID]
+    wa_id: Annotated[str | None, STORED_ONCE]
+    tenant_id: Annotated[str | None, STORED_ONCE]
+    customer_email: Annotated[str | None, CUSTOMER_EMAIL]
+    balance_minor: Annotated[Count, BALANCE_MINOR]
+    currency: Annotated[str, LEDGER_CURRENCY]
+    plan_name: Annotated[str, PLAN_NAME]
+    status: Annotated[Literal["active", "suspended", "closed"], STATE]
 
 
 class ChargeOrigin(TypedDict):
