@@ -178,6 +178,8 @@ RETURN billing_data.new_charge_digest(
 );
 COMMENT ON FUNCTION billing_data.charge_digest IS 'A digest of what a charge says. Helper.';
 
+-- What a credit corrects is mixed in only where it corrects something, so that the digests of all
+-- other rows are as before that could be said.
 CREATE OR REPLACE FUNCTION billing_data.credit_digest(p_credit billing_data.credits)
 RETURNS bigint
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
@@ -190,6 +192,18 @@ RETURN hash_record_extended(
         (p_credit).api_key_id, (p_credit).admin_user_id, (p_credit).database_role,
         (p_credit).payment_provider
     ),
-    0
+    CASE
+        WHEN num_nonnulls(
+            (p_credit).corrects_charge_id, (p_credit).corrects_credit_id, (p_credit).transfer_id,
+            (p_credit).free_uses
+        ) = 0 THEN 0
+        ELSE hash_record_extended(
+            ROW(
+                (p_credit).corrects_charge_id, (p_credit).corrects_credit_id,
+                (p_credit).transfer_id, (p_credit).free_uses
+            ),
+            0
+        )
+    END
 );
 COMMENT ON FUNCTION billing_data.credit_digest IS 'A digest of what a credit says. Helper.';

@@ -1,9 +1,10 @@
 -- Credits: paid credits that are added to an account, bought or granted. All four transaction types
 -- add.
 
--- The one place that writes a credit entry: the row and the account's new balance. The amount may
--- be negative where money went back; the caller makes sure that the balance does not become
--- negative. A caller that has claimed a payment for the entry passes the entry's id.
+-- The one place that writes a credit entry: the row and what it leaves the account. The amount may
+-- be negative where credits are taken; p_free_uses are given back, or taken where negative. The
+-- caller makes sure that neither becomes negative or too great. A caller that has claimed a payment
+-- for the entry passes the entry's id.
 -- Locks: none, the caller holds the account. Writes: credits 1, accounts 1.
 CREATE OR REPLACE FUNCTION billing_data.append_credit(
     p_account billing_data.accounts,
@@ -18,7 +19,11 @@ CREATE OR REPLACE FUNCTION billing_data.append_credit(
     p_admin_user_id uuid,
     p_database_role text,
     p_payment_provider text,
-    p_credit_id uuid DEFAULT NULL
+    p_credit_id uuid DEFAULT NULL,
+    p_corrects_charge_id uuid DEFAULT NULL,
+    p_corrects_credit_id uuid DEFAULT NULL,
+    p_transfer_id uuid DEFAULT NULL,
+    p_free_uses bigint DEFAULT NULL
 ) RETURNS billing_data.credits
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
@@ -43,11 +48,16 @@ BEGIN
     v_credit.admin_user_id := p_admin_user_id;
     v_credit.database_role := p_database_role;
     v_credit.payment_provider := p_payment_provider;
+    v_credit.corrects_charge_id := p_corrects_charge_id;
+    v_credit.corrects_credit_id := p_corrects_credit_id;
+    v_credit.transfer_id := p_transfer_id;
+    v_credit.free_uses := nullif(p_free_uses, 0);
     v_credit.digest := billing_data.credit_digest(v_credit);
     INSERT INTO billing_data.credits (
         account_id, ledger_version, id, amount_minor, currency, balance_before, balance_after,
         transaction_type, description, external_transaction_id, idempotency_key, created_at,
-        request_fingerprint, api_key_id, admin_user_id, database_role, payment_provider, digest
+        request_fingerprint, api_key_id, admin_user_id, database_role, payment_provider, digest,
+        corrects_charge_id, corrects_credit_id, transfer_id, free_uses
     )
     VALUES (
         v_credit.account_id, v_credit.ledger_version, v_credit.id, v_credit.amount_minor,
@@ -55,10 +65,12 @@ BEGIN
         v_credit.transaction_type, v_credit.description, v_credit.external_transaction_id,
         v_credit.idempotency_key, v_credit.created_at, v_credit.request_fingerprint,
         v_credit.api_key_id, v_credit.admin_user_id, v_credit.database_role,
-        v_credit.payment_provider, v_credit.digest
+        v_credit.payment_provider, v_credit.digest, v_credit.corrects_charge_id,
+        v_credit.corrects_credit_id, v_credit.transfer_id, v_credit.free_uses
     );
     UPDATE billing_data.accounts AS a
     SET paid_credits = v_credit.balance_after,
+        free_uses_remaining = a.free_uses_remaining + coalesce(v_credit.free_uses, 0),
         ledger_version = v_credit.ledger_version,
         updated_at = p_now
     WHERE a.id = p_account.id;

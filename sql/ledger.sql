@@ -36,9 +36,15 @@ AS $$
         ('credits', 'credits_amount'),
         ('credits', 'credits_balance_after_non_negative'),
         ('credits', 'credits_balance_non_negative'),
+        ('credits', 'credits_corrected_charge'),
+        ('credits', 'credits_corrected_credit'),
+        ('credits', 'credits_corrects_charge'),
+        ('credits', 'credits_corrects_credit'),
+        ('credits', 'credits_free_uses'),
         ('credits', 'credits_ledger_version_positive'),
         ('credits', 'credits_one_writer'),
         ('credits', 'credits_pkey'),
+        ('credits', 'credits_transfer'),
         ('credits', 'fk_credits_account'),
         ('ledger_openings', 'ledger_openings_account'),
         ('ledger_openings', 'ledger_openings_of_nothing'),
@@ -57,7 +63,9 @@ AS $$
         ('purchases', 'purchases_credit'),
         ('purchases', 'purchases_credit_once'),
         ('purchases', 'purchases_pkey'),
-        ('purchases', 'purchases_settled')
+        ('purchases', 'purchases_settled'),
+        ('reversed_entries', 'reversed_entries_at_most_all'),
+        ('reversed_entries', 'reversed_entries_pkey')
     ) AS w (table_name, constraint_name)
     LEFT JOIN LATERAL (
         SELECT
@@ -156,7 +164,7 @@ BEGIN
         SELECT
             c.account_id, c.ledger_version, c.created_at, c.balance_before, c.balance_after,
             c.currency, c.amount_minor, c.paid_with, c.free_uses_after,
-            c.paid_with = 'free' AS is_free,
+            CASE WHEN c.paid_with = 'free' THEN 1 END AS free_uses_taken,
             CASE WHEN c.paid_with <> 'free' THEN c.amount_minor END AS used,
             NULL::bigint AS added,
             c.amount_minor > 0 AS is_amount,
@@ -167,9 +175,12 @@ BEGIN
         UNION ALL
         SELECT
             c.account_id, c.ledger_version, c.created_at, c.balance_before, c.balance_after,
-            c.currency, c.amount_minor, NULL, NULL, false, NULL, c.amount_minor,
+            c.currency, c.amount_minor, NULL, NULL, -c.free_uses, NULL, c.amount_minor,
             c.amount_minor > 0
-            OR (c.amount_minor < 0 AND c.transaction_type IN ('refund', 'adjustment')),
+            OR (
+                c.transaction_type IN ('refund', 'adjustment')
+                AND (c.amount_minor < 0 OR c.free_uses IS NOT NULL)
+            ),
             c.digest, billing_data.credit_digest(c),
             billing_data.is_old_entry(c.id, c.database_role, c.request_fingerprint), false
         FROM billing_data.credits AS c
@@ -206,7 +217,7 @@ BEGIN
     chained AS (
         SELECT
             e.account_id, e.ledger_version, e.balance_before, e.balance_after, e.free_uses_after,
-            e.is_free, e.is_charge, e.used, e.added,
+            e.free_uses_taken, e.is_charge, e.used, e.added,
             e.ledger_version > coalesce(o.opened_at, 0) AS is_ours,
             lag(e.ledger_version, 1, 0::bigint) OVER w AS version_before,
             CASE
@@ -215,9 +226,9 @@ BEGIN
                 ELSE lag(e.balance_after) OVER w
             END AS balance_of_row_before,
             lead(e.ledger_version) OVER w IS NULL AS is_newest,
-            o.free_uses - count(*) FILTER (
-                WHERE e.is_free AND e.ledger_version > o.opened_at
-            ) OVER w + CASE
+            o.free_uses - coalesce(sum(e.free_uses_taken) FILTER (
+                WHERE e.ledger_version > o.opened_at
+            ) OVER w, 0) + CASE
                 WHEN o.gifts_are_placed IS NULL THEN 0
                 -- Audit rows of earlier releases do not tell the ledger version: only the sum of
                 -- these gifts counts.
@@ -234,8 +245,8 @@ BEGIN
     judged AS (
         SELECT
             c.account_id, c.ledger_version, c.balance_before, c.balance_after, c.free_uses_after,
-            c.free_uses_left, c.version_before, c.balance_of_row_before, c.is_charge, c.is_free,
-            c.used, c.added, c.is_ours, c.is_newest,
+            c.free_uses_left, c.version_before, c.balance_of_row_before, c.is_charge,
+            c.free_uses_taken, c.used, c.added, c.is_ours, c.is_newest,
             c.ledger_version <> c.version_before + 1 AS has_gap,
             c.is_ours AND c.balance_before <> c.balance_of_row_before AS is_loose,
             c.is_ours AND c.free_uses_after <> c.free_uses_left AS is_miscounted
@@ -249,7 +260,7 @@ BEGIN
             coalesce(sum(j.added) FILTER (WHERE j.is_ours), 0)
             - coalesce(sum(j.used) FILTER (WHERE j.is_ours), 0) AS change,
             count(*) FILTER (WHERE j.is_ours AND j.is_charge) AS uses,
-            count(*) FILTER (WHERE j.is_ours AND j.is_free) AS free_uses,
+            sum(j.free_uses_taken) FILTER (WHERE j.is_ours) AS free_uses,
             max(j.balance_after) FILTER (WHERE j.is_ours AND j.is_newest) AS balance_after,
             jsonb_agg(to_jsonb(j)) FILTER (
                 WHERE j.has_gap OR j.is_loose OR j.is_miscounted

@@ -583,17 +583,29 @@ CREATE TABLE billing_data.credits (
     database_role text,
     payment_provider text,
     digest bigint,
+    corrects_charge_id uuid,
+    corrects_credit_id uuid,
+    transfer_id uuid,
+    free_uses bigint,
     CONSTRAINT ck_credit_balance_consistency CHECK ((balance_after = (balance_before + amount_minor))),
     CONSTRAINT ck_transaction_type CHECK (((transaction_type)::text = ANY ((ARRAY['purchase'::character varying, 'grant'::character varying, 'refund'::character varying, 'adjustment'::character varying])::text[]))),
-    CONSTRAINT credits_amount CHECK (((amount_minor > 0) OR ((amount_minor < 0) AND ((transaction_type)::text = ANY ((ARRAY['refund'::character varying, 'adjustment'::character varying])::text[]))))),
+    CONSTRAINT credits_amount CHECK (((amount_minor > 0) OR (((transaction_type)::text = ANY ((ARRAY['refund'::character varying, 'adjustment'::character varying])::text[])) AND ((amount_minor < 0) OR (free_uses IS NOT NULL))))),
     CONSTRAINT credits_balance_after_non_negative CHECK ((balance_after >= 0)),
     CONSTRAINT credits_balance_non_negative CHECK ((balance_before >= 0)),
+    CONSTRAINT credits_corrects_charge CHECK (((corrects_charge_id IS NULL) OR (((transaction_type)::text = 'refund'::text) AND (amount_minor >= 0) AND (NOT (free_uses IS DISTINCT FROM
+CASE
+    WHEN (amount_minor = 0) THEN 1
+    ELSE NULL::integer
+END)) AND (num_nonnulls(corrects_credit_id, transfer_id) = 0)))),
+    CONSTRAINT credits_corrects_credit CHECK (((corrects_credit_id IS NULL) OR (((transaction_type)::text = 'adjustment'::text) AND (corrects_credit_id <> id)))),
     CONSTRAINT credits_description CHECK ((length((description)::text) <= 1000)),
+    CONSTRAINT credits_free_uses CHECK (((free_uses IS NULL) OR ((free_uses <> 0) AND (num_nonnulls(corrects_charge_id, transfer_id) > 0)))),
     CONSTRAINT credits_ledger_version_positive CHECK ((ledger_version > 0)),
-    CONSTRAINT credits_one_writer CHECK ((num_nonnulls(api_key_id, admin_user_id, database_role, payment_provider) = 1))
+    CONSTRAINT credits_one_writer CHECK ((num_nonnulls(api_key_id, admin_user_id, database_role, payment_provider) = 1)),
+    CONSTRAINT credits_transfer CHECK (((transfer_id IS NULL) OR ((transaction_type)::text = 'adjustment'::text)))
 );
 
-CREATE FUNCTION billing_data.append_credit(p_account billing_data.accounts, p_amount_minor bigint, p_transaction_type text, p_description text, p_external_transaction_id text, p_idempotency_key text, p_request_fingerprint bytea, p_now timestamp with time zone, p_api_key_id uuid, p_admin_user_id uuid, p_database_role text, p_payment_provider text, p_credit_id uuid DEFAULT NULL::uuid) RETURNS billing_data.credits
+CREATE FUNCTION billing_data.append_credit(p_account billing_data.accounts, p_amount_minor bigint, p_transaction_type text, p_description text, p_external_transaction_id text, p_idempotency_key text, p_request_fingerprint bytea, p_now timestamp with time zone, p_api_key_id uuid, p_admin_user_id uuid, p_database_role text, p_payment_provider text, p_credit_id uuid DEFAULT NULL::uuid, p_corrects_charge_id uuid DEFAULT NULL::uuid, p_corrects_credit_id uuid DEFAULT NULL::uuid, p_transfer_id uuid DEFAULT NULL::uuid, p_free_uses bigint DEFAULT NULL::bigint) RETURNS billing_data.credits
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -1477,6 +1489,14 @@ CREATE TABLE billing_data.payment_warnings (
 )
 WITH (fillfactor='80');
 
+CREATE TABLE billing_data.reversed_entries (
+    entry_id uuid NOT NULL,
+    account_id uuid NOT NULL,
+    amount_minor bigint NOT NULL,
+    reversed_minor bigint NOT NULL,
+    CONSTRAINT reversed_entries_at_most_all CHECK (((reversed_minor > 0) AND (reversed_minor <= amount_minor)))
+);
+
 CREATE TABLE billing_data.sign_in_tickets (
     ticket_hash bytea NOT NULL,
     admin_user_id uuid,
@@ -1592,6 +1612,9 @@ ALTER TABLE ONLY billing_data.purchases
 
 ALTER TABLE ONLY billing_data.purchases
     ADD CONSTRAINT purchases_pkey PRIMARY KEY (account_id, id);
+
+ALTER TABLE ONLY billing_data.reversed_entries
+    ADD CONSTRAINT reversed_entries_pkey PRIMARY KEY (entry_id);
 
 ALTER TABLE ONLY billing_data.settings
     ADD CONSTRAINT settings_pkey PRIMARY KEY (id);
@@ -1733,6 +1756,12 @@ ALTER TABLE ONLY billing_data.admin_sessions
 ALTER TABLE ONLY billing_data.batch_requests
     ADD CONSTRAINT batch_requests_api_key FOREIGN KEY (api_key_id) REFERENCES billing_data.api_keys(id) ON DELETE RESTRICT;
 
+ALTER TABLE ONLY billing_data.credits
+    ADD CONSTRAINT credits_corrected_charge FOREIGN KEY (corrects_charge_id) REFERENCES billing_data.charges(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY billing_data.credits
+    ADD CONSTRAINT credits_corrected_credit FOREIGN KEY (corrects_credit_id) REFERENCES billing_data.credits(id) ON DELETE RESTRICT;
+
 ALTER TABLE ONLY billing_data.charges
     ADD CONSTRAINT fk_charges_account FOREIGN KEY (account_id) REFERENCES billing_data.accounts(id) ON DELETE RESTRICT;
 
@@ -1780,6 +1809,9 @@ ALTER TABLE ONLY billing_data.purchases
 
 ALTER TABLE ONLY billing_data.purchases
     ADD CONSTRAINT purchases_provider FOREIGN KEY (provider) REFERENCES billing_data.payment_providers(kind) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY billing_data.reversed_entries
+    ADD CONSTRAINT reversed_entries_account FOREIGN KEY (account_id) REFERENCES billing_data.accounts(id) ON DELETE RESTRICT;
 
 ALTER TABLE ONLY billing_data.sign_in_tickets
     ADD CONSTRAINT sign_in_tickets_admin FOREIGN KEY (admin_user_id) REFERENCES billing_data.admin_users(id) ON DELETE CASCADE;
