@@ -1,6 +1,8 @@
 -- The ledger and the audit log are history: rows are added and never changed. This holds for the
 -- owner too. A migration that must change them disables the trigger for itself.
-CREATE OR REPLACE FUNCTION billing_data.refuse_change() RETURNS trigger
+CREATE OR REPLACE FUNCTION billing_data.raise_append_only(
+    p_operation text, p_table text, p_reason text
+) RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -9,14 +11,63 @@ BEGIN
         ERRCODE = 'PB403',
         CONSTRAINT = 'append_only',
         MESSAGE = format(
-            '%s on %I.%I is not allowed: %s', TG_OP, TG_TABLE_SCHEMA, TG_TABLE_NAME,
-            coalesce(TG_ARGV[0], 'its rows are history')
+            '%s on billing_data.%I is not allowed: %s', p_operation, p_table,
+            coalesce(p_reason, 'its rows are history')
         ),
         HINT = 'Correct a wrong entry by a new one.';
 END
 $$;
+COMMENT ON FUNCTION billing_data.raise_append_only IS 'Refuses a change of history. Helper.';
+
+CREATE OR REPLACE FUNCTION billing_data.refuse_change() RETURNS trigger
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM billing_data.raise_append_only(TG_OP, TG_TABLE_NAME, TG_ARGV[0]);
+    RETURN NULL;
+END
+$$;
 COMMENT ON FUNCTION billing_data.refuse_change IS
     'Trigger: refuses the change it fires for; its argument is the reason given.';
+
+-- An entry of the ledger changes in one case: the person is erased. Then its personal columns get
+-- their erased form, after billing_data.erased_entries got what the seals need of them.
+CREATE OR REPLACE FUNCTION billing_data.refuse_charge_change() RETURNS trigger
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF NEW IS NOT DISTINCT FROM billing_data.erased_charge(OLD) AND EXISTS (
+        SELECT FROM billing_data.erased_entries AS e
+        WHERE e.account_id = OLD.account_id AND e.ledger_version = OLD.ledger_version
+    ) THEN
+        RETURN NEW;
+    END IF;
+    PERFORM billing_data.raise_append_only(TG_OP, TG_TABLE_NAME, NULL);
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION billing_data.refuse_charge_change IS
+    'Trigger: refuses every change of a charge but the erasing of the person.';
+
+CREATE OR REPLACE FUNCTION billing_data.refuse_credit_change() RETURNS trigger
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF NEW IS NOT DISTINCT FROM billing_data.erased_credit(OLD) AND EXISTS (
+        SELECT FROM billing_data.erased_entries AS e
+        WHERE e.account_id = OLD.account_id AND e.ledger_version = OLD.ledger_version
+    ) THEN
+        RETURN NEW;
+    END IF;
+    PERFORM billing_data.raise_append_only(TG_OP, TG_TABLE_NAME, NULL);
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION billing_data.refuse_credit_change IS
+    'Trigger: refuses every change of a credit but the erasing of the person.';
 
 -- A web process remembers which key a secret belongs to for as long as it runs. That memory can
 -- never become false, because a key's prefix and hash never change and a key is never deleted.
@@ -69,10 +120,18 @@ AS $$
             ('api_keys', 'api_keys_fixed', 'DELETE OR UPDATE', 'ROW', 'refuse_api_key_change()'),
             ('api_keys', 'api_keys_not_truncated', 'TRUNCATE', 'STATEMENT',
                 'refuse_api_key_change()'),
-            ('charges', 'charges_append_only', 'DELETE OR UPDATE OR TRUNCATE', 'STATEMENT',
-                'refuse_change()'),
-            ('credits', 'credits_append_only', 'DELETE OR UPDATE OR TRUNCATE', 'STATEMENT',
-                'refuse_change()'),
+            ('charges', 'charges_append_only',
+                'DELETE OR UPDATE OF id, account_id, amount_minor, currency, balance_before,'
+                ' balance_after, created_at OR TRUNCATE',
+                'STATEMENT', 'refuse_change()'),
+            ('charges', 'charges_erased_only', 'UPDATE', 'ROW', 'refuse_charge_change()'),
+            ('credits', 'credits_append_only',
+                'DELETE OR UPDATE OF id, account_id, amount_minor, currency, balance_before,'
+                ' balance_after, created_at OR TRUNCATE',
+                'STATEMENT', 'refuse_change()'),
+            ('credits', 'credits_erased_only', 'UPDATE', 'ROW', 'refuse_credit_change()'),
+            ('erased_entries', 'erased_entries_append_only', 'DELETE OR UPDATE OR TRUNCATE',
+                'STATEMENT', 'refuse_change()'),
             ('ledger_openings', 'ledger_openings_fixed', 'INSERT OR DELETE OR UPDATE OR TRUNCATE',
                 'STATEMENT', 'refuse_change(''where books begin never changes'')'),
             ('purchases', 'purchases_fixed',

@@ -82,6 +82,8 @@
 \ir transactions.sql
 --   proof of the books
 \ir ledger.sql
+--   what is sealed of an entry, and erasing what is personal in it
+\ir leaves.sql
 --   views for a DBA
 \ir reports.sql
 --   the dashboard's figures

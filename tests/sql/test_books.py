@@ -306,7 +306,10 @@ GUARDS = [
     ("api_keys", "api_keys_fixed"),
     ("api_keys", "api_keys_not_truncated"),
     ("charges", "charges_append_only"),
+    ("charges", "charges_erased_only"),
     ("credits", "credits_append_only"),
+    ("credits", "credits_erased_only"),
+    ("erased_entries", "erased_entries_append_only"),
     ("ledger_openings", "ledger_openings_fixed"),
     ("purchases", "purchases_fixed"),
 ]
