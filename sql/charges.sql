@@ -313,7 +313,52 @@ RETURN ROW(
 COMMENT ON FUNCTION billing_data.charge_outcome IS
     'What comes of an item of which no charge is made. Helper.';
 
--- Makes the charges of a list that can be decided at once, and returns their outcomes.
+-- Records refused charges, so that billing.explain_denial can tell why: one row for all refusals of
+-- an account, API key and reason in a minute, with the amounts of the last one. p_refused is a list
+-- of rows of billing_data.refused_charges as JSON, each for one refusal.
+-- Locks: none; the caller holds the accounts. Writes: refused_charges 1..n.
+CREATE OR REPLACE FUNCTION billing_data.note_refusals(p_refused jsonb, p_now timestamptz)
+RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    INSERT INTO billing_data.refused_charges AS r (
+        account_id, minute, reason, api_key_id, database_role, refusals, first_at, last_at,
+        amount_minor, currency, paid_credits, free_uses_remaining, account_currency, agent_id,
+        channel_id, request_id
+    )
+    SELECT DISTINCT ON (n.account_id, n.reason, n.api_key_id)
+        n.account_id, date_bin('1 minute', p_now, 'epoch'), n.reason, n.api_key_id,
+        n.database_role, count(*) OVER (PARTITION BY n.account_id, n.reason, n.api_key_id),
+        p_now, p_now, n.amount_minor, n.currency, n.paid_credits, n.free_uses_remaining,
+        n.account_currency, n.agent_id, n.channel_id, n.request_id
+    FROM (
+        SELECT p.*, row_number() OVER () AS place
+        FROM jsonb_populate_recordset(NULL::billing_data.refused_charges, p_refused) AS p
+    ) AS n
+    ORDER BY n.account_id, n.reason, n.api_key_id, n.place DESC
+    ON CONFLICT ON CONSTRAINT refused_charges_once DO UPDATE
+    SET refusals = r.refusals + excluded.refusals,
+        -- The clock may have been set back.
+        first_at = least(r.first_at, excluded.first_at),
+        last_at = greatest(r.last_at, excluded.last_at),
+        database_role = excluded.database_role,
+        amount_minor = excluded.amount_minor,
+        currency = excluded.currency,
+        paid_credits = excluded.paid_credits,
+        free_uses_remaining = excluded.free_uses_remaining,
+        account_currency = excluded.account_currency,
+        agent_id = excluded.agent_id,
+        channel_id = excluded.channel_id,
+        request_id = excluded.request_id;
+END
+$$;
+COMMENT ON FUNCTION billing_data.note_refusals IS
+    'Records refused charges, a row per account, key, reason and minute. Helper.';
+
+-- Makes the charges of a list that can be decided at once, records those that are refused, and
+-- returns their outcomes.
 CREATE OR REPLACE FUNCTION billing_data.charge_round(
     p_items billing.charge_item[],
     p_left boolean[],
@@ -332,6 +377,7 @@ DECLARE
     v_now timestamptz := clock_timestamp();
     v_seed bytea := billing_data.id_seed();
     v_outcomes billing.charge_outcome[];
+    v_refused jsonb;
 BEGIN
     WITH weighed AS MATERIALIZED (
         SELECT w.*, billing_data.nth_id(v_seed, w.item) AS id
@@ -389,9 +435,20 @@ BEGIN
                 w.item, w.outcome, w.asked, w.used, w.balance_before, w.account_currency
             )
         END
-    )
-    INTO v_outcomes
+    ),
+    jsonb_agg(jsonb_build_object(
+        'account_id', w.account_id, 'reason', w.outcome, 'api_key_id', w.api_key_id,
+        'database_role', p_role, 'amount_minor', (w.asked).amount_minor,
+        'currency', (w.asked).currency, 'paid_credits', w.balance_before,
+        'free_uses_remaining', w.free_uses_after, 'account_currency', w.account_currency,
+        'agent_id', (w.asked).metadata_agent_id, 'channel_id', (w.asked).metadata_channel_id,
+        'request_id', (w.asked).metadata_request_id
+    )) FILTER (WHERE w.account_id IS NOT NULL AND w.outcome <> 'created')
+    INTO v_outcomes, v_refused
     FROM weighed AS w;
+    IF v_refused IS NOT NULL THEN
+        PERFORM billing_data.note_refusals(v_refused, v_now);
+    END IF;
     RETURN v_outcomes;
 END
 $$;
@@ -403,11 +460,12 @@ COMMENT ON FUNCTION billing_data.charge_round IS
 -- outcome is one of these: 'created'; 'replayed' or 'conflict', with the first charge's row, when
 -- its idempotency key was used before by the same or by another request; the slug of the refusal;
 -- 'busy', only with p_wait false, when another transaction holds the account. A refused item writes
--- nothing but the profile update it carries. With p_wait false the call never waits for an account.
--- With p_wait true it waits for one account at a time and holds no other meanwhile.
+-- nothing but the profile update it carries and, where an account was found, its part in a row of
+-- refused_charges. With p_wait false the call never waits for an account. With p_wait true it waits
+-- for one account at a time and holds no other meanwhile.
 -- Locks: the accounts of billing_data.accounts_to_charge, in a statement of its own, so that the
 -- next statement sees every charge committed before. Writes: accounts, 1 per changed account;
--- charges, 1 per created item.
+-- charges, 1 per created item; refused_charges, 1 per account, key and reason refused.
 -- Errors: actor_required, actor_not_allowed, invalid_argument, and lock_not_available when an
 -- account stays held; all else is an outcome.
 -- Example: SELECT * FROM billing.charge_items(p_items => ARRAY[jsonb_populate_record(
@@ -528,8 +586,8 @@ COMMENT ON FUNCTION billing_data.require_charged IS
 
 -- Charges one use. The plain case is decided here by plain statements; anything else goes to
 -- billing.charge_items as a list of one. Any outcome but a new charge is raised as an error, which
--- also undoes the profile update the call carries. With p_only_plain, a case that is not plain
--- returns no row and does nothing.
+-- also undoes the profile update the call carries and the record of the refusal. With p_only_plain,
+-- a case that is not plain returns no row and does nothing.
 -- Locks and writes: as billing.charge_items, in the same order. Errors: actor and key errors,
 -- invalid_argument, charge_already_exists, account_not_found, account_suspended, account_closed,
 -- charge_currency_mismatch, insufficient_credits.

@@ -172,6 +172,25 @@ COMMENT ON FUNCTION billing.create_check_partitions IS
     'Makes the check audit''s coming monthly partitions. For billing_server and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.create_check_partitions TO billing_server, billing_dba;
 
+-- Refuses a deletion of what is younger than a month, or of too many rows at once.
+CREATE OR REPLACE FUNCTION billing_data.require_retention(p_before timestamptz, p_rows bigint)
+RETURNS void
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM billing_data.require(
+        p_before <= now() - interval '1 month', 'p_before', 'it must lie at least a month back'
+    );
+    PERFORM billing_data.require_moment(p_before, 'p_before');
+    PERFORM billing_data.require(
+        p_rows BETWEEN 1 AND 5000000, 'p_rows', 'it must be 1 to 5000000'
+    );
+END
+$$;
+COMMENT ON FUNCTION billing_data.require_retention IS
+    'Raises invalid_argument unless a deletion of old rows is a careful one. Helper.';
+
 -- Retention: deletes up to p_rows checks before p_before from the default partition, and drops the
 -- partitions that end before it. Returns the names of those it dropped. It also returns
 -- credit_checks_default when it deleted rows there; then it must be called again. Checks go on
@@ -193,13 +212,7 @@ DECLARE
     v_names text[];
     v_deleted bigint;
 BEGIN
-    PERFORM billing_data.require(
-        p_before <= now() - interval '1 month', 'p_before', 'it must lie at least a month back'
-    );
-    PERFORM billing_data.require_moment(p_before, 'p_before');
-    PERFORM billing_data.require(
-        p_rows BETWEEN 1 AND 5000000, 'p_rows', 'it must be 1 to 5000000'
-    );
+    PERFORM billing_data.require_retention(p_before, p_rows);
     LOCK TABLE ONLY billing_data.credit_checks IN SHARE UPDATE EXCLUSIVE MODE;
     DELETE FROM billing_data.credit_checks_default AS d
     WHERE d.ctid = ANY (ARRAY(

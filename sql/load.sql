@@ -52,6 +52,8 @@
 \ir checks.sql
 --   charges, and lists of them that take effect once
 \ir charges.sql
+--   why a check or charge was refused
+\ir denials.sql
 --   whether a charge could be written
 \ir health.sql
 --   who holds an account

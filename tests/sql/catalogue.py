@@ -57,6 +57,7 @@ FUNCTIONS: dict[str, tuple[set[str], str]] = {
     "create_sign_in_link": (DBA, "v"),
     "create_sign_in_ticket": (WEB, "v"),
     "default_payment_provider": (BOTH, "s"),
+    "delete_refused_charges": (DBA, "v"),
     "describe_money": (BOTH, "s"),
     "describe_openings": (DBA, "s"),
     "describe_price": (BOTH, "s"),
@@ -64,6 +65,7 @@ FUNCTIONS: dict[str, tuple[set[str], str]] = {
     "drop_check_partitions": (DBA, "v"),
     "end_session": (WEB, "v"),
     "end_staff_sessions": (BOTH, "v"),
+    "explain_denial": (BOTH, "s"),
     "find_api_key": (BOTH, "s"),
     "find_purchase": (BOTH, "s"),
     "get_account": (BOTH, "s"),
@@ -172,7 +174,8 @@ def runnable_example(database: Database, name: str) -> Iterator[tuple[Caller, st
         statement = re.sub(r"(p_key_prefix => )'[^']*\.\.\.'", rf"\g<1>'{other.prefix}'", statement)
         statement = re.sub(r"(p_key_hash => )'\.\.\.'", rf"\g<1>'{other.hash}'", statement)
         if name in (
-            "adjust_credits", "adjust_several_credits", "get_account_by_id", "reset_free_uses",
+            "adjust_credits", "adjust_several_credits", "explain_denial", "get_account_by_id",
+            "reset_free_uses",
         ):  # fmt: skip
             account = account_of(database, person("1"))["id"]
             statement = statement.replace("'...'", f"'{account}'")

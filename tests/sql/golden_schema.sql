@@ -203,6 +203,11 @@ CREATE FUNCTION billing.create_staff_token(p_token_hash bytea, p_email text DEFA
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET "TimeZone" TO 'UTC';
 
+CREATE FUNCTION billing.delete_refused_charges(p_before timestamp with time zone, p_rows bigint DEFAULT 500000) RETURNS bigint
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET "TimeZone" TO 'UTC';
+
 CREATE FUNCTION billing_data.money_text(p_amount_minor bigint, p_currency text) RETURNS text
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -233,6 +238,10 @@ CREATE FUNCTION billing.end_session(p_session_hash bytea) RETURNS boolean
 
 CREATE FUNCTION billing.end_staff_sessions(p_email text, p_reason text, p_session_hash bytea DEFAULT NULL::bytea) RETURNS bigint
     LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.explain_denial(p_account_id uuid, p_at timestamp with time zone DEFAULT clock_timestamp(), p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(sentence text, what_helps text, kind text, denied_at timestamp with time zone, reason text, refusals bigint, would_pass_now boolean, api_key_name text, api_key_prefix text, database_role text, agent_id text, channel_id text, request_id text, amount_minor bigint, currency text, paid_credits_then bigint, free_uses_then bigint, paid_credits_now bigint, free_uses_now bigint, status_now text)
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE TABLE billing_data.api_keys (
@@ -746,14 +755,8 @@ CREATE FUNCTION billing_data.profile_hash(p_customer_email text, p_user_role tex
 CREATE FUNCTION billing_data.charge_fingerprint(p_item billing.charge_item) RETURNS bytea
     LANGUAGE sql IMMUTABLE PARALLEL SAFE;
 
-CREATE FUNCTION billing_data.charge_leaf(p_charge billing_data.charges, p_personal_digest bytea) RETURNS bytea
-    LANGUAGE sql STABLE PARALLEL SAFE;
-
 CREATE FUNCTION billing_data.charge_outcome(p_item integer, p_outcome text, p_asked billing.charge_item, p_used billing_data.charges, p_balance bigint, p_account_currency text) RETURNS billing.charge_outcome
     LANGUAGE sql IMMUTABLE PARALLEL SAFE;
-
-CREATE FUNCTION billing_data.charge_personal_digest(p_charge billing_data.charges, p_salt bytea) RETURNS bytea
-    LANGUAGE sql STABLE PARALLEL SAFE;
 
 CREATE FUNCTION billing_data.charge_round(p_items billing.charge_item[], p_left boolean[], p_locked uuid[], p_role text, p_wait boolean) RETURNS billing.charge_outcome[]
     LANGUAGE plpgsql
@@ -777,6 +780,9 @@ CREATE FUNCTION billing_data.claim_named_payment(p_external_transaction_id text,
 CREATE FUNCTION billing_data.claim_payment(p_provider text, p_payment_id text, p_account_id uuid, p_credit_id uuid) RETURNS boolean
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.count_text(p_count bigint, p_one text) RETURNS text
+    LANGUAGE sql IMMUTABLE;
 
 CREATE TABLE billing_data.usage_figures (
     slot timestamp with time zone NOT NULL,
@@ -804,15 +810,9 @@ CREATE FUNCTION billing_data.count_users(p_first date) RETURNS bigint
 CREATE FUNCTION billing_data.credit_digest(p_credit billing_data.credits) RETURNS bigint
     LANGUAGE sql IMMUTABLE PARALLEL SAFE;
 
-CREATE FUNCTION billing_data.credit_leaf(p_credit billing_data.credits, p_personal_digest bytea) RETURNS bytea
-    LANGUAGE sql STABLE PARALLEL SAFE;
-
 CREATE FUNCTION billing_data.credit_of_payment(p_account_id uuid, p_key text, p_transaction_type text, p_external_transaction_id text) RETURNS billing_data.credits
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
-
-CREATE FUNCTION billing_data.credit_personal_digest(p_credit billing_data.credits, p_salt bytea) RETURNS bytea
-    LANGUAGE sql STABLE PARALLEL SAFE;
 
 CREATE FUNCTION billing_data.denial_reason(p_status text, p_free_uses bigint, p_paid_credits bigint) RETURNS text
     LANGUAGE sql IMMUTABLE PARALLEL SAFE;
@@ -856,18 +856,6 @@ CREATE FUNCTION billing_data.effect_of_payment(p_provider text, p_payment_id tex
 CREATE FUNCTION billing_data.end_of_today() RETURNS timestamp with time zone
     LANGUAGE sql STABLE;
 
-CREATE FUNCTION billing_data.erase_entries(p_account_id uuid) RETURNS bigint
-    LANGUAGE plpgsql
-    SET search_path TO 'pg_catalog', 'pg_temp';
-
-CREATE FUNCTION billing_data.erased_charge(p_charge billing_data.charges) RETURNS billing_data.charges
-    LANGUAGE plpgsql IMMUTABLE
-    SET search_path TO 'pg_catalog', 'pg_temp';
-
-CREATE FUNCTION billing_data.erased_credit(p_credit billing_data.credits) RETURNS billing_data.credits
-    LANGUAGE plpgsql IMMUTABLE
-    SET search_path TO 'pg_catalog', 'pg_temp';
-
 CREATE FUNCTION billing_data.figures_border() RETURNS timestamp with time zone
     LANGUAGE sql STABLE;
 
@@ -876,6 +864,10 @@ CREATE FUNCTION billing_data.figures_through() RETURNS TABLE(slots timestamp wit
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.find_batch(p_api_key_id uuid, p_first_key_id uuid, p_idempotency_key text) RETURNS TABLE(api_key_id uuid, request_fingerprint bytea, batch_fingerprint bytea, answer jsonb)
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.find_denial(p_account_id uuid, p_at timestamp with time zone) RETURNS TABLE(kind text, denied_at timestamp with time zone, reason text, refusals bigint, api_key_id uuid, database_role text, agent_id text, channel_id text, request_id text, amount_minor bigint, currency text, paid_credits bigint, free_uses bigint, account_currency text)
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -1014,12 +1006,6 @@ CREATE FUNCTION billing_data.kept_secrets(p_setting text, p_stored jsonb, p_give
 CREATE FUNCTION billing_data.key_permissions() RETURNS text[]
     LANGUAGE sql IMMUTABLE PARALLEL SAFE;
 
-CREATE FUNCTION billing_data.leaf_part(p_name bytea, p_value bytea) RETURNS bytea
-    LANGUAGE sql IMMUTABLE PARALLEL SAFE;
-
-CREATE FUNCTION billing_data.leaf_text(p_name bytea, p_value text) RETURNS bytea
-    LANGUAGE sql STABLE PARALLEL SAFE;
-
 CREATE FUNCTION billing_data.list_check_partitions() RETURNS TABLE(schema_name text, partition_name text, starts_at timestamp with time zone, ends_at timestamp with time zone)
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1060,6 +1046,9 @@ CREATE FUNCTION billing_data.max_amount() RETURNS bigint
 CREATE FUNCTION billing_data.may_write(p_role text, p_key billing_data.api_keys) RETURNS boolean
     LANGUAGE sql IMMUTABLE;
 
+CREATE FUNCTION billing_data.moment_text(p_at timestamp with time zone) RETURNS text
+    LANGUAGE sql STABLE;
+
 CREATE FUNCTION billing_data.money_paid(p_provider text, p_payment_id text) RETURNS TABLE(amount_minor bigint, currency text)
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -1072,6 +1061,10 @@ CREATE FUNCTION billing_data.no_key() RETURNS uuid
     LANGUAGE sql IMMUTABLE PARALLEL SAFE;
 
 CREATE FUNCTION billing_data.note_fraud_warning(p_provider text, p_payment_id text, p_warning_id text, p_is_open boolean) RETURNS text
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.note_refusals(p_refused jsonb, p_now timestamp with time zone) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -1118,10 +1111,6 @@ CREATE FUNCTION billing_data.purchase_status(p_purchase billing_data.purchases) 
     LANGUAGE sql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing_data.raise_append_only(p_operation text, p_table text, p_reason text) RETURNS void
-    LANGUAGE plpgsql
-    SET search_path TO 'pg_catalog', 'pg_temp';
-
 CREATE FUNCTION billing_data.raise_error(p_slug text, p_values jsonb DEFAULT '{}'::jsonb) RETURNS void
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -1135,14 +1124,6 @@ CREATE FUNCTION billing_data.refuse_api_key_change() RETURNS trigger
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.refuse_change() RETURNS trigger
-    LANGUAGE plpgsql
-    SET search_path TO 'pg_catalog', 'pg_temp';
-
-CREATE FUNCTION billing_data.refuse_charge_change() RETURNS trigger
-    LANGUAGE plpgsql
-    SET search_path TO 'pg_catalog', 'pg_temp';
-
-CREATE FUNCTION billing_data.refuse_credit_change() RETURNS trigger
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -1219,6 +1200,10 @@ CREATE FUNCTION billing_data.require_reason(p_reason text) RETURNS void
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.require_resolution(p_reference text, p_argument text, p_reason text) RETURNS void
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.require_retention(p_before timestamp with time zone, p_rows bigint) RETURNS void
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -1475,14 +1460,6 @@ CREATE TABLE billing_data.credit_checks_default (
     created_at timestamp with time zone NOT NULL
 );
 
-CREATE TABLE billing_data.erased_entries (
-    account_id uuid NOT NULL,
-    ledger_version bigint NOT NULL,
-    personal_digest bytea NOT NULL,
-    erased_at timestamp with time zone NOT NULL,
-    CONSTRAINT erased_entries_digest_length CHECK ((octet_length(personal_digest) = 32))
-);
-
 CREATE TABLE billing_data.ledger_openings (
     account_id uuid NOT NULL,
     ledger_version bigint NOT NULL,
@@ -1527,11 +1504,30 @@ CREATE TABLE billing_data.payment_warnings (
 )
 WITH (fillfactor='80');
 
-CREATE TABLE billing_data.seal_salts (
+CREATE TABLE billing_data.refused_charges (
     account_id uuid NOT NULL,
-    salt bytea DEFAULT (uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid())) NOT NULL,
-    CONSTRAINT seal_salts_length CHECK ((octet_length(salt) = 32))
-);
+    minute timestamp with time zone NOT NULL,
+    reason text NOT NULL,
+    api_key_id uuid,
+    database_role text,
+    refusals bigint NOT NULL,
+    first_at timestamp with time zone NOT NULL,
+    last_at timestamp with time zone NOT NULL,
+    amount_minor bigint NOT NULL,
+    currency character varying(3) NOT NULL,
+    paid_credits bigint NOT NULL,
+    free_uses_remaining bigint NOT NULL,
+    account_currency character varying(3) NOT NULL,
+    agent_id character varying(255),
+    channel_id character varying(255),
+    request_id character varying(255),
+    CONSTRAINT refused_charges_in_order CHECK ((first_at <= last_at)),
+    CONSTRAINT refused_charges_minute CHECK (((first_at >= minute) AND (last_at < (minute + '00:01:00'::interval)))),
+    CONSTRAINT refused_charges_positive CHECK (((refusals > 0) AND (amount_minor > 0))),
+    CONSTRAINT refused_charges_reason CHECK ((reason = ANY (ARRAY['account_closed'::text, 'account_suspended'::text, 'charge_currency_mismatch'::text, 'insufficient_credits'::text]))),
+    CONSTRAINT refused_charges_writer CHECK ((num_nonnulls(api_key_id, database_role) = 1))
+)
+WITH (fillfactor='80');
 
 CREATE TABLE billing_data.sign_in_tickets (
     ticket_hash bytea NOT NULL,
@@ -1601,9 +1597,6 @@ ALTER TABLE ONLY billing_data.charges
 ALTER TABLE ONLY billing_data.credits
     ADD CONSTRAINT credits_pkey PRIMARY KEY (id);
 
-ALTER TABLE ONLY billing_data.erased_entries
-    ADD CONSTRAINT erased_entries_pkey PRIMARY KEY (account_id, ledger_version);
-
 ALTER TABLE ONLY billing_data.ledger_openings
     ADD CONSTRAINT ledger_openings_pkey PRIMARY KEY (account_id);
 
@@ -1652,8 +1645,8 @@ ALTER TABLE ONLY billing_data.purchases
 ALTER TABLE ONLY billing_data.purchases
     ADD CONSTRAINT purchases_pkey PRIMARY KEY (account_id, id);
 
-ALTER TABLE ONLY billing_data.seal_salts
-    ADD CONSTRAINT seal_salts_pkey PRIMARY KEY (account_id);
+ALTER TABLE ONLY billing_data.refused_charges
+    ADD CONSTRAINT refused_charges_once UNIQUE NULLS NOT DISTINCT (account_id, minute, reason, api_key_id);
 
 ALTER TABLE ONLY billing_data.settings
     ADD CONSTRAINT settings_pkey PRIMARY KEY (id);
@@ -1748,6 +1741,8 @@ CREATE UNIQUE INDEX purchases_idempotency ON billing_data.purchases USING btree 
 
 CREATE UNIQUE INDEX purchases_payment_id ON billing_data.purchases USING btree (provider, payment_id) WHERE (payment_id IS NOT NULL);
 
+CREATE INDEX refused_charges_by_time ON billing_data.refused_charges USING brin (minute) WITH (autosummarize='on');
+
 CREATE INDEX user_activity_last_day ON billing_data.user_activity USING btree (last_day);
 
 ALTER INDEX billing_data.credit_checks_account ATTACH PARTITION billing_data.credit_checks_default_account_id_created_at_idx;
@@ -1770,25 +1765,13 @@ CREATE TRIGGER api_keys_not_truncated BEFORE TRUNCATE ON billing_data.api_keys F
 
 ALTER TABLE billing_data.api_keys ENABLE ALWAYS TRIGGER api_keys_not_truncated;
 
-CREATE TRIGGER charges_append_only BEFORE DELETE OR UPDATE OF id, account_id, amount_minor, currency, balance_before, balance_after, created_at OR TRUNCATE ON billing_data.charges FOR EACH STATEMENT EXECUTE FUNCTION billing_data.refuse_change();
+CREATE TRIGGER charges_append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON billing_data.charges FOR EACH STATEMENT EXECUTE FUNCTION billing_data.refuse_change();
 
 ALTER TABLE billing_data.charges ENABLE ALWAYS TRIGGER charges_append_only;
 
-CREATE TRIGGER charges_erased_only BEFORE UPDATE ON billing_data.charges FOR EACH ROW EXECUTE FUNCTION billing_data.refuse_charge_change();
-
-ALTER TABLE billing_data.charges ENABLE ALWAYS TRIGGER charges_erased_only;
-
-CREATE TRIGGER credits_append_only BEFORE DELETE OR UPDATE OF id, account_id, amount_minor, currency, balance_before, balance_after, created_at OR TRUNCATE ON billing_data.credits FOR EACH STATEMENT EXECUTE FUNCTION billing_data.refuse_change();
+CREATE TRIGGER credits_append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON billing_data.credits FOR EACH STATEMENT EXECUTE FUNCTION billing_data.refuse_change();
 
 ALTER TABLE billing_data.credits ENABLE ALWAYS TRIGGER credits_append_only;
-
-CREATE TRIGGER credits_erased_only BEFORE UPDATE ON billing_data.credits FOR EACH ROW EXECUTE FUNCTION billing_data.refuse_credit_change();
-
-ALTER TABLE billing_data.credits ENABLE ALWAYS TRIGGER credits_erased_only;
-
-CREATE TRIGGER erased_entries_append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON billing_data.erased_entries FOR EACH STATEMENT EXECUTE FUNCTION billing_data.refuse_change();
-
-ALTER TABLE billing_data.erased_entries ENABLE ALWAYS TRIGGER erased_entries_append_only;
 
 CREATE TRIGGER ledger_openings_fixed BEFORE INSERT OR DELETE OR UPDATE OR TRUNCATE ON billing_data.ledger_openings FOR EACH STATEMENT EXECUTE FUNCTION billing_data.refuse_change('where books begin never changes');
 
@@ -1806,9 +1789,6 @@ ALTER TABLE ONLY billing_data.admin_sessions
 
 ALTER TABLE ONLY billing_data.batch_requests
     ADD CONSTRAINT batch_requests_api_key FOREIGN KEY (api_key_id) REFERENCES billing_data.api_keys(id) ON DELETE RESTRICT;
-
-ALTER TABLE ONLY billing_data.erased_entries
-    ADD CONSTRAINT erased_entries_account FOREIGN KEY (account_id) REFERENCES billing_data.accounts(id) ON DELETE RESTRICT;
 
 ALTER TABLE ONLY billing_data.charges
     ADD CONSTRAINT fk_charges_account FOREIGN KEY (account_id) REFERENCES billing_data.accounts(id) ON DELETE RESTRICT;
@@ -1858,8 +1838,8 @@ ALTER TABLE ONLY billing_data.purchases
 ALTER TABLE ONLY billing_data.purchases
     ADD CONSTRAINT purchases_provider FOREIGN KEY (provider) REFERENCES billing_data.payment_providers(kind) ON DELETE RESTRICT;
 
-ALTER TABLE ONLY billing_data.seal_salts
-    ADD CONSTRAINT seal_salts_account FOREIGN KEY (account_id) REFERENCES billing_data.accounts(id) ON DELETE RESTRICT;
+ALTER TABLE ONLY billing_data.refused_charges
+    ADD CONSTRAINT refused_charges_account FOREIGN KEY (account_id) REFERENCES billing_data.accounts(id) ON DELETE RESTRICT;
 
 ALTER TABLE ONLY billing_data.sign_in_tickets
     ADD CONSTRAINT sign_in_tickets_admin FOREIGN KEY (admin_user_id) REFERENCES billing_data.admin_users(id) ON DELETE CASCADE;

@@ -118,6 +118,7 @@ READS: dict[str, dict[str, Any]] = {
 
 
 STAFF_READS: dict[str, dict[str, Any]] = {
+    "explain_denial": {"account_id": NOBODY},
     "get_account_by_id": {"account_id": NOBODY},
     "get_overview": {},
     "list_accounts": {},

@@ -16,7 +16,7 @@ from tests.sql.catalogue import (
     WEB,
     runnable_example,
 )
-from tests.sql.helpers import Caller, new_user, person, session
+from tests.sql.helpers import Caller, charge_all, new_user, person, session
 from tests.sql.payments import (
     attach,
     begin,
@@ -455,6 +455,12 @@ def _change(database: Database, dba: Caller, name: str, example: str) -> str:
         attach(dba, begin(dba, new_user(database)), "pi_1")
     elif name == "return_payment":
         return example.replace("'pi_1'", f"'{bought(database)[1]}'")
+    elif name == "delete_refused_charges":
+        charge_all(dba, [{**new_user(database, free=False), "amount_minor": 1}])
+        database.execute(
+            "UPDATE billing_data.refused_charges SET minute = '2020-01-01', first_at ="
+            " '2020-01-01', last_at = '2020-01-01'"
+        )
     elif name == "drop_check_partitions":
         database.execute(
             "INSERT INTO billing_data.credit_checks (id, oauth_provider, external_id, has_credit,"
