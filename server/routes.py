@@ -11,6 +11,7 @@ from server.admin_api import accounts as accounts_api
 from server.admin_api import analytics as analytics_api
 from server.admin_api import api_keys as keys_api
 from server.admin_api import audit_log as audit_api
+from server.admin_api import denials as denials_api
 from server.admin_api import models as s
 from server.admin_api import payments as payments_api
 from server.admin_api import pricing as pricing_api
@@ -124,6 +125,10 @@ SECTIONS: tuple[Section, ...] = (
               "An account's checks", parameters=s.UserPath, query=s.PageQuery,
               answer=accounts_api.CheckPage, example=accounts_api.CHECKS,
               errors=("user_not_found",)),
+        Route("GET", "/admin/api/users/{account_id}/denial", STAFF, denials_api.explain_denial,
+              "Why an account was refused", parameters=s.UserPath, query=s.DenialQuery,
+              answer=denials_api.Denial, example=denials_api.DENIAL,
+              errors=("user_not_found", "invalid_argument")),
         Route("POST", "/admin/api/users/{account_id}/credits", STAFF, accounts_api.adjust_credits,
               "Grant or take credits", parameters=s.UserPath, body=s.AdjustCreditsRequest,
               answer=accounts_api.Adjustment, example=accounts_api.ADJUSTMENT, success=201,

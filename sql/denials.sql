@@ -84,7 +84,7 @@ COMMENT ON FUNCTION billing_data.find_denial IS
     'The newest denied check or refused charge of an account up to a time. Helper.';
 
 -- Why an account was refused something: the denied check or refused charge that is nearest to p_at
--- and not after it, as columns and as a sentence. It says what was asked, by which API key or
+-- (NULL: now) and not after it, as columns and as a sentence. It says what was asked, by which API key or
 -- database role, what the account had then, what would have been enough, and what to do now.
 -- All refusals of an account, key and reason within a minute are told together (refusals), with the
 -- amounts of the last of them. With nothing to tell, the one row has only a sentence.
@@ -96,7 +96,7 @@ COMMENT ON FUNCTION billing_data.find_denial IS
 --     FROM billing.explain_denial(p_account_id => '...', p_at => now()) AS x;
 CREATE OR REPLACE FUNCTION billing.explain_denial(
     p_account_id uuid,
-    p_at timestamptz DEFAULT clock_timestamp(),
+    p_at timestamptz DEFAULT NULL,
     p_session_hash bytea DEFAULT NULL
 ) RETURNS TABLE (
     sentence text,
@@ -124,6 +124,7 @@ LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
+    v_at timestamptz := coalesce(p_at, clock_timestamp());
     v_account billing_data.accounts;
     v_denial record;
     v_who text;
@@ -131,7 +132,6 @@ DECLARE
     v_missing bigint;
 BEGIN
     PERFORM billing_data.authorize(NULL, p_session_hash, 'billing:read');
-    PERFORM billing_data.require(p_at IS NOT NULL, 'p_at', 'it must be given');
     PERFORM billing_data.require_moment(p_at, 'p_at');
     SELECT a.* INTO v_account
     FROM billing_data.accounts AS a
@@ -140,7 +140,7 @@ BEGIN
         PERFORM billing_data.raise_error('account_not_found');
     END IF;
     SELECT d.*, k.name, k.key_prefix INTO v_denial
-    FROM billing_data.find_denial(v_account.id, p_at) AS d
+    FROM billing_data.find_denial(v_account.id, v_at) AS d
     LEFT JOIN billing_data.api_keys AS k ON k.id = d.api_key_id;
     paid_credits_now := v_account.paid_credits;
     free_uses_now := v_account.free_uses_remaining;
@@ -148,7 +148,7 @@ BEGIN
     IF v_denial.kind IS NULL THEN
         sentence := format(
             'Nothing that was refused to this account up to %s is on record.',
-            billing_data.moment_text(p_at)
+            billing_data.moment_text(v_at)
         );
         RETURN NEXT;
         RETURN;

@@ -3,6 +3,7 @@ Unknown fields are ignored and values are coerced leniently, as for agents."""
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Annotated
 from uuid import UUID
 
@@ -93,6 +94,19 @@ class UserPath(BaseModel):
     """/admin/api/users/{account_id}"""
 
     account_id: Annotated[UUID, f.ACCOUNT_ID]
+
+
+def _utc(value: datetime) -> datetime:
+    return value if value.tzinfo else value.replace(tzinfo=UTC)
+
+
+class DenialQuery(BaseModel):
+    """GET /admin/api/users/{account_id}/denial"""
+
+    at: Annotated[
+        Annotated[datetime, AfterValidator(_utc)] | None,
+        f.means("The latest time to look at, in UTC where it names no zone; null for now."),
+    ] = None
 
 
 class AdjustCreditsRequest(BaseModel):

@@ -8,6 +8,7 @@ import re
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -85,12 +86,25 @@ async def show_account(
         tab=tab.name,
         tabs=tab.links,
         history=await _history(visit, account, tab),
+        denial=await _denial(visit, account_id),
         configured_free_uses=settings["free_uses"],
         idempotency_key=new_key(),
         failed=failed.name if failed else "",
         values=failed.values if failed else {},
         faults=failed.faults if failed else {},
     )
+
+
+async def _denial(visit: Visit, account_id: UUID) -> Row | None:
+    """Why the account was last refused something, by now or by the time in the address; None when
+    nothing was refused."""
+    at = None
+    with contextlib.suppress(ValueError):
+        asked = datetime.fromisoformat(visit.request.query.get("at", ""))
+        if 2000 <= asked.year < 9999:
+            at = asked if asked.tzinfo else asked.replace(tzinfo=UTC)
+    row = await visit.row(functions.explain_denial(account_id=account_id, at=at))
+    return row if row["kind"] else None
 
 
 def new_key() -> str:

@@ -128,6 +128,16 @@ def describe_price(*, pack_price_minor: int, pack_currency: str) -> None: ...
 def end_session(*, session_hash: bytes) -> None: ...
 
 
+@function(
+    "sentence what_helps kind denied_at reason refusals would_pass_now api_key_name "
+    "api_key_prefix database_role agent_id channel_id request_id amount_minor currency "
+    "paid_credits_then free_uses_then paid_credits_now free_uses_now status_now"
+)
+def explain_denial(
+    *, account_id: UUID, at: datetime | None = ..., session_hash: bytes | None = ...
+) -> None: ...
+
+
 @function("api_key_id key_hash acts_by_digest")
 def find_api_key(*, key_prefix: str) -> None: ...
 

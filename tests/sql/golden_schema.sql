@@ -240,7 +240,7 @@ CREATE FUNCTION billing.end_staff_sessions(p_email text, p_reason text, p_sessio
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.explain_denial(p_account_id uuid, p_at timestamp with time zone DEFAULT clock_timestamp(), p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(sentence text, what_helps text, kind text, denied_at timestamp with time zone, reason text, refusals bigint, would_pass_now boolean, api_key_name text, api_key_prefix text, database_role text, agent_id text, channel_id text, request_id text, amount_minor bigint, currency text, paid_credits_then bigint, free_uses_then bigint, paid_credits_now bigint, free_uses_now bigint, status_now text)
+CREATE FUNCTION billing.explain_denial(p_account_id uuid, p_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(sentence text, what_helps text, kind text, denied_at timestamp with time zone, reason text, refusals bigint, would_pass_now boolean, api_key_name text, api_key_prefix text, database_role text, agent_id text, channel_id text, request_id text, amount_minor bigint, currency text, paid_credits_then bigint, free_uses_then bigint, paid_credits_now bigint, free_uses_now bigint, status_now text)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 

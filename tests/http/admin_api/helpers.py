@@ -266,6 +266,7 @@ MATRIX: dict[tuple[str, str], Callable[[Service], Try]] = {
     ("GET", "/admin/api/users/{account_id}"): _of_account(""),
     ("GET", "/admin/api/users/{account_id}/transactions"): _of_account("/transactions"),
     ("GET", "/admin/api/users/{account_id}/checks"): _of_account("/checks"),
+    ("GET", "/admin/api/users/{account_id}/denial"): _of_account("/denial"),
     ("POST", "/admin/api/users/{account_id}/credits"): _write_account(
         "/credits", {"amount_minor": 5, "reason": "goodwill"}, 201
     ),

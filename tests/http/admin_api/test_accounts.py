@@ -371,3 +371,28 @@ def test_an_account_is_suspended_reactivated_and_closed(service: Service, admin:
                 AGENT,
             )
             previous = status
+
+
+# Why
+
+
+def test_staff_are_told_why_a_charge_over_http_was_refused(
+    service: Service, viewer: Person
+) -> None:
+    user = make_account(service, free=0, paid=1)
+    account = account_id(service, user)
+    assert viewer.get(f"/users/{account}/denial")["kind"] is None
+    with service.client() as agent:
+        refused = agent.post("/v1/billing/charges", json=charge_body(user, 3))
+    assert refused.status_code == 402
+    told = viewer.get(f"/users/{account}/denial")
+    assert (told["kind"], told["reason"], told["amount_minor"]) == (
+        "charge",
+        "insufficient_credits",
+        3,
+    )
+    assert told["api_key_prefix"] == service.key.prefix
+    assert told["sentence"].endswith("One free use or 2 paid credits more would have been enough.")
+    assert told["what_helps"].startswith("Grant at least 2 credits")
+    assert re.fullmatch(Z_TIME, told["denied_at"])
+    assert viewer.get(f"/users/{account}/denial?at=2020-01-01T00:00:00")["kind"] is None

@@ -1,0 +1,89 @@
+"""The page of one account: why it was denied, and what concerns the person's data."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.identity_provider import FOUNDER, Browser, good_provider, running_console
+from tests.payments import ENCRYPTION_KEY
+from tests.support import Database, unique
+
+VIEWER = "grace@ciris.ai"
+
+
+@pytest.fixture(scope="module")
+def browsers(module_database: Database) -> Iterator[dict[str, Browser]]:
+    """Browsers in which a viewer and an administrator are signed in."""
+    with (
+        good_provider() as provider,
+        running_console(
+            module_database, provider.discovery_url, ENCRYPTION_KEY=ENCRYPTION_KEY
+        ) as running,
+    ):
+        signed_in = {name: running.browser() for name in ("viewer", "admin")}
+        provider.sign_in(signed_in["viewer"], VIEWER)
+        provider.sign_in(signed_in["admin"], FOUNDER)
+        yield signed_in
+
+
+def _call(database: Database, call: str, *arguments: Any) -> None:
+    database.execute(f"SELECT billing.{call}", *arguments, user="t_dba")
+
+
+def _account(database: Database) -> tuple[str, str]:
+    """A new account without free uses: its external id and its page."""
+    name = unique("ada")
+    _call(
+        database,
+        "check_credit(p_oauth_provider => 'oauth:google', p_external_id => %s,"
+        " p_customer_email => %s, p_marketing_opt_in => true)",
+        name,
+        f"{name}@example.com",
+    )
+    for _ in range(3):
+        _call(
+            database,
+            "create_charge(p_oauth_provider => 'oauth:google', p_external_id => %s)",
+            name,
+        )
+    account_id = database.value("SELECT id FROM billing_data.accounts WHERE external_id = %s", name)
+    return name, f"/admin/accounts/{account_id}"
+
+
+def _text(browser: Browser, address: str) -> str:
+    answer = browser.get(address)
+    assert answer.status_code == 200
+    return html.unescape(re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", answer.text)))
+
+
+def test_the_page_says_why_the_account_was_denied_and_what_to_do_next(
+    module_database: Database, browsers: dict[str, Browser]
+) -> None:
+    name, address = _account(module_database)
+    assert "Why denied" not in _text(browsers["viewer"], address)
+    _call(
+        module_database,
+        "check_credit(p_oauth_provider => 'oauth:google', p_external_id => %s)",
+        name,
+    )
+    told = _text(browsers["viewer"], address)
+    assert "It was refused because the account had no free uses and no paid credits." in told
+    assert "Grant at least 1 credit or set free uses anew; or the user buys a pack." in told
+    # Each denied check leads to its own explanation.
+    checks = browsers["viewer"].get(f"{address}?tab=checks").text
+    links = re.findall(r'href="([^"]+#why)">No free uses or credits remaining', checks)
+    assert len(links) == 1
+    assert "It was refused because" in _text(browsers["viewer"], html.unescape(links[0]))
+    for at in (
+        "2020-01-01",
+        "nonsense",
+        "9999-12-31T23:59:59-14:00",
+        "0001-01-01T00:00:00%2B14:00",
+    ):
+        shown = _text(browsers["viewer"], f"{address}?at={at}")
+        assert ("Why denied" in shown) == (at != "2020-01-01")
