@@ -771,7 +771,7 @@ COMMENT ON FUNCTION billing_data.find_batch IS
 -- Errors: actor and key errors, invalid_argument, idempotency_key_reused, and lock_not_available
 -- when an account stays held; all else is an item's outcome.
 -- Example: SELECT * FROM billing.charge_items_once(p_idempotency_key => 'batch-1',
---     p_request_fingerprint => '\x00', p_items => ..., ...);
+--     p_request_fingerprint => decode('00', 'hex'), p_items => ..., ...);
 CREATE OR REPLACE FUNCTION billing.charge_items_once(
     p_idempotency_key text,
     p_request_fingerprint bytea,

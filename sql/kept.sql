@@ -349,7 +349,7 @@ GRANT EXECUTE ON FUNCTION billing.create_charges TO billing_server, billing_dba;
 -- As billing.charge_items_once, with one array for each field.
 -- Locks, writes and errors: as billing.charge_items_once.
 -- Example: SELECT * FROM billing.create_charges_once(p_idempotency_key => 'batch-1',
---     p_request_fingerprint => '\x00', p_api_key_id => '...',
+--     p_request_fingerprint => decode('00', 'hex'), p_api_key_id => '...',
 --     p_oauth_providers => ARRAY['oauth:google'], p_external_ids => ARRAY['1'],
 --     p_amounts_minor => ARRAY[1], ...);
 CREATE OR REPLACE FUNCTION billing.create_charges_once(

@@ -98,6 +98,10 @@
 -- For the DBA.
 --   what a login can do that it should not
 \ir doors.sql
+--   functions by task, and what arguments mean
+\ir topics.sql
+--   what the comments in these files say
+\ir manual.sql
 --   billing.help()
 \ir help.sql
 --   who may call what

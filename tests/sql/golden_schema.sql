@@ -339,10 +339,9 @@ CREATE FUNCTION billing.get_settings() RETURNS TABLE(free_uses bigint, pack_uses
     LANGUAGE sql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.help(p_search text DEFAULT ''::text) RETURNS TABLE(name text, what_it_does text, arguments text, returns text)
-    LANGUAGE sql STABLE SECURITY DEFINER
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    SET quote_all_identifiers TO 'off';
+CREATE FUNCTION billing.help(p_search text DEFAULT ''::text) RETURNS TABLE(section text, name text, description text)
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing.invite_admin(p_email text, p_reason text, p_session_hash bytea DEFAULT NULL::bytea) RETURNS timestamp with time zone
     LANGUAGE plpgsql SECURITY DEFINER
@@ -672,6 +671,10 @@ CREATE FUNCTION billing_data.apply_return(p_purchase billing_data.purchases, p_t
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.argument_meanings() RETURNS TABLE(function_name text, argument text, meaning text)
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.authorize(p_api_key_id uuid, p_session_hash bytea, p_permission text) RETURNS billing_data.actor
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -924,6 +927,15 @@ CREATE FUNCTION billing_data.good_key(p_credential uuid, p_permission text) RETU
 CREATE FUNCTION billing_data.has_profile(p_customer_email text, p_user_role text, p_agent_id text, p_marketing_opt_in boolean) RETURNS boolean
     LANGUAGE sql IMMUTABLE PARALLEL SAFE;
 
+CREATE FUNCTION billing_data.help_details(p_name text, p_width integer) RETURNS TABLE(section text, name text, description text)
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET quote_all_identifiers TO 'off';
+
+CREATE FUNCTION billing_data.help_list(p_search text, p_width integer) RETURNS TABLE(section text, name text, description text)
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.history_cursor(p_account_id uuid, p_version bigint) RETURNS text
     LANGUAGE sql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -1026,6 +1038,10 @@ CREATE FUNCTION billing_data.lock_between_writers(p_locks text[]) RETURNS void
 
 CREATE FUNCTION billing_data.lock_payment(p_provider text, p_payment_id text, p_credit_id uuid) RETURNS void
     LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.manual() RETURNS TABLE(name text, about text, effects text, example text)
+    LANGUAGE sql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.mask_of(p_secret jsonb) RETURNS text
@@ -1254,6 +1270,10 @@ CREATE FUNCTION billing_data.told_returns(p_ids text[], p_kinds text[], p_amount
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.topics() RETURNS TABLE(place bigint, task text, name text, words text)
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.usage_since(p_from timestamp with time zone) RETURNS SETOF billing_data.usage_figures
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -1282,6 +1302,10 @@ CREATE FUNCTION billing_data.weigh_charges(p_items billing.charge_item[], p_left
 
 CREATE FUNCTION billing_data.with_profile(p_account billing_data.accounts, p_customer_email text, p_user_role text, p_agent_id text, p_marketing_opt_in boolean, p_marketing_opt_in_source text, p_now timestamp with time zone) RETURNS billing_data.accounts
     LANGUAGE plpgsql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.wrapped(p_text text, p_width integer) RETURNS text
+    LANGUAGE sql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.write_audit(p_action text, p_resource_type text, p_resource_id text, p_changes jsonb, p_reason text, p_actor billing_data.actor) RETURNS void

@@ -1,0 +1,837 @@
+-- What the header comments of the functions say, so that help() can say it in psql.
+-- Written by `make golden` from these comments; not to be edited.
+CREATE OR REPLACE FUNCTION billing_data.manual()
+RETURNS TABLE (name text, about text, effects text, example text)
+LANGUAGE sql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $manual$
+    SELECT m.name, m.about, m.effects, m.example
+    FROM (
+        VALUES
+        ('add_admin',
+$t$Adds a staff member, or changes the role and name of an existing one and reactivates them.
+The last active administrator cannot lose that role. Somebody who becomes an administrator
+by this call must sign in (again) within seven days: see billing.sign_in_admin.$t$,
+$t$Locks: all administrators. Writes: admin_users 1, admin_audit_logs 1. Errors: actor
+errors, invalid_argument, last_admin.$t$,
+$t$SELECT *
+FROM billing.add_admin(
+    p_email => 'ada@example.com',
+    p_role => 'admin');$t$),
+        ('adjust_credits',
+$t$Adds or takes away paid credits by a staff member's decision. A balance below zero is
+refused. When the idempotency key was used before for the same change, nothing is done and
+replayed is true.$t$,
+$t$Locks: the account. A caller that adjusts several accounts in one transaction must go in
+ascending order of their ids, or call billing.adjust_several_credits, which does so;
+otherwise two such callers can deadlock, and one is undone (40P01). Writes: accounts 1,
+credits 1, admin_audit_logs 1. Errors: actor errors, invalid_argument, account_not_found,
+insufficient_credits, balance_overflow, idempotency_key_reused.$t$,
+$t$SELECT *
+FROM billing.adjust_credits(
+    p_account_id => '...',
+    p_amount => 5,
+    p_reason => 'goodwill');$t$),
+        ('adjust_several_credits',
+$t$Adjusts several accounts, all or none. It calls billing.adjust_credits for each, in
+ascending order of their ids, whatever order they are given in, so that two callers cannot
+deadlock. All accounts get the same reason and the same idempotency key.$t$,
+$t$Locks: the accounts in id order. Writes and errors: as billing.adjust_credits, and
+invalid_argument for an account that is named twice.$t$,
+$t$SELECT *
+FROM billing.adjust_several_credits(
+    p_account_ids => ARRAY['...'::uuid],
+    p_amounts => ARRAY[5::bigint],
+    p_reason => 'goodwill');$t$),
+        ('attach_payment',
+$t$Records which payment the provider made for a purchase, and the payment's state. The first
+payment recorded stays; a second caller gets the first one.$t$,
+$t$Locks: the purchase. Writes: purchases 0..1, admin_audit_logs 1 where staff or a database
+role says so. Errors: actor and key errors, invalid_argument, payment_not_found,
+payment_attached.$t$,
+$t$SELECT *
+FROM billing.attach_payment(
+    p_account_id => '...',
+    p_purchase_id => '...',
+    p_payment_id => 'pi_1',
+    p_payment_status => 'requires_payment_method');$t$),
+        ('begin_purchase',
+$t$Offers the current pack at the current price to an identity, and returns what the caller
+needs to ask the provider for a payment. Creates the account when there is none; profile
+fields are stored on creation only. When the idempotency key was used before for the same
+request (the receipt's address may differ), returns the first purchase again (replayed
+true), with the credits it has brought since.$t$,
+$t$Writes: accounts 0..1, purchases 0..1. Errors: actor and key errors, invalid_argument,
+payment_provider_not_configured, idempotency_key_reused.$t$,
+$t$SELECT *
+FROM billing.begin_purchase(
+    p_oauth_provider => 'oauth:google',
+    p_external_id => '1',
+    p_customer_email => 'ada@example.com');$t$),
+        ('charge_items',
+$t$Charges a list of items. Every charge goes through here but the plain case of
+billing.create_charge. Items of one account are decided in the order of the list. An
+item's outcome is one of these: 'created'; 'replayed' or 'conflict', with the first
+charge's row, when its idempotency key was used before by the same or by another request;
+the slug of the refusal; 'busy', only with p_wait false, when another transaction holds
+the account. A refused item writes nothing but the profile update it carries. With p_wait
+false the call never waits for an account. With p_wait true it waits for one account at a
+time and holds no other meanwhile.$t$,
+$t$Locks: the accounts of billing_data.accounts_to_charge, in a statement of its own, so that
+the next statement sees every charge committed before. Writes: accounts, 1 per changed
+account; charges, 1 per created item. Errors: actor_required, actor_not_allowed,
+invalid_argument, and lock_not_available when an account stays held; all else is an
+outcome.$t$,
+$t$SELECT *
+FROM billing.charge_items(
+    p_items =>
+    ARRAY[jsonb_populate_record(NULL::billing.charge_item,
+    '{"oauth_provider": "oauth:google",
+    "external_id": "1", "amount_minor": 1,
+    "currency": "USD", "description": "one
+    use"}')]);$t$),
+        ('charge_items_once',
+$t$Makes the charges of one request, in their order, and records the outcomes under
+p_idempotency_key for this API key and every key of its chain of rotations. The same
+request again returns the first outcomes (replayed true) and charges nothing; another
+request under the same key is refused. All items name one API key. p_batch_fingerprint is
+a digest of the request that does not depend on the API key and leaves absent fields out;
+p_request_fingerprint depends on the key, for servers of releases that know no other.
+Everything is one transaction. While an account is held, the call waits for it and holds
+no other; with p_wait false, every item's outcome is 'busy' after a moment, and nothing is
+recorded.$t$,
+$t$Locks: as billing.charge_items, then the batch_requests row. Writes: batch_requests 0..1,
+and as billing.charge_items. Errors: actor and key errors, invalid_argument,
+idempotency_key_reused, and lock_not_available when an account stays held; all else is an
+item's outcome.$t$,
+$t$SELECT *
+FROM billing.charge_items_once(
+    p_idempotency_key => 'batch-1',
+    p_request_fingerprint => decode('00', 'hex'),
+    p_items => ..., ...);$t$),
+        ('check_credit',
+$t$May this user go on? The plain case is decided here by plain statements; anything else
+goes to billing.check_items as a list of one, and a refusal is raised as an error. With
+p_only_plain, a case that is not plain returns no row and does nothing.$t$,
+$t$Locks and writes: as billing.check_items. Errors: actor and key errors, invalid_argument.
+A denial is an answer, not an error.$t$,
+$t$SELECT *
+FROM billing.check_credit(
+    p_oauth_provider => 'oauth:google',
+    p_external_id => '1');$t$),
+        ('check_credits',
+$t$As billing.check_items, with one array for each field.$t$,
+$t$Locks, writes and errors: as billing.check_items.$t$,
+$t$SELECT *
+FROM billing.check_credits(
+    p_oauth_providers => ARRAY['oauth:google'],
+    p_external_ids => ARRAY['1']);$t$),
+        ('check_items',
+$t$Checks a list of items. Every check goes through here but the plain case of
+billing.check_credit. An item's outcome is 'checked', the slug of the refusal, or, only
+with p_wait false, 'busy', when another transaction holds the account or identity that the
+item would change. One item's refusal does not affect the others. A profile update needs
+billing:write: from a key without it the update is ignored. Locks, per item: the account,
+only where its profile changes (in id order); for a new account, the identity's index
+entry.$t$,
+$t$Writes: accounts (new ones, profiles); credit_checks, 1 per checked item. The commit is
+asynchronous when only audit rows were written. Errors: actor_required, actor_not_allowed,
+invalid_argument; all else is an outcome.$t$,
+$t$SELECT *
+FROM billing.check_items(
+    p_items =>
+    ARRAY[jsonb_populate_record(NULL::billing.check_item,
+    '{"oauth_provider": "oauth:google",
+    "external_id": "1"}')]);$t$),
+        ('create_account',
+$t$Creates the account of an identity, or returns the existing one unchanged. With
+p_idempotency_key, the first answer is recorded for this account and key: the same request
+gets that answer again (replayed true), and another request is refused.$t$,
+$t$Locks: the identity's index entry, then account_requests (account, key). Writes: accounts
+0..1, account_requests 0..1. Errors: actor and key errors, invalid_argument,
+idempotency_key_reused.$t$,
+$t$SELECT *
+FROM billing.create_account(
+    p_oauth_provider => 'oauth:google',
+    p_external_id => '1');$t$),
+        ('create_api_key',
+$t$Creates a key from the prefix and hash of a secret. With p_key_digest (the secret's
+SHA-256), agents' calls name the key by the first 128 bits of the digest and by nothing
+else; without it, by the key's id. The audit log's reason is p_reason, or else the
+description.$t$,
+$t$Writes: api_keys 1, admin_audit_logs 1. Errors: actor errors, invalid_argument.$t$,
+$t$SELECT *
+FROM billing.create_api_key(
+    p_name => 'agent',
+    p_key_prefix => '...',
+    p_key_hash => '...');$t$),
+        ('create_charge',
+$t$Charges one use. The plain case is decided here by plain statements; anything else goes to
+billing.charge_items as a list of one. Any outcome but a new charge is raised as an error,
+which also undoes the profile update the call carries. With p_only_plain, a case that is
+not plain returns no row and does nothing.$t$,
+$t$Locks and writes: as billing.charge_items, in the same order. Errors: actor and key
+errors, invalid_argument, charge_already_exists, account_not_found, account_suspended,
+account_closed, charge_currency_mismatch, insufficient_credits.$t$,
+$t$SELECT *
+FROM billing.create_charge(
+    p_oauth_provider => 'oauth:google',
+    p_external_id => '1',
+    p_amount_minor => 1,
+    p_description => 'one use');$t$),
+        ('create_charges',
+$t$As billing.charge_items, with one array for each field.$t$,
+$t$Locks, writes and errors: as billing.charge_items.$t$,
+$t$SELECT *
+FROM billing.create_charges(
+    p_oauth_providers => ARRAY['oauth:google'],
+    p_external_ids => ARRAY['1'],
+    p_amounts_minor => ARRAY[1],
+    p_currencies => ARRAY['USD'],
+    p_descriptions => ARRAY['one use']);$t$),
+        ('create_charges_once',
+$t$As billing.charge_items_once, with one array for each field.$t$,
+$t$Locks, writes and errors: as billing.charge_items_once.$t$,
+$t$SELECT *
+FROM billing.create_charges_once(
+    p_idempotency_key => 'batch-1',
+    p_request_fingerprint => decode('00', 'hex'),
+    p_api_key_id => '...',
+    p_oauth_providers => ARRAY['oauth:google'],
+    p_external_ids => ARRAY['1'],
+    p_amounts_minor => ARRAY[1], ...);$t$),
+        ('create_check_partitions',
+$t$Makes the monthly partitions of the check audit from this month (UTC) to p_months ahead,
+and moves the checks of these months there from the default partition. It leaves a month
+as it is when a partition holds all or part of it already, under whatever name. It also
+leaves a month of which the default partition holds more than p_most_rows checks (NULL: no
+limit), for callers whose statements must be short. Checks go on being written meanwhile.
+The old rows are moved without a lock on the default partition, in this transaction, so
+that every reader sees each row once. The default partition is locked only while the rows
+written since then are moved and while PostgreSQL scans what stays in it (a tenth of a
+second per million rows). For a month that has begun, writers are kept out of the whole
+table for that moment: a writer that had already chosen the default partition would be
+refused by it afterwards.$t$,
+$t$Locks: the table, SHARE UPDATE EXCLUSIVE (one caller at a time); for new months only, the
+table, SHARE ROW EXCLUSIVE, and the default partition. Errors: invalid_argument;
+lock_not_available (55P03), and then nothing was changed.$t$,
+$t$SELECT *
+FROM billing.create_check_partitions(
+    p_months => 3);$t$),
+        ('create_credit',
+$t$Adds credits as billing.record_credit does, and raises every outcome but a new credit as
+an error.$t$,
+$t$Errors: actor and key errors, invalid_argument, credit_already_exists, account_not_found,
+credit_currency_mismatch, balance_overflow, payment_already_credited,
+payment_of_another_account.$t$,
+$t$SELECT *
+FROM billing.create_credit(
+    p_oauth_provider => 'oauth:google',
+    p_external_id => '1',
+    p_amount_minor => 20);$t$),
+        ('create_sign_in_link',
+$t$Makes a link that signs a staff member in once, within ten minutes. `ciris-billing dev`,
+which has no identity provider, signs in by it. Only a DBA may call it.$t$,
+$t$Writes: sign_in_tickets 1, admin_audit_logs 1. Errors: actor_required, invalid_argument,
+admin_not_found.$t$,
+$t$SELECT billing.create_sign_in_link(
+    p_email => 'ada@example.com',
+    p_ticket_hash => sha256('random'));$t$),
+        ('create_sign_in_ticket',
+$t$Issues a single-use ticket, valid for ten minutes: the state of a sign-in under way.
+Expired tickets are deleted.$t$,
+$t$Writes: sign_in_tickets. Errors: invalid_argument.$t$,
+$t$SELECT billing.create_sign_in_ticket(
+    p_ticket_hash => sha256('random'));$t$),
+        ('create_staff_token',
+$t$Registers a bearer token for 24 hours, for the staff member whom a DBA names or for the
+one whose browser session asks. A token cannot be used to register another, so that access
+ends with its 24 hours.$t$,
+$t$Writes: admin_sessions 1, admin_audit_logs 1. Errors: actor errors, invalid_argument,
+admin_not_found.$t$,
+$t$SELECT *
+FROM billing.create_staff_token(
+    p_token_hash => sha256('random'),
+    p_email => 'ada@example.com');$t$),
+        ('default_payment_provider',
+$t$The provider that is used where none is named: the first one. With p_to_sell it is the
+first that is offered, active and has its credential, if there is one.$t$,
+$t$$t$,
+$t$SELECT billing.default_payment_provider();$t$),
+        ('describe_money',
+$t$Writes an amount in Stripe's minor units as people write it. Changes nothing.$t$,
+$t$$t$,
+$t$SELECT billing.describe_money(
+    p_amount_minor => 500,
+    p_currency => 'USD');$t$),
+        ('describe_openings',
+$t$What lies before the books begin, which billing.verify_ledger only counts: by reason, how
+many accounts, their entries of the old service, and what they had when their books were
+opened. agrees: the entries led to that balance; other_balance: they ended at another one
+(another unit, or credits given at creation); no_chain: they do not continue each other;
+no_entries: there were none. reason is NULL for books that were opened otherwise.$t$,
+$t$Errors: actor_required.$t$,
+$t$SELECT * FROM billing.describe_openings();$t$),
+        ('describe_price',
+$t$Writes a price as people write it, before it is set. Refuses what billing.set_pricing
+would refuse.$t$,
+$t$Errors: invalid_argument.$t$,
+$t$SELECT billing.describe_price(
+    p_pack_price_minor => 500,
+    p_pack_currency => 'USD');$t$),
+        ('drop_check_partitions',
+$t$Retention: deletes up to p_rows checks before p_before from the default partition, and
+drops the partitions that end before it. Returns the names of those it dropped. It also
+returns credit_checks_default when it deleted rows there; then it must be called again.
+Checks go on being written meanwhile.$t$,
+$t$Locks: the table, SHARE UPDATE EXCLUSIVE, and exclusively for the moment of dropping.
+Writes: admin_audit_logs 1 when it deleted. Errors: actor_required, invalid_argument;
+lock_not_available (55P03), and then nothing was changed.$t$,
+$t$SELECT *
+FROM billing.drop_check_partitions(
+    p_before => now() - interval '13 months');$t$),
+        ('end_session',
+$t$Ends a session. Returns true when there was one.$t$,
+$t$Writes: admin_sessions 0..1, admin_audit_logs 0..1.$t$,
+$t$SELECT billing.end_session(
+    p_session_hash => sha256('random'));$t$),
+        ('end_staff_sessions',
+$t$Ends every session and bearer token of a staff member, at once and everywhere: for a lost
+laptop or a leaked token. Staff may end their own; only an administrator or a DBA may end
+those of others.$t$,
+$t$Locks: the staff member. Writes: admin_sessions, admin_audit_logs 1. Errors: actor errors,
+invalid_argument, admin_not_found.$t$,
+$t$SELECT billing.end_staff_sessions(
+    p_email => 'ada@example.com',
+    p_reason => 'laptop lost');$t$),
+        ('find_api_key',
+$t$Returns the hash of the key with these first twenty characters, against which the web tier
+verifies a presented secret. Also returns whether calls name the key by its secret's
+SHA-256; the SHA-256 itself is never returned. This is the only way to read a hash, and
+only one prefix at a time. There is no row when no key has this prefix or the key is
+revoked.$t$,
+$t$$t$,
+$t$SELECT *
+FROM billing.find_api_key(
+    p_key_prefix => 'cbk_live_...');$t$),
+        ('find_purchase',
+$t$Reads what is known of a payment, with the configuration needed to ask the provider about
+it. There is always one row. purchase_id is NULL for a payment that is not known here; it
+may still turn out to be one of the old service, and uses are then those of the current
+pack. Where p_provider is NULL, the payment's id tells its provider.$t$,
+$t$Errors: actor and key errors, payment_provider_not_configured.$t$,
+$t$SELECT *
+FROM billing.find_purchase(
+    p_payment_id => 'pi_1');$t$),
+        ('get_account',
+$t$Reads one account.$t$,
+$t$Errors: actor and key errors, account_not_found.$t$,
+$t$SELECT *
+FROM billing.get_account(
+    p_oauth_provider => 'oauth:google',
+    p_external_id => '1');$t$),
+        ('get_account_by_id',
+$t$Reads one account with its totals, by its id or by the id of an account that was merged
+into it.$t$,
+$t$Errors: actor errors, account_not_found.$t$,
+$t$SELECT *
+FROM billing.get_account_by_id(
+    p_account_id => '...');$t$),
+        ('get_account_holders',
+$t$Who holds these accounts. NULL when all are free; 'others' when a session that is not the
+service's holds one; otherwise the numbers of the service's transactions that hold them.
+The service's sessions are recognized by their application_name, whichever server they
+belong to. Their calls are short and take turns, so a caller that waits for them gets
+through. A caller that waits for another session's transaction, or for a long time for one
+and the same transaction, may have to be refused. An account that is being created right
+now is not visible yet and counts as held by others.$t$,
+$t$Locks: the accounts that are free, to the end of the transaction. It waits 50 ms at most,
+where a row was updated meanwhile. Writes: nothing. Errors: 55P03 when it would have to
+wait longer.$t$,
+$t$SELECT billing.get_account_holders(
+    p_oauth_providers => ARRAY['oauth:google'],
+    p_external_ids => ARRAY['1']);$t$),
+        ('get_admin',
+$t$Reads one active staff member by e-mail. Not for the web tier, because the call tells who
+is staff.$t$,
+$t$Errors: admin_not_found.$t$,
+$t$SELECT *
+FROM billing.get_admin(
+    p_email => 'ada@example.com');$t$),
+        ('get_overview',
+$t$The service at a glance. The counts of the last 24 hours and 7 days are of whole slots of
+five minutes. unique_users_30d counts the users of today and the 29 days before, each
+once.$t$,
+$t$Errors: actor errors.$t$,
+$t$SELECT * FROM billing.get_overview();$t$),
+        ('get_provider_config',
+$t$Reads a provider's configuration with encrypted secrets, for a caller that holds the
+encryption key. No API key is needed, because the server needs the secrets to find out who
+sends a webhook. No row when there is none.$t$,
+$t$$t$,
+$t$SELECT *
+FROM billing.get_provider_config(
+    p_provider_type => 'stripe');$t$),
+        ('get_schema_version',
+$t$The newest migration step of this database, for health checks. A server compares it with
+the newest step it knows.$t$,
+$t$$t$,
+$t$SELECT billing.get_schema_version();$t$),
+        ('get_session',
+$t$The owner of this session or bearer token. There is no row when it does not exist, has
+expired or was ended. is_active is false for a token whose owner is deactivated; such a
+token allows nothing.$t$,
+$t$$t$,
+$t$SELECT *
+FROM billing.get_session(
+    p_session_hash => sha256('random'));$t$),
+        ('get_settings',
+$t$Reads the business settings.$t$,
+$t$$t$,
+$t$SELECT * FROM billing.get_settings();$t$),
+        ('help',
+$t$Lists what this login can use, by task; with words, what these words find ('refund', 'why
+denied'); with the name of a function or view, all about it: arguments, refusals, an
+example. The list is made from the catalogue, the tasks and words from sql/topics.sql, the
+rest from the comments in sql/. Lines fit in a window of 100 columns.$t$,
+$t$$t$,
+$t$SELECT * FROM billing.help('refund');$t$),
+        ('invite_admin',
+$t$Invites an administrator again, for seven days, when the last invitation has expired or
+when they have another account of the identity provider now. Their sessions and tokens
+end.$t$,
+$t$Locks: the staff member. Writes: admin_users 1, admin_sessions, admin_audit_logs 1.
+Errors: actor errors, invalid_argument, admin_not_found (also for somebody who is not an
+active administrator: viewers need no invitation).$t$,
+$t$SELECT billing.invite_admin(
+    p_email => 'ada@example.com',
+    p_reason => 'a new account');$t$),
+        ('list_accounts',
+$t$Lists accounts. p_search finds the accounts whose e-mail address or external id begins
+with it (p_match 'prefix', by index) or contains it (p_match 'substring', reads every
+account), whatever the case and the Unicode normal form. A UUID finds the account with
+this id or this external id. p_sort: newest, oldest, email, credits, uses; ties are
+ordered by id. With p_count true, total_count counts all accounts that match, and an empty
+page is one row with only total_count; with p_count false, total_count is NULL.$t$,
+$t$Errors: actor errors, invalid_argument.$t$,
+$t$SELECT *
+FROM billing.list_accounts(
+    p_search => 'ada@',
+    p_limit => 10);$t$),
+        ('list_admins',
+$t$Lists staff by e-mail.$t$,
+$t$Errors: actor errors.$t$,
+$t$SELECT * FROM billing.list_admins();$t$),
+        ('list_api_keys',
+$t$Lists keys, newest first, including revoked ones, without their hashes.$t$,
+$t$Errors: actor errors.$t$,
+$t$SELECT *
+FROM billing.list_api_keys(
+    p_status => 'active');$t$),
+        ('list_audit_log',
+$t$Lists the audit log. The filters are who acted (a staff member's e-mail or a database
+role), what was done (an action; the word before the dot alone finds every action of that
+kind), to which thing, and the days (UTC, both included).$t$,
+$t$Errors: actor errors, invalid_argument.$t$,
+$t$SELECT *
+FROM billing.list_audit_log(
+    p_action => 'account',
+    p_limit => 10);$t$),
+        ('list_checks',
+$t$An account's checks, newest first, with why they were denied.$t$,
+$t$Errors: actor errors, invalid_argument.$t$,
+$t$SELECT *
+FROM billing.list_checks(
+    p_account_id => '...');$t$),
+        ('list_daily_figures',
+$t$Figures by UTC day, oldest first, with today as the last: p_days + 1 rows, including days
+on which nothing happened.$t$,
+$t$Errors: actor errors, invalid_argument.$t$,
+$t$SELECT *
+FROM billing.list_daily_figures(
+    p_days => 30);$t$),
+        ('list_open_doors',
+$t$Lists what PUBLIC may do in this database, and what our logins may use up, beyond their
+need. Each row has the SQL statement that ends it. `ciris-billing migrate` runs the
+statements that concern this database and its logins (is_ours), as far as its own login
+may, and reports the rest. Only a superuser can revoke from PUBLIC the functions of
+advisory locks, large objects and transaction numbers; with them, any login could fill the
+lock table that all sessions of the cluster share. A limit or time-out that somebody has
+set for a login is kept.$t$,
+$t$Errors: actor_required.$t$,
+$t$SELECT * FROM billing.list_open_doors();$t$),
+        ('list_payment_events',
+$t$Lists the payment provider's events, without their payloads.$t$,
+$t$Errors: actor errors, invalid_argument.$t$,
+$t$SELECT *
+FROM billing.list_payment_events(
+    p_limit => 10);$t$),
+        ('list_payment_problems',
+$t$Lists what a person must look at, newest first: events whose payment could not be credited
+or taken back, returns of money for which no credits were left to take, reports of fraud,
+and second credits for a payment.$t$,
+$t$Errors: actor errors, invalid_argument.$t$,
+$t$SELECT * FROM billing.list_payment_problems();$t$),
+        ('list_payments',
+$t$What is known here of a provider's payments, for reconciliation: of the payments named,
+and of all that were credited since p_since. resolved is true when a person has dealt with
+the payment. Where nothing was sold for it, nothing else is known of it (status
+'resolved').$t$,
+$t$Errors: actor_required.$t$,
+$t$SELECT *
+FROM billing.list_payments(
+    p_payment_ids => '{pi_1}');$t$),
+        ('list_provider_configs',
+$t$Lists the payment providers with masked secrets.$t$,
+$t$Errors: actor errors.$t$,
+$t$SELECT * FROM billing.list_provider_configs();$t$),
+        ('list_purchases',
+$t$Lists purchases. p_status: offered, pending, settled, or returned (some of its money went
+back).$t$,
+$t$Errors: actor errors, invalid_argument.$t$,
+$t$SELECT *
+FROM billing.list_purchases(
+    p_status => 'settled',
+    p_limit => 10);$t$),
+        ('list_transactions',
+$t$An account's history: charges and credits, newest first. An account's ledger versions are
+1, 2, 3 ... without a gap, so its newest version is the number of its rows, and a page is
+one range of versions. Therefore the cost of a page does not grow with the offset, nor
+with the distance of a cursor. Each row has the cursor of the page after its own; it is
+NULL on the last page. Rows that are added while a client follows the cursors do not shift
+its pages. A cursor cannot be combined with an offset. Returns one row for each
+transaction. An empty page is one row with only total_count (0 for an unknown account) and
+next_cursor.$t$,
+$t$Errors: actor and key errors, invalid_argument.$t$,
+$t$SELECT *
+FROM billing.list_transactions(
+    p_oauth_provider => 'oauth:google',
+    p_external_id => '1',
+    p_limit => 10);$t$),
+        ('process_payment_event',
+$t$Processes one event, whose signature the caller has verified, in the form the caller made
+of it. p_action is one of these: 'settle' (money came: p_amount_minor, p_currency);
+'return' (how much of the money of refunds and disputes is away: the p_return arrays);
+'unreadable' (money went back, and the provider does not show the charge to us); 'warn' (a
+report of fraud: p_warning_id, p_warning_is_open); 'acknowledge'; 'ignore'. p_occurred_at
+is the time for which the provider reports it. First it is decided whether the payment is
+ours, then whether the mode fits; for p_is_claimed and p_is_foreign see
+billing_data.owner_of_payment. An event that was processed before changes nothing, unless
+it ended in a fault: then it is tried again. outcome is that of
+billing_data.owner_of_payment, settle_payment or apply_return. needs_attention is true
+when money and credits do not agree: then the event is kept and listed by
+billing.list_payment_problems. The event's client secret is not stored. A server of the
+release before reports only whether a return is withdrawn, without a time; such a report
+counts only where nothing is known yet.$t$,
+$t$Locks: the event, the account, the purchase. Writes: payment_events 1, what the effect
+writes, admin_audit_logs 1 when a database role replays an event. Errors:
+invalid_argument.$t$,
+$t$SELECT *
+FROM billing.process_payment_event(
+    p_event_id => 'evt_1',
+    p_event_type => 'customer.created',
+    p_payload => '{}',
+    p_action => 'ignore');$t$),
+        ('rebuild_figures',
+$t$Discards the rolled-up figures and counts them again from the ledger. Call it after a
+repair of the ledger, or when a transaction stayed open for minutes.$t$,
+$t$Writes: the figures, admin_audit_logs 1. Errors: actor_required.$t$,
+$t$SELECT billing.rebuild_figures();$t$),
+        ('record_api_key_use',
+$t$Records when and from where keys were last used. The arrays have one length, with one
+entry for each key. The web tier collects uses and calls this every few seconds.$t$,
+$t$Locks: the keys, in id order; a locked key is skipped, because its next use will be
+recorded. Writes: api_keys 0..n; its commit may be asynchronous.$t$,
+$t$SELECT
+billing.record_api_key_use(ARRAY['...'::uuid],
+ARRAY[now()], ARRAY['127.0.0.1'::inet]);$t$),
+        ('record_credit',
+$t$Adds credits, and returns an outcome instead of an error where an HTTP caller must be told
+the difference: 'created'; 'replayed' or 'conflict', with the first credit's row, when the
+idempotency key was used before by the same or by another request; account_not_found,
+credit_currency_mismatch, balance_overflow; payment_already_credited and
+payment_of_another_account when p_external_transaction_id names a payment that is known
+here. A profile update that the call carries is kept whatever the outcome. Suspended and
+closed accounts take credits.$t$,
+$t$Locks: the account, then the payment's row of payment_effects. Writes: accounts 0..1,
+credits 0..1, payment_effects 0..1, payment_warnings 0..1; admin_audit_logs 1 where staff
+or a database role credits. Errors: actor and key errors, invalid_argument.$t$,
+$t$SELECT *
+FROM billing.record_credit(
+    p_oauth_provider => 'oauth:google',
+    p_external_id => '1',
+    p_amount_minor => 20,
+    p_transaction_type => 'grant',
+    p_description => 'a gift');$t$),
+        ('refresh_figures',
+$t$Rolls up the slots that are over. One caller at a time does it; the others return false at
+once. Where the clock was set back, what was rolled up too early is counted again.$t$,
+$t$Writes: usage_figures, user_activity, users_by_day.$t$,
+$t$SELECT billing.refresh_figures();$t$),
+        ('reopen_payment',
+$t$Takes back a person's resolution of a payment: its purchase returns to its earlier state,
+its events are listed again, and it can be credited. No balance changes. Where p_provider
+is NULL, the payment's id tells its provider.$t$,
+$t$Locks: the payment's events in id order, the account, the purchase, the effect. Writes:
+payment_effects 1, purchases 0..1, payment_events 0..n, admin_audit_logs 1. Errors: actor
+errors, invalid_argument, payment_not_resolved (also when money of it went back since
+then).$t$,
+$t$SELECT billing.reopen_payment(
+    p_payment_id => 'pi_1',
+    p_reason => 'a wrong payment');$t$),
+        ('require_api_key',
+$t$Refuses the call unless the key is good for the permission. The web tier calls it before
+it tells a caller what is wrong with a request.$t$,
+$t$Errors: api_key_*, permission_missing, actor errors.$t$,
+$t$SELECT billing.require_api_key(
+    p_api_key_id => '...',
+    p_permission => 'billing:read');$t$),
+        ('reset_free_uses',
+$t$Sets an account's free uses, by default to what new accounts get. This is not a ledger
+entry, because the ledger is about paid credits. The audit row proves it, with the ledger
+version that the account had.$t$,
+$t$Locks: the account. Writes: accounts 0..1, admin_audit_logs 0..1. Errors: actor errors,
+invalid_argument, account_not_found.$t$,
+$t$SELECT *
+FROM billing.reset_free_uses(
+    p_account_id => '...',
+    p_reason => 'a new start');$t$),
+        ('resolve_payment',
+$t$Records how a person has dealt with a payment that could not be credited: p_how is
+'credited' with p_credit_id, the credit that was given for it by hand; 'refunded'; or
+'other'. The resolution belongs to the payment: no event and no reconciliation credits it
+again, and its open events leave the list of problems. p_amount_minor and p_currency give
+the amount paid where no stored event has it; a later refund uses them to take back its
+share of the credit. Where p_provider is NULL, the payment's id tells its provider.$t$,
+$t$Locks and writes: billing_data.record_resolution, and admin_audit_logs 1. Errors: actor
+errors, invalid_argument, payment_already_credited, credit_not_usable.$t$,
+$t$SELECT billing.resolve_payment(
+    p_payment_id => 'pi_1',
+    p_how => 'refunded',
+    p_reason => 'refunded in the dashboard');$t$),
+        ('resolve_payment_event',
+$t$Closes an event that ended in a fault, after a person has put right what it was about: it
+leaves the list of problems, and its redelivery is accepted. Where its payment is not
+credited, this also resolves the payment, as billing.resolve_payment does: p_how is
+'credited' with p_credit_id, 'refunded', or 'other' (also when neither is given). When the
+event is a return of money whose payment was not reported yet, it does not resolve the
+payment, unless p_how is given.$t$,
+$t$Locks: the payment's events in id order, and what billing_data.record_resolution locks.
+Writes: payment_events 1, admin_audit_logs 1, and what that writes. Errors: actor errors,
+invalid_argument, payment_event_not_found, payment_already_credited, credit_not_usable.$t$,
+$t$SELECT billing.resolve_payment_event(
+    p_event_id => 'evt_1',
+    p_reason => 'refunded in the dashboard',
+    p_how => 'refunded');$t$),
+        ('resolve_payment_warning',
+$t$Closes a warning about a payment (a report of fraud or a second credit) that a person has
+dealt with: it leaves the list of problems. No balance changes.$t$,
+$t$Locks: the warning. Writes: payment_warnings 1, admin_audit_logs 1. Errors: actor errors,
+invalid_argument, payment_warning_not_found.$t$,
+$t$SELECT billing.resolve_payment_warning(
+    p_warning_id => 'issfr_1',
+    p_reason => 'refunded in the dashboard');$t$),
+        ('resolve_shortfall',
+$t$Writes off the shortfall of a return of money: it leaves the list of problems.$t$,
+$t$Locks: the return. Writes: payment_returns 1, admin_audit_logs 1. Errors: actor errors,
+invalid_argument, payment_return_not_found.$t$,
+$t$SELECT billing.resolve_shortfall(
+    p_return_id => 're_1',
+    p_reason => 'written off');$t$),
+        ('retire_expired_api_key',
+$t$Marks an expired key as revoked, so that it is reported as invalid from then on. A key
+that has not expired is left alone, whoever calls.$t$,
+$t$Writes: api_keys 0..1. Errors: none.$t$,
+$t$SELECT billing.retire_expired_api_key(
+    p_api_key_id => '...');$t$),
+        ('return_payment',
+$t$Records how much of a refund's or dispute's money is away now (p_away_minor; without it
+all of the money when p_withdrawn, otherwise none), and takes or gives back the credits,
+in proportion and never below zero. This is the newest report there is, unless the return
+has changed here after p_read_at, the time when the caller read it at the provider.
+p_transactions is how many balance transactions a dispute had then. away_minor is the
+amount known to be away afterwards.$t$,
+$t$Locks: the account, the purchase. Writes: payment_returns, payment_return_credits,
+credits, accounts, admin_audit_logs 1 when the amount away has changed. Errors:
+actor_required, invalid_argument. The outcome tells the rest: 'taken_back', 'restored',
+'waiting' (the payment itself has not been credited yet), 'unchanged', 'resolved' (a
+person has dealt with the payment, and nothing was credited for it), 'ignored' (not one of
+our payments, or an inquiry that moves no money), or what is wrong.$t$,
+$t$SELECT *
+FROM billing.return_payment(
+    p_payment_id => 'pi_1',
+    p_return_id => 're_1',
+    p_kind => 'refund',
+    p_amount_minor => 250);$t$),
+        ('revoke_api_key',
+$t$Revokes a key: every process refuses it from the next request on. Revoking it again has no
+effect.$t$,
+$t$Locks: the key. Writes: api_keys 0..1, admin_audit_logs 0..1. Errors: actor errors,
+invalid_argument, api_key_not_found.$t$,
+$t$SELECT *
+FROM billing.revoke_api_key(
+    p_api_key_id => '...',
+    p_reason => 'it leaked');$t$),
+        ('rotate_api_key',
+$t$Replaces an active key. The successor has the same name, environment, permissions and
+remaining lifetime in whole days. The old key works for 24 more hours, but never past its
+own expiry.$t$,
+$t$Locks: the old key. Writes: api_keys 2, admin_audit_logs 2. Errors: actor errors,
+invalid_argument, api_key_not_found, api_key_not_active.$t$,
+$t$SELECT *
+FROM billing.rotate_api_key(
+    p_api_key_id => '...',
+    p_key_prefix => '...',
+    p_key_hash => '...',
+    p_reason => 'yearly rotation');$t$),
+        ('seed_founders',
+$t$Invites the administrators whom the operator names at a deploy. A new address is added; a
+named administrator who has not signed in yet and whose invitation has expired is invited
+again; all others stay as they are. Returns how many were invited. Not for the web tier.$t$,
+$t$Writes: as billing.add_admin. Errors: actor_required, invalid_argument.$t$,
+$t$SELECT billing.seed_founders(
+    p_emails => '{ada@example.com}');$t$),
+        ('seed_settings',
+$t$Fills the settings row from the environment of the first deploy. Later calls change
+nothing.$t$,
+$t$Locks: the settings row. Errors: actor_required for the web tier, invalid_argument for a
+price that Stripe does not take.$t$,
+$t$SELECT *
+FROM billing.seed_settings(
+    p_free_uses => 3);$t$),
+        ('set_account_status',
+$t$Suspends, reactivates or closes an account. Suspended and closed accounts cannot be
+charged but still take credits.$t$,
+$t$Locks: the account. Writes: accounts 1, admin_audit_logs 1 when it changed. Errors: actor
+errors, invalid_argument, account_not_found.$t$,
+$t$SELECT *
+FROM billing.set_account_status(
+    p_oauth_provider => 'oauth:google',
+    p_external_id => '1',
+    p_status => 'suspended',
+    p_reason => 'chargeback');$t$),
+        ('set_admin',
+$t$Changes a staff member's role, or whether they may sign in; NULL keeps the present value.
+When a staff member is deactivated, their sessions end at once. Somebody who becomes an
+administrator must sign in again within seven days: see billing.sign_in_admin. The last
+active administrator cannot lose that role.$t$,
+$t$Locks: all administrators (so that two cannot remove each other). Writes: admin_users
+0..1, admin_sessions, admin_audit_logs 0..1. Errors: actor errors, invalid_argument,
+admin_not_found, last_admin.$t$,
+$t$SELECT *
+FROM billing.set_admin(
+    p_email => 'ada@example.com',
+    p_role => 'viewer',
+    p_reason => 'moved to another team');$t$),
+        ('set_admin_domain',
+$t$Changes the domain that staff's e-mail addresses must have. Staff with an address
+elsewhere keep their session until it ends and cannot sign in again.$t$,
+$t$Locks: the settings row. Writes: settings 1, admin_audit_logs 1 when it changed. Errors:
+actor_required, invalid_argument.$t$,
+$t$SELECT billing.set_admin_domain(
+    p_domain => 'example.com',
+    p_reason => 'a new name');$t$),
+        ('set_pricing',
+$t$Changes how many uses new users get free and what a pack is; NULL keeps the present value.
+A pack that was already offered keeps its price. A price is in Stripe's minor units and
+must be one that Stripe takes (see billing.currencies).$t$,
+$t$Locks: the settings row. Writes: settings 1, admin_audit_logs 1 when something changed.
+Errors: actor errors, invalid_argument.$t$,
+$t$SELECT *
+FROM billing.set_pricing(
+    p_pack_price_minor => 700,
+    p_reason => 'new price');$t$),
+        ('set_provider_config',
+$t$Changes a provider's configuration. Each member of p_config_data replaces the member of
+the same name; a null removes it; a member that is not named stays. A setting that may
+have several values may be given as an array, in which a mask stands for a stored secret
+that stays. Test and live keys cannot be mixed. With p_unchanged_since (an updated_at that
+was read), a change since then is not overwritten.$t$,
+$t$Locks: the provider's row. Writes: provider_configs 1, admin_audit_logs 1 (names and masks
+only). Errors: actor errors, invalid_argument, provider_config_changed.$t$,
+$t$SELECT *
+FROM billing.set_provider_config(
+    p_provider_type => 'stripe',
+    p_is_active => false);$t$),
+        ('settle_purchase',
+$t$Credits what was sold for a payment that succeeded at the provider, once per payment. It
+is for reconciliation and for a DBA who has seen the payment there; the provider's events
+go through billing.process_payment_event and have the same effect. The payment's metadata
+is trusted only as far as this database confirms it. Any other payment a person credits by
+billing.create_credit.$t$,
+$t$Locks: the account. Writes: purchases, credits, accounts, admin_audit_logs 1 when it
+credited. Errors: actor_required, invalid_argument; the outcome tells what prevents
+crediting.$t$,
+$t$SELECT *
+FROM billing.settle_purchase(
+    p_payment_id => 'pi_1',
+    p_amount_minor => 500);$t$),
+        ('sign_in_admin',
+$t$Signs in the person whom the identity provider has identified, and opens their session.
+Only the web tier says that the provider did so; therefore a web tier that lies can gain
+only what anybody at the staff's domain gets: a new person becomes a viewer, and a known
+viewer stays one. An administrator is signed in only from the provider's account (Google's
+subject) that is bound to them, and no function reveals that account. The first sign-in
+after an invitation (billing.add_admin, set_admin, invite_admin) binds it, while the
+invitation is valid. Name and picture are refreshed. Only addresses of the staff's domain
+may sign in.$t$,
+$t$Locks: 'sign_in', the staff member. Writes: admin_users 1..2, admin_sessions 1,
+admin_audit_logs 1..2. Errors: invalid_argument, admin_domain_refused, admin_deactivated,
+admin_not_invited.$t$,
+$t$SELECT *
+FROM billing.sign_in_admin(
+    p_email => 'ada@example.com',
+    p_google_id => '1',
+    p_session_hash => sha256('random'));$t$),
+        ('try_writing',
+$t$Takes everything that a charge takes except an account: a transaction number with its
+lock, and the locks of the tables and of all their indexes. It matches no row, so it
+delays nobody and writes nothing. It waits for a table's lock for 100 ms at most. When
+this call succeeds, charges can be expected to succeed.$t$,
+$t$Locks: accounts and charges, both ROW EXCLUSIVE, to the end of the transaction. Writes:
+nothing. Errors: PostgreSQL's own: 25006 when the database is read-only, 53200 when no
+lock is left, 55P03 when another session holds a table.$t$,
+$t$SELECT billing.try_writing();$t$),
+        ('use_sign_in_link',
+$t$Uses up a link and opens its session. There is no row when the link was used or has
+expired, or when its owner is deactivated.$t$,
+$t$Locks: the ticket, the staff member (so that a deactivation at the same time ends this
+session too). Writes: sign_in_tickets, admin_sessions 0..1, admin_audit_logs 0..1.$t$,
+$t$SELECT *
+FROM billing.use_sign_in_link(
+    p_ticket_hash => sha256('random'),
+    p_session_hash => sha256('another'));$t$),
+        ('use_sign_in_ticket',
+$t$Uses up a ticket. Returns true the first time; false after that, and for a ticket that
+does not exist or has expired.$t$,
+$t$$t$,
+$t$SELECT billing.use_sign_in_ticket(
+    p_ticket_hash => sha256('random'));$t$),
+        ('verify_ledger',
+$t$Everything in the books that does not agree, with the account it is about (NULL where it
+is about the database itself). Each entry is compared with the one before and with the
+digest it was written with. Each account is compared with its entries: versions, paid
+credits, total uses, and free uses (those it was opened with and those staff gave, less
+those used). Each purchase and return of money is compared with its credits and the other
+way round. Everything that belongs to an account must have one, and everything that guards
+the books must be in force. Entries up to billing_data.ledger_openings are of the old
+service and in another unit: they are only counted, and must look like the old service's.
+Reads everything once, as of one moment: this takes seconds for a million entries and
+minutes on a large database.$t$,
+$t$Errors: actor_required.$t$,
+$t$SELECT * FROM billing.verify_ledger();$t$),
+        ('watch_books',
+$t$What an alarm watches, at low cost: the accounts of the newest p_entries charges, of as
+many credits, and those of p_known (found wrong before, so that an alarm ends when the
+books are mended and not when the entries are no longer the newest). For each account it
+compares the balance and version with the newest entry, and that entry with the one before
+and with the digest it was written with. It reads a few rows for each account, whatever
+the size of the ledger; only verify_ledger tells whether everything agrees. It also
+returns how many payments a person must look at, and how many guards of the books are not
+in force. No actor is needed: the web tier calls it by itself.$t$,
+$t$Errors: invalid_argument.$t$,
+$t$SELECT * FROM billing.watch_books();$t$)
+    ) AS m (name, about, effects, example);
+$manual$;
+COMMENT ON FUNCTION billing_data.manual IS
+    'What the header comments of the functions say, for help(). Helper.';
