@@ -7,9 +7,8 @@ SET LOCAL lock_timeout = '1s';
 CREATE TABLE billing_data.seal_salts (
     account_id uuid NOT NULL,
     salt bytea NOT NULL DEFAULT (uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid())),
+    -- No reference to the account: it would lock accounts that are being charged.
     CONSTRAINT seal_salts_pkey PRIMARY KEY (account_id),
-    CONSTRAINT seal_salts_account FOREIGN KEY (account_id)
-        REFERENCES billing_data.accounts (id) ON DELETE RESTRICT,
     CONSTRAINT seal_salts_length CHECK (octet_length(salt) = 32)
 );
 ALTER TABLE billing_data.seal_salts OWNER TO billing_owner;

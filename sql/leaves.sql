@@ -15,26 +15,23 @@ RETURN billing_data.leaf_part(p_name, convert_to(p_value, 'UTF8'));
 COMMENT ON FUNCTION billing_data.leaf_text IS
     'One column of text of what is sealed of an entry. Helper.';
 
--- The digest of a charge's personal columns. (The bodies of these functions are strings: as
--- expressions they would depend on columns that a step's rollback drops.) The digest of the row and
--- the fingerprint of the request are made from the others, so they count as personal.
+-- The digest of a charge's personal columns. The digest of the row and the fingerprint of the
+-- request are made from the others, so they count as personal.
 CREATE OR REPLACE FUNCTION billing_data.charge_personal_digest(
     p_charge billing_data.charges, p_salt bytea
 ) RETURNS bytea
 LANGUAGE sql STABLE PARALLEL SAFE
-AS $$
-    SELECT sha256(
-        p_salt
-        || billing_data.leaf_text('description', (p_charge).description)
-        || billing_data.leaf_text('idempotency_key', (p_charge).idempotency_key)
-        || billing_data.leaf_text('metadata_message_id', (p_charge).metadata_message_id)
-        || billing_data.leaf_text('metadata_agent_id', (p_charge).metadata_agent_id)
-        || billing_data.leaf_text('metadata_channel_id', (p_charge).metadata_channel_id)
-        || billing_data.leaf_text('metadata_request_id', (p_charge).metadata_request_id)
-        || billing_data.leaf_part('request_fingerprint', (p_charge).request_fingerprint)
-        || billing_data.leaf_part('digest', int8send((p_charge).digest))
-    )
-$$;
+RETURN sha256(
+    p_salt
+    || billing_data.leaf_text('description', (p_charge).description)
+    || billing_data.leaf_text('idempotency_key', (p_charge).idempotency_key)
+    || billing_data.leaf_text('metadata_message_id', (p_charge).metadata_message_id)
+    || billing_data.leaf_text('metadata_agent_id', (p_charge).metadata_agent_id)
+    || billing_data.leaf_text('metadata_channel_id', (p_charge).metadata_channel_id)
+    || billing_data.leaf_text('metadata_request_id', (p_charge).metadata_request_id)
+    || billing_data.leaf_part('request_fingerprint', (p_charge).request_fingerprint)
+    || billing_data.leaf_part('digest', int8send((p_charge).digest))
+);
 COMMENT ON FUNCTION billing_data.charge_personal_digest IS
     'The salted digest of a charge''s personal columns. Helper.';
 
@@ -42,22 +39,20 @@ CREATE OR REPLACE FUNCTION billing_data.charge_leaf(
     p_charge billing_data.charges, p_personal_digest bytea
 ) RETURNS bytea
 LANGUAGE sql STABLE PARALLEL SAFE
-AS $$
-    SELECT sha256(
-        'charge'::bytea
-        || uuid_send((p_charge).id) || uuid_send((p_charge).account_id)
-        || int8send((p_charge).ledger_version) || timestamptz_send((p_charge).created_at)
-        || int8send((p_charge).amount_minor) || int8send((p_charge).balance_before)
-        || int8send((p_charge).balance_after)
-        || billing_data.leaf_text('currency', (p_charge).currency)
-        || billing_data.leaf_text('paid_with', (p_charge).paid_with)
-        || billing_data.leaf_part('free_uses_after', int8send((p_charge).free_uses_after))
-        || billing_data.leaf_part('api_key_id', uuid_send((p_charge).api_key_id))
-        || billing_data.leaf_part('admin_user_id', uuid_send((p_charge).admin_user_id))
-        || billing_data.leaf_text('database_role', (p_charge).database_role)
-        || p_personal_digest
-    )
-$$;
+RETURN sha256(
+    'charge'::bytea
+    || uuid_send((p_charge).id) || uuid_send((p_charge).account_id)
+    || int8send((p_charge).ledger_version) || timestamptz_send((p_charge).created_at)
+    || int8send((p_charge).amount_minor) || int8send((p_charge).balance_before)
+    || int8send((p_charge).balance_after)
+    || billing_data.leaf_text('currency', (p_charge).currency)
+    || billing_data.leaf_text('paid_with', (p_charge).paid_with)
+    || billing_data.leaf_part('free_uses_after', int8send((p_charge).free_uses_after))
+    || billing_data.leaf_part('api_key_id', uuid_send((p_charge).api_key_id))
+    || billing_data.leaf_part('admin_user_id', uuid_send((p_charge).admin_user_id))
+    || billing_data.leaf_text('database_role', (p_charge).database_role)
+    || p_personal_digest
+);
 COMMENT ON FUNCTION billing_data.charge_leaf IS 'What is sealed of a charge. Helper.';
 
 -- The provider's ids in a credit that a payment made are not personal: they prove that the payment
@@ -66,24 +61,22 @@ CREATE OR REPLACE FUNCTION billing_data.credit_personal_digest(
     p_credit billing_data.credits, p_salt bytea
 ) RETURNS bytea
 LANGUAGE sql STABLE PARALLEL SAFE
-AS $$
-    SELECT sha256(
-        p_salt
-        || billing_data.leaf_text('description', (p_credit).description)
-        || CASE
-            WHEN billing_data.is_of_payment(
-                (p_credit).payment_provider, (p_credit).request_fingerprint, (p_credit).digest
+RETURN sha256(
+    p_salt
+    || billing_data.leaf_text('description', (p_credit).description)
+    || CASE
+        WHEN billing_data.is_of_payment(
+            (p_credit).payment_provider, (p_credit).request_fingerprint, (p_credit).digest
+        )
+            THEN ''::bytea
+        ELSE billing_data.leaf_text('idempotency_key', (p_credit).idempotency_key)
+            || billing_data.leaf_text(
+                'external_transaction_id', (p_credit).external_transaction_id
             )
-                THEN ''::bytea
-            ELSE billing_data.leaf_text('idempotency_key', (p_credit).idempotency_key)
-                || billing_data.leaf_text(
-                    'external_transaction_id', (p_credit).external_transaction_id
-                )
-        END
-        || billing_data.leaf_part('request_fingerprint', (p_credit).request_fingerprint)
-        || billing_data.leaf_part('digest', int8send((p_credit).digest))
-    )
-$$;
+    END
+    || billing_data.leaf_part('request_fingerprint', (p_credit).request_fingerprint)
+    || billing_data.leaf_part('digest', int8send((p_credit).digest))
+);
 COMMENT ON FUNCTION billing_data.credit_personal_digest IS
     'The salted digest of a credit''s personal columns. Helper.';
 
@@ -91,32 +84,34 @@ CREATE OR REPLACE FUNCTION billing_data.credit_leaf(
     p_credit billing_data.credits, p_personal_digest bytea
 ) RETURNS bytea
 LANGUAGE sql STABLE PARALLEL SAFE
-AS $$
-    SELECT sha256(
-        'credit'::bytea
-        || uuid_send((p_credit).id) || uuid_send((p_credit).account_id)
-        || int8send((p_credit).ledger_version) || timestamptz_send((p_credit).created_at)
-        || int8send((p_credit).amount_minor) || int8send((p_credit).balance_before)
-        || int8send((p_credit).balance_after)
-        || billing_data.leaf_text('currency', (p_credit).currency)
-        || billing_data.leaf_text('transaction_type', (p_credit).transaction_type)
-        || billing_data.leaf_part('api_key_id', uuid_send((p_credit).api_key_id))
-        || billing_data.leaf_part('admin_user_id', uuid_send((p_credit).admin_user_id))
-        || billing_data.leaf_text('database_role', (p_credit).database_role)
-        || billing_data.leaf_text('payment_provider', (p_credit).payment_provider)
-        || CASE
-            WHEN billing_data.is_of_payment(
-                (p_credit).payment_provider, (p_credit).request_fingerprint, (p_credit).digest
+RETURN sha256(
+    'credit'::bytea
+    || uuid_send((p_credit).id) || uuid_send((p_credit).account_id)
+    || int8send((p_credit).ledger_version) || timestamptz_send((p_credit).created_at)
+    || int8send((p_credit).amount_minor) || int8send((p_credit).balance_before)
+    || int8send((p_credit).balance_after)
+    || billing_data.leaf_text('currency', (p_credit).currency)
+    || billing_data.leaf_text('transaction_type', (p_credit).transaction_type)
+    || billing_data.leaf_part('api_key_id', uuid_send((p_credit).api_key_id))
+    || billing_data.leaf_part('admin_user_id', uuid_send((p_credit).admin_user_id))
+    || billing_data.leaf_text('database_role', (p_credit).database_role)
+    || billing_data.leaf_text('payment_provider', (p_credit).payment_provider)
+    || billing_data.leaf_part('corrects_charge_id', uuid_send((p_credit).corrects_charge_id))
+    || billing_data.leaf_part('corrects_credit_id', uuid_send((p_credit).corrects_credit_id))
+    || billing_data.leaf_part('transfer_id', uuid_send((p_credit).transfer_id))
+    || billing_data.leaf_part('free_uses', int8send((p_credit).free_uses))
+    || CASE
+        WHEN billing_data.is_of_payment(
+            (p_credit).payment_provider, (p_credit).request_fingerprint, (p_credit).digest
+        )
+            THEN billing_data.leaf_text('idempotency_key', (p_credit).idempotency_key)
+            || billing_data.leaf_text(
+                'external_transaction_id', (p_credit).external_transaction_id
             )
-                THEN billing_data.leaf_text('idempotency_key', (p_credit).idempotency_key)
-                || billing_data.leaf_text(
-                    'external_transaction_id', (p_credit).external_transaction_id
-                )
-            ELSE ''::bytea
-        END
-        || p_personal_digest
-    )
-$$;
+        ELSE ''::bytea
+    END
+    || p_personal_digest
+);
 COMMENT ON FUNCTION billing_data.credit_leaf IS 'What is sealed of a credit. Helper.';
 
 -- The erased form of a charge: what its row becomes when the person is erased. An empty fingerprint

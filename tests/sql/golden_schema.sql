@@ -591,17 +591,29 @@ CREATE TABLE billing_data.credits (
     database_role text,
     payment_provider text,
     digest bigint,
+    corrects_charge_id uuid,
+    corrects_credit_id uuid,
+    transfer_id uuid,
+    free_uses bigint,
     CONSTRAINT ck_credit_balance_consistency CHECK ((balance_after = (balance_before + amount_minor))),
     CONSTRAINT ck_transaction_type CHECK (((transaction_type)::text = ANY ((ARRAY['purchase'::character varying, 'grant'::character varying, 'refund'::character varying, 'adjustment'::character varying])::text[]))),
-    CONSTRAINT credits_amount CHECK (((amount_minor > 0) OR ((amount_minor < 0) AND ((transaction_type)::text = ANY ((ARRAY['refund'::character varying, 'adjustment'::character varying])::text[]))))),
+    CONSTRAINT credits_amount CHECK (((amount_minor > 0) OR (((transaction_type)::text = ANY ((ARRAY['refund'::character varying, 'adjustment'::character varying])::text[])) AND ((amount_minor < 0) OR (free_uses IS NOT NULL))))),
     CONSTRAINT credits_balance_after_non_negative CHECK ((balance_after >= 0)),
     CONSTRAINT credits_balance_non_negative CHECK ((balance_before >= 0)),
+    CONSTRAINT credits_corrects_charge CHECK (((corrects_charge_id IS NULL) OR (((transaction_type)::text = 'refund'::text) AND (amount_minor >= 0) AND (NOT (free_uses IS DISTINCT FROM
+CASE
+    WHEN (amount_minor = 0) THEN 1
+    ELSE NULL::integer
+END)) AND (num_nonnulls(corrects_credit_id, transfer_id) = 0)))),
+    CONSTRAINT credits_corrects_credit CHECK (((corrects_credit_id IS NULL) OR (((transaction_type)::text = 'adjustment'::text) AND (corrects_credit_id <> id)))),
     CONSTRAINT credits_description CHECK ((length((description)::text) <= 1000)),
+    CONSTRAINT credits_free_uses CHECK (((free_uses IS NULL) OR ((free_uses <> 0) AND (num_nonnulls(corrects_charge_id, transfer_id) > 0)))),
     CONSTRAINT credits_ledger_version_positive CHECK ((ledger_version > 0)),
-    CONSTRAINT credits_one_writer CHECK ((num_nonnulls(api_key_id, admin_user_id, database_role, payment_provider) = 1))
+    CONSTRAINT credits_one_writer CHECK ((num_nonnulls(api_key_id, admin_user_id, database_role, payment_provider) = 1)),
+    CONSTRAINT credits_transfer CHECK (((transfer_id IS NULL) OR ((transaction_type)::text = 'adjustment'::text)))
 );
 
-CREATE FUNCTION billing_data.append_credit(p_account billing_data.accounts, p_amount_minor bigint, p_transaction_type text, p_description text, p_external_transaction_id text, p_idempotency_key text, p_request_fingerprint bytea, p_now timestamp with time zone, p_api_key_id uuid, p_admin_user_id uuid, p_database_role text, p_payment_provider text, p_credit_id uuid DEFAULT NULL::uuid) RETURNS billing_data.credits
+CREATE FUNCTION billing_data.append_credit(p_account billing_data.accounts, p_amount_minor bigint, p_transaction_type text, p_description text, p_external_transaction_id text, p_idempotency_key text, p_request_fingerprint bytea, p_now timestamp with time zone, p_api_key_id uuid, p_admin_user_id uuid, p_database_role text, p_payment_provider text, p_credit_id uuid DEFAULT NULL::uuid, p_corrects_charge_id uuid DEFAULT NULL::uuid, p_corrects_credit_id uuid DEFAULT NULL::uuid, p_transfer_id uuid DEFAULT NULL::uuid, p_free_uses bigint DEFAULT NULL::bigint) RETURNS billing_data.credits
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -758,8 +770,20 @@ CREATE FUNCTION billing_data.profile_hash(p_customer_email text, p_user_role tex
 CREATE FUNCTION billing_data.charge_fingerprint(p_item billing.charge_item) RETURNS bytea
     LANGUAGE sql IMMUTABLE PARALLEL SAFE;
 
+CREATE FUNCTION billing_data.leaf_part(p_name bytea, p_value bytea) RETURNS bytea
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE;
+
+CREATE FUNCTION billing_data.leaf_text(p_name bytea, p_value text) RETURNS bytea
+    LANGUAGE sql STABLE PARALLEL SAFE;
+
+CREATE FUNCTION billing_data.charge_leaf(p_charge billing_data.charges, p_personal_digest bytea) RETURNS bytea
+    LANGUAGE sql STABLE PARALLEL SAFE;
+
 CREATE FUNCTION billing_data.charge_outcome(p_item integer, p_outcome text, p_asked billing.charge_item, p_used billing_data.charges, p_balance bigint, p_account_currency text) RETURNS billing.charge_outcome
     LANGUAGE sql IMMUTABLE PARALLEL SAFE;
+
+CREATE FUNCTION billing_data.charge_personal_digest(p_charge billing_data.charges, p_salt bytea) RETURNS bytea
+    LANGUAGE sql STABLE PARALLEL SAFE;
 
 CREATE FUNCTION billing_data.charge_round(p_items billing.charge_item[], p_left boolean[], p_locked uuid[], p_role text, p_wait boolean) RETURNS billing.charge_outcome[]
     LANGUAGE plpgsql
@@ -813,9 +837,18 @@ CREATE FUNCTION billing_data.count_users(p_first date) RETURNS bigint
 CREATE FUNCTION billing_data.credit_digest(p_credit billing_data.credits) RETURNS bigint
     LANGUAGE sql IMMUTABLE PARALLEL SAFE;
 
+CREATE FUNCTION billing_data.is_of_payment(p_payment_provider text, p_request_fingerprint bytea, p_digest bigint) RETURNS boolean
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE;
+
+CREATE FUNCTION billing_data.credit_leaf(p_credit billing_data.credits, p_personal_digest bytea) RETURNS bytea
+    LANGUAGE sql STABLE PARALLEL SAFE;
+
 CREATE FUNCTION billing_data.credit_of_payment(p_account_id uuid, p_key text, p_transaction_type text, p_external_transaction_id text) RETURNS billing_data.credits
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.credit_personal_digest(p_credit billing_data.credits, p_salt bytea) RETURNS bytea
+    LANGUAGE sql STABLE PARALLEL SAFE;
 
 CREATE FUNCTION billing_data.denial_reason(p_status text, p_free_uses bigint, p_paid_credits bigint) RETURNS text
     LANGUAGE sql IMMUTABLE PARALLEL SAFE;
@@ -858,6 +891,18 @@ CREATE FUNCTION billing_data.effect_of_payment(p_provider text, p_payment_id tex
 
 CREATE FUNCTION billing_data.end_of_today() RETURNS timestamp with time zone
     LANGUAGE sql STABLE;
+
+CREATE FUNCTION billing_data.erase_entries(p_account_id uuid) RETURNS bigint
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.erased_charge(p_charge billing_data.charges) RETURNS billing_data.charges
+    LANGUAGE plpgsql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.erased_credit(p_credit billing_data.credits) RETURNS billing_data.credits
+    LANGUAGE plpgsql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.figures_border() RETURNS timestamp with time zone
     LANGUAGE sql STABLE;
@@ -983,9 +1028,6 @@ CREATE FUNCTION billing_data.is_known_payment(p_provider text, p_payment_id text
 CREATE FUNCTION billing_data.is_news_of_return(p_known billing_data.payment_returns, p_told billing_data.payment_returns) RETURNS boolean
     LANGUAGE sql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
-
-CREATE FUNCTION billing_data.is_of_payment(p_payment_provider text, p_request_fingerprint bytea, p_digest bigint) RETURNS boolean
-    LANGUAGE sql IMMUTABLE PARALLEL SAFE;
 
 CREATE FUNCTION billing_data.is_old_entry(p_id uuid, p_database_role text, p_request_fingerprint bytea) RETURNS boolean
     LANGUAGE sql IMMUTABLE PARALLEL SAFE;
@@ -1127,6 +1169,10 @@ CREATE FUNCTION billing_data.purchase_status(p_purchase billing_data.purchases) 
     LANGUAGE sql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.raise_append_only(p_operation text, p_table text, p_reason text) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.raise_error(p_slug text, p_values jsonb DEFAULT '{}'::jsonb) RETURNS void
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -1140,6 +1186,14 @@ CREATE FUNCTION billing_data.refuse_api_key_change() RETURNS trigger
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.refuse_change() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.refuse_charge_change() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.refuse_credit_change() RETURNS trigger
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -1484,6 +1538,14 @@ CREATE TABLE billing_data.credit_checks_default (
     created_at timestamp with time zone NOT NULL
 );
 
+CREATE TABLE billing_data.erased_entries (
+    account_id uuid NOT NULL,
+    ledger_version bigint NOT NULL,
+    personal_digest bytea NOT NULL,
+    erased_at timestamp with time zone NOT NULL,
+    CONSTRAINT erased_entries_digest_length CHECK ((octet_length(personal_digest) = 32))
+);
+
 CREATE TABLE billing_data.ledger_openings (
     account_id uuid NOT NULL,
     ledger_version bigint NOT NULL,
@@ -1553,6 +1615,20 @@ CREATE TABLE billing_data.refused_charges (
 )
 WITH (fillfactor='80');
 
+CREATE TABLE billing_data.reversed_entries (
+    entry_id uuid NOT NULL,
+    account_id uuid NOT NULL,
+    amount_minor bigint NOT NULL,
+    reversed_minor bigint NOT NULL,
+    CONSTRAINT reversed_entries_at_most_all CHECK (((reversed_minor > 0) AND (reversed_minor <= amount_minor)))
+);
+
+CREATE TABLE billing_data.seal_salts (
+    account_id uuid NOT NULL,
+    salt bytea DEFAULT (uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid())) NOT NULL,
+    CONSTRAINT seal_salts_length CHECK ((octet_length(salt) = 32))
+);
+
 CREATE TABLE billing_data.sign_in_tickets (
     ticket_hash bytea NOT NULL,
     admin_user_id uuid,
@@ -1621,6 +1697,9 @@ ALTER TABLE ONLY billing_data.charges
 ALTER TABLE ONLY billing_data.credits
     ADD CONSTRAINT credits_pkey PRIMARY KEY (id);
 
+ALTER TABLE ONLY billing_data.erased_entries
+    ADD CONSTRAINT erased_entries_pkey PRIMARY KEY (account_id, ledger_version);
+
 ALTER TABLE ONLY billing_data.ledger_openings
     ADD CONSTRAINT ledger_openings_pkey PRIMARY KEY (account_id);
 
@@ -1671,6 +1750,12 @@ ALTER TABLE ONLY billing_data.purchases
 
 ALTER TABLE ONLY billing_data.refused_charges
     ADD CONSTRAINT refused_charges_once UNIQUE NULLS NOT DISTINCT (account_id, minute, reason, api_key_id);
+
+ALTER TABLE ONLY billing_data.reversed_entries
+    ADD CONSTRAINT reversed_entries_pkey PRIMARY KEY (entry_id);
+
+ALTER TABLE ONLY billing_data.seal_salts
+    ADD CONSTRAINT seal_salts_pkey PRIMARY KEY (account_id);
 
 ALTER TABLE ONLY billing_data.settings
     ADD CONSTRAINT settings_pkey PRIMARY KEY (id);
@@ -1789,13 +1874,25 @@ CREATE TRIGGER api_keys_not_truncated BEFORE TRUNCATE ON billing_data.api_keys F
 
 ALTER TABLE billing_data.api_keys ENABLE ALWAYS TRIGGER api_keys_not_truncated;
 
-CREATE TRIGGER charges_append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON billing_data.charges FOR EACH STATEMENT EXECUTE FUNCTION billing_data.refuse_change();
+CREATE TRIGGER charges_append_only BEFORE DELETE OR UPDATE OF id, account_id, amount_minor, currency, balance_before, balance_after, created_at OR TRUNCATE ON billing_data.charges FOR EACH STATEMENT EXECUTE FUNCTION billing_data.refuse_change();
 
 ALTER TABLE billing_data.charges ENABLE ALWAYS TRIGGER charges_append_only;
 
-CREATE TRIGGER credits_append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON billing_data.credits FOR EACH STATEMENT EXECUTE FUNCTION billing_data.refuse_change();
+CREATE TRIGGER charges_erased_only BEFORE UPDATE ON billing_data.charges FOR EACH ROW EXECUTE FUNCTION billing_data.refuse_charge_change();
+
+ALTER TABLE billing_data.charges ENABLE ALWAYS TRIGGER charges_erased_only;
+
+CREATE TRIGGER credits_append_only BEFORE DELETE OR UPDATE OF id, account_id, amount_minor, currency, balance_before, balance_after, created_at OR TRUNCATE ON billing_data.credits FOR EACH STATEMENT EXECUTE FUNCTION billing_data.refuse_change();
 
 ALTER TABLE billing_data.credits ENABLE ALWAYS TRIGGER credits_append_only;
+
+CREATE TRIGGER credits_erased_only BEFORE UPDATE ON billing_data.credits FOR EACH ROW EXECUTE FUNCTION billing_data.refuse_credit_change();
+
+ALTER TABLE billing_data.credits ENABLE ALWAYS TRIGGER credits_erased_only;
+
+CREATE TRIGGER erased_entries_append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON billing_data.erased_entries FOR EACH STATEMENT EXECUTE FUNCTION billing_data.refuse_change();
+
+ALTER TABLE billing_data.erased_entries ENABLE ALWAYS TRIGGER erased_entries_append_only;
 
 CREATE TRIGGER ledger_openings_fixed BEFORE INSERT OR DELETE OR UPDATE OR TRUNCATE ON billing_data.ledger_openings FOR EACH STATEMENT EXECUTE FUNCTION billing_data.refuse_change('where books begin never changes');
 
@@ -1813,6 +1910,15 @@ ALTER TABLE ONLY billing_data.admin_sessions
 
 ALTER TABLE ONLY billing_data.batch_requests
     ADD CONSTRAINT batch_requests_api_key FOREIGN KEY (api_key_id) REFERENCES billing_data.api_keys(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY billing_data.credits
+    ADD CONSTRAINT credits_corrected_charge FOREIGN KEY (corrects_charge_id) REFERENCES billing_data.charges(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY billing_data.credits
+    ADD CONSTRAINT credits_corrected_credit FOREIGN KEY (corrects_credit_id) REFERENCES billing_data.credits(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY billing_data.erased_entries
+    ADD CONSTRAINT erased_entries_account FOREIGN KEY (account_id) REFERENCES billing_data.accounts(id) ON DELETE RESTRICT;
 
 ALTER TABLE ONLY billing_data.charges
     ADD CONSTRAINT fk_charges_account FOREIGN KEY (account_id) REFERENCES billing_data.accounts(id) ON DELETE RESTRICT;
@@ -1864,6 +1970,9 @@ ALTER TABLE ONLY billing_data.purchases
 
 ALTER TABLE ONLY billing_data.refused_charges
     ADD CONSTRAINT refused_charges_account FOREIGN KEY (account_id) REFERENCES billing_data.accounts(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY billing_data.reversed_entries
+    ADD CONSTRAINT reversed_entries_account FOREIGN KEY (account_id) REFERENCES billing_data.accounts(id) ON DELETE RESTRICT;
 
 ALTER TABLE ONLY billing_data.sign_in_tickets
     ADD CONSTRAINT sign_in_tickets_admin FOREIGN KEY (admin_user_id) REFERENCES billing_data.admin_users(id) ON DELETE CASCADE;

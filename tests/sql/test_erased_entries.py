@@ -1,4 +1,4 @@
-"""Erasing the personal columns of an account's entries: the one change of an entry that there is."""
+"""Erasing the personal columns of an account's entries, the one change of an entry there is."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ PERSONAL = {
         "metadata_channel_id", "metadata_request_id", "request_fingerprint", "digest",
     },
     "credits": {
-        "description", "idempotency_key", "external_transaction_id", "request_fingerprint", "digest",
+        "description", "idempotency_key", "external_transaction_id", "request_fingerprint",
+        "digest",
     },
 }  # fmt: skip
 KINDS = {"charges": "charge", "credits": "credit"}
