@@ -3,7 +3,7 @@
 CREATE OR REPLACE FUNCTION billing_data.raise_append_only(
     p_operation text, p_table text, p_reason text
 ) RETURNS void
-LANGUAGE plpgsql
+LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
