@@ -1,75 +1,82 @@
 -- Corrections by staff: credits that are given or taken by hand, and free uses that are set anew.
 
--- Adds or takes away paid credits by a staff member's decision. A balance below zero is refused.
--- When the idempotency key was used before for the same change, nothing is done and replayed is
--- true.
--- Locks: the account. A caller that adjusts several accounts in one transaction must go in
--- ascending order of their ids, or call billing.adjust_several_credits, which does so; otherwise
--- two such callers can deadlock, and one is undone (40P01).
--- Writes: accounts 1, credits 1, admin_audit_logs 1. Errors: actor errors,
--- invalid_argument, account_not_found, insufficient_credits, balance_overflow,
--- idempotency_key_reused.
--- Example: SELECT * FROM billing.adjust_credits(p_account_id => '...', p_amount => 5,
---              p_reason => 'goodwill');
-CREATE OR REPLACE FUNCTION billing.adjust_credits(
-    p_account_id uuid,
-    p_amount bigint,
-    p_reason text,
-    p_idempotency_key text DEFAULT NULL,
-    p_session_hash bytea DEFAULT NULL
+-- What the accounts and amounts of an adjustment must be.
+CREATE OR REPLACE FUNCTION billing_data.require_adjustments(
+    p_account_ids uuid[], p_account_id uuid, p_amounts bigint[], p_amount bigint
+) RETURNS void
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM billing_data.require_list(
+        array_dims(p_account_ids), cardinality(p_account_ids), 'p_account_ids'
+    );
+    PERFORM billing_data.require(
+        num_nonnulls(p_account_ids, p_account_id) < 2, 'p_account_ids',
+        'either one account or a list is given'
+    );
+    PERFORM billing_data.require(
+        p_account_ids IS NULL OR cardinality(p_account_ids) = (
+            SELECT count(DISTINCT u.id) FROM unnest(p_account_ids) AS u (id)
+        ),
+        'p_account_ids', 'each account must be named once'
+    );
+    IF p_amounts IS NULL THEN
+        PERFORM billing_data.require(p_amount <> 0, 'p_amount', 'it must not be 0');
+        RETURN;
+    END IF;
+    PERFORM billing_data.require(
+        p_amount IS NULL, 'p_amounts', 'either one amount or a list is given'
+    );
+    PERFORM billing_data.require_same_length(
+        ARRAY[cardinality(p_account_ids), cardinality(p_amounts)], '{}',
+        ARRAY[array_dims(p_account_ids), array_dims(p_amounts)]
+    );
+    PERFORM billing_data.require(
+        (0 <> ALL (p_amounts)) IS TRUE OR cardinality(p_amounts) = 0,
+        'p_amounts', 'none of them may be 0'
+    );
+END
+$$;
+COMMENT ON FUNCTION billing_data.require_adjustments IS
+    'Raises invalid_argument unless the accounts and amounts of an adjustment are good. Helper.';
+
+-- Adjusts one account.
+-- Locks: none, the caller holds the account. Writes: accounts 1, credits 1, admin_audit_logs 1.
+CREATE OR REPLACE FUNCTION billing_data.adjust_account(
+    p_account_id uuid, p_amount bigint, p_reason text, p_idempotency_key text, p_dry_run boolean,
+    p_actor billing_data.actor
 ) RETURNS TABLE (
     credit_id uuid, amount_minor bigint, balance_before bigint, balance_after bigint,
     created_at timestamptz, replayed boolean
 )
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_actor billing_data.actor := billing_data.authorize(NULL, p_session_hash, 'billing:write');
     v_account billing_data.accounts;
     v_credit billing_data.credits;
-    v_fingerprint bytea;
-BEGIN
-    PERFORM billing_data.require(p_amount <> 0, 'p_amount', 'it must not be 0');
-    PERFORM billing_data.require_reason(p_reason);
-    PERFORM billing_data.require_short(p_idempotency_key, 'p_idempotency_key');
-    PERFORM billing_data.require_durable_commit();
-    SELECT a.* INTO v_account
-    FROM billing_data.accounts AS a
-    WHERE a.id = p_account_id
-    FOR NO KEY UPDATE;
-    IF NOT FOUND THEN
-        PERFORM billing_data.raise_error('account_not_found');
-    END IF;
-    v_fingerprint := billing_data.fingerprint(
+    v_fingerprint bytea := billing_data.fingerprint(
         billing_data.field_hash('adjustment', p_amount::text)
         # billing_data.field_hash('reason', p_reason)
     );
-    SELECT c.* INTO v_credit
-    FROM billing_data.credits AS c
-    WHERE c.account_id = v_account.id AND c.idempotency_key = p_idempotency_key;
-    replayed := FOUND;
-    IF replayed AND (
-        -- a credit of the old service, which had no adjustments
-        v_credit.request_fingerprint IS NULL
-        OR billing_data.is_other_request(v_credit.request_fingerprint, v_fingerprint)
-    ) THEN
-        PERFORM billing_data.raise_error('idempotency_key_reused');
-    ELSIF NOT replayed THEN
-        IF p_amount > 0 AND v_account.paid_credits > billing_data.max_amount() - p_amount THEN
-            PERFORM billing_data.raise_error('balance_overflow', jsonb_build_object(
-                'balance', v_account.paid_credits, 'amount', p_amount,
-                'maximum', billing_data.max_amount()
-            ));
-        ELSIF v_account.paid_credits < -p_amount::numeric THEN
-            PERFORM billing_data.raise_error('insufficient_credits', jsonb_build_object(
-                'balance', v_account.paid_credits, 'required', -p_amount::numeric
-            ));
-        END IF;
+BEGIN
+    SELECT a.* INTO STRICT v_account FROM billing_data.accounts AS a WHERE a.id = p_account_id;
+    v_credit := billing_data.credit_under_key(
+        ARRAY[v_account.id], p_idempotency_key, v_fingerprint
+    );
+    replayed := v_credit.id IS NOT NULL;
+    IF NOT replayed THEN
+        PERFORM billing_data.require_room(v_account.paid_credits, p_amount);
+        v_credit.amount_minor := p_amount;
+        v_credit.balance_before := v_account.paid_credits;
+        v_credit.balance_after := v_account.paid_credits + p_amount;
+    END IF;
+    IF NOT (replayed OR p_dry_run) THEN
         v_credit := billing_data.append_credit(
             v_account, p_amount, CASE WHEN p_amount > 0 THEN 'grant' ELSE 'adjustment' END,
             p_reason, NULL, p_idempotency_key, v_fingerprint, clock_timestamp(), NULL,
-            v_actor.admin_user_id, v_actor.database_role, NULL
+            p_actor.admin_user_id, p_actor.database_role, NULL
         );
         PERFORM billing_data.write_audit(
             'account.adjust_credits', 'account', v_account.id::text,
@@ -77,7 +84,7 @@ BEGIN
                 'amount', p_amount, 'credit_id', v_credit.id,
                 'before', v_credit.balance_before, 'after', v_credit.balance_after
             ),
-            p_reason, v_actor
+            p_reason, p_actor
         );
     END IF;
     credit_id := v_credit.id;
@@ -88,23 +95,29 @@ BEGIN
     RETURN NEXT;
 END
 $$;
-COMMENT ON FUNCTION billing.adjust_credits IS
-    'Adds or takes away paid credits, with a reason. For billing_server (staff) and billing_dba.';
-GRANT EXECUTE ON FUNCTION billing.adjust_credits TO billing_server, billing_dba;
+COMMENT ON FUNCTION billing_data.adjust_account IS
+    'Adjusts the credits of an account that is locked. Helper.';
 
--- Adjusts several accounts, all or none. It calls billing.adjust_credits for each, in ascending
--- order of their ids, whatever order they are given in, so that two callers cannot deadlock. All
--- accounts get the same reason and the same idempotency key.
--- Locks: the accounts in id order. Writes and errors: as billing.adjust_credits, and
--- invalid_argument for an account that is named twice.
--- Example: SELECT * FROM billing.adjust_several_credits(
---     p_account_ids => ARRAY['...'::uuid], p_amounts => ARRAY[5::bigint], p_reason => 'goodwill');
-CREATE OR REPLACE FUNCTION billing.adjust_several_credits(
-    p_account_ids uuid[],
-    p_amounts bigint[],
-    p_reason text,
+-- Adds or takes away paid credits by a staff member's decision, for one account (p_account_id) or
+-- for several (p_account_ids), all or none. Several accounts get an amount each (p_amounts), or all
+-- the same (p_amount). They get the same reason and the same idempotency key, which belongs to an
+-- account. A balance below zero is refused. When the key was used before for the same change,
+-- nothing is done for that account and replayed is true. With p_dry_run nothing is written and
+-- credit_id is NULL. Returns a row for each account, in the order of their ids.
+-- Locks: the accounts, in id order, so that two callers cannot deadlock. Writes: accounts 1,
+-- credits 1, admin_audit_logs 1 for each. Errors: actor errors, invalid_argument,
+-- account_not_found, insufficient_credits, balance_overflow, idempotency_key_reused.
+-- Example: SELECT * FROM billing.adjust_credits(p_account_id => '...', p_amount => 5,
+--              p_reason => 'goodwill');
+CREATE OR REPLACE FUNCTION billing.adjust_credits(
+    p_account_id uuid DEFAULT NULL,
+    p_amount bigint DEFAULT NULL,
+    p_reason text DEFAULT NULL,
     p_idempotency_key text DEFAULT NULL,
-    p_session_hash bytea DEFAULT NULL
+    p_session_hash bytea DEFAULT NULL,
+    p_account_ids uuid[] DEFAULT NULL,
+    p_amounts bigint[] DEFAULT NULL,
+    p_dry_run boolean DEFAULT false
 ) RETURNS TABLE (
     account_id uuid, credit_id uuid, amount_minor bigint, balance_before bigint,
     balance_after bigint, created_at timestamptz, replayed boolean
@@ -113,44 +126,39 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
+    v_actor billing_data.actor := billing_data.authorize(NULL, p_session_hash, 'billing:write');
+    v_ids uuid[] := coalesce(p_account_ids, ARRAY[p_account_id]);
+    v_amounts bigint[] := coalesce(p_amounts, array_fill(p_amount, ARRAY[cardinality(v_ids)]));
     v_change record;
 BEGIN
-    PERFORM billing_data.authorize(NULL, p_session_hash, 'billing:write');
+    PERFORM billing_data.require_adjustments(p_account_ids, p_account_id, p_amounts, p_amount);
     PERFORM billing_data.require_reason(p_reason);
     PERFORM billing_data.require_short(p_idempotency_key, 'p_idempotency_key');
-    PERFORM billing_data.require_same_length(
-        ARRAY[cardinality(p_account_ids), cardinality(p_amounts)], '{}',
-        ARRAY[array_dims(p_account_ids), array_dims(p_amounts)]
-    );
-    PERFORM billing_data.require(
-        cardinality(p_account_ids) = (
-            SELECT count(DISTINCT u.id) FROM unnest(p_account_ids) AS u (id)
-        ),
-        'p_account_ids', 'each account must be named once'
-    );
+    PERFORM billing_data.require(p_dry_run IS NOT NULL, 'p_dry_run', 'it must be true or false');
+    PERFORM billing_data.require_durable_commit();
+    IF (
+        SELECT count(*) FROM billing_data.accounts AS a WHERE a.id = ANY (v_ids)
+    ) <> cardinality(v_ids) THEN
+        PERFORM billing_data.raise_error('account_not_found');
+    END IF;
+    PERFORM billing_data.lock_accounts(v_ids, p_wait => true);
     FOR v_change IN
         SELECT u.id, u.amount
-        FROM unnest(p_account_ids, p_amounts) AS u (id, amount)
+        FROM unnest(v_ids, v_amounts) AS u (id, amount)
         ORDER BY u.id
     LOOP
-        account_id := v_change.id;
-        SELECT
-            a.credit_id, a.amount_minor, a.balance_before, a.balance_after, a.created_at, a.replayed
-        INTO STRICT credit_id, amount_minor, balance_before, balance_after, created_at, replayed
-        FROM billing.adjust_credits(
-            p_account_id => v_change.id,
-            p_amount => v_change.amount,
-            p_reason => p_reason,
-            p_idempotency_key => p_idempotency_key,
-            p_session_hash => p_session_hash
+        RETURN QUERY
+        SELECT v_change.id, a.*
+        FROM billing_data.adjust_account(
+            v_change.id, v_change.amount, p_reason, p_idempotency_key, p_dry_run, v_actor
         ) AS a;
-        RETURN NEXT;
     END LOOP;
 END
 $$;
-COMMENT ON FUNCTION billing.adjust_several_credits IS
-    'Adjusts the credits of several accounts, all or none. For billing_dba.';
-GRANT EXECUTE ON FUNCTION billing.adjust_several_credits TO billing_dba;
+COMMENT ON FUNCTION billing.adjust_credits IS
+    'Adds or takes away paid credits of one account or several, with a reason. '
+    'For billing_server (staff) and billing_dba.';
+GRANT EXECUTE ON FUNCTION billing.adjust_credits TO billing_server, billing_dba;
 
 -- Sets an account's free uses, by default to what new accounts get. This is not a ledger entry,
 -- because the ledger is about paid credits. The audit row proves it, with the ledger version that

@@ -80,6 +80,56 @@ $$;
 COMMENT ON FUNCTION billing_data.append_credit IS
     'Writes a credit entry and the balance it leaves, for an account that is locked. Helper.';
 
+-- The credit entry that an idempotency key made in one of these accounts; an empty row when none.
+-- Errors: idempotency_key_reused when another request made it, also the old service, which had no
+-- fingerprints.
+CREATE OR REPLACE FUNCTION billing_data.credit_under_key(
+    p_account_ids uuid[], p_idempotency_key text, p_fingerprint bytea
+) RETURNS billing_data.credits
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_credit billing_data.credits;
+BEGIN
+    SELECT c.* INTO v_credit
+    FROM billing_data.credits AS c
+    WHERE c.account_id = ANY (p_account_ids) AND c.idempotency_key = p_idempotency_key
+    ORDER BY c.request_fingerprint IS NOT DISTINCT FROM p_fingerprint DESC
+    LIMIT 1;
+    IF v_credit.request_fingerprint <> p_fingerprint
+        OR (v_credit.id IS NOT NULL AND v_credit.request_fingerprint IS NULL)
+    THEN
+        PERFORM billing_data.raise_error('idempotency_key_reused');
+    END IF;
+    RETURN v_credit;
+END
+$$;
+COMMENT ON FUNCTION billing_data.credit_under_key IS
+    'The credit entry that an idempotency key made; refuses another request''s. Helper.';
+
+-- Refuses a change that a balance has no room for.
+-- Errors: insufficient_credits, balance_overflow.
+CREATE OR REPLACE FUNCTION billing_data.require_room(p_balance bigint, p_change bigint)
+RETURNS void
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF p_balance + p_change::numeric > billing_data.max_amount() THEN
+        PERFORM billing_data.raise_error('balance_overflow', jsonb_build_object(
+            'balance', p_balance, 'amount', p_change, 'maximum', billing_data.max_amount()
+        ));
+    ELSIF p_balance + p_change::numeric < 0 THEN
+        PERFORM billing_data.raise_error('insufficient_credits', jsonb_build_object(
+            'balance', p_balance, 'required', -p_change::numeric
+        ));
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION billing_data.require_room IS
+    'Refuses a change that would leave a balance below zero or too great. Helper.';
+
 -- Adds credits, and returns an outcome instead of an error where an HTTP caller must be told the
 -- difference: 'created'; 'replayed' or 'conflict', with the first credit's row, when the
 -- idempotency key was used before by the same or by another request; account_not_found,

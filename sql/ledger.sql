@@ -137,12 +137,74 @@ RETURN p_payment_provider IS NOT NULL
 COMMENT ON FUNCTION billing_data.is_of_payment IS
     'Tells whether a credit was written for a payment or its return. Helper.';
 
+-- What is wrong with the entries that reverse others: each gives back what it corrects, to the
+-- account that has it or to the one that account was merged into; all that reverse one entry are
+-- together no more than it; and they are counted.
+CREATE OR REPLACE FUNCTION billing_data.find_reversal_faults()
+RETURNS TABLE (account_id uuid, problem text, expected text, found text)
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    WITH reversals AS MATERIALIZED (
+        SELECT
+            c.account_id, c.ledger_version,
+            coalesce(c.corrects_charge_id, c.corrects_credit_id) AS entry_id,
+            coalesce(h.amount_minor, abs(k.amount_minor)) AS entry_minor,
+            CASE
+                WHEN c.free_uses IS NOT NULL THEN h.amount_minor
+                ELSE abs(c.amount_minor)
+            END AS reversed_minor,
+            CASE
+                WHEN h.paid_with = 'free' THEN c.amount_minor = 0 AND c.free_uses = 1
+                WHEN h.paid_with = 'paid' THEN c.amount_minor > 0 AND c.free_uses IS NULL
+                ELSE sign(c.amount_minor) = -sign(k.amount_minor)
+            END
+            AND c.currency = coalesce(h.currency, k.currency)
+            AND billing_data.surviving_account(c.account_id)
+            = billing_data.surviving_account(coalesce(h.account_id, k.account_id)) AS is_right
+        FROM billing_data.credits AS c
+        LEFT JOIN billing_data.charges AS h ON h.id = c.corrects_charge_id
+        LEFT JOIN billing_data.credits AS k ON k.id = c.corrects_credit_id
+        WHERE num_nonnulls(c.corrects_charge_id, c.corrects_credit_id) > 0
+            AND c.transfer_id IS NULL
+    ),
+    sums AS (
+        SELECT
+            min(r.account_id::text)::uuid AS account_id, r.entry_id,
+            min(r.entry_minor) AS entry_minor, sum(r.reversed_minor) AS reversed_minor
+        FROM reversals AS r
+        GROUP BY r.entry_id
+    )
+    SELECT
+        r.account_id, format('entry %s does not give back what it corrects', r.ledger_version),
+        'a reversal of entry ' || r.entry_id, 'another account, currency or payment'
+    FROM reversals AS r
+    WHERE r.is_right IS NOT TRUE
+    UNION ALL
+    SELECT
+        s.account_id, format('entry %s is reversed by more than it was', s.entry_id),
+        s.entry_minor::text, s.reversed_minor::text
+    FROM sums AS s
+    WHERE s.reversed_minor > s.entry_minor
+    UNION ALL
+    SELECT
+        coalesce(s.account_id, n.account_id),
+        format('the reversals of entry %s are not as counted', coalesce(s.entry_id, n.entry_id)),
+        format('%s of %s', coalesce(s.reversed_minor, 0), coalesce(s.entry_minor, n.amount_minor)),
+        format('%s of %s', coalesce(n.reversed_minor, 0), n.amount_minor)
+    FROM sums AS s
+    FULL JOIN billing_data.reversed_entries AS n ON n.entry_id = s.entry_id
+    WHERE (s.reversed_minor = n.reversed_minor AND s.entry_minor = n.amount_minor) IS NOT TRUE;
+$$;
+COMMENT ON FUNCTION billing_data.find_reversal_faults IS
+    'Finds entries that reverse others otherwise than they may. Helper.';
+
 -- Everything in the books that does not agree, with the account it is about (NULL where it is about
 -- the database itself). Each entry is compared with the one before and with the digest it was
 -- written with. Each account is compared with its entries: versions, paid credits, total uses, and
 -- free uses (those it was opened with and those staff gave, less those used). Each purchase and
--- return of money is compared with its credits and the other way round. Everything that belongs to
--- an account must have one, and everything that guards the books must be in force. Entries up to
+-- return of money is compared with its credits and the other way round, and each reversal with
+-- what it corrects. Everything that belongs to an account must have one, and everything that guards the books must be in force. Entries up to
 -- billing_data.ledger_openings are of the old service and in another unit: they are only counted,
 -- and must look like the old service's.
 -- Reads everything once, as of one moment: this takes seconds for a million entries and minutes on
@@ -159,6 +221,9 @@ BEGIN
     RETURN QUERY
     SELECT NULL::uuid, g.problem, g.expected, g.found
     FROM billing_data.find_guard_faults() AS g;
+    RETURN QUERY
+    SELECT f.account_id, f.problem, f.expected, f.found
+    FROM billing_data.find_reversal_faults() AS f;
     RETURN QUERY
     WITH entries AS NOT MATERIALIZED (
         SELECT

@@ -94,6 +94,8 @@
 \ir account_lists.sql
 --   corrections by staff
 \ir adjustments.sql
+--   charges given back and credits taken back
+\ir reversals.sql
 
 -- For the DBA.
 --   what a login can do that it should not

@@ -19,29 +19,20 @@ FROM billing.add_admin(
     p_email => 'ada@example.com',
     p_role => 'admin');$t$),
         ('adjust_credits',
-$t$Adds or takes away paid credits by a staff member's decision. A balance below zero is
-refused. When the idempotency key was used before for the same change, nothing is done and
-replayed is true.$t$,
-$t$Locks: the account. A caller that adjusts several accounts in one transaction must go in
-ascending order of their ids, or call billing.adjust_several_credits, which does so;
-otherwise two such callers can deadlock, and one is undone (40P01). Writes: accounts 1,
-credits 1, admin_audit_logs 1. Errors: actor errors, invalid_argument, account_not_found,
-insufficient_credits, balance_overflow, idempotency_key_reused.$t$,
+$t$Adds or takes away paid credits by a staff member's decision, for one account
+(p_account_id) or for several (p_account_ids), all or none. Several accounts get an amount
+each (p_amounts), or all the same (p_amount). They get the same reason and the same
+idempotency key, which belongs to an account. A balance below zero is refused. When the
+key was used before for the same change, nothing is done for that account and replayed is
+true. With p_dry_run nothing is written and credit_id is NULL. Returns a row for each
+account, in the order of their ids.$t$,
+$t$Locks: the accounts, in id order, so that two callers cannot deadlock. Writes: accounts 1,
+credits 1, admin_audit_logs 1 for each. Errors: actor errors, invalid_argument,
+account_not_found, insufficient_credits, balance_overflow, idempotency_key_reused.$t$,
 $t$SELECT *
 FROM billing.adjust_credits(
     p_account_id => '...',
     p_amount => 5,
-    p_reason => 'goodwill');$t$),
-        ('adjust_several_credits',
-$t$Adjusts several accounts, all or none. It calls billing.adjust_credits for each, in
-ascending order of their ids, whatever order they are given in, so that two callers cannot
-deadlock. All accounts get the same reason and the same idempotency key.$t$,
-$t$Locks: the accounts in id order. Writes and errors: as billing.adjust_credits, and
-invalid_argument for an account that is named twice.$t$,
-$t$SELECT *
-FROM billing.adjust_several_credits(
-    p_account_ids => ARRAY['...'::uuid],
-    p_amounts => ARRAY[5::bigint],
     p_reason => 'goodwill');$t$),
         ('attach_payment',
 $t$Records which payment the provider made for a purchase, and the payment's state. The first
@@ -74,14 +65,15 @@ billing.create_charge. Items of one account are decided in the order of the list
 item's outcome is one of these: 'created'; 'replayed' or 'conflict', with the first
 charge's row, when its idempotency key was used before by the same or by another request;
 the slug of the refusal; 'busy', only with p_wait false, when another transaction holds
-the account. A refused item writes nothing but the profile update it carries. With p_wait
-false the call never waits for an account. With p_wait true it waits for one account at a
-time and holds no other meanwhile.$t$,
+the account. A refused item writes nothing but the profile update it carries and, where an
+account was found, its part in a row of refused_charges. With p_wait false the call never
+waits for an account. With p_wait true it waits for one account at a time and holds no
+other meanwhile.$t$,
 $t$Locks: the accounts of billing_data.accounts_to_charge, in a statement of its own, so that
 the next statement sees every charge committed before. Writes: accounts, 1 per changed
-account; charges, 1 per created item. Errors: actor_required, actor_not_allowed,
-invalid_argument, and lock_not_available when an account stays held; all else is an
-outcome.$t$,
+account; charges, 1 per created item; refused_charges, 1 per account, key and reason
+refused. Errors: actor_required, actor_not_allowed, invalid_argument, and
+lock_not_available when an account stays held; all else is an outcome.$t$,
 $t$SELECT *
 FROM billing.charge_items(
     p_items =>
@@ -168,8 +160,8 @@ FROM billing.create_api_key(
         ('create_charge',
 $t$Charges one use. The plain case is decided here by plain statements; anything else goes to
 billing.charge_items as a list of one. Any outcome but a new charge is raised as an error,
-which also undoes the profile update the call carries. With p_only_plain, a case that is
-not plain returns no row and does nothing.$t$,
+which also undoes the profile update the call carries and the record of the refusal. With
+p_only_plain, a case that is not plain returns no row and does nothing.$t$,
 $t$Locks and writes: as billing.charge_items, in the same order. Errors: actor and key
 errors, invalid_argument, charge_already_exists, account_not_found, account_suspended,
 account_closed, charge_currency_mismatch, insufficient_credits.$t$,
@@ -258,6 +250,13 @@ $t$The provider that is used where none is named: the first one. With p_to_sell 
 first that is offered, active and has its credential, if there is one.$t$,
 $t$$t$,
 $t$SELECT billing.default_payment_provider();$t$),
+        ('delete_refused_charges',
+$t$Retention of refused charges: deletes up to p_rows rows from before p_before, and returns
+how many it deleted. Call it again until it returns fewer than p_rows.$t$,
+$t$Locks: none that a charge waits for. Writes: admin_audit_logs 1 when it deleted. Errors:
+actor_required, invalid_argument.$t$,
+$t$SELECT billing.delete_refused_charges(
+    p_before => now() - interval '13 months');$t$),
         ('describe_money',
 $t$Writes an amount in Stripe's minor units as people write it. Changes nothing.$t$,
 $t$$t$,
@@ -304,6 +303,20 @@ invalid_argument, admin_not_found.$t$,
 $t$SELECT billing.end_staff_sessions(
     p_email => 'ada@example.com',
     p_reason => 'laptop lost');$t$),
+        ('explain_denial',
+$t$Why an account was refused something: the denied check or refused charge that is nearest
+to p_at (NULL: now) and not after it, as columns and as a sentence. It says what was
+asked, by which API key or database role, what the account had then, what would have been
+enough, and what to do now. All refusals of an account, key and reason within a minute are
+told together (refusals), with the amounts of the last of them. With nothing to tell, the
+one row has only a sentence. A charge that a DBA makes with billing.create_charge raises
+its refusal as an error, and an error leaves no row: it cannot be told here. Charges over
+HTTP, and all others that go through billing.charge_items, can.$t$,
+$t$Errors: actor errors, invalid_argument, account_not_found.$t$,
+$t$SELECT x.sentence, x.what_helps
+FROM billing.explain_denial(
+    p_account_id => '...',
+    p_at => now()) AS x;$t$),
         ('find_api_key',
 $t$Returns the hash of the key with these first twenty characters, against which the web tier
 verifies a presented secret. Also returns whether calls name the key by its secret's
@@ -499,7 +512,8 @@ $t$An account's history: charges and credits, newest first. An account's ledger 
 one range of versions. Therefore the cost of a page does not grow with the offset, nor
 with the distance of a cursor. Each row has the cursor of the page after its own; it is
 NULL on the last page. Rows that are added while a client follows the cursors do not shift
-its pages. A cursor cannot be combined with an offset. Returns one row for each
+its pages. A cursor cannot be combined with an offset. Each row says which entry it
+corrects (corrects_id) and how much of it has been reversed. Returns one row for each
 transaction. An empty page is one row with only total_count (0 for an unknown account) and
 next_cursor.$t$,
 $t$Errors: actor and key errors, invalid_argument.$t$,
@@ -663,6 +677,38 @@ FROM billing.return_payment(
     p_return_id => 're_1',
     p_kind => 'refund',
     p_amount_minor => 250);$t$),
+        ('reverse_charge',
+$t$Gives a charge back, whole or in part, to what paid for it: a free use is given back
+whole, paid credits as far as p_amount says (by default all that is left). All reversals
+of a charge together never exceed it. An API key reverses only what it, or a key of its
+chain of rotations, charged; any other charge is not found. The account's state does not
+matter, and what belonged to a merged account goes to the one that stayed. total_uses
+counts charges, so it stays. With the key of the same reversal nothing is done and
+replayed is true; reversed_minor and free_uses_remaining are then those of now. With
+p_dry_run nothing is written and reversal_id is NULL.$t$,
+$t$Locks: the account, then the reversed_entries row. Writes: reversed_entries 1, credits 1,
+accounts 1, and admin_audit_logs 1 unless an API key calls. Errors: actor and key errors,
+invalid_argument, charge_not_found, entry_of_old_service, already_reversed,
+reversal_too_great, free_use_is_whole, balance_overflow, idempotency_key_reused.$t$,
+$t$SELECT *
+FROM billing.reverse_charge(
+    p_charge_id => '...',
+    p_reason => 'the job failed');$t$),
+        ('reverse_credit',
+$t$Takes a grant or another credit back, whole or in part (p_amount, more than 0; by default
+all that is left), and gives back credits that staff took away. All reversals of a credit
+together never exceed it, and never take more than the account has. A credit that belongs
+to a payment is refused: a refund at the provider takes it back. A correction is not
+reversed again. With the key of the same reversal nothing is done and replayed is true.
+With p_dry_run nothing is written and reversal_id is NULL.$t$,
+$t$Locks: the account, then the reversed_entries row. Writes: reversed_entries 1, credits 1,
+accounts 1, admin_audit_logs 1. Errors: actor errors, invalid_argument, credit_not_found,
+credit_of_payment, correction_not_reversible, entry_of_old_service, already_reversed,
+reversal_too_great, insufficient_credits, balance_overflow, idempotency_key_reused.$t$,
+$t$SELECT *
+FROM billing.reverse_credit(
+    p_credit_id => '...',
+    p_reason => 'granted by mistake');$t$),
         ('revoke_api_key',
 $t$Revokes a key: every process refuses it from the next request on. Revoking it again has no
 effect.$t$,
@@ -813,11 +859,11 @@ is about the database itself). Each entry is compared with the one before and wi
 digest it was written with. Each account is compared with its entries: versions, paid
 credits, total uses, and free uses (those it was opened with and those staff gave, less
 those used). Each purchase and return of money is compared with its credits and the other
-way round. Everything that belongs to an account must have one, and everything that guards
-the books must be in force. Entries up to billing_data.ledger_openings are of the old
-service and in another unit: they are only counted, and must look like the old service's.
-Reads everything once, as of one moment: this takes seconds for a million entries and
-minutes on a large database.$t$,
+way round, and each reversal with what it corrects. Everything that belongs to an account
+must have one, and everything that guards the books must be in force. Entries up to
+billing_data.ledger_openings are of the old service and in another unit: they are only
+counted, and must look like the old service's. Reads everything once, as of one moment:
+this takes seconds for a million entries and minutes on a large database.$t$,
 $t$Errors: actor_required.$t$,
 $t$SELECT * FROM billing.verify_ledger();$t$),
         ('watch_books',

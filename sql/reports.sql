@@ -30,7 +30,10 @@ SELECT
     c.currency,
     c.paid_with,
     NULL::text AS transaction_type,
-    c.created_at
+    c.created_at,
+    CASE c.paid_with WHEN 'free' THEN -1 ELSE 0 END::bigint AS free_uses_change,
+    NULL::uuid AS corrects_id,
+    NULL::uuid AS transfer_id
 FROM billing_data.charges AS c
 UNION ALL
 SELECT
@@ -44,7 +47,10 @@ SELECT
     c.currency,
     NULL,
     c.transaction_type::text,
-    c.created_at
+    c.created_at,
+    coalesce(c.free_uses, 0),
+    coalesce(c.corrects_charge_id, c.corrects_credit_id),
+    c.transfer_id
 FROM billing_data.credits AS c;
 COMMENT ON VIEW billing.ledger IS
     'Every charge and credit, no identity and no free text. For billing_analyst and billing_dba.';

@@ -22,14 +22,17 @@ def add_admin(
 ) -> None: ...
 
 
-@function("credit_id amount_minor balance_before balance_after created_at replayed")
+@function("account_id credit_id amount_minor balance_before balance_after created_at replayed")
 def adjust_credits(
     *,
-    account_id: UUID,
-    amount: int,
-    reason: str,
+    account_id: UUID | None = ...,
+    amount: int | None = ...,
+    reason: str | None = ...,
     idempotency_key: str | None = ...,
     session_hash: bytes | None = ...,
+    account_ids: Sequence[UUID | None] | None = ...,
+    amounts: Sequence[int | None] | None = ...,
+    dry_run: bool = ...,
 ) -> None: ...
 
 
@@ -310,7 +313,7 @@ def list_purchases(
     "total_count transaction_id type amount_minor currency description created_at "
     "balance_after transaction_type external_transaction_id metadata_message_id "
     "metadata_agent_id metadata_channel_id metadata_request_id paid_with ledger_version "
-    "next_cursor"
+    "next_cursor free_uses_change corrects_id transfer_id reversed_minor"
 )
 def list_transactions(
     *,

@@ -39,7 +39,6 @@ WEB = {"billing_server"}
 FUNCTIONS: dict[str, tuple[set[str], str]] = {
     "add_admin": (BOTH, "v"),
     "adjust_credits": (BOTH, "v"),
-    "adjust_several_credits": (DBA, "v"),
     "attach_payment": (BOTH, "v"),
     "begin_purchase": (BOTH, "v"),
     "charge_items": (BOTH, "v"),
@@ -106,6 +105,8 @@ FUNCTIONS: dict[str, tuple[set[str], str]] = {
     "resolve_shortfall": (BOTH, "v"),
     "retire_expired_api_key": (WEB, "v"),
     "return_payment": (DBA, "v"),
+    "reverse_charge": (BOTH, "v"),
+    "reverse_credit": (BOTH, "v"),
     "revoke_api_key": (BOTH, "v"),
     "rotate_api_key": (BOTH, "v"),
     "seed_founders": (DBA, "v"),
@@ -174,11 +175,16 @@ def runnable_example(database: Database, name: str) -> Iterator[tuple[Caller, st
         statement = re.sub(r"(p_key_prefix => )'[^']*\.\.\.'", rf"\g<1>'{other.prefix}'", statement)
         statement = re.sub(r"(p_key_hash => )'\.\.\.'", rf"\g<1>'{other.hash}'", statement)
         if name in (
-            "adjust_credits", "adjust_several_credits", "explain_denial", "get_account_by_id",
-            "reset_free_uses",
+            "adjust_credits", "explain_denial", "get_account_by_id", "reset_free_uses",
         ):  # fmt: skip
             account = account_of(database, person("1"))["id"]
             statement = statement.replace("'...'", f"'{account}'")
+        if name == "reverse_charge":
+            charge = dba.row("create_charge", **person("1"))["charge_id"]
+            statement = statement.replace("'...'", f"'{charge}'")
+        if name == "reverse_credit":
+            credit = dba.row("create_credit", **person("1"), amount_minor=1)["credit_id"]
+            statement = statement.replace("'...'", f"'{credit}'")
         if name == "attach_payment":
             purchase = begin(dba, person("1"))
             for argument in ("account_id", "purchase_id"):

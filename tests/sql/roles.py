@@ -68,6 +68,8 @@ WRITES: dict[str, dict[str, Any]] = {
     "resolve_payment_event": {"event_id": "evt_nobody", "reason": "a test"},
     "resolve_payment_warning": {"warning_id": "issfr_nobody", "reason": "a test"},
     "resolve_shortfall": {"return_id": "re_nobody", "reason": "a test"},
+    "reverse_charge": {"charge_id": NOBODY, "reason": "a test"},
+    "reverse_credit": {"credit_id": NOBODY, "reason": "a test"},
     "revoke_api_key": {"api_key_id": NOBODY},
     "rotate_api_key": {
         "api_key_id": NOBODY,

@@ -130,10 +130,10 @@ def test_details_name_arguments_refusals_results_and_an_example(dba: Caller) -> 
         told = details(dba, spelled)
         assert next(iter(told)) == "what"
         amount = told["argument"]["p_amount"]
-        assert amount.startswith("bigint: credits")
+        assert amount.startswith("bigint, default NULL: credits")
         assert told["argument"]["p_idempotency_key"].startswith("text, default NULL: ")
         assert told["refuses"]["insufficient_credits"].startswith("PB402: ")
-        assert "Locks: the account." in told["effects"][""]
+        assert "Locks: the accounts, in id order" in told["effects"][""]
         assert told["returns"]["replayed"] == "boolean"
         assert told["example"][""] == example("adjust_credits")
     assert details(dba, "ledger")["column"]["paid_with"] == "text"

@@ -75,9 +75,7 @@ def test_opposite_adjustments_of_two_accounts_never_wait_for_each_other(
     def move(caller: Caller, first: int) -> int:
         given = [ids[first], ids[1 - first]]
         return len(
-            caller.rows(
-                "adjust_several_credits", account_ids=given, amounts=[1, -1], reason="moved"
-            )
+            caller.rows("adjust_credits", account_ids=given, amounts=[1, -1], reason="moved")
         )
 
     calls = [lambda caller, n=n: move(caller, n % 2) for n in range(60)]
@@ -92,17 +90,15 @@ def test_adjustments_of_several_accounts_are_all_made_or_none(
     rich, poor = (new_user(module_database, paid=paid) for paid in (10, 1))
     ids = [account_of(module_database, user)["id"] for user in (rich, poor)]
     with session(module_database, "t_dba") as dba:
-        refusal = dba.refusal(
-            "adjust_several_credits", account_ids=ids, amounts=[5, -5], reason="too much"
-        )
+        refusal = dba.refusal("adjust_credits", account_ids=ids, amounts=[5, -5], reason="too much")
         assert refusal.slug == "insufficient_credits"
         twice = dba.refusal(
-            "adjust_several_credits", account_ids=[ids[0]] * 2, amounts=[1, 1], reason="twice"
+            "adjust_credits", account_ids=[ids[0]] * 2, amounts=[1, 1], reason="twice"
         )
         assert twice.slug == "invalid_argument"
         once = {"account_ids": ids, "amounts": [1, 2], "reason": "once", "idempotency_key": "k"}
-        first = dba.rows("adjust_several_credits", **once)
-        again = dba.rows("adjust_several_credits", **once)
+        first = dba.rows("adjust_credits", **once)
+        again = dba.rows("adjust_credits", **once)
     assert [row["account_id"] for row in first] == sorted(ids)
     assert [row["credit_id"] for row in again] == [row["credit_id"] for row in first]
     assert all(row["replayed"] for row in again)
