@@ -91,8 +91,8 @@ torture: venv ## Strike a running service with faults for ROUNDS=1000, about an 
 	HYPOTHESIS_PROFILE=torture $(BIN)/python -m pytest tests/sql/test_ledger_model.py
 	$(BIN)/python -m tests.torture --rounds $(ROUNDS)
 
-golden: venv ## Write anew what is made from others: golden_schema.sql, functions.py, manual.sql.
-	GOLDEN_UPDATE=1 $(BIN)/python -m pytest $(addprefix tests/sql/test_,help.py gateway_functions.py golden_schema.py)
+golden: venv ## Write anew what is made from others: golden_schema.sql, functions.py, manual.sql, examples/*.out, docs/dba.md.
+	GOLDEN_UPDATE=1 $(BIN)/python -m pytest $(addprefix tests/sql/test_,help.py gateway_functions.py golden_schema.py walk.py)
 
 # The version is written in setup.cfg alone. Images are tagged with it, so that an operator can go
 # back to the version before.

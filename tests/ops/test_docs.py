@@ -23,7 +23,18 @@ import pytest
 
 from tests.support import copy_tree
 
-_FOLDERS = ("bench", "docs", "migrations", "nginx", "ops", "server", "sql", "templates", "tests")
+_FOLDERS = (
+    "bench",
+    "docs",
+    "examples",
+    "migrations",
+    "nginx",
+    "ops",
+    "server",
+    "sql",
+    "templates",
+    "tests",
+)
 _LINE_END = re.compile(r"[ \t]*\n[ \t]*(?:#|--|//)?[ \t]*")
 _DOCUMENT = re.compile(r"(?<![\w./-])(?:\.{1,2}/)*(?:docs/)?[A-Za-z][\w-]*\.md\b")
 _HEADING = re.compile(r'[`)\]]*(?:\([\w./-]+\))?, "([^"]+)"')
