@@ -87,11 +87,7 @@ CREATE FUNCTION billing.add_admin(p_email text, p_full_name text DEFAULT NULL::t
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.adjust_credits(p_account_id uuid, p_amount bigint, p_reason text, p_idempotency_key text DEFAULT NULL::text, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(credit_id uuid, amount_minor bigint, balance_before bigint, balance_after bigint, created_at timestamp with time zone, replayed boolean)
-    LANGUAGE plpgsql SECURITY DEFINER
-    SET search_path TO 'pg_catalog', 'pg_temp';
-
-CREATE FUNCTION billing.adjust_several_credits(p_account_ids uuid[], p_amounts bigint[], p_reason text, p_idempotency_key text DEFAULT NULL::text, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(account_id uuid, credit_id uuid, amount_minor bigint, balance_before bigint, balance_after bigint, created_at timestamp with time zone, replayed boolean)
+CREATE FUNCTION billing.adjust_credits(p_account_id uuid DEFAULT NULL::uuid, p_amount bigint DEFAULT NULL::bigint, p_reason text DEFAULT NULL::text, p_idempotency_key text DEFAULT NULL::text, p_session_hash bytea DEFAULT NULL::bytea, p_account_ids uuid[] DEFAULT NULL::uuid[], p_amounts bigint[] DEFAULT NULL::bigint[], p_dry_run boolean DEFAULT false) RETURNS TABLE(account_id uuid, credit_id uuid, amount_minor bigint, balance_before bigint, balance_after bigint, created_at timestamp with time zone, replayed boolean)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -397,7 +393,7 @@ CREATE FUNCTION billing.list_purchases(p_account_id uuid DEFAULT NULL::uuid, p_s
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.list_transactions(p_oauth_provider text, p_external_id text, p_limit bigint DEFAULT 50, p_offset bigint DEFAULT 0, p_api_key_id uuid DEFAULT NULL::uuid, p_session_hash bytea DEFAULT NULL::bytea, p_cursor text DEFAULT NULL::text) RETURNS TABLE(total_count bigint, transaction_id uuid, type text, amount_minor bigint, currency text, description text, created_at timestamp with time zone, balance_after bigint, transaction_type text, external_transaction_id text, metadata_message_id text, metadata_agent_id text, metadata_channel_id text, metadata_request_id text, paid_with text, ledger_version bigint, next_cursor text)
+CREATE FUNCTION billing.list_transactions(p_oauth_provider text, p_external_id text, p_limit bigint DEFAULT 50, p_offset bigint DEFAULT 0, p_api_key_id uuid DEFAULT NULL::uuid, p_session_hash bytea DEFAULT NULL::bytea, p_cursor text DEFAULT NULL::text) RETURNS TABLE(total_count bigint, transaction_id uuid, type text, amount_minor bigint, currency text, description text, created_at timestamp with time zone, balance_after bigint, transaction_type text, external_transaction_id text, metadata_message_id text, metadata_agent_id text, metadata_channel_id text, metadata_request_id text, paid_with text, ledger_version bigint, next_cursor text, free_uses_change bigint, corrects_id uuid, transfer_id uuid, reversed_minor bigint)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -454,6 +450,14 @@ CREATE FUNCTION billing.retire_expired_api_key(p_api_key_id uuid) RETURNS boolea
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing.return_payment(p_payment_id text, p_return_id text, p_kind text, p_amount_minor bigint, p_currency text DEFAULT 'USD'::text, p_withdrawn boolean DEFAULT true, p_provider text DEFAULT billing.default_payment_provider(), p_away_minor bigint DEFAULT NULL::bigint, p_state text DEFAULT NULL::text, p_transactions bigint DEFAULT NULL::bigint, p_read_at timestamp with time zone DEFAULT NULL::timestamp with time zone) RETURNS TABLE(outcome text, account_id uuid, purchase_id uuid, away_minor bigint)
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.reverse_charge(p_charge_id uuid, p_reason text, p_amount bigint DEFAULT NULL::bigint, p_idempotency_key text DEFAULT NULL::text, p_dry_run boolean DEFAULT false, p_api_key_id uuid DEFAULT NULL::uuid, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(reversal_id uuid, charge_id uuid, account_id uuid, amount_minor bigint, currency text, paid_with text, free_uses bigint, balance_before bigint, balance_after bigint, free_uses_remaining bigint, reversed_minor bigint, charge_minor bigint, reason text, created_at timestamp with time zone, replayed boolean)
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.reverse_credit(p_credit_id uuid, p_reason text, p_amount bigint DEFAULT NULL::bigint, p_idempotency_key text DEFAULT NULL::text, p_dry_run boolean DEFAULT false, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(reversal_id uuid, credit_id uuid, account_id uuid, amount_minor bigint, currency text, balance_before bigint, balance_after bigint, reversed_minor bigint, credit_minor bigint, reason text, created_at timestamp with time zone, replayed boolean)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -572,6 +576,10 @@ CREATE FUNCTION billing_data.active_provider_config(p_provider text) RETURNS jso
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.adjust_account(p_account_id uuid, p_amount bigint, p_reason text, p_idempotency_key text, p_dry_run boolean, p_actor billing_data.actor) RETURNS TABLE(credit_id uuid, amount_minor bigint, balance_before bigint, balance_after bigint, created_at timestamp with time zone, replayed boolean)
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE TABLE billing_data.credits (
     id uuid NOT NULL,
     account_id uuid NOT NULL,
@@ -614,6 +622,10 @@ END)) AND (num_nonnulls(corrects_credit_id, transfer_id) = 0)))),
 );
 
 CREATE FUNCTION billing_data.append_credit(p_account billing_data.accounts, p_amount_minor bigint, p_transaction_type text, p_description text, p_external_transaction_id text, p_idempotency_key text, p_request_fingerprint bytea, p_now timestamp with time zone, p_api_key_id uuid, p_admin_user_id uuid, p_database_role text, p_payment_provider text, p_credit_id uuid DEFAULT NULL::uuid, p_corrects_charge_id uuid DEFAULT NULL::uuid, p_corrects_credit_id uuid DEFAULT NULL::uuid, p_transfer_id uuid DEFAULT NULL::uuid, p_free_uses bigint DEFAULT NULL::bigint) RETURNS billing_data.credits
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.append_reversal(p_account billing_data.accounts, p_entry_minor bigint, p_part bigint, p_credits bigint, p_free_uses bigint, p_charge_id uuid, p_credit_id uuid, p_reason text, p_idempotency_key text, p_fingerprint bytea, p_actor billing_data.actor) RETURNS billing_data.credits
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -770,6 +782,12 @@ CREATE FUNCTION billing_data.profile_hash(p_customer_email text, p_user_role tex
 CREATE FUNCTION billing_data.charge_fingerprint(p_item billing.charge_item) RETURNS bytea
     LANGUAGE sql IMMUTABLE PARALLEL SAFE;
 
+CREATE FUNCTION billing_data.leaf_part(p_name bytea, p_value bytea) RETURNS bytea
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE;
+
+CREATE FUNCTION billing_data.leaf_text(p_name bytea, p_value text) RETURNS bytea
+    LANGUAGE sql STABLE PARALLEL SAFE;
+
 CREATE FUNCTION billing_data.charge_leaf(p_charge billing_data.charges, p_personal_digest bytea) RETURNS bytea
     LANGUAGE sql STABLE PARALLEL SAFE;
 
@@ -831,6 +849,9 @@ CREATE FUNCTION billing_data.count_users(p_first date) RETURNS bigint
 CREATE FUNCTION billing_data.credit_digest(p_credit billing_data.credits) RETURNS bigint
     LANGUAGE sql IMMUTABLE PARALLEL SAFE;
 
+CREATE FUNCTION billing_data.is_of_payment(p_payment_provider text, p_request_fingerprint bytea, p_digest bigint) RETURNS boolean
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE;
+
 CREATE FUNCTION billing_data.credit_leaf(p_credit billing_data.credits, p_personal_digest bytea) RETURNS bytea
     LANGUAGE sql STABLE PARALLEL SAFE;
 
@@ -840,6 +861,10 @@ CREATE FUNCTION billing_data.credit_of_payment(p_account_id uuid, p_key text, p_
 
 CREATE FUNCTION billing_data.credit_personal_digest(p_credit billing_data.credits, p_salt bytea) RETURNS bytea
     LANGUAGE sql STABLE PARALLEL SAFE;
+
+CREATE FUNCTION billing_data.credit_under_key(p_account_ids uuid[], p_idempotency_key text, p_fingerprint bytea) RETURNS billing_data.credits
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.denial_reason(p_status text, p_free_uses bigint, p_paid_credits bigint) RETURNS text
     LANGUAGE sql IMMUTABLE PARALLEL SAFE;
@@ -919,6 +944,10 @@ CREATE FUNCTION billing_data.find_or_create_account(p_oauth_provider text, p_ext
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.find_payment_problems() RETURNS TABLE(problem text, provider text, reference text, payment_id text, account_id uuid, what_is_wrong text, happened_at timestamp with time zone)
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.find_reversal_faults() RETURNS TABLE(account_id uuid, problem text, expected text, found text)
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -1020,9 +1049,6 @@ CREATE FUNCTION billing_data.is_news_of_return(p_known billing_data.payment_retu
     LANGUAGE sql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing_data.is_of_payment(p_payment_provider text, p_request_fingerprint bytea, p_digest bigint) RETURNS boolean
-    LANGUAGE sql IMMUTABLE PARALLEL SAFE;
-
 CREATE FUNCTION billing_data.is_old_entry(p_id uuid, p_database_role text, p_request_fingerprint bytea) RETURNS boolean
     LANGUAGE sql IMMUTABLE PARALLEL SAFE;
 
@@ -1054,12 +1080,6 @@ CREATE FUNCTION billing_data.kept_secrets(p_setting text, p_stored jsonb, p_give
 CREATE FUNCTION billing_data.key_permissions() RETURNS text[]
     LANGUAGE sql IMMUTABLE PARALLEL SAFE;
 
-CREATE FUNCTION billing_data.leaf_part(p_name bytea, p_value bytea) RETURNS bytea
-    LANGUAGE sql IMMUTABLE PARALLEL SAFE;
-
-CREATE FUNCTION billing_data.leaf_text(p_name bytea, p_value text) RETURNS bytea
-    LANGUAGE sql STABLE PARALLEL SAFE;
-
 CREATE FUNCTION billing_data.list_check_partitions() RETURNS TABLE(schema_name text, partition_name text, starts_at timestamp with time zone, ends_at timestamp with time zone)
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1079,6 +1099,10 @@ CREATE FUNCTION billing_data.lock_between_writers(p_locks text[]) RETURNS void
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.lock_payment(p_provider text, p_payment_id text, p_credit_id uuid) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.lock_surviving_account(p_account_id uuid) RETURNS billing_data.accounts
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -1141,6 +1165,10 @@ CREATE FUNCTION billing_data.owner_of_payment(p_provider text, p_payment_id text
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.part_to_reverse(p_account_id uuid, p_ledger_version bigint, p_entry_id uuid, p_amount_minor bigint, p_asked bigint) RETURNS bigint
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.prepare_checks(p_items billing.check_item[], p_role text, p_rest boolean[], p_wait boolean, OUT created boolean[], OUT busy boolean[]) RETURNS record
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1198,6 +1226,10 @@ CREATE FUNCTION billing_data.refuse_credit_change() RETURNS trigger
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.require(p_valid boolean, p_argument text, p_problem text) RETURNS void
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.require_adjustments(p_account_ids uuid[], p_account_id uuid, p_amounts bigint[], p_amount bigint) RETURNS void
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -1277,6 +1309,18 @@ CREATE FUNCTION billing_data.require_retention(p_before timestamp with time zone
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.require_reversal(p_reason text, p_amount bigint, p_idempotency_key text, p_dry_run boolean) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.require_reversible_credit(p_credit billing_data.credits) RETURNS void
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.require_room(p_balance bigint, p_change bigint) RETURNS void
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.require_same_length(p_required integer[], p_optional integer[], p_shapes text[]) RETURNS void
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -1288,6 +1332,9 @@ CREATE FUNCTION billing_data.require_short(p_value text, p_argument text) RETURN
 CREATE FUNCTION billing_data.return_money(p_provider text, p_payment_id text, p_account_id uuid, p_purchase_id uuid, p_told billing_data.payment_returns, p_currency text, p_read_at timestamp with time zone, p_database_role text, p_payment_provider text) RETURNS text
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.reversal_fingerprint(p_entry_id uuid, p_amount bigint, p_reason text) RETURNS bytea
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE;
 
 CREATE FUNCTION billing_data.role_of_caller(p_api_key_id uuid) RETURNS text
     LANGUAGE sql STABLE;
@@ -1404,7 +1451,14 @@ CREATE VIEW billing.ledger AS
     currency,
     paid_with,
     NULL::text AS transaction_type,
-    created_at
+    created_at,
+    (
+        CASE paid_with
+            WHEN 'free'::text THEN '-1'::integer
+            ELSE 0
+        END)::bigint AS free_uses_change,
+    NULL::uuid AS corrects_id,
+    NULL::uuid AS transfer_id
    FROM billing_data.charges c
 UNION ALL
  SELECT account_id,
@@ -1417,7 +1471,10 @@ UNION ALL
     currency,
     NULL::text AS paid_with,
     (transaction_type)::text AS transaction_type,
-    created_at
+    created_at,
+    COALESCE(free_uses, (0)::bigint) AS free_uses_change,
+    COALESCE(corrects_charge_id, corrects_credit_id) AS corrects_id,
+    transfer_id
    FROM billing_data.credits c;
 
 CREATE VIEW billing.daily_usage AS
@@ -1973,9 +2030,6 @@ ALTER TABLE ONLY billing_data.refused_charges
 
 ALTER TABLE ONLY billing_data.reversed_entries
     ADD CONSTRAINT reversed_entries_account FOREIGN KEY (account_id) REFERENCES billing_data.accounts(id) ON DELETE RESTRICT;
-
-ALTER TABLE ONLY billing_data.seal_salts
-    ADD CONSTRAINT seal_salts_account FOREIGN KEY (account_id) REFERENCES billing_data.accounts(id) ON DELETE RESTRICT;
 
 ALTER TABLE ONLY billing_data.sign_in_tickets
     ADD CONSTRAINT sign_in_tickets_admin FOREIGN KEY (admin_user_id) REFERENCES billing_data.admin_users(id) ON DELETE CASCADE;
