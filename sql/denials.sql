@@ -84,8 +84,8 @@ COMMENT ON FUNCTION billing_data.find_denial IS
     'The newest denied check or refused charge of an account up to a time. Helper.';
 
 -- Why an account was refused something: the denied check or refused charge that is nearest to p_at
--- (NULL: now) and not after it, as columns and as a sentence. It says what was asked, by which API key or
--- database role, what the account had then, what would have been enough, and what to do now.
+-- (NULL: now) and not after it, as columns and as a sentence. It says what was asked, by which API
+-- key or database role, what the account had then, what would have been enough, and what to do now.
 -- All refusals of an account, key and reason within a minute are told together (refusals), with the
 -- amounts of the last of them. With nothing to tell, the one row has only a sentence.
 -- A charge that a DBA makes with billing.create_charge raises its refusal as an error, and an error

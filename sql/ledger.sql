@@ -204,9 +204,9 @@ COMMENT ON FUNCTION billing_data.find_reversal_faults IS
 -- written with. Each account is compared with its entries: versions, paid credits, total uses, and
 -- free uses (those it was opened with and those staff gave, less those used). Each purchase and
 -- return of money is compared with its credits and the other way round, and each reversal with
--- what it corrects. Everything that belongs to an account must have one, and everything that guards the books must be in force. Entries up to
--- billing_data.ledger_openings are of the old service and in another unit: they are only counted,
--- and must look like the old service's.
+-- what it corrects. Everything that belongs to an account must have one, and everything that guards
+-- the books must be in force. Entries up to billing_data.ledger_openings are of the old service and
+-- in another unit: they are only counted, and must look like the old service's.
 -- Reads everything once, as of one moment: this takes seconds for a million entries and minutes on
 -- a large database.
 -- Errors: actor_required. Example: SELECT * FROM billing.verify_ledger();

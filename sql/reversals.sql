@@ -198,7 +198,8 @@ COMMENT ON FUNCTION billing_data.lock_surviving_account IS
 -- Errors: actor and key errors, invalid_argument, charge_not_found, entry_of_old_service,
 -- already_reversed, reversal_too_great, free_use_is_whole, balance_overflow,
 -- idempotency_key_reused.
--- Example: SELECT * FROM billing.reverse_charge(p_charge_id => '...', p_reason => 'the job failed');
+-- Example: SELECT * FROM billing.reverse_charge(p_charge_id => '...',
+--              p_reason => 'the job failed');
 CREATE OR REPLACE FUNCTION billing.reverse_charge(
     p_charge_id uuid,
     p_reason text,
