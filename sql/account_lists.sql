@@ -50,7 +50,8 @@ COMMENT ON FUNCTION billing_data.account_totals IS
 
 -- Lists accounts. p_search finds the accounts whose e-mail address or external id begins with it
 -- (p_match 'prefix', by index) or contains it (p_match 'substring', reads every account), whatever
--- the case and the Unicode normal form. A UUID finds the account with this id or this external id.
+-- the case and the Unicode normal form. A UUID finds the account with this id or this external id,
+-- and the account that the id leads to.
 -- p_sort: newest, oldest, email, credits, uses; ties are ordered by id. With p_count true,
 -- total_count counts all accounts that match, and an empty page is one row with only total_count;
 -- with p_count false, total_count is NULL.
@@ -97,7 +98,7 @@ DECLARE
     v_patterns text[];
     v_where text := 'true';
     v_order text;
-    v_id uuid;
+    v_path uuid[];
     v_ids uuid[];
     v_count bigint;
 BEGIN
@@ -117,8 +118,8 @@ BEGIN
         v_order IS NOT NULL, 'p_sort', 'it must be newest, oldest, email, credits or uses'
     );
     IF billing_data.is_uuid(v_search) THEN
-        v_id := v_search::uuid;
-        v_where := '(a.id = $5 OR lower(a.external_id) = $2)';
+        v_path := billing_data.merge_path(v_search::uuid);
+        v_where := '(a.id = ANY ($5) OR lower(a.external_id) = $2)';
     ELSIF v_search IS NOT NULL THEN
         v_patterns := billing_data.search_patterns(p_search, p_match);
         -- One LIKE for each pattern: an index of prefixes can serve LIKE, but not LIKE ANY.
@@ -143,7 +144,7 @@ BEGIN
     ELSIF p_count THEN
         EXECUTE 'SELECT count(*) FROM billing_data.accounts AS a WHERE ' || v_where
         INTO STRICT v_count
-        USING v_patterns, v_search, p_limit, p_offset, v_id, p_status;
+        USING v_patterns, v_search, p_limit, p_offset, v_path, p_status;
     END IF;
     -- Two steps: first choose the accounts, reading only columns that an index has; then read
     -- everything about the chosen ones. Where no index serves, only the first step can run in
@@ -152,7 +153,7 @@ BEGIN
         'SELECT array_agg(p.id) FROM (SELECT a.id FROM billing_data.accounts AS a WHERE ' || v_where
         || ' ORDER BY ' || v_order || ' LIMIT $3 OFFSET $4) AS p'
     INTO STRICT v_ids
-    USING v_patterns, v_search, p_limit, p_offset, v_id, p_status;
+    USING v_patterns, v_search, p_limit, p_offset, v_path, p_status;
     RETURN QUERY EXECUTE
         'SELECT $1, a.id, a.oauth_provider::text, a.external_id::text, a.wa_id::text,'
         || ' a.tenant_id::text, a.customer_email::text, a.balance_minor, a.currency::text,'

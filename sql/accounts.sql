@@ -34,7 +34,7 @@ COMMENT ON FUNCTION billing_data.with_profile IS
     'The account as it is after a profile update; changes no table. Helper.';
 
 -- Whether a profile update would change this account. It is the same rule as with_profile, without
--- a copy of the row.
+-- a copy of the row. A merged account never changes.
 CREATE OR REPLACE FUNCTION billing_data.changes_profile(
     p_account billing_data.accounts,
     p_customer_email text,
@@ -43,12 +43,14 @@ CREATE OR REPLACE FUNCTION billing_data.changes_profile(
     p_marketing_opt_in boolean
 ) RETURNS boolean
 LANGUAGE sql IMMUTABLE
-RETURN num_nonnulls(
+RETURN (
+    num_nonnulls(
         nullif(p_customer_email, (p_account).customer_email),
         nullif(p_user_role, (p_account).user_role),
         nullif(p_agent_id, (p_account).agent_id)
     ) > 0
-    OR (p_marketing_opt_in AND NOT (p_account).marketing_opt_in) IS TRUE;
+    OR (p_marketing_opt_in AND NOT (p_account).marketing_opt_in) IS TRUE
+) AND (p_account).status <> 'merged';
 COMMENT ON FUNCTION billing_data.changes_profile IS
     'Whether a profile update would change an account. Helper.';
 
@@ -194,8 +196,8 @@ $$;
 COMMENT ON FUNCTION billing_data.lock_accounts IS
     'Locks several accounts, holding none while it waits; false when one stays held. Helper.';
 
--- Finds the account of an identity, or creates it with the configured free uses, no credits and
--- status active. The unique index makes two calls that create one identity wait for each other.
+-- Finds the account that an identity leads to, or creates one with the configured free uses, no
+-- credits and status active. The unique index makes two calls that create one identity wait for each other.
 -- With p_wait false the call waits a few milliseconds for the other creator and then returns no
 -- row.
 -- Locks: the identity's index entry. Writes: accounts 0 or 1. An existing account is returned
@@ -226,7 +228,12 @@ BEGIN
     SELECT a AS account, false AS created INTO v_found
     FROM billing_data.accounts AS a
     WHERE a.oauth_provider = p_oauth_provider AND a.external_id = p_external_id;
-    IF FOUND THEN
+    IF (v_found.account).status = 'merged' THEN
+        SELECT a AS account, false AS created INTO STRICT v_found
+        FROM billing_data.accounts AS a
+        WHERE a.id = billing_data.surviving_account((v_found.account).id);
+    END IF;
+    IF (v_found.account).id IS NOT NULL THEN
         RETURN QUERY SELECT v_found.account, v_found.created;
         RETURN;
     END IF;
@@ -366,6 +373,7 @@ DECLARE
     v_first record;
     v_replayed boolean := false;
     v_found record;
+    v_request_of uuid;
 BEGIN
     PERFORM billing_data.authorize(p_api_key_id, p_session_hash, 'billing:write');
     PERFORM billing_data.require_identity(p_oauth_provider, p_external_id);
@@ -394,6 +402,14 @@ BEGIN
     v_account := v_found.account;
 
     IF p_idempotency_key IS NOT NULL THEN
+        -- Where the key was used for this identity before its account was merged, it was used.
+        SELECT r.account_id INTO v_request_of
+        FROM billing_data.account_requests AS r
+        WHERE r.account_id = ANY (billing_data.path_of_identity(p_oauth_provider, p_external_id))
+            AND r.idempotency_key = p_idempotency_key
+        ORDER BY r.created_at
+        LIMIT 1;
+        v_request_of := coalesce(v_request_of, v_account.id);
         v_fingerprint := billing_data.fingerprint(
             billing_data.field_hash('wa_id', p_wa_id)
             # billing_data.field_hash('tenant_id', p_tenant_id)
@@ -410,12 +426,12 @@ BEGIN
         INSERT INTO billing_data.account_requests AS r (
             account_id, idempotency_key, request_fingerprint, answer
         )
-        VALUES (v_account.id, p_idempotency_key, v_fingerprint, to_jsonb(v_account))
+        VALUES (v_request_of, p_idempotency_key, v_fingerprint, to_jsonb(v_account))
         ON CONFLICT ON CONSTRAINT account_requests_pkey DO NOTHING;
         IF NOT FOUND THEN
             SELECT r.request_fingerprint, r.answer INTO STRICT v_first
             FROM billing_data.account_requests AS r
-            WHERE r.account_id = v_account.id AND r.idempotency_key = p_idempotency_key;
+            WHERE r.account_id = v_request_of AND r.idempotency_key = p_idempotency_key;
             IF billing_data.is_other_request(v_first.request_fingerprint, v_fingerprint) THEN
                 PERFORM billing_data.raise_error('idempotency_key_reused');
             END IF;
@@ -483,7 +499,7 @@ BEGIN
         a.marketing_opt_in_source::text, a.created_at, a.updated_at, a.free_uses_remaining,
         a.total_uses, a.user_role::text, a.agent_id::text, a.ledger_version
     FROM billing_data.accounts AS a
-    WHERE a.oauth_provider = p_oauth_provider AND a.external_id = p_external_id;
+    WHERE a.id = billing_data.account_of_identity(p_oauth_provider, p_external_id);
     IF NOT FOUND THEN
         PERFORM billing_data.raise_error('account_not_found');
     END IF;
@@ -519,11 +535,9 @@ BEGIN
     );
     PERFORM billing_data.require_reason(p_reason);
     PERFORM billing_data.require_durable_commit();
-    SELECT a.id, a.status INTO v_id, v_previous
-    FROM billing_data.accounts AS a
-    WHERE a.oauth_provider = p_oauth_provider AND a.external_id = p_external_id
-    FOR NO KEY UPDATE;
-    IF NOT FOUND THEN
+    SELECT k.id, k.status INTO v_id, v_previous
+    FROM billing_data.lock_account_of_identity(p_oauth_provider, p_external_id) AS k;
+    IF v_id IS NULL THEN
         PERFORM billing_data.raise_error('account_not_found');
     END IF;
     IF v_previous <> p_status THEN

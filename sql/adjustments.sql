@@ -17,7 +17,8 @@ BEGIN
     );
     PERFORM billing_data.require(
         p_account_ids IS NULL OR cardinality(p_account_ids) = (
-            SELECT count(DISTINCT u.id) FROM unnest(p_account_ids) AS u (id)
+            SELECT count(DISTINCT billing_data.surviving_account(u.id))
+            FROM unnest(p_account_ids) AS u (id)
         ),
         'p_account_ids', 'each account must be named once'
     );
@@ -41,11 +42,12 @@ $$;
 COMMENT ON FUNCTION billing_data.require_adjustments IS
     'Raises invalid_argument unless the accounts and amounts of an adjustment are good. Helper.';
 
--- Adjusts one account.
+-- Adjusts one account, p_account_id. p_asked_id is the id by which it was named: keys that were used
+-- on an account that is merged now are still known.
 -- Locks: none, the caller holds the account. Writes: accounts 1, credits 1, admin_audit_logs 1.
 CREATE OR REPLACE FUNCTION billing_data.adjust_account(
-    p_account_id uuid, p_amount bigint, p_reason text, p_idempotency_key text, p_dry_run boolean,
-    p_actor billing_data.actor
+    p_account_id uuid, p_asked_id uuid, p_amount bigint, p_reason text, p_idempotency_key text,
+    p_dry_run boolean, p_actor billing_data.actor
 ) RETURNS TABLE (
     credit_id uuid, amount_minor bigint, balance_before bigint, balance_after bigint,
     created_at timestamptz, replayed boolean
@@ -62,8 +64,9 @@ DECLARE
     );
 BEGIN
     SELECT a.* INTO STRICT v_account FROM billing_data.accounts AS a WHERE a.id = p_account_id;
+    PERFORM billing_data.require_account_of(p_asked_id, v_account.id, v_account.status);
     v_credit := billing_data.credit_under_key(
-        ARRAY[v_account.id], p_idempotency_key, v_fingerprint
+        billing_data.merge_path(p_asked_id), p_idempotency_key, v_fingerprint
     );
     replayed := v_credit.id IS NOT NULL;
     IF NOT replayed THEN
@@ -127,8 +130,9 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     v_actor billing_data.actor := billing_data.authorize(NULL, p_session_hash, 'billing:write');
-    v_ids uuid[] := coalesce(p_account_ids, ARRAY[p_account_id]);
-    v_amounts bigint[] := coalesce(p_amounts, array_fill(p_amount, ARRAY[cardinality(v_ids)]));
+    v_asked uuid[] := coalesce(p_account_ids, ARRAY[p_account_id]);
+    v_amounts bigint[] := coalesce(p_amounts, array_fill(p_amount, ARRAY[cardinality(v_asked)]));
+    v_ids uuid[];
     v_change record;
 BEGIN
     PERFORM billing_data.require_adjustments(p_account_ids, p_account_id, p_amounts, p_amount);
@@ -136,6 +140,7 @@ BEGIN
     PERFORM billing_data.require_short(p_idempotency_key, 'p_idempotency_key');
     PERFORM billing_data.require(p_dry_run IS NOT NULL, 'p_dry_run', 'it must be true or false');
     PERFORM billing_data.require_durable_commit();
+    v_ids := ARRAY(SELECT billing_data.surviving_account(u.id) FROM unnest(v_asked) AS u (id));
     IF (
         SELECT count(*) FROM billing_data.accounts AS a WHERE a.id = ANY (v_ids)
     ) <> cardinality(v_ids) THEN
@@ -143,14 +148,15 @@ BEGIN
     END IF;
     PERFORM billing_data.lock_accounts(v_ids, p_wait => true);
     FOR v_change IN
-        SELECT u.id, u.amount
-        FROM unnest(v_ids, v_amounts) AS u (id, amount)
+        SELECT u.id, u.asked_id, u.amount
+        FROM unnest(v_ids, v_asked, v_amounts) AS u (id, asked_id, amount)
         ORDER BY u.id
     LOOP
         RETURN QUERY
         SELECT v_change.id, a.*
         FROM billing_data.adjust_account(
-            v_change.id, v_change.amount, p_reason, p_idempotency_key, p_dry_run, v_actor
+            v_change.id, v_change.asked_id, v_change.amount, p_reason, p_idempotency_key,
+            p_dry_run, v_actor
         ) AS a;
     END LOOP;
 END
@@ -177,32 +183,30 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     v_actor billing_data.actor := billing_data.authorize(NULL, p_session_hash, 'billing:write');
-    v_version bigint;
+    v_account billing_data.accounts;
 BEGIN
     PERFORM billing_data.require_reason(p_reason);
     PERFORM billing_data.require(
         p_free_uses IS NULL OR p_free_uses >= 0, 'p_free_uses', 'it must be 0 or more'
     );
     PERFORM billing_data.require_durable_commit();
-    SELECT a.free_uses_remaining, a.ledger_version INTO free_uses_before, v_version
-    FROM billing_data.accounts AS a
-    WHERE a.id = p_account_id
-    FOR NO KEY UPDATE;
-    IF NOT FOUND THEN
+    v_account := billing_data.lock_account(p_account_id);
+    IF v_account.id IS NULL THEN
         PERFORM billing_data.raise_error('account_not_found');
     END IF;
+    free_uses_before := v_account.free_uses_remaining;
     SELECT coalesce(p_free_uses, s.free_uses) INTO STRICT free_uses_remaining
     FROM billing_data.settings AS s;
     IF free_uses_remaining <> free_uses_before THEN
         UPDATE billing_data.accounts AS a
         SET free_uses_remaining = reset_free_uses.free_uses_remaining,
             updated_at = clock_timestamp()
-        WHERE a.id = p_account_id;
+        WHERE a.id = v_account.id;
         PERFORM billing_data.write_audit(
-            'account.reset_free_uses', 'account', p_account_id::text,
+            'account.reset_free_uses', 'account', v_account.id::text,
             jsonb_build_object(
                 'before', free_uses_before, 'after', free_uses_remaining,
-                'ledger_version', v_version
+                'ledger_version', v_account.ledger_version
             ),
             p_reason, v_actor
         );

@@ -42,7 +42,8 @@ RETURN billing_data.fingerprint(
 COMMENT ON FUNCTION billing_data.charge_fingerprint IS
     'The fingerprint of a charge that is asked for. Helper.';
 
--- The one rule of charging: the outcome of a charge, given the account's present state.
+-- The one rule of charging: the outcome of a charge, given the account's present state. An account
+-- that was merged is never charged: the charge must be tried again where its identity leads.
 CREATE OR REPLACE FUNCTION billing_data.charge_verdict(
     p_status text,
     p_account_currency text,
@@ -56,16 +57,56 @@ RETURN CASE
     WHEN p_status = 'suspended' THEN 'account_suspended'
     WHEN p_status = 'closed' THEN 'account_closed'
     WHEN p_account_currency <> p_currency THEN 'charge_currency_mismatch'
+    WHEN p_status = 'merged' THEN 'busy'
     WHEN p_free_uses <= 0 AND p_paid_credits < p_amount_minor THEN 'insufficient_credits'
     ELSE 'created'
 END;
 COMMENT ON FUNCTION billing_data.charge_verdict IS
     'What becomes of a charge at an account as it is. Helper.';
 
+-- The items of a list as they are to be charged: an item whose identity belongs to a merged account
+-- gets the identity of the account that is charged for it, or of the one where its idempotency key
+-- was used before (the earliest in the order of the merges).
+CREATE OR REPLACE FUNCTION billing_data.follow_charges(p_items billing.charge_item[])
+RETURNS billing.charge_item[]
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT array_agg(
+        CASE
+            WHEN t.external_id IS NULL THEN i.asked
+            ELSE jsonb_populate_record(i.asked, jsonb_build_object(
+                'oauth_provider', t.oauth_provider, 'external_id', t.external_id
+            ))
+        END
+        ORDER BY i.item
+    )
+    FROM (
+        SELECT asked, row_number() OVER ()::integer AS item FROM unnest(p_items) AS asked
+    ) AS i
+    LEFT JOIN billing_data.accounts AS a
+        ON a.oauth_provider = (i.asked).oauth_provider
+            AND a.external_id = (i.asked).external_id AND a.status = 'merged'
+    LEFT JOIN LATERAL (
+        SELECT n.oauth_provider, n.external_id
+        FROM unnest(billing_data.merge_path(a.id)) WITH ORDINALITY AS p (id, place)
+        INNER JOIN billing_data.accounts AS n ON n.id = p.id
+        LEFT JOIN billing_data.charges AS c
+            ON c.account_id = p.id AND c.idempotency_key = (i.asked).idempotency_key
+        ORDER BY CASE WHEN c.id IS NOT NULL THEN p.place END, p.place DESC
+        LIMIT 1
+    ) AS t ON true
+$$;
+COMMENT ON FUNCTION billing_data.follow_charges IS
+    'A list of charges with the identities of the accounts to charge. Helper.';
+
 -- The accounts that a list of charges must lock, in id order. An item needs no lock when its
--- idempotency key was used before and it changes no profile: ledger rows never change.
+-- idempotency key was used before and it changes no profile: ledger rows never change. Where items
+-- of merged accounts are to be charged, items has the whole list as billing_data.follow_charges
+-- makes it; otherwise it is NULL.
 CREATE OR REPLACE FUNCTION billing_data.accounts_to_charge(
-    p_items billing.charge_item[], OUT ids uuid[], OUT changes_profiles boolean
+    p_items billing.charge_item[],
+    OUT ids uuid[], OUT changes_profiles boolean, OUT items billing.charge_item[]
 )
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -74,9 +115,13 @@ SET enable_seqscan = off
 SET enable_hashjoin = off
 SET enable_mergejoin = off
 AS $$
+DECLARE
+    v_follow boolean;
 BEGIN
-    SELECT coalesce(array_agg(DISTINCT a.id ORDER BY a.id), '{}'), bool_or(p.changes)
-    INTO STRICT ids, changes_profiles
+    SELECT
+        coalesce(array_agg(DISTINCT a.id ORDER BY a.id), '{}'), bool_or(p.changes),
+        bool_or(a.status = 'merged')
+    INTO STRICT ids, changes_profiles, v_follow
     FROM unnest(p_items) AS i
     INNER JOIN billing_data.accounts AS a
         ON a.oauth_provider = i.oauth_provider AND a.external_id = i.external_id
@@ -89,10 +134,33 @@ BEGIN
         SELECT FROM billing_data.charges AS c
         WHERE c.account_id = a.id AND c.idempotency_key = i.idempotency_key
     );
+    IF v_follow THEN
+        items := billing_data.follow_charges(p_items);
+        SELECT w.ids, w.changes_profiles INTO STRICT ids, changes_profiles
+        FROM billing_data.accounts_to_charge(items) AS w;
+    END IF;
 END
 $$;
 COMMENT ON FUNCTION billing_data.accounts_to_charge IS
     'The accounts that a list of charges must lock, and whether a profile changes. Helper.';
+
+-- Refuses to go on with a list that was followed (p_followed is NULL when it was not) where merges
+-- changed before its accounts were locked.
+-- Errors: serialization_failure.
+CREATE OR REPLACE FUNCTION billing_data.require_followed(
+    p_items billing.charge_item[], p_followed billing.charge_item[]
+) RETURNS void
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF p_followed <> billing_data.follow_charges(p_items) THEN
+        PERFORM billing_data.raise_merged_meanwhile();
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION billing_data.require_followed IS
+    'Raises serialization_failure where merges changed since a list was followed. Helper.';
 
 -- Applies the profile updates that a list of charges carries. It changes only accounts in p_locked,
 -- whose locks this transaction holds.
@@ -458,7 +526,8 @@ COMMENT ON FUNCTION billing_data.charge_round IS
 -- Charges a list of items. Every charge goes through here but the plain case of
 -- billing.create_charge. Items of one account are decided in the order of the list. An item's
 -- outcome is one of these: 'created'; 'replayed' or 'conflict', with the first charge's row, when
--- its idempotency key was used before by the same or by another request; the slug of the refusal;
+-- its idempotency key was used before by the same or by another request (a merged account's keys
+-- are still those of its identity); the slug of the refusal;
 -- 'busy', only with p_wait false, when another transaction holds the account. A refused item writes
 -- nothing but the profile update it carries and, where an account was found, its part in a row of
 -- refused_charges. With p_wait false the call never waits for an account. With p_wait true it waits
@@ -466,8 +535,9 @@ COMMENT ON FUNCTION billing_data.charge_round IS
 -- Locks: the accounts of billing_data.accounts_to_charge, in a statement of its own, so that the
 -- next statement sees every charge committed before. Writes: accounts, 1 per changed account;
 -- charges, 1 per created item; refused_charges, 1 per account, key and reason refused.
--- Errors: actor_required, actor_not_allowed, invalid_argument, and lock_not_available when an
--- account stays held; all else is an outcome.
+-- Errors: actor_required, actor_not_allowed, invalid_argument, lock_not_available when an account
+-- stays held, and serialization_failure when accounts were merged at this moment; all else is an
+-- outcome.
 -- Example: SELECT * FROM billing.charge_items(p_items => ARRAY[jsonb_populate_record(
 --     NULL::billing.charge_item, '{"oauth_provider": "oauth:google", "external_id": "1",
 --     "amount_minor": 1, "currency": "USD", "description": "one use"}')]);
@@ -483,6 +553,7 @@ DECLARE
     v_role text := billing_data.role_of_caller((p_items[1]).api_key_id);
     v_wanted uuid[];
     v_changes_profiles boolean;
+    v_followed billing.charge_item[];  -- the list, where an item is charged elsewhere
     v_locked uuid[];
     v_lock_timeout text := current_setting('lock_timeout');
     v_round billing.charge_outcome[];
@@ -492,7 +563,7 @@ DECLARE
 BEGIN
     PERFORM billing_data.require_list(array_dims(p_items), cardinality(p_items), 'p_items');
     PERFORM billing_data.require_durable_commit();
-    SELECT w.ids, w.changes_profiles INTO STRICT v_wanted, v_changes_profiles
+    SELECT w.ids, w.changes_profiles, w.items INTO STRICT v_wanted, v_changes_profiles, v_followed
     FROM billing_data.accounts_to_charge(p_items) AS w;
     IF p_wait THEN
         PERFORM billing_data.lock_accounts(v_wanted, p_wait => true);
@@ -504,11 +575,15 @@ BEGIN
         v_locked := ARRAY(
             SELECT a.id
             FROM billing_data.accounts AS a
-            WHERE a.id = ANY (v_wanted)
+            WHERE a.id = ANY (v_wanted) AND a.status <> 'merged'  -- at this moment
             ORDER BY a.id
             FOR NO KEY UPDATE SKIP LOCKED
         );
         PERFORM set_config('lock_timeout', v_lock_timeout, true);
+    END IF;
+    IF v_followed IS NOT NULL THEN
+        PERFORM billing_data.require_followed(p_items, v_followed);
+        p_items := v_followed;
     END IF;
     IF v_changes_profiles THEN
         PERFORM billing_data.apply_profiles(p_items, v_locked, v_role);
@@ -534,6 +609,9 @@ BEGIN
         );
         v_most := 32;
     END LOOP;
+    IF p_wait AND EXISTS (SELECT FROM unnest(v_outcomes) AS o WHERE o.outcome = 'busy') THEN
+        PERFORM billing_data.raise_merged_meanwhile();
+    END IF;
     RETURN QUERY SELECT o.* FROM unnest(v_outcomes) AS o;
 END
 $$;

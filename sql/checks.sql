@@ -41,6 +41,32 @@ RETURN p_denial_reason IS NOT NULL AND p_status = 'active';
 COMMENT ON FUNCTION billing_data.wants_purchase IS
     'Whether who was denied could go on with a purchase. Helper.';
 
+-- The items of a list with the identities of the accounts that merged ones lead to.
+CREATE OR REPLACE FUNCTION billing_data.follow_checks(p_items billing.check_item[])
+RETURNS billing.check_item[]
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT array_agg(
+        CASE
+            WHEN n.id IS NULL THEN i.asked
+            ELSE jsonb_populate_record(i.asked, jsonb_build_object(
+                'oauth_provider', n.oauth_provider, 'external_id', n.external_id
+            ))
+        END
+        ORDER BY i.item
+    )
+    FROM (
+        SELECT asked, row_number() OVER ()::integer AS item FROM unnest(p_items) AS asked
+    ) AS i
+    LEFT JOIN billing_data.accounts AS a
+        ON a.oauth_provider = (i.asked).oauth_provider
+            AND a.external_id = (i.asked).external_id AND a.status = 'merged'
+    LEFT JOIN billing_data.accounts AS n ON n.id = billing_data.surviving_account(a.id)
+$$;
+COMMENT ON FUNCTION billing_data.follow_checks IS
+    'A list of checks with the identities of the accounts in use. Helper.';
+
 -- Creates the accounts and applies the profile updates that a list of checks needs before it is
 -- decided. p_rest marks the items concerned. It creates accounts in the order of their identities
 -- and then updates profiles in the order of account ids, so that two calls cannot deadlock. Returns
@@ -171,7 +197,10 @@ DECLARE
     v_seed bytea := billing_data.id_seed();
     v_decided billing.check_outcome[];
     v_outcomes billing.check_outcome[];
-    v_rest boolean[];  -- items that need a new account or a profile update before they are decided
+    -- Items that need a new account, a profile update or the account that a merged one leads to
+    -- before they are decided.
+    v_rest boolean[];
+    v_leads_on boolean;  -- an item's account was merged
     v_created boolean[];
     v_busy boolean[];
 BEGIN
@@ -189,6 +218,7 @@ BEGIN
                     CASE
                         WHEN NOT billing_data.is_check(i.asked) THEN 'invalid_argument'
                         WHEN v_busy[i.item] THEN 'busy'
+                        WHEN a.status = 'merged' THEN NULL
                         WHEN v_rest IS NOT NULL THEN 'checked'
                         WHEN a.id IS NOT NULL AND (
                             billing_data.changes_profile(
@@ -234,8 +264,9 @@ BEGIN
                     CASE WHEN w.is_wanted THEN s.pack_uses END, coalesce(v_created[c.item], false)
                 )::billing.check_outcome
             ) FILTER (WHERE f.outcome IS NOT NULL),
-            CASE WHEN bool_or(f.outcome IS NULL) THEN array_agg(f.outcome IS NULL) END
-        INTO v_decided, v_rest
+            CASE WHEN bool_or(f.outcome IS NULL) THEN array_agg(f.outcome IS NULL) END,
+            bool_or(f.status = 'merged')
+        INTO v_decided, v_rest, v_leads_on
         FROM found AS f
         CROSS JOIN billing_data.settings AS s
         LEFT JOIN LATERAL (SELECT f.* WHERE f.outcome = 'checked') AS c ON true
@@ -245,6 +276,9 @@ BEGIN
         v_outcomes := v_outcomes || v_decided;
         EXIT WHEN v_rest IS NULL;
         v_only_audit := false;
+        IF v_leads_on THEN
+            p_items := billing_data.follow_checks(p_items);
+        END IF;
         SELECT p.created, p.busy INTO STRICT v_created, v_busy
         FROM billing_data.prepare_checks(p_items, v_role, v_rest, p_wait) AS p;
     END LOOP;
@@ -341,6 +375,7 @@ BEGIN
             reason
         FROM billing_data.accounts AS a
         WHERE a.oauth_provider = p_oauth_provider AND a.external_id = p_external_id
+            AND a.status <> 'merged'
             AND NOT billing_data.changes_profile(
                 a, p_customer_email, p_user_role, p_agent_id, p_marketing_opt_in
             );
@@ -388,8 +423,9 @@ COMMENT ON FUNCTION billing.check_credit IS
     'Says if a user may go on; creates the account if new. For billing_server and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.check_credit TO billing_server, billing_dba;
 
--- An account's checks, newest first, with why they were denied. Errors: actor errors,
--- invalid_argument. Example: SELECT * FROM billing.list_checks(p_account_id => '...');
+-- An account's checks, newest first, with why they were denied; those of accounts that were merged
+-- into it too. Errors: actor errors, invalid_argument.
+-- Example: SELECT * FROM billing.list_checks(p_account_id => '...');
 CREATE OR REPLACE FUNCTION billing.list_checks(
     p_account_id uuid,
     p_limit bigint DEFAULT 50,
@@ -409,6 +445,8 @@ CREATE OR REPLACE FUNCTION billing.list_checks(
 LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+    v_family uuid[] := billing_data.merged_family(billing_data.surviving_account(p_account_id));
 BEGIN
     PERFORM billing_data.authorize(NULL, p_session_hash, 'billing:read');
     PERFORM billing_data.require_page(p_limit, p_offset, 501);
@@ -417,8 +455,14 @@ BEGIN
         k.id, k.has_credit, k.denial_reason::text, k.credits_remaining, k.free_uses_remaining,
         k.context_agent_id::text, k.context_channel_id::text, k.context_request_id::text,
         k.created_at
-    FROM billing_data.credit_checks AS k
-    WHERE k.account_id = p_account_id
+    FROM unnest(v_family) AS f (id)
+    CROSS JOIN LATERAL (
+        SELECT n.*
+        FROM billing_data.credit_checks AS n
+        WHERE n.account_id = f.id
+        ORDER BY n.created_at DESC, n.id DESC
+        LIMIT p_limit + p_offset
+    ) AS k
     ORDER BY k.created_at DESC, k.id DESC
     LIMIT p_limit OFFSET p_offset;
 END

@@ -182,6 +182,7 @@ DECLARE
     v_actor billing_data.actor :=
         billing_data.authorize(p_api_key_id, p_session_hash, 'billing:write');
     v_now timestamptz;
+    v_path uuid[];  -- the accounts of the identity, of which the last one is in use
     v_account billing_data.accounts;
     v_changed billing_data.accounts;
     v_credit billing_data.credits;
@@ -206,11 +207,9 @@ BEGIN
     );
     PERFORM billing_data.require_durable_commit();
 
-    SELECT a.* INTO v_account
-    FROM billing_data.accounts AS a
-    WHERE a.oauth_provider = p_oauth_provider AND a.external_id = p_external_id
-    FOR NO KEY UPDATE;
-    IF NOT FOUND THEN
+    v_path := billing_data.path_of_identity(p_oauth_provider, p_external_id);
+    v_account := billing_data.lock_account(v_path[1]);
+    IF v_account.id IS NULL THEN
         outcome := 'account_not_found';
         RETURN NEXT;
         RETURN;
@@ -234,7 +233,9 @@ BEGIN
     );
     SELECT c.* INTO v_credit
     FROM billing_data.credits AS c
-    WHERE c.account_id = v_account.id AND c.idempotency_key = p_idempotency_key;
+    WHERE c.account_id = ANY (v_path) AND c.idempotency_key = p_idempotency_key
+    ORDER BY array_position(v_path, c.account_id)
+    LIMIT 1;
     outcome := CASE
         WHEN v_credit.id IS NOT NULL
             THEN billing_data.replay_outcome(v_credit.request_fingerprint, v_fingerprint)

@@ -30,7 +30,7 @@ BEGIN
         SELECT a.id
         FROM unnest(p_oauth_providers, p_external_ids) AS i (oauth_provider, external_id)
         INNER JOIN billing_data.accounts AS a
-            ON a.oauth_provider = i.oauth_provider AND a.external_id = i.external_id
+            ON a.id = billing_data.account_of_identity(i.oauth_provider, i.external_id)
         ORDER BY a.id
         FOR NO KEY UPDATE OF a SKIP LOCKED
     );
@@ -42,7 +42,7 @@ BEGIN
     INTO v_holders
     FROM unnest(p_oauth_providers, p_external_ids) AS i (oauth_provider, external_id)
     LEFT JOIN billing_data.accounts AS a
-        ON a.oauth_provider = i.oauth_provider AND a.external_id = i.external_id
+        ON a.id = billing_data.account_of_identity(i.oauth_provider, i.external_id)
     LEFT JOIN pg_catalog.pg_locks AS l
         ON l.locktype = 'transactionid' AND l.transactionid = a.xmax AND l.granted
     LEFT JOIN pg_catalog.pg_stat_activity AS s

@@ -20,6 +20,9 @@ AS $$
         'valid', coalesce(s.fault, 'missing')
     FROM (
         VALUES
+        ('account_merges', 'account_merges_another'),
+        ('account_merges', 'account_merges_moved'),
+        ('account_merges', 'account_merges_undone'),
         ('accounts', 'accounts_identity'),
         ('accounts', 'accounts_pkey'),
         ('accounts', 'ck_free_uses_non_negative'),
@@ -49,6 +52,13 @@ AS $$
         ('ledger_openings', 'ledger_openings_account'),
         ('ledger_openings', 'ledger_openings_of_nothing'),
         ('ledger_openings', 'ledger_openings_pkey'),
+        ('merge_ranks', 'merge_ranks_pkey'),
+        ('merge_ranks', 'merge_ranks_rank'),
+        ('merged_accounts', 'merged_accounts_account'),
+        ('merged_accounts', 'merged_accounts_account_rank'),
+        ('merged_accounts', 'merged_accounts_pkey'),
+        ('merged_accounts', 'merged_accounts_rank'),
+        ('merged_accounts', 'merged_accounts_upwards'),
         ('payment_effects', 'payment_effects_credit'),
         ('payment_effects', 'payment_effects_credit_once'),
         ('payment_effects', 'payment_effects_pkey'),
@@ -87,7 +97,7 @@ AS $$
         CASE WHEN i.indexrelid IS NULL THEN 'missing' ELSE 'not valid' END
     FROM (
         VALUES
-        ('charges_idempotency'), ('charges_ledger_version'), ('credits_idempotency'),
+        ('account_merges_in_force'), ('charges_idempotency'), ('charges_ledger_version'), ('credits_idempotency'),
         ('credits_ledger_version'), ('purchases_idempotency'), ('purchases_payment_id')
     ) AS w (index_name)
     LEFT JOIN pg_index AS i ON i.indexrelid = to_regclass('billing_data.' || w.index_name)
@@ -198,6 +208,91 @@ AS $$
 $$;
 COMMENT ON FUNCTION billing_data.find_reversal_faults IS
     'Finds entries that reverse others otherwise than they may. Helper.';
+
+-- What is wrong with transfers and merges: the two rows of a transfer add up to 0 and are of two
+-- accounts; the rows of a merge, and of its undoing, move what the merge says; an account is merged
+-- where its id leads to another one, and has nothing left.
+CREATE OR REPLACE FUNCTION billing_data.find_transfer_faults()
+RETURNS TABLE (account_id uuid, problem text, expected text, found text)
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    WITH transfers AS MATERIALIZED (
+        SELECT
+            c.transfer_id, (array_agg(c.account_id ORDER BY c.amount_minor, c.id))[1] AS from_id,
+            sum(c.amount_minor) AS net, count(DISTINCT c.account_id) AS accounts, count(*) AS row_count,
+            bool_or(c.amount_minor <> 0) AS moves, bool_or(c.free_uses IS NOT NULL) AS moves_uses,
+            count(DISTINCT c.currency) AS currencies
+        FROM billing_data.credits AS c
+        WHERE c.transfer_id IS NOT NULL
+        GROUP BY c.transfer_id
+    ),
+    moves AS (
+        SELECT
+            m.id AS transfer_id, v.account_id, v.amount_minor, nullif(v.free_uses, 0) AS free_uses
+        FROM billing_data.account_merges AS m
+        CROSS JOIN LATERAL (
+            VALUES (m.merged_account_id, -m.credits, -m.free_uses_taken),
+            (m.account_id, m.credits, m.free_uses_given)
+        ) AS v (account_id, amount_minor, free_uses)
+        UNION ALL
+        SELECT m.undo_id, v.account_id, v.amount_minor, nullif(v.free_uses, 0)
+        FROM billing_data.account_merges AS m
+        CROSS JOIN LATERAL (
+            VALUES (m.merged_account_id, m.credits, m.free_uses_taken),
+            (m.account_id, -m.credits, -m.free_uses_given)
+        ) AS v (account_id, amount_minor, free_uses)
+        WHERE m.undo_id IS NOT NULL
+    )
+    SELECT
+        t.from_id, format('the rows of transfer %s do not balance', t.transfer_id),
+        '2 rows of 2 accounts, together 0', format(
+            '%s rows of %s accounts, together %s', t.row_count, t.accounts, t.net
+        )
+    FROM transfers AS t
+    WHERE t.net <> 0
+        OR t.accounts <> t.row_count
+        OR t.row_count > 2
+        OR (t.moves AND t.row_count <> 2)
+        OR t.currencies > 1
+    UNION ALL
+    SELECT t.from_id, format('transfer %s moves free uses and is of no merge', t.transfer_id),
+        'a merge', 'none'
+    FROM transfers AS t
+    WHERE t.moves_uses
+        AND NOT EXISTS (SELECT FROM moves AS m WHERE m.transfer_id = t.transfer_id)
+    UNION ALL
+    SELECT m.account_id, format('merge %s did not move what it says', m.transfer_id),
+        format('%s credits, %s free uses', m.amount_minor, coalesce(m.free_uses, 0)),
+        format('%s credits, %s free uses', c.amount_minor, coalesce(c.free_uses, 0))
+    FROM moves AS m
+    LEFT JOIN billing_data.credits AS c
+        ON c.account_id = m.account_id AND c.transfer_id = m.transfer_id
+    WHERE (coalesce(c.amount_minor, 0), coalesce(c.free_uses, 0))
+        <> (m.amount_minor, coalesce(m.free_uses, 0))
+    UNION ALL
+    SELECT a.id, 'the account is merged and leads nowhere', 'an account', 'none'
+    FROM billing_data.accounts AS a
+    WHERE a.status <> 'active'
+        AND a.status = 'merged'
+        AND NOT EXISTS (SELECT FROM billing_data.merged_accounts AS m WHERE m.id = a.id)
+    UNION ALL
+    SELECT a.id, 'the account leads to another one and is not merged', 'merged, with nothing left',
+        format(
+            '%s, with %s credits and %s free uses', a.status, a.paid_credits, a.free_uses_remaining
+        )
+    FROM billing_data.merged_accounts AS m
+    INNER JOIN billing_data.accounts AS a ON a.id = m.id
+    WHERE (a.status, a.paid_credits, a.free_uses_remaining) <> ('merged', 0, 0)
+    UNION ALL
+    SELECT m.merged_account_id, format('merge %s is in force and leads elsewhere', m.id),
+        m.account_id::text, l.account_id::text
+    FROM billing_data.account_merges AS m
+    LEFT JOIN billing_data.merged_accounts AS l ON l.id = m.merged_account_id
+    WHERE m.undone_at IS NULL AND l.account_id IS DISTINCT FROM m.account_id
+$$;
+COMMENT ON FUNCTION billing_data.find_transfer_faults IS
+    'Finds transfers that do not balance, and merges that moved something else. Helper.';
 
 -- Everything in the books that does not agree, with the account it is about (NULL where it is about
 -- the database itself). Each entry is compared with the one before and with the digest it was
@@ -445,6 +540,8 @@ BEGIN
     FROM books AS b
     WHERE b.free_uses_remaining <> b.free_uses
     UNION ALL
+    SELECT t.account_id, t.problem, t.expected, t.found FROM billing_data.find_transfer_faults() AS t
+    UNION ALL
     SELECT o.account_id, 'the account is gone and its opening is not', 'an account', 'none'
     FROM billing_data.ledger_openings AS o
     WHERE NOT EXISTS (SELECT FROM billing_data.accounts AS a WHERE a.id = o.account_id)
@@ -453,7 +550,8 @@ BEGIN
         p.account_id, format('purchase %s was not credited with what was sold', p.id),
         p.uses::text, c.amount_minor::text
     FROM billing_data.purchases AS p
-    LEFT JOIN billing_data.credits AS c ON c.id = p.credit_id AND c.account_id = p.account_id
+    LEFT JOIN billing_data.credits AS c
+        ON c.id = p.credit_id AND billing_data.is_one_account(c.account_id, p.account_id)
     WHERE p.settled_at IS NOT NULL AND c.amount_minor IS DISTINCT FROM p.uses
     UNION ALL
     SELECT
@@ -465,7 +563,7 @@ BEGIN
         SELECT -coalesce(sum(c.amount_minor), 0) AS taken
         FROM billing_data.payment_return_credits AS n
         INNER JOIN billing_data.credits AS c
-            ON c.id = n.credit_id AND c.account_id = n.account_id
+            ON c.id = n.credit_id AND billing_data.is_one_account(c.account_id, n.account_id)
         WHERE n.account_id = r.account_id
             AND n.provider = r.provider
             AND n.return_id = r.return_id
@@ -501,7 +599,7 @@ BEGIN
         AND c.transaction_type = 'purchase'
         AND NOT EXISTS (
             SELECT FROM billing_data.purchases AS p
-            WHERE p.account_id = c.account_id AND p.credit_id = c.id
+            WHERE p.credit_id = c.id AND billing_data.is_one_account(p.account_id, c.account_id)
         )
     UNION ALL
     SELECT
@@ -513,7 +611,8 @@ BEGIN
         AND c.transaction_type <> 'purchase'
         AND NOT EXISTS (
             SELECT FROM billing_data.payment_returns AS r
-            WHERE r.account_id = c.account_id AND r.return_id = c.external_transaction_id
+            WHERE r.return_id = c.external_transaction_id
+                AND r.account_id = ANY (billing_data.merged_family(c.account_id))
         )
     UNION ALL
     SELECT

@@ -34,6 +34,8 @@
 -- Accounts, keys and staff.
 --   accounts and profiles
 \ir accounts.sql
+--   where merged accounts lead
+\ir merged_accounts.sql
 --   what was taken over from the old service
 \ir adoption.sql
 --   API keys
@@ -64,6 +66,10 @@
 -- Money.
 --   credits
 \ir credits.sql
+--   credits that move from one account to another
+\ir transfers.sql
+--   two accounts become one
+\ir merges.sql
 --   settings of payment providers and their secrets
 \ir provider_configs.sql
 --   what is sold

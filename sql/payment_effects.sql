@@ -126,7 +126,7 @@ BEGIN
     );
     IF v_purchase.settled_at IS NOT NULL THEN
         RETURN 'payment_already_credited';
-    ELSIF v_purchase.account_id <> p_account_id THEN
+    ELSIF NOT billing_data.is_one_account(v_purchase.account_id, p_account_id) THEN
         RETURN 'payment_of_another_account';
     ELSIF billing_data.claim_payment(
         v_provider, p_external_transaction_id, p_account_id, p_credit_id

@@ -164,7 +164,7 @@ DECLARE
     v_problem text := CASE
         WHEN (p_credit).id IS NULL THEN 'it does not exist'
         WHEN (p_credit).amount_minor < 0 THEN 'it took credits away'
-        WHEN (p_credit).account_id <> (p_purchase).account_id
+        WHEN NOT billing_data.is_one_account((p_credit).account_id, (p_purchase).account_id)
             THEN 'it was given to another account than the payment was sold to'
         WHEN EXISTS (
             SELECT FROM billing_data.payment_effects AS x
@@ -280,7 +280,7 @@ BEGIN
             v_before.request_fingerprint, p_actor.admin_user_id, p_actor.database_role,
             clock_timestamp()
         FROM billing_data.accounts AS a
-        WHERE a.id = v_credit.account_id;
+        WHERE a.id = v_purchase.account_id;
         UPDATE billing_data.payment_returns AS r
         SET purchase_id = v_credit.id
         WHERE r.account_id = v_before.account_id AND r.purchase_id = v_before.id;
@@ -288,7 +288,7 @@ BEGIN
     END IF;
     SELECT s.outcome INTO STRICT v_outcome
     FROM billing_data.settle_payment(
-        p_provider, p_payment_id, v_paid.amount_minor, v_paid.currency, v_credit.account_id,
+        p_provider, p_payment_id, v_paid.amount_minor, v_paid.currency, v_purchase.account_id,
         v_purchase.id, p_actor.database_role, NULL
     ) AS s;
     ASSERT v_outcome = 'already_credited', v_outcome;
@@ -373,7 +373,7 @@ COMMENT ON FUNCTION billing_data.record_resolution IS
     'Records how a person has dealt with a payment. Helper.';
 
 -- Locks what belongs to a payment in the order that every function keeps: its events by id, its
--- account (the credit's account where a credit is named), its purchase.
+-- account (the credit's account where a credit is named) and the one that it leads to, its purchase.
 CREATE OR REPLACE FUNCTION billing_data.lock_payment(
     p_provider text, p_payment_id text, p_credit_id uuid
 ) RETURNS void
@@ -387,11 +387,11 @@ BEGIN
     FOR NO KEY UPDATE;
     PERFORM FROM billing_data.accounts AS a
     WHERE a.id IN (
-        SELECT p.account_id
+        SELECT unnest(billing_data.merge_path(p.account_id))
         FROM billing_data.purchases AS p
         WHERE p.provider = p_provider AND p.payment_id = p_payment_id
         UNION ALL
-        SELECT c.account_id
+        SELECT unnest(billing_data.merge_path(c.account_id))
         FROM billing_data.credits AS c
         WHERE c.id = p_credit_id
     )

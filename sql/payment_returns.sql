@@ -111,7 +111,8 @@ COMMENT ON FUNCTION billing_data.spread_returns IS
     'Computes for which returns of a purchase uses are due and short. Helper.';
 
 -- Adjusts a purchase's credits to the money that is away, after the money away by one of its
--- returns changed to p_away_minor. Takes or gives back the difference by one ledger entry.
+-- returns changed to p_away_minor. Takes or gives back the difference by one ledger entry, of the
+-- account that the purchase's account leads to.
 -- Locks: none, the caller holds account and purchase. Writes: payment_returns 1..n, credits 0..1,
 -- accounts 0..1, payment_return_credits 0..1. Returns false, and writes nothing, when the account
 -- cannot hold the credits that come back.
@@ -140,7 +141,7 @@ DECLARE
 BEGIN
     SELECT a.* INTO STRICT v_account
     FROM billing_data.accounts AS a
-    WHERE a.id = p_purchase.account_id;
+    WHERE a.id = billing_data.surviving_account(p_purchase.account_id);
     SELECT
         coalesce(sum(r.uses_due), 0)::bigint AS due,
         coalesce(sum(r.uses_taken), 0)::bigint AS taken,
@@ -172,7 +173,7 @@ BEGIN
     END IF;
     IF v_due > v_before.due AND v_entries.n = 0 THEN
         v_earlier := billing_data.credit_of_payment(
-            v_account.id, v_key, 'refund', p_return.return_id
+            billing_data.merge_path(p_purchase.account_id), v_key, 'refund', p_return.return_id
         );
     END IF;
     IF v_earlier.amount_minor < 0 THEN  -- taken before a rollback of these tables
@@ -328,14 +329,12 @@ AS $$
 DECLARE
     v_purchase billing_data.purchases;
 BEGIN
-    PERFORM FROM billing_data.accounts AS a
-    WHERE a.id = p_account_id
-    FOR NO KEY UPDATE;
+    PERFORM billing_data.lock_account(p_account_id);
     PERFORM FROM billing_data.purchases AS p
     WHERE p.account_id = p_account_id AND p.id = p_purchase_id
     FOR UPDATE;
     v_purchase := billing_data.purchase_of_payment(
-        p_provider, p_payment_id, p_account_id, p_purchase_id
+        p_provider, p_payment_id, ARRAY[p_account_id], p_purchase_id
     );
     RETURN CASE
         WHEN v_purchase.payment_id <> p_payment_id OR v_purchase.id <> p_purchase_id

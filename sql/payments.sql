@@ -15,11 +15,11 @@ COMMENT ON FUNCTION billing_data.is_payment_fault IS
     'Tells whether a payment''s outcome needs a person. Helper.';
 
 -- The purchase that a payment was made for: the purchase that waits for the payment, or else the
--- one that the payment itself names. (The latter happens when a server died after it asked the
--- provider and before it recorded the answer.)
+-- one that the payment itself names, of one of the accounts. (The latter happens when a server died
+-- after it asked the provider and before it recorded the answer.)
 -- Locks: none. An empty row when there is none.
 CREATE OR REPLACE FUNCTION billing_data.purchase_of_payment(
-    p_provider text, p_payment_id text, p_account_id uuid, p_purchase_id uuid
+    p_provider text, p_payment_id text, p_account_ids uuid[], p_purchase_id uuid
 ) RETURNS billing_data.purchases
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -33,7 +33,9 @@ BEGIN
     IF NOT FOUND THEN
         SELECT p.* INTO v_purchase
         FROM billing_data.purchases AS p
-        WHERE p.account_id = p_account_id AND p.id = p_purchase_id AND p.provider = p_provider;
+        WHERE p.account_id = ANY (p_account_ids)
+            AND p.id = p_purchase_id
+            AND p.provider = p_provider;
     END IF;
     RETURN v_purchase;
 END
@@ -67,9 +69,10 @@ AS $$
 DECLARE
     v_purchase billing_data.purchases;
     v_named_id uuid;
-    -- A payment that was offered before accounts were merged names an account that no longer
-    -- exists.
-    v_account_id uuid := billing_data.surviving_account(p_account_id);
+    -- A payment that was offered before accounts were merged names the merged account, and its
+    -- purchase belongs to that one, or to the one that stayed when the old service's were merged.
+    v_path uuid[] := billing_data.merge_path(p_account_id);
+    v_account_id uuid := v_path[cardinality(v_path)];
 BEGIN
     IF billing_data.is_resolved_without_credit(p_provider, p_payment_id) THEN
         outcome := 'resolved';
@@ -82,14 +85,12 @@ BEGIN
         RETURN NEXT;
         RETURN;
     END IF;
-    SELECT a.id INTO v_named_id
-    FROM billing_data.accounts AS a
-    WHERE a.oauth_provider = p_oauth_provider AND a.external_id = p_external_id;
+    v_named_id := billing_data.account_of_identity(p_oauth_provider, p_external_id);
     IF v_purchase.id IS NULL AND NOT p_is_foreign
         AND (num_nonnulls(p_oauth_provider, p_external_id) = 0 OR v_named_id = v_account_id)
     THEN
         v_purchase := billing_data.purchase_of_payment(
-            p_provider, p_payment_id, v_account_id, p_purchase_id
+            p_provider, p_payment_id, v_path, p_purchase_id
         );
     END IF;
     account_id := v_purchase.account_id;
@@ -111,10 +112,10 @@ $$;
 COMMENT ON FUNCTION billing_data.owner_of_payment IS
     'Tells whose a payment is, and why it is not ours; changes nothing. Helper.';
 
--- The credit entry that a payment or a return of money has made already, found by its idempotency
--- key. The rest of the entry must fit as well, because clients of the API can use the same keys.
+-- The credit entry that a payment or a return of money has made already on one of the accounts,
+-- found by its idempotency key. The rest of the entry must fit as well, because clients of the API can use the same keys.
 CREATE OR REPLACE FUNCTION billing_data.credit_of_payment(
-    p_account_id uuid, p_key text, p_transaction_type text, p_external_transaction_id text
+    p_account_ids uuid[], p_key text, p_transaction_type text, p_external_transaction_id text
 ) RETURNS billing_data.credits
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -124,7 +125,7 @@ DECLARE
 BEGIN
     SELECT c.* INTO v_credit
     FROM billing_data.credits AS c
-    WHERE c.account_id = p_account_id
+    WHERE c.account_id = ANY (p_account_ids)
         AND c.idempotency_key = p_key
         AND c.transaction_type = p_transaction_type
         AND c.external_transaction_id = p_external_transaction_id;
@@ -150,7 +151,8 @@ COMMENT ON FUNCTION billing_data.free_key IS
     'An idempotency key unless the account has used it. Helper.';
 
 -- Credits, once, what was sold for a payment that succeeded and is ours by
--- billing_data.owner_of_payment. A payment of the old service has no purchase here (p_purchase_id
+-- billing_data.owner_of_payment. Where the purchase's account was merged, the purchase stays with it
+-- and the credits go to the account that it leads to. A payment of the old service has no purchase here (p_purchase_id
 -- NULL) and must have paid the present price.
 -- Locks: the account, the purchase, the effect. Writes: purchases 0..1, payment_effects 0..1,
 -- credits 0..n, accounts 0..1, payment_returns 0..n (those that waited for the payment). Returns an
@@ -182,17 +184,14 @@ DECLARE
     v_is_new boolean := false;
 BEGIN
     credits_added := 0;
-    account_id := p_account_id;
-    SELECT a.* INTO STRICT v_account
-    FROM billing_data.accounts AS a
-    WHERE a.id = p_account_id
-    FOR NO KEY UPDATE;
+    v_account := billing_data.lock_account(p_account_id);
+    account_id := v_account.id;
     -- What happened to the payment while we waited for the account. It does not change after this.
     PERFORM FROM billing_data.purchases AS p
     WHERE p.account_id = p_account_id AND p.id = p_purchase_id
     FOR UPDATE;
     v_purchase := billing_data.purchase_of_payment(
-        p_provider, p_payment_id, p_account_id, p_purchase_id
+        p_provider, p_payment_id, ARRAY[p_account_id], p_purchase_id
     );
     v_now := clock_timestamp();
     IF v_purchase.id IS NULL THEN
@@ -203,7 +202,7 @@ BEGIN
     END IF;
     purchase_id := v_purchase.id;
     v_key_credit := billing_data.credit_of_payment(
-        v_account.id, v_key, 'purchase', p_payment_id
+        billing_data.merge_path(p_account_id), v_key, 'purchase', p_payment_id
     );
     LOOP
         v_effect := billing_data.effect_of_payment(p_provider, p_payment_id);
@@ -217,7 +216,7 @@ BEGIN
                 THEN 'payment_mismatch'
             WHEN v_effect.effect <> 'credited' THEN 'resolved'
             -- Credited by the old service, whatever the pack was then, or by hand.
-            WHEN v_credit.account_id = v_account.id
+            WHEN billing_data.is_one_account(v_credit.account_id, v_account.id)
                 AND (
                     v_credit.amount_minor = v_purchase.uses
                     OR (v_is_new AND v_credit.id = v_key_credit.id)

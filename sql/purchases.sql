@@ -91,6 +91,7 @@ DECLARE
     v_config jsonb;
     v_found record;
     v_account_id uuid;
+    v_former_id uuid;
     v_fingerprint bytea;
     v_purchase billing_data.purchases;
     v_replayed boolean := false;
@@ -121,6 +122,15 @@ BEGIN
             NULL, p_user_role, p_agent_id, p_marketing_opt_in, p_marketing_opt_in_source
         )
     );
+
+    -- A purchase that was begun under the key before its account was merged stays with it.
+    SELECT p.account_id INTO v_former_id
+    FROM billing_data.purchases AS p
+    WHERE p.account_id = ANY (billing_data.path_of_identity(p_oauth_provider, p_external_id))
+        AND p.idempotency_key = p_idempotency_key
+    ORDER BY p.created_at
+    LIMIT 1;
+    v_account_id := coalesce(v_former_id, v_account_id);
 
     -- Only the idempotency key can conflict: the id is new and there is no payment yet.
     INSERT INTO billing_data.purchases AS p (
@@ -183,7 +193,7 @@ BEGIN
     UPDATE billing_data.purchases AS p
     SET payment_id = coalesce(p.payment_id, p_payment_id),
         payment_status = coalesce(p.payment_status, p_payment_status)
-    WHERE p.account_id = p_account_id AND p.id = p_purchase_id
+    WHERE p.account_id = ANY (billing_data.merge_path(p_account_id)) AND p.id = p_purchase_id
     RETURNING p.* INTO v_purchase;
     IF NOT FOUND THEN
         PERFORM billing_data.raise_error(
@@ -261,7 +271,7 @@ COMMENT ON FUNCTION billing.find_purchase IS
     'Reads the purchase a payment was made for. For billing_server and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.find_purchase TO billing_server, billing_dba;
 
--- Lists purchases. p_status: offered, pending, settled, or returned (some of its money went back).
+-- Lists purchases; those of an account with those of the accounts that were merged into it. p_status: offered, pending, settled, or returned (some of its money went back).
 -- Errors: actor errors, invalid_argument.
 -- Example: SELECT * FROM billing.list_purchases(p_status => 'settled', p_limit => 10);
 CREATE OR REPLACE FUNCTION billing.list_purchases(
@@ -303,7 +313,7 @@ BEGIN
         'p_status', 'it must be offered, pending, settled or returned'
     );
     IF p_account_id IS NOT NULL THEN
-        v_where := 'p.account_id = $1';
+        v_where := 'p.account_id = ANY ($1)';
     END IF;
     v_where := v_where || CASE p_status
         WHEN 'offered' THEN ' AND p.payment_id IS NULL'
@@ -329,7 +339,8 @@ BEGIN
         || ' AND n.purchase_id = p.id AND n.status = ''taken'') AS r'
         || ' WHERE ' || v_where
         || ' ORDER BY p.created_at DESC, p.id DESC LIMIT $2 OFFSET $3'
-    USING p_account_id, p_limit, p_offset;
+    USING billing_data.merged_family(billing_data.surviving_account(p_account_id)), p_limit,
+        p_offset;
 END
 $$;
 COMMENT ON FUNCTION billing.list_purchases IS

@@ -160,32 +160,6 @@ $$;
 COMMENT ON FUNCTION billing_data.append_reversal IS
     'Writes a reversal and counts it, for an account that is locked. Helper.';
 
--- Locks the account that an id leads to and returns it; an empty row when there is none. An account
--- that was merged into another one while the call waited leads on.
--- Locks: the account.
-CREATE OR REPLACE FUNCTION billing_data.lock_surviving_account(p_account_id uuid)
-RETURNS billing_data.accounts
-LANGUAGE plpgsql VOLATILE
-SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-    v_account billing_data.accounts;
-    v_id uuid := billing_data.surviving_account(p_account_id);
-BEGIN
-    LOOP
-        SELECT a.* INTO v_account
-        FROM billing_data.accounts AS a
-        WHERE a.id = v_id
-        FOR NO KEY UPDATE;
-        EXIT WHEN v_id = billing_data.surviving_account(v_id) OR v_account.id IS NULL;
-        v_id := billing_data.surviving_account(v_id);
-    END LOOP;
-    RETURN v_account;
-END
-$$;
-COMMENT ON FUNCTION billing_data.lock_surviving_account IS
-    'Locks the account that an id leads to. Helper.';
-
 -- Gives a charge back, whole or in part, to what paid for it: a free use is given back whole, paid
 -- credits as far as p_amount says (by default all that is left). All reversals of a charge together
 -- never exceed it. An API key reverses only what it, or a key of its chain of rotations, charged;
@@ -237,10 +211,10 @@ BEGIN
             'charge_not_found', jsonb_build_object('charge_id', p_charge_id)
         );
     END IF;
-    v_account := billing_data.lock_surviving_account(v_charge.account_id);
+    v_account := billing_data.lock_account(v_charge.account_id);
     v_fingerprint := billing_data.reversal_fingerprint(p_charge_id, p_amount, p_reason);
     v_reversal := billing_data.credit_under_key(
-        ARRAY[v_account.id, v_charge.account_id], p_idempotency_key, v_fingerprint
+        billing_data.merge_path(v_charge.account_id), p_idempotency_key, v_fingerprint
     );
     replayed := v_reversal.id IS NOT NULL;
     SELECT r.reversed_minor INTO reversed_minor
@@ -337,10 +311,10 @@ BEGIN
             'credit_not_found', jsonb_build_object('credit_id', p_credit_id)
         );
     END IF;
-    v_account := billing_data.lock_surviving_account(v_credit.account_id);
+    v_account := billing_data.lock_account(v_credit.account_id);
     v_fingerprint := billing_data.reversal_fingerprint(p_credit_id, p_amount, p_reason);
     v_reversal := billing_data.credit_under_key(
-        ARRAY[v_account.id, v_credit.account_id], p_idempotency_key, v_fingerprint
+        billing_data.merge_path(v_credit.account_id), p_idempotency_key, v_fingerprint
     );
     replayed := v_reversal.id IS NOT NULL;
     SELECT r.reversed_minor INTO reversed_minor

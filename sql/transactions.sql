@@ -88,7 +88,7 @@ BEGIN
     PERFORM billing_data.require_page(p_limit, p_offset, 500);
     SELECT a.id, a.ledger_version INTO v_account_id, v_newest
     FROM billing_data.accounts AS a
-    WHERE a.oauth_provider = p_oauth_provider AND a.external_id = p_external_id;
+    WHERE a.id = billing_data.account_of_identity(p_oauth_provider, p_external_id);
     total_count := coalesce(v_newest, 0);
     v_first := greatest(total_count - p_offset, 0);
     IF p_cursor IS NOT NULL THEN

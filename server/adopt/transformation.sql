@@ -40,6 +40,10 @@ LEFT JOIN adopt_groups AS g ON g.account_id = a.id
 LEFT JOIN adopt_openings AS o ON o.account_id = a.id
 WHERE a.id NOT IN (SELECT m.id FROM adopt_merged AS m);
 
+INSERT INTO billing_data.merge_ranks (account_id, rank)
+SELECT m.id, 1 FROM adopt_merged AS m
+UNION
+SELECT m.account_id, 2 FROM adopt_merged AS m;
 INSERT INTO billing_data.merged_accounts (id, account_id)
 SELECT m.id, m.account_id FROM adopt_merged AS m;
 

@@ -8,7 +8,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from server.api_key_secret import new_secret
-from tests.sql.helpers import Caller, account_of, person, session, set_staff_domain
+from tests.sql.helpers import (
+    Caller,
+    account_of,
+    new_user,
+    person,
+    session,
+    set_staff_domain,
+)
 from tests.sql.payments import (
     PRICE,
     begin,
@@ -84,6 +91,7 @@ FUNCTIONS: dict[str, tuple[set[str], str]] = {
     "list_audit_log": (BOTH, "s"),
     "list_checks": (BOTH, "s"),
     "list_daily_figures": (BOTH, "s"),
+    "list_merges": (BOTH, "s"),
     "list_open_doors": (DBA, "s"),
     "list_payment_events": (BOTH, "s"),
     "list_payment_problems": (BOTH, "s"),
@@ -91,6 +99,7 @@ FUNCTIONS: dict[str, tuple[set[str], str]] = {
     "list_provider_configs": (BOTH, "s"),
     "list_purchases": (BOTH, "s"),
     "list_transactions": (BOTH, "s"),
+    "merge_accounts": (BOTH, "v"),
     "process_payment_event": (BOTH, "v"),
     "rebuild_figures": (DBA, "v"),
     "record_api_key_use": (WEB, "v"),
@@ -118,7 +127,9 @@ FUNCTIONS: dict[str, tuple[set[str], str]] = {
     "set_provider_config": (BOTH, "v"),
     "settle_purchase": (DBA, "v"),
     "sign_in_admin": (WEB, "v"),
+    "transfer_credits": (BOTH, "v"),
     "try_writing": (BOTH, "v"),
+    "undo_merge": (BOTH, "v"),
     "use_sign_in_link": (WEB, "v"),
     "use_sign_in_ticket": (WEB, "v"),
     "verify_ledger": (DBA, "s"),
@@ -138,6 +149,14 @@ def _headers() -> Iterator[tuple[str, str, str]]:
 
 
 HEADERS = {name: comment for schema, name, comment in _headers() if schema == "billing"}
+
+
+def _about_two_accounts(database: Database, dba: Caller, name: str, statement: str) -> str:
+    """The call with the ids of two accounts that it can be made for."""
+    one, other = (str(account_of(database, new_user(database, paid=5))["id"]) for _ in range(2))
+    if name == "undo_merge":
+        dba.row("merge_accounts", account_id=one, into_account_id=other, reason="a test")
+    return statement.replace("'...'", f"'{one}'", 1).replace("'...'", f"'{other}'", 1)
 
 
 @contextmanager
@@ -174,6 +193,8 @@ def runnable_example(database: Database, name: str) -> Iterator[tuple[Caller, st
         # here.
         statement = re.sub(r"(p_key_prefix => )'[^']*\.\.\.'", rf"\g<1>'{other.prefix}'", statement)
         statement = re.sub(r"(p_key_hash => )'\.\.\.'", rf"\g<1>'{other.hash}'", statement)
+        if name in ("merge_accounts", "transfer_credits", "undo_merge"):  # they name another one
+            statement = _about_two_accounts(database, dba, name, statement)
         if name in (
             "adjust_credits", "explain_denial", "get_account_by_id", "reset_free_uses",
         ):  # fmt: skip

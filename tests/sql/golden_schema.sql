@@ -368,6 +368,10 @@ CREATE FUNCTION billing.list_daily_figures(p_days integer DEFAULT 30, p_session_
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing.list_merges(p_account_id uuid, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(merge_id uuid, merged_account_id uuid, oauth_provider text, external_id text, customer_email text, account_id uuid, credits_moved bigint, free_uses_given bigint, reason text, who text, created_at timestamp with time zone, undone_at timestamp with time zone, undo_reason text, problem text)
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing.list_open_doors() RETURNS TABLE(door text, mend text, is_ours boolean)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -395,6 +399,10 @@ CREATE FUNCTION billing.list_purchases(p_account_id uuid DEFAULT NULL::uuid, p_s
 
 CREATE FUNCTION billing.list_transactions(p_oauth_provider text, p_external_id text, p_limit bigint DEFAULT 50, p_offset bigint DEFAULT 0, p_api_key_id uuid DEFAULT NULL::uuid, p_session_hash bytea DEFAULT NULL::bytea, p_cursor text DEFAULT NULL::text) RETURNS TABLE(total_count bigint, transaction_id uuid, type text, amount_minor bigint, currency text, description text, created_at timestamp with time zone, balance_after bigint, transaction_type text, external_transaction_id text, metadata_message_id text, metadata_agent_id text, metadata_channel_id text, metadata_request_id text, paid_with text, ledger_version bigint, next_cursor text, free_uses_change bigint, corrects_id uuid, transfer_id uuid, reversed_minor bigint)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.merge_accounts(p_account_id uuid, p_into_account_id uuid, p_reason text, p_idempotency_key text DEFAULT NULL::text, p_dry_run boolean DEFAULT false, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(merge_id uuid, merged_account_id uuid, account_id uuid, credits_moved bigint, balance_after bigint, free_uses_given bigint, free_uses_after bigint, takes_consent boolean, created_at timestamp with time zone, replayed boolean)
+    LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing.process_payment_event(p_event_id text, p_event_type text, p_payload jsonb, p_action text, p_livemode boolean DEFAULT NULL::boolean, p_payment_id text DEFAULT NULL::text, p_amount_minor bigint DEFAULT NULL::bigint, p_currency text DEFAULT NULL::text, p_account_id uuid DEFAULT NULL::uuid, p_purchase_id uuid DEFAULT NULL::uuid, p_oauth_provider text DEFAULT NULL::text, p_external_id text DEFAULT NULL::text, p_return_ids text[] DEFAULT '{}'::text[], p_return_kinds text[] DEFAULT '{}'::text[], p_return_amounts_minor bigint[] DEFAULT '{}'::bigint[], p_returns_withdrawn boolean[] DEFAULT NULL::boolean[], p_provider text DEFAULT billing.default_payment_provider(), p_return_away_minor bigint[] DEFAULT NULL::bigint[], p_return_states text[] DEFAULT NULL::text[], p_return_transactions bigint[] DEFAULT NULL::bigint[], p_occurred_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_is_claimed boolean DEFAULT NULL::boolean, p_is_foreign boolean DEFAULT false, p_warning_id text DEFAULT NULL::text, p_warning_is_open boolean DEFAULT NULL::boolean) RETURNS TABLE(outcome text, needs_attention boolean, deliveries bigint, account_id uuid, purchase_id uuid, credits_added bigint)
@@ -506,10 +514,18 @@ CREATE FUNCTION billing.sign_in_admin(p_email text, p_google_id text, p_session_
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing.transfer_credits(p_from_account_id uuid, p_to_account_id uuid, p_amount bigint, p_reason text, p_idempotency_key text DEFAULT NULL::text, p_dry_run boolean DEFAULT false, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(transfer_id uuid, from_account_id uuid, from_balance_before bigint, from_balance_after bigint, to_account_id uuid, to_balance_before bigint, to_balance_after bigint, amount_minor bigint, currency text, created_at timestamp with time zone, replayed boolean)
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing.try_writing() RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET lock_timeout TO '100ms';
+
+CREATE FUNCTION billing.undo_merge(p_account_id uuid, p_reason text, p_idempotency_key text DEFAULT NULL::text, p_dry_run boolean DEFAULT false, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(undo_id uuid, merge_id uuid, merged_account_id uuid, account_id uuid, credits_moved_back bigint, free_uses_given_back bigint, undone_at timestamp with time zone, replayed boolean)
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing.use_sign_in_link(p_ticket_hash bytea, p_session_hash bytea) RETURNS TABLE(admin_user_id uuid, email text, full_name text, role text)
     LANGUAGE plpgsql SECURITY DEFINER
@@ -526,6 +542,10 @@ CREATE FUNCTION billing.verify_ledger() RETURNS TABLE(account_id uuid, problem t
 
 CREATE FUNCTION billing.watch_books(p_known uuid[] DEFAULT '{}'::uuid[], p_entries bigint DEFAULT 500) RETURNS TABLE(accounts_checked bigint, mismatched uuid[], payment_problems bigint, guard_faults bigint)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.account_of_identity(p_oauth_provider text, p_external_id text) RETURNS uuid
+    LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE TABLE billing_data.accounts (
@@ -552,7 +572,7 @@ CREATE TABLE billing_data.accounts (
     ledger_version bigint DEFAULT 0 NOT NULL,
     free_uses_granted bigint DEFAULT 3 NOT NULL,
     CONSTRAINT accounts_ledger_version_non_negative CHECK ((ledger_version >= 0)),
-    CONSTRAINT ck_account_status CHECK (((status)::text = ANY ((ARRAY['active'::character varying, 'suspended'::character varying, 'closed'::character varying])::text[]))),
+    CONSTRAINT ck_account_status CHECK (((status)::text = ANY ((ARRAY['active'::character varying, 'suspended'::character varying, 'closed'::character varying, 'merged'::character varying])::text[]))),
     CONSTRAINT ck_balance_non_negative CHECK ((balance_minor >= 0)),
     CONSTRAINT ck_free_uses_non_negative CHECK ((free_uses_remaining >= 0)),
     CONSTRAINT ck_paid_credits_non_negative CHECK ((paid_credits >= 0)),
@@ -564,7 +584,7 @@ CREATE FUNCTION billing_data.account_totals(p_account billing_data.accounts) RET
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing_data.accounts_to_charge(p_items billing.charge_item[], OUT ids uuid[], OUT changes_profiles boolean) RETURNS record
+CREATE FUNCTION billing_data.accounts_to_charge(p_items billing.charge_item[], OUT ids uuid[], OUT changes_profiles boolean, OUT items billing.charge_item[]) RETURNS record
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET plan_cache_mode TO 'force_generic_plan'
@@ -576,7 +596,7 @@ CREATE FUNCTION billing_data.active_provider_config(p_provider text) RETURNS jso
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing_data.adjust_account(p_account_id uuid, p_amount bigint, p_reason text, p_idempotency_key text, p_dry_run boolean, p_actor billing_data.actor) RETURNS TABLE(credit_id uuid, amount_minor bigint, balance_before bigint, balance_after bigint, created_at timestamp with time zone, replayed boolean)
+CREATE FUNCTION billing_data.adjust_account(p_account_id uuid, p_asked_id uuid, p_amount bigint, p_reason text, p_idempotency_key text, p_dry_run boolean, p_actor billing_data.actor) RETURNS TABLE(credit_id uuid, amount_minor bigint, balance_before bigint, balance_after bigint, created_at timestamp with time zone, replayed boolean)
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -626,6 +646,10 @@ CREATE FUNCTION billing_data.append_credit(p_account billing_data.accounts, p_am
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.append_reversal(p_account billing_data.accounts, p_entry_minor bigint, p_part bigint, p_credits bigint, p_free_uses bigint, p_charge_id uuid, p_credit_id uuid, p_reason text, p_idempotency_key text, p_fingerprint bytea, p_actor billing_data.actor) RETURNS billing_data.credits
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.append_transfer(p_transfer_id uuid, p_from billing_data.accounts, p_to billing_data.accounts, p_amount bigint, p_free_uses_taken bigint, p_free_uses_given bigint, p_reason text, p_idempotency_key text, p_fingerprint bytea, p_now timestamp with time zone, p_actor billing_data.actor) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -720,6 +744,43 @@ CREATE FUNCTION billing_data.refuse_caller(p_names_actor boolean) RETURNS text
 
 CREATE FUNCTION billing_data.caller_role() RETURNS text
     LANGUAGE sql STABLE;
+
+CREATE TABLE billing_data.account_merges (
+    id uuid NOT NULL,
+    merged_account_id uuid NOT NULL,
+    account_id uuid NOT NULL,
+    credits bigint NOT NULL,
+    free_uses_taken bigint NOT NULL,
+    free_uses_given bigint NOT NULL,
+    balance_after bigint NOT NULL,
+    free_uses_after bigint NOT NULL,
+    consent_before jsonb,
+    ledger_version bigint NOT NULL,
+    reason text NOT NULL,
+    idempotency_key text,
+    request_fingerprint bytea NOT NULL,
+    admin_user_id uuid,
+    database_role text,
+    created_at timestamp with time zone NOT NULL,
+    undo_id uuid,
+    undo_reason text,
+    undo_key text,
+    undone_at timestamp with time zone,
+    CONSTRAINT account_merges_another CHECK ((merged_account_id <> account_id)),
+    CONSTRAINT account_merges_key CHECK (((length(idempotency_key) <= 255) AND (length(undo_key) <= 255))),
+    CONSTRAINT account_merges_moved CHECK (((credits >= 0) AND (free_uses_given >= 0) AND (free_uses_taken >= free_uses_given))),
+    CONSTRAINT account_merges_one_writer CHECK ((num_nonnulls(admin_user_id, database_role) = 1)),
+    CONSTRAINT account_merges_reason CHECK (((length(reason) <= 500) AND (length(undo_reason) <= 500))),
+    CONSTRAINT account_merges_undone CHECK ((num_nonnulls(undo_id, undo_reason, undone_at) = ANY (ARRAY[0, 3])))
+);
+
+CREATE FUNCTION billing_data.carry_out_merge(p_plan billing_data.account_merges, p_merged billing_data.accounts, p_account billing_data.accounts, p_actor billing_data.actor) RETURNS billing_data.account_merges
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.carry_out_undo(p_merge billing_data.account_merges, p_actor billing_data.actor) RETURNS billing_data.account_merges
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.change_profile(p_account_id uuid, p_customer_email text, p_user_role text, p_agent_id text, p_marketing_opt_in boolean, p_marketing_opt_in_source text) RETURNS void
     LANGUAGE plpgsql
@@ -855,7 +916,7 @@ CREATE FUNCTION billing_data.is_of_payment(p_payment_provider text, p_request_fi
 CREATE FUNCTION billing_data.credit_leaf(p_credit billing_data.credits, p_personal_digest bytea) RETURNS bytea
     LANGUAGE sql STABLE PARALLEL SAFE;
 
-CREATE FUNCTION billing_data.credit_of_payment(p_account_id uuid, p_key text, p_transaction_type text, p_external_transaction_id text) RETURNS billing_data.credits
+CREATE FUNCTION billing_data.credit_of_payment(p_account_ids uuid[], p_key text, p_transaction_type text, p_external_transaction_id text) RETURNS billing_data.credits
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -939,6 +1000,10 @@ CREATE FUNCTION billing_data.find_guard_faults() RETURNS TABLE(problem text, exp
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.find_merge(p_account_id uuid, p_idempotency_key text, p_fingerprint bytea) RETURNS billing_data.account_merges
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.find_or_create_account(p_oauth_provider text, p_external_id text, p_wa_id text, p_tenant_id text, p_balance_minor bigint, p_currency text, p_plan_name text, p_customer_email text, p_user_role text, p_agent_id text, p_marketing_opt_in boolean, p_marketing_opt_in_source text, p_wait boolean) RETURNS TABLE(account billing_data.accounts, created boolean)
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -969,6 +1034,14 @@ CREATE FUNCTION billing_data.find_session(p_session_hash bytea) RETURNS TABLE(ad
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.find_transfer(p_from_account_id uuid, p_to_account_id uuid, p_idempotency_key text, p_fingerprint bytea) RETURNS billing_data.credits[]
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.find_transfer_faults() RETURNS TABLE(account_id uuid, problem text, expected text, found text)
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.find_users(p_from timestamp with time zone, p_to timestamp with time zone) RETURNS TABLE(day date, account_id uuid)
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -978,6 +1051,14 @@ CREATE FUNCTION billing_data.first_id(p_at timestamp with time zone) RETURNS uui
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.first_key_id(p_api_key_id uuid) RETURNS uuid
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.follow_charges(p_items billing.charge_item[]) RETURNS billing.charge_item[]
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.follow_checks(p_items billing.check_item[]) RETURNS billing.check_item[]
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -1052,6 +1133,13 @@ CREATE FUNCTION billing_data.is_news_of_return(p_known billing_data.payment_retu
 CREATE FUNCTION billing_data.is_old_entry(p_id uuid, p_database_role text, p_request_fingerprint bytea) RETURNS boolean
     LANGUAGE sql IMMUTABLE PARALLEL SAFE;
 
+CREATE FUNCTION billing_data.surviving_account(p_account_id uuid) RETURNS uuid
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.is_one_account(p_account_id uuid, p_other_id uuid) RETURNS boolean
+    LANGUAGE sql STABLE;
+
 CREATE FUNCTION billing_data.is_payment_fault(p_outcome text) RETURNS boolean
     LANGUAGE sql IMMUTABLE;
 
@@ -1080,6 +1168,10 @@ CREATE FUNCTION billing_data.kept_secrets(p_setting text, p_stored jsonb, p_give
 CREATE FUNCTION billing_data.key_permissions() RETURNS text[]
     LANGUAGE sql IMMUTABLE PARALLEL SAFE;
 
+CREATE FUNCTION billing_data.lead_account_to(p_id uuid, p_account_id uuid) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.list_check_partitions() RETURNS TABLE(schema_name text, partition_name text, starts_at timestamp with time zone, ends_at timestamp with time zone)
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1090,6 +1182,14 @@ CREATE FUNCTION billing_data.list_guards() RETURNS TABLE(table_name text, trigge
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET quote_all_identifiers TO 'off';
 
+CREATE FUNCTION billing_data.lock_account(p_account_id uuid) RETURNS billing_data.accounts
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.lock_account_of_identity(p_oauth_provider text, p_external_id text) RETURNS billing_data.accounts
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.lock_accounts(p_account_ids uuid[], p_wait boolean) RETURNS boolean
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -1098,11 +1198,15 @@ CREATE FUNCTION billing_data.lock_between_writers(p_locks text[]) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.lock_merge(p_account_id uuid) RETURNS billing_data.account_merges
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.lock_payment(p_provider text, p_payment_id text, p_credit_id uuid) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing_data.lock_surviving_account(p_account_id uuid) RETURNS billing_data.accounts
+CREATE FUNCTION billing_data.lock_two_accounts(p_from_account_id uuid, p_to_account_id uuid) RETURNS billing_data.accounts[]
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -1127,6 +1231,14 @@ CREATE FUNCTION billing_data.max_amount() RETURNS bigint
 
 CREATE FUNCTION billing_data.may_write(p_role text, p_key billing_data.api_keys) RETURNS boolean
     LANGUAGE sql IMMUTABLE;
+
+CREATE FUNCTION billing_data.merge_path(p_account_id uuid) RETURNS uuid[]
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.merged_family(p_account_id uuid) RETURNS uuid[]
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.moment_text(p_at timestamp with time zone) RETURNS text
     LANGUAGE sql STABLE;
@@ -1169,6 +1281,14 @@ CREATE FUNCTION billing_data.part_to_reverse(p_account_id uuid, p_ledger_version
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.path_of_identity(p_oauth_provider text, p_external_id text) RETURNS uuid[]
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.plan_merge(p_merged billing_data.accounts, p_account billing_data.accounts) RETURNS billing_data.account_merges
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.prepare_checks(p_items billing.check_item[], p_role text, p_rest boolean[], p_wait boolean, OUT created boolean[], OUT busy boolean[]) RETURNS record
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1189,7 +1309,7 @@ CREATE FUNCTION billing_data.purchase_credits(p_uses bigint, p_settled_at timest
     LANGUAGE sql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing_data.purchase_of_payment(p_provider text, p_payment_id text, p_account_id uuid, p_purchase_id uuid) RETURNS billing_data.purchases
+CREATE FUNCTION billing_data.purchase_of_payment(p_provider text, p_payment_id text, p_account_ids uuid[], p_purchase_id uuid) RETURNS billing_data.purchases
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -1202,6 +1322,10 @@ CREATE FUNCTION billing_data.raise_append_only(p_operation text, p_table text, p
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.raise_error(p_slug text, p_values jsonb DEFAULT '{}'::jsonb) RETURNS void
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.raise_merged_meanwhile() RETURNS void
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -1226,6 +1350,10 @@ CREATE FUNCTION billing_data.refuse_credit_change() RETURNS trigger
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.require(p_valid boolean, p_argument text, p_problem text) RETURNS void
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.require_account_of(p_asked_id uuid, p_account_id uuid, p_status text) RETURNS void
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -1258,6 +1386,10 @@ CREATE FUNCTION billing_data.require_durable_commit() RETURNS void
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.require_filled(p_value text, p_argument text, p_field text DEFAULT NULL::text) RETURNS void
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.require_followed(p_items billing.charge_item[], p_followed billing.charge_item[]) RETURNS void
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -1329,6 +1461,10 @@ CREATE FUNCTION billing_data.require_short(p_value text, p_argument text) RETURN
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.require_transfer(p_from billing_data.accounts, p_to billing_data.accounts, p_amount bigint) RETURNS void
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.return_money(p_provider text, p_payment_id text, p_account_id uuid, p_purchase_id uuid, p_told billing_data.payment_returns, p_currency text, p_read_at timestamp with time zone, p_database_role text, p_payment_provider text) RETURNS text
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -1359,10 +1495,6 @@ CREATE FUNCTION billing_data.store_api_key(p_name text, p_key_prefix text, p_key
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing_data.surviving_account(p_account_id uuid) RETURNS uuid
-    LANGUAGE sql STABLE
-    SET search_path TO 'pg_catalog', 'pg_temp';
-
 CREATE FUNCTION billing_data.take_lock(p_name text) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -1373,6 +1505,10 @@ CREATE FUNCTION billing_data.told_returns(p_ids text[], p_kinds text[], p_amount
 
 CREATE FUNCTION billing_data.topics() RETURNS TABLE(place bigint, task text, name text, words text)
     LANGUAGE sql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.undo_problem(p_merge billing_data.account_merges) RETURNS text
+    LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.usage_since(p_from timestamp with time zone) RETURNS SETOF billing_data.usage_figures
@@ -1619,10 +1755,18 @@ CREATE TABLE billing_data.locks (
     name text NOT NULL
 );
 
+CREATE TABLE billing_data.merge_ranks (
+    account_id uuid NOT NULL,
+    rank bigint NOT NULL
+);
+
 CREATE TABLE billing_data.merged_accounts (
     id uuid NOT NULL,
     account_id uuid NOT NULL,
-    CONSTRAINT merged_accounts_another CHECK ((id <> account_id))
+    rank bigint DEFAULT 1 NOT NULL,
+    account_rank bigint DEFAULT 2 NOT NULL,
+    CONSTRAINT merged_accounts_another CHECK ((id <> account_id)),
+    CONSTRAINT merged_accounts_upwards CHECK ((account_rank > rank))
 );
 
 CREATE TABLE billing_data.payment_return_credits (
@@ -1712,6 +1856,9 @@ CREATE TABLE billing_data.users_by_day (
 
 ALTER TABLE ONLY billing_data.credit_checks ATTACH PARTITION billing_data.credit_checks_default DEFAULT;
 
+ALTER TABLE ONLY billing_data.account_merges
+    ADD CONSTRAINT account_merges_pkey PRIMARY KEY (id);
+
 ALTER TABLE ONLY billing_data.account_requests
     ADD CONSTRAINT account_requests_pkey PRIMARY KEY (account_id, idempotency_key);
 
@@ -1762,6 +1909,12 @@ ALTER TABLE ONLY billing_data.ledger_openings
 
 ALTER TABLE ONLY billing_data.locks
     ADD CONSTRAINT locks_pkey PRIMARY KEY (name);
+
+ALTER TABLE ONLY billing_data.merge_ranks
+    ADD CONSTRAINT merge_ranks_pkey PRIMARY KEY (account_id);
+
+ALTER TABLE ONLY billing_data.merge_ranks
+    ADD CONSTRAINT merge_ranks_rank UNIQUE (account_id, rank);
 
 ALTER TABLE ONLY billing_data.merged_accounts
     ADD CONSTRAINT merged_accounts_pkey PRIMARY KEY (id);
@@ -1834,6 +1987,12 @@ ALTER TABLE ONLY billing_data.user_activity
 
 ALTER TABLE ONLY billing_data.users_by_day
     ADD CONSTRAINT users_by_day_pkey PRIMARY KEY (day);
+
+CREATE INDEX account_merges_account_id ON billing_data.account_merges USING btree (account_id);
+
+CREATE UNIQUE INDEX account_merges_idempotency ON billing_data.account_merges USING btree (merged_account_id, idempotency_key) WHERE (idempotency_key IS NOT NULL);
+
+CREATE UNIQUE INDEX account_merges_in_force ON billing_data.account_merges USING btree (merged_account_id) WHERE (undone_at IS NULL);
 
 CREATE INDEX accounts_balance_minor ON billing_data.accounts USING btree (balance_minor) WHERE (balance_minor <> 0);
 
@@ -1959,6 +2118,12 @@ CREATE TRIGGER purchases_fixed BEFORE UPDATE OF account_id, id, provider, uses, 
 
 ALTER TABLE billing_data.purchases ENABLE ALWAYS TRIGGER purchases_fixed;
 
+ALTER TABLE ONLY billing_data.account_merges
+    ADD CONSTRAINT account_merges_account FOREIGN KEY (account_id) REFERENCES billing_data.accounts(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY billing_data.account_merges
+    ADD CONSTRAINT account_merges_merged_account FOREIGN KEY (merged_account_id) REFERENCES billing_data.accounts(id) ON DELETE RESTRICT;
+
 ALTER TABLE ONLY billing_data.account_requests
     ADD CONSTRAINT account_requests_account FOREIGN KEY (account_id) REFERENCES billing_data.accounts(id) ON DELETE RESTRICT;
 
@@ -1988,6 +2153,12 @@ ALTER TABLE ONLY billing_data.ledger_openings
 
 ALTER TABLE ONLY billing_data.merged_accounts
     ADD CONSTRAINT merged_accounts_account FOREIGN KEY (account_id) REFERENCES billing_data.accounts(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY billing_data.merged_accounts
+    ADD CONSTRAINT merged_accounts_account_rank FOREIGN KEY (account_id, account_rank) REFERENCES billing_data.merge_ranks(account_id, rank) ON UPDATE CASCADE;
+
+ALTER TABLE ONLY billing_data.merged_accounts
+    ADD CONSTRAINT merged_accounts_rank FOREIGN KEY (id, rank) REFERENCES billing_data.merge_ranks(account_id, rank) ON UPDATE CASCADE;
 
 ALTER TABLE ONLY billing_data.payment_effects
     ADD CONSTRAINT payment_effects_credit FOREIGN KEY (credit_id) REFERENCES billing_data.credits(id) ON DELETE RESTRICT DEFERRABLE INITIALLY DEFERRED;

@@ -33,6 +33,11 @@ HASH = "$argon2id$v=19$m=19456,t=2,p=1$c29tZXNhbHQ$c29tZWhhc2g"
 WRITES: dict[str, dict[str, Any]] = {
     "add_admin": {"email": "ada@example.com"},
     "adjust_credits": {"account_id": NOBODY, "amount": 1, "reason": "a test"},
+    "merge_accounts": {"account_id": NOBODY, "into_account_id": NOBODY, "reason": "a test"},
+    "transfer_credits": {
+        "from_account_id": NOBODY, "to_account_id": NOBODY, "amount": 1, "reason": "a test",
+    },
+    "undo_merge": {"account_id": NOBODY, "reason": "a test"},
     "attach_payment": {
         "account_id": NOBODY,
         "purchase_id": NOBODY,
@@ -128,6 +133,7 @@ STAFF_READS: dict[str, dict[str, Any]] = {
     "list_api_keys": {},
     "list_audit_log": {},
     "list_checks": {"account_id": NOBODY},
+    "list_merges": {"account_id": NOBODY},
     "list_daily_figures": {},
     "list_payment_events": {},
     "list_payment_problems": {},

@@ -30,6 +30,7 @@ from tests.sql.roles import (
 from tests.support import Database, unique
 
 TABLES = (
+    "account_merges",
     "account_requests",
     "accounts",
     "active_accounts",
@@ -46,6 +47,7 @@ TABLES = (
     "erased_entries",
     "ledger_openings",
     "locks",
+    "merge_ranks",
     "merged_accounts",
     "payment_effects",
     "payment_events",
@@ -94,6 +96,7 @@ COLUMNS = {
     "admin_sessions": "admin_user_id",
     "batch_requests": "api_key_id",
     "locks": "name",
+    "merge_ranks": "rank",
     "payment_effects": "effect",
     "payment_events": "event_id",
     "payment_providers": "kind",
