@@ -63,17 +63,18 @@ FROM billing.begin_purchase(
 $t$Charges a list of items. Every charge goes through here but the plain case of
 billing.create_charge. Items of one account are decided in the order of the list. An
 item's outcome is one of these: 'created'; 'replayed' or 'conflict', with the first
-charge's row, when its idempotency key was used before by the same or by another request;
-the slug of the refusal; 'busy', only with p_wait false, when another transaction holds
-the account. A refused item writes nothing but the profile update it carries and, where an
-account was found, its part in a row of refused_charges. With p_wait false the call never
-waits for an account. With p_wait true it waits for one account at a time and holds no
-other meanwhile.$t$,
+charge's row, when its idempotency key was used before by the same or by another request
+(a merged account's keys are still those of its identity); the slug of the refusal;
+'busy', only with p_wait false, when another transaction holds the account. A refused item
+writes nothing but the profile update it carries and, where an account was found, its part
+in a row of refused_charges. With p_wait false the call never waits for an account. With
+p_wait true it waits for one account at a time and holds no other meanwhile.$t$,
 $t$Locks: the accounts of billing_data.accounts_to_charge, in a statement of its own, so that
 the next statement sees every charge committed before. Writes: accounts, 1 per changed
 account; charges, 1 per created item; refused_charges, 1 per account, key and reason
-refused. Errors: actor_required, actor_not_allowed, invalid_argument, and
-lock_not_available when an account stays held; all else is an outcome.$t$,
+refused. Errors: actor_required, actor_not_allowed, invalid_argument, lock_not_available
+when an account stays held, and serialization_failure when accounts were merged at this
+moment; all else is an outcome.$t$,
 $t$SELECT *
 FROM billing.charge_items(
     p_items =>
@@ -423,9 +424,10 @@ $t$SELECT billing.invite_admin(
 $t$Lists accounts. p_search finds the accounts whose e-mail address or external id begins
 with it (p_match 'prefix', by index) or contains it (p_match 'substring', reads every
 account), whatever the case and the Unicode normal form. A UUID finds the account with
-this id or this external id. p_sort: newest, oldest, email, credits, uses; ties are
-ordered by id. With p_count true, total_count counts all accounts that match, and an empty
-page is one row with only total_count; with p_count false, total_count is NULL.$t$,
+this id or this external id, and the account that the id leads to. p_sort: newest, oldest,
+email, credits, uses; ties are ordered by id. With p_count true, total_count counts all
+accounts that match, and an empty page is one row with only total_count; with p_count
+false, total_count is NULL.$t$,
 $t$Errors: actor errors, invalid_argument.$t$,
 $t$SELECT *
 FROM billing.list_accounts(
@@ -451,7 +453,8 @@ FROM billing.list_audit_log(
     p_action => 'account',
     p_limit => 10);$t$),
         ('list_checks',
-$t$An account's checks, newest first, with why they were denied.$t$,
+$t$An account's checks, newest first, with why they were denied; those of accounts that were
+merged into it too.$t$,
 $t$Errors: actor errors, invalid_argument.$t$,
 $t$SELECT *
 FROM billing.list_checks(
@@ -463,6 +466,14 @@ $t$Errors: actor errors, invalid_argument.$t$,
 $t$SELECT *
 FROM billing.list_daily_figures(
     p_days => 30);$t$),
+        ('list_merges',
+$t$The merges that made an account what it is, and those of it that were undone, newest
+first. p_account_id may be of any account that takes part. problem says why a merge cannot
+be undone; it is NULL when it can.$t$,
+$t$Errors: actor errors.$t$,
+$t$SELECT *
+FROM billing.list_merges(
+    p_account_id => '...');$t$),
         ('list_open_doors',
 $t$Lists what PUBLIC may do in this database, and what our logins may use up, beyond their
 need. Each row has the SQL statement that ends it. `ciris-billing migrate` runs the
@@ -499,8 +510,8 @@ $t$Lists the payment providers with masked secrets.$t$,
 $t$Errors: actor errors.$t$,
 $t$SELECT * FROM billing.list_provider_configs();$t$),
         ('list_purchases',
-$t$Lists purchases. p_status: offered, pending, settled, or returned (some of its money went
-back).$t$,
+$t$Lists purchases; those of an account with those of the accounts that were merged into it.
+p_status: offered, pending, settled, or returned (some of its money went back).$t$,
 $t$Errors: actor errors, invalid_argument.$t$,
 $t$SELECT *
 FROM billing.list_purchases(
@@ -522,6 +533,26 @@ FROM billing.list_transactions(
     p_oauth_provider => 'oauth:google',
     p_external_id => '1',
     p_limit => 10);$t$),
+        ('merge_accounts',
+$t$Merges p_account_id into p_into_account_id: its paid credits move there by a transfer,
+free uses up to what one account may have, and its id and identity lead there from then
+on, for everything. Its own ledger stays as it is. Keys of requests that were made for its
+identity before are still recognised for this identity. Both accounts must be active, so
+that credits of a suspended or closed one do not become usable unnoticed. The profile of
+the account that stays is kept; of two consents the newest counts. When the idempotency
+key was used before for the same merge, nothing is done and replayed is true, even if the
+merge was undone since. With p_dry_run nothing is written: the answer, or the refusal, is
+what the same call would give now, without a merge_id.$t$,
+$t$Locks: both accounts, in id order. Writes: account_merges 1, accounts 2, credits 0..2,
+merged_accounts, merge_ranks, admin_audit_logs 2. Errors: actor errors, invalid_argument,
+account_not_found, accounts_are_one, account_merged, account_not_active,
+accounts_of_other_currency, balance_overflow, idempotency_key_reused,
+serialization_failure (one of them was merged at this moment).$t$,
+$t$SELECT *
+FROM billing.merge_accounts(
+    p_account_id => '...',
+    p_into_account_id => '...',
+    p_reason => 'one person with two sign-ins');$t$),
         ('process_payment_event',
 $t$Processes one event, whose signature the caller has verified, in the form the caller made
 of it. p_action is one of these: 'settle' (money came: p_amount_minor, p_currency);
@@ -829,6 +860,22 @@ FROM billing.sign_in_admin(
     p_email => 'ada@example.com',
     p_google_id => '1',
     p_session_hash => sha256('random'));$t$),
+        ('transfer_credits',
+$t$Moves paid credits from one account to another of the same currency, with two ledger rows
+of one transfer_id. Credits leave only an active account; any account takes them. When the
+idempotency key was used before for the same transfer, nothing is done and replayed is
+true. With p_dry_run nothing is written: the answer, or the refusal, is what the same call
+would give now, and it has no transfer_id.$t$,
+$t$Locks: both accounts, in id order. Writes: credits 2, accounts 2, admin_audit_logs 2.
+Errors: actor errors, invalid_argument, account_not_found, accounts_are_one,
+accounts_of_other_currency, account_not_active, insufficient_credits, balance_overflow,
+idempotency_key_reused, serialization_failure (an account was merged at this moment).$t$,
+$t$SELECT *
+FROM billing.transfer_credits(
+    p_from_account_id => '...',
+    p_to_account_id => '...',
+    p_amount => 5,
+    p_reason => 'bought with the wrong sign-in');$t$),
         ('try_writing',
 $t$Takes everything that a charge takes except an account: a transaction number with its
 lock, and the locks of the tables and of all their indexes. It matches no row, so it
@@ -838,6 +885,20 @@ $t$Locks: accounts and charges, both ROW EXCLUSIVE, to the end of the transactio
 nothing. Errors: PostgreSQL's own: 25006 when the database is read-only, 53200 when no
 lock is left, 55P03 when another session holds a table.$t$,
 $t$SELECT billing.try_writing();$t$),
+        ('undo_merge',
+$t$Undoes the merge of an account, as long as the account that it was merged into has not
+changed since: credits, free uses and consent are as before, and id and identity lead to
+the account itself again. p_account_id is the account that was merged. When the
+idempotency key was used before for this account, nothing is done and replayed is true.
+With p_dry_run nothing is written: the answer, or the refusal, is what the same call would
+give now, without an undo_id.$t$,
+$t$Locks: both accounts, in id order. Writes: account_merges 1, accounts 2, credits 0..2,
+merged_accounts 1, admin_audit_logs 2. Errors: actor errors, invalid_argument,
+account_not_found, account_not_merged, merge_stands (it says why).$t$,
+$t$SELECT *
+FROM billing.undo_merge(
+    p_account_id => '...',
+    p_reason => 'two people');$t$),
         ('use_sign_in_link',
 $t$Uses up a link and opens its session. There is no row when the link was used or has
 expired, or when its owner is deactivated.$t$,
