@@ -16,6 +16,7 @@ from server.admin_api import models as s
 from server.admin_api import payments as payments_api
 from server.admin_api import pricing as pricing_api
 from server.admin_api import providers as providers_api
+from server.admin_api import reversals as reversals_api
 from server.admin_api import staff as staff_api
 from server.admin_api import users as users_api
 from server.admin_api.endpoint import staff_endpoint
@@ -27,7 +28,15 @@ from server.admin_pages import payments as payments_page
 from server.admin_pages import settings as settings_page
 from server.admin_pages import staff as staff_pages
 from server.admin_pages.page import page, page_for_browsers, public_page
-from server.agent import accounts, charges, checks, credits, purchases, transactions
+from server.agent import (
+    accounts,
+    charges,
+    checks,
+    credits,
+    purchases,
+    reversals,
+    transactions,
+)
 from server.agent import models as m
 from server.agent.endpoint import READ, WRITE, agent_endpoint
 from server.http.aiohttp_server import ignore_other_expectations
@@ -61,6 +70,10 @@ SECTIONS: tuple[Section, ...] = (
         Route("POST", "/v1/billing/charges:batch", WRITE, charges.create_charges,
               "Up to 1,000 charges, an outcome each", body=charges.ChargeBatchRequest,
               answer=charges.ChargeBatch, example=charges.BATCH, idempotent=True),
+        Route("POST", "/v1/billing/charges/{charge_id}/reverse", WRITE, reversals.reverse_charge,
+              "A failed job gives the use back", parameters=reversals.ChargePath,
+              body=reversals.ReversalRequest, answer=reversals.Reversal,
+              example=reversals.EXAMPLE, success=201, idempotent=True, errors=reversals.ERRORS),
     )),
     Section("Credits", "What users pay with once their free uses are gone.", (
         Route("POST", "/v1/billing/credits", WRITE, credits.create_credit,
@@ -134,6 +147,17 @@ SECTIONS: tuple[Section, ...] = (
               answer=accounts_api.Adjustment, example=accounts_api.ADJUSTMENT, success=201,
               idempotent=True,
               errors=("insufficient_credits", "user_not_found", "balance_overflow")),
+        Route("POST", "/admin/api/charges/{charge_id}/reverse", STAFF,
+              reversals_api.reverse_user_charge, "Give a charge back", parameters=s.UserChargePath,
+              body=s.ReverseRequest, answer=reversals_api.ReversedCharge,
+              example=reversals_api.CHARGE, idempotent=True,
+              errors=("charge_not_found", "free_use_is_whole", *reversals_api.ERRORS)),
+        Route("POST", "/admin/api/credits/{credit_id}/reverse", STAFF,
+              reversals_api.reverse_user_credit, "Take a credit back", parameters=s.UserCreditPath,
+              body=s.ReverseRequest, answer=reversals_api.ReversedCredit,
+              example=reversals_api.CREDIT, idempotent=True,
+              errors=("insufficient_credits", "credit_not_found", "credit_of_payment",
+                      "correction_not_reversible", *reversals_api.ERRORS)),
         Route("POST", "/admin/api/users/{account_id}/free-uses", STAFF,
               accounts_api.reset_free_uses, "Reset free uses", parameters=s.UserPath,
               body=s.ResetFreeUsesRequest, answer=accounts_api.FreeUsesReset,

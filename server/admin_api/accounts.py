@@ -4,7 +4,7 @@ staff."""
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NotRequired
 from uuid import UUID
 
 from aiohttp import web
@@ -19,10 +19,9 @@ from server.admin_api.models import (
     SetStatusRequest,
     UserPath,
 )
-from server.gateway import Refused, Row, functions
+from server.gateway import Row, functions
 from server.http import fields as f
 from server.http.answers import From, reader
-from server.http.errors import from_refused
 from server.http.example_values import ACCOUNT_ID, AT, COUNTED, CREDIT_ID, PAGED, THEN
 from server.http.route import Example
 
@@ -33,7 +32,11 @@ class LedgerEntry(TypedDict):
     transaction_id: Annotated[UUID, f.TRANSACTION_ID]
     type: Annotated[Literal["charge", "credit"], f.ENTRY_TYPE]
     amount_minor: Annotated[
-        f.Integer, f.means("Credits; negative for charges, and for credits that were taken away.")
+        f.Integer,
+        f.means(
+            "Credits; negative for charges, and for credits that were taken away. 0 where only a"
+            " free use was given back."
+        ),
     ]
     currency: Annotated[str, f.ACCOUNT_CURRENCY]
     description: Annotated[str, f.DESCRIPTION]
@@ -49,6 +52,11 @@ class LedgerEntry(TypedDict):
         f.means("Whether a free use or paid credits paid; null for credits."),
     ]
     metadata: Annotated[f.Origin | None, f.ENTRY_ORIGIN, From(f.origin_of_charge)]
+    free_uses_change: Annotated[
+        f.Integer, f.means("Free uses; negative for those used, positive for those given back.")
+    ]
+    reversed_minor: Annotated[f.Count, f.REVERSED]
+    corrects_id: NotRequired[Annotated[UUID, f.CORRECTS]]
 
 
 class LedgerPage(TypedDict):
@@ -138,6 +146,8 @@ LEDGER = Example(
                 "external_transaction_id": None,
                 "paid_with": None,
                 "metadata": None,
+                "free_uses_change": 0,
+                "reversed_minor": 0,
             }
         ],
         **COUNTED,
@@ -238,27 +248,14 @@ async def adjust_credits(request: web.Request, call: Call) -> web.StreamResponse
     has."""
     path: UserPath = call.path
     body: AdjustCreditsRequest = call.body
-    try:
-        row = await call.row(
-            functions.adjust_credits(
-                account_id=path.account_id,
-                amount=body.amount_minor,
-                reason=body.reason,
-                idempotency_key=call.idempotency_key,
-            )
+    row = await call.row(
+        functions.adjust_credits(
+            account_id=path.account_id,
+            amount=body.amount_minor,
+            reason=body.reason,
+            idempotency_key=call.idempotency_key,
         )
-    except Refused as error:
-        if error.slug != "insufficient_credits":
-            raise
-        refusal = from_refused(error)
-        balance, required = int(error.values["balance"]), int(error.values["required"])
-        refusal.extra = {
-            "balance": balance,
-            "required": required,
-            "shortfall": required - balance,
-            "retryable": False,
-        }
-        raise refusal from None
+    )
     adjustment: Adjustment = {
         "credit_id": row["credit_id"],
         "account_id": path.account_id,

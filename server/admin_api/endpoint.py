@@ -120,6 +120,14 @@ def _in_staff_words(error: Refused, path: Any) -> ApiError:
     if error.slug == "account_not_found":
         return known_error("user_not_found", account_id=path.account_id)
     answer = from_refused(error)
+    if error.slug == "insufficient_credits":
+        balance, required = int(error.values["balance"]), int(error.values["required"])
+        answer.extra = {
+            "balance": balance,
+            "required": required,
+            "shortfall": required - balance,
+            "retryable": False,
+        }
     if error.slug == "invalid_argument":
         argument = str(error.values["argument"]).removeprefix("p_")
         answer.detail = f"Invalid {argument}: {error.values['problem']}"

@@ -16,6 +16,7 @@ from server.http.validation import (
     Cursor,
     Day,
     Name255,
+    Reason,
     Text255,
     without_nul,
 )
@@ -33,9 +34,6 @@ def _not_zero(value: int) -> int:
 
 
 _NoNul = AfterValidator(without_nul)
-Reason = Annotated[
-    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=most("reason")), _NoNul
-]
 Anything = Annotated[str, _NoNul]
 Note = Annotated[str, StringConstraints(max_length=most("description")), _NoNul]
 Environment = Annotated[str, StringConstraints(pattern="^(test|live)$")]
@@ -123,6 +121,30 @@ class ResetFreeUsesRequest(BaseModel):
         _Count | None, f.means("How many free uses to leave; null for what new accounts get.")
     ] = None
     reason: Annotated[Reason, f.AUDIT_REASON]
+
+
+class UserChargePath(BaseModel):
+    """/admin/api/charges/{charge_id}"""
+
+    charge_id: Annotated[UUID, f.CHARGE_ID]
+
+
+class UserCreditPath(BaseModel):
+    """/admin/api/credits/{credit_id}"""
+
+    credit_id: Annotated[UUID, f.CREDIT_ID]
+
+
+class ReverseRequest(BaseModel):
+    """POST /admin/api/charges/{charge_id}/reverse and /admin/api/credits/{credit_id}/reverse"""
+
+    amount_minor: Annotated[
+        _Positive | None, f.means("How much of it to reverse; null for all that is left of it.")
+    ] = None
+    reason: Annotated[Reason, f.means("Why, for the account's history and the audit log.")]
+    dry_run: Annotated[
+        bool, f.means("Whether only to tell what would be; nothing is written then.")
+    ] = False
 
 
 class SetStatusRequest(BaseModel):

@@ -66,7 +66,7 @@ class ChargeBatchRequest(BaseModel):
 class Charge(TypedDict):
     """A charge as it stands in the ledger."""
 
-    charge_id: Annotated[UUID, f.means("The charge.")]
+    charge_id: Annotated[UUID, f.CHARGE_ID]
     account_id: Annotated[UUID, f.ACCOUNT_ID]
     amount_minor: Annotated[f.Positive, f.means("As asked for, also when a free use paid.")]
     currency: Annotated[str, f.ACCOUNT_CURRENCY]

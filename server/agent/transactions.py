@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NotRequired
 from uuid import UUID
 
 from aiohttp import web
@@ -30,7 +30,8 @@ class Transaction(TypedDict):
     amount_minor: Annotated[
         f.Integer,
         f.means(
-            "Credits; negative for charges, and for credits that were taken back after a refund."
+            "Credits; negative for charges, and for credits that were taken back. 0 where only a"
+            " free use was given back."
         ),
     ]
     currency: Annotated[str, f.ACCOUNT_CURRENCY]
@@ -43,6 +44,7 @@ class Transaction(TypedDict):
     ]
     external_transaction_id: Annotated[str | None, f.ENTRY_PAYMENT_ID]
     metadata: Annotated[f.Origin | None, f.ENTRY_ORIGIN, From(f.origin_of_charge)]
+    corrects_id: NotRequired[Annotated[UUID, f.CORRECTS]]
 
 
 class TransactionPage(TypedDict):

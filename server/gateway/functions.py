@@ -453,6 +453,38 @@ def resolve_shortfall(
 def retire_expired_api_key(*, api_key_id: UUID) -> None: ...
 
 
+@function(
+    "reversal_id charge_id account_id amount_minor currency paid_with free_uses "
+    "balance_before balance_after free_uses_remaining reversed_minor charge_minor reason "
+    "created_at replayed"
+)
+def reverse_charge(
+    *,
+    charge_id: UUID,
+    reason: str,
+    amount: int | None = ...,
+    idempotency_key: str | None = ...,
+    dry_run: bool = ...,
+    api_key_id: UUID | None = ...,
+    session_hash: bytes | None = ...,
+) -> None: ...
+
+
+@function(
+    "reversal_id credit_id account_id amount_minor currency balance_before balance_after "
+    "reversed_minor credit_minor reason created_at replayed"
+)
+def reverse_credit(
+    *,
+    credit_id: UUID,
+    reason: str,
+    amount: int | None = ...,
+    idempotency_key: str | None = ...,
+    dry_run: bool = ...,
+    session_hash: bytes | None = ...,
+) -> None: ...
+
+
 @function("api_key_id name key_prefix status")
 def revoke_api_key(
     *, api_key_id: UUID, reason: str | None = ..., session_hash: bytes | None = ...

@@ -181,7 +181,7 @@ class Gateway:
 
     async def write(self, call: FunctionCall) -> Row:
         """Returns the row of a call that writes to the account in its arguments. Calls for one
-        account run one after the other. Raises Refused."""
+        account, or about one charge, run one after the other. Raises Refused."""
         async with self._slots["writes"].for_account(_account_of(call)):
             return (await self._database.call(call))[0]
 
@@ -332,6 +332,7 @@ def _has_key(item: Item) -> bool:
 
 def _account_of(call: FunctionCall) -> tuple[Any, ...]:
     given = call.arguments
-    if "account_id" in given:
-        return (given["account_id"],)
+    for name in ("account_id", "charge_id"):
+        if name in given:
+            return (given[name],)
     return given["oauth_provider"], given["external_id"]

@@ -125,6 +125,20 @@ _CODES: Mapping[str, str | ErrorCode] = {
         " time: take it as a success. X-Existing-Credit-ID and `credit` tell what the key"
         " made."
     ),
+    "already_reversed": "Nothing of it is left to give back: take it as a success.",
+    "charge_not_found": "There is no such charge, or another API key made it.",
+    "correction_not_reversible": "Correct the account by a new entry.",
+    "credit_not_found": "There is no such credit.",
+    "credit_of_payment": "Refund the payment: that takes its credits back by itself.",
+    "entry_of_old_service": "Correct the account by a new entry.",
+    "free_use_is_whole": "Leave the amount out.",
+    "reversal_exists": ErrorCode(
+        409,
+        "Idempotency key was used with a different request",
+        "The body's idempotency key was used for something else on this account. Nothing was"
+        " given back: use a new one.",
+    ),
+    "reversal_too_great": "Ask for no more than is left of it, or leave the amount out.",
     "payment_not_found": (
         "The payment provider does not know it, or it is not for a purchase of this service."
     ),

@@ -49,6 +49,9 @@ PlanName = Annotated[str, StringConstraints(min_length=1, max_length=most("plan_
 Description = Annotated[
     str, StringConstraints(min_length=1, max_length=most("description")), _NoNul
 ]
+Reason = Annotated[
+    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=most("reason")), _NoNul
+]
 Text255 = Annotated[str, StringConstraints(max_length=most()), _NoNul]
 Name255 = Annotated[str, StringConstraints(min_length=1, max_length=most()), _NoNul]
 Day = Annotated[date, AfterValidator(finite_day)]

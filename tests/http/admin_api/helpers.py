@@ -221,6 +221,29 @@ def new_shortfall(service: Service) -> str:
     return return_id
 
 
+def new_charge(service: Service) -> str:
+    """A charge of a new account."""
+    charge = service.database.value(
+        "SELECT c.charge_id FROM billing.create_charge(p_oauth_provider => 'oauth:google',"
+        " p_external_id => %s) AS c",
+        make_account(service, free=1),
+        user="t_dba",
+    )
+    return str(charge)
+
+
+def new_credit(service: Service, amount: int = 20) -> str:
+    """A grant of a new account."""
+    credit = service.database.value(
+        "SELECT c.credit_id FROM billing.create_credit(p_oauth_provider => 'oauth:google',"
+        " p_external_id => %s, p_amount_minor => %s) AS c",
+        make_account(service),
+        amount,
+        user="t_dba",
+    )
+    return str(credit)
+
+
 def audit_rows(service: Service, resource_id: str | None = None) -> list[Any]:
     """Who did what to it, newest first; without `resource_id`, everything."""
     return service.database.execute(
@@ -269,6 +292,12 @@ MATRIX: dict[tuple[str, str], Callable[[Service], Try]] = {
     ("GET", "/admin/api/users/{account_id}/denial"): _of_account("/denial"),
     ("POST", "/admin/api/users/{account_id}/credits"): _write_account(
         "/credits", {"amount_minor": 5, "reason": "goodwill"}, 201
+    ),
+    ("POST", "/admin/api/charges/{charge_id}/reverse"): lambda service: Try(
+        f"/admin/api/charges/{new_charge(service)}/reverse", {"reason": "the job failed"}
+    ),
+    ("POST", "/admin/api/credits/{credit_id}/reverse"): lambda service: Try(
+        f"/admin/api/credits/{new_credit(service)}/reverse", {"reason": "a mistake"}
     ),
     ("POST", "/admin/api/users/{account_id}/free-uses"): _write_account(
         "/free-uses", {"free_uses": 9, "reason": "a new start"}

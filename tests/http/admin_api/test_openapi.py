@@ -14,6 +14,8 @@ from tests.http.admin_api.helpers import (
     STRIPE,
     Person,
     new_account,
+    new_charge,
+    new_credit,
     new_event,
     new_shortfall,
     new_warning,
@@ -83,6 +85,10 @@ def test_the_example_request_is_answered_as_described(
         value = parameter["example"]
         if parameter["name"] == "api_key_id":
             value = service.database.create_key().id
+        if parameter["name"] == "charge_id":
+            value = new_charge(service)
+        if parameter["name"] == "credit_id":
+            value = new_credit(service)
         if parameter["name"] == "event_id":
             value = new_event(service)
         if parameter["name"] == "return_id":

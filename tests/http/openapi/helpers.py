@@ -15,6 +15,9 @@ from tests.stripe_double import StripeDouble
 from tests.support import (
     Key,
     Service,
+    charge_body,
+    identity,
+    unique,
 )
 
 # What staff do is sent to a server in tests/http/admin_api/.
@@ -68,9 +71,10 @@ def send(service: Service, name: str, key: Key | str | None = None, **changes: A
     if name == SIGNED:
         assert content is not None
         headers = {"Stripe-Signature": STRIPE.sign(content), **headers}
+    path = changes.get("path") or known_charge(service, known_payment(service, path))
     return httpx2.request(
         operation["method"],
-        service.base_url + (changes.get("path") or known_payment(service, path)),
+        service.base_url + path,
         params=changes.get("query", query) or None,
         headers=headers,
         content=content,
@@ -94,6 +98,33 @@ def known_payment(service: Service, text: str) -> str:
     bought = send(service, "createPurchase")
     payment_id = bought.json()["payment_id"] if bought.is_success else payment_example()
     return text.replace(payment_example(), payment_id)
+
+
+def charge_example() -> str:
+    """The charge that the examples give back."""
+    (example,) = [
+        one["example"]
+        for one in OPERATIONS["reverseCharge"]["parameters"]
+        if one["name"] == "charge_id"
+    ]
+    return str(example)
+
+
+def new_charge(service: Service, body: Json | None = None) -> str:
+    """A charge of the service's key; by default of a user who is new. While the service makes none,
+    the examples' charge."""
+    if body is None:
+        body = charge_body(unique())
+        send(service, "checkCredit", body=identity(body["external_id"]))
+    charged = send(service, "createCharge", body=body, headers={})
+    return str(charged.json()["charge_id"]) if charged.is_success else charge_example()
+
+
+def known_charge(service: Service, text: str) -> str:
+    """`text` with a new charge in place of the examples' charge, which was never made."""
+    if charge_example() not in text:
+        return text
+    return text.replace(charge_example(), new_charge(service))
 
 
 def example_account(service: Service) -> None:

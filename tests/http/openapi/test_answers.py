@@ -24,6 +24,7 @@ from tests.http.openapi.helpers import (
     STRIPE,
     example_account,
     known_payment,
+    new_charge,
     payment_example,
     send,
 )
@@ -192,6 +193,10 @@ def _used_key(service: Service, name: str) -> Any:
 
 
 def _reused_header(service: Service, name: str) -> Any:
+    if name == "reverseCharge":
+        charge, headers = _paid_charge(service), {"Idempotency-Key": unique("once")}
+        assert _reverse(service, charge, headers, amount_minor=1).is_success
+        return _reverse(service, charge, headers, amount_minor=2)
     user, headers = make_known(service, unique()), {"Idempotency-Key": unique("once")}
     assert send(service, name, body=_body(name, user), headers=headers).is_success
     return send(service, name, body=_body(name, user, user_role="other"), headers=headers)
@@ -203,6 +208,12 @@ def _other_currency(service: Service, name: str) -> Any:
 
 
 def _too_many_credits(service: Service, name: str) -> Any:
+    if name == "reverseCharge":
+        user = make_known(service, unique())
+        charge = _paid_charge(service, INT64_MAX, user)
+        refilled = credit_body(user, amount=INT64_MAX)
+        assert send(service, "createCredit", body=refilled, headers={}).is_success
+        return _reverse(service, charge)
     user = make_known(service, unique())
     assert send(service, name, body=_body(name, user, amount=20), headers={}).is_success
     return send(service, name, body=_body(name, user, amount=INT64_MAX), headers={})
@@ -274,10 +285,43 @@ def _nameless_payment(service: Service, name: str) -> Any:
     return send(service, name, body=_event(account_id=str(uuid4())))
 
 
+def _reverse(service: Service, charge_id: str, headers: Any = None, **body: Any) -> Any:
+    return send(
+        service,
+        "reverseCharge",
+        path=f"/v1/billing/charges/{charge_id}/reverse",
+        body={"reason": "a test", **body},
+        headers=headers or {},
+    )
+
+
+def _paid_charge(service: Service, amount: int = 5, user: str | None = None) -> str:
+    """A charge that paid credits paid for."""
+    user = user or make_known(service, unique())
+    for _ in range(3):
+        assert send(service, "createCharge", body=charge_body(user), headers={}).is_success
+    credit = credit_body(user, amount=amount)
+    assert send(service, "createCredit", body=credit, headers={}).is_success
+    return new_charge(service, charge_body(user, amount=amount))
+
+
+def _reversed_before(service: Service, name: str) -> Any:
+    charge = new_charge(service)
+    assert _reverse(service, charge).is_success
+    return _reverse(service, charge)
+
+
+def _reversal_under_a_used_key(service: Service, name: str) -> Any:
+    charge, key = _paid_charge(service), {"idempotency_key": "once"}
+    assert _reverse(service, charge, amount_minor=1, **key).is_success
+    return _reverse(service, charge, amount_minor=2, **key)
+
+
 PROVOKE: dict[str, Callable[[Service, str], Any]] = {
     "account_closed": _stopped("closed"),
     "account_not_found": _unknown_user,
     "account_suspended": _stopped("suspended"),
+    "already_reversed": _reversed_before,
     "api_key_expired": _expired,
     "api_key_format": lambda service, name: send(service, name, key="a-password"),
     "api_key_invalid": lambda service, name: send(service, name, key=f"cbk_test_{'x' * 43}"),
@@ -285,8 +329,12 @@ PROVOKE: dict[str, Callable[[Service, str], Any]] = {
     "body_too_large": lambda service, name: send(service, name, body={"filler": "x" * 1_200_000}),
     "charge_already_exists": _used_key,
     "charge_currency_mismatch": _other_currency,
+    "charge_not_found": lambda service, name: _reverse(service, str(uuid4())),
     "credit_already_exists": _used_key,
     "credit_currency_mismatch": _other_currency,
+    "free_use_is_whole": lambda service, name: _reverse(
+        service, new_charge(service, charge_body(make_known(service, unique()), 5)), amount_minor=1
+    ),
     "idempotency_key_reused": _reused_header,
     "insufficient_credits": _empty_account,
     "not_found": lambda service, name: send(service, name, path="/static/nothing.css"),
@@ -296,6 +344,10 @@ PROVOKE: dict[str, Callable[[Service, str], Any]] = {
     "payment_provider_not_configured": _no_provider,
     "payment_provider_unavailable": _stripe_is_down,
     "permission_missing": _other_permission,
+    "reversal_exists": _reversal_under_a_used_key,
+    "reversal_too_great": lambda service, name: _reverse(
+        service, _paid_charge(service), amount_minor=6
+    ),
     "unsupported_content_encoding": lambda service, name: send(
         service, name, headers={"Content-Encoding": "gzip"}
     ),
@@ -305,6 +357,12 @@ PROVOKE: dict[str, Callable[[Service, str], Any]] = {
     "webhook_signature_invalid": lambda service, name: send(
         service, name, headers={"Stripe-Signature": "t=1,v1=0"}
     ),
+}
+
+
+# Only reverseCharge answers these, and their requests are all to it.
+REVERSALS = {"already_reversed", "charge_not_found", "free_use_is_whole"} | {
+    code for code in PROVOKE if code.startswith("reversal_")
 }
 
 
@@ -340,7 +398,10 @@ def test_every_error_that_is_described_is_answered_as_described(
 @pytest.mark.parametrize(
     "code",
     sorted(
-        PROVOKE.keys() - {"not_found", "permission_missing", "api_key_expired"} - WEBHOOKS,
+        PROVOKE.keys()
+        - {"not_found", "permission_missing", "api_key_expired"}
+        - WEBHOOKS
+        - REVERSALS,
     ),
 )
 @pytest.mark.parametrize(

@@ -40,6 +40,7 @@ OWN_CODES = {
     "not_authorized",
     "not_found",
     "payment_provider_unavailable",
+    "reversal_exists",
     "sign_in_failed",
     "sign_in_not_configured",
     "sign_in_unavailable",

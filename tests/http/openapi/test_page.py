@@ -19,6 +19,7 @@ from tests.http.descriptions import (
 from tests.http.openapi.helpers import (
     OPERATIONS,
     example_account,
+    known_charge,
     known_payment,
 )
 from tests.stripe_double import WEBHOOK_PATH
@@ -130,7 +131,7 @@ def test_every_curl_line_of_the_page_works_as_it_stands(service: Service, page: 
     assert not [line for line in lines if WEBHOOK_PATH in line]
     assert len([line for line in lines if PURCHASES in line]) == 3
     example_account(service)
-    for line in (known_payment(service, line) for line in lines):
+    for line in (known_charge(service, known_payment(service, line)) for line in lines):
         words = shlex.split(line.replace("\\\n", " "))
         assert words[:2] == ["curl", "-sS"]
         url, options = words[2], words[3:]
