@@ -25,6 +25,7 @@ from server.admin_pages import api_keys as keys_page
 from server.admin_pages import audit as audit_page
 from server.admin_pages import dashboard, sign_in
 from server.admin_pages import payments as payments_page
+from server.admin_pages import reversals as reversals_page
 from server.admin_pages import settings as settings_page
 from server.admin_pages import staff as staff_pages
 from server.admin_pages.page import page, page_for_browsers, public_page
@@ -282,6 +283,10 @@ SECTIONS: tuple[Section, ...] = (
         Route("GET", "/admin/accounts/{account_id}", PAGE, accounts_page.show, "One account"),
         Route("POST", "/admin/accounts/{account_id}/credits", PAGE, accounts_page.adjust_credits,
               "Grant or take credits"),
+        Route("GET", "/admin/accounts/{account_id}/reverse/{kind}/{entry_id}", PAGE,
+              reversals_page.ask, "What a reversal would do"),
+        Route("POST", "/admin/accounts/{account_id}/reverse/{kind}/{entry_id}", PAGE,
+              reversals_page.reverse, "Reverse a charge or a credit"),
         Route("POST", "/admin/accounts/{account_id}/free-uses", PAGE,
               accounts_page.reset_free_uses, "Reset free uses"),
         Route("POST", "/admin/accounts/{account_id}/status", PAGE, accounts_page.set_status,

@@ -46,16 +46,21 @@ def address_of(account_id: UUID) -> str:
     return f"/admin/accounts/{account_id}"
 
 
-def account_id_of(request: web.Request) -> UUID:
-    """Returns the account id in the path. Raises HTTPNotFound for what is not an id."""
-    text = request.match_info["account_id"]
+def id_of(request: web.Request, name: str) -> UUID:
+    """Returns the id of this name in the path. Raises HTTPNotFound for what is not an id."""
+    text = request.match_info[name]
     try:
-        account_id = UUID(text)
+        found = UUID(text)
     except ValueError:
         raise web.HTTPNotFound from None
-    if str(account_id) != text.lower():  # UUID() accepts other spellings too
+    if str(found) != text.lower():  # UUID() accepts other spellings too
         raise web.HTTPNotFound
-    return account_id
+    return found
+
+
+def account_id_of(request: web.Request) -> UUID:
+    """Returns the account id in the path. Raises HTTPNotFound for what is not an id."""
+    return id_of(request, "account_id")
 
 
 async def read_account(visit: Visit, account_id: UUID) -> Row:

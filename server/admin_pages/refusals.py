@@ -13,6 +13,9 @@ FORM = "form"  # the name for faults that are about no single field
 _WORDS = {
     "insufficient_credits": "The account has only {balance} credits.",
     "balance_overflow": "The account has {balance} credits and cannot hold more than {maximum}.",
+    "already_reversed": "It is reversed as a whole already.",
+    "reversal_too_great": "Only {left} of it can still be reversed.",
+    "free_use_is_whole": "A free use is given back whole: leave the amount empty.",
     "credit_not_usable": "This credit cannot be the payment's: {problem}.",
     "payment_already_credited": "This payment has been credited or dealt with already.",
     "idempotency_key_reused": "This form was already used for another change. Look at the ledger,"

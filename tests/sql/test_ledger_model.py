@@ -6,6 +6,7 @@ changed nothing. A failure prints the steps and a blob to repeat them with."""
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,6 +34,16 @@ charges = st.fixed_dictionaries(
 
 
 @dataclass
+class Entry:
+    """A charge or a credit that can be reversed: what it gave or took, and what is left of that."""
+
+    id: Any
+    amount: int
+    left: int
+    free: bool = False
+
+
+@dataclass
 class Account:
     """An account according to the rules."""
 
@@ -44,6 +55,9 @@ class Account:
     email: str | None = None
     charge_keys: dict[str, tuple[Any, ...]] = field(default_factory=dict)
     credit_keys: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+    charges: list[Entry] = field(default_factory=list)
+    credits: list[Entry] = field(default_factory=list)
+    given_back: int = 0  # free uses
 
     def charge(self, amount: int, key: str | None, currency: str) -> str:
         """The outcome of a charge, and its effect when it is created."""
@@ -76,6 +90,30 @@ class Account:
         if self.paid + amount > BIG:
             return "balance_overflow"
         self.paid += amount
+        self.version += 1
+        if key is not None:
+            self.credit_keys[key] = request
+        return "created"
+
+    def reverse(self, entry: Entry, asked: int | None, key: str | None, sign: int) -> str:
+        """The outcome of reversing a charge (sign 1) or a credit (-1), and its effect."""
+        request = ("reversal", entry.id, asked)
+        if key in self.credit_keys:
+            return "replayed" if self.credit_keys[key] == request else "idempotency_key_reused"
+        if entry.left == 0:
+            return "already_reversed"
+        if asked is not None and asked > entry.left:
+            return "reversal_too_great"
+        amount = entry.left if asked is None else asked
+        if entry.free and amount < entry.amount:
+            return "free_use_is_whole"
+        change = 0 if entry.free else sign * amount
+        if not 0 <= self.paid + change <= BIG:
+            return "insufficient_credits" if change < 0 else "balance_overflow"
+        entry.left -= amount
+        self.paid += change
+        self.free += entry.free
+        self.given_back += entry.free
         self.version += 1
         if key is not None:
             self.credit_keys[key] = request
@@ -157,6 +195,12 @@ class LedgerMachine(RuleBasedStateMachine):
             assert slug == "created"
             assert row["balance_after"] == self.model[charge["user"]].paid
             assert row["free_uses_after"] == self.model[charge["user"]].free
+            self.remember_charge(charge, row)
+
+    def remember_charge(self, charge: dict[str, Any], row: dict[str, Any]) -> None:
+        amount = charge["amount"]
+        entry = Entry(row["charge_id"], amount, amount, row["paid_with"] == "free")
+        self.model[charge["user"]].charges.append(entry)
 
     @rule(batch=st.lists(charges, min_size=1, max_size=8), wait=st.booleans())
     def charge_many(self, batch: list[dict[str, Any]], wait: bool) -> None:
@@ -181,6 +225,9 @@ class LedgerMachine(RuleBasedStateMachine):
         ).fetchall()
         outcomes = {row["item"]: row["outcome"] for row in rows}
         assert [outcomes[number] for number in range(1, len(batch) + 1)] == expected
+        for row in rows:
+            if row["outcome"] == "created":
+                self.remember_charge(batch[row["item"] - 1], row)
 
     def expected_charge(self, charge: dict[str, Any]) -> str:
         account = self.model.get(charge["user"])
@@ -205,6 +252,48 @@ class LedgerMachine(RuleBasedStateMachine):
             api_key=self.api_key,
         )
         assert row["outcome"] == expected
+        if account and expected == "created":
+            account.credits.append(Entry(row["credit_id"], amount, amount))
+
+    @rule(
+        user=users,
+        of_charge=st.booleans(),
+        newest=st.integers(1, 4),
+        request=st.tuples(st.one_of(st.none(), amounts), keys, st.sampled_from((0, 0, 1))),
+    )
+    def reverse(
+        self, user: str, of_charge: bool, newest: int, request: tuple[int | None, str | None, int]
+    ) -> None:
+        """Reverses one of the newest charges or credits, whole or in part, or tries to."""
+        asked, key, dry_run = request
+        account = self.model.get(user, Account())
+        entries = account.charges if of_charge else account.credits
+        if len(entries) < newest:
+            return
+        entry, noun = entries[-newest], "charge" if of_charge else "credit"
+        sign = 1 if of_charge else -1
+        tried = deepcopy(account) if dry_run else account
+        tried_entry = (tried.charges if of_charge else tried.credits)[-newest]
+        expected = tried.reverse(tried_entry, asked, key, sign)
+        try:
+            row = self.one(
+                self.dba,
+                f"SELECT * FROM billing.reverse_{noun}(p_{noun}_id => %(id)s,"
+                " p_reason => 'a test', p_amount => %(asked)s, p_idempotency_key => %(key)s,"
+                " p_dry_run => %(dry_run)s)",
+                id=entry.id,
+                asked=asked,
+                key=key,
+                dry_run=bool(dry_run),
+            )
+        except psycopg.Error as error:
+            refused_with = error.diag.constraint_name
+            assert refused_with == expected
+        else:
+            assert expected == ("replayed" if row["replayed"] else "created")
+            assert row["reversed_minor"] == tried_entry.amount - tried_entry.left
+            if expected == "created":
+                assert row["balance_after"] == tried.paid
 
     @rule(user=users, status=st.sampled_from(("active", "active", "suspended", "closed")))
     def set_status(self, user: str, status: str) -> None:
@@ -258,7 +347,7 @@ class LedgerMachine(RuleBasedStateMachine):
         assert balance == account.paid
         free = sum(entry["paid_with"] == "free" for entry in entries)
         paid = sum(entry["paid_with"] == "paid" for entry in entries)
-        assert free + account.free == FREE_USES
+        assert free + account.free == FREE_USES + account.given_back
         assert free + paid == account.uses
 
     def teardown(self) -> None:
