@@ -63,8 +63,8 @@ def _entry_of(request: web.Request) -> _Entry:
 
 
 async def ask(request: web.Request, visit: Visit) -> web.StreamResponse:
-    """Shows what reversing all that is left of an entry would do, and the form."""
-    await require_admin(visit)
+    """Shows what reversing all that is left of an entry would do, and, to administrators, the
+    form."""
     return await _form(visit, _entry_of(request))
 
 
@@ -87,7 +87,7 @@ async def reverse(request: web.Request, visit: Visit) -> web.StreamResponse:
     except FormFault as fault:
         return await _form(visit, entry, form, fault)
     if not confirmed:
-        return await _render(visit, entry, "confirm_reverse", row=row, form=form)
+        return await _render(visit, entry, "confirm_reverse", row, form=form)
     message = f"The {entry.kind} was reversed: {_told(row)}."
     if row["replayed"]:
         message = f"This was done before, and was not done again: {_told(row)}."
@@ -113,14 +113,16 @@ async def _form(
     except Refused as error:
         if error.slug in _FINAL:
             refusal = error.message
+        elif error.slug == "admin_role_required":
+            refusal = "Only administrators reverse charges and credits"
         elif error.slug not in _FIELDS:
             raise
     return await _render(
         visit,
         entry,
         "reverse",
+        whole,
         status=422 if fault or (form and refusal) else 200,
-        row=whole,
         refusal=refusal,
         values=form or {},
         faults=fault.faults if fault else {},
@@ -128,15 +130,25 @@ async def _form(
 
 
 async def _render(
-    visit: Visit, entry: _Entry, template: str, *, status: int = 200, **more: object
+    visit: Visit,
+    entry: _Entry,
+    template: str,
+    row: Row | None,
+    *,
+    status: int = 200,
+    **more: object,
 ) -> web.StreamResponse:
     form = more.get("form") or more.get("values") or {}
     assert isinstance(form, Mapping)
+    account = await read_account(visit, entry.account_id)
+    if row is not None and row["account_id"] != account["account_id"]:
+        raise web.HTTPNotFound  # an entry of another account
     return await render(
         visit,
         f"admin/accounts/{template}.html",
         status=status,
-        account=await read_account(visit, entry.account_id),
+        account=account,
+        row=row,
         address=address_of(entry.account_id),
         entry=entry,
         action=f"{address_of(entry.account_id)}/reverse/{entry.kind}/{entry.id}",

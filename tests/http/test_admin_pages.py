@@ -73,8 +73,13 @@ def _member(database: Database) -> str:
 
 def _address(database: Database, path: str) -> str:
     """The page's path, after creating what the page is about."""
+    account = _account(database)
+    credit = database.value(
+        "SELECT c.id FROM billing_data.credits AS c WHERE c.account_id = %s", account
+    )
     return (
-        path.replace("{account_id}", _account(database))
+        path.replace("{account_id}", account)
+        .replace("{kind}/{entry_id}", f"credit/{credit}")
         .replace("{api_key_id}", database.create_key().id)
         .replace("{event_id}", _event(database))
         .replace("{email}", _member(database))
@@ -85,6 +90,11 @@ def _address(database: Database, path: str) -> str:
 FORMS: dict[str, dict[str, Any]] = {
     "/admin/sign-out": {},
     "/admin/accounts/{account_id}/credits": {"amount": "5", "reason": "a gift"},
+    "/admin/accounts/{account_id}/reverse/{kind}/{entry_id}": {
+        "amount": "5",
+        "reason": "granted by mistake",
+        "confirm": "yes",
+    },
     "/admin/accounts/{account_id}/free-uses": {"free_uses": "9", "reason": "a new start"},
     "/admin/accounts/{account_id}/status": {"status": "suspended", "reason": "a test"},
     "/admin/payments/problems/{event_id}": {"reason": "granted by hand"},
@@ -364,6 +374,48 @@ def test_an_accounts_ledger_goes_on_by_cursor_while_entries_are_added(
     strange = html.unescape(older).replace(account, other)
     assert browsers["viewer"].get(strange).status_code == 200
     assert browsers["viewer"].get(f"/admin/accounts/{account}?cursor=x").status_code == 200
+
+
+def test_a_charge_is_reversed_on_its_accounts_page_after_a_preview(
+    console: tuple[Console, dict[str, Browser]],
+) -> None:
+    running, browsers = console
+    admin, account = browsers["admin"], _account(running.database)
+    charge = running.database.value(
+        "SELECT c.charge_id FROM billing_data.accounts AS a, billing.create_charge("
+        "p_oauth_provider => a.oauth_provider, p_external_id => a.external_id) AS c"
+        " WHERE a.id = %s",
+        account,
+        user="postgres",
+    )
+    page, path = f"/admin/accounts/{account}", f"/admin/accounts/{account}/reverse/charge/{charge}"
+    assert path in admin.get(page).text
+    assert path not in browsers["viewer"].get(page).text
+    assert "one free use" in admin.get(path).text
+    form = {"csrf_token": _token(admin), "reason": "the job failed", "idempotency_key": "once"}
+    for wrong in ({"amount": "0"}, {"amount": "x"}, {"amount": "2"}, {"reason": ""}):
+        answer = admin.request("POST", path, data={**form, **wrong})
+        assert (answer.status_code, 'class="fault"' in answer.text) == (422, True), wrong
+    before = _everything(running.database)
+    preview = admin.request("POST", path, data=form)
+    assert (preview.status_code, "Nothing was changed yet" in preview.text) == (200, True)
+    assert _everything(running.database) == before
+    for told in ("a free use is back, and 3 are left", "This was done before"):
+        answer = admin.request("POST", path, data={**form, "confirm": "yes"})
+        assert (answer.status_code, answer.headers["location"]) == (303, page)
+        shown = admin.get(page).text
+        assert told in shown
+    assert path not in shown
+    assert f"corrects {charge}" in shown
+    again = admin.get(path)
+    assert (again.status_code, "already reversed as a whole" in again.text) == (200, True)
+    # What is no entry is on no page, and an entry only on its own account's.
+    credit = running.database.value(
+        "SELECT c.id FROM billing_data.credits AS c WHERE c.account_id = %s LIMIT 1",
+        _account(running.database),
+    )
+    for missing in (f"grant/{charge}", f"charge/{uuid4()}", "charge/x", f"credit/{credit}"):
+        assert admin.get(f"{page}/reverse/{missing}").status_code == 404, missing
 
 
 def test_a_payment_is_resolved_on_its_page_with_the_credit_given_for_it(

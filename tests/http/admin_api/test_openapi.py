@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -70,6 +71,17 @@ def _prepare_examples(service: Service) -> None:
     )
 
 
+# What the paths of the examples name, and how it is made.
+MADE: dict[str, Callable[[Service], str]] = {
+    "api_key_id": lambda service: service.database.create_key().id,
+    "charge_id": new_charge,
+    "credit_id": new_credit,
+    "event_id": new_event,
+    "return_id": new_shortfall,
+    "warning_id": new_warning,
+}
+
+
 @pytest.mark.parametrize("name", STAFFS)
 def test_the_example_request_is_answered_as_described(
     service: Service, admin: Person, name: str
@@ -83,18 +95,8 @@ def test_the_example_request_is_answered_as_described(
         if "example" not in parameter:
             continue
         value = parameter["example"]
-        if parameter["name"] == "api_key_id":
-            value = service.database.create_key().id
-        if parameter["name"] == "charge_id":
-            value = new_charge(service)
-        if parameter["name"] == "credit_id":
-            value = new_credit(service)
-        if parameter["name"] == "event_id":
-            value = new_event(service)
-        if parameter["name"] == "return_id":
-            value = new_shortfall(service)
-        if parameter["name"] == "warning_id":
-            value = new_warning(service)
+        if parameter["name"] in MADE:
+            value = MADE[parameter["name"]](service)
         if name == "reopenPayment" and parameter["name"] == "payment_id":
             value = resolved_payment(service)
         if parameter["in"] == "path":
