@@ -5,8 +5,8 @@ DO $$
 BEGIN
     IF EXISTS (SELECT FROM billing_data.account_merges) THEN
         RAISE EXCEPTION USING
-            MESSAGE = 'accounts were merged in this database, so it cannot go back to a release that'
-                ' knows nothing of that',
+            MESSAGE = 'accounts were merged in this database, so it cannot go back to a release'
+                ' that knows nothing of that',
             HINT = 'The way back is the backup: see docs/backups.md.';
     END IF;
 END

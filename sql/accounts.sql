@@ -197,7 +197,8 @@ COMMENT ON FUNCTION billing_data.lock_accounts IS
     'Locks several accounts, holding none while it waits; false when one stays held. Helper.';
 
 -- Finds the account that an identity leads to, or creates one with the configured free uses, no
--- credits and status active. The unique index makes two calls that create one identity wait for each other.
+-- credits and status active. The unique index makes two calls that create one identity wait for
+-- each other.
 -- With p_wait false the call waits a few milliseconds for the other creator and then returns no
 -- row.
 -- Locks: the identity's index entry. Writes: accounts 0 or 1. An existing account is returned

@@ -97,7 +97,8 @@ AS $$
         CASE WHEN i.indexrelid IS NULL THEN 'missing' ELSE 'not valid' END
     FROM (
         VALUES
-        ('account_merges_in_force'), ('charges_idempotency'), ('charges_ledger_version'), ('credits_idempotency'),
+        ('account_merges_in_force'), ('charges_idempotency'), ('charges_ledger_version'),
+        ('credits_idempotency'),
         ('credits_ledger_version'), ('purchases_idempotency'), ('purchases_payment_id')
     ) AS w (index_name)
     LEFT JOIN pg_index AS i ON i.indexrelid = to_regclass('billing_data.' || w.index_name)
@@ -220,7 +221,8 @@ AS $$
     WITH transfers AS MATERIALIZED (
         SELECT
             c.transfer_id, (array_agg(c.account_id ORDER BY c.amount_minor, c.id))[1] AS from_id,
-            sum(c.amount_minor) AS net, count(DISTINCT c.account_id) AS accounts, count(*) AS row_count,
+            sum(c.amount_minor) AS net, count(DISTINCT c.account_id) AS accounts,
+            count(*) AS row_count,
             bool_or(c.amount_minor <> 0) AS moves, bool_or(c.free_uses IS NOT NULL) AS moves_uses,
             count(DISTINCT c.currency) AS currencies
         FROM billing_data.credits AS c
@@ -540,7 +542,8 @@ BEGIN
     FROM books AS b
     WHERE b.free_uses_remaining <> b.free_uses
     UNION ALL
-    SELECT t.account_id, t.problem, t.expected, t.found FROM billing_data.find_transfer_faults() AS t
+    SELECT t.account_id, t.problem, t.expected, t.found
+    FROM billing_data.find_transfer_faults() AS t
     UNION ALL
     SELECT o.account_id, 'the account is gone and its opening is not', 'an account', 'none'
     FROM billing_data.ledger_openings AS o

@@ -161,7 +161,8 @@ $$;
 COMMENT ON FUNCTION billing_data.lock_account IS
     'Locks the account that an id leads to. Helper.';
 
--- Locks the account that an identity leads to, and returns its row; an empty row when there is none.
+-- Locks the account that an identity leads to, and returns its row; an empty row when there is
+-- none.
 -- Locks: the account. Errors: serialization_failure when accounts were merged at this moment.
 CREATE OR REPLACE FUNCTION billing_data.lock_account_of_identity(
     p_oauth_provider text, p_external_id text

@@ -373,7 +373,8 @@ COMMENT ON FUNCTION billing_data.record_resolution IS
     'Records how a person has dealt with a payment. Helper.';
 
 -- Locks what belongs to a payment in the order that every function keeps: its events by id, its
--- account (the credit's account where a credit is named) and the one that it leads to, its purchase.
+-- account (the credit's account where a credit is named) and the one that it leads to, its
+-- purchase.
 CREATE OR REPLACE FUNCTION billing_data.lock_payment(
     p_provider text, p_payment_id text, p_credit_id uuid
 ) RETURNS void

@@ -113,7 +113,8 @@ COMMENT ON FUNCTION billing_data.owner_of_payment IS
     'Tells whose a payment is, and why it is not ours; changes nothing. Helper.';
 
 -- The credit entry that a payment or a return of money has made already on one of the accounts,
--- found by its idempotency key. The rest of the entry must fit as well, because clients of the API can use the same keys.
+-- found by its idempotency key. The rest of the entry must fit as well, because clients of the API
+-- can use the same keys.
 CREATE OR REPLACE FUNCTION billing_data.credit_of_payment(
     p_account_ids uuid[], p_key text, p_transaction_type text, p_external_transaction_id text
 ) RETURNS billing_data.credits
@@ -151,9 +152,9 @@ COMMENT ON FUNCTION billing_data.free_key IS
     'An idempotency key unless the account has used it. Helper.';
 
 -- Credits, once, what was sold for a payment that succeeded and is ours by
--- billing_data.owner_of_payment. Where the purchase's account was merged, the purchase stays with it
--- and the credits go to the account that it leads to. A payment of the old service has no purchase here (p_purchase_id
--- NULL) and must have paid the present price.
+-- billing_data.owner_of_payment. Where the purchase's account was merged, the purchase stays with
+-- it and the credits go to the account that it leads to. A payment of the old service has no
+-- purchase here (p_purchase_id NULL) and must have paid the present price.
 -- Locks: the account, the purchase, the effect. Writes: purchases 0..1, payment_effects 0..1,
 -- credits 0..n, accounts 0..1, payment_returns 0..n (those that waited for the payment). Returns an
 -- outcome: 'credited', 'already_credited', 'resolved' (a person has dealt with the payment in

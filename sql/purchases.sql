@@ -271,7 +271,8 @@ COMMENT ON FUNCTION billing.find_purchase IS
     'Reads the purchase a payment was made for. For billing_server and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.find_purchase TO billing_server, billing_dba;
 
--- Lists purchases; those of an account with those of the accounts that were merged into it. p_status: offered, pending, settled, or returned (some of its money went back).
+-- Lists purchases; those of an account with those of the accounts that were merged into it.
+-- p_status: offered, pending, settled, or returned (some of its money went back).
 -- Errors: actor errors, invalid_argument.
 -- Example: SELECT * FROM billing.list_purchases(p_status => 'settled', p_limit => 10);
 CREATE OR REPLACE FUNCTION billing.list_purchases(

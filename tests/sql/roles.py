@@ -35,7 +35,10 @@ WRITES: dict[str, dict[str, Any]] = {
     "adjust_credits": {"account_id": NOBODY, "amount": 1, "reason": "a test"},
     "merge_accounts": {"account_id": NOBODY, "into_account_id": NOBODY, "reason": "a test"},
     "transfer_credits": {
-        "from_account_id": NOBODY, "to_account_id": NOBODY, "amount": 1, "reason": "a test",
+        "from_account_id": NOBODY,
+        "to_account_id": NOBODY,
+        "amount": 1,
+        "reason": "a test",
     },
     "undo_merge": {"account_id": NOBODY, "reason": "a test"},
     "attach_payment": {

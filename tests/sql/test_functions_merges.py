@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -253,7 +254,7 @@ def test_a_circle_of_merges_is_impossible_even_for_a_superuser(database: Databas
         assert refusal.slug == "merged_accounts_upwards"
 
 
-_CHANGES = {
+_CHANGES: dict[str, Callable[[Caller, User], Any]] = {
     "a charge": lambda caller, other: caller.row("create_charge", **other.who),
     "a gift": lambda caller, other: caller.row("create_credit", **other.who, amount_minor=1),
     "a profile": lambda caller, other: caller.row(
