@@ -83,6 +83,8 @@ FROM (
     ('free_use_is_whole', 422,
         'A free use is given back whole: the charge is {left}, and {amount} was asked for',
         'Leave the amount out.'),
+    ('entry_not_found', 404, 'No charge or credit has this id',
+        'SELECT * FROM billing.list_transactions(...);'),
     ('idempotency_key_reused', 422, 'Idempotency key was used with a different request',
         'Use a new key for a new request.'),
     ('insufficient_credits', 402, 'Insufficient credits. Balance: {balance}, Required: {required}',

@@ -92,10 +92,16 @@
 \ir ledger.sql
 --   what is sealed of an entry, and erasing what is personal in it
 \ir leaves.sql
+--   entries with their writers; who wrote one
+\ir entries.sql
+--   a balance at a past time, and statements
+\ir statements.sql
 --   views for a DBA
 \ir reports.sql
 --   the dashboard's figures
 \ir figures.sql
+--   usage by day of any period, and who used most
+\ir usage.sql
 --   accounts as staff find and read them
 \ir account_lists.sql
 --   corrections by staff

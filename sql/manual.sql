@@ -46,6 +46,18 @@ FROM billing.attach_payment(
     p_purchase_id => '...',
     p_payment_id => 'pi_1',
     p_payment_status => 'requires_payment_method');$t$),
+        ('balance_at',
+$t$What an account had at a time: its paid credits and free uses, and the entry that left it
+so. An entry that was written at exactly this time counts. state is known; before_account,
+where the account did not exist yet; or before_books, where it was still one of the old
+service, whose balances were in another unit (in both cases the balances are NULL). Where
+there was no entry yet, the entry's columns are NULL. A time without a zone is in the
+session's time zone: write '2026-11-01 00:00Z' for UTC.$t$,
+$t$Errors: actor and key errors, invalid_argument, account_not_found.$t$,
+$t$SELECT *
+FROM
+billing.balance_at(billing.find_account('oauth:google:1'),
+'2026-11-01 00:00Z');$t$),
         ('begin_purchase',
 $t$Offers the current pack at the current price to an identity, and returns what the caller
 needs to ask the provider for a payment. Creates the account when there is none; profile
@@ -318,6 +330,12 @@ $t$SELECT x.sentence, x.what_helps
 FROM billing.explain_denial(
     p_account_id => '...',
     p_at => now()) AS x;$t$),
+        ('find_account',
+$t$Finds one account by what a person has: its id (or that of an account that was merged into
+it), its provider and external id with a colon between them, or its e-mail address, if it
+is the only account that has it. Returns the account's id.$t$,
+$t$Errors: actor errors, invalid_argument (several accounts match), account_not_found.$t$,
+$t$SELECT billing.find_account('oauth:google:1');$t$),
         ('find_api_key',
 $t$Returns the hash of the key with these first twenty characters, against which the web tier
 verifies a presented secret. Also returns whether calls name the key by its secret's
@@ -328,6 +346,14 @@ $t$$t$,
 $t$SELECT *
 FROM billing.find_api_key(
     p_key_prefix => 'cbk_live_...');$t$),
+        ('find_entry',
+$t$Who wrote an entry of the ledger, when and why: the charge or credit with this id, its
+account, its writer and what its writer said, and for what staff or a DBA did also the row
+of the audit log and the login behind it.$t$,
+$t$Errors: actor errors, entry_not_found.$t$,
+$t$SELECT *
+FROM billing.find_entry(
+    p_transaction_id => '...');$t$),
         ('find_purchase',
 $t$Reads what is known of a payment, with the configuration needed to ask the provider about
 it. There is always one row. purchase_id is NULL for a payment that is not known here; it
@@ -517,6 +543,16 @@ $t$SELECT *
 FROM billing.list_purchases(
     p_status => 'settled',
     p_limit => 10);$t$),
+        ('list_top_consumers',
+$t$The accounts that used most in a period of UTC days, from p_from up to and without p_to
+(by default this month): how often each was charged, and what. p_sort: uses (charges, free
+ones included) or credits (paid credits used); equals are ordered by id. Charges of
+accounts that were merged count for the account that stayed. It reads every charge of the
+period.$t$,
+$t$Errors: actor errors, invalid_argument.$t$,
+$t$SELECT *
+FROM billing.list_top_consumers('2026-11-01',
+'2026-12-01');$t$),
         ('list_transactions',
 $t$An account's history: charges and credits, newest first. An account's ledger versions are
 1, 2, 3 ... without a gap, so its newest version is the number of its rows, and a page is
@@ -524,15 +560,26 @@ one range of versions. Therefore the cost of a page does not grow with the offse
 with the distance of a cursor. Each row has the cursor of the page after its own; it is
 NULL on the last page. Rows that are added while a client follows the cursors do not shift
 its pages. A cursor cannot be combined with an offset. Each row says which entry it
-corrects (corrects_id) and how much of it has been reversed. Returns one row for each
-transaction. An empty page is one row with only total_count (0 for an unknown account) and
-next_cursor.$t$,
+corrects (corrects_id) and how much of it has been reversed. writer_kind and writer say
+who wrote an entry; agents are not told the writer. Returns one row for each transaction.
+An empty page is one row with only total_count (0 for an unknown account) and next_cursor.$t$,
 $t$Errors: actor and key errors, invalid_argument.$t$,
 $t$SELECT *
 FROM billing.list_transactions(
     p_oauth_provider => 'oauth:google',
     p_external_id => '1',
     p_limit => 10);$t$),
+        ('list_usage',
+$t$Usage and money by UTC day, of one account or, without p_account_id, of all: a row for
+every day from p_from up to and without p_to, oldest first, days on which nothing happened
+included. p_from is the beginning of this month and p_to a month after p_from unless they
+are given. Money has a currency: where money of several currencies moved on one day, the
+day has a row for each, and its usage is in the first, so that sums are right. sold_minor
+is what purchases brought that were credited that day; returned_minor what went back by
+refunds and disputes reported that day.$t$,
+$t$Errors: actor errors, invalid_argument, account_not_found.$t$,
+$t$SELECT *
+FROM billing.list_usage('2026-11-01', '2026-12-01');$t$),
         ('merge_accounts',
 $t$Merges p_account_id into p_into_account_id: its paid credits move there by a transfer,
 free uses up to what one account may have, and its id and identity lead there from then
@@ -860,6 +907,26 @@ FROM billing.sign_in_admin(
     p_email => 'ada@example.com',
     p_google_id => '1',
     p_session_hash => sha256('random'));$t$),
+        ('statement',
+$t$An account's statement of a period: a row of the kind opening with what it had before, its
+entries in their order, when staff set its free uses (kind free_uses), and a row of the
+kind closing with what it had afterwards. The period is half open: an entry written at
+exactly p_from belongs to it, and one written at exactly p_to belongs to the next. So the
+closing of a period is the opening of the next, and every entry is in one of them.
+Opening, plus credits_change and free_uses_change of all rows, is closing. p_from is the
+beginning of this UTC month and p_to a month after p_from unless they are given. A time
+without a zone is in the session's time zone: write '2026-11-01 00:00Z' for UTC. An
+account that was made within the period opens when it was made. Balances are NULL before
+that, and before the books of an account that was taken over begin. A reader who takes a
+long statement in pages gives p_limit (entries of a page, to 10000), from the second page
+on p_after (the ledger version of the last entry it has), and p_through, the ledger
+version at the end of the period, from billing.balance_at. The last page has the closing
+row.$t$,
+$t$Errors: actor and key errors, invalid_argument, account_not_found.$t$,
+$t$SELECT *
+FROM
+billing.statement(billing.find_account('oauth:google:1'),
+'2026-11-01 00:00Z', '2026-12-01 00:00Z');$t$),
         ('transfer_credits',
 $t$Moves paid credits from one account to another of the same currency, with two ledger rows
 of one transfer_id. Credits leave only an active account; any account takes them. When the

@@ -39,6 +39,7 @@ COMMENT ON FUNCTION billing_data.version_of_cursor IS
 -- are added while a client follows the cursors do not shift its pages. A cursor cannot be combined
 -- with an offset.
 -- Each row says which entry it corrects (corrects_id) and how much of it has been reversed.
+-- writer_kind and writer say who wrote an entry; agents are not told the writer.
 -- Returns one row for each transaction. An empty page is one row with only total_count (0 for an
 -- unknown account) and next_cursor.
 -- Errors: actor and key errors, invalid_argument.
@@ -73,7 +74,9 @@ CREATE OR REPLACE FUNCTION billing.list_transactions(
     free_uses_change bigint,
     corrects_id uuid,
     transfer_id uuid,
-    reversed_minor bigint
+    reversed_minor bigint,
+    writer_kind text,
+    writer text
 )
 LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
@@ -105,38 +108,14 @@ BEGIN
     END IF;
     RETURN QUERY
     SELECT
-        v_newest, e.id, e.type, e.amount_minor, e.currency::text, e.description::text,
-        e.created_at, e.balance_after, e.transaction_type::text, e.external_transaction_id::text,
-        e.message_id::text, e.agent_id::text, e.channel_id::text, e.request_id::text, e.paid_with,
-        e.ledger_version, list_transactions.next_cursor, e.free_uses_change, e.corrects_id,
-        e.transfer_id, coalesce(r.reversed_minor, 0)
-    FROM (
-        SELECT
-            c.id, 'charge' AS type, -c.amount_minor AS amount_minor, c.currency, c.description,
-            c.created_at, c.balance_after, NULL AS transaction_type,
-            NULL AS external_transaction_id, c.metadata_message_id AS message_id,
-            c.metadata_agent_id AS agent_id, c.metadata_channel_id AS channel_id,
-            c.metadata_request_id AS request_id, c.paid_with, c.ledger_version,
-            CASE c.paid_with WHEN 'free' THEN -1 ELSE 0 END::bigint AS free_uses_change,
-            NULL::uuid AS corrects_id, NULL::uuid AS transfer_id
-        FROM billing_data.charges AS c
-        WHERE c.account_id = v_account_id
-            AND c.ledger_version <= v_first
-            AND c.ledger_version > v_beyond
-            AND c.ledger_version > 0  -- the condition of the index
-        UNION ALL
-        SELECT
-            c.id, 'credit', c.amount_minor, c.currency, c.description, c.created_at,
-            c.balance_after, c.transaction_type, c.external_transaction_id, NULL, NULL, NULL,
-            NULL, NULL, c.ledger_version, coalesce(c.free_uses, 0),
-            coalesce(c.corrects_charge_id, c.corrects_credit_id), c.transfer_id
-        FROM billing_data.credits AS c
-        WHERE c.account_id = v_account_id
-            AND c.ledger_version <= v_first
-            AND c.ledger_version > v_beyond
-            AND c.ledger_version > 0  -- the condition of the index
-    ) AS e
-    LEFT JOIN billing_data.reversed_entries AS r ON r.entry_id = e.id
+        v_newest, e.transaction_id, e.type, e.amount_minor, e.currency, e.description,
+        e.created_at, e.balance_after, e.transaction_type, e.external_transaction_id,
+        e.message_id, e.agent_id, e.channel_id, e.request_id, e.paid_with, e.ledger_version,
+        list_transactions.next_cursor, e.free_uses_change, e.corrects_id, e.transfer_id,
+        coalesce(r.reversed_minor, 0), e.writer_kind,
+        CASE WHEN p_api_key_id IS NULL THEN e.writer END
+    FROM billing_data.list_entries(v_account_id, v_beyond, v_first) AS e
+    LEFT JOIN billing_data.reversed_entries AS r ON r.entry_id = e.transaction_id
     ORDER BY e.ledger_version DESC;
 END
 $$;

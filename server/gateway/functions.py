@@ -313,7 +313,7 @@ def list_purchases(
     "total_count transaction_id type amount_minor currency description created_at "
     "balance_after transaction_type external_transaction_id metadata_message_id "
     "metadata_agent_id metadata_channel_id metadata_request_id paid_with ledger_version "
-    "next_cursor free_uses_change corrects_id transfer_id reversed_minor"
+    "next_cursor free_uses_change corrects_id transfer_id reversed_minor writer_kind writer"
 )
 def list_transactions(
     *,

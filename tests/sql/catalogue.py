@@ -47,6 +47,7 @@ FUNCTIONS: dict[str, tuple[set[str], str]] = {
     "add_admin": (BOTH, "v"),
     "adjust_credits": (BOTH, "v"),
     "attach_payment": (BOTH, "v"),
+    "balance_at": (BOTH, "s"),
     "begin_purchase": (BOTH, "v"),
     "charge_items": (BOTH, "v"),
     "charge_items_once": (BOTH, "v"),
@@ -72,7 +73,9 @@ FUNCTIONS: dict[str, tuple[set[str], str]] = {
     "end_session": (WEB, "v"),
     "end_staff_sessions": (BOTH, "v"),
     "explain_denial": (BOTH, "s"),
+    "find_account": (BOTH, "s"),
     "find_api_key": (BOTH, "s"),
+    "find_entry": (BOTH, "s"),
     "find_purchase": (BOTH, "s"),
     "get_account": (BOTH, "s"),
     "get_account_by_id": (BOTH, "s"),
@@ -98,7 +101,9 @@ FUNCTIONS: dict[str, tuple[set[str], str]] = {
     "list_payments": (DBA, "s"),
     "list_provider_configs": (BOTH, "s"),
     "list_purchases": (BOTH, "s"),
+    "list_top_consumers": (BOTH, "s"),
     "list_transactions": (BOTH, "s"),
+    "list_usage": (BOTH, "s"),
     "merge_accounts": (BOTH, "v"),
     "process_payment_event": (BOTH, "v"),
     "rebuild_figures": (DBA, "v"),
@@ -127,6 +132,7 @@ FUNCTIONS: dict[str, tuple[set[str], str]] = {
     "set_provider_config": (BOTH, "v"),
     "settle_purchase": (DBA, "v"),
     "sign_in_admin": (WEB, "v"),
+    "statement": (BOTH, "s"),
     "transfer_credits": (BOTH, "v"),
     "try_writing": (BOTH, "v"),
     "undo_merge": (BOTH, "v"),
@@ -201,7 +207,7 @@ def runnable_example(database: Database, name: str) -> Iterator[tuple[Caller, st
         ):  # fmt: skip
             account = account_of(database, person("1"))["id"]
             statement = statement.replace("'...'", f"'{account}'")
-        if name == "reverse_charge":
+        if name in ("find_entry", "reverse_charge"):
             charge = dba.row("create_charge", **person("1"))["charge_id"]
             statement = statement.replace("'...'", f"'{charge}'")
         if name == "reverse_credit":

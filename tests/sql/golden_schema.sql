@@ -95,6 +95,10 @@ CREATE FUNCTION billing.attach_payment(p_account_id uuid, p_purchase_id uuid, p_
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing.balance_at(p_account_id uuid, p_at timestamp with time zone, p_session_hash bytea DEFAULT NULL::bytea, p_api_key_id uuid DEFAULT NULL::uuid) RETURNS TABLE(account_id uuid, at timestamp with time zone, state text, paid_credits bigint, free_uses bigint, ledger_version bigint, transaction_id uuid, type text, transaction_type text, amount_minor bigint, created_at timestamp with time zone, reason text, writer_kind text, writer text)
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE TABLE billing_data.payment_providers (
     kind text NOT NULL,
     name text NOT NULL,
@@ -240,6 +244,10 @@ CREATE FUNCTION billing.explain_denial(p_account_id uuid, p_at timestamp with ti
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing.find_account(p_account text, p_session_hash bytea DEFAULT NULL::bytea) RETURNS uuid
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE TABLE billing_data.api_keys (
     id uuid DEFAULT gen_random_uuid() NOT NULL,
     key_hash text NOT NULL,
@@ -269,6 +277,10 @@ WITH (fillfactor='70');
 
 CREATE FUNCTION billing.find_api_key(p_key_prefix text) RETURNS TABLE(api_key_id uuid, key_hash text, acts_by_digest boolean)
     LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.find_entry(p_transaction_id uuid, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(account_id uuid, ledger_version bigint, type text, transaction_type text, paid_with text, amount_minor bigint, balance_after bigint, created_at timestamp with time zone, reason text, corrects_id uuid, transfer_id uuid, writer_kind text, writer text, api_key_id uuid, admin_user_id uuid, audit_id uuid, database_login text)
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing.find_purchase(p_payment_id text, p_provider text DEFAULT NULL::text, p_api_key_id uuid DEFAULT NULL::uuid, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(purchase_id uuid, account_id uuid, status text, uses bigint, price_minor bigint, currency text, credits_added bigint, created_at timestamp with time zone, settled_at timestamp with time zone, config_data jsonb, provider text)
@@ -397,7 +409,16 @@ CREATE FUNCTION billing.list_purchases(p_account_id uuid DEFAULT NULL::uuid, p_s
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.list_transactions(p_oauth_provider text, p_external_id text, p_limit bigint DEFAULT 50, p_offset bigint DEFAULT 0, p_api_key_id uuid DEFAULT NULL::uuid, p_session_hash bytea DEFAULT NULL::bytea, p_cursor text DEFAULT NULL::text) RETURNS TABLE(total_count bigint, transaction_id uuid, type text, amount_minor bigint, currency text, description text, created_at timestamp with time zone, balance_after bigint, transaction_type text, external_transaction_id text, metadata_message_id text, metadata_agent_id text, metadata_channel_id text, metadata_request_id text, paid_with text, ledger_version bigint, next_cursor text, free_uses_change bigint, corrects_id uuid, transfer_id uuid, reversed_minor bigint)
+CREATE FUNCTION billing.list_top_consumers(p_from date DEFAULT NULL::date, p_to date DEFAULT NULL::date, p_sort text DEFAULT 'uses'::text, p_limit bigint DEFAULT 20, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(place bigint, account_id uuid, oauth_provider text, external_id text, customer_email text, charges bigint, free_charges bigint, credits_used numeric, last_charge_at timestamp with time zone)
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET work_mem TO '64MB';
+
+CREATE FUNCTION billing.list_transactions(p_oauth_provider text, p_external_id text, p_limit bigint DEFAULT 50, p_offset bigint DEFAULT 0, p_api_key_id uuid DEFAULT NULL::uuid, p_session_hash bytea DEFAULT NULL::bytea, p_cursor text DEFAULT NULL::text) RETURNS TABLE(total_count bigint, transaction_id uuid, type text, amount_minor bigint, currency text, description text, created_at timestamp with time zone, balance_after bigint, transaction_type text, external_transaction_id text, metadata_message_id text, metadata_agent_id text, metadata_channel_id text, metadata_request_id text, paid_with text, ledger_version bigint, next_cursor text, free_uses_change bigint, corrects_id uuid, transfer_id uuid, reversed_minor bigint, writer_kind text, writer text)
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.list_usage(p_from date DEFAULT NULL::date, p_to date DEFAULT NULL::date, p_account_id uuid DEFAULT NULL::uuid, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(day date, charges bigint, free_charges bigint, credits_used numeric, credits_added numeric, credits_sold numeric, credits_taken_back numeric, currency text, sold_minor numeric, returned_minor numeric)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -512,6 +533,10 @@ CREATE FUNCTION billing.settle_purchase(p_payment_id text, p_amount_minor bigint
 
 CREATE FUNCTION billing.sign_in_admin(p_email text, p_google_id text, p_session_hash bytea, p_full_name text DEFAULT NULL::text, p_picture_url text DEFAULT NULL::text) RETURNS TABLE(admin_user_id uuid, email text, full_name text, role text)
     LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.statement(p_account_id uuid, p_from timestamp with time zone DEFAULT NULL::timestamp with time zone, p_to timestamp with time zone DEFAULT NULL::timestamp with time zone, p_after bigint DEFAULT NULL::bigint, p_through bigint DEFAULT NULL::bigint, p_limit bigint DEFAULT NULL::bigint, p_session_hash bytea DEFAULT NULL::bytea, p_api_key_id uuid DEFAULT NULL::uuid) RETURNS TABLE(kind text, at timestamp with time zone, ledger_version bigint, type text, transaction_type text, paid_with text, amount_minor bigint, credits_change bigint, balance_after bigint, free_uses_change bigint, free_uses_after bigint, currency text, reason text, corrects_id uuid, transfer_id uuid, writer_kind text, writer text, transaction_id uuid, external_transaction_id text, metadata_message_id text, metadata_agent_id text, metadata_channel_id text, metadata_request_id text)
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing.transfer_credits(p_from_account_id uuid, p_to_account_id uuid, p_amount bigint, p_reason text, p_idempotency_key text DEFAULT NULL::text, p_dry_run boolean DEFAULT false, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(transfer_id uuid, from_account_id uuid, from_balance_before bigint, from_balance_after bigint, to_account_id uuid, to_balance_before bigint, to_balance_after bigint, amount_minor bigint, currency text, created_at timestamp with time zone, replayed boolean)
@@ -727,6 +752,10 @@ CREATE FUNCTION billing_data.authorize(p_api_key_id uuid, p_session_hash bytea, 
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.balance_before(p_account billing_data.accounts, p_version bigint, p_before timestamp with time zone) RETURNS TABLE(state text, paid_credits bigint, free_uses bigint)
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.book_return(p_purchase billing_data.purchases, p_return billing_data.payment_returns, p_away_minor bigint, p_database_role text, p_payment_provider text) RETURNS boolean
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -881,6 +910,10 @@ CREATE FUNCTION billing_data.claim_payment(p_provider text, p_payment_id text, p
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.count_money(p_account_id uuid, p_first date, p_beyond date) RETURNS TABLE(day date, currency text, sold_minor numeric, returned_minor numeric)
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.count_text(p_count bigint, p_one text) RETURNS text
     LANGUAGE sql IMMUTABLE;
 
@@ -900,6 +933,10 @@ CREATE TABLE billing_data.usage_figures (
 );
 
 CREATE FUNCTION billing_data.count_usage(p_from timestamp with time zone) RETURNS SETOF billing_data.usage_figures
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.count_usage_of(p_account_id uuid, p_first date, p_beyond date) RETURNS TABLE(day date, charges bigint, free_charges bigint, credits_used numeric, credits_added numeric, credits_sold numeric, credits_taken_back numeric)
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -1066,6 +1103,10 @@ CREATE FUNCTION billing_data.free_key(p_account_id uuid, p_key text) RETURNS tex
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.free_uses_at(p_account_id uuid, p_version bigint, p_before timestamp with time zone) RETURNS bigint
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.good_key(p_credential uuid, p_permission text) RETURNS uuid
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -1091,6 +1132,10 @@ CREATE FUNCTION billing_data.new_id() RETURNS uuid
 
 CREATE FUNCTION billing_data.id_seed() RETURNS bytea
     LANGUAGE sql PARALLEL SAFE;
+
+CREATE FUNCTION billing_data.ids_between(p_from timestamp with time zone, p_to timestamp with time zone, OUT first_id uuid, OUT last_id uuid) RETURNS record
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.ids_from(p_from timestamp with time zone, OUT first_id uuid, OUT last_id uuid) RETURNS record
     LANGUAGE plpgsql STABLE
@@ -1176,6 +1221,14 @@ CREATE FUNCTION billing_data.list_check_partitions() RETURNS TABLE(schema_name t
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET "DateStyle" TO 'ISO, YMD';
+
+CREATE FUNCTION billing_data.list_entries(p_account_id uuid, p_after bigint, p_through bigint) RETURNS TABLE(ledger_version bigint, transaction_id uuid, type text, transaction_type text, paid_with text, amount_minor bigint, credits_change bigint, free_uses_change bigint, balance_after bigint, currency text, description text, created_at timestamp with time zone, external_transaction_id text, message_id text, agent_id text, channel_id text, request_id text, corrects_id uuid, transfer_id uuid, writer_kind text, writer text)
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.list_free_use_sets(p_account_id uuid) RETURNS TABLE(id uuid, ledger_version bigint, created_at timestamp with time zone, before bigint, after bigint, reason text, admin_user_id uuid, writer text)
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.list_guards() RETURNS TABLE(table_name text, trigger_name text, definition text, fault text)
     LANGUAGE sql STABLE
@@ -1285,6 +1338,14 @@ CREATE FUNCTION billing_data.path_of_identity(p_oauth_provider text, p_external_
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.period(p_from timestamp with time zone, p_to timestamp with time zone, OUT first timestamp with time zone, OUT beyond timestamp with time zone) RETURNS record
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.period_of_days(p_from date, p_to date, OUT first date, OUT beyond date) RETURNS record
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.plan_merge(p_merged billing_data.accounts, p_account billing_data.accounts) RETURNS billing_data.account_merges
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -1353,6 +1414,10 @@ CREATE FUNCTION billing_data.require(p_valid boolean, p_argument text, p_problem
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.require_account(p_account_id uuid) RETURNS billing_data.accounts
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.require_account_of(p_asked_id uuid, p_account_id uuid, p_status text) RETURNS void
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -1414,6 +1479,10 @@ CREATE FUNCTION billing_data.require_moment(p_at timestamp with time zone, p_arg
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.require_page(p_limit bigint, p_offset bigint, p_most bigint) RETURNS void
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.require_part(p_after bigint, p_through bigint, p_limit bigint, p_newest bigint) RETURNS void
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -1491,6 +1560,10 @@ CREATE FUNCTION billing_data.spread_returns(p_purchase billing_data.purchases, p
     LANGUAGE sql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.statement_rows(p_account_id uuid, p_after bigint, p_through bigint, p_from timestamp with time zone, p_to timestamp with time zone) RETURNS TABLE(kind text, ledger_version bigint, place integer, at timestamp with time zone, transaction_id uuid, type text, transaction_type text, paid_with text, amount_minor bigint, credits_change bigint, free_uses_change bigint, balance_after bigint, currency text, reason text, corrects_id uuid, transfer_id uuid, writer_kind text, writer text, external_transaction_id text, message_id text, agent_id text, channel_id text, request_id text)
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.store_api_key(p_name text, p_key_prefix text, p_key_hash text, p_environment text, p_permissions text[], p_description text, p_expires_in_days integer, p_reason text, p_key_digest bytea, p_actor billing_data.actor) RETURNS billing_data.api_keys
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -1522,6 +1595,10 @@ CREATE FUNCTION billing_data.uses_due(p_uses bigint, p_price_minor bigint, p_mon
 CREATE FUNCTION billing_data.utc_text(p_at timestamp with time zone) RETURNS text
     LANGUAGE sql STABLE;
 
+CREATE FUNCTION billing_data.version_before(p_account_id uuid, p_newest bigint, p_before timestamp with time zone) RETURNS bigint
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.version_of_cursor(p_cursor text, p_account_id uuid, p_newest bigint) RETURNS bigint
     LANGUAGE plpgsql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -1537,6 +1614,9 @@ CREATE FUNCTION billing_data.weigh_charges(p_items billing.charge_item[], p_left
     SET enable_hashjoin TO 'off'
     SET enable_mergejoin TO 'off';
 
+CREATE FUNCTION billing_data.why_no_balance(p_state text) RETURNS text
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE;
+
 CREATE FUNCTION billing_data.with_profile(p_account billing_data.accounts, p_customer_email text, p_user_role text, p_agent_id text, p_marketing_opt_in boolean, p_marketing_opt_in_source text, p_now timestamp with time zone) RETURNS billing_data.accounts
     LANGUAGE plpgsql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -1548,6 +1628,12 @@ CREATE FUNCTION billing_data.wrapped(p_text text, p_width integer) RETURNS text
 CREATE FUNCTION billing_data.write_audit(p_action text, p_resource_type text, p_resource_id text, p_changes jsonb, p_reason text, p_actor billing_data.actor) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.writer_kind(p_api_key_id uuid, p_admin_user_id uuid, p_payment_provider text, p_is_old boolean) RETURNS text
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE;
+
+CREATE FUNCTION billing_data.writer_name(p_key_name text, p_key_prefix text, p_email text, p_payment_provider text, p_database_role text) RETURNS text
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE;
 
 CREATE VIEW billing.account_balances AS
  SELECT id AS account_id,
@@ -1576,42 +1662,87 @@ CREATE VIEW billing.currencies AS
 CREATE VIEW billing.ledger AS
  SELECT account_id,
     ledger_version,
-    'charge'::text AS type,
-    id AS transaction_id,
-    (- amount_minor) AS amount_minor,
-        CASE paid_with
-            WHEN 'paid'::text THEN (- amount_minor)
-            ELSE (0)::bigint
-        END AS balance_change,
+    type,
+    transaction_id,
+    amount_minor,
+    balance_change,
     balance_after,
     currency,
     paid_with,
-    NULL::text AS transaction_type,
+    transaction_type,
     created_at,
-    (
-        CASE paid_with
-            WHEN 'free'::text THEN '-1'::integer
-            ELSE 0
-        END)::bigint AS free_uses_change,
-    NULL::uuid AS corrects_id,
-    NULL::uuid AS transfer_id
-   FROM billing_data.charges c
-UNION ALL
- SELECT account_id,
-    ledger_version,
-    'credit'::text AS type,
-    id AS transaction_id,
-    amount_minor,
-    amount_minor AS balance_change,
-    balance_after,
-    currency,
-    NULL::text AS paid_with,
-    (transaction_type)::text AS transaction_type,
-    created_at,
-    COALESCE(free_uses, (0)::bigint) AS free_uses_change,
-    COALESCE(corrects_charge_id, corrects_credit_id) AS corrects_id,
-    transfer_id
-   FROM billing_data.credits c;
+    free_uses_change,
+    corrects_id,
+    transfer_id,
+        CASE
+            WHEN (api_key_id IS NOT NULL) THEN 'api_key'::text
+            WHEN (admin_user_id IS NOT NULL) THEN 'staff'::text
+            WHEN (payment_provider IS NOT NULL) THEN 'payment_provider'::text
+            WHEN ((database_role = 'legacy'::text) AND (request_fingerprint IS NULL) AND ((get_byte(uuid_send(transaction_id), 6) >> 4) <> 7)) THEN 'old_service'::text
+            ELSE 'database'::text
+        END AS writer_kind,
+        CASE
+            WHEN ( SELECT pg_has_role('billing_dba'::name, 'MEMBER'::text) AS pg_has_role) THEN COALESCE(((((name)::text || ' ('::text) || (key_prefix)::text) || ')'::text), (email)::text, payment_provider, database_role)
+            ELSE NULL::text
+        END AS writer,
+        CASE
+            WHEN ( SELECT pg_has_role('billing_dba'::name, 'MEMBER'::text) AS pg_has_role) THEN (description)::text
+            ELSE NULL::text
+        END AS reason
+   FROM ((( SELECT account_id,
+            ledger_version,
+            'charge'::text AS type,
+            id AS transaction_id,
+            (- amount_minor) AS amount_minor,
+                CASE paid_with
+                    WHEN 'paid'::text THEN (- amount_minor)
+                    ELSE (0)::bigint
+                END AS balance_change,
+            balance_after,
+            currency,
+            paid_with,
+            NULL::text AS transaction_type,
+            created_at,
+            (
+                CASE paid_with
+                    WHEN 'free'::text THEN '-1'::integer
+                    ELSE 0
+                END)::bigint AS free_uses_change,
+            NULL::uuid AS corrects_id,
+            NULL::uuid AS transfer_id,
+            description,
+            api_key_id,
+            admin_user_id,
+            NULL::text AS payment_provider,
+            database_role,
+            request_fingerprint
+           FROM billing_data.charges c
+          WHERE (ledger_version > 0)
+        UNION ALL
+         SELECT account_id,
+            ledger_version,
+            'credit'::text,
+            id,
+            amount_minor,
+            amount_minor,
+            balance_after,
+            currency,
+            NULL::text,
+            (transaction_type)::text AS transaction_type,
+            created_at,
+            COALESCE(free_uses, (0)::bigint) AS "coalesce",
+            COALESCE(corrects_charge_id, corrects_credit_id) AS "coalesce",
+            transfer_id,
+            description,
+            api_key_id,
+            admin_user_id,
+            payment_provider,
+            database_role,
+            request_fingerprint
+           FROM billing_data.credits c
+          WHERE (ledger_version > 0)) e
+     LEFT JOIN billing_data.api_keys k ON ((id = api_key_id)))
+     LEFT JOIN billing_data.admin_users u ON ((id = admin_user_id)));
 
 CREATE VIEW billing.daily_usage AS
  SELECT ((created_at AT TIME ZONE 'UTC'::text))::date AS day,

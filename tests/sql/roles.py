@@ -121,14 +121,18 @@ WRITES["create_charges_once"] = {
 
 
 READS: dict[str, dict[str, Any]] = {
+    "balance_at": {"account_id": NOBODY, "at": "2026-11-01 00:00Z"},
     "find_purchase": {"payment_id": "pi_nobody"},
     "get_account": person("nobody"),
     "list_transactions": person("nobody"),
+    "statement": {"account_id": NOBODY},
 }
 
 
 STAFF_READS: dict[str, dict[str, Any]] = {
     "explain_denial": {"account_id": NOBODY},
+    "find_account": {"account": "nobody@example.com"},
+    "find_entry": {"transaction_id": NOBODY},
     "get_account_by_id": {"account_id": NOBODY},
     "get_overview": {},
     "list_accounts": {},
@@ -142,6 +146,8 @@ STAFF_READS: dict[str, dict[str, Any]] = {
     "list_payment_problems": {},
     "list_provider_configs": {},
     "list_purchases": {},
+    "list_top_consumers": {},
+    "list_usage": {},
 }
 
 

@@ -53,6 +53,10 @@ def full(cluster: TestCluster) -> Iterator[Database]:
         yield database
 
 
+def _id_of(caller: Caller, external_id: str) -> Any:
+    return caller.value("find_account", account=f"oauth:google:{external_id}")
+
+
 def _users(first: int, count: int) -> list[dict[str, str]]:
     return [person(f"user-{number}") for number in range(first, first + count)]
 
@@ -79,6 +83,19 @@ def _calls() -> dict[str, Any]:
         ),
         "a page of history": lambda c: c.rows("list_transactions", **person("user-5")),
         "an account": lambda c: c.row("get_account", **person("user-6")),
+        "an account's statement": lambda c: c.rows("statement", account_id=_id_of(c, "user-8")),
+        "a balance at a time": lambda c: c.row(
+            "balance_at", account_id=_id_of(c, "user-9"), at="2026-11-01 00:00Z"
+        ),
+        "an account's usage": lambda c: c.rows("list_usage", account_id=_id_of(c, "user-9")),
+        "an account's part of the view": lambda c: c.execute(
+            "SELECT * FROM billing.ledger AS l WHERE l.account_id = %s ORDER BY l.ledger_version",
+            _id_of(c, "user-10"),
+        ),
+        "who wrote an entry": lambda c: c.row(
+            "find_entry",
+            transaction_id=c.rows("list_transactions", **person("user-11"))[0]["transaction_id"],
+        ),
         "an account made with a key": lambda c: c.row(
             "create_account", **person(), idempotency_key="n4"
         ),
@@ -129,6 +146,33 @@ def test_a_page_of_a_long_history_costs_the_same_wherever_it_lies(full: Database
             assert len(dba.rows("list_transactions", **who, limit=10, cursor=cursor)) == 10
             read.append(_tuples(dba) - before)
     assert max(read) <= 25, read
+
+
+def test_a_balance_at_any_time_reads_the_entries_of_a_day_and_not_the_history(
+    full: Database,
+) -> None:
+    who = person()
+    with session(full, "t_dba") as dba:
+        account_id = dba.row("create_account", **who)["account_id"]
+    # Entries of 5,000 hours.
+    full.execute(
+        """
+        INSERT INTO billing_data.charges (account_id, ledger_version, id, amount_minor, currency,
+            balance_before, balance_after, free_uses_after, paid_with, description, database_role,
+            created_at)
+        SELECT %s, n, gen_random_uuid(), 1, 'USD', 6000 - n, 5999 - n, 0, 'paid', 'd', 'x',
+            '2026-01-01 00:00Z'::timestamptz + n * interval '1 hour'
+        FROM generate_series(1, 5000) AS n
+        """,
+        account_id,
+    )
+    full.execute("UPDATE billing_data.accounts SET ledger_version = 5000 WHERE id = %s", account_id)
+    with session(full, "t_dba", autocommit=False) as dba:
+        for at, version in (("2026-01-03", 48), ("2026-03-01", 1416), ("2027-01-01", 5000)):
+            before = _tuples(dba)
+            row = dba.row("balance_at", account_id=account_id, at=f"{at} 00:00Z")
+            assert row["ledger_version"] == version
+            assert _tuples(dba) - before < 80
 
 
 def _tuples(caller: Caller) -> int:
@@ -185,6 +229,29 @@ def test_the_plans_of_postgresql_15_name_the_indexes_that_were_made_for_them(
     by_index = {"charges_idempotency", "charges_ledger_version"}
     assert tables["charges"] - {"ModifyTable"} == by_index
     assert tables["credits"] == {"credits_ledger_version"}
+
+
+def test_one_accounts_part_of_the_ledger_is_a_range_of_the_indexes_of_versions(
+    any_cluster: TestCluster,
+) -> None:
+    with any_cluster.database() as database:
+        _fill(database)
+        database.execute("ANALYZE")
+        account_id = database.value("SELECT a.id FROM billing_data.accounts AS a LIMIT 1")
+        for more in ("", " ORDER BY l.ledger_version DESC LIMIT 10"):
+            plan = database.execute(
+                "EXPLAIN (FORMAT json) SELECT * FROM billing.ledger AS l"
+                f" WHERE l.account_id = '{account_id}'{more}",
+                user="t_analyst",
+            )[0][0]
+            scans = {
+                (node["Relation Name"], node.get("Index Name", node["Node Type"]))
+                for node in _nodes(plan[0]["Plan"])
+                if node.get("Relation Name") in TABLES
+            }
+            assert scans == {
+                ("charges", "charges_ledger_version"), ("credits", "credits_ledger_version")
+            }  # fmt: skip
 
 
 def test_charging_stays_hot(full: Database) -> None:

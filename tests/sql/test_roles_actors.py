@@ -150,13 +150,19 @@ def test_who_is_not_an_active_administrator_cannot_write(
 def test_a_viewer_may_read_everything_that_staff_can_read(
     module_database: Database, web: Caller
 ) -> None:
-    who, viewer = new_user(module_database), staff(module_database, "viewer")
+    who, viewer = new_user(module_database, paid=1), staff(module_database, "viewer")
     configure_provider(module_database)
     account = account_of(module_database, who)["id"]
+    own = {
+        "account_id": account,
+        "account": str(account),
+        "transaction_id": web.rows("list_transactions", **who, session_hash=viewer.session_hash)[0][
+            "transaction_id"
+        ],
+    }
     for function, arguments in {**READS, **STAFF_READS}.items():
         identity = who if "external_id" in arguments else dict(arguments)
-        if "account_id" in identity:
-            identity["account_id"] = account
+        identity |= {name: value for name, value in own.items() if name in identity}
         web.rows(function, **identity, session_hash=viewer.session_hash)
 
 
