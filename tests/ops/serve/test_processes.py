@@ -13,7 +13,9 @@ from typing import Any
 import httpx2
 import psutil
 import pytest
+from gunicorn.config import Config
 
+from server.http.gunicorn_server import Worker
 from tests.ops.load import Load, account_with_credits
 from tests.ops.serve.helpers import (
     CHARGES,
@@ -165,6 +167,18 @@ def _refuses(service: Service) -> bool:
     except httpx2.TransportError:
         return True
     return False
+
+
+def test_a_worker_that_is_told_to_end_does_not_finish_its_pause_first() -> None:
+    loop = asyncio.new_event_loop()
+    worker = Worker(0, 0, [], None, 60, Config(), None)
+    worker.loop = loop
+    pause = worker._wait_next_notify()
+    worker.handle_exit(signal.SIGTERM, None)
+    assert not worker.alive
+    assert pause.done()
+    worker.tmp.close()
+    loop.close()
 
 
 async def test_ctrl_c_ends_it_as_well(database: Database) -> None:
