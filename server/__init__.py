@@ -1,8 +1,16 @@
 """CIRIS Billing: gates AI agents' work by credits."""
 
-from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
-try:
-    __version__ = version("ciris-billing")
-except PackageNotFoundError:  # the package runs from a checkout and was never installed
-    __version__ = "0+unknown"
+
+def __getattr__(name: str) -> Any:
+    """Looks the version up when it is asked for: importing importlib.metadata takes longer than
+    some commands."""
+    if name != "__version__":
+        raise AttributeError(name)
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("ciris-billing")
+    except PackageNotFoundError:  # the package runs from a checkout and was never installed
+        return "0+unknown"

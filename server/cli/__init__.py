@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from typing import Any
 
-from server import __version__
 from server.cli.output import CommandFailed, report_config_faults
 from server.cli.parser import Parser
 from server.cli.running_dev import use_running_dev
@@ -25,11 +26,8 @@ _COMMANDS = (
     "verify",
     "completion",
 )
-_WITHOUT_DEV = (
-    "dev",
-    "serve",
-    "completion",
-)  # they bring a database, must be told which, need none
+# They bring a database, must be told which, or need none.
+_WITHOUT_DEV = ("dev", "serve", "completion")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -61,11 +59,26 @@ def _parser(given: Sequence[str]) -> Parser:
         description="Credit gating for AI agents. Commands find their database by DATABASE_URL (or"
         " DATABASE_URL_FILE); where neither is set, beside a running `dev`, by themselves.",
     )
-    parser.add_argument("--version", action="version", version=f"ciris-billing {__version__}")
+    parser.add_argument(
+        "--version", action=_ShowVersion, nargs=0, help="show program's version number and exit"
+    )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    # Only the command that is asked for is loaded: a server that starts does not wait for the
-    # packages of other commands.
-    asked_for = given[:1] if given and given[0] in _COMMANDS else _COMMANDS
-    for name in asked_for:
+    for name in _asked_for(given):
         import_module(f"server.cli.{name}").add_parser(commands)
     return parser
+
+
+class _ShowVersion(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from server import __version__
+
+        print(f"ciris-billing {__version__}")
+        parser.exit()
+
+
+def _asked_for(given: Sequence[str]) -> Sequence[str]:
+    """The commands to load. A server that starts does not wait for the packages of other commands;
+    --version needs none."""
+    if given[:1] == ["--version"]:
+        return ()
+    return given[:1] if given and given[0] in _COMMANDS else _COMMANDS

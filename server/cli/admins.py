@@ -11,10 +11,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from server.cli.database import call_function
-from server.cli.output import CommandFailed, print_json, print_table
+from server.cli.output import CommandFailed, print_result, print_rows
 from server.cli.running_dev import find_running_dev
 from server.config import load_admin_jwt_secret
-from server.staff.admin_token import hashed, issue_token
 
 
 def add_parser(commands: Any) -> None:
@@ -65,18 +64,14 @@ def _add(options: argparse.Namespace) -> int:
         name=options.name,
         role=options.role,
     )[0]
-    if options.json:
-        print_json(row)
-    else:
-        print(f"{row['email']} is {row['role']} ({row['admin_user_id']})")
+    print_result(
+        row, f"{row['email']} is {row['role']} ({row['admin_user_id']})", as_json=options.json
+    )
     return 0
 
 
 def _list(options: argparse.Namespace) -> int:
     rows = call_function("SELECT * FROM billing.list_admins()")
-    if options.json:
-        print_json(rows)
-        return 0
     headings = {
         "email": "EMAIL",
         "full_name": "NAME",
@@ -84,11 +79,18 @@ def _list(options: argparse.Namespace) -> int:
         "is_active": "ACTIVE",
         "last_login_at": "LAST SIGN-IN",
     }
-    print_table(rows, headings, "No staff yet: ciris-billing admins add EMAIL --role admin")
+    print_rows(
+        rows,
+        headings,
+        "No staff yet: ciris-billing admins add EMAIL --role admin",
+        as_json=options.json,
+    )
     return 0
 
 
 def _token(options: argparse.Namespace) -> int:
+    from server.staff.admin_token import hashed, issue_token
+
     secret = load_admin_jwt_secret(os.environ)
     admin = call_function(
         "SELECT * FROM billing.get_admin(p_email => %(email)s)", email=options.email
@@ -101,15 +103,14 @@ def _token(options: argparse.Namespace) -> int:
         hash=hashed(token),
         email=options.email,
     )[0]
-    if options.json:
-        print_json({"token": token, "expires_at": known["expires_at"]})
-    else:
-        print(token)
+    print_result({"token": token, "expires_at": known["expires_at"]}, token, as_json=options.json)
     return 0
 
 
 def create_sign_in_link(base_url: str, email: str) -> dict[str, Any]:
     """Makes a link that signs a staff member in once. Returns it and the time when it expires."""
+    from server.staff.admin_token import hashed
+
     ticket = secrets.token_urlsafe(32)
     row = call_function(
         "SELECT billing.create_sign_in_link(p_email => %(email)s, p_ticket_hash => %(hash)s)"
@@ -130,10 +131,8 @@ def _link(options: argparse.Namespace) -> int:
     _, facts = found
     os.environ["DATABASE_URL"] = facts["dsn"]  # the database of that server, whatever else is set
     link = create_sign_in_link(facts["base_url"], options.email)
-    if options.json:
-        print_json(link)
-    else:
-        print(link["sign_in_url"])
+    print_result(link, link["sign_in_url"], as_json=options.json)
+    if not options.json:
         print(
             f"(signs {options.email} in once, until {link['expires_at']:%H:%M %Z})", file=sys.stderr
         )
@@ -147,10 +146,11 @@ def _invite(options: argparse.Namespace) -> int:
         email=options.email,
         reason=options.reason,
     )[0]
-    if options.json:
-        print_json(row)
-    else:
-        print(f"{options.email} can sign in until {row['invited_until']:%Y-%m-%d %H:%M %Z}")
+    print_result(
+        row,
+        f"{options.email} can sign in until {row['invited_until']:%Y-%m-%d %H:%M %Z}",
+        as_json=options.json,
+    )
     return 0
 
 
@@ -160,8 +160,9 @@ def _sign_out(options: argparse.Namespace) -> int:
         email=options.email,
         reason=options.reason,
     )[0]
-    if options.json:
-        print_json(row)
-    else:
-        print(f"{row['ended']} sessions and tokens of {options.email} have ended")
+    print_result(
+        row,
+        f"{row['ended']} sessions and tokens of {options.email} have ended",
+        as_json=options.json,
+    )
     return 0

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import re
-from typing import Any, LiteralString
-
-import psycopg
-from psycopg.rows import dict_row
+from typing import TYPE_CHECKING, Any, LiteralString
 
 from server.cli.output import CommandFailed
 from server.config import load_database_url
+
+if TYPE_CHECKING:
+    import psycopg
 
 _WHO_MAY = "it needs the login of a member of billing_dba"
 _FOR_PSQL = re.compile(r"\bbilling\.|\bp_[a-z]|\bSELECT\b")
@@ -22,6 +22,9 @@ def call_function(statement: LiteralString, **arguments: Any) -> list[dict[str, 
 
     Raises ConfigError without a database URL, CommandFailed when the database refuses."""
     url = load_database_url(os.environ)
+    import psycopg
+    from psycopg.rows import dict_row
+
     try:
         with psycopg.connect(url, connect_timeout=10, row_factory=dict_row) as connection:
             return connection.execute(statement, arguments).fetchall()

@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import fcntl
+import json
 import os
 import secrets
 import shlex
@@ -17,11 +18,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import orjson
-import psycopg
-from psycopg import sql
-
-from server.api_key_secret import verify_secret
 from server.cli.admins import create_sign_in_link
 from server.cli.database import call_function
 from server.cli.fake_stripe import SETTINGS as FAKE_STRIPE
@@ -38,7 +34,7 @@ from server.encryption import Cipher
 from server.payments.settings import mask, seal_settings
 
 _STEPS = 4
-# a placeholder until the database exists: the rest of the configuration is checked first
+# A placeholder until the database exists: the rest of the configuration is checked first.
 _NO_DATABASE = "postgresql:///"
 _DATABASE = "billing"
 _SERVER_LOGIN = "billing_web"
@@ -157,7 +153,7 @@ def _serve(
     def ready() -> None:
         # The link works once, within ten minutes from now.
         facts["sign_in_url"] = create_sign_in_link(base_url, _developer())["sign_in_url"]
-        _write_private(directory / FACTS, orjson.dumps(facts, option=orjson.OPT_INDENT_2))
+        _write_private(directory / FACTS, json.dumps(facts, indent=2).encode())
         _print_welcome(options, facts, cluster)
 
     _say(4, f"starting the server at {base_url}")
@@ -209,6 +205,9 @@ def _only_one(path: Path) -> Iterator[None]:
 
 
 def _create_database(dsn: str) -> None:
+    import psycopg
+    from psycopg import sql
+
     with psycopg.connect(dsn, autocommit=True) as connection:
         row = connection.execute(
             "SELECT 1 FROM pg_database WHERE datname = %s", (_DATABASE,)
@@ -220,6 +219,9 @@ def _create_database(dsn: str) -> None:
 def _create_login(dsn: str) -> None:
     """Creates the login that the server uses: a member of billing_server and nothing else, as in
     production."""
+    import psycopg
+    from psycopg import sql
+
     with psycopg.connect(dsn, autocommit=True) as connection:
         row = connection.execute(
             "SELECT 1 FROM pg_roles WHERE rolname = %s", (_SERVER_LOGIN,)
@@ -231,6 +233,8 @@ def _create_login(dsn: str) -> None:
 
 def _first_key(path: Path) -> str:
     """Returns the key of the last run if it still works, and otherwise a new one."""
+    from server.api_key_secret import verify_secret
+
     if path.exists():
         text = path.read_text(encoding="utf-8").strip()
         rows = call_function(
@@ -274,7 +278,7 @@ def _set_up_fake_stripe(config: ServeConfig, *, wanted: bool) -> None:
     call_function(
         "SELECT 1 FROM billing.set_provider_config(p_provider_type => 'stripe',"
         " p_config_data => %(config)s, p_is_active => %(wanted)s)",
-        config=orjson.dumps(sealed).decode(),
+        config=json.dumps(sealed),
         wanted=wanted,
     )
 

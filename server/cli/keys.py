@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from server.api_key_secret import new_secret
 from server.cli.database import call_function
-from server.cli.output import CommandFailed, print_json, print_table
+from server.cli.output import CommandFailed, print_result, print_rows
 
 _PERMISSIONS = ["billing:read", "billing:write"]
 
@@ -51,6 +50,8 @@ def add_parser(commands: Any) -> None:
 
 def create_key(name: str, environment: str = "live", **options: Any) -> dict[str, Any]:
     """Creates a key. Returns its row with `plaintext_key`, which is stored nowhere."""
+    from server.api_key_secret import new_secret
+
     secret = new_secret(environment)
     rows = call_function(
         "SELECT * FROM billing.create_api_key(p_name => %(name)s, p_key_prefix => %(prefix)s,"
@@ -77,14 +78,15 @@ def _create(options: argparse.Namespace) -> int:
         description=options.description,
         expires_in_days=options.expires_in_days,
     )
-    if options.json:
-        print_json(key)
-    else:
-        print(f"Key:         {key['plaintext_key']}")
-        print("             (shown this once: store it now)")
-        print(f"Id:          {key['api_key_id']}")
-        print(f"Permissions: {', '.join(key['permissions'])}")
-        print(f"Expires:     {key['expires_at'] or 'never'}")
+    print_result(
+        key,
+        f"Key:         {key['plaintext_key']}",
+        "             (shown this once: store it now)",
+        f"Id:          {key['api_key_id']}",
+        f"Permissions: {', '.join(key['permissions'])}",
+        f"Expires:     {key['expires_at'] or 'never'}",
+        as_json=options.json,
+    )
     return 0
 
 
@@ -95,9 +97,6 @@ def _list(options: argparse.Namespace) -> int:
         environment=options.environment,
         status=options.status,
     )
-    if options.json:
-        print_json(rows)
-        return 0
     headings = {
         "api_key_id": "ID",
         "name": "NAME",
@@ -108,11 +107,13 @@ def _list(options: argparse.Namespace) -> int:
         "expires_at": "EXPIRES",
         "last_used_at": "LAST USED",
     }
-    print_table(rows, headings, "No keys yet: ciris-billing keys create NAME")
+    print_rows(rows, headings, "No keys yet: ciris-billing keys create NAME", as_json=options.json)
     return 0
 
 
 def _rotate(options: argparse.Namespace) -> int:
+    from server.api_key_secret import new_secret
+
     old = _find(options.key)
     secret = new_secret(old["environment"])
     rows = call_function(
@@ -125,13 +126,14 @@ def _rotate(options: argparse.Namespace) -> int:
         reason=options.reason,
     )
     key = {**rows[0], "plaintext_key": secret.plaintext}
-    if options.json:
-        print_json(key)
-    else:
-        print(f"New key: {key['plaintext_key']}")
-        print("         (shown this once: store it now)")
-        print(f"Id:      {key['api_key_id']}")
-        print(f"The old key works until {key['old_key_expires_at'].isoformat(timespec='seconds')}")
+    print_result(
+        key,
+        f"New key: {key['plaintext_key']}",
+        "         (shown this once: store it now)",
+        f"Id:      {key['api_key_id']}",
+        f"The old key works until {key['old_key_expires_at'].isoformat(timespec='seconds')}",
+        as_json=options.json,
+    )
     return 0
 
 
@@ -142,10 +144,8 @@ def _revoke(options: argparse.Namespace) -> int:
         id=old["api_key_id"],
         reason=options.reason,
     )
-    if options.json:
-        print_json(rows[0])
-    else:
-        print(f"Revoked {rows[0]['key_prefix']}... ({rows[0]['name']})")
+    key = rows[0]
+    print_result(key, f"Revoked {key['key_prefix']}... ({key['name']})", as_json=options.json)
     return 0
 
 

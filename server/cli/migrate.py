@@ -6,12 +6,13 @@ import argparse
 import os
 import sys
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from server import migrate as migrations
-from server.cli.adopt import take_over
 from server.cli.output import CommandFailed, print_json, print_table
 from server.config import load_migration_config
+
+if TYPE_CHECKING:
+    from server.migrate import OpenDoor, Progress
 
 
 def add_parser(commands: Any) -> None:
@@ -56,8 +57,12 @@ def _run(options: argparse.Namespace) -> int:
         print(f"ciris-billing: {sentence}", file=sys.stderr)
     if options.dry_run and not options.adopt:
         raise CommandFailed("--dry-run goes with --adopt")
+    from server import migrate as migrations
+
     try:
         if options.adopt:
+            from server.cli.adopt import take_over
+
             return take_over(url, seed, dry_run=options.dry_run, as_json=options.json)
         if options.status:
             return _print_status(url, as_json=options.json)
@@ -98,19 +103,21 @@ def _run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _progress(options: argparse.Namespace) -> migrations.Progress:
+def _progress(options: argparse.Namespace) -> Progress:
     if options.json:
         return lambda _: None
     return lambda text: print(text, file=sys.stderr)
 
 
-def _print_doors(doors: list[migrations.OpenDoor]) -> None:
+def _print_doors(doors: list[OpenDoor]) -> None:
     """Prints what this login could not close, for somebody who can (docs/dba.md)."""
     for door in doors:
         print(f"open: {door.door}. A superuser closes it: {door.mend};", file=sys.stderr)
 
 
 def _print_status(url: str, *, as_json: bool) -> int:
+    from server import migrate as migrations
+
     steps = [{"step": step.step, "applied": step.applied} for step in migrations.status(url)]
     pending = sum(not step["applied"] for step in steps)
     doors = migrations.open_doors(url)

@@ -6,8 +6,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import orjson
-
 from server.config import ConfigError
 
 
@@ -17,7 +15,27 @@ class CommandFailed(Exception):
 
 def print_json(value: Any) -> None:
     """Prints one JSON document on standard output."""
+    import orjson
+
     sys.stdout.write(orjson.dumps(value, default=str, option=orjson.OPT_INDENT_2).decode() + "\n")
+
+
+def print_result(value: Any, *lines: str, as_json: bool) -> None:
+    """Prints what a command did: as JSON, or as these lines for people."""
+    if as_json:
+        print_json(value)
+    else:
+        print("\n".join(lines))
+
+
+def print_rows(
+    rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str], empty: str, *, as_json: bool
+) -> None:
+    """Prints what a command found: as JSON, or as a table for people."""
+    if as_json:
+        print_json(rows)
+    else:
+        print_table(rows, columns, empty)
 
 
 def print_table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str], empty: str) -> None:

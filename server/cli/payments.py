@@ -7,7 +7,7 @@ from typing import Any, LiteralString
 from uuid import UUID
 
 from server.cli.database import call_function
-from server.cli.output import print_json, print_table
+from server.cli.output import print_result, print_rows
 
 
 def add_parser(commands: Any) -> None:
@@ -53,9 +53,6 @@ def add_parser(commands: Any) -> None:
 
 def _problems(options: argparse.Namespace) -> int:
     rows = call_function("SELECT * FROM billing.list_payment_problems(p_limit => 500)")
-    if options.json:
-        print_json(rows)
-        return 0
     headings = {
         "happened_at": "WHEN",
         "problem": "PROBLEM",
@@ -64,7 +61,7 @@ def _problems(options: argparse.Namespace) -> int:
         "account_id": "ACCOUNT",
         "what_is_wrong": "WHAT IS WRONG",
     }
-    print_table(rows, headings, "Nothing needs a person.")
+    print_rows(rows, headings, "Nothing needs a person.", as_json=options.json)
     return 0
 
 
@@ -106,8 +103,6 @@ def _done(
     options: argparse.Namespace, statement: LiteralString, words: str, **arguments: Any
 ) -> int:
     call_function(statement, reason=options.reason, **arguments)
-    if options.json:
-        print_json({name: value for name, value in arguments.items() if value is not None})
-    else:
-        print(words)
+    done = {name: value for name, value in arguments.items() if value is not None}
+    print_result(done, words, as_json=options.json)
     return 0

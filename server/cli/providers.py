@@ -6,16 +6,15 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import os
 import sys
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-import orjson
-
 from server.cli.database import call_function
-from server.cli.output import CommandFailed, print_json, print_table
+from server.cli.output import CommandFailed, print_json, print_result, print_table
 from server.config import ProviderConfig, load_provider_config, setting_variable
 from server.encryption import Cipher, DecryptionFailed
 from server.payment_kinds import PROVIDER_KINDS
@@ -193,10 +192,11 @@ def _test(options: argparse.Namespace) -> int:
     provider = provider_of(options.provider)
     config = load_provider_config(os.environ, provider.kind)
     asyncio.run(_ask(provider, stored_settings(provider, config), config))
-    if options.json:
-        print_json({"provider": provider.kind, "accepted": True})
-    else:
-        print(f"{provider.name} accepts the {title_of(provider, provider.credential)}.")
+    print_result(
+        {"provider": provider.kind, "accepted": True},
+        f"{provider.name} accepts the {title_of(provider, provider.credential)}.",
+        as_json=options.json,
+    )
     return 0
 
 
@@ -257,7 +257,7 @@ def _store(
         " p_config_data => %(config)s, p_is_active => %(active)s, p_reason => %(reason)s,"
         " p_unchanged_since => %(unchanged_since)s)",
         provider=provider,
-        config=orjson.dumps(sealed).decode(),
+        config=json.dumps(sealed),
         active=active,
         reason=reason,
         unchanged_since=unchanged_since,
