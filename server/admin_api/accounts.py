@@ -1,8 +1,6 @@
 """The routes below one account of /admin/api/users: its ledger, its checks, and corrections by
 staff."""
 
-from __future__ import annotations
-
 from datetime import datetime
 from typing import Annotated, Literal, NotRequired
 from uuid import UUID

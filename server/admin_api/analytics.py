@@ -1,7 +1,5 @@
 """/admin/api/analytics: the service in figures (contract.md 5, changed by 8.7)."""
 
-from __future__ import annotations
-
 from datetime import date
 from typing import Annotated
 

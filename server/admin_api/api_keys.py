@@ -1,8 +1,6 @@
 """/admin/api/api-keys (contract.md 5, changed by 8.6 and 8.24). A secret is made here, shown once
 and stored nowhere."""
 
-from __future__ import annotations
-
 import asyncio
 from datetime import datetime
 from typing import Annotated, Literal

@@ -1,7 +1,5 @@
 """/admin/api/audit-log: who did what."""
 
-from __future__ import annotations
-
 from datetime import datetime
 from typing import Annotated, Any
 from uuid import UUID

@@ -1,7 +1,5 @@
 """/admin/api/users/{account_id}/denial: why an account was refused something."""
 
-from __future__ import annotations
-
 from datetime import datetime
 from typing import Annotated, Literal
 

@@ -1,8 +1,6 @@
 """The requests of staff and their scripts (contract.md 5, and what the pages can do besides).
 Unknown fields are ignored and values are coerced leniently, as for agents."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime
 from typing import Annotated
 from uuid import UUID

@@ -1,7 +1,5 @@
 """/admin/api/purchases, payment-events and payment-problems, and how staff resolve problems."""
 
-from __future__ import annotations
-
 from datetime import datetime
 from typing import Annotated, Literal
 from uuid import UUID

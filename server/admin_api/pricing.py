@@ -1,7 +1,5 @@
 """/admin/api/config/pricing: the free uses of new users, and the pack and its price."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from aiohttp import web

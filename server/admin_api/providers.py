@@ -1,8 +1,6 @@
 """/admin/api/config/providers (contract.md 5, changed by 8.17): secrets are accepted, and only
 their masks are returned."""
 
-from __future__ import annotations
-
 from datetime import datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID

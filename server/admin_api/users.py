@@ -1,7 +1,5 @@
 """/admin/api/users: finding accounts and reading one (contract.md 5, changed by 8.14)."""
 
-from __future__ import annotations
-
 from datetime import datetime
 from typing import Annotated
 

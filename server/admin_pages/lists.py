@@ -1,7 +1,5 @@
 """Pages of a list: which rows to ask a function for, and which of them to show."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 from urllib.parse import urlencode

@@ -1,7 +1,5 @@
 """POST /v1/billing/accounts and GET /v1/billing/accounts/{provider}/{id} (contract.md 2.4, 2.5)."""
 
-from __future__ import annotations
-
 from datetime import datetime
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """POST /v1/billing/charges and charges:batch: this user used one (contract.md 2.2 and 10)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from datetime import datetime
 from hashlib import sha256

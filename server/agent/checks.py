@@ -1,7 +1,5 @@
 """POST /v1/billing/credits/check: may this user go on? (contract.md 2.1)"""
 
-from __future__ import annotations
-
 from time import perf_counter
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """POST /v1/billing/credits: add paid credits (contract.md 2.3)."""
 
-from __future__ import annotations
-
 from datetime import datetime
 from typing import Annotated, Literal
 from uuid import UUID

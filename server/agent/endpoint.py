@@ -2,8 +2,6 @@
 1): read and parse the body, require the key header, identify the key, check the fields. Only a
 caller with a valid key is told about faults in the fields."""
 
-from __future__ import annotations
-
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 from uuid import UUID

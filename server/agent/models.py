@@ -2,8 +2,6 @@
 leniently. The order of the fields is the order of the error list: identity, the endpoint's own
 fields, profile."""
 
-from __future__ import annotations
-
 from enum import StrEnum
 from typing import Annotated, Any
 

@@ -2,8 +2,6 @@
 2.8): what is sold is recorded, then the payment provider is asked for its payment. Credits arrive
 by webhook."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, NotRequired

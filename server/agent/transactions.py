@@ -1,7 +1,5 @@
 """GET /v1/billing/transactions: an account's history, newest first (contract.md 2.6)."""
 
-from __future__ import annotations
-
 from datetime import datetime
 from typing import Annotated, Literal, NotRequired
 from uuid import UUID

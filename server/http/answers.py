@@ -1,17 +1,21 @@
 """Answers as types. An answer is a TypedDict: its fields in the order in which they are sent, each
 with its type and its meaning. The API's description is made from the type. So is the function that
-turns a database row into the answer."""
+turns a database row into the answer.
+
+Modules that define many types of answers or requests do not import annotations from __future__:
+each annotation would become a text that typing compiles, which was a tenth of the start."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, NotRequired, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, ForwardRef, NotRequired, TypeVar, get_args, get_origin
 
 from pydantic import GetJsonSchemaHandler
 from pydantic_core import CoreSchema
 from typing_extensions import is_typeddict
 
+_WHY_NOT = "its module must not import annotations from __future__"
 Row = Mapping[str, Any]
 Answer = TypeVar("Answer")
 
@@ -55,7 +59,9 @@ def reader(
 
 def _display(answer: Any, prefix: str, columns: frozenset[str], names: dict[str, Any]) -> str:
     parts = []
-    for name, hint in get_type_hints(answer, include_extras=True).items():
+    for name, hint in answer.__annotations__.items():
+        if isinstance(hint, ForwardRef):
+            raise TypeError(f"{answer.__name__}.{name} is not evaluated: {_WHY_NOT}")
         optional = get_origin(hint) is NotRequired
         kind, source = _kind_and_source(get_args(hint)[0] if optional else hint, prefix + name)
         if callable(source):

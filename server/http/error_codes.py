@@ -2,8 +2,6 @@
 wording of the database's refusals comes from billing.errors (sql/errors.sql). Errors that are found
 before the database is called have their wording here."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The meanings and types that several fields of requests and answers share."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any, Literal
 from uuid import UUID
 

@@ -1,7 +1,5 @@
 """GET /, /health and /metrics (contract.md 6)."""
 
-from __future__ import annotations
-
 import asyncio
 import ipaddress
 from datetime import UTC, datetime

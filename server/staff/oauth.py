@@ -2,8 +2,6 @@
 cookie binds state, nonce and PKCE verifier to the browser. The state works once, in whichever
 process, by a row in the database. Nothing but cookies is given to the visitor."""
 
-from __future__ import annotations
-
 import hmac
 import logging
 import secrets

@@ -2,8 +2,6 @@
 answered 200 only once its effect is committed; whatever else happens, the provider is told so and
 sends it again."""
 
-from __future__ import annotations
-
 import logging
 from typing import Annotated, Literal
 

@@ -1,7 +1,5 @@
 """Answers that their types make from rows."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any, NotRequired
 
 import pytest
