@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.old_database import build
+from tests.sql.adoption.helpers import KEY
 from tests.sql.helpers import dump_of, ledger_problems
 from tests.support import (
     BILLING,
@@ -20,7 +21,6 @@ from tests.support import (
     wait_for,
 )
 
-KEY = "a-key-of-this-test-long-enough-0123456789"
 MOMENTS = [
     "finding accounts of one identity",
     "finding where each account's books begin",
