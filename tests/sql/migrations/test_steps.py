@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import uuid
+from collections.abc import Iterator
 from hashlib import sha256
 from typing import Any
 
@@ -216,23 +218,48 @@ def _figures(database: Database) -> tuple[list[Any], list[Any]]:
         return dba.rows("list_daily_figures"), dba.rows("get_overview")
 
 
-@pytest.mark.parametrize("steps_back", range(1, len(OWN) + 1), ids=lambda n: OWN[-n][11:])
-def test_own_steps_go_down_and_up_again_with_rows_present(
-    cluster: TestCluster, steps_back: int
-) -> None:
+class _Used:
+    """A database that everything was done in, with its contents. It goes back step by step, and
+    each test takes a copy of it."""
+
+    def __init__(self, cluster: TestCluster, database: Database) -> None:
+        self.cluster, self.database, self.steps_back = cluster, database, 0
+        self.who = use_everything(database)
+        self.kept = _kept(database)
+        self.sold, self.events = database.execute(SOLD), database.execute(_EVENTS)
+        self.returns = database.execute(_RETURNS)
+        self.sessions = database.execute(_SESSIONS)
+        self.figures, self.overview = _figures(database)
+
+    @contextlib.contextmanager
+    def gone_back(self, steps_back: int) -> Iterator[Database]:
+        """The database after its newest steps were rolled back."""
+        assert steps_back > self.steps_back
+        further = steps_back - self.steps_back
+        assert len(rollback(self.database.dsn(), further).rolled_back) == further
+        self.steps_back = steps_back
+        with self.cluster.database(template=self.database.name) as database:
+            yield database
+
+
+@pytest.fixture(scope="module")
+def used(cluster: TestCluster) -> Iterator[_Used]:
+    """A database that everything was done in."""
     with cluster.database() as database:
-        who = use_everything(database)
-        before = _kept(database)
+        yield _Used(cluster, database)
+
+
+@pytest.mark.parametrize("steps_back", range(1, len(OWN) + 1), ids=lambda n: OWN[-n][11:])
+def test_own_steps_go_down_and_up_again_with_rows_present(used: _Used, steps_back: int) -> None:
+    with used.gone_back(steps_back) as database:
+        who, before, sold, events = used.who, used.kept, used.sold, used.events
+        returns, sessions = used.returns, used.sessions
         assert all(before.values())
-        sold, events = database.execute(SOLD), database.execute(_EVENTS)
-        returns = database.execute(_RETURNS)
-        sessions = database.execute(_SESSIONS)
         assert len(sessions) == 5
         without_token = [row for row in sessions if row[0] != sha256(b"ada").digest()]
-        figures, overview = _figures(database)
+        figures, overview = used.figures, used.overview
         assert [row[0] for row in sold] == ["pi_kept", "pi_old", "pi_returned"]
         assert len(returns) == 3
-        assert len(rollback(database.dsn(), steps_back).rolled_back) == steps_back
         assert migrate(database.dsn(), SEED).applied == STEPS[-steps_back:]
         assert _kept(database) == before
         assert database.execute(SOLD) == sold
