@@ -110,6 +110,8 @@
 \ir reversals.sql
 
 -- For the DBA.
+--   the regular work as one call
+\ir maintenance.sql
 --   what a login can do that it should not
 \ir doors.sql
 --   functions by task, and what arguments mean

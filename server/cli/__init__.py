@@ -24,6 +24,7 @@ _COMMANDS = (
     "providers",
     "reconcile",
     "verify",
+    "maintenance",
     "completion",
 )
 # They bring a database, must be told which, or need none.

@@ -31,6 +31,7 @@ COMMANDS = [
     ("serve",),
     ("migrate",),
     ("verify",),
+    ("maintenance",),
     ("keys",),
     ("keys", "create"),
     ("keys", "list"),

@@ -104,6 +104,7 @@ FUNCTIONS: dict[str, tuple[set[str], str]] = {
     "list_top_consumers": (BOTH, "s"),
     "list_transactions": (BOTH, "s"),
     "list_usage": (BOTH, "s"),
+    "maintenance": (DBA, "v"),
     "merge_accounts": (BOTH, "v"),
     "process_payment_event": (BOTH, "v"),
     "rebuild_figures": (DBA, "v"),

@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 import uuid
 from contextlib import suppress
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -94,13 +94,16 @@ def _effect(connection: Any, call: Call) -> tuple[Any, Any]:
 
 
 def _alike(value: Any) -> Any:
-    """A value without what differs from call to call: new ids, and times a little later."""
+    """A value without what differs from call to call: new ids, times a little later, and how long
+    it took."""
     if isinstance(value, list):
         return [_alike(item) for item in value]
     if isinstance(value, dict):
         return {name: _alike(item) for name, item in value.items()}
     if isinstance(value, datetime):
         return int(value.timestamp()) // 86400
+    if isinstance(value, timedelta):
+        return "a while"
     if isinstance(value, str | uuid.UUID):
         text = re.sub(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "an id", str(value))
         return re.sub(r"T\d\d:\d\d:\d\d\.\d+", "T", text)

@@ -1,0 +1,125 @@
+-- The regular work of keeping the database in order, as one call.
+
+-- The steps of maintenance, in their order: what holds a lock that others wait for comes last, since
+-- a lock is held to the end of the call. (A procedure could commit after each step, but it would run
+-- with the rights of its caller, and could not return a row for each.)
+CREATE OR REPLACE FUNCTION billing_data.maintenance_steps() RETURNS text[]
+LANGUAGE sql IMMUTABLE
+RETURN ARRAY['figures', 'watch', 'refused charges', 'partitions', 'checks'];
+COMMENT ON FUNCTION billing_data.maintenance_steps IS 'The steps of maintenance. Helper.';
+
+-- Does one step. Returns whether all is well and what was done.
+CREATE OR REPLACE FUNCTION billing_data.run_maintenance_step(
+    p_step text, p_before timestamptz, OUT is_well boolean, OUT detail text
+)
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_books record;
+BEGIN
+    is_well := true;
+    IF p_step = 'figures' THEN
+        detail := CASE
+            WHEN billing.refresh_figures() THEN 'rolled up' ELSE 'nothing to roll up'
+        END;
+    ELSIF p_step = 'watch' THEN
+        SELECT w.accounts_checked, w.mismatched, w.payment_problems, w.guard_faults
+        INTO STRICT v_books
+        FROM billing.watch_books() AS w;
+        is_well := cardinality(v_books.mismatched) = 0 AND v_books.guard_faults = 0;
+        detail := format(
+            '%s accounts with new entries: %s do not agree; %s guards are missing;'
+            ' %s payment problems are open',
+            v_books.accounts_checked, cardinality(v_books.mismatched), v_books.guard_faults,
+            v_books.payment_problems
+        );
+    ELSIF p_step = 'partitions' THEN
+        SELECT coalesce('made ' || string_agg(p.partition_name, ', '), 'all months are there')
+        INTO STRICT detail
+        FROM billing.create_check_partitions(p_months => 3) AS p;
+    ELSIF p_before IS NULL THEN
+        detail := 'everything is kept';
+    ELSIF p_step = 'refused charges' THEN
+        detail := billing.delete_refused_charges(p_before => p_before) || ' deleted';
+    ELSIF p_step = 'checks' THEN
+        SELECT coalesce('dropped from ' || string_agg(p.partition_name, ', '), 'nothing to drop')
+        INTO STRICT detail
+        FROM billing.drop_check_partitions(p_before => p_before) AS p;
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION billing_data.run_maintenance_step IS 'Does one step of maintenance. Helper.';
+
+-- Keeps the database in order; for cron or pg_cron, once a day. The steps: "figures" rolls up the
+-- dashboard's figures; "watch" compares the newest entries with their accounts and looks for guards
+-- that are missing; "refused charges" deletes what is older than p_keep; "partitions" makes the
+-- coming months of the check audit; "checks" drops months that ended longer than p_keep ago, and up
+-- to 500,000 older checks beside them. p_keep NULL keeps everything; p_steps does some steps only.
+-- Each step is told in a row: done, or failed and why. A step that fails is undone and also a
+-- WARNING in the server's log; the others take effect. While another call is at work, this one does
+-- nothing and says so.
+-- Locks: billing_data.locks (maintenance); the check audit, as billing.create_check_partitions and
+-- billing.drop_check_partitions. Writes: what the steps do; admin_audit_logs 1. Errors:
+-- actor_required, invalid_argument.
+-- Example: SELECT * FROM billing.maintenance();
+CREATE OR REPLACE FUNCTION billing.maintenance(
+    p_keep interval DEFAULT '13 months', p_steps text[] DEFAULT NULL
+)
+RETURNS TABLE (step text, outcome text, took interval, detail text)
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+SET TimeZone = 'UTC'  -- of the times in the audit log
+AS $$
+DECLARE
+    v_actor billing_data.actor := billing_data.authorize(NULL, NULL, 'billing:write');
+    v_steps text[] := billing_data.maintenance_steps();
+    v_began timestamptz;
+    v_is_well boolean;
+    v_told jsonb := jsonb_build_array();
+BEGIN
+    PERFORM billing_data.require_list(array_dims(p_steps), cardinality(p_steps), 'p_steps');
+    PERFORM billing_data.require(
+        (p_steps <@ v_steps) IS NOT FALSE, 'p_steps',
+        'it must be of ' || array_to_string(v_steps, ', ')
+    );
+    PERFORM billing_data.require(
+        p_keep IS NULL OR now() - p_keep <= now() - interval '1 month', 'p_keep',
+        'it must be a month at least'
+    );
+    PERFORM FROM billing_data.locks AS l WHERE l.name = 'maintenance' FOR UPDATE SKIP LOCKED;
+    IF NOT FOUND THEN
+        outcome := 'busy';
+        detail := 'another call is at work';
+        RETURN NEXT;
+        RETURN;
+    END IF;
+    FOREACH step IN ARRAY v_steps LOOP
+        CONTINUE WHEN NOT step = ANY (coalesce(p_steps, v_steps));
+        v_began := clock_timestamp();
+        BEGIN
+            SELECT r.is_well, r.detail INTO STRICT v_is_well, detail
+            FROM billing_data.run_maintenance_step(step, now() - p_keep) AS r;
+        EXCEPTION
+            WHEN OTHERS THEN  -- whatever it is, it must not undo the other steps
+                v_is_well := false;
+                detail := format('%s (SQLSTATE %s)', sqlerrm, sqlstate);
+        END;
+        outcome := CASE WHEN v_is_well THEN 'done' ELSE 'failed' END;
+        IF NOT v_is_well THEN
+            RAISE WARNING 'maintenance: % failed: %', step, detail;
+        END IF;
+        took := clock_timestamp() - v_began;
+        v_told := v_told || jsonb_build_object(
+            'step', step, 'outcome', outcome, 'detail', detail,
+            'began_at', v_began, 'ended_at', clock_timestamp()
+        );
+        RETURN NEXT;
+    END LOOP;
+    PERFORM billing_data.write_audit('maintenance.run', 'database', NULL, v_told, NULL, v_actor);
+END
+$$;
+COMMENT ON FUNCTION billing.maintenance IS
+    'Keeps the database in order: figures, watch, partitions, retention; a row per step. '
+    'For billing_dba.';
+GRANT EXECUTE ON FUNCTION billing.maintenance TO billing_dba;
