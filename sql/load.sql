@@ -106,6 +106,8 @@
 \ir account_lists.sql
 --   corrections by staff
 \ir adjustments.sql
+--   credits for many accounts, from a list
+\ir grants_of_credits.sql
 --   charges given back and credits taken back
 \ir reversals.sql
 

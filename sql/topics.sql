@@ -33,6 +33,7 @@ AS $$
         ('give', 'record_credit', 'grant add gift outcome external payment'),
         ('give', 'adjust_credits', 'grant add gift goodwill refund take back remove subtract'
             ' several many bulk csv list together'),
+        ('give', 'grant_credits', 'bulk csv file list many accounts import gift bonus campaign'),
         ('give', 'reset_free_uses', 'free uses give again start trial'),
         ('correct', 'reverse_charge', 'give back undo refund failed job mistake free use'),
         ('correct', 'reverse_credit', 'take back undo grant gift mistake revoke'),
@@ -146,6 +147,7 @@ AS $$
         ('settle_purchase', 'p_amount_minor', 'money that was paid, smallest unit'),
         (NULL, 'p_amounts', 'credits of each account: above 0 gives, below 0 takes away'),
         (NULL, 'p_api_key_id', 'for the servers alone: leave it out'),
+        ('grant_credits', 'p_key_prefix', 'a name for this round of grants: one grant per account'),
         ('rotate_api_key', 'p_api_key_id', 'the key; list_api_keys shows its id'),
         ('revoke_api_key', 'p_api_key_id', 'the key; list_api_keys shows its id'),
         ('require_api_key', 'p_api_key_id', 'the key'),
@@ -161,6 +163,7 @@ AS $$
         (NULL, 'p_context_channel_id', 'the channel, for the check''s row'),
         (NULL, 'p_context_request_id', 'the request, for the check''s row'),
         (NULL, 'p_count', 'whether the total is counted'),
+        (NULL, 'p_csv', 'the list: its first line names the columns'),
         (NULL, 'p_credit_id', 'the credit that was given for it'),
         ('reverse_credit', 'p_credit_id', 'the credit; list_transactions shows its id'),
         (NULL, 'p_currency', 'three letters, as USD'),

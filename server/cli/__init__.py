@@ -20,6 +20,7 @@ _COMMANDS = (
     "migrate",
     "keys",
     "admins",
+    "accounts",
     "payments",
     "providers",
     "reconcile",

@@ -86,6 +86,7 @@ FUNCTIONS: dict[str, tuple[set[str], str]] = {
     "get_schema_version": (BOTH, "s"),
     "get_session": (WEB, "s"),
     "get_settings": (BOTH, "s"),
+    "grant_credits": (DBA, "v"),
     "help": (EVERYBODY, "s"),
     "invite_admin": (BOTH, "v"),
     "list_accounts": (BOTH, "s"),

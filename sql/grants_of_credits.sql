@@ -1,0 +1,194 @@
+-- Credits for many accounts at once, from a list in CSV.
+
+-- Reads CSV whose first line names the columns. Returns, for each line after it that is not empty,
+-- its number and its fields by the names of the columns; no fields when there are too few or too
+-- many. A field with a comma stands in quotes; a field cannot have a line end.
+CREATE OR REPLACE FUNCTION billing_data.read_csv(p_csv text)
+RETURNS TABLE (line bigint, fields jsonb)
+LANGUAGE sql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    WITH cut (line, fields) AS (
+        SELECT l.place, ARRAY(
+            SELECT
+                CASE
+                    WHEN starts_with(m.field[1], '"')
+                        THEN replace(substr(m.field[1], 2, length(m.field[1]) - 2), '""', '"')
+                    ELSE btrim(m.field[1])
+                END
+            FROM regexp_matches(l.text || ',', '("(?:[^"]|"")*"|[^,"]*),', 'g') AS m (field)
+        )
+        FROM string_to_table(replace(p_csv, chr(13), ''), chr(10)) WITH ORDINALITY
+            AS l (text, place)
+        WHERE l.text <> ''
+    )
+    SELECT
+        c.line,
+        CASE
+            WHEN cardinality(c.fields) = cardinality(h.fields)
+                THEN jsonb_object(lower(h.fields::text)::text[], c.fields)
+        END
+    FROM cut AS c
+    INNER JOIN cut AS h ON h.line = (SELECT min(f.line) FROM cut AS f)
+    WHERE c.line > h.line;
+$$;
+COMMENT ON FUNCTION billing_data.read_csv IS 'Reads CSV with named columns. Helper.';
+
+-- The lines of a list of grants, with the accounts they name and the keys under which they are
+-- made. The key has a part of the account's id, so that a list may name an account by its id or by
+-- its identity; and the number of the line among those of its account, unless the list has keys.
+CREATE OR REPLACE FUNCTION billing_data.read_grants(p_csv text, p_key_prefix text)
+RETURNS TABLE (line bigint, named text, account_id uuid, amount numeric, key text)
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT
+        r.line, r.named, r.account_id, r.amount,
+        concat_ws(
+            '-', p_key_prefix, right(r.account_id::text, 12),
+            coalesce(r.key, row_number() OVER (PARTITION BY r.account_id ORDER BY r.line)::text)
+        )
+    FROM (
+        SELECT
+            coalesce(substring(c.fields ->> 'line' FROM '^[0-9]{1,18}$')::bigint, c.line) AS line,
+            coalesce(
+                nullif(c.fields ->> 'account_id', ''),
+                (c.fields ->> 'oauth_provider') || ',' || (c.fields ->> 'external_id')
+            ) AS named,
+            coalesce(
+                (
+                    SELECT a.id
+                    FROM billing_data.accounts AS a
+                    WHERE a.id = CASE
+                        WHEN billing_data.is_uuid(c.fields ->> 'account_id')
+                            THEN (c.fields ->> 'account_id')::uuid
+                    END
+                ),
+                (
+                    SELECT a.id
+                    FROM billing_data.accounts AS a
+                    WHERE coalesce(c.fields ->> 'account_id', '') = ''
+                        AND a.oauth_provider = c.fields ->> 'oauth_provider'
+                        AND a.external_id = c.fields ->> 'external_id'
+                )
+            ) AS account_id,
+            CASE
+                WHEN c.fields ->> 'amount' ~ '^[0-9]{1,19}$'
+                    THEN (c.fields ->> 'amount')::numeric
+            END AS amount,
+            nullif(c.fields ->> 'key', '') AS key
+        FROM billing_data.read_csv(p_csv) AS c
+    ) AS r
+    ORDER BY r.line;
+$$;
+COMMENT ON FUNCTION billing_data.read_grants IS 'The lines of a list of grants. Helper.';
+
+-- Refuses a list of grants whose columns are not the right ones, or which is too long.
+CREATE OR REPLACE FUNCTION billing_data.require_csv(p_csv text) RETURNS void
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_names text[] := string_to_array(
+        lower(translate(split_part(ltrim(p_csv, chr(10)), chr(10), 1), chr(13) || ' "', '')), ','
+    );
+BEGIN
+    PERFORM billing_data.require(
+        'amount' = ANY (v_names)
+        AND ('account_id' = ANY (v_names) OR v_names @> ARRAY['oauth_provider', 'external_id']),
+        'p_csv',
+        'its first line must name the columns account_id, or oauth_provider and external_id;'
+        ' and amount'
+    );
+    PERFORM billing_data.require(
+        length(p_csv) - length(replace(p_csv, chr(10), '')) <= billing_data.most('items'),
+        'p_csv', format('it must have at most %s lines', billing_data.most('items'))
+    );
+END
+$$;
+COMMENT ON FUNCTION billing_data.require_csv IS
+    'Raises invalid_argument unless a list of grants has the right columns. Helper.';
+
+-- Gives credits by a list in CSV. Its first line names the columns: account_id, or oauth_provider
+-- and external_id; and amount, which is above 0. A line that is bad, or is refused, does not stop
+-- the others: each has its outcome, which is granted, replayed (it was granted before), would_grant
+-- with p_dry_run, or why it was not. A line is granted once for its account and p_key_prefix, as
+-- often as the same list, or a corrected one, is given; the second line of an account is another
+-- grant. A dry run tells each balance as if the line were alone. Up to 50,000 lines; for more, and
+-- for a commit after each thousand: `ciris-billing accounts grant`.
+-- Locks: the accounts, in id order. Writes: accounts 1, credits 1, admin_audit_logs 1 for each line
+-- that is granted. Errors: actor_required, invalid_argument; lock_not_available (55P03) when an
+-- account stays held, and then nothing was done.
+-- Example: SELECT * FROM billing.grant_credits(p_reason => 'an outage', p_key_prefix => 'outage',
+--     p_csv => concat_ws(chr(10), 'oauth_provider,external_id,amount', 'oauth:google,1,5'));
+CREATE OR REPLACE FUNCTION billing.grant_credits(
+    p_csv text,
+    p_reason text,
+    p_key_prefix text,
+    p_dry_run boolean DEFAULT false
+) RETURNS TABLE (
+    line bigint, account text, outcome text, credit_id uuid, amount_minor bigint, balance bigint
+)
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_actor billing_data.actor := billing_data.authorize(NULL, NULL, 'billing:write');
+    v_row record;
+BEGIN
+    PERFORM billing_data.require_reason(p_reason);
+    PERFORM billing_data.require_filled(p_key_prefix, 'p_key_prefix');
+    PERFORM billing_data.require(
+        length(p_key_prefix) <= 200, 'p_key_prefix', 'it must have at most 200 characters'
+    );
+    PERFORM billing_data.require(p_dry_run IS NOT NULL, 'p_dry_run', 'it must be true or false');
+    PERFORM billing_data.require_csv(p_csv);
+    PERFORM billing_data.require_durable_commit();
+    PERFORM billing_data.lock_accounts(
+        ARRAY(
+            SELECT DISTINCT g.account_id
+            FROM billing_data.read_grants(p_csv, p_key_prefix) AS g
+            WHERE g.account_id IS NOT NULL
+        ),
+        p_wait => true
+    );
+    FOR v_row IN
+        SELECT g.line, g.named, g.account_id, g.amount, g.key
+        FROM billing_data.read_grants(p_csv, p_key_prefix) AS g
+    LOOP
+        line := v_row.line;
+        account := v_row.named;
+        credit_id := NULL;
+        amount_minor := NULL;
+        balance := NULL;
+        IF v_row.named IS NULL OR v_row.amount IS NULL
+            OR v_row.amount NOT BETWEEN 1 AND billing_data.max_amount()
+        THEN
+            outcome := 'invalid';
+        ELSIF v_row.account_id IS NULL THEN
+            outcome := 'account_not_found';
+        ELSE
+            BEGIN
+                SELECT
+                    a.credit_id, a.amount_minor, a.balance_after,
+                    CASE
+                        WHEN a.replayed THEN 'replayed'
+                        WHEN p_dry_run THEN 'would_grant'
+                        ELSE 'granted'
+                    END
+                INTO STRICT credit_id, amount_minor, balance, outcome
+                FROM billing_data.adjust_account(
+                    v_row.account_id, v_row.amount::bigint, p_reason, v_row.key, p_dry_run, v_actor
+                ) AS a;
+            EXCEPTION
+                WHEN SQLSTATE 'PB422' THEN  -- the key of another grant, or too great a balance
+                    GET STACKED DIAGNOSTICS outcome = CONSTRAINT_NAME;
+            END;
+        END IF;
+        RETURN NEXT;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION billing.grant_credits IS
+    'Gives credits to many accounts by a list in CSV, an outcome per line. For billing_dba.';
+GRANT EXECUTE ON FUNCTION billing.grant_credits TO billing_dba;
