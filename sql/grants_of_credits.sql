@@ -35,18 +35,26 @@ $$;
 COMMENT ON FUNCTION billing_data.read_csv IS 'Reads CSV with named columns. Helper.';
 
 -- The lines of a list of grants, with the accounts they name and the keys under which they are
--- made. The key has a part of the account's id, so that a list may name an account by its id or by
--- its identity; and the number of the line among those of its account, unless the list has keys.
+-- made. asked_id is the account as the line names it, account_id the one that it was merged into
+-- since. The key has a part of the first, so that a list may name an account by its id or by its
+-- identity; and the number of the line among those of its account, unless the list has keys.
 CREATE OR REPLACE FUNCTION billing_data.read_grants(p_csv text, p_key_prefix text)
-RETURNS TABLE (line bigint, named text, account_id uuid, amount numeric, key text)
+RETURNS TABLE (
+    line bigint, named text, asked_id uuid, account_id uuid, amount numeric, key text
+)
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT
-        r.line, r.named, r.account_id, r.amount,
+        r.line, r.named, r.asked_id,
+        (
+            SELECT a.id FROM billing_data.accounts AS a
+            WHERE a.id = billing_data.surviving_account(r.asked_id)
+        ),
+        r.amount,
         concat_ws(
-            '-', p_key_prefix, right(r.account_id::text, 12),
-            coalesce(r.key, row_number() OVER (PARTITION BY r.account_id ORDER BY r.line)::text)
+            '-', p_key_prefix, right(r.asked_id::text, 12),
+            coalesce(r.key, row_number() OVER (PARTITION BY r.asked_id ORDER BY r.line)::text)
         )
     FROM (
         SELECT
@@ -55,23 +63,16 @@ AS $$
                 nullif(c.fields ->> 'account_id', ''),
                 (c.fields ->> 'oauth_provider') || ',' || (c.fields ->> 'external_id')
             ) AS named,
-            coalesce(
-                (
+            CASE
+                WHEN coalesce(c.fields ->> 'account_id', '') = '' THEN (
                     SELECT a.id
                     FROM billing_data.accounts AS a
-                    WHERE a.id = CASE
-                        WHEN billing_data.is_uuid(c.fields ->> 'account_id')
-                            THEN (c.fields ->> 'account_id')::uuid
-                    END
-                ),
-                (
-                    SELECT a.id
-                    FROM billing_data.accounts AS a
-                    WHERE coalesce(c.fields ->> 'account_id', '') = ''
-                        AND a.oauth_provider = c.fields ->> 'oauth_provider'
+                    WHERE a.oauth_provider = c.fields ->> 'oauth_provider'
                         AND a.external_id = c.fields ->> 'external_id'
                 )
-            ) AS account_id,
+                WHEN billing_data.is_uuid(c.fields ->> 'account_id')
+                    THEN (c.fields ->> 'account_id')::uuid
+            END AS asked_id,
             CASE
                 WHEN c.fields ->> 'amount' ~ '^[0-9]{1,19}$'
                     THEN (c.fields ->> 'amount')::numeric
@@ -153,7 +154,7 @@ BEGIN
         p_wait => true
     );
     FOR v_row IN
-        SELECT g.line, g.named, g.account_id, g.amount, g.key
+        SELECT g.line, g.named, g.asked_id, g.account_id, g.amount, g.key
         FROM billing_data.read_grants(p_csv, p_key_prefix) AS g
     LOOP
         line := v_row.line;
@@ -178,7 +179,8 @@ BEGIN
                     END
                 INTO STRICT credit_id, amount_minor, balance, outcome
                 FROM billing_data.adjust_account(
-                    v_row.account_id, v_row.amount::bigint, p_reason, v_row.key, p_dry_run, v_actor
+                    v_row.account_id, v_row.asked_id, v_row.amount::bigint, p_reason, v_row.key,
+                    p_dry_run, v_actor
                 ) AS a;
             EXCEPTION
                 WHEN SQLSTATE 'PB422' THEN  -- the key of another grant, or too great a balance

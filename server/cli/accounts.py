@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import csv
 import io
+import re
 import sys
 import time
 from collections import Counter
@@ -20,6 +21,7 @@ from server.cli.output import CommandFailed
 _LINES_IN_A_CALL = 1000
 _NAMES = ("account_id", "oauth_provider", "external_id")
 _COLUMNS = ("line", "account", "outcome", "credit_id", "amount_minor", "balance")
+_PASSING = re.compile(r"SQLSTATE (55P03|40\w+)\b")
 _WELL = ("granted", "replayed", "would_grant")
 
 
@@ -118,8 +120,8 @@ def _granted(
 
 
 def _call(text: str, reason: str, prefix: str, *, dry: bool) -> list[dict[str, Any]]:
-    """Grants the lines of one part. It is tried again while an account is held: nothing of it is
-    done then, and nothing could be done twice."""
+    """Grants the lines of one part. It is tried again while an account is held or when one was
+    merged at this moment: nothing of it is done then, and nothing could be done twice."""
     for patience in (1, 2, 4, None):
         try:
             return call_function(
@@ -131,7 +133,7 @@ def _call(text: str, reason: str, prefix: str, *, dry: bool) -> list[dict[str, A
                 dry=dry,
             )
         except CommandFailed as failure:
-            if patience is None or "55P03" not in str(failure):
+            if patience is None or not _PASSING.search(str(failure)):
                 raise
             time.sleep(patience)
     raise AssertionError  # the last attempt returns or raises

@@ -347,6 +347,10 @@ CREATE FUNCTION billing.get_settings() RETURNS TABLE(free_uses bigint, pack_uses
     LANGUAGE sql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing.grant_credits(p_csv text, p_reason text, p_key_prefix text, p_dry_run boolean DEFAULT false) RETURNS TABLE(line bigint, account text, outcome text, credit_id uuid, amount_minor bigint, balance bigint)
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing.help(p_search text DEFAULT ''::text) RETURNS TABLE(section text, name text, description text)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -421,6 +425,11 @@ CREATE FUNCTION billing.list_transactions(p_oauth_provider text, p_external_id t
 CREATE FUNCTION billing.list_usage(p_from date DEFAULT NULL::date, p_to date DEFAULT NULL::date, p_account_id uuid DEFAULT NULL::uuid, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(day date, charges bigint, free_charges bigint, credits_used numeric, credits_added numeric, credits_sold numeric, credits_taken_back numeric, currency text, sold_minor numeric, returned_minor numeric)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.maintenance(p_keep interval DEFAULT '1 year 1 mon'::interval, p_steps text[] DEFAULT NULL::text[]) RETURNS TABLE(step text, outcome text, took interval, detail text)
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET "TimeZone" TO 'UTC';
 
 CREATE FUNCTION billing.merge_accounts(p_account_id uuid, p_into_account_id uuid, p_reason text, p_idempotency_key text DEFAULT NULL::text, p_dry_run boolean DEFAULT false, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(merge_id uuid, merged_account_id uuid, account_id uuid, credits_moved bigint, balance_after bigint, free_uses_given bigint, free_uses_after bigint, takes_consent boolean, created_at timestamp with time zone, replayed boolean)
     LANGUAGE plpgsql SECURITY DEFINER
@@ -1263,6 +1272,9 @@ CREATE FUNCTION billing_data.lock_two_accounts(p_from_account_id uuid, p_to_acco
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.maintenance_steps() RETURNS text[]
+    LANGUAGE sql IMMUTABLE;
+
 CREATE FUNCTION billing_data.manual() RETURNS TABLE(name text, about text, effects text, example text)
     LANGUAGE sql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -1390,6 +1402,14 @@ CREATE FUNCTION billing_data.raise_merged_meanwhile() RETURNS void
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.read_csv(p_csv text) RETURNS TABLE(line bigint, fields jsonb)
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.read_grants(p_csv text, p_key_prefix text) RETURNS TABLE(line bigint, named text, asked_id uuid, account_id uuid, amount numeric, key text)
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.record_resolution(p_provider text, p_payment_id text, p_how text, p_reason text, p_credit_id uuid, p_amount_minor bigint, p_currency text, p_now timestamp with time zone, p_actor billing_data.actor) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -1439,6 +1459,10 @@ CREATE FUNCTION billing_data.require_checked(p_item billing.check_item, p_outcom
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.require_credit_of_payment(p_credit billing_data.credits, p_purchase billing_data.purchases) RETURNS void
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.require_csv(p_csv text) RETURNS void
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -1543,6 +1567,10 @@ CREATE FUNCTION billing_data.reversal_fingerprint(p_entry_id uuid, p_amount bigi
 
 CREATE FUNCTION billing_data.role_of_caller(p_api_key_id uuid) RETURNS text
     LANGUAGE sql STABLE;
+
+CREATE FUNCTION billing_data.run_maintenance_step(p_step text, p_before timestamp with time zone, OUT is_well boolean, OUT detail text) RETURNS record
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.search_patterns(p_search text, p_match text) RETURNS text[]
     LANGUAGE sql STABLE
