@@ -70,7 +70,7 @@ def test_each_line_has_its_outcome_and_a_bad_one_stops_no_other(module_database:
         (13, "granted", 8),
     ]
     assert (paid(module_database, ada), paid(module_database, quoted)) == (8, 7)
-    again = dict((line, outcome) for line, outcome, _ in granted(module_database, text))
+    again = {line: outcome for line, outcome, _ in granted(module_database, text)}
     assert {again[2], again[12], again[13]} == {"replayed"}
     assert paid(module_database, ada) == 8
     with session(module_database, "t_dba") as dba:
