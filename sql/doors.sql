@@ -48,6 +48,16 @@ BEGIN
         )
     ORDER BY r.rolcanlogin, r.rolname;
 
+    -- What a DBA needs to see who waits for whom, and to count calls of functions in a session.
+    RETURN QUERY
+    SELECT 'billing_dba cannot see what other sessions do', 'GRANT pg_monitor TO billing_dba', true
+    WHERE NOT pg_has_role('billing_dba', 'pg_monitor', 'USAGE')
+    UNION ALL
+    SELECT
+        'billing_dba cannot count calls of functions',
+        'GRANT SET ON PARAMETER track_functions TO billing_dba', true
+    WHERE NOT has_parameter_privilege('billing_dba', 'track_functions', 'SET');
+
     RETURN QUERY
     SELECT
         format('everybody has %s', string_agg(a.privilege_type, ' and ' ORDER BY a.privilege_type)),

@@ -429,6 +429,25 @@ FROM billing.get_session(
 $t$Reads the business settings.$t$,
 $t$$t$,
 $t$SELECT * FROM billing.get_settings();$t$),
+        ('grant_credits',
+$t$Gives credits by a list in CSV. Its first line names the columns: account_id, or
+oauth_provider and external_id; and amount, which is above 0. A line that is bad, or is
+refused, does not stop the others: each has its outcome, which is granted, replayed (it
+was granted before), would_grant with p_dry_run, or why it was not. A line is granted once
+for its account and p_key_prefix, as often as the same list, or a corrected one, is given;
+the second line of an account is another grant. A dry run tells each balance as if the
+line were alone. Up to 50,000 lines; for more, and for a commit after each thousand:
+`ciris-billing accounts grant`.$t$,
+$t$Locks: the accounts, in id order. Writes: accounts 1, credits 1, admin_audit_logs 1 for
+each line that is granted. Errors: actor_required, invalid_argument; lock_not_available
+(55P03) when an account stays held, and then nothing was done.$t$,
+$t$SELECT *
+FROM billing.grant_credits(
+    p_reason => 'an outage',
+    p_key_prefix => 'outage',
+    p_csv => concat_ws(chr(10),
+    'oauth_provider,external_id,amount',
+    'oauth:google,1,5'));$t$),
         ('help',
 $t$Lists what this login can use, by task; with words, what these words find ('refund', 'why
 denied'); with the name of a function or view, all about it: arguments, refusals, an
@@ -580,6 +599,19 @@ refunds and disputes reported that day.$t$,
 $t$Errors: actor errors, invalid_argument, account_not_found.$t$,
 $t$SELECT *
 FROM billing.list_usage('2026-11-01', '2026-12-01');$t$),
+        ('maintenance',
+$t$Keeps the database in order; for cron or pg_cron, once a day. The steps: "figures" rolls
+up the dashboard's figures; "watch" compares the newest entries with their accounts and
+looks for guards that are missing; "refused charges" deletes what is older than p_keep;
+"partitions" makes the coming months of the check audit; "checks" drops months that ended
+longer than p_keep ago, and up to 500,000 older checks beside them. p_keep NULL keeps
+everything; p_steps does some steps only. Each step is told in a row: done, or failed and
+why. A step that fails is undone and also a WARNING in the server's log; the others take
+effect. While another call is at work, this one does nothing and says so.$t$,
+$t$Locks: billing_data.locks (maintenance); the check audit, as
+billing.create_check_partitions and billing.drop_check_partitions. Writes: what the steps
+do; admin_audit_logs 1. Errors: actor_required, invalid_argument.$t$,
+$t$SELECT * FROM billing.maintenance();$t$),
         ('merge_accounts',
 $t$Merges p_account_id into p_into_account_id: its paid credits move there by a transfer,
 free uses up to what one account may have, and its id and identity lead there from then

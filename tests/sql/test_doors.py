@@ -113,6 +113,27 @@ def test_logins_get_limits_and_keep_those_they_have(deployed: Database) -> None:
             deployed.execute(f"DROP OWNED BY {name}; DROP ROLE {name}")
 
 
+def test_a_dba_sees_what_others_do_and_counts_calls_of_functions_and_nobody_else_does(
+    deployed: Database,
+) -> None:
+    with session(deployed, "t_dba") as dba, session(deployed, "t_web") as web:
+        web.rows("get_settings")
+        seen = (
+            "SELECT a.query LIKE '%%get_settings%%' AS it FROM pg_stat_activity AS a"
+            " WHERE a.usename = 't_web' AND a.datname = current_database()"
+        )
+        assert dba.execute(seen) == [{"it": True}]
+        dba.execute("SET track_functions = 'pl'")
+        dba.rows("list_audit_log")
+        dba.execute("SELECT pg_stat_force_next_flush()")
+        counted = dba.execute(
+            "SELECT f.calls FROM pg_stat_user_functions AS f WHERE f.funcname = 'list_audit_log'"
+        )
+        assert counted == [{"calls": 1}]
+        assert web.refused("SET track_functions = 'pl'").sqlstate == NO_RIGHT
+        assert web.execute("SELECT pg_has_role('pg_monitor', 'MEMBER') AS it") == [{"it": False}]
+
+
 def test_the_service_works_behind_closed_doors(deployed: Database) -> None:
     assert [door for door in open_doors(deployed.dsn()) if "connect to" not in door.door] == []
     with session(deployed, "t_dba") as dba:

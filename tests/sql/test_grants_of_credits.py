@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from tests.ops.command_line import refused, run
 from tests.sql.helpers import (
     BIGGEST,
+    Caller,
     account_of,
     at_once,
     new_user,
@@ -107,17 +109,12 @@ def test_a_dry_run_writes_nothing(module_database: Database) -> None:
 def test_the_same_list_twice_at_once_grants_once(module_database: Database) -> None:
     users = [new_user(module_database) for _ in range(5)]
     lines = [f"oauth:google,{user['external_id']},5" for user in users]
-    texts = [listed(*order) for order in (lines, lines[::-1])]
-    both = at_once(
-        module_database,
-        [
-            lambda dba, text=text: dba.rows(
-                "grant_credits", csv=text, reason=REASON, key_prefix="round-1"
-            )
-            for text in texts
-        ],
-        connections=2,
-    )
+
+    def call(text: str) -> Callable[[Caller], list[dict[str, Any]]]:
+        return lambda dba: dba.rows("grant_credits", csv=text, reason=REASON, key_prefix="round-1")
+
+    calls = [call(listed(*order)) for order in (lines, lines[::-1])]
+    both = at_once(module_database, calls, connections=2)
     outcomes = sorted(row["outcome"] for rows in both for row in rows)
     assert outcomes == ["granted"] * 5 + ["replayed"] * 5
     assert {paid(module_database, user) for user in users} == {5}

@@ -16,6 +16,7 @@ from tests.support import Database, clean_environment
 from tests.walk import DOCUMENT, EXAMPLES, PSQLRC, document, parts, record, scripts, walk
 
 MOST_SECONDS = 120
+TASKS = 23
 
 
 def test_every_example_shows_what_is_recorded_and_in_the_document(database: Database) -> None:
@@ -30,7 +31,7 @@ def test_every_example_shows_what_is_recorded_and_in_the_document(database: Data
 
 
 def test_every_example_has_a_title_an_explanation_and_statements_within_100_columns() -> None:
-    assert len(scripts()) > 10
+    assert len(scripts()) == TASKS + 1  # the first makes what the others need
     for script in scripts():
         title, explanation, statements = parts(script)
         assert title, script
@@ -40,6 +41,8 @@ def test_every_example_has_a_title_an_explanation_and_statements_within_100_colu
         shown = script.with_suffix(".out").read_text(encoding="utf-8")
         wide = [line for line in (statements + shown).splitlines() if len(line) > 100]
         assert wide == []
+        # What fails is a refusal that the example shows, and no slip in it.
+        assert re.findall(r"^ERROR: .*\n(?!DETAIL:  \{)", shown, re.MULTILINE) == [], script
 
 
 def test_every_shortcut_of_the_psqlrc_answers_and_null_is_seen(
