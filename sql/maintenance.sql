@@ -1,8 +1,8 @@
 -- The regular work of keeping the database in order, as one call.
 
--- The steps of maintenance, in their order: what holds a lock that others wait for comes last, since
--- a lock is held to the end of the call. (A procedure could commit after each step, but it would run
--- with the rights of its caller, and could not return a row for each.)
+-- The steps of maintenance, in their order: what holds a lock that others wait for comes last,
+-- since a lock is held to the end of the call. (A procedure could commit after each step, but it
+-- would run with the rights of its caller, and could not return a row for each.)
 CREATE OR REPLACE FUNCTION billing_data.maintenance_steps() RETURNS text[]
 LANGUAGE sql IMMUTABLE
 RETURN ARRAY['figures', 'watch', 'refused charges', 'partitions', 'checks'];
