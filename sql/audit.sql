@@ -39,8 +39,8 @@ END
 $$;
 COMMENT ON FUNCTION billing_data.write_audit IS 'Writes one row of the audit log. Helper.';
 
--- Lists the audit log. The filters are who acted (a staff member's e-mail or a database role), what
--- was done (an action; the word before the dot alone finds every action of that kind), to which
+-- Lists the audit log. The filters are who acted (a staff member's e-mail, a database role, or the
+-- database login of the session), what was done (an action; the word before the dot alone finds every action of that kind), to which
 -- thing, and the days (UTC, both included).
 -- Errors: actor errors, invalid_argument.
 -- Example: SELECT * FROM billing.list_audit_log(p_action => 'account', p_limit => 10);
@@ -63,7 +63,8 @@ CREATE OR REPLACE FUNCTION billing.list_audit_log(
     reason text,
     changes jsonb,
     ip_address inet,
-    user_agent text
+    user_agent text,
+    database_login text
 )
 LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
@@ -77,7 +78,9 @@ BEGIN
     FROM (VALUES (p_from::timestamptz, 'p_from'), (p_to::timestamptz, 'p_to')) AS d (at, argument);
     v_where := v_where
         || CASE WHEN p_who <> ''
-            THEN ' AND lower(coalesce(u.email, l.database_role)) = lower($1)' ELSE '' END
+            THEN ' AND lower($1) IN (lower(coalesce(u.email, l.database_role)),'
+                || ' lower(l.database_login))'
+            ELSE '' END
         || CASE WHEN p_action <> ''
             THEN ' AND (l.action = $2 OR starts_with(l.action, $2 || ''.''))' ELSE '' END
         || CASE WHEN p_resource_id <> '' THEN ' AND l.resource_id = $3' ELSE '' END
@@ -88,7 +91,7 @@ BEGIN
     RETURN QUERY EXECUTE
         'SELECT l.id, l.created_at, coalesce(u.email::text, l.database_role), l.action::text,'
         || ' l.resource_type::text, l.resource_id::text, l.reason, l.changes, l.ip_address,'
-        || ' l.user_agent'
+        || ' l.user_agent, l.database_login'
         || ' FROM billing_data.admin_audit_logs AS l'
         || ' LEFT JOIN billing_data.admin_users AS u ON u.id = l.admin_user_id'
         || ' WHERE ' || v_where

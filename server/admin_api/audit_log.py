@@ -46,6 +46,13 @@ class AuditEntry(TypedDict):
     user_agent: Annotated[
         str | None, f.means("The program the call came from; null when that is not known.")
     ]
+    database_login: Annotated[
+        str | None,
+        f.means(
+            "The database login of the session that did it: the web tier's own for what staff do"
+            " here; null for entries from before it was recorded."
+        ),
+    ]
 
 
 class AuditPage(TypedDict):
@@ -71,6 +78,7 @@ EXAMPLE = Example(
                 "changes": {"before": "active", "after": "suspended"},
                 "ip_address": "203.0.113.7",
                 "user_agent": "curl/8.14.1",
+                "database_login": "billing_web",
             }
         ],
         **PAGED,

@@ -332,7 +332,7 @@ class ChangeStaffRequest(BaseModel):
 class AuditQuery(PageQuery):
     """GET /admin/api/audit-log"""
 
-    who: Annotated[Anything | None, f.WHO] = None
+    who: Annotated[Anything | None, f.WHO_WANTED] = None
     action: Annotated[Anything | None, f.ACTION] = None
     resource_id: Annotated[Anything | None, f.RESOURCE_ID] = None
     first_day: Annotated[Day | None, f.means("The first day, in UTC.")] = Field(

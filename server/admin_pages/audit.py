@@ -32,6 +32,7 @@ _COLUMNS = (
     "changes",
     "address",
     "browser",
+    "login",
 )
 
 
@@ -187,6 +188,7 @@ def _csv(rows: list[Row]) -> bytes:
                 orjson.dumps(_json(row["changes"])).decode() if row["changes"] else "",
                 row["ip_address"],
                 row["user_agent"],
+                row["database_login"],
             )
         )
     return text.getvalue().encode()

@@ -245,7 +245,10 @@ def list_api_keys(
 ) -> None: ...
 
 
-@function("id created_at who action resource_type resource_id reason changes ip_address user_agent")
+@function(
+    "id created_at who action resource_type resource_id reason changes ip_address user_agent "
+    "database_login"
+)
 def list_audit_log(
     *,
     who: str | None = ...,

@@ -104,6 +104,7 @@ ROLE = means("`admin` may change things, `viewer` may look.")
 IS_ACTIVE = means("Whether they may sign in.")
 AUDIT_REASON = means("Why, for the audit log.")
 WHO = means("The staff member's e-mail address, or the database role.")
+WHO_WANTED = means("The staff member's e-mail address, the database role, or the database login.")
 ACTION = means(
     "What was done: a kind of thing, a dot and a verb. A word before the dot finds all of its kind."
 )

@@ -156,11 +156,12 @@ def test_the_audit_log_is_filtered_and_exported(admin: Person, looked_at: Look) 
     _create_key(admin, name)
     admin.goes("/admin/audit")
     looked_at(admin.page, "audit")
-    admin.page.get_by_label("Person or database role").fill(FOUNDER)
+    admin.page.get_by_label("Person, database role or login").fill(FOUNDER)
     admin.page.get_by_label("Action").fill("api_key")
     admin.page.get_by_role("button", name="Filter").click()
     rows = admin.page.locator("main").inner_text()
     assert "api_key.create" in rows
+    assert "by the login t_web" in rows
     assert "admin.sign_in" not in rows
     with admin.page.expect_download() as download:
         admin.page.get_by_role("link", name="Export as CSV").click()

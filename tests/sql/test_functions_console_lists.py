@@ -178,6 +178,7 @@ def test_the_audit_log_is_filtered_by_person_action_thing_and_day(database: Data
         assert (rows[3]["reason"], rows[3]["changes"]["after"]) == ("two", 11)
         mine = ["account.reset_free_uses", "account.adjust_credits"]
         assert _logged(dba, who=email) == _logged(dba, who=email.upper()) == mine
+        assert _logged(dba, who="t_web") == mine  # the login of the session that did it for Ada
         assert _logged(dba, who="t_dba", action="account") == ["account.adjust_credits"]
         assert _logged(dba, who=email[:-1]) == _logged(dba, who="%") == []
         both = ["account.adjust_credits"] * 2

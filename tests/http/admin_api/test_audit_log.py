@@ -45,6 +45,7 @@ def test_the_audit_log_is_filtered_and_paged(service: Service, admin: Person) ->
         "changes": {"before": "active", "after": "closed"},
         "ip_address": "127.0.0.1",
         "user_agent": AGENT,
+        "database_login": "t_web",
     }
     assert re.fullmatch(Z_TIME, entry["created_at"])
 
@@ -53,6 +54,7 @@ def test_the_audit_log_is_filtered_and_paged(service: Service, admin: Person) ->
         return [one["reason"] for one in found["entries"]]
 
     assert reasons(who=other.email.upper()) == ["no. 2"]
+    assert reasons(who="T_web") == ["the end", "no. 3", "no. 2", "no. 1"]
     assert reasons(action="account.adjust_credits") == ["no. 3", "no. 2", "no. 1"]
     assert len(reasons(action="account")) == 4
     assert reasons(action="acc") == reasons(action="%") == reasons(who="' OR 1=1 --") == []
