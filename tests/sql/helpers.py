@@ -116,11 +116,16 @@ def person(external_id: str | None = None) -> dict[str, str]:
 def account_of(database: Database, who: dict[str, str]) -> dict[str, Any]:
     """The account's row, read from the table itself."""
     with session(database, "postgres") as root:
-        rows = root.execute(
-            "SELECT * FROM billing_data.accounts WHERE oauth_provider = %s AND external_id = %s",
-            who["oauth_provider"],
-            who["external_id"],
-        )
+        return account_read_by(root, who)
+
+
+def account_read_by(caller: Caller, who: dict[str, str]) -> dict[str, Any]:
+    """The same, in the session of a DBA or a superuser that there is."""
+    rows = caller.execute(
+        "SELECT * FROM billing_data.accounts WHERE oauth_provider = %s AND external_id = %s",
+        who["oauth_provider"],
+        who["external_id"],
+    )
     assert len(rows) == 1
     return rows[0]
 
@@ -128,21 +133,34 @@ def account_of(database: Database, who: dict[str, str]) -> dict[str, Any]:
 def use_up_free_uses(database: Database, who: dict[str, str]) -> None:
     """Uses up the account's free uses; its ledger stays right."""
     with session(database, "t_dba") as dba:
-        while account_of(database, who)["free_uses_remaining"] > 0:
-            dba.row("create_charge", **who)
+        use_up_free_uses_by(dba, who)
+
+
+def use_up_free_uses_by(dba: Caller, who: dict[str, str]) -> None:
+    """The same in a session that there is."""
+    while account_read_by(dba, who)["free_uses_remaining"] > 0:
+        dba.row("create_charge", **who)
 
 
 def new_user(
     database: Database, *, paid: int = 0, free: bool = True, external_id: str | None = None
 ) -> dict[str, str]:
     """The identity of a new account with `paid` credits; its free uses are kept or used up."""
-    who = person(external_id)
     with session(database, "t_dba") as dba:
-        dba.row("check_credit", **who)
-        if paid:
-            dba.row("create_credit", **who, amount_minor=paid)
+        return new_user_by(dba, paid=paid, free=free, external_id=external_id)
+
+
+def new_user_by(
+    dba: Caller, *, paid: int = 0, free: bool = True, external_id: str | None = None
+) -> dict[str, str]:
+    """The same in a session that there is: one that has called these functions before is ten times
+    as quick."""
+    who = person(external_id)
+    dba.row("check_credit", **who)
+    if paid:
+        dba.row("create_credit", **who, amount_minor=paid)
     if not free:
-        use_up_free_uses(database, who)
+        use_up_free_uses_by(dba, who)
     return who
 
 

@@ -19,11 +19,12 @@ from server.config import ServeConfig
 from server.gateway import Gateway, SchemaMismatch
 from tests.sql.helpers import (
     Caller,
-    account_of,
+    account_read_by,
     charge_all,
     key_id,
     ledger_problems,
     new_user,
+    new_user_by,
     outcomes,
     person,
     session,
@@ -49,12 +50,6 @@ items = st.lists(
 )
 
 
-@pytest.fixture
-def dba(module_database: Database) -> Any:
-    with session(module_database, "t_dba") as dba:
-        yield dba
-
-
 def send(caller: Caller, wanted: Sequence[dict[str, Any]], **options: Any) -> list[dict[str, Any]]:
     """billing.charge_items, in the order of the items."""
     wait = "true" if options.get("wait", True) else "false"
@@ -69,8 +64,8 @@ def send(caller: Caller, wanted: Sequence[dict[str, Any]], **options: Any) -> li
     return rows
 
 
-def _state(database: Database, who: dict[str, str]) -> dict[str, Any]:
-    account = account_of(database, who)
+def _state(dba: Caller, who: dict[str, str]) -> dict[str, Any]:
+    account = account_read_by(dba, who)
     names = ("paid_credits", "free_uses_remaining", "total_uses", "ledger_version", "status")
     return {name: account[name] for name in (*names, "customer_email")}
 
@@ -94,16 +89,15 @@ class World:
     free: tuple[bool, ...]
     suspended: int | None
 
-    def users(self, database: Database) -> list[dict[str, str]]:
+    def users(self, dba: Caller) -> list[dict[str, str]]:
         """Creates these users anew."""
         made = [
-            new_user(database, paid=amount, free=keep)
+            new_user_by(dba, paid=amount, free=keep)
             for amount, keep in zip(self.paid, self.free, strict=True)
         ]
         if self.suspended is not None:
-            with session(database, "t_dba") as dba:
-                who = made[self.suspended]
-                dba.row("set_account_status", **who, status="suspended", reason="a test")
+            who = made[self.suspended]
+            dba.row("set_account_status", **who, status="suspended", reason="a test")
         return made
 
 
@@ -118,7 +112,7 @@ worlds = st.builds(
 @settings(max_examples=80)
 @given(wanted=items, world=worlds, cuts=st.lists(st.integers(1, 14), max_size=3))
 def test_a_list_is_decided_as_its_items_one_after_the_other(
-    module_database: Database, wanted: list[dict[str, Any]], world: World, cuts: list[int]
+    dba: Caller, wanted: list[dict[str, Any]], world: World, cuts: list[int]
 ) -> None:
     """The same items are sent as one list, each alone, and divided into several lists."""
     ends = [*sorted(cuts), len(wanted) + 14]
@@ -129,15 +123,14 @@ def test_a_list_is_decided_as_its_items_one_after_the_other(
     }
     told, states = {}, {}
     for way, lists in ways.items():
-        users = world.users(module_database)
-        with session(module_database, "t_dba") as dba:
-            rows = [
-                row
-                for part in lists
-                for row in send(dba, [_of(users[item["user"]], item) for item in part])
-            ]
+        users = world.users(dba)
+        rows = [
+            row
+            for part in lists
+            for row in send(dba, [_of(users[item["user"]], item) for item in part])
+        ]
         told[way] = [_told(row) for row in rows]
-        states[way] = [_state(module_database, user) for user in users]
+        states[way] = [_state(dba, user) for user in users]
     assert told["whole"] == told["each"] == told["cut"]
     assert states["whole"] == states["each"] == states["cut"]
 
@@ -145,32 +138,31 @@ def test_a_list_is_decided_as_its_items_one_after_the_other(
 @settings(max_examples=40)
 @given(wanted=items)
 def test_the_single_form_decides_as_the_list_does(
-    module_database: Database, wanted: list[dict[str, Any]]
+    module_database: Database, dba: Caller, wanted: list[dict[str, Any]]
 ) -> None:
-    with session(module_database, "t_dba") as dba:
-        world = World((4, 0, 2), (False, True, True), None)
-        alone, listed = world.users(module_database), world.users(module_database)
-        for item in wanted:
-            (row,) = send(dba, [_of(listed[item["user"]], item)])
-            asked = _of(alone[item["user"]], item)
-            plain = dba.rows("create_charge", **asked, only_plain=True)
-            if row["outcome"] == "created":
-                (made,) = plain or dba.rows("create_charge", **asked)
-                assert {name: made[name] for name in made if name in _told(row)} == {
-                    name: value for name, value in _told(row).items() if name in made
-                }
-            else:
-                assert plain == []
-                refusal = dba.refusal("create_charge", **asked)
-                used = "charge_already_exists"
-                slug = {"replayed": used, "conflict": used}.get(row["outcome"], row["outcome"])
-                assert refusal.slug == slug
-                # An error undoes the profile update, which an outcome in a list keeps.
-                if item["customer_email"] and row["outcome"] != "invalid_argument":
-                    email = {"customer_email": item["customer_email"]}
-                    dba.row("check_credit", **alone[item["user"]], **email)
-        for one, other in zip(alone, listed, strict=True):
-            assert _state(module_database, one) == _state(module_database, other)
+    world = World((4, 0, 2), (False, True, True), None)
+    alone, listed = world.users(dba), world.users(dba)
+    for item in wanted:
+        (row,) = send(dba, [_of(listed[item["user"]], item)])
+        asked = _of(alone[item["user"]], item)
+        plain = dba.rows("create_charge", **asked, only_plain=True)
+        if row["outcome"] == "created":
+            (made,) = plain or dba.rows("create_charge", **asked)
+            assert {name: made[name] for name in made if name in _told(row)} == {
+                name: value for name, value in _told(row).items() if name in made
+            }
+        else:
+            assert plain == []
+            refusal = dba.refusal("create_charge", **asked)
+            used = "charge_already_exists"
+            slug = {"replayed": used, "conflict": used}.get(row["outcome"], row["outcome"])
+            assert refusal.slug == slug
+            # An error undoes the profile update, which an outcome in a list keeps.
+            if item["customer_email"] and row["outcome"] != "invalid_argument":
+                email = {"customer_email": item["customer_email"]}
+                dba.row("check_credit", **alone[item["user"]], **email)
+    for one, other in zip(alone, listed, strict=True):
+        assert _state(dba, one) == _state(dba, other)
     assert ledger_problems(module_database) == []
 
 
@@ -189,7 +181,7 @@ def test_what_is_not_plain_leaves_nothing_behind(module_database: Database, dba:
         "SELECT count(*) AS n FROM billing_data.accounts WHERE external_id = %s", new["external_id"]
     ) == [{"n": 0}]
     who = new_user(module_database, paid=1)
-    before = _state(module_database, who)
+    before = _state(dba, who)
     changed = {"customer_email": "ada@example.com", "only_plain": True}
     assert dba.rows("check_credit", **who, **changed) == []
     assert dba.rows("create_charge", **who, **changed) == []
@@ -199,7 +191,7 @@ def test_what_is_not_plain_leaves_nothing_behind(module_database: Database, dba:
         # The account is held, and the call does not wait.
         assert dba.rows("create_charge", **who, only_plain=True) == []
         other.execute("ROLLBACK")
-    assert _state(module_database, who) == before
+    assert _state(dba, who) == before
 
 
 def test_a_list_that_was_made_to_take_long_does_not(module_database: Database, dba: Caller) -> None:
