@@ -77,7 +77,11 @@ def count_steps() -> int:
 
 
 def forecast(
-    dsn: str, seed: SettingsSeed, encryption_keys: Sequence[str], step: Step = lambda _: None
+    dsn: str,
+    seed: SettingsSeed,
+    encryption_keys: Sequence[str],
+    step: Step = lambda _: None,
+    idle_logins: Sequence[str] = (),
 ) -> AdoptionReport | None:
     """What adopt() would find and leave, and how long it would take; changes nothing and is in
     nobody's way. None if the database was taken over before. Raises MigrationError."""
@@ -90,7 +94,7 @@ def forecast(
             if has_secrets(connection):
                 require_cipher(encryption_keys)
             plan = _make_plan(connection, old, seed, step)
-            found = tuple(str(writer) for writer in writers(connection))
+            found = tuple(str(writer) for writer in writers(connection, idle_logins))
             untouched = _untouched(connection, old)
             kept = tuple(
                 KeptTable(f"legacy_service.{table}", _count(connection, f"public.{table}"), _WHAT)
@@ -115,15 +119,23 @@ def forecast(
 
 
 def adopt(
-    dsn: str, seed: SettingsSeed, encryption_keys: Sequence[str], step: Step = lambda _: None
+    dsn: str,
+    seed: SettingsSeed,
+    encryption_keys: Sequence[str],
+    step: Step = lambda _: None,
+    idle_logins: Sequence[str] = (),
 ) -> AdoptionReport | None:
     """Takes the database over; gives what was done, None if it was taken over before. Raises
-    MigrationError, and then the old database is as it was. `migrate` is to follow."""
+    MigrationError, and then the old database is as it was. `migrate` is to follow.
+
+    idle_logins: sessions of these logins do not stand in the way while they are idle."""
     started = time.monotonic()
     with _session(dsn) as connection:
         connection.execute("BEGIN")
         try:
-            report = _adopt(connection, seed, encryption_keys, step, started)
+            report = _adopt(
+                connection, seed, encryption_keys, step, started=started, idle_logins=idle_logins
+            )
         except psycopg.Error as error:
             raise MigrationError(_what_failed(connection, error)) from None
         finally:
@@ -148,12 +160,14 @@ def _adopt(
     seed: SettingsSeed,
     encryption_keys: Sequence[str],
     step: Step,
+    *,
     started: float,
+    idle_logins: Sequence[str],
 ) -> AdoptionReport | None:
     old = examine(connection)
     if old is None:
         return None
-    refuse_writers(writers(connection))
+    refuse_writers(writers(connection, idle_logins))
     lock_tables(connection, old)
     cipher = require_cipher(encryption_keys) if has_secrets(connection) else None
     plan = _make_plan(connection, old, seed, step)

@@ -185,14 +185,17 @@ _WRITERS: LiteralString = """
             s.backend_type <> 'client backend'
             OR has_table_privilege(s.usesysid, 'public.charges', 'INSERT') IS NOT FALSE
         )
+        -- A state that this login may not see counts as busy.
+        AND NOT (coalesce(s.state, 'hidden') = 'idle' AND s.usename = ANY (%s))
     ORDER BY s.backend_start
 """
 
 
-def writers(connection: Connection) -> list[Writer]:
+def writers(connection: Connection, idle_logins: Collection[str] = ()) -> list[Writer]:
     """Sessions that may write into the old tables at any moment, and what replicates into or out
-    of the database."""
-    return [Writer(*row) for row in connection.execute(_WRITERS)]
+    of the database. Sessions of `idle_logins` count only while they do something: somebody has said
+    that they are no service's."""
+    return [Writer(*row) for row in connection.execute(_WRITERS, [list(idle_logins)])]
 
 
 def refuse_writers(found: list[Writer]) -> None:
@@ -201,7 +204,8 @@ def refuse_writers(found: list[Writer]) -> None:
         shown = "; ".join(map(str, found[:5])) + ("; ..." if len(found) > 5 else "")
         raise MigrationError(
             f"{len(found)} others may write into the database ({shown}): stop the old service and"
-            " replication, close open sessions, then run this again. Nothing was changed"
+            " replication, close open sessions, then run this again; sessions of a login that is"
+            " none of the service's, and idle, may stay with --idle-login. Nothing was changed"
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 
 from tqdm import tqdm
 
@@ -13,17 +14,20 @@ from server.cli.output import print_json
 from server.config import SettingsSeed, load_encryption_keys
 
 
-def take_over(url: str, seed: SettingsSeed, *, dry_run: bool, as_json: bool) -> int:
+def take_over(
+    url: str, seed: SettingsSeed, idle_logins: Sequence[str], *, dry_run: bool, as_json: bool
+) -> int:
     """Takes the database at `url` over, or reports what that would do. Returns the exit code.
+    Sessions of `idle_logins` may stay open.
 
     Raises ConfigError for a weak ENCRYPTION_KEY, MigrationError when the takeover is refused or
     fails."""
     keys = load_encryption_keys(os.environ)
     with _Progress(count_steps(), is_shown=not as_json) as progress:
         if dry_run:
-            report = forecast(url, seed, keys, progress.step)
+            report = forecast(url, seed, keys, progress.step, idle_logins)
         else:
-            report = adopt(url, seed, keys, progress.step)
+            report = adopt(url, seed, keys, progress.step, idle_logins)
             # The rest, such as coming months and figures, the next deploy could do as well.
             migrations.migrate(url, seed, progress.step)
     if as_json:

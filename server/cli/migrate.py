@@ -39,6 +39,14 @@ def add_parser(commands: Any) -> None:
         help="with --adopt: say what it would find and leave and how long it would take, change"
         " nothing",
     )
+    parser.add_argument(
+        "--idle-login",
+        action="append",
+        metavar="LOGIN",
+        default=[],
+        help="with --adopt: sessions of this login are none of the old service's and may stay open"
+        " while they are idle; may be given more than once",
+    )
     parser.add_argument("--yes", action="store_true", help="yes, undo steps and lose their data")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=_run)
@@ -55,15 +63,16 @@ def _run(options: argparse.Namespace) -> int:
     url, seed = load_migration_config(os.environ)
     for sentence in seed.old_names:
         print(f"ciris-billing: {sentence}", file=sys.stderr)
-    if options.dry_run and not options.adopt:
-        raise CommandFailed("--dry-run goes with --adopt")
+    _require_adopt(options)
     from server import migrate as migrations
 
     try:
         if options.adopt:
             from server.cli.adopt import take_over
 
-            return take_over(url, seed, dry_run=options.dry_run, as_json=options.json)
+            return take_over(
+                url, seed, options.idle_login, dry_run=options.dry_run, as_json=options.json
+            )
         if options.status:
             return _print_status(url, as_json=options.json)
         if options.rollback:
@@ -101,6 +110,12 @@ def _run(options: argparse.Namespace) -> int:
             )
         _print_doors(report.open_doors)
     return 0
+
+
+def _require_adopt(options: argparse.Namespace) -> None:
+    for option, given in (("--dry-run", options.dry_run), ("--idle-login", options.idle_login)):
+        if given and not options.adopt:
+            raise CommandFailed(f"{option} goes with --adopt")
 
 
 def _progress(options: argparse.Namespace) -> Progress:

@@ -70,6 +70,31 @@ def test_who_may_write_is_in_the_way_and_who_reads_is_not(cluster: TestCluster) 
             admin.execute("DROP ROLE t_watcher")
 
 
+def test_an_idle_session_of_a_login_that_was_named_may_stay_and_a_busy_one_not(
+    cluster: TestCluster,
+) -> None:
+    with bare_database(cluster) as (database, connection):
+        connection.commit()
+        with psycopg.connect(database.dsn(), autocommit=True) as kept:
+            assert "may stay with --idle-login" in refused(database)
+            for logins in (["--idle-login", "somebody"], []):
+                told = migrate_command(database, "--adopt", *logins)
+                assert told.returncode == 1
+                assert "1 others may write" in told.stderr
+            named = ("--adopt", "--idle-login", "t_web", "--idle-login", "postgres")
+            kept.execute("BEGIN")
+            assert "1 others may write" in migrate_command(database, *named).stderr
+            kept.execute("ROLLBACK")
+            foreseen = forecast(database.dsn(), SEED, [KEY], idle_logins=["postgres"])
+            assert foreseen is not None
+            assert foreseen.writers == ()
+            done = migrate_command(database, *named)
+            assert done.returncode == 0, done.stderr
+            assert kept.execute("SELECT to_regclass('public.charges')").fetchone() == (None,)
+        alone = migrate_command(database, "--idle-login", "postgres")
+        assert (alone.returncode, "goes with --adopt" in alone.stderr) == (1, True)
+
+
 def test_a_reader_who_left_a_transaction_open_is_told_of(cluster: TestCluster) -> None:
     with bare_database(cluster) as (database, connection):
         connection.execute("CREATE ROLE t_reader LOGIN")

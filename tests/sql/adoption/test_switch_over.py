@@ -15,6 +15,7 @@ import psycopg
 import pytest
 
 from server.adopt import adopt, forecast
+from server.config import ConfigError, load_serve_config
 from server.migrate import MigrationError, rollback, status
 from tests.sql.adoption.helpers import (
     KEY,
@@ -126,6 +127,34 @@ def test_names_of_the_old_services_settings_are_understood_with_a_warning(
     ):
         assert f"{old} is the old service's name" in done.stderr
         assert f"call it {ours}\n" in done.stderr
+
+
+def test_the_old_services_environment_of_staff_starts_the_console_and_a_weak_secret_does_not() -> (
+    None
+):
+    old = {
+        "DATABASE_URL": "postgresql+asyncpg://billing@db.example.com/billing",
+        "GOOGLE_CLIENT_ID": "1001.apps.example.com",
+        "GOOGLE_CLIENT_SECRET": "what Google gave",
+        "ADMIN_JWT_SECRET": "b7Qe2mWk9ZsX4vLt8RnC1yHd6UpJ3fGa",
+        "PUBLIC_BASE_URL": "https://billing.example.com",
+    }
+    staff = load_serve_config(old).staff
+    assert staff is not None
+    assert (staff.client_id, staff.client_secret) == ("1001.apps.example.com", "what Google gave")
+    assert staff.secret == old["ADMIN_JWT_SECRET"]
+    for name, value, told in (
+        (
+            "ADMIN_JWT_SECRET",
+            "short",
+            "ADMIN_JWT_SECRET is too weak",
+        ),
+        ("ADMIN_JWT_SECRET", "", "ADMIN_JWT_SECRET is not set"),
+        ("GOOGLE_CLIENT_SECRET", "", "GOOGLE_CLIENT_SECRET is not set"),
+    ):
+        with pytest.raises(ConfigError) as refused:
+            load_serve_config({**old, name: value})
+        assert told in "; ".join(refused.value.faults)
 
 
 def test_what_was_written_since_adoption_can_be_saved_before_going_back(
