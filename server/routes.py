@@ -12,6 +12,7 @@ from server.admin_api import analytics as analytics_api
 from server.admin_api import api_keys as keys_api
 from server.admin_api import audit_log as audit_api
 from server.admin_api import denials as denials_api
+from server.admin_api import merges as merges_api
 from server.admin_api import models as s
 from server.admin_api import payments as payments_api
 from server.admin_api import pricing as pricing_api
@@ -24,6 +25,7 @@ from server.admin_pages import accounts as accounts_page
 from server.admin_pages import api_keys as keys_page
 from server.admin_pages import audit as audit_page
 from server.admin_pages import dashboard, sign_in
+from server.admin_pages import merges as merges_page
 from server.admin_pages import payments as payments_page
 from server.admin_pages import reversals as reversals_page
 from server.admin_pages import settings as settings_page
@@ -163,6 +165,22 @@ SECTIONS: tuple[Section, ...] = (
               accounts_api.reset_free_uses, "Reset free uses", parameters=s.UserPath,
               body=s.ResetFreeUsesRequest, answer=accounts_api.FreeUsesReset,
               example=accounts_api.FREE_USES, errors=("user_not_found",)),
+        Route("POST", "/admin/api/users/{account_id}/transfer", STAFF,
+              merges_api.transfer_user_credits, "Move credits to another account",
+              parameters=s.UserPath, body=s.TransferRequest, answer=merges_api.Transfer,
+              example=merges_api.TRANSFER, idempotent=True,
+              errors=("insufficient_credits", *merges_api.TRANSFER_ERRORS)),
+        Route("POST", "/admin/api/users/{account_id}/merge", STAFF, merges_api.merge_user,
+              "Merge an account into another", parameters=s.UserPath, body=s.MergeRequest,
+              answer=merges_api.MergedAccount, example=merges_api.MERGED, idempotent=True,
+              errors=("account_merged", *merges_api.TRANSFER_ERRORS)),
+        Route("POST", "/admin/api/users/{account_id}/undo-merge", STAFF,
+              merges_api.undo_user_merge, "Undo a merge", parameters=s.UserPath,
+              body=s.UndoMergeRequest, answer=merges_api.UndoneMerge, example=merges_api.UNDONE,
+              idempotent=True, errors=("account_not_merged", "merge_stands", "user_not_found")),
+        Route("GET", "/admin/api/users/{account_id}/merges", STAFF, merges_api.list_user_merges,
+              "An account's merges", parameters=s.UserPath, answer=list[merges_api.Merge],
+              example=merges_api.MERGES),
         Route("PUT", "/admin/api/users/{account_id}/status", STAFF, accounts_api.set_user_status,
               "Suspend, reactivate, close", parameters=s.UserPath, body=s.SetStatusRequest,
               answer=accounts_api.StatusChange, example=accounts_api.STATUS,
@@ -289,6 +307,12 @@ SECTIONS: tuple[Section, ...] = (
               reversals_page.reverse, "Reverse a charge or a credit"),
         Route("POST", "/admin/accounts/{account_id}/free-uses", PAGE,
               accounts_page.reset_free_uses, "Reset free uses"),
+        Route("POST", "/admin/accounts/{account_id}/transfer", PAGE, merges_page.transfer_credits,
+              "Move credits to another account"),
+        Route("POST", "/admin/accounts/{account_id}/merge", PAGE, merges_page.merge_accounts,
+              "Merge an account into another"),
+        Route("POST", "/admin/accounts/{account_id}/undo-merge", PAGE, merges_page.undo_merge,
+              "Undo a merge"),
         Route("POST", "/admin/accounts/{account_id}/status", PAGE, accounts_page.set_status,
               "Suspend, reactivate, close"),
         Route("GET", "/admin/payments", PAGE, payments_page.purchases, "Purchases",

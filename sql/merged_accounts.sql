@@ -16,11 +16,10 @@ BEGIN
         SELECT m.account_id INTO v_next
         FROM billing_data.merged_accounts AS m
         WHERE m.id = v_path[cardinality(v_path)];
-        IF NOT FOUND THEN
-            RETURN v_path;
-        END IF;
+        EXIT WHEN NOT FOUND;
         v_path := v_path || v_next;
     END LOOP;
+    RETURN v_path;
 END
 $$;
 COMMENT ON FUNCTION billing_data.merge_path IS

@@ -17,12 +17,12 @@ DECLARE
     v_from billing_data.accounts;
     v_to billing_data.accounts;
 BEGIN
-    IF EXISTS (
-        SELECT FROM unnest(ARRAY[v_from_id, v_to_id]) AS i (id)
-        WHERE NOT EXISTS (SELECT FROM billing_data.accounts AS a WHERE a.id = i.id)
-    ) THEN
-        PERFORM billing_data.raise_error('account_not_found');
-    ELSIF v_from_id = v_to_id THEN
+    PERFORM billing_data.raise_error(
+        'account_not_found', jsonb_build_object('account_id', i.id)
+    )
+    FROM unnest(ARRAY[v_from_id, v_to_id]) AS i (id)
+    WHERE NOT EXISTS (SELECT FROM billing_data.accounts AS a WHERE a.id = i.id);
+    IF v_from_id = v_to_id THEN
         PERFORM billing_data.raise_error(
             'accounts_are_one', jsonb_build_object('account_id', v_from_id)
         );

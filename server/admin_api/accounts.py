@@ -256,7 +256,7 @@ async def adjust_credits(request: web.Request, call: Call) -> web.StreamResponse
     )
     adjustment: Adjustment = {
         "credit_id": row["credit_id"],
-        "account_id": path.account_id,
+        "account_id": row["account_id"],
         "amount_minor": row["amount_minor"],
         "balance_before": row["balance_before"],
         "balance_after": row["balance_after"],

@@ -118,7 +118,8 @@ def _silenced(entries: Entries) -> Entries:
 
 def _in_staff_words(error: Refused, path: Any) -> ApiError:
     if error.slug == "account_not_found":
-        return known_error("user_not_found", account_id=path.account_id)
+        missing = error.values.get("account_id") or path.account_id
+        return known_error("user_not_found", account_id=missing)
     answer = from_refused(error)
     if error.slug == "insufficient_credits":
         balance, required = int(error.values["balance"]), int(error.values["required"])

@@ -140,9 +140,31 @@ class ReverseRequest(BaseModel):
         _Positive | None, f.means("How much of it to reverse; null for all that is left of it.")
     ] = None
     reason: Annotated[Reason, f.means("Why, for the account's history and the audit log.")]
-    dry_run: Annotated[
-        bool, f.means("Whether only to tell what would be; nothing is written then.")
-    ] = False
+    dry_run: Annotated[bool, f.DRY_RUN] = False
+
+
+class TransferRequest(BaseModel):
+    """POST /admin/api/users/{account_id}/transfer"""
+
+    to_account_id: Annotated[UUID, f.means("The account that takes the credits.")]
+    amount_minor: Annotated[_Positive, f.means("How many paid credits to move.")]
+    reason: Annotated[Reason, f.means("Why, for both accounts' histories and the audit log.")]
+    dry_run: Annotated[bool, f.DRY_RUN] = False
+
+
+class MergeRequest(BaseModel):
+    """POST /admin/api/users/{account_id}/merge"""
+
+    into_account_id: Annotated[UUID, f.means("The account that stays.")]
+    reason: Annotated[Reason, f.means("Why, for both accounts' histories and the audit log.")]
+    dry_run: Annotated[bool, f.DRY_RUN] = False
+
+
+class UndoMergeRequest(BaseModel):
+    """POST /admin/api/users/{account_id}/undo-merge"""
+
+    reason: Annotated[Reason, f.means("Why, for both accounts' histories and the audit log.")]
+    dry_run: Annotated[bool, f.DRY_RUN] = False
 
 
 class SetStatusRequest(BaseModel):

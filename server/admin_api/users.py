@@ -1,7 +1,7 @@
 """/admin/api/users: finding accounts and reading one (contract.md 5, changed by 8.14)."""
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Literal
 
 from aiohttp import web
 from typing_extensions import TypedDict
@@ -18,6 +18,11 @@ from server.http.route import Example
 class User(f.AccountState):
     """An account as staff see it in a list."""
 
+    # Agents never see an account that was merged: they are told of the one that it leads to.
+    status: Annotated[  # type: ignore[misc]
+        Literal["active", "suspended", "closed", "merged"],
+        f.means("`merged`: its id and its identity lead to another account."),
+    ]
     created_at: Annotated[datetime, f.WHEN]
     last_charge_at: Annotated[
         datetime | None, f.means("When the account was last charged, in UTC; null before that.")

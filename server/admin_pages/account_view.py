@@ -15,7 +15,7 @@ from uuid import UUID
 from aiohttp import web
 
 from server.admin_pages.lists import list_page, window
-from server.admin_pages.page import PAGE_SIZE, page_number, render
+from server.admin_pages.page import PAGE_SIZE, done, page_number, render
 from server.gateway import Refused, Row, functions
 from server.http.app_keys import GATEWAY
 from server.http.validation import CURSOR
@@ -71,9 +71,15 @@ async def read_account(visit: Visit, account_id: UUID) -> Row:
 async def show_account(
     visit: Visit, account_id: UUID, failed: FailedForm | None = None
 ) -> web.StreamResponse:
-    """Shows the account's page; with a failed form, the page that shows its faults (422)."""
+    """Shows the account's page; with a failed form, the page that shows its faults (422). The id of
+    a merged account leads to the page of the one that stayed."""
     request = visit.request
     account = await read_account(visit, account_id)
+    if str(account["account_id"]) != str(account_id):
+        if failed is None:
+            message = f"Account {account_id} was merged into this one."
+            return await done(visit, address_of(account["account_id"]), message)
+        account_id = account["account_id"]
     tab = _Tab(links=_links(account_id, "ledger"))
     if failed is None:
         name = request.query.get("tab", "ledger")
@@ -92,6 +98,7 @@ async def show_account(
         tabs=tab.links,
         history=await _history(visit, account, tab),
         denial=await _denial(visit, account_id),
+        merges=await visit.rows(functions.list_merges(account_id=account_id)),
         configured_free_uses=settings["free_uses"],
         idempotency_key=new_key(),
         failed=failed.name if failed else "",

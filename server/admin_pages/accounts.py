@@ -35,6 +35,7 @@ _STATUSES = (
     ("active", "Active"),
     ("suspended", "Suspended"),
     ("closed", "Closed"),
+    ("merged", "Merged"),
 )
 _SORTS = (
     ("newest", "Newest first"),
@@ -101,7 +102,7 @@ async def _list(visit: Visit, query: Mapping[str, str], number: int) -> list[Row
 
 
 async def show(request: web.Request, visit: Visit) -> web.StreamResponse:
-    """Shows one account."""
+    """Shows one account; the id of a merged one leads to the account that stayed."""
     return await show_account(visit, account_id_of(request))
 
 

@@ -16,6 +16,14 @@ _WORDS = {
     "already_reversed": "It is reversed as a whole already.",
     "reversal_too_great": "Only {left} of it can still be reversed.",
     "free_use_is_whole": "A free use is given back whole: leave the amount empty.",
+    "account_merged": "This account was merged into account {into_account_id} before.",
+    "account_not_active": "Account {account_id} is {status}. Make it active first.",
+    "account_not_found": "There is no account of this id.",
+    "account_not_merged": "Account {account_id} is not merged any more.",
+    "accounts_are_one": "This is the same account.",
+    "accounts_of_other_currency": "The accounts have different currencies: {currency} and"
+    " {other_currency}.",
+    "merge_stands": "The merge cannot be undone: {problem}.",
     "credit_not_usable": "This credit cannot be the payment's: {problem}.",
     "payment_already_credited": "This payment has been credited or dealt with already.",
     "idempotency_key_reused": "This form was already used for another change. Look at the ledger,"

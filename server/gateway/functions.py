@@ -279,6 +279,13 @@ def list_daily_figures(*, days: int = ..., session_hash: bytes | None = ...) -> 
 
 
 @function(
+    "merge_id merged_account_id oauth_provider external_id customer_email account_id "
+    "credits_moved free_uses_given reason who created_at undone_at undo_reason problem"
+)
+def list_merges(*, account_id: UUID, session_hash: bytes | None = ...) -> None: ...
+
+
+@function(
     "provider event_id event_type payment_id account_id outcome needs_attention deliveries "
     "livemode received_at last_received_at resolved_at resolution"
 )
@@ -327,6 +334,21 @@ def list_transactions(
     api_key_id: UUID | None = ...,
     session_hash: bytes | None = ...,
     cursor: str | None = ...,
+) -> None: ...
+
+
+@function(
+    "merge_id merged_account_id account_id credits_moved balance_after free_uses_given "
+    "free_uses_after takes_consent created_at replayed"
+)
+def merge_accounts(
+    *,
+    account_id: UUID,
+    into_account_id: UUID,
+    reason: str,
+    idempotency_key: str | None = ...,
+    dry_run: bool = ...,
+    session_hash: bytes | None = ...,
 ) -> None: ...
 
 
@@ -563,8 +585,38 @@ def sign_in_admin(
 ) -> None: ...
 
 
+@function(
+    "transfer_id from_account_id from_balance_before from_balance_after to_account_id "
+    "to_balance_before to_balance_after amount_minor currency created_at replayed"
+)
+def transfer_credits(
+    *,
+    from_account_id: UUID,
+    to_account_id: UUID,
+    amount: int,
+    reason: str,
+    idempotency_key: str | None = ...,
+    dry_run: bool = ...,
+    session_hash: bytes | None = ...,
+) -> None: ...
+
+
 @function()
 def try_writing() -> None: ...
+
+
+@function(
+    "undo_id merge_id merged_account_id account_id credits_moved_back free_uses_given_back "
+    "undone_at replayed"
+)
+def undo_merge(
+    *,
+    account_id: UUID,
+    reason: str,
+    idempotency_key: str | None = ...,
+    dry_run: bool = ...,
+    session_hash: bytes | None = ...,
+) -> None: ...
 
 
 @function("admin_user_id email full_name role")

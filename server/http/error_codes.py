@@ -189,6 +189,12 @@ _CODES: Mapping[str, str | ErrorCode] = {
         "The key of the Idempotency-Key header stands for another request: use a new one."
     ),
     "balance_overflow": "Add fewer credits.",
+    "account_merged": "Name the account that it was merged into, or undo that merge first.",
+    "account_not_active": "Its credits stay with it. Make it active first, if that is right.",
+    "account_not_merged": "There is nothing to undo.",
+    "accounts_are_one": "Name two different accounts.",
+    "accounts_of_other_currency": "Credits are not moved between currencies.",
+    "merge_stands": "`detail` says what changed since. Move credits by a transfer instead.",
     "internal_error": ErrorCode(
         500,
         "Internal Server Error",

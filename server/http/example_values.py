@@ -27,6 +27,8 @@ ERROR_VALUES: dict[str, Any] = {
     "required": 1,
     "account_currency": "USD",
     "currency": "EUR",
+    "other_currency": "USD",
+    "into_account_id": "019a9c2d-4a3b-7e19-8d55-2f7c1e9b6a40",
     "permission": "billing:write",
     "limit": 1048576,
     "payment_id": "pi_unknown",

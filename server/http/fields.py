@@ -27,6 +27,7 @@ OAUTH_PROVIDER = means(
     "Who vouches for the user: `oauth:` and a name, as in `oauth:google`.", pattern="^oauth:"
 )
 ACCOUNT_ID = means("The account.")
+DRY_RUN = means("Whether only to tell what would be; nothing is written then.")
 OAuthProvider = Annotated[str, OAUTH_PROVIDER]
 EXTERNAL_ID = means("The user's id at the provider.")
 STORED_ONCE = means("Stored when the account is created; an account is not found by it.")

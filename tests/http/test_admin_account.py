@@ -87,3 +87,67 @@ def test_the_page_says_why_the_account_was_denied_and_what_to_do_next(
     ):
         shown = _text(browsers["viewer"], f"{address}?at={at}")
         assert ("Why denied" in shown) == (at != "2020-01-01")
+
+
+def _filled(browser: Browser, address: str, **fields: str) -> Any:
+    return browser.post(address, {"csrf_token": browser.csrf_token(), **fields})
+
+
+def _confirmed(browser: Browser, answer: Any) -> Any:
+    """Sends the form by which a page asks for a confirmation, as it is."""
+    assert answer.status_code == 200, answer.text
+    assert "Nothing was changed yet." in answer.text
+    form = answer.text[answer.text.rindex("<form") :]
+    fields = re.findall(r'type="hidden" name="([^"]+)" value="([^"]*)"', form)
+    (action,) = re.findall(r'action="([^"]+)"', form)
+    return browser.post(action, {name: html.unescape(value) for name, value in fields})
+
+
+def test_credits_are_moved_and_accounts_merged_after_a_preview_and_the_merge_is_undone(
+    module_database: Database, browsers: dict[str, Browser]
+) -> None:
+    admin, viewer = browsers["admin"], browsers["viewer"]
+    (name, page), (other, other_page) = _account(module_database), _account(module_database)
+    _call(
+        module_database,
+        "create_credit(p_oauth_provider => 'oauth:google', p_external_id => %s,"
+        " p_amount_minor => 9)",
+        name,
+    )
+    fields = {"other": other, "amount": "4", "reason": "the wrong sign-in"}
+    for wrong, words in (
+        ({"other": "nobody"}, "No account has this id"),
+        ({"other": name}, "This is the same account."),
+        ({"amount": "10"}, "The account has only 9 credits."),
+        ({"amount": "x"}, "Give a whole number."),
+        ({"reason": ""}, "Give a reason"),
+    ):
+        answer = _filled(admin, f"{page}/transfer", **{**fields, **wrong})
+        assert answer.status_code == 422
+        assert words in html.unescape(answer.text)
+    answer = _confirmed(admin, _filled(admin, f"{page}/transfer", **fields))
+    assert answer.status_code == 303
+    assert "4 credits were moved to account" in _text(admin, page)
+    # The e-mail address names the account too.
+    asked = _filled(admin, f"{page}/merge", other=f"{other}@example.com", reason="one person")
+    assert _confirmed(admin, asked).headers["location"] == other_page
+    led = viewer.get(page)
+    assert (led.status_code, led.headers["location"]) == (303, other_page)
+    told = _text(viewer, other_page)
+    assert f"Account {page.rsplit('/', 1)[1]} was merged into this one." in told
+    assert "Merged accounts" in told
+    assert "one person" in told
+    assert f"{page}/undo-merge" not in viewer.get(other_page).text
+    assert f"{page}/undo-merge" in admin.get(other_page).text
+    undone = _confirmed(admin, _filled(admin, f"{page}/undo-merge", reason="two people"))
+    assert (undone.status_code, undone.headers["location"]) == (303, page)
+    assert "The merge was undone." in _text(admin, page)
+    balances = module_database.execute(
+        "SELECT a.external_id, a.paid_credits FROM billing_data.accounts AS a"
+        " WHERE a.external_id = ANY (%s)",
+        [name, other],
+    )
+    assert dict(balances) == {name: 5, other: 4}
+    answer = _filled(admin, f"{page}/undo-merge", reason="again")
+    assert answer.status_code == 422
+    assert "is not merged any more" in answer.text

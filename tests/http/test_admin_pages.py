@@ -71,12 +71,31 @@ def _member(database: Database) -> str:
     return email
 
 
+def _give_another(database: Database, account: str, path: str) -> None:
+    """Another account for the account to give credits to or to be merged into, or from."""
+    other = database.value(
+        "SELECT c.account_id FROM billing.create_account(p_oauth_provider => 'oauth:google',"
+        " p_external_id => 'the-other-one') AS c",
+        user="t_dba",
+    )
+    if path.endswith("/undo-merge"):
+        database.execute(
+            "SELECT billing.merge_accounts(p_account_id => %s, p_into_account_id => %s,"
+            " p_reason => 'a test')",
+            account,
+            other,
+            user="t_dba",
+        )
+
+
 def _address(database: Database, path: str) -> str:
     """The page's path, after creating what the page is about."""
     account = _account(database)
     credit = database.value(
         "SELECT c.id FROM billing_data.credits AS c WHERE c.account_id = %s", account
     )
+    if path.endswith(("/transfer", "merge")):
+        _give_another(database, account, path)
     return (
         path.replace("{account_id}", account)
         .replace("{kind}/{entry_id}", f"credit/{credit}")
@@ -97,6 +116,18 @@ FORMS: dict[str, dict[str, Any]] = {
     },
     "/admin/accounts/{account_id}/free-uses": {"free_uses": "9", "reason": "a new start"},
     "/admin/accounts/{account_id}/status": {"status": "suspended", "reason": "a test"},
+    "/admin/accounts/{account_id}/transfer": {
+        "other": "the-other-one",
+        "amount": "5",
+        "reason": "the wrong sign-in",
+        "confirm": "yes",
+    },
+    "/admin/accounts/{account_id}/merge": {
+        "other": "the-other-one",
+        "reason": "one person",
+        "confirm": "yes",
+    },
+    "/admin/accounts/{account_id}/undo-merge": {"reason": "two people", "confirm": "yes"},
     "/admin/payments/problems/{event_id}": {"reason": "granted by hand"},
     "/admin/keys": {
         "name": "k",
