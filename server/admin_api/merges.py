@@ -1,7 +1,5 @@
 """Credits that staff move from one account to another, and accounts that they merge."""
 
-from __future__ import annotations
-
 from datetime import datetime
 from typing import Annotated
 from uuid import UUID

@@ -33,6 +33,11 @@ charges = st.fixed_dictionaries(
 )
 
 
+def other_of(user: str) -> str:
+    """The other one of the two."""
+    return USERS[1 - USERS.index(user)]
+
+
 @dataclass
 class Entry:
     """A charge or a credit that can be reversed: what it gave or took, and what is left of that."""
@@ -58,12 +63,22 @@ class Account:
     charges: list[Entry] = field(default_factory=list)
     credits: list[Entry] = field(default_factory=list)
     given_back: int = 0  # free uses
+    touched: int = 0  # changes beside the ledger
+    former: list[Account] = field(default_factory=list)  # the merged one by whose name one asks
+
+    def used(self, key: str | None, name: str) -> list[tuple[Any, ...]]:
+        """The requests under a key, that of a merged account first."""
+        return [
+            getattr(account, name)[key]
+            for account in (*self.former, self)
+            if key in getattr(account, name)
+        ]
 
     def charge(self, amount: int, key: str | None, currency: str) -> str:
         """The outcome of a charge, and its effect when it is created."""
         request = (amount, currency)
-        if key in self.charge_keys:
-            return "replayed" if self.charge_keys[key] == request else "conflict"
+        for used in self.used(key, "charge_keys"):
+            return "replayed" if used == request else "conflict"
         if self.status != "active":
             return f"account_{self.status}"
         if currency != "USD":
@@ -83,8 +98,8 @@ class Account:
     def credit(self, amount: int, key: str | None, currency: str) -> str:
         """The outcome of a credit, and its effect when it is created."""
         request = (amount, currency)
-        if key in self.credit_keys:
-            return "replayed" if self.credit_keys[key] == request else "conflict"
+        for used in self.used(key, "credit_keys"):
+            return "replayed" if used == request else "conflict"
         if currency != "USD":
             return "credit_currency_mismatch"
         if self.paid + amount > BIG:
@@ -98,8 +113,8 @@ class Account:
     def reverse(self, entry: Entry, asked: int | None, key: str | None, sign: int) -> str:
         """The outcome of reversing a charge (sign 1) or a credit (-1), and its effect."""
         request = ("reversal", entry.id, asked)
-        if key in self.credit_keys:
-            return "replayed" if self.credit_keys[key] == request else "idempotency_key_reused"
+        if used := self.used(key, "credit_keys"):
+            return "replayed" if request in used else "idempotency_key_reused"
         if entry.left == 0:
             return "already_reversed"
         if asked is not None and asked > entry.left:
@@ -119,6 +134,36 @@ class Account:
             self.credit_keys[key] = request
         return "created"
 
+    def move(self, other: Account, amount: int) -> str:
+        """The outcome of moving credits to another account, and its effect."""
+        if self.status != "active":
+            return "account_not_active"
+        if self.paid < amount:
+            return "insufficient_credits"
+        if other.paid + amount > BIG:
+            return "balance_overflow"
+        self.shift(-amount, 0)
+        other.shift(amount, 0)
+        return "created"
+
+    def shift(self, credits: int, free: int) -> None:
+        """One side of a transfer or merge; a row is written where something moves."""
+        self.paid += credits
+        self.free += free
+        self.given_back += free
+        self.version += bool(credits or free)
+
+
+@dataclass
+class Merge:
+    """What a merge moved, and what the account that took it was after it."""
+
+    moved: int
+    taken: int
+    given: int
+    version: int
+    touched: int
+
 
 class LedgerMachine(RuleBasedStateMachine):
     """Two users and few keys, so that replays, conflicts and the boundary at zero happen often."""
@@ -137,6 +182,18 @@ class LedgerMachine(RuleBasedStateMachine):
         )
         self.owner = psycopg.connect(self.database.dsn(), autocommit=True, row_factory=dict_row)
         self.model: dict[str, Account] = {}
+        self.merges: dict[str, Merge] = {}  # by the merged user; there are only two
+
+    def account(self, user: str) -> Account | None:
+        """The account that a user's identity leads to."""
+        found = self.model.get(user)
+        if user not in self.merges:
+            for account in self.model.values():
+                account.former = []
+            return found
+        stays = self.model[other_of(user)]
+        stays.former = [self.model[user]]
+        return stays
 
     @initialize()
     def fresh_identities(self) -> None:
@@ -161,7 +218,8 @@ class LedgerMachine(RuleBasedStateMachine):
             email=email,
             key=self.api_key,
         )
-        account = self.model.setdefault(user, Account())
+        account = self.account(user) or self.model.setdefault(user, Account())
+        account.touched += email not in (None, account.email)
         account.email = email or account.email
         assert row["credits_remaining"] == account.paid
         assert row["free_uses_remaining"] == account.free
@@ -193,14 +251,18 @@ class LedgerMachine(RuleBasedStateMachine):
             assert refused_with == slug
         else:
             assert slug == "created"
-            assert row["balance_after"] == self.model[charge["user"]].paid
-            assert row["free_uses_after"] == self.model[charge["user"]].free
+            account = self.account(charge["user"])
+            assert account is not None
+            assert row["balance_after"] == account.paid
+            assert row["free_uses_after"] == account.free
             self.remember_charge(charge, row)
 
     def remember_charge(self, charge: dict[str, Any], row: dict[str, Any]) -> None:
         amount = charge["amount"]
         entry = Entry(row["charge_id"], amount, amount, row["paid_with"] == "free")
-        self.model[charge["user"]].charges.append(entry)
+        account = self.account(charge["user"])
+        assert account is not None
+        account.charges.append(entry)
 
     @rule(batch=st.lists(charges, min_size=1, max_size=8), wait=st.booleans())
     def charge_many(self, batch: list[dict[str, Any]], wait: bool) -> None:
@@ -230,14 +292,14 @@ class LedgerMachine(RuleBasedStateMachine):
                 self.remember_charge(batch[row["item"] - 1], row)
 
     def expected_charge(self, charge: dict[str, Any]) -> str:
-        account = self.model.get(charge["user"])
+        account = self.account(charge["user"])
         if account is None:
             return "account_not_found"
         return account.charge(charge["amount"], charge["key"], charge["currency"])
 
     @rule(user=users, amount=amounts, key=keys, currency=currencies)
     def credit(self, user: str, amount: int, key: str | None, currency: str) -> None:
-        account = self.model.get(user)
+        account = self.account(user)
         expected = account.credit(amount, key, currency) if account else "account_not_found"
         row = self.one(
             self.web,
@@ -266,14 +328,15 @@ class LedgerMachine(RuleBasedStateMachine):
     ) -> None:
         """Reverses one of the newest charges or credits, whole or in part, or tries to."""
         asked, key, dry_run = request
-        account = self.model.get(user, Account())
-        entries = account.charges if of_charge else account.credits
+        owner = self.model.get(user, Account())
+        account = self.account(user) or owner
+        entries = owner.charges if of_charge else owner.credits
         if len(entries) < newest:
             return
         entry, noun = entries[-newest], "charge" if of_charge else "credit"
         sign = 1 if of_charge else -1
-        tried = deepcopy(account) if dry_run else account
-        tried_entry = (tried.charges if of_charge else tried.credits)[-newest]
+        tried_owner, tried = deepcopy((owner, account)) if dry_run else (owner, account)
+        tried_entry = (tried_owner.charges if of_charge else tried_owner.credits)[-newest]
         expected = tried.reverse(tried_entry, asked, key, sign)
         try:
             row = self.one(
@@ -297,7 +360,8 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(user=users, status=st.sampled_from(("active", "active", "suspended", "closed")))
     def set_status(self, user: str, status: str) -> None:
-        if user in self.model:
+        account = self.account(user)
+        if account is not None:
             self.one(
                 self.dba,
                 "SELECT * FROM billing.set_account_status(p_oauth_provider => 'oauth:google',"
@@ -305,7 +369,106 @@ class LedgerMachine(RuleBasedStateMachine):
                 id=self.identity(user),
                 status=status,
             )
-            self.model[user].status = status
+            account.touched += status != account.status
+            account.status = status
+
+    def staff_call(self, function: str, user: str, **more: Any) -> tuple[str, dict[str, Any]]:
+        """The outcome of a call about a user's account, and perhaps the other's, and its answer."""
+        if len(self.model) < 2:
+            return "account_not_found", {}
+        ids = {
+            name: self.one(
+                self.owner,
+                "SELECT id FROM billing_data.accounts WHERE external_id = %(name)s",
+                name=self.identity(name),
+            )
+            for name in USERS
+        }
+        named = {
+            "transfer_credits": ("from_account_id", "to_account_id"),
+            "merge_accounts": ("account_id", "into_account_id"),
+            "undo_merge": ("account_id",),
+        }[function]
+        more |= dict(zip(named, (ids[user]["id"], ids[other_of(user)]["id"]), strict=False))
+        arguments = ", ".join(f"p_{name} => %({name})s" for name in more)
+        try:
+            row = self.one(
+                self.dba,
+                f"SELECT * FROM billing.{function}(p_reason => 'a test', {arguments})",
+                **more,
+            )
+        except psycopg.Error as error:
+            return error.diag.constraint_name or "", {}
+        return "replayed" if row["replayed"] else "created", row
+
+    @rule(user=users, amount=amounts, key=keys, dry_run=st.sampled_from((False, False, True)))
+    def transfer(self, user: str, amount: int, key: str | None, dry_run: bool) -> None:
+        """Moves credits to the other user's account, or tries to."""
+        giving, taking = self.account(user), self.model.get(other_of(user))
+        outcome, row = self.staff_call(
+            "transfer_credits", user, amount=amount, idempotency_key=key, dry_run=dry_run
+        )
+        if giving is None or taking is None:
+            assert outcome == "account_not_found"
+            return
+        request = ("transfer", other_of(user), amount)
+        if used := giving.used(key, "credit_keys"):
+            assert outcome == ("replayed" if request in used else "idempotency_key_reused")
+        elif self.merges:
+            assert outcome == "accounts_are_one"
+        else:
+            tried = deepcopy((giving, taking)) if dry_run else (giving, taking)
+            assert outcome == tried[0].move(tried[1], amount)
+            if outcome == "created":
+                assert (row["from_balance_after"], row["to_balance_after"]) == (
+                    tried[0].paid,
+                    tried[1].paid,
+                )
+                if key is not None and not dry_run:
+                    giving.credit_keys[key] = request
+
+    @rule(user=users, dry_run=st.sampled_from((False, False, True)))
+    def merge(self, user: str, dry_run: bool) -> None:
+        """Merges a user's account into the other's, or tries to."""
+        outcome, row = self.staff_call("merge_accounts", user, dry_run=dry_run)
+        if len(self.model) < 2:
+            assert outcome == "account_not_found"
+            return
+        one, other = self.model[user], self.model[other_of(user)]
+        if self.merges:
+            assert outcome == "accounts_are_one"
+        elif one.status != "active" or (one.paid + other.paid <= BIG and other.status != "active"):
+            assert outcome == "account_not_active"
+        elif one.paid + other.paid > BIG:
+            assert outcome == "balance_overflow"
+        else:
+            assert outcome == "created"
+            together = min(one.free + other.free, max(one.free, other.free, FREE_USES))
+            moved, taken, given = one.paid, one.free, together - other.free
+            assert (row["credits_moved"], row["free_uses_given"]) == (moved, given)
+            if not dry_run:
+                one.shift(-moved, -taken)
+                other.shift(moved, given)
+                one.status = "merged"
+                self.merges[user] = Merge(moved, taken, given, other.version, other.touched)
+
+    @rule(user=users, dry_run=st.sampled_from((False, False, True)))
+    def undo_merge(self, user: str, dry_run: bool) -> None:
+        """Undoes the merge of a user's account, or tries to."""
+        outcome, _ = self.staff_call("undo_merge", user, dry_run=dry_run)
+        if user not in self.merges:
+            assert outcome in ("account_not_merged", "account_not_found")
+            return
+        merge, one, other = self.merges[user], self.model[user], self.model[other_of(user)]
+        if (other.version, other.touched) != (merge.version, merge.touched):
+            assert outcome == "merge_stands"
+            return
+        assert outcome == "created"
+        if not dry_run:
+            other.shift(-merge.moved, -merge.given)
+            one.shift(merge.moved, merge.taken)
+            one.status = "active"
+            del self.merges[user]
 
     @invariant()
     def books_agree(self) -> None:
