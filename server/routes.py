@@ -19,6 +19,7 @@ from server.admin_api import pricing as pricing_api
 from server.admin_api import providers as providers_api
 from server.admin_api import reversals as reversals_api
 from server.admin_api import staff as staff_api
+from server.admin_api import statements as statements_api
 from server.admin_api import users as users_api
 from server.admin_api.endpoint import staff_endpoint
 from server.admin_pages import accounts as accounts_page
@@ -41,6 +42,7 @@ from server.agent import (
     transactions,
 )
 from server.agent import models as m
+from server.agent import statements as agent_statements
 from server.agent.endpoint import READ, WRITE, agent_endpoint
 from server.http.aiohttp_server import ignore_other_expectations
 from server.http.app_keys import ROUTE_TABLE
@@ -54,6 +56,7 @@ from server.http.route import (
     Route,
     Section,
 )
+from server.http.statements import AgentStatement, BalanceQuery, PeriodQuery, StaffStatement
 from server.public import docs, service
 from server.staff import oauth
 from server.staff.guard import staff_api as guarded_for_scripts
@@ -108,6 +111,15 @@ SECTIONS: tuple[Section, ...] = (
               accounts.get_account, "Read an account", parameters=m.AccountPath,
               query=m.AccountQuery, answer=accounts.Account, example=accounts.READ,
               errors=("account_not_found",)),
+        Route("GET", "/v1/billing/accounts/{oauth_provider}/{external_id}/statement", READ,
+              agent_statements.get_account_statement, "An account's statement of a period",
+              parameters=m.AccountPath, query=PeriodQuery, answer=AgentStatement,
+              example=agent_statements.STATEMENT, headers=("X-Entry-Count",),
+              errors=("account_not_found",)),
+        Route("GET", "/v1/billing/accounts/{oauth_provider}/{external_id}/balance", READ,
+              agent_statements.get_account_balance, "What an account had at a time",
+              parameters=m.AccountPath, query=BalanceQuery, answer=agent_statements.Balance,
+              example=agent_statements.BALANCE, errors=("account_not_found",)),
         Route("GET", "/v1/billing/transactions", READ, transactions.list_transactions,
               "An account's history, newest first", query=m.TransactionsQuery,
               answer=transactions.TransactionPage, example=transactions.EXAMPLE),
@@ -137,6 +149,24 @@ SECTIONS: tuple[Section, ...] = (
               accounts_api.list_user_transactions, "An account's ledger", parameters=s.UserPath,
               query=s.LedgerQuery, answer=accounts_api.LedgerPage, example=accounts_api.LEDGER,
               errors=("user_not_found", "invalid_argument")),
+        Route("GET", "/admin/api/users/{account_id}/statement", STAFF,
+              statements_api.get_user_statement, "An account's statement of a period",
+              parameters=s.UserPath, query=PeriodQuery, answer=StaffStatement,
+              example=statements_api.STATEMENT, headers=("X-Entry-Count",),
+              errors=("user_not_found", "invalid_argument")),
+        Route("GET", "/admin/api/users/{account_id}/statement.csv", STAFF,
+              statements_api.export_user_statement, "An account's statement as CSV",
+              parameters=s.UserPath, query=PeriodQuery, content_type="text/csv",
+              example=statements_api.CSV_STATEMENT, headers=("X-Entry-Count",),
+              errors=("user_not_found", "invalid_argument")),
+        Route("GET", "/admin/api/users/{account_id}/balance", STAFF,
+              statements_api.get_user_balance, "What an account had at a time",
+              parameters=s.UserPath, query=BalanceQuery, answer=statements_api.UserBalance,
+              example=statements_api.BALANCE, errors=("user_not_found",)),
+        Route("GET", "/admin/api/users/{account_id}/usage", STAFF,
+              statements_api.list_user_usage, "An account's usage and money by day",
+              parameters=s.UserPath, query=s.DaysQuery, answer=list[statements_api.UsageDay],
+              example=statements_api.USER_USAGE, errors=("user_not_found", "invalid_argument")),
         Route("GET", "/admin/api/users/{account_id}/checks", STAFF, accounts_api.list_user_checks,
               "An account's checks", parameters=s.UserPath, query=s.PageQuery,
               answer=accounts_api.CheckPage, example=accounts_api.CHECKS,
@@ -203,6 +233,13 @@ SECTIONS: tuple[Section, ...] = (
     Section("Staff: figures", "How much the service is used.", (
         Route("GET", "/admin/api/analytics/overview", STAFF, analytics_api.get_overview,
               "At a glance", answer=analytics_api.Overview, example=analytics_api.OVERVIEW),
+        Route("GET", "/admin/api/analytics/usage", STAFF, statements_api.list_usage,
+              "Usage and money by day", query=s.DaysQuery, answer=list[statements_api.UsageDay],
+              example=statements_api.USAGE, errors=("invalid_argument",)),
+        Route("GET", "/admin/api/analytics/top-consumers", STAFF,
+              statements_api.list_top_consumers, "Who used most", query=s.TopQuery,
+              answer=list[statements_api.TopConsumer], example=statements_api.TOP,
+              errors=("invalid_argument",)),
         Route("GET", "/admin/api/analytics/daily", STAFF, analytics_api.list_daily_figures,
               "Figures by day", query=s.DailyQuery, answer=list[analytics_api.Daily],
               example=analytics_api.DAILY),

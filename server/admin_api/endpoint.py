@@ -80,10 +80,15 @@ def answer(status: int, body: Any, headers: Mapping[str, str] | None = None) -> 
     API."""
     return web.Response(
         status=status,
-        body=orjson.dumps(body, default=_plain, option=orjson.OPT_UTC_Z),
+        body=encode(body),
         content_type=JSON,
         headers={**NO_STORE, **(headers or {})},
     )
+
+
+def encode(body: Any) -> bytes:
+    """The body of a JSON answer."""
+    return orjson.dumps(body, default=_plain, option=orjson.OPT_UTC_Z)
 
 
 # The types that the driver makes of uuid (a class of its own) and inet.

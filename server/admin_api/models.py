@@ -351,6 +351,27 @@ class ChangeStaffRequest(BaseModel):
     reason: Annotated[Reason, f.AUDIT_REASON]
 
 
+class DaysQuery(BaseModel):
+    """A period of UTC days."""
+
+    first: Annotated[Day | None, f.means("The first day, in UTC.")] = Field(
+        default=None, alias="from"
+    )
+    beyond: Annotated[Day | None, f.means("The day after the last, in UTC.")] = Field(
+        default=None, alias="to"
+    )
+
+
+class TopQuery(DaysQuery):
+    """GET /admin/api/analytics/top-consumers"""
+
+    sort: Annotated[
+        Annotated[str, StringConstraints(pattern="^(uses|credits)$")],
+        f.means("By `uses`, or by paid `credits` used."),
+    ] = "uses"
+    limit: Annotated[int, Field(ge=1, le=1000), f.means("How many accounts at most.")] = 20
+
+
 class AuditQuery(PageQuery):
     """GET /admin/api/audit-log"""
 

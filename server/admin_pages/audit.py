@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import csv
-import io
 from dataclasses import dataclass
-from datetime import UTC, date
+from datetime import date
 from typing import Any
 from urllib.parse import urlencode
 
@@ -15,13 +13,13 @@ from aiohttp import web
 
 from server.admin_pages.lists import list_page, window
 from server.admin_pages.page import HEADERS, FormFault, page_number, render
+from server.csv_text import csv_lines
 from server.gateway import Row, functions
 from server.http.validation import finite_day
 from server.staff.guard import Visit
 
 _EXPORT_LIMIT = 10_000  # the most that billing.list_audit_log returns at once
 _TEXTS = {"who": "who", "action": "action", "thing": "resource_id"}
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 _COLUMNS = (
     "when",
     "who",
@@ -172,29 +170,23 @@ def _text(value: Any) -> str:
 
 
 def _csv(rows: list[Row]) -> bytes:
-    text = io.StringIO()
-    writer = csv.writer(text, quoting=csv.QUOTE_ALL)
-    writer.writerow(_COLUMNS)
-    for row in rows:
-        writer.writerow(
-            _harmless(value)
-            for value in (
-                row["created_at"].astimezone(UTC).isoformat(),
-                row["who"],
-                row["action"],
-                row["resource_type"],
-                row["resource_id"],
-                row["reason"],
-                orjson.dumps(_json(row["changes"])).decode() if row["changes"] else "",
-                row["ip_address"],
-                row["user_agent"],
-                row["database_login"],
-            )
-        )
-    return text.getvalue().encode()
-
-
-def _harmless(value: Any) -> str:
-    """A cell that a spreadsheet treats as text, never as a formula."""
-    text = "" if value is None else str(value)
-    return f"'{text}" if text.startswith(_FORMULA) else text
+    return csv_lines(
+        [
+            _COLUMNS,
+            *(
+                (
+                    row["created_at"],
+                    row["who"],
+                    row["action"],
+                    row["resource_type"],
+                    row["resource_id"],
+                    row["reason"],
+                    orjson.dumps(_json(row["changes"])).decode() if row["changes"] else "",
+                    row["ip_address"],
+                    row["user_agent"],
+                    row["database_login"],
+                )
+                for row in rows
+            ),
+        ]
+    )

@@ -15,6 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
 
+from server.cli import account_books
 from server.cli.database import call_function
 from server.cli.output import CommandFailed
 
@@ -27,8 +28,11 @@ _WELL = ("granted", "replayed", "would_grant")
 
 def add_parser(commands: Any) -> None:
     """Adds the command and its sub-commands."""
-    parser = commands.add_parser("accounts", help="give credits to many accounts")
+    parser = commands.add_parser(
+        "accounts", help="statements and balances of accounts; credits for many"
+    )
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
+    account_books.add_actions(actions)
     grant = actions.add_parser(
         "grant",
         help="give credits by a list in CSV; a list given again grants nothing twice",

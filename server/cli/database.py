@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, LiteralString
 
 from server.cli.output import CommandFailed
@@ -21,13 +23,31 @@ def call_function(statement: LiteralString, **arguments: Any) -> list[dict[str, 
     """Runs one `SELECT ... FROM billing.f(...)` with %(name)s arguments and returns its rows.
 
     Raises ConfigError without a database URL, CommandFailed when the database refuses."""
+    with _connected() as connection:
+        return connection.execute(statement, arguments).fetchall()
+
+
+@contextmanager
+def stream_function(
+    statement: LiteralString, **arguments: Any
+) -> Iterator[Iterator[dict[str, Any]]]:
+    """As call_function, for answers that may be long: the rows are read a thousand at a time."""
+    with _connected() as connection, connection.cursor("rows") as cursor:
+        cursor.itersize = 1000
+        cursor.execute(statement, arguments)
+        yield iter(cursor)
+
+
+@contextmanager
+def _connected() -> Iterator[psycopg.Connection[dict[str, Any]]]:
+    """A connection. What the database refuses while it is used becomes CommandFailed."""
     url = load_database_url(os.environ)
     import psycopg
     from psycopg.rows import dict_row
 
     try:
         with psycopg.connect(url, connect_timeout=10, row_factory=dict_row) as connection:
-            return connection.execute(statement, arguments).fetchall()
+            yield connection
     except psycopg.errors.UndefinedFunction:
         raise CommandFailed(
             "the database does not fit this release: run `ciris-billing migrate`"

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
-from typing import Any
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, TextIO, TypeVar
 
 from server.config import ConfigError
+
+Item = TypeVar("Item")
 
 
 class CommandFailed(Exception):
@@ -38,15 +41,35 @@ def print_rows(
         print_table(rows, columns, empty)
 
 
-def print_table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str], empty: str) -> None:
+def print_table(
+    rows: Sequence[Mapping[str, Any]],
+    columns: Mapping[str, str],
+    empty: str,
+    output: TextIO | None = None,
+) -> None:
     """Prints rows as aligned columns under headings (`columns` maps keys to them), or `empty`."""
     if not rows:
-        print(empty)
+        print(empty, file=output)
         return
     from tabulate import tabulate
 
     cells = [[_cell(row[key]) for key in columns] for row in rows]
-    print(tabulate(cells, list(columns.values()), tablefmt="plain", disable_numparse=True))
+    table = tabulate(cells, list(columns.values()), tablefmt="plain", disable_numparse=True)
+    print(table, file=output)
+
+
+def progress(items: Iterable[Item], what: str) -> Iterator[Item]:
+    """Passes items on. Where standard output is a file or pipe, a person at a terminal sees on
+    standard error how many there were, once a second."""
+    shows = sys.stderr.isatty() and not sys.stdout.isatty()
+    shown_at = time.monotonic()
+    for count, item in enumerate(items, 1):
+        yield item
+        if shows and time.monotonic() > shown_at + 1:
+            shown_at = time.monotonic()
+            print(f"\r{count:,} {what}", end="", file=sys.stderr, flush=True)
+    if shows:
+        print("\r\033[K", end="", file=sys.stderr, flush=True)
 
 
 def _cell(value: Any) -> str:

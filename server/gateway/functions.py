@@ -49,6 +49,19 @@ def attach_payment(
 
 
 @function(
+    "account_id at state paid_credits free_uses ledger_version transaction_id type "
+    "transaction_type amount_minor created_at reason writer_kind writer"
+)
+def balance_at(
+    *,
+    account_id: UUID,
+    at: datetime,
+    session_hash: bytes | None = ...,
+    api_key_id: UUID | None = ...,
+) -> None: ...
+
+
+@function(
     "purchase_id account_id uses price_minor currency payment_id payment_status "
     "account_created replayed config_data credits_added provider"
 )
@@ -245,10 +258,7 @@ def list_api_keys(
 ) -> None: ...
 
 
-@function(
-    "id created_at who action resource_type resource_id reason changes ip_address user_agent "
-    "database_login"
-)
+@function("id created_at who action resource_type resource_id reason changes ip_address user_agent")
 def list_audit_log(
     *,
     who: str | None = ...,
@@ -276,13 +286,6 @@ def list_checks(
     "credits_added credits_sold credits_taken_back accounts_created unique_users"
 )
 def list_daily_figures(*, days: int = ..., session_hash: bytes | None = ...) -> None: ...
-
-
-@function(
-    "merge_id merged_account_id oauth_provider external_id customer_email account_id "
-    "credits_moved free_uses_given reason who created_at undone_at undo_reason problem"
-)
-def list_merges(*, account_id: UUID, session_hash: bytes | None = ...) -> None: ...
 
 
 @function(
@@ -320,6 +323,20 @@ def list_purchases(
 
 
 @function(
+    "place account_id oauth_provider external_id customer_email charges free_charges "
+    "credits_used last_charge_at"
+)
+def list_top_consumers(
+    *,
+    from_: date | None = ...,
+    to: date | None = ...,
+    sort: str = ...,
+    limit: int = ...,
+    session_hash: bytes | None = ...,
+) -> None: ...
+
+
+@function(
     "total_count transaction_id type amount_minor currency description created_at "
     "balance_after transaction_type external_transaction_id metadata_message_id "
     "metadata_agent_id metadata_channel_id metadata_request_id paid_with ledger_version "
@@ -338,16 +355,14 @@ def list_transactions(
 
 
 @function(
-    "merge_id merged_account_id account_id credits_moved balance_after free_uses_given "
-    "free_uses_after takes_consent created_at replayed"
+    "day charges free_charges credits_used credits_added credits_sold credits_taken_back "
+    "currency sold_minor returned_minor"
 )
-def merge_accounts(
+def list_usage(
     *,
-    account_id: UUID,
-    into_account_id: UUID,
-    reason: str,
-    idempotency_key: str | None = ...,
-    dry_run: bool = ...,
+    from_: date | None = ...,
+    to: date | None = ...,
+    account_id: UUID | None = ...,
     session_hash: bytes | None = ...,
 ) -> None: ...
 
@@ -586,37 +601,26 @@ def sign_in_admin(
 
 
 @function(
-    "transfer_id from_account_id from_balance_before from_balance_after to_account_id "
-    "to_balance_before to_balance_after amount_minor currency created_at replayed"
+    "kind at ledger_version type transaction_type paid_with amount_minor credits_change "
+    "balance_after free_uses_change free_uses_after currency reason corrects_id transfer_id "
+    "writer_kind writer transaction_id external_transaction_id metadata_message_id "
+    "metadata_agent_id metadata_channel_id metadata_request_id"
 )
-def transfer_credits(
+def statement(
     *,
-    from_account_id: UUID,
-    to_account_id: UUID,
-    amount: int,
-    reason: str,
-    idempotency_key: str | None = ...,
-    dry_run: bool = ...,
+    account_id: UUID,
+    from_: datetime | None = ...,
+    to: datetime | None = ...,
+    after: int | None = ...,
+    through: int | None = ...,
+    limit: int | None = ...,
     session_hash: bytes | None = ...,
+    api_key_id: UUID | None = ...,
 ) -> None: ...
 
 
 @function()
 def try_writing() -> None: ...
-
-
-@function(
-    "undo_id merge_id merged_account_id account_id credits_moved_back free_uses_given_back "
-    "undone_at replayed"
-)
-def undo_merge(
-    *,
-    account_id: UUID,
-    reason: str,
-    idempotency_key: str | None = ...,
-    dry_run: bool = ...,
-    session_hash: bytes | None = ...,
-) -> None: ...
 
 
 @function("admin_user_id email full_name role")

@@ -75,6 +75,17 @@ ENTRY_TYPE = means("A charge or a credit.")
 ENTRY_PAYMENT_ID = means("The payment's id at the payment provider; null for charges.")
 ENTRY_ORIGIN = means("Where the charge comes from; null for credits.")
 
+# Books at a past time
+
+BALANCE_STATE = means(
+    "`known`; `before_account`: it did not exist yet; `before_books`: it was still one of the old"
+    " service, in another unit."
+)
+PAID_CREDITS_THEN = means("Paid credits at that time; null where they are not known.")
+FREE_USES_THEN = means("Free uses at that time; null where they are not known.")
+LAST_ENTRY = means("The entry that left it so; null where there was none yet.")
+AT_TIME = means("The time: a UTC day means its beginning; a time without a zone is in UTC.")
+
 # Payments
 
 PAYMENT_ID = means("The payment's id at the payment provider.")

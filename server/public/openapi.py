@@ -52,6 +52,9 @@ _HEADERS: Mapping[str, Schema] = {
         format="int64",
         minimum=0,
     ),
+    "X-Entry-Count": _header(
+        "How many entries the statement has.", type="integer", format="int64", minimum=0
+    ),
     "Cache-Control": _header("Whether, and how long, the answer may be kept."),
 }
 

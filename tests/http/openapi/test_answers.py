@@ -118,14 +118,20 @@ def test_a_denied_check_is_as_described(service: Service) -> None:
 
 
 def _wrong_shape(service: Service, name: str) -> httpx2.Response:
-    if name == "getAccount":
-        answer = send(service, name, path="/v1/billing/accounts/google/user-1042")
+    if name.startswith("getAccount"):
+        answer = send(service, name, path=_account_path(name, "google", "user-1042"))
     elif name.startswith("getPurchase"):
         answer = send(service, name, path=_payment_path(name, "pi_%00"))
     else:
         answer = send(service, name, body={}, query={})
     assert isinstance(answer, httpx2.Response)
     return answer
+
+
+def _account_path(name: str, oauth_provider: str, external_id: str) -> str:
+    """The operation's path with this identity in it."""
+    path: str = OPERATIONS[name]["path"]
+    return path.format(oauth_provider=oauth_provider, external_id=external_id)
 
 
 def _payment_path(name: str, payment_id: str) -> str | None:
@@ -181,8 +187,8 @@ def _body(name: str, user: str, **fields: Any) -> Json:
 
 
 def _unknown_user(service: Service, name: str) -> Any:
-    if name == "getAccount":
-        return send(service, name, path=f"/v1/billing/accounts/oauth:google/{unique()}")
+    if name.startswith("getAccount"):
+        return send(service, name, path=_account_path(name, "oauth:google", unique()))
     return send(service, name, body=_body(name, unique()), headers={})
 
 
