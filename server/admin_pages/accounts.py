@@ -116,18 +116,20 @@ async def adjust_credits(request: web.Request, visit: Visit) -> web.StreamRespon
             lambda: whole_number(form, "amount", -INT64_MAX, INT64_MAX),
             lambda: reason_of(form),
         )
-        if amount < 0 and form.get("confirm") != "yes":
-            return await _confirm_taking(visit, await read_account(visit, account_id), form, amount)
+        asks = amount < 0 and form.get("confirm") != "yes"
         changed = await visit.row(
             functions.adjust_credits(
                 account_id=account_id,
                 amount=amount,
                 reason=reason,
                 idempotency_key=form.get("idempotency_key") or None,
+                dry_run=asks,
             )
         )
     except (FormFault, Refused) as error:
         return await _failed(visit, error, "credits", form)
+    if asks:
+        return await _confirm_taking(visit, await read_account(visit, account_id), form, changed)
     what = f"{_counted(abs(amount))} {'granted' if amount > 0 else 'taken away'}"
     if changed["replayed"]:
         message = f"This was done before, and was not done again: {what}."
@@ -138,19 +140,15 @@ async def adjust_credits(request: web.Request, visit: Visit) -> web.StreamRespon
 
 
 async def _confirm_taking(
-    visit: Visit, account: Row, form: Mapping[str, str], amount: int
+    visit: Visit, account: Row, form: Mapping[str, str], tried: Row
 ) -> web.StreamResponse:
-    after = account["paid_credits"] + amount
-    if after < 0:  # the function would refuse, so there is nothing to confirm
-        raise FormFault(amount=f"The account has only {account['paid_credits']:,} credits.")
     return await render(
         visit,
         "admin/accounts/confirm_credits.html",
         account=account,
         address=address_of(account["account_id"]),
-        amount=amount,
-        what=_counted(-amount),
-        after=after,
+        tried=tried,
+        what=_counted(-tried["amount_minor"]),
         form=form,
         idempotency_key=form.get("idempotency_key") or new_key(),
     )

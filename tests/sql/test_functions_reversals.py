@@ -335,6 +335,48 @@ def test_entries_of_the_old_service_are_not_reversed(database: Database) -> None
             assert (refusal.sqlstate, refusal.slug) == ("PB409", "entry_of_old_service")
 
 
+def test_what_belonged_to_a_merged_account_comes_back_to_the_one_that_stayed(
+    module_database: Database, dba: Caller
+) -> None:
+    gone, kept = new_user(module_database, paid=9, free=False), new_user(module_database, paid=1)
+    charge = _charge(dba, gone, 6)
+    part = {"charge_id": charge, "reason": WHY, "amount": 2, "idempotency_key": unique("k")}
+    dba.row("reverse_charge", **part)
+    dba.row(
+        "merge_accounts",
+        account_id=account_id_of(module_database, gone),
+        into_account_id=account_id_of(module_database, kept),
+        reason="one person",
+    )
+    assert dba.row("reverse_charge", **part)["replayed"]  # the key is known there too
+    assert account_of(module_database, kept)["paid_credits"] == 1 + 9 - 6 + 2
+    row = dba.row("reverse_charge", charge_id=charge, reason=WHY)
+    assert row["account_id"] == account_id_of(module_database, kept)
+    assert (row["amount_minor"], row["balance_after"]) == (4, 10)
+    assert dba.refusal("reverse_charge", charge_id=charge, reason=WHY).slug == "already_reversed"
+    assert ledger_problems(module_database) == []
+
+
+def test_the_figures_add_up_to_the_balances_with_reversals(
+    module_database: Database, dba: Caller
+) -> None:
+    who = new_user(module_database, paid=30, free=False)
+    charge, gift = _charge(dba, who, 6), dba.row("create_credit", **who, amount_minor=5)
+    before = dba.rows("list_daily_figures")[-1]
+    dba.row("reverse_charge", charge_id=charge, reason=WHY, amount=4)
+    dba.row("reverse_credit", credit_id=gift["credit_id"], reason=WHY, amount=3)
+    after = dba.rows("list_daily_figures")[-1]
+    changed = {name: after[name] - before[name] for name in after if after[name] != before[name]}
+    assert changed == {"credits": 1, "credits_added": 4, "credits_taken_back": 3}
+    balances = module_database.value("SELECT sum(a.paid_credits) FROM billing_data.accounts AS a")
+    figures = dba.rows("list_daily_figures")
+    assert balances == sum(
+        row["credits_added"] - row["credits_used"] - row["credits_taken_back"] for row in figures
+    )
+    totals = dba.row("get_account_by_id", account_id=account_id_of(module_database, who))
+    assert (totals["total_charged"], totals["total_credited"]) == (6, 39)
+
+
 # --- several at once -----------------------------------------------------------------------------
 
 
