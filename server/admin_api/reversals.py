@@ -1,7 +1,5 @@
 """Charges that staff give back, and credits that they take back."""
 
-from __future__ import annotations
-
 from datetime import datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID

@@ -1,7 +1,5 @@
 """POST /v1/billing/charges/{charge_id}/reverse: a charge is given back."""
 
-from __future__ import annotations
-
 from datetime import datetime
 from typing import Annotated, Literal
 from uuid import UUID
