@@ -15,6 +15,7 @@ from server.admin_api import denials as denials_api
 from server.admin_api import merges as merges_api
 from server.admin_api import models as s
 from server.admin_api import payments as payments_api
+from server.admin_api import personal_data as personal_data_api
 from server.admin_api import pricing as pricing_api
 from server.admin_api import providers as providers_api
 from server.admin_api import reversals as reversals_api
@@ -28,6 +29,7 @@ from server.admin_pages import audit as audit_page
 from server.admin_pages import dashboard, sign_in
 from server.admin_pages import merges as merges_page
 from server.admin_pages import payments as payments_page
+from server.admin_pages import personal_data as personal_data_page
 from server.admin_pages import reversals as reversals_page
 from server.admin_pages import settings as settings_page
 from server.admin_pages import staff as staff_pages
@@ -216,6 +218,21 @@ SECTIONS: tuple[Section, ...] = (
               answer=accounts_api.StatusChange, example=accounts_api.STATUS,
               errors=("user_not_found",)),
     )),
+    Section("Staff: people's data", "Exported, erased, and consent withdrawn.", (
+        Route("POST", "/admin/api/users/{account_id}/export", STAFF, personal_data_api.export_user,
+              "Export a person's data", parameters=s.UserPath,
+              answer=personal_data_api.PersonalData, example=personal_data_api.EXPORT,
+              errors=("user_not_found",)),
+        Route("POST", "/admin/api/users/{account_id}/erase", STAFF, personal_data_api.erase_user,
+              "Erase a person's data", parameters=s.UserPath, body=s.ErasePersonRequest,
+              answer=personal_data_api.Erasure, example=personal_data_api.ERASE,
+              errors=("user_not_found", "account_in_use", "invalid_argument")),
+        Route("POST", "/admin/api/users/{account_id}/withdraw-consent", STAFF,
+              personal_data_api.withdraw_consent, "Withdraw consent to marketing",
+              parameters=s.UserPath, body=s.WithdrawConsentRequest,
+              answer=personal_data_api.Consent, example=personal_data_api.CONSENT,
+              errors=("user_not_found",)),
+    )),
     Section("Staff: API keys", "Who may use the service.", (
         Route("GET", "/admin/api/api-keys", STAFF, keys_api.list_api_keys, "List API keys",
               query=s.KeysQuery, answer=list[keys_api.ApiKey], example=keys_api.LIST),
@@ -352,6 +369,12 @@ SECTIONS: tuple[Section, ...] = (
               "Undo a merge"),
         Route("POST", "/admin/accounts/{account_id}/status", PAGE, accounts_page.set_status,
               "Suspend, reactivate, close"),
+        Route("POST", "/admin/accounts/{account_id}/export", PAGE, personal_data_page.export,
+              "Export a person's data"),
+        Route("POST", "/admin/accounts/{account_id}/erase", PAGE, personal_data_page.erase,
+              "Erase a person's data"),
+        Route("POST", "/admin/accounts/{account_id}/withdraw-consent", PAGE,
+              personal_data_page.withdraw_consent, "Withdraw consent to marketing"),
         Route("GET", "/admin/payments", PAGE, payments_page.purchases, "Purchases",
               tab="Payments"),
         Route("GET", "/admin/payments/events", PAGE, payments_page.events, "Stripe's events"),

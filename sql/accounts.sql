@@ -4,7 +4,8 @@
 -- The account as it is after a profile update: the one rule for checks, charges and credits.
 -- E-mail, role and agent are replaced when they are given. Consent goes from false to true only;
 -- the change stores p_now and the source of the consent. A value that is false or absent never
--- clears anything.
+-- clears anything. Consent that was withdrawn (billing.withdraw_consent) is not given again by what
+-- an agent goes on sending.
 CREATE OR REPLACE FUNCTION billing_data.with_profile(
     p_account billing_data.accounts,
     p_customer_email text,
@@ -21,7 +22,9 @@ BEGIN
     p_account.customer_email := coalesce(p_customer_email, p_account.customer_email);
     p_account.user_role := coalesce(p_user_role, p_account.user_role);
     p_account.agent_id := coalesce(p_agent_id, p_account.agent_id);
-    IF p_marketing_opt_in AND NOT p_account.marketing_opt_in THEN
+    IF p_marketing_opt_in AND NOT p_account.marketing_opt_in
+        AND p_account.marketing_withdrawn_at IS NULL
+    THEN
         p_account.marketing_opt_in := true;
         p_account.marketing_opt_in_at := p_now;
         p_account.marketing_opt_in_source :=
@@ -49,7 +52,10 @@ RETURN (
         nullif(p_user_role, (p_account).user_role),
         nullif(p_agent_id, (p_account).agent_id)
     ) > 0
-    OR (p_marketing_opt_in AND NOT (p_account).marketing_opt_in) IS TRUE
+    OR (
+        p_marketing_opt_in AND NOT (p_account).marketing_opt_in
+        AND (p_account).marketing_withdrawn_at IS NULL
+    ) IS TRUE
 ) AND (p_account).status <> 'merged';
 COMMENT ON FUNCTION billing_data.changes_profile IS
     'Whether a profile update would change an account. Helper.';

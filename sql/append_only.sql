@@ -69,6 +69,25 @@ $$;
 COMMENT ON FUNCTION billing_data.refuse_credit_change IS
     'Trigger: refuses every change of a credit but the erasing of the person.';
 
+-- A row of the audit log changes in the same case: a person is erased whom it names. Then it gets
+-- its erased form, after billing_data.erased_audit_logs got its id.
+CREATE OR REPLACE FUNCTION billing_data.refuse_audit_change() RETURNS trigger
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF NEW IS NOT DISTINCT FROM billing_data.erased_audit_log(OLD) AND EXISTS (
+        SELECT FROM billing_data.erased_audit_logs AS e WHERE e.id = OLD.id
+    ) THEN
+        RETURN NEW;
+    END IF;
+    PERFORM billing_data.raise_append_only(TG_OP, TG_TABLE_NAME, NULL);
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION billing_data.refuse_audit_change IS
+    'Trigger: refuses every change of an audit row but the erasing of a person.';
+
 -- A web process remembers which key a secret belongs to for as long as it runs. That memory can
 -- never become false, because a key's prefix and hash never change and a key is never deleted.
 CREATE OR REPLACE FUNCTION billing_data.refuse_api_key_change() RETURNS trigger
@@ -115,8 +134,12 @@ AS $$
             VALUES
             ('accounts', 'accounts_fixed', 'UPDATE OF free_uses_granted', 'STATEMENT',
                 'refuse_change(''what an account was opened with never changes'')'),
-            ('admin_audit_logs', 'admin_audit_logs_append_only', 'DELETE OR UPDATE OR TRUNCATE',
+            ('admin_audit_logs', 'admin_audit_logs_append_only',
+                'DELETE OR UPDATE OF id, admin_user_id, action, resource_type, created_at,'
+                ' database_role, database_login OR TRUNCATE',
                 'STATEMENT', 'refuse_change()'),
+            ('admin_audit_logs', 'admin_audit_logs_erased_only', 'UPDATE', 'ROW',
+                'refuse_audit_change()'),
             ('api_keys', 'api_keys_fixed', 'DELETE OR UPDATE', 'ROW', 'refuse_api_key_change()'),
             ('api_keys', 'api_keys_not_truncated', 'TRUNCATE', 'STATEMENT',
                 'refuse_api_key_change()'),
@@ -130,6 +153,10 @@ AS $$
                 ' balance_after, created_at OR TRUNCATE',
                 'STATEMENT', 'refuse_change()'),
             ('credits', 'credits_erased_only', 'UPDATE', 'ROW', 'refuse_credit_change()'),
+            ('erased_accounts', 'erased_accounts_append_only', 'DELETE OR UPDATE OR TRUNCATE',
+                'STATEMENT', 'refuse_change()'),
+            ('erased_audit_logs', 'erased_audit_logs_append_only', 'DELETE OR UPDATE OR TRUNCATE',
+                'STATEMENT', 'refuse_change()'),
             ('erased_entries', 'erased_entries_append_only', 'DELETE OR UPDATE OR TRUNCATE',
                 'STATEMENT', 'refuse_change()'),
             ('ledger_openings', 'ledger_openings_fixed', 'INSERT OR DELETE OR UPDATE OR TRUNCATE',

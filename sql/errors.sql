@@ -12,6 +12,8 @@ FROM (
     VALUES
     ('account_closed', 403, 'Account is closed',
         'A closed account cannot be charged.'),
+    ('account_in_use', 409, 'The account still has {problem}',
+        'Settle that first, or pass p_force => true: credits are given up, problems stay open.'),
     ('account_not_active', 409, 'Account {account_id} is {status}',
         'If its credits may be used elsewhere, make the account active first.'),
     ('account_merged', 409, 'Account {account_id} was merged into account {into_account_id} before',

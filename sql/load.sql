@@ -110,6 +110,10 @@
 \ir grants_of_credits.sql
 --   charges given back and credits taken back
 \ir reversals.sql
+--   what is stored of a person; consent
+\ir personal_data.sql
+--   erasing a person
+\ir erasure.sql
 
 -- For the DBA.
 --   the regular work as one call

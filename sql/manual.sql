@@ -316,6 +316,30 @@ invalid_argument, admin_not_found.$t$,
 $t$SELECT billing.end_staff_sessions(
     p_email => 'ada@example.com',
     p_reason => 'laptop lost');$t$),
+        ('erase_personal_data',
+$t$Erases the data of a person everywhere: of an account and of those that were merged into
+it. The identity is replaced, the account is closed; checks, refused charges and
+remembered requests are deleted; descriptions, notes, origins, what payment providers sent
+and what the audit log says of the person get an erased form. Amounts, dates, the ledger,
+its seals and the ids of payments stay, and the books go on agreeing. The identity may
+come again, as a new account. With paid credits left or open payment problems the account
+is refused (account_in_use), unless p_force: then an entry gives the credits up, and the
+problems stay open, without the data. A payment that arrives later is credited to the
+erased account and listed as a problem (paid_after_erasure), so that a person refunds it.
+A check or purchase that was under way may leave a row behind: call it again after a
+minute. A call for an account that was erased before erases what is new. With p_dry_run
+true, everything is done and undone; the answer is what would be erased, and obstacle what
+would be refused. It reads payment events, the audit log and lists of charges as a whole.
+Copies of the database (backups, exports) keep the data until they are deleted.$t$,
+$t$Locks: the events, the accounts in id order. Writes: all tables named in the answer,
+admin_audit_logs 1. Errors: actor errors, invalid_argument, account_not_found,
+account_in_use, lock_not_available when an account stays held, serialization_failure when
+accounts were merged at this moment.$t$,
+$t$SELECT *
+FROM billing.erase_personal_data(
+    p_account_id => '...',
+    p_reason => 'asked by letter',
+    p_dry_run => true);$t$),
         ('explain_denial',
 $t$Why an account was refused something: the denied check or refused charge that is nearest
 to p_at (NULL: now) and not after it, as columns and as a sentence. It says what was
@@ -330,6 +354,14 @@ $t$SELECT x.sentence, x.what_helps
 FROM billing.explain_denial(
     p_account_id => '...',
     p_at => now()) AS x;$t$),
+        ('export_personal_data',
+$t$Everything that is stored of a person, as one JSON document: tables has the rows of each
+table that may have any. The accounts that were merged into this one are a part of it. Who
+of the staff acted is left out, and so is what follows from other rows. It reads the
+payment events and the audit log as a whole, which takes a while where they are large.$t$,
+$t$Writes: admin_audit_logs 1. Errors: actor errors, account_not_found.$t$,
+$t$SELECT billing.export_personal_data(
+    p_account_id => '...');$t$),
         ('find_account',
 $t$Finds one account by what a person has: its id (or that of an account that was merged into
 it), its provider and external id with a colon between them, or its e-mail address, if it
@@ -1036,7 +1068,18 @@ the size of the ledger; only verify_ledger tells whether everything agrees. It a
 returns how many payments a person must look at, and how many guards of the books are not
 in force. No actor is needed: the web tier calls it by itself.$t$,
 $t$Errors: invalid_argument.$t$,
-$t$SELECT * FROM billing.watch_books();$t$)
+$t$SELECT * FROM billing.watch_books();$t$),
+        ('withdraw_consent',
+$t$Withdraws a person's consent to marketing, of the account p_account_id or of the identity.
+What agents go on sending does not give it again; with p_undo true, the next consent that
+an agent sends counts again. changed is false when it was so already.$t$,
+$t$Locks: the account. Writes: accounts 0..1, admin_audit_logs 0..1. Errors: actor errors,
+invalid_argument, account_not_found.$t$,
+$t$SELECT *
+FROM billing.withdraw_consent(
+    p_reason => 'asked by e-mail',
+    p_oauth_provider => 'oauth:google',
+    p_external_id => '1');$t$)
     ) AS m (name, about, effects, example);
 $manual$;
 COMMENT ON FUNCTION billing_data.manual IS

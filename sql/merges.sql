@@ -5,7 +5,8 @@
 -- What a merge would do, for two accounts that are locked. Free uses: together as many as both
 -- have, but not more than a new account gets, or one of the two has already; that is how the
 -- adoption of the old service's accounts does it. The profile of the account that stays is kept. A
--- consent counts for both, with time and source of the newest one.
+-- consent counts for both, with time and source of the newest one, unless it was withdrawn from the
+-- account that stays.
 -- Errors: account_not_active and those of billing_data.require_transfer.
 CREATE OR REPLACE FUNCTION billing_data.plan_merge(
     p_merged billing_data.accounts, p_account billing_data.accounts
@@ -36,7 +37,7 @@ BEGIN
     INTO STRICT v_merge.free_uses_after
     FROM billing_data.settings AS s;
     v_merge.free_uses_given := v_merge.free_uses_after - p_account.free_uses_remaining;
-    IF p_merged.marketing_opt_in AND (
+    IF p_merged.marketing_opt_in AND p_account.marketing_withdrawn_at IS NULL AND (
         NOT p_account.marketing_opt_in
         OR coalesce(p_merged.marketing_opt_in_at > p_account.marketing_opt_in_at, false)
     ) THEN

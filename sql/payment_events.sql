@@ -191,7 +191,14 @@ BEGIN
     UPDATE billing_data.payment_events AS e
     SET outcome = process_payment_event.outcome,
         account_id = process_payment_event.account_id,
-        payment_id = coalesce(p_payment_id, e.payment_id)
+        payment_id = coalesce(p_payment_id, e.payment_id),
+        -- What is reported of a person who was erased does not bring them back.
+        payload = CASE
+            WHEN billing_data.is_erased(
+                coalesce(v_owner.account_id, billing_data.surviving_account(p_account_id))
+            ) THEN billing_data.erased_payload(e.payload, p_payment_id)
+            ELSE e.payload
+        END
     WHERE e.provider = p_provider AND e.event_id = p_event_id;
     IF v_role IS NOT NULL THEN
         v_actor.database_role := v_role;

@@ -68,6 +68,7 @@ AS $$
         w.kind, w.provider, w.warning_id::text, w.payment_id::text, w.account_id,
         CASE w.kind
             WHEN 'fraud_warning' THEN 'the bank of the card''s owner reports fraud'
+            WHEN 'paid_after_erasure' THEN 'it was paid after the person''s data was erased'
             ELSE 'a second credit names this payment'
         END,
         w.created_at

@@ -87,7 +87,12 @@ BEGIN
     END IF;
     v_named_id := billing_data.account_of_identity(p_oauth_provider, p_external_id);
     IF v_purchase.id IS NULL AND NOT p_is_foreign
-        AND (num_nonnulls(p_oauth_provider, p_external_id) = 0 OR v_named_id = v_account_id)
+        AND (
+            num_nonnulls(p_oauth_provider, p_external_id) = 0
+            OR v_named_id = v_account_id
+            -- The identity of an account that was erased is gone, or is another account's now.
+            OR billing_data.is_erased(v_account_id)
+        )
     THEN
         v_purchase := billing_data.purchase_of_payment(
             p_provider, p_payment_id, v_path, p_purchase_id
@@ -156,7 +161,8 @@ COMMENT ON FUNCTION billing_data.free_key IS
 -- it and the credits go to the account that it leads to. A payment of the old service has no
 -- purchase here (p_purchase_id NULL) and must have paid the present price.
 -- Locks: the account, the purchase, the effect. Writes: purchases 0..1, payment_effects 0..1,
--- credits 0..n, accounts 0..1, payment_returns 0..n (those that waited for the payment). Returns an
+-- credits 0..n, accounts 0..1, payment_warnings 0..1 (paid for a person who was erased),
+-- payment_returns 0..n (those that waited for the payment). Returns an
 -- outcome: 'credited', 'already_credited', 'resolved' (a person has dealt with the payment in
 -- another way), or what is wrong; in the last case nothing is written.
 CREATE OR REPLACE FUNCTION billing_data.settle_payment(
@@ -250,6 +256,14 @@ BEGIN
             p_database_role, p_payment_provider, v_credit_id
         );
         credits_added := v_credit.amount_minor;
+        IF billing_data.is_erased(v_account.id) THEN
+            INSERT INTO billing_data.payment_warnings (
+                provider, warning_id, kind, payment_id, account_id, created_at
+            )
+            VALUES (
+                p_provider, v_credit.id, 'paid_after_erasure', p_payment_id, v_account.id, v_now
+            );
+        END IF;
     END IF;
     -- A credit that was found by its key has not claimed the payment yet.
     PERFORM billing_data.claim_payment(p_provider, p_payment_id, v_account.id, v_credit.id);

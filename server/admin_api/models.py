@@ -174,6 +174,25 @@ class SetStatusRequest(BaseModel):
     reason: Annotated[Reason, f.AUDIT_REASON]
 
 
+class ErasePersonRequest(BaseModel):
+    """POST /admin/api/users/{account_id}/erase"""
+
+    reason: Annotated[
+        Reason, f.means("Why, for the audit log. It stays, so it must not name the person.")
+    ]
+    dry_run: Annotated[bool, f.means("Say what would be erased, and change nothing.")] = False
+    force: Annotated[
+        bool, f.means("Give up paid credits that are left, and leave payment problems open.")
+    ] = False
+
+
+class WithdrawConsentRequest(BaseModel):
+    """POST /admin/api/users/{account_id}/withdraw-consent"""
+
+    reason: Annotated[Reason, f.AUDIT_REASON]
+    undo: Annotated[bool, f.means("Let the next consent that an agent sends count again.")] = False
+
+
 class KeysQuery(BaseModel):
     """GET /admin/api/api-keys"""
 

@@ -56,7 +56,7 @@ _OUTCOMES = {
     "payment_mismatch": "the purchase has another payment",
     "payment_unknown": "the payment was not reported yet",
 }
-_WARNINGS = ("fraud_warning", "credited_twice")
+_WARNINGS = ("fraud_warning", "credited_twice", "paid_after_erasure")
 _GONE = ("payment_event_not_found", "payment_return_not_found", "payment_warning_not_found")
 _FIELDS = {
     "p_reason": "reason",
@@ -68,6 +68,7 @@ _REFERENCES = {
     "shortfall": "Refund or dispute",
     "fraud_warning": "Report of fraud",
     "credited_twice": "Second credit",
+    "paid_after_erasure": "Credit of a person who was erased",
 }
 _THEN = (
     "{provider} sends the event again for three days, and then it is credited; after that"
@@ -98,6 +99,8 @@ _ADVICE = {
     "credited_twice": "Two credits name one payment, which was not sold here. Look at both in the"
     " ledger: if the payment was credited twice, take the second away on the account's page. Then"
     " resolve this.",
+    "paid_after_erasure": "The person paid after their data was erased. Nobody can use these"
+    " credits: refund the payment in {provider}, which takes them back, then resolve this.",
     "charge_unreadable": "Money went back, and the API key may not read the charge or belongs to"
     " another account. Give the key the permissions Charges and Refunds (read), and {provider}'s"
     " next attempt takes the credits back; or take them away on the account's page, then resolve"

@@ -24,6 +24,8 @@ _WORDS = {
     "accounts_of_other_currency": "The accounts have different currencies: {currency} and"
     " {other_currency}.",
     "merge_stands": "The merge cannot be undone: {problem}.",
+    "account_in_use": "The account still has {problem}. Say that they are to be given up, or settle"
+    " them first.",
     "credit_not_usable": "This credit cannot be the payment's: {problem}.",
     "payment_already_credited": "This payment has been credited or dealt with already.",
     "idempotency_key_reused": "This form was already used for another change. Look at the ledger,"

@@ -144,6 +144,17 @@ def describe_price(*, pack_price_minor: int, pack_currency: str) -> None: ...
 def end_session(*, session_hash: bytes) -> None: ...
 
 
+@function("table_name rows_erased obstacle")
+def erase_personal_data(
+    *,
+    account_id: UUID,
+    reason: str,
+    dry_run: bool = ...,
+    force: bool = ...,
+    session_hash: bytes | None = ...,
+) -> None: ...
+
+
 @function(
     "sentence what_helps kind denied_at reason refusals would_pass_now api_key_name "
     "api_key_prefix database_role agent_id channel_id request_id amount_minor currency "
@@ -152,6 +163,10 @@ def end_session(*, session_hash: bytes) -> None: ...
 def explain_denial(
     *, account_id: UUID, at: datetime | None = ..., session_hash: bytes | None = ...
 ) -> None: ...
+
+
+@function()
+def export_personal_data(*, account_id: UUID, session_hash: bytes | None = ...) -> None: ...
 
 
 @function("api_key_id key_hash acts_by_digest")
@@ -633,3 +648,15 @@ def use_sign_in_ticket(*, ticket_hash: bytes) -> None: ...
 
 @function("accounts_checked mismatched payment_problems guard_faults")
 def watch_books(*, known: Sequence[UUID | None] = ..., entries: int = ...) -> None: ...
+
+
+@function("account_id withdrawn_at changed")
+def withdraw_consent(
+    *,
+    reason: str,
+    account_id: UUID | None = ...,
+    oauth_provider: str | None = ...,
+    external_id: str | None = ...,
+    undo: bool = ...,
+    session_hash: bytes | None = ...,
+) -> None: ...

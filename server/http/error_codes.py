@@ -255,6 +255,9 @@ _CODES: Mapping[str, str | ErrorCode] = {
         "User {account_id} not found",
         "There is no account of this id.",
     ),
+    "account_in_use": (
+        "Spend, return or settle what is left first, or say `force`: credits are then given up."
+    ),
     "credit_not_usable": (
         "Name the credit that was given for this payment, or resolve it as `other`."
     ),

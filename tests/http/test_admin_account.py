@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -151,3 +152,76 @@ def test_credits_are_moved_and_accounts_merged_after_a_preview_and_the_merge_is_
     answer = _filled(admin, f"{page}/undo-merge", reason="again")
     assert answer.status_code == 422
     assert "is not merged any more" in answer.text
+
+
+def _send(browser: Browser, address: str, **form: str) -> Any:
+    token = re.search(r'name="csrf_token" value="([^"]+)"', browser.get("/admin").text)
+    assert token
+    return browser.post(address, {"csrf_token": token[1], **form})
+
+
+def _customer(database: Database, address: str) -> str | None:
+    email: str | None = database.value(
+        "SELECT customer_email FROM billing_data.accounts WHERE id::text = %s", address[-36:]
+    )
+    return email
+
+
+def test_a_persons_data_is_exported_as_a_file_and_the_export_is_audited(
+    module_database: Database, browsers: dict[str, Browser]
+) -> None:
+    name, address = _account(module_database)
+    assert _send(browsers["viewer"], f"{address}/export").status_code == 403
+    file = _send(browsers["admin"], f"{address}/export")
+    assert file.headers["Content-Disposition"].startswith("attachment; filename=")
+    document = json.loads(file.text)
+    assert document["tables"]["accounts"][0]["external_id"] == name
+    assert len(document["tables"]["charges"]) == 3
+    logged = module_database.value(
+        "SELECT count(*) FROM billing_data.admin_audit_logs"
+        " WHERE action = 'account.export' AND resource_id = %s AND admin_user_id IS NOT NULL",
+        address[-36:],
+    )
+    assert logged == 1
+
+
+def test_a_person_is_erased_after_the_external_id_was_typed(
+    module_database: Database, browsers: dict[str, Browser]
+) -> None:
+    name, address = _account(module_database)
+    _call(
+        module_database,
+        "create_credit(p_oauth_provider => 'oauth:google', p_external_id => %s,"
+        " p_amount_minor => 7)",
+        name,
+    )
+    admin, asked = browsers["admin"], {"reason": "asked for"}
+    assert _send(browsers["viewer"], f"{address}/erase", **asked).status_code == 403
+    assert _send(admin, f"{address}/erase", reason="").status_code == 422
+    asking = _send(admin, f"{address}/erase", **asked)
+    assert asking.status_code == 200
+    assert "The account still has 7 paid credits." in asking.text
+    wrong = _send(admin, f"{address}/erase", **asked, confirm="somebody", force="yes")
+    assert wrong.status_code == 422
+    assert "Type the external id as it is shown above." in wrong.text
+    kept = _send(admin, f"{address}/erase", **asked, confirm=name, force="")
+    assert kept.status_code == 422
+    assert "Say that they are to be given up" in kept.text
+    named = _send(admin, f"{address}/erase", reason=f"ask {name}")
+    assert named.status_code == 422
+    assert "It must not name the person" in named.text
+    assert _customer(module_database, address) == f"{name}@example.com"
+    done = _send(admin, f"{address}/erase", **asked, confirm=name, force="yes")
+    assert done.status_code == 303
+    assert _customer(module_database, address) is None
+    assert name not in admin.get(address).text
+
+
+def test_consent_is_withdrawn_on_the_page(
+    module_database: Database, browsers: dict[str, Browser]
+) -> None:
+    _, address = _account(module_database)
+    assert "agreed" in _text(browsers["admin"], address)
+    assert _send(browsers["admin"], f"{address}/withdraw-consent", reason="").status_code == 422
+    _send(browsers["admin"], f"{address}/withdraw-consent", reason="asked for")
+    assert "has not agreed" in _text(browsers["admin"], address)

@@ -72,7 +72,9 @@ FUNCTIONS: dict[str, tuple[set[str], str]] = {
     "drop_check_partitions": (DBA, "v"),
     "end_session": (WEB, "v"),
     "end_staff_sessions": (BOTH, "v"),
+    "erase_personal_data": (BOTH, "v"),
     "explain_denial": (BOTH, "s"),
+    "export_personal_data": (BOTH, "v"),
     "find_account": (BOTH, "s"),
     "find_api_key": (BOTH, "s"),
     "find_entry": (BOTH, "s"),
@@ -142,6 +144,7 @@ FUNCTIONS: dict[str, tuple[set[str], str]] = {
     "use_sign_in_ticket": (WEB, "v"),
     "verify_ledger": (DBA, "s"),
     "watch_books": (BOTH, "s"),
+    "withdraw_consent": (BOTH, "v"),
 }
 
 
@@ -205,7 +208,8 @@ def runnable_example(database: Database, name: str) -> Iterator[tuple[Caller, st
         statement = re.sub(r"(p_key_hash => )'\.\.\.'", rf"\g<1>'{other.hash}'", statement)
         statement = _about_two_accounts(database, dba, name, statement)
         if name in (
-            "adjust_credits", "explain_denial", "get_account_by_id", "reset_free_uses",
+            "adjust_credits", "erase_personal_data", "explain_denial", "export_personal_data",
+            "get_account_by_id", "reset_free_uses",
         ):  # fmt: skip
             account = account_of(database, person("1"))["id"]
             statement = statement.replace("'...'", f"'{account}'")

@@ -41,6 +41,9 @@ WRITES: dict[str, dict[str, Any]] = {
         "reason": "a test",
     },
     "undo_merge": {"account_id": NOBODY, "reason": "a test"},
+    "erase_personal_data": {"account_id": NOBODY, "reason": "a test"},
+    "export_personal_data": {"account_id": NOBODY},
+    "withdraw_consent": {"account_id": NOBODY, "reason": "a test"},
     "attach_payment": {
         "account_id": NOBODY,
         "purchase_id": NOBODY,

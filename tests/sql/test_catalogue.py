@@ -456,6 +456,8 @@ def _change(database: Database, dba: Caller, name: str, example: str) -> str:
         attach(dba, begin(dba, new_user(database)), "pi_1")
     elif name == "return_payment":
         return example.replace("'pi_1'", f"'{bought(database)[1]}'")
+    elif name == "erase_personal_data":
+        return example.replace("p_dry_run => true", "p_dry_run => false")
     elif name == "delete_refused_charges":
         charge_all(dba, [{**new_user(database, free=False), "amount_minor": 1}])
         database.execute(

@@ -18,7 +18,7 @@ from tests.support import Database
 
 COLUMNS = 100
 TASKS = [
-    "find", "use", "give", "correct", "pay", "prove", "keys", "staff", "set up", "watch",
+    "find", "use", "give", "correct", "people", "pay", "prove", "keys", "staff", "set up", "watch",
     "maintain", "serve",
 ]  # fmt: skip
 

@@ -305,6 +305,13 @@ MATRIX: dict[tuple[str, str], Callable[[Service], Try]] = {
     ("PUT", "/admin/api/users/{account_id}/status"): _write_account(
         "/status", {"status": "suspended", "reason": "abuse"}
     ),
+    ("POST", "/admin/api/users/{account_id}/export"): _write_account("/export", {}),
+    ("POST", "/admin/api/users/{account_id}/erase"): _write_account(
+        "/erase", {"reason": "asked for", "force": True}
+    ),
+    ("POST", "/admin/api/users/{account_id}/withdraw-consent"): _write_account(
+        "/withdraw-consent", {"reason": "asked for"}
+    ),
     ("GET", "/admin/api/api-keys"): _path("/admin/api/api-keys"),
     ("POST", "/admin/api/api-keys"): lambda service: Try(
         "/admin/api/api-keys", {"name": "scout"}, 201
