@@ -521,9 +521,9 @@ $t$SELECT *
 FROM billing.list_api_keys(
     p_status => 'active');$t$),
         ('list_audit_log',
-$t$Lists the audit log. The filters are who acted (a staff member's e-mail or a database
-role), what was done (an action; the word before the dot alone finds every action of that
-kind), to which thing, and the days (UTC, both included).$t$,
+$t$Lists the audit log. The filters are who acted (a staff member's e-mail, a database role,
+or the database login of the session), what was done (an action; the word before the dot
+alone finds every action of that kind), to which thing, and the days (UTC, both included).$t$,
 $t$Errors: actor errors, invalid_argument.$t$,
 $t$SELECT *
 FROM billing.list_audit_log(

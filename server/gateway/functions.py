@@ -273,7 +273,10 @@ def list_api_keys(
 ) -> None: ...
 
 
-@function("id created_at who action resource_type resource_id reason changes ip_address user_agent")
+@function(
+    "id created_at who action resource_type resource_id reason changes ip_address user_agent "
+    "database_login"
+)
 def list_audit_log(
     *,
     who: str | None = ...,
@@ -301,6 +304,13 @@ def list_checks(
     "credits_added credits_sold credits_taken_back accounts_created unique_users"
 )
 def list_daily_figures(*, days: int = ..., session_hash: bytes | None = ...) -> None: ...
+
+
+@function(
+    "merge_id merged_account_id oauth_provider external_id customer_email account_id "
+    "credits_moved free_uses_given reason who created_at undone_at undo_reason problem"
+)
+def list_merges(*, account_id: UUID, session_hash: bytes | None = ...) -> None: ...
 
 
 @function(
@@ -378,6 +388,21 @@ def list_usage(
     from_: date | None = ...,
     to: date | None = ...,
     account_id: UUID | None = ...,
+    session_hash: bytes | None = ...,
+) -> None: ...
+
+
+@function(
+    "merge_id merged_account_id account_id credits_moved balance_after free_uses_given "
+    "free_uses_after takes_consent created_at replayed"
+)
+def merge_accounts(
+    *,
+    account_id: UUID,
+    into_account_id: UUID,
+    reason: str,
+    idempotency_key: str | None = ...,
+    dry_run: bool = ...,
     session_hash: bytes | None = ...,
 ) -> None: ...
 
@@ -634,8 +659,38 @@ def statement(
 ) -> None: ...
 
 
+@function(
+    "transfer_id from_account_id from_balance_before from_balance_after to_account_id "
+    "to_balance_before to_balance_after amount_minor currency created_at replayed"
+)
+def transfer_credits(
+    *,
+    from_account_id: UUID,
+    to_account_id: UUID,
+    amount: int,
+    reason: str,
+    idempotency_key: str | None = ...,
+    dry_run: bool = ...,
+    session_hash: bytes | None = ...,
+) -> None: ...
+
+
 @function()
 def try_writing() -> None: ...
+
+
+@function(
+    "undo_id merge_id merged_account_id account_id credits_moved_back free_uses_given_back "
+    "undone_at replayed"
+)
+def undo_merge(
+    *,
+    account_id: UUID,
+    reason: str,
+    idempotency_key: str | None = ...,
+    dry_run: bool = ...,
+    session_hash: bytes | None = ...,
+) -> None: ...
 
 
 @function("admin_user_id email full_name role")

@@ -32,6 +32,7 @@ from tests.support import (
 )
 
 _DISK_BYTES = 512 << 20
+_RECOVERY = 60  # seconds; PostgreSQL's own, after the loss of a process
 WORKERS = 2
 # Durable as in production. Deadlocks are detected quickly, so that a round need not wait for them.
 _SETTINGS = {"max_connections": "100", "deadlock_timeout": "100ms", "max_wal_size": "128MB"}
@@ -97,8 +98,17 @@ class Stage:
         return "".join(self._logs) + self.server.output
 
     def start_database(self) -> None:
-        """Starts PostgreSQL, unless it runs. Reports no error that a restart can repair."""
+        """Starts PostgreSQL, unless it runs, and waits until it accepts connections: after the loss
+        of a process it recovers by itself. Reports no error that a restart can repair."""
         self.cluster.cluster.start()
+        deadline = time.monotonic() + _RECOVERY
+        while True:
+            try:
+                return self.connect().close()
+            except psycopg.OperationalError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.05)
 
     def stop_database(self) -> None:
         """Stops PostgreSQL, and kills it when it has not ended after a while: if it loses a process
