@@ -40,8 +40,8 @@ $$;
 COMMENT ON FUNCTION billing_data.write_audit IS 'Writes one row of the audit log. Helper.';
 
 -- Lists the audit log. The filters are who acted (a staff member's e-mail, a database role, or the
--- database login of the session), what was done (an action; the word before the dot alone finds every action of that kind), to which
--- thing, and the days (UTC, both included).
+-- database login of the session), what was done (an action; the word before the dot alone finds
+-- every action of that kind), to which thing, and the days (UTC, both included).
 -- Errors: actor errors, invalid_argument.
 -- Example: SELECT * FROM billing.list_audit_log(p_action => 'account', p_limit => 10);
 CREATE OR REPLACE FUNCTION billing.list_audit_log(

@@ -1,5 +1,5 @@
-"""`ciris-billing accounts statement|balance|top`: an account's statement of a period, its balance at
-a time, and who used most."""
+"""`ciris-billing accounts statement|balance|top`: an account's statement of a period, its balance
+at a time, and who used most."""
 
 from __future__ import annotations
 
