@@ -270,6 +270,7 @@ AS $$
         (NULL, 'p_ticket_hash', 'the SHA-256 of the link''s secret'),
         ('statement', 'p_through', 'the ledger version at the end, for pages; balance_at has it'),
         (NULL, 'p_to', 'the last UTC day, included'),
+        (NULL, 'p_to_account_id', 'the account that gets the credits'),
         ('list_top_consumers', 'p_to', 'the UTC day after the last; a month later without it'),
         ('list_usage', 'p_to', 'the UTC day after the last; a month later without it'),
         ('statement', 'p_to', 'the end, not included; a month after p_from without it'),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -327,6 +328,23 @@ def _explained(caller: Caller, gone: User, stays: User) -> None:
     assert (told["reason"], told["paid_credits_then"]) == ("insufficient_credits", 10)
 
 
+def _then(caller: Caller, gone: User, stays: User) -> None:
+    row = caller.row("balance_at", account_id=gone.id, at=datetime.now(UTC))
+    assert (row["account_id"], row["paid_credits"]) == (stays.id, 10)
+
+
+def _stated(caller: Caller, gone: User, stays: User) -> None:
+    rows = caller.rows("statement", account_id=gone.id)
+    assert rows == caller.rows("statement", account_id=stays.id)
+    assert rows
+
+
+def _used(caller: Caller, gone: User, stays: User) -> None:
+    rows = caller.rows("list_usage", account_id=gone.id)
+    assert rows == caller.rows("list_usage", account_id=stays.id)
+    assert rows
+
+
 def _purchases(caller: Caller, gone: User, stays: User) -> None:
     begin(caller, stays.who)
     assert len(caller.rows("list_purchases", account_id=gone.id)) == 1
@@ -361,15 +379,18 @@ def _listed(caller: Caller, gone: User, stays: User) -> None:
 _FOLLOW: dict[str, Callable[[Caller, User, User], None]] = {
     "adjust_credits": _adjusted,
     "attach_payment": _attached,
+    "balance_at": _then,
     "explain_denial": _explained,
     "get_account_by_id": _read,
     "list_checks": _checks,
     "list_merges": _listed,
     "list_purchases": _purchases,
+    "list_usage": _used,
     "merge_accounts": _merged,
     "process_payment_event": _delivered,
     "reset_free_uses": _reset,
     "settle_purchase": _settled,
+    "statement": _stated,
     "transfer_credits": _transferred,
     "undo_merge": _unmerged,
 }
