@@ -94,13 +94,19 @@ def _mask(day: date) -> Callable[[str], str]:
 
 def chapter() -> str:
     """The walk as docs/dba.md shows it."""
-    sections = []
+    sections, index = [], []
     for number, script in enumerate(scripts()[1:], 1):  # the first makes what the others need
         title, explanation, _ = parts(script)
-        heading = f"### {number}. {title}"
+        heading = f"{number}. {title}"
+        index.append(f"- [{heading}](#{anchor_of(heading)})\n")
         said = script.with_suffix(".out").read_text(encoding="utf-8")
-        sections.append(f"{heading}\n\n{explanation}\n```\n{said}```\n")
-    return "\n".join(sections)
+        sections.append(f"### {heading}\n\n{explanation}\n```\n{said}```\n")
+    return "\n".join(("".join(index), *sections))
+
+
+def anchor_of(heading: str) -> str:
+    """The anchor that GitHub and most others make of a heading."""
+    return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
 
 
 def document() -> str:

@@ -22,6 +22,7 @@ from urllib.parse import unquote
 import pytest
 
 from tests.support import copy_tree
+from tests.walk import anchor_of
 
 _FOLDERS = (
     "bench",
@@ -89,7 +90,7 @@ def _dangling_in(
             yield mention[0]
             continue
         anchor = _ANCHOR.match(flat, mention.end())
-        if anchor is not None and anchor[1] not in map(_anchor, headings[document]):
+        if anchor is not None and anchor[1] not in map(anchor_of, headings[document]):
             yield mention[0] + anchor[0]
         heading = _HEADING.match(flat, mention.end())
         if heading is not None and heading[1].replace("`", "") not in headings[document]:
@@ -122,7 +123,7 @@ def _dangling_links(
             continue
         path, _, anchor = unquote(target).partition("#")
         file = _normal(Path(name).parent / path) if path else name
-        anchors = {_anchor(heading) for heading in headings.get(file, [])}
+        anchors = {anchor_of(heading) for heading in headings.get(file, [])}
         if (file not in names and file not in folders) or (anchor and anchor not in anchors):
             yield f"]({target})"
 
@@ -135,11 +136,6 @@ def _normal(path: Path) -> str:
         else:
             parts.append(part)
     return "/".join(parts)
-
-
-def _anchor(heading: str) -> str:
-    """The anchor that GitHub and most others make of a heading."""
-    return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
 
 
 def _is_file(mention: str, name: str) -> bool:
