@@ -16,7 +16,7 @@ from tests.support import Database, clean_environment
 from tests.walk import DOCUMENT, EXAMPLES, PSQLRC, document, parts, record, scripts, walk
 
 MOST_SECONDS = 120
-TASKS = 23
+TASKS = 26
 
 
 def test_every_example_shows_what_is_recorded_and_in_the_document(database: Database) -> None:
