@@ -1,36 +1,63 @@
 -- Credits for many accounts at once, from a list in CSV.
 
--- Reads CSV whose first line names the columns. Returns, for each line after it that is not empty,
--- its number and its fields by the names of the columns; no fields when there are too few or too
--- many. A field with a comma stands in quotes; a field cannot have a line end.
+-- The fields of a line of CSV. A field with a comma stands in quotes.
+CREATE OR REPLACE FUNCTION billing_data.csv_fields(p_line text) RETURNS text[]
+LANGUAGE sql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT ARRAY(
+        SELECT
+            CASE
+                WHEN starts_with(m.field[1], '"')
+                    THEN replace(substr(m.field[1], 2, length(m.field[1]) - 2), '""', '"')
+                ELSE btrim(m.field[1])
+            END
+        FROM regexp_matches(p_line || ',', '("(?:[^"]|"")*"|[^,"]*),', 'g') AS m (field)
+    );
+$$;
+COMMENT ON FUNCTION billing_data.csv_fields IS 'The fields of a line of CSV. Helper.';
+
+-- The lines of CSV that are not empty, with their numbers, without the byte order mark that some
+-- programs write and the CR of others. A field cannot have a line end.
+CREATE OR REPLACE FUNCTION billing_data.csv_lines(p_csv text)
+RETURNS TABLE (line bigint, fields text[])
+LANGUAGE sql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT l.place, billing_data.csv_fields(l.text)
+    FROM string_to_table(translate(p_csv, chr(13) || chr(65279), ''), chr(10)) WITH ORDINALITY
+        AS l (text, place)
+    WHERE l.text <> ''
+    ORDER BY l.place;
+$$;
+COMMENT ON FUNCTION billing_data.csv_lines IS 'The lines of CSV that are not empty. Helper.';
+
+-- The columns that the first line of CSV names.
+CREATE OR REPLACE FUNCTION billing_data.csv_names(p_csv text) RETURNS text[]
+LANGUAGE sql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT string_to_array(lower(array_to_string(l.fields, ',', '?')), ',')
+    FROM billing_data.csv_lines(p_csv) AS l
+    LIMIT 1;
+$$;
+COMMENT ON FUNCTION billing_data.csv_names IS 'The columns that CSV names. Helper.';
+
+-- Reads CSV whose first line names the columns. Returns the number of each other line and its
+-- fields by the names of the columns; no fields when there are too few or too many.
 CREATE OR REPLACE FUNCTION billing_data.read_csv(p_csv text)
 RETURNS TABLE (line bigint, fields jsonb)
 LANGUAGE sql IMMUTABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-    WITH cut (line, fields) AS (
-        SELECT l.place, ARRAY(
-            SELECT
-                CASE
-                    WHEN starts_with(m.field[1], '"')
-                        THEN replace(substr(m.field[1], 2, length(m.field[1]) - 2), '""', '"')
-                    ELSE btrim(m.field[1])
-                END
-            FROM regexp_matches(l.text || ',', '("(?:[^"]|"")*"|[^,"]*),', 'g') AS m (field)
-        )
-        FROM string_to_table(replace(p_csv, chr(13), ''), chr(10)) WITH ORDINALITY
-            AS l (text, place)
-        WHERE l.text <> ''
-    )
     SELECT
-        c.line,
+        l.line,
         CASE
-            WHEN cardinality(c.fields) = cardinality(h.fields)
-                THEN jsonb_object(lower(h.fields::text)::text[], c.fields)
+            WHEN cardinality(l.fields) = cardinality(h.names) THEN jsonb_object(h.names, l.fields)
         END
-    FROM cut AS c
-    INNER JOIN cut AS h ON h.line = (SELECT min(f.line) FROM cut AS f)
-    WHERE c.line > h.line;
+    FROM (SELECT billing_data.csv_names(p_csv) AS names) AS h
+    CROSS JOIN billing_data.csv_lines(p_csv) AS l
+    OFFSET 1;
 $$;
 COMMENT ON FUNCTION billing_data.read_csv IS 'Reads CSV with named columns. Helper.';
 
@@ -90,9 +117,7 @@ LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_names text[] := string_to_array(
-        lower(translate(split_part(ltrim(p_csv, chr(10)), chr(10), 1), chr(13) || ' "', '')), ','
-    );
+    v_names text[] := billing_data.csv_names(p_csv);
 BEGIN
     PERFORM billing_data.require(
         'amount' = ANY (v_names)
@@ -164,6 +189,7 @@ BEGIN
         balance := NULL;
         IF v_row.named IS NULL OR v_row.amount IS NULL
             OR v_row.amount NOT BETWEEN 1 AND billing_data.max_amount()
+            OR length(v_row.key) > billing_data.most('idempotency_key')
         THEN
             outcome := 'invalid';
         ELSIF v_row.account_id IS NULL THEN

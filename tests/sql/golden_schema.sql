@@ -999,6 +999,18 @@ CREATE FUNCTION billing_data.credit_under_key(p_account_ids uuid[], p_idempotenc
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.csv_fields(p_line text) RETURNS text[]
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.csv_lines(p_csv text) RETURNS TABLE(line bigint, fields text[])
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.csv_names(p_csv text) RETURNS text[]
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.denial_reason(p_status text, p_free_uses bigint, p_paid_credits bigint) RETURNS text
     LANGUAGE sql IMMUTABLE PARALLEL SAFE;
 
