@@ -10,6 +10,7 @@ from typing import Any
 
 WIDTH, HEIGHT = 620, 160
 _LEFT, _BOTTOM, _TOP = 52, 22, 8
+_LABEL_WIDTH = 44  # of "24 Nov" in the style sheet's font, with room to spare
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,15 @@ class Bar:
 
 
 @dataclass(frozen=True, slots=True)
+class Label:
+    """A day below the bars. `anchor` is the end of the text that is at `x`."""
+
+    x: float
+    anchor: str
+    day: date
+
+
+@dataclass(frozen=True, slots=True)
 class Chart:
     """A chart ready to draw. `lines` are (y, label) of the scale."""
 
@@ -32,6 +42,7 @@ class Chart:
     title: str
     total: int
     bars: Sequence[Bar]
+    labels: Sequence[Label]
     lines: Sequence[tuple[float, int]]
     width: int = WIDTH
     height: int = HEIGHT
@@ -61,7 +72,18 @@ def bar_chart(
     ]
     marks = sorted({0, top // 2, top}) if top > 1 else [0, 1]
     lines = [(round(HEIGHT - _BOTTOM - mark * scale, 2), mark) for mark in marks]
-    return Chart(name, title, sum(values) if total is None else total, bars, lines)
+    return Chart(name, title, sum(values) if total is None else total, bars, _labels(bars), lines)
+
+
+def _labels(bars: Sequence[Bar]) -> list[Label]:
+    """One for each seventh bar. A text that would not fit beside the bar's start ends at the
+    chart's right edge."""
+    return [
+        Label(bar.x, "start", bar.day)
+        if bar.x + _LABEL_WIDTH <= WIDTH
+        else Label(WIDTH, "end", bar.day)
+        for bar in bars[::7]
+    ]
 
 
 def _round_up(value: int) -> int:

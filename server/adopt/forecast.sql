@@ -102,7 +102,7 @@ CROSS JOIN checks AS c
 CROSS JOIN keys AS k
 CROSS JOIN staff AS s
 CROSS JOIN openings AS o
-CROSS JOIN LATERAL (
+CROSS JOIN LATERAL (  -- noqa: ST05
     VALUES
     ('accounts', b.accounts, a.accounts),
     ('accounts merged into another one of their identity', NULL, b.accounts - a.accounts),
@@ -137,8 +137,8 @@ CROSS JOIN LATERAL (
     ('viewers', s.viewers, s.viewers),
     ('staff who are inactive', s.inactive, s.inactive),
     ('staff with a Google account', s.google_ids, s.google_ids),
-    ('rows of the audit log', (SELECT count(*) FROM public.admin_audit_logs AS l),
-        (SELECT count(*) FROM public.admin_audit_logs AS l)),
+    ('rows of the audit log', (SELECT count(*) FROM public.admin_audit_logs),
+        (SELECT count(*) FROM public.admin_audit_logs)),
     ('payment providers with settings in clear text',
         (SELECT count(*) FROM public.provider_configs AS f WHERE f.config_data <> '{}'), 0)
 ) AS r (rule, found, expected)

@@ -69,11 +69,11 @@ CROSS JOIN checks AS c
 CROSS JOIN keys AS k
 CROSS JOIN staff AS s
 CROSS JOIN openings AS o
-CROSS JOIN LATERAL (
+CROSS JOIN LATERAL (  -- noqa: ST05
     VALUES
     ('accounts', a.accounts),
     ('accounts merged into another one of their identity',
-        (SELECT count(*) FROM billing_data.merged_accounts AS m)),
+        (SELECT count(*) FROM billing_data.merged_accounts)),
     ('paid credits', a.paid_credits),
     ('uses', a.total_uses),
     ('free uses left', a.free_uses),
@@ -107,7 +107,7 @@ CROSS JOIN LATERAL (
     ('viewers', s.viewers),
     ('staff who are inactive', s.inactive),
     ('staff with a Google account', s.google_ids),
-    ('rows of the audit log', (SELECT count(*) FROM billing_data.admin_audit_logs AS l)),
+    ('rows of the audit log', (SELECT count(*) FROM billing_data.admin_audit_logs)),
     ('payment providers with settings in clear text', (
         SELECT count(*)
         FROM billing_data.provider_configs AS f

@@ -55,7 +55,7 @@ SELECT
     max(a.updated_at) AS updated_at
 FROM public.accounts AS a
 LEFT JOIN adopt_merged AS m ON m.id = a.id
-CROSS JOIN LATERAL (SELECT coalesce(m.account_id, a.id) AS account_id) AS g
+CROSS JOIN LATERAL (SELECT coalesce(m.account_id, a.id) AS account_id) AS g  -- noqa: ST05
 WHERE g.account_id IN (SELECT t.account_id FROM adopt_merged AS t)
 GROUP BY g.account_id;
 CREATE UNIQUE INDEX adopt_groups_account ON adopt_groups (account_id);
@@ -175,7 +175,7 @@ SELECT
 FROM public.accounts AS a
 LEFT JOIN adopt_groups AS g ON g.account_id = a.id
 LEFT JOIN books AS b ON b.account_id = a.id
-CROSS JOIN LATERAL (
+CROSS JOIN LATERAL (  -- noqa: ST05
     SELECT
         coalesce(g.paid_credits, a.paid_credits) AS paid_credits,
         coalesce(g.total_uses, a.total_uses) AS total_uses,

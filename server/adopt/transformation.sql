@@ -49,7 +49,7 @@ SELECT m.id, m.account_id FROM adopt_merged AS m;
 
 -- As they were before they were merged, those that stay too.
 CREATE TABLE legacy_service.accounts_before_merging AS
-SELECT a.*, coalesce(m.account_id, a.id) AS merged_into
+SELECT a.*, coalesce(m.account_id, a.id) AS merged_into  -- noqa: AM04
 FROM legacy_service.accounts AS a
 LEFT JOIN adopt_merged AS m ON m.id = a.id
 WHERE m.id IS NOT NULL OR a.id IN (SELECT g.account_id FROM adopt_groups AS g);

@@ -51,6 +51,11 @@ def test_the_dashboard_shows_today_and_a_month(admin: Person, looked_at: Look) -
     figures = admin.page.locator("section", has=admin.page.get_by_role("heading", name="Today"))
     assert "Charges\n2" in figures.inner_text()
     assert admin.page.locator("figure.chart svg").count() == 4
+    inside = """svg => [...svg.querySelectorAll('text')].map(text => text.getBBox())
+        .every(box => box.x >= 0 && box.x + box.width <= svg.viewBox.baseVal.width)"""
+    assert admin.page.locator("figure.chart svg").evaluate_all(
+        f"charts => charts.every({inside})"
+    ), "a label is cut off"
     admin.page.get_by_text("Figures").first.click()
     looked_at(admin.page, "dashboard")
 
