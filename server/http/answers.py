@@ -2,20 +2,29 @@
 with its type and its meaning. The API's description is made from the type. So is the function that
 turns a database row into the answer.
 
-Modules that define many types of answers or requests do not import annotations from __future__:
-each annotation would become a text that typing compiles, which was a tenth of the start."""
+Modules that define types of answers or requests do not import annotations from __future__: each
+annotation would become a text that typing compiles and evaluates, which was a tenth of the start.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ForwardRef, NotRequired, TypeVar, get_args, get_origin
+from typing import (
+    Annotated,
+    Any,
+    ForwardRef,
+    NotRequired,
+    TypeVar,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from pydantic import GetJsonSchemaHandler
 from pydantic_core import CoreSchema
 from typing_extensions import is_typeddict
 
-_WHY_NOT = "its module must not import annotations from __future__"
 Row = Mapping[str, Any]
 Answer = TypeVar("Answer")
 
@@ -59,9 +68,10 @@ def reader(
 
 def _display(answer: Any, prefix: str, columns: frozenset[str], names: dict[str, Any]) -> str:
     parts = []
-    for name, hint in answer.__annotations__.items():
-        if isinstance(hint, ForwardRef):
-            raise TypeError(f"{answer.__name__}.{name} is not evaluated: {_WHY_NOT}")
+    hints = answer.__annotations__
+    if any(isinstance(hint, ForwardRef) for hint in hints.values()):
+        hints = get_type_hints(answer, include_extras=True)
+    for name, hint in hints.items():
         optional = get_origin(hint) is NotRequired
         kind, source = _kind_and_source(get_args(hint)[0] if optional else hint, prefix + name)
         if callable(source):
