@@ -240,18 +240,9 @@ CREATE FUNCTION billing.end_staff_sessions(p_email text, p_reason text, p_sessio
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.erase_personal_data(p_account_id uuid, p_reason text, p_dry_run boolean DEFAULT false, p_force boolean DEFAULT false, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(table_name text, rows_erased bigint, obstacle text)
-    LANGUAGE plpgsql SECURITY DEFINER
-    SET search_path TO 'pg_catalog', 'pg_temp';
-
 CREATE FUNCTION billing.explain_denial(p_account_id uuid, p_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(sentence text, what_helps text, kind text, denied_at timestamp with time zone, reason text, refusals bigint, would_pass_now boolean, api_key_name text, api_key_prefix text, database_role text, agent_id text, channel_id text, request_id text, amount_minor bigint, currency text, paid_credits_then bigint, free_uses_then bigint, paid_credits_now bigint, free_uses_now bigint, status_now text)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
-
-CREATE FUNCTION billing.export_personal_data(p_account_id uuid, p_session_hash bytea DEFAULT NULL::bytea) RETURNS json
-    LANGUAGE plpgsql SECURITY DEFINER
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    SET "TimeZone" TO 'UTC';
 
 CREATE FUNCTION billing.find_account(p_account text, p_session_hash bytea DEFAULT NULL::bytea) RETURNS uuid
     LANGUAGE plpgsql STABLE SECURITY DEFINER
@@ -587,10 +578,6 @@ CREATE FUNCTION billing.watch_books(p_known uuid[] DEFAULT '{}'::uuid[], p_entri
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.withdraw_consent(p_reason text, p_account_id uuid DEFAULT NULL::uuid, p_oauth_provider text DEFAULT NULL::text, p_external_id text DEFAULT NULL::text, p_undo boolean DEFAULT false, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(account_id uuid, withdrawn_at timestamp with time zone, changed boolean)
-    LANGUAGE plpgsql SECURITY DEFINER
-    SET search_path TO 'pg_catalog', 'pg_temp';
-
 CREATE FUNCTION billing_data.account_of_identity(p_oauth_provider text, p_external_id text) RETURNS uuid
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -618,7 +605,6 @@ CREATE TABLE billing_data.accounts (
     paid_credits bigint DEFAULT 0 NOT NULL,
     ledger_version bigint DEFAULT 0 NOT NULL,
     free_uses_granted bigint DEFAULT 3 NOT NULL,
-    marketing_withdrawn_at timestamp with time zone,
     CONSTRAINT accounts_ledger_version_non_negative CHECK ((ledger_version >= 0)),
     CONSTRAINT ck_account_status CHECK (((status)::text = ANY ((ARRAY['active'::character varying, 'suspended'::character varying, 'closed'::character varying, 'merged'::character varying])::text[]))),
     CONSTRAINT ck_balance_non_negative CHECK ((balance_minor >= 0)),
@@ -630,10 +616,6 @@ WITH (fillfactor='75');
 
 CREATE FUNCTION billing_data.account_totals(p_account billing_data.accounts) RETURNS TABLE(last_charge_at timestamp with time zone, last_credit_at timestamp with time zone, total_charged numeric, total_credited numeric, charge_count bigint, credit_count bigint)
     LANGUAGE plpgsql STABLE
-    SET search_path TO 'pg_catalog', 'pg_temp';
-
-CREATE FUNCTION billing_data.accounts_of_person(p_account_id uuid) RETURNS uuid[]
-    LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.accounts_to_charge(p_items billing.charge_item[], OUT ids uuid[], OUT changes_profiles boolean, OUT items billing.charge_item[]) RETURNS record
@@ -775,19 +757,11 @@ CREATE FUNCTION billing_data.argument_meanings() RETURNS TABLE(function_name tex
     LANGUAGE sql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing_data.audit_rows_of_person(p_account_ids uuid[]) RETURNS TABLE(id uuid)
-    LANGUAGE sql STABLE
-    SET search_path TO 'pg_catalog', 'pg_temp';
-
 CREATE FUNCTION billing_data.authorize(p_api_key_id uuid, p_session_hash bytea, p_permission text) RETURNS billing_data.actor
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.balance_before(p_account billing_data.accounts, p_version bigint, p_before timestamp with time zone) RETURNS TABLE(state text, paid_credits bigint, free_uses bigint)
-    LANGUAGE sql STABLE
-    SET search_path TO 'pg_catalog', 'pg_temp';
-
-CREATE FUNCTION billing_data.batches_of_person(p_account_ids uuid[]) RETURNS TABLE(api_key_id uuid, idempotency_key text, created_at timestamp with time zone, outcome jsonb)
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -999,18 +973,6 @@ CREATE FUNCTION billing_data.credit_under_key(p_account_ids uuid[], p_idempotenc
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing_data.csv_fields(p_line text) RETURNS text[]
-    LANGUAGE sql IMMUTABLE
-    SET search_path TO 'pg_catalog', 'pg_temp';
-
-CREATE FUNCTION billing_data.csv_lines(p_csv text) RETURNS TABLE(line bigint, fields text[])
-    LANGUAGE sql IMMUTABLE
-    SET search_path TO 'pg_catalog', 'pg_temp';
-
-CREATE FUNCTION billing_data.csv_names(p_csv text) RETURNS text[]
-    LANGUAGE sql IMMUTABLE
-    SET search_path TO 'pg_catalog', 'pg_temp';
-
 CREATE FUNCTION billing_data.denial_reason(p_status text, p_free_uses bigint, p_paid_credits bigint) RETURNS text
     LANGUAGE sql IMMUTABLE PARALLEL SAFE;
 
@@ -1053,46 +1015,8 @@ CREATE FUNCTION billing_data.effect_of_payment(p_provider text, p_payment_id tex
 CREATE FUNCTION billing_data.end_of_today() RETURNS timestamp with time zone
     LANGUAGE sql STABLE;
 
-CREATE FUNCTION billing_data.erase_audit_rows(p_account_ids uuid[]) RETURNS bigint
-    LANGUAGE plpgsql
-    SET search_path TO 'pg_catalog', 'pg_temp';
-
 CREATE FUNCTION billing_data.erase_entries(p_account_id uuid) RETURNS bigint
     LANGUAGE plpgsql
-    SET search_path TO 'pg_catalog', 'pg_temp';
-
-CREATE FUNCTION billing_data.erase_payments(p_account_ids uuid[]) RETURNS TABLE(table_name text, rows_erased bigint)
-    LANGUAGE plpgsql
-    SET search_path TO 'pg_catalog', 'pg_temp';
-
-CREATE FUNCTION billing_data.erase_person(p_account_ids uuid[], p_actor billing_data.actor) RETURNS jsonb
-    LANGUAGE plpgsql
-    SET search_path TO 'pg_catalog', 'pg_temp';
-
-CREATE FUNCTION billing_data.erase_requests(p_account_ids uuid[]) RETURNS TABLE(table_name text, rows_erased bigint)
-    LANGUAGE plpgsql
-    SET search_path TO 'pg_catalog', 'pg_temp';
-
-CREATE TABLE billing_data.admin_audit_logs (
-    id uuid DEFAULT gen_random_uuid() NOT NULL,
-    admin_user_id uuid,
-    action character varying(100) NOT NULL,
-    resource_type character varying(50) NOT NULL,
-    resource_id character varying(255),
-    changes jsonb,
-    ip_address inet,
-    user_agent text,
-    created_at timestamp with time zone DEFAULT now() NOT NULL,
-    database_role text,
-    reason text,
-    database_login text DEFAULT SESSION_USER,
-    CONSTRAINT admin_audit_logs_changes CHECK ((octet_length((changes)::text) <= 1048576)),
-    CONSTRAINT admin_audit_logs_reason CHECK ((length(reason) <= 1000)),
-    CONSTRAINT admin_audit_logs_user_agent CHECK ((length(user_agent) <= 500))
-);
-
-CREATE FUNCTION billing_data.erased_audit_log(p_row billing_data.admin_audit_logs) RETURNS billing_data.admin_audit_logs
-    LANGUAGE plpgsql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.erased_charge(p_charge billing_data.charges) RETURNS billing_data.charges
@@ -1101,22 +1025,6 @@ CREATE FUNCTION billing_data.erased_charge(p_charge billing_data.charges) RETURN
 
 CREATE FUNCTION billing_data.erased_credit(p_credit billing_data.credits) RETURNS billing_data.credits
     LANGUAGE plpgsql IMMUTABLE
-    SET search_path TO 'pg_catalog', 'pg_temp';
-
-CREATE FUNCTION billing_data.erased_json(p_value jsonb) RETURNS jsonb
-    LANGUAGE plpgsql IMMUTABLE
-    SET search_path TO 'pg_catalog', 'pg_temp';
-
-CREATE FUNCTION billing_data.erased_payload(p_payload jsonb, p_payment_id text) RETURNS jsonb
-    LANGUAGE sql IMMUTABLE
-    SET search_path TO 'pg_catalog', 'pg_temp';
-
-CREATE FUNCTION billing_data.erasure_obstacle(p_account_ids uuid[]) RETURNS text
-    LANGUAGE sql STABLE
-    SET search_path TO 'pg_catalog', 'pg_temp';
-
-CREATE FUNCTION billing_data.events_of_person(p_account_ids uuid[]) RETURNS TABLE(provider text, event_id text)
-    LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.figures_border() RETURNS timestamp with time zone
@@ -1208,10 +1116,6 @@ CREATE FUNCTION billing_data.free_uses_at(p_account_id uuid, p_version bigint, p
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing_data.give_up_credits(p_account_ids uuid[], p_actor billing_data.actor) RETURNS numeric
-    LANGUAGE plpgsql
-    SET search_path TO 'pg_catalog', 'pg_temp';
-
 CREATE FUNCTION billing_data.good_key(p_credential uuid, p_permission text) RETURNS uuid
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -1251,10 +1155,6 @@ CREATE FUNCTION billing_data.is_charge(p_item billing.charge_item) RETURNS boole
 
 CREATE FUNCTION billing_data.is_check(p_item billing.check_item) RETURNS boolean
     LANGUAGE sql IMMUTABLE PARALLEL SAFE;
-
-CREATE FUNCTION billing_data.is_erased(p_account_id uuid) RETURNS boolean
-    LANGUAGE sql STABLE
-    SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE TABLE billing_data.payment_events (
     provider text NOT NULL,
@@ -1416,14 +1316,6 @@ CREATE FUNCTION billing_data.move_default_checks(p_table text, p_from timestamp 
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing_data.names_of_person(p_account_ids uuid[]) RETURNS text[]
-    LANGUAGE sql STABLE
-    SET search_path TO 'pg_catalog', 'pg_temp';
-
-CREATE FUNCTION billing_data.names_one(p_text text, p_names text[]) RETURNS boolean
-    LANGUAGE sql STABLE
-    SET search_path TO 'pg_catalog', 'pg_temp';
-
 CREATE FUNCTION billing_data.no_key() RETURNS uuid
     LANGUAGE sql IMMUTABLE PARALLEL SAFE;
 
@@ -1464,10 +1356,6 @@ CREATE FUNCTION billing_data.period(p_from timestamp with time zone, p_to timest
 
 CREATE FUNCTION billing_data.period_of_days(p_from date, p_to date, OUT first date, OUT beyond date) RETURNS record
     LANGUAGE plpgsql STABLE
-    SET search_path TO 'pg_catalog', 'pg_temp';
-
-CREATE FUNCTION billing_data.personal_data(p_account_ids uuid[]) RETURNS json
-    LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.plan_merge(p_merged billing_data.accounts, p_account billing_data.accounts) RETURNS billing_data.account_merges
@@ -1518,7 +1406,7 @@ CREATE FUNCTION billing_data.read_csv(p_csv text) RETURNS TABLE(line bigint, fie
     LANGUAGE sql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing_data.read_grants(p_csv text, p_key_prefix text) RETURNS TABLE(line bigint, named text, asked_id uuid, account_id uuid, amount numeric, key text)
+CREATE FUNCTION billing_data.read_grants(p_csv text, p_key_prefix text) RETURNS TABLE(line bigint, named text, account_id uuid, amount numeric, key text)
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -1527,10 +1415,6 @@ CREATE FUNCTION billing_data.record_resolution(p_provider text, p_payment_id tex
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.refuse_api_key_change() RETURNS trigger
-    LANGUAGE plpgsql
-    SET search_path TO 'pg_catalog', 'pg_temp';
-
-CREATE FUNCTION billing_data.refuse_audit_change() RETURNS trigger
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -1926,6 +1810,24 @@ CREATE TABLE billing_data.active_accounts_by_day (
     accounts bigint NOT NULL
 );
 
+CREATE TABLE billing_data.admin_audit_logs (
+    id uuid DEFAULT gen_random_uuid() NOT NULL,
+    admin_user_id uuid,
+    action character varying(100) NOT NULL,
+    resource_type character varying(50) NOT NULL,
+    resource_id character varying(255),
+    changes jsonb,
+    ip_address inet,
+    user_agent text,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    database_role text,
+    reason text,
+    database_login text DEFAULT SESSION_USER,
+    CONSTRAINT admin_audit_logs_changes CHECK ((octet_length((changes)::text) <= 1048576)),
+    CONSTRAINT admin_audit_logs_reason CHECK ((length(reason) <= 1000)),
+    CONSTRAINT admin_audit_logs_user_agent CHECK ((length(user_agent) <= 500))
+);
+
 CREATE TABLE billing_data.admin_sessions (
     session_hash bytea NOT NULL,
     admin_user_id uuid NOT NULL,
@@ -1988,16 +1890,6 @@ CREATE TABLE billing_data.credit_checks_default (
     created_at timestamp with time zone NOT NULL
 );
 
-CREATE TABLE billing_data.erased_accounts (
-    account_id uuid NOT NULL,
-    erased_at timestamp with time zone NOT NULL
-);
-
-CREATE TABLE billing_data.erased_audit_logs (
-    id uuid NOT NULL,
-    erased_at timestamp with time zone NOT NULL
-);
-
 CREATE TABLE billing_data.erased_entries (
     account_id uuid NOT NULL,
     ledger_version bigint NOT NULL,
@@ -2052,7 +1944,7 @@ CREATE TABLE billing_data.payment_warnings (
     created_at timestamp with time zone NOT NULL,
     resolved_at timestamp with time zone,
     resolution text,
-    CONSTRAINT payment_warnings_kind CHECK ((kind = ANY (ARRAY['fraud_warning'::text, 'credited_twice'::text, 'paid_after_erasure'::text]))),
+    CONSTRAINT payment_warnings_kind CHECK ((kind = ANY (ARRAY['fraud_warning'::text, 'credited_twice'::text]))),
     CONSTRAINT payment_warnings_resolution_length CHECK (((length(resolution) >= 1) AND (length(resolution) <= 500))),
     CONSTRAINT payment_warnings_resolved CHECK (((resolved_at IS NULL) = (resolution IS NULL)))
 )
@@ -2167,12 +2059,6 @@ ALTER TABLE ONLY billing_data.charges
 
 ALTER TABLE ONLY billing_data.credits
     ADD CONSTRAINT credits_pkey PRIMARY KEY (id);
-
-ALTER TABLE ONLY billing_data.erased_accounts
-    ADD CONSTRAINT erased_accounts_pkey PRIMARY KEY (account_id);
-
-ALTER TABLE ONLY billing_data.erased_audit_logs
-    ADD CONSTRAINT erased_audit_logs_pkey PRIMARY KEY (id);
 
 ALTER TABLE ONLY billing_data.erased_entries
     ADD CONSTRAINT erased_entries_pkey PRIMARY KEY (account_id, ledger_version);
@@ -2305,8 +2191,6 @@ CREATE UNIQUE INDEX credits_idempotency ON billing_data.credits USING btree (acc
 
 CREATE UNIQUE INDEX credits_ledger_version ON billing_data.credits USING btree (account_id, ledger_version) WHERE (ledger_version > 0);
 
-CREATE INDEX erased_accounts_erased_at ON billing_data.erased_accounts USING btree (erased_at);
-
 CREATE INDEX idx_admin_audit_logs_action ON billing_data.admin_audit_logs USING btree (action);
 
 CREATE INDEX idx_admin_audit_logs_admin_user_id ON billing_data.admin_audit_logs USING btree (admin_user_id);
@@ -2353,13 +2237,9 @@ CREATE TRIGGER accounts_fixed BEFORE UPDATE OF free_uses_granted ON billing_data
 
 ALTER TABLE billing_data.accounts ENABLE ALWAYS TRIGGER accounts_fixed;
 
-CREATE TRIGGER admin_audit_logs_append_only BEFORE DELETE OR UPDATE OF id, admin_user_id, action, resource_type, created_at, database_role, database_login OR TRUNCATE ON billing_data.admin_audit_logs FOR EACH STATEMENT EXECUTE FUNCTION billing_data.refuse_change();
+CREATE TRIGGER admin_audit_logs_append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON billing_data.admin_audit_logs FOR EACH STATEMENT EXECUTE FUNCTION billing_data.refuse_change();
 
 ALTER TABLE billing_data.admin_audit_logs ENABLE ALWAYS TRIGGER admin_audit_logs_append_only;
-
-CREATE TRIGGER admin_audit_logs_erased_only BEFORE UPDATE ON billing_data.admin_audit_logs FOR EACH ROW EXECUTE FUNCTION billing_data.refuse_audit_change();
-
-ALTER TABLE billing_data.admin_audit_logs ENABLE ALWAYS TRIGGER admin_audit_logs_erased_only;
 
 CREATE TRIGGER api_keys_fixed BEFORE DELETE OR UPDATE ON billing_data.api_keys FOR EACH ROW EXECUTE FUNCTION billing_data.refuse_api_key_change();
 
@@ -2384,14 +2264,6 @@ ALTER TABLE billing_data.credits ENABLE ALWAYS TRIGGER credits_append_only;
 CREATE TRIGGER credits_erased_only BEFORE UPDATE ON billing_data.credits FOR EACH ROW EXECUTE FUNCTION billing_data.refuse_credit_change();
 
 ALTER TABLE billing_data.credits ENABLE ALWAYS TRIGGER credits_erased_only;
-
-CREATE TRIGGER erased_accounts_append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON billing_data.erased_accounts FOR EACH STATEMENT EXECUTE FUNCTION billing_data.refuse_change();
-
-ALTER TABLE billing_data.erased_accounts ENABLE ALWAYS TRIGGER erased_accounts_append_only;
-
-CREATE TRIGGER erased_audit_logs_append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON billing_data.erased_audit_logs FOR EACH STATEMENT EXECUTE FUNCTION billing_data.refuse_change();
-
-ALTER TABLE billing_data.erased_audit_logs ENABLE ALWAYS TRIGGER erased_audit_logs_append_only;
 
 CREATE TRIGGER erased_entries_append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON billing_data.erased_entries FOR EACH STATEMENT EXECUTE FUNCTION billing_data.refuse_change();
 
@@ -2425,9 +2297,6 @@ ALTER TABLE ONLY billing_data.credits
 
 ALTER TABLE ONLY billing_data.credits
     ADD CONSTRAINT credits_corrected_credit FOREIGN KEY (corrects_credit_id) REFERENCES billing_data.credits(id) ON DELETE RESTRICT;
-
-ALTER TABLE ONLY billing_data.erased_accounts
-    ADD CONSTRAINT erased_accounts_account FOREIGN KEY (account_id) REFERENCES billing_data.accounts(id) ON DELETE RESTRICT;
 
 ALTER TABLE ONLY billing_data.erased_entries
     ADD CONSTRAINT erased_entries_account FOREIGN KEY (account_id) REFERENCES billing_data.accounts(id) ON DELETE RESTRICT;
