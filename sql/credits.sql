@@ -80,6 +80,20 @@ $$;
 COMMENT ON FUNCTION billing_data.append_credit IS
     'Writes a credit entry and the balance it leaves, for an account that is locked. Helper.';
 
+-- Whether a credit entry is a reversal, or one side of a transfer or merge. (The body is a string:
+-- as an expression it would depend on columns, which the step's rollback drops.)
+CREATE OR REPLACE FUNCTION billing_data.is_correction(p_credit billing_data.credits)
+RETURNS boolean
+LANGUAGE sql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT num_nonnulls(
+        (p_credit).corrects_charge_id, (p_credit).corrects_credit_id, (p_credit).transfer_id
+    ) > 0
+$$;
+COMMENT ON FUNCTION billing_data.is_correction IS
+    'Whether a credit entry corrects or moves what was there. Helper.';
+
 -- The credit entry that an idempotency key made in one of these accounts; an empty row when none.
 -- Errors: idempotency_key_reused when another request made it, also the old service, which had no
 -- fingerprints.

@@ -151,9 +151,9 @@ $$;
 COMMENT ON FUNCTION billing_data.money_paid IS
     'What was paid, by the newest stored event that says so. Helper.';
 
--- Refuses a credit that cannot belong to a payment: it took credits away, it belongs to another
--- payment or to a return, it went to another account than the payment's, or its amount is less than
--- half or more than twice what the money buys.
+-- Refuses a credit that cannot belong to a payment: it took credits away, it is a correction or was
+-- reversed, it belongs to another payment or to a return, it went to another account than the
+-- payment's, or its amount is less than half or more than twice what the money buys.
 -- Errors: credit_not_usable.
 CREATE OR REPLACE FUNCTION billing_data.require_credit_of_payment(
     p_credit billing_data.credits, p_purchase billing_data.purchases
@@ -165,6 +165,10 @@ DECLARE
     v_problem text := CASE
         WHEN (p_credit).id IS NULL THEN 'it does not exist'
         WHEN (p_credit).amount_minor < 0 THEN 'it took credits away'
+        WHEN billing_data.is_correction(p_credit) THEN 'it is itself a correction'
+        WHEN EXISTS (
+            SELECT FROM billing_data.reversed_entries AS r WHERE r.entry_id = (p_credit).id
+        ) THEN 'it was reversed'
         WHEN NOT billing_data.is_one_account((p_credit).account_id, (p_purchase).account_id)
             THEN 'it was given to another account than the payment was sold to'
         WHEN EXISTS (

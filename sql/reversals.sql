@@ -41,9 +41,7 @@ LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    IF num_nonnulls(
-        (p_credit).corrects_charge_id, (p_credit).corrects_credit_id, (p_credit).transfer_id
-    ) > 0 THEN
+    IF billing_data.is_correction(p_credit) THEN
         PERFORM billing_data.raise_error(
             'correction_not_reversible', jsonb_build_object('credit_id', (p_credit).id)
         );

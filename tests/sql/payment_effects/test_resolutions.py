@@ -209,6 +209,8 @@ def test_an_event_without_a_payment_is_closed_by_itself(
     [
         ("unknown", "it does not exist"),
         ("negative", "it took credits away"),
+        ("a correction", "it is itself a correction"),
+        ("reversed", "it was reversed"),
         ("of another payment", "it is the credit of another payment"),
         ("of another resolution", "it is the credit of another payment"),
         ("naming another payment", "it is the credit of another payment"),
@@ -229,6 +231,14 @@ def test_only_a_credit_that_can_be_for_the_payment_resolves_it(
         grant_by_hand(dba, who, 50)
         row = dba.row("adjust_credits", account_id=account_id, amount=-USES, reason="a test")
         credit_id = row["credit_id"]
+    elif kind == "a correction":
+        grant_by_hand(dba, who)
+        charge = dba.row("create_charge", **who, amount_minor=USES)["charge_id"]
+        row = dba.row("reverse_charge", charge_id=charge, reason="a test")
+        credit_id = row["reversal_id"]
+    elif kind == "reversed":
+        credit_id = grant_by_hand(dba, who)
+        dba.row("reverse_credit", credit_id=credit_id, reason="a test", amount=1)
     elif kind == "of another payment":
         bought(module_database, who)
         credit_id = credits_of(module_database, account_id)[-1]["id"]
