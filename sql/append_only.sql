@@ -161,6 +161,10 @@ AS $$
                 'STATEMENT', 'refuse_change()'),
             ('ledger_openings', 'ledger_openings_fixed', 'INSERT OR DELETE OR UPDATE OR TRUNCATE',
                 'STATEMENT', 'refuse_change(''where books begin never changes'')'),
+            ('seal_heads', 'seal_heads_append_only', 'DELETE OR UPDATE OR TRUNCATE', 'STATEMENT',
+                'refuse_change()'),
+            ('seals', 'seals_append_only', 'DELETE OR UPDATE OR TRUNCATE', 'STATEMENT',
+                'refuse_change()'),
             ('purchases', 'purchases_fixed',
                 'UPDATE OF account_id, id, provider, uses, price_minor, currency', 'STATEMENT',
                 'refuse_change(''what was sold never changes'')')

@@ -192,11 +192,11 @@ BEGIN
     FROM (
         SELECT c.ledger_version, billing_data.charge_personal_digest(c, v_salt) AS personal_digest
         FROM billing_data.charges AS c
-        WHERE c.account_id = p_account_id
+        WHERE c.account_id = p_account_id AND c.ledger_version > 0
         UNION ALL
         SELECT c.ledger_version, billing_data.credit_personal_digest(c, v_salt)
         FROM billing_data.credits AS c
-        WHERE c.account_id = p_account_id
+        WHERE c.account_id = p_account_id AND c.ledger_version > 0
     ) AS n
     ON CONFLICT ON CONSTRAINT erased_entries_pkey DO NOTHING;
     GET DIAGNOSTICS v_erased = ROW_COUNT;
@@ -212,6 +212,7 @@ BEGIN
         AND e.erased_at = v_now
         AND o.account_id = e.account_id
         AND o.ledger_version = e.ledger_version
+        AND o.ledger_version > 0
         AND c.id = o.id;
     UPDATE billing_data.credits AS c
     SET
@@ -224,6 +225,7 @@ BEGIN
         AND e.erased_at = v_now
         AND o.account_id = e.account_id
         AND o.ledger_version = e.ledger_version
+        AND o.ledger_version > 0
         AND c.id = o.id;
     DELETE FROM billing_data.seal_salts AS s WHERE s.account_id = p_account_id;
     RETURN v_erased;

@@ -296,6 +296,19 @@ $$;
 COMMENT ON FUNCTION billing_data.find_transfer_faults IS
     'Finds transfers that do not balance, and merges that moved something else. Helper.';
 
+-- Whether an id is one of those that a proof is about: one account's (p_account_id), those that
+-- follow p_after, those up to p_through. Where the arguments are known when the query is planned,
+-- PostgreSQL can use an index for it.
+CREATE OR REPLACE FUNCTION billing_data.is_in_range(
+    p_id uuid, p_account_id uuid, p_after uuid, p_through uuid
+) RETURNS boolean
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN (p_account_id IS NULL OR p_id = p_account_id)
+    AND (p_after IS NULL OR p_id > p_after)
+    AND (p_through IS NULL OR p_id <= p_through);
+COMMENT ON FUNCTION billing_data.is_in_range IS
+    'Whether an account is one of those that a proof is about. Helper.';
+
 -- Everything in the books that does not agree, with the account it is about (NULL where it is about
 -- the database itself). Each entry is compared with the one before and with the digest it was
 -- written with. Each account is compared with its entries: versions, paid credits, total uses, and
@@ -304,23 +317,51 @@ COMMENT ON FUNCTION billing_data.find_transfer_faults IS
 -- what it corrects. Everything that belongs to an account must have one, and everything that guards
 -- the books must be in force. Entries up to billing_data.ledger_openings are of the old service and
 -- in another unit: they are only counted, and must look like the old service's.
+-- What is sealed is compared with the entries, and the heads of the days with the seals (seals.sql).
+-- It looks at one account (p_account_id), at the accounts whose ids follow p_after up to p_through,
+-- or at all of them. What belongs to no account is looked at where p_after and p_account_id are
+-- NULL. billing.continue_verification goes through all ranges, and can be stopped.
 -- Reads everything once, as of one moment: this takes seconds for a million entries and minutes on
 -- a large database.
--- Errors: actor_required. Example: SELECT * FROM billing.verify_ledger();
-CREATE OR REPLACE FUNCTION billing.verify_ledger()
+-- Errors: actor_required.
+-- Example: SELECT * FROM billing.verify_ledger();
+CREATE OR REPLACE FUNCTION billing.verify_ledger(
+    p_account_id uuid DEFAULT NULL,
+    p_after uuid DEFAULT NULL,
+    p_through uuid DEFAULT NULL
+)
 RETURNS TABLE (account_id uuid, problem text, expected text, found text)
 LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 SET work_mem = '128MB'
+SET plan_cache_mode = 'force_custom_plan'
 AS $$
 BEGIN
     PERFORM billing_data.caller_role();
+    IF p_account_id IS NULL AND p_after IS NULL THEN
+        RETURN QUERY
+        SELECT NULL::uuid, g.problem, g.expected, g.found
+        FROM billing_data.find_guard_faults() AS g;
+        RETURN QUERY
+        SELECT NULL::uuid, h.problem, h.expected, h.found
+        FROM billing_data.find_head_faults() AS h;
+        -- Everything else reads entries by an index that has no such rows.
+        RETURN QUERY
+        SELECT c.account_id, 'an entry has no version', 'more than 0', c.ledger_version::text
+        FROM billing_data.charges AS c
+        WHERE (c.ledger_version > 0) IS NOT TRUE
+        UNION ALL
+        SELECT c.account_id, 'an entry has no version', 'more than 0', c.ledger_version::text
+        FROM billing_data.credits AS c
+        WHERE (c.ledger_version > 0) IS NOT TRUE;
+    END IF;
     RETURN QUERY
-    SELECT NULL::uuid, g.problem, g.expected, g.found
-    FROM billing_data.find_guard_faults() AS g;
+    SELECT s.account_id, s.problem, s.expected, s.found
+    FROM billing_data.find_seal_faults(p_account_id, p_after, p_through) AS s;
     RETURN QUERY
     SELECT f.account_id, f.problem, f.expected, f.found
-    FROM billing_data.find_reversal_faults() AS f;
+    FROM billing_data.find_reversal_faults() AS f
+    WHERE billing_data.is_in_range(f.account_id, p_account_id, p_after, p_through);
     RETURN QUERY
     WITH entries AS NOT MATERIALIZED (
         SELECT
@@ -334,6 +375,8 @@ BEGIN
             billing_data.is_old_entry(c.id, c.database_role, c.request_fingerprint) AS looks_old,
             true AS is_charge
         FROM billing_data.charges AS c
+        WHERE c.ledger_version > 0
+            AND billing_data.is_in_range(c.account_id, p_account_id, p_after, p_through)
         UNION ALL
         SELECT
             c.account_id, c.ledger_version, c.created_at, c.balance_before, c.balance_after,
@@ -346,6 +389,8 @@ BEGIN
             c.digest, billing_data.credit_digest(c),
             billing_data.is_old_entry(c.id, c.database_role, c.request_fingerprint), false
         FROM billing_data.credits AS c
+        WHERE c.ledger_version > 0
+            AND billing_data.is_in_range(c.account_id, p_account_id, p_after, p_through)
     ),
     gifts AS (
         SELECT
@@ -375,6 +420,7 @@ BEGIN
         FROM billing_data.accounts AS a
         LEFT JOIN billing_data.ledger_openings AS o ON o.account_id = a.id
         LEFT JOIN gifts_in_all AS g ON g.account_id = a.id::text
+        WHERE billing_data.is_in_range(a.id, p_account_id, p_after, p_through)
     ),
     chained AS (
         SELECT
@@ -445,6 +491,8 @@ BEGIN
         FROM openings AS o
         FULL JOIN sums AS s ON s.account_id = o.id
     )
+    SELECT v.account_id, v.problem, v.expected, v.found
+    FROM (
     -- Each entry by itself.
     SELECT e.account_id, p.problem, p.expected, p.found
     FROM entries AS e
@@ -641,7 +689,9 @@ BEGIN
     INNER JOIN billing_data.payment_events AS e
         ON e.provider = p.provider AND e.payment_id = p.payment_id AND e.outcome = 'credited'
     WHERE (e.payload #>> '{data,object,amount_received}') ~ '^[1-9]'
-        AND (e.payload #>> '{data,object,amount_received}') <> p.price_minor::text;
+        AND (e.payload #>> '{data,object,amount_received}') <> p.price_minor::text
+    ) AS v (account_id, problem, expected, found)
+    WHERE billing_data.is_in_range(v.account_id, p_account_id, p_after, p_through);
 END
 $$;
 COMMENT ON FUNCTION billing.verify_ledger IS

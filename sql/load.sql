@@ -96,6 +96,12 @@
 \ir entries.sql
 --   a balance at a past time, and statements
 \ir statements.sql
+--   sealing what was written, by day
+\ir seals.sql
+--   whether everything is as it was sealed
+\ir seal_faults.sql
+--   proving the books range by range
+\ir verifications.sql
 --   views for a DBA
 \ir reports.sql
 --   the dashboard's figures

@@ -26,6 +26,7 @@ _COMMANDS = (
     "reconcile",
     "verify",
     "maintenance",
+    "seal",
     "completion",
 )
 # They bring a database, must be told which, or need none.

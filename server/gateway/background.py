@@ -24,6 +24,10 @@ _PARTITION_INTERVAL = 6 * 3600.0
 _COMING_MONTHS = 2
 _MOST_ROWS_MOVED = 100_000  # as many as a statement's time allows; the next deploy moves the rest
 _FIGURES_INTERVAL = 60.0
+_SEAL_INTERVAL = 1.0  # while something is left to seal; the database keeps the pace
+_SEALED_INTERVAL = 60.0
+_SEAL_PERCENT = 2  # of the time of one core, for all servers together
+_SEALED_ENTRIES = 1000  # in one call, which is then as short as other calls
 _QUEUES_INTERVAL = 1.0
 _MOST_KNOWN = 1000  # accounts with wrong books that are checked in every round
 
@@ -65,6 +69,8 @@ class BackgroundWork:
             (self._refresh_figures, _FIGURES_INTERVAL),
             (self._watch_queues, _QUEUES_INTERVAL),
             (self._watch_books, self._watch_interval),
+            (self._seal_entries, _SEALED_INTERVAL),
+            (self._watch_proof, self._watch_interval),
         ):
             self.add(_repeat(work, interval))
 
@@ -107,6 +113,25 @@ class BackgroundWork:
     async def _refresh_figures(self) -> None:
         async with self._staff.slot():
             await self._database.call(functions.refresh_figures())
+
+    async def _seal_entries(self) -> None:
+        """Seals what can be sealed, in short calls. Every process of every server tries; the
+        database lets one of them seal at a time, and pauses between them."""
+        call = functions.seal_entries(entries=_SEALED_ENTRIES, percent=_SEAL_PERCENT)
+        while True:
+            async with self._staff.slot():
+                rows = await self._database.call(call)
+            if not rows:
+                return
+            await asyncio.sleep(_SEAL_INTERVAL)
+
+    async def _watch_proof(self) -> None:
+        async with self._staff.slot():
+            [row] = await self._database.call(functions.get_proof())
+        metrics.LEDGER_SEALED.set(row["closed_at"].timestamp() if row["closed_at"] else 0)
+        metrics.LEDGER_SEALS_BEHIND.set(row["is_behind"])
+        metrics.LEDGER_VERIFIED.set(row["verified_at"].timestamp() if row["verified_at"] else 0)
+        metrics.LEDGER_PROBLEMS.set(row["problems"] or 0)
 
     async def _watch_queues(self) -> None:
         for kind, queue in self._queues.items():

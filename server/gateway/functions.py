@@ -225,6 +225,14 @@ def get_account_holders(
 def get_overview(*, session_hash: bytes | None = ...) -> None: ...
 
 
+@function(
+    "sealed_through head closed_at entries_sealed verification_started_at verified_at ranges "
+    "ranges_done accounts_verified entries_verified problems first_problem first_account_id "
+    "is_behind"
+)
+def get_proof() -> None: ...
+
+
 @function("is_active config_data mode updated_at")
 def get_provider_config(*, provider_type: str) -> None: ...
 
@@ -581,6 +589,10 @@ def rotate_api_key(
     key_digest: bytes | None = ...,
     session_hash: bytes | None = ...,
 ) -> None: ...
+
+
+@function("day seals entries head")
+def seal_entries(*, entries: int = ..., percent: int = ...) -> None: ...
 
 
 @function("account_id status previous_status")

@@ -293,6 +293,30 @@ LEDGER_CHECKED = Gauge(
     registry=REGISTRY,
     multiprocess_mode="max",
 )
+LEDGER_SEALED = Gauge(
+    "billing_ledger_sealed_timestamp_seconds",
+    "When the newest day of the ledger was sealed; 0 where none is",
+    registry=REGISTRY,
+    multiprocess_mode="max",
+)
+LEDGER_SEALS_BEHIND = Gauge(
+    "billing_ledger_seals_behind",
+    "Whether a day that ended more than a day ago is not sealed yet, though an earlier one is",
+    registry=REGISTRY,
+    multiprocess_mode="livemax",
+)
+LEDGER_VERIFIED = Gauge(
+    "billing_ledger_verified_timestamp_seconds",
+    "When the newest proof of the books ended; 0 where none did",
+    registry=REGISTRY,
+    multiprocess_mode="max",
+)
+LEDGER_PROBLEMS = Gauge(
+    "billing_ledger_problems",
+    "What the newest proof of the books found",
+    registry=REGISTRY,
+    multiprocess_mode="livemax",
+)
 PAYMENT_PROBLEMS = Gauge(
     "billing_payment_problems",
     "Payments and returns of money that a person must look at",

@@ -32,6 +32,10 @@ COMMANDS = [
     ("migrate",),
     ("verify",),
     ("maintenance",),
+    ("seal",),
+    ("seal", "run"),
+    ("seal", "export"),
+    ("seal", "check"),
     ("keys",),
     ("keys", "create"),
     ("keys", "list"),
@@ -77,6 +81,7 @@ ARGUMENTS: dict[tuple[str, ...], list[str]] = {
     ("payments", "resolve-warning"): ["issfr_1", "--reason", "a test"],
     ("providers", "set"): ["stripe"],
     ("reconcile",): ["stripe", "--since", "2026-11-01"],
+    ("seal", "check"): ["seals"],
     ("completion",): ["bash"],
 }
 

@@ -163,8 +163,10 @@ NO_HASH = bytes(32)
 BEFORE_ANYBODY: dict[str, dict[str, Any]] = {
     "create_sign_in_ticket": {"ticket_hash": NO_HASH},
     "end_session": {"session_hash": NO_HASH},
+    "get_proof": {},
     "get_session": {"session_hash": NO_HASH},
     "refresh_figures": {},
+    "seal_entries": {},
     "sign_in_admin": {"email": "new@example.com", "google_id": "1", "session_hash": NO_HASH},
     "use_sign_in_link": {"ticket_hash": NO_HASH, "session_hash": NO_HASH},
     "use_sign_in_ticket": {"ticket_hash": NO_HASH},
@@ -178,7 +180,12 @@ FOR_DBAS: dict[str, dict[str, Any]] = {
     "seed_founders": {"emails": ["ada@example.com"]},
     "seed_settings": {},
     "set_admin_domain": {"domain": "example.com", "reason": "a test"},
+    "begin_verification": {},
+    "list_seal_heads": {},
+    "list_seals": {"day": "2026-11-25"},
+    "list_verification_problems": {},
     "verify_ledger": {},
+    "continue_verification": {},
     "drop_check_partitions": {"before": "2020-01-01"},
     "list_payments": {},
     "return_payment": {

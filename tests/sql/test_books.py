@@ -315,6 +315,8 @@ GUARDS = [
     ("erased_entries", "erased_entries_append_only"),
     ("ledger_openings", "ledger_openings_fixed"),
     ("purchases", "purchases_fixed"),
+    ("seal_heads", "seal_heads_append_only"),
+    ("seals", "seals_append_only"),
 ]
 
 

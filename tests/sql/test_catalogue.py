@@ -427,6 +427,8 @@ def test_the_example_in_a_functions_header_works_as_it_stands(
 # Functions by which a DBA may change something without a row in the audit log, and why.
 NOT_AUDITED = {
     "begin_purchase": "purchases.database_role says who, and nothing is credited",
+    "begin_verification": "verification_runs.started_by says who",
+    "continue_verification": "it keeps what it found, and changes nothing",
     "charge_items": "charges.database_role says who",
     "charge_items_once": "it is done in the name of an API key only",
     "check_credit": "credit_checks.database_role says who",
@@ -439,6 +441,7 @@ NOT_AUDITED = {
     "create_check_partitions": "it makes room for checks and changes none",
     "get_account_holders": "it changes nothing; it tries locks",
     "refresh_figures": "the figures follow from the ledger, every minute",
+    "seal_entries": "what it seals follows from the ledger",
     "seed_settings": "the first deploy does it, once: settings.seeded_at",
     "try_writing": "it changes nothing",
 }

@@ -61,13 +61,18 @@ TABLES = (
     "purchases",
     "reversed_entries",
     "refused_charges",
+    "seal_heads",
     "seal_salts",
+    "seal_state",
+    "seals",
     "settings",
     "sign_in_tickets",
     "usage_figures",
     "usage_figures_state",
     "user_activity",
     "users_by_day",
+    "verification_ranges",
+    "verification_runs",
 )
 
 
@@ -93,7 +98,9 @@ COLUMNS = {
     "erased_accounts": "account_id",
     "erased_entries": "account_id",
     "ledger_openings": "account_id",
+    "seal_heads": "day",
     "seal_salts": "account_id",
+    "seals": "account_id",
     "user_activity": "account_id",
     "users_by_day": "users",
     "admin_sessions": "admin_user_id",
@@ -111,6 +118,7 @@ COLUMNS = {
     "sign_in_tickets": "admin_user_id",
     "usage_figures": "slot",
     "usage_figures_state": "complete_through",
+    "verification_ranges": "place",
 }
 
 
