@@ -82,17 +82,27 @@ def fill(connection: Connection, contents: Contents) -> None:
         "charges": f"""
             INSERT INTO billing_data.charges (id, account_id, ledger_version, amount_minor,
                 currency, balance_before, balance_after, free_uses_after, paid_with, description,
-                idempotency_key, database_role, created_at)
-            SELECT {_ID.format(at=charged, seed="g.n")}, {account.format(k="v.k")}, 2 + v.i, 1,
-                'USD', {paid} + v.left - greatest(v.i - {free}, 0),
-                {paid} + v.left - greatest(v.i - {free - 1}, 0), greatest({2} - v.i, 0),
-                CASE WHEN v.i < {free} THEN 'free' ELSE 'paid' END, 'Message interaction',
-                'k' || g.n, 'bench', {charged}
-            FROM generate_series(0, {total - 1}) AS g (n)
-            CROSS JOIN LATERAL (
-                SELECT n.k, n.i, {left} AS left
-                FROM (SELECT g.n % {accounts} AS k, g.n / {accounts} AS i) AS n
-            ) AS v""",
+                idempotency_key, database_role, created_at, digest)
+            SELECT r.id, r.account_id, r.version, r.amount, r.currency, r.before, r.after,
+                r.free_uses, r.paid_with, r.description, r.key, r.role, r.at,
+                billing_data.new_charge_digest(r.account_id, r.version, r.id, r.amount, r.currency,
+                    r.before, r.after, r.free_uses, r.paid_with, r.description, r.key, NULL, r.at,
+                    NULL, NULL, r.role)
+            FROM (
+                SELECT {_ID.format(at=charged, seed="g.n")} AS id,
+                    {account.format(k="v.k")} AS account_id, 2 + v.i AS version, 1 AS amount,
+                    'USD' AS currency, {paid} + v.left - greatest(v.i - {free}, 0) AS before,
+                    {paid} + v.left - greatest(v.i - {free - 1}, 0) AS after,
+                    greatest({2} - v.i, 0) AS free_uses,
+                    CASE WHEN v.i < {free} THEN 'free' ELSE 'paid' END AS paid_with,
+                    'Message interaction' AS description, 'k' || g.n AS key, 'bench' AS role,
+                    {charged} AS at
+                FROM generate_series(0, {total - 1}) AS g (n)
+                CROSS JOIN LATERAL (
+                    SELECT n.k, n.i, {left} AS left
+                    FROM (SELECT g.n % {accounts} AS k, g.n / {accounts} AS i) AS n
+                ) AS v
+            ) AS r""",
         "checks": f"""
             INSERT INTO billing_data.credit_checks (id, account_id, oauth_provider, external_id,
                 has_credit, denial_reason, database_role, created_at)
@@ -125,7 +135,7 @@ def fill(connection: Connection, contents: Contents) -> None:
         for name, statement in statements.items():
             _timed(name, partial(connection.execute, statement.encode()))
     connection.execute("SET session_replication_role = origin")
-    # These entries have no digest, like entries of an older release.
+    # The credits have no digest, like entries of an older release.
     connection.execute("UPDATE billing_data.settings SET digests_since = now() + interval '1 hour'")
     _timed("vacuum and analyze", lambda: connection.execute("VACUUM ANALYZE"))
     _timed("first roll-up", lambda: connection.execute("SELECT billing.refresh_figures()"))

@@ -30,6 +30,7 @@ from server.admin_pages import dashboard, sign_in
 from server.admin_pages import merges as merges_page
 from server.admin_pages import payments as payments_page
 from server.admin_pages import personal_data as personal_data_page
+from server.admin_pages import proof as proof_page
 from server.admin_pages import reversals as reversals_page
 from server.admin_pages import settings as settings_page
 from server.admin_pages import staff as staff_pages
@@ -397,6 +398,7 @@ SECTIONS: tuple[Section, ...] = (
         Route("POST", "/admin/staff", PAGE, staff_pages.add, "Add somebody"),
         Route("POST", "/admin/staff/{email}", PAGE, staff_pages.change,
               "Change role, deactivate"),
+        Route("GET", "/admin/proof", PAGE, proof_page.show, "Proof of the books", tab="Proof"),
         Route("GET", "/admin/audit", PAGE, audit_page.list_entries, "Audit log",
               tab="Audit log"),
         Route("GET", "/admin/audit.csv", PAGE, audit_page.export, "Audit log as CSV"),

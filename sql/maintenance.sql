@@ -5,7 +5,7 @@
 -- would run with the rights of its caller, and could not return a row for each.)
 CREATE OR REPLACE FUNCTION billing_data.maintenance_steps() RETURNS text[]
 LANGUAGE sql IMMUTABLE
-RETURN ARRAY['figures', 'watch', 'refused charges', 'partitions', 'checks'];
+RETURN ARRAY['figures', 'seals', 'watch', 'refused charges', 'partitions', 'checks'];
 COMMENT ON FUNCTION billing_data.maintenance_steps IS 'The steps of maintenance. Helper.';
 
 -- Does one step. Returns whether all is well and what was done.
@@ -17,12 +17,22 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     v_books record;
+    v_seal record;
+    v_sealed bigint := 0;
 BEGIN
     is_well := true;
     IF p_step = 'figures' THEN
         detail := CASE
             WHEN billing.refresh_figures() THEN 'rolled up' ELSE 'nothing to roll up'
         END;
+    ELSIF p_step = 'seals' THEN
+        FOR v_call IN 1 .. 100 LOOP
+            SELECT s.entries, s.head INTO v_seal
+            FROM billing.seal_entries(p_entries => 10000) AS s;
+            EXIT WHEN NOT FOUND;
+            v_sealed := v_sealed + CASE WHEN v_seal.head IS NULL THEN v_seal.entries ELSE 0 END;
+        END LOOP;
+        detail := v_sealed || ' entries sealed';
     ELSIF p_step = 'watch' THEN
         SELECT w.accounts_checked, w.mismatched, w.payment_problems, w.guard_faults
         INTO STRICT v_books
@@ -52,7 +62,7 @@ $$;
 COMMENT ON FUNCTION billing_data.run_maintenance_step IS 'Does one step of maintenance. Helper.';
 
 -- Keeps the database in order; for cron or pg_cron, once a day. The steps: "figures" rolls up the
--- dashboard's figures; "watch" compares the newest entries with their accounts and looks for guards
+-- dashboard's figures; "seals" seals up to a million entries of days that are over; "watch" compares the newest entries with their accounts and looks for guards
 -- that are missing; "refused charges" deletes what is older than p_keep; "partitions" makes the
 -- coming months of the check audit; "checks" drops months that ended longer than p_keep ago, and up
 -- to 500,000 older checks beside them. p_keep NULL keeps everything; p_steps does some steps only.
@@ -120,6 +130,6 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION billing.maintenance IS
-    'Keeps the database in order: figures, watch, partitions, retention; a row per step. '
+    'Keeps the database in order: figures, seals, watch, partitions, retention; a row per step. '
     'For billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.maintenance TO billing_dba;

@@ -163,10 +163,8 @@ NO_HASH = bytes(32)
 BEFORE_ANYBODY: dict[str, dict[str, Any]] = {
     "create_sign_in_ticket": {"ticket_hash": NO_HASH},
     "end_session": {"session_hash": NO_HASH},
-    "get_proof": {},
     "get_session": {"session_hash": NO_HASH},
     "refresh_figures": {},
-    "seal_entries": {},
     "sign_in_admin": {"email": "new@example.com", "google_id": "1", "session_hash": NO_HASH},
     "use_sign_in_link": {"ticket_hash": NO_HASH, "session_hash": NO_HASH},
     "use_sign_in_ticket": {"ticket_hash": NO_HASH},

@@ -10,7 +10,7 @@ from tests.ops.command_line import run
 from tests.sql.helpers import Caller, new_user, session
 from tests.support import Database
 
-STEPS = ["figures", "watch", "refused charges", "partitions", "checks"]
+STEPS = ["figures", "seals", "watch", "refused charges", "partitions", "checks"]
 
 
 def told(dba: Caller, **arguments: Any) -> dict[str, tuple[str, str]]:

@@ -245,6 +245,7 @@ def test_every_writing_function_is_tried_without_an_actor(module_database: Datab
         "get_account_holders",
         "record_api_key_use",
         "retire_expired_api_key",
+        "seal_entries",
         "try_writing",
     }
     # The author is the payment provider: the web tier has verified the signature, and no key or
@@ -308,7 +309,7 @@ def test_every_reading_function_of_staff_is_tried_without_an_actor(
     own = {
         "describe_money", "describe_price", "find_api_key", "get_provider_config",
         "get_schema_version", "get_session", "get_settings", "help", "require_api_key",
-        "watch_books", "default_payment_provider",
+        "watch_books", "default_payment_provider", "get_proof",
     }  # fmt: skip
     rows = module_database.execute("""
         SELECT p.proname FROM pg_proc AS p
