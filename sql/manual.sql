@@ -71,6 +71,13 @@ FROM billing.begin_purchase(
     p_oauth_provider => 'oauth:google',
     p_external_id => '1',
     p_customer_email => 'ada@example.com');$t$),
+        ('begin_verification',
+$t$The run to go on with: the newest one, unless it is finished or began more than a day ago;
+then, and with p_restart, a new one. A run has ranges of about p_entries ledger rows.
+ranges_done tells whether it goes on. The newest ten runs are kept.$t$,
+$t$Locks: verification_runs, for a moment. Writes: verification_runs 1, verification_ranges 1
+per range. Errors: actor_required, invalid_argument.$t$,
+$t$SELECT * FROM billing.begin_verification();$t$),
         ('charge_items',
 $t$Charges a list of items. Every charge goes through here but the plain case of
 billing.create_charge. Items of one account are decided in the order of the list. An
@@ -148,6 +155,13 @@ FROM billing.check_items(
     ARRAY[jsonb_populate_record(NULL::billing.check_item,
     '{"oauth_provider": "oauth:google",
     "external_id": "1"}')]);$t$),
+        ('continue_verification',
+$t$Verifies one range of the newest run that no other session is verifying, as
+billing.verify_ledger does, and keeps what it found. Returns what was checked in it:
+accounts, entries and problems. No row means that no range is left. Several sessions can
+work side by side.$t$,
+$t$Locks: the range. Writes: verification_ranges 1. Errors: actor_required.$t$,
+$t$SELECT * FROM billing.continue_verification();$t$),
         ('create_account',
 $t$Creates the account of an identity, or returns the existing one unchanged. With
 p_idempotency_key, the first answer is recorded for this account and key: the same request
@@ -436,6 +450,14 @@ five minutes. unique_users_30d counts the users of today and the 29 days before,
 once.$t$,
 $t$Errors: actor errors.$t$,
 $t$SELECT * FROM billing.get_overview();$t$),
+        ('get_proof',
+$t$What is proven: up to which day everything is sealed, that day's head, how many entries;
+and the newest proof of the books: when it began and ended (NULL while it is not
+finished), what it checked and how many problems it found, with the first of them. Columns
+are NULL where there is none. No actor is needed: the web tier asks for its metrics and
+for the staff's page.$t$,
+$t$$t$,
+$t$SELECT * FROM billing.get_proof();$t$),
         ('get_provider_config',
 $t$Reads a provider's configuration with encrypted secrets, for a caller that holds the
 encryption key. No API key is needed, because the server needs the secrets to find out who
@@ -529,6 +551,10 @@ $t$SELECT *
 FROM billing.list_audit_log(
     p_action => 'account',
     p_limit => 10);$t$),
+        ('list_book_problems',
+$t$What the newest proof of the books found, with at most 1000 problems of each range.$t$,
+$t$Errors: actor_required.$t$,
+$t$SELECT * FROM billing.list_book_problems();$t$),
         ('list_checks',
 $t$An account's checks, newest first, with why they were denied; those of accounts that were
 merged into it too.$t$,
@@ -594,6 +620,20 @@ $t$SELECT *
 FROM billing.list_purchases(
     p_status => 'settled',
     p_limit => 10);$t$),
+        ('list_seal_heads',
+$t$The heads of sealed days after a day, oldest first: what is kept elsewhere, and what the
+copy kept there is compared with.$t$,
+$t$Errors: actor_required.$t$,
+$t$SELECT *
+FROM billing.list_seal_heads(
+    p_after => current_date - 7);$t$),
+        ('list_seals',
+$t$The seals of a day, by account: kept with a day's head, they tell which entry is not as it
+was where somebody made all seals anew. leaves has 16 digits per entry.$t$,
+$t$Errors: actor_required.$t$,
+$t$SELECT *
+FROM billing.list_seals(
+    p_day => current_date - 1);$t$),
         ('list_top_consumers',
 $t$The accounts that used most in a period of UTC days, from p_from up to and without p_to
 (by default this month): how often each was charged, and what. p_sort: uses (charges, free
@@ -633,13 +673,14 @@ $t$SELECT *
 FROM billing.list_usage('2026-11-01', '2026-12-01');$t$),
         ('maintenance',
 $t$Keeps the database in order; for cron or pg_cron, once a day. The steps: "figures" rolls
-up the dashboard's figures; "watch" compares the newest entries with their accounts and
-looks for guards that are missing; "refused charges" deletes what is older than p_keep;
-"partitions" makes the coming months of the check audit; "checks" drops months that ended
-longer than p_keep ago, and up to 500,000 older checks beside them. p_keep NULL keeps
-everything; p_steps does some steps only. Each step is told in a row: done, or failed and
-why. A step that fails is undone and also a WARNING in the server's log; the others take
-effect. While another call is at work, this one does nothing and says so.$t$,
+up the dashboard's figures; "seals" seals up to a million entries of days that are over;
+"watch" compares the newest entries with their accounts and looks for guards that are
+missing; "refused charges" deletes what is older than p_keep; "partitions" makes the
+coming months of the check audit; "checks" drops months that ended longer than p_keep ago,
+and up to 500,000 older checks beside them. p_keep NULL keeps everything; p_steps does
+some steps only. Each step is told in a row: done, or failed and why. A step that fails is
+undone and also a WARNING in the server's log; the others take effect. While another call
+is at work, this one does nothing and says so.$t$,
 $t$Locks: billing_data.locks (maintenance); the check audit, as
 billing.create_check_partitions and billing.drop_check_partitions. Writes: what the steps
 do; admin_audit_logs 1. Errors: actor_required, invalid_argument.$t$,
@@ -872,6 +913,16 @@ FROM billing.rotate_api_key(
     p_key_prefix => '...',
     p_key_hash => '...',
     p_reason => 'yearly rotation');$t$),
+        ('seal_entries',
+$t$Seals about p_entries entries of days that are over, and closes a day's head after its
+last seal. Call it again while it returns a row. It returns none when everything is
+sealed, while another session seals, and during a pause: with p_percent below 100, each
+call is followed by a pause that keeps all calls together to this share of the time.
+Sealing locks no account and no entry.$t$,
+$t$Locks: seal_state, if it is free. Writes: seals 1 per account and day, seal_salts 1 per
+account, seal_heads 1 per day. No actor is needed: the web tier calls it by itself.
+Errors: invalid_argument.$t$,
+$t$SELECT * FROM billing.seal_entries();$t$),
         ('seed_founders',
 $t$Invites the administrators whom the operator names at a deploy. A new address is added; a
 named administrator who has not signed in yet and whose invitation has expired is invited
@@ -1054,8 +1105,13 @@ those used). Each purchase and return of money is compared with its credits and 
 way round, and each reversal with what it corrects. Everything that belongs to an account
 must have one, and everything that guards the books must be in force. Entries up to
 billing_data.ledger_openings are of the old service and in another unit: they are only
-counted, and must look like the old service's. Reads everything once, as of one moment:
-this takes seconds for a million entries and minutes on a large database.$t$,
+counted, and must look like the old service's. What is sealed is compared with the
+entries, and the heads of the days with the seals (seals.sql). It looks at one account
+(p_account_id), at the accounts whose ids follow p_after up to p_through, or at all of
+them. What belongs to no account is looked at where p_after and p_account_id are NULL.
+billing.continue_verification goes through all ranges, and can be stopped. Reads
+everything once, as of one moment: this takes seconds for a million entries and minutes on
+a large database.$t$,
 $t$Errors: actor_required.$t$,
 $t$SELECT * FROM billing.verify_ledger();$t$),
         ('watch_books',

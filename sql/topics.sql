@@ -61,7 +61,7 @@ AS $$
         ('prove', 'verify_ledger', 'check books agree sum balance tamper proof audit'),
         ('prove', 'begin_verification', 'check books agree ranges resume go on progress'),
         ('prove', 'continue_verification', 'check books agree ranges resume go on progress'),
-        ('prove', 'list_verification_problems', 'what was found wrong books check'),
+        ('prove', 'list_book_problems', 'what was found wrong books check'),
         ('prove', 'get_proof', 'sealed head last verification tamper proof'),
         ('prove', 'seal_entries', 'seal hash chain tamper proof day'),
         ('prove', 'list_seal_heads', 'seal head export hash chain tamper proof'),

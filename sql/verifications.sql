@@ -141,8 +141,8 @@ COMMENT ON FUNCTION billing.continue_verification IS
 GRANT EXECUTE ON FUNCTION billing.continue_verification TO billing_dba;
 
 -- What the newest proof of the books found, with at most 1000 problems of each range.
--- Errors: actor_required. Example: SELECT * FROM billing.list_verification_problems();
-CREATE OR REPLACE FUNCTION billing.list_verification_problems()
+-- Errors: actor_required. Example: SELECT * FROM billing.list_book_problems();
+CREATE OR REPLACE FUNCTION billing.list_book_problems()
 RETURNS TABLE (account_id uuid, problem text, expected text, found text)
 LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
@@ -160,9 +160,9 @@ BEGIN
     ORDER BY g.place;
 END
 $$;
-COMMENT ON FUNCTION billing.list_verification_problems IS
+COMMENT ON FUNCTION billing.list_book_problems IS
     'Lists what the newest proof of the books found. For billing_dba.';
-GRANT EXECUTE ON FUNCTION billing.list_verification_problems TO billing_dba;
+GRANT EXECUTE ON FUNCTION billing.list_book_problems TO billing_dba;
 
 -- What is proven: up to which day everything is sealed, that day's head, how many entries; and the
 -- newest proof of the books: when it began and ended (NULL while it is not finished), what it

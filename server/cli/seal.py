@@ -139,7 +139,7 @@ def _check(options: argparse.Namespace) -> int:
             problems += _compare_seals(day, kept)
     if not options.heads_only:
         print(verify_all(restart=True, jobs=1), file=sys.stderr)
-        problems += call_function("SELECT * FROM billing.list_verification_problems()")
+        problems += call_function("SELECT * FROM billing.list_book_problems()")
     if options.json:
         print_json({"days": days, "problems": problems})
     else:

@@ -20,7 +20,7 @@ def add_parser(commands: Any) -> None:
         help="check every account's ledger against its balance (exit 1: they differ)",
         description="Goes through all accounts in ranges. It can be stopped, and the next call goes"
         " on where it was, for a day. What it found is kept: `SELECT * FROM"
-        " billing.list_verification_problems();`",
+        " billing.list_book_problems();`",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--account", metavar="ID", help="check only this account")
@@ -48,7 +48,7 @@ def _run(options: argparse.Namespace) -> int:
         checked, openings = "", []
     else:
         checked = verify_all(restart=options.restart, jobs=options.jobs)
-        problems = call_function("SELECT * FROM billing.list_verification_problems()")
+        problems = call_function("SELECT * FROM billing.list_book_problems()")
         openings = call_function("SELECT * FROM billing.describe_openings()")
     if options.json:
         # Only a database that was taken over has openings.

@@ -133,6 +133,10 @@ CREATE FUNCTION billing.begin_purchase(p_oauth_provider text, p_external_id text
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing.begin_verification(p_restart boolean DEFAULT false, p_entries bigint DEFAULT 500000) RETURNS TABLE(run_id bigint, started_at timestamp with time zone, ranges bigint, ranges_done bigint)
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing.charge_items(p_items billing.charge_item[], p_wait boolean DEFAULT true) RETURNS SETOF billing.charge_outcome
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -159,6 +163,10 @@ CREATE FUNCTION billing.check_items(p_items billing.check_item[], p_wait boolean
     SET enable_seqscan TO 'off'
     SET enable_hashjoin TO 'off'
     SET enable_mergejoin TO 'off';
+
+CREATE FUNCTION billing.continue_verification() RETURNS TABLE(run_id bigint, place bigint, accounts bigint, entries bigint, problem_count bigint)
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing.create_account(p_oauth_provider text, p_external_id text, p_wa_id text DEFAULT NULL::text, p_tenant_id text DEFAULT NULL::text, p_initial_balance_minor bigint DEFAULT 0, p_currency text DEFAULT 'USD'::text, p_plan_name text DEFAULT 'free'::text, p_customer_email text DEFAULT NULL::text, p_user_role text DEFAULT NULL::text, p_agent_id text DEFAULT NULL::text, p_marketing_opt_in boolean DEFAULT false, p_marketing_opt_in_source text DEFAULT NULL::text, p_idempotency_key text DEFAULT NULL::text, p_api_key_id uuid DEFAULT NULL::uuid, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(account_id uuid, oauth_provider text, external_id text, wa_id text, tenant_id text, customer_email text, balance_minor bigint, currency text, plan_name text, status text, paid_credits bigint, marketing_opt_in boolean, marketing_opt_in_at timestamp with time zone, marketing_opt_in_source text, created_at timestamp with time zone, updated_at timestamp with time zone, account_created boolean, replayed boolean)
     LANGUAGE plpgsql SECURITY DEFINER
@@ -240,9 +248,18 @@ CREATE FUNCTION billing.end_staff_sessions(p_email text, p_reason text, p_sessio
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing.erase_personal_data(p_account_id uuid, p_reason text, p_dry_run boolean DEFAULT false, p_force boolean DEFAULT false, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(table_name text, rows_erased bigint, obstacle text)
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing.explain_denial(p_account_id uuid, p_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(sentence text, what_helps text, kind text, denied_at timestamp with time zone, reason text, refusals bigint, would_pass_now boolean, api_key_name text, api_key_prefix text, database_role text, agent_id text, channel_id text, request_id text, amount_minor bigint, currency text, paid_credits_then bigint, free_uses_then bigint, paid_credits_now bigint, free_uses_now bigint, status_now text)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.export_personal_data(p_account_id uuid, p_session_hash bytea DEFAULT NULL::bytea) RETURNS json
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET "TimeZone" TO 'UTC';
 
 CREATE FUNCTION billing.find_account(p_account text, p_session_hash bytea DEFAULT NULL::bytea) RETURNS uuid
     LANGUAGE plpgsql STABLE SECURITY DEFINER
@@ -306,6 +323,10 @@ CREATE FUNCTION billing.get_admin(p_email text) RETURNS TABLE(admin_user_id uuid
 
 CREATE FUNCTION billing.get_overview(p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(total_users bigint, active_users bigint, total_api_keys bigint, active_api_keys bigint, total_balance_minor numeric, total_charged_all_time numeric, total_credited_all_time numeric, charges_last_24h bigint, credits_last_24h bigint, charges_last_7d bigint, credits_last_7d bigint, payment_problems bigint, unique_users_30d bigint)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.get_proof() RETURNS TABLE(sealed_through date, head text, closed_at timestamp with time zone, entries_sealed bigint, verification_started_at timestamp with time zone, verified_at timestamp with time zone, ranges bigint, ranges_done bigint, accounts_verified bigint, entries_verified bigint, problems bigint, first_problem text, first_account_id uuid, is_behind boolean)
+    LANGUAGE sql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.provider_mode(p_kind text, p_config_data jsonb) RETURNS text
@@ -413,6 +434,14 @@ CREATE FUNCTION billing.list_purchases(p_account_id uuid DEFAULT NULL::uuid, p_s
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing.list_seal_heads(p_after date DEFAULT NULL::date) RETURNS TABLE(day date, head text, seals bigint, entries bigint, closed_at timestamp with time zone)
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.list_seals(p_day date) RETURNS TABLE(account_id uuid, first_version bigint, last_version bigint, leaves text, digest text)
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing.list_top_consumers(p_from date DEFAULT NULL::date, p_to date DEFAULT NULL::date, p_sort text DEFAULT 'uses'::text, p_limit bigint DEFAULT 20, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(place bigint, account_id uuid, oauth_provider text, external_id text, customer_email text, charges bigint, free_charges bigint, credits_used numeric, last_charge_at timestamp with time zone)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -423,6 +452,10 @@ CREATE FUNCTION billing.list_transactions(p_oauth_provider text, p_external_id t
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing.list_usage(p_from date DEFAULT NULL::date, p_to date DEFAULT NULL::date, p_account_id uuid DEFAULT NULL::uuid, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(day date, charges bigint, free_charges bigint, credits_used numeric, credits_added numeric, credits_sold numeric, credits_taken_back numeric, currency text, sold_minor numeric, returned_minor numeric)
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.list_book_problems() RETURNS TABLE(account_id uuid, problem text, expected text, found text)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -508,6 +541,10 @@ CREATE FUNCTION billing.rotate_api_key(p_api_key_id uuid, p_key_prefix text, p_k
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET "TimeZone" TO 'UTC';
 
+CREATE FUNCTION billing.seal_entries(p_entries bigint DEFAULT 2000, p_percent integer DEFAULT 100) RETURNS TABLE(day date, seals bigint, entries bigint, head text)
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing.seed_founders(p_emails text[]) RETURNS bigint
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -569,13 +606,18 @@ CREATE FUNCTION billing.use_sign_in_ticket(p_ticket_hash bytea) RETURNS boolean
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.verify_ledger() RETURNS TABLE(account_id uuid, problem text, expected text, found text)
+CREATE FUNCTION billing.verify_ledger(p_account_id uuid DEFAULT NULL::uuid, p_after uuid DEFAULT NULL::uuid, p_through uuid DEFAULT NULL::uuid) RETURNS TABLE(account_id uuid, problem text, expected text, found text)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
-    SET work_mem TO '128MB';
+    SET work_mem TO '128MB'
+    SET plan_cache_mode TO 'force_custom_plan';
 
 CREATE FUNCTION billing.watch_books(p_known uuid[] DEFAULT '{}'::uuid[], p_entries bigint DEFAULT 500) RETURNS TABLE(accounts_checked bigint, mismatched uuid[], payment_problems bigint, guard_faults bigint)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.withdraw_consent(p_reason text, p_account_id uuid DEFAULT NULL::uuid, p_oauth_provider text DEFAULT NULL::text, p_external_id text DEFAULT NULL::text, p_undo boolean DEFAULT false, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(account_id uuid, withdrawn_at timestamp with time zone, changed boolean)
+    LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.account_of_identity(p_oauth_provider text, p_external_id text) RETURNS uuid
@@ -605,6 +647,7 @@ CREATE TABLE billing_data.accounts (
     paid_credits bigint DEFAULT 0 NOT NULL,
     ledger_version bigint DEFAULT 0 NOT NULL,
     free_uses_granted bigint DEFAULT 3 NOT NULL,
+    marketing_withdrawn_at timestamp with time zone,
     CONSTRAINT accounts_ledger_version_non_negative CHECK ((ledger_version >= 0)),
     CONSTRAINT ck_account_status CHECK (((status)::text = ANY ((ARRAY['active'::character varying, 'suspended'::character varying, 'closed'::character varying, 'merged'::character varying])::text[]))),
     CONSTRAINT ck_balance_non_negative CHECK ((balance_minor >= 0)),
@@ -616,6 +659,10 @@ WITH (fillfactor='75');
 
 CREATE FUNCTION billing_data.account_totals(p_account billing_data.accounts) RETURNS TABLE(last_charge_at timestamp with time zone, last_credit_at timestamp with time zone, total_charged numeric, total_credited numeric, charge_count bigint, credit_count bigint)
     LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.accounts_of_person(p_account_id uuid) RETURNS uuid[]
+    LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.accounts_to_charge(p_items billing.charge_item[], OUT ids uuid[], OUT changes_profiles boolean, OUT items billing.charge_item[]) RETURNS record
@@ -757,11 +804,19 @@ CREATE FUNCTION billing_data.argument_meanings() RETURNS TABLE(function_name tex
     LANGUAGE sql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.audit_rows_of_person(p_account_ids uuid[]) RETURNS TABLE(id uuid)
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.authorize(p_api_key_id uuid, p_session_hash bytea, p_permission text) RETURNS billing_data.actor
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.balance_before(p_account billing_data.accounts, p_version bigint, p_before timestamp with time zone) RETURNS TABLE(state text, paid_credits bigint, free_uses bigint)
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.batches_of_person(p_account_ids uuid[]) RETURNS TABLE(api_key_id uuid, idempotency_key text, created_at timestamp with time zone, outcome jsonb)
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -919,6 +974,10 @@ CREATE FUNCTION billing_data.claim_payment(p_provider text, p_payment_id text, p
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.compute_head(p_day date, p_previous bytea, OUT seals bigint, OUT entries bigint, OUT head bytea) RETURNS record
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.count_money(p_account_id uuid, p_first date, p_beyond date) RETURNS TABLE(day date, currency text, sold_minor numeric, returned_minor numeric)
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -973,6 +1032,10 @@ CREATE FUNCTION billing_data.credit_under_key(p_account_ids uuid[], p_idempotenc
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.cut_ranges(p_run_id bigint, p_entries bigint) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.denial_reason(p_status text, p_free_uses bigint, p_paid_credits bigint) RETURNS text
     LANGUAGE sql IMMUTABLE PARALLEL SAFE;
 
@@ -1012,11 +1075,63 @@ CREATE FUNCTION billing_data.effect_of_payment(p_provider text, p_payment_id tex
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.end_of_day(p_day date) RETURNS timestamp with time zone
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE;
+
 CREATE FUNCTION billing_data.end_of_today() RETURNS timestamp with time zone
     LANGUAGE sql STABLE;
 
+CREATE TABLE billing_data.erased_entries (
+    account_id uuid NOT NULL,
+    ledger_version bigint NOT NULL,
+    personal_digest bytea NOT NULL,
+    erased_at timestamp with time zone NOT NULL,
+    CONSTRAINT erased_entries_digest_length CHECK ((octet_length(personal_digest) = 32))
+);
+
+CREATE FUNCTION billing_data.entry_leaves(p_account_id uuid, p_after bigint, p_through bigint, p_salt bytea) RETURNS TABLE(ledger_version bigint, created_at timestamp with time zone, leaf bytea)
+    LANGUAGE sql STABLE PARALLEL SAFE;
+
+CREATE FUNCTION billing_data.erase_audit_rows(p_account_ids uuid[]) RETURNS bigint
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.erase_entries(p_account_id uuid) RETURNS bigint
     LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.erase_payments(p_account_ids uuid[]) RETURNS TABLE(table_name text, rows_erased bigint)
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.erase_person(p_account_ids uuid[], p_actor billing_data.actor) RETURNS jsonb
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.erase_requests(p_account_ids uuid[]) RETURNS TABLE(table_name text, rows_erased bigint)
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE TABLE billing_data.admin_audit_logs (
+    id uuid DEFAULT gen_random_uuid() NOT NULL,
+    admin_user_id uuid,
+    action character varying(100) NOT NULL,
+    resource_type character varying(50) NOT NULL,
+    resource_id character varying(255),
+    changes jsonb,
+    ip_address inet,
+    user_agent text,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    database_role text,
+    reason text,
+    database_login text DEFAULT SESSION_USER,
+    CONSTRAINT admin_audit_logs_changes CHECK ((octet_length((changes)::text) <= 1048576)),
+    CONSTRAINT admin_audit_logs_reason CHECK ((length(reason) <= 1000)),
+    CONSTRAINT admin_audit_logs_user_agent CHECK ((length(user_agent) <= 500))
+);
+
+CREATE FUNCTION billing_data.erased_audit_log(p_row billing_data.admin_audit_logs) RETURNS billing_data.admin_audit_logs
+    LANGUAGE plpgsql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.erased_charge(p_charge billing_data.charges) RETURNS billing_data.charges
@@ -1025,6 +1140,22 @@ CREATE FUNCTION billing_data.erased_charge(p_charge billing_data.charges) RETURN
 
 CREATE FUNCTION billing_data.erased_credit(p_credit billing_data.credits) RETURNS billing_data.credits
     LANGUAGE plpgsql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.erased_json(p_value jsonb) RETURNS jsonb
+    LANGUAGE plpgsql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.erased_payload(p_payload jsonb, p_payment_id text) RETURNS jsonb
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.erasure_obstacle(p_account_ids uuid[]) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.events_of_person(p_account_ids uuid[]) RETURNS TABLE(provider text, event_id text)
+    LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.figures_border() RETURNS timestamp with time zone
@@ -1046,6 +1177,11 @@ CREATE FUNCTION billing_data.find_guard_faults() RETURNS TABLE(problem text, exp
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.find_head_faults() RETURNS TABLE(problem text, expected text, found text)
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET "DateStyle" TO 'ISO, YMD';
+
 CREATE FUNCTION billing_data.find_merge(p_account_id uuid, p_idempotency_key text, p_fingerprint bytea) RETURNS billing_data.account_merges
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -1061,6 +1197,12 @@ CREATE FUNCTION billing_data.find_payment_problems() RETURNS TABLE(problem text,
 CREATE FUNCTION billing_data.find_reversal_faults() RETURNS TABLE(account_id uuid, problem text, expected text, found text)
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.find_seal_faults(p_account_id uuid, p_after uuid, p_through uuid) RETURNS TABLE(account_id uuid, problem text, expected text, found text)
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET plan_cache_mode TO 'force_custom_plan'
+    SET "DateStyle" TO 'ISO, YMD';
 
 CREATE TABLE billing_data.admin_users (
     id uuid DEFAULT gen_random_uuid() NOT NULL,
@@ -1092,6 +1234,21 @@ CREATE FUNCTION billing_data.find_users(p_from timestamp with time zone, p_to ti
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE TABLE billing_data.seals (
+    account_id uuid NOT NULL,
+    day date NOT NULL,
+    first_version bigint NOT NULL,
+    last_version bigint NOT NULL,
+    leaves bytea NOT NULL,
+    digest bytea NOT NULL,
+    CONSTRAINT seals_digest_length CHECK ((octet_length(digest) = 32)),
+    CONSTRAINT seals_versions CHECK (((first_version > 0) AND (last_version >= first_version)))
+);
+
+CREATE FUNCTION billing_data.first_broken_entry(p_seal billing_data.seals, p_salt bytea) RETURNS TABLE(ledger_version bigint, expected text, found text)
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.first_id(p_at timestamp with time zone) RETURNS uuid
     LANGUAGE sql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -1114,6 +1271,10 @@ CREATE FUNCTION billing_data.free_key(p_account_id uuid, p_key text) RETURNS tex
 
 CREATE FUNCTION billing_data.free_uses_at(p_account_id uuid, p_version bigint, p_before timestamp with time zone) RETURNS bigint
     LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.give_up_credits(p_account_ids uuid[], p_actor billing_data.actor) RETURNS numeric
+    LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.good_key(p_credential uuid, p_permission text) RETURNS uuid
@@ -1154,6 +1315,13 @@ CREATE FUNCTION billing_data.is_charge(p_item billing.charge_item) RETURNS boole
     LANGUAGE sql IMMUTABLE PARALLEL SAFE;
 
 CREATE FUNCTION billing_data.is_check(p_item billing.check_item) RETURNS boolean
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE;
+
+CREATE FUNCTION billing_data.is_erased(p_account_id uuid) RETURNS boolean
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.is_in_range(p_id uuid, p_account_id uuid, p_after uuid, p_through uuid) RETURNS boolean
     LANGUAGE sql IMMUTABLE PARALLEL SAFE;
 
 CREATE TABLE billing_data.payment_events (
@@ -1316,6 +1484,17 @@ CREATE FUNCTION billing_data.move_default_checks(p_table text, p_from timestamp 
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.names_of_person(p_account_ids uuid[]) RETURNS text[]
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.names_one(p_text text, p_names text[]) RETURNS boolean
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.newest_day_over() RETURNS date
+    LANGUAGE sql STABLE;
+
 CREATE FUNCTION billing_data.no_key() RETURNS uuid
     LANGUAGE sql IMMUTABLE PARALLEL SAFE;
 
@@ -1356,6 +1535,10 @@ CREATE FUNCTION billing_data.period(p_from timestamp with time zone, p_to timest
 
 CREATE FUNCTION billing_data.period_of_days(p_from date, p_to date, OUT first date, OUT beyond date) RETURNS record
     LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.personal_data(p_account_ids uuid[]) RETURNS json
+    LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.plan_merge(p_merged billing_data.accounts, p_account billing_data.accounts) RETURNS billing_data.account_merges
@@ -1406,7 +1589,7 @@ CREATE FUNCTION billing_data.read_csv(p_csv text) RETURNS TABLE(line bigint, fie
     LANGUAGE sql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing_data.read_grants(p_csv text, p_key_prefix text) RETURNS TABLE(line bigint, named text, account_id uuid, amount numeric, key text)
+CREATE FUNCTION billing_data.read_grants(p_csv text, p_key_prefix text) RETURNS TABLE(line bigint, named text, asked_id uuid, account_id uuid, amount numeric, key text)
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -1415,6 +1598,10 @@ CREATE FUNCTION billing_data.record_resolution(p_provider text, p_payment_id tex
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.refuse_api_key_change() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.refuse_audit_change() RETURNS trigger
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -1571,6 +1758,14 @@ CREATE FUNCTION billing_data.role_of_caller(p_api_key_id uuid) RETURNS text
 CREATE FUNCTION billing_data.run_maintenance_step(p_step text, p_before timestamp with time zone, OUT is_well boolean, OUT detail text) RETURNS record
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.seal_accounts(p_day date, p_after uuid, p_entries bigint, OUT through uuid, OUT seals bigint, OUT entries bigint) RETURNS record
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET plan_cache_mode TO 'force_custom_plan';
+
+CREATE FUNCTION billing_data.seal_digest(p_previous bytea, p_account_id uuid, p_day date, p_first_version bigint, p_last_version bigint, p_leaves bytea) RETURNS bytea
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE;
 
 CREATE FUNCTION billing_data.search_patterns(p_search text, p_match text) RETURNS text[]
     LANGUAGE sql STABLE
@@ -1810,24 +2005,6 @@ CREATE TABLE billing_data.active_accounts_by_day (
     accounts bigint NOT NULL
 );
 
-CREATE TABLE billing_data.admin_audit_logs (
-    id uuid DEFAULT gen_random_uuid() NOT NULL,
-    admin_user_id uuid,
-    action character varying(100) NOT NULL,
-    resource_type character varying(50) NOT NULL,
-    resource_id character varying(255),
-    changes jsonb,
-    ip_address inet,
-    user_agent text,
-    created_at timestamp with time zone DEFAULT now() NOT NULL,
-    database_role text,
-    reason text,
-    database_login text DEFAULT SESSION_USER,
-    CONSTRAINT admin_audit_logs_changes CHECK ((octet_length((changes)::text) <= 1048576)),
-    CONSTRAINT admin_audit_logs_reason CHECK ((length(reason) <= 1000)),
-    CONSTRAINT admin_audit_logs_user_agent CHECK ((length(user_agent) <= 500))
-);
-
 CREATE TABLE billing_data.admin_sessions (
     session_hash bytea NOT NULL,
     admin_user_id uuid NOT NULL,
@@ -1890,12 +2067,14 @@ CREATE TABLE billing_data.credit_checks_default (
     created_at timestamp with time zone NOT NULL
 );
 
-CREATE TABLE billing_data.erased_entries (
+CREATE TABLE billing_data.erased_accounts (
     account_id uuid NOT NULL,
-    ledger_version bigint NOT NULL,
-    personal_digest bytea NOT NULL,
-    erased_at timestamp with time zone NOT NULL,
-    CONSTRAINT erased_entries_digest_length CHECK ((octet_length(personal_digest) = 32))
+    erased_at timestamp with time zone NOT NULL
+);
+
+CREATE TABLE billing_data.erased_audit_logs (
+    id uuid NOT NULL,
+    erased_at timestamp with time zone NOT NULL
 );
 
 CREATE TABLE billing_data.ledger_openings (
@@ -1944,7 +2123,7 @@ CREATE TABLE billing_data.payment_warnings (
     created_at timestamp with time zone NOT NULL,
     resolved_at timestamp with time zone,
     resolution text,
-    CONSTRAINT payment_warnings_kind CHECK ((kind = ANY (ARRAY['fraud_warning'::text, 'credited_twice'::text]))),
+    CONSTRAINT payment_warnings_kind CHECK ((kind = ANY (ARRAY['fraud_warning'::text, 'credited_twice'::text, 'paid_after_erasure'::text]))),
     CONSTRAINT payment_warnings_resolution_length CHECK (((length(resolution) >= 1) AND (length(resolution) <= 500))),
     CONSTRAINT payment_warnings_resolved CHECK (((resolved_at IS NULL) = (resolution IS NULL)))
 )
@@ -1983,10 +2162,27 @@ CREATE TABLE billing_data.reversed_entries (
     CONSTRAINT reversed_entries_at_most_all CHECK (((reversed_minor > 0) AND (reversed_minor <= amount_minor)))
 );
 
+CREATE TABLE billing_data.seal_heads (
+    day date NOT NULL,
+    seals bigint NOT NULL,
+    entries bigint NOT NULL,
+    head bytea NOT NULL,
+    closed_at timestamp with time zone NOT NULL,
+    CONSTRAINT seal_heads_head_length CHECK ((octet_length(head) = 32))
+);
+
 CREATE TABLE billing_data.seal_salts (
     account_id uuid NOT NULL,
     salt bytea DEFAULT (uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid())) NOT NULL,
     CONSTRAINT seal_salts_length CHECK ((octet_length(salt) = 32))
+);
+
+CREATE TABLE billing_data.seal_state (
+    id boolean DEFAULT true NOT NULL,
+    day date,
+    after uuid,
+    next_at timestamp with time zone DEFAULT '-infinity'::timestamp with time zone NOT NULL,
+    CONSTRAINT seal_state_one_row CHECK (id)
 );
 
 CREATE TABLE billing_data.sign_in_tickets (
@@ -2011,6 +2207,24 @@ CREATE TABLE billing_data.user_activity (
 CREATE TABLE billing_data.users_by_day (
     day date NOT NULL,
     users bigint NOT NULL
+);
+
+CREATE TABLE billing_data.verification_ranges (
+    run_id bigint NOT NULL,
+    place bigint NOT NULL,
+    after uuid,
+    through uuid,
+    accounts bigint NOT NULL,
+    entries bigint NOT NULL,
+    problem_count bigint,
+    problems jsonb,
+    verified_at timestamp with time zone
+);
+
+CREATE TABLE billing_data.verification_runs (
+    id bigint NOT NULL,
+    started_at timestamp with time zone NOT NULL,
+    started_by text NOT NULL
 );
 
 ALTER TABLE ONLY billing_data.credit_checks ATTACH PARTITION billing_data.credit_checks_default DEFAULT;
@@ -2059,6 +2273,12 @@ ALTER TABLE ONLY billing_data.charges
 
 ALTER TABLE ONLY billing_data.credits
     ADD CONSTRAINT credits_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY billing_data.erased_accounts
+    ADD CONSTRAINT erased_accounts_pkey PRIMARY KEY (account_id);
+
+ALTER TABLE ONLY billing_data.erased_audit_logs
+    ADD CONSTRAINT erased_audit_logs_pkey PRIMARY KEY (id);
 
 ALTER TABLE ONLY billing_data.erased_entries
     ADD CONSTRAINT erased_entries_pkey PRIMARY KEY (account_id, ledger_version);
@@ -2123,8 +2343,17 @@ ALTER TABLE ONLY billing_data.refused_charges
 ALTER TABLE ONLY billing_data.reversed_entries
     ADD CONSTRAINT reversed_entries_pkey PRIMARY KEY (entry_id);
 
+ALTER TABLE ONLY billing_data.seal_heads
+    ADD CONSTRAINT seal_heads_pkey PRIMARY KEY (day);
+
 ALTER TABLE ONLY billing_data.seal_salts
     ADD CONSTRAINT seal_salts_pkey PRIMARY KEY (account_id);
+
+ALTER TABLE ONLY billing_data.seal_state
+    ADD CONSTRAINT seal_state_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY billing_data.seals
+    ADD CONSTRAINT seals_pkey PRIMARY KEY (account_id, last_version);
 
 ALTER TABLE ONLY billing_data.settings
     ADD CONSTRAINT settings_pkey PRIMARY KEY (id);
@@ -2146,6 +2375,12 @@ ALTER TABLE ONLY billing_data.user_activity
 
 ALTER TABLE ONLY billing_data.users_by_day
     ADD CONSTRAINT users_by_day_pkey PRIMARY KEY (day);
+
+ALTER TABLE ONLY billing_data.verification_ranges
+    ADD CONSTRAINT verification_ranges_pkey PRIMARY KEY (run_id, place);
+
+ALTER TABLE ONLY billing_data.verification_runs
+    ADD CONSTRAINT verification_runs_pkey PRIMARY KEY (id);
 
 CREATE INDEX account_merges_account_id ON billing_data.account_merges USING btree (account_id);
 
@@ -2191,6 +2426,8 @@ CREATE UNIQUE INDEX credits_idempotency ON billing_data.credits USING btree (acc
 
 CREATE UNIQUE INDEX credits_ledger_version ON billing_data.credits USING btree (account_id, ledger_version) WHERE (ledger_version > 0);
 
+CREATE INDEX erased_accounts_erased_at ON billing_data.erased_accounts USING btree (erased_at);
+
 CREATE INDEX idx_admin_audit_logs_action ON billing_data.admin_audit_logs USING btree (action);
 
 CREATE INDEX idx_admin_audit_logs_admin_user_id ON billing_data.admin_audit_logs USING btree (admin_user_id);
@@ -2227,6 +2464,8 @@ CREATE UNIQUE INDEX purchases_payment_id ON billing_data.purchases USING btree (
 
 CREATE INDEX refused_charges_by_time ON billing_data.refused_charges USING brin (minute) WITH (autosummarize='on');
 
+CREATE INDEX seals_day ON billing_data.seals USING btree (day, account_id, last_version);
+
 CREATE INDEX user_activity_last_day ON billing_data.user_activity USING btree (last_day);
 
 ALTER INDEX billing_data.credit_checks_account ATTACH PARTITION billing_data.credit_checks_default_account_id_created_at_idx;
@@ -2237,9 +2476,13 @@ CREATE TRIGGER accounts_fixed BEFORE UPDATE OF free_uses_granted ON billing_data
 
 ALTER TABLE billing_data.accounts ENABLE ALWAYS TRIGGER accounts_fixed;
 
-CREATE TRIGGER admin_audit_logs_append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON billing_data.admin_audit_logs FOR EACH STATEMENT EXECUTE FUNCTION billing_data.refuse_change();
+CREATE TRIGGER admin_audit_logs_append_only BEFORE DELETE OR UPDATE OF id, admin_user_id, action, resource_type, created_at, database_role, database_login OR TRUNCATE ON billing_data.admin_audit_logs FOR EACH STATEMENT EXECUTE FUNCTION billing_data.refuse_change();
 
 ALTER TABLE billing_data.admin_audit_logs ENABLE ALWAYS TRIGGER admin_audit_logs_append_only;
+
+CREATE TRIGGER admin_audit_logs_erased_only BEFORE UPDATE ON billing_data.admin_audit_logs FOR EACH ROW EXECUTE FUNCTION billing_data.refuse_audit_change();
+
+ALTER TABLE billing_data.admin_audit_logs ENABLE ALWAYS TRIGGER admin_audit_logs_erased_only;
 
 CREATE TRIGGER api_keys_fixed BEFORE DELETE OR UPDATE ON billing_data.api_keys FOR EACH ROW EXECUTE FUNCTION billing_data.refuse_api_key_change();
 
@@ -2265,6 +2508,14 @@ CREATE TRIGGER credits_erased_only BEFORE UPDATE ON billing_data.credits FOR EAC
 
 ALTER TABLE billing_data.credits ENABLE ALWAYS TRIGGER credits_erased_only;
 
+CREATE TRIGGER erased_accounts_append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON billing_data.erased_accounts FOR EACH STATEMENT EXECUTE FUNCTION billing_data.refuse_change();
+
+ALTER TABLE billing_data.erased_accounts ENABLE ALWAYS TRIGGER erased_accounts_append_only;
+
+CREATE TRIGGER erased_audit_logs_append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON billing_data.erased_audit_logs FOR EACH STATEMENT EXECUTE FUNCTION billing_data.refuse_change();
+
+ALTER TABLE billing_data.erased_audit_logs ENABLE ALWAYS TRIGGER erased_audit_logs_append_only;
+
 CREATE TRIGGER erased_entries_append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON billing_data.erased_entries FOR EACH STATEMENT EXECUTE FUNCTION billing_data.refuse_change();
 
 ALTER TABLE billing_data.erased_entries ENABLE ALWAYS TRIGGER erased_entries_append_only;
@@ -2276,6 +2527,14 @@ ALTER TABLE billing_data.ledger_openings ENABLE ALWAYS TRIGGER ledger_openings_f
 CREATE TRIGGER purchases_fixed BEFORE UPDATE OF account_id, id, provider, uses, price_minor, currency ON billing_data.purchases FOR EACH STATEMENT EXECUTE FUNCTION billing_data.refuse_change('what was sold never changes');
 
 ALTER TABLE billing_data.purchases ENABLE ALWAYS TRIGGER purchases_fixed;
+
+CREATE TRIGGER seal_heads_append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON billing_data.seal_heads FOR EACH STATEMENT EXECUTE FUNCTION billing_data.refuse_change();
+
+ALTER TABLE billing_data.seal_heads ENABLE ALWAYS TRIGGER seal_heads_append_only;
+
+CREATE TRIGGER seals_append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON billing_data.seals FOR EACH STATEMENT EXECUTE FUNCTION billing_data.refuse_change();
+
+ALTER TABLE billing_data.seals ENABLE ALWAYS TRIGGER seals_append_only;
 
 ALTER TABLE ONLY billing_data.account_merges
     ADD CONSTRAINT account_merges_account FOREIGN KEY (account_id) REFERENCES billing_data.accounts(id) ON DELETE RESTRICT;
@@ -2297,6 +2556,9 @@ ALTER TABLE ONLY billing_data.credits
 
 ALTER TABLE ONLY billing_data.credits
     ADD CONSTRAINT credits_corrected_credit FOREIGN KEY (corrects_credit_id) REFERENCES billing_data.credits(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY billing_data.erased_accounts
+    ADD CONSTRAINT erased_accounts_account FOREIGN KEY (account_id) REFERENCES billing_data.accounts(id) ON DELETE RESTRICT;
 
 ALTER TABLE ONLY billing_data.erased_entries
     ADD CONSTRAINT erased_entries_account FOREIGN KEY (account_id) REFERENCES billing_data.accounts(id) ON DELETE RESTRICT;
@@ -2363,3 +2625,6 @@ ALTER TABLE ONLY billing_data.reversed_entries
 
 ALTER TABLE ONLY billing_data.sign_in_tickets
     ADD CONSTRAINT sign_in_tickets_admin FOREIGN KEY (admin_user_id) REFERENCES billing_data.admin_users(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY billing_data.verification_ranges
+    ADD CONSTRAINT verification_ranges_run FOREIGN KEY (run_id) REFERENCES billing_data.verification_runs(id) ON DELETE CASCADE;

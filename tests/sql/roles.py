@@ -181,7 +181,7 @@ FOR_DBAS: dict[str, dict[str, Any]] = {
     "begin_verification": {},
     "list_seal_heads": {},
     "list_seals": {"day": "2026-11-25"},
-    "list_verification_problems": {},
+    "list_book_problems": {},
     "verify_ledger": {},
     "continue_verification": {},
     "drop_check_partitions": {"before": "2020-01-01"},

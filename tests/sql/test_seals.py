@@ -289,7 +289,7 @@ def test_a_verification_goes_on_where_it_was_and_sessions_share_its_ranges(
         )  # fmt: skip
         assert [one.row("continue_verification")["place"] for _ in range(2)] == [1, 3]
         assert one.rows("continue_verification") == []
-        problems = one.rows("list_verification_problems")
+        problems = one.rows("list_book_problems")
         assert {row["account_id"] for row in problems} == {max(accounts)}
         proof = one.row("get_proof")
         assert (proof["accounts_verified"], proof["entries_verified"]) == (3, 3)
