@@ -1,5 +1,5 @@
--- What proves that sealed entries are as they were: for each account and day a seal, which chains to
--- the account's seal before, and for each day a head over all seals, which chains to the head of
+-- What proves that sealed entries are as they were: for each account and day a seal, which chains
+-- to the account's seal before, and for each day a head over all seals, which chains to the head of
 -- the day before. seal_state is how far the sealing of a day has come. A verification of the books
 -- is a run over ranges of accounts, which keeps what it found, so that it can be stopped and go on.
 -- Seals do not refer to accounts: a reference would lock accounts that are being charged, and the

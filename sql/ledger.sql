@@ -317,10 +317,10 @@ COMMENT ON FUNCTION billing_data.is_in_range IS
 -- what it corrects. Everything that belongs to an account must have one, and everything that guards
 -- the books must be in force. Entries up to billing_data.ledger_openings are of the old service and
 -- in another unit: they are only counted, and must look like the old service's.
--- What is sealed is compared with the entries, and the heads of the days with the seals (seals.sql).
--- It looks at one account (p_account_id), at the accounts whose ids follow p_after up to p_through,
--- or at all of them. What belongs to no account is looked at where p_after and p_account_id are
--- NULL. billing.continue_verification goes through all ranges, and can be stopped.
+-- What is sealed is compared with the entries, and the heads of the days with the seals
+-- (seals.sql). It looks at one account (p_account_id), at the accounts whose ids follow p_after up
+-- to p_through, or at all of them. What belongs to no account is looked at where p_after and
+-- p_account_id are NULL. billing.continue_verification goes through all ranges, and can be stopped.
 -- Reads everything once, as of one moment: this takes seconds for a million entries and minutes on
 -- a large database.
 -- Errors: actor_required.

@@ -62,13 +62,13 @@ $$;
 COMMENT ON FUNCTION billing_data.run_maintenance_step IS 'Does one step of maintenance. Helper.';
 
 -- Keeps the database in order; for cron or pg_cron, once a day. The steps: "figures" rolls up the
--- dashboard's figures; "seals" seals up to a million entries of days that are over; "watch" compares the newest entries with their accounts and looks for guards
--- that are missing; "refused charges" deletes what is older than p_keep; "partitions" makes the
--- coming months of the check audit; "checks" drops months that ended longer than p_keep ago, and up
--- to 500,000 older checks beside them. p_keep NULL keeps everything; p_steps does some steps only.
--- Each step is told in a row: done, or failed and why. A step that fails is undone and also a
--- WARNING in the server's log; the others take effect. While another call is at work, this one does
--- nothing and says so.
+-- dashboard's figures; "seals" seals up to a million entries of days that are over; "watch"
+-- compares the newest entries with their accounts and looks for guards that are missing; "refused
+-- charges" deletes what is older than p_keep; "partitions" makes the coming months of the check
+-- audit; "checks" drops months that ended longer than p_keep ago, and up to 500,000 older checks
+-- beside them. p_keep NULL keeps everything; p_steps does some steps only. Each step is told in a
+-- row: done, or failed and why. A step that fails is undone and also a WARNING in the server's log;
+-- the others take effect. While another call is at work, this one does nothing and says so.
 -- Locks: billing_data.locks (maintenance); the check audit, as billing.create_check_partitions and
 -- billing.drop_check_partitions. Writes: what the steps do; admin_audit_logs 1. Errors:
 -- actor_required, invalid_argument.

@@ -246,8 +246,8 @@ COMMENT ON FUNCTION billing.seal_entries IS
     'Seals the next entries of days that are over. For billing_server and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.seal_entries TO billing_server, billing_dba;
 
--- The heads of sealed days after a day, oldest first: what is kept elsewhere, and what the copy kept
--- there is compared with. Errors: actor_required.
+-- The heads of sealed days after a day, oldest first: what is kept elsewhere, and what the copy
+-- kept there is compared with. Errors: actor_required.
 -- Example: SELECT * FROM billing.list_seal_heads(p_after => current_date - 7);
 CREATE OR REPLACE FUNCTION billing.list_seal_heads(p_after date DEFAULT NULL)
 RETURNS TABLE (day date, head text, seals bigint, entries bigint, closed_at timestamptz)

@@ -397,6 +397,10 @@ CREATE FUNCTION billing.list_audit_log(p_who text DEFAULT NULL::text, p_action t
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing.list_book_problems() RETURNS TABLE(account_id uuid, problem text, expected text, found text)
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing.list_checks(p_account_id uuid, p_limit bigint DEFAULT 50, p_offset bigint DEFAULT 0, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(check_id uuid, has_credit boolean, denial_reason text, credits_remaining bigint, free_uses_remaining bigint, context_agent_id text, context_channel_id text, context_request_id text, created_at timestamp with time zone)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -452,10 +456,6 @@ CREATE FUNCTION billing.list_transactions(p_oauth_provider text, p_external_id t
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing.list_usage(p_from date DEFAULT NULL::date, p_to date DEFAULT NULL::date, p_account_id uuid DEFAULT NULL::uuid, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(day date, charges bigint, free_charges bigint, credits_used numeric, credits_added numeric, credits_sold numeric, credits_taken_back numeric, currency text, sold_minor numeric, returned_minor numeric)
-    LANGUAGE plpgsql STABLE SECURITY DEFINER
-    SET search_path TO 'pg_catalog', 'pg_temp';
-
-CREATE FUNCTION billing.list_book_problems() RETURNS TABLE(account_id uuid, problem text, expected text, found text)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -1032,6 +1032,18 @@ CREATE FUNCTION billing_data.credit_under_key(p_account_ids uuid[], p_idempotenc
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.csv_fields(p_line text) RETURNS text[]
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.csv_lines(p_csv text) RETURNS TABLE(line bigint, fields text[])
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.csv_names(p_csv text) RETURNS text[]
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.cut_ranges(p_run_id bigint, p_entries bigint) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -1316,6 +1328,10 @@ CREATE FUNCTION billing_data.is_charge(p_item billing.charge_item) RETURNS boole
 
 CREATE FUNCTION billing_data.is_check(p_item billing.check_item) RETURNS boolean
     LANGUAGE sql IMMUTABLE PARALLEL SAFE;
+
+CREATE FUNCTION billing_data.is_correction(p_credit billing_data.credits) RETURNS boolean
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.is_erased(p_account_id uuid) RETURNS boolean
     LANGUAGE sql STABLE
