@@ -511,7 +511,9 @@ BEGIN
         'free_uses_remaining', w.free_uses_after, 'account_currency', w.account_currency,
         'agent_id', (w.asked).metadata_agent_id, 'channel_id', (w.asked).metadata_channel_id,
         'request_id', (w.asked).metadata_request_id
-    )) FILTER (WHERE w.account_id IS NOT NULL AND w.outcome NOT IN ('busy', 'created'))
+    )) FILTER (
+        WHERE w.account_id IS NOT NULL AND w.outcome <> 'created' AND w.outcome <> 'busy'
+    )
     INTO v_outcomes, v_refused
     FROM weighed AS w;
     IF v_refused IS NOT NULL THEN
