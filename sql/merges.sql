@@ -6,7 +6,8 @@
 -- have, but not more than a new account gets, or one of the two has already; that is how the
 -- adoption of the old service's accounts does it. The profile of the account that stays is kept. A
 -- consent counts for both, with time and source of the newest one, unless it was withdrawn from the
--- account that stays.
+-- account that stays. A withdrawal of the merged account counts for both unless the other one
+-- agreed later.
 -- Errors: account_not_active and those of billing_data.require_transfer.
 CREATE OR REPLACE FUNCTION billing_data.plan_merge(
     p_merged billing_data.accounts, p_account billing_data.accounts
@@ -37,14 +38,22 @@ BEGIN
     INTO STRICT v_merge.free_uses_after
     FROM billing_data.settings AS s;
     v_merge.free_uses_given := v_merge.free_uses_after - p_account.free_uses_remaining;
-    IF p_merged.marketing_opt_in AND p_account.marketing_withdrawn_at IS NULL AND (
-        NOT p_account.marketing_opt_in
-        OR coalesce(p_merged.marketing_opt_in_at > p_account.marketing_opt_in_at, false)
+    IF p_account.marketing_withdrawn_at IS NULL AND (
+        (
+            p_merged.marketing_opt_in AND (
+                NOT p_account.marketing_opt_in
+                OR coalesce(p_merged.marketing_opt_in_at > p_account.marketing_opt_in_at, false)
+            )
+        ) OR (
+            p_merged.marketing_withdrawn_at IS NOT NULL
+            AND (p_account.marketing_opt_in_at > p_merged.marketing_withdrawn_at) IS NOT TRUE
+        )
     ) THEN
         v_merge.consent_before := jsonb_build_object(
             'marketing_opt_in', p_account.marketing_opt_in,
             'marketing_opt_in_at', p_account.marketing_opt_in_at,
-            'marketing_opt_in_source', p_account.marketing_opt_in_source
+            'marketing_opt_in_source', p_account.marketing_opt_in_source,
+            'marketing_withdrawn_at', p_account.marketing_withdrawn_at
         );
     END IF;
     RETURN v_merge;
@@ -113,6 +122,7 @@ BEGIN
     SET marketing_opt_in = c.marketing_opt_in,
         marketing_opt_in_at = c.marketing_opt_in_at,
         marketing_opt_in_source = c.marketing_opt_in_source,
+        marketing_withdrawn_at = c.marketing_withdrawn_at,
         updated_at = v_merge.created_at
     FROM (
         SELECT (n.account).*
@@ -384,6 +394,7 @@ BEGIN
     SET marketing_opt_in = c.marketing_opt_in,
         marketing_opt_in_at = c.marketing_opt_in_at,
         marketing_opt_in_source = c.marketing_opt_in_source,
+        marketing_withdrawn_at = c.marketing_withdrawn_at,
         updated_at = v_merge.undone_at
     FROM jsonb_populate_record(v_account, coalesce(v_merge.consent_before, '{}')) AS c
     WHERE a.id = v_account.id;

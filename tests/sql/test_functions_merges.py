@@ -122,6 +122,23 @@ def test_the_profile_that_stays_is_kept_and_the_newest_consent_counts(
         assert restored[name] == before[name]
 
 
+def test_a_withdrawn_consent_is_not_given_again_by_a_merge(
+    module_database: Database, dba: Caller
+) -> None:
+    for merged_withdraws in (True, False):
+        one, other = user(module_database), user(module_database)
+        _consent(module_database, one, 1, "web")
+        _consent(module_database, other, 2, "api")
+        withdrawing = one if merged_withdraws else other
+        dba.row("withdraw_consent", account_id=withdrawing.id, reason="asked by e-mail")
+        withdrawn_at = row_of(module_database, withdrawing)["marketing_withdrawn_at"]
+        assert merge(module_database, one, other)["takes_consent"] is merged_withdraws
+        after = row_of(module_database, other)
+        assert (after["marketing_opt_in"], after["marketing_withdrawn_at"]) == (False, withdrawn_at)
+        _undo(dba, one)
+        assert row_of(module_database, other)["marketing_opt_in"] is merged_withdraws
+
+
 def test_a_dry_run_of_a_merge_and_of_its_undoing_writes_nothing(
     module_database: Database, dba: Caller
 ) -> None:

@@ -345,6 +345,30 @@ def _used(caller: Caller, gone: User, stays: User) -> None:
     assert rows
 
 
+def _withdrawn(caller: Caller, gone: User, stays: User) -> None:
+    row = caller.row("withdraw_consent", account_id=gone.id, reason="x")
+    assert (row["account_id"], row["changed"]) == (stays.id, True)
+
+
+def _exported(caller: Caller, gone: User, stays: User) -> None:
+    document = caller.value("export_personal_data", account_id=gone.id)
+    assert all(account.who["external_id"] in str(document) for account in (gone, stays))
+
+
+def _erased(caller: Caller, gone: User, stays: User) -> None:
+    caller.rows("erase_personal_data", account_id=gone.id, reason="x", force=True)
+    left = caller.execute(
+        "SELECT FROM billing_data.accounts AS a WHERE a.external_id = ANY (%s)",
+        [gone.who["external_id"], stays.who["external_id"]],
+    )
+    assert left == []
+
+
+def _verified(caller: Caller, gone: User, stays: User) -> None:
+    # A merged account has books of its own.
+    assert caller.rows("verify_ledger", account_id=gone.id) == []
+
+
 def _purchases(caller: Caller, gone: User, stays: User) -> None:
     begin(caller, stays.who)
     assert len(caller.rows("list_purchases", account_id=gone.id)) == 1
@@ -380,7 +404,9 @@ _FOLLOW: dict[str, Callable[[Caller, User, User], None]] = {
     "adjust_credits": _adjusted,
     "attach_payment": _attached,
     "balance_at": _then,
+    "erase_personal_data": _erased,
     "explain_denial": _explained,
+    "export_personal_data": _exported,
     "get_account_by_id": _read,
     "list_checks": _checks,
     "list_merges": _listed,
@@ -393,6 +419,8 @@ _FOLLOW: dict[str, Callable[[Caller, User, User], None]] = {
     "statement": _stated,
     "transfer_credits": _transferred,
     "undo_merge": _unmerged,
+    "verify_ledger": _verified,
+    "withdraw_consent": _withdrawn,
 }
 
 
