@@ -454,9 +454,8 @@ $t$SELECT * FROM billing.get_overview();$t$),
 $t$What is proven: up to which day everything is sealed, that day's head, how many entries;
 and the newest proof of the books: when it began and ended (NULL while it is not
 finished), what it checked and how many problems it found, with the first of them. Columns
-are NULL where there is none. No actor is needed: the web tier asks for its metrics and
-for the staff's page.$t$,
-$t$$t$,
+are NULL where there is none. No actor is needed: the web tier asks for its metrics.$t$,
+$t$Errors: those of p_session_hash.$t$,
 $t$SELECT * FROM billing.get_proof();$t$),
         ('get_provider_config',
 $t$Reads a provider's configuration with encrypted secrets, for a caller that holds the

@@ -167,18 +167,23 @@ GRANT EXECUTE ON FUNCTION billing.list_book_problems TO billing_dba;
 -- What is proven: up to which day everything is sealed, that day's head, how many entries; and the
 -- newest proof of the books: when it began and ended (NULL while it is not finished), what it
 -- checked and how many problems it found, with the first of them. Columns are NULL where there is
--- none. No actor is needed: the web tier asks for its metrics and for the staff's page.
+-- none. No actor is needed: the web tier asks for its metrics. Errors: those of p_session_hash.
 -- Example: SELECT * FROM billing.get_proof();
-CREATE OR REPLACE FUNCTION billing.get_proof()
+CREATE OR REPLACE FUNCTION billing.get_proof(p_session_hash bytea DEFAULT NULL)
 RETURNS TABLE (
     sealed_through date, head text, closed_at timestamptz, entries_sealed bigint,
     verification_started_at timestamptz, verified_at timestamptz, ranges bigint,
     ranges_done bigint, accounts_verified bigint, entries_verified bigint, problems bigint,
     first_problem text, first_account_id uuid, is_behind boolean
 )
-LANGUAGE sql STABLE SECURITY DEFINER
+LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
+BEGIN
+    IF p_session_hash IS NOT NULL THEN
+        PERFORM billing_data.authorize(NULL, p_session_hash, 'billing:read');
+    END IF;
+    RETURN QUERY
     SELECT
         h.day, encode(h.head, 'hex'), h.closed_at,
         (SELECT sum(s.entries)::bigint FROM billing_data.seal_heads AS s),
@@ -210,6 +215,7 @@ AS $$
         WHERE r.id = (SELECT max(n.id) FROM billing_data.verification_runs AS n)
         GROUP BY r.id
     ) AS v ON true;
+END
 $$;
 COMMENT ON FUNCTION billing.get_proof IS
     'Up to when entries are sealed, and what the newest proof of the books found. '

@@ -325,8 +325,8 @@ CREATE FUNCTION billing.get_overview(p_session_hash bytea DEFAULT NULL::bytea) R
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.get_proof() RETURNS TABLE(sealed_through date, head text, closed_at timestamp with time zone, entries_sealed bigint, verification_started_at timestamp with time zone, verified_at timestamp with time zone, ranges bigint, ranges_done bigint, accounts_verified bigint, entries_verified bigint, problems bigint, first_problem text, first_account_id uuid, is_behind boolean)
-    LANGUAGE sql STABLE SECURITY DEFINER
+CREATE FUNCTION billing.get_proof(p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(sealed_through date, head text, closed_at timestamp with time zone, entries_sealed bigint, verification_started_at timestamp with time zone, verified_at timestamp with time zone, ranges bigint, ranges_done bigint, accounts_verified bigint, entries_verified bigint, problems bigint, first_problem text, first_account_id uuid, is_behind boolean)
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.provider_mode(p_kind text, p_config_data jsonb) RETURNS text
