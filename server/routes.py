@@ -34,6 +34,7 @@ from server.admin_pages import proof as proof_page
 from server.admin_pages import reversals as reversals_page
 from server.admin_pages import settings as settings_page
 from server.admin_pages import staff as staff_pages
+from server.admin_pages import statements as statements_page
 from server.admin_pages.page import page, page_for_browsers, public_page
 from server.agent import (
     accounts,
@@ -354,6 +355,11 @@ SECTIONS: tuple[Section, ...] = (
         Route("GET", "/admin/accounts", PAGE, accounts_page.find, "Find accounts",
               tab="Accounts"),
         Route("GET", "/admin/accounts/{account_id}", PAGE, accounts_page.show, "One account"),
+        Route("GET", "/admin/accounts/{account_id}/statement", PAGE, statements_page.show,
+              "Statement of a period"),
+        Route("GET", "/admin/accounts/{account_id}/statement.csv", PAGE, statements_page.export,
+              "Statement as CSV"),
+        Route("GET", "/admin/consumers", PAGE, statements_page.list_consumers, "Top consumers"),
         Route("POST", "/admin/accounts/{account_id}/credits", PAGE, accounts_page.adjust_credits,
               "Grant or take credits"),
         Route("GET", "/admin/accounts/{account_id}/reverse/{kind}/{entry_id}", PAGE,

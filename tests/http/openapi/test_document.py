@@ -61,6 +61,7 @@ NOT_FOR_AGENTS = {
     "admin_domain_refused",  # a reason of sign_in_failed
     "admin_not_invited",  # likewise
     "busy",  # an agent gets `unavailable`
+    "entry_not_found",
     "login_name_reserved",  # of logins in psql
     "payment_attached",
     "provider_config_changed",
