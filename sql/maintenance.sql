@@ -5,8 +5,39 @@
 -- would run with the rights of its caller, and could not return a row for each.)
 CREATE OR REPLACE FUNCTION billing_data.maintenance_steps() RETURNS text[]
 LANGUAGE sql IMMUTABLE
-RETURN ARRAY['figures', 'seals', 'watch', 'refused charges', 'partitions', 'checks'];
+RETURN ARRAY['figures', 'seals', 'watch', 'books', 'refused charges', 'partitions', 'checks'];
 COMMENT ON FUNCTION billing_data.maintenance_steps IS 'The steps of maintenance. Helper.';
+
+-- Goes on with proving all books, for at most p_time; begins anew when the proof before is finished
+-- or a day old. Returns whether nothing wrong was found, and how far it came.
+CREATE OR REPLACE FUNCTION billing_data.prove_books(
+    p_time interval, OUT is_well boolean, OUT detail text
+)
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_end timestamptz := clock_timestamp() + p_time;
+    v_proof record;
+BEGIN
+    PERFORM billing.begin_verification();
+    LOOP
+        PERFORM billing.continue_verification();
+        EXIT WHEN NOT FOUND OR clock_timestamp() >= v_end;
+    END LOOP;
+    SELECT
+        p.ranges, p.ranges_done, p.accounts_verified, p.entries_verified, p.problems,
+        p.first_problem, p.first_account_id
+    INTO STRICT v_proof
+    FROM billing.get_proof() AS p;
+    is_well := v_proof.problems = 0;
+    detail := format(
+        '%s of %s ranges: %s accounts with %s entries, %s problems', v_proof.ranges_done,
+        v_proof.ranges, v_proof.accounts_verified, v_proof.entries_verified, v_proof.problems
+    ) || coalesce('; ' || v_proof.first_problem || ' ' || v_proof.first_account_id, '');
+END
+$$;
+COMMENT ON FUNCTION billing_data.prove_books IS 'Proves all books, as far as time allows. Helper.';
 
 -- Does one step. Returns whether all is well and what was done.
 CREATE OR REPLACE FUNCTION billing_data.run_maintenance_step(
@@ -44,6 +75,9 @@ BEGIN
             v_books.accounts_checked, cardinality(v_books.mismatched), v_books.guard_faults,
             v_books.payment_problems
         );
+    ELSIF p_step = 'books' THEN
+        SELECT p.is_well, p.detail INTO STRICT is_well, detail
+        FROM billing_data.prove_books(interval '10 minutes') AS p;
     ELSIF p_step = 'partitions' THEN
         SELECT coalesce('made ' || string_agg(p.partition_name, ', '), 'all months are there')
         INTO STRICT detail
@@ -63,15 +97,17 @@ COMMENT ON FUNCTION billing_data.run_maintenance_step IS 'Does one step of maint
 
 -- Keeps the database in order; for cron or pg_cron, once a day. The steps: "figures" rolls up the
 -- dashboard's figures; "seals" seals up to a million entries of days that are over; "watch"
--- compares the newest entries with their accounts and looks for guards that are missing; "refused
+-- compares the newest entries with their accounts and looks for guards that are missing; "books"
+-- proves all books, for ten minutes at most (called again within a day, it goes on); "refused
 -- charges" deletes what is older than p_keep; "partitions" makes the coming months of the check
 -- audit; "checks" drops months that ended longer than p_keep ago, and up to 500,000 older checks
--- beside them. p_keep NULL keeps everything; p_steps does some steps only. Each step is told in a
--- row: done, or failed and why. A step that fails is undone and also a WARNING in the server's log;
--- the others take effect. While another call is at work, this one does nothing and says so.
--- Locks: billing_data.locks (maintenance); the check audit, as billing.create_check_partitions and
--- billing.drop_check_partitions. Writes: what the steps do; admin_audit_logs 1. Errors:
--- actor_required, invalid_argument.
+-- beside them. p_keep NULL keeps everything; p_steps does some steps only.
+-- Each step is told in a row: done, or failed and why. A step that fails is undone and also a
+-- WARNING in the server's log; the others take effect. While another call is at work, this one does
+-- nothing and says so.
+-- Locks: billing_data.locks (maintenance); seal_state; verification_runs; the check audit, as
+-- billing.create_check_partitions and billing.drop_check_partitions. Writes: what the steps do;
+-- admin_audit_logs 1. Errors: actor_required, invalid_argument.
 -- Example: SELECT * FROM billing.maintenance();
 CREATE OR REPLACE FUNCTION billing.maintenance(
     p_keep interval DEFAULT '13 months', p_steps text[] DEFAULT NULL
@@ -130,6 +166,6 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION billing.maintenance IS
-    'Keeps the database in order: figures, seals, watch, partitions, retention; a row per step. '
+    'Keeps the database in order: figures, seals, proof, partitions, retention; a row per step. '
     'For billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.maintenance TO billing_dba;

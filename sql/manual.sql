@@ -674,15 +674,16 @@ FROM billing.list_usage('2026-11-01', '2026-12-01');$t$),
 $t$Keeps the database in order; for cron or pg_cron, once a day. The steps: "figures" rolls
 up the dashboard's figures; "seals" seals up to a million entries of days that are over;
 "watch" compares the newest entries with their accounts and looks for guards that are
-missing; "refused charges" deletes what is older than p_keep; "partitions" makes the
+missing; "books" proves all books, for ten minutes at most (called again within a day, it
+goes on); "refused charges" deletes what is older than p_keep; "partitions" makes the
 coming months of the check audit; "checks" drops months that ended longer than p_keep ago,
 and up to 500,000 older checks beside them. p_keep NULL keeps everything; p_steps does
 some steps only. Each step is told in a row: done, or failed and why. A step that fails is
 undone and also a WARNING in the server's log; the others take effect. While another call
 is at work, this one does nothing and says so.$t$,
-$t$Locks: billing_data.locks (maintenance); the check audit, as
-billing.create_check_partitions and billing.drop_check_partitions. Writes: what the steps
-do; admin_audit_logs 1. Errors: actor_required, invalid_argument.$t$,
+$t$Locks: billing_data.locks (maintenance); seal_state; verification_runs; the check audit,
+as billing.create_check_partitions and billing.drop_check_partitions. Writes: what the
+steps do; admin_audit_logs 1. Errors: actor_required, invalid_argument.$t$,
 $t$SELECT * FROM billing.maintenance();$t$),
         ('merge_accounts',
 $t$Merges p_account_id into p_into_account_id: its paid credits move there by a transfer,

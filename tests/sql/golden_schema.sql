@@ -1569,6 +1569,10 @@ CREATE FUNCTION billing_data.prepare_checks(p_items billing.check_item[], p_role
     SET enable_hashjoin TO 'off'
     SET enable_mergejoin TO 'off';
 
+CREATE FUNCTION billing_data.prove_books(p_time interval, OUT is_well boolean, OUT detail text) RETURNS record
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.provider_name(p_kind text) RETURNS text
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';

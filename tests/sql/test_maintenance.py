@@ -7,10 +7,10 @@ import json
 from typing import Any
 
 from tests.ops.command_line import run
-from tests.sql.helpers import Caller, new_user, session
+from tests.sql.helpers import Caller, account_of, new_user, session
 from tests.support import Database
 
-STEPS = ["figures", "seals", "watch", "refused charges", "partitions", "checks"]
+STEPS = ["figures", "seals", "watch", "books", "refused charges", "partitions", "checks"]
 
 
 def told(dba: Caller, **arguments: Any) -> dict[str, tuple[str, str]]:
@@ -52,6 +52,7 @@ def test_one_call_does_every_step_and_tells_each_in_a_row_and_in_the_audit_log(
         assert list(rows) == STEPS
         assert {outcome for outcome, _ in rows.values()} == {"done"}
         assert "0 do not agree" in rows["watch"][1]
+        assert rows["books"][1] == "1 of 1 ranges: 1 accounts with 1 entries, 0 problems"
         assert rows["refused charges"][1] == "1 deleted"
         assert rows["partitions"][1].startswith("made credit_checks_2")
         assert rows["checks"][1] == "dropped from credit_checks_default"
@@ -101,6 +102,15 @@ def test_a_step_that_fails_is_told_and_undoes_no_other(database: Database) -> No
         assert told(dba)["checks"] == (
             "done", "dropped from credit_checks_default, credit_checks_2019_01"
         )  # fmt: skip
+
+
+def test_books_that_do_not_agree_fail_the_step_and_are_named(database: Database) -> None:
+    account = account_of(database, new_user(database, paid=5))
+    database.execute("UPDATE billing_data.accounts SET paid_credits = 6")
+    with session(database, "t_dba") as dba:
+        outcome, detail = told(dba, steps=["books"])["books"]
+    assert outcome == "failed"
+    assert str(account["id"]) in detail
 
 
 def test_a_second_call_at_the_same_time_does_nothing_and_says_so(database: Database) -> None:
