@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from itertools import zip_longest
 from pathlib import Path
 
 import hypothesis
@@ -22,6 +23,20 @@ def pytest_configure(config: pytest.Config) -> None:
     """The first process of the run begins the run; the workers of xdist join it."""
     if not hasattr(config, "workerinput"):
         config.add_cleanup(run.begin())
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the files in an order in which the processes of the run are never all waiting: one file
+    of tests/ops or tests/browser, where programs start and stop, then one of the others, where
+    PostgreSQL computes."""
+    waiting: dict[Path, list[pytest.Item]] = {}
+    computing: dict[Path, list[pytest.Item]] = {}
+    for item in items:
+        waits = {"ops", "browser"} & set(item.path.parts)
+        (waiting if waits else computing).setdefault(item.path, []).append(item)
+    none: list[pytest.Item] = []
+    files = zip_longest(waiting.values(), computing.values(), fillvalue=none)
+    items[:] = [item for pair in files for file in pair for item in file]
 
 
 @pytest.fixture(scope="session")
