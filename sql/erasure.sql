@@ -392,9 +392,10 @@ COMMENT ON FUNCTION billing_data.erase_person IS
 -- p_force: then an entry gives the credits up, and the problems stay open, without the data.
 -- A payment that arrives later is credited to the erased account and listed as a problem
 -- (paid_after_erasure), so that a person refunds it.
--- A check or purchase that was under way may leave a row behind: call it again after a minute. A
--- call for an account that was erased before erases what is new. With p_dry_run true, everything is
--- done and undone; the answer is what would be erased, and obstacle what would be refused.
+-- A check or purchase that was under way may leave a row behind: billing.maintenance erases it, and
+-- so does another call. A call for an account that was erased before erases what is new. With
+-- p_dry_run true, everything is done and undone; the answer is what would be erased, and obstacle
+-- what would be refused.
 -- It reads payment events, the audit log and lists of charges as a whole. Copies of the database
 -- (backups, exports) keep the data until they are deleted.
 -- Locks: the events, the accounts in id order. Writes: all tables named in the answer,
@@ -477,3 +478,30 @@ COMMENT ON FUNCTION billing.erase_personal_data IS
     'Erases the data of a person everywhere but amounts and dates, with a reason. '
     'For billing_server (staff) and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.erase_personal_data TO billing_server, billing_dba;
+
+-- Erases what calls that were under way left behind of the people who were erased in the last week:
+-- their checks, and the addresses of their purchases. Returns how many rows those were.
+CREATE OR REPLACE FUNCTION billing_data.erase_left_behind() RETURNS bigint
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_ids uuid[] := ARRAY(
+        SELECT e.account_id FROM billing_data.erased_accounts AS e
+        WHERE e.erased_at > now() - interval '7 days'
+    );
+    v_checks bigint;
+    v_purchases bigint;
+BEGIN
+    DELETE FROM billing_data.credit_checks AS k WHERE k.account_id = ANY (v_ids);
+    GET DIAGNOSTICS v_checks = ROW_COUNT;
+    UPDATE billing_data.purchases AS p
+    SET customer_email = NULL, idempotency_key = NULL, request_fingerprint = NULL
+    WHERE p.account_id = ANY (v_ids)
+        AND num_nonnulls(p.customer_email, p.idempotency_key, p.request_fingerprint) > 0;
+    GET DIAGNOSTICS v_purchases = ROW_COUNT;
+    RETURN v_checks + v_purchases;
+END
+$$;
+COMMENT ON FUNCTION billing_data.erase_left_behind IS
+    'Erases what calls under way left behind of people who were erased. Helper.';

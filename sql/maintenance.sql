@@ -5,7 +5,9 @@
 -- would run with the rights of its caller, and could not return a row for each.)
 CREATE OR REPLACE FUNCTION billing_data.maintenance_steps() RETURNS text[]
 LANGUAGE sql IMMUTABLE
-RETURN ARRAY['figures', 'seals', 'watch', 'books', 'refused charges', 'partitions', 'checks'];
+RETURN ARRAY[
+    'figures', 'seals', 'watch', 'books', 'erased people', 'refused charges', 'partitions', 'checks'
+];
 COMMENT ON FUNCTION billing_data.maintenance_steps IS 'The steps of maintenance. Helper.';
 
 -- Goes on with proving all books, for at most p_time; begins anew when the proof before is finished
@@ -78,6 +80,8 @@ BEGIN
     ELSIF p_step = 'books' THEN
         SELECT p.is_well, p.detail INTO STRICT is_well, detail
         FROM billing_data.prove_books(interval '10 minutes') AS p;
+    ELSIF p_step = 'erased people' THEN
+        detail := billing_data.erase_left_behind() || ' rows were left behind and are erased';
     ELSIF p_step = 'partitions' THEN
         SELECT coalesce('made ' || string_agg(p.partition_name, ', '), 'all months are there')
         INTO STRICT detail
@@ -98,10 +102,11 @@ COMMENT ON FUNCTION billing_data.run_maintenance_step IS 'Does one step of maint
 -- Keeps the database in order; for cron or pg_cron, once a day. The steps: "figures" rolls up the
 -- dashboard's figures; "seals" seals up to a million entries of days that are over; "watch"
 -- compares the newest entries with their accounts and looks for guards that are missing; "books"
--- proves all books, for ten minutes at most (called again within a day, it goes on); "refused
--- charges" deletes what is older than p_keep; "partitions" makes the coming months of the check
--- audit; "checks" drops months that ended longer than p_keep ago, and up to 500,000 older checks
--- beside them. p_keep NULL keeps everything; p_steps does some steps only.
+-- proves all books, for ten minutes at most (called again within a day, it goes on); "erased
+-- people" erases what calls under way left behind of people who were erased in the last week;
+-- "refused charges" deletes what is older than p_keep; "partitions" makes the coming months of the
+-- check audit; "checks" drops months that ended longer than p_keep ago, and up to 500,000 older
+-- checks beside them. p_keep NULL keeps everything; p_steps does some steps only.
 -- Each step is told in a row: done, or failed and why. A step that fails is undone and also a
 -- WARNING in the server's log; the others take effect. While another call is at work, this one does
 -- nothing and says so.

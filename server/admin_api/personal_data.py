@@ -66,7 +66,7 @@ EXPORT = Example(
 )
 ERASE = Example(
     {"dry_run": False, "obstacle": None, "erased": {"accounts": 1, "credit_checks": 12}},
-    request={"reason": "Asked for by letter"},
+    request={"reason": "Asked for by letter", "force": True},
     values=_PATH,
 )
 CONSENT = Example(

@@ -1112,6 +1112,10 @@ CREATE FUNCTION billing_data.erase_entries(p_account_id uuid) RETURNS bigint
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.erase_left_behind() RETURNS bigint
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.erase_payments(p_account_ids uuid[]) RETURNS TABLE(table_name text, rows_erased bigint)
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';

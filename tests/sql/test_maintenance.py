@@ -10,7 +10,16 @@ from tests.ops.command_line import run
 from tests.sql.helpers import Caller, account_of, new_user, session
 from tests.support import Database
 
-STEPS = ["figures", "seals", "watch", "books", "refused charges", "partitions", "checks"]
+STEPS = [
+    "figures",
+    "seals",
+    "watch",
+    "books",
+    "erased people",
+    "refused charges",
+    "partitions",
+    "checks",
+]
 
 
 def told(dba: Caller, **arguments: Any) -> dict[str, tuple[str, str]]:

@@ -59,12 +59,17 @@ NOT_PERSONAL = {
     "provider_configs": "settings",
     "reversed_entries": "ids and amounts of entries",
     "seal_salts": "random numbers, deleted with the person",
+    "seal_heads": "digests",
+    "seal_state": "how far sealing is",
+    "seals": "digests",
     "settings": "settings",
     "sign_in_tickets": "staff's",
     "usage_figures": "counts",
     "usage_figures_state": "times",
     "user_activity": "the newest day of use, from the charges",
     "users_by_day": "counts",
+    "verification_ranges": "what does not agree in the books, by accounts and numbers",
+    "verification_runs": "who verified the books",
 }
 # Columns that are not exported: they follow from the others, or say who of the staff acted.
 NOT_EXPORTED = {
@@ -501,6 +506,23 @@ def test_an_audit_row_changes_only_into_its_erased_form(database: Database) -> N
         (row,) = dba.rows("list_audit_log", action="account.set_status")
     assert row["reason"] == "erased"
     assert row["changes"] == {"before": "active", "after": "suspended"}
+
+
+def test_what_a_check_under_way_left_behind_is_erased_by_maintenance(database: Database) -> None:
+    configure_provider(database)
+    who = new_user(database)
+    account = account_of(database, who)["id"]
+    with (
+        session(database, "t_dba", autocommit=False) as checker,
+        session(database, "t_dba") as dba,
+    ):
+        checker.row("check_credit", **who)
+        _erase(dba, account)
+        checker.connection.commit()
+        assert who["external_id"] in dump_of(database)
+        (step,) = dba.rows("maintenance", steps=["erased people"])
+        assert step["detail"] == "1 rows were left behind and are erased"
+        assert who["external_id"] not in dump_of(database)
 
 
 def test_checks_in_the_default_partition_are_erased_too(database: Database) -> None:
