@@ -455,9 +455,8 @@ $t$SELECT * FROM billing.get_overview();$t$),
 $t$What is proven: up to which day everything is sealed, that day's head, how many entries;
 and the newest proof of the books: when it began and ended (NULL while it is not
 finished), what it checked and how many problems it found, with the first of them. Columns
-are NULL where there is none. No actor is needed: the web tier asks for its metrics and
-for the staff's page.$t$,
-$t$$t$,
+are NULL where there is none. No actor is needed: the web tier asks for its metrics.$t$,
+$t$Errors: those of p_session_hash.$t$,
 $t$SELECT * FROM billing.get_proof();$t$),
         ('get_provider_config',
 $t$Reads a provider's configuration with encrypted secrets, for a caller that holds the
@@ -676,16 +675,17 @@ FROM billing.list_usage('2026-11-01', '2026-12-01');$t$),
 $t$Keeps the database in order; for cron or pg_cron, once a day. The steps: "figures" rolls
 up the dashboard's figures; "seals" seals up to a million entries of days that are over;
 "watch" compares the newest entries with their accounts and looks for guards that are
-missing; "erased people" erases what calls under way left behind of people who were erased
-in the last week; "refused charges" deletes what is older than p_keep; "partitions" makes
-the coming months of the check audit; "checks" drops months that ended longer than p_keep
-ago, and up to 500,000 older checks beside them. p_keep NULL keeps everything; p_steps
-does some steps only. Each step is told in a row: done, or failed and why. A step that
-fails is undone and also a WARNING in the server's log; the others take effect. While
+missing; "books" proves all books, for ten minutes at most (called again within a day, it
+goes on); "erased people" erases what calls under way left behind of people who were
+erased in the last week; "refused charges" deletes what is older than p_keep; "partitions"
+makes the coming months of the check audit; "checks" drops months that ended longer than
+p_keep ago, and up to 500,000 older checks beside them. p_keep NULL keeps everything;
+p_steps does some steps only. Each step is told in a row: done, or failed and why. A step
+that fails is undone and also a WARNING in the server's log; the others take effect. While
 another call is at work, this one does nothing and says so.$t$,
-$t$Locks: billing_data.locks (maintenance); the check audit, as
-billing.create_check_partitions and billing.drop_check_partitions. Writes: what the steps
-do; admin_audit_logs 1. Errors: actor_required, invalid_argument.$t$,
+$t$Locks: billing_data.locks (maintenance); seal_state; verification_runs; the check audit,
+as billing.create_check_partitions and billing.drop_check_partitions. Writes: what the
+steps do; admin_audit_logs 1. Errors: actor_required, invalid_argument.$t$,
 $t$SELECT * FROM billing.maintenance();$t$),
         ('merge_accounts',
 $t$Merges p_account_id into p_into_account_id: its paid credits move there by a transfer,
