@@ -251,3 +251,16 @@ def test_an_agent_reads_the_same_statement_and_is_not_told_who_wrote(
                        "to": "2026-01-01"})  # fmt: skip
     assert turned.status_code == 422
     assert turned.json()["detail"][0]["loc"] == ["query", "to"]
+
+
+def test_asking_for_the_headers_alone_gets_no_body(
+    service: Service, admin: Person, user: str
+) -> None:
+    url = f"{service.base_url}/admin/api/users/{user}/statement.csv"
+    headers = {"Authorization": f"Bearer {admin.token}", "X-Request-ID": "head-1"}
+    with httpx2.Client(verify=False, headers=headers) as client:
+        head = client.head(url)
+        assert (head.status_code, head.content) == (200, b"")
+        assert head.headers["x-entry-count"] == "5"
+        assert head.headers["x-request-id"] == "head-1"
+        assert client.get(url).status_code == 200  # on the same connection
