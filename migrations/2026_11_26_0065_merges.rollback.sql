@@ -11,6 +11,11 @@ BEGIN
     END IF;
 END
 $$;
+-- Functions that take rows of these tables go before them.
+DROP SCHEMA IF EXISTS billing CASCADE;
+DROP FUNCTION IF EXISTS
+    billing_data.plan_merge, billing_data.carry_out_merge, billing_data.find_merge,
+    billing_data.undo_problem, billing_data.lock_merge, billing_data.carry_out_undo;
 DROP TABLE billing_data.account_merges;
 ALTER TABLE billing_data.merged_accounts
     DROP COLUMN rank,

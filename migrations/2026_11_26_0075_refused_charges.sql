@@ -1,6 +1,6 @@
 -- What was refused, so that somebody can be told why. A row stands for all refusals of one account,
 -- API key and reason in one minute: a client that tries again for hours adds one row a minute.
--- depends: 2026_11_26_0060_adoption
+-- depends: 2026_11_26_0066_merges_validated
 SET LOCAL lock_timeout = '1s';
 
 CREATE TABLE billing_data.refused_charges (

@@ -1,7 +1,7 @@
 -- What a person's data leaves in the books when it is erased. An entry is sealed with a salted
 -- digest of its personal columns. The salt is of one account; when it is deleted, the digest tells
 -- nothing about the person any more, and the seal can still be computed from it.
--- depends: 2026_11_26_0060_adoption
+-- depends: 2026_11_26_0076_consent_withdrawn
 SET LOCAL lock_timeout = '1s';
 
 CREATE TABLE billing_data.seal_salts (

@@ -2,7 +2,7 @@
 SET LOCAL lock_timeout = '1s';
 
 DROP SCHEMA IF EXISTS billing CASCADE;
-DROP FUNCTION IF EXISTS billing_data.entry_leaves;
+DROP FUNCTION IF EXISTS billing_data.entry_leaves, billing_data.first_broken_entry;
 DROP TABLE billing_data.verification_ranges;
 DROP TABLE billing_data.verification_runs;
 DROP TABLE billing_data.seal_state;

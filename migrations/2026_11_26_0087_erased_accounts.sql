@@ -1,6 +1,6 @@
 -- Whose data was erased, and which rows of the audit log took their erased form for it. A payment
 -- that arrives for such an account later is a warning of its own.
--- depends: 2026_11_26_0085_erased_entries
+-- depends: 2026_11_26_0086_seals
 SET LOCAL lock_timeout = '1s';
 
 CREATE TABLE billing_data.erased_accounts (
