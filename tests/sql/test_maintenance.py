@@ -128,6 +128,7 @@ def test_a_second_call_at_the_same_time_does_nothing_and_says_so(database: Datab
         session(database, "t_dba") as second,
     ):
         assert list(told(first)) == STEPS
+        second.execute("SET lock_timeout = '5s'")  # it must not wait at all
         (row,) = second.rows("maintenance")
         assert (row["step"], row["outcome"]) == (None, "busy")
         first.connection.commit()
