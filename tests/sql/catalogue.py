@@ -42,6 +42,16 @@ DBA = {"billing_dba"}
 WEB = {"billing_server"}
 
 
+# View -> who may read it.
+VIEWS = {
+    "account_balances": {"billing_dba", "billing_analyst"},
+    "currencies": EVERYBODY,
+    "daily_usage": {"billing_dba", "billing_analyst"},
+    "errors": EVERYBODY,
+    "ledger": {"billing_dba", "billing_analyst"},
+}
+
+
 # Function -> who may call it, and whether it only reads (s) or may write (v).
 FUNCTIONS: dict[str, tuple[set[str], str]] = {
     "add_admin": (BOTH, "v"),

@@ -13,6 +13,7 @@ from tests.sql.catalogue import (
     FUNCTIONS,
     HEADERS,
     SQL,
+    VIEWS,
     WEB,
     runnable_example,
 )
@@ -23,15 +24,6 @@ from tests.sql.payments import (
     bought,
 )
 from tests.support import Database
-
-VIEWS = {
-    "account_balances": {"billing_dba", "billing_analyst"},
-    "currencies": EVERYBODY,
-    "daily_usage": {"billing_dba", "billing_analyst"},
-    "errors": EVERYBODY,
-    "ledger": {"billing_dba", "billing_analyst"},
-}
-
 
 # Names from before the rule <table>_<rule>; the old service's tables have them.
 LEGACY_NAMES = {

@@ -10,10 +10,9 @@ import subprocess
 import pytest
 
 from server.embedded import find_binaries
-from tests.sql.catalogue import DBA, EVERYBODY, FUNCTIONS
+from tests.sql.catalogue import DBA, EVERYBODY, FUNCTIONS, VIEWS
 from tests.sql.helpers import Caller, session
 from tests.sql.manual import MANUAL, example, manual, write_manual
-from tests.sql.test_catalogue import VIEWS
 from tests.support import Database
 
 COLUMNS = 100

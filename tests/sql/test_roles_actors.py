@@ -345,7 +345,7 @@ def test_playing_with_its_role_gains_the_web_tier_nothing(
         "SET session_replication_role = replica",
         "GRANT billing_dba TO t_web",
         "ALTER ROLE t_web SUPERUSER",
-        "ALTER FUNCTION billing.verify_ledger() OWNER TO t_web",
+        "ALTER FUNCTION billing.get_account(text, text, uuid, bytea) OWNER TO t_web",
         "ALTER TABLE billing_data.charges DISABLE TRIGGER ALL",
         "DROP TRIGGER charges_append_only ON billing_data.charges",
     ],
