@@ -1,8 +1,8 @@
 -- Seals of erased entries can no longer be computed afterwards; the entries stay erased.
 SET LOCAL lock_timeout = '1s';
 
--- What guards history until the release before puts its own triggers in place. Only where they were:
--- the definitions make them, and a database that was never deployed has none.
+-- What guards history until the release before puts its own triggers in place. The definitions make
+-- triggers, so a database that was never deployed has none.
 DO $$
 DECLARE
     v_table text;

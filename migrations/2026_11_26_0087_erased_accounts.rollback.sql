@@ -7,8 +7,8 @@ WHERE w.kind = 'paid_after_erasure';
 ALTER TABLE billing_data.payment_warnings
     DROP CONSTRAINT payment_warnings_kind,
     ADD CONSTRAINT payment_warnings_kind CHECK (kind IN ('fraud_warning', 'credited_twice'));
--- What guards history until the release before puts its own triggers in place. Only where they were:
--- the definitions make them, and a database that was never deployed has none.
+-- What guards history until the release before puts its own triggers in place. The definitions make
+-- triggers, so a database that was never deployed has none.
 DO $$
 DECLARE
     v_table text;
