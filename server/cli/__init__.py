@@ -1,4 +1,5 @@
-"""The command `ciris-billing`. Exit codes: 0 success, 1 failure, 2 wrong usage or configuration."""
+"""The command `ciris-billing`. Exit codes: 0 success, 1 failure, 2 wrong usage or configuration,
+130 interrupted, 141 the reader of the output went away."""
 
 from __future__ import annotations
 
@@ -45,7 +46,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if given[0] not in _WITHOUT_DEV:
             use_running_dev(os.environ)
-        return int(options.run(options))
+        code = int(options.run(options))
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # The reader of the output, `head` for one, has read enough. What is left goes nowhere, so
+        # that the interpreter does not report it at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141  # as if SIGPIPE had ended it
     except ConfigError as error:
         report_config_faults(error)
         return 2

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import pytest
 
 from tests.ops.command_line import refused, run
 from tests.sql.helpers import account_of, new_user, session
-from tests.support import Database
+from tests.support import BILLING, Database, clean_environment
 
 WHO = "oauth:google:ada:1"
 PERIOD = ("--from", "2020-01-01", "--to", "2099-01-01")
@@ -89,3 +91,25 @@ def test_what_cannot_be_done_is_said_without_a_traceback(
 ) -> None:
     done = run("accounts", *arguments, environment=environment)
     assert words in refused(done, code)
+
+
+@pytest.mark.parametrize("form", ["json", "csv"])
+def test_a_reader_that_goes_away_ends_the_command_without_a_traceback(
+    environment: dict[str, str], form: str
+) -> None:
+    command = [BILLING, "accounts", "statement", WHO, *PERIOD, "--format", form]
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = subprocess.run(
+            command,
+            check=False,
+            stdout=writer,
+            stderr=subprocess.PIPE,
+            env={**clean_environment(), **environment},
+            cwd="/",
+            timeout=60,
+        )
+    finally:
+        os.close(writer)
+    assert (done.returncode, done.stderr) == (141, b"")
