@@ -65,8 +65,12 @@ EXPORT = Example(
     values=_PATH,
 )
 ERASE = Example(
-    {"dry_run": False, "obstacle": None, "erased": {"accounts": 1, "credit_checks": 12}},
-    request={"reason": "Asked for by letter", "force": True},
+    {
+        "dry_run": True,
+        "obstacle": "7 paid credits",
+        "erased": {"accounts": 1, "credit_checks": 12, "credits_given_up": 7},
+    },
+    request={"reason": "Asked for by letter", "dry_run": True},
     values=_PATH,
 )
 CONSENT = Example(
