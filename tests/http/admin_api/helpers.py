@@ -150,6 +150,19 @@ def account_id(service: Service, external_id: str) -> str:
     return str(found)
 
 
+def merged_account(service: Service) -> str:
+    """A new account's id that leads to another account."""
+    account = new_account(service, paid=20)
+    service.database.execute(
+        "SELECT m.merge_id FROM billing.merge_accounts(p_account_id => %s,"
+        " p_into_account_id => %s, p_reason => 'a test') AS m",
+        account,
+        new_account(service),
+        user="t_dba",
+    )
+    return account
+
+
 def new_event(service: Service, event_id: str | None = None) -> str:
     """An event that needs a person."""
     name = event_id or unique("evt")
@@ -278,6 +291,14 @@ def _write_account(what: str, body: Json, success: int = 200) -> Callable[[Servi
     return lambda service: Try(f"/admin/api/users/{new_account(service)}{what}", body, success)
 
 
+def _with_another_account(what: str, field: str, body: Json) -> Callable[[Service], Try]:
+    """A write to an account with 20 paid credits that names another account in this field."""
+    return lambda service: Try(
+        f"/admin/api/users/{new_account(service, paid=20)}{what}",
+        {**body, field: new_account(service)},
+    )
+
+
 def _change_somebody(service: Service) -> Try:
     body = {"role": "admin", "reason": "promoted"}
     return Try(f"/admin/api/staff/{hire(service, 'viewer').email}", body)
@@ -288,6 +309,10 @@ MATRIX: dict[tuple[str, str], Callable[[Service], Try]] = {
     ("GET", "/admin/api/users"): _path("/admin/api/users"),
     ("GET", "/admin/api/users/{account_id}"): _of_account(""),
     ("GET", "/admin/api/users/{account_id}/transactions"): _of_account("/transactions"),
+    ("GET", "/admin/api/users/{account_id}/statement"): _of_account("/statement"),
+    ("GET", "/admin/api/users/{account_id}/statement.csv"): _of_account("/statement.csv"),
+    ("GET", "/admin/api/users/{account_id}/balance"): _of_account("/balance?at=2026-11-22"),
+    ("GET", "/admin/api/users/{account_id}/usage"): _of_account("/usage"),
     ("GET", "/admin/api/users/{account_id}/checks"): _of_account("/checks"),
     ("GET", "/admin/api/users/{account_id}/denial"): _of_account("/denial"),
     ("POST", "/admin/api/users/{account_id}/credits"): _write_account(
@@ -302,6 +327,16 @@ MATRIX: dict[tuple[str, str], Callable[[Service], Try]] = {
     ("POST", "/admin/api/users/{account_id}/free-uses"): _write_account(
         "/free-uses", {"free_uses": 9, "reason": "a new start"}
     ),
+    ("POST", "/admin/api/users/{account_id}/transfer"): _with_another_account(
+        "/transfer", "to_account_id", {"amount_minor": 5, "reason": "the wrong sign-in"}
+    ),
+    ("POST", "/admin/api/users/{account_id}/merge"): _with_another_account(
+        "/merge", "into_account_id", {"reason": "one person"}
+    ),
+    ("POST", "/admin/api/users/{account_id}/undo-merge"): lambda service: Try(
+        f"/admin/api/users/{merged_account(service)}/undo-merge", {"reason": "two people"}
+    ),
+    ("GET", "/admin/api/users/{account_id}/merges"): _of_account("/merges"),
     ("PUT", "/admin/api/users/{account_id}/status"): _write_account(
         "/status", {"status": "suspended", "reason": "abuse"}
     ),
@@ -323,6 +358,8 @@ MATRIX: dict[tuple[str, str], Callable[[Service], Try]] = {
         f"/admin/api/api-keys/{service.database.create_key().id}/rotate"
     ),
     ("GET", "/admin/api/analytics/overview"): _path("/admin/api/analytics/overview"),
+    ("GET", "/admin/api/analytics/usage"): _path("/admin/api/analytics/usage"),
+    ("GET", "/admin/api/analytics/top-consumers"): _path("/admin/api/analytics/top-consumers"),
     ("GET", "/admin/api/analytics/daily"): _path("/admin/api/analytics/daily"),
     ("GET", "/admin/api/config/providers"): _path("/admin/api/config/providers"),
     ("PUT", "/admin/api/config/providers/{provider}"): lambda service: Try(
