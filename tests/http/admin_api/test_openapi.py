@@ -14,6 +14,7 @@ from tests.http.admin_api.helpers import (
     MATRIX,
     STRIPE,
     Person,
+    merged_account,
     new_account,
     new_charge,
     new_credit,
@@ -27,7 +28,6 @@ from tests.http.admin_api.helpers import (
 from tests.http.contract import (
     assert_error,
     faults_of,
-    make_account,
 )
 from tests.http.descriptions import CODES, EVERY_OPERATION
 from tests.support import (
@@ -54,25 +54,11 @@ def test_every_staff_operation_is_described_with_both_ways_in() -> None:
     assert [route for route in ROUTES if route.guard == PAGE]
 
 
-def _prepare_examples(service: Service) -> None:
-    """Makes what the examples speak of."""
-    database = service.database
-    if database.execute(
-        "SELECT 1 FROM billing_data.accounts WHERE external_id = 'example-of-staff'"
-    ):
-        return
-    make = make_account(service)
-    parameters = EVERY_OPERATION["getUser"]["parameters"]
-    database.execute(
-        "UPDATE billing_data.accounts SET id = %s, external_id = 'example-of-staff'"
-        " WHERE external_id = %s",
-        parameters[0]["example"],
-        make,
-    )
-
-
-# What the paths of the examples name, and how it is made.
+# What the examples name in paths, queries and bodies, and how it is made anew for each of them.
 MADE: dict[str, Callable[[Service], str]] = {
+    "account_id": lambda service: new_account(service, paid=20),
+    "to_account_id": new_account,
+    "into_account_id": new_account,
     "api_key_id": lambda service: service.database.create_key().id,
     "charge_id": new_charge,
     "credit_id": new_credit,
@@ -81,24 +67,28 @@ MADE: dict[str, Callable[[Service], str]] = {
     "warning_id": new_warning,
 }
 
+# What only these examples need made.
+MADE_FOR: dict[str, dict[str, Callable[[Service], str]]] = {
+    "reopenPayment": {"payment_id": resolved_payment},
+    "undoUserMerge": {"account_id": merged_account},
+}
+
 
 @pytest.mark.parametrize("name", STAFFS)
 def test_the_example_request_is_answered_as_described(
     service: Service, admin: Person, name: str
 ) -> None:
-    _prepare_examples(service)
     operation = EVERY_OPERATION[name]
     path = operation["path"]
     query: dict[str, Any] = {}
     headers: dict[str, str] = {}
+    made = {**MADE, **MADE_FOR.get(name, {})}
     for parameter in operation.get("parameters", ()):
         if "example" not in parameter:
             continue
         value = parameter["example"]
-        if parameter["name"] in MADE:
-            value = MADE[parameter["name"]](service)
-        if name == "reopenPayment" and parameter["name"] == "payment_id":
-            value = resolved_payment(service)
+        if parameter["name"] in made:
+            value = made[parameter["name"]](service)
         if parameter["in"] == "path":
             path = path.replace("{" + parameter["name"] + "}", value)
         else:
@@ -110,7 +100,8 @@ def test_the_example_request_is_answered_as_described(
         admin.put("/config/providers/stripe", {"config_data": STRIPE})
     body = None
     if "requestBody" in operation:
-        body = operation["requestBody"]["content"]["application/json"]["example"]
+        example = operation["requestBody"]["content"]["application/json"]["example"]
+        body = {key: made[key](service) if key in made else example[key] for key in example}
     answer = admin.call(operation["method"], path, params=query or None, headers=headers, json=body)
     assert str(answer.status_code) == next(iter(operation["responses"])), answer.text
 
