@@ -98,11 +98,11 @@ def test_daily_figures_agree_with_the_ledger(database: Database) -> None:
                     assert client.post("/v1/billing/credits", json=bought).status_code == 201
                 for table in ("charges", "credits"):
                     for statement in (
-                        f"ALTER TABLE billing_data.{table} DISABLE TRIGGER {table}_append_only",
+                        f"ALTER TABLE billing_data.{table} DISABLE TRIGGER USER",
                         f"UPDATE billing_data.{table} SET created_at = created_at"
                         f" - interval '{days_ago} days' WHERE account_id ="
                         f" '{account_id(service, user)}'",
-                        f"ALTER TABLE billing_data.{table} ENABLE TRIGGER {table}_append_only",
+                        f"ALTER TABLE billing_data.{table} ENABLE TRIGGER USER",
                     ):
                         database.execute(statement)
         database.execute("SELECT billing.rebuild_figures()", user="t_dba")
