@@ -180,14 +180,16 @@ def test_lists_come_newest_first_in_pages_within_times(fresh: StripeDouble) -> N
     assert page.has_more
     everything = client.payment_intents.list({"limit": 5}).auto_paging_iter()
     assert [one.id for one in everything] == ids[::-1]
+    made_oldest, made_border = (client.payment_intents.retrieve(ids[at]).created for at in (3, 7))
     fresh.age(ids[7], 3600)
     fresh.age(ids[3], 7200)
-    border = client.payment_intents.retrieve(ids[7]).created
+    oldest, border = (client.payment_intents.retrieve(ids[at]).created for at in (3, 7))
+    assert (oldest, border) == (made_oldest - 7200, made_border - 3600)
     older = client.payment_intents.list({"created": {"lte": border}})
     assert ([one.id for one in older.data], older.has_more) == ([ids[7], ids[3]], False)
     newer = client.payment_intents.list({"created": {"gt": border}, "limit": 100})
     assert {one.id for one in newer.data} == {*ids} - {ids[7], ids[3]}
-    window: Any = {"gte": border - 3600, "lt": border}
+    window: Any = {"gte": oldest, "lt": border}
     assert [one.id for one in client.payment_intents.list({"created": window}).data] == [ids[3]]
     for bad in ({"limit": 101}, {"limit": 0}, {"starting_after": "pi_x"}):
         with pytest.raises(stripe.InvalidRequestError):
