@@ -345,11 +345,7 @@ BEGIN
             v_entries := v_entries + billing_data.erase_entries(v_id);
         END IF;
     END LOOP;
-    INSERT INTO billing_data.erased_accounts (account_id, erased_at)
-    SELECT a.id, clock_timestamp()
-    FROM billing_data.accounts AS a
-    WHERE a.id = ANY (p_account_ids)
-    ON CONFLICT ON CONSTRAINT erased_accounts_pkey DO NOTHING;
+    -- Nobody can foresee the new identity, so that nobody can have taken it before.
     UPDATE billing_data.accounts AS a
     SET oauth_provider = n.oauth_provider, external_id = n.external_id, wa_id = NULL,
         tenant_id = NULL, customer_email = NULL, user_role = NULL, agent_id = NULL,
@@ -357,8 +353,11 @@ BEGIN
         plan_name = n.plan_name, status = n.status, updated_at = clock_timestamp()
     FROM (
         SELECT
-            o.id, 'oauth:erased' AS oauth_provider, o.id::text AS external_id,
-            'erased' AS plan_name,
+            o.id, 'oauth:erased' AS oauth_provider, 'erased' AS plan_name,
+            CASE
+                WHEN billing_data.is_erased(o.id) THEN o.external_id
+                ELSE gen_random_uuid()::text
+            END AS external_id,
             CASE o.status WHEN 'merged' THEN o.status ELSE 'closed' END AS status
         FROM billing_data.accounts AS o
         WHERE o.id = ANY (p_account_ids)
@@ -371,6 +370,11 @@ BEGIN
             OR num_nonnulls(a.wa_id, a.tenant_id, a.customer_email, a.user_role, a.agent_id) > 0
         );
     GET DIAGNOSTICS v_accounts = ROW_COUNT;
+    INSERT INTO billing_data.erased_accounts (account_id, erased_at)
+    SELECT a.id, clock_timestamp()
+    FROM billing_data.accounts AS a
+    WHERE a.id = ANY (p_account_ids)
+    ON CONFLICT ON CONSTRAINT erased_accounts_pkey DO NOTHING;
     v_counts := v_counts
         || jsonb_build_object('charges_and_credits', v_entries, 'accounts', v_accounts);
     RETURN (

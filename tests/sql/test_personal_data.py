@@ -407,6 +407,20 @@ def test_an_erasing_waits_for_a_charge_and_takes_it_along(database: Database) ->
     assert ledger_problems(database) == []
 
 
+def test_an_agent_that_takes_the_name_of_the_erased_prevents_no_erasing(
+    module_database: Database, dba: Caller
+) -> None:
+    account = account_of(module_database, new_user(module_database))["id"]
+    dba.row("create_account", oauth_provider="oauth:erased", external_id=str(account))
+    assert _erase(dba, account)["accounts"] == 1
+    erased = dba.row("get_account_by_id", account_id=account)
+    assert erased["oauth_provider"] == "oauth:erased"
+    assert erased["external_id"] != str(account)
+    # Erased once more, it keeps the identity that it has.
+    assert _erase(dba, account) == {}
+    assert dba.row("get_account_by_id", account_id=account)["external_id"] == erased["external_id"]
+
+
 def test_merged_accounts_are_one_person(database: Database) -> None:
     who, other = new_user(database, paid=2), new_user(database)
     account, gone = (account_of(database, one)["id"] for one in (who, other))
