@@ -518,7 +518,7 @@ GRANT EXECUTE ON FUNCTION billing.get_account TO billing_server, billing_dba;
 
 -- Suspends, reactivates or closes an account. Suspended and closed accounts cannot be charged but
 -- still take credits. Locks: the account. Writes: accounts 1, admin_audit_logs 1 when it changed.
--- Errors: actor errors, invalid_argument, account_not_found.
+-- Errors: actor errors, invalid_argument, account_not_found, account_erased.
 -- Example: SELECT * FROM billing.set_account_status(p_oauth_provider => 'oauth:google',
 --              p_external_id => '1', p_status => 'suspended', p_reason => 'chargeback');
 CREATE OR REPLACE FUNCTION billing.set_account_status(
@@ -547,6 +547,7 @@ BEGIN
     IF v_id IS NULL THEN
         PERFORM billing_data.raise_error('account_not_found');
     END IF;
+    PERFORM billing_data.refuse_erased(v_id);
     IF v_previous <> p_status THEN
         UPDATE billing_data.accounts AS a
         SET status = p_status, updated_at = clock_timestamp()

@@ -109,7 +109,8 @@ COMMENT ON FUNCTION billing_data.adjust_account IS
 -- credit_id is NULL. Returns a row for each account, in the order of their ids.
 -- Locks: the accounts, in id order, so that two callers cannot deadlock. Writes: accounts 1,
 -- credits 1, admin_audit_logs 1 for each. Errors: actor errors, invalid_argument,
--- account_not_found, insufficient_credits, balance_overflow, idempotency_key_reused.
+-- account_not_found, account_erased, insufficient_credits, balance_overflow,
+-- idempotency_key_reused.
 -- Example: SELECT * FROM billing.adjust_credits(p_account_id => '...', p_amount => 5,
 --              p_reason => 'goodwill');
 CREATE OR REPLACE FUNCTION billing.adjust_credits(
@@ -147,6 +148,7 @@ BEGIN
         PERFORM billing_data.raise_error('account_not_found');
     END IF;
     PERFORM billing_data.lock_accounts(v_ids, p_wait => true);
+    PERFORM billing_data.refuse_erased(u.id) FROM unnest(v_ids) AS u (id);
     FOR v_change IN
         SELECT u.id, u.asked_id, u.amount
         FROM unnest(v_ids, v_asked, v_amounts) AS u (id, asked_id, amount)
@@ -170,7 +172,7 @@ GRANT EXECUTE ON FUNCTION billing.adjust_credits TO billing_server, billing_dba;
 -- because the ledger is about paid credits. The audit row proves it, with the ledger version that
 -- the account had.
 -- Locks: the account. Writes: accounts 0..1, admin_audit_logs 0..1.
--- Errors: actor errors, invalid_argument, account_not_found.
+-- Errors: actor errors, invalid_argument, account_not_found, account_erased.
 -- Example: SELECT * FROM billing.reset_free_uses(p_account_id => '...', p_reason => 'a new start');
 CREATE OR REPLACE FUNCTION billing.reset_free_uses(
     p_account_id uuid,
@@ -194,6 +196,7 @@ BEGIN
     IF v_account.id IS NULL THEN
         PERFORM billing_data.raise_error('account_not_found');
     END IF;
+    PERFORM billing_data.refuse_erased(v_account.id);
     free_uses_before := v_account.free_uses_remaining;
     SELECT coalesce(p_free_uses, s.free_uses) INTO STRICT free_uses_remaining
     FROM billing_data.settings AS s;

@@ -12,6 +12,8 @@ FROM (
     VALUES
     ('account_closed', 403, 'Account is closed',
         'A closed account cannot be charged.'),
+    ('account_erased', 409, 'The data of the person of account {account_id} was erased',
+        'Nothing is given, taken or moved there any more; a payment is refunded at its provider.'),
     ('account_in_use', 409, 'The account still has {problem}',
         'Settle that first, or pass p_force => true: credits are given up, problems stay open.'),
     ('account_not_active', 409, 'Account {account_id} is {status}',

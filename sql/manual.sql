@@ -28,7 +28,8 @@ true. With p_dry_run nothing is written and credit_id is NULL. Returns a row for
 account, in the order of their ids.$t$,
 $t$Locks: the accounts, in id order, so that two callers cannot deadlock. Writes: accounts 1,
 credits 1, admin_audit_logs 1 for each. Errors: actor errors, invalid_argument,
-account_not_found, insufficient_credits, balance_overflow, idempotency_key_reused.$t$,
+account_not_found, account_erased, insufficient_credits, balance_overflow,
+idempotency_key_reused.$t$,
 $t$SELECT *
 FROM billing.adjust_credits(
     p_account_id => '...',
@@ -699,7 +700,7 @@ merge was undone since. With p_dry_run nothing is written: the answer, or the re
 what the same call would give now, without a merge_id.$t$,
 $t$Locks: both accounts, in id order. Writes: account_merges 1, accounts 2, credits 0..2,
 merged_accounts, merge_ranks, admin_audit_logs 2. Errors: actor errors, invalid_argument,
-account_not_found, accounts_are_one, account_merged, account_not_active,
+account_not_found, accounts_are_one, account_merged, account_erased, account_not_active,
 accounts_of_other_currency, balance_overflow, idempotency_key_reused,
 serialization_failure (one of them was merged at this moment).$t$,
 $t$SELECT *
@@ -790,7 +791,7 @@ $t$Sets an account's free uses, by default to what new accounts get. This is not
 entry, because the ledger is about paid credits. The audit row proves it, with the ledger
 version that the account had.$t$,
 $t$Locks: the account. Writes: accounts 0..1, admin_audit_logs 0..1. Errors: actor errors,
-invalid_argument, account_not_found.$t$,
+invalid_argument, account_not_found, account_erased.$t$,
 $t$SELECT *
 FROM billing.reset_free_uses(
     p_account_id => '...',
@@ -866,15 +867,16 @@ FROM billing.return_payment(
 $t$Gives a charge back, whole or in part, to what paid for it: a free use is given back
 whole, paid credits as far as p_amount says (by default all that is left). All reversals
 of a charge together never exceed it. An API key reverses only what it, or a key of its
-chain of rotations, charged; any other charge is not found. The account's state does not
-matter, and what belonged to a merged account goes to the one that stayed. total_uses
-counts charges, so it stays. With the key of the same reversal nothing is done and
-replayed is true; reversed_minor and free_uses_remaining are then those of now. With
-p_dry_run nothing is written and reversal_id is NULL.$t$,
+chain of rotations, charged; any other charge is not found, nor is one of a person who was
+erased. The account's state does not matter, and what belonged to a merged account goes to
+the one that stayed. total_uses counts charges, so it stays. With the key of the same
+reversal nothing is done and replayed is true; reversed_minor and free_uses_remaining are
+then those of now. With p_dry_run nothing is written and reversal_id is NULL.$t$,
 $t$Locks: the account, then the reversed_entries row. Writes: reversed_entries 1, credits 1,
 accounts 1, and admin_audit_logs 1 unless an API key calls. Errors: actor and key errors,
-invalid_argument, charge_not_found, entry_of_old_service, already_reversed,
-reversal_too_great, free_use_is_whole, balance_overflow, idempotency_key_reused.$t$,
+invalid_argument, charge_not_found, account_erased (not for API keys),
+entry_of_old_service, already_reversed, reversal_too_great, free_use_is_whole,
+balance_overflow, idempotency_key_reused.$t$,
 $t$SELECT *
 FROM billing.reverse_charge(
     p_charge_id => '...',
@@ -888,8 +890,9 @@ reversed again. With the key of the same reversal nothing is done and replayed i
 With p_dry_run nothing is written and reversal_id is NULL.$t$,
 $t$Locks: the account, then the reversed_entries row. Writes: reversed_entries 1, credits 1,
 accounts 1, admin_audit_logs 1. Errors: actor errors, invalid_argument, credit_not_found,
-credit_of_payment, correction_not_reversible, entry_of_old_service, already_reversed,
-reversal_too_great, insufficient_credits, balance_overflow, idempotency_key_reused.$t$,
+account_erased, credit_of_payment, correction_not_reversible, entry_of_old_service,
+already_reversed, reversal_too_great, insufficient_credits, balance_overflow,
+idempotency_key_reused.$t$,
 $t$SELECT *
 FROM billing.reverse_credit(
     p_credit_id => '...',
@@ -944,7 +947,7 @@ FROM billing.seed_settings(
 $t$Suspends, reactivates or closes an account. Suspended and closed accounts cannot be
 charged but still take credits.$t$,
 $t$Locks: the account. Writes: accounts 1, admin_audit_logs 1 when it changed. Errors: actor
-errors, invalid_argument, account_not_found.$t$,
+errors, invalid_argument, account_not_found, account_erased.$t$,
 $t$SELECT *
 FROM billing.set_account_status(
     p_oauth_provider => 'oauth:google',
@@ -1046,14 +1049,15 @@ billing.statement(billing.find_account('oauth:google:1'),
 '2026-11-01 00:00Z', '2026-12-01 00:00Z');$t$),
         ('transfer_credits',
 $t$Moves paid credits from one account to another of the same currency, with two ledger rows
-of one transfer_id. Credits leave only an active account; any account takes them. When the
-idempotency key was used before for the same transfer, nothing is done and replayed is
-true. With p_dry_run nothing is written: the answer, or the refusal, is what the same call
-would give now, and it has no transfer_id.$t$,
+of one transfer_id. Credits leave only an active account; any account takes them but that
+of a person who was erased. When the idempotency key was used before for the same
+transfer, nothing is done and replayed is true. With p_dry_run nothing is written: the
+answer, or the refusal, is what the same call would give now, and it has no transfer_id.$t$,
 $t$Locks: both accounts, in id order. Writes: credits 2, accounts 2, admin_audit_logs 2.
 Errors: actor errors, invalid_argument, account_not_found, accounts_are_one,
-accounts_of_other_currency, account_not_active, insufficient_credits, balance_overflow,
-idempotency_key_reused, serialization_failure (an account was merged at this moment).$t$,
+account_erased, accounts_of_other_currency, account_not_active, insufficient_credits,
+balance_overflow, idempotency_key_reused, serialization_failure (an account was merged at
+this moment).$t$,
 $t$SELECT *
 FROM billing.transfer_credits(
     p_from_account_id => '...',

@@ -195,8 +195,8 @@ COMMENT ON FUNCTION billing_data.find_merge IS
 -- Locks: both accounts, in id order. Writes: account_merges 1, accounts 2, credits 0..2,
 -- merged_accounts, merge_ranks, admin_audit_logs 2.
 -- Errors: actor errors, invalid_argument, account_not_found, accounts_are_one, account_merged,
--- account_not_active, accounts_of_other_currency, balance_overflow, idempotency_key_reused,
--- serialization_failure (one of them was merged at this moment).
+-- account_erased, account_not_active, accounts_of_other_currency, balance_overflow,
+-- idempotency_key_reused, serialization_failure (one of them was merged at this moment).
 -- Example: SELECT * FROM billing.merge_accounts(p_account_id => '...', p_into_account_id => '...',
 --     p_reason => 'one person with two sign-ins');
 CREATE OR REPLACE FUNCTION billing.merge_accounts(

@@ -24,6 +24,24 @@ $$;
 COMMENT ON FUNCTION billing_data.is_erased IS
     'Tells whether the person of an account was erased. Helper.';
 
+-- Refuses a change by hand of an account whose person was erased. Its keys are forgotten, so that a
+-- repeat would count twice, and what is written there would stay.
+-- Errors: account_erased.
+CREATE OR REPLACE FUNCTION billing_data.refuse_erased(p_account_id uuid) RETURNS void
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF billing_data.is_erased(p_account_id) THEN
+        PERFORM billing_data.raise_error(
+            'account_erased', jsonb_build_object('account_id', p_account_id)
+        );
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION billing_data.refuse_erased IS
+    'Refuses to change an account whose person was erased. Helper.';
+
 -- The texts by which other rows may name a person. An external id that is short, like a number,
 -- names nobody by itself.
 CREATE OR REPLACE FUNCTION billing_data.names_of_person(p_account_ids uuid[]) RETURNS text[]

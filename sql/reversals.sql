@@ -161,15 +161,16 @@ COMMENT ON FUNCTION billing_data.append_reversal IS
 -- Gives a charge back, whole or in part, to what paid for it: a free use is given back whole, paid
 -- credits as far as p_amount says (by default all that is left). All reversals of a charge together
 -- never exceed it. An API key reverses only what it, or a key of its chain of rotations, charged;
--- any other charge is not found. The account's state does not matter, and what belonged to a merged
--- account goes to the one that stayed. total_uses counts charges, so it stays. With the key of the
--- same reversal nothing is done and replayed is true; reversed_minor and free_uses_remaining are
--- then those of now. With p_dry_run nothing is written and reversal_id is NULL.
+-- any other charge is not found, nor is one of a person who was erased. The account's state does
+-- not matter, and what belonged to a merged account goes to the one that stayed. total_uses counts
+-- charges, so it stays. With the key of the same reversal nothing is done and replayed is true;
+-- reversed_minor and free_uses_remaining are then those of now. With p_dry_run nothing is written
+-- and reversal_id is NULL.
 -- Locks: the account, then the reversed_entries row. Writes: reversed_entries 1, credits 1,
 -- accounts 1, and admin_audit_logs 1 unless an API key calls.
--- Errors: actor and key errors, invalid_argument, charge_not_found, entry_of_old_service,
--- already_reversed, reversal_too_great, free_use_is_whole, balance_overflow,
--- idempotency_key_reused.
+-- Errors: actor and key errors, invalid_argument, charge_not_found, account_erased (not for API
+-- keys), entry_of_old_service, already_reversed, reversal_too_great, free_use_is_whole,
+-- balance_overflow, idempotency_key_reused.
 -- Example: SELECT * FROM billing.reverse_charge(p_charge_id => '...',
 --              p_reason => 'the job failed');
 CREATE OR REPLACE FUNCTION billing.reverse_charge(
@@ -210,6 +211,12 @@ BEGIN
         );
     END IF;
     v_account := billing_data.lock_account(v_charge.account_id);
+    IF v_actor.api_key_id IS NOT NULL AND billing_data.is_erased(v_account.id) THEN
+        PERFORM billing_data.raise_error(
+            'charge_not_found', jsonb_build_object('charge_id', p_charge_id)
+        );
+    END IF;
+    PERFORM billing_data.refuse_erased(v_account.id);
     v_fingerprint := billing_data.reversal_fingerprint(p_charge_id, p_amount, p_reason);
     v_reversal := billing_data.credit_under_key(
         billing_data.merge_path(v_charge.account_id), p_idempotency_key, v_fingerprint
@@ -274,7 +281,7 @@ GRANT EXECUTE ON FUNCTION billing.reverse_charge TO billing_server, billing_dba;
 -- reversal_id is NULL.
 -- Locks: the account, then the reversed_entries row. Writes: reversed_entries 1, credits 1,
 -- accounts 1, admin_audit_logs 1.
--- Errors: actor errors, invalid_argument, credit_not_found, credit_of_payment,
+-- Errors: actor errors, invalid_argument, credit_not_found, account_erased, credit_of_payment,
 -- correction_not_reversible, entry_of_old_service, already_reversed, reversal_too_great,
 -- insufficient_credits, balance_overflow, idempotency_key_reused.
 -- Example: SELECT * FROM billing.reverse_credit(p_credit_id => '...',
@@ -310,6 +317,7 @@ BEGIN
         );
     END IF;
     v_account := billing_data.lock_account(v_credit.account_id);
+    PERFORM billing_data.refuse_erased(v_account.id);
     v_fingerprint := billing_data.reversal_fingerprint(p_credit_id, p_amount, p_reason);
     v_reversal := billing_data.credit_under_key(
         billing_data.merge_path(v_credit.account_id), p_idempotency_key, v_fingerprint

@@ -3,7 +3,7 @@
 
 -- Locks two different accounts that exist, and returns their rows in the order in which they are
 -- named; while it waits for one it holds neither.
--- Locks: the accounts, in id order. Errors: account_not_found, accounts_are_one,
+-- Locks: the accounts, in id order. Errors: account_not_found, accounts_are_one, account_erased,
 -- serialization_failure when one was merged meanwhile.
 CREATE OR REPLACE FUNCTION billing_data.lock_two_accounts(
     p_from_account_id uuid, p_to_account_id uuid
@@ -34,6 +34,8 @@ BEGIN
     SELECT a.* INTO STRICT v_to FROM billing_data.accounts AS a WHERE a.id = v_to_id;
     PERFORM billing_data.require_account_of(p_from_account_id, v_from.id, v_from.status);
     PERFORM billing_data.require_account_of(p_to_account_id, v_to.id, v_to.status);
+    PERFORM billing_data.refuse_erased(v_from.id);
+    PERFORM billing_data.refuse_erased(v_to.id);
     RETURN ARRAY[v_from, v_to];
 END
 $$;
@@ -132,12 +134,12 @@ COMMENT ON FUNCTION billing_data.find_transfer IS
     'The rows of the transfer that was made under an idempotency key. Helper.';
 
 -- Moves paid credits from one account to another of the same currency, with two ledger rows of one
--- transfer_id. Credits leave only an active account; any account takes them. When the idempotency
--- key was used before for the same transfer, nothing is done and replayed is true. With p_dry_run
--- nothing is written: the answer, or the refusal, is what the same call would give now, and it has
--- no transfer_id.
+-- transfer_id. Credits leave only an active account; any account takes them but that of a person
+-- who was erased. When the idempotency key was used before for the same transfer, nothing is done
+-- and replayed is true. With p_dry_run nothing is written: the answer, or the refusal, is what the
+-- same call would give now, and it has no transfer_id.
 -- Locks: both accounts, in id order. Writes: credits 2, accounts 2, admin_audit_logs 2.
--- Errors: actor errors, invalid_argument, account_not_found, accounts_are_one,
+-- Errors: actor errors, invalid_argument, account_not_found, accounts_are_one, account_erased,
 -- accounts_of_other_currency, account_not_active, insufficient_credits, balance_overflow,
 -- idempotency_key_reused, serialization_failure (an account was merged at this moment).
 -- Example: SELECT * FROM billing.transfer_credits(p_from_account_id => '...',

@@ -153,6 +153,7 @@ MERGES = Example(
     values=_PATH,
 )
 TRANSFER_ERRORS = (
+    "account_erased",
     "account_not_active",
     "accounts_are_one",
     "accounts_of_other_currency",

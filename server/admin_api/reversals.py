@@ -87,6 +87,7 @@ CREDIT = Example(
     idempotency_key="ticket-416",
 )
 ERRORS = (
+    "account_erased",
     "already_reversed",
     "entry_of_old_service",
     "reversal_too_great",

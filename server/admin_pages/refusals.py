@@ -16,6 +16,7 @@ _WORDS = {
     "already_reversed": "It is reversed as a whole already.",
     "reversal_too_great": "Only {left} of it can still be reversed.",
     "free_use_is_whole": "A free use is given back whole: leave the amount empty.",
+    "account_erased": "The data of account {account_id}'s person was erased: it stays as it is.",
     "account_merged": "This account was merged into account {into_account_id} before.",
     "account_not_active": "Account {account_id} is {status}. Make it active first.",
     "account_not_found": "There is no account of this id.",

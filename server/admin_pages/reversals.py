@@ -32,7 +32,13 @@ _FIELDS = {
 }
 # Refusals that no other amount or reason would change: they are told instead of a form.
 _FINAL = frozenset(
-    {"already_reversed", "correction_not_reversible", "credit_of_payment", "entry_of_old_service"}
+    {
+        "account_erased",
+        "already_reversed",
+        "correction_not_reversible",
+        "credit_of_payment",
+        "entry_of_old_service",
+    }
 )
 
 

@@ -255,6 +255,7 @@ _CODES: Mapping[str, str | ErrorCode] = {
         "User {account_id} not found",
         "There is no account of this id.",
     ),
+    "account_erased": "The account stays closed: nothing is given, taken or moved there.",
     "account_in_use": (
         "Spend, return or settle what is left first, or say `force`: credits are then given up."
     ),

@@ -128,6 +128,13 @@ def _erase(caller: Caller, account: UUID, **more: Any) -> dict[str, int]:
     return {row["table_name"]: row["rows_erased"] for row in rows}
 
 
+def _row(database: Database, account: UUID) -> dict[str, Any]:
+    """The account's row."""
+    with session(database, "postgres") as root:
+        (row,) = root.execute("SELECT * FROM billing_data.accounts WHERE id = %s", account)
+    return row
+
+
 def _planted(database: Database, mark: str) -> UUID:
     """The id of an account whose mark is in every column that can name a person."""
     who = {"oauth_provider": f"oauth:{mark}", "external_id": mark}
@@ -419,6 +426,50 @@ def test_an_agent_that_takes_the_name_of_the_erased_prevents_no_erasing(
     # Erased once more, it keeps the identity that it has.
     assert _erase(dba, account) == {}
     assert dba.row("get_account_by_id", account_id=account)["external_id"] == erased["external_id"]
+
+
+def test_an_erased_account_stays_as_it_is(module_database: Database) -> None:
+    who, key = new_user(module_database, paid=9, free=False), key_id(module_database)
+    account = account_of(module_database, who)["id"]
+    other = account_of(module_database, new_user(module_database, paid=1))["id"]
+    with session(module_database, "t_dba") as dba, session(module_database, "t_web") as web:
+        charge = web.row("create_charge", **who, amount_minor=5, api_key_id=key)
+        give_back = {
+            "charge_id": charge["charge_id"], "amount": 2, "reason": f"for {who['external_id']}",
+            "idempotency_key": "once",
+        }  # fmt: skip
+        agent = {**give_back, "api_key_id": key}
+        assert web.row("reverse_charge", **agent)["balance_after"] == 6
+        _erase(dba, account, force=True)
+        # The key of the first call is forgotten: a repeat must not give back a second time.
+        assert web.refusal("reverse_charge", **agent).slug == "charge_not_found"
+        before = _row(module_database, account)
+        (given_up,) = module_database.execute(
+            "SELECT id FROM billing_data.credits WHERE account_id = %s AND amount_minor = -6",
+            account,
+        )
+        identity = {name: before[name] for name in ("oauth_provider", "external_id")}
+        because = {"reason": "a mistake"}
+        for function, arguments in (
+            ("reverse_charge", give_back),
+            ("reverse_credit", {"credit_id": given_up[0]}),
+            ("adjust_credits", {"account_id": account, "amount": 1}),
+            ("reset_free_uses", {"account_id": account, "free_uses": 1}),
+            ("set_account_status", {**identity, "status": "active"}),
+            ("merge_accounts", {"account_id": other, "into_account_id": account}),
+            ("merge_accounts", {"account_id": account, "into_account_id": other}),
+            (
+                "transfer_credits",
+                {"from_account_id": other, "to_account_id": account, "amount": 1},
+            ),
+        ):
+            refusal = dba.refusal(function, **{**because, **arguments})
+            assert (refusal.slug, refusal.detail) == (
+                "account_erased", {"account_id": str(account)},
+            ), function  # fmt: skip
+        assert _row(module_database, account) == before
+    assert who["external_id"] not in dump_of(module_database)
+    assert ledger_problems(module_database) == []
 
 
 def test_merged_accounts_are_one_person(database: Database) -> None:
