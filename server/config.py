@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from server.limits import INT64_MAX
+from server.limits import CURRENCY_CODE, INT64_MAX
 from server.payment_kinds import PROVIDER_KINDS
 
 _DATABASE_SCHEMES = ("postgresql", "postgres", "postgresql+asyncpg", "postgresql+psycopg")
@@ -382,7 +382,7 @@ def load_migration_config(env: Mapping[str, str]) -> tuple[str, SettingsSeed]:
         free_uses=read.optional_integer("FREE_USES", 0, INT64_MAX),
         pack_uses=read.optional_integer("PACK_USES", 1, INT64_MAX),
         pack_price_minor=read.optional_integer("PACK_PRICE_MINOR", 1, INT64_MAX),
-        pack_currency=read.pattern("PACK_CURRENCY", "[A-Z]{3}", "three capital letters"),
+        pack_currency=read.pattern("PACK_CURRENCY", CURRENCY_CODE, "three capital letters"),
         admin_email_domain=read.domain("ADMIN_EMAIL_DOMAIN"),
         founders=tuple(filter(None, re.split(r"[,\s]+", read.env.get("ADMIN_EMAILS", "")))),
         old_names=old_names,

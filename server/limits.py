@@ -1,4 +1,4 @@
-"""Limits of input sizes. The lengths of texts are read from sql/limits.sql."""
+"""Limits and forms of inputs. The lengths of texts are read from sql/limits.sql."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from functools import cache
 
 from server.resources import resource_folder
 
+CURRENCY_CODE = "[A-Z]{3}"  # as billing_data.require_currency (sql/errors.sql) requires it
 INT64_MAX = 2**63 - 1  # the greatest value of PostgreSQL's bigint
 
 

@@ -640,10 +640,7 @@ BEGIN
         PERFORM billing_data.require(
             length(p_item.description) > 0, 'p_description', 'it must not be empty'
         );
-        PERFORM billing_data.require(
-            length(p_item.currency) = billing_data.most('currency'), 'p_currency',
-            format('it must have %s characters', billing_data.most('currency'))
-        );
+        PERFORM billing_data.require_currency_length(p_item.currency);
         PERFORM billing_data.require_short(f.value, 'p_' || f.key)
         FROM jsonb_each_text(to_jsonb(p_item)) AS f;
     END IF;

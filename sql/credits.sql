@@ -213,7 +213,7 @@ BEGIN
         length(p_description) > 0, 'p_description', 'it must not be empty'
     );
     PERFORM billing_data.require_short(p_description, 'p_description');
-    PERFORM billing_data.require(length(p_currency) = 3, 'p_currency', 'it must have 3 characters');
+    PERFORM billing_data.require_currency_length(p_currency);
     PERFORM billing_data.require_short(p_external_transaction_id, 'p_external_transaction_id');
     PERFORM billing_data.require_short(p_idempotency_key, 'p_idempotency_key');
     PERFORM billing_data.require_profile(

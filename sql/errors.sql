@@ -266,6 +266,24 @@ $$;
 COMMENT ON FUNCTION billing_data.require_currency IS
     'Raises invalid_argument unless a currency is three capital letters. Helper.';
 
+-- Raises invalid_argument unless a currency has the length of a currency code. The letters are not
+-- checked here.
+CREATE OR REPLACE FUNCTION billing_data.require_currency_length(p_currency text) RETURNS void
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_length integer := billing_data.most('currency');
+BEGIN
+    PERFORM billing_data.require(
+        length(p_currency) = v_length, 'p_currency',
+        format('it must have %s characters', v_length)
+    );
+END
+$$;
+COMMENT ON FUNCTION billing_data.require_currency_length IS
+    'Raises invalid_argument unless a currency has three characters. Helper.';
+
 -- Raises invalid_argument unless a reason is given and is not too long.
 CREATE OR REPLACE FUNCTION billing_data.require_reason(p_reason text) RETURNS void
 LANGUAGE plpgsql STABLE

@@ -310,7 +310,8 @@ CREATE OR REPLACE FUNCTION billing.list_payment_events(
     received_at timestamptz,
     last_received_at timestamptz,
     resolved_at timestamptz,
-    resolution text
+    resolution text,
+    outcome_words text
 )
 LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
@@ -322,7 +323,8 @@ BEGIN
     SELECT
         e.provider, e.event_id::text, e.event_type::text, e.payment_id::text, e.account_id,
         e.outcome, billing_data.is_payment_fault(e.outcome) AND e.resolved_at IS NULL,
-        e.deliveries, e.livemode, e.received_at, e.last_received_at, e.resolved_at, e.resolution
+        e.deliveries, e.livemode, e.received_at, e.last_received_at, e.resolved_at, e.resolution,
+        billing_data.payment_outcome_words(e.outcome)
     FROM billing_data.payment_events AS e
     ORDER BY e.received_at DESC, e.event_id DESC
     LIMIT p_limit OFFSET p_offset;

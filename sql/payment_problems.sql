@@ -17,22 +17,7 @@ AS $$
     SELECT
         e.outcome AS problem, e.provider, e.event_id::text AS reference,
         e.payment_id::text AS payment_id, e.account_id,
-        CASE e.outcome
-            WHEN 'account_not_found' THEN 'the payment names an identity without an account'
-            WHEN 'amount_mismatch' THEN 'another amount was paid than was asked for'
-            WHEN 'balance_overflow' THEN 'the account cannot hold that many credits'
-            WHEN 'credited_by_hand'
-                THEN 'somebody has credited it by hand, on another account or with another amount'
-            WHEN 'charge_unreadable'
-                THEN 'money went back, and the payment provider does not show us the charge'
-            WHEN 'currency_mismatch' THEN 'it was paid in another currency than was asked for'
-            WHEN 'metadata_missing' THEN 'the payment does not say whom it is for'
-            WHEN 'mode_mismatch' THEN 'a test event met a live set-up, or the other way round'
-            WHEN 'not_sold_here'
-                THEN 'it names a purchase or an account that it cannot show to be its own'
-            WHEN 'payment_unknown' THEN 'money went back for a payment that was not reported yet'
-            ELSE 'the purchase already has another payment'
-        END AS what_is_wrong,
+        billing_data.payment_outcome_words(e.outcome) AS what_is_wrong,
         e.received_at AS happened_at
     FROM billing_data.payment_events AS e
     WHERE billing_data.is_payment_fault(e.outcome)
@@ -483,9 +468,7 @@ BEGIN
     PERFORM billing_data.require(
         p_amount_minor IS NULL OR p_amount_minor > 0, 'p_amount_minor', 'it must be greater than 0'
     );
-    PERFORM billing_data.require(
-        p_currency IS NULL OR length(p_currency) = 3, 'p_currency', 'it must have 3 characters'
-    );
+    PERFORM billing_data.require_currency_length(p_currency) WHERE p_currency IS NOT NULL;
     PERFORM billing_data.require_durable_commit();
     PERFORM billing_data.record_resolution(
         p_provider, p_payment_id, p_how, p_reason, p_credit_id, p_amount_minor, p_currency,

@@ -14,6 +14,38 @@ RETURN p_outcome IN (
 COMMENT ON FUNCTION billing_data.is_payment_fault IS
     'Tells whether a payment''s outcome needs a person. Helper.';
 
+-- What an outcome means, for people: the one list of these words.
+CREATE OR REPLACE FUNCTION billing_data.payment_outcome_words(p_outcome text) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE p_outcome
+    WHEN 'credited' THEN 'the credits were added'
+    WHEN 'already_credited' THEN 'the credits had been added before'
+    WHEN 'taken_back' THEN 'the credits were taken back'
+    WHEN 'restored' THEN 'the credits were given back'
+    WHEN 'resolved' THEN 'a person has dealt with it'
+    WHEN 'waiting' THEN 'it waits for the payment'
+    WHEN 'unchanged' THEN 'there was nothing to do'
+    WHEN 'acknowledged' THEN 'it was noted; it moves no credits'
+    WHEN 'ignored' THEN 'it does not concern this service'
+    WHEN 'account_not_found' THEN 'the payment names an identity without an account'
+    WHEN 'amount_mismatch' THEN 'another amount was paid than was asked for'
+    WHEN 'balance_overflow' THEN 'the account cannot hold that many credits'
+    WHEN 'credited_by_hand'
+        THEN 'somebody has credited it by hand, on another account or with another amount'
+    WHEN 'charge_unreadable'
+        THEN 'money went back, and the payment provider does not show us the charge'
+    WHEN 'currency_mismatch' THEN 'it was paid in another currency than was asked for'
+    WHEN 'metadata_missing' THEN 'the payment does not say whom it is for'
+    WHEN 'mode_mismatch' THEN 'a test event met a live set-up, or the other way round'
+    WHEN 'not_sold_here'
+        THEN 'it names a purchase or an account that it cannot show to be its own'
+    WHEN 'payment_mismatch' THEN 'the purchase already has another payment'
+    WHEN 'payment_unknown' THEN 'money went back for a payment that was not reported yet'
+    ELSE p_outcome
+END;
+COMMENT ON FUNCTION billing_data.payment_outcome_words IS
+    'Tells people what the outcome of a payment event means. Helper.';
+
 -- The purchase that a payment was made for: the purchase that waits for the payment, or else the
 -- one that the payment itself names, of one of the accounts. (The latter happens when a server died
 -- after it asked the provider and before it recorded the answer.)

@@ -20,6 +20,7 @@ from server.admin_pages.page import (
 )
 from server.admin_pages.refusals import all_of, fault_of
 from server.gateway import Refused, Row, functions
+from server.payments.advice import advice_on, with_name
 from server.payments.registry import name_of
 from server.staff.guard import Visit, require_admin
 
@@ -34,28 +35,6 @@ _STATUSES = (
     ("settled", "Settled: paid and credited"),
     ("returned", "Money went back"),
 )
-_OUTCOMES = {
-    "credited": "credits added",
-    "already_credited": "credits were there already",
-    "taken_back": "credits taken back",
-    "resolved": "a person has dealt with it",
-    "restored": "credits given back",
-    "waiting": "waits for the payment",
-    "unchanged": "nothing to do",
-    "acknowledged": "noted",
-    "ignored": "not ours",
-    "account_not_found": "no such account",
-    "amount_mismatch": "another amount was paid",
-    "balance_overflow": "the balance cannot hold it",
-    "credited_by_hand": "credited by hand, in another way",
-    "charge_unreadable": "{provider} does not show the charge",
-    "currency_mismatch": "another currency was paid",
-    "metadata_missing": "does not say for whom",
-    "mode_mismatch": "test and live mixed",
-    "not_sold_here": "cannot show that it is ours",
-    "payment_mismatch": "the purchase has another payment",
-    "payment_unknown": "the payment was not reported yet",
-}
 _WARNINGS = ("fraud_warning", "credited_twice", "paid_after_erasure")
 _GONE = ("payment_event_not_found", "payment_return_not_found", "payment_warning_not_found")
 _FIELDS = {
@@ -70,59 +49,11 @@ _REFERENCES = {
     "credited_twice": "Second credit",
     "paid_after_erasure": "Credit of a person who was erased",
 }
-_THEN = (
-    "{provider} sends the event again for three days, and then it is credited; after that"
-    " `ciris-billing reconcile {kind} --fix` does it."
-)
-_COMPARE = (
-    "Compare the payment in {provider} with the purchase. Refund it there, or grant the credits on"
-    " the account's page, then resolve this with what you did."
-)
-_WHO_PAID = (
-    "Find out in {provider} who paid. Refund the payment there, or grant the credits on the"
-    " account's page, then resolve this with what you did."
-)
-_LOOK = "Compare the payment in {provider} with the account."
 _HOWS = (
     ("other", "Dealt with otherwise"),
     ("credited", "Credited by hand"),
     ("refunded", "Refunded in {provider}"),
 )
-_ADVICE = {
-    "account_not_found": _WHO_PAID,
-    "amount_mismatch": _COMPARE,
-    "balance_overflow": "Take credits away from the account so that there is room, or refund the"
-    " payment in {provider}. " + _THEN,
-    "credited_by_hand": "Somebody has given a credit that names this payment, on another account or"
-    " with another amount than was sold. If it is the payment's credit, resolve this as credited by"
-    " hand. If not, grant what is missing and resolve this as dealt with otherwise.",
-    "credited_twice": "Two credits name one payment, which was not sold here. Look at both in the"
-    " ledger: if the payment was credited twice, take the second away on the account's page. Then"
-    " resolve this.",
-    "paid_after_erasure": "The person paid after their data was erased. Nobody can use these"
-    " credits: refund the payment in {provider}, which takes them back, then resolve this.",
-    "charge_unreadable": "Money went back, and the API key may not read the charge or belongs to"
-    " another account. Give the key the permissions Charges and Refunds (read), and {provider}'s"
-    " next attempt takes the credits back; or take them away on the account's page, then resolve"
-    " this.",
-    "currency_mismatch": _COMPARE,
-    "fraud_warning": "The bank of the card's owner reports this payment as fraud. Refund it in"
-    " {provider} before it is disputed: the credits are taken back by the refund. Where it is"
-    " abuse, suspend the account. Then resolve this.",
-    "metadata_missing": _WHO_PAID,
-    "mode_mismatch": "{provider} sends events here of a mode that this server is not set up for:"
-    " take its endpoint of that mode away in {provider}'s dashboard. If money was paid, grant the"
-    " credits by hand. Then resolve this.",
-    "not_sold_here": "The payment names a purchase or an account, but not as this service does: its"
-    " metadata may be a copy. If it is somebody else's, resolve this. If not: " + _WHO_PAID,
-    "payment_mismatch": "The user may have paid twice. Refund one of the payments in {provider},"
-    " then resolve this.",
-    "payment_unknown": "Money went back for a payment that {provider} has not reported yet. It"
-    " sends both events again; after three days `ciris-billing reconcile {kind} --fix` does it.",
-    "shortfall": "The money went back after the credits were used, and a balance never goes below"
-    " 0: the missing uses stay with you. Where it is abuse, suspend the account. Then write it off"
-    " by resolving this.",
-}
 
 
 async def purchases(request: web.Request, visit: Visit) -> web.StreamResponse:
@@ -148,13 +79,8 @@ async def events(request: web.Request, visit: Visit) -> web.StreamResponse:
         visit,
         "admin/payments/events.html",
         links=_links(_EVENTS),
-        **list_page([_event(row) for row in rows], number, _EVENTS, {}),
+        **list_page(rows, number, _EVENTS, {}),
     )
-
-
-def _event(row: Row) -> dict[str, Any]:
-    words = str(_OUTCOMES.get(row["outcome"], row["outcome"]))
-    return {**dict(row), "outcome_words": _said_of(row["provider"], words)}
 
 
 async def problems(request: web.Request, visit: Visit) -> web.StreamResponse:
@@ -248,18 +174,13 @@ def _problem(row: Row) -> dict[str, Any]:
         # Money that went back of a payment that was never reported says nothing about that payment.
         "asks_how": is_event and row["payment_id"] and row["problem"] != "payment_unknown",
         "reference_name": _REFERENCES.get(row["problem"], "Event"),
-        "advice": _said_of(row["provider"], _ADVICE.get(row["problem"], _LOOK)),
+        "advice": advice_on(row["problem"], row["provider"]),
         "provider_name": name_of(row["provider"]),
-        "hows": [(how, _said_of(row["provider"], text)) for how, text in _HOWS],
+        "hows": [(how, with_name(text, row["provider"])) for how, text in _HOWS],
         "title": "Shortfall" if is_shortfall else words,
         "words": words if is_shortfall else None,
         "resolve_address": f"{_PROBLEMS}/{quote(row['reference'], safe='')}",
     }
-
-
-def _said_of(kind: str, text: str) -> str:
-    """A text about a payment provider, with the provider's name."""
-    return text.format(provider=name_of(kind), kind=kind)
 
 
 def _links(current: str) -> list[tuple[str, str, bool]]:

@@ -20,7 +20,7 @@ from server.admin_pages.refusals import FORM, all_of, fault_of
 from server.gateway import Refused, functions
 from server.http.app_keys import GATEWAY
 from server.http.route import PAGE, Route
-from server.limits import INT64_MAX
+from server.limits import CURRENCY_CODE, INT64_MAX
 from server.payments.provider import PaymentProvider
 from server.payments.registry import all_providers
 from server.staff.guard import Visit, require_admin
@@ -94,7 +94,7 @@ def _changed_pricing(form: Mapping[str, str], before: Mapping[str, Any]) -> dict
 
 def _currency(form: Mapping[str, str]) -> str | None:
     code = form.get("pack_currency", "").upper()
-    if code and not re.fullmatch("[A-Z]{3}", code):
+    if code and not re.fullmatch(CURRENCY_CODE, code):
         raise FormFault(pack_currency="Give three letters, like USD.")
     return code or None
 

@@ -323,7 +323,7 @@ def list_merges(*, account_id: UUID, session_hash: bytes | None = ...) -> None: 
 
 @function(
     "provider event_id event_type payment_id account_id outcome needs_attention deliveries "
-    "livemode received_at last_received_at resolved_at resolution"
+    "livemode received_at last_received_at resolved_at resolution outcome_words"
 )
 def list_payment_events(
     *, limit: int = ..., offset: int = ..., session_hash: bytes | None = ...

@@ -23,6 +23,7 @@ from server.http.errors import ApiError, from_refused, json_response, known_erro
 from server.http.example_values import ACCOUNT_ID, ADA, EVENT_ID, PAYMENT_ID
 from server.http.route import SIGNED, Example, Handler, Route
 from server.observe import metrics
+from server.payments.advice import advice_on
 from server.payments.payments import PAYMENTS
 from server.payments.provider import (
     InvalidEvent,
@@ -52,33 +53,6 @@ class EventReceipt(TypedDict):
 
 _LOG = logging.getLogger(__name__)
 _STATUS = {"ignored": "ignored", "acknowledged": "acknowledged", "not_sold_here": "ignored"}
-
-# What to do about an event that could not be credited. docs/payments.md says more.
-_ADVICE = {
-    "account_not_found": "the account it names does not exist: find out at {provider} who paid,"
-    " grant credits or refund, then resolve the event",
-    "amount_mismatch": "the amount paid is not what was asked for: grant credits or refund, then"
-    " resolve the event",
-    "balance_overflow": "the account cannot hold the credits: refund, then resolve the event",
-    "credited_by_hand": "somebody has credited it by hand, on another account or with another"
-    " amount: resolve the event with that credit, or as dealt with otherwise",
-    "charge_unreadable": "{provider} does not show us the charge: give the API key the permissions"
-    " Charges and Refunds (read), or take the credits away by hand, then resolve the event",
-    "currency_mismatch": "it was paid in another currency than was asked for: grant credits or"
-    " refund, then resolve the event",
-    "metadata_missing": "it does not say whom it is for: find out at {provider}, grant credits or"
-    " refund, then resolve the event",
-    "mode_mismatch": "a test event reached a live set-up, or a live one a test set-up: check the"
-    " provider's keys and the webhook's address",
-    "not_sold_here": "it names a purchase or an account and cannot show that it is theirs: find out"
-    " at {provider} whose payment it is, grant credits or refund if it is ours, then resolve the"
-    " event",
-    "payment_unknown": "money went back for a payment that was not reported yet: {provider} sends"
-    " both again",
-    "payment_mismatch": "the purchase already has another payment: grant credits or refund, then"
-    " resolve the event",
-}
-
 
 _EXAMPLE_PURCHASE = {
     "account_id": ACCOUNT_ID,
@@ -155,7 +129,7 @@ async def _receive(request: web.Request, provider: PaymentProvider) -> web.Strea
             else "money that went back of payment %s was not booked (%s): %s",
             event.payment_id,
             row["outcome"],
-            _ADVICE[row["outcome"]].format(provider=provider.name),
+            advice_on(row["outcome"], provider.kind),
         )
         if row["outcome"] == "metadata_missing":
             raise known_error("webhook_metadata_missing")

@@ -418,7 +418,7 @@ CREATE FUNCTION billing.list_open_doors() RETURNS TABLE(door text, mend text, is
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET quote_all_identifiers TO 'off';
 
-CREATE FUNCTION billing.list_payment_events(p_limit bigint DEFAULT 50, p_offset bigint DEFAULT 0, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(provider text, event_id text, event_type text, payment_id text, account_id uuid, outcome text, needs_attention boolean, deliveries bigint, livemode boolean, received_at timestamp with time zone, last_received_at timestamp with time zone, resolved_at timestamp with time zone, resolution text)
+CREATE FUNCTION billing.list_payment_events(p_limit bigint DEFAULT 50, p_offset bigint DEFAULT 0, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(provider text, event_id text, event_type text, payment_id text, account_id uuid, outcome text, needs_attention boolean, deliveries bigint, livemode boolean, received_at timestamp with time zone, last_received_at timestamp with time zone, resolved_at timestamp with time zone, resolution text, outcome_words text)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -1549,6 +1549,9 @@ CREATE FUNCTION billing_data.path_of_identity(p_oauth_provider text, p_external_
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.payment_outcome_words(p_outcome text) RETURNS text
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE;
+
 CREATE FUNCTION billing_data.period(p_from timestamp with time zone, p_to timestamp with time zone, OUT first timestamp with time zone, OUT beyond timestamp with time zone) RETURNS record
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -1682,6 +1685,10 @@ CREATE FUNCTION billing_data.require_csv(p_csv text) RETURNS void
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.require_currency(p_currency text, p_argument text) RETURNS void
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.require_currency_length(p_currency text) RETURNS void
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
