@@ -57,14 +57,10 @@ class LedgerEntry(TypedDict):
     corrects_id: NotRequired[Annotated[UUID, f.CORRECTS]]
 
 
-class LedgerPage(TypedDict):
+class LedgerPage(f.CountedPage):
     """A page of an account's ledger."""
 
     transactions: Annotated[list[LedgerEntry], f.TRANSACTIONS]
-    total: Annotated[f.Count, f.TOTAL]
-    page: Annotated[f.Count, f.PAGE]
-    page_size: Annotated[f.Count, f.PAGE_SIZE]
-    total_pages: Annotated[f.Count, f.TOTAL_PAGES]
     next_cursor: Annotated[str | None, f.NEXT_CURSOR]
 
 
@@ -88,13 +84,10 @@ class Check(TypedDict):
     ]
 
 
-class CheckPage(TypedDict):
+class CheckPage(f.OpenPage):
     """A page of an account's checks."""
 
     checks: Annotated[list[Check], f.means("Checks.")]
-    page: Annotated[f.Count, f.PAGE]
-    page_size: Annotated[f.Count, f.PAGE_SIZE]
-    has_more: Annotated[bool, f.HAS_MORE]
 
 
 class Adjustment(TypedDict):

@@ -55,13 +55,10 @@ class AuditEntry(TypedDict):
     ]
 
 
-class AuditPage(TypedDict):
+class AuditPage(f.OpenPage):
     """A page of the audit log."""
 
     entries: Annotated[list[AuditEntry], f.means("The entries of this page.")]
-    page: Annotated[f.Count, f.PAGE]
-    page_size: Annotated[f.Count, f.PAGE_SIZE]
-    has_more: Annotated[bool, f.HAS_MORE]
 
 
 EXAMPLE = Example(

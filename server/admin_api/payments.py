@@ -67,13 +67,10 @@ class Purchase(TypedDict):
     shortfall: Annotated[f.Count, f.means("Uses that were due back and could not be taken.")]
 
 
-class PurchasePage(TypedDict):
+class PurchasePage(f.OpenPage):
     """A page of purchases."""
 
     purchases: Annotated[list[Purchase], f.means("The purchases of this page.")]
-    page: Annotated[f.Count, f.PAGE]
-    page_size: Annotated[f.Count, f.PAGE_SIZE]
-    has_more: Annotated[bool, f.HAS_MORE]
 
 
 class PaymentEvent(TypedDict):
@@ -102,13 +99,10 @@ class PaymentEvent(TypedDict):
     resolution: Annotated[str | None, f.RESOLUTION]
 
 
-class PaymentEventPage(TypedDict):
+class PaymentEventPage(f.OpenPage):
     """A page of events."""
 
     events: Annotated[list[PaymentEvent], f.means("The events of this page.")]
-    page: Annotated[f.Count, f.PAGE]
-    page_size: Annotated[f.Count, f.PAGE_SIZE]
-    has_more: Annotated[bool, f.HAS_MORE]
 
 
 class PaymentProblem(TypedDict):
@@ -132,13 +126,10 @@ class PaymentProblem(TypedDict):
     happened_at: Annotated[datetime, f.WHEN]
 
 
-class PaymentProblemPage(TypedDict):
+class PaymentProblemPage(f.OpenPage):
     """A page of problems."""
 
     problems: Annotated[list[PaymentProblem], f.means("The problems of this page.")]
-    page: Annotated[f.Count, f.PAGE]
-    page_size: Annotated[f.Count, f.PAGE_SIZE]
-    has_more: Annotated[bool, f.HAS_MORE]
 
 
 class ResolvedEvent(TypedDict):

@@ -4,7 +4,6 @@ from datetime import datetime
 from typing import Annotated, Literal
 
 from aiohttp import web
-from typing_extensions import TypedDict
 
 from server.admin_api.endpoint import Call, answer
 from server.admin_api.models import UserPath, UsersQuery
@@ -53,14 +52,10 @@ class UserDetails(User):
     updated_at: Annotated[datetime, f.UPDATED_AT]
 
 
-class UserPage(TypedDict):
+class UserPage(f.CountedPage):
     """A page of accounts."""
 
     users: Annotated[list[User], f.means("The accounts of this page.")]
-    total: Annotated[f.Count, f.TOTAL]
-    page: Annotated[f.Count, f.PAGE]
-    page_size: Annotated[f.Count, f.PAGE_SIZE]
-    total_pages: Annotated[f.Count, f.TOTAL_PAGES]
 
 
 _EXAMPLE = {

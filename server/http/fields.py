@@ -181,3 +181,23 @@ _origin = reader(ChargeOrigin, _COLUMNS, prefix="metadata_")
 def origin_of_charge(row: Row) -> ChargeOrigin | None:
     """Where an entry of a history comes from; None for credits."""
     return _origin(row) if row["type"] == "charge" else None
+
+
+class Page(TypedDict):
+    """Says which page of a list an answer is."""
+
+    page: Annotated[Count, PAGE]
+    page_size: Annotated[Count, PAGE_SIZE]
+
+
+class OpenPage(Page):
+    """A page of a list whose length is not counted."""
+
+    has_more: Annotated[bool, HAS_MORE]
+
+
+class CountedPage(Page):
+    """A page of a list whose length is counted."""
+
+    total: Annotated[Count, TOTAL]
+    total_pages: Annotated[Count, TOTAL_PAGES]
