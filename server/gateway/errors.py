@@ -110,6 +110,9 @@ MEANINGS: dict[str, Meaning] = {
 }
 
 
+# What SET ROLE fails with where the login may not become the role, or the role does not exist.
+_ROLE_REFUSED = frozenset({"42501", "22023", "42704"})
+
 # The text of an internal error where a deploy has just replaced what the session had cached.
 _FORGOTTEN = "cache lookup failed for "
 
@@ -152,3 +155,18 @@ _EXCEPTIONS: dict[Meaning, Callable[[str], Unavailable]] = {
     ),
     Meaning.AGAIN: lambda state: Unavailable(f"the database cannot answer (SQLSTATE {state})"),
 }
+
+
+def not_begun(error: Exception, role: str) -> Unavailable:
+    """The exception for an error of a transaction's first statements, in which the session becomes
+    `role`. The call was not made yet, so it took no effect."""
+    state = getattr(error, "sqlstate", None)
+    if state in _ROLE_REFUSED:
+        return RightsMissing(f"the login cannot become {role} (SQLSTATE {state})", retry_after=5)
+    reason = f"SQLSTATE {state}" if state else type(error).__name__
+    return Unavailable(f"the database lets nothing begin ({reason})")
+
+
+def lost(error: Exception) -> ConnectionLost:
+    """The exception for a connection that broke during a call."""
+    return ConnectionLost(f"the connection broke: {type(error).__name__}")

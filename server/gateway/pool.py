@@ -22,7 +22,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import asyncpg
 
-from server.gateway.errors import ConnectionLost, ReadOnly, RightsMissing, Unavailable, condemns
+from server.gateway.errors import (
+    ConnectionLost,
+    ReadOnly,
+    RightsMissing,
+    Unavailable,
+    condemns,
+    lost,
+    not_begun,
+)
 from server.gateway.hosts import BROKEN, Hosts
 from server.gateway.silence import SilenceWatch
 
@@ -33,7 +41,6 @@ else:
 
 _LOG = logging.getLogger(__name__)
 WEB_ROLE = "billing_server"
-_CANNOT_BECOME = frozenset({"42501", "22023", "42704"})
 MAX_AGE = (
     600.0  # a connection is closed at this age, some earlier, so that they do not all end at once
 )
@@ -161,7 +168,7 @@ class Pool:
             raise
         except BROKEN as error:
             self.condemn(connection)
-            raise _lost(error) from error
+            raise lost(error) from error
         except asyncio.CancelledError:
             connection.terminate()
             raise
@@ -189,7 +196,7 @@ class Pool:
             raise
         except BROKEN as error:
             self.condemn(connection)
-            raise _lost(error) from error
+            raise lost(error) from error
         except BaseException:
             connection.terminate()  # cancelled: the server undoes what was begun
             raise
@@ -317,7 +324,7 @@ class Pool:
             server = await self.introduce(connection)
         except (*BROKEN, asyncpg.PostgresError, ConnectionLost) as error:
             connection.terminate()
-            raise _not_begun(error) from error
+            raise not_begun(error, WEB_ROLE) from error
         except BaseException:
             connection.terminate()
             raise
@@ -366,7 +373,7 @@ class Pool:
             await connection.execute(self.begin, timeout=_BEGIN_PATIENCE)
         except (*BROKEN, asyncpg.PostgresError) as error:
             self.condemn(connection)
-            raise _not_begun(error) from error
+            raise not_begun(error, WEB_ROLE) from error
         except asyncio.CancelledError:
             connection.terminate()
             raise
@@ -379,19 +386,3 @@ class Pool:
         except asyncio.CancelledError:
             connection.terminate()
             raise
-
-
-def _not_begun(error: Exception) -> Unavailable:
-    """The exception for an error of a transaction's first statements: the call was not made yet, so
-    it took no effect."""
-    state = getattr(error, "sqlstate", None)
-    if state in _CANNOT_BECOME:
-        return RightsMissing(
-            f"the login cannot become {WEB_ROLE} (SQLSTATE {state})", retry_after=5
-        )
-    reason = f"SQLSTATE {state}" if state else type(error).__name__
-    return Unavailable(f"the database lets nothing begin ({reason})")
-
-
-def _lost(error: Exception) -> ConnectionLost:
-    return ConnectionLost(f"the connection broke: {type(error).__name__}")
