@@ -1,6 +1,6 @@
-"""Takes over a database of the old service, in one transaction: its tables go aside, ours are made
-by the same steps as ever, the rows are carried over inside the database, the books are verified,
-and only then is all of it there at once."""
+"""Takes over a database of the old service, in one transaction. It moves the old tables aside,
+makes ours by the usual steps, carries the rows over inside the database and verifies the books.
+Only then does it commit."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ from server.migrate.runner import connect, seed_settings
 _HERE = Path(__file__).resolve().parent
 _BULKY = ("billing_data.charges", "billing_data.credits", "billing_data.accounts")
 _BOUNDED = ("billing_data.admin_audit_logs",)
-# For two cores that do nothing else: PostgreSQL's processor time as `make adopt-growth` measured
-# it, and a quarter for the disk.
+# For two cores that do nothing else: the processor time of PostgreSQL that `make adopt-growth`
+# measured, and a quarter more for the disk.
 _SECONDS_AT_LEAST = 5.0
 _SECONDS_AN_ACCOUNT = 65e-6
 _SECONDS_AN_ENTRY = 25e-6
@@ -71,7 +71,7 @@ class _Plan:
 
 
 def count_steps() -> int:
-    """How many steps adopt() tells of."""
+    """The number of steps that adopt() reports."""
     files = ("plan.sql", "transformation.sql", "payments.sql")
     return sum(len(_SECTION.findall(_text(file))) for file in files) + _OTHER_STEPS
 
@@ -83,8 +83,8 @@ def forecast(
     step: Step = lambda _: None,
     idle_logins: Sequence[str] = (),
 ) -> AdoptionReport | None:
-    """What adopt() would find and leave, and how long it would take; changes nothing and is in
-    nobody's way. None if the database was taken over before. Raises MigrationError."""
+    """Reports what adopt() would find and leave, and how long it would take. It changes nothing and
+    blocks nobody. Returns None if the database was taken over before. Raises MigrationError."""
     with _session(dsn) as connection:
         connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
         try:
@@ -125,10 +125,10 @@ def adopt(
     step: Step = lambda _: None,
     idle_logins: Sequence[str] = (),
 ) -> AdoptionReport | None:
-    """Takes the database over; gives what was done, None if it was taken over before. Raises
-    MigrationError, and then the old database is as it was. `migrate` is to follow.
+    """Takes the database over. Returns what was done, or None if it was taken over before. Raises
+    MigrationError, and then the old database is as it was. The caller runs `migrate` afterwards.
 
-    idle_logins: sessions of these logins do not stand in the way while they are idle."""
+    idle_logins: sessions of these logins may stay open while they are idle."""
     started = time.monotonic()
     with _session(dsn) as connection:
         connection.execute("BEGIN")
@@ -144,13 +144,13 @@ def adopt(
 
 
 def _what_failed(connection: Connection, error: psycopg.Error) -> str:
-    # Without its details: they show a row's values, and some of those are secrets.
+    # The error's details are left out: they show a row's values, and some of those are secrets.
     reason = error.diag.message_primary or str(error).splitlines()[0]
     if connection.broken:
-        # Lost while it commits, nobody here can tell.
+        # If the connection is lost during COMMIT, nobody can tell here whether it took effect.
         return (
-            f"the connection was lost ({reason}) and what was not committed was undone: run this"
-            " again when the database is back, it says whether it was taken over"
+            f"the connection was lost ({reason}). What was not committed was undone: run this again"
+            " when the database is back; then it says whether the database was taken over"
         )
     return f"taking the database over failed and was undone, the old one is as it was: {reason}"
 
@@ -239,8 +239,8 @@ _SESSION = {
 
 
 def _settings(connection: Connection, *, is_local: bool = True) -> None:
-    """Our settings, whatever the login's own are, or a step's, or those of loading sql/. What sorts
-    and joins gets memory for itself, and nothing has a limit of time."""
+    """Sets our settings in place of those of the login, of a step or of loading sql/. Sorts and
+    joins get more memory, and no statement has a time limit."""
     if is_local:
         connection.execute("SET LOCAL ROLE NONE")
     for name, value in _SESSION.items():
@@ -255,7 +255,7 @@ def _settings(connection: Connection, *, is_local: bool = True) -> None:
 
 def _end(connection: Connection) -> None:
     """Undoes what was not committed."""
-    with suppress(psycopg.Error):  # without a connection the database undoes it
+    with suppress(psycopg.Error):  # if the connection is lost, the database undoes it
         if connection.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
             connection.execute("ROLLBACK")
 
@@ -293,7 +293,8 @@ def _text(file: str) -> str:
 
 
 def _run_sections(connection: Connection, file: str, old: OldDatabase, step: Step) -> None:
-    """Runs a file section by section, those that need what this revision has not got left out."""
+    """Runs a file section by section. Sections that need a table or column which this revision does
+    not have are left out."""
     parts = _SECTION.split(_text(file))[1:]
     for title, statements in zip(parts[::2], parts[1::2], strict=True):
         name, _, needs = title.partition("; needs ")
@@ -357,20 +358,21 @@ def _verify(connection: Connection) -> None:
         )
 
 
-_WHAT = "we have no such feature; the rows are as the old service left them"
+_WHAT = "this service has no such feature; the rows are as the old service left them"
 _OUR_KEPT = {
     "accounts_before_merging": "the accounts of one identity as they were",
-    "changed_entries": "entries whose key, figures or time could not stay",
+    "changed_entries": "entries whose key, figures or time had to be changed, as they were",
     "store_settings": "settings of stores, encrypted with ENCRYPTION_KEY",
-    "daily_free_uses": "each account's daily free uses; we have no such feature",
-    "display_names": "users' display names; we have no such field",
-    "test_credits": "credits of test purchases; we have no such mark",
+    "daily_free_uses": "each account's daily free uses; this service has no such feature",
+    "display_names": "users' display names; this service has no such field",
+    "test_credits": "credits of test purchases; this service does not mark them",
     INTENTS: "payment intents that could not become purchases",
 }
 
 
 def _put_away(connection: Connection, old: OldDatabase) -> tuple[KeptTable, ...]:
-    """Drops what was carried over, with every secret in clear text; gives what is kept."""
+    """Drops the tables that were carried over, and with them every secret in clear text. Returns
+    the tables that are kept."""
     for table, constraint in connection.execute(_FOREIGN_KEYS).fetchall():
         connection.execute(f"ALTER TABLE {table} DROP CONSTRAINT {constraint}")
     odd = {
@@ -417,7 +419,7 @@ _TABLES_LEFT = """
 
 
 def _note(connection: Connection, report: AdoptionReport) -> None:
-    """Keeps the report, by which a database is known to have been taken over; and keeps the old
+    """Keeps the report, which marks the database as taken over, and a revision that keeps the old
     service from making its tables anew."""
     connection.execute(
         "CREATE TABLE legacy_service.adoption (adopted_at timestamptz NOT NULL DEFAULT now(),"

@@ -11,7 +11,8 @@ import psycopg
 
 _Connection = psycopg.Connection[tuple[Any, ...]]
 
-# What others refer to must stay; of the checks, only the bounds that older rows may be beyond go.
+# A constraint that another table refers to must stay. Of the check constraints, only the limits
+# that older rows may exceed are taken off.
 _CONSTRAINTS: LiteralString = """
     SELECT
         c.conrelid::regclass::text, quote_ident(c.conname), pg_get_constraintdef(c.oid),
@@ -48,14 +49,14 @@ _INDEXES: LiteralString = """
 
 @dataclass(frozen=True, slots=True)
 class TakenOff:
-    """The indexes and constraints that were taken off, and how each is put on again."""
+    """The indexes and constraints that were taken off, and the definitions to put them on again."""
 
     indexes: Sequence[tuple[str, str]]
     constraints: Sequence[tuple[str, str, str, bool]]
 
 
 def take_off(connection: _Connection, tables: Sequence[str]) -> TakenOff:
-    """Takes the indexes and constraints off that cost something with each row."""
+    """Takes off the indexes and constraints that cost time for each row."""
     constraints = connection.execute(_CONSTRAINTS, {"tables": list(tables)}).fetchall()
     for table, name, _, _ in constraints:
         _execute(connection, f"ALTER TABLE {table} DROP CONSTRAINT {name}")
@@ -66,8 +67,8 @@ def take_off(connection: _Connection, tables: Sequence[str]) -> TakenOff:
 
 
 def put_on(connection: _Connection, taken_off: TakenOff) -> None:
-    """Puts them on again. A bound that older rows are beyond holds for new rows only, as in the
-    step that made it."""
+    """Puts them on again. A limit that older rows exceed is put on for new rows only, as the step
+    that made it did."""
     for _, definition in taken_off.indexes:
         _execute(connection, definition)
     # Foreign keys last: they need what they refer to.
@@ -84,12 +85,12 @@ def put_on(connection: _Connection, taken_off: TakenOff) -> None:
 
 @contextmanager
 def without_indexes(connection: _Connection, tables: Sequence[str]) -> Iterator[None]:
-    """The block loads `tables` while they have no indexes."""
+    """Within the block `tables` have no indexes, so that it can load them quickly."""
     taken_off = take_off(connection, tables)
     yield
     put_on(connection, taken_off)
 
 
 def _execute(connection: _Connection, statement: str) -> None:
-    # Of names and definitions that the catalogue itself wrote.
+    # The statement is made of names and definitions that PostgreSQL's own catalogue gave.
     connection.execute(statement)

@@ -1,4 +1,4 @@
--- What a person should look at: what, how many, and the first ten.
+-- What a person should look at: what it is, how many rows have it, and the first ten of them.
 SELECT f.what, count(*), (array_agg(f.example ORDER BY f.example))[1:10]
 FROM (
     SELECT
@@ -14,7 +14,7 @@ FROM (
     WHERE g.had_several_currencies
     UNION ALL
     SELECT
-        'a currency that is none of Stripe''s form (three capital letters)', a.currency::text
+        'a currency that does not consist of three letters, as those of Stripe do', a.currency::text
     FROM public.accounts AS a
     WHERE a.currency !~ '^[A-Za-z]{3}$'
     UNION ALL

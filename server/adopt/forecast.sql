@@ -1,5 +1,5 @@
--- What adoption finds and what it will leave, rule by rule; outcome.sql counts the same rules in
--- our tables. `found` is NULL where the old database has no such thing.
+-- For each rule: what adoption finds, and what it will leave. outcome.sql counts by the same rules
+-- in our tables. `found` is NULL where the old database has nothing of the kind.
 WITH kept AS (
     SELECT
         a.balance_minor <> 0 AND NOT (

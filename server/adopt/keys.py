@@ -1,5 +1,5 @@
-"""API keys and payment providers' secrets of an old database: there are few of either, and what
-becomes of them is decided here."""
+"""Decides what becomes of the API keys and the payment providers' secrets of an old database. There
+are few of either, so Python handles them one by one."""
 
 from __future__ import annotations
 
@@ -36,17 +36,18 @@ class _Verdict:
 
 
 def judge_keys(connection: Connection) -> list[EndedKey]:
-    """Writes what becomes of each key into the temporary table adopt_keys; gives those that end.
+    """Writes what becomes of each key into the temporary table adopt_keys. Returns the keys that
+    end.
 
-    A key that was found rotating works until the end of grace that its metadata records, and until
-    its own end at the longest; without a time to come it ends."""
+    A key in rotation works until the end of grace that its metadata records, but not longer than
+    until it expires. It ends if no such time in the future is recorded."""
     rows = connection.execute(
         "SELECT k.id, k.key_prefix, k.name, k.environment, k.status, k.expires_at, k.metadata,"
         " k.created_at, now() FROM public.api_keys AS k ORDER BY k.created_at, k.id"
     ).fetchall()
     made_at = {row[0]: row[7] for row in rows}
     verdicts = {row[0]: _judge(row[4], row[5], row[6], row[8]) for row in rows}
-    # A key has one predecessor: one that still works comes first.
+    # A key has one predecessor. Of several, one that still works is preferred.
     rows.sort(key=lambda row: verdicts[row[0]].status != "rotating")
     successors: set[UUID] = set()
     connection.execute(
@@ -75,12 +76,12 @@ def _judge(status: str, expires_at: datetime | None, metadata: Any, now: datetim
         return _Verdict(status, expires_at)
     recorded = metadata.get("grace_period_until") if isinstance(metadata, dict) else None
     if recorded is None:
-        return _Verdict("revoked", expires_at, "no end of its grace is recorded")
+        return _Verdict("revoked", expires_at, "no end of its grace period is recorded")
     grace = _moment(recorded)
     if grace is None:
-        return _Verdict("revoked", expires_at, "the end of its grace cannot be read")
+        return _Verdict("revoked", expires_at, "the end of its grace period cannot be read")
     if grace <= now:
-        return _Verdict("revoked", expires_at, f"its grace ended at {grace.isoformat()}")
+        return _Verdict("revoked", expires_at, f"its grace period ended at {grace.isoformat()}")
     if expires_at is not None and expires_at <= now:
         return _Verdict("revoked", expires_at, f"it expired at {expires_at.isoformat()}")
     return _Verdict("rotating", min(grace, expires_at or grace))
@@ -112,19 +113,21 @@ def has_secrets(connection: Connection) -> bool:
 
 
 def require_cipher(secrets: Sequence[str]) -> Cipher:
-    """What encrypts with the newest of `secrets`. Raises MigrationError without any."""
+    """Returns a cipher that encrypts with the newest of `secrets`. Raises MigrationError if there
+    are none."""
     if not secrets:
         raise MigrationError(
             "the old database has payment providers' secrets in clear text, and ENCRYPTION_KEY is"
-            " not set: set it, or ENCRYPTION_KEY_FILE, to at least 32 random characters, the ones"
-            " the server will run with. Nothing was changed"
+            " not set: set it, or ENCRYPTION_KEY_FILE, to at least 32 random characters. The"
+            " servers must use the same key. Nothing was changed"
         )
     return Cipher(secrets)
 
 
 def carry_over_providers(connection: Connection, cipher: Cipher | None) -> None:
-    """Providers' settings with their secrets encrypted: those of providers we know into our table,
-    those of stores, whole and encrypted too, into one that is kept."""
+    """Carries over the settings of payment providers, with their secrets encrypted. Settings of
+    providers that we know go into our table. Settings of stores are encrypted as a whole and go
+    into a table that is kept."""
     rows = connection.execute(
         "SELECT c.id, c.provider_type, c.is_active, c.config_data, c.created_at, c.updated_at,"
         " c.updated_by FROM legacy_service.provider_configs AS c"

@@ -1,4 +1,4 @@
-"""What stands in a database before it is taken over, and whether it may be."""
+"""Examines a database before it is taken over, and decides whether it may be."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ REVISIONS = (
     "2026_05_01_0020",
     "2026_08_28_0021",
 )
-# What alembic_version says afterwards: on a revision that it does not know the old service does not
-# start, and so makes no tables of its own beside ours.
+# What alembic_version says afterwards. The old service does not start on a revision that it does
+# not know, so it cannot make its tables again beside ours.
 TAKEN_OVER = "taken_over_by_ciris_billing"
 CARRIED_OVER = (
     "accounts",
@@ -40,7 +40,7 @@ CARRIED_OVER = (
     "admin_audit_logs",
     "provider_configs",
 )
-# We have no such feature, so that their rows are kept as they are.
+# This service does not have these features, so the rows are kept as they are.
 KEPT = (
     "google_play_purchases",
     "apple_storekit_purchases",
@@ -64,16 +64,16 @@ Connection = psycopg.Connection[tuple[Any, ...]]
 
 @dataclass(frozen=True, slots=True)
 class OldDatabase:
-    """An old database that may be taken over; `tables` are those of the old service that it has,
-    `columns` their columns as table.column."""
+    """An old database that may be taken over. `tables` are the tables of the old service that it
+    has, and `columns` are their columns, written as table.column."""
 
     revision: str
     tables: tuple[str, ...]
     columns: Collection[str]
 
     def unknown_columns(self, carried_over: Collection[str]) -> dict[str, list[str]]:
-        """Columns of carried-over tables that somebody added, by table. A table of secrets has
-        none: it is not kept whatever it has."""
+        """Returns the columns that somebody added to the tables we carry over, by table. It leaves
+        out the table with secrets, because that one is never kept."""
         found: dict[str, list[str]] = {}
         for name in sorted(set(self.columns) - set(carried_over) - set(KEPT_COLUMNS)):
             table, _, column = name.partition(".")
@@ -102,8 +102,8 @@ class Writer:
 
 
 def examine(connection: Connection) -> OldDatabase | None:
-    """The old service's database, None if it was taken over before. Raises MigrationError with what
-    to do for any other database."""
+    """Returns the old service's database, or None if it was taken over before. Raises
+    MigrationError for any other database, and says what to do."""
     facts = connection.execute(
         "SELECT to_regclass('public.alembic_version') IS NOT NULL,"
         " to_regclass('public._yoyo_migration') IS NOT NULL,"
@@ -117,18 +117,18 @@ def examine(connection: Connection) -> OldDatabase | None:
         return None
     if is_ours:
         raise MigrationError(
-            "this database is ours already and no old service's: run `ciris-billing migrate`"
-            " without --adopt"
+            "this database belongs to this service already and not to an old service: run"
+            " `ciris-billing migrate` without --adopt"
         )
     if not has_alembic:
         raise MigrationError(
-            "this is no database of the old service (it has no table alembic_version): check"
+            "this is no database of the old service (table alembic_version is missing): check"
             " MIGRATION_DATABASE_URL, or run `ciris-billing migrate` without --adopt for a new one"
         )
     if has_our_schema or has_legacy_schema:
         raise MigrationError(
-            "a schema billing_data or legacy_service is in the way: rename or drop what made it,"
-            " then run this again"
+            "the database has a schema billing_data or legacy_service that this service did not"
+            " make: rename or drop it, then run this again"
         )
     found = connection.execute("SELECT v.version_num FROM public.alembic_version AS v").fetchall()
     revision = found[0][0] if len(found) == 1 else " and ".join(row[0] for row in found) or "none"
@@ -157,13 +157,13 @@ def _with_tables(connection: Connection, revision: str) -> OldDatabase:
     if missing:
         raise MigrationError(
             f"the old database says it is at {revision} and has no {', '.join(missing)}: is it"
-            " restored completely? Run this on the whole database"
+            " restored completely? Run this on a complete database"
         )
     foreign = sorted({table for table, _, is_mine in rows if not is_mine})
     if foreign:
         raise MigrationError(
-            f"the login does not own {', '.join(foreign)}: connect by MIGRATION_DATABASE_URL as"
-            " the tables' owner or a superuser"
+            f"the login does not own {', '.join(foreign)}: let MIGRATION_DATABASE_URL name the"
+            " tables' owner or a superuser"
         )
     return OldDatabase(revision, tuple(sorted(tables - {"alembic_version"})), columns)
 
@@ -180,7 +180,7 @@ _WRITERS: LiteralString = """
     WHERE s.datname = current_database()
         AND s.pid <> pg_backend_pid()
         AND coalesce(s.backend_type, '') NOT IN ('autovacuum worker', 'parallel worker')
-        -- Who can only read, as monitoring does, is in nobody's way.
+        -- A login that can only read, such as that of monitoring, is not in the way.
         AND (
             s.backend_type <> 'client backend'
             OR has_table_privilege(s.usesysid, 'public.charges', 'INSERT') IS NOT FALSE
@@ -192,28 +192,28 @@ _WRITERS: LiteralString = """
 
 
 def writers(connection: Connection, idle_logins: Collection[str] = ()) -> list[Writer]:
-    """Sessions that may write into the old tables at any moment, and what replicates into or out
-    of the database. Sessions of `idle_logins` count only while they do something: somebody has said
-    that they are no service's."""
+    """Returns the sessions that may write into the old tables at any moment, and the workers that
+    replicate into or out of the database. Sessions of `idle_logins` count only while they do
+    something: the operator has said that they do not belong to the service."""
     return [Writer(*row) for row in connection.execute(_WRITERS, [list(idle_logins)])]
 
 
 def refuse_writers(found: list[Writer]) -> None:
-    """Raises MigrationError unless nobody else is there."""
+    """Raises MigrationError if any are left."""
     if found:
         shown = "; ".join(map(str, found[:5])) + ("; ..." if len(found) > 5 else "")
         raise MigrationError(
             f"{len(found)} others may write into the database ({shown}): stop the old service and"
-            " replication, close open sessions, then run this again; sessions of a login that is"
-            " none of the service's, and idle, may stay with --idle-login. Nothing was changed"
+            " replication, close open sessions, then run this again. Idle sessions of a login that"
+            " does not belong to the service may stay with --idle-login. Nothing was changed"
         )
 
 
 def lock_tables(connection: Connection, old: OldDatabase) -> None:
-    """Keeps everybody else out of the old tables until the transaction ends."""
+    """Locks the old tables for everybody else until the transaction ends."""
     tables = ", ".join(f"public.{table}" for table in ("alembic_version", *old.tables))
     try:
-        # Time enough for autovacuum to give way.
+        # This is enough time for autovacuum to give way.
         connection.execute("SET LOCAL lock_timeout = '5s'")
         connection.execute(f"LOCK TABLE {tables} IN ACCESS EXCLUSIVE MODE")
         connection.execute("SET LOCAL lock_timeout = 0")

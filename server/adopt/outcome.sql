@@ -1,4 +1,4 @@
--- What adoption has left, by the rules of forecast.sql, counted in our tables.
+-- Counts in our tables what adoption has left, by the rules of forecast.sql.
 WITH accounts_after AS (
     SELECT
         count(*) AS accounts, coalesce(sum(a.paid_credits), 0) AS paid_credits,

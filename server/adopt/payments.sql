@@ -1,7 +1,7 @@
--- Payments that the old service kept intents of. What else it sold is found in its credits
--- afterwards, by steps 0021 and 0038.
+-- Payments of which the old service kept a payment intent. Steps 0021 and 0038 find in its credits
+-- afterwards what else it sold.
 -- stage: carrying over payment intents; needs stripe_payment_intents
--- What was credited, at the price it was sold for.
+-- Intents that were credited become purchases at the price that was paid.
 INSERT INTO billing_data.purchases (
     account_id, id, provider, payment_id, uses, price_minor, currency, customer_email,
     database_role, created_at, settled_at, credit_id
@@ -19,7 +19,7 @@ WHERE starts_with(i.payment_intent_id, 'pi_')
     AND c.external_transaction_id = i.payment_intent_id
     AND i.amount_minor > 0
 ORDER BY i.payment_intent_id, c.created_at, c.id;
--- What was offered and not credited waits for its payment.
+-- Intents that were not credited become purchases that wait for their payment.
 INSERT INTO billing_data.purchases (
     account_id, id, provider, payment_id, uses, price_minor, currency, customer_email,
     database_role, created_at
@@ -36,7 +36,7 @@ WHERE i.status <> 'credited' AND i.uses_purchased > 0 AND i.amount_minor > 0
         WHERE c.external_transaction_id = i.payment_intent_id
     )
 ON CONFLICT DO NOTHING;
--- Only what is not in our tables is kept.
+-- Intents that have become purchases need not be kept.
 DELETE FROM legacy_service.stripe_payment_intents AS i
 USING billing_data.purchases AS p
 WHERE p.provider = 'stripe' AND p.payment_id = i.payment_intent_id;

@@ -1,6 +1,6 @@
--- What taking the old database over comes to, worked out from its tables and written to temporary
--- ones; nothing else is changed. Sections begin with a line that names them. Setting
--- adopt.free_uses is how many free uses an account may have.
+-- Works out, from the tables of the old database, what adoption will do, and writes it to temporary
+-- tables. Nothing else is changed. Each section begins with a line that names it. The setting
+-- adopt.free_uses says how many free uses an account may have.
 -- stage: finding accounts of one identity
 -- The earliest account of an identity stays; the others are merged into it.
 CREATE TEMPORARY TABLE adopt_merged ON COMMIT DROP AS
@@ -17,9 +17,10 @@ WHERE r.id <> r.account_id;
 CREATE UNIQUE INDEX adopt_merged_id ON adopt_merged (id);
 ANALYZE adopt_merged;
 
--- Credits and uses are added up, free uses up to what one account may have (and never below what
--- one of them has). Of the profile the newest value of each field counts, as the old service
--- replaced them. A consent, once given, stands. Of several states the strictest holds.
+-- The credits and uses of the accounts are added up. Free uses are added up to the number that one
+-- account may have, but never to less than one of the accounts has. For each field of the profile
+-- the newest value is kept, because the old service replaced older ones too. A consent that was
+-- given once stays given. Of several states the strictest is kept.
 CREATE TEMPORARY TABLE adopt_groups ON COMMIT DROP AS
 SELECT
     g.account_id,
@@ -86,8 +87,9 @@ WINDOW w AS (PARTITION BY e.account_id ORDER BY e.created_at, e.is_charge, e.id)
 ANALYZE adopt_entries;
 
 -- stage: looking for entries that cannot stay as they are
--- A key belongs to one entry of an account: of merged accounts the first entry keeps it. An entry
--- says what it did to the balance, at a time that has come.
+-- An idempotency key may belong to one entry of an account only. Where accounts are merged, the
+-- first entry with the key keeps it. An entry must say what it did to the balance, and its time
+-- must not lie in the future.
 CREATE TEMPORARY TABLE adopt_changes ON COMMIT DROP AS
 SELECT k.is_charge, k.id, 'key' AS reason
 FROM (
@@ -150,8 +152,8 @@ WHERE (c.balance_before < 0 OR c.created_at > now() OR c.idempotency_key = '') A
 ANALYZE adopt_changes;
 
 -- stage: finding where each account's books begin
--- Every account with anything but free uses gets an opening: what it has, after which entry, and
--- why.
+-- Every account that has more than free uses gets an opening. It says what the account has, after
+-- which entry, and why.
 CREATE TEMPORARY TABLE adopt_openings ON COMMIT DROP AS
 WITH books AS (
     SELECT

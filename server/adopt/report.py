@@ -1,4 +1,4 @@
-"""What adoption found, did and left, for people and for scripts."""
+"""Reports what adoption found, did and left, for people and for scripts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from server.adopt.keys import EndedKey
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One thing that is counted; `before` is None where the old database has no such thing."""
+    """One thing that is counted. `before` is None where the old database has nothing of the
+    kind."""
 
     rule: str
     before: int | None
@@ -21,7 +22,8 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class KeptTable:
-    """A table of the old service that we have no feature for, or what of it did not fit."""
+    """A table that is kept: of a feature that this service does not have, or with rows that did not
+    fit into our tables."""
 
     table: str
     rows: int
@@ -30,7 +32,7 @@ class KeptTable:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What a person should look at, and the rows it is about: the first ones, and how many."""
+    """What a person should look at, how many rows it is about, and the first of them."""
 
     what: str
     count: int
@@ -39,7 +41,8 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class AdoptionReport:
-    """A dry run's report says what will be; `seconds` is then an estimate."""
+    """What adoption did. In the report of a dry run: what it will do, with an estimate in
+    `seconds`."""
 
     revision: str
     is_dry_run: bool
@@ -66,8 +69,8 @@ class AdoptionReport:
             yield f"  {rule.rule:{width}}  {before:>12}  {rule.after:>12,}"
         for key in self.ended_keys:
             yield (
-                f"Ends: API key {key.prefix}... ({key.name}, {key.environment}) was being replaced"
-                f" and {key.why}."
+                f"API key {key.prefix}... ({key.name}, {key.environment}) ends: it was being"
+                f" replaced, and {key.why}."
             )
         for finding in self.findings:
             more = ", ..." if finding.count > len(finding.examples) else ""
@@ -76,11 +79,11 @@ class AdoptionReport:
         for table in self.kept:
             yield f"Kept: {table.table} ({table.rows:,} rows): {table.what}"
         for name in self.untouched:
-            yield f"Left alone: {name} is no table of the old service."
+            yield f"Left as it is: {name}, which is not a table of the old service."
         if self.is_dry_run:
             yield f"Adoption will take about {duration(self.seconds)} on two cores."
             for writer in self.writers:
-                yield f"In the way until it ends: {writer}"
+                yield f"Adoption must wait until this has ended: {writer}"
             yield "Nothing was changed."
 
 

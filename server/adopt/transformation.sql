@@ -1,6 +1,6 @@
--- Carries the rows of the old tables, which stand in schema legacy_service by now, over into ours,
--- as plan.sql worked out. Sections begin with a line that names them and may say what they need: a
--- table, or a column of one, that not every revision has.
+-- Carries the rows of the old tables over into ours, as plan.sql worked out. The old tables have
+-- been moved to schema legacy_service. Each section begins with a line that names it. The line may
+-- also name a table or a column that the section needs and that not every revision has.
 -- stage: carrying over accounts
 INSERT INTO billing_data.accounts (
     id, oauth_provider, external_id, wa_id, tenant_id, balance_minor, currency, plan_name, status,
@@ -10,7 +10,7 @@ INSERT INTO billing_data.accounts (
 )
 SELECT
     a.id, a.oauth_provider, a.external_id, a.wa_id, a.tenant_id,
-    -- Later revisions kept a copy of paid_credits there.
+    -- Later revisions kept a copy of paid_credits in balance_minor.
     CASE
         WHEN current_setting('adopt.balance_is_copy')::boolean AND a.balance_minor = a.paid_credits
             THEN 0
@@ -47,7 +47,7 @@ SELECT m.account_id, 2 FROM adopt_merged AS m;
 INSERT INTO billing_data.merged_accounts (id, account_id)
 SELECT m.id, m.account_id FROM adopt_merged AS m;
 
--- As they were before they were merged, those that stay too.
+-- Keeps the accounts of one identity as they were before they were merged, with the one that stays.
 CREATE TABLE legacy_service.accounts_before_merging AS
 SELECT a.*, coalesce(m.account_id, a.id) AS merged_into  -- noqa: AM04
 FROM legacy_service.accounts AS a
@@ -93,7 +93,7 @@ INNER JOIN adopt_entries AS e ON e.id = c.id AND NOT e.is_charge
 LEFT JOIN adopt_changes AS k ON k.id = c.id AND NOT k.is_charge AND k.reason = 'key'
 ORDER BY c.created_at, c.id;
 
--- Entries that could not stay as they were, as they were.
+-- Keeps the entries that had to be changed, as they were before.
 CREATE TABLE legacy_service.changed_entries AS
 SELECT k.reason, 'charge' AS kind, c.id, to_jsonb(c) AS entry
 FROM adopt_changes AS k
@@ -114,7 +114,8 @@ SELECT
 FROM adopt_openings AS o;
 
 -- stage: carrying over checks
--- A month's partition goes when its time is over, and with it the checks that name no account.
+-- Each month of checks gets a partition of its own, also for checks that name no account: a
+-- partition is dropped when its time is over.
 DO $$
 DECLARE
     v_start timestamp;
@@ -159,8 +160,8 @@ INSERT INTO billing_data.admin_users (
 )
 SELECT
     u.id,
-    -- People are found by their address in small letters; of two that differ in nothing else, by
-    -- the one that was used last.
+    -- Staff are found by their address in small letters. Where two addresses differ in capitals
+    -- only, the account that signed in last gets the address in small letters.
     CASE
         WHEN row_number() OVER (
             PARTITION BY lower(u.email) ORDER BY u.last_login_at DESC NULLS LAST, u.id
@@ -181,7 +182,8 @@ SELECT
 FROM legacy_service.api_keys AS k
 INNER JOIN adopt_keys AS v ON v.id = k.id;
 
--- No secret stays readable in the audit log, and none gets into a message about a row that fails.
+-- Replaces secrets in the audit log, so that nobody can read them there or in the message about a
+-- row that fails.
 CREATE FUNCTION pg_temp.adopt_without_secrets(p_changes jsonb) RETURNS jsonb
 LANGUAGE plpgsql STABLE
 AS $$
@@ -202,7 +204,7 @@ BEGIN
     RETURN v_text::jsonb;
 END
 $$;
--- Old rows do not say by which login they were written.
+-- Old rows do not say which login wrote them.
 INSERT INTO billing_data.admin_audit_logs (
     id, admin_user_id, action, resource_type, resource_id, changes, ip_address, user_agent,
     created_at, database_login

@@ -28,7 +28,7 @@ def take_over(
             report = forecast(url, seed, keys, progress.step, idle_logins)
         else:
             report = adopt(url, seed, keys, progress.step, idle_logins)
-            # The rest, such as coming months and figures, the next deploy could do as well.
+            # What is left to do, such as the partitions of coming months and the figures.
             migrations.migrate(url, seed, progress.step)
     if as_json:
         print_json({"taken_over_before": True} if report is None else report.as_dict())
