@@ -24,27 +24,9 @@ from server.http.example_values import ACCOUNT_ID, AT, COUNTED, CREDIT_ID, PAGED
 from server.http.route import Example
 
 
-class LedgerEntry(TypedDict):
+class LedgerEntry(f.LedgerRow):
     """An entry of an account's ledger."""
 
-    transaction_id: Annotated[UUID, f.TRANSACTION_ID]
-    type: Annotated[Literal["charge", "credit"], f.ENTRY_TYPE]
-    amount_minor: Annotated[
-        f.Integer,
-        f.means(
-            "Credits; negative for charges, and for credits that were taken away. 0 where only a"
-            " free use was given back."
-        ),
-    ]
-    currency: Annotated[str, f.ACCOUNT_CURRENCY]
-    description: Annotated[str, f.DESCRIPTION]
-    created_at: Annotated[datetime, f.WHEN]
-    balance_after: Annotated[f.Count, f.BALANCE_AFTER]
-    transaction_type: Annotated[
-        Literal["purchase", "grant", "refund", "adjustment"] | None,
-        f.means("Why credits were added or taken away; null for charges."),
-    ]
-    external_transaction_id: Annotated[str | None, f.ENTRY_PAYMENT_ID]
     paid_with: Annotated[
         Literal["free", "paid"] | None,
         f.means("Whether a free use or paid credits paid; null for credits."),

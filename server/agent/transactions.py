@@ -1,7 +1,6 @@
 """GET /v1/billing/transactions: an account's history, newest first (contract.md 2.6)."""
 
-from datetime import datetime
-from typing import Annotated, Literal, NotRequired
+from typing import Annotated, NotRequired
 from uuid import UUID
 
 from aiohttp import web
@@ -20,27 +19,9 @@ from server.http.route import Example
 from server.http.validation import refused_field
 
 
-class Transaction(TypedDict):
+class Transaction(f.LedgerRow):
     """An entry of an account's history."""
 
-    transaction_id: Annotated[UUID, f.TRANSACTION_ID]
-    type: Annotated[Literal["charge", "credit"], f.ENTRY_TYPE]
-    amount_minor: Annotated[
-        f.Integer,
-        f.means(
-            "Credits; negative for charges, and for credits that were taken back. 0 where only a"
-            " free use was given back."
-        ),
-    ]
-    currency: Annotated[str, f.ACCOUNT_CURRENCY]
-    description: Annotated[str, f.DESCRIPTION]
-    created_at: Annotated[datetime, f.WHEN]
-    balance_after: Annotated[f.Count, f.BALANCE_AFTER]
-    transaction_type: Annotated[
-        Literal["purchase", "grant", "refund", "adjustment"] | None,
-        f.means("Why credits were added; null for charges."),
-    ]
-    external_transaction_id: Annotated[str | None, f.ENTRY_PAYMENT_ID]
     metadata: Annotated[f.Origin | None, f.ENTRY_ORIGIN, From(f.origin_of_charge)]
     corrects_id: NotRequired[Annotated[UUID, f.CORRECTS]]
 

@@ -1,5 +1,6 @@
 """The meanings and types that several fields of requests and answers share."""
 
+from datetime import datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -201,3 +202,26 @@ class CountedPage(Page):
 
     total: Annotated[Count, TOTAL]
     total_pages: Annotated[Count, TOTAL_PAGES]
+
+
+class LedgerRow(TypedDict):
+    """What agents and staff see of an entry of an account's ledger."""
+
+    transaction_id: Annotated[UUID, TRANSACTION_ID]
+    type: Annotated[Literal["charge", "credit"], ENTRY_TYPE]
+    amount_minor: Annotated[
+        Integer,
+        means(
+            "Credits; negative for charges, and for credits that were taken away. 0 where only a"
+            " free use was given back."
+        ),
+    ]
+    currency: Annotated[str, ACCOUNT_CURRENCY]
+    description: Annotated[str, DESCRIPTION]
+    created_at: Annotated[datetime, WHEN]
+    balance_after: Annotated[Count, BALANCE_AFTER]
+    transaction_type: Annotated[
+        Literal["purchase", "grant", "refund", "adjustment"] | None,
+        means("Why credits were added or taken away; null for charges."),
+    ]
+    external_transaction_id: Annotated[str | None, ENTRY_PAYMENT_ID]
