@@ -20,7 +20,7 @@ _WHO_PAID = (
     " did."
 )
 _OTHERWISE = "Compare the payment in {provider} with the account."
-_ADVICE = {
+ADVICE = {
     "account_not_found": _WHO_PAID,
     "amount_mismatch": _COMPARE,
     "balance_overflow": "Take credits away from the account so that there is room, or refund the"
@@ -59,7 +59,7 @@ _ADVICE = {
 
 def advice_on(problem: str, kind: str) -> str:
     """What to do about a problem with a payment of the provider `kind`."""
-    return with_name(_ADVICE.get(problem, _OTHERWISE), kind)
+    return with_name(ADVICE.get(problem, _OTHERWISE), kind)
 
 
 def with_name(text: str, kind: str) -> str:

@@ -16,8 +16,8 @@ import pytest
 
 from server.admin_pages import payments
 from server.http.route import PAGE
+from server.payments.advice import ADVICE
 from server.routes import ROUTES
-from server.webhooks import payment_events
 from tests.identity_provider import FOUNDER, Browser, Console, good_provider, running_console
 from tests.payments import ENCRYPTION_KEY
 from tests.support import Database, unique, wait_for
@@ -205,14 +205,18 @@ def test_every_outcome_of_an_event_has_its_words(module_database: Database) -> N
         for outcome in outcomes
         if module_database.value("SELECT billing_data.is_payment_fault(%s)", outcome)
     }
-    assert payments._OUTCOMES.keys() == outcomes
+    words = {
+        outcome: module_database.value("SELECT billing_data.payment_outcome_words(%s)", outcome)
+        for outcome in outcomes
+    }
+    assert all(" " in text for text in words.values()), words
+    assert len(set(words.values())) == len(outcomes)
     warnings = module_database.value(
         "SELECT pg_get_constraintdef(c.oid) FROM pg_constraint AS c"
         " WHERE c.conname = 'payment_warnings_kind'"
     )
     assert set(payments._WARNINGS) == set(re.findall(r"'(\w+)'", warnings))
-    assert payments._ADVICE.keys() == faults | {"shortfall", *payments._WARNINGS}
-    assert payment_events._ADVICE.keys() == faults
+    assert ADVICE.keys() == faults | {"shortfall", *payments._WARNINGS}
 
 
 def test_every_form_is_tried() -> None:
