@@ -87,7 +87,8 @@ COMMENT ON FUNCTION billing_data.find_denial IS
 -- (NULL: now) and not after it, as columns and as a sentence. It says what was asked, by which API
 -- key or database role, what the account had then, what would have been enough, and what to do now.
 -- All refusals of an account, key and reason within a minute are told together (refusals), with the
--- amounts of the last of them. With nothing to tell, the one row has only a sentence.
+-- amounts of the last of them. What accounts were refused that are merged into this one counts too.
+-- With nothing to tell, the one row has only a sentence.
 -- A charge that a DBA makes with billing.create_charge raises its refusal as an error, and an error
 -- leaves no row: it cannot be told here. Charges over HTTP, and all others that go through
 -- billing.charge_items, can.
@@ -140,8 +141,11 @@ BEGIN
         PERFORM billing_data.raise_error('account_not_found');
     END IF;
     SELECT d.*, k.name, k.key_prefix INTO v_denial
-    FROM billing_data.find_denial(v_account.id, v_at) AS d
-    LEFT JOIN billing_data.api_keys AS k ON k.id = d.api_key_id;
+    FROM unnest(billing_data.accounts_of_person(v_account.id)) AS i (id)
+    CROSS JOIN LATERAL billing_data.find_denial(i.id, v_at) AS d
+    LEFT JOIN billing_data.api_keys AS k ON k.id = d.api_key_id
+    ORDER BY d.denied_at DESC, d.kind, i.id
+    LIMIT 1;
     paid_credits_now := v_account.paid_credits;
     free_uses_now := v_account.free_uses_remaining;
     status_now := v_account.status;

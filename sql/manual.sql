@@ -361,10 +361,11 @@ $t$Why an account was refused something: the denied check or refused charge that
 to p_at (NULL: now) and not after it, as columns and as a sentence. It says what was
 asked, by which API key or database role, what the account had then, what would have been
 enough, and what to do now. All refusals of an account, key and reason within a minute are
-told together (refusals), with the amounts of the last of them. With nothing to tell, the
-one row has only a sentence. A charge that a DBA makes with billing.create_charge raises
-its refusal as an error, and an error leaves no row: it cannot be told here. Charges over
-HTTP, and all others that go through billing.charge_items, can.$t$,
+told together (refusals), with the amounts of the last of them. What accounts were refused
+that are merged into this one counts too. With nothing to tell, the one row has only a
+sentence. A charge that a DBA makes with billing.create_charge raises its refusal as an
+error, and an error leaves no row: it cannot be told here. Charges over HTTP, and all
+others that go through billing.charge_items, can.$t$,
 $t$Errors: actor errors, invalid_argument, account_not_found.$t$,
 $t$SELECT x.sentence, x.what_helps
 FROM billing.explain_denial(

@@ -144,6 +144,28 @@ def test_a_charge_in_another_currency_is_told(module_database: Database, dba: Ca
     assert told["database_role"] == "t_dba"
 
 
+def test_what_a_merged_account_was_refused_before_the_merge_is_told(
+    module_database: Database, dba: Caller, web: Caller
+) -> None:
+    who, other = (new_user(module_database, paid=paid, free=False) for paid in (2, 9))
+    gone, stays = (account_of(module_database, one)["id"] for one in (who, other))
+    key = key_id(module_database)
+    asked = {**who, "amount_minor": 5, "api_key_id": key}
+    assert outcomes(charge_all(web, [asked])) == ["insufficient_credits"]
+    before = dba.row("explain_denial", account_id=gone)
+    dba.row("merge_accounts", account_id=gone, into_account_id=stays, reason="one person")
+    now = {"paid_credits_now": 11, "would_pass_now": True}
+    for account in (gone, stays):
+        told = dba.row("explain_denial", account_id=account)
+        assert told == {**before, **now, "what_helps": told["what_helps"]}
+    # The newest refusal is told, whichever account it was.
+    asked = {**other, "amount_minor": 50, "api_key_id": key}
+    assert outcomes(charge_all(web, [asked])) == ["insufficient_credits"]
+    assert dba.row("explain_denial", account_id=gone)["amount_minor"] == 50
+    earlier = dba.row("explain_denial", account_id=stays, at=before["denied_at"])
+    assert earlier["amount_minor"] == 5
+
+
 def test_the_refusal_nearest_to_a_time_and_not_after_it_is_told(
     module_database: Database, dba: Caller
 ) -> None:
