@@ -461,7 +461,7 @@ BEGIN
         FROM billing_data.credit_checks AS n
         WHERE n.account_id = f.id
         ORDER BY n.created_at DESC, n.id DESC
-        LIMIT p_limit + p_offset
+        LIMIT least(p_offset, billing_data.max_amount() - p_limit) + p_limit
     ) AS k
     ORDER BY k.created_at DESC, k.id DESC
     LIMIT p_limit OFFSET p_offset;

@@ -625,14 +625,14 @@ FROM billing.list_purchases(
         ('list_seal_heads',
 $t$The heads of sealed days after a day, oldest first: what is kept elsewhere, and what the
 copy kept there is compared with.$t$,
-$t$Errors: actor_required.$t$,
+$t$Errors: actor_required, invalid_argument.$t$,
 $t$SELECT *
 FROM billing.list_seal_heads(
     p_after => current_date - 7);$t$),
         ('list_seals',
 $t$The seals of a day, by account: kept with a day's head, they tell which entry is not as it
 was where somebody made all seals anew. leaves has 16 digits per entry.$t$,
-$t$Errors: actor_required.$t$,
+$t$Errors: actor_required, invalid_argument.$t$,
 $t$SELECT *
 FROM billing.list_seals(
     p_day => current_date - 1);$t$),

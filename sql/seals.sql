@@ -247,7 +247,7 @@ COMMENT ON FUNCTION billing.seal_entries IS
 GRANT EXECUTE ON FUNCTION billing.seal_entries TO billing_server, billing_dba;
 
 -- The heads of sealed days after a day, oldest first: what is kept elsewhere, and what the copy
--- kept there is compared with. Errors: actor_required.
+-- kept there is compared with. Errors: actor_required, invalid_argument.
 -- Example: SELECT * FROM billing.list_seal_heads(p_after => current_date - 7);
 CREATE OR REPLACE FUNCTION billing.list_seal_heads(p_after date DEFAULT NULL)
 RETURNS TABLE (day date, head text, seals bigint, entries bigint, closed_at timestamptz)
@@ -256,6 +256,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     PERFORM billing_data.caller_role();
+    PERFORM billing_data.require_moment(p_after::timestamptz, 'p_after');
     RETURN QUERY
     SELECT h.day, encode(h.head, 'hex'), h.seals, h.entries, h.closed_at
     FROM billing_data.seal_heads AS h
@@ -268,7 +269,8 @@ COMMENT ON FUNCTION billing.list_seal_heads IS
 GRANT EXECUTE ON FUNCTION billing.list_seal_heads TO billing_dba;
 
 -- The seals of a day, by account: kept with a day's head, they tell which entry is not as it was
--- where somebody made all seals anew. leaves has 16 digits per entry. Errors: actor_required.
+-- where somebody made all seals anew. leaves has 16 digits per entry. Errors: actor_required,
+-- invalid_argument.
 -- Example: SELECT * FROM billing.list_seals(p_day => current_date - 1);
 CREATE OR REPLACE FUNCTION billing.list_seals(p_day date)
 RETURNS TABLE (
@@ -279,6 +281,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     PERFORM billing_data.caller_role();
+    PERFORM billing_data.require_moment(p_day::timestamptz, 'p_day');
     RETURN QUERY
     SELECT
         s.account_id, s.first_version, s.last_version, encode(s.leaves, 'hex'),

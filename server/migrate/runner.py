@@ -21,6 +21,7 @@ from server.resources import resource_folder, step_files
 _LOCK_PATIENCE_SECONDS = 60.0
 _DEPLOY_TABLE: LiteralString = "public._billing_deploy"
 _LAST_STEP_OF_OLD_SERVICE = "2025_10_21_0008_paid_credits"
+_STEP_OF_ADOPTION = "2026_11_26_0060_adoption"
 Progress = Callable[[str], None]
 
 
@@ -108,11 +109,18 @@ def _refuse_to_drop_adopted(
     connection: psycopg.Connection[tuple[Any, ...]], undone: list[str]
 ) -> None:
     row = connection.execute("SELECT to_regclass('legacy_service.adoption') IS NOT NULL").fetchone()
-    if row and row[0] and any(step <= _LAST_STEP_OF_OLD_SERVICE for step in undone):
+    if not (row and row[0]):
+        return
+    if any(step <= _LAST_STEP_OF_OLD_SERVICE for step in undone):
         raise MigrationError(
             f"the steps up to {_LAST_STEP_OF_OLD_SERVICE} are the old service's own, and this"
             " database was taken over from it: undoing them would drop its accounts. The way back"
             " is the backup, see docs/adopting.md"
+        )
+    if any(step <= _STEP_OF_ADOPTION for step in undone):
+        raise MigrationError(
+            "this database was taken over from the old service, so it cannot go back to a release"
+            " that knows nothing of that. The way back is the backup, see docs/adopting.md"
         )
 
 
