@@ -1,6 +1,7 @@
 -- Merge two accounts of one person, and undo it
 --
 -- From then on both identities lead to the account that stays. It can be undone until that account has changed.
+-- What Dan had before is in his own ledger: `billing.statement(p_account_id => :'dan', p_follow => false)`.
 SELECT billing.find_account('dan@example.com') AS dan,
     billing.find_account('eve@example.com') AS eve \gset
 SELECT * FROM billing.merge_accounts(p_account_id => :'dan', p_into_account_id => :'eve',

@@ -53,7 +53,8 @@ so. An entry that was written at exactly this time counts. state is known; befor
 where the account did not exist yet; or before_books, where it was still one of the old
 service, whose balances were in another unit (in both cases the balances are NULL). Where
 there was no entry yet, the entry's columns are NULL. A time without a zone is in the
-session's time zone: write '2026-11-01 00:00Z' for UTC.$t$,
+session's time zone: write '2026-11-01 00:00Z' for UTC. For an account that was merged it
+tells of the one that stayed, and with p_follow false of itself.$t$,
 $t$Errors: actor and key errors, invalid_argument, account_not_found.$t$,
 $t$SELECT *
 FROM
@@ -1042,7 +1043,8 @@ that, and before the books of an account that was taken over begin. A reader who
 long statement in pages gives p_limit (entries of a page, to 10000), from the second page
 on p_after (the ledger version of the last entry it has), and p_through, the ledger
 version at the end of the period, from billing.balance_at. The last page has the closing
-row.$t$,
+row. For an account that was merged it is the statement of the one that stayed, and with
+p_follow false its own, which the merge closed.$t$,
 $t$Errors: actor and key errors, invalid_argument, account_not_found.$t$,
 $t$SELECT *
 FROM

@@ -1,17 +1,23 @@
 -- An account's books at a past time: its balance then, and statements of a period.
 
--- The account with this id, or the one it was merged into. Errors: account_not_found.
-CREATE OR REPLACE FUNCTION billing_data.require_account(p_account_id uuid)
-RETURNS billing_data.accounts
+-- The account with this id, or the one it was merged into. With p_follow false it is always the
+-- account with this id. Errors: invalid_argument, account_not_found.
+CREATE OR REPLACE FUNCTION billing_data.require_account(
+    p_account_id uuid, p_follow boolean DEFAULT true
+) RETURNS billing_data.accounts
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     v_account billing_data.accounts;
 BEGIN
+    PERFORM billing_data.require(p_follow IS NOT NULL, 'p_follow', 'it must be true or false');
     SELECT a.* INTO v_account
     FROM billing_data.accounts AS a
-    WHERE a.id = billing_data.surviving_account(p_account_id);
+    WHERE a.id = CASE
+        WHEN p_follow THEN billing_data.surviving_account(p_account_id)
+        ELSE p_account_id
+    END;
     IF NOT FOUND THEN
         PERFORM billing_data.raise_error('account_not_found');
     END IF;
@@ -105,7 +111,8 @@ COMMENT ON FUNCTION billing_data.why_no_balance IS
 -- account did not exist yet; or before_books, where it was still one of the old service, whose
 -- balances were in another unit (in both cases the balances are NULL). Where there was no entry
 -- yet, the entry's columns are NULL. A time without a zone is in the session's time zone: write
--- '2026-11-01 00:00Z' for UTC.
+-- '2026-11-01 00:00Z' for UTC. For an account that was merged it tells of the one that stayed, and
+-- with p_follow false of itself.
 -- Errors: actor and key errors, invalid_argument, account_not_found.
 -- Example: SELECT * FROM billing.balance_at(billing.find_account('oauth:google:1'),
 --              '2026-11-01 00:00Z');
@@ -113,7 +120,8 @@ CREATE OR REPLACE FUNCTION billing.balance_at(
     p_account_id uuid,
     p_at timestamptz,
     p_session_hash bytea DEFAULT NULL,
-    p_api_key_id uuid DEFAULT NULL
+    p_api_key_id uuid DEFAULT NULL,
+    p_follow boolean DEFAULT true
 ) RETURNS TABLE (
     account_id uuid,
     at timestamptz,
@@ -141,7 +149,7 @@ BEGIN
     PERFORM billing_data.authorize(p_api_key_id, p_session_hash, 'billing:read');
     PERFORM billing_data.require(p_at IS NOT NULL, 'p_at', 'it must be given');
     PERFORM billing_data.require_moment(p_at, 'p_at');
-    v_account := billing_data.require_account(p_account_id);
+    v_account := billing_data.require_account(p_account_id, p_follow);
     v_version := billing_data.version_before(v_account.id, v_account.ledger_version, v_before);
     RETURN QUERY
     SELECT
@@ -263,7 +271,8 @@ COMMENT ON FUNCTION billing_data.require_part IS
 -- begin. A reader who takes a long statement in pages gives p_limit (entries of a page, to 10000),
 -- from the second page on p_after (the ledger version of the last entry it has), and p_through, the
 -- ledger version at the end of the period, from billing.balance_at. The last page has the closing
--- row.
+-- row. For an account that was merged it is the statement of the one that stayed, and with p_follow
+-- false its own, which the merge closed.
 -- Errors: actor and key errors, invalid_argument, account_not_found.
 -- Example: SELECT * FROM billing.statement(billing.find_account('oauth:google:1'),
 --              '2026-11-01 00:00Z', '2026-12-01 00:00Z');
@@ -275,7 +284,8 @@ CREATE OR REPLACE FUNCTION billing.statement(
     p_through bigint DEFAULT NULL,
     p_limit bigint DEFAULT NULL,
     p_session_hash bytea DEFAULT NULL,
-    p_api_key_id uuid DEFAULT NULL
+    p_api_key_id uuid DEFAULT NULL,
+    p_follow boolean DEFAULT true
 ) RETURNS TABLE (
     kind text,
     at timestamptz,
@@ -318,7 +328,7 @@ BEGIN
     PERFORM billing_data.authorize(p_api_key_id, p_session_hash, 'billing:read');
     SELECT p.first, p.beyond INTO STRICT v_from, v_to
     FROM billing_data.period(p_from, p_to) AS p;
-    v_account := billing_data.require_account(p_account_id);
+    v_account := billing_data.require_account(p_account_id, p_follow);
     PERFORM billing_data.require_part(p_after, p_through, p_limit, v_account.ledger_version);
     v_end := coalesce(
         p_through, billing_data.version_before(v_account.id, v_account.ledger_version, v_to)

@@ -58,6 +58,7 @@ def balance_at(
     at: datetime,
     session_hash: bytes | None = ...,
     api_key_id: UUID | None = ...,
+    follow: bool = ...,
 ) -> None: ...
 
 
@@ -668,6 +669,7 @@ def statement(
     limit: int | None = ...,
     session_hash: bytes | None = ...,
     api_key_id: UUID | None = ...,
+    follow: bool = ...,
 ) -> None: ...
 
 

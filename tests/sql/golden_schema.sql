@@ -95,7 +95,7 @@ CREATE FUNCTION billing.attach_payment(p_account_id uuid, p_purchase_id uuid, p_
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.balance_at(p_account_id uuid, p_at timestamp with time zone, p_session_hash bytea DEFAULT NULL::bytea, p_api_key_id uuid DEFAULT NULL::uuid) RETURNS TABLE(account_id uuid, at timestamp with time zone, state text, paid_credits bigint, free_uses bigint, ledger_version bigint, transaction_id uuid, type text, transaction_type text, amount_minor bigint, created_at timestamp with time zone, reason text, writer_kind text, writer text)
+CREATE FUNCTION billing.balance_at(p_account_id uuid, p_at timestamp with time zone, p_session_hash bytea DEFAULT NULL::bytea, p_api_key_id uuid DEFAULT NULL::uuid, p_follow boolean DEFAULT true) RETURNS TABLE(account_id uuid, at timestamp with time zone, state text, paid_credits bigint, free_uses bigint, ledger_version bigint, transaction_id uuid, type text, transaction_type text, amount_minor bigint, created_at timestamp with time zone, reason text, writer_kind text, writer text)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -581,7 +581,7 @@ CREATE FUNCTION billing.sign_in_admin(p_email text, p_google_id text, p_session_
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.statement(p_account_id uuid, p_from timestamp with time zone DEFAULT NULL::timestamp with time zone, p_to timestamp with time zone DEFAULT NULL::timestamp with time zone, p_after bigint DEFAULT NULL::bigint, p_through bigint DEFAULT NULL::bigint, p_limit bigint DEFAULT NULL::bigint, p_session_hash bytea DEFAULT NULL::bytea, p_api_key_id uuid DEFAULT NULL::uuid) RETURNS TABLE(kind text, at timestamp with time zone, ledger_version bigint, type text, transaction_type text, paid_with text, amount_minor bigint, credits_change bigint, balance_after bigint, free_uses_change bigint, free_uses_after bigint, currency text, reason text, corrects_id uuid, transfer_id uuid, writer_kind text, writer text, transaction_id uuid, external_transaction_id text, metadata_message_id text, metadata_agent_id text, metadata_channel_id text, metadata_request_id text)
+CREATE FUNCTION billing.statement(p_account_id uuid, p_from timestamp with time zone DEFAULT NULL::timestamp with time zone, p_to timestamp with time zone DEFAULT NULL::timestamp with time zone, p_after bigint DEFAULT NULL::bigint, p_through bigint DEFAULT NULL::bigint, p_limit bigint DEFAULT NULL::bigint, p_session_hash bytea DEFAULT NULL::bytea, p_api_key_id uuid DEFAULT NULL::uuid, p_follow boolean DEFAULT true) RETURNS TABLE(kind text, at timestamp with time zone, ledger_version bigint, type text, transaction_type text, paid_with text, amount_minor bigint, credits_change bigint, balance_after bigint, free_uses_change bigint, free_uses_after bigint, currency text, reason text, corrects_id uuid, transfer_id uuid, writer_kind text, writer text, transaction_id uuid, external_transaction_id text, metadata_message_id text, metadata_agent_id text, metadata_channel_id text, metadata_request_id text)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -1652,7 +1652,7 @@ CREATE FUNCTION billing_data.require(p_valid boolean, p_argument text, p_problem
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing_data.require_account(p_account_id uuid) RETURNS billing_data.accounts
+CREATE FUNCTION billing_data.require_account(p_account_id uuid, p_follow boolean DEFAULT true) RETURNS billing_data.accounts
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 

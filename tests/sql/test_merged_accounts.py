@@ -444,6 +444,30 @@ def test_a_function_follows_the_id_of_a_merged_account(
     assert ledger_problems(module_database) == []
 
 
+def test_the_own_ledger_of_a_merged_account_is_read_where_it_is_asked_for(
+    module_database: Database, dba: Caller
+) -> None:
+    gone, stays = user(module_database, paid=10), user(module_database, paid=4)
+    charge = dba.row("create_charge", **gone.who, amount_minor=3)
+    merged = merge(module_database, gone, stays)
+    own = dba.rows("statement", account_id=gone.id, follow=False)
+    assert charge["charge_id"] in [row["transaction_id"] for row in own]
+    assert (own[-2]["transfer_id"], own[-1]["balance_after"]) == (merged["merge_id"], 0)
+    for at, balances in ((charge["created_at"], (7, 4)), (datetime.now(UTC), (0, 11))):
+        assert balances == tuple(
+            dba.row("balance_at", account_id=gone.id, at=at, follow=follow)["paid_credits"]
+            for follow in (False, True)
+        )
+    # For an account that was not merged there is no difference.
+    assert dba.rows("statement", account_id=stays.id, follow=False) == dba.rows(
+        "statement", account_id=stays.id
+    )
+    for function in ("statement", "balance_at"):
+        at = {"at": datetime.now(UTC)} if function == "balance_at" else {}
+        refusal = dba.refusal(function, account_id=gone.id, follow=None, **at)
+        assert refusal.slug == "invalid_argument"
+
+
 def test_the_id_of_an_account_that_adoption_merged_is_followed_too(
     module_database: Database, dba: Caller
 ) -> None:
