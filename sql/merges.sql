@@ -329,10 +329,13 @@ BEGIN
                     THEN 'merge_stands'
                 ELSE 'account_not_found'
             END,
-            jsonb_build_object(
+            jsonb_strip_nulls(jsonb_build_object(
                 'account_id', p_account_id,
-                'problem', 'it was made when the old service''s database was taken over'
-            )
+                'problem', CASE
+                    WHEN billing_data.surviving_account(p_account_id) <> p_account_id
+                        THEN 'it was made when the old service''s database was taken over'
+                END
+            ))
         );
     END IF;
     PERFORM billing_data.lock_accounts(

@@ -184,7 +184,8 @@ def test_a_merge_and_its_undoing_happen_once_under_their_keys(
     assert again == first
     assert dba.row("merge_accounts", **asked)["replayed"] is True  # and nothing is merged again
     assert paid(module_database, one, other, third) == [5, 5, 5]
-    assert dba.refusal("undo_merge", account_id=one.id, reason="x").slug == "account_not_merged"
+    refusal = dba.refusal("undo_merge", account_id=one.id, reason="x")
+    assert (refusal.slug, refusal.detail) == ("account_not_merged", {"account_id": str(one.id)})
 
 
 @pytest.mark.parametrize("status", ["suspended", "closed"])
