@@ -133,6 +133,7 @@ def test_every_payment_provider_of_python_is_as_its_row_says(module_database: Da
 
 
 def test_the_list_of_payment_faults_stands_once(module_database: Database) -> None:
+    """Beside it stands only what each outcome is called, fault or not."""
     allowed = module_database.value("""
         SELECT pg_get_constraintdef(c.oid) FROM pg_constraint AS c
         WHERE c.conname = 'payment_events_outcome'
@@ -147,7 +148,7 @@ def test_the_list_of_payment_faults_stands_once(module_database: Database) -> No
         "SELECT p.proname FROM pg_proc AS p"
         " WHERE p.pronamespace IN ('billing'::regnamespace, 'billing_data'::regnamespace)"
         " AND NOT EXISTS (SELECT FROM unnest(%s::text[]) AS f (name)"
-        " WHERE strpos(pg_get_functiondef(p.oid), quote_literal(f.name)) = 0)",
+        " WHERE strpos(pg_get_functiondef(p.oid), quote_literal(f.name)) = 0) ORDER BY p.proname",
         faults,
     )
-    assert listing == [("is_payment_fault",)]
+    assert listing == [("is_payment_fault",), ("payment_outcome_words",)]
