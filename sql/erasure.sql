@@ -77,6 +77,25 @@ RETURN jsonb_build_object('erased', true, 'data', jsonb_build_object(
 COMMENT ON FUNCTION billing_data.erased_payload IS
     'What stays of an event when a person is erased. Helper.';
 
+-- Erases who bought, in the purchases of accounts, and returns how many purchases that were.
+CREATE OR REPLACE FUNCTION billing_data.erase_purchases(p_account_ids uuid[]) RETURNS bigint
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_erased bigint;
+BEGIN
+    UPDATE billing_data.purchases AS p
+    SET customer_email = NULL, idempotency_key = NULL, request_fingerprint = NULL
+    WHERE p.account_id = ANY (p_account_ids)
+        AND num_nonnulls(p.customer_email, p.idempotency_key, p.request_fingerprint) > 0;
+    GET DIAGNOSTICS v_erased = ROW_COUNT;
+    RETURN v_erased;
+END
+$$;
+COMMENT ON FUNCTION billing_data.erase_purchases IS
+    'Erases who bought, in the purchases of accounts. Helper.';
+
 -- Erases what payment providers reported of a person, and their purchases. The caller holds the
 -- events and the accounts.
 CREATE OR REPLACE FUNCTION billing_data.erase_payments(p_account_ids uuid[])
@@ -98,11 +117,7 @@ BEGIN
     GET DIAGNOSTICS rows_erased = ROW_COUNT;
     RETURN NEXT;
     table_name := 'purchases';
-    UPDATE billing_data.purchases AS p
-    SET customer_email = NULL, idempotency_key = NULL, request_fingerprint = NULL
-    WHERE p.account_id = ANY (p_account_ids)
-        AND num_nonnulls(p.customer_email, p.idempotency_key, p.request_fingerprint) > 0;
-    GET DIAGNOSTICS rows_erased = ROW_COUNT;
+    rows_erased := billing_data.erase_purchases(p_account_ids);
     RETURN NEXT;
     table_name := 'payment_effects';
     UPDATE billing_data.payment_effects AS x
@@ -495,16 +510,10 @@ DECLARE
         WHERE e.erased_at > now() - interval '7 days'
     );
     v_checks bigint;
-    v_purchases bigint;
 BEGIN
     DELETE FROM billing_data.credit_checks AS k WHERE k.account_id = ANY (v_ids);
     GET DIAGNOSTICS v_checks = ROW_COUNT;
-    UPDATE billing_data.purchases AS p
-    SET customer_email = NULL, idempotency_key = NULL, request_fingerprint = NULL
-    WHERE p.account_id = ANY (v_ids)
-        AND num_nonnulls(p.customer_email, p.idempotency_key, p.request_fingerprint) > 0;
-    GET DIAGNOSTICS v_purchases = ROW_COUNT;
-    RETURN v_checks + v_purchases;
+    RETURN v_checks + billing_data.erase_purchases(v_ids);
 END
 $$;
 COMMENT ON FUNCTION billing_data.erase_left_behind IS

@@ -1124,6 +1124,10 @@ CREATE FUNCTION billing_data.erase_person(p_account_ids uuid[], p_actor billing_
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.erase_purchases(p_account_ids uuid[]) RETURNS bigint
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.erase_requests(p_account_ids uuid[]) RETURNS TABLE(table_name text, rows_erased bigint)
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
