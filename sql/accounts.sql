@@ -133,6 +133,7 @@ DECLARE
 BEGIN
     IF p_wait AND cardinality(p_account_ids) = 1 THEN
         PERFORM FROM billing_data.accounts AS a WHERE a.id = p_account_ids[1] FOR NO KEY UPDATE;
+        PERFORM billing_data.bring_up_to_date(p_account_ids);
         RETURN true;
     END IF;
     <<attempts>>
@@ -159,6 +160,7 @@ BEGIN
             END IF;
             IF cardinality(v_locked) = cardinality(p_account_ids) THEN
                 PERFORM set_config('lock_timeout', v_lock_timeout, true);
+                PERFORM billing_data.bring_up_to_date(p_account_ids);
                 RETURN true;
             END IF;
             RAISE lock_not_available;  -- this gives back the locks taken so far
@@ -201,6 +203,50 @@ END
 $$;
 COMMENT ON FUNCTION billing_data.lock_accounts IS
     'Locks several accounts, holding none while it waits; false when one stays held. Helper.';
+
+-- Locks the accounts of a list of items, and returns those that are locked, in id order. With
+-- p_wait false, accounts that another transaction holds are left out, and so are merged ones. What
+-- is due for the accounts is booked.
+-- Locks: the accounts, in id order. Errors: with p_wait, those of billing_data.lock_accounts.
+CREATE OR REPLACE FUNCTION billing_data.lock_for_list(p_account_ids uuid[], p_wait boolean)
+RETURNS uuid[]
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off
+AS $$
+DECLARE
+    v_lock_timeout text := current_setting('lock_timeout');
+    v_locked uuid[];
+    v_due uuid[];
+BEGIN
+    IF p_wait THEN
+        PERFORM billing_data.lock_accounts(p_account_ids, p_wait => true);
+        RETURN p_account_ids;
+    END IF;
+    -- SKIP LOCKED skips held rows. It waits only for a row that was updated after our snapshot and
+    -- is locked again; the timeout bounds that wait for the whole call.
+    PERFORM set_config('lock_timeout', '50ms', true);
+    SELECT
+        coalesce(array_agg(l.id), '{}'),
+        array_agg(l.id) FILTER (WHERE l.due_at IS NOT NULL)
+    INTO STRICT v_locked, v_due
+    FROM (
+        SELECT a.id, a.due_at
+        FROM billing_data.accounts AS a
+        WHERE a.id = ANY (p_account_ids) AND a.status <> 'merged'  -- at this moment
+        ORDER BY a.id
+        FOR NO KEY UPDATE SKIP LOCKED
+    ) AS l;
+    PERFORM set_config('lock_timeout', v_lock_timeout, true);
+    IF v_due IS NOT NULL THEN
+        PERFORM billing_data.bring_up_to_date(v_due);
+    END IF;
+    RETURN v_locked;
+END
+$$;
+COMMENT ON FUNCTION billing_data.lock_for_list IS
+    'Locks the accounts of a list of items, without waiting if so wanted. Helper.';
 
 -- Finds the account that an identity leads to, or creates one with the configured free uses, no
 -- credits and status active. The unique index makes two calls that create one identity wait for

@@ -70,7 +70,7 @@ BEGIN
     );
     replayed := v_credit.id IS NOT NULL;
     IF NOT replayed THEN
-        PERFORM billing_data.require_room(v_account.paid_credits, p_amount);
+        PERFORM billing_data.require_room_in(v_account, p_amount);
         v_credit.amount_minor := p_amount;
         v_credit.balance_before := v_account.paid_credits;
         v_credit.balance_after := v_account.paid_credits + p_amount;
@@ -200,6 +200,10 @@ BEGIN
     free_uses_before := v_account.free_uses_remaining;
     SELECT coalesce(p_free_uses, s.free_uses) INTO STRICT free_uses_remaining
     FROM billing_data.settings AS s;
+    PERFORM billing_data.require(
+        free_uses_remaining >= v_account.held_free_uses, 'p_free_uses',
+        'it must not be less than what open holds keep'
+    );
     IF free_uses_remaining <> free_uses_before THEN
         UPDATE billing_data.accounts AS a
         SET free_uses_remaining = reset_free_uses.free_uses_remaining,

@@ -159,6 +159,14 @@ AS $$
                 'STATEMENT', 'refuse_change()'),
             ('erased_entries', 'erased_entries_append_only', 'DELETE OR UPDATE OR TRUNCATE',
                 'STATEMENT', 'refuse_change()'),
+            ('hold_changes', 'hold_changes_append_only',
+                'DELETE OR UPDATE OF id, hold_id, change, amount_minor, expires_at, created_at'
+                ' OR TRUNCATE',
+                'STATEMENT', 'refuse_change()'),
+            ('holds', 'holds_fixed',
+                'DELETE OR UPDATE OF id, account_id, amount_minor, free_uses, currency, created_at'
+                ' OR TRUNCATE',
+                'STATEMENT', 'refuse_change(''what was held never changes'')'),
             ('ledger_openings', 'ledger_openings_fixed', 'INSERT OR DELETE OR UPDATE OR TRUNCATE',
                 'STATEMENT', 'refuse_change(''where books begin never changes'')'),
             ('seal_heads', 'seal_heads_append_only', 'DELETE OR UPDATE OR TRUNCATE', 'STATEMENT',

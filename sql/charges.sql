@@ -268,7 +268,8 @@ BEGIN
         SELECT
             i.*, (i.asked).amount_minor AS amount, (i.asked).idempotency_key, u.used, f.fingerprint,
             k.id AS api_key_id, a.id AS account_id, a.currency::text AS account_currency,
-            a.free_uses_remaining AS free_uses, a.paid_credits, a.ledger_version,
+            a.free_uses_remaining - a.held_free_uses AS free_uses, a.held_free_uses,
+            a.paid_credits, a.held_credits, a.ledger_version,
             billing_data.early_outcome(
                 billing_data.item_fault(p_role, (i.asked).api_key_id, k, 'billing:write'),
                 billing_data.is_charge(i.asked), a.id, u.used, f.fingerprint,
@@ -280,8 +281,8 @@ BEGIN
             ) AS early,
             -- An amount above the balance now is above it, too, after earlier items were charged.
             billing_data.charge_verdict(
-                a.status, a.currency, (i.asked).currency, a.free_uses_remaining, a.paid_credits,
-                (i.asked).amount_minor
+                a.status, a.currency, (i.asked).currency, a.free_uses_remaining - a.held_free_uses,
+                a.paid_credits - a.held_credits, (i.asked).amount_minor
             ) AS verdict
         FROM (
             SELECT asked, row_number() OVER ()::integer AS item FROM unnest(p_items) AS asked
@@ -335,14 +336,22 @@ BEGIN
             ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
         ) AS waits
         FROM summed AS s
-        CROSS JOIN LATERAL (SELECT s.price > 0 AND s.balance_after < 0) AS b (too_much)
+        CROSS JOIN LATERAL (
+            SELECT s.price > 0 AND s.balance_after < s.held_credits
+        ) AS b (too_much)
     )
     SELECT
         t.item, CASE WHEN t.too_much THEN 'insufficient_credits' ELSE t.verdict END, t.asked, NULL,
         t.fingerprint, t.api_key_id, t.account_id, t.account_currency, t.ledger_version + t.place,
-        (t.balance_after + t.price)::bigint,
+        -- A refusal tells what is available.
+        (
+            t.balance_after + t.price
+            - CASE WHEN t.verdict = 'created' AND NOT t.too_much THEN 0 ELSE t.held_credits END
+        )::bigint,
         CASE WHEN t.balance_after >= 0 THEN t.balance_after::bigint END,
-        greatest(t.free_uses - t.place, 0), CASE WHEN t.price > 0 THEN 'paid' ELSE 'free' END
+        greatest(t.free_uses - t.place, 0)
+        + CASE WHEN t.verdict = 'created' AND NOT t.too_much THEN t.held_free_uses ELSE 0 END,
+        CASE WHEN t.price > 0 THEN 'paid' ELSE 'free' END
     FROM turn AS t
     WHERE t.waits IS NOT TRUE
     UNION ALL
@@ -557,7 +566,6 @@ DECLARE
     v_changes_profiles boolean;
     v_followed billing.charge_item[];  -- the list, where an item is charged elsewhere
     v_locked uuid[];
-    v_lock_timeout text := current_setting('lock_timeout');
     v_round billing.charge_outcome[];
     v_outcomes billing.charge_outcome[] := ARRAY[]::billing.charge_outcome[];
     v_left boolean[];
@@ -567,22 +575,7 @@ BEGIN
     PERFORM billing_data.require_durable_commit();
     SELECT w.ids, w.changes_profiles, w.items INTO STRICT v_wanted, v_changes_profiles, v_followed
     FROM billing_data.accounts_to_charge(p_items) AS w;
-    IF p_wait THEN
-        PERFORM billing_data.lock_accounts(v_wanted, p_wait => true);
-        v_locked := v_wanted;
-    ELSE
-        -- SKIP LOCKED skips held rows. It waits only for a row that was updated after our snapshot
-        -- and is locked again; the timeout bounds that wait for the whole call.
-        PERFORM set_config('lock_timeout', '50ms', true);
-        v_locked := ARRAY(
-            SELECT a.id
-            FROM billing_data.accounts AS a
-            WHERE a.id = ANY (v_wanted) AND a.status <> 'merged'  -- at this moment
-            ORDER BY a.id
-            FOR NO KEY UPDATE SKIP LOCKED
-        );
-        PERFORM set_config('lock_timeout', v_lock_timeout, true);
-    END IF;
+    v_locked := billing_data.lock_for_list(v_wanted, p_wait);
     IF v_followed IS NOT NULL THEN
         PERFORM billing_data.require_followed(p_items, v_followed);
         p_items := v_followed;
@@ -731,14 +724,15 @@ BEGIN
             account_id, v_version, paid_with, balance_before, balance_after, free_uses_after,
             charge_id, created_at, v_fingerprint, amount_minor, currency, description
         FROM billing_data.accounts AS a
-        CROSS JOIN LATERAL (SELECT a.free_uses_remaining > 0) AS f (is_free)
+        CROSS JOIN LATERAL (SELECT a.free_uses_remaining > a.held_free_uses) AS f (is_free)
         WHERE a.oauth_provider = p_oauth_provider AND a.external_id = p_external_id
             AND NOT billing_data.changes_profile(
                 a, p_customer_email, p_user_role, p_agent_id, p_marketing_opt_in
             )
+            AND (a.due_at > billing_data.clock()) IS NOT FALSE
             AND billing_data.charge_verdict(
-                a.status, a.currency, p_currency, a.free_uses_remaining, a.paid_credits,
-                p_amount_minor
+                a.status, a.currency, p_currency, a.free_uses_remaining - a.held_free_uses,
+                a.paid_credits - a.held_credits, p_amount_minor
             ) = 'created'
             AND NOT EXISTS (
                 SELECT FROM billing_data.charges AS c

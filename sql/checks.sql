@@ -67,6 +67,46 @@ $$;
 COMMENT ON FUNCTION billing_data.follow_checks IS
     'A list of checks with the identities of the accounts in use. Helper.';
 
+-- Books what is due for the accounts of checks that are still to be decided (p_rest). Where there
+-- is something, it locks all accounts of these checks, because their profiles may change, too.
+-- Returns p_busy with the items whose account another transaction holds.
+-- Locks: the accounts, in id order.
+CREATE OR REPLACE FUNCTION billing_data.book_for_checks(
+    p_items billing.check_item[], p_rest boolean[], p_busy boolean[], p_wait boolean
+) RETURNS boolean[]
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_items integer[];
+    v_accounts uuid[];
+    v_is_due boolean;
+    v_locked uuid[];
+BEGIN
+    SELECT array_agg(i.item), array_agg(a.id), bool_or(a.due_at <= billing_data.clock())
+    INTO STRICT v_items, v_accounts, v_is_due
+    FROM generate_subscripts(p_items, 1) AS i (item)
+    INNER JOIN billing_data.accounts AS a
+        ON a.oauth_provider = (p_items[i.item]).oauth_provider
+            AND a.external_id = (p_items[i.item]).external_id
+    WHERE p_rest[i.item];
+    IF v_is_due IS NOT TRUE THEN
+        RETURN p_busy;
+    END IF;
+    v_locked := billing_data.lock_for_list(
+        ARRAY(SELECT DISTINCT u.id FROM unnest(v_accounts) AS u (id) ORDER BY u.id), p_wait
+    );
+    FOR v_place IN 1 .. cardinality(v_items) LOOP
+        IF v_accounts[v_place] <> ALL (v_locked) THEN
+            p_busy[v_items[v_place]] := true;
+        END IF;
+    END LOOP;
+    RETURN p_busy;
+END
+$$;
+COMMENT ON FUNCTION billing_data.book_for_checks IS
+    'Books what is due for accounts before checks are decided. Helper.';
+
 -- Creates the accounts and applies the profile updates that a list of checks needs before it is
 -- decided. p_rest marks the items concerned. It creates accounts in the order of their identities
 -- and then updates profiles in the order of account ids, so that two calls cannot deadlock. Returns
@@ -123,6 +163,7 @@ BEGIN
             created[v_item.item] := true;
         END IF;
     END LOOP;
+    busy := billing_data.book_for_checks(p_items, p_rest, busy, p_wait);
     -- Every profile update for these accounts is applied in the order of the list: one that changes
     -- nothing now may change something after an earlier one.
     FOR v_item IN
@@ -193,7 +234,7 @@ AS $$
 DECLARE
     v_only_audit boolean := pg_current_xact_id_if_assigned() IS NULL;
     v_role text := billing_data.role_of_caller((p_items[1]).api_key_id);
-    v_now timestamptz := clock_timestamp();
+    v_now timestamptz := billing_data.clock();
     v_seed bytea := billing_data.id_seed();
     v_decided billing.check_outcome[];
     v_outcomes billing.check_outcome[];
@@ -208,10 +249,13 @@ BEGIN
     LOOP
         WITH found AS MATERIALIZED (
             SELECT
-                i.item, i.asked, k.id AS api_key_id, a.id AS account_id, a.paid_credits,
-                a.free_uses_remaining, a.total_uses, a.plan_name, a.status,
+                i.item, i.asked, k.id AS api_key_id, a.id AS account_id,
+                a.paid_credits - a.held_credits AS paid_credits,
+                a.free_uses_remaining - a.held_free_uses AS free_uses_remaining, a.total_uses,
+                a.plan_name, a.status,
                 billing_data.denial_reason(
-                    a.status, a.free_uses_remaining, a.paid_credits
+                    a.status, a.free_uses_remaining - a.held_free_uses,
+                    a.paid_credits - a.held_credits
                 ) AS reason,
                 coalesce(
                     billing_data.item_fault(v_role, (i.asked).api_key_id, k, 'billing:read'),
@@ -220,6 +264,7 @@ BEGIN
                         WHEN v_busy[i.item] THEN 'busy'
                         WHEN a.status = 'merged' THEN NULL
                         WHEN v_rest IS NOT NULL THEN 'checked'
+                        WHEN a.due_at <= v_now THEN NULL
                         WHEN a.id IS NOT NULL AND (
                             billing_data.changes_profile(
                                 a, (i.asked).customer_email, (i.asked).user_role,
@@ -368,14 +413,17 @@ DECLARE
 BEGIN
     IF num_nonnulls(v_role, v_api_key_id) > 0 AND billing_data.is_check(v_item) THEN
         SELECT
-            a.id, a.status, a.paid_credits, a.free_uses_remaining, a.total_uses, a.plan_name,
-            billing_data.denial_reason(a.status, a.free_uses_remaining, a.paid_credits)
+            a.id, a.status, a.paid_credits - a.held_credits,
+            a.free_uses_remaining - a.held_free_uses, a.total_uses, a.plan_name,
+            billing_data.denial_reason(
+                a.status, a.free_uses_remaining - a.held_free_uses, a.paid_credits - a.held_credits
+            )
         INTO
             v_account_id, v_status, credits_remaining, free_uses_remaining, total_uses, plan_name,
             reason
         FROM billing_data.accounts AS a
         WHERE a.oauth_provider = p_oauth_provider AND a.external_id = p_external_id
-            AND a.status <> 'merged'
+            AND a.status <> 'merged' AND (a.due_at > billing_data.clock()) IS NOT FALSE
             AND NOT billing_data.changes_profile(
                 a, p_customer_email, p_user_role, p_agent_id, p_marketing_opt_in
             );

@@ -144,6 +144,25 @@ $$;
 COMMENT ON FUNCTION billing_data.require_room IS
     'Refuses a change that would leave a balance below zero or too great. Helper.';
 
+-- Refuses a change of an account's paid credits that there is no room for: what open holds keep
+-- cannot be taken.
+-- Errors: insufficient_credits, balance_overflow.
+CREATE OR REPLACE FUNCTION billing_data.require_room_in(
+    p_account billing_data.accounts, p_change bigint
+) RETURNS void
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM billing_data.require_room(
+        p_account.paid_credits - CASE WHEN p_change < 0 THEN p_account.held_credits ELSE 0 END,
+        p_change
+    );
+END
+$$;
+COMMENT ON FUNCTION billing_data.require_room_in IS
+    'Refuses a change of paid credits that an account has no room for. Helper.';
+
 -- Adds credits, and returns an outcome instead of an error where an HTTP caller must be told the
 -- difference: 'created'; 'replayed' or 'conflict', with the first credit's row, when the
 -- idempotency key was used before by the same or by another request; account_not_found,

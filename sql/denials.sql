@@ -146,8 +146,8 @@ BEGIN
     LEFT JOIN billing_data.api_keys AS k ON k.id = d.api_key_id
     ORDER BY d.denied_at DESC, d.kind, i.id
     LIMIT 1;
-    paid_credits_now := v_account.paid_credits;
-    free_uses_now := v_account.free_uses_remaining;
+    paid_credits_now := v_account.paid_credits - v_account.held_credits;
+    free_uses_now := v_account.free_uses_remaining - v_account.held_free_uses;
     status_now := v_account.status;
     IF v_denial.kind IS NULL THEN
         sentence := format(

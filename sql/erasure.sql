@@ -182,6 +182,19 @@ BEGIN
     DELETE FROM billing_data.refused_charges AS r WHERE r.account_id = ANY (p_account_ids);
     GET DIAGNOSTICS rows_erased = ROW_COUNT;
     RETURN NEXT;
+    table_name := 'holds';
+    UPDATE billing_data.holds AS h
+    SET description = 'erased', idempotency_key = NULL, metadata_message_id = NULL,
+        metadata_agent_id = NULL, metadata_channel_id = NULL, metadata_request_id = NULL,
+        request_fingerprint = billing_data.fingerprint(0)
+    WHERE h.account_id = ANY (p_account_ids)
+        AND h.request_fingerprint <> billing_data.fingerprint(0);
+    GET DIAGNOSTICS rows_erased = ROW_COUNT;
+    UPDATE billing_data.hold_changes AS c
+    SET reason = 'erased'
+    FROM billing_data.holds AS h
+    WHERE h.account_id = ANY (p_account_ids) AND c.hold_id = h.id AND c.reason <> 'erased';
+    RETURN NEXT;
     table_name := 'account_merges';
     UPDATE billing_data.account_merges AS m
     SET reason = 'erased', undo_reason = CASE WHEN m.undo_reason IS NOT NULL THEN 'erased' END,
@@ -273,6 +286,7 @@ DECLARE
     v_account billing_data.accounts;
     v_given_up numeric := 0;
 BEGIN
+    PERFORM billing_data.give_back_held(p_account_ids, 'erased', p_actor);
     FOR v_account IN
         SELECT a.*
         FROM billing_data.accounts AS a

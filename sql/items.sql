@@ -1,5 +1,6 @@
--- The one list of the fields of checks, charges and their outcomes. The functions that take them
--- (billing.check_items, billing.charge_items ...) get a whole list of items as one argument.
+-- The one list of the fields of checks, charges, holds, captures and their outcomes. The functions
+-- that take them (billing.check_items, billing.charge_items ...) get a whole list of items as one
+-- argument.
 --
 -- A running server sends the fields it was built with, so an item type cannot grow. A new field
 -- (since 2) makes a new type, charge_item_2, and functions that take it, charge_items_2. The types
@@ -47,6 +48,24 @@ BEGIN
             ('charge_item', 1, 'marketing_opt_in_source', 'text'),
             ('charge_item', 1, 'api_key_id', 'uuid'),
 
+            ('hold_item', 1, 'oauth_provider', 'text'),
+            ('hold_item', 1, 'external_id', 'text'),
+            ('hold_item', 1, 'amount_minor', 'bigint'),
+            ('hold_item', 1, 'currency', 'text'),
+            ('hold_item', 1, 'expires_in_seconds', 'bigint'),
+            ('hold_item', 1, 'description', 'text'),
+            ('hold_item', 1, 'idempotency_key', 'text'),
+            ('hold_item', 1, 'metadata_message_id', 'text'),
+            ('hold_item', 1, 'metadata_agent_id', 'text'),
+            ('hold_item', 1, 'metadata_channel_id', 'text'),
+            ('hold_item', 1, 'metadata_request_id', 'text'),
+            ('hold_item', 1, 'api_key_id', 'uuid'),
+
+            ('capture_item', 1, 'hold_id', 'uuid'),
+            ('capture_item', 1, 'amount_minor', 'bigint'),
+            ('capture_item', 1, 'overage', 'text'),
+            ('capture_item', 1, 'api_key_id', 'uuid'),
+
             ('check_outcome', 1, 'item', 'integer'),
             ('check_outcome', 1, 'outcome', 'text'),
             ('check_outcome', 1, 'has_credit', 'boolean'),
@@ -78,7 +97,32 @@ BEGIN
             ('charge_outcome', 1, 'metadata_request_id', 'text'),
             ('charge_outcome', 1, 'balance', 'bigint'),
             ('charge_outcome', 1, 'account_currency', 'text'),
-            ('charge_outcome', 1, 'replayed', 'boolean')
+            ('charge_outcome', 1, 'replayed', 'boolean'),
+
+            ('hold_outcome', 1, 'item', 'integer'),
+            ('hold_outcome', 1, 'outcome', 'text'),
+            ('hold_outcome', 1, 'hold_id', 'uuid'),
+            ('hold_outcome', 1, 'account_id', 'uuid'),
+            ('hold_outcome', 1, 'amount_minor', 'bigint'),
+            ('hold_outcome', 1, 'currency', 'text'),
+            ('hold_outcome', 1, 'state', 'text'),
+            ('hold_outcome', 1, 'paid_with', 'text'),
+            ('hold_outcome', 1, 'captured_minor', 'bigint'),
+            ('hold_outcome', 1, 'charge_id', 'uuid'),
+            ('hold_outcome', 1, 'is_late', 'boolean'),
+            ('hold_outcome', 1, 'description', 'text'),
+            ('hold_outcome', 1, 'metadata_message_id', 'text'),
+            ('hold_outcome', 1, 'metadata_agent_id', 'text'),
+            ('hold_outcome', 1, 'metadata_channel_id', 'text'),
+            ('hold_outcome', 1, 'metadata_request_id', 'text'),
+            ('hold_outcome', 1, 'created_at', 'timestamp with time zone'),
+            ('hold_outcome', 1, 'expires_at', 'timestamp with time zone'),
+            ('hold_outcome', 1, 'settled_at', 'timestamp with time zone'),
+            ('hold_outcome', 1, 'balance', 'bigint'),
+            ('hold_outcome', 1, 'held', 'bigint'),
+            ('hold_outcome', 1, 'available', 'bigint'),
+            ('hold_outcome', 1, 'free_uses_available', 'bigint'),
+            ('hold_outcome', 1, 'account_currency', 'text')
         ),
         placed AS MATERIALIZED (  -- before anything that sorts
             SELECT

@@ -23,6 +23,7 @@ AS $$
         ('account_merges', 'account_merges_another'),
         ('account_merges', 'account_merges_moved'),
         ('account_merges', 'account_merges_undone'),
+        ('accounts', 'accounts_held'),
         ('accounts', 'accounts_identity'),
         ('accounts', 'accounts_pkey'),
         ('accounts', 'ck_free_uses_non_negative'),
@@ -49,6 +50,13 @@ AS $$
         ('credits', 'credits_pkey'),
         ('credits', 'credits_transfer'),
         ('credits', 'fk_credits_account'),
+        ('holds', 'holds_account'),
+        ('holds', 'holds_amount'),
+        ('holds', 'holds_captured'),
+        ('holds', 'holds_charge'),
+        ('holds', 'holds_pkey'),
+        ('holds', 'holds_settled'),
+        ('holds', 'holds_state'),
         ('ledger_openings', 'ledger_openings_account'),
         ('ledger_openings', 'ledger_openings_of_nothing'),
         ('ledger_openings', 'ledger_openings_pkey'),
@@ -99,7 +107,8 @@ AS $$
         VALUES
         ('account_merges_in_force'), ('charges_idempotency'), ('charges_ledger_version'),
         ('credits_idempotency'),
-        ('credits_ledger_version'), ('purchases_idempotency'), ('purchases_payment_id')
+        ('credits_ledger_version'), ('holds_charge_once'), ('holds_idempotency'),
+        ('purchases_idempotency'), ('purchases_payment_id')
     ) AS w (index_name)
     LEFT JOIN pg_index AS i ON i.indexrelid = to_regclass('billing_data.' || w.index_name)
     WHERE (i.indisunique AND i.indisvalid AND i.indisready) IS NOT TRUE
@@ -592,6 +601,9 @@ BEGIN
     UNION ALL
     SELECT t.account_id, t.problem, t.expected, t.found
     FROM billing_data.find_transfer_faults() AS t
+    UNION ALL
+    SELECT h.account_id, h.problem, h.expected, h.found
+    FROM billing_data.find_hold_faults() AS h
     UNION ALL
     SELECT o.account_id, 'the account is gone and its opening is not', 'an account', 'none'
     FROM billing_data.ledger_openings AS o

@@ -54,6 +54,8 @@
 \ir checks.sql
 --   charges, and lists of them that take effect once
 \ir charges.sql
+--   credits kept for a use whose price is known afterwards
+\ir holds.sql
 --   why a check or charge was refused
 \ir denials.sql
 --   whether a charge could be written

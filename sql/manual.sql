@@ -80,6 +80,34 @@ ranges_done tells whether it goes on. The newest ten runs are kept.$t$,
 $t$Locks: verification_runs, for a moment. Writes: verification_runs 1, verification_ranges 1
 per range. Errors: actor_required, invalid_argument.$t$,
 $t$SELECT * FROM billing.begin_verification();$t$),
+        ('capture_hold',
+$t$Captures a hold, as billing.capture_items does, and raises a refusal as an error.$t$,
+$t$Locks and writes: as billing.capture_items. Errors: actor and key errors,
+invalid_argument, hold_not_found, hold_settled, hold_expired, capture_exceeds_hold.$t$,
+$t$SELECT *
+FROM billing.capture_hold(
+    p_hold_id => '...',
+    p_amount_minor => 3);$t$),
+        ('capture_items',
+$t$Captures a list of holds: a charge is made of what was used, and the rest is given back.
+Captures of holds of one account are decided in the order of the list. amount_minor is 0
+or more (NULL: all that is held). With overage 'available' more than is held can be asked
+for: it takes what else is available, never below zero, so captured_minor may be less than
+was asked for. A hold that is over is captured (is_late) as long as the credits are still
+there. The account's state does not matter: the work was done. An item's outcome is
+'created'; 'replayed' when the hold was captured before by the same request; the slug of
+the refusal; 'busy', only with p_wait false, when another transaction holds the account.$t$,
+$t$Locks: the accounts, in id order. Writes: for each created item accounts, holds and
+hold_changes 1, charges 1 where more than 0 is captured. Errors: actor_required,
+actor_not_allowed, invalid_argument, lock_not_available when an account stays held, and
+serialization_failure when accounts were merged at this moment; all else is an outcome.$t$,
+$t$SELECT *
+FROM billing.capture_items(
+    p_items =>
+    ARRAY[jsonb_populate_record(NULL::billing.capture_item,
+    '{"hold_id":
+    "019a9c2f-10d2-7b3e-8e57-52f0c6a1b9d4",
+    "amount_minor": 3}')]);$t$),
         ('charge_items',
 $t$Charges a list of items. Every charge goes through here but the plain case of
 billing.create_charge. Items of one account are decided in the order of the list. An
@@ -250,6 +278,18 @@ FROM billing.create_credit(
     p_oauth_provider => 'oauth:google',
     p_external_id => '1',
     p_amount_minor => 20);$t$),
+        ('create_hold',
+$t$Holds credits of an account, or one free use where there is one, for p_expires_in_seconds
+(1 to 86400). Any outcome but a new hold, or the same hold again under its idempotency
+key, is raised as an error. With p_dry_run nothing is held, and hold_id is NULL.$t$,
+$t$Locks and writes: as billing.hold_items. Errors: actor and key errors, invalid_argument,
+account_not_found, account_suspended, account_closed, charge_currency_mismatch,
+insufficient_credits, hold_already_exists.$t$,
+$t$SELECT *
+FROM billing.create_hold(
+    p_oauth_provider => 'oauth:google',
+    p_external_id => '1',
+    p_amount_minor => 5);$t$),
         ('create_sign_in_link',
 $t$Makes a link that signs a staff member in once, within ten minutes. `ciris-billing dev`,
 which has no identity provider, signs in by it. Only a DBA may call it.$t$,
@@ -380,6 +420,16 @@ payment events and the audit log as a whole, which takes a while where they are 
 $t$Writes: admin_audit_logs 1. Errors: actor errors, account_not_found.$t$,
 $t$SELECT billing.export_personal_data(
     p_account_id => '...');$t$),
+        ('extend_hold',
+$t$Lets a hold that is open end later: p_expires_in_seconds from now (1 to 86400). A hold
+never ends earlier because of this. A hold that is over cannot be extended: make another
+one.$t$,
+$t$Locks: the account. Writes: holds 0..1, hold_changes 0..1, accounts 0..1. Errors: actor
+and key errors, invalid_argument, hold_not_found, hold_settled, hold_expired.$t$,
+$t$SELECT *
+FROM billing.extend_hold(
+    p_hold_id => '...',
+    p_expires_in_seconds => 900);$t$),
         ('find_account',
 $t$Finds one account by what a person has: its id (or that of an account that was merged into
 it), its provider and external id with a colon between them, or its e-mail address, if it
@@ -448,6 +498,10 @@ $t$Errors: admin_not_found.$t$,
 $t$SELECT *
 FROM billing.get_admin(
     p_email => 'ada@example.com');$t$),
+        ('get_hold',
+$t$A hold, as it is now.$t$,
+$t$Errors: actor and key errors, hold_not_found.$t$,
+$t$SELECT * FROM billing.get_hold(p_hold_id => '...');$t$),
         ('get_overview',
 $t$The service at a glance. The counts of the last 24 hours and 7 days are of whole slots of
 five minutes. unique_users_30d counts the users of today and the 29 days before, each
@@ -512,6 +566,26 @@ example. The list is made from the catalogue, the tasks and words from sql/topic
 rest from the comments in sql/. Lines fit in a window of 100 columns.$t$,
 $t$$t$,
 $t$SELECT * FROM billing.help('refund');$t$),
+        ('hold_items',
+$t$Holds credits for a list of items; one free use each where there is one. Items of one
+account are decided in the order of the list. An item's outcome is one of these:
+'created'; 'replayed' or 'conflict', with the first hold's row, when its idempotency key
+was used before by the same or by another request; the slug of the refusal; 'busy', only
+with p_wait false, when another transaction holds the account. What is held is not
+available to anything else from that moment on, until it is settled or its time is over.
+With p_dry_run nothing is held.$t$,
+$t$Locks: the accounts, in id order. Writes: holds and accounts 1 for each created item,
+refused_charges 1 for each account, key and reason refused. Errors: actor_required,
+actor_not_allowed, invalid_argument, lock_not_available when an account stays held, and
+serialization_failure when accounts were merged at this moment; all else is an outcome.$t$,
+$t$SELECT *
+FROM billing.hold_items(
+    p_items =>
+    ARRAY[jsonb_populate_record(NULL::billing.hold_item,
+    '{"oauth_provider": "oauth:google",
+    "external_id": "1", "amount_minor": 5,
+    "expires_in_seconds": 900, "description": "one
+    use"}')]);$t$),
         ('invite_admin',
 $t$Invites an administrator again, for seven days, when the last invitation has expired or
 when they have another account of the identity provider now. Their sessions and tokens
@@ -572,6 +646,17 @@ $t$Errors: actor errors, invalid_argument.$t$,
 $t$SELECT *
 FROM billing.list_daily_figures(
     p_days => 30);$t$),
+        ('list_holds',
+$t$An account's holds, newest first, of one state (p_state: open, captured, released,
+expired) or of all, also those of accounts that were merged into it. p_after is the id of
+the last hold of the page before. An API key sees its own holds and those of its chain of
+rotations.$t$,
+$t$Errors: actor and key errors, invalid_argument.$t$,
+$t$SELECT *
+FROM billing.list_holds(
+    p_oauth_provider => 'oauth:google',
+    p_external_id => '1',
+    p_state => 'open');$t$),
         ('list_merges',
 $t$The merges that made an account what it is, and those of it that were undone, newest
 first. p_account_id may be of any account that takes part. problem says why a merge cannot
@@ -770,6 +855,18 @@ $t$Rolls up the slots that are over. One caller at a time does it; the others re
 once. Where the clock was set back, what was rolled up too early is counted again.$t$,
 $t$Writes: usage_figures, user_activity, users_by_day.$t$,
 $t$SELECT billing.refresh_figures();$t$),
+        ('release_hold',
+$t$Releases a hold: nothing was used, and what it keeps is given back. A hold that is over is
+released, too, so that it cannot be captured late. A hold that was released before is told
+with outcome 'replayed'. An API key releases its own holds and those of its chain of
+rotations; staff and database roles release any, with a reason.$t$,
+$t$Locks: the account. Writes: holds 1, hold_changes 1, accounts 0..1; admin_audit_logs 1
+unless an API key calls. Errors: actor and key errors, invalid_argument, hold_not_found,
+hold_settled.$t$,
+$t$SELECT *
+FROM billing.release_hold(
+    p_hold_id => '...',
+    p_reason => 'the job failed');$t$),
         ('reopen_payment',
 $t$Takes back a person's resolution of a payment: its purchase returns to its earlier state,
 its events are listed again, and it can be credited. No balance changes. Where p_provider
@@ -1050,6 +1147,13 @@ $t$SELECT *
 FROM
 billing.statement(billing.find_account('oauth:google:1'),
 '2026-11-01 00:00Z', '2026-12-01 00:00Z');$t$),
+        ('tidy_holds',
+$t$Books what is due for some accounts for which something is due. Nothing depends on it: it
+tidies, so that lists and sums show soon what is so already. Returns how many accounts it
+booked for.$t$,
+$t$Locks: the accounts that nobody holds. Writes: as billing_data.bring_up_to_date. No actor
+is needed: the web tier calls it by itself. Errors: invalid_argument.$t$,
+$t$SELECT billing.tidy_holds();$t$),
         ('transfer_credits',
 $t$Moves paid credits from one account to another of the same currency, with two ledger rows
 of one transfer_id. Credits leave only an active account; any account takes them but that

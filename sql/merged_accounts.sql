@@ -154,6 +154,12 @@ BEGIN
     WHERE a.id = billing_data.surviving_account(p_account_id)
     FOR NO KEY UPDATE;
     PERFORM billing_data.require_account_of(p_account_id, v_account.id, v_account.status);
+    IF v_account.due_at <= billing_data.clock() THEN
+        PERFORM billing_data.bring_up_to_date(ARRAY[v_account.id]);
+        SELECT a.* INTO STRICT v_account
+        FROM billing_data.accounts AS a
+        WHERE a.id = v_account.id;
+    END IF;
     RETURN v_account;
 END
 $$;

@@ -8,7 +8,7 @@
 -- consent counts for both, with time and source of the newest one, unless it was withdrawn from the
 -- account that stays. A withdrawal of the merged account counts for both unless the other one
 -- agreed later.
--- Errors: account_not_active and those of billing_data.require_transfer.
+-- Errors: account_has_holds, account_not_active and those of billing_data.require_transfer.
 CREATE OR REPLACE FUNCTION billing_data.plan_merge(
     p_merged billing_data.accounts, p_account billing_data.accounts
 ) RETURNS billing_data.account_merges
@@ -18,6 +18,11 @@ AS $$
 DECLARE
     v_merge billing_data.account_merges;
 BEGIN
+    IF p_merged.held_credits + p_merged.held_free_uses > 0 THEN
+        PERFORM billing_data.raise_error(
+            'account_has_holds', jsonb_build_object('account_id', p_merged.id)
+        );
+    END IF;
     PERFORM billing_data.require_transfer(p_merged, p_account, p_merged.paid_credits);
     -- The merged account's user would be shut out, or would have been before without our notice.
     IF p_account.status <> 'active' THEN

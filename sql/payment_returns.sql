@@ -165,7 +165,10 @@ BEGIN
         p_purchase.uses, p_purchase.price_minor, v_before.away_otherwise + p_away_minor
     );
     v_change := CASE
-        WHEN v_due > v_before.due THEN -least(v_due - v_before.due, v_account.paid_credits)
+        -- What open holds keep is not taken.
+        WHEN v_due > v_before.due THEN -least(
+            v_due - v_before.due, v_account.paid_credits - v_account.held_credits
+        )
         ELSE greatest(v_before.taken - v_due, 0)
     END;
     IF v_change > 0 AND v_account.paid_credits > billing_data.max_amount() - v_change THEN

@@ -223,6 +223,19 @@ AS $$
             FROM billing_data.account_merges AS m
             WHERE m.account_id = ANY (p_account_ids) OR m.merged_account_id = ANY (p_account_ids)
         )),
+        ('holds', (
+            SELECT json_agg(to_jsonb(h) - 'request_fingerprint' ORDER BY h.created_at)
+            FROM billing_data.holds AS h
+            WHERE h.account_id = ANY (p_account_ids)
+        )),
+        ('hold_changes', (
+            SELECT json_agg(
+                to_jsonb(c) - '{admin_user_id,database_role}'::text[] ORDER BY c.created_at
+            )
+            FROM billing_data.hold_changes AS c
+            INNER JOIN billing_data.holds AS h ON h.id = c.hold_id
+            WHERE h.account_id = ANY (p_account_ids)
+        )),
         ('refused_charges', (
             SELECT json_agg(to_jsonb(r) ORDER BY r.minute, r.reason)
             FROM billing_data.refused_charges AS r

@@ -241,7 +241,7 @@ BEGIN
             ));
         END IF;
         v_reversal.amount_minor := CASE WHEN free_uses > 0 THEN 0 ELSE amount_minor END;
-        PERFORM billing_data.require_room(v_account.paid_credits, v_reversal.amount_minor);
+        PERFORM billing_data.require_room_in(v_account, v_reversal.amount_minor);
         PERFORM billing_data.require_room(v_account.free_uses_remaining, free_uses);
         reversed_minor := coalesce(reversed_minor, 0) + amount_minor;
         v_reversal.balance_before := v_account.paid_credits;
@@ -333,7 +333,7 @@ BEGIN
             p_amount
         );
         v_reversal.amount_minor := -sign(v_credit.amount_minor)::bigint * v_part;
-        PERFORM billing_data.require_room(v_account.paid_credits, v_reversal.amount_minor);
+        PERFORM billing_data.require_room_in(v_account, v_reversal.amount_minor);
         reversed_minor := coalesce(reversed_minor, 0) + v_part;
         v_reversal.balance_before := v_account.paid_credits;
         v_reversal.balance_after := v_account.paid_credits + v_reversal.amount_minor;

@@ -43,6 +43,13 @@ END
 $built_in$;
 COMMENT ON FUNCTION billing_data.new_id IS 'Makes a time-ordered UUID (version 7). Helper.';
 
+-- The clock of every rule that goes by time, such as the end of a hold. A test that moves the clock
+-- replaces this function.
+CREATE OR REPLACE FUNCTION billing_data.clock() RETURNS timestamptz
+LANGUAGE sql VOLATILE PARALLEL SAFE
+RETURN clock_timestamp();
+COMMENT ON FUNCTION billing_data.clock IS 'The time that rules go by. Helper.';
+
 -- The ids of one list of rows are made of one new id's first 12 bytes and a number for each row.
 -- Fresh randomness for each row would be most of the cost of an id.
 CREATE OR REPLACE FUNCTION billing_data.id_seed() RETURNS bytea

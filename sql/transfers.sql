@@ -61,8 +61,8 @@ BEGIN
             'account_id', p_from.id, 'status', p_from.status
         ));
     END IF;
-    PERFORM billing_data.require_room(p_from.paid_credits, -p_amount);
-    PERFORM billing_data.require_room(p_to.paid_credits, p_amount);
+    PERFORM billing_data.require_room_in(p_from, -p_amount);
+    PERFORM billing_data.require_room_in(p_to, p_amount);
 END
 $$;
 COMMENT ON FUNCTION billing_data.require_transfer IS

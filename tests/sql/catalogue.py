@@ -60,6 +60,8 @@ FUNCTIONS: dict[str, tuple[set[str], str]] = {
     "balance_at": (BOTH, "s"),
     "begin_purchase": (BOTH, "v"),
     "begin_verification": (DBA, "v"),
+    "capture_hold": (BOTH, "v"),
+    "capture_items": (BOTH, "v"),
     "charge_items": (BOTH, "v"),
     "charge_items_once": (BOTH, "v"),
     "check_credit": (BOTH, "v"),
@@ -73,20 +75,22 @@ FUNCTIONS: dict[str, tuple[set[str], str]] = {
     "create_charges_once": (BOTH, "v"),
     "create_check_partitions": (BOTH, "v"),
     "create_credit": (BOTH, "v"),
+    "create_hold": (BOTH, "v"),
     "create_sign_in_link": (DBA, "v"),
     "create_sign_in_ticket": (WEB, "v"),
+    "create_staff_token": (BOTH, "v"),
     "default_payment_provider": (BOTH, "s"),
     "delete_refused_charges": (DBA, "v"),
     "describe_money": (BOTH, "s"),
     "describe_openings": (DBA, "s"),
     "describe_price": (BOTH, "s"),
-    "create_staff_token": (BOTH, "v"),
     "drop_check_partitions": (DBA, "v"),
     "end_session": (WEB, "v"),
     "end_staff_sessions": (BOTH, "v"),
     "erase_personal_data": (BOTH, "v"),
     "explain_denial": (BOTH, "s"),
     "export_personal_data": (BOTH, "v"),
+    "extend_hold": (BOTH, "v"),
     "find_account": (BOTH, "s"),
     "find_api_key": (BOTH, "s"),
     "find_entry": (BOTH, "s"),
@@ -95,6 +99,7 @@ FUNCTIONS: dict[str, tuple[set[str], str]] = {
     "get_account_by_id": (BOTH, "s"),
     "get_account_holders": (BOTH, "v"),
     "get_admin": (DBA, "s"),
+    "get_hold": (BOTH, "s"),
     "get_overview": (BOTH, "s"),
     "get_proof": (BOTH, "s"),
     "get_provider_config": (BOTH, "s"),
@@ -103,6 +108,7 @@ FUNCTIONS: dict[str, tuple[set[str], str]] = {
     "get_settings": (BOTH, "s"),
     "grant_credits": (DBA, "v"),
     "help": (EVERYBODY, "s"),
+    "hold_items": (BOTH, "v"),
     "invite_admin": (BOTH, "v"),
     "list_accounts": (BOTH, "s"),
     "list_admins": (BOTH, "s"),
@@ -111,6 +117,7 @@ FUNCTIONS: dict[str, tuple[set[str], str]] = {
     "list_book_problems": (DBA, "s"),
     "list_checks": (BOTH, "s"),
     "list_daily_figures": (BOTH, "s"),
+    "list_holds": (BOTH, "s"),
     "list_merges": (BOTH, "s"),
     "list_open_doors": (DBA, "s"),
     "list_payment_events": (BOTH, "s"),
@@ -130,6 +137,7 @@ FUNCTIONS: dict[str, tuple[set[str], str]] = {
     "record_api_key_use": (WEB, "v"),
     "record_credit": (BOTH, "v"),
     "refresh_figures": (BOTH, "v"),
+    "release_hold": (BOTH, "v"),
     "reopen_payment": (BOTH, "v"),
     "require_api_key": (BOTH, "s"),
     "reset_free_uses": (BOTH, "v"),
@@ -146,14 +154,15 @@ FUNCTIONS: dict[str, tuple[set[str], str]] = {
     "seal_entries": (BOTH, "v"),
     "seed_founders": (DBA, "v"),
     "seed_settings": (DBA, "v"),
-    "set_admin_domain": (DBA, "v"),
     "set_account_status": (BOTH, "v"),
     "set_admin": (BOTH, "v"),
+    "set_admin_domain": (DBA, "v"),
     "set_pricing": (BOTH, "v"),
     "set_provider_config": (BOTH, "v"),
     "settle_purchase": (DBA, "v"),
     "sign_in_admin": (WEB, "v"),
     "statement": (BOTH, "s"),
+    "tidy_holds": (BOTH, "v"),
     "transfer_credits": (BOTH, "v"),
     "try_writing": (BOTH, "v"),
     "undo_merge": (BOTH, "v"),
@@ -177,6 +186,17 @@ def _headers() -> Iterator[tuple[str, str, str]]:
 
 
 HEADERS = {name: comment for schema, name, comment in _headers() if schema == "billing"}
+
+
+# Functions whose examples need something of the account, with the function that makes it.
+_MADE_FOR_EXAMPLES = (
+    ("create_charge", "charge_id", ("find_entry", "reverse_charge")),
+    ("create_credit", "credit_id", ("reverse_credit",)),
+    ("create_hold", "hold_id", ("capture_hold", "extend_hold", "get_hold", "release_hold")),
+)
+
+
+_ARGUMENTS = {"create_credit": {"amount_minor": 1}, "create_hold": {"amount_minor": 5}}
 
 
 def _about_two_accounts(database: Database, dba: Caller, name: str, statement: str) -> str:
@@ -230,12 +250,10 @@ def runnable_example(database: Database, name: str) -> Iterator[tuple[Caller, st
         ):  # fmt: skip
             account = account_of(database, person("1"))["id"]
             statement = statement.replace("'...'", f"'{account}'")
-        if name in ("find_entry", "reverse_charge"):
-            charge = dba.row("create_charge", **person("1"))["charge_id"]
-            statement = statement.replace("'...'", f"'{charge}'")
-        if name == "reverse_credit":
-            credit = dba.row("create_credit", **person("1"), amount_minor=1)["credit_id"]
-            statement = statement.replace("'...'", f"'{credit}'")
+        for maker, made, names in _MADE_FOR_EXAMPLES:
+            if name in names:
+                row = dba.row(maker, **person("1"), **_ARGUMENTS.get(maker, {}))
+                statement = statement.replace("'...'", f"'{row[made]}'")
         if name == "attach_payment":
             purchase = begin(dba, person("1"))
             for argument in ("account_id", "purchase_id"):

@@ -5,6 +5,13 @@ CREATE SCHEMA billing;
 
 CREATE SCHEMA billing_data;
 
+CREATE TYPE billing.capture_item AS (
+	hold_id uuid,
+	amount_minor bigint,
+	overage text,
+	api_key_id uuid
+);
+
 CREATE TYPE billing.charge_item AS (
 	oauth_provider text,
 	external_id text,
@@ -77,6 +84,48 @@ CREATE TYPE billing.check_outcome AS (
 	account_created boolean
 );
 
+CREATE TYPE billing.hold_item AS (
+	oauth_provider text,
+	external_id text,
+	amount_minor bigint,
+	currency text,
+	expires_in_seconds bigint,
+	description text,
+	idempotency_key text,
+	metadata_message_id text,
+	metadata_agent_id text,
+	metadata_channel_id text,
+	metadata_request_id text,
+	api_key_id uuid
+);
+
+CREATE TYPE billing.hold_outcome AS (
+	item integer,
+	outcome text,
+	hold_id uuid,
+	account_id uuid,
+	amount_minor bigint,
+	currency text,
+	state text,
+	paid_with text,
+	captured_minor bigint,
+	charge_id uuid,
+	is_late boolean,
+	description text,
+	metadata_message_id text,
+	metadata_agent_id text,
+	metadata_channel_id text,
+	metadata_request_id text,
+	created_at timestamp with time zone,
+	expires_at timestamp with time zone,
+	settled_at timestamp with time zone,
+	balance bigint,
+	held bigint,
+	available bigint,
+	free_uses_available bigint,
+	account_currency text
+);
+
 CREATE TYPE billing_data.actor AS (
 	api_key_id uuid,
 	admin_user_id uuid,
@@ -137,6 +186,16 @@ CREATE FUNCTION billing.begin_verification(p_restart boolean DEFAULT false, p_en
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing.capture_hold(p_hold_id uuid, p_amount_minor bigint DEFAULT NULL::bigint, p_overage text DEFAULT 'refuse'::text, p_api_key_id uuid DEFAULT NULL::uuid) RETURNS billing.hold_outcome
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.capture_items(p_items billing.capture_item[], p_wait boolean DEFAULT true) RETURNS SETOF billing.hold_outcome
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET enable_seqscan TO 'off';
+
 CREATE FUNCTION billing.charge_items(p_items billing.charge_item[], p_wait boolean DEFAULT true) RETURNS SETOF billing.charge_outcome
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -195,6 +254,10 @@ CREATE FUNCTION billing.create_check_partitions(p_months integer DEFAULT 3, p_mo
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing.create_credit(p_oauth_provider text, p_external_id text, p_amount_minor bigint, p_transaction_type text DEFAULT 'grant'::text, p_description text DEFAULT 'Granted'::text, p_currency text DEFAULT 'USD'::text, p_external_transaction_id text DEFAULT NULL::text, p_idempotency_key text DEFAULT NULL::text, p_api_key_id uuid DEFAULT NULL::uuid, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(credit_id uuid, account_id uuid, amount_minor bigint, currency text, balance_before bigint, balance_after bigint, transaction_type text, description text, external_transaction_id text, created_at timestamp with time zone)
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.create_hold(p_oauth_provider text, p_external_id text, p_amount_minor bigint, p_expires_in_seconds bigint DEFAULT 900, p_description text DEFAULT 'one use'::text, p_idempotency_key text DEFAULT NULL::text, p_currency text DEFAULT NULL::text, p_metadata_message_id text DEFAULT NULL::text, p_metadata_agent_id text DEFAULT NULL::text, p_metadata_channel_id text DEFAULT NULL::text, p_metadata_request_id text DEFAULT NULL::text, p_dry_run boolean DEFAULT false, p_api_key_id uuid DEFAULT NULL::uuid) RETURNS billing.hold_outcome
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -261,6 +324,10 @@ CREATE FUNCTION billing.export_personal_data(p_account_id uuid, p_session_hash b
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET "TimeZone" TO 'UTC';
 
+CREATE FUNCTION billing.extend_hold(p_hold_id uuid, p_expires_in_seconds bigint DEFAULT 900, p_api_key_id uuid DEFAULT NULL::uuid) RETURNS billing.hold_outcome
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing.find_account(p_account text, p_session_hash bytea DEFAULT NULL::bytea) RETURNS uuid
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -321,6 +388,10 @@ CREATE FUNCTION billing.get_admin(p_email text) RETURNS TABLE(admin_user_id uuid
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing.get_hold(p_hold_id uuid, p_api_key_id uuid DEFAULT NULL::uuid, p_session_hash bytea DEFAULT NULL::bytea) RETURNS billing.hold_outcome
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing.get_overview(p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(total_users bigint, active_users bigint, total_api_keys bigint, active_api_keys bigint, total_balance_minor numeric, total_charged_all_time numeric, total_credited_all_time numeric, charges_last_24h bigint, credits_last_24h bigint, charges_last_7d bigint, credits_last_7d bigint, payment_problems bigint, unique_users_30d bigint)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -376,6 +447,12 @@ CREATE FUNCTION billing.help(p_search text DEFAULT ''::text) RETURNS TABLE(secti
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing.hold_items(p_items billing.hold_item[], p_wait boolean DEFAULT true, p_dry_run boolean DEFAULT false) RETURNS SETOF billing.hold_outcome
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET enable_seqscan TO 'off';
+
 CREATE FUNCTION billing.invite_admin(p_email text, p_reason text, p_session_hash bytea DEFAULT NULL::bytea) RETURNS timestamp with time zone
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -406,6 +483,10 @@ CREATE FUNCTION billing.list_checks(p_account_id uuid, p_limit bigint DEFAULT 50
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing.list_daily_figures(p_days integer DEFAULT 30, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(day date, checks bigint, checks_denied bigint, charges bigint, free_charges bigint, charge_amount numeric, credits_used numeric, credits bigint, credits_added numeric, credits_sold numeric, credits_taken_back numeric, accounts_created bigint, unique_users bigint)
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.list_holds(p_oauth_provider text DEFAULT NULL::text, p_external_id text DEFAULT NULL::text, p_account_id uuid DEFAULT NULL::uuid, p_state text DEFAULT NULL::text, p_after uuid DEFAULT NULL::uuid, p_limit bigint DEFAULT 50, p_api_key_id uuid DEFAULT NULL::uuid, p_session_hash bytea DEFAULT NULL::bytea) RETURNS SETOF billing.hold_outcome
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -485,6 +566,10 @@ CREATE FUNCTION billing.record_credit(p_oauth_provider text, p_external_id text,
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing.refresh_figures() RETURNS boolean
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.release_hold(p_hold_id uuid, p_reason text DEFAULT NULL::text, p_api_key_id uuid DEFAULT NULL::uuid, p_session_hash bytea DEFAULT NULL::bytea) RETURNS billing.hold_outcome
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -585,6 +670,10 @@ CREATE FUNCTION billing.statement(p_account_id uuid, p_from timestamp with time 
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing.tidy_holds(p_accounts bigint DEFAULT 500) RETURNS bigint
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing.transfer_credits(p_from_account_id uuid, p_to_account_id uuid, p_amount bigint, p_reason text, p_idempotency_key text DEFAULT NULL::text, p_dry_run boolean DEFAULT false, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(transfer_id uuid, from_account_id uuid, from_balance_before bigint, from_balance_after bigint, to_account_id uuid, to_balance_before bigint, to_balance_after bigint, amount_minor bigint, currency text, created_at timestamp with time zone, replayed boolean)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -624,6 +713,13 @@ CREATE FUNCTION billing_data.account_of_identity(p_oauth_provider text, p_extern
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.surviving_account(p_account_id uuid) RETURNS uuid
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.account_to_hold(p_id uuid, p_status text) RETURNS uuid
+    LANGUAGE sql STABLE;
+
 CREATE TABLE billing_data.accounts (
     id uuid DEFAULT gen_random_uuid() NOT NULL,
     oauth_provider character varying(255) NOT NULL,
@@ -648,6 +744,10 @@ CREATE TABLE billing_data.accounts (
     ledger_version bigint DEFAULT 0 NOT NULL,
     free_uses_granted bigint DEFAULT 3 NOT NULL,
     marketing_withdrawn_at timestamp with time zone,
+    held_credits bigint DEFAULT 0 NOT NULL,
+    held_free_uses bigint DEFAULT 0 NOT NULL,
+    due_at timestamp with time zone,
+    CONSTRAINT accounts_held CHECK (((held_credits >= 0) AND (held_credits <= paid_credits) AND (held_free_uses >= 0) AND (held_free_uses <= free_uses_remaining))),
     CONSTRAINT accounts_ledger_version_non_negative CHECK ((ledger_version >= 0)),
     CONSTRAINT ck_account_status CHECK (((status)::text = ANY ((ARRAY['active'::character varying, 'suspended'::character varying, 'closed'::character varying, 'merged'::character varying])::text[]))),
     CONSTRAINT ck_balance_non_negative CHECK ((balance_minor >= 0)),
@@ -820,9 +920,19 @@ CREATE FUNCTION billing_data.batches_of_person(p_account_ids uuid[]) RETURNS TAB
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.book_for_checks(p_items billing.check_item[], p_rest boolean[], p_busy boolean[], p_wait boolean) RETURNS boolean[]
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.book_return(p_purchase billing_data.purchases, p_return billing_data.payment_returns, p_away_minor bigint, p_database_role text, p_payment_provider text) RETURNS boolean
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.bring_up_to_date(p_account_ids uuid[]) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET enable_seqscan TO 'off';
 
 CREATE FUNCTION billing_data.is_name_of_provider(p_name text) RETURNS boolean
     LANGUAGE sql STABLE
@@ -837,6 +947,56 @@ CREATE FUNCTION billing_data.refuse_caller(p_names_actor boolean) RETURNS text
 
 CREATE FUNCTION billing_data.caller_role() RETURNS text
     LANGUAGE sql STABLE;
+
+CREATE FUNCTION billing_data.capture_round(p_items billing.capture_item[], p_left boolean[], p_locked uuid[], p_role text, p_wait boolean) RETURNS billing.hold_outcome[]
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET enable_seqscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off';
+
+CREATE TABLE billing_data.holds (
+    id uuid NOT NULL,
+    account_id uuid NOT NULL,
+    amount_minor bigint NOT NULL,
+    free_uses bigint NOT NULL,
+    currency character varying(3) NOT NULL,
+    state text DEFAULT 'open'::text NOT NULL,
+    created_at timestamp with time zone NOT NULL,
+    expires_at timestamp with time zone NOT NULL,
+    settled_at timestamp with time zone,
+    charge_id uuid,
+    captured_minor bigint,
+    capture_asked bigint,
+    capture_overage text,
+    is_late boolean DEFAULT false NOT NULL,
+    description character varying(1000) NOT NULL,
+    idempotency_key character varying(255),
+    request_fingerprint bytea NOT NULL,
+    metadata_message_id character varying(255),
+    metadata_agent_id character varying(255),
+    metadata_channel_id character varying(255),
+    metadata_request_id character varying(255),
+    api_key_id uuid,
+    database_role text,
+    CONSTRAINT holds_amount CHECK (((amount_minor > 0) AND (free_uses = ANY (ARRAY[(0)::bigint, (1)::bigint])))),
+    CONSTRAINT holds_captured CHECK (
+CASE
+    WHEN (state = 'captured'::text) THEN ((num_nulls(captured_minor, capture_asked, capture_overage) = 0) AND (captured_minor >= 0) AND (captured_minor <= capture_asked) AND ((captured_minor > 0) = (charge_id IS NOT NULL)) AND ((captured_minor <= amount_minor) OR (capture_overage = 'available'::text)))
+    ELSE (num_nonnulls(captured_minor, capture_asked, capture_overage, charge_id) = 0)
+END),
+    CONSTRAINT holds_in_order CHECK ((expires_at > created_at)),
+    CONSTRAINT holds_one_writer CHECK ((num_nonnulls(api_key_id, database_role) = 1)),
+    CONSTRAINT holds_overage CHECK ((capture_overage = ANY (ARRAY['refuse'::text, 'available'::text]))),
+    CONSTRAINT holds_settled CHECK (((settled_at IS NOT NULL) = (state = ANY (ARRAY['captured'::text, 'released'::text])))),
+    CONSTRAINT holds_state CHECK ((state = ANY (ARRAY['open'::text, 'captured'::text, 'released'::text, 'expired'::text])))
+)
+WITH (fillfactor='85');
+
+CREATE FUNCTION billing_data.captured_hold(p_hold billing_data.holds, p_charge_id uuid, p_captured bigint, p_now timestamp with time zone) RETURNS billing_data.holds
+    LANGUAGE plpgsql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE TABLE billing_data.account_merges (
     id uuid NOT NULL,
@@ -973,6 +1133,9 @@ CREATE FUNCTION billing_data.claim_named_payment(p_external_transaction_id text,
 CREATE FUNCTION billing_data.claim_payment(p_provider text, p_payment_id text, p_account_id uuid, p_credit_id uuid) RETURNS boolean
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.clock() RETURNS timestamp with time zone
+    LANGUAGE sql PARALLEL SAFE;
 
 CREATE FUNCTION billing_data.compute_head(p_day date, p_previous bytea, OUT seals bigint, OUT entries bigint, OUT head bytea) RETURNS record
     LANGUAGE plpgsql STABLE
@@ -1202,6 +1365,10 @@ CREATE FUNCTION billing_data.find_head_faults() RETURNS TABLE(problem text, expe
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET "DateStyle" TO 'ISO, YMD';
 
+CREATE FUNCTION billing_data.find_hold_faults() RETURNS TABLE(account_id uuid, problem text, expected text, found text)
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.find_merge(p_account_id uuid, p_idempotency_key text, p_fingerprint bytea) RETURNS billing_data.account_merges
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -1293,6 +1460,10 @@ CREATE FUNCTION billing_data.free_uses_at(p_account_id uuid, p_version bigint, p
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.give_back_held(p_account_ids uuid[], p_reason text, p_actor billing_data.actor) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.give_up_credits(p_account_ids uuid[], p_actor billing_data.actor) RETURNS numeric
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -1317,6 +1488,20 @@ CREATE FUNCTION billing_data.history_cursor(p_account_id uuid, p_version bigint)
     LANGUAGE sql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.hold_fingerprint(p_item billing.hold_item) RETURNS bytea
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE;
+
+CREATE FUNCTION billing_data.hold_outcome(p_item integer, p_outcome text, p_hold billing_data.holds, p_balance bigint, p_held bigint, p_free_uses bigint, p_account_currency text) RETURNS billing.hold_outcome
+    LANGUAGE sql IMMUTABLE;
+
+CREATE FUNCTION billing_data.hold_round(p_items billing.hold_item[], p_left boolean[], p_locked uuid[], p_role text, p_wait boolean, p_dry_run boolean) RETURNS billing.hold_outcome[]
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET enable_seqscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off';
+
 CREATE FUNCTION billing_data.new_id() RETURNS uuid
     LANGUAGE sql PARALLEL SAFE;
 
@@ -1331,6 +1516,9 @@ CREATE FUNCTION billing_data.ids_from(p_from timestamp with time zone, OUT first
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.is_capture(p_item billing.capture_item) RETURNS boolean
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE;
+
 CREATE FUNCTION billing_data.is_charge(p_item billing.charge_item) RETURNS boolean
     LANGUAGE sql IMMUTABLE PARALLEL SAFE;
 
@@ -1344,6 +1532,9 @@ CREATE FUNCTION billing_data.is_correction(p_credit billing_data.credits) RETURN
 CREATE FUNCTION billing_data.is_erased(p_account_id uuid) RETURNS boolean
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.is_hold(p_item billing.hold_item) RETURNS boolean
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE;
 
 CREATE FUNCTION billing_data.is_in_range(p_id uuid, p_account_id uuid, p_after uuid, p_through uuid) RETURNS boolean
     LANGUAGE sql IMMUTABLE PARALLEL SAFE;
@@ -1378,10 +1569,6 @@ CREATE FUNCTION billing_data.is_news_of_return(p_known billing_data.payment_retu
 
 CREATE FUNCTION billing_data.is_old_entry(p_id uuid, p_database_role text, p_request_fingerprint bytea) RETURNS boolean
     LANGUAGE sql IMMUTABLE PARALLEL SAFE;
-
-CREATE FUNCTION billing_data.surviving_account(p_account_id uuid) RETURNS uuid
-    LANGUAGE plpgsql STABLE
-    SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.is_one_account(p_account_id uuid, p_other_id uuid) RETURNS boolean
     LANGUAGE sql STABLE;
@@ -1449,6 +1636,16 @@ CREATE FUNCTION billing_data.lock_accounts(p_account_ids uuid[], p_wait boolean)
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.lock_between_writers(p_locks text[]) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.lock_for_list(p_account_ids uuid[], p_wait boolean) RETURNS uuid[]
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET enable_seqscan TO 'off';
+
+CREATE FUNCTION billing_data.lock_hold(p_hold_id uuid, p_actor billing_data.actor) RETURNS billing_data.holds
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -1526,6 +1723,10 @@ CREATE FUNCTION billing_data.note_fraud_warning(p_provider text, p_payment_id te
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.note_hold_change(p_hold_id uuid, p_change text, p_amount bigint, p_expires_at timestamp with time zone, p_reason text, p_now timestamp with time zone, p_actor billing_data.actor) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.note_refusals(p_refused jsonb, p_now timestamp with time zone) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -1544,6 +1745,9 @@ CREATE FUNCTION billing_data.open_session(p_admin_user_id uuid, p_session_hash b
 CREATE FUNCTION billing_data.owner_of_payment(p_provider text, p_payment_id text, p_account_id uuid, p_purchase_id uuid, p_oauth_provider text, p_external_id text, p_is_claimed boolean, p_is_foreign boolean) RETURNS TABLE(outcome text, account_id uuid, purchase_id uuid)
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.owns_hold(p_role text, p_api_key_id uuid, p_hold_key_id uuid) RETURNS boolean
+    LANGUAGE sql STABLE;
 
 CREATE FUNCTION billing_data.part_to_reverse(p_account_id uuid, p_ledger_version bigint, p_entry_id uuid, p_amount_minor bigint, p_asked bigint) RETURNS bigint
     LANGUAGE plpgsql STABLE
@@ -1712,6 +1916,10 @@ CREATE FUNCTION billing_data.require_hash(p_hash bytea, p_argument text) RETURNS
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.require_held(p_outcome billing.hold_outcome, p_hold_id uuid, p_required bigint, p_currency text) RETURNS void
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.require_identity(p_oauth_provider text, p_external_id text) RETURNS void
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -1772,6 +1980,10 @@ CREATE FUNCTION billing_data.require_room(p_balance bigint, p_change bigint) RET
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.require_room_in(p_account billing_data.accounts, p_change bigint) RETURNS void
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.require_same_length(p_required integer[], p_optional integer[], p_shapes text[]) RETURNS void
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -1810,6 +2022,10 @@ CREATE FUNCTION billing_data.search_patterns(p_search text, p_match text) RETURN
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.settle_hold(p_hold billing_data.holds, p_reason text, p_actor billing_data.actor) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.settle_payment(p_provider text, p_payment_id text, p_amount_minor bigint, p_currency text, p_account_id uuid, p_purchase_id uuid, p_database_role text, p_payment_provider text) RETURNS TABLE(outcome text, account_id uuid, purchase_id uuid, credits_added bigint)
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -1820,6 +2036,10 @@ CREATE FUNCTION billing_data.settle_with_credit(p_provider text, p_payment_id te
 
 CREATE FUNCTION billing_data.spread_returns(p_purchase billing_data.purchases, p_changed_return_id text, p_short bigint, p_now timestamp with time zone) RETURNS void
     LANGUAGE sql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.standing(p_account billing_data.accounts, OUT held bigint, OUT held_free_uses bigint) RETURNS record
+    LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.statement_rows(p_account_id uuid, p_after bigint, p_through bigint, p_from timestamp with time zone, p_to timestamp with time zone) RETURNS TABLE(kind text, ledger_version bigint, place integer, at timestamp with time zone, transaction_id uuid, type text, transaction_type text, paid_with text, amount_minor bigint, credits_change bigint, free_uses_change bigint, balance_after bigint, currency text, reason text, corrects_id uuid, transfer_id uuid, writer_kind text, writer text, external_transaction_id text, message_id text, agent_id text, channel_id text, request_id text)
@@ -1834,12 +2054,20 @@ CREATE FUNCTION billing_data.take_lock(p_name text) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.tell_hold(p_hold_id uuid, p_outcome text) RETURNS billing.hold_outcome
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.told_returns(p_ids text[], p_kinds text[], p_amounts_minor bigint[], p_withdrawn boolean[], p_away_minor bigint[], p_states text[], p_transactions bigint[], p_occurred_at timestamp with time zone) RETURNS SETOF billing_data.payment_returns
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.topics() RETURNS TABLE(place bigint, task text, name text, words text)
     LANGUAGE sql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.undecided(p_count integer, p_outcomes billing.hold_outcome[]) RETURNS boolean[]
+    LANGUAGE plpgsql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.undo_problem(p_merge billing_data.account_merges) RETURNS text
@@ -1867,6 +2095,10 @@ CREATE FUNCTION billing_data.version_of_cursor(p_cursor text, p_account_id uuid,
 
 CREATE FUNCTION billing_data.wants_purchase(p_status text, p_denial_reason text) RETURNS boolean
     LANGUAGE sql IMMUTABLE PARALLEL SAFE;
+
+CREATE FUNCTION billing_data.weigh_capture(p_hold billing_data.holds, p_asked bigint, p_overage text, p_available bigint, p_free_uses bigint, OUT outcome text, OUT captured bigint, OUT is_free boolean) RETURNS record
+    LANGUAGE plpgsql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.weigh_charges(p_items billing.charge_item[], p_left boolean[], p_locked uuid[], p_role text, p_wait boolean) RETURNS TABLE(item integer, outcome text, asked billing.charge_item, used billing_data.charges, fingerprint bytea, api_key_id uuid, account_id uuid, account_currency text, ledger_version bigint, balance_before bigint, balance_after bigint, free_uses_after bigint, paid_with text)
     LANGUAGE plpgsql
@@ -2116,6 +2348,26 @@ CREATE TABLE billing_data.erased_audit_logs (
     erased_at timestamp with time zone NOT NULL
 );
 
+CREATE TABLE billing_data.hold_changes (
+    id uuid NOT NULL,
+    hold_id uuid NOT NULL,
+    change text NOT NULL,
+    amount_minor bigint,
+    expires_at timestamp with time zone,
+    reason text,
+    created_at timestamp with time zone NOT NULL,
+    api_key_id uuid,
+    admin_user_id uuid,
+    database_role text,
+    CONSTRAINT hold_changes_change CHECK ((change = ANY (ARRAY['extended'::text, 'captured'::text, 'released'::text, 'expired'::text]))),
+    CONSTRAINT hold_changes_one_writer CHECK ((num_nonnulls(api_key_id, admin_user_id, database_role) =
+CASE change
+    WHEN 'expired'::text THEN 0
+    ELSE 1
+END)),
+    CONSTRAINT hold_changes_reason CHECK ((length(reason) <= 500))
+);
+
 CREATE TABLE billing_data.ledger_openings (
     account_id uuid NOT NULL,
     ledger_version bigint NOT NULL,
@@ -2322,6 +2574,12 @@ ALTER TABLE ONLY billing_data.erased_audit_logs
 ALTER TABLE ONLY billing_data.erased_entries
     ADD CONSTRAINT erased_entries_pkey PRIMARY KEY (account_id, ledger_version);
 
+ALTER TABLE ONLY billing_data.hold_changes
+    ADD CONSTRAINT hold_changes_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY billing_data.holds
+    ADD CONSTRAINT holds_pkey PRIMARY KEY (id);
+
 ALTER TABLE ONLY billing_data.ledger_openings
     ADD CONSTRAINT ledger_openings_pkey PRIMARY KEY (account_id);
 
@@ -2467,6 +2725,16 @@ CREATE UNIQUE INDEX credits_ledger_version ON billing_data.credits USING btree (
 
 CREATE INDEX erased_accounts_erased_at ON billing_data.erased_accounts USING btree (erased_at);
 
+CREATE INDEX hold_changes_hold_id ON billing_data.hold_changes USING btree (hold_id);
+
+CREATE INDEX holds_by_account ON billing_data.holds USING btree (account_id, id);
+
+CREATE UNIQUE INDEX holds_charge_once ON billing_data.holds USING btree (charge_id) WHERE (charge_id IS NOT NULL);
+
+CREATE UNIQUE INDEX holds_idempotency ON billing_data.holds USING btree (account_id, idempotency_key) WHERE (idempotency_key IS NOT NULL);
+
+CREATE INDEX holds_open ON billing_data.holds USING btree (account_id, expires_at) WHERE (state = 'open'::text);
+
 CREATE INDEX idx_admin_audit_logs_action ON billing_data.admin_audit_logs USING btree (action);
 
 CREATE INDEX idx_admin_audit_logs_admin_user_id ON billing_data.admin_audit_logs USING btree (admin_user_id);
@@ -2559,6 +2827,14 @@ CREATE TRIGGER erased_entries_append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON
 
 ALTER TABLE billing_data.erased_entries ENABLE ALWAYS TRIGGER erased_entries_append_only;
 
+CREATE TRIGGER hold_changes_append_only BEFORE DELETE OR UPDATE OF id, hold_id, change, amount_minor, expires_at, created_at OR TRUNCATE ON billing_data.hold_changes FOR EACH STATEMENT EXECUTE FUNCTION billing_data.refuse_change();
+
+ALTER TABLE billing_data.hold_changes ENABLE ALWAYS TRIGGER hold_changes_append_only;
+
+CREATE TRIGGER holds_fixed BEFORE DELETE OR UPDATE OF id, account_id, amount_minor, free_uses, currency, created_at OR TRUNCATE ON billing_data.holds FOR EACH STATEMENT EXECUTE FUNCTION billing_data.refuse_change('what was held never changes');
+
+ALTER TABLE billing_data.holds ENABLE ALWAYS TRIGGER holds_fixed;
+
 CREATE TRIGGER ledger_openings_fixed BEFORE INSERT OR DELETE OR UPDATE OR TRUNCATE ON billing_data.ledger_openings FOR EACH STATEMENT EXECUTE FUNCTION billing_data.refuse_change('where books begin never changes');
 
 ALTER TABLE billing_data.ledger_openings ENABLE ALWAYS TRIGGER ledger_openings_fixed;
@@ -2607,6 +2883,15 @@ ALTER TABLE ONLY billing_data.charges
 
 ALTER TABLE ONLY billing_data.credits
     ADD CONSTRAINT fk_credits_account FOREIGN KEY (account_id) REFERENCES billing_data.accounts(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY billing_data.hold_changes
+    ADD CONSTRAINT hold_changes_hold FOREIGN KEY (hold_id) REFERENCES billing_data.holds(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY billing_data.holds
+    ADD CONSTRAINT holds_account FOREIGN KEY (account_id) REFERENCES billing_data.accounts(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY billing_data.holds
+    ADD CONSTRAINT holds_charge FOREIGN KEY (charge_id) REFERENCES billing_data.charges(id) ON DELETE RESTRICT;
 
 ALTER TABLE ONLY billing_data.ledger_openings
     ADD CONSTRAINT ledger_openings_account FOREIGN KEY (account_id) REFERENCES billing_data.accounts(id) ON DELETE RESTRICT;

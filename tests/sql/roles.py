@@ -79,6 +79,10 @@ WRITES: dict[str, dict[str, Any]] = {
     "resolve_payment_event": {"event_id": "evt_nobody", "reason": "a test"},
     "resolve_payment_warning": {"warning_id": "issfr_nobody", "reason": "a test"},
     "resolve_shortfall": {"return_id": "re_nobody", "reason": "a test"},
+    "capture_hold": {"hold_id": NOBODY},
+    "create_hold": {**person("nobody"), "amount_minor": 1},
+    "extend_hold": {"hold_id": NOBODY},
+    "release_hold": {"hold_id": NOBODY, "reason": "a test"},
     "reverse_charge": {"charge_id": NOBODY, "reason": "a test"},
     "reverse_credit": {"credit_id": NOBODY, "reason": "a test"},
     "revoke_api_key": {"api_key_id": NOBODY},
@@ -107,6 +111,12 @@ WRITES["check_items"] = {"items": [CHECK]}
 WRITES["charge_items"] = {"items": [CHARGE]}
 
 
+WRITES["hold_items"] = {"items": ['(oauth:google,nobody,1,USD,900,"one use",,,,,,)']}
+
+
+WRITES["capture_items"] = {"items": [f"({NOBODY},1,refuse,)"]}
+
+
 WRITES["charge_items_once"] = {
     "idempotency_key": "k",
     "request_fingerprint": b"x",
@@ -127,6 +137,8 @@ READS: dict[str, dict[str, Any]] = {
     "balance_at": {"account_id": NOBODY, "at": "2026-11-01 00:00Z"},
     "find_purchase": {"payment_id": "pi_nobody"},
     "get_account": person("nobody"),
+    "get_hold": {"hold_id": NOBODY},
+    "list_holds": person("nobody"),
     "list_transactions": person("nobody"),
     "statement": {"account_id": NOBODY},
 }

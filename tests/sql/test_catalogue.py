@@ -273,7 +273,10 @@ def test_nothing_but_tables_views_and_the_types_of_items_lies_in_the_two_schemas
 ) -> None:
     assert {relation["kind"] for relation in relations} == {"r", "p", "v", "c"}
     types = {relation["name"] for relation in relations if relation["kind"] == "c"}
-    items = {"check_item", "check_outcome", "charge_item", "charge_outcome"}
+    items = {
+        "capture_item", "charge_item", "charge_outcome", "check_item", "check_outcome",
+        "hold_item", "hold_outcome",
+    }  # fmt: skip
     assert types == {"actor"} | items
 
 
@@ -421,6 +424,8 @@ NOT_AUDITED = {
     "begin_purchase": "purchases.database_role says who, and nothing is credited",
     "begin_verification": "verification_runs.started_by says who",
     "continue_verification": "it keeps what it found, and changes nothing",
+    "capture_hold": "hold_changes.database_role says who",
+    "capture_items": "hold_changes.database_role says who",
     "charge_items": "charges.database_role says who",
     "charge_items_once": "it is done in the name of an API key only",
     "check_credit": "credit_checks.database_role says who",
@@ -430,6 +435,10 @@ NOT_AUDITED = {
     "create_charge": "charges.database_role says who",
     "create_charges": "charges.database_role says who",
     "create_charges_once": "it is done in the name of an API key only",
+    "create_hold": "holds.database_role says who",
+    "extend_hold": "hold_changes.database_role says who",
+    "hold_items": "holds.database_role says who",
+    "tidy_holds": "it books what is so by the clock",
     "create_check_partitions": "it makes room for checks and changes none",
     "get_account_holders": "it changes nothing; it tries locks",
     "refresh_figures": "the figures follow from the ledger, every minute",

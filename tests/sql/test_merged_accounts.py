@@ -364,6 +364,13 @@ def _erased(caller: Caller, gone: User, stays: User) -> None:
     assert left == []
 
 
+def _held(caller: Caller, gone: User, stays: User) -> None:
+    hold = caller.row("create_hold", **gone.who, amount_minor=1)
+    assert hold["account_id"] == stays.id
+    listed = caller.rows("list_holds", account_id=gone.id)
+    assert [row["hold_id"] for row in listed] == [hold["hold_id"]]
+
+
 def _verified(caller: Caller, gone: User, stays: User) -> None:
     # A merged account has books of its own.
     assert caller.rows("verify_ledger", account_id=gone.id) == []
@@ -409,6 +416,7 @@ _FOLLOW: dict[str, Callable[[Caller, User, User], None]] = {
     "export_personal_data": _exported,
     "get_account_by_id": _read,
     "list_checks": _checks,
+    "list_holds": _held,
     "list_merges": _listed,
     "list_purchases": _purchases,
     "list_usage": _used,

@@ -81,6 +81,8 @@ NOT_EXPORTED = {
     "batch_requests": {"answer", "batch_fingerprint", "first_key_id", "request_fingerprint"},
     "charges": {"admin_user_id", "digest", "request_fingerprint"},
     "credits": {"admin_user_id", "digest", "request_fingerprint"},
+    "hold_changes": {"admin_user_id", "database_role"},
+    "holds": {"request_fingerprint"},
     "purchases": {"admin_user_id", "request_fingerprint"},
 }  # fmt: skip
 # Columns of text that stay when the person is erased: words of closed sets, who wrote the row, and
@@ -93,6 +95,8 @@ KEPT = {
     "charges": {"currency", "database_role", "paid_with"},
     "credit_checks": {"database_role", "denial_reason"},
     "credits": {"currency", "database_role", "payment_provider", "transaction_type"},
+    "hold_changes": {"change"},
+    "holds": {"capture_overage", "currency", "database_role", "state"},
     "payment_effects": {"effect", "payment_id", "provider"},
     "payment_events": {"event_id", "event_type", "outcome", "payment_id", "provider"},
     "payment_returns": {"kind", "provider", "return_id", "state", "status"},
@@ -162,6 +166,9 @@ def _planted(database: Database, mark: str) -> UUID:
             "create_credit", **who, amount_minor=3, description=mark, idempotency_key=mark,
             external_transaction_id=mark,
         )  # fmt: skip
+        held = {**origin, "amount_minor": 1, "description": mark, "idempotency_key": mark}
+        hold = dba.row("create_hold", **who, **held)["hold_id"]
+        dba.row("release_hold", hold_id=hold, reason=mark)
         purchase = begin(dba, who, customer_email=mark, idempotency_key=mark)
         payment_id, account = unique("pi"), purchase["account_id"]
         attach(dba, purchase, payment_id)

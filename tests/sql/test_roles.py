@@ -47,6 +47,8 @@ TABLES = (
     "erased_accounts",
     "erased_audit_logs",
     "erased_entries",
+    "hold_changes",
+    "holds",
     "ledger_openings",
     "locks",
     "merge_ranks",
@@ -246,6 +248,7 @@ def test_every_writing_function_is_tried_without_an_actor(module_database: Datab
         "record_api_key_use",
         "retire_expired_api_key",
         "seal_entries",
+        "tidy_holds",
         "try_writing",
     }
     # The author is the payment provider: the web tier has verified the signature, and no key or

@@ -1,0 +1,1212 @@
+-- Holds: credits, or one free use, that are kept for a use whose price is known afterwards. A hold
+-- is made before the work and settled once: captured, which makes a charge of what was used, or
+-- released. A hold that is over keeps nothing any more, from that moment on; it can still be
+-- captured while the credits are there. What open holds keep is counted in the account, and a
+-- constraint keeps it within what the account has.
+
+-- What there is of an account, given its row: what open holds keep, leaving out those that are over
+-- and not booked yet.
+CREATE OR REPLACE FUNCTION billing_data.standing(
+    p_account billing_data.accounts, OUT held bigint, OUT held_free_uses bigint
+)
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    held := p_account.held_credits;
+    held_free_uses := p_account.held_free_uses;
+    IF p_account.due_at <= billing_data.clock() THEN
+        SELECT
+            held - coalesce(sum(h.amount_minor) FILTER (WHERE h.free_uses = 0), 0),
+            held_free_uses - coalesce(sum(h.free_uses), 0)
+        INTO STRICT held, held_free_uses
+        FROM billing_data.holds AS h
+        WHERE h.account_id = p_account.id AND h.state = 'open'
+            AND h.expires_at <= billing_data.clock();
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION billing_data.standing IS
+    'What open holds keep of an account at this moment. Helper.';
+
+-- Books what is due for accounts: the end of holds. The caller holds the accounts.
+-- Writes: holds 0..n, hold_changes 0..n, accounts 1 for each account with something due.
+CREATE OR REPLACE FUNCTION billing_data.bring_up_to_date(p_account_ids uuid[]) RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off
+AS $$
+DECLARE
+    v_now timestamptz := billing_data.clock();
+    v_due uuid[] := ARRAY(
+        SELECT a.id
+        FROM billing_data.accounts AS a
+        WHERE a.id = ANY (p_account_ids) AND a.due_at <= v_now
+    );
+BEGIN
+    IF v_due = '{}' THEN
+        RETURN;
+    END IF;
+    WITH ended AS (
+        UPDATE billing_data.holds AS h
+        SET state = 'expired'
+        WHERE h.account_id = ANY (v_due) AND h.state = 'open' AND h.expires_at <= v_now
+        RETURNING h.id, h.account_id, h.amount_minor, h.free_uses, h.expires_at
+    ),
+    noted AS (
+        INSERT INTO billing_data.hold_changes (id, hold_id, change, created_at)
+        SELECT billing_data.new_id(), e.id, 'expired', e.expires_at FROM ended AS e
+    )
+    UPDATE billing_data.accounts AS a
+    SET held_credits = a.held_credits - t.credits,
+        held_free_uses = a.held_free_uses - t.free_uses
+    FROM (
+        SELECT
+            e.account_id,
+            coalesce(sum(e.amount_minor) FILTER (WHERE e.free_uses = 0), 0) AS credits,
+            sum(e.free_uses) AS free_uses
+        FROM ended AS e
+        GROUP BY e.account_id
+    ) AS t
+    WHERE a.id = t.account_id;
+    UPDATE billing_data.accounts AS a
+    SET due_at = (
+            SELECT min(h.expires_at)
+            FROM billing_data.holds AS h
+            WHERE h.account_id = a.id AND h.state = 'open'
+        )
+    WHERE a.id = ANY (v_due);
+END
+$$;
+COMMENT ON FUNCTION billing_data.bring_up_to_date IS
+    'Books what is due for accounts that are locked. Helper.';
+
+-- Books what is due for some accounts for which something is due. Nothing depends on it: it tidies,
+-- so that lists and sums show soon what is so already. Returns how many accounts it booked for.
+-- Locks: the accounts that nobody holds. Writes: as billing_data.bring_up_to_date. No actor is
+-- needed: the web tier calls it by itself.
+-- Errors: invalid_argument. Example: SELECT billing.tidy_holds();
+CREATE OR REPLACE FUNCTION billing.tidy_holds(p_accounts bigint DEFAULT 500) RETURNS bigint
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_locked uuid[];
+BEGIN
+    PERFORM billing_data.require(
+        p_accounts BETWEEN 1 AND 10000, 'p_accounts', 'it must be 1 to 10000'
+    );
+    v_locked := billing_data.lock_for_list(
+        ARRAY(
+            SELECT DISTINCT n.account_id
+            FROM (
+                SELECT h.account_id
+                FROM billing_data.holds AS h
+                WHERE h.state = 'open' AND h.expires_at <= billing_data.clock()
+                LIMIT p_accounts
+            ) AS n
+            ORDER BY n.account_id
+        ),
+        p_wait => false
+    );
+    RETURN cardinality(v_locked);
+END
+$$;
+COMMENT ON FUNCTION billing.tidy_holds IS
+    'Books the end of holds that are over. For billing_server and billing_dba.';
+GRANT EXECUTE ON FUNCTION billing.tidy_holds TO billing_server, billing_dba;
+
+-- Whether an item has the shape of a hold.
+CREATE OR REPLACE FUNCTION billing_data.is_hold(p_item billing.hold_item) RETURNS boolean
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN (
+    (p_item).amount_minor > 0 AND (p_item).expires_in_seconds BETWEEN 1 AND 86400
+    AND coalesce(length((p_item).currency) = billing_data.most('currency'), true)
+    AND length((p_item).description) BETWEEN 1 AND billing_data.most('description')
+    AND coalesce(greatest(
+        length((p_item).idempotency_key), length((p_item).metadata_message_id),
+        length((p_item).metadata_agent_id), length((p_item).metadata_channel_id),
+        length((p_item).metadata_request_id)
+    ), 0) <= billing_data.most('idempotency_key')
+) IS TRUE;
+COMMENT ON FUNCTION billing_data.is_hold IS
+    'Whether an item of a list has the shape of a hold. Helper.';
+
+-- The fingerprint of a requested hold. It covers every field but the identity, the idempotency key
+-- and the API key.
+CREATE OR REPLACE FUNCTION billing_data.hold_fingerprint(p_item billing.hold_item) RETURNS bytea
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN billing_data.fingerprint(
+    billing_data.field_hash('hold', (p_item).amount_minor::text)
+    # billing_data.field_hash('currency', (p_item).currency)
+    # billing_data.field_hash('expires_in_seconds', (p_item).expires_in_seconds::text)
+    # billing_data.field_hash('description', (p_item).description)
+    # billing_data.field_hash('metadata_message_id', (p_item).metadata_message_id)
+    # billing_data.field_hash('metadata_agent_id', (p_item).metadata_agent_id)
+    # billing_data.field_hash('metadata_channel_id', (p_item).metadata_channel_id)
+    # billing_data.field_hash('metadata_request_id', (p_item).metadata_request_id)
+);
+COMMENT ON FUNCTION billing_data.hold_fingerprint IS
+    'The fingerprint of a hold that is asked for. Helper.';
+
+-- What comes of an item about a hold, given the account's figures afterwards.
+CREATE OR REPLACE FUNCTION billing_data.hold_outcome(
+    p_item integer,
+    p_outcome text,
+    p_hold billing_data.holds,
+    p_balance bigint,
+    p_held bigint,
+    p_free_uses bigint,
+    p_account_currency text
+) RETURNS billing.hold_outcome
+LANGUAGE sql IMMUTABLE
+RETURN ROW(
+    p_item, p_outcome, (p_hold).id, (p_hold).account_id, (p_hold).amount_minor,
+    (p_hold).currency, (p_hold).state,
+    CASE (p_hold).free_uses WHEN 1 THEN 'free' WHEN 0 THEN 'paid' END,
+    (p_hold).captured_minor, (p_hold).charge_id, (p_hold).is_late, (p_hold).description,
+    (p_hold).metadata_message_id, (p_hold).metadata_agent_id, (p_hold).metadata_channel_id,
+    (p_hold).metadata_request_id, (p_hold).created_at, (p_hold).expires_at,
+    (p_hold).settled_at, p_balance, p_held, p_balance - p_held, p_free_uses,
+    p_account_currency
+)::billing.hold_outcome;
+COMMENT ON FUNCTION billing_data.hold_outcome IS
+    'What comes of an item about a hold. Helper.';
+
+-- The account that a hold is made for by an identity: that which its own account leads to.
+CREATE OR REPLACE FUNCTION billing_data.account_to_hold(p_id uuid, p_status text) RETURNS uuid
+LANGUAGE sql STABLE
+RETURN CASE WHEN p_status = 'merged' THEN billing_data.surviving_account(p_id) ELSE p_id END;
+COMMENT ON FUNCTION billing_data.account_to_hold IS
+    'The account that an identity''s own account leads to. Helper.';
+
+-- Makes the first hold that can be made for each account, of the items in p_left (NULL: all), and
+-- returns what became of the items up to it. Items after it are left for the next round, because
+-- they find another account. With p_dry_run nothing is written.
+CREATE OR REPLACE FUNCTION billing_data.hold_round(
+    p_items billing.hold_item[],
+    p_left boolean[],
+    p_locked uuid[],
+    p_role text,
+    p_wait boolean,
+    p_dry_run boolean
+) RETURNS billing.hold_outcome[]
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off
+SET enable_hashjoin = off
+SET enable_mergejoin = off
+AS $$
+DECLARE
+    v_now timestamptz := billing_data.clock();
+    v_seed bytea := billing_data.id_seed();
+    v_outcomes billing.hold_outcome[];
+    v_refused jsonb;
+BEGIN
+    WITH found AS MATERIALIZED (
+        SELECT
+            i.item, i.asked, f.fingerprint, k.id AS api_key_id, a.id AS account_id,
+            a.currency::text AS account_currency, a.paid_credits, a.held_credits,
+            a.free_uses_remaining - a.held_free_uses AS free_uses, u.used,
+            CASE
+                WHEN c.fault IS NOT NULL THEN c.fault
+                WHEN NOT billing_data.is_hold(i.asked) THEN 'invalid_argument'
+                WHEN a.id IS NULL THEN 'account_not_found'
+                WHEN (u.used).id IS NOT NULL THEN billing_data.replay_outcome(
+                    (u.used).request_fingerprint, f.fingerprint
+                )
+                WHEN (p_locked[width_bucket(a.id, p_locked)] = a.id) IS NOT TRUE
+                    THEN CASE WHEN p_wait THEN 'account_not_found' ELSE 'busy' END
+                ELSE billing_data.charge_verdict(
+                    a.status, a.currency, coalesce((i.asked).currency, a.currency),
+                    a.free_uses_remaining - a.held_free_uses, a.paid_credits - a.held_credits,
+                    (i.asked).amount_minor
+                )
+            END AS outcome
+        FROM (
+            SELECT asked, row_number() OVER ()::integer AS item FROM unnest(p_items) AS asked
+        ) AS i
+        CROSS JOIN LATERAL (
+            SELECT billing_data.hold_fingerprint(i.asked) OFFSET 0
+        ) AS f (fingerprint)
+        LEFT JOIN billing_data.api_keys AS k
+            ON coalesce(k.credential, k.id) = (i.asked).api_key_id
+        CROSS JOIN LATERAL (
+            SELECT billing_data.item_fault(p_role, (i.asked).api_key_id, k, 'billing:write')
+        ) AS c (fault)
+        LEFT JOIN billing_data.accounts AS n
+            ON n.oauth_provider = (i.asked).oauth_provider AND n.external_id = (i.asked).external_id
+        LEFT JOIN billing_data.accounts AS a
+            ON a.id = billing_data.account_to_hold(n.id, n.status)
+        LEFT JOIN LATERAL (
+            SELECT h AS used
+            FROM billing_data.holds AS h
+            WHERE h.account_id = a.id AND h.idempotency_key = (i.asked).idempotency_key
+            LIMIT 1
+        ) AS u ON true
+        WHERE p_left IS NULL OR p_left[i.item]
+    ),
+    turn AS MATERIALIZED (
+        SELECT
+            f.item, f.asked, f.outcome, f.account_id, f.api_key_id, f.account_currency,
+            f.paid_credits, f.held_credits, f.free_uses,
+            CASE
+                WHEN f.outcome = 'created' THEN ROW(
+                    billing_data.nth_id(v_seed, f.item), f.account_id, (f.asked).amount_minor,
+                    (f.free_uses > 0)::integer, coalesce((f.asked).currency, f.account_currency),
+                    'open', v_now, v_now + (f.asked).expires_in_seconds * interval '1 second',
+                    NULL, NULL, NULL, NULL, NULL, false, (f.asked).description,
+                    (f.asked).idempotency_key, f.fingerprint, (f.asked).metadata_message_id,
+                    (f.asked).metadata_agent_id, (f.asked).metadata_channel_id,
+                    (f.asked).metadata_request_id, f.api_key_id, p_role
+                )::billing_data.holds
+                ELSE f.used
+            END AS hold
+        FROM (
+            SELECT n.*, count(*) FILTER (WHERE n.outcome = 'created') OVER (
+                PARTITION BY n.account_id ORDER BY n.item
+                ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
+            ) AS made_before
+            FROM found AS n
+        ) AS f
+        WHERE f.made_before = 0
+    ),
+    made AS MATERIALIZED (
+        SELECT
+            t.account_id, t.hold,
+            CASE (t.hold).free_uses WHEN 0 THEN (t.hold).amount_minor ELSE 0 END AS credits
+        FROM turn AS t
+        WHERE t.outcome = 'created' AND NOT p_dry_run
+    ),
+    taken AS (
+        UPDATE billing_data.accounts AS a
+        SET held_credits = a.held_credits + m.credits,
+            held_free_uses = a.held_free_uses + (m.hold).free_uses,
+            due_at = least(a.due_at, (m.hold).expires_at),
+            updated_at = v_now
+        FROM made AS m
+        WHERE a.id = m.account_id
+    ),
+    entered AS (
+        INSERT INTO billing_data.holds
+        SELECT (m.hold).* FROM made AS m
+    )
+    SELECT
+        array_agg(billing_data.hold_outcome(
+            t.item, t.outcome, t.hold, t.paid_credits,
+            t.held_credits + CASE
+                WHEN t.outcome = 'created' AND (t.hold).free_uses = 0 THEN (t.hold).amount_minor
+                ELSE 0
+            END,
+            t.free_uses - CASE WHEN t.outcome = 'created' THEN (t.hold).free_uses ELSE 0 END,
+            t.account_currency
+        )),
+        jsonb_agg(jsonb_build_object(
+            'account_id', t.account_id, 'reason', t.outcome, 'api_key_id', t.api_key_id,
+            'database_role', p_role, 'amount_minor', (t.asked).amount_minor,
+            'currency', coalesce((t.asked).currency, t.account_currency),
+            'paid_credits', t.paid_credits - t.held_credits,
+            'free_uses_remaining', t.free_uses, 'account_currency', t.account_currency,
+            'agent_id', (t.asked).metadata_agent_id, 'channel_id', (t.asked).metadata_channel_id,
+            'request_id', (t.asked).metadata_request_id
+        )) FILTER (
+            WHERE t.outcome IN (
+                'insufficient_credits', 'account_suspended', 'account_closed',
+                'charge_currency_mismatch'
+            )
+        )
+    INTO v_outcomes, v_refused
+    FROM turn AS t;
+    IF v_refused IS NOT NULL AND NOT p_dry_run THEN
+        PERFORM billing_data.note_refusals(v_refused, v_now);
+    END IF;
+    RETURN v_outcomes;
+END
+$$;
+COMMENT ON FUNCTION billing_data.hold_round IS
+    'Makes the first hold that can be made for each account of a list. Helper.';
+
+-- Holds credits for a list of items; one free use each where there is one. Items of one account are
+-- decided in the order of the list. An item's outcome is one of these: 'created'; 'replayed' or
+-- 'conflict', with the first hold's row, when its idempotency key was used before by the same or by
+-- another request; the slug of the refusal; 'busy', only with p_wait false, when another
+-- transaction holds the account. What is held is not available to anything else from that moment
+-- on, until it is settled or its time is over. With p_dry_run nothing is held.
+-- Locks: the accounts, in id order. Writes: holds and accounts 1 for each created item,
+-- refused_charges 1 for each account, key and reason refused.
+-- Errors: actor_required, actor_not_allowed, invalid_argument, lock_not_available when an account
+-- stays held, and serialization_failure when accounts were merged at this moment; all else is an
+-- outcome.
+-- Example: SELECT * FROM billing.hold_items(p_items => ARRAY[jsonb_populate_record(
+--     NULL::billing.hold_item, '{"oauth_provider": "oauth:google", "external_id": "1",
+--     "amount_minor": 5, "expires_in_seconds": 900, "description": "one use"}')]);
+CREATE OR REPLACE FUNCTION billing.hold_items(
+    p_items billing.hold_item[], p_wait boolean DEFAULT true, p_dry_run boolean DEFAULT false
+) RETURNS SETOF billing.hold_outcome
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off
+AS $$
+DECLARE
+    v_role text := billing_data.role_of_caller((p_items[1]).api_key_id);
+    v_locked uuid[];
+    v_outcomes billing.hold_outcome[] := ARRAY[]::billing.hold_outcome[];
+    v_left boolean[];
+BEGIN
+    PERFORM billing_data.require_list(array_dims(p_items), cardinality(p_items), 'p_items');
+    PERFORM billing_data.require_durable_commit();
+    v_locked := billing_data.lock_for_list(
+        ARRAY(
+            SELECT DISTINCT billing_data.account_to_hold(a.id, a.status) AS id
+            FROM unnest(p_items) AS i
+            INNER JOIN billing_data.accounts AS a
+                ON a.oauth_provider = i.oauth_provider AND a.external_id = i.external_id
+            ORDER BY id
+        ),
+        p_wait
+    );
+    LOOP
+        v_outcomes := v_outcomes || billing_data.hold_round(
+            p_items, v_left, v_locked, v_role, p_wait, p_dry_run
+        );
+        EXIT WHEN cardinality(v_outcomes) = cardinality(p_items);
+        v_left := billing_data.undecided(cardinality(p_items), v_outcomes);
+    END LOOP;
+    IF p_wait AND EXISTS (SELECT FROM unnest(v_outcomes) AS o WHERE o.outcome = 'busy') THEN
+        PERFORM billing_data.raise_merged_meanwhile();
+    END IF;
+    RETURN QUERY SELECT o.* FROM unnest(v_outcomes) AS o;
+END
+$$;
+COMMENT ON FUNCTION billing.hold_items IS
+    'Holds credits for several users at once, an outcome per item. '
+    'For billing_server and billing_dba.';
+GRANT EXECUTE ON FUNCTION billing.hold_items TO billing_server, billing_dba;
+
+-- Which items of a list have no outcome yet.
+CREATE OR REPLACE FUNCTION billing_data.undecided(
+    p_count integer, p_outcomes billing.hold_outcome[]
+) RETURNS boolean[]
+LANGUAGE plpgsql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_left boolean[] := array_fill(true, ARRAY[p_count]);
+    v_outcome billing.hold_outcome;
+BEGIN
+    FOREACH v_outcome IN ARRAY p_outcomes LOOP
+        v_left[v_outcome.item] := false;
+    END LOOP;
+    RETURN v_left;
+END
+$$;
+COMMENT ON FUNCTION billing_data.undecided IS 'Which items of a list have no outcome yet. Helper.';
+
+-- Whether an item has the shape of a capture.
+CREATE OR REPLACE FUNCTION billing_data.is_capture(p_item billing.capture_item) RETURNS boolean
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN coalesce((p_item).amount_minor, 0) >= 0
+    AND coalesce((p_item).overage, 'refuse') IN ('refuse', 'available');
+COMMENT ON FUNCTION billing_data.is_capture IS
+    'Whether an item of a list has the shape of a capture. Helper.';
+
+-- Whether a hold belongs to who asks: to the API key that made it and the keys of its chain of
+-- rotations, and to every database role.
+CREATE OR REPLACE FUNCTION billing_data.owns_hold(
+    p_role text, p_api_key_id uuid, p_hold_key_id uuid
+) RETURNS boolean
+LANGUAGE sql STABLE
+RETURN p_role IS NOT NULL
+    OR p_api_key_id = p_hold_key_id
+    OR billing_data.first_key_id(p_api_key_id) = billing_data.first_key_id(p_hold_key_id);
+COMMENT ON FUNCTION billing_data.owns_hold IS 'Whether a hold belongs to who asks. Helper.';
+
+-- What a capture does, given the hold and its account: how much is charged, whether a free use pays
+-- for it, or the slug of the refusal. A hold that is over has nothing kept for it: what it asks for
+-- must be there like that of a charge. Overage takes what else is available, and never more.
+CREATE OR REPLACE FUNCTION billing_data.weigh_capture(
+    p_hold billing_data.holds,
+    p_asked bigint,
+    p_overage text,
+    p_available bigint,
+    p_free_uses bigint,
+    OUT outcome text,
+    OUT captured bigint,
+    OUT is_free boolean
+)
+LANGUAGE plpgsql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_within bigint := least(p_asked, p_hold.amount_minor);
+    v_is_late boolean := p_hold.state = 'expired';
+BEGIN
+    captured := 0;
+    is_free := false;
+    IF p_hold.state IN ('captured', 'released') THEN
+        outcome := CASE
+            WHEN p_hold.capture_asked = p_asked AND p_hold.capture_overage = p_overage
+                THEN 'replayed'
+            ELSE 'hold_settled'
+        END;
+        RETURN;
+    ELSIF p_asked > p_hold.amount_minor AND p_overage = 'refuse' THEN
+        outcome := 'capture_exceeds_hold';
+        RETURN;
+    END IF;
+    is_free := p_asked > 0 AND p_hold.free_uses = 1 AND (NOT v_is_late OR p_free_uses > 0);
+    IF is_free THEN
+        captured := p_asked;
+    ELSIF v_is_late AND p_available < v_within THEN
+        outcome := 'hold_expired';
+        RETURN;
+    ELSE
+        captured := v_within + least(
+            p_asked - v_within, p_available - CASE WHEN v_is_late THEN v_within ELSE 0 END
+        );
+    END IF;
+    outcome := 'created';
+END
+$$;
+COMMENT ON FUNCTION billing_data.weigh_capture IS 'What a capture of a hold does. Helper.';
+
+-- A hold as it is once it is captured.
+CREATE OR REPLACE FUNCTION billing_data.captured_hold(
+    p_hold billing_data.holds, p_charge_id uuid, p_captured bigint, p_now timestamptz
+) RETURNS billing_data.holds
+LANGUAGE plpgsql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    p_hold.is_late := p_hold.state = 'expired';
+    p_hold.state := 'captured';
+    p_hold.settled_at := p_now;
+    p_hold.charge_id := p_charge_id;
+    p_hold.captured_minor := p_captured;
+    RETURN p_hold;
+END
+$$;
+COMMENT ON FUNCTION billing_data.captured_hold IS 'A hold as it is once it is captured. Helper.';
+
+-- Captures the first hold of each account that can be captured, of the items in p_left (NULL: all),
+-- and returns what became of the items up to it. Items after it are left for the next round,
+-- because they find another account.
+CREATE OR REPLACE FUNCTION billing_data.capture_round(
+    p_items billing.capture_item[],
+    p_left boolean[],
+    p_locked uuid[],
+    p_role text,
+    p_wait boolean
+) RETURNS billing.hold_outcome[]
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off
+SET enable_hashjoin = off
+SET enable_mergejoin = off
+AS $$
+DECLARE
+    v_now timestamptz := billing_data.clock();
+    v_seed bytea := billing_data.id_seed();
+    v_outcomes billing.hold_outcome[];
+BEGIN
+    WITH found AS MATERIALIZED (
+        SELECT
+            i.item, coalesce((i.asked).amount_minor, (g.hold).amount_minor) AS asked_minor,
+            coalesce((i.asked).overage, 'refuse') AS overage, k.id AS api_key_id, g.hold, a.account,
+            w.captured, w.is_free,
+            billing_data.nth_id(v_seed, i.item) AS charge_id,
+            CASE
+                WHEN c.fault IS NOT NULL THEN c.fault
+                WHEN NOT billing_data.is_capture(i.asked) THEN 'invalid_argument'
+                WHEN NOT coalesce(
+                    billing_data.owns_hold(p_role, k.id, (g.hold).api_key_id), false
+                ) OR (g.hold).id IS NULL OR billing_data.is_erased((a.account).id)
+                    THEN 'hold_not_found'
+                WHEN (p_locked[width_bucket((a.account).id, p_locked)] = (a.account).id) IS NOT TRUE
+                    THEN CASE WHEN p_wait THEN 'hold_not_found' ELSE 'busy' END
+                WHEN (a.account).status = 'merged' THEN 'busy'
+                ELSE w.outcome
+            END AS outcome
+        FROM (
+            SELECT asked, row_number() OVER ()::integer AS item FROM unnest(p_items) AS asked
+        ) AS i
+        LEFT JOIN billing_data.api_keys AS k
+            ON coalesce(k.credential, k.id) = (i.asked).api_key_id
+        CROSS JOIN LATERAL (
+            SELECT billing_data.item_fault(p_role, (i.asked).api_key_id, k, 'billing:write')
+        ) AS c (fault)
+        LEFT JOIN LATERAL (
+            SELECT h AS hold FROM billing_data.holds AS h WHERE h.id = (i.asked).hold_id
+        ) AS g ON true
+        LEFT JOIN LATERAL (
+            SELECT n AS account
+            FROM billing_data.accounts AS n
+            WHERE n.id = billing_data.surviving_account((g.hold).account_id)
+        ) AS a ON true
+        LEFT JOIN LATERAL billing_data.weigh_capture(
+            g.hold, coalesce((i.asked).amount_minor, (g.hold).amount_minor),
+            coalesce((i.asked).overage, 'refuse'),
+            (a.account).paid_credits - (a.account).held_credits,
+            (a.account).free_uses_remaining - (a.account).held_free_uses
+        ) AS w ON (g.hold).id IS NOT NULL
+        WHERE p_left IS NULL OR p_left[i.item]
+    ),
+    turn AS MATERIALIZED (
+        SELECT
+            f.*, CASE WHEN f.captured > 0 THEN f.charge_id END AS made_id,
+            (f.captured > 0)::integer AS uses,
+            (f.captured > 0 AND f.is_free)::integer AS free_uses,
+            CASE WHEN f.is_free THEN 0 ELSE f.captured END AS credits,
+            CASE WHEN (f.hold).state = 'open' AND (f.hold).free_uses = 0
+                THEN (f.hold).amount_minor ELSE 0 END AS credits_kept,
+            CASE WHEN (f.hold).state = 'open' THEN (f.hold).free_uses ELSE 0 END AS free_uses_kept
+        FROM (
+            SELECT n.*, count(*) FILTER (WHERE n.outcome = 'created') OVER (
+                PARTITION BY (n.account).id ORDER BY n.item
+                ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
+            ) AS made_before
+            FROM found AS n
+        ) AS f
+        WHERE f.made_before = 0
+    ),
+    taken AS (
+        UPDATE billing_data.accounts AS a
+        SET paid_credits = a.paid_credits - t.credits,
+            free_uses_remaining = a.free_uses_remaining - t.free_uses,
+            held_credits = a.held_credits - t.credits_kept,
+            held_free_uses = a.held_free_uses - t.free_uses_kept,
+            total_uses = a.total_uses + t.uses,
+            ledger_version = a.ledger_version + t.uses,
+            updated_at = v_now
+        FROM turn AS t
+        WHERE t.outcome = 'created' AND a.id = (t.account).id
+    ),
+    entered AS (
+        INSERT INTO billing_data.charges (
+            account_id, ledger_version, id, amount_minor, currency, balance_before, balance_after,
+            free_uses_after, paid_with, description, metadata_message_id, metadata_agent_id,
+            metadata_channel_id, metadata_request_id, created_at, request_fingerprint, api_key_id,
+            database_role, digest
+        )
+        SELECT
+            c.account_id, c.ledger_version, c.id, c.amount_minor, c.currency, c.balance_before,
+            c.balance_after, c.free_uses_after, c.paid_with, c.description, c.metadata_message_id,
+            c.metadata_agent_id, c.metadata_channel_id, c.metadata_request_id, v_now,
+            c.request_fingerprint, c.api_key_id, p_role,
+            billing_data.new_charge_digest(
+                c.account_id, c.ledger_version, c.id, c.amount_minor, c.currency, c.balance_before,
+                c.balance_after, c.free_uses_after, c.paid_with, c.description, NULL,
+                c.request_fingerprint, v_now, c.api_key_id, NULL, p_role
+            )
+        FROM (
+            SELECT
+                (t.account).id AS account_id, (t.account).ledger_version + 1 AS ledger_version,
+                t.charge_id AS id, t.captured AS amount_minor, (t.hold).currency,
+                (t.account).paid_credits AS balance_before,
+                (t.account).paid_credits - t.credits AS balance_after,
+                (t.account).free_uses_remaining - t.free_uses AS free_uses_after,
+                CASE WHEN t.is_free THEN 'free' ELSE 'paid' END AS paid_with, (t.hold).description,
+                (t.hold).metadata_message_id, (t.hold).metadata_agent_id,
+                (t.hold).metadata_channel_id, (t.hold).metadata_request_id,
+                (t.hold).request_fingerprint, t.api_key_id
+            FROM turn AS t
+            WHERE t.outcome = 'created' AND t.captured > 0
+        ) AS c
+    ),
+    settled AS (
+        UPDATE billing_data.holds AS h
+        SET state = 'captured',
+            settled_at = v_now,
+            charge_id = t.made_id,
+            captured_minor = t.captured,
+            capture_asked = t.asked_minor,
+            capture_overage = t.overage,
+            is_late = (t.hold).state = 'expired'
+        FROM turn AS t
+        WHERE t.outcome = 'created' AND h.id = (t.hold).id
+    ),
+    noted AS (
+        INSERT INTO billing_data.hold_changes (
+            id, hold_id, change, amount_minor, created_at, api_key_id, database_role
+        )
+        SELECT t.charge_id, (t.hold).id, 'captured', t.captured, v_now, t.api_key_id, p_role
+        FROM turn AS t
+        WHERE t.outcome = 'created'
+    )
+    SELECT array_agg(
+        billing_data.hold_outcome(
+            t.item, t.outcome,
+            CASE
+                WHEN t.outcome = 'created' THEN billing_data.captured_hold(
+                    t.hold, t.made_id, t.captured, v_now
+                )
+                WHEN t.outcome IN (
+                    'replayed', 'hold_settled', 'hold_expired', 'capture_exceeds_hold'
+                ) THEN t.hold
+            END,
+            (t.account).paid_credits - CASE WHEN t.outcome = 'created' THEN t.credits ELSE 0 END,
+            (t.account).held_credits
+            - CASE WHEN t.outcome = 'created' THEN t.credits_kept ELSE 0 END,
+            (t.account).free_uses_remaining - (t.account).held_free_uses
+            - CASE WHEN t.outcome = 'created' THEN t.free_uses - t.free_uses_kept ELSE 0 END,
+            (t.account).currency
+        )
+    )
+    INTO v_outcomes
+    FROM turn AS t;
+    RETURN v_outcomes;
+END
+$$;
+COMMENT ON FUNCTION billing_data.capture_round IS
+    'Captures the first hold of each account of a list. Helper.';
+
+-- Captures a list of holds: a charge is made of what was used, and the rest is given back. Captures
+-- of holds of one account are decided in the order of the list. amount_minor is 0 or more (NULL:
+-- all that is held). With overage 'available' more than is held can be asked for: it takes what
+-- else is available, never below zero, so captured_minor may be less than was asked for. A hold
+-- that is over is captured (is_late) as long as the credits are still there. The account's state
+-- does not matter: the work was done. An item's outcome is 'created'; 'replayed' when the hold was
+-- captured before by the same request; the slug of the refusal; 'busy', only with p_wait false,
+-- when another transaction holds the account.
+-- Locks: the accounts, in id order. Writes: for each created item accounts, holds and hold_changes
+-- 1, charges 1 where more than 0 is captured.
+-- Errors: actor_required, actor_not_allowed, invalid_argument, lock_not_available when an account
+-- stays held, and serialization_failure when accounts were merged at this moment; all else is an
+-- outcome.
+-- Example: SELECT * FROM billing.capture_items(p_items => ARRAY[jsonb_populate_record(
+--     NULL::billing.capture_item, '{"hold_id": "019a9c2f-10d2-7b3e-8e57-52f0c6a1b9d4",
+--     "amount_minor": 3}')]);
+CREATE OR REPLACE FUNCTION billing.capture_items(
+    p_items billing.capture_item[], p_wait boolean DEFAULT true
+) RETURNS SETOF billing.hold_outcome
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off
+AS $$
+DECLARE
+    v_role text := billing_data.role_of_caller((p_items[1]).api_key_id);
+    v_locked uuid[];
+    v_outcomes billing.hold_outcome[] := ARRAY[]::billing.hold_outcome[];
+    v_left boolean[];
+BEGIN
+    PERFORM billing_data.require_list(array_dims(p_items), cardinality(p_items), 'p_items');
+    PERFORM billing_data.require_durable_commit();
+    v_locked := billing_data.lock_for_list(
+        ARRAY(
+            SELECT DISTINCT billing_data.surviving_account(h.account_id) AS id
+            FROM unnest(p_items) AS i
+            INNER JOIN billing_data.holds AS h ON h.id = i.hold_id
+            ORDER BY id
+        ),
+        p_wait
+    );
+    LOOP
+        v_outcomes := v_outcomes || billing_data.capture_round(
+            p_items, v_left, v_locked, v_role, p_wait
+        );
+        EXIT WHEN cardinality(v_outcomes) = cardinality(p_items);
+        v_left := billing_data.undecided(cardinality(p_items), v_outcomes);
+    END LOOP;
+    IF p_wait AND EXISTS (SELECT FROM unnest(v_outcomes) AS o WHERE o.outcome = 'busy') THEN
+        PERFORM billing_data.raise_merged_meanwhile();
+    END IF;
+    RETURN QUERY SELECT o.* FROM unnest(v_outcomes) AS o;
+END
+$$;
+COMMENT ON FUNCTION billing.capture_items IS
+    'Captures several holds at once, an outcome per item. For billing_server and billing_dba.';
+GRANT EXECUTE ON FUNCTION billing.capture_items TO billing_server, billing_dba;
+
+-- Raises what refused an item about a hold, unless it was done now or, where p_replays, before.
+CREATE OR REPLACE FUNCTION billing_data.require_held(
+    p_outcome billing.hold_outcome, p_hold_id uuid, p_required bigint, p_currency text
+) RETURNS void
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF p_outcome.outcome IN ('created', 'replayed') THEN
+        RETURN;
+    END IF;
+    PERFORM billing_data.raise_error(
+        CASE p_outcome.outcome WHEN 'conflict' THEN 'hold_already_exists' ELSE p_outcome.outcome
+        END,
+        jsonb_strip_nulls(jsonb_build_object(
+            'hold_id', coalesce(p_outcome.hold_id, p_hold_id), 'balance', p_outcome.available,
+            'available', p_outcome.available, 'held', p_outcome.amount_minor,
+            'required', p_required, 'state', p_outcome.state,
+            'account_currency', p_outcome.account_currency, 'currency', p_currency,
+            'permission', CASE p_outcome.outcome WHEN 'permission_missing' THEN 'billing:write' END
+        ))
+    );
+END
+$$;
+COMMENT ON FUNCTION billing_data.require_held IS
+    'Raises what refused an item about a hold, unless it was done. Helper.';
+
+-- Holds credits of an account, or one free use where there is one, for p_expires_in_seconds (1 to
+-- 86400). Any outcome but a new hold, or the same hold again under its idempotency key, is raised
+-- as an error. With p_dry_run nothing is held, and hold_id is NULL.
+-- Locks and writes: as billing.hold_items. Errors: actor and key errors, invalid_argument,
+-- account_not_found, account_suspended, account_closed, charge_currency_mismatch,
+-- insufficient_credits, hold_already_exists.
+-- Example: SELECT * FROM billing.create_hold(p_oauth_provider => 'oauth:google',
+--     p_external_id => '1', p_amount_minor => 5);
+CREATE OR REPLACE FUNCTION billing.create_hold(
+    p_oauth_provider text,
+    p_external_id text,
+    p_amount_minor bigint,
+    p_expires_in_seconds bigint DEFAULT 900,
+    p_description text DEFAULT 'one use',
+    p_idempotency_key text DEFAULT NULL,
+    p_currency text DEFAULT NULL,
+    p_metadata_message_id text DEFAULT NULL,
+    p_metadata_agent_id text DEFAULT NULL,
+    p_metadata_channel_id text DEFAULT NULL,
+    p_metadata_request_id text DEFAULT NULL,
+    p_dry_run boolean DEFAULT false,
+    p_api_key_id uuid DEFAULT NULL
+) RETURNS billing.hold_outcome
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_item billing.hold_item := ROW(
+        p_oauth_provider, p_external_id, p_amount_minor, p_currency, p_expires_in_seconds,
+        p_description, p_idempotency_key, p_metadata_message_id, p_metadata_agent_id,
+        p_metadata_channel_id, p_metadata_request_id, p_api_key_id
+    )::billing.hold_item;
+    v_outcome billing.hold_outcome;
+BEGIN
+    PERFORM billing_data.require_identity(p_oauth_provider, p_external_id);
+    PERFORM billing_data.require(p_amount_minor > 0, 'p_amount_minor', 'it must be greater than 0');
+    PERFORM billing_data.require(
+        p_expires_in_seconds BETWEEN 1 AND 86400, 'p_expires_in_seconds', 'it must be 1 to 86400'
+    );
+    PERFORM billing_data.require(
+        length(p_description) > 0, 'p_description', 'it must not be empty'
+    );
+    PERFORM billing_data.require(p_dry_run IS NOT NULL, 'p_dry_run', 'it must be true or false');
+    IF p_currency IS NOT NULL THEN
+        PERFORM billing_data.require_currency_length(p_currency);
+    END IF;
+    PERFORM billing_data.require_short(f.value, 'p_' || f.key)
+    FROM jsonb_each_text(to_jsonb(v_item)) AS f;
+    SELECT o.* INTO STRICT v_outcome
+    FROM billing.hold_items(ARRAY[v_item], p_dry_run => p_dry_run) AS o;
+    PERFORM billing_data.require_held(v_outcome, NULL, p_amount_minor, p_currency);
+    IF p_dry_run AND v_outcome.outcome = 'created' THEN
+        v_outcome.hold_id := NULL;
+    END IF;
+    RETURN v_outcome;
+END
+$$;
+COMMENT ON FUNCTION billing.create_hold IS
+    'Holds credits, or a free use, for a use whose price is known afterwards. '
+    'For billing_server and billing_dba.';
+GRANT EXECUTE ON FUNCTION billing.create_hold TO billing_server, billing_dba;
+
+-- Captures a hold, as billing.capture_items does, and raises a refusal as an error.
+-- Locks and writes: as billing.capture_items. Errors: actor and key errors, invalid_argument,
+-- hold_not_found, hold_settled, hold_expired, capture_exceeds_hold.
+-- Example: SELECT * FROM billing.capture_hold(p_hold_id => '...', p_amount_minor => 3);
+CREATE OR REPLACE FUNCTION billing.capture_hold(
+    p_hold_id uuid,
+    p_amount_minor bigint DEFAULT NULL,
+    p_overage text DEFAULT 'refuse',
+    p_api_key_id uuid DEFAULT NULL
+) RETURNS billing.hold_outcome
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_outcome billing.hold_outcome;
+BEGIN
+    PERFORM billing_data.require(
+        coalesce(p_amount_minor, 0) >= 0, 'p_amount_minor', 'it must be 0 or more'
+    );
+    PERFORM billing_data.require(
+        p_overage IN ('refuse', 'available'), 'p_overage', 'it must be refuse or available'
+    );
+    SELECT o.* INTO STRICT v_outcome
+    FROM billing.capture_items(
+        ARRAY[ROW(p_hold_id, p_amount_minor, p_overage, p_api_key_id)::billing.capture_item]
+    ) AS o;
+    PERFORM billing_data.require_held(v_outcome, p_hold_id, p_amount_minor, NULL);
+    RETURN v_outcome;
+END
+$$;
+COMMENT ON FUNCTION billing.capture_hold IS
+    'Captures a hold: makes a charge of what was used. For billing_server and billing_dba.';
+GRANT EXECUTE ON FUNCTION billing.capture_hold TO billing_server, billing_dba;
+
+-- A hold whose account is locked and up to date, for who may act on it.
+-- Locks: the account. Errors: hold_not_found.
+CREATE OR REPLACE FUNCTION billing_data.lock_hold(p_hold_id uuid, p_actor billing_data.actor)
+RETURNS billing_data.holds
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_hold billing_data.holds;
+    v_account billing_data.accounts;
+BEGIN
+    SELECT h.* INTO v_hold FROM billing_data.holds AS h WHERE h.id = p_hold_id;
+    v_account := billing_data.lock_account(v_hold.account_id);
+    IF v_hold.id IS NULL
+        OR (
+            p_actor.api_key_id IS NOT NULL AND (
+                billing_data.is_erased(v_account.id)
+                OR billing_data.owns_hold(NULL, p_actor.api_key_id, v_hold.api_key_id) IS NOT TRUE
+            )
+        )
+    THEN
+        PERFORM billing_data.raise_error(
+            'hold_not_found', jsonb_build_object('hold_id', p_hold_id)
+        );
+    END IF;
+    SELECT h.* INTO STRICT v_hold FROM billing_data.holds AS h WHERE h.id = p_hold_id;
+    RETURN v_hold;
+END
+$$;
+COMMENT ON FUNCTION billing_data.lock_hold IS
+    'A hold whose account is locked and up to date. Helper.';
+
+-- Writes what became of a hold, and who did it.
+-- Writes: hold_changes 1.
+CREATE OR REPLACE FUNCTION billing_data.note_hold_change(
+    p_hold_id uuid, p_change text, p_amount bigint, p_expires_at timestamptz, p_reason text,
+    p_now timestamptz, p_actor billing_data.actor
+) RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    INSERT INTO billing_data.hold_changes (
+        id, hold_id, change, amount_minor, expires_at, reason, created_at, api_key_id,
+        admin_user_id, database_role
+    )
+    VALUES (
+        billing_data.new_id(), p_hold_id, p_change, p_amount, p_expires_at, p_reason, p_now,
+        p_actor.api_key_id, p_actor.admin_user_id, p_actor.database_role
+    );
+END
+$$;
+COMMENT ON FUNCTION billing_data.note_hold_change IS
+    'Writes what became of a hold. Helper.';
+
+-- Gives back what a hold keeps, and ends it. The caller holds the account, which is up to date.
+-- Writes: holds 1, hold_changes 1, accounts 1 where the hold keeps something.
+CREATE OR REPLACE FUNCTION billing_data.settle_hold(
+    p_hold billing_data.holds, p_reason text, p_actor billing_data.actor
+) RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_now timestamptz := billing_data.clock();
+BEGIN
+    UPDATE billing_data.holds AS h
+    SET state = 'released', settled_at = v_now
+    WHERE h.id = p_hold.id;
+    UPDATE billing_data.accounts AS a
+    SET held_credits = a.held_credits
+            - CASE WHEN p_hold.free_uses = 0 THEN p_hold.amount_minor ELSE 0 END,
+        held_free_uses = a.held_free_uses - p_hold.free_uses,
+        updated_at = v_now
+    WHERE a.id = p_hold.account_id AND p_hold.state = 'open';
+    PERFORM billing_data.note_hold_change(
+        p_hold.id, 'released', NULL, NULL, p_reason, v_now, p_actor
+    );
+END
+$$;
+COMMENT ON FUNCTION billing_data.settle_hold IS
+    'Gives back what a hold keeps, for an account that is locked. Helper.';
+
+-- Releases the open holds of accounts. The caller holds the accounts.
+-- Writes: as billing_data.settle_hold for each.
+CREATE OR REPLACE FUNCTION billing_data.give_back_held(
+    p_account_ids uuid[], p_reason text, p_actor billing_data.actor
+) RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_hold billing_data.holds;
+BEGIN
+    FOR v_hold IN
+        SELECT h.*
+        FROM billing_data.holds AS h
+        WHERE h.account_id = ANY (p_account_ids) AND h.state = 'open'
+        ORDER BY h.id
+    LOOP
+        PERFORM billing_data.settle_hold(v_hold, p_reason, p_actor);
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION billing_data.give_back_held IS 'Releases the open holds of accounts. Helper.';
+
+-- The row of a hold as the functions about holds return it, with its account's figures of now.
+CREATE OR REPLACE FUNCTION billing_data.tell_hold(p_hold_id uuid, p_outcome text)
+RETURNS billing.hold_outcome
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_hold billing_data.holds;
+    v_account billing_data.accounts;
+    v_standing record;
+BEGIN
+    SELECT h.* INTO STRICT v_hold FROM billing_data.holds AS h WHERE h.id = p_hold_id;
+    SELECT a.* INTO STRICT v_account
+    FROM billing_data.accounts AS a
+    WHERE a.id = billing_data.surviving_account(v_hold.account_id);
+    SELECT s.* INTO STRICT v_standing FROM billing_data.standing(v_account) AS s;
+    IF v_hold.state = 'open' AND v_hold.expires_at <= billing_data.clock() THEN
+        v_hold.state := 'expired';
+    END IF;
+    RETURN billing_data.hold_outcome(
+        NULL, p_outcome, v_hold, v_account.paid_credits, v_standing.held,
+        v_account.free_uses_remaining - v_standing.held_free_uses, v_account.currency
+    );
+END
+$$;
+COMMENT ON FUNCTION billing_data.tell_hold IS
+    'A hold, with its account''s figures of now. Helper.';
+
+-- Releases a hold: nothing was used, and what it keeps is given back. A hold that is over is
+-- released, too, so that it cannot be captured late. A hold that was released before is told with
+-- outcome 'replayed'. An API key releases its own holds and those of its chain of rotations; staff
+-- and database roles release any, with a reason.
+-- Locks: the account. Writes: holds 1, hold_changes 1, accounts 0..1; admin_audit_logs 1 unless an
+-- API key calls. Errors: actor and key errors, invalid_argument, hold_not_found, hold_settled.
+-- Example: SELECT * FROM billing.release_hold(p_hold_id => '...', p_reason => 'the job failed');
+CREATE OR REPLACE FUNCTION billing.release_hold(
+    p_hold_id uuid,
+    p_reason text DEFAULT NULL,
+    p_api_key_id uuid DEFAULT NULL,
+    p_session_hash bytea DEFAULT NULL
+) RETURNS billing.hold_outcome
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_actor billing_data.actor :=
+        billing_data.authorize(p_api_key_id, p_session_hash, 'billing:write');
+    v_hold billing_data.holds;
+BEGIN
+    IF v_actor.api_key_id IS NULL THEN
+        PERFORM billing_data.require_reason(p_reason);
+    END IF;
+    PERFORM billing_data.require_short(p_reason, 'p_reason');
+    PERFORM billing_data.require_durable_commit();
+    v_hold := billing_data.lock_hold(p_hold_id, v_actor);
+    IF v_hold.state = 'released' THEN
+        RETURN billing_data.tell_hold(p_hold_id, 'replayed');
+    ELSIF v_hold.state = 'captured' THEN
+        PERFORM billing_data.raise_error(
+            'hold_settled', jsonb_build_object('hold_id', p_hold_id, 'state', v_hold.state)
+        );
+    END IF;
+    PERFORM billing_data.settle_hold(v_hold, p_reason, v_actor);
+    IF v_actor.api_key_id IS NULL THEN
+        PERFORM billing_data.write_audit(
+            'account.release_hold', 'account', v_hold.account_id::text,
+            jsonb_build_object('hold_id', p_hold_id, 'amount', v_hold.amount_minor), p_reason,
+            v_actor
+        );
+    END IF;
+    RETURN billing_data.tell_hold(p_hold_id, 'created');
+END
+$$;
+COMMENT ON FUNCTION billing.release_hold IS
+    'Releases a hold: nothing was used. For billing_server (agents and staff) and billing_dba.';
+GRANT EXECUTE ON FUNCTION billing.release_hold TO billing_server, billing_dba;
+
+-- Lets a hold that is open end later: p_expires_in_seconds from now (1 to 86400). A hold never ends
+-- earlier because of this. A hold that is over cannot be extended: make another one.
+-- Locks: the account. Writes: holds 0..1, hold_changes 0..1, accounts 0..1.
+-- Errors: actor and key errors, invalid_argument, hold_not_found, hold_settled, hold_expired.
+-- Example: SELECT * FROM billing.extend_hold(p_hold_id => '...', p_expires_in_seconds => 900);
+CREATE OR REPLACE FUNCTION billing.extend_hold(
+    p_hold_id uuid, p_expires_in_seconds bigint DEFAULT 900, p_api_key_id uuid DEFAULT NULL
+) RETURNS billing.hold_outcome
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_actor billing_data.actor := billing_data.authorize(p_api_key_id, NULL, 'billing:write');
+    v_now timestamptz;
+    v_hold billing_data.holds;
+    v_expires_at timestamptz;
+BEGIN
+    PERFORM billing_data.require(
+        p_expires_in_seconds BETWEEN 1 AND 86400, 'p_expires_in_seconds', 'it must be 1 to 86400'
+    );
+    PERFORM billing_data.require_durable_commit();
+    v_hold := billing_data.lock_hold(p_hold_id, v_actor);
+    IF v_hold.state <> 'open' THEN
+        PERFORM billing_data.raise_error(
+            CASE v_hold.state WHEN 'expired' THEN 'hold_expired' ELSE 'hold_settled' END,
+            jsonb_build_object(
+                'hold_id', p_hold_id, 'state', v_hold.state, 'required', v_hold.amount_minor,
+                'available', (billing_data.tell_hold(p_hold_id, 'created')).available
+            )
+        );
+    END IF;
+    v_now := billing_data.clock();
+    v_expires_at := v_now + p_expires_in_seconds * interval '1 second';
+    IF v_expires_at > v_hold.expires_at THEN
+        UPDATE billing_data.holds AS h SET expires_at = v_expires_at WHERE h.id = p_hold_id;
+        PERFORM billing_data.note_hold_change(
+            p_hold_id, 'extended', NULL, v_expires_at, NULL, v_now, v_actor
+        );
+    END IF;
+    RETURN billing_data.tell_hold(p_hold_id, 'created');
+END
+$$;
+COMMENT ON FUNCTION billing.extend_hold IS
+    'Lets an open hold end later. For billing_server and billing_dba.';
+GRANT EXECUTE ON FUNCTION billing.extend_hold TO billing_server, billing_dba;
+
+-- A hold, as it is now.
+-- Errors: actor and key errors, hold_not_found.
+-- Example: SELECT * FROM billing.get_hold(p_hold_id => '...');
+CREATE OR REPLACE FUNCTION billing.get_hold(
+    p_hold_id uuid, p_api_key_id uuid DEFAULT NULL, p_session_hash bytea DEFAULT NULL
+) RETURNS billing.hold_outcome
+LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_actor billing_data.actor :=
+        billing_data.authorize(p_api_key_id, p_session_hash, 'billing:read');
+BEGIN
+    IF NOT EXISTS (
+        SELECT FROM billing_data.holds AS h
+        WHERE h.id = p_hold_id
+            AND (
+                v_actor.api_key_id IS NULL
+                OR billing_data.owns_hold(NULL, v_actor.api_key_id, h.api_key_id)
+            )
+    ) THEN
+        PERFORM billing_data.raise_error(
+            'hold_not_found', jsonb_build_object('hold_id', p_hold_id)
+        );
+    END IF;
+    RETURN billing_data.tell_hold(p_hold_id, 'created');
+END
+$$;
+COMMENT ON FUNCTION billing.get_hold IS
+    'A hold, as it is now. For billing_server (agents and staff) and billing_dba.';
+GRANT EXECUTE ON FUNCTION billing.get_hold TO billing_server, billing_dba;
+
+-- An account's holds, newest first, of one state (p_state: open, captured, released, expired) or of
+-- all, also those of accounts that were merged into it. p_after is the id of the last hold of the
+-- page before. An API key sees its own holds and those of its chain of rotations.
+-- Errors: actor and key errors, invalid_argument.
+-- Example: SELECT * FROM billing.list_holds(p_oauth_provider => 'oauth:google',
+--     p_external_id => '1', p_state => 'open');
+CREATE OR REPLACE FUNCTION billing.list_holds(
+    p_oauth_provider text DEFAULT NULL,
+    p_external_id text DEFAULT NULL,
+    p_account_id uuid DEFAULT NULL,
+    p_state text DEFAULT NULL,
+    p_after uuid DEFAULT NULL,
+    p_limit bigint DEFAULT 50,
+    p_api_key_id uuid DEFAULT NULL,
+    p_session_hash bytea DEFAULT NULL
+) RETURNS SETOF billing.hold_outcome
+LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_actor billing_data.actor :=
+        billing_data.authorize(p_api_key_id, p_session_hash, 'billing:read');
+    v_family uuid[];
+    v_first_key_id uuid := billing_data.first_key_id(v_actor.api_key_id);
+BEGIN
+    PERFORM billing_data.require_page(p_limit, 0, 501);
+    PERFORM billing_data.require(
+        coalesce(p_state IN ('open', 'captured', 'released', 'expired'), true), 'p_state',
+        'it must be open, captured, released or expired'
+    );
+    v_family := billing_data.merged_family(coalesce(
+        billing_data.surviving_account(p_account_id),
+        billing_data.account_of_identity(p_oauth_provider, p_external_id)
+    ));
+    RETURN QUERY
+    SELECT t.*
+    FROM (
+        SELECT
+            n.id,
+            CASE WHEN n.state = 'open' AND n.expires_at <= billing_data.clock() THEN 'expired'
+                ELSE n.state END AS state
+        FROM unnest(v_family) AS f (id)
+        CROSS JOIN LATERAL (
+            SELECT h.*
+            FROM billing_data.holds AS h
+            WHERE h.account_id = f.id AND (p_after IS NULL OR h.id < p_after)
+            ORDER BY h.id DESC
+        ) AS n
+        WHERE v_actor.api_key_id IS NULL
+            OR n.api_key_id = v_actor.api_key_id
+            OR billing_data.first_key_id(n.api_key_id) = v_first_key_id
+    ) AS g
+    CROSS JOIN LATERAL billing_data.tell_hold(g.id, 'created') AS t
+    WHERE p_state IS NULL OR g.state = p_state
+    ORDER BY g.id DESC
+    LIMIT p_limit;
+END
+$$;
+COMMENT ON FUNCTION billing.list_holds IS
+    'Lists an account''s holds, newest first. For billing_server (agents and staff) and '
+    'billing_dba.';
+GRANT EXECUTE ON FUNCTION billing.list_holds TO billing_server, billing_dba;
+
+-- What is wrong with holds: an account counts what its open holds keep; a capture is the charge of
+-- what it says, for the account that has the hold or the one that it was merged into.
+CREATE OR REPLACE FUNCTION billing_data.find_hold_faults()
+RETURNS TABLE (account_id uuid, problem text, expected text, found text)
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT a.id, 'what is held is not what open holds keep',
+        format('%s credits, %s free uses', coalesce(t.credits, 0), coalesce(t.free_uses, 0)),
+        format('%s credits, %s free uses', a.held_credits, a.held_free_uses)
+    FROM billing_data.accounts AS a
+    LEFT JOIN (
+        SELECT
+            h.account_id, sum(h.amount_minor) FILTER (WHERE h.free_uses = 0) AS credits,
+            sum(h.free_uses) AS free_uses
+        FROM billing_data.holds AS h
+        WHERE h.state = 'open'
+        GROUP BY h.account_id
+    ) AS t ON t.account_id = a.id
+    WHERE (a.held_credits, a.held_free_uses) <> (coalesce(t.credits, 0), coalesce(t.free_uses, 0))
+    UNION ALL
+    SELECT h.account_id, format('hold %s ends and nothing will book it', h.id),
+        'due at ' || h.expires_at, 'due at ' || a.due_at
+    FROM billing_data.holds AS h
+    INNER JOIN billing_data.accounts AS a ON a.id = h.account_id
+    WHERE h.state = 'open' AND (a.due_at <= h.expires_at) IS NOT TRUE
+    UNION ALL
+    SELECT h.account_id, format('hold %s is not captured by its charge', h.id),
+        h.captured_minor::text, c.amount_minor::text
+    FROM billing_data.holds AS h
+    LEFT JOIN billing_data.charges AS c ON c.id = h.charge_id
+    WHERE h.captured_minor > 0
+        AND (
+            c.amount_minor = h.captured_minor
+            AND c.currency = h.currency
+            AND billing_data.surviving_account(c.account_id)
+            = billing_data.surviving_account(h.account_id)
+        ) IS NOT TRUE;
+$$;
+COMMENT ON FUNCTION billing_data.find_hold_faults IS
+    'Finds holds that are not counted, or not captured by their charges. Helper.';
