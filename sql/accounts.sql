@@ -229,7 +229,7 @@ BEGIN
     PERFORM set_config('lock_timeout', '50ms', true);
     SELECT
         coalesce(array_agg(l.id), '{}'),
-        array_agg(l.id) FILTER (WHERE l.due_at IS NOT NULL)
+        array_agg(l.id) FILTER (WHERE l.due_at <= billing_data.clock())
     INTO STRICT v_locked, v_due
     FROM (
         SELECT a.id, a.due_at

@@ -189,7 +189,6 @@ CREATE OR REPLACE FUNCTION billing_data.hold_round(
     p_left boolean[],
     p_locked uuid[],
     p_role text,
-    p_wait boolean,
     p_dry_run boolean
 ) RETURNS billing.hold_outcome[]
 LANGUAGE plpgsql VOLATILE
@@ -217,8 +216,7 @@ BEGIN
                 WHEN (u.used).id IS NOT NULL THEN billing_data.replay_outcome(
                     (u.used).request_fingerprint, f.fingerprint
                 )
-                WHEN (p_locked[width_bucket(a.id, p_locked)] = a.id) IS NOT TRUE
-                    THEN CASE WHEN p_wait THEN 'account_not_found' ELSE 'busy' END
+                WHEN (p_locked[width_bucket(a.id, p_locked)] = a.id) IS NOT TRUE THEN 'busy'
                 ELSE billing_data.charge_verdict(
                     a.status, a.currency, coalesce((i.asked).currency, a.currency),
                     a.free_uses_remaining - a.held_free_uses, a.paid_credits - a.held_credits,
@@ -370,7 +368,7 @@ BEGIN
     );
     LOOP
         v_outcomes := v_outcomes || billing_data.hold_round(
-            p_items, v_left, v_locked, v_role, p_wait, p_dry_run
+            p_items, v_left, v_locked, v_role, p_dry_run
         );
         EXIT WHEN cardinality(v_outcomes) = cardinality(p_items);
         v_left := billing_data.undecided(cardinality(p_items), v_outcomes);
@@ -498,8 +496,7 @@ CREATE OR REPLACE FUNCTION billing_data.capture_round(
     p_items billing.capture_item[],
     p_left boolean[],
     p_locked uuid[],
-    p_role text,
-    p_wait boolean
+    p_role text
 ) RETURNS billing.hold_outcome[]
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
@@ -527,7 +524,7 @@ BEGIN
                 ) OR (g.hold).id IS NULL OR billing_data.is_erased((a.account).id)
                     THEN 'hold_not_found'
                 WHEN (p_locked[width_bucket((a.account).id, p_locked)] = (a.account).id) IS NOT TRUE
-                    THEN CASE WHEN p_wait THEN 'hold_not_found' ELSE 'busy' END
+                    THEN 'busy'
                 WHEN (a.account).status = 'merged' THEN 'busy'
                 ELSE w.outcome
             END AS outcome
@@ -707,7 +704,7 @@ BEGIN
     );
     LOOP
         v_outcomes := v_outcomes || billing_data.capture_round(
-            p_items, v_left, v_locked, v_role, p_wait
+            p_items, v_left, v_locked, v_role
         );
         EXIT WHEN cardinality(v_outcomes) = cardinality(p_items);
         v_left := billing_data.undecided(cardinality(p_items), v_outcomes);
@@ -722,7 +719,7 @@ COMMENT ON FUNCTION billing.capture_items IS
     'Captures several holds at once, an outcome per item. For billing_server and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.capture_items TO billing_server, billing_dba;
 
--- Raises what refused an item about a hold, unless it was done now or, where p_replays, before.
+-- Raises what refused an item about a hold, unless it was done now or before.
 CREATE OR REPLACE FUNCTION billing_data.require_held(
     p_outcome billing.hold_outcome, p_hold_id uuid, p_required bigint, p_currency text
 ) RETURNS void

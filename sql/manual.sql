@@ -1184,12 +1184,12 @@ $t$SELECT billing.try_writing();$t$),
 $t$Undoes the merge of an account, as long as the account that it was merged into has not
 changed since: credits, free uses and consent are as before, and id and identity lead to
 the account itself again. p_account_id is the account that was merged. When the
-idempotency key was used before for this account, nothing is done and replayed is true.
-With p_dry_run nothing is written: the answer, or the refusal, is what the same call would
-give now, without an undo_id.$t$,
+idempotency key was used before for this account, nothing is done and replayed is true;
+with another reason it is another request. With p_dry_run nothing is written: the answer,
+or the refusal, is what the same call would give now, without an undo_id.$t$,
 $t$Locks: both accounts, in id order. Writes: account_merges 1, accounts 2, credits 0..2,
 merged_accounts 1, admin_audit_logs 2. Errors: actor errors, invalid_argument,
-account_not_found, account_not_merged, merge_stands (it says why).$t$,
+account_not_found, account_not_merged, merge_stands (it says why), idempotency_key_reused.$t$,
 $t$SELECT *
 FROM billing.undo_merge(
     p_account_id => '...',

@@ -431,11 +431,12 @@ COMMENT ON FUNCTION billing_data.carry_out_undo IS
 -- Undoes the merge of an account, as long as the account that it was merged into has not changed
 -- since: credits, free uses and consent are as before, and id and identity lead to the account
 -- itself again. p_account_id is the account that was merged. When the idempotency key was used
--- before for this account, nothing is done and replayed is true. With p_dry_run nothing is written:
--- the answer, or the refusal, is what the same call would give now, without an undo_id.
+-- before for this account, nothing is done and replayed is true; with another reason it is another
+-- request. With p_dry_run nothing is written: the answer, or the refusal, is what the same call
+-- would give now, without an undo_id.
 -- Locks: both accounts, in id order. Writes: account_merges 1, accounts 2, credits 0..2,
 -- merged_accounts 1, admin_audit_logs 2. Errors: actor errors, invalid_argument,
--- account_not_found, account_not_merged, merge_stands (it says why).
+-- account_not_found, account_not_merged, merge_stands (it says why), idempotency_key_reused.
 -- Example: SELECT * FROM billing.undo_merge(p_account_id => '...', p_reason => 'two people');
 CREATE OR REPLACE FUNCTION billing.undo_merge(
     p_account_id uuid,
@@ -468,6 +469,9 @@ BEGIN
     FROM billing_data.account_merges AS m
     WHERE m.merged_account_id = p_account_id AND m.undo_key = p_idempotency_key;
     replayed := FOUND;
+    IF v_merge.undo_reason <> p_reason THEN
+        PERFORM billing_data.raise_error('idempotency_key_reused');
+    END IF;
     IF NOT replayed THEN
         v_merge := billing_data.lock_merge(p_account_id);
         IF NOT p_dry_run THEN

@@ -948,7 +948,7 @@ CREATE FUNCTION billing_data.refuse_caller(p_names_actor boolean) RETURNS text
 CREATE FUNCTION billing_data.caller_role() RETURNS text
     LANGUAGE sql STABLE;
 
-CREATE FUNCTION billing_data.capture_round(p_items billing.capture_item[], p_left boolean[], p_locked uuid[], p_role text, p_wait boolean) RETURNS billing.hold_outcome[]
+CREATE FUNCTION billing_data.capture_round(p_items billing.capture_item[], p_left boolean[], p_locked uuid[], p_role text) RETURNS billing.hold_outcome[]
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET plan_cache_mode TO 'force_generic_plan'
@@ -1494,7 +1494,7 @@ CREATE FUNCTION billing_data.hold_fingerprint(p_item billing.hold_item) RETURNS 
 CREATE FUNCTION billing_data.hold_outcome(p_item integer, p_outcome text, p_hold billing_data.holds, p_balance bigint, p_held bigint, p_free_uses bigint, p_account_currency text) RETURNS billing.hold_outcome
     LANGUAGE sql IMMUTABLE;
 
-CREATE FUNCTION billing_data.hold_round(p_items billing.hold_item[], p_left boolean[], p_locked uuid[], p_role text, p_wait boolean, p_dry_run boolean) RETURNS billing.hold_outcome[]
+CREATE FUNCTION billing_data.hold_round(p_items billing.hold_item[], p_left boolean[], p_locked uuid[], p_role text, p_dry_run boolean) RETURNS billing.hold_outcome[]
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET plan_cache_mode TO 'force_generic_plan'

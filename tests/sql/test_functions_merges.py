@@ -182,6 +182,8 @@ def test_a_merge_and_its_undoing_happen_once_under_their_keys(
     again = _undo(dba, one, idempotency_key="u")
     assert (first.pop("replayed"), again.pop("replayed")) == (False, True)
     assert again == first
+    other_request = {"account_id": one.id, "reason": "another reason", "idempotency_key": "u"}
+    assert dba.refusal("undo_merge", **other_request).slug == "idempotency_key_reused"
     assert dba.row("merge_accounts", **asked)["replayed"] is True  # and nothing is merged again
     assert paid(module_database, one, other, third) == [5, 5, 5]
     refusal = dba.refusal("undo_merge", account_id=one.id, reason="x")

@@ -11,6 +11,7 @@ from tests.sql.adoption.helpers import (
     Adopted,
 )
 from tests.sql.helpers import ledger_problems, session
+from tests.sql.seals import seal_all
 from tests.support import (
     BILLING,
     Service,
@@ -123,6 +124,17 @@ def test_an_old_charge_key_is_still_recognised(adopted: Adopted, adopted_service
             headers={"X-API-Key": secret},
         ).json()
     assert str(charge_id) in {entry["transaction_id"] for entry in history["transactions"]}
+
+
+def test_the_entries_of_the_old_service_are_sealed_like_all_others(adopted: Adopted) -> None:
+    sealed = sum(entries for _, _, entries in seal_all(adopted.database))
+    assert sealed == adopted.database.value(
+        "SELECT (SELECT count(*) FROM billing_data.charges WHERE created_at < date_trunc('day',"
+        " now(), 'UTC')) + (SELECT count(*) FROM billing_data.credits WHERE created_at <"
+        " date_trunc('day', now(), 'UTC'))"
+    )
+    assert sealed > 100
+    assert ledger_problems(adopted.database) == []
 
 
 def test_the_main_road_is_open_on_a_database_that_was_taken_over(
