@@ -6,7 +6,12 @@ nothing."""
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Sequence
+from typing import Any
+
+_SHOWN = 4  # how many last characters of a secret are shown, if it is long enough to stay secret
+LONG_ENOUGH = 16
 
 
 class DecryptionFailed(Exception):
@@ -33,6 +38,20 @@ class Cipher:
             return self._fernet.decrypt(token.encode()).decode()
         except (InvalidToken, UnicodeError):
             raise DecryptionFailed from None
+
+
+def seal(value: str, cipher: Cipher) -> dict[str, Any]:
+    """One secret as it is stored: encrypted, with its mask and its mode."""
+    mode = re.match(r"[a-z]+_(test|live)_", value)
+    sealed = {"encrypted": cipher.encrypt(value), "masked": mask(value)}
+    return {**sealed, "mode": mode[1]} if mode else sealed
+
+
+def mask(value: str) -> str:
+    """A secret as it may be shown, like sk_…1234."""
+    kind = re.match(r"[a-z]{2,6}_", value)
+    shown = value[-_SHOWN:] if len(value) >= LONG_ENOUGH else ""
+    return f"{kind[0] if kind else ''}…{shown}"
 
 
 def derived_key(secret: str, purpose: str) -> bytes:

@@ -30,8 +30,8 @@ from server.cli.sample_data import make_sample_data
 from server.cli.serve import run_server
 from server.config import ServeConfig, SettingsSeed, load_migration_config, load_serve_config
 from server.embedded import Cluster, EmbeddedError, find_binaries, growing_settings
-from server.encryption import Cipher
-from server.payments.settings import mask, seal_settings
+from server.encryption import Cipher, mask
+from server.payments.settings import seal_settings
 
 _STEPS = 4
 # A placeholder until the database exists: the rest of the configuration is checked first.

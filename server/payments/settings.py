@@ -15,15 +15,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from server.encryption import Cipher, DecryptionFailed
+from server.encryption import LONG_ENOUGH, Cipher, DecryptionFailed, mask, seal
 from server.payment_kinds import PROVIDER_KINDS
 from server.payments.provider import PaymentProvider, ProviderSettings
 from server.payments.registry import provider_of
 
 _LOG = logging.getLogger(__name__)
 _MASK = re.compile(r"…|\.\.\.|\*\*\*|•••")
-_SHOWN = 4  # how many last characters of a secret are shown, if it is long enough to stay secret
-_LONG_ENOUGH = 16
 
 
 class InvalidSetting(ValueError):
@@ -145,7 +143,7 @@ def joined_secrets(kept: Iterable[str], added: Iterable[str]) -> list[str]:
     """The secrets of a setting: the masks of those that stay, and new ones. A secret that is given
     again is not added twice."""
     added = list(added)
-    again = {mask(secret) for secret in added if len(secret) >= _LONG_ENOUGH}
+    again = {mask(secret) for secret in added if len(secret) >= LONG_ENOUGH}
     return [*(shown for shown in kept if shown not in again), *added]
 
 
@@ -157,13 +155,6 @@ def _sealed(kind: str, name: str, plain: str, cipher: Cipher | None) -> Any:
     if cipher is None:
         raise InvalidSetting(f"{name} cannot be stored: ENCRYPTION_KEY is not set")
     return seal(plain, cipher)
-
-
-def seal(value: str, cipher: Cipher) -> dict[str, Any]:
-    """One secret as it is stored: encrypted, with its mask and its mode."""
-    mode = re.match(r"[a-z]+_(test|live)_", value)
-    sealed = {"encrypted": cipher.encrypt(value), "masked": mask(value)}
-    return {**sealed, "mode": mode[1]} if mode else sealed
 
 
 def seal_anew(kind: str, config_data: Mapping[str, Any], cipher: Cipher) -> dict[str, Any]:
@@ -186,13 +177,6 @@ def _unsealed(value: Any, cipher: Cipher) -> str:
         return cipher.decrypt(str(value["encrypted"]))
     # The old service accepted any value; a value that is not text is kept as its JSON.
     return value if isinstance(value, str) else json.dumps(value)
-
-
-def mask(value: str) -> str:
-    """A secret as it may be shown, like sk_…1234."""
-    kind = re.match(r"[a-z]{2,6}_", value)
-    shown = value[-_SHOWN:] if len(value) >= _LONG_ENOUGH else ""
-    return f"{kind[0] if kind else ''}…{shown}"
 
 
 def _require_shape(provider: PaymentProvider, name: str, value: str) -> None:

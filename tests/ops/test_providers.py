@@ -16,8 +16,8 @@ import psycopg
 import pytest
 
 from server.config import ConfigError, load_provider_config
-from server.encryption import Cipher, DecryptionFailed
-from server.payments.settings import InvalidSetting, mask, seal_settings
+from server.encryption import Cipher, DecryptionFailed, mask
+from server.payments.settings import InvalidSetting, seal_settings
 from tests.ops.command_line import refused, run
 from tests.stripe_double import Status, StripeDouble, running_stripe
 from tests.support import Database, wait_for
