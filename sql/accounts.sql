@@ -563,7 +563,8 @@ COMMENT ON FUNCTION billing.get_account IS
 GRANT EXECUTE ON FUNCTION billing.get_account TO billing_server, billing_dba;
 
 -- Suspends, reactivates or closes an account. Suspended and closed accounts cannot be charged but
--- still take credits. Locks: the account. Writes: accounts 1, admin_audit_logs 1 when it changed.
+-- still take credits. Locks: the account. Writes: accounts 1, admin_audit_logs 1 when it changed,
+-- outbox 0..n.
 -- Errors: actor errors, invalid_argument, account_not_found, account_erased.
 -- Example: SELECT * FROM billing.set_account_status(p_oauth_provider => 'oauth:google',
 --              p_external_id => '1', p_status => 'suspended', p_reason => 'chargeback');
@@ -603,6 +604,14 @@ BEGIN
             jsonb_build_object('before', v_previous, 'after', p_status), p_reason,
             v_actor
         );
+        IF p_status = 'suspended' OR p_status = 'active' THEN
+            PERFORM billing_data.raise_alert(
+                CASE p_status
+                    WHEN 'suspended' THEN 'account.suspended' ELSE 'account.reactivated'
+                END,
+                v_id, jsonb_build_object('previous_status', v_previous)
+            );
+        END IF;
     END IF;
     RETURN QUERY SELECT v_id, p_status, v_previous;
 END

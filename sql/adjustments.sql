@@ -171,7 +171,7 @@ GRANT EXECUTE ON FUNCTION billing.adjust_credits TO billing_server, billing_dba;
 -- Sets an account's free uses, by default to what new accounts get. This is not a ledger entry,
 -- because the ledger is about paid credits. The audit row proves it, with the ledger version that
 -- the account had.
--- Locks: the account. Writes: accounts 0..1, admin_audit_logs 0..1.
+-- Locks: the account. Writes: accounts 0..1, admin_audit_logs 0..1, outbox 0..n.
 -- Errors: actor errors, invalid_argument, account_not_found, account_erased.
 -- Example: SELECT * FROM billing.reset_free_uses(p_account_id => '...', p_reason => 'a new start');
 CREATE OR REPLACE FUNCTION billing.reset_free_uses(
@@ -216,6 +216,10 @@ BEGIN
                 'ledger_version', v_account.ledger_version
             ),
             p_reason, v_actor
+        );
+        PERFORM billing_data.raise_balance_alerts(
+            v_account.id, free_uses_before, v_account.paid_credits, free_uses_remaining,
+            v_account.paid_credits
         );
     END IF;
     RETURN NEXT;

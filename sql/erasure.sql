@@ -157,8 +157,8 @@ $$;
 COMMENT ON FUNCTION billing_data.erase_payments IS
     'Erases what is stored of a person''s payments but amounts and dates. Helper.';
 
--- Deletes the checks, refused charges and remembered requests of a person, and what lists of
--- charges say of them. The caller holds the accounts.
+-- Deletes the checks, refused charges, alerts and remembered requests of a person, and what lists
+-- of charges say of them. The caller holds the accounts.
 CREATE OR REPLACE FUNCTION billing_data.erase_requests(p_account_ids uuid[])
 RETURNS TABLE (table_name text, rows_erased bigint)
 LANGUAGE plpgsql VOLATILE
@@ -194,6 +194,10 @@ BEGIN
     SET reason = 'erased'
     FROM billing_data.holds AS h
     WHERE h.account_id = ANY (p_account_ids) AND c.hold_id = h.id AND c.reason <> 'erased';
+    RETURN NEXT;
+    table_name := 'outbox';
+    DELETE FROM billing_data.outbox AS o WHERE o.account_id = ANY (p_account_ids);
+    GET DIAGNOSTICS rows_erased = ROW_COUNT;
     RETURN NEXT;
     table_name := 'account_merges';
     UPDATE billing_data.account_merges AS m
@@ -244,7 +248,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION billing_data.erase_requests IS
-    'Deletes checks, refused charges and remembered requests of a person. Helper.';
+    'Deletes checks, refused charges, alerts and remembered requests of a person. Helper.';
 
 -- Erases the audit rows that are about a person. It must come before anything else that erases,
 -- because the rows are found by what is stored of the person.
@@ -417,10 +421,11 @@ COMMENT ON FUNCTION billing_data.erase_person IS
     'Erases everything of a person''s accounts. Helper.';
 
 -- Erases the data of a person everywhere: of an account and of those that were merged into it. The
--- identity is replaced, the account is closed; checks, refused charges and remembered requests are
--- deleted; descriptions, notes, origins, what payment providers sent and what the audit log says of
--- the person get an erased form. Amounts, dates, the ledger, its seals and the ids of payments
--- stay, and the books go on agreeing. The identity may come again, as a new account.
+-- identity is replaced, the account is closed; checks, refused charges, alerts and remembered
+-- requests are deleted; descriptions, notes, origins, what payment providers sent and what the
+-- audit log says of the person get an erased form. Amounts, dates, the ledger, its seals and the
+-- ids of payments stay, and the books go on agreeing. The identity may come again, as a new
+-- account.
 -- With paid credits left or open payment problems the account is refused (account_in_use), unless
 -- p_force: then an entry gives the credits up, and the problems stay open, without the data.
 -- A payment that arrives later is credited to the erased account and listed as a problem

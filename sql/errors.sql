@@ -85,6 +85,8 @@ FROM (
     ('credit_of_payment', 409,
         'Credit {credit_id} belongs to a payment: refund the payment at its provider',
         'The refund takes its credits back by itself, as far as the account has them.'),
+    ('delivery_not_found', 404, 'No delivery {delivery_id}',
+        'SELECT * FROM billing.list_deliveries();'),
     ('entry_of_old_service', 409,
         'Entry {entry_id} is of the old service and in another unit, so it cannot be reversed',
         'Correct the account by a new entry: SELECT * FROM billing.adjust_credits(...);'),
@@ -145,7 +147,16 @@ FROM (
         'Entry {entry_id} can be reversed by {left} at most, and {amount} was asked for',
         'Leave the amount out to reverse all that is left.'),
     ('session_over', 401, 'Invalid or expired token',
-        'Sign in again: no session or token with this hash is open.')
+        'Sign in again: no session or token with this hash is open.'),
+    ('webhook_endpoint_in_use', 409, 'The endpoint is {status}: switch it off first',
+        'SELECT * FROM billing.set_webhook_endpoint(p_status => ''off'', ...);'),
+    ('webhook_endpoint_not_found', 404, 'No webhook endpoint {endpoint_id}',
+        'SELECT * FROM billing.list_webhook_endpoints();'),
+    ('webhook_endpoint_off', 409, 'The endpoint is switched off: nothing is sent to it',
+        'Try it and switch it on first.'),
+    ('webhook_not_tried', 409,
+        'The endpoint must accept a test event at this address before it is switched on',
+        'Try it in the console; a server must send the event.')
 ) AS e (slug, http_status, message, hint);
 COMMENT ON VIEW billing.errors IS
     'Every refusal a function makes: SQLSTATE, HTTP status, wording with {placeholders}, hint.';

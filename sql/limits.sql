@@ -14,6 +14,8 @@ RETURN CASE p_field
     WHEN 'plan_name' THEN 100
     WHEN 'reason' THEN 500
     WHEN 'return_id' THEN 200
+    WHEN 'secret' THEN 1000  -- a secret, encrypted, as JSON
+    WHEN 'url' THEN 2000
     WHEN 'user_agent' THEN 500
     WHEN 'user_role' THEN 50
     ELSE 255

@@ -34,6 +34,8 @@
 -- Accounts, keys and staff.
 --   accounts and profiles
 \ir accounts.sql
+--   what other systems are told of accounts
+\ir alerts.sql
 --   where merged accounts lead
 \ir merged_accounts.sql
 --   what was taken over from the old service
@@ -122,6 +124,12 @@
 \ir personal_data.sql
 --   erasing a person
 \ir erasure.sql
+
+-- Alerts on their way to other systems.
+--   where they are sent
+\ir webhook_endpoints.sql
+--   what is on its way
+\ir outbox.sql
 
 -- For the DBA.
 --   the regular work as one call

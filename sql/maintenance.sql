@@ -6,7 +6,8 @@
 CREATE OR REPLACE FUNCTION billing_data.maintenance_steps() RETURNS text[]
 LANGUAGE sql IMMUTABLE
 RETURN ARRAY[
-    'figures', 'seals', 'watch', 'books', 'erased people', 'refused charges', 'partitions', 'checks'
+    'figures', 'seals', 'watch', 'books', 'erased people', 'refused charges', 'deliveries',
+    'partitions', 'checks'
 ];
 COMMENT ON FUNCTION billing_data.maintenance_steps IS 'The steps of maintenance. Helper.';
 
@@ -90,6 +91,8 @@ BEGIN
         detail := 'everything is kept';
     ELSIF p_step = 'refused charges' THEN
         detail := billing.delete_refused_charges(p_before => p_before) || ' deleted';
+    ELSIF p_step = 'deliveries' THEN
+        detail := billing.delete_deliveries(p_before => p_before) || ' deleted';
     ELSIF p_step = 'checks' THEN
         SELECT coalesce('dropped from ' || string_agg(p.partition_name, ', '), 'nothing to drop')
         INTO STRICT detail
@@ -104,9 +107,9 @@ COMMENT ON FUNCTION billing_data.run_maintenance_step IS 'Does one step of maint
 -- compares the newest entries with their accounts and looks for guards that are missing; "books"
 -- proves all books, for ten minutes at most (called again within a day, it goes on); "erased
 -- people" erases what calls under way left behind of people who were erased in the last week;
--- "refused charges" deletes what is older than p_keep; "partitions" makes the coming months of the
--- check audit; "checks" drops months that ended longer than p_keep ago, and up to 500,000 older
--- checks beside them. p_keep NULL keeps everything; p_steps does some steps only.
+-- "refused charges" and "deliveries" delete what is older than p_keep; "partitions" makes the
+-- coming months of the check audit; "checks" drops months that ended longer than p_keep ago, and up
+-- to 500,000 older checks beside them. p_keep NULL keeps everything; p_steps does some steps only.
 -- Each step is told in a row: done, or failed and why. A step that fails is undone and also a
 -- WARNING in the server's log; the others take effect. While another call is at work, this one does
 -- nothing and says so.

@@ -185,6 +185,16 @@ FROM billing.check_items(
     ARRAY[jsonb_populate_record(NULL::billing.check_item,
     '{"oauth_provider": "oauth:google",
     "external_id": "1"}')]);$t$),
+        ('claim_deliveries',
+$t$Claims deliveries that are due, up to p_most for each endpoint that is switched on and is
+not one of p_busy, for a minute. The caller sends each and notes what came of it. The
+commit is asynchronous: a claim that a crash loses is made again. No actor is needed: the
+servers call it by themselves.$t$,
+$t$Locks: the rows it claims; held ones are left out. Writes: outbox 1 per claimed row.
+Errors: invalid_argument.$t$,
+$t$SELECT *
+FROM billing.claim_deliveries(
+    p_most => 10);$t$),
         ('continue_verification',
 $t$Verifies one range of the newest run that no other session is verifying, as
 billing.verify_ledger does, and keeps what it found. Returns what was checked in it:
@@ -314,11 +324,29 @@ $t$SELECT *
 FROM billing.create_staff_token(
     p_token_hash => sha256('random'),
     p_email => 'ada@example.com');$t$),
+        ('create_webhook_endpoint',
+$t$Makes an endpoint. It is off until it has been tried. p_secret comes encrypted; an empty
+list of kinds stands for all kinds.$t$,
+$t$Locks: the settings row, so that the count is right. Writes: webhook_endpoints 1,
+admin_audit_logs 1. Errors: actor errors, invalid_argument.$t$,
+$t$SELECT billing.create_webhook_endpoint(
+    p_name => 'shop',
+    p_url => 'https://example.com/billing',
+    p_reason => 'the shop tops up',
+    p_secret => '{"encrypted": "as the server makes
+    it", "masked": "whsec_…wxyz"}');$t$),
         ('default_payment_provider',
 $t$The provider that is used where none is named: the first one. With p_to_sell it is the
 first that is offered, active and has its credential, if there is one.$t$,
 $t$$t$,
 $t$SELECT billing.default_payment_provider();$t$),
+        ('delete_deliveries',
+$t$Retention of the outbox: deletes up to p_rows deliveries that were settled before
+p_before, and those of endpoints that are gone. Returns how many those were.$t$,
+$t$Locks: none that a charge waits for. Writes: admin_audit_logs 1 when it deleted. Errors:
+actor_required, invalid_argument.$t$,
+$t$SELECT billing.delete_deliveries(
+    p_before => now() - interval '13 months');$t$),
         ('delete_refused_charges',
 $t$Retention of refused charges: deletes up to p_rows rows from before p_before, and returns
 how many it deleted. Call it again until it returns fewer than p_rows.$t$,
@@ -326,6 +354,13 @@ $t$Locks: none that a charge waits for. Writes: admin_audit_logs 1 when it delet
 actor_required, invalid_argument.$t$,
 $t$SELECT billing.delete_refused_charges(
     p_before => now() - interval '13 months');$t$),
+        ('delete_webhook_endpoint',
+$t$Deletes an endpoint that is switched off, with what was sent to it.$t$,
+$t$Locks: the endpoint. Writes: webhook_endpoints 1, outbox 0..n, admin_audit_logs 1. Errors:
+actor errors, invalid_argument, webhook_endpoint_not_found, webhook_endpoint_in_use.$t$,
+$t$SELECT billing.delete_webhook_endpoint(
+    p_endpoint_id => '...',
+    p_reason => 'gone');$t$),
         ('describe_money',
 $t$Writes an amount in Stripe's minor units as people write it. Changes nothing.$t$,
 $t$$t$,
@@ -374,7 +409,7 @@ $t$SELECT billing.end_staff_sessions(
     p_reason => 'laptop lost');$t$),
         ('erase_personal_data',
 $t$Erases the data of a person everywhere: of an account and of those that were merged into
-it. The identity is replaced, the account is closed; checks, refused charges and
+it. The identity is replaced, the account is closed; checks, refused charges, alerts and
 remembered requests are deleted; descriptions, notes, origins, what payment providers sent
 and what the audit log says of the person get an erased form. Amounts, dates, the ledger,
 its seals and the ids of payments stay, and the books go on agreeing. The identity may
@@ -540,6 +575,12 @@ FROM billing.get_session(
 $t$Reads the business settings.$t$,
 $t$$t$,
 $t$SELECT * FROM billing.get_settings();$t$),
+        ('get_webhook_endpoint',
+$t$Reads an endpoint with the encrypted secrets that sign now, to try it.$t$,
+$t$Errors: actor errors, webhook_endpoint_not_found.$t$,
+$t$SELECT *
+FROM billing.get_webhook_endpoint(
+    p_endpoint_id => '...');$t$),
         ('grant_credits',
 $t$Gives credits by a list in CSV. Its first line names the columns: account_id, or
 oauth_provider and external_id; and amount, which is above 0. A line that is bad, or is
@@ -646,6 +687,13 @@ $t$Errors: actor errors, invalid_argument.$t$,
 $t$SELECT *
 FROM billing.list_daily_figures(
     p_days => 30);$t$),
+        ('list_deliveries',
+$t$Lists deliveries, newest first, of one endpoint, state, kind or account only where one is
+named.$t$,
+$t$Errors: actor errors, invalid_argument.$t$,
+$t$SELECT *
+FROM billing.list_deliveries(
+    p_state => 'failed');$t$),
         ('list_holds',
 $t$An account's holds, newest first, of one state (p_state: open, captured, released,
 expired) or of all, also those of accounts that were merged into it. p_after is the id of
@@ -759,18 +807,22 @@ refunds and disputes reported that day.$t$,
 $t$Errors: actor errors, invalid_argument, account_not_found.$t$,
 $t$SELECT *
 FROM billing.list_usage('2026-11-01', '2026-12-01');$t$),
+        ('list_webhook_endpoints',
+$t$Lists the endpoints with masked secrets, and how many deliveries wait or have failed.$t$,
+$t$Errors: actor errors.$t$,
+$t$SELECT * FROM billing.list_webhook_endpoints();$t$),
         ('maintenance',
 $t$Keeps the database in order; for cron or pg_cron, once a day. The steps: "figures" rolls
 up the dashboard's figures; "seals" seals up to a million entries of days that are over;
 "watch" compares the newest entries with their accounts and looks for guards that are
 missing; "books" proves all books, for ten minutes at most (called again within a day, it
 goes on); "erased people" erases what calls under way left behind of people who were
-erased in the last week; "refused charges" deletes what is older than p_keep; "partitions"
-makes the coming months of the check audit; "checks" drops months that ended longer than
-p_keep ago, and up to 500,000 older checks beside them. p_keep NULL keeps everything;
-p_steps does some steps only. Each step is told in a row: done, or failed and why. A step
-that fails is undone and also a WARNING in the server's log; the others take effect. While
-another call is at work, this one does nothing and says so.$t$,
+erased in the last week; "refused charges" and "deliveries" delete what is older than
+p_keep; "partitions" makes the coming months of the check audit; "checks" drops months
+that ended longer than p_keep ago, and up to 500,000 older checks beside them. p_keep NULL
+keeps everything; p_steps does some steps only. Each step is told in a row: done, or
+failed and why. A step that fails is undone and also a WARNING in the server's log; the
+others take effect. While another call is at work, this one does nothing and says so.$t$,
 $t$Locks: billing_data.locks (maintenance); seal_state; verification_runs; the check audit,
 as billing.create_check_partitions and billing.drop_check_partitions. Writes: what the
 steps do; admin_audit_logs 1. Errors: actor_required, invalid_argument.$t$,
@@ -795,6 +847,16 @@ FROM billing.merge_accounts(
     p_account_id => '...',
     p_into_account_id => '...',
     p_reason => 'one person with two sign-ins');$t$),
+        ('note_delivery',
+$t$Notes what came of an attempt: p_error NULL says that the alert was delivered; otherwise
+it is tried again after a pause, or parked as failed after the last attempt. A failure is
+not noted when the delivery was claimed again meanwhile. Returns the delivery's state;
+NULL when nothing was noted.$t$,
+$t$Locks: the row. Writes: outbox 0..1. Errors: invalid_argument.$t$,
+$t$SELECT billing.note_delivery(
+    p_delivery_id => '...',
+    p_attempt => 1,
+    p_answer_status => 204);$t$),
         ('process_payment_event',
 $t$Processes one event, whose signature the caller has verified, in the form the caller made
 of it. p_action is one of these: 'settle' (money came: p_amount_minor, p_currency);
@@ -850,6 +912,15 @@ FROM billing.record_credit(
     p_amount_minor => 20,
     p_transaction_type => 'grant',
     p_description => 'a gift');$t$),
+        ('record_webhook_try',
+$t$Records that an endpoint was tried at p_url: p_error NULL says that it accepted the test
+event, and that it can be switched on while it has this address.$t$,
+$t$Locks: the endpoint. Writes: webhook_endpoints 0..1, admin_audit_logs 1. Errors: actor
+errors, invalid_argument, webhook_endpoint_not_found.$t$,
+$t$SELECT billing.record_webhook_try(
+    p_endpoint_id => '...',
+    p_url => 'https://example.com/billing',
+    p_error => 'it answered 500');$t$),
         ('refresh_figures',
 $t$Rolls up the slots that are over. One caller at a time does it; the others return false at
 once. Where the clock was set back, what was rolled up too early is counted again.$t$,
@@ -885,12 +956,22 @@ $t$Errors: api_key_*, permission_missing, actor errors.$t$,
 $t$SELECT billing.require_api_key(
     p_api_key_id => '...',
     p_permission => 'billing:read');$t$),
+        ('resend_deliveries',
+$t$Sends one delivery again (p_delivery_id), whatever its state, or all failed ones of an
+endpoint (p_endpoint_id): they are due at once, with all attempts ahead, under the same
+webhook-id. Returns how many those are.$t$,
+$t$Locks: the rows. Writes: outbox 1..n, admin_audit_logs 1 when there were any. Errors:
+actor errors, invalid_argument, delivery_not_found, webhook_endpoint_not_found,
+webhook_endpoint_off.$t$,
+$t$SELECT billing.resend_deliveries(
+    p_endpoint_id => '...',
+    p_reason => 'mended');$t$),
         ('reset_free_uses',
 $t$Sets an account's free uses, by default to what new accounts get. This is not a ledger
 entry, because the ledger is about paid credits. The audit row proves it, with the ledger
 version that the account had.$t$,
-$t$Locks: the account. Writes: accounts 0..1, admin_audit_logs 0..1. Errors: actor errors,
-invalid_argument, account_not_found, account_erased.$t$,
+$t$Locks: the account. Writes: accounts 0..1, admin_audit_logs 0..1, outbox 0..n. Errors:
+actor errors, invalid_argument, account_not_found, account_erased.$t$,
 $t$SELECT *
 FROM billing.reset_free_uses(
     p_account_id => '...',
@@ -1017,6 +1098,16 @@ FROM billing.rotate_api_key(
     p_key_prefix => '...',
     p_key_hash => '...',
     p_reason => 'yearly rotation');$t$),
+        ('rotate_webhook_secret',
+$t$Gives an endpoint another secret. Alerts are signed with both for a day, so that the
+receiver can change over meanwhile; a third one ends the first.$t$,
+$t$Locks: the endpoint. Writes: webhook_endpoints 1, admin_audit_logs 1. Errors: actor
+errors, invalid_argument, webhook_endpoint_not_found.$t$,
+$t$SELECT billing.rotate_webhook_secret(
+    p_endpoint_id => '...',
+    p_reason => 'leaked',
+    p_secret => '{"encrypted": "as the server makes
+    it", "masked": "whsec_…wxyz"}');$t$),
         ('seal_entries',
 $t$Seals about p_entries entries of days that are over, and closes a day's head after its
 last seal. Call it again while it returns a row. It returns none when everything is
@@ -1045,8 +1136,8 @@ FROM billing.seed_settings(
         ('set_account_status',
 $t$Suspends, reactivates or closes an account. Suspended and closed accounts cannot be
 charged but still take credits.$t$,
-$t$Locks: the account. Writes: accounts 1, admin_audit_logs 1 when it changed. Errors: actor
-errors, invalid_argument, account_not_found, account_erased.$t$,
+$t$Locks: the account. Writes: accounts 1, admin_audit_logs 1 when it changed, outbox 0..n.
+Errors: actor errors, invalid_argument, account_not_found, account_erased.$t$,
 $t$SELECT *
 FROM billing.set_account_status(
     p_oauth_provider => 'oauth:google',
@@ -1074,6 +1165,15 @@ actor_required, invalid_argument.$t$,
 $t$SELECT billing.set_admin_domain(
     p_domain => 'example.com',
     p_reason => 'a new name');$t$),
+        ('set_low_balance',
+$t$Sets the balance at which an account counts as low: free uses left and paid credits
+together. Then checks say low_balance, and the alerts balance.low and balance.recovered
+are raised where a balance crosses it. NULL switches that off.$t$,
+$t$Locks: the settings row. Writes: settings 0..1, admin_audit_logs 1 when it changed.
+Errors: actor errors, invalid_argument.$t$,
+$t$SELECT billing.set_low_balance(
+    p_threshold => 5,
+    p_reason => 'tell users in time');$t$),
         ('set_pricing',
 $t$Changes how many uses new users get free and what a pack is; NULL keeps the present value.
 A pack that was already offered keeps its price. A price is in Stripe's minor units and
@@ -1096,6 +1196,18 @@ $t$SELECT *
 FROM billing.set_provider_config(
     p_provider_type => 'stripe',
     p_is_active => false);$t$),
+        ('set_webhook_endpoint',
+$t$Changes an endpoint, or switches it on, off or pauses it; NULL keeps the present value. An
+endpoint that gets another address is off until it has been tried there. What waits for an
+endpoint that is switched off is parked as failed, and can be sent again later.$t$,
+$t$Locks: the endpoint. Writes: webhook_endpoints 0..1, outbox 0..n, admin_audit_logs 1 when
+it changed. Errors: actor errors, invalid_argument, webhook_endpoint_not_found,
+webhook_not_tried.$t$,
+$t$SELECT *
+FROM billing.set_webhook_endpoint(
+    p_endpoint_id => '...',
+    p_status => 'paused',
+    p_reason => 'the shop is being moved');$t$),
         ('settle_purchase',
 $t$Credits what was sold for a payment that succeeded at the provider, once per payment. It
 is for reconciliation and for a DBA who has seen the payment there; the provider's events
@@ -1238,6 +1350,11 @@ returns how many payments a person must look at, and how many guards of the book
 in force. No actor is needed: the web tier calls it by itself.$t$,
 $t$Errors: invalid_argument.$t$,
 $t$SELECT * FROM billing.watch_books();$t$),
+        ('watch_outbox',
+$t$What an alarm needs to know about endpoints that are switched on: how many deliveries
+wait, when the first of them is or was due, and how many were given up.$t$,
+$t$$t$,
+$t$SELECT * FROM billing.watch_outbox();$t$),
         ('withdraw_consent',
 $t$Withdraws a person's consent to marketing, of the account p_account_id or of the identity.
 What agents go on sending does not give it again; with p_undo true, the next consent that

@@ -193,7 +193,7 @@ COMMENT ON FUNCTION billing_data.free_key IS
 -- it and the credits go to the account that it leads to. A payment of the old service has no
 -- purchase here (p_purchase_id NULL) and must have paid the present price.
 -- Locks: the account, the purchase, the effect. Writes: purchases 0..1, payment_effects 0..1,
--- credits 0..n, accounts 0..1, payment_warnings 0..1 (paid for a person who was erased),
+-- credits 0..n, accounts 0..1, outbox 0..n, payment_warnings 0..1 (paid for an erased person),
 -- payment_returns 0..n (those that waited for the payment). Returns an
 -- outcome: 'credited', 'already_credited', 'resolved' (a person has dealt with the payment in
 -- another way), or what is wrong; in the last case nothing is written.
@@ -288,6 +288,15 @@ BEGIN
             p_database_role, p_payment_provider, v_credit_id
         );
         credits_added := v_credit.amount_minor;
+        PERFORM billing_data.raise_alert(
+            'purchase.credited', v_account.id,
+            jsonb_build_object(
+                'credit_id', v_credit.id, 'credits', v_credit.amount_minor,
+                'credits_remaining', v_credit.balance_after, 'provider', p_provider,
+                'payment_id', p_payment_id, 'amount_minor', p_amount_minor,
+                'currency', v_purchase.currency
+            )
+        );
         IF billing_data.is_erased(v_account.id) THEN
             INSERT INTO billing_data.payment_warnings (
                 provider, warning_id, kind, payment_id, account_id, created_at

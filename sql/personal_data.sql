@@ -241,6 +241,11 @@ AS $$
             FROM billing_data.refused_charges AS r
             WHERE r.account_id = ANY (p_account_ids)
         )),
+        ('outbox', (
+            SELECT json_agg(to_jsonb(o) ORDER BY o.id)
+            FROM billing_data.outbox AS o
+            WHERE o.account_id = ANY (p_account_ids)
+        )),
         ('account_requests', (
             SELECT json_agg(to_jsonb(r) - 'request_fingerprint' ORDER BY r.created_at)
             FROM billing_data.account_requests AS r

@@ -163,12 +163,15 @@ RETURNS TABLE (
     pack_uses bigint,
     pack_price_minor bigint,
     pack_currency text,
-    admin_email_domain text
+    admin_email_domain text,
+    low_balance bigint
 )
 LANGUAGE sql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
-    SELECT s.free_uses, s.pack_uses, s.pack_price_minor, s.pack_currency, s.admin_email_domain
+    SELECT
+        s.free_uses, s.pack_uses, s.pack_price_minor, s.pack_currency, s.admin_email_domain,
+        s.low_balance
     FROM billing_data.settings AS s;
 END;
 COMMENT ON FUNCTION billing.get_settings IS

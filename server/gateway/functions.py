@@ -84,6 +84,10 @@ def begin_purchase(
 ) -> None: ...
 
 
+@function("delivery_id event_id endpoint_id attempt url secrets payload")
+def claim_deliveries(*, most: int = ..., busy: Sequence[UUID | None] = ...) -> None: ...
+
+
 @function(
     "account_id oauth_provider external_id wa_id tenant_id customer_email balance_minor "
     "currency plan_name status paid_credits marketing_opt_in marketing_opt_in_at "
@@ -246,7 +250,7 @@ def get_schema_version() -> None: ...
 def get_session(*, session_hash: bytes) -> None: ...
 
 
-@function("free_uses pack_uses pack_price_minor pack_currency admin_email_domain")
+@function("free_uses pack_uses pack_price_minor pack_currency admin_email_domain low_balance")
 def get_settings() -> None: ...
 
 
@@ -413,6 +417,12 @@ def merge_accounts(
     idempotency_key: str | None = ...,
     dry_run: bool = ...,
     session_hash: bytes | None = ...,
+) -> None: ...
+
+
+@function()
+def note_delivery(
+    *, delivery_id: UUID, attempt: int, answer_status: int | None = ..., error: str | None = ...
 ) -> None: ...
 
 
@@ -717,6 +727,10 @@ def use_sign_in_ticket(*, ticket_hash: bytes) -> None: ...
 
 @function("accounts_checked mismatched payment_problems guard_faults")
 def watch_books(*, known: Sequence[UUID | None] = ..., entries: int = ...) -> None: ...
+
+
+@function("waiting due_since failed")
+def watch_outbox() -> None: ...
 
 
 @function("account_id withdrawn_at changed")

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from server.api_key_secret import new_secret
+from tests.sql.alerts import alerted, failed_delivery, raised, switch_on
 from tests.sql.helpers import (
     Caller,
     account_of,
@@ -67,6 +68,7 @@ FUNCTIONS: dict[str, tuple[set[str], str]] = {
     "check_credit": (BOTH, "v"),
     "check_credits": (BOTH, "v"),
     "check_items": (BOTH, "v"),
+    "claim_deliveries": (WEB, "v"),
     "continue_verification": (DBA, "v"),
     "create_account": (BOTH, "v"),
     "create_api_key": (BOTH, "v"),
@@ -79,8 +81,11 @@ FUNCTIONS: dict[str, tuple[set[str], str]] = {
     "create_sign_in_link": (DBA, "v"),
     "create_sign_in_ticket": (WEB, "v"),
     "create_staff_token": (BOTH, "v"),
+    "create_webhook_endpoint": (BOTH, "v"),
     "default_payment_provider": (BOTH, "s"),
+    "delete_deliveries": (DBA, "v"),
     "delete_refused_charges": (DBA, "v"),
+    "delete_webhook_endpoint": (BOTH, "v"),
     "describe_money": (BOTH, "s"),
     "describe_openings": (DBA, "s"),
     "describe_price": (BOTH, "s"),
@@ -106,6 +111,7 @@ FUNCTIONS: dict[str, tuple[set[str], str]] = {
     "get_schema_version": (BOTH, "s"),
     "get_session": (WEB, "s"),
     "get_settings": (BOTH, "s"),
+    "get_webhook_endpoint": (BOTH, "s"),
     "grant_credits": (DBA, "v"),
     "help": (EVERYBODY, "s"),
     "hold_items": (BOTH, "v"),
@@ -118,6 +124,7 @@ FUNCTIONS: dict[str, tuple[set[str], str]] = {
     "list_checks": (BOTH, "s"),
     "list_daily_figures": (BOTH, "s"),
     "list_holds": (BOTH, "s"),
+    "list_deliveries": (BOTH, "s"),
     "list_merges": (BOTH, "s"),
     "list_open_doors": (DBA, "s"),
     "list_payment_events": (BOTH, "s"),
@@ -130,16 +137,20 @@ FUNCTIONS: dict[str, tuple[set[str], str]] = {
     "list_top_consumers": (BOTH, "s"),
     "list_transactions": (BOTH, "s"),
     "list_usage": (BOTH, "s"),
+    "list_webhook_endpoints": (BOTH, "s"),
     "maintenance": (DBA, "v"),
     "merge_accounts": (BOTH, "v"),
+    "note_delivery": (WEB, "v"),
     "process_payment_event": (BOTH, "v"),
     "rebuild_figures": (DBA, "v"),
     "record_api_key_use": (WEB, "v"),
     "record_credit": (BOTH, "v"),
+    "record_webhook_try": (BOTH, "v"),
     "refresh_figures": (BOTH, "v"),
     "release_hold": (BOTH, "v"),
     "reopen_payment": (BOTH, "v"),
     "require_api_key": (BOTH, "s"),
+    "resend_deliveries": (BOTH, "v"),
     "reset_free_uses": (BOTH, "v"),
     "resolve_payment": (BOTH, "v"),
     "resolve_payment_event": (BOTH, "v"),
@@ -151,14 +162,17 @@ FUNCTIONS: dict[str, tuple[set[str], str]] = {
     "reverse_credit": (BOTH, "v"),
     "revoke_api_key": (BOTH, "v"),
     "rotate_api_key": (BOTH, "v"),
+    "rotate_webhook_secret": (BOTH, "v"),
     "seal_entries": (BOTH, "v"),
     "seed_founders": (DBA, "v"),
     "seed_settings": (DBA, "v"),
     "set_account_status": (BOTH, "v"),
     "set_admin": (BOTH, "v"),
     "set_admin_domain": (DBA, "v"),
+    "set_low_balance": (BOTH, "v"),
     "set_pricing": (BOTH, "v"),
     "set_provider_config": (BOTH, "v"),
+    "set_webhook_endpoint": (BOTH, "v"),
     "settle_purchase": (DBA, "v"),
     "sign_in_admin": (WEB, "v"),
     "statement": (BOTH, "s"),
@@ -170,6 +184,7 @@ FUNCTIONS: dict[str, tuple[set[str], str]] = {
     "use_sign_in_ticket": (WEB, "v"),
     "verify_ledger": (DBA, "s"),
     "watch_books": (BOTH, "s"),
+    "watch_outbox": (BOTH, "s"),
     "withdraw_consent": (BOTH, "v"),
 }
 
@@ -209,6 +224,23 @@ def _about_two_accounts(database: Database, dba: Caller, name: str, statement: s
     return statement.replace("'...'", f"'{one}'", 1).replace("'...'", f"'{other}'", 1)
 
 
+def _about_an_endpoint(database: Database, name: str, statement: str) -> str:
+    """The call with the id of an endpoint or a delivery that it can be made for, where it needs
+    one."""
+    if name not in (
+        "delete_webhook_endpoint", "get_webhook_endpoint", "note_delivery", "record_webhook_try",
+        "resend_deliveries", "rotate_webhook_secret", "set_webhook_endpoint",
+    ):  # fmt: skip
+        return statement
+    endpoint = alerted(database)
+    if name != "delete_webhook_endpoint":  # it deletes one that is off
+        switch_on(database, endpoint)
+    if name == "resend_deliveries":
+        failed_delivery(database, endpoint)
+    thing = raised(database, endpoint) if name == "note_delivery" else endpoint
+    return statement.replace("'...'", f"'{thing}'")
+
+
 @contextmanager
 def runnable_example(database: Database, name: str) -> Iterator[tuple[Caller, str]]:
     """A caller that may make the call in a function's header, and the call. Everything that the
@@ -244,6 +276,7 @@ def runnable_example(database: Database, name: str) -> Iterator[tuple[Caller, st
         statement = re.sub(r"(p_key_prefix => )'[^']*\.\.\.'", rf"\g<1>'{other.prefix}'", statement)
         statement = re.sub(r"(p_key_hash => )'\.\.\.'", rf"\g<1>'{other.hash}'", statement)
         statement = _about_two_accounts(database, dba, name, statement)
+        statement = _about_an_endpoint(database, name, statement)
         if name in (
             "adjust_credits", "erase_personal_data", "explain_denial", "export_personal_data",
             "get_account_by_id", "reset_free_uses",

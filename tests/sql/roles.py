@@ -95,6 +95,22 @@ WRITES: dict[str, dict[str, Any]] = {
     "set_admin": {"email": "nobody@example.com", "reason": "a test"},
     "set_pricing": {"reason": "a test"},
     "set_provider_config": {"provider_type": "stripe"},
+    "create_webhook_endpoint": {
+        "name": "shop",
+        "url": "https://example.com/",
+        "secret": '{"encrypted": "x", "masked": "x"}',
+        "reason": "a test",
+    },
+    "delete_webhook_endpoint": {"endpoint_id": NOBODY, "reason": "a test"},
+    "record_webhook_try": {"endpoint_id": NOBODY, "url": "https://example.com/"},
+    "resend_deliveries": {"endpoint_id": NOBODY, "reason": "a test"},
+    "rotate_webhook_secret": {
+        "endpoint_id": NOBODY,
+        "secret": '{"encrypted": "x", "masked": "x"}',
+        "reason": "a test",
+    },
+    "set_low_balance": {"threshold": 5, "reason": "a test"},
+    "set_webhook_endpoint": {"endpoint_id": NOBODY, "reason": "a test"},
 }
 
 
@@ -150,6 +166,7 @@ STAFF_READS: dict[str, dict[str, Any]] = {
     "find_entry": {"transaction_id": NOBODY},
     "get_account_by_id": {"account_id": NOBODY},
     "get_overview": {},
+    "get_webhook_endpoint": {"endpoint_id": NOBODY},
     "list_accounts": {},
     "list_admins": {},
     "list_api_keys": {},
@@ -157,6 +174,8 @@ STAFF_READS: dict[str, dict[str, Any]] = {
     "list_checks": {"account_id": NOBODY},
     "list_merges": {"account_id": NOBODY},
     "list_daily_figures": {},
+    "list_deliveries": {},
+    "list_webhook_endpoints": {},
     "list_payment_events": {},
     "list_payment_problems": {},
     "list_provider_configs": {},
@@ -197,6 +216,7 @@ FOR_DBAS: dict[str, dict[str, Any]] = {
     "verify_ledger": {},
     "continue_verification": {},
     "drop_check_partitions": {"before": "2020-01-01"},
+    "delete_deliveries": {"before": "2020-01-01"},
     "list_payments": {},
     "return_payment": {
         "payment_id": "pi_nobody",

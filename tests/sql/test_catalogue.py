@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.sql.alerts import listening, old_delivery
 from tests.sql.catalogue import (
     DBA,
     EVERYBODY,
@@ -468,6 +469,8 @@ def _change(database: Database, dba: Caller, name: str, example: str) -> str:
             "UPDATE billing_data.refused_charges SET minute = '2020-01-01', first_at ="
             " '2020-01-01', last_at = '2020-01-01'"
         )
+    elif name == "delete_deliveries":
+        old_delivery(database, listening(database))
     elif name == "drop_check_partitions":
         database.execute(
             "INSERT INTO billing_data.credit_checks (id, oauth_provider, external_id, has_credit,"

@@ -17,8 +17,8 @@ from tests.support import Database
 
 COLUMNS = 100
 TASKS = [
-    "find", "use", "give", "correct", "people", "pay", "prove", "keys", "staff", "set up", "watch",
-    "maintain", "serve",
+    "find", "use", "give", "correct", "people", "pay", "prove", "keys", "staff", "set up", "alert",
+    "watch", "maintain", "serve",
 ]  # fmt: skip
 
 

@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 from tests.ops.command_line import run
+from tests.sql.alerts import failed_delivery, listening, old_delivery
 from tests.sql.helpers import Caller, account_of, new_user, session
 from tests.support import Database
 
@@ -17,6 +18,7 @@ STEPS = [
     "books",
     "erased people",
     "refused charges",
+    "deliveries",
     "partitions",
     "checks",
 ]
@@ -56,6 +58,9 @@ def test_one_call_does_every_step_and_tells_each_in_a_row_and_in_the_audit_log(
 ) -> None:
     new_user(database, paid=5)
     _age(database)
+    endpoint = listening(database)
+    old_delivery(database, endpoint)
+    recent = failed_delivery(database, endpoint)
     with session(database, "t_dba") as dba:
         rows = told(dba)
         assert list(rows) == STEPS
@@ -63,8 +68,10 @@ def test_one_call_does_every_step_and_tells_each_in_a_row_and_in_the_audit_log(
         assert "0 do not agree" in rows["watch"][1]
         assert rows["books"][1] == "1 of 1 ranges: 1 accounts with 1 entries, 0 problems"
         assert rows["refused charges"][1] == "1 deleted"
+        assert rows["deliveries"][1] == "1 deleted"
         assert rows["partitions"][1].startswith("made credit_checks_2")
         assert rows["checks"][1] == "dropped from credit_checks_default"
+        assert [row["delivery_id"] for row in dba.rows("list_deliveries")] == [recent]
         left = database.value("SELECT count(*) FROM ONLY billing_data.credit_checks_default")
         assert left == 0
         (log,) = dba.rows("list_audit_log", action="maintenance.run")

@@ -10,6 +10,7 @@ from uuid import UUID
 
 import pytest
 
+from tests.sql.alerts import alerted, switch_on
 from tests.sql.helpers import (
     NOBODY,
     Caller,
@@ -70,6 +71,7 @@ NOT_PERSONAL = {
     "users_by_day": "counts",
     "verification_ranges": "what does not agree in the books, by accounts and numbers",
     "verification_runs": "who verified the books",
+    "webhook_endpoints": "where alerts are sent",
 }
 # Columns that are not exported: they follow from the others, or say who of the staff acted.
 NOT_EXPORTED = {
@@ -97,6 +99,7 @@ KEPT = {
     "credits": {"currency", "database_role", "payment_provider", "transaction_type"},
     "hold_changes": {"change"},
     "holds": {"capture_overage", "currency", "database_role", "state"},
+    "outbox": {"error", "kind", "state"},
     "payment_effects": {"effect", "payment_id", "provider"},
     "payment_events": {"event_id", "event_type", "outcome", "payment_id", "provider"},
     "payment_returns": {"kind", "provider", "return_id", "state", "status"},
@@ -194,7 +197,12 @@ def _planted(database: Database, mark: str) -> UUID:
             )  # fmt: skip
             if undo:
                 dba.rows("undo_merge", account_id=other, reason="not one")
+        switch_on(database, alerted(database))
         dba.row("set_account_status", **who, status="suspended", reason=mark)
+        database.execute(
+            "SELECT billing_data.raise_alert('cap.reached', %s,"
+            " jsonb_build_object('agent_id', %s::text))", account, mark,
+        )  # fmt: skip
     database.execute(
         "INSERT INTO billing_data.admin_audit_logs (action, resource_type, resource_id, changes,"
         " reason, database_role) VALUES ('account.note', 'account', %s,"
@@ -282,7 +290,7 @@ def test_an_erased_person_is_nowhere_and_the_books_agree(
         assert _erase(dba, account) == foretold
         assert foretold.keys() >= {
             "accounts", "admin_audit_logs", "account_requests", "batch_requests",
-            "charges_and_credits", "credit_checks", "payment_effects", "payment_events",
+            "charges_and_credits", "credit_checks", "outbox", "payment_effects", "payment_events",
             "payment_returns", "payment_warnings", "purchases", "refused_charges",
         }  # fmt: skip
         assert mark not in dump_of(module_database)

@@ -7,6 +7,7 @@ import uuid
 import pytest
 
 from tests.sql.helpers import (
+    NOBODY,
     Caller,
     Refusal,
     account_of,
@@ -53,6 +54,7 @@ TABLES = (
     "locks",
     "merge_ranks",
     "merged_accounts",
+    "outbox",
     "payment_effects",
     "payment_events",
     "payment_providers",
@@ -75,6 +77,7 @@ TABLES = (
     "users_by_day",
     "verification_ranges",
     "verification_runs",
+    "webhook_endpoints",
 )
 
 
@@ -243,8 +246,10 @@ def test_the_web_tier_must_name_an_actor(web: Caller, function: str) -> None:
 def test_every_writing_function_is_tried_without_an_actor(module_database: Database) -> None:
     # Housekeeping that any session of the service may do; it does nothing in anybody's name.
     housekeeping = {
+        "claim_deliveries",
         "create_check_partitions",
         "get_account_holders",
+        "note_delivery",
         "record_api_key_use",
         "retire_expired_api_key",
         "seal_entries",
@@ -289,6 +294,11 @@ def test_a_dba_cannot_say_when_a_key_was_used(dba: Caller) -> None:
     assert dba.refusal("retire_expired_api_key", api_key_id=None).sqlstate == NO_RIGHT
 
 
+def test_a_dba_cannot_say_that_an_alert_was_delivered(dba: Caller) -> None:
+    assert dba.refusal("claim_deliveries").sqlstate == NO_RIGHT
+    assert dba.refusal("note_delivery", delivery_id=NOBODY, attempt=1).sqlstate == NO_RIGHT
+
+
 def test_the_login_behind_what_staff_do_is_recorded_beside_them(
     module_database: Database, web: Caller
 ) -> None:
@@ -312,7 +322,7 @@ def test_every_reading_function_of_staff_is_tried_without_an_actor(
     own = {
         "describe_money", "describe_price", "find_api_key", "get_provider_config",
         "get_schema_version", "get_session", "get_settings", "help", "require_api_key",
-        "watch_books", "default_payment_provider", "get_proof",
+        "watch_books", "watch_outbox", "default_payment_provider", "get_proof",
     }  # fmt: skip
     rows = module_database.execute("""
         SELECT p.proname FROM pg_proc AS p

@@ -1,0 +1,321 @@
+-- The outbox: alerts on their way to webhook endpoints. A row is one alert for one endpoint. A
+-- server claims rows for a short time and notes what came of each. A server that dies between both
+-- loses nothing: the claim ends, and the alert is delivered again under the same webhook-id.
+
+-- After how many attempts a delivery is parked as failed: with the pauses below, about a day.
+CREATE OR REPLACE FUNCTION billing_data.most_attempts() RETURNS integer
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN 11;
+COMMENT ON FUNCTION billing_data.most_attempts IS
+    'After how many attempts a delivery is given up. Helper.';
+
+-- The pause after a failed attempt: 5 s, three times as long after each further one, 9 h at most,
+-- and up to a fifth more or less, so that what failed together does not come together again.
+CREATE OR REPLACE FUNCTION billing_data.delivery_pause(p_attempts integer) RETURNS interval
+LANGUAGE sql VOLATILE PARALLEL SAFE
+RETURN least(5 * 3 ^ least(p_attempts - 1, 20), 32400) * (0.8 + 0.4 * random())
+    * interval '1 second';
+COMMENT ON FUNCTION billing_data.delivery_pause IS
+    'How long a delivery waits after a failed attempt. Helper.';
+
+-- What is sent: the kind, the time and the data of an alert, with the account's identity as it is
+-- now. (The body is a string: as an expression it would depend on the table, which the step's
+-- rollback drops.)
+CREATE OR REPLACE FUNCTION billing_data.delivery_payload(p_row billing_data.outbox) RETURNS text
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+SET TimeZone = 'UTC'
+AS $$
+    SELECT json_build_object(
+        'type', (p_row).kind,
+        'timestamp', to_char((p_row).created_at, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
+        'data', coalesce(
+            (
+                SELECT jsonb_build_object(
+                    'account_id', a.id, 'oauth_provider', a.oauth_provider,
+                    'external_id', a.external_id
+                )
+                FROM billing_data.accounts AS a
+                WHERE a.id = (p_row).account_id
+            ),
+            '{}'
+        ) || (p_row).data
+    )::text
+$$;
+COMMENT ON FUNCTION billing_data.delivery_payload IS 'The body of a delivery. Helper.';
+
+-- Claims deliveries that are due, up to p_most for each endpoint that is switched on and is not one
+-- of p_busy, for a minute. The caller sends each and notes what came of it. The commit is
+-- asynchronous: a claim that a crash loses is made again. No actor is needed: the servers call it
+-- by themselves.
+-- Locks: the rows it claims; held ones are left out. Writes: outbox 1 per claimed row.
+-- Errors: invalid_argument.
+-- Example: SELECT * FROM billing.claim_deliveries(p_most => 10);
+CREATE OR REPLACE FUNCTION billing.claim_deliveries(
+    p_most integer DEFAULT 10, p_busy uuid[] DEFAULT '{}'
+) RETURNS TABLE (
+    delivery_id uuid, event_id uuid, endpoint_id uuid, attempt integer, url text, secrets jsonb,
+    payload text
+)
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_now timestamptz := clock_timestamp();
+BEGIN
+    PERFORM billing_data.require(p_most BETWEEN 1 AND 1000, 'p_most', 'it must be 1 to 1000');
+    PERFORM billing_data.require_list(array_dims(p_busy), cardinality(p_busy), 'p_busy');
+    PERFORM set_config('synchronous_commit', 'off', true);
+    RETURN QUERY
+    WITH due AS MATERIALIZED (
+        SELECT n.id
+        FROM billing_data.webhook_endpoints AS e
+        CROSS JOIN LATERAL (
+            SELECT o.id
+            FROM billing_data.outbox AS o
+            WHERE o.endpoint_id = e.id AND o.state = 'waiting' AND o.due_at <= v_now
+            ORDER BY o.due_at
+            LIMIT p_most
+            FOR UPDATE SKIP LOCKED
+        ) AS n
+        WHERE e.status = 'on' AND (e.id = ANY (p_busy)) IS NOT TRUE
+    ),
+    claimed AS (
+        UPDATE billing_data.outbox AS o
+        SET attempts = o.attempts + 1, attempted_at = v_now, due_at = v_now + interval '1 minute'
+        FROM due AS d
+        WHERE o.id = d.id
+        RETURNING o.id, o.event_id, o.endpoint_id, o.attempts
+    )
+    SELECT
+        c.id, c.event_id, c.endpoint_id, c.attempts, e.url, billing_data.signing_secrets(e),
+        billing_data.delivery_payload(o)
+    FROM claimed AS c
+    INNER JOIN billing_data.outbox AS o ON o.id = c.id
+    INNER JOIN billing_data.webhook_endpoints AS e ON e.id = c.endpoint_id
+    ORDER BY c.id;
+END
+$$;
+COMMENT ON FUNCTION billing.claim_deliveries IS
+    'Claims alerts that are due, for a minute. For billing_server.';
+GRANT EXECUTE ON FUNCTION billing.claim_deliveries TO billing_server;
+
+-- Notes what came of an attempt: p_error NULL says that the alert was delivered; otherwise it is
+-- tried again after a pause, or parked as failed after the last attempt. A failure is not noted
+-- when the delivery was claimed again meanwhile. Returns the delivery's state; NULL when nothing
+-- was noted.
+-- Locks: the row. Writes: outbox 0..1. Errors: invalid_argument.
+-- Example: SELECT billing.note_delivery(p_delivery_id => '...', p_attempt => 1,
+--     p_answer_status => 204);
+CREATE OR REPLACE FUNCTION billing.note_delivery(
+    p_delivery_id uuid,
+    p_attempt integer,
+    p_answer_status integer DEFAULT NULL,
+    p_error text DEFAULT NULL
+) RETURNS text
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_now timestamptz := clock_timestamp();
+    v_state text;
+BEGIN
+    PERFORM billing_data.require_short(p_error, 'p_error');
+    UPDATE billing_data.outbox AS o
+    SET state = n.state, answer_status = p_answer_status, error = p_error,
+        settled_at = CASE WHEN n.state <> 'waiting' THEN v_now END,
+        due_at = CASE
+            WHEN n.state = 'waiting' THEN v_now + billing_data.delivery_pause(p_attempt)
+            ELSE o.due_at
+        END
+    FROM (
+        SELECT
+            w.id,
+            CASE
+                WHEN p_error IS NULL THEN 'delivered'
+                WHEN w.attempts >= billing_data.most_attempts() THEN 'failed'
+                ELSE 'waiting'
+            END AS state
+        FROM billing_data.outbox AS w
+        WHERE w.id = p_delivery_id
+    ) AS n
+    WHERE o.id = n.id AND o.state = 'waiting' AND (p_error IS NULL OR o.attempts = p_attempt)
+    RETURNING o.state INTO v_state;
+    RETURN v_state;
+END
+$$;
+COMMENT ON FUNCTION billing.note_delivery IS
+    'Notes what came of an attempt to deliver an alert. For billing_server.';
+GRANT EXECUTE ON FUNCTION billing.note_delivery TO billing_server;
+
+-- Lists deliveries, newest first, of one endpoint, state, kind or account only where one is named.
+-- Errors: actor errors, invalid_argument.
+-- Example: SELECT * FROM billing.list_deliveries(p_state => 'failed');
+CREATE OR REPLACE FUNCTION billing.list_deliveries(
+    p_endpoint_id uuid DEFAULT NULL,
+    p_state text DEFAULT NULL,
+    p_kind text DEFAULT NULL,
+    p_account_id uuid DEFAULT NULL,
+    p_limit bigint DEFAULT 50,
+    p_offset bigint DEFAULT 0,
+    p_session_hash bytea DEFAULT NULL
+) RETURNS TABLE (
+    delivery_id uuid, event_id uuid, endpoint_id uuid, endpoint_name text, kind text,
+    account_id uuid, payload text, state text, attempts integer, created_at timestamptz,
+    due_at timestamptz, attempted_at timestamptz, answer_status integer, error text,
+    settled_at timestamptz
+)
+LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM billing_data.authorize(NULL, p_session_hash, 'billing:read');
+    PERFORM billing_data.require_page(p_limit, p_offset, 501);
+    RETURN QUERY
+    SELECT
+        o.id, o.event_id, o.endpoint_id, e.name, o.kind, o.account_id,
+        billing_data.delivery_payload(o), o.state, o.attempts, o.created_at,
+        CASE WHEN o.state = 'waiting' THEN o.due_at END, o.attempted_at, o.answer_status, o.error,
+        o.settled_at
+    FROM (
+        SELECT n.*
+        FROM billing_data.outbox AS n
+        WHERE (p_endpoint_id IS NULL OR n.endpoint_id = p_endpoint_id)
+            AND (p_state IS NULL OR n.state = p_state)
+            AND (p_kind IS NULL OR n.kind = p_kind)
+            AND (p_account_id IS NULL OR n.account_id = p_account_id)
+        ORDER BY n.id DESC
+        LIMIT p_limit OFFSET p_offset
+    ) AS o
+    LEFT JOIN billing_data.webhook_endpoints AS e ON e.id = o.endpoint_id
+    ORDER BY o.id DESC;
+END
+$$;
+COMMENT ON FUNCTION billing.list_deliveries IS
+    'Lists alerts on their way and delivered, newest first. '
+    'For billing_server (staff) and billing_dba.';
+GRANT EXECUTE ON FUNCTION billing.list_deliveries TO billing_server, billing_dba;
+
+-- Sends one delivery again (p_delivery_id), whatever its state, or all failed ones of an endpoint
+-- (p_endpoint_id): they are due at once, with all attempts ahead, under the same webhook-id.
+-- Returns how many those are.
+-- Locks: the rows. Writes: outbox 1..n, admin_audit_logs 1 when there were any. Errors: actor
+-- errors, invalid_argument, delivery_not_found, webhook_endpoint_not_found, webhook_endpoint_off.
+-- Example: SELECT billing.resend_deliveries(p_endpoint_id => '...', p_reason => 'mended');
+CREATE OR REPLACE FUNCTION billing.resend_deliveries(
+    p_reason text,
+    p_delivery_id uuid DEFAULT NULL,
+    p_endpoint_id uuid DEFAULT NULL,
+    p_session_hash bytea DEFAULT NULL
+) RETURNS bigint
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_actor billing_data.actor := billing_data.authorize(NULL, p_session_hash, 'billing:write');
+    v_endpoint_id uuid := p_endpoint_id;
+    v_resent bigint;
+BEGIN
+    PERFORM billing_data.require_reason(p_reason);
+    PERFORM billing_data.require(
+        num_nonnulls(p_delivery_id, p_endpoint_id) = 1, 'p_delivery_id',
+        'give either one delivery or an endpoint'
+    );
+    PERFORM billing_data.require_durable_commit();
+    IF p_delivery_id IS NOT NULL THEN
+        SELECT o.endpoint_id INTO v_endpoint_id
+        FROM billing_data.outbox AS o
+        WHERE o.id = p_delivery_id;
+        IF NOT FOUND THEN
+            PERFORM billing_data.raise_error(
+                'delivery_not_found', jsonb_build_object('delivery_id', p_delivery_id)
+            );
+        END IF;
+    END IF;
+    IF (billing_data.lock_endpoint(v_endpoint_id)).status = 'off' THEN
+        PERFORM billing_data.raise_error(
+            'webhook_endpoint_off', jsonb_build_object('endpoint_id', v_endpoint_id)
+        );
+    END IF;
+    UPDATE billing_data.outbox AS o
+    SET state = 'waiting', attempts = 0, due_at = clock_timestamp(), settled_at = NULL
+    WHERE o.id = p_delivery_id
+        OR (o.endpoint_id = p_endpoint_id AND o.state = 'failed');
+    GET DIAGNOSTICS v_resent = ROW_COUNT;
+    IF v_resent > 0 THEN
+        PERFORM billing_data.write_audit(
+            'webhook.resend', 'webhook_endpoint', v_endpoint_id::text,
+            jsonb_build_object('delivery_id', p_delivery_id, 'deliveries', v_resent), p_reason,
+            v_actor
+        );
+    END IF;
+    RETURN v_resent;
+END
+$$;
+COMMENT ON FUNCTION billing.resend_deliveries IS
+    'Sends a delivery again, or all failed ones of an endpoint, with a reason. '
+    'For billing_server (staff) and billing_dba.';
+GRANT EXECUTE ON FUNCTION billing.resend_deliveries TO billing_server, billing_dba;
+
+-- What an alarm needs to know about endpoints that are switched on: how many deliveries wait, when
+-- the first of them is or was due, and how many were given up.
+-- Example: SELECT * FROM billing.watch_outbox();
+CREATE OR REPLACE FUNCTION billing.watch_outbox()
+RETURNS TABLE (waiting bigint, due_since timestamptz, failed bigint)
+LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN QUERY
+    SELECT
+        count(*) FILTER (WHERE o.state = 'waiting'),
+        min(o.due_at) FILTER (WHERE o.state = 'waiting'),
+        count(*) FILTER (WHERE o.state = 'failed')
+    FROM billing_data.webhook_endpoints AS e
+    INNER JOIN billing_data.outbox AS o ON o.endpoint_id = e.id
+    WHERE e.status = 'on' AND o.state <> 'delivered';
+END
+$$;
+COMMENT ON FUNCTION billing.watch_outbox IS
+    'Tells what waits in the outbox, for alarms. For billing_server and billing_dba.';
+GRANT EXECUTE ON FUNCTION billing.watch_outbox TO billing_server, billing_dba;
+
+-- Retention of the outbox: deletes up to p_rows deliveries that were settled before p_before, and
+-- those of endpoints that are gone. Returns how many those were.
+-- Locks: none that a charge waits for. Writes: admin_audit_logs 1 when it deleted. Errors:
+-- actor_required, invalid_argument.
+-- Example: SELECT billing.delete_deliveries(p_before => now() - interval '13 months');
+CREATE OR REPLACE FUNCTION billing.delete_deliveries(
+    p_before timestamptz, p_rows bigint DEFAULT 500000
+) RETURNS bigint
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+SET TimeZone = 'UTC'  -- of the time in the audit log
+AS $$
+DECLARE
+    v_actor billing_data.actor := billing_data.authorize(NULL, NULL, 'billing:write');
+    v_deleted bigint;
+BEGIN
+    PERFORM billing_data.require_retention(p_before, p_rows);
+    DELETE FROM billing_data.outbox AS o
+    WHERE o.id = ANY (ARRAY(
+        SELECT n.id FROM billing_data.outbox AS n
+        WHERE n.settled_at < p_before
+            OR NOT EXISTS (
+                SELECT FROM billing_data.webhook_endpoints AS e WHERE e.id = n.endpoint_id
+            )
+        LIMIT p_rows
+    ));
+    GET DIAGNOSTICS v_deleted = ROW_COUNT;
+    IF v_deleted > 0 THEN
+        PERFORM billing_data.write_audit(
+            'outbox.delete', 'outbox', NULL,
+            jsonb_build_object('before', p_before, 'deleted', v_deleted), NULL, v_actor
+        );
+    END IF;
+    RETURN v_deleted;
+END
+$$;
+COMMENT ON FUNCTION billing.delete_deliveries IS
+    'Deletes deliveries that were settled before a time. For billing_dba.';
+GRANT EXECUTE ON FUNCTION billing.delete_deliveries TO billing_dba;
