@@ -22,6 +22,8 @@ from server.http.app_keys import CONFIG, GATEWAY, STOPPING
 from server.http.middleware import around_request
 from server.lazy_import import load_modules
 from server.observe import certificate, metrics, telemetry
+from server.outbox.deliveries import Deliveries
+from server.outbox.sender import SENDER, Sender
 from server.payments.payments import PAYMENTS, Payments
 from server.payments.registry import all_providers
 from server.resources import resource_folder
@@ -50,6 +52,7 @@ def build_app(config: ServeConfig) -> web.Application:
     app.cleanup_ctx.append(_telemetry)
     app.cleanup_ctx.append(_metrics)
     app.cleanup_ctx.append(_gateway)
+    app.cleanup_ctx.append(_outbox)
     app.cleanup_ctx.append(_guard)
     app.cleanup_ctx.append(_payments)
     app.cleanup_ctx.append(_lazy_modules)
@@ -102,6 +105,17 @@ async def _gateway(app: web.Application) -> AsyncIterator[None]:
     gateway.start_background_work()
     yield
     await gateway.close()
+
+
+async def _outbox(app: web.Application) -> AsyncIterator[None]:
+    sender = app[SENDER] = Sender(app[CONFIG])
+    deliveries = Deliveries(app[GATEWAY], sender)
+    delivering = asyncio.create_task(deliveries.run())
+    yield
+    delivering.cancel()
+    await asyncio.gather(delivering, return_exceptions=True)
+    await deliveries.finish()
+    await sender.close()
 
 
 async def _guard(app: web.Application) -> AsyncIterator[None]:

@@ -79,6 +79,7 @@ class ServeConfig:
     watch_interval: float = 60.0
     tls_certificate_file: str | None = None
     purchase_url: str | None = None
+    webhook_networks: tuple[str, ...] = ()  # private networks that alerts may be sent to
     encryption_keys: tuple[str, ...] = field(default=(), repr=False)  # newest first
     provider_connections: Mapping[str, ProviderConnection] = field(default_factory=dict)
     trusted_proxies: tuple[str, ...] = ()  # networks of proxies whose X-Forwarded-For is trusted
@@ -321,6 +322,7 @@ def load_serve_config(env: Mapping[str, str]) -> ServeConfig:
         read_url=read.database_url("DATABASE_READ_URL", required=False),
         read_max_lag=read.number("READ_MAX_LAG", defaults.read_max_lag, 2, 3600),
         trusted_proxies=read.networks("TRUSTED_PROXIES"),
+        webhook_networks=read.networks("WEBHOOK_ALLOWED_NETWORKS"),
     )
     config = replace(config, staff=_staff_config(read, config))
     read.finish()

@@ -71,6 +71,7 @@ class BackgroundWork:
             (self._watch_books, self._watch_interval),
             (self._seal_entries, _SEALED_INTERVAL),
             (self._watch_proof, self._watch_interval),
+            (self._watch_outbox, self._watch_interval),
         ):
             self.add(_repeat(work, interval))
 
@@ -132,6 +133,15 @@ class BackgroundWork:
         metrics.LEDGER_SEALS_BEHIND.set(row["is_behind"])
         metrics.LEDGER_VERIFIED.set(row["verified_at"].timestamp() if row["verified_at"] else 0)
         metrics.LEDGER_PROBLEMS.set(row["problems"] or 0)
+
+    async def _watch_outbox(self) -> None:
+        async with self._staff.slot():
+            [row] = await self._database.call(functions.watch_outbox())
+        metrics.OUTBOX_WAITING.set(row["waiting"])
+        since = row["due_since"]
+        overdue = (datetime.now(UTC) - since).total_seconds() if since else 0.0
+        metrics.OUTBOX_OVERDUE.set(max(overdue, 0.0))
+        metrics.OUTBOX_FAILED.set(row["failed"])
 
     async def _watch_queues(self) -> None:
         for kind, queue in self._queues.items():

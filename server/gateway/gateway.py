@@ -243,6 +243,11 @@ class Gateway:
             rows = await self._database.call(call, client=client)
         return rows[0] if rows else None
 
+    async def by_itself(self, call: FunctionCall) -> list[Row]:
+        """Returns the rows of a call that the server makes in nobody's name, in the background."""
+        async with self._slots["staff"].slot():
+            return await self._database.call(call)
+
     # Health
 
     async def get_schema_version(self) -> str:

@@ -323,6 +323,30 @@ PAYMENT_PROBLEMS = Gauge(
     registry=REGISTRY,
     multiprocess_mode="livemostrecent",
 )
+OUTBOX_WAITING = Gauge(
+    "billing_outbox_waiting",
+    "Alerts that wait to be delivered to endpoints which are switched on",
+    registry=REGISTRY,
+    multiprocess_mode="livemostrecent",
+)
+OUTBOX_OVERDUE = Gauge(
+    "billing_outbox_overdue_seconds",
+    "How long the first alert that is due has been due; 0 when none is",
+    registry=REGISTRY,
+    multiprocess_mode="livemostrecent",
+)
+OUTBOX_FAILED = Gauge(
+    "billing_outbox_failed",
+    "Alerts for endpoints that are switched on whose delivery was given up",
+    registry=REGISTRY,
+    multiprocess_mode="livemostrecent",
+)
+WEBHOOK_DELIVERIES = Counter(
+    "billing_webhook_deliveries_total",
+    "Attempts to deliver alerts, by what came of them",
+    ["result"],  # delivered, retried, failed, late (it was claimed again or settled meanwhile)
+    registry=REGISTRY,
+)
 TLS_CERTIFICATE_EXPIRY = Gauge(
     "billing_tls_certificate_expiry_timestamp_seconds",
     "When the certificate in TLS_CERTIFICATE_FILE expires; 0 when it cannot be read",
