@@ -6,8 +6,8 @@ The rules for whoever writes the README:
   set in one block is there in the next; blocks marked sql are run by psql as the owner of the data
   that `make run` made. Any command that fails, fails the test.
 - The block that holds `make run` is started and left running; what comes before it is run before.
-- `git clone ...`, `cd ...`, `make test` and what needs a machine of its own are not run: `_SKIPPED`
-  lists how such lines begin. For a whole block, put
+- `git clone ...`, `cd ...`, `make test` and what needs a machine of its own are not run:
+  tests/readme.py lists how such lines begin. For a whole block, put
   `<!-- not run by the tests: why -->` on the line above it.
 - What a reader has to fill in (a key that `make run` printed) is filled in by `_fill_in`.
 """
@@ -27,6 +27,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from tests.readme import SHELLS, Block, commands_of, fenced_blocks
 from tests.support import (
     Process,
     clean_environment,
@@ -36,56 +37,7 @@ from tests.support import (
     wait_for,
 )
 
-_SHELLS = ("sh", "bash", "shell", "console")
-_SKIPPED = ("git clone", "cd ", "make test", "make bench", "make lint", "docker ", "sudo ")
-_NOT_RUN = "<!-- not run by the tests:"
 _DEFAULT_PORT = 8000
-
-
-@dataclass(frozen=True)
-class Block:
-    """A fenced block: where it begins, its language, its text; whether it is to be run."""
-
-    line: int
-    language: str
-    text: str
-    to_run: bool = True
-
-    @property
-    def is_make_run(self) -> bool:
-        return (
-            self.language in _SHELLS and re.search(r"^\s*make run\b", self.text, re.M) is not None
-        )
-
-
-def fenced_blocks(markdown: str) -> list[Block]:
-    """The fenced blocks of a text, in order."""
-    blocks: list[Block] = []
-    lines = markdown.splitlines()
-    inside: tuple[int, str, str] | None = None
-    text: list[str] = []
-    for number, line in enumerate(lines, 1):
-        fence = re.match(r"^ {0,3}(```+|~~~+)\s*(\w*)", line)
-        if inside is None:
-            if fence:
-                inside, text = (number, fence[1], fence[2].lower()), []
-        elif fence and fence[1].startswith(inside[1]) and not fence[2]:
-            before = [previous for previous in lines[: inside[0] - 1] if previous.strip()]
-            to_run = not (before and before[-1].strip().startswith(_NOT_RUN))
-            blocks.append(Block(inside[0], inside[2], "\n".join(text), to_run))
-            inside = None
-        else:
-            text.append(line)
-    assert inside is None, f"the block in line {inside} has no end"
-    return blocks
-
-
-def commands_of(block: Block) -> str:
-    """A shell block without prompts, output and what is not run."""
-    lines = block.text.splitlines()
-    if block.language == "console" or any(line.startswith("$ ") for line in lines):
-        lines = [line[2:] for line in lines if line.startswith(("$ ", "> "))]
-    return "\n".join(line for line in lines if not line.lstrip().startswith(_SKIPPED))
 
 
 def _fill_in(text: str, facts: dict[str, str], port: int) -> str:
@@ -162,7 +114,7 @@ def make_run(clone: Path, blocks: list[Block]) -> Iterator[Run]:
 
 
 def test_the_readme_has_the_blocks_of_a_first_session(blocks: list[Block]) -> None:
-    shells = [block for block in blocks if block.language in _SHELLS and block.to_run]
+    shells = [block for block in blocks if block.language in SHELLS and block.to_run]
     assert any(block.is_make_run for block in shells)
     assert any("make test" in block.text for block in shells)
     assert any("curl" in block.text and "/v1/billing/" in block.text for block in shells)
@@ -196,7 +148,7 @@ def test_the_readmes_commands_work_as_they_stand(make_run: Run, blocks: list[Blo
                 f"psql '{make_run.facts['dsn']}' -X -v ON_ERROR_STOP=1 <<'END_OF_SQL'\n"
                 f"{text}\nEND_OF_SQL"
             )
-        elif block.language in _SHELLS:
+        elif block.language in SHELLS:
             text = re.sub(r"^\s*make run\b.*$", "", commands_of(block), flags=re.MULTILINE)
             script.append(f"echo '--- README.md line {block.line}'\n{text}")
         else:
