@@ -1,0 +1,135 @@
+"""What can go wrong. An answer that refuses is an ApiError with the fields of its body; no answer
+in time is a NoAnswer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Generic, TypeVar, overload
+
+T = TypeVar("T")
+
+
+class BillingError(Exception):
+    """The base of every error of this package."""
+
+
+class NoAnswer(BillingError):
+    """No answer came in time, so it is unknown whether the service did what was asked. The same
+    call with this `idempotency_key` has no second effect, and tells."""
+
+    def __init__(self, message: str, request_id: str, idempotency_key: str | None) -> None:
+        super().__init__(f"{message} (request {request_id})")
+        self.request_id = request_id
+        self.idempotency_key = idempotency_key
+
+
+class UnreadableAnswer(BillingError):
+    """The service answered with success, but not in a form that this release understands."""
+
+
+class Field(Generic[T]):
+    """A field of an error's body; None where the body does not have it."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    @overload
+    def __get__(self, error: None, owner: type) -> Field[T]: ...
+
+    @overload
+    def __get__(self, error: ApiError, owner: type) -> T: ...
+
+    def __get__(self, error: ApiError | None, owner: type) -> T | Field[T]:
+        if error is None:
+            return self
+        value: T = error.body.get(self.name)  # type: ignore[assignment]
+        return value
+
+
+class ApiError(BillingError):
+    """An answer that refuses. Decide by the class or by `code`."""
+
+    detail = Field[Any]()
+    """For people; a list of what is wrong where, if the request has the wrong shape."""
+    request_id = Field["str | None"]()
+    """For asking the service's operator."""
+    hint = Field["str | None"]()
+
+    def __init__(
+        self,
+        status: int,
+        body: Mapping[str, Any],
+        *,
+        retry_after: float | None = None,
+        idempotency_key: str | None = None,
+    ) -> None:
+        self.status = status
+        self.body = body
+        self.code = str(body.get("code", ""))
+        self.retry_after = retry_after
+        self.idempotency_key = idempotency_key
+        super().__init__(f"{status} {self.code}: {body.get('detail', '')}")
+
+
+class InvalidRequest(ApiError):
+    """What was sent is wrong: 400, 413, 415 or 422."""
+
+
+class Unauthorized(ApiError):
+    """The API key is missing, unknown, revoked or expired: 401."""
+
+
+class InsufficientCredits(ApiError):
+    """The user cannot pay, and nothing was taken: 402."""
+
+    balance = Field[int]()
+    required = Field[int]()
+    shortfall = Field[int]()
+    retryable = Field[bool]()
+    purchase_url = Field["str | None"]()
+
+
+class Forbidden(ApiError):
+    """The API key may not do this, or the account is suspended or closed: 403."""
+
+
+class NotFound(ApiError):
+    """This API key sees no such account, charge, hold or payment: 404."""
+
+
+class Conflict(ApiError):
+    """It was done before, or can no longer be done: 409. `code` says which."""
+
+
+class RateLimited(ApiError):
+    """Too many requests: 429. `retry_after` says after how many seconds to come again."""
+
+
+class ServiceFault(ApiError):
+    """A fault of the service: 5xx. Tell its operator the `request_id`."""
+
+
+class Unavailable(ServiceFault):
+    """The service cannot work now: 502, 503 or 504."""
+
+
+_BY_STATUS: Mapping[int, type[ApiError]] = {
+    400: InvalidRequest,
+    401: Unauthorized,
+    402: InsufficientCredits,
+    403: Forbidden,
+    404: NotFound,
+    409: Conflict,
+    413: InvalidRequest,
+    415: InvalidRequest,
+    422: InvalidRequest,
+    429: RateLimited,
+    502: Unavailable,
+    503: Unavailable,
+    504: Unavailable,
+}
+
+
+def error_class(status: int) -> type[ApiError]:
+    """The class of an answer that refuses, or that is none of the service's."""
+    return _BY_STATUS.get(status, ServiceFault if status >= 500 else ApiError)
