@@ -2,7 +2,7 @@
 -- row for each endpoint that wants its kind; the servers deliver the rows afterwards.
 -- No foreign key leads from a row to its endpoint: it would lock the endpoint's row for every
 -- charge that raises an alert, and an endpoint that is deleted would make such a charge fail.
--- depends: 2026_11_26_0101_holds_validated
+-- depends: 2026_11_26_0111_caps_validated
 SET LOCAL lock_timeout = '1s';
 
 ALTER TABLE billing_data.settings

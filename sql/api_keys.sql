@@ -422,3 +422,24 @@ $$;
 COMMENT ON FUNCTION billing.record_api_key_use IS
     'Records the last use of several API keys. For billing_server.';
 GRANT EXECUTE ON FUNCTION billing.record_api_key_use TO billing_server;
+
+-- The first key of a chain of rotations; the key itself when no rotation made it. (The body is a
+-- string, because BEGIN ATOMIC would record a dependency on a column that a migration's rollback
+-- drops.)
+CREATE OR REPLACE FUNCTION billing_data.first_key_id(p_api_key_id uuid) RETURNS uuid
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    WITH RECURSIVE line (id) AS (
+        SELECT p_api_key_id
+        UNION
+        SELECT k.id
+        FROM line AS l
+        INNER JOIN billing_data.api_keys AS k ON k.rotated_to = l.id
+    )
+    SELECT l.id
+    FROM line AS l
+    WHERE NOT EXISTS (SELECT FROM billing_data.api_keys AS k WHERE k.rotated_to = l.id);
+$$;
+COMMENT ON FUNCTION billing_data.first_key_id IS
+    'The API key that a line of rotations began with. Helper.';

@@ -43,14 +43,16 @@ COMMENT ON FUNCTION billing_data.charge_fingerprint IS
     'The fingerprint of a charge that is asked for. Helper.';
 
 -- The one rule of charging: the outcome of a charge, given the account's present state. An account
--- that was merged is never charged: the charge must be tried again where its identity leads.
+-- that was merged is never charged: the charge must be tried again where its identity leads. p_cap
+-- is the slug of a refusal by a cap, which counts where nothing else refuses.
 CREATE OR REPLACE FUNCTION billing_data.charge_verdict(
     p_status text,
     p_account_currency text,
     p_currency text,
     p_free_uses bigint,
     p_paid_credits bigint,
-    p_amount_minor bigint
+    p_amount_minor bigint,
+    p_cap text DEFAULT NULL
 ) RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN CASE
@@ -59,7 +61,7 @@ RETURN CASE
     WHEN p_account_currency <> p_currency THEN 'charge_currency_mismatch'
     WHEN p_status = 'merged' THEN 'busy'
     WHEN p_free_uses <= 0 AND p_paid_credits < p_amount_minor THEN 'insufficient_credits'
-    ELSE 'created'
+    ELSE coalesce(p_cap, 'created')
 END;
 COMMENT ON FUNCTION billing_data.charge_verdict IS
     'What becomes of a charge at an account as it is. Helper.';
@@ -230,15 +232,17 @@ COMMENT ON FUNCTION billing_data.early_outcome IS
     'What becomes of an item that needs no look at its account. Helper.';
 
 -- The outcome of each item of a list of charges, from the accounts' present state and the accounts
--- locked for the list. p_left marks the items to weigh; NULL means all of them. An item has no row
--- while its outcome depends on an earlier item: that item has the same idempotency key, or it
--- needed more credits than the account had left.
+-- locked for the list. p_left marks the items to weigh; NULL means all of them. p_refusals has the
+-- refusals by caps, as billing_data.weigh_caps makes them. An item has no row while its outcome
+-- depends on an earlier item: that item has the same idempotency key, or it needed more credits
+-- than the account had left.
 CREATE OR REPLACE FUNCTION billing_data.weigh_charges(
     p_items billing.charge_item[],
     p_left boolean[],
     p_locked uuid[],
     p_role text,
-    p_wait boolean
+    p_wait boolean,
+    p_refusals jsonb[]
 ) RETURNS TABLE (
     item integer,
     outcome text,
@@ -282,7 +286,8 @@ BEGIN
             -- An amount above the balance now is above it, too, after earlier items were charged.
             billing_data.charge_verdict(
                 a.status, a.currency, (i.asked).currency, a.free_uses_remaining - a.held_free_uses,
-                a.paid_credits - a.held_credits, (i.asked).amount_minor
+                a.paid_credits - a.held_credits, (i.asked).amount_minor,
+                billing_data.cap_slug(p_refusals[i.item])
             ) AS verdict
         FROM (
             SELECT asked, row_number() OVER ()::integer AS item FROM unnest(p_items) AS asked
@@ -367,14 +372,15 @@ COMMENT ON FUNCTION billing_data.weigh_charges IS
     'What becomes of the items of a list of charges. Helper.';
 
 -- The answer for an item that makes no charge: the earlier charge of its idempotency key, or the
--- refusal.
+-- refusal. p_cap is what a cap says, where a cap refused.
 CREATE OR REPLACE FUNCTION billing_data.charge_outcome(
     p_item integer,
     p_outcome text,
     p_asked billing.charge_item,
     p_used billing_data.charges,
     p_balance bigint,
-    p_account_currency text
+    p_account_currency text,
+    p_cap jsonb
 ) RETURNS billing.charge_outcome
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN ROW(
@@ -385,7 +391,7 @@ RETURN ROW(
     (p_used).free_uses_after, (p_used).paid_with, (p_used).created_at,
     (p_used).metadata_message_id, (p_used).metadata_agent_id,
     (p_used).metadata_channel_id, (p_used).metadata_request_id, p_balance, p_account_currency,
-    false
+    false, p_cap
 )::billing.charge_outcome;
 COMMENT ON FUNCTION billing_data.charge_outcome IS
     'What comes of an item of which no charge is made. Helper.';
@@ -403,13 +409,13 @@ BEGIN
     INSERT INTO billing_data.refused_charges AS r (
         account_id, minute, reason, api_key_id, database_role, refusals, first_at, last_at,
         amount_minor, currency, paid_credits, free_uses_remaining, account_currency, agent_id,
-        channel_id, request_id
+        channel_id, request_id, cap
     )
     SELECT DISTINCT ON (n.account_id, n.reason, n.api_key_id)
         n.account_id, date_bin('1 minute', p_now, 'epoch'), n.reason, n.api_key_id,
         n.database_role, count(*) OVER (PARTITION BY n.account_id, n.reason, n.api_key_id),
         p_now, p_now, n.amount_minor, n.currency, n.paid_credits, n.free_uses_remaining,
-        n.account_currency, n.agent_id, n.channel_id, n.request_id
+        n.account_currency, n.agent_id, n.channel_id, n.request_id, n.cap
     FROM (
         SELECT p.*, row_number() OVER () AS place
         FROM jsonb_populate_recordset(NULL::billing_data.refused_charges, p_refused) AS p
@@ -428,7 +434,8 @@ BEGIN
         account_currency = excluded.account_currency,
         agent_id = excluded.agent_id,
         channel_id = excluded.channel_id,
-        request_id = excluded.request_id;
+        request_id = excluded.request_id,
+        cap = excluded.cap;
 END
 $$;
 COMMENT ON FUNCTION billing_data.note_refusals IS
@@ -441,7 +448,9 @@ CREATE OR REPLACE FUNCTION billing_data.charge_round(
     p_left boolean[],
     p_locked uuid[],
     p_role text,
-    p_wait boolean
+    p_wait boolean,
+    p_now timestamptz,
+    p_refusals jsonb[]
 ) RETURNS billing.charge_outcome[]
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
@@ -451,14 +460,15 @@ SET enable_hashjoin = off
 SET enable_mergejoin = off
 AS $$
 DECLARE
-    v_now timestamptz := clock_timestamp();
     v_seed bytea := billing_data.id_seed();
     v_outcomes billing.charge_outcome[];
     v_refused jsonb;
 BEGIN
     WITH weighed AS MATERIALIZED (
         SELECT w.*, billing_data.nth_id(v_seed, w.item) AS id
-        FROM billing_data.weigh_charges(p_items, p_left, p_locked, p_role, p_wait) AS w
+        FROM billing_data.weigh_charges(
+            p_items, p_left, p_locked, p_role, p_wait, p_refusals
+        ) AS w
     ),
     taken AS (
         UPDATE billing_data.accounts AS a
@@ -466,7 +476,7 @@ BEGIN
             paid_credits = t.balance_after,
             total_uses = a.total_uses + t.uses,
             ledger_version = a.ledger_version + t.uses,
-            updated_at = v_now
+            updated_at = p_now
         FROM (
             SELECT
                 w.account_id, min(w.free_uses_after) AS free_uses_after,
@@ -489,12 +499,12 @@ BEGIN
             w.balance_before, w.balance_after, w.free_uses_after, w.paid_with,
             (w.asked).description, (w.asked).idempotency_key, (w.asked).metadata_message_id,
             (w.asked).metadata_agent_id, (w.asked).metadata_channel_id,
-            (w.asked).metadata_request_id, v_now, w.fingerprint, w.api_key_id, p_role,
+            (w.asked).metadata_request_id, p_now, w.fingerprint, w.api_key_id, p_role,
             billing_data.new_charge_digest(
                 w.account_id, w.ledger_version, w.id, (w.asked).amount_minor,
                 (w.asked).currency, w.balance_before, w.balance_after, w.free_uses_after,
                 w.paid_with, (w.asked).description, (w.asked).idempotency_key, w.fingerprint,
-                v_now, w.api_key_id, NULL, p_role
+                p_now, w.api_key_id, NULL, p_role
             )
         FROM weighed AS w
         WHERE w.outcome = 'created'
@@ -504,12 +514,14 @@ BEGIN
             WHEN w.outcome = 'created' THEN ROW(
                 w.item, w.outcome, w.id, w.account_id, (w.asked).amount_minor,
                 (w.asked).currency, (w.asked).description, w.balance_before, w.balance_after,
-                w.free_uses_after, w.paid_with, v_now, (w.asked).metadata_message_id,
+                w.free_uses_after, w.paid_with, p_now, (w.asked).metadata_message_id,
                 (w.asked).metadata_agent_id, (w.asked).metadata_channel_id,
-                (w.asked).metadata_request_id, NULL, NULL, false
+                (w.asked).metadata_request_id, NULL, NULL, false, NULL
             )::billing.charge_outcome
             ELSE billing_data.charge_outcome(
-                w.item, w.outcome, w.asked, w.used, w.balance_before, w.account_currency
+                w.item, w.outcome, w.asked, w.used, w.balance_before, w.account_currency,
+                CASE WHEN w.outcome = billing_data.cap_slug(p_refusals[w.item])
+                    THEN p_refusals[w.item] END
             )
         END
     ),
@@ -519,14 +531,16 @@ BEGIN
         'currency', (w.asked).currency, 'paid_credits', w.balance_before,
         'free_uses_remaining', w.free_uses_after, 'account_currency', w.account_currency,
         'agent_id', (w.asked).metadata_agent_id, 'channel_id', (w.asked).metadata_channel_id,
-        'request_id', (w.asked).metadata_request_id
+        'request_id', (w.asked).metadata_request_id,
+        'cap', CASE WHEN w.outcome = billing_data.cap_slug(p_refusals[w.item])
+            THEN p_refusals[w.item] END
     )) FILTER (
         WHERE w.account_id IS NOT NULL AND w.outcome <> 'created' AND w.outcome <> 'busy'
     )
     INTO v_outcomes, v_refused
     FROM weighed AS w;
     IF v_refused IS NOT NULL THEN
-        PERFORM billing_data.note_refusals(v_refused, v_now);
+        PERFORM billing_data.note_refusals(v_refused, p_now);
     END IF;
     RETURN v_outcomes;
 END
@@ -542,12 +556,14 @@ COMMENT ON FUNCTION billing_data.charge_round IS
 -- 'busy', only with p_wait false, when another transaction holds the account. A refused item writes
 -- nothing but the profile update it carries and, where an account was found, its part in a row of
 -- refused_charges. With p_wait false the call never waits for an account. With p_wait true it waits
--- for one account at a time and holds no other meanwhile.
+-- for one account at a time and holds no other meanwhile. Where caps apply, the call holds what
+-- they have used to its end, so that all calls together never exceed a hard cap.
 -- Locks: the accounts of billing_data.accounts_to_charge, in a statement of its own, so that the
--- next statement sees every charge committed before. Writes: accounts, 1 per changed account;
--- charges, 1 per created item; refused_charges, 1 per account, key and reason refused.
+-- next statement sees every charge committed before; then cap_usage of the caps that apply, in the
+-- order of the caps. Writes: accounts, 1 per changed account; charges, 1 per created item;
+-- refused_charges, 1 per account, key and reason refused; cap_usage, 1 per cap that applies.
 -- Errors: actor_required, actor_not_allowed, invalid_argument, lock_not_available when an account
--- stays held, and serialization_failure when accounts were merged at this moment; all else is an
+-- or a cap stays held, and serialization_failure when accounts were merged at this moment; all else is an
 -- outcome.
 -- Example: SELECT * FROM billing.charge_items(p_items => ARRAY[jsonb_populate_record(
 --     NULL::billing.charge_item, '{"oauth_provider": "oauth:google", "external_id": "1",
@@ -570,10 +586,17 @@ DECLARE
     v_outcomes billing.charge_outcome[] := ARRAY[]::billing.charge_outcome[];
     v_left boolean[];
     v_most integer;  -- items of a round
+    v_now timestamptz;
+    v_has_caps boolean;
+    v_capped billing_data.capped_item[];
+    v_is_near boolean := false;  -- whether a cap may refuse an item
+    v_due boolean[];  -- the items to decide next, where it is near
+    v_refusals jsonb[];
 BEGIN
     PERFORM billing_data.require_list(array_dims(p_items), cardinality(p_items), 'p_items');
     PERFORM billing_data.require_durable_commit();
-    SELECT w.ids, w.changes_profiles, w.items INTO STRICT v_wanted, v_changes_profiles, v_followed
+    SELECT w.ids, w.changes_profiles, w.items, EXISTS (SELECT FROM billing_data.caps)
+    INTO STRICT v_wanted, v_changes_profiles, v_followed, v_has_caps
     FROM billing_data.accounts_to_charge(p_items) AS w;
     v_locked := billing_data.lock_for_list(v_wanted, p_wait);
     IF v_followed IS NOT NULL THEN
@@ -583,8 +606,26 @@ BEGIN
     IF v_changes_profiles THEN
         PERFORM billing_data.apply_profiles(p_items, v_locked, v_role);
     END IF;
+    v_now := clock_timestamp();
+    IF v_has_caps THEN
+        v_capped := billing_data.capped_items(p_items, v_locked);
+        IF v_capped IS NOT NULL AND NOT billing_data.lock_caps(v_capped, v_now, p_wait) THEN
+            v_is_near := true;
+            v_left := array_fill(true, ARRAY[cardinality(p_items)]);
+        END IF;
+    END IF;
     LOOP
-        v_round := billing_data.charge_round(p_items, v_left, v_locked, v_role, p_wait);
+        IF v_is_near THEN
+            SELECT w.due, w.refusals INTO STRICT v_due, v_refusals
+            FROM billing_data.weigh_caps(p_items, v_capped, v_left, v_now) AS w;
+        END IF;
+        v_round := billing_data.charge_round(
+            p_items, CASE WHEN v_is_near THEN v_due ELSE v_left END, v_locked, v_role, p_wait,
+            v_now, v_refusals
+        );
+        IF v_capped IS NOT NULL THEN
+            PERFORM billing_data.use_caps(v_capped, v_round, v_now);
+        END IF;
         v_outcomes := v_outcomes || v_round;
         EXIT WHEN cardinality(v_outcomes) = cardinality(p_items);
         IF v_round IS NULL THEN
@@ -647,7 +688,7 @@ BEGIN
             'required', p_outcome.amount_minor, 'account_currency', p_outcome.account_currency,
             'currency', p_outcome.currency,
             'permission', CASE p_outcome.outcome WHEN 'permission_missing' THEN 'billing:write' END
-        ))
+        )) || coalesce(p_outcome.cap, jsonb_build_object())
     );
 END
 $$;
@@ -660,7 +701,7 @@ COMMENT ON FUNCTION billing_data.require_charged IS
 -- a case that is not plain returns no row and does nothing.
 -- Locks and writes: as billing.charge_items, in the same order. Errors: actor and key errors,
 -- invalid_argument, charge_already_exists, account_not_found, account_suspended, account_closed,
--- charge_currency_mismatch, insufficient_credits.
+-- charge_currency_mismatch, insufficient_credits, account_cap_reached, cap_reached.
 -- Example: SELECT * FROM billing.create_charge(p_oauth_provider => 'oauth:google',
 --              p_external_id => '1', p_amount_minor => 1, p_description => 'one use');
 CREATE OR REPLACE FUNCTION billing.create_charge(
@@ -738,6 +779,10 @@ BEGIN
                 SELECT FROM billing_data.charges AS c
                 WHERE c.account_id = a.id AND c.idempotency_key = p_idempotency_key
             )
+            AND (
+                NOT EXISTS (SELECT FROM billing_data.caps)
+                OR NOT billing_data.is_capped(a.id, v_api_key_id, p_metadata_agent_id)
+            )
         FOR NO KEY UPDATE OF a SKIP LOCKED;
     END IF;
     IF account_id IS NOT NULL THEN
@@ -787,27 +832,6 @@ COMMENT ON FUNCTION billing.create_charge IS
 GRANT EXECUTE ON FUNCTION billing.create_charge TO billing_server, billing_dba;
 
 -- The rest is about lists of charges under one idempotency key: the whole list takes effect once.
-
--- The first key of a chain of rotations; the key itself when no rotation made it. (The body is a
--- string, because BEGIN ATOMIC would record a dependency on a column that a migration's rollback
--- drops.)
-CREATE OR REPLACE FUNCTION billing_data.first_key_id(p_api_key_id uuid) RETURNS uuid
-LANGUAGE sql STABLE
-SET search_path = pg_catalog, pg_temp
-AS $$
-    WITH RECURSIVE line (id) AS (
-        SELECT p_api_key_id
-        UNION
-        SELECT k.id
-        FROM line AS l
-        INNER JOIN billing_data.api_keys AS k ON k.rotated_to = l.id
-    )
-    SELECT l.id
-    FROM line AS l
-    WHERE NOT EXISTS (SELECT FROM billing_data.api_keys AS k WHERE k.rotated_to = l.id);
-$$;
-COMMENT ON FUNCTION billing_data.first_key_id IS
-    'The API key that a line of rotations began with. Helper.';
 
 -- The record of a batch under this API key, or else under another key of its chain of rotations; no
 -- row when there is none.

@@ -33,7 +33,8 @@ RETURNS TABLE (
     currency text,
     paid_credits bigint,
     free_uses bigint,
-    account_currency text
+    account_currency text,
+    cap jsonb
 )
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -46,7 +47,7 @@ AS $$
                 CASE WHEN r.last_at <= p_at THEN r.last_at ELSE r.first_at END AS denied_at,
                 r.reason, r.refusals, r.api_key_id, r.database_role, r.agent_id::text,
                 r.channel_id::text, r.request_id::text, r.amount_minor, r.currency::text,
-                r.paid_credits, r.free_uses_remaining, r.account_currency::text
+                r.paid_credits, r.free_uses_remaining, r.account_currency::text, r.cap
             FROM billing_data.refused_charges AS r
             WHERE r.account_id = p_account_id AND r.minute <= p_at AND r.first_at <= p_at
             ORDER BY r.minute DESC, 2 DESC, r.reason
@@ -64,7 +65,7 @@ AS $$
                 END,
                 1, k.api_key_id, k.database_role, k.context_agent_id::text,
                 k.context_channel_id::text, k.context_request_id::text, NULL, NULL,
-                k.credits_remaining, k.free_uses_remaining, NULL
+                k.credits_remaining, k.free_uses_remaining, NULL, NULL
             FROM (
                 SELECT c.*
                 FROM billing_data.credit_checks AS c
@@ -82,6 +83,16 @@ AS $$
 $$;
 COMMENT ON FUNCTION billing_data.find_denial IS
     'The newest denied check or refused charge of an account up to a time. Helper.';
+
+-- A cap that refused a charge, in words.
+CREATE OR REPLACE FUNCTION billing_data.cap_text(p_refusal jsonb) RETURNS text
+LANGUAGE sql IMMUTABLE
+RETURN format(
+    'the cap per %s for %s was reached: %s of %s credits were used until it freed at %s',
+    p_refusal ->> 'period', p_refusal ->> 'capped',
+    p_refusal ->> 'used', p_refusal ->> 'limit', p_refusal ->> 'resets_at'
+);
+COMMENT ON FUNCTION billing_data.cap_text IS 'A cap that refused a charge, in words. Helper.';
 
 -- Why an account was refused something: the denied check or refused charge that is nearest to p_at
 -- (NULL: now) and not after it, as columns and as a sentence. It says what was asked, by which API
@@ -131,6 +142,7 @@ DECLARE
     v_who text;
     v_had text;
     v_missing bigint;
+    v_cap_now jsonb;  -- the cap that would refuse the charge now
 BEGIN
     PERFORM billing_data.authorize(NULL, p_session_hash, 'billing:read');
     PERFORM billing_data.require_moment(p_at, 'p_at');
@@ -205,6 +217,8 @@ BEGIN
             WHEN 'charge_currency_mismatch' THEN format(
                 'the account''s currency was %s; %s', v_denial.account_currency, v_had
             )
+            WHEN 'account_cap_reached' THEN billing_data.cap_text(v_denial.cap)
+            WHEN 'cap_reached' THEN billing_data.cap_text(v_denial.cap)
             ELSE format('the old service said "%s"', reason)
         END
     );
@@ -214,13 +228,18 @@ BEGIN
             billing_data.count_text(v_missing, 'paid credit')
         );
     END IF;
+    IF kind = 'charge' THEN
+        v_cap_now := billing_data.cap_that_refuses(
+            v_account.id, v_denial.api_key_id, agent_id, amount_minor, clock_timestamp()
+        );
+    END IF;
     would_pass_now := CASE kind
         WHEN 'check' THEN billing_data.denial_reason(
             v_account.status, free_uses_now, paid_credits_now
         ) IS NULL
         ELSE billing_data.charge_verdict(
             v_account.status, v_account.currency, currency, free_uses_now, paid_credits_now,
-            amount_minor
+            amount_minor, billing_data.cap_slug(v_cap_now)
         ) = 'created'
     END;
     what_helps := CASE
@@ -231,6 +250,12 @@ BEGIN
         )
         WHEN reason = 'charge_currency_mismatch' AND v_account.currency <> currency THEN format(
             'The agent must charge in %s, the account''s currency.', v_account.currency
+        )
+        WHEN free_uses_now > 0 OR paid_credits_now >= amount_minor THEN format(
+            'The cap per %s for %s frees at %s%s. An administrator can raise or delete it.',
+            v_cap_now ->> 'period', v_cap_now ->> 'capped', v_cap_now ->> 'resets_at',
+            CASE WHEN amount_minor > (v_cap_now ->> 'limit')::bigint
+                THEN ', but the charge is more than all of it' ELSE '' END
         )
         ELSE format(
             'Grant at least %s or set free uses anew; or the user buys a pack.',

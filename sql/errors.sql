@@ -10,6 +10,9 @@ SELECT
     e.hint
 FROM (
     VALUES
+    ('account_cap_reached', 402,
+        'Cap of {limit} per {period} for {capped} reached, {used} used; it frees at {resets_at}',
+        'SELECT * FROM billing.list_caps(); shows what it has used, billing.set_cap raises it.'),
     ('account_closed', 403, 'Account is closed',
         'A closed account cannot be charged.'),
     ('account_erased', 409, 'The data of the person of account {account_id} was erased',
@@ -64,6 +67,11 @@ FROM (
         'Grant a smaller amount.'),
     ('busy', 503, 'The account is busy, please retry',
         'Another transaction holds the account; retry in a moment.'),
+    ('cap_not_found', 404, 'Cap not found: {cap_id}',
+        'SELECT * FROM billing.list_caps();'),
+    ('cap_reached', 429,
+        'Cap of {limit} per {period} for {capped} reached, {used} used; it frees at {resets_at}',
+        'SELECT * FROM billing.list_caps(); shows what it has used, billing.set_cap raises it.'),
     ('capture_exceeds_hold', 409, 'Hold {hold_id} is of {held}, and {required} was asked for',
         'Capture at most what is held, or pass overage => available.'),
     ('charge_already_exists', 409, 'Charge already exists',

@@ -98,6 +98,7 @@ BEGIN
             ('charge_outcome', 1, 'balance', 'bigint'),
             ('charge_outcome', 1, 'account_currency', 'text'),
             ('charge_outcome', 1, 'replayed', 'boolean'),
+            ('charge_outcome', 1, 'cap', 'jsonb'),
 
             ('hold_outcome', 1, 'item', 'integer'),
             ('hold_outcome', 1, 'outcome', 'text'),

@@ -54,8 +54,12 @@
 \ir items.sql
 --   checks
 \ir checks.sql
+--   caps on charges
+\ir caps.sql
 --   charges, and lists of them that take effect once
 \ir charges.sql
+--   caps as staff set them
+\ir cap_settings.sql
 --   credits kept for a use whose price is known afterwards
 \ir holds.sql
 --   why a check or charge was refused

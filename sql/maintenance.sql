@@ -6,8 +6,8 @@
 CREATE OR REPLACE FUNCTION billing_data.maintenance_steps() RETURNS text[]
 LANGUAGE sql IMMUTABLE
 RETURN ARRAY[
-    'figures', 'seals', 'watch', 'books', 'erased people', 'refused charges', 'deliveries',
-    'partitions', 'checks'
+    'figures', 'seals', 'watch', 'books', 'erased people', 'caps', 'refused charges',
+    'deliveries', 'partitions', 'checks'
 ];
 COMMENT ON FUNCTION billing_data.maintenance_steps IS 'The steps of maintenance. Helper.';
 
@@ -83,6 +83,9 @@ BEGIN
         FROM billing_data.prove_books(interval '10 minutes') AS p;
     ELSIF p_step = 'erased people' THEN
         detail := billing_data.erase_left_behind() || ' rows were left behind and are erased';
+    ELSIF p_step = 'caps' THEN
+        detail := billing_data.prune_cap_usage(clock_timestamp() - interval '1 day')
+            || ' windows of caps are over and deleted';
     ELSIF p_step = 'partitions' THEN
         SELECT coalesce('made ' || string_agg(p.partition_name, ', '), 'all months are there')
         INTO STRICT detail
@@ -107,9 +110,10 @@ COMMENT ON FUNCTION billing_data.run_maintenance_step IS 'Does one step of maint
 -- compares the newest entries with their accounts and looks for guards that are missing; "books"
 -- proves all books, for ten minutes at most (called again within a day, it goes on); "erased
 -- people" erases what calls under way left behind of people who were erased in the last week;
--- "refused charges" and "deliveries" delete what is older than p_keep; "partitions" makes the
--- coming months of the check audit; "checks" drops months that ended longer than p_keep ago, and up
--- to 500,000 older checks beside them. p_keep NULL keeps everything; p_steps does some steps only.
+-- "caps" deletes what windows of caps used that ended a day ago; "refused charges" and "deliveries"
+-- delete what is older than p_keep; "partitions" makes the coming months of the check audit;
+-- "checks" drops months that ended longer than p_keep ago, and up to 500,000 older checks beside
+-- them. p_keep NULL keeps everything; p_steps does some steps only.
 -- Each step is told in a row: done, or failed and why. A step that fails is undone and also a
 -- WARNING in the server's log; the others take effect. While another call is at work, this one does
 -- nothing and says so.

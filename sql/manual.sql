@@ -117,13 +117,16 @@ charge's row, when its idempotency key was used before by the same or by another
 'busy', only with p_wait false, when another transaction holds the account. A refused item
 writes nothing but the profile update it carries and, where an account was found, its part
 in a row of refused_charges. With p_wait false the call never waits for an account. With
-p_wait true it waits for one account at a time and holds no other meanwhile.$t$,
+p_wait true it waits for one account at a time and holds no other meanwhile. Where caps
+apply, the call holds what they have used to its end, so that all calls together never
+exceed a hard cap.$t$,
 $t$Locks: the accounts of billing_data.accounts_to_charge, in a statement of its own, so that
-the next statement sees every charge committed before. Writes: accounts, 1 per changed
-account; charges, 1 per created item; refused_charges, 1 per account, key and reason
-refused. Errors: actor_required, actor_not_allowed, invalid_argument, lock_not_available
-when an account stays held, and serialization_failure when accounts were merged at this
-moment; all else is an outcome.$t$,
+the next statement sees every charge committed before; then cap_usage of the caps that
+apply, in the order of the caps. Writes: accounts, 1 per changed account; charges, 1 per
+created item; refused_charges, 1 per account, key and reason refused; cap_usage, 1 per cap
+that applies. Errors: actor_required, actor_not_allowed, invalid_argument,
+lock_not_available when an account or a cap stays held, and serialization_failure when
+accounts were merged at this moment; all else is an outcome.$t$,
 $t$SELECT *
 FROM billing.charge_items(
     p_items =>
@@ -231,7 +234,8 @@ which also undoes the profile update the call carries and the record of the refu
 p_only_plain, a case that is not plain returns no row and does nothing.$t$,
 $t$Locks and writes: as billing.charge_items, in the same order. Errors: actor and key
 errors, invalid_argument, charge_already_exists, account_not_found, account_suspended,
-account_closed, charge_currency_mismatch, insufficient_credits.$t$,
+account_closed, charge_currency_mismatch, insufficient_credits, account_cap_reached,
+cap_reached.$t$,
 $t$SELECT *
 FROM billing.create_charge(
     p_oauth_provider => 'oauth:google',
@@ -340,6 +344,14 @@ $t$The provider that is used where none is named: the first one. With p_to_sell 
 first that is offered, active and has its credential, if there is one.$t$,
 $t$$t$,
 $t$SELECT billing.default_payment_provider();$t$),
+        ('delete_cap',
+$t$Deletes a cap: from the next request on it refuses nothing. Returns the cap as it was.$t$,
+$t$Locks: the cap's row. Writes: caps 1, cap_usage of its windows, admin_audit_logs 1.
+Errors: actor errors, invalid_argument, cap_not_found.$t$,
+$t$SELECT *
+FROM billing.delete_cap(
+    p_cap_id => '...',
+    p_reason => 'no longer needed');$t$),
         ('delete_deliveries',
 $t$Retention of the outbox: deletes up to p_rows deliveries that were settled before
 p_before, and those of endpoints that are gone. Returns how many those were.$t$,
@@ -673,6 +685,14 @@ FROM billing.list_audit_log(
 $t$What the newest proof of the books found, with at most 1000 problems of each range.$t$,
 $t$Errors: actor_required.$t$,
 $t$SELECT * FROM billing.list_book_problems();$t$),
+        ('list_caps',
+$t$Lists caps with what their windows have used so far, what is left, and when the windows
+end (resets_at). A cap counts from when it was set (counts_from). An API key's cap names
+the first key of its chain of rotations.$t$,
+$t$Errors: actor errors, invalid_argument.$t$,
+$t$SELECT *
+FROM billing.list_caps(
+    p_scope => 'api_key');$t$),
         ('list_checks',
 $t$An account's checks, newest first, with why they were denied; those of accounts that were
 merged into it too.$t$,
@@ -817,12 +837,13 @@ up the dashboard's figures; "seals" seals up to a million entries of days that a
 "watch" compares the newest entries with their accounts and looks for guards that are
 missing; "books" proves all books, for ten minutes at most (called again within a day, it
 goes on); "erased people" erases what calls under way left behind of people who were
-erased in the last week; "refused charges" and "deliveries" delete what is older than
-p_keep; "partitions" makes the coming months of the check audit; "checks" drops months
-that ended longer than p_keep ago, and up to 500,000 older checks beside them. p_keep NULL
-keeps everything; p_steps does some steps only. Each step is told in a row: done, or
-failed and why. A step that fails is undone and also a WARNING in the server's log; the
-others take effect. While another call is at work, this one does nothing and says so.$t$,
+erased in the last week; "caps" deletes what windows of caps used that ended a day ago;
+"refused charges" and "deliveries" delete what is older than p_keep; "partitions" makes
+the coming months of the check audit; "checks" drops months that ended longer than p_keep
+ago, and up to 500,000 older checks beside them. p_keep NULL keeps everything; p_steps
+does some steps only. Each step is told in a row: done, or failed and why. A step that
+fails is undone and also a WARNING in the server's log; the others take effect. While
+another call is at work, this one does nothing and says so.$t$,
 $t$Locks: billing_data.locks (maintenance); seal_state; verification_runs; the check audit,
 as billing.create_check_partitions and billing.drop_check_partitions. Writes: what the
 steps do; admin_audit_logs 1. Errors: actor_required, invalid_argument.$t$,
@@ -1051,9 +1072,11 @@ chain of rotations, charged; any other charge is not found, nor is one of a pers
 erased. The account's state does not matter, and what belonged to a merged account goes to
 the one that stayed. total_uses counts charges, so it stays. With the key of the same
 reversal nothing is done and replayed is true; reversed_minor and free_uses_remaining are
-then those of now. With p_dry_run nothing is written and reversal_id is NULL.$t$,
-$t$Locks: the account, then the reversed_entries row. Writes: reversed_entries 1, credits 1,
-accounts 1, and admin_audit_logs 1 unless an API key calls. Errors: actor and key errors,
+then those of now. With p_dry_run nothing is written and reversal_id is NULL. Caps that
+counted the charge get it back while their minute, day or month is not over.$t$,
+$t$Locks: the account, the reversed_entries row, then cap_usage in the order of the caps.
+Writes: reversed_entries 1, credits 1, accounts 1, cap_usage 1 per cap, and
+admin_audit_logs 1 unless an API key calls. Errors: actor and key errors,
 invalid_argument, charge_not_found, account_erased (not for API keys),
 entry_of_old_service, already_reversed, reversal_too_great, free_use_is_whole,
 balance_overflow, idempotency_key_reused.$t$,
@@ -1165,6 +1188,22 @@ actor_required, invalid_argument.$t$,
 $t$SELECT billing.set_admin_domain(
     p_domain => 'example.com',
     p_reason => 'a new name');$t$),
+        ('set_cap',
+$t$Sets how many credits may be charged in a period ('minute', 'day' or 'month' of the UTC
+calendar) by an API key and the keys that it is rotated to, to an account, by an agent, or
+by all. A mode 'hard' refuses what would exceed the limit, 'alert' only tells that it was
+reached. A new cap counts from now on; the same scope, subject, period and mode again
+change the limit of that cap, and what was counted stays counted. Charges that are under
+way may still meet the limit before.$t$,
+$t$Locks: the cap's row. Writes: caps 1, admin_audit_logs 1 when something changed. Errors:
+actor errors, invalid_argument, api_key_not_found, account_not_found.$t$,
+$t$SELECT *
+FROM billing.set_cap(
+    p_scope => 'account',
+    p_subject => 'oauth:google:1',
+    p_period => 'day',
+    p_limit_minor => 1000,
+    p_reason => 'its owner asked for it');$t$),
         ('set_low_balance',
 $t$Sets the balance at which an account counts as low: free uses left and paid credits
 together. Then checks say low_balance, and the alerts balance.low and balance.recovered

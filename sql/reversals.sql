@@ -166,8 +166,10 @@ COMMENT ON FUNCTION billing_data.append_reversal IS
 -- charges, so it stays. With the key of the same reversal nothing is done and replayed is true;
 -- reversed_minor and free_uses_remaining are then those of now. With p_dry_run nothing is written
 -- and reversal_id is NULL.
--- Locks: the account, then the reversed_entries row. Writes: reversed_entries 1, credits 1,
--- accounts 1, and admin_audit_logs 1 unless an API key calls.
+-- Caps that counted the charge get it back while their minute, day or month is not over.
+-- Locks: the account, the reversed_entries row, then cap_usage in the order of the caps. Writes:
+-- reversed_entries 1, credits 1, accounts 1, cap_usage 1 per cap, and admin_audit_logs 1 unless an
+-- API key calls.
 -- Errors: actor and key errors, invalid_argument, charge_not_found, account_erased (not for API
 -- keys), entry_of_old_service, already_reversed, reversal_too_great, free_use_is_whole,
 -- balance_overflow, idempotency_key_reused.
@@ -250,6 +252,10 @@ BEGIN
             v_reversal := billing_data.append_reversal(
                 v_account, v_charge.amount_minor, amount_minor, v_reversal.amount_minor, free_uses,
                 p_charge_id, NULL, p_reason, p_idempotency_key, v_fingerprint, v_actor
+            );
+            PERFORM billing_data.give_back_to_caps(
+                v_charge.account_id, v_charge.api_key_id, v_charge.metadata_agent_id, amount_minor,
+                v_charge.created_at
             );
         END IF;
     END IF;

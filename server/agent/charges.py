@@ -1,8 +1,9 @@
 """POST /v1/billing/charges and charges:batch: this user used one (contract.md 2.2 and 10)."""
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from hashlib import sha256
+from math import ceil
 from time import perf_counter
 from typing import Annotated, Any, Literal, NamedTuple, NotRequired
 from uuid import UUID
@@ -19,7 +20,7 @@ from server.gateway import CHARGE_ITEM, Gateway, Item, Row
 from server.http import fields as f
 from server.http.answers import From, reader
 from server.http.app_keys import CONFIG, REQUEST_ID
-from server.http.error_codes import Error, InsufficientCredits, ValidationError
+from server.http.error_codes import Cap, CapReached, Error, InsufficientCredits, ValidationError
 from server.http.errors import ApiError, error_body, from_refused, json_response, validation_error
 from server.http.example_values import ACCOUNT_ID, ADA, STRANGER
 from server.http.route import ErrorAnswer, Example
@@ -99,7 +100,7 @@ class ChargeResult(TypedDict):
     index: Annotated[f.Count, f.means("The charge's place in the request, from 0.")]
     status: Annotated[f.Integer, f.means("The HTTP status: 201 for a charge, else the error's.")]
     body: Annotated[
-        Charge | Error | InsufficientCredits | ChargeExists | ValidationError,
+        Charge | Error | InsufficientCredits | CapReached | ChargeExists | ValidationError,
         f.means("The charge, or the error body."),
     ]
 
@@ -171,6 +172,22 @@ BATCH = Example(
         "charges": [_REQUEST, {**_REQUEST, **STRANGER, "description": "Summarised a channel"}]
     },
     idempotency_key="scout-batch-17",
+)
+_CAP = {
+    "cap": {
+        "cap_id": "019a9c2e-51d0-7c3b-8a44-6f1e2d3c4b5a",
+        "scope": "api_key",
+        "period": "day",
+        "limit": 1000,
+        "used": 998,
+        "resets_at": "2026-11-23T00:00:00Z",
+    },
+    "required": 5,
+    "retryable": True,
+}
+CAP_REACHED = ErrorAnswer("cap_reached", CapReached, _CAP)
+ACCOUNT_CAP_REACHED = ErrorAnswer(
+    "account_cap_reached", CapReached, {**_CAP, "cap": {**_CAP["cap"], "scope": "account"}}
 )
 ALREADY_EXISTS = ErrorAnswer("charge_already_exists", ChargeExists, {"charge": EXAMPLE_CHARGE})
 
@@ -308,6 +325,8 @@ async def _refusal(request: web.Request, call: Call, row: Row, *, replays: bool)
         if outcome != "busy":
             raise fault  # the fault is the key's and concerns the whole request
         return fault
+    if row["cap"] is not None:
+        return await _refused_by_cap(call.gateway, outcome, orjson.loads(row["cap"]))
     error = await _refused_row(call.gateway, outcome, row)
     if outcome == "insufficient_credits":
         balance, required = row["balance"], row["amount_minor"]
@@ -320,6 +339,20 @@ async def _refusal(request: web.Request, call: Call, row: Row, *, replays: bool)
         purchase_url = request.app[CONFIG].purchase_url
         if purchase_url:
             error.extra["purchase_url"] = purchase_url
+    return error
+
+
+async def _refused_by_cap(gateway: Gateway, slug: str, told: dict[str, Any]) -> ApiError:
+    error = from_refused(await gateway.refused(slug, told))
+    metrics.count_cap_refusal(told["scope"], told["period"]).inc()
+    error.extra = {
+        "cap": {name: told[name] for name in Cap.__annotations__},
+        "required": told["required"],
+        "retryable": told["required"] <= told["limit"],
+    }
+    if error.status == 429:
+        seconds = (datetime.fromisoformat(told["resets_at"]) - datetime.now(UTC)).total_seconds()
+        error.headers = {"Retry-After": str(max(1, ceil(seconds)))}
     return error
 
 

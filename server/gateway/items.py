@@ -108,6 +108,7 @@ CHARGE_ITEM = ItemType(
         **{name: f"f.{name}" for name in ("amount_minor", "currency", "description")},
         "balance": "NULL::bigint",
         "account_currency": "NULL::text",
+        "cap": "NULL::jsonb",
     },
 )
 # A list that takes effect as a whole, once per key.

@@ -5,7 +5,9 @@ before the database is called have their wording here."""
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Annotated, Any, Literal, NotRequired
+from uuid import UUID
 
 from pydantic import Field
 from typing_extensions import TypedDict
@@ -34,6 +36,33 @@ class InsufficientCredits(Error):
     ]
     purchase_url: NotRequired[
         Annotated[f.Url, f.means("Where credits can be bought; absent unless the operator set it.")]
+    ]
+
+
+class Cap(TypedDict):
+    """A cap: how many credits may be charged in a period."""
+
+    cap_id: Annotated[UUID, f.means("The cap; staff know it by this id.")]
+    scope: Annotated[Literal["account", "api_key", "agent", "all"], f.CAP_SCOPE]
+    period: Annotated[Literal["minute", "day", "month"], f.CAP_PERIOD]
+    limit: Annotated[f.Count, f.CAP_LIMIT]
+    used: Annotated[f.Count, f.CAP_USED]
+    resets_at: Annotated[datetime, f.CAP_RESETS_AT]
+
+
+class CapReached(Error):
+    """A cap refused the charge."""
+
+    cap: Annotated[
+        Cap, f.means("The cap that refused. Where several did, the one that frees last.")
+    ]
+    required: Annotated[f.Positive, f.means("Credits the charge asked for.")]
+    retryable: Annotated[
+        bool,
+        f.means(
+            "Whether the same charge can pass once the cap is free. False where it asks for more"
+            " than the whole cap."
+        ),
     ]
 
 
@@ -95,6 +124,16 @@ _CODES: Mapping[str, str | ErrorCode] = {
         "No free use is left and the paid credits do not suffice. Nothing was charged: stop"
         " working for this user until credits are bought."
     ),
+    "account_cap_reached": (
+        "The account's own budget for this minute, day or month is used up. Nothing was charged:"
+        " stop working for this user until `cap.resets_at`, or until staff raise the cap."
+    ),
+    "cap_reached": (
+        "The API key, the agent, or all together charged as much as they may in this minute, day"
+        " or month. Nothing was charged: wait Retry-After seconds, then send the same again; slow"
+        " down, or ask staff to raise the cap."
+    ),
+    "cap_not_found": "There is no such cap.",
     "permission_missing": "Use a key that has the permission.",
     "account_suspended": (
         "Staff stopped the account. It is not charged and can still be credited."

@@ -182,6 +182,12 @@ CHARGES = Counter(
     ["outcome"],  # created, replayed, conflict, or the slug of a refusal
     registry=REGISTRY,
 )
+CAP_REFUSALS = Counter(
+    "billing_cap_refusals_total",
+    "Charges that a cap refused, by what is capped and its period",
+    ["scope", "period"],
+    registry=REGISTRY,
+)
 CHARGE_AMOUNT = Histogram(
     "billing_charge_amount_minor",
     "Amounts of created charges, in credits",
@@ -377,6 +383,7 @@ count_http = cache(HTTP_REQUESTS.labels)
 time_http = cache(HTTP_DURATION.labels)
 count_check = cache(CREDIT_CHECKS.labels)
 count_charge = cache(CHARGES.labels)
+count_cap_refusal = cache(CAP_REFUSALS.labels)
 count_error = cache(ERRORS.labels)
 _query = cache(DB_QUERIES.labels)
 write_verified = cache(DB_WRITE_VERIFICATIONS.labels)

@@ -317,11 +317,15 @@ class _Description:
                     answer.status, ["Retry-After"], self._content(answer.body, answer.example)
                 )
         if route.is_for_agents:
-            responses["429"] = {
-                "description": "Too many requests from one address: the proxy in front of the"
-                " service says when to come back.",
-                "headers": {"Retry-After": _header_ref("Retry-After")},
-            }
+            refused = responses.setdefault(
+                "429", {"headers": {"Retry-After": _header_ref("Retry-After")}}
+            )
+            refused["description"] = (
+                "Too many requests from one address: the proxy in front of the service says when to"
+                " come back."
+            )
+            if "content" in refused:
+                refused["description"] += " With a body: the service itself refuses."
         return dict(sorted(responses.items()))
 
     def _success(self) -> dict[str, Any]:

@@ -86,6 +86,7 @@ FUNCTIONS: dict[str, tuple[set[str], str]] = {
     "delete_deliveries": (DBA, "v"),
     "delete_refused_charges": (DBA, "v"),
     "delete_webhook_endpoint": (BOTH, "v"),
+    "delete_cap": (BOTH, "v"),
     "describe_money": (BOTH, "s"),
     "describe_openings": (DBA, "s"),
     "describe_price": (BOTH, "s"),
@@ -121,6 +122,7 @@ FUNCTIONS: dict[str, tuple[set[str], str]] = {
     "list_api_keys": (BOTH, "s"),
     "list_audit_log": (BOTH, "s"),
     "list_book_problems": (DBA, "s"),
+    "list_caps": (BOTH, "s"),
     "list_checks": (BOTH, "s"),
     "list_daily_figures": (BOTH, "s"),
     "list_holds": (BOTH, "s"),
@@ -170,6 +172,7 @@ FUNCTIONS: dict[str, tuple[set[str], str]] = {
     "set_admin": (BOTH, "v"),
     "set_admin_domain": (DBA, "v"),
     "set_low_balance": (BOTH, "v"),
+    "set_cap": (BOTH, "v"),
     "set_pricing": (BOTH, "v"),
     "set_provider_config": (BOTH, "v"),
     "set_webhook_endpoint": (BOTH, "v"),
@@ -287,6 +290,9 @@ def runnable_example(database: Database, name: str) -> Iterator[tuple[Caller, st
             if name in names:
                 row = dba.row(maker, **person("1"), **_ARGUMENTS.get(maker, {}))
                 statement = statement.replace("'...'", f"'{row[made]}'")
+        if name == "delete_cap":
+            cap = dba.row("set_cap", scope="all", period="day", limit_minor=1, reason="a test")
+            statement = statement.replace("'...'", f"'{cap['cap_id']}'")
         if name == "attach_payment":
             purchase = begin(dba, person("1"))
             for argument in ("account_id", "purchase_id"):

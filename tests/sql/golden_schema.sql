@@ -50,7 +50,8 @@ CREATE TYPE billing.charge_outcome AS (
 	metadata_request_id text,
 	balance bigint,
 	account_currency text,
-	replayed boolean
+	replayed boolean,
+	cap jsonb
 );
 
 CREATE TYPE billing.check_item AS (
@@ -130,6 +131,12 @@ CREATE TYPE billing_data.actor AS (
 	api_key_id uuid,
 	admin_user_id uuid,
 	database_role text
+);
+
+CREATE TYPE billing_data.capped_item AS (
+	item integer,
+	cap_id uuid,
+	amount_minor bigint
 );
 
 CREATE FUNCTION billing.add_admin(p_email text, p_full_name text DEFAULT NULL::text, p_role text DEFAULT 'viewer'::text, p_reason text DEFAULT NULL::text, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(admin_user_id uuid, email text, full_name text, role text, is_active boolean, created_at timestamp with time zone)
@@ -279,6 +286,10 @@ CREATE FUNCTION billing.create_staff_token(p_token_hash bytea, p_email text DEFA
     SET "TimeZone" TO 'UTC';
 
 CREATE FUNCTION billing.create_webhook_endpoint(p_name text, p_url text, p_secret jsonb, p_reason text, p_kinds text[] DEFAULT '{}'::text[], p_session_hash bytea DEFAULT NULL::bytea) RETURNS uuid
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.delete_cap(p_cap_id uuid, p_reason text, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(cap_id uuid, scope text, subject text, subject_name text, period text, mode text, limit_minor bigint, used_minor bigint)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -501,6 +512,10 @@ CREATE FUNCTION billing.list_book_problems() RETURNS TABLE(account_id uuid, prob
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing.list_caps(p_scope text DEFAULT NULL::text, p_account_id uuid DEFAULT NULL::uuid, p_cap_id uuid DEFAULT NULL::uuid, p_limit bigint DEFAULT 500, p_offset bigint DEFAULT 0, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(cap_id uuid, scope text, subject text, subject_name text, period text, mode text, limit_minor bigint, used_minor bigint, left_minor bigint, window_start timestamp with time zone, resets_at timestamp with time zone, reached_at timestamp with time zone, counts_from timestamp with time zone, updated_at timestamp with time zone)
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing.list_checks(p_account_id uuid, p_limit bigint DEFAULT 50, p_offset bigint DEFAULT 0, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(check_id uuid, has_credit boolean, denial_reason text, credits_remaining bigint, free_uses_remaining bigint, context_agent_id text, context_channel_id text, context_request_id text, created_at timestamp with time zone)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -694,6 +709,10 @@ CREATE FUNCTION billing.set_admin(p_email text, p_reason text, p_role text DEFAU
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing.set_admin_domain(p_domain text, p_reason text) RETURNS text
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.set_cap(p_scope text, p_period text, p_limit_minor bigint, p_reason text, p_subject text DEFAULT NULL::text, p_mode text DEFAULT 'hard'::text, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(cap_id uuid, scope text, subject text, subject_name text, period text, mode text, limit_minor bigint, used_minor bigint, left_minor bigint, window_start timestamp with time zone, resets_at timestamp with time zone, reached_at timestamp with time zone, counts_from timestamp with time zone, updated_at timestamp with time zone)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -1019,6 +1038,52 @@ CREATE FUNCTION billing_data.refuse_caller(p_names_actor boolean) RETURNS text
 CREATE FUNCTION billing_data.caller_role() RETURNS text
     LANGUAGE sql STABLE;
 
+CREATE FUNCTION billing_data.window_end(p_period text, p_at timestamp with time zone) RETURNS timestamp with time zone
+    LANGUAGE sql STABLE PARALLEL SAFE;
+
+CREATE TABLE billing_data.caps (
+    id uuid NOT NULL,
+    scope text NOT NULL,
+    subject text NOT NULL,
+    period text NOT NULL,
+    mode text NOT NULL,
+    limit_minor bigint NOT NULL,
+    created_at timestamp with time zone NOT NULL,
+    updated_at timestamp with time zone NOT NULL,
+    CONSTRAINT caps_limit CHECK ((limit_minor >= 0)),
+    CONSTRAINT caps_mode CHECK ((mode = ANY (ARRAY['hard'::text, 'alert'::text]))),
+    CONSTRAINT caps_period CHECK ((period = ANY (ARRAY['minute'::text, 'day'::text, 'month'::text]))),
+    CONSTRAINT caps_scope CHECK ((scope = ANY (ARRAY['all'::text, 'api_key'::text, 'account'::text, 'agent'::text]))),
+    CONSTRAINT caps_subject CHECK ((((scope = 'all'::text) = (subject = ''::text)) AND (length(subject) <= 255)))
+)
+WITH (fillfactor='80');
+
+CREATE FUNCTION billing_data.cap_refusal(p_cap billing_data.caps, p_used bigint, p_required bigint, p_now timestamp with time zone) RETURNS jsonb
+    LANGUAGE sql STABLE;
+
+CREATE FUNCTION billing_data.cap_slug(p_refusal jsonb) RETURNS text
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE;
+
+CREATE FUNCTION billing_data.cap_subject(p_scope text, p_subject text, p_session_hash bytea) RETURNS text
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.cap_text(p_refusal jsonb) RETURNS text
+    LANGUAGE sql IMMUTABLE;
+
+CREATE FUNCTION billing_data.cap_that_refuses(p_account_id uuid, p_api_key_id uuid, p_agent_id text, p_amount bigint, p_now timestamp with time zone) RETURNS jsonb
+    LANGUAGE sql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.capped_items(p_items billing.charge_item[], p_locked uuid[]) RETURNS billing_data.capped_item[]
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET plan_cache_mode TO 'force_generic_plan';
+
+CREATE FUNCTION billing_data.caps_of(p_account_id uuid, p_api_key_id uuid, p_agent_id text) RETURNS SETOF billing_data.caps
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.capture_round(p_items billing.capture_item[], p_left boolean[], p_locked uuid[], p_role text) RETURNS billing.hold_outcome[]
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1176,13 +1241,13 @@ CREATE FUNCTION billing_data.leaf_text(p_name bytea, p_value text) RETURNS bytea
 CREATE FUNCTION billing_data.charge_leaf(p_charge billing_data.charges, p_personal_digest bytea) RETURNS bytea
     LANGUAGE sql STABLE PARALLEL SAFE;
 
-CREATE FUNCTION billing_data.charge_outcome(p_item integer, p_outcome text, p_asked billing.charge_item, p_used billing_data.charges, p_balance bigint, p_account_currency text) RETURNS billing.charge_outcome
+CREATE FUNCTION billing_data.charge_outcome(p_item integer, p_outcome text, p_asked billing.charge_item, p_used billing_data.charges, p_balance bigint, p_account_currency text, p_cap jsonb) RETURNS billing.charge_outcome
     LANGUAGE sql IMMUTABLE PARALLEL SAFE;
 
 CREATE FUNCTION billing_data.charge_personal_digest(p_charge billing_data.charges, p_salt bytea) RETURNS bytea
     LANGUAGE sql STABLE PARALLEL SAFE;
 
-CREATE FUNCTION billing_data.charge_round(p_items billing.charge_item[], p_left boolean[], p_locked uuid[], p_role text, p_wait boolean) RETURNS billing.charge_outcome[]
+CREATE FUNCTION billing_data.charge_round(p_items billing.charge_item[], p_left boolean[], p_locked uuid[], p_role text, p_wait boolean, p_now timestamp with time zone, p_refusals jsonb[]) RETURNS billing.charge_outcome[]
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET plan_cache_mode TO 'force_generic_plan'
@@ -1190,7 +1255,7 @@ CREATE FUNCTION billing_data.charge_round(p_items billing.charge_item[], p_left 
     SET enable_hashjoin TO 'off'
     SET enable_mergejoin TO 'off';
 
-CREATE FUNCTION billing_data.charge_verdict(p_status text, p_account_currency text, p_currency text, p_free_uses bigint, p_paid_credits bigint, p_amount_minor bigint) RETURNS text
+CREATE FUNCTION billing_data.charge_verdict(p_status text, p_account_currency text, p_currency text, p_free_uses bigint, p_paid_credits bigint, p_amount_minor bigint, p_cap text DEFAULT NULL::text) RETURNS text
     LANGUAGE sql IMMUTABLE PARALLEL SAFE;
 
 CREATE FUNCTION billing_data.charges_of_arrays(p_oauth_providers text[], p_external_ids text[], p_amounts_minor bigint[], p_currencies text[], p_descriptions text[], p_idempotency_keys text[], p_metadata_message_ids text[], p_metadata_agent_ids text[], p_metadata_channel_ids text[], p_metadata_request_ids text[], p_customer_emails text[], p_user_roles text[], p_agent_ids text[], p_marketing_opt_ins boolean[], p_marketing_opt_in_sources text[], p_api_key_ids uuid[]) RETURNS billing.charge_item[]
@@ -1455,7 +1520,7 @@ CREATE FUNCTION billing_data.find_batch(p_api_key_id uuid, p_first_key_id uuid, 
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing_data.find_denial(p_account_id uuid, p_at timestamp with time zone) RETURNS TABLE(kind text, denied_at timestamp with time zone, reason text, refusals bigint, api_key_id uuid, database_role text, agent_id text, channel_id text, request_id text, amount_minor bigint, currency text, paid_credits bigint, free_uses bigint, account_currency text)
+CREATE FUNCTION billing_data.find_denial(p_account_id uuid, p_at timestamp with time zone) RETURNS TABLE(kind text, denied_at timestamp with time zone, reason text, refusals bigint, api_key_id uuid, database_role text, agent_id text, channel_id text, request_id text, amount_minor bigint, currency text, paid_credits bigint, free_uses bigint, account_currency text, cap jsonb)
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -1567,6 +1632,10 @@ CREATE FUNCTION billing_data.give_back_held(p_account_ids uuid[], p_reason text,
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.give_back_to_caps(p_account_id uuid, p_api_key_id uuid, p_agent_id text, p_amount bigint, p_counted_at timestamp with time zone) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.give_up_credits(p_account_ids uuid[], p_actor billing_data.actor) RETURNS numeric
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -1617,6 +1686,10 @@ CREATE FUNCTION billing_data.ids_between(p_from timestamp with time zone, p_to t
 
 CREATE FUNCTION billing_data.ids_from(p_from timestamp with time zone, OUT first_id uuid, OUT last_id uuid) RETURNS record
     LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.is_capped(p_account_id uuid, p_api_key_id uuid, p_agent_id text) RETURNS boolean
+    LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.is_capture(p_item billing.capture_item) RETURNS boolean
@@ -1739,6 +1812,10 @@ CREATE FUNCTION billing_data.lock_accounts(p_account_ids uuid[], p_wait boolean)
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.lock_between_writers(p_locks text[]) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.lock_caps(p_capped billing_data.capped_item[], p_now timestamp with time zone, p_wait boolean) RETURNS boolean
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -1923,6 +2000,10 @@ CREATE FUNCTION billing_data.provider_name(p_kind text) RETURNS text
 
 CREATE FUNCTION billing_data.provider_of_payment(p_external_transaction_id text) RETURNS text
     LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.prune_cap_usage(p_before timestamp with time zone) RETURNS bigint
+    LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.purchase_credits(p_uses bigint, p_settled_at timestamp with time zone) RETURNS bigint
@@ -2227,6 +2308,10 @@ CREATE FUNCTION billing_data.usage_since(p_from timestamp with time zone) RETURN
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.use_caps(p_capped billing_data.capped_item[], p_outcomes billing.charge_outcome[], p_now timestamp with time zone) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.uses_due(p_uses bigint, p_price_minor bigint, p_money numeric) RETURNS bigint
     LANGUAGE sql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -2245,11 +2330,15 @@ CREATE FUNCTION billing_data.version_of_cursor(p_cursor text, p_account_id uuid,
 CREATE FUNCTION billing_data.wants_purchase(p_status text, p_denial_reason text) RETURNS boolean
     LANGUAGE sql IMMUTABLE PARALLEL SAFE;
 
+CREATE FUNCTION billing_data.weigh_caps(p_items billing.charge_item[], p_capped billing_data.capped_item[], p_left boolean[], p_now timestamp with time zone, OUT due boolean[], OUT refusals jsonb[]) RETURNS record
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.weigh_capture(p_hold billing_data.holds, p_asked bigint, p_overage text, p_available bigint, p_free_uses bigint, OUT outcome text, OUT captured bigint, OUT is_free boolean) RETURNS record
     LANGUAGE plpgsql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing_data.weigh_charges(p_items billing.charge_item[], p_left boolean[], p_locked uuid[], p_role text, p_wait boolean) RETURNS TABLE(item integer, outcome text, asked billing.charge_item, used billing_data.charges, fingerprint bytea, api_key_id uuid, account_id uuid, account_currency text, ledger_version bigint, balance_before bigint, balance_after bigint, free_uses_after bigint, paid_with text)
+CREATE FUNCTION billing_data.weigh_charges(p_items billing.charge_item[], p_left boolean[], p_locked uuid[], p_role text, p_wait boolean, p_refusals jsonb[]) RETURNS TABLE(item integer, outcome text, asked billing.charge_item, used billing_data.charges, fingerprint bytea, api_key_id uuid, account_id uuid, account_currency text, ledger_version bigint, balance_before bigint, balance_after bigint, free_uses_after bigint, paid_with text)
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET plan_cache_mode TO 'force_generic_plan'
@@ -2259,6 +2348,9 @@ CREATE FUNCTION billing_data.weigh_charges(p_items billing.charge_item[], p_left
 
 CREATE FUNCTION billing_data.why_no_balance(p_state text) RETURNS text
     LANGUAGE sql IMMUTABLE PARALLEL SAFE;
+
+CREATE FUNCTION billing_data.window_start(p_period text, p_at timestamp with time zone) RETURNS timestamp with time zone
+    LANGUAGE sql STABLE PARALLEL SAFE;
 
 CREATE FUNCTION billing_data.with_profile(p_account billing_data.accounts, p_customer_email text, p_user_role text, p_agent_id text, p_marketing_opt_in boolean, p_marketing_opt_in_source text, p_now timestamp with time zone) RETURNS billing_data.accounts
     LANGUAGE plpgsql IMMUTABLE
@@ -2446,6 +2538,15 @@ CREATE TABLE billing_data.batch_requests (
     CONSTRAINT batch_requests_batch_fingerprint_length CHECK ((length(batch_fingerprint) <= 64))
 );
 
+CREATE TABLE billing_data.cap_usage (
+    cap_id uuid NOT NULL,
+    window_start timestamp with time zone NOT NULL,
+    used_minor bigint DEFAULT 0 NOT NULL,
+    reached_at timestamp with time zone,
+    CONSTRAINT cap_usage_not_negative CHECK ((used_minor >= 0))
+)
+WITH (fillfactor='70');
+
 CREATE TABLE billing_data.credit_checks (
     id uuid NOT NULL,
     account_id uuid,
@@ -2586,10 +2687,12 @@ CREATE TABLE billing_data.refused_charges (
     agent_id character varying(255),
     channel_id character varying(255),
     request_id character varying(255),
+    cap jsonb,
+    CONSTRAINT refused_charges_cap CHECK (((cap IS NOT NULL) = (reason = ANY (ARRAY['account_cap_reached'::text, 'cap_reached'::text])))),
     CONSTRAINT refused_charges_in_order CHECK ((first_at <= last_at)),
     CONSTRAINT refused_charges_minute CHECK (((first_at >= minute) AND (last_at < (minute + '00:01:00'::interval)))),
     CONSTRAINT refused_charges_positive CHECK (((refusals > 0) AND (amount_minor > 0))),
-    CONSTRAINT refused_charges_reason CHECK ((reason = ANY (ARRAY['account_closed'::text, 'account_suspended'::text, 'charge_currency_mismatch'::text, 'insufficient_credits'::text]))),
+    CONSTRAINT refused_charges_reason CHECK ((reason = ANY (ARRAY['account_cap_reached'::text, 'account_closed'::text, 'account_suspended'::text, 'cap_reached'::text, 'charge_currency_mismatch'::text, 'insufficient_credits'::text]))),
     CONSTRAINT refused_charges_writer CHECK ((num_nonnulls(api_key_id, database_role) = 1))
 )
 WITH (fillfactor='80');
@@ -2707,6 +2810,15 @@ ALTER TABLE ONLY billing_data.api_keys
 
 ALTER TABLE ONLY billing_data.batch_requests
     ADD CONSTRAINT batch_requests_pkey PRIMARY KEY (api_key_id, idempotency_key);
+
+ALTER TABLE ONLY billing_data.cap_usage
+    ADD CONSTRAINT cap_usage_pkey PRIMARY KEY (cap_id, window_start);
+
+ALTER TABLE ONLY billing_data.caps
+    ADD CONSTRAINT caps_once UNIQUE (scope, subject, period, mode);
+
+ALTER TABLE ONLY billing_data.caps
+    ADD CONSTRAINT caps_pkey PRIMARY KEY (id);
 
 ALTER TABLE ONLY billing_data.charges
     ADD CONSTRAINT charges_pkey PRIMARY KEY (id);

@@ -65,6 +65,7 @@ WRITES: dict[str, dict[str, Any]] = {
     },
     "create_credit": {**person("nobody"), "amount_minor": 1},
     "create_staff_token": {"token_hash": bytes(32)},
+    "delete_cap": {"cap_id": NOBODY, "reason": "a test"},
     "end_staff_sessions": {"email": "nobody@example.com", "reason": "a test"},
     "invite_admin": {"email": "nobody@example.com", "reason": "a test"},
     "record_credit": {
@@ -93,6 +94,7 @@ WRITES: dict[str, dict[str, Any]] = {
     },
     "set_account_status": {**person("nobody"), "status": "closed", "reason": "a test"},
     "set_admin": {"email": "nobody@example.com", "reason": "a test"},
+    "set_cap": {"scope": "all", "period": "day", "limit_minor": 9, "reason": "a test"},
     "set_pricing": {"reason": "a test"},
     "set_provider_config": {"provider_type": "stripe"},
     "create_webhook_endpoint": {
@@ -171,6 +173,7 @@ STAFF_READS: dict[str, dict[str, Any]] = {
     "list_admins": {},
     "list_api_keys": {},
     "list_audit_log": {},
+    "list_caps": {},
     "list_checks": {"account_id": NOBODY},
     "list_merges": {"account_id": NOBODY},
     "list_daily_figures": {},

@@ -17,6 +17,7 @@ STEPS = [
     "watch",
     "books",
     "erased people",
+    "caps",
     "refused charges",
     "deliveries",
     "partitions",

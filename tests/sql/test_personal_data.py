@@ -48,6 +48,8 @@ NOT_PERSONAL = {
     "admin_sessions": "staff's",
     "admin_users": "staff's",
     "api_keys": "the agents'",
+    "cap_usage": "counts",
+    "caps": "limits, by ids of accounts, keys and agents",
     "erased_accounts": "ids of accounts",
     "erased_audit_logs": "ids of audit rows",
     "erased_entries": "digests whose salt is gone",
