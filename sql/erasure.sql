@@ -157,8 +157,8 @@ $$;
 COMMENT ON FUNCTION billing_data.erase_payments IS
     'Erases what is stored of a person''s payments but amounts and dates. Helper.';
 
--- Deletes the checks, refused charges, alerts and remembered requests of a person, and what lists
--- of charges say of them. The caller holds the accounts.
+-- Deletes the checks, refused charges, alerts and remembered requests of a person, the notes on
+-- them, and what lists of charges say of them. The caller holds the accounts.
 CREATE OR REPLACE FUNCTION billing_data.erase_requests(p_account_ids uuid[])
 RETURNS TABLE (table_name text, rows_erased bigint)
 LANGUAGE plpgsql VOLATILE
@@ -197,6 +197,10 @@ BEGIN
     RETURN NEXT;
     table_name := 'outbox';
     DELETE FROM billing_data.outbox AS o WHERE o.account_id = ANY (p_account_ids);
+    GET DIAGNOSTICS rows_erased = ROW_COUNT;
+    RETURN NEXT;
+    table_name := 'account_notes';
+    DELETE FROM billing_data.account_notes AS n WHERE n.account_id = ANY (p_account_ids);
     GET DIAGNOSTICS rows_erased = ROW_COUNT;
     RETURN NEXT;
     table_name := 'account_merges';
@@ -248,7 +252,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION billing_data.erase_requests IS
-    'Deletes checks, refused charges, alerts and remembered requests of a person. Helper.';
+    'Deletes checks, refusals, alerts, notes and remembered requests of a person. Helper.';
 
 -- Erases the audit rows that are about a person. It must come before anything else that erases,
 -- because the rows are found by what is stored of the person.

@@ -8,6 +8,7 @@ RETURN CASE p_field
     WHEN 'description' THEN 1000
     WHEN 'items' THEN 50000  -- the items of an array
     WHEN 'marketing_opt_in_source' THEN 50
+    WHEN 'note' THEN 2000
     WHEN 'payload' THEN 2097152  -- an event of the payment provider, as JSON
     WHEN 'permissions of a key' THEN 50
     WHEN 'picture_url' THEN 512

@@ -112,10 +112,14 @@
 \ir verifications.sql
 --   views for a DBA
 \ir reports.sql
+--   in which state an account is, and why
+\ir explanations.sql
 --   the dashboard's figures
 \ir figures.sql
 --   usage by day of any period, and who used most
 \ir usage.sql
+--   what happened to an account, and its figures by day
+\ir timeline.sql
 --   accounts as staff find and read them
 \ir account_lists.sql
 --   corrections by staff
@@ -124,6 +128,8 @@
 \ir grants_of_credits.sql
 --   charges given back and credits taken back
 \ir reversals.sql
+--   notes of staff
+\ir notes.sql
 --   what is stored of a person; consent
 \ir personal_data.sql
 --   erasing a person

@@ -18,6 +18,14 @@ $t$SELECT *
 FROM billing.add_admin(
     p_email => 'ada@example.com',
     p_role => 'admin');$t$),
+        ('add_note',
+$t$Writes a note on an account. The audit log says that it was written, and not what.$t$,
+$t$Locks: none. Writes: account_notes 1, admin_audit_logs 1. Errors: actor errors,
+invalid_argument, account_not_found, account_erased.$t$,
+$t$SELECT *
+FROM billing.add_note(
+    p_account_id => '...',
+    p_note => 'prefers letters');$t$),
         ('adjust_credits',
 $t$Adds or takes away paid credits by a staff member's decision, for one account
 (p_account_id) or for several (p_account_ids), all or none. Several accounts get an amount
@@ -444,6 +452,18 @@ FROM billing.erase_personal_data(
     p_account_id => '...',
     p_reason => 'asked by letter',
     p_dry_run => true);$t$),
+        ('explain_account',
+$t$Why an account is as it is, in words: a row for each thing that keeps its user from going
+on, or that a person must decide, and what to do about it; no row when there is none. kind
+is, in this order: erased; suspended or closed, with since, who did it and their reason;
+payment_problem, one row for each open problem; out_of_credits; and denied, the newest
+refusal up to p_at (NULL: now) as billing.explain_denial tells it. is_over is true for a
+denial of what would be accepted now. credits_needed is how many credits a denied request
+lacks now.$t$,
+$t$Errors: actor errors, invalid_argument, account_not_found.$t$,
+$t$SELECT x.sentence, x.what_helps
+FROM billing.explain_account(
+    p_account_id => '...') AS x;$t$),
         ('explain_denial',
 $t$Why an account was refused something: the denied check or refused charge that is nearest
 to p_at (NULL: now) and not after it, as columns and as a sentence. It says what was
@@ -649,6 +669,19 @@ active administrator: viewers need no invitation).$t$,
 $t$SELECT billing.invite_admin(
     p_email => 'ada@example.com',
     p_reason => 'a new account');$t$),
+        ('list_account_days',
+$t$How often an account was charged, and how many of its paid credits were used, by UTC day:
+the p_days days up to today, oldest first. It does not read the charges. The places of two
+midnights in the ledger tell how many entries a day has, and their balances tell what was
+used, together with the credits of the day. So it costs the same for an account of a
+million charges. Days before the books of an account that was taken over begin have no
+figures.$t$,
+$t$Errors: actor errors, invalid_argument, account_not_found.$t$,
+$t$SELECT *
+FROM billing.list_account_days(
+    p_account_id =>
+    billing.find_account('oauth:google:1'),
+    p_days => 7);$t$),
         ('list_accounts',
 $t$Lists accounts. p_search finds the accounts whose e-mail address or external id begins
 with it (p_match 'prefix', by index) or contains it (p_match 'substring', reads every
@@ -733,6 +766,13 @@ $t$Errors: actor errors.$t$,
 $t$SELECT *
 FROM billing.list_merges(
     p_account_id => '...');$t$),
+        ('list_notes',
+$t$The notes on an account and on those that were merged into it, newest first, with who
+wrote them.$t$,
+$t$Errors: actor errors, account_not_found.$t$,
+$t$SELECT *
+FROM
+billing.list_notes(billing.find_account('oauth:google:1'));$t$),
         ('list_open_doors',
 $t$Lists what PUBLIC may do in this database, and what our logins may use up, beyond their
 need. Each row has the SQL statement that ends it. `ciris-billing migrate` runs the
@@ -790,6 +830,32 @@ $t$Errors: actor_required, invalid_argument.$t$,
 $t$SELECT *
 FROM billing.list_seals(
     p_day => current_date - 1);$t$),
+        ('list_timeline',
+$t$An account's timeline, newest first: what agents asked (kind check), what was denied or
+refused (denial), charges, credits, holds, purchases, and what staff and DBAs did to the
+account or its payments (staff), each with its writer and reason. p_kinds chooses among
+these: check has all checks, denial the denied checks and the refused charges. p_from and
+p_to are UTC days, both included. An act that wrote an entry is told with the entry, by
+its audit_id, and as a row of its own only where credits are not shown. audit_thing is
+what that audit row is about. Accounts that were merged into this one have their checks,
+refusals, purchases and acts here; their entries are in their own statements
+(billing.statement with p_follow => false). All refusals of a key and reason within a
+minute are one row (times). The meaning of some columns depends on the row. what is
+allowed or denied; refused; charge, free_use, or the type of a credit; the state of a
+hold; offered, pending or settled; or the act. amount_minor is what a refused charge or a
+hold asked for, or the price of a purchase; paid_credits and free_uses what the account
+had then, the credits of a purchase, or what was captured of a hold; left_to_reverse how
+much of an entry can still be reversed by staff. Each row has the cursor of the page after
+its own; it is NULL on the last page. Rows that are added meanwhile do not shift pages. A
+page costs the same wherever it is, and however many rows the account has: it reads
+p_limit rows of each source from an index, and at most 10,000 checks where only denials
+are asked for, so that such a page may be short, or one row with only next_cursor.$t$,
+$t$Errors: actor errors, invalid_argument, account_not_found.$t$,
+$t$SELECT *
+FROM billing.list_timeline(
+    p_account_id =>
+    billing.find_account('oauth:google:1'),
+    p_kinds => '{denial,staff}');$t$),
         ('list_top_consumers',
 $t$The accounts that used most in a period of UTC days, from p_from up to and without p_to
 (by default this month): how often each was charged, and what. p_sort: uses (charges, free
@@ -959,6 +1025,13 @@ $t$SELECT *
 FROM billing.release_hold(
     p_hold_id => '...',
     p_reason => 'the job failed');$t$),
+        ('remove_note',
+$t$Removes a note. The audit log says who removed whose note, and not what it said. changed
+is false when there is no such note any more.$t$,
+$t$Locks: the note. Writes: account_notes 0..1, admin_audit_logs 0..1. Errors: actor errors.$t$,
+$t$SELECT *
+FROM billing.remove_note(
+    p_note_id => '...');$t$),
         ('reopen_payment',
 $t$Takes back a person's resolution of a payment: its purchase returns to its earlier state,
 its events are listed again, and it can be credited. No balance changes. Where p_provider

@@ -216,6 +216,11 @@ AS $$
                     )
                 )
         )),
+        ('account_notes', (
+            SELECT json_agg(to_jsonb(n) - 'admin_user_id' ORDER BY n.created_at)
+            FROM billing_data.account_notes AS n
+            WHERE n.account_id = ANY (p_account_ids)
+        )),
         ('account_merges', (
             SELECT json_agg(
                 to_jsonb(m) - '{request_fingerprint,admin_user_id}'::text[] ORDER BY m.created_at

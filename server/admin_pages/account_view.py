@@ -1,5 +1,5 @@
-"""The page of one account: its owner, its balances, one page of its history, and the forms, which
-are shown again when they have a fault."""
+"""The page of one account: why it is as it is, its owner, its balances, a page of its history, and
+the forms, which are shown again when they have a fault."""
 
 from __future__ import annotations
 
@@ -14,28 +14,39 @@ from uuid import UUID
 
 from aiohttp import web
 
+from server.admin_pages.charts import Chart, bar_chart
 from server.admin_pages.lists import list_page, window
 from server.admin_pages.page import PAGE_SIZE, done, page_number, render
+from server.admin_pages.timeline import Timeline, read_timeline
 from server.gateway import Refused, Row, functions
 from server.http.app_keys import GATEWAY
 from server.http.validation import CURSOR
 from server.staff.guard import Visit
 
-TABS = (("ledger", "Ledger"), ("checks", "Checks"), ("purchases", "Purchases"))
+TABS = (
+    ("timeline", "Timeline"),
+    ("ledger", "Ledger"),
+    ("checks", "Checks"),
+    ("purchases", "Purchases"),
+)
+_PRESETS = (1, 5, 20, 100)  # credits that are granted in one step
+_DAYS = 30  # of the chart
 
 
 @dataclass(frozen=True, slots=True)
 class FailedForm:
-    """A form that was refused: its name, its input, and what is wrong."""
+    """A form that is shown again with its input: it was refused, and `faults` say why, or `tried`
+    is what it would do."""
 
     name: str
     values: Mapping[str, str]
-    faults: Mapping[str, str]
+    faults: Mapping[str, str] = field(default_factory=dict)
+    tried: Row | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class _Tab:
-    name: str = "ledger"
+    name: str = "timeline"
     number: int = 1
     cursor: str | None = None
     links: Sequence[tuple[str, str, bool]] = field(default=())
@@ -71,8 +82,8 @@ async def read_account(visit: Visit, account_id: UUID) -> Row:
 async def show_account(
     visit: Visit, account_id: UUID, failed: FailedForm | None = None
 ) -> web.StreamResponse:
-    """Shows the account's page; with a failed form, the page that shows its faults (422). The id of
-    a merged account leads to the page of the one that stayed."""
+    """Shows the account's page; with a form that is shown again, the page with it (422 where it has
+    faults). The id of a merged account leads to the page of the one that stayed."""
     request = visit.request
     account = await read_account(visit, account_id)
     if str(account["account_id"]) != str(account_id):
@@ -80,43 +91,61 @@ async def show_account(
             message = f"Account {account_id} was merged into this one."
             return await done(visit, address_of(account["account_id"]), message)
         account_id = account["account_id"]
-    tab = _Tab(links=_links(account_id, "ledger"))
+    tab = _Tab(links=_links(account_id, "timeline"))
     if failed is None:
-        name = request.query.get("tab", "ledger")
-        name = name if name in dict(TABS) else "ledger"
+        name = request.query.get("tab", "timeline")
+        name = name if name in dict(TABS) else "timeline"
         cursor = request.query.get("cursor")
         tab = _Tab(name, page_number(request.query), cursor, _links(account_id, name))
     settings = await request.app[GATEWAY].sign_in(functions.get_settings())
     assert settings is not None
+    states = await visit.rows(functions.explain_account(account_id=account_id, at=_at(visit)))
+    needed = max((state["credits_needed"] or 0 for state in states), default=0)
     return await render(
         visit,
         "admin/accounts/detail.html",
-        status=200 if failed is None else 422,
+        status=422 if failed and failed.faults else 200,
         account=account,
         address=address_of(account_id),
         tab=tab.name,
         tabs=tab.links,
         history=await _history(visit, account, tab),
-        denial=await _denial(visit, account_id),
+        timeline=await read_timeline(visit, account_id, address_of(account_id))
+        if tab.name == "timeline"
+        else Timeline(),
+        states=states,
+        needed=needed,
+        presets=sorted({*_PRESETS, settings["pack_uses"], *([needed] if needed else [])}),
+        charts=await _charts(visit, account_id),
+        notes=await visit.rows(functions.list_notes(account_id=account_id)),
+        opened=failed.name if failed else request.query.get("do", ""),
         merges=await visit.rows(functions.list_merges(account_id=account_id)),
         configured_free_uses=settings["free_uses"],
         idempotency_key=new_key(),
         failed=failed.name if failed else "",
         values=failed.values if failed else {},
         faults=failed.faults if failed else {},
+        tried=failed.tried if failed else None,
     )
 
 
-async def _denial(visit: Visit, account_id: UUID) -> Row | None:
-    """Why the account was last refused something, by now or by the time in the address; None when
-    nothing was refused."""
-    at = None
+def _at(visit: Visit) -> datetime | None:
+    """The time in the address up to which denials are told; None for now."""
     with contextlib.suppress(ValueError):
         asked = datetime.fromisoformat(visit.request.query.get("at", ""))
         if 2000 <= asked.year < 9999:
-            at = asked if asked.tzinfo else asked.replace(tzinfo=UTC)
-    row = await visit.row(functions.explain_denial(account_id=account_id, at=at))
-    return row if row["kind"] else None
+            return asked if asked.tzinfo else asked.replace(tzinfo=UTC)
+    return None
+
+
+async def _charts(visit: Visit, account_id: UUID) -> list[Chart]:
+    """Charges and used credits by day; nothing for an account that used nothing in this time."""
+    rows = await visit.rows(functions.list_account_days(account_id=account_id, days=_DAYS))
+    charts = [
+        bar_chart("charges", "Charges", rows),
+        bar_chart("credits_used", "Paid credits used", rows),
+    ]
+    return [chart for chart in charts if chart.total]
 
 
 def new_key() -> str:
@@ -135,6 +164,8 @@ async def _history(visit: Visit, account: Row, tab: _Tab) -> dict[str, Any]:
     rows: Sequence[Any]
     next_cursor: str | None = None
     account_id, span = account["account_id"], window(tab.number)
+    if tab.name == "timeline":
+        return list_page([], 1, address_of(account["account_id"]), {})
     if tab.name == "checks":
         rows = await visit.rows(functions.list_checks(account_id=account_id, **span))
     elif tab.name == "purchases":

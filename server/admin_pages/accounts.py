@@ -10,6 +10,7 @@ from server.admin_pages.account_view import (
     FailedForm,
     account_id_of,
     address_of,
+    id_of,
     new_key,
     read_account,
     show_account,
@@ -22,6 +23,7 @@ from server.admin_pages.page import (
     page_number,
     reason_of,
     render,
+    required,
     whole_number,
 )
 from server.admin_pages.refusals import all_of, fault_of
@@ -49,6 +51,7 @@ _FIELDS = {
     "p_free_uses": "free_uses",
     "p_status": "status",
     "p_reason": "reason",
+    "p_note": "note",
     "insufficient_credits": "amount",
     "balance_overflow": "amount",
 }
@@ -137,6 +140,65 @@ async def adjust_credits(request: web.Request, visit: Visit) -> web.StreamRespon
         message = f"{what}. The balance was {changed['balance_before']:,}"
         message += f" and is {changed['balance_after']:,} now."
     return await done(visit, address_of(account_id), message)
+
+
+async def grant(request: web.Request, visit: Visit) -> web.StreamResponse:
+    """Grants credits in one step, or shows what that would do."""
+    await require_admin(visit)
+    account_id = account_id_of(request)
+    form = await form_of(request)
+    chosen = {**form, "amount": form.get("other") or form.get("amount", "")}
+    try:
+        amount, reason = all_of(
+            lambda: whole_number(chosen, "amount", 1, INT64_MAX), lambda: reason_of(form)
+        )
+        changed = await visit.row(
+            functions.adjust_credits(
+                account_id=account_id,
+                amount=amount,
+                reason=reason,
+                idempotency_key=form.get("idempotency_key") or None,
+                dry_run="preview" in form,
+            )
+        )
+    except (FormFault, Refused) as error:
+        return await _failed(visit, error, "grant", form)
+    if "preview" in form:
+        return await show_account(visit, account_id, FailedForm("grant", form, tried=changed))
+    return await done(visit, address_of(account_id), _granted(changed))
+
+
+def _granted(changed: Row) -> str:
+    what = f"{_counted(changed['amount_minor'])} granted"
+    if changed["replayed"]:
+        return f"This was done before, and was not done again: {what}."
+    return (
+        f"{what}. The balance was {changed['balance_before']:,} and is"
+        f" {changed['balance_after']:,} now."
+    )
+
+
+async def add_note(request: web.Request, visit: Visit) -> web.StreamResponse:
+    """Writes a note on the account."""
+    await require_admin(visit)
+    account_id = account_id_of(request)
+    form = await form_of(request)
+    # A line of a text area ends in two characters, and its greatest length counts one of them.
+    form["note"] = form.get("note", "").replace("\r\n", "\n")
+    try:
+        note = required(form, "note", "a note")
+        await visit.row(functions.add_note(account_id=account_id, note=note))
+    except (FormFault, Refused) as error:
+        return await _failed(visit, error, "note", form)
+    return await done(visit, f"{address_of(account_id)}#notes", "The note was written.")
+
+
+async def remove_note(request: web.Request, visit: Visit) -> web.StreamResponse:
+    """Removes a note."""
+    await require_admin(visit)
+    removed = await visit.row(functions.remove_note(note_id=id_of(request, "note_id")))
+    message = "The note was removed." if removed["changed"] else "There is no such note any more."
+    return await done(visit, f"{address_of(account_id_of(request))}#notes", message)
 
 
 async def _confirm_taking(

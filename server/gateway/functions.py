@@ -22,6 +22,10 @@ def add_admin(
 ) -> None: ...
 
 
+@function("note_id account_id created_at")
+def add_note(*, account_id: UUID, note: str, session_hash: bytes | None = ...) -> None: ...
+
+
 @function("account_id credit_id amount_minor balance_before balance_after created_at replayed")
 def adjust_credits(
     *,
@@ -160,6 +164,12 @@ def erase_personal_data(
 ) -> None: ...
 
 
+@function("kind sentence what_helps since is_over agent_id credits_needed payment_id")
+def explain_account(
+    *, account_id: UUID, at: datetime | None = ..., session_hash: bytes | None = ...
+) -> None: ...
+
+
 @function(
     "sentence what_helps kind denied_at reason refusals would_pass_now api_key_name "
     "api_key_prefix database_role agent_id channel_id request_id amount_minor currency "
@@ -254,6 +264,12 @@ def get_session(*, session_hash: bytes) -> None: ...
 def get_settings() -> None: ...
 
 
+@function("day charges credits_used")
+def list_account_days(
+    *, account_id: UUID, days: int = ..., session_hash: bytes | None = ...
+) -> None: ...
+
+
 @function(
     "total_count account_id oauth_provider external_id wa_id tenant_id customer_email "
     "balance_minor currency plan_name status paid_credits free_uses_remaining total_uses "
@@ -326,6 +342,10 @@ def list_daily_figures(*, days: int = ..., session_hash: bytes | None = ...) -> 
 def list_merges(*, account_id: UUID, session_hash: bytes | None = ...) -> None: ...
 
 
+@function("note_id account_id created_at who note")
+def list_notes(*, account_id: UUID, session_hash: bytes | None = ...) -> None: ...
+
+
 @function(
     "provider event_id event_type payment_id account_id outcome needs_attention deliveries "
     "livemode received_at last_received_at resolved_at resolution outcome_words"
@@ -356,6 +376,24 @@ def list_purchases(
     status: str | None = ...,
     limit: int = ...,
     offset: int = ...,
+    session_hash: bytes | None = ...,
+) -> None: ...
+
+
+@function(
+    "kind at id what reason writer_kind writer credits_change free_uses_change balance_after "
+    "amount_minor currency amount_text paid_credits free_uses times payment_id message_id "
+    "agent_id channel_id request_id corrects_id left_to_reverse audit_id audit_thing changes "
+    "next_cursor"
+)
+def list_timeline(
+    *,
+    account_id: UUID,
+    kinds: Sequence[str | None] | None = ...,
+    from_: date | None = ...,
+    to: date | None = ...,
+    cursor: str | None = ...,
+    limit: int = ...,
     session_hash: bytes | None = ...,
 ) -> None: ...
 
@@ -492,6 +530,10 @@ def record_credit(
 
 @function()
 def refresh_figures() -> None: ...
+
+
+@function("account_id changed")
+def remove_note(*, note_id: UUID, session_hash: bytes | None = ...) -> None: ...
 
 
 @function()

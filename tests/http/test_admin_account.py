@@ -225,3 +225,87 @@ def test_consent_is_withdrawn_on_the_page(
     assert _send(browsers["admin"], f"{address}/withdraw-consent", reason="").status_code == 422
     _send(browsers["admin"], f"{address}/withdraw-consent", reason="asked for")
     assert "has not agreed" in _text(browsers["admin"], address)
+
+
+def test_credits_are_granted_in_one_step_after_a_look_at_what_it_would_do(
+    module_database: Database, browsers: dict[str, Browser]
+) -> None:
+    _, address = _account(module_database)
+    admin = browsers["admin"]
+
+    def balance() -> int:
+        return int(
+            module_database.value(
+                "SELECT paid_credits FROM billing_data.accounts WHERE id::text = %s", address[-36:]
+            )
+        )
+
+    assert _send(browsers["viewer"], f"{address}/grant", amount="5", reason="x").status_code == 403
+    for wrong in ({"amount": "0"}, {"other": "-3"}, {"reason": ""}, {"amount": ""}):
+        answer = _send(admin, f"{address}/grant", **{"amount": "5", "reason": "x", **wrong})
+        assert (answer.status_code, 'class="fault"' in answer.text) == (422, True), wrong
+    asked = {"amount": "5", "other": "12", "reason": "goodwill", "idempotency_key": unique("key")}
+    looked = _send(admin, f"{address}/grant", **asked, preview="yes")
+    assert looked.status_code == 200
+    assert "The balance is 0 and would be 12." in looked.text
+    assert f'value="{asked["idempotency_key"]}"' in looked.text
+    assert balance() == 0
+    for told in ("The balance was 0 and is 12 now.", "was not done again"):
+        assert _send(admin, f"{address}/grant", **asked).status_code == 303
+        assert told in _text(admin, address)
+    assert balance() == 12
+    # The grant is undone from its row of the timeline.
+    undo = re.findall(rf'href="({address}/reverse/credit/[^"]+)"', admin.get(address).text)
+    assert len(undo) == 1
+    assert admin.get(undo[0]).status_code == 200
+
+
+def test_the_timeline_is_filtered_by_kind_and_days_in_the_address_and_leads_to_the_audit_log(
+    module_database: Database, browsers: dict[str, Browser]
+) -> None:
+    name, address = _account(module_database)
+    _call(
+        module_database,
+        "set_account_status(p_oauth_provider => 'oauth:google', p_external_id => %s,"
+        " p_status => 'suspended', p_reason => 'a look at it')",
+        name,
+    )
+    viewer = browsers["viewer"]
+    assert "The account is suspended since" in _text(viewer, address)
+    rows = '<td data-label="When">'
+    assert viewer.get(address).text.count(rows) == 5
+    assert viewer.get(f"{address}?kind=charge").text.count(rows) == 3
+    acts = viewer.get(f"{address}?kind=staff").text
+    assert acts.count(rows) == 1
+    assert "Status changed: from active to suspended" in acts
+    (entry,) = re.findall(r'<a href="([^"]+)">audit entry</a>', acts)
+    path, _, anchor = html.unescape(entry).partition("#")
+    log = viewer.get(path).text
+    assert f'id="{anchor}"' in log
+    assert log.count('<td data-label="Who">') == 1
+    assert viewer.get(f"{address}?from=2020-01-01&to=2020-12-31").text.count(rows) == 0
+    assert "Give a day as 2026-11-22." in viewer.get(f"{address}?from=x").text
+    assert "The last day is before the first." in _text(
+        viewer, f"{address}?from=2026-01-02&to=2026-01-01"
+    )
+
+
+def test_notes_are_written_and_removed_on_the_page(
+    module_database: Database, browsers: dict[str, Browser]
+) -> None:
+    _, address = _account(module_database)
+    admin, viewer = browsers["admin"], browsers["viewer"]
+    assert _send(viewer, f"{address}/notes", note="x").status_code == 403
+    for wrong in ("", "x" * 2001):
+        assert _send(admin, f"{address}/notes", note=wrong).status_code == 422
+    note = "prefers <letters>\r\n" + "y" * 1980
+    assert _send(admin, f"{address}/notes", note=note).status_code == 303
+    told = viewer.get(address).text
+    assert "prefers &lt;letters&gt;<br>yyy" in told
+    assert "/remove" not in told
+    (remove,) = re.findall(r'action="([^"]+/remove)"', admin.get(address).text)
+    assert _send(viewer, remove).status_code == 403
+    for told in ("The note was removed.", "There is no such note any more."):
+        assert _send(admin, remove).status_code == 303
+        assert told in _text(admin, address)
+    assert "Note removed" in _text(viewer, f"{address}?kind=staff")

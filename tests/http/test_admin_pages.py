@@ -71,6 +71,16 @@ def _member(database: Database) -> str:
     return email
 
 
+def _note(database: Database, account: str) -> str:
+    return str(
+        database.value(
+            "SELECT n.note_id FROM billing.add_note(%s, 'likes letters') AS n",
+            account,
+            user="t_dba",
+        )
+    )
+
+
 def _give_another(database: Database, account: str, path: str) -> None:
     """Another account for the account to give credits to or to be merged into, or from."""
     other = database.value(
@@ -102,6 +112,7 @@ def _address(database: Database, path: str) -> str:
         .replace("{api_key_id}", database.create_key().id)
         .replace("{event_id}", _event(database))
         .replace("{email}", _member(database))
+        .replace("{note_id}", _note(database, account))
     )
 
 
@@ -109,6 +120,9 @@ def _address(database: Database, path: str) -> str:
 FORMS: dict[str, dict[str, Any]] = {
     "/admin/sign-out": {},
     "/admin/accounts/{account_id}/credits": {"amount": "5", "reason": "a gift"},
+    "/admin/accounts/{account_id}/grant": {"amount": "5", "reason": "a gift"},
+    "/admin/accounts/{account_id}/notes": {"note": "prefers letters"},
+    "/admin/accounts/{account_id}/notes/{note_id}/remove": {},
     "/admin/accounts/{account_id}/reverse/{kind}/{entry_id}": {
         "amount": "5",
         "reason": "granted by mistake",
@@ -148,8 +162,8 @@ FORMS: dict[str, dict[str, Any]] = {
 }
 
 
-# Signing out and trying Stripe's keys change no stored data. Exporting has no reason, and erasing
-# is confirmed by what only the account's page tells; test_admin_account.py has these two.
+# Signing out and trying Stripe's keys change no stored data. Exporting and notes have no reason,
+# and erasing is confirmed by what only the account's page tells; test_admin_account.py has these.
 CHANGES = sorted(
     FORMS.keys()
     - {
@@ -157,6 +171,8 @@ CHANGES = sorted(
         "/admin/settings/stripe/test",
         "/admin/accounts/{account_id}/export",
         "/admin/accounts/{account_id}/erase",
+        "/admin/accounts/{account_id}/notes",
+        "/admin/accounts/{account_id}/notes/{note_id}/remove",
     }
 )
 

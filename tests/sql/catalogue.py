@@ -56,6 +56,7 @@ VIEWS = {
 # Function -> who may call it, and whether it only reads (s) or may write (v).
 FUNCTIONS: dict[str, tuple[set[str], str]] = {
     "add_admin": (BOTH, "v"),
+    "add_note": (BOTH, "v"),
     "adjust_credits": (BOTH, "v"),
     "attach_payment": (BOTH, "v"),
     "balance_at": (BOTH, "s"),
@@ -94,6 +95,7 @@ FUNCTIONS: dict[str, tuple[set[str], str]] = {
     "end_session": (WEB, "v"),
     "end_staff_sessions": (BOTH, "v"),
     "erase_personal_data": (BOTH, "v"),
+    "explain_account": (BOTH, "s"),
     "explain_denial": (BOTH, "s"),
     "export_personal_data": (BOTH, "v"),
     "extend_hold": (BOTH, "v"),
@@ -117,6 +119,7 @@ FUNCTIONS: dict[str, tuple[set[str], str]] = {
     "help": (EVERYBODY, "s"),
     "hold_items": (BOTH, "v"),
     "invite_admin": (BOTH, "v"),
+    "list_account_days": (BOTH, "s"),
     "list_accounts": (BOTH, "s"),
     "list_admins": (BOTH, "s"),
     "list_api_keys": (BOTH, "s"),
@@ -128,6 +131,7 @@ FUNCTIONS: dict[str, tuple[set[str], str]] = {
     "list_holds": (BOTH, "s"),
     "list_deliveries": (BOTH, "s"),
     "list_merges": (BOTH, "s"),
+    "list_notes": (BOTH, "s"),
     "list_open_doors": (DBA, "s"),
     "list_payment_events": (BOTH, "s"),
     "list_payment_problems": (BOTH, "s"),
@@ -136,6 +140,7 @@ FUNCTIONS: dict[str, tuple[set[str], str]] = {
     "list_purchases": (BOTH, "s"),
     "list_seal_heads": (DBA, "s"),
     "list_seals": (DBA, "s"),
+    "list_timeline": (BOTH, "s"),
     "list_top_consumers": (BOTH, "s"),
     "list_transactions": (BOTH, "s"),
     "list_usage": (BOTH, "s"),
@@ -151,6 +156,7 @@ FUNCTIONS: dict[str, tuple[set[str], str]] = {
     "refresh_figures": (BOTH, "v"),
     "release_hold": (BOTH, "v"),
     "reopen_payment": (BOTH, "v"),
+    "remove_note": (BOTH, "v"),
     "require_api_key": (BOTH, "s"),
     "resend_deliveries": (BOTH, "v"),
     "reset_free_uses": (BOTH, "v"),
@@ -242,6 +248,13 @@ def _about_an_endpoint(database: Database, name: str, statement: str) -> str:
         failed_delivery(database, endpoint)
     thing = raised(database, endpoint) if name == "note_delivery" else endpoint
     return statement.replace("'...'", f"'{thing}'")
+def _about_a_note(database: Database, dba: Caller, name: str, statement: str) -> str:
+    """The call with the id of a note, where it needs one."""
+    if name != "remove_note":
+        return statement
+    account = account_of(database, person("1"))["id"]
+    note = dba.row("add_note", account_id=account, note="a test")["note_id"]
+    return statement.replace("'...'", f"'{note}'")
 
 
 @contextmanager
@@ -280,9 +293,10 @@ def runnable_example(database: Database, name: str) -> Iterator[tuple[Caller, st
         statement = re.sub(r"(p_key_hash => )'\.\.\.'", rf"\g<1>'{other.hash}'", statement)
         statement = _about_two_accounts(database, dba, name, statement)
         statement = _about_an_endpoint(database, name, statement)
+        statement = _about_a_note(database, dba, name, statement)
         if name in (
-            "adjust_credits", "erase_personal_data", "explain_denial", "export_personal_data",
-            "get_account_by_id", "reset_free_uses",
+            "add_note", "adjust_credits", "erase_personal_data", "explain_account",
+            "explain_denial", "export_personal_data", "get_account_by_id", "reset_free_uses",
         ):  # fmt: skip
             account = account_of(database, person("1"))["id"]
             statement = statement.replace("'...'", f"'{account}'")

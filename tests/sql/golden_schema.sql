@@ -143,6 +143,10 @@ CREATE FUNCTION billing.add_admin(p_email text, p_full_name text DEFAULT NULL::t
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing.add_note(p_account_id uuid, p_note text, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(note_id uuid, account_id uuid, created_at timestamp with time zone)
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing.adjust_credits(p_account_id uuid DEFAULT NULL::uuid, p_amount bigint DEFAULT NULL::bigint, p_reason text DEFAULT NULL::text, p_idempotency_key text DEFAULT NULL::text, p_session_hash bytea DEFAULT NULL::bytea, p_account_ids uuid[] DEFAULT NULL::uuid[], p_amounts bigint[] DEFAULT NULL::bigint[], p_dry_run boolean DEFAULT false) RETURNS TABLE(account_id uuid, credit_id uuid, amount_minor bigint, balance_before bigint, balance_after bigint, created_at timestamp with time zone, replayed boolean)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -343,6 +347,10 @@ CREATE FUNCTION billing.erase_personal_data(p_account_id uuid, p_reason text, p_
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing.explain_account(p_account_id uuid, p_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(kind text, sentence text, what_helps text, since timestamp with time zone, is_over boolean, agent_id text, credits_needed bigint, payment_id text)
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing.explain_denial(p_account_id uuid, p_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(sentence text, what_helps text, kind text, denied_at timestamp with time zone, reason text, refusals bigint, would_pass_now boolean, api_key_name text, api_key_prefix text, database_role text, agent_id text, channel_id text, request_id text, amount_minor bigint, currency text, paid_credits_then bigint, free_uses_then bigint, paid_credits_now bigint, free_uses_now bigint, status_now text)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -492,6 +500,10 @@ CREATE FUNCTION billing.invite_admin(p_email text, p_reason text, p_session_hash
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET "TimeZone" TO 'UTC';
 
+CREATE FUNCTION billing.list_account_days(p_account_id uuid, p_days integer DEFAULT 30, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(day date, charges bigint, credits_used numeric)
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing.list_accounts(p_search text DEFAULT NULL::text, p_status text DEFAULT NULL::text, p_sort text DEFAULT 'newest'::text, p_match text DEFAULT 'prefix'::text, p_limit bigint DEFAULT 50, p_offset bigint DEFAULT 0, p_count boolean DEFAULT false, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(total_count bigint, account_id uuid, oauth_provider text, external_id text, wa_id text, tenant_id text, customer_email text, balance_minor bigint, currency text, plan_name text, status text, paid_credits bigint, free_uses_remaining bigint, total_uses bigint, created_at timestamp with time zone, last_charge_at timestamp with time zone, last_credit_at timestamp with time zone, total_charged numeric, total_credited numeric, charge_count bigint, credit_count bigint)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -536,6 +548,10 @@ CREATE FUNCTION billing.list_merges(p_account_id uuid, p_session_hash bytea DEFA
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing.list_notes(p_account_id uuid, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(note_id uuid, account_id uuid, created_at timestamp with time zone, who text, note text)
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing.list_open_doors() RETURNS TABLE(door text, mend text, is_ours boolean)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -566,6 +582,10 @@ CREATE FUNCTION billing.list_seal_heads(p_after date DEFAULT NULL::date) RETURNS
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing.list_seals(p_day date) RETURNS TABLE(account_id uuid, first_version bigint, last_version bigint, leaves text, digest text)
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.list_timeline(p_account_id uuid, p_kinds text[] DEFAULT NULL::text[], p_from date DEFAULT NULL::date, p_to date DEFAULT NULL::date, p_cursor text DEFAULT NULL::text, p_limit bigint DEFAULT 50, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(kind text, at timestamp with time zone, id uuid, what text, reason text, writer_kind text, writer text, credits_change bigint, free_uses_change bigint, balance_after bigint, amount_minor bigint, currency text, amount_text text, paid_credits bigint, free_uses bigint, times bigint, payment_id text, message_id text, agent_id text, channel_id text, request_id text, corrects_id uuid, left_to_reverse bigint, audit_id uuid, audit_thing text, changes jsonb, next_cursor text)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -626,6 +646,11 @@ CREATE FUNCTION billing.refresh_figures() RETURNS boolean
 CREATE FUNCTION billing.release_hold(p_hold_id uuid, p_reason text DEFAULT NULL::text, p_api_key_id uuid DEFAULT NULL::uuid, p_session_hash bytea DEFAULT NULL::bytea) RETURNS billing.hold_outcome
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.remove_note(p_note_id uuid, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(account_id uuid, changed boolean)
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET "TimeZone" TO 'UTC';
 
 CREATE FUNCTION billing.reopen_payment(p_payment_id text, p_reason text, p_provider text DEFAULT NULL::text, p_session_hash bytea DEFAULT NULL::bytea) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER
@@ -853,6 +878,28 @@ CREATE FUNCTION billing_data.accounts_to_charge(p_items billing.charge_item[], O
 
 CREATE FUNCTION billing_data.active_provider_config(p_provider text) RETURNS jsonb
     LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE TABLE billing_data.admin_audit_logs (
+    id uuid DEFAULT gen_random_uuid() NOT NULL,
+    admin_user_id uuid,
+    action character varying(100) NOT NULL,
+    resource_type character varying(50) NOT NULL,
+    resource_id character varying(255),
+    changes jsonb,
+    ip_address inet,
+    user_agent text,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    database_role text,
+    reason text,
+    database_login text DEFAULT SESSION_USER,
+    CONSTRAINT admin_audit_logs_changes CHECK ((octet_length((changes)::text) <= 1048576)),
+    CONSTRAINT admin_audit_logs_reason CHECK ((length(reason) <= 1000)),
+    CONSTRAINT admin_audit_logs_user_agent CHECK ((length(user_agent) <= 500))
+);
+
+CREATE FUNCTION billing_data.acts_on_accounts(p_account_ids uuid[]) RETURNS SETOF billing_data.admin_audit_logs
+    LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.adjust_account(p_account_id uuid, p_asked_id uuid, p_amount bigint, p_reason text, p_idempotency_key text, p_dry_run boolean, p_actor billing_data.actor) RETURNS TABLE(credit_id uuid, amount_minor bigint, balance_before bigint, balance_after bigint, created_at timestamp with time zone, replayed boolean)
@@ -1435,6 +1482,9 @@ CREATE TABLE billing_data.erased_entries (
 CREATE FUNCTION billing_data.entry_leaves(p_account_id uuid, p_after bigint, p_through bigint, p_salt bytea) RETURNS TABLE(ledger_version bigint, created_at timestamp with time zone, leaf bytea)
     LANGUAGE sql STABLE PARALLEL SAFE;
 
+CREATE FUNCTION billing_data.entry_of_act(p_changes jsonb) RETURNS text
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE;
+
 CREATE FUNCTION billing_data.erase_audit_rows(p_account_ids uuid[]) RETURNS bigint
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -1462,24 +1512,6 @@ CREATE FUNCTION billing_data.erase_purchases(p_account_ids uuid[]) RETURNS bigin
 CREATE FUNCTION billing_data.erase_requests(p_account_ids uuid[]) RETURNS TABLE(table_name text, rows_erased bigint)
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
-
-CREATE TABLE billing_data.admin_audit_logs (
-    id uuid DEFAULT gen_random_uuid() NOT NULL,
-    admin_user_id uuid,
-    action character varying(100) NOT NULL,
-    resource_type character varying(50) NOT NULL,
-    resource_id character varying(255),
-    changes jsonb,
-    ip_address inet,
-    user_agent text,
-    created_at timestamp with time zone DEFAULT now() NOT NULL,
-    database_role text,
-    reason text,
-    database_login text DEFAULT SESSION_USER,
-    CONSTRAINT admin_audit_logs_changes CHECK ((octet_length((changes)::text) <= 1048576)),
-    CONSTRAINT admin_audit_logs_reason CHECK ((length(reason) <= 1000)),
-    CONSTRAINT admin_audit_logs_user_agent CHECK ((length(user_agent) <= 500))
-);
 
 CREATE FUNCTION billing_data.erased_audit_log(p_row billing_data.admin_audit_logs) RETURNS billing_data.admin_audit_logs
     LANGUAGE plpgsql IMMUTABLE
@@ -1673,6 +1705,10 @@ CREATE FUNCTION billing_data.hold_round(p_items billing.hold_item[], p_left bool
     SET enable_seqscan TO 'off'
     SET enable_hashjoin TO 'off'
     SET enable_mergejoin TO 'off';
+
+CREATE FUNCTION billing_data.id_at(p_at timestamp with time zone) RETURNS uuid
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.new_id() RETURNS uuid
     LANGUAGE sql PARALLEL SAFE;
@@ -1978,6 +2014,10 @@ CREATE FUNCTION billing_data.personal_data(p_account_ids uuid[]) RETURNS json
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.place_of_cursor(p_cursor text, p_account_id uuid, p_newest bigint, OUT at timestamp with time zone, OUT rank integer, OUT id uuid, OUT version bigint) RETURNS record
+    LANGUAGE plpgsql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.plan_merge(p_merged billing_data.accounts, p_account billing_data.accounts) RETURNS billing_data.account_merges
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -2036,6 +2076,10 @@ CREATE FUNCTION billing_data.raise_error(p_slug text, p_values jsonb DEFAULT '{}
 
 CREATE FUNCTION billing_data.raise_merged_meanwhile() RETURNS void
     LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.reach_of_denials(p_account_ids uuid[], p_at timestamp with time zone) RETURNS timestamp with time zone
+    LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.read_csv(p_csv text) RETURNS TABLE(line bigint, fields jsonb)
@@ -2214,6 +2258,10 @@ CREATE FUNCTION billing_data.require_short(p_value text, p_argument text) RETURN
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.require_timeline_kinds(p_kinds text[]) RETURNS text[]
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.require_transfer(p_from billing_data.accounts, p_to billing_data.accounts, p_amount bigint) RETURNS void
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -2276,6 +2324,10 @@ CREATE FUNCTION billing_data.statement_rows(p_account_id uuid, p_after bigint, p
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.status_change(p_account_id uuid, p_status text, OUT at timestamp with time zone, OUT who text, OUT reason text) RETURNS record
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.store_api_key(p_name text, p_key_prefix text, p_key_hash text, p_environment text, p_permissions text[], p_description text, p_expires_in_days integer, p_reason text, p_key_digest bytea, p_actor billing_data.actor) RETURNS billing_data.api_keys
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -2285,6 +2337,25 @@ CREATE FUNCTION billing_data.take_lock(p_name text) RETURNS void
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.tell_hold(p_hold_id uuid, p_outcome text) RETURNS billing.hold_outcome
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.time_of_id(p_id uuid) RETURNS timestamp with time zone
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.timeline_cursor(p_account_id uuid, p_at timestamp with time zone, p_rank integer, p_id uuid, p_version bigint) RETURNS text
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.timeline_kinds() RETURNS text[]
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE;
+
+CREATE FUNCTION billing_data.timeline_places(p_account_ids uuid[], p_kinds text[], p_from timestamp with time zone, p_after bigint, p_at timestamp with time zone, p_rank integer, p_id uuid, p_version bigint, p_limit bigint) RETURNS TABLE(source text, rank integer, at timestamp with time zone, id uuid, version bigint, what text, reason text, api_key_id uuid, admin_user_id uuid, database_role text, amount_minor bigint, currency text, paid_credits bigint, free_uses bigint, times bigint, payment_id text, agent_id text, channel_id text, request_id text, thing text, changes jsonb)
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.timeline_span(p_account billing_data.accounts, p_account_ids uuid[], p_kinds text[], p_from date, p_to date, p_cursor text, OUT at timestamp with time zone, OUT rank integer, OUT id uuid, OUT version bigint, OUT begins_at timestamp with time zone, OUT after bigint, OUT is_cut boolean) RETURNS record
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -2498,6 +2569,17 @@ CREATE VIEW billing.errors AS
     message,
     hint
    FROM (VALUES ...) e(slug, http_status, message, hint);
+
+CREATE TABLE billing_data.account_notes (
+    id uuid NOT NULL,
+    account_id uuid NOT NULL,
+    note text NOT NULL,
+    admin_user_id uuid,
+    database_role text,
+    created_at timestamp with time zone NOT NULL,
+    CONSTRAINT account_notes_note CHECK (((length(note) >= 1) AND (length(note) <= 2000))),
+    CONSTRAINT account_notes_one_writer CHECK ((num_nonnulls(admin_user_id, database_role) = 1))
+);
 
 CREATE TABLE billing_data.account_requests (
     account_id uuid NOT NULL,
@@ -2775,6 +2857,9 @@ ALTER TABLE ONLY billing_data.credit_checks ATTACH PARTITION billing_data.credit
 ALTER TABLE ONLY billing_data.account_merges
     ADD CONSTRAINT account_merges_pkey PRIMARY KEY (id);
 
+ALTER TABLE ONLY billing_data.account_notes
+    ADD CONSTRAINT account_notes_pkey PRIMARY KEY (id);
+
 ALTER TABLE ONLY billing_data.account_requests
     ADD CONSTRAINT account_requests_pkey PRIMARY KEY (account_id, idempotency_key);
 
@@ -2952,6 +3037,8 @@ CREATE UNIQUE INDEX account_merges_idempotency ON billing_data.account_merges US
 
 CREATE UNIQUE INDEX account_merges_in_force ON billing_data.account_merges USING btree (merged_account_id) WHERE (undone_at IS NULL);
 
+CREATE INDEX account_notes_account_id ON billing_data.account_notes USING btree (account_id, created_at);
+
 CREATE INDEX accounts_balance_minor ON billing_data.accounts USING btree (balance_minor) WHERE (balance_minor <> 0);
 
 CREATE INDEX accounts_created_at ON billing_data.accounts USING btree (created_at, id);
@@ -3127,6 +3214,12 @@ ALTER TABLE ONLY billing_data.account_merges
 
 ALTER TABLE ONLY billing_data.account_merges
     ADD CONSTRAINT account_merges_merged_account FOREIGN KEY (merged_account_id) REFERENCES billing_data.accounts(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY billing_data.account_notes
+    ADD CONSTRAINT account_notes_account FOREIGN KEY (account_id) REFERENCES billing_data.accounts(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY billing_data.account_notes
+    ADD CONSTRAINT account_notes_admin_user FOREIGN KEY (admin_user_id) REFERENCES billing_data.admin_users(id) ON DELETE RESTRICT;
 
 ALTER TABLE ONLY billing_data.account_requests
     ADD CONSTRAINT account_requests_account FOREIGN KEY (account_id) REFERENCES billing_data.accounts(id) ON DELETE RESTRICT;

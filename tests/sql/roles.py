@@ -32,6 +32,8 @@ HASH = "$argon2id$v=19$m=19456,t=2,p=1$c29tZXNhbHQ$c29tZWhhc2g"
 
 WRITES: dict[str, dict[str, Any]] = {
     "add_admin": {"email": "ada@example.com"},
+    "add_note": {"account_id": NOBODY, "note": "a test"},
+    "remove_note": {"note_id": NOBODY},
     "adjust_credits": {"account_id": NOBODY, "amount": 1, "reason": "a test"},
     "merge_accounts": {"account_id": NOBODY, "into_account_id": NOBODY, "reason": "a test"},
     "transfer_credits": {
@@ -163,7 +165,11 @@ READS: dict[str, dict[str, Any]] = {
 
 
 STAFF_READS: dict[str, dict[str, Any]] = {
+    "explain_account": {"account_id": NOBODY},
     "explain_denial": {"account_id": NOBODY},
+    "list_account_days": {"account_id": NOBODY},
+    "list_notes": {"account_id": NOBODY},
+    "list_timeline": {"account_id": NOBODY},
     "find_account": {"account": "nobody@example.com"},
     "find_entry": {"transaction_id": NOBODY},
     "get_account_by_id": {"account_id": NOBODY},

@@ -78,6 +78,7 @@ NOT_PERSONAL = {
 # Columns that are not exported: they follow from the others, or say who of the staff acted.
 NOT_EXPORTED = {
     "account_merges": {"admin_user_id", "request_fingerprint"},
+    "account_notes": {"admin_user_id"},
     "account_requests": {"request_fingerprint"},
     "admin_audit_logs": {
         "admin_user_id", "database_login", "database_role", "ip_address", "user_agent",
@@ -93,6 +94,7 @@ NOT_EXPORTED = {
 # the ids by which the payment provider, or an agent, knows a payment, an event or a list.
 KEPT = {
     "account_merges": {"database_role"},
+    "account_notes": {"database_role"},
     "accounts": {"currency", "status"},
     "admin_audit_logs": {"action", "resource_id", "resource_type"},
     "batch_requests": {"idempotency_key"},
@@ -200,6 +202,7 @@ def _planted(database: Database, mark: str) -> UUID:
             if undo:
                 dba.rows("undo_merge", account_id=other, reason="not one")
         switch_on(database, alerted(database))
+        dba.row("add_note", account_id=account, note=mark)
         dba.row("set_account_status", **who, status="suspended", reason=mark)
         database.execute(
             "SELECT billing_data.raise_alert('cap.reached', %s,"
@@ -291,7 +294,7 @@ def test_an_erased_person_is_nowhere_and_the_books_agree(
         assert mark in dump_of(module_database)
         assert _erase(dba, account) == foretold
         assert foretold.keys() >= {
-            "accounts", "admin_audit_logs", "account_requests", "batch_requests",
+            "account_notes", "accounts", "admin_audit_logs", "account_requests", "batch_requests",
             "charges_and_credits", "credit_checks", "outbox", "payment_effects", "payment_events",
             "payment_returns", "payment_warnings", "purchases", "refused_charges",
         }  # fmt: skip

@@ -32,6 +32,7 @@ from tests.support import Database, unique
 
 TABLES = (
     "account_merges",
+    "account_notes",
     "account_requests",
     "accounts",
     "active_accounts",

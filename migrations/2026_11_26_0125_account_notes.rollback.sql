@@ -1,0 +1,2 @@
+SET LOCAL lock_timeout = '1s';
+DROP TABLE billing_data.account_notes;

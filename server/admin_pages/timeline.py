@@ -1,0 +1,106 @@
+"""The timeline of an account's page: one list of what happened, filtered by the address."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date
+from typing import Any
+from urllib.parse import urlencode
+from uuid import UUID
+
+import orjson
+
+from server.admin_pages.page import PAGE_SIZE
+from server.gateway import Refused, Row, functions
+from server.http.validation import finite_day
+from server.staff.guard import Visit
+from server.timeline_words import KINDS, reason_told, told
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """A page of the timeline, ready to show. `kinds` are (address, name, whether it is shown)."""
+
+    rows: Sequence[Mapping[str, Any]] = ()
+    kinds: Sequence[tuple[str, str, bool]] = ()
+    form: Mapping[str, str] = field(default_factory=dict)
+    faults: Mapping[str, str] = field(default_factory=dict)
+    is_filtered: bool = False
+    newest: str | None = None
+    older: str | None = None
+
+
+async def read_timeline(visit: Visit, account_id: UUID, path: str) -> Timeline:
+    """The page of the timeline that the address asks for. A cursor that is not this account's leads
+    to the first page."""
+    given = {
+        name: visit.request.query.get(name, "").replace("\0", "").strip()
+        for name in ("kind", "from", "to", "cursor")
+    }
+    kind = given["kind"] if given["kind"] in KINDS else ""
+    chosen = {"kind": kind, "from": given["from"], "to": given["to"]}
+    days, faults = _days(given)
+    rows: list[Row] = []
+    cursor = given["cursor"]
+    if not faults:
+        asked = functions.list_timeline(
+            account_id=account_id, limit=PAGE_SIZE, from_=days["from"], to=days["to"]
+        )
+        asked = asked.given(kinds=[kind] if kind else None)
+        try:
+            rows = await visit.rows(asked.given(cursor=cursor or None))
+        except Refused as error:
+            if error.values.get("argument") != "p_cursor":
+                raise
+            cursor = ""
+            rows = await visit.rows(asked)
+    following = rows[-1]["next_cursor"] if rows else None
+    return Timeline(
+        rows=[_shown(row) for row in rows if row["kind"] is not None],
+        kinds=[
+            (_address(path, {**chosen, "kind": name}), title, name == kind)
+            for name, title in {"": "All", **KINDS}.items()
+        ],
+        form=chosen,
+        faults=faults,
+        is_filtered=any(chosen.values()),
+        newest=_address(path, chosen) if cursor else None,
+        older=_address(path, {**chosen, "cursor": following}) if following else None,
+    )
+
+
+def _address(path: str, query: Mapping[str, str]) -> str:
+    given = urlencode({name: value for name, value in query.items() if value})
+    return f"{path}{'?' if given else ''}{given}#history"
+
+
+def _days(given: Mapping[str, str]) -> tuple[dict[str, date | None], dict[str, str]]:
+    """The first and the last day, and what is wrong with them."""
+    days: dict[str, date | None] = {}
+    faults: dict[str, str] = {}
+    for name in ("from", "to"):
+        try:
+            text = given[name]
+            days[name] = finite_day(date.fromisoformat(text)) if text else None
+        except ValueError:
+            faults[name] = "Give a day as 2026-11-22."
+    if not faults and days["from"] and days["to"] and days["from"] > days["to"]:
+        faults["to"] = "The last day is before the first."
+    return days, faults
+
+
+def _shown(row: Row) -> dict[str, Any]:
+    shown = dict(row)
+    changes = row["changes"]
+    shown["changes"] = orjson.loads(changes) if isinstance(changes, str) else changes
+    shown["words"] = told(shown)
+    shown["why"] = reason_told(shown)
+    shown["is_denied"] = row["kind"] == "denial" or row["what"] == "denied"
+    shown["entry"] = row["kind"] if row["kind"] in ("charge", "credit") else ""
+    shown["audit_url"] = ""
+    if row["audit_id"]:
+        day = row["at"].date().isoformat()
+        asked = urlencode({"thing": row["audit_thing"], "from": day, "to": day})
+        shown["audit_url"] = f"/admin/audit?{asked}#{row['audit_id']}"
+    return shown

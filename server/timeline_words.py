@@ -1,0 +1,94 @@
+"""How the rows of an account's timeline are told to people: the same words on the console's page
+and at the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+KINDS = {
+    "denial": "Denied",
+    "check": "Checks",
+    "charge": "Charges",
+    "credit": "Credits",
+    "hold": "Holds",
+    "purchase": "Purchases",
+    "staff": "Staff acts",
+}
+_WHAT = {
+    "check": {"allowed": "Check: allowed", "denied": "Check: denied"},
+    "charge": {"charge": "Charge", "free_use": "Free use"},
+    "purchase": {
+        "offered": "Pack offered",
+        "pending": "Pack offered, not paid yet",
+        "settled": "Pack bought",
+    },
+    "staff": {
+        "account.add_note": "Note written",
+        "account.adjust_credits": "Credits changed",
+        "account.create_credit": "Credits added",
+        "account.erase": "Person's data erased",
+        "account.export": "Person's data exported",
+        "account.merge": "Accounts merged",
+        "account.remove_note": "Note removed",
+        "account.reset_free_uses": "Free uses set",
+        "account.reverse_charge": "Charge reversed",
+        "account.reverse_credit": "Credit reversed",
+        "account.set_status": "Status changed",
+        "account.transfer_credits": "Credits moved",
+        "account.undo_merge": "Merge undone",
+        "account.withdraw_consent": "Consent withdrawn",
+        "payment.reopen": "Payment opened again",
+        "payment.resolve": "Payment resolved",
+        "payment.return": "Refund or dispute booked",
+        "payment.settle": "Payment booked",
+        "payment_return.resolve": "Shortfall written off",
+        "purchase.attach_payment": "Payment attached",
+    },
+}
+
+
+def told(row: Mapping[str, Any]) -> str:
+    """What a row of billing.list_timeline is about, in a few words."""
+    kind, what = row["kind"], row["what"]
+    if kind == "denial":
+        words = f"Charge of {row['amount_minor']:,} refused"
+        return words + (f", {row['times']:,} times" if row["times"] > 1 else "")
+    if kind == "hold":
+        amount = "a free use" if row["free_uses"] else f"{row['amount_minor']:,}"
+        words = f"Hold of {amount}: {what}"
+        return words + (f" {row['paid_credits']:,}" if what == "captured" else "")
+    if kind == "purchase":
+        uses = row["paid_credits"]
+        return f"{_WHAT[kind][what]}: {uses:,} credit{'' if uses == 1 else 's'}" + (
+            f" for {row['amount_text']}"
+        )
+    words = _WHAT.get(kind, {}).get(what) or _from_code(what)
+    return f"{words}{_change(row)}"
+
+
+def reason_told(row: Mapping[str, Any]) -> str:
+    """Why it happened, as its writer said; what was missing, of what was denied."""
+    if row["kind"] == "denial":
+        return str(row["reason"] or "").replace("_", " ")
+    return row["reason"] or ""
+
+
+def _from_code(code: str) -> str:
+    """Words for a code that this release has none for."""
+    return code.rpartition(".")[2].replace("_", " ").capitalize()
+
+
+def _change(row: Mapping[str, Any]) -> str:
+    """What an act changed, where that is one value."""
+    changes = row["changes"]
+    if not isinstance(changes, Mapping) or not {"before", "after"} <= changes.keys():
+        return ""
+    before, after = changes["before"], changes["after"]
+    if isinstance(before, Mapping) or isinstance(after, Mapping):
+        return ""
+    return f": from {_value(before)} to {_value(after)}"
+
+
+def _value(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int) else str(value)
