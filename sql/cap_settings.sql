@@ -73,7 +73,7 @@ LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_now timestamptz := clock_timestamp();
+    v_now timestamptz := billing_data.clock();
 BEGIN
     PERFORM billing_data.authorize(NULL, p_session_hash, 'billing:read');
     PERFORM billing_data.require_page(p_limit, p_offset, 501);
@@ -146,7 +146,7 @@ AS $$
 #variable_conflict use_column
 DECLARE
     v_actor billing_data.actor := billing_data.authorize(NULL, p_session_hash, 'billing:write');
-    v_now timestamptz := clock_timestamp();
+    v_now timestamptz := billing_data.clock();
     v_subject text;
     v_before bigint;
     v_cap billing_data.caps;

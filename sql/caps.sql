@@ -237,8 +237,8 @@ BEGIN
             ON a.oauth_provider = (i.asked).oauth_provider AND a.external_id = (i.asked).external_id
         WHERE p_left[i.item]
             AND billing_data.charge_verdict(
-                a.status, a.currency, (i.asked).currency, a.free_uses_remaining, a.paid_credits,
-                (i.asked).amount_minor
+                a.status, a.currency, (i.asked).currency, a.free_uses_remaining - a.held_free_uses,
+                a.paid_credits - a.held_credits, (i.asked).amount_minor
             ) = 'created'
             AND NOT EXISTS (
                 SELECT FROM billing_data.charges AS c
@@ -247,14 +247,15 @@ BEGIN
     ),
     wanted AS MATERIALIZED (
         SELECT
-            i.item, i.cap_id, i.amount_minor AS amount, c AS cap, u.used_minor AS used,
-            c.limit_minor - u.used_minor AS free,
+            i.item, i.cap_id, i.amount_minor AS amount, c AS cap, n.used, c.limit_minor - n.used
+                AS free,
             billing_data.window_end(c.period, p_now) AS ends_at
         FROM unnest(p_capped) AS i
         INNER JOIN asked AS a ON a.item = i.item
         INNER JOIN billing_data.caps AS c ON c.id = i.cap_id
-        INNER JOIN billing_data.cap_usage AS u
+        LEFT JOIN billing_data.cap_usage AS u
             ON u.cap_id = c.id AND u.window_start = billing_data.window_start(c.period, p_now)
+        CROSS JOIN LATERAL (SELECT coalesce(u.used_minor, 0)) AS n (used)
         WHERE c.mode = 'hard'
     ),
     refused AS MATERIALIZED (
@@ -287,23 +288,25 @@ $$;
 COMMENT ON FUNCTION billing_data.weigh_caps IS
     'Which items of a list caps refuse, and which can be decided now. Helper.';
 
--- Counts what came of a list: the amount of each charge that was made. Marks caps that were reached,
--- which is once in a window: when the limit is used up, or when the cap refused something.
+-- Counts the items of a list of which something was made. Marks caps that were reached, which is
+-- once in a window: when the limit is used up, or when the cap refused something (p_refusals).
 -- Locks: none; the caller holds the rows (billing_data.lock_caps). Writes: cap_usage, 1 per cap.
 CREATE OR REPLACE FUNCTION billing_data.use_caps(
-    p_capped billing_data.capped_item[], p_outcomes billing.charge_outcome[], p_now timestamptz
+    p_capped billing_data.capped_item[], p_made integer[], p_refusals jsonb[], p_now timestamptz
 ) RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+    v_refusing uuid[] := ARRAY(SELECT (r.refusal ->> 'cap_id')::uuid
+        FROM unnest(p_refusals) AS r (refusal));
 BEGIN
     UPDATE billing_data.cap_usage AS u
     SET used_minor = least(u.used_minor + s.amount, billing_data.max_amount())::bigint
     FROM (
         SELECT i.cap_id, sum(i.amount_minor) AS amount
-        FROM unnest(p_outcomes) AS o
-        INNER JOIN unnest(p_capped) AS i ON i.item = o.item
-        WHERE o.outcome = 'created'
+        FROM unnest(p_made) AS m (item)
+        INNER JOIN unnest(p_capped) AS i ON i.item = m.item
         GROUP BY i.cap_id
     ) AS s
     INNER JOIN billing_data.caps AS c ON c.id = s.cap_id
@@ -314,43 +317,76 @@ BEGIN
     WHERE c.id = ANY (ARRAY(SELECT i.cap_id FROM unnest(p_capped) AS i))
         AND u.cap_id = c.id AND u.window_start = billing_data.window_start(c.period, p_now)
         AND u.reached_at IS NULL
-        AND (
-            u.used_minor >= greatest(c.limit_minor, 1)
-            OR EXISTS (SELECT FROM unnest(p_outcomes) AS o WHERE o.cap ->> 'cap_id' = c.id::text)
-        );
+        AND (u.used_minor >= greatest(c.limit_minor, 1) OR c.id = ANY (v_refusing));
 END
 $$;
 COMMENT ON FUNCTION billing_data.use_caps IS 'Counts charges on the caps that apply. Helper.';
 
--- Gives an amount back to the caps that counted it at p_counted_at, where their windows are still
--- open. A cap that was set later has not counted it.
--- Locks: cap_usage, in the order of the caps; the caller holds the account. Writes: cap_usage, 1
+-- Gives amounts back to the caps that counted them, where their windows are still open. A cap that
+-- was set later has not counted them. p_back is a list of objects with account_id, api_key_id,
+-- agent_id, amount and counted_at.
+-- Locks: cap_usage, in the order of the caps; the caller holds the accounts. Writes: cap_usage, 1
 -- per cap.
-CREATE OR REPLACE FUNCTION billing_data.give_back_to_caps(
-    p_account_id uuid, p_api_key_id uuid, p_agent_id text, p_amount bigint,
-    p_counted_at timestamptz
+CREATE OR REPLACE FUNCTION billing_data.give_back_to_caps(p_back jsonb) RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_now timestamptz := billing_data.clock();
+BEGIN
+    IF NOT EXISTS (SELECT FROM billing_data.caps) THEN
+        RETURN;
+    END IF;
+    WITH back AS MATERIALIZED (
+        SELECT c.id AS cap_id, billing_data.window_start(c.period, v_now) AS start, sum(b.amount)
+            AS amount
+        FROM jsonb_to_recordset(p_back) AS b (
+            account_id uuid, api_key_id uuid, agent_id text, amount bigint, counted_at timestamptz
+        )
+        CROSS JOIN LATERAL billing_data.caps_of(b.account_id, b.api_key_id, b.agent_id) AS c
+        WHERE c.created_at <= b.counted_at
+            AND billing_data.window_start(c.period, b.counted_at)
+            = billing_data.window_start(c.period, v_now)
+        GROUP BY c.id, c.period
+    ),
+    held AS MATERIALIZED (
+        SELECT u.cap_id, u.window_start
+        FROM billing_data.cap_usage AS u
+        WHERE (u.cap_id, u.window_start) IN (SELECT b.cap_id, b.start FROM back AS b)
+        ORDER BY u.cap_id
+        FOR NO KEY UPDATE
+    )
+    UPDATE billing_data.cap_usage AS u
+    SET used_minor = greatest(u.used_minor - b.amount, 0)::bigint
+    FROM held AS h
+    INNER JOIN back AS b ON b.cap_id = h.cap_id
+    WHERE u.cap_id = h.cap_id AND u.window_start = h.window_start;
+END
+$$;
+COMMENT ON FUNCTION billing_data.give_back_to_caps IS
+    'Gives amounts back to the caps that counted them. Helper.';
+
+-- Gives a part of a charge back to the caps that counted it: when it was made, or, where it captured
+-- a hold, when the hold was made.
+-- Locks and writes: as billing_data.give_back_to_caps.
+CREATE OR REPLACE FUNCTION billing_data.give_charge_back_to_caps(
+    p_charge billing_data.charges, p_amount bigint
 ) RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_now timestamptz := clock_timestamp();
+    v_hold billing_data.holds;
 BEGIN
-    WITH open AS MATERIALIZED (
-        SELECT u.cap_id, u.window_start
-        FROM billing_data.caps_of(p_account_id, p_api_key_id, p_agent_id) AS c
-        INNER JOIN billing_data.cap_usage AS u
-            ON u.cap_id = c.id AND u.window_start = billing_data.window_start(c.period, v_now)
-        WHERE u.window_start = billing_data.window_start(c.period, p_counted_at)
-            AND c.created_at <= p_counted_at
-        ORDER BY u.cap_id
-        FOR NO KEY UPDATE OF u
-    )
-    UPDATE billing_data.cap_usage AS u
-    SET used_minor = greatest(u.used_minor - p_amount, 0)
-    FROM open AS o
-    WHERE u.cap_id = o.cap_id AND u.window_start = o.window_start;
+    SELECT h.* INTO v_hold FROM billing_data.holds AS h WHERE h.charge_id = p_charge.id;
+    PERFORM billing_data.give_back_to_caps(jsonb_build_array(jsonb_build_object(
+        'account_id', coalesce(v_hold.account_id, p_charge.account_id),
+        'api_key_id',
+        CASE WHEN v_hold.id IS NULL THEN p_charge.api_key_id ELSE v_hold.api_key_id END,
+        'agent_id', p_charge.metadata_agent_id, 'amount', p_amount,
+        'counted_at', coalesce(v_hold.created_at, p_charge.created_at)
+    )));
 END
 $$;
-COMMENT ON FUNCTION billing_data.give_back_to_caps IS
-    'Gives an amount back to the caps that counted it. Helper.';
+COMMENT ON FUNCTION billing_data.give_charge_back_to_caps IS
+    'Gives a part of a charge back to the caps that counted it. Helper.';

@@ -346,7 +346,16 @@ BEGIN
         ) AS b (too_much)
     )
     SELECT
-        t.item, CASE WHEN t.too_much THEN 'insufficient_credits' ELSE t.verdict END, t.asked, NULL,
+        t.item,
+        CASE
+            WHEN t.too_much THEN 'insufficient_credits'
+            -- Where a cap refuses an item that could not be paid after those before it, either.
+            WHEN t.verdict = billing_data.cap_slug(p_refusals[t.item])
+                AND t.place >= t.free_uses AND t.balance_after - t.held_credits < t.amount
+                THEN 'insufficient_credits'
+            ELSE t.verdict
+        END,
+        t.asked, NULL,
         t.fingerprint, t.api_key_id, t.account_id, t.account_currency, t.ledger_version + t.place,
         -- A refusal tells what is available.
         (
@@ -606,7 +615,7 @@ BEGIN
     IF v_changes_profiles THEN
         PERFORM billing_data.apply_profiles(p_items, v_locked, v_role);
     END IF;
-    v_now := clock_timestamp();
+    v_now := billing_data.clock();
     IF v_has_caps THEN
         v_capped := billing_data.capped_items(p_items, v_locked);
         IF v_capped IS NOT NULL AND NOT billing_data.lock_caps(v_capped, v_now, p_wait) THEN
@@ -624,7 +633,12 @@ BEGIN
             v_now, v_refusals
         );
         IF v_capped IS NOT NULL THEN
-            PERFORM billing_data.use_caps(v_capped, v_round, v_now);
+            PERFORM billing_data.use_caps(
+                v_capped, ARRAY(
+                    SELECT o.item FROM unnest(v_round) AS o WHERE o.outcome = 'created'
+                ),
+                ARRAY(SELECT o.cap FROM unnest(v_round) AS o WHERE o.cap IS NOT NULL), v_now
+            );
         END IF;
         v_outcomes := v_outcomes || v_round;
         EXIT WHEN cardinality(v_outcomes) = cardinality(p_items);

@@ -230,7 +230,7 @@ BEGIN
     END IF;
     IF kind = 'charge' THEN
         v_cap_now := billing_data.cap_that_refuses(
-            v_account.id, v_denial.api_key_id, agent_id, amount_minor, clock_timestamp()
+            v_account.id, v_denial.api_key_id, agent_id, amount_minor, billing_data.clock()
         );
     END IF;
     would_pass_now := CASE kind

@@ -84,7 +84,7 @@ BEGIN
     ELSIF p_step = 'erased people' THEN
         detail := billing_data.erase_left_behind() || ' rows were left behind and are erased';
     ELSIF p_step = 'caps' THEN
-        detail := billing_data.prune_cap_usage(clock_timestamp() - interval '1 day')
+        detail := billing_data.prune_cap_usage(billing_data.clock() - interval '1 day')
             || ' windows of caps are over and deleted';
     ELSIF p_step = 'partitions' THEN
         SELECT coalesce('made ' || string_agg(p.partition_name, ', '), 'all months are there')

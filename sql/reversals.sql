@@ -253,10 +253,7 @@ BEGIN
                 v_account, v_charge.amount_minor, amount_minor, v_reversal.amount_minor, free_uses,
                 p_charge_id, NULL, p_reason, p_idempotency_key, v_fingerprint, v_actor
             );
-            PERFORM billing_data.give_back_to_caps(
-                v_charge.account_id, v_charge.api_key_id, v_charge.metadata_agent_id, amount_minor,
-                v_charge.created_at
-            );
+            PERFORM billing_data.give_charge_back_to_caps(v_charge, amount_minor);
         END IF;
     END IF;
     reversal_id := v_reversal.id;

@@ -109,7 +109,7 @@ KEPT = {
     "payment_returns": {"kind", "provider", "return_id", "state", "status"},
     "payment_warnings": {"kind", "payment_id", "provider", "warning_id"},
     "purchases": {"currency", "database_role", "payment_id", "payment_status", "provider"},
-    "refused_charges": {"account_currency", "currency", "database_role", "reason"},
+    "refused_charges": {"account_currency", "cap", "currency", "database_role", "reason"},
 }
 _TEXTS = ("text", "character varying", "jsonb")
 
