@@ -234,6 +234,10 @@ CREATE FUNCTION billing.check_items(p_items billing.check_item[], p_wait boolean
     SET enable_hashjoin TO 'off'
     SET enable_mergejoin TO 'off';
 
+CREATE FUNCTION billing.claim_deliveries(p_most integer DEFAULT 10, p_busy uuid[] DEFAULT '{}'::uuid[]) RETURNS TABLE(delivery_id uuid, event_id uuid, endpoint_id uuid, attempt integer, url text, secrets jsonb, payload text)
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing.continue_verification() RETURNS TABLE(run_id bigint, place bigint, accounts bigint, entries bigint, problem_count bigint)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -285,14 +289,27 @@ CREATE FUNCTION billing.create_staff_token(p_token_hash bytea, p_email text DEFA
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET "TimeZone" TO 'UTC';
 
+CREATE FUNCTION billing.create_webhook_endpoint(p_name text, p_url text, p_secret jsonb, p_reason text, p_kinds text[] DEFAULT '{}'::text[], p_session_hash bytea DEFAULT NULL::bytea) RETURNS uuid
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing.delete_cap(p_cap_id uuid, p_reason text, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(cap_id uuid, scope text, subject text, subject_name text, period text, mode text, limit_minor bigint, used_minor bigint)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.delete_deliveries(p_before timestamp with time zone, p_rows bigint DEFAULT 500000) RETURNS bigint
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET "TimeZone" TO 'UTC';
 
 CREATE FUNCTION billing.delete_refused_charges(p_before timestamp with time zone, p_rows bigint DEFAULT 500000) RETURNS bigint
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET "TimeZone" TO 'UTC';
+
+CREATE FUNCTION billing.delete_webhook_endpoint(p_endpoint_id uuid, p_reason text, p_session_hash bytea DEFAULT NULL::bytea) RETURNS text
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.money_text(p_amount_minor bigint, p_currency text) RETURNS text
     LANGUAGE sql STABLE
@@ -445,17 +462,23 @@ CREATE TABLE billing_data.settings (
     seeded_at timestamp with time zone,
     updated_at timestamp with time zone DEFAULT now() NOT NULL,
     digests_since timestamp with time zone,
+    low_balance bigint,
     CONSTRAINT settings_admin_email_domain CHECK ((length(admin_email_domain) <= 255)),
     CONSTRAINT settings_admin_email_domain_small CHECK ((admin_email_domain = lower(admin_email_domain))),
     CONSTRAINT settings_free_uses_non_negative CHECK ((free_uses >= 0)),
+    CONSTRAINT settings_low_balance CHECK (((low_balance >= 1) AND (low_balance <= '1000000000000'::bigint))),
     CONSTRAINT settings_one_row CHECK (id),
     CONSTRAINT settings_pack_currency_code CHECK ((pack_currency ~ '^[A-Z]{3}$'::text)),
     CONSTRAINT settings_pack_price_positive CHECK ((pack_price_minor > 0)),
     CONSTRAINT settings_pack_uses_positive CHECK ((pack_uses > 0))
 );
 
-CREATE FUNCTION billing.get_settings() RETURNS TABLE(free_uses bigint, pack_uses bigint, pack_price_minor bigint, pack_currency text, admin_email_domain text)
+CREATE FUNCTION billing.get_settings() RETURNS TABLE(free_uses bigint, pack_uses bigint, pack_price_minor bigint, pack_currency text, admin_email_domain text, low_balance bigint)
     LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.get_webhook_endpoint(p_endpoint_id uuid, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(endpoint_id uuid, name text, url text, status text, secrets jsonb)
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing.grant_credits(p_csv text, p_reason text, p_key_prefix text, p_dry_run boolean DEFAULT false) RETURNS TABLE(line bigint, account text, outcome text, credit_id uuid, amount_minor bigint, balance bigint)
@@ -510,6 +533,10 @@ CREATE FUNCTION billing.list_checks(p_account_id uuid, p_limit bigint DEFAULT 50
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing.list_daily_figures(p_days integer DEFAULT 30, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(day date, checks bigint, checks_denied bigint, charges bigint, free_charges bigint, charge_amount numeric, credits_used numeric, credits bigint, credits_added numeric, credits_sold numeric, credits_taken_back numeric, accounts_created bigint, unique_users bigint)
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.list_deliveries(p_endpoint_id uuid DEFAULT NULL::uuid, p_state text DEFAULT NULL::text, p_kind text DEFAULT NULL::text, p_account_id uuid DEFAULT NULL::uuid, p_limit bigint DEFAULT 50, p_offset bigint DEFAULT 0, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(delivery_id uuid, event_id uuid, endpoint_id uuid, endpoint_name text, kind text, account_id uuid, payload text, state text, attempts integer, created_at timestamp with time zone, due_at timestamp with time zone, attempted_at timestamp with time zone, answer_status integer, error text, settled_at timestamp with time zone)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -575,12 +602,20 @@ CREATE FUNCTION billing.list_usage(p_from date DEFAULT NULL::date, p_to date DEF
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing.list_webhook_endpoints(p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(endpoint_id uuid, name text, url text, kinds text[], status text, secret text, old_secret text, old_secret_until timestamp with time zone, tried_at timestamp with time zone, waiting bigint, failed bigint, created_at timestamp with time zone, updated_at timestamp with time zone)
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing.maintenance(p_keep interval DEFAULT '1 year 1 mon'::interval, p_steps text[] DEFAULT NULL::text[]) RETURNS TABLE(step text, outcome text, took interval, detail text)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET "TimeZone" TO 'UTC';
 
 CREATE FUNCTION billing.merge_accounts(p_account_id uuid, p_into_account_id uuid, p_reason text, p_idempotency_key text DEFAULT NULL::text, p_dry_run boolean DEFAULT false, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(merge_id uuid, merged_account_id uuid, account_id uuid, credits_moved bigint, balance_after bigint, free_uses_given bigint, free_uses_after bigint, takes_consent boolean, created_at timestamp with time zone, replayed boolean)
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.note_delivery(p_delivery_id uuid, p_attempt integer, p_answer_status integer DEFAULT NULL::integer, p_error text DEFAULT NULL::text) RETURNS text
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -597,6 +632,10 @@ CREATE FUNCTION billing.record_api_key_use(p_api_key_ids uuid[], p_used_at times
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing.record_credit(p_oauth_provider text, p_external_id text, p_amount_minor bigint, p_transaction_type text, p_description text, p_currency text DEFAULT 'USD'::text, p_external_transaction_id text DEFAULT NULL::text, p_idempotency_key text DEFAULT NULL::text, p_customer_email text DEFAULT NULL::text, p_user_role text DEFAULT NULL::text, p_agent_id text DEFAULT NULL::text, p_marketing_opt_in boolean DEFAULT false, p_marketing_opt_in_source text DEFAULT NULL::text, p_api_key_id uuid DEFAULT NULL::uuid, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(outcome text, credit_id uuid, account_id uuid, amount_minor bigint, currency text, balance_before bigint, balance_after bigint, transaction_type text, description text, external_transaction_id text, created_at timestamp with time zone, balance bigint, account_currency text)
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.record_webhook_try(p_endpoint_id uuid, p_url text, p_error text DEFAULT NULL::text, p_session_hash bytea DEFAULT NULL::bytea) RETURNS boolean
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -619,6 +658,10 @@ CREATE FUNCTION billing.reopen_payment(p_payment_id text, p_reason text, p_provi
 
 CREATE FUNCTION billing.require_api_key(p_api_key_id uuid, p_permission text) RETURNS boolean
     LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.resend_deliveries(p_reason text, p_delivery_id uuid DEFAULT NULL::uuid, p_endpoint_id uuid DEFAULT NULL::uuid, p_session_hash bytea DEFAULT NULL::bytea) RETURNS bigint
+    LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing.reset_free_uses(p_account_id uuid, p_reason text, p_free_uses bigint DEFAULT NULL::bigint, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(free_uses_before bigint, free_uses_remaining bigint)
@@ -666,6 +709,10 @@ CREATE FUNCTION billing.rotate_api_key(p_api_key_id uuid, p_key_prefix text, p_k
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET "TimeZone" TO 'UTC';
 
+CREATE FUNCTION billing.rotate_webhook_secret(p_endpoint_id uuid, p_secret jsonb, p_reason text, p_session_hash bytea DEFAULT NULL::bytea) RETURNS timestamp with time zone
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing.seal_entries(p_entries bigint DEFAULT 2000, p_percent integer DEFAULT 100) RETURNS TABLE(day date, seals bigint, entries bigint, head text)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -694,11 +741,19 @@ CREATE FUNCTION billing.set_cap(p_scope text, p_period text, p_limit_minor bigin
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing.set_low_balance(p_threshold bigint, p_reason text, p_session_hash bytea DEFAULT NULL::bytea) RETURNS bigint
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing.set_pricing(p_reason text, p_free_uses bigint DEFAULT NULL::bigint, p_pack_uses bigint DEFAULT NULL::bigint, p_pack_price_minor bigint DEFAULT NULL::bigint, p_pack_currency text DEFAULT NULL::text, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(free_uses bigint, pack_uses bigint, pack_price_minor bigint, pack_currency text)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing.set_provider_config(p_provider_type text, p_config_data jsonb DEFAULT '{}'::jsonb, p_is_active boolean DEFAULT NULL::boolean, p_reason text DEFAULT NULL::text, p_unchanged_since timestamp with time zone DEFAULT NULL::timestamp with time zone, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(id uuid, provider_type text, is_active boolean, config_data jsonb, mode text, updated_at timestamp with time zone)
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.set_webhook_endpoint(p_endpoint_id uuid, p_reason text, p_name text DEFAULT NULL::text, p_url text DEFAULT NULL::text, p_kinds text[] DEFAULT NULL::text[], p_status text DEFAULT NULL::text, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(endpoint_id uuid, name text, url text, status text, previous_status text)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -746,6 +801,10 @@ CREATE FUNCTION billing.verify_ledger(p_account_id uuid DEFAULT NULL::uuid, p_af
     SET plan_cache_mode TO 'force_custom_plan';
 
 CREATE FUNCTION billing.watch_books(p_known uuid[] DEFAULT '{}'::uuid[], p_entries bigint DEFAULT 500) RETURNS TABLE(accounts_checked bigint, mismatched uuid[], payment_problems bigint, guard_faults bigint)
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.watch_outbox() RETURNS TABLE(waiting bigint, due_since timestamp with time zone, failed bigint)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -846,6 +905,9 @@ CREATE FUNCTION billing_data.acts_on_accounts(p_account_ids uuid[]) RETURNS SETO
 CREATE FUNCTION billing_data.adjust_account(p_account_id uuid, p_asked_id uuid, p_amount bigint, p_reason text, p_idempotency_key text, p_dry_run boolean, p_actor billing_data.actor) RETURNS TABLE(credit_id uuid, amount_minor bigint, balance_before bigint, balance_after bigint, created_at timestamp with time zone, replayed boolean)
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.alert_kinds() RETURNS text[]
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE;
 
 CREATE TABLE billing_data.credits (
     id uuid NOT NULL,
@@ -978,6 +1040,15 @@ CREATE FUNCTION billing_data.authorize(p_api_key_id uuid, p_session_hash bytea, 
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.is_empty(p_free_uses bigint, p_paid_credits bigint) RETURNS boolean
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE;
+
+CREATE FUNCTION billing_data.is_low(p_threshold bigint, p_free_uses bigint, p_paid_credits bigint) RETURNS boolean
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE;
+
+CREATE FUNCTION billing_data.balance_alerts(p_threshold bigint, p_free_before bigint, p_paid_before bigint, p_free_after bigint, p_paid_after bigint) RETURNS text[]
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE;
+
 CREATE FUNCTION billing_data.balance_before(p_account billing_data.accounts, p_version bigint, p_before timestamp with time zone) RETURNS TABLE(state text, paid_credits bigint, free_uses bigint)
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -1060,7 +1131,7 @@ CREATE FUNCTION billing_data.caps_of(p_account_id uuid, p_api_key_id uuid, p_age
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing_data.capture_round(p_items billing.capture_item[], p_left boolean[], p_locked uuid[], p_role text, p_wait boolean) RETURNS billing.hold_outcome[]
+CREATE FUNCTION billing_data.capture_round(p_items billing.capture_item[], p_left boolean[], p_locked uuid[], p_role text) RETURNS billing.hold_outcome[]
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET plan_cache_mode TO 'force_generic_plan'
@@ -1322,6 +1393,38 @@ CREATE FUNCTION billing_data.csv_names(p_csv text) RETURNS text[]
 CREATE FUNCTION billing_data.cut_ranges(p_run_id bigint, p_entries bigint) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.delivery_pause(p_attempts integer) RETURNS interval
+    LANGUAGE sql PARALLEL SAFE;
+
+CREATE TABLE billing_data.outbox (
+    id uuid NOT NULL,
+    event_id uuid NOT NULL,
+    endpoint_id uuid NOT NULL,
+    kind text NOT NULL,
+    account_id uuid,
+    data jsonb NOT NULL,
+    created_at timestamp with time zone NOT NULL,
+    state text DEFAULT 'waiting'::text NOT NULL,
+    attempts integer DEFAULT 0 NOT NULL,
+    due_at timestamp with time zone NOT NULL,
+    attempted_at timestamp with time zone,
+    answer_status integer,
+    error text,
+    settled_at timestamp with time zone,
+    CONSTRAINT outbox_attempts CHECK ((attempts >= 0)),
+    CONSTRAINT outbox_data CHECK ((jsonb_typeof(data) = 'object'::text)),
+    CONSTRAINT outbox_error CHECK ((length(error) <= 255)),
+    CONSTRAINT outbox_kind CHECK (((length(kind) >= 1) AND (length(kind) <= 50))),
+    CONSTRAINT outbox_settled CHECK (((state = 'waiting'::text) = (settled_at IS NULL))),
+    CONSTRAINT outbox_state CHECK ((state = ANY (ARRAY['waiting'::text, 'delivered'::text, 'failed'::text])))
+)
+WITH (fillfactor='80');
+
+CREATE FUNCTION billing_data.delivery_payload(p_row billing_data.outbox) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET "TimeZone" TO 'UTC';
 
 CREATE FUNCTION billing_data.denial_reason(p_status text, p_free_uses bigint, p_paid_credits bigint) RETURNS text
     LANGUAGE sql IMMUTABLE PARALLEL SAFE;
@@ -1599,7 +1702,7 @@ CREATE FUNCTION billing_data.hold_fingerprint(p_item billing.hold_item) RETURNS 
 CREATE FUNCTION billing_data.hold_outcome(p_item integer, p_outcome text, p_hold billing_data.holds, p_balance bigint, p_held bigint, p_free_uses bigint, p_account_currency text) RETURNS billing.hold_outcome
     LANGUAGE sql IMMUTABLE;
 
-CREATE FUNCTION billing_data.hold_round(p_items billing.hold_item[], p_left boolean[], p_locked uuid[], p_role text, p_wait boolean, p_dry_run boolean) RETURNS billing.hold_outcome[]
+CREATE FUNCTION billing_data.hold_round(p_items billing.hold_item[], p_left boolean[], p_locked uuid[], p_role text, p_dry_run boolean) RETURNS billing.hold_outcome[]
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET plan_cache_mode TO 'force_generic_plan'
@@ -1756,6 +1859,29 @@ CREATE FUNCTION billing_data.lock_caps(p_capped billing_data.capped_item[], p_no
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE TABLE billing_data.webhook_endpoints (
+    id uuid NOT NULL,
+    name text NOT NULL,
+    url text NOT NULL,
+    kinds text[] DEFAULT '{}'::text[] NOT NULL,
+    status text DEFAULT 'off'::text NOT NULL,
+    secret jsonb NOT NULL,
+    old_secret jsonb,
+    old_secret_until timestamp with time zone,
+    tried_at timestamp with time zone,
+    created_at timestamp with time zone NOT NULL,
+    updated_at timestamp with time zone NOT NULL,
+    CONSTRAINT webhook_endpoints_name CHECK (((length(name) >= 1) AND (length(name) <= 255))),
+    CONSTRAINT webhook_endpoints_old_secret CHECK (((old_secret IS NULL) = (old_secret_until IS NULL))),
+    CONSTRAINT webhook_endpoints_status CHECK ((status = ANY (ARRAY['off'::text, 'on'::text, 'paused'::text]))),
+    CONSTRAINT webhook_endpoints_tried CHECK (((status = 'off'::text) OR (tried_at IS NOT NULL))),
+    CONSTRAINT webhook_endpoints_url CHECK (((length(url) <= 2000) AND (url ~ '^https?://[^[:space:]/?#@]+'::text)))
+);
+
+CREATE FUNCTION billing_data.lock_endpoint(p_endpoint_id uuid) RETURNS billing_data.webhook_endpoints
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.lock_for_list(p_account_ids uuid[], p_wait boolean) RETURNS uuid[]
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1817,6 +1943,9 @@ CREATE FUNCTION billing_data.moment_text(p_at timestamp with time zone) RETURNS 
 CREATE FUNCTION billing_data.money_paid(p_provider text, p_payment_id text) RETURNS TABLE(amount_minor bigint, currency text)
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.most_attempts() RETURNS integer
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE;
 
 CREATE FUNCTION billing_data.move_default_checks(p_table text, p_from timestamp with time zone, p_to timestamp with time zone) RETURNS void
     LANGUAGE plpgsql
@@ -1933,7 +2062,15 @@ CREATE FUNCTION billing_data.purchase_status(p_purchase billing_data.purchases) 
     LANGUAGE sql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.raise_alert(p_kind text, p_account_id uuid, p_data jsonb DEFAULT '{}'::jsonb) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.raise_append_only(p_operation text, p_table text, p_reason text) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.raise_balance_alerts(p_account_id uuid, p_free_before bigint, p_paid_before bigint, p_free_after bigint, p_paid_after bigint, p_data jsonb DEFAULT '{}'::jsonb) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -2031,6 +2168,10 @@ CREATE FUNCTION billing_data.require_currency_length(p_currency text) RETURNS vo
 
 CREATE FUNCTION billing_data.require_durable_commit() RETURNS void
     LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.require_endpoint(p_name text, p_url text, p_kinds text[]) RETURNS void
+    LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.require_filled(p_value text, p_argument text, p_field text DEFAULT NULL::text) RETURNS void
@@ -2165,6 +2306,14 @@ CREATE FUNCTION billing_data.settle_payment(p_provider text, p_payment_id text, 
 
 CREATE FUNCTION billing_data.settle_with_credit(p_provider text, p_payment_id text, p_credit_id uuid, p_amount_minor bigint, p_currency text, p_actor billing_data.actor) RETURNS void
     LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.shown_endpoint(p_endpoint billing_data.webhook_endpoints) RETURNS jsonb
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.signing_secrets(p_endpoint billing_data.webhook_endpoints) RETURNS jsonb
+    LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.spread_returns(p_purchase billing_data.purchases, p_changed_return_id text, p_short bigint, p_now timestamp with time zone) RETURNS void
@@ -2796,6 +2945,9 @@ ALTER TABLE ONLY billing_data.merge_ranks
 ALTER TABLE ONLY billing_data.merged_accounts
     ADD CONSTRAINT merged_accounts_pkey PRIMARY KEY (id);
 
+ALTER TABLE ONLY billing_data.outbox
+    ADD CONSTRAINT outbox_pkey PRIMARY KEY (id);
+
 ALTER TABLE ONLY billing_data.payment_effects
     ADD CONSTRAINT payment_effects_credit_once UNIQUE (credit_id);
 
@@ -2880,6 +3032,9 @@ ALTER TABLE ONLY billing_data.verification_ranges
 ALTER TABLE ONLY billing_data.verification_runs
     ADD CONSTRAINT verification_runs_pkey PRIMARY KEY (id);
 
+ALTER TABLE ONLY billing_data.webhook_endpoints
+    ADD CONSTRAINT webhook_endpoints_pkey PRIMARY KEY (id);
+
 CREATE INDEX account_merges_account_id ON billing_data.account_merges USING btree (account_id);
 
 CREATE UNIQUE INDEX account_merges_idempotency ON billing_data.account_merges USING btree (merged_account_id, idempotency_key) WHERE (idempotency_key IS NOT NULL);
@@ -2953,6 +3108,10 @@ CREATE INDEX idx_admin_users_google_id ON billing_data.admin_users USING btree (
 CREATE INDEX idx_admin_users_role ON billing_data.admin_users USING btree (role);
 
 CREATE INDEX merged_accounts_account_id ON billing_data.merged_accounts USING btree (account_id);
+
+CREATE INDEX outbox_by_account ON billing_data.outbox USING btree (account_id);
+
+CREATE INDEX outbox_open ON billing_data.outbox USING btree (endpoint_id, state, due_at) WHERE (state <> 'delivered'::text);
 
 CREATE INDEX payment_events_faults ON billing_data.payment_events USING btree (received_at) WHERE ((resolved_at IS NULL) AND (outcome = ANY (ARRAY['credited_by_hand'::text, 'charge_unreadable'::text, 'not_sold_here'::text, 'account_not_found'::text, 'amount_mismatch'::text, 'balance_overflow'::text, 'currency_mismatch'::text, 'metadata_missing'::text, 'mode_mismatch'::text, 'payment_mismatch'::text, 'payment_unknown'::text])));
 
@@ -3113,6 +3272,9 @@ ALTER TABLE ONLY billing_data.merged_accounts
 
 ALTER TABLE ONLY billing_data.merged_accounts
     ADD CONSTRAINT merged_accounts_rank FOREIGN KEY (id, rank) REFERENCES billing_data.merge_ranks(account_id, rank) ON UPDATE CASCADE;
+
+ALTER TABLE ONLY billing_data.outbox
+    ADD CONSTRAINT outbox_account FOREIGN KEY (account_id) REFERENCES billing_data.accounts(id) ON DELETE RESTRICT;
 
 ALTER TABLE ONLY billing_data.payment_effects
     ADD CONSTRAINT payment_effects_credit FOREIGN KEY (credit_id) REFERENCES billing_data.credits(id) ON DELETE RESTRICT DEFERRABLE INITIALLY DEFERRED;
