@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import inspect
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Literal, assert_type
 from uuid import uuid4
 
 import pytest
 from ciris_billing_client import (
     AsyncBilling,
     Billing,
+    Charge,
     Conflict,
     Context,
+    CreditCheck,
     Forbidden,
     InsufficientCredits,
     InvalidRequest,
@@ -207,6 +209,22 @@ def test_both_clients_have_every_operation_and_nothing_shows_the_key() -> None:
         client: AsyncBilling | Billing = kind("http://127.0.0.1:1/", "cbk_test_secret")
         assert "secret" not in repr(client)
         assert client.charge.__doc__ == operations.charge.__doc__
+
+
+async def test_a_type_checker_knows_arguments_and_answers(service: Service) -> None:
+    """`make lint` fails here when it does not."""
+    user = new_user()
+    with Billing(service.base_url, service.key.secret) as billing:
+        assert_type(billing.check(user), CreditCheck)
+        assert_type(billing.charge(user).paid_with, Literal["free", "paid"])
+        for entry in billing.history(user):
+            assert_type(entry.created_at, datetime)
+        with pytest.raises(InvalidRequest):
+            billing.charge(user, "many")  # type: ignore[arg-type]
+    async with AsyncBilling(service.base_url, service.key.secret) as client:
+        charge = await client.charge(user)
+        assert_type(charge, Charge)
+        assert_type((await client.reverse(charge.charge_id, "it failed")).reversed_minor, int)
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,7 @@ class Agents:
                 self.charged.append((user.external_id, 1, str(result.outcome.charge_id)))
 
     def sync_charges(self, user: User) -> None:
-        """Charges by the sync client, in a thread."""
+        """Charges by the sync client, in a thread of its own."""
         while not self.is_over:
             charge = self.client.charge(user)
             self.charged.append((user.external_id, 1, str(charge.charge_id)))
@@ -96,7 +96,10 @@ async def test_no_use_is_lost_or_counted_twice_while_the_server_is_killed(
             work = [
                 *(asyncio.create_task(agents.charges(user)) for user in users),
                 asyncio.create_task(agents.batches()),
-                asyncio.create_task(asyncio.to_thread(agents.sync_charges, users[0])),
+                *(
+                    asyncio.create_task(asyncio.to_thread(agents.sync_charges, user))
+                    for user in users[:2]
+                ),
             ]
             for _ in range(ROUNDS):
                 with killable.running() as service:

@@ -17,7 +17,7 @@ from unittest.mock import patch
 import httpx2
 import msgspec
 import pytest
-from ciris_billing_client import ApiError, InsufficientCredits, User, operations
+from ciris_billing_client import ApiError, CapReached, InsufficientCredits, User, operations
 from ciris_billing_client import models as m
 from ciris_billing_client.errors import Field
 from ciris_billing_client.exchange import Operation
@@ -33,6 +33,7 @@ SOME_ID = "019a9c2e-7f06-7a52-9c1e-0b8d4f6a2e93"
 ANSWERS = {
     "CreditCheck": "CreditCheck",
     "Charge": "Charge",
+    "Cap": "Cap",
     "Reversal": "Reversal",
     "Credit": "Credit",
     "Account": "Account",
@@ -131,7 +132,11 @@ def test_a_batchs_fields_are_those_of_the_server(description: Schema) -> None:
 
 @pytest.mark.parametrize(
     ("error", "schema"),
-    [(ApiError, "Error"), (InsufficientCredits, "InsufficientCredits")],
+    [
+        (ApiError, "Error"),
+        (InsufficientCredits, "InsufficientCredits"),
+        (CapReached, "CapReached"),
+    ],
 )
 def test_an_errors_fields_are_those_of_the_server(
     description: Schema, error: type[ApiError], schema: str

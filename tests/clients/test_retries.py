@@ -4,6 +4,7 @@ call need no server: these tests play its part."""
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -13,6 +14,7 @@ import pytest
 from ciris_billing_client import (
     AsyncBilling,
     Billing,
+    CapReached,
     InsufficientCredits,
     NoAnswer,
     RateLimited,
@@ -111,6 +113,25 @@ def test_what_will_not_pass_is_not_repeated(status: int) -> None:
     assert run.error is not None
     assert run.error.status == status  # type: ignore[attr-defined]
     assert run.error.idempotency_key == run.sent[0].headers["Idempotency-Key"]  # type: ignore[attr-defined]
+
+
+def test_a_cap_that_will_free_is_waited_for_and_one_that_is_too_small_is_not() -> None:
+    cap = {
+        "cap_id": "019a9c2e-51d0-7c3b-8a44-6f1e2d3c4b5a",
+        "scope": "api_key",
+        "period": "minute",
+        "limit": 1000,
+        "used": 998,
+        "resets_at": "2026-11-23T00:00:00Z",
+    }
+    body: dict[str, Any] = {"code": "cap_reached", "cap": cap, "required": 5, "retryable": True}
+    frees = Reply(429, {"retry-after": "9"}, json.dumps(body).encode())
+    assert Run(operations.charge(ADA), [frees, reply(402)], chance=0.0).pauses == [9]
+    too_small = json.dumps({**body, "retryable": False}).encode()
+    run = Run(operations.charge(ADA), [Reply(429, {"retry-after": "9"}, too_small)])
+    assert isinstance(run.error, CapReached)
+    assert (run.error.cap.limit, run.error.cap.period, run.error.required) == (1000, "minute", 5)
+    assert run.pauses == []
 
 
 @pytest.mark.parametrize("failure", [LOST, reply(429), reply(503)], ids=str)

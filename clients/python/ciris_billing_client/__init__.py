@@ -4,6 +4,7 @@ from ciris_billing_client.clients import AsyncBilling, Billing
 from ciris_billing_client.errors import (
     ApiError,
     BillingError,
+    CapReached,
     Conflict,
     Forbidden,
     InsufficientCredits,
@@ -19,6 +20,7 @@ from ciris_billing_client.errors import (
 from ciris_billing_client.models import (
     Account,
     Balance,
+    Cap,
     Charge,
     Context,
     Credit,
@@ -50,6 +52,8 @@ __all__ = [
     "BatchResult",
     "Billing",
     "BillingError",
+    "Cap",
+    "CapReached",
     "Charge",
     "Conflict",
     "Context",

@@ -243,7 +243,7 @@ class Billing(_Client):
                 for part in answer.iter_bytes():
                     parts.append(part)
                     if time.monotonic() > end:
-                        return Lost("the answer did not come in time")
+                        return Lost("no answer in time")
         except httpx2.RequestError as error:
             return _lost(error)
         return Reply(answer.status_code, _lowered(answer.headers), b"".join(parts))
@@ -264,4 +264,4 @@ def _lowered(headers: Mapping[str, str]) -> dict[str, str]:
 
 
 def _lost(error: Exception) -> Lost:
-    return Lost(str(error) or type(error).__name__)
+    return Lost(str(error) or "no answer in time")

@@ -6,6 +6,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Generic, TypeVar, overload
 
+import msgspec
+
+from ciris_billing_client.models import Cap
+
 T = TypeVar("T")
 
 
@@ -28,7 +32,11 @@ class UnreadableAnswer(BillingError):
 
 
 class Field(Generic[T]):
-    """A field of an error's body; None where the body does not have it."""
+    """A field of an error's body; None where the body does not have it. `kind` is what an object is
+    read as."""
+
+    def __init__(self, kind: type[T] | None = None) -> None:
+        self.kind = kind
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
@@ -42,8 +50,8 @@ class Field(Generic[T]):
     def __get__(self, error: ApiError | None, owner: type) -> T | Field[T]:
         if error is None:
             return self
-        value: T = error.body.get(self.name)  # type: ignore[assignment]
-        return value
+        value: Any = error.body.get(self.name)
+        return value if self.kind is None or value is None else msgspec.convert(value, self.kind)
 
 
 class ApiError(BillingError):
@@ -68,7 +76,7 @@ class ApiError(BillingError):
         self.code = str(body.get("code", ""))
         self.retry_after = retry_after
         self.idempotency_key = idempotency_key
-        super().__init__(f"{status} {self.code}: {body.get('detail', '')}")
+        super().__init__(f"{status} {self.code or 'error'}: {body.get('detail', '')}")
 
 
 class InvalidRequest(ApiError):
@@ -87,6 +95,15 @@ class InsufficientCredits(ApiError):
     shortfall = Field[int]()
     retryable = Field[bool]()
     purchase_url = Field["str | None"]()
+
+
+class CapReached(ApiError):
+    """A cap refused the charge, and nothing was taken: 402 for the account's own cap, else 429.
+    `retryable` is false when the charge asks for more than the whole cap."""
+
+    cap = Field(Cap)
+    required = Field[int]()
+    retryable = Field[bool]()
 
 
 class Forbidden(ApiError):
@@ -130,6 +147,14 @@ _BY_STATUS: Mapping[int, type[ApiError]] = {
 }
 
 
-def error_class(status: int) -> type[ApiError]:
+_BY_CODE: Mapping[str, type[ApiError]] = {
+    "account_cap_reached": CapReached,
+    "cap_reached": CapReached,
+}
+
+
+def error_class(status: int, code: object) -> type[ApiError]:
     """The class of an answer that refuses, or that is none of the service's."""
+    if isinstance(code, str) and code in _BY_CODE:
+        return _BY_CODE[code]
     return _BY_STATUS.get(status, ServiceFault if status >= 500 else ApiError)

@@ -134,7 +134,7 @@ def exchange(
         failure = _failure(operation, reply, request_id)
         pause = _pause(reply, attempt, chance)
         is_over = attempt >= options.retries or clock() + pause >= deadline
-        if is_over or not operation.may_repeat or not _is_worth_repeating(reply):
+        if is_over or not operation.may_repeat or not _may_pass(failure):
             raise failure
         _LOG.info(
             "%s %s failed and is repeated in %.2f s: %s",
@@ -144,8 +144,11 @@ def exchange(
         attempt += 1
 
 
-def _is_worth_repeating(reply: Reply | Lost) -> bool:
-    return isinstance(reply, Lost) or reply.status in _WORTH_REPEATING
+def _may_pass(failure: BillingError) -> bool:
+    """Whether the same call may succeed later."""
+    if not isinstance(failure, ApiError):
+        return True
+    return failure.status in _WORTH_REPEATING and failure.body.get("retryable") is not False
 
 
 def _pause(reply: Reply | Lost, attempt: int, chance: Callable[[], float]) -> float:
@@ -194,7 +197,7 @@ def refusal(status: int, content: bytes, **facts: Any) -> ApiError:
         body = msgspec.json.decode(content, type=dict[str, Any])
     except msgspec.MsgspecError:
         body = {"detail": content[:200].decode(errors="replace")}
-    return error_class(status)(status, body, **facts)
+    return error_class(status, body.get("code"))(status, body, **facts)
 
 
 def answer(kind: type[AnswerT]) -> Callable[[Reply], AnswerT]:

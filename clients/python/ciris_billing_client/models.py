@@ -11,6 +11,8 @@ import msgspec
 
 if TYPE_CHECKING:
     AccountStatus = Literal["active", "suspended", "closed"]
+    CapPeriod = Literal["minute", "day", "month"]
+    CapScope = Literal["account", "api_key", "agent", "all"]
     BalanceState = Literal["known", "before_account", "before_books"]
     EntryType = Literal["charge", "credit"]
     HoldStatus = Literal["open", "captured", "released", "expired"]
@@ -22,8 +24,8 @@ if TYPE_CHECKING:
     WhyOver = Literal["payment_canceled", "payment_unreadable"]
 else:
     # A word that a later release of the service adds must not make its answer unreadable.
-    AccountStatus = BalanceState = EntryType = HoldStatus = Overage = PaidWith = RowKind = str
-    TransactionType = WriterKind = WhyOver = str
+    AccountStatus = BalanceState = CapPeriod = CapScope = EntryType = HoldStatus = Overage = str
+    PaidWith = RowKind = TransactionType = WriterKind = WhyOver = str
 
 
 Moment = Annotated[datetime, msgspec.Meta(tz=True)]
@@ -101,6 +103,17 @@ class Origin(Answer, frozen=True, kw_only=True):
     agent_id: str | None
     channel_id: str | None
     request_id: str | None
+
+
+class Cap(Answer, frozen=True, kw_only=True):
+    """How many credits may be charged in a period, and how many have been."""
+
+    cap_id: UUID
+    scope: CapScope
+    period: CapPeriod
+    limit: int
+    used: int
+    resets_at: Moment
 
 
 class Charge(Written, frozen=True, kw_only=True):
