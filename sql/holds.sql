@@ -181,9 +181,139 @@ RETURN CASE WHEN p_status = 'merged' THEN billing_data.surviving_account(p_id) E
 COMMENT ON FUNCTION billing_data.account_to_hold IS
     'The account that an identity''s own account leads to. Helper.';
 
--- Makes the first hold that can be made for each account, of the items in p_left (NULL: all), and
--- returns what became of the items up to it. Items after it are left for the next round, because
--- they find another account. With p_dry_run nothing is written.
+-- What becomes of the items of a list of holds, from the accounts' present state and the accounts
+-- locked for the list. p_left marks the items to weigh; NULL means all of them. An item has no row
+-- while its outcome depends on an earlier item: that item has the same idempotency key, or it
+-- needed more credits than the account had left. held_before and free_uses_before are what the
+-- account has when the item's turn comes.
+CREATE OR REPLACE FUNCTION billing_data.weigh_holds(
+    p_items billing.hold_item[], p_left boolean[], p_locked uuid[], p_role text
+) RETURNS TABLE (
+    item integer,
+    outcome text,
+    asked billing.hold_item,
+    used billing_data.holds,
+    fingerprint bytea,
+    api_key_id uuid,
+    account_id uuid,
+    account_currency text,
+    paid_credits bigint,
+    held_before bigint,
+    free_uses_before bigint
+)
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off
+SET enable_hashjoin = off
+SET enable_mergejoin = off
+AS $$
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY
+    WITH found AS MATERIALIZED (
+        SELECT
+            i.item, i.asked, (i.asked).idempotency_key, u.used, f.fingerprint, k.id AS api_key_id,
+            a.id AS account_id, a.currency::text AS account_currency, a.paid_credits,
+            a.held_credits, a.free_uses_remaining - a.held_free_uses AS free_uses,
+            CASE
+                WHEN c.fault IS NOT NULL THEN c.fault
+                WHEN NOT billing_data.is_hold(i.asked) THEN 'invalid_argument'
+                WHEN a.id IS NULL THEN 'account_not_found'
+                WHEN (u.used).id IS NOT NULL THEN billing_data.replay_outcome(
+                    (u.used).request_fingerprint, f.fingerprint
+                )
+                -- Held by another transaction, merged or created since the accounts were locked.
+                WHEN (p_locked[width_bucket(a.id, p_locked)] = a.id) IS NOT TRUE THEN 'busy'
+            END AS early,
+            billing_data.charge_verdict(
+                a.status, a.currency, coalesce((i.asked).currency, a.currency),
+                a.free_uses_remaining - a.held_free_uses, a.paid_credits - a.held_credits,
+                (i.asked).amount_minor
+            ) AS verdict
+        FROM (
+            SELECT asked, row_number() OVER ()::integer AS item FROM unnest(p_items) AS asked
+        ) AS i
+        CROSS JOIN LATERAL (
+            SELECT billing_data.hold_fingerprint(i.asked) OFFSET 0
+        ) AS f (fingerprint)
+        LEFT JOIN billing_data.api_keys AS k
+            ON coalesce(k.credential, k.id) = (i.asked).api_key_id
+        CROSS JOIN LATERAL (
+            SELECT billing_data.item_fault(p_role, (i.asked).api_key_id, k, 'billing:write')
+        ) AS c (fault)
+        LEFT JOIN billing_data.accounts AS n
+            ON n.oauth_provider = (i.asked).oauth_provider AND n.external_id = (i.asked).external_id
+        LEFT JOIN billing_data.accounts AS a
+            ON a.id = billing_data.account_to_hold(n.id, n.status)
+        -- A merged account's keys are still those of its identity.
+        LEFT JOIN LATERAL (
+            SELECT h AS used
+            FROM billing_data.holds AS h
+            WHERE h.account_id IN (n.id, a.id) AND h.idempotency_key = (i.asked).idempotency_key
+            ORDER BY h.account_id = n.id DESC
+            LIMIT 1
+        ) AS u ON true
+        WHERE p_left IS NULL OR p_left[i.item]
+    ),
+    keyed AS (
+        SELECT f.*, count(*) FILTER (WHERE f.verdict = 'created') OVER (
+            PARTITION BY f.account_id, f.idempotency_key ORDER BY f.item
+            ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
+        ) AS before_with_key
+        FROM found AS f
+        WHERE f.early IS NULL
+    ),
+    placed AS (
+        SELECT k.*, count(*) FILTER (WHERE k.verdict = 'created') OVER (
+            PARTITION BY k.account_id ORDER BY k.item
+            ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
+        ) AS place
+        FROM keyed AS k
+        WHERE k.before_with_key = 0 OR k.idempotency_key IS NULL
+    ),
+    summed AS (
+        SELECT p.*, c.price, coalesce(sum(c.price) OVER (
+            PARTITION BY p.account_id ORDER BY p.item
+            ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
+        ), 0) AS taken
+        FROM placed AS p
+        CROSS JOIN LATERAL (
+            SELECT CASE
+                WHEN p.verdict = 'created' AND p.place >= p.free_uses THEN (p.asked).amount_minor
+                ELSE 0
+            END
+        ) AS c (price)
+    ),
+    turn AS (
+        SELECT s.*, b.too_much, bool_or(b.too_much) OVER (
+            PARTITION BY s.account_id ORDER BY s.item
+            ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
+        ) AS waits
+        FROM summed AS s
+        CROSS JOIN LATERAL (
+            SELECT s.price > 0 AND s.held_credits + s.taken + s.price > s.paid_credits
+        ) AS b (too_much)
+    )
+    SELECT
+        t.item, CASE WHEN t.too_much THEN 'insufficient_credits' ELSE t.verdict END, t.asked,
+        NULL::billing_data.holds, t.fingerprint, t.api_key_id, t.account_id, t.account_currency,
+        t.paid_credits, (t.held_credits + t.taken)::bigint, greatest(t.free_uses - t.place, 0)
+    FROM turn AS t
+    WHERE t.waits IS NOT TRUE
+    UNION ALL
+    SELECT
+        f.item, f.early, f.asked, f.used, f.fingerprint, f.api_key_id, f.account_id,
+        f.account_currency, f.paid_credits, f.held_credits, f.free_uses
+    FROM found AS f
+    WHERE f.early IS NOT NULL;
+END
+$$;
+COMMENT ON FUNCTION billing_data.weigh_holds IS
+    'What becomes of the items of a list of holds. Helper.';
+
+-- Makes the holds of the items that can be decided now, and returns what became of them. With
+-- p_dry_run nothing is written.
 CREATE OR REPLACE FUNCTION billing_data.hold_round(
     p_items billing.hold_item[],
     p_left boolean[],
@@ -204,119 +334,70 @@ DECLARE
     v_outcomes billing.hold_outcome[];
     v_refused jsonb;
 BEGIN
-    WITH found AS MATERIALIZED (
+    WITH decided AS MATERIALIZED (
         SELECT
-            i.item, i.asked, f.fingerprint, k.id AS api_key_id, a.id AS account_id,
-            a.currency::text AS account_currency, a.paid_credits, a.held_credits,
-            a.free_uses_remaining - a.held_free_uses AS free_uses, u.used,
-            CASE
-                WHEN c.fault IS NOT NULL THEN c.fault
-                WHEN NOT billing_data.is_hold(i.asked) THEN 'invalid_argument'
-                WHEN a.id IS NULL THEN 'account_not_found'
-                WHEN (u.used).id IS NOT NULL THEN billing_data.replay_outcome(
-                    (u.used).request_fingerprint, f.fingerprint
-                )
-                WHEN (p_locked[width_bucket(a.id, p_locked)] = a.id) IS NOT TRUE THEN 'busy'
-                ELSE billing_data.charge_verdict(
-                    a.status, a.currency, coalesce((i.asked).currency, a.currency),
-                    a.free_uses_remaining - a.held_free_uses, a.paid_credits - a.held_credits,
-                    (i.asked).amount_minor
-                )
-            END AS outcome
-        FROM (
-            SELECT asked, row_number() OVER ()::integer AS item FROM unnest(p_items) AS asked
-        ) AS i
+            w.*, w.outcome = 'created' AS is_new, g.hold,
+            CASE WHEN (g.hold).free_uses = 0 AND w.outcome = 'created'
+                THEN (g.hold).amount_minor ELSE 0 END AS credits,
+            CASE WHEN w.outcome = 'created' THEN (g.hold).free_uses ELSE 0 END AS free_uses
+        FROM billing_data.weigh_holds(p_items, p_left, p_locked, p_role) AS w
         CROSS JOIN LATERAL (
-            SELECT billing_data.hold_fingerprint(i.asked) OFFSET 0
-        ) AS f (fingerprint)
-        LEFT JOIN billing_data.api_keys AS k
-            ON coalesce(k.credential, k.id) = (i.asked).api_key_id
-        CROSS JOIN LATERAL (
-            SELECT billing_data.item_fault(p_role, (i.asked).api_key_id, k, 'billing:write')
-        ) AS c (fault)
-        LEFT JOIN billing_data.accounts AS n
-            ON n.oauth_provider = (i.asked).oauth_provider AND n.external_id = (i.asked).external_id
-        LEFT JOIN billing_data.accounts AS a
-            ON a.id = billing_data.account_to_hold(n.id, n.status)
-        LEFT JOIN LATERAL (
-            SELECT h AS used
-            FROM billing_data.holds AS h
-            WHERE h.account_id = a.id AND h.idempotency_key = (i.asked).idempotency_key
-            LIMIT 1
-        ) AS u ON true
-        WHERE p_left IS NULL OR p_left[i.item]
-    ),
-    turn AS MATERIALIZED (
-        SELECT
-            f.item, f.asked, f.outcome, f.account_id, f.api_key_id, f.account_currency,
-            f.paid_credits, f.held_credits, f.free_uses,
-            CASE
-                WHEN f.outcome = 'created' THEN ROW(
-                    billing_data.nth_id(v_seed, f.item), f.account_id, (f.asked).amount_minor,
-                    (f.free_uses > 0)::integer, coalesce((f.asked).currency, f.account_currency),
-                    'open', v_now, v_now + (f.asked).expires_in_seconds * interval '1 second',
-                    NULL, NULL, NULL, NULL, NULL, false, (f.asked).description,
-                    (f.asked).idempotency_key, f.fingerprint, (f.asked).metadata_message_id,
-                    (f.asked).metadata_agent_id, (f.asked).metadata_channel_id,
-                    (f.asked).metadata_request_id, f.api_key_id, p_role
+            SELECT CASE
+                WHEN w.outcome = 'created' THEN ROW(
+                    billing_data.nth_id(v_seed, w.item), w.account_id, (w.asked).amount_minor,
+                    (w.free_uses_before > 0)::integer,
+                    coalesce((w.asked).currency, w.account_currency), 'open', v_now,
+                    v_now + (w.asked).expires_in_seconds * interval '1 second', NULL, NULL, NULL,
+                    NULL, NULL, false, (w.asked).description, (w.asked).idempotency_key,
+                    w.fingerprint, (w.asked).metadata_message_id, (w.asked).metadata_agent_id,
+                    (w.asked).metadata_channel_id, (w.asked).metadata_request_id, w.api_key_id,
+                    p_role
                 )::billing_data.holds
-                ELSE f.used
-            END AS hold
-        FROM (
-            SELECT n.*, count(*) FILTER (WHERE n.outcome = 'created') OVER (
-                PARTITION BY n.account_id ORDER BY n.item
-                ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
-            ) AS made_before
-            FROM found AS n
-        ) AS f
-        WHERE f.made_before = 0
-    ),
-    made AS MATERIALIZED (
-        SELECT
-            t.account_id, t.hold,
-            CASE (t.hold).free_uses WHEN 0 THEN (t.hold).amount_minor ELSE 0 END AS credits
-        FROM turn AS t
-        WHERE t.outcome = 'created' AND NOT p_dry_run
+                ELSE w.used
+            END OFFSET 0
+        ) AS g (hold)
     ),
     taken AS (
         UPDATE billing_data.accounts AS a
-        SET held_credits = a.held_credits + m.credits,
-            held_free_uses = a.held_free_uses + (m.hold).free_uses,
-            due_at = least(a.due_at, (m.hold).expires_at),
+        SET held_credits = a.held_credits + t.credits,
+            held_free_uses = a.held_free_uses + t.free_uses,
+            due_at = least(a.due_at, t.due_at),
             updated_at = v_now
-        FROM made AS m
-        WHERE a.id = m.account_id
+        FROM (
+            SELECT
+                d.account_id, sum(d.credits) AS credits, sum(d.free_uses) AS free_uses,
+                min((d.hold).expires_at) AS due_at
+            FROM decided AS d
+            WHERE d.is_new AND NOT p_dry_run
+            GROUP BY d.account_id
+        ) AS t
+        WHERE a.id = t.account_id
     ),
     entered AS (
         INSERT INTO billing_data.holds
-        SELECT (m.hold).* FROM made AS m
+        SELECT (d.hold).* FROM decided AS d WHERE d.is_new AND NOT p_dry_run
     )
     SELECT
         array_agg(billing_data.hold_outcome(
-            t.item, t.outcome, t.hold, t.paid_credits,
-            t.held_credits + CASE
-                WHEN t.outcome = 'created' AND (t.hold).free_uses = 0 THEN (t.hold).amount_minor
-                ELSE 0
-            END,
-            t.free_uses - CASE WHEN t.outcome = 'created' THEN (t.hold).free_uses ELSE 0 END,
-            t.account_currency
+            d.item, d.outcome, d.hold, d.paid_credits, d.held_before + d.credits,
+            d.free_uses_before - d.free_uses, d.account_currency
         )),
         jsonb_agg(jsonb_build_object(
-            'account_id', t.account_id, 'reason', t.outcome, 'api_key_id', t.api_key_id,
-            'database_role', p_role, 'amount_minor', (t.asked).amount_minor,
-            'currency', coalesce((t.asked).currency, t.account_currency),
-            'paid_credits', t.paid_credits - t.held_credits,
-            'free_uses_remaining', t.free_uses, 'account_currency', t.account_currency,
-            'agent_id', (t.asked).metadata_agent_id, 'channel_id', (t.asked).metadata_channel_id,
-            'request_id', (t.asked).metadata_request_id
-        )) FILTER (
-            WHERE t.outcome IN (
+            'account_id', d.account_id, 'reason', d.outcome, 'api_key_id', d.api_key_id,
+            'database_role', p_role, 'amount_minor', (d.asked).amount_minor,
+            'currency', coalesce((d.asked).currency, d.account_currency),
+            'paid_credits', d.paid_credits - d.held_before,
+            'free_uses_remaining', d.free_uses_before, 'account_currency', d.account_currency,
+            'agent_id', (d.asked).metadata_agent_id, 'channel_id', (d.asked).metadata_channel_id,
+            'request_id', (d.asked).metadata_request_id
+        ) ORDER BY d.item) FILTER (
+            WHERE d.outcome IN (
                 'insufficient_credits', 'account_suspended', 'account_closed',
                 'charge_currency_mismatch'
             )
         )
     INTO v_outcomes, v_refused
-    FROM turn AS t;
+    FROM decided AS d;
     IF v_refused IS NOT NULL AND NOT p_dry_run THEN
         PERFORM billing_data.note_refusals(v_refused, v_now);
     END IF;
@@ -324,7 +405,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION billing_data.hold_round IS
-    'Makes the first hold that can be made for each account of a list. Helper.';
+    'Makes the holds of a list that can be decided now. Helper.';
 
 -- Holds credits for a list of items; one free use each where there is one. Items of one account are
 -- decided in the order of the list. An item's outcome is one of these: 'created'; 'replayed' or
@@ -384,21 +465,23 @@ COMMENT ON FUNCTION billing.hold_items IS
     'For billing_server and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.hold_items TO billing_server, billing_dba;
 
--- Which items of a list have no outcome yet.
+-- Which items of a list are decided in the next round: the first of those without an outcome. Two
+-- rounds decide every ordinary list. A list built to need many rounds is decided in small parts, so
+-- that its cost stays linear.
 CREATE OR REPLACE FUNCTION billing_data.undecided(
     p_count integer, p_outcomes billing.hold_outcome[]
 ) RETURNS boolean[]
 LANGUAGE plpgsql IMMUTABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-DECLARE
-    v_left boolean[] := array_fill(true, ARRAY[p_count]);
-    v_outcome billing.hold_outcome;
 BEGIN
-    FOREACH v_outcome IN ARRAY p_outcomes LOOP
-        v_left[v_outcome.item] := false;
-    END LOOP;
-    RETURN v_left;
+    RETURN ARRAY(
+        SELECT
+            o.item IS NULL AND count(*) FILTER (WHERE o.item IS NULL) OVER (ORDER BY i.item) <= 32
+        FROM generate_series(1, p_count) AS i (item)
+        LEFT JOIN unnest(p_outcomes) AS o ON o.item = i.item
+        ORDER BY i.item
+    );
 END
 $$;
 COMMENT ON FUNCTION billing_data.undecided IS 'Which items of a list have no outcome yet. Helper.';
@@ -489,15 +572,31 @@ END
 $$;
 COMMENT ON FUNCTION billing_data.captured_hold IS 'A hold as it is once it is captured. Helper.';
 
--- Captures the first hold of each account that can be captured, of the items in p_left (NULL: all),
--- and returns what became of the items up to it. Items after it are left for the next round,
--- because they find another account.
-CREATE OR REPLACE FUNCTION billing_data.capture_round(
-    p_items billing.capture_item[],
-    p_left boolean[],
-    p_locked uuid[],
-    p_role text
-) RETURNS billing.hold_outcome[]
+-- What becomes of the items of a list of captures, from the accounts' present state and the
+-- accounts locked for the list. p_left marks the items to weigh; NULL means all of them. An item
+-- has no row while its outcome depends on an earlier item of its account: it is of the same hold, or
+-- depends on what else is available. credits, free_uses and uses are what the item takes and
+-- credits_kept and free_uses_kept what its hold keeps until then; each as a sum with those of the
+-- account's items before it.
+CREATE OR REPLACE FUNCTION billing_data.weigh_captures(
+    p_items billing.capture_item[], p_left boolean[], p_locked uuid[], p_role text
+) RETURNS TABLE (
+    item integer,
+    outcome text,
+    asked_minor bigint,
+    overage text,
+    api_key_id uuid,
+    hold billing_data.holds,
+    account billing_data.accounts,
+    captured bigint,
+    is_free boolean,
+    price bigint,
+    credits bigint,
+    free_uses bigint,
+    uses bigint,
+    credits_kept bigint,
+    free_uses_kept bigint
+)
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 SET plan_cache_mode = force_generic_plan
@@ -505,27 +604,23 @@ SET enable_seqscan = off
 SET enable_hashjoin = off
 SET enable_mergejoin = off
 AS $$
-DECLARE
-    v_now timestamptz := billing_data.clock();
-    v_seed bytea := billing_data.id_seed();
-    v_outcomes billing.hold_outcome[];
+#variable_conflict use_column
 BEGIN
+    RETURN QUERY
     WITH found AS MATERIALIZED (
         SELECT
-            i.item, coalesce((i.asked).amount_minor, (g.hold).amount_minor) AS asked_minor,
-            coalesce((i.asked).overage, 'refuse') AS overage, k.id AS api_key_id, g.hold, a.account,
-            w.captured, w.is_free,
-            billing_data.nth_id(v_seed, i.item) AS charge_id,
+            i.item, k.id AS api_key_id, g.hold, a.account, q.asked_minor, q.overage, w.captured,
+            w.is_free,
             CASE
                 WHEN c.fault IS NOT NULL THEN c.fault
                 WHEN NOT billing_data.is_capture(i.asked) THEN 'invalid_argument'
-                WHEN NOT coalesce(
-                    billing_data.owns_hold(p_role, k.id, (g.hold).api_key_id), false
-                ) OR (g.hold).id IS NULL OR billing_data.is_erased((a.account).id)
+                WHEN (g.hold).id IS NULL OR billing_data.is_erased((a.account).id)
+                    OR billing_data.owns_hold(p_role, k.id, (g.hold).api_key_id) IS NOT TRUE
                     THEN 'hold_not_found'
+                -- Held by another transaction, or merged since the accounts were locked.
                 WHEN (p_locked[width_bucket((a.account).id, p_locked)] = (a.account).id) IS NOT TRUE
+                    OR (a.account).status = 'merged'
                     THEN 'busy'
-                WHEN (a.account).status = 'merged' THEN 'busy'
                 ELSE w.outcome
             END AS outcome
         FROM (
@@ -544,31 +639,88 @@ BEGIN
             FROM billing_data.accounts AS n
             WHERE n.id = billing_data.surviving_account((g.hold).account_id)
         ) AS a ON true
+        CROSS JOIN LATERAL (
+            SELECT
+                coalesce((i.asked).amount_minor, (g.hold).amount_minor),
+                coalesce((i.asked).overage, 'refuse')
+        ) AS q (asked_minor, overage)
         LEFT JOIN LATERAL billing_data.weigh_capture(
-            g.hold, coalesce((i.asked).amount_minor, (g.hold).amount_minor),
-            coalesce((i.asked).overage, 'refuse'),
+            g.hold, q.asked_minor, q.overage,
             (a.account).paid_credits - (a.account).held_credits,
             (a.account).free_uses_remaining - (a.account).held_free_uses
         ) AS w ON (g.hold).id IS NOT NULL
         WHERE p_left IS NULL OR p_left[i.item]
     ),
-    turn AS MATERIALIZED (
+    placed AS (
         SELECT
-            f.*, CASE WHEN f.captured > 0 THEN f.charge_id END AS made_id,
-            (f.captured > 0)::integer AS uses,
-            (f.captured > 0 AND f.is_free)::integer AS free_uses,
-            CASE WHEN f.is_free THEN 0 ELSE f.captured END AS credits,
-            CASE WHEN (f.hold).state = 'open' AND (f.hold).free_uses = 0
-                THEN (f.hold).amount_minor ELSE 0 END AS credits_kept,
-            CASE WHEN (f.hold).state = 'open' THEN (f.hold).free_uses ELSE 0 END AS free_uses_kept
-        FROM (
-            SELECT n.*, count(*) FILTER (WHERE n.outcome = 'created') OVER (
-                PARTITION BY (n.account).id ORDER BY n.item
+            f.*, f.outcome = 'created' AS is_new,
+            -- What others leave decides: overage, and a hold that is over.
+            f.outcome IN ('created', 'hold_expired')
+            AND ((f.hold).state <> 'open' OR f.asked_minor > (f.hold).amount_minor) AS depends,
+            count(*) FILTER (WHERE f.outcome = 'created') OVER (
+                PARTITION BY (f.account).id ORDER BY f.item
                 ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
-            ) AS made_before
-            FROM found AS n
-        ) AS f
-        WHERE f.made_before = 0
+            ) AS made_before,
+            count(*) FILTER (WHERE f.outcome = 'created') OVER (
+                PARTITION BY (f.hold).id ORDER BY f.item
+                ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
+            ) AS made_of_hold
+        FROM found AS f
+    ),
+    turn AS (
+        SELECT p.*, bool_or(p.made_of_hold > 0 OR (p.depends AND p.made_before > 0)) OVER (
+            PARTITION BY (p.account).id ORDER BY p.item
+        ) AS waits
+        FROM placed AS p
+    ),
+    taking AS (
+        SELECT
+            t.*, CASE WHEN t.is_new AND NOT t.is_free THEN t.captured ELSE 0 END AS price,
+            (t.is_new AND t.is_free)::integer AS free_use,
+            (t.is_new AND t.captured > 0)::integer AS one_use,
+            CASE WHEN t.is_new AND (t.hold).state = 'open' AND (t.hold).free_uses = 0
+                THEN (t.hold).amount_minor ELSE 0 END AS kept,
+            CASE WHEN t.is_new AND (t.hold).state = 'open'
+                THEN (t.hold).free_uses ELSE 0 END AS free_kept
+        FROM turn AS t
+        WHERE t.waits IS NOT TRUE
+    )
+    SELECT
+        n.item, n.outcome, n.asked_minor, n.overage, n.api_key_id, n.hold, n.account, n.captured,
+        n.is_free, n.price, (sum(n.price) OVER w)::bigint, sum(n.free_use) OVER w,
+        sum(n.one_use) OVER w, (sum(n.kept) OVER w)::bigint, (sum(n.free_kept) OVER w)::bigint
+    FROM taking AS n
+    WINDOW w AS (
+        PARTITION BY (n.account).id ORDER BY n.item
+        ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW
+    );
+END
+$$;
+COMMENT ON FUNCTION billing_data.weigh_captures IS
+    'What becomes of the items of a list of captures. Helper.';
+
+-- Captures the holds of the items that can be decided now, and returns what became of them.
+CREATE OR REPLACE FUNCTION billing_data.capture_round(
+    p_items billing.capture_item[], p_left boolean[], p_locked uuid[], p_role text
+) RETURNS billing.hold_outcome[]
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off
+SET enable_hashjoin = off
+SET enable_mergejoin = off
+AS $$
+DECLARE
+    v_now timestamptz := billing_data.clock();
+    v_seed bytea := billing_data.id_seed();
+    v_outcomes billing.hold_outcome[];
+BEGIN
+    WITH decided AS MATERIALIZED (
+        SELECT
+            w.*, w.outcome = 'created' AS is_new,
+            billing_data.nth_id(v_seed, w.item) AS new_id,
+            CASE WHEN w.captured > 0 THEN billing_data.nth_id(v_seed, w.item) END AS charge_id
+        FROM billing_data.weigh_captures(p_items, p_left, p_locked, p_role) AS w
     ),
     taken AS (
         UPDATE billing_data.accounts AS a
@@ -579,8 +731,16 @@ BEGIN
             total_uses = a.total_uses + t.uses,
             ledger_version = a.ledger_version + t.uses,
             updated_at = v_now
-        FROM turn AS t
-        WHERE t.outcome = 'created' AND a.id = (t.account).id
+        FROM (
+            SELECT
+                (d.account).id, max(d.credits) AS credits, max(d.free_uses) AS free_uses,
+                max(d.credits_kept) AS credits_kept, max(d.free_uses_kept) AS free_uses_kept,
+                max(d.uses) AS uses
+            FROM decided AS d
+            WHERE d.is_new
+            GROUP BY (d.account).id
+        ) AS t
+        WHERE a.id = t.id
     ),
     entered AS (
         INSERT INTO billing_data.charges (
@@ -601,65 +761,64 @@ BEGIN
             )
         FROM (
             SELECT
-                (t.account).id AS account_id, (t.account).ledger_version + 1 AS ledger_version,
-                t.charge_id AS id, t.captured AS amount_minor, (t.hold).currency,
-                (t.account).paid_credits AS balance_before,
-                (t.account).paid_credits - t.credits AS balance_after,
-                (t.account).free_uses_remaining - t.free_uses AS free_uses_after,
-                CASE WHEN t.is_free THEN 'free' ELSE 'paid' END AS paid_with, (t.hold).description,
-                (t.hold).metadata_message_id, (t.hold).metadata_agent_id,
-                (t.hold).metadata_channel_id, (t.hold).metadata_request_id,
-                (t.hold).request_fingerprint, t.api_key_id
-            FROM turn AS t
-            WHERE t.outcome = 'created' AND t.captured > 0
+                (d.account).id AS account_id, (d.account).ledger_version + d.uses AS ledger_version,
+                d.charge_id AS id, d.captured AS amount_minor, (d.hold).currency,
+                (d.account).paid_credits - d.credits + d.price AS balance_before,
+                (d.account).paid_credits - d.credits AS balance_after,
+                (d.account).free_uses_remaining - d.free_uses AS free_uses_after,
+                CASE WHEN d.is_free THEN 'free' ELSE 'paid' END AS paid_with, (d.hold).description,
+                (d.hold).metadata_message_id, (d.hold).metadata_agent_id,
+                (d.hold).metadata_channel_id, (d.hold).metadata_request_id,
+                (d.hold).request_fingerprint, d.api_key_id
+            FROM decided AS d
+            WHERE d.is_new AND d.captured > 0
         ) AS c
     ),
     settled AS (
         UPDATE billing_data.holds AS h
         SET state = 'captured',
             settled_at = v_now,
-            charge_id = t.made_id,
-            captured_minor = t.captured,
-            capture_asked = t.asked_minor,
-            capture_overage = t.overage,
-            is_late = (t.hold).state = 'expired'
-        FROM turn AS t
-        WHERE t.outcome = 'created' AND h.id = (t.hold).id
+            charge_id = d.charge_id,
+            captured_minor = d.captured,
+            capture_asked = d.asked_minor,
+            capture_overage = d.overage,
+            is_late = (d.hold).state = 'expired'
+        FROM decided AS d
+        WHERE d.is_new AND h.id = (d.hold).id
     ),
     noted AS (
         INSERT INTO billing_data.hold_changes (
             id, hold_id, change, amount_minor, created_at, api_key_id, database_role
         )
-        SELECT t.charge_id, (t.hold).id, 'captured', t.captured, v_now, t.api_key_id, p_role
-        FROM turn AS t
-        WHERE t.outcome = 'created'
+        SELECT d.new_id, (d.hold).id, 'captured', d.captured, v_now, d.api_key_id, p_role
+        FROM decided AS d
+        WHERE d.is_new
     )
     SELECT array_agg(
         billing_data.hold_outcome(
-            t.item, t.outcome,
+            d.item, d.outcome,
             CASE
-                WHEN t.outcome = 'created' THEN billing_data.captured_hold(
-                    t.hold, t.made_id, t.captured, v_now
+                WHEN d.is_new THEN billing_data.captured_hold(
+                    d.hold, d.charge_id, d.captured, v_now
                 )
-                WHEN t.outcome IN (
+                WHEN d.outcome IN (
                     'replayed', 'hold_settled', 'hold_expired', 'capture_exceeds_hold'
-                ) THEN t.hold
+                ) THEN d.hold
             END,
-            (t.account).paid_credits - CASE WHEN t.outcome = 'created' THEN t.credits ELSE 0 END,
-            (t.account).held_credits
-            - CASE WHEN t.outcome = 'created' THEN t.credits_kept ELSE 0 END,
-            (t.account).free_uses_remaining - (t.account).held_free_uses
-            - CASE WHEN t.outcome = 'created' THEN t.free_uses - t.free_uses_kept ELSE 0 END,
-            (t.account).currency
+            (d.account).paid_credits - d.credits,
+            (d.account).held_credits - d.credits_kept,
+            (d.account).free_uses_remaining - (d.account).held_free_uses
+            - d.free_uses + d.free_uses_kept,
+            (d.account).currency
         )
     )
     INTO v_outcomes
-    FROM turn AS t;
+    FROM decided AS d;
     RETURN v_outcomes;
 END
 $$;
 COMMENT ON FUNCTION billing_data.capture_round IS
-    'Captures the first hold of each account of a list. Helper.';
+    'Captures the holds of a list that can be decided now. Helper.';
 
 -- Captures a list of holds: a charge is made of what was used, and the rest is given back. Captures
 -- of holds of one account are decided in the order of the list. amount_minor is 0 or more (NULL:
@@ -736,7 +895,7 @@ BEGIN
         jsonb_strip_nulls(jsonb_build_object(
             'hold_id', coalesce(p_outcome.hold_id, p_hold_id), 'balance', p_outcome.available,
             'available', p_outcome.available, 'held', p_outcome.amount_minor,
-            'required', p_required, 'state', p_outcome.state,
+            'required', coalesce(p_required, p_outcome.amount_minor), 'state', p_outcome.state,
             'account_currency', p_outcome.account_currency, 'currency', p_currency,
             'permission', CASE p_outcome.outcome WHEN 'permission_missing' THEN 'billing:write' END
         ))
@@ -1089,7 +1248,10 @@ BEGIN
         WHERE h.id = p_hold_id
             AND (
                 v_actor.api_key_id IS NULL
-                OR billing_data.owns_hold(NULL, v_actor.api_key_id, h.api_key_id)
+                OR (
+                    billing_data.owns_hold(NULL, v_actor.api_key_id, h.api_key_id)
+                    AND NOT billing_data.is_erased(h.account_id)
+                )
             )
     ) THEN
         PERFORM billing_data.raise_error(
@@ -1125,14 +1287,23 @@ AS $$
 DECLARE
     v_actor billing_data.actor :=
         billing_data.authorize(p_api_key_id, p_session_hash, 'billing:read');
-    v_family uuid[];
+    v_now timestamptz := billing_data.clock();
     v_first_key_id uuid := billing_data.first_key_id(v_actor.api_key_id);
+    v_keys uuid[];
+    v_family uuid[];
 BEGIN
     PERFORM billing_data.require_page(p_limit, 0, 501);
     PERFORM billing_data.require(
         coalesce(p_state IN ('open', 'captured', 'released', 'expired'), true), 'p_state',
         'it must be open, captured, released or expired'
     );
+    IF v_actor.api_key_id IS NOT NULL THEN
+        v_keys := ARRAY(
+            SELECT k.id
+            FROM billing_data.api_keys AS k
+            WHERE billing_data.first_key_id(k.id) = v_first_key_id
+        );
+    END IF;
     v_family := billing_data.merged_family(coalesce(
         billing_data.surviving_account(p_account_id),
         billing_data.account_of_identity(p_oauth_provider, p_external_id)
@@ -1140,25 +1311,41 @@ BEGIN
     RETURN QUERY
     SELECT t.*
     FROM (
-        SELECT
-            n.id,
-            CASE WHEN n.state = 'open' AND n.expires_at <= billing_data.clock() THEN 'expired'
-                ELSE n.state END AS state
-        FROM unnest(v_family) AS f (id)
+        SELECT n.id
+        FROM unnest(v_family) AS f (account_id)
         CROSS JOIN LATERAL (
-            SELECT h.*
-            FROM billing_data.holds AS h
-            WHERE h.account_id = f.id AND (p_after IS NULL OR h.id < p_after)
-            ORDER BY h.id DESC
+            (
+                SELECT h.id
+                FROM billing_data.holds AS h
+                WHERE h.account_id = f.account_id AND h.state = 'open' AND p_state = 'open'
+                    AND h.expires_at > v_now
+                    AND (p_after IS NULL OR h.id < p_after)
+                    AND (v_keys IS NULL OR h.api_key_id = ANY (v_keys))
+                ORDER BY h.id DESC
+                LIMIT p_limit
+            )
+            UNION ALL
+            (
+                SELECT h.id
+                FROM billing_data.holds AS h
+                WHERE h.account_id = f.account_id AND p_state IS DISTINCT FROM 'open'
+                    AND (
+                        p_state IS NULL OR p_state = CASE
+                            WHEN h.state = 'open' AND h.expires_at <= v_now THEN 'expired'
+                            ELSE h.state
+                        END
+                    )
+                    AND (p_after IS NULL OR h.id < p_after)
+                    AND (v_keys IS NULL OR h.api_key_id = ANY (v_keys))
+                ORDER BY h.id DESC
+                LIMIT p_limit
+            )
         ) AS n
-        WHERE v_actor.api_key_id IS NULL
-            OR n.api_key_id = v_actor.api_key_id
-            OR billing_data.first_key_id(n.api_key_id) = v_first_key_id
+        ORDER BY n.id DESC
+        LIMIT p_limit
     ) AS g
     CROSS JOIN LATERAL billing_data.tell_hold(g.id, 'created') AS t
-    WHERE p_state IS NULL OR g.state = p_state
-    ORDER BY g.id DESC
-    LIMIT p_limit;
+    ORDER BY g.id DESC;
 END
 $$;
 COMMENT ON FUNCTION billing.list_holds IS

@@ -302,6 +302,7 @@ def runnable_example(database: Database, name: str) -> Iterator[tuple[Caller, st
             statement = statement.replace("'...'", f"'{account}'")
         for maker, made, names in _MADE_FOR_EXAMPLES:
             if name in names:
+                dba.row("create_credit", **person("1"), amount_minor=9)
                 row = dba.row(maker, **person("1"), **_ARGUMENTS.get(maker, {}))
                 statement = statement.replace("'...'", f"'{row[made]}'")
         if name == "delete_cap":

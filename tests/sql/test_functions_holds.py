@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -21,25 +19,8 @@ from tests.sql.helpers import (
     session,
     tamper,
 )
+from tests.sql.holds import SECOND, figures, make_hold, stopped_clock
 from tests.support import Database, unique
-
-SECOND = 1_000_000  # in microseconds
-
-
-@contextmanager
-def _clock(database: Database, microseconds: int, since: str) -> Iterator[None]:
-    """Stops the clock of the rules at some microseconds after `since`."""
-    definition = database.execute(
-        "SELECT pg_get_functiondef('billing_data.clock'::regproc::oid) AS d"
-    )[0][0]
-    database.execute(
-        "CREATE OR REPLACE FUNCTION billing_data.clock() RETURNS timestamptz LANGUAGE sql VOLATILE"
-        f" RETURN '{since}'::timestamptz + interval '{microseconds} microseconds'"
-    )
-    try:
-        yield
-    finally:
-        database.execute(definition)
 
 
 @pytest.fixture
@@ -48,28 +29,16 @@ def payer(module_database: Database) -> dict[str, str]:
     return new_user(module_database, paid=10, free=False)
 
 
-def _figures(database: Database, who: dict[str, str]) -> tuple[int, int, int, int, int]:
-    account = account_of(database, who)
-    return (
-        account["paid_credits"], account["held_credits"], account["free_uses_remaining"],
-        account["held_free_uses"], account["total_uses"],
-    )  # fmt: skip
-
-
-def _hold(caller: Caller, who: dict[str, str], amount: int, **more: Any) -> dict[str, Any]:
-    return caller.row("create_hold", **who, amount_minor=amount, **more)
-
-
 # --- holding -------------------------------------------------------------------------------------
 
 
 def test_what_is_held_is_available_to_nothing_else(
     module_database: Database, dba: Caller, payer: dict[str, str]
 ) -> None:
-    hold = _hold(dba, payer, 7)
+    hold = make_hold(dba, payer, 7)
     assert (hold["state"], hold["paid_with"], hold["currency"]) == ("open", "paid", "USD")
     assert (hold["balance"], hold["held"], hold["available"]) == (10, 7, 3)
-    assert _figures(module_database, payer)[:2] == (10, 7)
+    assert figures(module_database, payer)[:2] == (10, 7)
     check = dba.row("check_credit", **payer)
     assert (check["has_credit"], check["credits_remaining"]) == (True, 3)
     account = account_of(module_database, payer)["id"]
@@ -94,7 +63,7 @@ def test_each_hold_keeps_one_free_use_whatever_its_amount(
     module_database: Database, dba: Caller
 ) -> None:
     who = new_user(module_database, paid=5)
-    held = [_hold(dba, who, 100) for _ in range(3)]
+    held = [make_hold(dba, who, 100) for _ in range(3)]
     assert [h["paid_with"] for h in held] == ["free"] * 3
     assert held[2]["free_uses_available"] == 0
     charge = dba.row("create_charge", **who)
@@ -104,7 +73,7 @@ def test_each_hold_keeps_one_free_use_whatever_its_amount(
     assert dba.row("create_charge", **who)["paid_with"] == "free"
     captured = dba.row("capture_hold", hold_id=held[1]["hold_id"], amount_minor=60)
     assert (captured["captured_minor"], captured["balance"]) == (60, 4)
-    assert _figures(module_database, who) == (4, 0, 1, 1, 3)
+    assert figures(module_database, who) == (4, 0, 1, 1, 3)
     none = dba.row("capture_hold", hold_id=held[2]["hold_id"], amount_minor=0)
     assert (none["state"], none["charge_id"], none["free_uses_available"]) == ("captured", None, 1)
     assert ledger_problems(module_database) == []
@@ -137,19 +106,19 @@ def test_a_hold_of_another_shape_is_refused(
 def test_a_dry_run_says_what_would_be_and_holds_nothing(
     module_database: Database, dba: Caller, payer: dict[str, str]
 ) -> None:
-    hold = _hold(dba, payer, 7, dry_run=True)
+    hold = make_hold(dba, payer, 7, dry_run=True)
     assert (hold["hold_id"], hold["held"], hold["available"]) == (None, 7, 3)
     assert dba.refusal(
         "create_hold", **payer, amount_minor=11, dry_run=True
     ).slug == "insufficient_credits"  # fmt: skip
-    assert _figures(module_database, payer)[:2] == (10, 0)
+    assert figures(module_database, payer)[:2] == (10, 0)
     assert dba.rows("list_holds", **payer) == []
 
 
 def test_a_key_holds_once(module_database: Database, dba: Caller, payer: dict[str, str]) -> None:
     key = unique("hold")
-    first = _hold(dba, payer, 4, idempotency_key=key)
-    again = _hold(dba, payer, 4, idempotency_key=key)
+    first = make_hold(dba, payer, 4, idempotency_key=key)
+    again = make_hold(dba, payer, 4, idempotency_key=key)
     assert (again["outcome"], again["hold_id"], again["held"]) == ("replayed", first["hold_id"], 4)
     refusal = dba.refusal("create_hold", **payer, amount_minor=5, idempotency_key=key)
     assert refusal.slug == "hold_already_exists"
@@ -173,7 +142,7 @@ def test_of_twenty_holds_of_75_on_500_exactly_six_are_made(
     assert sorted(at_once(module_database, calls)) == (
         ["created"] * 6 + ["insufficient_credits"] * 14
     )
-    assert _figures(module_database, who)[:2] == (500, 450)
+    assert figures(module_database, who)[:2] == (500, 450)
     one_list = dba.execute(*items(20, 20))
     assert [row["outcome"] for row in one_list] == ["created"] * 2 + ["insufficient_credits"] * 18
 
@@ -184,7 +153,7 @@ def test_of_twenty_holds_of_75_on_500_exactly_six_are_made(
 def test_a_capture_charges_what_was_used_and_gives_the_rest_back(
     module_database: Database, dba: Caller, payer: dict[str, str]
 ) -> None:
-    hold = _hold(dba, payer, 7, description="a long job", metadata_agent_id="scout")
+    hold = make_hold(dba, payer, 7, description="a long job", metadata_agent_id="scout")
     done = dba.row("capture_hold", hold_id=hold["hold_id"], amount_minor=3)
     assert (done["state"], done["captured_minor"], done["is_late"]) == ("captured", 3, False)
     assert (done["balance"], done["held"], done["available"]) == (7, 0, 7)
@@ -219,22 +188,22 @@ def test_overage_takes_what_else_is_there_and_never_more(
     module_database: Database, dba: Caller, payer: dict[str, str], asked: dict[str, Any],
     captured: int | None,
 ) -> None:  # fmt: skip
-    arguments = {"hold_id": _hold(dba, payer, 7)["hold_id"], **asked}
+    arguments = {"hold_id": make_hold(dba, payer, 7)["hold_id"], **asked}
     if captured is None:
         refusal = dba.refusal("capture_hold", **arguments)
         assert (refusal.slug, refusal.detail["held"]) == ("capture_exceeds_hold", 7)
-        assert _figures(module_database, payer)[:2] == (10, 7)
+        assert figures(module_database, payer)[:2] == (10, 7)
     else:
         done = dba.row("capture_hold", **arguments)
         assert (done["captured_minor"], done["balance"]) == (captured, 10 - captured)
-        assert _figures(module_database, payer)[:2] == (10 - captured, 0)
+        assert figures(module_database, payer)[:2] == (10 - captured, 0)
 
 
 def test_overage_takes_nothing_that_another_hold_keeps(
     module_database: Database, dba: Caller, payer: dict[str, str]
 ) -> None:
-    hold = _hold(dba, payer, 4)["hold_id"]
-    _hold(dba, payer, 5)
+    hold = make_hold(dba, payer, 4)["hold_id"]
+    make_hold(dba, payer, 5)
     done = dba.row("capture_hold", hold_id=hold, amount_minor=10, overage="available")
     assert (done["captured_minor"], done["available"], done["held"]) == (5, 0, 5)
 
@@ -242,11 +211,11 @@ def test_overage_takes_nothing_that_another_hold_keeps(
 def test_a_release_gives_everything_back_once(
     module_database: Database, dba: Caller, payer: dict[str, str]
 ) -> None:
-    hold = _hold(dba, payer, 7)["hold_id"]
+    hold = make_hold(dba, payer, 7)["hold_id"]
     released = dba.row("release_hold", hold_id=hold, reason="failed")
     assert (released["state"], released["available"]) == ("released", 10)
     assert dba.row("release_hold", hold_id=hold, reason="failed")["outcome"] == "replayed"
-    assert _figures(module_database, payer)[:2] == (10, 0)
+    assert figures(module_database, payer)[:2] == (10, 0)
     assert dba.refusal("capture_hold", hold_id=hold).slug == "hold_settled"
     assert dba.refusal("extend_hold", hold_id=hold).slug == "hold_settled"
     assert_argument_refused(dba, "release_hold", "p_reason", hold_id=hold, reason=" ")
@@ -258,13 +227,13 @@ def test_a_release_gives_everything_back_once(
 def test_a_hold_ends_at_its_microsecond(
     module_database: Database, dba: Caller, payer: dict[str, str]
 ) -> None:
-    hold = _hold(dba, payer, 10, expires_in_seconds=60)
+    hold = make_hold(dba, payer, 10, expires_in_seconds=60)
     made = hold["created_at"].isoformat()
-    with _clock(module_database, 60 * SECOND - 1, made):
+    with stopped_clock(module_database, 60 * SECOND - 1, made):
         assert not dba.row("check_credit", **payer)["has_credit"]
         assert dba.refusal("create_charge", **payer).slug == "insufficient_credits"
         assert dba.row("get_hold", hold_id=hold["hold_id"])["available"] == 0
-    with _clock(module_database, 60 * SECOND, made):
+    with stopped_clock(module_database, 60 * SECOND, made):
         told = dba.row("get_hold", hold_id=hold["hold_id"])
         assert (told["state"], told["available"], told["held"]) == ("expired", 10, 0)
         assert dba.row("check_credit", **payer)["credits_remaining"] == 10
@@ -276,8 +245,8 @@ def test_a_hold_ends_at_its_microsecond(
 def test_a_hold_that_is_over_is_captured_while_its_credits_are_there(
     module_database: Database, dba: Caller, payer: dict[str, str], taken: int, asked: int
 ) -> None:
-    hold = _hold(dba, payer, 7, expires_in_seconds=1)
-    with _clock(module_database, SECOND, hold["created_at"].isoformat()):
+    hold = make_hold(dba, payer, 7, expires_in_seconds=1)
+    with stopped_clock(module_database, SECOND, hold["created_at"].isoformat()):
         if taken:
             dba.row("create_charge", **payer, amount_minor=taken)
         arguments = {"hold_id": hold["hold_id"], "amount_minor": asked}
@@ -295,16 +264,16 @@ def test_a_hold_that_is_over_is_captured_while_its_credits_are_there(
 def test_a_hold_is_extended_and_never_shortened(
     module_database: Database, dba: Caller, payer: dict[str, str]
 ) -> None:
-    hold = _hold(dba, payer, 7, expires_in_seconds=60)
+    hold = make_hold(dba, payer, 7, expires_in_seconds=60)
     made = hold["created_at"].isoformat()
-    with _clock(module_database, 59 * SECOND, made):
+    with stopped_clock(module_database, 59 * SECOND, made):
         longer = dba.row("extend_hold", hold_id=hold["hold_id"], expires_in_seconds=60)
         assert (longer["expires_at"] - hold["created_at"]).total_seconds() == 119
         same = dba.row("extend_hold", hold_id=hold["hold_id"], expires_in_seconds=1)
         assert same["expires_at"] == longer["expires_at"]
-    with _clock(module_database, 119 * SECOND - 1, made):
+    with stopped_clock(module_database, 119 * SECOND - 1, made):
         assert dba.row("check_credit", **payer)["credits_remaining"] == 3
-    with _clock(module_database, 119 * SECOND, made):
+    with stopped_clock(module_database, 119 * SECOND, made):
         refusal = dba.refusal("extend_hold", hold_id=hold["hold_id"])
         assert refusal.slug == "hold_expired"
         assert dba.row("check_credit", **payer)["credits_remaining"] == 10
@@ -313,11 +282,11 @@ def test_a_hold_is_extended_and_never_shortened(
 def test_tidying_books_what_is_so_already(
     module_database: Database, dba: Caller, payer: dict[str, str]
 ) -> None:
-    hold = _hold(dba, payer, 7, expires_in_seconds=1)
-    with _clock(module_database, SECOND, hold["created_at"].isoformat()):
+    hold = make_hold(dba, payer, 7, expires_in_seconds=1)
+    with stopped_clock(module_database, SECOND, hold["created_at"].isoformat()):
         assert dba.value("tidy_holds") >= 1
         assert dba.value("tidy_holds") == 0
-    assert _figures(module_database, payer)[:2] == (10, 0)
+    assert figures(module_database, payer)[:2] == (10, 0)
     [change] = module_database.execute(
         "SELECT change, created_at FROM billing_data.hold_changes WHERE hold_id = %s",
         hold["hold_id"],
@@ -332,7 +301,7 @@ def test_a_hold_belongs_to_the_key_that_made_it(
     module_database: Database, web: Caller, payer: dict[str, str]
 ) -> None:
     ours, theirs = (key_id(module_database, "billing:read", "billing:write") for _ in range(2))
-    hold = _hold(web, payer, 7, api_key_id=ours)["hold_id"]
+    hold = make_hold(web, payer, 7, api_key_id=ours)["hold_id"]
     for function in ("capture_hold", "release_hold", "extend_hold", "get_hold"):
         refusal = web.refusal(function, hold_id=hold, api_key_id=theirs)
         assert refusal.slug == "hold_not_found", function
@@ -355,7 +324,7 @@ def test_a_hold_belongs_to_the_key_that_made_it(
 def test_an_account_with_holds_is_not_merged_away(
     module_database: Database, dba: Caller, payer: dict[str, str]
 ) -> None:
-    hold = _hold(dba, payer, 7)["hold_id"]
+    hold = make_hold(dba, payer, 7)["hold_id"]
     account = account_of(module_database, payer)["id"]
     other = new_user(module_database)
     arguments = {
@@ -364,12 +333,12 @@ def test_an_account_with_holds_is_not_merged_away(
     }  # fmt: skip
     assert dba.refusal("merge_accounts", **arguments).slug == "account_has_holds"
     dba.row("release_hold", hold_id=hold, reason="merging")
-    late = _hold(dba, payer, 2, expires_in_seconds=1)
-    with _clock(module_database, SECOND, late["created_at"].isoformat()):
+    late = make_hold(dba, payer, 2, expires_in_seconds=1)
+    with stopped_clock(module_database, SECOND, late["created_at"].isoformat()):
         dba.row("merge_accounts", **arguments)
         done = dba.row("capture_hold", hold_id=late["hold_id"])
         assert (done["is_late"], done["balance"]) == (True, 8)
-        again = _hold(dba, payer, 3)  # the merged identity leads to the other account
+        again = make_hold(dba, payer, 3)  # the merged identity leads to the other account
         assert again["account_id"] == arguments["into_account_id"]
     assert ledger_problems(module_database) == []
 
@@ -386,8 +355,8 @@ def test_an_account_with_holds_is_not_merged_away(
 def test_holds_that_do_not_agree_are_found(database: Database, statement: str) -> None:
     who = new_user(database, paid=10, free=False)
     with session(database, "t_dba") as dba:
-        _hold(dba, who, 3)
-        dba.row("capture_hold", hold_id=_hold(dba, who, 4)["hold_id"])
+        make_hold(dba, who, 3)
+        dba.row("capture_hold", hold_id=make_hold(dba, who, 4)["hold_id"])
     assert ledger_problems(database) == []
     tamper(database, statement)
     assert ledger_problems(database) != []
