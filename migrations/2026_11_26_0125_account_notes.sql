@@ -1,5 +1,5 @@
 -- What staff want to remember of an account. Notes are no part of the books: they can be removed.
--- depends: 2026_11_26_0101_holds_validated
+-- depends: 2026_11_26_0115_webhooks
 SET LOCAL lock_timeout = '1s';
 
 CREATE TABLE billing_data.account_notes (

@@ -50,7 +50,8 @@ CREATE TYPE billing.charge_outcome AS (
 	metadata_request_id text,
 	balance bigint,
 	account_currency text,
-	replayed boolean
+	replayed boolean,
+	cap jsonb
 );
 
 CREATE TYPE billing.check_item AS (
@@ -132,7 +133,17 @@ CREATE TYPE billing_data.actor AS (
 	database_role text
 );
 
+CREATE TYPE billing_data.capped_item AS (
+	item integer,
+	cap_id uuid,
+	amount_minor bigint
+);
+
 CREATE FUNCTION billing.add_admin(p_email text, p_full_name text DEFAULT NULL::text, p_role text DEFAULT 'viewer'::text, p_reason text DEFAULT NULL::text, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(admin_user_id uuid, email text, full_name text, role text, is_active boolean, created_at timestamp with time zone)
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.add_note(p_account_id uuid, p_note text, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(note_id uuid, account_id uuid, created_at timestamp with time zone)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -223,6 +234,10 @@ CREATE FUNCTION billing.check_items(p_items billing.check_item[], p_wait boolean
     SET enable_hashjoin TO 'off'
     SET enable_mergejoin TO 'off';
 
+CREATE FUNCTION billing.claim_deliveries(p_most integer DEFAULT 10, p_busy uuid[] DEFAULT '{}'::uuid[]) RETURNS TABLE(delivery_id uuid, event_id uuid, endpoint_id uuid, attempt integer, url text, secrets jsonb, payload text)
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing.continue_verification() RETURNS TABLE(run_id bigint, place bigint, accounts bigint, entries bigint, problem_count bigint)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -274,10 +289,27 @@ CREATE FUNCTION billing.create_staff_token(p_token_hash bytea, p_email text DEFA
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET "TimeZone" TO 'UTC';
 
+CREATE FUNCTION billing.create_webhook_endpoint(p_name text, p_url text, p_secret jsonb, p_reason text, p_kinds text[] DEFAULT '{}'::text[], p_session_hash bytea DEFAULT NULL::bytea) RETURNS uuid
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.delete_cap(p_cap_id uuid, p_reason text, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(cap_id uuid, scope text, subject text, subject_name text, period text, mode text, limit_minor bigint, used_minor bigint)
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.delete_deliveries(p_before timestamp with time zone, p_rows bigint DEFAULT 500000) RETURNS bigint
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET "TimeZone" TO 'UTC';
+
 CREATE FUNCTION billing.delete_refused_charges(p_before timestamp with time zone, p_rows bigint DEFAULT 500000) RETURNS bigint
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET "TimeZone" TO 'UTC';
+
+CREATE FUNCTION billing.delete_webhook_endpoint(p_endpoint_id uuid, p_reason text, p_session_hash bytea DEFAULT NULL::bytea) RETURNS text
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.money_text(p_amount_minor bigint, p_currency text) RETURNS text
     LANGUAGE sql STABLE
@@ -313,6 +345,10 @@ CREATE FUNCTION billing.end_staff_sessions(p_email text, p_reason text, p_sessio
 
 CREATE FUNCTION billing.erase_personal_data(p_account_id uuid, p_reason text, p_dry_run boolean DEFAULT false, p_force boolean DEFAULT false, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(table_name text, rows_erased bigint, obstacle text)
     LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.explain_account(p_account_id uuid, p_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(kind text, sentence text, what_helps text, since timestamp with time zone, is_over boolean, agent_id text, credits_needed bigint, payment_id text)
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing.explain_denial(p_account_id uuid, p_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(sentence text, what_helps text, kind text, denied_at timestamp with time zone, reason text, refusals bigint, would_pass_now boolean, api_key_name text, api_key_prefix text, database_role text, agent_id text, channel_id text, request_id text, amount_minor bigint, currency text, paid_credits_then bigint, free_uses_then bigint, paid_credits_now bigint, free_uses_now bigint, status_now text)
@@ -426,17 +462,23 @@ CREATE TABLE billing_data.settings (
     seeded_at timestamp with time zone,
     updated_at timestamp with time zone DEFAULT now() NOT NULL,
     digests_since timestamp with time zone,
+    low_balance bigint,
     CONSTRAINT settings_admin_email_domain CHECK ((length(admin_email_domain) <= 255)),
     CONSTRAINT settings_admin_email_domain_small CHECK ((admin_email_domain = lower(admin_email_domain))),
     CONSTRAINT settings_free_uses_non_negative CHECK ((free_uses >= 0)),
+    CONSTRAINT settings_low_balance CHECK (((low_balance >= 1) AND (low_balance <= '1000000000000'::bigint))),
     CONSTRAINT settings_one_row CHECK (id),
     CONSTRAINT settings_pack_currency_code CHECK ((pack_currency ~ '^[A-Z]{3}$'::text)),
     CONSTRAINT settings_pack_price_positive CHECK ((pack_price_minor > 0)),
     CONSTRAINT settings_pack_uses_positive CHECK ((pack_uses > 0))
 );
 
-CREATE FUNCTION billing.get_settings() RETURNS TABLE(free_uses bigint, pack_uses bigint, pack_price_minor bigint, pack_currency text, admin_email_domain text)
+CREATE FUNCTION billing.get_settings() RETURNS TABLE(free_uses bigint, pack_uses bigint, pack_price_minor bigint, pack_currency text, admin_email_domain text, low_balance bigint)
     LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.get_webhook_endpoint(p_endpoint_id uuid, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(endpoint_id uuid, name text, url text, status text, secrets jsonb)
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing.grant_credits(p_csv text, p_reason text, p_key_prefix text, p_dry_run boolean DEFAULT false) RETURNS TABLE(line bigint, account text, outcome text, credit_id uuid, amount_minor bigint, balance bigint)
@@ -458,6 +500,10 @@ CREATE FUNCTION billing.invite_admin(p_email text, p_reason text, p_session_hash
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET "TimeZone" TO 'UTC';
 
+CREATE FUNCTION billing.list_account_days(p_account_id uuid, p_days integer DEFAULT 30, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(day date, charges bigint, credits_used numeric)
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing.list_accounts(p_search text DEFAULT NULL::text, p_status text DEFAULT NULL::text, p_sort text DEFAULT 'newest'::text, p_match text DEFAULT 'prefix'::text, p_limit bigint DEFAULT 50, p_offset bigint DEFAULT 0, p_count boolean DEFAULT false, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(total_count bigint, account_id uuid, oauth_provider text, external_id text, wa_id text, tenant_id text, customer_email text, balance_minor bigint, currency text, plan_name text, status text, paid_credits bigint, free_uses_remaining bigint, total_uses bigint, created_at timestamp with time zone, last_charge_at timestamp with time zone, last_credit_at timestamp with time zone, total_charged numeric, total_credited numeric, charge_count bigint, credit_count bigint)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -478,6 +524,10 @@ CREATE FUNCTION billing.list_book_problems() RETURNS TABLE(account_id uuid, prob
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing.list_caps(p_scope text DEFAULT NULL::text, p_account_id uuid DEFAULT NULL::uuid, p_cap_id uuid DEFAULT NULL::uuid, p_limit bigint DEFAULT 500, p_offset bigint DEFAULT 0, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(cap_id uuid, scope text, subject text, subject_name text, period text, mode text, limit_minor bigint, used_minor bigint, left_minor bigint, window_start timestamp with time zone, resets_at timestamp with time zone, reached_at timestamp with time zone, counts_from timestamp with time zone, updated_at timestamp with time zone)
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing.list_checks(p_account_id uuid, p_limit bigint DEFAULT 50, p_offset bigint DEFAULT 0, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(check_id uuid, has_credit boolean, denial_reason text, credits_remaining bigint, free_uses_remaining bigint, context_agent_id text, context_channel_id text, context_request_id text, created_at timestamp with time zone)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -486,11 +536,19 @@ CREATE FUNCTION billing.list_daily_figures(p_days integer DEFAULT 30, p_session_
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing.list_deliveries(p_endpoint_id uuid DEFAULT NULL::uuid, p_state text DEFAULT NULL::text, p_kind text DEFAULT NULL::text, p_account_id uuid DEFAULT NULL::uuid, p_limit bigint DEFAULT 50, p_offset bigint DEFAULT 0, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(delivery_id uuid, event_id uuid, endpoint_id uuid, endpoint_name text, kind text, account_id uuid, payload text, state text, attempts integer, created_at timestamp with time zone, due_at timestamp with time zone, attempted_at timestamp with time zone, answer_status integer, error text, settled_at timestamp with time zone)
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing.list_holds(p_oauth_provider text DEFAULT NULL::text, p_external_id text DEFAULT NULL::text, p_account_id uuid DEFAULT NULL::uuid, p_state text DEFAULT NULL::text, p_after uuid DEFAULT NULL::uuid, p_limit bigint DEFAULT 50, p_api_key_id uuid DEFAULT NULL::uuid, p_session_hash bytea DEFAULT NULL::bytea) RETURNS SETOF billing.hold_outcome
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing.list_merges(p_account_id uuid, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(merge_id uuid, merged_account_id uuid, oauth_provider text, external_id text, customer_email text, account_id uuid, credits_moved bigint, free_uses_given bigint, reason text, who text, created_at timestamp with time zone, undone_at timestamp with time zone, undo_reason text, problem text)
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.list_notes(p_account_id uuid, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(note_id uuid, account_id uuid, created_at timestamp with time zone, who text, note text)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -527,6 +585,10 @@ CREATE FUNCTION billing.list_seals(p_day date) RETURNS TABLE(account_id uuid, fi
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing.list_timeline(p_account_id uuid, p_kinds text[] DEFAULT NULL::text[], p_from date DEFAULT NULL::date, p_to date DEFAULT NULL::date, p_cursor text DEFAULT NULL::text, p_limit bigint DEFAULT 50, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(kind text, at timestamp with time zone, id uuid, what text, reason text, writer_kind text, writer text, credits_change bigint, free_uses_change bigint, balance_after bigint, amount_minor bigint, currency text, amount_text text, paid_credits bigint, free_uses bigint, times bigint, payment_id text, message_id text, agent_id text, channel_id text, request_id text, corrects_id uuid, left_to_reverse bigint, audit_id uuid, audit_thing text, changes jsonb, next_cursor text)
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing.list_top_consumers(p_from date DEFAULT NULL::date, p_to date DEFAULT NULL::date, p_sort text DEFAULT 'uses'::text, p_limit bigint DEFAULT 20, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(place bigint, account_id uuid, oauth_provider text, external_id text, customer_email text, charges bigint, free_charges bigint, credits_used numeric, last_charge_at timestamp with time zone)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -540,12 +602,20 @@ CREATE FUNCTION billing.list_usage(p_from date DEFAULT NULL::date, p_to date DEF
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing.list_webhook_endpoints(p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(endpoint_id uuid, name text, url text, kinds text[], status text, secret text, old_secret text, old_secret_until timestamp with time zone, tried_at timestamp with time zone, waiting bigint, failed bigint, created_at timestamp with time zone, updated_at timestamp with time zone)
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing.maintenance(p_keep interval DEFAULT '1 year 1 mon'::interval, p_steps text[] DEFAULT NULL::text[]) RETURNS TABLE(step text, outcome text, took interval, detail text)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET "TimeZone" TO 'UTC';
 
 CREATE FUNCTION billing.merge_accounts(p_account_id uuid, p_into_account_id uuid, p_reason text, p_idempotency_key text DEFAULT NULL::text, p_dry_run boolean DEFAULT false, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(merge_id uuid, merged_account_id uuid, account_id uuid, credits_moved bigint, balance_after bigint, free_uses_given bigint, free_uses_after bigint, takes_consent boolean, created_at timestamp with time zone, replayed boolean)
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.note_delivery(p_delivery_id uuid, p_attempt integer, p_answer_status integer DEFAULT NULL::integer, p_error text DEFAULT NULL::text) RETURNS text
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -565,6 +635,10 @@ CREATE FUNCTION billing.record_credit(p_oauth_provider text, p_external_id text,
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing.record_webhook_try(p_endpoint_id uuid, p_url text, p_error text DEFAULT NULL::text, p_session_hash bytea DEFAULT NULL::bytea) RETURNS boolean
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing.refresh_figures() RETURNS boolean
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -573,12 +647,21 @@ CREATE FUNCTION billing.release_hold(p_hold_id uuid, p_reason text DEFAULT NULL:
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing.remove_note(p_note_id uuid, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(account_id uuid, changed boolean)
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET "TimeZone" TO 'UTC';
+
 CREATE FUNCTION billing.reopen_payment(p_payment_id text, p_reason text, p_provider text DEFAULT NULL::text, p_session_hash bytea DEFAULT NULL::bytea) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing.require_api_key(p_api_key_id uuid, p_permission text) RETURNS boolean
     LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.resend_deliveries(p_reason text, p_delivery_id uuid DEFAULT NULL::uuid, p_endpoint_id uuid DEFAULT NULL::uuid, p_session_hash bytea DEFAULT NULL::bytea) RETURNS bigint
+    LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing.reset_free_uses(p_account_id uuid, p_reason text, p_free_uses bigint DEFAULT NULL::bigint, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(free_uses_before bigint, free_uses_remaining bigint)
@@ -626,6 +709,10 @@ CREATE FUNCTION billing.rotate_api_key(p_api_key_id uuid, p_key_prefix text, p_k
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET "TimeZone" TO 'UTC';
 
+CREATE FUNCTION billing.rotate_webhook_secret(p_endpoint_id uuid, p_secret jsonb, p_reason text, p_session_hash bytea DEFAULT NULL::bytea) RETURNS timestamp with time zone
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing.seal_entries(p_entries bigint DEFAULT 2000, p_percent integer DEFAULT 100) RETURNS TABLE(day date, seals bigint, entries bigint, head text)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -650,11 +737,23 @@ CREATE FUNCTION billing.set_admin_domain(p_domain text, p_reason text) RETURNS t
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing.set_cap(p_scope text, p_period text, p_limit_minor bigint, p_reason text, p_subject text DEFAULT NULL::text, p_mode text DEFAULT 'hard'::text, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(cap_id uuid, scope text, subject text, subject_name text, period text, mode text, limit_minor bigint, used_minor bigint, left_minor bigint, window_start timestamp with time zone, resets_at timestamp with time zone, reached_at timestamp with time zone, counts_from timestamp with time zone, updated_at timestamp with time zone)
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.set_low_balance(p_threshold bigint, p_reason text, p_session_hash bytea DEFAULT NULL::bytea) RETURNS bigint
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing.set_pricing(p_reason text, p_free_uses bigint DEFAULT NULL::bigint, p_pack_uses bigint DEFAULT NULL::bigint, p_pack_price_minor bigint DEFAULT NULL::bigint, p_pack_currency text DEFAULT NULL::text, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(free_uses bigint, pack_uses bigint, pack_price_minor bigint, pack_currency text)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing.set_provider_config(p_provider_type text, p_config_data jsonb DEFAULT '{}'::jsonb, p_is_active boolean DEFAULT NULL::boolean, p_reason text DEFAULT NULL::text, p_unchanged_since timestamp with time zone DEFAULT NULL::timestamp with time zone, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(id uuid, provider_type text, is_active boolean, config_data jsonb, mode text, updated_at timestamp with time zone)
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.set_webhook_endpoint(p_endpoint_id uuid, p_reason text, p_name text DEFAULT NULL::text, p_url text DEFAULT NULL::text, p_kinds text[] DEFAULT NULL::text[], p_status text DEFAULT NULL::text, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(endpoint_id uuid, name text, url text, status text, previous_status text)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -702,6 +801,10 @@ CREATE FUNCTION billing.verify_ledger(p_account_id uuid DEFAULT NULL::uuid, p_af
     SET plan_cache_mode TO 'force_custom_plan';
 
 CREATE FUNCTION billing.watch_books(p_known uuid[] DEFAULT '{}'::uuid[], p_entries bigint DEFAULT 500) RETURNS TABLE(accounts_checked bigint, mismatched uuid[], payment_problems bigint, guard_faults bigint)
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.watch_outbox() RETURNS TABLE(waiting bigint, due_since timestamp with time zone, failed bigint)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -777,9 +880,34 @@ CREATE FUNCTION billing_data.active_provider_config(p_provider text) RETURNS jso
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE TABLE billing_data.admin_audit_logs (
+    id uuid DEFAULT gen_random_uuid() NOT NULL,
+    admin_user_id uuid,
+    action character varying(100) NOT NULL,
+    resource_type character varying(50) NOT NULL,
+    resource_id character varying(255),
+    changes jsonb,
+    ip_address inet,
+    user_agent text,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    database_role text,
+    reason text,
+    database_login text DEFAULT SESSION_USER,
+    CONSTRAINT admin_audit_logs_changes CHECK ((octet_length((changes)::text) <= 1048576)),
+    CONSTRAINT admin_audit_logs_reason CHECK ((length(reason) <= 1000)),
+    CONSTRAINT admin_audit_logs_user_agent CHECK ((length(user_agent) <= 500))
+);
+
+CREATE FUNCTION billing_data.acts_on_accounts(p_account_ids uuid[]) RETURNS SETOF billing_data.admin_audit_logs
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.adjust_account(p_account_id uuid, p_asked_id uuid, p_amount bigint, p_reason text, p_idempotency_key text, p_dry_run boolean, p_actor billing_data.actor) RETURNS TABLE(credit_id uuid, amount_minor bigint, balance_before bigint, balance_after bigint, created_at timestamp with time zone, replayed boolean)
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.alert_kinds() RETURNS text[]
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE;
 
 CREATE TABLE billing_data.credits (
     id uuid NOT NULL,
@@ -912,6 +1040,15 @@ CREATE FUNCTION billing_data.authorize(p_api_key_id uuid, p_session_hash bytea, 
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.is_empty(p_free_uses bigint, p_paid_credits bigint) RETURNS boolean
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE;
+
+CREATE FUNCTION billing_data.is_low(p_threshold bigint, p_free_uses bigint, p_paid_credits bigint) RETURNS boolean
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE;
+
+CREATE FUNCTION billing_data.balance_alerts(p_threshold bigint, p_free_before bigint, p_paid_before bigint, p_free_after bigint, p_paid_after bigint) RETURNS text[]
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE;
+
 CREATE FUNCTION billing_data.balance_before(p_account billing_data.accounts, p_version bigint, p_before timestamp with time zone) RETURNS TABLE(state text, paid_credits bigint, free_uses bigint)
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -947,6 +1084,52 @@ CREATE FUNCTION billing_data.refuse_caller(p_names_actor boolean) RETURNS text
 
 CREATE FUNCTION billing_data.caller_role() RETURNS text
     LANGUAGE sql STABLE;
+
+CREATE FUNCTION billing_data.window_end(p_period text, p_at timestamp with time zone) RETURNS timestamp with time zone
+    LANGUAGE sql STABLE PARALLEL SAFE;
+
+CREATE TABLE billing_data.caps (
+    id uuid NOT NULL,
+    scope text NOT NULL,
+    subject text NOT NULL,
+    period text NOT NULL,
+    mode text NOT NULL,
+    limit_minor bigint NOT NULL,
+    created_at timestamp with time zone NOT NULL,
+    updated_at timestamp with time zone NOT NULL,
+    CONSTRAINT caps_limit CHECK ((limit_minor >= 0)),
+    CONSTRAINT caps_mode CHECK ((mode = ANY (ARRAY['hard'::text, 'alert'::text]))),
+    CONSTRAINT caps_period CHECK ((period = ANY (ARRAY['minute'::text, 'day'::text, 'month'::text]))),
+    CONSTRAINT caps_scope CHECK ((scope = ANY (ARRAY['all'::text, 'api_key'::text, 'account'::text, 'agent'::text]))),
+    CONSTRAINT caps_subject CHECK ((((scope = 'all'::text) = (subject = ''::text)) AND (length(subject) <= 255)))
+)
+WITH (fillfactor='80');
+
+CREATE FUNCTION billing_data.cap_refusal(p_cap billing_data.caps, p_used bigint, p_required bigint, p_now timestamp with time zone) RETURNS jsonb
+    LANGUAGE sql STABLE;
+
+CREATE FUNCTION billing_data.cap_slug(p_refusal jsonb) RETURNS text
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE;
+
+CREATE FUNCTION billing_data.cap_subject(p_scope text, p_subject text, p_session_hash bytea) RETURNS text
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.cap_text(p_refusal jsonb) RETURNS text
+    LANGUAGE sql IMMUTABLE;
+
+CREATE FUNCTION billing_data.cap_that_refuses(p_account_id uuid, p_api_key_id uuid, p_agent_id text, p_amount bigint, p_now timestamp with time zone) RETURNS jsonb
+    LANGUAGE sql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.capped_items(p_items billing.charge_item[], p_locked uuid[]) RETURNS billing_data.capped_item[]
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET plan_cache_mode TO 'force_generic_plan';
+
+CREATE FUNCTION billing_data.caps_of(p_account_id uuid, p_api_key_id uuid, p_agent_id text) RETURNS SETOF billing_data.caps
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.capture_round(p_items billing.capture_item[], p_left boolean[], p_locked uuid[], p_role text) RETURNS billing.hold_outcome[]
     LANGUAGE plpgsql
@@ -1105,13 +1288,13 @@ CREATE FUNCTION billing_data.leaf_text(p_name bytea, p_value text) RETURNS bytea
 CREATE FUNCTION billing_data.charge_leaf(p_charge billing_data.charges, p_personal_digest bytea) RETURNS bytea
     LANGUAGE sql STABLE PARALLEL SAFE;
 
-CREATE FUNCTION billing_data.charge_outcome(p_item integer, p_outcome text, p_asked billing.charge_item, p_used billing_data.charges, p_balance bigint, p_account_currency text) RETURNS billing.charge_outcome
+CREATE FUNCTION billing_data.charge_outcome(p_item integer, p_outcome text, p_asked billing.charge_item, p_used billing_data.charges, p_balance bigint, p_account_currency text, p_cap jsonb) RETURNS billing.charge_outcome
     LANGUAGE sql IMMUTABLE PARALLEL SAFE;
 
 CREATE FUNCTION billing_data.charge_personal_digest(p_charge billing_data.charges, p_salt bytea) RETURNS bytea
     LANGUAGE sql STABLE PARALLEL SAFE;
 
-CREATE FUNCTION billing_data.charge_round(p_items billing.charge_item[], p_left boolean[], p_locked uuid[], p_role text, p_wait boolean) RETURNS billing.charge_outcome[]
+CREATE FUNCTION billing_data.charge_round(p_items billing.charge_item[], p_left boolean[], p_locked uuid[], p_role text, p_wait boolean, p_now timestamp with time zone, p_refusals jsonb[]) RETURNS billing.charge_outcome[]
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET plan_cache_mode TO 'force_generic_plan'
@@ -1119,7 +1302,7 @@ CREATE FUNCTION billing_data.charge_round(p_items billing.charge_item[], p_left 
     SET enable_hashjoin TO 'off'
     SET enable_mergejoin TO 'off';
 
-CREATE FUNCTION billing_data.charge_verdict(p_status text, p_account_currency text, p_currency text, p_free_uses bigint, p_paid_credits bigint, p_amount_minor bigint) RETURNS text
+CREATE FUNCTION billing_data.charge_verdict(p_status text, p_account_currency text, p_currency text, p_free_uses bigint, p_paid_credits bigint, p_amount_minor bigint, p_cap text DEFAULT NULL::text) RETURNS text
     LANGUAGE sql IMMUTABLE PARALLEL SAFE;
 
 CREATE FUNCTION billing_data.charges_of_arrays(p_oauth_providers text[], p_external_ids text[], p_amounts_minor bigint[], p_currencies text[], p_descriptions text[], p_idempotency_keys text[], p_metadata_message_ids text[], p_metadata_agent_ids text[], p_metadata_channel_ids text[], p_metadata_request_ids text[], p_customer_emails text[], p_user_roles text[], p_agent_ids text[], p_marketing_opt_ins boolean[], p_marketing_opt_in_sources text[], p_api_key_ids uuid[]) RETURNS billing.charge_item[]
@@ -1211,6 +1394,38 @@ CREATE FUNCTION billing_data.cut_ranges(p_run_id bigint, p_entries bigint) RETUR
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.delivery_pause(p_attempts integer) RETURNS interval
+    LANGUAGE sql PARALLEL SAFE;
+
+CREATE TABLE billing_data.outbox (
+    id uuid NOT NULL,
+    event_id uuid NOT NULL,
+    endpoint_id uuid NOT NULL,
+    kind text NOT NULL,
+    account_id uuid,
+    data jsonb NOT NULL,
+    created_at timestamp with time zone NOT NULL,
+    state text DEFAULT 'waiting'::text NOT NULL,
+    attempts integer DEFAULT 0 NOT NULL,
+    due_at timestamp with time zone NOT NULL,
+    attempted_at timestamp with time zone,
+    answer_status integer,
+    error text,
+    settled_at timestamp with time zone,
+    CONSTRAINT outbox_attempts CHECK ((attempts >= 0)),
+    CONSTRAINT outbox_data CHECK ((jsonb_typeof(data) = 'object'::text)),
+    CONSTRAINT outbox_error CHECK ((length(error) <= 255)),
+    CONSTRAINT outbox_kind CHECK (((length(kind) >= 1) AND (length(kind) <= 50))),
+    CONSTRAINT outbox_settled CHECK (((state = 'waiting'::text) = (settled_at IS NULL))),
+    CONSTRAINT outbox_state CHECK ((state = ANY (ARRAY['waiting'::text, 'delivered'::text, 'failed'::text])))
+)
+WITH (fillfactor='80');
+
+CREATE FUNCTION billing_data.delivery_payload(p_row billing_data.outbox) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET "TimeZone" TO 'UTC';
+
 CREATE FUNCTION billing_data.denial_reason(p_status text, p_free_uses bigint, p_paid_credits bigint) RETURNS text
     LANGUAGE sql IMMUTABLE PARALLEL SAFE;
 
@@ -1267,6 +1482,9 @@ CREATE TABLE billing_data.erased_entries (
 CREATE FUNCTION billing_data.entry_leaves(p_account_id uuid, p_after bigint, p_through bigint, p_salt bytea) RETURNS TABLE(ledger_version bigint, created_at timestamp with time zone, leaf bytea)
     LANGUAGE sql STABLE PARALLEL SAFE;
 
+CREATE FUNCTION billing_data.entry_of_act(p_changes jsonb) RETURNS text
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE;
+
 CREATE FUNCTION billing_data.erase_audit_rows(p_account_ids uuid[]) RETURNS bigint
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -1294,24 +1512,6 @@ CREATE FUNCTION billing_data.erase_purchases(p_account_ids uuid[]) RETURNS bigin
 CREATE FUNCTION billing_data.erase_requests(p_account_ids uuid[]) RETURNS TABLE(table_name text, rows_erased bigint)
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
-
-CREATE TABLE billing_data.admin_audit_logs (
-    id uuid DEFAULT gen_random_uuid() NOT NULL,
-    admin_user_id uuid,
-    action character varying(100) NOT NULL,
-    resource_type character varying(50) NOT NULL,
-    resource_id character varying(255),
-    changes jsonb,
-    ip_address inet,
-    user_agent text,
-    created_at timestamp with time zone DEFAULT now() NOT NULL,
-    database_role text,
-    reason text,
-    database_login text DEFAULT SESSION_USER,
-    CONSTRAINT admin_audit_logs_changes CHECK ((octet_length((changes)::text) <= 1048576)),
-    CONSTRAINT admin_audit_logs_reason CHECK ((length(reason) <= 1000)),
-    CONSTRAINT admin_audit_logs_user_agent CHECK ((length(user_agent) <= 500))
-);
 
 CREATE FUNCTION billing_data.erased_audit_log(p_row billing_data.admin_audit_logs) RETURNS billing_data.admin_audit_logs
     LANGUAGE plpgsql IMMUTABLE
@@ -1352,7 +1552,7 @@ CREATE FUNCTION billing_data.find_batch(p_api_key_id uuid, p_first_key_id uuid, 
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing_data.find_denial(p_account_id uuid, p_at timestamp with time zone) RETURNS TABLE(kind text, denied_at timestamp with time zone, reason text, refusals bigint, api_key_id uuid, database_role text, agent_id text, channel_id text, request_id text, amount_minor bigint, currency text, paid_credits bigint, free_uses bigint, account_currency text)
+CREATE FUNCTION billing_data.find_denial(p_account_id uuid, p_at timestamp with time zone) RETURNS TABLE(kind text, denied_at timestamp with time zone, reason text, refusals bigint, api_key_id uuid, database_role text, agent_id text, channel_id text, request_id text, amount_minor bigint, currency text, paid_credits bigint, free_uses bigint, account_currency text, cap jsonb)
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -1464,6 +1664,14 @@ CREATE FUNCTION billing_data.give_back_held(p_account_ids uuid[], p_reason text,
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.give_back_to_caps(p_back jsonb) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.give_charge_back_to_caps(p_charge billing_data.charges, p_amount bigint) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.give_up_credits(p_account_ids uuid[], p_actor billing_data.actor) RETURNS numeric
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -1502,6 +1710,10 @@ CREATE FUNCTION billing_data.hold_round(p_items billing.hold_item[], p_left bool
     SET enable_hashjoin TO 'off'
     SET enable_mergejoin TO 'off';
 
+CREATE FUNCTION billing_data.id_at(p_at timestamp with time zone) RETURNS uuid
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.new_id() RETURNS uuid
     LANGUAGE sql PARALLEL SAFE;
 
@@ -1514,6 +1726,10 @@ CREATE FUNCTION billing_data.ids_between(p_from timestamp with time zone, p_to t
 
 CREATE FUNCTION billing_data.ids_from(p_from timestamp with time zone, OUT first_id uuid, OUT last_id uuid) RETURNS record
     LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.is_capped(p_account_id uuid, p_api_key_id uuid, p_agent_id text) RETURNS boolean
+    LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.is_capture(p_item billing.capture_item) RETURNS boolean
@@ -1639,6 +1855,33 @@ CREATE FUNCTION billing_data.lock_between_writers(p_locks text[]) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.lock_caps(p_capped billing_data.capped_item[], p_now timestamp with time zone, p_wait boolean) RETURNS boolean
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE TABLE billing_data.webhook_endpoints (
+    id uuid NOT NULL,
+    name text NOT NULL,
+    url text NOT NULL,
+    kinds text[] DEFAULT '{}'::text[] NOT NULL,
+    status text DEFAULT 'off'::text NOT NULL,
+    secret jsonb NOT NULL,
+    old_secret jsonb,
+    old_secret_until timestamp with time zone,
+    tried_at timestamp with time zone,
+    created_at timestamp with time zone NOT NULL,
+    updated_at timestamp with time zone NOT NULL,
+    CONSTRAINT webhook_endpoints_name CHECK (((length(name) >= 1) AND (length(name) <= 255))),
+    CONSTRAINT webhook_endpoints_old_secret CHECK (((old_secret IS NULL) = (old_secret_until IS NULL))),
+    CONSTRAINT webhook_endpoints_status CHECK ((status = ANY (ARRAY['off'::text, 'on'::text, 'paused'::text]))),
+    CONSTRAINT webhook_endpoints_tried CHECK (((status = 'off'::text) OR (tried_at IS NOT NULL))),
+    CONSTRAINT webhook_endpoints_url CHECK (((length(url) <= 2000) AND (url ~ '^https?://[^[:space:]/?#@]+'::text)))
+);
+
+CREATE FUNCTION billing_data.lock_endpoint(p_endpoint_id uuid) RETURNS billing_data.webhook_endpoints
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.lock_for_list(p_account_ids uuid[], p_wait boolean) RETURNS uuid[]
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1700,6 +1943,9 @@ CREATE FUNCTION billing_data.moment_text(p_at timestamp with time zone) RETURNS 
 CREATE FUNCTION billing_data.money_paid(p_provider text, p_payment_id text) RETURNS TABLE(amount_minor bigint, currency text)
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.most_attempts() RETURNS integer
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE;
 
 CREATE FUNCTION billing_data.move_default_checks(p_table text, p_from timestamp with time zone, p_to timestamp with time zone) RETURNS void
     LANGUAGE plpgsql
@@ -1772,6 +2018,10 @@ CREATE FUNCTION billing_data.personal_data(p_account_ids uuid[]) RETURNS json
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.place_of_cursor(p_cursor text, p_account_id uuid, p_newest bigint, OUT at timestamp with time zone, OUT rank integer, OUT id uuid, OUT version bigint) RETURNS record
+    LANGUAGE plpgsql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.plan_merge(p_merged billing_data.accounts, p_account billing_data.accounts) RETURNS billing_data.account_merges
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -1796,6 +2046,10 @@ CREATE FUNCTION billing_data.provider_of_payment(p_external_transaction_id text)
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.prune_cap_usage(p_before timestamp with time zone) RETURNS bigint
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.purchase_credits(p_uses bigint, p_settled_at timestamp with time zone) RETURNS bigint
     LANGUAGE sql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -1808,7 +2062,15 @@ CREATE FUNCTION billing_data.purchase_status(p_purchase billing_data.purchases) 
     LANGUAGE sql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.raise_alert(p_kind text, p_account_id uuid, p_data jsonb DEFAULT '{}'::jsonb) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.raise_append_only(p_operation text, p_table text, p_reason text) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.raise_balance_alerts(p_account_id uuid, p_free_before bigint, p_paid_before bigint, p_free_after bigint, p_paid_after bigint, p_data jsonb DEFAULT '{}'::jsonb) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -1818,6 +2080,10 @@ CREATE FUNCTION billing_data.raise_error(p_slug text, p_values jsonb DEFAULT '{}
 
 CREATE FUNCTION billing_data.raise_merged_meanwhile() RETURNS void
     LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.reach_of_denials(p_account_ids uuid[], p_at timestamp with time zone) RETURNS timestamp with time zone
+    LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.read_csv(p_csv text) RETURNS TABLE(line bigint, fields jsonb)
@@ -1902,6 +2168,10 @@ CREATE FUNCTION billing_data.require_currency_length(p_currency text) RETURNS vo
 
 CREATE FUNCTION billing_data.require_durable_commit() RETURNS void
     LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.require_endpoint(p_name text, p_url text, p_kinds text[]) RETURNS void
+    LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.require_filled(p_value text, p_argument text, p_field text DEFAULT NULL::text) RETURNS void
@@ -1992,6 +2262,10 @@ CREATE FUNCTION billing_data.require_short(p_value text, p_argument text) RETURN
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.require_timeline_kinds(p_kinds text[]) RETURNS text[]
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.require_transfer(p_from billing_data.accounts, p_to billing_data.accounts, p_amount bigint) RETURNS void
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -2034,6 +2308,14 @@ CREATE FUNCTION billing_data.settle_with_credit(p_provider text, p_payment_id te
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.shown_endpoint(p_endpoint billing_data.webhook_endpoints) RETURNS jsonb
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.signing_secrets(p_endpoint billing_data.webhook_endpoints) RETURNS jsonb
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.spread_returns(p_purchase billing_data.purchases, p_changed_return_id text, p_short bigint, p_now timestamp with time zone) RETURNS void
     LANGUAGE sql
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -2046,6 +2328,10 @@ CREATE FUNCTION billing_data.statement_rows(p_account_id uuid, p_after bigint, p
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.status_change(p_account_id uuid, p_status text, OUT at timestamp with time zone, OUT who text, OUT reason text) RETURNS record
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.store_api_key(p_name text, p_key_prefix text, p_key_hash text, p_environment text, p_permissions text[], p_description text, p_expires_in_days integer, p_reason text, p_key_digest bytea, p_actor billing_data.actor) RETURNS billing_data.api_keys
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -2055,6 +2341,25 @@ CREATE FUNCTION billing_data.take_lock(p_name text) RETURNS void
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.tell_hold(p_hold_id uuid, p_outcome text) RETURNS billing.hold_outcome
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.time_of_id(p_id uuid) RETURNS timestamp with time zone
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.timeline_cursor(p_account_id uuid, p_at timestamp with time zone, p_rank integer, p_id uuid, p_version bigint) RETURNS text
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.timeline_kinds() RETURNS text[]
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE;
+
+CREATE FUNCTION billing_data.timeline_places(p_account_ids uuid[], p_kinds text[], p_from timestamp with time zone, p_after bigint, p_at timestamp with time zone, p_rank integer, p_id uuid, p_version bigint, p_limit bigint) RETURNS TABLE(source text, rank integer, at timestamp with time zone, id uuid, version bigint, what text, reason text, api_key_id uuid, admin_user_id uuid, database_role text, amount_minor bigint, currency text, paid_credits bigint, free_uses bigint, times bigint, payment_id text, agent_id text, channel_id text, request_id text, thing text, changes jsonb)
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.timeline_span(p_account billing_data.accounts, p_account_ids uuid[], p_kinds text[], p_from date, p_to date, p_cursor text, OUT at timestamp with time zone, OUT rank integer, OUT id uuid, OUT version bigint, OUT begins_at timestamp with time zone, OUT after bigint, OUT is_cut boolean) RETURNS record
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -2078,6 +2383,10 @@ CREATE FUNCTION billing_data.usage_since(p_from timestamp with time zone) RETURN
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.use_caps(p_capped billing_data.capped_item[], p_made integer[], p_refusals jsonb[], p_now timestamp with time zone) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.uses_due(p_uses bigint, p_price_minor bigint, p_money numeric) RETURNS bigint
     LANGUAGE sql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -2096,6 +2405,10 @@ CREATE FUNCTION billing_data.version_of_cursor(p_cursor text, p_account_id uuid,
 CREATE FUNCTION billing_data.wants_purchase(p_status text, p_denial_reason text) RETURNS boolean
     LANGUAGE sql IMMUTABLE PARALLEL SAFE;
 
+CREATE FUNCTION billing_data.weigh_caps(p_items billing.charge_item[], p_capped billing_data.capped_item[], p_left boolean[], p_now timestamp with time zone, OUT due boolean[], OUT refusals jsonb[]) RETURNS record
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.weigh_capture(p_hold billing_data.holds, p_asked bigint, p_overage text, p_available bigint, p_free_uses bigint, OUT outcome text, OUT captured bigint, OUT is_free boolean) RETURNS record
     LANGUAGE plpgsql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -2108,7 +2421,7 @@ CREATE FUNCTION billing_data.weigh_captures(p_items billing.capture_item[], p_le
     SET enable_hashjoin TO 'off'
     SET enable_mergejoin TO 'off';
 
-CREATE FUNCTION billing_data.weigh_charges(p_items billing.charge_item[], p_left boolean[], p_locked uuid[], p_role text, p_wait boolean) RETURNS TABLE(item integer, outcome text, asked billing.charge_item, used billing_data.charges, fingerprint bytea, api_key_id uuid, account_id uuid, account_currency text, ledger_version bigint, balance_before bigint, balance_after bigint, free_uses_after bigint, paid_with text)
+CREATE FUNCTION billing_data.weigh_charges(p_items billing.charge_item[], p_left boolean[], p_locked uuid[], p_role text, p_wait boolean, p_refusals jsonb[]) RETURNS TABLE(item integer, outcome text, asked billing.charge_item, used billing_data.charges, fingerprint bytea, api_key_id uuid, account_id uuid, account_currency text, ledger_version bigint, balance_before bigint, balance_after bigint, free_uses_after bigint, paid_with text)
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET plan_cache_mode TO 'force_generic_plan'
@@ -2126,6 +2439,9 @@ CREATE FUNCTION billing_data.weigh_holds(p_items billing.hold_item[], p_left boo
 
 CREATE FUNCTION billing_data.why_no_balance(p_state text) RETURNS text
     LANGUAGE sql IMMUTABLE PARALLEL SAFE;
+
+CREATE FUNCTION billing_data.window_start(p_period text, p_at timestamp with time zone) RETURNS timestamp with time zone
+    LANGUAGE sql STABLE PARALLEL SAFE;
 
 CREATE FUNCTION billing_data.with_profile(p_account billing_data.accounts, p_customer_email text, p_user_role text, p_agent_id text, p_marketing_opt_in boolean, p_marketing_opt_in_source text, p_now timestamp with time zone) RETURNS billing_data.accounts
     LANGUAGE plpgsql IMMUTABLE
@@ -2274,6 +2590,17 @@ CREATE VIEW billing.errors AS
     hint
    FROM (VALUES ...) e(slug, http_status, message, hint);
 
+CREATE TABLE billing_data.account_notes (
+    id uuid NOT NULL,
+    account_id uuid NOT NULL,
+    note text NOT NULL,
+    admin_user_id uuid,
+    database_role text,
+    created_at timestamp with time zone NOT NULL,
+    CONSTRAINT account_notes_note CHECK (((length(note) >= 1) AND (length(note) <= 2000))),
+    CONSTRAINT account_notes_one_writer CHECK ((num_nonnulls(admin_user_id, database_role) = 1))
+);
+
 CREATE TABLE billing_data.account_requests (
     account_id uuid NOT NULL,
     idempotency_key character varying(255) NOT NULL,
@@ -2312,6 +2639,15 @@ CREATE TABLE billing_data.batch_requests (
     batch_fingerprint bytea,
     CONSTRAINT batch_requests_batch_fingerprint_length CHECK ((length(batch_fingerprint) <= 64))
 );
+
+CREATE TABLE billing_data.cap_usage (
+    cap_id uuid NOT NULL,
+    window_start timestamp with time zone NOT NULL,
+    used_minor bigint DEFAULT 0 NOT NULL,
+    reached_at timestamp with time zone,
+    CONSTRAINT cap_usage_not_negative CHECK ((used_minor >= 0))
+)
+WITH (fillfactor='70');
 
 CREATE TABLE billing_data.credit_checks (
     id uuid NOT NULL,
@@ -2453,10 +2789,12 @@ CREATE TABLE billing_data.refused_charges (
     agent_id character varying(255),
     channel_id character varying(255),
     request_id character varying(255),
+    cap jsonb,
+    CONSTRAINT refused_charges_cap CHECK (((cap IS NOT NULL) = (reason = ANY (ARRAY['account_cap_reached'::text, 'cap_reached'::text])))),
     CONSTRAINT refused_charges_in_order CHECK ((first_at <= last_at)),
     CONSTRAINT refused_charges_minute CHECK (((first_at >= minute) AND (last_at < (minute + '00:01:00'::interval)))),
     CONSTRAINT refused_charges_positive CHECK (((refusals > 0) AND (amount_minor > 0))),
-    CONSTRAINT refused_charges_reason CHECK ((reason = ANY (ARRAY['account_closed'::text, 'account_suspended'::text, 'charge_currency_mismatch'::text, 'insufficient_credits'::text]))),
+    CONSTRAINT refused_charges_reason CHECK ((reason = ANY (ARRAY['account_cap_reached'::text, 'account_closed'::text, 'account_suspended'::text, 'cap_reached'::text, 'charge_currency_mismatch'::text, 'insufficient_credits'::text]))),
     CONSTRAINT refused_charges_writer CHECK ((num_nonnulls(api_key_id, database_role) = 1))
 )
 WITH (fillfactor='80');
@@ -2539,6 +2877,9 @@ ALTER TABLE ONLY billing_data.credit_checks ATTACH PARTITION billing_data.credit
 ALTER TABLE ONLY billing_data.account_merges
     ADD CONSTRAINT account_merges_pkey PRIMARY KEY (id);
 
+ALTER TABLE ONLY billing_data.account_notes
+    ADD CONSTRAINT account_notes_pkey PRIMARY KEY (id);
+
 ALTER TABLE ONLY billing_data.account_requests
     ADD CONSTRAINT account_requests_pkey PRIMARY KEY (account_id, idempotency_key);
 
@@ -2575,6 +2916,15 @@ ALTER TABLE ONLY billing_data.api_keys
 ALTER TABLE ONLY billing_data.batch_requests
     ADD CONSTRAINT batch_requests_pkey PRIMARY KEY (api_key_id, idempotency_key);
 
+ALTER TABLE ONLY billing_data.cap_usage
+    ADD CONSTRAINT cap_usage_pkey PRIMARY KEY (cap_id, window_start);
+
+ALTER TABLE ONLY billing_data.caps
+    ADD CONSTRAINT caps_once UNIQUE (scope, subject, period, mode);
+
+ALTER TABLE ONLY billing_data.caps
+    ADD CONSTRAINT caps_pkey PRIMARY KEY (id);
+
 ALTER TABLE ONLY billing_data.charges
     ADD CONSTRAINT charges_pkey PRIMARY KEY (id);
 
@@ -2610,6 +2960,9 @@ ALTER TABLE ONLY billing_data.merge_ranks
 
 ALTER TABLE ONLY billing_data.merged_accounts
     ADD CONSTRAINT merged_accounts_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY billing_data.outbox
+    ADD CONSTRAINT outbox_pkey PRIMARY KEY (id);
 
 ALTER TABLE ONLY billing_data.payment_effects
     ADD CONSTRAINT payment_effects_credit_once UNIQUE (credit_id);
@@ -2695,11 +3048,16 @@ ALTER TABLE ONLY billing_data.verification_ranges
 ALTER TABLE ONLY billing_data.verification_runs
     ADD CONSTRAINT verification_runs_pkey PRIMARY KEY (id);
 
+ALTER TABLE ONLY billing_data.webhook_endpoints
+    ADD CONSTRAINT webhook_endpoints_pkey PRIMARY KEY (id);
+
 CREATE INDEX account_merges_account_id ON billing_data.account_merges USING btree (account_id);
 
 CREATE UNIQUE INDEX account_merges_idempotency ON billing_data.account_merges USING btree (merged_account_id, idempotency_key) WHERE (idempotency_key IS NOT NULL);
 
 CREATE UNIQUE INDEX account_merges_in_force ON billing_data.account_merges USING btree (merged_account_id) WHERE (undone_at IS NULL);
+
+CREATE INDEX account_notes_account_id ON billing_data.account_notes USING btree (account_id, created_at);
 
 CREATE INDEX accounts_balance_minor ON billing_data.accounts USING btree (balance_minor) WHERE (balance_minor <> 0);
 
@@ -2766,6 +3124,10 @@ CREATE INDEX idx_admin_users_google_id ON billing_data.admin_users USING btree (
 CREATE INDEX idx_admin_users_role ON billing_data.admin_users USING btree (role);
 
 CREATE INDEX merged_accounts_account_id ON billing_data.merged_accounts USING btree (account_id);
+
+CREATE INDEX outbox_by_account ON billing_data.outbox USING btree (account_id);
+
+CREATE INDEX outbox_open ON billing_data.outbox USING btree (endpoint_id, state, due_at) WHERE (state <> 'delivered'::text);
 
 CREATE INDEX payment_events_faults ON billing_data.payment_events USING btree (received_at) WHERE ((resolved_at IS NULL) AND (outcome = ANY (ARRAY['credited_by_hand'::text, 'charge_unreadable'::text, 'not_sold_here'::text, 'account_not_found'::text, 'amount_mismatch'::text, 'balance_overflow'::text, 'currency_mismatch'::text, 'metadata_missing'::text, 'mode_mismatch'::text, 'payment_mismatch'::text, 'payment_unknown'::text])));
 
@@ -2873,6 +3235,12 @@ ALTER TABLE ONLY billing_data.account_merges
 ALTER TABLE ONLY billing_data.account_merges
     ADD CONSTRAINT account_merges_merged_account FOREIGN KEY (merged_account_id) REFERENCES billing_data.accounts(id) ON DELETE RESTRICT;
 
+ALTER TABLE ONLY billing_data.account_notes
+    ADD CONSTRAINT account_notes_account FOREIGN KEY (account_id) REFERENCES billing_data.accounts(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY billing_data.account_notes
+    ADD CONSTRAINT account_notes_admin_user FOREIGN KEY (admin_user_id) REFERENCES billing_data.admin_users(id) ON DELETE RESTRICT;
+
 ALTER TABLE ONLY billing_data.account_requests
     ADD CONSTRAINT account_requests_account FOREIGN KEY (account_id) REFERENCES billing_data.accounts(id) ON DELETE RESTRICT;
 
@@ -2920,6 +3288,9 @@ ALTER TABLE ONLY billing_data.merged_accounts
 
 ALTER TABLE ONLY billing_data.merged_accounts
     ADD CONSTRAINT merged_accounts_rank FOREIGN KEY (id, rank) REFERENCES billing_data.merge_ranks(account_id, rank) ON UPDATE CASCADE;
+
+ALTER TABLE ONLY billing_data.outbox
+    ADD CONSTRAINT outbox_account FOREIGN KEY (account_id) REFERENCES billing_data.accounts(id) ON DELETE RESTRICT;
 
 ALTER TABLE ONLY billing_data.payment_effects
     ADD CONSTRAINT payment_effects_credit FOREIGN KEY (credit_id) REFERENCES billing_data.credits(id) ON DELETE RESTRICT DEFERRABLE INITIALLY DEFERRED;
