@@ -250,6 +250,7 @@ LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
+    PERFORM billing_data.require_list(array_dims(p_kinds), cardinality(p_kinds), 'p_kinds');
     PERFORM billing_data.require(
         (p_kinds <@ billing_data.timeline_kinds() AND cardinality(p_kinds) > 0) IS NOT FALSE,
         'p_kinds',

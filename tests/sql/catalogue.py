@@ -248,6 +248,8 @@ def _about_an_endpoint(database: Database, name: str, statement: str) -> str:
         failed_delivery(database, endpoint)
     thing = raised(database, endpoint) if name == "note_delivery" else endpoint
     return statement.replace("'...'", f"'{thing}'")
+
+
 def _about_a_note(database: Database, dba: Caller, name: str, statement: str) -> str:
     """The call with the id of a note, where it needs one."""
     if name != "remove_note":
@@ -255,6 +257,28 @@ def _about_a_note(database: Database, dba: Caller, name: str, statement: str) ->
     account = account_of(database, person("1"))["id"]
     note = dba.row("add_note", account_id=account, note="a test")["note_id"]
     return statement.replace("'...'", f"'{note}'")
+
+
+def _prepare(database: Database, dba: Caller, name: str) -> None:
+    """Makes what the example of a function is about."""
+    if name in (
+        "get_admin", "set_admin", "create_sign_in_link", "create_staff_token",
+        "end_staff_sessions",
+    ):  # fmt: skip
+        dba.row("add_admin", email="ada@example.com")
+    if name == "invite_admin":
+        dba.row("add_admin", email="ada@example.com", role="admin")
+    configure_provider(database)
+    if name == "resolve_payment_event":  # it resolves an event that ended in a fault
+        assert deliver(dba, "evt_1", "pi_1")["needs_attention"]
+    if name == "reopen_payment":  # it takes back a person's resolution
+        dba.row("resolve_payment", payment_id="pi_1", how="other", reason="a test")
+    if name == "resolve_payment_warning":  # about a payment of ours
+        warn(dba, bought(database)[1], "issfr_1")
+    if name == "resolve_shortfall":  # for a pack that was spent before the money went back
+        who, payment_id = bought(database)
+        dba.row("create_charge", **who, amount_minor=20)
+        give_back(dba, payment_id, ("re_1", PRICE))
 
 
 @contextmanager
@@ -266,24 +290,7 @@ def runnable_example(database: Database, name: str) -> Iterator[tuple[Caller, st
     set_staff_domain(database)
     with session(database, "t_dba") as dba:
         dba.row("create_account", oauth_provider="oauth:google", external_id="1")
-        if name in (
-            "get_admin", "set_admin", "create_sign_in_link", "create_staff_token",
-            "end_staff_sessions",
-        ):  # fmt: skip
-            dba.row("add_admin", email="ada@example.com")
-        if name == "invite_admin":
-            dba.row("add_admin", email="ada@example.com", role="admin")
-        configure_provider(database)
-        if name == "resolve_payment_event":  # it resolves an event that ended in a fault
-            assert deliver(dba, "evt_1", "pi_1")["needs_attention"]
-        if name == "reopen_payment":  # it takes back a person's resolution
-            dba.row("resolve_payment", payment_id="pi_1", how="other", reason="a test")
-        if name == "resolve_payment_warning":  # about a payment of ours
-            warn(dba, bought(database)[1], "issfr_1")
-        if name == "resolve_shortfall":  # for a pack that was spent before the money went back
-            who, payment_id = bought(database)
-            dba.row("create_charge", **who, amount_minor=20)
-            give_back(dba, payment_id, ("re_1", PRICE))
+        _prepare(database, dba, name)
         example = re.search(r"Example.*?(SELECT .*?;)", HEADERS[name], re.DOTALL)
         assert example, HEADERS[name]
         statement = example[1]
@@ -306,7 +313,7 @@ def runnable_example(database: Database, name: str) -> Iterator[tuple[Caller, st
                 row = dba.row(maker, **person("1"), **_ARGUMENTS.get(maker, {}))
                 statement = statement.replace("'...'", f"'{row[made]}'")
         if name == "delete_cap":
-            cap = dba.row("set_cap", scope="all", period="day", limit_minor=1, reason="a test")
+            cap = dba.row("set_cap", scope="all", period="day", limit_minor=10**9, reason="a test")
             statement = statement.replace("'...'", f"'{cap['cap_id']}'")
         if name == "attach_payment":
             purchase = begin(dba, person("1"))

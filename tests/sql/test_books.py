@@ -313,6 +313,8 @@ GUARDS = [
     ("erased_accounts", "erased_accounts_append_only"),
     ("erased_audit_logs", "erased_audit_logs_append_only"),
     ("erased_entries", "erased_entries_append_only"),
+    ("hold_changes", "hold_changes_append_only"),
+    ("holds", "holds_fixed"),
     ("ledger_openings", "ledger_openings_fixed"),
     ("purchases", "purchases_fixed"),
     ("seal_heads", "seal_heads_append_only"),

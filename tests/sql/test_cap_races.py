@@ -137,9 +137,7 @@ def test_a_list_that_is_made_to_need_many_rounds_is_decided_in_a_few_seconds(
     # half of what the cap has left.
     users = [new_user_by(dba, paid=600, free=False) for _ in range(100)]
     set_cap(dba, "all", 1000)
-    asked = [
-        {**user, "amount_minor": amount} for user in users for amount in (1, *([600] * 9))
-    ]
+    asked = [{**user, "amount_minor": amount} for user in users for amount in (1, *([600] * 9))]
     began = time.monotonic()
     told = Counter(outcomes(charge_list(dba, asked)))
     assert time.monotonic() - began < 30
