@@ -59,6 +59,16 @@ AS $$
 $$;
 COMMENT ON FUNCTION billing_data.is_capped IS 'Whether a cap applies to a charge. Helper.';
 
+-- When the window of a cap that a moment is in ends, as programs read it.
+CREATE OR REPLACE FUNCTION billing_data.cap_resets_at(p_period text, p_at timestamptz)
+RETURNS text
+LANGUAGE sql STABLE PARALLEL SAFE
+RETURN to_char(
+    billing_data.window_end(p_period, p_at) AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'
+);
+COMMENT ON FUNCTION billing_data.cap_resets_at IS
+    'The end of a window of a cap, for programs. Helper.';
+
 -- A refusal by a cap, as values for the wording of the error and for programs. p_used is what its
 -- window has used.
 CREATE OR REPLACE FUNCTION billing_data.cap_refusal(
@@ -73,13 +83,22 @@ RETURN jsonb_build_object(
         ELSE 'this ' || (p_cap).scope
     END,
     'limit', (p_cap).limit_minor, 'used', p_used, 'required', p_required,
-    'resets_at', to_char(
-        billing_data.window_end((p_cap).period, p_now) AT TIME ZONE 'UTC',
-        'YYYY-MM-DD"T"HH24:MI:SS"Z"'
-    )
+    'resets_at', billing_data.cap_resets_at((p_cap).period, p_now)
 );
 COMMENT ON FUNCTION billing_data.cap_refusal IS
     'A refusal by a cap, in values for people and programs. Helper.';
+
+-- What an alert tells of a cap that was reached. An account's identity is added when it is sent.
+CREATE OR REPLACE FUNCTION billing_data.cap_alert(
+    p_cap billing_data.caps, p_used bigint, p_now timestamptz
+) RETURNS jsonb
+LANGUAGE sql STABLE
+RETURN jsonb_build_object(
+    'cap_id', (p_cap).id, 'scope', (p_cap).scope, 'subject', (p_cap).subject,
+    'period', (p_cap).period, 'mode', (p_cap).mode, 'limit', (p_cap).limit_minor, 'used', p_used,
+    'resets_at', billing_data.cap_resets_at((p_cap).period, p_now)
+);
+COMMENT ON FUNCTION billing_data.cap_alert IS 'What an alert tells of a cap. Helper.';
 
 -- The slug of a refusal by a cap; NULL without one. An account's cap is its owner's budget; the
 -- others bound how much is asked for.
@@ -91,8 +110,8 @@ RETURN CASE
 END;
 COMMENT ON FUNCTION billing_data.cap_slug IS 'The slug of a refusal by a cap. Helper.';
 
--- What the hard cap says that refuses a charge of this amount now; NULL when none does. The cap that
--- frees last is told: before that time the charge cannot pass.
+-- What the hard cap says that refuses a charge of this amount now; NULL when none does. The cap
+-- that frees last is told: before that time the charge cannot pass.
 CREATE OR REPLACE FUNCTION billing_data.cap_that_refuses(
     p_account_id uuid, p_api_key_id uuid, p_agent_id text, p_amount bigint, p_now timestamptz
 ) RETURNS jsonb
@@ -215,11 +234,38 @@ $$;
 COMMENT ON FUNCTION billing_data.lock_caps IS
     'Locks the caps of a list of charges; tells whether all fits. Helper.';
 
--- What caps say to the items of a list that are left, where not all of them fit. An item that alone
--- exceeds what a cap has left is refused (refusals), whatever becomes of the items before it, since
--- these can only use more. The other items fit up to the first that might exceed what is left after
--- those before it; that one and all later items must wait (due is false) until these are charged.
--- Items that cannot be charged for another reason count nothing. The cap that frees last is told.
+-- Finds and locks the caps of a list (capped; NULL: none applies). is_near says that not all which
+-- the list asks for fits, so that billing_data.weigh_caps must be asked. With p_dry_run nothing is
+-- locked or written.
+-- Locks, writes and errors: as billing_data.lock_caps.
+CREATE OR REPLACE FUNCTION billing_data.begin_caps(
+    p_items billing.charge_item[], p_locked uuid[], p_now timestamptz, p_wait boolean,
+    p_dry_run boolean DEFAULT false,
+    OUT capped billing_data.capped_item[], OUT is_near boolean
+)
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    capped := billing_data.capped_items(p_items, p_locked);
+    is_near := false;
+    IF capped IS NOT NULL THEN
+        is_near := p_dry_run;
+        IF NOT p_dry_run THEN
+            is_near := NOT billing_data.lock_caps(capped, p_now, p_wait);
+        END IF;
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION billing_data.begin_caps IS
+    'Finds and locks the caps that apply to a list. Helper.';
+
+-- What caps say to the items of a list that are left (p_left; NULL: all), where not all fit. An
+-- item that alone exceeds what a cap has left is refused (refusals), whatever becomes of the items
+-- before it, since these can only use more. The other items fit up to the first that might exceed
+-- what is left after those before it; that one and all later items must wait (due is false) until
+-- these are charged. Items that cannot be charged for another reason count nothing. The cap that
+-- frees last is told.
 CREATE OR REPLACE FUNCTION billing_data.weigh_caps(
     p_items billing.charge_item[], p_capped billing_data.capped_item[], p_left boolean[],
     p_now timestamptz, OUT due boolean[], OUT refusals jsonb[]
@@ -228,6 +274,7 @@ LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
+    p_left := coalesce(p_left, array_fill(true, ARRAY[cardinality(p_items)]));
     WITH asked AS MATERIALIZED (
         SELECT i.item
         FROM (
@@ -290,7 +337,8 @@ COMMENT ON FUNCTION billing_data.weigh_caps IS
 
 -- Counts the items of a list of which something was made. Marks caps that were reached, which is
 -- once in a window: when the limit is used up, or when the cap refused something (p_refusals).
--- Locks: none; the caller holds the rows (billing_data.lock_caps). Writes: cap_usage, 1 per cap.
+-- Locks: none; the caller holds the rows (billing_data.lock_caps). Writes: cap_usage, 1 per cap;
+-- outbox, 1 per cap that was reached and endpoint.
 CREATE OR REPLACE FUNCTION billing_data.use_caps(
     p_capped billing_data.capped_item[], p_made integer[], p_refusals jsonb[], p_now timestamptz
 ) RETURNS void
@@ -298,8 +346,7 @@ LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_refusing uuid[] := ARRAY(SELECT (r.refusal ->> 'cap_id')::uuid
-        FROM unnest(p_refusals) AS r (refusal));
+    v_reached record;
 BEGIN
     UPDATE billing_data.cap_usage AS u
     SET used_minor = least(u.used_minor + s.amount, billing_data.max_amount())::bigint
@@ -311,42 +358,56 @@ BEGIN
     ) AS s
     INNER JOIN billing_data.caps AS c ON c.id = s.cap_id
     WHERE u.cap_id = c.id AND u.window_start = billing_data.window_start(c.period, p_now);
-    UPDATE billing_data.cap_usage AS u
-    SET reached_at = p_now
-    FROM billing_data.caps AS c
-    WHERE c.id = ANY (ARRAY(SELECT i.cap_id FROM unnest(p_capped) AS i))
-        AND u.cap_id = c.id AND u.window_start = billing_data.window_start(c.period, p_now)
-        AND u.reached_at IS NULL
-        AND (u.used_minor >= greatest(c.limit_minor, 1) OR c.id = ANY (v_refusing));
+    FOR v_reached IN
+        UPDATE billing_data.cap_usage AS u
+        SET reached_at = p_now
+        FROM billing_data.caps AS c
+        WHERE c.id = ANY (ARRAY(SELECT i.cap_id FROM unnest(p_capped) AS i))
+            AND u.cap_id = c.id AND u.window_start = billing_data.window_start(c.period, p_now)
+            AND u.reached_at IS NULL
+            AND (
+                u.used_minor >= greatest(c.limit_minor, 1)
+                OR c.id = ANY (
+                    ARRAY(SELECT (r.told ->> 'cap_id')::uuid FROM unnest(p_refusals) AS r (told))
+                )
+            )
+        RETURNING c AS cap, u.used_minor
+    LOOP
+        PERFORM billing_data.raise_alert(
+            'cap.reached',
+            CASE WHEN (v_reached.cap).scope = 'account' THEN (v_reached.cap).subject::uuid END,
+            billing_data.cap_alert(v_reached.cap, v_reached.used_minor, p_now)
+        );
+    END LOOP;
 END
 $$;
 COMMENT ON FUNCTION billing_data.use_caps IS 'Counts charges on the caps that apply. Helper.';
 
 -- Gives amounts back to the caps that counted them, where their windows are still open. A cap that
 -- was set later has not counted them. p_back is a list of objects with account_id, api_key_id,
--- agent_id, amount and counted_at.
+-- agent_id, amount (below 0: it is counted) and counted_at.
 -- Locks: cap_usage, in the order of the caps; the caller holds the accounts. Writes: cap_usage, 1
 -- per cap.
-CREATE OR REPLACE FUNCTION billing_data.give_back_to_caps(p_back jsonb) RETURNS void
+CREATE OR REPLACE FUNCTION billing_data.give_back_to_caps(p_back jsonb, p_now timestamptz)
+RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
-DECLARE
-    v_now timestamptz := billing_data.clock();
 BEGIN
     IF NOT EXISTS (SELECT FROM billing_data.caps) THEN
         RETURN;
     END IF;
     WITH back AS MATERIALIZED (
-        SELECT c.id AS cap_id, billing_data.window_start(c.period, v_now) AS start, sum(b.amount)
-            AS amount
+        SELECT
+            c.id AS cap_id, billing_data.window_start(c.period, p_now) AS start,
+            sum(b.amount) AS amount
         FROM jsonb_to_recordset(p_back) AS b (
             account_id uuid, api_key_id uuid, agent_id text, amount bigint, counted_at timestamptz
         )
         CROSS JOIN LATERAL billing_data.caps_of(b.account_id, b.api_key_id, b.agent_id) AS c
         WHERE c.created_at <= b.counted_at
             AND billing_data.window_start(c.period, b.counted_at)
-            = billing_data.window_start(c.period, v_now)
+            = billing_data.window_start(c.period, p_now)
         GROUP BY c.id, c.period
     ),
     held AS MATERIALIZED (
@@ -357,7 +418,9 @@ BEGIN
         FOR NO KEY UPDATE
     )
     UPDATE billing_data.cap_usage AS u
-    SET used_minor = greatest(u.used_minor - b.amount, 0)::bigint
+    SET used_minor = least(
+            greatest(u.used_minor - b.amount, 0), billing_data.max_amount()
+        )::bigint
     FROM held AS h
     INNER JOIN back AS b ON b.cap_id = h.cap_id
     WHERE u.cap_id = h.cap_id AND u.window_start = h.window_start;
@@ -366,8 +429,8 @@ $$;
 COMMENT ON FUNCTION billing_data.give_back_to_caps IS
     'Gives amounts back to the caps that counted them. Helper.';
 
--- Gives a part of a charge back to the caps that counted it: when it was made, or, where it captured
--- a hold, when the hold was made.
+-- Gives a part of a charge back to the caps that counted it: when it was made, or, where it
+-- captured a hold, when the hold was made.
 -- Locks and writes: as billing_data.give_back_to_caps.
 CREATE OR REPLACE FUNCTION billing_data.give_charge_back_to_caps(
     p_charge billing_data.charges, p_amount bigint
@@ -385,7 +448,7 @@ BEGIN
         CASE WHEN v_hold.id IS NULL THEN p_charge.api_key_id ELSE v_hold.api_key_id END,
         'agent_id', p_charge.metadata_agent_id, 'amount', p_amount,
         'counted_at', coalesce(v_hold.created_at, p_charge.created_at)
-    )));
+    )), billing_data.clock());
 END
 $$;
 COMMENT ON FUNCTION billing_data.give_charge_back_to_caps IS

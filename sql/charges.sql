@@ -572,8 +572,8 @@ COMMENT ON FUNCTION billing_data.charge_round IS
 -- order of the caps. Writes: accounts, 1 per changed account; charges, 1 per created item;
 -- refused_charges, 1 per account, key and reason refused; cap_usage, 1 per cap that applies.
 -- Errors: actor_required, actor_not_allowed, invalid_argument, lock_not_available when an account
--- or a cap stays held, and serialization_failure when accounts were merged at this moment; all else is an
--- outcome.
+-- or a cap stays held, and serialization_failure when accounts were merged at this moment; all else
+-- is an outcome.
 -- Example: SELECT * FROM billing.charge_items(p_items => ARRAY[jsonb_populate_record(
 --     NULL::billing.charge_item, '{"oauth_provider": "oauth:google", "external_id": "1",
 --     "amount_minor": 1, "currency": "USD", "description": "one use"}')]);
@@ -617,11 +617,8 @@ BEGIN
     END IF;
     v_now := billing_data.clock();
     IF v_has_caps THEN
-        v_capped := billing_data.capped_items(p_items, v_locked);
-        IF v_capped IS NOT NULL AND NOT billing_data.lock_caps(v_capped, v_now, p_wait) THEN
-            v_is_near := true;
-            v_left := array_fill(true, ARRAY[cardinality(p_items)]);
-        END IF;
+        SELECT b.capped, b.is_near INTO STRICT v_capped, v_is_near
+        FROM billing_data.begin_caps(p_items, v_locked, v_now, p_wait) AS b;
     END IF;
     LOOP
         IF v_is_near THEN

@@ -158,7 +158,8 @@ CREATE OR REPLACE FUNCTION billing_data.hold_outcome(
     p_balance bigint,
     p_held bigint,
     p_free_uses bigint,
-    p_account_currency text
+    p_account_currency text,
+    p_cap jsonb DEFAULT NULL
 ) RETURNS billing.hold_outcome
 LANGUAGE sql IMMUTABLE
 RETURN ROW(
@@ -169,7 +170,7 @@ RETURN ROW(
     (p_hold).metadata_message_id, (p_hold).metadata_agent_id, (p_hold).metadata_channel_id,
     (p_hold).metadata_request_id, (p_hold).created_at, (p_hold).expires_at,
     (p_hold).settled_at, p_balance, p_held, p_balance - p_held, p_free_uses,
-    p_account_currency
+    p_account_currency, p_cap
 )::billing.hold_outcome;
 COMMENT ON FUNCTION billing_data.hold_outcome IS
     'What comes of an item about a hold. Helper.';
@@ -185,9 +186,11 @@ COMMENT ON FUNCTION billing_data.account_to_hold IS
 -- locked for the list. p_left marks the items to weigh; NULL means all of them. An item has no row
 -- while its outcome depends on an earlier item: that item has the same idempotency key, or it
 -- needed more credits than the account had left. held_before and free_uses_before are what the
--- account has when the item's turn comes.
+-- account has when the item's turn comes. p_refusals has the refusals by caps, as
+-- billing_data.weigh_caps makes them.
 CREATE OR REPLACE FUNCTION billing_data.weigh_holds(
-    p_items billing.hold_item[], p_left boolean[], p_locked uuid[], p_role text
+    p_items billing.hold_item[], p_left boolean[], p_locked uuid[], p_role text,
+    p_refusals jsonb[]
 ) RETURNS TABLE (
     item integer,
     outcome text,
@@ -229,7 +232,7 @@ BEGIN
             billing_data.charge_verdict(
                 a.status, a.currency, coalesce((i.asked).currency, a.currency),
                 a.free_uses_remaining - a.held_free_uses, a.paid_credits - a.held_credits,
-                (i.asked).amount_minor
+                (i.asked).amount_minor, billing_data.cap_slug(p_refusals[i.item])
             ) AS verdict
         FROM (
             SELECT asked, row_number() OVER ()::integer AS item FROM unnest(p_items) AS asked
@@ -296,8 +299,16 @@ BEGIN
         ) AS b (too_much)
     )
     SELECT
-        t.item, CASE WHEN t.too_much THEN 'insufficient_credits' ELSE t.verdict END, t.asked,
-        NULL::billing_data.holds, t.fingerprint, t.api_key_id, t.account_id, t.account_currency,
+        t.item,
+        CASE
+            WHEN t.too_much THEN 'insufficient_credits'
+            -- Where a cap refuses an item for which too little is left after those before it, too.
+            WHEN t.verdict = billing_data.cap_slug(p_refusals[t.item]) AND t.place >= t.free_uses
+                AND t.held_credits + t.taken + (t.asked).amount_minor > t.paid_credits
+                THEN 'insufficient_credits'
+            ELSE t.verdict
+        END,
+        t.asked, NULL::billing_data.holds, t.fingerprint, t.api_key_id, t.account_id, t.account_currency,
         t.paid_credits, (t.held_credits + t.taken)::bigint, greatest(t.free_uses - t.place, 0)
     FROM turn AS t
     WHERE t.waits IS NOT TRUE
@@ -319,7 +330,9 @@ CREATE OR REPLACE FUNCTION billing_data.hold_round(
     p_left boolean[],
     p_locked uuid[],
     p_role text,
-    p_dry_run boolean
+    p_dry_run boolean,
+    p_now timestamptz,
+    p_refusals jsonb[]
 ) RETURNS billing.hold_outcome[]
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
@@ -329,7 +342,6 @@ SET enable_hashjoin = off
 SET enable_mergejoin = off
 AS $$
 DECLARE
-    v_now timestamptz := billing_data.clock();
     v_seed bytea := billing_data.id_seed();
     v_outcomes billing.hold_outcome[];
     v_refused jsonb;
@@ -339,15 +351,17 @@ BEGIN
             w.*, w.outcome = 'created' AS is_new, g.hold,
             CASE WHEN (g.hold).free_uses = 0 AND w.outcome = 'created'
                 THEN (g.hold).amount_minor ELSE 0 END AS credits,
-            CASE WHEN w.outcome = 'created' THEN (g.hold).free_uses ELSE 0 END AS free_uses
-        FROM billing_data.weigh_holds(p_items, p_left, p_locked, p_role) AS w
+            CASE WHEN w.outcome = 'created' THEN (g.hold).free_uses ELSE 0 END AS free_uses,
+            CASE WHEN w.outcome = billing_data.cap_slug(p_refusals[w.item])
+                THEN p_refusals[w.item] END AS cap
+        FROM billing_data.weigh_holds(p_items, p_left, p_locked, p_role, p_refusals) AS w
         CROSS JOIN LATERAL (
             SELECT CASE
                 WHEN w.outcome = 'created' THEN ROW(
                     billing_data.nth_id(v_seed, w.item), w.account_id, (w.asked).amount_minor,
                     (w.free_uses_before > 0)::integer,
-                    coalesce((w.asked).currency, w.account_currency), 'open', v_now,
-                    v_now + (w.asked).expires_in_seconds * interval '1 second', NULL, NULL, NULL,
+                    coalesce((w.asked).currency, w.account_currency), 'open', p_now,
+                    p_now + (w.asked).expires_in_seconds * interval '1 second', NULL, NULL, NULL,
                     NULL, NULL, false, (w.asked).description, (w.asked).idempotency_key,
                     w.fingerprint, (w.asked).metadata_message_id, (w.asked).metadata_agent_id,
                     (w.asked).metadata_channel_id, (w.asked).metadata_request_id, w.api_key_id,
@@ -362,7 +376,7 @@ BEGIN
         SET held_credits = a.held_credits + t.credits,
             held_free_uses = a.held_free_uses + t.free_uses,
             due_at = least(a.due_at, t.due_at),
-            updated_at = v_now
+            updated_at = p_now
         FROM (
             SELECT
                 d.account_id, sum(d.credits) AS credits, sum(d.free_uses) AS free_uses,
@@ -380,7 +394,7 @@ BEGIN
     SELECT
         array_agg(billing_data.hold_outcome(
             d.item, d.outcome, d.hold, d.paid_credits, d.held_before + d.credits,
-            d.free_uses_before - d.free_uses, d.account_currency
+            d.free_uses_before - d.free_uses, d.account_currency, d.cap
         )),
         jsonb_agg(jsonb_build_object(
             'account_id', d.account_id, 'reason', d.outcome, 'api_key_id', d.api_key_id,
@@ -389,9 +403,9 @@ BEGIN
             'paid_credits', d.paid_credits - d.held_before,
             'free_uses_remaining', d.free_uses_before, 'account_currency', d.account_currency,
             'agent_id', (d.asked).metadata_agent_id, 'channel_id', (d.asked).metadata_channel_id,
-            'request_id', (d.asked).metadata_request_id
+            'request_id', (d.asked).metadata_request_id, 'cap', d.cap
         ) ORDER BY d.item) FILTER (
-            WHERE d.outcome IN (
+            WHERE d.cap IS NOT NULL OR d.outcome IN (
                 'insufficient_credits', 'account_suspended', 'account_closed',
                 'charge_currency_mismatch'
             )
@@ -399,7 +413,7 @@ BEGIN
     INTO v_outcomes, v_refused
     FROM decided AS d;
     IF v_refused IS NOT NULL AND NOT p_dry_run THEN
-        PERFORM billing_data.note_refusals(v_refused, v_now);
+        PERFORM billing_data.note_refusals(v_refused, p_now);
     END IF;
     RETURN v_outcomes;
 END
@@ -413,8 +427,9 @@ COMMENT ON FUNCTION billing_data.hold_round IS
 -- another request; the slug of the refusal; 'busy', only with p_wait false, when another
 -- transaction holds the account. What is held is not available to anything else from that moment
 -- on, until it is settled or its time is over. With p_dry_run nothing is held.
--- Locks: the accounts, in id order. Writes: holds and accounts 1 for each created item,
--- refused_charges 1 for each account, key and reason refused.
+-- Locks: the accounts, in id order, then cap_usage of the caps that apply, by cap. Writes: holds and
+-- accounts 1 for each created item, cap_usage 1 for each cap that applies, refused_charges 1 for
+-- each account, key and reason refused.
 -- Errors: actor_required, actor_not_allowed, invalid_argument, lock_not_available when an account
 -- stays held, and serialization_failure when accounts were merged at this moment; all else is an
 -- outcome.
@@ -432,8 +447,15 @@ AS $$
 DECLARE
     v_role text := billing_data.role_of_caller((p_items[1]).api_key_id);
     v_locked uuid[];
+    v_round billing.hold_outcome[];
     v_outcomes billing.hold_outcome[] := ARRAY[]::billing.hold_outcome[];
     v_left boolean[];
+    v_now timestamptz;
+    v_charges billing.charge_item[];  -- the holds as caps see them
+    v_capped billing_data.capped_item[];
+    v_is_near boolean := false;  -- whether a cap may refuse an item
+    v_due boolean[];  -- the items to decide next, where it is near
+    v_refusals jsonb[];
 BEGIN
     PERFORM billing_data.require_list(array_dims(p_items), cardinality(p_items), 'p_items');
     PERFORM billing_data.require_durable_commit();
@@ -447,10 +469,29 @@ BEGIN
         ),
         p_wait
     );
+    v_now := billing_data.clock();
+    IF EXISTS (SELECT FROM billing_data.caps) THEN
+        v_charges := billing_data.holds_as_charges(p_items);
+        SELECT b.capped, b.is_near INTO STRICT v_capped, v_is_near
+        FROM billing_data.begin_caps(v_charges, v_locked, v_now, p_wait, p_dry_run) AS b;
+    END IF;
     LOOP
-        v_outcomes := v_outcomes || billing_data.hold_round(
-            p_items, v_left, v_locked, v_role, p_dry_run
+        IF v_is_near THEN
+            SELECT w.due, w.refusals INTO STRICT v_due, v_refusals
+            FROM billing_data.weigh_caps(v_charges, v_capped, v_left, v_now) AS w;
+        END IF;
+        v_round := billing_data.hold_round(
+            p_items, CASE WHEN v_is_near THEN v_due ELSE v_left END, v_locked, v_role, p_dry_run,
+            v_now, v_refusals
         );
+        IF v_capped IS NOT NULL AND NOT p_dry_run THEN
+            PERFORM billing_data.use_caps(
+                v_capped,
+                ARRAY(SELECT o.item FROM unnest(v_round) AS o WHERE o.outcome = 'created'),
+                ARRAY(SELECT o.cap FROM unnest(v_round) AS o WHERE o.cap IS NOT NULL), v_now
+            );
+        END IF;
+        v_outcomes := v_outcomes || v_round;
         EXIT WHEN cardinality(v_outcomes) = cardinality(p_items);
         v_left := billing_data.undecided(cardinality(p_items), v_outcomes);
     END LOOP;
@@ -486,6 +527,36 @@ END
 $$;
 COMMENT ON FUNCTION billing_data.undecided IS 'Which items of a list have no outcome yet. Helper.';
 
+-- The first item of a list that has no outcome yet.
+CREATE OR REPLACE FUNCTION billing_data.first_of(
+    p_count integer, p_outcomes billing.hold_outcome[]
+) RETURNS boolean[]
+LANGUAGE plpgsql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_first boolean[] := array_fill(false, ARRAY[p_count]);
+BEGIN
+    v_first[array_position(billing_data.undecided(p_count, p_outcomes), true)] := true;
+    RETURN v_first;
+END
+$$;
+COMMENT ON FUNCTION billing_data.first_of IS
+    'The first item of a list that has no outcome yet. Helper.';
+
+-- The holds of which a list captured more or less than was held.
+CREATE OR REPLACE FUNCTION billing_data.captured_now(p_outcomes billing.hold_outcome[])
+RETURNS uuid[]
+LANGUAGE sql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT array_agg(o.hold_id)
+    FROM unnest(p_outcomes) AS o
+    WHERE o.outcome = 'created' AND o.captured_minor <> o.amount_minor
+$$;
+COMMENT ON FUNCTION billing_data.captured_now IS
+    'The holds of which a list captured more or less than was held. Helper.';
+
 -- Whether an item has the shape of a capture.
 CREATE OR REPLACE FUNCTION billing_data.is_capture(p_item billing.capture_item) RETURNS boolean
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
@@ -507,13 +578,15 @@ COMMENT ON FUNCTION billing_data.owns_hold IS 'Whether a hold belongs to who ask
 
 -- What a capture does, given the hold and its account: how much is charged, whether a free use pays
 -- for it, or the slug of the refusal. A hold that is over has nothing kept for it: what it asks for
--- must be there like that of a charge. Overage takes what else is available, and never more.
+-- must be there like that of a charge. Overage takes what else is available, and what caps have
+-- room for (p_room; NULL: no cap applies), and never more.
 CREATE OR REPLACE FUNCTION billing_data.weigh_capture(
     p_hold billing_data.holds,
     p_asked bigint,
     p_overage text,
     p_available bigint,
     p_free_uses bigint,
+    p_room bigint,
     OUT outcome text,
     OUT captured bigint,
     OUT is_free boolean
@@ -540,13 +613,13 @@ BEGIN
     END IF;
     is_free := p_asked > 0 AND p_hold.free_uses = 1 AND (NOT v_is_late OR p_free_uses > 0);
     IF is_free THEN
-        captured := p_asked;
+        captured := v_within + least(p_asked - v_within, p_room);
     ELSIF v_is_late AND p_available < v_within THEN
         outcome := 'hold_expired';
         RETURN;
     ELSE
         captured := v_within + least(
-            p_asked - v_within, p_available - CASE WHEN v_is_late THEN v_within ELSE 0 END
+            p_asked - v_within, p_available - CASE WHEN v_is_late THEN v_within ELSE 0 END, p_room
         );
     END IF;
     outcome := 'created';
@@ -577,9 +650,10 @@ COMMENT ON FUNCTION billing_data.captured_hold IS 'A hold as it is once it is ca
 -- has no row while its outcome depends on an earlier item of its account: it is of the same hold, or
 -- depends on what else is available. credits, free_uses and uses are what the item takes and
 -- credits_kept and free_uses_kept what its hold keeps until then; each as a sum with those of the
--- account's items before it.
+-- account's items before it. p_is_capped says that caps bound what is more than was held.
 CREATE OR REPLACE FUNCTION billing_data.weigh_captures(
-    p_items billing.capture_item[], p_left boolean[], p_locked uuid[], p_role text
+    p_items billing.capture_item[], p_left boolean[], p_locked uuid[], p_role text,
+    p_now timestamptz, p_is_capped boolean
 ) RETURNS TABLE (
     item integer,
     outcome text,
@@ -647,7 +721,8 @@ BEGIN
         LEFT JOIN LATERAL billing_data.weigh_capture(
             g.hold, q.asked_minor, q.overage,
             (a.account).paid_credits - (a.account).held_credits,
-            (a.account).free_uses_remaining - (a.account).held_free_uses
+            (a.account).free_uses_remaining - (a.account).held_free_uses,
+            CASE WHEN p_is_capped THEN billing_data.cap_room(g.hold, p_now) END
         ) AS w ON (g.hold).id IS NOT NULL
         WHERE p_left IS NULL OR p_left[i.item]
     ),
@@ -701,7 +776,8 @@ COMMENT ON FUNCTION billing_data.weigh_captures IS
 
 -- Captures the holds of the items that can be decided now, and returns what became of them.
 CREATE OR REPLACE FUNCTION billing_data.capture_round(
-    p_items billing.capture_item[], p_left boolean[], p_locked uuid[], p_role text
+    p_items billing.capture_item[], p_left boolean[], p_locked uuid[], p_role text,
+    p_now timestamptz, p_is_capped boolean
 ) RETURNS billing.hold_outcome[]
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
@@ -711,7 +787,6 @@ SET enable_hashjoin = off
 SET enable_mergejoin = off
 AS $$
 DECLARE
-    v_now timestamptz := billing_data.clock();
     v_seed bytea := billing_data.id_seed();
     v_outcomes billing.hold_outcome[];
 BEGIN
@@ -720,7 +795,9 @@ BEGIN
             w.*, w.outcome = 'created' AS is_new,
             billing_data.nth_id(v_seed, w.item) AS new_id,
             CASE WHEN w.captured > 0 THEN billing_data.nth_id(v_seed, w.item) END AS charge_id
-        FROM billing_data.weigh_captures(p_items, p_left, p_locked, p_role) AS w
+        FROM billing_data.weigh_captures(
+            p_items, p_left, p_locked, p_role, p_now, p_is_capped
+        ) AS w
     ),
     taken AS (
         UPDATE billing_data.accounts AS a
@@ -730,7 +807,7 @@ BEGIN
             held_free_uses = a.held_free_uses - t.free_uses_kept,
             total_uses = a.total_uses + t.uses,
             ledger_version = a.ledger_version + t.uses,
-            updated_at = v_now
+            updated_at = p_now
         FROM (
             SELECT
                 (d.account).id, max(d.credits) AS credits, max(d.free_uses) AS free_uses,
@@ -752,12 +829,12 @@ BEGIN
         SELECT
             c.account_id, c.ledger_version, c.id, c.amount_minor, c.currency, c.balance_before,
             c.balance_after, c.free_uses_after, c.paid_with, c.description, c.metadata_message_id,
-            c.metadata_agent_id, c.metadata_channel_id, c.metadata_request_id, v_now,
+            c.metadata_agent_id, c.metadata_channel_id, c.metadata_request_id, p_now,
             c.request_fingerprint, c.api_key_id, p_role,
             billing_data.new_charge_digest(
                 c.account_id, c.ledger_version, c.id, c.amount_minor, c.currency, c.balance_before,
                 c.balance_after, c.free_uses_after, c.paid_with, c.description, NULL,
-                c.request_fingerprint, v_now, c.api_key_id, NULL, p_role
+                c.request_fingerprint, p_now, c.api_key_id, NULL, p_role
             )
         FROM (
             SELECT
@@ -777,7 +854,7 @@ BEGIN
     settled AS (
         UPDATE billing_data.holds AS h
         SET state = 'captured',
-            settled_at = v_now,
+            settled_at = p_now,
             charge_id = d.charge_id,
             captured_minor = d.captured,
             capture_asked = d.asked_minor,
@@ -790,7 +867,7 @@ BEGIN
         INSERT INTO billing_data.hold_changes (
             id, hold_id, change, amount_minor, created_at, api_key_id, database_role
         )
-        SELECT d.new_id, (d.hold).id, 'captured', d.captured, v_now, d.api_key_id, p_role
+        SELECT d.new_id, (d.hold).id, 'captured', d.captured, p_now, d.api_key_id, p_role
         FROM decided AS d
         WHERE d.is_new
     )
@@ -799,7 +876,7 @@ BEGIN
             d.item, d.outcome,
             CASE
                 WHEN d.is_new THEN billing_data.captured_hold(
-                    d.hold, d.charge_id, d.captured, v_now
+                    d.hold, d.charge_id, d.captured, p_now
                 )
                 WHEN d.outcome IN (
                     'replayed', 'hold_settled', 'hold_expired', 'capture_exceeds_hold'
@@ -828,8 +905,9 @@ COMMENT ON FUNCTION billing_data.capture_round IS
 -- does not matter: the work was done. An item's outcome is 'created'; 'replayed' when the hold was
 -- captured before by the same request; the slug of the refusal; 'busy', only with p_wait false,
 -- when another transaction holds the account.
--- Locks: the accounts, in id order. Writes: for each created item accounts, holds and hold_changes
--- 1, charges 1 where more than 0 is captured.
+-- Locks: the accounts, in id order, then cap_usage of the caps that apply, by cap. Writes: for each
+-- created item accounts, holds and hold_changes 1, charges 1 where more than 0 is captured,
+-- cap_usage 1 for each cap where not what was held is captured.
 -- Errors: actor_required, actor_not_allowed, invalid_argument, lock_not_available when an account
 -- stays held, and serialization_failure when accounts were merged at this moment; all else is an
 -- outcome.
@@ -847,8 +925,12 @@ AS $$
 DECLARE
     v_role text := billing_data.role_of_caller((p_items[1]).api_key_id);
     v_locked uuid[];
+    v_round billing.hold_outcome[];
     v_outcomes billing.hold_outcome[] := ARRAY[]::billing.hold_outcome[];
     v_left boolean[];
+    v_now timestamptz;
+    v_capped billing_data.capped_item[];
+    v_is_capped boolean := false;
 BEGIN
     PERFORM billing_data.require_list(array_dims(p_items), cardinality(p_items), 'p_items');
     PERFORM billing_data.require_durable_commit();
@@ -861,13 +943,37 @@ BEGIN
         ),
         p_wait
     );
-    LOOP
-        v_outcomes := v_outcomes || billing_data.capture_round(
-            p_items, v_left, v_locked, v_role
+    v_now := billing_data.clock();
+    -- What is asked for beyond a hold counts on its caps: one item is decided after the other then.
+    IF EXISTS (SELECT FROM billing_data.caps) THEN
+        v_capped := billing_data.capped_items(
+            billing_data.overages_as_charges(p_items), v_locked
         );
+        v_is_capped := v_capped IS NOT NULL;
+    END IF;
+    IF v_is_capped THEN
+        PERFORM billing_data.lock_caps(v_capped, v_now, p_wait);
+        v_left := billing_data.first_of(cardinality(p_items), v_outcomes);
+    END IF;
+    LOOP
+        v_round := billing_data.capture_round(
+            p_items, v_left, v_locked, v_role, v_now, v_is_capped
+        );
+        v_outcomes := v_outcomes || v_round;
+        IF v_is_capped THEN
+            PERFORM billing_data.settle_caps_of_holds(
+                billing_data.captured_now(v_round), v_now
+            );
+        END IF;
         EXIT WHEN cardinality(v_outcomes) = cardinality(p_items);
-        v_left := billing_data.undecided(cardinality(p_items), v_outcomes);
+        v_left := CASE
+            WHEN v_is_capped THEN billing_data.first_of(cardinality(p_items), v_outcomes)
+            ELSE billing_data.undecided(cardinality(p_items), v_outcomes)
+        END;
     END LOOP;
+    IF NOT v_is_capped THEN
+        PERFORM billing_data.settle_caps_of_holds(billing_data.captured_now(v_outcomes), v_now);
+    END IF;
     IF p_wait AND EXISTS (SELECT FROM unnest(v_outcomes) AS o WHERE o.outcome = 'busy') THEN
         PERFORM billing_data.raise_merged_meanwhile();
     END IF;
@@ -898,7 +1004,7 @@ BEGIN
             'required', coalesce(p_required, p_outcome.amount_minor), 'state', p_outcome.state,
             'account_currency', p_outcome.account_currency, 'currency', p_currency,
             'permission', CASE p_outcome.outcome WHEN 'permission_missing' THEN 'billing:write' END
-        ))
+        )) || coalesce(p_outcome.cap, jsonb_build_object())
     );
 END
 $$;
@@ -910,7 +1016,7 @@ COMMENT ON FUNCTION billing_data.require_held IS
 -- as an error. With p_dry_run nothing is held, and hold_id is NULL.
 -- Locks and writes: as billing.hold_items. Errors: actor and key errors, invalid_argument,
 -- account_not_found, account_suspended, account_closed, charge_currency_mismatch,
--- insufficient_credits, hold_already_exists.
+-- insufficient_credits, account_cap_reached, cap_reached, hold_already_exists.
 -- Example: SELECT * FROM billing.create_hold(p_oauth_provider => 'oauth:google',
 --     p_external_id => '1', p_amount_minor => 5);
 CREATE OR REPLACE FUNCTION billing.create_hold(
@@ -1094,6 +1200,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     v_hold billing_data.holds;
+    v_released uuid[] := ARRAY[]::uuid[];
 BEGIN
     FOR v_hold IN
         SELECT h.*
@@ -1102,7 +1209,9 @@ BEGIN
         ORDER BY h.id
     LOOP
         PERFORM billing_data.settle_hold(v_hold, p_reason, p_actor);
+        v_released := v_released || v_hold.id;
     END LOOP;
+    PERFORM billing_data.settle_caps_of_holds(v_released, billing_data.clock());
 END
 $$;
 COMMENT ON FUNCTION billing_data.give_back_held IS 'Releases the open holds of accounts. Helper.';
@@ -1170,6 +1279,7 @@ BEGIN
         );
     END IF;
     PERFORM billing_data.settle_hold(v_hold, p_reason, v_actor);
+    PERFORM billing_data.settle_caps_of_holds(ARRAY[p_hold_id], billing_data.clock());
     IF v_actor.api_key_id IS NULL THEN
         PERFORM billing_data.write_audit(
             'account.release_hold', 'account', v_hold.account_id::text,

@@ -123,7 +123,8 @@ BEGIN
             ('hold_outcome', 1, 'held', 'bigint'),
             ('hold_outcome', 1, 'available', 'bigint'),
             ('hold_outcome', 1, 'free_uses_available', 'bigint'),
-            ('hold_outcome', 1, 'account_currency', 'text')
+            ('hold_outcome', 1, 'account_currency', 'text'),
+            ('hold_outcome', 1, 'cap', 'jsonb')
         ),
         placed AS MATERIALIZED (  -- before anything that sorts
             SELECT

@@ -62,6 +62,8 @@
 \ir cap_settings.sql
 --   credits kept for a use whose price is known afterwards
 \ir holds.sql
+--   caps on holds
+\ir hold_caps.sql
 --   why a check or charge was refused
 \ir denials.sql
 --   whether a charge could be written

@@ -105,10 +105,12 @@ was asked for. A hold that is over is captured (is_late) as long as the credits 
 there. The account's state does not matter: the work was done. An item's outcome is
 'created'; 'replayed' when the hold was captured before by the same request; the slug of
 the refusal; 'busy', only with p_wait false, when another transaction holds the account.$t$,
-$t$Locks: the accounts, in id order. Writes: for each created item accounts, holds and
-hold_changes 1, charges 1 where more than 0 is captured. Errors: actor_required,
-actor_not_allowed, invalid_argument, lock_not_available when an account stays held, and
-serialization_failure when accounts were merged at this moment; all else is an outcome.$t$,
+$t$Locks: the accounts, in id order, then cap_usage of the caps that apply, in the order of
+the caps. Writes: cap_usage 1 for each cap that counts otherwise; for each created item
+accounts, holds and hold_changes 1, charges 1 where more than 0 is captured. Errors:
+actor_required, actor_not_allowed, invalid_argument, lock_not_available when an account
+stays held, and serialization_failure when accounts were merged at this moment; all else
+is an outcome.$t$,
 $t$SELECT *
 FROM billing.capture_items(
     p_items =>
@@ -306,7 +308,7 @@ $t$Holds credits of an account, or one free use where there is one, for p_expire
 key, is raised as an error. With p_dry_run nothing is held, and hold_id is NULL.$t$,
 $t$Locks and writes: as billing.hold_items. Errors: actor and key errors, invalid_argument,
 account_not_found, account_suspended, account_closed, charge_currency_mismatch,
-insufficient_credits, hold_already_exists.$t$,
+insufficient_credits, account_cap_reached, cap_reached, hold_already_exists.$t$,
 $t$SELECT *
 FROM billing.create_hold(
     p_oauth_provider => 'oauth:google',
@@ -647,10 +649,12 @@ was used before by the same or by another request; the slug of the refusal; 'bus
 with p_wait false, when another transaction holds the account. What is held is not
 available to anything else from that moment on, until it is settled or its time is over.
 With p_dry_run nothing is held.$t$,
-$t$Locks: the accounts, in id order. Writes: holds and accounts 1 for each created item,
-refused_charges 1 for each account, key and reason refused. Errors: actor_required,
-actor_not_allowed, invalid_argument, lock_not_available when an account stays held, and
-serialization_failure when accounts were merged at this moment; all else is an outcome.$t$,
+$t$Locks: the accounts, in id order, then cap_usage of the caps that apply, in the order of
+the caps. Writes: holds and accounts 1 for each created item, cap_usage 1 for each cap
+that applies, refused_charges 1 for each account, key and reason refused. Errors:
+actor_required, actor_not_allowed, invalid_argument, lock_not_available when an account
+stays held, and serialization_failure when accounts were merged at this moment; all else
+is an outcome.$t$,
 $t$SELECT *
 FROM billing.hold_items(
     p_items =>

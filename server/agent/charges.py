@@ -174,20 +174,21 @@ BATCH = Example(
     idempotency_key="scout-batch-17",
 )
 _CAP = {
-    "cap": {
-        "cap_id": "019a9c2e-51d0-7c3b-8a44-6f1e2d3c4b5a",
-        "scope": "api_key",
-        "period": "day",
-        "limit": 1000,
-        "used": 998,
-        "resets_at": "2026-11-23T00:00:00Z",
-    },
-    "required": 5,
-    "retryable": True,
+    "cap_id": "019a9c2e-51d0-7c3b-8a44-6f1e2d3c4b5a",
+    "period": "day",
+    "limit": 1000,
+    "used": 998,
+    "resets_at": "2026-11-23T00:00:00Z",
 }
-CAP_REACHED = ErrorAnswer("cap_reached", CapReached, _CAP)
+CAP_REACHED = ErrorAnswer(
+    "cap_reached",
+    CapReached,
+    {"cap": {**_CAP, "scope": "api_key"}, "required": 5, "retryable": True},
+)
 ACCOUNT_CAP_REACHED = ErrorAnswer(
-    "account_cap_reached", CapReached, {**_CAP, "cap": {**_CAP["cap"], "scope": "account"}}
+    "account_cap_reached",
+    CapReached,
+    {"cap": {**_CAP, "scope": "account"}, "required": 5, "retryable": True},
 )
 ALREADY_EXISTS = ErrorAnswer("charge_already_exists", ChargeExists, {"charge": EXAMPLE_CHARGE})
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 from uuid import UUID
 
@@ -84,3 +86,17 @@ def account_id(database: Database, who: dict[str, str]) -> str:
 
 def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, UUID) else value
+
+
+@contextlib.contextmanager
+def clock_at(database: Database, moment: str) -> Iterator[None]:
+    """Stops the clock of the rules at a moment, such as '2028-02-29 23:59:59.999999Z'."""
+    definition = database.value("SELECT pg_get_functiondef('billing_data.clock'::regproc::oid)")
+    database.execute(
+        "CREATE OR REPLACE FUNCTION billing_data.clock() RETURNS timestamptz LANGUAGE sql VOLATILE"
+        f" RETURN '{moment}'::timestamptz"
+    )
+    try:
+        yield
+    finally:
+        database.execute(definition)

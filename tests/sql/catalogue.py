@@ -223,6 +223,20 @@ _MADE_FOR_EXAMPLES = (
 _ARGUMENTS = {"create_credit": {"amount_minor": 1}, "create_hold": {"amount_minor": 5}}
 
 
+def _about_what_was_made(dba: Caller, name: str, statement: str) -> str:
+    """The call with the id of a charge, credit, hold or cap, where it needs one."""
+    for maker, made, names in _MADE_FOR_EXAMPLES:
+        if name in names:
+            dba.row("create_credit", **person("1"), amount_minor=9)
+            row = dba.row(maker, **person("1"), **_ARGUMENTS.get(maker, {}))
+            statement = statement.replace("'...'", f"'{row[made]}'")
+    if name == "delete_cap":
+        cap = dba.row("set_cap", scope="agent", subject="x", period="day", limit_minor=1,
+                      reason="a test")  # fmt: skip
+        statement = statement.replace("'...'", f"'{cap['cap_id']}'")
+    return statement
+
+
 def _about_two_accounts(database: Database, dba: Caller, name: str, statement: str) -> str:
     """The call with the ids of two accounts that it can be made for, where it needs two."""
     if name not in ("merge_accounts", "transfer_credits", "undo_merge"):
@@ -307,14 +321,7 @@ def runnable_example(database: Database, name: str) -> Iterator[tuple[Caller, st
         ):  # fmt: skip
             account = account_of(database, person("1"))["id"]
             statement = statement.replace("'...'", f"'{account}'")
-        for maker, made, names in _MADE_FOR_EXAMPLES:
-            if name in names:
-                dba.row("create_credit", **person("1"), amount_minor=9)
-                row = dba.row(maker, **person("1"), **_ARGUMENTS.get(maker, {}))
-                statement = statement.replace("'...'", f"'{row[made]}'")
-        if name == "delete_cap":
-            cap = dba.row("set_cap", scope="all", period="day", limit_minor=10**9, reason="a test")
-            statement = statement.replace("'...'", f"'{cap['cap_id']}'")
+        statement = _about_what_was_made(dba, name, statement)
         if name == "attach_payment":
             purchase = begin(dba, person("1"))
             for argument in ("account_id", "purchase_id"):

@@ -1,4 +1,4 @@
-"""Caps on what is charged: at their limits, for whom they count, and what they tell."""
+"""Caps on charges: at their limits, for whom they count, what they tell, and how they are set."""
 
 from __future__ import annotations
 

@@ -1,0 +1,101 @@
+-- Caps and holds: a hold counts when it is made, and is settled by what is captured of it.
+
+-- Holds as charges of the same amounts: caps look at no other fields.
+CREATE OR REPLACE FUNCTION billing_data.holds_as_charges(p_items billing.hold_item[])
+RETURNS billing.charge_item[]
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT billing_data.follow_charges(ARRAY(
+        SELECT jsonb_populate_record(
+            NULL::billing.charge_item, to_jsonb(i.asked) - 'idempotency_key'
+        )
+        FROM (
+            SELECT asked, row_number() OVER () AS item FROM unnest(p_items) AS asked
+        ) AS i
+        ORDER BY i.item
+    ))
+$$;
+COMMENT ON FUNCTION billing_data.holds_as_charges IS 'Holds as charges, for caps. Helper.';
+
+-- Captures of more than is held, as charges of what is more; NULL when there is none. Other
+-- captures are charges of 0 here.
+CREATE OR REPLACE FUNCTION billing_data.overages_as_charges(p_items billing.capture_item[])
+RETURNS billing.charge_item[]
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT CASE WHEN bool_or(n.more > 0) THEN array_agg(
+        jsonb_populate_record(NULL::billing.charge_item, jsonb_build_object(
+            'oauth_provider', a.oauth_provider, 'external_id', a.external_id,
+            'amount_minor', n.more, 'metadata_agent_id', h.metadata_agent_id,
+            'api_key_id', coalesce(k.credential, k.id)
+        ))
+        ORDER BY i.item
+    ) END
+    FROM (
+        SELECT asked, row_number() OVER () AS item FROM unnest(p_items) AS asked
+    ) AS i
+    LEFT JOIN billing_data.holds AS h ON h.id = (i.asked).hold_id
+    LEFT JOIN billing_data.accounts AS a ON a.id = billing_data.surviving_account(h.account_id)
+    LEFT JOIN billing_data.api_keys AS k ON k.id = h.api_key_id
+    CROSS JOIN LATERAL (
+        SELECT greatest(coalesce((i.asked).amount_minor, 0) - h.amount_minor, 0)
+    ) AS n (more)
+$$;
+COMMENT ON FUNCTION billing_data.overages_as_charges IS
+    'What captures ask for beyond their holds, for caps. Helper.';
+
+-- How much more the hard caps allow that apply to a hold; NULL: as much as is wanted.
+CREATE OR REPLACE FUNCTION billing_data.cap_room(p_hold billing_data.holds, p_now timestamptz)
+RETURNS bigint
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT min(greatest(c.limit_minor - coalesce(u.used_minor, 0), 0))
+    FROM billing_data.caps_of(
+        billing_data.surviving_account((p_hold).account_id), (p_hold).api_key_id,
+        (p_hold).metadata_agent_id
+    ) AS c
+    LEFT JOIN billing_data.cap_usage AS u
+        ON u.cap_id = c.id AND u.window_start = billing_data.window_start(c.period, p_now)
+    WHERE c.mode = 'hard'
+$$;
+COMMENT ON FUNCTION billing_data.cap_room IS
+    'How much more caps allow to capture than is held. Helper.';
+
+-- Gives back to the caps what was held and not captured, and counts what was captured beyond. A
+-- hold counted when it was made, and one that ends goes on counting, since it can be captured late;
+-- to release it gives back. The caller holds the accounts and, where more was captured than held,
+-- the caps.
+-- Locks and writes: as billing_data.give_back_to_caps.
+CREATE OR REPLACE FUNCTION billing_data.settle_caps_of_holds(
+    p_hold_ids uuid[], p_now timestamptz
+) RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_back jsonb;
+BEGIN
+    IF NOT EXISTS (SELECT FROM billing_data.caps) THEN
+        RETURN;
+    END IF;
+    SELECT jsonb_agg(jsonb_build_object(
+        'account_id',
+        CASE WHEN d.difference > 0 THEN h.account_id
+            ELSE billing_data.surviving_account(h.account_id) END,
+        'api_key_id', h.api_key_id, 'agent_id', h.metadata_agent_id, 'amount', d.difference,
+        'counted_at', CASE WHEN d.difference > 0 THEN h.created_at ELSE h.settled_at END
+    ))
+    INTO v_back
+    FROM billing_data.holds AS h
+    CROSS JOIN LATERAL (
+        SELECT h.amount_minor - coalesce(h.captured_minor, 0)
+    ) AS d (difference)
+    WHERE h.id = ANY (p_hold_ids) AND h.state IN ('captured', 'released') AND d.difference <> 0;
+    PERFORM billing_data.give_back_to_caps(v_back, p_now);
+END
+$$;
+COMMENT ON FUNCTION billing_data.settle_caps_of_holds IS
+    'Makes caps count what was captured of holds, not what was held. Helper.';
