@@ -80,6 +80,7 @@ class ServeConfig:
     tls_certificate_file: str | None = None
     purchase_url: str | None = None
     webhook_networks: tuple[str, ...] = ()  # private networks that alerts may be sent to
+    webhook_timeout: float = 10.0
     encryption_keys: tuple[str, ...] = field(default=(), repr=False)  # newest first
     provider_connections: Mapping[str, ProviderConnection] = field(default_factory=dict)
     trusted_proxies: tuple[str, ...] = ()  # networks of proxies whose X-Forwarded-For is trusted
@@ -323,6 +324,7 @@ def load_serve_config(env: Mapping[str, str]) -> ServeConfig:
         read_max_lag=read.number("READ_MAX_LAG", defaults.read_max_lag, 2, 3600),
         trusted_proxies=read.networks("TRUSTED_PROXIES"),
         webhook_networks=read.networks("WEBHOOK_ALLOWED_NETWORKS"),
+        webhook_timeout=read.number("WEBHOOK_TIMEOUT", defaults.webhook_timeout, 0.5, 30),
     )
     config = replace(config, staff=_staff_config(read, config))
     read.finish()

@@ -22,6 +22,7 @@ from server.admin_api import reversals as reversals_api
 from server.admin_api import staff as staff_api
 from server.admin_api import statements as statements_api
 from server.admin_api import users as users_api
+from server.admin_api import webhooks as webhooks_api
 from server.admin_api.endpoint import staff_endpoint
 from server.admin_pages import accounts as accounts_page
 from server.admin_pages import api_keys as keys_page
@@ -35,6 +36,7 @@ from server.admin_pages import reversals as reversals_page
 from server.admin_pages import settings as settings_page
 from server.admin_pages import staff as staff_pages
 from server.admin_pages import statements as statements_page
+from server.admin_pages import webhooks as webhooks_page
 from server.admin_pages.page import page, page_for_browsers, public_page
 from server.agent import (
     accounts,
@@ -314,6 +316,55 @@ SECTIONS: tuple[Section, ...] = (
               body=s.SetPricingRequest, answer=pricing_api.Pricing,
               example=pricing_api.NEW_PRICING, errors=("invalid_argument",)),
     )),
+    Section("Staff: alerts", "Other systems are told of low balances, purchases and more.", (
+        Route("GET", "/admin/api/webhooks", STAFF, webhooks_api.list_webhooks,
+              "List webhook endpoints", answer=list[webhooks_api.Endpoint],
+              example=webhooks_api.LIST),
+        Route("POST", "/admin/api/webhooks", STAFF, webhooks_api.create_webhook,
+              "Add a webhook endpoint", body=webhooks_api.CreateEndpointRequest,
+              answer=webhooks_api.NewEndpoint, example=webhooks_api.CREATED, success=201,
+              errors=("invalid_argument",)),
+        Route("PUT", "/admin/api/webhooks/{endpoint_id}", STAFF, webhooks_api.change_webhook,
+              "Change, switch, pause", parameters=webhooks_api.EndpointPath,
+              body=webhooks_api.ChangeEndpointRequest, answer=webhooks_api.ChangedEndpoint,
+              example=webhooks_api.CHANGED,
+              errors=("invalid_argument", "webhook_endpoint_not_found", "webhook_not_tried")),
+        Route("DELETE", "/admin/api/webhooks/{endpoint_id}", STAFF, webhooks_api.delete_webhook,
+              "Delete a webhook endpoint", parameters=webhooks_api.EndpointPath,
+              query=webhooks_api.EndpointReason, success=204, content_type="",
+              example=webhooks_api.DELETED,
+              errors=("webhook_endpoint_not_found", "webhook_endpoint_in_use")),
+        Route("POST", "/admin/api/webhooks/{endpoint_id}/try", STAFF, webhooks_api.try_webhook,
+              "Send a test event", parameters=webhooks_api.EndpointPath,
+              answer=webhooks_api.Trial, example=webhooks_api.TRIED,
+              errors=("webhook_endpoint_not_found",)),
+        Route("POST", "/admin/api/webhooks/{endpoint_id}/rotate", STAFF,
+              webhooks_api.rotate_webhook_secret, "Make a new secret",
+              parameters=webhooks_api.EndpointPath, body=webhooks_api.EndpointReason,
+              answer=webhooks_api.RotatedSecret, example=webhooks_api.ROTATED,
+              errors=("webhook_endpoint_not_found",)),
+        Route("POST", "/admin/api/webhooks/{endpoint_id}/resend", STAFF,
+              webhooks_api.resend_failed_deliveries, "Send all failed again",
+              parameters=webhooks_api.EndpointPath, body=webhooks_api.EndpointReason,
+              answer=webhooks_api.Resent, example=webhooks_api.RESENT_ALL,
+              errors=("webhook_endpoint_not_found", "webhook_endpoint_off")),
+        Route("GET", "/admin/api/webhook-deliveries", STAFF,
+              webhooks_api.list_webhook_deliveries, "List deliveries",
+              query=webhooks_api.DeliveriesQuery, answer=webhooks_api.DeliveryPage,
+              example=webhooks_api.DELIVERIES),
+        Route("POST", "/admin/api/webhook-deliveries/{delivery_id}/resend", STAFF,
+              webhooks_api.resend_webhook_delivery, "Send a delivery again",
+              parameters=webhooks_api.DeliveryPath, body=webhooks_api.EndpointReason,
+              answer=webhooks_api.Resent, example=webhooks_api.RESENT,
+              errors=("delivery_not_found", "webhook_endpoint_not_found",
+                      "webhook_endpoint_off")),
+        Route("GET", "/admin/api/config/low-balance", STAFF, webhooks_api.get_low_balance,
+              "Read the low balance", answer=webhooks_api.LowBalance,
+              example=webhooks_api.LOW_BALANCE),
+        Route("PUT", "/admin/api/config/low-balance", STAFF, webhooks_api.set_low_balance,
+              "Set the low balance", body=webhooks_api.LowBalanceRequest,
+              answer=webhooks_api.LowBalance, example=webhooks_api.NEW_LOW_BALANCE),
+    )),
     Section("Staff: staff", "Who may do all this, and who did what.", (
         Route("GET", "/admin/api/staff", STAFF, staff_api.list_staff, "List staff",
               answer=staff_api.StaffList, example=staff_api.LIST),
@@ -407,6 +458,15 @@ SECTIONS: tuple[Section, ...] = (
         Route("POST", "/admin/settings/pricing", PAGE, settings_page.set_pricing,
               "Set the price"),
         *settings_page.provider_routes(),
+        Route("GET", "/admin/webhooks", PAGE, webhooks_page.show, "Webhooks", tab="Webhooks"),
+        Route("POST", "/admin/webhooks", PAGE, webhooks_page.create, "Add an endpoint"),
+        Route("POST", "/admin/webhooks/low-balance", PAGE, webhooks_page.set_low_balance,
+              "Set the low balance"),
+        Route("GET", "/admin/webhooks/deliveries", PAGE, webhooks_page.deliveries, "Deliveries"),
+        Route("POST", "/admin/webhooks/deliveries/{delivery_id}", PAGE, webhooks_page.resend,
+              "Send a delivery again"),
+        Route("POST", "/admin/webhooks/{endpoint_id}", PAGE, webhooks_page.change,
+              "Try, change, switch, pause"),
         Route("GET", "/admin/staff", PAGE, staff_pages.list_staff, "Staff",
               tab="Staff"),
         Route("POST", "/admin/staff", PAGE, staff_pages.add, "Add somebody"),

@@ -397,7 +397,7 @@ GRANT EXECUTE ON FUNCTION billing.record_webhook_try TO billing_server, billing_
 -- errors, invalid_argument.
 -- Example: SELECT billing.set_low_balance(p_threshold => 5, p_reason => 'tell users in time');
 CREATE OR REPLACE FUNCTION billing.set_low_balance(
-    p_threshold bigint, p_reason text, p_session_hash bytea DEFAULT NULL
+    p_reason text, p_threshold bigint DEFAULT NULL, p_session_hash bytea DEFAULT NULL
 ) RETURNS bigint
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp

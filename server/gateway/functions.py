@@ -142,6 +142,24 @@ def create_sign_in_ticket(*, ticket_hash: bytes) -> None: ...
 
 
 @function()
+def create_webhook_endpoint(
+    *,
+    name: str,
+    url: str,
+    secret: str,
+    reason: str,
+    kinds: Sequence[str | None] = ...,
+    session_hash: bytes | None = ...,
+) -> None: ...
+
+
+@function()
+def delete_webhook_endpoint(
+    *, endpoint_id: UUID, reason: str, session_hash: bytes | None = ...
+) -> None: ...
+
+
+@function()
 def describe_money(*, amount_minor: int, currency: str) -> None: ...
 
 
@@ -268,6 +286,8 @@ def get_settings() -> None: ...
 def list_account_days(
     *, account_id: UUID, days: int = ..., session_hash: bytes | None = ...
 ) -> None: ...
+@function("endpoint_id name url status secrets")
+def get_webhook_endpoint(*, endpoint_id: UUID, session_hash: bytes | None = ...) -> None: ...
 
 
 @function(
@@ -333,6 +353,22 @@ def list_checks(
     "credits_added credits_sold credits_taken_back accounts_created unique_users"
 )
 def list_daily_figures(*, days: int = ..., session_hash: bytes | None = ...) -> None: ...
+
+
+@function(
+    "delivery_id event_id endpoint_id endpoint_name kind account_id payload state attempts "
+    "created_at due_at attempted_at answer_status error settled_at"
+)
+def list_deliveries(
+    *,
+    endpoint_id: UUID | None = ...,
+    state: str | None = ...,
+    kind: str | None = ...,
+    account_id: UUID | None = ...,
+    limit: int = ...,
+    offset: int = ...,
+    session_hash: bytes | None = ...,
+) -> None: ...
 
 
 @function(
@@ -444,6 +480,13 @@ def list_usage(
 
 
 @function(
+    "endpoint_id name url kinds status secret old_secret old_secret_until tried_at waiting "
+    "failed created_at updated_at"
+)
+def list_webhook_endpoints(*, session_hash: bytes | None = ...) -> None: ...
+
+
+@function(
     "merge_id merged_account_id account_id credits_moved balance_after free_uses_given "
     "free_uses_after takes_consent created_at replayed"
 )
@@ -529,6 +572,12 @@ def record_credit(
 
 
 @function()
+def record_webhook_try(
+    *, endpoint_id: UUID, url: str, error: str | None = ..., session_hash: bytes | None = ...
+) -> None: ...
+
+
+@function()
 def refresh_figures() -> None: ...
 
 
@@ -544,6 +593,16 @@ def reopen_payment(
 
 @function()
 def require_api_key(*, api_key_id: UUID, permission: str) -> None: ...
+
+
+@function()
+def resend_deliveries(
+    *,
+    reason: str,
+    delivery_id: UUID | None = ...,
+    endpoint_id: UUID | None = ...,
+    session_hash: bytes | None = ...,
+) -> None: ...
 
 
 @function("free_uses_before free_uses_remaining")
@@ -644,6 +703,12 @@ def rotate_api_key(
 ) -> None: ...
 
 
+@function()
+def rotate_webhook_secret(
+    *, endpoint_id: UUID, secret: str, reason: str, session_hash: bytes | None = ...
+) -> None: ...
+
+
 @function("day seals entries head")
 def seal_entries(*, entries: int = ..., percent: int = ...) -> None: ...
 
@@ -670,6 +735,12 @@ def set_admin(
 ) -> None: ...
 
 
+@function()
+def set_low_balance(
+    *, reason: str, threshold: int | None = ..., session_hash: bytes | None = ...
+) -> None: ...
+
+
 @function("free_uses pack_uses pack_price_minor pack_currency")
 def set_pricing(
     *,
@@ -690,6 +761,19 @@ def set_provider_config(
     is_active: bool | None = ...,
     reason: str | None = ...,
     unchanged_since: datetime | None = ...,
+    session_hash: bytes | None = ...,
+) -> None: ...
+
+
+@function("endpoint_id name url status previous_status")
+def set_webhook_endpoint(
+    *,
+    endpoint_id: UUID,
+    reason: str,
+    name: str | None = ...,
+    url: str | None = ...,
+    kinds: Sequence[str | None] | None = ...,
+    status: str | None = ...,
     session_hash: bytes | None = ...,
 ) -> None: ...
 

@@ -111,6 +111,11 @@ def _catalogue() -> dict[str, tuple[int, str]]:
 
 # For errors that billing.errors words, only the meaning is here.
 _CODES: Mapping[str, str | ErrorCode] = {
+    "delivery_not_found": "Nothing was sent under this id, or it is not kept any more.",
+    "webhook_endpoint_in_use": "Switch the endpoint off first.",
+    "webhook_endpoint_not_found": "No endpoint has this id.",
+    "webhook_endpoint_off": "Try the endpoint and switch it on first.",
+    "webhook_not_tried": "Try the endpoint: it must accept a test event at this address.",
     "charge_currency_mismatch": "Charge in the account's currency.",
     "credit_currency_mismatch": "Credit in the account's currency.",
     "api_key_format": ErrorCode(

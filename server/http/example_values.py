@@ -23,6 +23,8 @@ COUNTED = {"total": 1, **PAGING, "total_pages": 1}
 
 # Values for the {placeholders} of error wordings.
 ERROR_VALUES: dict[str, Any] = {
+    "endpoint_id": "0197f2a0-0000-7000-8000-0000000000e1",
+    "delivery_id": "0197f2a0-0000-7000-8000-0000000000d1",
     "balance": 0,
     "required": 1,
     "account_currency": "USD",

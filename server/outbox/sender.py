@@ -4,7 +4,6 @@ status is read or kept."""
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from urllib.parse import urlsplit
@@ -19,7 +18,6 @@ from server.encryption import Cipher, DecryptionFailed
 from server.outbox.addresses import Addresses, AddressRefused, problem_of
 from server.outbox.secrets import opened
 
-_SECONDS = 10
 _CONNECT_SECONDS = 3
 _MOST_HEADER = 8190
 
@@ -49,9 +47,10 @@ class Sender:
     def __init__(self, config: ServeConfig) -> None:
         self._cipher = Cipher(config.encryption_keys) if config.encryption_keys else None
         self._allowed = config.webhook_networks
+        self._timeout = config.webhook_timeout
         self._sessions = {
-            "https": _session(Addresses(self._allowed, public_too=True)),
-            "http": _session(Addresses(self._allowed, public_too=False)),
+            "https": _session(Addresses(self._allowed, public_too=True), config.webhook_timeout),
+            "http": _session(Addresses(self._allowed, public_too=False), config.webhook_timeout),
         }
 
     @property
@@ -85,7 +84,9 @@ class Sender:
                 allow_redirects=False,
             ) as answer:
                 return _judged(answer.status)
-        except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
+        except TimeoutError:
+            return Attempt(None, f"it did not answer within {self._timeout:g} s")
+        except (aiohttp.ClientError, OSError, ValueError) as error:
             return Attempt(None, _words(error))
 
     def _headers(self, message: Message) -> dict[str, str]:
@@ -105,7 +106,7 @@ class Sender:
         }
 
 
-def _session(addresses: Addresses) -> aiohttp.ClientSession:
+def _session(addresses: Addresses, timeout: float) -> aiohttp.ClientSession:
     """A client that connects to these addresses only. A connection serves one request, so that each
     is to an address which was just looked up."""
     connector = aiohttp.TCPConnector(
@@ -113,7 +114,7 @@ def _session(addresses: Addresses) -> aiohttp.ClientSession:
     )
     return aiohttp.ClientSession(
         connector=connector,
-        timeout=aiohttp.ClientTimeout(total=_SECONDS, sock_connect=_CONNECT_SECONDS),
+        timeout=aiohttp.ClientTimeout(total=timeout, sock_connect=_CONNECT_SECONDS),
         cookie_jar=aiohttp.DummyCookieJar(),
         auto_decompress=False,
         max_line_size=_MOST_HEADER,
@@ -132,7 +133,7 @@ def _judged(status: int) -> Attempt:
 # The first line that fits counts. An error's own text may quote what was sent or received.
 _WORDS: tuple[tuple[type[Exception], str], ...] = (
     (AddressRefused, "its address is private or special"),
-    (asyncio.TimeoutError, f"it did not answer within {_SECONDS} s"),
+    (aiohttp.InvalidURL, "its address cannot be used"),
     (aiohttp.ClientSSLError, "its TLS certificate is not accepted, or TLS failed"),
     (aiohttp.ClientConnectorDNSError, "its name is not known"),
     (aiohttp.ClientConnectorError, "it cannot be connected to"),

@@ -20,6 +20,7 @@ from server.payments.advice import ADVICE
 from server.routes import ROUTES
 from tests.identity_provider import FOUNDER, Browser, Console, good_provider, running_console
 from tests.payments import ENCRYPTION_KEY
+from tests.sql.alerts import alerted, failed_delivery, forget_endpoints, switch_on
 from tests.support import Database, unique, wait_for
 
 PAGES = [(route.method, route.path) for route in ROUTES if route.guard == PAGE]
@@ -106,11 +107,19 @@ def _address(database: Database, path: str) -> str:
     )
     if path.endswith(("/transfer", "merge")):
         _give_another(database, account, path)
+    endpoint = delivery = None
+    if "{endpoint_id}" in path or "{delivery_id}" in path:
+        forget_endpoints(database)
+        endpoint = alerted(database)
+        switch_on(database, endpoint)
+        delivery = failed_delivery(database, endpoint)
     return (
         path.replace("{account_id}", account)
         .replace("{kind}/{entry_id}", f"credit/{credit}")
         .replace("{api_key_id}", database.create_key().id)
         .replace("{event_id}", _event(database))
+        .replace("{endpoint_id}", str(endpoint))
+        .replace("{delivery_id}", str(delivery))
         .replace("{email}", _member(database))
         .replace("{note_id}", _note(database, account))
     )
@@ -157,6 +166,15 @@ FORMS: dict[str, dict[str, Any]] = {
     "/admin/settings/pricing": {"pack_uses": "21", "reason": "a test", "confirm": "yes"},
     "/admin/settings/stripe": {"publishable_key": "pk_test_123", "reason": "a test"},
     "/admin/settings/stripe/test": {},
+    "/admin/webhooks": {
+        "name": "shop",
+        "url": "https://93.184.215.14/",
+        "kinds": "balance.low",
+        "reason": "a test",
+    },
+    "/admin/webhooks/low-balance": {"threshold": "7", "reason": "a test"},
+    "/admin/webhooks/deliveries/{delivery_id}": {"reason": "it is mended"},
+    "/admin/webhooks/{endpoint_id}": {"action": "paused", "reason": "a test"},
     "/admin/staff": {"role": "viewer", "reason": "a new colleague"},
     "/admin/staff/{email}": {"action": "role", "role": "admin", "reason": "a test"},
 }
@@ -198,6 +216,7 @@ def _everything(database: Database) -> str:
             " UNION ALL SELECT s::text FROM billing_data.settings AS s"
             " UNION ALL SELECT p::text FROM billing_data.provider_configs AS p"
             " UNION ALL SELECT e::text FROM billing_data.payment_events AS e"
+            " UNION ALL SELECT w::text FROM billing_data.webhook_endpoints AS w"
             " UNION ALL SELECT l::text FROM billing_data.admin_audit_logs AS l) AS t (row)"
         )
     )

@@ -73,3 +73,8 @@ def old_delivery(database: Database, endpoint: UUID) -> UUID:
         " WHERE id = %s", delivery,
     )  # fmt: skip
     return delivery
+
+
+def forget_endpoints(database: Database) -> None:
+    """Deletes all endpoints: there can be 20 at most."""
+    database.execute("DELETE FROM billing_data.webhook_endpoints")

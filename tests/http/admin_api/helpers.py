@@ -20,6 +20,7 @@ from tests.http.contract import (
 )
 from tests.http.descriptions import EVERY_OPERATION, validate_answer
 from tests.identity_provider import browser_cookie
+from tests.sql.alerts import alerted, failed_delivery, forget_endpoints, switch_on
 from tests.support import (
     Service,
     unique,
@@ -304,7 +305,57 @@ def _change_somebody(service: Service) -> Try:
     return Try(f"/admin/api/staff/{hire(service, 'viewer').email}", body)
 
 
+def _of_endpoint(
+    what: str, body: Any = None, success: int = 200, *, status: str = "on"
+) -> Callable[[Service], Try]:
+    """A call about a new endpoint of this status."""
+
+    def make(service: Service) -> Try:
+        forget_endpoints(service.database)
+        endpoint = alerted(service.database)
+        if status != "off":
+            switch_on(service.database, endpoint, status)
+        return Try(f"/admin/api/webhooks/{endpoint}{what}", body, success)
+
+    return make
+
+
+def _new_endpoint(service: Service) -> Try:
+    forget_endpoints(service.database)
+    body = {"name": "shop", "url": "https://93.184.215.14/", "kinds": [], "reason": "a test"}
+    return Try("/admin/api/webhooks", body, 201)
+
+
+def _resend(service: Service) -> Try:
+    forget_endpoints(service.database)
+    endpoint = alerted(service.database)
+    switch_on(service.database, endpoint, "paused")
+    delivery = failed_delivery(service.database, endpoint)
+    return Try(f"/admin/api/webhook-deliveries/{delivery}/resend", {"reason": "it is mended"})
+
+
 MATRIX: dict[tuple[str, str], Callable[[Service], Try]] = {
+    ("GET", "/admin/api/webhooks"): _path("/admin/api/webhooks"),
+    ("POST", "/admin/api/webhooks"): _new_endpoint,
+    ("PUT", "/admin/api/webhooks/{endpoint_id}"): _of_endpoint(
+        "", {"status": "paused", "reason": "a test"}
+    ),
+    ("DELETE", "/admin/api/webhooks/{endpoint_id}"): _of_endpoint(
+        "?reason=gone", success=204, status="off"
+    ),
+    ("POST", "/admin/api/webhooks/{endpoint_id}/try"): _of_endpoint("/try", status="off"),
+    ("POST", "/admin/api/webhooks/{endpoint_id}/rotate"): _of_endpoint(
+        "/rotate", {"reason": "it leaked"}
+    ),
+    ("POST", "/admin/api/webhooks/{endpoint_id}/resend"): _of_endpoint(
+        "/resend", {"reason": "it is mended"}, status="paused"
+    ),
+    ("GET", "/admin/api/webhook-deliveries"): _path("/admin/api/webhook-deliveries"),
+    ("POST", "/admin/api/webhook-deliveries/{delivery_id}/resend"): _resend,
+    ("GET", "/admin/api/config/low-balance"): _path("/admin/api/config/low-balance"),
+    ("PUT", "/admin/api/config/low-balance"): lambda service: Try(
+        "/admin/api/config/low-balance", {"threshold": 7, "reason": "a test"}
+    ),
     ("GET", "/admin/oauth/user"): _path("/admin/oauth/user"),
     ("GET", "/admin/api/users"): _path("/admin/api/users"),
     ("GET", "/admin/api/users/{account_id}"): _of_account(""),
