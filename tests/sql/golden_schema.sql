@@ -741,7 +741,7 @@ CREATE FUNCTION billing.set_cap(p_scope text, p_period text, p_limit_minor bigin
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.set_low_balance(p_threshold bigint, p_reason text, p_session_hash bytea DEFAULT NULL::bytea) RETURNS bigint
+CREATE FUNCTION billing.set_low_balance(p_reason text, p_threshold bigint DEFAULT NULL::bigint, p_session_hash bytea DEFAULT NULL::bytea) RETURNS bigint
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
