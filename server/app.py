@@ -26,6 +26,7 @@ from server.outbox.deliveries import Deliveries
 from server.outbox.sender import SENDER, Sender
 from server.payments.payments import PAYMENTS, Payments
 from server.payments.registry import all_providers
+from server.payments.top_ups import TopUps
 from server.resources import resource_folder
 from server.routes import add_routes
 from server.staff.identity_provider import IDENTITY_PROVIDER, IdentityProvider
@@ -55,6 +56,8 @@ def build_app(config: ServeConfig) -> web.Application:
     app.cleanup_ctx.append(_outbox)
     app.cleanup_ctx.append(_guard)
     app.cleanup_ctx.append(_payments)
+    if config.encryption_keys:
+        app.cleanup_ctx.append(_top_ups)
     app.cleanup_ctx.append(_lazy_modules)
     if config.tls_certificate_file is not None:
         app.cleanup_ctx.append(_certificate)
@@ -128,6 +131,13 @@ async def _payments(app: web.Application) -> AsyncIterator[None]:
     payments = app[PAYMENTS] = Payments(app[CONFIG])
     yield
     await payments.close()
+
+
+async def _top_ups(app: web.Application) -> AsyncIterator[None]:
+    work = asyncio.create_task(TopUps(app[GATEWAY], app[PAYMENTS]).run())
+    yield
+    work.cancel()
+    await asyncio.gather(work, return_exceptions=True)
 
 
 async def _lazy_modules(app: web.Application) -> AsyncIterator[None]:

@@ -45,6 +45,7 @@ from server.agent import (
     credits,
     purchases,
     reversals,
+    top_ups,
     transactions,
 )
 from server.agent import models as m
@@ -108,6 +109,16 @@ SECTIONS: tuple[Section, ...] = (
               purchases.get_purchase_status, "Read a payment, by its other address",
               parameters=m.PurchasePath, answer=purchases.Payment, example=purchases.PAID,
               errors=("payment_not_found", *purchases.PROVIDER_FAULTS)),
+        Route("PUT", "/v1/billing/accounts/{oauth_provider}/{external_id}/top-up", WRITE,
+              top_ups.set_top_up, "Buy by a saved card when credits run low",
+              parameters=m.AccountPath, body=top_ups.TopUpRequest, answer=top_ups.TopUp,
+              example=top_ups.AGREED, errors=top_ups.CONSENT_ERRORS),
+        Route("GET", "/v1/billing/accounts/{oauth_provider}/{external_id}/top-up", READ,
+              top_ups.get_top_up, "Read an account's top-up", parameters=m.AccountPath,
+              answer=top_ups.TopUp, example=top_ups.READ, errors=top_ups.ERRORS),
+        Route("DELETE", "/v1/billing/accounts/{oauth_provider}/{external_id}/top-up", WRITE,
+              top_ups.end_top_up, "Withdraw the consent to a top-up", parameters=m.AccountPath,
+              answer=top_ups.TopUp, example=top_ups.WITHDRAWN, errors=top_ups.ERRORS),
         *payment_events.webhook_routes(),
     )),
     Section("Accounts", "Who the users are and what became of their uses.", (

@@ -173,6 +173,11 @@ AS $$
                 'refuse_change()'),
             ('seals', 'seals_append_only', 'DELETE OR UPDATE OR TRUNCATE', 'STATEMENT',
                 'refuse_change()'),
+            ('top_ups', 'top_ups_fixed',
+                'DELETE OR UPDATE OF id, account_id, threshold, packs, amount_minor, currency,'
+                ' monthly_cap_minor, provider, payment_id, consented_at, api_key_id, database_role'
+                ' OR TRUNCATE',
+                'STATEMENT', 'refuse_change(''what was agreed to never changes'')'),
             ('purchases', 'purchases_fixed',
                 'UPDATE OF account_id, id, provider, uses, price_minor, currency', 'STATEMENT',
                 'refuse_change(''what was sold never changes'')')

@@ -96,6 +96,28 @@ $$;
 COMMENT ON FUNCTION billing_data.erase_purchases IS
     'Erases who bought, in the purchases of accounts. Helper.';
 
+-- Ends the top-ups of accounts, erases whose card they charged and what was agreed to, and returns
+-- how many consents that were.
+CREATE OR REPLACE FUNCTION billing_data.erase_top_ups(p_account_ids uuid[]) RETURNS bigint
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_erased bigint;
+BEGIN
+    PERFORM billing_data.withdraw_top_ups(p_account_ids, 'erased');
+    UPDATE billing_data.top_ups AS t
+    SET customer_id = NULL, payment_method_id = NULL, card = NULL, consent_version = 'erased',
+        consent_text = 'erased'
+    WHERE t.account_id = ANY (p_account_ids)
+        AND (t.consent_text <> 'erased' OR num_nonnulls(t.customer_id, t.card) > 0);
+    GET DIAGNOSTICS v_erased = ROW_COUNT;
+    RETURN v_erased;
+END
+$$;
+COMMENT ON FUNCTION billing_data.erase_top_ups IS
+    'Erases whose card top-ups of accounts charged. Helper.';
+
 -- Erases what payment providers reported of a person, and their purchases. The caller holds the
 -- events and the accounts.
 CREATE OR REPLACE FUNCTION billing_data.erase_payments(p_account_ids uuid[])
@@ -118,6 +140,9 @@ BEGIN
     RETURN NEXT;
     table_name := 'purchases';
     rows_erased := billing_data.erase_purchases(p_account_ids);
+    RETURN NEXT;
+    table_name := 'top_ups';
+    rows_erased := billing_data.erase_top_ups(p_account_ids);
     RETURN NEXT;
     table_name := 'payment_effects';
     UPDATE billing_data.payment_effects AS x

@@ -13,11 +13,11 @@ REVOKE ALL ON ALL FUNCTIONS IN SCHEMA billing FROM PUBLIC;
 -- An owner may call every function as a DBA does; the call is recorded under the owner's own login.
 GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA billing TO billing_dba;
 -- Functions for the web tier alone: signing in and out, reading whose a session is, recording when
--- a key was used, and delivering alerts. What they write is recorded as done by somebody else. This
--- is the only list of them.
+-- a key was used, delivering alerts, and having saved cards charged. What they write is recorded as
+-- done by somebody else. This is the only list of them.
 REVOKE EXECUTE ON FUNCTION
     billing.create_sign_in_ticket, billing.use_sign_in_ticket, billing.sign_in_admin,
     billing.use_sign_in_link, billing.get_session, billing.end_session,
     billing.record_api_key_use, billing.retire_expired_api_key,
-    billing.claim_deliveries, billing.note_delivery
+    billing.claim_deliveries, billing.note_delivery, billing.claim_top_ups, billing.note_top_up
 FROM billing_dba;

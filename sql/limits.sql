@@ -4,6 +4,7 @@ CREATE OR REPLACE FUNCTION billing_data.most(p_field text) RETURNS integer
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN CASE p_field
     WHEN 'config_data' THEN 65536  -- a provider's settings, with encrypted secrets, as JSON
+    WHEN 'consent_text' THEN 1000
     WHEN 'currency' THEN 3
     WHEN 'description' THEN 1000
     WHEN 'items' THEN 50000  -- the items of an array

@@ -94,6 +94,10 @@
 \ir payment_events.sql
 --   what a person must decide
 \ir payment_problems.sql
+--   consents that a saved card buys credits when they run low
+\ir top_ups.sql
+--   what the servers do for them
+\ir top_up_attempts.sql
 
 -- Books, figures and what staff read and correct.
 --   an account's history

@@ -73,7 +73,8 @@ $t$Offers the current pack at the current price to an identity, and returns what
 needs to ask the provider for a payment. Creates the account when there is none; profile
 fields are stored on creation only. When the idempotency key was used before for the same
 request (the receipt's address may differ), returns the first purchase again (replayed
-true), with the credits it has brought since.$t$,
+true), with the credits it has brought since. p_save_card says that the caller has the
+provider save the card for top-ups.$t$,
 $t$Writes: accounts 0..1, purchases 0..1. Errors: actor and key errors, invalid_argument,
 payment_provider_not_configured, idempotency_key_reused.$t$,
 $t$SELECT *
@@ -208,6 +209,15 @@ Errors: invalid_argument.$t$,
 $t$SELECT *
 FROM billing.claim_deliveries(
     p_most => 10);$t$),
+        ('claim_top_ups',
+$t$Begins attempts for accounts that need a top-up, and hands out up to p_limit attempts to
+work on: new ones, and those whose server has not noted anything for a minute. Each
+belongs to the caller for a minute. payment_id is that of the payment that was recorded
+for it, NULL when there is none. Servers call it every second. Where no account needs a
+top-up it only reads: as many rows as there are top-ups in force.$t$,
+$t$Locks: the top-ups and the attempts, those that others hold are left out. Writes:
+purchases 0..n, top_up_attempts 0..n, top_ups 0..n, outbox 0..n. Errors: invalid_argument.$t$,
+$t$SELECT * FROM billing.claim_top_ups(p_limit => 8);$t$),
         ('continue_verification',
 $t$Verifies one range of the newest run that no other session is verifying, as
 billing.verify_ledger does, and keeps what it found. Returns what was checked in it:
@@ -429,6 +439,17 @@ invalid_argument, admin_not_found.$t$,
 $t$SELECT billing.end_staff_sessions(
     p_email => 'ada@example.com',
     p_reason => 'laptop lost');$t$),
+        ('end_top_up',
+$t$Ends the top-up of an account at once: the person withdraws the consent through an agent,
+or staff or a DBA end it with a reason. Nothing is charged from then on; what the provider
+is charging at this moment is credited. The account is named by its id or its identity.
+changed is false when nothing was in force.$t$,
+$t$Locks: the account, its top-up. Writes: top_ups 0..1, admin_audit_logs 0..1 for staff and
+DBAs. Errors: actor and key errors, invalid_argument, account_not_found, top_up_not_found.$t$,
+$t$SELECT *
+FROM billing.end_top_up(
+    p_account_id => '...',
+    p_reason => 'asked by e-mail');$t$),
         ('erase_personal_data',
 $t$Erases the data of a person everywhere: of an account and of those that were merged into
 it. The identity is replaced, the account is closed; checks, refused charges, alerts and
@@ -609,6 +630,14 @@ FROM billing.get_session(
 $t$Reads the business settings.$t$,
 $t$$t$,
 $t$SELECT * FROM billing.get_settings();$t$),
+        ('get_top_up',
+$t$Reads the newest top-up of an account, named by its id or its identity: what was agreed
+to, what was spent in this UTC month, what went wrong last, and the newest attempt. status
+is on or off. uses are the credits that one top-up brings now.$t$,
+$t$Errors: actor and key errors, invalid_argument, account_not_found, top_up_not_found.$t$,
+$t$SELECT *
+FROM billing.get_top_up(
+    p_account_id => '...');$t$),
         ('get_webhook_endpoint',
 $t$Reads an endpoint with the encrypted secrets that sign now, to try it.$t$,
 $t$Errors: actor errors, webhook_endpoint_not_found.$t$,
@@ -870,6 +899,20 @@ $t$Errors: actor errors, invalid_argument.$t$,
 $t$SELECT *
 FROM billing.list_top_consumers('2026-11-01',
 '2026-12-01');$t$),
+        ('list_top_up_attempts',
+$t$Lists what top-ups tried to buy, newest first: of one account, or of all. status is open,
+succeeded, failed or canceled; credited tells whether the credits have arrived.$t$,
+$t$Errors: actor errors, invalid_argument.$t$,
+$t$SELECT *
+FROM billing.list_top_up_attempts(
+    p_limit => 10);$t$),
+        ('list_top_ups',
+$t$Lists consents to top-ups, newest first: of one account, or of all. p_status: on or off.$t$,
+$t$Errors: actor errors, invalid_argument.$t$,
+$t$SELECT *
+FROM billing.list_top_ups(
+    p_status => 'on',
+    p_limit => 10);$t$),
         ('list_transactions',
 $t$An account's history: charges and credits, newest first. An account's ledger versions are
 1, 2, 3 ... without a gap, so its newest version is the number of its rows, and a page is
@@ -924,10 +967,11 @@ free uses up to what one account may have, and its id and identity lead there fr
 on, for everything. Its own ledger stays as it is. Keys of requests that were made for its
 identity before are still recognised for this identity. Both accounts must be active, so
 that credits of a suspended or closed one do not become usable unnoticed. The profile of
-the account that stays is kept; of two consents the newest counts. When the idempotency
-key was used before for the same merge, nothing is done and replayed is true, even if the
-merge was undone since. With p_dry_run nothing is written: the answer, or the refusal, is
-what the same call would give now, without a merge_id.$t$,
+the account that stays is kept; of two consents the newest counts. A top-up of the merged
+account ends. When the idempotency key was used before for the same merge, nothing is done
+and replayed is true, even if the merge was undone since. With p_dry_run nothing is
+written: the answer, or the refusal, is what the same call would give now, without a
+merge_id.$t$,
 $t$Locks: both accounts, in id order. Writes: account_merges 1, accounts 2, credits 0..2,
 merged_accounts, merge_ranks, admin_audit_logs 2. Errors: actor errors, invalid_argument,
 account_not_found, accounts_are_one, account_merged, account_erased, account_not_active,
@@ -948,6 +992,25 @@ $t$SELECT billing.note_delivery(
     p_delivery_id => '...',
     p_attempt => 1,
     p_answer_status => 204);$t$),
+        ('note_top_up',
+$t$Notes what became of an attempt, and tells what to do next with its payment (payment_id,
+the one recorded first): charge it, cancel it, or stop. p_outcome is one of these: 'made'
+(the provider has the payment p_payment_id and has not charged it: it is recorded, and
+next_step tells whether to charge it, which depends on whether the consent is still in
+force and the credits still low); 'succeeded' (paid); 'failed' (it can never be paid, for
+the reason p_problem); 'canceled' (it can never be paid, and nothing went wrong);
+'unknown' (it is not known what became of it, for the reason p_problem: the attempt stays
+open, and is handed out again after a pause that grows from 10 seconds to an hour). After
+the third failure in a row the top-up ends (switched_off true). What is noted of an
+attempt that has ended changes nothing.$t$,
+$t$Locks: the top-up, the attempt. Writes: top_up_attempts 0..1, top_ups 0..1, purchases
+0..1, outbox 0..n. Errors: invalid_argument.$t$,
+$t$SELECT *
+FROM billing.note_top_up(
+    p_account_id => '...',
+    p_purchase_id => '...',
+    p_outcome => 'failed',
+    p_problem => 'expired_card');$t$),
         ('process_payment_event',
 $t$Processes one event, whose signature the caller has verified, in the form the caller made
 of it. p_action is one of these: 'settle' (money came: p_amount_minor, p_currency);
@@ -1312,6 +1375,33 @@ $t$SELECT *
 FROM billing.set_provider_config(
     p_provider_type => 'stripe',
     p_is_active => false);$t$),
+        ('set_top_up',
+$t$Records a person's consent that a saved card buys p_packs packs whenever the available
+paid credits are p_threshold or fewer, for at most p_monthly_cap_minor in a UTC month. The
+consent is stored with its words, its version, the time, and who recorded it.
+p_amount_minor is what one top-up costs now, as the person was told; when packs become
+dearer, the top-up ends. p_payment_id is a payment of the account by which the card was
+saved, with the provider's ids of the customer and the card; without it, the card of the
+top-up before is used. A consent replaces the one in force. The same consent again changes
+nothing (changed false).$t$,
+$t$Locks: the account, its top-up. Writes: top_ups 0..2, admin_audit_logs 0..1 for a DBA.
+Errors: actor and key errors, invalid_argument, account_not_found, payment_not_found,
+top_up_card_missing, top_up_price_changed.$t$,
+$t$SELECT *
+FROM billing.set_top_up(
+    p_oauth_provider => 'oauth:google',
+    p_external_id => '1',
+    p_threshold => 2,
+    p_packs => 1,
+    p_amount_minor => 500,
+    p_currency => 'USD',
+    p_monthly_cap_minor => 2000,
+    p_consent_version => '2026-11',
+    p_consent_text => 'Charge my card $5.00 when 2
+    credits are left.',
+    p_payment_id => 'pi_1',
+    p_customer_id => 'cus_1',
+    p_payment_method_id => 'pm_1');$t$),
         ('set_webhook_endpoint',
 $t$Changes an endpoint, or switches it on, off or pauses it; NULL keeps the present value. An
 endpoint that gets another address is off until it has been tried there. What waits for an

@@ -98,7 +98,7 @@ COMMENT ON FUNCTION billing_data.lead_account_to IS
 
 -- Carries out a merge that was planned, and returns it with its id and time.
 -- Locks: none, the caller holds both accounts. Writes: account_merges 1, accounts 2, credits 0..2,
--- merge_ranks 1..2, merged_accounts 1..n, admin_audit_logs 2.
+-- merge_ranks 1..2, merged_accounts 1..n, top_ups 0..1, admin_audit_logs 2.
 CREATE OR REPLACE FUNCTION billing_data.carry_out_merge(
     p_plan billing_data.account_merges,
     p_merged billing_data.accounts,
@@ -138,6 +138,7 @@ BEGIN
     WHERE a.id = p_account.id
     RETURNING a.ledger_version INTO STRICT v_merge.ledger_version;
     PERFORM billing_data.lead_account_to(p_merged.id, p_account.id);
+    PERFORM billing_data.withdraw_top_ups(ARRAY[p_merged.id], 'merged');
     INSERT INTO billing_data.account_merges (
         id, merged_account_id, account_id, credits, free_uses_taken, free_uses_given,
         balance_after, free_uses_after, consent_before, ledger_version, reason, idempotency_key,
@@ -194,9 +195,10 @@ COMMENT ON FUNCTION billing_data.find_merge IS
 -- Its own ledger stays as it is. Keys of requests that were made for its identity before are still
 -- recognised for this identity. Both accounts must be active, so that credits of a suspended or
 -- closed one do not become usable unnoticed. The profile of the account that stays is kept; of two
--- consents the newest counts. When the idempotency key was used before for the same merge, nothing
--- is done and replayed is true, even if the merge was undone since. With p_dry_run nothing is
--- written: the answer, or the refusal, is what the same call would give now, without a merge_id.
+-- consents the newest counts. A top-up of the merged account ends. When the idempotency key was
+-- used before for the same merge, nothing is done and replayed is true, even if the merge was
+-- undone since. With p_dry_run nothing is written: the answer, or the refusal, is what the same
+-- call would give now, without a merge_id.
 -- Locks: both accounts, in id order. Writes: account_merges 1, accounts 2, credits 0..2,
 -- merged_accounts, merge_ranks, admin_audit_logs 2.
 -- Errors: actor errors, invalid_argument, account_not_found, accounts_are_one, account_merged,

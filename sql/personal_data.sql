@@ -267,6 +267,16 @@ AS $$
             FROM billing_data.purchases AS p
             WHERE p.account_id = ANY (p_account_ids)
         )),
+        ('top_ups', (
+            SELECT json_agg(to_jsonb(t) ORDER BY t.consented_at)
+            FROM billing_data.top_ups AS t
+            WHERE t.account_id = ANY (p_account_ids)
+        )),
+        ('top_up_attempts', (
+            SELECT json_agg(to_jsonb(x) ORDER BY x.created_at)
+            FROM billing_data.top_up_attempts AS x
+            WHERE x.account_id = ANY (p_account_ids)
+        )),
         ('payment_effects', (
             SELECT json_agg(to_jsonb(x) ORDER BY x.created_at)
             FROM billing_data.payment_effects AS x

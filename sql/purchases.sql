@@ -49,7 +49,8 @@ COMMENT ON FUNCTION billing_data.active_provider_config IS
 -- ask the provider for a payment. Creates the account when there is none; profile fields are stored
 -- on creation only. When the idempotency key was used before for the same request (the receipt's
 -- address may differ), returns the first purchase again (replayed true), with the credits it has
--- brought since. Writes: accounts 0..1, purchases 0..1.
+-- brought since. p_save_card says that the caller has the provider save the card for top-ups.
+-- Writes: accounts 0..1, purchases 0..1.
 -- Errors: actor and key errors, invalid_argument, payment_provider_not_configured,
 -- idempotency_key_reused.
 -- Example: SELECT * FROM billing.begin_purchase(p_oauth_provider => 'oauth:google',
@@ -67,7 +68,8 @@ CREATE OR REPLACE FUNCTION billing.begin_purchase(
     p_idempotency_key text DEFAULT NULL,
     p_provider text DEFAULT billing.default_payment_provider(p_to_sell => true),
     p_api_key_id uuid DEFAULT NULL,
-    p_session_hash bytea DEFAULT NULL
+    p_session_hash bytea DEFAULT NULL,
+    p_save_card boolean DEFAULT false
 ) RETURNS TABLE (
     purchase_id uuid,
     account_id uuid,
@@ -118,6 +120,7 @@ BEGIN
     -- The receipt's address is left out: a request with another address is the same purchase.
     v_fingerprint := billing_data.fingerprint(
         billing_data.field_hash('provider', p_provider)
+        # billing_data.field_hash('save_card', nullif(p_save_card, false)::text)
         # billing_data.profile_hash(
             NULL, p_user_role, p_agent_id, p_marketing_opt_in, p_marketing_opt_in_source
         )

@@ -32,6 +32,7 @@ from tests.stripe_front import (
     Script,
     Slow,
     Status,
+    StatusAfter,
 )
 from tests.support import Process, free_port, wait_for
 
@@ -43,6 +44,7 @@ __all__ = [
     "Recorded",
     "Slow",
     "Status",
+    "StatusAfter",
     "StripeDouble",
     "running_stripe",
 ]
@@ -158,6 +160,15 @@ class StripeDouble:
         stays requires_payment_method, and last_payment_error says why; the customer may try another
         card. With 4000002500003155 it becomes requires_action."""
         return self._run(self._front.pay(payment_id, card))
+
+    def wear_out(self, payment_id: str, card: str | None) -> None:
+        """From now on the card that a payment saved is declined as `card` is, one of
+        stripe_front.DECLINED, or its owner must confirm (4000002500003155); None makes it good."""
+        method = self.intent(payment_id)["payment_method"]
+        if card is None:
+            self._front.worn.pop(method, None)
+        else:
+            self._front.worn[method] = card
 
     def cancel(self, payment_id: str) -> Json:
         """The shop's staff cancel a payment that is not paid; gives the intent."""

@@ -84,8 +84,9 @@ class Fault:
         """Returns the answer if Stripe is not to be asked."""
         return None
 
-    async def after(self) -> None:
-        """Runs when the answer is ready and not sent yet."""
+    async def after(self) -> web.Response | None:
+        """Runs when the answer is ready and not sent yet; may return another one."""
+        return None
 
 
 @dataclass
@@ -114,6 +115,16 @@ class Slow(Fault):
 
     async def before(self) -> None:
         await asyncio.sleep(self.seconds)
+
+
+@dataclass
+class StatusAfter(Fault):
+    """Answers this status; Stripe has done what was asked."""
+
+    status: int
+
+    async def after(self) -> web.Response:
+        return web.json_response(Status(self.status).content, status=self.status)
 
 
 class Drop(Fault):
@@ -201,6 +212,7 @@ class Front:
         self.kept: dict[str, Json] = {}  # fields of an object that localstripe does not keep
         self.shifts: dict[str, int] = {}  # seconds by which an object is older
         self.cards: dict[str, str] = {}  # intent -> the card last charged
+        self.worn: dict[str, str] = {}  # saved card -> the card of whose kind it is by now
         self.failed_refunds: dict[str, Json] = {}
         self.answers: dict[str, tuple[Any, tuple[int, Json] | None]] = {}  # by idempotency key
 
@@ -244,7 +256,7 @@ class Front:
                 key = recorded.headers.get("idempotency-key", "")
                 asked = (recorded.path, recorded.form)
                 self.answers[key] = (asked, (fault.status, fault.content))
-            await fault.after()
+            response = await fault.after() or response
         except Dropped:
             if request.transport is not None:
                 request.transport.abort()
@@ -476,6 +488,9 @@ class Front:
         """Updates an intent, or confirms, captures or cancels it."""
         intent = await self.one("payment_intent", intent_id)
         kept = kept_fields(form)
+        form.pop("off_session", None)
+        if action == "confirm":
+            self._decline_worn_card(intent)
         if action:
             try:
                 await self.ask("POST", f"/v1/payment_intents/{intent_id}/{action}", form)
@@ -488,9 +503,24 @@ class Front:
         elif form:
             await self.ask("POST", f"/v1/payment_intents/{intent_id}", form)
         if action == "cancel":
+            self.kept.get(intent_id, {}).pop("status", None)
             kept["canceled_at"] = int(time.time())
         self.kept.setdefault(intent_id, {}).update(kept)
         return await self.one("payment_intent", intent_id)
+
+    def _decline_worn_card(self, intent: Json) -> None:
+        """Refuses to charge a saved card that is declined by now, or whose owner must confirm."""
+        if intent["status"] != "requires_confirmation":
+            return  # localstripe refuses
+        card = self.worn.get(intent["payment_method"])
+        if card is None:
+            return
+        code, decline_code = DECLINED.get(card, ("authentication_required",) * 2)
+        error = {"type": "card_error", "code": code, "decline_code": decline_code}
+        self.kept.setdefault(intent["id"], {}).update(
+            status="requires_payment_method", last_payment_error=error, payment_method=None
+        )
+        raise Refusal(402, "Your card was declined.", "card_error", **without(error, "type"))
 
     async def pay(self, intent_id: str, card: str) -> Json:
         """Does what a customer's browser does. After a declined card, another may follow."""
@@ -511,7 +541,11 @@ class Front:
         except Refusal as refusal:
             if refusal.status != 402:
                 raise
-        return await self.one("payment_intent", intent_id)
+        paid = await self.one("payment_intent", intent_id)
+        if paid["status"] == "succeeded" and paid["setup_future_usage"]:
+            attach = f"/v1/payment_methods/{method['id']}/attach"
+            await self.ask("POST", attach, json={"customer": paid["customer"]})
+        return paid
 
     async def create_refund(self, form: Form) -> Json:
         named = "payment_intent" if form.get("payment_intent") else "charge"

@@ -116,6 +116,9 @@ class _Purchase(BaseModel):
         ),
     ]
     return_url: Annotated[Text | None, f.means("Accepted and ignored.")] = None
+    save_card: Annotated[
+        bool, f.means("Whether the provider saves the card, so that a top-up can charge it.")
+    ] = False
     user_role: Annotated[
         UserRole | None, f.means("The user's role; stored when the account is created.")
     ] = None

@@ -119,7 +119,8 @@ async def create_purchase(request: web.Request, call: Call) -> web.StreamRespons
     user paid. An unknown user gets an account. The same request with the same Idempotency-Key
     (`customer_email` may differ) returns the same payment in its current state: `status` and
     `credits_added` may have changed. When `payable` is false, the payment can no longer be paid:
-    buy again with a new Idempotency-Key."""
+    buy again with a new Idempotency-Key. With `save_card`, Stripe saves the card that pays; a
+    top-up may then charge it, once the user has agreed (`PUT .../top-up`)."""
     # A purchase for which the provider made no payment stays an offer, and costs nobody anything.
     body: PurchaseRequest = call.body
     offer = await call.gateway.write(
@@ -135,11 +136,12 @@ async def create_purchase(request: web.Request, call: Call) -> web.StreamRespons
             marketing_opt_in_source=body.marketing_opt_in_source,
             idempotency_key=call.idempotency_key,
             api_key_id=call.api_key_id,
+            save_card=body.save_card,
         )
     )
     if offer["account_created"]:
         metrics.ACCOUNTS_CREATED.inc()
-    api, client_key = await _provider(request, call, offer)
+    api, client_key = await open_provider(request, call, offer)
     payment_id, replayed = offer["payment_id"], offer["payment_id"] is not None
     try:
         if replayed:
@@ -151,7 +153,7 @@ async def create_purchase(request: web.Request, call: Call) -> web.StreamRespons
                 payment = await api.get_payment(payment_id)
     except (PaymentProviderError, PaymentMissing) as error:
         metrics.PURCHASES.labels("error").inc()
-        raise _provider_unavailable(request, offer, error) from error
+        raise provider_unavailable(request, offer, error) from error
     metrics.PURCHASES.labels("replayed" if replayed else "created").inc()
     answer = _payment(payment_id, payment, client_key, offer)
     return json_response(201, answer, {"Idempotent-Replayed": "true"} if replayed else None)
@@ -164,11 +166,11 @@ async def get_purchase(request: web.Request, call: Call) -> web.StreamResponse:
     [known] = await call.gateway.read(
         functions.find_purchase(payment_id=path.payment_id, api_key_id=call.api_key_id)
     )
-    api, client_key = await _provider(request, call, known)
+    api, client_key = await open_provider(request, call, known)
     try:
         payment = await _read(api, path.payment_id)
     except PaymentProviderError as error:
-        raise _provider_unavailable(request, known, error) from error
+        raise provider_unavailable(request, known, error) from error
     if known["purchase_id"] is None and (payment is None or not await _is_ours(call, payment)):
         raise await call.gateway.refused("payment_not_found", {"payment_id": path.payment_id})
     return json_response(200, _payment(path.payment_id, payment, client_key, known))
@@ -202,10 +204,10 @@ async def _attach(call: Call, offer: Mapping[str, Any], payment: ProviderPayment
     return str(attached["payment_id"])
 
 
-async def _provider(
+async def open_provider(
     request: web.Request, call: Call, purchase: Mapping[str, Any]
 ) -> tuple[ProviderApi, str]:
-    """The provider of a purchase, and its public key. Raises Refused."""
+    """The API of a purchase's provider, and its public key. Raises Refused."""
     payments, kind = request.app[PAYMENTS], purchase["provider"]
     settings = payments.settings(kind, orjson.loads(purchase["config_data"]))
     if settings is None:
@@ -213,9 +215,10 @@ async def _provider(
     return await payments.api(kind, settings), provider_of(kind).client_key(settings)
 
 
-def _provider_unavailable(
+def provider_unavailable(
     request: web.Request, purchase: Mapping[str, Any], error: Exception
 ) -> ApiError:
+    """The answer where a purchase's provider fails; the log says why."""
     name = provider_of(purchase["provider"]).name
     _LOG.error(
         "payment provider: %s",
@@ -260,6 +263,7 @@ def _purchase(body: PurchaseRequest, offer: Mapping[str, Any]) -> Purchase:
         price_minor=offer["price_minor"],
         currency=offer["currency"],
         customer_email=body.customer_email,
+        save_card=body.save_card,
     )
 
 

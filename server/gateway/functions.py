@@ -85,11 +85,19 @@ def begin_purchase(
     provider: str = ...,
     api_key_id: UUID | None = ...,
     session_hash: bytes | None = ...,
+    save_card: bool = ...,
 ) -> None: ...
 
 
 @function("delivery_id event_id endpoint_id attempt url secrets payload")
 def claim_deliveries(*, most: int = ..., busy: Sequence[UUID | None] = ...) -> None: ...
+
+
+@function(
+    "account_id purchase_id oauth_provider external_id customer_email uses price_minor "
+    "currency payment_id customer_id payment_method_id provider config_data"
+)
+def claim_top_ups(*, limit: int) -> None: ...
 
 
 @function(
@@ -142,24 +150,6 @@ def create_sign_in_ticket(*, ticket_hash: bytes) -> None: ...
 
 
 @function()
-def create_webhook_endpoint(
-    *,
-    name: str,
-    url: str,
-    secret: str,
-    reason: str,
-    kinds: Sequence[str | None] = ...,
-    session_hash: bytes | None = ...,
-) -> None: ...
-
-
-@function()
-def delete_webhook_endpoint(
-    *, endpoint_id: UUID, reason: str, session_hash: bytes | None = ...
-) -> None: ...
-
-
-@function()
 def describe_money(*, amount_minor: int, currency: str) -> None: ...
 
 
@@ -169,6 +159,18 @@ def describe_price(*, pack_price_minor: int, pack_currency: str) -> None: ...
 
 @function()
 def end_session(*, session_hash: bytes) -> None: ...
+
+
+@function("account_id changed")
+def end_top_up(
+    *,
+    account_id: UUID | None = ...,
+    oauth_provider: str | None = ...,
+    external_id: str | None = ...,
+    reason: str | None = ...,
+    api_key_id: UUID | None = ...,
+    session_hash: bytes | None = ...,
+) -> None: ...
 
 
 @function("table_name rows_erased obstacle")
@@ -282,13 +284,25 @@ def get_session(*, session_hash: bytes) -> None: ...
 def get_settings() -> None: ...
 
 
-@function("endpoint_id name url status secrets")
-def get_webhook_endpoint(*, endpoint_id: UUID, session_hash: bytes | None = ...) -> None: ...
-
-
 @function("day charges credits_used")
 def list_account_days(
     *, account_id: UUID, days: int = ..., session_hash: bytes | None = ...
+) -> None: ...
+
+
+@function(
+    "account_id top_up_id status threshold packs uses amount_minor currency amount_text "
+    "monthly_cap_minor monthly_cap_text spent_this_month_minor spent_this_month_text card "
+    "consent_version consent_text consent_at failures problem problem_text next_attempt_at "
+    "ended_at end_reason attempt_status attempt_payment_id attempt_at"
+)
+def get_top_up(
+    *,
+    account_id: UUID | None = ...,
+    oauth_provider: str | None = ...,
+    external_id: str | None = ...,
+    api_key_id: UUID | None = ...,
+    session_hash: bytes | None = ...,
 ) -> None: ...
 
 
@@ -355,22 +369,6 @@ def list_checks(
     "credits_added credits_sold credits_taken_back accounts_created unique_users"
 )
 def list_daily_figures(*, days: int = ..., session_hash: bytes | None = ...) -> None: ...
-
-
-@function(
-    "delivery_id event_id endpoint_id endpoint_name kind account_id payload state attempts "
-    "created_at due_at attempted_at answer_status error settled_at"
-)
-def list_deliveries(
-    *,
-    endpoint_id: UUID | None = ...,
-    state: str | None = ...,
-    kind: str | None = ...,
-    account_id: UUID | None = ...,
-    limit: int = ...,
-    offset: int = ...,
-    session_hash: bytes | None = ...,
-) -> None: ...
 
 
 @function(
@@ -482,13 +480,6 @@ def list_usage(
 
 
 @function(
-    "endpoint_id name url kinds status secret old_secret old_secret_until tried_at waiting "
-    "failed created_at updated_at"
-)
-def list_webhook_endpoints(*, session_hash: bytes | None = ...) -> None: ...
-
-
-@function(
     "merge_id merged_account_id account_id credits_moved balance_after free_uses_given "
     "free_uses_after takes_consent created_at replayed"
 )
@@ -506,6 +497,17 @@ def merge_accounts(
 @function()
 def note_delivery(
     *, delivery_id: UUID, attempt: int, answer_status: int | None = ..., error: str | None = ...
+) -> None: ...
+
+
+@function("next_step payment_id switched_off")
+def note_top_up(
+    *,
+    account_id: UUID,
+    purchase_id: UUID,
+    outcome: str,
+    payment_id: str | None = ...,
+    problem: str | None = ...,
 ) -> None: ...
 
 
@@ -574,12 +576,6 @@ def record_credit(
 
 
 @function()
-def record_webhook_try(
-    *, endpoint_id: UUID, url: str, error: str | None = ..., session_hash: bytes | None = ...
-) -> None: ...
-
-
-@function()
 def refresh_figures() -> None: ...
 
 
@@ -595,16 +591,6 @@ def reopen_payment(
 
 @function()
 def require_api_key(*, api_key_id: UUID, permission: str) -> None: ...
-
-
-@function()
-def resend_deliveries(
-    *,
-    reason: str,
-    delivery_id: UUID | None = ...,
-    endpoint_id: UUID | None = ...,
-    session_hash: bytes | None = ...,
-) -> None: ...
 
 
 @function("free_uses_before free_uses_remaining")
@@ -705,12 +691,6 @@ def rotate_api_key(
 ) -> None: ...
 
 
-@function()
-def rotate_webhook_secret(
-    *, endpoint_id: UUID, secret: str, reason: str, session_hash: bytes | None = ...
-) -> None: ...
-
-
 @function("day seals entries head")
 def seal_entries(*, entries: int = ..., percent: int = ...) -> None: ...
 
@@ -734,12 +714,6 @@ def set_admin(
     role: str | None = ...,
     is_active: bool | None = ...,
     session_hash: bytes | None = ...,
-) -> None: ...
-
-
-@function()
-def set_low_balance(
-    *, reason: str, threshold: int | None = ..., session_hash: bytes | None = ...
 ) -> None: ...
 
 
@@ -767,16 +741,23 @@ def set_provider_config(
 ) -> None: ...
 
 
-@function("endpoint_id name url status previous_status")
-def set_webhook_endpoint(
+@function("account_id top_up_id changed")
+def set_top_up(
     *,
-    endpoint_id: UUID,
-    reason: str,
-    name: str | None = ...,
-    url: str | None = ...,
-    kinds: Sequence[str | None] | None = ...,
-    status: str | None = ...,
-    session_hash: bytes | None = ...,
+    oauth_provider: str,
+    external_id: str,
+    threshold: int,
+    packs: int,
+    amount_minor: int,
+    currency: str,
+    monthly_cap_minor: int,
+    consent_version: str,
+    consent_text: str,
+    payment_id: str | None = ...,
+    customer_id: str | None = ...,
+    payment_method_id: str | None = ...,
+    card: str | None = ...,
+    api_key_id: UUID | None = ...,
 ) -> None: ...
 
 

@@ -192,6 +192,11 @@ class Gateway:
         async with self._slots["payments"].for_account((payment,)):
             return (await self._database.call(call))[0]
 
+    async def work(self, call: FunctionCall) -> list[Row]:
+        """Returns the rows of a call of background work, which is for no request."""
+        async with self._slots["payments"].slot():
+            return await self._database.call(call)
+
     async def find_api_key(self, key_prefix: str) -> Row | None:
         """Returns the key with this prefix, its Argon2id hash, and whether calls name it by its
         SHA-256; None when no key has this prefix."""

@@ -181,6 +181,15 @@ _CODES: Mapping[str, str | ErrorCode] = {
         " given back: use a new one.",
     ),
     "reversal_too_great": "Ask for no more than is left of it, or leave the amount out.",
+    "top_up_card_missing": (
+        "No payment is named whose card was saved. Buy with `save_card`, have the user pay, and"
+        " give that purchase's `payment_id`."
+    ),
+    "top_up_not_found": "Nobody has agreed to a top-up of this account yet.",
+    "top_up_price_changed": (
+        "`amount_minor` and `currency` are not what a top-up costs now. Show the user the present"
+        " price, and ask for the consent again."
+    ),
     "payment_not_found": (
         "The payment provider does not know it, or it is not for a purchase of this service."
     ),

@@ -45,6 +45,7 @@ ERROR_VALUES: dict[str, Any] = {
     "api_key_id": API_KEY_ID,
     "email": "ada@example.com",
     "event_id": "evt_unknown",
+    "price": "$5.00",
     "reason": "Invalid OAuth state",
     "role": "viewer",
     "status": "revoked",

@@ -229,6 +229,12 @@ PURCHASES = Counter(
     ["result"],  # created, replayed, error
     registry=REGISTRY,
 )
+TOP_UPS = Counter(
+    "billing_top_ups_total",
+    "Attempts to have a saved card charged, by outcome; switched_off counts consents that ended",
+    ["outcome"],  # succeeded, failed, canceled, unknown (asked again later), switched_off
+    registry=REGISTRY,
+)
 # Events that are not stored: refused for their signature, its age or their shape, or not processed
 # because of an error.
 NOT_STORED = ("error", "invalid_signature", "malformed", "stale_signature")

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 from uuid import UUID
 
 from server.config import ProviderConnection
@@ -23,6 +23,10 @@ class PaymentProviderError(Exception):
 
 class NotPermitted(PaymentProviderError):
     """The credential may not do this."""
+
+
+class RequestRefused(PaymentProviderError):
+    """The provider refuses what was asked, and would refuse it again."""
 
 
 class PaymentMissing(Exception):
@@ -89,8 +93,19 @@ class ProviderSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class SavedCard:
+    """A card, or another means of payment, that the provider keeps and may charge without its
+    owner. `text` names it to people, as "visa 4242"."""
+
+    customer_id: str
+    payment_method_id: str
+    text: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Purchase:
-    """The purchase that the provider is to take a payment for."""
+    """The purchase that the provider is to take a payment for. With `save_card` the card is saved
+    when the purchase is paid. With `card` that saved card is to pay, by SavedCards.charge_card."""
 
     purchase_id: str
     account_id: str
@@ -100,6 +115,8 @@ class Purchase:
     price_minor: int
     currency: str
     customer_email: str = field(repr=False)
+    save_card: bool = False
+    card: SavedCard | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +138,9 @@ class Claim:
 class Payment:
     """A payment as the provider has it now. Amounts are in minor units. `status` is the provider's
     word, but `succeeded` once the payment is paid, and `canceled` when it can no longer be paid.
-    The user's client needs `client_secret` to pay."""
+    The user's client needs `client_secret` to pay. Of a payment by a saved card: `is_untried` until
+    the card is charged; `is_processing` while nobody knows whether it will be paid; `problem` is
+    why it was not, in one word such as expired_card, and empty where nothing went wrong."""
 
     id: str
     client_secret: str = field(repr=False)
@@ -129,6 +148,9 @@ class Payment:
     currency: str
     status: str
     claim: Claim
+    is_untried: bool = False
+    is_processing: bool = False
+    problem: str = ""
 
     @property
     def is_paid(self) -> bool:
@@ -264,6 +286,22 @@ class ProviderApi(Protocol):
 
     async def close(self) -> None:
         """Closes the connections."""
+
+
+@runtime_checkable
+class SavedCards(Protocol):
+    """What the API of a provider does besides, where it keeps cards. `begin_payment` understands
+    save_card and card there. Every call may raise PaymentProviderError and PaymentMissing."""
+
+    async def get_saved_card(self, payment_id: str) -> SavedCard | None:
+        """The card that a payment saved. None unless it is paid and saved one."""
+
+    async def charge_card(self, payment_id: str) -> Payment:
+        """Has the saved card of a payment pay it, and returns the payment as it is then. A payment
+        is paid once at most, however often this is called."""
+
+    async def cancel_payment(self, payment_id: str) -> Payment:
+        """Makes that a payment can never be paid, unless it is, and returns it."""
 
 
 class PaymentProvider(Protocol):

@@ -26,6 +26,7 @@ from tests.sql.payments import (
     give_back,
     warn,
 )
+from tests.sql.top_ups import agree
 from tests.support import Database
 
 SQL = Path(__file__).resolve().parents[2] / "sql"
@@ -70,6 +71,7 @@ FUNCTIONS: dict[str, tuple[set[str], str]] = {
     "check_credits": (BOTH, "v"),
     "check_items": (BOTH, "v"),
     "claim_deliveries": (WEB, "v"),
+    "claim_top_ups": (WEB, "v"),
     "continue_verification": (DBA, "v"),
     "create_account": (BOTH, "v"),
     "create_api_key": (BOTH, "v"),
@@ -94,6 +96,7 @@ FUNCTIONS: dict[str, tuple[set[str], str]] = {
     "drop_check_partitions": (DBA, "v"),
     "end_session": (WEB, "v"),
     "end_staff_sessions": (BOTH, "v"),
+    "end_top_up": (BOTH, "v"),
     "erase_personal_data": (BOTH, "v"),
     "explain_account": (BOTH, "s"),
     "explain_denial": (BOTH, "s"),
@@ -115,6 +118,7 @@ FUNCTIONS: dict[str, tuple[set[str], str]] = {
     "get_session": (WEB, "s"),
     "get_settings": (BOTH, "s"),
     "get_webhook_endpoint": (BOTH, "s"),
+    "get_top_up": (BOTH, "s"),
     "grant_credits": (DBA, "v"),
     "help": (EVERYBODY, "s"),
     "hold_items": (BOTH, "v"),
@@ -142,12 +146,15 @@ FUNCTIONS: dict[str, tuple[set[str], str]] = {
     "list_seals": (DBA, "s"),
     "list_timeline": (BOTH, "s"),
     "list_top_consumers": (BOTH, "s"),
+    "list_top_up_attempts": (BOTH, "s"),
+    "list_top_ups": (BOTH, "s"),
     "list_transactions": (BOTH, "s"),
     "list_usage": (BOTH, "s"),
     "list_webhook_endpoints": (BOTH, "s"),
     "maintenance": (DBA, "v"),
     "merge_accounts": (BOTH, "v"),
     "note_delivery": (WEB, "v"),
+    "note_top_up": (WEB, "v"),
     "process_payment_event": (BOTH, "v"),
     "rebuild_figures": (DBA, "v"),
     "record_api_key_use": (WEB, "v"),
@@ -182,6 +189,7 @@ FUNCTIONS: dict[str, tuple[set[str], str]] = {
     "set_pricing": (BOTH, "v"),
     "set_provider_config": (BOTH, "v"),
     "set_webhook_endpoint": (BOTH, "v"),
+    "set_top_up": (BOTH, "v"),
     "settle_purchase": (DBA, "v"),
     "sign_in_admin": (WEB, "v"),
     "statement": (BOTH, "s"),
@@ -295,6 +303,16 @@ def _prepare(database: Database, dba: Caller, name: str) -> None:
         give_back(dba, payment_id, ("re_1", PRICE))
 
 
+def _about_a_saved_card(database: Database, dba: Caller, name: str, statement: str) -> str:
+    """The call with a payment that saved a card, where it needs one; others get a consent too."""
+    if name not in ("end_top_up", "get_top_up", "set_top_up"):
+        return statement
+    _, payment_id = bought(database, person("1"))
+    if name != "set_top_up":
+        agree(dba, person("1"), payment_id)
+    return statement.replace("pi_1", payment_id)
+
+
 @contextmanager
 def runnable_example(database: Database, name: str) -> Iterator[tuple[Caller, str]]:
     """A caller that may make the call in a function's header, and the call. Everything that the
@@ -315,9 +333,11 @@ def runnable_example(database: Database, name: str) -> Iterator[tuple[Caller, st
         statement = _about_two_accounts(database, dba, name, statement)
         statement = _about_an_endpoint(database, name, statement)
         statement = _about_a_note(database, dba, name, statement)
+        statement = _about_a_saved_card(database, dba, name, statement)
         if name in (
-            "add_note", "adjust_credits", "erase_personal_data", "explain_account",
-            "explain_denial", "export_personal_data", "get_account_by_id", "reset_free_uses",
+            "add_note", "adjust_credits", "end_top_up", "erase_personal_data", "explain_account",
+            "explain_denial", "export_personal_data", "get_account_by_id", "get_top_up",
+            "reset_free_uses",
         ):  # fmt: skip
             account = account_of(database, person("1"))["id"]
             statement = statement.replace("'...'", f"'{account}'")

@@ -189,7 +189,7 @@ CREATE FUNCTION billing.default_payment_provider(p_to_sell boolean DEFAULT false
     LANGUAGE sql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.begin_purchase(p_oauth_provider text, p_external_id text, p_customer_email text, p_wa_id text DEFAULT NULL::text, p_tenant_id text DEFAULT NULL::text, p_user_role text DEFAULT NULL::text, p_agent_id text DEFAULT NULL::text, p_marketing_opt_in boolean DEFAULT false, p_marketing_opt_in_source text DEFAULT NULL::text, p_idempotency_key text DEFAULT NULL::text, p_provider text DEFAULT billing.default_payment_provider(p_to_sell => true), p_api_key_id uuid DEFAULT NULL::uuid, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(purchase_id uuid, account_id uuid, uses bigint, price_minor bigint, currency text, payment_id text, payment_status text, account_created boolean, replayed boolean, config_data jsonb, credits_added bigint, provider text)
+CREATE FUNCTION billing.begin_purchase(p_oauth_provider text, p_external_id text, p_customer_email text, p_wa_id text DEFAULT NULL::text, p_tenant_id text DEFAULT NULL::text, p_user_role text DEFAULT NULL::text, p_agent_id text DEFAULT NULL::text, p_marketing_opt_in boolean DEFAULT false, p_marketing_opt_in_source text DEFAULT NULL::text, p_idempotency_key text DEFAULT NULL::text, p_provider text DEFAULT billing.default_payment_provider(p_to_sell => true), p_api_key_id uuid DEFAULT NULL::uuid, p_session_hash bytea DEFAULT NULL::bytea, p_save_card boolean DEFAULT false) RETURNS TABLE(purchase_id uuid, account_id uuid, uses bigint, price_minor bigint, currency text, payment_id text, payment_status text, account_created boolean, replayed boolean, config_data jsonb, credits_added bigint, provider text)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -235,6 +235,10 @@ CREATE FUNCTION billing.check_items(p_items billing.check_item[], p_wait boolean
     SET enable_mergejoin TO 'off';
 
 CREATE FUNCTION billing.claim_deliveries(p_most integer DEFAULT 10, p_busy uuid[] DEFAULT '{}'::uuid[]) RETURNS TABLE(delivery_id uuid, event_id uuid, endpoint_id uuid, attempt integer, url text, secrets jsonb, payload text)
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.claim_top_ups(p_limit bigint) RETURNS TABLE(account_id uuid, purchase_id uuid, oauth_provider text, external_id text, customer_email text, uses bigint, price_minor bigint, currency text, payment_id text, customer_id text, payment_method_id text, provider text, config_data jsonb)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -340,6 +344,10 @@ CREATE FUNCTION billing.end_session(p_session_hash bytea) RETURNS boolean
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing.end_staff_sessions(p_email text, p_reason text, p_session_hash bytea DEFAULT NULL::bytea) RETURNS bigint
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.end_top_up(p_account_id uuid DEFAULT NULL::uuid, p_oauth_provider text DEFAULT NULL::text, p_external_id text DEFAULT NULL::text, p_reason text DEFAULT NULL::text, p_api_key_id uuid DEFAULT NULL::uuid, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(account_id uuid, changed boolean)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -477,6 +485,10 @@ CREATE FUNCTION billing.get_settings() RETURNS TABLE(free_uses bigint, pack_uses
     LANGUAGE sql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing.get_top_up(p_account_id uuid DEFAULT NULL::uuid, p_oauth_provider text DEFAULT NULL::text, p_external_id text DEFAULT NULL::text, p_api_key_id uuid DEFAULT NULL::uuid, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(account_id uuid, top_up_id uuid, status text, threshold bigint, packs bigint, uses bigint, amount_minor bigint, currency text, amount_text text, monthly_cap_minor bigint, monthly_cap_text text, spent_this_month_minor bigint, spent_this_month_text text, card text, consent_version text, consent_text text, consent_at timestamp with time zone, failures bigint, problem text, problem_text text, next_attempt_at timestamp with time zone, ended_at timestamp with time zone, end_reason text, attempt_status text, attempt_payment_id text, attempt_at timestamp with time zone)
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing.get_webhook_endpoint(p_endpoint_id uuid, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(endpoint_id uuid, name text, url text, status text, secrets jsonb)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -594,6 +606,14 @@ CREATE FUNCTION billing.list_top_consumers(p_from date DEFAULT NULL::date, p_to 
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET work_mem TO '64MB';
 
+CREATE FUNCTION billing.list_top_up_attempts(p_account_id uuid DEFAULT NULL::uuid, p_limit bigint DEFAULT 50, p_offset bigint DEFAULT 0, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(account_id uuid, purchase_id uuid, payment_id text, status text, credited boolean, uses bigint, price_minor bigint, currency text, price_text text, problem text, problem_text text, created_at timestamp with time zone, ended_at timestamp with time zone)
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.list_top_ups(p_account_id uuid DEFAULT NULL::uuid, p_status text DEFAULT NULL::text, p_limit bigint DEFAULT 50, p_offset bigint DEFAULT 0, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(top_up_id uuid, account_id uuid, oauth_provider text, external_id text, status text, threshold bigint, packs bigint, amount_text text, monthly_cap_text text, card text, consent_version text, consent_text text, consent_at timestamp with time zone, consent_by text, failures bigint, problem text, problem_text text, ended_at timestamp with time zone, end_reason text)
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing.list_transactions(p_oauth_provider text, p_external_id text, p_limit bigint DEFAULT 50, p_offset bigint DEFAULT 0, p_api_key_id uuid DEFAULT NULL::uuid, p_session_hash bytea DEFAULT NULL::bytea, p_cursor text DEFAULT NULL::text) RETURNS TABLE(total_count bigint, transaction_id uuid, type text, amount_minor bigint, currency text, description text, created_at timestamp with time zone, balance_after bigint, transaction_type text, external_transaction_id text, metadata_message_id text, metadata_agent_id text, metadata_channel_id text, metadata_request_id text, paid_with text, ledger_version bigint, next_cursor text, free_uses_change bigint, corrects_id uuid, transfer_id uuid, reversed_minor bigint, writer_kind text, writer text)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -616,6 +636,10 @@ CREATE FUNCTION billing.merge_accounts(p_account_id uuid, p_into_account_id uuid
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing.note_delivery(p_delivery_id uuid, p_attempt integer, p_answer_status integer DEFAULT NULL::integer, p_error text DEFAULT NULL::text) RETURNS text
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.note_top_up(p_account_id uuid, p_purchase_id uuid, p_outcome text, p_payment_id text DEFAULT NULL::text, p_problem text DEFAULT NULL::text) RETURNS TABLE(next_step text, payment_id text, switched_off boolean)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -750,6 +774,10 @@ CREATE FUNCTION billing.set_pricing(p_reason text, p_free_uses bigint DEFAULT NU
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing.set_provider_config(p_provider_type text, p_config_data jsonb DEFAULT '{}'::jsonb, p_is_active boolean DEFAULT NULL::boolean, p_reason text DEFAULT NULL::text, p_unchanged_since timestamp with time zone DEFAULT NULL::timestamp with time zone, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(id uuid, provider_type text, is_active boolean, config_data jsonb, mode text, updated_at timestamp with time zone)
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.set_top_up(p_oauth_provider text, p_external_id text, p_threshold bigint, p_packs bigint, p_amount_minor bigint, p_currency text, p_monthly_cap_minor bigint, p_consent_version text, p_consent_text text, p_payment_id text DEFAULT NULL::text, p_customer_id text DEFAULT NULL::text, p_payment_method_id text DEFAULT NULL::text, p_card text DEFAULT NULL::text, p_api_key_id uuid DEFAULT NULL::uuid) RETURNS TABLE(account_id uuid, top_up_id uuid, changed boolean)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -1040,6 +1068,14 @@ CREATE FUNCTION billing_data.authorize(p_api_key_id uuid, p_session_hash bytea, 
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.available_credits(p_account billing_data.accounts) RETURNS bigint
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.awaits_top_up(p_account_id uuid) RETURNS boolean
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.is_empty(p_free_uses bigint, p_paid_credits bigint) RETURNS boolean
     LANGUAGE sql IMMUTABLE PARALLEL SAFE;
 
@@ -1055,6 +1091,10 @@ CREATE FUNCTION billing_data.balance_before(p_account billing_data.accounts, p_v
 
 CREATE FUNCTION billing_data.batches_of_person(p_account_ids uuid[]) RETURNS TABLE(api_key_id uuid, idempotency_key text, created_at timestamp with time zone, outcome jsonb)
     LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.begin_top_up_attempt(p_top_up_id uuid) RETURNS void
+    LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.book_for_checks(p_items billing.check_item[], p_rest boolean[], p_busy boolean[], p_wait boolean) RETURNS boolean[]
@@ -1513,6 +1553,28 @@ CREATE FUNCTION billing_data.erase_requests(p_account_ids uuid[]) RETURNS TABLE(
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.erase_top_ups(p_account_ids uuid[]) RETURNS bigint
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE TABLE billing_data.admin_audit_logs (
+    id uuid DEFAULT gen_random_uuid() NOT NULL,
+    admin_user_id uuid,
+    action character varying(100) NOT NULL,
+    resource_type character varying(50) NOT NULL,
+    resource_id character varying(255),
+    changes jsonb,
+    ip_address inet,
+    user_agent text,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    database_role text,
+    reason text,
+    database_login text DEFAULT SESSION_USER,
+    CONSTRAINT admin_audit_logs_changes CHECK ((octet_length((changes)::text) <= 1048576)),
+    CONSTRAINT admin_audit_logs_reason CHECK ((length(reason) <= 1000)),
+    CONSTRAINT admin_audit_logs_user_agent CHECK ((length(user_agent) <= 500))
+);
+
 CREATE FUNCTION billing_data.erased_audit_log(p_row billing_data.admin_audit_logs) RETURNS billing_data.admin_audit_logs
     LANGUAGE plpgsql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -1944,6 +2006,9 @@ CREATE FUNCTION billing_data.money_paid(p_provider text, p_payment_id text) RETU
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.month_of(p_at timestamp with time zone, p_ahead integer DEFAULT 0) RETURNS timestamp with time zone
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE;
+
 CREATE FUNCTION billing_data.most_attempts() RETURNS integer
     LANGUAGE sql IMMUTABLE PARALLEL SAFE;
 
@@ -1958,6 +2023,9 @@ CREATE FUNCTION billing_data.names_of_person(p_account_ids uuid[]) RETURNS text[
 CREATE FUNCTION billing_data.names_one(p_text text, p_names text[]) RETURNS boolean
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.needs_top_up(p_status text, p_available bigint, p_threshold bigint) RETURNS boolean
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE;
 
 CREATE FUNCTION billing_data.newest_day_over() RETURNS date
     LANGUAGE sql STABLE;
@@ -2263,6 +2331,7 @@ CREATE FUNCTION billing_data.require_short(p_value text, p_argument text) RETURN
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.require_timeline_kinds(p_kinds text[]) RETURNS text[]
+CREATE FUNCTION billing_data.require_top_up(p_threshold bigint, p_packs bigint, p_amount_minor bigint, p_currency text, p_monthly_cap_minor bigint) RETURNS void
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -2282,6 +2351,10 @@ CREATE FUNCTION billing_data.role_of_caller(p_api_key_id uuid) RETURNS text
 
 CREATE FUNCTION billing_data.run_maintenance_step(p_step text, p_before timestamp with time zone, OUT is_well boolean, OUT detail text) RETURNS record
     LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.saved_card(p_top_up_id uuid, p_account_id uuid, p_payment_id text, p_customer_id text, p_payment_method_id text, p_card text) RETURNS TABLE(provider text, payment_id text, customer_id text, payment_method_id text, card text)
+    LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.seal_accounts(p_day date, p_after uuid, p_entries bigint, OUT through uuid, OUT seals bigint, OUT entries bigint) RETURNS record
@@ -2361,10 +2434,25 @@ CREATE FUNCTION billing_data.timeline_places(p_account_ids uuid[], p_kinds text[
 
 CREATE FUNCTION billing_data.timeline_span(p_account billing_data.accounts, p_account_ids uuid[], p_kinds text[], p_from date, p_to date, p_cursor text, OUT at timestamp with time zone, OUT rank integer, OUT id uuid, OUT version bigint, OUT begins_at timestamp with time zone, OUT after bigint, OUT is_cut boolean) RETURNS record
     LANGUAGE plpgsql STABLE
+CREATE FUNCTION billing_data.tell_of_top_up(p_top_up_id uuid, p_payment_id text) RETURNS void
+    LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.told_returns(p_ids text[], p_kinds text[], p_amounts_minor bigint[], p_withdrawn boolean[], p_away_minor bigint[], p_states text[], p_transactions bigint[], p_occurred_at timestamp with time zone) RETURNS SETOF billing_data.payment_returns
     LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.top_up_lease() RETURNS interval
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE;
+
+CREATE FUNCTION billing_data.top_up_pause(p_failures bigint) RETURNS interval
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE;
+
+CREATE FUNCTION billing_data.top_up_problem_words(p_problem text) RETURNS text
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE;
+
+CREATE FUNCTION billing_data.top_up_spent(p_account_id uuid, p_currency text, p_at timestamp with time zone) RETURNS bigint
+    LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.topics() RETURNS TABLE(place bigint, task text, name text, words text)
@@ -2445,6 +2533,10 @@ CREATE FUNCTION billing_data.window_start(p_period text, p_at timestamp with tim
 
 CREATE FUNCTION billing_data.with_profile(p_account billing_data.accounts, p_customer_email text, p_user_role text, p_agent_id text, p_marketing_opt_in boolean, p_marketing_opt_in_source text, p_now timestamp with time zone) RETURNS billing_data.accounts
     LANGUAGE plpgsql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.withdraw_top_ups(p_account_ids uuid[], p_end_reason text) RETURNS bigint
+    LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.wrapped(p_text text, p_width integer) RETURNS text
@@ -2837,6 +2929,60 @@ CREATE TABLE billing_data.sign_in_tickets (
     CONSTRAINT sign_in_tickets_hash CHECK ((length(ticket_hash) = 32))
 );
 
+CREATE TABLE billing_data.top_up_attempts (
+    account_id uuid NOT NULL,
+    purchase_id uuid NOT NULL,
+    top_up_id uuid NOT NULL,
+    state text DEFAULT 'open'::text NOT NULL,
+    problem text,
+    tries bigint DEFAULT 0 NOT NULL,
+    created_at timestamp with time zone NOT NULL,
+    leased_until timestamp with time zone NOT NULL,
+    ended_at timestamp with time zone,
+    CONSTRAINT top_up_attempts_ended CHECK (((state = 'open'::text) = (ended_at IS NULL))),
+    CONSTRAINT top_up_attempts_failed CHECK (((state <> 'failed'::text) OR (problem IS NOT NULL))),
+    CONSTRAINT top_up_attempts_problem CHECK ((problem ~ '^[a-z][a-z0-9_]{0,99}$'::text)),
+    CONSTRAINT top_up_attempts_state CHECK ((state = ANY (ARRAY['open'::text, 'succeeded'::text, 'failed'::text, 'canceled'::text]))),
+    CONSTRAINT top_up_attempts_tries CHECK ((tries >= 0))
+)
+WITH (fillfactor='80');
+
+CREATE TABLE billing_data.top_ups (
+    id uuid NOT NULL,
+    account_id uuid NOT NULL,
+    threshold bigint NOT NULL,
+    packs bigint NOT NULL,
+    amount_minor bigint NOT NULL,
+    currency character varying(3) NOT NULL,
+    monthly_cap_minor bigint NOT NULL,
+    provider text NOT NULL,
+    payment_id character varying(255) NOT NULL,
+    customer_id character varying(255),
+    payment_method_id character varying(255),
+    card character varying(255),
+    consent_version character varying(255) NOT NULL,
+    consent_text character varying(1000) NOT NULL,
+    consented_at timestamp with time zone NOT NULL,
+    api_key_id uuid,
+    database_role text,
+    failures bigint DEFAULT 0 NOT NULL,
+    problem text,
+    next_attempt_at timestamp with time zone NOT NULL,
+    ended_at timestamp with time zone,
+    end_reason text,
+    CONSTRAINT top_ups_amount_positive CHECK ((amount_minor > 0)),
+    CONSTRAINT top_ups_cap CHECK ((monthly_cap_minor >= amount_minor)),
+    CONSTRAINT top_ups_card CHECK (((ended_at IS NOT NULL) OR (num_nonnulls(customer_id, payment_method_id) = 2))),
+    CONSTRAINT top_ups_end_reason CHECK ((end_reason = ANY (ARRAY['erased'::text, 'failures'::text, 'merged'::text, 'price_changed'::text, 'replaced'::text, 'staff'::text, 'withdrawn'::text]))),
+    CONSTRAINT top_ups_ended CHECK ((num_nonnulls(ended_at, end_reason) = ANY (ARRAY[0, 2]))),
+    CONSTRAINT top_ups_failures CHECK ((((failures >= 0) AND (failures <= 2)) OR ((failures = 3) AND (ended_at IS NOT NULL)))),
+    CONSTRAINT top_ups_one_writer CHECK ((num_nonnulls(api_key_id, database_role) = 1)),
+    CONSTRAINT top_ups_packs CHECK (((packs >= 1) AND (packs <= 1000))),
+    CONSTRAINT top_ups_problem CHECK ((problem ~ '^[a-z][a-z0-9_]{0,99}$'::text)),
+    CONSTRAINT top_ups_threshold CHECK ((threshold >= 0))
+)
+WITH (fillfactor='80');
+
 CREATE TABLE billing_data.usage_figures_state (
     id boolean DEFAULT true NOT NULL,
     complete_through timestamp with time zone DEFAULT '-infinity'::timestamp with time zone NOT NULL,
@@ -3027,6 +3173,12 @@ ALTER TABLE ONLY billing_data.settings
 ALTER TABLE ONLY billing_data.sign_in_tickets
     ADD CONSTRAINT sign_in_tickets_pkey PRIMARY KEY (ticket_hash);
 
+ALTER TABLE ONLY billing_data.top_up_attempts
+    ADD CONSTRAINT top_up_attempts_pkey PRIMARY KEY (account_id, purchase_id);
+
+ALTER TABLE ONLY billing_data.top_ups
+    ADD CONSTRAINT top_ups_pkey PRIMARY KEY (id);
+
 ALTER TABLE ONLY billing_data.admin_users
     ADD CONSTRAINT uq_admin_users_google_id UNIQUE (google_id);
 
@@ -3151,6 +3303,12 @@ CREATE INDEX refused_charges_by_time ON billing_data.refused_charges USING brin 
 
 CREATE INDEX seals_day ON billing_data.seals USING btree (day, account_id, last_version);
 
+CREATE UNIQUE INDEX top_up_attempts_one_open ON billing_data.top_up_attempts USING btree (account_id) WHERE (state = 'open'::text);
+
+CREATE INDEX top_ups_account_id ON billing_data.top_ups USING btree (account_id, consented_at);
+
+CREATE UNIQUE INDEX top_ups_one_in_force ON billing_data.top_ups USING btree (account_id) WHERE (ended_at IS NULL);
+
 CREATE INDEX user_activity_last_day ON billing_data.user_activity USING btree (last_day);
 
 ALTER INDEX billing_data.credit_checks_account ATTACH PARTITION billing_data.credit_checks_default_account_id_created_at_idx;
@@ -3228,6 +3386,10 @@ ALTER TABLE billing_data.seal_heads ENABLE ALWAYS TRIGGER seal_heads_append_only
 CREATE TRIGGER seals_append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON billing_data.seals FOR EACH STATEMENT EXECUTE FUNCTION billing_data.refuse_change();
 
 ALTER TABLE billing_data.seals ENABLE ALWAYS TRIGGER seals_append_only;
+
+CREATE TRIGGER top_ups_fixed BEFORE DELETE OR UPDATE OF id, account_id, threshold, packs, amount_minor, currency, monthly_cap_minor, provider, payment_id, consented_at, api_key_id, database_role OR TRUNCATE ON billing_data.top_ups FOR EACH STATEMENT EXECUTE FUNCTION billing_data.refuse_change('what was agreed to never changes');
+
+ALTER TABLE billing_data.top_ups ENABLE ALWAYS TRIGGER top_ups_fixed;
 
 ALTER TABLE ONLY billing_data.account_merges
     ADD CONSTRAINT account_merges_account FOREIGN KEY (account_id) REFERENCES billing_data.accounts(id) ON DELETE RESTRICT;
@@ -3336,6 +3498,18 @@ ALTER TABLE ONLY billing_data.reversed_entries
 
 ALTER TABLE ONLY billing_data.sign_in_tickets
     ADD CONSTRAINT sign_in_tickets_admin FOREIGN KEY (admin_user_id) REFERENCES billing_data.admin_users(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY billing_data.top_up_attempts
+    ADD CONSTRAINT top_up_attempts_purchase FOREIGN KEY (account_id, purchase_id) REFERENCES billing_data.purchases(account_id, id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY billing_data.top_up_attempts
+    ADD CONSTRAINT top_up_attempts_top_up FOREIGN KEY (top_up_id) REFERENCES billing_data.top_ups(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY billing_data.top_ups
+    ADD CONSTRAINT top_ups_account FOREIGN KEY (account_id) REFERENCES billing_data.accounts(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY billing_data.top_ups
+    ADD CONSTRAINT top_ups_provider FOREIGN KEY (provider) REFERENCES billing_data.payment_providers(kind) ON DELETE RESTRICT;
 
 ALTER TABLE ONLY billing_data.verification_ranges
     ADD CONSTRAINT verification_ranges_run FOREIGN KEY (run_id) REFERENCES billing_data.verification_runs(id) ON DELETE CASCADE;

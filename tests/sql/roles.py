@@ -68,6 +68,17 @@ WRITES: dict[str, dict[str, Any]] = {
     "create_credit": {**person("nobody"), "amount_minor": 1},
     "create_staff_token": {"token_hash": bytes(32)},
     "delete_cap": {"cap_id": NOBODY, "reason": "a test"},
+    "end_top_up": {"account_id": NOBODY, "reason": "a test"},
+    "set_top_up": {
+        **person("nobody"),
+        "threshold": 2,
+        "packs": 1,
+        "amount_minor": 500,
+        "currency": "USD",
+        "monthly_cap_minor": 2000,
+        "consent_version": "1",
+        "consent_text": "Charge my card.",
+    },
     "end_staff_sessions": {"email": "nobody@example.com", "reason": "a test"},
     "invite_admin": {"email": "nobody@example.com", "reason": "a test"},
     "record_credit": {
@@ -159,6 +170,7 @@ READS: dict[str, dict[str, Any]] = {
     "get_account": person("nobody"),
     "get_hold": {"hold_id": NOBODY},
     "list_holds": person("nobody"),
+    "get_top_up": {"account_id": NOBODY},
     "list_transactions": person("nobody"),
     "statement": {"account_id": NOBODY},
 }
@@ -190,6 +202,8 @@ STAFF_READS: dict[str, dict[str, Any]] = {
     "list_provider_configs": {},
     "list_purchases": {},
     "list_top_consumers": {},
+    "list_top_up_attempts": {},
+    "list_top_ups": {},
     "list_usage": {},
 }
 

@@ -39,6 +39,7 @@ from tests.sql.payments import (
     problems_of,
     warn,
 )
+from tests.sql.top_ups import agree, claim
 from tests.support import Database, unique, wait_for
 
 # Tables in which nothing is of a person who uses the service, and why.
@@ -110,6 +111,8 @@ KEPT = {
     "payment_warnings": {"kind", "payment_id", "provider", "warning_id"},
     "purchases": {"currency", "database_role", "payment_id", "payment_status", "provider"},
     "refused_charges": {"account_currency", "cap", "currency", "database_role", "reason"},
+    "top_up_attempts": {"problem", "state"},
+    "top_ups": {"currency", "database_role", "end_reason", "payment_id", "problem", "provider"},
 }
 _TEXTS = ("text", "character varying", "jsonb")
 
@@ -187,7 +190,12 @@ def _planted(database: Database, mark: str) -> UUID:
             "process_payment_event", event_id=unique("evt"), event_type="customer.created",
             payload=json.dumps({"email": mark}), action="ignore",
         )  # fmt: skip
+        agree(
+            dba, who, payment_id, threshold=3, consent_version=mark, consent_text=mark, card=mark,
+            customer_id=mark, payment_method_id=mark,
+        )  # fmt: skip
         dba.row("create_charge", **who, amount_minor=20)
+        assert account in {row["account_id"] for row in claim(web)}
         give_back(dba, payment_id, (unique("re"), PRICE))
         warn(dba, payment_id, f"issfr_{payment_id}")
         dba.row("resolve_payment_warning", warning_id=f"issfr_{payment_id}", reason=mark)
@@ -296,7 +304,7 @@ def test_an_erased_person_is_nowhere_and_the_books_agree(
         assert foretold.keys() >= {
             "account_notes", "accounts", "admin_audit_logs", "account_requests", "batch_requests",
             "charges_and_credits", "credit_checks", "outbox", "payment_effects", "payment_events",
-            "payment_returns", "payment_warnings", "purchases", "refused_charges",
+            "payment_returns", "payment_warnings", "purchases", "refused_charges", "top_ups",
         }  # fmt: skip
         assert mark not in dump_of(module_database)
         assert _erase(dba, account) == {}

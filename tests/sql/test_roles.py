@@ -74,6 +74,8 @@ TABLES = (
     "seals",
     "settings",
     "sign_in_tickets",
+    "top_up_attempts",
+    "top_ups",
     "usage_figures",
     "usage_figures_state",
     "user_activity",
@@ -125,6 +127,7 @@ COLUMNS = {
     "reversed_entries": "entry_id",
     "refused_charges": "reason",
     "sign_in_tickets": "admin_user_id",
+    "top_up_attempts": "account_id",
     "usage_figures": "slot",
     "usage_figures_state": "complete_through",
     "verification_ranges": "place",
@@ -251,9 +254,11 @@ def test_every_writing_function_is_tried_without_an_actor(module_database: Datab
     # Housekeeping that any session of the service may do; it does nothing in anybody's name.
     housekeeping = {
         "claim_deliveries",
+        "claim_top_ups",
         "create_check_partitions",
         "get_account_holders",
         "note_delivery",
+        "note_top_up",
         "record_api_key_use",
         "retire_expired_api_key",
         "seal_entries",

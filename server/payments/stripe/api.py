@@ -30,7 +30,9 @@ from server.payments.provider import (
     PaymentMissing,
     PaymentProviderError,
     Purchase,
+    RequestRefused,
     ReturnListing,
+    SavedCard,
 )
 from server.payments.stripe.events import (
     claim_of,
@@ -49,6 +51,7 @@ _RETRIES = 1
 _AT_ONCE = 50
 _PAGE = 100
 _PAYMENT_ID = re.compile(rf"[A-Za-z0-9_]{{1,{most('payment_id')}}}")
+_WORD = re.compile("[a-z][a-z0-9_]{0,99}")
 T = TypeVar("T")
 
 
@@ -98,10 +101,11 @@ class StripeApi:
                 "external_id": purchase.external_id,
                 "purchase_id": purchase.purchase_id,
             },
+            **await self._card_of(purchase),
         }
         courtesies: Any = {
             "description": f"Purchase {purchase.uses} uses",
-            "receipt_email": purchase.customer_email,
+            **({"receipt_email": purchase.customer_email} if purchase.customer_email else {}),
         }
         create = self._client.v1.payment_intents.create_async
         try:
@@ -112,7 +116,7 @@ class StripeApi:
                     {"idempotency_key": f"purchase-{purchase.purchase_id}"},
                 ),
             )
-        except _InvalidRequest:
+        except RequestRefused:
             # A receipt that cannot be sent is no reason not to sell (what agents send as an address
             # may not be one). Other parameters need another idempotency key.
             made = await self._ask(
@@ -129,6 +133,62 @@ class StripeApi:
                 "create_intent", lambda: create(needed | courtesies, {"idempotency_key": key})
             )
         return _payment(made)
+
+    async def _card_of(self, purchase: Purchase) -> Mapping[str, Any]:
+        """What an intent says of the card: the one that pays, or that it is to be saved, for a new
+        customer of Stripe's."""
+        if purchase.card is not None:
+            return {
+                "customer": purchase.card.customer_id,
+                "payment_method": purchase.card.payment_method_id,
+                # A means of payment that leads to another page needs its owner.
+                "automatic_payment_methods": {"enabled": True, "allow_redirects": "never"},
+            }
+        if not purchase.save_card:
+            return {}
+        params: Any = {"metadata": {"account_id": purchase.account_id}}
+        create = self._client.v1.customers.create_async
+        key = f"customer-{purchase.purchase_id}"
+        customer = await self._ask(
+            "create_customer", lambda: create(params, {"idempotency_key": key})
+        )
+        return {"customer": customer.id, "setup_future_usage": "off_session"}
+
+    async def get_saved_card(self, payment_id: str) -> SavedCard | None:
+        """The card that a payment saved. Raises PaymentMissing, PaymentProviderError."""
+        retrieve = self._client.v1.payment_intents.retrieve_async
+        expand: Any = {"expand": ["payment_method"]}
+        intent = (await self._ask("get_intent", lambda: retrieve(payment_id, expand))).to_dict()
+        method, customer_id = intent.get("payment_method"), intent.get("customer")
+        if intent.get("status") != "succeeded" or not customer_id or not isinstance(method, dict):
+            return None
+        card = method.get("card") or {}
+        text = f"{card.get('brand') or method.get('type')} {card.get('last4') or ''}".strip()
+        return SavedCard(customer_id, method["id"], text[: most("card")])
+
+    async def charge_card(self, payment_id: str) -> Payment:
+        """Confirms an intent without its customer, by the card that it names. Stripe pays an intent
+        once at most. Raises PaymentMissing, PaymentProviderError."""
+        confirm = self._client.v1.payment_intents.confirm_async
+        params: Any = {"off_session": True}
+        try:
+            return _payment(await self._ask("confirm_intent", lambda: confirm(payment_id, params)))
+        except RequestRefused:  # the card was declined, or another server was first
+            payment = await self.get_payment(payment_id)
+            if payment.is_untried:
+                raise
+            return payment
+
+    async def cancel_payment(self, payment_id: str) -> Payment:
+        """Cancels an intent that is not paid. Raises PaymentMissing, PaymentProviderError."""
+        cancel = self._client.v1.payment_intents.cancel_async
+        try:
+            return _payment(await self._ask("cancel_intent", lambda: cancel(payment_id)))
+        except RequestRefused:  # it is paid, or was canceled before
+            payment = await self.get_payment(payment_id)
+            if payment.status not in ("succeeded", "canceled"):
+                raise
+            return payment
 
     async def get_payment(self, payment_id: str) -> Payment:
         """Reads a payment. Raises PaymentMissing, PaymentProviderError."""
@@ -238,10 +298,6 @@ class StripeApi:
             metrics.PROVIDER_DURATION.observe(perf_counter() - started)
 
 
-class _InvalidRequest(PaymentProviderError):
-    """Stripe refuses the parameters."""
-
-
 class _ServerFault(PaymentProviderError):
     """Stripe answered with a server error."""
 
@@ -258,17 +314,19 @@ async def _explained(call: Awaitable[T]) -> T:
     except stripe.PermissionError:
         raise NotPermitted(
             "the Stripe API key lacks a permission: it needs PaymentIntents (write), Charges,"
-            " Refunds and Disputes (read)"
+            " Refunds and Disputes (read), and for top-ups Customers (write), PaymentMethods (read)"
         ) from None
     except stripe.RateLimitError:
         raise PaymentProviderError("Stripe limits our requests (429)") from None
     except stripe.InvalidRequestError as error:
         if error.http_status == 404 or error.code == "resource_missing":
             raise PaymentMissing from None
-        raise _InvalidRequest(
+        raise RequestRefused(
             f"Stripe refuses the request: status {error.http_status}, code {error.code},"
             f" parameter {error.param}"
         ) from None
+    except stripe.CardError as error:
+        raise RequestRefused(f"Stripe could not charge the card: {error.code}") from None
     except stripe.APIConnectionError:
         raise PaymentProviderError("Stripe cannot be reached, or is too slow") from None
     except stripe.StripeError as error:
@@ -293,9 +351,24 @@ def _payment(made: Any) -> Payment:
             intent["currency"].upper(),
             intent["status"],
             claim_of(intent.get("metadata")),
+            is_untried=intent["status"] == "requires_confirmation",
+            is_processing=intent["status"] == "processing",
+            problem=_problem(intent),
         )
     except (KeyError, TypeError, AttributeError):
         raise PaymentProviderError("Stripe's answer is no payment") from None
+
+
+def _problem(intent: Mapping[str, Any]) -> str:
+    """Why a payment failed, in one word of the bank's or of Stripe's."""
+    error = intent.get("last_payment_error")
+    if intent["status"] == "requires_action":
+        return "authentication_required"
+    if not isinstance(error, dict):
+        return ""
+    code, why = error.get("code"), error.get("decline_code")
+    word = code if why in (None, "generic_decline", "authentication_required") else why
+    return word if isinstance(word, str) and _WORD.fullmatch(word) else "card_declined"
 
 
 def _time(subject: Mapping[str, Any]) -> datetime:

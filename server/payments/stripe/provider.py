@@ -89,7 +89,8 @@ class Stripe:
             Step(
                 "In Stripe's dashboard, under Developers, API keys: copy the secret key and the"
                 " publishable key, first of test mode. A restricted key needs PaymentIntents"
-                " (write), and Charges, Refunds and Disputes (read)."
+                " (write), and Charges, Refunds and Disputes (read); for top-ups also Customers"
+                " (write) and PaymentMethods (read)."
             ),
             Step("Store both here, and test the connection."),
             Step(

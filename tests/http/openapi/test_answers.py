@@ -23,6 +23,8 @@ from tests.http.openapi.helpers import (
     SIGNED,
     STRIPE,
     example_account,
+    example_top_up,
+    known_card,
     known_payment,
     new_charge,
     payment_example,
@@ -61,6 +63,8 @@ def test_the_example_request_is_accepted_and_answered_as_described(
     service: Service, name: str
 ) -> None:
     example_account(service)
+    if name in ("getTopUp", "endTopUp"):
+        example_top_up(service)
     answer = send(service, name)
     assert str(answer.status_code) == next(iter(OPERATIONS[name]["responses"]))
     validate_answer(name, answer)
@@ -118,7 +122,7 @@ def test_a_denied_check_is_as_described(service: Service) -> None:
 
 
 def _wrong_shape(service: Service, name: str) -> httpx2.Response:
-    if name.startswith("getAccount"):
+    if name.startswith("getAccount") or name in ("getTopUp", "endTopUp"):
         answer = send(service, name, path=_account_path(name, "google", "user-1042"))
     elif name.startswith("getPurchase"):
         answer = send(service, name, path=_payment_path(name, "pi_%00"))
@@ -187,7 +191,8 @@ def _body(name: str, user: str, **fields: Any) -> Json:
 
 
 def _unknown_user(service: Service, name: str) -> Any:
-    if name.startswith("getAccount"):
+    if name.startswith("getAccount") or name.endswith("TopUp"):
+        example_account(service)
         return send(service, name, path=_account_path(name, "oauth:google", unique()))
     return send(service, name, body=_body(name, unique()), headers={})
 
@@ -245,7 +250,22 @@ def _sold_to_another(service: Service, name: str) -> Any:
     return send(service, name, body=body, headers={})
 
 
+def _other_consent(service: Service, **changes: Any) -> Any:
+    """The example's consent with changes, of a user who never agreed to one."""
+    example_account(service)
+    path = _account_path("setTopUp", "oauth:google", make_known(service, unique()))
+    content = OPERATIONS["setTopUp"]["requestBody"]["content"]["application/json"]
+    return send(service, "setTopUp", path=path, body={**content["example"], **changes})
+
+
+def _never_agreed(service: Service, name: str) -> Any:
+    path = _account_path(name, "oauth:google", make_known(service, unique()))
+    return send(service, name, path=path)
+
+
 def _unknown_payment(service: Service, name: str) -> Any:
+    if name == "setTopUp":
+        return _other_consent(service, payment_id="pi_unknown")
     return send(service, name, path=_payment_path(name, "pi_unknown"))
 
 
@@ -259,10 +279,15 @@ def _no_provider(service: Service, name: str) -> Any:
 
 def _stripe_is_down(service: Service, name: str) -> Any:
     path = _payment_path(name, known_payment(service, payment_example()))
+    body = _body(name, unique())
+    if name == "setTopUp":
+        example_account(service)
+        content = OPERATIONS[name]["requestBody"]["content"]["application/json"]
+        body = {**content["example"], "payment_id": known_card(service, payment_example())}
     for method in ("GET", "POST"):
         STRIPE.on(method, "/v1/payment_intents", Drop(), times=9)
     try:
-        return send(service, name, path=path, body=_body(name, unique()), headers={})
+        return send(service, name, path=path, body=body, headers={})
     finally:
         forget_faults(STRIPE)
 
@@ -354,6 +379,9 @@ PROVOKE: dict[str, Callable[[Service, str], Any]] = {
     "reversal_too_great": lambda service, name: _reverse(
         service, _paid_charge(service), amount_minor=6
     ),
+    "top_up_card_missing": lambda service, name: _other_consent(service, payment_id=None),
+    "top_up_not_found": _never_agreed,
+    "top_up_price_changed": lambda service, name: _other_consent(service, amount_minor=501),
     "unsupported_content_encoding": lambda service, name: send(
         service, name, headers={"Content-Encoding": "gzip"}
     ),
@@ -370,6 +398,10 @@ PROVOKE: dict[str, Callable[[Service, str], Any]] = {
 REVERSALS = {"already_reversed", "charge_not_found", "free_use_is_whole"} | {
     code for code in PROVOKE if code.startswith("reversal_")
 }
+
+
+# Only the operations of top-ups answer these.
+TOP_UPS = {code for code in PROVOKE if code.startswith("top_up_")}
 
 
 WEBHOOKS = {code for code in PROVOKE if code.startswith("webhook_")}
@@ -407,7 +439,8 @@ def test_every_error_that_is_described_is_answered_as_described(
         PROVOKE.keys()
         - {"not_found", "permission_missing", "api_key_expired"}
         - WEBHOOKS
-        - REVERSALS,
+        - REVERSALS
+        - TOP_UPS,
     ),
 )
 @pytest.mark.parametrize(
