@@ -30,7 +30,7 @@ from tests.sql.payments import (
     give_back,
     purchases_of,
 )
-from tests.sql.top_ups import CARD, TERMS, Saver, agree, claim, note
+from tests.sql.top_ups import CARD, TERMS, Saver, agree, claim, note, stop_clock
 from tests.support import Database, unique
 
 
@@ -162,7 +162,7 @@ def test_a_top_up_that_another_server_holds_is_passed_over(
     assert held.attempt(web)
 
 
-def test_what_holds_keep_is_not_available_and_what_is_over_keeps_nothing(
+def test_what_holds_keep_is_not_available(
     module_database: Database, dba: Caller, web: Caller
 ) -> None:
     saver = Saver(module_database, 5, threshold=2)
@@ -173,15 +173,23 @@ def test_what_holds_keep_is_not_available_and_what_is_over_keeps_nothing(
     dba.row("release_hold", hold_id=hold["hold_id"], reason="a test")
     assert note(web, attempt, "made", payment_id=unique("pi"))["next_step"] == "cancel"
     note(web, attempt, "canceled")
-    over = dba.row("create_hold", **saver.who, amount_minor=3)
-    module_database.execute(
-        "UPDATE billing_data.holds SET created_at = created_at - interval '1 day',"
-        " expires_at = billing_data.clock() WHERE id = %s", over["hold_id"],
-    )  # fmt: skip
-    module_database.execute(
-        "UPDATE billing_data.accounts SET due_at = billing_data.clock() WHERE id = %s", saver.id
-    )
-    assert saver.attempts(web) == []
+
+
+def test_a_hold_that_is_over_and_not_booked_yet_does_not_make_the_credits_low(
+    database: Database,
+) -> None:
+    configure_provider(database)
+    saver = Saver(database, 5, threshold=2)
+    with session(database, "t_dba") as dba, session(database, "t_web") as web:
+        over = dba.row("create_hold", **saver.who, amount_minor=3)["expires_at"]
+        stop_clock(database, over - timedelta(microseconds=1))
+        saver.later()
+        attempt = saver.attempt(web)
+        stop_clock(database, over)
+        assert note(web, attempt, "made", payment_id=unique("pi"))["next_step"] == "cancel"
+        note(web, attempt, "canceled")
+        assert account_of(database, saver.who)["held_credits"] == 3
+        assert saver.attempts(web) == []
 
 
 # The price and the cap

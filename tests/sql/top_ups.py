@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -38,6 +39,14 @@ def note(web: Caller, attempt: dict[str, Any], outcome: str, **more: Any) -> dic
     """What a server says of an attempt."""
     names = ("account_id", "purchase_id")
     return web.row("note_top_up", outcome=outcome, **{n: attempt[n] for n in names}, **more)
+
+
+def stop_clock(database: Database, at: datetime) -> None:
+    """Stops the clock of the rules for good, in a database of the test's own."""
+    database.execute(
+        "CREATE OR REPLACE FUNCTION billing_data.clock() RETURNS timestamptz LANGUAGE sql VOLATILE"
+        f" RETURN '{at.isoformat()}'::timestamptz"
+    )
 
 
 class Saver:
