@@ -284,12 +284,6 @@ def get_session(*, session_hash: bytes) -> None: ...
 def get_settings() -> None: ...
 
 
-@function("day charges credits_used")
-def list_account_days(
-    *, account_id: UUID, days: int = ..., session_hash: bytes | None = ...
-) -> None: ...
-
-
 @function(
     "account_id top_up_id status threshold packs uses amount_minor currency amount_text "
     "monthly_cap_minor monthly_cap_text spent_this_month_minor spent_this_month_text card "
@@ -303,6 +297,12 @@ def get_top_up(
     external_id: str | None = ...,
     api_key_id: UUID | None = ...,
     session_hash: bytes | None = ...,
+) -> None: ...
+
+
+@function("day charges credits_used")
+def list_account_days(
+    *, account_id: UUID, days: int = ..., session_hash: bytes | None = ...
 ) -> None: ...
 
 

@@ -1557,24 +1557,6 @@ CREATE FUNCTION billing_data.erase_top_ups(p_account_ids uuid[]) RETURNS bigint
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE TABLE billing_data.admin_audit_logs (
-    id uuid DEFAULT gen_random_uuid() NOT NULL,
-    admin_user_id uuid,
-    action character varying(100) NOT NULL,
-    resource_type character varying(50) NOT NULL,
-    resource_id character varying(255),
-    changes jsonb,
-    ip_address inet,
-    user_agent text,
-    created_at timestamp with time zone DEFAULT now() NOT NULL,
-    database_role text,
-    reason text,
-    database_login text DEFAULT SESSION_USER,
-    CONSTRAINT admin_audit_logs_changes CHECK ((octet_length((changes)::text) <= 1048576)),
-    CONSTRAINT admin_audit_logs_reason CHECK ((length(reason) <= 1000)),
-    CONSTRAINT admin_audit_logs_user_agent CHECK ((length(user_agent) <= 500))
-);
-
 CREATE FUNCTION billing_data.erased_audit_log(p_row billing_data.admin_audit_logs) RETURNS billing_data.admin_audit_logs
     LANGUAGE plpgsql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -2331,6 +2313,9 @@ CREATE FUNCTION billing_data.require_short(p_value text, p_argument text) RETURN
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.require_timeline_kinds(p_kinds text[]) RETURNS text[]
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.require_top_up(p_threshold bigint, p_packs bigint, p_amount_minor bigint, p_currency text, p_monthly_cap_minor bigint) RETURNS void
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -2417,6 +2402,10 @@ CREATE FUNCTION billing_data.tell_hold(p_hold_id uuid, p_outcome text) RETURNS b
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.tell_of_top_up(p_top_up_id uuid, p_payment_id text) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.time_of_id(p_id uuid) RETURNS timestamp with time zone
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -2434,8 +2423,6 @@ CREATE FUNCTION billing_data.timeline_places(p_account_ids uuid[], p_kinds text[
 
 CREATE FUNCTION billing_data.timeline_span(p_account billing_data.accounts, p_account_ids uuid[], p_kinds text[], p_from date, p_to date, p_cursor text, OUT at timestamp with time zone, OUT rank integer, OUT id uuid, OUT version bigint, OUT begins_at timestamp with time zone, OUT after bigint, OUT is_cut boolean) RETURNS record
     LANGUAGE plpgsql STABLE
-CREATE FUNCTION billing_data.tell_of_top_up(p_top_up_id uuid, p_payment_id text) RETURNS void
-    LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.told_returns(p_ids text[], p_kinds text[], p_amounts_minor bigint[], p_withdrawn boolean[], p_away_minor bigint[], p_states text[], p_transactions bigint[], p_occurred_at timestamp with time zone) RETURNS SETOF billing_data.payment_returns
