@@ -21,6 +21,7 @@ from server.admin_api import providers as providers_api
 from server.admin_api import reversals as reversals_api
 from server.admin_api import staff as staff_api
 from server.admin_api import statements as statements_api
+from server.admin_api import top_ups as top_ups_api
 from server.admin_api import users as users_api
 from server.admin_api import webhooks as webhooks_api
 from server.admin_api.endpoint import staff_endpoint
@@ -37,6 +38,7 @@ from server.admin_pages import settings as settings_page
 from server.admin_pages import staff as staff_pages
 from server.admin_pages import statements as statements_page
 from server.admin_pages import webhooks as webhooks_page
+from server.admin_pages import top_ups as top_ups_page
 from server.admin_pages.page import page, page_for_browsers, public_page
 from server.agent import (
     accounts,
@@ -64,6 +66,7 @@ from server.http.route import (
     Section,
 )
 from server.http.statements import AgentStatement, BalanceQuery, PeriodQuery, StaffStatement
+from server.http.top_ups import TopUp
 from server.public import docs, service
 from server.staff import oauth
 from server.staff.guard import staff_api as guarded_for_scripts
@@ -111,14 +114,14 @@ SECTIONS: tuple[Section, ...] = (
               errors=("payment_not_found", *purchases.PROVIDER_FAULTS)),
         Route("PUT", "/v1/billing/accounts/{oauth_provider}/{external_id}/top-up", WRITE,
               top_ups.set_top_up, "Buy by a saved card when credits run low",
-              parameters=m.AccountPath, body=top_ups.TopUpRequest, answer=top_ups.TopUp,
+              parameters=m.AccountPath, body=top_ups.TopUpRequest, answer=TopUp,
               example=top_ups.AGREED, errors=top_ups.CONSENT_ERRORS),
         Route("GET", "/v1/billing/accounts/{oauth_provider}/{external_id}/top-up", READ,
               top_ups.get_top_up, "Read an account's top-up", parameters=m.AccountPath,
-              answer=top_ups.TopUp, example=top_ups.READ, errors=top_ups.ERRORS),
+              answer=TopUp, example=top_ups.READ, errors=top_ups.ERRORS),
         Route("DELETE", "/v1/billing/accounts/{oauth_provider}/{external_id}/top-up", WRITE,
               top_ups.end_top_up, "Withdraw the consent to a top-up", parameters=m.AccountPath,
-              answer=top_ups.TopUp, example=top_ups.WITHDRAWN, errors=top_ups.ERRORS),
+              answer=TopUp, example=top_ups.WITHDRAWN, errors=top_ups.ERRORS),
         *payment_events.webhook_routes(),
     )),
     Section("Accounts", "Who the users are and what became of their uses.", (
@@ -230,6 +233,13 @@ SECTIONS: tuple[Section, ...] = (
         Route("GET", "/admin/api/users/{account_id}/merges", STAFF, merges_api.list_user_merges,
               "An account's merges", parameters=s.UserPath, answer=list[merges_api.Merge],
               example=merges_api.MERGES),
+        Route("GET", "/admin/api/users/{account_id}/top-up", STAFF, top_ups_api.get_user_top_up,
+              "An account's top-up", parameters=s.UserPath, answer=top_ups_api.UserTopUp,
+              example=top_ups_api.TOP_UP, errors=("user_not_found", "top_up_not_found")),
+        Route("POST", "/admin/api/users/{account_id}/end-top-up", STAFF,
+              top_ups_api.end_user_top_up, "End an account's top-up", parameters=s.UserPath,
+              body=s.EndTopUpRequest, answer=TopUp, example=top_ups_api.ENDED,
+              errors=("user_not_found", "top_up_not_found")),
         Route("PUT", "/admin/api/users/{account_id}/status", STAFF, accounts_api.set_user_status,
               "Suspend, reactivate, close", parameters=s.UserPath, body=s.SetStatusRequest,
               answer=accounts_api.StatusChange, example=accounts_api.STATUS,
@@ -452,6 +462,8 @@ SECTIONS: tuple[Section, ...] = (
               "Erase a person's data"),
         Route("POST", "/admin/accounts/{account_id}/withdraw-consent", PAGE,
               personal_data_page.withdraw_consent, "Withdraw consent to marketing"),
+        Route("POST", "/admin/accounts/{account_id}/end-top-up", PAGE, top_ups_page.end,
+              "End an account's top-up"),
         Route("GET", "/admin/payments", PAGE, payments_page.purchases, "Purchases",
               tab="Payments"),
         Route("GET", "/admin/payments/events", PAGE, payments_page.events, "Stripe's events"),

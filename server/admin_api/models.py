@@ -193,6 +193,12 @@ class WithdrawConsentRequest(BaseModel):
     undo: Annotated[bool, f.means("Let the next consent that an agent sends count again.")] = False
 
 
+class EndTopUpRequest(BaseModel):
+    """POST /admin/api/users/{account_id}/end-top-up"""
+
+    reason: Annotated[Reason, f.AUDIT_REASON]
+
+
 class KeysQuery(BaseModel):
     """GET /admin/api/api-keys"""
 

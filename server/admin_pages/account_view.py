@@ -23,6 +23,7 @@ from server.http.app_keys import GATEWAY
 from server.http.validation import CURSOR
 from server.staff.guard import Visit
 
+_ATTEMPTS = 10  # of a top-up, the newest
 TABS = (
     ("timeline", "Timeline"),
     ("ledger", "Ledger"),
@@ -118,6 +119,7 @@ async def show_account(
         presets=sorted({*_PRESETS, settings["pack_uses"], *([needed] if needed else [])}),
         charts=await _charts(visit, account_id),
         notes=await visit.rows(functions.list_notes(account_id=account_id)),
+        top_up=await _top_up(visit, account_id),
         opened=failed.name if failed else request.query.get("do", ""),
         merges=await visit.rows(functions.list_merges(account_id=account_id)),
         configured_free_uses=settings["free_uses"],
@@ -127,6 +129,21 @@ async def show_account(
         faults=failed.faults if failed else {},
         tried=failed.tried if failed else None,
     )
+
+
+async def _top_up(visit: Visit, account_id: UUID) -> dict[str, Any] | None:
+    """The account's newest top-up, with what was agreed to before and the newest attempts; None
+    where nobody ever agreed to one."""
+    consents = await visit.rows(functions.list_top_ups(account_id=account_id))
+    if not any(str(row["account_id"]) == str(account_id) for row in consents):
+        return None
+    return {
+        "now": await visit.row(functions.get_top_up(account_id=account_id)),
+        "consents": consents,
+        "attempts": await visit.rows(
+            functions.list_top_up_attempts(account_id=account_id, limit=_ATTEMPTS)
+        ),
+    }
 
 
 def _at(visit: Visit) -> datetime | None:

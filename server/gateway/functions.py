@@ -449,6 +449,34 @@ def list_top_consumers(
 
 
 @function(
+    "account_id purchase_id payment_id status credited uses price_minor currency price_text "
+    "problem problem_text created_at ended_at"
+)
+def list_top_up_attempts(
+    *,
+    account_id: UUID | None = ...,
+    limit: int = ...,
+    offset: int = ...,
+    session_hash: bytes | None = ...,
+) -> None: ...
+
+
+@function(
+    "top_up_id account_id oauth_provider external_id status threshold packs amount_text "
+    "monthly_cap_text card consent_version consent_text consent_at consent_by failures "
+    "problem problem_text ended_at end_reason"
+)
+def list_top_ups(
+    *,
+    account_id: UUID | None = ...,
+    status: str | None = ...,
+    limit: int = ...,
+    offset: int = ...,
+    session_hash: bytes | None = ...,
+) -> None: ...
+
+
+@function(
     "total_count transaction_id type amount_minor currency description created_at "
     "balance_after transaction_type external_transaction_id metadata_message_id "
     "metadata_agent_id metadata_channel_id metadata_request_id paid_with ledger_version "

@@ -154,6 +154,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "/admin/accounts/{account_id}/export": {},
     "/admin/accounts/{account_id}/erase": {"reason": "asked for"},
     "/admin/accounts/{account_id}/withdraw-consent": {"reason": "asked for"},
+    "/admin/accounts/{account_id}/end-top-up": {"reason": "asked for"},
     "/admin/payments/problems/{event_id}": {"reason": "granted by hand"},
     "/admin/keys": {
         "name": "k",

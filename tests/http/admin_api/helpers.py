@@ -164,6 +164,33 @@ def merged_account(service: Service) -> str:
     return account
 
 
+def account_with_top_up(service: Service) -> str:
+    """A new account's id; its person has agreed to a top-up."""
+    user, payment_id = make_account(service), unique("pi")
+    service.database.execute(
+        "SELECT s.outcome FROM billing.get_settings() AS g, billing.get_account("
+        " p_oauth_provider => 'oauth:google', p_external_id => %s) AS a,"
+        " billing.settle_purchase(p_payment_id => %s, p_amount_minor => g.pack_price_minor,"
+        " p_account_id => a.account_id, p_oauth_provider => 'oauth:google',"
+        " p_external_id => a.external_id) AS s",
+        user,
+        payment_id,
+        user="t_dba",
+    )
+    service.database.execute(
+        "SELECT t.changed FROM billing.get_settings() AS g, billing.set_top_up("
+        " p_oauth_provider => 'oauth:google', p_external_id => %s, p_threshold => 2, p_packs => 1,"
+        " p_amount_minor => g.pack_price_minor, p_currency => g.pack_currency,"
+        " p_monthly_cap_minor => 4 * g.pack_price_minor, p_consent_version => '1',"
+        " p_consent_text => 'Charge my card.', p_payment_id => %s, p_customer_id => 'cus_1',"
+        " p_payment_method_id => 'pm_1', p_card => 'visa 4242') AS t",
+        user,
+        payment_id,
+        user="t_dba",
+    )
+    return account_id(service, user)
+
+
 def new_event(service: Service, event_id: str | None = None) -> str:
     """An event that needs a person."""
     name = event_id or unique("evt")
@@ -394,6 +421,12 @@ MATRIX: dict[tuple[str, str], Callable[[Service], Try]] = {
     ("POST", "/admin/api/users/{account_id}/export"): _write_account("/export", {}),
     ("POST", "/admin/api/users/{account_id}/erase"): _write_account(
         "/erase", {"reason": "asked for", "force": True}
+    ),
+    ("GET", "/admin/api/users/{account_id}/top-up"): lambda service: Try(
+        f"/admin/api/users/{account_with_top_up(service)}/top-up"
+    ),
+    ("POST", "/admin/api/users/{account_id}/end-top-up"): lambda service: Try(
+        f"/admin/api/users/{account_with_top_up(service)}/end-top-up", {"reason": "asked for"}
     ),
     ("POST", "/admin/api/users/{account_id}/withdraw-consent"): _write_account(
         "/withdraw-consent", {"reason": "asked for"}

@@ -14,6 +14,7 @@ from tests.http.admin_api.helpers import (
     MATRIX,
     STRIPE,
     Person,
+    account_with_top_up,
     merged_account,
     new_account,
     new_charge,
@@ -71,6 +72,8 @@ MADE: dict[str, Callable[[Service], str]] = {
 MADE_FOR: dict[str, dict[str, Callable[[Service], str]]] = {
     "reopenPayment": {"payment_id": resolved_payment},
     "undoUserMerge": {"account_id": merged_account},
+    "getUserTopUp": {"account_id": account_with_top_up},
+    "endUserTopUp": {"account_id": account_with_top_up},
 }
 
 
