@@ -16,8 +16,9 @@ from server.admin_pages.page import add_filters
 from server.agent.charges import CHARGE
 from server.agent.checks import CHECK
 from server.agent.guard import GUARD, Guard
+from server.agent.holds import CAPTURE_FIELDS, HOLD
 from server.config import ServeConfig
-from server.gateway import CHARGE_ITEM, CHECK_ITEM, Gateway
+from server.gateway import CAPTURE_ITEM, CHARGE_ITEM, CHECK_ITEM, HOLD_ITEM, Gateway
 from server.http.app_keys import CONFIG, GATEWAY, STOPPING
 from server.http.middleware import around_request
 from server.lazy_import import load_modules
@@ -35,8 +36,13 @@ from server.staff.sessions import COOKIES, Cookies
 
 _OBJECTS_BETWEEN_COLLECTIONS = 20_000
 
-# The fields of what checks and charges send, by the names of the composite types.
-ITEM_FIELDS = {CHECK_ITEM.name: CHECK.fields, CHARGE_ITEM.name: CHARGE.fields}
+# The fields of what agents' calls send, by the names of the composite types.
+ITEM_FIELDS = {
+    CHECK_ITEM.name: CHECK.fields,
+    CHARGE_ITEM.name: CHARGE.fields,
+    HOLD_ITEM.name: HOLD.fields,
+    CAPTURE_ITEM.name: CAPTURE_FIELDS,
+}
 
 
 def build_app(config: ServeConfig) -> web.Application:

@@ -105,9 +105,7 @@ FROM (
         'SELECT * FROM billing.list_transactions(...);'),
     ('hold_already_exists', 409, 'Hold already exists',
         'The idempotency key was used for this account; DETAIL names the hold.'),
-    ('hold_expired', 409,
-        'Hold {hold_id} is over, and not all of it is left. Available: {available}, Required:'
-        ' {required}',
+    ('hold_expired', 409, 'Hold {hold_id} is over. Available: {available}, Required: {required}',
         'A hold that is over can be captured for as long as the account still has its credits.'),
     ('hold_not_found', 404, 'Hold not found: {hold_id}',
         'SELECT * FROM billing.list_holds(...);'),

@@ -647,8 +647,8 @@ COMMENT ON FUNCTION billing_data.captured_hold IS 'A hold as it is once it is ca
 
 -- What becomes of the items of a list of captures, from the accounts' present state and the
 -- accounts locked for the list. p_left marks the items to weigh; NULL means all of them. An item
--- has no row while its outcome depends on an earlier item of its account: it is of the same hold, or
--- depends on what else is available. credits, free_uses and uses are what the item takes and
+-- has no row while its outcome depends on an earlier item of its account: it is of the same hold,
+-- or depends on what else is available. credits, free_uses and uses are what the item takes and
 -- credits_kept and free_uses_kept what its hold keeps until then; each as a sum with those of the
 -- account's items before it. p_is_capped says that caps bound what is more than was held.
 CREATE OR REPLACE FUNCTION billing_data.weigh_captures(
@@ -1378,7 +1378,7 @@ GRANT EXECUTE ON FUNCTION billing.get_hold TO billing_server, billing_dba;
 -- An account's holds, newest first, of one state (p_state: open, captured, released, expired) or of
 -- all, also those of accounts that were merged into it. p_after is the id of the last hold of the
 -- page before. An API key sees its own holds and those of its chain of rotations.
--- Errors: actor and key errors, invalid_argument.
+-- Errors: actor and key errors, invalid_argument, account_not_found.
 -- Example: SELECT * FROM billing.list_holds(p_oauth_provider => 'oauth:google',
 --     p_external_id => '1', p_state => 'open');
 CREATE OR REPLACE FUNCTION billing.list_holds(
@@ -1399,6 +1399,7 @@ DECLARE
         billing_data.authorize(p_api_key_id, p_session_hash, 'billing:read');
     v_now timestamptz := billing_data.clock();
     v_first_key_id uuid := billing_data.first_key_id(v_actor.api_key_id);
+    v_account_id uuid;
     v_keys uuid[];
     v_family uuid[];
 BEGIN
@@ -1414,10 +1415,14 @@ BEGIN
             WHERE billing_data.first_key_id(k.id) = v_first_key_id
         );
     END IF;
-    v_family := billing_data.merged_family(coalesce(
+    v_account_id := coalesce(
         billing_data.surviving_account(p_account_id),
         billing_data.account_of_identity(p_oauth_provider, p_external_id)
-    ));
+    );
+    IF v_account_id IS NULL THEN
+        PERFORM billing_data.raise_error('account_not_found');
+    END IF;
+    v_family := billing_data.merged_family(v_account_id);
     RETURN QUERY
     SELECT t.*
     FROM (

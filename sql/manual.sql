@@ -568,13 +568,14 @@ $t$SELECT *
 FROM billing.get_account_by_id(
     p_account_id => '...');$t$),
         ('get_account_holders',
-$t$Who holds these accounts. NULL when all are free; 'others' when a session that is not the
-service's holds one; otherwise the numbers of the service's transactions that hold them.
-The service's sessions are recognized by their application_name, whichever server they
-belong to. Their calls are short and take turns, so a caller that waits for them gets
-through. A caller that waits for another session's transaction, or for a long time for one
-and the same transaction, may have to be refused. An account that is being created right
-now is not visible yet and counts as held by others.$t$,
+$t$Who holds these accounts, named by their identities or by holds of theirs. NULL: all are
+free; 'others' when a session that is not the service's holds one; otherwise the numbers
+of the service's transactions that hold them. The service's sessions are recognized by
+their application_name, whichever server they belong to. Their calls are short and take
+turns, so a caller that waits for them gets through. A caller that waits for another
+session's transaction, or for a long time for one and the same transaction, may have to be
+refused. An account that is being created right now is not visible yet and counts as held
+by others.$t$,
 $t$Locks: the accounts that are free, to the end of the transaction. It waits 50 ms at most,
 where a row was updated meanwhile. Writes: nothing. Errors: 55P03 when it would have to
 wait longer.$t$,
@@ -785,7 +786,7 @@ $t$An account's holds, newest first, of one state (p_state: open, captured, rele
 expired) or of all, also those of accounts that were merged into it. p_after is the id of
 the last hold of the page before. An API key sees its own holds and those of its chain of
 rotations.$t$,
-$t$Errors: actor and key errors, invalid_argument.$t$,
+$t$Errors: actor and key errors, invalid_argument, account_not_found.$t$,
 $t$SELECT *
 FROM billing.list_holds(
     p_oauth_provider => 'oauth:google',

@@ -396,6 +396,7 @@ AS $$
         ('create_charges', NULL, 'as servers of the release before send it'),
         ('create_charges_once', NULL, 'as servers of the release before send it'),
         ('process_payment_event', NULL, 'as the server read it in the event'),
+        ('get_account_holders', 'p_hold_ids', 'holds of more accounts'),
         ('get_account_holders', 'p_oauth_providers', 'of each account its identity''s provider'),
         ('charge_items_once', 'p_items', 'the items; billing.charge_item has their fields'),
         ('hold_items', 'p_items', 'the holds, rows of billing.hold_item'),

@@ -330,16 +330,7 @@ async def _refusal(request: web.Request, call: Call, row: Row, *, replays: bool)
         return await _refused_by_cap(call.gateway, outcome, orjson.loads(row["cap"]))
     error = await _refused_row(call.gateway, outcome, row)
     if outcome == "insufficient_credits":
-        balance, required = row["balance"], row["amount_minor"]
-        error.extra = {
-            "balance": balance,
-            "required": required,
-            "shortfall": required - balance,
-            "retryable": False,
-        }
-        purchase_url = request.app[CONFIG].purchase_url
-        if purchase_url:
-            error.extra["purchase_url"] = purchase_url
+        tell_shortfall(request, error, row["balance"], row["amount_minor"])
     return error
 
 
@@ -355,6 +346,20 @@ async def _refused_by_cap(gateway: Gateway, slug: str, told: dict[str, Any]) -> 
         seconds = (datetime.fromisoformat(told["resets_at"]) - datetime.now(UTC)).total_seconds()
         error.headers = {"Retry-After": str(max(1, ceil(seconds)))}
     return error
+
+
+def tell_shortfall(request: web.Request, error: ApiError, balance: int, required: int) -> None:
+    """Adds to an error what the account has, what it needed, and where to buy credits."""
+    extra: dict[str, Any] = {
+        "balance": balance,
+        "required": required,
+        "shortfall": required - balance,
+        "retryable": False,
+    }
+    purchase_url = request.app[CONFIG].purchase_url
+    if purchase_url:
+        extra["purchase_url"] = purchase_url
+    error.extra = extra
 
 
 async def _refused_row(gateway: Gateway, slug: str, row: Row) -> ApiError:

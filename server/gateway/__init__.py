@@ -7,9 +7,9 @@ server/http/errors.py turns both into HTTP answers. Each module has one job:
 
     gateway         chooses the slots and connections of each kind of call
     functions       the functions, generated from the catalogue; `call` makes statements of them
-    batcher         sends checks and charges that arrive together in one call
+    batcher         sends checks, charges, holds or captures that arrive together in one call
     keyed_batches   batches of charges that take effect once per Idempotency-Key
-    items           how lists of checks and charges are sent
+    items           how lists of checks, charges, holds and captures are sent
     slots           how many calls of a kind run at once; `holders` says who holds an account
     database        makes calls: retries those that were undone, counts them, translates errors
     refusals        what a function refuses; `errors` says what other errors mean
@@ -30,14 +30,24 @@ from server.gateway.errors import (
     Unavailable,
 )
 from server.gateway.gateway import Gateway
-from server.gateway.items import CHARGE_ITEM, CHARGE_KEY, CHECK_ITEM
+from server.gateway.items import (
+    CAPTURE_ITEM,
+    CHARGE_ITEM,
+    CHARGE_KEY,
+    CHECK_ITEM,
+    HOLD_ITEM,
+    HOLD_KEY,
+)
 from server.gateway.refusals import Refused
 from server.gateway.schema_check import SchemaMismatch
 
 __all__ = [
+    "CAPTURE_ITEM",
     "CHARGE_ITEM",
     "CHARGE_KEY",
     "CHECK_ITEM",
+    "HOLD_ITEM",
+    "HOLD_KEY",
     "Busy",
     "ConnectionLost",
     "DatabaseFault",

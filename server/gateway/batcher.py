@@ -1,4 +1,5 @@
-"""Checks and charges that arrive together are sent to the database together (design.md).
+"""Items of one kind (checks, charges, holds, captures) that arrive together are sent to the
+database together (design.md).
 
 A Batcher has one batch in flight at a time: what arrives meanwhile leaves when it is answered, so a
 lone request waits for nobody. When a batch is late, the next one leaves all the same. A batch never
@@ -92,7 +93,8 @@ class _Permits:
 class Batcher:
     """Collects items of one kind into batches. `send(items, wait)` performs one call and returns a
     row per item, each with `item` (1-based) and `outcome`. `repeatable` says whether an item may be
-    sent again when it is unknown whether it took effect.
+    sent again when it is unknown whether it took effect. The first `naming` fields of an item name
+    its account.
 
     At most `max_in_flight` batches are in flight at once. Beside them, `max_lock_waits` retry
     queues have one call each that waits for a lock, and one more call retries all others. With more
@@ -106,6 +108,7 @@ class Batcher:
         holder_of: HolderOf,
         *,
         repeatable: Callable[[Item], bool],
+        naming: int = 2,
         max_in_flight: int,
         max_lock_waits: int,
         max_queue: int,
@@ -115,6 +118,7 @@ class Batcher:
         self._send = send
         self._holder_of = holder_of
         self._repeatable = repeatable
+        self._naming = naming
         self._queue: deque[_Entry] = deque()
         self._max_in_flight = max_in_flight
         self._in_flight: list[float] = []  # the time at which each batch was sent
@@ -140,7 +144,7 @@ class Batcher:
         if len(self._queue) + self._retry_count >= self._max_queue:
             raise QueueFull()
         entry = _Entry(item, self._loop, self._timeout)
-        if self._retry_queues and item[:2] in self._retry_queues:
+        if self._retry_queues and item[: self._naming] in self._retry_queues:
             self._retry_later(entry)
         else:
             self._queue.append(entry)
@@ -274,7 +278,7 @@ class Batcher:
         return held
 
     def _retry_later(self, entry: _Entry) -> None:
-        account = entry.item[:2]
+        account = self._account_of(entry)
         self._retry_count += 1
         queue = self._retry_queues.get(account)
         if queue is None:
@@ -309,11 +313,16 @@ class Batcher:
             queue.held_since = now
         elif now > queue.held_since + self._lock_wait:
             late = [entry for entry in held if entry.deadline < now]
-            if late and queue.hold_timeout.expired(await self._holder_of(late[0].item[:2])):
+            if late and queue.hold_timeout.expired(
+                await self._holder_of(self._account_of(late[0]))
+            ):
                 _fail(late, Busy("the account is held by another transaction"))
         before = len(queue.waiting)
         queue.waiting[:] = [entry for entry in queue.waiting if not entry.future.done()]
         self._retry_count -= before - len(queue.waiting)
+
+    def _account_of(self, entry: _Entry) -> tuple[Any, ...]:
+        return entry.item[: self._naming]
 
     async def _call(self, items: Sequence[Any], wait: float | None = None) -> list[Row]:
         return sorted(await self._send(items, wait), key=_BY_NUMBER)

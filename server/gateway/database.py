@@ -21,7 +21,13 @@ _ATTEMPTS = 4  # for a call that a deadlock, a serialization failure or a deploy
 _DEPLOY_PAUSE = 0.02
 # Labels of the calls that write to the ledger.
 _LEDGER_WRITES = frozenset(
-    {"create_charges", "create_charges_once", "process_payment_event", "record_credit"}
+    {
+        "capture_holds",
+        "create_charges",
+        "create_charges_once",
+        "process_payment_event",
+        "record_credit",
+    }
 )
 
 

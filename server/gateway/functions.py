@@ -22,10 +22,6 @@ def add_admin(
 ) -> None: ...
 
 
-@function("note_id account_id created_at")
-def add_note(*, account_id: UUID, note: str, session_hash: bytes | None = ...) -> None: ...
-
-
 @function("account_id credit_id amount_minor balance_before balance_after created_at replayed")
 def adjust_credits(
     *,
@@ -85,19 +81,7 @@ def begin_purchase(
     provider: str = ...,
     api_key_id: UUID | None = ...,
     session_hash: bytes | None = ...,
-    save_card: bool = ...,
 ) -> None: ...
-
-
-@function("delivery_id event_id endpoint_id attempt url secrets payload")
-def claim_deliveries(*, most: int = ..., busy: Sequence[UUID | None] = ...) -> None: ...
-
-
-@function(
-    "account_id purchase_id oauth_provider external_id customer_email uses price_minor "
-    "currency payment_id customer_id payment_method_id provider config_data"
-)
-def claim_top_ups(*, limit: int) -> None: ...
 
 
 @function(
@@ -145,6 +129,30 @@ def create_api_key(
 def create_check_partitions(*, months: int = ..., most_rows: int | None = ...) -> None: ...
 
 
+@function(
+    "item outcome hold_id account_id amount_minor currency state paid_with captured_minor "
+    "charge_id is_late description metadata_message_id metadata_agent_id metadata_channel_id "
+    "metadata_request_id created_at expires_at settled_at balance held available "
+    "free_uses_available account_currency"
+)
+def create_hold(
+    *,
+    oauth_provider: str,
+    external_id: str,
+    amount_minor: int,
+    expires_in_seconds: int = ...,
+    description: str = ...,
+    idempotency_key: str | None = ...,
+    currency: str | None = ...,
+    metadata_message_id: str | None = ...,
+    metadata_agent_id: str | None = ...,
+    metadata_channel_id: str | None = ...,
+    metadata_request_id: str | None = ...,
+    dry_run: bool = ...,
+    api_key_id: UUID | None = ...,
+) -> None: ...
+
+
 @function()
 def create_sign_in_ticket(*, ticket_hash: bytes) -> None: ...
 
@@ -161,18 +169,6 @@ def describe_price(*, pack_price_minor: int, pack_currency: str) -> None: ...
 def end_session(*, session_hash: bytes) -> None: ...
 
 
-@function("account_id changed")
-def end_top_up(
-    *,
-    account_id: UUID | None = ...,
-    oauth_provider: str | None = ...,
-    external_id: str | None = ...,
-    reason: str | None = ...,
-    api_key_id: UUID | None = ...,
-    session_hash: bytes | None = ...,
-) -> None: ...
-
-
 @function("table_name rows_erased obstacle")
 def erase_personal_data(
     *,
@@ -181,12 +177,6 @@ def erase_personal_data(
     dry_run: bool = ...,
     force: bool = ...,
     session_hash: bytes | None = ...,
-) -> None: ...
-
-
-@function("kind sentence what_helps since is_over agent_id credits_needed payment_id")
-def explain_account(
-    *, account_id: UUID, at: datetime | None = ..., session_hash: bytes | None = ...
 ) -> None: ...
 
 
@@ -202,6 +192,17 @@ def explain_denial(
 
 @function()
 def export_personal_data(*, account_id: UUID, session_hash: bytes | None = ...) -> None: ...
+
+
+@function(
+    "item outcome hold_id account_id amount_minor currency state paid_with captured_minor "
+    "charge_id is_late description metadata_message_id metadata_agent_id metadata_channel_id "
+    "metadata_request_id created_at expires_at settled_at balance held available "
+    "free_uses_available account_currency"
+)
+def extend_hold(
+    *, hold_id: UUID, expires_in_seconds: int = ..., api_key_id: UUID | None = ...
+) -> None: ...
 
 
 @function("api_key_id key_hash acts_by_digest")
@@ -248,7 +249,21 @@ def get_account_by_id(*, account_id: UUID, session_hash: bytes | None = ...) -> 
 
 @function()
 def get_account_holders(
-    *, oauth_providers: Sequence[str | None], external_ids: Sequence[str | None]
+    *,
+    oauth_providers: Sequence[str | None],
+    external_ids: Sequence[str | None],
+    hold_ids: Sequence[UUID | None] = ...,
+) -> None: ...
+
+
+@function(
+    "item outcome hold_id account_id amount_minor currency state paid_with captured_minor "
+    "charge_id is_late description metadata_message_id metadata_agent_id metadata_channel_id "
+    "metadata_request_id created_at expires_at settled_at balance held available "
+    "free_uses_available account_currency"
+)
+def get_hold(
+    *, hold_id: UUID, api_key_id: UUID | None = ..., session_hash: bytes | None = ...
 ) -> None: ...
 
 
@@ -280,30 +295,8 @@ def get_schema_version() -> None: ...
 def get_session(*, session_hash: bytes) -> None: ...
 
 
-@function("free_uses pack_uses pack_price_minor pack_currency admin_email_domain low_balance")
+@function("free_uses pack_uses pack_price_minor pack_currency admin_email_domain")
 def get_settings() -> None: ...
-
-
-@function(
-    "account_id top_up_id status threshold packs uses amount_minor currency amount_text "
-    "monthly_cap_minor monthly_cap_text spent_this_month_minor spent_this_month_text card "
-    "consent_version consent_text consent_at failures problem problem_text next_attempt_at "
-    "ended_at end_reason attempt_status attempt_payment_id attempt_at"
-)
-def get_top_up(
-    *,
-    account_id: UUID | None = ...,
-    oauth_provider: str | None = ...,
-    external_id: str | None = ...,
-    api_key_id: UUID | None = ...,
-    session_hash: bytes | None = ...,
-) -> None: ...
-
-
-@function("day charges credits_used")
-def list_account_days(
-    *, account_id: UUID, days: int = ..., session_hash: bytes | None = ...
-) -> None: ...
 
 
 @function(
@@ -372,14 +365,29 @@ def list_daily_figures(*, days: int = ..., session_hash: bytes | None = ...) -> 
 
 
 @function(
+    "item outcome hold_id account_id amount_minor currency state paid_with captured_minor "
+    "charge_id is_late description metadata_message_id metadata_agent_id metadata_channel_id "
+    "metadata_request_id created_at expires_at settled_at balance held available "
+    "free_uses_available account_currency"
+)
+def list_holds(
+    *,
+    oauth_provider: str | None = ...,
+    external_id: str | None = ...,
+    account_id: UUID | None = ...,
+    state: str | None = ...,
+    after: UUID | None = ...,
+    limit: int = ...,
+    api_key_id: UUID | None = ...,
+    session_hash: bytes | None = ...,
+) -> None: ...
+
+
+@function(
     "merge_id merged_account_id oauth_provider external_id customer_email account_id "
     "credits_moved free_uses_given reason who created_at undone_at undo_reason problem"
 )
 def list_merges(*, account_id: UUID, session_hash: bytes | None = ...) -> None: ...
-
-
-@function("note_id account_id created_at who note")
-def list_notes(*, account_id: UUID, session_hash: bytes | None = ...) -> None: ...
 
 
 @function(
@@ -417,24 +425,6 @@ def list_purchases(
 
 
 @function(
-    "kind at id what reason writer_kind writer credits_change free_uses_change balance_after "
-    "amount_minor currency amount_text paid_credits free_uses times payment_id message_id "
-    "agent_id channel_id request_id corrects_id left_to_reverse audit_id audit_thing changes "
-    "next_cursor"
-)
-def list_timeline(
-    *,
-    account_id: UUID,
-    kinds: Sequence[str | None] | None = ...,
-    from_: date | None = ...,
-    to: date | None = ...,
-    cursor: str | None = ...,
-    limit: int = ...,
-    session_hash: bytes | None = ...,
-) -> None: ...
-
-
-@function(
     "place account_id oauth_provider external_id customer_email charges free_charges "
     "credits_used last_charge_at"
 )
@@ -444,34 +434,6 @@ def list_top_consumers(
     to: date | None = ...,
     sort: str = ...,
     limit: int = ...,
-    session_hash: bytes | None = ...,
-) -> None: ...
-
-
-@function(
-    "account_id purchase_id payment_id status credited uses price_minor currency price_text "
-    "problem problem_text created_at ended_at"
-)
-def list_top_up_attempts(
-    *,
-    account_id: UUID | None = ...,
-    limit: int = ...,
-    offset: int = ...,
-    session_hash: bytes | None = ...,
-) -> None: ...
-
-
-@function(
-    "top_up_id account_id oauth_provider external_id status threshold packs amount_text "
-    "monthly_cap_text card consent_version consent_text consent_at consent_by failures "
-    "problem problem_text ended_at end_reason"
-)
-def list_top_ups(
-    *,
-    account_id: UUID | None = ...,
-    status: str | None = ...,
-    limit: int = ...,
-    offset: int = ...,
     session_hash: bytes | None = ...,
 ) -> None: ...
 
@@ -519,23 +481,6 @@ def merge_accounts(
     idempotency_key: str | None = ...,
     dry_run: bool = ...,
     session_hash: bytes | None = ...,
-) -> None: ...
-
-
-@function()
-def note_delivery(
-    *, delivery_id: UUID, attempt: int, answer_status: int | None = ..., error: str | None = ...
-) -> None: ...
-
-
-@function("next_step payment_id switched_off")
-def note_top_up(
-    *,
-    account_id: UUID,
-    purchase_id: UUID,
-    outcome: str,
-    payment_id: str | None = ...,
-    problem: str | None = ...,
 ) -> None: ...
 
 
@@ -607,8 +552,19 @@ def record_credit(
 def refresh_figures() -> None: ...
 
 
-@function("account_id changed")
-def remove_note(*, note_id: UUID, session_hash: bytes | None = ...) -> None: ...
+@function(
+    "item outcome hold_id account_id amount_minor currency state paid_with captured_minor "
+    "charge_id is_late description metadata_message_id metadata_agent_id metadata_channel_id "
+    "metadata_request_id created_at expires_at settled_at balance held available "
+    "free_uses_available account_currency"
+)
+def release_hold(
+    *,
+    hold_id: UUID,
+    reason: str | None = ...,
+    api_key_id: UUID | None = ...,
+    session_hash: bytes | None = ...,
+) -> None: ...
 
 
 @function()
@@ -769,26 +725,6 @@ def set_provider_config(
 ) -> None: ...
 
 
-@function("account_id top_up_id changed")
-def set_top_up(
-    *,
-    oauth_provider: str,
-    external_id: str,
-    threshold: int,
-    packs: int,
-    amount_minor: int,
-    currency: str,
-    monthly_cap_minor: int,
-    consent_version: str,
-    consent_text: str,
-    payment_id: str | None = ...,
-    customer_id: str | None = ...,
-    payment_method_id: str | None = ...,
-    card: str | None = ...,
-    api_key_id: UUID | None = ...,
-) -> None: ...
-
-
 @function("admin_user_id email full_name role")
 def sign_in_admin(
     *,
@@ -864,10 +800,6 @@ def use_sign_in_ticket(*, ticket_hash: bytes) -> None: ...
 
 @function("accounts_checked mismatched payment_problems guard_faults")
 def watch_books(*, known: Sequence[UUID | None] = ..., entries: int = ...) -> None: ...
-
-
-@function("waiting due_since failed")
-def watch_outbox() -> None: ...
 
 
 @function("account_id withdrawn_at changed")

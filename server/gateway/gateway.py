@@ -15,7 +15,16 @@ from server.gateway.call import FunctionCall, Item, Row
 from server.gateway.database import Database
 from server.gateway.errors import Busy
 from server.gateway.holders import holders_of
-from server.gateway.items import CHARGE_ITEM, CHARGE_KEY, CHECK_ITEM, ItemType, lock_timeout
+from server.gateway.items import (
+    CAPTURE_ITEM,
+    CHARGE_ITEM,
+    CHARGE_KEY,
+    CHECK_ITEM,
+    HOLD_ITEM,
+    HOLD_KEY,
+    ItemType,
+    lock_timeout,
+)
 from server.gateway.keyed_batches import KeyedBatches
 from server.gateway.refusals import Refusals, Refused
 from server.gateway.replica import PRIMARY_POSITION, Replica
@@ -34,9 +43,10 @@ _SLOTS = {
     "staff": 2,
     "health_checks": 1,
 }
-_MAX_IN_FLIGHT = 2  # batches of checks, and of charges
-_MAX_LOCK_WAITS = 3  # and one call more for all other held accounts
-_BATCHERS = 2 * (_MAX_IN_FLIGHT + _MAX_LOCK_WAITS + 1)
+_MAX_IN_FLIGHT = 2  # batches of checks, and of charges, of holds and of captures
+# Calls of a kind that wait for a lock, and one call more for all other held accounts.
+_MAX_LOCK_WAITS = {CHECK_ITEM: 3, CHARGE_ITEM: 3, HOLD_ITEM: 1, CAPTURE_ITEM: 1}
+_BATCHERS = sum(_MAX_IN_FLIGHT + waits + 1 for waits in _MAX_LOCK_WAITS.values())
 _POOL_SIZE = _BATCHERS + sum(_SLOTS.values())
 _REPLICA_READS = 4  # on the replica, where one more connection watches it
 _WRITING_INTERVAL = 1.0
@@ -85,7 +95,9 @@ class Gateway:
                 max_lag=config.read_max_lag,
             )
         self._checks = self._batcher(CHECK_ITEM, _always)
-        self._charges = self._batcher(CHARGE_ITEM, _has_key)
+        self._charges = self._batcher(CHARGE_ITEM, lambda item: item[CHARGE_KEY] is not None)
+        self._holds = self._batcher(HOLD_ITEM, lambda item: item[HOLD_KEY] is not None)
+        self._captures = self._batcher(CAPTURE_ITEM, _always)
         self._keyed_batches = KeyedBatches(
             self._database,
             self._slots["batches"],
@@ -99,6 +111,8 @@ class Gateway:
             queues={
                 "checks": self._checks,
                 "charges": self._charges,
+                "holds": self._holds,
+                "captures": self._captures,
                 **{kind: slots for kind, slots in self._slots.items() if kind != "health_checks"},
             },
             watch_interval=config.watch_interval,
@@ -127,8 +141,8 @@ class Gateway:
     async def close(self) -> None:
         """Finishes what is in flight, records the last key uses, closes the connections."""
         await self._background.stop()
-        await self._checks.drain()
-        await self._charges.drain()
+        for batcher in (self._checks, self._charges, self._holds, self._captures):
+            await batcher.drain()
         await self._background.record_last_key_uses()
         await self._database.pool.close()
         if self._replica is not None:
@@ -163,6 +177,16 @@ class Gateway:
         return await self._keyed_batches.send(
             items, idempotency_key, request_fingerprint, batch_fingerprint
         )
+
+    # Holds and captures, collected into batches too
+
+    def create_hold(self, item: Item) -> Awaitable[Row]:
+        """This user will use up to so much. Awaits a row of billing.hold_items with its outcome."""
+        return telemetry.collected_call(HOLD_ITEM, item, self._holds.submit)
+
+    def capture_hold(self, item: Item) -> Awaitable[Row]:
+        """This much of a hold was used. Awaits a row of billing.capture_items with its outcome."""
+        return telemetry.collected_call(CAPTURE_ITEM, item, self._captures.submit)
 
     # Other calls of agents and of the payment provider, one a request
 
@@ -288,7 +312,7 @@ class Gateway:
 
         async def send(items: Sequence[Item], wait: float | None) -> list[Row]:
             telemetry.note_sent(items)
-            if wait is None and len(items) == 1:
+            if single_statement is not None and wait is None and len(items) == 1:
                 rows = await run(single_statement, items[0], kept_for=user)
                 if rows:
                     return rows
@@ -302,8 +326,9 @@ class Gateway:
             send,
             holder_of,
             repeatable=repeatable,
+            naming=item.naming,
             max_in_flight=_MAX_IN_FLIGHT,
-            max_lock_waits=_MAX_LOCK_WAITS,
+            max_lock_waits=_MAX_LOCK_WAITS[item],
             max_queue=self._max_queue,
             timeout=self._timeout,
         )
@@ -331,18 +356,14 @@ class Gateway:
 
 def _always(item: Item) -> bool:
     """Every check may be repeated: it consumes nothing, and a second one only leaves a second audit
-    row."""
+    row. So may every capture: a hold is captured once, and a repeat gets the first answer. A charge
+    or a hold may be repeated if it has an idempotency key."""
     return True
-
-
-def _has_key(item: Item) -> bool:
-    """A charge may be repeated if it has an idempotency key: one that took effect is recognised."""
-    return item[CHARGE_KEY] is not None
 
 
 def _account_of(call: FunctionCall) -> tuple[Any, ...]:
     given = call.arguments
-    for name in ("account_id", "charge_id"):
+    for name in ("account_id", "charge_id", "hold_id"):
         if name in given:
             return (given[name],)
     return given["oauth_provider"], given["external_id"]

@@ -10,7 +10,8 @@ from server.gateway import functions
 from server.gateway.database import Database
 from server.gateway.errors import Busy, DatabaseFault, Unavailable
 
-# Who holds an account, as billing.get_account_holders returns it.
+# Who holds an account, as billing.get_account_holders returns it. The account is named by its
+# identity or by a hold.
 HolderOf = Callable[[tuple[Any, ...]], Coroutine[Any, Any, str | None]]
 OTHERS = "others"
 
@@ -36,9 +37,14 @@ class HoldTimeout:
 
 
 async def holders_of(database: Database, accounts: Sequence[tuple[Any, ...]]) -> str | None:
-    """Returns who holds one of these accounts, each named by its identity; None for nobody."""
-    providers, ids = zip(*accounts, strict=True)
-    call = functions.get_account_holders(oauth_providers=providers, external_ids=ids)
+    """Returns who holds one of these accounts, each named by its identity or by a hold; None for
+    nobody."""
+    identities = [each for each in accounts if len(each) > 1]
+    call = functions.get_account_holders(
+        oauth_providers=[provider for provider, _ in identities],
+        external_ids=[external_id for _, external_id in identities],
+        hold_ids=[each[0] for each in accounts if len(each) == 1],
+    )
     try:
         rows = await database.call(call)
     except Busy:  # an account changes hands right now

@@ -1,4 +1,4 @@
-"""The fields of the composite types for checks and charges, read from sql/items.sql."""
+"""The fields of the composite types for lists of items, read from sql/items.sql."""
 
 from __future__ import annotations
 

@@ -1,15 +1,16 @@
-"""How lists of checks and charges, and single ones, are sent: as tuples in the order of the
-composite types that sql/items.sql makes."""
+"""How lists of checks, charges, holds and captures are sent, and single ones: as tuples in the
+order of the composite types that sql/items.sql makes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from server.gateway.call import Statement, parameter, select_from
 from server.gateway.item_fields import fields_of, newest
 
-CHARGE_KEY = 5  # the position of the idempotency key in a charge
+CHARGE_KEY = 5  # the position of the idempotency key in a charge, and in a hold
+HOLD_KEY = 6
 
 # How long a call waits for a lock, as text that lock_timeout accepts ('500ms'), for the call's own
 # transaction. With NULL it does not wait. It is set in the same message, because each message takes
@@ -38,16 +39,18 @@ class ListCall:
         return Statement(select_from(call, self.function, self.columns), self.label)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class ItemType:
     """A composite type whose lists are sent with `call`. `single` is the function for one plain
-    item, with the item's fields as its first arguments. `constants` are the columns of an answer,
-    as SQL, that come neither from the function nor from the item."""
+    item, if there is one, with the item's fields as its first arguments. `constants` are the
+    columns of an answer, as SQL, that come neither from the function nor from the item. The item's
+    account is named by its first `naming` fields."""
 
     name: str
     call: ListCall
-    single: str
-    constants: Mapping[str, str]
+    single: str | None = None
+    constants: Mapping[str, str] = field(default_factory=dict)
+    naming: int = 2
 
     @property
     def label(self) -> str:
@@ -59,11 +62,13 @@ class ItemType:
         """The columns of an answer."""
         return self.call.columns
 
-    def single_statement(self, fields: Sequence[str]) -> Statement:
+    def single_statement(self, fields: Sequence[str]) -> Statement | None:
         """The statement for one item with these fields. It returns no row where the item is not
         plain."""
-        echoed = {field: f"${place}" for place, field in enumerate(fields, 1)}
-        passed = ", ".join(f"{parameter(field)} => {place}" for field, place in echoed.items())
+        if self.single is None:
+            return None
+        echoed = {name: f"${place}" for place, name in enumerate(fields, 1)}
+        passed = ", ".join(f"{parameter(name)} => {place}" for name, place in echoed.items())
         others = {**echoed, **self.constants}
         columns = ", ".join(
             f"{others.get(column, f'f.{column}')} AS {column}" for column in self.columns
@@ -118,5 +123,24 @@ CHARGE_ITEMS_ONCE = ListCall(
     (*CHARGE_ITEM.columns, "replayed"),
     "create_charges_once",
 )
-ITEM_TYPES = (CHECK_ITEM, CHARGE_ITEM)
-LIST_CALLS = (CHECK_ITEM.call, CHARGE_ITEM.call, CHARGE_ITEMS_ONCE)
+HOLD_ITEM = ItemType(
+    newest("hold_item", "hold_item"),
+    ListCall(
+        newest("hold_items", "hold_item"),
+        ("items", "wait"),
+        fields_of("hold_outcome"),
+        "create_holds",
+    ),
+)
+CAPTURE_ITEM = ItemType(
+    newest("capture_item", "capture_item"),
+    ListCall(
+        newest("capture_items", "capture_item"),
+        ("items", "wait"),
+        fields_of("hold_outcome"),
+        "capture_holds",
+    ),
+    naming=1,  # by the hold
+)
+ITEM_TYPES = (CHECK_ITEM, CHARGE_ITEM, HOLD_ITEM, CAPTURE_ITEM)
+LIST_CALLS = (*(each.call for each in ITEM_TYPES), CHARGE_ITEMS_ONCE)

@@ -80,6 +80,8 @@ def _needed(fields: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
     for call in LIST_CALLS:
         needed[call.function] = [*map(parameter, call.arguments), *call.columns]
     for item in ITEM_TYPES:
+        if item.single is None:
+            continue
         needed[item.single] = [*map(parameter, fields[item.name]), "p_only_plain"]
     return needed
 

@@ -167,6 +167,22 @@ _CODES: Mapping[str, str | ErrorCode] = {
         " time: take it as a success. X-Existing-Credit-ID and `credit` tell what the key"
         " made."
     ),
+    "hold_already_exists": (
+        "The body's idempotency key was used for this account. Nothing was held a second time:"
+        " X-Existing-Hold-ID and `hold` tell what the key made."
+    ),
+    "hold_not_found": "There is no such hold, or another API key made it.",
+    "hold_settled": (
+        "It was captured or released before by another request; a hold is settled once. `hold`"
+        " tells how."
+    ),
+    "hold_expired": (
+        "Its time is over, and its credits were used for something else. Capture what is left, or"
+        " charge later; a hold that is needed longer is extended in time."
+    ),
+    "capture_exceeds_hold": (
+        "Capture at most what is held, or say `overage: available` to take what else is there."
+    ),
     "already_reversed": "Nothing of it is left to give back: take it as a success.",
     "charge_not_found": "There is no such charge, or another API key made it.",
     "correction_not_reversible": "Correct the account by a new entry.",
@@ -242,6 +258,7 @@ _CODES: Mapping[str, str | ErrorCode] = {
         "The key of the Idempotency-Key header stands for another request: use a new one."
     ),
     "balance_overflow": "Add fewer credits.",
+    "account_has_holds": "Wait until its holds are settled or over, or release them.",
     "account_merged": "Name the account that it was merged into, or undo that merge first.",
     "account_not_active": "Its credits stay with it. Make it active first, if that is right.",
     "account_not_merged": "There is nothing to undo.",
@@ -370,5 +387,6 @@ ERROR_HEADERS: Mapping[str, str] = {
 } | {
     "charge_already_exists": "X-Existing-Charge-ID",
     "credit_already_exists": "X-Existing-Credit-ID",
+    "hold_already_exists": "X-Existing-Hold-ID",
     "sign_in_failed": "Cache-Control",
 }

@@ -8,6 +8,7 @@ ADA = {"oauth_provider": "oauth:google", "external_id": "user-1042"}
 STRANGER = {"oauth_provider": "oauth:discord", "external_id": "user-7731"}
 ACCOUNT_ID = "019a9c2e-5b1d-7c40-8f3a-6d2b9e0c4a17"
 CREDIT_ID = "019a9c2e-a3c8-7d11-b5f2-4e7a1c9d0368"
+HOLD_ID = "019a9c2f-0c74-7a18-9d3e-5b8f2e6c1a47"
 PAYMENT_ID = "pi_3RkX2eLkdIwHu7ix0nW5f1Qa"
 EVENT_ID = "evt_1RkX3aLkdIwHu7ixq0v5s2Zb"
 API_KEY_ID = "7f0c2b1e-90d4-4c59-8a37-1f5b6e2d9c08"
@@ -38,6 +39,10 @@ ERROR_VALUES: dict[str, Any] = {
     "warning_id": "issfr_unknown",
     "credit_id": "0197f2a0-0000-7000-8000-000000000000",
     "charge_id": "0197f2a0-0000-7000-8000-000000000001",
+    "hold_id": "0197f2a0-0000-7000-8000-000000000002",
+    "held": 5,
+    "available": 2,
+    "state": "captured",
     "entry_id": "019a9c2e-7f06-7a52-9c1e-0b8d4f6a2e93",
     "left": 1,
     "amount": 2,

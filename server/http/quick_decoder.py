@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import types
 from collections.abc import Callable
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import msgspec
 from pydantic import AfterValidator, BaseModel
@@ -92,6 +92,8 @@ def _kind(annotation: Any, validators: list[_Validator], constraints: Any = ()) 
         return _kind(arguments[0], validators) | None
     if isinstance(annotation, type) and issubclass(annotation, BaseModel) and not constraints:
         return _struct(annotation)
+    if origin is Literal and not constraints and all(isinstance(one, str) for one in arguments):
+        return annotation
     if annotation not in (str, int, bool):
         raise _Unknown
     limits: dict[str, Any] = {}

@@ -48,6 +48,7 @@ class Route:
     handler's docstring is the operation's description, and its name is the operation's id.
 
     `errors` are the codes beyond those of every operation with this guard and these models.
+    `success` is the status of the example, and `successes` are further ones with the same answer.
     `guard_errors` are those of a handler that itself identifies its caller. `headers` come with a
     success. Without `content_type` the answer has no body. With `secret`, an error never repeats
     what was sent. A page with a `tab` is in the console's navigation under that name."""
@@ -64,6 +65,7 @@ class Route:
     example: Example = Example()
     errors: tuple[str | ErrorAnswer, ...] = ()
     success: int = 200
+    successes: tuple[int, ...] = ()
     idempotent: bool = False
     headers: tuple[str, ...] = ()
     content_type: str = "application/json"

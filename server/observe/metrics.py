@@ -200,6 +200,19 @@ CHARGE_DURATION = Histogram(
     buckets=_SECONDS,
     registry=REGISTRY,
 )
+HOLDS = Counter(
+    "billing_holds_total",
+    "Calls about holds by outcome",
+    # create, capture, release, extend; created, replayed, conflict, or the slug of a refusal
+    ["operation", "outcome"],
+    registry=REGISTRY,
+)
+HOLD_DURATION = Histogram(
+    "billing_hold_duration_seconds",
+    "Time a hold takes to be made, waiting for its batch included",
+    buckets=_SECONDS,
+    registry=REGISTRY,
+)
 CREDITS_ADDED = Counter(
     "billing_credits_added_total",
     "Credit entries by transaction type",
@@ -271,7 +284,9 @@ DB_CONNECTIONS_MAX = Gauge(
 DB_REQUESTS_WAITING = Gauge(
     "billing_db_requests_waiting",
     "Requests that wait for the database, by kind; looked at once a second",
-    ["kind"],  # checks, charges, reads, writes, batches, held_batches, payments, staff
+    [
+        "kind"
+    ],  # checks, charges, holds, captures, reads, writes, batches, held_batches, payments, staff
     registry=REGISTRY,
     multiprocess_mode="livesum",
 )
@@ -390,6 +405,7 @@ time_http = cache(HTTP_DURATION.labels)
 count_check = cache(CREDIT_CHECKS.labels)
 count_charge = cache(CHARGES.labels)
 count_cap_refusal = cache(CAP_REFUSALS.labels)
+count_hold = cache(HOLDS.labels)
 count_error = cache(ERRORS.labels)
 _query = cache(DB_QUERIES.labels)
 write_verified = cache(DB_WRITE_VERIFICATIONS.labels)

@@ -45,6 +45,7 @@ _HEADERS: Mapping[str, Schema] = {
     ),
     "X-Existing-Charge-ID": _header("The charge that the idempotency key made.", format="uuid"),
     "X-Existing-Credit-ID": _header("The credit that the idempotency key made.", format="uuid"),
+    "X-Existing-Hold-ID": _header("The hold that the idempotency key made.", format="uuid"),
     "WWW-Authenticate": _header("How to sign in.", enum=["ApiKey", "Bearer"]),
     "Retry-After": _header(
         "Seconds to wait before sending the same again.",
@@ -305,7 +306,8 @@ class _Description:
 
     def _responses(self) -> dict[str, Any]:
         route = self._route
-        responses = {str(route.success): self._success()}
+        succeeds = {str(status): self._success() for status in (route.success, *route.successes)}
+        responses: dict[str, Any] = {}
         by_status: dict[int, list[str]] = {}
         for code in self._error_codes():
             by_status.setdefault(ERROR_CODES[code].status, []).append(code)
@@ -326,7 +328,7 @@ class _Description:
             )
             if "content" in refused:
                 refused["description"] += " With a body: the service itself refuses."
-        return dict(sorted(responses.items()))
+        return succeeds | dict(sorted(responses.items()))
 
     def _success(self) -> dict[str, Any]:
         route = self._route

@@ -55,6 +55,8 @@ NAMES = {
     "billing_cap_refusals_total": "counter",
     "billing_charge_amount_minor": "histogram",
     "billing_charge_duration_seconds": "histogram",
+    "billing_holds_total": "counter",
+    "billing_hold_duration_seconds": "histogram",
     "billing_credits_added_total": "counter",
     "billing_credit_amount_minor": "histogram",
     "billing_accounts_created_total": "counter",
@@ -83,6 +85,7 @@ NAMES = {
 EMAIL = "ada.lovelace@example.com"
 
 
+HOLDS = "/v1/billing/holds"
 USERS = 20
 
 
@@ -103,7 +106,8 @@ class Traffic:
 @pytest.fixture(scope="module")
 def traffic(module_database: Database) -> Iterator[Traffic]:
     """20 users of several workers: each checks, uses up 3 free uses, is refused, is granted 10,
-    pays 4, repeats that charge; 5 of them are denied a check."""
+    pays 4, repeats that charge, holds and releases 2, is refused a hold; 5 of them are denied a
+    check."""
     with running_service(module_database, workers=WORKERS) as service:
         users = [unique("metrics") for _ in range(USERS)]
         account_id = asyncio.run(_send(service, users))
@@ -137,6 +141,9 @@ async def _send(service: Service, users: list[str]) -> str:
             await post(session, CHARGES, paid, 201, **{"Idempotency-Key": "one"})
             other = {**paid, "description": "another"}
             await post(session, CHARGES, other, 422, **{"Idempotency-Key": "one"})
+            hold = await post(session, HOLDS, {**identity(user), "amount_minor": 2}, 201)
+            await post(session, f"{HOLDS}/{hold['hold_id']}/release", {}, 200)
+            await post(session, HOLDS, {**identity(user), "amount_minor": 7}, 402)
             async with session.get(TRANSACTIONS, params=identity(user), headers=headers) as answer:
                 assert (await answer.json())["total_count"] == 5
             account = f"{ACCOUNTS}/oauth:google/{user}"
@@ -210,6 +217,14 @@ def test_charges_of_all_workers_add_up(traffic: Traffic) -> None:
     assert metrics.sum("billing_charge_duration_seconds_count") == USERS * 7
 
 
+def test_holds_of_all_workers_add_up(traffic: Traffic) -> None:
+    metrics = traffic.metrics
+    outcomes = metrics.by("billing_holds_total", "outcome")
+    assert outcomes == {"created": 2 * USERS, "insufficient_credits": USERS}
+    assert metrics.sum("billing_holds_total", operation="release") == USERS
+    assert metrics.sum("billing_hold_duration_seconds_count") == 2 * USERS
+
+
 def test_credits_of_all_workers_add_up(traffic: Traffic) -> None:
     metrics = traffic.metrics
     added = metrics.by("billing_credits_added_total", "transaction_type")
@@ -226,7 +241,7 @@ def test_credits_of_all_workers_add_up(traffic: Traffic) -> None:
 def test_errors_and_database_calls_of_all_workers_add_up(traffic: Traffic) -> None:
     metrics = traffic.metrics
     assert metrics.by("billing_errors_total", "code") == {
-        "insufficient_credits": USERS,
+        "insufficient_credits": 2 * USERS,
         "idempotency_key_reused": USERS,
         "account_not_found": 1,
         "validation_error": 1,

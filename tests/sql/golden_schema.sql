@@ -423,7 +423,7 @@ CREATE FUNCTION billing.get_account_by_id(p_account_id uuid, p_session_hash byte
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.get_account_holders(p_oauth_providers text[], p_external_ids text[]) RETURNS text
+CREATE FUNCTION billing.get_account_holders(p_oauth_providers text[], p_external_ids text[], p_hold_ids uuid[] DEFAULT '{}'::uuid[]) RETURNS text
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET lock_timeout TO '50ms';

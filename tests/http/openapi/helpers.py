@@ -73,7 +73,9 @@ def send(service: Service, name: str, key: Key | str | None = None, **changes: A
     if name == SIGNED:
         assert content is not None
         headers = {"Stripe-Signature": STRIPE.sign(content), **headers}
-    path = changes.get("path") or known_charge(service, known_payment(service, path))
+    path = changes.get("path") or known_hold(
+        service, known_charge(service, known_payment(service, path))
+    )
     return httpx2.request(
         operation["method"],
         service.base_url + path,
@@ -141,6 +143,24 @@ def known_charge(service: Service, text: str) -> str:
     if charge_example() not in text:
         return text
     return text.replace(charge_example(), new_charge(service))
+
+
+def hold_example() -> str:
+    """The hold that the examples settle."""
+    (example,) = [
+        one["example"] for one in OPERATIONS["getHold"]["parameters"] if one["name"] == "hold_id"
+    ]
+    return str(example)
+
+
+def known_hold(service: Service, text: str) -> str:
+    """`text` with a new hold in place of the examples' hold, which was never made."""
+    if hold_example() not in text:
+        return text
+    who = identity(unique())
+    send(service, "checkCredit", body=who)
+    made = send(service, "createHold", body={**who, "amount_minor": 5}, headers={})
+    return text.replace(hold_example(), made.json()["hold_id"]) if made.is_success else text
 
 
 def example_account(service: Service) -> None:

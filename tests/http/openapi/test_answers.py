@@ -30,6 +30,7 @@ from tests.http.openapi.helpers import (
     payment_example,
     send,
 )
+from tests.http.openapi.holds import PROVOKE_HOLDS, hold_body
 from tests.payments import (
     forget_faults,
     purchase_body,
@@ -123,7 +124,11 @@ def test_a_denied_check_is_as_described(service: Service) -> None:
 
 def _wrong_shape(service: Service, name: str) -> httpx2.Response:
     if name.startswith("getAccount") or name in ("getTopUp", "endTopUp"):
+    path: str = OPERATIONS[name]["path"]
+    if "{external_id}" in path:
         answer = send(service, name, path=_account_path(name, "google", "user-1042"))
+    elif "{hold_id}" in path:
+        answer = send(service, name, path=path.replace("{hold_id}", "none"))
     elif name.startswith("getPurchase"):
         answer = send(service, name, path=_payment_path(name, "pi_%00"))
     else:
@@ -186,13 +191,16 @@ def _body(name: str, user: str, **fields: Any) -> Json:
         return {"charges": [charge_body(user, **fields)]}
     if name == "createPurchase":
         return purchase_body(user, **fields)
-    make = {"createCharge": charge_body, "createCredit": credit_body}.get(name)
-    return make(user, **fields) if make else {**identity(user), **fields}
+    make: dict[str, Callable[..., Json]] = {
+        "createCharge": charge_body, "createCredit": credit_body, "createHold": hold_body,
+    }  # fmt: skip
+    return make[name](user, **fields) if name in make else {**identity(user), **fields}
 
 
 def _unknown_user(service: Service, name: str) -> Any:
     if name.startswith("getAccount") or name.endswith("TopUp"):
         example_account(service)
+    if "{external_id}" in OPERATIONS[name]["path"]:
         return send(service, name, path=_account_path(name, "oauth:google", unique()))
     return send(service, name, body=_body(name, unique()), headers={})
 
@@ -210,7 +218,8 @@ def _reused_header(service: Service, name: str) -> Any:
         return _reverse(service, charge, headers, amount_minor=2)
     user, headers = make_known(service, unique()), {"Idempotency-Key": unique("once")}
     assert send(service, name, body=_body(name, user), headers=headers).is_success
-    return send(service, name, body=_body(name, user, user_role="other"), headers=headers)
+    other = {"description": "other"} if name == "createHold" else {"user_role": "other"}
+    return send(service, name, body=_body(name, user, **other), headers=headers)
 
 
 def _other_currency(service: Service, name: str) -> Any:
@@ -363,6 +372,7 @@ PROVOKE: dict[str, Callable[[Service, str], Any]] = {
     "charge_not_found": lambda service, name: _reverse(service, str(uuid4())),
     "credit_already_exists": _used_key,
     "credit_currency_mismatch": _other_currency,
+    "hold_already_exists": _used_key,
     "free_use_is_whole": lambda service, name: _reverse(
         service, new_charge(service, charge_body(make_known(service, unique()), 5)), amount_minor=1
     ),
@@ -387,6 +397,7 @@ PROVOKE: dict[str, Callable[[Service, str], Any]] = {
     ),
     "validation_error": _wrong_shape,
     "webhook_failed": _nobodys_payment,
+    **PROVOKE_HOLDS,
     "webhook_metadata_missing": _nameless_payment,
     "webhook_signature_invalid": lambda service, name: send(
         service, name, headers={"Stripe-Signature": "t=1,v1=0"}
@@ -441,6 +452,7 @@ def test_every_error_that_is_described_is_answered_as_described(
         - WEBHOOKS
         - REVERSALS
         - TOP_UPS,
+        - PROVOKE_HOLDS.keys(),
     ),
 )
 @pytest.mark.parametrize(

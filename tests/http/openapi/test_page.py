@@ -21,6 +21,7 @@ from tests.http.openapi.helpers import (
     example_account,
     known_card,
     known_charge,
+    known_hold,
     known_payment,
 )
 from tests.stripe_double import WEBHOOK_PATH
@@ -135,6 +136,8 @@ def test_every_curl_line_of_the_page_works_as_it_stands(service: Service, page: 
     for shown in lines:
         line = known_card(service, shown) if "top-up" in shown else known_payment(service, shown)
         line = known_charge(service, line)
+    for example in lines:
+        line = known_hold(service, known_charge(service, known_payment(service, example)))
         words = shlex.split(line.replace("\\\n", " "))
         assert words[:2] == ["curl", "-sS"]
         method = None

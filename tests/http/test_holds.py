@@ -1,0 +1,296 @@
+"""Reserve, work, settle: holds as an agent makes, captures and releases them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx2
+import pytest
+
+from tests.http.contract import (
+    CHARGES,
+    CHECK,
+    INT64_MAX,
+    account_path,
+    assert_error,
+    faults_of,
+    make_account,
+    set_status,
+)
+from tests.http.descriptions import validate_answer
+from tests.sql.holds import SECOND, stopped_clock
+from tests.support import Service, charge_body, identity, unique
+
+HOLDS = "/v1/billing/holds"
+NOBODYS = "0197f2a0-0000-7000-8000-00000000abcd"
+
+
+def _hold(
+    client: httpx2.Client, user: str, amount: int = 5, key: str | None = None, **fields: Any
+) -> httpx2.Response:
+    headers = {"Idempotency-Key": key} if key else {}
+    answer = client.post(
+        HOLDS, json={**identity(user), "amount_minor": amount, **fields}, headers=headers
+    )
+    validate_answer("createHold", answer)
+    return answer
+
+
+def _held(client: httpx2.Client, user: str, amount: int = 5, **fields: Any) -> str:
+    answer = _hold(client, user, amount, **fields)
+    assert answer.status_code == 201, answer.text
+    hold_id: str = answer.json()["hold_id"]
+    return hold_id
+
+
+_OPERATIONS = {"capture": "captureHold", "release": "releaseHold", "extend": "extendHold"}
+
+
+def _settle(client: httpx2.Client, hold_id: str, how: str, **body: Any) -> httpx2.Response:
+    answer = client.post(f"{HOLDS}/{hold_id}/{how}", json=body)
+    validate_answer(_OPERATIONS[how], answer)
+    return answer
+
+
+@pytest.fixture
+def payer(service: Service) -> str:
+    """Somebody with ten paid credits and no free use."""
+    return make_account(service, free=0, paid=10)
+
+
+def test_a_hold_is_made_captured_and_told(client: httpx2.Client, payer: str) -> None:
+    metadata = {"message_id": "m", "agent_id": "scout", "channel_id": None, "request_id": "r"}
+    answer = _hold(
+        client, payer, 7, currency="usd", expires_in_seconds=60, description="A long job",
+        metadata=metadata,
+    )  # fmt: skip
+    assert answer.status_code == 201
+    body = answer.json()
+    assert body == {
+        "hold_id": body["hold_id"],
+        "account_id": body["account_id"],
+        "amount_minor": 7,
+        "currency": "USD",
+        "status": "open",
+        "paid_with": "paid",
+        "captured_minor": None,
+        "charge_id": None,
+        "late": False,
+        "description": "A long job",
+        "metadata": metadata,
+        "created_at": body["created_at"],
+        "expires_at": body["expires_at"],
+        "settled_at": None,
+        "balance": 10,
+        "held": 7,
+        "available": 3,
+        "free_uses_available": 0,
+    }
+    assert client.get(f"{HOLDS}/{body['hold_id']}").json() == body
+    refused = client.post(CHARGES, json=charge_body(payer, 4))
+    assert (refused.status_code, refused.json()["balance"]) == (402, 3)
+    done = _settle(client, body["hold_id"], "capture", amount_minor=4)
+    assert done.status_code == 200
+    assert "idempotent-replayed" not in done.headers
+    settled = done.json()
+    assert (settled["status"], settled["captured_minor"], settled["late"]) == ("captured", 4, False)
+    assert (settled["balance"], settled["held"], settled["available"]) == (6, 0, 6)
+    again = _settle(client, body["hold_id"], "capture", amount_minor=4)
+    assert (again.status_code, again.json()) == (200, settled)
+    assert again.headers["idempotent-replayed"] == "true"
+    other = _settle(client, body["hold_id"], "capture", amount_minor=5)
+    assert (other.status_code, other.json()["code"]) == (409, "hold_settled")
+    assert other.json()["hold"]["captured_minor"] == 4
+    history = client.get("/v1/billing/transactions", params=identity(payer)).json()
+    newest = history["transactions"][0]
+    assert (newest["transaction_id"], newest["amount_minor"]) == (settled["charge_id"], -4)
+    assert (newest["description"], newest["metadata"]) == ("A long job", metadata)
+
+
+def test_a_release_gives_back_and_a_free_use_can_be_held(
+    service: Service, client: httpx2.Client
+) -> None:
+    user = make_account(service, free=1)
+    hold_id = _held(client, user, 100)
+    assert client.get(f"{HOLDS}/{hold_id}").json()["paid_with"] == "free"
+    assert client.post(CHECK, json=identity(user)).json()["has_credit"] is False
+    released = _settle(client, hold_id, "release", reason="The job failed")
+    assert (released.json()["status"], released.json()["free_uses_available"]) == ("released", 1)
+    again = _settle(client, hold_id, "release")
+    assert (again.status_code, again.headers["idempotent-replayed"]) == (200, "true")
+    refused = _settle(client, hold_id, "capture")
+    assert (refused.status_code, refused.json()["code"]) == (409, "hold_settled")
+    assert client.post(CHECK, json=identity(user)).json()["has_credit"] is True
+
+
+def test_a_header_key_repeats_and_a_body_key_conflicts(client: httpx2.Client, payer: str) -> None:
+    key = unique("key")
+    first = _hold(client, payer, 2, key=key)
+    again = _hold(client, payer, 2, key=key)
+    assert (again.status_code, again.json()["hold_id"]) == (201, first.json()["hold_id"])
+    assert again.headers["idempotent-replayed"] == "true"
+    other = _hold(client, payer, 3, key=key)
+    assert (other.status_code, other.json()["code"]) == (422, "idempotency_key_reused")
+    for amount in (2, 3):
+        conflict = _hold(client, payer, amount, idempotency_key=key)
+        assert (conflict.status_code, conflict.json()["code"]) == (409, "hold_already_exists")
+        assert conflict.headers["x-existing-hold-id"] == first.json()["hold_id"]
+        assert conflict.json()["hold"]["hold_id"] == first.json()["hold_id"]
+    assert client.get(f"{HOLDS}/{first.json()['hold_id']}").json()["held"] == 2
+
+
+def test_a_refused_hold_says_what_a_refused_charge_says(
+    service: Service, client: httpx2.Client, payer: str
+) -> None:
+    _held(client, payer, 4)
+    for dry_run in (False, True):
+        refused = _hold(client, payer, 7, dry_run=dry_run)
+        assert_error(refused, 402, "Insufficient credits. Balance: 6, Required: 7")
+        body = refused.json()
+        assert (body["balance"], body["required"], body["shortfall"]) == (6, 7, 1)
+        assert body["retryable"] is False
+        other = _hold(client, payer, 1, currency="EUR", dry_run=dry_run)
+        assert (other.status_code, other.json()["code"]) == (400, "charge_currency_mismatch")
+        unknown = _hold(client, unique(), dry_run=dry_run)
+        assert (unknown.status_code, unknown.json()["code"]) == (404, "account_not_found")
+    for status in ("suspended", "closed"):
+        set_status(service, payer, status)
+        assert _hold(client, payer, 1).json()["code"] == f"account_{status}"
+
+
+def test_a_dry_run_holds_nothing(client: httpx2.Client, payer: str) -> None:
+    tried = _hold(client, payer, 7, dry_run=True)
+    assert (tried.status_code, tried.json()["hold_id"], tried.json()["held"]) == (200, None, 7)
+    assert client.post(CHECK, json=identity(payer)).json()["credits_remaining"] == 10
+
+
+@pytest.mark.parametrize(
+    ("fields", "loc"),
+    [
+        ({"amount_minor": 0}, ["body", "amount_minor"]),
+        ({"amount_minor": INT64_MAX + 1}, ["body", "amount_minor"]),
+        ({"amount_minor": None}, ["body", "amount_minor"]),
+        ({"expires_in_seconds": 0}, ["body", "expires_in_seconds"]),
+        ({"expires_in_seconds": 86401}, ["body", "expires_in_seconds"]),
+        ({"description": ""}, ["body", "description"]),
+        ({"currency": "US"}, ["body", "currency"]),
+        ({"metadata": {"agent_id": "x" * 256}}, ["body", "metadata", "agent_id"]),
+        ({"dry_run": "perhaps"}, ["body", "dry_run"]),
+    ],
+)
+def test_a_field_of_another_shape_is_named(
+    client: httpx2.Client, payer: str, fields: dict[str, Any], loc: list[str]
+) -> None:
+    answer = client.post(HOLDS, json={**identity(payer), "amount_minor": 1, **fields})
+    assert [entry["loc"] for entry in faults_of(answer)] == [loc]
+
+
+@pytest.mark.parametrize(
+    ("how", "body", "loc"),
+    [
+        ("capture", {"amount_minor": -1}, ["body", "amount_minor"]),
+        ("capture", {"amount_minor": INT64_MAX + 1}, ["body", "amount_minor"]),
+        ("capture", {"overage": "all"}, ["body", "overage"]),
+        ("capture", {"overage": None}, ["body", "overage"]),
+        ("extend", {"expires_in_seconds": 0}, ["body", "expires_in_seconds"]),
+        ("release", {"reason": "x" * 501}, ["body", "reason"]),
+    ],
+)
+def test_what_a_hold_is_settled_with_has_its_shape(
+    client: httpx2.Client, payer: str, how: str, body: dict[str, Any], loc: list[str]
+) -> None:
+    hold_id = _held(client, payer)
+    answer = client.post(f"{HOLDS}/{hold_id}/{how}", json=body)
+    assert [entry["loc"] for entry in faults_of(answer)] == [loc]
+    no_id = client.post(f"{HOLDS}/none/{how}", json={})
+    assert [entry["loc"] for entry in faults_of(no_id)] == [["path", "hold_id"]]
+
+
+@pytest.mark.parametrize(
+    ("used", "overage", "captured"),
+    [(0, "refuse", 0), (7, "refuse", 7), (8, "available", 8), (11, "available", 10)],
+)
+def test_a_capture_takes_what_was_used(
+    client: httpx2.Client, payer: str, used: int, overage: str, captured: int
+) -> None:
+    hold_id = _held(client, payer, 7)
+    done = _settle(client, hold_id, "capture", amount_minor=used, overage=overage)
+    assert (done.status_code, done.json()["captured_minor"]) == (200, captured)
+    assert done.json()["balance"] == 10 - captured
+    assert (done.json()["charge_id"] is None) is (captured == 0)
+
+
+def test_more_than_is_held_is_refused_with_what_there_is(client: httpx2.Client, payer: str) -> None:
+    hold_id = _held(client, payer, 7)
+    refused = _settle(client, hold_id, "capture", amount_minor=8)
+    assert_error(refused, 409, f"Hold {hold_id} is of 7, and 8 was asked for")
+    assert (refused.json()["available"], refused.json()["required"]) == (3, 8)
+    assert client.get(f"{HOLDS}/{hold_id}").json()["status"] == "open"
+
+
+def test_a_hold_that_is_over_is_captured_late_or_says_what_is_left(
+    service: Service, client: httpx2.Client, payer: str
+) -> None:
+    first = _hold(client, payer, 4, expires_in_seconds=1).json()
+    second = _hold(client, payer, 5, expires_in_seconds=1).json()
+    with stopped_clock(service.database, SECOND, second["created_at"]):
+        assert client.get(f"{HOLDS}/{first['hold_id']}").json()["status"] == "expired"
+        extended = _settle(client, first["hold_id"], "extend")
+        assert (extended.status_code, extended.json()["code"]) == (409, "hold_expired")
+        late = _settle(client, first["hold_id"], "capture")
+        assert (late.json()["late"], late.json()["available"]) == (True, 6)
+        assert client.post(CHARGES, json=charge_body(payer, 2)).status_code == 201
+        refused = _settle(client, second["hold_id"], "capture")
+        assert (refused.status_code, refused.json()["code"]) == (409, "hold_expired")
+        assert (refused.json()["available"], refused.json()["required"]) == (4, 5)
+        assert _settle(client, second["hold_id"], "capture", amount_minor=4).status_code == 200
+
+
+def test_a_hold_is_extended(client: httpx2.Client, payer: str) -> None:
+    made = _hold(client, payer, expires_in_seconds=10).json()
+    longer = _settle(client, made["hold_id"], "extend", expires_in_seconds=3600)
+    assert longer.status_code == 200
+    assert longer.json()["expires_at"] > made["expires_at"]
+
+
+def test_a_hold_belongs_to_its_key(service: Service, client: httpx2.Client, payer: str) -> None:
+    hold_id = _held(client, payer)
+    with service.client(service.database.create_key(("billing:read", "billing:write"))) as other:
+        for how in ("capture", "release", "extend"):
+            for each in (hold_id, NOBODYS):
+                refused = _settle(other, each, how)
+                assert_error(refused, 404, f"Hold not found: {each}")
+        assert other.get(f"{HOLDS}/{hold_id}").status_code == 404
+        assert other.get(f"{account_path(payer)}/holds").json()["holds"] == []
+    assert client.get(f"{HOLDS}/{hold_id}").json()["status"] == "open"
+
+
+def test_holds_are_listed_after_a_crash(client: httpx2.Client, payer: str) -> None:
+    made = [_held(client, payer, 1) for _ in range(4)]
+    _settle(client, made[1], "release")
+
+    def listed(**query: Any) -> tuple[list[str], bool]:
+        answer = client.get(f"{account_path(payer)}/holds", params=query)
+        validate_answer("listAccountHolds", answer)
+        body = answer.json()
+        return [hold["hold_id"] for hold in body["holds"]], body["has_more"]
+
+    assert listed() == (made[::-1], False)
+    assert listed(status="open") == ([made[3], made[2], made[0]], False)
+    assert listed(limit=2) == ([made[3], made[2]], True)
+    assert listed(limit=2, after=made[2]) == ([made[1], made[0]], False)
+    unknown = client.get(f"{account_path(unique())}/holds")
+    assert (unknown.status_code, unknown.json()["code"]) == (404, "account_not_found")
+    assert [entry["loc"] for entry in faults_of(
+        client.get(f"{account_path(payer)}/holds", params={"status": "lost"})
+    )] == [["query", "status"]]  # fmt: skip
+
+
+def test_reading_keys_read_holds_and_make_none(
+    service: Service, client: httpx2.Client, payer: str
+) -> None:
+    with service.client(service.database.create_key(("billing:read",))) as reader:
+        refused = _hold(reader, payer)
+        assert (refused.status_code, refused.json()["code"]) == (403, "permission_missing")
+        refused = _settle(reader, NOBODYS, "capture")
+        assert (refused.status_code, refused.json()["code"]) == (403, "permission_missing")
