@@ -472,6 +472,7 @@ DECLARE
     v_seed bytea := billing_data.id_seed();
     v_outcomes billing.charge_outcome[];
     v_refused jsonb;
+    v_with_lots uuid[];  -- accounts that were charged and have lots
 BEGIN
     WITH weighed AS MATERIALIZED (
         SELECT w.*, billing_data.nth_id(v_seed, w.item) AS id
@@ -495,6 +496,7 @@ BEGIN
             GROUP BY w.account_id
         ) AS t
         WHERE a.id = t.account_id
+        RETURNING a.id, a.has_lots
     ),
     entered AS (
         INSERT INTO billing_data.charges (
@@ -545,9 +547,13 @@ BEGIN
             THEN p_refusals[w.item] END
     )) FILTER (
         WHERE w.account_id IS NOT NULL AND w.outcome <> 'created' AND w.outcome <> 'busy'
-    )
-    INTO v_outcomes, v_refused
+    ),
+    (SELECT array_agg(t.id) FROM taken AS t WHERE t.has_lots)
+    INTO v_outcomes, v_refused, v_with_lots
     FROM weighed AS w;
+    IF v_with_lots IS NOT NULL THEN
+        PERFORM billing_data.take_lots_for_charges(v_outcomes, v_with_lots);
+    END IF;
     IF v_refused IS NOT NULL THEN
         PERFORM billing_data.note_refusals(v_refused, p_now);
     END IF;
@@ -782,6 +788,7 @@ BEGIN
                 a, p_customer_email, p_user_role, p_agent_id, p_marketing_opt_in
             )
             AND (a.due_at > billing_data.clock()) IS NOT FALSE
+            AND (f.is_free OR NOT a.has_lots)
             AND billing_data.charge_verdict(
                 a.status, a.currency, p_currency, a.free_uses_remaining - a.held_free_uses,
                 a.paid_credits - a.held_credits, p_amount_minor

@@ -4,8 +4,9 @@
 -- The one place that writes a credit entry: the row and what it leaves the account. The amount may
 -- be negative where credits are taken; p_free_uses are given back, or taken where negative. The
 -- caller makes sure that neither becomes negative or too great. A caller that has claimed a payment
--- for the entry passes the entry's id.
--- Locks: none, the caller holds the account. Writes: credits 1, accounts 1.
+-- for the entry passes the entry's id. What is taken comes from the credit or lot p_own_id first.
+-- Locks: none, the caller holds the account. Writes: credits 1, accounts 1; where the account has
+-- lots and loses credits, what billing_data.take_lots writes.
 CREATE OR REPLACE FUNCTION billing_data.append_credit(
     p_account billing_data.accounts,
     p_amount_minor bigint,
@@ -23,7 +24,8 @@ CREATE OR REPLACE FUNCTION billing_data.append_credit(
     p_corrects_charge_id uuid DEFAULT NULL,
     p_corrects_credit_id uuid DEFAULT NULL,
     p_transfer_id uuid DEFAULT NULL,
-    p_free_uses bigint DEFAULT NULL
+    p_free_uses bigint DEFAULT NULL,
+    p_own_id uuid DEFAULT NULL
 ) RETURNS billing_data.credits
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
@@ -74,6 +76,13 @@ BEGIN
         ledger_version = v_credit.ledger_version,
         updated_at = p_now
     WHERE a.id = p_account.id;
+    IF p_account.has_lots AND p_amount_minor < 0 THEN
+        PERFORM billing_data.take_lots(
+            p_account.id, v_credit.id, -p_amount_minor,
+            p_account.paid_credits - p_account.held_credits,
+            coalesce(p_own_id, p_corrects_credit_id)
+        );
+    END IF;
     RETURN v_credit;
 END
 $$;
@@ -163,17 +172,66 @@ $$;
 COMMENT ON FUNCTION billing_data.require_room_in IS
     'Refuses a change of paid credits that an account has no room for. Helper.';
 
+-- Refuses credits of a kind that there is not. What credits are bought with is not given away, and
+-- the other way round.
+-- Errors: invalid_argument.
+CREATE OR REPLACE FUNCTION billing_data.require_kind(
+    p_transaction_type text, p_source text, p_priority bigint, p_expires_at timestamptz
+) RETURNS void
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM billing_data.require(
+        p_source IS NULL
+        OR p_source = billing_data.usual_source(p_transaction_type)
+        OR (p_source = 'promotion' AND p_transaction_type IN ('grant', 'adjustment')),
+        'p_source',
+        'it must be purchase, grant, promotion or refund, and go with the transaction type'
+    );
+    PERFORM billing_data.require(
+        p_priority IS NULL OR p_priority BETWEEN 0 AND 100, 'p_priority', 'it must be 0 to 100'
+    );
+    PERFORM billing_data.require_moment(p_expires_at, 'p_expires_at');
+END
+$$;
+COMMENT ON FUNCTION billing_data.require_kind IS
+    'Refuses credits of a kind that there is not. Helper.';
+
+-- The part of a fingerprint that is about the kind of credits; 0 where none is named.
+CREATE OR REPLACE FUNCTION billing_data.kind_hash(
+    p_source text, p_priority bigint, p_expires_at timestamptz
+) RETURNS bigint
+LANGUAGE sql STABLE PARALLEL SAFE
+RETURN billing_data.field_hash('source', p_source)
+    # billing_data.field_hash('priority', p_priority::text)
+    # billing_data.field_hash('expires_at', extract(EPOCH FROM p_expires_at)::text);
+COMMENT ON FUNCTION billing_data.kind_hash IS
+    'The part of a fingerprint about the kind of credits. Helper.';
+
+-- What the audit log says of the kind of credits.
+CREATE OR REPLACE FUNCTION billing_data.kind_told(
+    p_source text, p_priority bigint, p_expires_at timestamptz
+) RETURNS jsonb
+LANGUAGE sql STABLE PARALLEL SAFE
+RETURN jsonb_strip_nulls(jsonb_build_object(
+    'source', p_source, 'priority', p_priority, 'expires_at', p_expires_at
+));
+COMMENT ON FUNCTION billing_data.kind_told IS
+    'What the audit log says of the kind of credits. Helper.';
+
 -- Adds credits, and returns an outcome instead of an error where an HTTP caller must be told the
 -- difference: 'created'; 'replayed' or 'conflict', with the first credit's row, when the
 -- idempotency key was used before by the same or by another request; account_not_found,
 -- credit_currency_mismatch, balance_overflow; payment_already_credited and
 -- payment_of_another_account when p_external_transaction_id names a payment that is known here. A
 -- profile update that the call carries is kept whatever the outcome. Suspended and closed accounts
--- take credits.
+-- take credits. Credits with a time at which they end, another priority than 50 (0 to 100, lower
+-- ones are spent first) or the source promotion are a lot of their own (lots.sql).
 -- Locks: the account, then the payment's row of payment_effects.
 -- Writes: accounts 0..1, credits 0..1,
--- payment_effects 0..1, payment_warnings 0..1; admin_audit_logs 1 where staff or a database role
--- credits. Errors: actor and key errors, invalid_argument.
+-- payment_effects 0..1, payment_warnings 0..1, lots 0..1; admin_audit_logs 1 where staff or a
+-- database role credits. Errors: actor and key errors, invalid_argument.
 -- Example: SELECT * FROM billing.record_credit(p_oauth_provider =>
 --     'oauth:google', p_external_id => '1', p_amount_minor => 20, p_transaction_type => 'grant',
 --     p_description => 'a gift');
@@ -192,7 +250,10 @@ CREATE OR REPLACE FUNCTION billing.record_credit(
     p_marketing_opt_in boolean DEFAULT false,
     p_marketing_opt_in_source text DEFAULT NULL,
     p_api_key_id uuid DEFAULT NULL,
-    p_session_hash bytea DEFAULT NULL
+    p_session_hash bytea DEFAULT NULL,
+    p_expires_at timestamptz DEFAULT NULL,
+    p_priority bigint DEFAULT NULL,
+    p_source text DEFAULT NULL
 ) RETURNS TABLE (
     outcome text,
     credit_id uuid,
@@ -238,6 +299,7 @@ BEGIN
     PERFORM billing_data.require_profile(
         p_customer_email, p_user_role, p_agent_id, p_marketing_opt_in_source
     );
+    PERFORM billing_data.require_kind(p_transaction_type, p_source, p_priority, p_expires_at);
     PERFORM billing_data.require_durable_commit();
 
     v_path := billing_data.path_of_identity(p_oauth_provider, p_external_id);
@@ -263,6 +325,7 @@ BEGIN
             p_customer_email, p_user_role, p_agent_id, p_marketing_opt_in,
             p_marketing_opt_in_source
         )
+        # billing_data.kind_hash(p_source, p_priority, p_expires_at)
     );
     SELECT c.* INTO v_credit
     FROM billing_data.credits AS c
@@ -293,11 +356,16 @@ BEGIN
         updated_at = v_now
     WHERE a.id = v_account.id AND v_changed IS DISTINCT FROM v_account;
     IF outcome = 'created' THEN
+        PERFORM billing_data.require(
+            coalesce(p_expires_at > billing_data.clock(), true), 'p_expires_at',
+            'it must be a time to come'
+        );
         v_credit := billing_data.append_credit(
             v_account, p_amount_minor, p_transaction_type, p_description,
             p_external_transaction_id, p_idempotency_key, v_fingerprint, v_now, v_actor.api_key_id,
             v_actor.admin_user_id, v_actor.database_role, NULL, v_credit_id
         );
+        PERFORM billing_data.make_lot(v_credit, p_source, p_priority, p_expires_at);
         IF p_api_key_id IS NULL THEN
             PERFORM billing_data.write_audit(
                 'account.create_credit', 'account', v_account.id::text,
@@ -305,7 +373,7 @@ BEGIN
                     'credit_id', v_credit.id, 'amount', p_amount_minor,
                     'transaction_type', p_transaction_type,
                     'balance_after', v_credit.balance_after
-                ),
+                ) || billing_data.kind_told(p_source, p_priority, p_expires_at),
                 left(p_description, billing_data.most('reason')), v_actor
             );
         END IF;
@@ -346,7 +414,10 @@ CREATE OR REPLACE FUNCTION billing.create_credit(
     p_external_transaction_id text DEFAULT NULL,
     p_idempotency_key text DEFAULT NULL,
     p_api_key_id uuid DEFAULT NULL,
-    p_session_hash bytea DEFAULT NULL
+    p_session_hash bytea DEFAULT NULL,
+    p_expires_at timestamptz DEFAULT NULL,
+    p_priority bigint DEFAULT NULL,
+    p_source text DEFAULT NULL
 ) RETURNS TABLE (
     credit_id uuid,
     account_id uuid,
@@ -380,7 +451,10 @@ BEGIN
         p_external_transaction_id => p_external_transaction_id,
         p_idempotency_key => p_idempotency_key,
         p_api_key_id => p_api_key_id,
-        p_session_hash => p_session_hash
+        p_session_hash => p_session_hash,
+        p_expires_at => p_expires_at,
+        p_priority => p_priority,
+        p_source => p_source
     ) AS r;
     IF v_credit.outcome <> 'created' THEN
         PERFORM billing_data.raise_error(

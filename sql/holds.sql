@@ -4,10 +4,13 @@
 -- captured while the credits are there. What open holds keep is counted in the account, and a
 -- constraint keeps it within what the account has.
 
--- What there is of an account, given its row: what open holds keep, leaving out those that are over
--- and not booked yet.
+-- What there is of an account at this moment, given its row: its paid credits and what open holds
+-- keep, as they will be when what is due is booked.
 CREATE OR REPLACE FUNCTION billing_data.standing(
-    p_account billing_data.accounts, OUT held bigint, OUT held_free_uses bigint
+    p_account billing_data.accounts,
+    OUT held bigint,
+    OUT held_free_uses bigint,
+    OUT paid_credits bigint
 )
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -15,6 +18,7 @@ AS $$
 BEGIN
     held := p_account.held_credits;
     held_free_uses := p_account.held_free_uses;
+    paid_credits := p_account.paid_credits;
     IF p_account.due_at <= billing_data.clock() THEN
         SELECT
             held - coalesce(sum(h.amount_minor) FILTER (WHERE h.free_uses = 0), 0),
@@ -23,14 +27,17 @@ BEGIN
         FROM billing_data.holds AS h
         WHERE h.account_id = p_account.id AND h.state = 'open'
             AND h.expires_at <= billing_data.clock();
+        paid_credits := paid_credits
+            - billing_data.credits_over(p_account.id, billing_data.clock());
     END IF;
 END
 $$;
 COMMENT ON FUNCTION billing_data.standing IS
-    'What open holds keep of an account at this moment. Helper.';
+    'What an account has at this moment, and what open holds keep of it. Helper.';
 
--- Books what is due for accounts: the end of holds. The caller holds the accounts.
--- Writes: holds 0..n, hold_changes 0..n, accounts 1 for each account with something due.
+-- Books what is due for accounts: the end of holds, then that of lots. The caller holds the
+-- accounts. Writes: holds 0..n, hold_changes 0..n, what billing_data.end_lots writes, accounts 1
+-- for each account with something due.
 CREATE OR REPLACE FUNCTION billing_data.bring_up_to_date(p_account_ids uuid[]) RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
@@ -44,6 +51,7 @@ DECLARE
         FROM billing_data.accounts AS a
         WHERE a.id = ANY (p_account_ids) AND a.due_at <= v_now
     );
+    v_ended uuid[];  -- holds
 BEGIN
     IF v_due = '{}' THEN
         RETURN;
@@ -57,25 +65,28 @@ BEGIN
     noted AS (
         INSERT INTO billing_data.hold_changes (id, hold_id, change, created_at)
         SELECT billing_data.new_id(), e.id, 'expired', e.expires_at FROM ended AS e
+    ),
+    given AS (
+        UPDATE billing_data.accounts AS a
+        SET held_credits = a.held_credits - t.credits,
+            held_free_uses = a.held_free_uses - t.free_uses
+        FROM (
+            SELECT
+                e.account_id,
+                coalesce(sum(e.amount_minor) FILTER (WHERE e.free_uses = 0), 0) AS credits,
+                sum(e.free_uses) AS free_uses
+            FROM ended AS e
+            GROUP BY e.account_id
+        ) AS t
+        WHERE a.id = t.account_id
     )
+    SELECT array_agg(e.id) INTO v_ended FROM ended AS e;
+    IF v_ended IS NOT NULL THEN
+        PERFORM billing_data.give_back_held_lots(v_ended);
+    END IF;
+    PERFORM billing_data.end_lots(v_due, v_now);
     UPDATE billing_data.accounts AS a
-    SET held_credits = a.held_credits - t.credits,
-        held_free_uses = a.held_free_uses - t.free_uses
-    FROM (
-        SELECT
-            e.account_id,
-            coalesce(sum(e.amount_minor) FILTER (WHERE e.free_uses = 0), 0) AS credits,
-            sum(e.free_uses) AS free_uses
-        FROM ended AS e
-        GROUP BY e.account_id
-    ) AS t
-    WHERE a.id = t.account_id;
-    UPDATE billing_data.accounts AS a
-    SET due_at = (
-            SELECT min(h.expires_at)
-            FROM billing_data.holds AS h
-            WHERE h.account_id = a.id AND h.state = 'open'
-        )
+    SET due_at = billing_data.next_due(a.id)
     WHERE a.id = ANY (v_due);
 END
 $$;
@@ -345,6 +356,7 @@ DECLARE
     v_seed bytea := billing_data.id_seed();
     v_outcomes billing.hold_outcome[];
     v_refused jsonb;
+    v_with_lots uuid[];  -- accounts that have lots and new holds
 BEGIN
     WITH decided AS MATERIALIZED (
         SELECT
@@ -386,6 +398,7 @@ BEGIN
             GROUP BY d.account_id
         ) AS t
         WHERE a.id = t.account_id
+        RETURNING a.id, a.has_lots
     ),
     entered AS (
         INSERT INTO billing_data.holds
@@ -409,9 +422,13 @@ BEGIN
                 'insufficient_credits', 'account_suspended', 'account_closed',
                 'charge_currency_mismatch'
             )
-        )
-    INTO v_outcomes, v_refused
+        ),
+        (SELECT array_agg(t.id) FROM taken AS t WHERE t.has_lots)
+    INTO v_outcomes, v_refused, v_with_lots
     FROM decided AS d;
+    IF v_with_lots IS NOT NULL THEN
+        PERFORM billing_data.take_lots_for_holds(v_outcomes, v_with_lots);
+    END IF;
     IF v_refused IS NOT NULL AND NOT p_dry_run THEN
         PERFORM billing_data.note_refusals(v_refused, p_now);
     END IF;
@@ -789,6 +806,7 @@ AS $$
 DECLARE
     v_seed bytea := billing_data.id_seed();
     v_outcomes billing.hold_outcome[];
+    v_of_lots jsonb;  -- captures of accounts that have lots
 BEGIN
     WITH decided AS MATERIALIZED (
         SELECT
@@ -888,9 +906,16 @@ BEGIN
             - d.free_uses + d.free_uses_kept,
             (d.account).currency
         )
-    )
-    INTO v_outcomes
+    ),
+    jsonb_agg(jsonb_build_object(
+        'account_id', (d.account).id, 'charge_id', d.charge_id, 'captured', d.price,
+        'available', (d.account).paid_credits - (d.account).held_credits, 'hold', to_jsonb(d.hold)
+    ) ORDER BY d.item) FILTER (WHERE (d.account).has_lots AND d.is_new)
+    INTO v_outcomes, v_of_lots
     FROM decided AS d;
+    IF v_of_lots IS NOT NULL THEN
+        v_outcomes := billing_data.settle_lots(v_outcomes, v_of_lots);
+    END IF;
     RETURN v_outcomes;
 END
 $$;
@@ -1176,6 +1201,9 @@ BEGIN
     UPDATE billing_data.holds AS h
     SET state = 'released', settled_at = v_now
     WHERE h.id = p_hold.id;
+    IF p_hold.state = 'open' THEN
+        PERFORM billing_data.give_back_held_lots(ARRAY[p_hold.id]);
+    END IF;
     UPDATE billing_data.accounts AS a
     SET held_credits = a.held_credits
             - CASE WHEN p_hold.free_uses = 0 THEN p_hold.amount_minor ELSE 0 END,
@@ -1236,7 +1264,7 @@ BEGIN
         v_hold.state := 'expired';
     END IF;
     RETURN billing_data.hold_outcome(
-        NULL, p_outcome, v_hold, v_account.paid_credits, v_standing.held,
+        NULL, p_outcome, v_hold, v_standing.paid_credits, v_standing.held,
         v_account.free_uses_remaining - v_standing.held_free_uses, v_account.currency
     );
 END

@@ -57,9 +57,16 @@ AS $$
         ('holds', 'holds_pkey'),
         ('holds', 'holds_settled'),
         ('holds', 'holds_state'),
+        ('hold_lots', 'hold_lots_pkey'),
         ('ledger_openings', 'ledger_openings_account'),
         ('ledger_openings', 'ledger_openings_of_nothing'),
         ('ledger_openings', 'ledger_openings_pkey'),
+        ('lot_allocations', 'lot_allocations_lot'),
+        ('lot_allocations', 'lot_allocations_pkey'),
+        ('lots', 'lots_account'),
+        ('lots', 'lots_credit'),
+        ('lots', 'lots_left'),
+        ('lots', 'lots_pkey'),
         ('merge_ranks', 'merge_ranks_pkey'),
         ('merge_ranks', 'merge_ranks_rank'),
         ('merged_accounts', 'merged_accounts_account'),
@@ -604,6 +611,9 @@ BEGIN
     UNION ALL
     SELECT h.account_id, h.problem, h.expected, h.found
     FROM billing_data.find_hold_faults() AS h
+    UNION ALL
+    SELECT l.account_id, l.problem, l.expected, l.found
+    FROM billing_data.find_lot_faults() AS l
     UNION ALL
     SELECT o.account_id, 'the account is gone and its opening is not', 'an account', 'none'
     FROM billing_data.ledger_openings AS o

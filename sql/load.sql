@@ -76,6 +76,8 @@
 -- Money.
 --   credits
 \ir credits.sql
+--   credits that end or are of another kind, and what each pays
+\ir lots.sql
 --   credits that move from one account to another
 \ir transfers.sql
 --   two accounts become one

@@ -733,6 +733,16 @@ FROM billing.list_accounts(
 $t$Lists staff by e-mail.$t$,
 $t$Errors: actor errors.$t$,
 $t$SELECT * FROM billing.list_admins();$t$),
+        ('list_allocations',
+$t$Which credits paid for charges: a row for each charge and credit, the newest charge first.
+It is about one charge (p_charge_id), or about p_limit paid charges of an account, those
+before the entry p_before where that is given. What was paid of the pool follows from the
+ledger as in billing.list_lots. A free use is paid by no credit. It reads the account's
+entries up to there.$t$,
+$t$Errors: actor errors, invalid_argument, account_not_found, charge_not_found.$t$,
+$t$SELECT *
+FROM billing.list_allocations(
+    p_account_id => '...');$t$),
         ('list_api_keys',
 $t$Lists keys, newest first, including revoked ones, without their hashes.$t$,
 $t$Errors: actor errors.$t$,
@@ -792,6 +802,17 @@ FROM billing.list_holds(
     p_oauth_provider => 'oauth:google',
     p_external_id => '1',
     p_state => 'open');$t$),
+        ('list_lots',
+$t$An account's credits, each with its source and with what is left of it, in the order in
+which they are spent; with p_all also those of which nothing is left. Credits of the usual
+kind are one pool (in_pool): what is left of each follows from the ledger, the oldest
+being spent first. Those that the account's books began with have no lot_id. left_minor
+includes what open holds keep (held_minor); a lot that is over has nothing left, whether
+that is booked or not. It reads all of the account's entries.$t$,
+$t$Errors: actor errors, invalid_argument, account_not_found.$t$,
+$t$SELECT *
+FROM billing.list_lots(
+    p_account_id => '...');$t$),
         ('list_merges',
 $t$The merges that made an account what it is, and those of it that were undone, newest
 first. p_account_id may be of any account that takes part. problem says why a merge cannot
@@ -1056,10 +1077,12 @@ idempotency key was used before by the same or by another request; account_not_f
 credit_currency_mismatch, balance_overflow; payment_already_credited and
 payment_of_another_account when p_external_transaction_id names a payment that is known
 here. A profile update that the call carries is kept whatever the outcome. Suspended and
-closed accounts take credits.$t$,
+closed accounts take credits. Credits with a time at which they end, another priority than
+50 (0 to 100, lower ones are spent first) or the source promotion are a lot of their own
+(lots.sql).$t$,
 $t$Locks: the account, then the payment's row of payment_effects. Writes: accounts 0..1,
-credits 0..1, payment_effects 0..1, payment_warnings 0..1; admin_audit_logs 1 where staff
-or a database role credits. Errors: actor and key errors, invalid_argument.$t$,
+credits 0..1, payment_effects 0..1, payment_warnings 0..1, lots 0..1; admin_audit_logs 1
+where staff or a database role credits. Errors: actor and key errors, invalid_argument.$t$,
 $t$SELECT *
 FROM billing.record_credit(
     p_oauth_provider => 'oauth:google',

@@ -394,7 +394,12 @@ BEGIN
     PERFORM billing_data.append_transfer(
         v_merge.undo_id, v_account, v_merged, v_merge.credits, v_merge.free_uses_given,
         v_merge.free_uses_taken, v_merge.undo_reason, NULL, v_merge.request_fingerprint,
-        v_merge.undone_at, p_actor
+        v_merge.undone_at, p_actor,
+        (
+            SELECT c.id
+            FROM billing_data.credits AS c
+            WHERE c.account_id = v_account.id AND c.transfer_id = v_merge.id
+        )
     );
     DELETE FROM billing_data.merged_accounts AS m WHERE m.id = v_merged.id;
     UPDATE billing_data.accounts AS a

@@ -199,7 +199,7 @@ BEGIN
                 billing_data.provider_name(p_purchase.provider), abs(v_change)
             ),
             p_return.return_id, billing_data.free_key(v_account.id, v_key), NULL, v_now, NULL, NULL,
-            p_database_role, p_payment_provider
+            p_database_role, p_payment_provider, p_own_id => p_purchase.credit_id
         );
     END IF;
     IF v_credit.id IS NOT NULL THEN

@@ -228,6 +228,11 @@ AS $$
             FROM billing_data.account_merges AS m
             WHERE m.account_id = ANY (p_account_ids) OR m.merged_account_id = ANY (p_account_ids)
         )),
+        ('lots', (
+            SELECT json_agg(to_jsonb(l) ORDER BY l.created_at, l.id)
+            FROM billing_data.lots AS l
+            WHERE l.account_id = ANY (p_account_ids)
+        )),
         ('holds', (
             SELECT json_agg(to_jsonb(h) - 'request_fingerprint' ORDER BY h.created_at)
             FROM billing_data.holds AS h

@@ -254,6 +254,9 @@ BEGIN
                 p_charge_id, NULL, p_reason, p_idempotency_key, v_fingerprint, v_actor
             );
             PERFORM billing_data.give_charge_back_to_caps(v_charge, amount_minor);
+            PERFORM billing_data.give_back_to_lots(
+                v_charge, v_account.id, v_reversal, reversed_minor - amount_minor
+            );
         END IF;
     END IF;
     reversal_id := v_reversal.id;

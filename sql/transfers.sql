@@ -69,8 +69,10 @@ COMMENT ON FUNCTION billing_data.require_transfer IS
     'Refuses a transfer that the accounts do not allow. Helper.';
 
 -- Writes the two rows of a transfer, of which the first one has the idempotency key. A merge also
--- moves free uses; a side that nothing changes has no row.
--- Locks: none, the caller holds both accounts. Writes: credits 0..2, accounts 0..2.
+-- moves free uses; a side that nothing changes has no row. Credits stay of their kind: what is
+-- taken of lots becomes lots. What is taken comes from the credit p_own_id first.
+-- Locks: none, the caller holds both accounts. Writes: credits 0..2, accounts 0..2, lots and
+-- lot_allocations 0..n.
 CREATE OR REPLACE FUNCTION billing_data.append_transfer(
     p_transfer_id uuid,
     p_from billing_data.accounts,
@@ -82,25 +84,33 @@ CREATE OR REPLACE FUNCTION billing_data.append_transfer(
     p_idempotency_key text,
     p_fingerprint bytea,
     p_now timestamptz,
-    p_actor billing_data.actor
+    p_actor billing_data.actor,
+    p_own_id uuid DEFAULT NULL
 ) RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+    v_from billing_data.credits;
+    v_to billing_data.credits;
 BEGIN
     IF p_amount > 0 OR p_free_uses_taken > 0 THEN
-        PERFORM billing_data.append_credit(
+        v_from := billing_data.append_credit(
             p_from, -p_amount, 'adjustment', p_reason, NULL, p_idempotency_key, p_fingerprint,
             p_now, NULL, p_actor.admin_user_id, p_actor.database_role, NULL,
-            p_transfer_id => p_transfer_id, p_free_uses => -p_free_uses_taken
+            p_transfer_id => p_transfer_id, p_free_uses => -p_free_uses_taken,
+            p_own_id => p_own_id
         );
     END IF;
     IF p_amount > 0 OR p_free_uses_given > 0 THEN
-        PERFORM billing_data.append_credit(
+        v_to := billing_data.append_credit(
             p_to, p_amount, 'adjustment', p_reason, NULL, NULL, p_fingerprint, p_now, NULL,
             p_actor.admin_user_id, p_actor.database_role, NULL,
             p_transfer_id => p_transfer_id, p_free_uses => p_free_uses_given
         );
+    END IF;
+    IF p_from.has_lots THEN
+        PERFORM billing_data.move_lots(v_from.id, v_to.id, p_to.id);
     END IF;
 END
 $$;

@@ -545,6 +545,9 @@ def record_credit(
     marketing_opt_in_source: str | None = ...,
     api_key_id: UUID | None = ...,
     session_hash: bytes | None = ...,
+    expires_at: datetime | None = ...,
+    priority: int | None = ...,
+    source: str | None = ...,
 ) -> None: ...
 
 

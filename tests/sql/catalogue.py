@@ -127,6 +127,7 @@ FUNCTIONS: dict[str, tuple[set[str], str]] = {
     "list_accounts": (BOTH, "s"),
     "list_admins": (BOTH, "s"),
     "list_api_keys": (BOTH, "s"),
+    "list_allocations": (BOTH, "s"),
     "list_audit_log": (BOTH, "s"),
     "list_book_problems": (DBA, "s"),
     "list_caps": (BOTH, "s"),
@@ -134,6 +135,7 @@ FUNCTIONS: dict[str, tuple[set[str], str]] = {
     "list_daily_figures": (BOTH, "s"),
     "list_holds": (BOTH, "s"),
     "list_deliveries": (BOTH, "s"),
+    "list_lots": (BOTH, "s"),
     "list_merges": (BOTH, "s"),
     "list_notes": (BOTH, "s"),
     "list_open_doors": (DBA, "s"),
@@ -338,6 +340,10 @@ def runnable_example(database: Database, name: str) -> Iterator[tuple[Caller, st
             "add_note", "adjust_credits", "end_top_up", "erase_personal_data", "explain_account",
             "explain_denial", "export_personal_data", "get_account_by_id", "get_top_up",
             "reset_free_uses",
+            "add_note", "adjust_credits", "erase_personal_data", "explain_account",
+            "explain_denial", "export_personal_data", "get_account_by_id", "reset_free_uses",
+            "adjust_credits", "erase_personal_data", "explain_denial", "export_personal_data",
+            "get_account_by_id", "list_allocations", "list_lots", "reset_free_uses",
         ):  # fmt: skip
             account = account_of(database, person("1"))["id"]
             statement = statement.replace("'...'", f"'{account}'")

@@ -169,8 +169,10 @@ READS: dict[str, dict[str, Any]] = {
     "find_purchase": {"payment_id": "pi_nobody"},
     "get_account": person("nobody"),
     "get_hold": {"hold_id": NOBODY},
+    "list_allocations": {"account_id": NOBODY},
     "list_holds": person("nobody"),
     "get_top_up": {"account_id": NOBODY},
+    "list_lots": {"account_id": NOBODY},
     "list_transactions": person("nobody"),
     "statement": {"account_id": NOBODY},
 }

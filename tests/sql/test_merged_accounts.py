@@ -371,6 +371,15 @@ def _held(caller: Caller, gone: User, stays: User) -> None:
     assert [row["hold_id"] for row in listed] == [hold["hold_id"]]
 
 
+def _lots(caller: Caller, gone: User, stays: User) -> None:
+    given = caller.row("create_credit", **gone.who, amount_minor=1, priority=1)["credit_id"]
+    assert given in [row["lot_id"] for row in caller.rows("list_lots", account_id=gone.id)]
+    charge = caller.row("create_charge", **stays.who, amount_minor=1)
+    assert charge["paid_with"] == "free" or charge["charge_id"] in [
+        row["charge_id"] for row in caller.rows("list_allocations", account_id=gone.id)
+    ]
+
+
 def _verified(caller: Caller, gone: User, stays: User) -> None:
     # A merged account has books of its own.
     assert caller.rows("verify_ledger", account_id=gone.id) == []
@@ -417,6 +426,8 @@ _FOLLOW: dict[str, Callable[[Caller, User, User], None]] = {
     "get_account_by_id": _read,
     "list_checks": _checks,
     "list_holds": _held,
+    "list_allocations": _lots,
+    "list_lots": _lots,
     "list_merges": _listed,
     "list_purchases": _purchases,
     "list_usage": _used,

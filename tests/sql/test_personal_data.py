@@ -54,8 +54,10 @@ NOT_PERSONAL = {
     "erased_accounts": "ids of accounts",
     "erased_audit_logs": "ids of audit rows",
     "erased_entries": "digests whose salt is gone",
+    "hold_lots": "ids and amounts of holds and credits",
     "ledger_openings": "numbers that are proved from the ledger",
     "locks": "names of our own",
+    "lot_allocations": "ids and amounts of entries",
     "merge_ranks": "the order of merges",
     "merged_accounts": "ids of accounts",
     "payment_providers": "what providers are called",
@@ -105,6 +107,7 @@ KEPT = {
     "hold_changes": {"change"},
     "holds": {"capture_overage", "currency", "database_role", "state"},
     "outbox": {"error", "kind", "state"},
+    "lots": {"source"},
     "payment_effects": {"effect", "payment_id", "provider"},
     "payment_events": {"event_id", "event_type", "outcome", "payment_id", "provider"},
     "payment_returns": {"kind", "provider", "return_id", "state", "status"},
@@ -176,6 +179,7 @@ def _planted(database: Database, mark: str) -> UUID:
             "create_credit", **who, amount_minor=3, description=mark, idempotency_key=mark,
             external_transaction_id=mark,
         )  # fmt: skip
+        dba.row("create_credit", **who, amount_minor=1, priority=1)
         held = {**origin, "amount_minor": 1, "description": mark, "idempotency_key": mark}
         hold = dba.row("create_hold", **who, **held)["hold_id"]
         dba.row("release_hold", hold_id=hold, reason=mark)
