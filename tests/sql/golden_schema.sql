@@ -272,7 +272,7 @@ CREATE FUNCTION billing.create_check_partitions(p_months integer DEFAULT 3, p_mo
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.create_credit(p_oauth_provider text, p_external_id text, p_amount_minor bigint, p_transaction_type text DEFAULT 'grant'::text, p_description text DEFAULT 'Granted'::text, p_currency text DEFAULT 'USD'::text, p_external_transaction_id text DEFAULT NULL::text, p_idempotency_key text DEFAULT NULL::text, p_api_key_id uuid DEFAULT NULL::uuid, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(credit_id uuid, account_id uuid, amount_minor bigint, currency text, balance_before bigint, balance_after bigint, transaction_type text, description text, external_transaction_id text, created_at timestamp with time zone)
+CREATE FUNCTION billing.create_credit(p_oauth_provider text, p_external_id text, p_amount_minor bigint, p_transaction_type text DEFAULT 'grant'::text, p_description text DEFAULT 'Granted'::text, p_currency text DEFAULT 'USD'::text, p_external_transaction_id text DEFAULT NULL::text, p_idempotency_key text DEFAULT NULL::text, p_api_key_id uuid DEFAULT NULL::uuid, p_session_hash bytea DEFAULT NULL::bytea, p_expires_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_priority bigint DEFAULT NULL::bigint, p_source text DEFAULT NULL::text) RETURNS TABLE(credit_id uuid, account_id uuid, amount_minor bigint, currency text, balance_before bigint, balance_after bigint, transaction_type text, description text, external_transaction_id text, created_at timestamp with time zone)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -524,6 +524,10 @@ CREATE FUNCTION billing.list_admins(p_session_hash bytea DEFAULT NULL::bytea) RE
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing.list_allocations(p_account_id uuid DEFAULT NULL::uuid, p_charge_id uuid DEFAULT NULL::uuid, p_before bigint DEFAULT NULL::bigint, p_limit bigint DEFAULT 50, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(charge_id uuid, ledger_version bigint, created_at timestamp with time zone, charge_minor bigint, lot_id uuid, credit_id uuid, in_pool boolean, amount_minor bigint, source text, expires_at timestamp with time zone)
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing.list_api_keys(p_environment text DEFAULT NULL::text, p_status text DEFAULT NULL::text, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(api_key_id uuid, name text, key_prefix text, environment text, permissions text[], status text, description text, created_at timestamp with time zone, expires_at timestamp with time zone, last_used_at timestamp with time zone, last_used_ip inet, rotated_to uuid, created_by_email text, created_by_role text)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -553,6 +557,10 @@ CREATE FUNCTION billing.list_deliveries(p_endpoint_id uuid DEFAULT NULL::uuid, p
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing.list_holds(p_oauth_provider text DEFAULT NULL::text, p_external_id text DEFAULT NULL::text, p_account_id uuid DEFAULT NULL::uuid, p_state text DEFAULT NULL::text, p_after uuid DEFAULT NULL::uuid, p_limit bigint DEFAULT 50, p_api_key_id uuid DEFAULT NULL::uuid, p_session_hash bytea DEFAULT NULL::bytea) RETURNS SETOF billing.hold_outcome
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.list_lots(p_account_id uuid, p_all boolean DEFAULT false, p_limit bigint DEFAULT 200, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(lot_id uuid, credit_id uuid, source text, in_pool boolean, amount_minor bigint, left_minor bigint, held_minor bigint, priority bigint, expires_at timestamp with time zone, created_at timestamp with time zone, description text)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -655,7 +663,7 @@ CREATE FUNCTION billing.record_api_key_use(p_api_key_ids uuid[], p_used_at times
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.record_credit(p_oauth_provider text, p_external_id text, p_amount_minor bigint, p_transaction_type text, p_description text, p_currency text DEFAULT 'USD'::text, p_external_transaction_id text DEFAULT NULL::text, p_idempotency_key text DEFAULT NULL::text, p_customer_email text DEFAULT NULL::text, p_user_role text DEFAULT NULL::text, p_agent_id text DEFAULT NULL::text, p_marketing_opt_in boolean DEFAULT false, p_marketing_opt_in_source text DEFAULT NULL::text, p_api_key_id uuid DEFAULT NULL::uuid, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(outcome text, credit_id uuid, account_id uuid, amount_minor bigint, currency text, balance_before bigint, balance_after bigint, transaction_type text, description text, external_transaction_id text, created_at timestamp with time zone, balance bigint, account_currency text)
+CREATE FUNCTION billing.record_credit(p_oauth_provider text, p_external_id text, p_amount_minor bigint, p_transaction_type text, p_description text, p_currency text DEFAULT 'USD'::text, p_external_transaction_id text DEFAULT NULL::text, p_idempotency_key text DEFAULT NULL::text, p_customer_email text DEFAULT NULL::text, p_user_role text DEFAULT NULL::text, p_agent_id text DEFAULT NULL::text, p_marketing_opt_in boolean DEFAULT false, p_marketing_opt_in_source text DEFAULT NULL::text, p_api_key_id uuid DEFAULT NULL::uuid, p_session_hash bytea DEFAULT NULL::bytea, p_expires_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_priority bigint DEFAULT NULL::bigint, p_source text DEFAULT NULL::text) RETURNS TABLE(outcome text, credit_id uuid, account_id uuid, amount_minor bigint, currency text, balance_before bigint, balance_after bigint, transaction_type text, description text, external_transaction_id text, created_at timestamp with time zone, balance bigint, account_currency text)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -878,6 +886,7 @@ CREATE TABLE billing_data.accounts (
     held_credits bigint DEFAULT 0 NOT NULL,
     held_free_uses bigint DEFAULT 0 NOT NULL,
     due_at timestamp with time zone,
+    has_lots boolean DEFAULT false NOT NULL,
     CONSTRAINT accounts_held CHECK (((held_credits >= 0) AND (held_credits <= paid_credits) AND (held_free_uses >= 0) AND (held_free_uses <= free_uses_remaining))),
     CONSTRAINT accounts_ledger_version_non_negative CHECK ((ledger_version >= 0)),
     CONSTRAINT ck_account_status CHECK (((status)::text = ANY ((ARRAY['active'::character varying, 'suspended'::character varying, 'closed'::character varying, 'merged'::character varying])::text[]))),
@@ -978,7 +987,7 @@ END)) AND (num_nonnulls(corrects_credit_id, transfer_id) = 0)))),
     CONSTRAINT credits_transfer CHECK (((transfer_id IS NULL) OR ((transaction_type)::text = 'adjustment'::text)))
 );
 
-CREATE FUNCTION billing_data.append_credit(p_account billing_data.accounts, p_amount_minor bigint, p_transaction_type text, p_description text, p_external_transaction_id text, p_idempotency_key text, p_request_fingerprint bytea, p_now timestamp with time zone, p_api_key_id uuid, p_admin_user_id uuid, p_database_role text, p_payment_provider text, p_credit_id uuid DEFAULT NULL::uuid, p_corrects_charge_id uuid DEFAULT NULL::uuid, p_corrects_credit_id uuid DEFAULT NULL::uuid, p_transfer_id uuid DEFAULT NULL::uuid, p_free_uses bigint DEFAULT NULL::bigint) RETURNS billing_data.credits
+CREATE FUNCTION billing_data.append_credit(p_account billing_data.accounts, p_amount_minor bigint, p_transaction_type text, p_description text, p_external_transaction_id text, p_idempotency_key text, p_request_fingerprint bytea, p_now timestamp with time zone, p_api_key_id uuid, p_admin_user_id uuid, p_database_role text, p_payment_provider text, p_credit_id uuid DEFAULT NULL::uuid, p_corrects_charge_id uuid DEFAULT NULL::uuid, p_corrects_credit_id uuid DEFAULT NULL::uuid, p_transfer_id uuid DEFAULT NULL::uuid, p_free_uses bigint DEFAULT NULL::bigint, p_own_id uuid DEFAULT NULL::uuid) RETURNS billing_data.credits
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -986,7 +995,7 @@ CREATE FUNCTION billing_data.append_reversal(p_account billing_data.accounts, p_
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing_data.append_transfer(p_transfer_id uuid, p_from billing_data.accounts, p_to billing_data.accounts, p_amount bigint, p_free_uses_taken bigint, p_free_uses_given bigint, p_reason text, p_idempotency_key text, p_fingerprint bytea, p_now timestamp with time zone, p_actor billing_data.actor) RETURNS void
+CREATE FUNCTION billing_data.append_transfer(p_transfer_id uuid, p_from billing_data.accounts, p_to billing_data.accounts, p_amount bigint, p_free_uses_taken bigint, p_free_uses_given bigint, p_reason text, p_idempotency_key text, p_fingerprint bytea, p_now timestamp with time zone, p_actor billing_data.actor, p_own_id uuid DEFAULT NULL::uuid) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -1171,14 +1180,6 @@ CREATE FUNCTION billing_data.caps_of(p_account_id uuid, p_api_key_id uuid, p_age
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing_data.capture_round(p_items billing.capture_item[], p_left boolean[], p_locked uuid[], p_role text) RETURNS billing.hold_outcome[]
-    LANGUAGE plpgsql
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    SET plan_cache_mode TO 'force_generic_plan'
-    SET enable_seqscan TO 'off'
-    SET enable_hashjoin TO 'off'
-    SET enable_mergejoin TO 'off';
-
 CREATE TABLE billing_data.holds (
     id uuid NOT NULL,
     account_id uuid NOT NULL,
@@ -1216,6 +1217,20 @@ END),
     CONSTRAINT holds_state CHECK ((state = ANY (ARRAY['open'::text, 'captured'::text, 'released'::text, 'expired'::text])))
 )
 WITH (fillfactor='85');
+
+CREATE FUNCTION billing_data.capture_lots(p_hold billing_data.holds, p_account_id uuid, p_charge_id uuid, p_captured bigint, p_available bigint) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET enable_seqscan TO 'off';
+
+CREATE FUNCTION billing_data.capture_round(p_items billing.capture_item[], p_left boolean[], p_locked uuid[], p_role text) RETURNS billing.hold_outcome[]
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET enable_seqscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off';
 
 CREATE FUNCTION billing_data.captured_hold(p_hold billing_data.holds, p_charge_id uuid, p_captured bigint, p_now timestamp with time zone) RETURNS billing_data.holds
     LANGUAGE plpgsql IMMUTABLE
@@ -1418,6 +1433,10 @@ CREATE FUNCTION billing_data.credit_under_key(p_account_ids uuid[], p_idempotenc
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.credits_over(p_account_id uuid, p_now timestamp with time zone) RETURNS bigint
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.csv_fields(p_line text) RETURNS text[]
     LANGUAGE sql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -1504,6 +1523,36 @@ WITH (fillfactor='80');
 CREATE FUNCTION billing_data.effect_of_payment(p_provider text, p_payment_id text) RETURNS billing_data.payment_effects
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE TABLE billing_data.lots (
+    id uuid NOT NULL,
+    account_id uuid NOT NULL,
+    credit_id uuid NOT NULL,
+    origin_id uuid NOT NULL,
+    source text NOT NULL,
+    amount_minor bigint NOT NULL,
+    left_minor bigint NOT NULL,
+    has_left boolean GENERATED ALWAYS AS ((left_minor > 0)) STORED NOT NULL,
+    priority smallint NOT NULL,
+    expires_at timestamp with time zone,
+    created_at timestamp with time zone NOT NULL,
+    CONSTRAINT lots_amount CHECK ((amount_minor > 0)),
+    CONSTRAINT lots_expires_at CHECK (isfinite(expires_at)),
+    CONSTRAINT lots_left CHECK (((left_minor >= 0) AND (left_minor <= amount_minor))),
+    CONSTRAINT lots_priority CHECK (((priority >= 0) AND (priority <= 100))),
+    CONSTRAINT lots_source CHECK ((source = ANY (ARRAY['purchase'::text, 'grant'::text, 'promotion'::text, 'refund'::text])))
+)
+WITH (fillfactor='70');
+
+CREATE FUNCTION billing_data.end_lot(p_lot billing_data.lots, p_now timestamp with time zone) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.end_lots(p_account_ids uuid[], p_now timestamp with time zone) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET enable_seqscan TO 'off';
 
 CREATE FUNCTION billing_data.end_of_day(p_day date) RETURNS timestamp with time zone
     LANGUAGE sql IMMUTABLE PARALLEL SAFE;
@@ -1613,6 +1662,10 @@ CREATE FUNCTION billing_data.find_hold_faults() RETURNS TABLE(account_id uuid, p
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.find_lot_faults() RETURNS TABLE(account_id uuid, problem text, expected text, found text)
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.find_merge(p_account_id uuid, p_idempotency_key text, p_fingerprint bytea) RETURNS billing_data.account_merges
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -1708,9 +1761,20 @@ CREATE FUNCTION billing_data.give_back_held(p_account_ids uuid[], p_reason text,
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.give_back_held_lots(p_hold_ids uuid[]) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET enable_seqscan TO 'off';
+
 CREATE FUNCTION billing_data.give_back_to_caps(p_back jsonb) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.give_back_to_lots(p_charge billing_data.charges, p_account_id uuid, p_reversal billing_data.credits, p_before bigint) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET enable_seqscan TO 'off';
 
 CREATE FUNCTION billing_data.give_charge_back_to_caps(p_charge billing_data.charges, p_amount bigint) RETURNS void
     LANGUAGE plpgsql
@@ -1742,6 +1806,12 @@ CREATE FUNCTION billing_data.history_cursor(p_account_id uuid, p_version bigint)
 
 CREATE FUNCTION billing_data.hold_fingerprint(p_item billing.hold_item) RETURNS bytea
     LANGUAGE sql IMMUTABLE PARALLEL SAFE;
+
+CREATE FUNCTION billing_data.hold_lots(p_hold_id uuid, p_account_id uuid, p_amount bigint, p_available bigint) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET enable_seqscan TO 'off';
 
 CREATE FUNCTION billing_data.hold_outcome(p_item integer, p_outcome text, p_hold billing_data.holds, p_balance bigint, p_held bigint, p_free_uses bigint, p_account_currency text) RETURNS billing.hold_outcome
     LANGUAGE sql IMMUTABLE;
@@ -1861,6 +1931,12 @@ CREATE FUNCTION billing_data.kept_secrets(p_setting text, p_stored jsonb, p_give
 CREATE FUNCTION billing_data.key_permissions() RETURNS text[]
     LANGUAGE sql IMMUTABLE PARALLEL SAFE;
 
+CREATE FUNCTION billing_data.kind_hash(p_source text, p_priority bigint, p_expires_at timestamp with time zone) RETURNS bigint
+    LANGUAGE sql STABLE PARALLEL SAFE;
+
+CREATE FUNCTION billing_data.kind_told(p_source text, p_priority bigint, p_expires_at timestamp with time zone) RETURNS jsonb
+    LANGUAGE sql STABLE PARALLEL SAFE;
+
 CREATE FUNCTION billing_data.lead_account_to(p_id uuid, p_account_id uuid) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -1951,6 +2027,10 @@ CREATE FUNCTION billing_data.lock_two_accounts(p_from_account_id uuid, p_to_acco
 CREATE FUNCTION billing_data.maintenance_steps() RETURNS text[]
     LANGUAGE sql IMMUTABLE;
 
+CREATE FUNCTION billing_data.make_lot(p_credit billing_data.credits, p_source text, p_priority bigint, p_expires_at timestamp with time zone) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.manual() RETURNS TABLE(name text, about text, effects text, example text)
     LANGUAGE sql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -1998,6 +2078,10 @@ CREATE FUNCTION billing_data.move_default_checks(p_table text, p_from timestamp 
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.move_lots(p_from_entry_id uuid, p_to_entry_id uuid, p_to_account_id uuid) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.names_of_person(p_account_ids uuid[]) RETURNS text[]
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -2012,6 +2096,10 @@ CREATE FUNCTION billing_data.needs_top_up(p_status text, p_available bigint, p_t
 CREATE FUNCTION billing_data.newest_day_over() RETURNS date
     LANGUAGE sql STABLE;
 
+CREATE FUNCTION billing_data.next_due(p_account_id uuid) RETURNS timestamp with time zone
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.no_key() RETURNS uuid
     LANGUAGE sql IMMUTABLE PARALLEL SAFE;
 
@@ -2020,6 +2108,15 @@ CREATE FUNCTION billing_data.note_fraud_warning(p_provider text, p_payment_id te
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.note_hold_change(p_hold_id uuid, p_change text, p_amount bigint, p_expires_at timestamp with time zone, p_reason text, p_now timestamp with time zone, p_actor billing_data.actor) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.note_lots(p_account_id uuid) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET plan_cache_mode TO 'force_generic_plan';
+
+CREATE FUNCTION billing_data.note_new_lots(p_account_id uuid, p_expires_at timestamp with time zone) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -2072,8 +2169,22 @@ CREATE FUNCTION billing_data.place_of_cursor(p_cursor text, p_account_id uuid, p
     LANGUAGE plpgsql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.plan_draw(p_account_id uuid, p_amount bigint, p_available bigint, p_own_id uuid) RETURNS TABLE(lot_id uuid, amount_minor bigint)
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET enable_seqscan TO 'off';
+
 CREATE FUNCTION billing_data.plan_merge(p_merged billing_data.accounts, p_account billing_data.accounts) RETURNS billing_data.account_merges
     LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.pool_payments(p_account_id uuid, p_versions bigint[]) RETURNS TABLE(charge_id uuid, credit_id uuid, amount_minor bigint)
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.pool_steps(p_account_id uuid, p_through bigint) RETURNS TABLE(ledger_version bigint, id uuid, own_id uuid, change bigint, spent bigint)
+    LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.prepare_checks(p_items billing.check_item[], p_role text, p_rest boolean[], p_wait boolean, OUT created boolean[], OUT busy boolean[]) RETURNS record
@@ -2244,6 +2355,10 @@ CREATE FUNCTION billing_data.require_identity(p_oauth_provider text, p_external_
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.require_kind(p_transaction_type text, p_source text, p_priority bigint, p_expires_at timestamp with time zone) RETURNS void
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.require_length(p_value text, p_limit integer, p_argument text) RETURNS void
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -2358,6 +2473,10 @@ CREATE FUNCTION billing_data.settle_hold(p_hold billing_data.holds, p_reason tex
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.settle_lots(p_outcomes billing.hold_outcome[], p_captures jsonb) RETURNS billing.hold_outcome[]
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.settle_payment(p_provider text, p_payment_id text, p_amount_minor bigint, p_currency text, p_account_id uuid, p_purchase_id uuid, p_database_role text, p_payment_provider text) RETURNS TABLE(outcome text, account_id uuid, purchase_id uuid, credits_added bigint)
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -2378,7 +2497,7 @@ CREATE FUNCTION billing_data.spread_returns(p_purchase billing_data.purchases, p
     LANGUAGE sql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing_data.standing(p_account billing_data.accounts, OUT held bigint, OUT held_free_uses bigint) RETURNS record
+CREATE FUNCTION billing_data.standing(p_account billing_data.accounts, OUT held bigint, OUT held_free_uses bigint, OUT paid_credits bigint) RETURNS record
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -2395,6 +2514,20 @@ CREATE FUNCTION billing_data.store_api_key(p_name text, p_key_prefix text, p_key
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.take_lock(p_name text) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.take_lots(p_account_id uuid, p_entry_id uuid, p_amount bigint, p_available bigint, p_own_id uuid) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET enable_seqscan TO 'off';
+
+CREATE FUNCTION billing_data.take_lots_for_charges(p_outcomes billing.charge_outcome[], p_account_ids uuid[]) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.take_lots_for_holds(p_outcomes billing.hold_outcome[], p_account_ids uuid[]) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -2466,6 +2599,12 @@ CREATE FUNCTION billing_data.uses_due(p_uses bigint, p_price_minor bigint, p_mon
     LANGUAGE sql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.usual_priority() RETURNS smallint
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE;
+
+CREATE FUNCTION billing_data.usual_source(p_transaction_type text) RETURNS text
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE;
+
 CREATE FUNCTION billing_data.utc_text(p_at timestamp with time zone) RETURNS text
     LANGUAGE sql STABLE;
 
@@ -2475,6 +2614,10 @@ CREATE FUNCTION billing_data.version_before(p_account_id uuid, p_newest bigint, 
 
 CREATE FUNCTION billing_data.version_of_cursor(p_cursor text, p_account_id uuid, p_newest bigint) RETURNS bigint
     LANGUAGE plpgsql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.walk_pool(p_account_id uuid, p_through bigint) RETURNS TABLE(credit_id uuid, amount_minor bigint, left_minor bigint)
+    LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.wants_purchase(p_status text, p_denial_reason text) RETURNS boolean
@@ -2799,6 +2942,13 @@ END)),
     CONSTRAINT hold_changes_reason CHECK ((length(reason) <= 500))
 );
 
+CREATE TABLE billing_data.hold_lots (
+    hold_id uuid NOT NULL,
+    lot_id uuid NOT NULL,
+    amount_minor bigint NOT NULL,
+    CONSTRAINT hold_lots_amount CHECK ((amount_minor > 0))
+);
+
 CREATE TABLE billing_data.ledger_openings (
     account_id uuid NOT NULL,
     ledger_version bigint NOT NULL,
@@ -2813,6 +2963,13 @@ CREATE TABLE billing_data.ledger_openings (
 
 CREATE TABLE billing_data.locks (
     name text NOT NULL
+);
+
+CREATE TABLE billing_data.lot_allocations (
+    entry_id uuid NOT NULL,
+    lot_id uuid NOT NULL,
+    amount_minor bigint NOT NULL,
+    CONSTRAINT lot_allocations_amount CHECK ((amount_minor <> 0))
 );
 
 CREATE TABLE billing_data.merge_ranks (
@@ -3076,6 +3233,9 @@ ALTER TABLE ONLY billing_data.erased_entries
 ALTER TABLE ONLY billing_data.hold_changes
     ADD CONSTRAINT hold_changes_pkey PRIMARY KEY (id);
 
+ALTER TABLE ONLY billing_data.hold_lots
+    ADD CONSTRAINT hold_lots_pkey PRIMARY KEY (hold_id, lot_id);
+
 ALTER TABLE ONLY billing_data.holds
     ADD CONSTRAINT holds_pkey PRIMARY KEY (id);
 
@@ -3084,6 +3244,12 @@ ALTER TABLE ONLY billing_data.ledger_openings
 
 ALTER TABLE ONLY billing_data.locks
     ADD CONSTRAINT locks_pkey PRIMARY KEY (name);
+
+ALTER TABLE ONLY billing_data.lot_allocations
+    ADD CONSTRAINT lot_allocations_pkey PRIMARY KEY (entry_id, lot_id);
+
+ALTER TABLE ONLY billing_data.lots
+    ADD CONSTRAINT lots_pkey PRIMARY KEY (id);
 
 ALTER TABLE ONLY billing_data.merge_ranks
     ADD CONSTRAINT merge_ranks_pkey PRIMARY KEY (account_id);
@@ -3262,6 +3428,16 @@ CREATE INDEX idx_admin_users_google_id ON billing_data.admin_users USING btree (
 
 CREATE INDEX idx_admin_users_role ON billing_data.admin_users USING btree (role);
 
+CREATE INDEX lot_allocations_lot_id ON billing_data.lot_allocations USING btree (lot_id);
+
+CREATE INDEX lots_all_of_account ON billing_data.lots USING btree (account_id, id);
+
+CREATE INDEX lots_by_credit ON billing_data.lots USING btree (credit_id);
+
+CREATE INDEX lots_of_account ON billing_data.lots USING btree (account_id) WHERE has_left;
+
+CREATE INDEX lots_to_end ON billing_data.lots USING btree (expires_at) WHERE (has_left AND (expires_at IS NOT NULL));
+
 CREATE INDEX merged_accounts_account_id ON billing_data.merged_accounts USING btree (account_id);
 
 CREATE INDEX outbox_by_account ON billing_data.outbox USING btree (account_id);
@@ -3354,6 +3530,10 @@ CREATE TRIGGER hold_changes_append_only BEFORE DELETE OR UPDATE OF id, hold_id, 
 
 ALTER TABLE billing_data.hold_changes ENABLE ALWAYS TRIGGER hold_changes_append_only;
 
+CREATE TRIGGER hold_lots_append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON billing_data.hold_lots FOR EACH STATEMENT EXECUTE FUNCTION billing_data.refuse_change();
+
+ALTER TABLE billing_data.hold_lots ENABLE ALWAYS TRIGGER hold_lots_append_only;
+
 CREATE TRIGGER holds_fixed BEFORE DELETE OR UPDATE OF id, account_id, amount_minor, free_uses, currency, created_at OR TRUNCATE ON billing_data.holds FOR EACH STATEMENT EXECUTE FUNCTION billing_data.refuse_change('what was held never changes');
 
 ALTER TABLE billing_data.holds ENABLE ALWAYS TRIGGER holds_fixed;
@@ -3361,6 +3541,14 @@ ALTER TABLE billing_data.holds ENABLE ALWAYS TRIGGER holds_fixed;
 CREATE TRIGGER ledger_openings_fixed BEFORE INSERT OR DELETE OR UPDATE OR TRUNCATE ON billing_data.ledger_openings FOR EACH STATEMENT EXECUTE FUNCTION billing_data.refuse_change('where books begin never changes');
 
 ALTER TABLE billing_data.ledger_openings ENABLE ALWAYS TRIGGER ledger_openings_fixed;
+
+CREATE TRIGGER lot_allocations_append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON billing_data.lot_allocations FOR EACH STATEMENT EXECUTE FUNCTION billing_data.refuse_change();
+
+ALTER TABLE billing_data.lot_allocations ENABLE ALWAYS TRIGGER lot_allocations_append_only;
+
+CREATE TRIGGER lots_fixed BEFORE DELETE OR UPDATE OF id, account_id, credit_id, origin_id, source, amount_minor, priority, expires_at, created_at OR TRUNCATE ON billing_data.lots FOR EACH STATEMENT EXECUTE FUNCTION billing_data.refuse_change('only what is left of a lot changes');
+
+ALTER TABLE billing_data.lots ENABLE ALWAYS TRIGGER lots_fixed;
 
 CREATE TRIGGER purchases_fixed BEFORE UPDATE OF account_id, id, provider, uses, price_minor, currency ON billing_data.purchases FOR EACH STATEMENT EXECUTE FUNCTION billing_data.refuse_change('what was sold never changes');
 
@@ -3420,6 +3608,12 @@ ALTER TABLE ONLY billing_data.credits
 ALTER TABLE ONLY billing_data.hold_changes
     ADD CONSTRAINT hold_changes_hold FOREIGN KEY (hold_id) REFERENCES billing_data.holds(id) ON DELETE RESTRICT;
 
+ALTER TABLE ONLY billing_data.hold_lots
+    ADD CONSTRAINT hold_lots_hold FOREIGN KEY (hold_id) REFERENCES billing_data.holds(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY billing_data.hold_lots
+    ADD CONSTRAINT hold_lots_lot FOREIGN KEY (lot_id) REFERENCES billing_data.lots(id) ON DELETE RESTRICT;
+
 ALTER TABLE ONLY billing_data.holds
     ADD CONSTRAINT holds_account FOREIGN KEY (account_id) REFERENCES billing_data.accounts(id) ON DELETE RESTRICT;
 
@@ -3428,6 +3622,18 @@ ALTER TABLE ONLY billing_data.holds
 
 ALTER TABLE ONLY billing_data.ledger_openings
     ADD CONSTRAINT ledger_openings_account FOREIGN KEY (account_id) REFERENCES billing_data.accounts(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY billing_data.lot_allocations
+    ADD CONSTRAINT lot_allocations_lot FOREIGN KEY (lot_id) REFERENCES billing_data.lots(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY billing_data.lots
+    ADD CONSTRAINT lots_account FOREIGN KEY (account_id) REFERENCES billing_data.accounts(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY billing_data.lots
+    ADD CONSTRAINT lots_credit FOREIGN KEY (credit_id) REFERENCES billing_data.credits(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY billing_data.lots
+    ADD CONSTRAINT lots_origin FOREIGN KEY (origin_id) REFERENCES billing_data.credits(id) ON DELETE RESTRICT;
 
 ALTER TABLE ONLY billing_data.merged_accounts
     ADD CONSTRAINT merged_accounts_account FOREIGN KEY (account_id) REFERENCES billing_data.accounts(id) ON DELETE RESTRICT;
