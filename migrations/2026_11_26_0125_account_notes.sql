@@ -1,5 +1,5 @@
 -- What staff want to remember of an account. Notes are no part of the books: they can be removed.
--- depends: 2026_11_26_0115_webhooks
+-- depends: 2026_11_26_0120_top_ups
 SET LOCAL lock_timeout = '1s';
 
 CREATE TABLE billing_data.account_notes (

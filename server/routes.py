@@ -37,8 +37,8 @@ from server.admin_pages import reversals as reversals_page
 from server.admin_pages import settings as settings_page
 from server.admin_pages import staff as staff_pages
 from server.admin_pages import statements as statements_page
-from server.admin_pages import webhooks as webhooks_page
 from server.admin_pages import top_ups as top_ups_page
+from server.admin_pages import webhooks as webhooks_page
 from server.admin_pages.page import page, page_for_browsers, public_page
 from server.agent import (
     accounts,

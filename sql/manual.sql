@@ -106,9 +106,9 @@ was asked for. A hold that is over is captured (is_late) as long as the credits 
 there. The account's state does not matter: the work was done. An item's outcome is
 'created'; 'replayed' when the hold was captured before by the same request; the slug of
 the refusal; 'busy', only with p_wait false, when another transaction holds the account.$t$,
-$t$Locks: the accounts, in id order, then cap_usage of the caps that apply, in the order of
-the caps. Writes: cap_usage 1 for each cap that counts otherwise; for each created item
-accounts, holds and hold_changes 1, charges 1 where more than 0 is captured. Errors:
+$t$Locks: the accounts, in id order, then cap_usage of the caps that apply, by cap. Writes:
+for each created item accounts, holds and hold_changes 1, charges 1 where more than 0 is
+captured, cap_usage 1 for each cap where not what was held is captured. Errors:
 actor_required, actor_not_allowed, invalid_argument, lock_not_available when an account
 stays held, and serialization_failure when accounts were merged at this moment; all else
 is an outcome.$t$,
@@ -679,12 +679,11 @@ was used before by the same or by another request; the slug of the refusal; 'bus
 with p_wait false, when another transaction holds the account. What is held is not
 available to anything else from that moment on, until it is settled or its time is over.
 With p_dry_run nothing is held.$t$,
-$t$Locks: the accounts, in id order, then cap_usage of the caps that apply, in the order of
-the caps. Writes: holds and accounts 1 for each created item, cap_usage 1 for each cap
-that applies, refused_charges 1 for each account, key and reason refused. Errors:
-actor_required, actor_not_allowed, invalid_argument, lock_not_available when an account
-stays held, and serialization_failure when accounts were merged at this moment; all else
-is an outcome.$t$,
+$t$Locks: the accounts, in id order, then cap_usage of the caps that apply, by cap. Writes:
+holds and accounts 1 for each created item, cap_usage 1 for each cap that applies,
+refused_charges 1 for each account, key and reason refused. Errors: actor_required,
+actor_not_allowed, invalid_argument, lock_not_available when an account stays held, and
+serialization_failure when accounts were merged at this moment; all else is an outcome.$t$,
 $t$SELECT *
 FROM billing.hold_items(
     p_items =>

@@ -22,6 +22,10 @@ def add_admin(
 ) -> None: ...
 
 
+@function("note_id account_id created_at")
+def add_note(*, account_id: UUID, note: str, session_hash: bytes | None = ...) -> None: ...
+
+
 @function("account_id credit_id amount_minor balance_before balance_after created_at replayed")
 def adjust_credits(
     *,
@@ -81,7 +85,19 @@ def begin_purchase(
     provider: str = ...,
     api_key_id: UUID | None = ...,
     session_hash: bytes | None = ...,
+    save_card: bool = ...,
 ) -> None: ...
+
+
+@function("delivery_id event_id endpoint_id attempt url secrets payload")
+def claim_deliveries(*, most: int = ..., busy: Sequence[UUID | None] = ...) -> None: ...
+
+
+@function(
+    "account_id purchase_id oauth_provider external_id customer_email uses price_minor "
+    "currency payment_id customer_id payment_method_id provider config_data"
+)
+def claim_top_ups(*, limit: int) -> None: ...
 
 
 @function(
@@ -133,7 +149,7 @@ def create_check_partitions(*, months: int = ..., most_rows: int | None = ...) -
     "item outcome hold_id account_id amount_minor currency state paid_with captured_minor "
     "charge_id is_late description metadata_message_id metadata_agent_id metadata_channel_id "
     "metadata_request_id created_at expires_at settled_at balance held available "
-    "free_uses_available account_currency"
+    "free_uses_available account_currency cap"
 )
 def create_hold(
     *,
@@ -158,6 +174,24 @@ def create_sign_in_ticket(*, ticket_hash: bytes) -> None: ...
 
 
 @function()
+def create_webhook_endpoint(
+    *,
+    name: str,
+    url: str,
+    secret: str,
+    reason: str,
+    kinds: Sequence[str | None] = ...,
+    session_hash: bytes | None = ...,
+) -> None: ...
+
+
+@function()
+def delete_webhook_endpoint(
+    *, endpoint_id: UUID, reason: str, session_hash: bytes | None = ...
+) -> None: ...
+
+
+@function()
 def describe_money(*, amount_minor: int, currency: str) -> None: ...
 
 
@@ -169,6 +203,18 @@ def describe_price(*, pack_price_minor: int, pack_currency: str) -> None: ...
 def end_session(*, session_hash: bytes) -> None: ...
 
 
+@function("account_id changed")
+def end_top_up(
+    *,
+    account_id: UUID | None = ...,
+    oauth_provider: str | None = ...,
+    external_id: str | None = ...,
+    reason: str | None = ...,
+    api_key_id: UUID | None = ...,
+    session_hash: bytes | None = ...,
+) -> None: ...
+
+
 @function("table_name rows_erased obstacle")
 def erase_personal_data(
     *,
@@ -177,6 +223,12 @@ def erase_personal_data(
     dry_run: bool = ...,
     force: bool = ...,
     session_hash: bytes | None = ...,
+) -> None: ...
+
+
+@function("kind sentence what_helps since is_over agent_id credits_needed payment_id")
+def explain_account(
+    *, account_id: UUID, at: datetime | None = ..., session_hash: bytes | None = ...
 ) -> None: ...
 
 
@@ -198,7 +250,7 @@ def export_personal_data(*, account_id: UUID, session_hash: bytes | None = ...) 
     "item outcome hold_id account_id amount_minor currency state paid_with captured_minor "
     "charge_id is_late description metadata_message_id metadata_agent_id metadata_channel_id "
     "metadata_request_id created_at expires_at settled_at balance held available "
-    "free_uses_available account_currency"
+    "free_uses_available account_currency cap"
 )
 def extend_hold(
     *, hold_id: UUID, expires_in_seconds: int = ..., api_key_id: UUID | None = ...
@@ -260,7 +312,7 @@ def get_account_holders(
     "item outcome hold_id account_id amount_minor currency state paid_with captured_minor "
     "charge_id is_late description metadata_message_id metadata_agent_id metadata_channel_id "
     "metadata_request_id created_at expires_at settled_at balance held available "
-    "free_uses_available account_currency"
+    "free_uses_available account_currency cap"
 )
 def get_hold(
     *, hold_id: UUID, api_key_id: UUID | None = ..., session_hash: bytes | None = ...
@@ -295,8 +347,34 @@ def get_schema_version() -> None: ...
 def get_session(*, session_hash: bytes) -> None: ...
 
 
-@function("free_uses pack_uses pack_price_minor pack_currency admin_email_domain")
+@function("free_uses pack_uses pack_price_minor pack_currency admin_email_domain low_balance")
 def get_settings() -> None: ...
+
+
+@function(
+    "account_id top_up_id status threshold packs uses amount_minor currency amount_text "
+    "monthly_cap_minor monthly_cap_text spent_this_month_minor spent_this_month_text card "
+    "consent_version consent_text consent_at failures problem problem_text next_attempt_at "
+    "ended_at end_reason attempt_status attempt_payment_id attempt_at"
+)
+def get_top_up(
+    *,
+    account_id: UUID | None = ...,
+    oauth_provider: str | None = ...,
+    external_id: str | None = ...,
+    api_key_id: UUID | None = ...,
+    session_hash: bytes | None = ...,
+) -> None: ...
+
+
+@function("endpoint_id name url status secrets")
+def get_webhook_endpoint(*, endpoint_id: UUID, session_hash: bytes | None = ...) -> None: ...
+
+
+@function("day charges credits_used")
+def list_account_days(
+    *, account_id: UUID, days: int = ..., session_hash: bytes | None = ...
+) -> None: ...
 
 
 @function(
@@ -365,10 +443,26 @@ def list_daily_figures(*, days: int = ..., session_hash: bytes | None = ...) -> 
 
 
 @function(
+    "delivery_id event_id endpoint_id endpoint_name kind account_id payload state attempts "
+    "created_at due_at attempted_at answer_status error settled_at"
+)
+def list_deliveries(
+    *,
+    endpoint_id: UUID | None = ...,
+    state: str | None = ...,
+    kind: str | None = ...,
+    account_id: UUID | None = ...,
+    limit: int = ...,
+    offset: int = ...,
+    session_hash: bytes | None = ...,
+) -> None: ...
+
+
+@function(
     "item outcome hold_id account_id amount_minor currency state paid_with captured_minor "
     "charge_id is_late description metadata_message_id metadata_agent_id metadata_channel_id "
     "metadata_request_id created_at expires_at settled_at balance held available "
-    "free_uses_available account_currency"
+    "free_uses_available account_currency cap"
 )
 def list_holds(
     *,
@@ -388,6 +482,10 @@ def list_holds(
     "credits_moved free_uses_given reason who created_at undone_at undo_reason problem"
 )
 def list_merges(*, account_id: UUID, session_hash: bytes | None = ...) -> None: ...
+
+
+@function("note_id account_id created_at who note")
+def list_notes(*, account_id: UUID, session_hash: bytes | None = ...) -> None: ...
 
 
 @function(
@@ -425,6 +523,24 @@ def list_purchases(
 
 
 @function(
+    "kind at id what reason writer_kind writer credits_change free_uses_change balance_after "
+    "amount_minor currency amount_text paid_credits free_uses times payment_id message_id "
+    "agent_id channel_id request_id corrects_id left_to_reverse audit_id audit_thing changes "
+    "next_cursor"
+)
+def list_timeline(
+    *,
+    account_id: UUID,
+    kinds: Sequence[str | None] | None = ...,
+    from_: date | None = ...,
+    to: date | None = ...,
+    cursor: str | None = ...,
+    limit: int = ...,
+    session_hash: bytes | None = ...,
+) -> None: ...
+
+
+@function(
     "place account_id oauth_provider external_id customer_email charges free_charges "
     "credits_used last_charge_at"
 )
@@ -434,6 +550,34 @@ def list_top_consumers(
     to: date | None = ...,
     sort: str = ...,
     limit: int = ...,
+    session_hash: bytes | None = ...,
+) -> None: ...
+
+
+@function(
+    "account_id purchase_id payment_id status credited uses price_minor currency price_text "
+    "problem problem_text created_at ended_at"
+)
+def list_top_up_attempts(
+    *,
+    account_id: UUID | None = ...,
+    limit: int = ...,
+    offset: int = ...,
+    session_hash: bytes | None = ...,
+) -> None: ...
+
+
+@function(
+    "top_up_id account_id oauth_provider external_id status threshold packs amount_text "
+    "monthly_cap_text card consent_version consent_text consent_at consent_by failures "
+    "problem problem_text ended_at end_reason"
+)
+def list_top_ups(
+    *,
+    account_id: UUID | None = ...,
+    status: str | None = ...,
+    limit: int = ...,
+    offset: int = ...,
     session_hash: bytes | None = ...,
 ) -> None: ...
 
@@ -470,6 +614,13 @@ def list_usage(
 
 
 @function(
+    "endpoint_id name url kinds status secret old_secret old_secret_until tried_at waiting "
+    "failed created_at updated_at"
+)
+def list_webhook_endpoints(*, session_hash: bytes | None = ...) -> None: ...
+
+
+@function(
     "merge_id merged_account_id account_id credits_moved balance_after free_uses_given "
     "free_uses_after takes_consent created_at replayed"
 )
@@ -481,6 +632,23 @@ def merge_accounts(
     idempotency_key: str | None = ...,
     dry_run: bool = ...,
     session_hash: bytes | None = ...,
+) -> None: ...
+
+
+@function()
+def note_delivery(
+    *, delivery_id: UUID, attempt: int, answer_status: int | None = ..., error: str | None = ...
+) -> None: ...
+
+
+@function("next_step payment_id switched_off")
+def note_top_up(
+    *,
+    account_id: UUID,
+    purchase_id: UUID,
+    outcome: str,
+    payment_id: str | None = ...,
+    problem: str | None = ...,
 ) -> None: ...
 
 
@@ -552,6 +720,12 @@ def record_credit(
 
 
 @function()
+def record_webhook_try(
+    *, endpoint_id: UUID, url: str, error: str | None = ..., session_hash: bytes | None = ...
+) -> None: ...
+
+
+@function()
 def refresh_figures() -> None: ...
 
 
@@ -559,7 +733,7 @@ def refresh_figures() -> None: ...
     "item outcome hold_id account_id amount_minor currency state paid_with captured_minor "
     "charge_id is_late description metadata_message_id metadata_agent_id metadata_channel_id "
     "metadata_request_id created_at expires_at settled_at balance held available "
-    "free_uses_available account_currency"
+    "free_uses_available account_currency cap"
 )
 def release_hold(
     *,
@@ -570,6 +744,10 @@ def release_hold(
 ) -> None: ...
 
 
+@function("account_id changed")
+def remove_note(*, note_id: UUID, session_hash: bytes | None = ...) -> None: ...
+
+
 @function()
 def reopen_payment(
     *, payment_id: str, reason: str, provider: str | None = ..., session_hash: bytes | None = ...
@@ -578,6 +756,16 @@ def reopen_payment(
 
 @function()
 def require_api_key(*, api_key_id: UUID, permission: str) -> None: ...
+
+
+@function()
+def resend_deliveries(
+    *,
+    reason: str,
+    delivery_id: UUID | None = ...,
+    endpoint_id: UUID | None = ...,
+    session_hash: bytes | None = ...,
+) -> None: ...
 
 
 @function("free_uses_before free_uses_remaining")
@@ -678,6 +866,12 @@ def rotate_api_key(
 ) -> None: ...
 
 
+@function()
+def rotate_webhook_secret(
+    *, endpoint_id: UUID, secret: str, reason: str, session_hash: bytes | None = ...
+) -> None: ...
+
+
 @function("day seals entries head")
 def seal_entries(*, entries: int = ..., percent: int = ...) -> None: ...
 
@@ -704,6 +898,12 @@ def set_admin(
 ) -> None: ...
 
 
+@function()
+def set_low_balance(
+    *, reason: str, threshold: int | None = ..., session_hash: bytes | None = ...
+) -> None: ...
+
+
 @function("free_uses pack_uses pack_price_minor pack_currency")
 def set_pricing(
     *,
@@ -724,6 +924,39 @@ def set_provider_config(
     is_active: bool | None = ...,
     reason: str | None = ...,
     unchanged_since: datetime | None = ...,
+    session_hash: bytes | None = ...,
+) -> None: ...
+
+
+@function("account_id top_up_id changed")
+def set_top_up(
+    *,
+    oauth_provider: str,
+    external_id: str,
+    threshold: int,
+    packs: int,
+    amount_minor: int,
+    currency: str,
+    monthly_cap_minor: int,
+    consent_version: str,
+    consent_text: str,
+    payment_id: str | None = ...,
+    customer_id: str | None = ...,
+    payment_method_id: str | None = ...,
+    card: str | None = ...,
+    api_key_id: UUID | None = ...,
+) -> None: ...
+
+
+@function("endpoint_id name url status previous_status")
+def set_webhook_endpoint(
+    *,
+    endpoint_id: UUID,
+    reason: str,
+    name: str | None = ...,
+    url: str | None = ...,
+    kinds: Sequence[str | None] | None = ...,
+    status: str | None = ...,
     session_hash: bytes | None = ...,
 ) -> None: ...
 
@@ -803,6 +1036,10 @@ def use_sign_in_ticket(*, ticket_hash: bytes) -> None: ...
 
 @function("accounts_checked mismatched payment_problems guard_faults")
 def watch_books(*, known: Sequence[UUID | None] = ..., entries: int = ...) -> None: ...
+
+
+@function("waiting due_since failed")
+def watch_outbox() -> None: ...
 
 
 @function("account_id withdrawn_at changed")
