@@ -319,7 +319,8 @@ BEGIN
                 THEN 'insufficient_credits'
             ELSE t.verdict
         END,
-        t.asked, NULL::billing_data.holds, t.fingerprint, t.api_key_id, t.account_id, t.account_currency,
+        t.asked, NULL::billing_data.holds, t.fingerprint, t.api_key_id, t.account_id,
+        t.account_currency,
         t.paid_credits, (t.held_credits + t.taken)::bigint, greatest(t.free_uses - t.place, 0)
     FROM turn AS t
     WHERE t.waits IS NOT TRUE
@@ -444,9 +445,9 @@ COMMENT ON FUNCTION billing_data.hold_round IS
 -- another request; the slug of the refusal; 'busy', only with p_wait false, when another
 -- transaction holds the account. What is held is not available to anything else from that moment
 -- on, until it is settled or its time is over. With p_dry_run nothing is held.
--- Locks: the accounts, in id order, then cap_usage of the caps that apply, by cap. Writes: holds and
--- accounts 1 for each created item, cap_usage 1 for each cap that applies, refused_charges 1 for
--- each account, key and reason refused.
+-- Locks: the accounts, in id order, then cap_usage of the caps that apply, by cap. Writes: holds
+-- and accounts 1 for each created item, cap_usage 1 for each cap that applies, refused_charges 1
+-- for each account, key and reason refused.
 -- Errors: actor_required, actor_not_allowed, invalid_argument, lock_not_available when an account
 -- stays held, and serialization_failure when accounts were merged at this moment; all else is an
 -- outcome.

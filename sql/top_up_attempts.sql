@@ -90,7 +90,8 @@ DECLARE
     v_pack record;
 BEGIN
     SELECT t.* INTO STRICT v_top_up FROM billing_data.top_ups AS t WHERE t.id = p_top_up_id;
-    SELECT a.status::text AS status, a.customer_email, billing_data.available_credits(a) AS available
+    SELECT
+        a.status::text AS status, a.customer_email, billing_data.available_credits(a) AS available
     INTO STRICT v_account
     FROM billing_data.accounts AS a
     WHERE a.id = v_top_up.account_id;
