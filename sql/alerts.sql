@@ -61,9 +61,31 @@ RETURN array_remove(ARRAY[
 COMMENT ON FUNCTION billing_data.balance_alerts IS
     'The kinds of alerts that a change of a balance raises. Helper.';
 
+-- Whether a charge makes a balance cross the threshold, or leaves nothing. It is evaluated for
+-- every charge, so it is an expression.
+CREATE OR REPLACE FUNCTION billing_data.charge_crosses(
+    p_threshold bigint,
+    p_paid_with text,
+    p_balance_before bigint,
+    p_balance_after bigint,
+    p_free_uses_after bigint
+) RETURNS boolean
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN (
+    (p_balance_after <= 0 AND p_free_uses_after <= 0)
+    OR (
+        p_balance_after <= p_threshold - p_free_uses_after
+        AND p_balance_before
+            > p_threshold - p_free_uses_after - CASE p_paid_with WHEN 'free' THEN 1 ELSE 0 END
+    )
+) IS TRUE;
+COMMENT ON FUNCTION billing_data.charge_crosses IS
+    'Whether a charge raises an alert of a balance. Helper.';
+
 -- Raises an alert about an account (NULL: about none): it is sent, with its data, to every endpoint
 -- that is switched on or paused and wants its kind. The account's identity is added when it is
--- sent, so that nothing here names a person who is erased. Nobody is told of an erased account.
+-- sent, so that nothing here names a person who is erased. Nobody is told of an account that is
+-- erased or merged.
 -- Locks: none. Writes: outbox, 1 per endpoint. Errors: invalid_argument for an unknown kind.
 CREATE OR REPLACE FUNCTION billing_data.raise_alert(
     p_kind text, p_account_id uuid, p_data jsonb DEFAULT '{}'
@@ -85,7 +107,11 @@ BEGIN
     FROM billing_data.webhook_endpoints AS e
     WHERE e.status <> 'off'
         AND (e.kinds = '{}' OR p_kind = ANY (e.kinds))
-        AND NOT billing_data.is_erased(p_account_id);
+        AND NOT billing_data.is_erased(p_account_id)
+        AND NOT EXISTS (
+            SELECT FROM billing_data.accounts AS a
+            WHERE a.id = p_account_id AND a.status = 'merged'
+        );
 END
 $$;
 COMMENT ON FUNCTION billing_data.raise_alert IS
@@ -123,3 +149,46 @@ END
 $$;
 COMMENT ON FUNCTION billing_data.raise_balance_alerts IS
     'Raises the alerts of a change of an account''s balance. Helper.';
+
+-- A charge for billing_data.raise_charge_alerts.
+CREATE OR REPLACE FUNCTION billing_data.crossing(
+    p_item integer,
+    p_account_id uuid,
+    p_charge_id uuid,
+    p_paid_with text,
+    p_balance_before bigint,
+    p_balance_after bigint,
+    p_free_uses_after bigint
+) RETURNS jsonb
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN jsonb_build_object(
+    'item', p_item, 'account_id', p_account_id, 'charge_id', p_charge_id,
+    'paid_with', p_paid_with, 'balance_before', p_balance_before,
+    'balance_after', p_balance_after, 'free_uses_after', p_free_uses_after
+);
+COMMENT ON FUNCTION billing_data.crossing IS 'A charge that raises an alert, as JSON. Helper.';
+
+-- Raises the alerts of charges, in their order. p_crossed is a list of charges for which
+-- billing_data.charge_crosses is true, as billing_data.crossing makes them.
+-- Locks: none. Writes: outbox, 1 per alert and endpoint.
+CREATE OR REPLACE FUNCTION billing_data.raise_charge_alerts(p_crossed jsonb) RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM billing_data.raise_balance_alerts(
+        c.account_id, c.free_uses_after + (c.paid_with = 'free')::integer, c.balance_before,
+        c.free_uses_after, c.balance_after, jsonb_build_object('charge_id', c.charge_id)
+    )
+    FROM (
+        SELECT p.*
+        FROM jsonb_to_recordset(p_crossed) AS p (
+            item integer, account_id uuid, charge_id uuid, paid_with text, balance_before bigint,
+            balance_after bigint, free_uses_after bigint
+        )
+        ORDER BY p.item
+    ) AS c;
+END
+$$;
+COMMENT ON FUNCTION billing_data.raise_charge_alerts IS
+    'Raises the alerts of charges that made balances cross. Helper.';

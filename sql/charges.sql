@@ -473,6 +473,7 @@ DECLARE
     v_outcomes billing.charge_outcome[];
     v_refused jsonb;
     v_with_lots uuid[];  -- accounts that were charged and have lots
+    v_crossed jsonb;
 BEGIN
     WITH weighed AS MATERIALIZED (
         SELECT w.*, billing_data.nth_id(v_seed, w.item) AS id
@@ -548,11 +549,23 @@ BEGIN
     )) FILTER (
         WHERE w.account_id IS NOT NULL AND w.outcome <> 'created' AND w.outcome <> 'busy'
     ),
-    (SELECT array_agg(t.id) FROM taken AS t WHERE t.has_lots)
-    INTO v_outcomes, v_refused, v_with_lots
+    (SELECT array_agg(t.id) FROM taken AS t WHERE t.has_lots),
+    jsonb_agg(billing_data.crossing(
+        w.item, w.account_id, w.id, w.paid_with, w.balance_before, w.balance_after,
+        w.free_uses_after
+    )) FILTER (
+        WHERE w.outcome = 'created' AND billing_data.charge_crosses(
+            (SELECT s.low_balance FROM billing_data.settings AS s), w.paid_with,
+            w.balance_before, w.balance_after, w.free_uses_after
+        )
+    )
+    INTO v_outcomes, v_refused, v_with_lots, v_crossed
     FROM weighed AS w;
     IF v_with_lots IS NOT NULL THEN
         PERFORM billing_data.take_lots_for_charges(v_outcomes, v_with_lots);
+    END IF;
+    IF v_crossed IS NOT NULL THEN
+        PERFORM billing_data.raise_charge_alerts(v_crossed);
     END IF;
     IF v_refused IS NOT NULL THEN
         PERFORM billing_data.note_refusals(v_refused, p_now);
@@ -576,7 +589,8 @@ COMMENT ON FUNCTION billing_data.charge_round IS
 -- Locks: the accounts of billing_data.accounts_to_charge, in a statement of its own, so that the
 -- next statement sees every charge committed before; then cap_usage of the caps that apply, in the
 -- order of the caps. Writes: accounts, 1 per changed account; charges, 1 per created item;
--- refused_charges, 1 per account, key and reason refused; cap_usage, 1 per cap that applies.
+-- refused_charges, 1 per account, key and reason refused; cap_usage, 1 per cap that applies;
+-- outbox, 1 per alert and endpoint.
 -- Errors: actor_required, actor_not_allowed, invalid_argument, lock_not_available when an account
 -- or a cap stays held, and serialization_failure when accounts were merged at this moment; all else
 -- is an outcome.
@@ -767,6 +781,7 @@ DECLARE
     v_api_key_id uuid := billing_data.good_key(p_api_key_id, 'billing:write');
     v_version bigint;
     v_fingerprint bytea;
+    v_low_balance bigint;
     v_outcome billing.charge_outcome;
 BEGIN
     IF current_setting('synchronous_commit') = 'off' THEN
@@ -777,10 +792,11 @@ BEGIN
             a.id, a.ledger_version + 1, CASE WHEN f.is_free THEN 'free' ELSE 'paid' END,
             a.paid_credits, a.paid_credits - CASE WHEN f.is_free THEN 0 ELSE p_amount_minor END,
             a.free_uses_remaining - f.is_free::integer, billing_data.new_id(), clock_timestamp(),
-            billing_data.charge_fingerprint(v_item), p_amount_minor, p_currency, p_description
+            billing_data.charge_fingerprint(v_item), p_amount_minor, p_currency, p_description,
+            (SELECT s.low_balance FROM billing_data.settings AS s)
         INTO
             account_id, v_version, paid_with, balance_before, balance_after, free_uses_after,
-            charge_id, created_at, v_fingerprint, amount_minor, currency, description
+            charge_id, created_at, v_fingerprint, amount_minor, currency, description, v_low_balance
         FROM billing_data.accounts AS a
         CROSS JOIN LATERAL (SELECT a.free_uses_remaining > a.held_free_uses) AS f (is_free)
         WHERE a.oauth_provider = p_oauth_provider AND a.external_id = p_external_id
@@ -830,6 +846,14 @@ BEGIN
                 ledger_version = v_version,
                 updated_at = created_at
             WHERE a.id = account_id;
+            IF billing_data.charge_crosses(
+                v_low_balance, paid_with, balance_before, balance_after, free_uses_after
+            ) THEN
+                PERFORM billing_data.raise_charge_alerts(jsonb_build_array(billing_data.crossing(
+                    1, account_id, charge_id, paid_with, balance_before, balance_after,
+                    free_uses_after
+                )));
+            END IF;
             RETURN NEXT;
             RETURN;
         END IF;

@@ -306,7 +306,9 @@ BEGIN
                     f.item, f.outcome, c.item IS NOT NULL AND c.reason IS NULL, c.reason,
                     c.paid_credits, c.free_uses_remaining, c.total_uses, c.plan_name, w.is_wanted,
                     CASE WHEN w.is_wanted THEN s.pack_price_minor END,
-                    CASE WHEN w.is_wanted THEN s.pack_uses END, coalesce(v_created[c.item], false)
+                    CASE WHEN w.is_wanted THEN s.pack_uses END,
+                    coalesce(v_created[c.item], false),
+                    billing_data.is_low(s.low_balance, c.free_uses_remaining, c.paid_credits)
                 )::billing.check_outcome
             ) FILTER (WHERE f.outcome IS NOT NULL),
             CASE WHEN bool_or(f.outcome IS NULL) THEN array_agg(f.outcome IS NULL) END,
@@ -392,7 +394,8 @@ CREATE OR REPLACE FUNCTION billing.check_credit(
     plan_name text,
     purchase_required boolean,
     purchase_price_minor bigint,
-    purchase_uses bigint
+    purchase_uses bigint,
+    low_balance boolean
 )
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
@@ -417,10 +420,14 @@ BEGIN
             a.free_uses_remaining - a.held_free_uses, a.total_uses, a.plan_name,
             billing_data.denial_reason(
                 a.status, a.free_uses_remaining - a.held_free_uses, a.paid_credits - a.held_credits
+            ),
+            billing_data.is_low(
+                (SELECT s.low_balance FROM billing_data.settings AS s),
+                a.free_uses_remaining - a.held_free_uses, a.paid_credits - a.held_credits
             )
         INTO
             v_account_id, v_status, credits_remaining, free_uses_remaining, total_uses, plan_name,
-            reason
+            reason, low_balance
         FROM billing_data.accounts AS a
         WHERE a.oauth_provider = p_oauth_provider AND a.external_id = p_external_id
             AND a.status <> 'merged' AND (a.due_at > billing_data.clock()) IS NOT FALSE
@@ -458,10 +465,11 @@ BEGIN
     END IF;
     SELECT
         c.outcome, c.has_credit, c.reason, c.credits_remaining, c.free_uses_remaining,
-        c.total_uses, c.plan_name, c.purchase_required, c.purchase_price_minor, c.purchase_uses
+        c.total_uses, c.plan_name, c.purchase_required, c.purchase_price_minor, c.purchase_uses,
+        c.low_balance
     INTO STRICT
         v_outcome, has_credit, reason, credits_remaining, free_uses_remaining, total_uses,
-        plan_name, purchase_required, purchase_price_minor, purchase_uses
+        plan_name, purchase_required, purchase_price_minor, purchase_uses, low_balance
     FROM billing.check_items(ARRAY[v_item]) AS c;
     PERFORM billing_data.require_checked(v_item, v_outcome);
     RETURN NEXT;

@@ -5,8 +5,8 @@
 -- be negative where credits are taken; p_free_uses are given back, or taken where negative. The
 -- caller makes sure that neither becomes negative or too great. A caller that has claimed a payment
 -- for the entry passes the entry's id. What is taken comes from the credit or lot p_own_id first.
--- Locks: none, the caller holds the account. Writes: credits 1, accounts 1; where the account has
--- lots and loses credits, what billing_data.take_lots writes.
+-- Locks: none, the caller holds the account. Writes: credits 1, accounts 1, outbox 0..n; where the
+-- account has lots and loses credits, what billing_data.take_lots writes.
 CREATE OR REPLACE FUNCTION billing_data.append_credit(
     p_account billing_data.accounts,
     p_amount_minor bigint,
@@ -83,6 +83,11 @@ BEGIN
             coalesce(p_own_id, p_corrects_credit_id)
         );
     END IF;
+    PERFORM billing_data.raise_balance_alerts(
+        p_account.id, p_account.free_uses_remaining, p_account.paid_credits,
+        p_account.free_uses_remaining + coalesce(v_credit.free_uses, 0), v_credit.balance_after,
+        jsonb_build_object('credit_id', v_credit.id)
+    );
     RETURN v_credit;
 END
 $$;

@@ -808,6 +808,7 @@ DECLARE
     v_seed bytea := billing_data.id_seed();
     v_outcomes billing.hold_outcome[];
     v_of_lots jsonb;  -- captures of accounts that have lots
+    v_crossed jsonb;
 BEGIN
     WITH decided AS MATERIALIZED (
         SELECT
@@ -911,11 +912,29 @@ BEGIN
     jsonb_agg(jsonb_build_object(
         'account_id', (d.account).id, 'charge_id', d.charge_id, 'captured', d.price,
         'available', (d.account).paid_credits - (d.account).held_credits, 'hold', to_jsonb(d.hold)
-    ) ORDER BY d.item) FILTER (WHERE (d.account).has_lots AND d.is_new)
-    INTO v_outcomes, v_of_lots
-    FROM decided AS d;
+    ) ORDER BY d.item) FILTER (WHERE (d.account).has_lots AND d.is_new),
+    jsonb_agg(billing_data.crossing(
+        d.item, (d.account).id, d.charge_id, c.paid_with, c.balance_after + d.price,
+        c.balance_after, c.free_uses_after
+    )) FILTER (
+        WHERE d.is_new AND d.captured > 0 AND billing_data.charge_crosses(
+            (SELECT s.low_balance FROM billing_data.settings AS s), c.paid_with,
+            c.balance_after + d.price, c.balance_after, c.free_uses_after
+        )
+    )
+    INTO v_outcomes, v_of_lots, v_crossed
+    FROM decided AS d
+    CROSS JOIN LATERAL (
+        SELECT
+            CASE WHEN d.is_free THEN 'free' ELSE 'paid' END AS paid_with,
+            (d.account).paid_credits - d.credits AS balance_after,
+            (d.account).free_uses_remaining - d.free_uses AS free_uses_after
+    ) AS c;
     IF v_of_lots IS NOT NULL THEN
         v_outcomes := billing_data.settle_lots(v_outcomes, v_of_lots);
+    END IF;
+    IF v_crossed IS NOT NULL THEN
+        PERFORM billing_data.raise_charge_alerts(v_crossed);
     END IF;
     RETURN v_outcomes;
 END

@@ -78,6 +78,7 @@ BEGIN
             ('check_outcome', 1, 'purchase_price_minor', 'bigint'),
             ('check_outcome', 1, 'purchase_uses', 'bigint'),
             ('check_outcome', 1, 'account_created', 'boolean'),
+            ('check_outcome', 1, 'low_balance', 'boolean'),
 
             ('charge_outcome', 1, 'item', 'integer'),
             ('charge_outcome', 1, 'outcome', 'text'),

@@ -174,7 +174,10 @@ BEGIN
         ]
     );
     RETURN QUERY
-    SELECT c.*
+    SELECT
+        c.item, c.outcome, c.has_credit, c.reason, c.credits_remaining, c.free_uses_remaining,
+        c.total_uses, c.plan_name, c.purchase_required, c.purchase_price_minor, c.purchase_uses,
+        c.account_created
     FROM billing.check_items(
         ARRAY(
             SELECT ROW(

@@ -135,9 +135,9 @@ $t$Locks: the accounts of billing_data.accounts_to_charge, in a statement of its
 the next statement sees every charge committed before; then cap_usage of the caps that
 apply, in the order of the caps. Writes: accounts, 1 per changed account; charges, 1 per
 created item; refused_charges, 1 per account, key and reason refused; cap_usage, 1 per cap
-that applies. Errors: actor_required, actor_not_allowed, invalid_argument,
-lock_not_available when an account or a cap stays held, and serialization_failure when
-accounts were merged at this moment; all else is an outcome.$t$,
+that applies; outbox, 1 per alert and endpoint. Errors: actor_required, actor_not_allowed,
+invalid_argument, lock_not_available when an account or a cap stays held, and
+serialization_failure when accounts were merged at this moment; all else is an outcome.$t$,
 $t$SELECT *
 FROM billing.charge_items(
     p_items =>

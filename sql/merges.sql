@@ -115,14 +115,15 @@ BEGIN
     v_merge.created_at := clock_timestamp();
     v_merge.admin_user_id := p_actor.admin_user_id;
     v_merge.database_role := p_actor.database_role;
+    -- First, so that nobody is told that the merged account is empty.
+    UPDATE billing_data.accounts AS a
+    SET status = 'merged', updated_at = v_merge.created_at
+    WHERE a.id = p_merged.id;
     PERFORM billing_data.append_transfer(
         v_merge.id, p_merged, p_account, v_merge.credits, v_merge.free_uses_taken,
         v_merge.free_uses_given, v_merge.reason, NULL, v_merge.request_fingerprint,
         v_merge.created_at, p_actor
     );
-    UPDATE billing_data.accounts AS a
-    SET status = 'merged', updated_at = v_merge.created_at
-    WHERE a.id = p_merged.id;
     UPDATE billing_data.accounts AS a
     SET marketing_opt_in = c.marketing_opt_in,
         marketing_opt_in_at = c.marketing_opt_in_at,

@@ -1,7 +1,7 @@
 """POST /v1/billing/credits/check: may this user go on? (contract.md 2.1)"""
 
 from time import perf_counter
-from typing import Annotated
+from typing import Annotated, NotRequired
 
 from aiohttp import web
 from typing_extensions import TypedDict
@@ -19,7 +19,7 @@ from server.observe import metrics
 
 
 class CreditCheck(TypedDict):
-    """Whether a user may go on. Every field is always present."""
+    """Whether a user may go on. Every field is always present, but for `low_balance`."""
 
     has_credit: Annotated[bool, f.HAS_CREDIT]
     credits_remaining: Annotated[f.Count | None, f.CREDITS_LEFT]
@@ -36,6 +36,15 @@ class CreditCheck(TypedDict):
     ]
     purchase_uses: Annotated[
         f.Count | None, f.means("How many uses the next pack has; null unless one is needed.")
+    ]
+    low_balance: NotRequired[
+        Annotated[
+            bool,
+            f.means(
+                "Whether free uses and credits left are at the threshold that staff set, or below;"
+                " absent where they set none."
+            ),
+        ]
     ]
 
 

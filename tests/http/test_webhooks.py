@@ -82,7 +82,7 @@ def row_of(database: Database, endpoint: str) -> tuple[Any, ...]:
     """State, attempts, status and error of the endpoint's newest delivery."""
     (row,) = database.execute(
         "SELECT state, attempts, answer_status, error FROM billing_data.outbox"
-        " WHERE endpoint_id = %s ORDER BY id DESC LIMIT 1", UUID(endpoint),
+        " WHERE endpoint_id = %s ORDER BY created_at DESC LIMIT 1", UUID(endpoint),
     )  # fmt: skip
     return tuple(row)
 

@@ -42,7 +42,7 @@ def raised(database: Database, endpoint: UUID) -> UUID:
     database.execute("SELECT billing_data.raise_alert('cap.reached', NULL)")
     delivery: UUID = database.value(
         "SELECT o.id FROM billing_data.outbox AS o WHERE o.endpoint_id = %s"
-        " ORDER BY o.id DESC LIMIT 1", endpoint,
+        " ORDER BY o.created_at DESC LIMIT 1", endpoint,
     )  # fmt: skip
     return delivery
 
@@ -61,7 +61,7 @@ def alerts_of(database: Database, account: Any = None) -> list[tuple[str, dict[s
     """The kinds and data of the alerts, of one account or all, in their order."""
     return database.execute(
         "SELECT o.kind, o.data FROM billing_data.outbox AS o"
-        " WHERE %s::uuid IS NULL OR o.account_id = %s ORDER BY o.id", account, account,
+        " WHERE %s::uuid IS NULL OR o.account_id = %s ORDER BY o.created_at", account, account,
     )  # fmt: skip
 
 

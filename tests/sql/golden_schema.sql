@@ -82,7 +82,8 @@ CREATE TYPE billing.check_outcome AS (
 	purchase_required boolean,
 	purchase_price_minor bigint,
 	purchase_uses bigint,
-	account_created boolean
+	account_created boolean,
+	low_balance boolean
 );
 
 CREATE TYPE billing.hold_item AS (
@@ -124,8 +125,7 @@ CREATE TYPE billing.hold_outcome AS (
 	held bigint,
 	available bigint,
 	free_uses_available bigint,
-	account_currency text,
-	cap jsonb
+	account_currency text
 );
 
 CREATE TYPE billing_data.actor AS (
@@ -218,7 +218,7 @@ CREATE FUNCTION billing.charge_items_once(p_idempotency_key text, p_request_fing
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.check_credit(p_oauth_provider text, p_external_id text, p_wa_id text DEFAULT NULL::text, p_tenant_id text DEFAULT NULL::text, p_context_agent_id text DEFAULT NULL::text, p_context_channel_id text DEFAULT NULL::text, p_context_request_id text DEFAULT NULL::text, p_customer_email text DEFAULT NULL::text, p_user_role text DEFAULT NULL::text, p_agent_id text DEFAULT NULL::text, p_marketing_opt_in boolean DEFAULT false, p_marketing_opt_in_source text DEFAULT NULL::text, p_api_key_id uuid DEFAULT NULL::uuid, p_only_plain boolean DEFAULT false) RETURNS TABLE(has_credit boolean, reason text, credits_remaining bigint, free_uses_remaining bigint, total_uses bigint, plan_name text, purchase_required boolean, purchase_price_minor bigint, purchase_uses bigint)
+CREATE FUNCTION billing.check_credit(p_oauth_provider text, p_external_id text, p_wa_id text DEFAULT NULL::text, p_tenant_id text DEFAULT NULL::text, p_context_agent_id text DEFAULT NULL::text, p_context_channel_id text DEFAULT NULL::text, p_context_request_id text DEFAULT NULL::text, p_customer_email text DEFAULT NULL::text, p_user_role text DEFAULT NULL::text, p_agent_id text DEFAULT NULL::text, p_marketing_opt_in boolean DEFAULT false, p_marketing_opt_in_source text DEFAULT NULL::text, p_api_key_id uuid DEFAULT NULL::uuid, p_only_plain boolean DEFAULT false) RETURNS TABLE(has_credit boolean, reason text, credits_remaining bigint, free_uses_remaining bigint, total_uses bigint, plan_name text, purchase_required boolean, purchase_price_minor bigint, purchase_uses bigint, low_balance boolean)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET plan_cache_mode TO 'force_generic_plan';
@@ -273,7 +273,7 @@ CREATE FUNCTION billing.create_check_partitions(p_months integer DEFAULT 3, p_mo
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.create_credit(p_oauth_provider text, p_external_id text, p_amount_minor bigint, p_transaction_type text DEFAULT 'grant'::text, p_description text DEFAULT 'Granted'::text, p_currency text DEFAULT 'USD'::text, p_external_transaction_id text DEFAULT NULL::text, p_idempotency_key text DEFAULT NULL::text, p_api_key_id uuid DEFAULT NULL::uuid, p_session_hash bytea DEFAULT NULL::bytea, p_expires_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_priority bigint DEFAULT NULL::bigint, p_source text DEFAULT NULL::text) RETURNS TABLE(credit_id uuid, account_id uuid, amount_minor bigint, currency text, balance_before bigint, balance_after bigint, transaction_type text, description text, external_transaction_id text, created_at timestamp with time zone)
+CREATE FUNCTION billing.create_credit(p_oauth_provider text, p_external_id text, p_amount_minor bigint, p_transaction_type text DEFAULT 'grant'::text, p_description text DEFAULT 'Granted'::text, p_currency text DEFAULT 'USD'::text, p_external_transaction_id text DEFAULT NULL::text, p_idempotency_key text DEFAULT NULL::text, p_api_key_id uuid DEFAULT NULL::uuid, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(credit_id uuid, account_id uuid, amount_minor bigint, currency text, balance_before bigint, balance_after bigint, transaction_type text, description text, external_transaction_id text, created_at timestamp with time zone)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -424,7 +424,7 @@ CREATE FUNCTION billing.get_account_by_id(p_account_id uuid, p_session_hash byte
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.get_account_holders(p_oauth_providers text[], p_external_ids text[], p_hold_ids uuid[] DEFAULT '{}'::uuid[]) RETURNS text
+CREATE FUNCTION billing.get_account_holders(p_oauth_providers text[], p_external_ids text[]) RETURNS text
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET lock_timeout TO '50ms';
@@ -525,10 +525,6 @@ CREATE FUNCTION billing.list_admins(p_session_hash bytea DEFAULT NULL::bytea) RE
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.list_allocations(p_account_id uuid DEFAULT NULL::uuid, p_charge_id uuid DEFAULT NULL::uuid, p_before bigint DEFAULT NULL::bigint, p_limit bigint DEFAULT 50, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(charge_id uuid, ledger_version bigint, created_at timestamp with time zone, charge_minor bigint, lot_id uuid, credit_id uuid, in_pool boolean, amount_minor bigint, source text, expires_at timestamp with time zone)
-    LANGUAGE plpgsql STABLE SECURITY DEFINER
-    SET search_path TO 'pg_catalog', 'pg_temp';
-
 CREATE FUNCTION billing.list_api_keys(p_environment text DEFAULT NULL::text, p_status text DEFAULT NULL::text, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(api_key_id uuid, name text, key_prefix text, environment text, permissions text[], status text, description text, created_at timestamp with time zone, expires_at timestamp with time zone, last_used_at timestamp with time zone, last_used_ip inet, rotated_to uuid, created_by_email text, created_by_role text)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -558,10 +554,6 @@ CREATE FUNCTION billing.list_deliveries(p_endpoint_id uuid DEFAULT NULL::uuid, p
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing.list_holds(p_oauth_provider text DEFAULT NULL::text, p_external_id text DEFAULT NULL::text, p_account_id uuid DEFAULT NULL::uuid, p_state text DEFAULT NULL::text, p_after uuid DEFAULT NULL::uuid, p_limit bigint DEFAULT 50, p_api_key_id uuid DEFAULT NULL::uuid, p_session_hash bytea DEFAULT NULL::bytea) RETURNS SETOF billing.hold_outcome
-    LANGUAGE plpgsql STABLE SECURITY DEFINER
-    SET search_path TO 'pg_catalog', 'pg_temp';
-
-CREATE FUNCTION billing.list_lots(p_account_id uuid, p_all boolean DEFAULT false, p_limit bigint DEFAULT 200, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(lot_id uuid, credit_id uuid, source text, in_pool boolean, amount_minor bigint, left_minor bigint, held_minor bigint, priority bigint, expires_at timestamp with time zone, created_at timestamp with time zone, description text)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -664,7 +656,7 @@ CREATE FUNCTION billing.record_api_key_use(p_api_key_ids uuid[], p_used_at times
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.record_credit(p_oauth_provider text, p_external_id text, p_amount_minor bigint, p_transaction_type text, p_description text, p_currency text DEFAULT 'USD'::text, p_external_transaction_id text DEFAULT NULL::text, p_idempotency_key text DEFAULT NULL::text, p_customer_email text DEFAULT NULL::text, p_user_role text DEFAULT NULL::text, p_agent_id text DEFAULT NULL::text, p_marketing_opt_in boolean DEFAULT false, p_marketing_opt_in_source text DEFAULT NULL::text, p_api_key_id uuid DEFAULT NULL::uuid, p_session_hash bytea DEFAULT NULL::bytea, p_expires_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_priority bigint DEFAULT NULL::bigint, p_source text DEFAULT NULL::text) RETURNS TABLE(outcome text, credit_id uuid, account_id uuid, amount_minor bigint, currency text, balance_before bigint, balance_after bigint, transaction_type text, description text, external_transaction_id text, created_at timestamp with time zone, balance bigint, account_currency text)
+CREATE FUNCTION billing.record_credit(p_oauth_provider text, p_external_id text, p_amount_minor bigint, p_transaction_type text, p_description text, p_currency text DEFAULT 'USD'::text, p_external_transaction_id text DEFAULT NULL::text, p_idempotency_key text DEFAULT NULL::text, p_customer_email text DEFAULT NULL::text, p_user_role text DEFAULT NULL::text, p_agent_id text DEFAULT NULL::text, p_marketing_opt_in boolean DEFAULT false, p_marketing_opt_in_source text DEFAULT NULL::text, p_api_key_id uuid DEFAULT NULL::uuid, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(outcome text, credit_id uuid, account_id uuid, amount_minor bigint, currency text, balance_before bigint, balance_after bigint, transaction_type text, description text, external_transaction_id text, created_at timestamp with time zone, balance bigint, account_currency text)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -887,7 +879,6 @@ CREATE TABLE billing_data.accounts (
     held_credits bigint DEFAULT 0 NOT NULL,
     held_free_uses bigint DEFAULT 0 NOT NULL,
     due_at timestamp with time zone,
-    has_lots boolean DEFAULT false NOT NULL,
     CONSTRAINT accounts_held CHECK (((held_credits >= 0) AND (held_credits <= paid_credits) AND (held_free_uses >= 0) AND (held_free_uses <= free_uses_remaining))),
     CONSTRAINT accounts_ledger_version_non_negative CHECK ((ledger_version >= 0)),
     CONSTRAINT ck_account_status CHECK (((status)::text = ANY ((ARRAY['active'::character varying, 'suspended'::character varying, 'closed'::character varying, 'merged'::character varying])::text[]))),
@@ -988,7 +979,7 @@ END)) AND (num_nonnulls(corrects_credit_id, transfer_id) = 0)))),
     CONSTRAINT credits_transfer CHECK (((transfer_id IS NULL) OR ((transaction_type)::text = 'adjustment'::text)))
 );
 
-CREATE FUNCTION billing_data.append_credit(p_account billing_data.accounts, p_amount_minor bigint, p_transaction_type text, p_description text, p_external_transaction_id text, p_idempotency_key text, p_request_fingerprint bytea, p_now timestamp with time zone, p_api_key_id uuid, p_admin_user_id uuid, p_database_role text, p_payment_provider text, p_credit_id uuid DEFAULT NULL::uuid, p_corrects_charge_id uuid DEFAULT NULL::uuid, p_corrects_credit_id uuid DEFAULT NULL::uuid, p_transfer_id uuid DEFAULT NULL::uuid, p_free_uses bigint DEFAULT NULL::bigint, p_own_id uuid DEFAULT NULL::uuid) RETURNS billing_data.credits
+CREATE FUNCTION billing_data.append_credit(p_account billing_data.accounts, p_amount_minor bigint, p_transaction_type text, p_description text, p_external_transaction_id text, p_idempotency_key text, p_request_fingerprint bytea, p_now timestamp with time zone, p_api_key_id uuid, p_admin_user_id uuid, p_database_role text, p_payment_provider text, p_credit_id uuid DEFAULT NULL::uuid, p_corrects_charge_id uuid DEFAULT NULL::uuid, p_corrects_credit_id uuid DEFAULT NULL::uuid, p_transfer_id uuid DEFAULT NULL::uuid, p_free_uses bigint DEFAULT NULL::bigint) RETURNS billing_data.credits
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -996,7 +987,7 @@ CREATE FUNCTION billing_data.append_reversal(p_account billing_data.accounts, p_
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing_data.append_transfer(p_transfer_id uuid, p_from billing_data.accounts, p_to billing_data.accounts, p_amount bigint, p_free_uses_taken bigint, p_free_uses_given bigint, p_reason text, p_idempotency_key text, p_fingerprint bytea, p_now timestamp with time zone, p_actor billing_data.actor, p_own_id uuid DEFAULT NULL::uuid) RETURNS void
+CREATE FUNCTION billing_data.append_transfer(p_transfer_id uuid, p_from billing_data.accounts, p_to billing_data.accounts, p_amount bigint, p_free_uses_taken bigint, p_free_uses_given bigint, p_reason text, p_idempotency_key text, p_fingerprint bytea, p_now timestamp with time zone, p_actor billing_data.actor) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -1103,10 +1094,6 @@ CREATE FUNCTION billing_data.batches_of_person(p_account_ids uuid[]) RETURNS TAB
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing_data.begin_caps(p_items billing.charge_item[], p_locked uuid[], p_now timestamp with time zone, p_wait boolean, p_dry_run boolean DEFAULT false, OUT capped billing_data.capped_item[], OUT is_near boolean) RETURNS record
-    LANGUAGE plpgsql
-    SET search_path TO 'pg_catalog', 'pg_temp';
-
 CREATE FUNCTION billing_data.begin_top_up_attempt(p_top_up_id uuid) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -1142,9 +1129,6 @@ CREATE FUNCTION billing_data.caller_role() RETURNS text
 CREATE FUNCTION billing_data.window_end(p_period text, p_at timestamp with time zone) RETURNS timestamp with time zone
     LANGUAGE sql STABLE PARALLEL SAFE;
 
-CREATE FUNCTION billing_data.cap_resets_at(p_period text, p_at timestamp with time zone) RETURNS text
-    LANGUAGE sql STABLE PARALLEL SAFE;
-
 CREATE TABLE billing_data.caps (
     id uuid NOT NULL,
     scope text NOT NULL,
@@ -1162,11 +1146,39 @@ CREATE TABLE billing_data.caps (
 )
 WITH (fillfactor='80');
 
-CREATE FUNCTION billing_data.cap_alert(p_cap billing_data.caps, p_used bigint, p_now timestamp with time zone) RETURNS jsonb
-    LANGUAGE sql STABLE;
-
 CREATE FUNCTION billing_data.cap_refusal(p_cap billing_data.caps, p_used bigint, p_required bigint, p_now timestamp with time zone) RETURNS jsonb
     LANGUAGE sql STABLE;
+
+CREATE FUNCTION billing_data.cap_slug(p_refusal jsonb) RETURNS text
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE;
+
+CREATE FUNCTION billing_data.cap_subject(p_scope text, p_subject text, p_session_hash bytea) RETURNS text
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.cap_text(p_refusal jsonb) RETURNS text
+    LANGUAGE sql IMMUTABLE;
+
+CREATE FUNCTION billing_data.cap_that_refuses(p_account_id uuid, p_api_key_id uuid, p_agent_id text, p_amount bigint, p_now timestamp with time zone) RETURNS jsonb
+    LANGUAGE sql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.capped_items(p_items billing.charge_item[], p_locked uuid[]) RETURNS billing_data.capped_item[]
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET plan_cache_mode TO 'force_generic_plan';
+
+CREATE FUNCTION billing_data.caps_of(p_account_id uuid, p_api_key_id uuid, p_agent_id text) RETURNS SETOF billing_data.caps
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.capture_round(p_items billing.capture_item[], p_left boolean[], p_locked uuid[], p_role text) RETURNS billing.hold_outcome[]
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET enable_seqscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off';
 
 CREATE TABLE billing_data.holds (
     id uuid NOT NULL,
@@ -1206,53 +1218,8 @@ END),
 )
 WITH (fillfactor='85');
 
-CREATE FUNCTION billing_data.cap_room(p_hold billing_data.holds, p_now timestamp with time zone) RETURNS bigint
-    LANGUAGE sql
-    SET search_path TO 'pg_catalog', 'pg_temp';
-
-CREATE FUNCTION billing_data.cap_slug(p_refusal jsonb) RETURNS text
-    LANGUAGE sql IMMUTABLE PARALLEL SAFE;
-
-CREATE FUNCTION billing_data.cap_subject(p_scope text, p_subject text, p_session_hash bytea) RETURNS text
-    LANGUAGE plpgsql STABLE
-    SET search_path TO 'pg_catalog', 'pg_temp';
-
-CREATE FUNCTION billing_data.cap_text(p_refusal jsonb) RETURNS text
-    LANGUAGE sql IMMUTABLE;
-
-CREATE FUNCTION billing_data.cap_that_refuses(p_account_id uuid, p_api_key_id uuid, p_agent_id text, p_amount bigint, p_now timestamp with time zone) RETURNS jsonb
-    LANGUAGE sql
-    SET search_path TO 'pg_catalog', 'pg_temp';
-
-CREATE FUNCTION billing_data.capped_items(p_items billing.charge_item[], p_locked uuid[]) RETURNS billing_data.capped_item[]
-    LANGUAGE plpgsql STABLE
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    SET plan_cache_mode TO 'force_generic_plan';
-
-CREATE FUNCTION billing_data.caps_of(p_account_id uuid, p_api_key_id uuid, p_agent_id text) RETURNS SETOF billing_data.caps
-    LANGUAGE sql STABLE
-    SET search_path TO 'pg_catalog', 'pg_temp';
-
-CREATE FUNCTION billing_data.capture_lots(p_hold billing_data.holds, p_account_id uuid, p_charge_id uuid, p_captured bigint, p_available bigint) RETURNS void
-    LANGUAGE plpgsql
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    SET plan_cache_mode TO 'force_generic_plan'
-    SET enable_seqscan TO 'off';
-
-CREATE FUNCTION billing_data.capture_round(p_items billing.capture_item[], p_left boolean[], p_locked uuid[], p_role text, p_now timestamp with time zone, p_is_capped boolean) RETURNS billing.hold_outcome[]
-    LANGUAGE plpgsql
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    SET plan_cache_mode TO 'force_generic_plan'
-    SET enable_seqscan TO 'off'
-    SET enable_hashjoin TO 'off'
-    SET enable_mergejoin TO 'off';
-
 CREATE FUNCTION billing_data.captured_hold(p_hold billing_data.holds, p_charge_id uuid, p_captured bigint, p_now timestamp with time zone) RETURNS billing_data.holds
     LANGUAGE plpgsql IMMUTABLE
-    SET search_path TO 'pg_catalog', 'pg_temp';
-
-CREATE FUNCTION billing_data.captured_now(p_outcomes billing.hold_outcome[]) RETURNS uuid[]
-    LANGUAGE sql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE TABLE billing_data.account_merges (
@@ -1298,6 +1265,9 @@ CREATE FUNCTION billing_data.change_profile(p_account_id uuid, p_customer_email 
 
 CREATE FUNCTION billing_data.changes_profile(p_account billing_data.accounts, p_customer_email text, p_user_role text, p_agent_id text, p_marketing_opt_in boolean) RETURNS boolean
     LANGUAGE sql IMMUTABLE;
+
+CREATE FUNCTION billing_data.charge_crosses(p_threshold bigint, p_paid_with text, p_balance_before bigint, p_balance_after bigint, p_free_uses_after bigint) RETURNS boolean
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE;
 
 CREATE FUNCTION billing_data.new_charge_digest(p_account_id uuid, p_ledger_version bigint, p_id uuid, p_amount_minor bigint, p_currency character varying, p_balance_before bigint, p_balance_after bigint, p_free_uses_after bigint, p_paid_with text, p_description character varying, p_idempotency_key character varying, p_request_fingerprint bytea, p_created_at timestamp with time zone, p_api_key_id uuid, p_admin_user_id uuid, p_database_role text) RETURNS bigint
     LANGUAGE sql IMMUTABLE PARALLEL SAFE;
@@ -1452,9 +1422,8 @@ CREATE FUNCTION billing_data.credit_under_key(p_account_ids uuid[], p_idempotenc
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing_data.credits_over(p_account_id uuid, p_now timestamp with time zone) RETURNS bigint
-    LANGUAGE plpgsql STABLE
-    SET search_path TO 'pg_catalog', 'pg_temp';
+CREATE FUNCTION billing_data.crossing(p_item integer, p_account_id uuid, p_charge_id uuid, p_paid_with text, p_balance_before bigint, p_balance_after bigint, p_free_uses_after bigint) RETURNS jsonb
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE;
 
 CREATE FUNCTION billing_data.csv_fields(p_line text) RETURNS text[]
     LANGUAGE sql IMMUTABLE
@@ -1542,36 +1511,6 @@ WITH (fillfactor='80');
 CREATE FUNCTION billing_data.effect_of_payment(p_provider text, p_payment_id text) RETURNS billing_data.payment_effects
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
-
-CREATE TABLE billing_data.lots (
-    id uuid NOT NULL,
-    account_id uuid NOT NULL,
-    credit_id uuid NOT NULL,
-    origin_id uuid NOT NULL,
-    source text NOT NULL,
-    amount_minor bigint NOT NULL,
-    left_minor bigint NOT NULL,
-    has_left boolean GENERATED ALWAYS AS ((left_minor > 0)) STORED NOT NULL,
-    priority smallint NOT NULL,
-    expires_at timestamp with time zone,
-    created_at timestamp with time zone NOT NULL,
-    CONSTRAINT lots_amount CHECK ((amount_minor > 0)),
-    CONSTRAINT lots_expires_at CHECK (isfinite(expires_at)),
-    CONSTRAINT lots_left CHECK (((left_minor >= 0) AND (left_minor <= amount_minor))),
-    CONSTRAINT lots_priority CHECK (((priority >= 0) AND (priority <= 100))),
-    CONSTRAINT lots_source CHECK ((source = ANY (ARRAY['purchase'::text, 'grant'::text, 'promotion'::text, 'refund'::text])))
-)
-WITH (fillfactor='70');
-
-CREATE FUNCTION billing_data.end_lot(p_lot billing_data.lots, p_now timestamp with time zone) RETURNS void
-    LANGUAGE plpgsql
-    SET search_path TO 'pg_catalog', 'pg_temp';
-
-CREATE FUNCTION billing_data.end_lots(p_account_ids uuid[], p_now timestamp with time zone) RETURNS void
-    LANGUAGE plpgsql
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    SET plan_cache_mode TO 'force_generic_plan'
-    SET enable_seqscan TO 'off';
 
 CREATE FUNCTION billing_data.end_of_day(p_day date) RETURNS timestamp with time zone
     LANGUAGE sql IMMUTABLE PARALLEL SAFE;
@@ -1681,10 +1620,6 @@ CREATE FUNCTION billing_data.find_hold_faults() RETURNS TABLE(account_id uuid, p
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing_data.find_lot_faults() RETURNS TABLE(account_id uuid, problem text, expected text, found text)
-    LANGUAGE sql STABLE
-    SET search_path TO 'pg_catalog', 'pg_temp';
-
 CREATE FUNCTION billing_data.find_merge(p_account_id uuid, p_idempotency_key text, p_fingerprint bytea) RETURNS billing_data.account_merges
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -1760,10 +1695,6 @@ CREATE FUNCTION billing_data.first_key_id(p_api_key_id uuid) RETURNS uuid
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing_data.first_of(p_count integer, p_outcomes billing.hold_outcome[]) RETURNS boolean[]
-    LANGUAGE plpgsql IMMUTABLE
-    SET search_path TO 'pg_catalog', 'pg_temp';
-
 CREATE FUNCTION billing_data.follow_charges(p_items billing.charge_item[]) RETURNS billing.charge_item[]
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -1784,20 +1715,9 @@ CREATE FUNCTION billing_data.give_back_held(p_account_ids uuid[], p_reason text,
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing_data.give_back_held_lots(p_hold_ids uuid[]) RETURNS void
-    LANGUAGE plpgsql
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    SET plan_cache_mode TO 'force_generic_plan'
-    SET enable_seqscan TO 'off';
-
-CREATE FUNCTION billing_data.give_back_to_caps(p_back jsonb, p_now timestamp with time zone) RETURNS void
+CREATE FUNCTION billing_data.give_back_to_caps(p_back jsonb) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
-
-CREATE FUNCTION billing_data.give_back_to_lots(p_charge billing_data.charges, p_account_id uuid, p_reversal billing_data.credits, p_before bigint) RETURNS void
-    LANGUAGE plpgsql
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    SET enable_seqscan TO 'off';
 
 CREATE FUNCTION billing_data.give_charge_back_to_caps(p_charge billing_data.charges, p_amount bigint) RETURNS void
     LANGUAGE plpgsql
@@ -1830,26 +1750,16 @@ CREATE FUNCTION billing_data.history_cursor(p_account_id uuid, p_version bigint)
 CREATE FUNCTION billing_data.hold_fingerprint(p_item billing.hold_item) RETURNS bytea
     LANGUAGE sql IMMUTABLE PARALLEL SAFE;
 
-CREATE FUNCTION billing_data.hold_lots(p_hold_id uuid, p_account_id uuid, p_amount bigint, p_available bigint) RETURNS void
-    LANGUAGE plpgsql
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    SET plan_cache_mode TO 'force_generic_plan'
-    SET enable_seqscan TO 'off';
-
-CREATE FUNCTION billing_data.hold_outcome(p_item integer, p_outcome text, p_hold billing_data.holds, p_balance bigint, p_held bigint, p_free_uses bigint, p_account_currency text, p_cap jsonb DEFAULT NULL::jsonb) RETURNS billing.hold_outcome
+CREATE FUNCTION billing_data.hold_outcome(p_item integer, p_outcome text, p_hold billing_data.holds, p_balance bigint, p_held bigint, p_free_uses bigint, p_account_currency text) RETURNS billing.hold_outcome
     LANGUAGE sql IMMUTABLE;
 
-CREATE FUNCTION billing_data.hold_round(p_items billing.hold_item[], p_left boolean[], p_locked uuid[], p_role text, p_dry_run boolean, p_now timestamp with time zone, p_refusals jsonb[]) RETURNS billing.hold_outcome[]
+CREATE FUNCTION billing_data.hold_round(p_items billing.hold_item[], p_left boolean[], p_locked uuid[], p_role text, p_dry_run boolean) RETURNS billing.hold_outcome[]
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET plan_cache_mode TO 'force_generic_plan'
     SET enable_seqscan TO 'off'
     SET enable_hashjoin TO 'off'
     SET enable_mergejoin TO 'off';
-
-CREATE FUNCTION billing_data.holds_as_charges(p_items billing.hold_item[]) RETURNS billing.charge_item[]
-    LANGUAGE sql STABLE
-    SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.id_at(p_at timestamp with time zone) RETURNS uuid
     LANGUAGE sql STABLE
@@ -1958,12 +1868,6 @@ CREATE FUNCTION billing_data.kept_secrets(p_setting text, p_stored jsonb, p_give
 CREATE FUNCTION billing_data.key_permissions() RETURNS text[]
     LANGUAGE sql IMMUTABLE PARALLEL SAFE;
 
-CREATE FUNCTION billing_data.kind_hash(p_source text, p_priority bigint, p_expires_at timestamp with time zone) RETURNS bigint
-    LANGUAGE sql STABLE PARALLEL SAFE;
-
-CREATE FUNCTION billing_data.kind_told(p_source text, p_priority bigint, p_expires_at timestamp with time zone) RETURNS jsonb
-    LANGUAGE sql STABLE PARALLEL SAFE;
-
 CREATE FUNCTION billing_data.lead_account_to(p_id uuid, p_account_id uuid) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -2054,10 +1958,6 @@ CREATE FUNCTION billing_data.lock_two_accounts(p_from_account_id uuid, p_to_acco
 CREATE FUNCTION billing_data.maintenance_steps() RETURNS text[]
     LANGUAGE sql IMMUTABLE;
 
-CREATE FUNCTION billing_data.make_lot(p_credit billing_data.credits, p_source text, p_priority bigint, p_expires_at timestamp with time zone) RETURNS void
-    LANGUAGE plpgsql
-    SET search_path TO 'pg_catalog', 'pg_temp';
-
 CREATE FUNCTION billing_data.manual() RETURNS TABLE(name text, about text, effects text, example text)
     LANGUAGE sql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -2105,10 +2005,6 @@ CREATE FUNCTION billing_data.move_default_checks(p_table text, p_from timestamp 
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing_data.move_lots(p_from_entry_id uuid, p_to_entry_id uuid, p_to_account_id uuid) RETURNS void
-    LANGUAGE plpgsql
-    SET search_path TO 'pg_catalog', 'pg_temp';
-
 CREATE FUNCTION billing_data.names_of_person(p_account_ids uuid[]) RETURNS text[]
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -2123,10 +2019,6 @@ CREATE FUNCTION billing_data.needs_top_up(p_status text, p_available bigint, p_t
 CREATE FUNCTION billing_data.newest_day_over() RETURNS date
     LANGUAGE sql STABLE;
 
-CREATE FUNCTION billing_data.next_due(p_account_id uuid) RETURNS timestamp with time zone
-    LANGUAGE plpgsql STABLE
-    SET search_path TO 'pg_catalog', 'pg_temp';
-
 CREATE FUNCTION billing_data.no_key() RETURNS uuid
     LANGUAGE sql IMMUTABLE PARALLEL SAFE;
 
@@ -2135,15 +2027,6 @@ CREATE FUNCTION billing_data.note_fraud_warning(p_provider text, p_payment_id te
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.note_hold_change(p_hold_id uuid, p_change text, p_amount bigint, p_expires_at timestamp with time zone, p_reason text, p_now timestamp with time zone, p_actor billing_data.actor) RETURNS void
-    LANGUAGE plpgsql
-    SET search_path TO 'pg_catalog', 'pg_temp';
-
-CREATE FUNCTION billing_data.note_lots(p_account_id uuid) RETURNS void
-    LANGUAGE plpgsql
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    SET plan_cache_mode TO 'force_generic_plan';
-
-CREATE FUNCTION billing_data.note_new_lots(p_account_id uuid, p_expires_at timestamp with time zone) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -2160,10 +2043,6 @@ CREATE FUNCTION billing_data.open_invitation(p_admin_user_id uuid, p_anew boolea
 
 CREATE FUNCTION billing_data.open_session(p_admin_user_id uuid, p_session_hash bytea, p_how text) RETURNS void
     LANGUAGE plpgsql
-    SET search_path TO 'pg_catalog', 'pg_temp';
-
-CREATE FUNCTION billing_data.overages_as_charges(p_items billing.capture_item[]) RETURNS billing.charge_item[]
-    LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.owner_of_payment(p_provider text, p_payment_id text, p_account_id uuid, p_purchase_id uuid, p_oauth_provider text, p_external_id text, p_is_claimed boolean, p_is_foreign boolean) RETURNS TABLE(outcome text, account_id uuid, purchase_id uuid)
@@ -2200,22 +2079,8 @@ CREATE FUNCTION billing_data.place_of_cursor(p_cursor text, p_account_id uuid, p
     LANGUAGE plpgsql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing_data.plan_draw(p_account_id uuid, p_amount bigint, p_available bigint, p_own_id uuid) RETURNS TABLE(lot_id uuid, amount_minor bigint)
-    LANGUAGE plpgsql STABLE
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    SET plan_cache_mode TO 'force_generic_plan'
-    SET enable_seqscan TO 'off';
-
 CREATE FUNCTION billing_data.plan_merge(p_merged billing_data.accounts, p_account billing_data.accounts) RETURNS billing_data.account_merges
     LANGUAGE plpgsql STABLE
-    SET search_path TO 'pg_catalog', 'pg_temp';
-
-CREATE FUNCTION billing_data.pool_payments(p_account_id uuid, p_versions bigint[]) RETURNS TABLE(charge_id uuid, credit_id uuid, amount_minor bigint)
-    LANGUAGE sql STABLE
-    SET search_path TO 'pg_catalog', 'pg_temp';
-
-CREATE FUNCTION billing_data.pool_steps(p_account_id uuid, p_through bigint) RETURNS TABLE(ledger_version bigint, id uuid, own_id uuid, change bigint, spent bigint)
-    LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.prepare_checks(p_items billing.check_item[], p_role text, p_rest boolean[], p_wait boolean, OUT created boolean[], OUT busy boolean[]) RETURNS record
@@ -2263,6 +2128,10 @@ CREATE FUNCTION billing_data.raise_append_only(p_operation text, p_table text, p
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.raise_balance_alerts(p_account_id uuid, p_free_before bigint, p_paid_before bigint, p_free_after bigint, p_paid_after bigint, p_data jsonb DEFAULT '{}'::jsonb) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.raise_charge_alerts(p_crossed jsonb) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -2386,10 +2255,6 @@ CREATE FUNCTION billing_data.require_identity(p_oauth_provider text, p_external_
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing_data.require_kind(p_transaction_type text, p_source text, p_priority bigint, p_expires_at timestamp with time zone) RETURNS void
-    LANGUAGE plpgsql STABLE
-    SET search_path TO 'pg_catalog', 'pg_temp';
-
 CREATE FUNCTION billing_data.require_length(p_value text, p_limit integer, p_argument text) RETURNS void
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -2500,15 +2365,7 @@ CREATE FUNCTION billing_data.search_patterns(p_search text, p_match text) RETURN
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing_data.settle_caps_of_holds(p_hold_ids uuid[], p_now timestamp with time zone) RETURNS void
-    LANGUAGE plpgsql
-    SET search_path TO 'pg_catalog', 'pg_temp';
-
 CREATE FUNCTION billing_data.settle_hold(p_hold billing_data.holds, p_reason text, p_actor billing_data.actor) RETURNS void
-    LANGUAGE plpgsql
-    SET search_path TO 'pg_catalog', 'pg_temp';
-
-CREATE FUNCTION billing_data.settle_lots(p_outcomes billing.hold_outcome[], p_captures jsonb) RETURNS billing.hold_outcome[]
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -2532,7 +2389,7 @@ CREATE FUNCTION billing_data.spread_returns(p_purchase billing_data.purchases, p
     LANGUAGE sql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing_data.standing(p_account billing_data.accounts, OUT held bigint, OUT held_free_uses bigint, OUT paid_credits bigint) RETURNS record
+CREATE FUNCTION billing_data.standing(p_account billing_data.accounts, OUT held bigint, OUT held_free_uses bigint) RETURNS record
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -2549,20 +2406,6 @@ CREATE FUNCTION billing_data.store_api_key(p_name text, p_key_prefix text, p_key
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.take_lock(p_name text) RETURNS void
-    LANGUAGE plpgsql
-    SET search_path TO 'pg_catalog', 'pg_temp';
-
-CREATE FUNCTION billing_data.take_lots(p_account_id uuid, p_entry_id uuid, p_amount bigint, p_available bigint, p_own_id uuid) RETURNS void
-    LANGUAGE plpgsql
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    SET plan_cache_mode TO 'force_generic_plan'
-    SET enable_seqscan TO 'off';
-
-CREATE FUNCTION billing_data.take_lots_for_charges(p_outcomes billing.charge_outcome[], p_account_ids uuid[]) RETURNS void
-    LANGUAGE plpgsql
-    SET search_path TO 'pg_catalog', 'pg_temp';
-
-CREATE FUNCTION billing_data.take_lots_for_holds(p_outcomes billing.hold_outcome[], p_account_ids uuid[]) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -2634,12 +2477,6 @@ CREATE FUNCTION billing_data.uses_due(p_uses bigint, p_price_minor bigint, p_mon
     LANGUAGE sql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing_data.usual_priority() RETURNS smallint
-    LANGUAGE sql IMMUTABLE PARALLEL SAFE;
-
-CREATE FUNCTION billing_data.usual_source(p_transaction_type text) RETURNS text
-    LANGUAGE sql IMMUTABLE PARALLEL SAFE;
-
 CREATE FUNCTION billing_data.utc_text(p_at timestamp with time zone) RETURNS text
     LANGUAGE sql STABLE;
 
@@ -2651,10 +2488,6 @@ CREATE FUNCTION billing_data.version_of_cursor(p_cursor text, p_account_id uuid,
     LANGUAGE plpgsql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing_data.walk_pool(p_account_id uuid, p_through bigint) RETURNS TABLE(credit_id uuid, amount_minor bigint, left_minor bigint)
-    LANGUAGE plpgsql STABLE
-    SET search_path TO 'pg_catalog', 'pg_temp';
-
 CREATE FUNCTION billing_data.wants_purchase(p_status text, p_denial_reason text) RETURNS boolean
     LANGUAGE sql IMMUTABLE PARALLEL SAFE;
 
@@ -2662,11 +2495,11 @@ CREATE FUNCTION billing_data.weigh_caps(p_items billing.charge_item[], p_capped 
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing_data.weigh_capture(p_hold billing_data.holds, p_asked bigint, p_overage text, p_available bigint, p_free_uses bigint, p_room bigint, OUT outcome text, OUT captured bigint, OUT is_free boolean) RETURNS record
+CREATE FUNCTION billing_data.weigh_capture(p_hold billing_data.holds, p_asked bigint, p_overage text, p_available bigint, p_free_uses bigint, OUT outcome text, OUT captured bigint, OUT is_free boolean) RETURNS record
     LANGUAGE plpgsql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing_data.weigh_captures(p_items billing.capture_item[], p_left boolean[], p_locked uuid[], p_role text, p_now timestamp with time zone, p_is_capped boolean) RETURNS TABLE(item integer, outcome text, asked_minor bigint, overage text, api_key_id uuid, hold billing_data.holds, account billing_data.accounts, captured bigint, is_free boolean, price bigint, credits bigint, free_uses bigint, uses bigint, credits_kept bigint, free_uses_kept bigint)
+CREATE FUNCTION billing_data.weigh_captures(p_items billing.capture_item[], p_left boolean[], p_locked uuid[], p_role text) RETURNS TABLE(item integer, outcome text, asked_minor bigint, overage text, api_key_id uuid, hold billing_data.holds, account billing_data.accounts, captured bigint, is_free boolean, price bigint, credits bigint, free_uses bigint, uses bigint, credits_kept bigint, free_uses_kept bigint)
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET plan_cache_mode TO 'force_generic_plan'
@@ -2682,7 +2515,7 @@ CREATE FUNCTION billing_data.weigh_charges(p_items billing.charge_item[], p_left
     SET enable_hashjoin TO 'off'
     SET enable_mergejoin TO 'off';
 
-CREATE FUNCTION billing_data.weigh_holds(p_items billing.hold_item[], p_left boolean[], p_locked uuid[], p_role text, p_refusals jsonb[]) RETURNS TABLE(item integer, outcome text, asked billing.hold_item, used billing_data.holds, fingerprint bytea, api_key_id uuid, account_id uuid, account_currency text, paid_credits bigint, held_before bigint, free_uses_before bigint)
+CREATE FUNCTION billing_data.weigh_holds(p_items billing.hold_item[], p_left boolean[], p_locked uuid[], p_role text) RETURNS TABLE(item integer, outcome text, asked billing.hold_item, used billing_data.holds, fingerprint bytea, api_key_id uuid, account_id uuid, account_currency text, paid_credits bigint, held_before bigint, free_uses_before bigint)
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET plan_cache_mode TO 'force_generic_plan'
@@ -2977,13 +2810,6 @@ END)),
     CONSTRAINT hold_changes_reason CHECK ((length(reason) <= 500))
 );
 
-CREATE TABLE billing_data.hold_lots (
-    hold_id uuid NOT NULL,
-    lot_id uuid NOT NULL,
-    amount_minor bigint NOT NULL,
-    CONSTRAINT hold_lots_amount CHECK ((amount_minor > 0))
-);
-
 CREATE TABLE billing_data.ledger_openings (
     account_id uuid NOT NULL,
     ledger_version bigint NOT NULL,
@@ -2998,13 +2824,6 @@ CREATE TABLE billing_data.ledger_openings (
 
 CREATE TABLE billing_data.locks (
     name text NOT NULL
-);
-
-CREATE TABLE billing_data.lot_allocations (
-    entry_id uuid NOT NULL,
-    lot_id uuid NOT NULL,
-    amount_minor bigint NOT NULL,
-    CONSTRAINT lot_allocations_amount CHECK ((amount_minor <> 0))
 );
 
 CREATE TABLE billing_data.merge_ranks (
@@ -3268,9 +3087,6 @@ ALTER TABLE ONLY billing_data.erased_entries
 ALTER TABLE ONLY billing_data.hold_changes
     ADD CONSTRAINT hold_changes_pkey PRIMARY KEY (id);
 
-ALTER TABLE ONLY billing_data.hold_lots
-    ADD CONSTRAINT hold_lots_pkey PRIMARY KEY (hold_id, lot_id);
-
 ALTER TABLE ONLY billing_data.holds
     ADD CONSTRAINT holds_pkey PRIMARY KEY (id);
 
@@ -3279,12 +3095,6 @@ ALTER TABLE ONLY billing_data.ledger_openings
 
 ALTER TABLE ONLY billing_data.locks
     ADD CONSTRAINT locks_pkey PRIMARY KEY (name);
-
-ALTER TABLE ONLY billing_data.lot_allocations
-    ADD CONSTRAINT lot_allocations_pkey PRIMARY KEY (entry_id, lot_id);
-
-ALTER TABLE ONLY billing_data.lots
-    ADD CONSTRAINT lots_pkey PRIMARY KEY (id);
 
 ALTER TABLE ONLY billing_data.merge_ranks
     ADD CONSTRAINT merge_ranks_pkey PRIMARY KEY (account_id);
@@ -3463,16 +3273,6 @@ CREATE INDEX idx_admin_users_google_id ON billing_data.admin_users USING btree (
 
 CREATE INDEX idx_admin_users_role ON billing_data.admin_users USING btree (role);
 
-CREATE INDEX lot_allocations_lot_id ON billing_data.lot_allocations USING btree (lot_id);
-
-CREATE INDEX lots_all_of_account ON billing_data.lots USING btree (account_id, id);
-
-CREATE INDEX lots_by_credit ON billing_data.lots USING btree (credit_id);
-
-CREATE INDEX lots_of_account ON billing_data.lots USING btree (account_id) WHERE has_left;
-
-CREATE INDEX lots_to_end ON billing_data.lots USING btree (expires_at) WHERE (has_left AND (expires_at IS NOT NULL));
-
 CREATE INDEX merged_accounts_account_id ON billing_data.merged_accounts USING btree (account_id);
 
 CREATE INDEX outbox_by_account ON billing_data.outbox USING btree (account_id);
@@ -3565,10 +3365,6 @@ CREATE TRIGGER hold_changes_append_only BEFORE DELETE OR UPDATE OF id, hold_id, 
 
 ALTER TABLE billing_data.hold_changes ENABLE ALWAYS TRIGGER hold_changes_append_only;
 
-CREATE TRIGGER hold_lots_append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON billing_data.hold_lots FOR EACH STATEMENT EXECUTE FUNCTION billing_data.refuse_change();
-
-ALTER TABLE billing_data.hold_lots ENABLE ALWAYS TRIGGER hold_lots_append_only;
-
 CREATE TRIGGER holds_fixed BEFORE DELETE OR UPDATE OF id, account_id, amount_minor, free_uses, currency, created_at OR TRUNCATE ON billing_data.holds FOR EACH STATEMENT EXECUTE FUNCTION billing_data.refuse_change('what was held never changes');
 
 ALTER TABLE billing_data.holds ENABLE ALWAYS TRIGGER holds_fixed;
@@ -3576,14 +3372,6 @@ ALTER TABLE billing_data.holds ENABLE ALWAYS TRIGGER holds_fixed;
 CREATE TRIGGER ledger_openings_fixed BEFORE INSERT OR DELETE OR UPDATE OR TRUNCATE ON billing_data.ledger_openings FOR EACH STATEMENT EXECUTE FUNCTION billing_data.refuse_change('where books begin never changes');
 
 ALTER TABLE billing_data.ledger_openings ENABLE ALWAYS TRIGGER ledger_openings_fixed;
-
-CREATE TRIGGER lot_allocations_append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON billing_data.lot_allocations FOR EACH STATEMENT EXECUTE FUNCTION billing_data.refuse_change();
-
-ALTER TABLE billing_data.lot_allocations ENABLE ALWAYS TRIGGER lot_allocations_append_only;
-
-CREATE TRIGGER lots_fixed BEFORE DELETE OR UPDATE OF id, account_id, credit_id, origin_id, source, amount_minor, priority, expires_at, created_at OR TRUNCATE ON billing_data.lots FOR EACH STATEMENT EXECUTE FUNCTION billing_data.refuse_change('only what is left of a lot changes');
-
-ALTER TABLE billing_data.lots ENABLE ALWAYS TRIGGER lots_fixed;
 
 CREATE TRIGGER purchases_fixed BEFORE UPDATE OF account_id, id, provider, uses, price_minor, currency ON billing_data.purchases FOR EACH STATEMENT EXECUTE FUNCTION billing_data.refuse_change('what was sold never changes');
 
@@ -3643,12 +3431,6 @@ ALTER TABLE ONLY billing_data.credits
 ALTER TABLE ONLY billing_data.hold_changes
     ADD CONSTRAINT hold_changes_hold FOREIGN KEY (hold_id) REFERENCES billing_data.holds(id) ON DELETE RESTRICT;
 
-ALTER TABLE ONLY billing_data.hold_lots
-    ADD CONSTRAINT hold_lots_hold FOREIGN KEY (hold_id) REFERENCES billing_data.holds(id) ON DELETE RESTRICT;
-
-ALTER TABLE ONLY billing_data.hold_lots
-    ADD CONSTRAINT hold_lots_lot FOREIGN KEY (lot_id) REFERENCES billing_data.lots(id) ON DELETE RESTRICT;
-
 ALTER TABLE ONLY billing_data.holds
     ADD CONSTRAINT holds_account FOREIGN KEY (account_id) REFERENCES billing_data.accounts(id) ON DELETE RESTRICT;
 
@@ -3657,18 +3439,6 @@ ALTER TABLE ONLY billing_data.holds
 
 ALTER TABLE ONLY billing_data.ledger_openings
     ADD CONSTRAINT ledger_openings_account FOREIGN KEY (account_id) REFERENCES billing_data.accounts(id) ON DELETE RESTRICT;
-
-ALTER TABLE ONLY billing_data.lot_allocations
-    ADD CONSTRAINT lot_allocations_lot FOREIGN KEY (lot_id) REFERENCES billing_data.lots(id) ON DELETE RESTRICT;
-
-ALTER TABLE ONLY billing_data.lots
-    ADD CONSTRAINT lots_account FOREIGN KEY (account_id) REFERENCES billing_data.accounts(id) ON DELETE RESTRICT;
-
-ALTER TABLE ONLY billing_data.lots
-    ADD CONSTRAINT lots_credit FOREIGN KEY (credit_id) REFERENCES billing_data.credits(id) ON DELETE RESTRICT;
-
-ALTER TABLE ONLY billing_data.lots
-    ADD CONSTRAINT lots_origin FOREIGN KEY (origin_id) REFERENCES billing_data.credits(id) ON DELETE RESTRICT;
 
 ALTER TABLE ONLY billing_data.merged_accounts
     ADD CONSTRAINT merged_accounts_account FOREIGN KEY (account_id) REFERENCES billing_data.accounts(id) ON DELETE RESTRICT;

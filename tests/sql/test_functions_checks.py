@@ -38,6 +38,7 @@ def test_the_first_check_makes_the_account_with_its_free_uses(
         "purchase_required": False,
         "purchase_price_minor": None,
         "purchase_uses": None,
+        "low_balance": None,
     }
     account = account_of(module_database, who)
     assert (account["status"], account["currency"]) == ("active", "USD")
