@@ -145,30 +145,6 @@ def create_api_key(
 def create_check_partitions(*, months: int = ..., most_rows: int | None = ...) -> None: ...
 
 
-@function(
-    "item outcome hold_id account_id amount_minor currency state paid_with captured_minor "
-    "charge_id is_late description metadata_message_id metadata_agent_id metadata_channel_id "
-    "metadata_request_id created_at expires_at settled_at balance held available "
-    "free_uses_available account_currency cap"
-)
-def create_hold(
-    *,
-    oauth_provider: str,
-    external_id: str,
-    amount_minor: int,
-    expires_in_seconds: int = ...,
-    description: str = ...,
-    idempotency_key: str | None = ...,
-    currency: str | None = ...,
-    metadata_message_id: str | None = ...,
-    metadata_agent_id: str | None = ...,
-    metadata_channel_id: str | None = ...,
-    metadata_request_id: str | None = ...,
-    dry_run: bool = ...,
-    api_key_id: UUID | None = ...,
-) -> None: ...
-
-
 @function()
 def create_sign_in_ticket(*, ticket_hash: bytes) -> None: ...
 
@@ -246,17 +222,6 @@ def explain_denial(
 def export_personal_data(*, account_id: UUID, session_hash: bytes | None = ...) -> None: ...
 
 
-@function(
-    "item outcome hold_id account_id amount_minor currency state paid_with captured_minor "
-    "charge_id is_late description metadata_message_id metadata_agent_id metadata_channel_id "
-    "metadata_request_id created_at expires_at settled_at balance held available "
-    "free_uses_available account_currency cap"
-)
-def extend_hold(
-    *, hold_id: UUID, expires_in_seconds: int = ..., api_key_id: UUID | None = ...
-) -> None: ...
-
-
 @function("api_key_id key_hash acts_by_digest")
 def find_api_key(*, key_prefix: str) -> None: ...
 
@@ -301,21 +266,7 @@ def get_account_by_id(*, account_id: UUID, session_hash: bytes | None = ...) -> 
 
 @function()
 def get_account_holders(
-    *,
-    oauth_providers: Sequence[str | None],
-    external_ids: Sequence[str | None],
-    hold_ids: Sequence[UUID | None] = ...,
-) -> None: ...
-
-
-@function(
-    "item outcome hold_id account_id amount_minor currency state paid_with captured_minor "
-    "charge_id is_late description metadata_message_id metadata_agent_id metadata_channel_id "
-    "metadata_request_id created_at expires_at settled_at balance held available "
-    "free_uses_available account_currency cap"
-)
-def get_hold(
-    *, hold_id: UUID, api_key_id: UUID | None = ..., session_hash: bytes | None = ...
+    *, oauth_providers: Sequence[str | None], external_ids: Sequence[str | None]
 ) -> None: ...
 
 
@@ -459,25 +410,6 @@ def list_deliveries(
 
 
 @function(
-    "item outcome hold_id account_id amount_minor currency state paid_with captured_minor "
-    "charge_id is_late description metadata_message_id metadata_agent_id metadata_channel_id "
-    "metadata_request_id created_at expires_at settled_at balance held available "
-    "free_uses_available account_currency cap"
-)
-def list_holds(
-    *,
-    oauth_provider: str | None = ...,
-    external_id: str | None = ...,
-    account_id: UUID | None = ...,
-    state: str | None = ...,
-    after: UUID | None = ...,
-    limit: int = ...,
-    api_key_id: UUID | None = ...,
-    session_hash: bytes | None = ...,
-) -> None: ...
-
-
-@function(
     "merge_id merged_account_id oauth_provider external_id customer_email account_id "
     "credits_moved free_uses_given reason who created_at undone_at undo_reason problem"
 )
@@ -550,34 +482,6 @@ def list_top_consumers(
     to: date | None = ...,
     sort: str = ...,
     limit: int = ...,
-    session_hash: bytes | None = ...,
-) -> None: ...
-
-
-@function(
-    "account_id purchase_id payment_id status credited uses price_minor currency price_text "
-    "problem problem_text created_at ended_at"
-)
-def list_top_up_attempts(
-    *,
-    account_id: UUID | None = ...,
-    limit: int = ...,
-    offset: int = ...,
-    session_hash: bytes | None = ...,
-) -> None: ...
-
-
-@function(
-    "top_up_id account_id oauth_provider external_id status threshold packs amount_text "
-    "monthly_cap_text card consent_version consent_text consent_at consent_by failures "
-    "problem problem_text ended_at end_reason"
-)
-def list_top_ups(
-    *,
-    account_id: UUID | None = ...,
-    status: str | None = ...,
-    limit: int = ...,
-    offset: int = ...,
     session_hash: bytes | None = ...,
 ) -> None: ...
 
@@ -713,9 +617,6 @@ def record_credit(
     marketing_opt_in_source: str | None = ...,
     api_key_id: UUID | None = ...,
     session_hash: bytes | None = ...,
-    expires_at: datetime | None = ...,
-    priority: int | None = ...,
-    source: str | None = ...,
 ) -> None: ...
 
 
@@ -727,21 +628,6 @@ def record_webhook_try(
 
 @function()
 def refresh_figures() -> None: ...
-
-
-@function(
-    "item outcome hold_id account_id amount_minor currency state paid_with captured_minor "
-    "charge_id is_late description metadata_message_id metadata_agent_id metadata_channel_id "
-    "metadata_request_id created_at expires_at settled_at balance held available "
-    "free_uses_available account_currency cap"
-)
-def release_hold(
-    *,
-    hold_id: UUID,
-    reason: str | None = ...,
-    api_key_id: UUID | None = ...,
-    session_hash: bytes | None = ...,
-) -> None: ...
 
 
 @function("account_id changed")

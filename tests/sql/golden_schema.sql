@@ -125,7 +125,8 @@ CREATE TYPE billing.hold_outcome AS (
 	held bigint,
 	available bigint,
 	free_uses_available bigint,
-	account_currency text
+	account_currency text,
+	cap jsonb
 );
 
 CREATE TYPE billing_data.actor AS (
@@ -1094,6 +1095,10 @@ CREATE FUNCTION billing_data.batches_of_person(p_account_ids uuid[]) RETURNS TAB
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.begin_caps(p_items billing.charge_item[], p_locked uuid[], p_now timestamp with time zone, p_wait boolean, p_dry_run boolean DEFAULT false, OUT capped billing_data.capped_item[], OUT is_near boolean) RETURNS record
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.begin_top_up_attempt(p_top_up_id uuid) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -1129,6 +1134,9 @@ CREATE FUNCTION billing_data.caller_role() RETURNS text
 CREATE FUNCTION billing_data.window_end(p_period text, p_at timestamp with time zone) RETURNS timestamp with time zone
     LANGUAGE sql STABLE PARALLEL SAFE;
 
+CREATE FUNCTION billing_data.cap_resets_at(p_period text, p_at timestamp with time zone) RETURNS text
+    LANGUAGE sql STABLE PARALLEL SAFE;
+
 CREATE TABLE billing_data.caps (
     id uuid NOT NULL,
     scope text NOT NULL,
@@ -1146,39 +1154,11 @@ CREATE TABLE billing_data.caps (
 )
 WITH (fillfactor='80');
 
-CREATE FUNCTION billing_data.cap_refusal(p_cap billing_data.caps, p_used bigint, p_required bigint, p_now timestamp with time zone) RETURNS jsonb
+CREATE FUNCTION billing_data.cap_alert(p_cap billing_data.caps, p_used bigint, p_now timestamp with time zone) RETURNS jsonb
     LANGUAGE sql STABLE;
 
-CREATE FUNCTION billing_data.cap_slug(p_refusal jsonb) RETURNS text
-    LANGUAGE sql IMMUTABLE PARALLEL SAFE;
-
-CREATE FUNCTION billing_data.cap_subject(p_scope text, p_subject text, p_session_hash bytea) RETURNS text
-    LANGUAGE plpgsql STABLE
-    SET search_path TO 'pg_catalog', 'pg_temp';
-
-CREATE FUNCTION billing_data.cap_text(p_refusal jsonb) RETURNS text
-    LANGUAGE sql IMMUTABLE;
-
-CREATE FUNCTION billing_data.cap_that_refuses(p_account_id uuid, p_api_key_id uuid, p_agent_id text, p_amount bigint, p_now timestamp with time zone) RETURNS jsonb
-    LANGUAGE sql
-    SET search_path TO 'pg_catalog', 'pg_temp';
-
-CREATE FUNCTION billing_data.capped_items(p_items billing.charge_item[], p_locked uuid[]) RETURNS billing_data.capped_item[]
-    LANGUAGE plpgsql STABLE
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    SET plan_cache_mode TO 'force_generic_plan';
-
-CREATE FUNCTION billing_data.caps_of(p_account_id uuid, p_api_key_id uuid, p_agent_id text) RETURNS SETOF billing_data.caps
-    LANGUAGE sql STABLE
-    SET search_path TO 'pg_catalog', 'pg_temp';
-
-CREATE FUNCTION billing_data.capture_round(p_items billing.capture_item[], p_left boolean[], p_locked uuid[], p_role text) RETURNS billing.hold_outcome[]
-    LANGUAGE plpgsql
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    SET plan_cache_mode TO 'force_generic_plan'
-    SET enable_seqscan TO 'off'
-    SET enable_hashjoin TO 'off'
-    SET enable_mergejoin TO 'off';
+CREATE FUNCTION billing_data.cap_refusal(p_cap billing_data.caps, p_used bigint, p_required bigint, p_now timestamp with time zone) RETURNS jsonb
+    LANGUAGE sql STABLE;
 
 CREATE TABLE billing_data.holds (
     id uuid NOT NULL,
@@ -1218,8 +1198,47 @@ END),
 )
 WITH (fillfactor='85');
 
+CREATE FUNCTION billing_data.cap_room(p_hold billing_data.holds, p_now timestamp with time zone) RETURNS bigint
+    LANGUAGE sql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.cap_slug(p_refusal jsonb) RETURNS text
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE;
+
+CREATE FUNCTION billing_data.cap_subject(p_scope text, p_subject text, p_session_hash bytea) RETURNS text
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.cap_text(p_refusal jsonb) RETURNS text
+    LANGUAGE sql IMMUTABLE;
+
+CREATE FUNCTION billing_data.cap_that_refuses(p_account_id uuid, p_api_key_id uuid, p_agent_id text, p_amount bigint, p_now timestamp with time zone) RETURNS jsonb
+    LANGUAGE sql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.capped_items(p_items billing.charge_item[], p_locked uuid[]) RETURNS billing_data.capped_item[]
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET plan_cache_mode TO 'force_generic_plan';
+
+CREATE FUNCTION billing_data.caps_of(p_account_id uuid, p_api_key_id uuid, p_agent_id text) RETURNS SETOF billing_data.caps
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.capture_round(p_items billing.capture_item[], p_left boolean[], p_locked uuid[], p_role text, p_now timestamp with time zone, p_is_capped boolean) RETURNS billing.hold_outcome[]
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET enable_seqscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off';
+
 CREATE FUNCTION billing_data.captured_hold(p_hold billing_data.holds, p_charge_id uuid, p_captured bigint, p_now timestamp with time zone) RETURNS billing_data.holds
     LANGUAGE plpgsql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.captured_now(p_outcomes billing.hold_outcome[]) RETURNS uuid[]
+    LANGUAGE sql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE TABLE billing_data.account_merges (
@@ -1695,6 +1714,10 @@ CREATE FUNCTION billing_data.first_key_id(p_api_key_id uuid) RETURNS uuid
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.first_of(p_count integer, p_outcomes billing.hold_outcome[]) RETURNS boolean[]
+    LANGUAGE plpgsql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.follow_charges(p_items billing.charge_item[]) RETURNS billing.charge_item[]
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -1715,7 +1738,7 @@ CREATE FUNCTION billing_data.give_back_held(p_account_ids uuid[], p_reason text,
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing_data.give_back_to_caps(p_back jsonb) RETURNS void
+CREATE FUNCTION billing_data.give_back_to_caps(p_back jsonb, p_now timestamp with time zone) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -1750,16 +1773,20 @@ CREATE FUNCTION billing_data.history_cursor(p_account_id uuid, p_version bigint)
 CREATE FUNCTION billing_data.hold_fingerprint(p_item billing.hold_item) RETURNS bytea
     LANGUAGE sql IMMUTABLE PARALLEL SAFE;
 
-CREATE FUNCTION billing_data.hold_outcome(p_item integer, p_outcome text, p_hold billing_data.holds, p_balance bigint, p_held bigint, p_free_uses bigint, p_account_currency text) RETURNS billing.hold_outcome
+CREATE FUNCTION billing_data.hold_outcome(p_item integer, p_outcome text, p_hold billing_data.holds, p_balance bigint, p_held bigint, p_free_uses bigint, p_account_currency text, p_cap jsonb DEFAULT NULL::jsonb) RETURNS billing.hold_outcome
     LANGUAGE sql IMMUTABLE;
 
-CREATE FUNCTION billing_data.hold_round(p_items billing.hold_item[], p_left boolean[], p_locked uuid[], p_role text, p_dry_run boolean) RETURNS billing.hold_outcome[]
+CREATE FUNCTION billing_data.hold_round(p_items billing.hold_item[], p_left boolean[], p_locked uuid[], p_role text, p_dry_run boolean, p_now timestamp with time zone, p_refusals jsonb[]) RETURNS billing.hold_outcome[]
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET plan_cache_mode TO 'force_generic_plan'
     SET enable_seqscan TO 'off'
     SET enable_hashjoin TO 'off'
     SET enable_mergejoin TO 'off';
+
+CREATE FUNCTION billing_data.holds_as_charges(p_items billing.hold_item[]) RETURNS billing.charge_item[]
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.id_at(p_at timestamp with time zone) RETURNS uuid
     LANGUAGE sql STABLE
@@ -2043,6 +2070,10 @@ CREATE FUNCTION billing_data.open_invitation(p_admin_user_id uuid, p_anew boolea
 
 CREATE FUNCTION billing_data.open_session(p_admin_user_id uuid, p_session_hash bytea, p_how text) RETURNS void
     LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.overages_as_charges(p_items billing.capture_item[]) RETURNS billing.charge_item[]
+    LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.owner_of_payment(p_provider text, p_payment_id text, p_account_id uuid, p_purchase_id uuid, p_oauth_provider text, p_external_id text, p_is_claimed boolean, p_is_foreign boolean) RETURNS TABLE(outcome text, account_id uuid, purchase_id uuid)
@@ -2365,6 +2396,10 @@ CREATE FUNCTION billing_data.search_patterns(p_search text, p_match text) RETURN
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.settle_caps_of_holds(p_hold_ids uuid[], p_now timestamp with time zone) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.settle_hold(p_hold billing_data.holds, p_reason text, p_actor billing_data.actor) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -2495,11 +2530,11 @@ CREATE FUNCTION billing_data.weigh_caps(p_items billing.charge_item[], p_capped 
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing_data.weigh_capture(p_hold billing_data.holds, p_asked bigint, p_overage text, p_available bigint, p_free_uses bigint, OUT outcome text, OUT captured bigint, OUT is_free boolean) RETURNS record
+CREATE FUNCTION billing_data.weigh_capture(p_hold billing_data.holds, p_asked bigint, p_overage text, p_available bigint, p_free_uses bigint, p_room bigint, OUT outcome text, OUT captured bigint, OUT is_free boolean) RETURNS record
     LANGUAGE plpgsql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing_data.weigh_captures(p_items billing.capture_item[], p_left boolean[], p_locked uuid[], p_role text) RETURNS TABLE(item integer, outcome text, asked_minor bigint, overage text, api_key_id uuid, hold billing_data.holds, account billing_data.accounts, captured bigint, is_free boolean, price bigint, credits bigint, free_uses bigint, uses bigint, credits_kept bigint, free_uses_kept bigint)
+CREATE FUNCTION billing_data.weigh_captures(p_items billing.capture_item[], p_left boolean[], p_locked uuid[], p_role text, p_now timestamp with time zone, p_is_capped boolean) RETURNS TABLE(item integer, outcome text, asked_minor bigint, overage text, api_key_id uuid, hold billing_data.holds, account billing_data.accounts, captured bigint, is_free boolean, price bigint, credits bigint, free_uses bigint, uses bigint, credits_kept bigint, free_uses_kept bigint)
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET plan_cache_mode TO 'force_generic_plan'
@@ -2515,7 +2550,7 @@ CREATE FUNCTION billing_data.weigh_charges(p_items billing.charge_item[], p_left
     SET enable_hashjoin TO 'off'
     SET enable_mergejoin TO 'off';
 
-CREATE FUNCTION billing_data.weigh_holds(p_items billing.hold_item[], p_left boolean[], p_locked uuid[], p_role text) RETURNS TABLE(item integer, outcome text, asked billing.hold_item, used billing_data.holds, fingerprint bytea, api_key_id uuid, account_id uuid, account_currency text, paid_credits bigint, held_before bigint, free_uses_before bigint)
+CREATE FUNCTION billing_data.weigh_holds(p_items billing.hold_item[], p_left boolean[], p_locked uuid[], p_role text, p_refusals jsonb[]) RETURNS TABLE(item integer, outcome text, asked billing.hold_item, used billing_data.holds, fingerprint bytea, api_key_id uuid, account_id uuid, account_currency text, paid_credits bigint, held_before bigint, free_uses_before bigint)
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET plan_cache_mode TO 'force_generic_plan'
