@@ -18,6 +18,7 @@ from server.admin_api import payments as payments_api
 from server.admin_api import personal_data as personal_data_api
 from server.admin_api import pricing as pricing_api
 from server.admin_api import providers as providers_api
+from server.admin_api import refunds as refunds_api
 from server.admin_api import reversals as reversals_api
 from server.admin_api import staff as staff_api
 from server.admin_api import statements as statements_api
@@ -33,6 +34,7 @@ from server.admin_pages import merges as merges_page
 from server.admin_pages import payments as payments_page
 from server.admin_pages import personal_data as personal_data_page
 from server.admin_pages import proof as proof_page
+from server.admin_pages import refunds as refunds_page
 from server.admin_pages import reversals as reversals_page
 from server.admin_pages import settings as settings_page
 from server.admin_pages import staff as staff_pages
@@ -332,6 +334,10 @@ SECTIONS: tuple[Section, ...] = (
               example=payments_api.RESOLVED_EVENT,
               errors=("invalid_argument", "payment_event_not_found", "payment_already_credited",
                       "credit_not_usable")),
+        Route("POST", "/admin/api/payments/{payment_id}/refund", STAFF,
+              refunds_api.refund_payment, "Refund a payment", parameters=s.PaymentPath,
+              body=s.RefundRequest, answer=refunds_api.RefundOfPayment,
+              example=refunds_api.REFUNDED, errors=refunds_api.ERRORS),
         Route("POST", "/admin/api/payments/{payment_id}/resolve", STAFF,
               payments_api.resolve_payment, "Resolve a payment", parameters=s.PaymentPath,
               body=s.ResolvePaymentRequest, answer=payments_api.ResolvedPayment,
@@ -493,11 +499,18 @@ SECTIONS: tuple[Section, ...] = (
               "End an account's top-up"),
         Route("GET", "/admin/payments", PAGE, payments_page.purchases, "Purchases",
               tab="Payments"),
+        Route("GET", "/admin/payments.csv", PAGE, payments_page.purchases_csv,
+              "Purchases as CSV"),
         Route("GET", "/admin/payments/events", PAGE, payments_page.events, "Stripe's events"),
+        Route("GET", "/admin/payments/events.csv", PAGE, payments_page.events_csv,
+              "Stripe's events as CSV"),
         Route("GET", "/admin/payments/problems", PAGE, payments_page.problems,
               "What needs a person"),
         Route("POST", "/admin/payments/problems/{event_id}", PAGE, payments_page.resolve,
               "Resolve"),
+        Route("GET", "/admin/payments/{payment_id}", PAGE, refunds_page.show, "One payment"),
+        Route("POST", "/admin/payments/{payment_id}/refund", PAGE, refunds_page.refund,
+              "Refund a payment"),
         Route("GET", "/admin/keys", PAGE, keys_page.list_keys, "API keys",
               tab="API keys"),
         Route("POST", "/admin/keys", PAGE, keys_page.create, "Create a key"),

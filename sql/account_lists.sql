@@ -52,7 +52,9 @@ COMMENT ON FUNCTION billing_data.account_totals IS
 -- (p_match 'prefix', by index) or contains it (p_match 'substring', reads every account), whatever
 -- the case and the Unicode normal form. A UUID finds the account with this id or this external id,
 -- and the account that the id leads to.
--- p_sort: newest, oldest, email, credits, uses; ties are ordered by id. With p_count true,
+-- p_from and p_to: the UTC days on which they were made, both included.
+-- p_sort: newest, oldest, email, credits, uses; ties are ordered by id, and p_reverse turns the
+-- order round. With p_count true,
 -- total_count counts all accounts that match, and an empty page is one row with only total_count;
 -- with p_count false, total_count is NULL.
 -- Errors: actor
@@ -66,6 +68,9 @@ CREATE OR REPLACE FUNCTION billing.list_accounts(
     p_limit bigint DEFAULT 50,
     p_offset bigint DEFAULT 0,
     p_count boolean DEFAULT false,
+    p_from date DEFAULT NULL,
+    p_to date DEFAULT NULL,
+    p_reverse boolean DEFAULT false,
     p_session_hash bytea DEFAULT NULL
 ) RETURNS TABLE (
     total_count bigint,
@@ -107,12 +112,19 @@ BEGIN
     PERFORM billing_data.require(
         p_match IN ('prefix', 'substring'), 'p_match', 'it must be prefix or substring'
     );
-    v_order := CASE p_sort
+    PERFORM billing_data.require_moment(p_from::timestamptz, 'p_from');
+    PERFORM billing_data.require_moment(p_to::timestamptz, 'p_to');
+    v_order := CASE p_sort || CASE WHEN p_reverse THEN ', reversed' ELSE '' END
         WHEN 'newest' THEN 'a.created_at DESC, a.id DESC'
+        WHEN 'newest, reversed' THEN 'a.created_at, a.id'
         WHEN 'oldest' THEN 'a.created_at, a.id'
+        WHEN 'oldest, reversed' THEN 'a.created_at DESC, a.id DESC'
         WHEN 'email' THEN 'lower(a.customer_email) USING ~<~, a.id'
+        WHEN 'email, reversed' THEN 'lower(a.customer_email) USING ~>~, a.id DESC'
         WHEN 'credits' THEN 'a.paid_credits DESC, a.id'
+        WHEN 'credits, reversed' THEN 'a.paid_credits, a.id DESC'
         WHEN 'uses' THEN 'a.total_uses DESC, a.id'
+        WHEN 'uses, reversed' THEN 'a.total_uses, a.id DESC'
     END;
     PERFORM billing_data.require(
         v_order IS NOT NULL, 'p_sort', 'it must be newest, oldest, email, credits or uses'
@@ -137,6 +149,12 @@ BEGIN
         -- active can serve it.
         v_where := v_where || ' AND a.status <> ''active'' AND a.status = $6';
     END IF;
+    IF p_from IS NOT NULL THEN
+        v_where := v_where || ' AND a.created_at >= $7::timestamp AT TIME ZONE ''UTC''';
+    END IF;
+    IF p_to IS NOT NULL THEN
+        v_where := v_where || ' AND a.created_at < ($8 + 1)::timestamp AT TIME ZONE ''UTC''';
+    END IF;
 
     IF p_count AND v_where = 'true' THEN
         SELECT coalesce(sum(u.accounts_created), 0)::bigint INTO STRICT v_count
@@ -144,7 +162,7 @@ BEGIN
     ELSIF p_count THEN
         EXECUTE 'SELECT count(*) FROM billing_data.accounts AS a WHERE ' || v_where
         INTO STRICT v_count
-        USING v_patterns, v_search, p_limit, p_offset, v_path, p_status;
+        USING v_patterns, v_search, p_limit, p_offset, v_path, p_status, p_from, p_to;
     END IF;
     -- Two steps: first choose the accounts, reading only columns that an index has; then read
     -- everything about the chosen ones. Where no index serves, only the first step can run in
@@ -153,7 +171,7 @@ BEGIN
         'SELECT array_agg(p.id) FROM (SELECT a.id FROM billing_data.accounts AS a WHERE ' || v_where
         || ' ORDER BY ' || v_order || ' LIMIT $3 OFFSET $4) AS p'
     INTO STRICT v_ids
-    USING v_patterns, v_search, p_limit, p_offset, v_path, p_status;
+    USING v_patterns, v_search, p_limit, p_offset, v_path, p_status, p_from, p_to;
     RETURN QUERY EXECUTE
         'SELECT $1, a.id, a.oauth_provider::text, a.external_id::text, a.wa_id::text,'
         || ' a.tenant_id::text, a.customer_email::text, a.balance_minor, a.currency::text,'

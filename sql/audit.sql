@@ -39,9 +39,30 @@ END
 $$;
 COMMENT ON FUNCTION billing_data.write_audit IS 'Writes one row of the audit log. Helper.';
 
+-- The account that an entry of the audit log is about: the thing itself, or the one that the
+-- changes name. NULL when there is none.
+CREATE OR REPLACE FUNCTION billing_data.account_of_entry(
+    p_resource_type text, p_resource_id text, p_changes jsonb
+) RETURNS uuid
+LANGUAGE sql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT CASE WHEN billing_data.is_uuid(n.id) THEN n.id::uuid END
+    FROM (
+        SELECT CASE
+            WHEN p_resource_type = 'account' THEN p_resource_id
+            WHEN jsonb_typeof(p_changes) = 'object' THEN p_changes ->> 'account_id'
+        END AS id
+    ) AS n;
+$$;
+COMMENT ON FUNCTION billing_data.account_of_entry IS
+    'The account that an entry of the audit log is about. Helper.';
+
 -- Lists the audit log. The filters are who acted (a staff member's e-mail, a database role, or the
 -- database login of the session), what was done (an action; the word before the dot alone finds
--- every action of that kind), to which thing, and the days (UTC, both included).
+-- every action of that kind), to which thing, and the days (UTC, both included); p_entry_id finds
+-- one entry. With p_reverse, the oldest come first. account_id is the account that an entry is
+-- about, if any, and account_name its address or external id.
 -- Errors: actor errors, invalid_argument.
 -- Example: SELECT * FROM billing.list_audit_log(p_action => 'account', p_limit => 10);
 CREATE OR REPLACE FUNCTION billing.list_audit_log(
@@ -52,6 +73,8 @@ CREATE OR REPLACE FUNCTION billing.list_audit_log(
     p_to date DEFAULT NULL,
     p_limit bigint DEFAULT 50,
     p_offset bigint DEFAULT 0,
+    p_entry_id uuid DEFAULT NULL,
+    p_reverse boolean DEFAULT false,
     p_session_hash bytea DEFAULT NULL
 ) RETURNS TABLE (
     id uuid,
@@ -64,13 +87,17 @@ CREATE OR REPLACE FUNCTION billing.list_audit_log(
     changes jsonb,
     ip_address inet,
     user_agent text,
-    database_login text
+    database_login text,
+    account_id uuid,
+    account_name text
 )
 LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     v_where text := 'true';
+    v_order text := CASE WHEN p_reverse THEN 'l.created_at, l.id'
+        ELSE 'l.created_at DESC, l.id DESC' END;
 BEGIN
     PERFORM billing_data.authorize(NULL, p_session_hash, 'billing:read');
     PERFORM billing_data.require_page(p_limit, p_offset, 10000);
@@ -84,19 +111,24 @@ BEGIN
         || CASE WHEN p_action <> ''
             THEN ' AND (l.action = $2 OR starts_with(l.action, $2 || ''.''))' ELSE '' END
         || CASE WHEN p_resource_id <> '' THEN ' AND l.resource_id = $3' ELSE '' END
+        || CASE WHEN p_entry_id IS NOT NULL THEN ' AND l.id = $8' ELSE '' END
         || CASE WHEN p_from IS NOT NULL
             THEN ' AND l.created_at >= $4::timestamp AT TIME ZONE ''UTC''' ELSE '' END
         || CASE WHEN p_to IS NOT NULL
             THEN ' AND l.created_at < ($5 + 1)::timestamp AT TIME ZONE ''UTC''' ELSE '' END;
     RETURN QUERY EXECUTE
-        'SELECT l.id, l.created_at, coalesce(u.email::text, l.database_role), l.action::text,'
-        || ' l.resource_type::text, l.resource_id::text, l.reason, l.changes, l.ip_address,'
-        || ' l.user_agent, l.database_login'
+        'SELECT l.id, l.created_at, l.who, l.action::text, l.resource_type::text,'
+        || ' l.resource_id::text, l.reason, l.changes, l.ip_address, l.user_agent,'
+        || ' l.database_login, a.id, coalesce(a.customer_email, a.external_id)::text'
+        || ' FROM (SELECT l.*, coalesce(u.email::text, l.database_role) AS who,'
+        || ' billing_data.account_of_entry(l.resource_type, l.resource_id, l.changes) AS account_id'
         || ' FROM billing_data.admin_audit_logs AS l'
         || ' LEFT JOIN billing_data.admin_users AS u ON u.id = l.admin_user_id'
         || ' WHERE ' || v_where
-        || ' ORDER BY l.created_at DESC, l.id DESC LIMIT $6 OFFSET $7'
-    USING p_who, p_action, p_resource_id, p_from, p_to, p_limit, p_offset;
+        || ' ORDER BY ' || v_order || ' LIMIT $6 OFFSET $7) AS l'
+        || ' LEFT JOIN billing_data.accounts AS a ON a.id = l.account_id'
+        || ' ORDER BY ' || v_order
+    USING p_who, p_action, p_resource_id, p_from, p_to, p_limit, p_offset, p_entry_id;
 END
 $$;
 COMMENT ON FUNCTION billing.list_audit_log IS

@@ -169,13 +169,14 @@ GRANT SELECT ON billing.currencies TO billing_server, billing_dba, billing_analy
 -- An amount that has more decimals than people write is shown with Stripe's decimals, so that
 -- nothing is hidden. A currency that Stripe does not have (an old row may hold any text) gets two
 -- decimals.
-CREATE OR REPLACE FUNCTION billing_data.money_text(p_amount_minor bigint, p_currency text)
-RETURNS text
+CREATE OR REPLACE FUNCTION billing_data.money_text(
+    p_amount_minor bigint, p_currency text, p_with_currency boolean DEFAULT true
+) RETURNS text
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT
-        CASE WHEN p_currency = 'USD' THEN '$' ELSE '' END
+        CASE WHEN p_with_currency AND p_currency = 'USD' THEN '$' ELSE '' END
         || round(
             p_amount_minor * 0.1 ^ coalesce(c.stripe_decimals, 2),
             CASE
@@ -184,7 +185,7 @@ AS $$
                 ELSE coalesce(c.stripe_decimals, 2)
             END
         )
-        || CASE WHEN p_currency = 'USD' THEN '' ELSE ' ' || p_currency END
+        || CASE WHEN p_currency = 'USD' OR NOT p_with_currency THEN '' ELSE ' ' || p_currency END
     FROM (VALUES (upper(p_currency))) AS g (code)
     LEFT JOIN billing.currencies AS c ON c.code = g.code;
 $$;
@@ -239,16 +240,62 @@ $$;
 COMMENT ON FUNCTION billing_data.require_price IS
     'Raises invalid_argument for a price that Stripe does not take. Helper.';
 
--- Writes an amount in Stripe's minor units as people write it. Changes nothing.
+-- Writes an amount in Stripe's minor units as people write it, with its currency, or, with
+-- p_with_currency false, as the number alone. Changes nothing.
 -- Example: SELECT billing.describe_money(p_amount_minor => 500, p_currency => 'USD');
-CREATE OR REPLACE FUNCTION billing.describe_money(p_amount_minor bigint, p_currency text)
-RETURNS text
+CREATE OR REPLACE FUNCTION billing.describe_money(
+    p_amount_minor bigint, p_currency text, p_with_currency boolean DEFAULT true
+) RETURNS text
 LANGUAGE sql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
-RETURN billing_data.money_text(p_amount_minor, left(p_currency, billing_data.most('currency')));
+RETURN billing_data.money_text(
+    p_amount_minor, left(p_currency, billing_data.most('currency')), p_with_currency
+);
 COMMENT ON FUNCTION billing.describe_money IS
     'Writes an amount of money as people do. For billing_server and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.describe_money TO billing_server, billing_dba;
+
+-- Reads an amount that a person typed, like 7.99, and returns it in Stripe's minor units. Refuses
+-- what could be read in two ways, such as 1,000, and more decimals than the currency has.
+-- Errors: invalid_argument.
+-- Example: SELECT billing.read_money(p_amount_text => '7.99', p_currency => 'USD');
+CREATE OR REPLACE FUNCTION billing.read_money(p_amount_text text, p_currency text) RETURNS bigint
+LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_currency text := upper(left(p_currency, billing_data.most('currency')));
+    v_minor_decimals integer;
+    v_decimals integer;
+    v_amount numeric;
+BEGIN
+    SELECT c.stripe_decimals, c.decimals INTO v_minor_decimals, v_decimals
+    FROM billing.currencies AS c
+    WHERE c.code = v_currency;
+    v_minor_decimals := coalesce(v_minor_decimals, 2);
+    v_decimals := coalesce(v_decimals, 2);
+    PERFORM billing_data.require(
+        btrim(p_amount_text) ~ '^[0-9]{1,18}([.][0-9]{1,18})?$', 'p_amount_text',
+        format(
+            'write the amount like %s, with nothing but digits%s',
+            round(7.99, v_decimals), CASE WHEN v_decimals > 0 THEN ' and a point' ELSE '' END
+        )
+    );
+    v_amount := btrim(p_amount_text)::numeric * 10 ^ v_minor_decimals;
+    PERFORM billing_data.require(
+        v_amount = trunc(v_amount), 'p_amount_text',
+        format('%s has at most %s decimals', v_currency, v_decimals)
+    );
+    PERFORM billing_data.require(
+        v_amount BETWEEN 1 AND billing_data.max_amount(), 'p_amount_text',
+        'it must be more than 0, and not too great to store'
+    );
+    RETURN v_amount::bigint;
+END
+$$;
+COMMENT ON FUNCTION billing.read_money IS
+    'Reads an amount of money that a person typed. For billing_server and billing_dba.';
+GRANT EXECUTE ON FUNCTION billing.read_money TO billing_server, billing_dba;
 
 -- Writes a price as people write it, before it is set. Refuses what billing.set_pricing would
 -- refuse.

@@ -165,6 +165,15 @@ BEGIN
         );
     GET DIAGNOSTICS rows_erased = ROW_COUNT;
     RETURN NEXT;
+    table_name := 'payment_refunds';
+    UPDATE billing_data.payment_refunds AS f
+    SET reason = 'erased',
+        failure = CASE WHEN f.failure IS NOT NULL THEN 'erased' END,
+        idempotency_key = NULL
+    WHERE f.account_id = ANY (p_account_ids)
+        AND (f.reason <> 'erased' OR f.failure <> 'erased' OR f.idempotency_key IS NOT NULL);
+    GET DIAGNOSTICS rows_erased = ROW_COUNT;
+    RETURN NEXT;
     table_name := 'payment_returns';
     UPDATE billing_data.payment_returns AS r
     SET resolution = 'erased'

@@ -174,9 +174,33 @@ $$;
 COMMENT ON FUNCTION billing_data.find_users IS
     'Who was charged on which day of a span, from the ledger. Helper.';
 
+-- The newest UTC day before p_day on which an account was charged, '-infinity' when there is none.
+-- It reads the account's charges from the newest back to that day.
+CREATE OR REPLACE FUNCTION billing_data.day_of_use_before(p_account_id uuid, p_day date)
+RETURNS date
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT coalesce(
+        (
+            SELECT (c.created_at AT TIME ZONE 'UTC')::date
+            FROM billing_data.charges AS c
+            WHERE c.account_id = p_account_id
+                AND c.ledger_version > 0
+                AND c.created_at < p_day::timestamp AT TIME ZONE 'UTC'
+            ORDER BY c.ledger_version DESC
+            LIMIT 1
+        ),
+        '-infinity'
+    );
+$$;
+COMMENT ON FUNCTION billing_data.day_of_use_before IS
+    'The newest day before a day on which an account was charged. Helper.';
+
 -- Rolls up the slots that are over. One caller at a time does it; the others return false at once.
 -- Where the clock was set back, what was rolled up too early is counted again.
--- Writes: usage_figures, user_activity, users_by_day. Example: SELECT billing.refresh_figures();
+-- Writes: usage_figures, user_activity, users_by_day, user_pauses.
+-- Example: SELECT billing.refresh_figures();
 CREATE OR REPLACE FUNCTION billing.refresh_figures() RETURNS boolean
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
@@ -213,13 +237,24 @@ BEGIN
     ) THEN
         RETURN false;
     END IF;
+    IF NOT EXISTS (SELECT FROM billing_data.user_pauses) THEN
+        -- The release before did not count pauses: all users are found again.
+        v_through.users := '-infinity';
+    END IF;
     UPDATE billing_data.usage_figures_state AS s
     SET complete_through = v_through.slots, users_through = v_through.users;
-    IF v_through.is_set_back THEN
-        -- Users active from that day on are found again below; the day before counts nobody.
+    IF v_through.users = '-infinity' THEN
+        DELETE FROM billing_data.users_by_day;
+        DELETE FROM billing_data.user_activity;
+        DELETE FROM billing_data.user_pauses;
+    ELSIF v_through.is_set_back THEN
+        -- Users active from that day on are found again below.
         v_day := (v_through.users AT TIME ZONE 'UTC')::date;
         DELETE FROM billing_data.users_by_day AS d WHERE d.day >= v_day;
-        UPDATE billing_data.user_activity AS a SET last_day = v_day - 1 WHERE a.last_day >= v_day;
+        DELETE FROM billing_data.user_pauses AS p WHERE p.day >= v_day;
+        UPDATE billing_data.user_activity AS a
+        SET last_day = billing_data.day_of_use_before(a.account_id, v_day)
+        WHERE a.last_day >= v_day;
     END IF;
     DELETE FROM billing_data.usage_figures AS f WHERE f.slot >= v_through.slots;
     INSERT INTO billing_data.usage_figures AS f (
@@ -233,7 +268,11 @@ BEGIN
     FROM billing_data.count_usage(v_through.slots) AS u
     WHERE u.slot < v_to;
     WITH found AS MATERIALIZED (
-        SELECT u.day, u.account_id
+        SELECT
+            u.day, u.account_id,
+            coalesce(
+                lag(u.day) OVER (PARTITION BY u.account_id ORDER BY u.day), a.last_day, '-infinity'
+            ) AS previous_day
         FROM billing_data.find_users(v_through.users, v_to) AS u
         LEFT JOIN billing_data.user_activity AS a ON a.account_id = u.account_id
         WHERE a.last_day IS NULL OR a.last_day < u.day
@@ -242,6 +281,11 @@ BEGIN
         INSERT INTO billing_data.user_activity AS a (account_id, last_day)
         SELECT f.account_id, max(f.day) FROM found AS f GROUP BY f.account_id
         ON CONFLICT ON CONSTRAINT user_activity_pkey DO UPDATE SET last_day = excluded.last_day
+    ),
+    pauses AS (
+        INSERT INTO billing_data.user_pauses AS p (day, previous_day, users)
+        SELECT f.day, f.previous_day, count(*) FROM found AS f GROUP BY f.day, f.previous_day
+        ON CONFLICT ON CONSTRAINT user_pauses_pkey DO UPDATE SET users = p.users + excluded.users
     )
     INSERT INTO billing_data.users_by_day AS d (day, users)
     SELECT f.day, count(*) FROM found AS f GROUP BY f.day
@@ -271,8 +315,6 @@ BEGIN
     PERFORM billing_data.write_audit('figures.rebuild', 'usage_figures', NULL, NULL, NULL, v_actor);
     UPDATE billing_data.usage_figures_state AS s
     SET complete_through = '-infinity', users_through = '-infinity';
-    DELETE FROM billing_data.user_activity;
-    DELETE FROM billing_data.users_by_day;
     RETURN billing.refresh_figures();
 END
 $$;
@@ -280,9 +322,11 @@ COMMENT ON FUNCTION billing.rebuild_figures IS
     'Counts the dashboard''s figures anew from the ledger. For billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.rebuild_figures TO billing_dba;
 
--- The slots from p_from on: first the rolled-up ones, then newer ones counted from the ledger.
-CREATE OR REPLACE FUNCTION billing_data.usage_since(p_from timestamptz)
-RETURNS SETOF billing_data.usage_figures
+-- The slots from p_from up to and without p_to: first the rolled-up ones, then newer ones counted
+-- from the ledger.
+CREATE OR REPLACE FUNCTION billing_data.usage_since(
+    p_from timestamptz, p_to timestamptz DEFAULT 'infinity'
+) RETURNS SETOF billing_data.usage_figures
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -296,49 +340,60 @@ BEGIN
         f.credits_used, f.credits, f.credits_added, f.credits_sold, f.credits_taken_back,
         f.accounts_created
     FROM billing_data.usage_figures AS f
-    WHERE f.slot >= p_from AND f.slot < v_through
+    WHERE f.slot >= p_from AND f.slot < least(v_through, p_to)
     UNION ALL
     SELECT
         u.slot, u.checks, u.checks_denied, u.charges, u.free_charges, u.charge_amount,
         u.credits_used, u.credits, u.credits_added, u.credits_sold, u.credits_taken_back,
         u.accounts_created
-    FROM billing_data.count_usage(greatest(p_from, v_through)) AS u;
+    FROM billing_data.count_usage(greatest(p_from, v_through)) AS u
+    WHERE v_through < p_to AND u.slot < p_to;
 END
 $$;
 COMMENT ON FUNCTION billing_data.usage_since IS
-    'Usage by slots of five minutes since a given time, up to now. Helper.';
+    'Usage by slots of five minutes since a given time, up to now or another time. Helper.';
 
--- How many users there were from the UTC day p_first to today, each counted once: those whose
--- newest rolled-up day is in the span, plus those who were charged in the time not rolled up yet
--- and are not among the first.
-CREATE OR REPLACE FUNCTION billing_data.count_users(p_first date) RETURNS bigint
+-- How many users there were from the UTC day p_first up to and without p_beyond, each counted once:
+-- of the days that are rolled up, those who were last there before p_first, plus those who were
+-- charged in the time not rolled up yet and are not among the first. Where the roll-up is not to be
+-- trusted, all are counted from the ledger.
+CREATE OR REPLACE FUNCTION billing_data.count_users(p_first date, p_beyond date) RETURNS bigint
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     v_through timestamptz;
-    v_users bigint;
+    v_from timestamptz := p_first::timestamp AT TIME ZONE 'UTC';
+    v_to timestamptz := p_beyond::timestamp AT TIME ZONE 'UTC';
+    v_users bigint := 0;
+    v_more bigint := 0;
 BEGIN
-    SELECT t.users INTO STRICT v_through FROM billing_data.figures_through() AS t;
     SELECT
-        (SELECT count(*) FROM billing_data.user_activity AS a WHERE a.last_day >= p_first)
-        + (
-            SELECT count(DISTINCT u.account_id)
-            FROM billing_data.find_users(
-                greatest(v_through, p_first::timestamp AT TIME ZONE 'UTC'),
-                billing_data.end_of_today()
-            ) AS u
-            WHERE NOT EXISTS (
-                SELECT FROM billing_data.user_activity AS a
-                WHERE a.account_id = u.account_id AND a.last_day >= p_first
-            )
-        )
-    INTO STRICT v_users;
-    RETURN v_users;
+        CASE
+            WHEN t.is_set_back OR NOT EXISTS (SELECT FROM billing_data.user_pauses)
+                THEN '-infinity'
+            ELSE t.users
+        END
+    INTO STRICT v_through
+    FROM billing_data.figures_through() AS t;
+    IF v_through > v_from THEN
+        SELECT coalesce(sum(p.users), 0) INTO STRICT v_users
+        FROM billing_data.user_pauses AS p
+        WHERE p.day >= p_first AND p.day < p_beyond AND p.previous_day < p_first;
+    END IF;
+    IF v_through < v_to THEN
+        SELECT count(DISTINCT u.account_id) INTO STRICT v_more
+        FROM billing_data.find_users(greatest(v_through, v_from), v_to) AS u
+        WHERE v_through <= v_from OR NOT EXISTS (
+            SELECT FROM billing_data.user_activity AS a
+            WHERE a.account_id = u.account_id AND a.last_day >= p_first
+        );
+    END IF;
+    RETURN v_users + v_more;
 END
 $$;
 COMMENT ON FUNCTION billing_data.count_users IS
-    'How many accounts were charged since a day, each counted once. Helper.';
+    'How many accounts were charged in a period, each counted once. Helper.';
 
 -- The service at a glance. The counts of the last 24 hours and 7 days are of whole slots of five
 -- minutes. unique_users_30d counts the users of today and the 29 days before, each once.
@@ -391,7 +446,8 @@ BEGIN
     SELECT count(*) INTO STRICT payment_problems
     FROM billing.list_payment_problems(p_limit => 500, p_session_hash => p_session_hash);
     unique_users_30d := billing_data.count_users(
-        (clock_timestamp() AT TIME ZONE 'UTC')::date - 29
+        (clock_timestamp() AT TIME ZONE 'UTC')::date - 29,
+        (clock_timestamp() AT TIME ZONE 'UTC')::date + 1
     );
     RETURN NEXT;
 END
@@ -401,12 +457,13 @@ COMMENT ON FUNCTION billing.get_overview IS
     'For billing_server (staff) and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.get_overview TO billing_server, billing_dba;
 
--- Figures by UTC day, oldest first, with today as the last: p_days + 1 rows, including days on
--- which nothing happened.
+-- Figures by UTC day, oldest first, with p_to as the last, or else today: p_days + 1 rows,
+-- including days on which nothing happened.
 -- Errors: actor errors, invalid_argument.
 -- Example: SELECT * FROM billing.list_daily_figures(p_days => 30);
 CREATE OR REPLACE FUNCTION billing.list_daily_figures(
     p_days integer DEFAULT 30,
+    p_to date DEFAULT NULL,
     p_session_hash bytea DEFAULT NULL
 ) RETURNS TABLE (
     day date,
@@ -427,13 +484,18 @@ LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_today date := (clock_timestamp() AT TIME ZONE 'UTC')::date;
+    v_last date := coalesce(p_to, (clock_timestamp() AT TIME ZONE 'UTC')::date);
     v_first date;
+    v_beyond timestamptz;
     v_through record;
 BEGIN
     PERFORM billing_data.authorize(NULL, p_session_hash, 'billing:read');
     PERFORM billing_data.require(p_days BETWEEN 0 AND 366, 'p_days', 'it must be 0 to 366');
-    v_first := v_today - p_days;
+    PERFORM billing_data.require_moment(p_to::timestamptz, 'p_to');
+    v_first := v_last - p_days;
+    v_beyond := least(
+        billing_data.end_of_today(), (v_last + 1)::timestamp AT TIME ZONE 'UTC'
+    );
     SELECT t.users AS users, t.is_set_back INTO STRICT v_through
     FROM billing_data.figures_through() AS t;
     RETURN QUERY
@@ -446,15 +508,14 @@ BEGIN
             sum(u.credits_added) AS credits_added, sum(u.credits_sold) AS credits_sold,
             sum(u.credits_taken_back) AS credits_taken_back,
             sum(u.accounts_created)::bigint AS accounts_created
-        FROM billing_data.usage_since(v_first::timestamp AT TIME ZONE 'UTC') AS u
+        FROM billing_data.usage_since(v_first::timestamp AT TIME ZONE 'UTC', v_beyond) AS u
         GROUP BY 1
     ),
     newer AS (
         -- The users of the time that is not rolled up yet who were not counted on that day before.
         SELECT n.day, count(*) AS users
         FROM billing_data.find_users(
-            greatest(v_through.users, v_first::timestamp AT TIME ZONE 'UTC'),
-            billing_data.end_of_today()
+            greatest(v_through.users, v_first::timestamp AT TIME ZONE 'UTC'), v_beyond
         ) AS n
         WHERE v_through.is_set_back OR NOT EXISTS (
             SELECT FROM billing_data.user_activity AS a
@@ -480,5 +541,46 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION billing.list_daily_figures IS
-    'Lists usage by UTC day up to today. For billing_server (staff) and billing_dba.';
+    'Lists usage by UTC day up to today or another day. '
+    'For billing_server (staff) and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.list_daily_figures TO billing_server, billing_dba;
+
+-- The figures of a period of UTC days, from p_from up to and without p_to (by default this month),
+-- as one row. users counts each account that was charged once; accounts are those made.
+-- Errors: actor errors, invalid_argument.
+-- Example: SELECT * FROM billing.get_figures(p_from => '2026-11-01', p_to => '2026-12-01');
+CREATE OR REPLACE FUNCTION billing.get_figures(
+    p_from date DEFAULT NULL,
+    p_to date DEFAULT NULL,
+    p_session_hash bytea DEFAULT NULL
+) RETURNS TABLE (
+    checks bigint, checks_denied bigint, charges bigint, free_charges bigint, credits_used numeric,
+    credits_added numeric, credits_sold numeric, credits_taken_back numeric, accounts bigint,
+    users bigint
+)
+LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_first date;
+    v_beyond date;
+BEGIN
+    PERFORM billing_data.authorize(NULL, p_session_hash, 'billing:read');
+    SELECT d.first, d.beyond INTO STRICT v_first, v_beyond
+    FROM billing_data.period_of_days(p_from, p_to) AS d;
+    RETURN QUERY
+    SELECT
+        coalesce(sum(u.checks), 0)::bigint, coalesce(sum(u.checks_denied), 0)::bigint,
+        coalesce(sum(u.charges), 0)::bigint, coalesce(sum(u.free_charges), 0)::bigint,
+        coalesce(sum(u.credits_used), 0), coalesce(sum(u.credits_added), 0),
+        coalesce(sum(u.credits_sold), 0), coalesce(sum(u.credits_taken_back), 0),
+        coalesce(sum(u.accounts_created), 0)::bigint,
+        billing_data.count_users(v_first, v_beyond)
+    FROM billing_data.usage_since(
+        v_first::timestamp AT TIME ZONE 'UTC', v_beyond::timestamp AT TIME ZONE 'UTC'
+    ) AS u;
+END
+$$;
+COMMENT ON FUNCTION billing.get_figures IS
+    'The usage of a period in one row. For billing_server (staff) and billing_dba.';
+GRANT EXECUTE ON FUNCTION billing.get_figures TO billing_server, billing_dba;

@@ -24,12 +24,12 @@
 \ir payment_providers.sql
 --   who calls, and what they may
 \ir actors.sql
+--   finding what staff type
+\ir search.sql
 --   the audit log
 \ir audit.sql
 --   prices and other settings
 \ir settings.sql
---   finding what staff type
-\ir search.sql
 
 -- Accounts, keys and staff.
 --   accounts and profiles
@@ -138,6 +138,8 @@
 \ir reversals.sql
 --   notes of staff
 \ir notes.sql
+--   payments refunded at their provider
+\ir refunds.sql
 --   what is stored of a person; consent
 \ir personal_data.sql
 --   erasing a person

@@ -82,6 +82,21 @@ FROM billing.begin_purchase(
     p_oauth_provider => 'oauth:google',
     p_external_id => '1',
     p_customer_email => 'ada@example.com');$t$),
+        ('begin_refund',
+$t$Records that a payment is to be refunded, whole or in part: p_amount_minor, by default all
+that is left. The caller then asks the provider and records its answer by
+billing.finish_refund. Nothing else changes yet: the credits are taken back when the
+provider reports the refund. credits_due says how many that will be, and credits_there how
+many the account has now. With the key of the same refund nothing is written and replayed
+is true: the caller asks the provider again under the same refund_id, unless return_id or
+failure says how it ended. With p_dry_run nothing is written and refund_id is NULL.$t$,
+$t$Locks: the purchase. Writes: payment_refunds 1, admin_audit_logs 1. Errors: actor errors,
+invalid_argument, payment_not_found, payment_not_settled, payment_refunded,
+refund_too_great, idempotency_key_reused.$t$,
+$t$SELECT *
+FROM billing.begin_refund(
+    p_payment_id => 'pi_1',
+    p_reason => 'bought by mistake');$t$),
         ('begin_verification',
 $t$The run to go on with: the newest one, unless it is finished or began more than a day ago;
 then, and with p_restart, a new one. A run has ranges of about p_entries ledger rows.
@@ -394,7 +409,8 @@ $t$SELECT billing.delete_webhook_endpoint(
     p_endpoint_id => '...',
     p_reason => 'gone');$t$),
         ('describe_money',
-$t$Writes an amount in Stripe's minor units as people write it. Changes nothing.$t$,
+$t$Writes an amount in Stripe's minor units as people write it, with its currency, or, with
+p_with_currency false, as the number alone. Changes nothing.$t$,
 $t$$t$,
 $t$SELECT billing.describe_money(
     p_amount_minor => 500,
@@ -553,6 +569,16 @@ $t$Errors: actor and key errors, payment_provider_not_configured.$t$,
 $t$SELECT *
 FROM billing.find_purchase(
     p_payment_id => 'pi_1');$t$),
+        ('finish_refund',
+$t$Records how the provider answered a refund: p_return_id, the refund's id there, or
+p_failure, why it was refused. The first answer stays. A refund that was refused can be
+asked for anew.$t$,
+$t$Locks: the payment_refunds row. Writes: payment_refunds 0..1, admin_audit_logs 0..1.
+Errors: actor errors, invalid_argument, refund_not_found.$t$,
+$t$SELECT *
+FROM billing.finish_refund(
+    p_refund_id => '...',
+    p_return_id => 're_1');$t$),
         ('get_account',
 $t$Reads one account.$t$,
 $t$Errors: actor and key errors, account_not_found.$t$,
@@ -589,6 +615,15 @@ $t$Errors: admin_not_found.$t$,
 $t$SELECT *
 FROM billing.get_admin(
     p_email => 'ada@example.com');$t$),
+        ('get_figures',
+$t$The figures of a period of UTC days, from p_from up to and without p_to (by default this
+month), as one row. users counts each account that was charged once; accounts are those
+made.$t$,
+$t$Errors: actor errors, invalid_argument.$t$,
+$t$SELECT *
+FROM billing.get_figures(
+    p_from => '2026-11-01',
+    p_to => '2026-12-01');$t$),
         ('get_hold',
 $t$A hold, as it is now.$t$,
 $t$Errors: actor and key errors, hold_not_found.$t$,
@@ -719,10 +754,11 @@ FROM billing.list_account_days(
 $t$Lists accounts. p_search finds the accounts whose e-mail address or external id begins
 with it (p_match 'prefix', by index) or contains it (p_match 'substring', reads every
 account), whatever the case and the Unicode normal form. A UUID finds the account with
-this id or this external id, and the account that the id leads to. p_sort: newest, oldest,
-email, credits, uses; ties are ordered by id. With p_count true, total_count counts all
-accounts that match, and an empty page is one row with only total_count; with p_count
-false, total_count is NULL.$t$,
+this id or this external id, and the account that the id leads to. p_from and p_to: the
+UTC days on which they were made, both included. p_sort: newest, oldest, email, credits,
+uses; ties are ordered by id, and p_reverse turns the order round. With p_count true,
+total_count counts all accounts that match, and an empty page is one row with only
+total_count; with p_count false, total_count is NULL.$t$,
 $t$Errors: actor errors, invalid_argument.$t$,
 $t$SELECT *
 FROM billing.list_accounts(
@@ -751,7 +787,9 @@ FROM billing.list_api_keys(
         ('list_audit_log',
 $t$Lists the audit log. The filters are who acted (a staff member's e-mail, a database role,
 or the database login of the session), what was done (an action; the word before the dot
-alone finds every action of that kind), to which thing, and the days (UTC, both included).$t$,
+alone finds every action of that kind), to which thing, and the days (UTC, both included);
+p_entry_id finds one entry. With p_reverse, the oldest come first. account_id is the
+account that an entry is about, if any, and account_name its address or external id.$t$,
 $t$Errors: actor errors, invalid_argument.$t$,
 $t$SELECT *
 FROM billing.list_audit_log(
@@ -777,8 +815,8 @@ $t$SELECT *
 FROM billing.list_checks(
     p_account_id => '...');$t$),
         ('list_daily_figures',
-$t$Figures by UTC day, oldest first, with today as the last: p_days + 1 rows, including days
-on which nothing happened.$t$,
+$t$Figures by UTC day, oldest first, with p_to as the last, or else today: p_days + 1 rows,
+including days on which nothing happened.$t$,
 $t$Errors: actor errors, invalid_argument.$t$,
 $t$SELECT *
 FROM billing.list_daily_figures(
@@ -820,6 +858,15 @@ $t$Errors: actor errors.$t$,
 $t$SELECT *
 FROM billing.list_merges(
     p_account_id => '...');$t$),
+        ('list_money',
+$t$The money of a period of UTC days, from p_from up to and without p_to (by default this
+month), by currency: gross_minor is what purchases brought that were credited then;
+refunded_minor what went back by refunds and disputes reported then and is away now.$t$,
+$t$Errors: actor errors, invalid_argument.$t$,
+$t$SELECT *
+FROM billing.list_money(
+    p_from => '2026-11-01',
+    p_to => '2026-12-01');$t$),
         ('list_notes',
 $t$The notes on an account and on those that were merged into it, newest first, with who
 wrote them.$t$,
@@ -838,7 +885,8 @@ set for a login is kept.$t$,
 $t$Errors: actor_required.$t$,
 $t$SELECT * FROM billing.list_open_doors();$t$),
         ('list_payment_events',
-$t$Lists the payment provider's events, without their payloads.$t$,
+$t$Lists the payment provider's events, without their payloads. p_from and p_to: the UTC days
+on which they came, both included. With p_reverse, the oldest come first.$t$,
 $t$Errors: actor errors, invalid_argument.$t$,
 $t$SELECT *
 FROM billing.list_payment_events(
@@ -864,12 +912,25 @@ $t$Errors: actor errors.$t$,
 $t$SELECT * FROM billing.list_provider_configs();$t$),
         ('list_purchases',
 $t$Lists purchases; those of an account with those of the accounts that were merged into it.
-p_status: offered, pending, settled, or returned (some of its money went back).$t$,
+p_status: offered, pending, settled, or returned (some of its money went back). p_from and
+p_to: the UTC days on which they were offered, both included. p_sort: newest, settled,
+price, uses; p_reverse turns the order round. left_minor is what can still be refunded.
+livemode is NULL for payments of which the provider has reported nothing yet.$t$,
 $t$Errors: actor errors, invalid_argument.$t$,
 $t$SELECT *
 FROM billing.list_purchases(
     p_status => 'settled',
     p_limit => 10);$t$),
+        ('list_refunds',
+$t$Lists how money of a payment went back, newest first: what staff asked for (refund_id),
+what the provider reported (return_id), or both. state: asked (the provider has not
+answered), refused, sent (the provider has it, and has not reported it yet), or what was
+reported: inquiry, open, closed. asked_text is the amount that staff asked for, without
+its currency.$t$,
+$t$Errors: actor errors, payment_not_found.$t$,
+$t$SELECT *
+FROM billing.list_refunds(
+    p_payment_id => 'pi_1');$t$),
         ('list_seal_heads',
 $t$The heads of sealed days after a day, oldest first: what is kept elsewhere, and what the
 copy kept there is compared with.$t$,
@@ -1056,6 +1117,14 @@ FROM billing.process_payment_event(
     p_event_type => 'customer.created',
     p_payload => '{}',
     p_action => 'ignore');$t$),
+        ('read_money',
+$t$Reads an amount that a person typed, like 7.99, and returns it in Stripe's minor units.
+Refuses what could be read in two ways, such as 1,000, and more decimals than the currency
+has.$t$,
+$t$Errors: invalid_argument.$t$,
+$t$SELECT billing.read_money(
+    p_amount_text => '7.99',
+    p_currency => 'USD');$t$),
         ('rebuild_figures',
 $t$Discards the rolled-up figures and counts them again from the ledger. Call it after a
 repair of the ledger, or when a transaction stayed open for minutes.$t$,
@@ -1101,7 +1170,7 @@ $t$SELECT billing.record_webhook_try(
         ('refresh_figures',
 $t$Rolls up the slots that are over. One caller at a time does it; the others return false at
 once. Where the clock was set back, what was rolled up too early is counted again.$t$,
-$t$Writes: usage_figures, user_activity, users_by_day.$t$,
+$t$Writes: usage_figures, user_activity, users_by_day, user_pauses.$t$,
 $t$SELECT billing.refresh_figures();$t$),
         ('release_hold',
 $t$Releases a hold: nothing was used, and what it keeps is given back. A hold that is over is
@@ -1495,6 +1564,15 @@ booked for.$t$,
 $t$Locks: the accounts that nobody holds. Writes: as billing_data.bring_up_to_date. No actor
 is needed: the web tier calls it by itself. Errors: invalid_argument.$t$,
 $t$SELECT billing.tidy_holds();$t$),
+        ('total_purchases',
+$t$Adds up the purchases that billing.list_purchases lists for the same filters, by currency:
+how many there are, and of those that were paid what came in, what went back and what is
+left.$t$,
+$t$Errors: actor errors, invalid_argument.$t$,
+$t$SELECT *
+FROM billing.total_purchases(
+    p_from => '2026-11-01',
+    p_to => '2026-11-30');$t$),
         ('transfer_credits',
 $t$Moves paid credits from one account to another of the same currency, with two ledger rows
 of one transfer_id. Credits leave only an active account; any account takes them but that

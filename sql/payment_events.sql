@@ -291,11 +291,18 @@ COMMENT ON FUNCTION billing.list_payments IS
     'Lists what is known of a provider''s payments and their returns. For billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.list_payments TO billing_dba;
 
--- Lists the payment provider's events, without their payloads. Errors: actor errors,
--- invalid_argument. Example: SELECT * FROM billing.list_payment_events(p_limit => 10);
+-- Lists the payment provider's events, without their payloads. p_from and p_to: the UTC days on
+-- which they came, both included. With p_reverse, the oldest come first.
+-- Errors: actor errors, invalid_argument.
+-- Example: SELECT * FROM billing.list_payment_events(p_limit => 10);
 CREATE OR REPLACE FUNCTION billing.list_payment_events(
     p_limit bigint DEFAULT 50,
     p_offset bigint DEFAULT 0,
+    p_payment_id text DEFAULT NULL,
+    p_event_id text DEFAULT NULL,
+    p_from date DEFAULT NULL,
+    p_to date DEFAULT NULL,
+    p_reverse boolean DEFAULT false,
     p_session_hash bytea DEFAULT NULL
 ) RETURNS TABLE (
     provider text,
@@ -316,18 +323,30 @@ CREATE OR REPLACE FUNCTION billing.list_payment_events(
 LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+    v_kinds text := ' AND e.provider IN (SELECT k.kind FROM billing_data.payment_providers AS k)';
 BEGIN
     PERFORM billing_data.authorize(NULL, p_session_hash, 'billing:read');
     PERFORM billing_data.require_page(p_limit, p_offset, 501);
-    RETURN QUERY
-    SELECT
-        e.provider, e.event_id::text, e.event_type::text, e.payment_id::text, e.account_id,
-        e.outcome, billing_data.is_payment_fault(e.outcome) AND e.resolved_at IS NULL,
-        e.deliveries, e.livemode, e.received_at, e.last_received_at, e.resolved_at, e.resolution,
-        billing_data.payment_outcome_words(e.outcome)
-    FROM billing_data.payment_events AS e
-    ORDER BY e.received_at DESC, e.event_id DESC
-    LIMIT p_limit OFFSET p_offset;
+    PERFORM billing_data.require_moment(p_from::timestamptz, 'p_from');
+    PERFORM billing_data.require_moment(p_to::timestamptz, 'p_to');
+    RETURN QUERY EXECUTE
+        'SELECT e.provider, e.event_id::text, e.event_type::text, e.payment_id::text,'
+        || ' e.account_id, e.outcome,'
+        || ' billing_data.is_payment_fault(e.outcome) AND e.resolved_at IS NULL,'
+        || ' e.deliveries, e.livemode, e.received_at, e.last_received_at, e.resolved_at,'
+        || ' e.resolution, billing_data.payment_outcome_words(e.outcome)'
+        || ' FROM billing_data.payment_events AS e WHERE true'
+        || CASE WHEN p_payment_id <> '' THEN v_kinds || ' AND e.payment_id = $1' ELSE '' END
+        || CASE WHEN p_event_id <> '' THEN v_kinds || ' AND e.event_id = $2' ELSE '' END
+        || CASE WHEN p_from IS NOT NULL
+            THEN ' AND e.received_at >= $3::timestamp AT TIME ZONE ''UTC''' ELSE '' END
+        || CASE WHEN p_to IS NOT NULL
+            THEN ' AND e.received_at < ($4 + 1)::timestamp AT TIME ZONE ''UTC''' ELSE '' END
+        || ' ORDER BY ' || CASE WHEN p_reverse THEN 'e.received_at, e.event_id'
+            ELSE 'e.received_at DESC, e.event_id DESC' END
+        || ' LIMIT $5 OFFSET $6'
+    USING p_payment_id, p_event_id, p_from, p_to, p_limit, p_offset;
 END
 $$;
 COMMENT ON FUNCTION billing.list_payment_events IS

@@ -287,6 +287,11 @@ AS $$
             FROM billing_data.payment_effects AS x
             WHERE x.account_id = ANY (p_account_ids)
         )),
+        ('payment_refunds', (
+            SELECT json_agg(to_jsonb(f) - 'admin_user_id' ORDER BY f.created_at)
+            FROM billing_data.payment_refunds AS f
+            WHERE f.account_id = ANY (p_account_ids)
+        )),
         ('payment_returns', (
             SELECT json_agg(to_jsonb(r) ORDER BY r.created_at)
             FROM billing_data.payment_returns AS r

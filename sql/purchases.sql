@@ -274,8 +274,114 @@ COMMENT ON FUNCTION billing.find_purchase IS
     'Reads the purchase a payment was made for. For billing_server and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.find_purchase TO billing_server, billing_dba;
 
+-- How much of a purchase's money is with us and not asked back yet. A refund that was asked for
+-- counts until the provider has reported it or refused it; from then on the report counts. It takes
+-- columns, not a row, as billing_data.purchase_credits does.
+CREATE OR REPLACE FUNCTION billing_data.left_to_refund(
+    p_account_id uuid, p_purchase_id uuid, p_provider text, p_price_minor bigint,
+    p_settled_at timestamptz
+) RETURNS bigint
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT CASE WHEN p_settled_at IS NULL THEN 0 ELSE greatest(
+        p_price_minor
+        - (
+            SELECT coalesce(sum(r.away_minor), 0)
+            FROM billing_data.payment_returns AS r
+            WHERE r.account_id = p_account_id AND r.purchase_id = p_purchase_id
+        )
+        - (
+            SELECT coalesce(sum(f.amount_minor), 0)
+            FROM billing_data.payment_refunds AS f
+            WHERE f.account_id = p_account_id
+                AND f.purchase_id = p_purchase_id
+                AND f.failure IS NULL
+                AND NOT EXISTS (
+                    SELECT FROM billing_data.payment_returns AS r
+                    WHERE r.account_id = f.account_id
+                        AND r.provider = p_provider
+                        AND r.return_id = f.return_id
+                )
+        ), 0)::bigint END;
+$$;
+COMMENT ON FUNCTION billing_data.left_to_refund IS
+    'How much of a purchase''s money can still be given back. Helper.';
+
+-- The condition on purchases p for the filters of lists, as text: $1 account ids, $2 payment, $3
+-- first day, $4 last day. p_place is what require_purchase_filter returned.
+CREATE OR REPLACE FUNCTION billing_data.purchase_filter(
+    p_of_account boolean, p_place integer, p_of_payment boolean, p_from date, p_to date
+) RETURNS text
+LANGUAGE sql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+RETURN 'true'
+    || CASE WHEN p_of_account THEN ' AND p.account_id = ANY ($1)' ELSE '' END
+    -- The kinds are named so that the index by provider and payment serves.
+    || CASE WHEN p_of_payment
+        THEN ' AND p.provider IN (SELECT k.kind FROM billing_data.payment_providers AS k)'
+            ' AND p.payment_id = $2'
+        ELSE '' END
+    || CASE WHEN p_from IS NOT NULL
+        THEN ' AND p.created_at >= $3::timestamp AT TIME ZONE ''UTC''' ELSE '' END
+    || CASE WHEN p_to IS NOT NULL
+        THEN ' AND p.created_at < ($4 + 1)::timestamp AT TIME ZONE ''UTC''' ELSE '' END
+    || CASE p_place
+        WHEN 1 THEN ' AND p.payment_id IS NULL'
+        WHEN 2 THEN ' AND p.payment_id IS NOT NULL AND p.settled_at IS NULL'
+        WHEN 3 THEN ' AND p.settled_at IS NOT NULL'
+        WHEN 4 THEN ' AND EXISTS (SELECT FROM billing_data.payment_returns AS n'
+            ' WHERE n.account_id = p.account_id AND n.purchase_id = p.id)'
+        ELSE ''
+    END;
+COMMENT ON FUNCTION billing_data.purchase_filter IS
+    'The condition on purchases for the filters of lists. Helper.';
+
+-- Refuses filters of purchases that mean nothing, and returns the place of the status: 1 offered, 2
+-- pending, 3 settled, 4 returned. Errors: invalid_argument.
+CREATE OR REPLACE FUNCTION billing_data.require_purchase_filter(
+    p_status text, p_from date, p_to date
+) RETURNS integer
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_place integer := array_position(ARRAY['offered', 'pending', 'settled', 'returned'], p_status);
+BEGIN
+    PERFORM billing_data.require(
+        p_status IS NULL OR v_place IS NOT NULL,
+        'p_status', 'it must be offered, pending, settled or returned'
+    );
+    PERFORM billing_data.require_moment(p_from::timestamptz, 'p_from');
+    PERFORM billing_data.require_moment(p_to::timestamptz, 'p_to');
+    RETURN v_place;
+END
+$$;
+COMMENT ON FUNCTION billing_data.require_purchase_filter IS
+    'Raises invalid_argument for filters of purchases that mean nothing. Helper.';
+
+-- The order of a list of purchases p, as text. p_place: 1 newest, 2 settled, 3 price, 4 uses.
+CREATE OR REPLACE FUNCTION billing_data.purchase_order(p_place integer, p_reverse boolean)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+RETURN CASE
+    WHEN p_place = 1 AND p_reverse THEN 'p.created_at, p.id'
+    WHEN p_place = 1 THEN 'p.created_at DESC, p.id DESC'
+    WHEN p_place = 2 AND p_reverse THEN 'p.settled_at, p.id'
+    WHEN p_place = 2 THEN 'p.settled_at DESC NULLS LAST, p.id DESC'
+    WHEN p_place = 3 AND p_reverse THEN 'p.price_minor, p.id'
+    WHEN p_place = 3 THEN 'p.price_minor DESC, p.id DESC'
+    WHEN p_reverse THEN 'p.uses, p.id'
+    ELSE 'p.uses DESC, p.id DESC'
+END;
+COMMENT ON FUNCTION billing_data.purchase_order IS 'The order of a list of purchases. Helper.';
+
 -- Lists purchases; those of an account with those of the accounts that were merged into it.
--- p_status: offered, pending, settled, or returned (some of its money went back).
+-- p_status: offered, pending, settled, or returned (some of its money went back). p_from and p_to:
+-- the UTC days on which they were offered, both included. p_sort: newest, settled, price, uses;
+-- p_reverse turns the order round. left_minor is what can still be refunded. livemode is NULL for
+-- payments of which the provider has reported nothing yet.
 -- Errors: actor errors, invalid_argument.
 -- Example: SELECT * FROM billing.list_purchases(p_status => 'settled', p_limit => 10);
 CREATE OR REPLACE FUNCTION billing.list_purchases(
@@ -283,6 +389,11 @@ CREATE OR REPLACE FUNCTION billing.list_purchases(
     p_status text DEFAULT NULL,
     p_limit bigint DEFAULT 50,
     p_offset bigint DEFAULT 0,
+    p_payment_id text DEFAULT NULL,
+    p_from date DEFAULT NULL,
+    p_to date DEFAULT NULL,
+    p_sort text DEFAULT 'newest',
+    p_reverse boolean DEFAULT false,
     p_session_hash bytea DEFAULT NULL
 ) RETURNS TABLE (
     purchase_id uuid,
@@ -302,51 +413,116 @@ CREATE OR REPLACE FUNCTION billing.list_purchases(
     returned_minor numeric,
     uses_taken_back numeric,
     shortfall numeric,
-    returned_text text
+    returned_text text,
+    left_minor bigint,
+    left_text text,
+    livemode boolean
 )
 LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_where text := 'true';
+    v_sort integer := array_position(ARRAY['newest', 'settled', 'price', 'uses'], p_sort);
+    v_place integer;
+    v_of_payment boolean := p_payment_id IS NOT NULL;
 BEGIN
     PERFORM billing_data.authorize(NULL, p_session_hash, 'billing:read');
     PERFORM billing_data.require_page(p_limit, p_offset, 501);
+    v_place := billing_data.require_purchase_filter(p_status, p_from, p_to);
     PERFORM billing_data.require(
-        p_status IS NULL OR p_status IN ('offered', 'pending', 'settled', 'returned'),
-        'p_status', 'it must be offered, pending, settled or returned'
+        v_sort IS NOT NULL, 'p_sort', 'it must be newest, settled, price or uses'
     );
-    IF p_account_id IS NOT NULL THEN
-        v_where := 'p.account_id = ANY ($1)';
-    END IF;
-    v_where := v_where || CASE p_status
-        WHEN 'offered' THEN ' AND p.payment_id IS NULL'
-        WHEN 'pending' THEN ' AND p.payment_id IS NOT NULL AND p.settled_at IS NULL'
-        WHEN 'settled' THEN ' AND p.settled_at IS NOT NULL'
-        WHEN 'returned' THEN ' AND EXISTS (SELECT FROM billing_data.payment_returns AS n'
-            ' WHERE n.account_id = p.account_id AND n.purchase_id = p.id)'
-        ELSE ''
-    END;
     RETURN QUERY EXECUTE
         'SELECT p.id, p.account_id, a.oauth_provider::text, a.external_id::text,'
         || ' p.customer_email::text, p.provider, p.payment_id::text,'
-        || ' billing_data.purchase_status(p), p.uses, p.price_minor, p.currency::text,'
+        || ' billing_data.purchase_status(p.original), p.uses, p.price_minor, p.currency::text,'
         || ' billing_data.money_text(p.price_minor, p.currency), p.created_at, p.settled_at,'
         || ' r.money, r.taken, r.short, CASE WHEN r.money > 0 THEN'
-        || ' billing_data.money_text(r.money::bigint, p.currency) ELSE '''' END'
-        || ' FROM billing_data.purchases AS p'
+        || ' billing_data.money_text(r.money::bigint, p.currency) ELSE '''' END,'
+        || ' l.left_minor, billing_data.money_text(l.left_minor, p.currency), e.livemode'
+        || ' FROM (SELECT p.*, p AS original FROM billing_data.purchases AS p WHERE '
+        || billing_data.purchase_filter(
+            p_account_id IS NOT NULL, v_place, v_of_payment, p_from, p_to
+        )
+        || ' ORDER BY ' || billing_data.purchase_order(v_sort, p_reverse)
+        || ' LIMIT $5 OFFSET $6) AS p'
         || ' INNER JOIN billing_data.accounts AS a ON a.id = p.account_id'
         || ' CROSS JOIN LATERAL (SELECT coalesce(sum(n.away_minor), 0) AS money,'
         || ' coalesce(sum(n.uses_taken), 0) AS taken,'
         || ' coalesce(sum(n.uses_due - n.uses_taken), 0) AS short'
         || ' FROM billing_data.payment_returns AS n WHERE n.account_id = p.account_id'
         || ' AND n.purchase_id = p.id AND n.status = ''taken'') AS r'
-        || ' WHERE ' || v_where
-        || ' ORDER BY p.created_at DESC, p.id DESC LIMIT $2 OFFSET $3'
-    USING billing_data.merged_family(billing_data.surviving_account(p_account_id)), p_limit,
-        p_offset;
+        || ' CROSS JOIN LATERAL (SELECT billing_data.left_to_refund('
+        || ' p.account_id, p.id, p.provider, p.price_minor, p.settled_at) AS left_minor) AS l'
+        || ' LEFT JOIN LATERAL (SELECT v.livemode FROM billing_data.payment_events AS v'
+        || ' WHERE v.provider = p.provider AND v.payment_id = p.payment_id'
+        || ' AND v.livemode IS NOT NULL LIMIT 1) AS e ON true'
+        || ' ORDER BY ' || billing_data.purchase_order(v_sort, p_reverse)
+    USING
+        CASE WHEN p_account_id IS NOT NULL
+            THEN coalesce(
+                billing_data.merged_family(billing_data.surviving_account(p_account_id)),
+                ARRAY[p_account_id]
+            )
+        END,
+        p_payment_id, p_from, p_to, p_limit, p_offset;
 END
 $$;
 COMMENT ON FUNCTION billing.list_purchases IS
     'Lists purchases and what became of them. For billing_server (staff) and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.list_purchases TO billing_server, billing_dba;
+
+-- Adds up the purchases that billing.list_purchases lists for the same filters, by currency: how
+-- many there are, and of those that were paid what came in, what went back and what is left.
+-- Errors: actor errors, invalid_argument.
+-- Example: SELECT * FROM billing.total_purchases(p_from => '2026-11-01', p_to => '2026-11-30');
+CREATE OR REPLACE FUNCTION billing.total_purchases(
+    p_account_id uuid DEFAULT NULL,
+    p_status text DEFAULT NULL,
+    p_payment_id text DEFAULT NULL,
+    p_from date DEFAULT NULL,
+    p_to date DEFAULT NULL,
+    p_session_hash bytea DEFAULT NULL
+) RETURNS TABLE (
+    currency text, purchases bigint, paid bigint, gross_minor numeric, returned_minor numeric,
+    gross_text text, returned_text text, net_text text
+)
+LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_place integer;
+    v_of_payment boolean := p_payment_id IS NOT NULL;
+BEGIN
+    PERFORM billing_data.authorize(NULL, p_session_hash, 'billing:read');
+    v_place := billing_data.require_purchase_filter(p_status, p_from, p_to);
+    RETURN QUERY EXECUTE
+        'SELECT t.currency, t.purchases, t.paid, t.gross, t.returned,'
+        || ' billing_data.money_text(t.gross::bigint, t.currency),'
+        || ' billing_data.money_text(t.returned::bigint, t.currency),'
+        || ' billing_data.money_text((t.gross - t.returned)::bigint, t.currency)'
+        || ' FROM (SELECT p.currency::text AS currency, count(*) AS purchases,'
+        || ' count(p.settled_at) AS paid,'
+        || ' coalesce(sum(p.price_minor) FILTER (WHERE p.settled_at IS NOT NULL), 0) AS gross,'
+        || ' coalesce(sum(r.money) FILTER (WHERE p.settled_at IS NOT NULL), 0) AS returned'
+        || ' FROM billing_data.purchases AS p'
+        || ' LEFT JOIN (SELECT n.account_id, n.purchase_id, sum(n.away_minor) AS money'
+        || ' FROM billing_data.payment_returns AS n GROUP BY 1, 2) AS r'
+        || ' ON r.account_id = p.account_id AND r.purchase_id = p.id WHERE '
+        || billing_data.purchase_filter(
+            p_account_id IS NOT NULL, v_place, v_of_payment, p_from, p_to
+        )
+        || ' GROUP BY 1) AS t ORDER BY 1'
+    USING
+        CASE WHEN p_account_id IS NOT NULL
+            THEN coalesce(
+                billing_data.merged_family(billing_data.surviving_account(p_account_id)),
+                ARRAY[p_account_id]
+            )
+        END,
+        p_payment_id, p_from, p_to;
+END
+$$;
+COMMENT ON FUNCTION billing.total_purchases IS
+    'Adds up purchases by currency. For billing_server (staff) and billing_dba.';
+GRANT EXECUTE ON FUNCTION billing.total_purchases TO billing_server, billing_dba;

@@ -112,13 +112,7 @@ AS $$
 DECLARE
     v_from timestamptz := p_first::timestamp AT TIME ZONE 'UTC';
     v_to timestamptz := p_beyond::timestamp AT TIME ZONE 'UTC';
-    v_first_id uuid;
-    v_last_id uuid;
 BEGIN
-    IF p_account_id IS NULL THEN
-        SELECT i.first_id, i.last_id INTO STRICT v_first_id, v_last_id
-        FROM billing_data.ids_between(v_from, v_to) AS i;
-    END IF;
     RETURN QUERY
     SELECT
         (m.at AT TIME ZONE 'UTC')::date, m.currency::text, coalesce(sum(m.sold_minor), 0),
@@ -129,16 +123,15 @@ BEGIN
         WHERE p.account_id = p_account_id
         UNION ALL
         SELECT p.settled_at, p.currency, p.price_minor, 0
-        FROM billing_data.credits AS c
-        INNER JOIN billing_data.purchases AS p ON p.credit_id = c.id
-        WHERE p_account_id IS NULL AND c.id >= v_first_id AND c.id <= v_last_id
-            AND c.transaction_type = 'purchase'
+        FROM billing_data.purchases AS p
+        WHERE p_account_id IS NULL AND p.settled_at >= v_from AND p.settled_at < v_to
         UNION ALL
         SELECT r.created_at, p.currency, 0, r.away_minor
         FROM billing_data.payment_returns AS r
         INNER JOIN billing_data.purchases AS p
             ON p.account_id = r.account_id AND p.id = r.purchase_id
-        WHERE p_account_id IS NULL OR r.account_id = p_account_id
+        WHERE (p_account_id IS NULL OR r.account_id = p_account_id)
+            AND r.created_at >= v_from AND r.created_at < v_to
     ) AS m
     WHERE m.at >= v_from AND m.at < v_to
     GROUP BY 1, 2;
@@ -198,8 +191,10 @@ BEGIN
             (u.slot AT TIME ZONE 'UTC')::date, sum(u.charges)::bigint,
             sum(u.free_charges)::bigint, sum(u.credits_used), sum(u.credits_added),
             sum(u.credits_sold), sum(u.credits_taken_back)
-        FROM billing_data.usage_since(v_first::timestamp AT TIME ZONE 'UTC') AS u
-        WHERE v_account_id IS NULL AND u.slot < v_beyond::timestamp AT TIME ZONE 'UTC'
+        FROM billing_data.usage_since(
+            v_first::timestamp AT TIME ZONE 'UTC', v_beyond::timestamp AT TIME ZONE 'UTC'
+        ) AS u
+        WHERE v_account_id IS NULL
         GROUP BY 1
     ),
     money AS (
@@ -225,6 +220,47 @@ COMMENT ON FUNCTION billing.list_usage IS
     'Lists usage and money by UTC day, of one account or of all. '
     'For billing_server (staff) and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.list_usage TO billing_server, billing_dba;
+
+-- The money of a period of UTC days, from p_from up to and without p_to (by default this month), by
+-- currency: gross_minor is what purchases brought that were credited then; refunded_minor what went
+-- back by refunds and disputes reported then and is away now.
+-- Errors: actor errors, invalid_argument.
+-- Example: SELECT * FROM billing.list_money(p_from => '2026-11-01', p_to => '2026-12-01');
+CREATE OR REPLACE FUNCTION billing.list_money(
+    p_from date DEFAULT NULL,
+    p_to date DEFAULT NULL,
+    p_session_hash bytea DEFAULT NULL
+) RETURNS TABLE (
+    currency text, gross_minor numeric, refunded_minor numeric, net_minor numeric, gross_text text,
+    refunded_text text, net_text text
+)
+LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_first date;
+    v_beyond date;
+BEGIN
+    PERFORM billing_data.authorize(NULL, p_session_hash, 'billing:read');
+    SELECT d.first, d.beyond INTO STRICT v_first, v_beyond
+    FROM billing_data.period_of_days(p_from, p_to) AS d;
+    RETURN QUERY
+    SELECT
+        s.currency, s.gross, s.refunded, s.gross - s.refunded,
+        billing_data.money_text(s.gross::bigint, s.currency),
+        billing_data.money_text(s.refunded::bigint, s.currency),
+        billing_data.money_text((s.gross - s.refunded)::bigint, s.currency)
+    FROM (
+        SELECT m.currency, sum(m.sold_minor) AS gross, sum(m.returned_minor) AS refunded
+        FROM billing_data.count_money(NULL, v_first, v_beyond) AS m
+        GROUP BY m.currency
+    ) AS s
+    ORDER BY s.currency;
+END
+$$;
+COMMENT ON FUNCTION billing.list_money IS
+    'The money of a period by currency. For billing_server (staff) and billing_dba.';
+GRANT EXECUTE ON FUNCTION billing.list_money TO billing_server, billing_dba;
 
 -- The accounts that used most in a period of UTC days, from p_from up to and without p_to (by
 -- default this month): how often each was charged, and what. p_sort: uses (charges, free ones

@@ -190,6 +190,8 @@ from server.payments.provider import (
     ProviderApi,
     ProviderSettings,
     Purchase,
+    Refund,
+    RefundRefused,
     ReturnListing,
     Setting,
     Step,
@@ -222,6 +224,10 @@ class CoinboxApi:
         if payment_id not in self._payments:
             raise PaymentMissing
         return self._payments[payment_id]
+
+    async def refund(self, refund: Refund) -> str:
+        """A box gives nothing back."""
+        raise RefundRefused("a box gives nothing back")
 
     async def complete(self, event: PaymentEvent) -> PaymentEvent:
         """Events are complete."""
@@ -278,6 +284,10 @@ class Coinbox:
         steps=(Step("Tell the box the address", then="and the events", has_address=True),),
         unreachable="The box reaches https addresses only.",
     )
+
+    def payment_page(self, payment_id: str, is_test: bool) -> str | None:
+        """There is none."""
+        return None
 
     def client_key(self, settings: ProviderSettings) -> str:
         """Nobody needs a key to pay."""

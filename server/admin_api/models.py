@@ -322,6 +322,17 @@ class PaymentPath(BaseModel):
     payment_id: Annotated[Name255, f.PAYMENT_ID]
 
 
+class RefundRequest(BaseModel):
+    """POST /admin/api/payments/{payment_id}/refund"""
+
+    amount_minor: Annotated[
+        _Positive | None,
+        f.means("How much money, in minor units such as cents; null for all that is left."),
+    ] = None
+    reason: Annotated[Reason, f.means("Why, for the audit log.")]
+    dry_run: Annotated[bool, f.DRY_RUN] = False
+
+
 class ResolveRequest(BaseModel):
     """POST .../{return_id}/resolve, .../{warning_id}/resolve, .../{payment_id}/reopen"""
 

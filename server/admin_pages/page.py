@@ -27,6 +27,7 @@ from server.staff.sessions import COOKIES
 
 _LOG = logging.getLogger(__name__)
 PAGE_SIZE = 50
+CSV_LIMIT = 10_000  # rows of a list that are sent at once
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self';"
     " img-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
@@ -264,8 +265,11 @@ def add_filters(environment: Environment) -> None:
     environment.filters["amount"] = _amount
     environment.filters["time"] = _time
     environment.filters["iso"] = _iso
+    environment.filters["moment"] = _moment
+    environment.filters["ago"] = _ago
     environment.filters["day"] = _day
     environment.globals["most"] = most
+    environment.globals["csv_limit"] = CSV_LIMIT
     environment.globals["payment_providers"] = all_providers()
 
 
@@ -275,6 +279,22 @@ def _amount(value: int | Decimal | None) -> str:
 
 def _time(value: datetime | None) -> str:
     return "never" if value is None else value.astimezone(UTC).strftime("%Y-%m-%d %H:%M")
+
+
+def _moment(value: datetime) -> str:
+    return f"{value.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _ago(value: datetime) -> str:
+    """How long ago a time was, or how soon it will be; empty where that is more than a month."""
+    seconds = (datetime.now(UTC) - value).total_seconds()
+    if abs(seconds) < 60:
+        return "just now"
+    for size, unit, most_of_it in ((60, "min", 60), (3600, "h", 48), (86400, "days", 31)):
+        count = int(abs(seconds) // size)
+        if count < most_of_it:
+            return f"{count} {unit} ago" if seconds > 0 else f"in {count} {unit}"
+    return ""
 
 
 def _iso(value: datetime) -> str:

@@ -9,7 +9,19 @@ from uuid import UUID
 
 from aiohttp import web
 
-from server.admin_pages.lists import list_page, window
+from server.admin_pages.lists import (
+    Column,
+    Sorting,
+    csv_address,
+    days_given,
+    days_of,
+    every_row,
+    headings,
+    list_page,
+    send_csv,
+    sorting,
+    window,
+)
 from server.admin_pages.page import (
     FormFault,
     done,
@@ -20,14 +32,15 @@ from server.admin_pages.page import (
 )
 from server.admin_pages.refusals import all_of, fault_of
 from server.gateway import Refused, Row, functions
+from server.payment_kinds import PROVIDER_KINDS
 from server.payments.advice import advice_on, with_name
-from server.payments.registry import name_of
+from server.payments.registry import name_of, provider_of
 from server.staff.guard import Visit, require_admin
 
-_PURCHASES = "/admin/payments"
+PURCHASES = "/admin/payments"
 _EVENTS = "/admin/payments/events"
 _PROBLEMS = "/admin/payments/problems"
-_PAGES = ((_PURCHASES, "Purchases"), (_EVENTS, "Events"), (_PROBLEMS, "Needs a person"))
+_PAGES = ((PURCHASES, "Purchases"), (_EVENTS, "Events"), (_PROBLEMS, "Needs a person"))
 _STATUSES = (
     ("", "Any"),
     ("offered", "Offered: no payment yet"),
@@ -35,6 +48,28 @@ _STATUSES = (
     ("settled", "Settled: paid and credited"),
     ("returned", "Money went back"),
 )
+COLUMNS = (
+    Column("Offered", "newest"),
+    Column("Account"),
+    Column("Payment"),
+    Column("Uses", "uses", is_number=True),
+    Column("Price", "price", is_number=True),
+    Column("Status", "settled"),
+    Column("Returned", is_number=True),
+    Column("Taken back", is_number=True),
+    Column("Shortfall", is_number=True),
+    Column("Refund"),
+)
+EVENT_COLUMNS = (
+    Column("Received", "newest"),
+    Column("Event"),
+    Column("Outcome"),
+    Column("Payment"),
+    Column("Account"),
+    Column("Mode"),
+    Column("Deliveries", is_number=True),
+)
+_GIVE_DAYS = "Give days as 2026-11-22"
 _WARNINGS = ("fraud_warning", "credited_twice", "paid_after_erasure")
 _GONE = ("payment_event_not_found", "payment_return_not_found", "payment_warning_not_found")
 _FIELDS = {
@@ -57,30 +92,126 @@ _HOWS = (
 
 
 async def purchases(request: web.Request, visit: Visit) -> web.StreamResponse:
-    """Lists purchases and their state."""
-    number, status = page_number(request.query), request.query.get("status", "")
-    query = {"status": status} if status and status in dict(_STATUSES) else {}
-    rows = await visit.rows(functions.list_purchases(status=query.get("status"), **window(number)))
+    """Lists purchases and their state, with what they add up to."""
+    number, query = page_number(request.query), _query(request)
+    order = sorting(request.query, COLUMNS)
+    faults: Mapping[str, str] = {}
+    filters: dict[str, Any] = {}
+    rows: list[Row] = []
+    try:
+        filters = _filters(query)
+        rows = await visit.rows(
+            functions.list_purchases(**filters, **order.arguments, **window(number))
+        )
+    except FormFault as fault:
+        faults = fault.faults
+    sorted_query = {**query, "sort": order.text} if "sort" in request.query else query
     return await render(
         visit,
         "admin/payments/purchases.html",
-        links=_links(_PURCHASES),
-        chosen=query.get("status", ""),
+        status=422 if faults else 200,
+        links=_links(PURCHASES),
+        query=query,
+        form={"from": "", "to": "", "status": "", **query},
+        faults=faults,
         statuses=_STATUSES,
-        **list_page(rows, number, _PURCHASES, query),
+        headings=headings(COLUMNS, order, PURCHASES, query),
+        totals=[] if faults else await visit.rows(functions.total_purchases(**filters)),
+        csv_address=csv_address(PURCHASES, sorted_query),
+        **list_page([with_page(row) for row in rows], number, PURCHASES, sorted_query),
     )
+
+
+async def purchases_csv(request: web.Request, visit: Visit) -> web.StreamResponse:
+    """Sends the purchases that match as CSV."""
+    order = sorting(request.query, COLUMNS)
+    try:
+        filters = _filters(_query(request))
+    except FormFault:
+        raise web.HTTPUnprocessableEntity(reason=_GIVE_DAYS) from None
+    rows = await every_row(
+        lambda span: visit.rows(functions.list_purchases(**filters, **order.arguments, **span))
+    )
+    columns = [name for name in functions.list_purchases.columns if not name.endswith("_text")]
+    return await send_csv("purchases", columns, rows)
+
+
+def _query(request: web.Request) -> dict[str, str]:
+    """The filters of purchases in the address that are known."""
+    status = request.query.get("status", "")
+    given = {"status": status if status in dict(_STATUSES) else "", **days_given(request.query)}
+    return {name: value for name, value in given.items() if value}
+
+
+def _filters(query: Mapping[str, str]) -> dict[str, Any]:
+    """The arguments of list_purchases. Raises FormFault."""
+    return {"status": query.get("status"), **days_of({"from": "", "to": "", **query})}
+
+
+def with_page(purchase: Row) -> dict[str, Any]:
+    """A purchase with the addresses of its payment here and at the provider."""
+    payment_id = purchase["payment_id"]
+    here = f"{PURCHASES}/{quote(payment_id, safe='')}" if payment_id else None
+    return {**dict(purchase), "address": here, "provider_page": provider_page(purchase)}
+
+
+def provider_page(payment: Mapping[str, Any]) -> str | None:
+    """Where staff see a payment at its provider; None for what has no payment or no page there. A
+    payment of which nothing is known yet is looked for among the live ones."""
+    if payment["payment_id"] is None or payment["provider"] not in PROVIDER_KINDS:
+        return None
+    is_test = payment["livemode"] is False
+    return provider_of(payment["provider"]).payment_page(payment["payment_id"], is_test)
 
 
 async def events(request: web.Request, visit: Visit) -> web.StreamResponse:
     """Lists the provider's events and the outcome of each."""
-    number = page_number(request.query)
-    rows = await visit.rows(functions.list_payment_events(**window(number)))
+    number, query = page_number(request.query), _event_query(request)
+    order = sorting(request.query, EVENT_COLUMNS)
+    faults: Mapping[str, str] = {}
+    rows: list[Row] = []
+    try:
+        filters = _event_filters(query, order)
+        rows = await visit.rows(functions.list_payment_events(**filters, **window(number)))
+    except FormFault as fault:
+        faults = fault.faults
+    sorted_query = {**query, "sort": order.text} if "sort" in request.query else query
     return await render(
         visit,
         "admin/payments/events.html",
+        status=422 if faults else 200,
         links=_links(_EVENTS),
-        **list_page(rows, number, _EVENTS, {}),
+        query=query,
+        form={"from": "", "to": "", **query},
+        faults=faults,
+        headings=headings(EVENT_COLUMNS, order, _EVENTS, query),
+        csv_address=csv_address(_EVENTS, sorted_query),
+        **list_page([with_page(row) for row in rows], number, _EVENTS, sorted_query),
     )
+
+
+async def events_csv(request: web.Request, visit: Visit) -> web.StreamResponse:
+    """Sends the events that match as CSV."""
+    try:
+        filters = _event_filters(_event_query(request), sorting(request.query, EVENT_COLUMNS))
+    except FormFault:
+        raise web.HTTPUnprocessableEntity(reason=_GIVE_DAYS) from None
+    rows = await every_row(
+        lambda span: visit.rows(functions.list_payment_events(**filters, **span))
+    )
+    return await send_csv("payment-events", functions.list_payment_events.columns, rows)
+
+
+def _event_query(request: web.Request) -> dict[str, str]:
+    event_id = request.query.get("event", "").replace("\0", "").strip()
+    given = {"event": event_id, **days_given(request.query)}
+    return {name: value for name, value in given.items() if value}
+
+
+def _event_filters(query: Mapping[str, str], order: Sorting) -> dict[str, Any]:
+    """The arguments of list_payment_events. Raises FormFault."""
+    days = days_of({"from": "", "to": "", **query})
+    return {"event_id": query.get("event"), "reverse": order.is_reversed, **days}
 
 
 async def problems(request: web.Request, visit: Visit) -> web.StreamResponse:

@@ -17,7 +17,13 @@ from server.admin_pages.refusals import FORM
 from server.gateway import Row, functions
 from server.http.app_keys import CONFIG, GATEWAY, REQUEST_ID
 from server.payments.payments import PAYMENTS
-from server.payments.provider import PaymentMissing, PaymentProvider, PaymentProviderError, Setting
+from server.payments.provider import (
+    NotConfigured,
+    PaymentMissing,
+    PaymentProvider,
+    PaymentProviderError,
+    Setting,
+)
 from server.payments.registry import all_providers, title_of, webhook_path
 from server.payments.settings import InvalidSetting, joined_secrets, secrets_of
 from server.staff.guard import Visit
@@ -141,28 +147,18 @@ def _secrets(form: Mapping[str, str], setting: Setting, stored: Stored) -> str |
 
 async def test_connection(request: web.Request, provider: PaymentProvider) -> tuple[bool, str]:
     """Whether the provider accepts the stored credential, and the message about it."""
-    title = title_of(provider, provider.credential)
-    call = functions.get_provider_config(provider_type=provider.kind)
-    rows = await request.app[GATEWAY].read(call)
-    stored = orjson.loads(rows[0]["config_data"]) if rows else {}
-    if not stored.get(provider.credential):
-        return False, f"There is no {title} to test yet."
-    payments = request.app[PAYMENTS]
-    settings = payments.settings(provider.kind, stored)
-    if settings is None:
-        return False, (
-            "The stored secrets cannot be decrypted: ENCRYPTION_KEY is missing or another one."
-            " Give the key back, or set the secrets again."
-        )
     try:
-        await (await payments.api(provider.kind, settings)).test()
+        api = await request.app[PAYMENTS].stored_api(request.app[GATEWAY], provider.kind)
+        await api.test()
+    except NotConfigured as error:
+        return False, f"{error}."
     except (PaymentProviderError, PaymentMissing) as error:
         _LOG.warning(
             "payment provider: %s", error or "not found", extra={"request_id": request[REQUEST_ID]}
         )
         why = str(error) or f"{provider.name} does not know this address"
         return False, f"The test failed: {why}."
-    return True, f"{provider.name} accepts the {title}."
+    return True, f"{provider.name} accepts the {title_of(provider, provider.credential)}."
 
 
 def _yes(value: bool) -> str:

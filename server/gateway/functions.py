@@ -85,19 +85,28 @@ def begin_purchase(
     provider: str = ...,
     api_key_id: UUID | None = ...,
     session_hash: bytes | None = ...,
-    save_card: bool = ...,
+) -> None: ...
+
+
+@function(
+    "refund_id account_id purchase_id provider payment_id amount_minor currency amount_text "
+    "left_minor left_text credits_due credits_there reason created_at return_id failure "
+    "replayed"
+)
+def begin_refund(
+    *,
+    payment_id: str,
+    reason: str,
+    amount_minor: int | None = ...,
+    idempotency_key: str | None = ...,
+    dry_run: bool = ...,
+    provider: str | None = ...,
+    session_hash: bytes | None = ...,
 ) -> None: ...
 
 
 @function("delivery_id event_id endpoint_id attempt url secrets payload")
 def claim_deliveries(*, most: int = ..., busy: Sequence[UUID | None] = ...) -> None: ...
-
-
-@function(
-    "account_id purchase_id oauth_provider external_id customer_email uses price_minor "
-    "currency payment_id customer_id payment_method_id provider config_data"
-)
-def claim_top_ups(*, limit: int) -> None: ...
 
 
 @function(
@@ -150,25 +159,7 @@ def create_sign_in_ticket(*, ticket_hash: bytes) -> None: ...
 
 
 @function()
-def create_webhook_endpoint(
-    *,
-    name: str,
-    url: str,
-    secret: str,
-    reason: str,
-    kinds: Sequence[str | None] = ...,
-    session_hash: bytes | None = ...,
-) -> None: ...
-
-
-@function()
-def delete_webhook_endpoint(
-    *, endpoint_id: UUID, reason: str, session_hash: bytes | None = ...
-) -> None: ...
-
-
-@function()
-def describe_money(*, amount_minor: int, currency: str) -> None: ...
+def describe_money(*, amount_minor: int, currency: str, with_currency: bool = ...) -> None: ...
 
 
 @function()
@@ -177,18 +168,6 @@ def describe_price(*, pack_price_minor: int, pack_currency: str) -> None: ...
 
 @function()
 def end_session(*, session_hash: bytes) -> None: ...
-
-
-@function("account_id changed")
-def end_top_up(
-    *,
-    account_id: UUID | None = ...,
-    oauth_provider: str | None = ...,
-    external_id: str | None = ...,
-    reason: str | None = ...,
-    api_key_id: UUID | None = ...,
-    session_hash: bytes | None = ...,
-) -> None: ...
 
 
 @function("table_name rows_erased obstacle")
@@ -235,6 +214,16 @@ def find_purchase(
     payment_id: str,
     provider: str | None = ...,
     api_key_id: UUID | None = ...,
+    session_hash: bytes | None = ...,
+) -> None: ...
+
+
+@function("refund_id return_id failure finished_at")
+def finish_refund(
+    *,
+    refund_id: UUID,
+    return_id: str | None = ...,
+    failure: str | None = ...,
     session_hash: bytes | None = ...,
 ) -> None: ...
 
@@ -302,26 +291,6 @@ def get_session(*, session_hash: bytes) -> None: ...
 def get_settings() -> None: ...
 
 
-@function(
-    "account_id top_up_id status threshold packs uses amount_minor currency amount_text "
-    "monthly_cap_minor monthly_cap_text spent_this_month_minor spent_this_month_text card "
-    "consent_version consent_text consent_at failures problem problem_text next_attempt_at "
-    "ended_at end_reason attempt_status attempt_payment_id attempt_at"
-)
-def get_top_up(
-    *,
-    account_id: UUID | None = ...,
-    oauth_provider: str | None = ...,
-    external_id: str | None = ...,
-    api_key_id: UUID | None = ...,
-    session_hash: bytes | None = ...,
-) -> None: ...
-
-
-@function("endpoint_id name url status secrets")
-def get_webhook_endpoint(*, endpoint_id: UUID, session_hash: bytes | None = ...) -> None: ...
-
-
 @function("day charges credits_used")
 def list_account_days(
     *, account_id: UUID, days: int = ..., session_hash: bytes | None = ...
@@ -343,6 +312,9 @@ def list_accounts(
     limit: int = ...,
     offset: int = ...,
     count: bool = ...,
+    from_: date | None = ...,
+    to: date | None = ...,
+    reverse: bool = ...,
     session_hash: bytes | None = ...,
 ) -> None: ...
 
@@ -362,7 +334,7 @@ def list_api_keys(
 
 @function(
     "id created_at who action resource_type resource_id reason changes ip_address user_agent "
-    "database_login"
+    "database_login account_id account_name"
 )
 def list_audit_log(
     *,
@@ -373,6 +345,8 @@ def list_audit_log(
     to: date | None = ...,
     limit: int = ...,
     offset: int = ...,
+    entry_id: UUID | None = ...,
+    reverse: bool = ...,
     session_hash: bytes | None = ...,
 ) -> None: ...
 
@@ -390,22 +364,8 @@ def list_checks(
     "day checks checks_denied charges free_charges charge_amount credits_used credits "
     "credits_added credits_sold credits_taken_back accounts_created unique_users"
 )
-def list_daily_figures(*, days: int = ..., session_hash: bytes | None = ...) -> None: ...
-
-
-@function(
-    "delivery_id event_id endpoint_id endpoint_name kind account_id payload state attempts "
-    "created_at due_at attempted_at answer_status error settled_at"
-)
-def list_deliveries(
-    *,
-    endpoint_id: UUID | None = ...,
-    state: str | None = ...,
-    kind: str | None = ...,
-    account_id: UUID | None = ...,
-    limit: int = ...,
-    offset: int = ...,
-    session_hash: bytes | None = ...,
+def list_daily_figures(
+    *, days: int = ..., to: date | None = ..., session_hash: bytes | None = ...
 ) -> None: ...
 
 
@@ -425,7 +385,15 @@ def list_notes(*, account_id: UUID, session_hash: bytes | None = ...) -> None: .
     "livemode received_at last_received_at resolved_at resolution outcome_words"
 )
 def list_payment_events(
-    *, limit: int = ..., offset: int = ..., session_hash: bytes | None = ...
+    *,
+    limit: int = ...,
+    offset: int = ...,
+    payment_id: str | None = ...,
+    event_id: str | None = ...,
+    from_: date | None = ...,
+    to: date | None = ...,
+    reverse: bool = ...,
+    session_hash: bytes | None = ...,
 ) -> None: ...
 
 
@@ -442,7 +410,7 @@ def list_provider_configs(*, session_hash: bytes | None = ...) -> None: ...
 @function(
     "purchase_id account_id oauth_provider external_id customer_email provider payment_id "
     "status uses price_minor currency price_text created_at settled_at returned_minor "
-    "uses_taken_back shortfall returned_text"
+    "uses_taken_back shortfall returned_text left_minor left_text livemode"
 )
 def list_purchases(
     *,
@@ -450,7 +418,21 @@ def list_purchases(
     status: str | None = ...,
     limit: int = ...,
     offset: int = ...,
+    payment_id: str | None = ...,
+    from_: date | None = ...,
+    to: date | None = ...,
+    sort: str = ...,
+    reverse: bool = ...,
     session_hash: bytes | None = ...,
+) -> None: ...
+
+
+@function(
+    "refund_id return_id kind state amount_minor currency amount_text away_minor away_text "
+    "credits_due credits_taken who reason failure idempotency_key asked_text created_at"
+)
+def list_refunds(
+    *, payment_id: str, provider: str | None = ..., session_hash: bytes | None = ...
 ) -> None: ...
 
 
@@ -518,13 +500,6 @@ def list_usage(
 
 
 @function(
-    "endpoint_id name url kinds status secret old_secret old_secret_until tried_at waiting "
-    "failed created_at updated_at"
-)
-def list_webhook_endpoints(*, session_hash: bytes | None = ...) -> None: ...
-
-
-@function(
     "merge_id merged_account_id account_id credits_moved balance_after free_uses_given "
     "free_uses_after takes_consent created_at replayed"
 )
@@ -542,17 +517,6 @@ def merge_accounts(
 @function()
 def note_delivery(
     *, delivery_id: UUID, attempt: int, answer_status: int | None = ..., error: str | None = ...
-) -> None: ...
-
-
-@function("next_step payment_id switched_off")
-def note_top_up(
-    *,
-    account_id: UUID,
-    purchase_id: UUID,
-    outcome: str,
-    payment_id: str | None = ...,
-    problem: str | None = ...,
 ) -> None: ...
 
 
@@ -585,6 +549,10 @@ def process_payment_event(
     warning_id: str | None = ...,
     warning_is_open: bool | None = ...,
 ) -> None: ...
+
+
+@function()
+def read_money(*, amount_text: str, currency: str) -> None: ...
 
 
 @function()
@@ -621,12 +589,6 @@ def record_credit(
 
 
 @function()
-def record_webhook_try(
-    *, endpoint_id: UUID, url: str, error: str | None = ..., session_hash: bytes | None = ...
-) -> None: ...
-
-
-@function()
 def refresh_figures() -> None: ...
 
 
@@ -642,16 +604,6 @@ def reopen_payment(
 
 @function()
 def require_api_key(*, api_key_id: UUID, permission: str) -> None: ...
-
-
-@function()
-def resend_deliveries(
-    *,
-    reason: str,
-    delivery_id: UUID | None = ...,
-    endpoint_id: UUID | None = ...,
-    session_hash: bytes | None = ...,
-) -> None: ...
 
 
 @function("free_uses_before free_uses_remaining")
@@ -752,12 +704,6 @@ def rotate_api_key(
 ) -> None: ...
 
 
-@function()
-def rotate_webhook_secret(
-    *, endpoint_id: UUID, secret: str, reason: str, session_hash: bytes | None = ...
-) -> None: ...
-
-
 @function("day seals entries head")
 def seal_entries(*, entries: int = ..., percent: int = ...) -> None: ...
 
@@ -784,12 +730,6 @@ def set_admin(
 ) -> None: ...
 
 
-@function()
-def set_low_balance(
-    *, reason: str, threshold: int | None = ..., session_hash: bytes | None = ...
-) -> None: ...
-
-
 @function("free_uses pack_uses pack_price_minor pack_currency")
 def set_pricing(
     *,
@@ -810,39 +750,6 @@ def set_provider_config(
     is_active: bool | None = ...,
     reason: str | None = ...,
     unchanged_since: datetime | None = ...,
-    session_hash: bytes | None = ...,
-) -> None: ...
-
-
-@function("account_id top_up_id changed")
-def set_top_up(
-    *,
-    oauth_provider: str,
-    external_id: str,
-    threshold: int,
-    packs: int,
-    amount_minor: int,
-    currency: str,
-    monthly_cap_minor: int,
-    consent_version: str,
-    consent_text: str,
-    payment_id: str | None = ...,
-    customer_id: str | None = ...,
-    payment_method_id: str | None = ...,
-    card: str | None = ...,
-    api_key_id: UUID | None = ...,
-) -> None: ...
-
-
-@function("endpoint_id name url status previous_status")
-def set_webhook_endpoint(
-    *,
-    endpoint_id: UUID,
-    reason: str,
-    name: str | None = ...,
-    url: str | None = ...,
-    kinds: Sequence[str | None] | None = ...,
-    status: str | None = ...,
     session_hash: bytes | None = ...,
 ) -> None: ...
 
@@ -875,6 +782,18 @@ def statement(
     session_hash: bytes | None = ...,
     api_key_id: UUID | None = ...,
     follow: bool = ...,
+) -> None: ...
+
+
+@function("currency purchases paid gross_minor returned_minor gross_text returned_text net_text")
+def total_purchases(
+    *,
+    account_id: UUID | None = ...,
+    status: str | None = ...,
+    payment_id: str | None = ...,
+    from_: date | None = ...,
+    to: date | None = ...,
+    session_hash: bytes | None = ...,
 ) -> None: ...
 
 

@@ -209,6 +209,14 @@ _CODES: Mapping[str, str | ErrorCode] = {
     "payment_not_found": (
         "The payment provider does not know it, or it is not for a purchase of this service."
     ),
+    "payment_not_settled": "Nothing was paid yet, so nothing can go back.",
+    "payment_refunded": "All of it went back or was asked back: take it as a success.",
+    "refund_refused": ErrorCode(
+        409,
+        "The payment provider refunded nothing: {problem}",
+        "The payment provider gives nothing back for this payment. `detail` says why.",
+    ),
+    "refund_too_great": "Ask for no more than is left of it, or leave the amount out.",
     "payment_provider_not_configured": (
         "Nothing can be bought until the operator has set up the payment provider."
     ),

@@ -7,13 +7,15 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
+import orjson
 from aiohttp import web
 
 from server.config import ServeConfig
 from server.encryption import Cipher
+from server.gateway import Gateway, functions
 from server.payment_kinds import PROVIDER_KINDS
-from server.payments.provider import ProviderApi, ProviderSettings
-from server.payments.registry import provider_of
+from server.payments.provider import NotConfigured, ProviderApi, ProviderSettings
+from server.payments.registry import provider_of, title_of
 from server.payments.settings import open_settings, seal_settings
 
 
@@ -39,6 +41,22 @@ class Payments:
             return None
         settings = open_settings(kind, config_data, self._cipher)
         return settings if settings and settings.get(provider_of(kind).credential) else None
+
+    async def stored_api(self, gateway: Gateway, kind: str) -> ProviderApi:
+        """Returns the interface of the provider with its stored settings, also when nothing is
+        sold. Raises NotConfigured, whose text says what is missing."""
+        rows = await gateway.read(functions.get_provider_config(provider_type=kind))
+        config = orjson.loads(rows[0]["config_data"]) if rows else {}
+        provider = provider_of(kind)
+        if not config.get(provider.credential):
+            raise NotConfigured(f"{provider.name} has no {title_of(provider, provider.credential)}")
+        settings = self.settings(kind, config)
+        if settings is None:
+            raise NotConfigured(
+                "The stored secrets cannot be decrypted: ENCRYPTION_KEY is missing or another one."
+                " Give the key back, or set the secrets again"
+            )
+        return await self.api(kind, settings)
 
     def seal(self, kind: str, given: Mapping[str, Any]) -> dict[str, Any]:
         """Returns what to store of `given`, with encrypted secrets. Raises InvalidSetting."""

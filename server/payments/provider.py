@@ -29,6 +29,10 @@ class RequestRefused(PaymentProviderError):
     """The provider refuses what was asked, and would refuse it again."""
 
 
+class RefundRefused(PaymentProviderError):
+    """The provider gives no money back for this payment, whenever it is asked."""
+
+
 class PaymentMissing(Exception):
     """The provider does not know the payment."""
 
@@ -178,6 +182,17 @@ class MoneyReturn:
 
 
 @dataclass(frozen=True, slots=True)
+class Refund:
+    """A refund to ask for. `refund_id` is its id here, which the provider keeps with it. With
+    `may_be_made`, it was asked for before and it is not known whether the provider made it."""
+
+    refund_id: str
+    payment_id: str
+    amount_minor: int
+    may_be_made: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class PaymentEvent:
     """The arguments of billing.process_payment_event for an event. Amounts are in minor units.
     `action`: settle, return, unreadable, warn, acknowledge or ignore."""
@@ -270,6 +285,11 @@ class ProviderApi(Protocol):
     async def get_payment(self, payment_id: str) -> Payment:
         """Reads a payment. Raises PaymentMissing."""
 
+    async def refund(self, refund: Refund) -> str:
+        """Gives money of a payment back, and returns the refund's id at the provider. When it is
+        asked again for the same `refund_id`, the money goes back once. Raises RefundRefused,
+        PaymentMissing."""
+
     async def complete(self, event: PaymentEvent) -> PaymentEvent:
         """Adds to an event the refunds that it mentions but does not contain (unlisted_refunds_of).
         Where the provider does not show them, the event's action becomes `unreadable`."""
@@ -330,6 +350,9 @@ class PaymentProvider(Protocol):
     @property
     def console(self) -> Console:
         """The texts of the settings page about it."""
+
+    def payment_page(self, payment_id: str, is_test: bool) -> str | None:
+        """The address at which staff see the payment at the provider, if there is one."""
 
     @property
     def slow_modules(self) -> Sequence[str]:

@@ -8,6 +8,7 @@ import httpx2
 from playwright.sync_api import Page
 
 from tests.browser.conftest import Person, Shop
+from tests.stripe_double import DropAfter
 from tests.support import unique
 
 Look = Callable[[Page, str], None]
@@ -182,3 +183,51 @@ def test_a_viewer_sees_the_price_and_no_form(viewer: Person, looked_at: Look) ->
     viewer.goes("/admin/settings")
     assert viewer.page.locator("main form[method=post]").count() == 0
     looked_at(viewer.page, "settings-viewer")
+
+
+def test_a_payment_is_refunded_in_three_clicks_and_once(admin: Person, looked_at: Look) -> None:
+    payment_id = _buy(admin.shop)
+    admin.goes("/admin/payments")
+    row = admin.page.locator("tr", has_text=payment_id)
+    row.get_by_role("link", name="Refund").click()
+    looked_at(admin.page, "payment")
+    admin.page.get_by_label("Amount in USD").fill("2,5")
+    admin.page.get_by_label("Reason").fill("used only a part")
+    admin.page.get_by_role("button", name="See what it does").click()
+    assert "Write the amount like 7.99" in admin.page.get_by_role("alert").inner_text()
+    admin.page.get_by_label("Amount in USD").fill("2.50")
+    admin.page.get_by_role("button", name="See what it does").click()
+    assert admin.heading == "Refund $2.50?"
+    looked_at(admin.page, "payment-confirm-refund")
+    # Stripe makes the refund, and its answer is lost: asking again gives the money back once.
+    admin.shop.double.on("POST", "/v1/refunds", DropAfter(), times=2)
+    admin.page.get_by_role("button", name="Refund $2.50").click()
+    assert "It is not known whether Stripe made the refund" in admin.message
+    admin.page.get_by_role("button", name="Ask again").click()
+    assert "Stripe refunds $2.50." in admin.message
+    assert admin.shop.double.charge_of(payment_id)["amount_refunded"] == 250
+    assert admin.shop.double.deliver(
+        admin.shop.url, admin.shop.double.refunded_event(payment_id, embed_refunds=True)
+    ).is_success
+    admin.goes(f"/admin/payments/{payment_id}")
+    assert "10 uses were taken back" in admin.page.locator("main").inner_text()
+    refund = admin.page.get_by_role("region", name="Refunds and disputes").first.inner_text()
+    assert "went back" in refund
+    assert "used only a part" in refund
+    looked_at(admin.page, "payment-refunded")
+
+
+def test_what_stripe_refuses_to_refund_is_told_and_a_viewer_sees_no_form(
+    admin: Person, viewer: Person
+) -> None:
+    payment_id = _buy(admin.shop)
+    admin.shop.double.dispute(payment_id)
+    viewer.goes(f"/admin/payments/{payment_id}")
+    assert viewer.page.locator("main form[method=post]").count() == 0
+    admin.goes(f"/admin/payments/{payment_id}")
+    admin.page.get_by_label("Reason").fill("by mistake")
+    admin.page.get_by_role("button", name="See what it does").click()
+    admin.page.get_by_role("button", name="Refund $5.00").click()
+    assert "Stripe refunded nothing: Stripe refuses the request" in admin.message
+    assert "Stripe refused it" in admin.page.locator("main").inner_text()
+    assert "Can be refunded\n$5.00" in admin.page.locator("main").inner_text()

@@ -21,6 +21,7 @@ from server.routes import ROUTES
 from tests.identity_provider import FOUNDER, Browser, Console, good_provider, running_console
 from tests.payments import ENCRYPTION_KEY
 from tests.sql.alerts import alerted, failed_delivery, forget_endpoints, switch_on
+from tests.sql.payments import bought, configure_provider
 from tests.support import Database, unique, wait_for
 
 PAGES = [(route.method, route.path) for route in ROUTES if route.guard == PAGE]
@@ -113,6 +114,9 @@ def _address(database: Database, path: str) -> str:
         endpoint = alerted(database)
         switch_on(database, endpoint)
         delivery = failed_delivery(database, endpoint)
+    if "{payment_id}" in path:
+        configure_provider(database)
+        path = path.replace("{payment_id}", bought(database)[1])
     return (
         path.replace("{account_id}", account)
         .replace("{kind}/{entry_id}", f"credit/{credit}")
@@ -155,6 +159,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "/admin/accounts/{account_id}/erase": {"reason": "asked for"},
     "/admin/accounts/{account_id}/withdraw-consent": {"reason": "asked for"},
     "/admin/accounts/{account_id}/end-top-up": {"reason": "asked for"},
+    "/admin/payments/{payment_id}/refund": {"reason": "bought by mistake", "confirm": "yes"},
     "/admin/payments/problems/{event_id}": {"reason": "granted by hand"},
     "/admin/keys": {
         "name": "k",
@@ -218,6 +223,7 @@ def _everything(database: Database) -> str:
             " UNION ALL SELECT p::text FROM billing_data.provider_configs AS p"
             " UNION ALL SELECT e::text FROM billing_data.payment_events AS e"
             " UNION ALL SELECT w::text FROM billing_data.webhook_endpoints AS w"
+            " UNION ALL SELECT f::text FROM billing_data.payment_refunds AS f"
             " UNION ALL SELECT l::text FROM billing_data.admin_audit_logs AS l) AS t (row)"
         )
     )

@@ -19,6 +19,7 @@ from tests.sql.helpers import (
 )
 from tests.sql.payments import (
     PRICE,
+    attach,
     begin,
     bought,
     configure_provider,
@@ -62,6 +63,7 @@ FUNCTIONS: dict[str, tuple[set[str], str]] = {
     "attach_payment": (BOTH, "v"),
     "balance_at": (BOTH, "s"),
     "begin_purchase": (BOTH, "v"),
+    "begin_refund": (BOTH, "v"),
     "begin_verification": (DBA, "v"),
     "capture_hold": (BOTH, "v"),
     "capture_items": (BOTH, "v"),
@@ -106,11 +108,13 @@ FUNCTIONS: dict[str, tuple[set[str], str]] = {
     "find_api_key": (BOTH, "s"),
     "find_entry": (BOTH, "s"),
     "find_purchase": (BOTH, "s"),
+    "finish_refund": (BOTH, "v"),
     "get_account": (BOTH, "s"),
     "get_account_by_id": (BOTH, "s"),
     "get_account_holders": (BOTH, "v"),
     "get_admin": (DBA, "s"),
     "get_hold": (BOTH, "s"),
+    "get_figures": (BOTH, "s"),
     "get_overview": (BOTH, "s"),
     "get_proof": (BOTH, "s"),
     "get_provider_config": (BOTH, "s"),
@@ -138,12 +142,14 @@ FUNCTIONS: dict[str, tuple[set[str], str]] = {
     "list_lots": (BOTH, "s"),
     "list_merges": (BOTH, "s"),
     "list_notes": (BOTH, "s"),
+    "list_money": (BOTH, "s"),
     "list_open_doors": (DBA, "s"),
     "list_payment_events": (BOTH, "s"),
     "list_payment_problems": (BOTH, "s"),
     "list_payments": (DBA, "s"),
     "list_provider_configs": (BOTH, "s"),
     "list_purchases": (BOTH, "s"),
+    "list_refunds": (BOTH, "s"),
     "list_seal_heads": (DBA, "s"),
     "list_seals": (DBA, "s"),
     "list_timeline": (BOTH, "s"),
@@ -160,6 +166,7 @@ FUNCTIONS: dict[str, tuple[set[str], str]] = {
     "process_payment_event": (BOTH, "v"),
     "rebuild_figures": (DBA, "v"),
     "record_api_key_use": (WEB, "v"),
+    "read_money": (BOTH, "s"),
     "record_credit": (BOTH, "v"),
     "record_webhook_try": (BOTH, "v"),
     "refresh_figures": (BOTH, "v"),
@@ -196,6 +203,7 @@ FUNCTIONS: dict[str, tuple[set[str], str]] = {
     "sign_in_admin": (WEB, "v"),
     "statement": (BOTH, "s"),
     "tidy_holds": (BOTH, "v"),
+    "total_purchases": (BOTH, "s"),
     "transfer_credits": (BOTH, "v"),
     "try_writing": (BOTH, "v"),
     "undo_merge": (BOTH, "v"),
@@ -285,6 +293,7 @@ def _about_a_note(database: Database, dba: Caller, name: str, statement: str) ->
 
 def _prepare(database: Database, dba: Caller, name: str) -> None:
     """Makes what the example of a function is about."""
+    """Makes what the call in a function's header names."""
     if name in (
         "get_admin", "set_admin", "create_sign_in_link", "create_staff_token",
         "end_staff_sessions",
@@ -295,6 +304,9 @@ def _prepare(database: Database, dba: Caller, name: str) -> None:
     configure_provider(database)
     if name == "resolve_payment_event":  # it resolves an event that ended in a fault
         assert deliver(dba, "evt_1", "pi_1")["needs_attention"]
+    if name in ("begin_refund", "finish_refund", "list_refunds"):
+        attach(dba, offer := begin(dba, new_user(database)), "pi_1")
+        deliver(dba, "evt_1", "pi_1", offer)
     if name == "reopen_payment":  # it takes back a person's resolution
         dba.row("resolve_payment", payment_id="pi_1", how="other", reason="a test")
     if name == "resolve_payment_warning":  # about a payment of ours
@@ -348,6 +360,17 @@ def runnable_example(database: Database, name: str) -> Iterator[tuple[Caller, st
             account = account_of(database, person("1"))["id"]
             statement = statement.replace("'...'", f"'{account}'")
         statement = _about_what_was_made(dba, name, statement)
+        for maker, made, names in _MADE_FOR_EXAMPLES:
+            if name in names:
+                dba.row("create_credit", **person("1"), amount_minor=9)
+                row = dba.row(maker, **person("1"), **_ARGUMENTS.get(maker, {}))
+                statement = statement.replace("'...'", f"'{row[made]}'")
+        if name == "delete_cap":
+            cap = dba.row("set_cap", scope="all", period="day", limit_minor=1, reason="a test")
+            statement = statement.replace("'...'", f"'{cap['cap_id']}'")
+        if name == "finish_refund":
+            refund = dba.row("begin_refund", payment_id="pi_1", reason="a test")["refund_id"]
+            statement = statement.replace("'...'", f"'{refund}'")
         if name == "attach_payment":
             purchase = begin(dba, person("1"))
             for argument in ("account_id", "purchase_id"):

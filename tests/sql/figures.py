@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import date, timedelta
 from typing import Any
 
-from tests.sql.helpers import (
-    session,
-)
+from tests.sql.helpers import Caller, session
 from tests.support import Database
 
 DAYS = 30
@@ -87,6 +86,7 @@ def assert_figures_right(database: Database) -> list[dict[str, Any]]:
         assert found == dba.execute(_COUNTED, DAYS)
         assert dba.rows("list_daily_figures", days=3) == found[-4:]
         assert dba.rows("list_daily_figures", days=0) == found[-1:]
+        _assert_periods_right(dba, found)
         overview = dba.row("get_overview")
         (counted,) = dba.execute(_OVERVIEW)
         assert {name: overview[name] for name in counted} == counted
@@ -109,3 +109,26 @@ def assert_figures_right(database: Database) -> list[dict[str, Any]]:
                 assert overview[f"{what}_last_{name}"] == count
         dba.connection.rollback()
     return found
+
+
+def _assert_periods_right(dba: Caller, days: list[dict[str, Any]]) -> None:
+    """Compares the figures of periods within these days, and of all time, with the ledger."""
+    first, last = days[0]["day"], days[-1]["day"]
+    third = timedelta(days=len(days) // 3)
+    for start, end in ((first, last), (first, first), (first + third, last - third), (last, last)):
+        within = [day for day in days if start <= day["day"] <= end]
+        found = dba.row("get_figures", **{"from": start, "to": end + timedelta(days=1)})
+        assert found.pop("users") == _users(dba, start, end)
+        assert found.pop("accounts") == sum(day["accounts_created"] for day in within)
+        assert found == {name: sum(day[name] for day in within) for name in found}
+        assert dba.rows("list_daily_figures", days=len(within) - 1, to=end) == within
+
+
+def _users(dba: Caller, first: date, last: date) -> int:
+    (row,) = dba.execute(
+        "SELECT count(DISTINCT c.account_id) AS users FROM billing_data.charges AS c"
+        " WHERE (c.created_at AT TIME ZONE 'UTC')::date BETWEEN %s AND %s",
+        first,
+        last,
+    )
+    return int(row["users"])

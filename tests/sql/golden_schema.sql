@@ -195,6 +195,10 @@ CREATE FUNCTION billing.begin_purchase(p_oauth_provider text, p_external_id text
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing.begin_refund(p_payment_id text, p_reason text, p_amount_minor bigint DEFAULT NULL::bigint, p_idempotency_key text DEFAULT NULL::text, p_dry_run boolean DEFAULT false, p_provider text DEFAULT NULL::text, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(refund_id uuid, account_id uuid, purchase_id uuid, provider text, payment_id text, amount_minor bigint, currency text, amount_text text, left_minor bigint, left_text text, credits_due bigint, credits_there bigint, reason text, created_at timestamp with time zone, return_id text, failure text, replayed boolean)
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing.begin_verification(p_restart boolean DEFAULT false, p_entries bigint DEFAULT 500000) RETURNS TABLE(run_id bigint, started_at timestamp with time zone, ranges bigint, ranges_done bigint)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -317,14 +321,14 @@ CREATE FUNCTION billing.delete_webhook_endpoint(p_endpoint_id uuid, p_reason tex
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing_data.money_text(p_amount_minor bigint, p_currency text) RETURNS text
+CREATE FUNCTION billing_data.money_text(p_amount_minor bigint, p_currency text, p_with_currency boolean DEFAULT true) RETURNS text
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.most(p_field text) RETURNS integer
     LANGUAGE sql IMMUTABLE PARALLEL SAFE;
 
-CREATE FUNCTION billing.describe_money(p_amount_minor bigint, p_currency text) RETURNS text
+CREATE FUNCTION billing.describe_money(p_amount_minor bigint, p_currency text, p_with_currency boolean DEFAULT true) RETURNS text
     LANGUAGE sql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -417,6 +421,10 @@ CREATE FUNCTION billing.find_purchase(p_payment_id text, p_provider text DEFAULT
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing.finish_refund(p_refund_id uuid, p_return_id text DEFAULT NULL::text, p_failure text DEFAULT NULL::text, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(refund_id uuid, return_id text, failure text, finished_at timestamp with time zone)
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing.get_account(p_oauth_provider text, p_external_id text, p_api_key_id uuid DEFAULT NULL::uuid, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(account_id uuid, oauth_provider text, external_id text, wa_id text, tenant_id text, customer_email text, balance_minor bigint, currency text, plan_name text, status text, paid_credits bigint, marketing_opt_in boolean, marketing_opt_in_at timestamp with time zone, marketing_opt_in_source text, created_at timestamp with time zone, updated_at timestamp with time zone, free_uses_remaining bigint, total_uses bigint, user_role text, agent_id text, ledger_version bigint)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -431,6 +439,10 @@ CREATE FUNCTION billing.get_account_holders(p_oauth_providers text[], p_external
     SET lock_timeout TO '50ms';
 
 CREATE FUNCTION billing.get_admin(p_email text) RETURNS TABLE(admin_user_id uuid, email text, full_name text, role text)
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.get_figures(p_from date DEFAULT NULL::date, p_to date DEFAULT NULL::date, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(checks bigint, checks_denied bigint, charges bigint, free_charges bigint, credits_used numeric, credits_added numeric, credits_sold numeric, credits_taken_back numeric, accounts bigint, users bigint)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -518,7 +530,7 @@ CREATE FUNCTION billing.list_account_days(p_account_id uuid, p_days integer DEFA
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.list_accounts(p_search text DEFAULT NULL::text, p_status text DEFAULT NULL::text, p_sort text DEFAULT 'newest'::text, p_match text DEFAULT 'prefix'::text, p_limit bigint DEFAULT 50, p_offset bigint DEFAULT 0, p_count boolean DEFAULT false, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(total_count bigint, account_id uuid, oauth_provider text, external_id text, wa_id text, tenant_id text, customer_email text, balance_minor bigint, currency text, plan_name text, status text, paid_credits bigint, free_uses_remaining bigint, total_uses bigint, created_at timestamp with time zone, last_charge_at timestamp with time zone, last_credit_at timestamp with time zone, total_charged numeric, total_credited numeric, charge_count bigint, credit_count bigint)
+CREATE FUNCTION billing.list_accounts(p_search text DEFAULT NULL::text, p_status text DEFAULT NULL::text, p_sort text DEFAULT 'newest'::text, p_match text DEFAULT 'prefix'::text, p_limit bigint DEFAULT 50, p_offset bigint DEFAULT 0, p_count boolean DEFAULT false, p_from date DEFAULT NULL::date, p_to date DEFAULT NULL::date, p_reverse boolean DEFAULT false, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(total_count bigint, account_id uuid, oauth_provider text, external_id text, wa_id text, tenant_id text, customer_email text, balance_minor bigint, currency text, plan_name text, status text, paid_credits bigint, free_uses_remaining bigint, total_uses bigint, created_at timestamp with time zone, last_charge_at timestamp with time zone, last_credit_at timestamp with time zone, total_charged numeric, total_credited numeric, charge_count bigint, credit_count bigint)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -530,7 +542,7 @@ CREATE FUNCTION billing.list_api_keys(p_environment text DEFAULT NULL::text, p_s
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.list_audit_log(p_who text DEFAULT NULL::text, p_action text DEFAULT NULL::text, p_resource_id text DEFAULT NULL::text, p_from date DEFAULT NULL::date, p_to date DEFAULT NULL::date, p_limit bigint DEFAULT 50, p_offset bigint DEFAULT 0, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(id uuid, created_at timestamp with time zone, who text, action text, resource_type text, resource_id text, reason text, changes jsonb, ip_address inet, user_agent text, database_login text)
+CREATE FUNCTION billing.list_audit_log(p_who text DEFAULT NULL::text, p_action text DEFAULT NULL::text, p_resource_id text DEFAULT NULL::text, p_from date DEFAULT NULL::date, p_to date DEFAULT NULL::date, p_limit bigint DEFAULT 50, p_offset bigint DEFAULT 0, p_entry_id uuid DEFAULT NULL::uuid, p_reverse boolean DEFAULT false, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(id uuid, created_at timestamp with time zone, who text, action text, resource_type text, resource_id text, reason text, changes jsonb, ip_address inet, user_agent text, database_login text, account_id uuid, account_name text)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -546,7 +558,7 @@ CREATE FUNCTION billing.list_checks(p_account_id uuid, p_limit bigint DEFAULT 50
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.list_daily_figures(p_days integer DEFAULT 30, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(day date, checks bigint, checks_denied bigint, charges bigint, free_charges bigint, charge_amount numeric, credits_used numeric, credits bigint, credits_added numeric, credits_sold numeric, credits_taken_back numeric, accounts_created bigint, unique_users bigint)
+CREATE FUNCTION billing.list_daily_figures(p_days integer DEFAULT 30, p_to date DEFAULT NULL::date, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(day date, checks bigint, checks_denied bigint, charges bigint, free_charges bigint, charge_amount numeric, credits_used numeric, credits bigint, credits_added numeric, credits_sold numeric, credits_taken_back numeric, accounts_created bigint, unique_users bigint)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -562,6 +574,10 @@ CREATE FUNCTION billing.list_merges(p_account_id uuid, p_session_hash bytea DEFA
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing.list_money(p_from date DEFAULT NULL::date, p_to date DEFAULT NULL::date, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(currency text, gross_minor numeric, refunded_minor numeric, net_minor numeric, gross_text text, refunded_text text, net_text text)
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing.list_notes(p_account_id uuid, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(note_id uuid, account_id uuid, created_at timestamp with time zone, who text, note text)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -571,7 +587,7 @@ CREATE FUNCTION billing.list_open_doors() RETURNS TABLE(door text, mend text, is
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET quote_all_identifiers TO 'off';
 
-CREATE FUNCTION billing.list_payment_events(p_limit bigint DEFAULT 50, p_offset bigint DEFAULT 0, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(provider text, event_id text, event_type text, payment_id text, account_id uuid, outcome text, needs_attention boolean, deliveries bigint, livemode boolean, received_at timestamp with time zone, last_received_at timestamp with time zone, resolved_at timestamp with time zone, resolution text, outcome_words text)
+CREATE FUNCTION billing.list_payment_events(p_limit bigint DEFAULT 50, p_offset bigint DEFAULT 0, p_payment_id text DEFAULT NULL::text, p_event_id text DEFAULT NULL::text, p_from date DEFAULT NULL::date, p_to date DEFAULT NULL::date, p_reverse boolean DEFAULT false, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(provider text, event_id text, event_type text, payment_id text, account_id uuid, outcome text, needs_attention boolean, deliveries bigint, livemode boolean, received_at timestamp with time zone, last_received_at timestamp with time zone, resolved_at timestamp with time zone, resolution text, outcome_words text)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -587,7 +603,11 @@ CREATE FUNCTION billing.list_provider_configs(p_session_hash bytea DEFAULT NULL:
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.list_purchases(p_account_id uuid DEFAULT NULL::uuid, p_status text DEFAULT NULL::text, p_limit bigint DEFAULT 50, p_offset bigint DEFAULT 0, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(purchase_id uuid, account_id uuid, oauth_provider text, external_id text, customer_email text, provider text, payment_id text, status text, uses bigint, price_minor bigint, currency text, price_text text, created_at timestamp with time zone, settled_at timestamp with time zone, returned_minor numeric, uses_taken_back numeric, shortfall numeric, returned_text text)
+CREATE FUNCTION billing.list_purchases(p_account_id uuid DEFAULT NULL::uuid, p_status text DEFAULT NULL::text, p_limit bigint DEFAULT 50, p_offset bigint DEFAULT 0, p_payment_id text DEFAULT NULL::text, p_from date DEFAULT NULL::date, p_to date DEFAULT NULL::date, p_sort text DEFAULT 'newest'::text, p_reverse boolean DEFAULT false, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(purchase_id uuid, account_id uuid, oauth_provider text, external_id text, customer_email text, provider text, payment_id text, status text, uses bigint, price_minor bigint, currency text, price_text text, created_at timestamp with time zone, settled_at timestamp with time zone, returned_minor numeric, uses_taken_back numeric, shortfall numeric, returned_text text, left_minor bigint, left_text text, livemode boolean)
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.list_refunds(p_payment_id text, p_provider text DEFAULT NULL::text, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(refund_id uuid, return_id text, kind text, state text, amount_minor bigint, currency text, amount_text text, away_minor bigint, away_text text, credits_due bigint, credits_taken bigint, who text, reason text, failure text, idempotency_key text, asked_text text, created_at timestamp with time zone)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -647,6 +667,10 @@ CREATE FUNCTION billing.note_top_up(p_account_id uuid, p_purchase_id uuid, p_out
 
 CREATE FUNCTION billing.process_payment_event(p_event_id text, p_event_type text, p_payload jsonb, p_action text, p_livemode boolean DEFAULT NULL::boolean, p_payment_id text DEFAULT NULL::text, p_amount_minor bigint DEFAULT NULL::bigint, p_currency text DEFAULT NULL::text, p_account_id uuid DEFAULT NULL::uuid, p_purchase_id uuid DEFAULT NULL::uuid, p_oauth_provider text DEFAULT NULL::text, p_external_id text DEFAULT NULL::text, p_return_ids text[] DEFAULT '{}'::text[], p_return_kinds text[] DEFAULT '{}'::text[], p_return_amounts_minor bigint[] DEFAULT '{}'::bigint[], p_returns_withdrawn boolean[] DEFAULT NULL::boolean[], p_provider text DEFAULT billing.default_payment_provider(), p_return_away_minor bigint[] DEFAULT NULL::bigint[], p_return_states text[] DEFAULT NULL::text[], p_return_transactions bigint[] DEFAULT NULL::bigint[], p_occurred_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_is_claimed boolean DEFAULT NULL::boolean, p_is_foreign boolean DEFAULT false, p_warning_id text DEFAULT NULL::text, p_warning_is_open boolean DEFAULT NULL::boolean) RETURNS TABLE(outcome text, needs_attention boolean, deliveries bigint, account_id uuid, purchase_id uuid, credits_added bigint)
     LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.read_money(p_amount_text text, p_currency text) RETURNS bigint
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing.rebuild_figures() RETURNS boolean
@@ -803,6 +827,10 @@ CREATE FUNCTION billing.tidy_holds(p_accounts bigint DEFAULT 500) RETURNS bigint
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing.total_purchases(p_account_id uuid DEFAULT NULL::uuid, p_status text DEFAULT NULL::text, p_payment_id text DEFAULT NULL::text, p_from date DEFAULT NULL::date, p_to date DEFAULT NULL::date, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(currency text, purchases bigint, paid bigint, gross_minor numeric, returned_minor numeric, gross_text text, returned_text text, net_text text)
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing.transfer_credits(p_from_account_id uuid, p_to_account_id uuid, p_amount bigint, p_reason text, p_idempotency_key text DEFAULT NULL::text, p_dry_run boolean DEFAULT false, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(transfer_id uuid, from_account_id uuid, from_balance_before bigint, from_balance_after bigint, to_account_id uuid, to_balance_before bigint, to_balance_after bigint, amount_minor bigint, currency text, created_at timestamp with time zone, replayed boolean)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -840,6 +868,10 @@ CREATE FUNCTION billing.watch_outbox() RETURNS TABLE(waiting bigint, due_since t
 
 CREATE FUNCTION billing.withdraw_consent(p_reason text, p_account_id uuid DEFAULT NULL::uuid, p_oauth_provider text DEFAULT NULL::text, p_external_id text DEFAULT NULL::text, p_undo boolean DEFAULT false, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(account_id uuid, withdrawn_at timestamp with time zone, changed boolean)
     LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.account_of_entry(p_resource_type text, p_resource_id text, p_changes jsonb) RETURNS uuid
+    LANGUAGE sql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.account_of_identity(p_oauth_provider text, p_external_id text) RETURNS uuid
@@ -1417,7 +1449,7 @@ CREATE FUNCTION billing_data.count_usage_of(p_account_id uuid, p_first date, p_b
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing_data.count_users(p_first date) RETURNS bigint
+CREATE FUNCTION billing_data.count_users(p_first date, p_beyond date) RETURNS bigint
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -1458,6 +1490,10 @@ CREATE FUNCTION billing_data.csv_names(p_csv text) RETURNS text[]
 
 CREATE FUNCTION billing_data.cut_ranges(p_run_id bigint, p_entries bigint) RETURNS void
     LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.day_of_use_before(p_account_id uuid, p_day date) RETURNS date
+    LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.delivery_pause(p_attempts integer) RETURNS interval
@@ -1899,6 +1935,10 @@ CREATE FUNCTION billing_data.lead_account_to(p_id uuid, p_account_id uuid) RETUR
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.left_to_refund(p_account_id uuid, p_purchase_id uuid, p_provider text, p_price_minor bigint, p_settled_at timestamp with time zone) RETURNS bigint
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.list_check_partitions() RETURNS TABLE(schema_name text, partition_name text, starts_at timestamp with time zone, ends_at timestamp with time zone)
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -2142,8 +2182,16 @@ CREATE FUNCTION billing_data.purchase_credits(p_uses bigint, p_settled_at timest
     LANGUAGE sql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.purchase_filter(p_of_account boolean, p_place integer, p_of_payment boolean, p_from date, p_to date) RETURNS text
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.purchase_of_payment(p_provider text, p_payment_id text, p_account_ids uuid[], p_purchase_id uuid) RETURNS billing_data.purchases
     LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.purchase_order(p_place integer, p_reverse boolean) RETURNS text
+    LANGUAGE sql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.purchase_status(p_purchase billing_data.purchases) RETURNS text
@@ -2315,6 +2363,10 @@ CREATE FUNCTION billing_data.require_price(p_pack_price_minor bigint, p_pack_cur
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.require_profile(p_customer_email text, p_user_role text, p_agent_id text, p_marketing_opt_in_source text) RETURNS void
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.require_purchase_filter(p_status text, p_from date, p_to date) RETURNS integer
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -2500,7 +2552,7 @@ CREATE FUNCTION billing_data.undo_problem(p_merge billing_data.account_merges) R
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing_data.usage_since(p_from timestamp with time zone) RETURNS SETOF billing_data.usage_figures
+CREATE FUNCTION billing_data.usage_since(p_from timestamp with time zone, p_to timestamp with time zone DEFAULT 'infinity'::timestamp with time zone) RETURNS SETOF billing_data.usage_figures
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -2875,6 +2927,27 @@ CREATE TABLE billing_data.merged_accounts (
     CONSTRAINT merged_accounts_upwards CHECK ((account_rank > rank))
 );
 
+CREATE TABLE billing_data.payment_refunds (
+    id uuid NOT NULL,
+    account_id uuid NOT NULL,
+    purchase_id uuid NOT NULL,
+    amount_minor bigint NOT NULL,
+    reason text NOT NULL,
+    idempotency_key character varying(255),
+    admin_user_id uuid,
+    database_role text,
+    created_at timestamp with time zone NOT NULL,
+    finished_at timestamp with time zone,
+    return_id character varying(255),
+    failure text,
+    CONSTRAINT payment_refunds_amount_positive CHECK ((amount_minor > 0)),
+    CONSTRAINT payment_refunds_failure_length CHECK (((length(failure) >= 1) AND (length(failure) <= 500))),
+    CONSTRAINT payment_refunds_one_end CHECK ((num_nonnulls(return_id, failure) = ((finished_at IS NOT NULL))::integer)),
+    CONSTRAINT payment_refunds_one_writer CHECK ((num_nonnulls(admin_user_id, database_role) = 1)),
+    CONSTRAINT payment_refunds_reason_length CHECK (((length(reason) >= 1) AND (length(reason) <= 500)))
+)
+WITH (fillfactor='80');
+
 CREATE TABLE billing_data.payment_return_credits (
     account_id uuid NOT NULL,
     provider text NOT NULL,
@@ -3028,6 +3101,13 @@ CREATE TABLE billing_data.user_activity (
     last_day date NOT NULL
 );
 
+CREATE TABLE billing_data.user_pauses (
+    day date NOT NULL,
+    previous_day date NOT NULL,
+    users bigint NOT NULL,
+    CONSTRAINT user_pauses_before CHECK ((previous_day < day))
+);
+
 CREATE TABLE billing_data.users_by_day (
     day date NOT NULL,
     users bigint NOT NULL
@@ -3158,6 +3238,9 @@ ALTER TABLE ONLY billing_data.payment_providers
 ALTER TABLE ONLY billing_data.payment_providers
     ADD CONSTRAINT payment_providers_place UNIQUE (place);
 
+ALTER TABLE ONLY billing_data.payment_refunds
+    ADD CONSTRAINT payment_refunds_pkey PRIMARY KEY (id);
+
 ALTER TABLE ONLY billing_data.payment_return_credits
     ADD CONSTRAINT payment_return_credits_once UNIQUE (credit_id);
 
@@ -3223,6 +3306,9 @@ ALTER TABLE ONLY billing_data.usage_figures_state
 
 ALTER TABLE ONLY billing_data.user_activity
     ADD CONSTRAINT user_activity_pkey PRIMARY KEY (account_id);
+
+ALTER TABLE ONLY billing_data.user_pauses
+    ADD CONSTRAINT user_pauses_pkey PRIMARY KEY (day, previous_day);
 
 ALTER TABLE ONLY billing_data.users_by_day
     ADD CONSTRAINT users_by_day_pkey PRIMARY KEY (day);
@@ -3320,6 +3406,12 @@ CREATE INDEX payment_events_payment_id ON billing_data.payment_events USING btre
 
 CREATE INDEX payment_events_received_at ON billing_data.payment_events USING btree (received_at, event_id);
 
+CREATE UNIQUE INDEX payment_refunds_idempotency ON billing_data.payment_refunds USING btree (account_id, purchase_id, idempotency_key) WHERE (idempotency_key IS NOT NULL);
+
+CREATE INDEX payment_refunds_of_purchase ON billing_data.payment_refunds USING btree (account_id, purchase_id);
+
+CREATE INDEX payment_returns_created_at ON billing_data.payment_returns USING btree (created_at);
+
 CREATE INDEX payment_returns_purchase ON billing_data.payment_returns USING btree (account_id, purchase_id);
 
 CREATE INDEX payment_returns_shortfalls ON billing_data.payment_returns USING btree (updated_at) WHERE ((status = 'taken'::text) AND (uses_taken < uses_due));
@@ -3331,6 +3423,8 @@ CREATE INDEX purchases_created_at ON billing_data.purchases USING btree (created
 CREATE UNIQUE INDEX purchases_idempotency ON billing_data.purchases USING btree (account_id, idempotency_key) WHERE (idempotency_key IS NOT NULL);
 
 CREATE UNIQUE INDEX purchases_payment_id ON billing_data.purchases USING btree (provider, payment_id) WHERE (payment_id IS NOT NULL);
+
+CREATE INDEX purchases_settled_at ON billing_data.purchases USING btree (settled_at) INCLUDE (currency, price_minor) WHERE (settled_at IS NOT NULL);
 
 CREATE INDEX refused_charges_by_time ON billing_data.refused_charges USING brin (minute) WITH (autosummarize='on');
 
@@ -3495,6 +3589,9 @@ ALTER TABLE ONLY billing_data.payment_effects
 
 ALTER TABLE ONLY billing_data.payment_events
     ADD CONSTRAINT payment_events_provider FOREIGN KEY (provider) REFERENCES billing_data.payment_providers(kind) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY billing_data.payment_refunds
+    ADD CONSTRAINT payment_refunds_purchase FOREIGN KEY (account_id, purchase_id) REFERENCES billing_data.purchases(account_id, id) ON DELETE RESTRICT;
 
 ALTER TABLE ONLY billing_data.payment_return_credits
     ADD CONSTRAINT payment_return_credits_credit FOREIGN KEY (credit_id) REFERENCES billing_data.credits(id) ON DELETE RESTRICT;

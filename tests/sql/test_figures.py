@@ -124,6 +124,14 @@ def _roll_up_to(database: Database, moment: datetime) -> None:
     database.execute("DELETE FROM billing_data.usage_figures AS f WHERE f.slot >= %s", moment)
     database.execute("DELETE FROM billing_data.users_by_day")
     database.execute("DELETE FROM billing_data.user_activity")
+    database.execute("DELETE FROM billing_data.user_pauses")
+    database.execute(
+        "INSERT INTO billing_data.user_pauses SELECT d.day, coalesce(d.previous, '-infinity'),"
+        " count(*) FROM (SELECT c.day, lag(c.day) OVER (PARTITION BY c.account_id ORDER BY c.day)"
+        " AS previous FROM (SELECT DISTINCT c.account_id, (c.created_at AT TIME ZONE 'UTC')::date"
+        " AS day FROM billing_data.charges AS c WHERE c.created_at < %s) AS c) AS d GROUP BY 1, 2",
+        moment,
+    )
     for table, columns in (
         ("users_by_day", "(c.created_at AT TIME ZONE 'UTC')::date, count(DISTINCT c.account_id)"),
         ("user_activity", "c.account_id, max((c.created_at AT TIME ZONE 'UTC')::date)"),

@@ -73,6 +73,7 @@ NOT_PERSONAL = {
     "usage_figures": "counts",
     "usage_figures_state": "times",
     "user_activity": "the newest day of use, from the charges",
+    "user_pauses": "counts",
     "users_by_day": "counts",
     "verification_ranges": "what does not agree in the books, by accounts and numbers",
     "verification_runs": "who verified the books",
@@ -91,6 +92,7 @@ NOT_EXPORTED = {
     "credits": {"admin_user_id", "digest", "request_fingerprint"},
     "hold_changes": {"admin_user_id", "database_role"},
     "holds": {"request_fingerprint"},
+    "payment_refunds": {"admin_user_id"},
     "purchases": {"admin_user_id", "request_fingerprint"},
 }  # fmt: skip
 # Columns of text that stay when the person is erased: words of closed sets, who wrote the row, and
@@ -110,6 +112,7 @@ KEPT = {
     "lots": {"source"},
     "payment_effects": {"effect", "payment_id", "provider"},
     "payment_events": {"event_id", "event_type", "outcome", "payment_id", "provider"},
+    "payment_refunds": {"database_role", "return_id"},
     "payment_returns": {"kind", "provider", "return_id", "state", "status"},
     "payment_warnings": {"kind", "payment_id", "provider", "warning_id"},
     "purchases": {"currency", "database_role", "payment_id", "payment_status", "provider"},
@@ -200,6 +203,10 @@ def _planted(database: Database, mark: str) -> UUID:
         )  # fmt: skip
         dba.row("create_charge", **who, amount_minor=20)
         assert account in {row["account_id"] for row in claim(web)}
+        refund = dba.row(
+            "begin_refund", payment_id=payment_id, reason=mark, amount_minor=1, idempotency_key=mark
+        )
+        dba.row("finish_refund", refund_id=refund["refund_id"], failure=mark)
         give_back(dba, payment_id, (unique("re"), PRICE))
         warn(dba, payment_id, f"issfr_{payment_id}")
         dba.row("resolve_payment_warning", warning_id=f"issfr_{payment_id}", reason=mark)
@@ -308,7 +315,8 @@ def test_an_erased_person_is_nowhere_and_the_books_agree(
         assert foretold.keys() >= {
             "account_notes", "accounts", "admin_audit_logs", "account_requests", "batch_requests",
             "charges_and_credits", "credit_checks", "outbox", "payment_effects", "payment_events",
-            "payment_returns", "payment_warnings", "purchases", "refused_charges", "top_ups",
+            "payment_refunds", "payment_returns", "payment_warnings", "purchases",
+            "refused_charges", "top_ups",
         }  # fmt: skip
         assert mark not in dump_of(module_database)
         assert _erase(dba, account) == {}

@@ -14,7 +14,10 @@ from tests.support import Database, TestCluster
 
 # Lists with filters. Their query is composed at run time, so that the index of each filter can
 # serve.
-DYNAMIC = ("billing.list_accounts", "billing.list_audit_log", "billing.list_purchases")
+DYNAMIC = (
+    "billing.list_accounts", "billing.list_audit_log", "billing.list_payment_events",
+    "billing.list_purchases", "billing.total_purchases",
+)  # fmt: skip
 LIBRARY = Path("/usr/lib/postgresql/15/lib/plpgsql_check.so")
 
 pytestmark = pytest.mark.skipif(

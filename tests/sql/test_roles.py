@@ -65,6 +65,7 @@ TABLES = (
     "payment_events",
     "payment_providers",
     "payment_return_credits",
+    "payment_refunds",
     "payment_returns",
     "payment_warnings",
     "provider_configs",
@@ -82,6 +83,7 @@ TABLES = (
     "usage_figures",
     "usage_figures_state",
     "user_activity",
+    "user_pauses",
     "users_by_day",
     "verification_ranges",
     "verification_runs",
@@ -117,6 +119,7 @@ COLUMNS = {
     "seal_salts": "account_id",
     "seals": "account_id",
     "user_activity": "account_id",
+    "user_pauses": "users",
     "users_by_day": "users",
     "admin_sessions": "admin_user_id",
     "batch_requests": "api_key_id",
@@ -127,6 +130,7 @@ COLUMNS = {
     "payment_events": "event_id",
     "payment_providers": "kind",
     "payment_return_credits": "return_id",
+    "payment_refunds": "reason",
     "payment_returns": "return_id",
     "payment_warnings": "kind",
     "reversed_entries": "entry_id",
@@ -337,6 +341,7 @@ def test_every_reading_function_of_staff_is_tried_without_an_actor(
         "describe_money", "describe_price", "find_api_key", "get_provider_config",
         "get_schema_version", "get_session", "get_settings", "help", "require_api_key",
         "watch_books", "watch_outbox", "default_payment_provider", "get_proof",
+        "read_money",
     }  # fmt: skip
     rows = module_database.execute("""
         SELECT p.proname FROM pg_proc AS p

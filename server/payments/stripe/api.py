@@ -30,6 +30,8 @@ from server.payments.provider import (
     PaymentMissing,
     PaymentProviderError,
     Purchase,
+    Refund,
+    RefundRefused,
     RequestRefused,
     ReturnListing,
     SavedCard,
@@ -50,6 +52,7 @@ else:
 _RETRIES = 1
 _AT_ONCE = 50
 _PAGE = 100
+_REFUND_ID = "billing_refund_id"  # under this name a refund's metadata has our id of it
 _PAYMENT_ID = re.compile(rf"[A-Za-z0-9_]{{1,{most('payment_id')}}}")
 _WORD = re.compile("[a-z][a-z0-9_]{0,99}")
 T = TypeVar("T")
@@ -197,6 +200,34 @@ class StripeApi:
         retrieve = self._client.v1.payment_intents.retrieve_async
         return _payment(await self._ask("get_intent", lambda: retrieve(payment_id)))
 
+    async def refund(self, refund: Refund) -> str:
+        """Refunds an amount of a payment. Raises RefundRefused, PaymentMissing,
+        PaymentProviderError."""
+        if not _PAYMENT_ID.fullmatch(refund.payment_id):
+            raise PaymentMissing
+        if refund.may_be_made:
+            # Stripe forgets idempotency keys after a day, and keeps what a refund carries.
+            listed = self._pages(
+                "refunds", self._client.v1.refunds, {"payment_intent": refund.payment_id}
+            )
+            async for made in listed:
+                if (made.get("metadata") or {}).get(_REFUND_ID) == refund.refund_id:
+                    return str(made["id"])
+        params: Any = {
+            "payment_intent": refund.payment_id,
+            "amount": refund.amount_minor,
+            "metadata": {_REFUND_ID: refund.refund_id},
+        }
+        create = self._client.v1.refunds.create_async
+        try:
+            made = await self._ask(
+                "create_refund",
+                lambda: create(params, {"idempotency_key": f"refund-{refund.refund_id}"}),
+            )
+        except _InvalidRequest as error:
+            raise RefundRefused(str(error)) from None
+        return str(made.id)
+
     async def complete(self, event: PaymentEvent) -> PaymentEvent:
         """Adds all refunds of the charge in the event, as Stripe has them now. Raises
         PaymentProviderError."""
@@ -313,8 +344,8 @@ async def _explained(call: Awaitable[T]) -> T:
         ) from None
     except stripe.PermissionError:
         raise NotPermitted(
-            "the Stripe API key lacks a permission: it needs PaymentIntents (write), Charges,"
-            " Refunds and Disputes (read), and for top-ups Customers (write), PaymentMethods (read)"
+            "the Stripe API key lacks a permission: it needs PaymentIntents and Refunds (write),"
+            " Charges and Disputes (read), and for top-ups Customers (write), PaymentMethods (read)"
         ) from None
     except stripe.RateLimitError:
         raise PaymentProviderError("Stripe limits our requests (429)") from None

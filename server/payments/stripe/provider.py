@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import quote
 
 from server.config import ProviderConnection
 from server.payments.provider import (
@@ -88,8 +89,8 @@ class Stripe:
         steps=(
             Step(
                 "In Stripe's dashboard, under Developers, API keys: copy the secret key and the"
-                " publishable key, first of test mode. A restricted key needs PaymentIntents"
-                " (write), and Charges, Refunds and Disputes (read); for top-ups also Customers"
+                " publishable key, first of test mode. A restricted key needs PaymentIntents and"
+                " Refunds (write), and Charges and Disputes (read); for top-ups also Customers"
                 " (write) and PaymentMethods (read)."
             ),
             Step("Store both here, and test the connection."),
@@ -106,6 +107,11 @@ class Stripe:
             ),
         ),
     )
+
+    def payment_page(self, payment_id: str, is_test: bool) -> str:
+        """The payment in Stripe's dashboard."""
+        mode = "test/" if is_test else ""
+        return f"https://dashboard.stripe.com/{mode}payments/{quote(payment_id, safe='')}"
 
     def client_key(self, settings: ProviderSettings) -> str:
         """The publishable key."""

@@ -40,6 +40,7 @@ OWN_CODES = {
     "not_authorized",
     "not_found",
     "payment_provider_unavailable",
+    "refund_refused",
     "reversal_exists",
     "sign_in_failed",
     "sign_in_not_configured",
@@ -65,6 +66,7 @@ NOT_FOR_AGENTS = {
     "login_name_reserved",  # of logins in psql
     "payment_attached",
     "provider_config_changed",
+    "refund_not_found",  # of the service itself
     "session_over",  # staff get `not_authenticated`
 }
 
