@@ -2,7 +2,7 @@
 -- month. A row of cap_usage counts what a window of a cap has used; a charge that a cap applies to
 -- holds that row until it commits. cap_usage has no foreign key, so that a cap can be deleted while
 -- charges count on it: the row that they leave goes with the old windows.
--- depends: 2026_11_26_0104_lots
+-- depends: 2026_11_26_0105_grant_schedules
 SET LOCAL lock_timeout = '1s';
 
 CREATE TABLE billing_data.caps (

@@ -177,6 +177,8 @@ AS $$
                 'DELETE OR UPDATE OF id, account_id, credit_id, origin_id, source, amount_minor,'
                 ' priority, expires_at, created_at OR TRUNCATE',
                 'STATEMENT', 'refuse_change(''only what is left of a lot changes'')'),
+            ('scheduled_grants', 'scheduled_grants_append_only', 'DELETE OR UPDATE OR TRUNCATE',
+                'STATEMENT', 'refuse_change()'),
             ('seal_heads', 'seal_heads_append_only', 'DELETE OR UPDATE OR TRUNCATE', 'STATEMENT',
                 'refuse_change()'),
             ('seals', 'seals_append_only', 'DELETE OR UPDATE OR TRUNCATE', 'STATEMENT',

@@ -231,11 +231,13 @@ COMMENT ON FUNCTION billing_data.kind_told IS
 -- credit_currency_mismatch, balance_overflow; payment_already_credited and
 -- payment_of_another_account when p_external_transaction_id names a payment that is known here. A
 -- profile update that the call carries is kept whatever the outcome. Suspended and closed accounts
--- take credits. Credits with a time at which they end, another priority than 50 (0 to 100, lower
+-- take credits. With p_effective_at in the future the credits come then, and credit_id is the id of
+-- the entry that will be written (schedules.sql); until then billing.end_grant_schedule takes it
+-- back, with this id. Credits with a time at which they end, another priority than 50 (0 to 100, lower
 -- ones are spent first) or the source promotion are a lot of their own (lots.sql).
 -- Locks: the account, then the payment's row of payment_effects.
 -- Writes: accounts 0..1, credits 0..1,
--- payment_effects 0..1, payment_warnings 0..1, lots 0..1; admin_audit_logs 1 where staff or a
+-- payment_effects 0..1, payment_warnings 0..1, lots 0..1, grant_schedules 0..1; admin_audit_logs 1 where staff or a
 -- database role credits. Errors: actor and key errors, invalid_argument.
 -- Example: SELECT * FROM billing.record_credit(p_oauth_provider =>
 --     'oauth:google', p_external_id => '1', p_amount_minor => 20, p_transaction_type => 'grant',
@@ -258,7 +260,8 @@ CREATE OR REPLACE FUNCTION billing.record_credit(
     p_session_hash bytea DEFAULT NULL,
     p_expires_at timestamptz DEFAULT NULL,
     p_priority bigint DEFAULT NULL,
-    p_source text DEFAULT NULL
+    p_source text DEFAULT NULL,
+    p_effective_at timestamptz DEFAULT NULL
 ) RETURNS TABLE (
     outcome text,
     credit_id uuid,
@@ -305,6 +308,15 @@ BEGIN
         p_customer_email, p_user_role, p_agent_id, p_marketing_opt_in_source
     );
     PERFORM billing_data.require_kind(p_transaction_type, p_source, p_priority, p_expires_at);
+    PERFORM billing_data.require_moment(p_effective_at, 'p_effective_at');
+    PERFORM billing_data.require(
+        num_nonnulls(p_effective_at, p_external_transaction_id) < 2, 'p_effective_at',
+        'what was paid is credited at once'
+    );
+    PERFORM billing_data.require(
+        (p_expires_at <= p_effective_at) IS NOT TRUE, 'p_expires_at',
+        'it must be after p_effective_at'
+    );
     PERFORM billing_data.require_durable_commit();
 
     v_path := billing_data.path_of_identity(p_oauth_provider, p_external_id);
@@ -331,12 +343,16 @@ BEGIN
             p_marketing_opt_in_source
         )
         # billing_data.kind_hash(p_source, p_priority, p_expires_at)
+        # billing_data.field_hash('effective_at', extract(EPOCH FROM p_effective_at)::text)
     );
     SELECT c.* INTO v_credit
     FROM billing_data.credits AS c
     WHERE c.account_id = ANY (v_path) AND c.idempotency_key = p_idempotency_key
     ORDER BY array_position(v_path, c.account_id)
     LIMIT 1;
+    IF v_credit.id IS NULL AND p_idempotency_key IS NOT NULL THEN
+        v_credit := billing_data.coming_credit(v_path, p_idempotency_key);
+    END IF;
     outcome := CASE
         WHEN v_credit.id IS NOT NULL
             THEN billing_data.replay_outcome(v_credit.request_fingerprint, v_fingerprint)
@@ -365,6 +381,14 @@ BEGIN
             coalesce(p_expires_at > billing_data.clock(), true), 'p_expires_at',
             'it must be a time to come'
         );
+    END IF;
+    IF outcome = 'created' AND p_effective_at > billing_data.clock() THEN
+        v_credit := billing_data.schedule_credit(
+            v_account, v_credit_id, p_amount_minor, p_transaction_type, p_description,
+            p_idempotency_key, v_fingerprint, p_source, p_priority, p_expires_at, p_effective_at,
+            v_actor
+        );
+    ELSIF outcome = 'created' THEN
         v_credit := billing_data.append_credit(
             v_account, p_amount_minor, p_transaction_type, p_description,
             p_external_transaction_id, p_idempotency_key, v_fingerprint, v_now, v_actor.api_key_id,
@@ -422,7 +446,8 @@ CREATE OR REPLACE FUNCTION billing.create_credit(
     p_session_hash bytea DEFAULT NULL,
     p_expires_at timestamptz DEFAULT NULL,
     p_priority bigint DEFAULT NULL,
-    p_source text DEFAULT NULL
+    p_source text DEFAULT NULL,
+    p_effective_at timestamptz DEFAULT NULL
 ) RETURNS TABLE (
     credit_id uuid,
     account_id uuid,
@@ -459,7 +484,8 @@ BEGIN
         p_session_hash => p_session_hash,
         p_expires_at => p_expires_at,
         p_priority => p_priority,
-        p_source => p_source
+        p_source => p_source,
+        p_effective_at => p_effective_at
     ) AS r;
     IF v_credit.outcome <> 'created' THEN
         PERFORM billing_data.raise_error(

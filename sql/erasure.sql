@@ -237,6 +237,9 @@ BEGIN
     DELETE FROM billing_data.account_notes AS n WHERE n.account_id = ANY (p_account_ids);
     GET DIAGNOSTICS rows_erased = ROW_COUNT;
     RETURN NEXT;
+    table_name := 'grant_schedules';
+    rows_erased := billing_data.erase_schedules(p_account_ids);
+    RETURN NEXT;
     table_name := 'account_merges';
     UPDATE billing_data.account_merges AS m
     SET reason = 'erased', undo_reason = CASE WHEN m.undo_reason IS NOT NULL THEN 'erased' END,

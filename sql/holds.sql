@@ -28,16 +28,17 @@ BEGIN
         WHERE h.account_id = p_account.id AND h.state = 'open'
             AND h.expires_at <= billing_data.clock();
         paid_credits := paid_credits
-            - billing_data.credits_over(p_account.id, billing_data.clock());
+            - billing_data.credits_over(p_account.id, billing_data.clock())
+            + billing_data.credits_due(p_account.id, billing_data.clock());
     END IF;
 END
 $$;
 COMMENT ON FUNCTION billing_data.standing IS
     'What an account has at this moment, and what open holds keep of it. Helper.';
 
--- Books what is due for accounts: the end of holds, then that of lots. The caller holds the
--- accounts. Writes: holds 0..n, hold_changes 0..n, what billing_data.end_lots writes, accounts 1
--- for each account with something due.
+-- Books what is due for accounts: the end of holds, that of lots, and grants. The caller holds the
+-- accounts. Writes: holds 0..n, hold_changes 0..n, what billing_data.end_lots and
+-- billing_data.make_due_grants write, accounts 1 for each account with something due.
 CREATE OR REPLACE FUNCTION billing_data.bring_up_to_date(p_account_ids uuid[]) RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
@@ -85,6 +86,7 @@ BEGIN
         PERFORM billing_data.give_back_held_lots(v_ended);
     END IF;
     PERFORM billing_data.end_lots(v_due, v_now);
+    PERFORM billing_data.make_due_grants(v_due, v_now);
     UPDATE billing_data.accounts AS a
     SET due_at = billing_data.next_due(a.id)
     WHERE a.id = ANY (v_due);
@@ -93,7 +95,8 @@ $$;
 COMMENT ON FUNCTION billing_data.bring_up_to_date IS
     'Books what is due for accounts that are locked. Helper.';
 
--- Books what is due for some accounts for which something is due. Nothing depends on it: it tidies,
+-- Books what is due for some accounts for which something is due: holds and credits that are over,
+-- and grants. Nothing depends on it: it tidies,
 -- so that lists and sums show soon what is so already. Returns how many accounts it booked for.
 -- Locks: the accounts that nobody holds. Writes: as billing_data.bring_up_to_date. No actor is
 -- needed: the web tier calls it by itself.
@@ -112,10 +115,26 @@ BEGIN
         ARRAY(
             SELECT DISTINCT n.account_id
             FROM (
-                SELECT h.account_id
-                FROM billing_data.holds AS h
-                WHERE h.state = 'open' AND h.expires_at <= billing_data.clock()
-                LIMIT p_accounts
+                (
+                    SELECT h.account_id
+                    FROM billing_data.holds AS h
+                    WHERE h.state = 'open' AND h.expires_at <= billing_data.clock()
+                    LIMIT p_accounts
+                )
+                UNION ALL
+                (
+                    SELECT l.account_id
+                    FROM billing_data.lots AS l
+                    WHERE l.has_left AND l.expires_at <= billing_data.clock()
+                    LIMIT p_accounts
+                )
+                UNION ALL
+                (
+                    SELECT g.account_id
+                    FROM billing_data.grant_schedules AS g
+                    WHERE g.next_at <= billing_data.clock() AND NOT g.is_paused
+                    LIMIT p_accounts
+                )
             ) AS n
             ORDER BY n.account_id
         ),
@@ -125,7 +144,8 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION billing.tidy_holds IS
-    'Books the end of holds that are over. For billing_server and billing_dba.';
+    'Books the end of holds and credits that are over, and due grants. '
+    'For billing_server and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.tidy_holds TO billing_server, billing_dba;
 
 -- Whether an item has the shape of a hold.

@@ -90,7 +90,9 @@ AS $$
         ('purchases', 'purchases_pkey'),
         ('purchases', 'purchases_settled'),
         ('reversed_entries', 'reversed_entries_at_most_all'),
-        ('reversed_entries', 'reversed_entries_pkey')
+        ('reversed_entries', 'reversed_entries_pkey'),
+        ('scheduled_grants', 'scheduled_grants_credit_once'),
+        ('scheduled_grants', 'scheduled_grants_pkey')
     ) AS w (table_name, constraint_name)
     LEFT JOIN LATERAL (
         SELECT
@@ -614,6 +616,9 @@ BEGIN
     UNION ALL
     SELECT l.account_id, l.problem, l.expected, l.found
     FROM billing_data.find_lot_faults() AS l
+    UNION ALL
+    SELECT g.account_id, g.problem, g.expected, g.found
+    FROM billing_data.find_schedule_faults() AS g
     UNION ALL
     SELECT o.account_id, 'the account is gone and its opening is not', 'an account', 'none'
     FROM billing_data.ledger_openings AS o

@@ -78,6 +78,8 @@
 \ir credits.sql
 --   credits that end or are of another kind, and what each pays
 \ir lots.sql
+--   credits that are given at a time, or again and again
+\ir schedules.sql
 --   credits that move from one account to another
 \ir transfers.sql
 --   two accounts become one

@@ -628,8 +628,8 @@ END
 $$;
 COMMENT ON FUNCTION billing_data.end_lots IS 'Books the end of lots that are over. Helper.';
 
--- The next moment at which something must be booked for an account: a hold or a lot ends. NULL when
--- nothing is to come.
+-- The next moment at which something must be booked for an account: a hold or a lot ends, or a grant
+-- is due. NULL when nothing is to come.
 CREATE OR REPLACE FUNCTION billing_data.next_due(p_account_id uuid) RETURNS timestamptz
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -645,6 +645,11 @@ BEGIN
             SELECT min(l.expires_at)
             FROM billing_data.lots AS l
             WHERE l.account_id = p_account_id AND l.has_left
+        ),
+        (
+            SELECT min(g.next_at)
+            FROM billing_data.grant_schedules AS g
+            WHERE g.account_id = p_account_id AND NOT g.is_paused
         )
     );
 END

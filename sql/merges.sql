@@ -140,6 +140,7 @@ BEGIN
     RETURNING a.ledger_version INTO STRICT v_merge.ledger_version;
     PERFORM billing_data.lead_account_to(p_merged.id, p_account.id);
     PERFORM billing_data.withdraw_top_ups(ARRAY[p_merged.id], 'merged');
+    PERFORM billing_data.move_schedules(p_merged.id, p_account.id, NULL);
     INSERT INTO billing_data.account_merges (
         id, merged_account_id, account_id, credits, free_uses_taken, free_uses_given,
         balance_after, free_uses_after, consent_before, ledger_version, reason, idempotency_key,
@@ -403,6 +404,9 @@ BEGIN
         )
     );
     DELETE FROM billing_data.merged_accounts AS m WHERE m.id = v_merged.id;
+    PERFORM billing_data.move_schedules(
+        v_account.id, v_merged.id, billing_data.merged_family(v_merged.id)
+    );
     UPDATE billing_data.accounts AS a
     SET status = 'active', updated_at = v_merge.undone_at
     WHERE a.id = v_merged.id;

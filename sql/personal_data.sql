@@ -228,6 +228,13 @@ AS $$
             FROM billing_data.account_merges AS m
             WHERE m.account_id = ANY (p_account_ids) OR m.merged_account_id = ANY (p_account_ids)
         )),
+        ('grant_schedules', (
+            SELECT json_agg(
+                to_jsonb(g) - '{request_fingerprint,admin_user_id}'::text[] ORDER BY g.created_at
+            )
+            FROM billing_data.grant_schedules AS g
+            WHERE g.account_id = ANY (p_account_ids)
+        )),
         ('lots', (
             SELECT json_agg(to_jsonb(l) ORDER BY l.created_at, l.id)
             FROM billing_data.lots AS l

@@ -99,6 +99,7 @@ FUNCTIONS: dict[str, tuple[set[str], str]] = {
     "end_session": (WEB, "v"),
     "end_staff_sessions": (BOTH, "v"),
     "end_top_up": (BOTH, "v"),
+    "end_grant_schedule": (BOTH, "v"),
     "erase_personal_data": (BOTH, "v"),
     "explain_account": (BOTH, "s"),
     "explain_denial": (BOTH, "s"),
@@ -137,6 +138,7 @@ FUNCTIONS: dict[str, tuple[set[str], str]] = {
     "list_caps": (BOTH, "s"),
     "list_checks": (BOTH, "s"),
     "list_daily_figures": (BOTH, "s"),
+    "list_grant_schedules": (BOTH, "s"),
     "list_holds": (BOTH, "s"),
     "list_deliveries": (BOTH, "s"),
     "list_lots": (BOTH, "s"),
@@ -163,6 +165,7 @@ FUNCTIONS: dict[str, tuple[set[str], str]] = {
     "merge_accounts": (BOTH, "v"),
     "note_delivery": (WEB, "v"),
     "note_top_up": (WEB, "v"),
+    "pause_grant_schedule": (BOTH, "v"),
     "process_payment_event": (BOTH, "v"),
     "rebuild_figures": (DBA, "v"),
     "record_api_key_use": (WEB, "v"),
@@ -195,6 +198,7 @@ FUNCTIONS: dict[str, tuple[set[str], str]] = {
     "set_admin_domain": (DBA, "v"),
     "set_low_balance": (BOTH, "v"),
     "set_cap": (BOTH, "v"),
+    "set_grant_schedule": (BOTH, "v"),
     "set_pricing": (BOTH, "v"),
     "set_provider_config": (BOTH, "v"),
     "set_webhook_endpoint": (BOTH, "v"),
@@ -325,6 +329,13 @@ def _about_a_saved_card(database: Database, dba: Caller, name: str, statement: s
     if name != "set_top_up":
         agree(dba, person("1"), payment_id)
     return statement.replace("pi_1", payment_id)
+def _about_a_schedule(database: Database, dba: Caller, name: str, statement: str) -> str:
+    """The call with the id of a schedule of grants, where it needs one."""
+    if name not in ("end_grant_schedule", "pause_grant_schedule"):
+        return statement
+    account = account_of(database, person("1"))["id"]
+    made = dba.row("set_grant_schedule", account_id=account, amount=1, reason="a test")
+    return statement.replace("'...'", f"'{made['schedule_id']}'")
 
 
 @contextmanager
@@ -345,6 +356,7 @@ def runnable_example(database: Database, name: str) -> Iterator[tuple[Caller, st
         statement = re.sub(r"(p_key_prefix => )'[^']*\.\.\.'", rf"\g<1>'{other.prefix}'", statement)
         statement = re.sub(r"(p_key_hash => )'\.\.\.'", rf"\g<1>'{other.hash}'", statement)
         statement = _about_two_accounts(database, dba, name, statement)
+        statement = _about_a_schedule(database, dba, name, statement)
         statement = _about_an_endpoint(database, name, statement)
         statement = _about_a_note(database, dba, name, statement)
         statement = _about_a_saved_card(database, dba, name, statement)
@@ -355,7 +367,8 @@ def runnable_example(database: Database, name: str) -> Iterator[tuple[Caller, st
             "add_note", "adjust_credits", "erase_personal_data", "explain_account",
             "explain_denial", "export_personal_data", "get_account_by_id", "reset_free_uses",
             "adjust_credits", "erase_personal_data", "explain_denial", "export_personal_data",
-            "get_account_by_id", "list_allocations", "list_lots", "reset_free_uses",
+            "get_account_by_id", "list_allocations", "list_grant_schedules", "list_lots",
+            "reset_free_uses", "set_grant_schedule",
         ):  # fmt: skip
             account = account_of(database, person("1"))["id"]
             statement = statement.replace("'...'", f"'{account}'")

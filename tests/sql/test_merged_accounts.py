@@ -380,6 +380,13 @@ def _lots(caller: Caller, gone: User, stays: User) -> None:
     ]
 
 
+def _scheduled(caller: Caller, gone: User, stays: User) -> None:
+    made = caller.row("set_grant_schedule", account_id=gone.id, amount=5, reason="a plan")
+    assert made["account_id"] == stays.id
+    (row,) = caller.rows("list_grant_schedules", account_id=gone.id)
+    assert row["schedule_id"] == made["schedule_id"]
+
+
 def _verified(caller: Caller, gone: User, stays: User) -> None:
     # A merged account has books of its own.
     assert caller.rows("verify_ledger", account_id=gone.id) == []
@@ -427,6 +434,7 @@ _FOLLOW: dict[str, Callable[[Caller, User, User], None]] = {
     "list_checks": _checks,
     "list_holds": _held,
     "list_allocations": _lots,
+    "list_grant_schedules": _scheduled,
     "list_lots": _lots,
     "list_merges": _listed,
     "list_purchases": _purchases,
@@ -436,6 +444,7 @@ _FOLLOW: dict[str, Callable[[Caller, User, User], None]] = {
     "reset_free_uses": _reset,
     "settle_purchase": _settled,
     "statement": _stated,
+    "set_grant_schedule": _scheduled,
     "transfer_credits": _transferred,
     "undo_merge": _unmerged,
     "verify_ledger": _verified,

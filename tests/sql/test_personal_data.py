@@ -64,6 +64,7 @@ NOT_PERSONAL = {
     "payment_return_credits": "which credits belong to which return",
     "provider_configs": "settings",
     "reversed_entries": "ids and amounts of entries",
+    "scheduled_grants": "ids of schedules and their times",
     "seal_salts": "random numbers, deleted with the person",
     "seal_heads": "digests",
     "seal_state": "how far sealing is",
@@ -90,6 +91,7 @@ NOT_EXPORTED = {
     "batch_requests": {"answer", "batch_fingerprint", "first_key_id", "request_fingerprint"},
     "charges": {"admin_user_id", "digest", "request_fingerprint"},
     "credits": {"admin_user_id", "digest", "request_fingerprint"},
+    "grant_schedules": {"admin_user_id", "request_fingerprint"},
     "hold_changes": {"admin_user_id", "database_role"},
     "holds": {"request_fingerprint"},
     "payment_refunds": {"admin_user_id"},
@@ -106,6 +108,7 @@ KEPT = {
     "charges": {"currency", "database_role", "paid_with"},
     "credit_checks": {"database_role", "denial_reason"},
     "credits": {"currency", "database_role", "payment_provider", "transaction_type"},
+    "grant_schedules": {"database_role", "repeat", "source", "transaction_type"},
     "hold_changes": {"change"},
     "holds": {"capture_overage", "currency", "database_role", "state"},
     "outbox": {"error", "kind", "state"},
@@ -183,6 +186,10 @@ def _planted(database: Database, mark: str) -> UUID:
             external_transaction_id=mark,
         )  # fmt: skip
         dba.row("create_credit", **who, amount_minor=1, priority=1)
+        dba.row(
+            "set_grant_schedule", account_id=account_of(database, who)["id"], amount=1,
+            reason=mark, description=mark, idempotency_key=mark,
+        )  # fmt: skip
         held = {**origin, "amount_minor": 1, "description": mark, "idempotency_key": mark}
         hold = dba.row("create_hold", **who, **held)["hold_id"]
         dba.row("release_hold", hold_id=hold, reason=mark)

@@ -80,8 +80,7 @@ def test_every_plpgsql_function_is_looked_at_and_each_trigger_function_with_its_
     )
     assert len(names) == callable_
     tables = [row[1] for row in rows if row[2] == "billing_data.refuse_change()"]
-    assert len(tables) == 14
-    assert len(tables) == 16
+    assert len(tables) == 18
     assert all(tables)
 
 
