@@ -441,6 +441,14 @@ lock_not_available (55P03), and then nothing was changed.$t$,
 $t$SELECT *
 FROM billing.drop_check_partitions(
     p_before => now() - interval '13 months');$t$),
+        ('end_grant_schedule',
+$t$Ends a schedule of grants. What it gave stays.$t$,
+$t$Locks: the account. Writes: grant_schedules 1, accounts 1, admin_audit_logs 1. Errors:
+actor errors, invalid_argument, grant_schedule_not_found, grant_schedule_over.$t$,
+$t$SELECT *
+FROM billing.end_grant_schedule(
+    p_schedule_id => '...',
+    p_reason => 'the plan is over');$t$),
         ('end_session',
 $t$Ends a session. Returns true when there was one.$t$,
 $t$Writes: admin_sessions 0..1, admin_audit_logs 0..1.$t$,
@@ -828,6 +836,14 @@ $t$Errors: actor errors, invalid_argument.$t$,
 $t$SELECT *
 FROM billing.list_deliveries(
     p_state => 'failed');$t$),
+        ('list_grant_schedules',
+$t$The schedules of grants of an account, or of all accounts, newest first: those that are to
+give still (state active or paused), and with p_all also those that ended. grants is how
+many it gave so far. Credits that take effect at a time are among them (repeat once).$t$,
+$t$Errors: actor errors, invalid_argument.$t$,
+$t$SELECT *
+FROM billing.list_grant_schedules(
+    p_account_id => '...');$t$),
         ('list_holds',
 $t$An account's holds, newest first, of one state (p_state: open, captured, released,
 expired) or of all, also those of accounts that were merged into it. p_after is the id of
@@ -1093,6 +1109,15 @@ FROM billing.note_top_up(
     p_purchase_id => '...',
     p_outcome => 'failed',
     p_problem => 'expired_card');$t$),
+        ('pause_grant_schedule',
+$t$Pauses a schedule of grants, or lets it go on (p_paused false). What was not given during
+the pause is not given afterwards; a schedule that gives once gives at once then.$t$,
+$t$Locks: the account. Writes: grant_schedules 0..1, accounts 0..1, admin_audit_logs 0..1.
+Errors: actor errors, invalid_argument, grant_schedule_not_found, grant_schedule_over.$t$,
+$t$SELECT *
+FROM billing.pause_grant_schedule(
+    p_schedule_id => '...',
+    p_reason => 'the plan is on hold');$t$),
         ('process_payment_event',
 $t$Processes one event, whose signature the caller has verified, in the form the caller made
 of it. p_action is one of these: 'settle' (money came: p_amount_minor, p_currency);
@@ -1145,12 +1170,15 @@ idempotency key was used before by the same or by another request; account_not_f
 credit_currency_mismatch, balance_overflow; payment_already_credited and
 payment_of_another_account when p_external_transaction_id names a payment that is known
 here. A profile update that the call carries is kept whatever the outcome. Suspended and
-closed accounts take credits. Credits with a time at which they end, another priority than
-50 (0 to 100, lower ones are spent first) or the source promotion are a lot of their own
-(lots.sql).$t$,
+closed accounts take credits. With p_effective_at in the future the credits come then, and
+credit_id is the id of the entry that will be written (schedules.sql); until then
+billing.end_grant_schedule takes it back, with this id. Credits with a time at which they
+end, another priority than 50 (0 to 100, lower ones are spent first) or the source
+promotion are a lot of their own (lots.sql).$t$,
 $t$Locks: the account, then the payment's row of payment_effects. Writes: accounts 0..1,
-credits 0..1, payment_effects 0..1, payment_warnings 0..1, lots 0..1; admin_audit_logs 1
-where staff or a database role credits. Errors: actor and key errors, invalid_argument.$t$,
+credits 0..1, payment_effects 0..1, payment_warnings 0..1, lots 0..1, grant_schedules
+0..1; admin_audit_logs 1 where staff or a database role credits. Errors: actor and key
+errors, invalid_argument.$t$,
 $t$SELECT *
 FROM billing.record_credit(
     p_oauth_provider => 'oauth:google',
@@ -1436,6 +1464,26 @@ FROM billing.set_cap(
     p_period => 'day',
     p_limit_minor => 1000,
     p_reason => 'its owner asked for it');$t$),
+        ('set_grant_schedule',
+$t$Gives an account credits again and again: p_amount at 00:00 UTC of every day, of every
+week's p_day (1 is Monday) or of every month's p_day (31 is the last day of a shorter
+month, too). What is left of a grant ends when the next one comes, or with p_rollover not,
+and after p_lasts_days in any case. The first grant is the first after p_starts_at (by
+default from now on), the last one is the one before p_ends_at, or the p_grants-th. With
+p_repeat once it gives at p_starts_at. p_schedule_id changes a schedule, all of it: what
+is not given is as for a new one. Its writer is who changed it last. When the idempotency
+key was used before for the same schedule of the account, nothing is done and replayed is
+true.$t$,
+$t$Locks: the account. Writes: grant_schedules 1, accounts 1, admin_audit_logs 1, and the
+grant itself where it is due at once. Errors: actor errors, invalid_argument,
+account_not_found, account_erased, grant_schedule_not_found, grant_schedule_over,
+idempotency_key_reused.$t$,
+$t$SELECT *
+FROM billing.set_grant_schedule(
+    p_account_id => '...',
+    p_amount => 20,
+    p_day => 1,
+    p_reason => 'a plan with 20 messages a month');$t$),
         ('set_low_balance',
 $t$Sets the balance at which an account counts as low: free uses left and paid credits
 together. Then checks say low_balance, and the alerts balance.low and balance.recovered
@@ -1558,9 +1606,9 @@ FROM
 billing.statement(billing.find_account('oauth:google:1'),
 '2026-11-01 00:00Z', '2026-12-01 00:00Z');$t$),
         ('tidy_holds',
-$t$Books what is due for some accounts for which something is due. Nothing depends on it: it
-tidies, so that lists and sums show soon what is so already. Returns how many accounts it
-booked for.$t$,
+$t$Books what is due for some accounts for which something is due: holds and credits that are
+over, and grants. Nothing depends on it: it tidies, so that lists and sums show soon what
+is so already. Returns how many accounts it booked for.$t$,
 $t$Locks: the accounts that nobody holds. Writes: as billing_data.bring_up_to_date. No actor
 is needed: the web tier calls it by itself. Errors: invalid_argument.$t$,
 $t$SELECT billing.tidy_holds();$t$),

@@ -22,7 +22,7 @@ from server.payments.provider import (
     NotConfigured,
     PaymentProviderError,
     ProviderApi,
-    RefundRefused,
+    RequestRefused,
 )
 from server.payments.refunds import carry_out
 
@@ -104,7 +104,7 @@ async def refund_payment(request: web.Request, call: Call) -> web.StreamResponse
 
     try:
         return_id = await carry_out(begun, connect, finish)
-    except RefundRefused as error:
+    except RequestRefused as error:
         raise known_error("refund_refused", problem=str(error)) from None
     except NotConfigured:
         raise await request.app[GATEWAY].refused("payment_provider_not_configured") from None

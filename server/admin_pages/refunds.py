@@ -19,7 +19,7 @@ from server.admin_pages.refusals import all_of, fault_of
 from server.gateway import Refused, Row, functions
 from server.http.app_keys import GATEWAY, REQUEST_ID
 from server.payments.payments import PAYMENTS
-from server.payments.provider import NotConfigured, PaymentProviderError, RefundRefused
+from server.payments.provider import NotConfigured, PaymentProviderError, RequestRefused
 from server.payments.refunds import carry_out
 from server.payments.registry import name_of
 from server.staff.guard import Visit, require_admin
@@ -100,7 +100,7 @@ async def _carry_out(visit: Visit, purchase: Row, begun: Row) -> web.StreamRespo
 
     try:
         await carry_out(begun, connect, finish)
-    except RefundRefused as error:
+    except RequestRefused as error:
         return await done(visit, address, f"{name} refunded nothing: {error}.", "error")
     except (PaymentProviderError, NotConfigured) as error:
         _LOG.warning("payment provider: %s", error, extra={"request_id": request[REQUEST_ID]})

@@ -85,6 +85,7 @@ def begin_purchase(
     provider: str = ...,
     api_key_id: UUID | None = ...,
     session_hash: bytes | None = ...,
+    save_card: bool = ...,
 ) -> None: ...
 
 
@@ -107,6 +108,13 @@ def begin_refund(
 
 @function("delivery_id event_id endpoint_id attempt url secrets payload")
 def claim_deliveries(*, most: int = ..., busy: Sequence[UUID | None] = ...) -> None: ...
+
+
+@function(
+    "account_id purchase_id oauth_provider external_id customer_email uses price_minor "
+    "currency payment_id customer_id payment_method_id provider config_data"
+)
+def claim_top_ups(*, limit: int) -> None: ...
 
 
 @function(
@@ -154,8 +162,50 @@ def create_api_key(
 def create_check_partitions(*, months: int = ..., most_rows: int | None = ...) -> None: ...
 
 
+@function(
+    "item outcome hold_id account_id amount_minor currency state paid_with captured_minor "
+    "charge_id is_late description metadata_message_id metadata_agent_id metadata_channel_id "
+    "metadata_request_id created_at expires_at settled_at balance held available "
+    "free_uses_available account_currency cap"
+)
+def create_hold(
+    *,
+    oauth_provider: str,
+    external_id: str,
+    amount_minor: int,
+    expires_in_seconds: int = ...,
+    description: str = ...,
+    idempotency_key: str | None = ...,
+    currency: str | None = ...,
+    metadata_message_id: str | None = ...,
+    metadata_agent_id: str | None = ...,
+    metadata_channel_id: str | None = ...,
+    metadata_request_id: str | None = ...,
+    dry_run: bool = ...,
+    api_key_id: UUID | None = ...,
+) -> None: ...
+
+
 @function()
 def create_sign_in_ticket(*, ticket_hash: bytes) -> None: ...
+
+
+@function()
+def create_webhook_endpoint(
+    *,
+    name: str,
+    url: str,
+    secret: str,
+    reason: str,
+    kinds: Sequence[str | None] = ...,
+    session_hash: bytes | None = ...,
+) -> None: ...
+
+
+@function()
+def delete_webhook_endpoint(
+    *, endpoint_id: UUID, reason: str, session_hash: bytes | None = ...
+) -> None: ...
 
 
 @function()
@@ -168,6 +218,18 @@ def describe_price(*, pack_price_minor: int, pack_currency: str) -> None: ...
 
 @function()
 def end_session(*, session_hash: bytes) -> None: ...
+
+
+@function("account_id changed")
+def end_top_up(
+    *,
+    account_id: UUID | None = ...,
+    oauth_provider: str | None = ...,
+    external_id: str | None = ...,
+    reason: str | None = ...,
+    api_key_id: UUID | None = ...,
+    session_hash: bytes | None = ...,
+) -> None: ...
 
 
 @function("table_name rows_erased obstacle")
@@ -199,6 +261,17 @@ def explain_denial(
 
 @function()
 def export_personal_data(*, account_id: UUID, session_hash: bytes | None = ...) -> None: ...
+
+
+@function(
+    "item outcome hold_id account_id amount_minor currency state paid_with captured_minor "
+    "charge_id is_late description metadata_message_id metadata_agent_id metadata_channel_id "
+    "metadata_request_id created_at expires_at settled_at balance held available "
+    "free_uses_available account_currency cap"
+)
+def extend_hold(
+    *, hold_id: UUID, expires_in_seconds: int = ..., api_key_id: UUID | None = ...
+) -> None: ...
 
 
 @function("api_key_id key_hash acts_by_digest")
@@ -255,7 +328,21 @@ def get_account_by_id(*, account_id: UUID, session_hash: bytes | None = ...) -> 
 
 @function()
 def get_account_holders(
-    *, oauth_providers: Sequence[str | None], external_ids: Sequence[str | None]
+    *,
+    oauth_providers: Sequence[str | None],
+    external_ids: Sequence[str | None],
+    hold_ids: Sequence[UUID | None] = ...,
+) -> None: ...
+
+
+@function(
+    "item outcome hold_id account_id amount_minor currency state paid_with captured_minor "
+    "charge_id is_late description metadata_message_id metadata_agent_id metadata_channel_id "
+    "metadata_request_id created_at expires_at settled_at balance held available "
+    "free_uses_available account_currency cap"
+)
+def get_hold(
+    *, hold_id: UUID, api_key_id: UUID | None = ..., session_hash: bytes | None = ...
 ) -> None: ...
 
 
@@ -289,6 +376,26 @@ def get_session(*, session_hash: bytes) -> None: ...
 
 @function("free_uses pack_uses pack_price_minor pack_currency admin_email_domain low_balance")
 def get_settings() -> None: ...
+
+
+@function(
+    "account_id top_up_id status threshold packs uses amount_minor currency amount_text "
+    "monthly_cap_minor monthly_cap_text spent_this_month_minor spent_this_month_text card "
+    "consent_version consent_text consent_at failures problem problem_text next_attempt_at "
+    "ended_at end_reason attempt_status attempt_payment_id attempt_at"
+)
+def get_top_up(
+    *,
+    account_id: UUID | None = ...,
+    oauth_provider: str | None = ...,
+    external_id: str | None = ...,
+    api_key_id: UUID | None = ...,
+    session_hash: bytes | None = ...,
+) -> None: ...
+
+
+@function("endpoint_id name url status secrets")
+def get_webhook_endpoint(*, endpoint_id: UUID, session_hash: bytes | None = ...) -> None: ...
 
 
 @function("day charges credits_used")
@@ -366,6 +473,41 @@ def list_checks(
 )
 def list_daily_figures(
     *, days: int = ..., to: date | None = ..., session_hash: bytes | None = ...
+) -> None: ...
+
+
+@function(
+    "delivery_id event_id endpoint_id endpoint_name kind account_id payload state attempts "
+    "created_at due_at attempted_at answer_status error settled_at"
+)
+def list_deliveries(
+    *,
+    endpoint_id: UUID | None = ...,
+    state: str | None = ...,
+    kind: str | None = ...,
+    account_id: UUID | None = ...,
+    limit: int = ...,
+    offset: int = ...,
+    session_hash: bytes | None = ...,
+) -> None: ...
+
+
+@function(
+    "item outcome hold_id account_id amount_minor currency state paid_with captured_minor "
+    "charge_id is_late description metadata_message_id metadata_agent_id metadata_channel_id "
+    "metadata_request_id created_at expires_at settled_at balance held available "
+    "free_uses_available account_currency cap"
+)
+def list_holds(
+    *,
+    oauth_provider: str | None = ...,
+    external_id: str | None = ...,
+    account_id: UUID | None = ...,
+    state: str | None = ...,
+    after: UUID | None = ...,
+    limit: int = ...,
+    api_key_id: UUID | None = ...,
+    session_hash: bytes | None = ...,
 ) -> None: ...
 
 
@@ -469,6 +611,34 @@ def list_top_consumers(
 
 
 @function(
+    "account_id purchase_id payment_id status credited uses price_minor currency price_text "
+    "problem problem_text created_at ended_at"
+)
+def list_top_up_attempts(
+    *,
+    account_id: UUID | None = ...,
+    limit: int = ...,
+    offset: int = ...,
+    session_hash: bytes | None = ...,
+) -> None: ...
+
+
+@function(
+    "top_up_id account_id oauth_provider external_id status threshold packs amount_text "
+    "monthly_cap_text card consent_version consent_text consent_at consent_by failures "
+    "problem problem_text ended_at end_reason"
+)
+def list_top_ups(
+    *,
+    account_id: UUID | None = ...,
+    status: str | None = ...,
+    limit: int = ...,
+    offset: int = ...,
+    session_hash: bytes | None = ...,
+) -> None: ...
+
+
+@function(
     "total_count transaction_id type amount_minor currency description created_at "
     "balance_after transaction_type external_transaction_id metadata_message_id "
     "metadata_agent_id metadata_channel_id metadata_request_id paid_with ledger_version "
@@ -500,6 +670,13 @@ def list_usage(
 
 
 @function(
+    "endpoint_id name url kinds status secret old_secret old_secret_until tried_at waiting "
+    "failed created_at updated_at"
+)
+def list_webhook_endpoints(*, session_hash: bytes | None = ...) -> None: ...
+
+
+@function(
     "merge_id merged_account_id account_id credits_moved balance_after free_uses_given "
     "free_uses_after takes_consent created_at replayed"
 )
@@ -517,6 +694,17 @@ def merge_accounts(
 @function()
 def note_delivery(
     *, delivery_id: UUID, attempt: int, answer_status: int | None = ..., error: str | None = ...
+) -> None: ...
+
+
+@function("next_step payment_id switched_off")
+def note_top_up(
+    *,
+    account_id: UUID,
+    purchase_id: UUID,
+    outcome: str,
+    payment_id: str | None = ...,
+    problem: str | None = ...,
 ) -> None: ...
 
 
@@ -585,11 +773,36 @@ def record_credit(
     marketing_opt_in_source: str | None = ...,
     api_key_id: UUID | None = ...,
     session_hash: bytes | None = ...,
+    expires_at: datetime | None = ...,
+    priority: int | None = ...,
+    source: str | None = ...,
+    effective_at: datetime | None = ...,
+) -> None: ...
+
+
+@function()
+def record_webhook_try(
+    *, endpoint_id: UUID, url: str, error: str | None = ..., session_hash: bytes | None = ...
 ) -> None: ...
 
 
 @function()
 def refresh_figures() -> None: ...
+
+
+@function(
+    "item outcome hold_id account_id amount_minor currency state paid_with captured_minor "
+    "charge_id is_late description metadata_message_id metadata_agent_id metadata_channel_id "
+    "metadata_request_id created_at expires_at settled_at balance held available "
+    "free_uses_available account_currency cap"
+)
+def release_hold(
+    *,
+    hold_id: UUID,
+    reason: str | None = ...,
+    api_key_id: UUID | None = ...,
+    session_hash: bytes | None = ...,
+) -> None: ...
 
 
 @function("account_id changed")
@@ -604,6 +817,16 @@ def reopen_payment(
 
 @function()
 def require_api_key(*, api_key_id: UUID, permission: str) -> None: ...
+
+
+@function()
+def resend_deliveries(
+    *,
+    reason: str,
+    delivery_id: UUID | None = ...,
+    endpoint_id: UUID | None = ...,
+    session_hash: bytes | None = ...,
+) -> None: ...
 
 
 @function("free_uses_before free_uses_remaining")
@@ -704,6 +927,12 @@ def rotate_api_key(
 ) -> None: ...
 
 
+@function()
+def rotate_webhook_secret(
+    *, endpoint_id: UUID, secret: str, reason: str, session_hash: bytes | None = ...
+) -> None: ...
+
+
 @function("day seals entries head")
 def seal_entries(*, entries: int = ..., percent: int = ...) -> None: ...
 
@@ -730,6 +959,12 @@ def set_admin(
 ) -> None: ...
 
 
+@function()
+def set_low_balance(
+    *, reason: str, threshold: int | None = ..., session_hash: bytes | None = ...
+) -> None: ...
+
+
 @function("free_uses pack_uses pack_price_minor pack_currency")
 def set_pricing(
     *,
@@ -750,6 +985,39 @@ def set_provider_config(
     is_active: bool | None = ...,
     reason: str | None = ...,
     unchanged_since: datetime | None = ...,
+    session_hash: bytes | None = ...,
+) -> None: ...
+
+
+@function("account_id top_up_id changed")
+def set_top_up(
+    *,
+    oauth_provider: str,
+    external_id: str,
+    threshold: int,
+    packs: int,
+    amount_minor: int,
+    currency: str,
+    monthly_cap_minor: int,
+    consent_version: str,
+    consent_text: str,
+    payment_id: str | None = ...,
+    customer_id: str | None = ...,
+    payment_method_id: str | None = ...,
+    card: str | None = ...,
+    api_key_id: UUID | None = ...,
+) -> None: ...
+
+
+@function("endpoint_id name url status previous_status")
+def set_webhook_endpoint(
+    *,
+    endpoint_id: UUID,
+    reason: str,
+    name: str | None = ...,
+    url: str | None = ...,
+    kinds: Sequence[str | None] | None = ...,
+    status: str | None = ...,
     session_hash: bytes | None = ...,
 ) -> None: ...
 

@@ -29,10 +29,6 @@ class RequestRefused(PaymentProviderError):
     """The provider refuses what was asked, and would refuse it again."""
 
 
-class RefundRefused(PaymentProviderError):
-    """The provider gives no money back for this payment, whenever it is asked."""
-
-
 class PaymentMissing(Exception):
     """The provider does not know the payment."""
 
@@ -287,7 +283,7 @@ class ProviderApi(Protocol):
 
     async def refund(self, refund: Refund) -> str:
         """Gives money of a payment back, and returns the refund's id at the provider. When it is
-        asked again for the same `refund_id`, the money goes back once. Raises RefundRefused,
+        asked again for the same `refund_id`, the money goes back once. Raises RequestRefused,
         PaymentMissing."""
 
     async def complete(self, event: PaymentEvent) -> PaymentEvent:

@@ -329,6 +329,8 @@ def _about_a_saved_card(database: Database, dba: Caller, name: str, statement: s
     if name != "set_top_up":
         agree(dba, person("1"), payment_id)
     return statement.replace("pi_1", payment_id)
+
+
 def _about_a_schedule(database: Database, dba: Caller, name: str, statement: str) -> str:
     """The call with the id of a schedule of grants, where it needs one."""
     if name not in ("end_grant_schedule", "pause_grant_schedule"):

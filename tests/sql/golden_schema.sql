@@ -278,7 +278,7 @@ CREATE FUNCTION billing.create_check_partitions(p_months integer DEFAULT 3, p_mo
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.create_credit(p_oauth_provider text, p_external_id text, p_amount_minor bigint, p_transaction_type text DEFAULT 'grant'::text, p_description text DEFAULT 'Granted'::text, p_currency text DEFAULT 'USD'::text, p_external_transaction_id text DEFAULT NULL::text, p_idempotency_key text DEFAULT NULL::text, p_api_key_id uuid DEFAULT NULL::uuid, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(credit_id uuid, account_id uuid, amount_minor bigint, currency text, balance_before bigint, balance_after bigint, transaction_type text, description text, external_transaction_id text, created_at timestamp with time zone)
+CREATE FUNCTION billing.create_credit(p_oauth_provider text, p_external_id text, p_amount_minor bigint, p_transaction_type text DEFAULT 'grant'::text, p_description text DEFAULT 'Granted'::text, p_currency text DEFAULT 'USD'::text, p_external_transaction_id text DEFAULT NULL::text, p_idempotency_key text DEFAULT NULL::text, p_api_key_id uuid DEFAULT NULL::uuid, p_session_hash bytea DEFAULT NULL::bytea, p_expires_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_priority bigint DEFAULT NULL::bigint, p_source text DEFAULT NULL::text, p_effective_at timestamp with time zone DEFAULT NULL::timestamp with time zone) RETURNS TABLE(credit_id uuid, account_id uuid, amount_minor bigint, currency text, balance_before bigint, balance_after bigint, transaction_type text, description text, external_transaction_id text, created_at timestamp with time zone)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -344,6 +344,10 @@ CREATE FUNCTION billing.drop_check_partitions(p_before timestamp with time zone,
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET "TimeZone" TO 'UTC';
+
+CREATE FUNCTION billing.end_grant_schedule(p_schedule_id uuid, p_reason text, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(schedule_id uuid, account_id uuid)
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing.end_session(p_session_hash bytea) RETURNS boolean
     LANGUAGE plpgsql SECURITY DEFINER
@@ -433,7 +437,7 @@ CREATE FUNCTION billing.get_account_by_id(p_account_id uuid, p_session_hash byte
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.get_account_holders(p_oauth_providers text[], p_external_ids text[]) RETURNS text
+CREATE FUNCTION billing.get_account_holders(p_oauth_providers text[], p_external_ids text[], p_hold_ids uuid[] DEFAULT '{}'::uuid[]) RETURNS text
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET lock_timeout TO '50ms';
@@ -538,6 +542,10 @@ CREATE FUNCTION billing.list_admins(p_session_hash bytea DEFAULT NULL::bytea) RE
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing.list_allocations(p_account_id uuid DEFAULT NULL::uuid, p_charge_id uuid DEFAULT NULL::uuid, p_before bigint DEFAULT NULL::bigint, p_limit bigint DEFAULT 50, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(charge_id uuid, ledger_version bigint, created_at timestamp with time zone, charge_minor bigint, lot_id uuid, credit_id uuid, in_pool boolean, amount_minor bigint, source text, expires_at timestamp with time zone)
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing.list_api_keys(p_environment text DEFAULT NULL::text, p_status text DEFAULT NULL::text, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(api_key_id uuid, name text, key_prefix text, environment text, permissions text[], status text, description text, created_at timestamp with time zone, expires_at timestamp with time zone, last_used_at timestamp with time zone, last_used_ip inet, rotated_to uuid, created_by_email text, created_by_role text)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -566,7 +574,15 @@ CREATE FUNCTION billing.list_deliveries(p_endpoint_id uuid DEFAULT NULL::uuid, p
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing.list_grant_schedules(p_account_id uuid DEFAULT NULL::uuid, p_all boolean DEFAULT false, p_limit bigint DEFAULT 50, p_offset bigint DEFAULT 0, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(schedule_id uuid, account_id uuid, state text, amount_minor bigint, currency text, repeat text, day bigint, rollover boolean, lasts_days bigint, expires_at timestamp with time zone, next_at timestamp with time zone, ends_at timestamp with time zone, grants_left bigint, grants bigint, source text, priority bigint, description text, reason text, who text, created_at timestamp with time zone, updated_at timestamp with time zone)
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing.list_holds(p_oauth_provider text DEFAULT NULL::text, p_external_id text DEFAULT NULL::text, p_account_id uuid DEFAULT NULL::uuid, p_state text DEFAULT NULL::text, p_after uuid DEFAULT NULL::uuid, p_limit bigint DEFAULT 50, p_api_key_id uuid DEFAULT NULL::uuid, p_session_hash bytea DEFAULT NULL::bytea) RETURNS SETOF billing.hold_outcome
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.list_lots(p_account_id uuid, p_all boolean DEFAULT false, p_limit bigint DEFAULT 200, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(lot_id uuid, credit_id uuid, source text, in_pool boolean, amount_minor bigint, left_minor bigint, held_minor bigint, priority bigint, expires_at timestamp with time zone, created_at timestamp with time zone, description text)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -665,6 +681,10 @@ CREATE FUNCTION billing.note_top_up(p_account_id uuid, p_purchase_id uuid, p_out
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing.pause_grant_schedule(p_schedule_id uuid, p_reason text, p_paused boolean DEFAULT true, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(schedule_id uuid, account_id uuid, next_at timestamp with time zone)
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing.process_payment_event(p_event_id text, p_event_type text, p_payload jsonb, p_action text, p_livemode boolean DEFAULT NULL::boolean, p_payment_id text DEFAULT NULL::text, p_amount_minor bigint DEFAULT NULL::bigint, p_currency text DEFAULT NULL::text, p_account_id uuid DEFAULT NULL::uuid, p_purchase_id uuid DEFAULT NULL::uuid, p_oauth_provider text DEFAULT NULL::text, p_external_id text DEFAULT NULL::text, p_return_ids text[] DEFAULT '{}'::text[], p_return_kinds text[] DEFAULT '{}'::text[], p_return_amounts_minor bigint[] DEFAULT '{}'::bigint[], p_returns_withdrawn boolean[] DEFAULT NULL::boolean[], p_provider text DEFAULT billing.default_payment_provider(), p_return_away_minor bigint[] DEFAULT NULL::bigint[], p_return_states text[] DEFAULT NULL::text[], p_return_transactions bigint[] DEFAULT NULL::bigint[], p_occurred_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_is_claimed boolean DEFAULT NULL::boolean, p_is_foreign boolean DEFAULT false, p_warning_id text DEFAULT NULL::text, p_warning_is_open boolean DEFAULT NULL::boolean) RETURNS TABLE(outcome text, needs_attention boolean, deliveries bigint, account_id uuid, purchase_id uuid, credits_added bigint)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -681,7 +701,7 @@ CREATE FUNCTION billing.record_api_key_use(p_api_key_ids uuid[], p_used_at times
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.record_credit(p_oauth_provider text, p_external_id text, p_amount_minor bigint, p_transaction_type text, p_description text, p_currency text DEFAULT 'USD'::text, p_external_transaction_id text DEFAULT NULL::text, p_idempotency_key text DEFAULT NULL::text, p_customer_email text DEFAULT NULL::text, p_user_role text DEFAULT NULL::text, p_agent_id text DEFAULT NULL::text, p_marketing_opt_in boolean DEFAULT false, p_marketing_opt_in_source text DEFAULT NULL::text, p_api_key_id uuid DEFAULT NULL::uuid, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(outcome text, credit_id uuid, account_id uuid, amount_minor bigint, currency text, balance_before bigint, balance_after bigint, transaction_type text, description text, external_transaction_id text, created_at timestamp with time zone, balance bigint, account_currency text)
+CREATE FUNCTION billing.record_credit(p_oauth_provider text, p_external_id text, p_amount_minor bigint, p_transaction_type text, p_description text, p_currency text DEFAULT 'USD'::text, p_external_transaction_id text DEFAULT NULL::text, p_idempotency_key text DEFAULT NULL::text, p_customer_email text DEFAULT NULL::text, p_user_role text DEFAULT NULL::text, p_agent_id text DEFAULT NULL::text, p_marketing_opt_in boolean DEFAULT false, p_marketing_opt_in_source text DEFAULT NULL::text, p_api_key_id uuid DEFAULT NULL::uuid, p_session_hash bytea DEFAULT NULL::bytea, p_expires_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_priority bigint DEFAULT NULL::bigint, p_source text DEFAULT NULL::text, p_effective_at timestamp with time zone DEFAULT NULL::timestamp with time zone) RETURNS TABLE(outcome text, credit_id uuid, account_id uuid, amount_minor bigint, currency text, balance_before bigint, balance_after bigint, transaction_type text, description text, external_transaction_id text, created_at timestamp with time zone, balance bigint, account_currency text)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -788,6 +808,10 @@ CREATE FUNCTION billing.set_admin_domain(p_domain text, p_reason text) RETURNS t
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing.set_cap(p_scope text, p_period text, p_limit_minor bigint, p_reason text, p_subject text DEFAULT NULL::text, p_mode text DEFAULT 'hard'::text, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(cap_id uuid, scope text, subject text, subject_name text, period text, mode text, limit_minor bigint, used_minor bigint, left_minor bigint, window_start timestamp with time zone, resets_at timestamp with time zone, reached_at timestamp with time zone, counts_from timestamp with time zone, updated_at timestamp with time zone)
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.set_grant_schedule(p_account_id uuid, p_amount bigint, p_reason text, p_repeat text DEFAULT 'monthly'::text, p_day bigint DEFAULT NULL::bigint, p_rollover boolean DEFAULT false, p_lasts_days bigint DEFAULT NULL::bigint, p_starts_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_ends_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_grants bigint DEFAULT NULL::bigint, p_description text DEFAULT NULL::text, p_priority bigint DEFAULT NULL::bigint, p_source text DEFAULT NULL::text, p_schedule_id uuid DEFAULT NULL::uuid, p_idempotency_key text DEFAULT NULL::text, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(schedule_id uuid, account_id uuid, next_at timestamp with time zone, replayed boolean)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -912,6 +936,7 @@ CREATE TABLE billing_data.accounts (
     held_credits bigint DEFAULT 0 NOT NULL,
     held_free_uses bigint DEFAULT 0 NOT NULL,
     due_at timestamp with time zone,
+    has_lots boolean DEFAULT false NOT NULL,
     CONSTRAINT accounts_held CHECK (((held_credits >= 0) AND (held_credits <= paid_credits) AND (held_free_uses >= 0) AND (held_free_uses <= free_uses_remaining))),
     CONSTRAINT accounts_ledger_version_non_negative CHECK ((ledger_version >= 0)),
     CONSTRAINT ck_account_status CHECK (((status)::text = ANY ((ARRAY['active'::character varying, 'suspended'::character varying, 'closed'::character varying, 'merged'::character varying])::text[]))),
@@ -1012,7 +1037,7 @@ END)) AND (num_nonnulls(corrects_credit_id, transfer_id) = 0)))),
     CONSTRAINT credits_transfer CHECK (((transfer_id IS NULL) OR ((transaction_type)::text = 'adjustment'::text)))
 );
 
-CREATE FUNCTION billing_data.append_credit(p_account billing_data.accounts, p_amount_minor bigint, p_transaction_type text, p_description text, p_external_transaction_id text, p_idempotency_key text, p_request_fingerprint bytea, p_now timestamp with time zone, p_api_key_id uuid, p_admin_user_id uuid, p_database_role text, p_payment_provider text, p_credit_id uuid DEFAULT NULL::uuid, p_corrects_charge_id uuid DEFAULT NULL::uuid, p_corrects_credit_id uuid DEFAULT NULL::uuid, p_transfer_id uuid DEFAULT NULL::uuid, p_free_uses bigint DEFAULT NULL::bigint) RETURNS billing_data.credits
+CREATE FUNCTION billing_data.append_credit(p_account billing_data.accounts, p_amount_minor bigint, p_transaction_type text, p_description text, p_external_transaction_id text, p_idempotency_key text, p_request_fingerprint bytea, p_now timestamp with time zone, p_api_key_id uuid, p_admin_user_id uuid, p_database_role text, p_payment_provider text, p_credit_id uuid DEFAULT NULL::uuid, p_corrects_charge_id uuid DEFAULT NULL::uuid, p_corrects_credit_id uuid DEFAULT NULL::uuid, p_transfer_id uuid DEFAULT NULL::uuid, p_free_uses bigint DEFAULT NULL::bigint, p_own_id uuid DEFAULT NULL::uuid) RETURNS billing_data.credits
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -1020,7 +1045,7 @@ CREATE FUNCTION billing_data.append_reversal(p_account billing_data.accounts, p_
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing_data.append_transfer(p_transfer_id uuid, p_from billing_data.accounts, p_to billing_data.accounts, p_amount bigint, p_free_uses_taken bigint, p_free_uses_given bigint, p_reason text, p_idempotency_key text, p_fingerprint bytea, p_now timestamp with time zone, p_actor billing_data.actor) RETURNS void
+CREATE FUNCTION billing_data.append_transfer(p_transfer_id uuid, p_from billing_data.accounts, p_to billing_data.accounts, p_amount bigint, p_free_uses_taken bigint, p_free_uses_given bigint, p_reason text, p_idempotency_key text, p_fingerprint bytea, p_now timestamp with time zone, p_actor billing_data.actor, p_own_id uuid DEFAULT NULL::uuid) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -1257,6 +1282,12 @@ CREATE FUNCTION billing_data.caps_of(p_account_id uuid, p_api_key_id uuid, p_age
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.capture_lots(p_hold billing_data.holds, p_account_id uuid, p_charge_id uuid, p_captured bigint, p_available bigint) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET enable_seqscan TO 'off';
+
 CREATE FUNCTION billing_data.capture_round(p_items billing.capture_item[], p_left boolean[], p_locked uuid[], p_role text, p_now timestamp with time zone, p_is_capped boolean) RETURNS billing.hold_outcome[]
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1415,6 +1446,10 @@ CREATE FUNCTION billing_data.claim_payment(p_provider text, p_payment_id text, p
 CREATE FUNCTION billing_data.clock() RETURNS timestamp with time zone
     LANGUAGE sql PARALLEL SAFE;
 
+CREATE FUNCTION billing_data.coming_credit(p_path uuid[], p_idempotency_key text) RETURNS billing_data.credits
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.compute_head(p_day date, p_previous bytea, OUT seals bigint, OUT entries bigint, OUT head bytea) RETURNS record
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -1470,6 +1505,14 @@ CREATE FUNCTION billing_data.credit_personal_digest(p_credit billing_data.credit
     LANGUAGE sql STABLE PARALLEL SAFE;
 
 CREATE FUNCTION billing_data.credit_under_key(p_account_ids uuid[], p_idempotency_key text, p_fingerprint bytea) RETURNS billing_data.credits
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.credits_due(p_account_id uuid, p_now timestamp with time zone) RETURNS numeric
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.credits_over(p_account_id uuid, p_now timestamp with time zone) RETURNS bigint
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -1531,6 +1574,60 @@ CREATE FUNCTION billing_data.delivery_payload(p_row billing_data.outbox) RETURNS
 CREATE FUNCTION billing_data.denial_reason(p_status text, p_free_uses bigint, p_paid_credits bigint) RETURNS text
     LANGUAGE sql IMMUTABLE PARALLEL SAFE;
 
+CREATE TABLE billing_data.grant_schedules (
+    id uuid NOT NULL,
+    account_id uuid NOT NULL,
+    made_for uuid NOT NULL,
+    amount_minor bigint NOT NULL,
+    transaction_type text NOT NULL,
+    source text,
+    priority smallint,
+    description character varying(1000) NOT NULL,
+    repeat text NOT NULL,
+    day smallint,
+    rollover boolean NOT NULL,
+    lasts_days integer,
+    expires_at timestamp with time zone,
+    next_at timestamp with time zone,
+    ends_at timestamp with time zone,
+    grants_left bigint,
+    is_paused boolean DEFAULT false NOT NULL,
+    reason text,
+    idempotency_key character varying(255),
+    request_fingerprint bytea NOT NULL,
+    api_key_id uuid,
+    admin_user_id uuid,
+    database_role text,
+    created_at timestamp with time zone NOT NULL,
+    updated_at timestamp with time zone NOT NULL,
+    CONSTRAINT grant_schedules_amount CHECK ((amount_minor > 0)),
+    CONSTRAINT grant_schedules_day CHECK (
+CASE repeat
+    WHEN 'weekly'::text THEN ((day IS NOT NULL) AND (day >= 1) AND (day <= 7))
+    WHEN 'monthly'::text THEN ((day IS NOT NULL) AND (day >= 1) AND (day <= 31))
+    ELSE (day IS NULL)
+END),
+    CONSTRAINT grant_schedules_lasts CHECK (((lasts_days >= 1) AND (lasts_days <= 3650))),
+    CONSTRAINT grant_schedules_left CHECK ((grants_left >= 0)),
+    CONSTRAINT grant_schedules_once CHECK (
+CASE repeat
+    WHEN 'once'::text THEN (rollover AND (lasts_days IS NULL))
+    ELSE (expires_at IS NULL)
+END),
+    CONSTRAINT grant_schedules_one_writer CHECK ((num_nonnulls(api_key_id, admin_user_id, database_role) = 1)),
+    CONSTRAINT grant_schedules_priority CHECK (((priority >= 0) AND (priority <= 100))),
+    CONSTRAINT grant_schedules_reason CHECK ((length(reason) <= 500)),
+    CONSTRAINT grant_schedules_repeat CHECK ((repeat = ANY (ARRAY['once'::text, 'daily'::text, 'weekly'::text, 'monthly'::text]))),
+    CONSTRAINT grant_schedules_source CHECK ((source = ANY (ARRAY['purchase'::text, 'grant'::text, 'promotion'::text, 'refund'::text]))),
+    CONSTRAINT grant_schedules_times CHECK ((isfinite(expires_at) AND isfinite(next_at) AND isfinite(ends_at))),
+    CONSTRAINT grant_schedules_type CHECK ((transaction_type = ANY (ARRAY['purchase'::text, 'grant'::text, 'refund'::text, 'adjustment'::text])))
+)
+WITH (fillfactor='80');
+
+CREATE FUNCTION billing_data.due_grants(p_schedule billing_data.grant_schedules, p_now timestamp with time zone) RETURNS TABLE(due_at timestamp with time zone, expires_at timestamp with time zone, is_made boolean, next_at timestamp with time zone, grants_left bigint)
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.is_other_request(p_recorded bytea, p_presented bytea) RETURNS boolean
     LANGUAGE sql IMMUTABLE PARALLEL SAFE;
 
@@ -1566,6 +1663,36 @@ WITH (fillfactor='80');
 CREATE FUNCTION billing_data.effect_of_payment(p_provider text, p_payment_id text) RETURNS billing_data.payment_effects
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE TABLE billing_data.lots (
+    id uuid NOT NULL,
+    account_id uuid NOT NULL,
+    credit_id uuid NOT NULL,
+    origin_id uuid NOT NULL,
+    source text NOT NULL,
+    amount_minor bigint NOT NULL,
+    left_minor bigint NOT NULL,
+    has_left boolean GENERATED ALWAYS AS ((left_minor > 0)) STORED NOT NULL,
+    priority smallint NOT NULL,
+    expires_at timestamp with time zone,
+    created_at timestamp with time zone NOT NULL,
+    CONSTRAINT lots_amount CHECK ((amount_minor > 0)),
+    CONSTRAINT lots_expires_at CHECK (isfinite(expires_at)),
+    CONSTRAINT lots_left CHECK (((left_minor >= 0) AND (left_minor <= amount_minor))),
+    CONSTRAINT lots_priority CHECK (((priority >= 0) AND (priority <= 100))),
+    CONSTRAINT lots_source CHECK ((source = ANY (ARRAY['purchase'::text, 'grant'::text, 'promotion'::text, 'refund'::text])))
+)
+WITH (fillfactor='70');
+
+CREATE FUNCTION billing_data.end_lot(p_lot billing_data.lots, p_now timestamp with time zone) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.end_lots(p_account_ids uuid[], p_now timestamp with time zone) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET enable_seqscan TO 'off';
 
 CREATE FUNCTION billing_data.end_of_day(p_day date) RETURNS timestamp with time zone
     LANGUAGE sql IMMUTABLE PARALLEL SAFE;
@@ -1612,6 +1739,10 @@ CREATE FUNCTION billing_data.erase_purchases(p_account_ids uuid[]) RETURNS bigin
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.erase_requests(p_account_ids uuid[]) RETURNS TABLE(table_name text, rows_erased bigint)
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.erase_schedules(p_account_ids uuid[]) RETURNS bigint
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -1675,6 +1806,10 @@ CREATE FUNCTION billing_data.find_hold_faults() RETURNS TABLE(account_id uuid, p
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.find_lot_faults() RETURNS TABLE(account_id uuid, problem text, expected text, found text)
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.find_merge(p_account_id uuid, p_idempotency_key text, p_fingerprint bytea) RETURNS billing_data.account_merges
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -1688,6 +1823,14 @@ CREATE FUNCTION billing_data.find_payment_problems() RETURNS TABLE(problem text,
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.find_reversal_faults() RETURNS TABLE(account_id uuid, problem text, expected text, found text)
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.find_schedule(p_schedule_id uuid, p_account_id uuid) RETURNS billing_data.grant_schedules
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.find_schedule_faults() RETURNS TABLE(account_id uuid, problem text, expected text, found text)
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -1774,9 +1917,20 @@ CREATE FUNCTION billing_data.give_back_held(p_account_ids uuid[], p_reason text,
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.give_back_held_lots(p_hold_ids uuid[]) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET enable_seqscan TO 'off';
+
 CREATE FUNCTION billing_data.give_back_to_caps(p_back jsonb, p_now timestamp with time zone) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.give_back_to_lots(p_charge billing_data.charges, p_account_id uuid, p_reversal billing_data.credits, p_before bigint) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET enable_seqscan TO 'off';
 
 CREATE FUNCTION billing_data.give_charge_back_to_caps(p_charge billing_data.charges, p_amount bigint) RETURNS void
     LANGUAGE plpgsql
@@ -1808,6 +1962,12 @@ CREATE FUNCTION billing_data.history_cursor(p_account_id uuid, p_version bigint)
 
 CREATE FUNCTION billing_data.hold_fingerprint(p_item billing.hold_item) RETURNS bytea
     LANGUAGE sql IMMUTABLE PARALLEL SAFE;
+
+CREATE FUNCTION billing_data.hold_lots(p_hold_id uuid, p_account_id uuid, p_amount bigint, p_available bigint) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET enable_seqscan TO 'off';
 
 CREATE FUNCTION billing_data.hold_outcome(p_item integer, p_outcome text, p_hold billing_data.holds, p_balance bigint, p_held bigint, p_free_uses bigint, p_account_currency text, p_cap jsonb DEFAULT NULL::jsonb) RETURNS billing.hold_outcome
     LANGUAGE sql IMMUTABLE;
@@ -1931,6 +2091,12 @@ CREATE FUNCTION billing_data.kept_secrets(p_setting text, p_stored jsonb, p_give
 CREATE FUNCTION billing_data.key_permissions() RETURNS text[]
     LANGUAGE sql IMMUTABLE PARALLEL SAFE;
 
+CREATE FUNCTION billing_data.kind_hash(p_source text, p_priority bigint, p_expires_at timestamp with time zone) RETURNS bigint
+    LANGUAGE sql STABLE PARALLEL SAFE;
+
+CREATE FUNCTION billing_data.kind_told(p_source text, p_priority bigint, p_expires_at timestamp with time zone) RETURNS jsonb
+    LANGUAGE sql STABLE PARALLEL SAFE;
+
 CREATE FUNCTION billing_data.lead_account_to(p_id uuid, p_account_id uuid) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -2018,12 +2184,30 @@ CREATE FUNCTION billing_data.lock_payment(p_provider text, p_payment_id text, p_
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.lock_schedule(p_schedule_id uuid) RETURNS billing_data.grant_schedules
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.lock_two_accounts(p_from_account_id uuid, p_to_account_id uuid) RETURNS billing_data.accounts[]
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.maintenance_steps() RETURNS text[]
     LANGUAGE sql IMMUTABLE;
+
+CREATE FUNCTION billing_data.make_due_grants(p_account_ids uuid[], p_now timestamp with time zone) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET enable_seqscan TO 'off';
+
+CREATE FUNCTION billing_data.make_grants(p_schedule billing_data.grant_schedules, p_now timestamp with time zone) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.make_lot(p_credit billing_data.credits, p_source text, p_priority bigint, p_expires_at timestamp with time zone) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.manual() RETURNS TABLE(name text, about text, effects text, example text)
     LANGUAGE sql IMMUTABLE
@@ -2072,6 +2256,14 @@ CREATE FUNCTION billing_data.move_default_checks(p_table text, p_from timestamp 
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.move_lots(p_from_entry_id uuid, p_to_entry_id uuid, p_to_account_id uuid) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.move_schedules(p_from_id uuid, p_to_id uuid, p_made_for uuid[]) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.names_of_person(p_account_ids uuid[]) RETURNS text[]
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -2086,6 +2278,14 @@ CREATE FUNCTION billing_data.needs_top_up(p_status text, p_available bigint, p_t
 CREATE FUNCTION billing_data.newest_day_over() RETURNS date
     LANGUAGE sql STABLE;
 
+CREATE FUNCTION billing_data.next_due(p_account_id uuid) RETURNS timestamp with time zone
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.next_grant(p_after timestamp with time zone, p_repeat text, p_day bigint) RETURNS timestamp with time zone
+    LANGUAGE plpgsql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.no_key() RETURNS uuid
     LANGUAGE sql IMMUTABLE PARALLEL SAFE;
 
@@ -2097,7 +2297,20 @@ CREATE FUNCTION billing_data.note_hold_change(p_hold_id uuid, p_change text, p_a
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.note_lots(p_account_id uuid) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET plan_cache_mode TO 'force_generic_plan';
+
+CREATE FUNCTION billing_data.note_new_lots(p_account_id uuid, p_expires_at timestamp with time zone) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.note_refusals(p_refused jsonb, p_now timestamp with time zone) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.note_schedules(p_account_id uuid) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -2150,8 +2363,22 @@ CREATE FUNCTION billing_data.place_of_cursor(p_cursor text, p_account_id uuid, p
     LANGUAGE plpgsql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.plan_draw(p_account_id uuid, p_amount bigint, p_available bigint, p_own_id uuid) RETURNS TABLE(lot_id uuid, amount_minor bigint)
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET enable_seqscan TO 'off';
+
 CREATE FUNCTION billing_data.plan_merge(p_merged billing_data.accounts, p_account billing_data.accounts) RETURNS billing_data.account_merges
     LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.pool_payments(p_account_id uuid, p_versions bigint[]) RETURNS TABLE(charge_id uuid, credit_id uuid, amount_minor bigint)
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.pool_steps(p_account_id uuid, p_through bigint) RETURNS TABLE(ledger_version bigint, id uuid, own_id uuid, change bigint, spent bigint)
+    LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.prepare_checks(p_items billing.check_item[], p_role text, p_rest boolean[], p_wait boolean, OUT created boolean[], OUT busy boolean[]) RETURNS record
@@ -2334,6 +2561,10 @@ CREATE FUNCTION billing_data.require_identity(p_oauth_provider text, p_external_
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.require_kind(p_transaction_type text, p_source text, p_priority bigint, p_expires_at timestamp with time zone) RETURNS void
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.require_length(p_value text, p_limit integer, p_argument text) RETURNS void
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -2402,6 +2633,10 @@ CREATE FUNCTION billing_data.require_same_length(p_required integer[], p_optiona
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.require_schedule(p_amount bigint, p_repeat text, p_day bigint, p_rollover boolean, p_lasts_days bigint, p_starts_at timestamp with time zone, p_ends_at timestamp with time zone, p_grants bigint) RETURNS void
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.require_short(p_value text, p_argument text) RETURNS void
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -2436,6 +2671,10 @@ CREATE FUNCTION billing_data.saved_card(p_top_up_id uuid, p_account_id uuid, p_p
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.schedule_credit(p_account billing_data.accounts, p_credit_id uuid, p_amount_minor bigint, p_transaction_type text, p_description text, p_idempotency_key text, p_fingerprint bytea, p_source text, p_priority bigint, p_expires_at timestamp with time zone, p_effective_at timestamp with time zone, p_actor billing_data.actor) RETURNS billing_data.credits
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.seal_accounts(p_day date, p_after uuid, p_entries bigint, OUT through uuid, OUT seals bigint, OUT entries bigint) RETURNS record
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -2453,6 +2692,10 @@ CREATE FUNCTION billing_data.settle_caps_of_holds(p_hold_ids uuid[], p_now times
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.settle_hold(p_hold billing_data.holds, p_reason text, p_actor billing_data.actor) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.settle_lots(p_outcomes billing.hold_outcome[], p_captures jsonb) RETURNS billing.hold_outcome[]
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -2476,7 +2719,7 @@ CREATE FUNCTION billing_data.spread_returns(p_purchase billing_data.purchases, p
     LANGUAGE sql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing_data.standing(p_account billing_data.accounts, OUT held bigint, OUT held_free_uses bigint) RETURNS record
+CREATE FUNCTION billing_data.standing(p_account billing_data.accounts, OUT held bigint, OUT held_free_uses bigint, OUT paid_credits bigint) RETURNS record
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -2493,6 +2736,20 @@ CREATE FUNCTION billing_data.store_api_key(p_name text, p_key_prefix text, p_key
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.take_lock(p_name text) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.take_lots(p_account_id uuid, p_entry_id uuid, p_amount bigint, p_available bigint, p_own_id uuid) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET enable_seqscan TO 'off';
+
+CREATE FUNCTION billing_data.take_lots_for_charges(p_outcomes billing.charge_outcome[], p_account_ids uuid[]) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.take_lots_for_holds(p_outcomes billing.hold_outcome[], p_account_ids uuid[]) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -2564,6 +2821,12 @@ CREATE FUNCTION billing_data.uses_due(p_uses bigint, p_price_minor bigint, p_mon
     LANGUAGE sql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.usual_priority() RETURNS smallint
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE;
+
+CREATE FUNCTION billing_data.usual_source(p_transaction_type text) RETURNS text
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE;
+
 CREATE FUNCTION billing_data.utc_text(p_at timestamp with time zone) RETURNS text
     LANGUAGE sql STABLE;
 
@@ -2573,6 +2836,10 @@ CREATE FUNCTION billing_data.version_before(p_account_id uuid, p_newest bigint, 
 
 CREATE FUNCTION billing_data.version_of_cursor(p_cursor text, p_account_id uuid, p_newest bigint) RETURNS bigint
     LANGUAGE plpgsql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.walk_pool(p_account_id uuid, p_through bigint) RETURNS TABLE(credit_id uuid, amount_minor bigint, left_minor bigint)
+    LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.wants_purchase(p_status text, p_denial_reason text) RETURNS boolean
@@ -2897,6 +3164,13 @@ END)),
     CONSTRAINT hold_changes_reason CHECK ((length(reason) <= 500))
 );
 
+CREATE TABLE billing_data.hold_lots (
+    hold_id uuid NOT NULL,
+    lot_id uuid NOT NULL,
+    amount_minor bigint NOT NULL,
+    CONSTRAINT hold_lots_amount CHECK ((amount_minor > 0))
+);
+
 CREATE TABLE billing_data.ledger_openings (
     account_id uuid NOT NULL,
     ledger_version bigint NOT NULL,
@@ -2911,6 +3185,13 @@ CREATE TABLE billing_data.ledger_openings (
 
 CREATE TABLE billing_data.locks (
     name text NOT NULL
+);
+
+CREATE TABLE billing_data.lot_allocations (
+    entry_id uuid NOT NULL,
+    lot_id uuid NOT NULL,
+    amount_minor bigint NOT NULL,
+    CONSTRAINT lot_allocations_amount CHECK ((amount_minor <> 0))
 );
 
 CREATE TABLE billing_data.merge_ranks (
@@ -3003,6 +3284,13 @@ CREATE TABLE billing_data.reversed_entries (
     amount_minor bigint NOT NULL,
     reversed_minor bigint NOT NULL,
     CONSTRAINT reversed_entries_at_most_all CHECK (((reversed_minor > 0) AND (reversed_minor <= amount_minor)))
+);
+
+CREATE TABLE billing_data.scheduled_grants (
+    schedule_id uuid NOT NULL,
+    due_at timestamp with time zone NOT NULL,
+    credit_id uuid NOT NULL,
+    created_at timestamp with time zone NOT NULL
 );
 
 CREATE TABLE billing_data.seal_heads (
@@ -3199,8 +3487,14 @@ ALTER TABLE ONLY billing_data.erased_audit_logs
 ALTER TABLE ONLY billing_data.erased_entries
     ADD CONSTRAINT erased_entries_pkey PRIMARY KEY (account_id, ledger_version);
 
+ALTER TABLE ONLY billing_data.grant_schedules
+    ADD CONSTRAINT grant_schedules_pkey PRIMARY KEY (id);
+
 ALTER TABLE ONLY billing_data.hold_changes
     ADD CONSTRAINT hold_changes_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY billing_data.hold_lots
+    ADD CONSTRAINT hold_lots_pkey PRIMARY KEY (hold_id, lot_id);
 
 ALTER TABLE ONLY billing_data.holds
     ADD CONSTRAINT holds_pkey PRIMARY KEY (id);
@@ -3210,6 +3504,12 @@ ALTER TABLE ONLY billing_data.ledger_openings
 
 ALTER TABLE ONLY billing_data.locks
     ADD CONSTRAINT locks_pkey PRIMARY KEY (name);
+
+ALTER TABLE ONLY billing_data.lot_allocations
+    ADD CONSTRAINT lot_allocations_pkey PRIMARY KEY (entry_id, lot_id);
+
+ALTER TABLE ONLY billing_data.lots
+    ADD CONSTRAINT lots_pkey PRIMARY KEY (id);
 
 ALTER TABLE ONLY billing_data.merge_ranks
     ADD CONSTRAINT merge_ranks_pkey PRIMARY KEY (account_id);
@@ -3270,6 +3570,12 @@ ALTER TABLE ONLY billing_data.refused_charges
 
 ALTER TABLE ONLY billing_data.reversed_entries
     ADD CONSTRAINT reversed_entries_pkey PRIMARY KEY (entry_id);
+
+ALTER TABLE ONLY billing_data.scheduled_grants
+    ADD CONSTRAINT scheduled_grants_credit_once UNIQUE (credit_id);
+
+ALTER TABLE ONLY billing_data.scheduled_grants
+    ADD CONSTRAINT scheduled_grants_pkey PRIMARY KEY (schedule_id, due_at);
 
 ALTER TABLE ONLY billing_data.seal_heads
     ADD CONSTRAINT seal_heads_pkey PRIMARY KEY (day);
@@ -3370,6 +3676,12 @@ CREATE UNIQUE INDEX credits_ledger_version ON billing_data.credits USING btree (
 
 CREATE INDEX erased_accounts_erased_at ON billing_data.erased_accounts USING btree (erased_at);
 
+CREATE INDEX grant_schedules_due ON billing_data.grant_schedules USING btree (next_at) WHERE ((next_at IS NOT NULL) AND (NOT is_paused));
+
+CREATE UNIQUE INDEX grant_schedules_idempotency ON billing_data.grant_schedules USING btree (made_for, idempotency_key) WHERE (idempotency_key IS NOT NULL);
+
+CREATE INDEX grant_schedules_of_account ON billing_data.grant_schedules USING btree (account_id, id);
+
 CREATE INDEX hold_changes_hold_id ON billing_data.hold_changes USING btree (hold_id);
 
 CREATE INDEX holds_by_account ON billing_data.holds USING btree (account_id, id);
@@ -3393,6 +3705,16 @@ CREATE INDEX idx_admin_users_email ON billing_data.admin_users USING btree (emai
 CREATE INDEX idx_admin_users_google_id ON billing_data.admin_users USING btree (google_id);
 
 CREATE INDEX idx_admin_users_role ON billing_data.admin_users USING btree (role);
+
+CREATE INDEX lot_allocations_lot_id ON billing_data.lot_allocations USING btree (lot_id);
+
+CREATE INDEX lots_all_of_account ON billing_data.lots USING btree (account_id, id);
+
+CREATE INDEX lots_by_credit ON billing_data.lots USING btree (credit_id);
+
+CREATE INDEX lots_of_account ON billing_data.lots USING btree (account_id) WHERE has_left;
+
+CREATE INDEX lots_to_end ON billing_data.lots USING btree (expires_at) WHERE (has_left AND (expires_at IS NOT NULL));
 
 CREATE INDEX merged_accounts_account_id ON billing_data.merged_accounts USING btree (account_id);
 
@@ -3494,6 +3816,10 @@ CREATE TRIGGER hold_changes_append_only BEFORE DELETE OR UPDATE OF id, hold_id, 
 
 ALTER TABLE billing_data.hold_changes ENABLE ALWAYS TRIGGER hold_changes_append_only;
 
+CREATE TRIGGER hold_lots_append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON billing_data.hold_lots FOR EACH STATEMENT EXECUTE FUNCTION billing_data.refuse_change();
+
+ALTER TABLE billing_data.hold_lots ENABLE ALWAYS TRIGGER hold_lots_append_only;
+
 CREATE TRIGGER holds_fixed BEFORE DELETE OR UPDATE OF id, account_id, amount_minor, free_uses, currency, created_at OR TRUNCATE ON billing_data.holds FOR EACH STATEMENT EXECUTE FUNCTION billing_data.refuse_change('what was held never changes');
 
 ALTER TABLE billing_data.holds ENABLE ALWAYS TRIGGER holds_fixed;
@@ -3502,9 +3828,21 @@ CREATE TRIGGER ledger_openings_fixed BEFORE INSERT OR DELETE OR UPDATE OR TRUNCA
 
 ALTER TABLE billing_data.ledger_openings ENABLE ALWAYS TRIGGER ledger_openings_fixed;
 
+CREATE TRIGGER lot_allocations_append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON billing_data.lot_allocations FOR EACH STATEMENT EXECUTE FUNCTION billing_data.refuse_change();
+
+ALTER TABLE billing_data.lot_allocations ENABLE ALWAYS TRIGGER lot_allocations_append_only;
+
+CREATE TRIGGER lots_fixed BEFORE DELETE OR UPDATE OF id, account_id, credit_id, origin_id, source, amount_minor, priority, expires_at, created_at OR TRUNCATE ON billing_data.lots FOR EACH STATEMENT EXECUTE FUNCTION billing_data.refuse_change('only what is left of a lot changes');
+
+ALTER TABLE billing_data.lots ENABLE ALWAYS TRIGGER lots_fixed;
+
 CREATE TRIGGER purchases_fixed BEFORE UPDATE OF account_id, id, provider, uses, price_minor, currency ON billing_data.purchases FOR EACH STATEMENT EXECUTE FUNCTION billing_data.refuse_change('what was sold never changes');
 
 ALTER TABLE billing_data.purchases ENABLE ALWAYS TRIGGER purchases_fixed;
+
+CREATE TRIGGER scheduled_grants_append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON billing_data.scheduled_grants FOR EACH STATEMENT EXECUTE FUNCTION billing_data.refuse_change();
+
+ALTER TABLE billing_data.scheduled_grants ENABLE ALWAYS TRIGGER scheduled_grants_append_only;
 
 CREATE TRIGGER seal_heads_append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON billing_data.seal_heads FOR EACH STATEMENT EXECUTE FUNCTION billing_data.refuse_change();
 
@@ -3557,8 +3895,20 @@ ALTER TABLE ONLY billing_data.charges
 ALTER TABLE ONLY billing_data.credits
     ADD CONSTRAINT fk_credits_account FOREIGN KEY (account_id) REFERENCES billing_data.accounts(id) ON DELETE RESTRICT;
 
+ALTER TABLE ONLY billing_data.grant_schedules
+    ADD CONSTRAINT grant_schedules_account FOREIGN KEY (account_id) REFERENCES billing_data.accounts(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY billing_data.grant_schedules
+    ADD CONSTRAINT grant_schedules_made_for FOREIGN KEY (made_for) REFERENCES billing_data.accounts(id) ON DELETE RESTRICT;
+
 ALTER TABLE ONLY billing_data.hold_changes
     ADD CONSTRAINT hold_changes_hold FOREIGN KEY (hold_id) REFERENCES billing_data.holds(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY billing_data.hold_lots
+    ADD CONSTRAINT hold_lots_hold FOREIGN KEY (hold_id) REFERENCES billing_data.holds(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY billing_data.hold_lots
+    ADD CONSTRAINT hold_lots_lot FOREIGN KEY (lot_id) REFERENCES billing_data.lots(id) ON DELETE RESTRICT;
 
 ALTER TABLE ONLY billing_data.holds
     ADD CONSTRAINT holds_account FOREIGN KEY (account_id) REFERENCES billing_data.accounts(id) ON DELETE RESTRICT;
@@ -3568,6 +3918,18 @@ ALTER TABLE ONLY billing_data.holds
 
 ALTER TABLE ONLY billing_data.ledger_openings
     ADD CONSTRAINT ledger_openings_account FOREIGN KEY (account_id) REFERENCES billing_data.accounts(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY billing_data.lot_allocations
+    ADD CONSTRAINT lot_allocations_lot FOREIGN KEY (lot_id) REFERENCES billing_data.lots(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY billing_data.lots
+    ADD CONSTRAINT lots_account FOREIGN KEY (account_id) REFERENCES billing_data.accounts(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY billing_data.lots
+    ADD CONSTRAINT lots_credit FOREIGN KEY (credit_id) REFERENCES billing_data.credits(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY billing_data.lots
+    ADD CONSTRAINT lots_origin FOREIGN KEY (origin_id) REFERENCES billing_data.credits(id) ON DELETE RESTRICT;
 
 ALTER TABLE ONLY billing_data.merged_accounts
     ADD CONSTRAINT merged_accounts_account FOREIGN KEY (account_id) REFERENCES billing_data.accounts(id) ON DELETE RESTRICT;
@@ -3625,6 +3987,12 @@ ALTER TABLE ONLY billing_data.refused_charges
 
 ALTER TABLE ONLY billing_data.reversed_entries
     ADD CONSTRAINT reversed_entries_account FOREIGN KEY (account_id) REFERENCES billing_data.accounts(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY billing_data.scheduled_grants
+    ADD CONSTRAINT scheduled_grants_credit FOREIGN KEY (credit_id) REFERENCES billing_data.credits(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY billing_data.scheduled_grants
+    ADD CONSTRAINT scheduled_grants_schedule FOREIGN KEY (schedule_id) REFERENCES billing_data.grant_schedules(id) ON DELETE RESTRICT;
 
 ALTER TABLE ONLY billing_data.sign_in_tickets
     ADD CONSTRAINT sign_in_tickets_admin FOREIGN KEY (admin_user_id) REFERENCES billing_data.admin_users(id) ON DELETE CASCADE;

@@ -31,7 +31,6 @@ from server.payments.provider import (
     PaymentProviderError,
     Purchase,
     Refund,
-    RefundRefused,
     RequestRefused,
     ReturnListing,
     SavedCard,
@@ -201,7 +200,7 @@ class StripeApi:
         return _payment(await self._ask("get_intent", lambda: retrieve(payment_id)))
 
     async def refund(self, refund: Refund) -> str:
-        """Refunds an amount of a payment. Raises RefundRefused, PaymentMissing,
+        """Refunds an amount of a payment. Raises RequestRefused, PaymentMissing,
         PaymentProviderError."""
         if not _PAYMENT_ID.fullmatch(refund.payment_id):
             raise PaymentMissing
@@ -219,13 +218,10 @@ class StripeApi:
             "metadata": {_REFUND_ID: refund.refund_id},
         }
         create = self._client.v1.refunds.create_async
-        try:
-            made = await self._ask(
-                "create_refund",
-                lambda: create(params, {"idempotency_key": f"refund-{refund.refund_id}"}),
-            )
-        except _InvalidRequest as error:
-            raise RefundRefused(str(error)) from None
+        made = await self._ask(
+            "create_refund",
+            lambda: create(params, {"idempotency_key": f"refund-{refund.refund_id}"}),
+        )
         return str(made.id)
 
     async def complete(self, event: PaymentEvent) -> PaymentEvent:
