@@ -191,7 +191,7 @@ from server.payments.provider import (
     ProviderSettings,
     Purchase,
     Refund,
-    RefundRefused,
+    RequestRefused,
     ReturnListing,
     Setting,
     Step,
@@ -227,7 +227,7 @@ class CoinboxApi:
 
     async def refund(self, refund: Refund) -> str:
         """A box gives nothing back."""
-        raise RefundRefused("a box gives nothing back")
+        raise RequestRefused("a box gives nothing back")
 
     async def complete(self, event: PaymentEvent) -> PaymentEvent:
         """Events are complete."""

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 from uuid import UUID
 
-from server.payments.provider import PaymentMissing, ProviderApi, Refund, RefundRefused
+from server.payments.provider import PaymentMissing, ProviderApi, Refund, RequestRefused
 
 UNKNOWN_PAYMENT = "the payment provider does not know the payment"
 
@@ -26,21 +26,21 @@ async def carry_out(
     """Asks the provider for the refund of a row of billing.begin_refund, and records the answer.
     Returns the refund's id at the provider; a refund that has one is not asked for again.
 
-    Raises RefundRefused, when the provider gives nothing back: that is recorded, and the refund is
+    Raises RequestRefused, when the provider gives nothing back: that is recorded, and the refund is
     over. Raises PaymentProviderError when its answer is not known: the refund stays open, and the
     same call with the same idempotency key goes on with it."""
     if begun["return_id"] is not None:
         return str(begun["return_id"])
     if begun["failure"] is not None:
-        raise RefundRefused(begun["failure"])
+        raise RequestRefused(begun["failure"])
     refund = Refund(
         str(begun["refund_id"]), begun["payment_id"], begun["amount_minor"], begun["replayed"]
     )
     try:
         return_id = await (await connect()).refund(refund)
-    except (RefundRefused, PaymentMissing) as error:
+    except (RequestRefused, PaymentMissing) as error:
         failure = str(error) or UNKNOWN_PAYMENT
         await finish(refund_id=begun["refund_id"], return_id=None, failure=failure)
-        raise RefundRefused(failure) from None
+        raise RequestRefused(failure) from None
     await finish(refund_id=begun["refund_id"], return_id=return_id, failure=None)
     return return_id
