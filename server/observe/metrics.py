@@ -427,6 +427,7 @@ def start() -> None:
     SERVICE_INFO.labels(__version__).set(1)
     for outcome in NOT_STORED:
         PAYMENT_EVENTS.labels(outcome)
+    WEBHOOK_DELIVERIES.labels("failed")
     write_verified("unknown")
 
 
