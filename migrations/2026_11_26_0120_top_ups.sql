@@ -1,7 +1,7 @@
 -- Top-ups: a consent that a saved card buys credits when they run low, and what was bought by it.
 -- A row of top_ups is one consent with what was agreed to; at most one of an account is in force.
 -- An attempt is a purchase that nobody made by hand; at most one of an account is open.
--- depends: 2026_11_26_0115_webhooks
+-- depends: 2026_11_26_0116_announced_lots
 SET LOCAL lock_timeout = '1s';
 
 CREATE TABLE billing_data.top_ups (

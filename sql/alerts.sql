@@ -82,6 +82,20 @@ RETURN (
 COMMENT ON FUNCTION billing_data.charge_crosses IS
     'Whether a charge raises an alert of a balance. Helper.';
 
+-- Whether an endpoint wants to be told of a kind of alert.
+CREATE OR REPLACE FUNCTION billing_data.is_wanted(p_kind text) RETURNS boolean
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT EXISTS (
+        SELECT
+        FROM billing_data.webhook_endpoints AS e
+        WHERE e.status <> 'off' AND (e.kinds = '{}' OR p_kind = ANY (e.kinds))
+    )
+$$;
+COMMENT ON FUNCTION billing_data.is_wanted IS
+    'Whether an endpoint wants to be told of a kind of alert. Helper.';
+
 -- Raises an alert about an account (NULL: about none): it is sent, with its data, to every endpoint
 -- that is switched on or paused and wants its kind. The account's identity is added when it is
 -- sent, so that nothing here names a person who is erased. Nobody is told of an account that is

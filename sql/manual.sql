@@ -43,6 +43,14 @@ FROM billing.adjust_credits(
     p_account_id => '...',
     p_amount => 5,
     p_reason => 'goodwill');$t$),
+        ('announce_expiring_credits',
+$t$Raises an alert for each lot of credits that ends within seven days and has something
+left, once for each lot. Does nothing while nobody wants to be told. Returns how many
+alerts those are. The servers call it by themselves, every minute.$t$,
+$t$Locks: none that a charge waits for. Writes: announced_lots 1 per lot, outbox 1 per lot
+and endpoint. Errors: invalid_argument.$t$,
+$t$SELECT billing.announce_expiring_credits(
+    p_most => 100);$t$),
         ('attach_payment',
 $t$Records which payment the provider made for a purchase, and the payment's state. The first
 payment recorded stays; a second caller gets the first one.$t$,

@@ -319,3 +319,67 @@ $$;
 COMMENT ON FUNCTION billing.delete_deliveries IS
     'Deletes deliveries that were settled before a time. For billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.delete_deliveries TO billing_dba;
+
+-- How long before their end credits are told to expire soon.
+CREATE OR REPLACE FUNCTION billing_data.expiry_notice() RETURNS interval
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN interval '7 days';
+COMMENT ON FUNCTION billing_data.expiry_notice IS
+    'How long before their end credits are told to expire. Helper.';
+
+-- Raises an alert for each lot of credits that ends within seven days and has something left, once
+-- for each lot. Does nothing while nobody wants to be told. Returns how many alerts those are. The
+-- servers call it by themselves, every minute.
+-- Locks: none that a charge waits for. Writes: announced_lots 1 per lot, outbox 1 per lot and
+-- endpoint. Errors: invalid_argument.
+-- Example: SELECT billing.announce_expiring_credits(p_most => 100);
+CREATE OR REPLACE FUNCTION billing.announce_expiring_credits(p_most integer DEFAULT 500)
+RETURNS bigint
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+SET TimeZone = 'UTC'  -- of the times in the alerts
+AS $$
+DECLARE
+    v_now timestamptz := billing_data.clock();
+    v_lot billing_data.lots;
+    v_announced bigint := 0;
+BEGIN
+    PERFORM billing_data.require(p_most BETWEEN 1 AND 10000, 'p_most', 'it must be 1 to 10000');
+    IF NOT billing_data.is_wanted('credits.expiring') THEN
+        RETURN 0;
+    END IF;
+    FOR v_lot IN
+        WITH announced AS (
+            INSERT INTO billing_data.announced_lots AS n (lot_id, announced_at)
+            SELECT l.id, v_now
+            FROM billing_data.lots AS l
+            WHERE l.has_left
+                AND l.expires_at > v_now
+                AND l.expires_at <= v_now + billing_data.expiry_notice()
+                AND NOT EXISTS (
+                    SELECT FROM billing_data.announced_lots AS k WHERE k.lot_id = l.id
+                )
+            ORDER BY l.expires_at, l.id
+            LIMIT p_most
+            ON CONFLICT ON CONSTRAINT announced_lots_pkey DO NOTHING
+            RETURNING n.lot_id
+        )
+        SELECT l.*
+        FROM announced AS n
+        INNER JOIN billing_data.lots AS l ON l.id = n.lot_id
+        ORDER BY l.expires_at, l.id
+    LOOP
+        PERFORM billing_data.raise_alert(
+            'credits.expiring', v_lot.account_id,
+            jsonb_build_object(
+                'lot_id', v_lot.id, 'credits', v_lot.left_minor, 'expires_at', v_lot.expires_at
+            )
+        );
+        v_announced := v_announced + 1;
+    END LOOP;
+    RETURN v_announced;
+END
+$$;
+COMMENT ON FUNCTION billing.announce_expiring_credits IS
+    'Raises an alert for each lot of credits that ends within a week. For billing_server.';
+GRANT EXECUTE ON FUNCTION billing.announce_expiring_credits TO billing_server;

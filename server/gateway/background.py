@@ -29,6 +29,7 @@ _SEALED_INTERVAL = 60.0
 _SEAL_PERCENT = 2  # of the time of one core, for all servers together
 _SEALED_ENTRIES = 1000  # in one call, which is then as short as other calls
 _QUEUES_INTERVAL = 1.0
+_ANNOUNCE_INTERVAL = 60.0
 _MOST_KNOWN = 1000  # accounts with wrong books that are checked in every round
 
 
@@ -72,6 +73,7 @@ class BackgroundWork:
             (self._seal_entries, _SEALED_INTERVAL),
             (self._watch_proof, self._watch_interval),
             (self._watch_outbox, self._watch_interval),
+            (self._announce_expiring, _ANNOUNCE_INTERVAL),
         ):
             self.add(_repeat(work, interval))
 
@@ -142,6 +144,10 @@ class BackgroundWork:
         overdue = (datetime.now(UTC) - since).total_seconds() if since else 0.0
         metrics.OUTBOX_OVERDUE.set(max(overdue, 0.0))
         metrics.OUTBOX_FAILED.set(row["failed"])
+
+    async def _announce_expiring(self) -> None:
+        async with self._staff.slot():
+            await self._database.call(functions.announce_expiring_credits())
 
     async def _watch_queues(self) -> None:
         for kind, queue in self._queues.items():

@@ -40,6 +40,10 @@ def adjust_credits(
 ) -> None: ...
 
 
+@function()
+def announce_expiring_credits(*, most: int = ...) -> None: ...
+
+
 @function("payment_id payment_status")
 def attach_payment(
     *,

@@ -60,6 +60,7 @@ FUNCTIONS: dict[str, tuple[set[str], str]] = {
     "add_admin": (BOTH, "v"),
     "add_note": (BOTH, "v"),
     "adjust_credits": (BOTH, "v"),
+    "announce_expiring_credits": (WEB, "v"),
     "attach_payment": (BOTH, "v"),
     "balance_at": (BOTH, "s"),
     "begin_purchase": (BOTH, "v"),

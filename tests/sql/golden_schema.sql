@@ -153,6 +153,11 @@ CREATE FUNCTION billing.adjust_credits(p_account_id uuid DEFAULT NULL::uuid, p_a
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing.announce_expiring_credits(p_most integer DEFAULT 500) RETURNS bigint
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET "TimeZone" TO 'UTC';
+
 CREATE FUNCTION billing.attach_payment(p_account_id uuid, p_purchase_id uuid, p_payment_id text, p_payment_status text, p_api_key_id uuid DEFAULT NULL::uuid, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(payment_id text, payment_status text)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -1778,6 +1783,9 @@ CREATE FUNCTION billing_data.events_of_person(p_account_ids uuid[]) RETURNS TABL
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.expiry_notice() RETURNS interval
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE;
+
 CREATE FUNCTION billing_data.figures_border() RETURNS timestamp with time zone
     LANGUAGE sql STABLE;
 
@@ -2076,6 +2084,10 @@ CREATE FUNCTION billing_data.is_sealed(p_value jsonb) RETURNS boolean
 
 CREATE FUNCTION billing_data.is_uuid(p_text text) RETURNS boolean
     LANGUAGE sql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.is_wanted(p_kind text) RETURNS boolean
+    LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.key_fault(p_key billing_data.api_keys, p_permission text) RETURNS text
@@ -3073,6 +3085,11 @@ CREATE TABLE billing_data.admin_sessions (
     CONSTRAINT admin_sessions_kind CHECK ((kind = ANY (ARRAY['browser'::text, 'token'::text])))
 );
 
+CREATE TABLE billing_data.announced_lots (
+    lot_id uuid NOT NULL,
+    announced_at timestamp with time zone NOT NULL
+);
+
 CREATE TABLE billing_data.batch_requests (
     api_key_id uuid NOT NULL,
     idempotency_key character varying(255) NOT NULL,
@@ -3453,6 +3470,9 @@ ALTER TABLE ONLY billing_data.admin_users
 
 ALTER TABLE ONLY billing_data.admin_users
     ADD CONSTRAINT admin_users_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY billing_data.announced_lots
+    ADD CONSTRAINT announced_lots_pkey PRIMARY KEY (lot_id);
 
 ALTER TABLE ONLY billing_data.api_keys
     ADD CONSTRAINT api_keys_key_prefix_key UNIQUE (key_prefix);
@@ -3873,6 +3893,9 @@ ALTER TABLE ONLY billing_data.account_requests
 
 ALTER TABLE ONLY billing_data.admin_sessions
     ADD CONSTRAINT admin_sessions_admin FOREIGN KEY (admin_user_id) REFERENCES billing_data.admin_users(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY billing_data.announced_lots
+    ADD CONSTRAINT announced_lots_lot FOREIGN KEY (lot_id) REFERENCES billing_data.lots(id) ON DELETE CASCADE;
 
 ALTER TABLE ONLY billing_data.batch_requests
     ADD CONSTRAINT batch_requests_api_key FOREIGN KEY (api_key_id) REFERENCES billing_data.api_keys(id) ON DELETE RESTRICT;

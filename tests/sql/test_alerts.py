@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -194,3 +195,36 @@ def test_a_check_says_low_balance_only_where_staff_set_a_threshold(
     assert dba.row("check_credit", **held)["low_balance"] is True
     with session(database, "t_dba") as other:
         assert other.row("check_credit", **person())["low_balance"] is None
+
+
+def test_credits_that_end_within_a_week_are_told_once(database: Database) -> None:
+    listening(database)
+    now = datetime.now(UTC)
+    who = new_user(database, free=False)
+    account = account_of(database, who)["id"]
+    with session(database, "t_dba") as dba, session(database, "t_web") as web:
+        for days, amount in ((6, 3), (8, 4), (5, 2)):
+            dba.row("create_credit", **who, amount_minor=amount,
+                    expires_at=now + timedelta(days=days))  # fmt: skip
+        dba.row("create_credit", **who, amount_minor=9)  # without an end
+        dba.row("create_charge", **who, amount_minor=2)  # what ends first is used up
+        assert web.value("announce_expiring_credits") == 1
+        assert web.value("announce_expiring_credits") == 0
+        told = [data for kind, data in alerts_of(database, account) if kind == "credits.expiring"]
+        assert [data["credits"] for data in told] == [3]
+        assert datetime.fromisoformat(told[0]["expires_at"]) == now + timedelta(days=6)
+        database.execute(
+            "CREATE OR REPLACE FUNCTION billing_data.clock() RETURNS timestamptz LANGUAGE sql"
+            " AS $$ SELECT clock_timestamp() + interval '2 days' $$"
+        )
+        assert web.value("announce_expiring_credits") == 1
+
+
+def test_credits_that_end_are_told_to_nobody_who_does_not_listen(database: Database) -> None:
+    who = new_user(database)
+    with session(database, "t_dba") as dba, session(database, "t_web") as web:
+        soon = datetime.now(UTC) + timedelta(days=1)
+        dba.row("create_credit", **who, amount_minor=1, expires_at=soon)
+        assert web.value("announce_expiring_credits") == 0
+        listening(database)
+        assert web.value("announce_expiring_credits") == 1

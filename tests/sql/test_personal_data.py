@@ -48,6 +48,7 @@ NOT_PERSONAL = {
     "active_accounts_by_day": "counts",
     "admin_sessions": "staff's",
     "admin_users": "staff's",
+    "announced_lots": "ids of lots, told to expire soon",
     "api_keys": "the agents'",
     "cap_usage": "counts",
     "caps": "limits, by ids of accounts, keys and agents",

@@ -40,6 +40,7 @@ TABLES = (
     "admin_audit_logs",
     "admin_sessions",
     "admin_users",
+    "announced_lots",
     "api_keys",
     "batch_requests",
     "cap_usage",
@@ -109,6 +110,7 @@ STATEMENTS = {
 
 # A column for each table that has no id.
 COLUMNS = {
+    "announced_lots": "lot_id",
     "account_requests": "account_id",
     "active_accounts": "account_id",
     "active_accounts_by_day": "accounts",
@@ -265,6 +267,7 @@ def test_the_web_tier_must_name_an_actor(web: Caller, function: str) -> None:
 def test_every_writing_function_is_tried_without_an_actor(module_database: Database) -> None:
     # Housekeeping that any session of the service may do; it does nothing in anybody's name.
     housekeeping = {
+        "announce_expiring_credits",
         "claim_deliveries",
         "claim_top_ups",
         "create_check_partitions",
