@@ -11,6 +11,7 @@ from server.admin_api import accounts as accounts_api
 from server.admin_api import analytics as analytics_api
 from server.admin_api import api_keys as keys_api
 from server.admin_api import audit_log as audit_api
+from server.admin_api import caps as caps_api
 from server.admin_api import denials as denials_api
 from server.admin_api import merges as merges_api
 from server.admin_api import models as s
@@ -29,6 +30,7 @@ from server.admin_api.endpoint import staff_endpoint
 from server.admin_pages import accounts as accounts_page
 from server.admin_pages import api_keys as keys_page
 from server.admin_pages import audit as audit_page
+from server.admin_pages import caps as caps_page
 from server.admin_pages import dashboard, sign_in
 from server.admin_pages import merges as merges_page
 from server.admin_pages import payments as payments_page
@@ -303,6 +305,16 @@ SECTIONS: tuple[Section, ...] = (
               answer=keys_api.RotatedKey, example=keys_api.ROTATED,
               errors=("api_key_unknown", "api_key_not_active")),
     )),
+    Section("Staff: caps", "How much may be charged in a minute, a day or a month.", (
+        Route("GET", "/admin/api/caps", STAFF, caps_api.list_caps, "List caps",
+              query=s.CapsQuery, answer=caps_api.CapPage, example=caps_api.LIST),
+        Route("PUT", "/admin/api/caps", STAFF, caps_api.set_cap, "Set a cap",
+              body=s.SetCapRequest, answer=caps_api.Cap, example=caps_api.SET,
+              errors=("api_key_not_found", "user_not_found", "invalid_argument")),
+        Route("DELETE", "/admin/api/caps/{cap_id}", STAFF, caps_api.delete_cap, "Delete a cap",
+              parameters=s.CapPath, query=s.DeleteCapQuery, success=204, content_type="",
+              example=caps_api.DELETED, errors=("cap_not_found",)),
+    )),
     Section("Staff: figures", "How much the service is used.", (
         Route("GET", "/admin/api/analytics/overview", STAFF, analytics_api.get_overview,
               "At a glance", answer=analytics_api.Overview, example=analytics_api.OVERVIEW),
@@ -516,6 +528,10 @@ SECTIONS: tuple[Section, ...] = (
         Route("POST", "/admin/keys", PAGE, keys_page.create, "Create a key"),
         Route("POST", "/admin/keys/{api_key_id}/rotate", PAGE, keys_page.rotate, "Rotate a key"),
         Route("POST", "/admin/keys/{api_key_id}/revoke", PAGE, keys_page.revoke, "Revoke a key"),
+        Route("GET", "/admin/caps", PAGE, caps_page.list_caps, "Caps", tab="Caps"),
+        Route("POST", "/admin/caps", PAGE, caps_page.set_cap, "Set a cap"),
+        Route("POST", "/admin/caps/{cap_id}/delete", PAGE, caps_page.delete_cap,
+              "Delete a cap"),
         Route("GET", "/admin/settings", PAGE, settings_page.show, "Pricing and providers",
               tab="Settings"),
         Route("POST", "/admin/settings/pricing", PAGE, settings_page.set_pricing,

@@ -44,6 +44,10 @@ ProviderName = Annotated[
     str, StringConstraints(pattern=f"^({'|'.join((*PROVIDER_KINDS, *KINDS_WITHOUT_CODE))})$")
 ]
 Role = Annotated[str, StringConstraints(pattern="^(admin|viewer)$")]
+CapScope = Annotated[str, StringConstraints(pattern="^(all|api_key|account|agent)$")]
+CapPeriod = Annotated[str, StringConstraints(pattern="^(minute|day|month)$")]
+CapMode = Annotated[str, StringConstraints(pattern="^(hard|alert)$")]
+CapSubject = Annotated[str, StringConstraints(max_length=2 * most("external_id") + 1), _NoNul]
 How = Annotated[str, StringConstraints(pattern="^(credited|refunded|other)$")]
 _Change = Annotated[int, Field(ge=-INT64_MAX, le=INT64_MAX), AfterValidator(_not_zero)]
 _Count = Annotated[int, Field(ge=0, le=INT64_MAX)]
@@ -232,6 +236,42 @@ class KeyPath(BaseModel):
     """/admin/api/api-keys/{api_key_id}"""
 
     api_key_id: Annotated[UUID, f.means("The API key.")]
+
+
+class CapsQuery(PageQuery):
+    """GET /admin/api/caps"""
+
+    scope: Annotated[CapScope | None, f.means("Only caps of this scope.")] = None
+    account_id: Annotated[UUID | None, f.means("Only the caps of this account.")] = None
+
+
+class SetCapRequest(BaseModel):
+    """PUT /admin/api/caps"""
+
+    scope: Annotated[CapScope, f.CAP_SCOPE]
+    subject: Annotated[
+        CapSubject | None,
+        f.means(
+            "Whose cap it is: the key's id or first 20 characters; the account's id,"
+            " `provider:external id` or e-mail address; the agent's id; left out for `all`."
+        ),
+    ] = None
+    period: Annotated[CapPeriod, f.CAP_PERIOD]
+    mode: Annotated[CapMode, f.CAP_MODE] = "hard"
+    limit: Annotated[_Count, f.CAP_LIMIT]
+    reason: Annotated[Reason, f.AUDIT_REASON]
+
+
+class CapPath(BaseModel):
+    """/admin/api/caps/{cap_id}"""
+
+    cap_id: Annotated[UUID, f.means("The cap.")]
+
+
+class DeleteCapQuery(BaseModel):
+    """DELETE /admin/api/caps/{cap_id}"""
+
+    reason: Annotated[Reason, f.AUDIT_REASON]
 
 
 class DailyQuery(BaseModel):

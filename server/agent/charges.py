@@ -20,9 +20,16 @@ from server.gateway import CHARGE_ITEM, Gateway, Item, Row
 from server.http import fields as f
 from server.http.answers import From, reader
 from server.http.app_keys import CONFIG, REQUEST_ID
-from server.http.error_codes import Cap, CapReached, Error, InsufficientCredits, ValidationError
+from server.http.error_codes import (
+    ERROR_CODES,
+    Cap,
+    CapReached,
+    Error,
+    InsufficientCredits,
+    ValidationError,
+)
 from server.http.errors import ApiError, error_body, from_refused, json_response, validation_error
-from server.http.example_values import ACCOUNT_ID, ADA, STRANGER
+from server.http.example_values import ACCOUNT_ID, ADA, ERROR_VALUES, STRANGER
 from server.http.route import ErrorAnswer, Example
 from server.http.validation import Currency, Description, Text255, validate
 from server.observe import metrics
@@ -173,23 +180,24 @@ BATCH = Example(
     },
     idempotency_key="scout-batch-17",
 )
-_CAP = {
-    "cap_id": "019a9c2e-51d0-7c3b-8a44-6f1e2d3c4b5a",
-    "period": "day",
-    "limit": 1000,
-    "used": 998,
-    "resets_at": "2026-11-23T00:00:00Z",
-}
-CAP_REACHED = ErrorAnswer(
-    "cap_reached",
-    CapReached,
-    {"cap": {**_CAP, "scope": "api_key"}, "required": 5, "retryable": True},
-)
-ACCOUNT_CAP_REACHED = ErrorAnswer(
-    "account_cap_reached",
-    CapReached,
-    {"cap": {**_CAP, "scope": "account"}, "required": 5, "retryable": True},
-)
+
+
+def _cap_example(code: str, scope: str, capped: str) -> ErrorAnswer:
+    cap = {
+        "cap_id": ERROR_VALUES["cap_id"],
+        "scope": scope,
+        "period": "day",
+        "limit": 1000,
+        "used": 998,
+        "resets_at": "2026-11-23T00:00:00Z",
+    }
+    detail = ERROR_CODES[code].detail.format(capped=capped, **cap)
+    further = {"detail": detail, "cap": cap, "required": 5, "retryable": True}
+    return ErrorAnswer(code, CapReached, further)
+
+
+CAP_REACHED = _cap_example("cap_reached", "api_key", "this API key")
+ACCOUNT_CAP_REACHED = _cap_example("account_cap_reached", "account", "this account")
 ALREADY_EXISTS = ErrorAnswer("charge_already_exists", ChargeExists, {"charge": EXAMPLE_CHARGE})
 
 # A charge needs an existing account, so these two fields have no account to be stored with.

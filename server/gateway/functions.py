@@ -206,6 +206,10 @@ def create_webhook_endpoint(
 ) -> None: ...
 
 
+@function("cap_id scope subject subject_name period mode limit_minor used_minor")
+def delete_cap(*, cap_id: UUID, reason: str, session_hash: bytes | None = ...) -> None: ...
+
+
 @function()
 def delete_webhook_endpoint(
     *, endpoint_id: UUID, reason: str, session_hash: bytes | None = ...
@@ -458,6 +462,21 @@ def list_audit_log(
     offset: int = ...,
     entry_id: UUID | None = ...,
     reverse: bool = ...,
+    session_hash: bytes | None = ...,
+) -> None: ...
+
+
+@function(
+    "cap_id scope subject subject_name period mode limit_minor used_minor left_minor "
+    "window_start resets_at reached_at counts_from updated_at"
+)
+def list_caps(
+    *,
+    scope: str | None = ...,
+    account_id: UUID | None = ...,
+    cap_id: UUID | None = ...,
+    limit: int = ...,
+    offset: int = ...,
     session_hash: bytes | None = ...,
 ) -> None: ...
 
@@ -959,6 +978,22 @@ def set_admin(
     reason: str,
     role: str | None = ...,
     is_active: bool | None = ...,
+    session_hash: bytes | None = ...,
+) -> None: ...
+
+
+@function(
+    "cap_id scope subject subject_name period mode limit_minor used_minor left_minor "
+    "window_start resets_at reached_at counts_from updated_at"
+)
+def set_cap(
+    *,
+    scope: str,
+    period: str,
+    limit_minor: int,
+    reason: str,
+    subject: str | None = ...,
+    mode: str = ...,
     session_hash: bytes | None = ...,
 ) -> None: ...
 

@@ -43,6 +43,7 @@ ERROR_VALUES: dict[str, Any] = {
     "held": 5,
     "available": 2,
     "state": "captured",
+    "cap_id": "019a9c2e-51d0-7c3b-8a44-6f1e2d3c4b5a",
     "entry_id": "019a9c2e-7f06-7a52-9c1e-0b8d4f6a2e93",
     "left": 1,
     "amount": 2,

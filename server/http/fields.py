@@ -143,6 +143,9 @@ CAP_SCOPE = means(
     "What is capped: an account, an API key and those it is rotated to, an agent, or all."
 )
 CAP_PERIOD = means("In which time: a minute, day or month of the UTC calendar.")
+CAP_MODE = means(
+    "`hard` refuses what would exceed the limit, `alert` only tells that it is used up."
+)
 CAP_LIMIT = means("Credits that may be charged in that time.")
 CAP_USED = means("Credits that were charged in this minute, day or month so far.")
 CAP_RESETS_AT = means("When the next minute, day or month begins, in UTC.")

@@ -250,6 +250,32 @@ def set_status(service: Service, external_id: str, status: str) -> None:
         )
 
 
+def set_cap(
+    service: Service,
+    scope: str,
+    limit: int,
+    subject: str | None = None,
+    *,
+    period: str = "month",
+    mode: str = "hard",
+) -> str:
+    """A new cap's id. An account is named by its external id."""
+    if scope == "account":
+        subject = f"oauth:google:{subject}"
+    return str(
+        service.database.value(
+            "SELECT c.cap_id FROM billing.set_cap(p_scope => %s, p_subject => %s, p_period => %s,"
+            " p_mode => %s, p_limit_minor => %s, p_reason => 'a test') AS c",
+            scope,
+            subject,
+            period,
+            mode,
+            limit,
+            user="t_dba",
+        )
+    )
+
+
 def account_row(service: Service, external_id: str) -> dict[str, Any]:
     """Everything stored about an account."""
     return service.database.value(

@@ -83,6 +83,17 @@ def _note(database: Database, account: str) -> str:
     )
 
 
+def _cap(database: Database) -> str:
+    return str(
+        database.value(
+            "SELECT c.cap_id FROM billing.set_cap(p_scope => 'agent', p_subject => %s,"
+            " p_period => 'day', p_limit_minor => 9, p_reason => 'a test') AS c",
+            unique("scout"),
+            user="t_dba",
+        )
+    )
+
+
 def _give_another(database: Database, account: str, path: str) -> None:
     """Another account for the account to give credits to or to be merged into, or from."""
     other = database.value(
@@ -126,6 +137,7 @@ def _address(database: Database, path: str) -> str:
         .replace("{delivery_id}", str(delivery))
         .replace("{email}", _member(database))
         .replace("{note_id}", _note(database, account))
+        .replace("{cap_id}", _cap(database))
     )
 
 
@@ -169,6 +181,15 @@ FORMS: dict[str, dict[str, Any]] = {
     },
     "/admin/keys/{api_key_id}/rotate": {"reason": "it is a year old"},
     "/admin/keys/{api_key_id}/revoke": {"reason": "it leaked"},
+    "/admin/caps": {
+        "scope": "agent",
+        "subject": "scout",
+        "period": "day",
+        "limit": "1,000",
+        "mode": "hard",
+        "reason": "a budget",
+    },
+    "/admin/caps/{cap_id}/delete": {"reason": "no longer needed"},
     "/admin/settings/pricing": {"pack_uses": "21", "reason": "a test", "confirm": "yes"},
     "/admin/settings/stripe": {"publishable_key": "pk_test_123", "reason": "a test"},
     "/admin/settings/stripe/test": {},

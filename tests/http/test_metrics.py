@@ -52,7 +52,6 @@ NAMES = {
     "billing_credit_checks_total": "counter",
     "billing_credit_check_duration_seconds": "histogram",
     "billing_charges_total": "counter",
-    "billing_cap_refusals_total": "counter",
     "billing_charge_amount_minor": "histogram",
     "billing_charge_duration_seconds": "histogram",
     "billing_holds_total": "counter",

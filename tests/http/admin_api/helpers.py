@@ -17,6 +17,7 @@ import pytest
 from server.staff.admin_token import issue_token
 from tests.http.contract import (
     make_account,
+    set_cap,
 )
 from tests.http.descriptions import EVERY_OPERATION, validate_answer
 from tests.identity_provider import browser_cookie
@@ -440,6 +441,20 @@ MATRIX: dict[tuple[str, str], Callable[[Service], Try]] = {
     ),
     ("POST", "/admin/api/api-keys/{api_key_id}/rotate"): lambda service: Try(
         f"/admin/api/api-keys/{service.database.create_key().id}/rotate"
+    ),
+    ("GET", "/admin/api/caps"): _path("/admin/api/caps"),
+    ("PUT", "/admin/api/caps"): lambda service: Try(
+        "/admin/api/caps",
+        {
+            "scope": "agent",
+            "subject": unique("scout"),
+            "period": "day",
+            "limit": 9,
+            "reason": "a budget",
+        },
+    ),
+    ("DELETE", "/admin/api/caps/{cap_id}"): lambda service: Try(
+        f"/admin/api/caps/{set_cap(service, 'agent', 9, unique('scout'))}?reason=over", success=204
     ),
     ("GET", "/admin/api/analytics/overview"): _path("/admin/api/analytics/overview"),
     ("GET", "/admin/api/analytics/usage"): _path("/admin/api/analytics/usage"),

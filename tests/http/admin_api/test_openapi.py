@@ -29,6 +29,7 @@ from tests.http.admin_api.helpers import (
 from tests.http.contract import (
     assert_error,
     faults_of,
+    set_cap,
 )
 from tests.http.descriptions import CODES, EVERY_OPERATION
 from tests.support import (
@@ -74,6 +75,8 @@ MADE_FOR: dict[str, dict[str, Callable[[Service], str]]] = {
     "undoUserMerge": {"account_id": merged_account},
     "getUserTopUp": {"account_id": account_with_top_up},
     "endUserTopUp": {"account_id": account_with_top_up},
+    "setCap": {"subject": lambda service: service.database.create_key().id},
+    "deleteCap": {"cap_id": lambda service: set_cap(service, "agent", 9, "scout")},
 }
 
 

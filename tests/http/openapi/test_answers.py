@@ -11,6 +11,7 @@ import psycopg
 import pytest
 
 from server.limits import INT64_MAX
+from tests.http.contract import set_cap
 from tests.http.descriptions import (
     CODES,
     Json,
@@ -221,6 +222,19 @@ def _reused_header(service: Service, name: str) -> Any:
     return send(service, name, body=_body(name, user, **other), headers=headers)
 
 
+def _cap_of_account(service: Service, name: str) -> Any:
+    user = make_known(service, unique())
+    set_cap(service, "account", 0, user)
+    return send(service, name, body=_body(name, user), headers={})
+
+
+def _cap_of_agent(service: Service, name: str) -> Any:
+    user, agent = make_known(service, unique()), unique("agent")
+    set_cap(service, "agent", 0, agent)
+    fields = {"metadata": {"agent_id": agent}} if name == "createCharge" else {}
+    return send(service, name, body=_body(name, user, **fields), headers={})
+
+
 def _other_currency(service: Service, name: str) -> Any:
     body = _body(name, make_known(service, unique()), currency="EUR")
     return send(service, name, body=body, headers={})
@@ -370,6 +384,8 @@ PROVOKE: dict[str, Callable[[Service, str], Any]] = {
     "charge_currency_mismatch": _other_currency,
     "charge_not_found": lambda service, name: _reverse(service, str(uuid4())),
     "credit_already_exists": _used_key,
+    "cap_reached": _cap_of_agent,
+    "account_cap_reached": _cap_of_account,
     "credit_currency_mismatch": _other_currency,
     "hold_already_exists": _used_key,
     "free_use_is_whole": lambda service, name: _reverse(
