@@ -30,8 +30,8 @@ class Denial(TypedDict):
     reason: Annotated[
         str | None,
         f.means(
-            "`insufficient_credits`, `account_suspended`, `account_closed` or"
-            " `charge_currency_mismatch`; for old checks, the text of the service before."
+            "`insufficient_credits`, `account_suspended`, `account_closed`,"
+            " `charge_currency_mismatch`, `account_cap_reached` or `cap_reached`; for old checks, the text of the service before."
         ),
     ]
     refusals: Annotated[
