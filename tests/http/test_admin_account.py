@@ -12,6 +12,7 @@ import pytest
 
 from tests.identity_provider import FOUNDER, Browser, good_provider, running_console
 from tests.payments import ENCRYPTION_KEY
+from tests.sql.top_ups import agreed
 from tests.support import Database, unique
 
 VIEWER = "grace@ciris.ai"
@@ -225,6 +226,28 @@ def test_consent_is_withdrawn_on_the_page(
     assert _send(browsers["admin"], f"{address}/withdraw-consent", reason="").status_code == 422
     _send(browsers["admin"], f"{address}/withdraw-consent", reason="asked for")
     assert "has not agreed" in _text(browsers["admin"], address)
+
+
+def test_a_top_up_is_shown_with_what_was_agreed_to_and_ended_with_a_reason(
+    module_database: Database, browsers: dict[str, Browser]
+) -> None:
+    name, address = _account(module_database)
+    assert "Top-up" not in _text(browsers["admin"], address)
+    agreed(module_database, name)
+    seen = _text(browsers["viewer"], address)
+    assert "When 2 paid credits or fewer are left, visa 4242 is charged up to $5.00" in seen
+    assert "$0.00 of at most $20.00 this month" in seen
+    assert "Charge my card $5.00 when 2 credits are left." in seen
+    assert "End the top-up" not in seen
+    wrong = _send(browsers["admin"], f"{address}/end-top-up", reason="")
+    assert wrong.status_code == 422
+    assert 'href="#top-up-reason"' in wrong.text
+    for _ in range(2):
+        done = _send(browsers["admin"], f"{address}/end-top-up", reason="asked for")
+        assert done.status_code == 303
+    ended = _text(browsers["admin"], address)
+    assert "staff ended it" in ended
+    assert "It begins again when the person agrees again" in ended
 
 
 def test_credits_are_granted_in_one_step_after_a_look_at_what_it_would_do(

@@ -22,6 +22,7 @@ from tests.identity_provider import FOUNDER, Browser, Console, good_provider, ru
 from tests.payments import ENCRYPTION_KEY
 from tests.sql.alerts import alerted, failed_delivery, forget_endpoints, switch_on
 from tests.sql.payments import bought, configure_provider
+from tests.sql.top_ups import agreed
 from tests.support import Database, unique, wait_for
 
 PAGES = [(route.method, route.path) for route in ROUTES if route.guard == PAGE]
@@ -52,6 +53,13 @@ def _account(database: Database) -> str:
     ):
         database.execute(f"SELECT billing.{call}", name, user="t_dba")
     return str(database.value("SELECT id FROM billing_data.accounts WHERE external_id = %s", name))
+
+
+def _name_of(database: Database, account: str) -> str:
+    """The external id of an account."""
+    return str(
+        database.value("SELECT external_id FROM billing_data.accounts WHERE id = %s", account)
+    )
 
 
 def _event(database: Database) -> str:
@@ -128,6 +136,8 @@ def _address(database: Database, path: str) -> str:
     if "{payment_id}" in path:
         configure_provider(database)
         path = path.replace("{payment_id}", bought(database)[1])
+    if path.endswith("/end-top-up"):
+        agreed(database, _name_of(database, account))
     return (
         path.replace("{account_id}", account)
         .replace("{kind}/{entry_id}", f"credit/{credit}")

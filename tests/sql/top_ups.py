@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from tests.sql.helpers import Caller, account_of, session
+from tests.sql.helpers import Caller, account_of, person, session
 from tests.sql.payments import PRICE, bought, deliver
 from tests.support import Database, unique
 
@@ -28,6 +28,19 @@ def agree(
     """The person agrees; the card is that of the payment."""
     card = CARD if payment_id else {}
     return caller.row("set_top_up", **{**who, **TERMS, **card, "payment_id": payment_id, **terms})
+
+
+def agreed(database: Database, external_id: str) -> None:
+    """Has somebody agree who never bought anything: a DBA settles a payment and records it."""
+    with session(database, "t_dba") as dba:
+        pack, who, payment_id = dba.row("get_settings"), person(external_id), unique("pi")
+        price, account = pack["pack_price_minor"], dba.row("get_account", **who)["account_id"]
+        dba.row(
+            "settle_purchase", payment_id=payment_id, amount_minor=price, account_id=account,
+            currency=pack["pack_currency"], **who,
+        )  # fmt: skip
+        terms = {"amount_minor": price, "monthly_cap_minor": 4 * price}
+        agree(dba, who, payment_id, currency=pack["pack_currency"], **terms)
 
 
 def claim(web: Caller, limit: int = 100) -> list[dict[str, Any]]:

@@ -22,6 +22,7 @@ from tests.http.contract import (
 from tests.http.descriptions import EVERY_OPERATION, validate_answer
 from tests.identity_provider import browser_cookie
 from tests.sql.alerts import alerted, failed_delivery, forget_endpoints, switch_on
+from tests.sql.top_ups import agreed
 from tests.support import (
     Service,
     unique,
@@ -167,28 +168,8 @@ def merged_account(service: Service) -> str:
 
 def account_with_top_up(service: Service) -> str:
     """A new account's id; its person has agreed to a top-up."""
-    user, payment_id = make_account(service), unique("pi")
-    service.database.execute(
-        "SELECT s.outcome FROM billing.get_settings() AS g, billing.get_account("
-        " p_oauth_provider => 'oauth:google', p_external_id => %s) AS a,"
-        " billing.settle_purchase(p_payment_id => %s, p_amount_minor => g.pack_price_minor,"
-        " p_account_id => a.account_id, p_oauth_provider => 'oauth:google',"
-        " p_external_id => a.external_id) AS s",
-        user,
-        payment_id,
-        user="t_dba",
-    )
-    service.database.execute(
-        "SELECT t.changed FROM billing.get_settings() AS g, billing.set_top_up("
-        " p_oauth_provider => 'oauth:google', p_external_id => %s, p_threshold => 2, p_packs => 1,"
-        " p_amount_minor => g.pack_price_minor, p_currency => g.pack_currency,"
-        " p_monthly_cap_minor => 4 * g.pack_price_minor, p_consent_version => '1',"
-        " p_consent_text => 'Charge my card.', p_payment_id => %s, p_customer_id => 'cus_1',"
-        " p_payment_method_id => 'pm_1', p_card => 'visa 4242') AS t",
-        user,
-        payment_id,
-        user="t_dba",
-    )
+    user = make_account(service)
+    agreed(service.database, user)
     return account_id(service, user)
 
 

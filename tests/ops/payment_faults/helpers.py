@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
 
 import httpx2
+import psutil
 
 from tests.payments import (
     PURCHASES,
@@ -73,3 +75,23 @@ def intents_of(double: StripeDouble, user: str) -> list[Json]:
     assert answer.status_code == 200, answer.text
     rows: list[Json] = answer.json()["data"]
     return [row for row in rows if row["metadata"].get("external_id") == user]
+
+
+def kill(service: Service) -> None:
+    """Kills the server; to it, this looks like a loss of power."""
+    master = psutil.Process(service.process.process.pid)
+    processes = [master, *master.children(recursive=True)]
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    service.process.process.wait(10)
+    psutil.wait_procs(processes[1:], timeout=10)
+
+
+def settled(database: Database) -> bool:
+    """Whether nothing that a killed server began is still under way."""
+    under_way: int = database.value(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+        " AND application_name = 'ciris-billing' AND state = 'active'"
+    )
+    return under_way == 0

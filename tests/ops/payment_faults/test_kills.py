@@ -19,7 +19,9 @@ from tests.ops.payment_faults.helpers import (
     INTENTS,
     InBackground,
     intents_of,
+    kill,
     purchase,
+    settled,
     waiting_for_a_lock,
 )
 from tests.payments import (
@@ -40,7 +42,6 @@ from tests.stripe_double import (
     StripeDouble,
 )
 from tests.support import (
-    Database,
     Service,
     held_account,
     unique,
@@ -48,27 +49,6 @@ from tests.support import (
     wait_until_healthy,
     worker_pids,
 )
-
-
-def kill(service: Service) -> None:
-    """Kills the server; to it, this looks like a loss of power."""
-    master = psutil.Process(service.process.process.pid)
-    processes = [master, *master.children(recursive=True)]
-    for process in processes:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
-    service.process.process.wait(10)
-    psutil.wait_procs(processes[1:], timeout=10)
-
-
-def settled(database: Database) -> bool:
-    """Whether nothing that a killed server began is still under way."""
-    under_way: int = database.value(
-        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
-        " AND application_name = 'ciris-billing' AND state = 'active'"
-    )
-    return under_way == 0
-
 
 # The server is killed
 
