@@ -12,14 +12,14 @@ RETURN p_status = 'active' AND p_available <= p_threshold;
 COMMENT ON FUNCTION billing_data.needs_top_up IS
     'Whether an account is to be topped up. Helper.';
 
--- The paid credits that an account has and no hold keeps; an empty row's are NULL.
+-- The paid credits that an account has and no hold keeps at this moment, whatever is booked of it.
 CREATE OR REPLACE FUNCTION billing_data.available_credits(p_account billing_data.accounts)
 RETURNS bigint
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    RETURN p_account.paid_credits - (SELECT s.held FROM billing_data.standing(p_account) AS s);
+    RETURN (SELECT s.paid_credits - s.held FROM billing_data.standing(p_account) AS s);
 END
 $$;
 COMMENT ON FUNCTION billing_data.available_credits IS
@@ -186,9 +186,13 @@ BEGIN
             ON c.provider_type = t.provider AND c.is_active
         WHERE t.ended_at IS NULL
             AND t.next_attempt_at <= v_now
-            -- Holds that are over and not booked yet are looked at afterwards.
             AND billing_data.needs_top_up(
-                a.status::text, a.paid_credits - a.held_credits, t.threshold
+                a.status::text,
+                CASE
+                    WHEN a.due_at <= billing_data.clock() THEN billing_data.available_credits(a)
+                    ELSE a.paid_credits - a.held_credits
+                END,
+                t.threshold
             )
             AND NOT billing_data.awaits_top_up(t.account_id)
         ORDER BY t.next_attempt_at

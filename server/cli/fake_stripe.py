@@ -9,7 +9,7 @@ import contextlib
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from typing import Any
 
@@ -21,6 +21,7 @@ SETTINGS = {
     "webhook_secret": "whsec_fakeStripeOfDev",
 }
 _EVENTS = ["payment_intent.succeeded", "payment_intent.payment_failed"]
+_UNKNOWN = ("automatic_payment_methods", "setup_future_usage")
 _CARD = {"number": "4242424242424242", "exp_month": 12, "exp_year": 2050, "cvc": "123"}
 
 
@@ -50,13 +51,27 @@ def running_fake_stripe(service_url: str) -> Iterator[str]:
             process.terminate()
 
 
+def _without(method: Callable[..., Any], *names: str) -> Callable[..., Any]:
+    """The method, called without the arguments of these names."""
+
+    def called(*arguments: Any, **named: Any) -> Any:
+        return method(*arguments, **{n: value for n, value in named.items() if n not in names})
+
+    return called
+
+
 async def _serve(webhook: str) -> None:
     from aiohttp import web
-    from localstripe import resources, server
+    from localstripe import resources
+
+    api: Any = resources
+    # localstripe refuses what it does not know. It charges a card whoever is present.
+    api.PaymentIntent.__init__ = _without(api.PaymentIntent.__init__, *_UNKNOWN)
+    api.extra_apis[:] = [(*kind, _without(call, "off_session")) for *kind, call in api.extra_apis]
+    from localstripe import server  # which takes what is in extra_apis by now
 
     async def pay(request: web.Request) -> web.Response:
         """Pays as a customer would, with a card that works; the webhook follows after a second."""
-        api: Any = resources
         payment_id = request.match_info["payment_id"]
         method = api.PaymentMethod._api_create(type="card", card=dict(_CARD))
         api.PaymentIntent._api_update(payment_id, payment_method=method.id)
