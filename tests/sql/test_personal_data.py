@@ -206,7 +206,7 @@ def _planted(database: Database, mark: str) -> UUID:
             payload=json.dumps({"email": mark}), action="ignore",
         )  # fmt: skip
         agree(
-            dba, who, payment_id, threshold=3, consent_version=mark, consent_text=mark, card=mark,
+            dba, who, payment_id, threshold=9, consent_version=mark, consent_text=mark, card=mark,
             customer_id=mark, payment_method_id=mark,
         )  # fmt: skip
         dba.row("create_charge", **who, amount_minor=20)
