@@ -12,6 +12,7 @@ from ciris_billing_client import (
     AsyncBilling,
     Billing,
     Charge,
+    ChargeExists,
     Conflict,
     Context,
     CreditCheck,
@@ -29,7 +30,9 @@ from ciris_billing_client import (
 from ciris_billing_client.exchange import Operation
 
 from tests.clients.conftest import Either
-from tests.support import Service, unique
+from tests.payments import paying_service, tell
+from tests.stripe_double import running_stripe
+from tests.support import Database, Service, unique
 
 
 def new_user() -> User:
@@ -106,9 +109,8 @@ async def test_a_batch_answers_each_charge_by_itself(billing: Either) -> None:
     first, unknown, double, wrong = (result.outcome for result in batch.results)
     assert first.free_uses_remaining == 2
     assert isinstance(unknown, NotFound)
-    assert isinstance(double, Conflict)
-    assert double.code == "charge_already_exists"
-    assert double.body["charge"]["charge_id"] == str(first.charge_id)
+    assert isinstance(double, ChargeExists)
+    assert double.charge == first
     assert isinstance(wrong, InvalidRequest)
     assert (batch.created_count, batch.total_count, batch.replayed) == (1, 4, False)
     again = await billing.batch(charges, idempotency_key=key)
@@ -173,6 +175,29 @@ async def test_a_plain_pair_is_a_user_too(billing: Either) -> None:
     await billing.check(user)
     await billing.charge(user)
     assert len(await billing.all_history(user)) == 1
+
+
+async def test_a_user_buys_a_pack_and_the_payment_is_seen(database: Database) -> None:
+    user = new_user()
+    with running_stripe() as stripe, paying_service(database, stripe) as shop:
+        async with AsyncBilling(shop.base_url, shop.key.secret) as billing:
+            sold = await billing.purchase(user, "ada@example.com", idempotency_key="pack-1")
+            assert (sold.uses_purchased, sold.amount_minor, sold.currency) == (20, 500, "USD")
+            assert sold.client_secret
+            again = await billing.purchase(user, "ada@example.com", idempotency_key="pack-1")
+            assert (again.payment_id, again.replayed) == (sold.payment_id, True)
+            stripe.pay(sold.payment_id)
+            tell(shop, stripe, stripe.succeeded_event(sold.payment_id))
+            paid = await billing.payment(sold.payment_id)
+            assert (paid.status, paid.credits_added, paid.payable) == ("succeeded", 20, True)
+            with pytest.raises(NotFound):
+                await billing.payment("pi_unknown")
+
+
+@pytest.mark.parametrize("name", ["", ".", ".."])
+async def test_what_a_path_would_mean_otherwise_is_refused(billing: Either, name: str) -> None:
+    with pytest.raises(ValueError, match="path"):
+        await billing.account(User("oauth:google", name))
 
 
 async def test_each_refusal_has_its_class(billing: Either, service: Service) -> None:

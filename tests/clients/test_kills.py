@@ -62,6 +62,19 @@ class Agents:
                 amount -= reversal.amount_minor
             self.charged.append((user.external_id, amount, str(charge.charge_id)))
 
+    async def uses(self, user: User) -> None:
+        """Holds credits, and settles two of three holds."""
+        for number in count(1):
+            if self.is_over:
+                return
+            async with self.async_client.use(user, 3) as use:
+                if number % 3:
+                    use.settle(number % 3)
+            assert use.hold.status == ("captured" if number % 3 else "released")
+            if use.hold.captured_minor:
+                charge = str(use.hold.charge_id)
+                self.charged.append((user.external_id, use.hold.captured_minor, charge))
+
     async def batches(self) -> None:
         """Charges lists that hold every user."""
         while not self.is_over:
@@ -95,6 +108,7 @@ async def test_no_use_is_lost_or_counted_twice_while_the_server_is_killed(
             agents = Agents(first, second, users)
             work = [
                 *(asyncio.create_task(agents.charges(user)) for user in users),
+                *(asyncio.create_task(agents.uses(user)) for user in users[2:]),
                 asyncio.create_task(agents.batches()),
                 *(
                     asyncio.create_task(asyncio.to_thread(agents.sync_charges, user))
@@ -126,4 +140,8 @@ def assert_books_are_what_was_told(database: Database, agents: Agents) -> None:
     for user in agents.users:
         used = sum(amount for owner, amount, _ in agents.charged if owner == user.external_id)
         assert left[user.external_id] == CREDITS - used
+    states = "SELECT h.state::text, h.charge_id::text FROM billing_data.holds AS h"
+    holds = database.execute(states)
+    assert {state for state, _ in holds} == {"captured", "released"}
+    assert {charge for _, charge in holds} - {None} <= {charge for _, _, charge in agents.charged}
     assert database.execute("SELECT * FROM billing.verify_ledger()") == []

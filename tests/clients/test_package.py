@@ -12,10 +12,12 @@ from pathlib import Path
 
 import ciris_billing_client
 import pytest
-from ciris_billing_client import Billing
+from ciris_billing_client import Billing, User
 
 from tests.readme import SHELLS, commands_of, fenced_blocks
 from tests.support import Service, clean_environment, copy_tree, make_environment
+
+ADA = User("oauth:google", "ada")  # the README's user
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +37,9 @@ def test_the_readmes_commands_and_code_work_as_they_stand(
     code = [block.text for block in blocks if block.language == "python" and block.to_run]
     assert len(shell) > 1
     assert len(code) > 5
+    with Billing(service.base_url, service.key.secret) as billing:
+        billing.check(ADA)
+        billing.add_credits(ADA, 20, description="welcome")
     port = service.base_url.rpartition(":")[2]
     script = re.sub(r"\b8000\b", port, "\n".join(["set -eux", *shell, "python -W error code.py"]))
     (checkout / "code.py").write_text("\n".join([*code, "billing.close()"]))
@@ -50,7 +55,8 @@ def test_the_readmes_commands_and_code_work_as_they_stand(
         timeout=300,
     )
     assert done.returncode == 0, done.stdout[-5000:]
-    assert "free 2 0" in done.stdout  # Ada's first charge
+    assert "free 2 20" in done.stdout  # Ada's first charge
+    assert "captured 20" in done.stdout
     assert "not charged: account_not_found" in done.stdout
     assert "\nTrue\n400\n" in done.stdout  # a repeat, and a webhook that is none
 

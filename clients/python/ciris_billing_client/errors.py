@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar, overload
 
 import msgspec
 
-from ciris_billing_client.models import Cap
+from ciris_billing_client.models import Cap, Charge, Hold
 
 T = TypeVar("T")
 
@@ -118,6 +118,32 @@ class Conflict(ApiError):
     """It was done before, or can no longer be done: 409. `code` says which."""
 
 
+class ChargeExists(Conflict):
+    """In a batch: the charge's own key has made a charge before. Take it as a success."""
+
+    charge = Field(Charge)
+
+
+class HoldSettled(Conflict):
+    """The hold was captured or released before, in another way."""
+
+    hold = Field["Hold | None"](Hold)
+
+
+class HoldExpired(Conflict):
+    """The hold's time is over, and its credits were used for something else."""
+
+    available = Field[int]()
+    required = Field[int]()
+
+
+class CaptureExceedsHold(Conflict):
+    """More was to be captured than is held."""
+
+    available = Field[int]()
+    required = Field[int]()
+
+
 class RateLimited(ApiError):
     """Too many requests: 429. `retry_after` says after how many seconds to come again."""
 
@@ -150,6 +176,10 @@ _BY_STATUS: Mapping[int, type[ApiError]] = {
 _BY_CODE: Mapping[str, type[ApiError]] = {
     "account_cap_reached": CapReached,
     "cap_reached": CapReached,
+    "capture_exceeds_hold": CaptureExceedsHold,
+    "charge_already_exists": ChargeExists,
+    "hold_expired": HoldExpired,
+    "hold_settled": HoldSettled,
 }
 
 

@@ -94,6 +94,7 @@ class CreditCheck(Answer, frozen=True, kw_only=True):
     purchase_required: bool
     purchase_price_minor: int | None
     purchase_uses: int | None
+    low_balance: bool | None = None
 
 
 class Origin(Answer, frozen=True, kw_only=True):
@@ -271,11 +272,9 @@ class TransactionPage(Answer, frozen=True, kw_only=True):
     next_cursor: str | None
 
 
-class Hold(Written, frozen=True, kw_only=True):
-    """Credits, or a free use, that are kept for a piece of work. `available` is what the user has
-    beside all holds; `late` says that it was captured after it had expired."""
+class TriedHold(Written, frozen=True, kw_only=True):
+    """A hold that was only tried: what it would be."""
 
-    hold_id: UUID
     account_id: UUID
     amount_minor: int
     currency: str
@@ -284,7 +283,7 @@ class Hold(Written, frozen=True, kw_only=True):
     captured_minor: int | None
     charge_id: UUID | None
     late: bool
-    description: str | None
+    description: str
     metadata: Origin
     created_at: Moment
     expires_at: Moment
@@ -295,7 +294,15 @@ class Hold(Written, frozen=True, kw_only=True):
     free_uses_available: int
 
 
+class Hold(TriedHold, frozen=True, kw_only=True):
+    """Credits, or a free use, that are kept for a piece of work, and what the account has now.
+    `available` is beside all holds; `late` says that it was captured after it had expired."""
+
+    hold_id: UUID
+
+
 class HoldPage(Answer, frozen=True, kw_only=True):
-    """The holds of a user."""
+    """Some of a user's holds, newest first. The next page comes `after` the last one."""
 
     holds: tuple[Hold, ...]
+    has_more: bool

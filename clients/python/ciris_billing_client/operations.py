@@ -111,27 +111,29 @@ def hold(
     amount: int,
     *,
     expires_in_seconds: int | None = None,
-    description: str | None = None,
+    description: str = _USE,
     currency: str | None = None,
     metadata: m.Metadata | None = None,
-    dry_run: bool = False,
     idempotency_key: str | None = None,
 ) -> Operation[m.Hold]:
     """Keeps credits, or a free use, for work whose cost is known afterwards: nothing else can take
-    them until the hold is captured, released or expires (after 900 seconds by default). Raises
-    InsufficientCredits. With `dry_run` nothing is kept."""
-    body = {
-        **_identity(user, None),
-        "amount_minor": amount,
-        **_given(
-            expires_in_seconds=expires_in_seconds,
-            description=description,
-            currency=currency,
-            metadata=metadata,
-            dry_run=dry_run or None,
-        ),
-    }
+    them until the hold is captured, released or expires (by default after 900 seconds). Raises
+    InsufficientCredits."""
+    body = _hold_body(
+        user,
+        amount,
+        expires_in_seconds=expires_in_seconds,
+        description=description,
+        currency=currency,
+        metadata=metadata,
+    )
     return _write(_HOLDS, _HOLD, body, idempotency_key)
+
+
+def try_hold(user: m.User, amount: int, *, currency: str | None = None) -> Operation[m.TriedHold]:
+    """What a hold would be, or would be refused for. Nothing is kept."""
+    body = _hold_body(user, amount, currency=currency, dry_run=True)
+    return Operation("POST", _HOLDS, _TRIED_HOLD, body, is_harmless=True)
 
 
 def use(
@@ -139,7 +141,7 @@ def use(
     up_to: int,
     *,
     expires_in_seconds: int | None = None,
-    description: str | None = None,
+    description: str = _USE,
     metadata: m.Metadata | None = None,
     idempotency_key: str | None = None,
 ) -> Operation[m.Hold]:
@@ -171,7 +173,7 @@ def release(hold_id: UUID | str, reason: str | None = None) -> Operation[m.Hold]
 
 
 def extend(hold_id: UUID | str, expires_in_seconds: int) -> Operation[m.Hold]:
-    """Lets a hold expire that many seconds from now."""
+    """Lets an open hold last for that many seconds from now, if that is longer."""
     return _settle(hold_id, "extend", expires_in_seconds=expires_in_seconds)
 
 
@@ -180,9 +182,18 @@ def get_hold(hold_id: UUID | str) -> Operation[m.Hold]:
     return _get(f"{_HOLDS}/{_segment(hold_id)}", _HOLD)
 
 
-def list_holds(user: m.User) -> Operation[m.HoldPage]:
-    """The user's holds."""
-    return _get(f"{_account_path(user)}/holds", _HOLD_PAGE)
+def list_holds(
+    user: m.User,
+    *,
+    status: m.HoldStatus | None = None,
+    limit: int = 50,
+    after: UUID | str | None = None,
+) -> Operation[m.HoldPage]:
+    """The holds that this API key made for the user, newest first. After a crash, the open ones
+    still wait to be settled. `after` is the last hold of the page before."""
+    after = None if after is None else str(after)
+    path = f"{_account_path(user)}/holds"
+    return _get(path, _HOLD_PAGE, status=status, limit=str(limit), after=after)
 
 
 def add_credits(
@@ -252,12 +263,17 @@ def purchase(
     user: m.User,
     customer_email: str,
     *,
+    save_card: bool = False,
     profile: m.Profile | None = None,
     idempotency_key: str | None = None,
 ) -> Operation[m.Payment]:
     """Sells the user a pack of uses. Give `client_secret` and `publishable_key` to Stripe's script
-    in the user's client."""
-    body = {**_identity(user, profile), "customer_email": customer_email}
+    in the user's client. `save_card` keeps the card for top-ups, to which the user has agreed."""
+    body = {
+        **_identity(user, profile),
+        "customer_email": customer_email,
+        **_given(save_card=save_card or None),
+    }
     return _write(f"{_API}/purchases", _PAYMENT, body, idempotency_key)
 
 
@@ -272,6 +288,7 @@ _CHARGE = answer(m.Charge)
 _CHECK = answer(m.CreditCheck)
 _CREDIT = answer(m.Credit)
 _HOLD = answer(m.Hold)
+_TRIED_HOLD = answer(m.TriedHold)
 _HOLD_PAGE = answer(m.HoldPage)
 _HISTORY = answer(m.TransactionPage)
 _PAYMENT = answer(m.Payment)
@@ -331,6 +348,10 @@ def _settle(hold_id: UUID | str, what: str, **body: Any) -> Operation[m.Hold]:
     return Operation("POST", path, _HOLD, _given(**body), is_harmless=True)
 
 
+def _hold_body(user: m.User, amount: int, **details: Any) -> dict[str, Any]:
+    return {**_identity(user, None), "amount_minor": amount, **_given(**details)}
+
+
 def _charge_body(new: NewCharge) -> dict[str, Any]:
     return {
         **_identity(new.user, new.profile),
@@ -350,7 +371,10 @@ def _account_path(user: m.User) -> str:
 
 
 def _segment(value: object) -> str:
-    return quote(str(value), safe="")
+    text = str(value)
+    if text in ("", ".", ".."):  # a path means something else by them
+        raise ValueError(f"{text!r} cannot be a part of a path")
+    return quote(text, safe="")
 
 
 def _given(**values: Any) -> dict[str, Any]:

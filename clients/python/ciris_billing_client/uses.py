@@ -37,6 +37,11 @@ class _Use:
         is refused, or with `overage="available"` taken as far as the user has it."""
         self._settled = amount, overage
 
+    def _first(self) -> Operation[Hold]:
+        if self._hold is not None:
+            raise RuntimeError("a use is entered once; make another one by use()")
+        return self._beginning
+
     def _ending(self) -> Operation[Hold]:
         if self._settled is None:
             return operations.release(self.hold.hold_id)
@@ -69,7 +74,7 @@ class AsyncUse(_Use):
         self._hold = await self._run(operations.extend(self.hold.hold_id, expires_in_seconds))
 
     async def __aenter__(self) -> Self:
-        self._hold = await self._run(self._beginning)
+        self._hold = await self._run(self._first())
         return self
 
     async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
@@ -92,7 +97,7 @@ class Use(_Use):
         self._hold = self._run(operations.extend(self.hold.hold_id, expires_in_seconds))
 
     def __enter__(self) -> Self:
-        self._hold = self._run(self._beginning)
+        self._hold = self._run(self._first())
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
