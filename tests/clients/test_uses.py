@@ -28,15 +28,14 @@ from ciris_billing_client import (
 )
 
 from tests.clients.conftest import Either
+from tests.clients.example import running_example
 from tests.ops.load import account_with_credits
 from tests.run import free_port
 from tests.sql.holds import SECOND, stopped_clock
 from tests.support import (
-    Process,
     Service,
     clean_environment,
     unique,
-    wait_for,
 )
 
 
@@ -239,43 +238,20 @@ async def test_a_late_use_is_settled_while_the_credits_are_there(
 
 
 def test_the_aiohttp_example_answers_takes_and_refuses(service: Service, tree: Path) -> None:
-    port = free_port()
-    example = Process(
-        [
-            sys.executable,
-            str(tree / "clients/python/examples/aiohttp_agent.py"),
-            "--port",
-            str(port),
-        ],
-        {
-            "PYTHONPATH": str(tree / "clients/python"),
-            "CIRIS_BILLING_URL": service.base_url,
-            "CIRIS_BILLING_API_KEY": service.key.secret,
-        },
-    ).start()
-    user = account_with_credits(service, 6)
-    try:
-        with httpx2.Client(base_url=f"http://127.0.0.1:{port}") as client:
+    user, port = account_with_credits(service, 6), free_port()
+    with (
+        running_example(service, tree, port),
+        httpx2.Client(base_url=f"http://127.0.0.1:{port}") as client,
+    ):
 
-            def ask(question: str) -> httpx2.Response:
-                return client.post("/ask", json={"user": user, "question": question})
+        def ask(who: str, question: str) -> httpx2.Response:
+            return client.post("/ask", json={"user": who, "question": question})
 
-            wait_for(lambda: _answers(client), "the example to serve")
-            first = ask("How are you?")
-            assert first.status_code == 200
-            assert (first.json()["credits_used"], first.json()["credits_left"]) == (3, 3)
-            refused = ask("And you?")  # five cannot be held of three
-            assert (refused.status_code, refused.json()["error"]) == (402, "no credits left")
-            fresh = client.post("/ask", json={"user": unique(), "question": "Hello"}).json()
-            assert (fresh["paid_with"], fresh["free_uses_left"]) == ("free", 2)
-            assert client.post("/ask", json={"user": unique(), "question": ""}).status_code == 422
-        assert example.stop() == 0
-    finally:
-        example.stop()
-
-
-def _answers(client: httpx2.Client) -> bool:
-    try:
-        return client.get("/").status_code == 404
-    except httpx2.TransportError:
-        return False
+        first = ask(user, "How are you?")
+        assert first.status_code == 200
+        assert (first.json()["credits_used"], first.json()["credits_left"]) == (3, 3)
+        refused = ask(user, "And you?")  # five cannot be held of three
+        assert (refused.status_code, refused.json()["error"]) == (402, "no credits left")
+        fresh = ask(unique(), "Hello").json()
+        assert (fresh["paid_with"], fresh["free_uses_left"]) == ("free", 2)
+        assert ask(unique(), "").status_code == 422

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
+import msgspec
 from standardwebhooks import Webhook as Verifier
 from standardwebhooks import WebhookVerificationError
 
@@ -16,12 +18,21 @@ class WebhookError(BillingError):
     """The message is not the service's, or it is more than five minutes old. Answer 400."""
 
 
+class _Payload(msgspec.Struct, frozen=True):
+    type: str
+    timestamp: datetime
+    data: dict[str, Any]
+
+
 @dataclass(frozen=True, slots=True)
 class Webhook:
-    """A message of the service. It may come more than once, with the same `id`."""
+    """A message of the service: what happened, when, and to whom. It may come more than once, with
+    the same `id`."""
 
     id: str
-    payload: Any
+    type: str
+    timestamp: datetime
+    data: dict[str, Any]
 
 
 def verify_webhook(
@@ -34,13 +45,11 @@ def verify_webhook(
     failure: Exception = WebhookError("no secret is given")
     for verifier in [Verifier(secret) for secret in known]:  # a wrong secret is not the sender's
         try:
-            payload = verifier.verify(content, dict(headers))
+            payload = msgspec.convert(verifier.verify(content, dict(headers)), _Payload)
         # A header or a body of a wrong form is a ValueError.
-        except (WebhookVerificationError, ValueError) as error:
+        except (WebhookVerificationError, msgspec.MsgspecError, ValueError) as error:
             failure = error
         else:
-            return Webhook(
-                next(value for name, value in headers.items() if name.lower() == "webhook-id"),
-                payload,
-            )
+            [message_id] = [one for name, one in headers.items() if name.lower() == "webhook-id"]
+            return Webhook(message_id, payload.type, payload.timestamp, payload.data)
     raise WebhookError(str(failure)) from failure

@@ -1,14 +1,22 @@
 """An agent behind aiohttp: credits are held for each question, and what the answer cost is taken.
+With CIRIS_BILLING_WEBHOOK_SECRET it takes the service's webhooks at /billing, too.
 
 CIRIS_BILLING_URL=... CIRIS_BILLING_API_KEY=... python aiohttp_agent.py --port 8080
 curl -s localhost:8080/ask -d '{"user": "ada", "question": "How are you?"}'
 """
 
 import argparse
+import os
 from collections.abc import AsyncIterator
 
 from aiohttp import web
-from ciris_billing_client import AsyncBilling, InsufficientCredits, User
+from ciris_billing_client import (
+    AsyncBilling,
+    InsufficientCredits,
+    User,
+    WebhookError,
+    verify_webhook,
+)
 
 BILLING = web.AppKey("billing", AsyncBilling)
 UP_TO = 5  # credits that an answer may cost
@@ -46,6 +54,17 @@ async def ask(request: web.Request) -> web.Response:
     )
 
 
+async def receive(request: web.Request) -> web.Response:
+    """Takes what the service tells; here it is only printed."""
+    secret = os.environ["CIRIS_BILLING_WEBHOOK_SECRET"]
+    try:
+        message = verify_webhook(await request.read(), request.headers, secret)
+    except WebhookError as error:
+        raise web.HTTPBadRequest(text=str(error)) from error
+    print(message.type, message.data, flush=True)
+    return web.Response(status=204)
+
+
 async def work(question: str) -> tuple[str, int]:
     """The agent's own work, and what it cost: here a credit for each word."""
     words = question.split()
@@ -61,6 +80,7 @@ def main() -> None:
     app = web.Application()
     app.cleanup_ctx.append(open_billing)
     app.router.add_post("/ask", ask)
+    app.router.add_post("/billing", receive)
     web.run_app(app, host="127.0.0.1", port=parser.parse_args().port)
 
 
