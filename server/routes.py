@@ -38,6 +38,7 @@ from server.admin_pages import personal_data as personal_data_page
 from server.admin_pages import proof as proof_page
 from server.admin_pages import refunds as refunds_page
 from server.admin_pages import reversals as reversals_page
+from server.admin_pages import search as search_page
 from server.admin_pages import settings as settings_page
 from server.admin_pages import staff as staff_pages
 from server.admin_pages import statements as statements_page
@@ -471,8 +472,11 @@ SECTIONS: tuple[Section, ...] = (
         Route("POST", "/admin/sign-out", PAGE, sign_in.sign_out, "Sign out"),
         Route("GET", "/admin", PAGE, dashboard.show, "Dashboard",
               tab="Dashboard"),
+        Route("GET", "/admin/search", PAGE, search_page.find, "Search everything"),
+        Route("GET", "/admin.csv", PAGE, dashboard.export, "Figures of each day as CSV"),
         Route("GET", "/admin/accounts", PAGE, accounts_page.find, "Find accounts",
               tab="Accounts"),
+        Route("GET", "/admin/accounts.csv", PAGE, accounts_page.export, "Accounts as CSV"),
         Route("GET", "/admin/accounts/{account_id}", PAGE, accounts_page.show, "One account"),
         Route("GET", "/admin/accounts/{account_id}/statement", PAGE, statements_page.show,
               "Statement of a period"),

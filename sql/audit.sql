@@ -100,7 +100,7 @@ DECLARE
         ELSE 'l.created_at DESC, l.id DESC' END;
 BEGIN
     PERFORM billing_data.authorize(NULL, p_session_hash, 'billing:read');
-    PERFORM billing_data.require_page(p_limit, p_offset, 10000);
+    PERFORM billing_data.require_page(p_limit, p_offset, 10001);
     PERFORM billing_data.require_moment(d.at, d.argument)
     FROM (VALUES (p_from::timestamptz, 'p_from'), (p_to::timestamptz, 'p_to')) AS d (at, argument);
     v_where := v_where

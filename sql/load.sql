@@ -154,6 +154,8 @@
 \ir outbox.sql
 
 -- For the DBA.
+--   what a person types, of every kind
+\ir find_anything.sql
 --   the regular work as one call
 \ir maintenance.sql
 --   what a login can do that it should not

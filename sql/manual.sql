@@ -1409,6 +1409,15 @@ $t$Locks: seal_state, if it is free. Writes: seals 1 per account and day, seal_s
 account, seal_heads 1 per day. No actor is needed: the web tier calls it by itself.
 Errors: invalid_argument.$t$,
 $t$SELECT * FROM billing.seal_entries();$t$),
+        ('search',
+$t$Finds what a person types, of every kind: accounts by the beginning of an e-mail address
+or external id (where nothing at all is found so, by any part of one of the newest
+100,000), or by id, also of a merged account; charges, credits and holds by id; payments
+and events by the provider's id; API keys by prefix or name; staff by address or name;
+entries of the audit log by words of their reason, the last of which may be unfinished. At
+most p_limit of each kind. A text of one letter finds nothing.$t$,
+$t$Errors: actor errors, invalid_argument.$t$,
+$t$SELECT * FROM billing.search(p_search => 'ada@');$t$),
         ('seed_founders',
 $t$Invites the administrators whom the operator names at a deploy. A new address is added; a
 named administrator who has not signed in yet and whose invitation has expired is invited

@@ -98,7 +98,8 @@ BEGIN
             'payment.refund', 'payment', p_payment_id,
             jsonb_build_object(
                 'account_id', v_purchase.account_id, 'refund_id', v_refund.id,
-                'amount_minor', v_refund.amount_minor, 'currency', v_purchase.currency
+                'amount_minor', v_refund.amount_minor, 'currency', v_purchase.currency,
+                'money', billing_data.money_text(v_refund.amount_minor, v_purchase.currency)
             ),
             p_reason, v_actor
         );
@@ -115,8 +116,8 @@ BEGIN
         billing_data.uses_due(
             v_purchase.uses, v_purchase.price_minor, v_away + v_refund.amount_minor
         ) - billing_data.uses_due(v_purchase.uses, v_purchase.price_minor, v_away),
-        a.paid_credits, p_reason, v_refund.created_at, v_refund.return_id::text, v_refund.failure,
-        begin_refund.replayed
+        a.paid_credits - a.held_credits, p_reason, v_refund.created_at, v_refund.return_id::text,
+        v_refund.failure, begin_refund.replayed
     FROM billing_data.accounts AS a
     WHERE a.id = billing_data.surviving_account(v_purchase.account_id);
 END
@@ -164,7 +165,8 @@ BEGIN
             jsonb_strip_nulls(jsonb_build_object(
                 'account_id', v_refund.account_id, 'refund_id', v_refund.id,
                 'return_id', v_refund.return_id, 'amount_minor', v_refund.amount_minor,
-                'currency', p.currency
+                'currency', p.currency,
+                'money', billing_data.money_text(v_refund.amount_minor, p.currency)
             )),
             coalesce(v_refund.failure, v_refund.reason), v_actor
         )

@@ -13,6 +13,7 @@ AS $$
     FROM (
         VALUES
         ('find', 'help', 'man manual usage list functions how'),
+        ('find', 'search', 'find anything look up id payment event charge hold key reason email'),
         ('find', 'list_accounts', 'find search e-mail email user customer person who balance'),
         ('find', 'get_account', 'find look up user customer balance credits free uses left'),
         ('find', 'get_account_by_id', 'find look up uuid user customer balance totals'),

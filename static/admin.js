@@ -1,18 +1,105 @@
-// Pages work without this: it only adds a button that copies a secret which is shown once.
-for (const box of document.querySelectorAll("[data-copy]")) {
+// Pages work without this. It adds buttons that copy, local times, and keys.
+
+function copier(label, read, select) {
   const button = document.createElement("button");
   button.type = "button";
   button.textContent = "Copy";
+  button.setAttribute("aria-label", label);
   button.addEventListener("click", async () => {
-    const source = document.getElementById(box.dataset.copy);
     try {
-      await navigator.clipboard.writeText(source.value ?? source.textContent);
+      await navigator.clipboard.writeText(read());
       button.textContent = "Copied";
     } catch {
-      source.focus();
-      source.select?.();
+      select();
       button.textContent = "Press Ctrl-C";
     }
   });
-  box.append(button);
+  return button;
 }
+
+// A secret that is shown once.
+for (const box of document.querySelectorAll("[data-copy]")) {
+  const source = document.getElementById(box.dataset.copy);
+  box.append(copier("Copy", () => source.value ?? source.textContent, () => {
+    source.focus();
+    source.select?.();
+  }));
+}
+
+// Ids in lists.
+for (const code of document.querySelectorAll("code.copy")) {
+  const button = copier(`Copy ${code.textContent}`, () => code.textContent, () => {
+    getSelection().selectAllChildren(code);
+  });
+  button.classList.add("quiet", "copier");
+  (code.closest("a") ?? code).after(button);
+}
+
+// Times: the local one beside UTC.
+const local = new Intl.DateTimeFormat(undefined, { dateStyle: "full", timeStyle: "long" });
+for (const time of document.querySelectorAll("time[datetime]")) {
+  time.title = `${local.format(new Date(time.dateTime))}\n${time.title}`;
+}
+
+// Keys. Each does what a link or field of the page does too.
+const places = { d: "/admin", a: "/admin/accounts", p: "/admin/payments", k: "/admin/keys",
+  s: "/admin/settings", l: "/admin/audit" };
+const keys = [
+  ["/", "search"], ["g d", "dashboard"], ["g a", "accounts"], ["g p", "payments"],
+  ["g k", "API keys"], ["g s", "settings"], ["g l", "audit log"],
+  ["j  k", "next and previous row of a list"], ["n  b", "next and previous page"],
+  ["?", "these keys"],
+];
+
+const help = document.createElement("dialog");
+help.className = "keys";
+help.setAttribute("aria-labelledby", "keys-title");
+const title = document.createElement("h2");
+title.id = "keys-title";
+title.className = "first";
+title.textContent = "Keys";
+const table = document.createElement("dl");
+for (const [key, meaning] of keys) {
+  const term = document.createElement("dt");
+  const name = document.createElement("kbd");
+  name.textContent = key;
+  term.append(name);
+  const what = document.createElement("dd");
+  what.textContent = meaning;
+  table.append(term, what);
+}
+const close = document.createElement("button");
+close.textContent = "Close";
+close.addEventListener("click", () => help.close());
+help.append(title, table, close);
+document.body.append(help);
+
+function move(step) {
+  const links = [...document.querySelectorAll("main table.stack tbody tr, main .hits li")]
+    .map((row) => row.querySelector("a")).filter((link) => link?.offsetParent);
+  const at = links.indexOf(document.activeElement);
+  links[at < 0 ? (step > 0 ? 0 : links.length - 1) : at + step]?.focus();
+}
+
+let waiting = false;
+document.addEventListener("keydown", (event) => {
+  const typing = event.target.closest("input, select, textarea, [contenteditable]");
+  if (typing || help.open || event.ctrlKey || event.metaKey || event.altKey) return;
+  const place = waiting ? places[event.key] : undefined;
+  waiting = event.key === "g" && !waiting;
+  const actions = {
+    "/": () => document.getElementById("find")?.focus(),
+    "?": () => help.showModal(),
+    j: () => move(1),
+    k: () => move(-1),
+    n: () => document.querySelector(".pager a[rel=next]")?.click(),
+    b: () => document.querySelector(".pager a[rel=prev]")?.click(),
+  };
+  if (place) {
+    event.preventDefault();
+    location.assign(place);
+  } else if (actions[event.key]) {
+    event.preventDefault();
+    actions[event.key]();
+  }
+});

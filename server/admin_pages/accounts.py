@@ -15,7 +15,19 @@ from server.admin_pages.account_view import (
     read_account,
     show_account,
 )
-from server.admin_pages.lists import list_page, window
+from server.admin_pages.lists import (
+    Column,
+    Sorting,
+    csv_address,
+    days_given,
+    days_of,
+    every_row,
+    headings,
+    list_page,
+    send_csv,
+    sorting,
+    window,
+)
 from server.admin_pages.page import (
     FormFault,
     done,
@@ -28,7 +40,7 @@ from server.admin_pages.page import (
 )
 from server.admin_pages.refusals import all_of, fault_of
 from server.admin_pages.visible import exact
-from server.gateway import Refused, Row, functions
+from server.gateway import FunctionCall, Refused, Row, functions
 from server.limits import INT64_MAX
 from server.staff.guard import Visit, require_admin
 
@@ -39,12 +51,15 @@ _STATUSES = (
     ("closed", "Closed"),
     ("merged", "Merged"),
 )
-_SORTS = (
-    ("newest", "Newest first"),
-    ("oldest", "Oldest first"),
-    ("email", "E-mail"),
-    ("credits", "Most paid credits"),
-    ("uses", "Most uses"),
+_COLUMNS = (
+    Column("Identity"),
+    Column("E-mail", "email", descending=False),
+    Column("Status"),
+    Column("Free uses", is_number=True),
+    Column("Paid credits", "credits", is_number=True),
+    Column("Uses", "uses", is_number=True),
+    Column("Last charge"),
+    Column("Created", "newest"),
 )
 _FIELDS = {
     "p_amount": "amount",
@@ -60,48 +75,77 @@ _FIELDS = {
 async def find(request: web.Request, visit: Visit) -> web.StreamResponse:
     """Lists the accounts that match: first those that begin with the words, and where none does,
     those that contain them."""
-    query = _query(request)
-    number = page_number(request.query)
-    rows = await _list(visit, query, number)
-    if not rows and number == 1 and query.get("search") and "match" not in query:
-        query["match"] = "substring"
-        rows = await _list(visit, query, number)
+    query, number = _query(request), page_number(request.query)
+    order = sorting(request.query, _COLUMNS)
+    faults: Mapping[str, str] = {}
+    rows: list[Row] = []
+    try:
+        rows = await visit.rows(_list(query, order).given(**window(number)))
+        if not rows and number == 1 and query.get("search") and "match" not in query:
+            query["match"] = "substring"
+            rows = await visit.rows(_list(query, order).given(**window(number)))
+    except FormFault as fault:
+        faults = fault.faults
+    sorted_query = {**query, "sort": order.text} if "sort" in request.query else query
     return await render(
         visit,
         "admin/accounts/list.html",
+        status=422 if faults else 200,
         search=query.get("search", ""),
-        chosen=query.get("status", ""),
-        sort=query.get("sort", "newest"),
+        form={"from": "", "to": "", "status": "", **query},
+        faults=faults,
         statuses=_STATUSES,
-        sorts=_SORTS,
         anywhere="match" in query,
-        filtered="search" in query or "status" in query,
-        **list_page(rows, number, request.path, query),
+        filtered=bool(query),
+        total=await _total(visit, query, order) if rows else 0,
+        headings=headings(_COLUMNS, order, request.path, query),
+        csv_address=csv_address(request.path, sorted_query),
+        **list_page(rows, number, request.path, sorted_query),
     )
 
 
+async def export(request: web.Request, visit: Visit) -> web.StreamResponse:
+    """Sends the accounts that match as CSV."""
+    try:
+        call = _list(_query(request), sorting(request.query, _COLUMNS))
+    except FormFault:
+        raise web.HTTPUnprocessableEntity(reason="Give days as 2026-11-22") from None
+    rows = await every_row(lambda span: visit.rows(call.given(**span)))
+    columns = [name for name in functions.list_accounts.columns if name != "total_count"]
+    return await send_csv("accounts", columns, rows)
+
+
 def _query(request: web.Request) -> dict[str, str]:
-    """The filters in the URL that are known."""
+    """The filters in the address that are known."""
     search = exact(request.query.get("search", "").replace("\0", "").strip())
-    given = {"search": search}
-    for name, known in (("status", dict(_STATUSES)), ("sort", dict(_SORTS))):
-        value = request.query.get(name, "")
-        given[name] = value if value in known else ""
+    status = request.query.get("status", "")
+    given = {
+        "search": search,
+        "status": status if status in dict(_STATUSES) else "",
+        **days_given(request.query),
+    }
     if search and request.query.get("match") == "substring":
         given["match"] = "substring"
     return {name: value for name, value in given.items() if value}
 
 
-async def _list(visit: Visit, query: Mapping[str, str], number: int) -> list[Row]:
-    return await visit.rows(
-        functions.list_accounts(
-            search=query.get("search"),
-            status=query.get("status"),
-            sort=query.get("sort", "newest"),
-            match=query.get("match", "prefix"),
-            **window(number),
-        )
+def _list(query: Mapping[str, str], order: Sorting) -> FunctionCall:
+    """The call that lists them. Raises FormFault."""
+    return functions.list_accounts(
+        search=query.get("search"),
+        status=query.get("status"),
+        match=query.get("match", "prefix"),
+        **days_of({"from": "", "to": "", **query}),
+        **order.arguments,
     )
+
+
+async def _total(visit: Visit, query: Mapping[str, str], order: Sorting) -> int | None:
+    """How many accounts match; None where counting would read every account."""
+    if query.get("match") == "substring":
+        return None
+    row = await visit.row(_list(query, order).given(limit=1, count=True))
+    return int(row["total_count"])
 
 
 async def show(request: web.Request, visit: Visit) -> web.StreamResponse:

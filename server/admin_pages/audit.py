@@ -2,35 +2,53 @@
 
 from __future__ import annotations
 
-import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import date
 from typing import Any
 from urllib.parse import urlencode
+from uuid import UUID
 
 import orjson
 from aiohttp import web
 
-from server.admin_pages.lists import list_page, window
-from server.admin_pages.page import HEADERS, FormFault, page_number, render
-from server.csv_text import csv_lines
+from server.admin_pages.lists import (
+    Column,
+    Sorting,
+    csv_address,
+    days_given,
+    days_of,
+    headings,
+    list_page,
+    send_csv,
+    sorting,
+    window,
+)
+from server.admin_pages.page import CSV_LIMIT, FormFault, page_number, render
 from server.gateway import Row, functions
-from server.http.validation import finite_day
 from server.staff.guard import Visit
 
-_EXPORT_LIMIT = 10_000  # the most that billing.list_audit_log returns at once
+_PATH = "/admin/audit"
 _TEXTS = {"who": "who", "action": "action", "thing": "resource_id"}
-_COLUMNS = (
-    "when",
-    "who",
-    "action",
-    "thing",
-    "thing_id",
-    "reason",
-    "changes",
-    "address",
-    "browser",
-    "login",
+# Column of the CSV -> column of billing.list_audit_log.
+_COLUMNS = {
+    "when": "created_at",
+    "who": "who",
+    "action": "action",
+    "thing": "resource_type",
+    "thing_id": "resource_id",
+    "reason": "reason",
+    "changes": "changes",
+    "address": "ip_address",
+    "browser": "user_agent",
+    "login": "database_login",
+}
+_HEADS = (
+    Column("When", "newest"),
+    Column("Who"),
+    Column("What"),
+    Column("Changes"),
+    Column("Why"),
+    Column("From where"),
 )
 
 
@@ -45,76 +63,61 @@ class Change:
 
 async def list_entries(request: web.Request, visit: Visit) -> web.StreamResponse:
     """Shows a page of the log."""
-    given = _given(request)
-    number = page_number(request.query)
+    given, number = _given(request), page_number(request.query)
+    order = sorting(request.query, _HEADS)
+    faults: Mapping[str, str] = {}
+    rows: list[Row] = []
     try:
-        filters = _filters(given)
+        rows = await visit.rows(
+            functions.list_audit_log(**_filters(given, order), **window(number))
+        )
     except FormFault as error:
-        return await _page(visit, given, [], 1, error.faults)
-    rows = await visit.rows(functions.list_audit_log(**filters, **window(number)))
-    return await _page(visit, given, rows, number, {})
-
-
-async def export(request: web.Request, visit: Visit) -> web.StreamResponse:
-    """Sends the newest entries that match, as CSV."""
-    try:
-        filters = _filters(_given(request))
-    except FormFault:
-        raise web.HTTPUnprocessableEntity(reason="Give days as 2026-11-22") from None
-    rows = await visit.rows(functions.list_audit_log(**filters, limit=_EXPORT_LIMIT, offset=0))
-    return web.Response(
-        body=await asyncio.to_thread(_csv, rows),
-        content_type="text/csv",
-        charset="utf-8",
-        headers={**HEADERS, "Content-Disposition": 'attachment; filename="audit-log.csv"'},
-    )
-
-
-async def _page(
-    visit: Visit,
-    given: dict[str, str],
-    rows: list[Row],
-    number: int,
-    faults: dict[str, str],
-) -> web.StreamResponse:
+        faults = error.faults
     chosen = {name: value for name, value in given.items() if value}
-    shown = list_page(rows, number, "/admin/audit", chosen)
+    sorted_query = {**chosen, "sort": order.text} if "sort" in request.query else chosen
+    shown = list_page(rows, number, _PATH, sorted_query)
     return await render(
         visit,
         "admin/audit/list.html",
         status=422 if faults else 200,
         entries=[_shown(row) for row in shown["rows"]],
         pager=shown["pager"],
+        headings=headings(_HEADS, order, _PATH, chosen),
         form=given,
         faults=faults,
         is_filtered=bool(chosen),
-        export_url=f"/admin/audit.csv?{urlencode(chosen)}" if chosen else "/admin/audit.csv",
-        export_limit=_EXPORT_LIMIT,
+        csv_address=csv_address(_PATH, sorted_query),
     )
 
 
+async def export(request: web.Request, visit: Visit) -> web.StreamResponse:
+    """Sends the entries that match as CSV."""
+    try:
+        filters = _filters(_given(request), sorting(request.query, _HEADS))
+    except FormFault:
+        raise web.HTTPUnprocessableEntity(reason="Give days as 2026-11-22") from None
+    # One row more than is sent tells whether there are more.
+    rows = await visit.rows(functions.list_audit_log(**filters, limit=CSV_LIMIT + 1, offset=0))
+    return await send_csv("audit-log", list(_COLUMNS), [_csv_row(row) for row in rows])
+
+
 def _given(request: web.Request) -> dict[str, str]:
-    return {
-        name: request.query.get(name, "").replace("\0", "").strip()
-        for name in (*_TEXTS, "from", "to")
+    texts = {
+        name: request.query.get(name, "").replace("\0", "").strip() for name in (*_TEXTS, "entry")
     }
+    return {**texts, **days_given(request.query)}
 
 
-def _filters(given: dict[str, str]) -> dict[str, Any]:
-    """The arguments of the function. Raises FormFault for text that is not a day."""
-    days: dict[str, date | None] = {}
-    faults: dict[str, str] = {}
-    for name in ("from", "to"):
+def _filters(given: Mapping[str, str], order: Sorting) -> dict[str, Any]:
+    """The arguments of the function. Raises FormFault for text that is not a day or an id."""
+    entry_id = None
+    if given["entry"]:
         try:
-            days[name] = finite_day(date.fromisoformat(given[name])) if given[name] else None
+            entry_id = UUID(given["entry"])
         except ValueError:
-            faults[name] = "Give a day as 2026-11-22."
-    if faults:
-        raise FormFault(**faults)
-    if days["from"] and days["to"] and days["from"] > days["to"]:
-        raise FormFault(to="The last day is before the first.")
+            raise FormFault(entry="This is not the id of an entry.") from None
     texts = {argument: given[name] or None for name, argument in _TEXTS.items()}
-    return texts | {"from_": days["from"], "to": days["to"]}
+    return {**texts, **days_of(given), "entry_id": entry_id, "reverse": order.is_reversed}
 
 
 def _shown(row: Row) -> dict[str, Any]:
@@ -169,24 +172,10 @@ def _text(value: Any) -> str:
             return orjson.dumps(value).decode()
 
 
-def _csv(rows: list[Row]) -> bytes:
-    return csv_lines(
-        [
-            _COLUMNS,
-            *(
-                (
-                    row["created_at"],
-                    row["who"],
-                    row["action"],
-                    row["resource_type"],
-                    row["resource_id"],
-                    row["reason"],
-                    orjson.dumps(_json(row["changes"])).decode() if row["changes"] else "",
-                    row["ip_address"],
-                    row["user_agent"],
-                    row["database_login"],
-                )
-                for row in rows
-            ),
-        ]
-    )
+def _csv_row(row: Row) -> dict[str, Any]:
+    """The entry under the names of the CSV's columns."""
+    changes = orjson.dumps(_json(row["changes"])).decode() if row["changes"] else ""
+    return {
+        **{column: row[name] for column, name in _COLUMNS.items() if name != "changes"},
+        "changes": changes,
+    }

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
-WIDTH, HEIGHT = 620, 160
-_LEFT, _BOTTOM, _TOP = 52, 22, 8
-_LABEL_WIDTH = 44  # of "24 Nov" in the style sheet's font, with room to spare
+WIDTH, HEIGHT = 420, 170
+_LEFT, _BOTTOM, _TOP = 52, 24, 8
+_LABEL_WIDTH = 52  # of "24 Nov" in the style sheet's font, with room to spare
+_MOST_LABELS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +77,15 @@ def bar_chart(
 
 
 def _labels(bars: Sequence[Bar]) -> list[Label]:
-    """One for each seventh bar. A text that would not fit beside the bar's start ends at the
-    chart's right edge."""
+    """One for each bar of a few that stand equally far apart, so that the texts can be read on a
+    narrow screen. A text that would not fit beside the bar's start ends at the chart's right
+    edge."""
+    step = max(-(-len(bars) // _MOST_LABELS), 1)
     return [
         Label(bar.x, "start", bar.day)
         if bar.x + _LABEL_WIDTH <= WIDTH
         else Label(WIDTH, "end", bar.day)
-        for bar in bars[::7]
+        for bar in bars[::step]
     ]
 
 

@@ -73,12 +73,14 @@ def window(number: int) -> Window:
 
 
 def sorting(query: Mapping[str, str], columns: Sequence[Column]) -> Sorting:
-    """The sorting that an address asks for; by the first column that sorts when it asks for none
-    that is known."""
+    """The sorting that an address asks for; with the newest first, or by the first column that
+    sorts, when it asks for none that is known."""
     names = [column.sort for column in columns if column.sort]
     asked = query.get("sort", "")
     name = asked.removeprefix("-")
-    return Sorting(name, asked.startswith("-")) if name in names else Sorting(names[0], False)
+    if name in names:
+        return Sorting(name, asked.startswith("-"))
+    return Sorting("newest" if "newest" in names else names[0], False)
 
 
 def headings(
@@ -105,7 +107,7 @@ def days_given(query: Mapping[str, str]) -> dict[str, str]:
     return {name: query.get(name, "").replace("\0", "").strip() for name in ("from", "to")}
 
 
-def days_of(given: Mapping[str, str]) -> dict[str, date | None]:
+def days_of(given: Mapping[str, str]) -> dict[str, Any]:
     """The days as arguments of a function that lists. Raises FormFault for what is no day."""
     days: dict[str, date | None] = {}
     faults: dict[str, str] = {}

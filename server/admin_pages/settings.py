@@ -9,6 +9,7 @@ from typing import Any
 
 from aiohttp import web
 
+from server.admin_pages.money import read_money, write_money
 from server.admin_pages.page import FormFault, done, form_of, reason_of, render, whole_number
 from server.admin_pages.provider_view import (
     provider_view,
@@ -30,15 +31,17 @@ _FIELDS = {
     "p_reason": "reason",
     "p_free_uses": "free_uses",
     "p_pack_uses": "pack_uses",
-    "p_pack_price_minor": "pack_price_minor",
+    "p_pack_price_minor": "pack_price",
+    "p_amount_text": "pack_price",
     "p_pack_currency": "pack_currency",
 }
 _PRICING = (
     ("free_uses", "Free uses of a new account"),
     ("pack_uses", "Uses in a pack"),
-    ("pack_price_minor", "Price of a pack, in minor units"),
     ("pack_currency", "Currency"),
 )
+
+_SENT = ("free_uses", "pack_uses", "pack_price", "pack_currency")
 
 
 async def show(request: web.Request, visit: Visit) -> web.StreamResponse:
@@ -53,9 +56,10 @@ async def set_pricing(request: web.Request, visit: Visit) -> web.StreamResponse:
     try:
         before = await _read_pricing(request)
         changed, reason = all_of(
-            lambda: _changed_pricing(form, before),
+            lambda: _given_pricing(form),
             lambda: reason_of(form),
         )
+        changed = _changed(await _with_price(request, form, changed, before), before)
         if form.get("confirm") != "yes":
             after = {**before, **changed}
             return await render(
@@ -64,7 +68,7 @@ async def set_pricing(request: web.Request, visit: Visit) -> web.StreamResponse:
                 lines=[(title, before[name], after[name]) for name, title in _PRICING],
                 price_before=await _price(request, before),
                 price_after=await _price_after(request, before, changed),
-                changed=changed,
+                sent={name: form.get(name, "") for name in _SENT},
                 reason=reason,
             )
         now = await visit.row(functions.set_pricing(reason=reason, **changed))
@@ -74,16 +78,32 @@ async def set_pricing(request: web.Request, visit: Visit) -> web.StreamResponse:
     return await done(visit, _PAGE, f"{message} uses for {await _price(request, now)}.")
 
 
-def _changed_pricing(form: Mapping[str, str], before: Mapping[str, Any]) -> dict[str, Any]:
-    """What the form changes; an empty field keeps its value. Raises FormFault, also when nothing
-    changes."""
+def _given_pricing(form: Mapping[str, str]) -> dict[str, Any]:
+    """What the form gives but the price; None for a field that is empty. Raises FormFault."""
     values = all_of(
         lambda: whole_number(form, "free_uses", 0, INT64_MAX, optional=True),
         lambda: whole_number(form, "pack_uses", 1, INT64_MAX, optional=True),
-        lambda: whole_number(form, "pack_price_minor", 1, INT64_MAX, optional=True),
         lambda: _currency(form),
     )
-    given = dict(zip((name for name, _ in _PRICING), values, strict=True))
+    return dict(zip((name for name, _ in _PRICING), values, strict=True))
+
+
+async def _with_price(
+    request: web.Request,
+    form: Mapping[str, str],
+    given: Mapping[str, Any],
+    before: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Adds the price, which is typed with the decimals of its currency. Raises Refused."""
+    text = form.get("pack_price", "")
+    currency = given["pack_currency"] or before["pack_currency"]
+    price = await read_money(request, text, currency) if text else None
+    return {**given, "pack_price_minor": price}
+
+
+def _changed(given: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+    """What is given and differs; an empty field keeps its value. Raises FormFault when nothing
+    does."""
     changed = {
         name: value for name, value in given.items() if value is not None and value != before[name]
     }
@@ -109,13 +129,7 @@ async def _price_after(
 
 
 async def _price(request: web.Request, settings: Mapping[str, Any]) -> str:
-    row = await request.app[GATEWAY].sign_in(
-        functions.describe_money(
-            amount_minor=settings["pack_price_minor"], currency=settings["pack_currency"]
-        )
-    )
-    assert row is not None
-    return str(row["describe_money"])
+    return await write_money(request, settings["pack_price_minor"], settings["pack_currency"])
 
 
 async def _checked_price(request: web.Request, settings: Mapping[str, Any]) -> str:
@@ -193,6 +207,9 @@ async def _show(
     faults: Mapping[str, str] | None = None,
 ) -> web.StreamResponse:
     pricing = await _read_pricing(visit.request)
+    price = await write_money(
+        visit.request, pricing["pack_price_minor"], pricing["pack_currency"], with_currency=False
+    )
     typed, said = form or {}, faults or {}
     stored = await read_providers(visit)
     return await render(
@@ -201,7 +218,7 @@ async def _show(
         status=422 if failed else 200,
         pricing=pricing,
         price=await _price(visit.request, pricing),
-        pricing_values=typed if failed == "pricing" else pricing,
+        pricing_values=typed if failed == "pricing" else {**pricing, "pack_price": price},
         pricing_faults=said if failed == "pricing" else {},
         providers=[
             provider_view(

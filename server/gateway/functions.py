@@ -355,6 +355,15 @@ def get_hold(
 
 
 @function(
+    "checks checks_denied charges free_charges credits_used credits_added credits_sold "
+    "credits_taken_back accounts users"
+)
+def get_figures(
+    *, from_: date | None = ..., to: date | None = ..., session_hash: bytes | None = ...
+) -> None: ...
+
+
+@function(
     "total_users active_users total_api_keys active_api_keys total_balance_minor "
     "total_charged_all_time total_credited_all_time charges_last_24h credits_last_24h "
     "charges_last_7d credits_last_7d payment_problems unique_users_30d"
@@ -539,6 +548,12 @@ def list_holds(
     "credits_moved free_uses_given reason who created_at undone_at undo_reason problem"
 )
 def list_merges(*, account_id: UUID, session_hash: bytes | None = ...) -> None: ...
+
+
+@function("currency gross_minor refunded_minor net_minor gross_text refunded_text net_text")
+def list_money(
+    *, from_: date | None = ..., to: date | None = ..., session_hash: bytes | None = ...
+) -> None: ...
 
 
 @function("note_id account_id created_at who note")
@@ -958,6 +973,10 @@ def rotate_webhook_secret(
 
 @function("day seals entries head")
 def seal_entries(*, entries: int = ..., percent: int = ...) -> None: ...
+
+
+@function("kind id name detail account_id at")
+def search(*, search: str, limit: int = ..., session_hash: bytes | None = ...) -> None: ...
 
 
 @function("account_id status previous_status")

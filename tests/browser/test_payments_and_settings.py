@@ -108,21 +108,21 @@ def test_the_price_is_changed_after_a_look_at_before_and_after(
     admin.goes("/admin/settings")
     looked_at(admin.page, "settings")
     pricing = admin.page.get_by_role("region", name="Pricing")
-    pricing.locator("[name=pack_price_minor]").fill("49")
+    pricing.locator("[name=pack_price]").fill("0.49")
     pricing.locator("[name=reason]").fill("too little for Stripe")
     pricing.get_by_role("button", name="Show before and after").click()
     assert admin.heading == "Settings"
     assert "The least price that Stripe takes in USD is $0.50." in admin.page.content()
-    pricing.locator("[name=pack_price_minor]").fill("700")
+    pricing.locator("[name=pack_price]").fill("7.99")
     pricing.locator("[name=reason]").fill("autumn price")
     pricing.get_by_role("button", name="Show before and after").click()
     assert admin.heading == "Change the price?"
     looked_at(admin.page, "settings-confirm")
     admin.page.get_by_role("button", name="Change the price").click()
-    assert admin.shop.database.value("SELECT pack_price_minor FROM billing.get_settings()") == 700
+    assert admin.shop.database.value("SELECT pack_price_minor FROM billing.get_settings()") == 799
     admin.goes("/admin/settings")
-    assert pricing.locator("[name=pack_price_minor]").input_value() == "700"
-    pricing.locator("[name=pack_price_minor]").fill("500")
+    assert pricing.locator("[name=pack_price]").input_value() == "7.99"
+    pricing.locator("[name=pack_price]").fill("5")
     pricing.locator("[name=reason]").fill("back again")
     pricing.get_by_role("button", name="Show before and after").click()
     admin.page.get_by_role("button", name="Change the price").click()

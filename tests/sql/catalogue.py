@@ -195,6 +195,7 @@ FUNCTIONS: dict[str, tuple[set[str], str]] = {
     "seed_founders": (DBA, "v"),
     "seed_settings": (DBA, "v"),
     "set_account_status": (BOTH, "v"),
+    "search": (BOTH, "s"),
     "set_admin": (BOTH, "v"),
     "set_admin_domain": (DBA, "v"),
     "set_low_balance": (BOTH, "v"),

@@ -186,6 +186,7 @@ READS: dict[str, dict[str, Any]] = {
 STAFF_READS: dict[str, dict[str, Any]] = {
     "explain_account": {"account_id": NOBODY},
     "list_refunds": {"payment_id": "pi_1"},
+    "search": {"search": "ada"},
     "total_purchases": {},
     "explain_denial": {"account_id": NOBODY},
     "list_account_days": {"account_id": NOBODY},

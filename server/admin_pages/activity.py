@@ -1,0 +1,114 @@
+"""Entries of the audit log as sentences: who did what to whom, how much and why, with links."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import orjson
+
+from server.gateway import Row
+
+# What was done, before the name of the thing. {n} is the amount that the entry names.
+_WORDS = {
+    "account.add_note": "wrote a note on",
+    "account.adjust_credits": "gave {n} to",
+    "account.create_credit": "gave {n} to",
+    "account.erase": "erased the person of",
+    "account.export": "exported the data of",
+    "account.merge": "merged",
+    "account.release_hold": "released a hold of",
+    "account.remove_note": "removed a note from",
+    "account.reset_free_uses": "set the free uses of",
+    "account.reverse_charge": "gave a charge of {n} back to",
+    "account.reverse_credit": "took a credit of {n} back from",
+    "account.set_status": "changed the state of",
+    "account.transfer_credits": "moved {n} of",
+    "account.undo_merge": "undid the merge of",
+    "account.withdraw_consent": "withdrew the consent of",
+    "admin.add": "added to the staff",
+    "admin.create_sign_in_link": "made a sign-in link for",
+    "admin.create_token": "made a token for",
+    "admin.end_sessions": "signed out",
+    "admin.invite": "invited",
+    "admin.set": "changed the rights of",
+    "admin.sign_in": "signed in",
+    "admin.sign_out": "signed out",
+    "api_key.create": "created the API key",
+    "api_key.revoke": "revoked the API key",
+    "api_key.rotate": "rotated the API key",
+    "payment.refund": "asked for a refund of {n} of",
+    "payment.refund_made": "had {n} refunded of",
+    "payment.refund_refused": "was refused a refund of {n} of",
+    "payment.reopen": "opened again",
+    "payment.resolve": "resolved",
+    "payment.return": "booked a return of",
+    "payment.settle": "settled",
+    "payment_event.process": "processed the event",
+    "payment_event.resolve": "resolved the event",
+    "payment_return.resolve": "wrote off the shortfall of",
+    "payment_warning.resolve": "resolved the warning",
+    "provider_config.set": "changed the settings of",
+    "purchase.attach_payment": "attached the payment",
+    "settings.set_pricing": "changed the price",
+}
+_PAGES = {
+    "payment": "/admin/payments/{}",
+    "payment_event": "/admin/payments/events?event={}",
+    "api_key": "/admin/keys#key-{}",
+    "admin_user": "/admin/staff",
+    "provider_config": "/admin/settings#{}",
+    "settings": "/admin/settings",
+}
+
+
+def told(entry: Row) -> dict[str, Any]:
+    """The entry in words. `name` and `address` are those of the thing that it is about."""
+    given = entry["changes"]
+    changes = orjson.loads(given) if isinstance(given, str) else given
+    changes = changes if isinstance(changes, dict) else {}
+    action = entry["action"]
+    words = _WORDS.get(action, f"did {action.replace('.', ': ').replace('_', ' ')}")
+    amount = _amount(changes)
+    if action == "account.adjust_credits" and str(changes.get("amount", "")).startswith("-"):
+        words = "took {n} from"
+    name, address = _thing(entry, changes)
+    return {
+        "id": entry["id"],
+        "at": entry["created_at"],
+        "who": entry["who"] or "nobody known",
+        "words": words.replace("{n}", amount or "credits"),
+        "name": name,
+        "address": address,
+        "change": _change(changes),
+        "why": entry["reason"],
+        "audit_address": f"/admin/audit?{urlencode({'entry': str(entry['id'])})}",
+    }
+
+
+def _amount(changes: Mapping[str, Any]) -> str:
+    if isinstance(changes.get("money"), str):
+        return str(changes["money"])
+    amount = changes.get("amount")
+    if not isinstance(amount, int):
+        return ""
+    return f"{abs(amount):,} credit{'' if abs(amount) == 1 else 's'}"
+
+
+def _change(changes: Mapping[str, Any]) -> str:
+    """Before and after, where both are single values."""
+    before, after = changes.get("before"), changes.get("after")
+    if isinstance(before, str | int) and isinstance(after, str | int):
+        return f"{before} → {after}"
+    return ""
+
+
+def _thing(entry: Row, changes: Mapping[str, Any]) -> tuple[str, str | None]:
+    kind, thing = entry["resource_type"], entry["resource_id"] or ""
+    if kind == "account" and entry["account_id"] is not None:
+        return str(entry["account_name"]), f"/admin/accounts/{entry['account_id']}"
+    page = _PAGES.get(kind)
+    name = changes.get("name") if kind == "api_key" else None
+    shown = str(name or (thing if kind not in ("settings",) else ""))
+    return shown, page.format(quote(thing, safe="")) if page else None
