@@ -380,8 +380,8 @@ COMMENT ON FUNCTION billing_data.purchase_order IS 'The order of a list of purch
 -- Lists purchases; those of an account with those of the accounts that were merged into it.
 -- p_status: offered, pending, settled, or returned (some of its money went back). p_from and p_to:
 -- the UTC days on which they were offered, both included. p_sort: newest, settled, price, uses;
--- p_reverse turns the order round. left_minor is what can still be refunded. livemode is NULL for
--- payments of which the provider has reported nothing yet.
+-- p_reverse turns the order round. left_minor is what can still be refunded. livemode is
+-- what the provider's events say, or else the mode of the stored key.
 -- Errors: actor errors, invalid_argument.
 -- Example: SELECT * FROM billing.list_purchases(p_status => 'settled', p_limit => 10);
 CREATE OR REPLACE FUNCTION billing.list_purchases(
@@ -439,7 +439,10 @@ BEGIN
         || ' billing_data.money_text(p.price_minor, p.currency), p.created_at, p.settled_at,'
         || ' r.money, r.taken, r.short, CASE WHEN r.money > 0 THEN'
         || ' billing_data.money_text(r.money::bigint, p.currency) ELSE '''' END,'
-        || ' l.left_minor, billing_data.money_text(l.left_minor, p.currency), e.livemode'
+        || ' l.left_minor, billing_data.money_text(l.left_minor, p.currency),'
+        || ' coalesce(e.livemode, (SELECT billing_data.provider_mode(c.provider_type,'
+        || ' c.config_data) = ''live'' FROM billing_data.provider_configs AS c'
+        || ' WHERE c.provider_type = p.provider))'
         || ' FROM (SELECT p.*, p AS original FROM billing_data.purchases AS p WHERE '
         || billing_data.purchase_filter(
             p_account_id IS NOT NULL, v_place, v_of_payment, p_from, p_to

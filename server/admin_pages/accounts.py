@@ -24,7 +24,7 @@ from server.admin_pages.lists import (
     every_row,
     headings,
     list_page,
-    send_csv,
+    send_list,
     sorting,
     window,
 )
@@ -112,7 +112,7 @@ async def export(request: web.Request, visit: Visit) -> web.StreamResponse:
         raise web.HTTPUnprocessableEntity(reason="Give days as 2026-11-22") from None
     rows = await every_row(lambda span: visit.rows(call.given(**span)))
     columns = [name for name in functions.list_accounts.columns if name != "total_count"]
-    return await send_csv("accounts", columns, rows)
+    return await send_list("accounts", columns, rows)
 
 
 def _query(request: web.Request) -> dict[str, str]:

@@ -109,6 +109,7 @@ def _thing(entry: Row, changes: Mapping[str, Any]) -> tuple[str, str | None]:
     if kind == "account" and entry["account_id"] is not None:
         return str(entry["account_name"]), f"/admin/accounts/{entry['account_id']}"
     page = _PAGES.get(kind)
-    name = changes.get("name") if kind == "api_key" else None
-    shown = str(name or (thing if kind not in ("settings",) else ""))
-    return shown, page.format(quote(thing, safe="")) if page else None
+    name = changes.get({"api_key": "name", "admin_user": "email"}.get(kind, ""))
+    if not name and kind in ("settings", "admin_user"):
+        return "", None  # there is one of the first, and people sign in as themselves
+    return str(name or thing), page.format(quote(thing, safe="")) if page else None

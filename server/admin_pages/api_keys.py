@@ -10,6 +10,15 @@ from uuid import UUID
 
 from aiohttp import web
 
+from server.admin_pages.lists import (
+    Column,
+    Sorting,
+    csv_address,
+    headings,
+    send_list,
+    sort_rows,
+    sorting,
+)
 from server.admin_pages.page import (
     FormFault,
     done,
@@ -29,6 +38,16 @@ _PERMISSIONS = (
     ("billing:read", "Check credits, read accounts, purchases and history"),
     ("billing:write", "Charge, add credits, create accounts, sell"),
 )
+_COLUMNS = (
+    Column("Name", "name", descending=False),
+    Column("Key"),
+    Column("Permissions"),
+    Column("Status", "status", descending=False),
+    Column("Created", "created_at"),
+    Column("Last used", "last_used_at"),
+    Column("Expires", "expires_at", descending=False),
+)
+_PATH = "/admin/keys"
 _NEW: dict[str, object] = {"environment": "live", "permissions": [name for name, _ in _PERMISSIONS]}
 
 
@@ -165,27 +184,46 @@ async def _list(
     **context: object,
 ) -> web.StreamResponse:
     query = visit.request.query
-    chosen = {
-        "status": query.get("status") if query.get("status") in _STATUSES else None,
-        "environment": (
-            query.get("environment") if query.get("environment") in _ENVIRONMENTS else None
-        ),
-    }
+    chosen = _chosen_filters(query)
+    order = sorting(query, _COLUMNS)
     return await render(
         visit,
         "admin/keys/list.html",
         status=status,
-        keys=await visit.rows(
-            functions.list_api_keys(status=chosen["status"], environment=chosen["environment"])
-        ),
+        keys=await _keys(visit, chosen, order),
         now=datetime.now(UTC),
-        chosen={name: value or "" for name, value in chosen.items()},
-        is_filtered=any(chosen.values()),
+        chosen={"status": "", "environment": "", **chosen},
+        is_filtered=bool(chosen),
+        headings=headings(_columns(visit), order, _PATH, chosen),
+        csv_address=csv_address(_PATH, chosen),
         form=form,
         faults=faults,
         permissions=_PERMISSIONS,
         **context,
     )
+
+
+async def export(request: web.Request, visit: Visit) -> web.StreamResponse:
+    """Sends the keys that match as CSV, without their secrets, which nothing stores."""
+    order = sorting(request.query, _COLUMNS)
+    rows = await _keys(visit, _chosen_filters(request.query), order)
+    return await send_list("api-keys", functions.list_api_keys.columns, rows)
+
+
+def _columns(visit: Visit) -> tuple[Column, ...]:
+    return (*_COLUMNS, Column("Change")) if visit.is_admin else _COLUMNS
+
+
+def _chosen_filters(query: Mapping[str, str]) -> dict[str, str]:
+    known = (("status", _STATUSES), ("environment", _ENVIRONMENTS))
+    return {name: query[name] for name, values in known if query.get(name) in values}
+
+
+async def _keys(visit: Visit, chosen: Mapping[str, str], order: Sorting) -> list[Row]:
+    rows = await visit.rows(
+        functions.list_api_keys(status=chosen.get("status"), environment=chosen.get("environment"))
+    )
+    return sort_rows(rows, order, _COLUMNS)
 
 
 async def _question(

@@ -19,7 +19,7 @@ from server.admin_pages.lists import (
     days_of,
     headings,
     list_page,
-    send_csv,
+    send_list,
     sorting,
     window,
 )
@@ -98,7 +98,7 @@ async def export(request: web.Request, visit: Visit) -> web.StreamResponse:
         raise web.HTTPUnprocessableEntity(reason="Give days as 2026-11-22") from None
     # One row more than is sent tells whether there are more.
     rows = await visit.rows(functions.list_audit_log(**filters, limit=CSV_LIMIT + 1, offset=0))
-    return await send_csv("audit-log", list(_COLUMNS), [_csv_row(row) for row in rows])
+    return await send_list("audit-log", list(_COLUMNS), [_csv_row(row) for row in rows])
 
 
 def _given(request: web.Request) -> dict[str, str]:

@@ -13,7 +13,7 @@ from aiohttp import web
 
 from server.admin_pages.activity import told
 from server.admin_pages.charts import bar_chart
-from server.admin_pages.lists import Heading, days_given, days_of, send_csv
+from server.admin_pages.lists import Heading, days_given, days_of, send_list
 from server.admin_pages.page import FormFault, render
 from server.gateway import Row, functions
 from server.staff.guard import Visit
@@ -124,7 +124,7 @@ async def export(request: web.Request, visit: Visit) -> web.StreamResponse:
     except FormFault:
         raise web.HTTPUnprocessableEntity(reason="Give days as 2026-11-22") from None
     rows = await visit.rows(functions.list_daily_figures(days=period.days - 1, to=period.last))
-    return await send_csv("figures", functions.list_daily_figures.columns, rows)
+    return await send_list("figures", functions.list_daily_figures.columns, rows)
 
 
 def _period(chosen: str, given: Mapping[str, str]) -> tuple[str, Period]:

@@ -80,7 +80,17 @@ def sorting(query: Mapping[str, str], columns: Sequence[Column]) -> Sorting:
     name = asked.removeprefix("-")
     if name in names:
         return Sorting(name, asked.startswith("-"))
-    return Sorting("newest" if "newest" in names else names[0], False)
+    usual = next((name for name in ("newest", "created_at") if name in names), names[0])
+    return Sorting(usual, False)
+
+
+def sort_rows(rows: Sequence[Any], now: Sorting, columns: Sequence[Column]) -> list[Any]:
+    """Sorts the rows of a list that is read as a whole by their value of the sorting's name; what
+    has no value comes last."""
+    descending = next(column.descending for column in columns if column.sort == now.name)
+    known = [row for row in rows if row[now.name] is not None]
+    known.sort(key=lambda row: row[now.name], reverse=descending != now.is_reversed)
+    return [*known, *(row for row in rows if row[now.name] is None)]
 
 
 def headings(
@@ -174,7 +184,7 @@ async def every_row(
     return rows
 
 
-async def send_csv(name: str, columns: Sequence[str], rows: Sequence[Any]) -> web.StreamResponse:
+async def send_list(name: str, columns: Sequence[str], rows: Sequence[Any]) -> web.StreamResponse:
     """A list as CSV. A column is the name of a row's value. At most CSV_LIMIT rows are sent; when
     there are more, the last line says so."""
     lines: list[Sequence[Any]] = [columns]

@@ -18,7 +18,7 @@ from server.admin_pages.lists import (
     every_row,
     headings,
     list_page,
-    send_csv,
+    send_list,
     sorting,
     window,
 )
@@ -133,7 +133,7 @@ async def purchases_csv(request: web.Request, visit: Visit) -> web.StreamRespons
         lambda span: visit.rows(functions.list_purchases(**filters, **order.arguments, **span))
     )
     columns = [name for name in functions.list_purchases.columns if not name.endswith("_text")]
-    return await send_csv("purchases", columns, rows)
+    return await send_list("purchases", columns, rows)
 
 
 def _query(request: web.Request) -> dict[str, str]:
@@ -199,7 +199,7 @@ async def events_csv(request: web.Request, visit: Visit) -> web.StreamResponse:
     rows = await every_row(
         lambda span: visit.rows(functions.list_payment_events(**filters, **span))
     )
-    return await send_csv("payment-events", functions.list_payment_events.columns, rows)
+    return await send_list("payment-events", functions.list_payment_events.columns, rows)
 
 
 def _event_query(request: web.Request) -> dict[str, str]:
@@ -217,6 +217,12 @@ def _event_filters(query: Mapping[str, str], order: Sorting) -> dict[str, Any]:
 async def problems(request: web.Request, visit: Visit) -> web.StreamResponse:
     """Lists payments and returns of money that need a person, with what to do."""
     return await _show_problems(visit, page_number(request.query))
+
+
+async def problems_csv(request: web.Request, visit: Visit) -> web.StreamResponse:
+    """Sends what needs a person as CSV."""
+    rows = await visit.rows(functions.list_payment_problems(limit=500))
+    return await send_list("payment-problems", functions.list_payment_problems.columns, rows)
 
 
 async def resolve(request: web.Request, visit: Visit) -> web.StreamResponse:

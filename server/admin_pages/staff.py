@@ -8,6 +8,14 @@ from urllib.parse import quote
 
 from aiohttp import web
 
+from server.admin_pages.lists import (
+    Column,
+    csv_address,
+    headings,
+    send_list,
+    sort_rows,
+    sorting,
+)
 from server.admin_pages.page import FormFault, done, form_of, reason_of, render, required
 from server.admin_pages.refusals import fault_of
 from server.gateway import Refused, Row, functions
@@ -17,6 +25,14 @@ from server.staff.guard import Visit, require_admin
 
 _ROLES = ("viewer", "admin")
 _ACTIONS = ("role", "deactivate", "reactivate")
+_COLUMNS = (
+    Column("Who", "email", descending=False),
+    Column("Role", "role", descending=False),
+    Column("May sign in", "is_active"),
+    Column("Last sign-in", "last_login_at"),
+    Column("Added", "created_at"),
+)
+_PATH = "/admin/staff"
 _LAST_ADMIN = "Nothing was changed. Make somebody else an administrator first."
 
 
@@ -26,6 +42,13 @@ async def list_staff(request: web.Request, visit: Visit) -> web.StreamResponse:
         if action in request.query and visit.is_admin:
             return await _change_page(visit, request.query[action], action)
     return await _list(visit, {}, {})
+
+
+async def export(request: web.Request, visit: Visit) -> web.StreamResponse:
+    """Sends the list as CSV."""
+    rows = await visit.rows(functions.list_admins())
+    ordered = sort_rows(rows, sorting(request.query, _COLUMNS), _COLUMNS)
+    return await send_list("staff", functions.list_admins.columns, ordered)
 
 
 async def add(request: web.Request, visit: Visit) -> web.StreamResponse:
@@ -108,12 +131,16 @@ async def _list(
 ) -> web.StreamResponse:
     settings = await visit.request.app[GATEWAY].sign_in(functions.get_settings())
     assert settings is not None
-    people = await visit.rows(functions.list_admins())
+    order = sorting(visit.request.query, _COLUMNS)
+    people = sort_rows(await visit.rows(functions.list_admins()), order, _COLUMNS)
+    columns = (*_COLUMNS, Column("Change")) if visit.is_admin else _COLUMNS
     return await render(
         visit,
         "admin/staff/list.html",
         status=status,
         people=[{**dict(row), "address": quote(row["email"], safe="")} for row in people],
+        headings=headings(columns, order, _PATH, {}),
+        csv_address=csv_address(_PATH, {}),
         domain=settings["admin_email_domain"],
         form={"role": "viewer", **form},
         faults=faults,

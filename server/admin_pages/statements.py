@@ -12,11 +12,29 @@ from aiohttp import web
 
 from server.admin_pages.account_view import account_id_of, address_of, read_account
 from server.admin_pages.charts import bar_chart
+from server.admin_pages.lists import (
+    Column,
+    Sorting,
+    csv_address,
+    headings,
+    send_list,
+    sorting,
+)
 from server.admin_pages.page import HEADERS, FormFault, render
-from server.gateway import Row, functions
+from server.gateway import FunctionCall, Row, functions
 from server.http.statements import month_after, open_statement, send_csv
 from server.staff.guard import Visit
 
+_TOP = "/admin/consumers"
+_CONSUMERS = (
+    Column("Place", is_number=True),
+    Column("Account"),
+    Column("Uses", "uses", is_number=True),
+    Column("of them free", is_number=True),
+    Column("Credits used", "credits", is_number=True),
+    Column("Last used"),
+    Column("Statement"),
+)
 _ENTRIES = 500  # of a page
 _FIRST_YEAR, _LAST_YEAR = 2000, 9000
 _MOST_DAYS = 366
@@ -83,36 +101,45 @@ async def export(request: web.Request, visit: Visit) -> web.StreamResponse:
 
 async def list_consumers(request: web.Request, visit: Visit) -> web.StreamResponse:
     """Shows who used most in a month."""
+    month, beyond = _month(request)
+    order = sorting(request.query, _CONSUMERS)
+    before = (month - timedelta(days=1)).replace(day=1)
+    chosen = {"month": f"{month:%Y-%m}"}
+    return await render(
+        visit,
+        "admin/accounts/consumers.html",
+        month=month,
+        rows=await visit.rows(_consumers(month, beyond, order)),
+        links=[
+            (f"{_TOP}?{urlencode({'month': f'{one:%Y-%m}', 'sort': order.name})}", one)
+            for one in (before, beyond)
+        ],
+        headings=headings(_CONSUMERS, order, _TOP, chosen),
+        csv_address=csv_address(_TOP, {**chosen, "sort": order.name}),
+        period=urlencode({"from": month.isoformat(), "to": beyond.isoformat()}),
+    )
+
+
+async def export_consumers(request: web.Request, visit: Visit) -> web.StreamResponse:
+    """Sends who used most in a month as CSV."""
+    month, beyond = _month(request)
+    call = _consumers(month, beyond, sorting(request.query, _CONSUMERS))
+    rows = await visit.rows(call.given(limit=1000))
+    return await send_list("top-consumers", functions.list_top_consumers.columns, rows)
+
+
+def _month(request: web.Request) -> tuple[date, date]:
+    """The month in the address, or this one, and the one after it."""
     try:
         month = _day(request.query.get("month", "") + "-01", "month")
     except FormFault:
         month = datetime.now(UTC).date()
     month = month.replace(day=1)
-    sort = "credits" if request.query.get("sort") == "credits" else "uses"
-    beyond = month_after(_midnight(month)).date()
-    rows = await visit.rows(
-        functions.list_top_consumers(from_=month, to=beyond, sort=sort, limit=50)
-    )
-    before = (month - timedelta(days=1)).replace(day=1)
-    return await render(
-        visit,
-        "admin/accounts/consumers.html",
-        month=month,
-        rows=rows,
-        links=[
-            (f"/admin/consumers?{urlencode({'month': f'{one:%Y-%m}', 'sort': sort})}", one)
-            for one in (before, beyond)
-        ],
-        sorts=[
-            (
-                f"/admin/consumers?{urlencode({'month': f'{month:%Y-%m}', 'sort': name})}",
-                title,
-                name == sort,
-            )
-            for name, title in (("uses", "By uses"), ("credits", "By credits used"))
-        ],
-        period=urlencode({"from": month.isoformat(), "to": beyond.isoformat()}),
-    )
+    return month, month_after(_midnight(month)).date()
+
+
+def _consumers(month: date, beyond: date, order: Sorting) -> FunctionCall:
+    return functions.list_top_consumers(from_=month, to=beyond, sort=order.name, limit=50)
 
 
 def _period(given: Mapping[str, str]) -> tuple[date, date]:
