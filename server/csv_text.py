@@ -37,7 +37,7 @@ def _cell(value: Any) -> str:
         case datetime():
             return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
         case _:
-            return harmless(str(value))
+            return harmless(", ".join(map(str, value)) if isinstance(value, list) else str(value))
 
 
 def harmless(text: str) -> str:
