@@ -344,6 +344,15 @@ def get_account_holders(
 
 
 @function(
+    "checks checks_denied charges free_charges credits_used credits_added credits_sold "
+    "credits_taken_back accounts users"
+)
+def get_figures(
+    *, from_: date | None = ..., to: date | None = ..., session_hash: bytes | None = ...
+) -> None: ...
+
+
+@function(
     "item outcome hold_id account_id amount_minor currency state paid_with captured_minor "
     "charge_id is_late description metadata_message_id metadata_agent_id metadata_channel_id "
     "metadata_request_id created_at expires_at settled_at balance held available "
@@ -351,15 +360,6 @@ def get_account_holders(
 )
 def get_hold(
     *, hold_id: UUID, api_key_id: UUID | None = ..., session_hash: bytes | None = ...
-) -> None: ...
-
-
-@function(
-    "checks checks_denied charges free_charges credits_used credits_added credits_sold "
-    "credits_taken_back accounts users"
-)
-def get_figures(
-    *, from_: date | None = ..., to: date | None = ..., session_hash: bytes | None = ...
 ) -> None: ...
 
 

@@ -82,7 +82,8 @@ CREATE TYPE billing.check_outcome AS (
 	purchase_required boolean,
 	purchase_price_minor bigint,
 	purchase_uses bigint,
-	account_created boolean
+	account_created boolean,
+	low_balance boolean
 );
 
 CREATE TYPE billing.hold_item AS (
@@ -124,7 +125,8 @@ CREATE TYPE billing.hold_outcome AS (
 	held bigint,
 	available bigint,
 	free_uses_available bigint,
-	account_currency text
+	account_currency text,
+	cap jsonb
 );
 
 CREATE TYPE billing_data.actor AS (
@@ -194,7 +196,7 @@ CREATE FUNCTION billing.default_payment_provider(p_to_sell boolean DEFAULT false
     LANGUAGE sql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.begin_purchase(p_oauth_provider text, p_external_id text, p_customer_email text, p_wa_id text DEFAULT NULL::text, p_tenant_id text DEFAULT NULL::text, p_user_role text DEFAULT NULL::text, p_agent_id text DEFAULT NULL::text, p_marketing_opt_in boolean DEFAULT false, p_marketing_opt_in_source text DEFAULT NULL::text, p_idempotency_key text DEFAULT NULL::text, p_provider text DEFAULT billing.default_payment_provider(p_to_sell => true), p_api_key_id uuid DEFAULT NULL::uuid, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(purchase_id uuid, account_id uuid, uses bigint, price_minor bigint, currency text, payment_id text, payment_status text, account_created boolean, replayed boolean, config_data jsonb, credits_added bigint, provider text)
+CREATE FUNCTION billing.begin_purchase(p_oauth_provider text, p_external_id text, p_customer_email text, p_wa_id text DEFAULT NULL::text, p_tenant_id text DEFAULT NULL::text, p_user_role text DEFAULT NULL::text, p_agent_id text DEFAULT NULL::text, p_marketing_opt_in boolean DEFAULT false, p_marketing_opt_in_source text DEFAULT NULL::text, p_idempotency_key text DEFAULT NULL::text, p_provider text DEFAULT billing.default_payment_provider(p_to_sell => true), p_api_key_id uuid DEFAULT NULL::uuid, p_session_hash bytea DEFAULT NULL::bytea, p_save_card boolean DEFAULT false) RETURNS TABLE(purchase_id uuid, account_id uuid, uses bigint, price_minor bigint, currency text, payment_id text, payment_status text, account_created boolean, replayed boolean, config_data jsonb, credits_added bigint, provider text)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -226,7 +228,7 @@ CREATE FUNCTION billing.charge_items_once(p_idempotency_key text, p_request_fing
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.check_credit(p_oauth_provider text, p_external_id text, p_wa_id text DEFAULT NULL::text, p_tenant_id text DEFAULT NULL::text, p_context_agent_id text DEFAULT NULL::text, p_context_channel_id text DEFAULT NULL::text, p_context_request_id text DEFAULT NULL::text, p_customer_email text DEFAULT NULL::text, p_user_role text DEFAULT NULL::text, p_agent_id text DEFAULT NULL::text, p_marketing_opt_in boolean DEFAULT false, p_marketing_opt_in_source text DEFAULT NULL::text, p_api_key_id uuid DEFAULT NULL::uuid, p_only_plain boolean DEFAULT false) RETURNS TABLE(has_credit boolean, reason text, credits_remaining bigint, free_uses_remaining bigint, total_uses bigint, plan_name text, purchase_required boolean, purchase_price_minor bigint, purchase_uses bigint)
+CREATE FUNCTION billing.check_credit(p_oauth_provider text, p_external_id text, p_wa_id text DEFAULT NULL::text, p_tenant_id text DEFAULT NULL::text, p_context_agent_id text DEFAULT NULL::text, p_context_channel_id text DEFAULT NULL::text, p_context_request_id text DEFAULT NULL::text, p_customer_email text DEFAULT NULL::text, p_user_role text DEFAULT NULL::text, p_agent_id text DEFAULT NULL::text, p_marketing_opt_in boolean DEFAULT false, p_marketing_opt_in_source text DEFAULT NULL::text, p_api_key_id uuid DEFAULT NULL::uuid, p_only_plain boolean DEFAULT false) RETURNS TABLE(has_credit boolean, reason text, credits_remaining bigint, free_uses_remaining bigint, total_uses bigint, plan_name text, purchase_required boolean, purchase_price_minor bigint, purchase_uses bigint, low_balance boolean)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET plan_cache_mode TO 'force_generic_plan';
@@ -244,6 +246,10 @@ CREATE FUNCTION billing.check_items(p_items billing.check_item[], p_wait boolean
     SET enable_mergejoin TO 'off';
 
 CREATE FUNCTION billing.claim_deliveries(p_most integer DEFAULT 10, p_busy uuid[] DEFAULT '{}'::uuid[]) RETURNS TABLE(delivery_id uuid, event_id uuid, endpoint_id uuid, attempt integer, url text, secrets jsonb, payload text)
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.claim_top_ups(p_limit bigint) RETURNS TABLE(account_id uuid, purchase_id uuid, oauth_provider text, external_id text, customer_email text, uses bigint, price_minor bigint, currency text, payment_id text, customer_id text, payment_method_id text, provider text, config_data jsonb)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -277,7 +283,7 @@ CREATE FUNCTION billing.create_check_partitions(p_months integer DEFAULT 3, p_mo
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.create_credit(p_oauth_provider text, p_external_id text, p_amount_minor bigint, p_transaction_type text DEFAULT 'grant'::text, p_description text DEFAULT 'Granted'::text, p_currency text DEFAULT 'USD'::text, p_external_transaction_id text DEFAULT NULL::text, p_idempotency_key text DEFAULT NULL::text, p_api_key_id uuid DEFAULT NULL::uuid, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(credit_id uuid, account_id uuid, amount_minor bigint, currency text, balance_before bigint, balance_after bigint, transaction_type text, description text, external_transaction_id text, created_at timestamp with time zone)
+CREATE FUNCTION billing.create_credit(p_oauth_provider text, p_external_id text, p_amount_minor bigint, p_transaction_type text DEFAULT 'grant'::text, p_description text DEFAULT 'Granted'::text, p_currency text DEFAULT 'USD'::text, p_external_transaction_id text DEFAULT NULL::text, p_idempotency_key text DEFAULT NULL::text, p_api_key_id uuid DEFAULT NULL::uuid, p_session_hash bytea DEFAULT NULL::bytea, p_expires_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_priority bigint DEFAULT NULL::bigint, p_source text DEFAULT NULL::text, p_effective_at timestamp with time zone DEFAULT NULL::timestamp with time zone) RETURNS TABLE(credit_id uuid, account_id uuid, amount_minor bigint, currency text, balance_before bigint, balance_after bigint, transaction_type text, description text, external_transaction_id text, created_at timestamp with time zone)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -344,11 +350,19 @@ CREATE FUNCTION billing.drop_check_partitions(p_before timestamp with time zone,
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET "TimeZone" TO 'UTC';
 
+CREATE FUNCTION billing.end_grant_schedule(p_schedule_id uuid, p_reason text, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(schedule_id uuid, account_id uuid)
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing.end_session(p_session_hash bytea) RETURNS boolean
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing.end_staff_sessions(p_email text, p_reason text, p_session_hash bytea DEFAULT NULL::bytea) RETURNS bigint
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.end_top_up(p_account_id uuid DEFAULT NULL::uuid, p_oauth_provider text DEFAULT NULL::text, p_external_id text DEFAULT NULL::text, p_reason text DEFAULT NULL::text, p_api_key_id uuid DEFAULT NULL::uuid, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(account_id uuid, changed boolean)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -428,7 +442,7 @@ CREATE FUNCTION billing.get_account_by_id(p_account_id uuid, p_session_hash byte
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.get_account_holders(p_oauth_providers text[], p_external_ids text[]) RETURNS text
+CREATE FUNCTION billing.get_account_holders(p_oauth_providers text[], p_external_ids text[], p_hold_ids uuid[] DEFAULT '{}'::uuid[]) RETURNS text
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET lock_timeout TO '50ms';
@@ -494,6 +508,10 @@ CREATE FUNCTION billing.get_settings() RETURNS TABLE(free_uses bigint, pack_uses
     LANGUAGE sql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing.get_top_up(p_account_id uuid DEFAULT NULL::uuid, p_oauth_provider text DEFAULT NULL::text, p_external_id text DEFAULT NULL::text, p_api_key_id uuid DEFAULT NULL::uuid, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(account_id uuid, top_up_id uuid, status text, threshold bigint, packs bigint, uses bigint, amount_minor bigint, currency text, amount_text text, monthly_cap_minor bigint, monthly_cap_text text, spent_this_month_minor bigint, spent_this_month_text text, card text, consent_version text, consent_text text, consent_at timestamp with time zone, failures bigint, problem text, problem_text text, next_attempt_at timestamp with time zone, ended_at timestamp with time zone, end_reason text, attempt_status text, attempt_payment_id text, attempt_at timestamp with time zone)
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing.get_webhook_endpoint(p_endpoint_id uuid, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(endpoint_id uuid, name text, url text, status text, secrets jsonb)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -529,6 +547,10 @@ CREATE FUNCTION billing.list_admins(p_session_hash bytea DEFAULT NULL::bytea) RE
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing.list_allocations(p_account_id uuid DEFAULT NULL::uuid, p_charge_id uuid DEFAULT NULL::uuid, p_before bigint DEFAULT NULL::bigint, p_limit bigint DEFAULT 50, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(charge_id uuid, ledger_version bigint, created_at timestamp with time zone, charge_minor bigint, lot_id uuid, credit_id uuid, in_pool boolean, amount_minor bigint, source text, expires_at timestamp with time zone)
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing.list_api_keys(p_environment text DEFAULT NULL::text, p_status text DEFAULT NULL::text, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(api_key_id uuid, name text, key_prefix text, environment text, permissions text[], status text, description text, created_at timestamp with time zone, expires_at timestamp with time zone, last_used_at timestamp with time zone, last_used_ip inet, rotated_to uuid, created_by_email text, created_by_role text)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -557,7 +579,15 @@ CREATE FUNCTION billing.list_deliveries(p_endpoint_id uuid DEFAULT NULL::uuid, p
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing.list_grant_schedules(p_account_id uuid DEFAULT NULL::uuid, p_all boolean DEFAULT false, p_limit bigint DEFAULT 50, p_offset bigint DEFAULT 0, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(schedule_id uuid, account_id uuid, state text, amount_minor bigint, currency text, repeat text, day bigint, rollover boolean, lasts_days bigint, expires_at timestamp with time zone, next_at timestamp with time zone, ends_at timestamp with time zone, grants_left bigint, grants bigint, source text, priority bigint, description text, reason text, who text, created_at timestamp with time zone, updated_at timestamp with time zone)
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing.list_holds(p_oauth_provider text DEFAULT NULL::text, p_external_id text DEFAULT NULL::text, p_account_id uuid DEFAULT NULL::uuid, p_state text DEFAULT NULL::text, p_after uuid DEFAULT NULL::uuid, p_limit bigint DEFAULT 50, p_api_key_id uuid DEFAULT NULL::uuid, p_session_hash bytea DEFAULT NULL::bytea) RETURNS SETOF billing.hold_outcome
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.list_lots(p_account_id uuid, p_all boolean DEFAULT false, p_limit bigint DEFAULT 200, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(lot_id uuid, credit_id uuid, source text, in_pool boolean, amount_minor bigint, left_minor bigint, held_minor bigint, priority bigint, expires_at timestamp with time zone, created_at timestamp with time zone, description text)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -619,6 +649,14 @@ CREATE FUNCTION billing.list_top_consumers(p_from date DEFAULT NULL::date, p_to 
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET work_mem TO '64MB';
 
+CREATE FUNCTION billing.list_top_up_attempts(p_account_id uuid DEFAULT NULL::uuid, p_limit bigint DEFAULT 50, p_offset bigint DEFAULT 0, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(account_id uuid, purchase_id uuid, payment_id text, status text, credited boolean, uses bigint, price_minor bigint, currency text, price_text text, problem text, problem_text text, created_at timestamp with time zone, ended_at timestamp with time zone)
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.list_top_ups(p_account_id uuid DEFAULT NULL::uuid, p_status text DEFAULT NULL::text, p_limit bigint DEFAULT 50, p_offset bigint DEFAULT 0, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(top_up_id uuid, account_id uuid, oauth_provider text, external_id text, status text, threshold bigint, packs bigint, amount_text text, monthly_cap_text text, card text, consent_version text, consent_text text, consent_at timestamp with time zone, consent_by text, failures bigint, problem text, problem_text text, ended_at timestamp with time zone, end_reason text)
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing.list_transactions(p_oauth_provider text, p_external_id text, p_limit bigint DEFAULT 50, p_offset bigint DEFAULT 0, p_api_key_id uuid DEFAULT NULL::uuid, p_session_hash bytea DEFAULT NULL::bytea, p_cursor text DEFAULT NULL::text) RETURNS TABLE(total_count bigint, transaction_id uuid, type text, amount_minor bigint, currency text, description text, created_at timestamp with time zone, balance_after bigint, transaction_type text, external_transaction_id text, metadata_message_id text, metadata_agent_id text, metadata_channel_id text, metadata_request_id text, paid_with text, ledger_version bigint, next_cursor text, free_uses_change bigint, corrects_id uuid, transfer_id uuid, reversed_minor bigint, writer_kind text, writer text)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -644,6 +682,14 @@ CREATE FUNCTION billing.note_delivery(p_delivery_id uuid, p_attempt integer, p_a
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing.note_top_up(p_account_id uuid, p_purchase_id uuid, p_outcome text, p_payment_id text DEFAULT NULL::text, p_problem text DEFAULT NULL::text) RETURNS TABLE(next_step text, payment_id text, switched_off boolean)
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.pause_grant_schedule(p_schedule_id uuid, p_reason text, p_paused boolean DEFAULT true, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(schedule_id uuid, account_id uuid, next_at timestamp with time zone)
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing.process_payment_event(p_event_id text, p_event_type text, p_payload jsonb, p_action text, p_livemode boolean DEFAULT NULL::boolean, p_payment_id text DEFAULT NULL::text, p_amount_minor bigint DEFAULT NULL::bigint, p_currency text DEFAULT NULL::text, p_account_id uuid DEFAULT NULL::uuid, p_purchase_id uuid DEFAULT NULL::uuid, p_oauth_provider text DEFAULT NULL::text, p_external_id text DEFAULT NULL::text, p_return_ids text[] DEFAULT '{}'::text[], p_return_kinds text[] DEFAULT '{}'::text[], p_return_amounts_minor bigint[] DEFAULT '{}'::bigint[], p_returns_withdrawn boolean[] DEFAULT NULL::boolean[], p_provider text DEFAULT billing.default_payment_provider(), p_return_away_minor bigint[] DEFAULT NULL::bigint[], p_return_states text[] DEFAULT NULL::text[], p_return_transactions bigint[] DEFAULT NULL::bigint[], p_occurred_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_is_claimed boolean DEFAULT NULL::boolean, p_is_foreign boolean DEFAULT false, p_warning_id text DEFAULT NULL::text, p_warning_is_open boolean DEFAULT NULL::boolean) RETURNS TABLE(outcome text, needs_attention boolean, deliveries bigint, account_id uuid, purchase_id uuid, credits_added bigint)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -660,7 +706,7 @@ CREATE FUNCTION billing.record_api_key_use(p_api_key_ids uuid[], p_used_at times
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.record_credit(p_oauth_provider text, p_external_id text, p_amount_minor bigint, p_transaction_type text, p_description text, p_currency text DEFAULT 'USD'::text, p_external_transaction_id text DEFAULT NULL::text, p_idempotency_key text DEFAULT NULL::text, p_customer_email text DEFAULT NULL::text, p_user_role text DEFAULT NULL::text, p_agent_id text DEFAULT NULL::text, p_marketing_opt_in boolean DEFAULT false, p_marketing_opt_in_source text DEFAULT NULL::text, p_api_key_id uuid DEFAULT NULL::uuid, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(outcome text, credit_id uuid, account_id uuid, amount_minor bigint, currency text, balance_before bigint, balance_after bigint, transaction_type text, description text, external_transaction_id text, created_at timestamp with time zone, balance bigint, account_currency text)
+CREATE FUNCTION billing.record_credit(p_oauth_provider text, p_external_id text, p_amount_minor bigint, p_transaction_type text, p_description text, p_currency text DEFAULT 'USD'::text, p_external_transaction_id text DEFAULT NULL::text, p_idempotency_key text DEFAULT NULL::text, p_customer_email text DEFAULT NULL::text, p_user_role text DEFAULT NULL::text, p_agent_id text DEFAULT NULL::text, p_marketing_opt_in boolean DEFAULT false, p_marketing_opt_in_source text DEFAULT NULL::text, p_api_key_id uuid DEFAULT NULL::uuid, p_session_hash bytea DEFAULT NULL::bytea, p_expires_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_priority bigint DEFAULT NULL::bigint, p_source text DEFAULT NULL::text, p_effective_at timestamp with time zone DEFAULT NULL::timestamp with time zone) RETURNS TABLE(outcome text, credit_id uuid, account_id uuid, amount_minor bigint, currency text, balance_before bigint, balance_after bigint, transaction_type text, description text, external_transaction_id text, created_at timestamp with time zone, balance bigint, account_currency text)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -774,7 +820,11 @@ CREATE FUNCTION billing.set_cap(p_scope text, p_period text, p_limit_minor bigin
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.set_low_balance(p_threshold bigint, p_reason text, p_session_hash bytea DEFAULT NULL::bytea) RETURNS bigint
+CREATE FUNCTION billing.set_grant_schedule(p_account_id uuid, p_amount bigint, p_reason text, p_repeat text DEFAULT 'monthly'::text, p_day bigint DEFAULT NULL::bigint, p_rollover boolean DEFAULT false, p_lasts_days bigint DEFAULT NULL::bigint, p_starts_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_ends_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_grants bigint DEFAULT NULL::bigint, p_description text DEFAULT NULL::text, p_priority bigint DEFAULT NULL::bigint, p_source text DEFAULT NULL::text, p_schedule_id uuid DEFAULT NULL::uuid, p_idempotency_key text DEFAULT NULL::text, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(schedule_id uuid, account_id uuid, next_at timestamp with time zone, replayed boolean)
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.set_low_balance(p_reason text, p_threshold bigint DEFAULT NULL::bigint, p_session_hash bytea DEFAULT NULL::bytea) RETURNS bigint
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -783,6 +833,10 @@ CREATE FUNCTION billing.set_pricing(p_reason text, p_free_uses bigint DEFAULT NU
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing.set_provider_config(p_provider_type text, p_config_data jsonb DEFAULT '{}'::jsonb, p_is_active boolean DEFAULT NULL::boolean, p_reason text DEFAULT NULL::text, p_unchanged_since timestamp with time zone DEFAULT NULL::timestamp with time zone, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(id uuid, provider_type text, is_active boolean, config_data jsonb, mode text, updated_at timestamp with time zone)
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.set_top_up(p_oauth_provider text, p_external_id text, p_threshold bigint, p_packs bigint, p_amount_minor bigint, p_currency text, p_monthly_cap_minor bigint, p_consent_version text, p_consent_text text, p_payment_id text DEFAULT NULL::text, p_customer_id text DEFAULT NULL::text, p_payment_method_id text DEFAULT NULL::text, p_card text DEFAULT NULL::text, p_api_key_id uuid DEFAULT NULL::uuid) RETURNS TABLE(account_id uuid, top_up_id uuid, changed boolean)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -891,6 +945,7 @@ CREATE TABLE billing_data.accounts (
     held_credits bigint DEFAULT 0 NOT NULL,
     held_free_uses bigint DEFAULT 0 NOT NULL,
     due_at timestamp with time zone,
+    has_lots boolean DEFAULT false NOT NULL,
     CONSTRAINT accounts_held CHECK (((held_credits >= 0) AND (held_credits <= paid_credits) AND (held_free_uses >= 0) AND (held_free_uses <= free_uses_remaining))),
     CONSTRAINT accounts_ledger_version_non_negative CHECK ((ledger_version >= 0)),
     CONSTRAINT ck_account_status CHECK (((status)::text = ANY ((ARRAY['active'::character varying, 'suspended'::character varying, 'closed'::character varying, 'merged'::character varying])::text[]))),
@@ -994,7 +1049,7 @@ END)) AND (num_nonnulls(corrects_credit_id, transfer_id) = 0)))),
     CONSTRAINT credits_transfer CHECK (((transfer_id IS NULL) OR ((transaction_type)::text = 'adjustment'::text)))
 );
 
-CREATE FUNCTION billing_data.append_credit(p_account billing_data.accounts, p_amount_minor bigint, p_transaction_type text, p_description text, p_external_transaction_id text, p_idempotency_key text, p_request_fingerprint bytea, p_now timestamp with time zone, p_api_key_id uuid, p_admin_user_id uuid, p_database_role text, p_payment_provider text, p_credit_id uuid DEFAULT NULL::uuid, p_corrects_charge_id uuid DEFAULT NULL::uuid, p_corrects_credit_id uuid DEFAULT NULL::uuid, p_transfer_id uuid DEFAULT NULL::uuid, p_free_uses bigint DEFAULT NULL::bigint) RETURNS billing_data.credits
+CREATE FUNCTION billing_data.append_credit(p_account billing_data.accounts, p_amount_minor bigint, p_transaction_type text, p_description text, p_external_transaction_id text, p_idempotency_key text, p_request_fingerprint bytea, p_now timestamp with time zone, p_api_key_id uuid, p_admin_user_id uuid, p_database_role text, p_payment_provider text, p_credit_id uuid DEFAULT NULL::uuid, p_corrects_charge_id uuid DEFAULT NULL::uuid, p_corrects_credit_id uuid DEFAULT NULL::uuid, p_transfer_id uuid DEFAULT NULL::uuid, p_free_uses bigint DEFAULT NULL::bigint, p_own_id uuid DEFAULT NULL::uuid) RETURNS billing_data.credits
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -1002,7 +1057,7 @@ CREATE FUNCTION billing_data.append_reversal(p_account billing_data.accounts, p_
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing_data.append_transfer(p_transfer_id uuid, p_from billing_data.accounts, p_to billing_data.accounts, p_amount bigint, p_free_uses_taken bigint, p_free_uses_given bigint, p_reason text, p_idempotency_key text, p_fingerprint bytea, p_now timestamp with time zone, p_actor billing_data.actor) RETURNS void
+CREATE FUNCTION billing_data.append_transfer(p_transfer_id uuid, p_from billing_data.accounts, p_to billing_data.accounts, p_amount bigint, p_free_uses_taken bigint, p_free_uses_given bigint, p_reason text, p_idempotency_key text, p_fingerprint bytea, p_now timestamp with time zone, p_actor billing_data.actor, p_own_id uuid DEFAULT NULL::uuid) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -1084,6 +1139,14 @@ CREATE FUNCTION billing_data.authorize(p_api_key_id uuid, p_session_hash bytea, 
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.available_credits(p_account billing_data.accounts) RETURNS bigint
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.awaits_top_up(p_account_id uuid) RETURNS boolean
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.is_empty(p_free_uses bigint, p_paid_credits bigint) RETURNS boolean
     LANGUAGE sql IMMUTABLE PARALLEL SAFE;
 
@@ -1099,6 +1162,14 @@ CREATE FUNCTION billing_data.balance_before(p_account billing_data.accounts, p_v
 
 CREATE FUNCTION billing_data.batches_of_person(p_account_ids uuid[]) RETURNS TABLE(api_key_id uuid, idempotency_key text, created_at timestamp with time zone, outcome jsonb)
     LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.begin_caps(p_items billing.charge_item[], p_locked uuid[], p_now timestamp with time zone, p_wait boolean, p_dry_run boolean DEFAULT false, OUT capped billing_data.capped_item[], OUT is_near boolean) RETURNS record
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.begin_top_up_attempt(p_top_up_id uuid) RETURNS void
+    LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.book_for_checks(p_items billing.check_item[], p_rest boolean[], p_busy boolean[], p_wait boolean) RETURNS boolean[]
@@ -1132,6 +1203,9 @@ CREATE FUNCTION billing_data.caller_role() RETURNS text
 CREATE FUNCTION billing_data.window_end(p_period text, p_at timestamp with time zone) RETURNS timestamp with time zone
     LANGUAGE sql STABLE PARALLEL SAFE;
 
+CREATE FUNCTION billing_data.cap_resets_at(p_period text, p_at timestamp with time zone) RETURNS text
+    LANGUAGE sql STABLE PARALLEL SAFE;
+
 CREATE TABLE billing_data.caps (
     id uuid NOT NULL,
     scope text NOT NULL,
@@ -1149,39 +1223,11 @@ CREATE TABLE billing_data.caps (
 )
 WITH (fillfactor='80');
 
-CREATE FUNCTION billing_data.cap_refusal(p_cap billing_data.caps, p_used bigint, p_required bigint, p_now timestamp with time zone) RETURNS jsonb
+CREATE FUNCTION billing_data.cap_alert(p_cap billing_data.caps, p_used bigint, p_now timestamp with time zone) RETURNS jsonb
     LANGUAGE sql STABLE;
 
-CREATE FUNCTION billing_data.cap_slug(p_refusal jsonb) RETURNS text
-    LANGUAGE sql IMMUTABLE PARALLEL SAFE;
-
-CREATE FUNCTION billing_data.cap_subject(p_scope text, p_subject text, p_session_hash bytea) RETURNS text
-    LANGUAGE plpgsql STABLE
-    SET search_path TO 'pg_catalog', 'pg_temp';
-
-CREATE FUNCTION billing_data.cap_text(p_refusal jsonb) RETURNS text
-    LANGUAGE sql IMMUTABLE;
-
-CREATE FUNCTION billing_data.cap_that_refuses(p_account_id uuid, p_api_key_id uuid, p_agent_id text, p_amount bigint, p_now timestamp with time zone) RETURNS jsonb
-    LANGUAGE sql
-    SET search_path TO 'pg_catalog', 'pg_temp';
-
-CREATE FUNCTION billing_data.capped_items(p_items billing.charge_item[], p_locked uuid[]) RETURNS billing_data.capped_item[]
-    LANGUAGE plpgsql STABLE
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    SET plan_cache_mode TO 'force_generic_plan';
-
-CREATE FUNCTION billing_data.caps_of(p_account_id uuid, p_api_key_id uuid, p_agent_id text) RETURNS SETOF billing_data.caps
-    LANGUAGE sql STABLE
-    SET search_path TO 'pg_catalog', 'pg_temp';
-
-CREATE FUNCTION billing_data.capture_round(p_items billing.capture_item[], p_left boolean[], p_locked uuid[], p_role text) RETURNS billing.hold_outcome[]
-    LANGUAGE plpgsql
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    SET plan_cache_mode TO 'force_generic_plan'
-    SET enable_seqscan TO 'off'
-    SET enable_hashjoin TO 'off'
-    SET enable_mergejoin TO 'off';
+CREATE FUNCTION billing_data.cap_refusal(p_cap billing_data.caps, p_used bigint, p_required bigint, p_now timestamp with time zone) RETURNS jsonb
+    LANGUAGE sql STABLE;
 
 CREATE TABLE billing_data.holds (
     id uuid NOT NULL,
@@ -1221,8 +1267,53 @@ END),
 )
 WITH (fillfactor='85');
 
+CREATE FUNCTION billing_data.cap_room(p_hold billing_data.holds, p_now timestamp with time zone) RETURNS bigint
+    LANGUAGE sql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.cap_slug(p_refusal jsonb) RETURNS text
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE;
+
+CREATE FUNCTION billing_data.cap_subject(p_scope text, p_subject text, p_session_hash bytea) RETURNS text
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.cap_text(p_refusal jsonb) RETURNS text
+    LANGUAGE sql IMMUTABLE;
+
+CREATE FUNCTION billing_data.cap_that_refuses(p_account_id uuid, p_api_key_id uuid, p_agent_id text, p_amount bigint, p_now timestamp with time zone) RETURNS jsonb
+    LANGUAGE sql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.capped_items(p_items billing.charge_item[], p_locked uuid[]) RETURNS billing_data.capped_item[]
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET plan_cache_mode TO 'force_generic_plan';
+
+CREATE FUNCTION billing_data.caps_of(p_account_id uuid, p_api_key_id uuid, p_agent_id text) RETURNS SETOF billing_data.caps
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.capture_lots(p_hold billing_data.holds, p_account_id uuid, p_charge_id uuid, p_captured bigint, p_available bigint) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET enable_seqscan TO 'off';
+
+CREATE FUNCTION billing_data.capture_round(p_items billing.capture_item[], p_left boolean[], p_locked uuid[], p_role text, p_now timestamp with time zone, p_is_capped boolean) RETURNS billing.hold_outcome[]
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET enable_seqscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off';
+
 CREATE FUNCTION billing_data.captured_hold(p_hold billing_data.holds, p_charge_id uuid, p_captured bigint, p_now timestamp with time zone) RETURNS billing_data.holds
     LANGUAGE plpgsql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.captured_now(p_outcomes billing.hold_outcome[]) RETURNS uuid[]
+    LANGUAGE sql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE TABLE billing_data.account_merges (
@@ -1268,6 +1359,9 @@ CREATE FUNCTION billing_data.change_profile(p_account_id uuid, p_customer_email 
 
 CREATE FUNCTION billing_data.changes_profile(p_account billing_data.accounts, p_customer_email text, p_user_role text, p_agent_id text, p_marketing_opt_in boolean) RETURNS boolean
     LANGUAGE sql IMMUTABLE;
+
+CREATE FUNCTION billing_data.charge_crosses(p_threshold bigint, p_paid_with text, p_balance_before bigint, p_balance_after bigint, p_free_uses_after bigint) RETURNS boolean
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE;
 
 CREATE FUNCTION billing_data.new_charge_digest(p_account_id uuid, p_ledger_version bigint, p_id uuid, p_amount_minor bigint, p_currency character varying, p_balance_before bigint, p_balance_after bigint, p_free_uses_after bigint, p_paid_with text, p_description character varying, p_idempotency_key character varying, p_request_fingerprint bytea, p_created_at timestamp with time zone, p_api_key_id uuid, p_admin_user_id uuid, p_database_role text) RETURNS bigint
     LANGUAGE sql IMMUTABLE PARALLEL SAFE;
@@ -1364,6 +1458,10 @@ CREATE FUNCTION billing_data.claim_payment(p_provider text, p_payment_id text, p
 CREATE FUNCTION billing_data.clock() RETURNS timestamp with time zone
     LANGUAGE sql PARALLEL SAFE;
 
+CREATE FUNCTION billing_data.coming_credit(p_path uuid[], p_idempotency_key text) RETURNS billing_data.credits
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.compute_head(p_day date, p_previous bytea, OUT seals bigint, OUT entries bigint, OUT head bytea) RETURNS record
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -1422,6 +1520,17 @@ CREATE FUNCTION billing_data.credit_under_key(p_account_ids uuid[], p_idempotenc
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.credits_due(p_account_id uuid, p_now timestamp with time zone) RETURNS numeric
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.credits_over(p_account_id uuid, p_now timestamp with time zone) RETURNS bigint
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.crossing(p_item integer, p_account_id uuid, p_charge_id uuid, p_paid_with text, p_balance_before bigint, p_balance_after bigint, p_free_uses_after bigint) RETURNS jsonb
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE;
+
 CREATE FUNCTION billing_data.csv_fields(p_line text) RETURNS text[]
     LANGUAGE sql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -1477,6 +1586,60 @@ CREATE FUNCTION billing_data.delivery_payload(p_row billing_data.outbox) RETURNS
 CREATE FUNCTION billing_data.denial_reason(p_status text, p_free_uses bigint, p_paid_credits bigint) RETURNS text
     LANGUAGE sql IMMUTABLE PARALLEL SAFE;
 
+CREATE TABLE billing_data.grant_schedules (
+    id uuid NOT NULL,
+    account_id uuid NOT NULL,
+    made_for uuid NOT NULL,
+    amount_minor bigint NOT NULL,
+    transaction_type text NOT NULL,
+    source text,
+    priority smallint,
+    description character varying(1000) NOT NULL,
+    repeat text NOT NULL,
+    day smallint,
+    rollover boolean NOT NULL,
+    lasts_days integer,
+    expires_at timestamp with time zone,
+    next_at timestamp with time zone,
+    ends_at timestamp with time zone,
+    grants_left bigint,
+    is_paused boolean DEFAULT false NOT NULL,
+    reason text,
+    idempotency_key character varying(255),
+    request_fingerprint bytea NOT NULL,
+    api_key_id uuid,
+    admin_user_id uuid,
+    database_role text,
+    created_at timestamp with time zone NOT NULL,
+    updated_at timestamp with time zone NOT NULL,
+    CONSTRAINT grant_schedules_amount CHECK ((amount_minor > 0)),
+    CONSTRAINT grant_schedules_day CHECK (
+CASE repeat
+    WHEN 'weekly'::text THEN ((day IS NOT NULL) AND (day >= 1) AND (day <= 7))
+    WHEN 'monthly'::text THEN ((day IS NOT NULL) AND (day >= 1) AND (day <= 31))
+    ELSE (day IS NULL)
+END),
+    CONSTRAINT grant_schedules_lasts CHECK (((lasts_days >= 1) AND (lasts_days <= 3650))),
+    CONSTRAINT grant_schedules_left CHECK ((grants_left >= 0)),
+    CONSTRAINT grant_schedules_once CHECK (
+CASE repeat
+    WHEN 'once'::text THEN (rollover AND (lasts_days IS NULL))
+    ELSE (expires_at IS NULL)
+END),
+    CONSTRAINT grant_schedules_one_writer CHECK ((num_nonnulls(api_key_id, admin_user_id, database_role) = 1)),
+    CONSTRAINT grant_schedules_priority CHECK (((priority >= 0) AND (priority <= 100))),
+    CONSTRAINT grant_schedules_reason CHECK ((length(reason) <= 500)),
+    CONSTRAINT grant_schedules_repeat CHECK ((repeat = ANY (ARRAY['once'::text, 'daily'::text, 'weekly'::text, 'monthly'::text]))),
+    CONSTRAINT grant_schedules_source CHECK ((source = ANY (ARRAY['purchase'::text, 'grant'::text, 'promotion'::text, 'refund'::text]))),
+    CONSTRAINT grant_schedules_times CHECK ((isfinite(expires_at) AND isfinite(next_at) AND isfinite(ends_at))),
+    CONSTRAINT grant_schedules_type CHECK ((transaction_type = ANY (ARRAY['purchase'::text, 'grant'::text, 'refund'::text, 'adjustment'::text])))
+)
+WITH (fillfactor='80');
+
+CREATE FUNCTION billing_data.due_grants(p_schedule billing_data.grant_schedules, p_now timestamp with time zone) RETURNS TABLE(due_at timestamp with time zone, expires_at timestamp with time zone, is_made boolean, next_at timestamp with time zone, grants_left bigint)
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.is_other_request(p_recorded bytea, p_presented bytea) RETURNS boolean
     LANGUAGE sql IMMUTABLE PARALLEL SAFE;
 
@@ -1512,6 +1675,36 @@ WITH (fillfactor='80');
 CREATE FUNCTION billing_data.effect_of_payment(p_provider text, p_payment_id text) RETURNS billing_data.payment_effects
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE TABLE billing_data.lots (
+    id uuid NOT NULL,
+    account_id uuid NOT NULL,
+    credit_id uuid NOT NULL,
+    origin_id uuid NOT NULL,
+    source text NOT NULL,
+    amount_minor bigint NOT NULL,
+    left_minor bigint NOT NULL,
+    has_left boolean GENERATED ALWAYS AS ((left_minor > 0)) STORED NOT NULL,
+    priority smallint NOT NULL,
+    expires_at timestamp with time zone,
+    created_at timestamp with time zone NOT NULL,
+    CONSTRAINT lots_amount CHECK ((amount_minor > 0)),
+    CONSTRAINT lots_expires_at CHECK (isfinite(expires_at)),
+    CONSTRAINT lots_left CHECK (((left_minor >= 0) AND (left_minor <= amount_minor))),
+    CONSTRAINT lots_priority CHECK (((priority >= 0) AND (priority <= 100))),
+    CONSTRAINT lots_source CHECK ((source = ANY (ARRAY['purchase'::text, 'grant'::text, 'promotion'::text, 'refund'::text])))
+)
+WITH (fillfactor='70');
+
+CREATE FUNCTION billing_data.end_lot(p_lot billing_data.lots, p_now timestamp with time zone) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.end_lots(p_account_ids uuid[], p_now timestamp with time zone) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET enable_seqscan TO 'off';
 
 CREATE FUNCTION billing_data.end_of_day(p_day date) RETURNS timestamp with time zone
     LANGUAGE sql IMMUTABLE PARALLEL SAFE;
@@ -1558,6 +1751,14 @@ CREATE FUNCTION billing_data.erase_purchases(p_account_ids uuid[]) RETURNS bigin
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.erase_requests(p_account_ids uuid[]) RETURNS TABLE(table_name text, rows_erased bigint)
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.erase_schedules(p_account_ids uuid[]) RETURNS bigint
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.erase_top_ups(p_account_ids uuid[]) RETURNS bigint
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -1620,6 +1821,10 @@ CREATE FUNCTION billing_data.find_hold_faults() RETURNS TABLE(account_id uuid, p
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.find_lot_faults() RETURNS TABLE(account_id uuid, problem text, expected text, found text)
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.find_merge(p_account_id uuid, p_idempotency_key text, p_fingerprint bytea) RETURNS billing_data.account_merges
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -1633,6 +1838,14 @@ CREATE FUNCTION billing_data.find_payment_problems() RETURNS TABLE(problem text,
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.find_reversal_faults() RETURNS TABLE(account_id uuid, problem text, expected text, found text)
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.find_schedule(p_schedule_id uuid, p_account_id uuid) RETURNS billing_data.grant_schedules
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.find_schedule_faults() RETURNS TABLE(account_id uuid, problem text, expected text, found text)
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -1695,6 +1908,10 @@ CREATE FUNCTION billing_data.first_key_id(p_api_key_id uuid) RETURNS uuid
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.first_of(p_count integer, p_outcomes billing.hold_outcome[]) RETURNS boolean[]
+    LANGUAGE plpgsql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.follow_charges(p_items billing.charge_item[]) RETURNS billing.charge_item[]
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -1715,9 +1932,20 @@ CREATE FUNCTION billing_data.give_back_held(p_account_ids uuid[], p_reason text,
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing_data.give_back_to_caps(p_back jsonb) RETURNS void
+CREATE FUNCTION billing_data.give_back_held_lots(p_hold_ids uuid[]) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET enable_seqscan TO 'off';
+
+CREATE FUNCTION billing_data.give_back_to_caps(p_back jsonb, p_now timestamp with time zone) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.give_back_to_lots(p_charge billing_data.charges, p_account_id uuid, p_reversal billing_data.credits, p_before bigint) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET enable_seqscan TO 'off';
 
 CREATE FUNCTION billing_data.give_charge_back_to_caps(p_charge billing_data.charges, p_amount bigint) RETURNS void
     LANGUAGE plpgsql
@@ -1750,16 +1978,26 @@ CREATE FUNCTION billing_data.history_cursor(p_account_id uuid, p_version bigint)
 CREATE FUNCTION billing_data.hold_fingerprint(p_item billing.hold_item) RETURNS bytea
     LANGUAGE sql IMMUTABLE PARALLEL SAFE;
 
-CREATE FUNCTION billing_data.hold_outcome(p_item integer, p_outcome text, p_hold billing_data.holds, p_balance bigint, p_held bigint, p_free_uses bigint, p_account_currency text) RETURNS billing.hold_outcome
+CREATE FUNCTION billing_data.hold_lots(p_hold_id uuid, p_account_id uuid, p_amount bigint, p_available bigint) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET enable_seqscan TO 'off';
+
+CREATE FUNCTION billing_data.hold_outcome(p_item integer, p_outcome text, p_hold billing_data.holds, p_balance bigint, p_held bigint, p_free_uses bigint, p_account_currency text, p_cap jsonb DEFAULT NULL::jsonb) RETURNS billing.hold_outcome
     LANGUAGE sql IMMUTABLE;
 
-CREATE FUNCTION billing_data.hold_round(p_items billing.hold_item[], p_left boolean[], p_locked uuid[], p_role text, p_dry_run boolean) RETURNS billing.hold_outcome[]
+CREATE FUNCTION billing_data.hold_round(p_items billing.hold_item[], p_left boolean[], p_locked uuid[], p_role text, p_dry_run boolean, p_now timestamp with time zone, p_refusals jsonb[]) RETURNS billing.hold_outcome[]
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET plan_cache_mode TO 'force_generic_plan'
     SET enable_seqscan TO 'off'
     SET enable_hashjoin TO 'off'
     SET enable_mergejoin TO 'off';
+
+CREATE FUNCTION billing_data.holds_as_charges(p_items billing.hold_item[]) RETURNS billing.charge_item[]
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.id_at(p_at timestamp with time zone) RETURNS uuid
     LANGUAGE sql STABLE
@@ -1872,6 +2110,12 @@ CREATE FUNCTION billing_data.kept_secrets(p_setting text, p_stored jsonb, p_give
 CREATE FUNCTION billing_data.key_permissions() RETURNS text[]
     LANGUAGE sql IMMUTABLE PARALLEL SAFE;
 
+CREATE FUNCTION billing_data.kind_hash(p_source text, p_priority bigint, p_expires_at timestamp with time zone) RETURNS bigint
+    LANGUAGE sql STABLE PARALLEL SAFE;
+
+CREATE FUNCTION billing_data.kind_told(p_source text, p_priority bigint, p_expires_at timestamp with time zone) RETURNS jsonb
+    LANGUAGE sql STABLE PARALLEL SAFE;
+
 CREATE FUNCTION billing_data.lead_account_to(p_id uuid, p_account_id uuid) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -1959,12 +2203,30 @@ CREATE FUNCTION billing_data.lock_payment(p_provider text, p_payment_id text, p_
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.lock_schedule(p_schedule_id uuid) RETURNS billing_data.grant_schedules
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.lock_two_accounts(p_from_account_id uuid, p_to_account_id uuid) RETURNS billing_data.accounts[]
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.maintenance_steps() RETURNS text[]
     LANGUAGE sql IMMUTABLE;
+
+CREATE FUNCTION billing_data.make_due_grants(p_account_ids uuid[], p_now timestamp with time zone) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET enable_seqscan TO 'off';
+
+CREATE FUNCTION billing_data.make_grants(p_schedule billing_data.grant_schedules, p_now timestamp with time zone) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.make_lot(p_credit billing_data.credits, p_source text, p_priority bigint, p_expires_at timestamp with time zone) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.manual() RETURNS TABLE(name text, about text, effects text, example text)
     LANGUAGE sql IMMUTABLE
@@ -2003,10 +2265,21 @@ CREATE FUNCTION billing_data.money_paid(p_provider text, p_payment_id text) RETU
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.month_of(p_at timestamp with time zone, p_ahead integer DEFAULT 0) RETURNS timestamp with time zone
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE;
+
 CREATE FUNCTION billing_data.most_attempts() RETURNS integer
     LANGUAGE sql IMMUTABLE PARALLEL SAFE;
 
 CREATE FUNCTION billing_data.move_default_checks(p_table text, p_from timestamp with time zone, p_to timestamp with time zone) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.move_lots(p_from_entry_id uuid, p_to_entry_id uuid, p_to_account_id uuid) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.move_schedules(p_from_id uuid, p_to_id uuid, p_made_for uuid[]) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -2018,8 +2291,19 @@ CREATE FUNCTION billing_data.names_one(p_text text, p_names text[]) RETURNS bool
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.needs_top_up(p_status text, p_available bigint, p_threshold bigint) RETURNS boolean
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE;
+
 CREATE FUNCTION billing_data.newest_day_over() RETURNS date
     LANGUAGE sql STABLE;
+
+CREATE FUNCTION billing_data.next_due(p_account_id uuid) RETURNS timestamp with time zone
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.next_grant(p_after timestamp with time zone, p_repeat text, p_day bigint) RETURNS timestamp with time zone
+    LANGUAGE plpgsql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.no_key() RETURNS uuid
     LANGUAGE sql IMMUTABLE PARALLEL SAFE;
@@ -2032,7 +2316,20 @@ CREATE FUNCTION billing_data.note_hold_change(p_hold_id uuid, p_change text, p_a
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.note_lots(p_account_id uuid) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET plan_cache_mode TO 'force_generic_plan';
+
+CREATE FUNCTION billing_data.note_new_lots(p_account_id uuid, p_expires_at timestamp with time zone) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.note_refusals(p_refused jsonb, p_now timestamp with time zone) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.note_schedules(p_account_id uuid) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -2045,6 +2342,10 @@ CREATE FUNCTION billing_data.open_invitation(p_admin_user_id uuid, p_anew boolea
 
 CREATE FUNCTION billing_data.open_session(p_admin_user_id uuid, p_session_hash bytea, p_how text) RETURNS void
     LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.overages_as_charges(p_items billing.capture_item[]) RETURNS billing.charge_item[]
+    LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.owner_of_payment(p_provider text, p_payment_id text, p_account_id uuid, p_purchase_id uuid, p_oauth_provider text, p_external_id text, p_is_claimed boolean, p_is_foreign boolean) RETURNS TABLE(outcome text, account_id uuid, purchase_id uuid)
@@ -2081,8 +2382,22 @@ CREATE FUNCTION billing_data.place_of_cursor(p_cursor text, p_account_id uuid, p
     LANGUAGE plpgsql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.plan_draw(p_account_id uuid, p_amount bigint, p_available bigint, p_own_id uuid) RETURNS TABLE(lot_id uuid, amount_minor bigint)
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET enable_seqscan TO 'off';
+
 CREATE FUNCTION billing_data.plan_merge(p_merged billing_data.accounts, p_account billing_data.accounts) RETURNS billing_data.account_merges
     LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.pool_payments(p_account_id uuid, p_versions bigint[]) RETURNS TABLE(charge_id uuid, credit_id uuid, amount_minor bigint)
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.pool_steps(p_account_id uuid, p_through bigint) RETURNS TABLE(ledger_version bigint, id uuid, own_id uuid, change bigint, spent bigint)
+    LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.prepare_checks(p_items billing.check_item[], p_role text, p_rest boolean[], p_wait boolean, OUT created boolean[], OUT busy boolean[]) RETURNS record
@@ -2138,6 +2453,10 @@ CREATE FUNCTION billing_data.raise_append_only(p_operation text, p_table text, p
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.raise_balance_alerts(p_account_id uuid, p_free_before bigint, p_paid_before bigint, p_free_after bigint, p_paid_after bigint, p_data jsonb DEFAULT '{}'::jsonb) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.raise_charge_alerts(p_crossed jsonb) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -2261,6 +2580,10 @@ CREATE FUNCTION billing_data.require_identity(p_oauth_provider text, p_external_
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.require_kind(p_transaction_type text, p_source text, p_priority bigint, p_expires_at timestamp with time zone) RETURNS void
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.require_length(p_value text, p_limit integer, p_argument text) RETURNS void
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -2329,11 +2652,19 @@ CREATE FUNCTION billing_data.require_same_length(p_required integer[], p_optiona
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.require_schedule(p_amount bigint, p_repeat text, p_day bigint, p_rollover boolean, p_lasts_days bigint, p_starts_at timestamp with time zone, p_ends_at timestamp with time zone, p_grants bigint) RETURNS void
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.require_short(p_value text, p_argument text) RETURNS void
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.require_timeline_kinds(p_kinds text[]) RETURNS text[]
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.require_top_up(p_threshold bigint, p_packs bigint, p_amount_minor bigint, p_currency text, p_monthly_cap_minor bigint) RETURNS void
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -2352,6 +2683,14 @@ CREATE FUNCTION billing_data.role_of_caller(p_api_key_id uuid) RETURNS text
     LANGUAGE sql STABLE;
 
 CREATE FUNCTION billing_data.run_maintenance_step(p_step text, p_before timestamp with time zone, OUT is_well boolean, OUT detail text) RETURNS record
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.saved_card(p_top_up_id uuid, p_account_id uuid, p_payment_id text, p_customer_id text, p_payment_method_id text, p_card text) RETURNS TABLE(provider text, payment_id text, customer_id text, payment_method_id text, card text)
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.schedule_credit(p_account billing_data.accounts, p_credit_id uuid, p_amount_minor bigint, p_transaction_type text, p_description text, p_idempotency_key text, p_fingerprint bytea, p_source text, p_priority bigint, p_expires_at timestamp with time zone, p_effective_at timestamp with time zone, p_actor billing_data.actor) RETURNS billing_data.credits
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -2383,7 +2722,15 @@ CREATE FUNCTION billing_data.search_texts(p_search text, p_limit bigint) RETURNS
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.settle_caps_of_holds(p_hold_ids uuid[], p_now timestamp with time zone) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.settle_hold(p_hold billing_data.holds, p_reason text, p_actor billing_data.actor) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.settle_lots(p_outcomes billing.hold_outcome[], p_captures jsonb) RETURNS billing.hold_outcome[]
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -2407,7 +2754,7 @@ CREATE FUNCTION billing_data.spread_returns(p_purchase billing_data.purchases, p
     LANGUAGE sql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing_data.standing(p_account billing_data.accounts, OUT held bigint, OUT held_free_uses bigint) RETURNS record
+CREATE FUNCTION billing_data.standing(p_account billing_data.accounts, OUT held bigint, OUT held_free_uses bigint, OUT paid_credits bigint) RETURNS record
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -2427,8 +2774,26 @@ CREATE FUNCTION billing_data.take_lock(p_name text) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.take_lots(p_account_id uuid, p_entry_id uuid, p_amount bigint, p_available bigint, p_own_id uuid) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET enable_seqscan TO 'off';
+
+CREATE FUNCTION billing_data.take_lots_for_charges(p_outcomes billing.charge_outcome[], p_account_ids uuid[]) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.take_lots_for_holds(p_outcomes billing.hold_outcome[], p_account_ids uuid[]) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.tell_hold(p_hold_id uuid, p_outcome text) RETURNS billing.hold_outcome
     LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.tell_of_top_up(p_top_up_id uuid, p_payment_id text) RETURNS void
+    LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.time_of_id(p_id uuid) RETURNS timestamp with time zone
@@ -2452,6 +2817,19 @@ CREATE FUNCTION billing_data.timeline_span(p_account billing_data.accounts, p_ac
 
 CREATE FUNCTION billing_data.told_returns(p_ids text[], p_kinds text[], p_amounts_minor bigint[], p_withdrawn boolean[], p_away_minor bigint[], p_states text[], p_transactions bigint[], p_occurred_at timestamp with time zone) RETURNS SETOF billing_data.payment_returns
     LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.top_up_lease() RETURNS interval
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE;
+
+CREATE FUNCTION billing_data.top_up_pause(p_failures bigint) RETURNS interval
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE;
+
+CREATE FUNCTION billing_data.top_up_problem_words(p_problem text) RETURNS text
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE;
+
+CREATE FUNCTION billing_data.top_up_spent(p_account_id uuid, p_currency text, p_at timestamp with time zone) RETURNS bigint
+    LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.topics() RETURNS TABLE(place bigint, task text, name text, words text)
@@ -2478,6 +2856,12 @@ CREATE FUNCTION billing_data.uses_due(p_uses bigint, p_price_minor bigint, p_mon
     LANGUAGE sql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.usual_priority() RETURNS smallint
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE;
+
+CREATE FUNCTION billing_data.usual_source(p_transaction_type text) RETURNS text
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE;
+
 CREATE FUNCTION billing_data.utc_text(p_at timestamp with time zone) RETURNS text
     LANGUAGE sql STABLE;
 
@@ -2489,6 +2873,10 @@ CREATE FUNCTION billing_data.version_of_cursor(p_cursor text, p_account_id uuid,
     LANGUAGE plpgsql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.walk_pool(p_account_id uuid, p_through bigint) RETURNS TABLE(credit_id uuid, amount_minor bigint, left_minor bigint)
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.wants_purchase(p_status text, p_denial_reason text) RETURNS boolean
     LANGUAGE sql IMMUTABLE PARALLEL SAFE;
 
@@ -2496,11 +2884,11 @@ CREATE FUNCTION billing_data.weigh_caps(p_items billing.charge_item[], p_capped 
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing_data.weigh_capture(p_hold billing_data.holds, p_asked bigint, p_overage text, p_available bigint, p_free_uses bigint, OUT outcome text, OUT captured bigint, OUT is_free boolean) RETURNS record
+CREATE FUNCTION billing_data.weigh_capture(p_hold billing_data.holds, p_asked bigint, p_overage text, p_available bigint, p_free_uses bigint, p_room bigint, OUT outcome text, OUT captured bigint, OUT is_free boolean) RETURNS record
     LANGUAGE plpgsql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing_data.weigh_captures(p_items billing.capture_item[], p_left boolean[], p_locked uuid[], p_role text) RETURNS TABLE(item integer, outcome text, asked_minor bigint, overage text, api_key_id uuid, hold billing_data.holds, account billing_data.accounts, captured bigint, is_free boolean, price bigint, credits bigint, free_uses bigint, uses bigint, credits_kept bigint, free_uses_kept bigint)
+CREATE FUNCTION billing_data.weigh_captures(p_items billing.capture_item[], p_left boolean[], p_locked uuid[], p_role text, p_now timestamp with time zone, p_is_capped boolean) RETURNS TABLE(item integer, outcome text, asked_minor bigint, overage text, api_key_id uuid, hold billing_data.holds, account billing_data.accounts, captured bigint, is_free boolean, price bigint, credits bigint, free_uses bigint, uses bigint, credits_kept bigint, free_uses_kept bigint)
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET plan_cache_mode TO 'force_generic_plan'
@@ -2516,7 +2904,7 @@ CREATE FUNCTION billing_data.weigh_charges(p_items billing.charge_item[], p_left
     SET enable_hashjoin TO 'off'
     SET enable_mergejoin TO 'off';
 
-CREATE FUNCTION billing_data.weigh_holds(p_items billing.hold_item[], p_left boolean[], p_locked uuid[], p_role text) RETURNS TABLE(item integer, outcome text, asked billing.hold_item, used billing_data.holds, fingerprint bytea, api_key_id uuid, account_id uuid, account_currency text, paid_credits bigint, held_before bigint, free_uses_before bigint)
+CREATE FUNCTION billing_data.weigh_holds(p_items billing.hold_item[], p_left boolean[], p_locked uuid[], p_role text, p_refusals jsonb[]) RETURNS TABLE(item integer, outcome text, asked billing.hold_item, used billing_data.holds, fingerprint bytea, api_key_id uuid, account_id uuid, account_currency text, paid_credits bigint, held_before bigint, free_uses_before bigint)
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET plan_cache_mode TO 'force_generic_plan'
@@ -2532,6 +2920,10 @@ CREATE FUNCTION billing_data.window_start(p_period text, p_at timestamp with tim
 
 CREATE FUNCTION billing_data.with_profile(p_account billing_data.accounts, p_customer_email text, p_user_role text, p_agent_id text, p_marketing_opt_in boolean, p_marketing_opt_in_source text, p_now timestamp with time zone) RETURNS billing_data.accounts
     LANGUAGE plpgsql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.withdraw_top_ups(p_account_ids uuid[], p_end_reason text) RETURNS bigint
+    LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.wrapped(p_text text, p_width integer) RETURNS text
@@ -2812,6 +3204,13 @@ END)),
     CONSTRAINT hold_changes_reason CHECK ((length(reason) <= 500))
 );
 
+CREATE TABLE billing_data.hold_lots (
+    hold_id uuid NOT NULL,
+    lot_id uuid NOT NULL,
+    amount_minor bigint NOT NULL,
+    CONSTRAINT hold_lots_amount CHECK ((amount_minor > 0))
+);
+
 CREATE TABLE billing_data.ledger_openings (
     account_id uuid NOT NULL,
     ledger_version bigint NOT NULL,
@@ -2826,6 +3225,13 @@ CREATE TABLE billing_data.ledger_openings (
 
 CREATE TABLE billing_data.locks (
     name text NOT NULL
+);
+
+CREATE TABLE billing_data.lot_allocations (
+    entry_id uuid NOT NULL,
+    lot_id uuid NOT NULL,
+    amount_minor bigint NOT NULL,
+    CONSTRAINT lot_allocations_amount CHECK ((amount_minor <> 0))
 );
 
 CREATE TABLE billing_data.merge_ranks (
@@ -2920,6 +3326,13 @@ CREATE TABLE billing_data.reversed_entries (
     CONSTRAINT reversed_entries_at_most_all CHECK (((reversed_minor > 0) AND (reversed_minor <= amount_minor)))
 );
 
+CREATE TABLE billing_data.scheduled_grants (
+    schedule_id uuid NOT NULL,
+    due_at timestamp with time zone NOT NULL,
+    credit_id uuid NOT NULL,
+    created_at timestamp with time zone NOT NULL
+);
+
 CREATE TABLE billing_data.seal_heads (
     day date NOT NULL,
     seals bigint NOT NULL,
@@ -2949,6 +3362,60 @@ CREATE TABLE billing_data.sign_in_tickets (
     expires_at timestamp with time zone NOT NULL,
     CONSTRAINT sign_in_tickets_hash CHECK ((length(ticket_hash) = 32))
 );
+
+CREATE TABLE billing_data.top_up_attempts (
+    account_id uuid NOT NULL,
+    purchase_id uuid NOT NULL,
+    top_up_id uuid NOT NULL,
+    state text DEFAULT 'open'::text NOT NULL,
+    problem text,
+    tries bigint DEFAULT 0 NOT NULL,
+    created_at timestamp with time zone NOT NULL,
+    leased_until timestamp with time zone NOT NULL,
+    ended_at timestamp with time zone,
+    CONSTRAINT top_up_attempts_ended CHECK (((state = 'open'::text) = (ended_at IS NULL))),
+    CONSTRAINT top_up_attempts_failed CHECK (((state <> 'failed'::text) OR (problem IS NOT NULL))),
+    CONSTRAINT top_up_attempts_problem CHECK ((problem ~ '^[a-z][a-z0-9_]{0,99}$'::text)),
+    CONSTRAINT top_up_attempts_state CHECK ((state = ANY (ARRAY['open'::text, 'succeeded'::text, 'failed'::text, 'canceled'::text]))),
+    CONSTRAINT top_up_attempts_tries CHECK ((tries >= 0))
+)
+WITH (fillfactor='80');
+
+CREATE TABLE billing_data.top_ups (
+    id uuid NOT NULL,
+    account_id uuid NOT NULL,
+    threshold bigint NOT NULL,
+    packs bigint NOT NULL,
+    amount_minor bigint NOT NULL,
+    currency character varying(3) NOT NULL,
+    monthly_cap_minor bigint NOT NULL,
+    provider text NOT NULL,
+    payment_id character varying(255) NOT NULL,
+    customer_id character varying(255),
+    payment_method_id character varying(255),
+    card character varying(255),
+    consent_version character varying(255) NOT NULL,
+    consent_text character varying(1000) NOT NULL,
+    consented_at timestamp with time zone NOT NULL,
+    api_key_id uuid,
+    database_role text,
+    failures bigint DEFAULT 0 NOT NULL,
+    problem text,
+    next_attempt_at timestamp with time zone NOT NULL,
+    ended_at timestamp with time zone,
+    end_reason text,
+    CONSTRAINT top_ups_amount_positive CHECK ((amount_minor > 0)),
+    CONSTRAINT top_ups_cap CHECK ((monthly_cap_minor >= amount_minor)),
+    CONSTRAINT top_ups_card CHECK (((ended_at IS NOT NULL) OR (num_nonnulls(customer_id, payment_method_id) = 2))),
+    CONSTRAINT top_ups_end_reason CHECK ((end_reason = ANY (ARRAY['erased'::text, 'failures'::text, 'merged'::text, 'price_changed'::text, 'replaced'::text, 'staff'::text, 'withdrawn'::text]))),
+    CONSTRAINT top_ups_ended CHECK ((num_nonnulls(ended_at, end_reason) = ANY (ARRAY[0, 2]))),
+    CONSTRAINT top_ups_failures CHECK ((((failures >= 0) AND (failures <= 2)) OR ((failures = 3) AND (ended_at IS NOT NULL)))),
+    CONSTRAINT top_ups_one_writer CHECK ((num_nonnulls(api_key_id, database_role) = 1)),
+    CONSTRAINT top_ups_packs CHECK (((packs >= 1) AND (packs <= 1000))),
+    CONSTRAINT top_ups_problem CHECK ((problem ~ '^[a-z][a-z0-9_]{0,99}$'::text)),
+    CONSTRAINT top_ups_threshold CHECK ((threshold >= 0))
+)
+WITH (fillfactor='80');
 
 CREATE TABLE billing_data.usage_figures_state (
     id boolean DEFAULT true NOT NULL,
@@ -3063,8 +3530,14 @@ ALTER TABLE ONLY billing_data.erased_audit_logs
 ALTER TABLE ONLY billing_data.erased_entries
     ADD CONSTRAINT erased_entries_pkey PRIMARY KEY (account_id, ledger_version);
 
+ALTER TABLE ONLY billing_data.grant_schedules
+    ADD CONSTRAINT grant_schedules_pkey PRIMARY KEY (id);
+
 ALTER TABLE ONLY billing_data.hold_changes
     ADD CONSTRAINT hold_changes_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY billing_data.hold_lots
+    ADD CONSTRAINT hold_lots_pkey PRIMARY KEY (hold_id, lot_id);
 
 ALTER TABLE ONLY billing_data.holds
     ADD CONSTRAINT holds_pkey PRIMARY KEY (id);
@@ -3074,6 +3547,12 @@ ALTER TABLE ONLY billing_data.ledger_openings
 
 ALTER TABLE ONLY billing_data.locks
     ADD CONSTRAINT locks_pkey PRIMARY KEY (name);
+
+ALTER TABLE ONLY billing_data.lot_allocations
+    ADD CONSTRAINT lot_allocations_pkey PRIMARY KEY (entry_id, lot_id);
+
+ALTER TABLE ONLY billing_data.lots
+    ADD CONSTRAINT lots_pkey PRIMARY KEY (id);
 
 ALTER TABLE ONLY billing_data.merge_ranks
     ADD CONSTRAINT merge_ranks_pkey PRIMARY KEY (account_id);
@@ -3135,6 +3614,12 @@ ALTER TABLE ONLY billing_data.refused_charges
 ALTER TABLE ONLY billing_data.reversed_entries
     ADD CONSTRAINT reversed_entries_pkey PRIMARY KEY (entry_id);
 
+ALTER TABLE ONLY billing_data.scheduled_grants
+    ADD CONSTRAINT scheduled_grants_credit_once UNIQUE (credit_id);
+
+ALTER TABLE ONLY billing_data.scheduled_grants
+    ADD CONSTRAINT scheduled_grants_pkey PRIMARY KEY (schedule_id, due_at);
+
 ALTER TABLE ONLY billing_data.seal_heads
     ADD CONSTRAINT seal_heads_pkey PRIMARY KEY (day);
 
@@ -3152,6 +3637,12 @@ ALTER TABLE ONLY billing_data.settings
 
 ALTER TABLE ONLY billing_data.sign_in_tickets
     ADD CONSTRAINT sign_in_tickets_pkey PRIMARY KEY (ticket_hash);
+
+ALTER TABLE ONLY billing_data.top_up_attempts
+    ADD CONSTRAINT top_up_attempts_pkey PRIMARY KEY (account_id, purchase_id);
+
+ALTER TABLE ONLY billing_data.top_ups
+    ADD CONSTRAINT top_ups_pkey PRIMARY KEY (id);
 
 ALTER TABLE ONLY billing_data.admin_users
     ADD CONSTRAINT uq_admin_users_google_id UNIQUE (google_id);
@@ -3230,6 +3721,12 @@ CREATE UNIQUE INDEX credits_ledger_version ON billing_data.credits USING btree (
 
 CREATE INDEX erased_accounts_erased_at ON billing_data.erased_accounts USING btree (erased_at);
 
+CREATE INDEX grant_schedules_due ON billing_data.grant_schedules USING btree (next_at) WHERE ((next_at IS NOT NULL) AND (NOT is_paused));
+
+CREATE UNIQUE INDEX grant_schedules_idempotency ON billing_data.grant_schedules USING btree (made_for, idempotency_key) WHERE (idempotency_key IS NOT NULL);
+
+CREATE INDEX grant_schedules_of_account ON billing_data.grant_schedules USING btree (account_id, id);
+
 CREATE INDEX hold_changes_hold_id ON billing_data.hold_changes USING btree (hold_id);
 
 CREATE INDEX holds_by_account ON billing_data.holds USING btree (account_id, id);
@@ -3253,6 +3750,16 @@ CREATE INDEX idx_admin_users_email ON billing_data.admin_users USING btree (emai
 CREATE INDEX idx_admin_users_google_id ON billing_data.admin_users USING btree (google_id);
 
 CREATE INDEX idx_admin_users_role ON billing_data.admin_users USING btree (role);
+
+CREATE INDEX lot_allocations_lot_id ON billing_data.lot_allocations USING btree (lot_id);
+
+CREATE INDEX lots_all_of_account ON billing_data.lots USING btree (account_id, id);
+
+CREATE INDEX lots_by_credit ON billing_data.lots USING btree (credit_id);
+
+CREATE INDEX lots_of_account ON billing_data.lots USING btree (account_id) WHERE has_left;
+
+CREATE INDEX lots_to_end ON billing_data.lots USING btree (expires_at) WHERE (has_left AND (expires_at IS NOT NULL));
 
 CREATE INDEX merged_accounts_account_id ON billing_data.merged_accounts USING btree (account_id);
 
@@ -3289,6 +3796,12 @@ CREATE INDEX purchases_settled_at ON billing_data.purchases USING btree (settled
 CREATE INDEX refused_charges_by_time ON billing_data.refused_charges USING brin (minute) WITH (autosummarize='on');
 
 CREATE INDEX seals_day ON billing_data.seals USING btree (day, account_id, last_version);
+
+CREATE UNIQUE INDEX top_up_attempts_one_open ON billing_data.top_up_attempts USING btree (account_id) WHERE (state = 'open'::text);
+
+CREATE INDEX top_ups_account_id ON billing_data.top_ups USING btree (account_id, consented_at);
+
+CREATE UNIQUE INDEX top_ups_one_in_force ON billing_data.top_ups USING btree (account_id) WHERE (ended_at IS NULL);
 
 CREATE INDEX user_activity_last_day ON billing_data.user_activity USING btree (last_day);
 
@@ -3348,6 +3861,10 @@ CREATE TRIGGER hold_changes_append_only BEFORE DELETE OR UPDATE OF id, hold_id, 
 
 ALTER TABLE billing_data.hold_changes ENABLE ALWAYS TRIGGER hold_changes_append_only;
 
+CREATE TRIGGER hold_lots_append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON billing_data.hold_lots FOR EACH STATEMENT EXECUTE FUNCTION billing_data.refuse_change();
+
+ALTER TABLE billing_data.hold_lots ENABLE ALWAYS TRIGGER hold_lots_append_only;
+
 CREATE TRIGGER holds_fixed BEFORE DELETE OR UPDATE OF id, account_id, amount_minor, free_uses, currency, created_at OR TRUNCATE ON billing_data.holds FOR EACH STATEMENT EXECUTE FUNCTION billing_data.refuse_change('what was held never changes');
 
 ALTER TABLE billing_data.holds ENABLE ALWAYS TRIGGER holds_fixed;
@@ -3356,9 +3873,21 @@ CREATE TRIGGER ledger_openings_fixed BEFORE INSERT OR DELETE OR UPDATE OR TRUNCA
 
 ALTER TABLE billing_data.ledger_openings ENABLE ALWAYS TRIGGER ledger_openings_fixed;
 
+CREATE TRIGGER lot_allocations_append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON billing_data.lot_allocations FOR EACH STATEMENT EXECUTE FUNCTION billing_data.refuse_change();
+
+ALTER TABLE billing_data.lot_allocations ENABLE ALWAYS TRIGGER lot_allocations_append_only;
+
+CREATE TRIGGER lots_fixed BEFORE DELETE OR UPDATE OF id, account_id, credit_id, origin_id, source, amount_minor, priority, expires_at, created_at OR TRUNCATE ON billing_data.lots FOR EACH STATEMENT EXECUTE FUNCTION billing_data.refuse_change('only what is left of a lot changes');
+
+ALTER TABLE billing_data.lots ENABLE ALWAYS TRIGGER lots_fixed;
+
 CREATE TRIGGER purchases_fixed BEFORE UPDATE OF account_id, id, provider, uses, price_minor, currency ON billing_data.purchases FOR EACH STATEMENT EXECUTE FUNCTION billing_data.refuse_change('what was sold never changes');
 
 ALTER TABLE billing_data.purchases ENABLE ALWAYS TRIGGER purchases_fixed;
+
+CREATE TRIGGER scheduled_grants_append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON billing_data.scheduled_grants FOR EACH STATEMENT EXECUTE FUNCTION billing_data.refuse_change();
+
+ALTER TABLE billing_data.scheduled_grants ENABLE ALWAYS TRIGGER scheduled_grants_append_only;
 
 CREATE TRIGGER seal_heads_append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON billing_data.seal_heads FOR EACH STATEMENT EXECUTE FUNCTION billing_data.refuse_change();
 
@@ -3367,6 +3896,10 @@ ALTER TABLE billing_data.seal_heads ENABLE ALWAYS TRIGGER seal_heads_append_only
 CREATE TRIGGER seals_append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON billing_data.seals FOR EACH STATEMENT EXECUTE FUNCTION billing_data.refuse_change();
 
 ALTER TABLE billing_data.seals ENABLE ALWAYS TRIGGER seals_append_only;
+
+CREATE TRIGGER top_ups_fixed BEFORE DELETE OR UPDATE OF id, account_id, threshold, packs, amount_minor, currency, monthly_cap_minor, provider, payment_id, consented_at, api_key_id, database_role OR TRUNCATE ON billing_data.top_ups FOR EACH STATEMENT EXECUTE FUNCTION billing_data.refuse_change('what was agreed to never changes');
+
+ALTER TABLE billing_data.top_ups ENABLE ALWAYS TRIGGER top_ups_fixed;
 
 ALTER TABLE ONLY billing_data.account_merges
     ADD CONSTRAINT account_merges_account FOREIGN KEY (account_id) REFERENCES billing_data.accounts(id) ON DELETE RESTRICT;
@@ -3410,8 +3943,20 @@ ALTER TABLE ONLY billing_data.charges
 ALTER TABLE ONLY billing_data.credits
     ADD CONSTRAINT fk_credits_account FOREIGN KEY (account_id) REFERENCES billing_data.accounts(id) ON DELETE RESTRICT;
 
+ALTER TABLE ONLY billing_data.grant_schedules
+    ADD CONSTRAINT grant_schedules_account FOREIGN KEY (account_id) REFERENCES billing_data.accounts(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY billing_data.grant_schedules
+    ADD CONSTRAINT grant_schedules_made_for FOREIGN KEY (made_for) REFERENCES billing_data.accounts(id) ON DELETE RESTRICT;
+
 ALTER TABLE ONLY billing_data.hold_changes
     ADD CONSTRAINT hold_changes_hold FOREIGN KEY (hold_id) REFERENCES billing_data.holds(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY billing_data.hold_lots
+    ADD CONSTRAINT hold_lots_hold FOREIGN KEY (hold_id) REFERENCES billing_data.holds(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY billing_data.hold_lots
+    ADD CONSTRAINT hold_lots_lot FOREIGN KEY (lot_id) REFERENCES billing_data.lots(id) ON DELETE RESTRICT;
 
 ALTER TABLE ONLY billing_data.holds
     ADD CONSTRAINT holds_account FOREIGN KEY (account_id) REFERENCES billing_data.accounts(id) ON DELETE RESTRICT;
@@ -3421,6 +3966,18 @@ ALTER TABLE ONLY billing_data.holds
 
 ALTER TABLE ONLY billing_data.ledger_openings
     ADD CONSTRAINT ledger_openings_account FOREIGN KEY (account_id) REFERENCES billing_data.accounts(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY billing_data.lot_allocations
+    ADD CONSTRAINT lot_allocations_lot FOREIGN KEY (lot_id) REFERENCES billing_data.lots(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY billing_data.lots
+    ADD CONSTRAINT lots_account FOREIGN KEY (account_id) REFERENCES billing_data.accounts(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY billing_data.lots
+    ADD CONSTRAINT lots_credit FOREIGN KEY (credit_id) REFERENCES billing_data.credits(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY billing_data.lots
+    ADD CONSTRAINT lots_origin FOREIGN KEY (origin_id) REFERENCES billing_data.credits(id) ON DELETE RESTRICT;
 
 ALTER TABLE ONLY billing_data.merged_accounts
     ADD CONSTRAINT merged_accounts_account FOREIGN KEY (account_id) REFERENCES billing_data.accounts(id) ON DELETE RESTRICT;
@@ -3479,8 +4036,26 @@ ALTER TABLE ONLY billing_data.refused_charges
 ALTER TABLE ONLY billing_data.reversed_entries
     ADD CONSTRAINT reversed_entries_account FOREIGN KEY (account_id) REFERENCES billing_data.accounts(id) ON DELETE RESTRICT;
 
+ALTER TABLE ONLY billing_data.scheduled_grants
+    ADD CONSTRAINT scheduled_grants_credit FOREIGN KEY (credit_id) REFERENCES billing_data.credits(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY billing_data.scheduled_grants
+    ADD CONSTRAINT scheduled_grants_schedule FOREIGN KEY (schedule_id) REFERENCES billing_data.grant_schedules(id) ON DELETE RESTRICT;
+
 ALTER TABLE ONLY billing_data.sign_in_tickets
     ADD CONSTRAINT sign_in_tickets_admin FOREIGN KEY (admin_user_id) REFERENCES billing_data.admin_users(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY billing_data.top_up_attempts
+    ADD CONSTRAINT top_up_attempts_purchase FOREIGN KEY (account_id, purchase_id) REFERENCES billing_data.purchases(account_id, id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY billing_data.top_up_attempts
+    ADD CONSTRAINT top_up_attempts_top_up FOREIGN KEY (top_up_id) REFERENCES billing_data.top_ups(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY billing_data.top_ups
+    ADD CONSTRAINT top_ups_account FOREIGN KEY (account_id) REFERENCES billing_data.accounts(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY billing_data.top_ups
+    ADD CONSTRAINT top_ups_provider FOREIGN KEY (provider) REFERENCES billing_data.payment_providers(kind) ON DELETE RESTRICT;
 
 ALTER TABLE ONLY billing_data.verification_ranges
     ADD CONSTRAINT verification_ranges_run FOREIGN KEY (run_id) REFERENCES billing_data.verification_runs(id) ON DELETE CASCADE;
