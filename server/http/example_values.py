@@ -59,6 +59,11 @@ ERROR_VALUES: dict[str, Any] = {
     "reason": "Invalid OAuth state",
     "role": "viewer",
     "status": "revoked",
+    "period": "day",
+    "capped": "this user",
+    "used": 1048576,
+    "resets_at": "2026-11-23 00:00:00 UTC",
+    "cap_id": "0197f2a0-0000-7000-8000-000000000002",
     "argument": "config_data",
     "problem": "test and live keys cannot be mixed: give api_key and publishable_key of one mode"
     " together",

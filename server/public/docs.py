@@ -1,9 +1,10 @@
-"""GET /openapi.json, the page that shows it, and the static files of all pages."""
+"""GET /openapi.json, the pages that show it, /llms.txt, and the static files of all pages."""
 
 from __future__ import annotations
 
 import asyncio
 import mimetypes
+from collections.abc import Mapping
 from functools import cache
 from typing import Annotated, Any
 
@@ -16,7 +17,7 @@ from server.http import fields as f
 from server.http.app_keys import ROUTE_TABLE
 from server.http.json_answer import JSON
 from server.http.route import Example, Section
-from server.public.docs_view import view
+from server.public.docs_view import PAGES, in_short, view
 from server.public.introduction import TITLE
 from server.public.openapi import document
 from server.resources import resource_folder
@@ -24,6 +25,7 @@ from server.resources import resource_folder
 OpenApi = Annotated[dict[str, Any], f.means("An OpenAPI document.")]
 
 OPENAPI = Example({"openapi": "3.1.0", "info": {"title": TITLE}})
+AUDIENCE = Example(values={"audience": "agents"})
 STATIC_FILE = Example(values={"name": "base.css"})
 
 _PAGE_HEADERS = {
@@ -31,6 +33,11 @@ _PAGE_HEADERS = {
     "form-action 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
+}
+_SCRIPTED_HEADERS = {
+    **_PAGE_HEADERS,
+    "Content-Security-Policy": _PAGE_HEADERS["Content-Security-Policy"]
+    + "; script-src 'self'; connect-src 'self'",
 }
 
 
@@ -42,9 +49,30 @@ async def get_openapi(request: web.Request) -> web.StreamResponse:
 
 async def get_docs(request: web.Request) -> web.StreamResponse:
     """The same description as a page for people. The page needs no script."""
+    return await _page(request, "", _PAGE_HEADERS)
+
+
+async def get_docs_for(request: web.Request) -> web.StreamResponse:
+    """The calls of one audience: `agents`, `webhooks` or `staff`. The page reads whole without
+    scripts; with them it can be filtered, copied from and tried against this server."""
+    audience = request.match_info["audience"]
+    if audience not in PAGES:
+        raise web.HTTPNotFound
+    return await _page(request, audience, _SCRIPTED_HEADERS)
+
+
+async def _page(
+    request: web.Request, audience: str, headers: Mapping[str, str]
+) -> web.StreamResponse:
     environment = aiohttp_jinja2.get_env(request.app)
-    html = await asyncio.to_thread(_page_html, environment, request.app[ROUTE_TABLE])
-    return web.Response(text=html, content_type="text/html", headers=_PAGE_HEADERS)
+    html = await asyncio.to_thread(_page_html, environment, request.app[ROUTE_TABLE], audience)
+    return web.Response(text=html, content_type="text/html", headers=headers)
+
+
+async def get_llms_text(request: web.Request) -> web.StreamResponse:
+    """The same description in short, as Markdown for language models (llmstxt.org)."""
+    text = await asyncio.to_thread(_llms_text, request.app[ROUTE_TABLE])
+    return web.Response(text=text, content_type="text/plain")
 
 
 async def get_static_file(request: web.Request) -> web.StreamResponse:
@@ -71,7 +99,12 @@ def _document_json(table: tuple[Section, ...]) -> bytes:
 
 
 @cache
-def _page_html(environment: jinja2.Environment, table: tuple[Section, ...]) -> str:
+def _page_html(environment: jinja2.Environment, table: tuple[Section, ...], audience: str) -> str:
     # It contains no text of users, and its examples have line breaks, so finalize is left out.
     plain = environment.overlay(finalize=None)
-    return plain.get_template("docs.html").render(view(document(table)))
+    return plain.get_template("docs.html").render(view(document(table), audience))
+
+
+@cache
+def _llms_text(table: tuple[Section, ...]) -> str:
+    return in_short(document(table))

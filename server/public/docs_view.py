@@ -1,11 +1,13 @@
-"""Lays out the OpenAPI document for a template: prose in blocks, schemas as table rows, examples as
-text and as curl lines."""
+"""Lays out the OpenAPI document for a template, by audience: prose in blocks, schemas as rows,
+examples as text, as curl lines and in Python."""
 
 from __future__ import annotations
 
 import json
 import re
 import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -14,39 +16,144 @@ from server.limits import INT64_MAX
 Json = dict[str, Any]
 
 _FORMATS = {"uuid": "UUID", "date": "date", "date-time": "time", "uri": "URL"}
+_OF_EVERY_ANSWER = "X-Request-ID"  # the introduction tells of it
 _NO_BODY: Json = {"no body": {"schema": {}}}
 
 
-def view(document: Json) -> Json:
-    """The values that templates/docs.html shows."""
-    groups: list[Json] = [
-        {**tag, "anchor": _anchor(tag["name"]), "operations": []} for tag in document["tags"]
-    ]
-    by_tag = {group["name"]: group["operations"] for group in groups}
-    examples: dict[str, str] = {}
-    for path, methods in document["paths"].items():
-        for method, operation in methods.items():
-            by_tag[operation["tags"][0]].append(
-                _operation(document, method.upper(), path, operation)
-            )
-            for response in operation["responses"].values():
-                for code, example in _content(response).get("examples", {}).items():
-                    examples.setdefault(code, _pretty(example["value"]))
+# Who reads: the end of the section's address, and its name.
+AUDIENCES = {
+    "agents": "For agents",
+    "webhooks": "For payment providers",
+    "staff": "For staff",
+    "service": "For everybody",
+}
+PAGES = ("agents", "webhooks", "staff")  # who have a page of their own
+_WEBHOOKS = {
+    "name": "Webhooks",
+    "description": "What payment providers send, and sign. Nobody else can call these.",
+}
+
+
+def view(document: Json, audience: str = "") -> Json:
+    """The values that templates/docs.html shows. The page of all audiences has the introduction,
+    the error codes, and what staff call in short; the page of one has its calls."""
+    groups = _groups(document)
+    audiences = {
+        key: _audience(key, name, [group for group in groups if group["audience"] == key])
+        for key, name in AUDIENCES.items()
+    }
+    staff = audiences["staff"]
+    if audience:
+        shown = [audiences[audience]]
+    else:
+        shown = [one for one in audiences.values() if one is not staff]
+    examples = _error_examples(document)
+    introduction = _blocks(document["info"]["description"])
     return {
         "title": document["info"]["title"],
         "version": document["info"]["version"],
-        "introduction": _blocks(document["info"]["description"]),
-        "groups": groups,
+        "audience": audience,
+        "pages": [(key, name) for key, name in AUDIENCES.items() if key in PAGES],
+        "introduction": [] if audience else introduction,
+        "audiences": shown,
+        "staff": None if audience else staff,
         "errors": [
-            {**error, "example": examples.get(error["code"])} for error in document["x-error-codes"]
+            {**error, "example": examples.get(error["code"])}
+            for error in document["x-error-codes"]
+            if not audience
         ],
     }
+
+
+def in_short(document: Json) -> str:
+    """The document as Markdown for language models: the introduction, and a line for each call with
+    the fields that it needs."""
+    lines = [
+        f"# {document['info']['title']}",
+        "",
+        "> The whole description is /openapi.json (OpenAPI 3.1); for people it is /docs.",
+        "",
+        document["info"]["description"].strip(),
+    ]
+    for group in _groups(document):
+        lines += ["", f"## {group['name']}", "", group["description"], ""]
+        for shown in group["operations"]:
+            page = f"/docs/{group['audience']}" if group["audience"] in PAGES else "/docs"
+            needs = [row["name"] for row in shown["body"] if row["required"]]
+            lines.append(
+                f"- [{shown['method']} {shown['path']}]({page}#{shown['anchor']}):"
+                f" {shown['summary']}" + (f" (needs {', '.join(needs)})" if needs else "")
+            )
+    return "\n".join(lines) + "\n"
+
+
+def _groups(document: Json) -> list[Json]:
+    """The document's tags with their operations and their readers. What a provider signs is a group
+    of its own."""
+    names = [*document["tags"], _WEBHOOKS]
+    groups = {
+        tag["name"]: {**tag, "anchor": _anchor(tag["name"]), "operations": []} for tag in names
+    }
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            shown = _operation(document, method.upper(), path, operation)
+            name = _WEBHOOKS["name"] if shown["is_signed"] else operation["tags"][0]
+            groups[name]["operations"].append(shown)
+    for name, group in groups.items():
+        group["audience"] = "staff" if name.startswith("Staff: ") else "agents"
+        group["title"] = name.removeprefix("Staff: ").capitalize()
+        if name == _WEBHOOKS["name"]:
+            group["audience"] = "webhooks"
+        elif not any(shown["has_key"] for shown in group["operations"]):
+            group["audience"] = "service"
+    return list(groups.values())
+
+
+def _audience(key: str, name: str, groups: list[Json]) -> Json:
+    """One audience's groups. Errors that each operation of a group may answer are told once."""
+    for group in groups:
+        operations = group["operations"]
+        group["errors"] = [
+            error
+            for error in (operations[0]["errors"] if len(operations) > 1 else [])
+            if error["code"] and all(error in shown["errors"] for shown in operations)
+        ]
+        for shown in operations:
+            shown["errors"] = [error for error in shown["errors"] if error not in group["errors"]]
+    return {
+        "key": key,
+        "anchor": f"calls-{key}",
+        "name": name,
+        "groups": groups,
+        "client": next(
+            (
+                shown["client"]
+                for group in groups
+                for shown in group["operations"]
+                if shown["client"]
+            ),
+            None,
+        ),
+    }
+
+
+def _error_examples(document: Json) -> dict[str, str]:
+    """An example of each error's body."""
+    examples: dict[str, str] = {}
+    for methods in document["paths"].values():
+        for operation in methods.values():
+            for response in operation["responses"].values():
+                for code, example in _content(response).get("examples", {}).items():
+                    examples.setdefault(code, _pretty(example["value"]))
+    return examples
 
 
 def _operation(document: Json, method: str, path: str, operation: Json) -> Json:
     status, response = next(iter(operation["responses"].items()))
     content_type, content = next(iter(response.get("content", _NO_BODY).items()))
     body = _content(operation.get("requestBody", {}))
+    is_signed = any(name.endswith("Signature") for item in operation["security"] for name in item)
+    call = _Call.of(method, path, operation, body)
     return {
         "anchor": operation["operationId"],
         "method": method,
@@ -58,10 +165,10 @@ def _operation(document: Json, method: str, path: str, operation: Json) -> Json:
             for parameter in operation.get("parameters", ())
         ],
         "body": _rows(document, body["schema"]) if body else [],
+        "is_signed": is_signed,
+        "has_key": bool(operation["security"]),
         # What only a payment provider can sign, nobody can try.
-        "curl": None
-        if any(name.endswith("Signature") for item in operation["security"] for name in item)
-        else _curl(method, path, operation, body),
+        **({"curl": None, "python": None, "client": None} if is_signed else call.examples()),
         "answer": {
             "status": status,
             "phrase": response["description"],
@@ -70,6 +177,7 @@ def _operation(document: Json, method: str, path: str, operation: Json) -> Json:
             "headers": [
                 {"name": name, "description": _resolve(document, header)["description"]}
                 for name, header in response["headers"].items()
+                if name != _OF_EVERY_ANSWER
             ],
             "example": _pretty(content["example"]) if "example" in content else None,
         },
@@ -83,7 +191,7 @@ def _operation(document: Json, method: str, path: str, operation: Json) -> Json:
 
 
 def _errors(document: Json, status: str, response: Json) -> list[Json]:
-    headers = [name for name in response["headers"] if name != "X-Request-ID"]
+    headers = [name for name in response["headers"] if name != _OF_EVERY_ANSWER]
     content = _content(response)
     if "examples" not in content:
         meaning = response["description"]
@@ -101,34 +209,110 @@ def _content(message: Json) -> Json:
     return content
 
 
-def _curl(method: str, path: str, operation: Json, body: Json) -> str:
-    """A curl line that works as it stands once BILLING_URL and BILLING_KEY are set."""
-    parameters = [p for p in operation.get("parameters", ()) if "example" in p]
-    query = []
-    headers = _credentials(operation["security"])
-    if body:
-        headers.append("'Content-Type: application/json'")
-    for parameter in parameters:
-        value = str(parameter["example"])
-        if parameter["in"] == "path":
-            path = path.replace("{" + parameter["name"] + "}", quote(value, safe=":"))
-        elif parameter["in"] == "query":
-            query.append((parameter["name"], value))
-        else:
-            headers.append(shlex.quote(f"{parameter['name']}: {value}"))
-    target = path + ("?" + urlencode(query, safe=":") if query else "")
-    # For these two methods curl needs no option.
-    how = "" if method == ("POST" if body else "GET") else f"-X {method} "
-    lines = [f'curl -sS {how}"$BILLING_URL{target}"', *(f"-H {header}" for header in headers)]
-    if body:
-        lines.append(f"-d {shlex.quote(_pretty(body['example']))}")
-    return " \\\n  ".join(lines)
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """An example of a call, from which it is written for the shell and in Python. `headers` are
+    those that no client sends by itself."""
+
+    method: str
+    path: str
+    query: Sequence[tuple[str, str]]
+    headers: Mapping[str, str]
+    body: Any
+    security: list[Json]
+
+    @classmethod
+    def of(cls, method: str, path: str, operation: Json, body: Json) -> _Call:
+        """The call of an operation with its examples."""
+        query, headers = [], {}
+        for parameter in operation.get("parameters", ()):
+            if "example" not in parameter:
+                continue
+            value = str(parameter["example"])
+            if parameter["in"] == "path":
+                path = path.replace("{" + parameter["name"] + "}", quote(value, safe=":"))
+            elif parameter["in"] == "query":
+                query.append((parameter["name"], value))
+            else:
+                headers[parameter["name"]] = value
+        example = body["example"] if body else None
+        return cls(method, path, query, headers, example, operation["security"])
+
+    def examples(self) -> Json:
+        """The example in each language, and how its client is made in Python."""
+        return {"curl": self._curl(), "python": self._python(), "client": self._client()}
+
+    @property
+    def _is_staffs(self) -> bool:
+        return {"StaffToken": []} in self.security
+
+    @property
+    def _target(self) -> str:
+        return self.path + ("?" + urlencode(self.query, safe=":") if self.query else "")
+
+    def _curl(self) -> str:
+        """A curl line that works as it stands once BILLING_URL and BILLING_KEY are set."""
+        headers = []
+        if self.security:
+            headers.append(
+                '"Authorization: Bearer $BILLING_TOKEN"'
+                if self._is_staffs
+                else '"X-API-Key: $BILLING_KEY"'
+            )
+        if self.body is not None:
+            headers.append("'Content-Type: application/json'")
+        headers += [shlex.quote(f"{name}: {value}") for name, value in self.headers.items()]
+        # For these two methods curl needs no option.
+        has_body = self.body is not None
+        how = "" if self.method == ("POST" if has_body else "GET") else f"-X {self.method} "
+        lines = [
+            f'curl -sS {how}"$BILLING_URL{self._target}"',
+            *(f"-H {header}" for header in headers),
+        ]
+        if has_body:
+            lines.append(f"-d {shlex.quote(_pretty(self.body))}")
+        return " \\\n  ".join(lines)
+
+    def _python(self) -> str:
+        """The same call by the client that _client makes."""
+        name = "staff" if self._is_staffs else "billing"
+        arguments = [_in_python(self._target)]
+        if self.headers:
+            arguments.append(f"headers={_in_python(dict(self.headers))}")
+        if self.body is not None:
+            arguments.append(f"json={_in_python(self.body)}")
+        call = f"{name}.{self.method.lower()}({', '.join(arguments)}).json()"
+        return call.removesuffix(".json()") if self.method == "DELETE" else call
+
+    def _client(self) -> str | None:
+        if not self.security:
+            return None
+        header = (
+            '"Authorization": f"Bearer {os.environ[\'BILLING_TOKEN\']}"'
+            if self._is_staffs
+            else '"X-API-Key": os.environ["BILLING_KEY"]'
+        )
+        name = "staff" if self._is_staffs else "billing"
+        return (
+            f"import os, httpx2\n\n{name} = httpx2.Client(\n"
+            f'    base_url=os.environ["BILLING_URL"],\n    headers={{{header}}},\n)'
+        )
 
 
-def _credentials(security: list[Json]) -> list[str]:
-    if {"StaffToken": []} in security:
-        return ['"Authorization: Bearer $BILLING_TOKEN"']
-    return ['"X-API-Key: $BILLING_KEY"'] if security else []
+def _in_python(value: Any, margin: str = "") -> str:
+    """A value of JSON as a Python program writes it, an item a line."""
+    inner = margin + "    "
+    match value:
+        case dict() if value:
+            items = [f'"{name}": {_in_python(item, inner)}' for name, item in value.items()]
+            return "{\n" + "".join(f"{inner}{item},\n" for item in items) + margin + "}"
+        case list() if value:
+            items = [_in_python(item, inner) for item in value]
+            return "[\n" + "".join(f"{inner}{item},\n" for item in items) + margin + "]"
+        case str():
+            return json.dumps(value, ensure_ascii=False)
+        case _:
+            return repr(value)
 
 
 def _rows(document: Json, schema: Json, prefix: str = "") -> list[Json]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import http.client
+import json
+import re
 import shlex
 from html.parser import HTMLParser
 from itertools import pairwise
@@ -29,6 +31,7 @@ from tests.support import (
     Service,
 )
 
+AUDIENCES = ("/docs/agents", "/docs/webhooks", "/docs/staff")
 PURCHASES = "/v1/billing/purchases"
 
 
@@ -43,6 +46,7 @@ class Page(HTMLParser):
         self.ids: list[str] = []
         self.links: set[str] = set()
         self.sheets: set[str] = set()
+        self.scripts: list[str] = []
         self.tags: list[str] = []
         self.attributes: set[str] = set()
         self.text = ""
@@ -57,6 +61,8 @@ class Page(HTMLParser):
         self.ids += [values["id"]] if "id" in values else []
         if tag == "a":
             self.links.add(values["href"])
+        if tag == "script":
+            self.scripts.append(values.get("src", ""))
         if tag == "link":
             self.sheets.add(values["href"])
         if tag == "pre":
@@ -117,8 +123,9 @@ def test_every_link_of_the_page_leads_somewhere(service: Service, page: Page) ->
     assert len(anchors) > len(OPERATIONS)
     assert anchors <= set(page.ids)
     others = {link for link in page.links if not link.startswith("#")}
-    assert others == {"/openapi.json"}
-    for link in others | page.sheets:
+    ours = {"/openapi.json", "/llms.txt", *AUDIENCES}
+    assert {link.partition("#")[0] for link in others} == ours
+    for link in ours | page.sheets:
         assert httpx2.get(service.base_url + link, verify=False).status_code == 200
 
 
@@ -156,6 +163,106 @@ def test_every_curl_line_of_the_page_works_as_it_stands(service: Service, page: 
             method or ("POST" if data else "GET"), url, headers=headers, content=data, verify=False
         )
         assert answer.status_code in (200, 201), line
+
+
+def _body(service: Service, path: str) -> str:
+    answer = httpx2.get(service.base_url + path, verify=False)
+    assert answer.status_code == 200
+    return answer.text
+
+
+def test_a_page_with_its_style_and_script_is_smaller_than_300_kb(service: Service) -> None:
+    files = ("/static/base.css", "/static/docs.css", "/static/docs.js")
+    beside = sum(len(_body(service, file).encode()) for file in files)
+    for path in ("/docs", *AUDIENCES):
+        assert len(_body(service, path).encode()) + beside < 300_000, path
+
+
+def test_the_page_of_an_audience_has_one_script_of_ours_and_reads_whole_without_it(
+    service: Service,
+) -> None:
+    for path in AUDIENCES:
+        answer = httpx2.get(service.base_url + path, verify=False)
+        page = Page(answer.text)
+        assert page.scripts == ["/static/docs.js"]
+        unused = {"style", "img", "iframe", "form", "button", "input", "textarea"}
+        assert not unused & set(page.tags)
+        assert not [name for name in page.attributes if name.startswith("on")]
+        policy = set(answer.headers["content-security-policy"].split("; "))
+        assert policy == {
+            "default-src 'none'", "style-src 'self'", "script-src 'self'", "connect-src 'self'",
+            "base-uri 'none'", "form-action 'none'", "frame-ancestors 'none'",
+        }  # fmt: skip
+    assert httpx2.get(f"{service.base_url}/docs/nobody", verify=False).status_code == 404
+
+
+def test_the_staffs_page_describes_each_of_their_calls_and_leads_to_the_error_codes(
+    service: Service, page: Page
+) -> None:
+    staff = Page(_body(service, "/docs/staff"))
+    theirs = [
+        operation["operationId"]
+        for methods in DOCUMENT["paths"].values()
+        for operation in methods.values()
+        if operation["tags"][0].startswith("Staff: ")
+    ]
+    assert theirs
+    assert set(theirs) <= set(staff.ids)
+    assert len(staff.ids) == len(set(staff.ids))
+    curls = [block for block in staff.blocks if block.startswith("curl ")]
+    assert len(curls) == len(theirs)
+    anchors = {link.partition("#")[2] for link in staff.links if link.startswith("/docs#")}
+    assert len(anchors) > 10
+    assert anchors <= set(page.ids)
+    assert {link[1:] for link in staff.links if link.startswith("#")} <= set(staff.ids)
+
+
+def test_every_example_in_python_is_the_curl_line_beside_it(service: Service) -> None:
+    for path in ("/docs", *AUDIENCES):
+        blocks = Page(_body(service, path)).blocks
+        made = [block for block in blocks if block.startswith("import os")]
+        sent: list[httpx2.Request] = []
+
+        def keep(request: httpx2.Request, sent: list[httpx2.Request] = sent) -> httpx2.Response:
+            sent.append(request)
+            return httpx2.Response(200, json={})
+
+        client = httpx2.Client(base_url=service.base_url, transport=httpx2.MockTransport(keep))
+        checked = 0
+        for curl, python in pairwise(blocks):
+            if not curl.startswith("curl "):
+                continue
+            checked += 1
+            exec(python, {"billing": client, "staff": client})
+            request = sent[-1]
+            words = shlex.split(curl.replace("\\\n", " "))
+            url = next(word for word in words if word.startswith("$BILLING_URL"))
+            assert str(request.url) == url.replace("$BILLING_URL", service.base_url), curl
+            data = words[words.index("-d") + 1] if "-d" in words else "null"
+            assert json.loads(request.content or b"null") == json.loads(data), curl
+            how = words[words.index("-X") + 1] if "-X" in words else None
+            assert request.method == (how or ("GET" if data == "null" else "POST")), curl
+            for key in (word for word in words if word.startswith("Idempotency-Key: ")):
+                assert request.headers["idempotency-key"] == key.partition(": ")[2]
+        assert checked == len(sent)
+        assert checked > 10 or path == "/docs/webhooks"
+        for client_made in made:
+            compile(client_made, "example", "exec")
+
+
+def test_the_short_description_names_every_call_once_and_leads_to_its_place(
+    service: Service, page: Page
+) -> None:
+    answer = httpx2.get(f"{service.base_url}/llms.txt", verify=False)
+    assert answer.headers["content-type"] == "text/plain; charset=utf-8"
+    assert answer.text.startswith("# CIRIS Billing API\n\n> ")
+    places = re.findall(
+        r"^- \[\w+ [^]]+\]\((/docs(?:/[a-z]+)?)#(\w+)\): ", answer.text, re.MULTILINE
+    )
+    assert sorted(name for _, name in places) == sorted(EVERY_OPERATION)
+    assert {name for _, name in places} <= set(page.ids)
+    staff = set(Page(_body(service, "/docs/staff")).ids)
+    assert {name for path, name in places if path == "/docs/staff"} <= staff
 
 
 # Static files

@@ -33,6 +33,8 @@ from tests.support import (
         ("GET", "/health", 200, "application/json"),
         ("HEAD", "/health", 200, "application/json"),
         ("GET", "/docs", 200, "text/html"),
+        ("GET", "/docs/staff", 200, "text/html"),
+        ("GET", "/llms.txt", 200, "text/plain"),
         ("GET", "/openapi.json", 200, "application/json"),
         ("GET", "/static/base.css", 200, "text/css"),
         ("GET", "/static/admin.js", 200, "text/javascript"),
