@@ -11,15 +11,15 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any, TextIO
 
+from server.cli.account_acts import ACCOUNT_HELP
 from server.cli.database import call_function, stream_function
-from server.cli.output import CommandFailed, print_json, print_table, progress
+from server.cli.output import CommandFailed, on_one_line, print_json, print_table, progress
 from server.csv_text import csv_lines
 
 _STATEMENT = (
     "SELECT * FROM billing.statement(p_account_id => billing.find_account(%(account)s),"
     " p_from => %(from)s, p_to => %(to)s)"
 )
-_ACCOUNT_HELP = "an account id, provider:external id (oauth:google:ada), or an e-mail address"
 _HEADINGS = {
     "at": "WHEN",
     "what": "WHAT",
@@ -39,7 +39,7 @@ def add_actions(actions: Any) -> None:
         help="opening, every entry and closing of a period",
         description="Days are UTC days. The period is half open: --to is not included.",
     )
-    statement.add_argument("account", metavar="ACCOUNT", help=_ACCOUNT_HELP)
+    statement.add_argument("account", metavar="ACCOUNT", help=ACCOUNT_HELP)
     _add_period(statement)
     statement.add_argument(
         "--format", choices=("table", "csv", "json"), default="table", help="(default: table)"
@@ -48,7 +48,7 @@ def add_actions(actions: Any) -> None:
     statement.set_defaults(run=_statement)
 
     balance = actions.add_parser("balance", help="what an account had at a time")
-    balance.add_argument("account", metavar="ACCOUNT", help=_ACCOUNT_HELP)
+    balance.add_argument("account", metavar="ACCOUNT", help=ACCOUNT_HELP)
     balance.add_argument("--at", type=_time, metavar="TIME", help="a UTC day or time (now)")
     balance.set_defaults(run=_balance)
 
@@ -145,18 +145,12 @@ def _write_table(output: TextIO, rows: Iterator[dict[str, Any]]) -> int:
             **row,
             "at": row["at"] and row["at"].astimezone(UTC),
             "what": row["transaction_type"] or row["paid_with"] or row["kind"],
-            "reason": _on_one_line(row["reason"] or ""),
+            "reason": on_one_line(row["reason"] or ""),
         }
         for row in rows
     ]
     print_table(shown, _HEADINGS, "", output)
     return len(shown)
-
-
-def _on_one_line(text: str) -> str:
-    """A person's text without what would move the terminal's cursor, at most 60 characters."""
-    words = " ".join(text.split())[:60]
-    return "".join(char if char.isprintable() else "?" for char in words)
 
 
 def _balance(options: argparse.Namespace) -> int:
@@ -176,7 +170,7 @@ def _balance(options: argparse.Namespace) -> int:
             since = row["created_at"].astimezone(UTC).isoformat(sep=" ", timespec="seconds")
             print(
                 f"since {since}: {row['type']} {row['transaction_id']} by {row['writer']}:"
-                f" {_on_one_line(row['reason'])}"
+                f" {on_one_line(row['reason'])}"
             )
     else:
         print(f"{_STATES[row['state']]} at {at}")

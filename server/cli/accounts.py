@@ -1,4 +1,4 @@
-"""`ciris-billing accounts grant`: credits for many accounts, by a list in CSV."""
+"""`ciris-billing accounts grant`: credits for one account, or for many by a list in CSV."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
 
-from server.cli import account_books
+from server.cli import account_acts, account_books
 from server.cli.database import call_function
-from server.cli.output import CommandFailed
+from server.cli.output import CommandFailed, print_result
 
 _LINES_IN_A_CALL = 1000
 _NAMES = ("account_id", "oauth_provider", "external_id")
@@ -29,20 +29,28 @@ _WELL = ("granted", "replayed", "would_grant")
 def add_parser(commands: Any) -> None:
     """Adds the command and its sub-commands."""
     parser = commands.add_parser(
-        "accounts", help="statements and balances of accounts; credits for many"
+        "accounts", help="find, read and correct accounts; statements; credits for one or many"
     )
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
+    account_acts.add_actions(actions)
     account_books.add_actions(actions)
     grant = actions.add_parser(
         "grant",
-        help="give credits by a list in CSV; a list given again grants nothing twice",
-        description="Gives credits by a list in CSV, a thousand lines at a time. Its first line"
-        " names the columns: account_id, or oauth_provider and external_id; and amount. A bad line"
-        " does not stop the others; the result, in CSV, has the outcome of each (exit 1: some were"
-        " not granted). What was granted under a key prefix before is not granted again, also if"
-        " the list was corrected meanwhile or an earlier run was cut off.",
+        help="give credits to an account, or by a list in CSV, which grants nothing twice",
+        usage="%(prog)s [-h] (ACCOUNT AMOUNT | --file FILE) --reason REASON [options]",
+        description="Gives credits to one account: `grant ada@example.com 5 --reason goodwill`;"
+        " with --key, the same call again grants nothing. Or gives credits by a list in CSV, a"
+        " thousand lines at a time. Its first line names the columns: account_id, or"
+        " oauth_provider and external_id; and amount. A bad line does not stop the others; the"
+        " result, in CSV, has the outcome of each (exit 1: some were not granted). What was granted"
+        " under a key prefix before is not granted again, also if the list was corrected meanwhile"
+        " or an earlier run was cut off.",
     )
-    grant.add_argument("--file", required=True, help="the list; - for standard input")
+    grant.add_argument("account", metavar="ACCOUNT", nargs="?", help=account_acts.ACCOUNT_HELP)
+    grant.add_argument("amount", metavar="AMOUNT", nargs="?", type=int, help="credits")
+    grant.add_argument("--key", help="an idempotency key for the grant to one account")
+    grant.add_argument("--json", action="store_true", help="print JSON, for one account")
+    grant.add_argument("--file", help="the list; - for standard input")
     grant.add_argument("--reason", required=True, help="why, for the ledger and the audit log")
     grant.add_argument(
         "--key-prefix", metavar="TEXT", help="what this round of grants is called (the file's name)"
@@ -53,6 +61,41 @@ def add_parser(commands: Any) -> None:
 
 
 def _grant(options: argparse.Namespace) -> int:
+    of_list = (options.file, options.key_prefix, options.output)
+    of_one = (options.account, options.amount, options.key)
+    if options.file and not any(of_one) and not options.json:
+        return _grant_list(options)
+    if options.account and options.amount is not None and not any(of_list):
+        return _grant_one(options)
+    raise CommandFailed("give an account and an amount, or a list with --file, and not both")
+
+
+def _grant_one(options: argparse.Namespace) -> int:
+    if options.amount < 1:
+        raise CommandFailed("amount: it must be 1 or more")
+    [row] = call_function(
+        "SELECT * FROM billing.adjust_credits(p_account_id => billing.find_account(%(account)s),"
+        " p_amount => %(amount)s, p_reason => %(reason)s, p_idempotency_key => %(key)s,"
+        " p_dry_run => %(dry)s)",
+        account=options.account,
+        amount=options.amount,
+        reason=options.reason,
+        key=options.key,
+        dry=options.dry_run,
+    )
+    what = f"{row['amount_minor']:,} credit{'' if row['amount_minor'] == 1 else 's'}"
+    before, after = f"{row['balance_before']:,}", f"{row['balance_after']:,}"
+    if row["replayed"]:
+        words = f"This was done before, and was not done again: {what} granted."
+    elif options.dry_run:
+        words = f"Nothing was changed. The balance is {before} and would be {after}."
+    else:
+        words = f"{what} granted. The balance was {before} and is {after} now."
+    print_result(row, words, as_json=options.json)
+    return 0
+
+
+def _grant_list(options: argparse.Namespace) -> int:
     prefix = options.key_prefix or Path(options.file).stem
     if not prefix or prefix == "-":
         raise CommandFailed("a list from standard input needs --key-prefix")

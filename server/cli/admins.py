@@ -52,6 +52,16 @@ def add_parser(commands: Any) -> None:
     invite.add_argument("--reason", required=True, help="why, for the audit log")
     invite.set_defaults(run=_invite)
 
+    for name, is_active, words in (
+        ("deactivate", False, "end a staff member's access, with all sessions and tokens"),
+        ("activate", True, "let a deactivated staff member sign in again"),
+    ):
+        change = actions.add_parser(name, help=words)
+        change.add_argument("email", help="a staff member")
+        change.add_argument("--reason", required=True, help="why, for the audit log")
+        change.add_argument("--json", action="store_true", help="print JSON")
+        change.set_defaults(run=_set_active, is_active=is_active)
+
     for action in (add, listing, token, link, sign_out, invite):
         action.add_argument("--json", action="store_true", help="print JSON")
 
@@ -67,6 +77,19 @@ def _add(options: argparse.Namespace) -> int:
     print_result(
         row, f"{row['email']} is {row['role']} ({row['admin_user_id']})", as_json=options.json
     )
+    return 0
+
+
+def _set_active(options: argparse.Namespace) -> int:
+    row = call_function(
+        "SELECT * FROM billing.set_admin(p_email => %(email)s, p_is_active => %(is_active)s,"
+        " p_reason => %(reason)s)",
+        email=options.email,
+        is_active=options.is_active,
+        reason=options.reason,
+    )[0]
+    state = "may sign in" if row["is_active"] else "is deactivated"
+    print_result(row, f"{row['email']} ({row['role']}) {state}", as_json=options.json)
     return 0
 
 

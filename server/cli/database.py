@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, LiteralString
 
-from server.cli.output import CommandFailed
+from server.cli.output import CommandFailed, waiting
 from server.config import load_database_url
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def call_function(statement: LiteralString, **arguments: Any) -> list[dict[str, 
     """Runs one `SELECT ... FROM billing.f(...)` with %(name)s arguments and returns its rows.
 
     Raises ConfigError without a database URL, CommandFailed when the database refuses."""
-    with _connected() as connection:
+    with waiting("waiting for the database"), _connected() as connection:
         return connection.execute(statement, arguments).fetchall()
 
 
@@ -66,7 +66,7 @@ def _connected() -> Iterator[psycopg.Connection[dict[str, Any]]]:
             " is DATABASE_URL right and the database up?"
         ) from None
     except psycopg.Error as error:
-        raise CommandFailed(_in_words(error)) from None
+        raise CommandFailed(_in_words(error), error.diag.constraint_name) from None
 
 
 def _in_words(error: psycopg.Error) -> str:

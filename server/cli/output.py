@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, TextIO, TypeVar
 
 from server.config import ConfigError
@@ -13,7 +15,45 @@ Item = TypeVar("Item")
 
 
 class CommandFailed(Exception):
-    """The command could not do its work. The text says why and what to do."""
+    """The command could not do its work. The text says why and what to do; `slug` is that of the
+    database's refusal, where it is one."""
+
+    def __init__(self, text: str, slug: str | None = None) -> None:
+        super().__init__(text)
+        self.slug = slug
+
+
+def on_one_line(text: str, most: int = 60) -> str:
+    """A person's text without what would move the terminal's cursor, and not longer than this."""
+    words = " ".join(text.split())[:most]
+    return "".join(char if char.isprintable() else "?" for char in words)
+
+
+@contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """Says on standard error, to a person at a terminal, what a command waits for when that takes
+    longer than two seconds, and for how long it waits."""
+    done = threading.Event()
+
+    def tell() -> None:
+        seconds = 2
+        patience = 2
+        while not done.wait(patience):
+            print(f"\r{what}: {seconds} s", end="", file=sys.stderr, flush=True)
+            seconds += 1
+            patience = 1
+
+    if not sys.stderr.isatty():
+        yield
+        return
+    teller = threading.Thread(target=tell, daemon=True)
+    teller.start()
+    try:
+        yield
+    finally:
+        done.set()
+        teller.join()
+        print("\r\033[K", end="", file=sys.stderr, flush=True)
 
 
 def print_json(value: Any) -> None:

@@ -1,4 +1,5 @@
-"""`ciris-billing payments`: lists payments that need a person, and records what a person did."""
+"""`ciris-billing payments`: finds and refunds payments, lists those that need a person, and records
+what a person did."""
 
 from __future__ import annotations
 
@@ -6,14 +7,17 @@ import argparse
 from typing import Any, LiteralString
 from uuid import UUID
 
+from server.cli import refunds
 from server.cli.database import call_function
 from server.cli.output import print_result, print_rows
 
 
 def add_parser(commands: Any) -> None:
     """Adds the command and its sub-commands."""
-    parser = commands.add_parser("payments", help="list and resolve payments that need a person")
+    parser = commands.add_parser("payments", help="find, refund and resolve payments")
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
+
+    refunds.add_actions(actions)
 
     problems = actions.add_parser("problems", help="list what needs a person, newest first")
     problems.set_defaults(run=_problems)
