@@ -508,7 +508,8 @@ COMMENT ON FUNCTION billing.create_account IS
     'For billing_server and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.create_account TO billing_server, billing_dba;
 
--- Reads one account. Errors: actor and key errors, account_not_found.
+-- Reads one account. held is what open holds keep of paid_credits; NULL when there is none.
+-- Errors: actor and key errors, account_not_found.
 -- Example:
 --   SELECT * FROM billing.get_account(p_oauth_provider => 'oauth:google', p_external_id => '1');
 CREATE OR REPLACE FUNCTION billing.get_account(
@@ -537,7 +538,8 @@ CREATE OR REPLACE FUNCTION billing.get_account(
     total_uses bigint,
     user_role text,
     agent_id text,
-    ledger_version bigint
+    ledger_version bigint,
+    held bigint
 )
 LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
@@ -550,7 +552,8 @@ BEGIN
         a.customer_email::text, a.balance_minor, a.currency::text, a.plan_name::text,
         a.status::text, a.paid_credits, a.marketing_opt_in, a.marketing_opt_in_at,
         a.marketing_opt_in_source::text, a.created_at, a.updated_at, a.free_uses_remaining,
-        a.total_uses, a.user_role::text, a.agent_id::text, a.ledger_version
+        a.total_uses, a.user_role::text, a.agent_id::text, a.ledger_version,
+        nullif((billing_data.standing(a)).held, 0)
     FROM billing_data.accounts AS a
     WHERE a.id = billing_data.account_of_identity(p_oauth_provider, p_external_id);
     IF NOT FOUND THEN

@@ -250,6 +250,7 @@ BEGIN
         WITH found AS MATERIALIZED (
             SELECT
                 i.item, i.asked, k.id AS api_key_id, a.id AS account_id,
+                nullif(a.held_credits, 0) AS held,
                 a.paid_credits - a.held_credits AS paid_credits,
                 a.free_uses_remaining - a.held_free_uses AS free_uses_remaining, a.total_uses,
                 a.plan_name, a.status,
@@ -308,7 +309,8 @@ BEGIN
                     CASE WHEN w.is_wanted THEN s.pack_price_minor END,
                     CASE WHEN w.is_wanted THEN s.pack_uses END,
                     coalesce(v_created[c.item], false),
-                    billing_data.is_low(s.low_balance, c.free_uses_remaining, c.paid_credits)
+                    billing_data.is_low(s.low_balance, c.free_uses_remaining, c.paid_credits),
+                    c.held
                 )::billing.check_outcome
             ) FILTER (WHERE f.outcome IS NOT NULL),
             CASE WHEN bool_or(f.outcome IS NULL) THEN array_agg(f.outcome IS NULL) END,
@@ -395,7 +397,8 @@ CREATE OR REPLACE FUNCTION billing.check_credit(
     purchase_required boolean,
     purchase_price_minor bigint,
     purchase_uses bigint,
-    low_balance boolean
+    low_balance boolean,
+    held bigint
 )
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
@@ -424,10 +427,11 @@ BEGIN
             billing_data.is_low(
                 (SELECT s.low_balance FROM billing_data.settings AS s),
                 a.free_uses_remaining - a.held_free_uses, a.paid_credits - a.held_credits
-            )
+            ),
+            nullif(a.held_credits, 0)
         INTO
             v_account_id, v_status, credits_remaining, free_uses_remaining, total_uses, plan_name,
-            reason, low_balance
+            reason, low_balance, held
         FROM billing_data.accounts AS a
         WHERE a.oauth_provider = p_oauth_provider AND a.external_id = p_external_id
             AND a.status <> 'merged' AND (a.due_at > billing_data.clock()) IS NOT FALSE
@@ -466,10 +470,10 @@ BEGIN
     SELECT
         c.outcome, c.has_credit, c.reason, c.credits_remaining, c.free_uses_remaining,
         c.total_uses, c.plan_name, c.purchase_required, c.purchase_price_minor, c.purchase_uses,
-        c.low_balance
+        c.low_balance, c.held
     INTO STRICT
         v_outcome, has_credit, reason, credits_remaining, free_uses_remaining, total_uses,
-        plan_name, purchase_required, purchase_price_minor, purchase_uses, low_balance
+        plan_name, purchase_required, purchase_price_minor, purchase_uses, low_balance, held
     FROM billing.check_items(ARRAY[v_item]) AS c;
     PERFORM billing_data.require_checked(v_item, v_outcome);
     RETURN NEXT;

@@ -1076,6 +1076,34 @@ $$;
 COMMENT ON FUNCTION billing_data.require_held IS
     'Raises what refused an item about a hold, unless it was done. Helper.';
 
+-- Refuses arguments that make no hold, and names the one at fault.
+-- Errors: invalid_argument.
+CREATE OR REPLACE FUNCTION billing_data.require_hold_shape(p_item billing.hold_item) RETURNS void
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM billing_data.require_identity(p_item.oauth_provider, p_item.external_id);
+    PERFORM billing_data.require(
+        p_item.amount_minor > 0, 'p_amount_minor', 'it must be greater than 0'
+    );
+    PERFORM billing_data.require(
+        p_item.expires_in_seconds BETWEEN 1 AND 86400,
+        'p_expires_in_seconds', 'it must be 1 to 86400'
+    );
+    PERFORM billing_data.require(
+        length(p_item.description) > 0, 'p_description', 'it must not be empty'
+    );
+    IF p_item.currency IS NOT NULL THEN
+        PERFORM billing_data.require_currency_length(p_item.currency);
+    END IF;
+    PERFORM billing_data.require_short(f.value, 'p_' || f.key)
+    FROM jsonb_each_text(to_jsonb(p_item)) AS f;
+END
+$$;
+COMMENT ON FUNCTION billing_data.require_hold_shape IS
+    'Raises invalid_argument for arguments that make no hold. Helper.';
+
 -- Holds credits of an account, or one free use where there is one, for p_expires_in_seconds (1 to
 -- 86400). Any outcome but a new hold, or the same hold again under its idempotency key, is raised
 -- as an error. With p_dry_run nothing is held, and hold_id is NULL.
@@ -1110,20 +1138,8 @@ DECLARE
     )::billing.hold_item;
     v_outcome billing.hold_outcome;
 BEGIN
-    PERFORM billing_data.require_identity(p_oauth_provider, p_external_id);
-    PERFORM billing_data.require(p_amount_minor > 0, 'p_amount_minor', 'it must be greater than 0');
-    PERFORM billing_data.require(
-        p_expires_in_seconds BETWEEN 1 AND 86400, 'p_expires_in_seconds', 'it must be 1 to 86400'
-    );
-    PERFORM billing_data.require(
-        length(p_description) > 0, 'p_description', 'it must not be empty'
-    );
+    PERFORM billing_data.require_hold_shape(v_item);
     PERFORM billing_data.require(p_dry_run IS NOT NULL, 'p_dry_run', 'it must be true or false');
-    IF p_currency IS NOT NULL THEN
-        PERFORM billing_data.require_currency_length(p_currency);
-    END IF;
-    PERFORM billing_data.require_short(f.value, 'p_' || f.key)
-    FROM jsonb_each_text(to_jsonb(v_item)) AS f;
     SELECT o.* INTO STRICT v_outcome
     FROM billing.hold_items(ARRAY[v_item], p_dry_run => p_dry_run) AS o;
     PERFORM billing_data.require_held(v_outcome, NULL, p_amount_minor, p_currency);
@@ -1137,6 +1153,103 @@ COMMENT ON FUNCTION billing.create_hold IS
     'Holds credits, or a free use, for a use whose price is known afterwards. '
     'For billing_server and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.create_hold TO billing_server, billing_dba;
+
+-- Whether a user may go on with work that may use up to p_amount_minor: checks, as
+-- billing.check_credit does, and makes a hold in the same transaction. Where the hold cannot be
+-- made, has_credit is false, reason says why, and nothing is held; a hold that its idempotency key
+-- made before counts as made. credits_remaining and free_uses_remaining are what is available
+-- beside the hold. hold.outcome is that of billing.hold_items.
+-- Locks and writes: as billing.check_items, then as billing.hold_items. Errors: actor and key
+-- errors, invalid_argument; hold_already_exists and all else that refuses a hold, but what an
+-- account lacks, is an outcome.
+-- Example: SELECT * FROM billing.check_and_hold(
+--     p_oauth_provider => 'oauth:google', p_external_id => '1', p_amount_minor => 5);
+CREATE OR REPLACE FUNCTION billing.check_and_hold(
+    p_oauth_provider text,
+    p_external_id text,
+    p_amount_minor bigint,
+    p_expires_in_seconds bigint DEFAULT 900,
+    p_description text DEFAULT 'one use',
+    p_idempotency_key text DEFAULT NULL,
+    p_wa_id text DEFAULT NULL,
+    p_tenant_id text DEFAULT NULL,
+    p_context_agent_id text DEFAULT NULL,
+    p_context_channel_id text DEFAULT NULL,
+    p_context_request_id text DEFAULT NULL,
+    p_customer_email text DEFAULT NULL,
+    p_user_role text DEFAULT NULL,
+    p_agent_id text DEFAULT NULL,
+    p_marketing_opt_in boolean DEFAULT false,
+    p_marketing_opt_in_source text DEFAULT NULL,
+    p_api_key_id uuid DEFAULT NULL
+) RETURNS TABLE (
+    has_credit boolean,
+    reason text,
+    credits_remaining bigint,
+    free_uses_remaining bigint,
+    total_uses bigint,
+    plan_name text,
+    purchase_required boolean,
+    purchase_price_minor bigint,
+    purchase_uses bigint,
+    account_created boolean,
+    low_balance boolean,
+    held bigint,
+    hold billing.hold_outcome
+)
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_column
+DECLARE
+    v_check_item billing.check_item := ROW(
+        p_oauth_provider, p_external_id, p_wa_id, p_tenant_id, p_context_agent_id,
+        p_context_channel_id, p_context_request_id, p_customer_email, p_user_role, p_agent_id,
+        p_marketing_opt_in, p_marketing_opt_in_source, p_api_key_id
+    )::billing.check_item;
+    v_hold_item billing.hold_item := ROW(
+        p_oauth_provider, p_external_id, p_amount_minor, NULL, p_expires_in_seconds, p_description,
+        p_idempotency_key, NULL, p_context_agent_id, p_context_channel_id, p_context_request_id,
+        p_api_key_id
+    )::billing.hold_item;
+    v_check billing.check_outcome;
+    v_hold billing.hold_outcome;
+BEGIN
+    PERFORM billing_data.authorize(p_api_key_id, NULL, 'billing:write');
+    PERFORM billing_data.require_hold_shape(v_hold_item);
+    SELECT c.* INTO STRICT v_check FROM billing.check_items(ARRAY[v_check_item]) AS c;
+    PERFORM billing_data.require_checked(v_check_item, v_check.outcome);
+    SELECT o.* INTO STRICT v_hold FROM billing.hold_items(ARRAY[v_hold_item]) AS o;
+    IF v_hold.outcome NOT IN (
+        'created', 'replayed', 'conflict', 'insufficient_credits', 'account_suspended',
+        'account_closed', 'cap_reached', 'account_cap_reached'
+    ) THEN
+        PERFORM billing_data.require_held(v_hold, NULL, p_amount_minor, NULL);
+    END IF;
+    RETURN QUERY
+    SELECT
+        d.made,
+        CASE
+            WHEN d.made THEN NULL
+            WHEN v_check.reason IS NOT NULL THEN v_check.reason
+            WHEN d.lacks THEN 'Fewer credits are available than the hold needs'
+            WHEN v_hold.cap IS NOT NULL THEN 'A cap is reached'
+        END,
+        v_hold.available, v_hold.free_uses_available, v_check.total_uses, v_check.plan_name,
+        d.lacks, CASE WHEN d.lacks THEN s.pack_price_minor END,
+        CASE WHEN d.lacks THEN s.pack_uses END, v_check.account_created,
+        billing_data.is_low(s.low_balance, v_hold.free_uses_available, v_hold.available),
+        nullif(v_hold.held, 0), v_hold
+    FROM billing_data.settings AS s
+    CROSS JOIN LATERAL (
+        SELECT
+            v_hold.outcome IN ('created', 'replayed'), v_hold.outcome = 'insufficient_credits'
+    ) AS d (made, lacks);
+END
+$$;
+COMMENT ON FUNCTION billing.check_and_hold IS
+    'Says if a user may go on, and holds what that may use. For billing_server and billing_dba.';
+GRANT EXECUTE ON FUNCTION billing.check_and_hold TO billing_server, billing_dba;
 
 -- Captures a hold, as billing.capture_items does, and raises a refusal as an error.
 -- Locks and writes: as billing.capture_items. Errors: actor and key errors, invalid_argument,

@@ -79,6 +79,7 @@ BEGIN
             ('check_outcome', 1, 'purchase_uses', 'bigint'),
             ('check_outcome', 1, 'account_created', 'boolean'),
             ('check_outcome', 1, 'low_balance', 'boolean'),
+            ('check_outcome', 1, 'held', 'bigint'),
 
             ('charge_outcome', 1, 'item', 'integer'),
             ('charge_outcome', 1, 'outcome', 'text'),

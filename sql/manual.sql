@@ -188,6 +188,20 @@ FROM billing.charge_items_once(
     p_idempotency_key => 'batch-1',
     p_request_fingerprint => decode('00', 'hex'),
     p_items => ..., ...);$t$),
+        ('check_and_hold',
+$t$Whether a user may go on with work that may use up to p_amount_minor: checks, as
+billing.check_credit does, and makes a hold in the same transaction. Where the hold cannot
+be made, has_credit is false, reason says why, and nothing is held; a hold that its
+idempotency key made before counts as made. credits_remaining and free_uses_remaining are
+what is available beside the hold. hold.outcome is that of billing.hold_items.$t$,
+$t$Locks and writes: as billing.check_items, then as billing.hold_items. Errors: actor and
+key errors, invalid_argument; hold_already_exists and all else that refuses a hold, but
+what an account lacks, is an outcome.$t$,
+$t$SELECT *
+FROM billing.check_and_hold(
+    p_oauth_provider => 'oauth:google',
+    p_external_id => '1',
+    p_amount_minor => 5);$t$),
         ('check_credit',
 $t$May this user go on? The plain case is decided here by plain statements; anything else
 goes to billing.check_items as a list of one, and a refusal is raised as an error. With
@@ -596,7 +610,7 @@ FROM billing.finish_refund(
     p_refund_id => '...',
     p_return_id => 're_1');$t$),
         ('get_account',
-$t$Reads one account.$t$,
+$t$Reads one account. held is what open holds keep of paid_credits; NULL when there is none.$t$,
 $t$Errors: actor and key errors, account_not_found.$t$,
 $t$SELECT *
 FROM billing.get_account(

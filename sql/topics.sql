@@ -36,6 +36,7 @@ AS $$
         ('use', 'check_credit', 'gate may go on allowed denied'),
         ('use', 'create_charge', 'charge spend use debit pay consume'),
         ('use', 'create_account', 'new user customer register open'),
+        ('use', 'check_and_hold', 'gate reserve reservation in one call'),
         ('use', 'create_hold', 'reserve reservation hold keep authorize pending before'),
         ('use', 'capture_hold', 'settle spend used reservation after commit'),
         ('use', 'release_hold', 'reservation cancel give back void undo'),

@@ -1,19 +1,23 @@
 """POST /v1/billing/accounts and GET /v1/billing/accounts/{provider}/{id} (contract.md 2.4, 2.5)."""
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, NotRequired
 
 from aiohttp import web
 
 from server.agent.endpoint import Call
 from server.agent.models import AccountPath, AccountRequest
-from server.gateway import functions
+from server.gateway import Row, functions
 from server.http import fields as f
-from server.http.answers import reader
+from server.http.answers import From, reader
 from server.http.errors import json_response
 from server.http.example_values import ACCOUNT_ID, ADA
 from server.http.route import Example
 from server.observe import metrics
+
+
+def _available(row: Row) -> int | None:
+    return None if row["held"] is None else row["paid_credits"] - row["held"]
 
 
 class Account(f.AccountState):
@@ -25,6 +29,19 @@ class Account(f.AccountState):
     marketing_opt_in_source: Annotated[str | None, f.MARKETING_OPT_IN_SOURCE]
     created_at: Annotated[datetime, f.WHEN]
     updated_at: Annotated[datetime, f.UPDATED_AT]
+
+
+class AccountNow(Account):
+    """A user's account, with what its open holds keep."""
+
+    held: NotRequired[Annotated[f.Count, f.HELD]]
+    available: NotRequired[
+        Annotated[
+            f.Count,
+            From(_available),
+            f.means("Paid credits that no open hold keeps; absent while nothing is held."),
+        ]
+    ]
 
 
 EXAMPLE_ACCOUNT = {
@@ -51,7 +68,8 @@ CREATED = Example(
 )
 READ = Example(EXAMPLE_ACCOUNT, values=ADA)
 
-_account = reader(Account, functions.get_account.columns)
+_account = reader(Account, functions.create_account.columns)
+_account_now = reader(AccountNow, functions.get_account.columns)
 
 
 async def create_account(request: web.Request, call: Call) -> web.StreamResponse:
@@ -93,4 +111,4 @@ async def get_account(request: web.Request, call: Call) -> web.StreamResponse:
             api_key_id=call.api_key_id,
         )
     )
-    return json_response(200, _account(row))
+    return json_response(200, _account_now(row))

@@ -335,14 +335,15 @@ async def _refusal(request: web.Request, call: Call, row: Row, *, replays: bool)
             raise fault  # the fault is the key's and concerns the whole request
         return fault
     if row["cap"] is not None:
-        return await _refused_by_cap(call.gateway, outcome, orjson.loads(row["cap"]))
+        return await refused_by_cap(call.gateway, outcome, orjson.loads(row["cap"]))
     error = await _refused_row(call.gateway, outcome, row)
     if outcome == "insufficient_credits":
         tell_shortfall(request, error, row["balance"], row["amount_minor"])
     return error
 
 
-async def _refused_by_cap(gateway: Gateway, slug: str, told: dict[str, Any]) -> ApiError:
+async def refused_by_cap(gateway: Gateway, slug: str, told: Mapping[str, Any]) -> ApiError:
+    """The error that answers what a cap refused; `told` says which cap, and when it frees."""
     error = from_refused(await gateway.refused(slug, told))
     metrics.count_cap_refusal(told["scope"], told["period"]).inc()
     error.extra = {

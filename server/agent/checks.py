@@ -7,19 +7,29 @@ from aiohttp import web
 from typing_extensions import TypedDict
 
 from server.agent.endpoint import Call, refused_outcome
+from server.agent.holds import Hold, hold_of, refused_hold
 from server.agent.items import ItemFields
-from server.agent.models import CheckRequest
-from server.gateway import CHECK_ITEM
+from server.agent.models import CheckHold, CheckRequest
+from server.gateway import CHECK_ITEM, Row, functions
 from server.http import fields as f
-from server.http.answers import reader
+from server.http.answers import From, reader
 from server.http.errors import json_response
 from server.http.example_values import ADA
 from server.http.route import Example
 from server.observe import metrics
 
 
+def _available(row: Row) -> int | None:
+    return None if row["held"] is None else row["credits_remaining"]
+
+
+def _no_hold(row: Row) -> None:
+    return None
+
+
 class CreditCheck(TypedDict):
-    """Whether a user may go on. Every field is always present, but for `low_balance`."""
+    """Whether a user may go on. The fields from `low_balance` on are present only where they say
+    something."""
 
     has_credit: Annotated[bool, f.HAS_CREDIT]
     credits_remaining: Annotated[f.Count | None, f.CREDITS_LEFT]
@@ -46,6 +56,24 @@ class CreditCheck(TypedDict):
             ),
         ]
     ]
+    held: NotRequired[Annotated[f.Count, f.HELD]]
+    available: NotRequired[
+        Annotated[
+            f.Count,
+            From(_available),
+            f.means("As `credits_remaining`: what no hold keeps; absent while nothing is held."),
+        ]
+    ]
+    hold: NotRequired[
+        Annotated[
+            Hold | None,
+            From(_no_hold),
+            f.means(
+                "The hold that was asked for; null where it was not made; absent where none was"
+                " asked for."
+            ),
+        ]
+    ]
 
 
 EXAMPLE = Example(
@@ -67,7 +95,7 @@ EXAMPLE = Example(
     },
 )
 
-CHECK = ItemFields(CheckRequest)
+CHECK = ItemFields(CheckRequest, leave_out=frozenset({"hold"}))
 
 _check = reader(CreditCheck, CHECK_ITEM.columns)
 
@@ -76,7 +104,11 @@ async def check_credit(request: web.Request, call: Call) -> web.StreamResponse:
     """Answers whether the user has a free use or a paid credit left, and uses up nothing. A denial
     is an answer, not an error: the status is 200 and `reason` says why. An unknown user gets an
     account with free uses. E-mail address, role, agent and marketing consent are stored when given.
+    With `hold`, credits are kept for the work in the same call: `has_credit` says whether that
+    could be done, so that nobody works on what another request may spend.
     """
+    if call.body.hold is not None:
+        return await _check_and_hold(request, call, call.body.hold)
     started = perf_counter()
     row = await call.gateway.check_credit(CHECK.item(call.body, call.api_key_id))
     metrics.CREDIT_CHECK_DURATION.observe(perf_counter() - started)
@@ -88,3 +120,26 @@ async def check_credit(request: web.Request, call: Call) -> web.StreamResponse:
     if row["account_created"]:
         metrics.ACCOUNTS_CREATED.inc()
     return json_response(200, _check(row))
+
+
+async def _check_and_hold(request: web.Request, call: Call, hold: CheckHold) -> web.Response:
+    checked = dict(zip(CHECK.fields, CHECK.item(call.body, call.api_key_id), strict=True))
+    row = await call.gateway.write(
+        functions.check_and_hold(
+            **checked,
+            amount_minor=hold.amount_minor,
+            expires_in_seconds=hold.expires_in_seconds,
+            description=hold.description,
+            idempotency_key=hold.idempotency_key,
+        )
+    )
+    made: Row = row["hold"]
+    metrics.count_hold("create", made["outcome"]).inc()
+    if made["outcome"] == "conflict":
+        raise await refused_hold(request, call, made, hold)
+    metrics.count_check("allowed" if row["has_credit"] else "denied").inc()
+    if row["account_created"]:
+        metrics.ACCOUNTS_CREATED.inc()
+    answer = _check(row)
+    answer["hold"] = hold_of(made) if row["has_credit"] else None
+    return json_response(200, answer)

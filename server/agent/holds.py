@@ -6,14 +6,15 @@ from time import perf_counter
 from typing import Annotated, Any, Literal, NotRequired
 from uuid import UUID
 
+import orjson
 from aiohttp import web
 from pydantic import BaseModel, Field
 from typing_extensions import TypedDict
 
-from server.agent.charges import ChargeMetadata, tell_shortfall
+from server.agent.charges import ChargeMetadata, refused_by_cap, tell_shortfall
 from server.agent.endpoint import Call, refused_outcome
 from server.agent.items import ItemFields
-from server.agent.models import Amount, Identity, Limit
+from server.agent.models import Amount, CheckHold, Identity, Lifetime, Limit
 from server.gateway import CAPTURE_ITEM, FunctionCall, Gateway, Refused, Row, functions
 from server.http import fields as f
 from server.http.answers import From, reader
@@ -27,9 +28,7 @@ from server.observe import metrics
 
 Status = Literal["open", "captured", "released", "expired"]
 Overage = Literal["refuse", "available"]
-Lifetime = Annotated[int, Field(ge=1, le=86400)]
 
-_LIFETIME = f.means("How long it lasts from now, in seconds; at its end it keeps nothing any more.")
 _OVERAGE = f.means(
     "What to do when more was used than is held: `refuse`, or take what else is `available`, which"
     " may be less than was used."
@@ -38,9 +37,9 @@ _HELD = f.means("Paid credits that open holds keep.")
 
 
 class _Hold(BaseModel):
-    amount_minor: Annotated[Amount, f.means("Credits to keep: the most that may be used.")]
+    amount_minor: Annotated[Amount, f.HOLD_AMOUNT]
     currency: Annotated[Currency | None, f.SAME_CURRENCY] = None
-    expires_in_seconds: Annotated[Lifetime, _LIFETIME] = 900
+    expires_in_seconds: Annotated[Lifetime, f.LIFETIME] = 900
     description: Annotated[Description, f.DESCRIPTION] = "one use"
     idempotency_key: Annotated[Text255 | None, f.IDEMPOTENCY_KEY] = None
     metadata: Annotated[ChargeMetadata, f.CHARGE_ORIGIN] = Field(default_factory=ChargeMetadata)
@@ -78,7 +77,7 @@ class ReleaseRequest(BaseModel):
 class ExtendRequest(BaseModel):
     """POST /v1/billing/holds/{hold_id}/extend"""
 
-    expires_in_seconds: Annotated[Lifetime, _LIFETIME] = 900
+    expires_in_seconds: Annotated[Lifetime, f.LIFETIME] = 900
 
 
 class HoldPath(BaseModel):
@@ -263,7 +262,9 @@ async def _try_hold(request: web.Request, call: Call, body: HoldRequest) -> web.
         row = await call.gateway.write(functions.create_hold(**values, dry_run=True))
     except Refused as error:
         refusal = from_refused(error)
-        if error.slug == "insufficient_credits":
+        if "scope" in error.values:
+            refusal = await refused_by_cap(call.gateway, error.slug, error.values)
+        elif error.slug == "insufficient_credits":
             tell_shortfall(request, refusal, error.values["balance"], body.amount_minor)
         raise refusal from None
     return json_response(200, hold_of(row))
@@ -383,7 +384,9 @@ def count_capture(row: Row) -> None:
         metrics.write_verified("confirmed").inc()
 
 
-async def refused_hold(request: web.Request, call: Call, row: Row, asked: _Hold | Any) -> ApiError:
+async def refused_hold(
+    request: web.Request, call: Call, row: Row, asked: _Hold | CheckHold
+) -> ApiError:
     """The error that answers a hold that was not made, or was made before under the key of its
     body."""
     fault = await refused_outcome(call.gateway, call.api_key_id, call.permission, row)
@@ -401,6 +404,8 @@ async def refused_hold(request: web.Request, call: Call, row: Row, asked: _Hold 
         "account_currency": row["account_currency"],
         "currency": getattr(asked, "currency", None),
     }
+    if row["cap"] is not None:
+        return await refused_by_cap(call.gateway, outcome, orjson.loads(row["cap"]))
     error = from_refused(await call.gateway.refused(outcome, values))
     if outcome == "insufficient_credits":
         tell_shortfall(request, error, row["available"], asked.amount_minor)

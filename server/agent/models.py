@@ -41,6 +41,7 @@ def _zero_tolerated(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
 
 
 Amount = Annotated[int, Field(gt=0, le=INT64_MAX)]
+Lifetime = Annotated[int, Field(ge=1, le=86400)]
 Limit = Annotated[int, Field(ge=1, le=500), WrapValidator(_zero_tolerated)]
 
 
@@ -129,8 +130,28 @@ class _Purchase(BaseModel):
     marketing_opt_in_source: Annotated[OptInSource | None, f.MARKETING_OPT_IN_SOURCE] = None
 
 
+class CheckHold(BaseModel):
+    """A hold that a check makes where the user may go on."""
+
+    amount_minor: Annotated[Amount, f.HOLD_AMOUNT]
+    expires_in_seconds: Annotated[Lifetime, f.LIFETIME] = 900
+    description: Annotated[Description, f.DESCRIPTION] = "one use"
+    idempotency_key: Annotated[
+        Text255 | None,
+        f.means("Names this hold within the account: a repeat gets the hold that was made."),
+    ] = None
+
+
 class CheckRequest(Profile, _Check, Identity):
     """POST /v1/billing/credits/check"""
+
+    hold: Annotated[
+        CheckHold | None,
+        f.means(
+            "Keeps credits for the work in the same call, for a key with `billing:write`. Where it"
+            " cannot be made, `has_credit` is false."
+        ),
+    ] = None
 
 
 class CreditRequest(Profile, _Credit, Identity):

@@ -110,6 +110,33 @@ def begin_refund(
 ) -> None: ...
 
 
+@function(
+    "has_credit reason credits_remaining free_uses_remaining total_uses plan_name "
+    "purchase_required purchase_price_minor purchase_uses account_created low_balance held "
+    "hold"
+)
+def check_and_hold(
+    *,
+    oauth_provider: str,
+    external_id: str,
+    amount_minor: int,
+    expires_in_seconds: int = ...,
+    description: str = ...,
+    idempotency_key: str | None = ...,
+    wa_id: str | None = ...,
+    tenant_id: str | None = ...,
+    context_agent_id: str | None = ...,
+    context_channel_id: str | None = ...,
+    context_request_id: str | None = ...,
+    customer_email: str | None = ...,
+    user_role: str | None = ...,
+    agent_id: str | None = ...,
+    marketing_opt_in: bool = ...,
+    marketing_opt_in_source: str | None = ...,
+    api_key_id: UUID | None = ...,
+) -> None: ...
+
+
 @function("delivery_id event_id endpoint_id attempt url secrets payload")
 def claim_deliveries(*, most: int = ..., busy: Sequence[UUID | None] = ...) -> None: ...
 
@@ -313,7 +340,7 @@ def finish_refund(
     "account_id oauth_provider external_id wa_id tenant_id customer_email balance_minor "
     "currency plan_name status paid_credits marketing_opt_in marketing_opt_in_at "
     "marketing_opt_in_source created_at updated_at free_uses_remaining total_uses user_role "
-    "agent_id ledger_version"
+    "agent_id ledger_version held"
 )
 def get_account(
     *,

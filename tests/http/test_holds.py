@@ -294,3 +294,76 @@ def test_reading_keys_read_holds_and_make_none(
         assert (refused.status_code, refused.json()["code"]) == (403, "permission_missing")
         refused = _settle(reader, NOBODYS, "capture")
         assert (refused.status_code, refused.json()["code"]) == (403, "permission_missing")
+
+
+# --- beside checks -------------------------------------------------------------------------------
+
+
+def _check(client: httpx2.Client, user: str, **hold: Any) -> dict[str, Any]:
+    body = {**identity(user), "context": {"agent_id": "scout"}}
+    answer = client.post(CHECK, json={**body, "hold": hold} if hold else body)
+    validate_answer("checkCredit", answer)
+    assert answer.status_code == 200, answer.text
+    told: dict[str, Any] = answer.json()
+    return told
+
+
+def test_a_check_can_hold_in_the_same_call(client: httpx2.Client, payer: str) -> None:
+    allowed = _check(client, payer, amount_minor=7, expires_in_seconds=60, description="A job")
+    assert (allowed["has_credit"], allowed["reason"]) == (True, None)
+    assert (allowed["credits_remaining"], allowed["held"], allowed["available"]) == (3, 7, 3)
+    hold = allowed["hold"]
+    assert (hold["status"], hold["amount_minor"], hold["description"]) == ("open", 7, "A job")
+    assert hold["metadata"]["agent_id"] == "scout"
+    assert client.get(f"{HOLDS}/{hold['hold_id']}").json() == hold
+    denied = _check(client, payer, amount_minor=4)
+    assert (denied["has_credit"], denied["hold"]) == (False, None)
+    assert denied["reason"] == "Fewer credits are available than the hold needs"
+    assert (denied["credits_remaining"], denied["purchase_required"]) == (3, True)
+    plain = _check(client, payer)
+    assert (plain["has_credit"], plain["held"], plain["available"]) == (True, 7, 3)
+    assert "hold" not in plain
+
+
+def test_a_repeated_check_gets_its_hold_again(client: httpx2.Client, payer: str) -> None:
+    key = unique("check")
+    first = _check(client, payer, amount_minor=10, idempotency_key=key)
+    again = _check(client, payer, amount_minor=10, idempotency_key=key)
+    assert again["has_credit"] is True
+    assert again["hold"]["hold_id"] == first["hold"]["hold_id"]
+    conflict = client.post(
+        CHECK, json={**identity(payer), "hold": {"amount_minor": 9, "idempotency_key": key}}
+    )
+    assert (conflict.status_code, conflict.json()["code"]) == (409, "hold_already_exists")
+    assert conflict.json()["hold"]["held"] == 10
+
+
+def test_a_check_that_holds_creates_accounts_and_says_why_not(
+    service: Service, client: httpx2.Client, payer: str
+) -> None:
+    new = _check(client, unique(), amount_minor=100)
+    assert (new["hold"]["paid_with"], new["free_uses_remaining"]) == ("free", 2)
+    set_status(service, payer, "suspended")
+    denied = _check(client, payer, amount_minor=1)
+    assert (denied["has_credit"], denied["reason"], denied["hold"]) == (
+        False, "Account suspended", None,
+    )  # fmt: skip
+    assert denied["purchase_required"] is False
+    with service.client(service.database.create_key(("billing:read",))) as reader:
+        refused = reader.post(CHECK, json={**identity(payer), "hold": {"amount_minor": 1}})
+        assert (refused.status_code, refused.json()["code"]) == (403, "permission_missing")
+    bad = client.post(CHECK, json={**identity(payer), "hold": {"amount_minor": 0}})
+    assert [entry["loc"] for entry in faults_of(bad)] == [["body", "hold", "amount_minor"]]
+
+
+def test_an_account_tells_what_is_held_only_while_something_is(
+    client: httpx2.Client, payer: str
+) -> None:
+    hold_id = _held(client, payer, 4)
+    account = client.get(account_path(payer))
+    validate_answer("getAccount", account)
+    assert (account.json()["paid_credits"], account.json()["held"]) == (10, 4)
+    assert account.json()["available"] == 6
+    _settle(client, hold_id, "release")
+    for answer in (client.get(account_path(payer)).json(), _check(client, payer)):
+        assert not {"held", "available"} & answer.keys()

@@ -83,6 +83,7 @@ FUNCTIONS: dict[str, tuple[set[str], str]] = {
     "create_charges_once": (BOTH, "v"),
     "create_check_partitions": (BOTH, "v"),
     "create_credit": (BOTH, "v"),
+    "check_and_hold": (BOTH, "v"),
     "create_hold": (BOTH, "v"),
     "create_sign_in_link": (DBA, "v"),
     "create_sign_in_ticket": (WEB, "v"),

@@ -83,7 +83,8 @@ CREATE TYPE billing.check_outcome AS (
 	purchase_price_minor bigint,
 	purchase_uses bigint,
 	account_created boolean,
-	low_balance boolean
+	low_balance boolean,
+	held bigint
 );
 
 CREATE TYPE billing.hold_item AS (
@@ -228,7 +229,11 @@ CREATE FUNCTION billing.charge_items_once(p_idempotency_key text, p_request_fing
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.check_credit(p_oauth_provider text, p_external_id text, p_wa_id text DEFAULT NULL::text, p_tenant_id text DEFAULT NULL::text, p_context_agent_id text DEFAULT NULL::text, p_context_channel_id text DEFAULT NULL::text, p_context_request_id text DEFAULT NULL::text, p_customer_email text DEFAULT NULL::text, p_user_role text DEFAULT NULL::text, p_agent_id text DEFAULT NULL::text, p_marketing_opt_in boolean DEFAULT false, p_marketing_opt_in_source text DEFAULT NULL::text, p_api_key_id uuid DEFAULT NULL::uuid, p_only_plain boolean DEFAULT false) RETURNS TABLE(has_credit boolean, reason text, credits_remaining bigint, free_uses_remaining bigint, total_uses bigint, plan_name text, purchase_required boolean, purchase_price_minor bigint, purchase_uses bigint, low_balance boolean)
+CREATE FUNCTION billing.check_and_hold(p_oauth_provider text, p_external_id text, p_amount_minor bigint, p_expires_in_seconds bigint DEFAULT 900, p_description text DEFAULT 'one use'::text, p_idempotency_key text DEFAULT NULL::text, p_wa_id text DEFAULT NULL::text, p_tenant_id text DEFAULT NULL::text, p_context_agent_id text DEFAULT NULL::text, p_context_channel_id text DEFAULT NULL::text, p_context_request_id text DEFAULT NULL::text, p_customer_email text DEFAULT NULL::text, p_user_role text DEFAULT NULL::text, p_agent_id text DEFAULT NULL::text, p_marketing_opt_in boolean DEFAULT false, p_marketing_opt_in_source text DEFAULT NULL::text, p_api_key_id uuid DEFAULT NULL::uuid) RETURNS TABLE(has_credit boolean, reason text, credits_remaining bigint, free_uses_remaining bigint, total_uses bigint, plan_name text, purchase_required boolean, purchase_price_minor bigint, purchase_uses bigint, account_created boolean, low_balance boolean, held bigint, hold billing.hold_outcome)
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.check_credit(p_oauth_provider text, p_external_id text, p_wa_id text DEFAULT NULL::text, p_tenant_id text DEFAULT NULL::text, p_context_agent_id text DEFAULT NULL::text, p_context_channel_id text DEFAULT NULL::text, p_context_request_id text DEFAULT NULL::text, p_customer_email text DEFAULT NULL::text, p_user_role text DEFAULT NULL::text, p_agent_id text DEFAULT NULL::text, p_marketing_opt_in boolean DEFAULT false, p_marketing_opt_in_source text DEFAULT NULL::text, p_api_key_id uuid DEFAULT NULL::uuid, p_only_plain boolean DEFAULT false) RETURNS TABLE(has_credit boolean, reason text, credits_remaining bigint, free_uses_remaining bigint, total_uses bigint, plan_name text, purchase_required boolean, purchase_price_minor bigint, purchase_uses bigint, low_balance boolean, held bigint)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET plan_cache_mode TO 'force_generic_plan';
@@ -434,7 +439,7 @@ CREATE FUNCTION billing.finish_refund(p_refund_id uuid, p_return_id text DEFAULT
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.get_account(p_oauth_provider text, p_external_id text, p_api_key_id uuid DEFAULT NULL::uuid, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(account_id uuid, oauth_provider text, external_id text, wa_id text, tenant_id text, customer_email text, balance_minor bigint, currency text, plan_name text, status text, paid_credits bigint, marketing_opt_in boolean, marketing_opt_in_at timestamp with time zone, marketing_opt_in_source text, created_at timestamp with time zone, updated_at timestamp with time zone, free_uses_remaining bigint, total_uses bigint, user_role text, agent_id text, ledger_version bigint)
+CREATE FUNCTION billing.get_account(p_oauth_provider text, p_external_id text, p_api_key_id uuid DEFAULT NULL::uuid, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(account_id uuid, oauth_provider text, external_id text, wa_id text, tenant_id text, customer_email text, balance_minor bigint, currency text, plan_name text, status text, paid_credits bigint, marketing_opt_in boolean, marketing_opt_in_at timestamp with time zone, marketing_opt_in_source text, created_at timestamp with time zone, updated_at timestamp with time zone, free_uses_remaining bigint, total_uses bigint, user_role text, agent_id text, ledger_version bigint, held bigint)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -2573,6 +2578,10 @@ CREATE FUNCTION billing_data.require_hash(p_hash bytea, p_argument text) RETURNS
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.require_held(p_outcome billing.hold_outcome, p_hold_id uuid, p_required bigint, p_currency text) RETURNS void
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.require_hold_shape(p_item billing.hold_item) RETURNS void
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 

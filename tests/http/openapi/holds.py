@@ -72,6 +72,15 @@ def _exceeded(service: Service, name: str) -> Any:
     return _settle(service, name, _hold(service)["hold_id"], amount_minor=6)
 
 
+def check_with_a_used_key(service: Service) -> Any:
+    """A check with a hold whose key made another hold before."""
+    user = identity(unique())
+    for amount in (1, 2):
+        hold = {"amount_minor": amount, "idempotency_key": "once"}
+        answer = send(service, "checkCredit", body={**user, "hold": hold})
+    return answer
+
+
 PROVOKE_HOLDS: dict[str, Callable[[Service, str], Any]] = {
     "capture_exceeds_hold": _exceeded,
     "hold_expired": _expired,

@@ -31,7 +31,7 @@ from tests.http.openapi.helpers import (
     payment_example,
     send,
 )
-from tests.http.openapi.holds import PROVOKE_HOLDS, hold_body
+from tests.http.openapi.holds import PROVOKE_HOLDS, check_with_a_used_key, hold_body
 from tests.payments import (
     forget_faults,
     purchase_body,
@@ -206,6 +206,8 @@ def _unknown_user(service: Service, name: str) -> Any:
 
 
 def _used_key(service: Service, name: str) -> Any:
+    if name == "checkCredit":
+        return check_with_a_used_key(service)
     body = _body(name, make_known(service, unique()), idempotency_key="once")
     assert send(service, name, body=body, headers={}).is_success
     return send(service, name, body=body, headers={})
