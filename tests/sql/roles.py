@@ -188,6 +188,7 @@ STAFF_READS: dict[str, dict[str, Any]] = {
     "list_refunds": {"payment_id": "pi_1"},
     "search": {"search": "ada"},
     "total_purchases": {},
+    "list_grant_schedules": {},
     "explain_denial": {"account_id": NOBODY},
     "list_account_days": {"account_id": NOBODY},
     "list_notes": {"account_id": NOBODY},

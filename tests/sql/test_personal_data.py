@@ -209,7 +209,7 @@ def _planted(database: Database, mark: str) -> UUID:
             dba, who, payment_id, threshold=9, consent_version=mark, consent_text=mark, card=mark,
             customer_id=mark, payment_method_id=mark,
         )  # fmt: skip
-        dba.row("create_charge", **who, amount_minor=20)
+        dba.row("create_charge", **who, amount_minor=21)
         assert account in {row["account_id"] for row in claim(web)}
         refund = dba.row(
             "begin_refund", payment_id=payment_id, reason=mark, amount_minor=1, idempotency_key=mark
