@@ -253,7 +253,7 @@ BEGIN
                 nullif(a.held_credits, 0) AS held,
                 a.paid_credits - a.held_credits AS paid_credits,
                 a.free_uses_remaining - a.held_free_uses AS free_uses_remaining, a.total_uses,
-                a.plan_name, a.status,
+                a.plan_name, a.status, a.has_lots,
                 billing_data.denial_reason(
                     a.status, a.free_uses_remaining - a.held_free_uses,
                     a.paid_credits - a.held_credits
@@ -310,7 +310,7 @@ BEGIN
                     CASE WHEN w.is_wanted THEN s.pack_uses END,
                     coalesce(v_created[c.item], false),
                     billing_data.is_low(s.low_balance, c.free_uses_remaining, c.paid_credits),
-                    c.held
+                    c.held, x.at, x.amount_minor
                 )::billing.check_outcome
             ) FILTER (WHERE f.outcome IS NOT NULL),
             CASE WHEN bool_or(f.outcome IS NULL) THEN array_agg(f.outcome IS NULL) END,
@@ -319,6 +319,11 @@ BEGIN
         FROM found AS f
         CROSS JOIN billing_data.settings AS s
         LEFT JOIN LATERAL (SELECT f.* WHERE f.outcome = 'checked') AS c ON true
+        LEFT JOIN LATERAL (
+            SELECT n.at, n.amount_minor
+            FROM billing_data.next_expiry(c.account_id) AS n
+            WHERE c.has_lots
+        ) AS x ON true
         CROSS JOIN LATERAL (
             SELECT billing_data.wants_purchase(c.status, c.reason)
         ) AS w (is_wanted);
@@ -398,7 +403,9 @@ CREATE OR REPLACE FUNCTION billing.check_credit(
     purchase_price_minor bigint,
     purchase_uses bigint,
     low_balance boolean,
-    held bigint
+    held bigint,
+    next_expiry_at timestamptz,
+    next_expiry_amount_minor bigint
 )
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
@@ -415,6 +422,7 @@ DECLARE
     v_api_key_id uuid := billing_data.good_key(p_api_key_id, 'billing:read');
     v_account_id uuid;
     v_status text;
+    v_has_lots boolean;
     v_outcome text;
 BEGIN
     IF num_nonnulls(v_role, v_api_key_id) > 0 AND billing_data.is_check(v_item) THEN
@@ -428,10 +436,10 @@ BEGIN
                 (SELECT s.low_balance FROM billing_data.settings AS s),
                 a.free_uses_remaining - a.held_free_uses, a.paid_credits - a.held_credits
             ),
-            nullif(a.held_credits, 0)
+            nullif(a.held_credits, 0), a.has_lots
         INTO
             v_account_id, v_status, credits_remaining, free_uses_remaining, total_uses, plan_name,
-            reason, low_balance, held
+            reason, low_balance, held, v_has_lots
         FROM billing_data.accounts AS a
         WHERE a.oauth_provider = p_oauth_provider AND a.external_id = p_external_id
             AND a.status <> 'merged' AND (a.due_at > billing_data.clock()) IS NOT FALSE
@@ -449,6 +457,10 @@ BEGIN
         IF purchase_required THEN
             SELECT s.pack_price_minor, s.pack_uses INTO purchase_price_minor, purchase_uses
             FROM billing_data.settings AS s;
+        END IF;
+        IF v_has_lots THEN
+            SELECT n.at, n.amount_minor INTO next_expiry_at, next_expiry_amount_minor
+            FROM billing_data.next_expiry(v_account_id) AS n;
         END IF;
         INSERT INTO billing_data.credit_checks (
             id, account_id, oauth_provider, external_id, wa_id, tenant_id, has_credit,
@@ -470,10 +482,11 @@ BEGIN
     SELECT
         c.outcome, c.has_credit, c.reason, c.credits_remaining, c.free_uses_remaining,
         c.total_uses, c.plan_name, c.purchase_required, c.purchase_price_minor, c.purchase_uses,
-        c.low_balance, c.held
+        c.low_balance, c.held, c.next_expiry_at, c.next_expiry_amount_minor
     INTO STRICT
         v_outcome, has_credit, reason, credits_remaining, free_uses_remaining, total_uses,
-        plan_name, purchase_required, purchase_price_minor, purchase_uses, low_balance, held
+        plan_name, purchase_required, purchase_price_minor, purchase_uses, low_balance, held,
+        next_expiry_at, next_expiry_amount_minor
     FROM billing.check_items(ARRAY[v_item]) AS c;
     PERFORM billing_data.require_checked(v_item, v_outcome);
     RETURN NEXT;

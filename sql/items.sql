@@ -80,6 +80,8 @@ BEGIN
             ('check_outcome', 1, 'account_created', 'boolean'),
             ('check_outcome', 1, 'low_balance', 'boolean'),
             ('check_outcome', 1, 'held', 'bigint'),
+            ('check_outcome', 1, 'next_expiry_at', 'timestamp with time zone'),
+            ('check_outcome', 1, 'next_expiry_amount_minor', 'bigint'),
 
             ('charge_outcome', 1, 'item', 'integer'),
             ('charge_outcome', 1, 'outcome', 'text'),

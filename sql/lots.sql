@@ -657,6 +657,26 @@ $$;
 COMMENT ON FUNCTION billing_data.next_due IS
     'When something must be booked for an account next. Helper.';
 
+-- When the first of an account's credits end, and how many of them; NULLs when none end.
+CREATE OR REPLACE FUNCTION billing_data.next_expiry(
+    p_account_id uuid, OUT at timestamptz, OUT amount_minor bigint
+)
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_generic_plan
+AS $$
+BEGIN
+    SELECT l.expires_at, sum(l.left_minor) INTO at, amount_minor
+    FROM billing_data.lots AS l
+    WHERE l.account_id = p_account_id AND l.has_left AND l.expires_at IS NOT NULL
+    GROUP BY l.expires_at
+    ORDER BY l.expires_at
+    LIMIT 1;
+END
+$$;
+COMMENT ON FUNCTION billing_data.next_expiry IS
+    'When the first of an account''s credits end, and how many. Helper.';
+
 -- What is wrong with lots: each has left what it was less what entries took and open holds keep;
 -- an account's lots are within what it has; has_lots says whether there are any; an entry took of
 -- lots no more than it was; and the end of each lot will be booked.

@@ -181,7 +181,7 @@ COMMENT ON FUNCTION billing_data.make_due_grants IS
     'Books the grants that are due for accounts. Helper.';
 
 -- The credit that an idempotency key of these accounts made to come later, as if its entry were
--- written; an empty row when there is none.
+-- written, with the balance of now; an empty row when there is none.
 CREATE OR REPLACE FUNCTION billing_data.coming_credit(p_path uuid[], p_idempotency_key text)
 RETURNS billing_data.credits
 LANGUAGE plpgsql STABLE
@@ -192,11 +192,11 @@ DECLARE
 BEGIN
     SELECT
         g.account_id, g.id, g.amount_minor, g.transaction_type, g.description, g.idempotency_key,
-        g.request_fingerprint, g.created_at, a.currency
+        g.request_fingerprint, g.created_at, a.currency, a.paid_credits, a.paid_credits
     INTO
         v_credit.account_id, v_credit.id, v_credit.amount_minor, v_credit.transaction_type,
         v_credit.description, v_credit.idempotency_key, v_credit.request_fingerprint,
-        v_credit.created_at, v_credit.currency
+        v_credit.created_at, v_credit.currency, v_credit.balance_before, v_credit.balance_after
     FROM billing_data.grant_schedules AS g
     INNER JOIN billing_data.accounts AS a ON a.id = g.account_id
     WHERE g.made_for = ANY (p_path) AND g.idempotency_key = p_idempotency_key

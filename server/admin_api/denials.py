@@ -31,7 +31,8 @@ class Denial(TypedDict):
         str | None,
         f.means(
             "`insufficient_credits`, `account_suspended`, `account_closed`,"
-            " `charge_currency_mismatch`, `account_cap_reached` or `cap_reached`; for old checks, the text of the service before."
+            " `charge_currency_mismatch`, `account_cap_reached` or `cap_reached`; for old checks,"
+            " the text of the service before."
         ),
     ]
     refusals: Annotated[

@@ -1,5 +1,6 @@
 """POST /v1/billing/credits/check: may this user go on? (contract.md 2.1)"""
 
+from datetime import datetime
 from time import perf_counter
 from typing import Annotated, NotRequired
 
@@ -25,6 +26,18 @@ def _available(row: Row) -> int | None:
 
 def _no_hold(row: Row) -> None:
     return None
+
+
+class NextExpiry(TypedDict):
+    """Credits that end unless they are spent before."""
+
+    at: Annotated[datetime, f.means("When what is left of them ends.")]
+    amount_minor: Annotated[f.Positive, f.means("How many credits end then.")]
+
+
+def _next_expiry(row: Row) -> NextExpiry | None:
+    at = row["next_expiry_at"]
+    return {"at": at, "amount_minor": row["next_expiry_amount_minor"]} if at else None
 
 
 class CreditCheck(TypedDict):
@@ -72,6 +85,13 @@ class CreditCheck(TypedDict):
                 "The hold that was asked for; null where it was not made; absent where none was"
                 " asked for."
             ),
+        ]
+    ]
+    next_expiry: NotRequired[
+        Annotated[
+            NextExpiry,
+            From(_next_expiry),
+            f.means("When credits end next, and how many; absent where none end."),
         ]
     ]
 

@@ -1,7 +1,7 @@
 """POST /v1/billing/credits: add paid credits (contract.md 2.3)."""
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, NotRequired
 from uuid import UUID
 
 from aiohttp import web
@@ -34,6 +34,12 @@ class Credit(TypedDict):
     description: Annotated[str, f.DESCRIPTION]
     external_transaction_id: Annotated[str | None, f.PAYMENT_ID]
     created_at: Annotated[datetime, f.WHEN]
+    expires_at: NotRequired[Annotated[datetime, f.CREDITS_EXPIRE_AT]]
+    effective_at: NotRequired[Annotated[datetime, f.EFFECTIVE_AT]]
+    priority: NotRequired[Annotated[f.Count, f.PRIORITY]]
+    source: NotRequired[
+        Annotated[Literal["purchase", "grant", "promotion", "refund"], f.CREDIT_SOURCE]
+    ]
 
 
 class CreditExists(Error):
@@ -66,15 +72,20 @@ CREATED = Example(
 )
 ALREADY_EXISTS = ErrorAnswer("credit_already_exists", CreditExists, {"credit": EXAMPLE_CREDIT})
 
-_credit = reader(Credit, functions.record_credit.columns)
+# What the request says of the kind of credits, the answer repeats.
+_KIND = ("expires_at", "effective_at", "priority", "source")
+_credit = reader(Credit, (*functions.record_credit.columns, *_KIND))
 
 
 async def create_credit(request: web.Request, call: Call) -> web.StreamResponse:
     """Adds paid credits to an existing account, also to a suspended or closed one. All four values
     of `transaction_type` add; the value only tells the kind in the history. An
     `external_transaction_id` that is the id of a payment makes this the payment's credit. A payment
-    that was sold here has a credit already."""
+    that was sold here has a credit already. Credits with `expires_at`, another `priority` than 50
+    or the source `promotion` are spent apart from the others: by priority, then those that end
+    first. With `effective_at` in the future they come then."""
     body: CreditRequest = call.body
+    kind: dict[str, Any] = {name: getattr(body, name) for name in _KIND}
     row = await call.gateway.write(
         functions.record_credit(
             oauth_provider=body.oauth_provider,
@@ -91,22 +102,24 @@ async def create_credit(request: web.Request, call: Call) -> web.StreamResponse:
             marketing_opt_in=body.marketing_opt_in,
             marketing_opt_in_source=body.marketing_opt_in_source,
             api_key_id=call.api_key_id,
+            **kind,
         )
     )
+    told = {**row, **kind}
     outcome: str = row["outcome"]
     if outcome == "created":
         metrics.CREDITS_ADDED.labels(row["transaction_type"]).inc()
         metrics.CREDIT_AMOUNT.observe(row["amount_minor"])
         metrics.ACCOUNT_BALANCE.observe(row["balance_after"])
         metrics.write_verified("confirmed").inc()
-        return json_response(201, _credit(row))
+        return json_response(201, _credit(told))
     replays = call.idempotency_key is not None
     if outcome == "replayed" and replays:
-        return json_response(201, _credit(row), {"Idempotent-Replayed": "true"})
+        return json_response(201, _credit(told), {"Idempotent-Replayed": "true"})
     if outcome in ("replayed", "conflict") and not replays:
         error = from_refused(await call.gateway.refused("credit_already_exists"))
         error.headers = {"X-Existing-Credit-ID": str(row["credit_id"])}
-        error.extra = {"credit": _credit(row)}
+        error.extra = {"credit": _credit(told)}
         raise error
     raise await call.gateway.refused(
         "idempotency_key_reused" if outcome == "conflict" else outcome,

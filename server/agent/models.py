@@ -3,7 +3,7 @@ leniently. The order of the fields is the order of the error list: identity, the
 fields, profile."""
 
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
@@ -14,6 +14,7 @@ from pydantic import (
 )
 
 from server.http import fields as f
+from server.http.statements import Moment
 from server.http.validation import (
     Currency,
     Cursor,
@@ -97,6 +98,12 @@ class _Credit(BaseModel):
     transaction_type: Annotated[TransactionType, f.TRANSACTION_TYPE]
     external_transaction_id: Annotated[Text255 | None, f.PAYMENT_ID] = None
     idempotency_key: Annotated[Text255 | None, f.IDEMPOTENCY_KEY] = None
+    expires_at: Annotated[Moment | None, f.CREDITS_EXPIRE_AT] = None
+    effective_at: Annotated[Moment | None, f.EFFECTIVE_AT] = None
+    priority: Annotated[Annotated[int, Field(ge=0, le=100)] | None, f.PRIORITY] = None
+    source: Annotated[
+        Literal["purchase", "grant", "promotion", "refund"] | None, f.CREDIT_SOURCE
+    ] = None
 
 
 class _Account(BaseModel):

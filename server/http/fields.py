@@ -95,6 +95,16 @@ AT_TIME = means("The time: a UTC day means its beginning; a time without a zone 
 # Payments
 
 PAYMENT_ID = means("The payment's id at the payment provider.")
+CREDITS_EXPIRE_AT = means("When what is left of these credits ends; never without it.")
+EFFECTIVE_AT = means(
+    "When these credits come; at once without it. Until then `credit_id` names an entry that is not"
+    " written, and `balance_after` is the balance of now."
+)
+PRIORITY = means("Credits of lower numbers are spent first; 50 without it.")
+CREDIT_SOURCE = means(
+    "Where these credits come from; `promotion` goes with grants and adjustments. Without it it"
+    " follows from `transaction_type`."
+)
 PRICE_CURRENCY = means("The currency of the price.")
 PROVIDER = means("The payment provider.")
 EVENT_ID = means("The event's id at the payment provider.")
