@@ -13,6 +13,7 @@ from server.admin_api import api_keys as keys_api
 from server.admin_api import audit_log as audit_api
 from server.admin_api import caps as caps_api
 from server.admin_api import denials as denials_api
+from server.admin_api import lots as lots_api
 from server.admin_api import merges as merges_api
 from server.admin_api import models as s
 from server.admin_api import payments as payments_api
@@ -39,6 +40,7 @@ from server.admin_pages import proof as proof_page
 from server.admin_pages import refunds as refunds_page
 from server.admin_pages import reversals as reversals_page
 from server.admin_pages import search as search_page
+from server.admin_pages import schedules as schedules_page
 from server.admin_pages import settings as settings_page
 from server.admin_pages import staff as staff_pages
 from server.admin_pages import statements as statements_page
@@ -271,6 +273,33 @@ SECTIONS: tuple[Section, ...] = (
         Route("GET", "/admin/api/users/{account_id}/merges", STAFF, merges_api.list_user_merges,
               "An account's merges", parameters=s.UserPath, answer=list[merges_api.Merge],
               example=merges_api.MERGES),
+        Route("GET", "/admin/api/users/{account_id}/lots", STAFF, lots_api.list_user_lots,
+              "What is left of an account's credits", parameters=s.UserPath, query=s.LotsQuery,
+              answer=lots_api.Lots, example=lots_api.LOTS, errors=("user_not_found",)),
+        Route("GET", "/admin/api/users/{account_id}/allocations", STAFF,
+              lots_api.list_user_allocations, "Which credits paid for charges",
+              parameters=s.UserPath, query=s.AllocationsQuery, answer=lots_api.Allocations,
+              example=lots_api.ALLOCATIONS, errors=("user_not_found",)),
+        Route("GET", "/admin/api/users/{account_id}/grant-schedules", STAFF,
+              lots_api.list_user_grant_schedules, "An account's regular grants",
+              parameters=s.UserPath, query=s.SchedulesQuery, answer=lots_api.GrantSchedules,
+              example=lots_api.SCHEDULES),
+        Route("POST", "/admin/api/users/{account_id}/grant-schedules", STAFF,
+              lots_api.set_user_grant_schedule, "Grant credits regularly", parameters=s.UserPath,
+              body=s.GrantScheduleRequest, answer=lots_api.ScheduleSet, example=lots_api.SET,
+              idempotent=True, errors=("user_not_found", "account_erased", *lots_api.ERRORS)),
+        Route("POST", "/admin/api/grant-schedules/{schedule_id}/pause", STAFF,
+              lots_api.pause_grant_schedule, "Pause a regular grant", parameters=s.SchedulePath,
+              body=s.ReasonRequest, answer=lots_api.ScheduleSet, example=lots_api.CHANGED,
+              errors=lots_api.ERRORS),
+        Route("POST", "/admin/api/grant-schedules/{schedule_id}/resume", STAFF,
+              lots_api.resume_grant_schedule, "Let a regular grant go on",
+              parameters=s.SchedulePath, body=s.ReasonRequest, answer=lots_api.ScheduleSet,
+              example=lots_api.CHANGED, errors=lots_api.ERRORS),
+        Route("POST", "/admin/api/grant-schedules/{schedule_id}/end", STAFF,
+              lots_api.end_grant_schedule, "End a regular grant", parameters=s.SchedulePath,
+              body=s.ReasonRequest, answer=lots_api.ScheduleSet, example=lots_api.ENDED,
+              errors=lots_api.ERRORS),
         Route("GET", "/admin/api/users/{account_id}/top-up", STAFF, top_ups_api.get_user_top_up,
               "An account's top-up", parameters=s.UserPath, answer=top_ups_api.UserTopUp,
               example=top_ups_api.TOP_UP, errors=("user_not_found", "top_up_not_found")),
@@ -499,6 +528,10 @@ SECTIONS: tuple[Section, ...] = (
               "Write a note"),
         Route("POST", "/admin/accounts/{account_id}/notes/{note_id}/remove", PAGE,
               accounts_page.remove_note, "Remove a note"),
+        Route("POST", "/admin/accounts/{account_id}/grant-schedules", PAGE, schedules_page.add,
+              "Grant credits regularly"),
+        Route("POST", "/admin/accounts/{account_id}/grant-schedules/{schedule_id}", PAGE,
+              schedules_page.change, "Pause or end a regular grant"),
         Route("GET", "/admin/accounts/{account_id}/reverse/{kind}/{entry_id}", PAGE,
               reversals_page.ask, "What a reversal would do"),
         Route("POST", "/admin/accounts/{account_id}/reverse/{kind}/{entry_id}", PAGE,

@@ -47,7 +47,8 @@ COMMENT ON FUNCTION billing_data.require_adjustments IS
 -- Locks: none, the caller holds the account. Writes: accounts 1, credits 1, admin_audit_logs 1.
 CREATE OR REPLACE FUNCTION billing_data.adjust_account(
     p_account_id uuid, p_asked_id uuid, p_amount bigint, p_reason text, p_idempotency_key text,
-    p_dry_run boolean, p_actor billing_data.actor
+    p_dry_run boolean, p_actor billing_data.actor, p_expires_at timestamptz DEFAULT NULL,
+    p_priority bigint DEFAULT NULL, p_source text DEFAULT NULL
 ) RETURNS TABLE (
     credit_id uuid, amount_minor bigint, balance_before bigint, balance_after bigint,
     created_at timestamptz, replayed boolean
@@ -61,6 +62,7 @@ DECLARE
     v_fingerprint bytea := billing_data.fingerprint(
         billing_data.field_hash('adjustment', p_amount::text)
         # billing_data.field_hash('reason', p_reason)
+        # billing_data.kind_hash(p_source, p_priority, p_expires_at)
     );
 BEGIN
     SELECT a.* INTO STRICT v_account FROM billing_data.accounts AS a WHERE a.id = p_account_id;
@@ -70,6 +72,10 @@ BEGIN
     );
     replayed := v_credit.id IS NOT NULL;
     IF NOT replayed THEN
+        PERFORM billing_data.require(
+            coalesce(p_expires_at > billing_data.clock(), true), 'p_expires_at',
+            'it must be a time to come'
+        );
         PERFORM billing_data.require_room_in(v_account, p_amount);
         v_credit.amount_minor := p_amount;
         v_credit.balance_before := v_account.paid_credits;
@@ -81,12 +87,15 @@ BEGIN
             p_reason, NULL, p_idempotency_key, v_fingerprint, clock_timestamp(), NULL,
             p_actor.admin_user_id, p_actor.database_role, NULL
         );
+        IF p_amount > 0 THEN
+            PERFORM billing_data.make_lot(v_credit, p_source, p_priority, p_expires_at);
+        END IF;
         PERFORM billing_data.write_audit(
             'account.adjust_credits', 'account', v_account.id::text,
             jsonb_build_object(
                 'amount', p_amount, 'credit_id', v_credit.id,
                 'before', v_credit.balance_before, 'after', v_credit.balance_after
-            ),
+            ) || billing_data.kind_told(p_source, p_priority, p_expires_at),
             p_reason, p_actor
         );
     END IF;
@@ -106,9 +115,11 @@ COMMENT ON FUNCTION billing_data.adjust_account IS
 -- the same (p_amount). They get the same reason and the same idempotency key, which belongs to an
 -- account. A balance below zero is refused. When the key was used before for the same change,
 -- nothing is done for that account and replayed is true. With p_dry_run nothing is written and
--- credit_id is NULL. Returns a row for each account, in the order of their ids.
+-- credit_id is NULL. What is given may end (p_expires_at), have a priority (0 to 100, lower ones are
+-- spent first) or be a promotion (p_source). Returns a row for each account, in the order of their
+-- ids.
 -- Locks: the accounts, in id order, so that two callers cannot deadlock. Writes: accounts 1,
--- credits 1, admin_audit_logs 1 for each. Errors: actor errors, invalid_argument,
+-- credits 1, lots 0..1, admin_audit_logs 1 for each. Errors: actor errors, invalid_argument,
 -- account_not_found, account_erased, insufficient_credits, balance_overflow,
 -- idempotency_key_reused.
 -- Example: SELECT * FROM billing.adjust_credits(p_account_id => '...', p_amount => 5,
@@ -121,7 +132,10 @@ CREATE OR REPLACE FUNCTION billing.adjust_credits(
     p_session_hash bytea DEFAULT NULL,
     p_account_ids uuid[] DEFAULT NULL,
     p_amounts bigint[] DEFAULT NULL,
-    p_dry_run boolean DEFAULT false
+    p_dry_run boolean DEFAULT false,
+    p_expires_at timestamptz DEFAULT NULL,
+    p_priority bigint DEFAULT NULL,
+    p_source text DEFAULT NULL
 ) RETURNS TABLE (
     account_id uuid, credit_id uuid, amount_minor bigint, balance_before bigint,
     balance_after bigint, created_at timestamptz, replayed boolean
@@ -140,6 +154,11 @@ BEGIN
     PERFORM billing_data.require_reason(p_reason);
     PERFORM billing_data.require_short(p_idempotency_key, 'p_idempotency_key');
     PERFORM billing_data.require(p_dry_run IS NOT NULL, 'p_dry_run', 'it must be true or false');
+    PERFORM billing_data.require_kind('grant', p_source, p_priority, p_expires_at);
+    PERFORM billing_data.require(
+        num_nonnulls(p_source, p_priority, p_expires_at) = 0 OR 0 < ALL (v_amounts),
+        'p_amount', 'what is taken away has no end, priority or source'
+    );
     PERFORM billing_data.require_durable_commit();
     v_ids := ARRAY(SELECT billing_data.surviving_account(u.id) FROM unnest(v_asked) AS u (id));
     IF (
@@ -158,7 +177,7 @@ BEGIN
         SELECT v_change.id, a.*
         FROM billing_data.adjust_account(
             v_change.id, v_change.asked_id, v_change.amount, p_reason, p_idempotency_key,
-            p_dry_run, v_actor
+            p_dry_run, v_actor, p_expires_at, p_priority, p_source
         ) AS a;
     END LOOP;
 END

@@ -969,12 +969,13 @@ COMMENT ON FUNCTION billing_data.pool_payments IS
 -- pool (in_pool): what is left of each follows from the ledger, the oldest being spent first. Those
 -- that the account's books began with have no lot_id. left_minor includes what open holds keep
 -- (held_minor); a lot that is over has nothing left, whether that is booked or not. It reads all of
--- the account's entries.
+-- the account's entries, unless p_pool is false, which leaves the pool out.
 -- Errors: actor errors, invalid_argument, account_not_found.
 -- Example: SELECT * FROM billing.list_lots(p_account_id => '...');
 CREATE OR REPLACE FUNCTION billing.list_lots(
     p_account_id uuid,
     p_all boolean DEFAULT false,
+    p_pool boolean DEFAULT true,
     p_limit bigint DEFAULT 200,
     p_session_hash bytea DEFAULT NULL
 ) RETURNS TABLE (
@@ -1002,6 +1003,7 @@ BEGIN
     PERFORM billing_data.authorize(NULL, p_session_hash, 'billing:read');
     PERFORM billing_data.require_page(p_limit, 0, 501);
     PERFORM billing_data.require(p_all IS NOT NULL, 'p_all', 'it must be true or false');
+    PERFORM billing_data.require(p_pool IS NOT NULL, 'p_pool', 'it must be true or false');
     SELECT a.* INTO v_account
     FROM billing_data.accounts AS a
     WHERE a.id = billing_data.surviving_account(p_account_id);
@@ -1040,9 +1042,12 @@ BEGIN
                     ORDER BY w.place ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
                 ), 0)
             ), 0) AS held
-        FROM billing_data.walk_pool(v_account.id, v_account.ledger_version) WITH ORDINALITY
+        FROM billing_data.walk_pool(
+            v_account.id, CASE WHEN p_pool THEN v_account.ledger_version ELSE 0 END
+        ) WITH ORDINALITY
             AS w (credit_id, amount_minor, left_minor, place)
         CROSS JOIN (SELECT billing_data.standing(v_account) AS standing) AS s
+        WHERE p_pool
     )
     SELECT
         n.id, n.credit_id, n.source, n.in_pool, n.amount_minor, n.remaining::bigint,

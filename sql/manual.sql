@@ -32,10 +32,11 @@ $t$Adds or takes away paid credits by a staff member's decision, for one account
 each (p_amounts), or all the same (p_amount). They get the same reason and the same
 idempotency key, which belongs to an account. A balance below zero is refused. When the
 key was used before for the same change, nothing is done for that account and replayed is
-true. With p_dry_run nothing is written and credit_id is NULL. Returns a row for each
-account, in the order of their ids.$t$,
+true. With p_dry_run nothing is written and credit_id is NULL. What is given may end
+(p_expires_at), have a priority (0 to 100, lower ones are spent first) or be a promotion
+(p_source). Returns a row for each account, in the order of their ids.$t$,
 $t$Locks: the accounts, in id order, so that two callers cannot deadlock. Writes: accounts 1,
-credits 1, admin_audit_logs 1 for each. Errors: actor errors, invalid_argument,
+credits 1, lots 0..1, admin_audit_logs 1 for each. Errors: actor errors, invalid_argument,
 account_not_found, account_erased, insufficient_credits, balance_overflow,
 idempotency_key_reused.$t$,
 $t$SELECT *
@@ -883,7 +884,8 @@ which they are spent; with p_all also those of which nothing is left. Credits of
 kind are one pool (in_pool): what is left of each follows from the ledger, the oldest
 being spent first. Those that the account's books began with have no lot_id. left_minor
 includes what open holds keep (held_minor); a lot that is over has nothing left, whether
-that is booked or not. It reads all of the account's entries.$t$,
+that is booked or not. It reads all of the account's entries, unless p_pool is false,
+which leaves the pool out.$t$,
 $t$Errors: actor errors, invalid_argument, account_not_found.$t$,
 $t$SELECT *
 FROM billing.list_lots(

@@ -272,6 +272,7 @@ AS $$
         ('list_allocations', 'p_before', 'a ledger version: only charges before this entry'),
         ('list_allocations', 'p_charge_id', 'one charge; without it those of the account'),
         ('list_lots', 'p_all', 'true: also those of which nothing is left'),
+        ('list_lots', 'p_pool', 'false: only those that are not of the usual kind'),
         ('list_grant_schedules', 'p_all', 'true: also those that ended'),
         (NULL, 'p_schedule_id', 'the schedule; list_grant_schedules shows its id'),
         ('set_grant_schedule', 'p_schedule_id', 'the schedule to change; NULL: a new one'),

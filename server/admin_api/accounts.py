@@ -227,6 +227,9 @@ async def adjust_credits(request: web.Request, call: Call) -> web.StreamResponse
             amount=body.amount_minor,
             reason=body.reason,
             idempotency_key=call.idempotency_key,
+            expires_at=body.expires_at,
+            priority=body.priority,
+            source=body.source,
         )
     )
     adjustment: Adjustment = {

@@ -2,13 +2,14 @@
 Unknown fields are ignored and values are coerced leniently, as for agents."""
 
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Literal
 from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, Field, StringConstraints
 from pydantic_core import PydanticCustomError
 
 from server.http import fields as f
+from server.http.statements import Moment
 from server.http.validation import (
     Currency,
     Cursor,
@@ -52,6 +53,7 @@ How = Annotated[str, StringConstraints(pattern="^(credited|refunded|other)$")]
 _Change = Annotated[int, Field(ge=-INT64_MAX, le=INT64_MAX), AfterValidator(_not_zero)]
 _Count = Annotated[int, Field(ge=0, le=INT64_MAX)]
 _Positive = Annotated[int, Field(gt=0, le=INT64_MAX)]
+_Priority = Annotated[int, Field(ge=0, le=100)]
 
 
 class PageQuery(BaseModel):
@@ -114,6 +116,77 @@ class AdjustCreditsRequest(BaseModel):
 
     amount_minor: Annotated[_Change, f.means("Credits to add; negative to take away. Not 0.")]
     reason: Annotated[Reason, f.means("Why, for the account's history and the audit log.")]
+    expires_at: Annotated[Moment | None, f.CREDITS_EXPIRE_AT] = None
+    priority: Annotated[_Priority | None, f.PRIORITY] = None
+    source: Annotated[Literal["grant", "promotion"] | None, f.GRANT_SOURCE] = None
+
+
+class LotsQuery(BaseModel):
+    """GET /admin/api/users/{account_id}/lots"""
+
+    all: Annotated[bool, f.means("Also credits of which nothing is left.")] = False
+    pool: Annotated[
+        bool, f.means("Also those of the usual kind, which takes a walk through all entries.")
+    ] = True
+    limit: Annotated[int, Field(ge=1, le=_MOST), f.PAGE_SIZE] = 200
+
+
+class AllocationsQuery(BaseModel):
+    """GET /admin/api/users/{account_id}/allocations"""
+
+    before: Annotated[_Positive | None, f.means("Only charges before this entry.")] = None
+    limit: Annotated[int, Field(ge=1, le=_MOST), f.means("How many charges at most.")] = 50
+
+
+class SchedulesQuery(BaseModel):
+    """GET /admin/api/users/{account_id}/grant-schedules"""
+
+    all: Annotated[bool, f.means("Also schedules that ended.")] = False
+    limit: Annotated[int, Field(ge=1, le=_MOST), f.PAGE_SIZE] = 50
+
+
+class GrantScheduleRequest(BaseModel):
+    """POST /admin/api/users/{account_id}/grant-schedules"""
+
+    amount: Annotated[_Positive, f.means("Credits each time.")]
+    reason: Annotated[Reason, f.AUDIT_REASON]
+    repeat: Annotated[
+        Literal["once", "daily", "weekly", "monthly"], f.means("How often; once at `starts_at`.")
+    ] = "monthly"
+    day: Annotated[
+        Annotated[int, Field(ge=1, le=31)] | None,
+        f.means(
+            "Of the month (31 is its last day), or of the week with 1 for Monday; 1 without it."
+        ),
+    ] = None
+    rollover: Annotated[bool, f.means("Keep what is left when the next grant comes.")] = False
+    lasts_days: Annotated[
+        Annotated[int, Field(ge=1, le=3650)] | None,
+        f.means("After how many days what is left ends."),
+    ] = None
+    starts_at: Annotated[Moment | None, f.means("No grant before this.")] = None
+    ends_at: Annotated[Moment | None, f.means("No grant from then on.")] = None
+    grants: Annotated[_Positive | None, f.means("How many grants at most.")] = None
+    description: Annotated[
+        Text255 | None, f.means("What the entries say; Monthly grant, for example, without it.")
+    ] = None
+    priority: Annotated[_Priority | None, f.PRIORITY] = None
+    source: Annotated[Literal["grant", "promotion"] | None, f.GRANT_SOURCE] = None
+    schedule_id: Annotated[UUID | None, f.means("The schedule to change; null for a new one.")] = (
+        None
+    )
+
+
+class SchedulePath(BaseModel):
+    """/admin/api/grant-schedules/{schedule_id}"""
+
+    schedule_id: Annotated[UUID, f.means("The schedule.")]
+
+
+class ReasonRequest(BaseModel):
+    """POST /admin/api/grant-schedules/{schedule_id}/pause, resume or end"""
+
+    reason: Annotated[Reason, f.AUDIT_REASON]
 
 
 class ResetFreeUsesRequest(BaseModel):

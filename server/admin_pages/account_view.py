@@ -120,6 +120,8 @@ async def show_account(
         charts=await _charts(visit, account_id),
         notes=await visit.rows(functions.list_notes(account_id=account_id)),
         top_up=await _top_up(visit, account_id),
+        lots=await visit.rows(functions.list_lots(account_id=account_id, pool=False)),
+        schedules=await visit.rows(functions.list_grant_schedules(account_id=account_id)),
         opened=failed.name if failed else request.query.get("do", ""),
         merges=await visit.rows(functions.list_merges(account_id=account_id)),
         configured_free_uses=settings["free_uses"],

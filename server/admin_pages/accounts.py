@@ -31,6 +31,7 @@ from server.admin_pages.lists import (
 from server.admin_pages.page import (
     FormFault,
     done,
+    end_of_day,
     form_of,
     page_number,
     reason_of,
@@ -67,6 +68,7 @@ _FIELDS = {
     "p_status": "status",
     "p_reason": "reason",
     "p_note": "note",
+    "p_expires_at": "ends_on",
     "insufficient_credits": "amount",
     "balance_overflow": "amount",
 }
@@ -193,8 +195,10 @@ async def grant(request: web.Request, visit: Visit) -> web.StreamResponse:
     form = await form_of(request)
     chosen = {**form, "amount": form.get("other") or form.get("amount", "")}
     try:
-        amount, reason = all_of(
-            lambda: whole_number(chosen, "amount", 1, INT64_MAX), lambda: reason_of(form)
+        amount, reason, expires_at = all_of(
+            lambda: whole_number(chosen, "amount", 1, INT64_MAX),
+            lambda: reason_of(form),
+            lambda: end_of_day(form, "ends_on"),
         )
         changed = await visit.row(
             functions.adjust_credits(
@@ -203,6 +207,7 @@ async def grant(request: web.Request, visit: Visit) -> web.StreamResponse:
                 reason=reason,
                 idempotency_key=form.get("idempotency_key") or None,
                 dry_run="preview" in form,
+                expires_at=expires_at,
             )
         )
     except (FormFault, Refused) as error:

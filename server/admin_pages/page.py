@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from functools import cache, wraps
 from typing import Any
@@ -239,6 +239,19 @@ def whole_number(
     if not low <= value <= high:
         raise FormFault(**{field: f"Give a number from {low:,} to {high:,}."})
     return value
+
+
+def end_of_day(form: Mapping[str, str], field: str) -> datetime | None:
+    """The moment at which the day in a field is over, in UTC; None when it is empty. Raises
+    FormFault."""
+    text = form.get(field, "")
+    if not text:
+        return None
+    try:
+        day = date.fromisoformat(text)
+        return datetime.combine(day + timedelta(days=1), time(), UTC)
+    except (ValueError, OverflowError):
+        raise FormFault(**{field: "Give a day as 2027-01-31."}) from None
 
 
 def required(form: Mapping[str, str], field: str, what: str = "this") -> str:

@@ -37,11 +37,10 @@ def adjust_credits(
     account_ids: Sequence[UUID | None] | None = ...,
     amounts: Sequence[int | None] | None = ...,
     dry_run: bool = ...,
+    expires_at: datetime | None = ...,
+    priority: int | None = ...,
+    source: str | None = ...,
 ) -> None: ...
-
-
-@function()
-def announce_expiring_credits(*, most: int = ...) -> None: ...
 
 
 @function("payment_id payment_status")
@@ -107,33 +106,6 @@ def begin_refund(
     dry_run: bool = ...,
     provider: str | None = ...,
     session_hash: bytes | None = ...,
-) -> None: ...
-
-
-@function(
-    "has_credit reason credits_remaining free_uses_remaining total_uses plan_name "
-    "purchase_required purchase_price_minor purchase_uses account_created low_balance held "
-    "hold"
-)
-def check_and_hold(
-    *,
-    oauth_provider: str,
-    external_id: str,
-    amount_minor: int,
-    expires_in_seconds: int = ...,
-    description: str = ...,
-    idempotency_key: str | None = ...,
-    wa_id: str | None = ...,
-    tenant_id: str | None = ...,
-    context_agent_id: str | None = ...,
-    context_channel_id: str | None = ...,
-    context_request_id: str | None = ...,
-    customer_email: str | None = ...,
-    user_role: str | None = ...,
-    agent_id: str | None = ...,
-    marketing_opt_in: bool = ...,
-    marketing_opt_in_source: str | None = ...,
-    api_key_id: UUID | None = ...,
 ) -> None: ...
 
 
@@ -233,10 +205,6 @@ def create_webhook_endpoint(
 ) -> None: ...
 
 
-@function("cap_id scope subject subject_name period mode limit_minor used_minor")
-def delete_cap(*, cap_id: UUID, reason: str, session_hash: bytes | None = ...) -> None: ...
-
-
 @function()
 def delete_webhook_endpoint(
     *, endpoint_id: UUID, reason: str, session_hash: bytes | None = ...
@@ -249,6 +217,12 @@ def describe_money(*, amount_minor: int, currency: str, with_currency: bool = ..
 
 @function()
 def describe_price(*, pack_price_minor: int, pack_currency: str) -> None: ...
+
+
+@function("schedule_id account_id")
+def end_grant_schedule(
+    *, schedule_id: UUID, reason: str, session_hash: bytes | None = ...
+) -> None: ...
 
 
 @function()
@@ -340,7 +314,7 @@ def finish_refund(
     "account_id oauth_provider external_id wa_id tenant_id customer_email balance_minor "
     "currency plan_name status paid_credits marketing_opt_in marketing_opt_in_at "
     "marketing_opt_in_source created_at updated_at free_uses_remaining total_uses user_role "
-    "agent_id ledger_version held"
+    "agent_id ledger_version"
 )
 def get_account(
     *,
@@ -367,15 +341,6 @@ def get_account_holders(
     oauth_providers: Sequence[str | None],
     external_ids: Sequence[str | None],
     hold_ids: Sequence[UUID | None] = ...,
-) -> None: ...
-
-
-@function(
-    "checks checks_denied charges free_charges credits_used credits_added credits_sold "
-    "credits_taken_back accounts users"
-)
-def get_figures(
-    *, from_: date | None = ..., to: date | None = ..., session_hash: bytes | None = ...
 ) -> None: ...
 
 
@@ -475,6 +440,20 @@ def list_admins(*, session_hash: bytes | None = ...) -> None: ...
 
 
 @function(
+    "charge_id ledger_version created_at charge_minor lot_id credit_id in_pool amount_minor "
+    "source expires_at"
+)
+def list_allocations(
+    *,
+    account_id: UUID | None = ...,
+    charge_id: UUID | None = ...,
+    before: int | None = ...,
+    limit: int = ...,
+    session_hash: bytes | None = ...,
+) -> None: ...
+
+
+@function(
     "api_key_id name key_prefix environment permissions status description created_at "
     "expires_at last_used_at last_used_ip rotated_to created_by_email created_by_role"
 )
@@ -498,21 +477,6 @@ def list_audit_log(
     offset: int = ...,
     entry_id: UUID | None = ...,
     reverse: bool = ...,
-    session_hash: bytes | None = ...,
-) -> None: ...
-
-
-@function(
-    "cap_id scope subject subject_name period mode limit_minor used_minor left_minor "
-    "window_start resets_at reached_at counts_from updated_at"
-)
-def list_caps(
-    *,
-    scope: str | None = ...,
-    account_id: UUID | None = ...,
-    cap_id: UUID | None = ...,
-    limit: int = ...,
-    offset: int = ...,
     session_hash: bytes | None = ...,
 ) -> None: ...
 
@@ -552,6 +516,21 @@ def list_deliveries(
 
 
 @function(
+    "schedule_id account_id state amount_minor currency repeat day rollover lasts_days "
+    "expires_at next_at ends_at grants_left grants source priority description reason who "
+    "created_at updated_at"
+)
+def list_grant_schedules(
+    *,
+    account_id: UUID | None = ...,
+    all: bool = ...,
+    limit: int = ...,
+    offset: int = ...,
+    session_hash: bytes | None = ...,
+) -> None: ...
+
+
+@function(
     "item outcome hold_id account_id amount_minor currency state paid_with captured_minor "
     "charge_id is_late description metadata_message_id metadata_agent_id metadata_channel_id "
     "metadata_request_id created_at expires_at settled_at balance held available "
@@ -571,16 +550,24 @@ def list_holds(
 
 
 @function(
+    "lot_id credit_id source in_pool amount_minor left_minor held_minor priority expires_at "
+    "created_at description"
+)
+def list_lots(
+    *,
+    account_id: UUID,
+    all: bool = ...,
+    pool: bool = ...,
+    limit: int = ...,
+    session_hash: bytes | None = ...,
+) -> None: ...
+
+
+@function(
     "merge_id merged_account_id oauth_provider external_id customer_email account_id "
     "credits_moved free_uses_given reason who created_at undone_at undo_reason problem"
 )
 def list_merges(*, account_id: UUID, session_hash: bytes | None = ...) -> None: ...
-
-
-@function("currency gross_minor refunded_minor net_minor gross_text refunded_text net_text")
-def list_money(
-    *, from_: date | None = ..., to: date | None = ..., session_hash: bytes | None = ...
-) -> None: ...
 
 
 @function("note_id account_id created_at who note")
@@ -770,6 +757,12 @@ def note_top_up(
     outcome: str,
     payment_id: str | None = ...,
     problem: str | None = ...,
+) -> None: ...
+
+
+@function("schedule_id account_id next_at")
+def pause_grant_schedule(
+    *, schedule_id: UUID, reason: str, paused: bool = ..., session_hash: bytes | None = ...
 ) -> None: ...
 
 
@@ -1002,10 +995,6 @@ def rotate_webhook_secret(
 def seal_entries(*, entries: int = ..., percent: int = ...) -> None: ...
 
 
-@function("kind id name detail account_id at")
-def search(*, search: str, limit: int = ..., session_hash: bytes | None = ...) -> None: ...
-
-
 @function("account_id status previous_status")
 def set_account_status(
     *,
@@ -1028,18 +1017,24 @@ def set_admin(
 ) -> None: ...
 
 
-@function(
-    "cap_id scope subject subject_name period mode limit_minor used_minor left_minor "
-    "window_start resets_at reached_at counts_from updated_at"
-)
-def set_cap(
+@function("schedule_id account_id next_at replayed")
+def set_grant_schedule(
     *,
-    scope: str,
-    period: str,
-    limit_minor: int,
+    account_id: UUID,
+    amount: int,
     reason: str,
-    subject: str | None = ...,
-    mode: str = ...,
+    repeat: str = ...,
+    day: int | None = ...,
+    rollover: bool = ...,
+    lasts_days: int | None = ...,
+    starts_at: datetime | None = ...,
+    ends_at: datetime | None = ...,
+    grants: int | None = ...,
+    description: str | None = ...,
+    priority: int | None = ...,
+    source: str | None = ...,
+    schedule_id: UUID | None = ...,
+    idempotency_key: str | None = ...,
     session_hash: bytes | None = ...,
 ) -> None: ...
 

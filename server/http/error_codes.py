@@ -171,6 +171,8 @@ _CODES: Mapping[str, str | ErrorCode] = {
         "The body's idempotency key was used for this account. Nothing was held a second time:"
         " X-Existing-Hold-ID and `hold` tell what the key made."
     ),
+    "grant_schedule_not_found": "There is no such regular grant.",
+    "grant_schedule_over": "The regular grant has ended, so it cannot be changed.",
     "hold_not_found": "There is no such hold, or another API key made it.",
     "hold_settled": (
         "It was captured or released before by another request; a hold is settled once. `hold`"

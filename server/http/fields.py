@@ -101,6 +101,7 @@ EFFECTIVE_AT = means(
     " written, and `balance_after` is the balance of now."
 )
 PRIORITY = means("Credits of lower numbers are spent first; 50 without it.")
+GRANT_SOURCE = means("Where these credits come from; `grant` without it.")
 CREDIT_SOURCE = means(
     "Where these credits come from; `promotion` goes with grants and adjustments. Without it it"
     " follows from `transaction_type`."

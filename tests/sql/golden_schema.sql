@@ -151,7 +151,7 @@ CREATE FUNCTION billing.add_note(p_account_id uuid, p_note text, p_session_hash 
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.adjust_credits(p_account_id uuid DEFAULT NULL::uuid, p_amount bigint DEFAULT NULL::bigint, p_reason text DEFAULT NULL::text, p_idempotency_key text DEFAULT NULL::text, p_session_hash bytea DEFAULT NULL::bytea, p_account_ids uuid[] DEFAULT NULL::uuid[], p_amounts bigint[] DEFAULT NULL::bigint[], p_dry_run boolean DEFAULT false) RETURNS TABLE(account_id uuid, credit_id uuid, amount_minor bigint, balance_before bigint, balance_after bigint, created_at timestamp with time zone, replayed boolean)
+CREATE FUNCTION billing.adjust_credits(p_account_id uuid DEFAULT NULL::uuid, p_amount bigint DEFAULT NULL::bigint, p_reason text DEFAULT NULL::text, p_idempotency_key text DEFAULT NULL::text, p_session_hash bytea DEFAULT NULL::bytea, p_account_ids uuid[] DEFAULT NULL::uuid[], p_amounts bigint[] DEFAULT NULL::bigint[], p_dry_run boolean DEFAULT false, p_expires_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_priority bigint DEFAULT NULL::bigint, p_source text DEFAULT NULL::text) RETURNS TABLE(account_id uuid, credit_id uuid, amount_minor bigint, balance_before bigint, balance_after bigint, created_at timestamp with time zone, replayed boolean)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -584,7 +584,7 @@ CREATE FUNCTION billing.list_holds(p_oauth_provider text DEFAULT NULL::text, p_e
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.list_lots(p_account_id uuid, p_all boolean DEFAULT false, p_limit bigint DEFAULT 200, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(lot_id uuid, credit_id uuid, source text, in_pool boolean, amount_minor bigint, left_minor bigint, held_minor bigint, priority bigint, expires_at timestamp with time zone, created_at timestamp with time zone, description text)
+CREATE FUNCTION billing.list_lots(p_account_id uuid, p_all boolean DEFAULT false, p_pool boolean DEFAULT true, p_limit bigint DEFAULT 200, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(lot_id uuid, credit_id uuid, source text, in_pool boolean, amount_minor bigint, left_minor bigint, held_minor bigint, priority bigint, expires_at timestamp with time zone, created_at timestamp with time zone, description text)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -991,7 +991,7 @@ CREATE FUNCTION billing_data.acts_on_accounts(p_account_ids uuid[]) RETURNS SETO
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing_data.adjust_account(p_account_id uuid, p_asked_id uuid, p_amount bigint, p_reason text, p_idempotency_key text, p_dry_run boolean, p_actor billing_data.actor) RETURNS TABLE(credit_id uuid, amount_minor bigint, balance_before bigint, balance_after bigint, created_at timestamp with time zone, replayed boolean)
+CREATE FUNCTION billing_data.adjust_account(p_account_id uuid, p_asked_id uuid, p_amount bigint, p_reason text, p_idempotency_key text, p_dry_run boolean, p_actor billing_data.actor, p_expires_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_priority bigint DEFAULT NULL::bigint, p_source text DEFAULT NULL::text) RETURNS TABLE(credit_id uuid, amount_minor bigint, balance_before bigint, balance_after bigint, created_at timestamp with time zone, replayed boolean)
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 

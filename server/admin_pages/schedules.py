@@ -1,0 +1,102 @@
+"""What concerns regular grants on the page of an account: adding, pausing and ending them."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from server.admin_pages.account_view import (
+    FailedForm,
+    account_id_of,
+    address_of,
+    id_of,
+    show_account,
+)
+from server.admin_pages.page import (
+    FormFault,
+    done,
+    end_of_day,
+    form_of,
+    reason_of,
+    whole_number,
+)
+from server.admin_pages.refusals import all_of, fault_of
+from server.gateway import Refused, functions
+from server.limits import INT64_MAX
+from server.staff.guard import Visit, require_admin
+
+_FIELDS = {
+    "p_amount": "amount",
+    "p_day": "day",
+    "p_ends_at": "ends_on",
+    "p_lasts_days": "lasts_days",
+    "p_reason": "reason",
+    "p_repeat": "repeat",
+}
+_WORDS = {
+    "end": "The regular grant ended. What it gave stays.",
+    "pause": "The regular grant is paused.",
+    "resume": "The regular grant goes on.",
+}
+
+
+async def add(request: web.Request, visit: Visit) -> web.StreamResponse:
+    """Makes a schedule of grants."""
+    await require_admin(visit)
+    account_id = account_id_of(request)
+    form = await form_of(request)
+    try:
+        amount, day, lasts_days, ends_at, reason = all_of(
+            lambda: whole_number(form, "amount", 1, INT64_MAX),
+            lambda: whole_number(form, "day", 1, 31, optional=True),
+            lambda: whole_number(form, "lasts_days", 1, 3650, optional=True),
+            lambda: end_of_day(form, "ends_on"),
+            lambda: reason_of(form),
+        )
+        repeat = form.get("repeat", "")
+        made = await visit.row(
+            functions.set_grant_schedule(
+                account_id=account_id,
+                amount=amount,
+                reason=reason,
+                repeat=repeat,
+                day=day,
+                rollover=form.get("rollover") == "yes",
+                lasts_days=lasts_days,
+                ends_at=ends_at,
+                idempotency_key=form.get("idempotency_key") or None,
+            )
+        )
+    except (FormFault, Refused) as error:
+        fault = fault_of(error, _FIELDS) if isinstance(error, Refused) else error
+        return await show_account(visit, account_id, FailedForm("schedule", form, fault.faults))
+    message = (
+        "This was done before, and was not done again."
+        if made["replayed"]
+        else f"The first grant comes on {made['next_at']:%Y-%m-%d} at 00:00 UTC."
+    )
+    return await done(visit, f"{address_of(account_id)}#credits-that-end", message)
+
+
+async def change(request: web.Request, visit: Visit) -> web.StreamResponse:
+    """Pauses a schedule of grants, lets it go on, or ends it."""
+    await require_admin(visit)
+    account_id = account_id_of(request)
+    schedule_id = id_of(request, "schedule_id")
+    form = await form_of(request)
+    what = form.get("do", "")
+    try:
+        if what not in _WORDS:
+            raise FormFault(form="Choose what to do.")
+        reason = reason_of(form)
+        await visit.row(
+            functions.end_grant_schedule(schedule_id=schedule_id, reason=reason)
+            if what == "end"
+            else functions.pause_grant_schedule(
+                schedule_id=schedule_id, reason=reason, paused=what == "pause"
+            )
+        )
+    except (FormFault, Refused) as error:
+        fault = fault_of(error, _FIELDS) if isinstance(error, Refused) else error
+        failed = FailedForm(f"schedule-{schedule_id}", form, fault.faults)
+        return await show_account(visit, account_id, failed)
+    return await done(visit, f"{address_of(account_id)}#credits-that-end", _WORDS[what])
