@@ -39,8 +39,8 @@ from server.admin_pages import personal_data as personal_data_page
 from server.admin_pages import proof as proof_page
 from server.admin_pages import refunds as refunds_page
 from server.admin_pages import reversals as reversals_page
-from server.admin_pages import search as search_page
 from server.admin_pages import schedules as schedules_page
+from server.admin_pages import search as search_page
 from server.admin_pages import settings as settings_page
 from server.admin_pages import staff as staff_pages
 from server.admin_pages import statements as statements_page

@@ -43,6 +43,10 @@ def adjust_credits(
 ) -> None: ...
 
 
+@function()
+def announce_expiring_credits(*, most: int = ...) -> None: ...
+
+
 @function("payment_id payment_status")
 def attach_payment(
     *,
@@ -106,6 +110,33 @@ def begin_refund(
     dry_run: bool = ...,
     provider: str | None = ...,
     session_hash: bytes | None = ...,
+) -> None: ...
+
+
+@function(
+    "has_credit reason credits_remaining free_uses_remaining total_uses plan_name "
+    "purchase_required purchase_price_minor purchase_uses account_created low_balance held "
+    "hold"
+)
+def check_and_hold(
+    *,
+    oauth_provider: str,
+    external_id: str,
+    amount_minor: int,
+    expires_in_seconds: int = ...,
+    description: str = ...,
+    idempotency_key: str | None = ...,
+    wa_id: str | None = ...,
+    tenant_id: str | None = ...,
+    context_agent_id: str | None = ...,
+    context_channel_id: str | None = ...,
+    context_request_id: str | None = ...,
+    customer_email: str | None = ...,
+    user_role: str | None = ...,
+    agent_id: str | None = ...,
+    marketing_opt_in: bool = ...,
+    marketing_opt_in_source: str | None = ...,
+    api_key_id: UUID | None = ...,
 ) -> None: ...
 
 
@@ -203,6 +234,10 @@ def create_webhook_endpoint(
     kinds: Sequence[str | None] = ...,
     session_hash: bytes | None = ...,
 ) -> None: ...
+
+
+@function("cap_id scope subject subject_name period mode limit_minor used_minor")
+def delete_cap(*, cap_id: UUID, reason: str, session_hash: bytes | None = ...) -> None: ...
 
 
 @function()
@@ -314,7 +349,7 @@ def finish_refund(
     "account_id oauth_provider external_id wa_id tenant_id customer_email balance_minor "
     "currency plan_name status paid_credits marketing_opt_in marketing_opt_in_at "
     "marketing_opt_in_source created_at updated_at free_uses_remaining total_uses user_role "
-    "agent_id ledger_version"
+    "agent_id ledger_version held"
 )
 def get_account(
     *,
@@ -341,6 +376,15 @@ def get_account_holders(
     oauth_providers: Sequence[str | None],
     external_ids: Sequence[str | None],
     hold_ids: Sequence[UUID | None] = ...,
+) -> None: ...
+
+
+@function(
+    "checks checks_denied charges free_charges credits_used credits_added credits_sold "
+    "credits_taken_back accounts users"
+)
+def get_figures(
+    *, from_: date | None = ..., to: date | None = ..., session_hash: bytes | None = ...
 ) -> None: ...
 
 
@@ -482,6 +526,21 @@ def list_audit_log(
 
 
 @function(
+    "cap_id scope subject subject_name period mode limit_minor used_minor left_minor "
+    "window_start resets_at reached_at counts_from updated_at"
+)
+def list_caps(
+    *,
+    scope: str | None = ...,
+    account_id: UUID | None = ...,
+    cap_id: UUID | None = ...,
+    limit: int = ...,
+    offset: int = ...,
+    session_hash: bytes | None = ...,
+) -> None: ...
+
+
+@function(
     "check_id has_credit denial_reason credits_remaining free_uses_remaining context_agent_id "
     "context_channel_id context_request_id created_at"
 )
@@ -568,6 +627,12 @@ def list_lots(
     "credits_moved free_uses_given reason who created_at undone_at undo_reason problem"
 )
 def list_merges(*, account_id: UUID, session_hash: bytes | None = ...) -> None: ...
+
+
+@function("currency gross_minor refunded_minor net_minor gross_text refunded_text net_text")
+def list_money(
+    *, from_: date | None = ..., to: date | None = ..., session_hash: bytes | None = ...
+) -> None: ...
 
 
 @function("note_id account_id created_at who note")
@@ -995,6 +1060,10 @@ def rotate_webhook_secret(
 def seal_entries(*, entries: int = ..., percent: int = ...) -> None: ...
 
 
+@function("kind id name detail account_id at")
+def search(*, search: str, limit: int = ..., session_hash: bytes | None = ...) -> None: ...
+
+
 @function("account_id status previous_status")
 def set_account_status(
     *,
@@ -1013,6 +1082,22 @@ def set_admin(
     reason: str,
     role: str | None = ...,
     is_active: bool | None = ...,
+    session_hash: bytes | None = ...,
+) -> None: ...
+
+
+@function(
+    "cap_id scope subject subject_name period mode limit_minor used_minor left_minor "
+    "window_start resets_at reached_at counts_from updated_at"
+)
+def set_cap(
+    *,
+    scope: str,
+    period: str,
+    limit_minor: int,
+    reason: str,
+    subject: str | None = ...,
+    mode: str = ...,
     session_hash: bytes | None = ...,
 ) -> None: ...
 

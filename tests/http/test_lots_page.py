@@ -83,7 +83,8 @@ def test_an_administrator_adds_pauses_and_ends_a_regular_grant(
     told = _text(browsers["viewer"], address)
     assert "20 credits every Sunday, not kept when the next ones come" in told
     (schedule,) = module_database.execute(
-        "SELECT id FROM billing_data.grant_schedules WHERE account_id = %s", address.split("/")[-1]
+        "SELECT id FROM billing_data.grant_schedules WHERE account_id = %s",
+        address.rsplit("/", maxsplit=1)[-1],
     )[0]
     change = f"{address}/grant-schedules/{schedule}"
     assert _sent(admin, change, do="pause").status_code == 422

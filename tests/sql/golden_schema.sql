@@ -84,6 +84,7 @@ CREATE TYPE billing.check_outcome AS (
 	purchase_uses bigint,
 	account_created boolean,
 	low_balance boolean,
+	held bigint,
 	next_expiry_at timestamp with time zone,
 	next_expiry_amount_minor bigint
 );
@@ -155,6 +156,11 @@ CREATE FUNCTION billing.adjust_credits(p_account_id uuid DEFAULT NULL::uuid, p_a
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing.announce_expiring_credits(p_most integer DEFAULT 500) RETURNS bigint
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET "TimeZone" TO 'UTC';
+
 CREATE FUNCTION billing.attach_payment(p_account_id uuid, p_purchase_id uuid, p_payment_id text, p_payment_status text, p_api_key_id uuid DEFAULT NULL::uuid, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(payment_id text, payment_status text)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -225,7 +231,11 @@ CREATE FUNCTION billing.charge_items_once(p_idempotency_key text, p_request_fing
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.check_credit(p_oauth_provider text, p_external_id text, p_wa_id text DEFAULT NULL::text, p_tenant_id text DEFAULT NULL::text, p_context_agent_id text DEFAULT NULL::text, p_context_channel_id text DEFAULT NULL::text, p_context_request_id text DEFAULT NULL::text, p_customer_email text DEFAULT NULL::text, p_user_role text DEFAULT NULL::text, p_agent_id text DEFAULT NULL::text, p_marketing_opt_in boolean DEFAULT false, p_marketing_opt_in_source text DEFAULT NULL::text, p_api_key_id uuid DEFAULT NULL::uuid, p_only_plain boolean DEFAULT false) RETURNS TABLE(has_credit boolean, reason text, credits_remaining bigint, free_uses_remaining bigint, total_uses bigint, plan_name text, purchase_required boolean, purchase_price_minor bigint, purchase_uses bigint, low_balance boolean, next_expiry_at timestamp with time zone, next_expiry_amount_minor bigint)
+CREATE FUNCTION billing.check_and_hold(p_oauth_provider text, p_external_id text, p_amount_minor bigint, p_expires_in_seconds bigint DEFAULT 900, p_description text DEFAULT 'one use'::text, p_idempotency_key text DEFAULT NULL::text, p_wa_id text DEFAULT NULL::text, p_tenant_id text DEFAULT NULL::text, p_context_agent_id text DEFAULT NULL::text, p_context_channel_id text DEFAULT NULL::text, p_context_request_id text DEFAULT NULL::text, p_customer_email text DEFAULT NULL::text, p_user_role text DEFAULT NULL::text, p_agent_id text DEFAULT NULL::text, p_marketing_opt_in boolean DEFAULT false, p_marketing_opt_in_source text DEFAULT NULL::text, p_api_key_id uuid DEFAULT NULL::uuid) RETURNS TABLE(has_credit boolean, reason text, credits_remaining bigint, free_uses_remaining bigint, total_uses bigint, plan_name text, purchase_required boolean, purchase_price_minor bigint, purchase_uses bigint, account_created boolean, low_balance boolean, held bigint, hold billing.hold_outcome)
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.check_credit(p_oauth_provider text, p_external_id text, p_wa_id text DEFAULT NULL::text, p_tenant_id text DEFAULT NULL::text, p_context_agent_id text DEFAULT NULL::text, p_context_channel_id text DEFAULT NULL::text, p_context_request_id text DEFAULT NULL::text, p_customer_email text DEFAULT NULL::text, p_user_role text DEFAULT NULL::text, p_agent_id text DEFAULT NULL::text, p_marketing_opt_in boolean DEFAULT false, p_marketing_opt_in_source text DEFAULT NULL::text, p_api_key_id uuid DEFAULT NULL::uuid, p_only_plain boolean DEFAULT false) RETURNS TABLE(has_credit boolean, reason text, credits_remaining bigint, free_uses_remaining bigint, total_uses bigint, plan_name text, purchase_required boolean, purchase_price_minor bigint, purchase_uses bigint, low_balance boolean, held bigint, next_expiry_at timestamp with time zone, next_expiry_amount_minor bigint)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET plan_cache_mode TO 'force_generic_plan';
@@ -431,7 +441,7 @@ CREATE FUNCTION billing.finish_refund(p_refund_id uuid, p_return_id text DEFAULT
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.get_account(p_oauth_provider text, p_external_id text, p_api_key_id uuid DEFAULT NULL::uuid, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(account_id uuid, oauth_provider text, external_id text, wa_id text, tenant_id text, customer_email text, balance_minor bigint, currency text, plan_name text, status text, paid_credits bigint, marketing_opt_in boolean, marketing_opt_in_at timestamp with time zone, marketing_opt_in_source text, created_at timestamp with time zone, updated_at timestamp with time zone, free_uses_remaining bigint, total_uses bigint, user_role text, agent_id text, ledger_version bigint)
+CREATE FUNCTION billing.get_account(p_oauth_provider text, p_external_id text, p_api_key_id uuid DEFAULT NULL::uuid, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(account_id uuid, oauth_provider text, external_id text, wa_id text, tenant_id text, customer_email text, balance_minor bigint, currency text, plan_name text, status text, paid_credits bigint, marketing_opt_in boolean, marketing_opt_in_at timestamp with time zone, marketing_opt_in_source text, created_at timestamp with time zone, updated_at timestamp with time zone, free_uses_remaining bigint, total_uses bigint, user_role text, agent_id text, ledger_version bigint, held bigint)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -789,6 +799,10 @@ CREATE FUNCTION billing.seal_entries(p_entries bigint DEFAULT 2000, p_percent in
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing.search(p_search text, p_limit bigint DEFAULT 10, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(kind text, id text, name text, detail text, account_id uuid, at timestamp with time zone)
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing.seed_founders(p_emails text[]) RETURNS bigint
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -956,6 +970,9 @@ CREATE FUNCTION billing_data.account_totals(p_account billing_data.accounts) RET
 CREATE FUNCTION billing_data.accounts_of_person(p_account_id uuid) RETURNS uuid[]
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.accounts_searched() RETURNS bigint
+    LANGUAGE sql IMMUTABLE;
 
 CREATE FUNCTION billing_data.accounts_to_charge(p_items billing.charge_item[], OUT ids uuid[], OUT changes_profiles boolean, OUT items billing.charge_item[]) RETURNS record
     LANGUAGE plpgsql STABLE
@@ -1780,6 +1797,9 @@ CREATE FUNCTION billing_data.events_of_person(p_account_ids uuid[]) RETURNS TABL
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.expiry_notice() RETURNS interval
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE;
+
 CREATE FUNCTION billing_data.figures_border() RETURNS timestamp with time zone
     LANGUAGE sql STABLE;
 
@@ -2078,6 +2098,10 @@ CREATE FUNCTION billing_data.is_sealed(p_value jsonb) RETURNS boolean
 
 CREATE FUNCTION billing_data.is_uuid(p_text text) RETURNS boolean
     LANGUAGE sql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.is_wanted(p_kind text) RETURNS boolean
+    LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.key_fault(p_key billing_data.api_keys, p_permission text) RETURNS text
@@ -2564,6 +2588,10 @@ CREATE FUNCTION billing_data.require_held(p_outcome billing.hold_outcome, p_hold
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.require_hold_shape(p_item billing.hold_item) RETURNS void
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.require_identity(p_oauth_provider text, p_external_id text) RETURNS void
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -2690,7 +2718,23 @@ CREATE FUNCTION billing_data.seal_accounts(p_day date, p_after uuid, p_entries b
 CREATE FUNCTION billing_data.seal_digest(p_previous bytea, p_account_id uuid, p_day date, p_first_version bigint, p_last_version bigint, p_leaves bytea) RETURNS bytea
     LANGUAGE sql IMMUTABLE PARALLEL SAFE;
 
+CREATE FUNCTION billing_data.search_accounts(p_search text, p_limit bigint) RETURNS SETOF uuid
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.search_ids(p_id uuid) RETURNS TABLE(kind text, id text, name text, detail text, account_id uuid, at timestamp with time zone)
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.search_newest_accounts(p_search text, p_limit bigint) RETURNS SETOF uuid
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.search_patterns(p_search text, p_match text) RETURNS text[]
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.search_texts(p_search text, p_limit bigint) RETURNS TABLE(kind text, id text, name text, detail text, account_id uuid, at timestamp with time zone)
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -3080,6 +3124,11 @@ CREATE TABLE billing_data.admin_sessions (
     CONSTRAINT admin_sessions_kind CHECK ((kind = ANY (ARRAY['browser'::text, 'token'::text])))
 );
 
+CREATE TABLE billing_data.announced_lots (
+    lot_id uuid NOT NULL,
+    announced_at timestamp with time zone NOT NULL
+);
+
 CREATE TABLE billing_data.batch_requests (
     api_key_id uuid NOT NULL,
     idempotency_key character varying(255) NOT NULL,
@@ -3461,6 +3510,9 @@ ALTER TABLE ONLY billing_data.admin_users
 ALTER TABLE ONLY billing_data.admin_users
     ADD CONSTRAINT admin_users_pkey PRIMARY KEY (id);
 
+ALTER TABLE ONLY billing_data.announced_lots
+    ADD CONSTRAINT announced_lots_pkey PRIMARY KEY (lot_id);
+
 ALTER TABLE ONLY billing_data.api_keys
     ADD CONSTRAINT api_keys_key_prefix_key UNIQUE (key_prefix);
 
@@ -3652,6 +3704,8 @@ CREATE INDEX accounts_customer_email ON billing_data.accounts USING btree (lower
 CREATE INDEX accounts_external_id ON billing_data.accounts USING btree (lower((external_id)::text) text_pattern_ops);
 
 CREATE INDEX accounts_not_active ON billing_data.accounts USING btree (status, created_at, id) WHERE ((status)::text <> 'active'::text);
+
+CREATE INDEX admin_audit_logs_reason ON billing_data.admin_audit_logs USING gin (to_tsvector('simple'::regconfig, reason));
 
 CREATE INDEX admin_audit_logs_time ON billing_data.admin_audit_logs USING btree (created_at, id);
 
@@ -3880,6 +3934,9 @@ ALTER TABLE ONLY billing_data.account_requests
 
 ALTER TABLE ONLY billing_data.admin_sessions
     ADD CONSTRAINT admin_sessions_admin FOREIGN KEY (admin_user_id) REFERENCES billing_data.admin_users(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY billing_data.announced_lots
+    ADD CONSTRAINT announced_lots_lot FOREIGN KEY (lot_id) REFERENCES billing_data.lots(id) ON DELETE CASCADE;
 
 ALTER TABLE ONLY billing_data.batch_requests
     ADD CONSTRAINT batch_requests_api_key FOREIGN KEY (api_key_id) REFERENCES billing_data.api_keys(id) ON DELETE RESTRICT;
