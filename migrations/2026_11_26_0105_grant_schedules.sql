@@ -1,5 +1,5 @@
--- Credits that come at a time: once, or every day, week or month. Each grant that a schedule made is
--- a row of billing_data.scheduled_grants, of which there is one for a schedule and period.
+-- Credits that come at a time: once, or every day, week or month. Each grant that a schedule made
+-- is a row of billing_data.scheduled_grants, of which there is one for a schedule and period.
 -- depends: 2026_11_26_0104_lots
 SET LOCAL lock_timeout = '1s';
 
@@ -62,7 +62,8 @@ CREATE TABLE billing_data.grant_schedules (
 )
 WITH (fillfactor = 80);
 ALTER TABLE billing_data.grant_schedules OWNER TO billing_owner;
-COMMENT ON TABLE billing_data.grant_schedules IS 'Credits that are given at a time, or again and again.';
+COMMENT ON TABLE billing_data.grant_schedules IS
+    'Credits that are given at a time, or again and again.';
 COMMENT ON COLUMN billing_data.grant_schedules.made_for IS
     'The account that it was made for, before merges.';
 COMMENT ON COLUMN billing_data.grant_schedules.next_at IS

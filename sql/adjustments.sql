@@ -115,9 +115,9 @@ COMMENT ON FUNCTION billing_data.adjust_account IS
 -- the same (p_amount). They get the same reason and the same idempotency key, which belongs to an
 -- account. A balance below zero is refused. When the key was used before for the same change,
 -- nothing is done for that account and replayed is true. With p_dry_run nothing is written and
--- credit_id is NULL. What is given may end (p_expires_at), have a priority (0 to 100, lower ones are
--- spent first) or be a promotion (p_source). Returns a row for each account, in the order of their
--- ids.
+-- credit_id is NULL. What is given may end (p_expires_at), have a priority (0 to 100, lower ones
+-- are spent first) or be a promotion (p_source). Returns a row for each account, in the order of
+-- their ids.
 -- Locks: the accounts, in id order, so that two callers cannot deadlock. Writes: accounts 1,
 -- credits 1, lots 0..1, admin_audit_logs 1 for each. Errors: actor errors, invalid_argument,
 -- account_not_found, account_erased, insufficient_credits, balance_overflow,

@@ -233,12 +233,12 @@ COMMENT ON FUNCTION billing_data.kind_told IS
 -- profile update that the call carries is kept whatever the outcome. Suspended and closed accounts
 -- take credits. With p_effective_at in the future the credits come then, and credit_id is the id of
 -- the entry that will be written (schedules.sql); until then billing.end_grant_schedule takes it
--- back, with this id. Credits with a time at which they end, another priority than 50 (0 to 100, lower
--- ones are spent first) or the source promotion are a lot of their own (lots.sql).
+-- back, with this id. Credits with a time at which they end, another priority than 50 (0 to 100,
+-- lower ones are spent first) or the source promotion are a lot of their own (lots.sql).
 -- Locks: the account, then the payment's row of payment_effects.
 -- Writes: accounts 0..1, credits 0..1,
--- payment_effects 0..1, payment_warnings 0..1, lots 0..1, grant_schedules 0..1; admin_audit_logs 1 where staff or a
--- database role credits. Errors: actor and key errors, invalid_argument.
+-- payment_effects 0..1, payment_warnings 0..1, lots 0..1, grant_schedules 0..1; admin_audit_logs 1
+-- where staff or a database role credits. Errors: actor and key errors, invalid_argument.
 -- Example: SELECT * FROM billing.record_credit(p_oauth_provider =>
 --     'oauth:google', p_external_id => '1', p_amount_minor => 20, p_transaction_type => 'grant',
 --     p_description => 'a gift');

@@ -144,11 +144,11 @@ COMMENT ON FUNCTION billing_data.search_texts IS
     'Things that a text names, and entries of the audit log with its words. Helper.';
 
 -- Finds what a person types, of every kind: accounts by the beginning of an e-mail address or
--- external id (where nothing at all is found so, by any part of one of the newest 100,000), or by id,
--- also of a merged account; charges, credits and holds by id; payments and events by the provider's
--- id; API keys by prefix or name; staff by address or name; entries of the audit log by words of
--- their reason, the last of which may be unfinished. At most p_limit of each kind. A text of one
--- letter finds nothing.
+-- external id (where nothing at all is found so, by any part of one of the newest 100,000), or by
+-- id, also of a merged account; charges, credits and holds by id; payments and events by the
+-- provider's id; API keys by prefix or name; staff by address or name; entries of the audit log by
+-- words of their reason, the last of which may be unfinished. At most p_limit of each kind. A text
+-- of one letter finds nothing.
 -- Errors: actor errors, invalid_argument.
 -- Example: SELECT * FROM billing.search(p_search => 'ada@');
 CREATE OR REPLACE FUNCTION billing.search(

@@ -19,5 +19,6 @@ REVOKE EXECUTE ON FUNCTION
     billing.create_sign_in_ticket, billing.use_sign_in_ticket, billing.sign_in_admin,
     billing.use_sign_in_link, billing.get_session, billing.end_session,
     billing.record_api_key_use, billing.retire_expired_api_key,
-    billing.claim_deliveries, billing.note_delivery, billing.announce_expiring_credits, billing.claim_top_ups, billing.note_top_up
+    billing.claim_deliveries, billing.note_delivery, billing.announce_expiring_credits,
+    billing.claim_top_ups, billing.note_top_up
 FROM billing_dba;

@@ -628,8 +628,8 @@ END
 $$;
 COMMENT ON FUNCTION billing_data.end_lots IS 'Books the end of lots that are over. Helper.';
 
--- The next moment at which something must be booked for an account: a hold or a lot ends, or a grant
--- is due. NULL when nothing is to come.
+-- The next moment at which something must be booked for an account: a hold or a lot ends, or a
+-- grant is due. NULL when nothing is to come.
 CREATE OR REPLACE FUNCTION billing_data.next_due(p_account_id uuid) RETURNS timestamptz
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
