@@ -287,7 +287,8 @@ BEGIN
             billing_data.charge_verdict(
                 a.status, a.currency, (i.asked).currency, a.free_uses_remaining - a.held_free_uses,
                 a.paid_credits - a.held_credits, (i.asked).amount_minor,
-                billing_data.cap_slug(p_refusals[i.item])
+                CASE WHEN p_refusals IS NOT NULL
+                    THEN billing_data.cap_slug(p_refusals[i.item]) END
             ) AS verdict
         FROM (
             SELECT asked, row_number() OVER ()::integer AS item FROM unnest(p_items) AS asked
@@ -350,7 +351,8 @@ BEGIN
         CASE
             WHEN t.too_much THEN 'insufficient_credits'
             -- Where a cap refuses an item that could not be paid after those before it, either.
-            WHEN t.verdict = billing_data.cap_slug(p_refusals[t.item])
+            WHEN p_refusals IS NOT NULL
+                AND t.verdict = billing_data.cap_slug(p_refusals[t.item])
                 AND t.place >= t.free_uses AND t.balance_after - t.held_credits < t.amount
                 THEN 'insufficient_credits'
             ELSE t.verdict
