@@ -140,6 +140,9 @@ CREATE OR REPLACE FUNCTION billing_data.capped_items(
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off
+SET enable_hashjoin = off
+SET enable_mergejoin = off
 AS $$
 DECLARE
     v_capped billing_data.capped_item[];
@@ -171,11 +174,17 @@ BEGIN
         INNER JOIN asked AS a ON a.metadata_agent_id = d.metadata_agent_id
         UNION ALL
         SELECT a.item, c.id, a.amount
-        FROM unnest(p_locked) AS l (id)
-        INNER JOIN billing_data.caps AS c ON c.scope = 'account' AND c.subject = l.id::text
-        INNER JOIN billing_data.accounts AS n ON n.id = l.id
-        INNER JOIN asked AS a
-            ON a.oauth_provider = n.oauth_provider AND a.external_id = n.external_id
+        FROM asked AS a
+        INNER JOIN billing_data.accounts AS n
+            ON n.oauth_provider = a.oauth_provider AND n.external_id = a.external_id
+        INNER JOIN billing_data.caps AS c ON c.scope = 'account' AND c.subject = n.id::text
+        -- Looked up at once, so that lists of accounts without caps do not look up each.
+        WHERE EXISTS (
+            SELECT
+            FROM billing_data.caps AS h
+            WHERE h.scope = 'account'
+                AND h.subject = ANY (ARRAY(SELECT l.id::text FROM unnest(p_locked) AS l (id)))
+        )
     ) AS n;
     RETURN v_capped;
 END
