@@ -1295,7 +1295,10 @@ CREATE FUNCTION billing_data.cap_that_refuses(p_account_id uuid, p_api_key_id uu
 CREATE FUNCTION billing_data.capped_items(p_items billing.charge_item[], p_locked uuid[]) RETURNS billing_data.capped_item[]
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
-    SET plan_cache_mode TO 'force_generic_plan';
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET enable_seqscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off';
 
 CREATE FUNCTION billing_data.caps_of(p_account_id uuid, p_api_key_id uuid, p_agent_id text) RETURNS SETOF billing_data.caps
     LANGUAGE sql STABLE
