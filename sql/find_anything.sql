@@ -45,8 +45,11 @@ AS $$
         ORDER BY n.created_at DESC, n.id DESC
         LIMIT billing_data.accounts_searched()
     ) AS a
-    WHERE a.email LIKE ANY (billing_data.search_patterns(p_search, 'substring'))
-        OR a.external_id LIKE ANY (billing_data.search_patterns(p_search, 'substring'))
+    -- A sub-query is executed once, a call in its place for every row.
+    WHERE a.email LIKE ANY ((SELECT billing_data.search_patterns(p_search, 'substring'))::text[])
+        OR a.external_id LIKE ANY (
+            (SELECT billing_data.search_patterns(p_search, 'substring'))::text[]
+        )
     LIMIT p_limit;
 $$;
 COMMENT ON FUNCTION billing_data.search_newest_accounts IS

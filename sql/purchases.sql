@@ -435,7 +435,7 @@ BEGIN
     RETURN QUERY EXECUTE
         'SELECT p.id, p.account_id, a.oauth_provider::text, a.external_id::text,'
         || ' p.customer_email::text, p.provider, p.payment_id::text,'
-        || ' billing_data.purchase_status(p.original), p.uses, p.price_minor, p.currency::text,'
+        || ' billing_data.purchase_status(p), p.uses, p.price_minor, p.currency::text,'
         || ' billing_data.money_text(p.price_minor, p.currency), p.created_at, p.settled_at,'
         || ' r.money, r.taken, r.short, CASE WHEN r.money > 0 THEN'
         || ' billing_data.money_text(r.money::bigint, p.currency) ELSE '''' END,'
@@ -443,12 +443,13 @@ BEGIN
         || ' coalesce(e.livemode, (SELECT billing_data.provider_mode(c.provider_type,'
         || ' c.config_data) = ''live'' FROM billing_data.provider_configs AS c'
         || ' WHERE c.provider_type = p.provider))'
-        || ' FROM (SELECT p.*, p AS original FROM billing_data.purchases AS p WHERE '
+        || ' FROM (SELECT p.account_id, p.id FROM billing_data.purchases AS p WHERE '
         || billing_data.purchase_filter(
             p_account_id IS NOT NULL, v_place, v_of_payment, p_from, p_to
         )
         || ' ORDER BY ' || billing_data.purchase_order(v_sort, p_reverse)
-        || ' LIMIT $5 OFFSET $6) AS p'
+        || ' LIMIT $5 OFFSET $6) AS k'
+        || ' INNER JOIN billing_data.purchases AS p ON p.account_id = k.account_id AND p.id = k.id'
         || ' INNER JOIN billing_data.accounts AS a ON a.id = p.account_id'
         || ' CROSS JOIN LATERAL (SELECT coalesce(sum(n.away_minor), 0) AS money,'
         || ' coalesce(sum(n.uses_taken), 0) AS taken,'
