@@ -508,7 +508,7 @@ SECTIONS: tuple[Section, ...] = (
         Route("GET", "/admin", PAGE, dashboard.show, "Dashboard",
               tab="Dashboard"),
         Route("GET", "/admin/search", PAGE, search_page.find, "Search everything"),
-        Route("GET", "/admin.csv", PAGE, dashboard.export, "Figures of each day as CSV"),
+        Route("GET", "/admin/figures.csv", PAGE, dashboard.export, "Figures of each day as CSV"),
         Route("GET", "/admin/accounts", PAGE, accounts_page.find, "Find accounts",
               tab="Accounts"),
         Route("GET", "/admin/accounts.csv", PAGE, accounts_page.export, "Accounts as CSV"),

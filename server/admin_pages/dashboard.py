@@ -111,7 +111,7 @@ async def show(request: web.Request, visit: Visit) -> web.StreamResponse:
         days=days,
         columns=_COLUMNS,
         headings=[Heading(title, title != "Day", None, None) for title in _HEADS],
-        csv_address=f"/admin.csv?{urlencode(_days_shown(period))}",
+        csv_address=f"/admin/figures.csv?{urlencode(_days_shown(period))}",
         charts=[bar_chart(name, title, days, totals.get(name)) for name, title in _CHARTS],
         activity=[told(entry) for entry in activity],
     )
