@@ -3,15 +3,18 @@
 function copier(label, read, select) {
   const button = document.createElement("button");
   button.type = "button";
-  button.textContent = "Copy";
-  button.setAttribute("aria-label", label);
+  const say = (text) => {
+    button.textContent = text;
+    button.setAttribute("aria-label", text === "Copy" ? label : text);
+  };
+  say("Copy");
   button.addEventListener("click", async () => {
     try {
       await navigator.clipboard.writeText(read());
-      button.textContent = "Copied";
+      say("Copied");
     } catch {
       select();
-      button.textContent = "Press Ctrl-C";
+      say("Press Ctrl-C");
     }
   });
   return button;
