@@ -171,6 +171,8 @@ RETURNS TABLE (
 )
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
+SET enable_hashjoin = off  -- it would read all accounts, to find those of the top-ups in force
+SET enable_mergejoin = off
 AS $$
 DECLARE
     v_now timestamptz := billing_data.clock();
@@ -179,23 +181,28 @@ BEGIN
     PERFORM billing_data.require_page(p_limit, 0, 500);
     PERFORM billing_data.require_durable_commit();
     FOR v_id IN
+        WITH low AS MATERIALIZED (
+            SELECT n.id, n.account_id, n.next_attempt_at
+            FROM billing_data.top_ups AS n
+            INNER JOIN billing_data.accounts AS a ON a.id = n.account_id
+            WHERE n.ended_at IS NULL
+                AND n.next_attempt_at <= v_now
+                AND billing_data.needs_top_up(
+                    a.status::text,
+                    CASE
+                        WHEN a.due_at <= v_now THEN billing_data.available_credits(a)
+                        ELSE a.paid_credits - a.held_credits
+                    END,
+                    n.threshold
+                )
+        )
         SELECT t.id
-        FROM billing_data.top_ups AS t
-        INNER JOIN billing_data.accounts AS a ON a.id = t.account_id
+        FROM low AS l
+        INNER JOIN billing_data.top_ups AS t ON t.id = l.id
         INNER JOIN billing_data.provider_configs AS c
             ON c.provider_type = t.provider AND c.is_active
-        WHERE t.ended_at IS NULL
-            AND t.next_attempt_at <= v_now
-            AND billing_data.needs_top_up(
-                a.status::text,
-                CASE
-                    WHEN a.due_at <= billing_data.clock() THEN billing_data.available_credits(a)
-                    ELSE a.paid_credits - a.held_credits
-                END,
-                t.threshold
-            )
-            AND NOT billing_data.awaits_top_up(t.account_id)
-        ORDER BY t.next_attempt_at
+        WHERE NOT billing_data.awaits_top_up(l.account_id)
+        ORDER BY l.next_attempt_at
         LIMIT p_limit
         FOR NO KEY UPDATE OF t SKIP LOCKED
     LOOP
