@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import replace
 from time import perf_counter
 
 import orjson
@@ -112,7 +113,7 @@ class TopUps:
             if noted["payment_id"] != payment.id:  # another server was first
                 payment = await api.get_payment(noted["payment_id"])
             if payment.is_untried and noted["next_step"] == "charge":
-                payment = await api.charge_card(payment.id)
+                payment = await _charged(api, payment)
         return await _verdict(api, payment)
 
     async def _note(
@@ -146,6 +147,15 @@ def _purchase(row: Row) -> Purchase:
         customer_email=row["customer_email"] or "",
         card=SavedCard(row["customer_id"], row["payment_method_id"], ""),
     )
+
+
+async def _charged(api: SavedCards, payment: Payment) -> Payment:
+    """Has the card charged, and returns the payment as it is then."""
+    try:
+        return await api.charge_card(payment.id)
+    except RequestRefused as error:
+        _LOG.error("a card cannot be charged: %s", error)
+        return replace(payment, problem="card_refused")
 
 
 async def _verdict(api: SavedCards, payment: Payment) -> tuple[str, str]:

@@ -24,6 +24,7 @@ from tests.stripe_double import Status, StripeDouble, running_stripe
 from tests.support import Database, Service, unique, wait_for
 from tests.top_ups import (
     CANCEL,
+    CONFIRM,
     CONSENT,
     agree,
     assert_charged_once,
@@ -150,6 +151,18 @@ def test_a_declined_payment_that_cannot_be_canceled_now_is_canceled_before_it_co
     assert problem == "expired_card"
     assert double.intent(payment_id)["status"] == "canceled"
     assert len(attempts(shop.database, user)) == 1
+
+
+def test_a_charge_that_stripe_refuses_is_a_failure_and_its_payment_is_canceled(
+    shop: Service, double: StripeDouble
+) -> None:
+    user, _ = saver(shop, double)
+    refused = {"type": "invalid_request_error", "code": "payment_method_unexpected_state"}
+    double.on("POST", CONFIRM, Status(400, {"error": {**refused, "message": "No."}}))
+    use_up(shop, user)
+    _, problem, payment_id = wait_for_attempt(shop.database, user, "failed")
+    assert problem == "card_refused"
+    assert double.intent(payment_id)["status"] == "canceled"
 
 
 def test_a_card_that_stripe_does_not_know_any_more_is_a_failure(
