@@ -22,6 +22,7 @@ from ciris_billing_client import (
     HoldSettled,
     InsufficientCredits,
     Metadata,
+    NewHold,
     NotFound,
     Use,
     User,
@@ -174,6 +175,18 @@ async def test_a_hold_is_tried_made_once_extended_and_released(billing: Either, 
     longer = await billing.extend(hold.hold_id, 600)
     assert (longer.expires_at - hold.expires_at).total_seconds() > 500
     assert (await billing.release(hold.hold_id, "not needed")).available == 10
+
+
+async def test_a_check_holds_in_the_same_call(billing: Either, user: User) -> None:
+    wanted = NewHold(amount=7, expires_in_seconds=60, description="a job", idempotency_key="job")
+    for _ in range(2):  # the same hold, under its key
+        check = await billing.check(user, hold=wanted)
+        assert (check.has_credit, check.hold.status, check.hold.available) == (True, "open", 3)
+    assert (check.held, check.available) == (7, 3)
+    refused = await billing.check(user, hold=NewHold(amount=7))
+    assert (refused.has_credit, refused.hold) == (False, None)
+    assert (await billing.capture(check.hold.hold_id, 2)).available == 8
+    assert len((await billing.list_holds(user)).holds) == 1
 
 
 async def test_a_free_use_can_be_held(billing: Either) -> None:

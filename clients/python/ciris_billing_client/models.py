@@ -54,6 +54,16 @@ class Profile(Request, frozen=True, kw_only=True):
     tenant_id: str | None = None
 
 
+class NewHold(Request, frozen=True, kw_only=True):
+    """A hold that a check makes where the user may go on. The `idempotency_key` names it within the
+    account; by default each check makes one."""
+
+    amount: int
+    expires_in_seconds: int | None = None
+    description: str | None = None
+    idempotency_key: str | None = None
+
+
 class Context(Request, frozen=True, kw_only=True):
     """Where a check comes from."""
 
@@ -83,7 +93,8 @@ class Written(Answer, frozen=True, kw_only=True):
 
 
 class CreditCheck(Answer, frozen=True, kw_only=True):
-    """Whether a user may go on; `reason` says why not."""
+    """Whether a user may go on; `reason` says why not. The fields from `low_balance` on are None
+    where the service says nothing about them."""
 
     has_credit: bool
     credits_remaining: int | None
@@ -95,6 +106,9 @@ class CreditCheck(Answer, frozen=True, kw_only=True):
     purchase_price_minor: int | None
     purchase_uses: int | None
     low_balance: bool | None = None
+    held: int | None = None
+    available: int | None = None
+    hold: Hold | None = None
 
 
 class Origin(Answer, frozen=True, kw_only=True):
@@ -163,7 +177,7 @@ class Credit(Written, frozen=True, kw_only=True):
 
 
 class Account(Written, frozen=True, kw_only=True):
-    """A user's account."""
+    """A user's account. `held` and `available` are told when it is read and something is held."""
 
     account_id: UUID
     oauth_provider: str
@@ -181,6 +195,8 @@ class Account(Written, frozen=True, kw_only=True):
     marketing_opt_in_source: str | None
     created_at: Moment
     updated_at: Moment
+    held: int | None = None
+    available: int | None = None
 
 
 class Payment(Written, frozen=True, kw_only=True):

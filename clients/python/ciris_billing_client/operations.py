@@ -53,11 +53,22 @@ class Batch(m.Answer, frozen=True, kw_only=True):
 
 
 def check(
-    user: m.User, *, profile: m.Profile | None = None, context: m.Context | None = None
+    user: m.User,
+    *,
+    hold: m.NewHold | None = None,
+    profile: m.Profile | None = None,
+    context: m.Context | None = None,
 ) -> Operation[m.CreditCheck]:
     """May this user go on? No is an answer, not an error: read `has_credit` and `reason`. A user
-    who is not known yet gets an account with free uses."""
+    who is not known yet gets an account with free uses. With `hold`, credits are kept in the same
+    call, and yes means that they are: capture or release `hold.hold_id` of the answer."""
     body = {**_identity(user, profile), **_given(context=context)}
+    if hold is not None:
+        body["hold"] = {
+            "amount_minor": hold.amount,
+            "idempotency_key": _key(hold.idempotency_key),
+            **_given(expires_in_seconds=hold.expires_in_seconds, description=hold.description),
+        }
     # A repeated check leaves a second audit row and changes nothing else.
     return Operation("POST", f"{_API}/credits/check", _CHECK, body, is_harmless=True)
 
@@ -336,10 +347,14 @@ def _get(path: str, read: Callable[[Reply], T], **query: str | None) -> Operatio
 
 
 def _write(path: str, read: Callable[[Reply], T], body: Any, key: str | None) -> Operation[T]:
-    key = key or str(uuid4())
+    return Operation("POST", path, read, body, key=_key(key))
+
+
+def _key(given: str | None) -> str:
+    key = given or str(uuid4())
     if not (key.isascii() and key.isprintable() and len(key) <= _LONGEST_KEY):
         raise ValueError("an idempotency key is printable ASCII, at most 255 characters long")
-    return Operation("POST", path, read, body, key=key)
+    return key
 
 
 def _settle(hold_id: UUID | str, what: str, **body: Any) -> Operation[m.Hold]:
