@@ -97,6 +97,8 @@ async def test_what_takes_credits_is_offered_when_it_is_allowed(
         assert (await ask(client, "balance", **ada))["paid_credits"] == 0
         refused = await ask(client, "charge", **{**order, "idempotency_key": "message-2"})
         assert "402 insufficient_credits" in refused
+        odd = await ask(client, "charge", **{**order, "idempotency_key": "ключ"})
+        assert "idempotency key" in odd
         back = {"charge_id": charge["charge_id"], "reason": "it failed", "amount": 1}
         assert (await ask(client, "reverse", **back))["balance_after"] == 1
         assert (await ask(client, "reverse", **back))["replayed"]

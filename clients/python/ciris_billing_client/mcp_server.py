@@ -54,10 +54,10 @@ def _offer(server: MCPServer, tools: Sequence[Tool], annotations: ToolAnnotation
         server.add_tool(tool, annotations=annotations)
 
 
-async def _told(answer: Awaitable[msgspec.Struct]) -> Result:
+async def _told(call: Callable[[], Awaitable[msgspec.Struct]]) -> Result:
     """The answer as JSON; a refusal as an error that the assistant can read."""
     try:
-        told: Result = msgspec.to_builtins(await answer)
+        told: Result = msgspec.to_builtins(await call())
     except (BillingError, ValueError) as error:
         raise ToolError(str(error)) from error
     return told
@@ -66,7 +66,7 @@ async def _told(answer: Awaitable[msgspec.Struct]) -> Result:
 def _reading(billing: AsyncBilling) -> list[Tool]:
     async def balance(oauth_provider: str, external_id: str, at: datetime | None = None) -> Result:
         """Paid credits and free uses that a user has, or had at a time."""
-        return await _told(billing.balance(User(oauth_provider, external_id), at=at))
+        return await _told(lambda: billing.balance(User(oauth_provider, external_id), at=at))
 
     async def history(
         oauth_provider: str, external_id: str, limit: int = 20, cursor: str | None = None
@@ -74,7 +74,7 @@ def _reading(billing: AsyncBilling) -> list[Tool]:
         """A user's charges (negative) and credits, newest first. next_cursor leads to the next
         page."""
         user = User(oauth_provider, external_id)
-        return await _told(billing.history_page(user, limit=limit, cursor=cursor))
+        return await _told(lambda: billing.history_page(user, limit=limit, cursor=cursor))
 
     return [balance, history]
 
@@ -83,12 +83,12 @@ def _asking(billing: AsyncBilling, purchase_url: str | None) -> list[Tool]:
     async def check(oauth_provider: str, external_id: str) -> Result:
         """May this user go on? has_credit says it, reason why not. A user who is new gets an
         account with free uses."""
-        return await _told(billing.check(User(oauth_provider, external_id)))
+        return await _told(lambda: billing.check(User(oauth_provider, external_id)))
 
     async def purchase_link(oauth_provider: str, external_id: str) -> Result:
         """Where the user can buy credits, and, once they are needed, what the next pack costs
         (minor units such as cents) and how many uses it has."""
-        answer = await _told(billing.check(User(oauth_provider, external_id)))
+        answer = await _told(lambda: billing.check(User(oauth_provider, external_id)))
         facts = ("purchase_required", "purchase_price_minor", "purchase_uses")
         return {"purchase_url": purchase_url, **{name: answer[name] for name in facts}}
 
@@ -103,14 +103,18 @@ def _writing(billing: AsyncBilling) -> list[Tool]:
         once."""
         user = User(oauth_provider, external_id)
         return await _told(
-            billing.charge(user, amount, description=description, idempotency_key=idempotency_key)
+            lambda: billing.charge(
+                user, amount, description=description, idempotency_key=idempotency_key
+            )
         )
 
     async def reverse(charge_id: str, reason: str, amount: int | None = None) -> Result:
         """Gives a charge back, by default all that is left of it; the same amount of it once,
         however often this is asked."""
         key = f"mcp:{charge_id}:{amount}"[:255]
-        return await _told(billing.reverse(charge_id, reason, amount=amount, idempotency_key=key))
+        return await _told(
+            lambda: billing.reverse(charge_id, reason, amount=amount, idempotency_key=key)
+        )
 
     return [charge, reverse]
 
