@@ -19,13 +19,14 @@ if TYPE_CHECKING:
     Overage = Literal["refuse", "available"]
     PaidWith = Literal["free", "paid"]
     RowKind = Literal["opening", "entry", "free_uses", "closing"]
+    CreditSource = Literal["purchase", "grant", "promotion", "refund"]
     TransactionType = Literal["purchase", "grant", "refund", "adjustment"]
     WriterKind = Literal["api_key", "staff", "database", "payment_provider", "old_service"]
     WhyOver = Literal["payment_canceled", "payment_unreadable"]
 else:
     # A word that a later release of the service adds must not make its answer unreadable.
-    AccountStatus = BalanceState = CapPeriod = CapScope = EntryType = HoldStatus = Overage = str
-    PaidWith = RowKind = TransactionType = WriterKind = WhyOver = str
+    AccountStatus = BalanceState = CapPeriod = CapScope = CreditSource = EntryType = str
+    HoldStatus = Overage = PaidWith = RowKind = TransactionType = WriterKind = WhyOver = str
 
 
 Moment = Annotated[datetime, msgspec.Meta(tz=True)]
@@ -92,6 +93,13 @@ class Written(Answer, frozen=True, kw_only=True):
     """Whether an earlier request with the same key has written this. The body does not say it."""
 
 
+class NextExpiry(Answer, frozen=True, kw_only=True):
+    """When credits end next, and how many."""
+
+    at: Moment
+    amount_minor: int
+
+
 class CreditCheck(Answer, frozen=True, kw_only=True):
     """Whether a user may go on; `reason` says why not. The fields from `low_balance` on are None
     where the service says nothing about them."""
@@ -109,6 +117,7 @@ class CreditCheck(Answer, frozen=True, kw_only=True):
     held: int | None = None
     available: int | None = None
     hold: Hold | None = None
+    next_expiry: NextExpiry | None = None
 
 
 class Origin(Answer, frozen=True, kw_only=True):
@@ -163,7 +172,7 @@ class Reversal(Written, frozen=True, kw_only=True):
 
 
 class Credit(Written, frozen=True, kw_only=True):
-    """Paid credits that were added."""
+    """Paid credits that were added. The fields from `expires_at` on are None for plain credits."""
 
     credit_id: UUID
     account_id: UUID
@@ -174,6 +183,10 @@ class Credit(Written, frozen=True, kw_only=True):
     description: str
     external_transaction_id: str | None
     created_at: Moment
+    expires_at: Moment | None = None
+    effective_at: Moment | None = None
+    priority: int | None = None
+    source: CreditSource | None = None
 
 
 class Account(Written, frozen=True, kw_only=True):

@@ -214,18 +214,29 @@ def add_credits(
     description: str,
     transaction_type: m.TransactionType = "grant",
     currency: str = "USD",
+    expires_at: datetime | None = None,
+    effective_at: datetime | None = None,
+    priority: int | None = None,
+    source: m.CreditSource | None = None,
     profile: m.Profile | None = None,
     external_transaction_id: str | None = None,
     idempotency_key: str | None = None,
 ) -> Operation[m.Credit]:
-    """Adds paid credits to an account."""
+    """Adds paid credits to an account. They may end at a time, come at a time, and be spent before
+    others: those of lower priority first (0 to 100, 50 without it)."""
     body = {
         **_identity(user, profile),
         "amount_minor": amount,
         "description": description,
         "transaction_type": transaction_type,
         "currency": currency,
-        **_given(external_transaction_id=external_transaction_id),
+        **_given(
+            external_transaction_id=external_transaction_id,
+            expires_at=expires_at,
+            effective_at=effective_at,
+            priority=priority,
+            source=source,
+        ),
     }
     return _write(f"{_API}/credits", _CREDIT, body, idempotency_key)
 
