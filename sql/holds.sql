@@ -1195,6 +1195,8 @@ CREATE OR REPLACE FUNCTION billing.check_and_hold(
     account_created boolean,
     low_balance boolean,
     held bigint,
+    next_expiry_at timestamptz,
+    next_expiry_amount_minor bigint,
     hold billing.hold_outcome
 )
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
@@ -1239,7 +1241,7 @@ BEGIN
         d.lacks, CASE WHEN d.lacks THEN s.pack_price_minor END,
         CASE WHEN d.lacks THEN s.pack_uses END, v_check.account_created,
         billing_data.is_low(s.low_balance, v_hold.free_uses_available, v_hold.available),
-        nullif(v_hold.held, 0), v_hold
+        nullif(v_hold.held, 0), v_check.next_expiry_at, v_check.next_expiry_amount_minor, v_hold
     FROM billing_data.settings AS s
     CROSS JOIN LATERAL (
         SELECT

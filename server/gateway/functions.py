@@ -116,7 +116,7 @@ def begin_refund(
 @function(
     "has_credit reason credits_remaining free_uses_remaining total_uses plan_name "
     "purchase_required purchase_price_minor purchase_uses account_created low_balance held "
-    "hold"
+    "next_expiry_at next_expiry_amount_minor hold"
 )
 def check_and_hold(
     *,
