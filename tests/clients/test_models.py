@@ -212,7 +212,7 @@ def every_call() -> list[Operation[Any]]:
     return [
         operations.check(ADA, hold=hold, profile=profile, context=context),
         operations.charge(ADA, metadata=metadata, profile=profile),
-        operations.batch([new]),
+        operations.batch([new, operations.Capture(hold_id=SOME_ID, amount=1)]),
         operations.reverse(SOME_ID, "why", amount=1),
         operations.hold(ADA, 1, expires_in_seconds=9, currency="USD", metadata=metadata),
         operations.try_hold(ADA, 1),

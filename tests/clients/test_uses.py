@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import anyio
 import httpx2
@@ -17,11 +18,13 @@ from ciris_billing_client import (
     AsyncBilling,
     AsyncUse,
     Billing,
+    Capture,
     CaptureExceedsHold,
     HoldExpired,
     HoldSettled,
     InsufficientCredits,
     Metadata,
+    NewCharge,
     NewHold,
     NotFound,
     Use,
@@ -187,6 +190,23 @@ async def test_a_check_holds_in_the_same_call(billing: Either, user: User) -> No
     assert (refused.has_credit, refused.hold) == (False, None)
     assert (await billing.capture(check.hold.hold_id, 2)).available == 8
     assert len((await billing.list_holds(user)).holds) == 1
+
+
+async def test_a_batch_captures_beside_its_charges(billing: Either, user: User) -> None:
+    hold = await billing.hold(user, 5)
+    entries = [
+        NewCharge(user=user),
+        Capture(hold_id=hold.hold_id, amount=2),
+        Capture(hold_id=uuid4()),
+    ]
+    key = unique("batch")
+    for _ in range(2):
+        batch = await billing.batch(entries, idempotency_key=key)
+        charge, captured, unknown = (result.outcome for result in batch.results)
+        assert (charge.amount_minor, captured.status, captured.captured_minor) == (1, "captured", 2)
+        assert isinstance(unknown, NotFound)
+    assert batch.replayed
+    assert (await billing.balance(user)).paid_credits == 7
 
 
 async def test_a_free_use_can_be_held(billing: Either) -> None:

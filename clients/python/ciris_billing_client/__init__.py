@@ -45,7 +45,7 @@ from ciris_billing_client.models import (
     TriedHold,
     User,
 )
-from ciris_billing_client.operations import Batch, BatchResult, NewCharge
+from ciris_billing_client.operations import Batch, BatchResult, Capture, NewCharge
 from ciris_billing_client.uses import AsyncUse, Use
 from ciris_billing_client.version import __version__
 from ciris_billing_client.webhooks import Webhook, WebhookError, verify_webhook
@@ -62,6 +62,7 @@ __all__ = [
     "BillingError",
     "Cap",
     "CapReached",
+    "Capture",
     "CaptureExceedsHold",
     "Charge",
     "ChargeExists",

@@ -20,6 +20,7 @@ _API = "/v1/billing"
 _HOLDS = f"{_API}/holds"
 _USE = "One use"
 _LONGEST_KEY = 255
+_CAPTURED = 200  # the status of a capture in a batch; that of a charge is 201
 
 
 class NewCharge(m.Request, frozen=True, kw_only=True):
@@ -35,12 +36,21 @@ class NewCharge(m.Request, frozen=True, kw_only=True):
     idempotency_key: str | None = None
 
 
+class Capture(m.Request, frozen=True, kw_only=True):
+    """A capture of a hold in a batch."""
+
+    hold_id: UUID | str
+    amount: int | None = None
+    overage: m.Overage = "refuse"
+
+
 class BatchResult(m.Answer, frozen=True, kw_only=True):
-    """What came of one charge of a batch: the charge, or the error that it would have had alone."""
+    """What came of one entry of a batch: the charge, the hold that was captured, or the error that
+    it would have had alone."""
 
     index: int
     status: int
-    outcome: m.Charge | ApiError
+    outcome: m.Charge | m.Hold | ApiError
 
 
 class Batch(m.Answer, frozen=True, kw_only=True):
@@ -96,10 +106,12 @@ def charge(
     return _write(f"{_API}/charges", _CHARGE, _charge_body(new), idempotency_key)
 
 
-def batch(charges: Sequence[NewCharge], *, idempotency_key: str | None = None) -> Operation[Batch]:
-    """Up to 1,000 charges in one request. Each is decided by itself; a refusal is a value. The key
-    stands for the whole list."""
-    body = {"charges": [_charge_body(new) for new in charges]}
+def batch(
+    entries: Sequence[NewCharge | Capture], *, idempotency_key: str | None = None
+) -> Operation[Batch]:
+    """Up to 1,000 charges and captures in one request; captures come first. Each is decided by
+    itself; a refusal is a value. The key stands for the whole list."""
+    body = {"charges": [_entry_body(entry) for entry in entries]}
     return _write(f"{_API}/charges:batch", _read_batch, body, idempotency_key)
 
 
@@ -346,11 +358,12 @@ def _read_batch(reply: Reply) -> Batch:
     )
 
 
-def _outcome(one: _RawResult) -> m.Charge | ApiError:
+def _outcome(one: _RawResult) -> m.Charge | m.Hold | ApiError:
     content = bytes(one.body)
     if one.status >= 300:
         return refusal(one.status, content)
-    return _CHARGE(Reply(one.status, {}, content))
+    reply = Reply(one.status, {}, content)
+    return _HOLD(reply) if one.status == _CAPTURED else _CHARGE(reply)
 
 
 def _get(path: str, read: Callable[[Reply], T], **query: str | None) -> Operation[T]:
@@ -372,6 +385,13 @@ def _settle(hold_id: UUID | str, what: str, **body: Any) -> Operation[m.Hold]:
     # The hold itself is the key: what has settled it gets the same answer when it comes again.
     path = f"{_HOLDS}/{_segment(hold_id)}/{what}"
     return Operation("POST", path, _HOLD, _given(**body), is_harmless=True)
+
+
+def _entry_body(entry: NewCharge | Capture) -> dict[str, Any]:
+    if isinstance(entry, NewCharge):
+        return _charge_body(entry)
+    amount = _given(amount_minor=entry.amount)
+    return {"hold_id": str(entry.hold_id), "overage": entry.overage, **amount}
 
 
 def _hold_body(user: m.User, amount: int, **details: Any) -> dict[str, Any]:
