@@ -24,8 +24,8 @@ COMMENT ON FUNCTION billing_data.status_change IS
 -- that a person must decide, and what to do about it; no row when there is none. kind is, in this
 -- order: erased; suspended or closed, with since, who did it and their reason; payment_problem, one
 -- row for each open problem; out_of_credits; and denied, the newest refusal up to p_at (NULL: now)
--- as billing.explain_denial tells it. is_over is true for a denial of what would be accepted now.
--- credits_needed is how many credits a denied request lacks now.
+-- as billing.explain_denial tells it, with the agent that asked. is_over is true for a denial of
+-- what would be accepted now. credits_needed is how many credits a denied request lacks now.
 -- Errors: actor errors, invalid_argument, account_not_found.
 -- Example: SELECT x.sentence, x.what_helps
 --     FROM billing.explain_account(p_account_id => '...') AS x;
@@ -118,7 +118,8 @@ BEGIN
     END IF;
     RETURN QUERY
     SELECT
-        'denied', d.sentence, d.what_helps, d.denied_at, d.would_pass_now, d.agent_id,
+        'denied',
+        concat(d.sentence, ' The agent was ' || d.agent_id || '.'), d.what_helps, d.denied_at, d.would_pass_now, d.agent_id,
         CASE
             WHEN d.would_pass_now OR d.reason <> 'insufficient_credits' THEN NULL
             WHEN d.kind = 'check' THEN 1

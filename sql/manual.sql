@@ -527,9 +527,9 @@ $t$Why an account is as it is, in words: a row for each thing that keeps its use
 on, or that a person must decide, and what to do about it; no row when there is none. kind
 is, in this order: erased; suspended or closed, with since, who did it and their reason;
 payment_problem, one row for each open problem; out_of_credits; and denied, the newest
-refusal up to p_at (NULL: now) as billing.explain_denial tells it. is_over is true for a
-denial of what would be accepted now. credits_needed is how many credits a denied request
-lacks now.$t$,
+refusal up to p_at (NULL: now) as billing.explain_denial tells it, with the agent that
+asked. is_over is true for a denial of what would be accepted now. credits_needed is how
+many credits a denied request lacks now.$t$,
 $t$Errors: actor errors, invalid_argument, account_not_found.$t$,
 $t$SELECT x.sentence, x.what_helps
 FROM billing.explain_account(

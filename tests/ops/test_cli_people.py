@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,7 +14,7 @@ from tests.ops.command_line import refused, run
 from tests.ops.reconcile.helpers import Shop
 from tests.sql.helpers import account_of, new_user, session
 from tests.stripe_double import StripeDouble, running_stripe
-from tests.support import Database, unique
+from tests.support import BILLING, Database, clean_environment, unique
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +114,26 @@ def test_an_account_is_suspended_and_reactivated(
     assert "suspended since" in _said(environment, "accounts", "show", ada["id"])
     row = _told(environment, "accounts", "reactivate", ada["email"], *why)
     assert (row["previous_status"], row["status"]) == ("suspended", "active")
+
+
+def test_who_waits_at_a_terminal_for_longer_than_two_seconds_is_told_for_what(
+    module_database: Database, environment: dict[str, str], ada: dict[str, str]
+) -> None:
+    leader, follower = os.openpty()
+    with session(module_database, "postgres", autocommit=False) as holder:
+        holder.execute("SELECT FROM billing_data.accounts WHERE id = %s FOR UPDATE", ada["id"])
+        command = subprocess.Popen(
+            [BILLING, "accounts", "suspend", ada["id"], "--reason", "a look at it"],
+            env={**clean_environment(), **environment}, cwd="/", stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=follower, text=True,
+        )  # fmt: skip
+        os.close(follower)
+        told = os.read(leader, 1000).decode()
+        holder.connection.rollback()
+    said, _ = command.communicate(timeout=60)
+    os.close(leader)
+    assert told.strip() == "waiting for the database: 2 s"
+    assert said == "The account was active and is suspended now.\n"
 
 
 def test_a_staff_member_is_deactivated_and_activated(

@@ -275,6 +275,7 @@ def test_a_state_is_told_in_words_with_what_helps(
     )  # fmt: skip
     denied = dba.rows("explain_account", account_id=account)[-1]
     assert (denied["kind"], denied["agent_id"], denied["credits_needed"]) == ("denied", "scout", 5)
+    assert denied["sentence"].endswith("would have been enough. The agent was scout.")
     dba.row("create_credit", **empty, amount_minor=2)
     (denied,) = dba.rows("explain_account", account_id=account)
     assert denied["credits_needed"] == 3
