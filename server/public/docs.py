@@ -17,7 +17,7 @@ from server.http import fields as f
 from server.http.app_keys import ROUTE_TABLE
 from server.http.json_answer import JSON
 from server.http.route import Example, Section
-from server.public.docs_view import PAGES, in_short, view
+from server.public.docs_view import PAGES, in_short, plain_text, view
 from server.public.introduction import TITLE
 from server.public.openapi import document
 from server.resources import resource_folder
@@ -53,8 +53,8 @@ async def get_docs(request: web.Request) -> web.StreamResponse:
 
 
 async def get_docs_for(request: web.Request) -> web.StreamResponse:
-    """The calls of one audience: `agents`, `webhooks` or `staff`. The page reads whole without
-    scripts; with them it can be filtered, copied from and tried against this server."""
+    """The calls of one audience: `agents`, `webhooks`, `staff` or `admins`. The page reads whole
+    without scripts; with them it can be filtered, copied from and tried against this server."""
     audience = request.match_info["audience"]
     if audience not in PAGES:
         raise web.HTTPNotFound
@@ -102,6 +102,7 @@ def _document_json(table: tuple[Section, ...]) -> bytes:
 def _page_html(environment: jinja2.Environment, table: tuple[Section, ...], audience: str) -> str:
     # It contains no text of users, and its examples have line breaks, so finalize is left out.
     plain = environment.overlay(finalize=None)
+    plain.filters = {**environment.filters, "plain_text": plain_text}
     return plain.get_template("docs.html").render(view(document(table), audience))
 
 

@@ -3,13 +3,17 @@ examples as text, as curl lines and in Python."""
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 from urllib.parse import quote, urlencode
+
+from markupsafe import Markup
 
 from server.limits import INT64_MAX
 
@@ -25,9 +29,12 @@ AUDIENCES = {
     "agents": "For agents",
     "webhooks": "For payment providers",
     "staff": "For staff",
+    "admins": "For administrators",
     "service": "For everybody",
 }
-PAGES = ("agents", "webhooks", "staff")  # who have a page of their own
+PAGES = ("agents", "webhooks", "staff", "admins")  # who have a page of their own
+# What is set up for all, of what the staff's scripts call; the rest is about users.
+_OF_ADMINS = ("API keys", "settings", "staff", "signing in", "alerts", "caps")
 _WEBHOOKS = {
     "name": "Webhooks",
     "description": "What payment providers send, and sign. Nobody else can call these.",
@@ -42,11 +49,12 @@ def view(document: Json, audience: str = "") -> Json:
         key: _audience(key, name, [group for group in groups if group["audience"] == key])
         for key, name in AUDIENCES.items()
     }
-    staff = audiences["staff"]
+    staff = [audiences["staff"], audiences["admins"]]
     if audience:
         shown = [audiences[audience]]
     else:
-        shown = [one for one in audiences.values() if one is not staff]
+        shown = [one for one in audiences.values() if one not in staff]
+    _tell_once(shown)
     examples = _error_examples(document)
     introduction = _blocks(document["info"]["description"])
     return {
@@ -56,7 +64,7 @@ def view(document: Json, audience: str = "") -> Json:
         "pages": [(key, name) for key, name in AUDIENCES.items() if key in PAGES],
         "introduction": [] if audience else introduction,
         "audiences": shown,
-        "staff": None if audience else staff,
+        "staff": [] if audience else staff,
         "errors": [
             {**error, "example": examples.get(error["code"])}
             for error in document["x-error-codes"]
@@ -102,7 +110,9 @@ def _groups(document: Json) -> list[Json]:
     for name, group in groups.items():
         group["audience"] = "staff" if name.startswith("Staff: ") else "agents"
         group["title"] = name.removeprefix("Staff: ").capitalize()
-        if name == _WEBHOOKS["name"]:
+        if name.removeprefix("Staff: ") in _OF_ADMINS:
+            group["audience"] = "admins"
+        elif name == _WEBHOOKS["name"]:
             group["audience"] = "webhooks"
         elif not any(shown["has_key"] for shown in group["operations"]):
             group["audience"] = "service"
@@ -135,6 +145,38 @@ def _audience(key: str, name: str, groups: list[Json]) -> Json:
             None,
         ),
     }
+
+
+_MANY = 4  # fields; fewer are told again where they are needed
+
+
+def _tell_once(audiences: list[Json]) -> None:
+    """Fields that the page has told of another call's answer are not told again: a row with
+    `same_as` leads to that call. It stands for the whole answer, or for each item of a list."""
+    told: dict[str, Json] = {}
+    for audience in audiences:
+        for group in audience["groups"]:
+            for shown in group["operations"]:
+                shown["answer"]["fields"] = _shortened(shown, told)
+
+
+def _shortened(shown: Json, told: dict[str, Json]) -> list[Json]:
+    rows: list[Json] = []
+    for prefix, block in groupby(shown["answer"]["fields"], key=_list_of):
+        fields = list(block)
+        key = json.dumps([{**row, "name": row["name"].removeprefix(prefix)} for row in fields])
+        first = told.setdefault(key, shown) if len(fields) >= _MANY else shown
+        if first is shown:
+            rows += fields
+        else:
+            rows.append({"name": prefix.removesuffix("."), "same_as": first})
+    return rows
+
+
+def _list_of(row: Json) -> str:
+    """The beginning of a field's name that says of which list's items it is a part."""
+    before, mark, _ = str(row["name"]).partition("[].")
+    return before + mark
 
 
 def _error_examples(document: Json) -> dict[str, str]:
@@ -398,6 +440,12 @@ def _resolve(document: Json, schema: Json) -> Json:
 
 def _pretty(value: Any) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False)
+
+
+def plain_text(value: str) -> Markup:
+    """The filter for text between tags: there, quotes need no escape, which is five times as
+    long."""
+    return Markup(html.escape(value, quote=False))  # noqa: S704
 
 
 def _anchor(text: str) -> str:

@@ -176,6 +176,7 @@ class _Schemas:
         self._of_parameters = {
             model for route in routes for model in (route.parameters, route.query) if model
         }
+        self._of_bodies = {route.body for route in routes if route.body}
         types = [*self._of_parameters, *(kind for route in routes for kind in _types(route))]
         schemas, definitions = TypeAdapter.json_schemas(
             [
@@ -210,8 +211,9 @@ class _Schemas:
         return schema.get("properties", {}), schema.get("required", [])
 
     def shown(self) -> dict[str, Schema]:
-        """The named schemas except those that are lists of parameters."""
-        hidden = {model.__name__ for model in self._of_parameters} | self._inlined
+        """The named schemas except those that are lists of parameters and nothing else."""
+        hidden = {model.__name__ for model in self._of_parameters - self._of_bodies}
+        hidden |= self._inlined
         return {name: schema for name, schema in self.named.items() if name not in hidden}
 
 

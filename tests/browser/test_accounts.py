@@ -215,3 +215,37 @@ def test_what_users_typed_is_shown_as_text(admin: Person, shop: Shop, looked_at:
         admin.goes(path)
         assert admin.page.title() != "owned"
         assert admin.page.locator("main script, main img").count() == 0
+
+
+def test_why_an_account_was_denied_is_one_click_from_where_it_was_found(
+    admin: Person, ada: dict[str, str], looked_at: Look
+) -> None:
+    who = {"id": ada["external_id"]}
+    charge = (
+        "SELECT billing.create_charge(p_oauth_provider => 'oauth:google', p_external_id => %(id)s,"
+        " p_amount_minor => %(amount)s)"
+    )
+    for amount in (1, 1, 10):
+        _execute(admin.shop, charge, **who, amount=amount)
+    _execute(
+        admin.shop,
+        "SELECT billing.check_credit(p_oauth_provider => 'oauth:google', p_external_id => %(id)s,"
+        " p_context_agent_id => 'scout')",
+        **who,
+    )
+    admin.goes(f"/admin/accounts?search={ada['external_id']}")
+    admin.page.locator("tbody a").first.click()
+    state = admin.page.get_by_role("region", name="State of the account")
+    assert "It was refused because the account had no free uses" in state.inner_text()
+    assert "The agent was scout." in state.inner_text()
+    looked_at(admin.page, "account-denied")
+    # The next act is beside it, and takes a reason and a click.
+    state.get_by_role("link", name="Grant credits").click()
+    grant = admin.page.locator("#grant")
+    grant.get_by_label("Reason").fill("goodwill")
+    grant.get_by_text("20", exact=True).click()
+    grant.get_by_role("button", name="Preview").click()
+    assert "The balance is 0 and would be 20." in admin.message
+    grant.get_by_role("button", name="Grant").click()
+    assert "20 credits granted. The balance was 0 and is 20 now." in admin.message
+    assert _balance(admin.shop, ada["id"]) == 20
