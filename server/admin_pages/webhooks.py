@@ -80,13 +80,14 @@ async def change(request: web.Request, visit: Visit) -> web.StreamResponse:
     await require_admin(visit)
     endpoint_id = _id(request, "endpoint_id")
     form = await form_of(request)
+    kinds = [str(kind) for kind in (await request.post()).getall("kinds", [])]
     action = form.get("action", "")
     if action not in _ACTIONS:
         raise web.HTTPNotFound
     try:
         return await _ACTIONS[action](visit, endpoint_id, form)
     except (FormFault, EndpointFault, Refused) as error:
-        return await _failed(visit, f"change-{endpoint_id}", form, error)
+        return await _failed(visit, f"change-{endpoint_id}", {**form, "kinds": kinds}, error)
 
 
 async def deliveries(request: web.Request, visit: Visit) -> web.StreamResponse:
@@ -256,15 +257,18 @@ async def _show(
 def _view(
     row: Row, failed: str, form: Mapping[str, Any], faults: Mapping[str, str]
 ) -> dict[str, Any]:
-    """An endpoint with what its form shows."""
+    """An endpoint with what its two forms show: one switches it, the other changes it."""
     name = f"change-{row['endpoint_id']}"
-    is_this = failed == name
-    stored = {"name": row["name"], "url": row["url"]}
+    failed_here = failed == name
+    failed_set = failed_here and form.get("action") == "set"
+    stored = {"name": row["name"], "url": row["url"], "kinds": row["kinds"]}
     return {
         **dict(row),
         "form": name,
-        "values": {**stored, **form} if is_this else stored,
-        "faults": faults if is_this else {},
+        "values": {**stored, **form} if failed_set else stored,
+        "faults": faults if failed_set else {},
+        "act_values": form if failed_here and not failed_set else {},
+        "act_faults": faults if failed_here and not failed_set else {},
     }
 
 

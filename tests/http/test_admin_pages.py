@@ -566,3 +566,33 @@ def test_a_payment_is_resolved_on_its_page_with_the_credit_given_for_it(
         event,
     )
     assert effect == [("credited", credit_id)]
+
+
+def test_a_webhook_endpoint_is_added_switched_and_tried_on_its_page(
+    console: tuple[Console, dict[str, Browser]],
+) -> None:
+    running, browsers = console
+    forget_endpoints(running.database)
+    admin, token = browsers["admin"], {"csrf_token": _token(browsers["admin"])}
+
+    def send(path: str, **fields: str) -> Any:
+        return admin.request("POST", f"/admin/webhooks{path}", data={**token, **fields})
+
+    new = {"name": "shop", "url": "https://93.184.215.14/", "reason": "a test"}
+    private = send("", **{**new, "url": "https://10.0.0.7/"})
+    assert private.status_code == 422
+    assert "It leads to a private or special address" in private.text
+    assert 'value="shop"' in private.text
+    added = send("", **new)
+    assert added.status_code == 201
+    secret = re.search(r"whsec_[A-Za-z0-9+/=]+", html.unescape(added.text))
+    assert secret
+    assert secret[0] not in admin.get("/admin/webhooks").text
+    endpoint = running.database.value("SELECT e.id FROM billing_data.webhook_endpoints AS e")
+    early = send(f"/{endpoint}", action="on", reason="a test")
+    assert early.status_code == 422
+    assert "must accept a test event at this address" in early.text
+    assert send(f"/{endpoint}", action="set", **{**new, "name": "bazaar"}).status_code == 303
+    assert "bazaar" in admin.get("/admin/webhooks").text
+    assert send(f"/{endpoint}", action="delete", reason="a test").status_code == 303
+    assert "There are no endpoints yet" in admin.get("/admin/webhooks").text
