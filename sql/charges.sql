@@ -557,12 +557,13 @@ BEGIN
         w.free_uses_after
     )) FILTER (
         WHERE w.outcome = 'created' AND billing_data.charge_crosses(
-            (SELECT s.low_balance FROM billing_data.settings AS s), w.paid_with,
-            w.balance_before, w.balance_after, w.free_uses_after
+            s.low_balance, w.paid_with, w.balance_before, w.balance_after, w.free_uses_after
         )
     )
     INTO v_outcomes, v_refused, v_with_lots, v_crossed
-    FROM weighed AS w;
+    FROM weighed AS w
+    -- A join, because PostgreSQL does not inline an expression with a sub-select as its argument.
+    CROSS JOIN billing_data.settings AS s;
     IF v_with_lots IS NOT NULL THEN
         PERFORM billing_data.take_lots_for_charges(v_outcomes, v_with_lots);
     END IF;

@@ -938,8 +938,8 @@ BEGIN
         c.balance_after, c.free_uses_after
     )) FILTER (
         WHERE d.is_new AND d.captured > 0 AND billing_data.charge_crosses(
-            (SELECT s.low_balance FROM billing_data.settings AS s), c.paid_with,
-            c.balance_after + d.price, c.balance_after, c.free_uses_after
+            s.low_balance, c.paid_with, c.balance_after + d.price, c.balance_after,
+            c.free_uses_after
         )
     )
     INTO v_outcomes, v_of_lots, v_crossed
@@ -949,7 +949,8 @@ BEGIN
             CASE WHEN d.is_free THEN 'free' ELSE 'paid' END AS paid_with,
             (d.account).paid_credits - d.credits AS balance_after,
             (d.account).free_uses_remaining - d.free_uses AS free_uses_after
-    ) AS c;
+    ) AS c
+    CROSS JOIN billing_data.settings AS s;
     IF v_of_lots IS NOT NULL THEN
         v_outcomes := billing_data.settle_lots(v_outcomes, v_of_lots);
     END IF;
