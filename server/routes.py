@@ -49,6 +49,7 @@ from server.admin_pages import webhooks as webhooks_page
 from server.admin_pages.page import page, page_for_browsers, public_page
 from server.agent import (
     accounts,
+    charge_batches,
     charges,
     checks,
     credits,
@@ -92,9 +93,9 @@ SECTIONS: tuple[Section, ...] = (
               errors=("charge_currency_mismatch", "insufficient_credits",
                       charges.ACCOUNT_CAP_REACHED, "account_suspended", "account_closed",
                       "account_not_found", charges.ALREADY_EXISTS, charges.CAP_REACHED)),
-        Route("POST", "/v1/billing/charges:batch", WRITE, charges.create_charges,
-              "Up to 1,000 charges, an outcome each", body=charges.ChargeBatchRequest,
-              answer=charges.ChargeBatch, example=charges.BATCH, idempotent=True),
+        Route("POST", "/v1/billing/charges:batch", WRITE, charge_batches.create_charges,
+              "Up to 1,000 charges, an outcome each", body=charge_batches.ChargeBatchRequest,
+              answer=charge_batches.ChargeBatch, example=charge_batches.BATCH, idempotent=True),
         Route("POST", "/v1/billing/charges/{charge_id}/reverse", WRITE, reversals.reverse_charge,
               "A failed job gives the use back", parameters=reversals.ChargePath,
               body=reversals.ReversalRequest, answer=reversals.Reversal,

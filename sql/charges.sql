@@ -898,6 +898,125 @@ $$;
 COMMENT ON FUNCTION billing_data.find_batch IS
     'What is remembered of a batch under its idempotency key. Helper.';
 
+-- Makes the captures and then the charges of one request, in their order, and records the outcomes
+-- under p_idempotency_key for this API key and every key of its chain of rotations; see
+-- billing.settle_items_once. answer is NULL, and nothing was done, where p_wait is false and an
+-- account is held; else it has the charges' outcomes, and those of captures under "capture".
+-- Locks: the accounts, in id order, then the batch_requests row.
+CREATE OR REPLACE FUNCTION billing_data.settle_once(
+    p_idempotency_key text,
+    p_request_fingerprint bytea,
+    p_items billing.charge_item[],
+    p_captures billing.capture_item[],
+    p_batch_fingerprint bytea,
+    p_wait boolean,
+    OUT answer jsonb,
+    OUT replayed boolean
+)
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_credential uuid := coalesce((p_items[1]).api_key_id, (p_captures[1]).api_key_id);
+    v_first_key_id uuid;
+    v_first record;
+    v_key_id uuid;
+BEGIN
+    v_key_id := (billing_data.authorize(v_credential, NULL, 'billing:write')).api_key_id;
+    PERFORM billing_data.require(
+        (
+            v_credential = ALL (
+                ARRAY(SELECT i.api_key_id FROM unnest(p_items) AS i)
+                || ARRAY(SELECT i.api_key_id FROM unnest(p_captures) AS i)
+            )
+        ) IS TRUE,
+        'p_items', 'they must all name one API key'
+    );
+    PERFORM billing_data.require_filled(p_idempotency_key, 'p_idempotency_key');
+    PERFORM billing_data.require(
+        length(p_request_fingerprint) BETWEEN 1 AND 64,
+        'p_request_fingerprint', 'it must be a digest of 1 to 64 bytes'
+    );
+    PERFORM billing_data.require(
+        coalesce(length(p_batch_fingerprint), 1) BETWEEN 1 AND 64,
+        'p_batch_fingerprint', 'it must be a digest of 1 to 64 bytes'
+    );
+    PERFORM billing_data.require_durable_commit();
+    v_first_key_id := billing_data.first_key_id(v_key_id);
+    SELECT f.api_key_id, f.request_fingerprint, f.batch_fingerprint, f.answer INTO v_first
+    FROM billing_data.find_batch(v_key_id, v_first_key_id, p_idempotency_key) AS f;
+    IF v_first.api_key_id IS NULL THEN
+        IF NOT billing_data.lock_accounts(
+            ARRAY(
+                SELECT u.id
+                FROM unnest((billing_data.accounts_to_charge(p_items)).ids) AS u (id)
+                UNION
+                SELECT billing_data.surviving_account(h.account_id)
+                FROM unnest(p_captures) AS i
+                INNER JOIN billing_data.holds AS h ON h.id = i.hold_id
+                ORDER BY 1
+            ),
+            p_wait
+        ) THEN
+            RETURN;
+        END IF;
+        -- A conflicting row may be of this API key or of another one of its chain.
+        INSERT INTO billing_data.batch_requests (
+            api_key_id, idempotency_key, first_key_id, request_fingerprint, batch_fingerprint,
+            answer
+        )
+        VALUES (
+            v_key_id, p_idempotency_key, v_first_key_id, p_request_fingerprint,
+            p_batch_fingerprint, '[]'
+        )
+        ON CONFLICT DO NOTHING;
+        IF NOT FOUND THEN
+            SELECT f.api_key_id, f.request_fingerprint, f.batch_fingerprint, f.answer INTO v_first
+            FROM billing_data.find_batch(v_key_id, v_first_key_id, p_idempotency_key) AS f;
+        END IF;
+    END IF;
+    replayed := v_first.api_key_id IS NOT NULL;
+    IF NOT replayed THEN
+        answer := '[]';
+        IF p_captures <> '{}' THEN
+            SELECT jsonb_agg(jsonb_build_object('outcome', c.outcome, 'capture', to_jsonb(c)))
+            INTO STRICT answer
+            FROM billing.capture_items(p_captures, p_wait => false) AS c;
+        END IF;
+        IF p_items <> '{}' THEN
+            SELECT jsonb_agg(to_jsonb(c)) || answer INTO STRICT answer
+            FROM billing.charge_items(p_items, p_wait => false) AS c;
+        END IF;
+        IF answer @> '[{"outcome": "busy"}]' THEN
+            RAISE lock_not_available
+                USING MESSAGE = 'An account was created and locked after the look-up';
+        END IF;
+        -- A key that was revoked meanwhile refuses the whole call. Recorded as the batch's answer,
+        -- that refusal would be replayed to the key's successor.
+        PERFORM billing_data.authorize(v_credential, NULL, 'billing:write');
+        UPDATE billing_data.batch_requests AS b
+        SET answer = settle_once.answer
+        WHERE b.api_key_id = v_key_id AND b.idempotency_key = p_idempotency_key;
+        RETURN;
+    END IF;
+    -- Rows of the release before have no digest that is comparable across API keys. Such a row
+    -- counts as the same request.
+    IF (
+        v_first.batch_fingerprint = p_batch_fingerprint
+        OR v_first.request_fingerprint = p_request_fingerprint
+        OR (
+            num_nulls(v_first.batch_fingerprint, p_batch_fingerprint) > 0
+            AND v_first.api_key_id <> v_key_id
+        )
+    ) IS NOT TRUE THEN
+        PERFORM billing_data.raise_error('idempotency_key_reused');
+    END IF;
+    answer := v_first.answer;
+END
+$$;
+COMMENT ON FUNCTION billing_data.settle_once IS
+    'Makes a list of captures and charges once per idempotency key. Helper.';
+
 -- Makes the charges of one request, in their order, and records the outcomes under
 -- p_idempotency_key for this API key and every key of its chain of rotations. The same request
 -- again returns the first outcomes (replayed true) and charges nothing; another request under the
@@ -923,98 +1042,72 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_credential uuid := (p_items[1]).api_key_id;
-    v_first_key_id uuid;
-    v_first record;
-    v_answer jsonb;
-    v_replayed boolean := false;
-    v_key_id uuid;
+    v_settled record;
 BEGIN
     PERFORM billing_data.require_list(array_dims(p_items), cardinality(p_items), 'p_items');
-    v_key_id := (billing_data.authorize(v_credential, NULL, 'billing:write')).api_key_id;
-    PERFORM billing_data.require(
-        (v_credential = ALL (ARRAY(SELECT i.api_key_id FROM unnest(p_items) AS i))) IS TRUE,
-        'p_items', 'they must all name one API key'
-    );
-    PERFORM billing_data.require_filled(p_idempotency_key, 'p_idempotency_key');
-    PERFORM billing_data.require(
-        length(p_request_fingerprint) BETWEEN 1 AND 64,
-        'p_request_fingerprint', 'it must be a digest of 1 to 64 bytes'
-    );
-    PERFORM billing_data.require(
-        coalesce(length(p_batch_fingerprint), 1) BETWEEN 1 AND 64,
-        'p_batch_fingerprint', 'it must be a digest of 1 to 64 bytes'
-    );
-    PERFORM billing_data.require_durable_commit();
-    v_first_key_id := billing_data.first_key_id(v_key_id);
-    SELECT f.api_key_id, f.request_fingerprint, f.batch_fingerprint, f.answer INTO v_first
-    FROM billing_data.find_batch(v_key_id, v_first_key_id, p_idempotency_key) AS f;
-    IF v_first.api_key_id IS NULL THEN
-        IF NOT billing_data.lock_accounts(
-            (billing_data.accounts_to_charge(p_items)).ids, p_wait
-        ) THEN
-            RETURN QUERY
-            SELECT b.*
-            FROM generate_subscripts(p_items, 1) AS i (item)
-            CROSS JOIN LATERAL jsonb_populate_record(
-                NULL::billing.charge_outcome,
-                jsonb_build_object('item', i.item, 'outcome', 'busy', 'replayed', false)
-            ) AS b;
-            RETURN;
-        END IF;
-        -- A conflicting row may be of this API key or of another one of its chain.
-        INSERT INTO billing_data.batch_requests (
-            api_key_id, idempotency_key, first_key_id, request_fingerprint, batch_fingerprint,
-            answer
-        )
-        VALUES (
-            v_key_id, p_idempotency_key, v_first_key_id, p_request_fingerprint,
-            p_batch_fingerprint, '[]'
-        )
-        ON CONFLICT DO NOTHING;
-        IF NOT FOUND THEN
-            SELECT f.api_key_id, f.request_fingerprint, f.batch_fingerprint, f.answer INTO v_first
-            FROM billing_data.find_batch(v_key_id, v_first_key_id, p_idempotency_key) AS f;
-        END IF;
-    END IF;
-    IF v_first.api_key_id IS NULL THEN
-        SELECT coalesce(jsonb_agg(to_jsonb(c)), '[]') INTO v_answer
-        FROM billing.charge_items(p_items, p_wait => false) AS c;
-        IF v_answer @> '[{"outcome": "busy"}]' THEN
-            RAISE lock_not_available
-                USING MESSAGE = 'An account was created and locked after the look-up';
-        END IF;
-        -- A key that was revoked meanwhile refuses the whole call. Recorded as the batch's answer,
-        -- that refusal would be replayed to the key's successor.
-        PERFORM billing_data.authorize(v_credential, NULL, 'billing:write');
-        UPDATE billing_data.batch_requests AS b
-        SET answer = v_answer
-        WHERE b.api_key_id = v_key_id AND b.idempotency_key = p_idempotency_key;
-    ELSE
-        -- Rows of the release before have no digest that is comparable across API keys. Such a row
-        -- counts as the same request.
-        IF (
-            v_first.batch_fingerprint = p_batch_fingerprint
-            OR v_first.request_fingerprint = p_request_fingerprint
-            OR (
-                num_nulls(v_first.batch_fingerprint, p_batch_fingerprint) > 0
-                AND v_first.api_key_id <> v_key_id
-            )
-        ) IS NOT TRUE THEN
-            PERFORM billing_data.raise_error('idempotency_key_reused');
-        END IF;
-        v_answer := v_first.answer;
-        v_replayed := true;
-    END IF;
+    SELECT o.answer, o.replayed INTO STRICT v_settled
+    FROM billing_data.settle_once(
+        p_idempotency_key, p_request_fingerprint, p_items, '{}', p_batch_fingerprint, p_wait
+    ) AS o;
     RETURN QUERY
     SELECT r.*
-    FROM jsonb_array_elements(v_answer) AS a (outcome)
+    FROM jsonb_array_elements(coalesce(v_settled.answer, (
+        SELECT jsonb_agg(jsonb_build_object('item', i.item, 'outcome', 'busy'))
+        FROM generate_subscripts(p_items, 1) AS i (item)
+    ))) AS a (outcome)
     CROSS JOIN LATERAL jsonb_populate_record(
         NULL::billing.charge_outcome,
-        a.outcome || jsonb_build_object('replayed', v_replayed)
+        a.outcome || jsonb_build_object('replayed', coalesce(v_settled.replayed, false))
     ) AS r;
 END
 $$;
 COMMENT ON FUNCTION billing.charge_items_once IS
     'Makes a list of charges once per idempotency key. For billing_server and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.charge_items_once TO billing_server, billing_dba;
+
+-- Captures the holds and then makes the charges of one request, as billing.charge_items_once does:
+-- all in one transaction, once per idempotency key. Each row has a charge's outcome or that of a
+-- capture. With p_wait false there is no row where an account is held, and nothing was done.
+-- Locks, writes and errors: as billing.charge_items_once and billing.capture_items.
+-- Example: SELECT * FROM billing.settle_items_once(p_idempotency_key => 'batch-1',
+--     p_request_fingerprint => decode('00', 'hex'), p_captures => ..., ...);
+CREATE OR REPLACE FUNCTION billing.settle_items_once(
+    p_idempotency_key text,
+    p_request_fingerprint bytea,
+    p_captures billing.capture_item[],
+    p_items billing.charge_item[] DEFAULT '{}',
+    p_batch_fingerprint bytea DEFAULT NULL,
+    p_wait boolean DEFAULT true
+) RETURNS TABLE (charge billing.charge_outcome, capture billing.hold_outcome, replayed boolean)
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM billing_data.require_list(
+        array_dims(p_captures), cardinality(p_captures), 'p_captures'
+    );
+    IF p_items IS DISTINCT FROM '{}' THEN
+        PERFORM billing_data.require_list(array_dims(p_items), cardinality(p_items), 'p_items');
+    END IF;
+    RETURN QUERY
+    SELECT
+        CASE WHEN a.outcome -> 'capture' IS NULL THEN
+            jsonb_populate_record(
+                NULL::billing.charge_outcome,
+                a.outcome || jsonb_build_object('replayed', o.replayed)
+            )
+        END,
+        CASE WHEN a.outcome -> 'capture' IS NOT NULL THEN
+            jsonb_populate_record(NULL::billing.hold_outcome, a.outcome -> 'capture')
+        END,
+        o.replayed
+    FROM billing_data.settle_once(
+        p_idempotency_key, p_request_fingerprint, p_items, p_captures, p_batch_fingerprint, p_wait
+    ) AS o
+    CROSS JOIN LATERAL jsonb_array_elements(o.answer) AS a (outcome);
+END
+$$;
+COMMENT ON FUNCTION billing.settle_items_once IS
+    'Captures holds and makes charges once per idempotency key. '
+    'For billing_server and billing_dba.';
+GRANT EXECUTE ON FUNCTION billing.settle_items_once TO billing_server, billing_dba;

@@ -96,8 +96,7 @@ COMMENT ON FUNCTION billing_data.bring_up_to_date IS
     'Books what is due for accounts that are locked. Helper.';
 
 -- Books what is due for some accounts for which something is due: holds and credits that are over,
--- and grants. Nothing depends on it: it tidies,
--- so that lists and sums show soon what is so already. Returns how many accounts it booked for.
+-- and grants. Nothing depends on it: it tidies, so that lists and sums show soon what is so already. Returns how many accounts it booked for.
 -- Locks: the accounts that nobody holds. Writes: as billing_data.bring_up_to_date. No actor is
 -- needed: the web tier calls it by itself.
 -- Errors: invalid_argument. Example: SELECT billing.tidy_holds();
@@ -147,6 +146,30 @@ COMMENT ON FUNCTION billing.tidy_holds IS
     'Books the end of holds and credits that are over, and due grants. '
     'For billing_server and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.tidy_holds TO billing_server, billing_dba;
+
+-- How many holds are open, how many credits they keep, and since when the first of them is over
+-- that nobody has booked yet (NULL: none).
+-- Example: SELECT * FROM billing.watch_holds();
+CREATE OR REPLACE FUNCTION billing.watch_holds()
+RETURNS TABLE (open_holds bigint, credits_held bigint, over_since timestamptz)
+LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN QUERY
+    SELECT
+        count(*), least(
+            coalesce(sum(h.amount_minor) FILTER (WHERE h.free_uses = 0), 0),
+            billing_data.max_amount()
+        )::bigint,
+        min(h.expires_at) FILTER (WHERE h.expires_at <= billing_data.clock())
+    FROM billing_data.holds AS h
+    WHERE h.state = 'open';
+END
+$$;
+COMMENT ON FUNCTION billing.watch_holds IS
+    'Tells how much is held, for alarms. For billing_server and billing_dba.';
+GRANT EXECUTE ON FUNCTION billing.watch_holds TO billing_server, billing_dba;
 
 -- Whether an item has the shape of a hold.
 CREATE OR REPLACE FUNCTION billing_data.is_hold(p_item billing.hold_item) RETURNS boolean

@@ -6,7 +6,7 @@
 CREATE OR REPLACE FUNCTION billing_data.maintenance_steps() RETURNS text[]
 LANGUAGE sql IMMUTABLE
 RETURN ARRAY[
-    'figures', 'seals', 'watch', 'books', 'erased people', 'caps', 'refused charges',
+    'figures', 'holds', 'seals', 'watch', 'books', 'erased people', 'caps', 'refused charges',
     'deliveries', 'partitions', 'checks'
 ];
 COMMENT ON FUNCTION billing_data.maintenance_steps IS 'The steps of maintenance. Helper.';
@@ -59,6 +59,9 @@ BEGIN
         detail := CASE
             WHEN billing.refresh_figures() THEN 'rolled up' ELSE 'nothing to roll up'
         END;
+    ELSIF p_step = 'holds' THEN
+        detail := billing.tidy_holds(p_accounts => 10000)
+            || ' accounts have holds, credits or grants that were due and are booked';
     ELSIF p_step = 'seals' THEN
         FOR v_call IN 1 .. 100 LOOP
             SELECT s.entries, s.head INTO v_seal

@@ -1587,6 +1587,17 @@ FROM billing.set_webhook_endpoint(
     p_endpoint_id => '...',
     p_status => 'paused',
     p_reason => 'the shop is being moved');$t$),
+        ('settle_items_once',
+$t$Captures the holds and then makes the charges of one request, as billing.charge_items_once
+does: all in one transaction, once per idempotency key. Each row has a charge's outcome or
+that of a capture. With p_wait false there is no row where an account is held, and nothing
+was done.$t$,
+$t$Locks, writes and errors: as billing.charge_items_once and billing.capture_items.$t$,
+$t$SELECT *
+FROM billing.settle_items_once(
+    p_idempotency_key => 'batch-1',
+    p_request_fingerprint => decode('00', 'hex'),
+    p_captures => ..., ...);$t$),
         ('settle_purchase',
 $t$Credits what was sold for a payment that succeeded at the provider, once per payment. It
 is for reconciliation and for a DBA who has seen the payment there; the provider's events
@@ -1738,6 +1749,11 @@ returns how many payments a person must look at, and how many guards of the book
 in force. No actor is needed: the web tier calls it by itself.$t$,
 $t$Errors: invalid_argument.$t$,
 $t$SELECT * FROM billing.watch_books();$t$),
+        ('watch_holds',
+$t$How many holds are open, how many credits they keep, and since when the first of them is
+over that nobody has booked yet (NULL: none).$t$,
+$t$$t$,
+$t$SELECT * FROM billing.watch_holds();$t$),
         ('watch_outbox',
 $t$What an alarm needs to know about endpoints that are switched on: how many deliveries
 wait, when the first of them is or was due, and how many were given up.$t$,

@@ -1,8 +1,7 @@
-"""POST /v1/billing/charges and charges:batch: this user used one (contract.md 2.2 and 10)."""
+"""POST /v1/billing/charges: this user used one (contract.md 2.2)."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from hashlib import sha256
 from math import ceil
 from time import perf_counter
 from typing import Annotated, Any, Literal, NamedTuple, NotRequired
@@ -10,7 +9,7 @@ from uuid import UUID
 
 import orjson
 from aiohttp import web
-from pydantic import BaseModel, Field, SkipValidation
+from pydantic import BaseModel, Field
 from typing_extensions import TypedDict
 
 from server.agent.endpoint import Call, refused_outcome
@@ -20,18 +19,11 @@ from server.gateway import CHARGE_ITEM, Gateway, Item, Row
 from server.http import fields as f
 from server.http.answers import From, reader
 from server.http.app_keys import CONFIG, REQUEST_ID
-from server.http.error_codes import (
-    ERROR_CODES,
-    Cap,
-    CapReached,
-    Error,
-    InsufficientCredits,
-    ValidationError,
-)
-from server.http.errors import ApiError, error_body, from_refused, json_response, validation_error
-from server.http.example_values import ACCOUNT_ID, ADA, ERROR_VALUES, STRANGER
+from server.http.error_codes import ERROR_CODES, Cap, CapReached, Error
+from server.http.errors import ApiError, error_body, from_refused, json_response
+from server.http.example_values import ACCOUNT_ID, ADA, ERROR_VALUES
 from server.http.route import ErrorAnswer, Example
-from server.http.validation import Currency, Description, Text255, validate
+from server.http.validation import Currency, Description, Text255
 from server.observe import metrics
 
 
@@ -56,17 +48,6 @@ class _Charge(BaseModel):
 
 class ChargeRequest(Profile, _Charge, Identity):
     """POST /v1/billing/charges"""
-
-
-class ChargeBatchRequest(BaseModel):
-    """POST /v1/billing/charges:batch. Each charge is validated by itself, so that a malformed one
-    fails alone."""
-
-    charges: Annotated[
-        list[SkipValidation[ChargeRequest]],
-        Field(min_length=1, max_length=1000),
-        f.means("The charges, each decided by itself."),
-    ]
 
 
 class Charge(TypedDict):
@@ -101,27 +82,6 @@ class ChargeExists(Error):
     charge: Annotated[Charge, f.means("The charge that the idempotency key already made.")]
 
 
-class ChargeResult(TypedDict):
-    """The outcome of one charge of a batch: the answer it would have had by itself."""
-
-    index: Annotated[f.Count, f.means("The charge's place in the request, from 0.")]
-    status: Annotated[f.Integer, f.means("The HTTP status: 201 for a charge, else the error's.")]
-    body: Annotated[
-        Charge | Error | InsufficientCredits | CapReached | ChargeExists | ValidationError,
-        f.means("The charge, or the error body."),
-    ]
-
-
-class ChargeBatch(TypedDict):
-    """The outcomes of a batch."""
-
-    results: Annotated[list[ChargeResult], f.means("A result for each charge, in the order sent.")]
-    created_count: Annotated[
-        f.Count, f.means("How many charges this request made; replayed ones do not count.")
-    ]
-    total_count: Annotated[f.Count, f.means("How many charges were sent.")]
-
-
 EXAMPLE_CHARGE = {
     "charge_id": "019a9c2e-7f06-7a52-9c1e-0b8d4f6a2e93",
     "account_id": ACCOUNT_ID,
@@ -139,46 +99,14 @@ EXAMPLE_CHARGE = {
     "paid_with": "free",
     "free_uses_remaining": 2,
 }
-_REQUEST = {**ADA, "amount_minor": 1, "currency": "USD", "description": "Answered a message"}
+EXAMPLE_REQUEST = {**ADA, "amount_minor": 1, "currency": "USD", "description": "Answered a message"}
 CREATED = Example(
     EXAMPLE_CHARGE,
     request={
-        **_REQUEST,
+        **EXAMPLE_REQUEST,
         "metadata": {"message_id": "msg-5561", "agent_id": "scout", "channel_id": "general"},
     },
     idempotency_key="msg-5561",
-)
-BATCH = Example(
-    {
-        "results": [
-            {
-                "index": 0,
-                "status": 201,
-                "body": {
-                    **EXAMPLE_CHARGE,
-                    "charge_id": "019a9c2e-9b44-7e0f-a6d8-3c5f7b1e2d60",
-                    "created_at": "2026-11-22T10:24:07.310426+00:00",
-                    "metadata": dict.fromkeys(f.ChargeOrigin.__annotations__),
-                    "free_uses_remaining": 1,
-                },
-            },
-            {
-                "index": 1,
-                "status": 404,
-                "body": {
-                    "detail": "Account not found",
-                    "code": "account_not_found",
-                    "request_id": "4c1f0c9b7a5e4d0f8b6a2e9d3c7f1a50",
-                },
-            },
-        ],
-        "created_count": 1,
-        "total_count": 2,
-    },
-    request={
-        "charges": [_REQUEST, {**_REQUEST, **STRANGER, "description": "Summarised a channel"}]
-    },
-    idempotency_key="scout-batch-17",
 )
 
 
@@ -206,7 +134,7 @@ CHARGE = ItemFields(ChargeRequest, leave_out=frozenset({"wa_id", "tenant_id"}))
 _charge = reader(Charge, CHARGE_ITEM.columns)
 
 
-class _Answer(NamedTuple):
+class Answer(NamedTuple):
     """The answer to one charge: by itself the response, in a batch one result among others."""
 
     status: int
@@ -219,105 +147,36 @@ async def create_charge(request: web.Request, call: Call) -> web.StreamResponse:
     amount from the paid credits; it never mixes the two. The account must exist; a check creates
     it. Of two requests for the last credit one is answered 201 and the other 402."""
     started = perf_counter()
-    row = await call.gateway.create_charge(_item(call.body, call.api_key_id, call.idempotency_key))
+    row = await call.gateway.create_charge(
+        charge_item(call.body, call.api_key_id, call.idempotency_key)
+    )
     metrics.CHARGE_DURATION.observe(perf_counter() - started)
-    answer = await _answer(request, call, row, replays=call.idempotency_key is not None)
+    answer = await answer_charge(request, call, row, replays=call.idempotency_key is not None)
     return json_response(answer.status, answer.body, answer.headers)
 
 
-async def create_charges(request: web.Request, call: Call) -> web.StreamResponse:
-    """Charges for up to 1,000 uses at once. Each charge is decided by itself, and charges of one
-    account in the order sent. A charge that fails does not affect the others: `status` and `body`
-    of its result are what `POST /v1/billing/charges` would have answered. Give each charge an
-    `idempotency_key`, or send an Idempotency-Key header, which covers the whole list: the same list
-    again gets the first answer, including refusals, and charges nothing. The header belongs to your
-    API key and the keys it was rotated from or to; under any other API key it is another list. An
-    `idempotency_key` belongs to the account, whatever the API key."""
-    body: ChargeBatchRequest = call.body
-    results: list[_Answer | None] = [None] * len(body.charges)
-    items: list[Item] = []
-    places: list[int] = []
-    for index, raw in enumerate(body.charges):
-        charge, faults = validate(ChargeRequest, raw, "body", prefix=("charges", index))
-        if charge is None:
-            results[index] = _from_error(request, validation_error(faults))
-        else:
-            items.append(_item(charge, call.api_key_id, None))
-            places.append(index)
-    rows = await _send_together(call, items, places)
-    for index, row in zip(places, rows, strict=True):
-        results[index] = await _answer(request, call, row, replays=False)
-    answers = [answer for answer in results if answer is not None]
-    batch: ChargeBatch = {
-        "results": [
-            {"index": index, "status": answer.status, "body": answer.body}  # type: ignore[typeddict-item]
-            for index, answer in enumerate(answers)
-        ],
-        "created_count": sum(answer.status == 201 for answer in answers),
-        "total_count": len(answers),
-    }
-    replayed = {"Idempotent-Replayed": "true"} if rows and rows[0].get("replayed") else None
-    return json_response(200, batch, replayed)
-
-
-async def _send_together(call: Call, items: list[Item], places: list[int]) -> list[Row]:
-    if not items:
-        return []
-    if call.idempotency_key is None:
-        return await call.gateway.create_charges(items)
-    count = len(call.body.charges)
-    return await call.gateway.create_charges_once(
-        items,
-        call.idempotency_key,
-        batch_fingerprint_before(count, places, items),
-        _digest([count, places, [_understood(item) for item in items]]),
-    )
-
-
-def batch_fingerprint_before(count: int, places: list[int], items: list[Item]) -> bytes:
-    """The fingerprint as the release before makes it: only by this one are that release's batches
-    recognised."""
-    texts = []
-    for item in items:
-        fields = zip(CHARGE.fields, item, strict=True)
-        texts.append(f"ChargeItem({', '.join(f'{name}={value!r}' for name, value in fields)})")
-    return _digest([count, places, texts])
-
-
-def _understood(item: Item) -> dict[str, Any]:
-    """What must be equal when a batch is sent again, under whichever API key. Fields that were not
-    given are left out, so that a new field in a later release does not change the fingerprint."""
-    return {
-        name: value
-        for name, value in zip(CHARGE.fields, item, strict=True)
-        if value is not None and name != "api_key_id"
-    }
-
-
-def _digest(understood: Any) -> bytes:
-    return sha256(orjson.dumps(understood, default=str)).digest()
-
-
-def _item(body: ChargeRequest, api_key_id: UUID, header_key: str | None) -> Item:
+def charge_item(body: ChargeRequest, api_key_id: UUID, header_key: str | None) -> Item:
+    """A charge as the database takes it. The body's idempotency key wins over the header's."""
     body.idempotency_key = body.idempotency_key or header_key or None
     return CHARGE.item(body, api_key_id)
 
 
-async def _answer(request: web.Request, call: Call, row: Row, *, replays: bool) -> _Answer:
+async def answer_charge(request: web.Request, call: Call, row: Row, *, replays: bool) -> Answer:
+    """The answer to a charge. With `replays` a charge that was made before is one."""
     outcome: str = row["outcome"]
     if row.get("replayed"):
         if outcome == "created":
-            return _Answer(201, _charge(row), {})
-        return _from_error(request, await _refusal(request, call, row, replays=replays))
+            return Answer(201, _charge(row), {})
+        return from_error(request, await _refusal(request, call, row, replays=replays))
     metrics.count_charge(outcome).inc()
     if outcome == "created":
         metrics.CHARGE_AMOUNT.observe(row["amount_minor"])
         metrics.ACCOUNT_BALANCE.observe(row["balance_after"])
         metrics.write_verified("confirmed").inc()
-        return _Answer(201, _charge(row), {})
+        return Answer(201, _charge(row), {})
     if outcome == "replayed" and replays:
-        return _Answer(201, _charge(row), {"Idempotent-Replayed": "true"})
-    return _from_error(request, await _refusal(request, call, row, replays=replays))
+        return Answer(201, _charge(row), {"Idempotent-Replayed": "true"})
+    return from_error(request, await _refusal(request, call, row, replays=replays))
 
 
 async def _refusal(request: web.Request, call: Call, row: Row, *, replays: bool) -> ApiError:
@@ -381,6 +240,7 @@ async def _refused_row(gateway: Gateway, slug: str, row: Row) -> ApiError:
     return from_refused(await gateway.refused(slug, values))
 
 
-def _from_error(request: web.Request, error: ApiError) -> _Answer:
+def from_error(request: web.Request, error: ApiError) -> Answer:
+    """The answer that is an error, which is counted."""
     metrics.count_error(error.code).inc()
-    return _Answer(error.status, error_body(request[REQUEST_ID], error), dict(error.headers))
+    return Answer(error.status, error_body(request[REQUEST_ID], error), dict(error.headers))

@@ -1,5 +1,5 @@
 """What each process does beside its requests: it records the uses of API keys, makes coming
-partitions, and checks what alarms are about."""
+partitions, books holds that are over, and checks what alarms are about."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ _PARTITION_INTERVAL = 6 * 3600.0
 _COMING_MONTHS = 2
 _MOST_ROWS_MOVED = 100_000  # as many as a statement's time allows; the next deploy moves the rest
 _FIGURES_INTERVAL = 60.0
+_HOLDS_INTERVAL = 60.0
+_TIDIED_ACCOUNTS = 500  # in one call, which is then as short as other calls
 _SEAL_INTERVAL = 1.0  # while something is left to seal; the database keeps the pace
 _SEALED_INTERVAL = 60.0
 _SEAL_PERCENT = 2  # of the time of one core, for all servers together
@@ -74,6 +76,7 @@ class BackgroundWork:
             (self._watch_proof, self._watch_interval),
             (self._watch_outbox, self._watch_interval),
             (self._announce_expiring, _ANNOUNCE_INTERVAL),
+            (self._tidy_holds, _HOLDS_INTERVAL),
         ):
             self.add(_repeat(work, interval))
 
@@ -148,6 +151,22 @@ class BackgroundWork:
     async def _announce_expiring(self) -> None:
         async with self._staff.slot():
             await self._database.call(functions.announce_expiring_credits())
+
+    async def _tidy_holds(self) -> None:
+        """Books what is over, and tells what is held. Nothing is decided by it. Accounts in use are
+        left out: whoever uses them books it."""
+        accounts = _TIDIED_ACCOUNTS
+        while accounts == _TIDIED_ACCOUNTS:
+            async with self._writes.slot():
+                [row] = await self._database.call(functions.tidy_holds(accounts=accounts))
+            accounts = row["tidy_holds"]
+        async with self._staff.slot():
+            [row] = await self._database.call(functions.watch_holds())
+        metrics.HOLDS_OPEN.set(row["open_holds"])
+        metrics.CREDITS_HELD.set(row["credits_held"])
+        since = row["over_since"]
+        overdue = (datetime.now(UTC) - since).total_seconds() if since else 0.0
+        metrics.HOLDS_OVERDUE.set(max(overdue, 0.0))
 
     async def _watch_queues(self) -> None:
         for kind, queue in self._queues.items():

@@ -27,6 +27,7 @@ _LEDGER_WRITES = frozenset(
         "create_charges_once",
         "process_payment_event",
         "record_credit",
+        "settle_once",
     }
 )
 

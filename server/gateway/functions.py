@@ -1218,6 +1218,10 @@ def statement(
 ) -> None: ...
 
 
+@function()
+def tidy_holds(*, accounts: int = ...) -> None: ...
+
+
 @function("currency purchases paid gross_minor returned_minor gross_text returned_text net_text")
 def total_purchases(
     *,
@@ -1274,6 +1278,10 @@ def use_sign_in_ticket(*, ticket_hash: bytes) -> None: ...
 
 @function("accounts_checked mismatched payment_problems guard_faults")
 def watch_books(*, known: Sequence[UUID | None] = ..., entries: int = ...) -> None: ...
+
+
+@function("open_holds credits_held over_since")
+def watch_holds() -> None: ...
 
 
 @function("waiting due_since failed")

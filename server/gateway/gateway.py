@@ -178,6 +178,18 @@ class Gateway:
             items, idempotency_key, request_fingerprint, batch_fingerprint
         )
 
+    async def settle_once(
+        self,
+        items: Sequence[Item],
+        captures: Sequence[Item],
+        idempotency_key: str,
+        fingerprint: bytes,
+    ) -> tuple[list[Row], list[Row], bool]:
+        """Captures holds and makes charges of one request, as create_charges_once does. Returns a
+        row for each charge, a row for each capture, and whether it is the first answer again.
+        Raises Refused (idempotency_key_reused)."""
+        return await self._keyed_batches.settle(items, captures, idempotency_key, fingerprint)
+
     # Holds and captures, collected into batches too
 
     def create_hold(self, item: Item) -> Awaitable[Row]:
@@ -187,6 +199,10 @@ class Gateway:
     def capture_hold(self, item: Item) -> Awaitable[Row]:
         """This much of a hold was used. Awaits a row of billing.capture_items with its outcome."""
         return telemetry.collected_call(CAPTURE_ITEM, item, self._captures.submit)
+
+    def capture_holds(self, items: Sequence[Item]) -> Awaitable[list[Row]]:
+        """Makes several captures of one request, decided in their order. Awaits a row for each."""
+        return telemetry.collected_call(CAPTURE_ITEM, items, self._captures.submit_together)
 
     # Other calls of agents and of the payment provider, one a request
 

@@ -142,5 +142,14 @@ CAPTURE_ITEM = ItemType(
     ),
     naming=1,  # by the hold
 )
+# The same with captures; each row has the outcome of a charge or that of a capture.
+SETTLE_ITEMS_ONCE = ListCall(
+    "settle_items_once",
+    (
+        "idempotency_key", "request_fingerprint", "items", "captures", "batch_fingerprint", "wait",
+    ),
+    ("charge", "capture", "replayed"),
+    "settle_once",
+)  # fmt: skip
 ITEM_TYPES = (CHECK_ITEM, CHARGE_ITEM, HOLD_ITEM, CAPTURE_ITEM)
-LIST_CALLS = (*(each.call for each in ITEM_TYPES), CHARGE_ITEMS_ONCE)
+LIST_CALLS = (*(each.call for each in ITEM_TYPES), CHARGE_ITEMS_ONCE, SETTLE_ITEMS_ONCE)

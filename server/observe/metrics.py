@@ -350,6 +350,24 @@ PAYMENT_PROBLEMS = Gauge(
     registry=REGISTRY,
     multiprocess_mode="livemostrecent",
 )
+HOLDS_OPEN = Gauge(
+    "billing_holds_open",
+    "Holds that are neither settled nor booked as over",
+    registry=REGISTRY,
+    multiprocess_mode="livemostrecent",
+)
+CREDITS_HELD = Gauge(
+    "billing_credits_held",
+    "Paid credits that these holds keep",
+    registry=REGISTRY,
+    multiprocess_mode="livemostrecent",
+)
+HOLDS_OVERDUE = Gauge(
+    "billing_holds_overdue_seconds",
+    "How long the first hold has been over that is not booked yet; 0 when none is",
+    registry=REGISTRY,
+    multiprocess_mode="livemostrecent",
+)
 OUTBOX_WAITING = Gauge(
     "billing_outbox_waiting",
     "Alerts that wait to be delivered to endpoints which are switched on",

@@ -8,6 +8,7 @@ import httpx2
 import pytest
 
 from tests.http.contract import (
+    BATCH,
     CHARGES,
     CHECK,
     INT64_MAX,
@@ -19,7 +20,7 @@ from tests.http.contract import (
 )
 from tests.http.descriptions import validate_answer
 from tests.sql.holds import SECOND, stopped_clock
-from tests.support import Service, charge_body, identity, unique
+from tests.support import Service, charge_body, held_account, identity, unique
 
 HOLDS = "/v1/billing/holds"
 NOBODYS = "0197f2a0-0000-7000-8000-00000000abcd"
@@ -367,3 +368,63 @@ def test_an_account_tells_what_is_held_only_while_something_is(
     _settle(client, hold_id, "release")
     for answer in (client.get(account_path(payer)).json(), _check(client, payer)):
         assert not {"held", "available"} & answer.keys()
+
+
+# --- beside charges ------------------------------------------------------------------------------
+
+
+def _batch(client: httpx2.Client, entries: list[Any], key: str | None = None) -> httpx2.Response:
+    headers = {"Idempotency-Key": key} if key else {}
+    answer = client.post(BATCH, json={"charges": entries}, headers=headers)
+    validate_answer("createCharges", answer)
+    assert answer.status_code == 200, answer.text
+    return answer
+
+
+@pytest.mark.parametrize("keyed", [False, True])
+def test_a_batch_captures_first_and_then_charges(
+    client: httpx2.Client, payer: str, *, keyed: bool
+) -> None:
+    """The charge of six can be paid only after the capture has given back what it does not use."""
+    hold_id = _held(client, payer, 9)
+    entries = [
+        charge_body(payer, 6),
+        {"hold_id": hold_id, "amount_minor": 2},
+        {"hold_id": hold_id, "amount_minor": 3},
+        {"hold_id": NOBODYS},
+        {"hold_id": "none"},
+        charge_body(payer, 3),
+    ]
+    key = unique("batch") if keyed else None
+    answer = _batch(client, entries, key)
+    results = answer.json()["results"]
+    assert [result["status"] for result in results] == [201, 200, 409, 404, 422, 402]
+    assert answer.json()["created_count"] == 1
+    assert results[1]["body"]["captured_minor"] == 2
+    assert (results[2]["body"]["code"], results[2]["body"]["hold"]["captured_minor"]) == (
+        "hold_settled", 2,
+    )  # fmt: skip
+    assert (results[5]["body"]["balance"], results[5]["body"]["required"]) == (2, 3)
+    if key:
+        again = _batch(client, entries, key)
+        assert again.headers["idempotent-replayed"] == "true"
+        for one, other in zip(again.json()["results"], results, strict=True):
+            one["body"].pop("request_id", None), other["body"].pop("request_id", None)
+            assert one == other
+        changed = [*entries[:1], {"hold_id": hold_id, "amount_minor": 4}, *entries[2:]]
+        refused = client.post(BATCH, json={"charges": changed}, headers={"Idempotency-Key": key})
+        assert (refused.status_code, refused.json()["code"]) == (422, "idempotency_key_reused")
+    assert _check(client, payer)["credits_remaining"] == 2
+
+
+def test_a_keyed_batch_of_captures_whose_account_is_held_does_nothing(
+    service: Service, client: httpx2.Client, payer: str
+) -> None:
+    hold_id, key = _held(client, payer, 9), unique("batch")
+    entries = {"charges": [{"hold_id": hold_id}]}
+    with held_account(service.database, payer):
+        refused = client.post(BATCH, json=entries, headers={"Idempotency-Key": key})
+        assert (refused.status_code, refused.json()["code"]) == (503, "unavailable")
+    assert client.get(f"{HOLDS}/{hold_id}").json()["status"] == "open"
+    answer = _batch(client, entries["charges"], key)
+    assert answer.json()["results"][0]["body"]["captured_minor"] == 9

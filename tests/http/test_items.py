@@ -5,7 +5,7 @@ from __future__ import annotations
 from hashlib import sha256
 from uuid import UUID
 
-from server.agent import charges, checks
+from server.agent import charge_batches, charges, checks
 from server.agent.charges import ChargeRequest
 from server.gateway import CHARGE_KEY
 
@@ -65,4 +65,6 @@ def test_a_batch_has_the_fingerprint_that_the_release_before_gave_it() -> None:
         " agent_id=None, marketing_opt_in=True, marketing_opt_in_source=None,"
         " api_key_id=UUID('11111111-2222-3333-4444-555555555555'))\"]]"
     )
-    assert charges.batch_fingerprint_before(1, [0], [item]) == sha256(before.encode()).digest()
+    assert (
+        charge_batches.batch_fingerprint_before(1, [0], [item]) == sha256(before.encode()).digest()
+    )

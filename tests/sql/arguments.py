@@ -28,6 +28,10 @@ _WHOLE = {
         p_items => ARRAY[jsonb_populate_record(NULL::billing.charge_item, jsonb_build_object(
             'oauth_provider', 'oauth:google', 'external_id', '1', 'amount_minor', 1,
             'currency', 'USD', 'description', 'one use', 'api_key_id', '{key}'))]""",
+    "settle_items_once": """
+        p_idempotency_key => 'batch-2', p_request_fingerprint => sha256('as sent'),
+        p_captures => ARRAY[jsonb_populate_record(NULL::billing.capture_item, jsonb_build_object(
+            'hold_id', '0197f2a0-0000-7000-8000-000000000002', 'api_key_id', '{key}'))]""",
 }
 
 

@@ -209,6 +209,7 @@ FUNCTIONS: dict[str, tuple[set[str], str]] = {
     "settle_purchase": (DBA, "v"),
     "sign_in_admin": (WEB, "v"),
     "statement": (BOTH, "s"),
+    "settle_items_once": (BOTH, "v"),
     "tidy_holds": (BOTH, "v"),
     "total_purchases": (BOTH, "s"),
     "transfer_credits": (BOTH, "v"),
@@ -218,6 +219,7 @@ FUNCTIONS: dict[str, tuple[set[str], str]] = {
     "use_sign_in_ticket": (WEB, "v"),
     "verify_ledger": (DBA, "s"),
     "watch_books": (BOTH, "s"),
+    "watch_holds": (BOTH, "s"),
     "watch_outbox": (BOTH, "s"),
     "withdraw_consent": (BOTH, "v"),
 }

@@ -853,6 +853,10 @@ CREATE FUNCTION billing.set_webhook_endpoint(p_endpoint_id uuid, p_reason text, 
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing.settle_items_once(p_idempotency_key text, p_request_fingerprint bytea, p_captures billing.capture_item[], p_items billing.charge_item[] DEFAULT '{}'::billing.charge_item[], p_batch_fingerprint bytea DEFAULT NULL::bytea, p_wait boolean DEFAULT true) RETURNS TABLE(charge billing.charge_outcome, capture billing.hold_outcome, replayed boolean)
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing.settle_purchase(p_payment_id text, p_amount_minor bigint, p_currency text DEFAULT 'USD'::text, p_account_id uuid DEFAULT NULL::uuid, p_purchase_id uuid DEFAULT NULL::uuid, p_oauth_provider text DEFAULT NULL::text, p_external_id text DEFAULT NULL::text, p_provider text DEFAULT billing.default_payment_provider(), p_is_foreign boolean DEFAULT false) RETURNS TABLE(outcome text, account_id uuid, purchase_id uuid, credits_added bigint)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -901,6 +905,10 @@ CREATE FUNCTION billing.verify_ledger(p_account_id uuid DEFAULT NULL::uuid, p_af
     SET plan_cache_mode TO 'force_custom_plan';
 
 CREATE FUNCTION billing.watch_books(p_known uuid[] DEFAULT '{}'::uuid[], p_entries bigint DEFAULT 500) RETURNS TABLE(accounts_checked bigint, mismatched uuid[], payment_problems bigint, guard_faults bigint)
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.watch_holds() RETURNS TABLE(open_holds bigint, credits_held bigint, over_since timestamp with time zone)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -2752,6 +2760,10 @@ CREATE FUNCTION billing_data.settle_hold(p_hold billing_data.holds, p_reason tex
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.settle_lots(p_outcomes billing.hold_outcome[], p_captures jsonb) RETURNS billing.hold_outcome[]
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.settle_once(p_idempotency_key text, p_request_fingerprint bytea, p_items billing.charge_item[], p_captures billing.capture_item[], p_batch_fingerprint bytea, p_wait boolean, OUT answer jsonb, OUT replayed boolean) RETURNS record
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 

@@ -97,6 +97,7 @@ WRITES: dict[str, dict[str, Any]] = {
     "resolve_shortfall": {"return_id": "re_nobody", "reason": "a test"},
     "capture_hold": {"hold_id": NOBODY},
     "create_hold": {**person("nobody"), "amount_minor": 1},
+    "check_and_hold": {**person("nobody"), "amount_minor": 1},
     "extend_hold": {"hold_id": NOBODY},
     "release_hold": {"hold_id": NOBODY, "reason": "a test"},
     "set_grant_schedule": {"account_id": NOBODY, "amount": 1, "reason": "a test"},
@@ -153,6 +154,11 @@ WRITES["hold_items"] = {"items": ['(oauth:google,nobody,1,USD,900,"one use",,,,,
 WRITES["capture_items"] = {"items": [f"({NOBODY},1,refuse,)"]}
 
 
+WRITES["settle_items_once"] = {
+    "idempotency_key": "k",
+    "request_fingerprint": b"1",
+    "captures": [f"({NOBODY},1,refuse,)"],
+}
 WRITES["charge_items_once"] = {
     "idempotency_key": "k",
     "request_fingerprint": b"x",

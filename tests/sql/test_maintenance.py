@@ -13,6 +13,7 @@ from tests.support import Database
 
 STEPS = [
     "figures",
+    "holds",
     "seals",
     "watch",
     "books",

@@ -346,7 +346,7 @@ def test_every_reading_function_of_staff_is_tried_without_an_actor(
     own = {
         "describe_money", "describe_price", "find_api_key", "get_provider_config",
         "get_schema_version", "get_session", "get_settings", "help", "require_api_key",
-        "watch_books", "watch_outbox", "default_payment_provider", "get_proof",
+        "watch_books", "watch_holds", "watch_outbox", "default_payment_provider", "get_proof",
         "read_money",
     }  # fmt: skip
     rows = module_database.execute("""

@@ -154,9 +154,10 @@ def test_every_json_message_has_examples_that_its_schema_allows(name: str) -> No
             validate(parameter["example"], parameter["schema"])
 
 
-def test_a_batch_is_described_as_a_list_of_charges() -> None:
+def test_a_batch_is_described_as_a_list_of_charges_and_captures() -> None:
     charges = DOCUMENT["components"]["schemas"]["ChargeBatchRequest"]["properties"]["charges"]
-    assert charges["items"] == {"$ref": "#/components/schemas/ChargeRequest"}
+    kinds = ("ChargeRequest", "CaptureItem")
+    assert charges["items"]["anyOf"] == [{"$ref": f"#/components/schemas/{kind}"} for kind in kinds]
     assert charges["maxItems"] == 1000
 
 
