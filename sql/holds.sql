@@ -1206,23 +1206,7 @@ CREATE OR REPLACE FUNCTION billing.check_and_hold(
     p_marketing_opt_in boolean DEFAULT false,
     p_marketing_opt_in_source text DEFAULT NULL,
     p_api_key_id uuid DEFAULT NULL
-) RETURNS TABLE (
-    has_credit boolean,
-    reason text,
-    credits_remaining bigint,
-    free_uses_remaining bigint,
-    total_uses bigint,
-    plan_name text,
-    purchase_required boolean,
-    purchase_price_minor bigint,
-    purchase_uses bigint,
-    account_created boolean,
-    low_balance boolean,
-    held bigint,
-    next_expiry_at timestamptz,
-    next_expiry_amount_minor bigint,
-    hold billing.hold_outcome
-)
+) RETURNS TABLE (checked billing.check_outcome, hold billing.hold_outcome)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -1252,25 +1236,25 @@ BEGIN
     ) THEN
         PERFORM billing_data.require_held(v_hold, NULL, p_amount_minor, NULL);
     END IF;
-    RETURN QUERY
+    v_check.has_credit := v_hold.outcome IN ('created', 'replayed');
+    v_check.reason := CASE
+        WHEN v_check.has_credit THEN NULL
+        WHEN v_check.reason IS NOT NULL THEN v_check.reason
+        WHEN v_hold.outcome = 'insufficient_credits'
+            THEN 'Fewer credits are available than the hold needs'
+        WHEN v_hold.cap IS NOT NULL THEN 'A cap is reached'
+    END;
+    v_check.purchase_required := v_hold.outcome = 'insufficient_credits';
+    v_check.credits_remaining := v_hold.available;
+    v_check.free_uses_remaining := v_hold.free_uses_available;
+    v_check.held := nullif(v_hold.held, 0);
     SELECT
-        d.made,
-        CASE
-            WHEN d.made THEN NULL
-            WHEN v_check.reason IS NOT NULL THEN v_check.reason
-            WHEN d.lacks THEN 'Fewer credits are available than the hold needs'
-            WHEN v_hold.cap IS NOT NULL THEN 'A cap is reached'
-        END,
-        v_hold.available, v_hold.free_uses_available, v_check.total_uses, v_check.plan_name,
-        d.lacks, CASE WHEN d.lacks THEN s.pack_price_minor END,
-        CASE WHEN d.lacks THEN s.pack_uses END, v_check.account_created,
-        billing_data.is_low(s.low_balance, v_hold.free_uses_available, v_hold.available),
-        nullif(v_hold.held, 0), v_check.next_expiry_at, v_check.next_expiry_amount_minor, v_hold
-    FROM billing_data.settings AS s
-    CROSS JOIN LATERAL (
-        SELECT
-            v_hold.outcome IN ('created', 'replayed'), v_hold.outcome = 'insufficient_credits'
-    ) AS d (made, lacks);
+        CASE WHEN v_check.purchase_required THEN s.pack_price_minor END,
+        CASE WHEN v_check.purchase_required THEN s.pack_uses END,
+        billing_data.is_low(s.low_balance, v_hold.free_uses_available, v_hold.available)
+    INTO STRICT v_check.purchase_price_minor, v_check.purchase_uses, v_check.low_balance
+    FROM billing_data.settings AS s;
+    RETURN QUERY SELECT v_check, v_hold;
 END
 $$;
 COMMENT ON FUNCTION billing.check_and_hold IS

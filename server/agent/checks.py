@@ -143,23 +143,24 @@ async def check_credit(request: web.Request, call: Call) -> web.StreamResponse:
 
 
 async def _check_and_hold(request: web.Request, call: Call, hold: CheckHold) -> web.Response:
-    checked = dict(zip(CHECK.fields, CHECK.item(call.body, call.api_key_id), strict=True))
+    asked = dict(zip(CHECK.fields, CHECK.item(call.body, call.api_key_id), strict=True))
     row = await call.gateway.write(
         functions.check_and_hold(
-            **checked,
+            **asked,
             amount_minor=hold.amount_minor,
             expires_in_seconds=hold.expires_in_seconds,
             description=hold.description,
             idempotency_key=hold.idempotency_key,
         )
     )
+    checked: Row = row["checked"]
     made: Row = row["hold"]
     metrics.count_hold("create", made["outcome"]).inc()
     if made["outcome"] == "conflict":
         raise await refused_hold(request, call, made, hold)
-    metrics.count_check("allowed" if row["has_credit"] else "denied").inc()
-    if row["account_created"]:
+    metrics.count_check("allowed" if checked["has_credit"] else "denied").inc()
+    if checked["account_created"]:
         metrics.ACCOUNTS_CREATED.inc()
-    answer = _check(row)
-    answer["hold"] = hold_of(made) if row["has_credit"] else None
+    answer = _check(checked)
+    answer["hold"] = hold_of(made) if checked["has_credit"] else None
     return json_response(200, answer)

@@ -113,11 +113,7 @@ def begin_refund(
 ) -> None: ...
 
 
-@function(
-    "has_credit reason credits_remaining free_uses_remaining total_uses plan_name "
-    "purchase_required purchase_price_minor purchase_uses account_created low_balance held "
-    "next_expiry_at next_expiry_amount_minor hold"
-)
+@function("checked hold")
 def check_and_hold(
     *,
     oauth_provider: str,

@@ -231,7 +231,7 @@ CREATE FUNCTION billing.charge_items_once(p_idempotency_key text, p_request_fing
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.check_and_hold(p_oauth_provider text, p_external_id text, p_amount_minor bigint, p_expires_in_seconds bigint DEFAULT 900, p_description text DEFAULT 'one use'::text, p_idempotency_key text DEFAULT NULL::text, p_wa_id text DEFAULT NULL::text, p_tenant_id text DEFAULT NULL::text, p_context_agent_id text DEFAULT NULL::text, p_context_channel_id text DEFAULT NULL::text, p_context_request_id text DEFAULT NULL::text, p_customer_email text DEFAULT NULL::text, p_user_role text DEFAULT NULL::text, p_agent_id text DEFAULT NULL::text, p_marketing_opt_in boolean DEFAULT false, p_marketing_opt_in_source text DEFAULT NULL::text, p_api_key_id uuid DEFAULT NULL::uuid) RETURNS TABLE(has_credit boolean, reason text, credits_remaining bigint, free_uses_remaining bigint, total_uses bigint, plan_name text, purchase_required boolean, purchase_price_minor bigint, purchase_uses bigint, account_created boolean, low_balance boolean, held bigint, next_expiry_at timestamp with time zone, next_expiry_amount_minor bigint, hold billing.hold_outcome)
+CREATE FUNCTION billing.check_and_hold(p_oauth_provider text, p_external_id text, p_amount_minor bigint, p_expires_in_seconds bigint DEFAULT 900, p_description text DEFAULT 'one use'::text, p_idempotency_key text DEFAULT NULL::text, p_wa_id text DEFAULT NULL::text, p_tenant_id text DEFAULT NULL::text, p_context_agent_id text DEFAULT NULL::text, p_context_channel_id text DEFAULT NULL::text, p_context_request_id text DEFAULT NULL::text, p_customer_email text DEFAULT NULL::text, p_user_role text DEFAULT NULL::text, p_agent_id text DEFAULT NULL::text, p_marketing_opt_in boolean DEFAULT false, p_marketing_opt_in_source text DEFAULT NULL::text, p_api_key_id uuid DEFAULT NULL::uuid) RETURNS TABLE(checked billing.check_outcome, hold billing.hold_outcome)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -258,9 +258,7 @@ CREATE FUNCTION billing.claim_deliveries(p_most integer DEFAULT 10, p_busy uuid[
 
 CREATE FUNCTION billing.claim_top_ups(p_limit bigint) RETURNS TABLE(account_id uuid, purchase_id uuid, oauth_provider text, external_id text, customer_email text, uses bigint, price_minor bigint, currency text, payment_id text, customer_id text, payment_method_id text, provider text, config_data jsonb)
     LANGUAGE plpgsql SECURITY DEFINER
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    SET enable_hashjoin TO 'off'
-    SET enable_mergejoin TO 'off';
+    SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing.continue_verification() RETURNS TABLE(run_id bigint, place bigint, accounts bigint, entries bigint, problem_count bigint)
     LANGUAGE plpgsql SECURITY DEFINER
@@ -1305,10 +1303,7 @@ CREATE FUNCTION billing_data.cap_that_refuses(p_account_id uuid, p_api_key_id uu
 CREATE FUNCTION billing_data.capped_items(p_items billing.charge_item[], p_locked uuid[]) RETURNS billing_data.capped_item[]
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
-    SET plan_cache_mode TO 'force_generic_plan'
-    SET enable_seqscan TO 'off'
-    SET enable_hashjoin TO 'off'
-    SET enable_mergejoin TO 'off';
+    SET plan_cache_mode TO 'force_generic_plan';
 
 CREATE FUNCTION billing_data.caps_of(p_account_id uuid, p_api_key_id uuid, p_agent_id text) RETURNS SETOF billing_data.caps
     LANGUAGE sql STABLE

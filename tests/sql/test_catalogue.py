@@ -440,6 +440,8 @@ NOT_AUDITED = {
     "extend_hold": "hold_changes.database_role says who",
     "hold_items": "holds.database_role says who",
     "tidy_holds": "it books what is so by the clock",
+    "check_and_hold": "credit_checks.database_role and holds.database_role say who",
+    "settle_items_once": "only an API key has batches",
     "create_check_partitions": "it makes room for checks and changes none",
     "get_account_holders": "it changes nothing; it tries locks",
     "refresh_figures": "the figures follow from the ledger, every minute",
