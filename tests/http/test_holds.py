@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import urllib.error
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -428,3 +431,42 @@ def test_a_keyed_batch_of_captures_whose_account_is_held_does_nothing(
     assert client.get(f"{HOLDS}/{hold_id}").json()["status"] == "open"
     answer = _batch(client, entries["charges"], key)
     assert answer.json()["results"][0]["body"]["captured_minor"] == 9
+
+
+# --- the loop of docs/api.md ---------------------------------------------------------------------
+
+
+class _Crash(BaseException):
+    """The agent's process ends."""
+
+
+def _crash() -> int:
+    raise _Crash
+
+
+def _fail() -> int:
+    raise ValueError("the model gave up")
+
+
+def test_the_documented_loop_settles_each_job_once_also_after_a_crash(
+    service: Service, client: httpx2.Client, payer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (Path(__file__).resolve().parents[2] / "docs" / "api.md").read_text(encoding="utf-8")
+    (code,) = (
+        block for block in re.findall(r"```python\n(.*?)```", text, re.S) if "run_job" in block
+    )
+    monkeypatch.setenv("BILLING_URL", service.base_url)
+    monkeypatch.setenv("BILLING_KEY", service.key.secret)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    user, run_job = identity(payer), names["run_job"]
+    with pytest.raises(_Crash):
+        run_job(user, "1", 7, _crash)
+    assert client.get(account_path(payer)).json()["held"] == 7
+    assert run_job(user, "1", 7, lambda: 5)["captured_minor"] == 5
+    assert run_job(user, "1", 7, _fail)["captured_minor"] == 5  # it is not done again
+    with pytest.raises(ValueError, match="gave up"):
+        run_job(user, "2", 5, _fail)
+    assert client.get(account_path(payer)).json()["paid_credits"] == 5
+    with pytest.raises(urllib.error.HTTPError, match="402"):
+        run_job(user, "3", 6, lambda: 1)
