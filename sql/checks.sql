@@ -210,6 +210,35 @@ $$;
 COMMENT ON FUNCTION billing_data.prepare_checks IS
     'Makes accounts and changes profiles before checks are decided. Helper.';
 
+-- The outcomes of checks with what ends next of their accounts' credits.
+CREATE OR REPLACE FUNCTION billing_data.with_next_expiry(
+    p_items billing.check_item[], p_outcomes billing.check_outcome[]
+) RETURNS billing.check_outcome[]
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_outcome billing.check_outcome;
+    v_outcomes billing.check_outcome[] := ARRAY[]::billing.check_outcome[];
+BEGIN
+    FOREACH v_outcome IN ARRAY p_outcomes LOOP
+        IF v_outcome.outcome = 'checked' THEN
+            SELECT n.at, n.amount_minor
+            INTO v_outcome.next_expiry_at, v_outcome.next_expiry_amount_minor
+            FROM billing_data.accounts AS a
+            CROSS JOIN LATERAL billing_data.next_expiry(a.id) AS n
+            WHERE a.has_lots
+                AND a.oauth_provider = (p_items[v_outcome.item]).oauth_provider
+                AND a.external_id = (p_items[v_outcome.item]).external_id;
+        END IF;
+        v_outcomes := v_outcomes || v_outcome;
+    END LOOP;
+    RETURN v_outcomes;
+END
+$$;
+COMMENT ON FUNCTION billing_data.with_next_expiry IS
+    'The outcomes of checks with what ends next of their accounts'' credits. Helper.';
+
 -- Checks a list of items. Every check goes through here but the plain case of billing.check_credit.
 -- An item's outcome is 'checked', the slug of the refusal, or, only with p_wait false, 'busy', when
 -- another transaction holds the account or identity that the item would change. One item's refusal
@@ -242,6 +271,7 @@ DECLARE
     -- before they are decided.
     v_rest boolean[];
     v_leads_on boolean;  -- an item's account was merged
+    v_has_lots boolean;  -- some of an item's account's credits may end
     v_created boolean[];
     v_busy boolean[];
 BEGIN
@@ -310,23 +340,21 @@ BEGIN
                     CASE WHEN w.is_wanted THEN s.pack_uses END,
                     coalesce(v_created[c.item], false),
                     billing_data.is_low(s.low_balance, c.free_uses_remaining, c.paid_credits),
-                    c.held, x.at, x.amount_minor
+                    c.held, NULL, NULL
                 )::billing.check_outcome
             ) FILTER (WHERE f.outcome IS NOT NULL),
             CASE WHEN bool_or(f.outcome IS NULL) THEN array_agg(f.outcome IS NULL) END,
-            bool_or(f.status = 'merged')
-        INTO v_decided, v_rest, v_leads_on
+            bool_or(f.status = 'merged'), bool_or(f.has_lots)
+        INTO v_decided, v_rest, v_leads_on, v_has_lots
         FROM found AS f
         CROSS JOIN billing_data.settings AS s
         LEFT JOIN LATERAL (SELECT f.* WHERE f.outcome = 'checked') AS c ON true
-        LEFT JOIN LATERAL (
-            SELECT n.at, n.amount_minor
-            FROM billing_data.next_expiry(c.account_id) AS n
-            WHERE c.has_lots
-        ) AS x ON true
         CROSS JOIN LATERAL (
             SELECT billing_data.wants_purchase(c.status, c.reason)
         ) AS w (is_wanted);
+        IF v_has_lots AND v_decided IS NOT NULL THEN
+            v_decided := billing_data.with_next_expiry(p_items, v_decided);
+        END IF;
         v_outcomes := v_outcomes || v_decided;
         EXIT WHEN v_rest IS NULL;
         v_only_audit := false;

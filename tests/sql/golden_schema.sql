@@ -2946,6 +2946,10 @@ CREATE FUNCTION billing_data.why_no_balance(p_state text) RETURNS text
 CREATE FUNCTION billing_data.window_start(p_period text, p_at timestamp with time zone) RETURNS timestamp with time zone
     LANGUAGE sql STABLE PARALLEL SAFE;
 
+CREATE FUNCTION billing_data.with_next_expiry(p_items billing.check_item[], p_outcomes billing.check_outcome[]) RETURNS billing.check_outcome[]
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.with_profile(p_account billing_data.accounts, p_customer_email text, p_user_role text, p_agent_id text, p_marketing_opt_in boolean, p_marketing_opt_in_source text, p_now timestamp with time zone) RETURNS billing_data.accounts
     LANGUAGE plpgsql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp';

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
@@ -332,3 +333,22 @@ def test_every_credit_is_listed_with_what_is_left_and_every_charge_with_what_pai
     for row in paid:
         by_charge[row["charge_id"]] = by_charge.get(row["charge_id"], 0) + row["amount_minor"]
     assert sorted(by_charge.values()) == [1, 1, 10]
+
+
+def test_a_check_tells_what_ends_next_alone_and_in_a_list(
+    module_database: Database, dba: Caller, payer: dict[str, str]
+) -> None:
+    plain = new_user(module_database, paid=1)
+    ends = in_future(module_database, hours=1)
+    give(dba, payer, 3, expires_at=ends)
+    give(dba, payer, 2, expires_at=ends)
+    give(dba, payer, 4, priority=1)
+    alone = dba.row("check_credit", **payer)
+    assert (alone["next_expiry_at"], alone["next_expiry_amount_minor"]) == (ends, 5)
+    item = "jsonb_populate_record(NULL::billing.check_item, %s::jsonb)"
+    rows = dba.execute(
+        f"SELECT * FROM billing.check_items(ARRAY[{item}, {item}]) ORDER BY item",
+        json.dumps(plain), json.dumps(payer),
+    )  # fmt: skip
+    told = [(row["next_expiry_at"], row["next_expiry_amount_minor"]) for row in rows]
+    assert told == [(None, None), (ends, 5)]
