@@ -288,7 +288,7 @@ SECTIONS: tuple[Section, ...] = (
         Route("POST", "/admin/api/users/{account_id}/grant-schedules", STAFF,
               lots_api.set_user_grant_schedule, "Grant credits regularly", parameters=s.UserPath,
               body=s.GrantScheduleRequest, answer=lots_api.ScheduleSet, example=lots_api.SET,
-              idempotent=True, errors=("user_not_found", "account_erased", *lots_api.ERRORS)),
+              success=201, idempotent=True, errors=("user_not_found", "account_erased", *lots_api.ERRORS)),
         Route("POST", "/admin/api/grant-schedules/{schedule_id}/pause", STAFF,
               lots_api.pause_grant_schedule, "Pause a regular grant", parameters=s.SchedulePath,
               body=s.ReasonRequest, answer=lots_api.ScheduleSet, example=lots_api.CHANGED,

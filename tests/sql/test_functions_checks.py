@@ -39,6 +39,9 @@ def test_the_first_check_makes_the_account_with_its_free_uses(
         "purchase_price_minor": None,
         "purchase_uses": None,
         "low_balance": None,
+        "held": None,
+        "next_expiry_at": None,
+        "next_expiry_amount_minor": None,
     }
     account = account_of(module_database, who)
     assert (account["status"], account["currency"]) == ("active", "USD")

@@ -4,38 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
 
 from tests.sql.helpers import Caller, account_of, ledger_problems, new_user, session
+from tests.sql.lots import clock_at, now_of
 from tests.support import Database
-
-SECOND = 1_000_000  # in microseconds
-HOUR = 3600 * SECOND
-
-
-@contextmanager
-def clock_at(database: Database, moment: datetime) -> Iterator[None]:
-    """Stops the clock of the rules at a moment."""
-    definition = database.execute(
-        "SELECT pg_get_functiondef('billing_data.clock'::regproc::oid) AS d"
-    )[0][0]
-    database.execute(
-        "CREATE OR REPLACE FUNCTION billing_data.clock() RETURNS timestamptz LANGUAGE sql VOLATILE"
-        f" RETURN '{moment.isoformat()}'::timestamptz"
-    )
-    try:
-        yield
-    finally:
-        database.execute(definition)
-
-
-def now_of(database: Database) -> datetime:
-    moment: datetime = database.execute("SELECT billing_data.clock()")[0][0]
-    return moment
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from tests.sql.helpers import (
     outcomes,
     session,
 )
-from tests.sql.test_functions_lots import clock_at
+from tests.sql.lots import clock_at
 from tests.support import Database
 
 WHY = {"reason": "a plan"}
