@@ -236,7 +236,8 @@ BEGIN
     SELECT
         a.id, a.oauth_provider::text, a.external_id::text, a.wa_id::text, a.tenant_id::text,
         a.customer_email::text, a.user_role::text, a.agent_id::text, a.balance_minor,
-        a.currency::text, a.plan_name::text, a.status::text, a.paid_credits,
+        a.currency::text, a.plan_name::text, a.status::text,
+        (billing_data.standing(a)).paid_credits,
         a.free_uses_remaining, a.total_uses, a.ledger_version, a.marketing_opt_in,
         a.marketing_opt_in_at, a.marketing_opt_in_source::text, a.created_at, a.updated_at,
         h.last_charge_at, h.last_credit_at, h.total_charged, h.total_credited, h.charge_count,

@@ -550,8 +550,9 @@ BEGIN
     SELECT
         a.id, a.oauth_provider::text, a.external_id::text, a.wa_id::text, a.tenant_id::text,
         a.customer_email::text, a.balance_minor, a.currency::text, a.plan_name::text,
-        a.status::text, a.paid_credits, a.marketing_opt_in, a.marketing_opt_in_at,
-        a.marketing_opt_in_source::text, a.created_at, a.updated_at, a.free_uses_remaining,
+        a.status::text, (billing_data.standing(a)).paid_credits, a.marketing_opt_in,
+        a.marketing_opt_in_at, a.marketing_opt_in_source::text, a.created_at, a.updated_at,
+        a.free_uses_remaining,
         a.total_uses, a.user_role::text, a.agent_id::text, a.ledger_version,
         nullif((billing_data.standing(a)).held, 0)
     FROM billing_data.accounts AS a

@@ -152,6 +152,9 @@ BEGIN
     IF NOT FOUND THEN
         PERFORM billing_data.raise_error('account_not_found');
     END IF;
+    SELECT s.paid_credits, s.held, s.held_free_uses
+    INTO STRICT v_account.paid_credits, v_account.held_credits, v_account.held_free_uses
+    FROM billing_data.standing(v_account) AS s;
     SELECT d.*, k.name, k.key_prefix INTO v_denial
     FROM unnest(billing_data.accounts_of_person(v_account.id)) AS i (id)
     CROSS JOIN LATERAL billing_data.find_denial(i.id, v_at) AS d
