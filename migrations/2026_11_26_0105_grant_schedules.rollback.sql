@@ -14,6 +14,8 @@ END
 $$;
 -- Functions that take rows of these tables go before them.
 DROP SCHEMA IF EXISTS billing CASCADE;
-DROP FUNCTION IF EXISTS billing_data.due_grants, billing_data.make_grants;
+DROP FUNCTION IF EXISTS
+    billing_data.due_grants, billing_data.make_grants, billing_data.find_schedule,
+    billing_data.lock_schedule;
 DROP TABLE billing_data.scheduled_grants;
 DROP TABLE billing_data.grant_schedules;

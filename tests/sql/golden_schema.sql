@@ -258,7 +258,9 @@ CREATE FUNCTION billing.claim_deliveries(p_most integer DEFAULT 10, p_busy uuid[
 
 CREATE FUNCTION billing.claim_top_ups(p_limit bigint) RETURNS TABLE(account_id uuid, purchase_id uuid, oauth_provider text, external_id text, customer_email text, uses bigint, price_minor bigint, currency text, payment_id text, customer_id text, payment_method_id text, provider text, config_data jsonb)
     LANGUAGE plpgsql SECURITY DEFINER
-    SET search_path TO 'pg_catalog', 'pg_temp';
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off';
 
 CREATE FUNCTION billing.continue_verification() RETURNS TABLE(run_id bigint, place bigint, accounts bigint, entries bigint, problem_count bigint)
     LANGUAGE plpgsql SECURITY DEFINER
@@ -1303,7 +1305,10 @@ CREATE FUNCTION billing_data.cap_that_refuses(p_account_id uuid, p_api_key_id uu
 CREATE FUNCTION billing_data.capped_items(p_items billing.charge_item[], p_locked uuid[]) RETURNS billing_data.capped_item[]
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
-    SET plan_cache_mode TO 'force_generic_plan';
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET enable_seqscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off';
 
 CREATE FUNCTION billing_data.caps_of(p_account_id uuid, p_api_key_id uuid, p_agent_id text) RETURNS SETOF billing_data.caps
     LANGUAGE sql STABLE

@@ -314,9 +314,13 @@ GUARDS = [
     ("erased_audit_logs", "erased_audit_logs_append_only"),
     ("erased_entries", "erased_entries_append_only"),
     ("hold_changes", "hold_changes_append_only"),
+    ("hold_lots", "hold_lots_append_only"),
     ("holds", "holds_fixed"),
     ("ledger_openings", "ledger_openings_fixed"),
+    ("lot_allocations", "lot_allocations_append_only"),
+    ("lots", "lots_fixed"),
     ("purchases", "purchases_fixed"),
+    ("scheduled_grants", "scheduled_grants_append_only"),
     ("seal_heads", "seal_heads_append_only"),
     ("seals", "seals_append_only"),
 ]

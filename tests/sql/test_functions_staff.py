@@ -160,6 +160,7 @@ def test_settings_are_the_defaults_until_they_are_seeded(database: Database) -> 
             "pack_price_minor": 500,
             "pack_currency": "USD",
             "admin_email_domain": "ciris.ai",
+            "low_balance": None,
         }
 
 
@@ -174,9 +175,9 @@ def test_settings_are_seeded_once(database: Database) -> None:
             "admin_email_domain": "example.com",
         }
         assert dba.value("seed_settings", **seeded) is True
-        assert dba.row("get_settings") == seeded
+        assert dba.row("get_settings") == {**seeded, "low_balance": None}
         assert dba.value("seed_settings", free_uses=9) is False
-        assert dba.row("get_settings") == seeded
+        assert dba.row("get_settings") == {**seeded, "low_balance": None}
 
 
 def test_the_first_deploy_seeds_even_with_nothing_given(database: Database) -> None:
@@ -231,7 +232,9 @@ def test_an_administrator_changes_the_price_and_it_is_audited(database: Database
             "set_pricing", reason="new year", **PRICING, session_hash=ada.session_hash
         )
         assert changed == PRICING
-        assert web.row("get_settings") == {**PRICING, "admin_email_domain": "example.com"}
+        assert web.row("get_settings") == {
+            **PRICING, "admin_email_domain": "example.com", "low_balance": None,
+        }  # fmt: skip
         answer = web.row("check_credit", **person(), api_key_id=key_id(database))
     assert (answer["free_uses_remaining"], answer["purchase_required"]) == (5, False)
     changes = {"before": DEFAULTS, "after": PRICING}
