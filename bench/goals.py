@@ -118,6 +118,7 @@ GOALS = (
         "batch/HTTP batch 64",
         ("batch/HTTP charge 64",),
     ),
+    Goal("hold and capture : charges", 0.45, "hold/HTTP hold 64", ("hold/HTTP charge 64",)),
     *(
         Goal(
             f"{kind}, large database : small",

@@ -68,6 +68,22 @@ function kinds.soak()
   return turn == 1 and kinds.check() or kinds.charge()
 end
 
+-- A hold, and its capture as soon as its answer is there.
+function kinds.hold()
+  local hold_id = table.remove(holds)
+  if hold_id then
+    return post("/v1/billing/holds/" .. hold_id .. "/capture", '{"amount_minor":1}')
+  end
+  return post("/v1/billing/holds", identity(any_user()) .. ',"amount_minor":1,'
+    .. '"description":"Message interaction","idempotency_key":"' .. new_key() .. '"}')
+end
+
+local function remember_hold(status, _, body)
+  if status == 201 then
+    table.insert(holds, 1, body:match('"hold_id":"([^"]+)"'))
+  end
+end
+
 function kinds.batch()
   local charges = {}
   for index = 1, BATCH do
@@ -102,7 +118,10 @@ function init(arguments)
   accounts = tonumber(arguments[3])
   prefix = arguments[5] .. "-" .. number .. "-"
   used = arguments[6]
-  count, turn, interactions = 0, 0, {}
+  count, turn, interactions, holds = 0, 0, {}, {}
+  if arguments[1] == "hold" then
+    response = remember_hold
+  end
   conversations = math.max(1, math.floor(tonumber(arguments[4]) / math.min(2, tonumber(arguments[4]))))
   headers = " HTTP/1.1\r\nHost: " .. wrk.headers["Host"] .. "\r\nX-API-Key: " .. arguments[2]
     .. "\r\nContent-Type: application/json\r\n"

@@ -43,6 +43,7 @@ EXPECTED = {
     "replay": {409},
     "mixed": {200, 201, 409},
     "soak": {200, 201},
+    "hold": {200, 201},
     "batch": {200},
     "history": {200},
     "history10": {200},

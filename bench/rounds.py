@@ -83,7 +83,7 @@ def take(
     ]
 
 
-def summary(name: str, rounds: Sequence[Round], weight: int = 1) -> Result:
+def summary(name: str, rounds: Sequence[Round], weight: float = 1) -> Result:
     """The medians without the first round, which was the warm-up."""
     measured = rounds[1:] or rounds
 

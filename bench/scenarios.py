@@ -30,7 +30,7 @@ class Load:
     kind: str
     connections: int
     run: Callable[[int], Round]
-    weight: int = 1
+    weight: float = 1
 
     @property
     def name(self) -> str:
@@ -55,7 +55,7 @@ def http(
     connections: Sequence[int],
     *,
     users: int | None = None,
-    weight: int = 1,
+    weight: float = 1,
     via: str = "HTTP",
 ) -> list[Load]:
     """Loads by wrk at the stage's server."""
@@ -135,6 +135,12 @@ def _batch(stage: Stage) -> list[Load]:
 
 
 @_simple
+def _hold(stage: Stage) -> list[Load]:
+    """A hold and its capture, counted as one, compared with charges."""
+    return [*http(stage, "hold", (64,), weight=0.5), *http(stage, "charge", (64,))]
+
+
+@_simple
 def _history(stage: Stage) -> list[Load]:
     """The newest 50 transactions of an account that has more."""
     return http(stage, "history", (64,))
@@ -183,6 +189,7 @@ SCENARIOS: dict[str, Scenario] = {
     "hot": _hot,
     "mixed": _mixed,
     "batch": _batch,
+    "hold": _hold,
     "history": _history,
     "nginx": _nginx,
     "lone": _lone,
@@ -195,6 +202,7 @@ LOADS = {
     "hot": 5,
     "mixed": 2,
     "batch": 2,
+    "hold": 2,
     "history": 1,
     "nginx": 4,
     "lone": 4,
