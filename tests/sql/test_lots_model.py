@@ -21,7 +21,14 @@ from tests.support import Database
 
 HOUR = timedelta(hours=1)
 USUAL = 50
-FAR = datetime.max.replace(tzinfo=None)
+FAR = datetime(9999, 1, 1)  # noqa: DTZ001
+
+
+credits = st.tuples(
+    st.integers(1, 9),
+    st.sampled_from((None, None, 10, 50, 90)),  # priority
+    st.sampled_from((None, 1, 1, 2, 5)),  # hours
+)
 
 
 @dataclass
@@ -64,8 +71,8 @@ class LotsMachine(RuleBasedStateMachine):
     caller: Caller
     steps = 0
 
-    @initialize()
-    def begin(self) -> None:
+    @initialize(first=st.lists(credits, min_size=3, max_size=6))
+    def begin(self, first: list[tuple[int, int | None, int | None]]) -> None:
         self.now = now_of(self.database).replace(microsecond=0)
         self.set_clock()
         self.who = new_user_by(self.caller, free=False)
@@ -77,6 +84,8 @@ class LotsMachine(RuleBasedStateMachine):
             "SELECT id FROM billing_data.accounts WHERE external_id = %s", self.who["external_id"]
         )
         self.account = row["id"]
+        for credit in first:
+            self.add(*credit)
 
     def set_clock(self) -> None:
         self.database.execute(
@@ -112,12 +121,11 @@ class LotsMachine(RuleBasedStateMachine):
     def available(self) -> int:
         return sum(kind.left for kind in self.kinds)
 
-    @rule(
-        amount=st.integers(1, 9),
-        priority=st.sampled_from((None, None, 10, 50, 90)),
-        hours=st.sampled_from((None, 1, 1, 2, 5)),
-    )
-    def give(self, amount: int, priority: int | None, hours: int | None) -> None:
+    @rule(credit=credits)
+    def give(self, credit: tuple[int, int | None, int | None]) -> None:
+        self.add(*credit)
+
+    def add(self, amount: int, priority: int | None, hours: int | None) -> None:
         ends = self.now + hours * HOUR if hours else None
         row = self.caller.row(
             "create_credit", **self.who, amount_minor=amount, priority=priority, expires_at=ends
@@ -128,8 +136,12 @@ class LotsMachine(RuleBasedStateMachine):
             age = len(self.kinds)
             self.kinds.append(Kind(row["credit_id"], amount, priority or USUAL, ends, age))
 
-    @rule(amount=st.integers(1, 12))
-    def charge(self, amount: int) -> None:
+    @rule(amounts=st.lists(st.integers(1, 12), min_size=1, max_size=3))
+    def charge(self, amounts: list[int]) -> None:
+        for amount in amounts:
+            self.charge_one(amount)
+
+    def charge_one(self, amount: int) -> None:
         if amount > self.available:
             refusal = self.caller.refusal("create_charge", **self.who, amount_minor=amount)
             assert (refusal.slug, refusal.detail["balance"]) == (
@@ -242,7 +254,7 @@ class LotsMachine(RuleBasedStateMachine):
         assert faults == []
 
 
-@pytest.mark.parametrize("examples", [25])
+@pytest.mark.parametrize("examples", [40])
 def test_credits_of_all_kinds_follow_the_model(database: Database, examples: int) -> None:
     with psycopg.connect(
         database.dsn("t_dba"), autocommit=True, row_factory=psycopg.rows.dict_row
@@ -251,5 +263,6 @@ def test_credits_of_all_kinds_follow_the_model(database: Database, examples: int
         LotsMachine.TestCase.settings = settings(
             max_examples=examples, stateful_step_count=25, deadline=None, print_blob=True
         )
-        LotsMachine.TestCase().runTest()
-    assert LotsMachine.steps > 100
+        LotsMachine.TestCase("runTest").runTest()
+    print(f"{LotsMachine.steps} steps checked")
+    assert LotsMachine.steps > 300
