@@ -34,7 +34,7 @@ RETURN encode(
 )::uuid;
 DO $built_in$
 BEGIN
-    IF to_regproc('pg_catalog.uuidv7') IS NOT NULL THEN
+    IF to_regprocedure('pg_catalog.uuidv7()') IS NOT NULL THEN
         CREATE OR REPLACE FUNCTION billing_data.new_id() RETURNS uuid
         LANGUAGE sql VOLATILE PARALLEL SAFE
         RETURN uuidv7();

@@ -323,6 +323,7 @@ GUARDS = [
     ("scheduled_grants", "scheduled_grants_append_only"),
     ("seal_heads", "seal_heads_append_only"),
     ("seals", "seals_append_only"),
+    ("top_ups", "top_ups_fixed"),
 ]
 
 
