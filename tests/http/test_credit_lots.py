@@ -8,16 +8,7 @@ import httpx2
 import pytest
 
 from tests.http.contract import CHECK, CREDITS, account_row, make_account, part
-from tests.sql.helpers import account_of, new_user, session
-from tests.sql.lots import clock_at
-from tests.support import (
-    Database,
-    Service,
-    credit_body,
-    identity,
-    running_service,
-    wait_for,
-)
+from tests.support import Service, credit_body, identity
 
 
 def _in(**more: int) -> str:
@@ -90,13 +81,3 @@ def test_what_would_be_over_or_does_not_go_together_is_refused(
         refused = client.post(CREDITS, json=credit_body(user, 1, **more))
         assert refused.status_code == 422, more
     assert account_row(service, user)["paid_credits"] == 0
-
-
-def test_a_server_books_what_is_due_for_accounts_that_nobody_uses(
-    module_database: Database,
-) -> None:
-    who, comes = new_user(module_database, free=False), datetime.now(UTC) + timedelta(days=1)
-    with session(module_database, "t_dba") as dba:
-        dba.row("create_credit", **who, amount_minor=5, effective_at=comes)
-    with clock_at(module_database, comes), running_service(module_database):
-        wait_for(lambda: account_of(module_database, who)["paid_credits"] == 5, "the credits")
