@@ -13,7 +13,7 @@ END
 $$;
 -- Functions that take rows of these tables go before them.
 DROP SCHEMA IF EXISTS billing CASCADE;
-DROP FUNCTION IF EXISTS billing_data.end_lot;
+DROP FUNCTION IF EXISTS billing_data.end_lot, billing_data.capture_lots;
 DROP TABLE billing_data.hold_lots;
 DROP TABLE billing_data.lot_allocations;
 DROP TABLE billing_data.lots;
