@@ -428,7 +428,7 @@ def test_two_servers_are_scraped_and_every_query_of_dashboards_and_rules_has_dat
 
         # The figures are right, not merely present.
         assert prometheus.query('sum(up{job="ciris-billing"})')[0]["value"][1] == "2"
-        assert prometheus.query("sum(billing_db_connections_max)")[0]["value"][1] == str(3 * 27)
+        assert prometheus.query("sum(billing_db_connections_max)")[0]["value"][1] == str(3 * 35)
         left = float(
             prometheus.query("min(billing_tls_certificate_expiry_timestamp_seconds) - time()")[0][
                 "value"
