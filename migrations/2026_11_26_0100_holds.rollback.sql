@@ -12,13 +12,10 @@ BEGIN
     END IF;
 END
 $$;
--- Functions that take rows of these tables go before them.
+-- With the helpers that take their rows.
 DROP SCHEMA IF EXISTS billing CASCADE;
-DROP FUNCTION IF EXISTS
-    billing_data.hold_outcome, billing_data.weigh_capture, billing_data.captured_hold,
-    billing_data.lock_hold, billing_data.settle_hold;
 DROP TABLE billing_data.hold_changes;
-DROP TABLE billing_data.holds;
+DROP TABLE billing_data.holds CASCADE;
 ALTER TABLE billing_data.accounts
     DROP CONSTRAINT accounts_held,
     DROP COLUMN held_credits,
