@@ -119,7 +119,8 @@ BEGIN
     RETURN QUERY
     SELECT
         'denied',
-        concat(d.sentence, ' The agent was ' || d.agent_id || '.'), d.what_helps, d.denied_at, d.would_pass_now, d.agent_id,
+        concat(d.sentence, ' The agent was ' || d.agent_id || '.'), d.what_helps, d.denied_at,
+        d.would_pass_now, d.agent_id,
         CASE
             WHEN d.would_pass_now OR d.reason <> 'insufficient_credits' THEN NULL
             WHEN d.kind = 'check' THEN 1

@@ -96,7 +96,8 @@ COMMENT ON FUNCTION billing_data.bring_up_to_date IS
     'Books what is due for accounts that are locked. Helper.';
 
 -- Books what is due for some accounts for which something is due: holds and credits that are over,
--- and grants. Nothing depends on it: it tidies, so that lists and sums show soon what is so already. Returns how many accounts it booked for.
+-- and grants. Nothing depends on it: it tidies, so that lists and sums show soon what is so
+-- already. Returns how many accounts it booked for.
 -- Locks: the accounts that nobody holds. Writes: as billing_data.bring_up_to_date. No actor is
 -- needed: the web tier calls it by itself.
 -- Errors: invalid_argument. Example: SELECT billing.tidy_holds();
