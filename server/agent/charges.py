@@ -19,7 +19,7 @@ from server.gateway import CHARGE_ITEM, Gateway, Item, Row
 from server.http import fields as f
 from server.http.answers import From, reader
 from server.http.app_keys import CONFIG, REQUEST_ID
-from server.http.error_codes import ERROR_CODES, Cap, CapReached, Error
+from server.http.error_codes import ERROR_CODES, CapReached, Error, ReachedCap
 from server.http.errors import ApiError, error_body, from_refused, json_response
 from server.http.example_values import ACCOUNT_ID, ADA, ERROR_VALUES
 from server.http.route import ErrorAnswer, Example
@@ -206,7 +206,7 @@ async def refused_by_cap(gateway: Gateway, slug: str, told: Mapping[str, Any]) -
     error = from_refused(await gateway.refused(slug, told))
     metrics.count_cap_refusal(told["scope"], told["period"]).inc()
     error.extra = {
-        "cap": {name: told[name] for name in Cap.__annotations__},
+        "cap": {name: told[name] for name in ReachedCap.__annotations__},
         "required": told["required"],
         "retryable": told["required"] <= told["limit"],
     }

@@ -39,8 +39,8 @@ class InsufficientCredits(Error):
     ]
 
 
-class Cap(TypedDict):
-    """A cap: how many credits may be charged in a period."""
+class ReachedCap(TypedDict):
+    """The cap that refused: how many credits may be charged in a period."""
 
     cap_id: Annotated[UUID, f.means("The cap; staff know it by this id.")]
     scope: Annotated[Literal["account", "api_key", "agent", "all"], f.CAP_SCOPE]
@@ -54,7 +54,7 @@ class CapReached(Error):
     """A cap refused the charge."""
 
     cap: Annotated[
-        Cap, f.means("The cap that refused. Where several did, the one that frees last.")
+        ReachedCap, f.means("The cap that refused. Where several did, the one that frees last.")
     ]
     required: Annotated[f.Positive, f.means("Credits the charge asked for.")]
     retryable: Annotated[
