@@ -927,13 +927,13 @@ BEGIN
         FROM decided AS d
         WHERE d.is_new AND h.id = (d.hold).id
     ),
-    noted AS (
+    noted AS (  -- elsewhere the charge says who captured the hold
         INSERT INTO billing_data.hold_changes (
             id, hold_id, change, amount_minor, created_at, api_key_id, database_role
         )
-        SELECT d.new_id, (d.hold).id, 'captured', d.captured, p_now, d.api_key_id, p_role
+        SELECT d.new_id, (d.hold).id, 'captured', 0, p_now, d.api_key_id, p_role
         FROM decided AS d
-        WHERE d.is_new
+        WHERE d.is_new AND d.captured = 0
     )
     SELECT array_agg(
         billing_data.hold_outcome(
@@ -996,7 +996,7 @@ COMMENT ON FUNCTION billing_data.capture_round IS
 -- captured before by the same request; the slug of the refusal; 'busy', only with p_wait false,
 -- when another transaction holds the account.
 -- Locks: the accounts, in id order, then cap_usage of the caps that apply, by cap. Writes: for each
--- created item accounts, holds and hold_changes 1, charges 1 where more than 0 is captured,
+-- created item accounts and holds 1, charges 1 where more than 0 is captured, else hold_changes 1,
 -- cap_usage 1 for each cap where not what was held is captured.
 -- Errors: actor_required, actor_not_allowed, invalid_argument, lock_not_available when an account
 -- stays held, and serialization_failure when accounts were merged at this moment; all else is an

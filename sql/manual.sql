@@ -131,8 +131,8 @@ there. The account's state does not matter: the work was done. An item's outcome
 'created'; 'replayed' when the hold was captured before by the same request; the slug of
 the refusal; 'busy', only with p_wait false, when another transaction holds the account.$t$,
 $t$Locks: the accounts, in id order, then cap_usage of the caps that apply, by cap. Writes:
-for each created item accounts, holds and hold_changes 1, charges 1 where more than 0 is
-captured, cap_usage 1 for each cap where not what was held is captured. Errors:
+for each created item accounts and holds 1, charges 1 where more than 0 is captured, else
+hold_changes 1, cap_usage 1 for each cap where not what was held is captured. Errors:
 actor_required, actor_not_allowed, invalid_argument, lock_not_available when an account
 stays held, and serialization_failure when accounts were merged at this moment; all else
 is an outcome.$t$,

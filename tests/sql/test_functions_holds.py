@@ -309,9 +309,10 @@ def test_a_hold_belongs_to_the_key_that_made_it(
         assert refusal.slug == "hold_not_found", function
     assert web.rows("list_holds", **payer, api_key_id=theirs) == []
     assert [h["hold_id"] for h in web.rows("list_holds", **payer, api_key_id=ours)] == [hold]
-    assert web.row("capture_hold", hold_id=hold, api_key_id=ours)["captured_minor"] == 7
+    done = web.row("capture_hold", hold_id=hold, api_key_id=ours)
+    assert done["captured_minor"] == 7
     [writer] = module_database.execute(
-        "SELECT api_key_id FROM billing_data.hold_changes WHERE hold_id = %s", hold
+        "SELECT api_key_id FROM billing_data.charges WHERE id = %s", done["charge_id"]
     )
     assert (
         writer
