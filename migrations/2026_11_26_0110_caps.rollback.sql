@@ -14,5 +14,6 @@ ALTER TABLE billing_data.refused_charges
     DROP COLUMN cap;
 -- With the helpers that take their rows.
 DROP TYPE billing_data.capped_item CASCADE;
+DROP TYPE billing_data.cap_request CASCADE;
 DROP TABLE billing_data.cap_usage;
 DROP TABLE billing_data.caps CASCADE;

@@ -39,6 +39,12 @@ WITH (fillfactor = 70);
 ALTER TABLE billing_data.cap_usage OWNER TO billing_owner;
 
 -- An item of a list of charges, and a cap that applies to it.
+-- What caps look at of a charge or hold that is asked for.
+CREATE TYPE billing_data.cap_request AS (
+    oauth_provider text, external_id text, amount_minor bigint, currency text,
+    idempotency_key text, metadata_agent_id text, api_key_id uuid
+);
+ALTER TYPE billing_data.cap_request OWNER TO billing_owner;
 CREATE TYPE billing_data.capped_item AS (item integer, cap_id uuid, amount_minor bigint);
 ALTER TYPE billing_data.capped_item OWNER TO billing_owner;
 

@@ -135,7 +135,7 @@ COMMENT ON FUNCTION billing_data.cap_that_refuses IS
 -- The items of a list of charges to which caps apply, each with each cap; NULL when there is none.
 -- p_locked are the accounts that the call holds: only their items can be charged.
 CREATE OR REPLACE FUNCTION billing_data.capped_items(
-    p_items billing.charge_item[], p_locked uuid[]
+    p_items billing_data.cap_request[], p_locked uuid[]
 ) RETURNS billing_data.capped_item[]
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -248,7 +248,7 @@ COMMENT ON FUNCTION billing_data.lock_caps IS
 -- locked or written.
 -- Locks, writes and errors: as billing_data.lock_caps.
 CREATE OR REPLACE FUNCTION billing_data.begin_caps(
-    p_items billing.charge_item[], p_locked uuid[], p_now timestamptz, p_wait boolean,
+    p_items billing_data.cap_request[], p_locked uuid[], p_now timestamptz, p_wait boolean,
     p_dry_run boolean DEFAULT false,
     OUT capped billing_data.capped_item[], OUT is_near boolean
 )
@@ -276,7 +276,7 @@ COMMENT ON FUNCTION billing_data.begin_caps IS
 -- these are charged. Items that cannot be charged for another reason count nothing. The cap that
 -- frees last is told.
 CREATE OR REPLACE FUNCTION billing_data.weigh_caps(
-    p_items billing.charge_item[], p_capped billing_data.capped_item[], p_left boolean[],
+    p_items billing_data.cap_request[], p_capped billing_data.capped_item[], p_left boolean[],
     p_now timestamptz, OUT due boolean[], OUT refusals jsonb[]
 )
 LANGUAGE plpgsql VOLATILE

@@ -579,6 +579,26 @@ $$;
 COMMENT ON FUNCTION billing_data.charge_round IS
     'Makes those charges of a list that can be told at once. Helper.';
 
+-- A list of charges as caps see it.
+CREATE OR REPLACE FUNCTION billing_data.charges_for_caps(p_items billing.charge_item[])
+RETURNS billing_data.cap_request[]
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT array_agg(
+        ROW(
+            (i.asked).oauth_provider, (i.asked).external_id, (i.asked).amount_minor,
+            (i.asked).currency, (i.asked).idempotency_key, (i.asked).metadata_agent_id,
+            (i.asked).api_key_id
+        )::billing_data.cap_request
+        ORDER BY i.item
+    )
+    FROM (
+        SELECT asked, row_number() OVER () AS item FROM unnest(p_items) AS asked
+    ) AS i
+$$;
+COMMENT ON FUNCTION billing_data.charges_for_caps IS 'A list of charges as caps see it. Helper.';
+
 -- Charges a list of items. Every charge goes through here but the plain case of
 -- billing.create_charge. Items of one account are decided in the order of the list. An item's
 -- outcome is one of these: 'created'; 'replayed' or 'conflict', with the first charge's row, when
@@ -620,6 +640,7 @@ DECLARE
     v_most integer;  -- items of a round
     v_now timestamptz;
     v_has_caps boolean;
+    v_requests billing_data.cap_request[];  -- the items as caps see them
     v_capped billing_data.capped_item[];
     v_is_near boolean := false;  -- whether a cap may refuse an item
     v_due boolean[];  -- the items to decide next, where it is near
@@ -640,13 +661,14 @@ BEGIN
     END IF;
     v_now := billing_data.clock();
     IF v_has_caps THEN
+        v_requests := billing_data.charges_for_caps(p_items);
         SELECT b.capped, b.is_near INTO STRICT v_capped, v_is_near
-        FROM billing_data.begin_caps(p_items, v_locked, v_now, p_wait) AS b;
+        FROM billing_data.begin_caps(v_requests, v_locked, v_now, p_wait) AS b;
     END IF;
     LOOP
         IF v_is_near THEN
             SELECT w.due, w.refusals INTO STRICT v_due, v_refusals
-            FROM billing_data.weigh_caps(p_items, v_capped, v_left, v_now) AS w;
+            FROM billing_data.weigh_caps(v_requests, v_capped, v_left, v_now) AS w;
         END IF;
         v_round := billing_data.charge_round(
             p_items, CASE WHEN v_is_near THEN v_due ELSE v_left END, v_locked, v_role, p_wait,

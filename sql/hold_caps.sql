@@ -1,36 +1,41 @@
 -- Caps and holds: a hold counts when it is made, and is settled by what is captured of it.
 
--- Holds as charges of the same amounts: caps look at no other fields.
+-- Holds as caps see them, with the identities of the accounts that merged ones lead to.
 CREATE OR REPLACE FUNCTION billing_data.holds_as_charges(p_items billing.hold_item[])
-RETURNS billing.charge_item[]
+RETURNS billing_data.cap_request[]
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT billing_data.follow_charges(ARRAY(
-        SELECT jsonb_populate_record(
-            NULL::billing.charge_item, to_jsonb(i.asked) - 'idempotency_key'
-        )
-        FROM (
-            SELECT asked, row_number() OVER () AS item FROM unnest(p_items) AS asked
-        ) AS i
+    SELECT array_agg(
+        ROW(
+            coalesce(a.oauth_provider, (i.asked).oauth_provider),
+            coalesce(a.external_id, (i.asked).external_id), (i.asked).amount_minor,
+            (i.asked).currency, NULL, (i.asked).metadata_agent_id, (i.asked).api_key_id
+        )::billing_data.cap_request
         ORDER BY i.item
-    ))
+    )
+    FROM (
+        SELECT asked, row_number() OVER () AS item FROM unnest(p_items) AS asked
+    ) AS i
+    LEFT JOIN billing_data.accounts AS n
+        ON n.oauth_provider = (i.asked).oauth_provider AND n.external_id = (i.asked).external_id
+    LEFT JOIN billing_data.accounts AS a
+        ON a.id = billing_data.account_to_hold(n.id, n.status)
 $$;
 COMMENT ON FUNCTION billing_data.holds_as_charges IS 'Holds as charges, for caps. Helper.';
 
 -- Captures of more than is held, as charges of what is more; NULL when there is none. Other
 -- captures are charges of 0 here.
 CREATE OR REPLACE FUNCTION billing_data.overages_as_charges(p_items billing.capture_item[])
-RETURNS billing.charge_item[]
+RETURNS billing_data.cap_request[]
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT CASE WHEN bool_or(n.more > 0) THEN array_agg(
-        jsonb_populate_record(NULL::billing.charge_item, jsonb_build_object(
-            'oauth_provider', a.oauth_provider, 'external_id', a.external_id,
-            'amount_minor', n.more, 'metadata_agent_id', h.metadata_agent_id,
-            'api_key_id', coalesce(k.credential, k.id)
-        ))
+        ROW(
+            a.oauth_provider, a.external_id, n.more, NULL, NULL, h.metadata_agent_id,
+            coalesce(k.credential, k.id)
+        )::billing_data.cap_request
         ORDER BY i.item
     ) END
     FROM (

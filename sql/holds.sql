@@ -513,7 +513,7 @@ DECLARE
     v_outcomes billing.hold_outcome[] := ARRAY[]::billing.hold_outcome[];
     v_left boolean[];
     v_now timestamptz;
-    v_charges billing.charge_item[];  -- the holds as caps see them
+    v_charges billing_data.cap_request[];  -- the holds as caps see them
     v_capped billing_data.capped_item[];
     v_is_near boolean := false;  -- whether a cap may refuse an item
     v_due boolean[];  -- the items to decide next, where it is near

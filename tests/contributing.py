@@ -372,13 +372,15 @@ def add_a_field_to_charges(tree: Scratch) -> None:
     )
     tree.replace(
         "sql/items.sql",
-        "            ('charge_outcome', 1, 'replayed', 'boolean')\n",
-        "            ('charge_outcome', 1, 'replayed', 'boolean'),\n"
-        "            ('charge_outcome', 1, 'thread_id', 'text')\n",
+        "            ('charge_outcome', 1, 'cap', 'jsonb'),\n",
+        "            ('charge_outcome', 1, 'cap', 'jsonb'),\n"
+        "            ('charge_outcome', 1, 'thread_id', 'text'),\n",
     )
     # The new version of the type and of the functions that take it.
     charges_sql = "sql/charges.sql"
-    tree.rewrite(charges_sql, r"\bbilling\.(charge_items?(?:_once)?)\b", r"billing.\1_2")
+    tree.rewrite(
+        charges_sql, r"\bbilling\.(charge_items?(?:_once)?|settle_items_once)\b", r"billing.\1_2"
+    )
     _store_thread_id(tree, charges_sql)
     charges = "server/agent/charges.py"
     tree.rewrite(
@@ -421,8 +423,8 @@ def _store_thread_id(tree: Scratch, charges: str) -> None:
     )
     tree.replace(
         charges,
-        "            (w.asked).metadata_request_id, v_now, w.fingerprint, w.api_key_id, p_role,\n",
-        "            (w.asked).metadata_request_id, (w.asked).thread_id, v_now, w.fingerprint,\n"
+        "            (w.asked).metadata_request_id, p_now, w.fingerprint, w.api_key_id, p_role,\n",
+        "            (w.asked).metadata_request_id, (w.asked).thread_id, p_now, w.fingerprint,\n"
         "            w.api_key_id, p_role,\n",
     )
     tree.replace(
@@ -434,13 +436,13 @@ def _store_thread_id(tree: Scratch, charges: str) -> None:
     # The outcome of an item: when its key was used before, and when the charge is new.
     tree.replace(
         charges,
-        "    false\n)::billing.charge_outcome;",
-        "    false, (p_used).thread_id\n)::billing.charge_outcome;",
+        "    false, p_cap\n)::billing.charge_outcome;",
+        "    false, p_cap, (p_used).thread_id\n)::billing.charge_outcome;",
     )
     tree.replace(
         charges,
-        "                (w.asked).metadata_request_id, NULL, NULL, false\n",
-        "                (w.asked).metadata_request_id, NULL, NULL, false, (w.asked).thread_id\n",
+        "                (w.asked).metadata_request_id, NULL, NULL, false, NULL\n",
+        "                (w.asked).metadata_request_id, NULL, NULL, false, NULL, (w.asked).thread_id\n",
     )
     # The function for a single charge.
     tree.replace(

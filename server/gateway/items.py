@@ -144,7 +144,7 @@ CAPTURE_ITEM = ItemType(
 )
 # The same with captures; each row has the outcome of a charge or that of a capture.
 SETTLE_ITEMS_ONCE = ListCall(
-    "settle_items_once",
+    newest("settle_items_once", "charge_item"),
     (
         "idempotency_key", "request_fingerprint", "items", "captures", "batch_fingerprint", "wait",
     ),

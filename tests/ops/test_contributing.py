@@ -222,7 +222,7 @@ def test_the_new_endpoint_is_served_and_described(database: Database, project: E
             "minimum": 0,
             "description": "Accounts that have the plan.",
         }
-        assert path in httpx2.get(f"{site.url}/docs").text
+        assert path in httpx2.get(f"{site.url}/docs/staff").text
 
 
 @pytest.mark.parametrize("project", ["A new page"], indirect=True)

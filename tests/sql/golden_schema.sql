@@ -138,6 +138,16 @@ CREATE TYPE billing_data.actor AS (
 	database_role text
 );
 
+CREATE TYPE billing_data.cap_request AS (
+	oauth_provider text,
+	external_id text,
+	amount_minor bigint,
+	currency text,
+	idempotency_key text,
+	metadata_agent_id text,
+	api_key_id uuid
+);
+
 CREATE TYPE billing_data.capped_item AS (
 	item integer,
 	cap_id uuid,
@@ -1181,7 +1191,7 @@ CREATE FUNCTION billing_data.batches_of_person(p_account_ids uuid[]) RETURNS TAB
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing_data.begin_caps(p_items billing.charge_item[], p_locked uuid[], p_now timestamp with time zone, p_wait boolean, p_dry_run boolean DEFAULT false, OUT capped billing_data.capped_item[], OUT is_near boolean) RETURNS record
+CREATE FUNCTION billing_data.begin_caps(p_items billing_data.cap_request[], p_locked uuid[], p_now timestamp with time zone, p_wait boolean, p_dry_run boolean DEFAULT false, OUT capped billing_data.capped_item[], OUT is_near boolean) RETURNS record
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -1302,7 +1312,7 @@ CREATE FUNCTION billing_data.cap_that_refuses(p_account_id uuid, p_api_key_id uu
     LANGUAGE sql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing_data.capped_items(p_items billing.charge_item[], p_locked uuid[]) RETURNS billing_data.capped_item[]
+CREATE FUNCTION billing_data.capped_items(p_items billing_data.cap_request[], p_locked uuid[]) RETURNS billing_data.capped_item[]
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET plan_cache_mode TO 'force_generic_plan'
@@ -1462,6 +1472,10 @@ CREATE FUNCTION billing_data.charge_round(p_items billing.charge_item[], p_left 
 
 CREATE FUNCTION billing_data.charge_verdict(p_status text, p_account_currency text, p_currency text, p_free_uses bigint, p_paid_credits bigint, p_amount_minor bigint, p_cap text DEFAULT NULL::text) RETURNS text
     LANGUAGE sql IMMUTABLE PARALLEL SAFE;
+
+CREATE FUNCTION billing_data.charges_for_caps(p_items billing.charge_item[]) RETURNS billing_data.cap_request[]
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.charges_of_arrays(p_oauth_providers text[], p_external_ids text[], p_amounts_minor bigint[], p_currencies text[], p_descriptions text[], p_idempotency_keys text[], p_metadata_message_ids text[], p_metadata_agent_ids text[], p_metadata_channel_ids text[], p_metadata_request_ids text[], p_customer_emails text[], p_user_roles text[], p_agent_ids text[], p_marketing_opt_ins boolean[], p_marketing_opt_in_sources text[], p_api_key_ids uuid[]) RETURNS billing.charge_item[]
     LANGUAGE plpgsql STABLE
@@ -2015,7 +2029,7 @@ CREATE FUNCTION billing_data.hold_round(p_items billing.hold_item[], p_left bool
     SET enable_hashjoin TO 'off'
     SET enable_mergejoin TO 'off';
 
-CREATE FUNCTION billing_data.holds_as_charges(p_items billing.hold_item[]) RETURNS billing.charge_item[]
+CREATE FUNCTION billing_data.holds_as_charges(p_items billing.hold_item[]) RETURNS billing_data.cap_request[]
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -2369,7 +2383,7 @@ CREATE FUNCTION billing_data.open_session(p_admin_user_id uuid, p_session_hash b
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing_data.overages_as_charges(p_items billing.capture_item[]) RETURNS billing.charge_item[]
+CREATE FUNCTION billing_data.overages_as_charges(p_items billing.capture_item[]) RETURNS billing_data.cap_request[]
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -2913,7 +2927,7 @@ CREATE FUNCTION billing_data.walk_pool(p_account_id uuid, p_through bigint) RETU
 CREATE FUNCTION billing_data.wants_purchase(p_status text, p_denial_reason text) RETURNS boolean
     LANGUAGE sql IMMUTABLE PARALLEL SAFE;
 
-CREATE FUNCTION billing_data.weigh_caps(p_items billing.charge_item[], p_capped billing_data.capped_item[], p_left boolean[], p_now timestamp with time zone, OUT due boolean[], OUT refusals jsonb[]) RETURNS record
+CREATE FUNCTION billing_data.weigh_caps(p_items billing_data.cap_request[], p_capped billing_data.capped_item[], p_left boolean[], p_now timestamp with time zone, OUT due boolean[], OUT refusals jsonb[]) RETURNS record
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 

@@ -278,7 +278,7 @@ def test_nothing_but_tables_views_and_the_types_of_items_lies_in_the_two_schemas
         "capture_item", "charge_item", "charge_outcome", "check_item", "check_outcome",
         "hold_item", "hold_outcome",
     }  # fmt: skip
-    assert types == {"actor", "capped_item"} | items
+    assert types == {"actor", "cap_request", "capped_item"} | items
 
 
 def test_only_the_three_audiences_may_enter_the_schemas(module_database: Database) -> None:
