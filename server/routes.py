@@ -64,6 +64,7 @@ from server.agent import statements as agent_statements
 from server.agent.endpoint import READ, WRITE, agent_endpoint
 from server.http.aiohttp_server import ignore_other_expectations
 from server.http.app_keys import ROUTE_TABLE
+from server.http.holds import Hold, HoldPage, HoldPath
 from server.http.route import (
     INTERNAL,
     OPEN_PAGE,
@@ -103,29 +104,29 @@ SECTIONS: tuple[Section, ...] = (
     )),
     Section("Holds", "Reserve, work, settle: for work whose price is known afterwards.", (
         Route("POST", "/v1/billing/holds", WRITE, holds.create_hold,
-              "Keep credits for some work", body=holds.HoldRequest, answer=holds.Hold,
+              "Keep credits for some work", body=holds.HoldRequest, answer=Hold,
               example=holds.CREATED, success=201, successes=(200,), idempotent=True,
               errors=("charge_currency_mismatch", "insufficient_credits", "account_suspended",
                       "account_closed", "account_not_found", charges.ACCOUNT_CAP_REACHED,
                       charges.CAP_REACHED, holds.ALREADY_EXISTS)),
         Route("POST", "/v1/billing/holds/{hold_id}/capture", WRITE, holds.capture_hold,
-              "Charge what was used", parameters=holds.HoldPath, body=holds.CaptureRequest,
-              answer=holds.Hold, example=holds.CAPTURED, headers=("Idempotent-Replayed",),
+              "Charge what was used", parameters=HoldPath, body=holds.CaptureRequest,
+              answer=Hold, example=holds.CAPTURED, headers=("Idempotent-Replayed",),
               errors=("hold_not_found", holds.SETTLED, holds.EXPIRED, holds.EXCEEDED)),
         Route("POST", "/v1/billing/holds/{hold_id}/release", WRITE, holds.release_hold,
-              "Give back all that is held", parameters=holds.HoldPath, body=holds.ReleaseRequest,
-              answer=holds.Hold, example=holds.RELEASED, headers=("Idempotent-Replayed",),
+              "Give back all that is held", parameters=HoldPath, body=holds.ReleaseRequest,
+              answer=Hold, example=holds.RELEASED, headers=("Idempotent-Replayed",),
               errors=("hold_not_found", "hold_settled")),
         Route("POST", "/v1/billing/holds/{hold_id}/extend", WRITE, holds.extend_hold,
-              "Let a hold last longer", parameters=holds.HoldPath, body=holds.ExtendRequest,
-              answer=holds.Hold, example=holds.EXTENDED,
+              "Let a hold last longer", parameters=HoldPath, body=holds.ExtendRequest,
+              answer=Hold, example=holds.EXTENDED,
               errors=("hold_not_found", "hold_settled", holds.EXPIRED)),
         Route("GET", "/v1/billing/holds/{hold_id}", READ, holds.get_hold, "Read a hold",
-              parameters=holds.HoldPath, answer=holds.Hold, example=holds.READ_ONE,
+              parameters=HoldPath, answer=Hold, example=holds.READ_ONE,
               errors=("hold_not_found",)),
         Route("GET", "/v1/billing/accounts/{oauth_provider}/{external_id}/holds", READ,
               holds.list_account_holds, "An account's holds, newest first",
-              parameters=m.AccountPath, query=holds.HoldsQuery, answer=holds.HoldPage,
+              parameters=m.AccountPath, query=holds.HoldsQuery, answer=HoldPage,
               example=holds.LIST, errors=("account_not_found",)),
     )),
     Section("Credits", "What users pay with once their free uses are gone.", (

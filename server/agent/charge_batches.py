@@ -24,12 +24,10 @@ from server.agent.charges import (
 from server.agent.endpoint import Call
 from server.agent.holds import (
     CaptureItem,
-    Hold,
     HoldSettled,
     HoldTooSmall,
     capture_item,
     count_capture,
-    hold_of,
     refused_capture,
 )
 from server.gateway import Item, Row
@@ -37,6 +35,7 @@ from server.http import fields as f
 from server.http.error_codes import CapReached, Error, InsufficientCredits, ValidationError
 from server.http.errors import json_response, validation_error
 from server.http.example_values import STRANGER
+from server.http.holds import Hold, hold_of
 from server.http.route import Example
 from server.http.validation import validate
 

@@ -8,7 +8,7 @@ from aiohttp import web
 from typing_extensions import TypedDict
 
 from server.agent.endpoint import Call, refused_outcome
-from server.agent.holds import Hold, hold_of, refused_hold
+from server.agent.holds import refused_hold
 from server.agent.items import ItemFields
 from server.agent.models import CheckHold, CheckRequest
 from server.gateway import CHECK_ITEM, Row, functions
@@ -16,6 +16,7 @@ from server.http import fields as f
 from server.http.answers import From, reader
 from server.http.errors import json_response
 from server.http.example_values import ADA
+from server.http.holds import Hold, hold_of
 from server.http.route import Example
 from server.observe import metrics
 

@@ -1,7 +1,6 @@
 """Holds: credits that are kept for a use whose price is known afterwards (docs/api.md)."""
 
 from collections.abc import Mapping
-from datetime import datetime
 from time import perf_counter
 from typing import Annotated, Any, Literal, NotRequired
 from uuid import UUID
@@ -9,31 +8,37 @@ from uuid import UUID
 import orjson
 from aiohttp import web
 from pydantic import BaseModel, Field
-from typing_extensions import TypedDict
 
 from server.agent.charges import ChargeMetadata, refused_by_cap, tell_shortfall
 from server.agent.endpoint import Call, refused_outcome
 from server.agent.items import ItemFields
 from server.agent.models import Amount, CheckHold, Identity, Lifetime, Limit
-from server.gateway import CAPTURE_ITEM, FunctionCall, Gateway, Refused, Row, functions
+from server.gateway import FunctionCall, Gateway, Refused, Row, functions
 from server.http import fields as f
-from server.http.answers import From, reader
 from server.http.error_codes import Error
 from server.http.errors import ApiError, from_refused, json_response
-from server.http.example_values import ACCOUNT_ID, ADA, HOLD_ID
+from server.http.example_values import ADA, HOLD_ID
+from server.http.holds import (
+    EXAMPLE_HOLD,
+    RELEASED_HOLD,
+    SETTLED_HOLD,
+    Hold,
+    HoldPath,
+    WhichHolds,
+    hold_of,
+    page_of_holds,
+)
 from server.http.route import ErrorAnswer, Example
 from server.http.validation import Currency, Description, Reason, Text255, refused_field
 from server.limits import INT64_MAX
 from server.observe import metrics
 
-Status = Literal["open", "captured", "released", "expired"]
 Overage = Literal["refuse", "available"]
 
 _OVERAGE = f.means(
     "What to do when more was used than is held: `refuse`, or take what else is `available`, which"
     " may be less than was used."
 )
-_HELD = f.means("Paid credits that open holds keep.")
 
 
 class _Hold(BaseModel):
@@ -80,66 +85,10 @@ class ExtendRequest(BaseModel):
     expires_in_seconds: Annotated[Lifetime, f.LIFETIME] = 900
 
 
-class HoldPath(BaseModel):
-    """/v1/billing/holds/{hold_id}"""
-
-    hold_id: Annotated[UUID, f.HOLD_ID]
-
-
-class HoldsQuery(BaseModel):
+class HoldsQuery(WhichHolds):
     """GET /v1/billing/accounts/{oauth_provider}/{external_id}/holds"""
 
-    status: Annotated[Status | None, f.STATUS_FILTER] = None
-    limit: Annotated[Limit, f.means("How many holds at most.")] = 50
-    after: Annotated[UUID | None, f.means("The last hold of the page before.")] = None
-
-
-class Hold(TypedDict):
-    """A hold, with what its account has now."""
-
-    hold_id: Annotated[UUID | None, f.means("The hold; null where it was only tried.")]
-    account_id: Annotated[UUID, f.ACCOUNT_ID]
-    amount_minor: Annotated[f.Positive, f.means("Credits it was made for.")]
-    currency: Annotated[str, f.ACCOUNT_CURRENCY]
-    status: Annotated[
-        Status,
-        From("state"),
-        f.means(
-            "`open` until it is `captured` or `released`, or its time is over (`expired`). An"
-            " expired hold can still be captured while the credits are there."
-        ),
-    ]
-    paid_with: Annotated[
-        Literal["free", "paid"],
-        f.means("Whether it keeps one free use, whatever its amount, or paid credits."),
-    ]
-    captured_minor: Annotated[
-        f.Count | None, f.means("How much of it was captured; null until then.")
-    ]
-    charge_id: Annotated[
-        UUID | None, f.means("The charge that the capture made; null where there is none.")
-    ]
-    late: Annotated[
-        bool, From("is_late"), f.means("Whether it was captured after its time was over.")
-    ]
-    description: Annotated[str, f.DESCRIPTION]
-    metadata: Annotated[f.Origin, f.CHARGE_ORIGIN]
-    created_at: Annotated[datetime, f.WHEN]
-    expires_at: Annotated[datetime, f.means("When its time is over, in UTC.")]
-    settled_at: Annotated[
-        datetime | None, f.means("When it was captured or released, in UTC; null until then.")
-    ]
-    balance: Annotated[f.Count, f.means("Paid credits the account has, held ones included.")]
-    held: Annotated[f.Count, _HELD]
-    available: Annotated[f.Count, f.AVAILABLE]
-    free_uses_available: Annotated[f.Count, f.means("Free uses that no open hold keeps.")]
-
-
-class HoldPage(TypedDict):
-    """Some of an account's holds, newest first."""
-
-    holds: Annotated[list[Hold], f.means("The holds of this page.")]
-    has_more: Annotated[bool, f.HAS_MORE]
+    limit: Annotated[Limit, f.HOLDS_LIMIT] = 50
 
 
 class HoldExists(Error):
@@ -161,34 +110,8 @@ class HoldTooSmall(Error):
     required: Annotated[f.Count, f.means("Credits the capture asked for.")]
 
 
-EXAMPLE_HOLD = {
-    "hold_id": HOLD_ID,
-    "account_id": ACCOUNT_ID,
-    "amount_minor": 5,
-    "currency": "USD",
-    "status": "open",
-    "paid_with": "paid",
-    "captured_minor": None,
-    "charge_id": None,
-    "late": False,
-    "description": "Summarise a channel",
-    "metadata": {
-        "message_id": "msg-5562",
-        "agent_id": "scout",
-        "channel_id": "general",
-        "request_id": None,
-    },
-    "created_at": "2026-11-22T10:26:00.948849+00:00",
-    "expires_at": "2026-11-22T10:41:00.948849+00:00",
-    "settled_at": None,
-    "balance": 20,
-    "held": 5,
-    "available": 15,
-    "free_uses_available": 0,
-}
-_SETTLED = {**EXAMPLE_HOLD, "settled_at": "2026-11-22T10:26:41.118204+00:00", "held": 0}
 _CAPTURED = {
-    **_SETTLED,
+    **SETTLED_HOLD,
     "status": "captured",
     "captured_minor": 3,
     "charge_id": "019a9c2f-ad61-7f3c-8b52-0e4d7a1c9b36",
@@ -207,11 +130,7 @@ CREATED = Example(
     idempotency_key="msg-5562",
 )
 CAPTURED = Example(_CAPTURED, request={"amount_minor": 3}, values=_BY_ID)
-RELEASED = Example(
-    {**_SETTLED, "status": "released", "available": 20},
-    request={"reason": "The job failed"},
-    values=_BY_ID,
-)
+RELEASED = Example(RELEASED_HOLD, request={"reason": "The job failed"}, values=_BY_ID)
 EXTENDED = Example(
     {**EXAMPLE_HOLD, "expires_at": "2026-11-22T10:56:30.104466+00:00"},
     request={"expires_in_seconds": 1800},
@@ -227,8 +146,6 @@ EXCEEDED = ErrorAnswer("capture_exceeds_hold", HoldTooSmall, {"available": 15, "
 
 HOLD = ItemFields(HoldRequest, leave_out=frozenset({"wa_id", "tenant_id", "dry_run"}))
 CAPTURE_FIELDS = ("hold_id", "amount_minor", "overage", "api_key_id")
-
-hold_of = reader(Hold, CAPTURE_ITEM.columns)
 
 
 async def create_hold(request: web.Request, call: Call) -> web.StreamResponse:
@@ -345,11 +262,7 @@ async def list_account_holds(request: web.Request, call: Call) -> web.StreamResp
         )
     except Refused as error:
         raise refused_field(error, "query", query) from None
-    page: HoldPage = {
-        "holds": [hold_of(row) for row in rows[: query.limit]],
-        "has_more": len(rows) > query.limit,
-    }
-    return json_response(200, page)
+    return json_response(200, page_of_holds(rows, query.limit))
 
 
 async def _change(call: Call, operation: str, change: FunctionCall) -> web.Response:
