@@ -1611,7 +1611,7 @@ BEGIN
         billing_data.surviving_account(p_account_id),
         billing_data.account_of_identity(p_oauth_provider, p_external_id)
     );
-    IF v_account_id IS NULL THEN
+    IF NOT EXISTS (SELECT FROM billing_data.accounts AS a WHERE a.id = v_account_id) THEN
         PERFORM billing_data.raise_error('account_not_found');
     END IF;
     v_family := billing_data.merged_family(v_account_id);
