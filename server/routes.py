@@ -13,6 +13,7 @@ from server.admin_api import api_keys as keys_api
 from server.admin_api import audit_log as audit_api
 from server.admin_api import caps as caps_api
 from server.admin_api import denials as denials_api
+from server.admin_api import holds as holds_api
 from server.admin_api import lots as lots_api
 from server.admin_api import merges as merges_api
 from server.admin_api import models as s
@@ -33,6 +34,7 @@ from server.admin_pages import api_keys as keys_page
 from server.admin_pages import audit as audit_page
 from server.admin_pages import caps as caps_page
 from server.admin_pages import dashboard, sign_in
+from server.admin_pages import holds as holds_page
 from server.admin_pages import merges as merges_page
 from server.admin_pages import payments as payments_page
 from server.admin_pages import personal_data as personal_data_page
@@ -275,6 +277,13 @@ SECTIONS: tuple[Section, ...] = (
         Route("GET", "/admin/api/users/{account_id}/merges", STAFF, merges_api.list_user_merges,
               "An account's merges", parameters=s.UserPath, answer=list[merges_api.Merge],
               example=merges_api.MERGES),
+        Route("GET", "/admin/api/users/{account_id}/holds", STAFF, holds_api.list_user_holds,
+              "An account's holds, newest first", parameters=s.UserPath, query=s.UserHoldsQuery,
+              answer=HoldPage, example=holds_api.LIST, errors=("user_not_found",)),
+        Route("POST", "/admin/api/holds/{hold_id}/release", STAFF, holds_api.release_user_hold,
+              "Give back all that a hold keeps", parameters=HoldPath, body=s.ReasonRequest,
+              answer=Hold, example=holds_api.RELEASED, headers=("Idempotent-Replayed",),
+              errors=("hold_not_found", "hold_settled")),
         Route("GET", "/admin/api/users/{account_id}/lots", STAFF, lots_api.list_user_lots,
               "What is left of an account's credits", parameters=s.UserPath, query=s.LotsQuery,
               answer=lots_api.Lots, example=lots_api.LOTS, errors=("user_not_found",)),
@@ -535,6 +544,8 @@ SECTIONS: tuple[Section, ...] = (
               "Grant credits regularly"),
         Route("POST", "/admin/accounts/{account_id}/grant-schedules/{schedule_id}", PAGE,
               schedules_page.change, "Pause or end a regular grant"),
+        Route("POST", "/admin/accounts/{account_id}/holds/{hold_id}/release", PAGE,
+              holds_page.release, "Release a hold"),
         Route("GET", "/admin/accounts/{account_id}/reverse/{kind}/{entry_id}", PAGE,
               reversals_page.ask, "What a reversal would do"),
         Route("POST", "/admin/accounts/{account_id}/reverse/{kind}/{entry_id}", PAGE,

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BaseModel, Field, StringConstraints
 from pydantic_core import PydanticCustomError
 
 from server.http import fields as f
+from server.http.holds import WhichHolds
 from server.http.statements import Moment
 from server.http.validation import (
     Currency,
@@ -138,6 +139,12 @@ class AllocationsQuery(BaseModel):
     limit: Annotated[int, Field(ge=1, le=_MOST), f.means("How many charges at most.")] = 50
 
 
+class UserHoldsQuery(WhichHolds):
+    """GET /admin/api/users/{account_id}/holds"""
+
+    limit: Annotated[int, Field(ge=1, le=_MOST), f.HOLDS_LIMIT] = 50
+
+
 class SchedulesQuery(BaseModel):
     """GET /admin/api/users/{account_id}/grant-schedules"""
 
@@ -184,7 +191,7 @@ class SchedulePath(BaseModel):
 
 
 class ReasonRequest(BaseModel):
-    """POST /admin/api/grant-schedules/{schedule_id}/pause, resume or end"""
+    """A change that needs a reason and nothing else."""
 
     reason: Annotated[Reason, f.AUDIT_REASON]
 

@@ -24,6 +24,8 @@ from server.http.validation import CURSOR
 from server.staff.guard import Visit
 
 _ATTEMPTS = 10  # of a top-up, the newest
+_OPEN_HOLDS = 50  # the newest
+_SETTLED_HOLDS = 10  # at least, of those that there are
 TABS = (
     ("timeline", "Timeline"),
     ("ledger", "Ledger"),
@@ -120,6 +122,7 @@ async def show_account(
         charts=await _charts(visit, account_id),
         notes=await visit.rows(functions.list_notes(account_id=account_id)),
         top_up=await _top_up(visit, account_id),
+        holds=await _holds(visit, account_id),
         lots=await visit.rows(functions.list_lots(account_id=account_id, pool=False)),
         schedules=await visit.rows(functions.list_grant_schedules(account_id=account_id)),
         opened=failed.name if failed else request.query.get("do", ""),
@@ -146,6 +149,17 @@ async def _top_up(visit: Visit, account_id: UUID) -> dict[str, Any] | None:
             functions.list_top_up_attempts(account_id=account_id, limit=_ATTEMPTS)
         ),
     }
+
+
+async def _holds(visit: Visit, account_id: UUID) -> dict[str, Sequence[Row]]:
+    """The account's open holds and those that ended last, newest first."""
+    held = await visit.rows(
+        functions.list_holds(account_id=account_id, state="open", limit=_OPEN_HOLDS)
+    )
+    newest = await visit.rows(
+        functions.list_holds(account_id=account_id, limit=len(held) + _SETTLED_HOLDS)
+    )
+    return {"open": held, "over": [hold for hold in newest if hold["state"] != "open"]}
 
 
 def _at(visit: Visit) -> datetime | None:

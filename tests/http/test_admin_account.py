@@ -6,12 +6,14 @@ import html
 import json
 import re
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
 from tests.identity_provider import FOUNDER, Browser, good_provider, running_console
 from tests.payments import ENCRYPTION_KEY
+from tests.sql.holds import SECOND, stopped_clock
 from tests.sql.top_ups import agreed
 from tests.support import Database, unique
 
@@ -332,3 +334,86 @@ def test_notes_are_written_and_removed_on_the_page(
         assert _send(admin, remove).status_code == 303
         assert told in _text(admin, address)
     assert "Note removed" in _text(viewer, f"{address}?kind=staff")
+
+
+def test_holds_are_listed_with_what_they_keep_and_released_after_a_confirmation(
+    module_database: Database, browsers: dict[str, Browser]
+) -> None:
+    name, address = _account(module_database)
+    admin, viewer = browsers["admin"], browsers["viewer"]
+    assert 'id="holds"' not in viewer.get(address).text
+    _call(
+        module_database,
+        "create_credit(p_oauth_provider => 'oauth:google', p_external_id => %s,"
+        " p_amount_minor => 20)",
+        name,
+    )
+
+    def hold(amount: int) -> str:
+        return str(
+            module_database.value(
+                "SELECT h.hold_id FROM billing.create_hold(p_oauth_provider => 'oauth:google',"
+                " p_external_id => %s, p_amount_minor => %s, p_metadata_agent_id => 'scout <b>')"
+                " AS h",
+                name,
+                amount,
+                user="t_dba",
+            )
+        )
+
+    captured, released = hold(3), hold(4)
+    _call(module_database, "capture_hold(p_hold_id => %s, p_amount_minor => 2)", captured)
+    told = _text(viewer, address)
+    assert "Held 4" in told
+    assert "Available 14" in told
+    opened, ended = told.split("Open holds", 1)[1].split("Holds that ended", 1)
+    assert re.search(r"4 paid credits open .* scout <b>", opened)
+    assert re.search(r"3 2 captured paid credits captured .* scout <b>", ended)
+    assert "/release" not in viewer.get(address).text
+
+    release = f"{address}/holds/{released}/release"
+    assert admin.get(address).text.count(f'action="{release}"') == 1
+    assert f"{captured}/release" not in admin.get(address).text
+    assert _send(viewer, release, reason="x", confirm="yes").status_code == 403
+    wrong = _send(admin, release, reason="")
+    assert wrong.status_code == 422
+    assert f'href="#hold-{released}-reason"' in wrong.text
+    asked = _send(admin, release, reason="the agent is gone")
+    assert "Release this hold?" in asked.text
+    assert "Held 4" in _text(viewer, address)
+    assert _confirmed(admin, asked).headers["location"] == f"{address}#holds"
+    told = _text(admin, address)
+    assert "The account has 18 paid credits and 0 free uses available now." in told
+    assert "Held 4" not in told
+    assert "Open holds" not in told
+    assert re.search(r"4 paid credits released .* scout <b>", told)
+    assert _send(admin, release, reason="again", confirm="yes").status_code == 303
+    assert "The hold was released before. Nothing was changed." in _text(admin, address)
+    gone = _send(admin, f"{address}/holds/{captured}/release", reason="too late", confirm="yes")
+    assert gone.status_code == 422
+    assert "The hold was captured before." in gone.text
+
+
+def test_a_held_free_use_and_a_hold_that_is_over_are_shown_as_what_they_are(
+    module_database: Database, browsers: dict[str, Browser]
+) -> None:
+    name = unique("ada")
+    who = "p_oauth_provider => 'oauth:google', p_external_id => %s"
+    _call(module_database, f"check_credit({who})", name)
+    account_id = module_database.value(
+        "SELECT id FROM billing_data.accounts WHERE external_id = %s", name
+    )
+    address = f"/admin/accounts/{account_id}"
+    _call(module_database, f"create_hold({who}, p_amount_minor => 9)", name)
+    admin = browsers["admin"]
+    told = _text(admin, address)
+    assert "9 one free use open" in told
+    assert "Free uses available 2" in told
+    with stopped_clock(module_database, 3600 * SECOND, datetime.now(UTC)):
+        told = _text(admin, address)
+        assert "9 one free use expired" in told
+        assert "Free uses available" not in told
+        (release,) = re.findall(r'action="([^"]+/release)"', admin.get(address).text)
+        done = _confirmed(admin, _send(admin, release, reason="it must not be captured late"))
+        assert done.status_code == 303
+        assert "9 one free use released" in _text(admin, address)

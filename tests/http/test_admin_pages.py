@@ -91,6 +91,17 @@ def _note(database: Database, account: str) -> str:
     )
 
 
+def _hold(database: Database, account: str) -> str:
+    return str(
+        database.value(
+            "SELECT h.hold_id FROM billing.create_hold(p_oauth_provider => 'oauth:google',"
+            " p_external_id => %s, p_amount_minor => 5) AS h",
+            _name_of(database, account),
+            user="t_dba",
+        )
+    )
+
+
 def _cap(database: Database) -> str:
     return str(
         database.value(
@@ -138,6 +149,8 @@ def _address(database: Database, path: str) -> str:
         path = path.replace("{payment_id}", bought(database)[1])
     if path.endswith("/end-top-up"):
         agreed(database, _name_of(database, account))
+    if "{hold_id}" in path:
+        path = path.replace("{hold_id}", _hold(database, account))
     return (
         path.replace("{account_id}", account)
         .replace("{kind}/{entry_id}", f"credit/{credit}")
@@ -161,6 +174,10 @@ FORMS: dict[str, dict[str, Any]] = {
     "/admin/accounts/{account_id}/reverse/{kind}/{entry_id}": {
         "amount": "5",
         "reason": "granted by mistake",
+        "confirm": "yes",
+    },
+    "/admin/accounts/{account_id}/holds/{hold_id}/release": {
+        "reason": "the agent is gone",
         "confirm": "yes",
     },
     "/admin/accounts/{account_id}/free-uses": {"free_uses": "9", "reason": "a new start"},

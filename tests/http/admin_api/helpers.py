@@ -267,6 +267,17 @@ def new_credit(service: Service, amount: int = 20) -> str:
     return str(credit)
 
 
+def new_hold(service: Service) -> str:
+    """An open hold of a new account, of five of its twenty credits."""
+    hold = service.database.value(
+        "SELECT h.hold_id FROM billing.create_hold(p_oauth_provider => 'oauth:google',"
+        " p_external_id => %s, p_amount_minor => 5) AS h",
+        make_account(service, free=0, paid=20),
+        user="t_dba",
+    )
+    return str(hold)
+
+
 def audit_rows(service: Service, resource_id: str | None = None) -> list[Any]:
     """Who did what to it, newest first; without `resource_id`, everything."""
     return service.database.execute(
@@ -397,6 +408,10 @@ MATRIX: dict[tuple[str, str], Callable[[Service], Try]] = {
         f"/admin/api/users/{merged_account(service)}/undo-merge", {"reason": "two people"}
     ),
     ("GET", "/admin/api/users/{account_id}/merges"): _of_account("/merges"),
+    ("GET", "/admin/api/users/{account_id}/holds"): _of_account("/holds"),
+    ("POST", "/admin/api/holds/{hold_id}/release"): lambda service: Try(
+        f"/admin/api/holds/{new_hold(service)}/release", {"reason": "the agent is gone"}
+    ),
     ("PUT", "/admin/api/users/{account_id}/status"): _write_account(
         "/status", {"status": "suspended", "reason": "abuse"}
     ),

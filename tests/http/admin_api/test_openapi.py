@@ -20,6 +20,7 @@ from tests.http.admin_api.helpers import (
     new_charge,
     new_credit,
     new_event,
+    new_hold,
     new_shortfall,
     new_warning,
     resolved_payment,
@@ -65,6 +66,7 @@ MADE: dict[str, Callable[[Service], str]] = {
     "charge_id": new_charge,
     "credit_id": new_credit,
     "event_id": new_event,
+    "hold_id": new_hold,
     "return_id": new_shortfall,
     "warning_id": new_warning,
 }
