@@ -63,9 +63,7 @@ COMMENT ON FUNCTION billing_data.is_capped IS 'Whether a cap applies to a charge
 CREATE OR REPLACE FUNCTION billing_data.cap_resets_at(p_period text, p_at timestamptz)
 RETURNS text
 LANGUAGE sql STABLE PARALLEL SAFE
-RETURN to_char(
-    billing_data.window_end(p_period, p_at) AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'
-);
+RETURN billing_data.instant_text(billing_data.window_end(p_period, p_at));
 COMMENT ON FUNCTION billing_data.cap_resets_at IS
     'The end of a window of a cap, for programs. Helper.';
 

@@ -250,7 +250,7 @@ BEGIN
             'account.set_grant_schedule', 'account', p_account.id::text,
             jsonb_build_object(
                 'schedule_id', p_credit_id, 'amount', p_amount_minor, 'repeat', 'once',
-                'next_at', p_effective_at
+                'next_at', billing_data.instant_text(p_effective_at)
             ) || billing_data.kind_told(p_source, p_priority, p_expires_at),
             left(p_description, billing_data.most('reason')), p_actor
         );
@@ -569,14 +569,17 @@ BEGIN
         jsonb_strip_nulls(jsonb_build_object(
             'schedule_id', v_schedule.id, 'amount', p_amount, 'repeat', p_repeat,
             'day', v_schedule.day, 'rollover', v_schedule.rollover, 'lasts_days', p_lasts_days,
-            'next_at', v_schedule.next_at, 'ends_at', p_ends_at, 'grants', p_grants,
+            'next_at', billing_data.instant_text(v_schedule.next_at),
+            'ends_at', billing_data.instant_text(p_ends_at), 'grants', p_grants,
             'priority', p_priority, 'source', p_source,
             'before', CASE
                 WHEN v_before.id IS NOT NULL THEN jsonb_strip_nulls(jsonb_build_object(
                     'amount', v_before.amount_minor, 'repeat', v_before.repeat,
                     'day', v_before.day, 'rollover', v_before.rollover,
-                    'lasts_days', v_before.lasts_days, 'next_at', v_before.next_at,
-                    'ends_at', v_before.ends_at, 'grants', v_before.grants_left
+                    'lasts_days', v_before.lasts_days,
+                    'next_at', billing_data.instant_text(v_before.next_at),
+                    'ends_at', billing_data.instant_text(v_before.ends_at),
+                    'grants', v_before.grants_left
                 ))
             END
         )),
@@ -673,7 +676,11 @@ BEGIN
     WHERE g.id = p_schedule_id;
     PERFORM billing_data.write_audit(
         'account.end_grant_schedule', 'account', v_schedule.account_id::text,
-        jsonb_build_object('schedule_id', p_schedule_id, 'next_at', v_schedule.next_at), p_reason,
+        jsonb_build_object(
+            'schedule_id', p_schedule_id,
+            'next_at', billing_data.instant_text(v_schedule.next_at)
+        ),
+        p_reason,
         v_actor
     );
     PERFORM billing_data.note_schedules(v_schedule.account_id);

@@ -50,6 +50,12 @@ LANGUAGE sql VOLATILE PARALLEL SAFE
 RETURN clock_timestamp();
 COMMENT ON FUNCTION billing_data.clock IS 'The time that rules go by. Helper.';
 
+-- A moment as programs read it, to the second, whatever the session's time zone.
+CREATE OR REPLACE FUNCTION billing_data.instant_text(p_at timestamptz) RETURNS text
+LANGUAGE sql STABLE PARALLEL SAFE
+RETURN to_char(p_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"');
+COMMENT ON FUNCTION billing_data.instant_text IS 'A moment as programs read it. Helper.';
+
 -- The ids of one list of rows are made of one new id's first 12 bytes and a number for each row.
 -- Fresh randomness for each row would be most of the cost of an id.
 CREATE OR REPLACE FUNCTION billing_data.id_seed() RETURNS bytea

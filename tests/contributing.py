@@ -442,7 +442,8 @@ def _store_thread_id(tree: Scratch, charges: str) -> None:
     tree.replace(
         charges,
         "                (w.asked).metadata_request_id, NULL, NULL, false, NULL\n",
-        "                (w.asked).metadata_request_id, NULL, NULL, false, NULL, (w.asked).thread_id\n",
+        "                (w.asked).metadata_request_id, NULL, NULL, false, NULL,\n"
+        "                (w.asked).thread_id\n",
     )
     # The function for a single charge.
     tree.replace(

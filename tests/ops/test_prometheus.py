@@ -449,7 +449,7 @@ def test_two_servers_are_scraped_and_every_query_of_dashboards_and_rules_has_dat
             " WHERE external_id LIKE 'payer-%%'"
         )
         database.execute(spoil, 1)
-        wait_for(lambda: alert("BillingLedgerMismatch") == "firing", "the alert")
+        wait_for(lambda: alert("BillingLedgerMismatch") == "firing", "the alert", timeout=90)
         for query in while_an_alert_fires:
             wait_for(partial(prometheus.query, query), query)
         database.execute(spoil, -1)

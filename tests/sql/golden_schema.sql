@@ -1227,6 +1227,9 @@ CREATE FUNCTION billing_data.refuse_caller(p_names_actor boolean) RETURNS text
 CREATE FUNCTION billing_data.caller_role() RETURNS text
     LANGUAGE sql STABLE;
 
+CREATE FUNCTION billing_data.instant_text(p_at timestamp with time zone) RETURNS text
+    LANGUAGE sql STABLE PARALLEL SAFE;
+
 CREATE FUNCTION billing_data.window_end(p_period text, p_at timestamp with time zone) RETURNS timestamp with time zone
     LANGUAGE sql STABLE PARALLEL SAFE;
 

@@ -14,6 +14,7 @@ from typing import Any
 import psycopg
 import pytest
 from psycopg.rows import dict_row
+from psycopg.types.composite import CompositeInfo, register_composite
 
 from tests.sql.arguments import Call, working_call
 from tests.sql.catalogue import FUNCTIONS
@@ -67,6 +68,10 @@ OTHERS = {
 
 def _connect(database: Database, user: str, settings: dict[str, str]) -> Any:
     connection = psycopg.connect(database.dsn(user), autocommit=True, row_factory=dict_row)
+    for outcome in ("check_outcome", "hold_outcome"):
+        info = CompositeInfo.fetch(connection, f"billing.{outcome}")
+        assert info
+        register_composite(info, connection)
     known = {row["name"] for row in connection.execute("SELECT name FROM pg_settings")}
     for name, value in settings.items():
         named = name if name in known or "." in name else FORMER_NAMES.get(name, name)
@@ -96,7 +101,7 @@ def _effect(connection: Any, call: Call) -> tuple[Any, Any]:
 def _alike(value: Any) -> Any:
     """A value without what differs from call to call: new ids, times a little later, and how long
     it took."""
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return [_alike(item) for item in value]
     if isinstance(value, dict):
         return {name: _alike(item) for name, item in value.items()}

@@ -212,6 +212,7 @@ def test_an_account_is_read_by_its_identity(module_database: Database, dba: Call
     answer = dba.row("get_account", **who)
     account = account_of(module_database, who)
     assert answer.pop("account_id") == account["id"]
+    assert answer.pop("held") is None
     assert answer == {name: account[name] for name in answer}
     assert (answer["free_uses_remaining"], answer["total_uses"]) == (2, 1)
     assert (answer["paid_credits"], answer["ledger_version"]) == (5, 2)

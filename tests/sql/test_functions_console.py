@@ -41,7 +41,8 @@ LISTS = {
 }
 
 
-LARGEST = {name: 10_000 if name == "list_audit_log" else 501 for name in LISTS}
+# One row more than a page or a CSV has tells that it is cut.
+LARGEST = {name: 10_001 if name == "list_audit_log" else 501 for name in LISTS}
 
 
 # --- every list ----------------------------------------------------------------------------------
