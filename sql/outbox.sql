@@ -63,7 +63,7 @@ AS $$
 DECLARE
     v_now timestamptz := clock_timestamp();
 BEGIN
-    PERFORM billing_data.require(p_most BETWEEN 1 AND 1000, 'p_most', 'it must be 1 to 1000');
+    PERFORM billing_data.require(p_most > 0 AND p_most <= 1000, 'p_most', 'it must be 1 to 1000');
     PERFORM billing_data.require_list(array_dims(p_busy), cardinality(p_busy), 'p_busy');
     PERFORM set_config('synchronous_commit', 'off', true);
     RETURN QUERY
@@ -344,7 +344,7 @@ DECLARE
     v_lot billing_data.lots;
     v_announced bigint := 0;
 BEGIN
-    PERFORM billing_data.require(p_most BETWEEN 1 AND 10000, 'p_most', 'it must be 1 to 10000');
+    PERFORM billing_data.require(p_most > 0 AND p_most <= 10000, 'p_most', 'it must be 1 to 10000');
     IF NOT billing_data.is_wanted('credits.expiring') THEN
         RETURN 0;
     END IF;

@@ -403,7 +403,7 @@ DECLARE
     v_cut text;
 BEGIN
     PERFORM billing_data.authorize(NULL, p_session_hash, 'billing:read');
-    PERFORM billing_data.require(p_limit BETWEEN 1 AND 500, 'p_limit', 'it must be 1 to 500');
+    PERFORM billing_data.require(p_limit > 0 AND p_limit <= 500, 'p_limit', 'it must be 1 to 500');
     v_kinds := billing_data.require_timeline_kinds(p_kinds);
     v_account := billing_data.require_account(p_account_id);
     v_ids := billing_data.merged_family(v_account.id);

@@ -112,7 +112,7 @@ DECLARE
     v_currency text;
 BEGIN
     PERFORM billing_data.require(
-        p_packs BETWEEN 1 AND 1000, 'p_packs', 'it must be 1 to 1000'
+        p_packs > 0 AND p_packs <= 1000, 'p_packs', 'it must be 1 to 1000'
     );
     SELECT s.pack_uses::numeric * p_packs, s.pack_price_minor::numeric * p_packs, s.pack_currency
     INTO STRICT v_uses, v_price, v_currency

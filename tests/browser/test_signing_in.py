@@ -48,8 +48,9 @@ def test_the_dashboard_shows_today_and_a_month(admin: Person, looked_at: Look) -
         )
     admin.goes("/admin")
     assert admin.heading == "Dashboard"
-    figures = admin.page.locator("section", has=admin.page.get_by_role("heading", name="Today"))
-    assert "Charges\n2" in figures.inner_text()
+    for span in ("Today", "30 days"):
+        admin.page.get_by_role("link", name=span, exact=True).click()
+        assert "Charges, free\n2" in admin.page.locator("main").inner_text()
     assert admin.page.locator("figure.chart svg").count() == 4
     inside = """svg => [...svg.querySelectorAll('text')].map(text => text.getBBox())
         .every(box => box.x >= 0 && box.x + box.width <= svg.viewBox.baseVal.width)"""

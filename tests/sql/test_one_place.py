@@ -101,7 +101,7 @@ def test_every_table_with_a_payment_provider_refuses_one_that_has_no_row(
         WHERE c.confrelid = 'billing_data.payment_providers'::regclass AND c.convalidated
     """)
     assert sorted(named) == sorted(held)
-    assert len(held) == 6
+    assert len(held) == 7
 
 
 def test_only_its_folder_names_a_payment_provider() -> None:
