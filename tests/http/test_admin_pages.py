@@ -102,6 +102,17 @@ def _hold(database: Database, account: str) -> str:
     )
 
 
+def _schedule(database: Database, account: str) -> str:
+    return str(
+        database.value(
+            "SELECT s.schedule_id FROM billing.set_grant_schedule(p_account_id => %s,"
+            " p_amount => 20, p_reason => 'a plan') AS s",
+            account,
+            user="t_dba",
+        )
+    )
+
+
 def _cap(database: Database) -> str:
     return str(
         database.value(
@@ -151,6 +162,8 @@ def _address(database: Database, path: str) -> str:
         agreed(database, _name_of(database, account))
     if "{hold_id}" in path:
         path = path.replace("{hold_id}", _hold(database, account))
+    if "{schedule_id}" in path:
+        path = path.replace("{schedule_id}", _schedule(database, account))
     return (
         path.replace("{account_id}", account)
         .replace("{kind}/{entry_id}", f"credit/{credit}")
@@ -175,6 +188,17 @@ FORMS: dict[str, dict[str, Any]] = {
         "amount": "5",
         "reason": "granted by mistake",
         "confirm": "yes",
+    },
+    "/admin/accounts/{account_id}/grant-schedules": {
+        "amount": "20",
+        "repeat": "monthly",
+        "day": "1",
+        "rollover": "no",
+        "reason": "a plan",
+    },
+    "/admin/accounts/{account_id}/grant-schedules/{schedule_id}": {
+        "do": "pause",
+        "reason": "asked for",
     },
     "/admin/accounts/{account_id}/holds/{hold_id}/release": {
         "reason": "the agent is gone",

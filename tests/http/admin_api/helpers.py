@@ -278,6 +278,48 @@ def new_hold(service: Service) -> str:
     return str(hold)
 
 
+def new_schedule(service: Service) -> str:
+    """A regular grant of a new account."""
+    schedule = service.database.value(
+        "SELECT s.schedule_id FROM billing.set_grant_schedule(p_account_id => %s, p_amount => 20,"
+        " p_reason => 'a plan') AS s",
+        new_account(service),
+        user="t_dba",
+    )
+    return str(schedule)
+
+
+def paused_schedule(service: Service) -> str:
+    """A regular grant that is paused."""
+    schedule = new_schedule(service)
+    service.database.execute(
+        "SELECT billing.pause_grant_schedule(p_schedule_id => %s, p_reason => 'a test')",
+        schedule,
+        user="t_dba",
+    )
+    return schedule
+
+
+def new_endpoint(service: Service, status: str = "on") -> str:
+    """The only endpoint for alerts: it is of this status, and a delivery to it failed."""
+    forget_endpoints(service.database)
+    endpoint = alerted(service.database)
+    if status != "off":
+        switch_on(service.database, endpoint)
+        failed_delivery(service.database, endpoint)
+    if status == "paused":
+        switch_on(service.database, endpoint, status)
+    return str(endpoint)
+
+
+def lost_delivery(service: Service) -> str:
+    """A delivery that failed, to an endpoint that is paused."""
+    forget_endpoints(service.database)
+    endpoint = alerted(service.database)
+    switch_on(service.database, endpoint, "paused")
+    return str(failed_delivery(service.database, endpoint))
+
+
 def audit_rows(service: Service, resource_id: str | None = None) -> list[Any]:
     """Who did what to it, newest first; without `resource_id`, everything."""
     return service.database.execute(
@@ -330,14 +372,15 @@ def _of_endpoint(
 ) -> Callable[[Service], Try]:
     """A call about a new endpoint of this status."""
 
-    def make(service: Service) -> Try:
-        forget_endpoints(service.database)
-        endpoint = alerted(service.database)
-        if status != "off":
-            switch_on(service.database, endpoint, status)
-        return Try(f"/admin/api/webhooks/{endpoint}{what}", body, success)
+    return lambda service: Try(
+        f"/admin/api/webhooks/{new_endpoint(service, status)}{what}", body, success
+    )
 
-    return make
+
+def _of_schedule(what: str) -> Callable[[Service], Try]:
+    return lambda service: Try(
+        f"/admin/api/grant-schedules/{new_schedule(service)}/{what}", {"reason": "asked for"}
+    )
 
 
 def _new_endpoint(service: Service) -> Try:
@@ -347,11 +390,10 @@ def _new_endpoint(service: Service) -> Try:
 
 
 def _resend(service: Service) -> Try:
-    forget_endpoints(service.database)
-    endpoint = alerted(service.database)
-    switch_on(service.database, endpoint, "paused")
-    delivery = failed_delivery(service.database, endpoint)
-    return Try(f"/admin/api/webhook-deliveries/{delivery}/resend", {"reason": "it is mended"})
+    return Try(
+        f"/admin/api/webhook-deliveries/{lost_delivery(service)}/resend",
+        {"reason": "it is mended"},
+    )
 
 
 MATRIX: dict[tuple[str, str], Callable[[Service], Try]] = {
@@ -409,6 +451,17 @@ MATRIX: dict[tuple[str, str], Callable[[Service], Try]] = {
     ),
     ("GET", "/admin/api/users/{account_id}/merges"): _of_account("/merges"),
     ("GET", "/admin/api/users/{account_id}/holds"): _of_account("/holds"),
+    ("GET", "/admin/api/users/{account_id}/lots"): _of_account("/lots"),
+    ("GET", "/admin/api/users/{account_id}/allocations"): _of_account("/allocations"),
+    ("GET", "/admin/api/users/{account_id}/grant-schedules"): _of_account("/grant-schedules"),
+    ("POST", "/admin/api/users/{account_id}/grant-schedules"): _write_account(
+        "/grant-schedules", {"amount": 20, "reason": "a plan"}, 201
+    ),
+    ("POST", "/admin/api/grant-schedules/{schedule_id}/pause"): _of_schedule("pause"),
+    ("POST", "/admin/api/grant-schedules/{schedule_id}/resume"): lambda service: Try(
+        f"/admin/api/grant-schedules/{paused_schedule(service)}/resume", {"reason": "asked for"}
+    ),
+    ("POST", "/admin/api/grant-schedules/{schedule_id}/end"): _of_schedule("end"),
     ("POST", "/admin/api/holds/{hold_id}/release"): lambda service: Try(
         f"/admin/api/holds/{new_hold(service)}/release", {"reason": "the agent is gone"}
     ),

@@ -68,7 +68,7 @@ def test_the_audit_log_is_filtered_and_paged(service: Service, admin: Person) ->
 
 
 # What these change are two keys or two accounts; each of the two gets a row.
-CHANGES_TWO = ("/rotate", "/transfer", "/merge", "/undo-merge")
+CHANGES_TWO = ("/{api_key_id}/rotate", "/transfer", "/merge", "/undo-merge")
 
 
 @EVERY_WRITE

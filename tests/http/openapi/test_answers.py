@@ -233,7 +233,7 @@ def _cap_of_account(service: Service, name: str) -> Any:
 def _cap_of_agent(service: Service, name: str) -> Any:
     user, agent = make_known(service, unique()), unique("agent")
     set_cap(service, "agent", 0, agent)
-    fields = {"metadata": {"agent_id": agent}} if name == "createCharge" else {}
+    fields = {"metadata": {"agent_id": agent}} if name in ("createCharge", "createHold") else {}
     return send(service, name, body=_body(name, user, **fields), headers={})
 
 
