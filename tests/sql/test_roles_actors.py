@@ -27,6 +27,7 @@ from tests.sql.roles import (
     STAFF_READS,
     WRITES,
 )
+from tests.sql.top_ups import agreed
 from tests.support import Database
 
 ONE_KEY = (
@@ -50,7 +51,9 @@ STAFF = tuple(
         set(WRITES)
         - set(BATCHES)
         - {"check_credit", "create_charge", "create_charges_once", "create_staff_token"}
-        - {"check_items", "charge_items", "charge_items_once"}
+        - {"check_items", "charge_items", "charge_items_once", "settle_items_once"}
+        - {"create_hold", "capture_hold", "extend_hold", "hold_items", "capture_items"}
+        - {"check_and_hold", "set_top_up"}
     )
 )
 
@@ -153,7 +156,14 @@ def test_a_viewer_may_read_everything_that_staff_can_read(
     who, viewer = new_user(module_database, paid=1), staff(module_database, "viewer")
     configure_provider(module_database)
     account = account_of(module_database, who)["id"]
+    with session(module_database, "t_dba") as dba:
+        hold = dba.row("create_hold", **who, amount_minor=1)["hold_id"]
+    agreed(module_database, who["external_id"])
     own = {
+        "hold_id": hold,
+        "payment_id": module_database.value(
+            "SELECT payment_id FROM billing_data.purchases WHERE account_id = %s", account
+        ),
         "account_id": account,
         "account": str(account),
         "transaction_id": web.rows("list_transactions", **who, session_hash=viewer.session_hash)[0][
