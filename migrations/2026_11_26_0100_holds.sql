@@ -99,6 +99,6 @@ CREATE TABLE billing_data.hold_changes (
 );
 ALTER TABLE billing_data.hold_changes OWNER TO billing_owner;
 COMMENT ON TABLE billing_data.hold_changes IS
-    'What became of each hold, and who did it. The hold''s own row says who made it, and the charge of'
-    ' a capture who captured it.';
+    'What became of each hold, and who did it. The hold''s own row says who made it, and the charge'
+    ' of a capture who captured it.';
 CREATE INDEX hold_changes_hold_id ON billing_data.hold_changes (hold_id);

@@ -170,7 +170,10 @@ def test_a_viewer_may_read_everything_that_staff_can_read(
             "transaction_id"
         ],
     }
-    for function, arguments in {**READS, **STAFF_READS}.items():
+    # What it tells has a secret, which administrators alone may have.
+    readable = {**READS, **STAFF_READS}
+    del readable["get_webhook_endpoint"]
+    for function, arguments in readable.items():
         identity = who if "external_id" in arguments else dict(arguments)
         identity |= {name: value for name, value in own.items() if name in identity}
         web.rows(function, **identity, session_hash=viewer.session_hash)
