@@ -27,7 +27,9 @@ BEGIN
         ARRAY[cardinality(p_oauth_providers), cardinality(p_external_ids)], '{}',
         ARRAY[array_dims(p_oauth_providers), array_dims(p_external_ids)]
     );
-    PERFORM billing_data.require_list(array_dims(p_hold_ids), cardinality(p_hold_ids), 'p_hold_ids');
+    PERFORM billing_data.require_list(
+        array_dims(p_hold_ids), cardinality(p_hold_ids), 'p_hold_ids'
+    );
     v_accounts := ARRAY(
         SELECT billing_data.account_of_identity(i.oauth_provider, i.external_id)
         FROM unnest(p_oauth_providers, p_external_ids) AS i (oauth_provider, external_id)
