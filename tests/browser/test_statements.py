@@ -99,7 +99,9 @@ def test_top_consumers_of_a_month_lead_to_their_statements(
     viewer.page.get_by_role("link", name="Top consumers of ").click()
     looked_at(viewer.page, "consumers")
     assert viewer.page.locator("tbody tr").count() >= 1
-    viewer.page.get_by_role("link", name="By credits used").click()
+    head = viewer.page.get_by_role("columnheader", name="Credits used")
+    head.get_by_role("link").click()
+    assert head.get_attribute("aria-sort") == "descending"
     viewer.page.locator("tbody tr").first.get_by_role("link", name="of this month").click()
     assert viewer.heading.startswith("Statement ")
     viewer.goes("/admin/consumers?month=2020-01")
