@@ -7,11 +7,13 @@ from collections.abc import Iterator
 import pytest
 
 from tests.http.admin_api.helpers import (
+    DOUBLE,
     Person,
     hire,
     staff_environment,
 )
 from tests.sql.helpers import set_staff_domain
+from tests.stripe_double import StripeDouble
 from tests.support import (
     Database,
     Service,
@@ -19,11 +21,19 @@ from tests.support import (
 )
 
 
+@pytest.fixture(scope="session")
+def double() -> Iterator[StripeDouble]:
+    """The Stripe of the payments that staff refund."""
+    with DOUBLE:
+        yield DOUBLE
+
+
 @pytest.fixture(scope="module")
-def service(module_database: Database) -> Iterator[Service]:
+def service(module_database: Database, double: StripeDouble) -> Iterator[Service]:
     """A server whose staff are of example.com."""
     set_staff_domain(module_database)
-    with running_service(module_database, **staff_environment()) as service:
+    environment = {**staff_environment(), "STRIPE_API_BASE": double.base_url}
+    with running_service(module_database, **environment) as service:
         yield service
 
 

@@ -21,8 +21,10 @@ from tests.http.contract import (
 )
 from tests.http.descriptions import EVERY_OPERATION, validate_answer
 from tests.identity_provider import browser_cookie
+from tests.payments import ENCRYPTION_KEY, configure_stripe
 from tests.sql.alerts import alerted, failed_delivery, forget_endpoints, switch_on
 from tests.sql.top_ups import agreed
+from tests.stripe_double import StripeDouble
 from tests.support import (
     Service,
     unique,
@@ -32,6 +34,9 @@ Json = dict[str, Any]
 
 
 SECRET = f"staff-{secrets.token_hex(24)}"
+
+
+DOUBLE = StripeDouble()  # gives money back
 
 
 PUBLIC_URL = "https://billing.example.com"
@@ -113,7 +118,7 @@ def staff_environment() -> dict[str, Any]:
     """What a service needs to have staff. Its identity provider never answers."""
     return {
         "ADMIN_JWT_SECRET": SECRET,
-        "ENCRYPTION_KEY": f"encryption-{secrets.token_hex(24)}",
+        "ENCRYPTION_KEY": ENCRYPTION_KEY,
         "PUBLIC_BASE_URL": PUBLIC_URL,
         "GOOGLE_CLIENT_ID": "client",
         "GOOGLE_CLIENT_SECRET": "not so secret",
@@ -198,9 +203,8 @@ def resolved_payment(service: Service) -> str:
     return payment_id
 
 
-def new_warning(service: Service) -> str:
-    """A report of fraud about a payment of ours."""
-    warning_id, payment_id = unique("issfr"), unique("pi")
+def _settle(service: Service, payment_id: str) -> None:
+    """A new account has bought a pack by this payment."""
     service.database.execute(
         "SELECT billing.settle_purchase(p_payment_id => %s, p_oauth_provider => 'oauth:google',"
         " p_external_id => a.external_id, p_account_id => a.account_id,"
@@ -210,6 +214,24 @@ def new_warning(service: Service) -> str:
         make_account(service),
         user="t_dba",
     )
+
+
+def new_payment(service: Service) -> str:
+    """A payment of ours, made at the double, which the server asks from now on."""
+    configure_stripe(service.database, DOUBLE)
+    price = service.database.value(
+        "SELECT s.pack_price_minor FROM billing.get_settings() AS s", user="t_dba"
+    )
+    payment_id = str(DOUBLE.create_intent(amount=price, currency="usd")["id"])
+    DOUBLE.pay(payment_id)
+    _settle(service, payment_id)
+    return payment_id
+
+
+def new_warning(service: Service) -> str:
+    """A report of fraud about a payment of ours."""
+    warning_id, payment_id = unique("issfr"), unique("pi")
+    _settle(service, payment_id)
     service.database.execute(
         "SELECT e.outcome FROM billing.process_payment_event(p_event_id => %s,"
         " p_event_type => 'radar.early_fraud_warning.created', p_payload => '{}',"
@@ -526,6 +548,9 @@ MATRIX: dict[tuple[str, str], Callable[[Service], Try]] = {
     ),
     ("POST", "/admin/api/payments/{payment_id}/resolve"): lambda service: Try(
         f"/admin/api/payments/{unique('pi')}/resolve", {"how": "refunded", "reason": "a test"}
+    ),
+    ("POST", "/admin/api/payments/{payment_id}/refund"): lambda service: Try(
+        f"/admin/api/payments/{new_payment(service)}/refund", {"reason": "bought by mistake"}
     ),
     ("POST", "/admin/api/payments/{payment_id}/reopen"): lambda service: Try(
         f"/admin/api/payments/{resolved_payment(service)}/reopen", {"reason": "a wrong payment"}

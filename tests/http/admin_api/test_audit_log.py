@@ -67,8 +67,9 @@ def test_the_audit_log_is_filtered_and_paged(service: Service, admin: Person) ->
     assert reasons(page=INT64_MAX // 500) == []
 
 
-# What these change are two keys or two accounts; each of the two gets a row.
-CHANGES_TWO = ("/{api_key_id}/rotate", "/transfer", "/merge", "/undo-merge")
+# What these change are two keys or two accounts; each of the two gets a row. A refund gets one when
+# it is asked for and one when it is made.
+CHANGES_TWO = ("/{api_key_id}/rotate", "/transfer", "/merge", "/undo-merge", "/refund")
 
 
 @EVERY_WRITE

@@ -23,6 +23,7 @@ from tests.http.admin_api.helpers import (
     new_endpoint,
     new_event,
     new_hold,
+    new_payment,
     new_schedule,
     new_shortfall,
     new_warning,
@@ -79,6 +80,7 @@ MADE: dict[str, Callable[[Service], str]] = {
 
 # What only these examples need made.
 MADE_FOR: dict[str, dict[str, Callable[[Service], str]]] = {
+    "refundPayment": {"payment_id": new_payment},
     "reopenPayment": {"payment_id": resolved_payment},
     "undoUserMerge": {"account_id": merged_account},
     "getUserTopUp": {"account_id": account_with_top_up},
