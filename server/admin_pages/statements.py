@@ -4,6 +4,7 @@ and as CSV; and /admin/consumers: who used most in a month."""
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 from urllib.parse import urlencode
@@ -102,7 +103,7 @@ async def export(request: web.Request, visit: Visit) -> web.StreamResponse:
 async def list_consumers(request: web.Request, visit: Visit) -> web.StreamResponse:
     """Shows who used most in a month."""
     month, beyond = _month(request)
-    order = sorting(request.query, _CONSUMERS)
+    order = replace(sorting(request.query, _CONSUMERS), is_reversed=False)
     before = (month - timedelta(days=1)).replace(day=1)
     chosen = {"month": f"{month:%Y-%m}"}
     return await render(
@@ -114,7 +115,10 @@ async def list_consumers(request: web.Request, visit: Visit) -> web.StreamRespon
             (f"{_TOP}?{urlencode({'month': f'{one:%Y-%m}', 'sort': order.name})}", one)
             for one in (before, beyond)
         ],
-        headings=headings(_CONSUMERS, order, _TOP, chosen),
+        headings=[
+            replace(one, link=None) if one.order else one
+            for one in headings(_CONSUMERS, order, _TOP, chosen)
+        ],
         csv_address=csv_address(_TOP, {**chosen, "sort": order.name}),
         period=urlencode({"from": month.isoformat(), "to": beyond.isoformat()}),
     )
