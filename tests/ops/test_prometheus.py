@@ -448,6 +448,8 @@ def test_two_servers_are_scraped_and_every_query_of_dashboards_and_rules_has_dat
             "UPDATE billing_data.accounts SET paid_credits = paid_credits + %s"
             " WHERE external_id LIKE 'payer-%%'"
         )
+        # The watch looks at the newest entries, which users go on writing.
+        credited(one, double, unique("payer"))
         database.execute(spoil, 1)
         wait_for(lambda: alert("BillingLedgerMismatch") == "firing", "the alert", timeout=90)
         for query in while_an_alert_fires:
