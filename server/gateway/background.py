@@ -143,9 +143,7 @@ class BackgroundWork:
         async with self._staff.slot():
             [row] = await self._database.call(functions.watch_outbox())
         metrics.OUTBOX_WAITING.set(row["waiting"])
-        since = row["due_since"]
-        overdue = (datetime.now(UTC) - since).total_seconds() if since else 0.0
-        metrics.OUTBOX_OVERDUE.set(max(overdue, 0.0))
+        metrics.OUTBOX_OVERDUE.set(_seconds_since(row["due_since"]))
         metrics.OUTBOX_FAILED.set(row["failed"])
 
     async def _announce_expiring(self) -> None:
@@ -164,9 +162,7 @@ class BackgroundWork:
             [row] = await self._database.call(functions.watch_holds())
         metrics.HOLDS_OPEN.set(row["open_holds"])
         metrics.CREDITS_HELD.set(row["credits_held"])
-        since = row["over_since"]
-        overdue = (datetime.now(UTC) - since).total_seconds() if since else 0.0
-        metrics.HOLDS_OVERDUE.set(max(overdue, 0.0))
+        metrics.HOLDS_OVERDUE.set(_seconds_since(row["over_since"]))
 
     async def _watch_queues(self) -> None:
         for kind, queue in self._queues.items():
@@ -198,3 +194,8 @@ async def _repeat(work: Callable[[], Awaitable[None]], interval: float) -> None:
         except (Unavailable, Refused, DatabaseFault) as error:
             name = getattr(work, "__name__", "of a kind")
             _LOG.warning("background work %s failed: %s", name, type(error).__name__)
+
+
+def _seconds_since(moment: datetime | None) -> float:
+    """Returns the seconds since a moment, 0 for none and for one to come."""
+    return max((datetime.now(UTC) - moment).total_seconds(), 0.0) if moment else 0.0
