@@ -579,6 +579,31 @@ $$;
 COMMENT ON FUNCTION billing_data.charge_round IS
     'Makes those charges of a list that can be told at once. Helper.';
 
+-- Which items of a list are decided in the next round: those without an outcome, the first p_most
+-- of them (NULL: all). Two rounds decide every ordinary list. A list built to need many rounds is
+-- decided in small parts, so that its cost stays linear. p_decided are the items that have one.
+CREATE OR REPLACE FUNCTION billing_data.undecided(
+    p_count integer, p_decided integer[], p_most integer
+) RETURNS boolean[]
+LANGUAGE plpgsql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN ARRAY(
+        SELECT
+            o.item IS NULL AND (
+                p_most IS NULL
+                OR count(*) FILTER (WHERE o.item IS NULL) OVER (ORDER BY i.item) <= p_most
+            )
+        FROM generate_series(1, p_count) AS i (item)
+        LEFT JOIN unnest(p_decided) AS o (item) ON o.item = i.item
+        ORDER BY i.item
+    );
+END
+$$;
+COMMENT ON FUNCTION billing_data.undecided IS
+    'Which items of a list are decided in the next round. Helper.';
+
 -- A list of charges as caps see it.
 CREATE OR REPLACE FUNCTION billing_data.charges_for_caps(p_items billing.charge_item[])
 RETURNS billing_data.cap_request[]
@@ -687,17 +712,8 @@ BEGIN
         IF v_round IS NULL THEN
             RAISE EXCEPTION 'no remaining item could be decided';
         END IF;
-        -- Two rounds decide every ordinary list. A list built to need many rounds is decided in
-        -- small parts, so that its cost stays linear.
-        v_left := ARRAY(
-            SELECT
-                o.item IS NULL AND (
-                    v_most IS NULL
-                    OR count(*) FILTER (WHERE o.item IS NULL) OVER (ORDER BY i.item) <= v_most
-                )
-            FROM generate_subscripts(p_items, 1) AS i (item)
-            LEFT JOIN unnest(v_outcomes) AS o ON o.item = i.item
-            ORDER BY i.item
+        v_left := billing_data.undecided(
+            cardinality(p_items), ARRAY(SELECT o.item FROM unnest(v_outcomes) AS o), v_most
         );
         v_most := 32;
     END LOOP;

@@ -1,7 +1,7 @@
 -- Caps and holds: a hold counts when it is made, and is settled by what is captured of it.
 
 -- Holds as caps see them, with the identities of the accounts that merged ones lead to.
-CREATE OR REPLACE FUNCTION billing_data.holds_as_charges(p_items billing.hold_item[])
+CREATE OR REPLACE FUNCTION billing_data.holds_for_caps(p_items billing.hold_item[])
 RETURNS billing_data.cap_request[]
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -22,11 +22,11 @@ AS $$
     LEFT JOIN billing_data.accounts AS a
         ON a.id = billing_data.account_to_hold(n.id, n.status)
 $$;
-COMMENT ON FUNCTION billing_data.holds_as_charges IS 'Holds as charges, for caps. Helper.';
+COMMENT ON FUNCTION billing_data.holds_for_caps IS 'A list of holds as caps see it. Helper.';
 
--- Captures of more than is held, as charges of what is more; NULL when there is none. Other
--- captures are charges of 0 here.
-CREATE OR REPLACE FUNCTION billing_data.overages_as_charges(p_items billing.capture_item[])
+-- Captures of more than is held, as caps see what is more; NULL when there is none. Other captures
+-- ask for 0 here.
+CREATE OR REPLACE FUNCTION billing_data.overages_for_caps(p_items billing.capture_item[])
 RETURNS billing_data.cap_request[]
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -48,7 +48,7 @@ AS $$
         SELECT greatest(coalesce((i.asked).amount_minor, 0) - h.amount_minor, 0)
     ) AS n (more)
 $$;
-COMMENT ON FUNCTION billing_data.overages_as_charges IS
+COMMENT ON FUNCTION billing_data.overages_for_caps IS
     'What captures ask for beyond their holds, for caps. Helper.';
 
 -- How much more the hard caps allow that apply to a hold; NULL: as much as is wanted.

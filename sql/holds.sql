@@ -513,7 +513,7 @@ DECLARE
     v_outcomes billing.hold_outcome[] := ARRAY[]::billing.hold_outcome[];
     v_left boolean[];
     v_now timestamptz;
-    v_charges billing_data.cap_request[];  -- the holds as caps see them
+    v_requests billing_data.cap_request[];  -- the holds as caps see them
     v_capped billing_data.capped_item[];
     v_is_near boolean := false;  -- whether a cap may refuse an item
     v_due boolean[];  -- the items to decide next, where it is near
@@ -533,14 +533,14 @@ BEGIN
     );
     v_now := billing_data.clock();
     IF EXISTS (SELECT FROM billing_data.caps) THEN
-        v_charges := billing_data.holds_as_charges(p_items);
+        v_requests := billing_data.holds_for_caps(p_items);
         SELECT b.capped, b.is_near INTO STRICT v_capped, v_is_near
-        FROM billing_data.begin_caps(v_charges, v_locked, v_now, p_wait, p_dry_run) AS b;
+        FROM billing_data.begin_caps(v_requests, v_locked, v_now, p_wait, p_dry_run) AS b;
     END IF;
     LOOP
         IF v_is_near THEN
             SELECT w.due, w.refusals INTO STRICT v_due, v_refusals
-            FROM billing_data.weigh_caps(v_charges, v_capped, v_left, v_now) AS w;
+            FROM billing_data.weigh_caps(v_requests, v_capped, v_left, v_now) AS w;
         END IF;
         v_round := billing_data.hold_round(
             p_items, CASE WHEN v_is_near THEN v_due ELSE v_left END, v_locked, v_role, p_dry_run,
@@ -555,7 +555,9 @@ BEGIN
         END IF;
         v_outcomes := v_outcomes || v_round;
         EXIT WHEN cardinality(v_outcomes) = cardinality(p_items);
-        v_left := billing_data.undecided(cardinality(p_items), v_outcomes);
+        v_left := billing_data.undecided(
+            cardinality(p_items), ARRAY(SELECT o.item FROM unnest(v_outcomes) AS o), 32
+        );
     END LOOP;
     IF p_wait AND EXISTS (SELECT FROM unnest(v_outcomes) AS o WHERE o.outcome = 'busy') THEN
         PERFORM billing_data.raise_merged_meanwhile();
@@ -567,44 +569,6 @@ COMMENT ON FUNCTION billing.hold_items IS
     'Holds credits for several users at once, an outcome per item. '
     'For billing_server and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.hold_items TO billing_server, billing_dba;
-
--- Which items of a list are decided in the next round: the first of those without an outcome. Two
--- rounds decide every ordinary list. A list built to need many rounds is decided in small parts, so
--- that its cost stays linear.
-CREATE OR REPLACE FUNCTION billing_data.undecided(
-    p_count integer, p_outcomes billing.hold_outcome[]
-) RETURNS boolean[]
-LANGUAGE plpgsql IMMUTABLE
-SET search_path = pg_catalog, pg_temp
-AS $$
-BEGIN
-    RETURN ARRAY(
-        SELECT
-            o.item IS NULL AND count(*) FILTER (WHERE o.item IS NULL) OVER (ORDER BY i.item) <= 32
-        FROM generate_series(1, p_count) AS i (item)
-        LEFT JOIN unnest(p_outcomes) AS o ON o.item = i.item
-        ORDER BY i.item
-    );
-END
-$$;
-COMMENT ON FUNCTION billing_data.undecided IS 'Which items of a list have no outcome yet. Helper.';
-
--- The first item of a list that has no outcome yet.
-CREATE OR REPLACE FUNCTION billing_data.first_of(
-    p_count integer, p_outcomes billing.hold_outcome[]
-) RETURNS boolean[]
-LANGUAGE plpgsql IMMUTABLE
-SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-    v_first boolean[] := array_fill(false, ARRAY[p_count]);
-BEGIN
-    v_first[array_position(billing_data.undecided(p_count, p_outcomes), true)] := true;
-    RETURN v_first;
-END
-$$;
-COMMENT ON FUNCTION billing_data.first_of IS
-    'The first item of a list that has no outcome yet. Helper.';
 
 -- The holds of which a list captured more or less than was held.
 CREATE OR REPLACE FUNCTION billing_data.captured_now(p_outcomes billing.hold_outcome[])
@@ -1021,6 +985,7 @@ DECLARE
     v_now timestamptz;
     v_capped billing_data.capped_item[];
     v_is_capped boolean := false;
+    v_most integer := 32;  -- items of a round after the first
 BEGIN
     PERFORM billing_data.require_list(array_dims(p_items), cardinality(p_items), 'p_items');
     PERFORM billing_data.require_durable_commit();
@@ -1037,13 +1002,14 @@ BEGIN
     -- What is asked for beyond a hold counts on its caps: one item is decided after the other then.
     IF EXISTS (SELECT FROM billing_data.caps) THEN
         v_capped := billing_data.capped_items(
-            billing_data.overages_as_charges(p_items), v_locked
+            billing_data.overages_for_caps(p_items), v_locked
         );
         v_is_capped := v_capped IS NOT NULL;
     END IF;
     IF v_is_capped THEN
         PERFORM billing_data.lock_caps(v_capped, v_now, p_wait);
-        v_left := billing_data.first_of(cardinality(p_items), v_outcomes);
+        v_most := 1;
+        v_left := billing_data.undecided(cardinality(p_items), '{}', v_most);
     END IF;
     LOOP
         v_round := billing_data.capture_round(
@@ -1056,10 +1022,9 @@ BEGIN
             );
         END IF;
         EXIT WHEN cardinality(v_outcomes) = cardinality(p_items);
-        v_left := CASE
-            WHEN v_is_capped THEN billing_data.first_of(cardinality(p_items), v_outcomes)
-            ELSE billing_data.undecided(cardinality(p_items), v_outcomes)
-        END;
+        v_left := billing_data.undecided(
+            cardinality(p_items), ARRAY(SELECT o.item FROM unnest(v_outcomes) AS o), v_most
+        );
     END LOOP;
     IF NOT v_is_capped THEN
         PERFORM billing_data.settle_caps_of_holds(billing_data.captured_now(v_outcomes), v_now);

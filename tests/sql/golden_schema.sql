@@ -1945,10 +1945,6 @@ CREATE FUNCTION billing_data.first_key_id(p_api_key_id uuid) RETURNS uuid
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing_data.first_of(p_count integer, p_outcomes billing.hold_outcome[]) RETURNS boolean[]
-    LANGUAGE plpgsql IMMUTABLE
-    SET search_path TO 'pg_catalog', 'pg_temp';
-
 CREATE FUNCTION billing_data.follow_charges(p_items billing.charge_item[]) RETURNS billing.charge_item[]
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -2032,7 +2028,7 @@ CREATE FUNCTION billing_data.hold_round(p_items billing.hold_item[], p_left bool
     SET enable_hashjoin TO 'off'
     SET enable_mergejoin TO 'off';
 
-CREATE FUNCTION billing_data.holds_as_charges(p_items billing.hold_item[]) RETURNS billing_data.cap_request[]
+CREATE FUNCTION billing_data.holds_for_caps(p_items billing.hold_item[]) RETURNS billing_data.cap_request[]
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -2386,7 +2382,7 @@ CREATE FUNCTION billing_data.open_session(p_admin_user_id uuid, p_session_hash b
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing_data.overages_as_charges(p_items billing.capture_item[]) RETURNS billing_data.cap_request[]
+CREATE FUNCTION billing_data.overages_for_caps(p_items billing.capture_item[]) RETURNS billing_data.cap_request[]
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -2886,7 +2882,7 @@ CREATE FUNCTION billing_data.topics() RETURNS TABLE(place bigint, task text, nam
     LANGUAGE sql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing_data.undecided(p_count integer, p_outcomes billing.hold_outcome[]) RETURNS boolean[]
+CREATE FUNCTION billing_data.undecided(p_count integer, p_decided integer[], p_most integer) RETURNS boolean[]
     LANGUAGE plpgsql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
