@@ -429,11 +429,16 @@ def _listed(caller: Caller, gone: User, stays: User) -> None:
     )
 
 
-def _alike(name: str) -> Callable[[Caller, User, User], None]:
-    """The function answers for the merged account as for the one that it leads to."""
+def _alike(
+    name: str, prepare: Callable[[Caller, User], object] | None = None
+) -> Callable[[Caller, User, User], None]:
+    """The function answers for the merged account as for the one that it leads to, which has
+    something to tell after `prepare`."""
 
     def compare(caller: Caller, gone: User, stays: User) -> None:
         caller.row("add_note", account_id=gone.id, note="x")
+        if prepare:
+            prepare(caller, stays)
         rows = caller.rows(name, account_id=gone.id)
         assert rows == caller.rows(name, account_id=stays.id)
         assert rows or name in _OFTEN_EMPTY
@@ -442,10 +447,15 @@ def _alike(name: str) -> Callable[[Caller, User, User], None]:
 
 
 # What these list, another test makes; here only the account that they are asked for counts.
-_OFTEN_EMPTY = {
-    "list_caps", "list_deliveries", "list_top_up_attempts", "list_top_ups",
-    "explain_account",
-}  # fmt: skip
+_OFTEN_EMPTY = {"list_caps", "list_deliveries", "list_top_up_attempts"}
+
+
+def _suspend(caller: Caller, account: User) -> None:
+    caller.row("set_account_status", **account.who, status="suspended", reason="x")
+
+
+def _agree(caller: Caller, account: User) -> None:
+    agree(caller, account.who, _bought(caller, account), threshold=1)
 
 
 def _noted(caller: Caller, gone: User, stays: User) -> None:
@@ -455,7 +465,7 @@ def _noted(caller: Caller, gone: User, stays: User) -> None:
 
 
 def _topped_up(caller: Caller, gone: User, stays: User) -> None:
-    agree(caller, stays.who, _bought(caller, stays), threshold=1)
+    _agree(caller, stays)
     assert caller.row("get_top_up", account_id=gone.id)["account_id"] == stays.id
     row = caller.row("end_top_up", account_id=gone.id, reason="x")
     assert (row["account_id"], row["changed"]) == (stays.id, True)
@@ -478,7 +488,7 @@ _FOLLOW: dict[str, Callable[[Caller, User, User], None]] = {
     "balance_at": _then,
     "end_top_up": _topped_up,
     "erase_personal_data": _erased,
-    "explain_account": _alike("explain_account"),
+    "explain_account": _alike("explain_account", _suspend),
     "explain_denial": _explained,
     "export_personal_data": _exported,
     "get_account_by_id": _read,
@@ -489,7 +499,7 @@ _FOLLOW: dict[str, Callable[[Caller, User, User], None]] = {
     "list_notes": _noted,
     "list_timeline": _alike("list_timeline"),
     "list_top_up_attempts": _alike("list_top_up_attempts"),
-    "list_top_ups": _alike("list_top_ups"),
+    "list_top_ups": _alike("list_top_ups", _agree),
     "total_purchases": _totalled,
     "list_checks": _checks,
     "list_holds": _held,
