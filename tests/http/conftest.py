@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import httpx2
 import pytest
 
-from tests.payments import forget_faults, paying_service
+from tests.identity_provider import FOUNDER, Browser, good_provider, running_console
+from tests.payments import ENCRYPTION_KEY, forget_faults, paying_service
 from tests.stripe_double import StripeDouble, running_stripe
 from tests.support import Database, Service
 
@@ -53,3 +54,18 @@ def no_fault_is_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     if "double" in request.fixturenames:
         forget_faults(request.getfixturevalue("double"))
+
+
+@pytest.fixture(scope="module")
+def browsers(module_database: Database) -> Iterator[dict[str, Browser]]:
+    """Browsers in which a viewer and an administrator are signed in."""
+    with (
+        good_provider() as provider,
+        running_console(
+            module_database, provider.discovery_url, ENCRYPTION_KEY=ENCRYPTION_KEY
+        ) as running,
+    ):
+        signed_in = {name: running.browser() for name in ("viewer", "admin")}
+        provider.sign_in(signed_in["viewer"], "grace@ciris.ai")
+        provider.sign_in(signed_in["admin"], FOUNDER)
+        yield signed_in

@@ -4,33 +4,14 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
-from tests.identity_provider import FOUNDER, Browser, good_provider, running_console
-from tests.payments import ENCRYPTION_KEY
+from tests.identity_provider import Browser
 from tests.sql.helpers import account_of, new_user
 from tests.support import Database
-
-VIEWER = "grace@ciris.ai"
-
-
-@pytest.fixture(scope="module")
-def browsers(module_database: Database) -> Iterator[dict[str, Browser]]:
-    """Browsers in which a viewer and an administrator are signed in."""
-    with (
-        good_provider() as provider,
-        running_console(
-            module_database, provider.discovery_url, ENCRYPTION_KEY=ENCRYPTION_KEY
-        ) as running,
-    ):
-        signed_in = {name: running.browser() for name in ("viewer", "admin")}
-        provider.sign_in(signed_in["viewer"], VIEWER)
-        provider.sign_in(signed_in["admin"], FOUNDER)
-        yield signed_in
 
 
 @pytest.fixture

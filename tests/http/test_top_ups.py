@@ -3,7 +3,7 @@ the double, called by Stripe's own SDK."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,14 +14,12 @@ from tests.payments import (
     buy,
     buy_and_pay,
     credited,
-    forget_faults,
     known_user,
     ledger,
     paid_credits,
-    paying_service,
 )
-from tests.stripe_double import Status, StripeDouble, running_stripe
-from tests.support import Database, Service, unique, wait_for
+from tests.stripe_double import Status, StripeDouble
+from tests.support import Service, unique, wait_for
 from tests.top_ups import (
     CANCEL,
     CONFIRM,
@@ -37,24 +35,6 @@ from tests.top_ups import (
     use_up,
     wait_for_attempt,
 )
-
-
-@pytest.fixture(scope="module")
-def double() -> Iterator[StripeDouble]:
-    with running_stripe() as double:
-        yield double
-
-
-@pytest.fixture(autouse=True)
-def no_fault_is_left_behind(double: StripeDouble) -> Iterator[None]:
-    yield
-    forget_faults(double)
-
-
-@pytest.fixture(scope="module")
-def shop(module_database: Database, double: StripeDouble) -> Iterator[Service]:
-    with paying_service(module_database, double) as service:
-        yield service
 
 
 def test_a_saved_card_buys_a_pack_when_the_credits_run_out(
