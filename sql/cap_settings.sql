@@ -43,7 +43,7 @@ COMMENT ON FUNCTION billing_data.cap_subject IS
 
 -- Lists caps with what their windows have used so far, what is left, and when the windows end
 -- (resets_at). A cap counts from when it was set (counts_from). An API key's cap names the first
--- key of its chain of rotations.
+-- key of its chain of rotations; an account's cap goes with it where it is merged.
 -- Errors: actor errors, invalid_argument.
 -- Example: SELECT * FROM billing.list_caps(p_scope => 'api_key');
 CREATE OR REPLACE FUNCTION billing.list_caps(
@@ -97,7 +97,10 @@ BEGIN
     LEFT JOIN billing_data.api_keys AS k
         ON k.id = CASE WHEN c.scope = 'api_key' THEN c.subject::uuid END
     WHERE (p_scope IS NULL OR c.scope = p_scope)
-        AND (p_account_id IS NULL OR (c.scope = 'account' AND c.subject = p_account_id::text))
+        AND (p_account_id IS NULL OR (
+            c.scope = 'account'
+            AND c.subject = billing_data.surviving_account(p_account_id)::text
+        ))
         AND (p_cap_id IS NULL OR c.id = p_cap_id)
     ORDER BY c.scope, c.subject, c.period, c.mode DESC
     LIMIT p_limit OFFSET p_offset;
@@ -164,10 +167,12 @@ BEGIN
     WHERE c.scope = p_scope AND c.subject = v_subject AND c.period = p_period AND c.mode = p_mode
     FOR NO KEY UPDATE;
     INSERT INTO billing_data.caps AS c (
-        id, scope, subject, period, mode, limit_minor, created_at, updated_at
+        id, scope, subject, made_for, period, mode, limit_minor, created_at, updated_at
     )
     VALUES (
-        billing_data.new_id(), p_scope, v_subject, p_period, p_mode, p_limit_minor, v_now, v_now
+        billing_data.new_id(), p_scope, v_subject,
+        CASE WHEN p_scope = 'account' THEN v_subject::uuid END,
+        p_period, p_mode, p_limit_minor, v_now, v_now
     )
     ON CONFLICT ON CONSTRAINT caps_once DO UPDATE
     SET limit_minor = excluded.limit_minor,
@@ -245,6 +250,42 @@ $$;
 COMMENT ON FUNCTION billing.delete_cap IS
     'Deletes a cap, with a reason. For billing_server (staff) and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.delete_cap TO billing_server, billing_dba;
+
+-- Moves the caps of an account that is merged to the one that stays, with what they counted; the
+-- one that stays keeps its own cap where both have one for the same period and mode, and the other
+-- one counts nothing any more. When the merge is undone (p_made_for), those go back that were set
+-- for the merged account or for accounts merged into it.
+-- Locks: the table caps against other changes of caps, when there is something to move. The caller
+-- holds both accounts. Writes: caps 0..n.
+CREATE OR REPLACE FUNCTION billing_data.move_caps(
+    p_from_id uuid, p_to_id uuid, p_made_for uuid[]
+) RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF NOT EXISTS (
+        SELECT FROM billing_data.caps AS c
+        WHERE c.scope = 'account' AND c.subject = p_from_id::text
+    ) THEN
+        RETURN;
+    END IF;
+    -- So that nobody sets the same cap for the account that they go to at this moment.
+    LOCK TABLE billing_data.caps IN SHARE ROW EXCLUSIVE MODE;
+    UPDATE billing_data.caps AS c
+    SET subject = p_to_id::text
+    WHERE c.scope = 'account' AND c.subject = p_from_id::text
+        AND (p_made_for IS NULL OR c.made_for = ANY (p_made_for))
+        AND NOT EXISTS (
+            SELECT
+            FROM billing_data.caps AS o
+            WHERE o.scope = 'account' AND o.subject = p_to_id::text
+                AND o.period = c.period AND o.mode = c.mode
+        );
+END
+$$;
+COMMENT ON FUNCTION billing_data.move_caps IS
+    'Moves caps where an account is merged, or back. Helper.';
 
 -- Deletes what windows of caps used that ended before p_before, and returns how many rows it were.
 CREATE OR REPLACE FUNCTION billing_data.prune_cap_usage(p_before timestamptz) RETURNS bigint

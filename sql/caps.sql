@@ -390,6 +390,24 @@ END
 $$;
 COMMENT ON FUNCTION billing_data.use_caps IS 'Counts charges on the caps that apply. Helper.';
 
+-- The caps that counted a charge of an account: those that apply to it, and, where the account was
+-- merged since, those that went with it.
+CREATE OR REPLACE FUNCTION billing_data.caps_that_counted(
+    p_account_id uuid, p_api_key_id uuid, p_agent_id text
+) RETURNS SETOF billing_data.caps
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT c.* FROM billing_data.caps_of(p_account_id, p_api_key_id, p_agent_id) AS c
+    UNION ALL
+    SELECT c.*
+    FROM billing_data.surviving_account(p_account_id) AS s (id)
+    INNER JOIN billing_data.caps AS c ON c.scope = 'account' AND c.subject = s.id::text
+    WHERE s.id <> p_account_id AND c.made_for = ANY (billing_data.merged_family(p_account_id))
+$$;
+COMMENT ON FUNCTION billing_data.caps_that_counted IS
+    'The caps that counted a charge. Helper.';
+
 -- Gives amounts back to the caps that counted them, where their windows are still open. A cap that
 -- was set later has not counted them. p_back is a list of objects with account_id, api_key_id,
 -- agent_id, amount (below 0: it is counted) and counted_at.
@@ -411,7 +429,9 @@ BEGIN
         FROM jsonb_to_recordset(p_back) AS b (
             account_id uuid, api_key_id uuid, agent_id text, amount bigint, counted_at timestamptz
         )
-        CROSS JOIN LATERAL billing_data.caps_of(b.account_id, b.api_key_id, b.agent_id) AS c
+        CROSS JOIN LATERAL billing_data.caps_that_counted(
+            b.account_id, b.api_key_id, b.agent_id
+        ) AS c
         WHERE c.created_at <= b.counted_at
             AND billing_data.window_start(c.period, b.counted_at)
             = billing_data.window_start(c.period, p_now)

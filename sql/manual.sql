@@ -833,7 +833,7 @@ $t$SELECT * FROM billing.list_book_problems();$t$),
         ('list_caps',
 $t$Lists caps with what their windows have used so far, what is left, and when the windows
 end (resets_at). A cap counts from when it was set (counts_from). An API key's cap names
-the first key of its chain of rotations.$t$,
+the first key of its chain of rotations; an account's cap goes with it where it is merged.$t$,
 $t$Errors: actor errors, invalid_argument.$t$,
 $t$SELECT *
 FROM billing.list_caps(
@@ -1087,13 +1087,13 @@ $t$SELECT * FROM billing.maintenance();$t$),
 $t$Merges p_account_id into p_into_account_id: its paid credits move there by a transfer,
 free uses up to what one account may have, and its id and identity lead there from then
 on, for everything. Its own ledger stays as it is. Keys of requests that were made for its
-identity before are still recognised for this identity. Both accounts must be active, so
-that credits of a suspended or closed one do not become usable unnoticed. The profile of
-the account that stays is kept; of two consents the newest counts. A top-up of the merged
-account ends. When the idempotency key was used before for the same merge, nothing is done
-and replayed is true, even if the merge was undone since. With p_dry_run nothing is
-written: the answer, or the refusal, is what the same call would give now, without a
-merge_id.$t$,
+identity before are still recognised for this identity. Its regular grants and its caps go
+with it. Both accounts must be active, so that credits of a suspended or closed one do not
+become usable unnoticed. The profile of the account that stays is kept; of two consents
+the newest counts. A top-up of the merged account ends. When the idempotency key was used
+before for the same merge, nothing is done and replayed is true, even if the merge was
+undone since. With p_dry_run nothing is written: the answer, or the refusal, is what the
+same call would give now, without a merge_id.$t$,
 $t$Locks: both accounts, in id order. Writes: account_merges 1, accounts 2, credits 0..2,
 merged_accounts, merge_ranks, admin_audit_logs 2. Errors: actor errors, invalid_argument,
 account_not_found, accounts_are_one, account_merged, account_erased, account_not_active,

@@ -141,6 +141,7 @@ BEGIN
     PERFORM billing_data.lead_account_to(p_merged.id, p_account.id);
     PERFORM billing_data.withdraw_top_ups(ARRAY[p_merged.id], 'merged');
     PERFORM billing_data.move_schedules(p_merged.id, p_account.id, NULL);
+    PERFORM billing_data.move_caps(p_merged.id, p_account.id, NULL);
     INSERT INTO billing_data.account_merges (
         id, merged_account_id, account_id, credits, free_uses_taken, free_uses_given,
         balance_after, free_uses_after, consent_before, ledger_version, reason, idempotency_key,
@@ -195,12 +196,12 @@ COMMENT ON FUNCTION billing_data.find_merge IS
 -- Merges p_account_id into p_into_account_id: its paid credits move there by a transfer, free uses
 -- up to what one account may have, and its id and identity lead there from then on, for everything.
 -- Its own ledger stays as it is. Keys of requests that were made for its identity before are still
--- recognised for this identity. Both accounts must be active, so that credits of a suspended or
--- closed one do not become usable unnoticed. The profile of the account that stays is kept; of two
--- consents the newest counts. A top-up of the merged account ends. When the idempotency key was
--- used before for the same merge, nothing is done and replayed is true, even if the merge was
--- undone since. With p_dry_run nothing is written: the answer, or the refusal, is what the same
--- call would give now, without a merge_id.
+-- recognised for this identity. Its regular grants and its caps go with it. Both accounts must be
+-- active, so that credits of a suspended or closed one do not become usable unnoticed. The profile
+-- of the account that stays is kept; of two consents the newest counts. A top-up of the merged
+-- account ends. When the idempotency key was used before for the same merge, nothing is done and
+-- replayed is true, even if the merge was undone since. With p_dry_run nothing is written: the
+-- answer, or the refusal, is what the same call would give now, without a merge_id.
 -- Locks: both accounts, in id order. Writes: account_merges 1, accounts 2, credits 0..2,
 -- merged_accounts, merge_ranks, admin_audit_logs 2.
 -- Errors: actor errors, invalid_argument, account_not_found, accounts_are_one, account_merged,
@@ -384,6 +385,7 @@ DECLARE
     v_merge billing_data.account_merges := p_merge;
     v_merged billing_data.accounts;
     v_account billing_data.accounts;
+    v_family uuid[];
 BEGIN
     v_merge.undo_id := billing_data.new_id();
     v_merge.undone_at := clock_timestamp();
@@ -404,9 +406,9 @@ BEGIN
         )
     );
     DELETE FROM billing_data.merged_accounts AS m WHERE m.id = v_merged.id;
-    PERFORM billing_data.move_schedules(
-        v_account.id, v_merged.id, billing_data.merged_family(v_merged.id)
-    );
+    v_family := billing_data.merged_family(v_merged.id);
+    PERFORM billing_data.move_schedules(v_account.id, v_merged.id, v_family);
+    PERFORM billing_data.move_caps(v_account.id, v_merged.id, v_family);
     UPDATE billing_data.accounts AS a
     SET status = 'active', updated_at = v_merge.undone_at
     WHERE a.id = v_merged.id;

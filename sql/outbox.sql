@@ -168,6 +168,8 @@ CREATE OR REPLACE FUNCTION billing.list_deliveries(
 LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+    v_family uuid[] := billing_data.merged_family(billing_data.surviving_account(p_account_id));
 BEGIN
     PERFORM billing_data.authorize(NULL, p_session_hash, 'billing:read');
     PERFORM billing_data.require_page(p_limit, p_offset, 501);
@@ -183,7 +185,7 @@ BEGIN
         WHERE (p_endpoint_id IS NULL OR n.endpoint_id = p_endpoint_id)
             AND (p_state IS NULL OR n.state = p_state)
             AND (p_kind IS NULL OR n.kind = p_kind)
-            AND (p_account_id IS NULL OR n.account_id = p_account_id)
+            AND (p_account_id IS NULL OR n.account_id = ANY (v_family))
         ORDER BY n.id DESC
         LIMIT p_limit OFFSET p_offset
     ) AS o

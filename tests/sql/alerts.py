@@ -6,7 +6,7 @@ import json
 from typing import Any
 from uuid import UUID
 
-from tests.sql.helpers import session
+from tests.sql.helpers import Caller, session
 from tests.support import Database, unique
 
 SEALED = json.dumps({"encrypted": "not for tests of SQL", "masked": "whsec_…test"})
@@ -16,24 +16,39 @@ URL = "https://example.com/billing"
 def alerted(database: Database, *kinds: str) -> UUID:
     """A new endpoint's id, for alerts of these kinds or of all. It is off."""
     with session(database, "t_dba") as dba:
-        endpoint: UUID = dba.value(
-            "create_webhook_endpoint", name=unique("shop"), url=URL, kinds=list(kinds),
-            secret=SEALED, reason="a test",
-        )  # fmt: skip
+        return _created(dba, *kinds)
+
+
+def _created(dba: Caller, *kinds: str) -> UUID:
+    endpoint: UUID = dba.value(
+        "create_webhook_endpoint", name=unique("shop"), url=URL, kinds=list(kinds),
+        secret=SEALED, reason="a test",
+    )  # fmt: skip
     return endpoint
 
 
 def switch_on(database: Database, endpoint: UUID, status: str = "on") -> None:
     """Switches an endpoint on, as if it had accepted a test event."""
     with session(database, "t_dba") as dba:
-        assert dba.value("record_webhook_try", endpoint_id=endpoint, url=URL)
-        dba.row("set_webhook_endpoint", endpoint_id=endpoint, status=status, reason="a test")
+        _switched(dba, endpoint, status)
+
+
+def _switched(dba: Caller, endpoint: UUID, status: str) -> None:
+    assert dba.value("record_webhook_try", endpoint_id=endpoint, url=URL)
+    dba.row("set_webhook_endpoint", endpoint_id=endpoint, status=status, reason="a test")
 
 
 def listening(database: Database, *kinds: str) -> UUID:
     """A new endpoint that is switched on."""
     endpoint = alerted(database, *kinds)
     switch_on(database, endpoint)
+    return endpoint
+
+
+def listen(dba: Caller, *kinds: str) -> UUID:
+    """The same, in the session of a DBA that there is."""
+    endpoint = _created(dba, *kinds)
+    _switched(dba, endpoint, "on")
     return endpoint
 
 

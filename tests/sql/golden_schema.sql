@@ -1245,7 +1245,9 @@ CREATE TABLE billing_data.caps (
     limit_minor bigint NOT NULL,
     created_at timestamp with time zone NOT NULL,
     updated_at timestamp with time zone NOT NULL,
+    made_for uuid,
     CONSTRAINT caps_limit CHECK ((limit_minor >= 0)),
+    CONSTRAINT caps_made_for CHECK (((scope = 'account'::text) = (made_for IS NOT NULL))),
     CONSTRAINT caps_mode CHECK ((mode = ANY (ARRAY['hard'::text, 'alert'::text]))),
     CONSTRAINT caps_period CHECK ((period = ANY (ARRAY['minute'::text, 'day'::text, 'month'::text]))),
     CONSTRAINT caps_scope CHECK ((scope = ANY (ARRAY['all'::text, 'api_key'::text, 'account'::text, 'agent'::text]))),
@@ -1324,6 +1326,10 @@ CREATE FUNCTION billing_data.capped_items(p_items billing_data.cap_request[], p_
     SET enable_mergejoin TO 'off';
 
 CREATE FUNCTION billing_data.caps_of(p_account_id uuid, p_api_key_id uuid, p_agent_id text) RETURNS SETOF billing_data.caps
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.caps_that_counted(p_account_id uuid, p_api_key_id uuid, p_agent_id text) RETURNS SETOF billing_data.caps
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -2303,6 +2309,10 @@ CREATE FUNCTION billing_data.month_of(p_at timestamp with time zone, p_ahead int
 
 CREATE FUNCTION billing_data.most_attempts() RETURNS integer
     LANGUAGE sql IMMUTABLE PARALLEL SAFE;
+
+CREATE FUNCTION billing_data.move_caps(p_from_id uuid, p_to_id uuid, p_made_for uuid[]) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.move_default_checks(p_table text, p_from timestamp with time zone, p_to timestamp with time zone) RETURNS void
     LANGUAGE plpgsql

@@ -20,6 +20,7 @@ from tests.sql.helpers import (
     session,
     staff,
 )
+from tests.sql.merges import merge, user
 from tests.support import Database, unique
 
 
@@ -345,6 +346,42 @@ def test_a_free_use_that_is_given_back_gives_its_amount_back(
 
 
 # --- how they are set ----------------------------------------------------------------------------
+
+
+def test_caps_go_with_a_merged_account_and_come_back_when_that_is_undone(
+    module_database: Database, dba: Caller
+) -> None:
+    gone, stays, third = (user(module_database, paid=9) for _ in range(3))
+    moves, stands = (set_cap(dba, "account", 5, gone.id, period) for period in ("day", "month"))
+    own = set_cap(dba, "account", 50, stays.id, "month")
+    before = dba.row("create_charge", **gone.who, amount_minor=4)
+    merge(module_database, gone, stays)
+    assert used(dba, moves) == 4
+    for who in (gone.who, stays.who):
+        assert dba.refusal("create_charge", **who, amount_minor=2).slug == "account_cap_reached"
+    merge(module_database, stays, third)
+    later = dba.row("create_charge", **third.who, amount_minor=1)
+    assert [used(dba, cap) for cap in (moves, stands, own)] == [5, 4, 1]
+    # What was charged before the merge comes back to the caps that counted it.
+    for charge in (before, later):
+        dba.row("reverse_charge", charge_id=charge["charge_id"], reason="x")
+    assert [used(dba, cap) for cap in (moves, stands, own)] == [0, 0, 0]
+
+
+def test_undoing_a_merge_gives_each_account_its_own_caps_back(
+    module_database: Database, dba: Caller
+) -> None:
+    first, gone, stays = (user(module_database) for _ in range(3))
+    set_cap(dba, "account", 1, first.id, "minute")
+    set_cap(dba, "account", 2, gone.id, "day")
+    merge(module_database, first, gone)
+    merge(module_database, gone, stays)
+    set_cap(dba, "account", 3, gone.id, "month")
+    assert len(dba.rows("list_caps", account_id=first.id)) == 3
+    dba.row("undo_merge", account_id=gone.id, reason="two people")
+    for account, limits in ((first, {1, 2}), (gone, {1, 2}), (stays, {3})):
+        rows = dba.rows("list_caps", account_id=account.id)
+        assert {row["limit_minor"] for row in rows} == limits
 
 
 def test_setting_and_deleting_a_cap_leaves_who_and_why_in_the_audit_log(
