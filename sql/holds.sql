@@ -260,6 +260,7 @@ CREATE OR REPLACE FUNCTION billing_data.weigh_holds(
     free_uses_before bigint
 )
 LANGUAGE plpgsql VOLATILE
+ROWS 1  -- so that each row's hold and account are looked up, however few there were for the plan
 SET search_path = pg_catalog, pg_temp
 SET plan_cache_mode = force_generic_plan
 SET enable_seqscan = off
@@ -698,6 +699,7 @@ CREATE OR REPLACE FUNCTION billing_data.weigh_captures(
     free_uses_kept bigint
 )
 LANGUAGE plpgsql VOLATILE
+ROWS 1  -- so that each row's hold and account are looked up, however few there were for the plan
 SET search_path = pg_catalog, pg_temp
 SET plan_cache_mode = force_generic_plan
 SET enable_seqscan = off
@@ -732,12 +734,14 @@ BEGIN
             SELECT billing_data.item_fault(p_role, (i.asked).api_key_id, k, 'billing:write')
         ) AS c (fault)
         LEFT JOIN LATERAL (
-            SELECT h AS hold FROM billing_data.holds AS h WHERE h.id = (i.asked).hold_id
+            SELECT h AS hold FROM billing_data.holds AS h WHERE h.id = (i.asked).hold_id OFFSET 0
         ) AS g ON true
         LEFT JOIN LATERAL (
             SELECT n AS account
-            FROM billing_data.accounts AS n
-            WHERE n.id = billing_data.surviving_account((g.hold).account_id)
+            FROM billing_data.accounts AS o
+            INNER JOIN billing_data.accounts AS n
+                ON n.id = billing_data.account_to_hold(o.id, o.status)
+            WHERE o.id = (g.hold).account_id
         ) AS a ON true
         CROSS JOIN LATERAL (
             SELECT
@@ -901,16 +905,7 @@ BEGIN
     )
     SELECT array_agg(
         billing_data.hold_outcome(
-            d.item, d.outcome,
-            CASE
-                WHEN d.is_new THEN billing_data.captured_hold(
-                    d.hold, d.charge_id, d.captured, p_now
-                )
-                WHEN d.outcome IN (
-                    'replayed', 'hold_settled', 'hold_expired', 'capture_exceeds_hold'
-                ) THEN d.hold
-            END,
-            (d.account).paid_credits - d.credits,
+            d.item, d.outcome, c.hold, c.balance_after,
             (d.account).held_credits - d.credits_kept,
             (d.account).free_uses_remaining - (d.account).held_free_uses
             - d.free_uses + d.free_uses_kept,
@@ -936,7 +931,16 @@ BEGIN
         SELECT
             CASE WHEN d.is_free THEN 'free' ELSE 'paid' END AS paid_with,
             (d.account).paid_credits - d.credits AS balance_after,
-            (d.account).free_uses_remaining - d.free_uses AS free_uses_after
+            (d.account).free_uses_remaining - d.free_uses AS free_uses_after,
+            CASE
+                WHEN d.is_new THEN billing_data.captured_hold(
+                    d.hold, d.charge_id, d.captured, p_now
+                )
+                WHEN d.outcome IN (
+                    'replayed', 'hold_settled', 'hold_expired', 'capture_exceeds_hold'
+                ) THEN d.hold
+            END AS hold
+        OFFSET 0
     ) AS c
     CROSS JOIN billing_data.settings AS s;
     IF v_of_lots IS NOT NULL THEN
@@ -991,9 +995,13 @@ BEGIN
     PERFORM billing_data.require_durable_commit();
     v_locked := billing_data.lock_for_list(
         ARRAY(
-            SELECT DISTINCT billing_data.surviving_account(h.account_id) AS id
+            SELECT DISTINCT billing_data.account_to_hold(a.id, a.status) AS id
             FROM unnest(p_items) AS i
-            INNER JOIN billing_data.holds AS h ON h.id = i.hold_id
+            -- Looked up one by one (OFFSET), also by a plan that was made when there were few.
+            CROSS JOIN LATERAL (
+                SELECT n.account_id FROM billing_data.holds AS n WHERE n.id = i.hold_id OFFSET 0
+            ) AS h
+            INNER JOIN billing_data.accounts AS a ON a.id = h.account_id
             ORDER BY id
         ),
         p_wait

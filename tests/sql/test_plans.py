@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import uuid
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +12,7 @@ import psycopg
 import pytest
 
 from tests.sql.helpers import Caller, charge_all, check_all, person, session
+from tests.sql.holds import capture_all, hold_all
 from tests.support import Database, TestCluster, wait_for
 
 ACCOUNTS = 10_000
@@ -252,6 +254,33 @@ def test_one_accounts_part_of_the_ledger_is_a_range_of_the_indexes_of_versions(
             assert scans == {
                 ("charges", "charges_ledger_version"), ("credits", "credits_ledger_version")
             }  # fmt: skip
+
+
+def test_holds_are_looked_up_also_by_plans_that_were_made_when_there_were_none(
+    database: Database,
+) -> None:
+    with session(database, "t_dba", autocommit=False) as dba:
+        capture_all(dba, [{"hold_id": str(uuid.uuid4())}] * 8)
+        users = _users(1, 500)
+        check_all(dba, users)
+        holds = [
+            hold["hold_id"] for hold in hold_all(dba, [{**who, "amount_minor": 1} for who in users])
+        ]
+        before = _fetched(dba, "holds")
+        rows = capture_all(dba, [{"hold_id": hold} for hold in holds[:8]])
+        assert {row["outcome"] for row in rows} == {"created"}
+        assert _fetched(dba, "holds") - before <= 5 * 8
+
+
+def _fetched(caller: Caller, table: str) -> int:
+    """The rows of a table that this transaction fetched by indexes or read from its beginning."""
+    (row,) = caller.execute(
+        "SELECT s.idx_tup_fetch + s.seq_tup_read AS fetched"
+        " FROM pg_stat_xact_user_tables AS s WHERE s.relname = %s",
+        table,
+    )
+    fetched: int = row["fetched"]
+    return fetched
 
 
 def test_charging_stays_hot(full: Database) -> None:
