@@ -5,46 +5,21 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable
 from random import Random
 from typing import Any
 
 import aiohttp
 
 from tests.support import charge_body, credit_body, identity
+from tests.torture.history import Answer, History, Json
+from tests.torture.holds import Holder
 from tests.torture.model import Account, Write, WrongAnswer
 from tests.torture.stage import Stage
 
 PROVIDER = "oauth:google"
 PATIENCE = 12.0  # seconds a client waits for an answer
 _MOST_PENDING = 5
-Json = dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """One answer; `replayed` is true when it says that it repeats the first one."""
-
-    status: int
-    body: Json
-    headers: Any
-    sent_at: float
-
-    @property
-    def replayed(self) -> bool:
-        return "Idempotent-Replayed" in self.headers
-
-
-@dataclass
-class History:
-    """What was asked and answered in a round."""
-
-    acknowledged: dict[str, Json] = field(default_factory=dict)  # name of a write -> its answer
-    asked: set[str] = field(default_factory=set)  # names of all writes
-    hot: set[str] = field(default_factory=set)  # the names of writes on the hot accounts
-    faults: list[str] = field(default_factory=list)  # answers that are wrong
-    answers: int = 0
-    refusals: int = 0  # 503 and broken connections
 
 
 class Client:
@@ -58,6 +33,7 @@ class Client:
         *,
         name: str,
         hot: list[str],
+        scarce: list[str],
         rng: Random,
     ) -> None:
         self._stage = stage
@@ -71,10 +47,11 @@ class Client:
         self.answered_at = 0.0  # when the last request with a definite answer was sent
         self._begun_at = 0.0
         self.stopping = False
+        self._holder = Holder(self._ask, history, name=name, accounts=scarce, rng=rng)
 
     async def run(self) -> None:
         """Works until it is told to stop; a wrong answer ends it."""
-        actions = [
+        actions: list[tuple[Callable[[], Awaitable[Any]], int]] = [
             (self._check, 4),
             (self._charge, 6),
             (self._charge_with_body_key, 2),
@@ -83,6 +60,7 @@ class Client:
             (self._grant, 2),
             (self._batch, 2),
             (self._read_history, 1),
+            *self._holder.actions(),
         ]
         try:
             while not await self._check():
@@ -257,9 +235,3 @@ class Client:
             raise WrongAnswer(f"{method} {path} {body} was answered {answer.status} {answer.body}")
         self.answered_at = max(self.answered_at, sent_at)
         return answer
-
-
-def matches(row: dict[str, Any], answer: Json) -> bool:
-    """Whether a ledger row agrees with its answer."""
-    kept = answer.get("charge_id", answer.get("credit_id"))
-    return str(row["id"]) == kept and row["balance_after"] == answer["balance_after"]

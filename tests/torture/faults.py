@@ -14,6 +14,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager
 from random import Random
+from typing import Any
 
 import psutil
 import psycopg
@@ -32,6 +33,16 @@ def _fault(name: str) -> Callable[[Callable[[Stage, Random], AsyncIterator[None]
     return register
 
 
+async def _execute(stage: Stage, statement: str) -> list[tuple[Any, ...]]:
+    """Runs a statement in a thread: it may wait until the round's other fault ends."""
+
+    def execute() -> list[tuple[Any, ...]]:
+        with stage.connect() as connection:
+            return connection.execute(statement).fetchall()
+
+    return await asyncio.to_thread(execute)
+
+
 @_fault("crash of PostgreSQL")
 async def _crash(stage: Stage, _: Random) -> AsyncIterator[None]:
     await asyncio.to_thread(stage.cluster.cluster.kill)
@@ -48,10 +59,9 @@ async def _stop_database(stage: Stage, _: Random) -> AsyncIterator[None]:
 async def _kill_backend(stage: Stage, rng: Random) -> AsyncIterator[None]:
     """PostgreSQL ends all sessions and recovers by itself."""
     with contextlib.suppress(psycopg.Error, ProcessLookupError):
-        with stage.connect() as connection:
-            found = connection.execute(
-                "SELECT pid FROM pg_stat_activity WHERE usename = 't_web' ORDER BY pid"
-            ).fetchall()
+        found = await _execute(
+            stage, "SELECT pid FROM pg_stat_activity WHERE usename = 't_web' ORDER BY pid"
+        )
         if found:
             os.kill(rng.choice(found)[0], signal.SIGKILL)
     yield
@@ -176,7 +186,7 @@ async def _transaction(stage: Stage, statement: str) -> AsyncIterator[None]:
     round's other fault has ended PostgreSQL, or holds what the statement needs."""
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(psycopg.Error):
-            session = stack.enter_context(stage.connect())
+            session = stack.enter_context(await asyncio.to_thread(stage.connect))
             stack.callback(session.close)  # closing undoes the transaction
             session.execute("BEGIN")
             session.execute("SET LOCAL lock_timeout = '500ms'")
@@ -212,8 +222,10 @@ async def _deadlocks(stage: Stage, rng: Random) -> AsyncIterator[None]:
 async def _terminate(stage: Stage, rng: Random) -> AsyncIterator[None]:
     how = rng.choice(["pg_terminate_backend", "pg_cancel_backend"])
     for _ in range(rng.randint(1, 4)):
-        with contextlib.suppress(psycopg.Error), stage.connect() as connection:
-            connection.execute(f"SELECT {how}(pid) FROM pg_stat_activity WHERE usename = 't_web'")
+        with contextlib.suppress(psycopg.Error):
+            await _execute(
+                stage, f"SELECT {how}(pid) FROM pg_stat_activity WHERE usename = 't_web'"
+            )
         await asyncio.sleep(rng.uniform(0, 0.2))
     yield
 

@@ -12,37 +12,43 @@ from random import Random
 import aiohttp
 from psycopg.rows import dict_row
 
-from tests.torture.clients import PATIENCE, PROVIDER, Client, History, matches
+from tests.torture.clients import PATIENCE, PROVIDER, Client
 from tests.torture.faults import FAULTS, Fault
+from tests.torture.history import History, matches
+from tests.torture.hold_proof import compare_holds, count_holds, find_stuck
 from tests.torture.model import WrongAnswer
 from tests.torture.stage import Stage, running_stage
 
 CLIENTS = 10
 HOT_ACCOUNTS = 2
 _HOT_CREDITS = 1_000_000
+SCARCE_ACCOUNTS = 3  # shared, too; clients hold their credits
+_SCARCE_CREDITS = 40
 _RECOVERY = 60.0  # seconds until every client must have been answered again
 _VERIFY_EVERY = 50  # in rounds, because it reads the whole ledger
 
 
 @dataclass
 class Report:
-    """The result of the rounds. Each of the first four fields must be 0."""
+    """The result of the rounds. Each of the first five lists must be empty."""
 
     seed: int
     lost: list[str] = field(default_factory=list)
     doubled: list[str] = field(default_factory=list)
     overspent: list[str] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
+    stuck: list[str] = field(default_factory=list)  # what is held for ever
     rounds: int = 0
     answers: int = 0
     refusals: int = 0
     writes: int = 0
+    holds: Counter[str] = field(default_factory=Counter)
     struck: Counter[str] = field(default_factory=Counter)
     recoveries: list[float] = field(default_factory=list)
 
     @property
     def faults(self) -> list[str]:
-        return self.lost + self.doubled + self.overspent + self.wrong
+        return self.lost + self.doubled + self.overspent + self.wrong + self.stuck
 
     def text(self) -> str:
         """The report for people."""
@@ -52,7 +58,9 @@ class Report:
                 f"seed {self.seed}: {self.rounds} rounds, {self.answers} answers,"
                 f" {self.refusals} refused or broken off, {self.writes} writes acknowledged",
                 f"lost {len(self.lost)}, doubled {len(self.doubled)},"
-                f" overspent {len(self.overspent)}, wrong {len(self.wrong)}",
+                f" overspent {len(self.overspent)}, wrong {len(self.wrong)},"
+                f" held for ever {len(self.stuck)}",
+                "holds: " + ", ".join(f"{count} {what}" for what, count in self.holds.items()),
                 "answered again after"
                 f" {recoveries[len(recoveries) // 2]:.1f} s (median),"
                 f" {recoveries[-1]:.1f} s (longest)",
@@ -86,7 +94,7 @@ async def torture(
                 chosen, waiting = waiting[:2], waiting[2:]
             else:
                 chosen = rng.sample(able, min(len(able), rng.randint(1, 2)))
-            round_ = _Round(stage, report, number, rng)
+            round_ = Round(stage, report, number, rng)
             began = time.monotonic()
             try:
                 await round_.run([(name, faults[name]) for name in chosen])
@@ -110,7 +118,7 @@ async def torture(
     return report
 
 
-class _Round:
+class Round:
     """One round, on accounts of its own."""
 
     def __init__(self, stage: Stage, report: Report, number: int, rng: Random) -> None:
@@ -123,7 +131,10 @@ class _Round:
 
     async def run(self, chosen: Sequence[tuple[str, Fault]]) -> None:
         """Starts the faults, waits until all clients are answered again, and compares."""
-        hot = await asyncio.to_thread(self._make_hot_accounts)
+        hot = await asyncio.to_thread(self._make_accounts, "hot", HOT_ACCOUNTS, _HOT_CREDITS)
+        scarce = await asyncio.to_thread(
+            self._make_accounts, "scarce", SCARCE_ACCOUNTS, _SCARCE_CREDITS
+        )
         connector = aiohttp.TCPConnector(limit=0)
         timeout = aiohttp.ClientTimeout(total=PATIENCE)
         async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
@@ -134,6 +145,7 @@ class _Round:
                     self.history,
                     name=f"{self._prefix}{number}",
                     hot=hot,
+                    scarce=scarce,
                     rng=Random(self._rng.random()),
                 )
                 for number in range(CLIENTS)
@@ -169,8 +181,9 @@ class _Round:
         async with fault(self._stage, self._rng):
             await asyncio.sleep(lasting)
 
-    def _make_hot_accounts(self) -> list[str]:
-        names = [f"{self._prefix}hot-{number}" for number in range(HOT_ACCOUNTS)]
+    def _make_accounts(self, kind: str, count: int, credits: int) -> list[str]:
+        """Makes accounts that all clients share."""
+        names = [f"{self._prefix}{kind}-{number}" for number in range(count)]
         with self._stage.connect("t_dba") as dba:
             for name in names:
                 dba.execute(
@@ -179,9 +192,9 @@ class _Round:
                 )
                 dba.execute(
                     "SELECT billing.create_credit(p_oauth_provider => %s, p_external_id => %s,"
-                    " p_amount_minor => %s, p_currency => 'USD', p_description => 'hot',"
+                    " p_amount_minor => %s, p_currency => 'USD', p_description => 'shared',"
                     " p_transaction_type => 'grant')",
-                    (PROVIDER, name, _HOT_CREDITS),
+                    (PROVIDER, name, credits),
                 )
         return names
 
@@ -192,8 +205,14 @@ class _Round:
             connection.row_factory = dict_row
             rows = connection.execute(_LEDGER, {"accounts": f"{self._prefix}%"}).fetchall()
             accounts = connection.execute(_ACCOUNTS, {"accounts": f"{self._prefix}%"}).fetchall()
-        found = {row["name"]: row for row in rows if row["name"] != "hot"}
-        counts = Counter(row["name"] for row in rows if row["name"] != "hot")
+            scarce = f"{self._prefix}scarce-%"
+            findings = [
+                *compare_holds(connection, scarce, history.holds),
+                *find_stuck(connection, scarce),
+            ]
+            report.holds += count_holds(connection, scarce)
+        found = {row["name"]: row for row in rows if row["name"] != "shared"}
+        counts = Counter(row["name"] for row in rows if row["name"] != "shared")
         where = f"round {self._number}"
         report.doubled += [f"{where}: {name}" for name, count in counts.items() if count > 1]
         report.wrong += [
@@ -205,6 +224,8 @@ class _Round:
                 report.lost.append(f"{where}: {name} {answer}")
             elif not matches(found[name], answer):
                 report.wrong.append(f"{where}: {found[name]} was answered {answer}")
+        for kind, finding in findings:
+            getattr(report, kind).append(f"{where}: {finding}")
         for row in accounts:
             if row["paid_credits"] != row["granted"] - row["spent"] or row["paid_credits"] < 0:
                 report.overspent.append(f"{where}: {row}")
