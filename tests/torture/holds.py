@@ -222,6 +222,8 @@ class Holder:
     def _acknowledge(self, name: str, status: int, told: Json) -> None:
         if status == 201:
             self._history.acknowledged[name] = told
+        elif status == 409 and "charge" in told:  # made by an attempt whose answer was lost
+            self._history.acknowledged[name] = told["charge"]
         elif status != 402:
             raise WrongAnswer(f"{name} was answered {status} {told}")
 

@@ -95,7 +95,7 @@ async def torture(
             else:
                 chosen = rng.sample(able, min(len(able), rng.randint(1, 2)))
             round_ = Round(stage, report, number, rng)
-            began = time.monotonic()
+            began, known = time.monotonic(), set(report.faults)
             try:
                 await round_.run([(name, faults[name]) for name in chosen])
             except Exception as error:
@@ -110,6 +110,8 @@ async def torture(
                 f" again after {report.recoveries[-1]:.1f} s; took"
                 f" {time.monotonic() - began:.1f} s; {len(report.faults)} faults"
             )
+            for fault in set(report.faults) - known:
+                tell(fault)
             if number % _VERIFY_EVERY == 0 or number == rounds:
                 found = await asyncio.to_thread(
                     stage.database.execute, "SELECT * FROM billing.verify_ledger()"
