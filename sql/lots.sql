@@ -699,7 +699,9 @@ AS $$
         GROUP BY l.account_id
     ),
     taken AS (
-        SELECT n.entry_id, sum(n.amount_minor) AS amount
+        SELECT
+            n.entry_id, sum(n.amount_minor) AS amount, min(sign(n.amount_minor)) AS lowest,
+            max(sign(n.amount_minor)) AS highest
         FROM billing_data.lot_allocations AS n
         GROUP BY n.entry_id
     )
@@ -742,8 +744,8 @@ AS $$
     LEFT JOIN billing_data.credits AS k ON k.id = t.entry_id
     WHERE CASE
             WHEN c.id IS NOT NULL
-                THEN c.paid_with = 'paid' AND t.amount > 0 AND t.amount <= c.amount_minor
-            ELSE t.amount <> 0 AND sign(t.amount) = -sign(k.amount_minor)
+                THEN c.paid_with = 'paid' AND t.lowest = 1 AND t.amount <= c.amount_minor
+            ELSE t.lowest = t.highest AND t.lowest = -sign(k.amount_minor)
                 AND abs(t.amount) <= abs(k.amount_minor)
         END IS NOT TRUE
     UNION ALL
@@ -752,7 +754,7 @@ AS $$
     FROM billing_data.lots AS l
     INNER JOIN billing_data.credits AS c ON c.id = l.credit_id
     GROUP BY c.id
-    HAVING sum(l.amount_minor) > c.amount_minor OR min(l.account_id::text) <> c.account_id::text
+    HAVING sum(l.amount_minor) > c.amount_minor OR bool_or(l.account_id <> c.account_id)
     UNION ALL
     SELECT l.account_id, format('lot %s paid for another account', l.id), l.account_id::text,
         coalesce(c.account_id, k.account_id)::text

@@ -781,14 +781,17 @@ AS $$
     INNER JOIN billing_data.accounts AS a ON a.id = g.account_id
     WHERE NOT g.is_paused AND g.next_at IS NOT NULL AND (a.due_at <= g.next_at) IS NOT TRUE
     UNION ALL
-    SELECT c.account_id, format('credit %s is not the grant of its schedule', c.id),
+    SELECT coalesce(c.account_id, g.account_id),
+        format('credit %s is not the grant of its schedule', s.credit_id),
         'a credit that the schedule gave', 'another account or none'
     FROM billing_data.scheduled_grants AS s
-    INNER JOIN billing_data.grant_schedules AS g ON g.id = s.schedule_id
-    INNER JOIN billing_data.credits AS c ON c.id = s.credit_id
-    WHERE c.amount_minor <= 0
-        OR billing_data.surviving_account(c.account_id)
-        <> billing_data.surviving_account(g.account_id);
+    LEFT JOIN billing_data.grant_schedules AS g ON g.id = s.schedule_id
+    LEFT JOIN billing_data.credits AS c ON c.id = s.credit_id
+    WHERE (
+            c.amount_minor > 0
+            AND billing_data.surviving_account(c.account_id)
+            = billing_data.surviving_account(g.account_id)
+        ) IS NOT TRUE;
 $$;
 COMMENT ON FUNCTION billing_data.find_schedule_faults IS
     'Finds schedules of grants that nothing books, and grants that are none. Helper.';
