@@ -14,6 +14,7 @@ from server.agent.models import CheckHold, CheckRequest
 from server.gateway import CHECK_ITEM, Row, functions
 from server.http import fields as f
 from server.http.answers import From, reader
+from server.http.app_keys import CONFIG
 from server.http.errors import json_response
 from server.http.example_values import ADA
 from server.http.holds import Hold, hold_of
@@ -25,7 +26,8 @@ def _available(row: Row) -> int | None:
     return None if row["held"] is None else row["credits_remaining"]
 
 
-def _no_hold(row: Row) -> None:
+def _told_later(row: Row) -> None:
+    """No column of the row has it."""
     return None
 
 
@@ -81,7 +83,7 @@ class CreditCheck(TypedDict):
     hold: NotRequired[
         Annotated[
             Hold | None,
-            From(_no_hold),
+            From(_told_later),
             f.means(
                 "The hold that was asked for; null where it was not made; absent where none was"
                 " asked for."
@@ -95,6 +97,7 @@ class CreditCheck(TypedDict):
             f.means("When credits end next, and how many; absent where none end."),
         ]
     ]
+    purchase_url: NotRequired[Annotated[f.Url, From(_told_later), f.PURCHASE_URL]]
 
 
 EXAMPLE = Example(
@@ -118,7 +121,15 @@ EXAMPLE = Example(
 
 CHECK = ItemFields(CheckRequest, leave_out=frozenset({"hold"}))
 
-_check = reader(CreditCheck, CHECK_ITEM.columns)
+_decided = reader(CreditCheck, CHECK_ITEM.columns)
+
+
+def _check(request: web.Request, row: Row) -> CreditCheck:
+    answer = _decided(row)
+    purchase_url = request.app[CONFIG].purchase_url
+    if purchase_url:
+        answer["purchase_url"] = purchase_url
+    return answer
 
 
 async def check_credit(request: web.Request, call: Call) -> web.StreamResponse:
@@ -140,7 +151,7 @@ async def check_credit(request: web.Request, call: Call) -> web.StreamResponse:
     metrics.count_check("allowed" if row["has_credit"] else "denied").inc()
     if row["account_created"]:
         metrics.ACCOUNTS_CREATED.inc()
-    return json_response(200, _check(row))
+    return json_response(200, _check(request, row))
 
 
 async def _check_and_hold(request: web.Request, call: Call, hold: CheckHold) -> web.Response:
@@ -162,6 +173,6 @@ async def _check_and_hold(request: web.Request, call: Call, hold: CheckHold) -> 
     metrics.count_check("allowed" if checked["has_credit"] else "denied").inc()
     if checked["account_created"]:
         metrics.ACCOUNTS_CREATED.inc()
-    answer = _check(checked)
+    answer = _check(request, checked)
     answer["hold"] = hold_of(made) if checked["has_credit"] else None
     return json_response(200, answer)

@@ -34,9 +34,7 @@ class InsufficientCredits(Error):
     retryable: Annotated[
         Literal[False], f.means("False: sending it again without more credits ends the same.")
     ]
-    purchase_url: NotRequired[
-        Annotated[f.Url, f.means("Where credits can be bought; absent unless the operator set it.")]
-    ]
+    purchase_url: NotRequired[Annotated[f.Url, f.PURCHASE_URL]]
 
 
 class ReachedCap(TypedDict):

@@ -175,6 +175,7 @@ WHEN = means("When, in UTC.")
 DETAIL = means("What went wrong, for people.")
 CODE = means("What went wrong, for programs: decide by this.")
 REQUEST_ID = means("The request's id, as in X-Request-ID.")
+PURCHASE_URL = means("Where credits can be bought; absent unless the operator set it.")
 HINT = means("What to do about a missing or misplaced API key; otherwise absent.")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, assert_type
 from uuid import uuid4
@@ -31,8 +32,10 @@ from ciris_billing_client.exchange import Operation
 
 from tests.clients.conftest import Either
 from tests.payments import paying_service, tell
-from tests.stripe_double import running_stripe
-from tests.support import Database, Service, unique
+from tests.stripe_double import StripeDouble, running_stripe
+from tests.support import Service, unique
+
+PURCHASE_URL = "https://example.com/buy"
 
 
 def new_user() -> User:
@@ -177,21 +180,82 @@ async def test_a_plain_pair_is_a_user_too(billing: Either) -> None:
     assert len(await billing.all_history(user)) == 1
 
 
-async def test_a_user_buys_a_pack_and_the_payment_is_seen(database: Database) -> None:
+@pytest.fixture(scope="module")
+def stripe() -> Iterator[StripeDouble]:
+    """Stripe."""
+    with running_stripe() as double:
+        yield double
+
+
+@pytest.fixture(scope="module")
+def shop(service: Service, stripe: StripeDouble) -> Iterator[Service]:
+    """A server that sells packs, and tells where."""
+    with paying_service(service.database, stripe, PURCHASE_URL=PURCHASE_URL) as selling:
+        yield selling
+
+
+@pytest.fixture(params=[AsyncBilling, Billing], ids=["async", "sync"])
+async def buyer(request: pytest.FixtureRequest, shop: Service) -> AsyncIterator[Either]:
+    """Each of the two clients, of the server that sells packs."""
+    either = Either(request.param(shop.base_url, shop.key.secret))
+    yield either
+    await either.end()
+
+
+async def buy(buyer: Either, shop: Service, stripe: StripeDouble, user: User) -> str:
+    """The user pays for a pack, by a card that is saved."""
+    sold = await buyer.purchase(user, "ada@example.com", save_card=True, idempotency_key="pack-1")
+    assert (sold.uses_purchased, sold.amount_minor, sold.currency) == (20, 500, "USD")
+    assert sold.client_secret
+    again = await buyer.purchase(user, "ada@example.com", save_card=True, idempotency_key="pack-1")
+    assert (again.payment_id, again.replayed) == (sold.payment_id, True)
+    stripe.pay(sold.payment_id)
+    tell(shop, stripe, stripe.succeeded_event(sold.payment_id))
+    return str(sold.payment_id)
+
+
+async def test_a_user_buys_a_pack_and_the_payment_is_seen(
+    buyer: Either, shop: Service, stripe: StripeDouble
+) -> None:
     user = new_user()
-    with running_stripe() as stripe, paying_service(database, stripe) as shop:
-        async with AsyncBilling(shop.base_url, shop.key.secret) as billing:
-            sold = await billing.purchase(user, "ada@example.com", idempotency_key="pack-1")
-            assert (sold.uses_purchased, sold.amount_minor, sold.currency) == (20, 500, "USD")
-            assert sold.client_secret
-            again = await billing.purchase(user, "ada@example.com", idempotency_key="pack-1")
-            assert (again.payment_id, again.replayed) == (sold.payment_id, True)
-            stripe.pay(sold.payment_id)
-            tell(shop, stripe, stripe.succeeded_event(sold.payment_id))
-            paid = await billing.payment(sold.payment_id)
-            assert (paid.status, paid.credits_added, paid.payable) == ("succeeded", 20, True)
-            with pytest.raises(NotFound):
-                await billing.payment("pi_unknown")
+    assert (await buyer.check(user)).purchase_url == PURCHASE_URL
+    paid = await buyer.payment(await buy(buyer, shop, stripe, user))
+    assert (paid.status, paid.credits_added, paid.payable) == ("succeeded", 20, True)
+    with pytest.raises(NotFound):
+        await buyer.payment("pi_unknown")
+
+
+async def test_a_user_agrees_to_top_ups_reads_them_and_withdraws(
+    buyer: Either, shop: Service, stripe: StripeDouble
+) -> None:
+    user = new_user()
+    await buyer.check(user)
+    for call in (buyer.get_top_up, buyer.end_top_up):
+        with pytest.raises(NotFound) as refused:
+            await call(user)
+        assert refused.value.code == "top_up_not_found"
+    terms = {
+        "threshold": 2,
+        "amount_minor": 500,
+        "currency": "USD",
+        "monthly_cap_minor": 2000,
+        "consent_version": "2026-11",
+        "consent_text": "Charge my card $5.00 at 2 credits.",
+        "payment_id": await buy(buyer, shop, stripe, user),
+    }
+    agreed = await buyer.set_top_up(user, **terms)
+    assert (agreed.status, agreed.packs, agreed.uses, agreed.card) == ("on", 1, 20, "visa 4242")
+    assert agreed.consent.text == terms["consent_text"]
+    assert agreed.attempt.status is None
+    again = await buyer.set_top_up(user, **terms)
+    assert again.consent == agreed.consent
+    assert await buyer.get_top_up(user) == again
+    with pytest.raises(Conflict) as dearer:
+        await buyer.set_top_up(user, **{**terms, "amount_minor": 499})
+    assert dearer.value.code == "top_up_price_changed"
+    ended = await buyer.end_top_up(user)
+    assert (ended.status, ended.end_reason) == ("off", "withdrawn")
+    assert await buyer.end_top_up(user) == ended
 
 
 @pytest.mark.parametrize("name", ["", ".", ".."])

@@ -14,7 +14,7 @@ import pytest
 from ciris_billing_client import Billing, NewCharge, User
 from mcp import Client, StdioServerParameters
 
-from tests.support import Service, clean_environment, unique
+from tests.support import Service, clean_environment, running_service, unique
 
 START = "from ciris_billing_client.mcp_server import main; main()"
 
@@ -59,7 +59,7 @@ async def test_an_assistant_reads_and_is_offered_nothing_that_takes(
     ada = poor_user(service)
     async with assistant(service, tree) as client:
         offered = {tool.name: tool for tool in (await client.list_tools()).tools}
-        assert set(offered) == {"check", "balance", "history"}
+        assert set(offered) == {"check", "balance", "history", "purchase_link"}
         assert all(tool.description for tool in offered.values())
         assert (await ask(client, "check", **ada))["credits_remaining"] == 2
         assert (await ask(client, "balance", **ada))["paid_credits"] == 2
@@ -76,14 +76,21 @@ async def test_an_assistant_reads_and_is_offered_nothing_that_takes(
         )
 
 
-async def test_the_purchase_link_is_told_where_the_operator_gave_one(
+async def test_the_purchase_link_is_the_services_unless_the_assistants_operator_gave_one(
     service: Service, tree: Path
 ) -> None:
     ada = poor_user(service)
-    link = "https://example.com/buy"
-    async with assistant(service, tree, "--purchase-url", link) as client:
-        told = await ask(client, "purchase_link", **ada)
-        assert (told["purchase_url"], told["purchase_required"]) == (link, False)
+    buy_here, or_here = "https://example.com/buy", "https://example.com/shop"
+    async with assistant(service, tree) as client:
+        refused = await ask(client, "purchase_link", **ada)
+        assert "PURCHASE_URL" in refused
+        assert "--purchase-url" in refused
+    with running_service(service.database, PURCHASE_URL=buy_here) as shop:
+        async with assistant(shop, tree) as client:
+            told = await ask(client, "purchase_link", **ada)
+            assert (told["purchase_url"], told["purchase_required"]) == (buy_here, False)
+        async with assistant(shop, tree, "--purchase-url", or_here) as client:
+            assert (await ask(client, "purchase_link", **ada))["purchase_url"] == or_here
 
 
 async def test_what_takes_credits_is_offered_when_it_is_allowed(

@@ -117,6 +117,9 @@ class AsyncBilling(_Client):
     history_page = _awaited(operations.history_page)
     purchase = _awaited(operations.purchase)
     payment = _awaited(operations.payment)
+    set_top_up = _awaited(operations.set_top_up)
+    get_top_up = _awaited(operations.get_top_up)
+    end_top_up = _awaited(operations.end_top_up)
 
     def __init__(
         self,
@@ -199,6 +202,9 @@ class Billing(_Client):
     history_page = _called(operations.history_page)
     purchase = _called(operations.purchase)
     payment = _called(operations.payment)
+    set_top_up = _called(operations.set_top_up)
+    get_top_up = _called(operations.get_top_up)
+    end_top_up = _called(operations.end_top_up)
 
     def __init__(
         self,

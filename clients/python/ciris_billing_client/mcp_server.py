@@ -31,6 +31,11 @@ _INSTRUCTIONS = (
     "Credits of the users of an AI agent. A user is an oauth_provider such as oauth:google and an"
     " external_id. 1 credit is 1 use; free uses go first."
 )
+_NO_LINK = (
+    "Nobody has said where credits can be bought. Whoever runs the service says it by its setting"
+    " PURCHASE_URL; whoever runs this MCP server can say it by --purchase-url or"
+    " CIRIS_BILLING_PURCHASE_URL."
+)
 
 
 def mcp_server(
@@ -87,12 +92,15 @@ def _asking(billing: AsyncBilling, purchase_url: str | None) -> list[Tool]:
 
     async def purchase_link(oauth_provider: str, external_id: str) -> Result:
         """Where the user can buy credits, and, once they are needed, what the next pack costs
-        (minor units such as cents) and how many uses it has."""
+        (minor units such as cents) and how many uses it has. A user who is new gets an account."""
         answer = await _told(lambda: billing.check(User(oauth_provider, external_id)))
+        link = purchase_url or answer["purchase_url"]
+        if link is None:
+            raise ToolError(_NO_LINK)
         facts = ("purchase_required", "purchase_price_minor", "purchase_uses")
-        return {"purchase_url": purchase_url, **{name: answer[name] for name in facts}}
+        return {"purchase_url": link, **{name: answer[name] for name in facts}}
 
-    return [check, *([purchase_link] if purchase_url else [])]
+    return [check, purchase_link]
 
 
 def _writing(billing: AsyncBilling) -> list[Tool]:
@@ -132,7 +140,8 @@ def main() -> None:
     parser.add_argument(
         "--purchase-url",
         default=os.environ.get("CIRIS_BILLING_PURCHASE_URL"),
-        help="where users buy credits (CIRIS_BILLING_PURCHASE_URL); offers a tool that tells it",
+        help="where users buy credits (CIRIS_BILLING_PURCHASE_URL), instead of where the service"
+        " says",
     )
     given = parser.parse_args()
     try:

@@ -18,6 +18,11 @@ if TYPE_CHECKING:
     HoldStatus = Literal["open", "captured", "released", "expired"]
     Overage = Literal["refuse", "available"]
     PaidWith = Literal["free", "paid"]
+    TopUpStatus = Literal["on", "off"]
+    TopUpEnd = Literal[
+        "erased", "failures", "merged", "price_changed", "replaced", "staff", "withdrawn"
+    ]
+    AttemptStatus = Literal["open", "succeeded", "failed", "canceled"]
     RowKind = Literal["opening", "entry", "free_uses", "closing"]
     CreditSource = Literal["purchase", "grant", "promotion", "refund"]
     TransactionType = Literal["purchase", "grant", "refund", "adjustment"]
@@ -25,8 +30,9 @@ if TYPE_CHECKING:
     WhyOver = Literal["payment_canceled", "payment_unreadable"]
 else:
     # A word that a later release of the service adds must not make its answer unreadable.
-    AccountStatus = BalanceState = CapPeriod = CapScope = CreditSource = EntryType = str
-    HoldStatus = Overage = PaidWith = RowKind = TransactionType = WriterKind = WhyOver = str
+    AccountStatus = AttemptStatus = BalanceState = CapPeriod = CapScope = CreditSource = str
+    EntryType = HoldStatus = Overage = PaidWith = RowKind = TopUpEnd = TopUpStatus = str
+    TransactionType = WriterKind = WhyOver = str
 
 
 Moment = Annotated[datetime, msgspec.Meta(tz=True)]
@@ -118,6 +124,7 @@ class CreditCheck(Answer, frozen=True, kw_only=True):
     available: int | None = None
     hold: Hold | None = None
     next_expiry: NextExpiry | None = None
+    purchase_url: str | None = None
 
 
 class Origin(Answer, frozen=True, kw_only=True):
@@ -335,3 +342,43 @@ class HoldPage(Answer, frozen=True, kw_only=True):
 
     holds: tuple[Hold, ...]
     has_more: bool
+
+
+class TopUpConsent(Answer, frozen=True, kw_only=True):
+    """What the user agreed to, as it was recorded."""
+
+    version: str
+    text: str
+    at: Moment
+
+
+class TopUpAttempt(Answer, frozen=True, kw_only=True):
+    """The newest attempt to charge the card. All is None when there was none yet."""
+
+    status: AttemptStatus | None
+    payment_id: str | None
+    at: Moment | None
+
+
+class TopUp(Answer, frozen=True, kw_only=True):
+    """What the user agreed to have charged when credits run low, and how it goes. Amounts are in
+    minor units of the currency; `problem_text` is for the user."""
+
+    account_id: UUID
+    status: TopUpStatus
+    threshold: int
+    packs: int
+    uses: int
+    amount_minor: int
+    currency: str
+    monthly_cap_minor: int
+    spent_this_month_minor: int
+    card: str | None
+    consent: TopUpConsent
+    failures: int
+    problem: str | None
+    problem_text: str | None
+    next_attempt_at: Moment | None
+    ended_at: Moment | None
+    end_reason: TopUpEnd | None
+    attempt: TopUpAttempt

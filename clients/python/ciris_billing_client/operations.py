@@ -316,6 +316,46 @@ def payment(payment_id: str) -> Operation[m.Payment]:
     return _get(f"{_API}/purchases/{_segment(payment_id)}", _PAYMENT)
 
 
+def set_top_up(
+    user: m.User,
+    *,
+    threshold: int,
+    amount_minor: int,
+    currency: str,
+    monthly_cap_minor: int,
+    consent_version: str,
+    consent_text: str,
+    packs: int = 1,
+    payment_id: str | None = None,
+) -> Operation[m.TopUp]:
+    """Records that the user agreed, to these words, to have a saved card charged `amount_minor` for
+    `packs` packs when `threshold` paid credits or fewer are left. Call it only when they did.
+    `payment_id` is a paid purchase with `save_card`, whose card is charged; without it the card of
+    the top-up before is. It replaces what was agreed to before."""
+    body = {
+        "threshold": threshold,
+        "packs": packs,
+        "amount_minor": amount_minor,
+        "currency": currency,
+        "monthly_cap_minor": monthly_cap_minor,
+        "consent": {"agreed": True, "version": consent_version, "text": consent_text},
+        **_given(payment_id=payment_id),
+    }
+    # The same consent again changes nothing.
+    return Operation("PUT", _top_up_path(user), _TOP_UP, body, is_harmless=True)
+
+
+def get_top_up(user: m.User) -> Operation[m.TopUp]:
+    """Reads what the user agreed to last, and how it goes. Raises NotFound with the code
+    `top_up_not_found` where they never agreed."""
+    return _get(_top_up_path(user), _TOP_UP)
+
+
+def end_top_up(user: m.User) -> Operation[m.TopUp]:
+    """Withdraws the user's consent: the card is not charged from this moment on."""
+    return Operation("DELETE", _top_up_path(user), _TOP_UP, is_harmless=True)
+
+
 _ACCOUNT = answer(m.Account)
 _BALANCE = answer(m.Balance)
 _CHARGE = answer(m.Charge)
@@ -328,6 +368,7 @@ _HISTORY = answer(m.TransactionPage)
 _PAYMENT = answer(m.Payment)
 _REVERSAL = answer(m.Reversal)
 _STATEMENT = answer(m.Statement)
+_TOP_UP = answer(m.TopUp)
 
 
 class _RawResult(m.Answer, frozen=True, kw_only=True):
@@ -414,6 +455,10 @@ def _identity(user: m.User, profile: m.Profile | None) -> dict[str, Any]:
 
 def _account_path(user: m.User) -> str:
     return f"{_API}/accounts/{'/'.join(map(_segment, user))}"
+
+
+def _top_up_path(user: m.User) -> str:
+    return f"{_account_path(user)}/top-up"
 
 
 def _segment(value: object) -> str:
