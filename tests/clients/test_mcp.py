@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ciris_billing_client import Billing, NewCharge, User
+from ciris_billing_client import AsyncBilling, Billing, NewCharge, User
+from ciris_billing_client.mcp_server import mcp_server
 from mcp import Client, StdioServerParameters
 
 from tests.support import Service, clean_environment, running_service, unique
@@ -69,6 +70,9 @@ async def test_an_assistant_reads_and_is_offered_nothing_that_takes(
         rest = await ask(client, "history", **ada, limit=3, cursor=page["next_cursor"])
         amounts = [entry["amount_minor"] for entry in page["transactions"] + rest["transactions"]]
         assert amounts == [2, -1, -1, -1]
+        no_link = await ask(client, "purchase_link", **ada)
+        assert "PURCHASE_URL" in no_link
+        assert "--purchase-url" in no_link
         refused = await ask(client, "charge", **ada, amount=1, description="x", idempotency_key="k")
         assert "charge" in refused
         assert "account_not_found" in await ask(
@@ -77,27 +81,26 @@ async def test_an_assistant_reads_and_is_offered_nothing_that_takes(
 
 
 async def test_the_purchase_link_is_the_services_unless_the_assistants_operator_gave_one(
-    service: Service, tree: Path
+    service: Service,
 ) -> None:
     ada = poor_user(service)
     buy_here, or_here = "https://example.com/buy", "https://example.com/shop"
-    async with assistant(service, tree) as client:
-        refused = await ask(client, "purchase_link", **ada)
-        assert "PURCHASE_URL" in refused
-        assert "--purchase-url" in refused
     with running_service(service.database, PURCHASE_URL=buy_here) as shop:
-        async with assistant(shop, tree) as client:
-            told = await ask(client, "purchase_link", **ada)
-            assert (told["purchase_url"], told["purchase_required"]) == (buy_here, False)
-        async with assistant(shop, tree, "--purchase-url", or_here) as client:
-            assert (await ask(client, "purchase_link", **ada))["purchase_url"] == or_here
+        async with AsyncBilling(shop.base_url, shop.key.secret) as billing:
+            async with Client(mcp_server(billing)) as client:
+                told = await ask(client, "purchase_link", **ada)
+                assert (told["purchase_url"], told["purchase_required"]) == (buy_here, False)
+            async with Client(mcp_server(billing, purchase_url=or_here)) as client:
+                assert (await ask(client, "purchase_link", **ada))["purchase_url"] == or_here
 
 
 async def test_what_takes_credits_is_offered_when_it_is_allowed(
     service: Service, tree: Path
 ) -> None:
     ada = poor_user(service)
-    async with assistant(service, tree, "--allow-writes") as client:
+    shop = "https://example.com/shop"
+    async with assistant(service, tree, "--allow-writes", "--purchase-url", shop) as client:
+        assert (await ask(client, "purchase_link", **ada))["purchase_url"] == shop
         order = {**ada, "amount": 2, "description": "an answer", "idempotency_key": "message-1"}
         charge = await ask(client, "charge", **order)
         assert (await ask(client, "charge", **order))["charge_id"] == charge["charge_id"]

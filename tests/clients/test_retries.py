@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterable
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
@@ -248,3 +250,56 @@ async def test_a_service_that_is_silent_costs_no_more_than_the_deadline() -> Non
         async with asyncio.timeout(10):
             with pytest.raises(NoAnswer):
                 await asyncio.to_thread(sync)
+
+
+async def test_an_answer_that_comes_in_pieces_costs_no_more_than_the_deadline() -> None:
+    """httpx2 bounds each piece. A service that sends its headers byte by byte is never silent, and
+    one that sends a piece just before the deadline has the time for another."""
+
+    async def head(writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nX-Slow: ")
+        while True:
+            writer.write(b"x")
+            await writer.drain()
+            await asyncio.sleep(0.05)
+
+    async def body(writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{")
+        await asyncio.sleep(0.9 * deadline)
+        writer.write(b"}")
+        await asyncio.sleep(9 * deadline)
+
+    async def asking(drip: Callable[[asyncio.StreamWriter], Awaitable[None]]) -> None:
+        async def drop_by_drop(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            dripping = asyncio.ensure_future(drip(writer))
+            with suppress(ConnectionError):
+                await reader.read()  # until the client hangs up
+            dripping.cancel()
+            await asyncio.wait([dripping])
+            writer.close()
+            hung_up.release()
+
+        hung_up = asyncio.Semaphore(0)
+        server = await asyncio.start_server(drop_by_drop, "127.0.0.1", 0)
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        billing = Billing(url, "cbk_test_x", deadline=deadline)
+        client = AsyncBilling(url, "cbk_test_x", deadline=deadline)
+        ended = await asyncio.gather(
+            timed(client.charge(ADA)), timed(asyncio.to_thread(billing.charge, ADA))
+        )
+        assert max(ended) < 1.6 * deadline
+        await client.aclose()
+        billing.close()
+        for _ in ended:
+            await hung_up.acquire()
+        server.close()
+
+    async def timed(call: Awaitable[object]) -> float:
+        started = time.monotonic()
+        with pytest.raises(NoAnswer):
+            await call
+        return time.monotonic() - started
+
+    deadline = 1.0
+    async with asyncio.timeout(30):
+        await asyncio.gather(asking(head), asking(body))

@@ -3,10 +3,13 @@ both, in exchange.py and operations.py."""
 
 from __future__ import annotations
 
+import contextvars
 import functools
 import os
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any, Generic, ParamSpec, Self, TypeVar
 
@@ -243,18 +246,31 @@ class Billing(_Client):
         if isinstance(step, Pause):
             time.sleep(step.seconds)
             return None
+        # httpx2 bounds each connecting, sending and receiving, but neither their sum nor looking up
+        # a name. So another thread makes the attempt, and this one waits only as long as it may.
+        attempt: Future[Reply | Lost] = Future()
+        with_context = contextvars.copy_context().run
+        arguments = (self._attempt, step, attempt)
+        threading.Thread(target=with_context, args=arguments, daemon=True).start()
+        try:
+            return attempt.result(step.timeout)
+        except TimeoutError as error:
+            return _lost(error)
+
+    def _attempt(self, step: Send, attempt: Future[Reply | Lost]) -> None:
         end = time.monotonic() + step.timeout
         try:
-            # The timeout is of each connecting, sending and waiting, so the whole is looked at too.
             with self._http.stream(**self._request(step), timeout=step.timeout) as answer:
                 parts = []
                 for part in answer.iter_bytes():
                     parts.append(part)
-                    if time.monotonic() > end:
-                        return Lost("no answer in time")
+                    if time.monotonic() > end:  # nobody waits any more
+                        raise httpx2.ReadTimeout("no answer in time")
+            attempt.set_result(Reply(answer.status_code, _lowered(answer.headers), b"".join(parts)))
         except httpx2.RequestError as error:
-            return _lost(error)
-        return Reply(answer.status_code, _lowered(answer.headers), b"".join(parts))
+            attempt.set_result(_lost(error))
+        except BaseException as error:
+            attempt.set_exception(error)
 
     def close(self) -> None:
         """Closes the connections."""
