@@ -148,11 +148,14 @@ COMMENT ON FUNCTION billing.tidy_holds IS
     'For billing_server and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.tidy_holds TO billing_server, billing_dba;
 
--- How many holds are open, how many credits they keep, and since when the first of them is over
--- that nobody has booked yet (NULL: none).
+-- How many holds are open, how many credits they keep, since when the first of them is over that
+-- nobody has booked yet (NULL: none), and how many were booked in the last five minutes that ended
+-- without having been settled.
 -- Example: SELECT * FROM billing.watch_holds();
 CREATE OR REPLACE FUNCTION billing.watch_holds()
-RETURNS TABLE (open_holds bigint, credits_held bigint, over_since timestamptz)
+RETURNS TABLE (
+    open_holds bigint, credits_held bigint, over_since timestamptz, newly_expired bigint
+)
 LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -163,13 +166,20 @@ BEGIN
             coalesce(sum(h.amount_minor) FILTER (WHERE h.free_uses = 0), 0),
             billing_data.max_amount()
         )::bigint,
-        min(h.expires_at) FILTER (WHERE h.expires_at <= billing_data.clock())
+        min(h.expires_at) FILTER (WHERE h.expires_at <= billing_data.clock()),
+        (
+            SELECT count(*)
+            FROM billing_data.hold_changes AS c
+            WHERE c.id >= billing_data.first_id(clock_timestamp() - interval '5 minutes')
+                AND c.change = 'expired'
+        )
     FROM billing_data.holds AS h
     WHERE h.state = 'open';
 END
 $$;
 COMMENT ON FUNCTION billing.watch_holds IS
-    'Tells how much is held, for alarms. For billing_server and billing_dba.';
+    'Tells how much is held and how many holds ended unsettled, for alarms. '
+    'For billing_server and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.watch_holds TO billing_server, billing_dba;
 
 -- Whether an item has the shape of a hold.

@@ -1750,8 +1750,9 @@ in force. No actor is needed: the web tier calls it by itself.$t$,
 $t$Errors: invalid_argument.$t$,
 $t$SELECT * FROM billing.watch_books();$t$),
         ('watch_holds',
-$t$How many holds are open, how many credits they keep, and since when the first of them is
-over that nobody has booked yet (NULL: none).$t$,
+$t$How many holds are open, how many credits they keep, since when the first of them is over
+that nobody has booked yet (NULL: none), and how many were booked in the last five minutes
+that ended without having been settled.$t$,
 $t$$t$,
 $t$SELECT * FROM billing.watch_holds();$t$),
         ('watch_outbox',

@@ -163,6 +163,7 @@ class BackgroundWork:
         metrics.HOLDS_OPEN.set(row["open_holds"])
         metrics.CREDITS_HELD.set(row["credits_held"])
         metrics.HOLDS_OVERDUE.set(_seconds_since(row["over_since"]))
+        metrics.HOLDS_EXPIRED.set(row["newly_expired"])
 
     async def _watch_queues(self) -> None:
         for kind, queue in self._queues.items():

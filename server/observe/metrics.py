@@ -368,6 +368,12 @@ HOLDS_OVERDUE = Gauge(
     registry=REGISTRY,
     multiprocess_mode="livemostrecent",
 )
+HOLDS_EXPIRED = Gauge(
+    "billing_holds_expired",
+    "Holds that ended without having been settled, as booked in the last five minutes",
+    registry=REGISTRY,
+    multiprocess_mode="livemostrecent",
+)
 OUTBOX_WAITING = Gauge(
     "billing_outbox_waiting",
     "Alerts that wait to be delivered to endpoints which are switched on",
@@ -446,6 +452,8 @@ def start() -> None:
     for outcome in NOT_STORED:
         PAYMENT_EVENTS.labels(outcome)
     WEBHOOK_DELIVERIES.labels("failed")
+    for outcome in ("succeeded", "failed", "switched_off"):
+        TOP_UPS.labels(outcome)
     write_verified("unknown")
 
 

@@ -63,6 +63,7 @@ NAMES = {
     "billing_holds_open": "gauge",
     "billing_credits_held": "gauge",
     "billing_holds_overdue_seconds": "gauge",
+    "billing_holds_expired": "gauge",
     "billing_credits_added_total": "counter",
     "billing_credit_amount_minor": "histogram",
     "billing_accounts_created_total": "counter",

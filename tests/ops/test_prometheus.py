@@ -355,6 +355,7 @@ def use(service: Service) -> None:
             client.post(CHARGES, json=charge_body(user, idempotency_key=unique()))
         client.post(CHECK, json=identity(user))  # denied
         client.post(CREDITS, json=credit_body(user, 5))
+        client.post("/v1/billing/holds", json=identity(user) | {"amount_minor": 1})
         key = unique()
         for amount in (1, 1, 2):  # created, replayed, and a conflict under the same key
             client.post(CHARGES, json=charge_body(user, amount, idempotency_key=key))

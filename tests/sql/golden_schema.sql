@@ -918,7 +918,7 @@ CREATE FUNCTION billing.watch_books(p_known uuid[] DEFAULT '{}'::uuid[], p_entri
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.watch_holds() RETURNS TABLE(open_holds bigint, credits_held bigint, over_since timestamp with time zone)
+CREATE FUNCTION billing.watch_holds() RETURNS TABLE(open_holds bigint, credits_held bigint, over_since timestamp with time zone, newly_expired bigint)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 

@@ -282,10 +282,17 @@ def test_a_hold_is_extended_and_never_shortened(
 def test_tidying_books_what_is_so_already(
     module_database: Database, dba: Caller, payer: dict[str, str]
 ) -> None:
+    before = dba.row("watch_holds")
     hold = make_hold(dba, payer, 7, expires_in_seconds=1)
     with stopped_clock(module_database, SECOND, hold["created_at"].isoformat()):
-        assert dba.value("tidy_holds") >= 1
+        over = dba.row("watch_holds")
+        assert over["credits_held"] == before["credits_held"] + 7
+        assert over["over_since"] <= hold["expires_at"]
+        booked = dba.value("tidy_holds")
+        assert booked >= 1
         assert dba.value("tidy_holds") == 0
+        assert dba.row("watch_holds")["over_since"] is None
+    assert dba.row("watch_holds")["newly_expired"] >= over["newly_expired"] + booked
     assert figures(module_database, payer)[:2] == (10, 0)
     [change] = module_database.execute(
         "SELECT change, created_at FROM billing_data.hold_changes WHERE hold_id = %s",
