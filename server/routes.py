@@ -396,7 +396,7 @@ SECTIONS: tuple[Section, ...] = (
                       "credit_not_usable")),
         Route("POST", "/admin/api/payments/{payment_id}/refund", STAFF,
               refunds_api.refund_payment, "Refund a payment", parameters=s.PaymentPath,
-              body=s.RefundRequest, answer=refunds_api.RefundOfPayment,
+              body=s.RefundRequest, answer=refunds_api.RefundOfPayment, idempotent=True,
               example=refunds_api.REFUNDED, errors=refunds_api.ERRORS),
         Route("POST", "/admin/api/payments/{payment_id}/resolve", STAFF,
               payments_api.resolve_payment, "Resolve a payment", parameters=s.PaymentPath,

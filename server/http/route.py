@@ -73,6 +73,10 @@ class Route:
     secret: bool = False
     tab: str = ""
 
+    def __post_init__(self) -> None:
+        # A key that nobody reads would let a repeated request act twice.
+        assert self.idempotent or self.example.idempotency_key is None, self.path
+
     @property
     def is_described(self) -> bool:
         """Whether the API's description contains it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import httpx2
 import pytest
 
 from tests.http.admin_api.helpers import (
@@ -17,6 +18,7 @@ from tests.http.admin_api.helpers import (
     audit_rows,
     new_account,
     new_event,
+    new_payment,
     new_shortfall,
     new_warning,
 )
@@ -25,6 +27,7 @@ from tests.http.contract import (
     assert_error,
     make_account,
 )
+from tests.stripe_double import Status, StatusAfter, StripeDouble
 from tests.support import (
     Service,
     unique,
@@ -239,3 +242,109 @@ def test_problems_come_in_pages(service: Service, viewer: Person) -> None:
     second = viewer.get("/payment-problems", page_size=2, page=2)
     assert second["problems"][0]["reference"] == events[0]
     assert viewer.get("/payment-problems", page_size=100, page=1000)["problems"] == []
+
+
+# Refunds
+
+
+def refunds_at_stripe(double: StripeDouble, payment_id: str) -> list[int]:
+    """What Stripe gave back of a payment, oldest first."""
+    answer = httpx2.get(
+        f"{double.direct_url}/v1/refunds",
+        params={"payment_intent": payment_id},
+        headers={"Authorization": f"Bearer {double.api_key}"},
+        verify=False,
+    )
+    return [refund["amount"] for refund in answer.json()["data"]]
+
+
+def acts_on(service: Service, payment_id: str) -> list[tuple[str, str]]:
+    """What staff did to refund a payment, and why, oldest first."""
+    rows = reversed(audit_rows(service, payment_id))
+    return [(row[0], row[2]) for row in rows if row[0].startswith("payment.refund")]
+
+
+def test_a_refund_is_tried_then_made_and_its_repeat_gives_nothing_more(
+    service: Service, admin: Person, double: StripeDouble
+) -> None:
+    payment_id = new_payment(service)
+    path, order = f"/payments/{payment_id}/refund", {"reason": "bought by mistake"}
+    tried = admin.post(path, {**order, "dry_run": True}, **{"Idempotency-Key": "ticket-1"})
+    assert (tried.status_code, tried.json()["refund_id"], tried.json()["return_id"]) == (
+        200, None, None,
+    )  # fmt: skip
+    assert (refunds_at_stripe(double, payment_id), acts_on(service, payment_id)) == ([], [])
+    made = admin.post(path, order, **{"Idempotency-Key": "ticket-1"})
+    told = made.json()
+    assert made.status_code == 200, made.text
+    assert "idempotent-replayed" not in made.headers
+    assert told.items() >= {**tried.json(), "reason": order["reason"]}.items() - {
+        (name, None) for name in ("refund_id", "return_id", "created_at")
+    }
+    assert (told["amount_minor"], told["currency"], told["credits_due"]) == (500, "USD", 20)
+    assert refunds_at_stripe(double, payment_id) == [500]
+    again = admin.post(path, order, **{"Idempotency-Key": "ticket-1"})
+    assert again.headers.get("idempotent-replayed") == "true", again.text
+    assert {**again.json(), "credits_due": 20} == told
+    other = admin.post(path, {**order, "amount_minor": 1}, **{"Idempotency-Key": "ticket-1"})
+    assert (other.status_code, other.json()["code"]) == (422, "idempotency_key_reused")
+    more = admin.post(path, order, **{"Idempotency-Key": "ticket-2"})
+    assert (more.status_code, more.json()["code"]) == (409, "payment_refunded")
+    assert refunds_at_stripe(double, payment_id) == [500]
+    assert acts_on(service, payment_id) == [
+        ("payment.refund", order["reason"]), ("payment.refund_made", order["reason"]),
+    ]  # fmt: skip
+
+
+def test_a_part_is_refunded_then_the_rest_and_never_more_than_is_left(
+    service: Service, admin: Person, double: StripeDouble
+) -> None:
+    payment_id = new_payment(service)
+    path, why = f"/payments/{payment_id}/refund", {"reason": "half used"}
+    part = admin.post(path, {**why, "amount_minor": 125})
+    assert (part.json()["amount_minor"], part.json()["credits_due"]) == (125, 5)
+    too_much = admin.post(path, {**why, "amount_minor": 376})
+    assert_error(
+        too_much,
+        422,
+        f"Of payment {payment_id}, $3.75 can be refunded at most, and $3.76 was asked for",
+    )
+    rest = admin.post(path, {**why, "amount_minor": 375})
+    assert rest.status_code == 200, rest.text
+    assert refunds_at_stripe(double, payment_id) == [125, 375]
+
+
+def test_only_administrators_refund_and_only_payments_that_are_known(
+    service: Service, admin: Person, viewer: Person, double: StripeDouble
+) -> None:
+    payment_id = new_payment(service)
+    refused = viewer.post(f"/payments/{payment_id}/refund", {"reason": "x"})
+    assert_error(refused, 403, "Admin role required. Your role: viewer (read-only)")
+    assert (refunds_at_stripe(double, payment_id), acts_on(service, payment_id)) == ([], [])
+    unknown = admin.post("/payments/pi_unknown/refund", {"reason": "x"})
+    assert_error(unknown, 404, "Payment not found: pi_unknown")
+
+
+def test_a_refund_that_stripe_refuses_is_over_and_one_it_does_not_answer_goes_on(
+    service: Service, admin: Person, double: StripeDouble
+) -> None:
+    payment_id = new_payment(service)
+    path, order = f"/payments/{payment_id}/refund", {"reason": "bought by mistake"}
+    double.on(
+        "POST", "/v1/refunds$",
+        Status(400, {"error": {"type": "invalid_request_error", "code": "charge_disputed"}}),
+    )  # fmt: skip
+    for _ in range(2):  # the second time, Stripe is not asked
+        refused = admin.post(path, order, **{"Idempotency-Key": "first"})
+        assert (refused.status_code, refused.json()["code"]) == (409, "refund_refused"), refused.text
+        assert "charge_disputed" in refused.json()["detail"]
+    double.on("POST", "/v1/refunds$", StatusAfter(500), times=2)  # the SDK tries twice
+    lost = admin.post(path, order, **{"Idempotency-Key": "second"})
+    assert (lost.status_code, lost.json()["code"]) == (503, "payment_provider_unavailable")
+    assert int(lost.headers["retry-after"]) > 0
+    made = admin.post(path, order, **{"Idempotency-Key": "second"})
+    assert (made.status_code, made.headers["idempotent-replayed"]) == (200, "true")
+    assert refunds_at_stripe(double, payment_id) == [500]
+    assert [act for act, _ in acts_on(service, payment_id)] == [
+        "payment.refund", "payment.refund_refused", "payment.refund", "payment.refund_made",
+    ]  # fmt: skip
