@@ -18,6 +18,15 @@ from tests.sql.helpers import (
     person,
     session,
 )
+from tests.sql.payments import (
+    PRICE,
+    USES,
+    attach,
+    begin,
+    configure_provider,
+    credits_of,
+    deliver,
+)
 from tests.support import Database, unique
 
 LOW, EMPTY, RECOVERED = "balance.low", "balance.empty", "balance.recovered"
@@ -165,6 +174,45 @@ def test_a_merge_tells_nobody_that_the_merged_account_is_empty(shop: Database, d
     dba.rows("merge_accounts", account_id=merged, into_account_id=stays, reason="one person")
     assert kinds(shop, who) == []
     assert kinds(shop, other) == [RECOVERED]
+
+
+def test_a_purchase_is_told_once_by_the_transaction_that_credits_it(
+    shop: Database, web: Caller, dba: Caller
+) -> None:
+    configure_provider(shop)
+    who, payment_id = new_user(shop), unique("pi")
+    purchase = begin(dba, who)
+    attach(dba, purchase, payment_id)
+    account = purchase["account_id"]
+    # Another amount than the price: the credit is refused, and nothing is told.
+    refused = deliver(web, unique("evt"), payment_id, purchase, amount_minor=PRICE - 1)
+    assert (refused["outcome"], refused["credits_added"]) == ("amount_mismatch", 0)
+    assert alerts_of(shop, account) == []
+    for _ in range(2):
+        deliver(web, unique("evt"), payment_id, purchase)
+    dba.row("settle_purchase", payment_id=payment_id, amount_minor=PRICE)
+    [credit] = credits_of(shop, account)
+    assert alerts_of(shop, account) == [
+        (
+            "purchase.credited",
+            {
+                "credit_id": str(credit["id"]),
+                "credits": USES,
+                "credits_remaining": USES,
+                "payment_id": payment_id,
+                "provider": "stripe",
+                "amount_minor": PRICE,
+                "currency": "USD",
+            },
+        )
+    ]
+    # One transaction wrote the credit and the alert.
+    assert shop.execute(
+        "SELECT count(DISTINCT x.writer)::int FROM ("
+        "SELECT o.xmin::text AS writer FROM billing_data.outbox AS o WHERE o.account_id = %s"
+        " UNION ALL SELECT c.xmin::text FROM billing_data.credits AS c WHERE c.account_id = %s"
+        ") AS x", account, account,
+    ) == [(1,)]  # fmt: skip
 
 
 def test_suspending_and_reactivating_are_told_once_each(shop: Database, dba: Caller) -> None:

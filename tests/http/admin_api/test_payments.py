@@ -336,7 +336,9 @@ def test_a_refund_that_stripe_refuses_is_over_and_one_it_does_not_answer_goes_on
     )  # fmt: skip
     for _ in range(2):  # the second time, Stripe is not asked
         refused = admin.post(path, order, **{"Idempotency-Key": "first"})
-        assert (refused.status_code, refused.json()["code"]) == (409, "refund_refused"), refused.text
+        assert (refused.status_code, refused.json()["code"]) == (409, "refund_refused"), (
+            refused.text
+        )
         assert "charge_disputed" in refused.json()["detail"]
     double.on("POST", "/v1/refunds$", StatusAfter(500), times=2)  # the SDK tries twice
     lost = admin.post(path, order, **{"Idempotency-Key": "second"})
