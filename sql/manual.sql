@@ -1063,7 +1063,8 @@ $t$Errors: actor errors, invalid_argument, account_not_found.$t$,
 $t$SELECT *
 FROM billing.list_usage('2026-11-01', '2026-12-01');$t$),
         ('list_webhook_endpoints',
-$t$Lists the endpoints with masked secrets, and how many deliveries wait or have failed.$t$,
+$t$Lists the endpoints with masked secrets, and how many deliveries wait or have failed.
+problem says why the sender switched one off.$t$,
 $t$Errors: actor errors.$t$,
 $t$SELECT * FROM billing.list_webhook_endpoints();$t$),
         ('maintenance',
@@ -1106,10 +1107,12 @@ FROM billing.merge_accounts(
     p_reason => 'one person with two sign-ins');$t$),
         ('note_delivery',
 $t$Notes what came of an attempt: p_error NULL says that the alert was delivered; otherwise
-it is tried again after a pause, or parked as failed after the last attempt. A failure is
-not noted when the delivery was claimed again meanwhile. Returns the delivery's state;
-NULL when nothing was noted.$t$,
-$t$Locks: the row. Writes: outbox 0..1. Errors: invalid_argument.$t$,
+it is tried again after a pause, or parked as failed after the last attempt. The answer
+410 Gone says that the receiver wants no alerts any more: its endpoint is switched off,
+and what waits for it is parked. A failure is not noted when the delivery was claimed
+again meanwhile. Returns the delivery's state; NULL when nothing was noted.$t$,
+$t$Locks: after a 410 the endpoint; the row. Writes: outbox 0..1; after a 410 outbox 0..n and
+what billing_data.switch_off_gone writes. Errors: invalid_argument.$t$,
 $t$SELECT billing.note_delivery(
     p_delivery_id => '...',
     p_attempt => 1,

@@ -101,10 +101,12 @@ COMMENT ON FUNCTION billing.claim_deliveries IS
 GRANT EXECUTE ON FUNCTION billing.claim_deliveries TO billing_server;
 
 -- Notes what came of an attempt: p_error NULL says that the alert was delivered; otherwise it is
--- tried again after a pause, or parked as failed after the last attempt. A failure is not noted
--- when the delivery was claimed again meanwhile. Returns the delivery's state; NULL when nothing
--- was noted.
--- Locks: the row. Writes: outbox 0..1. Errors: invalid_argument.
+-- tried again after a pause, or parked as failed after the last attempt. The answer 410 Gone says
+-- that the receiver wants no alerts any more: its endpoint is switched off, and what waits for it
+-- is parked. A failure is not noted when the delivery was claimed again meanwhile. Returns the
+-- delivery's state; NULL when nothing was noted.
+-- Locks: after a 410 the endpoint; the row. Writes: outbox 0..1; after a 410 outbox 0..n and what
+-- billing_data.switch_off_gone writes. Errors: invalid_argument.
 -- Example: SELECT billing.note_delivery(p_delivery_id => '...', p_attempt => 1,
 --     p_answer_status => 204);
 CREATE OR REPLACE FUNCTION billing.note_delivery(
@@ -118,9 +120,17 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     v_now timestamptz := clock_timestamp();
+    v_endpoint_id uuid;
+    v_is_gone boolean := false;
     v_state text;
 BEGIN
     PERFORM billing_data.require_short(p_error, 'p_error');
+    IF p_answer_status = 410 THEN
+        SELECT o.endpoint_id, billing_data.switch_off_gone(o.endpoint_id, o.attempted_at)
+        INTO v_endpoint_id, v_is_gone
+        FROM billing_data.outbox AS o
+        WHERE o.id = p_delivery_id AND o.state = 'waiting' AND o.attempts = p_attempt;
+    END IF;
     UPDATE billing_data.outbox AS o
     SET state = n.state, answer_status = p_answer_status, error = p_error,
         settled_at = CASE WHEN n.state <> 'waiting' THEN v_now END,
@@ -133,7 +143,7 @@ BEGIN
             w.id,
             CASE
                 WHEN p_error IS NULL THEN 'delivered'
-                WHEN w.attempts >= billing_data.most_attempts() THEN 'failed'
+                WHEN v_is_gone OR w.attempts >= billing_data.most_attempts() THEN 'failed'
                 ELSE 'waiting'
             END AS state
         FROM billing_data.outbox AS w
@@ -141,6 +151,9 @@ BEGIN
     ) AS n
     WHERE o.id = n.id AND o.state = 'waiting' AND (p_error IS NULL OR o.attempts = p_attempt)
     RETURNING o.state INTO v_state;
+    IF v_is_gone THEN
+        PERFORM billing_data.park_deliveries(v_endpoint_id);
+    END IF;
     RETURN v_state;
 END
 $$;

@@ -1,6 +1,7 @@
 -- Webhook endpoints: where alerts are sent. Secrets are encrypted before they arrive here and
 -- decrypted outside the database, as those of payment providers are. An endpoint is switched on
--- after it has answered a signed test event; while it is paused, its alerts wait.
+-- after it has answered a signed test event; while it is paused, its alerts wait. One that answers
+-- 410 Gone is switched off by the sender, and its row says so until it accepts a test event again.
 
 -- Refuses what cannot be an endpoint. The address itself is looked up and judged by the servers,
 -- here only its shape.
@@ -117,6 +118,61 @@ COMMENT ON FUNCTION billing.create_webhook_endpoint IS
     'Makes an endpoint for alerts, switched off. For billing_server (staff) and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.create_webhook_endpoint TO billing_server, billing_dba;
 
+-- Gives up what waits for an endpoint that is switched off; it can be sent again later. The caller
+-- holds the endpoint. Writes: outbox 0..n.
+CREATE OR REPLACE FUNCTION billing_data.park_deliveries(p_endpoint_id uuid) RETURNS void
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    UPDATE billing_data.outbox AS o
+    SET state = 'failed', error = 'the endpoint was switched off', settled_at = clock_timestamp()
+    WHERE o.endpoint_id = p_endpoint_id AND o.state = 'waiting'
+$$;
+COMMENT ON FUNCTION billing_data.park_deliveries IS
+    'Gives up what waits for an endpoint that is switched off. Helper.';
+
+-- Switches an endpoint off that answered 410 Gone to a delivery which was claimed at p_claimed_at,
+-- unless it was tried again since then, perhaps at another address. It must be tried before it is
+-- switched on again. Returns whether it was switched off.
+-- Locks: the endpoint. Writes: webhook_endpoints 0..1, admin_audit_logs 0..1 under the server's
+-- login.
+CREATE OR REPLACE FUNCTION billing_data.switch_off_gone(
+    p_endpoint_id uuid, p_claimed_at timestamptz
+) RETURNS boolean
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_before billing_data.webhook_endpoints;
+    v_after billing_data.webhook_endpoints;
+BEGIN
+    SELECT e.* INTO v_before
+    FROM billing_data.webhook_endpoints AS e
+    WHERE e.id = p_endpoint_id AND e.status <> 'off' AND e.tried_at <= p_claimed_at
+    FOR UPDATE;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    PERFORM billing_data.require_durable_commit();
+    UPDATE billing_data.webhook_endpoints AS e
+    SET status = 'off', tried_at = NULL, updated_at = clock_timestamp(),
+        problem = 'it answered 410 Gone: its owner wants no alerts any more'
+    WHERE e.id = p_endpoint_id
+    RETURNING e.* INTO v_after;
+    PERFORM billing_data.write_audit(
+        'webhook.gone', 'webhook_endpoint', p_endpoint_id::text,
+        jsonb_build_object(
+            'before', billing_data.shown_endpoint(v_before),
+            'after', billing_data.shown_endpoint(v_after)
+        ),
+        v_after.problem, ROW(NULL, NULL, session_user)::billing_data.actor
+    );
+    RETURN true;
+END
+$$;
+COMMENT ON FUNCTION billing_data.switch_off_gone IS
+    'Switches an endpoint off that answered 410 Gone. Helper.';
+
 -- Changes an endpoint, or switches it on, off or pauses it; NULL keeps the present value. An
 -- endpoint that gets another address is off until it has been tried there. What waits for an
 -- endpoint that is switched off is parked as failed, and can be sent again later.
@@ -155,6 +211,7 @@ BEGIN
     PERFORM billing_data.require_endpoint(v_after.name, v_after.url, v_after.kinds);
     IF v_after.url <> v_before.url THEN
         v_after.tried_at := NULL;
+        v_after.problem := NULL;
         v_after.status := 'off';
     END IF;
     v_after.status := coalesce(p_status, v_after.status);
@@ -166,13 +223,11 @@ BEGIN
     IF v_after IS DISTINCT FROM v_before THEN
         UPDATE billing_data.webhook_endpoints AS e
         SET name = v_after.name, url = v_after.url, kinds = v_after.kinds,
-            status = v_after.status, tried_at = v_after.tried_at, updated_at = clock_timestamp()
+            status = v_after.status, tried_at = v_after.tried_at, problem = v_after.problem,
+            updated_at = clock_timestamp()
         WHERE e.id = p_endpoint_id;
         IF v_after.status = 'off' THEN
-            UPDATE billing_data.outbox AS o
-            SET state = 'failed', error = 'the endpoint was switched off',
-                settled_at = clock_timestamp()
-            WHERE o.endpoint_id = p_endpoint_id AND o.state = 'waiting';
+            PERFORM billing_data.park_deliveries(p_endpoint_id);
         END IF;
         PERFORM billing_data.write_audit(
             'webhook.set', 'webhook_endpoint', p_endpoint_id::text,
@@ -272,14 +327,15 @@ COMMENT ON FUNCTION billing.delete_webhook_endpoint IS
     'Deletes an endpoint that is switched off. For billing_server (staff) and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.delete_webhook_endpoint TO billing_server, billing_dba;
 
--- Lists the endpoints with masked secrets, and how many deliveries wait or have failed.
+-- Lists the endpoints with masked secrets, and how many deliveries wait or have failed. problem
+-- says why the sender switched one off.
 -- Errors: actor errors.
 -- Example: SELECT * FROM billing.list_webhook_endpoints();
 CREATE OR REPLACE FUNCTION billing.list_webhook_endpoints(p_session_hash bytea DEFAULT NULL)
 RETURNS TABLE (
     endpoint_id uuid, name text, url text, kinds text[], status text, secret text,
     old_secret text, old_secret_until timestamptz, tried_at timestamptz, waiting bigint,
-    failed bigint, created_at timestamptz, updated_at timestamptz
+    failed bigint, created_at timestamptz, updated_at timestamptz, problem text
 )
 LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
@@ -291,7 +347,7 @@ BEGIN
         e.id, e.name, e.url, e.kinds, e.status, billing_data.mask_of(e.secret),
         CASE WHEN e.old_secret_until > now() THEN billing_data.mask_of(e.old_secret) END,
         CASE WHEN e.old_secret_until > now() THEN e.old_secret_until END, e.tried_at,
-        n.waiting, n.failed, e.created_at, e.updated_at
+        n.waiting, n.failed, e.created_at, e.updated_at, e.problem
     FROM billing_data.webhook_endpoints AS e
     CROSS JOIN LATERAL (
         SELECT
@@ -375,7 +431,7 @@ BEGIN
     v_is_accepted := p_error IS NULL AND v_endpoint.url IS NOT DISTINCT FROM p_url;
     IF v_is_accepted THEN
         UPDATE billing_data.webhook_endpoints AS e
-        SET tried_at = clock_timestamp()
+        SET tried_at = clock_timestamp(), problem = NULL
         WHERE e.id = p_endpoint_id;
     END IF;
     PERFORM billing_data.write_audit(

@@ -116,6 +116,12 @@ class Endpoint(TypedDict):
     failed: Annotated[f.Count, f.means("Alerts whose delivery was given up.")]
     created_at: Annotated[datetime, f.WHEN]
     updated_at: Annotated[datetime, f.means("When it last changed, in UTC.")]
+    problem: Annotated[
+        str | None,
+        f.means(
+            "Why the sender switched it off; null otherwise, and once it accepts a test event."
+        ),
+    ]
 
 
 class NewEndpoint(TypedDict):
@@ -219,6 +225,7 @@ LIST = Example(
             "failed": 0,
             "created_at": THEN,
             "updated_at": THEN,
+            "problem": None,
         }
     ]
 )

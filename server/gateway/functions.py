@@ -784,7 +784,7 @@ def list_usage(
 
 @function(
     "endpoint_id name url kinds status secret old_secret old_secret_until tried_at waiting "
-    "failed created_at updated_at"
+    "failed created_at updated_at problem"
 )
 def list_webhook_endpoints(*, session_hash: bytes | None = ...) -> None: ...
 

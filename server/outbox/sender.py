@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from http import HTTPStatus
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -127,6 +128,8 @@ def _judged(status: int) -> Attempt:
         return Attempt(status, None)
     if 300 <= status < 400:
         return Attempt(status, f"it answered {status}: redirects are not followed")
+    if status == HTTPStatus.GONE:
+        return Attempt(status, f"it answered {status} Gone: its owner wants no alerts any more")
     return Attempt(status, f"it answered {status}")
 
 

@@ -6,12 +6,19 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
 import pytest
 
-from tests.http.admin_api.helpers import Person, hire, staff_environment
+from tests.http.admin_api.helpers import (
+    Person,
+    audit_rows,
+    hire,
+    session_cookie,
+    staff_environment,
+)
 from tests.receiver import Receiver, running_receiver
 from tests.sql.helpers import new_user, set_staff_domain
 from tests.support import Database, Service, running_service, unique, wait_for
@@ -150,6 +157,59 @@ def test_a_delivery_is_parked_after_its_last_attempt_and_staff_send_it_again(
     receiver.wait(1)
     assert settled(service.database, endpoint, "delivered")[1] == 1
     assert receiver.ids == [row["event_id"]] * 2
+
+
+def shown(admin: Person, endpoint: str) -> dict[str, Any]:
+    """The endpoint as staff see it."""
+    [found] = [one for one in admin.get("/webhooks") if one["endpoint_id"] == endpoint]
+    return dict(found)
+
+
+def test_an_endpoint_that_answers_410_is_switched_off_once_and_says_why(
+    service: Service, admin: Person, receiver: Receiver, endpoint: str
+) -> None:
+    switch(admin, endpoint, "paused")
+    for _ in range(3):
+        suspend(service.database, new_user(service.database))
+    # A 410 to what was sent before the endpoint was tried again is an old answer.
+    delivery = service.database.value(
+        "UPDATE billing_data.outbox SET attempts = 1, attempted_at = now() - interval '1 hour'"
+        " WHERE id = (SELECT max(o.id::text)::uuid FROM billing_data.outbox AS o"
+        " WHERE o.endpoint_id = %s) RETURNING id", UUID(endpoint),
+    )  # fmt: skip
+    note = (
+        "SELECT billing.note_delivery(p_delivery_id => %s, p_attempt => 1,"
+        " p_answer_status => 410, p_error => 'it answered 410')"
+    )
+    assert service.database.value(note, delivery, user="t_web") == "waiting"
+    assert shown(admin, endpoint)["status"] == "paused"
+    due_now(service.database)
+    receiver.behaviours += [410] * 3
+    switch(admin, endpoint, "on")
+    wait_for(lambda: shown(admin, endpoint)["status"] == "off", "the endpoint to be switched off")
+    gone = shown(admin, endpoint)
+    assert (gone["waiting"], gone["failed"], gone["tried_at"]) == (0, 3, None)
+    why = "it answered 410 Gone: its owner wants no alerts any more"
+    assert gone["problem"] == why
+    errors = {
+        row["error"] for row in admin.get("/webhook-deliveries", endpoint_id=endpoint)["deliveries"]
+    }
+    assert why in errors
+    assert errors <= {why, "the endpoint was switched off"}
+    browser = replace(admin, token="")
+    page = browser.call("GET", "/admin/webhooks", headers={"Cookie": session_cookie(admin)})
+    assert f"by the sender: {why}" in page.text
+    acts = [(row[0], row[2], row[7]) for row in audit_rows(service, endpoint)]
+    assert [act for act in acts if act[0] == "webhook.gone"] == [("webhook.gone", why, "t_web")]
+    # As every endpoint, it is switched on after a trial.
+    refused = admin.put(f"/webhooks/{endpoint}", {"status": "on", "reason": "a test"})
+    assert (refused.status_code, refused.json()["code"]) == (409, "webhook_not_tried")
+    receiver.behaviours.clear()
+    assert admin.post(f"/webhooks/{endpoint}/try").json()["accepted"]
+    assert shown(admin, endpoint)["problem"] is None
+    switch(admin, endpoint, "on")
+    suspend(service.database, new_user(service.database))
+    assert settled(service.database, endpoint, "delivered")[2] == 204
 
 
 def test_alerts_wait_while_an_endpoint_is_paused_and_are_parked_when_it_is_switched_off(

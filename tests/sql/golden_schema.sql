@@ -684,7 +684,7 @@ CREATE FUNCTION billing.list_usage(p_from date DEFAULT NULL::date, p_to date DEF
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.list_webhook_endpoints(p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(endpoint_id uuid, name text, url text, kinds text[], status text, secret text, old_secret text, old_secret_until timestamp with time zone, tried_at timestamp with time zone, waiting bigint, failed bigint, created_at timestamp with time zone, updated_at timestamp with time zone)
+CREATE FUNCTION billing.list_webhook_endpoints(p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(endpoint_id uuid, name text, url text, kinds text[], status text, secret text, old_secret text, old_secret_until timestamp with time zone, tried_at timestamp with time zone, waiting bigint, failed bigint, created_at timestamp with time zone, updated_at timestamp with time zone, problem text)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -2213,8 +2213,10 @@ CREATE TABLE billing_data.webhook_endpoints (
     tried_at timestamp with time zone,
     created_at timestamp with time zone NOT NULL,
     updated_at timestamp with time zone NOT NULL,
+    problem text,
     CONSTRAINT webhook_endpoints_name CHECK (((length(name) >= 1) AND (length(name) <= 255))),
     CONSTRAINT webhook_endpoints_old_secret CHECK (((old_secret IS NULL) = (old_secret_until IS NULL))),
+    CONSTRAINT webhook_endpoints_problem CHECK (((length(problem) <= 255) AND ((problem IS NULL) OR ((status = 'off'::text) AND (tried_at IS NULL))))),
     CONSTRAINT webhook_endpoints_status CHECK ((status = ANY (ARRAY['off'::text, 'on'::text, 'paused'::text]))),
     CONSTRAINT webhook_endpoints_tried CHECK (((status = 'off'::text) OR (tried_at IS NOT NULL))),
     CONSTRAINT webhook_endpoints_url CHECK (((length(url) <= 2000) AND (url ~ '^https?://[^[:space:]/?#@]+'::text)))
@@ -2402,6 +2404,10 @@ CREATE FUNCTION billing_data.owner_of_payment(p_provider text, p_payment_id text
 
 CREATE FUNCTION billing_data.owns_hold(p_role text, p_api_key_id uuid, p_hold_key_id uuid) RETURNS boolean
     LANGUAGE sql STABLE;
+
+CREATE FUNCTION billing_data.park_deliveries(p_endpoint_id uuid) RETURNS void
+    LANGUAGE sql
+    SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.part_to_reverse(p_account_id uuid, p_ledger_version bigint, p_entry_id uuid, p_amount_minor bigint, p_asked bigint) RETURNS bigint
     LANGUAGE plpgsql STABLE
@@ -2823,6 +2829,10 @@ CREATE FUNCTION billing_data.status_change(p_account_id uuid, p_status text, OUT
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.store_api_key(p_name text, p_key_prefix text, p_key_hash text, p_environment text, p_permissions text[], p_description text, p_expires_in_days integer, p_reason text, p_key_digest bytea, p_actor billing_data.actor) RETURNS billing_data.api_keys
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.switch_off_gone(p_endpoint_id uuid, p_claimed_at timestamp with time zone) RETURNS boolean
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
