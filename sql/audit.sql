@@ -58,6 +58,36 @@ $$;
 COMMENT ON FUNCTION billing_data.account_of_entry IS
     'The account that an entry of the audit log is about. Helper.';
 
+-- The conditions of the lists of the audit log, for their statements: $1 is who, $2 the action, $3
+-- the thing, $4 and $5 the days, $6 the entry; u is the staff member of the entry l. A filter that
+-- is not given has no condition. Errors: invalid_argument.
+CREATE OR REPLACE FUNCTION billing_data.audit_filter(
+    p_who text, p_action text, p_resource_id text, p_from date, p_to date, p_entry_id uuid
+) RETURNS text
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM billing_data.require_moment(d.at, d.argument)
+    FROM (VALUES (p_from::timestamptz, 'p_from'), (p_to::timestamptz, 'p_to')) AS d (at, argument);
+    RETURN 'true'
+        || CASE WHEN p_who <> ''
+            THEN ' AND lower($1) IN (lower(coalesce(u.email, l.database_role)),'
+                || ' lower(l.database_login))'
+            ELSE '' END
+        || CASE WHEN p_action <> ''
+            THEN ' AND (l.action = $2 OR starts_with(l.action, $2 || ''.''))' ELSE '' END
+        || CASE WHEN p_resource_id <> '' THEN ' AND l.resource_id = $3' ELSE '' END
+        || CASE WHEN p_from IS NOT NULL
+            THEN ' AND l.created_at >= $4::timestamp AT TIME ZONE ''UTC''' ELSE '' END
+        || CASE WHEN p_to IS NOT NULL
+            THEN ' AND l.created_at < ($5 + 1)::timestamp AT TIME ZONE ''UTC''' ELSE '' END
+        || CASE WHEN p_entry_id IS NOT NULL THEN ' AND l.id = $6' ELSE '' END;
+END
+$$;
+COMMENT ON FUNCTION billing_data.audit_filter IS
+    'The conditions of the lists of the audit log. Helper.';
+
 -- Lists the audit log. The filters are who acted (a staff member's e-mail, a database role, or the
 -- database login of the session), what was done (an action; the word before the dot alone finds
 -- every action of that kind), to which thing, and the days (UTC, both included); p_entry_id finds
@@ -95,27 +125,15 @@ LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_where text := 'true';
+    v_where text;
     v_order text := CASE WHEN p_reverse THEN 'l.created_at, l.id'
         ELSE 'l.created_at DESC, l.id DESC' END;
 BEGIN
     PERFORM billing_data.authorize(NULL, p_session_hash, 'billing:read');
     PERFORM billing_data.require_page(p_limit, p_offset, 10001);
-    PERFORM billing_data.require_moment(d.at, d.argument)
-    FROM (VALUES (p_from::timestamptz, 'p_from'), (p_to::timestamptz, 'p_to')) AS d (at, argument);
-    v_where := v_where
-        || CASE WHEN p_who <> ''
-            THEN ' AND lower($1) IN (lower(coalesce(u.email, l.database_role)),'
-                || ' lower(l.database_login))'
-            ELSE '' END
-        || CASE WHEN p_action <> ''
-            THEN ' AND (l.action = $2 OR starts_with(l.action, $2 || ''.''))' ELSE '' END
-        || CASE WHEN p_resource_id <> '' THEN ' AND l.resource_id = $3' ELSE '' END
-        || CASE WHEN p_entry_id IS NOT NULL THEN ' AND l.id = $8' ELSE '' END
-        || CASE WHEN p_from IS NOT NULL
-            THEN ' AND l.created_at >= $4::timestamp AT TIME ZONE ''UTC''' ELSE '' END
-        || CASE WHEN p_to IS NOT NULL
-            THEN ' AND l.created_at < ($5 + 1)::timestamp AT TIME ZONE ''UTC''' ELSE '' END;
+    v_where := billing_data.audit_filter(
+        p_who, p_action, p_resource_id, p_from, p_to, p_entry_id
+    );
     RETURN QUERY EXECUTE
         'SELECT l.id, l.created_at, l.who, l.action::text, l.resource_type::text,'
         || ' l.resource_id::text, l.reason, l.changes, l.ip_address, l.user_agent,'
@@ -125,12 +143,52 @@ BEGIN
         || ' FROM billing_data.admin_audit_logs AS l'
         || ' LEFT JOIN billing_data.admin_users AS u ON u.id = l.admin_user_id'
         || ' WHERE ' || v_where
-        || ' ORDER BY ' || v_order || ' LIMIT $6 OFFSET $7) AS l'
+        || ' ORDER BY ' || v_order || ' LIMIT $7 OFFSET $8) AS l'
         || ' LEFT JOIN billing_data.accounts AS a ON a.id = l.account_id'
         || ' ORDER BY ' || v_order
-    USING p_who, p_action, p_resource_id, p_from, p_to, p_limit, p_offset, p_entry_id;
+    USING p_who, p_action, p_resource_id, p_from, p_to, p_entry_id, p_limit, p_offset;
 END
 $$;
 COMMENT ON FUNCTION billing.list_audit_log IS
     'Lists what staff and DBAs did, when and why. For billing_server (staff) and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.list_audit_log TO billing_server, billing_dba;
+
+-- How many entries billing.list_audit_log lists for the same filters: at most p_most, and is_more
+-- says that there are more. It stops at p_most, so that it is quick however long the log is.
+-- Errors: actor errors, invalid_argument.
+-- Example: SELECT * FROM billing.count_audit_log(p_action => 'account', p_from => '2026-11-01');
+CREATE OR REPLACE FUNCTION billing.count_audit_log(
+    p_who text DEFAULT NULL,
+    p_action text DEFAULT NULL,
+    p_resource_id text DEFAULT NULL,
+    p_from date DEFAULT NULL,
+    p_to date DEFAULT NULL,
+    p_entry_id uuid DEFAULT NULL,
+    p_most bigint DEFAULT 10000,
+    p_session_hash bytea DEFAULT NULL
+) RETURNS TABLE (entries bigint, is_more boolean)
+LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM billing_data.authorize(NULL, p_session_hash, 'billing:read');
+    PERFORM billing_data.require(
+        p_most BETWEEN 1 AND 1000000, 'p_most', 'it must be 1 to 1000000'
+    );
+    RETURN QUERY EXECUTE
+        'SELECT least(count(*), $7), count(*) > $7'
+        || ' FROM (SELECT FROM billing_data.admin_audit_logs AS l'
+        || CASE WHEN p_who <> ''
+            THEN ' LEFT JOIN billing_data.admin_users AS u ON u.id = l.admin_user_id' ELSE '' END
+        || ' WHERE '
+        || billing_data.audit_filter(
+            p_who, p_action, p_resource_id, p_from, p_to, p_entry_id
+        )
+        -- In the list's order, so that the list's index serves.
+        || ' ORDER BY l.created_at DESC, l.id DESC LIMIT $7 + 1) AS c'
+    USING p_who, p_action, p_resource_id, p_from, p_to, p_entry_id, p_most;
+END
+$$;
+COMMENT ON FUNCTION billing.count_audit_log IS
+    'Counts entries of the audit log. For billing_server (staff) and billing_dba.';
+GRANT EXECUTE ON FUNCTION billing.count_audit_log TO billing_server, billing_dba;

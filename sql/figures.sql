@@ -545,6 +545,84 @@ COMMENT ON FUNCTION billing.list_daily_figures IS
     'For billing_server (staff) and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.list_daily_figures TO billing_server, billing_dba;
 
+-- Figures by hour of one UTC day, by default today: 24 rows, oldest first, hours in which nothing
+-- happened and those to come included. unique_users counts each account that was charged once an
+-- hour; for this the charges of the day are read.
+-- Errors: actor errors, invalid_argument.
+-- Example: SELECT * FROM billing.list_hourly_figures(p_day => '2026-11-22');
+CREATE OR REPLACE FUNCTION billing.list_hourly_figures(
+    p_day date DEFAULT NULL,
+    p_session_hash bytea DEFAULT NULL
+) RETURNS TABLE (
+    hour timestamptz,
+    checks bigint,
+    checks_denied bigint,
+    charges bigint,
+    free_charges bigint,
+    charge_amount numeric,
+    credits_used numeric,
+    credits bigint,
+    credits_added numeric,
+    credits_sold numeric,
+    credits_taken_back numeric,
+    accounts_created bigint,
+    unique_users bigint
+)
+LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_from timestamptz;
+    v_to timestamptz;
+    v_ids record;
+BEGIN
+    PERFORM billing_data.authorize(NULL, p_session_hash, 'billing:read');
+    PERFORM billing_data.require_moment(p_day::timestamptz, 'p_day');
+    v_from := coalesce(p_day, (clock_timestamp() AT TIME ZONE 'UTC')::date)::timestamp
+        AT TIME ZONE 'UTC';
+    v_to := v_from + interval '24 hours';
+    SELECT i.first_id, i.last_id INTO STRICT v_ids
+    FROM billing_data.ids_between(v_from, v_to) AS i;
+    RETURN QUERY
+    WITH used AS (
+        SELECT
+            date_bin('1 hour', u.slot, v_from) AS hour, sum(u.checks)::bigint AS checks,
+            sum(u.checks_denied)::bigint AS checks_denied, sum(u.charges)::bigint AS charges,
+            sum(u.free_charges)::bigint AS free_charges, sum(u.charge_amount) AS charge_amount,
+            sum(u.credits_used) AS credits_used, sum(u.credits)::bigint AS credits,
+            sum(u.credits_added) AS credits_added, sum(u.credits_sold) AS credits_sold,
+            sum(u.credits_taken_back) AS credits_taken_back,
+            sum(u.accounts_created)::bigint AS accounts_created
+        FROM billing_data.usage_since(v_from, v_to) AS u
+        GROUP BY 1
+    ),
+    charged AS (
+        SELECT c.hour, count(*) AS users
+        FROM (
+            SELECT DISTINCT date_bin('1 hour', n.created_at, v_from) AS hour, n.account_id
+            FROM billing_data.charges AS n
+            WHERE n.id >= v_ids.first_id AND n.id <= v_ids.last_id
+                AND n.created_at >= v_from AND n.created_at < v_to
+        ) AS c
+        GROUP BY c.hour
+    )
+    SELECT
+        h.hour, coalesce(u.checks, 0), coalesce(u.checks_denied, 0), coalesce(u.charges, 0),
+        coalesce(u.free_charges, 0), coalesce(u.charge_amount, 0), coalesce(u.credits_used, 0),
+        coalesce(u.credits, 0), coalesce(u.credits_added, 0), coalesce(u.credits_sold, 0),
+        coalesce(u.credits_taken_back, 0), coalesce(u.accounts_created, 0), coalesce(n.users, 0)
+    FROM (
+        SELECT v_from + g.n * interval '1 hour' AS hour FROM generate_series(0, 23) AS g (n)
+    ) AS h
+    LEFT JOIN used AS u ON u.hour = h.hour
+    LEFT JOIN charged AS n ON n.hour = h.hour
+    ORDER BY h.hour;
+END
+$$;
+COMMENT ON FUNCTION billing.list_hourly_figures IS
+    'Lists usage by hour of one UTC day. For billing_server (staff) and billing_dba.';
+GRANT EXECUTE ON FUNCTION billing.list_hourly_figures TO billing_server, billing_dba;
+
 -- The figures of a period of UTC days, from p_from up to and without p_to (by default this month),
 -- as one row. users counts each account that was charged once; accounts are those made.
 -- Errors: actor errors, invalid_argument.

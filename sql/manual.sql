@@ -263,6 +263,23 @@ accounts, entries and problems. No row means that no range is left. Several sess
 work side by side.$t$,
 $t$Locks: the range. Writes: verification_ranges 1. Errors: actor_required.$t$,
 $t$SELECT * FROM billing.continue_verification();$t$),
+        ('count_audit_log',
+$t$How many entries billing.list_audit_log lists for the same filters: at most p_most, and
+is_more says that there are more. It stops at p_most, so that it is quick however long the
+log is.$t$,
+$t$Errors: actor errors, invalid_argument.$t$,
+$t$SELECT *
+FROM billing.count_audit_log(
+    p_action => 'account',
+    p_from => '2026-11-01');$t$),
+        ('count_payment_events',
+$t$How many events billing.list_payment_events lists for the same filters: at most p_most,
+and is_more says that there are more. It stops at p_most, so that it is quick however many
+there are.$t$,
+$t$Errors: actor errors, invalid_argument.$t$,
+$t$SELECT *
+FROM billing.count_payment_events(
+    p_from => '2026-11-01');$t$),
         ('create_account',
 $t$Creates the account of an identity, or returns the existing one unchanged. With
 p_idempotency_key, the first answer is recorded for this account and key: the same request
@@ -878,6 +895,14 @@ FROM billing.list_holds(
     p_oauth_provider => 'oauth:google',
     p_external_id => '1',
     p_state => 'open');$t$),
+        ('list_hourly_figures',
+$t$Figures by hour of one UTC day, by default today: 24 rows, oldest first, hours in which
+nothing happened and those to come included. unique_users counts each account that was
+charged once an hour; for this the charges of the day are read.$t$,
+$t$Errors: actor errors, invalid_argument.$t$,
+$t$SELECT *
+FROM billing.list_hourly_figures(
+    p_day => '2026-11-22');$t$),
         ('list_lots',
 $t$An account's credits, each with its source and with what is left of it, in the order in
 which they are spent; with p_all also those of which nothing is left. Credits of the usual

@@ -291,6 +291,31 @@ COMMENT ON FUNCTION billing.list_payments IS
     'Lists what is known of a provider''s payments and their returns. For billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.list_payments TO billing_dba;
 
+-- The conditions of the lists of events, for their statements: $1 is the payment, $2 the event, $3
+-- and $4 the days. A filter that is not given has no condition. Errors: invalid_argument.
+CREATE OR REPLACE FUNCTION billing_data.payment_event_filter(
+    p_payment_id text, p_event_id text, p_from date, p_to date
+) RETURNS text
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_kinds text := ' AND e.provider IN (SELECT k.kind FROM billing_data.payment_providers AS k)';
+BEGIN
+    PERFORM billing_data.require_moment(p_from::timestamptz, 'p_from');
+    PERFORM billing_data.require_moment(p_to::timestamptz, 'p_to');
+    RETURN 'true'
+        || CASE WHEN p_payment_id <> '' THEN v_kinds || ' AND e.payment_id = $1' ELSE '' END
+        || CASE WHEN p_event_id <> '' THEN v_kinds || ' AND e.event_id = $2' ELSE '' END
+        || CASE WHEN p_from IS NOT NULL
+            THEN ' AND e.received_at >= $3::timestamp AT TIME ZONE ''UTC''' ELSE '' END
+        || CASE WHEN p_to IS NOT NULL
+            THEN ' AND e.received_at < ($4 + 1)::timestamp AT TIME ZONE ''UTC''' ELSE '' END;
+END
+$$;
+COMMENT ON FUNCTION billing_data.payment_event_filter IS
+    'The conditions of the lists of events. Helper.';
+
 -- Lists the payment provider's events, without their payloads. p_from and p_to: the UTC days on
 -- which they came, both included. With p_reverse, the oldest come first.
 -- Errors: actor errors, invalid_argument.
@@ -323,26 +348,17 @@ CREATE OR REPLACE FUNCTION billing.list_payment_events(
 LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
-DECLARE
-    v_kinds text := ' AND e.provider IN (SELECT k.kind FROM billing_data.payment_providers AS k)';
 BEGIN
     PERFORM billing_data.authorize(NULL, p_session_hash, 'billing:read');
     PERFORM billing_data.require_page(p_limit, p_offset, 501);
-    PERFORM billing_data.require_moment(p_from::timestamptz, 'p_from');
-    PERFORM billing_data.require_moment(p_to::timestamptz, 'p_to');
     RETURN QUERY EXECUTE
         'SELECT e.provider, e.event_id::text, e.event_type::text, e.payment_id::text,'
         || ' e.account_id, e.outcome,'
         || ' billing_data.is_payment_fault(e.outcome) AND e.resolved_at IS NULL,'
         || ' e.deliveries, e.livemode, e.received_at, e.last_received_at, e.resolved_at,'
         || ' e.resolution, billing_data.payment_outcome_words(e.outcome)'
-        || ' FROM billing_data.payment_events AS e WHERE true'
-        || CASE WHEN p_payment_id <> '' THEN v_kinds || ' AND e.payment_id = $1' ELSE '' END
-        || CASE WHEN p_event_id <> '' THEN v_kinds || ' AND e.event_id = $2' ELSE '' END
-        || CASE WHEN p_from IS NOT NULL
-            THEN ' AND e.received_at >= $3::timestamp AT TIME ZONE ''UTC''' ELSE '' END
-        || CASE WHEN p_to IS NOT NULL
-            THEN ' AND e.received_at < ($4 + 1)::timestamp AT TIME ZONE ''UTC''' ELSE '' END
+        || ' FROM billing_data.payment_events AS e WHERE '
+        || billing_data.payment_event_filter(p_payment_id, p_event_id, p_from, p_to)
         || ' ORDER BY ' || CASE WHEN p_reverse THEN 'e.received_at, e.event_id'
             ELSE 'e.received_at DESC, e.event_id DESC' END
         || ' LIMIT $5 OFFSET $6'
@@ -352,3 +368,36 @@ $$;
 COMMENT ON FUNCTION billing.list_payment_events IS
     'Lists the payment provider''s events. For billing_server (staff) and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.list_payment_events TO billing_server, billing_dba;
+
+-- How many events billing.list_payment_events lists for the same filters: at most p_most, and
+-- is_more says that there are more. It stops at p_most, so that it is quick however many there are.
+-- Errors: actor errors, invalid_argument.
+-- Example: SELECT * FROM billing.count_payment_events(p_from => '2026-11-01');
+CREATE OR REPLACE FUNCTION billing.count_payment_events(
+    p_payment_id text DEFAULT NULL,
+    p_event_id text DEFAULT NULL,
+    p_from date DEFAULT NULL,
+    p_to date DEFAULT NULL,
+    p_most bigint DEFAULT 10000,
+    p_session_hash bytea DEFAULT NULL
+) RETURNS TABLE (events bigint, is_more boolean)
+LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM billing_data.authorize(NULL, p_session_hash, 'billing:read');
+    PERFORM billing_data.require(
+        p_most BETWEEN 1 AND 1000000, 'p_most', 'it must be 1 to 1000000'
+    );
+    RETURN QUERY EXECUTE
+        'SELECT least(count(*), $5), count(*) > $5'
+        || ' FROM (SELECT FROM billing_data.payment_events AS e WHERE '
+        || billing_data.payment_event_filter(p_payment_id, p_event_id, p_from, p_to)
+        -- In the list's order, so that the list's index serves.
+        || ' ORDER BY e.received_at DESC, e.event_id DESC LIMIT $5 + 1) AS c'
+    USING p_payment_id, p_event_id, p_from, p_to, p_most;
+END
+$$;
+COMMENT ON FUNCTION billing.count_payment_events IS
+    'Counts the payment provider''s events. For billing_server (staff) and billing_dba.';
+GRANT EXECUTE ON FUNCTION billing.count_payment_events TO billing_server, billing_dba;

@@ -13,7 +13,6 @@ from aiohttp import web
 
 from server.admin_pages.lists import (
     Column,
-    Sorting,
     csv_address,
     days_given,
     days_of,
@@ -67,10 +66,13 @@ async def list_entries(request: web.Request, visit: Visit) -> web.StreamResponse
     order = sorting(request.query, _HEADS)
     faults: Mapping[str, str] = {}
     rows: list[Row] = []
+    total: Row | None = None
     try:
+        filters = _filters(given)
         rows = await visit.rows(
-            functions.list_audit_log(**_filters(given, order), **window(number))
+            functions.list_audit_log(**filters, reverse=order.is_reversed, **window(number))
         )
+        total = await visit.row(functions.count_audit_log(**filters))
     except FormFault as error:
         faults = error.faults
     chosen = {name: value for name, value in given.items() if value}
@@ -80,6 +82,7 @@ async def list_entries(request: web.Request, visit: Visit) -> web.StreamResponse
         visit,
         "admin/audit/list.html",
         status=422 if faults else 200,
+        total=total,
         entries=[_shown(row) for row in shown["rows"]],
         pager=shown["pager"],
         headings=headings(_HEADS, order, _PATH, chosen),
@@ -93,11 +96,16 @@ async def list_entries(request: web.Request, visit: Visit) -> web.StreamResponse
 async def export(request: web.Request, visit: Visit) -> web.StreamResponse:
     """Sends the entries that match as CSV."""
     try:
-        filters = _filters(_given(request), sorting(request.query, _HEADS))
+        filters = _filters(_given(request))
     except FormFault:
         raise web.HTTPUnprocessableEntity(reason="Give days as 2026-11-22") from None
     # One row more than is sent tells whether there are more.
-    rows = await visit.rows(functions.list_audit_log(**filters, limit=CSV_LIMIT + 1, offset=0))
+    order = sorting(request.query, _HEADS)
+    rows = await visit.rows(
+        functions.list_audit_log(
+            **filters, reverse=order.is_reversed, limit=CSV_LIMIT + 1, offset=0
+        )
+    )
     return await send_list("audit-log", list(_COLUMNS), [_csv_row(row) for row in rows])
 
 
@@ -108,7 +116,7 @@ def _given(request: web.Request) -> dict[str, str]:
     return {**texts, **days_given(request.query)}
 
 
-def _filters(given: Mapping[str, str], order: Sorting) -> dict[str, Any]:
+def _filters(given: Mapping[str, str]) -> dict[str, Any]:
     """The arguments of the function. Raises FormFault for text that is not a day or an id."""
     entry_id = None
     if given["entry"]:
@@ -117,7 +125,7 @@ def _filters(given: Mapping[str, str], order: Sorting) -> dict[str, Any]:
         except ValueError:
             raise FormFault(entry="This is not the id of an entry.") from None
     texts = {argument: given[name] or None for name, argument in _TEXTS.items()}
-    return {**texts, **days_of(given), "entry_id": entry_id, "reverse": order.is_reversed}
+    return {**texts, **days_of(given), "entry_id": entry_id}
 
 
 def _shown(row: Row) -> dict[str, Any]:

@@ -1,11 +1,11 @@
-"""Bar charts as plain SVG with one bar a day. They use only attributes, because the content
-security policy forbids styles in the page; colours come from the style sheet."""
+"""Bar charts as plain SVG with one bar a day, or one an hour. They use only attributes, because the
+content security policy forbids styles in the page; colours come from the style sheet."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import UTC
 from typing import Any
 
 WIDTH, HEIGHT = 420, 170
@@ -16,31 +16,35 @@ _MOST_LABELS = 5
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One day's bar, in the chart's own units."""
+    """One day's or hour's bar, in the chart's own units. `when` is what people call its time, and
+    `exact` what tables call it."""
 
     x: float
     y: float
     width: float
     height: float
-    day: date
+    when: str
+    exact: str
     value: int
 
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """A day below the bars. `anchor` is the end of the text that is at `x`."""
+    """A time below the bars. `anchor` is the end of the text that is at `x`."""
 
     x: float
     anchor: str
-    day: date
+    when: str
 
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """A chart ready to draw. `lines` are (y, label) of the scale."""
+    """A chart ready to draw, whose bars are each of a `unit`: day or hour. `lines` are (y, label)
+    of the scale."""
 
     name: str
     title: str
+    unit: str
     total: int
     bars: Sequence[Bar]
     labels: Sequence[Label]
@@ -54,8 +58,8 @@ class Chart:
 def bar_chart(
     name: str, title: str, rows: Sequence[Mapping[str, Any]], total: int | None = None
 ) -> Chart:
-    """The chart of column `name` over rows with a `day`; `total` is given where it is not the sum
-    of the days."""
+    """The chart of column `name` over rows with a `day` or an `hour`; `total` is given where it is
+    not the sum of the rows."""
     values = [int(row[name]) for row in rows]
     top = _round_up(max([*values, 1]))
     step = (WIDTH - _LEFT) / len(values)
@@ -66,14 +70,24 @@ def bar_chart(
             round(HEIGHT - _BOTTOM - value * scale, 2),
             round(step * 0.8, 2),
             round(value * scale, 2),
-            rows[index]["day"],
+            *_named(rows[index]),
             value,
         )
         for index, value in enumerate(values)
     ]
     marks = sorted({0, top // 2, top}) if top > 1 else [0, 1]
     lines = [(round(HEIGHT - _BOTTOM - mark * scale, 2), mark) for mark in marks]
-    return Chart(name, title, sum(values) if total is None else total, bars, _labels(bars), lines)
+    unit = "hour" if "hour" in rows[0] else "day"
+    total = sum(values) if total is None else total
+    return Chart(name, title, unit, total, bars, _labels(bars), lines)
+
+
+def _named(row: Mapping[str, Any]) -> tuple[str, str]:
+    """What a row's day or hour is called, briefly and exactly."""
+    if "hour" in row:
+        hour = row["hour"].astimezone(UTC)
+        return f"{hour:%H:%M}", f"{hour:%Y-%m-%d %H:%M}"
+    return f"{row['day'].day} {row['day']:%b}", str(row["day"])
 
 
 def _labels(bars: Sequence[Bar]) -> list[Label]:
@@ -82,9 +96,9 @@ def _labels(bars: Sequence[Bar]) -> list[Label]:
     edge."""
     step = max(-(-len(bars) // _MOST_LABELS), 1)
     return [
-        Label(bar.x, "start", bar.day)
+        Label(bar.x, "start", bar.when)
         if bar.x + _LABEL_WIDTH <= WIDTH
-        else Label(WIDTH, "end", bar.day)
+        else Label(WIDTH, "end", bar.when)
         for bar in bars[::step]
     ]
 

@@ -49,7 +49,6 @@ _COLUMNS = (
     ("Users", "unique_users"),
     ("New accounts", "accounts_created"),
 )
-_HEADS = ("Day", *(title for title, _ in _COLUMNS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +83,10 @@ async def show(request: web.Request, visit: Visit) -> web.StreamResponse:
     except FormFault as fault:
         faults = fault.faults
         chosen, period = _period(_DEFAULT, {})
-    days = await visit.rows(functions.list_daily_figures(days=period.days - 1, to=period.last))
+    unit, rows = await _rows(visit, period)
     now = _with_shares(await visit.row(functions.get_figures(**period.arguments)))
     before = _with_shares(await visit.row(functions.get_figures(**period.before.arguments)))
-    # Somebody who came on two days is one user, so the days must not be added up.
+    # Somebody who came on two days is one user, so the rows must not be added up.
     totals = {"unique_users": now["users"]}
     activity = await visit.rows(functions.list_audit_log(limit=10))
     return await render(
@@ -108,23 +107,37 @@ async def show(request: web.Request, visit: Visit) -> web.StreamResponse:
         ),
         payments_address=f"/admin/payments?{urlencode(_days_shown(period))}",
         overview=await visit.row(functions.get_overview()),
-        days=days,
+        unit=unit,
+        rows=rows,
         columns=_COLUMNS,
-        headings=[Heading(title, title != "Day", None, None) for title in _HEADS],
+        headings=[
+            Heading(unit.capitalize(), False, None, None),
+            *(Heading(title, True, None, None) for title, _ in _COLUMNS),
+        ],
         csv_address=f"/admin/figures.csv?{urlencode(_days_shown(period))}",
-        charts=[bar_chart(name, title, days, totals.get(name)) for name, title in _CHARTS],
+        charts=[bar_chart(name, title, rows, totals.get(name)) for name, title in _CHARTS],
         activity=[told(entry) for entry in activity],
     )
 
 
 async def export(request: web.Request, visit: Visit) -> web.StreamResponse:
-    """Sends the figures of each day as CSV."""
+    """Sends the figures of each day, or of each hour of one day, as CSV."""
     try:
         _, period = _period(request.query.get("range", ""), days_given(request.query))
     except FormFault:
         raise web.HTTPUnprocessableEntity(reason="Give days as 2026-11-22") from None
-    rows = await visit.rows(functions.list_daily_figures(days=period.days - 1, to=period.last))
-    return await send_list("figures", functions.list_daily_figures.columns, rows)
+    _, rows = await _rows(visit, period)
+    return await send_list("figures", list(rows[0].keys()), rows)
+
+
+async def _rows(visit: Visit, period: Period) -> tuple[str, list[Row]]:
+    """The figures of each day of a period, or of each hour where it is one day, and which of the
+    two they are."""
+    if period.days == 1:
+        return "hour", await visit.rows(functions.list_hourly_figures(day=period.first))
+    return "day", await visit.rows(
+        functions.list_daily_figures(days=period.days - 1, to=period.last)
+    )
 
 
 def _period(chosen: str, given: Mapping[str, str]) -> tuple[str, Period]:

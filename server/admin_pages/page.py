@@ -280,7 +280,6 @@ def add_filters(environment: Environment) -> None:
     environment.filters["iso"] = _iso
     environment.filters["moment"] = _moment
     environment.filters["ago"] = _ago
-    environment.filters["day"] = _day
     environment.globals["most"] = most
     environment.globals["csv_limit"] = CSV_LIMIT
     environment.globals["payment_providers"] = all_providers()
@@ -312,7 +311,3 @@ def _ago(value: datetime) -> str:
 
 def _iso(value: datetime) -> str:
     return value.astimezone(UTC).isoformat()
-
-
-def _day(value: date) -> str:
-    return f"{value.day} {value:%b}"

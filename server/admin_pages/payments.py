@@ -11,7 +11,6 @@ from aiohttp import web
 
 from server.admin_pages.lists import (
     Column,
-    Sorting,
     csv_address,
     days_given,
     days_of,
@@ -170,9 +169,13 @@ async def events(request: web.Request, visit: Visit) -> web.StreamResponse:
     order = sorting(request.query, EVENT_COLUMNS)
     faults: Mapping[str, str] = {}
     rows: list[Row] = []
+    total: Row | None = None
     try:
-        filters = _event_filters(query, order)
-        rows = await visit.rows(functions.list_payment_events(**filters, **window(number)))
+        filters = _event_filters(query)
+        rows = await visit.rows(
+            functions.list_payment_events(**filters, reverse=order.is_reversed, **window(number))
+        )
+        total = await visit.row(functions.count_payment_events(**filters))
     except FormFault as fault:
         faults = fault.faults
     sorted_query = {**query, "sort": order.text} if "sort" in request.query else query
@@ -184,6 +187,7 @@ async def events(request: web.Request, visit: Visit) -> web.StreamResponse:
         query=query,
         form={"from": "", "to": "", **query},
         faults=faults,
+        total=total,
         headings=headings(EVENT_COLUMNS, order, _EVENTS, query),
         csv_address=csv_address(_EVENTS, sorted_query),
         **list_page([with_page(row) for row in rows], number, _EVENTS, sorted_query),
@@ -193,11 +197,14 @@ async def events(request: web.Request, visit: Visit) -> web.StreamResponse:
 async def events_csv(request: web.Request, visit: Visit) -> web.StreamResponse:
     """Sends the events that match as CSV."""
     try:
-        filters = _event_filters(_event_query(request), sorting(request.query, EVENT_COLUMNS))
+        filters = _event_filters(_event_query(request))
     except FormFault:
         raise web.HTTPUnprocessableEntity(reason=_GIVE_DAYS) from None
+    order = sorting(request.query, EVENT_COLUMNS)
     rows = await every_row(
-        lambda span: visit.rows(functions.list_payment_events(**filters, **span))
+        lambda span: visit.rows(
+            functions.list_payment_events(**filters, reverse=order.is_reversed, **span)
+        )
     )
     return await send_list("payment-events", functions.list_payment_events.columns, rows)
 
@@ -208,10 +215,10 @@ def _event_query(request: web.Request) -> dict[str, str]:
     return {name: value for name, value in given.items() if value}
 
 
-def _event_filters(query: Mapping[str, str], order: Sorting) -> dict[str, Any]:
+def _event_filters(query: Mapping[str, str]) -> dict[str, Any]:
     """The arguments of list_payment_events. Raises FormFault."""
     days = days_of({"from": "", "to": "", **query})
-    return {"event_id": query.get("event"), "reverse": order.is_reversed, **days}
+    return {"event_id": query.get("event"), **days}
 
 
 async def problems(request: web.Request, visit: Visit) -> web.StreamResponse:

@@ -147,6 +147,32 @@ def claim_deliveries(*, most: int = ..., busy: Sequence[UUID | None] = ...) -> N
 def claim_top_ups(*, limit: int) -> None: ...
 
 
+@function("entries is_more")
+def count_audit_log(
+    *,
+    who: str | None = ...,
+    action: str | None = ...,
+    resource_id: str | None = ...,
+    from_: date | None = ...,
+    to: date | None = ...,
+    entry_id: UUID | None = ...,
+    most: int = ...,
+    session_hash: bytes | None = ...,
+) -> None: ...
+
+
+@function("events is_more")
+def count_payment_events(
+    *,
+    payment_id: str | None = ...,
+    event_id: str | None = ...,
+    from_: date | None = ...,
+    to: date | None = ...,
+    most: int = ...,
+    session_hash: bytes | None = ...,
+) -> None: ...
+
+
 @function(
     "account_id oauth_provider external_id wa_id tenant_id customer_email balance_minor "
     "currency plan_name status paid_credits marketing_opt_in marketing_opt_in_at "
@@ -602,6 +628,13 @@ def list_holds(
     api_key_id: UUID | None = ...,
     session_hash: bytes | None = ...,
 ) -> None: ...
+
+
+@function(
+    "hour checks checks_denied charges free_charges charge_amount credits_used credits "
+    "credits_added credits_sold credits_taken_back accounts_created unique_users"
+)
+def list_hourly_figures(*, day: date | None = ..., session_hash: bytes | None = ...) -> None: ...
 
 
 @function(

@@ -413,6 +413,18 @@ def test_the_last_30_days_are_30_and_a_user_of_two_days_is_one(
         f"{charged} in 30 days",
         f"{users} in 30 days",
     ]
+    today = console[1]["viewer"].get("/admin?range=today").text
+    hours = re.findall(r'<figure class="chart">(.*?)</figure>', today, re.DOTALL)
+    assert [chart.count("<rect") for chart in hours] == [24] * 4
+    charged = module_database.value(
+        "SELECT count(*) FROM billing_data.charges AS c"
+        " WHERE (c.created_at AT TIME ZONE 'UTC')::date = (now() AT TIME ZONE 'UTC')::date"
+    )
+    assert charged
+    assert f">{charged} in 24 hours<" in hours[1]
+    lines = console[1]["viewer"].get("/admin/figures.csv?range=today").text.splitlines()
+    assert lines[0].startswith("hour,checks,")
+    assert len(lines) == 25
 
 
 @pytest.mark.parametrize("path", sorted(FORMS.keys() - {"/admin/sign-out"}))

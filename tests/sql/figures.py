@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 
 from tests.sql.helpers import Caller, session
@@ -122,6 +122,25 @@ def _assert_periods_right(dba: Caller, days: list[dict[str, Any]]) -> None:
         assert found.pop("accounts") == sum(day["accounts_created"] for day in within)
         assert found == {name: sum(day[name] for day in within) for name in found}
         assert dba.rows("list_daily_figures", days=len(within) - 1, to=end) == within
+    for day in (days[0], days[-2], days[-1]):
+        _assert_hours_right(dba, day)
+
+
+def _assert_hours_right(dba: Caller, day: dict[str, Any]) -> None:
+    """Compares the hours of a day with the day's figures, and their users with the ledger."""
+    hours = dba.rows("list_hourly_figures", day=day["day"])
+    start = datetime.combine(day["day"], time(), UTC)
+    assert [row["hour"] for row in hours] == [start + timedelta(hours=n) for n in range(24)]
+    for name in day.keys() - {"day", "unique_users"}:
+        assert sum(row[name] for row in hours) == day[name], name
+    found = dba.execute(
+        "SELECT date_trunc('hour', c.created_at, 'UTC') AS hour,"
+        " count(DISTINCT c.account_id) AS users FROM billing_data.charges AS c"
+        " WHERE (c.created_at AT TIME ZONE 'UTC')::date = %s GROUP BY 1 ORDER BY 1",
+        day["day"],
+    )
+    users = [(row["hour"], row["unique_users"]) for row in hours if row["unique_users"]]
+    assert users == [(row["hour"], row["users"]) for row in found]
 
 
 def _users(dba: Caller, first: date, last: date) -> int:

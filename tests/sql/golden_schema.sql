@@ -276,6 +276,14 @@ CREATE FUNCTION billing.continue_verification() RETURNS TABLE(run_id bigint, pla
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing.count_audit_log(p_who text DEFAULT NULL::text, p_action text DEFAULT NULL::text, p_resource_id text DEFAULT NULL::text, p_from date DEFAULT NULL::date, p_to date DEFAULT NULL::date, p_entry_id uuid DEFAULT NULL::uuid, p_most bigint DEFAULT 10000, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(entries bigint, is_more boolean)
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.count_payment_events(p_payment_id text DEFAULT NULL::text, p_event_id text DEFAULT NULL::text, p_from date DEFAULT NULL::date, p_to date DEFAULT NULL::date, p_most bigint DEFAULT 10000, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(events bigint, is_more boolean)
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing.create_account(p_oauth_provider text, p_external_id text, p_wa_id text DEFAULT NULL::text, p_tenant_id text DEFAULT NULL::text, p_initial_balance_minor bigint DEFAULT 0, p_currency text DEFAULT 'USD'::text, p_plan_name text DEFAULT 'free'::text, p_customer_email text DEFAULT NULL::text, p_user_role text DEFAULT NULL::text, p_agent_id text DEFAULT NULL::text, p_marketing_opt_in boolean DEFAULT false, p_marketing_opt_in_source text DEFAULT NULL::text, p_idempotency_key text DEFAULT NULL::text, p_api_key_id uuid DEFAULT NULL::uuid, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(account_id uuid, oauth_provider text, external_id text, wa_id text, tenant_id text, customer_email text, balance_minor bigint, currency text, plan_name text, status text, paid_credits bigint, marketing_opt_in boolean, marketing_opt_in_at timestamp with time zone, marketing_opt_in_source text, created_at timestamp with time zone, updated_at timestamp with time zone, account_created boolean, replayed boolean)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -603,6 +611,10 @@ CREATE FUNCTION billing.list_grant_schedules(p_account_id uuid DEFAULT NULL::uui
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing.list_holds(p_oauth_provider text DEFAULT NULL::text, p_external_id text DEFAULT NULL::text, p_account_id uuid DEFAULT NULL::uuid, p_state text DEFAULT NULL::text, p_after uuid DEFAULT NULL::uuid, p_limit bigint DEFAULT 50, p_api_key_id uuid DEFAULT NULL::uuid, p_session_hash bytea DEFAULT NULL::bytea) RETURNS SETOF billing.hold_outcome
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.list_hourly_figures(p_day date DEFAULT NULL::date, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(hour timestamp with time zone, checks bigint, checks_denied bigint, charges bigint, free_charges bigint, charge_amount numeric, credits_used numeric, credits bigint, credits_added numeric, credits_sold numeric, credits_taken_back numeric, accounts_created bigint, unique_users bigint)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -1156,6 +1168,10 @@ CREATE FUNCTION billing_data.apply_return(p_purchase billing_data.purchases, p_t
 
 CREATE FUNCTION billing_data.argument_meanings() RETURNS TABLE(function_name text, argument text, meaning text)
     LANGUAGE sql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.audit_filter(p_who text, p_action text, p_resource_id text, p_from date, p_to date, p_entry_id uuid) RETURNS text
+    LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.audit_rows_of_person(p_account_ids uuid[]) RETURNS TABLE(id uuid)
@@ -2414,6 +2430,10 @@ CREATE FUNCTION billing_data.part_to_reverse(p_account_id uuid, p_ledger_version
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.path_of_identity(p_oauth_provider text, p_external_id text) RETURNS uuid[]
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.payment_event_filter(p_payment_id text, p_event_id text, p_from date, p_to date) RETURNS text
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 

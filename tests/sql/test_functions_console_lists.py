@@ -146,13 +146,34 @@ def test_payment_events_are_listed_newest_first_and_say_which_need_attention(
         assert good["last_received_at"] > good["received_at"]
         assert "payload" not in good
         assert dba.rows("list_payment_events", limit=1, offset=1) == rows[1:2]
+        day = str(good["received_at"].date())
+        for filters in (
+            {}, {"event_id": "evt_lost"}, {"payment_id": "pi_1"}, {"event_id": "evt_none"},
+            {"from": day, "to": day}, {"to": "2026-01-01"}, {"from": "9999-01-01"},
+        ):  # fmt: skip
+            found = len(dba.rows("list_payment_events", **filters))
+            counted = dba.row("count_payment_events", **filters)
+            assert counted == {"events": found, "is_more": False}
+        assert dba.row("count_payment_events", most=2) == {"events": 2, "is_more": True}
+        for most in (0, 1_000_001, None):
+            assert_argument_refused(dba, "count_payment_events", "p_most", most=most)
+            assert_argument_refused(dba, "count_audit_log", "p_most", most=most)
 
 
 # --- the audit log -------------------------------------------------------------------------------
 
 
 def _logged(caller: Caller, **arguments: Any) -> list[str]:
-    return [row["action"] for row in caller.rows("list_audit_log", **arguments)]
+    """The actions that a filter finds; they are as many as are counted for it."""
+    actions = [row["action"] for row in caller.rows("list_audit_log", **arguments)]
+    count = partial(caller.row, "count_audit_log", **arguments)
+    assert count() == {"entries": len(actions), "is_more": False}
+    if actions:
+        most = len(actions)
+        assert count(most=most) == {"entries": most, "is_more": False}
+    if len(actions) > 1:
+        assert count(most=most - 1) == {"entries": most - 1, "is_more": True}
+    return actions
 
 
 def test_the_audit_log_is_filtered_by_person_action_thing_and_day(database: Database) -> None:

@@ -389,6 +389,8 @@ _STAFF_CALLS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "the newest of the audit log": ("list_audit_log", {"limit": 51}),
     "the audit log of one thing": ("list_audit_log", {"resource_id": "thing 77"}),
+    "how long the audit log is": ("count_audit_log", {}),
+    "how many payment events there are": ("count_payment_events", {}),
     "payment problems": ("list_payment_problems", {}),
     "the newest payment events": ("list_payment_events", {}),
     "the newest purchases": ("list_purchases", {}),

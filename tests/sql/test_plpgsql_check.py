@@ -16,6 +16,7 @@ from tests.support import Database, TestCluster
 # serve.
 DYNAMIC = (
     "billing.list_accounts", "billing.list_audit_log", "billing.list_payment_events",
+    "billing.count_audit_log", "billing.count_payment_events",
     "billing.list_purchases", "billing.total_purchases", "billing_data.search_accounts",
 )  # fmt: skip
 LIBRARY = Path("/usr/lib/postgresql/15/lib/plpgsql_check.so")
