@@ -871,7 +871,7 @@ FROM billing.list_daily_figures(
     p_days => 30);$t$),
         ('list_deliveries',
 $t$Lists deliveries, newest first, of one endpoint, state, kind or account only where one is
-named.$t$,
+named, and of the UTC days p_from to p_to on which the alerts were raised, both included.$t$,
 $t$Errors: actor errors, invalid_argument.$t$,
 $t$SELECT *
 FROM billing.list_deliveries(

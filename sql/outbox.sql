@@ -161,7 +161,8 @@ COMMENT ON FUNCTION billing.note_delivery IS
     'Notes what came of an attempt to deliver an alert. For billing_server.';
 GRANT EXECUTE ON FUNCTION billing.note_delivery TO billing_server;
 
--- Lists deliveries, newest first, of one endpoint, state, kind or account only where one is named.
+-- Lists deliveries, newest first, of one endpoint, state, kind or account only where one is named,
+-- and of the UTC days p_from to p_to on which the alerts were raised, both included.
 -- Errors: actor errors, invalid_argument.
 -- Example: SELECT * FROM billing.list_deliveries(p_state => 'failed');
 CREATE OR REPLACE FUNCTION billing.list_deliveries(
@@ -171,6 +172,8 @@ CREATE OR REPLACE FUNCTION billing.list_deliveries(
     p_account_id uuid DEFAULT NULL,
     p_limit bigint DEFAULT 50,
     p_offset bigint DEFAULT 0,
+    p_from date DEFAULT NULL,
+    p_to date DEFAULT NULL,
     p_session_hash bytea DEFAULT NULL
 ) RETURNS TABLE (
     delivery_id uuid, event_id uuid, endpoint_id uuid, endpoint_name text, kind text,
@@ -186,6 +189,8 @@ DECLARE
 BEGIN
     PERFORM billing_data.authorize(NULL, p_session_hash, 'billing:read');
     PERFORM billing_data.require_page(p_limit, p_offset, 501);
+    PERFORM billing_data.require_moment(p_from::timestamptz, 'p_from');
+    PERFORM billing_data.require_moment(p_to::timestamptz, 'p_to');
     RETURN QUERY
     SELECT
         o.id, o.event_id, o.endpoint_id, e.name, o.kind, o.account_id,
@@ -199,6 +204,8 @@ BEGIN
             AND (p_state IS NULL OR n.state = p_state)
             AND (p_kind IS NULL OR n.kind = p_kind)
             AND (p_account_id IS NULL OR n.account_id = ANY (v_family))
+            AND (p_from IS NULL OR n.created_at >= p_from::timestamp AT TIME ZONE 'UTC')
+            AND (p_to IS NULL OR n.created_at < (p_to + 1)::timestamp AT TIME ZONE 'UTC')
         ORDER BY n.id DESC
         LIMIT p_limit OFFSET p_offset
     ) AS o

@@ -7,8 +7,19 @@ from uuid import UUID
 
 from aiohttp import web
 
-from server.admin_pages.lists import list_page, window
+from server.admin_pages.lists import (
+    Column,
+    csv_address,
+    every_row,
+    headings,
+    list_page,
+    send_list,
+    sort_rows,
+    sorting,
+)
 from server.admin_pages.page import (
+    CSV_LIMIT,
+    PAGE_SIZE,
     FormFault,
     done,
     form_of,
@@ -31,6 +42,15 @@ SCOPES = (
 )
 PERIODS = (("minute", "Minute"), ("day", "Day"), ("month", "Month"))
 MODES = (("hard", "Refuse what is more"), ("alert", "Only tell that it is reached"))
+_COLUMNS = (
+    Column("Whose", "subject_name", descending=False),
+    Column("In a", "period", descending=False),
+    Column("Limit", "limit_minor", is_number=True),
+    Column("Used", "used_minor", is_number=True),
+    Column("Left", "left_minor", descending=False, is_number=True),
+    Column("Begins anew", "resets_at", descending=False),
+    Column("Reached", "reached_at"),
+)
 _FIELDS = {
     "p_subject": "subject",
     "p_account": "subject",
@@ -48,6 +68,11 @@ async def list_caps(request: web.Request, visit: Visit) -> web.StreamResponse:
         return await _question(visit, request.query["delete"])
     given = {name: request.query[name] for name in _FILLED_IN if name in request.query}
     return await _list(visit, given, {})
+
+
+async def export(request: web.Request, visit: Visit) -> web.StreamResponse:
+    """Sends the caps as CSV."""
+    return await send_list("caps", functions.list_caps.columns, await _rows(visit))
 
 
 async def set_cap(request: web.Request, visit: Visit) -> web.StreamResponse:
@@ -114,19 +139,36 @@ def _chosen(form: Mapping[str, str], field: str, options: tuple[tuple[str, str],
 async def _list(
     visit: Visit, form: Mapping[str, str], faults: Mapping[str, str], *, status: int = 200
 ) -> web.StreamResponse:
-    number = page_number(visit.request.query)
-    rows = await visit.rows(functions.list_caps(**window(number)))
+    query = visit.request.query
+    number, order = page_number(query), sorting(query, _COLUMNS)
+    rows = await _rows(visit)
+    first = (number - 1) * PAGE_SIZE
+    sorted_query = {"sort": order.text} if "sort" in query else {}
     return await render(
         visit,
         "admin/caps/list.html",
         status=status,
-        **list_page(rows, number, _PAGE, {}),
+        **list_page(rows[first : first + PAGE_SIZE + 1], number, _PAGE, sorted_query),
+        total=min(len(rows), CSV_LIMIT),
+        is_more=len(rows) > CSV_LIMIT,
+        headings=[
+            *headings(_COLUMNS, order, _PAGE, {}),
+            *(["Change"] if visit.is_admin else []),
+        ],
+        csv_address=csv_address(_PAGE, sorted_query),
         scopes=SCOPES,
         periods=PERIODS,
         modes=MODES,
         form=form,
         faults=faults,
     )
+
+
+async def _rows(visit: Visit) -> list[Row]:
+    """All caps, in the order that the address asks for; one more than CSV_LIMIT where there are
+    more."""
+    rows = await every_row(lambda span: visit.rows(functions.list_caps(**span)))
+    return sort_rows(rows, sorting(visit.request.query, _COLUMNS), _COLUMNS)
 
 
 async def _question(

@@ -10,7 +10,19 @@ from uuid import UUID
 
 from aiohttp import web
 
-from server.admin_pages.lists import list_page, window
+from server.admin_pages.lists import (
+    Column,
+    csv_address,
+    days_given,
+    days_of,
+    every_row,
+    headings,
+    list_page,
+    send_list,
+    sort_rows,
+    sorting,
+    window,
+)
 from server.admin_pages.page import (
     FormFault,
     done,
@@ -32,6 +44,16 @@ from server.staff.guard import Visit, require_admin
 _PAGE = "/admin/webhooks"
 _DELIVERIES = f"{_PAGE}/deliveries"
 _PAGES = ((_PAGE, "Endpoints"), (_DELIVERIES, "Deliveries"))
+_ENDPOINTS = (
+    Column("Name", "name", descending=False),
+    Column("State", "status", descending=False),
+    Column("Address"),
+    Column("Alerts"),
+    Column("Secret"),
+    Column("Test event", "tried_at"),
+    Column("Waiting", "waiting", is_number=True),
+    Column("Failed", "failed", is_number=True),
+)
 _FIELDS = {
     "p_name": "name",
     "p_url": "url",
@@ -93,6 +115,18 @@ async def change(request: web.Request, visit: Visit) -> web.StreamResponse:
 async def deliveries(request: web.Request, visit: Visit) -> web.StreamResponse:
     """Lists deliveries, newest first."""
     return await _show_deliveries(visit)
+
+
+async def export(request: web.Request, visit: Visit) -> web.StreamResponse:
+    """Sends the deliveries that match as CSV, without the bodies of the alerts."""
+    given = _given(request, await _known(visit))
+    try:
+        filters = _filters(given)
+    except FormFault:
+        raise web.HTTPUnprocessableEntity(reason="Give days as 2026-11-22") from None
+    rows = await every_row(lambda span: visit.rows(functions.list_deliveries(**filters, **span)))
+    columns = [name for name in functions.list_deliveries.columns if name != "payload"]
+    return await send_list("deliveries", columns, rows)
 
 
 async def resend(request: web.Request, visit: Visit) -> web.StreamResponse:
@@ -233,7 +267,8 @@ async def _show(
     form: Mapping[str, Any] | None = None,
     faults: Mapping[str, str] | None = None,
 ) -> web.StreamResponse:
-    rows = await visit.rows(functions.list_webhook_endpoints())
+    order = sorting(visit.request.query, _ENDPOINTS)
+    rows = sort_rows(await visit.rows(functions.list_webhook_endpoints()), order, _ENDPOINTS)
     settings = await visit.request.app[GATEWAY].sign_in(functions.get_settings())
     assert settings is not None
     low = {"threshold": settings["low_balance"] or ""}
@@ -242,6 +277,7 @@ async def _show(
         "admin/webhooks/list.html",
         status=422 if failed else 200,
         links=_links(_PAGE),
+        headings=headings(_ENDPOINTS, order, _PAGE, {}),
         endpoints=[_view(row, failed, form or {}, faults or {}) for row in rows],
         low_balance=settings["low_balance"],
         low_values=form if failed == "low" else low,
@@ -275,44 +311,57 @@ def _view(
 async def _show_deliveries(
     visit: Visit, failed: str = "", faults: Mapping[str, str] | None = None
 ) -> web.StreamResponse:
-    query = visit.request.query
-    number = page_number(query)
-    rows = await visit.rows(functions.list_webhook_endpoints())
-    known = {str(row["endpoint_id"]): row["name"] for row in rows}
-    chosen = {
-        "endpoint": query.get("endpoint", ""),
-        "state": query.get("state", ""),
-        "kind": query.get("kind", ""),
-    }
-    allowed = (known, endpoints.STATES, dict(endpoints.KINDS))
-    chosen = {
-        name: value if value in values else ""
-        for (name, value), values in zip(chosen.items(), allowed, strict=True)
-    }
-    found = await visit.rows(
-        functions.list_deliveries(
-            endpoint_id=UUID(chosen["endpoint"]) if chosen["endpoint"] else None,
-            state=chosen["state"] or None,
-            kind=chosen["kind"] or None,
-            **window(number),
-        )
-    )
+    number, known = page_number(visit.request.query), await _known(visit)
+    given = _given(visit.request, known)
+    chosen = {name: value for name, value in given.items() if value}
+    wrong: Mapping[str, str] = {}
+    found: list[Row] = []
+    try:
+        found = await visit.rows(functions.list_deliveries(**_filters(given), **window(number)))
+    except FormFault as fault:
+        wrong = fault.faults
     return await render(
         visit,
         "admin/webhooks/deliveries.html",
-        status=422 if failed else 200,
+        status=422 if failed or wrong else 200,
         links=_links(_DELIVERIES),
-        chosen=chosen,
-        is_filtered=any(chosen.values()),
-        known=known,
-        states=endpoints.STATES,
-        kinds=endpoints.KINDS,
+        form=given,
+        wrong=wrong,
+        is_filtered=bool(chosen),
+        choices=[
+            ("endpoint", "Endpoint", list(known.items())),
+            ("state", "State", [(state, state.capitalize()) for state in endpoints.STATES]),
+            ("kind", "Alert", [(kind, kind) for kind, _ in endpoints.KINDS]),
+        ],
         failed=failed,
         faults=faults or {},
-        **list_page(
-            found, number, _DELIVERIES, {name: value for name, value in chosen.items() if value}
-        ),
+        csv_address=csv_address(_DELIVERIES, chosen),
+        **list_page(found, number, _DELIVERIES, chosen),
     )
+
+
+async def _known(visit: Visit) -> dict[str, str]:
+    """The names of the endpoints by their ids."""
+    rows = await visit.rows(functions.list_webhook_endpoints())
+    return {str(row["endpoint_id"]): row["name"] for row in rows}
+
+
+def _given(request: web.Request, known: Mapping[str, str]) -> dict[str, str]:
+    """The filters of deliveries in the address, as far as there are such values, and the days."""
+    allowed = {"endpoint": known, "state": endpoints.STATES, "kind": dict(endpoints.KINDS)}
+    asked = {name: request.query.get(name, "") for name in allowed}
+    chosen = {name: value if value in allowed[name] else "" for name, value in asked.items()}
+    return {**chosen, **days_given(request.query)}
+
+
+def _filters(given: Mapping[str, str]) -> dict[str, Any]:
+    """The arguments of list_deliveries. Raises FormFault."""
+    return {
+        "endpoint_id": UUID(given["endpoint"]) if given["endpoint"] else None,
+        "state": given["state"] or None,
+        "kind": given["kind"] or None,
+        **days_of(given),
+    }
 
 
 def _links(current: str) -> list[tuple[str, str, bool]]:

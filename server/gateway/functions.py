@@ -592,6 +592,8 @@ def list_deliveries(
     account_id: UUID | None = ...,
     limit: int = ...,
     offset: int = ...,
+    from_: date | None = ...,
+    to: date | None = ...,
     session_hash: bytes | None = ...,
 ) -> None: ...
 

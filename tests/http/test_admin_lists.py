@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import html
 import re
+from pathlib import Path
 
 from tests.identity_provider import Browser
+from tests.sql.alerts import listening, raised
 from tests.support import Database
 
 
@@ -35,3 +37,69 @@ def test_events_and_the_audit_log_say_how_many_rows_match(
     assert " 1 event " in _text(viewer, "/admin/payments/events?event=evt_count_7")
     assert " 1,440 events " in _text(viewer, "/admin/payments/events?from=2020-01-02&to=2020-01-02")
     assert "more than 10,000 events" in _text(viewer, "/admin/payments/events?to=2020-01-31")
+
+
+def test_caps_are_sorted_by_what_their_heads_say_and_sent_as_csv(
+    module_database: Database, browsers: dict[str, Browser]
+) -> None:
+    for agent, limit in (("bob", 7), ("ann", 70), ("cid", 30)):
+        module_database.execute(
+            "SELECT billing.set_cap(p_scope => 'agent', p_subject => %s, p_period => 'day',"
+            " p_mode => 'hard', p_limit_minor => %s, p_reason => 'a test')",
+            agent,
+            limit,
+            user="t_dba",
+        )
+    viewer = browsers["viewer"]
+
+    def agents(address: str, pattern: str) -> list[str]:
+        return re.findall(pattern, viewer.get(address).text, re.MULTILINE)
+
+    for order, expected in {
+        "": ["ann", "bob", "cid"],
+        "?sort=-subject_name": ["cid", "bob", "ann"],
+        "?sort=limit_minor": ["ann", "cid", "bob"],
+        "?sort=-limit_minor": ["bob", "cid", "ann"],
+        "?sort=nonsense": ["ann", "bob", "cid"],
+    }.items():
+        assert agents(f"/admin/caps{order}", r'<th scope="row">(ann|bob|cid)<') == expected
+        assert agents(f"/admin/caps.csv{order}", r"agent,(ann|bob|cid),") == expected
+    assert " 3 caps " in _text(viewer, "/admin/caps")
+
+
+def test_deliveries_are_filtered_by_days_and_sent_as_csv_without_bodies(
+    module_database: Database, browsers: dict[str, Browser]
+) -> None:
+    endpoint = listening(module_database)
+    old, new = (str(raised(module_database, endpoint)) for _ in range(2))
+    module_database.execute(
+        "UPDATE billing_data.outbox SET created_at = '2020-02-02 23:59Z' WHERE id = %s", old
+    )
+    viewer, address = browsers["viewer"], "/admin/webhooks/deliveries"
+
+    def found(query: str) -> list[str]:
+        lines = viewer.get(f"{address}.csv?{query}").text.splitlines()
+        assert "payload" not in lines[0]
+        return [line.split(",")[0] for line in lines[1:]]
+
+    assert found("") == [new, old]
+    assert found("from=2020-02-02&to=2020-02-02") == [old]
+    assert found("to=2020-02-01") == []
+    assert found("from=2020-02-03&state=waiting") == [new]
+    assert "2020-02-02 23:59" in _text(viewer, f"{address}?to=2020-02-02")
+    assert "2020-02-02 23:59" not in _text(viewer, f"{address}?from=2020-02-03")
+    wrong = viewer.get(f"{address}?from=2020-02-03&to=2020-02-02")
+    assert wrong.status_code == 422
+    assert "The last day is before the first." in wrong.text
+
+
+def test_every_table_of_the_console_is_the_lists_macro() -> None:
+    pages = Path(__file__).parents[2] / "templates/admin"
+    tables = [str(page.name) for page in pages.rglob("*.html") if "<table" in page.read_text()]
+    assert tables == ["macros.html"]
+    # A cell without its heading has no name on a narrow screen.
+    for page in pages.rglob("*.html"):
+        text = page.read_text()
+        for table in re.findall(r"ui\.table\(.*?endcall", text, re.DOTALL):
+            bare = re.findall(r"<td(?![^>]*data-label)[^>]*>", table)
+            assert not bare, page

@@ -602,7 +602,7 @@ CREATE FUNCTION billing.list_daily_figures(p_days integer DEFAULT 30, p_to date 
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.list_deliveries(p_endpoint_id uuid DEFAULT NULL::uuid, p_state text DEFAULT NULL::text, p_kind text DEFAULT NULL::text, p_account_id uuid DEFAULT NULL::uuid, p_limit bigint DEFAULT 50, p_offset bigint DEFAULT 0, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(delivery_id uuid, event_id uuid, endpoint_id uuid, endpoint_name text, kind text, account_id uuid, payload text, state text, attempts integer, created_at timestamp with time zone, due_at timestamp with time zone, attempted_at timestamp with time zone, answer_status integer, error text, settled_at timestamp with time zone)
+CREATE FUNCTION billing.list_deliveries(p_endpoint_id uuid DEFAULT NULL::uuid, p_state text DEFAULT NULL::text, p_kind text DEFAULT NULL::text, p_account_id uuid DEFAULT NULL::uuid, p_limit bigint DEFAULT 50, p_offset bigint DEFAULT 0, p_from date DEFAULT NULL::date, p_to date DEFAULT NULL::date, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(delivery_id uuid, event_id uuid, endpoint_id uuid, endpoint_name text, kind text, account_id uuid, payload text, state text, attempts integer, created_at timestamp with time zone, due_at timestamp with time zone, attempted_at timestamp with time zone, answer_status integer, error text, settled_at timestamp with time zone)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
