@@ -372,7 +372,7 @@ SECTIONS: tuple[Section, ...] = (
         Route("GET", "/admin/api/analytics/top-consumers", STAFF,
               statements_api.list_top_consumers, "Who used most", query=s.TopQuery,
               answer=list[statements_api.TopConsumer], example=statements_api.TOP,
-              errors=("invalid_argument",)),
+              headers=("X-Truncated",), errors=("invalid_argument",)),
         Route("GET", "/admin/api/analytics/daily", STAFF, analytics_api.list_daily_figures,
               "Figures by day", query=s.DailyQuery, answer=list[analytics_api.Daily],
               example=analytics_api.DAILY),

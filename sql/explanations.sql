@@ -85,13 +85,20 @@ BEGIN
         'payment_problem', format(
             'Payment %s: %s (%s).', coalesce(q.payment_id, q.reference), q.what_is_wrong,
             billing_data.moment_text(q.happened_at)
-        ),
+        ) || CASE WHEN q.place = 10 AND q.problems > 10
+            THEN format(' The account has %s more of these problems.', q.problems - 10)
+            ELSE '' END,
         'Decide what becomes of it: it is in the list of payment problems.', q.happened_at, false,
         NULL, NULL::bigint, q.payment_id
-    FROM billing_data.find_payment_problems() AS q
-    WHERE q.account_id = ANY (v_ids)
-    ORDER BY q.happened_at DESC, q.reference
-    LIMIT 10;
+    FROM (
+        SELECT
+            f.*, row_number() OVER (ORDER BY f.happened_at DESC, f.reference) AS place,
+            count(*) OVER () AS problems
+        FROM billing_data.find_payment_problems() AS f
+        WHERE f.account_id = ANY (v_ids)
+    ) AS q
+    WHERE q.place <= 10
+    ORDER BY q.place;
     SELECT s.held, s.held_free_uses INTO STRICT v_held FROM billing_data.standing(v_account) AS s;
     IF v_account.status = 'active'
         AND v_account.free_uses_remaining <= v_held.held_free_uses

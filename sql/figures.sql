@@ -444,7 +444,7 @@ BEGIN
     FROM billing_data.accounts AS a
     WHERE a.balance_minor <> 0;
     SELECT count(*) INTO STRICT payment_problems
-    FROM billing.list_payment_problems(p_limit => 500, p_session_hash => p_session_hash);
+    FROM billing_data.find_payment_problems() AS q;
     unique_users_30d := billing_data.count_users(
         (clock_timestamp() AT TIME ZONE 'UTC')::date - 29,
         (clock_timestamp() AT TIME ZONE 'UTC')::date + 1

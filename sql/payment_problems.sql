@@ -86,7 +86,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     PERFORM billing_data.authorize(NULL, p_session_hash, 'billing:read');
-    PERFORM billing_data.require_page(p_limit, p_offset, 500);
+    PERFORM billing_data.require_page(p_limit, p_offset, 501);
     RETURN QUERY
     SELECT
         q.problem, q.provider, q.reference, q.payment_id, q.account_id, q.what_is_wrong,

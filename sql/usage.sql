@@ -299,7 +299,8 @@ BEGIN
     PERFORM billing_data.require(
         p_sort IN ('uses', 'credits'), 'p_sort', 'it must be uses or credits'
     );
-    PERFORM billing_data.require_page(p_limit, 0, 1000);
+    -- One more than a CSV has tells that it is cut.
+    PERFORM billing_data.require_page(p_limit, 0, 10001);
     SELECT d.first::timestamp AT TIME ZONE 'UTC', d.beyond::timestamp AT TIME ZONE 'UTC'
     INTO STRICT v_from, v_to
     FROM billing_data.period_of_days(p_from, p_to) AS d;

@@ -48,6 +48,7 @@ class Lots(TypedDict):
     """The credits of an account, in the order in which they are spent."""
 
     lots: Annotated[list[Lot], f.means("Credits.")]
+    has_more: Annotated[bool, f.HAS_MORE]
 
 
 class Allocation(TypedDict):
@@ -69,6 +70,7 @@ class Allocations(TypedDict):
     """Which credits paid for the newest charges of an account."""
 
     allocations: Annotated[list[Allocation], f.means("A row for each charge and credit.")]
+    has_more: Annotated[bool, f.HAS_MORE]
 
 
 class GrantSchedule(TypedDict):
@@ -99,6 +101,7 @@ class GrantSchedules(TypedDict):
     """The schedules of an account."""
 
     schedules: Annotated[list[GrantSchedule], f.means("Schedules, newest first.")]
+    has_more: Annotated[bool, f.HAS_MORE]
 
 
 class ScheduleSet(TypedDict):
@@ -126,7 +129,8 @@ LOTS = Example(
                 "created_at": THEN,
                 "description": "Welcome gift",
             }
-        ]
+        ],
+        "has_more": False,
     },
     values=_PATH,
 )
@@ -145,7 +149,8 @@ ALLOCATIONS = Example(
                 "source": "purchase",
                 "expires_at": None,
             }
-        ]
+        ],
+        "has_more": False,
     },
     values=_PATH,
 )
@@ -173,7 +178,8 @@ SCHEDULES = Example(
                 "created_at": THEN,
                 "updated_at": THEN,
             }
-        ]
+        ],
+        "has_more": False,
     },
     values=_PATH,
 )
@@ -216,10 +222,13 @@ async def list_user_lots(request: web.Request, call: Call) -> web.StreamResponse
     query: LotsQuery = call.query
     rows = await call.rows(
         functions.list_lots(
-            account_id=path.account_id, all=query.all, pool=query.pool, limit=query.limit
+            account_id=path.account_id, all=query.all, pool=query.pool, limit=query.limit + 1
         )
     )
-    told: Lots = {"lots": [_lot(row) for row in rows]}
+    told: Lots = {
+        "lots": [_lot(row) for row in rows[: query.limit]],
+        "has_more": len(rows) > query.limit,
+    }
     return answer(200, told)
 
 
@@ -230,10 +239,16 @@ async def list_user_allocations(request: web.Request, call: Call) -> web.StreamR
     query: AllocationsQuery = call.query
     rows = await call.rows(
         functions.list_allocations(
-            account_id=path.account_id, before=query.before, limit=query.limit
+            account_id=path.account_id, before=query.before, limit=query.limit + 1
         )
     )
-    told: Allocations = {"allocations": [_allocation(row) for row in rows]}
+    # A charge has a row for each credit that paid for it.
+    charges = dict.fromkeys(row["charge_id"] for row in rows)
+    shown = set(list(charges)[: query.limit])
+    told: Allocations = {
+        "allocations": [_allocation(row) for row in rows if row["charge_id"] in shown],
+        "has_more": len(charges) > query.limit,
+    }
     return answer(200, told)
 
 
@@ -243,9 +258,14 @@ async def list_user_grant_schedules(request: web.Request, call: Call) -> web.Str
     path: UserPath = call.path
     query: SchedulesQuery = call.query
     rows = await call.rows(
-        functions.list_grant_schedules(account_id=path.account_id, all=query.all, limit=query.limit)
+        functions.list_grant_schedules(
+            account_id=path.account_id, all=query.all, limit=query.limit + 1
+        )
     )
-    told: GrantSchedules = {"schedules": [_schedule(row) for row in rows]}
+    told: GrantSchedules = {
+        "schedules": [_schedule(row) for row in rows[: query.limit]],
+        "has_more": len(rows) > query.limit,
+    }
     return answer(200, told)
 
 

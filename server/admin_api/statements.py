@@ -188,14 +188,20 @@ async def list_usage(request: web.Request, call: Call) -> web.StreamResponse:
 
 
 async def list_top_consumers(request: web.Request, call: Call) -> web.StreamResponse:
-    """The accounts that used most from `from` up to and without `to`; by default this month."""
+    """The accounts that used most from `from` up to and without `to`; by default this month. The
+    header X-Truncated says whether more accounts were charged than the answer has."""
     query: TopQuery = call.query
     rows = await call.rows(
         functions.list_top_consumers(
-            from_=query.first, to=query.beyond, sort=query.sort, limit=query.limit
+            from_=query.first, to=query.beyond, sort=query.sort, limit=query.limit + 1
         )
     )
-    return answer(200, [_consumer(row) for row in rows])
+    is_cut = len(rows) > query.limit
+    return answer(
+        200,
+        [_consumer(row) for row in rows[: query.limit]],
+        {"X-Truncated": "true" if is_cut else "false"},
+    )
 
 
 async def _opened(call: Call) -> Statement:

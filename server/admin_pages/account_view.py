@@ -24,6 +24,8 @@ from server.http.validation import CURSOR
 from server.staff.guard import Visit
 
 _ATTEMPTS = 10  # of a top-up, the newest
+_LOTS = 200  # those that are spent first
+_SCHEDULES = 50  # the newest
 _OPEN_HOLDS = 50  # the newest
 _SETTLED_HOLDS = 10  # at least, of those that there are
 TABS = (
@@ -123,8 +125,18 @@ async def show_account(
         notes=await visit.rows(functions.list_notes(account_id=account_id)),
         top_up=await _top_up(visit, account_id),
         holds=await _holds(visit, account_id),
-        lots=await visit.rows(functions.list_lots(account_id=account_id, pool=False)),
-        schedules=await visit.rows(functions.list_grant_schedules(account_id=account_id)),
+        lots=await visit.rows(
+            functions.list_lots(account_id=account_id, pool=False, limit=_LOTS + 1)
+        ),
+        schedules=await visit.rows(
+            functions.list_grant_schedules(account_id=account_id, limit=_SCHEDULES + 1)
+        ),
+        limits={
+            "attempts": _ATTEMPTS,
+            "holds": _OPEN_HOLDS,
+            "lots": _LOTS,
+            "schedules": _SCHEDULES,
+        },
         opened=failed.name if failed else request.query.get("do", ""),
         merges=await visit.rows(functions.list_merges(account_id=account_id)),
         configured_free_uses=settings["free_uses"],
@@ -146,7 +158,7 @@ async def _top_up(visit: Visit, account_id: UUID) -> dict[str, Any] | None:
         "now": await visit.row(functions.get_top_up(account_id=account_id)),
         "consents": consents,
         "attempts": await visit.rows(
-            functions.list_top_up_attempts(account_id=account_id, limit=_ATTEMPTS)
+            functions.list_top_up_attempts(account_id=account_id, limit=_ATTEMPTS + 1)
         ),
     }
 
@@ -154,7 +166,7 @@ async def _top_up(visit: Visit, account_id: UUID) -> dict[str, Any] | None:
 async def _holds(visit: Visit, account_id: UUID) -> dict[str, Sequence[Row]]:
     """The account's open holds and those that ended last, newest first."""
     held = await visit.rows(
-        functions.list_holds(account_id=account_id, state="open", limit=_OPEN_HOLDS)
+        functions.list_holds(account_id=account_id, state="open", limit=_OPEN_HOLDS + 1)
     )
     newest = await visit.rows(
         functions.list_holds(account_id=account_id, limit=len(held) + _SETTLED_HOLDS)

@@ -228,7 +228,7 @@ async def problems(request: web.Request, visit: Visit) -> web.StreamResponse:
 
 async def problems_csv(request: web.Request, visit: Visit) -> web.StreamResponse:
     """Sends what needs a person as CSV."""
-    rows = await visit.rows(functions.list_payment_problems(limit=500))
+    rows = await every_row(lambda span: visit.rows(functions.list_payment_problems(**span)))
     return await send_list("payment-problems", functions.list_payment_problems.columns, rows)
 
 

@@ -21,7 +21,7 @@ from server.admin_pages.lists import (
     send_list,
     sorting,
 )
-from server.admin_pages.page import HEADERS, FormFault, render
+from server.admin_pages.page import CSV_LIMIT, HEADERS, PAGE_SIZE, FormFault, render
 from server.gateway import FunctionCall, Row, functions
 from server.http.statements import month_after, open_statement, send_csv
 from server.staff.guard import Visit
@@ -111,6 +111,7 @@ async def list_consumers(request: web.Request, visit: Visit) -> web.StreamRespon
         "admin/accounts/consumers.html",
         month=month,
         rows=await visit.rows(_consumers(month, beyond, order)),
+        page_size=PAGE_SIZE,
         links=[
             (f"{_TOP}?{urlencode({'month': f'{one:%Y-%m}', 'sort': order.name})}", one)
             for one in (before, beyond)
@@ -128,7 +129,7 @@ async def export_consumers(request: web.Request, visit: Visit) -> web.StreamResp
     """Sends who used most in a month as CSV."""
     month, beyond = _month(request)
     call = _consumers(month, beyond, sorting(request.query, _CONSUMERS))
-    rows = await visit.rows(call.given(limit=1000))
+    rows = await visit.rows(call.given(limit=CSV_LIMIT + 1))
     return await send_list("top-consumers", functions.list_top_consumers.columns, rows)
 
 
@@ -143,7 +144,9 @@ def _month(request: web.Request) -> tuple[date, date]:
 
 
 def _consumers(month: date, beyond: date, order: Sorting) -> FunctionCall:
-    return functions.list_top_consumers(from_=month, to=beyond, sort=order.name, limit=50)
+    return functions.list_top_consumers(
+        from_=month, to=beyond, sort=order.name, limit=PAGE_SIZE + 1
+    )
 
 
 def _period(given: Mapping[str, str]) -> tuple[date, date]:

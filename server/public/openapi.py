@@ -56,6 +56,7 @@ _HEADERS: Mapping[str, Schema] = {
     "X-Entry-Count": _header(
         "How many entries the statement has.", type="integer", format="int64", minimum=0
     ),
+    "X-Truncated": _header("Whether there are more than the answer has.", enum=["true", "false"]),
     "Cache-Control": _header("Whether, and how long, the answer may be kept."),
 }
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tests.identity_provider import Browser
 from tests.sql.alerts import listening, raised
+from tests.sql.helpers import account_of, charge_all, new_user, new_user_by, session
 from tests.support import Database
 
 
@@ -91,6 +92,37 @@ def test_deliveries_are_filtered_by_days_and_sent_as_csv_without_bodies(
     wrong = viewer.get(f"{address}?from=2020-02-03&to=2020-02-02")
     assert wrong.status_code == 422
     assert "The last day is before the first." in wrong.text
+
+
+def test_lists_that_stop_say_so(module_database: Database, browsers: dict[str, Browser]) -> None:
+    account = str(account_of(module_database, new_user(module_database))["id"])
+    module_database.execute(
+        "INSERT INTO billing_data.payment_events (provider, event_id, event_type, payload, outcome,"
+        " account_id, received_at, last_received_at) SELECT 'stripe', 'evt_lost_' || n, 'x', '{}',"
+        " 'amount_mismatch', %s, '2020-01-01 00:00Z', now() FROM generate_series(1, 502) AS s (n)",
+        account,
+    )
+    viewer = browsers["viewer"]
+    problems = viewer.get("/admin/payments/problems.csv")
+    assert sum("evt_lost_" in line for line in problems.text.splitlines()) == 502
+    assert problems.headers["X-Truncated"] == "false"
+    assert " 502 payments need a person" in _text(viewer, "/admin")
+    assert " The account has 492 more of these problems." in _text(
+        viewer, f"/admin/accounts/{account}"
+    )
+    page = viewer.get("/admin/api/payment-problems?page_size=100").json()
+    assert (len(page["problems"]), page["has_more"]) == (100, True)
+    with session(module_database, "t_dba") as dba:
+        charge_all(dba, [new_user_by(dba) for _ in range(51)])
+    told = _text(viewer, "/admin/consumers")
+    assert "These are the first 50; there are more. The CSV has up to 10,000." in told
+    first = viewer.get("/admin/api/analytics/top-consumers?limit=50")
+    assert (len(first.json()), first.headers["X-Truncated"]) == (50, "true")
+    every = viewer.get("/admin/api/analytics/top-consumers?limit=1000")
+    assert every.headers["X-Truncated"] == "false"
+    csv = viewer.get("/admin/consumers.csv")
+    assert csv.headers["X-Truncated"] == "false"
+    assert len(csv.text.splitlines()) == len(every.json()) + 1
 
 
 def test_every_table_of_the_console_is_the_lists_macro() -> None:

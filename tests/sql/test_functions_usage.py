@@ -191,7 +191,7 @@ def test_charges_of_the_old_service_count_whatever_their_ids(
         ("list_top_consumers", {"from": BEYOND, "to": FIRST}, "p_to"),
         ("list_top_consumers", {"sort": "fame"}, "p_sort"),
         ("list_top_consumers", {"sort": None}, "p_sort"),
-        ("list_top_consumers", {"limit": 1001}, "p_limit"),
+        ("list_top_consumers", {"limit": 10_002}, "p_limit"),
     ],
     ids=str,
 )

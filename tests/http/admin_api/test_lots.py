@@ -35,6 +35,17 @@ def test_staff_give_credits_that_end_and_read_what_is_left_and_what_paid(
     assert [(row["charge_id"], row["amount_minor"], row["source"]) for row in paid] == [
         (charged["charge_id"], 3, "promotion"), (charged["charge_id"], 1, paid[1]["source"]),
     ]  # fmt: skip
+    for kind, query, has_more in (
+        ("lots", "all=true&limit=1", True), ("lots", "all=true&limit=2", False),
+        ("allocations", "limit=1", False),
+    ):  # fmt: skip
+        assert viewer.get(f"/users/{user}/{kind}?{query}")["has_more"] is has_more
+    with service.client() as agent:
+        assert agent.post(CHARGES, json=charge_body(name, 1)).status_code == 201
+    newest = viewer.get(f"/users/{user}/allocations?limit=1")
+    assert ([row["amount_minor"] for row in newest["allocations"]], newest["has_more"]) == (
+        [1], True,
+    )  # fmt: skip
 
 
 def test_staff_set_pause_and_end_a_regular_grant(
