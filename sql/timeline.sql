@@ -281,14 +281,58 @@ $$;
 COMMENT ON FUNCTION billing_data.reach_of_denials IS
     'How far back a page of an account''s denials looks. Helper.';
 
--- Where a page of a timeline begins and how far it may reach: the place of the cursor, or the end
--- of the day p_to where that is earlier; the beginning of the day p_from (begins_at), or, for
+-- The place from which a timeline begins with the row of this id: a charge, credit, hold or purchase.
+-- Errors: invalid_argument unless it is a row of this account's timeline.
+CREATE OR REPLACE FUNCTION billing_data.place_of_row(
+    p_account billing_data.accounts, p_account_ids uuid[], p_row_id uuid,
+    OUT at timestamptz, OUT rank integer, OUT id uuid, OUT version bigint
+)
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    SELECT f.at, f.version INTO at, version
+    FROM (
+        SELECT c.created_at AS at, c.ledger_version AS version
+        FROM billing_data.charges AS c
+        WHERE c.id = p_row_id AND c.account_id = (p_account).id AND c.ledger_version > 0
+        UNION ALL
+        SELECT c.created_at, c.ledger_version
+        FROM billing_data.credits AS c
+        WHERE c.id = p_row_id AND c.account_id = (p_account).id AND c.ledger_version > 0
+        UNION ALL
+        SELECT billing_data.time_of_id(h.id), NULL
+        FROM billing_data.holds AS h
+        WHERE h.id = p_row_id AND h.account_id = ANY (p_account_ids)
+        UNION ALL
+        SELECT p.created_at, NULL
+        FROM billing_data.purchases AS p
+        WHERE p.id = p_row_id AND p.account_id = ANY (p_account_ids)
+    ) AS f;
+    PERFORM billing_data.require(
+        FOUND, 'p_row_id', 'it must be a charge, credit, hold or purchase of this account'
+    );
+    version := 1 + coalesce(
+        version,
+        billing_data.version_before(
+            (p_account).id, (p_account).ledger_version, at + interval '1 microsecond'
+        )
+    );
+    rank := 0;  -- before all rows of that moment
+    id := '00000000-0000-0000-0000-000000000000';
+END
+$$;
+COMMENT ON FUNCTION billing_data.place_of_row IS
+    'The place in a timeline just before one of its rows. Helper.';
+
+-- Where a page of a timeline begins and how far it may reach: the place of the cursor, or of the row
+-- p_row_id where there is no cursor, or the end of the day p_to where that is earlier; the beginning of the day p_from (begins_at), or, for
 -- denials alone, how far back they are looked for where that is later (is_cut); and the ledger
 -- version before that. Errors: invalid_argument.
 CREATE OR REPLACE FUNCTION billing_data.timeline_span(
     p_account billing_data.accounts, p_account_ids uuid[], p_kinds text[], p_from date, p_to date,
-    p_cursor text, OUT at timestamptz, OUT rank integer, OUT id uuid, OUT version bigint,
-    OUT begins_at timestamptz, OUT after bigint, OUT is_cut boolean
+    p_cursor text, p_row_id uuid,
+    OUT at timestamptz, OUT rank integer, OUT id uuid, OUT version bigint, OUT begins_at timestamptz, OUT after bigint, OUT is_cut boolean
 )
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -306,6 +350,10 @@ BEGIN
     FROM billing_data.place_of_cursor(
         p_cursor, (p_account).id, (p_account).ledger_version
     ) AS c;
+    IF p_cursor IS NULL AND p_row_id IS NOT NULL THEN
+        SELECT r.at, r.rank, r.id, r.version INTO STRICT at, rank, id, version
+        FROM billing_data.place_of_row(p_account, p_account_ids, p_row_id) AS r;
+    END IF;
     v_beyond := (p_to + 1)::timestamp AT TIME ZONE 'UTC';
     IF at >= v_beyond THEN
         at := v_beyond;
@@ -347,6 +395,7 @@ COMMENT ON FUNCTION billing_data.timeline_span IS
 -- for, or the price of a purchase; paid_credits and free_uses what the account had then, the
 -- credits of a purchase, or what was captured of a hold; left_to_reverse how much of an entry can
 -- still be reversed by staff.
+-- p_row_id begins with the charge, credit, hold or purchase of this id instead of the newest row.
 -- Each row has the cursor of the page after its own; it is NULL on the last page. Rows that are
 -- added meanwhile do not shift pages. A page costs the same wherever it is, and however many rows
 -- the account has: it reads p_limit rows of each source from an index, and at most 10,000 checks
@@ -362,6 +411,7 @@ CREATE OR REPLACE FUNCTION billing.list_timeline(
     p_to date DEFAULT NULL,
     p_cursor text DEFAULT NULL,
     p_limit bigint DEFAULT 50,
+    p_row_id uuid DEFAULT NULL,
     p_session_hash bytea DEFAULT NULL
 ) RETURNS TABLE (
     kind text,
@@ -408,7 +458,9 @@ BEGIN
     v_account := billing_data.require_account(p_account_id);
     v_ids := billing_data.merged_family(v_account.id);
     SELECT s.* INTO STRICT v_span
-    FROM billing_data.timeline_span(v_account, v_ids, v_kinds, p_from, p_to, p_cursor) AS s;
+    FROM billing_data.timeline_span(
+        v_account, v_ids, v_kinds, p_from, p_to, p_cursor, p_row_id
+    ) AS s;
     IF v_span.is_cut THEN
         v_cut := billing_data.timeline_cursor(
             v_account.id, v_span.begins_at, 7, v_span.id, v_span.after + 1

@@ -399,6 +399,7 @@ AS $$
         (NULL, 'p_resource_id', 'the id of what was changed'),
         (NULL, 'p_return_id', 'the provider''s id of the refund or dispute'),
         (NULL, 'p_role', 'viewer or admin'),
+        (NULL, 'p_row_id', 'the charge, credit, hold or purchase to begin with'),
         (NULL, 'p_rows', 'how many rows at most go from the default partition'),
         ('delete_refused_charges', 'p_rows', 'how many rows at most go'),
         (NULL, 'p_scope', 'all, api_key, account or agent'),

@@ -9,6 +9,7 @@ from urllib.parse import quote, urlencode
 from aiohttp import web
 
 from server.admin_pages.page import render, see_other
+from server.admin_pages.timeline import row_address
 from server.admin_pages.visible import exact
 from server.gateway import Row, functions
 from server.limits import most
@@ -68,14 +69,12 @@ def address_of(hit: Row) -> str:
     """The page that shows what was found."""
     kind, name = hit["kind"], quote(hit["id"], safe="")
     if kind in ("charge", "credit", "hold"):
-        day = hit["at"].date().isoformat()
-        days = urlencode({"from": day, "to": day})
-        return f"/admin/accounts/{hit['account_id']}?{days}#history"
+        return row_address(hit["account_id"], hit["id"])
     return {
         "account": f"/admin/accounts/{name}",
         "payment": f"/admin/payments/{name}",
-        "event": f"/admin/payments/events?event={name}",
+        "event": f"/admin/payments/events?event={name}#event-{name}",
         "key": f"/admin/keys#key-{name}",
         "staff": "/admin/staff",
-        "audit": f"/admin/audit?entry={name}",
+        "audit": f"/admin/audit?entry={name}#{name}",
     }[kind]

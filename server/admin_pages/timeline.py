@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 from uuid import UUID
 
 import orjson
@@ -32,28 +32,28 @@ class Timeline:
 
 
 async def read_timeline(visit: Visit, account_id: UUID, path: str) -> Timeline:
-    """The page of the timeline that the address asks for. A cursor that is not this account's leads
-    to the first page."""
+    """The page of the timeline that the address asks for; with `row`, it begins with this row. A
+    cursor or row that is not this account's leads to the first page."""
     given = {
         name: visit.request.query.get(name, "").replace("\0", "").strip()
-        for name in ("kind", "from", "to", "cursor")
+        for name in ("kind", "from", "to", "cursor", "row")
     }
     kind = given["kind"] if given["kind"] in KINDS else ""
     chosen = {"kind": kind, "from": given["from"], "to": given["to"]}
     days, faults = _days(given)
     rows: list[Row] = []
-    cursor = given["cursor"]
+    cursor, row_id = given["cursor"], _id(given["row"])
     if not faults:
         asked = functions.list_timeline(
             account_id=account_id, limit=PAGE_SIZE, from_=days["from"], to=days["to"]
         )
         asked = asked.given(kinds=[kind] if kind else None)
         try:
-            rows = await visit.rows(asked.given(cursor=cursor or None))
+            rows = await visit.rows(asked.given(cursor=cursor or None, row_id=row_id))
         except Refused as error:
-            if error.values.get("argument") != "p_cursor":
+            if error.values.get("argument") not in ("p_cursor", "p_row_id"):
                 raise
-            cursor = ""
+            cursor, row_id = "", None
             rows = await visit.rows(asked)
     following = rows[-1]["next_cursor"] if rows else None
     return Timeline(
@@ -65,9 +65,21 @@ async def read_timeline(visit: Visit, account_id: UUID, path: str) -> Timeline:
         form=chosen,
         faults=faults,
         is_filtered=any(chosen.values()),
-        newest=_address(path, chosen) if cursor else None,
+        newest=_address(path, chosen) if cursor or row_id else None,
         older=_address(path, {**chosen, "cursor": following}) if following else None,
     )
+
+
+def row_address(account_id: object, row_id: object) -> str:
+    """Where a charge, credit, hold or purchase is shown: the account's timeline, from it on."""
+    return f"/admin/accounts/{account_id}?{urlencode({'row': str(row_id)})}#row-{row_id}"
+
+
+def _id(text: str) -> UUID | None:
+    try:
+        return UUID(text)
+    except ValueError:
+        return None
 
 
 def _address(path: str, query: Mapping[str, str]) -> str:
@@ -98,9 +110,9 @@ def _shown(row: Row) -> dict[str, Any]:
     shown["why"] = reason_told(shown)
     shown["is_denied"] = row["kind"] == "denial" or row["what"] == "denied"
     shown["entry"] = row["kind"] if row["kind"] in ("charge", "credit") else ""
+    shown["payment_url"] = f"/admin/payments/{quote(row['payment_id'] or '', safe='')}"
+    shown["corrects_url"] = f"?row={row['corrects_id']}#row-{row['corrects_id']}"
     shown["audit_url"] = ""
     if row["audit_id"]:
-        day = row["at"].date().isoformat()
-        asked = urlencode({"thing": row["audit_thing"], "from": day, "to": day})
-        shown["audit_url"] = f"/admin/audit?{asked}#{row['audit_id']}"
+        shown["audit_url"] = f"/admin/audit?entry={row['audit_id']}#{row['audit_id']}"
     return shown

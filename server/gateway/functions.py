@@ -740,6 +740,7 @@ def list_timeline(
     to: date | None = ...,
     cursor: str | None = ...,
     limit: int = ...,
+    row_id: UUID | None = ...,
     session_hash: bytes | None = ...,
 ) -> None: ...
 

@@ -287,6 +287,16 @@ def test_the_timeline_is_filtered_by_kind_and_days_in_the_address_and_leads_to_t
     log = viewer.get(path).text
     assert f'id="{anchor}"' in log
     assert log.count('<td data-label="Who">') == 1
+    assert path == f"/admin/audit?entry={anchor}"
+    # A search for a charge leads to its row, and the list begins there.
+    charges = re.findall(r'<tr id="row-([^"]+)"', viewer.get(f"{address}?kind=charge").text)
+    found = viewer.get(f"/admin/search?q={charges[1]}")
+    assert found.headers["Location"] == f"{address}?row={charges[1]}#row-{charges[1]}"
+    told = viewer.get(found.headers["Location"]).text
+    assert re.findall(r'<tr id="row-([^"]+)"', told)[:2] == charges[1:]
+    assert ">Newest<" in told
+    for unknown in ("x", "00000000-0000-7000-8000-000000000000"):
+        assert viewer.get(f"{address}?row={unknown}").text.count(rows) == 5
     assert viewer.get(f"{address}?from=2020-01-01&to=2020-12-31").text.count(rows) == 0
     assert "Give a day as 2026-11-22." in viewer.get(f"{address}?from=x").text
     assert "The last day is before the first." in _text(

@@ -671,7 +671,7 @@ CREATE FUNCTION billing.list_seals(p_day date) RETURNS TABLE(account_id uuid, fi
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.list_timeline(p_account_id uuid, p_kinds text[] DEFAULT NULL::text[], p_from date DEFAULT NULL::date, p_to date DEFAULT NULL::date, p_cursor text DEFAULT NULL::text, p_limit bigint DEFAULT 50, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(kind text, at timestamp with time zone, id uuid, what text, reason text, writer_kind text, writer text, credits_change bigint, free_uses_change bigint, balance_after bigint, amount_minor bigint, currency text, amount_text text, paid_credits bigint, free_uses bigint, times bigint, payment_id text, message_id text, agent_id text, channel_id text, request_id text, corrects_id uuid, left_to_reverse bigint, audit_id uuid, audit_thing text, changes jsonb, next_cursor text)
+CREATE FUNCTION billing.list_timeline(p_account_id uuid, p_kinds text[] DEFAULT NULL::text[], p_from date DEFAULT NULL::date, p_to date DEFAULT NULL::date, p_cursor text DEFAULT NULL::text, p_limit bigint DEFAULT 50, p_row_id uuid DEFAULT NULL::uuid, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(kind text, at timestamp with time zone, id uuid, what text, reason text, writer_kind text, writer text, credits_change bigint, free_uses_change bigint, balance_after bigint, amount_minor bigint, currency text, amount_text text, paid_credits bigint, free_uses bigint, times bigint, payment_id text, message_id text, agent_id text, channel_id text, request_id text, corrects_id uuid, left_to_reverse bigint, audit_id uuid, audit_thing text, changes jsonb, next_cursor text)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -2456,6 +2456,10 @@ CREATE FUNCTION billing_data.place_of_cursor(p_cursor text, p_account_id uuid, p
     LANGUAGE plpgsql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.place_of_row(p_account billing_data.accounts, p_account_ids uuid[], p_row_id uuid, OUT at timestamp with time zone, OUT rank integer, OUT id uuid, OUT version bigint) RETURNS record
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.plan_draw(p_account_id uuid, p_amount bigint, p_available bigint, p_own_id uuid) RETURNS TABLE(lot_id uuid, amount_minor bigint)
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -2897,7 +2901,7 @@ CREATE FUNCTION billing_data.timeline_places(p_account_ids uuid[], p_kinds text[
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing_data.timeline_span(p_account billing_data.accounts, p_account_ids uuid[], p_kinds text[], p_from date, p_to date, p_cursor text, OUT at timestamp with time zone, OUT rank integer, OUT id uuid, OUT version bigint, OUT begins_at timestamp with time zone, OUT after bigint, OUT is_cut boolean) RETURNS record
+CREATE FUNCTION billing_data.timeline_span(p_account billing_data.accounts, p_account_ids uuid[], p_kinds text[], p_from date, p_to date, p_cursor text, p_row_id uuid, OUT at timestamp with time zone, OUT rank integer, OUT id uuid, OUT version bigint, OUT begins_at timestamp with time zone, OUT after bigint, OUT is_cut boolean) RETURNS record
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 

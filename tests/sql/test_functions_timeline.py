@@ -129,6 +129,30 @@ def test_pages_of_every_size_have_each_row_once_and_in_one_order(
     assert [row["what"] for row in denied].count("denied") == 2
 
 
+def test_a_timeline_begins_with_the_row_that_is_asked_for(
+    dba: Caller, busy: dict[str, Any], module_database: Database
+) -> None:
+    account = busy["id"]
+    rows = _pages(dba, account, 500)
+    asked = 0
+    for place, row in enumerate(rows):
+        if row["kind"] in ("charge", "credit", "hold", "purchase"):
+            asked += 1
+            found = dba.rows("list_timeline", account_id=account, limit=500, row_id=row["id"])
+            assert [one["id"] for one in found] == [one["id"] for one in rows[place:]]
+            cursor = found[0]["next_cursor"]
+            assert cursor is None
+            (first, *_) = dba.rows("list_timeline", account_id=account, limit=1, row_id=row["id"])
+            assert first["id"] == row["id"]
+    assert asked > 8
+    other = account_of(module_database, new_user(module_database, paid=1))["id"]
+    (theirs,) = dba.rows("list_timeline", account_id=other, kinds=["credit"])
+    for wrong in (NOBODY, theirs["id"]):
+        refusal = dba.refusal("list_timeline", account_id=account, row_id=wrong)
+        assert refusal.slug == "invalid_argument"
+        assert refusal.detail["argument"] == "p_row_id"
+
+
 def test_days_bound_a_timeline_and_rows_that_are_added_shift_no_page(
     module_database: Database, dba: Caller
 ) -> None:
