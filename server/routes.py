@@ -25,6 +25,7 @@ from server.admin_api import refunds as refunds_api
 from server.admin_api import reversals as reversals_api
 from server.admin_api import staff as staff_api
 from server.admin_api import statements as statements_api
+from server.admin_api import timeline as timeline_api
 from server.admin_api import top_ups as top_ups_api
 from server.admin_api import users as users_api
 from server.admin_api import webhooks as webhooks_api
@@ -240,6 +241,14 @@ SECTIONS: tuple[Section, ...] = (
               "Why an account was refused", parameters=s.UserPath, query=s.DenialQuery,
               answer=denials_api.Denial, example=denials_api.DENIAL,
               errors=("user_not_found", "invalid_argument")),
+        Route("GET", "/admin/api/users/{account_id}/explanation", STAFF,
+              denials_api.explain_account, "Why an account is as it is", parameters=s.UserPath,
+              query=s.DenialQuery, answer=denials_api.Explanation,
+              example=denials_api.EXPLANATION, errors=("user_not_found", "invalid_argument")),
+        Route("GET", "/admin/api/users/{account_id}/timeline", STAFF,
+              timeline_api.list_user_timeline, "What happened to an account",
+              parameters=s.UserPath, query=s.TimelineQuery, answer=timeline_api.TimelinePage,
+              example=timeline_api.EXAMPLE, errors=("user_not_found", "invalid_argument")),
         Route("POST", "/admin/api/users/{account_id}/credits", STAFF, accounts_api.adjust_credits,
               "Grant or take credits", parameters=s.UserPath, body=s.AdjustCreditsRequest,
               answer=accounts_api.Adjustment, example=accounts_api.ADJUSTMENT, success=201,

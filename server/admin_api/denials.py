@@ -1,4 +1,5 @@
-"""/admin/api/users/{account_id}/denial: why an account was refused something."""
+"""/admin/api/users/{account_id}/denial and /explanation: why an account was refused something, and
+why it is as it is."""
 
 from datetime import datetime
 from typing import Annotated, Literal
@@ -59,6 +60,47 @@ class Denial(TypedDict):
     status: Annotated[Literal["active", "suspended", "closed"], From("status_now"), f.STATE]
 
 
+class Obstacle(TypedDict):
+    """Something that is in an account's way or must be decided, in words and in fields."""
+
+    kind: Annotated[
+        Literal["erased", "suspended", "closed", "payment_problem", "out_of_credits", "denied"],
+        f.means("What it is; `denied` is the last refusal."),
+    ]
+    sentence: Annotated[str, f.means("What it is, since when and by whom.")]
+    what_helps: Annotated[str | None, f.means("What to do about it.")]
+    since: Annotated[datetime | None, f.means("Since when, or when, in UTC.")]
+    is_over: Annotated[bool | None, f.means("True for a refusal of what would be accepted now.")]
+    agent_id: Annotated[str | None, f.means("The agent that asked.")]
+    credits_needed: Annotated[f.Positive | None, f.means("How many credits would be enough.")]
+    payment_id: Annotated[str | None, f.PAYMENT_ID]
+
+
+class Explanation(TypedDict):
+    """Why an account is as it is."""
+
+    reasons: Annotated[
+        list[Obstacle], f.means("The most important first; none where nothing is in its way.")
+    ]
+
+
+EXPLANATION = Example(
+    {
+        "reasons": [
+            {
+                "kind": "suspended",
+                "sentence": "The account is suspended since 2026-11-22 10:24:00 UTC.",
+                "what_helps": "Make it active again if its owner may go on.",
+                "since": AT,
+                "is_over": False,
+                "agent_id": None,
+                "credits_needed": None,
+                "payment_id": None,
+            }
+        ]
+    },
+    values={"account_id": ACCOUNT_ID},
+)
 DENIAL = Example(
     {
         "sentence": 'At 2026-11-22 10:24:00 UTC, the API key "Scout" (cb_live_k3J9xQ2mTz81...)'
@@ -97,3 +139,17 @@ async def explain_denial(request: web.Request, call: Call) -> web.StreamResponse
     query: DenialQuery = call.query
     row = await call.row(functions.explain_denial(account_id=path.account_id, at=query.at))
     return answer(200, _denial(row))
+
+
+_reason = reader(Obstacle, functions.explain_account.columns)
+
+
+async def explain_account(request: web.Request, call: Call) -> web.StreamResponse:
+    """Tells why an account is as it is: whether it is suspended or closed, its payment problems,
+    whether it is out of credits, and why it was last refused something, by now or by the time `at`.
+    Each with what helps."""
+    path: UserPath = call.path
+    query: DenialQuery = call.query
+    rows = await call.rows(functions.explain_account(account_id=path.account_id, at=query.at))
+    told: Explanation = {"reasons": [_reason(row) for row in rows]}
+    return answer(200, told)

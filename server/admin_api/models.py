@@ -112,6 +112,29 @@ class DenialQuery(BaseModel):
     ] = None
 
 
+class TimelineQuery(BaseModel):
+    """GET /admin/api/users/{account_id}/timeline"""
+
+    kind: Annotated[
+        Literal["check", "denial", "charge", "credit", "hold", "purchase", "staff"] | None,
+        f.means("Only rows of this kind; `denial` also finds denied checks."),
+    ] = None
+    first_day: Annotated[Day | None, f.means("The first day, in UTC.")] = Field(
+        default=None, alias="from"
+    )
+    last_day: Annotated[Day | None, f.means("The last day, in UTC.")] = Field(
+        default=None, alias="to"
+    )
+    row_id: Annotated[
+        UUID | None, f.means("The charge, credit, hold or purchase to begin with.")
+    ] = None
+    cursor: Annotated[
+        Annotated[str, StringConstraints(pattern="^[A-Za-z0-9_-]{64}$")] | None,
+        f.means("The `next_cursor` of the page before."),
+    ] = None
+    limit: Annotated[int, Field(ge=1, le=_MOST), f.means("How many rows at most.")] = 50
+
+
 class AdjustCreditsRequest(BaseModel):
     """POST /admin/api/users/{account_id}/credits"""
 

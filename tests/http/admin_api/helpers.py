@@ -450,6 +450,8 @@ MATRIX: dict[tuple[str, str], Callable[[Service], Try]] = {
     ("GET", "/admin/api/users/{account_id}/usage"): _of_account("/usage"),
     ("GET", "/admin/api/users/{account_id}/checks"): _of_account("/checks"),
     ("GET", "/admin/api/users/{account_id}/denial"): _of_account("/denial"),
+    ("GET", "/admin/api/users/{account_id}/explanation"): _of_account("/explanation"),
+    ("GET", "/admin/api/users/{account_id}/timeline"): _of_account("/timeline"),
     ("POST", "/admin/api/users/{account_id}/credits"): _write_account(
         "/credits", {"amount_minor": 5, "reason": "goodwill"}, 201
     ),

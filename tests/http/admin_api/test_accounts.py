@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import uuid
 from datetime import datetime
+from typing import Any
 
 import pytest
 
@@ -396,3 +397,46 @@ def test_staff_are_told_why_a_charge_over_http_was_refused(
     assert told["what_helps"].startswith("Grant at least 2 credits")
     assert re.fullmatch(Z_TIME, told["denied_at"])
     assert viewer.get(f"/users/{account}/denial?at=2020-01-01T00:00:00")["kind"] is None
+
+
+def test_staff_read_an_accounts_timeline_page_by_page_and_why_it_is_as_it_is(
+    service: Service, admin: Person, viewer: Person
+) -> None:
+    user = make_account(service, free=0, paid=2)
+    account = account_id(service, user)
+    with service.client() as agent:
+        answers = [agent.post("/v1/billing/charges", json=charge_body(user, 1)) for _ in range(3)]
+    assert [answer.status_code for answer in answers] == [201, 201, 402]
+    suspended = {"status": "suspended", "reason": "a look at it"}
+    assert admin.put(f"/users/{account}/status", suspended).status_code == 200
+    path = f"/users/{account}/timeline"
+    whole = viewer.get(path)
+    assert (whole["has_more"], whole["next_cursor"]) == (False, None)
+    kinds = [row["kind"] for row in whole["rows"]]
+    assert kinds[:4] == ["staff", "denial", "charge", "charge"]
+    act, denial, charge = whole["rows"][:3]
+    assert act["words"] == "Status changed: from active to suspended"
+    assert (act["reason"], act["writer"]) == ("a look at it", admin.email)
+    assert act["changes"] == {"before": "active", "after": "suspended"}
+    assert (denial["words"], denial["reason"]) == ("Charge of 1 refused", "insufficient_credits")
+    assert (charge["credits_change"], charge["balance_after"]) == (-1, 0)
+    paged: list[Any] = []
+    cursor: dict[str, Any] = {}
+    for _ in whole["rows"]:
+        page = viewer.get(path, limit=1, **cursor)
+        paged += page["rows"]
+        assert page["has_more"] is (len(paged) < len(whole["rows"]))
+        cursor = {"cursor": page["next_cursor"]}
+    assert paged == whole["rows"]
+    charges = viewer.get(path, kind="charge")["rows"]
+    assert charges == [row for row in whole["rows"] if row["kind"] == "charge"]
+    assert viewer.get(path, row_id=charges[1]["id"], limit=1)["rows"] == charges[1:2]
+    assert viewer.get(f"{path}?to=2020-01-01")["rows"] == []
+    for wrong in ("kind=x", "cursor=x", "limit=501", f"cursor={'A' * 64}", f"row_id={account}"):
+        assert viewer.call("GET", f"/admin/api{path}?{wrong}").status_code == 422, wrong
+    states = viewer.get(f"/users/{account}/explanation")["reasons"]
+    assert [state["kind"] for state in states] == ["suspended", "denied"]
+    assert states[0]["sentence"].startswith("The account is suspended since")
+    assert (states[1]["credits_needed"], states[1]["is_over"]) == (1, False)
+    before = viewer.get(f"/users/{account}/explanation?at=2020-01-01T00:00:00")["reasons"]
+    assert [state["kind"] for state in before] == ["suspended"]
