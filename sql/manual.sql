@@ -143,6 +143,18 @@ FROM billing.capture_items(
     '{"hold_id":
     "019a9c2f-10d2-7b3e-8e57-52f0c6a1b9d4",
     "amount_minor": 3}')]);$t$),
+        ('change_grant_schedule',
+$t$Changes a running schedule of grants from its next grant on: how much it gives, whether
+what is left is kept when the next ones come, and what its credits are called. What is
+NULL stays as it is; where nothing changes, nothing is written. What was given stays as it
+was given. Its writer is who changed it last.$t$,
+$t$Locks: the account. Writes: grant_schedules 0..1, accounts 0..1, admin_audit_logs 0..1.
+Errors: actor errors, invalid_argument, grant_schedule_not_found, grant_schedule_over.$t$,
+$t$SELECT *
+FROM billing.change_grant_schedule(
+    p_schedule_id => '...',
+    p_amount => 30,
+    p_reason => 'a greater plan');$t$),
         ('charge_items',
 $t$Charges a list of items. Every charge goes through here but the plain case of
 billing.create_charge. Items of one account are decided in the order of the list. An

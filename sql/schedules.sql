@@ -597,6 +597,83 @@ COMMENT ON FUNCTION billing.set_grant_schedule IS
     'For billing_server (staff) and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.set_grant_schedule TO billing_server, billing_dba;
 
+-- Changes a running schedule of grants from its next grant on: how much it gives, whether what is
+-- left is kept when the next ones come, and what its credits are called. What is NULL stays as it
+-- is; where nothing changes, nothing is written. What was given stays as it was given. Its writer is
+-- who changed it last.
+-- Locks: the account. Writes: grant_schedules 0..1, accounts 0..1, admin_audit_logs 0..1.
+-- Errors: actor errors, invalid_argument, grant_schedule_not_found, grant_schedule_over.
+-- Example: SELECT * FROM billing.change_grant_schedule(p_schedule_id => '...', p_amount => 30,
+--     p_reason => 'a greater plan');
+CREATE OR REPLACE FUNCTION billing.change_grant_schedule(
+    p_schedule_id uuid,
+    p_reason text,
+    p_amount bigint DEFAULT NULL,
+    p_rollover boolean DEFAULT NULL,
+    p_description text DEFAULT NULL,
+    p_session_hash bytea DEFAULT NULL
+) RETURNS TABLE (schedule_id uuid, account_id uuid, next_at timestamptz)
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_column
+DECLARE
+    v_actor billing_data.actor := billing_data.authorize(NULL, p_session_hash, 'billing:write');
+    v_before billing_data.grant_schedules;
+    v_after billing_data.grant_schedules;
+BEGIN
+    PERFORM billing_data.require_reason(p_reason);
+    PERFORM billing_data.require(
+        (p_amount > 0) IS NOT FALSE, 'p_amount', 'it must be greater than 0'
+    );
+    PERFORM billing_data.require_short(p_description, 'p_description');
+    PERFORM billing_data.require(
+        (p_description <> '') IS NOT FALSE, 'p_description', 'it must not be empty'
+    );
+    PERFORM billing_data.require_durable_commit();
+    v_before := billing_data.lock_schedule(p_schedule_id);
+    PERFORM billing_data.require(
+        v_before.repeat <> 'once' OR p_rollover IS NULL, 'p_rollover',
+        'what is given once has no next ones'
+    );
+    v_after := v_before;
+    v_after.amount_minor := coalesce(p_amount, v_before.amount_minor);
+    v_after.rollover := coalesce(p_rollover, v_before.rollover);
+    v_after.description := coalesce(p_description, v_before.description);
+    IF v_after IS DISTINCT FROM v_before THEN
+        UPDATE billing_data.grant_schedules AS g
+        SET amount_minor = v_after.amount_minor,
+            rollover = v_after.rollover,
+            description = v_after.description,
+            reason = p_reason,
+            api_key_id = NULL,
+            admin_user_id = v_actor.admin_user_id,
+            database_role = v_actor.database_role,
+            updated_at = billing_data.clock()
+        WHERE g.id = p_schedule_id;
+        PERFORM billing_data.write_audit(
+            'account.change_grant_schedule', 'account', v_before.account_id::text,
+            jsonb_build_object('schedule_id', p_schedule_id)
+            || jsonb_object_agg(
+                w.word,
+                jsonb_build_object(
+                    'amount', (w.s).amount_minor, 'rollover', (w.s).rollover,
+                    'description', (w.s).description
+                )
+            ),
+            p_reason, v_actor
+        )
+        FROM (VALUES ('before', v_before), ('after', v_after)) AS w (word, s);
+        PERFORM billing_data.note_schedules(v_before.account_id);
+    END IF;
+    RETURN QUERY SELECT p_schedule_id, v_before.account_id, v_before.next_at;
+END
+$$;
+COMMENT ON FUNCTION billing.change_grant_schedule IS
+    'Changes a schedule of grants from its next grant on. '
+    'For billing_server (staff) and billing_dba.';
+GRANT EXECUTE ON FUNCTION billing.change_grant_schedule TO billing_server, billing_dba;
+
 -- Pauses a schedule of grants, or lets it go on (p_paused false). What was not given during the
 -- pause is not given afterwards; a schedule that gives once gives at once then.
 -- Locks: the account. Writes: grant_schedules 0..1, accounts 0..1, admin_audit_logs 0..1.

@@ -52,6 +52,7 @@ AS $$
         ('give', 'set_grant_schedule', 'monthly weekly daily recurring allowance plan every month'
             ' subscription again'),
         ('give', 'list_grant_schedules', 'monthly recurring allowance plan which future'),
+        ('give', 'change_grant_schedule', 'edit recurring plan amount rollover subscription'),
         ('give', 'pause_grant_schedule', 'stop hold recurring plan resume go on'),
         ('give', 'end_grant_schedule', 'stop cancel delete recurring plan'),
         ('give', 'reset_free_uses', 'free uses give again start trial'),

@@ -11,6 +11,7 @@ from typing_extensions import TypedDict
 from server.admin_api.endpoint import Call, answer
 from server.admin_api.models import (
     AllocationsQuery,
+    ChangeScheduleRequest,
     GrantScheduleRequest,
     LotsQuery,
     ReasonRequest,
@@ -202,6 +203,11 @@ CHANGED = Example(
     request={"reason": "The plan is on hold"},
     values={"schedule_id": _SCHEDULE_ID},
 )
+MODIFIED = Example(
+    {"schedule_id": _SCHEDULE_ID, "account_id": ACCOUNT_ID, "next_at": AT},
+    request={"amount": 30, "rollover": True, "reason": "A greater plan"},
+    values={"schedule_id": _SCHEDULE_ID},
+)
 ENDED = Example(
     {"schedule_id": _SCHEDULE_ID, "account_id": ACCOUNT_ID, "next_at": None},
     request={"reason": "The plan is over"},
@@ -281,6 +287,17 @@ async def set_user_grant_schedule(request: web.Request, call: Call) -> web.Strea
         )
     )
     return answer(201, _set(row), {"Idempotent-Replayed": "true"} if row["replayed"] else None)
+
+
+async def change_grant_schedule(request: web.Request, call: Call) -> web.StreamResponse:
+    """Changes a running schedule of grants from its next grant on. What is not given stays as it
+    is, and so do the credits that it gave."""
+    path: SchedulePath = call.path
+    body: ChangeScheduleRequest = call.body
+    row = await call.row(
+        functions.change_grant_schedule(schedule_id=path.schedule_id, **body.model_dump())
+    )
+    return answer(200, _set(row))
 
 
 async def pause_grant_schedule(request: web.Request, call: Call) -> web.StreamResponse:

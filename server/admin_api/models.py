@@ -175,6 +175,20 @@ class SchedulesQuery(BaseModel):
     limit: Annotated[int, Field(ge=1, le=_MOST), f.PAGE_SIZE] = 50
 
 
+class ChangeScheduleRequest(BaseModel):
+    """POST /admin/api/grant-schedules/{schedule_id}/change"""
+
+    reason: Annotated[Reason, f.AUDIT_REASON]
+    amount: Annotated[_Positive | None, f.means("Credits each time; null: as it is.")] = None
+    rollover: Annotated[
+        bool | None,
+        f.means("Whether what is left is kept when the next ones come; null: as it is."),
+    ] = None
+    description: Annotated[
+        Text255 | None, f.means("What its credits are called; null: as it is.")
+    ] = None
+
+
 class GrantScheduleRequest(BaseModel):
     """POST /admin/api/users/{account_id}/grant-schedules"""
 

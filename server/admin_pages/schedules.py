@@ -1,6 +1,10 @@
-"""What concerns regular grants on the page of an account: adding, pausing and ending them."""
+"""What concerns regular grants on the page of an account: adding, changing, pausing and ending
+them."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from uuid import UUID
 
 from aiohttp import web
 
@@ -17,22 +21,26 @@ from server.admin_pages.page import (
     end_of_day,
     form_of,
     reason_of,
+    required,
     whole_number,
 )
 from server.admin_pages.refusals import all_of, fault_of
-from server.gateway import Refused, functions
+from server.gateway import FunctionCall, Refused, functions
 from server.limits import INT64_MAX
 from server.staff.guard import Visit, require_admin
 
 _FIELDS = {
     "p_amount": "amount",
     "p_day": "day",
+    "p_description": "description",
     "p_ends_at": "ends_on",
     "p_lasts_days": "lasts_days",
     "p_reason": "reason",
     "p_repeat": "repeat",
+    "p_rollover": "rollover",
 }
 _WORDS = {
+    "change": "The regular grant is changed, from its next grant on.",
     "end": "The regular grant ended. What it gave stays.",
     "pause": "The regular grant is paused.",
     "resume": "The regular grant goes on.",
@@ -78,7 +86,7 @@ async def add(request: web.Request, visit: Visit) -> web.StreamResponse:
 
 
 async def change(request: web.Request, visit: Visit) -> web.StreamResponse:
-    """Pauses a schedule of grants, lets it go on, or ends it."""
+    """Changes a schedule of grants, pauses it, lets it go on, or ends it."""
     await require_admin(visit)
     account_id = account_id_of(request)
     schedule_id = id_of(request, "schedule_id")
@@ -87,16 +95,32 @@ async def change(request: web.Request, visit: Visit) -> web.StreamResponse:
     try:
         if what not in _WORDS:
             raise FormFault(form="Choose what to do.")
-        reason = reason_of(form)
-        await visit.row(
-            functions.end_grant_schedule(schedule_id=schedule_id, reason=reason)
-            if what == "end"
-            else functions.pause_grant_schedule(
-                schedule_id=schedule_id, reason=reason, paused=what == "pause"
-            )
-        )
+        await visit.row(_asked(what, schedule_id, form))
     except (FormFault, Refused) as error:
         fault = fault_of(error, _FIELDS) if isinstance(error, Refused) else error
         failed = FailedForm(f"schedule-{schedule_id}", form, fault.faults)
         return await show_account(visit, account_id, failed)
     return await done(visit, f"{address_of(account_id)}#credits-that-end", _WORDS[what])
+
+
+def _asked(what: str, schedule_id: UUID, form: Mapping[str, str]) -> FunctionCall:
+    """The call for what the form's button says. Raises FormFault."""
+    if what == "change":
+        amount, description, reason = all_of(
+            lambda: whole_number(form, "amount", 1, INT64_MAX),
+            lambda: required(form, "description", "what its credits are called"),
+            lambda: reason_of(form),
+        )
+        return functions.change_grant_schedule(
+            schedule_id=schedule_id,
+            reason=reason,
+            amount=amount,
+            rollover=form["rollover"] == "yes" if form.get("rollover") else None,
+            description=description,
+        )
+    reason = reason_of(form)
+    if what == "end":
+        return functions.end_grant_schedule(schedule_id=schedule_id, reason=reason)
+    return functions.pause_grant_schedule(
+        schedule_id=schedule_id, reason=reason, paused=what == "pause"
+    )

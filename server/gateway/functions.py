@@ -113,6 +113,18 @@ def begin_refund(
 ) -> None: ...
 
 
+@function("schedule_id account_id next_at")
+def change_grant_schedule(
+    *,
+    schedule_id: UUID,
+    reason: str,
+    amount: int | None = ...,
+    rollover: bool | None = ...,
+    description: str | None = ...,
+    session_hash: bytes | None = ...,
+) -> None: ...
+
+
 @function("checked hold")
 def check_and_hold(
     *,

@@ -71,7 +71,19 @@ def test_an_administrator_adds_pauses_and_ends_a_regular_grant(
     assert _sent(admin, change, do="pause").status_code == 422
     viewer = browsers["viewer"]
     assert _sent(viewer, change, do="end", reason="no").status_code == 403
+    better = {"do": "change", "amount": "35", "rollover": "yes", "description": "a greater plan"}
+    assert _sent(viewer, change, **better, reason="no").status_code == 403
+    wrong = _sent(admin, change, **{**better, "amount": "0"})
+    assert wrong.status_code == 422
+    for field in ("amount", "reason"):
+        assert f'id="schedule-{schedule}-new-{field}-fault"' in wrong.text
+    assert 'value="a greater plan"' in wrong.text
+    assert _sent(admin, change, **better, reason="more to do").status_code == 303
+    told = _text(viewer, address)
+    assert "35 credits every Sunday, kept when the next ones come" in told
+    assert "a greater plan. Next:" in told
+    assert "Regular grant changed" in told
     for do, state in (("pause", "paused"), ("resume", "active"), ("end", None)):
         assert _sent(admin, change, do=do, reason="asked for").status_code == 303
-        assert ("20 credits every Sunday" in _text(viewer, address)) == (state is not None)
+        assert ("35 credits every Sunday" in _text(viewer, address)) == (state is not None)
     assert _sent(admin, change, do="end", reason="again").status_code in (409, 422)

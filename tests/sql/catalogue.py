@@ -68,6 +68,7 @@ FUNCTIONS: dict[str, tuple[set[str], str]] = {
     "begin_verification": (DBA, "v"),
     "capture_hold": (BOTH, "v"),
     "capture_items": (BOTH, "v"),
+    "change_grant_schedule": (BOTH, "v"),
     "charge_items": (BOTH, "v"),
     "charge_items_once": (BOTH, "v"),
     "check_credit": (BOTH, "v"),
@@ -341,7 +342,7 @@ def _about_a_saved_card(database: Database, dba: Caller, name: str, statement: s
 
 def _about_a_schedule(database: Database, dba: Caller, name: str, statement: str) -> str:
     """The call with the id of a schedule of grants, where it needs one."""
-    if name not in ("end_grant_schedule", "pause_grant_schedule"):
+    if name not in ("change_grant_schedule", "end_grant_schedule", "pause_grant_schedule"):
         return statement
     account = account_of(database, person("1"))["id"]
     made = dba.row("set_grant_schedule", account_id=account, amount=1, reason="a test")

@@ -231,6 +231,10 @@ CREATE FUNCTION billing.capture_items(p_items billing.capture_item[], p_wait boo
     SET plan_cache_mode TO 'force_generic_plan'
     SET enable_seqscan TO 'off';
 
+CREATE FUNCTION billing.change_grant_schedule(p_schedule_id uuid, p_reason text, p_amount bigint DEFAULT NULL::bigint, p_rollover boolean DEFAULT NULL::boolean, p_description text DEFAULT NULL::text, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(schedule_id uuid, account_id uuid, next_at timestamp with time zone)
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing.charge_items(p_items billing.charge_item[], p_wait boolean DEFAULT true) RETURNS SETOF billing.charge_outcome
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'

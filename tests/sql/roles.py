@@ -101,6 +101,7 @@ WRITES: dict[str, dict[str, Any]] = {
     "extend_hold": {"hold_id": NOBODY},
     "release_hold": {"hold_id": NOBODY, "reason": "a test"},
     "set_grant_schedule": {"account_id": NOBODY, "amount": 1, "reason": "a test"},
+    "change_grant_schedule": {"schedule_id": NOBODY, "reason": "a test"},
     "pause_grant_schedule": {"schedule_id": NOBODY, "reason": "a test"},
     "end_grant_schedule": {"schedule_id": NOBODY, "reason": "a test"},
     "reverse_charge": {"charge_id": NOBODY, "reason": "a test"},

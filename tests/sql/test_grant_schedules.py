@@ -191,6 +191,45 @@ def test_a_paused_schedule_gives_nothing_for_its_pause_and_an_ended_one_nothing_
     assert ledger_problems(module_database) == []
 
 
+def test_what_is_changed_of_a_running_schedule_counts_from_its_next_grant_on(
+    module_database: Database, dba: Caller, account: dict[str, Any]
+) -> None:
+    made = _set(dba, account, 20, grants=3)
+    schedule = {"schedule_id": made["schedule_id"], "reason": "a greater plan"}
+    with _at(module_database, "2028-01-01"):
+        assert _balance(dba, account) == 20
+        changed = dba.row("change_grant_schedule", **schedule, amount=30, rollover=True)
+        assert (changed["schedule_id"], changed["next_at"]) == (
+            made["schedule_id"], _day("2028-02-01"),
+        )  # fmt: skip
+        # The same again changes nothing, and nothing is logged for it.
+        dba.row("change_grant_schedule", **schedule, amount=30)
+        (logged,) = dba.rows("list_audit_log", action="account.change_grant_schedule")
+        assert (logged["reason"], logged["changes"]["before"], logged["changes"]["after"]) == (
+            "a greater plan",
+            {"amount": 20, "rollover": False, "description": "Monthly grant"},
+            {"amount": 30, "rollover": True, "description": "Monthly grant"},
+        )
+        assert _balance(dba, account) == 20
+    with _at(module_database, "2028-02-01"):
+        assert _balance(dba, account) == 30  # what was given before the change ends as it was to
+        dba.row("change_grant_schedule", **schedule, description="the greater plan")
+        (told,) = dba.rows("list_grant_schedules", account_id=account["account_id"])
+        assert (told["amount_minor"], told["rollover"], told["description"]) == (
+            30, True, "the greater plan",
+        )  # fmt: skip
+        assert (told["grants"], told["grants_left"], told["reason"]) == (2, 1, "a greater plan")
+        for wrong in ({"amount": 0}, {"amount": -1}, {"description": ""}):
+            assert dba.refusal("change_grant_schedule", **schedule, **wrong).slug == (
+                "invalid_argument"
+            )
+    with _at(module_database, "2028-03-01"):
+        assert _balance(dba, account) == 60
+        over = dba.refusal("change_grant_schedule", **schedule, amount=1)
+        assert over.slug == "grant_schedule_over"
+    assert ledger_problems(module_database) == []
+
+
 def test_a_changed_schedule_gives_anew_from_now_on_and_never_twice_for_a_moment(
     module_database: Database, dba: Caller, account: dict[str, Any]
 ) -> None:

@@ -481,6 +481,10 @@ MATRIX: dict[tuple[str, str], Callable[[Service], Try]] = {
     ("POST", "/admin/api/users/{account_id}/grant-schedules"): _write_account(
         "/grant-schedules", {"amount": 20, "reason": "a plan"}, 201
     ),
+    ("POST", "/admin/api/grant-schedules/{schedule_id}/change"): lambda service: Try(
+        f"/admin/api/grant-schedules/{new_schedule(service)}/change",
+        {"amount": 30, "reason": "a greater plan"},
+    ),
     ("POST", "/admin/api/grant-schedules/{schedule_id}/pause"): _of_schedule("pause"),
     ("POST", "/admin/api/grant-schedules/{schedule_id}/resume"): lambda service: Try(
         f"/admin/api/grant-schedules/{paused_schedule(service)}/resume", {"reason": "asked for"}

@@ -63,6 +63,19 @@ def test_staff_set_pause_and_end_a_regular_grant(
     (read,) = viewer.get(path)["schedules"]
     assert (read["amount_minor"], read["state"], read["rollover"]) == (30, "active", False)
     why = {"reason": "asked for"}
+    more = {"amount": 40, "rollover": True, "reason": "a greater plan"}
+    assert viewer.post(f"/grant-schedules/{schedule}/change", more).status_code == 403
+    assert admin.post(f"/grant-schedules/{schedule}/change", more).json() == changed.json()
+    (read,) = viewer.get(path)["schedules"]
+    assert (read["amount_minor"], read["rollover"], read["day"]) == (40, True, 31)
+    for wrong in (
+        {"amount": 0},
+        {"description": ""},
+        {"rollover": "x"},
+        {"amount": 1, "reason": ""},
+    ):
+        refused = admin.post(f"/grant-schedules/{schedule}/change", {**more, **wrong})
+        assert refused.status_code in (400, 422), wrong
     for call, state in (("pause", "paused"), ("resume", "active")):
         assert admin.post(f"/grant-schedules/{schedule}/{call}", why).status_code == 200
         assert viewer.get(path)["schedules"][0]["state"] == state
