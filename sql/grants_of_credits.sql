@@ -61,13 +61,33 @@ AS $$
 $$;
 COMMENT ON FUNCTION billing_data.read_csv IS 'Reads CSV with named columns. Helper.';
 
+-- The time that a field of CSV names: a UTC day, which means its beginning, or a time like
+-- 2026-12-31T12:00:00Z. Errors: invalid_argument, and 22008 for a day that there is not.
+CREATE OR REPLACE FUNCTION billing_data.csv_moment(p_text text, p_argument text)
+RETURNS timestamptz
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM billing_data.require(
+        (
+            p_text ~ '^[0-9]{4}-[0-9]{2}-[0-9]{2}(T[0-9]{2}:[0-9]{2}(:[0-9]{2})?Z)?$'
+        ) IS NOT FALSE,
+        p_argument, 'it must be a day like 2026-12-31, or a time like 2026-12-31T12:00:00Z'
+    );
+    RETURN translate(p_text, 'TZ', ' ')::timestamp AT TIME ZONE 'UTC';
+END
+$$;
+COMMENT ON FUNCTION billing_data.csv_moment IS 'The time that a field of CSV names. Helper.';
+
 -- The lines of a list of grants, with the accounts they name and the keys under which they are
 -- made. asked_id is the account as the line names it, account_id the one that it was merged into
 -- since. The key has a part of the first, so that a list may name an account by its id or by its
 -- identity; and the number of the line among those of its account, unless the list has keys.
 CREATE OR REPLACE FUNCTION billing_data.read_grants(p_csv text, p_key_prefix text)
 RETURNS TABLE (
-    line bigint, named text, asked_id uuid, account_id uuid, amount numeric, key text
+    line bigint, named text, asked_id uuid, account_id uuid, amount numeric, key text,
+    expires_at text
 )
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -82,7 +102,8 @@ AS $$
         concat_ws(
             '-', p_key_prefix, right(r.asked_id::text, 12),
             coalesce(r.key, row_number() OVER (PARTITION BY r.asked_id ORDER BY r.line)::text)
-        )
+        ),
+        r.expires_at
     FROM (
         SELECT
             coalesce(substring(c.fields ->> 'line' FROM '^[0-9]{1,18}$')::bigint, c.line) AS line,
@@ -104,7 +125,8 @@ AS $$
                 WHEN c.fields ->> 'amount' ~ '^[0-9]{1,19}$'
                     THEN (c.fields ->> 'amount')::numeric
             END AS amount,
-            nullif(c.fields ->> 'key', '') AS key
+            nullif(c.fields ->> 'key', '') AS key,
+            nullif(c.fields ->> 'expires_at', '') AS expires_at
         FROM billing_data.read_csv(p_csv) AS c
     ) AS r
     ORDER BY r.line;
@@ -136,7 +158,8 @@ COMMENT ON FUNCTION billing_data.require_csv IS
     'Raises invalid_argument unless a list of grants has the right columns. Helper.';
 
 -- Gives credits by a list in CSV. Its first line names the columns: account_id, or oauth_provider
--- and external_id; and amount, which is above 0. A line that is bad, or is refused, does not stop
+-- and external_id; and amount, which is above 0; and, if the credits end, expires_at: a UTC day,
+-- at whose beginning they do, or a time like 2026-12-31T12:00:00Z. A line that is bad, or is refused, does not stop
 -- the others: each has its outcome, which is granted, replayed (it was granted before), would_grant
 -- with p_dry_run, or why it was not. A line is granted once for its account and p_key_prefix, as
 -- often as the same list, or a corrected one, is given; the second line of an account is another
@@ -179,7 +202,7 @@ BEGIN
         p_wait => true
     );
     FOR v_row IN
-        SELECT g.line, g.named, g.asked_id, g.account_id, g.amount, g.key
+        SELECT g.line, g.named, g.asked_id, g.account_id, g.amount, g.key, g.expires_at
         FROM billing_data.read_grants(p_csv, p_key_prefix) AS g
     LOOP
         line := v_row.line;
@@ -206,9 +229,12 @@ BEGIN
                 INTO STRICT credit_id, amount_minor, balance, outcome
                 FROM billing_data.adjust_account(
                     v_row.account_id, v_row.asked_id, v_row.amount::bigint, p_reason, v_row.key,
-                    p_dry_run, v_actor
+                    p_dry_run, v_actor,
+                    billing_data.csv_moment(v_row.expires_at, 'expires_at')
                 ) AS a;
             EXCEPTION
+                WHEN datetime_field_overflow THEN
+                    outcome := 'invalid_argument';  -- a day that there is not
                 WHEN SQLSTATE 'PB422' THEN  -- the key of another grant, or too great a balance
                     GET STACKED DIAGNOSTICS outcome = CONSTRAINT_NAME;
             END;

@@ -21,6 +21,7 @@ from server.cli.output import CommandFailed, print_result
 
 _LINES_IN_A_CALL = 1000
 _NAMES = ("account_id", "oauth_provider", "external_id")
+_FIELDS = (*_NAMES, "amount", "expires_at")
 _COLUMNS = ("line", "account", "outcome", "credit_id", "amount_minor", "balance")
 _PASSING = re.compile(r"SQLSTATE (55P03|40\w+)\b")
 _WELL = ("granted", "replayed", "would_grant")
@@ -142,10 +143,10 @@ def _chunks(source: TextIO) -> Iterator[tuple[str, int]]:
     while part := [(reader.line_num, row) for row in islice(lines, _LINES_IN_A_CALL)]:
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(("line", *_NAMES, "amount", "key"))
+        writer.writerow(("line", *_FIELDS, "key"))
         for line, row in part:
             # A line end within a field would be two lines for the database.
-            fields = [" ".join((row.get(name) or "").split()) for name in (*_NAMES, "amount")]
+            fields = [" ".join((row.get(name) or "").split()) for name in _FIELDS]
             extra = ["?"] if None in row else []  # too many fields: the line counts as invalid
             seen[tuple(fields[:3])] += 1
             writer.writerow((line, *fields, seen[tuple(fields[:3])], *extra))

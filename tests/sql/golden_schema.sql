@@ -1602,6 +1602,10 @@ CREATE FUNCTION billing_data.csv_lines(p_csv text) RETURNS TABLE(line bigint, fi
     LANGUAGE sql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.csv_moment(p_text text, p_argument text) RETURNS timestamp with time zone
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.csv_names(p_csv text) RETURNS text[]
     LANGUAGE sql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -2558,7 +2562,7 @@ CREATE FUNCTION billing_data.read_csv(p_csv text) RETURNS TABLE(line bigint, fie
     LANGUAGE sql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing_data.read_grants(p_csv text, p_key_prefix text) RETURNS TABLE(line bigint, named text, asked_id uuid, account_id uuid, amount numeric, key text)
+CREATE FUNCTION billing_data.read_grants(p_csv text, p_key_prefix text) RETURNS TABLE(line bigint, named text, asked_id uuid, account_id uuid, amount numeric, key text, expires_at text)
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,40 @@ def test_an_account_is_granted_once_a_round_by_whatever_name_and_in_whatever_ord
     assert granted(module_database, by_id, prefix="round-2")[1] == (4, "granted", 10)
 
 
+def test_credits_of_a_line_end_when_it_says_so(module_database: Database) -> None:
+    ada, ben = new_user(module_database), new_user(module_database)
+    head = f"{HEAD},expires_at"
+    lines = [
+        f"oauth:google,{ada['external_id']},5,2037-02-28",
+        f"oauth:google,{ada['external_id']},6,2037-03-01T12:30:00Z",
+        f"oauth:google,{ada['external_id']},7,",
+        *(
+            f"oauth:google,{ben['external_id']},1,{wrong}"
+            for wrong in ("2037-02-29", "2020-01-01", "soon", "2037-01-01 12:00", "0000-01-01")
+        ),
+    ]
+    dry = granted(module_database, listed(*lines, head=head), dry_run=True)
+    assert [outcome for _, outcome, _ in dry] == ["would_grant"] * 3 + ["invalid_argument"] * 5
+    module_database.execute("ALTER ROLE t_dba SET TimeZone = 'America/New_York'")
+    outcomes = granted(module_database, listed(*lines, head=head))
+    module_database.execute("ALTER ROLE t_dba RESET TimeZone")
+    assert outcomes[:3] == [(2, "granted", 5), (3, "granted", 11), (4, "granted", 18)]
+    assert {outcome for _, outcome, _ in outcomes[3:]} == {"invalid_argument"}
+    with session(module_database, "t_dba") as dba:
+        lots = dba.rows("list_lots", account_id=account_of(module_database, ada)["id"])
+    ends = {lot["amount_minor"]: lot["expires_at"] for lot in lots}
+    assert ends == {
+        5: datetime(2037, 2, 28, tzinfo=UTC),
+        6: datetime(2037, 3, 1, 12, 30, tzinfo=UTC),
+        7: None,
+    }
+    assert paid(module_database, ben) == 0
+    sooner = [lines[0].replace("02-28", "02-27")]
+    assert granted(module_database, listed(*sooner, head=head)) == [
+        (2, "idempotency_key_reused", None)
+    ]
+
+
 def test_a_dry_run_writes_nothing(module_database: Database) -> None:
     ada = new_user(module_database, paid=3)
     text = listed(f"oauth:google,{ada['external_id']},5", "oauth:google,nobody,5")
@@ -154,7 +189,9 @@ def test_the_command_grants_in_parts_and_tells_each_line(
     file = tmp_path / "november.csv"
     lines = [f"oauth:google,many-{n},2" for n in range(1, 1101)]
     # The second line of an account is in another part than the first.
-    file.write_text(listed(*lines, "oauth:google,many-1,2", "oauth:google,nobody,2"))
+    ending = ["oauth:google,many-1,2,2037-01-01", "oauth:google,nobody,2,"]
+    lines = [f"{line}," for line in lines]
+    file.write_text(listed(*lines, *ending, head=f"{HEAD},expires_at"))
     environment = {"DATABASE_URL": module_database.dsn("t_dba")}
 
     def grant(*options: str) -> tuple[int, list[dict[str, str]], str]:
@@ -171,6 +208,8 @@ def test_the_command_grants_in_parts_and_tells_each_line(
     assert [row["outcome"] for row in rows] == ["granted"] * 1101 + ["account_not_found"]
     assert [int(row["line"]) for row in rows] == list(range(2, 1104))
     assert rows[1100]["balance"] == "4"
+    ends = "SELECT count(*) FROM billing_data.lots AS l WHERE l.expires_at = '2037-01-01 00:00Z'"
+    assert module_database.value(ends) == 1
     assert "'november': 1101 granted, 1 account_not_found" in said
     file.write_text(file.read_text().replace("nobody", "many-2"))  # it was corrected
     code, rows, said = grant()
