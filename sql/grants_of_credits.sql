@@ -159,12 +159,12 @@ COMMENT ON FUNCTION billing_data.require_csv IS
 
 -- Gives credits by a list in CSV. Its first line names the columns: account_id, or oauth_provider
 -- and external_id; and amount, which is above 0; and, if the credits end, expires_at: a UTC day,
--- at whose beginning they do, or a time like 2026-12-31T12:00:00Z. A line that is bad, or is refused, does not stop
--- the others: each has its outcome, which is granted, replayed (it was granted before), would_grant
--- with p_dry_run, or why it was not. A line is granted once for its account and p_key_prefix, as
--- often as the same list, or a corrected one, is given; the second line of an account is another
--- grant. A dry run tells each balance as if the line were alone. Up to 50,000 lines; for more, and
--- for a commit after each thousand: `ciris-billing accounts grant`.
+-- at whose beginning they do, or a time like 2026-12-31T12:00:00Z. A line that is bad, or is
+-- refused, does not stop the others: each has its outcome, which is granted, replayed (it was
+-- granted before), would_grant with p_dry_run, or why it was not. A line is granted once for its
+-- account and p_key_prefix, as often as the same list, or a corrected one, is given; the second
+-- line of an account is another grant. A dry run tells each balance as if the line were alone. Up
+-- to 50,000 lines; for more, and for a commit after each thousand: `ciris-billing accounts grant`.
 -- Locks: the accounts, in id order. Writes: accounts 1, credits 1, admin_audit_logs 1 for each line
 -- that is granted. Errors: actor_required, invalid_argument; lock_not_available (55P03) when an
 -- account stays held, and then nothing was done.

@@ -599,8 +599,8 @@ GRANT EXECUTE ON FUNCTION billing.set_grant_schedule TO billing_server, billing_
 
 -- Changes a running schedule of grants from its next grant on: how much it gives, whether what is
 -- left is kept when the next ones come, and what its credits are called. What is NULL stays as it
--- is; where nothing changes, nothing is written. What was given stays as it was given. Its writer is
--- who changed it last.
+-- is; where nothing changes, nothing is written. What was given stays as it was given. Its writer
+-- is who changed it last.
 -- Locks: the account. Writes: grant_schedules 0..1, accounts 0..1, admin_audit_logs 0..1.
 -- Errors: actor errors, invalid_argument, grant_schedule_not_found, grant_schedule_over.
 -- Example: SELECT * FROM billing.change_grant_schedule(p_schedule_id => '...', p_amount => 30,

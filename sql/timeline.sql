@@ -281,7 +281,8 @@ $$;
 COMMENT ON FUNCTION billing_data.reach_of_denials IS
     'How far back a page of an account''s denials looks. Helper.';
 
--- The place from which a timeline begins with the row of this id: a charge, credit, hold or purchase.
+-- The place from which a timeline begins with the row of this id: a charge, credit, hold or
+-- purchase.
 -- Errors: invalid_argument unless it is a row of this account's timeline.
 CREATE OR REPLACE FUNCTION billing_data.place_of_row(
     p_account billing_data.accounts, p_account_ids uuid[], p_row_id uuid,
@@ -325,14 +326,15 @@ $$;
 COMMENT ON FUNCTION billing_data.place_of_row IS
     'The place in a timeline just before one of its rows. Helper.';
 
--- Where a page of a timeline begins and how far it may reach: the place of the cursor, or of the row
--- p_row_id where there is no cursor, or the end of the day p_to where that is earlier; the beginning of the day p_from (begins_at), or, for
--- denials alone, how far back they are looked for where that is later (is_cut); and the ledger
--- version before that. Errors: invalid_argument.
+-- Where a page of a timeline begins and how far it may reach: the place of the cursor, or of the
+-- row p_row_id where there is no cursor, or the end of the day p_to where that is earlier; the
+-- beginning of the day p_from (begins_at), or, for denials alone, how far back they are looked for
+-- where that is later (is_cut); and the ledger version before that. Errors: invalid_argument.
 CREATE OR REPLACE FUNCTION billing_data.timeline_span(
     p_account billing_data.accounts, p_account_ids uuid[], p_kinds text[], p_from date, p_to date,
     p_cursor text, p_row_id uuid,
-    OUT at timestamptz, OUT rank integer, OUT id uuid, OUT version bigint, OUT begins_at timestamptz, OUT after bigint, OUT is_cut boolean
+    OUT at timestamptz, OUT rank integer, OUT id uuid, OUT version bigint,
+    OUT begins_at timestamptz, OUT after bigint, OUT is_cut boolean
 )
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
