@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import msgspec
 from pydantic import AfterValidator, BaseModel
+from pydantic.fields import FieldInfo
 
 from server.http.validation import without_nul
 
@@ -97,13 +98,22 @@ def _kind(annotation: Any, validators: list[_Validator], constraints: Any = ()) 
     if annotation not in (str, int, bool):
         raise _Unknown
     limits: dict[str, Any] = {}
-    for constraint in constraints:
+    for constraint in _plain(constraints):
         if isinstance(constraint, AfterValidator):
             if constraint.func is not without_nul:
                 validators.append(constraint.func)
         else:
             limits |= _limits(constraint)
     return Annotated[annotation, msgspec.Meta(**limits)] if limits else annotation
+
+
+def _plain(constraints: Any) -> Any:
+    """The constraints, with those that a Field in an optional type stands for in its place."""
+    for constraint in constraints:
+        if isinstance(constraint, FieldInfo) and constraint._attributes_set.keys() <= _LIMITS:
+            yield from constraint.metadata
+        else:
+            yield constraint
 
 
 def _limits(constraint: Any) -> dict[str, Any]:
