@@ -82,7 +82,7 @@ def test_a_balance_and_the_top_consumers_are_told(environment: dict[str, str]) -
          "to: it must not be before p_from"),
         (("statement", WHO, "--output", "/nowhere/at/all"), 1, "cannot write /nowhere/at/all"),
         (("top", "--limit", "0x"), 2, "invalid int value"),
-        (("top", "--limit", "9999"), 1, "limit: it must be 0 to 1000"),
+        (("top", "--limit", "99999"), 1, "limit: it must be 0 to 10001"),
     ],
     ids=str,
 )  # fmt: skip

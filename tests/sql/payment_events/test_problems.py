@@ -180,7 +180,7 @@ def test_problems_are_listed_newest_first_page_by_page(own: tuple[Database, Call
     ("arguments", "argument"),
     [
         ({"limit": -1}, "p_limit"),
-        ({"limit": 501}, "p_limit"),
+        ({"limit": 502}, "p_limit"),
         ({"limit": None}, "p_limit"),
         ({"offset": -1}, "p_offset"),
         ({"offset": None}, "p_offset"),
