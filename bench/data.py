@@ -16,6 +16,7 @@ from typing import Any
 import psycopg
 
 DAYS = 365
+HOLDS = 10_000  # settled ones, at most
 PROVIDER = "oauth:google"
 # For filling only, on a cluster that is restarted afterwards: nothing written then need be durable.
 FILLING = {
@@ -103,6 +104,17 @@ def fill(connection: Connection, contents: Contents) -> None:
                     FROM (SELECT g.n % {accounts} AS k, g.n / {accounts} AS i) AS n
                 ) AS v
             ) AS r""",
+        # Without any, plans of functions about holds would be made for an empty table.
+        "holds": f"""
+            INSERT INTO billing_data.holds (id, account_id, amount_minor, free_uses, currency,
+                state, created_at, expires_at, settled_at, charge_id, captured_minor, capture_asked,
+                capture_overage, description, request_fingerprint, database_role)
+            SELECT c.id, c.account_id, c.amount_minor, (c.paid_with = 'free')::integer, c.currency,
+                'captured', c.created_at, c.created_at + interval '15 minutes', c.created_at, c.id,
+                c.amount_minor, c.amount_minor, 'refuse', c.description, '', 'bench'
+            FROM billing_data.charges AS c
+            WHERE c.ledger_version = {charges + 1}
+            LIMIT {HOLDS}""",
         "checks": f"""
             INSERT INTO billing_data.credit_checks (id, account_id, oauth_provider, external_id,
                 has_credit, denial_reason, database_role, created_at)

@@ -74,7 +74,7 @@ function kinds.hold()
   if hold_id then
     return post("/v1/billing/holds/" .. hold_id .. "/capture", '{"amount_minor":1}')
   end
-  return post("/v1/billing/holds", identity(any_user()) .. ',"amount_minor":1,'
+  return post("/v1/billing/holds", identity(any_user()) .. ',"amount_minor":1,"currency":"USD",'
     .. '"description":"Message interaction","idempotency_key":"' .. new_key() .. '"}')
 end
 
