@@ -200,6 +200,19 @@ def test_overage_takes_no_more_than_the_caps_have_room_for_and_counts(
     assert account_of(module_database, who)["paid_credits"] == 99 - 15
 
 
+def test_overage_is_bounded_by_the_window_of_its_capture_not_by_one_that_is_over(
+    module_database: Database, dba: Caller
+) -> None:
+    who = new_user(module_database, paid=99, free=False)
+    with clock_at(module_database, "2027-03-04 05:06:59.999999Z"):
+        cap = set_cap(dba, "all", 10, period="minute")
+        charge_list(dba, [{**who, "amount_minor": 9}])
+    with clock_at(module_database, "2027-03-04 05:07:00Z"):
+        hold = dba.row("create_hold", **who, amount_minor=5)["hold_id"]
+        captured = dba.row("capture_hold", hold_id=hold, amount_minor=8, overage="available")
+        assert (captured["captured_minor"], used(dba, cap)) == (8, 8)
+
+
 def test_a_hold_that_is_over_goes_on_counting_until_it_is_released(
     module_database: Database, dba: Caller
 ) -> None:
