@@ -1303,6 +1303,18 @@ $t$Errors: api_key_*, permission_missing, actor errors.$t$,
 $t$SELECT billing.require_api_key(
     p_api_key_id => '...',
     p_permission => 'billing:read');$t$),
+        ('reseal_webhook_secrets',
+$t$Stores the secrets that sign an endpoint's alerts as another key has encrypted them; the
+secrets stay the same. An old secret that signs no more is forgotten. Returns false, and
+writes nothing, where the endpoint was changed after p_unchanged_since or has other
+secrets by now: then read it again.$t$,
+$t$Locks: the endpoint. Writes: webhook_endpoints 0..1, admin_audit_logs 0..1. Errors: actor
+errors, invalid_argument, webhook_endpoint_not_found.$t$,
+$t$SELECT billing.reseal_webhook_secrets(
+    p_endpoint_id => '...',
+    p_reason => 'a new key',
+    p_secrets => '[{"encrypted": "as the server
+    makes it", "masked": "whsec_…test"}]');$t$),
         ('resend_deliveries',
 $t$Sends one delivery again (p_delivery_id), whatever its state, or all failed ones of an
 endpoint (p_endpoint_id): they are due at once, with all attempts ahead, under the same

@@ -291,6 +291,69 @@ COMMENT ON FUNCTION billing.rotate_webhook_secret IS
     'For billing_server (staff) and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.rotate_webhook_secret TO billing_server, billing_dba;
 
+-- Stores the secrets that sign an endpoint's alerts as another key has encrypted them; the secrets
+-- stay the same. An old secret that signs no more is forgotten. Returns false, and writes nothing,
+-- where the endpoint was changed after p_unchanged_since or has other secrets by now: then read it
+-- again.
+-- Locks: the endpoint. Writes: webhook_endpoints 0..1, admin_audit_logs 0..1. Errors: actor errors,
+-- invalid_argument, webhook_endpoint_not_found.
+-- Example: SELECT billing.reseal_webhook_secrets(p_endpoint_id => '...', p_reason => 'a new key',
+--     p_secrets => '[{"encrypted": "as the server makes it", "masked": "whsec_…test"}]');
+CREATE OR REPLACE FUNCTION billing.reseal_webhook_secrets(
+    p_endpoint_id uuid,
+    p_secrets jsonb,
+    p_reason text,
+    p_unchanged_since timestamptz DEFAULT NULL
+) RETURNS boolean
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_actor billing_data.actor := billing_data.authorize(NULL, NULL, 'billing:write');
+    v_before billing_data.webhook_endpoints;
+    v_now timestamptz;
+BEGIN
+    PERFORM billing_data.require_reason(p_reason);
+    PERFORM billing_data.require_moment(p_unchanged_since, 'p_unchanged_since');
+    PERFORM billing_data.require(
+        (
+            SELECT bool_and(
+                billing_data.is_sealed(s.value)
+                AND length(s.value::text) <= billing_data.most('secret')
+            )
+            FROM jsonb_array_elements(
+                CASE WHEN jsonb_typeof(p_secrets) = 'array' THEN p_secrets END
+            ) AS s (value)
+        ),
+        'p_secrets', 'they must be encrypted, each with its mask'
+    );
+    PERFORM billing_data.require_durable_commit();
+    v_before := billing_data.lock_endpoint(p_endpoint_id);
+    v_now := clock_timestamp();
+    IF v_before.updated_at > p_unchanged_since
+        OR jsonb_path_query_array(p_secrets, '$[*].masked')
+            <> jsonb_path_query_array(billing_data.signing_secrets(v_before), '$[*].masked')
+    THEN
+        RETURN false;
+    END IF;
+    UPDATE billing_data.webhook_endpoints AS e
+    SET secret = p_secrets -> 0,
+        old_secret = p_secrets -> 1,
+        old_secret_until = CASE WHEN p_secrets -> 1 IS NOT NULL THEN e.old_secret_until END,
+        updated_at = v_now
+    WHERE e.id = p_endpoint_id;
+    PERFORM billing_data.write_audit(
+        'webhook.reseal', 'webhook_endpoint', p_endpoint_id::text,
+        jsonb_build_object('secrets', jsonb_path_query_array(p_secrets, '$[*].masked')), p_reason,
+        v_actor
+    );
+    RETURN true;
+END
+$$;
+COMMENT ON FUNCTION billing.reseal_webhook_secrets IS
+    'Stores an endpoint''s secrets as another key has encrypted them. For billing_dba.';
+GRANT EXECUTE ON FUNCTION billing.reseal_webhook_secrets TO billing_dba;
+
 -- Deletes an endpoint that is switched off, with what was sent to it.
 -- Locks: the endpoint. Writes: webhook_endpoints 1, outbox 0..n, admin_audit_logs 1. Errors: actor
 -- errors, invalid_argument, webhook_endpoint_not_found, webhook_endpoint_in_use.

@@ -12,11 +12,13 @@ import sys
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 from server.cli.database import call_function
 from server.cli.output import CommandFailed, print_json, print_result, print_table
 from server.config import ProviderConfig, load_provider_config, setting_variable
-from server.encryption import Cipher, DecryptionFailed
+from server.encryption import Cipher, DecryptionFailed, seal
+from server.outbox.secrets import opened
 from server.payment_kinds import PROVIDER_KINDS
 from server.payments.provider import PaymentProvider, PaymentProviderError, ProviderSettings
 from server.payments.registry import all_providers, provider_of, title_of
@@ -28,6 +30,8 @@ from server.payments.settings import (
     seal_settings,
     secrets_of,
 )
+
+_NEWEST_KEY = "encrypted with the newest key"  # the reason in the audit log
 
 
 def add_parser(commands: Any) -> None:
@@ -213,11 +217,50 @@ def _reencrypt(options: argparse.Namespace) -> int:
                 f"the secrets of {provider} were encrypted with a key that ENCRYPTION_KEY does not"
                 " have: add that key after the newest one, or set the secrets again"
             ) from None
-        changed += _store(
-            provider, sealed, None, "encrypted with the newest key", stored["updated_at"]
-        )
+        changed += _store(provider, sealed, None, _NEWEST_KEY, stored["updated_at"])
     _print(changed, options)
+    endpoints = call_function("SELECT * FROM billing.list_webhook_endpoints()")
+    for listed in endpoints:
+        _reencrypt_endpoint(listed["endpoint_id"], cipher)
+    if endpoints:
+        print(f"Webhook endpoints with their secrets: {len(endpoints)}", file=sys.stderr)
     return 0
+
+
+def _reencrypt_endpoint(endpoint_id: UUID, cipher: Cipher) -> None:
+    """Encrypts what signs an endpoint's alerts anew; again, if it was changed in the meantime. An
+    endpoint that was deleted is gone."""
+    while endpoint := _endpoint(endpoint_id):
+        try:
+            secrets = opened(json.dumps(endpoint["secrets"]), cipher)
+        except DecryptionFailed:
+            raise CommandFailed(
+                f"the secret of the webhook endpoint {endpoint['name']} was encrypted with a key"
+                " that ENCRYPTION_KEY does not have: add that key after the newest one, or make a"
+                " new secret in the console"
+            ) from None
+        [stored] = call_function(
+            "SELECT billing.reseal_webhook_secrets(p_endpoint_id => %(endpoint)s,"
+            " p_secrets => %(secrets)s, p_reason => %(reason)s,"
+            " p_unchanged_since => %(unchanged_since)s) AS is_stored",
+            endpoint=endpoint_id,
+            secrets=json.dumps([seal(secret, cipher) for secret in secrets]),
+            reason=_NEWEST_KEY,
+            unchanged_since=endpoint["updated_at"],
+        )
+        if stored["is_stored"]:
+            return
+
+
+def _endpoint(endpoint_id: UUID) -> dict[str, Any] | None:
+    """An endpoint as it was last changed, with its secrets as they are stored."""
+    rows = call_function(
+        "SELECT e.name, e.updated_at, s.secrets FROM billing.list_webhook_endpoints() AS e"
+        " CROSS JOIN LATERAL billing.get_webhook_endpoint(p_endpoint_id => e.endpoint_id) AS s"
+        " WHERE e.endpoint_id = %(endpoint)s",
+        endpoint=endpoint_id,
+    )
+    return rows[0] if rows else None
 
 
 def stored_settings(provider: PaymentProvider, config: ProviderConfig) -> ProviderSettings:

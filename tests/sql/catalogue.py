@@ -184,6 +184,7 @@ FUNCTIONS: dict[str, tuple[set[str], str]] = {
     "remove_note": (BOTH, "v"),
     "require_api_key": (BOTH, "s"),
     "resend_deliveries": (BOTH, "v"),
+    "reseal_webhook_secrets": (DBA, "v"),
     "reset_free_uses": (BOTH, "v"),
     "resolve_payment": (BOTH, "v"),
     "resolve_payment_event": (BOTH, "v"),
@@ -283,7 +284,8 @@ def _about_an_endpoint(database: Database, name: str, statement: str) -> str:
     one."""
     if name not in (
         "delete_webhook_endpoint", "get_webhook_endpoint", "note_delivery", "record_webhook_try",
-        "resend_deliveries", "rotate_webhook_secret", "set_webhook_endpoint",
+        "resend_deliveries", "reseal_webhook_secrets", "rotate_webhook_secret",
+        "set_webhook_endpoint",
     ):  # fmt: skip
         return statement
     endpoint = alerted(database)

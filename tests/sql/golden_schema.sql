@@ -770,6 +770,10 @@ CREATE FUNCTION billing.require_api_key(p_api_key_id uuid, p_permission text) RE
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing.reseal_webhook_secrets(p_endpoint_id uuid, p_secrets jsonb, p_reason text, p_unchanged_since timestamp with time zone DEFAULT NULL::timestamp with time zone) RETURNS boolean
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing.resend_deliveries(p_reason text, p_delivery_id uuid DEFAULT NULL::uuid, p_endpoint_id uuid DEFAULT NULL::uuid, p_session_hash bytea DEFAULT NULL::bytea) RETURNS bigint
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';

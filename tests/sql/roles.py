@@ -263,6 +263,11 @@ FOR_DBAS: dict[str, dict[str, Any]] = {
     "continue_verification": {},
     "drop_check_partitions": {"before": "2020-01-01"},
     "delete_deliveries": {"before": "2020-01-01"},
+    "reseal_webhook_secrets": {
+        "endpoint_id": NOBODY,
+        "secrets": '[{"encrypted": "x", "masked": "x"}]',
+        "reason": "a test",
+    },
     "list_payments": {},
     "return_payment": {
         "payment_id": "pi_nobody",
