@@ -17,7 +17,7 @@ from uuid import UUID
 from server.cli.database import call_function
 from server.cli.output import CommandFailed, print_json, print_result, print_table
 from server.config import ProviderConfig, load_provider_config, setting_variable
-from server.encryption import Cipher, DecryptionFailed, seal
+from server.encryption import Cipher, DecryptionFailed
 from server.outbox.secrets import opened
 from server.payment_kinds import PROVIDER_KINDS
 from server.payments.provider import PaymentProvider, PaymentProviderError, ProviderSettings
@@ -239,16 +239,21 @@ def _reencrypt_endpoint(endpoint_id: UUID, cipher: Cipher) -> None:
                 " that ENCRYPTION_KEY does not have: add that key after the newest one, or make a"
                 " new secret in the console"
             ) from None
-        [stored] = call_function(
+        [answer] = call_function(
             "SELECT billing.reseal_webhook_secrets(p_endpoint_id => %(endpoint)s,"
             " p_secrets => %(secrets)s, p_reason => %(reason)s,"
             " p_unchanged_since => %(unchanged_since)s) AS is_stored",
             endpoint=endpoint_id,
-            secrets=json.dumps([seal(secret, cipher) for secret in secrets]),
+            secrets=json.dumps(
+                [
+                    {**stored, "encrypted": cipher.encrypt(secret)}
+                    for stored, secret in zip(endpoint["secrets"], secrets, strict=True)
+                ]
+            ),
             reason=_NEWEST_KEY,
             unchanged_since=endpoint["updated_at"],
         )
-        if stored["is_stored"]:
+        if answer["is_stored"]:
             return
 
 

@@ -77,6 +77,7 @@ class BackgroundWork:
             (self._watch_outbox, self._watch_interval),
             (self._announce_expiring, _ANNOUNCE_INTERVAL),
             (self._tidy_holds, _HOLDS_INTERVAL),
+            (self._watch_holds, self._watch_interval),
         ):
             self.add(_repeat(work, interval))
 
@@ -151,13 +152,15 @@ class BackgroundWork:
             await self._database.call(functions.announce_expiring_credits())
 
     async def _tidy_holds(self) -> None:
-        """Books what is over, and tells what is held. Nothing is decided by it. Accounts in use are
-        left out: whoever uses them books it."""
+        """Books what is over. Nothing is decided by it. Accounts in use are left out: whoever uses
+        them books it."""
         accounts = _TIDIED_ACCOUNTS
         while accounts == _TIDIED_ACCOUNTS:
             async with self._writes.slot():
                 [row] = await self._database.call(functions.tidy_holds(accounts=accounts))
             accounts = row["tidy_holds"]
+
+    async def _watch_holds(self) -> None:
         async with self._staff.slot():
             [row] = await self._database.call(functions.watch_holds())
         metrics.HOLDS_OPEN.set(row["open_holds"])
