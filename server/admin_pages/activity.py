@@ -68,6 +68,8 @@ _WORDS = {
     "settings.set_pricing": "changed the price",
     "webhook.create": "added the webhook",
     "webhook.delete": "deleted the webhook",
+    "webhook.gone": "switched off the webhook",
+    "webhook.reseal": "encrypted anew the secret of the webhook",
     "webhook.resend": "sent alerts again to the webhook",
     "webhook.rotate": "made a new secret for the webhook",
     "webhook.set": "changed the webhook",
