@@ -57,6 +57,7 @@ NAMES = {
     "billing_outbox_waiting": "gauge",
     "billing_outbox_overdue_seconds": "gauge",
     "billing_outbox_failed": "gauge",
+    "billing_top_ups_total": "counter",
     "billing_webhook_deliveries_total": "counter",
     "billing_holds_total": "counter",
     "billing_hold_duration_seconds": "histogram",
