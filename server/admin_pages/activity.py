@@ -86,6 +86,14 @@ _PAGES = {
     "settings": "/admin/settings",
 }
 
+# What calls a thing by its name in the changes of an entry.
+_NAMED_BY = {
+    "admin_user": "email",
+    "api_key": "name",
+    "cap": "subject",
+    "webhook_endpoint": "name",
+}
+
 
 def told(entry: Row) -> dict[str, Any]:
     """The entry in words. `name` and `address` are those of the thing that it is about."""
@@ -133,7 +141,9 @@ def _thing(entry: Row, changes: Mapping[str, Any]) -> tuple[str, str | None]:
     if kind == "account" and entry["account_id"] is not None:
         return str(entry["account_name"]), f"/admin/accounts/{entry['account_id']}"
     page = _PAGES.get(kind)
-    name = changes.get({"api_key": "name", "admin_user": "email"}.get(kind, ""))
+    known = changes.get("after") or changes.get("before")
+    known = {**known, **changes} if isinstance(known, Mapping) else changes
+    name = known.get(_NAMED_BY.get(kind, ""))
     if not name and kind in ("settings", "admin_user"):
         return "", None  # there is one of the first, and people sign in as themselves
     return str(name or thing), page.format(quote(thing, safe="")) if page else None

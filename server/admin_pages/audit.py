@@ -155,6 +155,15 @@ def changes_of(action: str, changes: Any) -> list[Change]:
         # The change is about one thing, which the action names: account.set_status.
         name = action.partition(".")[2].partition("_")[2].replace("_", " ") or "value"
         return [*lines, Change(name, _text(after), _text(before))]
+    if before is None and isinstance(after, dict):  # it was made
+        return [
+            *lines,
+            *(
+                Change(name.replace("_", " "), _text(value))
+                for name, value in after.items()
+                if value is not None
+            ),
+        ]
     old = before if isinstance(before, dict) else {}
     new = after if isinstance(after, dict) else {}
     for name in dict.fromkeys((*old, *new)):
