@@ -189,8 +189,9 @@ def test_the_page_of_an_audience_has_one_script_of_ours_and_reads_whole_without_
         policy = set(answer.headers["content-security-policy"].split("; "))
         assert policy == {
             "default-src 'none'", "style-src 'self'", "script-src 'self'", "connect-src 'self'",
-            "base-uri 'none'", "form-action 'none'", "frame-ancestors 'none'",
+            "img-src 'self'", "base-uri 'none'", "form-action 'none'", "frame-ancestors 'none'",
         }  # fmt: skip
+        assert '<link rel="icon" href="/static/favicon.svg"' in answer.text
     assert httpx2.get(f"{service.base_url}/docs/nobody", verify=False).status_code == 404
 
 
