@@ -353,6 +353,23 @@ $$;
 COMMENT ON FUNCTION billing_data.usage_since IS
     'Usage by slots of five minutes since a given time, up to now or another time. Helper.';
 
+-- The same, added up by steps, which are counted from a UTC midnight: hours or days.
+CREATE OR REPLACE FUNCTION billing_data.usage_by(
+    p_step interval, p_from timestamptz, p_to timestamptz
+) RETURNS SETOF billing_data.usage_figures
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT
+        date_bin(p_step, u.slot, '2000-01-01 00:00Z'), sum(u.checks)::bigint,
+        sum(u.checks_denied)::bigint, sum(u.charges)::bigint, sum(u.free_charges)::bigint,
+        sum(u.charge_amount), sum(u.credits_used), sum(u.credits)::bigint, sum(u.credits_added),
+        sum(u.credits_sold), sum(u.credits_taken_back), sum(u.accounts_created)::bigint
+    FROM billing_data.usage_since(p_from, p_to) AS u
+    GROUP BY 1;
+$$;
+COMMENT ON FUNCTION billing_data.usage_by IS 'Usage by hours or days. Helper.';
+
 -- How many users there were from the UTC day p_first up to and without p_beyond, each counted once:
 -- of the days that are rolled up, those who were last there before p_first, plus those who were
 -- charged in the time not rolled up yet and are not among the first. Where the roll-up is not to be
@@ -499,19 +516,7 @@ BEGIN
     SELECT t.users AS users, t.is_set_back INTO STRICT v_through
     FROM billing_data.figures_through() AS t;
     RETURN QUERY
-    WITH used AS (
-        SELECT
-            (u.slot AT TIME ZONE 'UTC')::date AS day, sum(u.checks)::bigint AS checks,
-            sum(u.checks_denied)::bigint AS checks_denied, sum(u.charges)::bigint AS charges,
-            sum(u.free_charges)::bigint AS free_charges, sum(u.charge_amount) AS charge_amount,
-            sum(u.credits_used) AS credits_used, sum(u.credits)::bigint AS credits,
-            sum(u.credits_added) AS credits_added, sum(u.credits_sold) AS credits_sold,
-            sum(u.credits_taken_back) AS credits_taken_back,
-            sum(u.accounts_created)::bigint AS accounts_created
-        FROM billing_data.usage_since(v_first::timestamp AT TIME ZONE 'UTC', v_beyond) AS u
-        GROUP BY 1
-    ),
-    newer AS (
+    WITH newer AS (
         -- The users of the time that is not rolled up yet who were not counted on that day before.
         SELECT n.day, count(*) AS users
         FROM billing_data.find_users(
@@ -532,7 +537,9 @@ BEGIN
     FROM (
         SELECT v_first + g.n AS day FROM generate_series(0, p_days) AS g (n)
     ) AS d
-    LEFT JOIN used AS u ON u.day = d.day
+    LEFT JOIN billing_data.usage_by(
+        '1 day', v_first::timestamp AT TIME ZONE 'UTC', v_beyond
+    ) AS u ON u.slot = d.day::timestamp AT TIME ZONE 'UTC'
     LEFT JOIN billing_data.users_by_day AS b
         ON b.day = d.day
         AND NOT (v_through.is_set_back AND b.day::timestamp AT TIME ZONE 'UTC' >= v_through.users)
@@ -584,19 +591,7 @@ BEGIN
     SELECT i.first_id, i.last_id INTO STRICT v_ids
     FROM billing_data.ids_between(v_from, v_to) AS i;
     RETURN QUERY
-    WITH used AS (
-        SELECT
-            date_bin('1 hour', u.slot, v_from) AS hour, sum(u.checks)::bigint AS checks,
-            sum(u.checks_denied)::bigint AS checks_denied, sum(u.charges)::bigint AS charges,
-            sum(u.free_charges)::bigint AS free_charges, sum(u.charge_amount) AS charge_amount,
-            sum(u.credits_used) AS credits_used, sum(u.credits)::bigint AS credits,
-            sum(u.credits_added) AS credits_added, sum(u.credits_sold) AS credits_sold,
-            sum(u.credits_taken_back) AS credits_taken_back,
-            sum(u.accounts_created)::bigint AS accounts_created
-        FROM billing_data.usage_since(v_from, v_to) AS u
-        GROUP BY 1
-    ),
-    charged AS (
+    WITH charged AS (
         SELECT c.hour, count(*) AS users
         FROM (
             SELECT DISTINCT date_bin('1 hour', n.created_at, v_from) AS hour, n.account_id
@@ -614,7 +609,7 @@ BEGIN
     FROM (
         SELECT v_from + g.n * interval '1 hour' AS hour FROM generate_series(0, 23) AS g (n)
     ) AS h
-    LEFT JOIN used AS u ON u.hour = h.hour
+    LEFT JOIN billing_data.usage_by('1 hour', v_from, v_to) AS u ON u.slot = h.hour
     LEFT JOIN charged AS n ON n.hour = h.hour
     ORDER BY h.hour;
 END

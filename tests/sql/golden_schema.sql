@@ -2946,6 +2946,10 @@ CREATE FUNCTION billing_data.undo_problem(p_merge billing_data.account_merges) R
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.usage_by(p_step interval, p_from timestamp with time zone, p_to timestamp with time zone) RETURNS SETOF billing_data.usage_figures
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.usage_since(p_from timestamp with time zone, p_to timestamp with time zone DEFAULT 'infinity'::timestamp with time zone) RETURNS SETOF billing_data.usage_figures
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
