@@ -170,20 +170,24 @@ CREATE OR REPLACE FUNCTION billing.count_audit_log(
 LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+    v_where text;
+    v_staff text := '';
 BEGIN
     PERFORM billing_data.authorize(NULL, p_session_hash, 'billing:read');
     PERFORM billing_data.require(
         p_most BETWEEN 1 AND 1000000, 'p_most', 'it must be 1 to 1000000'
     );
+    v_where := billing_data.audit_filter(
+        p_who, p_action, p_resource_id, p_from, p_to, p_entry_id
+    );
+    IF p_who <> '' THEN
+        v_staff := ' LEFT JOIN billing_data.admin_users AS u ON u.id = l.admin_user_id';
+    END IF;
     RETURN QUERY EXECUTE
         'SELECT least(count(*), $7), count(*) > $7'
-        || ' FROM (SELECT FROM billing_data.admin_audit_logs AS l'
-        || CASE WHEN p_who <> ''
-            THEN ' LEFT JOIN billing_data.admin_users AS u ON u.id = l.admin_user_id' ELSE '' END
-        || ' WHERE '
-        || billing_data.audit_filter(
-            p_who, p_action, p_resource_id, p_from, p_to, p_entry_id
-        )
+        || ' FROM (SELECT FROM billing_data.admin_audit_logs AS l' || v_staff
+        || ' WHERE ' || v_where
         -- In the list's order, so that the list's index serves.
         || ' ORDER BY l.created_at DESC, l.id DESC LIMIT $7 + 1) AS c'
     USING p_who, p_action, p_resource_id, p_from, p_to, p_entry_id, p_most;

@@ -1644,12 +1644,17 @@ COMMENT ON FUNCTION billing.list_holds IS
 GRANT EXECUTE ON FUNCTION billing.list_holds TO billing_server, billing_dba;
 
 -- What is wrong with holds: an account counts what its open holds keep; a capture is the charge of
--- what it says, for the account that has the hold or the one that it was merged into.
-CREATE OR REPLACE FUNCTION billing_data.find_hold_faults()
-RETURNS TABLE (account_id uuid, problem text, expected text, found text)
-LANGUAGE sql STABLE
+-- what it says, for the account that has the hold or the one that it was merged into. Looks at the
+-- accounts that billing.verify_ledger looks at.
+CREATE OR REPLACE FUNCTION billing_data.find_hold_faults(
+    p_account_id uuid, p_after uuid, p_through uuid
+) RETURNS TABLE (account_id uuid, problem text, expected text, found text)
+LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY
     SELECT a.id, 'what is held is not what open holds keep',
         format('%s credits, %s free uses', coalesce(t.credits, 0), coalesce(t.free_uses, 0)),
         format('%s credits, %s free uses', a.held_credits, a.held_free_uses)
@@ -1659,28 +1664,32 @@ AS $$
             h.account_id, sum(h.amount_minor) FILTER (WHERE h.free_uses = 0) AS credits,
             sum(h.free_uses) AS free_uses
         FROM billing_data.holds AS h
-        WHERE h.state = 'open'
+        WHERE h.state = 'open' AND billing_data.is_in_range(h.account_id, p_account_id, p_after, p_through)
         GROUP BY h.account_id
     ) AS t ON t.account_id = a.id
-    WHERE (a.held_credits, a.held_free_uses) <> (coalesce(t.credits, 0), coalesce(t.free_uses, 0))
+    WHERE billing_data.is_in_range(a.id, p_account_id, p_after, p_through)
+        AND (a.held_credits, a.held_free_uses)
+        <> (coalesce(t.credits, 0), coalesce(t.free_uses, 0))
     UNION ALL
     SELECT h.account_id, format('hold %s ends and nothing will book it', h.id),
         'due at ' || h.expires_at, 'due at ' || a.due_at
     FROM billing_data.holds AS h
     INNER JOIN billing_data.accounts AS a ON a.id = h.account_id
-    WHERE h.state = 'open' AND (a.due_at <= h.expires_at) IS NOT TRUE
+    WHERE h.state = 'open' AND billing_data.is_in_range(h.account_id, p_account_id, p_after, p_through)
+        AND (a.due_at <= h.expires_at) IS NOT TRUE
     UNION ALL
     SELECT h.account_id, format('hold %s is not captured by its charge', h.id),
         h.captured_minor::text, c.amount_minor::text
     FROM billing_data.holds AS h
     LEFT JOIN billing_data.charges AS c ON c.id = h.charge_id
-    WHERE h.captured_minor > 0
+    WHERE h.captured_minor > 0 AND billing_data.is_in_range(h.account_id, p_account_id, p_after, p_through)
         AND (
             c.amount_minor = h.captured_minor
             AND c.currency = h.currency
             AND billing_data.surviving_account(c.account_id)
             = billing_data.surviving_account(h.account_id)
         ) IS NOT TRUE;
+END
 $$;
 COMMENT ON FUNCTION billing_data.find_hold_faults IS
     'Finds holds that are not counted, or not captured by their charges. Helper.';

@@ -375,7 +375,16 @@ BEGIN
     END IF;
     RETURN QUERY
     SELECT s.account_id, s.problem, s.expected, s.found
-    FROM billing_data.find_seal_faults(p_account_id, p_after, p_through) AS s;
+    FROM billing_data.find_seal_faults(p_account_id, p_after, p_through) AS s
+    UNION ALL
+    SELECT h.account_id, h.problem, h.expected, h.found
+    FROM billing_data.find_hold_faults(p_account_id, p_after, p_through) AS h
+    UNION ALL
+    SELECT l.account_id, l.problem, l.expected, l.found
+    FROM billing_data.find_lot_faults(p_account_id, p_after, p_through) AS l
+    UNION ALL
+    SELECT g.account_id, g.problem, g.expected, g.found
+    FROM billing_data.find_schedule_faults(p_account_id, p_after, p_through) AS g;
     RETURN QUERY
     SELECT f.account_id, f.problem, f.expected, f.found
     FROM billing_data.find_reversal_faults() AS f
@@ -610,15 +619,6 @@ BEGIN
     UNION ALL
     SELECT t.account_id, t.problem, t.expected, t.found
     FROM billing_data.find_transfer_faults() AS t
-    UNION ALL
-    SELECT h.account_id, h.problem, h.expected, h.found
-    FROM billing_data.find_hold_faults() AS h
-    UNION ALL
-    SELECT l.account_id, l.problem, l.expected, l.found
-    FROM billing_data.find_lot_faults() AS l
-    UNION ALL
-    SELECT g.account_id, g.problem, g.expected, g.found
-    FROM billing_data.find_schedule_faults() AS g
     UNION ALL
     SELECT o.account_id, 'the account is gone and its opening is not', 'an account', 'none'
     FROM billing_data.ledger_openings AS o

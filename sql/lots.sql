@@ -679,16 +679,22 @@ COMMENT ON FUNCTION billing_data.next_expiry IS
 
 -- What is wrong with lots: each has left what it was less what entries took and open holds keep;
 -- an account's lots are within what it has; has_lots says whether there are any; an entry took of
--- lots no more than it was; and the end of each lot will be booked.
-CREATE OR REPLACE FUNCTION billing_data.find_lot_faults()
-RETURNS TABLE (account_id uuid, problem text, expected text, found text)
-LANGUAGE sql STABLE
+-- lots no more than it was; and the end of each lot will be booked. Looks at the accounts that
+-- billing.verify_ledger looks at.
+CREATE OR REPLACE FUNCTION billing_data.find_lot_faults(
+    p_account_id uuid, p_after uuid, p_through uuid
+) RETURNS TABLE (account_id uuid, problem text, expected text, found text)
+LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY
     WITH kept AS MATERIALIZED (
         SELECT h.account_id, k.lot_id, sum(k.amount_minor) AS amount
         FROM billing_data.hold_lots AS k
         INNER JOIN billing_data.holds AS h ON h.id = k.hold_id AND h.state = 'open'
+        WHERE billing_data.is_in_range(h.account_id, p_account_id, p_after, p_through)
         GROUP BY h.account_id, k.lot_id
     ),
     sums AS (
@@ -696,13 +702,16 @@ AS $$
             l.account_id, sum(l.left_minor) AS left_minor, min(l.expires_at) AS expires_at
         FROM billing_data.lots AS l
         WHERE l.has_left
+            AND billing_data.is_in_range(l.account_id, p_account_id, p_after, p_through)
         GROUP BY l.account_id
     ),
     taken AS (
         SELECT
-            n.entry_id, sum(n.amount_minor) AS amount, min(sign(n.amount_minor)) AS lowest,
-            max(sign(n.amount_minor)) AS highest
-        FROM billing_data.lot_allocations AS n
+            n.entry_id, (array_agg(l.account_id))[1] AS account_id, sum(n.amount_minor) AS amount,
+            min(sign(n.amount_minor)) AS lowest, max(sign(n.amount_minor)) AS highest
+        FROM billing_data.lots AS l
+        INNER JOIN billing_data.lot_allocations AS n ON n.lot_id = l.id
+        WHERE billing_data.is_in_range(l.account_id, p_account_id, p_after, p_through)
         GROUP BY n.entry_id
     )
     SELECT l.account_id, format('lot %s has not left what it should have', l.id),
@@ -710,11 +719,14 @@ AS $$
     FROM billing_data.lots AS l
     LEFT JOIN (
         SELECT a.lot_id, sum(a.amount_minor) AS amount
-        FROM billing_data.lot_allocations AS a
+        FROM billing_data.lots AS o
+        INNER JOIN billing_data.lot_allocations AS a ON a.lot_id = o.id
+        WHERE billing_data.is_in_range(o.account_id, p_account_id, p_after, p_through)
         GROUP BY a.lot_id
     ) AS n ON n.lot_id = l.id
     LEFT JOIN kept AS k ON k.lot_id = l.id
-    WHERE l.left_minor <> l.amount_minor - coalesce(n.amount, 0) - coalesce(k.amount, 0)
+    WHERE billing_data.is_in_range(l.account_id, p_account_id, p_after, p_through)
+        AND l.left_minor <> l.amount_minor - coalesce(n.amount, 0) - coalesce(k.amount, 0)
     UNION ALL
     SELECT a.id, 'the lots have more left than is available',
         (a.paid_credits - a.held_credits)::text, s.left_minor::text
@@ -725,10 +737,10 @@ AS $$
     SELECT a.id, 'the account does not say whether it has lots',
         (NOT a.has_lots)::text, a.has_lots::text
     FROM billing_data.accounts AS a
-    WHERE a.has_lots <> (
-        EXISTS (SELECT FROM sums AS s WHERE s.account_id = a.id)
-        OR EXISTS (SELECT FROM kept AS k WHERE k.account_id = a.id)
-    )
+    LEFT JOIN sums AS s ON s.account_id = a.id
+    LEFT JOIN (SELECT DISTINCT k.account_id FROM kept AS k) AS k ON k.account_id = a.id
+    WHERE billing_data.is_in_range(a.id, p_account_id, p_after, p_through)
+        AND a.has_lots <> (num_nonnulls(s.account_id, k.account_id) > 0)
     UNION ALL
     SELECT s.account_id, 'a lot ends and nothing will book it', 'due at ' || s.expires_at,
         'due at ' || a.due_at
@@ -736,8 +748,7 @@ AS $$
     INNER JOIN billing_data.accounts AS a ON a.id = s.account_id
     WHERE s.expires_at IS NOT NULL AND (a.due_at <= s.expires_at) IS NOT TRUE
     UNION ALL
-    SELECT coalesce(c.account_id, k.account_id),
-        format('entry %s took of lots another amount than it could', t.entry_id),
+    SELECT t.account_id, format('entry %s took of lots another amount than it could', t.entry_id),
         coalesce(c.amount_minor, -k.amount_minor)::text, t.amount::text
     FROM taken AS t
     LEFT JOIN billing_data.charges AS c ON c.id = t.entry_id
@@ -753,6 +764,7 @@ AS $$
         c.amount_minor::text, sum(l.amount_minor)::text
     FROM billing_data.lots AS l
     INNER JOIN billing_data.credits AS c ON c.id = l.credit_id
+    WHERE billing_data.is_in_range(l.account_id, p_account_id, p_after, p_through)
     GROUP BY c.id
     HAVING sum(l.amount_minor) > c.amount_minor OR bool_or(l.account_id <> c.account_id)
     UNION ALL
@@ -762,7 +774,9 @@ AS $$
     INNER JOIN billing_data.lots AS l ON l.id = n.lot_id
     LEFT JOIN billing_data.charges AS c ON c.id = n.entry_id
     LEFT JOIN billing_data.credits AS k ON k.id = n.entry_id
-    WHERE coalesce(c.account_id, k.account_id) IS DISTINCT FROM l.account_id;
+    WHERE billing_data.is_in_range(l.account_id, p_account_id, p_after, p_through)
+        AND coalesce(c.account_id, k.account_id) IS DISTINCT FROM l.account_id;
+END
 $$;
 COMMENT ON FUNCTION billing_data.find_lot_faults IS
     'Finds lots that do not agree with what was taken of them. Helper.';

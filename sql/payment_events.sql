@@ -384,15 +384,17 @@ CREATE OR REPLACE FUNCTION billing.count_payment_events(
 LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+    v_where text;
 BEGIN
     PERFORM billing_data.authorize(NULL, p_session_hash, 'billing:read');
     PERFORM billing_data.require(
         p_most BETWEEN 1 AND 1000000, 'p_most', 'it must be 1 to 1000000'
     );
+    v_where := billing_data.payment_event_filter(p_payment_id, p_event_id, p_from, p_to);
     RETURN QUERY EXECUTE
         'SELECT least(count(*), $5), count(*) > $5'
-        || ' FROM (SELECT FROM billing_data.payment_events AS e WHERE '
-        || billing_data.payment_event_filter(p_payment_id, p_event_id, p_from, p_to)
+        || ' FROM (SELECT FROM billing_data.payment_events AS e WHERE ' || v_where
         -- In the list's order, so that the list's index serves.
         || ' ORDER BY e.received_at DESC, e.event_id DESC LIMIT $5 + 1) AS c'
     USING p_payment_id, p_event_id, p_from, p_to, p_most;

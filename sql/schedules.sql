@@ -846,29 +846,47 @@ COMMENT ON FUNCTION billing.list_grant_schedules IS
 GRANT EXECUTE ON FUNCTION billing.list_grant_schedules TO billing_server, billing_dba;
 
 -- What is wrong with schedules: what is to be given is booked by nobody; a grant is not the credit
--- that the schedule gave.
-CREATE OR REPLACE FUNCTION billing_data.find_schedule_faults()
-RETURNS TABLE (account_id uuid, problem text, expected text, found text)
-LANGUAGE sql STABLE
+-- that the schedule gave. Looks at the accounts that billing.verify_ledger looks at; a grant whose
+-- schedule is gone belongs to none.
+CREATE OR REPLACE FUNCTION billing_data.find_schedule_faults(
+    p_account_id uuid, p_after uuid, p_through uuid
+) RETURNS TABLE (account_id uuid, problem text, expected text, found text)
+LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY
     SELECT a.id, format('schedule %s gives and nothing will book it', g.id),
         'due at ' || g.next_at, 'due at ' || a.due_at
     FROM billing_data.grant_schedules AS g
     INNER JOIN billing_data.accounts AS a ON a.id = g.account_id
-    WHERE NOT g.is_paused AND g.next_at IS NOT NULL AND (a.due_at <= g.next_at) IS NOT TRUE
+    WHERE billing_data.is_in_range(g.account_id, p_account_id, p_after, p_through)
+        AND NOT g.is_paused AND g.next_at IS NOT NULL AND (a.due_at <= g.next_at) IS NOT TRUE
     UNION ALL
-    SELECT coalesce(c.account_id, g.account_id),
-        format('credit %s is not the grant of its schedule', s.credit_id),
+    SELECT n.account_id, format('credit %s is not the grant of its schedule', n.credit_id),
         'a credit that the schedule gave', 'another account or none'
-    FROM billing_data.scheduled_grants AS s
-    LEFT JOIN billing_data.grant_schedules AS g ON g.id = s.schedule_id
-    LEFT JOIN billing_data.credits AS c ON c.id = s.credit_id
-    WHERE (
+    FROM (
+        SELECT
+            coalesce(c.account_id, g.account_id) AS account_id, s.credit_id,
             c.amount_minor > 0
             AND billing_data.surviving_account(c.account_id)
-            = billing_data.surviving_account(g.account_id)
-        ) IS NOT TRUE;
+            = billing_data.surviving_account(g.account_id) AS is_right
+        FROM billing_data.grant_schedules AS g
+        INNER JOIN billing_data.scheduled_grants AS s ON s.schedule_id = g.id
+        LEFT JOIN billing_data.credits AS c ON c.id = s.credit_id
+        WHERE billing_data.is_in_range(g.account_id, p_account_id, p_after, p_through)
+        UNION ALL
+        SELECT c.account_id, s.credit_id, false
+        FROM billing_data.scheduled_grants AS s
+        LEFT JOIN billing_data.credits AS c ON c.id = s.credit_id
+        WHERE p_account_id IS NULL AND p_after IS NULL
+            AND NOT EXISTS (
+                SELECT FROM billing_data.grant_schedules AS g WHERE g.id = s.schedule_id
+            )
+    ) AS n
+    WHERE n.is_right IS NOT TRUE;
+END
 $$;
 COMMENT ON FUNCTION billing_data.find_schedule_faults IS
     'Finds schedules of grants that nothing books, and grants that are none. Helper.';

@@ -1888,12 +1888,12 @@ CREATE FUNCTION billing_data.find_head_faults() RETURNS TABLE(problem text, expe
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET "DateStyle" TO 'ISO, YMD';
 
-CREATE FUNCTION billing_data.find_hold_faults() RETURNS TABLE(account_id uuid, problem text, expected text, found text)
-    LANGUAGE sql STABLE
+CREATE FUNCTION billing_data.find_hold_faults(p_account_id uuid, p_after uuid, p_through uuid) RETURNS TABLE(account_id uuid, problem text, expected text, found text)
+    LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing_data.find_lot_faults() RETURNS TABLE(account_id uuid, problem text, expected text, found text)
-    LANGUAGE sql STABLE
+CREATE FUNCTION billing_data.find_lot_faults(p_account_id uuid, p_after uuid, p_through uuid) RETURNS TABLE(account_id uuid, problem text, expected text, found text)
+    LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.find_merge(p_account_id uuid, p_idempotency_key text, p_fingerprint bytea) RETURNS billing_data.account_merges
@@ -1916,8 +1916,8 @@ CREATE FUNCTION billing_data.find_schedule(p_schedule_id uuid, p_account_id uuid
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing_data.find_schedule_faults() RETURNS TABLE(account_id uuid, problem text, expected text, found text)
-    LANGUAGE sql STABLE
+CREATE FUNCTION billing_data.find_schedule_faults(p_account_id uuid, p_after uuid, p_through uuid) RETURNS TABLE(account_id uuid, problem text, expected text, found text)
+    LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.find_seal_faults(p_account_id uuid, p_after uuid, p_through uuid) RETURNS TABLE(account_id uuid, problem text, expected text, found text)
