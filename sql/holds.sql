@@ -1664,7 +1664,8 @@ BEGIN
             h.account_id, sum(h.amount_minor) FILTER (WHERE h.free_uses = 0) AS credits,
             sum(h.free_uses) AS free_uses
         FROM billing_data.holds AS h
-        WHERE h.state = 'open' AND billing_data.is_in_range(h.account_id, p_account_id, p_after, p_through)
+        WHERE h.state = 'open'
+            AND billing_data.is_in_range(h.account_id, p_account_id, p_after, p_through)
         GROUP BY h.account_id
     ) AS t ON t.account_id = a.id
     WHERE billing_data.is_in_range(a.id, p_account_id, p_after, p_through)
@@ -1675,14 +1676,16 @@ BEGIN
         'due at ' || h.expires_at, 'due at ' || a.due_at
     FROM billing_data.holds AS h
     INNER JOIN billing_data.accounts AS a ON a.id = h.account_id
-    WHERE h.state = 'open' AND billing_data.is_in_range(h.account_id, p_account_id, p_after, p_through)
+    WHERE h.state = 'open'
+        AND billing_data.is_in_range(h.account_id, p_account_id, p_after, p_through)
         AND (a.due_at <= h.expires_at) IS NOT TRUE
     UNION ALL
     SELECT h.account_id, format('hold %s is not captured by its charge', h.id),
         h.captured_minor::text, c.amount_minor::text
     FROM billing_data.holds AS h
     LEFT JOIN billing_data.charges AS c ON c.id = h.charge_id
-    WHERE h.captured_minor > 0 AND billing_data.is_in_range(h.account_id, p_account_id, p_after, p_through)
+    WHERE h.captured_minor > 0
+        AND billing_data.is_in_range(h.account_id, p_account_id, p_after, p_through)
         AND (
             c.amount_minor = h.captured_minor
             AND c.currency = h.currency
