@@ -356,7 +356,11 @@ COMMENT ON FUNCTION billing_data.usage_since IS
 -- The same, added up by steps, which are counted from a UTC midnight: hours or days.
 CREATE OR REPLACE FUNCTION billing_data.usage_by(
     p_step interval, p_from timestamptz, p_to timestamptz
-) RETURNS SETOF billing_data.usage_figures
+) RETURNS TABLE (
+    slot timestamptz, checks bigint, checks_denied bigint, charges bigint, free_charges bigint,
+    charge_amount numeric, credits_used numeric, credits bigint, credits_added numeric,
+    credits_sold numeric, credits_taken_back numeric, accounts_created bigint
+)
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$

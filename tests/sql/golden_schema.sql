@@ -2946,7 +2946,7 @@ CREATE FUNCTION billing_data.undo_problem(p_merge billing_data.account_merges) R
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing_data.usage_by(p_step interval, p_from timestamp with time zone, p_to timestamp with time zone) RETURNS SETOF billing_data.usage_figures
+CREATE FUNCTION billing_data.usage_by(p_step interval, p_from timestamp with time zone, p_to timestamp with time zone) RETURNS TABLE(slot timestamp with time zone, checks bigint, checks_denied bigint, charges bigint, free_charges bigint, charge_amount numeric, credits_used numeric, credits bigint, credits_added numeric, credits_sold numeric, credits_taken_back numeric, accounts_created bigint)
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
