@@ -185,7 +185,7 @@ class ChangeScheduleRequest(BaseModel):
         f.means("Whether what is left is kept when the next ones come; null: as it is."),
     ] = None
     description: Annotated[
-        Text255 | None, f.means("What its credits are called; null: as it is.")
+        Name255 | None, f.means("What its credits are called; null: as it is.")
     ] = None
 
 
@@ -212,7 +212,7 @@ class GrantScheduleRequest(BaseModel):
     ends_at: Annotated[Moment | None, f.means("No grant from then on.")] = None
     grants: Annotated[_Positive | None, f.means("How many grants at most.")] = None
     description: Annotated[
-        Text255 | None, f.means("What the entries say; Monthly grant, for example, without it.")
+        Name255 | None, f.means("What the entries say; Monthly grant, for example, without it.")
     ] = None
     priority: Annotated[_Priority | None, f.PRIORITY] = None
     source: Annotated[Literal["grant", "promotion"] | None, f.GRANT_SOURCE] = None

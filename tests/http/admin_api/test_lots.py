@@ -55,6 +55,7 @@ def test_staff_set_pause_and_end_a_regular_grant(
     path, key = f"/users/{user}/grant-schedules", {"Idempotency-Key": unique()}
     body = {"amount": 20, "day": 31, "reason": "a plan"}
     assert viewer.post(path, body).status_code == 403
+    assert admin.post(path, {**body, "description": ""}).status_code == 422
     first, again = (admin.post(path, body, **key) for _ in range(2))
     assert (first.status_code, again.headers["idempotent-replayed"]) == (201, "true")
     schedule = first.json()["schedule_id"]
