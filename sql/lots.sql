@@ -19,9 +19,9 @@ COMMENT ON FUNCTION billing_data.usual_source IS
     'The source of credits of a transaction type. Helper.';
 
 -- What an amount takes of an account's lots, in the order in which credits are spent; what is not
--- told is taken of the pool. p_available is what the account had available before. The lots that
--- p_own_id made (a credit), or is, are taken first; where a part of this credit went to the pool,
--- the pool comes next.
+-- told is taken of the pool. p_available is what the account had available before; where p_amount
+-- is 0 or less, it does not matter, and nothing is taken. The lots that p_own_id made (a credit),
+-- or is, are taken first; where a part of this credit went to the pool, the pool comes next.
 CREATE OR REPLACE FUNCTION billing_data.plan_draw(
     p_account_id uuid, p_amount bigint, p_available bigint, p_own_id uuid
 ) RETURNS TABLE (lot_id uuid, amount_minor bigint)
@@ -71,7 +71,7 @@ BEGIN
     )
     SELECT p.id, least(p.left_minor, p_amount - p.before)::bigint
     FROM placed AS p
-    WHERE p.id IS NOT NULL AND p.before < p_amount;
+    WHERE p.id IS NOT NULL AND p_amount > 0 AND p.before < p_amount;
 END
 $$;
 COMMENT ON FUNCTION billing_data.plan_draw IS

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.sql.helpers import Caller, account_of, ledger_problems, new_user, session
+from tests.sql.holds import capture_all
 from tests.sql.lots import clock_at, now_of
 from tests.support import Database
 
@@ -146,6 +147,20 @@ def test_a_capture_pays_in_the_order_of_spending_and_overage_draws_like_a_charge
     more = dba.row("capture_hold", hold_id=hold, amount_minor=50, overage="available")
     assert (more["captured_minor"], more["available"]) == (13, 0)
     assert allocations(root, more["charge_id"]) == {after: 4}
+    assert ledger_problems(module_database) == []
+
+
+def test_captures_in_one_list_take_of_a_lot_what_they_charge_and_no_more(
+    module_database: Database, dba: Caller, root: Caller
+) -> None:
+    who = new_user(module_database, free=False)
+    lot = give(dba, who, 6, priority=90)
+    holds = [dba.row("create_hold", **who, amount_minor=3)["hold_id"] for _ in range(2)]
+    captures = [{"hold_id": holds[0], "amount_minor": 0}, {"hold_id": holds[1]}]
+    told = capture_all(dba, captures)
+    assert [row["available"] for row in told] == [3, 3]
+    assert allocations(root, told[1]["charge_id"]) == {lot: 3}
+    assert lefts(root, lot) == [3]
     assert ledger_problems(module_database) == []
 
 
