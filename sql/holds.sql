@@ -15,6 +15,8 @@ CREATE OR REPLACE FUNCTION billing_data.standing(
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+    v_due numeric;
 BEGIN
     held := p_account.held_credits;
     held_free_uses := p_account.held_free_uses;
@@ -28,8 +30,12 @@ BEGIN
         WHERE h.account_id = p_account.id AND h.state = 'open'
             AND h.expires_at <= billing_data.clock();
         paid_credits := paid_credits
-            - billing_data.credits_over(p_account.id, billing_data.clock())
-            + billing_data.credits_due(p_account.id, billing_data.clock());
+            - billing_data.credits_over(p_account.id, billing_data.clock());
+        v_due := billing_data.credits_due(p_account.id, billing_data.clock());
+        -- A grant that the balance has no room for is left out when it is booked.
+        IF v_due <= billing_data.max_amount() - paid_credits THEN
+            paid_credits := paid_credits + v_due;
+        END IF;
     END IF;
 END
 $$;

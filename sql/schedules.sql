@@ -528,6 +528,19 @@ BEGIN
         END IF;
     END IF;
     PERFORM billing_data.require(
+        extract(YEAR FROM greatest(v_schedule.next_at, v_schedule.expires_at) AT TIME ZONE 'UTC')
+        <= 9999,
+        'p_starts_at', 'the first grant, or the end of what is given once, is after the year 9999'
+    );
+    PERFORM billing_data.require(
+        NOT EXISTS (
+            SELECT
+            FROM billing_data.scheduled_grants AS s
+            WHERE s.schedule_id = p_schedule_id AND s.due_at = v_schedule.next_at
+        ),
+        'p_starts_at', 'the schedule has given credits for this moment before'
+    );
+    PERFORM billing_data.require(
         (v_schedule.next_at >= p_ends_at) IS NOT TRUE, 'p_ends_at',
         'it must be after the first grant'
     );

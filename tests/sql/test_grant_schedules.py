@@ -285,6 +285,7 @@ def test_a_grant_that_the_balance_has_no_room_for_is_left_out_and_blocks_nothing
     dba.row("create_credit", **_who(account), amount_minor=biggest)
     _set(dba, account, 1)
     with _at(module_database, "2028-01-01"):
+        assert dba.row("get_account", **_who(account))["paid_credits"] == biggest
         assert dba.row("create_charge", **_who(account), amount_minor=1)["balance_after"] == (
             biggest - 1
         )
@@ -347,3 +348,33 @@ def test_a_schedule_is_made_once_for_its_key(dba: Caller, account: dict[str, Any
         idempotency_key="plan",
     )  # fmt: skip
     assert refusal.slug == "idempotency_key_reused"
+
+
+def test_a_schedule_gives_for_a_moment_once_also_after_it_was_changed(
+    module_database: Database, dba: Caller, account: dict[str, Any]
+) -> None:
+    daily = _set(dba, account, repeat="daily")
+    once = {
+        "account_id": account["account_id"], "amount": 5, **WHY, "repeat": "once",
+        "schedule_id": daily["schedule_id"],
+    }  # fmt: skip
+    with _at(module_database, "2027-12-16 12:00"):
+        assert _balance(dba, account) == 20
+        assert_argument_refused(
+            dba, "set_grant_schedule", "p_starts_at", **once, starts_at=daily["next_at"]
+        )
+        _set(dba, account, **{**once, "starts_at": daily["next_at"] + MICROSECOND})
+        assert _balance(dba, account) == 25
+
+
+@pytest.mark.parametrize(
+    "more", [{}, {"repeat": "once", "lasts_days": 1}], ids=["every month", "once"]
+)
+def test_a_schedule_has_no_moments_after_the_year_9999(
+    dba: Caller, account: dict[str, Any], more: dict[str, Any]
+) -> None:
+    asked = {"account_id": account["account_id"], "amount": 1, **WHY, **more}
+    assert_argument_refused(
+        dba, "set_grant_schedule", "p_starts_at", **asked, starts_at=_day("9999-12-31 12:00")
+    )
+    assert dba.rows("list_grant_schedules", account_id=account["account_id"]) == []
