@@ -115,8 +115,9 @@ GRANT EXECUTE ON FUNCTION billing.list_caps TO billing_server, billing_dba;
 -- 'hard' refuses what would exceed the limit, 'alert' only tells that it was reached. A new cap
 -- counts from now on; the same scope, subject, period and mode again change the limit of that cap,
 -- and what was counted stays counted. Charges that are under way may still meet the limit before.
--- Locks: the cap's row. Writes: caps 1, admin_audit_logs 1 when something changed. Errors: actor
--- errors, invalid_argument, api_key_not_found, account_not_found.
+-- Locks: the account that the cap is for, the cap's row. Writes: caps 1, admin_audit_logs 1 when
+-- something changed. Errors: actor errors, invalid_argument, api_key_not_found, account_not_found,
+-- serialization_failure when the account was merged at this moment.
 -- Example: SELECT * FROM billing.set_cap(p_scope => 'account', p_subject => 'oauth:google:1',
 --              p_period => 'day', p_limit_minor => 1000, p_reason => 'its owner asked for it');
 CREATE OR REPLACE FUNCTION billing.set_cap(
@@ -162,6 +163,10 @@ BEGIN
     PERFORM billing_data.require(p_mode IN ('hard', 'alert'), 'p_mode', 'it must be hard or alert');
     PERFORM billing_data.require(p_limit_minor >= 0, 'p_limit_minor', 'it must be 0 or more');
     PERFORM billing_data.require_durable_commit();
+    IF p_scope = 'account' THEN
+        -- Held, so that it is merged either before, or when its cap is there to go with it.
+        v_subject := (billing_data.lock_account(v_subject::uuid)).id;
+    END IF;
     SELECT c.limit_minor INTO v_before
     FROM billing_data.caps AS c
     WHERE c.scope = p_scope AND c.subject = v_subject AND c.period = p_period AND c.mode = p_mode
@@ -255,8 +260,8 @@ GRANT EXECUTE ON FUNCTION billing.delete_cap TO billing_server, billing_dba;
 -- one that stays keeps its own cap where both have one for the same period and mode, and the other
 -- one counts nothing any more. When the merge is undone (p_made_for), those go back that were set
 -- for the merged account or for accounts merged into it.
--- Locks: the table caps against other changes of caps, when there is something to move. The caller
--- holds both accounts. Writes: caps 0..n.
+-- Locks: the caps that move. The caller holds both accounts, so that nobody sets the same cap for
+-- the account that they go to at this moment. Writes: caps 0..n.
 CREATE OR REPLACE FUNCTION billing_data.move_caps(
     p_from_id uuid, p_to_id uuid, p_made_for uuid[]
 ) RETURNS void
@@ -264,14 +269,6 @@ LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    IF NOT EXISTS (
-        SELECT FROM billing_data.caps AS c
-        WHERE c.scope = 'account' AND c.subject = p_from_id::text
-    ) THEN
-        RETURN;
-    END IF;
-    -- So that nobody sets the same cap for the account that they go to at this moment.
-    LOCK TABLE billing_data.caps IN SHARE ROW EXCLUSIVE MODE;
     UPDATE billing_data.caps AS c
     SET subject = p_to_id::text
     WHERE c.scope = 'account' AND c.subject = p_from_id::text

@@ -1542,8 +1542,9 @@ by all. A mode 'hard' refuses what would exceed the limit, 'alert' only tells th
 reached. A new cap counts from now on; the same scope, subject, period and mode again
 change the limit of that cap, and what was counted stays counted. Charges that are under
 way may still meet the limit before.$t$,
-$t$Locks: the cap's row. Writes: caps 1, admin_audit_logs 1 when something changed. Errors:
-actor errors, invalid_argument, api_key_not_found, account_not_found.$t$,
+$t$Locks: the account that the cap is for, the cap's row. Writes: caps 1, admin_audit_logs 1
+when something changed. Errors: actor errors, invalid_argument, api_key_not_found,
+account_not_found, serialization_failure when the account was merged at this moment.$t$,
 $t$SELECT *
 FROM billing.set_cap(
     p_scope => 'account',

@@ -13,6 +13,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from tests.sql.caps import set_cap
 from tests.sql.helpers import (
     Caller,
     Refusal,
@@ -212,3 +213,27 @@ def test_merges_undone_beside_transfers_and_gifts_lose_nothing(
             for account in (one, other, third)
         )
         assert sum(paid(module_database, one, other, third)) == given == 31
+
+
+def test_a_cap_that_is_set_while_its_account_is_merged_is_not_left_behind(
+    module_database: Database, dba: Caller
+) -> None:
+    one, other = user(module_database), user(module_database)
+    set_cap(dba, "account", 5, one.id)
+    with (
+        ThreadPoolExecutor(2) as pool,
+        session(module_database, "t_dba") as setting,
+        session(module_database, "t_dba") as merging,
+        session(module_database, "t_dba", autocommit=False) as holding,
+    ):
+        set_cap(holding, "account", 6, one.id)
+        asked = {"scope": "account", "subject": str(one.id), "period": "day", "limit_minor": 7}
+        is_set = pool.submit(try_again, setting, "set_cap", **asked, reason="a test")
+        wait_for(lambda: is_blocked(module_database, setting), "the second change to wait")
+        merged = pool.submit(_merge(one, other), merging)
+        wait_for(lambda: is_blocked(module_database, merging), "the merge to wait")
+        holding.connection.commit()
+        assert merged.result(timeout=60) == "done"
+        assert is_set.result(timeout=60)["limit_minor"] == 7
+    caps = dba.rows("list_caps", scope="account")
+    assert [(row["subject"], row["limit_minor"]) for row in caps] == [(str(other.id), 7)]
