@@ -571,7 +571,7 @@ BEGIN
             );
         END IF;
         v_outcomes := v_outcomes || v_round;
-        EXIT WHEN cardinality(v_outcomes) = cardinality(p_items);
+        EXIT WHEN cardinality(v_outcomes) = coalesce(cardinality(p_items), 0);
         v_left := billing_data.undecided(
             cardinality(p_items), ARRAY(SELECT o.item FROM unnest(v_outcomes) AS o), 32
         );
@@ -1045,7 +1045,7 @@ BEGIN
                 billing_data.captured_now(v_round), v_now
             );
         END IF;
-        EXIT WHEN cardinality(v_outcomes) = cardinality(p_items);
+        EXIT WHEN cardinality(v_outcomes) = coalesce(cardinality(p_items), 0);
         v_left := billing_data.undecided(
             cardinality(p_items), ARRAY(SELECT o.item FROM unnest(v_outcomes) AS o), v_most
         );
