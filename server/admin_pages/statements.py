@@ -21,6 +21,7 @@ from server.admin_pages.lists import (
     send_list,
     sorting,
 )
+from server.admin_pages.money import write_money
 from server.admin_pages.page import CSV_LIMIT, HEADERS, PAGE_SIZE, FormFault, render
 from server.gateway import FunctionCall, Row, functions
 from server.http.statements import month_after, open_statement, send_csv
@@ -81,7 +82,10 @@ async def show(request: web.Request, visit: Visit) -> web.StreamResponse:
         else None,
         first_page=f"{address}?{urlencode(period)}" if after is not None else None,
         sums=_sums(days),
-        money=_money(days),
+        money=[
+            (currency, await write_money(visit.request, minor, currency))
+            for currency, minor in _money(days)
+        ],
         chart=bar_chart("charges", "Uses", _by_day(days)),
         made_at=datetime.now(UTC),
     )
@@ -211,14 +215,11 @@ def _by_day(days: list[Row]) -> list[dict[str, Any]]:
     return list(found.values())
 
 
-def _money(days: list[Row]) -> list[tuple[str, int, int]]:
-    """Currency, what was sold, what went back, in minor units."""
-    found: dict[str, tuple[int, int]] = {}
+def _money(days: list[Row]) -> list[tuple[str, int]]:
+    """Currency, and what was sold less what went back, in minor units."""
+    found: dict[str, int] = {}
     for day in days:
         if day["currency"]:
-            sold, returned = found.get(day["currency"], (0, 0))
-            found[day["currency"]] = (
-                sold + int(day["sold_minor"]),
-                returned + int(day["returned_minor"]),
-            )
-    return [(currency, *sums) for currency, sums in sorted(found.items())]
+            paid = int(day["sold_minor"]) - int(day["returned_minor"])
+            found[day["currency"]] = found.get(day["currency"], 0) + paid
+    return sorted(found.items())

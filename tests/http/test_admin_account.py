@@ -10,6 +10,7 @@ from typing import Any
 
 from tests.identity_provider import Browser
 from tests.sql.holds import SECOND, stopped_clock
+from tests.sql.payments import bought, configure_provider
 from tests.sql.top_ups import agreed
 from tests.support import Database, unique
 
@@ -406,3 +407,39 @@ def test_a_held_free_use_and_a_hold_that_is_over_are_shown_as_what_they_are(
         done = _confirmed(admin, _send(admin, release, reason="it must not be captured late"))
         assert done.status_code == 303
         assert "9 one free use released" in _text(admin, address)
+
+
+def test_a_refused_form_calls_each_faulty_field_as_its_label_does(
+    module_database: Database, browsers: dict[str, Browser]
+) -> None:
+    _, address = _account(module_database)
+    for form in ("grant", "credits", "free-uses", "status", "transfer", "merge", "grant-schedules"):
+        wrong = dict.fromkeys(("amount", "other", "free_uses", "day", "lasts_days", "ends_on"), "x")
+        answer = _send(browsers["admin"], f"{address}/{form}", **wrong)
+        assert answer.status_code == 422, form
+        told = re.findall(r'<li><a href="#([^"]+)">([^<]+)</a>: ', answer.text)
+        assert told, form
+        for field, name in told:
+            label = re.search(
+                rf'<label for="{field}">([^<]+?) ?<|<legend>({name})</legend>', answer.text
+            )
+            assert label is not None, (form, field, name)
+            assert name in label.groups(), (form, field, name)
+
+
+def test_a_statement_writes_what_was_paid_as_money(
+    module_database: Database, browsers: dict[str, Browser]
+) -> None:
+    configure_provider(module_database)
+    who, payment_id = bought(module_database)
+    account_id = module_database.value(
+        "SELECT id FROM billing_data.accounts WHERE external_id = %s", who["external_id"]
+    )
+    [price] = module_database.value(
+        "SELECT array_agg(billing.describe_money(p_amount_minor => p.price_minor,"
+        " p_currency => p.currency)) FROM billing.list_purchases() AS p WHERE p.payment_id = %s",
+        payment_id,
+    )
+    told = _text(browsers["viewer"], f"/admin/accounts/{account_id}/statement")
+    assert f"Paid, USD {price}" in told
+    assert "minor units" not in told
