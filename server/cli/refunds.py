@@ -6,7 +6,8 @@ import argparse
 import asyncio
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any
 
 from server.cli.account_acts import ACCOUNT_HELP
@@ -91,6 +92,10 @@ def _refund(options: argparse.Namespace) -> int:
     if not purchases:
         raise CommandFailed(f"there is no payment {options.payment_id}")
     purchase = purchases[0]
+    provider = provider_of(purchase["provider"])
+    # What is missing here is told before the refund is recorded, which then waits for an answer.
+    config = None if options.dry_run else load_provider_config(os.environ, provider.kind)
+    settings = stored_settings(provider, config) if config else None
     options.key = options.key or f"refund-{secrets.token_hex(8)}"
     amount = None
     if options.amount:
@@ -112,8 +117,8 @@ def _refund(options: argparse.Namespace) -> int:
         key=options.key,
         dry=options.dry_run,
     )
-    name = provider_of(purchase["provider"]).name
-    if options.dry_run:
+    name = provider.name
+    if config is None or settings is None:
         words = (
             f"Nothing was changed. {name} would refund {begun['amount_text']};"
             f" {begun['credits_due']:,} credits would be taken back, and {begun['credits_there']:,}"
@@ -121,7 +126,8 @@ def _refund(options: argparse.Namespace) -> int:
         )
         print_result(begun, words, as_json=options.json)
         return 0
-    begun["return_id"] = asyncio.run(_carried_out(begun, name, options.key))
+    connecting = partial(provider.connect, settings, config.connection)
+    begun["return_id"] = asyncio.run(_carried_out(begun, connecting, name, options.key))
     print_result(
         begun,
         f"{name} refunds {begun['amount_text']} ({begun['return_id']}). The credits are taken back"
@@ -131,15 +137,14 @@ def _refund(options: argparse.Namespace) -> int:
     return 0
 
 
-async def _carried_out(begun: Mapping[str, Any], name: str, key: str) -> str:
+async def _carried_out(
+    begun: Mapping[str, Any], connecting: Callable[[], Awaitable[ProviderApi]], name: str, key: str
+) -> str:
     """Asks the provider, and returns the refund's id there."""
-    provider = provider_of(begun["provider"])
     opened: list[ProviderApi] = []
 
     async def connect() -> ProviderApi:
-        config = load_provider_config(os.environ, provider.kind)
-        settings = stored_settings(provider, config)
-        opened.append(await provider.connect(settings, config.connection))
+        opened.append(await connecting())
         return opened[0]
 
     async def finish(**arguments: Any) -> None:

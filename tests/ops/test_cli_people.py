@@ -177,5 +177,18 @@ def test_a_payment_is_found_and_refunded_by_its_provider_once(
     for wrong in (("--amount", "99.00"), ("--amount", "much")):
         asked = ("payments", "refund", payment_id, "--reason", "x", *wrong)
         refused(run(*asked, environment=environment), 1)
+    # Without what the provider needs, nothing is recorded that would wait for its answer.
+    unable = run(
+        "payments",
+        "refund",
+        payment_id,
+        "--reason",
+        "x",
+        environment={
+            name: value for name, value in environment.items() if name != "ENCRYPTION_KEY"
+        },
+    )
+    assert "ENCRYPTION_KEY" in unable.stderr
+    assert _told(environment, "payments", "find", payment_id)[0]["left_text"] == row["left_text"]
     nothing = run("payments", "refund", "pi_x", "--reason", "x", environment=environment)
     refused(nothing, 1)
