@@ -20,7 +20,7 @@ SETTINGS = {
     "publishable_key": "pk_test_fakeStripeOfDev",
     "webhook_secret": "whsec_fakeStripeOfDev",
 }
-_EVENTS = ["payment_intent.succeeded", "payment_intent.payment_failed"]
+_EVENTS = ["payment_intent.succeeded", "payment_intent.payment_failed", "refund.updated"]
 _UNKNOWN = ("automatic_payment_methods", "setup_future_usage")
 _CARD = {"number": "4242424242424242", "exp_month": 12, "exp_year": 2050, "cvc": "123"}
 
@@ -60,6 +60,16 @@ def _without(method: Callable[..., Any], *names: str) -> Callable[..., Any]:
     return called
 
 
+def _reported(api: Any, make: Callable[..., None]) -> Callable[..., None]:
+    """Makes a refund and reports it a second later, which localstripe does not do itself."""
+
+    def made(refund: Any, **named: Any) -> None:
+        make(refund, **named)
+        api.schedule_webhook(api.Event("refund.updated", refund))
+
+    return made
+
+
 async def _serve(webhook: str) -> None:
     from aiohttp import web
     from localstripe import resources
@@ -68,6 +78,7 @@ async def _serve(webhook: str) -> None:
     # localstripe refuses what it does not know. It charges a card whoever is present.
     api.PaymentIntent.__init__ = _without(api.PaymentIntent.__init__, *_UNKNOWN)
     api.extra_apis[:] = [(*kind, _without(call, "off_session")) for *kind, call in api.extra_apis]
+    api.Refund.__init__ = _reported(api, api.Refund.__init__)
     from localstripe import server  # which takes what is in extra_apis by now
 
     async def pay(request: web.Request) -> web.Response:

@@ -24,6 +24,7 @@ import psutil
 import psycopg
 import pytest
 
+from server.cli.fake_stripe import SETTINGS
 from server.config import load_provider_config
 from tests.support import (
     BILLING,
@@ -342,6 +343,14 @@ def test_buying_and_sample_data_can_be_tried(directory: Path) -> None:
         for _ in range(4):  # the first three take free uses
             assert dev.post("charges", charge_body("user-1", 8)).status_code == 201
         wait_for(lambda: credits_left(dev) == 7 + 20 - 8 + 20, "the credits of the top-up")
+        # localstripe takes refunds, but does not report them itself
+        fake = command.split()[-1].partition("/_config/")[0]
+        refund = {"payment_intent": bought.json()["payment_id"], "amount": "100"}
+        secret = (SETTINGS["api_key"], "")
+        assert httpx2.post(f"{fake}/v1/refunds", data=refund, auth=secret).status_code == 200
+        wait_for(
+            lambda: credits_left(dev) == 7 + 20 - 8 + 20 - 4, "the refund's credits taken back"
+        )
         with psycopg.connect(dev.facts["dsn"]) as owner:
             once = owner.execute(
                 "SELECT count(*), sum(total_uses) FROM billing_data.accounts"
