@@ -3,13 +3,14 @@ whatever becomes of the work."""
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import anyio
 import httpx2
@@ -39,6 +40,8 @@ from tests.sql.holds import SECOND, stopped_clock
 from tests.support import (
     Service,
     clean_environment,
+    held_account,
+    running_service,
     unique,
 )
 
@@ -156,6 +159,17 @@ async def test_a_use_is_entered_once(billing: Either, user: User) -> None:
     assert (await billing.balance(user)).paid_credits == 9
 
 
+async def test_a_key_whose_use_was_given_back_does_no_work_for_nothing(
+    billing: Either, user: User
+) -> None:
+    await spend(billing, user, 2, nothing, idempotency_key="job-1")
+    with pytest.raises(HoldSettled, match="another key"):
+        await spend(billing, user, 2, pytest.fail, idempotency_key="job-1")
+    for _ in range(2):  # what was taken before is taken once
+        await spend(billing, user, 2, lambda use: use.settle(1), idempotency_key="job-2")
+    assert (await billing.balance(user)).paid_credits == 9
+
+
 async def test_a_failure_to_settle_does_not_hide_the_error_of_the_block(
     billing: Either, user: User, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -223,6 +237,35 @@ async def test_a_cancelled_block_gives_everything_back(service: Service, user: U
                 scope.cancel()
                 await anyio.sleep_forever()
         assert (await billing.get_hold(use.hold.hold_id)).status == "released"
+
+
+async def test_a_use_that_is_cancelled_while_it_settles_is_settled_all_the_same(
+    service: Service, user: User
+) -> None:
+    """As when a web server cancels the request of a client that hung up."""
+
+    async def work() -> None:
+        async with billing.use(user, 5) as use:
+            use.settle(3)
+            holds.append(use.hold.hold_id)
+            await may_end.wait()
+
+    holds: list[UUID] = []
+    may_end = asyncio.Event()
+    with running_service(service.database, LOCK_TIMEOUT="0.2") as impatient:
+        async with AsyncBilling(impatient.base_url, impatient.key.secret) as billing:
+            task = asyncio.create_task(work())
+            while not holds:
+                await asyncio.sleep(0.01)
+            with held_account(service.database, user.external_id):
+                may_end.set()
+                # The server refuses the first attempt meanwhile.
+                assert not (await asyncio.wait([task], timeout=0.5))[0]
+                task.cancel()
+                assert not (await asyncio.wait([task], timeout=0.1))[0]
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert (await billing.get_hold(holds[0])).captured_minor == 3
 
 
 async def test_the_hold_of_a_process_that_died_expires(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Coroutine
 from typing import Any, Self
@@ -9,7 +10,7 @@ from typing import Any, Self
 import anyio
 
 from ciris_billing_client import operations
-from ciris_billing_client.errors import BillingError
+from ciris_billing_client.errors import BillingError, HoldSettled
 from ciris_billing_client.exchange import Operation
 from ciris_billing_client.models import Hold, Overage
 
@@ -41,6 +42,14 @@ class _Use:
         if self._hold is not None:
             raise RuntimeError("a use is entered once; make another one by use()")
         return self._beginning
+
+    def _begun(self, hold: Hold) -> None:
+        """Refuses a hold that an earlier block with the same key gave back: nothing can be taken
+        from it any more, and the work would be done for nothing."""
+        if hold.status == "released":
+            text = f"Hold {hold.hold_id} was released before: this use needs another key"
+            raise HoldSettled(409, {"code": "hold_settled", "detail": text})
+        self._hold = hold
 
     def _ending(self) -> Operation[Hold]:
         if self._settled is None:
@@ -74,15 +83,39 @@ class AsyncUse(_Use):
         self._hold = await self._run(operations.extend(self.hold.hold_id, expires_in_seconds))
 
     async def __aenter__(self) -> Self:
-        self._hold = await self._run(self._first())
+        self._begun(await self._run(self._first()))
         return self
 
     async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         with anyio.CancelScope(shield=True):  # a cancelled task settles or releases all the same
-            try:
-                self._hold = await self._run(self._ending())
-            except BillingError as failure:
-                self._not_ended(failure, error)
+            await _in_spite_of_cancel(self._end(error))
+
+    async def _end(self, error: BaseException | None) -> None:
+        try:
+            self._hold = await self._run(self._ending())
+        except BillingError as failure:
+            self._not_ended(failure, error)
+
+
+async def _in_spite_of_cancel(work: Coroutine[Any, Any, None]) -> None:
+    """Does the work although the task is cancelled meanwhile, and lets the cancellation go on
+    afterwards. No scope keeps asyncio's own Task.cancel() out, so there a task of its own works."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:  # trio
+        await work
+        return
+    task = asyncio.ensure_future(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is None:
+        return await task
+    task.exception()  # it is in the log; the cancellation comes first
+    raise cancelled
 
 
 class Use(_Use):
@@ -97,7 +130,7 @@ class Use(_Use):
         self._hold = self._run(operations.extend(self.hold.hold_id, expires_in_seconds))
 
     def __enter__(self) -> Self:
-        self._hold = self._run(self._first())
+        self._begun(self._run(self._first()))
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
