@@ -146,6 +146,8 @@ async def test_a_history_is_read_through_all_its_pages(billing: Either) -> None:
     page = await billing.history_page(user, limit=3)
     assert (page.total_count, page.has_more, len(page.transactions)) == (8, True, 3)
     assert await billing.all_history(new_user()) == []
+    with pytest.raises(ValueError, match="at least one"):  # a page of none leads to itself
+        await billing.all_history(user, page_size=0)
 
 
 async def test_balance_and_statement_tell_what_a_user_had(billing: Either) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import pickle
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
@@ -163,7 +164,7 @@ def test_a_date_in_retry_after_is_understood_and_nonsense_is_not() -> None:
     assert wanted is not None
     assert 50 < wanted <= 60
     assert retry_after({"retry-after": "Thu, 01 Jan 2026 00:00:00 GMT"}) == 0
-    for nonsense in ("", "soon", "-1", "1.5", "٣"):
+    for nonsense in ("", "soon", "-1", "1.5", "٣", f"Fri, 01 Jan 2026 {10**20}:00:00"):
         assert retry_after({"retry-after": nonsense}) is None
 
 
@@ -194,9 +195,23 @@ def test_an_answer_of_a_later_release_is_read_and_one_of_another_service_is_an_e
     proxy = Run(operations.check(ADA), [Reply(500, {}, b"<html>\xff")])
     assert isinstance(proxy.error, ServiceFault)
     assert "<html>" in str(proxy.error)
+    for body in (b'{"detail":"\xff"}', b'{"a":' * 100_000):
+        assert isinstance(Run(operations.check(ADA), [Reply(500, {}, body)]).error, ServiceFault)
+        unread = Run(operations.check(ADA), [Reply(200, {}, body)])
+        assert isinstance(unread.error, UnreadableAnswer)
 
 
-@pytest.mark.parametrize("key", ["a\nb", "ключ", "k" * 256])
+def test_an_error_reaches_another_process_whole() -> None:
+    """A worker pool pickles it."""
+    lost = Run(operations.charge(ADA, idempotency_key="k"), [LOST], retries=0).error
+    refused = Run(operations.charge(ADA, idempotency_key="k"), [reply(402)]).error
+    for error in (lost, refused):
+        copied = pickle.loads(pickle.dumps(error))
+        assert (type(copied), str(copied)) == (type(error), str(error))
+        assert vars(copied) == vars(error)
+
+
+@pytest.mark.parametrize("key", ["", " ", " a", "a ", "a\nb", "ключ", "k" * 256])
 def test_a_key_that_no_header_can_carry_is_refused_before_it_is_sent(key: str) -> None:
     with pytest.raises(ValueError, match="idempotency key"):
         operations.charge(ADA, idempotency_key=key)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from ciris_billing_client import WebhookError, verify_webhook
+from multidict import CIMultiDict
 from standardwebhooks import Webhook as Signer
 
 from tests.clients.example import running_example
@@ -46,6 +47,11 @@ def test_a_signed_message_is_read() -> None:
     assert (message.id, message.type, message.timestamp.hour) == ("msg_1", "credits.low", 20)
     lowered = {name.lower(): value for name, value in signed(SECRET).items()}
     assert verify_webhook(BODY.decode(), lowered, SECRET).data == {"available": 2}
+
+
+def test_a_header_that_comes_twice_is_no_failure_of_ours() -> None:
+    twice = CIMultiDict([*signed(SECRET).items(), ("webhook-id", "msg_1")])
+    assert verify_webhook(BODY, twice, SECRET).id == "msg_1"
 
 
 def test_either_side_may_change_its_secret_without_losing_a_message() -> None:

@@ -139,6 +139,7 @@ class AsyncBilling(_Client):
 
     async def history(self, user: User, *, page_size: int = 50) -> AsyncIterator[Transaction]:
         """Every entry of the user's history, newest first, read page by page."""
+        _check_page_size(page_size)
         page = await self.history_page(user, limit=page_size)
         while True:
             for entry in page.transactions:
@@ -224,6 +225,7 @@ class Billing(_Client):
 
     def history(self, user: User, *, page_size: int = 50) -> Iterator[Transaction]:
         """Every entry of the user's history, newest first, read page by page."""
+        _check_page_size(page_size)
         page = self.history_page(user, limit=page_size)
         while True:
             yield from page.transactions
@@ -281,6 +283,11 @@ class Billing(_Client):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _check_page_size(page_size: int) -> None:
+    if page_size < 1:  # the service answers an empty page, which leads to itself
+        raise ValueError("a page has at least one entry")
 
 
 def _lowered(headers: Mapping[str, str]) -> dict[str, str]:

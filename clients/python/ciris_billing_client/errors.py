@@ -16,6 +16,16 @@ T = TypeVar("T")
 class BillingError(Exception):
     """The base of every error of this package."""
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Worker pools pickle errors. Python itself would call the class with the message alone.
+        return _again, (type(self), self.args, self.__dict__)
+
+
+def _again(kind: type[BillingError], args: tuple[Any, ...], fields: dict[str, Any]) -> BillingError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(fields)
+    return error
+
 
 class NoAnswer(BillingError):
     """No answer came in time, so it is unknown whether the service did what was asked. The same

@@ -36,6 +36,8 @@ _WORTH_REPEATING = {
     HTTPStatus.SERVICE_UNAVAILABLE,
     HTTPStatus.GATEWAY_TIMEOUT,
 }
+# What decoding raises for a body that is no JSON, no UTF-8, or nested without end.
+UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 
 
@@ -166,7 +168,7 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
         return float(text)
     try:
         moment = parsedate_to_datetime(text)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
@@ -176,7 +178,7 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 def _read(operation: Operation[T], reply: Reply) -> T:
     try:
         return operation.read(reply)
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise UnreadableAnswer(f"{operation.method} {operation.path}: {error}") from error
 
 
@@ -195,7 +197,7 @@ def refusal(status: int, content: bytes, **facts: Any) -> ApiError:
     """The error that an answer says. A proxy's own answer may be no JSON."""
     try:
         body = msgspec.json.decode(content, type=dict[str, Any])
-    except msgspec.MsgspecError:
+    except UNREADABLE:
         body = {"detail": content[:200].decode(errors="replace")}
     return error_class(status, body.get("code"))(status, body, **facts)
 

@@ -416,9 +416,13 @@ def _write(path: str, read: Callable[[Reply], T], body: Any, key: str | None) ->
 
 
 def _key(given: str | None) -> str:
-    key = given or str(uuid4())
-    if not (key.isascii() and key.isprintable() and len(key) <= _LONGEST_KEY):
-        raise ValueError("an idempotency key is printable ASCII, at most 255 characters long")
+    key = str(uuid4()) if given is None else given
+    is_short = 1 <= len(key) <= _LONGEST_KEY
+    # A header's value loses the spaces around it.
+    if not (is_short and key.isascii() and key.isprintable() and key == key.strip()):
+        raise ValueError(
+            "an idempotency key is 1 to 255 characters of printable ASCII, without spaces around it"
+        )
     return key
 
 

@@ -41,15 +41,16 @@ def verify_webhook(
     """The message, if one of its signatures was made with one of the secrets (`whsec_...`) in the
     last five minutes. `content` is the body as it came. Two secrets are for the days on which you
     change from one to the other."""
+    # A name that is there twice counts once, as it does for the verifier.
+    lowered = {name.lower(): value for name, value in headers.items()}
     known = [secrets] if isinstance(secrets, str) else secrets
     failure: Exception = WebhookError("no secret is given")
     for verifier in [Verifier(secret) for secret in known]:  # a wrong secret is not the sender's
         try:
-            payload = msgspec.convert(verifier.verify(content, dict(headers)), _Payload)
+            payload = msgspec.convert(verifier.verify(content, lowered), _Payload)
         # A header or a body of a wrong form is a ValueError.
         except (WebhookVerificationError, msgspec.MsgspecError, ValueError) as error:
             failure = error
         else:
-            [message_id] = [one for name, one in headers.items() if name.lower() == "webhook-id"]
-            return Webhook(message_id, payload.type, payload.timestamp, payload.data)
+            return Webhook(lowered["webhook-id"], payload.type, payload.timestamp, payload.data)
     raise WebhookError(str(failure)) from failure
