@@ -11,6 +11,7 @@ from uuid import UUID
 
 from server.cli.database import call_function
 from server.cli.output import on_one_line, print_result, print_rows, print_table
+from server.cli.parser import idempotency_key
 from server.timeline_words import KINDS, reason_told, told
 
 ACCOUNT_HELP = "an account id, provider:external id (oauth:google:ada), or an e-mail address"
@@ -56,7 +57,11 @@ def add_actions(actions: Any) -> None:
     reverse.add_argument("entry", type=UUID, metavar="ENTRY", help="the id of a charge or credit")
     reverse.add_argument("--amount", type=int, metavar="N", help="credits (all that is left)")
     reverse.add_argument("--dry-run", action="store_true", help="say what would be reversed")
-    reverse.add_argument("--key", help="an idempotency key: the same call again changes nothing")
+    reverse.add_argument(
+        "--key",
+        type=idempotency_key,
+        help="an idempotency key: the same call again changes nothing",
+    )
     reverse.set_defaults(run=_reverse)
     _add_reason(reverse)
 

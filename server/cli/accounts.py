@@ -18,6 +18,7 @@ from typing import Any, TextIO
 from server.cli import account_acts, account_books
 from server.cli.database import call_function
 from server.cli.output import CommandFailed, print_result
+from server.cli.parser import idempotency_key
 
 _LINES_IN_A_CALL = 1000
 _NAMES = ("account_id", "oauth_provider", "external_id")
@@ -49,7 +50,9 @@ def add_parser(commands: Any) -> None:
     )
     grant.add_argument("account", metavar="ACCOUNT", nargs="?", help=account_acts.ACCOUNT_HELP)
     grant.add_argument("amount", metavar="AMOUNT", nargs="?", type=int, help="credits")
-    grant.add_argument("--key", help="an idempotency key for the grant to one account")
+    grant.add_argument(
+        "--key", type=idempotency_key, help="an idempotency key for the grant to one account"
+    )
     grant.add_argument("--json", action="store_true", help="print JSON, for one account")
     grant.add_argument("--file", help="the list; - for standard input")
     grant.add_argument("--reason", required=True, help="why, for the ledger and the audit log")

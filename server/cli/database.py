@@ -76,7 +76,8 @@ def _in_words(error: psycopg.Error) -> str:
     if slug == "invalid_argument":
         values = json.loads(error.diag.message_detail or "{}")
         argument = str(values["argument"]).removeprefix("p_").replace("_", " ")
-        return f"{argument}: {values['problem']}"
+        problem = re.sub(r"\bp_(\w+)", r"\1", values["problem"])  # it may name another argument
+        return f"{argument}: {problem}"
     if slug == "actor_required":
         return f"{_first_line(error)}: {_WHO_MAY}"
     if code.startswith("PB"):

@@ -8,10 +8,16 @@ from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from typing import Any
 
+_LARGEST = 2**63 - 1  # a bigint
+
 
 class Parser(argparse.ArgumentParser):
     """A parser with suggestions. add_subparsers() makes the parsers of commands from this class
     too."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.register("type", int, _whole_number)  # every argument with type=int
 
     def parse_known_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
@@ -33,6 +39,21 @@ class Parser(argparse.ArgumentParser):
             f"invalid choice: {value!r} (choose from {', '.join(choices)})"
             + _did_you_mean(str(value), choices),
         )
+
+
+def _whole_number(text: str) -> int:
+    number = int(text)
+    if abs(number) > _LARGEST:
+        raise argparse.ArgumentTypeError(f"no number beyond {_LARGEST} can be stored")
+    return number
+
+
+def idempotency_key(text: str) -> str:
+    """A key as it was given. An empty one, as of a variable that is not set, would be none, and
+    the same call again would count twice."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("a key needs at least one character")
+    return text
 
 
 def _did_you_mean(text: str, known: Iterable[str]) -> str:

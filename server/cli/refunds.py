@@ -13,6 +13,7 @@ from typing import Any
 from server.cli.account_acts import ACCOUNT_HELP
 from server.cli.database import call_function
 from server.cli.output import CommandFailed, print_result, print_rows, waiting
+from server.cli.parser import idempotency_key
 from server.cli.providers import stored_settings
 from server.config import load_provider_config
 from server.payments.provider import (
@@ -49,7 +50,11 @@ def add_actions(actions: Any) -> None:
     refund.add_argument("payment_id")
     refund.add_argument("--reason", required=True, help="why, for the audit log")
     refund.add_argument("--amount", metavar="MONEY", help="as 7.99 (all that is left)")
-    refund.add_argument("--key", help="an idempotency key: the same call again refunds nothing")
+    refund.add_argument(
+        "--key",
+        type=idempotency_key,
+        help="an idempotency key: the same call again refunds nothing",
+    )
     refund.add_argument("--dry-run", action="store_true", help="say what would be refunded")
     refund.add_argument("--json", action="store_true", help="print JSON")
     refund.set_defaults(run=_refund)

@@ -79,10 +79,12 @@ def test_a_balance_and_the_top_consumers_are_told(environment: dict[str, str]) -
         (("statement", "oauth:google:nobody"), 1, "Account not found"),
         (("statement", WHO, "--from", "yesterday"), 2, "give one as 2026-11-01"),
         (("statement", WHO, "--from", "2026-02-01", "--to", "2026-01-01"), 1,
-         "to: it must not be before p_from"),
+         "to: it must not be before from"),
         (("statement", WHO, "--output", "/nowhere/at/all"), 1, "cannot write /nowhere/at/all"),
         (("top", "--limit", "0x"), 2, "invalid int value"),
         (("top", "--limit", "99999"), 1, "limit: it must be 0 to 10001"),
+        (("grant", WHO, str(2**63), "--reason", "r"), 2, f"no number beyond {2**63 - 1}"),
+        (("grant", WHO, "1", "--reason", "r", "--key", ""), 2, "a key needs at least one"),
     ],
     ids=str,
 )  # fmt: skip
