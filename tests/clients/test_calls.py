@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, assert_type
 from uuid import uuid4
@@ -148,6 +150,25 @@ async def test_a_history_is_read_through_all_its_pages(billing: Either) -> None:
     assert await billing.all_history(new_user()) == []
     with pytest.raises(ValueError, match="at least one"):  # a page of none leads to itself
         await billing.all_history(user, page_size=0)
+
+
+def test_processes_that_are_forked_read_their_own_answers(service: Service) -> None:
+    with Billing(service.base_url, service.key.secret) as billing:
+        users = [new_user() for _ in range(4)]
+        for user in users:
+            billing.check(user)
+        children = []
+        for user in users:
+            child = os.fork()
+            if child == 0:
+                own = False
+                with suppress(Exception):
+                    own = all(
+                        billing.account(user).external_id == user.external_id for _ in range(40)
+                    )
+                os._exit(0 if own else 1)
+            children.append(child)
+        assert [os.waitpid(child, 0)[1] for child in children] == [0] * 4
 
 
 async def test_balance_and_statement_tell_what_a_user_had(billing: Either) -> None:

@@ -222,6 +222,7 @@ class Billing(_Client):
     ) -> None:
         super().__init__(base_url, api_key, Options(timeout, deadline, retries))
         self._http = http or httpx2.Client()
+        self._process = None if http else os.getpid()
 
     def history(self, user: User, *, page_size: int = 50) -> Iterator[Transaction]:
         """Every entry of the user's history, newest first, read page by page."""
@@ -248,6 +249,9 @@ class Billing(_Client):
         if isinstance(step, Pause):
             time.sleep(step.seconds)
             return None
+        if self._process not in (None, os.getpid()):
+            # A forked process shares the connections, and would read another one's answers.
+            self._http, self._process = httpx2.Client(), os.getpid()
         # httpx2 bounds each connecting, sending and receiving, but neither their sum nor looking up
         # a name. So another thread makes the attempt, and this one waits only as long as it may.
         attempt: Future[Reply | Lost] = Future()
