@@ -708,7 +708,7 @@ BEGIN
             );
         END IF;
         v_outcomes := v_outcomes || v_round;
-        EXIT WHEN cardinality(v_outcomes) = cardinality(p_items);
+        EXIT WHEN cardinality(v_outcomes) = coalesce(cardinality(p_items), 0);
         IF v_round IS NULL THEN
             RAISE EXCEPTION 'no remaining item could be decided';
         END IF;

@@ -197,7 +197,7 @@ def test_holds_are_listed_by_state_as_it_is_now(
         assert len(dba.rows("list_holds", **who)) == 5
 
 
-@pytest.mark.parametrize("function", ["hold_items", "capture_items"])
+@pytest.mark.parametrize("function", ["check_items", "charge_items", "hold_items", "capture_items"])
 def test_no_list_at_all_has_no_outcomes(dba: Caller, function: str) -> None:
     dba.execute("SET statement_timeout = '5s'")
     assert dba.execute(f"SELECT * FROM billing.{function}(p_items => NULL)") == []
