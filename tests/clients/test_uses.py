@@ -98,6 +98,21 @@ async def test_all_that_is_held_is_taken_where_no_amount_is_settled(
     assert (use.hold.captured_minor, use.hold.balance) == (4, 6)
 
 
+@pytest.mark.parametrize("amount", [-1, 2.5, "3", True])
+async def test_what_cannot_be_settled_is_refused_before_the_block_ends(
+    billing: Either, user: User, amount: Any
+) -> None:
+    refused = []
+
+    def work(use: Any) -> None:
+        with pytest.raises(ValueError, match="0 or more"):
+            use.settle(amount)
+        refused.append(amount)
+
+    use = await spend(billing, user, 5, work)
+    assert (refused, use.hold.status) == ([amount], "released")
+
+
 async def test_a_block_that_does_not_settle_gives_everything_back(
     billing: Either, user: User
 ) -> None:

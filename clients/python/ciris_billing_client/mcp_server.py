@@ -119,7 +119,7 @@ def _writing(billing: AsyncBilling) -> list[Tool]:
     async def reverse(charge_id: str, reason: str, amount: int | None = None) -> Result:
         """Gives a charge back, by default all that is left of it; the same amount of it once,
         however often this is asked."""
-        key = f"mcp:{charge_id}:{amount}"[:255]
+        key = f"mcp:{charge_id.lower()}:{amount}"[:255]  # an id may be written in capitals
         return await _told(
             lambda: billing.reverse(charge_id, reason, amount=amount, idempotency_key=key)
         )

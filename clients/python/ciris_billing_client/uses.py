@@ -36,6 +36,9 @@ class _Use:
         """Says what the work cost, by default all that is held. It is taken when the block ends,
         also if an error ends it: what was settled was used. The last call counts. More than is held
         is refused, or with `overage="available"` taken as far as the user has it."""
+        # Refused here, because the block's end is too late: the work is done by then.
+        if amount is not None and (type(amount) is not int or amount < 0):
+            raise ValueError(f"what the work cost must be a whole number, 0 or more: {amount!r}")
         self._settled = amount, overage
 
     def _first(self) -> Operation[Hold]:
