@@ -15,7 +15,7 @@ from server.http.app_keys import GATEWAY
 from server.http.client_address import client_address
 from server.http.errors import ApiError, from_refused, unavailable, validation_error
 from server.http.quick_decoder import quick_decoder
-from server.http.request_shape import Shape
+from server.http.request_shape import Shape, needs_no_field
 from server.http.validation import missing
 
 READ = "billing:read"
@@ -47,9 +47,12 @@ def agent_endpoint(
     idempotent: bool = False,
 ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     """Guards `handler` with an API key that has `permission` and gives it validated models.
-    With `idempotent`, the Idempotency-Key header is read too."""
+    With `idempotent`, the Idempotency-Key header is read too. A body that needs no field need not
+    be sent."""
 
-    shape = Shape(body, path, query, idempotent, body and quick_decoder(body))
+    quick = body and quick_decoder(body)
+    may_be_absent = body is not None and needs_no_field(body)
+    shape = Shape(body, path, query, idempotent, quick, may_be_absent)
 
     async def endpoint(request: web.Request) -> web.StreamResponse:
         models, entries = await shape.read(request)

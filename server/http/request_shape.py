@@ -21,16 +21,23 @@ class WriteHeaders(BaseModel):
     idempotency_key: Text255 | None = Field(default=None, alias="idempotency-key")
 
 
+def needs_no_field(model: type[BaseModel]) -> bool:
+    """Whether a body without fields is one of this model."""
+    return not any(field.is_required() for field in model.model_fields.values())
+
+
 @dataclass(frozen=True, slots=True)
 class Shape:
     """The models of a request's parts. With `idempotent`, the Idempotency-Key header is read too.
-    `quick` reads a plain body without its model, into an object with the same attributes."""
+    `quick` reads a plain body without its model, into an object with the same attributes. A body
+    that `may_be_absent` then is one without fields."""
 
     body: type[BaseModel] | None
     path: type[BaseModel] | None
     query: type[BaseModel] | None
     idempotent: bool
     quick: QuickDecoder | None = None
+    may_be_absent: bool = False
 
     async def read(self, request: web.Request) -> tuple[dict[str, Any], Entries]:
         """Returns the request's parts as models, and the entries of what fails, in the order of the
@@ -60,6 +67,8 @@ class Shape:
             entries += faults
         if body is not None:
             models["body"] = body
+        elif self.body is not None and absent and self.may_be_absent:
+            models["body"] = self.body()
         elif self.body is not None and absent:
             entries.append(missing("body"))
         elif self.body is not None:

@@ -21,6 +21,7 @@ from server.http.error_codes import (
     ValidationError,
 )
 from server.http.example_values import ERROR_VALUES, REQUEST_ID
+from server.http.request_shape import needs_no_field
 from server.http.route import SIGNED, STAFF, ErrorAnswer, Route, Section
 from server.limits import INT64_MAX, most
 from server.payments.provider import PaymentProvider
@@ -252,7 +253,8 @@ class _Description:
         if route.body is not None or route.example.request is not None:
             schema = self._schemas.of(route.body) if route.body is not None else _ANYTHING
             content = {_JSON: {"schema": schema, "example": route.example.request}}
-            operation["requestBody"] = {"required": True, "content": content}
+            optional = route.is_for_agents and route.body and needs_no_field(route.body)
+            operation["requestBody"] = {"required": not optional, "content": content}
         operation["responses"] = self._responses()
         return operation
 

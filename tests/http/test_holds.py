@@ -127,6 +127,22 @@ def test_a_release_gives_back_and_a_free_use_can_be_held(
     assert client.post(CHECK, json=identity(user)).json()["has_credit"] is True
 
 
+def test_what_settles_a_hold_needs_no_body(service: Service, client: httpx2.Client) -> None:
+    payer = make_account(service, free=0, paid=10)
+    extended, captured, released = (_held(client, payer, 3) for _ in range(3))
+    for hold_id, how, state in (
+        (extended, "extend", "open"),
+        (captured, "capture", "captured"),
+        (released, "release", "released"),
+    ):
+        for body in (b"", b"{}"):  # the same request
+            answer = client.post(f"{HOLDS}/{hold_id}/{how}", content=body)
+            assert (answer.status_code, answer.json()["status"]) == (200, state), answer.text
+    assert answer.json()["balance"] == 10 - 3
+    assert client.post(f"{HOLDS}/{extended}/release", content=b"{").status_code == 422
+    assert client.post(HOLDS).status_code == 422
+
+
 def test_a_header_key_repeats_and_a_body_key_conflicts(client: httpx2.Client, payer: str) -> None:
     key = unique("key")
     first = _hold(client, payer, 2, key=key)
