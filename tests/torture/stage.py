@@ -89,9 +89,11 @@ class Stage:
 
     def server_pids(self) -> list[int]:
         """The server's master and its workers."""
-        if not self._runs():
-            return []
-        return [self.server.process.pid, *sorted(worker_pids(self.server))]
+        if self._runs():
+            # The other fault of the round may end it at this moment.
+            with contextlib.suppress(psutil.NoSuchProcess):
+                return [self.server.process.pid, *sorted(worker_pids(self.server))]
+        return []
 
     def log(self) -> str:
         """Everything that the servers have logged."""
