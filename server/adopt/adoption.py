@@ -167,7 +167,7 @@ def _adopt(
     old = examine(connection)
     if old is None:
         return None
-    refuse_writers(writers(connection, idle_logins))
+    refuse_writers(connection, idle_logins)
     lock_tables(connection, old)
     cipher = require_cipher(encryption_keys) if has_secrets(connection) else None
     plan = _make_plan(connection, old, seed, step)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, LiteralString
@@ -168,6 +169,7 @@ def _with_tables(connection: Connection, revision: str) -> OldDatabase:
     return OldDatabase(revision, tuple(sorted(tables - {"alembic_version"})), columns)
 
 
+_END_OF_SESSION = 1.0  # seconds
 _WRITERS: LiteralString = """
     SELECT
         coalesce(s.usename, ''), coalesce(s.application_name, ''),
@@ -198,8 +200,14 @@ def writers(connection: Connection, idle_logins: Collection[str] = ()) -> list[W
     return [Writer(*row) for row in connection.execute(_WRITERS, [list(idle_logins)])]
 
 
-def refuse_writers(found: list[Writer]) -> None:
-    """Raises MigrationError if any are left."""
+def refuse_writers(connection: Connection, idle_logins: Collection[str]) -> None:
+    """Raises MigrationError if any are left. A session that was just closed takes a moment to
+    end, so it is looked for twice."""
+    found = writers(connection, idle_logins)
+    if found:
+        time.sleep(_END_OF_SESSION)
+        connection.execute("SELECT pg_stat_clear_snapshot()")
+        found = writers(connection, idle_logins)
     if found:
         shown = "; ".join(map(str, found[:5])) + ("; ..." if len(found) > 5 else "")
         raise MigrationError(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import psycopg
 import pytest
 
@@ -120,6 +122,13 @@ def test_secrets_need_a_key_before_anything_is_done(cluster: TestCluster) -> Non
         database.execute("DELETE FROM public.provider_configs")
         database.execute("DELETE FROM public.admin_audit_logs")
         assert adopt(database.dsn(), SEED, []) is not None
+
+
+def test_a_session_that_ends_at_that_moment_is_not_in_the_way(cluster: TestCluster) -> None:
+    with old_database(cluster, accounts=10, charges=10) as (database, _):
+        session = psycopg.connect(database.dsn())
+        threading.Timer(0.5, session.close).start()
+        assert adopt(database.dsn(), SEED, [KEY]) is not None
 
 
 def test_a_login_that_owns_the_tables_and_may_make_roles_is_enough(cluster: TestCluster) -> None:
