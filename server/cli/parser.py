@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from typing import Any
 
-_LARGEST = 2**63 - 1  # a bigint
+from server.limits import INT64_MAX
 
 
 class Parser(argparse.ArgumentParser):
@@ -43,8 +43,8 @@ class Parser(argparse.ArgumentParser):
 
 def _whole_number(text: str) -> int:
     number = int(text)
-    if abs(number) > _LARGEST:
-        raise argparse.ArgumentTypeError(f"no number beyond {_LARGEST} can be stored")
+    if abs(number) > INT64_MAX:
+        raise argparse.ArgumentTypeError(f"no number beyond {INT64_MAX} can be stored")
     return number
 
 
