@@ -111,7 +111,8 @@ def _alike(value: Any) -> Any:
         return "a while"
     if isinstance(value, str | uuid.UUID):
         text = re.sub(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "an id", str(value))
-        return re.sub(r"T\d\d:\d\d:\d\d\.\d+", "T", text)
+        # The hour stays, so that a text in the session's time zone is seen.
+        return re.sub(r"(?<=[T ]\d\d):\d\d:\d\d(\.\d+)?", ":later", text)
     return value
 
 

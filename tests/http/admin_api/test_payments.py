@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import re
 from typing import Any
 
@@ -255,7 +256,9 @@ def refunds_at_stripe(double: StripeDouble, payment_id: str) -> list[int]:
         headers={"Authorization": f"Bearer {double.api_key}"},
         verify=False,
     )
-    return [refund["amount"] for refund in answer.json()["data"]]
+    # The double lists the newest second first, and within a second the oldest refund first.
+    refunds = sorted(answer.json()["data"], key=operator.itemgetter("created"))
+    return [refund["amount"] for refund in refunds]
 
 
 def acts_on(service: Service, payment_id: str) -> list[tuple[str, str]]:
