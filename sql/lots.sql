@@ -680,7 +680,8 @@ COMMENT ON FUNCTION billing_data.next_expiry IS
 -- What is wrong with lots: each has left what it was less what entries took and open holds keep;
 -- an account's lots are within what it has; has_lots says whether there are any; an entry took of
 -- lots no more than it was; and the end of each lot will be booked. Looks at the accounts that
--- billing.verify_ledger looks at.
+-- billing.verify_ledger looks at, at each by itself, so that all at once and range by range find
+-- the same.
 CREATE OR REPLACE FUNCTION billing_data.find_lot_faults(
     p_account_id uuid, p_after uuid, p_through uuid
 ) RETURNS TABLE (account_id uuid, problem text, expected text, found text)
@@ -707,12 +708,12 @@ BEGIN
     ),
     taken AS (
         SELECT
-            n.entry_id, (array_agg(l.account_id))[1] AS account_id, sum(n.amount_minor) AS amount,
+            n.entry_id, l.account_id, sum(n.amount_minor) AS amount,
             min(sign(n.amount_minor)) AS lowest, max(sign(n.amount_minor)) AS highest
         FROM billing_data.lots AS l
         INNER JOIN billing_data.lot_allocations AS n ON n.lot_id = l.id
         WHERE billing_data.is_in_range(l.account_id, p_account_id, p_after, p_through)
-        GROUP BY n.entry_id
+        GROUP BY n.entry_id, l.account_id
     )
     SELECT l.account_id, format('lot %s has not left what it should have', l.id),
         (l.amount_minor - coalesce(n.amount, 0) - coalesce(k.amount, 0))::text, l.left_minor::text
@@ -724,7 +725,7 @@ BEGIN
         WHERE billing_data.is_in_range(o.account_id, p_account_id, p_after, p_through)
         GROUP BY a.lot_id
     ) AS n ON n.lot_id = l.id
-    LEFT JOIN kept AS k ON k.lot_id = l.id
+    LEFT JOIN kept AS k ON k.lot_id = l.id AND k.account_id = l.account_id
     WHERE billing_data.is_in_range(l.account_id, p_account_id, p_after, p_through)
         AND l.left_minor <> l.amount_minor - coalesce(n.amount, 0) - coalesce(k.amount, 0)
     UNION ALL
@@ -765,8 +766,8 @@ BEGIN
     FROM billing_data.lots AS l
     INNER JOIN billing_data.credits AS c ON c.id = l.credit_id
     WHERE billing_data.is_in_range(l.account_id, p_account_id, p_after, p_through)
-    GROUP BY c.id
-    HAVING sum(l.amount_minor) > c.amount_minor OR bool_or(l.account_id <> c.account_id)
+    GROUP BY c.id, l.account_id
+    HAVING sum(l.amount_minor) > c.amount_minor OR l.account_id <> c.account_id
     UNION ALL
     SELECT l.account_id, format('lot %s paid for another account', l.id), l.account_id::text,
         coalesce(c.account_id, k.account_id)::text
