@@ -46,14 +46,16 @@ END;
 COMMENT ON FUNCTION billing_data.caller_role IS
     'The database role a call without another actor is recorded under. Helper.';
 
--- The slug of what is wrong with an API key for this permission at this moment, or NULL when
--- nothing is: api_key_invalid (unknown or revoked), api_key_expired, permission_missing.
+-- The slug of what is wrong with an API key for this permission when the statement began, or NULL
+-- when nothing is: api_key_invalid (unknown or revoked), api_key_expired, permission_missing. (With
+-- clock_timestamp(), PostgreSQL could not put the expression in the place of the call, and would
+-- run a query for every item of a list.)
 CREATE OR REPLACE FUNCTION billing_data.key_fault(p_key billing_data.api_keys, p_permission text)
 RETURNS text
 LANGUAGE sql STABLE
 RETURN CASE
     WHEN (p_key).id IS NULL OR (p_key).status = 'revoked' THEN 'api_key_invalid'
-    WHEN (p_key).expires_at <= clock_timestamp() THEN 'api_key_expired'
+    WHEN (p_key).expires_at <= statement_timestamp() THEN 'api_key_expired'
     WHEN (p_permission = ANY ((p_key).permissions)) IS NOT TRUE THEN 'permission_missing'
 END;
 COMMENT ON FUNCTION billing_data.key_fault IS

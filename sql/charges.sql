@@ -275,12 +275,7 @@ BEGIN
             a.free_uses_remaining - a.held_free_uses AS free_uses, a.held_free_uses,
             a.paid_credits, a.held_credits, a.ledger_version,
             billing_data.early_outcome(
-                billing_data.item_fault(p_role, (i.asked).api_key_id, k, 'billing:write'),
-                billing_data.is_charge(i.asked), a.id, u.used, f.fingerprint,
-                billing_data.changes_profile(
-                    a, (i.asked).customer_email, (i.asked).user_role, (i.asked).agent_id,
-                    (i.asked).marketing_opt_in
-                ),
+                g.fault, billing_data.is_charge(i.asked), a.id, u.used, f.fingerprint, g.changes,
                 p_locked, p_wait
             ) AS early,
             -- An amount above the balance now is above it, too, after earlier items were charged.
@@ -307,6 +302,16 @@ BEGIN
             WHERE c.account_id = a.id AND c.idempotency_key = (i.asked).idempotency_key
             LIMIT 1
         ) AS u ON true
+        -- Apart, because PostgreSQL does not inline a call that uses a long argument twice.
+        CROSS JOIN LATERAL (
+            SELECT
+                billing_data.item_fault(p_role, (i.asked).api_key_id, k, 'billing:write'),
+                billing_data.changes_profile(
+                    a, (i.asked).customer_email, (i.asked).user_role, (i.asked).agent_id,
+                    (i.asked).marketing_opt_in
+                )
+            OFFSET 0
+        ) AS g (fault, changes)
         WHERE p_left IS NULL OR p_left[i.item]
     ),
     keyed AS (

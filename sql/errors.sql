@@ -374,14 +374,14 @@ LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    PERFORM billing_data.require(
-        (p_shape <> '[1:' || p_count || ']') IS NOT TRUE, p_argument,
-        'it must be a list of one dimension'
-    );
-    PERFORM billing_data.require(
-        (p_count > billing_data.most(p_field)) IS NOT TRUE, p_argument,
-        format('it must have at most %s items', billing_data.most(p_field))
-    );
+    IF p_shape <> '[1:' || p_count || ']' THEN
+        PERFORM billing_data.require(false, p_argument, 'it must be a list of one dimension');
+    ELSIF p_count > billing_data.most(p_field) THEN
+        PERFORM billing_data.require(
+            false, p_argument,
+            format('it must have at most %s items', billing_data.most(p_field))
+        );
+    END IF;
 END
 $$;
 COMMENT ON FUNCTION billing_data.require_list IS

@@ -732,7 +732,7 @@ BEGIN
             CASE
                 WHEN c.fault IS NOT NULL THEN c.fault
                 WHEN NOT billing_data.is_capture(i.asked) THEN 'invalid_argument'
-                WHEN (g.hold).id IS NULL OR billing_data.is_erased((a.account).id)
+                WHEN (g.hold).id IS NULL OR a.is_erased
                     OR billing_data.owns_hold(p_role, k.id, (g.hold).api_key_id) IS NOT TRUE
                     THEN 'hold_not_found'
                 -- Held by another transaction, or merged since the accounts were locked.
@@ -753,10 +753,11 @@ BEGIN
             SELECT h AS hold FROM billing_data.holds AS h WHERE h.id = (i.asked).hold_id OFFSET 0
         ) AS g ON true
         LEFT JOIN LATERAL (
-            SELECT n AS account
+            SELECT n AS account, e.account_id IS NOT NULL AS is_erased
             FROM billing_data.accounts AS o
             INNER JOIN billing_data.accounts AS n
                 ON n.id = billing_data.account_to_hold(o.id, o.status)
+            LEFT JOIN billing_data.erased_accounts AS e ON e.account_id = n.id
             WHERE o.id = (g.hold).account_id
         ) AS a ON true
         CROSS JOIN LATERAL (

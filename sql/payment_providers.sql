@@ -53,12 +53,16 @@ COMMENT ON FUNCTION billing_data.provider_name IS
 
 -- Whether p_name is the name of a provider, under which the provider's own entries are recorded.
 CREATE OR REPLACE FUNCTION billing_data.is_name_of_provider(p_name text) RETURNS boolean
-LANGUAGE sql STABLE
+LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
-RETURN EXISTS (
-    SELECT FROM billing_data.payment_providers AS p
-    WHERE p.kind = p_name
-);
+AS $$
+BEGIN
+    RETURN EXISTS (
+        SELECT FROM billing_data.payment_providers AS p
+        WHERE p.kind = p_name
+    );
+END
+$$;
 COMMENT ON FUNCTION billing_data.is_name_of_provider IS
     'Tells whether a name is that of a payment provider. Helper.';
 

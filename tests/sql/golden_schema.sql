@@ -1238,7 +1238,7 @@ CREATE FUNCTION billing_data.bring_up_to_date(p_account_ids uuid[]) RETURNS void
     SET enable_seqscan TO 'off';
 
 CREATE FUNCTION billing_data.is_name_of_provider(p_name text) RETURNS boolean
-    LANGUAGE sql STABLE
+    LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.is_web_tier() RETURNS boolean
