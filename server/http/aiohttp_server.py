@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import socket
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -24,6 +25,9 @@ _Handler = Callable[[Any], Awaitable[web.StreamResponse]]
 _LOG = logging.getLogger(__name__)
 _DRAIN_SECONDS = 1.0
 _MALFORMED = "Malformed HTTP request"
+_VARIABLE = re.compile(r"\{(\w+)\}")
+_ID = re.compile(r"(?<=/)[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}(?![^/])")
+_SOME_ID = "00000000-0000-4000-8000-000000000000"
 
 
 class ClientGone(web.HTTPClientError):
@@ -88,29 +92,60 @@ class _Protocol(RequestHandler):
         return response
 
 
-class _FixedPaths:
-    """The results of aiohttp's router and middlewares, cached for paths without variables. Other
-    paths, URLs with a query, and requests with an Expect header take aiohttp's own way."""
+class _KnownPaths:
+    """The results of aiohttp's router and middlewares, kept for paths without variables, and for
+    those whose only variable is a UUID. Other paths, URLs with a query, and requests with an Expect
+    header take aiohttp's own way."""
 
     def __init__(self, app: web.Application, general: _Handler) -> None:
+        self._app = app
         self._general = general
-        self._found: dict[tuple[str, str], tuple[web.UrlMappingMatchInfo, _Handler]] = {}
+        self._fixed: dict[tuple[str, str], tuple[web.UrlMappingMatchInfo, _Handler]] = {}
+        self._of_ids: dict[tuple[str, str], tuple[web.AbstractRoute, str, _Handler]] = {}
+        patterns = {
+            resource.canonical: pattern
+            for resource in app.router.resources()
+            if (pattern := resource.get_info().get("pattern"))
+        }
         for route in app.router.routes():
-            if isinstance(route.resource, web.PlainResource):
-                match = web.UrlMappingMatchInfo({}, route)
-                match.add_app(app)
-                match.freeze()
-                handler: _Handler = route.handler
-                for middleware in reversed(app.middlewares):
-                    handler = partial(middleware, handler=handler)
-                self._found[route.method, route.resource.canonical] = match, handler
+            resource = route.resource
+            handler: _Handler = route.handler
+            for middleware in reversed(app.middlewares):
+                handler = partial(middleware, handler=handler)
+            if isinstance(resource, web.PlainResource):
+                match = self._match({}, route)
+                self._fixed[route.method, resource.canonical] = match, handler
+            elif isinstance(resource, web.DynamicResource):
+                names = _VARIABLE.findall(resource.canonical)
+                path = _VARIABLE.sub(_SOME_ID, resource.canonical)
+                fitting = {c for c, pattern in patterns.items() if pattern.fullmatch(path)}
+                if len(names) == 1 and fitting == {resource.canonical}:
+                    path = _VARIABLE.sub("{}", resource.canonical)
+                    self._of_ids[route.method, path] = route, names[0], handler
+
+    def _match(self, variables: dict[str, str], route: web.AbstractRoute) -> Any:
+        match = web.UrlMappingMatchInfo(variables, route)
+        match.add_app(self._app)
+        match.freeze()
+        return match
 
     def __call__(self, request: Any) -> Awaitable[web.StreamResponse]:
-        found = self._found.get((request.method, request.raw_path))
-        if found is None or "Expect" in request.headers:
+        path: str = request.raw_path
+        if "Expect" in request.headers:
             return self._general(request)
-        request._match_info, handler = found
-        return handler(request)
+        fixed = self._fixed.get((request.method, path))
+        if fixed is not None:
+            request._match_info, handler = fixed
+            return handler(request)
+        id_found = _ID.search(path)
+        if id_found is not None:
+            path = f"{path[: id_found.start()]}{{}}{path[id_found.end() :]}"
+            known = self._of_ids.get((request.method, path))
+            if known is not None:
+                route, name, handler = known
+                request._match_info = self._match({name: id_found[0]}, route)
+                return handler(request)
+        return self._general(request)
 
 
 class _Server(web.Server):
@@ -127,7 +162,7 @@ class Runner(web.AppRunner):
         server = await super()._make_server()
         # aiohttp makes its server inside the application and offers no way to choose its class.
         server.__class__ = _Server
-        server.request_handler = _FixedPaths(self.app, server.request_handler)
+        server.request_handler = _KnownPaths(self.app, server.request_handler)
         return server
 
     async def cleanup(self) -> None:

@@ -58,6 +58,17 @@ _JSON = "Content-Type: application/json"
 _AUTH = "X-API-Key: KEY"
 _PLAIN = (_AUTH, _JSON)
 _LINES = (f"POST {CHECK}", f"POST {CHARGES}")
+_ID = "019a9c2f-10d2-7b3e-8e57-52f0c6a1b9d4"
+_CAPTURE = f"/v1/billing/holds/{_ID}/capture"
+_PATHS_OF_IDS = (
+    _CAPTURE, _CAPTURE.upper(), _CAPTURE.replace("a9", "A9"), _CAPTURE.replace("-7b", "-%37b"),
+    _CAPTURE.replace(_ID, "x"), _CAPTURE.replace(_ID, f"{_ID}0"), _CAPTURE.replace(_ID, f"0{_ID}"),
+    _CAPTURE.replace(_ID, ""), _CAPTURE.replace(_ID, f"{_ID}/{_ID}"), f"{_CAPTURE}/",
+    f"{_CAPTURE}?a=b", f"{_CAPTURE}#part", f"/{_ID}{_CAPTURE}", f"/v1/billing/holds/{_ID}",
+    f"/v1/billing/charges/{_ID}/reverse", f"/v1/billing/accounts/{_ID}/{_ID}", f"/{_ID}",
+    f"/v1/billing/accounts/oauth:google/{_ID}/holds", f"/admin/accounts/{_ID}", f"/admin/{_ID}",
+    f"/admin/api/accounts/{_ID}", "/v1/billing/holds/{}/capture",
+)  # fmt: skip
 # Requests that share one connection, in this order. Charges come in pairs, so that the second is a
 # replay. The account has three free uses, so later ones are refused.
 FIELDS: list[tuple[str, ...]] = [
@@ -145,6 +156,12 @@ def connections() -> list[list[bytes]]:
         ]
         for method in ("GET", "HEAD", "PUT", "OPTIONS", "BREW", "post"):
             found.append([request(line.replace("POST", method), *_PLAIN, body=charge(210))])
+    for path in _PATHS_OF_IDS:
+        for method in ("POST", "GET"):
+            found.append([request(f"{method} {path}", *_PLAIN, body=b"{}")])
+    for method in ("HEAD", "PUT", "OPTIONS", "BREW"):
+        found.append([request(f"{method} {_CAPTURE}", *_PLAIN, body=b"{}")])
+    found.append([request(f"POST {_CAPTURE}", *_PLAIN, "Expect: 100-continue", body=b"{}")])
     for method in ("GET", "HEAD"):
         for path in ("/", "/health", "/health?x", "/nothing", "/openapi.json", "/admin"):
             found.append([request(f"{method} {path}")])
@@ -285,7 +302,7 @@ async def test_nobody_sees_which_way_a_request_went(
         taken["prepare"] += 1
         return await web.Response.prepare(self, request)
 
-    monkeypatch.setattr(aiohttp_server._FixedPaths, "__call__", general)
+    monkeypatch.setattr(aiohttp_server._KnownPaths, "__call__", general)
     monkeypatch.setattr(request_shape, "_body", read)
     monkeypatch.setattr(JsonAnswer, "prepare", prepare)
     monkeypatch.setattr(endpoint, "quick_decoder", lambda model: None)
