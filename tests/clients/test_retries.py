@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import pickle
 import time
 from collections.abc import Awaitable, Callable, Iterable
@@ -181,6 +182,26 @@ def test_an_attempt_has_no_more_time_than_the_call() -> None:
     assert [step.timeout for step in run.sent] == [5, 1]
 
 
+@pytest.mark.parametrize(
+    "limit",
+    [
+        {"timeout": 0.0}, {"timeout": -1.0}, {"timeout": math.inf}, {"timeout": 1e300},
+        {"timeout": math.nan}, {"deadline": 0.0}, {"deadline": math.nan}, {"retries": -1},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_limit_that_is_none_is_refused_at_once(limit: dict[str, Any]) -> None:
+    client = Billing("http://127.0.0.1:9", "cbk_test_x")
+    for make in (
+        lambda: Billing("http://127.0.0.1:9", "cbk_test_x", **limit),
+        lambda: AsyncBilling("http://127.0.0.1:9", "cbk_test_x", **limit),
+        lambda: client.with_options(**limit),
+    ):
+        with pytest.raises(ValueError, match=f"^{next(iter(limit))} must be"):
+            make()
+    client.with_options(deadline=math.inf).close()
+
+
 def test_no_answer_tells_the_key_under_which_to_ask_again() -> None:
     run = Run(operations.charge(ADA, idempotency_key="job-1"), [LOST, LOST], retries=1)
     assert isinstance(run.error, NoAnswer)
@@ -195,6 +216,10 @@ def test_an_answer_of_a_later_release_is_read_and_one_of_another_service_is_an_e
     proxy = Run(operations.check(ADA), [Reply(500, {}, b"<html>\xff")])
     assert isinstance(proxy.error, ServiceFault)
     assert "<html>" in str(proxy.error)
+    other = Run(operations.check(ADA), [Reply(402, {}, b'{"code": "cap_reached", "cap": {}}')])
+    assert isinstance(other.error, CapReached)
+    absent: list[Any] = [other.error.cap, other.error.required]
+    assert absent == [None, None]
     for body in (b'{"detail":"\xff"}', b'{"a":' * 100_000):
         assert isinstance(Run(operations.check(ADA), [Reply(500, {}, body)]).error, ServiceFault)
         unread = Run(operations.check(ADA), [Reply(200, {}, body)])

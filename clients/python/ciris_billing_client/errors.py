@@ -4,6 +4,7 @@ in time is a NoAnswer."""
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Generic, TypeVar, overload
 
 import msgspec
@@ -42,8 +43,8 @@ class UnreadableAnswer(BillingError):
 
 
 class Field(Generic[T]):
-    """A field of an error's body; None where the body does not have it. `kind` is what an object is
-    read as."""
+    """A field of an error's body; None where the body does not have it, or has no object of `kind`
+    there."""
 
     def __init__(self, kind: type[T] | None = None) -> None:
         self.kind = kind
@@ -57,11 +58,16 @@ class Field(Generic[T]):
     @overload
     def __get__(self, error: ApiError, owner: type) -> T: ...
 
-    def __get__(self, error: ApiError | None, owner: type) -> T | Field[T]:
+    def __get__(self, error: ApiError | None, owner: type) -> T | Field[T] | None:
         if error is None:
             return self
         value: Any = error.body.get(self.name)
-        return value if self.kind is None or value is None else msgspec.convert(value, self.kind)
+        if self.kind is not None and value is not None:
+            with suppress(msgspec.ValidationError):
+                return msgspec.convert(value, self.kind)
+            value = None
+        found: T | None = value
+        return found
 
 
 class ApiError(BillingError):

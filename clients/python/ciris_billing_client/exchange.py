@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import random
+import threading
 import time
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
@@ -49,6 +50,14 @@ class Options:
     timeout: float = 10.0
     deadline: float = 30.0
     retries: int = 8
+
+    def __post_init__(self) -> None:
+        if not 0 < self.timeout <= threading.TIMEOUT_MAX:
+            raise ValueError("timeout must be more than 0 seconds, and finite")
+        if not self.deadline > 0:
+            raise ValueError("deadline must be more than 0 seconds")
+        if self.retries < 0:
+            raise ValueError("retries must be 0 or more")
 
 
 @dataclass(frozen=True, slots=True)
