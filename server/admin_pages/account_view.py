@@ -106,18 +106,20 @@ async def show_account(
     assert settings is not None
     states = await visit.rows(functions.explain_account(account_id=account_id, at=_at(visit)))
     needed = max((state["credits_needed"] or 0 for state in states), default=0)
+    timeline = Timeline()
+    if tab.name == "timeline":
+        timeline = await read_timeline(visit, account_id, address_of(account_id))
+    faults = failed.faults if failed else timeline.faults
     return await render(
         visit,
         "admin/accounts/detail.html",
-        status=422 if failed and failed.faults else 200,
+        status=422 if faults else 200,
         account=account,
         address=address_of(account_id),
         tab=tab.name,
         tabs=tab.links,
         history=await _history(visit, account, tab),
-        timeline=await read_timeline(visit, account_id, address_of(account_id))
-        if tab.name == "timeline"
-        else Timeline(),
+        timeline=timeline,
         states=states,
         needed=needed,
         presets=sorted({*_PRESETS, settings["pack_uses"], *([needed] if needed else [])}),

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date
 from typing import Any
 from urllib.parse import quote, urlencode
 from uuid import UUID
 
 import orjson
 
-from server.admin_pages.page import PAGE_SIZE
+from server.admin_pages.lists import days_given, days_of
+from server.admin_pages.page import PAGE_SIZE, FormFault
 from server.gateway import Refused, Row, functions
-from server.http.validation import finite_day
 from server.staff.guard import Visit
 from server.timeline_words import KINDS, reason_told, told
 
@@ -34,19 +33,20 @@ class Timeline:
 async def read_timeline(visit: Visit, account_id: UUID, path: str) -> Timeline:
     """The page of the timeline that the address asks for; with `row`, it begins with this row. A
     cursor or row that is not this account's leads to the first page."""
-    given = {
-        name: visit.request.query.get(name, "").replace("\0", "").strip()
-        for name in ("kind", "from", "to", "cursor", "row")
-    }
-    kind = given["kind"] if given["kind"] in KINDS else ""
-    chosen = {"kind": kind, "from": given["from"], "to": given["to"]}
-    days, faults = _days(given)
+    query = visit.request.query
+    kind = query.get("kind", "").strip()
+    kind = kind if kind in KINDS else ""
+    chosen = {"kind": kind, **days_given(query)}
+    faults: Mapping[str, str] = {}
     rows: list[Row] = []
-    cursor, row_id = given["cursor"], _id(given["row"])
-    if not faults:
-        asked = functions.list_timeline(
-            account_id=account_id, limit=PAGE_SIZE, from_=days["from"], to=days["to"]
-        )
+    cursor = query.get("cursor", "").replace("\0", "").strip()
+    row_id = _id(query.get("row", "").strip())
+    try:
+        days = days_of(chosen)
+    except FormFault as error:
+        faults = error.faults
+    else:
+        asked = functions.list_timeline(account_id=account_id, limit=PAGE_SIZE, **days)
         asked = asked.given(kinds=[kind] if kind else None)
         try:
             rows = await visit.rows(asked.given(cursor=cursor or None, row_id=row_id))
@@ -85,21 +85,6 @@ def _id(text: str) -> UUID | None:
 def _address(path: str, query: Mapping[str, str]) -> str:
     given = urlencode({name: value for name, value in query.items() if value})
     return f"{path}{'?' if given else ''}{given}#history"
-
-
-def _days(given: Mapping[str, str]) -> tuple[dict[str, date | None], dict[str, str]]:
-    """The first and the last day, and what is wrong with them."""
-    days: dict[str, date | None] = {}
-    faults: dict[str, str] = {}
-    for name in ("from", "to"):
-        try:
-            text = given[name]
-            days[name] = finite_day(date.fromisoformat(text)) if text else None
-        except ValueError:
-            faults[name] = "Give a day as 2026-11-22."
-    if not faults and days["from"] and days["to"] and days["from"] > days["to"]:
-        faults["to"] = "The last day is before the first."
-    return days, faults
 
 
 def _shown(row: Row) -> dict[str, Any]:
