@@ -198,8 +198,6 @@ AS $$
 DECLARE
     v_error record;
     v_message text;
-    v_name text;
-    v_value text;
     v_values jsonb := p_values;
 BEGIN
     IF length(p_values::text) > 1000 THEN
@@ -217,9 +215,16 @@ BEGIN
     FROM billing.errors AS e
     WHERE e.slug = p_slug;
     v_message := v_error.message;
-    FOR v_name, v_value IN SELECT j.key, j.value FROM jsonb_each_text(v_values) AS j LOOP
-        v_message := replace(v_message, '{' || v_name || '}', coalesce(v_value, 'null'));
-    END LOOP;
+    -- Each placeholder, whether there is a value for it or not, where the wording has it: a value
+    -- may hold what looks like one.
+    SELECT string_agg(
+        p.before || CASE WHEN p.name <> '' THEN coalesce(v_values ->> p.name, 'null') ELSE '' END,
+        '' ORDER BY p.place
+    )
+    INTO STRICT v_message
+    FROM regexp_matches(v_error.message, '([^{}]*)[{]?([a-z_]*)[}]?', 'g')
+        WITH ORDINALITY AS m (found, place)
+    CROSS JOIN LATERAL (SELECT m.place, m.found[1], m.found[2]) AS p (place, before, name);
     RAISE EXCEPTION USING
         ERRCODE = v_error.sqlstate,
         CONSTRAINT = p_slug,

@@ -533,6 +533,10 @@ BEGIN
         'p_starts_at', 'the first grant, or the end of what is given once, is after the year 9999'
     );
     PERFORM billing_data.require(
+        (v_schedule.expires_at > v_now) IS NOT FALSE, 'p_lasts_days',
+        'what is given then would have ended before now'
+    );
+    PERFORM billing_data.require(
         NOT EXISTS (
             SELECT
             FROM billing_data.scheduled_grants AS s

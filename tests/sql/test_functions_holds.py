@@ -301,6 +301,13 @@ def test_tidying_books_what_is_so_already(
     assert change == ("expired", hold["expires_at"])
 
 
+@pytest.mark.parametrize("function", ["capture_hold", "release_hold", "extend_hold", "get_hold"])
+def test_no_hold_at_all_is_not_found_either(dba: Caller, function: str) -> None:
+    why = {"reason": "a test"} if function == "release_hold" else {}
+    refusal = dba.refusal(function, hold_id=None, **why)
+    assert (refusal.slug, refusal.message) == ("hold_not_found", "Hold not found: null")
+
+
 # --- who ------------------------------------------------------------------------------------------
 
 

@@ -323,6 +323,11 @@ def test_schedules_go_where_an_account_is_merged_and_come_back_when_it_is_undone
         ({"repeat": "daily", "day": 1}, "p_day"),
         ({"lasts_days": 0}, "p_lasts_days"),
         ({"lasts_days": 3651}, "p_lasts_days"),
+        # It would end at this moment.
+        (
+            {"repeat": "once", "lasts_days": 1, "starts_at": _day("2027-12-14 10:00")},
+            "p_lasts_days",
+        ),
         ({"grants": 0}, "p_grants"),
         ({"ends_at": _day("2028-01-01")}, "p_ends_at"),
         ({"priority": 101}, "p_priority"),
@@ -337,6 +342,14 @@ def test_a_schedule_that_cannot_be_is_refused(
 ) -> None:
     asked = {"account_id": account["account_id"], "amount": 1, **WHY, **more}
     assert_argument_refused(dba, "set_grant_schedule", argument, **asked)
+
+
+def test_what_is_given_for_a_past_moment_may_end_a_microsecond_from_now(
+    dba: Caller, account: dict[str, Any]
+) -> None:
+    began = _day("2027-12-14 10:00") + MICROSECOND
+    _set(dba, account, repeat="once", lasts_days=1, starts_at=began)
+    assert _balance(dba, account) == 20
 
 
 def test_a_schedule_is_made_once_for_its_key(dba: Caller, account: dict[str, Any]) -> None:
