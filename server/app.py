@@ -151,6 +151,8 @@ async def _lazy_modules(app: web.Application) -> AsyncIterator[None]:
     names = []
     if config.encryption_keys:
         names += [name for provider in all_providers() for name in provider.slow_modules]
+    if config.staff is not None:
+        names.append("jwt")
     if config.staff is not None and config.staff.client_id is not None:
         names += ["authlib.integrations.httpx_client", "authlib.oidc.core"]
     loading = asyncio.create_task(load_modules(*names))

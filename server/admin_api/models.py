@@ -57,7 +57,12 @@ _Positive = Annotated[int, Field(gt=0, le=INT64_MAX)]
 _Priority = Annotated[int, Field(ge=0, le=100)]
 
 
-class PageQuery(BaseModel):
+class StaffRequest(BaseModel, defer_build=True):
+    """A part of a request of staff. Its validator is made when it is first used, since a server has
+    more of these models than all others together, and most servers use few."""
+
+
+class PageQuery(StaffRequest):
     """Which page of a list."""
 
     page: Annotated[int, Field(ge=1, le=INT64_MAX // _MOST), f.PAGE] = 1
@@ -93,7 +98,7 @@ class UsersQuery(PageQuery):
     ] = "substring"
 
 
-class UserPath(BaseModel):
+class UserPath(StaffRequest):
     """/admin/api/users/{account_id}"""
 
     account_id: Annotated[UUID, f.ACCOUNT_ID]
@@ -103,7 +108,7 @@ def _utc(value: datetime) -> datetime:
     return value if value.tzinfo else value.replace(tzinfo=UTC)
 
 
-class DenialQuery(BaseModel):
+class DenialQuery(StaffRequest):
     """GET /admin/api/users/{account_id}/denial"""
 
     at: Annotated[
@@ -112,7 +117,7 @@ class DenialQuery(BaseModel):
     ] = None
 
 
-class TimelineQuery(BaseModel):
+class TimelineQuery(StaffRequest):
     """GET /admin/api/users/{account_id}/timeline"""
 
     kind: Annotated[
@@ -135,7 +140,7 @@ class TimelineQuery(BaseModel):
     limit: Annotated[int, Field(ge=1, le=_MOST), f.means("How many rows at most.")] = 50
 
 
-class AdjustCreditsRequest(BaseModel):
+class AdjustCreditsRequest(StaffRequest):
     """POST /admin/api/users/{account_id}/credits"""
 
     amount_minor: Annotated[_Change, f.means("Credits to add; negative to take away. Not 0.")]
@@ -145,7 +150,7 @@ class AdjustCreditsRequest(BaseModel):
     source: Annotated[Literal["grant", "promotion"] | None, f.GRANT_SOURCE] = None
 
 
-class LotsQuery(BaseModel):
+class LotsQuery(StaffRequest):
     """GET /admin/api/users/{account_id}/lots"""
 
     all: Annotated[bool, f.means("Also credits of which nothing is left.")] = False
@@ -155,7 +160,7 @@ class LotsQuery(BaseModel):
     limit: Annotated[int, Field(ge=1, le=_MOST), f.PAGE_SIZE] = 200
 
 
-class AllocationsQuery(BaseModel):
+class AllocationsQuery(StaffRequest):
     """GET /admin/api/users/{account_id}/allocations"""
 
     before: Annotated[_Positive | None, f.means("Only charges before this entry.")] = None
@@ -168,14 +173,14 @@ class UserHoldsQuery(WhichHolds):
     limit: Annotated[int, Field(ge=1, le=_MOST), f.HOLDS_LIMIT] = 50
 
 
-class SchedulesQuery(BaseModel):
+class SchedulesQuery(StaffRequest):
     """GET /admin/api/users/{account_id}/grant-schedules"""
 
     all: Annotated[bool, f.means("Also schedules that ended.")] = False
     limit: Annotated[int, Field(ge=1, le=_MOST), f.PAGE_SIZE] = 50
 
 
-class ChangeScheduleRequest(BaseModel):
+class ChangeScheduleRequest(StaffRequest):
     """POST /admin/api/grant-schedules/{schedule_id}/change"""
 
     reason: Annotated[Reason, f.AUDIT_REASON]
@@ -189,7 +194,7 @@ class ChangeScheduleRequest(BaseModel):
     ] = None
 
 
-class GrantScheduleRequest(BaseModel):
+class GrantScheduleRequest(StaffRequest):
     """POST /admin/api/users/{account_id}/grant-schedules"""
 
     amount: Annotated[_Positive, f.means("Credits each time.")]
@@ -221,19 +226,19 @@ class GrantScheduleRequest(BaseModel):
     )
 
 
-class SchedulePath(BaseModel):
+class SchedulePath(StaffRequest):
     """/admin/api/grant-schedules/{schedule_id}"""
 
     schedule_id: Annotated[UUID, f.means("The schedule.")]
 
 
-class ReasonRequest(BaseModel):
+class ReasonRequest(StaffRequest):
     """A change that needs a reason and nothing else."""
 
     reason: Annotated[Reason, f.AUDIT_REASON]
 
 
-class ResetFreeUsesRequest(BaseModel):
+class ResetFreeUsesRequest(StaffRequest):
     """POST /admin/api/users/{account_id}/free-uses"""
 
     free_uses: Annotated[
@@ -242,19 +247,19 @@ class ResetFreeUsesRequest(BaseModel):
     reason: Annotated[Reason, f.AUDIT_REASON]
 
 
-class UserChargePath(BaseModel):
+class UserChargePath(StaffRequest):
     """/admin/api/charges/{charge_id}"""
 
     charge_id: Annotated[UUID, f.CHARGE_ID]
 
 
-class UserCreditPath(BaseModel):
+class UserCreditPath(StaffRequest):
     """/admin/api/credits/{credit_id}"""
 
     credit_id: Annotated[UUID, f.CREDIT_ID]
 
 
-class ReverseRequest(BaseModel):
+class ReverseRequest(StaffRequest):
     """POST /admin/api/charges/{charge_id}/reverse and /admin/api/credits/{credit_id}/reverse"""
 
     amount_minor: Annotated[
@@ -264,7 +269,7 @@ class ReverseRequest(BaseModel):
     dry_run: Annotated[bool, f.DRY_RUN] = False
 
 
-class TransferRequest(BaseModel):
+class TransferRequest(StaffRequest):
     """POST /admin/api/users/{account_id}/transfer"""
 
     to_account_id: Annotated[UUID, f.means("The account that takes the credits.")]
@@ -273,7 +278,7 @@ class TransferRequest(BaseModel):
     dry_run: Annotated[bool, f.DRY_RUN] = False
 
 
-class MergeRequest(BaseModel):
+class MergeRequest(StaffRequest):
     """POST /admin/api/users/{account_id}/merge"""
 
     into_account_id: Annotated[UUID, f.means("The account that stays.")]
@@ -281,21 +286,21 @@ class MergeRequest(BaseModel):
     dry_run: Annotated[bool, f.DRY_RUN] = False
 
 
-class UndoMergeRequest(BaseModel):
+class UndoMergeRequest(StaffRequest):
     """POST /admin/api/users/{account_id}/undo-merge"""
 
     reason: Annotated[Reason, f.means("Why, for both accounts' histories and the audit log.")]
     dry_run: Annotated[bool, f.DRY_RUN] = False
 
 
-class SetStatusRequest(BaseModel):
+class SetStatusRequest(StaffRequest):
     """PUT /admin/api/users/{account_id}/status"""
 
     status: Annotated[AccountStatus, f.means("The state the account shall be in.")]
     reason: Annotated[Reason, f.AUDIT_REASON]
 
 
-class ErasePersonRequest(BaseModel):
+class ErasePersonRequest(StaffRequest):
     """POST /admin/api/users/{account_id}/erase"""
 
     reason: Annotated[
@@ -307,27 +312,27 @@ class ErasePersonRequest(BaseModel):
     ] = False
 
 
-class WithdrawConsentRequest(BaseModel):
+class WithdrawConsentRequest(StaffRequest):
     """POST /admin/api/users/{account_id}/withdraw-consent"""
 
     reason: Annotated[Reason, f.AUDIT_REASON]
     undo: Annotated[bool, f.means("Let the next consent that an agent sends count again.")] = False
 
 
-class EndTopUpRequest(BaseModel):
+class EndTopUpRequest(StaffRequest):
     """POST /admin/api/users/{account_id}/end-top-up"""
 
     reason: Annotated[Reason, f.AUDIT_REASON]
 
 
-class KeysQuery(BaseModel):
+class KeysQuery(StaffRequest):
     """GET /admin/api/api-keys"""
 
     environment: Annotated[Environment | None, f.ENVIRONMENT] = None
     status_filter: Annotated[KeyStatus | None, f.STATUS_FILTER] = None
 
 
-class CreateKeyRequest(BaseModel):
+class CreateKeyRequest(StaffRequest):
     """POST /admin/api/api-keys"""
 
     name: Annotated[Name255, f.KEY_NAME]
@@ -343,13 +348,13 @@ class CreateKeyRequest(BaseModel):
     reason: Annotated[Reason | None, f.AUDIT_REASON] = None
 
 
-class ReasonQuery(BaseModel):
+class ReasonQuery(StaffRequest):
     """Why a key is rotated or revoked. Old dashboards send no reason."""
 
     reason: Annotated[Reason | None, f.AUDIT_REASON] = None
 
 
-class KeyPath(BaseModel):
+class KeyPath(StaffRequest):
     """/admin/api/api-keys/{api_key_id}"""
 
     api_key_id: Annotated[UUID, f.means("The API key.")]
@@ -362,7 +367,7 @@ class CapsQuery(PageQuery):
     account_id: Annotated[UUID | None, f.means("Only the caps of this account.")] = None
 
 
-class SetCapRequest(BaseModel):
+class SetCapRequest(StaffRequest):
     """PUT /admin/api/caps"""
 
     scope: Annotated[CapScope, f.CAP_SCOPE]
@@ -379,19 +384,19 @@ class SetCapRequest(BaseModel):
     reason: Annotated[Reason, f.AUDIT_REASON]
 
 
-class CapPath(BaseModel):
+class CapPath(StaffRequest):
     """/admin/api/caps/{cap_id}"""
 
     cap_id: Annotated[UUID, f.means("The cap.")]
 
 
-class DeleteCapQuery(BaseModel):
+class DeleteCapQuery(StaffRequest):
     """DELETE /admin/api/caps/{cap_id}"""
 
     reason: Annotated[Reason, f.AUDIT_REASON]
 
 
-class DailyQuery(BaseModel):
+class DailyQuery(StaffRequest):
     """GET /admin/api/analytics/daily"""
 
     days: Annotated[
@@ -401,13 +406,13 @@ class DailyQuery(BaseModel):
     ] = 30
 
 
-class ProviderPath(BaseModel):
+class ProviderPath(StaffRequest):
     """/admin/api/config/providers/{provider}"""
 
     provider: Annotated[ProviderName, f.PROVIDER]
 
 
-class SetProviderRequest(BaseModel):
+class SetProviderRequest(StaffRequest):
     """PUT /admin/api/config/providers/{provider}"""
 
     is_enabled: Annotated[
@@ -427,7 +432,7 @@ class SetProviderRequest(BaseModel):
     reason: Annotated[Reason | None, f.AUDIT_REASON] = None
 
 
-class SetPricingRequest(BaseModel):
+class SetPricingRequest(StaffRequest):
     """PUT /admin/api/config/pricing"""
 
     free_uses: Annotated[_Count | None, f.means("Free uses of a new account; null keeps.")] = None
@@ -455,31 +460,31 @@ class ProblemsQuery(PageQuery):
     page_size: Annotated[int, Field(ge=1, le=_MOST_PROBLEMS), f.PAGE_SIZE] = 50
 
 
-class EventPath(BaseModel):
+class EventPath(StaffRequest):
     """/admin/api/payment-events/{event_id}"""
 
     event_id: Annotated[Name255, f.EVENT_ID]
 
 
-class ReturnPath(BaseModel):
+class ReturnPath(StaffRequest):
     """/admin/api/payment-returns/{return_id}"""
 
     return_id: Annotated[Name255, f.RETURN_ID]
 
 
-class WarningPath(BaseModel):
+class WarningPath(StaffRequest):
     """/admin/api/payment-warnings/{warning_id}"""
 
     warning_id: Annotated[Name255, f.WARNING_ID]
 
 
-class PaymentPath(BaseModel):
+class PaymentPath(StaffRequest):
     """/admin/api/payments/{payment_id}"""
 
     payment_id: Annotated[Name255, f.PAYMENT_ID]
 
 
-class RefundRequest(BaseModel):
+class RefundRequest(StaffRequest):
     """POST /admin/api/payments/{payment_id}/refund"""
 
     amount_minor: Annotated[
@@ -490,7 +495,7 @@ class RefundRequest(BaseModel):
     dry_run: Annotated[bool, f.DRY_RUN] = False
 
 
-class ResolveRequest(BaseModel):
+class ResolveRequest(StaffRequest):
     """POST .../{return_id}/resolve, .../{warning_id}/resolve, .../{payment_id}/reopen"""
 
     reason: Annotated[Reason, f.HOW_RESOLVED]
@@ -514,13 +519,13 @@ class ResolvePaymentRequest(ResolveRequest):
     currency: Annotated[Currency | None, f.PRICE_CURRENCY] = None
 
 
-class StaffPath(BaseModel):
+class StaffPath(StaffRequest):
     """/admin/api/staff/{email}"""
 
     email: Annotated[Name255, f.EMAIL]
 
 
-class AddStaffRequest(BaseModel):
+class AddStaffRequest(StaffRequest):
     """POST /admin/api/staff"""
 
     email: Annotated[Name255, f.means("An address of the staff's domain.")]
@@ -531,7 +536,7 @@ class AddStaffRequest(BaseModel):
     reason: Annotated[Reason | None, f.AUDIT_REASON] = None
 
 
-class ChangeStaffRequest(BaseModel):
+class ChangeStaffRequest(StaffRequest):
     """PUT /admin/api/staff/{email}"""
 
     role: Annotated[
@@ -544,7 +549,7 @@ class ChangeStaffRequest(BaseModel):
     reason: Annotated[Reason, f.AUDIT_REASON]
 
 
-class DaysQuery(BaseModel):
+class DaysQuery(StaffRequest):
     """A period of UTC days."""
 
     first: Annotated[Day | None, f.means("The first day, in UTC.")] = Field(
@@ -579,13 +584,13 @@ class AuditQuery(PageQuery):
     )
 
 
-class LoginQuery(BaseModel):
+class LoginQuery(StaffRequest):
     """GET /admin/oauth/login, for the API's description only"""
 
     redirect_uri: Annotated[str, f.means("The page of the console to come back to.")] = "/admin"
 
 
-class CallbackQuery(BaseModel):
+class CallbackQuery(StaffRequest):
     """GET /admin/oauth/callback, for the API's description only"""
 
     code: Annotated[str, f.means("What the identity provider gave the browser.")]

@@ -6,11 +6,11 @@ from uuid import UUID
 
 import orjson
 from aiohttp import web
-from pydantic import BaseModel, Field, StringConstraints
+from pydantic import Field, StringConstraints
 from typing_extensions import TypedDict
 
 from server.admin_api.endpoint import Call, answer, page_of
-from server.admin_api.models import PageQuery
+from server.admin_api.models import PageQuery, StaffRequest
 from server.gateway import Row, functions
 from server.http import fields as f
 from server.http.answers import From, reader
@@ -32,19 +32,19 @@ _ENDPOINT_ID = "0197f2a0-0000-7000-8000-0000000000e1"
 _DELIVERY_ID = "0197f2a0-0000-7000-8000-0000000000d1"
 
 
-class EndpointPath(BaseModel):
+class EndpointPath(StaffRequest):
     """/admin/api/webhooks/{endpoint_id}"""
 
     endpoint_id: Annotated[UUID, f.means("The endpoint.")]
 
 
-class DeliveryPath(BaseModel):
+class DeliveryPath(StaffRequest):
     """/admin/api/webhook-deliveries/{delivery_id}"""
 
     delivery_id: Annotated[UUID, f.means("The delivery.")]
 
 
-class CreateEndpointRequest(BaseModel):
+class CreateEndpointRequest(StaffRequest):
     """POST /admin/api/webhooks"""
 
     name: Annotated[Name255, f.means("What people call it.")]
@@ -53,7 +53,7 @@ class CreateEndpointRequest(BaseModel):
     reason: Annotated[Reason, f.AUDIT_REASON]
 
 
-class ChangeEndpointRequest(BaseModel):
+class ChangeEndpointRequest(StaffRequest):
     """PUT /admin/api/webhooks/{endpoint_id}"""
 
     name: Annotated[Name255 | None, f.means("What people call it; null keeps.")] = None
@@ -69,7 +69,7 @@ class ChangeEndpointRequest(BaseModel):
     reason: Annotated[Reason, f.AUDIT_REASON]
 
 
-class EndpointReason(BaseModel):
+class EndpointReason(StaffRequest):
     """POST .../rotate and .../resend"""
 
     reason: Annotated[Reason, f.AUDIT_REASON]
@@ -86,7 +86,7 @@ class DeliveriesQuery(PageQuery):
     account_id: Annotated[UUID | None, f.means("Only alerts about this account.")] = None
 
 
-class LowBalanceRequest(BaseModel):
+class LowBalanceRequest(StaffRequest):
     """PUT /admin/api/config/low-balance"""
 
     threshold: Annotated[

@@ -6,10 +6,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from cryptography import x509
-
+from server.lazy_import import LazyModule
 from server.observe import metrics
+
+if TYPE_CHECKING:
+    from cryptography import x509
+else:
+    x509 = LazyModule("cryptography.x509")
 
 _LOG = logging.getLogger(__name__)
 _INTERVAL = 3600.0

@@ -5,9 +5,16 @@ do."""
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
 
-import jwt
+from server.lazy_import import LazyModule
+
+if TYPE_CHECKING:
+    import jwt
+else:
+    jwt = LazyModule("jwt")
 
 LIFETIME = timedelta(hours=24)
 
@@ -23,6 +30,17 @@ def issue_token(secret: str, admin_user_id: str, email: str, role: str, now: dat
         "exp": now + LIFETIME,
     }
     return jwt.encode(claims, secret, algorithm="HS256")
+
+
+def claims_of(token: str, secret: str) -> Mapping[str, Any] | None:
+    """The claims of a token that was signed with `secret` and is not over; None for any other."""
+    try:
+        claims: Mapping[str, Any] = jwt.decode(
+            token, secret, algorithms=["HS256"], options={"require": ["exp", "iat"]}
+        )
+    except jwt.InvalidTokenError:
+        return None
+    return claims
 
 
 def hashed(secret: str) -> bytes:
