@@ -145,8 +145,9 @@ def _period(chosen: str, given: Mapping[str, str]) -> tuple[str, Period]:
     FormFault."""
     today = datetime.now(UTC).date()
     if not chosen and any(given.values()):
-        last = days_of(given)["to"] or today
-        first = days_of({**given, "to": given["to"] or last.isoformat()})["from_"] or last
+        days = days_of({**given, "to": given["to"] or today.isoformat()})
+        last = days["to"]
+        first = days["from_"] or last
         if not 2000 <= first.year <= last.year <= 9000:
             raise FormFault(**{"from": "Give days of the years 2000 to 9000."})
         if (last - first).days >= _MOST_DAYS:

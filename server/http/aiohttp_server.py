@@ -117,9 +117,11 @@ class _KnownPaths:
                 self._fixed[route.method, resource.canonical] = match, handler
             elif isinstance(resource, web.DynamicResource):
                 names = _VARIABLE.findall(resource.canonical)
+                if len(names) > 1:
+                    continue
                 path = _VARIABLE.sub(_SOME_ID, resource.canonical)
-                fitting = {c for c, pattern in patterns.items() if pattern.fullmatch(path)}
-                if len(names) == 1 and fitting == {resource.canonical}:
+                fitting = {name for name, pattern in patterns.items() if pattern.fullmatch(path)}
+                if fitting == {resource.canonical}:  # no other route could be meant
                     path = _VARIABLE.sub("{}", resource.canonical)
                     self._of_ids[route.method, path] = route, names[0], handler
 

@@ -13,7 +13,7 @@ from tests.sql.helpers import Caller, key_id, new_user, session
 from tests.support import Database, unique
 
 _ITEMS = 20
-# These change a row field by field, which no expression can.
+# These work in several steps, which no single expression does.
 _FOR_EACH = {"capture_items": {"weigh_capture", "captured_hold"}}
 
 

@@ -4,8 +4,7 @@ in time is a NoAnswer."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, Generic, TypeVar, cast, overload
 
 import msgspec
 
@@ -63,11 +62,11 @@ class Field(Generic[T]):
             return self
         value: Any = error.body.get(self.name)
         if self.kind is not None and value is not None:
-            with suppress(msgspec.ValidationError):
-                return msgspec.convert(value, self.kind)
-            value = None
-        found: T | None = value
-        return found
+            try:
+                value = msgspec.convert(value, self.kind)
+            except msgspec.ValidationError:
+                value = None
+        return cast("T | None", value)
 
 
 class ApiError(BillingError):
