@@ -165,7 +165,8 @@ COMMENT ON VIEW billing.currencies IS
     'charge.';
 GRANT SELECT ON billing.currencies TO billing_server, billing_dba, billing_analyst;
 
--- An amount of money for people: $5.00 for USD, 5.00 EUR for others, with the currency's decimals.
+-- An amount of money for people: $5.00 or -$5.00 for USD, 5.00 EUR for others, with the currency's
+-- decimals.
 -- An amount that has more decimals than people write is shown with Stripe's decimals, so that
 -- nothing is hidden. A currency that Stripe does not have (an old row may hold any text) gets two
 -- decimals.
@@ -176,9 +177,10 @@ LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT
-        CASE WHEN p_with_currency AND p_currency = 'USD' THEN '$' ELSE '' END
+        CASE WHEN p_amount_minor < 0 THEN '-' ELSE '' END
+        || CASE WHEN p_with_currency AND p_currency = 'USD' THEN '$' ELSE '' END
         || round(
-            p_amount_minor * 0.1 ^ coalesce(c.stripe_decimals, 2),
+            abs(p_amount_minor::numeric) * 0.1 ^ coalesce(c.stripe_decimals, 2),
             CASE
                 WHEN p_amount_minor % (10 ^ (c.stripe_decimals - c.decimals))::bigint = 0
                     THEN c.decimals

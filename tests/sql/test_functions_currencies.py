@@ -69,9 +69,11 @@ def test_decimals_steps_and_bounds_are_those_of_stripe(dba: Caller) -> None:
     [
         (500, "USD", "$5.00"),
         (0, "USD", "$0.00"),
-        (-1250, "USD", "$-12.50"),
+        (-1250, "USD", "-$12.50"),
         (500, "EUR", "5.00 EUR"),
+        (-1250, "EUR", "-12.50 EUR"),
         (500, "JPY", "500 JPY"),
+        (-500, "JPY", "-500 JPY"),
         (500_000, "UGX", "5000 UGX"),
         (100, "ISK", "1 ISK"),
         (12_345, "UGX", "123.45 UGX"),  # part of a refund: nothing is hidden
@@ -79,7 +81,7 @@ def test_decimals_steps_and_bounds_are_those_of_stripe(dba: Caller) -> None:
         (1000, "TWD", "10.00 TWD"),
         (12_340, "KWD", "12.340 KWD"),
         (2**63 - 1, "KWD", "9223372036854775.807 KWD"),
-        (-(2**63), "USD", "$-92233720368547758.08"),
+        (-(2**63), "USD", "-$92233720368547758.08"),
         # Old rows may hold values like these.
         (500, "usd", "5.00 usd"),
         (500_000, "ugx", "5000 ugx"),
