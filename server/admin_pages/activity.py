@@ -34,7 +34,7 @@ _WORDS = {
     "account.transfer_credits": "moved {n} of",
     "account.undo_merge": "undid the merge of",
     "account.withdraw_consent": "withdrew the consent of",
-    "admin.add": "added to the staff",
+    "admin.add": "added the staff member",
     "admin.create_sign_in_link": "made a sign-in link for",
     "admin.create_token": "made a token for",
     "admin.end_sessions": "signed out",

@@ -44,7 +44,7 @@ PERIODS = (("minute", "Minute"), ("day", "Day"), ("month", "Month"))
 MODES = (("hard", "Refuse what is more"), ("alert", "Only tell that it is reached"))
 _COLUMNS = (
     Column("Whose", "subject_name", descending=False),
-    Column("In a", "period", descending=False),
+    Column("Period", "period", descending=False),
     Column("Limit", "limit_minor", is_number=True),
     Column("Used", "used_minor", is_number=True),
     Column("Left", "left_minor", descending=False, is_number=True),

@@ -45,7 +45,7 @@ _MOST_DAYS = 366
 async def show(request: web.Request, visit: Visit) -> web.StreamResponse:
     """Shows a statement; of a long one, a page of its entries."""
     account = await read_account(visit, account_id_of(request))
-    given = {name: request.query.get(name, "").strip() for name in ("from", "to")}
+    given = {name: request.query.get(name, "").strip() for name in ("from", "last", "to")}
     faults: Mapping[str, str] = {}
     try:
         first, beyond = _period(given)
@@ -61,7 +61,7 @@ async def show(request: web.Request, visit: Visit) -> web.StreamResponse:
         functions.list_usage(from_=first, to=beyond, account_id=account["account_id"])
     )
     address = f"{address_of(account['account_id'])}/statement"
-    period = {"from": first.isoformat(), "to": beyond.isoformat()}
+    period = _in_address(first, beyond)
     shown_to = min(statement.through, (statement.after if after is None else after) + _ENTRIES)
     return await render(
         visit,
@@ -73,6 +73,7 @@ async def show(request: web.Request, visit: Visit) -> web.StreamResponse:
         months=_months(address, first),
         first=first,
         last=beyond - timedelta(days=1),
+        is_running=first <= datetime.now(UTC).date() < beyond,
         form=given if faults else period,
         faults=faults,
         rows=rows,
@@ -93,7 +94,7 @@ async def show(request: web.Request, visit: Visit) -> web.StreamResponse:
 
 async def export(request: web.Request, visit: Visit) -> web.StreamResponse:
     """Sends a statement as CSV."""
-    given = {name: request.query.get(name, "").strip() for name in ("from", "to")}
+    given = {name: request.query.get(name, "").strip() for name in ("from", "last", "to")}
     try:
         first, beyond = _period(given)
     except FormFault:
@@ -125,7 +126,7 @@ async def list_consumers(request: web.Request, visit: Visit) -> web.StreamRespon
             for one in headings(_CONSUMERS, order, _TOP, chosen)
         ],
         csv_address=csv_address(_TOP, {**chosen, "sort": order.name}),
-        period=urlencode({"from": month.isoformat(), "to": beyond.isoformat()}),
+        period=urlencode(_in_address(month, beyond)),
     )
 
 
@@ -159,12 +160,22 @@ def _period(given: Mapping[str, str]) -> tuple[date, date]:
         first = _day(given["from"], "from")
     else:
         first = datetime.now(UTC).date().replace(day=1)
-    if not given.get("to"):
+    if given.get("last"):
+        beyond = _day(given["last"], "last") + timedelta(days=1)
+    elif given.get("to"):
+        beyond = _day(given["to"], "last")  # old links name the day after the last
+    else:
         return first, month_after(_midnight(first)).date()
-    beyond = _day(given["to"], "to")
     if not first < beyond <= first + timedelta(days=_MOST_DAYS):
-        raise FormFault(to=f"Give a day after the first, at most {_MOST_DAYS} days later.")
+        raise FormFault(
+            last=f"Give the first day or a later one, at most {_MOST_DAYS} days in all."
+        )
     return first, beyond
+
+
+def _in_address(first: date, beyond: date) -> dict[str, str]:
+    """The period as addresses give it: both days belong to it."""
+    return {"from": first.isoformat(), "last": (beyond - timedelta(days=1)).isoformat()}
 
 
 def _day(text: str, name: str) -> date:

@@ -60,14 +60,25 @@ def test_a_statement_is_read_printed_on_one_sheet_and_taken_along(
 
 
 def test_a_period_is_chosen_and_a_wrong_one_says_what_is_wrong(admin: Person, ada: str) -> None:
+    running = "This period is not over yet."
     admin.goes(f"/admin/accounts/{ada}/statement")
+    assert running in admin.page.locator("main").inner_text()
     admin.page.get_by_label("First day").fill("2020-02-01")
-    admin.page.get_by_label("Day after the last").fill("2020-02-03")
+    admin.page.get_by_label("Last day").fill("2020-02-02")
     admin.page.get_by_role("button", name="Show").click()
     assert admin.heading == "Statement 2020-02-01 to 2020-02-02"
     assert "The account did not exist yet" in admin.page.locator("table.statement").inner_text()
+    assert running not in admin.page.locator("main").inner_text()
+    for days, heading in (
+        ("from=2020-02-01&to=2020-02-03", "Statement 2020-02-01 to 2020-02-02"),  # an old link
+        ("from=2020-02-03&last=2020-02-03", "Statement 2020-02-03 to 2020-02-03"),
+    ):
+        assert admin.goes(f"/admin/accounts/{ada}/statement?{days}").status == 200
+        assert admin.heading == heading
     for wrong, fault in (
-        ("from=2020-02-03&to=2020-02-03", "Give a day after the first"),
+        ("from=2020-02-03&to=2020-02-03", "Give the first day or a later one"),
+        ("from=2020-02-03&last=2020-02-02", "Give the first day or a later one"),
+        ("from=2020-02-03&last=2021-02-04", "at most 366 days in all"),
         ("from=yesterday", "Give a day as 2026-11-22."),
         ("from=0001-01-01", "Give a day of the years"),
     ):
