@@ -25,7 +25,7 @@ from server.cli.fake_stripe import running_fake_stripe
 from server.cli.keys import create_key
 from server.cli.output import CommandFailed
 from server.cli.port import require_free_port
-from server.cli.running_dev import FACTS, LOCK, SECRETS, secret_file
+from server.cli.running_dev import DATA_DIRECTORY, FACTS, LOCK, SECRETS, secret_file
 from server.cli.sample_data import make_sample_data
 from server.cli.serve import run_server
 from server.config import ServeConfig, SettingsSeed, load_migration_config, load_serve_config
@@ -298,6 +298,13 @@ def _write_private(path: Path, content: bytes) -> None:
     temporary.replace(path)
 
 
+def _where(directory: Path) -> str:
+    """Where other commands find this `dev`: in the folder of its data, or in the one above."""
+    if directory.resolve() == DATA_DIRECTORY.resolve():
+        return ""
+    return f", in {shlex.quote(str(directory.resolve()))}"
+
+
 def _print_welcome(options: argparse.Namespace, facts: dict[str, str], cluster: Cluster) -> None:
     psql = shutil.which("psql") or str(cluster.binaries / "psql")
     body = '{"oauth_provider": "oauth:google", "external_id": "user-1"}'
@@ -310,8 +317,8 @@ CIRIS Billing is running at {facts["base_url"]}
   Try it    {_curl(facts, "credits/check", body)}
 {_how_to_buy(facts) if options.fake_stripe else ""}
   Console   {facts["sign_in_url"]}
-            (signs you in once, within ten minutes; for another link:
-            {shlex.quote(sys.argv[0])} admins link {_developer()})
+            (signs you in once, within ten minutes; for another link{_where(options.data_dir)}:
+            {shlex.quote(str(Path(sys.argv[0]).absolute()))} admins link {_developer()})
 
   API       {facts["base_url"]}/docs
   psql      {psql} '{facts["dsn"]}'

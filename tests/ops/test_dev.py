@@ -200,6 +200,7 @@ def test_the_commands_it_prints_work_as_they_stand(dev: Dev) -> None:
         ["sh", "-c", link], check=True, stdout=subprocess.PIPE, text=True, cwd=dev.directory.parent
     ).stdout
     assert made.startswith(f"{dev.facts['base_url']}/admin/sign-in/")
+    assert f"another link, in {dev.directory.resolve()}:" in text
     [psql] = re.findall(r"^\s*psql\s+(\S*psql .*)$", text, re.MULTILINE)
     count = subprocess.run(
         ["sh", "-c", f"{psql.strip()} -XAt -c 'SELECT count(*) FROM billing.help()'"],
