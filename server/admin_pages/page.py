@@ -301,7 +301,7 @@ def _ago(value: datetime) -> str:
     """How long ago a time was, or how soon it will be; empty where that is more than a month."""
     seconds = (datetime.now(UTC) - value).total_seconds()
     if abs(seconds) < 60:
-        return "just now"
+        return "just now" if seconds > -2 else "in a moment"  # hosts' clocks may differ a little
     for size, unit, most_of_it in ((60, "min", 60), (3600, "h", 48), (86400, "days", 31)):
         count = int(abs(seconds) // size)
         if count < most_of_it:

@@ -7,12 +7,15 @@ import html
 import re
 import unicodedata
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jinja2 import Environment
 from markupsafe import Markup
 
+from server.admin_pages.page import add_filters
 from server.admin_pages.visible import exact, finalize, visible
 from tests.identity_provider import FOUNDER, Browser, Console, good_provider, running_console
 from tests.support import Database, unique
@@ -75,6 +78,14 @@ def test_a_page_s_own_spaces_stay(text: str) -> None:
 
 def test_an_escape_of_no_character_is_only_text() -> None:
     assert exact("⟨U+0000⟩⟨U+D800⟩⟨U+FFFFFF⟩") == "⟨U+0000⟩⟨U+D800⟩⟨U+FFFFFF⟩"
+
+
+def test_a_time_to_come_is_not_said_to_be_now() -> None:
+    environment = Environment(autoescape=True)
+    add_filters(environment)
+    ago, now = environment.filters["ago"], datetime.now(UTC)
+    assert ago(now + timedelta(seconds=30)) == "in a moment"
+    assert ago(now - timedelta(seconds=30)) == "just now"
 
 
 def _hidden_in(text: str) -> list[str]:
