@@ -21,6 +21,7 @@ from urllib.parse import unquote
 
 import pytest
 
+from server.routes import ROUTES
 from tests.support import copy_tree
 from tests.walk import anchor_of
 
@@ -192,6 +193,25 @@ def _repository(tree: Path, folder: Path) -> Path:
     copy = copy_tree(tree, folder / "tree")
     subprocess.run(["git", "init", "--quiet", copy], check=True)
     return copy
+
+
+def _calls(text: str, base: str = "") -> set[str]:
+    """The paths that a text names between backticks, some after a method."""
+    return {base + path for path in re.findall(r"`(?:[A-Z]+ )?(/[\w/{}:.-]+)`", text)}
+
+
+def test_the_contract_tells_served_calls_from_those_of_later(tree: Path) -> None:
+    contract = (tree / "docs" / "contract.md").read_text()
+    added, later = contract.split("\n## 10. ")[1].split("\n## 17. ")[0].split("\n## 11. ")
+    for_agents, for_staff = added.split("\n### 10.3 ")
+    served = {route.path for route in ROUTES}
+    named = _calls(for_agents) | _calls(for_staff, "/admin/api")
+    assert len(named) > 60
+    assert named - served - {"/admin/api/admin/api"} == set()
+    kept = {"/v1/billing/credits/check", "/v1/billing/charges"}
+    described = _calls(later) | set(re.findall(r"(?m)^###? .*(?:GET|POST) (/\S+)$", later))
+    assert len(described) > 10
+    assert described & served == kept
 
 
 def test_the_releases_version_stands_in_one_place(tree: Path) -> None:
