@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from server.agent.models import AccountRequest
 from server.limits import INT64_MAX, most
 from server.payment_kinds import KINDS_WITHOUT_CODE, PROVIDER_KINDS
 from server.payments.registry import all_providers
@@ -152,3 +153,28 @@ def test_the_list_of_payment_faults_stands_once(module_database: Database) -> No
         faults,
     )
     assert listing == [("is_payment_fault",), ("payment_outcome_words",)]
+
+
+def test_there_is_one_default_currency(module_database: Database) -> None:
+    """The signatures name it, for whoever reads them in psql (docs/design.md, "5. Functions")."""
+    defaults = module_database.execute("""
+        SELECT p.proname, m[1] AS code
+        FROM pg_proc AS p
+        CROSS JOIN LATERAL regexp_matches(
+            pg_get_function_arguments(p.oid), 'p_currency text DEFAULT ''([A-Z]+)''', 'g'
+        ) AS m
+        WHERE p.pronamespace = 'billing'::regnamespace
+        UNION ALL
+        SELECT a.attname, (regexp_match(pg_get_expr(d.adbin, d.adrelid), '([A-Z]+)'))[1]
+        FROM pg_attrdef AS d
+        INNER JOIN pg_attribute AS a ON a.attrelid = d.adrelid AND a.attnum = d.adnum
+        WHERE d.adrelid IN ('billing_data.accounts'::regclass, 'billing_data.settings'::regclass)
+            AND right(a.attname, 8) = 'currency'
+        UNION ALL
+        SELECT p.proname, (regexp_match(p.prosrc, '0, ''([A-Z]+)'',[[:space:]]+''free'''))[1]
+        FROM pg_proc AS p
+        WHERE p.pronamespace IN ('billing'::regnamespace, 'billing_data'::regnamespace)
+            AND p.prosrc ~ '0, ''[A-Z]+'',[[:space:]]+''free'''
+    """)
+    assert len(defaults) == 10
+    assert {code for _, code in defaults} == {AccountRequest.model_fields["currency"].default}
