@@ -509,3 +509,37 @@ def test_what_leaves_no_audit_row_is_callable_by_a_dba_and_writes() -> None:
     for name in NOT_AUDITED:
         audiences, volatility = FUNCTIONS[name]
         assert (audiences >= DBA, volatility) == (True, "v"), name
+
+
+LONGEST_BODY = 120  # lines
+
+# Function -> the lines of its body. No function may join these, and none of them may grow.
+LONG_BODIES = {
+    "capture_round": 136,
+    "explain_denial": 135,
+    "find_guard_faults": 131,
+    "list_open_doors": 177,
+    "personal_data": 148,
+    "process_payment_event": 158,
+    "record_credit": 143,
+    "set_grant_schedule": 157,
+    "settle_payment": 131,
+    "verify_ledger": 367,
+}
+LISTS = {"argument_meanings", "manual", "topics"}  # they hold rows and decide nothing
+
+
+def test_no_function_is_too_long_to_read(module_database: Database) -> None:
+    with session(module_database, "postgres") as root:
+        rows = root.execute("""
+            SELECT p.proname AS name, regexp_count(
+                coalesce(nullif(p.prosrc, ''), pg_get_functiondef(p.oid)), chr(10)
+            ) AS lines
+            FROM pg_proc AS p
+            WHERE p.pronamespace IN ('billing'::regnamespace, 'billing_data'::regnamespace)
+        """)
+    lengths = {row["name"]: row["lines"] for row in rows if row["name"] not in LISTS}
+    assert len(lengths) > 300
+    too_long = {name: lines for name, lines in lengths.items() if lines > LONGEST_BODY}
+    assert too_long.keys() == LONG_BODIES.keys()
+    assert {name for name, lines in too_long.items() if lines > LONG_BODIES[name]} == set()
