@@ -75,6 +75,10 @@ def test_a_period_is_chosen_and_a_wrong_one_says_what_is_wrong(admin: Person, ad
     ):
         assert admin.goes(f"/admin/accounts/{ada}/statement?{days}").status == 200
         assert admin.heading == heading
+    admin.page.set_viewport_size({"width": 390, "height": 844})
+    lines = "e => e.getClientRects().length"
+    for day in admin.page.locator("h1 .whole").all():
+        assert day.evaluate(lines) == 1  # a date is not broken on a phone
     for wrong, fault in (
         ("from=2020-02-03&to=2020-02-03", "Give the first day or a later one"),
         ("from=2020-02-03&last=2020-02-02", "Give the first day or a later one"),
