@@ -374,7 +374,8 @@ BEGIN
         t.item,
         CASE
             WHEN t.too_much THEN 'insufficient_credits'
-            -- Where a cap refuses an item for which too little is left after those before it, too.
+            -- An item may meet a cap and find too few credits after the items before it. Then it
+            -- is told of the credits.
             WHEN t.verdict = billing_data.cap_slug(p_refusals[t.item]) AND t.place >= t.free_uses
                 AND t.held_credits + t.taken + (t.asked).amount_minor > t.paid_credits
                 THEN 'insufficient_credits'
@@ -776,7 +777,8 @@ BEGIN
     placed AS (
         SELECT
             f.*, f.outcome = 'created' AS is_new,
-            -- What others leave decides: overage, and a hold that is over.
+            -- A capture of more than was held, or of a hold that is over, takes what the items
+            -- before it have left. So it can only be decided after them.
             f.outcome IN ('created', 'hold_expired')
             AND ((f.hold).state <> 'open' OR f.asked_minor > (f.hold).amount_minor) AS depends,
             count(*) FILTER (WHERE f.outcome = 'created') OVER (
@@ -1024,7 +1026,8 @@ BEGIN
         p_wait
     );
     v_now := billing_data.clock();
-    -- What is asked for beyond a hold counts on its caps: one item is decided after the other then.
+    -- What a capture asks for beyond its hold counts towards caps. With a cap in the way the items
+    -- are decided one after the other.
     IF EXISTS (SELECT FROM billing_data.caps) THEN
         v_capped := billing_data.capped_items(
             billing_data.overages_for_caps(p_items), v_locked

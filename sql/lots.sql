@@ -894,7 +894,8 @@ BEGIN
         ELSE
             v_out := 0;
         END IF;
-        -- What charges spent until the next credit is spent after what this one took.
+        -- The first lots now pay for what is left of this step's own change, and for what charges
+        -- spent between this step and the next one.
         v_out := CASE WHEN v_step.change > 0 THEN 0 ELSE v_out END + v_step.spent;
         WHILE v_out > 0 AND v_first <= cardinality(v_lefts) LOOP
             v_part := least(v_out, v_lefts[v_first]);

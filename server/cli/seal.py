@@ -168,7 +168,7 @@ def _compare_head(kept: Mapping[str, Any], head: str | None) -> list[dict[str, A
 
 
 def _compare_seals(day: str, kept: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The first entry of each account that was sealed otherwise when its day was exported."""
+    """The first entry of each account whose seal differs from the one that was exported."""
     present = {
         (str(row["account_id"]), row["last_version"]): row
         for row in call_function("SELECT * FROM billing.list_seals(p_day => %(day)s)", day=day)

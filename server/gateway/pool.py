@@ -41,10 +41,8 @@ else:
 
 _LOG = logging.getLogger(__name__)
 WEB_ROLE = "billing_server"
-MAX_AGE = (
-    600.0  # a connection is closed at this age, some earlier, so that they do not all end at once
-)
-_YOUNGEST = 0.8
+MAX_AGE = 600.0  # seconds: a connection is closed at this age
+_YOUNGEST = 0.8  # or from this share of it on, so that not all are closed at once
 _IDLE_LIMIT = 60.0
 # Seconds after its last answer; a connection idle for longer is checked before it is used.
 _TRUSTED_FOR = 3.0

@@ -174,7 +174,7 @@ def _shortened(shown: Json, told: dict[str, Json]) -> list[Json]:
 
 
 def _list_of(row: Json) -> str:
-    """The beginning of a field's name that says of which list's items it is a part."""
+    """The part of a field's name that names its list: `results[]` of `results[].status`."""
     before, mark, _ = str(row["name"]).partition("[].")
     return before + mark
 
