@@ -2,9 +2,10 @@
 database together (design.md).
 
 A Batcher has one batch in flight at a time: what arrives meanwhile leaves when it is answered, so a
-lone request waits for nobody. When a batch is late, the next one leaves all the same. A batch never
-waits for a lock: an item whose account another transaction holds comes back as 'busy' and goes to
-the retry queue of that account, where it holds up no item of another account.
+lone request waits for nobody. Batchers whose requests follow each other take turns. When a batch is
+late, the next one leaves all the same. A batch never waits for a lock: an item whose account
+another transaction holds comes back as 'busy' and goes to the retry queue of that account, where it
+holds up no item of another account.
 
 A retry queue waits for the lock inside PostgreSQL, whose own queue for a lock is fair: where only
 the batches of several processes compete for an account, each gets its turn. A few retry queues can
@@ -33,6 +34,7 @@ _RETRY_PAUSE = 0.05  # seconds between retries for an account that cannot wait i
 # next batch did not wait for those, the batches would be half as large for no gain.
 _LATE_FACTOR = 3
 _LATE_MIN, _LATE_MAX = 0.002, 0.05  # but never before the first time, and always after the second
+_MAX_PASSED_OVER = 2  # times that a queue lets longer queues go first
 _WEIGHT = 1 / 8  # of the newest batch in the average
 
 # Performs one call for the items. The call waits for locks for this many seconds, or not at all.
@@ -90,17 +92,50 @@ class _Permits:
             self._asked.popleft().set_result(None)
 
 
+class Turns:
+    """The batches in flight of batchers that send by turns, with the time at which each was sent.
+
+    The longest queue is sent first. Where the answer of one kind is followed by a request of the
+    other, as a hold by its capture, the requests come together in this way until there are two
+    groups: one in flight and one that waits. With one queue after the other there would be three,
+    and each batch would be smaller. No queue is passed over more than twice."""
+
+    def __init__(self) -> None:
+        self.in_flight: list[float] = []
+        self._batchers: list[Batcher] = []
+
+    def join(self, batcher: Batcher) -> None:
+        """Adds a batcher."""
+        self._batchers.append(batcher)
+
+    def next(self) -> Batcher | None:
+        """The batcher whose turn it is, if any has something to send."""
+        waiting = [batcher for batcher in self._batchers if batcher.queue_length]
+        if not waiting:
+            return None
+        chosen = max(waiting, key=_urgency)
+        for batcher in waiting:
+            if batcher is not chosen:
+                batcher.passed_over += 1
+        return chosen
+
+
+def _urgency(batcher: Batcher) -> tuple[bool, int]:
+    return batcher.passed_over >= _MAX_PASSED_OVER, batcher.queue_length
+
+
 class Batcher:
     """Collects items of one kind into batches. `send(items, wait)` performs one call and returns a
     row per item, each with `item` (1-based) and `outcome`. `repeatable` says whether an item may be
     sent again when it is unknown whether it took effect. The first `naming` fields of an item name
     its account.
 
-    At most `max_in_flight` batches are in flight at once. Beside them, `max_lock_waits` retry
-    queues have one call each that waits for a lock, and one more call retries all others. With more
-    than `max_queue` items waiting, submit raises Unavailable. An item that has waited for `timeout`
-    seconds raises Busy if no item of its account succeeded during the last half of that time, and
-    if HoldTimeout has expired for the account's holder, whom `holder_of` names."""
+    At most `max_in_flight` batches are in flight at once, counting those of all batchers with the
+    same `turns`. Beside them, `max_lock_waits` retry queues have one call each that waits for a
+    lock, and one more call retries all others. With more than `max_queue` items waiting, submit
+    raises Unavailable. An item that has waited for `timeout` seconds raises Busy if no item of its
+    account succeeded during the last half of that time, and if HoldTimeout has expired for the
+    account's holder, whom `holder_of` names."""
 
     def __init__(
         self,
@@ -113,6 +148,7 @@ class Batcher:
         max_lock_waits: int,
         max_queue: int,
         timeout: float,
+        turns: Turns | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._send = send
@@ -121,7 +157,9 @@ class Batcher:
         self._naming = naming
         self._queue: deque[_Entry] = deque()
         self._max_in_flight = max_in_flight
-        self._in_flight: list[float] = []  # the time at which each batch was sent
+        self._turns = turns or Turns()
+        self._turns.join(self)
+        self._in_flight = self._turns.in_flight
         self._usual = _LATE_MAX / _LATE_FACTOR  # the usual seconds of recent batches
         self._late_timer: asyncio.TimerHandle | None = None
         self._max_queue = max_queue
@@ -132,11 +170,17 @@ class Batcher:
         self._retrying = asyncio.Lock()
         self._retry_count = 0
         self._tasks: set[asyncio.Task[None]] = set()
+        self.passed_over = 0  # how often another batcher was sent while items waited here
 
     @property
     def waiting(self) -> int:
         """The number of items that wait to be sent."""
         return len(self._queue) + self._retry_count
+
+    @property
+    def queue_length(self) -> int:
+        """The number of items that wait for the next batch."""
+        return len(self._queue)
 
     def submit(self, item: Item) -> asyncio.Future[Row]:
         """Sends one item. The future gets its row, or Unavailable, Busy, ConnectionLost or the
@@ -149,7 +193,7 @@ class Batcher:
         else:
             self._queue.append(entry)
             if not self._in_flight:
-                self._start_batch()
+                self._start_batch(len(self._queue))
             elif self._late_timer is None:
                 self._set_late_timer()
         return entry.future
@@ -188,9 +232,9 @@ class Batcher:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def _start_batch(self) -> None:
+    def _start_batch(self, seen: int) -> None:
         self._in_flight.append(perf_counter())
-        self._start(self._send_batches(self._in_flight[-1], len(self._queue)))
+        self._start(self._send_batches(self._in_flight[-1], seen))
 
     async def _send_batches(self, left: float, seen: int) -> None:
         """Sends the queue's first batch, and each next one when the batch before is answered. The
@@ -204,10 +248,14 @@ class Batcher:
                 self._in_flight.remove(left)
             answered = perf_counter()
             self._usual += (min(answered - left, _LATE_MAX) - self._usual) * _WEIGHT
-            if not self._queue:
-                return
             if self._seconds_until_late() > 0:
-                self._set_late_timer()
+                if self._queue:
+                    self._set_late_timer()
+                return
+            following = self._turns.next()
+            if following is not self:
+                if following is not None:
+                    following._start_batch(0)
                 return
             left, seen = answered, 0
             self._in_flight.append(left)
@@ -219,6 +267,7 @@ class Batcher:
         while seen < len(self._queue) < _MAX_BATCH:
             seen = len(self._queue)
             await asyncio.sleep(0)
+        self.passed_over = 0
         return [self._queue.popleft() for _ in range(min(len(self._queue), _MAX_BATCH))]
 
     def _seconds_until_late(self) -> float:
@@ -238,7 +287,7 @@ class Batcher:
         self._late_timer = None
         if self._queue:
             if len(self._in_flight) < self._max_in_flight and self._seconds_until_late() <= 0:
-                self._start_batch()
+                self._start_batch(len(self._queue))
             self._set_late_timer()
 
     async def _deliver(

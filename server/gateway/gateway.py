@@ -10,7 +10,7 @@ from uuid import UUID
 from server.config import ServeConfig
 from server.gateway import functions
 from server.gateway.background import BackgroundWork
-from server.gateway.batcher import Batcher
+from server.gateway.batcher import Batcher, Turns
 from server.gateway.call import FunctionCall, Item, Row
 from server.gateway.database import Database
 from server.gateway.errors import Busy
@@ -96,8 +96,9 @@ class Gateway:
             )
         self._checks = self._batcher(CHECK_ITEM, _always)
         self._charges = self._batcher(CHARGE_ITEM, lambda item: item[CHARGE_KEY] is not None)
-        self._holds = self._batcher(HOLD_ITEM, lambda item: item[HOLD_KEY] is not None)
-        self._captures = self._batcher(CAPTURE_ITEM, _always)
+        turns = Turns()
+        self._holds = self._batcher(HOLD_ITEM, lambda item: item[HOLD_KEY] is not None, turns)
+        self._captures = self._batcher(CAPTURE_ITEM, _always, turns)
         self._keyed_batches = KeyedBatches(
             self._database,
             self._slots["batches"],
@@ -321,7 +322,9 @@ class Gateway:
 
     # Helpers
 
-    def _batcher(self, item: ItemType, repeatable: Callable[[Item], bool]) -> Batcher:
+    def _batcher(
+        self, item: ItemType, repeatable: Callable[[Item], bool], turns: Turns | None = None
+    ) -> Batcher:
         run, user = self._database.run, item.label
         list_statement = item.call.statement()
         single_statement = item.single_statement(self._fields[item.name])
@@ -347,6 +350,7 @@ class Gateway:
             max_lock_waits=_MAX_LOCK_WAITS[item],
             max_queue=self._max_queue,
             timeout=self._timeout,
+            turns=turns,
         )
 
     def _replica_is_usable(self) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from server.gateway.batcher import Batcher
+from server.gateway.batcher import Batcher, Turns
 from server.gateway.call import Row
 from server.gateway.pool import Pool
 from tests.ops.pools import alive_backends, backend_pid, new_pool, open_connections
@@ -47,7 +47,7 @@ class Sender:
             await self.left.wait_for(lambda: len(self.batches) >= count)
 
 
-def _batcher(sender: Sender) -> Batcher:
+def _batcher(sender: Sender, turns: Turns | None = None) -> Batcher:
     async def nobody(account: Any) -> None:
         return None
 
@@ -59,6 +59,7 @@ def _batcher(sender: Sender) -> Batcher:
         max_lock_waits=1,
         max_queue=1000,
         timeout=10.0,
+        turns=turns,
     )
 
 
@@ -90,6 +91,35 @@ async def test_what_arrives_while_a_batch_is_in_flight_leaves_together_when_it_i
     sender.back[1].set()
     assert await asyncio.gather(*answers) == ["first", "second", "third"]
     await batcher.drain()
+
+
+async def test_of_two_kinds_that_follow_each_other_the_longer_queue_is_sent_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A shorter queue is passed over twice at the most."""
+    for name in ("_LATE_MIN", "_LATE_MAX"):  # nothing is late here, however slow the machine
+        monkeypatch.setattr(f"server.gateway.batcher.{name}", 60.0)
+    sender, turns = Sender(), Turns()
+    holds, captures = (_submitter(_batcher(sender, turns)) for _ in range(2))
+    answers = [holds("hold")]
+    await sender.until(1)
+    answers.append(holds("short"))
+    for number in range(1, 5):
+        answers += [captures(f"capture {number}.{part}") for part in range(2)]
+        for _ in range(10):  # turns of the event loop, in which a batch would be sent
+            await asyncio.sleep(0)
+        assert len(sender.batches) == number
+        sender.back[number - 1].set()
+        await sender.until(number + 1)
+    assert sender.batches == [
+        ["hold"],
+        ["capture 1.0", "capture 1.1"],
+        ["capture 2.0", "capture 2.1"],
+        ["short"],
+        [f"capture {number}.{part}" for number in (3, 4) for part in range(2)],
+    ]
+    sender.back[4].set()
+    assert len(await asyncio.gather(*answers)) == 10
 
 
 async def test_requests_that_are_being_read_at_the_same_time_leave_together() -> None:
