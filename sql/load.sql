@@ -106,7 +106,9 @@
 -- Books, figures and what staff read and correct.
 --   an account's history
 \ir transactions.sql
---   proof of the books
+--   what can be wrong with the books
+\ir book_faults.sql
+--   proof of the books: all of these together
 \ir ledger.sql
 --   what is sealed of an entry, and erasing what is personal in it
 \ir leaves.sql

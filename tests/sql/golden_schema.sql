@@ -1871,12 +1871,20 @@ CREATE FUNCTION billing_data.figures_through() RETURNS TABLE(slots timestamp wit
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.find_account_faults(p_account_id uuid, p_after uuid, p_through uuid) RETURNS TABLE(account_id uuid, problem text, expected text, found text)
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.find_batch(p_api_key_id uuid, p_first_key_id uuid, p_idempotency_key text) RETURNS TABLE(api_key_id uuid, request_fingerprint bytea, batch_fingerprint bytea, answer jsonb)
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.find_denial(p_account_id uuid, p_at timestamp with time zone) RETURNS TABLE(kind text, denied_at timestamp with time zone, reason text, refusals bigint, api_key_id uuid, database_role text, agent_id text, channel_id text, request_id text, amount_minor bigint, currency text, paid_credits bigint, free_uses bigint, account_currency text, cap jsonb)
     LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.find_entry_faults(p_account_id uuid, p_after uuid, p_through uuid) RETURNS TABLE(account_id uuid, problem text, expected text, found text)
+    LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.find_guard_faults() RETURNS TABLE(problem text, expected text, found text)
@@ -1906,6 +1914,10 @@ CREATE FUNCTION billing_data.find_or_create_account(p_oauth_provider text, p_ext
 
 CREATE FUNCTION billing_data.find_payment_problems() RETURNS TABLE(problem text, provider text, reference text, payment_id text, account_id uuid, what_is_wrong text, happened_at timestamp with time zone)
     LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.find_purchase_faults(p_account_id uuid, p_after uuid, p_through uuid) RETURNS TABLE(account_id uuid, problem text, expected text, found text)
+    LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.find_reversal_faults() RETURNS TABLE(account_id uuid, problem text, expected text, found text)
