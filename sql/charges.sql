@@ -700,10 +700,19 @@ BEGIN
             SELECT w.due, w.refusals INTO STRICT v_due, v_refusals
             FROM billing_data.weigh_caps(v_requests, v_capped, v_left, v_now) AS w;
         END IF;
-        v_round := billing_data.charge_round(
-            p_items, CASE WHEN v_is_near THEN v_due ELSE v_left END, v_locked, v_role, p_wait,
-            v_now, v_refusals
-        );
+        IF v_locked = '{}' THEN
+            -- Nothing can be charged, as where every key was used before: there is only a look.
+            SELECT array_agg(billing_data.charge_outcome(
+                w.item, w.outcome, w.asked, w.used, w.balance_before, w.account_currency, NULL
+            ))
+            INTO v_round
+            FROM billing_data.weigh_charges(p_items, v_left, v_locked, v_role, p_wait, NULL) AS w;
+        ELSE
+            v_round := billing_data.charge_round(
+                p_items, CASE WHEN v_is_near THEN v_due ELSE v_left END, v_locked, v_role, p_wait,
+                v_now, v_refusals
+            );
+        END IF;
         IF v_capped IS NOT NULL THEN
             PERFORM billing_data.use_caps(
                 v_capped, ARRAY(
