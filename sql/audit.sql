@@ -175,9 +175,7 @@ DECLARE
     v_staff text := '';
 BEGIN
     PERFORM billing_data.authorize(NULL, p_session_hash, 'billing:read');
-    PERFORM billing_data.require(
-        p_most BETWEEN 1 AND 1000000, 'p_most', 'it must be 1 to 1000000'
-    );
+    PERFORM billing_data.require_most(p_most);
     v_where := billing_data.audit_filter(
         p_who, p_action, p_resource_id, p_from, p_to, p_entry_id
     );

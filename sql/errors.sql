@@ -409,6 +409,20 @@ $$;
 COMMENT ON FUNCTION billing_data.require_page IS
     'Raises invalid_argument unless a limit and an offset name a page. Helper.';
 
+-- Raises invalid_argument unless p_most is a number of rows to which a count may go.
+CREATE OR REPLACE FUNCTION billing_data.require_most(p_most bigint) RETURNS void
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM billing_data.require(
+        p_most BETWEEN 1 AND 1000000, 'p_most', 'it must be 1 to 1000000'
+    );
+END
+$$;
+COMMENT ON FUNCTION billing_data.require_most IS
+    'Raises invalid_argument unless a count may go to a number of rows. Helper.';
+
 -- Raises invalid_argument unless all arrays of a batch are lists of one length that is not too
 -- great. The arrays of p_required must be given; those of p_optional may be NULL. Both are lists of
 -- lengths. p_shapes has the array_dims of each.

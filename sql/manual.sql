@@ -284,6 +284,13 @@ $t$SELECT *
 FROM billing.count_audit_log(
     p_action => 'account',
     p_from => '2026-11-01');$t$),
+        ('count_deliveries',
+$t$How many deliveries billing.list_deliveries lists for the same filters: at most p_most,
+and is_more says that there are more. It stops at p_most.$t$,
+$t$Errors: actor errors, invalid_argument.$t$,
+$t$SELECT *
+FROM billing.count_deliveries(
+    p_state => 'failed');$t$),
         ('count_payment_events',
 $t$How many events billing.list_payment_events lists for the same filters: at most p_most,
 and is_more says that there are more. It stops at p_most, so that it is quick however many

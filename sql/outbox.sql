@@ -161,6 +161,45 @@ COMMENT ON FUNCTION billing.note_delivery IS
     'Notes what came of an attempt to deliver an alert. For billing_server.';
 GRANT EXECUTE ON FUNCTION billing.note_delivery TO billing_server;
 
+-- The ids of the deliveries that a list or a count finds, newest first: of one endpoint, state,
+-- kind or account only where one is named, and of the UTC days p_from to p_to on which the alerts
+-- were raised, both included. (It returns ids, not rows of the table, because the step's rollback
+-- drops the table's type.)
+-- Errors: invalid_argument.
+CREATE OR REPLACE FUNCTION billing_data.found_deliveries(
+    p_endpoint_id uuid,
+    p_state text,
+    p_kind text,
+    p_account_id uuid,
+    p_from date,
+    p_to date,
+    p_limit bigint,
+    p_offset bigint
+) RETURNS SETOF uuid
+LANGUAGE plpgsql STABLE ROWS 50
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_family uuid[] := billing_data.merged_family(billing_data.surviving_account(p_account_id));
+BEGIN
+    PERFORM billing_data.require_moment(p_from::timestamptz, 'p_from');
+    PERFORM billing_data.require_moment(p_to::timestamptz, 'p_to');
+    RETURN QUERY
+    SELECT o.id
+    FROM billing_data.outbox AS o
+    WHERE (p_endpoint_id IS NULL OR o.endpoint_id = p_endpoint_id)
+        AND (p_state IS NULL OR o.state = p_state)
+        AND (p_kind IS NULL OR o.kind = p_kind)
+        AND (p_account_id IS NULL OR o.account_id = ANY (v_family))
+        AND (p_from IS NULL OR o.created_at >= p_from::timestamp AT TIME ZONE 'UTC')
+        AND (p_to IS NULL OR o.created_at < (p_to + 1)::timestamp AT TIME ZONE 'UTC')
+    ORDER BY o.id DESC
+    LIMIT p_limit OFFSET p_offset;
+END
+$$;
+COMMENT ON FUNCTION billing_data.found_deliveries IS
+    'The deliveries that a list or a count finds. Helper.';
+
 -- Lists deliveries, newest first, of one endpoint, state, kind or account only where one is named,
 -- and of the UTC days p_from to p_to on which the alerts were raised, both included.
 -- Errors: actor errors, invalid_argument.
@@ -184,31 +223,21 @@ CREATE OR REPLACE FUNCTION billing.list_deliveries(
 LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
-DECLARE
-    v_family uuid[] := billing_data.merged_family(billing_data.surviving_account(p_account_id));
 BEGIN
     PERFORM billing_data.authorize(NULL, p_session_hash, 'billing:read');
     PERFORM billing_data.require_page(p_limit, p_offset, 501);
-    PERFORM billing_data.require_moment(p_from::timestamptz, 'p_from');
-    PERFORM billing_data.require_moment(p_to::timestamptz, 'p_to');
     RETURN QUERY
     SELECT
         o.id, o.event_id, o.endpoint_id, e.name, o.kind, o.account_id,
         billing_data.delivery_payload(o), o.state, o.attempts, o.created_at,
         CASE WHEN o.state = 'waiting' THEN o.due_at END, o.attempted_at, o.answer_status, o.error,
         o.settled_at
-    FROM (
-        SELECT n.*
-        FROM billing_data.outbox AS n
-        WHERE (p_endpoint_id IS NULL OR n.endpoint_id = p_endpoint_id)
-            AND (p_state IS NULL OR n.state = p_state)
-            AND (p_kind IS NULL OR n.kind = p_kind)
-            AND (p_account_id IS NULL OR n.account_id = ANY (v_family))
-            AND (p_from IS NULL OR n.created_at >= p_from::timestamp AT TIME ZONE 'UTC')
-            AND (p_to IS NULL OR n.created_at < (p_to + 1)::timestamp AT TIME ZONE 'UTC')
-        ORDER BY n.id DESC
-        LIMIT p_limit OFFSET p_offset
-    ) AS o
+    FROM billing_data.found_deliveries(
+        p_endpoint_id => p_endpoint_id, p_state => p_state, p_kind => p_kind,
+        p_account_id => p_account_id, p_from => p_from, p_to => p_to,
+        p_limit => p_limit, p_offset => p_offset
+    ) AS f (id)
+    INNER JOIN billing_data.outbox AS o ON o.id = f.id
     LEFT JOIN billing_data.webhook_endpoints AS e ON e.id = o.endpoint_id
     ORDER BY o.id DESC;
 END
@@ -217,6 +246,39 @@ COMMENT ON FUNCTION billing.list_deliveries IS
     'Lists alerts on their way and delivered, newest first. '
     'For billing_server (staff) and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.list_deliveries TO billing_server, billing_dba;
+
+-- How many deliveries billing.list_deliveries lists for the same filters: at most p_most, and
+-- is_more says that there are more. It stops at p_most.
+-- Errors: actor errors, invalid_argument.
+-- Example: SELECT * FROM billing.count_deliveries(p_state => 'failed');
+CREATE OR REPLACE FUNCTION billing.count_deliveries(
+    p_endpoint_id uuid DEFAULT NULL,
+    p_state text DEFAULT NULL,
+    p_kind text DEFAULT NULL,
+    p_account_id uuid DEFAULT NULL,
+    p_from date DEFAULT NULL,
+    p_to date DEFAULT NULL,
+    p_most bigint DEFAULT 10000,
+    p_session_hash bytea DEFAULT NULL
+) RETURNS TABLE (deliveries bigint, is_more boolean)
+LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM billing_data.authorize(NULL, p_session_hash, 'billing:read');
+    PERFORM billing_data.require_most(p_most);
+    RETURN QUERY
+    SELECT least(count(*), p_most), count(*) > p_most
+    FROM billing_data.found_deliveries(
+        p_endpoint_id => p_endpoint_id, p_state => p_state, p_kind => p_kind,
+        p_account_id => p_account_id, p_from => p_from, p_to => p_to,
+        p_limit => p_most + 1, p_offset => 0
+    );
+END
+$$;
+COMMENT ON FUNCTION billing.count_deliveries IS
+    'Counts alerts on their way and delivered. For billing_server (staff) and billing_dba.';
+GRANT EXECUTE ON FUNCTION billing.count_deliveries TO billing_server, billing_dba;
 
 -- Sends one delivery again (p_delivery_id), whatever its state, or all failed ones of an endpoint
 -- (p_endpoint_id): they are due at once, with all attempts ahead, under the same webhook-id.

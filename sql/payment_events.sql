@@ -388,9 +388,7 @@ DECLARE
     v_where text;
 BEGIN
     PERFORM billing_data.authorize(NULL, p_session_hash, 'billing:read');
-    PERFORM billing_data.require(
-        p_most BETWEEN 1 AND 1000000, 'p_most', 'it must be 1 to 1000000'
-    );
+    PERFORM billing_data.require_most(p_most);
     v_where := billing_data.payment_event_filter(p_payment_id, p_event_id, p_from, p_to);
     RETURN QUERY EXECUTE
         'SELECT least(count(*), $5), count(*) > $5'

@@ -316,8 +316,11 @@ async def _show_deliveries(
     chosen = {name: value for name, value in given.items() if value}
     wrong: Mapping[str, str] = {}
     found: list[Row] = []
+    total: Row | None = None
     try:
-        found = await visit.rows(functions.list_deliveries(**_filters(given), **window(number)))
+        filters = _filters(given)
+        found = await visit.rows(functions.list_deliveries(**filters, **window(number)))
+        total = await visit.row(functions.count_deliveries(**filters))
     except FormFault as fault:
         wrong = fault.faults
     return await render(
@@ -328,6 +331,7 @@ async def _show_deliveries(
         form=given,
         wrong=wrong,
         is_filtered=bool(chosen),
+        total=total,
         choices=[
             ("endpoint", "Endpoint", list(known.items())),
             ("state", "State", [(state, state.capitalize()) for state in endpoints.STATES]),

@@ -173,6 +173,20 @@ def count_audit_log(
 ) -> None: ...
 
 
+@function("deliveries is_more")
+def count_deliveries(
+    *,
+    endpoint_id: UUID | None = ...,
+    state: str | None = ...,
+    kind: str | None = ...,
+    account_id: UUID | None = ...,
+    from_: date | None = ...,
+    to: date | None = ...,
+    most: int = ...,
+    session_hash: bytes | None = ...,
+) -> None: ...
+
+
 @function("events is_more")
 def count_payment_events(
     *,

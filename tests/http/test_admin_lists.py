@@ -87,11 +87,25 @@ def test_deliveries_are_filtered_by_days_and_sent_as_csv_without_bodies(
     assert found("from=2020-02-02&to=2020-02-02") == [old]
     assert found("to=2020-02-01") == []
     assert found("from=2020-02-03&state=waiting") == [new]
+    assert " 2 deliveries " in _text(viewer, address)
+    assert " 1 delivery " in _text(viewer, f"{address}?from=2020-02-03&state=waiting")
     assert "2020-02-02 23:59" in _text(viewer, f"{address}?to=2020-02-02")
     assert "2020-02-02 23:59" not in _text(viewer, f"{address}?from=2020-02-03")
     wrong = viewer.get(f"{address}?from=2020-02-03&to=2020-02-02")
     assert wrong.status_code == 422
     assert "The last day is before the first." in wrong.text
+    with session(module_database, "t_dba") as dba:
+        for filters in (
+            {"endpoint_id": endpoint}, {"endpoint_id": old}, {"state": "waiting"},
+            {"state": "failed"}, {"kind": "cap.reached"}, {"kind": "none"}, {"to": "2020-02-02"},
+            {"from": "2020-02-02", "to": "2020-02-02"}, {"from": "2020-02-03"},
+            {"account_id": old},
+        ):  # fmt: skip
+            found_rows = len(dba.rows("list_deliveries", **filters))
+            counted = dba.row("count_deliveries", **filters)
+            assert counted == {"deliveries": found_rows, "is_more": False}
+        assert dba.row("count_deliveries", most=1) == {"deliveries": 1, "is_more": True}
+        assert dba.row("count_deliveries", most=2) == {"deliveries": 2, "is_more": False}
 
 
 def test_lists_that_stop_say_so(module_database: Database, browsers: dict[str, Browser]) -> None:

@@ -78,6 +78,7 @@ FUNCTIONS: dict[str, tuple[set[str], str]] = {
     "claim_top_ups": (WEB, "v"),
     "continue_verification": (DBA, "v"),
     "count_audit_log": (BOTH, "s"),
+    "count_deliveries": (BOTH, "s"),
     "count_payment_events": (BOTH, "s"),
     "create_account": (BOTH, "v"),
     "create_api_key": (BOTH, "v"),

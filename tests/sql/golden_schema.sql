@@ -284,6 +284,10 @@ CREATE FUNCTION billing.count_audit_log(p_who text DEFAULT NULL::text, p_action 
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing.count_deliveries(p_endpoint_id uuid DEFAULT NULL::uuid, p_state text DEFAULT NULL::text, p_kind text DEFAULT NULL::text, p_account_id uuid DEFAULT NULL::uuid, p_from date DEFAULT NULL::date, p_to date DEFAULT NULL::date, p_most bigint DEFAULT 10000, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(deliveries bigint, is_more boolean)
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing.count_payment_events(p_payment_id text DEFAULT NULL::text, p_event_id text DEFAULT NULL::text, p_from date DEFAULT NULL::date, p_to date DEFAULT NULL::date, p_most bigint DEFAULT 10000, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(events bigint, is_more boolean)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -1999,6 +2003,10 @@ CREATE FUNCTION billing_data.follow_checks(p_items billing.check_item[]) RETURNS
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.found_deliveries(p_endpoint_id uuid, p_state text, p_kind text, p_account_id uuid, p_from date, p_to date, p_limit bigint, p_offset bigint) RETURNS SETOF uuid
+    LANGUAGE plpgsql STABLE ROWS 50
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.free_key(p_account_id uuid, p_key text) RETURNS text
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -2699,6 +2707,10 @@ CREATE FUNCTION billing_data.require_list(p_shape text, p_count integer, p_argum
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.require_moment(p_at timestamp with time zone, p_argument text) RETURNS void
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.require_most(p_most bigint) RETURNS void
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 

@@ -210,6 +210,7 @@ STAFF_READS: dict[str, dict[str, Any]] = {
     "list_api_keys": {},
     "list_audit_log": {},
     "count_audit_log": {},
+    "count_deliveries": {},
     "count_payment_events": {},
     "list_hourly_figures": {},
     "list_caps": {},

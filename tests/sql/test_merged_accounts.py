@@ -493,6 +493,7 @@ _FOLLOW: dict[str, Callable[[Caller, User, User], None]] = {
     "adjust_credits": _adjusted,
     "attach_payment": _attached,
     "balance_at": _then,
+    "count_deliveries": _alike("count_deliveries", _tell),
     "end_top_up": _topped_up,
     "erase_personal_data": _erased,
     "explain_account": _alike("explain_account", _suspend),
