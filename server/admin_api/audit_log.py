@@ -15,7 +15,7 @@ from server.admin_api.models import (
 from server.gateway import Row, functions
 from server.http import fields as f
 from server.http.answers import From, reader
-from server.http.example_values import ACCOUNT_ID, AT, PAGED
+from server.http.example_values import ACCOUNT_ID, AT, BOUNDED
 from server.http.route import Example
 
 
@@ -55,7 +55,7 @@ class AuditEntry(TypedDict):
     ]
 
 
-class AuditPage(f.OpenPage):
+class AuditPage(f.BoundedPage):
     """A page of the audit log."""
 
     entries: Annotated[list[AuditEntry], f.means("The entries of this page.")]
@@ -78,7 +78,7 @@ EXAMPLE = Example(
                 "database_login": "billing_web",
             }
         ],
-        **PAGED,
+        **BOUNDED,
     },
     values={"action": "account", "from": "2026-11-01"},
 )
@@ -89,15 +89,15 @@ _entry = reader(AuditEntry, functions.list_audit_log.columns)
 async def list_audit_log(request: web.Request, call: Call) -> web.StreamResponse:
     """Lists what staff and database administrators did, newest first."""
     query: AuditQuery = call.query
+    filters: dict[str, Any] = {
+        "who": query.who,
+        "action": query.action,
+        "resource_id": query.resource_id,
+        "from_": query.first_day,
+        "to": query.last_day,
+    }
     rows = await call.rows(
-        functions.list_audit_log(
-            who=query.who,
-            action=query.action,
-            resource_id=query.resource_id,
-            from_=query.first_day,
-            to=query.last_day,
-            limit=query.page_size + 1,
-            offset=query.offset,
-        )
+        functions.list_audit_log(**filters, limit=query.page_size + 1, offset=query.offset)
     )
-    return answer(200, page_of("entries", rows, query, _entry))
+    counted = await call.row(functions.count_audit_log(**filters))
+    return answer(200, page_of("entries", rows, query, _entry, counted))

@@ -97,15 +97,21 @@ NO_STORE = {"Cache-Control": "no-store"}
 
 
 def page_of(
-    name: str, rows: Sequence[Row], query: PageQuery, entry: Callable[[Row], Any]
+    name: str,
+    rows: Sequence[Row],
+    query: PageQuery,
+    entry: Callable[[Row], Any],
+    counted: Row | None = None,
 ) -> dict[str, Any]:
-    """A page of a list without a total count. `rows` has one row more than the page if there is a
-    next page."""
+    """A page of a list. `rows` has one row more than the page if there is a next page. `counted` is
+    how many rows the list has, counted up to a limit, where that is counted."""
+    total = {"total": counted[name], "total_is_minimum": counted["is_more"]} if counted else {}
     return {
         name: [entry(row) for row in rows[: query.page_size]],
         "page": query.page,
         "page_size": query.page_size,
         "has_more": len(rows) > query.page_size,
+        **total,
     }
 
 

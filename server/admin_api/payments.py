@@ -1,7 +1,7 @@
 """/admin/api/purchases, payment-events and payment-problems, and how staff resolve problems."""
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from aiohttp import web
@@ -20,13 +20,14 @@ from server.admin_api.models import (
     ReturnPath,
     WarningPath,
 )
-from server.gateway import functions
+from server.gateway import Row, functions
 from server.http import fields as f
-from server.http.answers import reader
+from server.http.answers import From, reader
 from server.http.example_values import (
     ACCOUNT_ID,
     ADA,
     AT,
+    BOUNDED,
     EVENT_ID,
     PAGED,
     PAGING,
@@ -34,6 +35,10 @@ from server.http.example_values import (
     THEN,
 )
 from server.http.route import Example
+
+
+def _net(row: Row) -> int:
+    return int(row["gross_minor"] - row["returned_minor"])
 
 
 class Purchase(TypedDict):
@@ -67,10 +72,24 @@ class Purchase(TypedDict):
     shortfall: Annotated[f.Count, f.means("Uses that were due back and could not be taken.")]
 
 
+class PurchaseTotal(TypedDict):
+    """What the purchases of a list in one currency come to."""
+
+    currency: Annotated[str, f.PRICE_CURRENCY]
+    purchases: Annotated[f.Count, f.means("How many purchases there are, mere offers included.")]
+    paid: Annotated[f.Count, f.means("How many of them were paid.")]
+    gross_minor: Annotated[f.Count, f.means("What came in, in minor units such as cents.")]
+    returned_minor: Annotated[f.Count, f.means("How much of it went back.")]
+    net_minor: Annotated[int, From(_net), f.means("What is left of it.")]
+
+
 class PurchasePage(f.OpenPage):
     """A page of purchases."""
 
     purchases: Annotated[list[Purchase], f.means("The purchases of this page.")]
+    totals: Annotated[
+        list[PurchaseTotal], f.means("What the purchases of all pages come to, by currency.")
+    ]
 
 
 class PaymentEvent(TypedDict):
@@ -99,7 +118,7 @@ class PaymentEvent(TypedDict):
     resolution: Annotated[str | None, f.RESOLUTION]
 
 
-class PaymentEventPage(f.OpenPage):
+class PaymentEventPage(f.BoundedPage):
     """A page of events."""
 
     events: Annotated[list[PaymentEvent], f.means("The events of this page.")]
@@ -191,6 +210,16 @@ PURCHASES = Example(
                 "shortfall": 0,
             }
         ],
+        "totals": [
+            {
+                "currency": "USD",
+                "purchases": 1,
+                "paid": 1,
+                "gross_minor": 500,
+                "returned_minor": 0,
+                "net_minor": 500,
+            }
+        ],
         **PAGED,
     },
     values={"account_id": ACCOUNT_ID, "status_filter": "settled"},
@@ -214,7 +243,7 @@ EVENTS = Example(
                 "resolution": None,
             }
         ],
-        **PAGED,
+        **BOUNDED,
     },
     values=PAGING,
 )
@@ -262,6 +291,7 @@ RESOLVED_RETURN = Example(
 )
 
 _purchase = reader(Purchase, functions.list_purchases.columns)
+_total = reader(PurchaseTotal, functions.total_purchases.columns)
 _event = reader(PaymentEvent, functions.list_payment_events.columns)
 _problem = reader(PaymentProblem, functions.list_payment_problems.columns)
 
@@ -269,15 +299,13 @@ _problem = reader(PaymentProblem, functions.list_payment_problems.columns)
 async def list_purchases(request: web.Request, call: Call) -> web.StreamResponse:
     """Lists purchases, newest first, and what became of them."""
     query: PurchasesQuery = call.query
+    filters: dict[str, Any] = {"account_id": query.account_id, "status": query.status_filter}
     rows = await call.rows(
-        functions.list_purchases(
-            account_id=query.account_id,
-            status=query.status_filter,
-            limit=query.page_size + 1,
-            offset=query.offset,
-        )
+        functions.list_purchases(**filters, limit=query.page_size + 1, offset=query.offset)
     )
-    return answer(200, page_of("purchases", rows, query, _purchase))
+    totals = await call.rows(functions.total_purchases(**filters))
+    page = page_of("purchases", rows, query, _purchase)
+    return answer(200, {**page, "totals": [_total(row) for row in totals]})
 
 
 async def list_payment_events(request: web.Request, call: Call) -> web.StreamResponse:
@@ -286,7 +314,8 @@ async def list_payment_events(request: web.Request, call: Call) -> web.StreamRes
     rows = await call.rows(
         functions.list_payment_events(limit=query.page_size + 1, offset=query.offset)
     )
-    return answer(200, page_of("events", rows, query, _event))
+    counted = await call.row(functions.count_payment_events())
+    return answer(200, page_of("events", rows, query, _event, counted))
 
 
 async def list_payment_problems(request: web.Request, call: Call) -> web.StreamResponse:

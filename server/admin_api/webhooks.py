@@ -16,7 +16,7 @@ from server.http import fields as f
 from server.http.answers import From, reader
 from server.http.app_keys import GATEWAY
 from server.http.errors import ApiError, validation_error
-from server.http.example_values import ACCOUNT_ID, AT, THEN
+from server.http.example_values import ACCOUNT_ID, AT, BOUNDED, THEN
 from server.http.route import Example
 from server.http.validation import Name255, Reason
 from server.limits import most
@@ -184,13 +184,10 @@ class Delivery(TypedDict):
     settled_at: Annotated[datetime | None, f.means("When it was delivered or given up, in UTC.")]
 
 
-class DeliveryPage(TypedDict):
+class DeliveryPage(f.BoundedPage):
     """A page of deliveries, newest first."""
 
     deliveries: Annotated[list[Delivery], f.means("The deliveries.")]
-    page: Annotated[int, f.PAGE]
-    page_size: Annotated[int, f.PAGE_SIZE]
-    has_more: Annotated[bool, f.HAS_MORE]
 
 
 class Resent(TypedDict):
@@ -286,9 +283,7 @@ DELIVERIES = Example(
                 "settled_at": THEN,
             }
         ],
-        "page": 1,
-        "page_size": 50,
-        "has_more": False,
+        **BOUNDED,
     },
     values={"state": "delivered"},
 )
@@ -378,17 +373,17 @@ async def rotate_webhook_secret(request: web.Request, call: Call) -> web.StreamR
 async def list_webhook_deliveries(request: web.Request, call: Call) -> web.StreamResponse:
     """Lists alerts that wait, were delivered or were given up, newest first."""
     query: DeliveriesQuery = call.query
+    filters: dict[str, Any] = {
+        "endpoint_id": query.endpoint_id,
+        "state": query.state,
+        "kind": query.kind,
+        "account_id": query.account_id,
+    }
     rows = await call.rows(
-        functions.list_deliveries(
-            endpoint_id=query.endpoint_id,
-            state=query.state,
-            kind=query.kind,
-            account_id=query.account_id,
-            limit=query.page_size + 1,
-            offset=query.offset,
-        )
+        functions.list_deliveries(**filters, limit=query.page_size + 1, offset=query.offset)
     )
-    return answer(200, page_of("deliveries", rows, query, _delivery))
+    counted = await call.row(functions.count_deliveries(**filters))
+    return answer(200, page_of("deliveries", rows, query, _delivery, counted))
 
 
 async def resend_webhook_delivery(request: web.Request, call: Call) -> web.StreamResponse:

@@ -20,6 +20,7 @@ AT = "2026-11-22T10:24:05.141499Z"
 THEN = "2026-11-20T08:00:00.948849Z"
 PAGING = {"page": 1, "page_size": 50}
 PAGED = {**PAGING, "has_more": False}
+BOUNDED = {**PAGED, "total": 1, "total_is_minimum": False}
 COUNTED = {"total": 1, **PAGING, "total_pages": 1}
 
 # Values for the {placeholders} of error wordings.

@@ -228,6 +228,13 @@ class OpenPage(Page):
     has_more: Annotated[bool, HAS_MORE]
 
 
+class BoundedPage(OpenPage):
+    """A page of a list whose length is counted up to a limit, so that the count is quick."""
+
+    total: Annotated[Count, means("How many there are in all; the count stops at 10,000.")]
+    total_is_minimum: Annotated[bool, means("Whether there are more than `total`.")]
+
+
 class CountedPage(Page):
     """A page of a list whose length is counted."""
 

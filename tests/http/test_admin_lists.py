@@ -38,6 +38,12 @@ def test_events_and_the_audit_log_say_how_many_rows_match(
     assert " 1 event " in _text(viewer, "/admin/payments/events?event=evt_count_7")
     assert " 1,440 events " in _text(viewer, "/admin/payments/events?from=2020-01-02&to=2020-01-02")
     assert "more than 10,000 events" in _text(viewer, "/admin/payments/events?to=2020-01-31")
+    for address, total, is_minimum in (
+        ("audit-log?action=counted.0&page_size=7&page=2", 20, False),
+        ("payment-events?page_size=1", 10_000, True),
+    ):
+        page = viewer.get(f"/admin/api/{address}").json()
+        assert (page["total"], page["total_is_minimum"]) == (total, is_minimum)
 
 
 def test_caps_are_sorted_by_what_their_heads_say_and_sent_as_csv(
@@ -88,6 +94,9 @@ def test_deliveries_are_filtered_by_days_and_sent_as_csv_without_bodies(
     assert found("to=2020-02-01") == []
     assert found("from=2020-02-03&state=waiting") == [new]
     assert " 2 deliveries " in _text(viewer, address)
+    for query, total in (("", 2), ("&state=failed", 0), ("&kind=cap.reached", 2)):
+        page = viewer.get(f"/admin/api/webhook-deliveries?page_size=1{query}").json()
+        assert (page["total"], page["total_is_minimum"]) == (total, False)
     assert " 1 delivery " in _text(viewer, f"{address}?from=2020-02-03&state=waiting")
     assert "2020-02-02 23:59" in _text(viewer, f"{address}?to=2020-02-02")
     assert "2020-02-02 23:59" not in _text(viewer, f"{address}?from=2020-02-03")

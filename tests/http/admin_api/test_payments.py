@@ -90,6 +90,9 @@ def test_purchases_and_events_are_listed(service: Service, viewer: Person) -> No
     page = viewer.get("/purchases", account_id=account, page_size=2)
     assert [one["payment_id"] for one in page["purchases"]] == payments[:0:-1]
     assert page["has_more"] is True
+    # The totals are those of all pages.
+    total = {"currency": "USD", "purchases": 3, "paid": 3, "gross_minor": 1500}
+    assert page["totals"] == [{**total, "returned_minor": 0, "net_minor": 1500}]
     last = viewer.get("/purchases", account_id=account, page_size=2, page=2)
     assert ([one["payment_id"] for one in last["purchases"]], last["has_more"]) == (
         payments[:1],
@@ -100,10 +103,14 @@ def test_purchases_and_events_are_listed(service: Service, viewer: Person) -> No
     assert purchase["customer_email"] == "ada@example.com"
     assert re.fullmatch(Z_TIME, purchase["settled_at"])
     assert viewer.get("/purchases", account_id=account, status_filter="pending")["purchases"] == []
+    assert viewer.get("/purchases", account_id=account, status_filter="pending")["totals"] == []
     settled = viewer.get("/purchases", account_id=account, status_filter="settled")
     assert len(settled["purchases"]) == 3
     assert viewer.get("/purchases", account_id=NOBODYS_ID)["purchases"] == []
-    (event,) = viewer.get("/payment-events", page_size=1)["events"]
+    events = viewer.get("/payment-events", page_size=1)
+    counted = service.database.value("SELECT count(*) FROM billing_data.payment_events")
+    assert (events["total"], events["total_is_minimum"]) == (counted, False)
+    (event,) = events["events"]
     assert (event["payment_id"], event["account_id"]) == (payments[-1], account)
     assert (event["needs_attention"], event["livemode"]) == (False, False)
     assert viewer.get("/payment-events", page=INT64_MAX // 500)["events"] == []
