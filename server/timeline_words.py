@@ -4,6 +4,7 @@ and at the command line."""
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 KINDS = {
@@ -74,8 +75,34 @@ def told(row: Mapping[str, Any]) -> str:
         return f"{_WHAT[kind][what]}: {uses:,} credit{'' if uses == 1 else 's'}" + (
             f" for {row['amount_text']}"
         )
+    if origin := origin_of(row):
+        return _origin_told(origin, row["credits_change"])
     words = _WHAT.get(kind, {}).get(what) or _from_code(what)
     return f"{words}{_change(row)}"
+
+
+def origin_of(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Where a side of a transfer or a reversal comes from; empty for every other row."""
+    changes = row["changes"]
+    if row["kind"] == "credit" and isinstance(changes, Mapping) and "act" in changes:
+        return changes
+    return {}
+
+
+def _origin_told(origin: Mapping[str, Any], credits_change: int | None) -> str:
+    """Says it as "Transfer to ada@example.com" or "Reversal of the charge of 3 on 2026-11-22"."""
+    if origin["act"] == "reversal":
+        at = datetime.fromisoformat(origin["at"]).astimezone(UTC)
+        text = f": {origin['text']}" if origin["text"] else ""
+        return (
+            f"Reversal of the {origin['of']} of {origin['amount']:,} on {at:%Y-%m-%d %H:%M}{text}"
+        )
+    words = {"transfer": "Transfer", "merge": "Merge", "undo_merge": "Merge undone"}[origin["act"]]
+    if origin["act"] == "transfer":
+        words += " to" if (credits_change or 0) < 0 else " from"
+    else:
+        words += " with" if origin["act"] == "merge" else ":"
+    return f"{words} {origin['account'] or 'another account'}"
 
 
 def reason_told(row: Mapping[str, Any]) -> str:

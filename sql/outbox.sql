@@ -218,7 +218,7 @@ CREATE OR REPLACE FUNCTION billing.list_deliveries(
     delivery_id uuid, event_id uuid, endpoint_id uuid, endpoint_name text, kind text,
     account_id uuid, payload text, state text, attempts integer, created_at timestamptz,
     due_at timestamptz, attempted_at timestamptz, answer_status integer, error text,
-    settled_at timestamptz
+    settled_at timestamptz, account text
 )
 LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
@@ -231,7 +231,7 @@ BEGIN
         o.id, o.event_id, o.endpoint_id, e.name, o.kind, o.account_id,
         billing_data.delivery_payload(o), o.state, o.attempts, o.created_at,
         CASE WHEN o.state = 'waiting' THEN o.due_at END, o.attempted_at, o.answer_status, o.error,
-        o.settled_at
+        o.settled_at, coalesce(a.customer_email, a.external_id)::text
     FROM billing_data.found_deliveries(
         p_endpoint_id => p_endpoint_id, p_state => p_state, p_kind => p_kind,
         p_account_id => p_account_id, p_from => p_from, p_to => p_to,
@@ -239,6 +239,7 @@ BEGIN
     ) AS f (id)
     INNER JOIN billing_data.outbox AS o ON o.id = f.id
     LEFT JOIN billing_data.webhook_endpoints AS e ON e.id = o.endpoint_id
+    LEFT JOIN billing_data.accounts AS a ON a.id = o.account_id
     ORDER BY o.id DESC;
 END
 $$;

@@ -343,7 +343,8 @@ CREATE OR REPLACE FUNCTION billing.list_payment_events(
     last_received_at timestamptz,
     resolved_at timestamptz,
     resolution text,
-    outcome_words text
+    outcome_words text,
+    account text
 )
 LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
@@ -356,7 +357,9 @@ BEGIN
         || ' e.account_id, e.outcome,'
         || ' billing_data.is_payment_fault(e.outcome) AND e.resolved_at IS NULL,'
         || ' e.deliveries, e.livemode, e.received_at, e.last_received_at, e.resolved_at,'
-        || ' e.resolution, billing_data.payment_outcome_words(e.outcome)'
+        || ' e.resolution, billing_data.payment_outcome_words(e.outcome),'
+        || ' (SELECT coalesce(a.customer_email, a.external_id)::text'
+        || ' FROM billing_data.accounts AS a WHERE a.id = e.account_id)'
         || ' FROM billing_data.payment_events AS e WHERE '
         || billing_data.payment_event_filter(p_payment_id, p_event_id, p_from, p_to)
         || ' ORDER BY ' || CASE WHEN p_reverse THEN 'e.received_at, e.event_id'

@@ -17,6 +17,66 @@ RETURN coalesce(
 COMMENT ON FUNCTION billing_data.entry_of_act IS
     'The entry of the ledger that an audit row tells of. Helper.';
 
+-- Where an entry of an account's ledger comes from that another entry explains: of a side of a
+-- transfer {"act": "transfer", "merge" or "undo_merge", "account_id", "account"}, the other account
+-- and what people call it; of a reversal {"act": "reversal", "of": "charge" or "credit", "at",
+-- "amount", "text"}, the entry that it reverses. p_changes is what the audit row of a transfer has.
+-- NULL for other entries.
+CREATE OR REPLACE FUNCTION billing_data.origin_of_entry(
+    p_account_id uuid, p_transfer_id uuid, p_corrects_id uuid, p_changes jsonb
+) RETURNS jsonb
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_merge billing_data.account_merges;
+    v_other_id uuid := (p_changes ->> 'other_account_id')::uuid;
+BEGIN
+    IF p_corrects_id IS NOT NULL THEN
+        RETURN (
+            SELECT jsonb_build_object(
+                'act', 'reversal', 'of', r.type, 'at', r.at, 'amount', r.amount, 'text', r.text
+            )
+            FROM (
+                SELECT 'charge', c.created_at, c.amount_minor, c.description
+                FROM billing_data.charges AS c
+                WHERE c.id = p_corrects_id
+                UNION ALL
+                SELECT 'credit', c.created_at, c.amount_minor, c.description
+                FROM billing_data.credits AS c
+                WHERE c.id = p_corrects_id
+            ) AS r (type, at, amount, text)
+        );
+    ELSIF p_transfer_id IS NULL THEN
+        RETURN NULL;
+    END IF;
+    SELECT m.* INTO v_merge
+    FROM billing_data.account_merges AS m
+    WHERE m.id = p_transfer_id OR m.undo_id = p_transfer_id;
+    IF FOUND THEN
+        v_other_id := CASE v_merge.account_id
+            WHEN p_account_id THEN v_merge.merged_account_id
+            ELSE v_merge.account_id
+        END;
+    END IF;
+    RETURN jsonb_build_object(
+        'act', CASE p_transfer_id
+            WHEN v_merge.id THEN 'merge'
+            WHEN v_merge.undo_id THEN 'undo_merge'
+            ELSE 'transfer'
+        END,
+        'account_id', v_other_id,
+        'account', (
+            SELECT coalesce(a.customer_email, a.external_id)
+            FROM billing_data.accounts AS a
+            WHERE a.id = v_other_id
+        )
+    );
+END
+$$;
+COMMENT ON FUNCTION billing_data.origin_of_entry IS
+    'The transfer, merge or entry that explains an entry of the ledger. Helper.';
+
 -- What staff and DBAs did to accounts, to their payments, and to refunds and disputes of these.
 CREATE OR REPLACE FUNCTION billing_data.acts_on_accounts(p_account_ids uuid[])
 RETURNS SETOF billing_data.admin_audit_logs
@@ -396,7 +456,8 @@ COMMENT ON FUNCTION billing_data.timeline_span IS
 -- offered, pending or settled; or the act. amount_minor is what a refused charge or a hold asked
 -- for, or the price of a purchase; paid_credits and free_uses what the account had then, the
 -- credits of a purchase, or what was captured of a hold; left_to_reverse how much of an entry can
--- still be reversed by staff.
+-- still be reversed by staff. changes is what an act changed; of a side of a transfer or a reversal,
+-- where it comes from (billing_data.origin_of_entry).
 -- p_row_id begins with the charge, credit, hold or purchase of this id instead of the newest row.
 -- Each row has the cursor of the page after its own; it is NULL on the last page. Rows that are
 -- added meanwhile do not shift pages. A page costs the same wherever it is, and however many rows
@@ -480,7 +541,7 @@ BEGIN
         LIMIT p_limit + 1
     ),
     acts AS (
-        SELECT a.id, billing_data.entry_of_act(a.changes) AS entry
+        SELECT a.id, a.changes, billing_data.entry_of_act(a.changes) AS entry
         FROM billing_data.acts_on_accounts(v_ids) AS a
         WHERE 'credit' = ANY (v_kinds) AND billing_data.entry_of_act(a.changes) IS NOT NULL
     )
@@ -524,7 +585,11 @@ BEGIN
             ELSE 0
         END,
         CASE p.source WHEN 'staff' THEN p.id ELSE t.audit_id END,
-        p.thing, p.changes,
+        p.thing,
+        coalesce(
+            p.changes,
+            billing_data.origin_of_entry(v_account.id, e.transfer_id, e.corrects_id, t.changes)
+        ),
         CASE
             WHEN EXISTS (SELECT FROM places AS n WHERE n.place > p_limit) THEN (
                 SELECT billing_data.timeline_cursor(
@@ -542,7 +607,7 @@ BEGIN
     LEFT JOIN billing_data.api_keys AS k ON k.id = p.api_key_id
     LEFT JOIN billing_data.admin_users AS u ON u.id = p.admin_user_id
     LEFT JOIN LATERAL (
-        SELECT a.id AS audit_id FROM acts AS a
+        SELECT a.id AS audit_id, a.changes FROM acts AS a
         WHERE a.entry IN (e.transaction_id::text, e.transfer_id::text)
         LIMIT 1
     ) AS t ON p.source = 'entry'

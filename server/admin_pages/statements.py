@@ -3,11 +3,12 @@ and as CSV; and /admin/consumers: who used most in a month."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 from urllib.parse import urlencode
+from uuid import UUID
 
 from aiohttp import web
 
@@ -23,9 +24,11 @@ from server.admin_pages.lists import (
 )
 from server.admin_pages.money import write_money
 from server.admin_pages.page import CSV_LIMIT, HEADERS, PAGE_SIZE, FormFault, render
+from server.admin_pages.timeline import row_address, with_changes
 from server.gateway import FunctionCall, Row, functions
 from server.http.statements import month_after, open_statement, send_csv
 from server.staff.guard import Visit
+from server.timeline_words import told
 
 _TOP = "/admin/consumers"
 _CONSUMERS = (
@@ -76,7 +79,7 @@ async def show(request: web.Request, visit: Visit) -> web.StreamResponse:
         is_running=first <= datetime.now(UTC).date() < beyond,
         form=given if faults else period,
         faults=faults,
-        rows=rows,
+        rows=await _with_origins(visit, account["account_id"], rows, first, beyond),
         entry_count=statement.entry_count,
         next_page=f"{address}?{urlencode({**period, 'after': shown_to})}"
         if shown_to < statement.through
@@ -90,6 +93,30 @@ async def show(request: web.Request, visit: Visit) -> web.StreamResponse:
         chart=bar_chart("charges", "Uses", _by_day(days)),
         made_at=datetime.now(UTC),
     )
+
+
+async def _with_origins(
+    visit: Visit, account_id: UUID, rows: Sequence[Row], first: date, beyond: date
+) -> list[dict[str, Any]]:
+    """The rows with `origin`, words for what another entry explains, and where that is shown. The
+    timeline knows it; beyond its page the words do not name the other account or entry."""
+    known: dict[UUID, Row] = {}
+    if any(row["corrects_id"] or row["transfer_id"] for row in rows):
+        credits = functions.list_timeline(
+            account_id=account_id, kinds=["credit"], from_=first,
+            to=beyond - timedelta(days=1), limit=_ENTRIES,
+        )  # fmt: skip
+        known = {row["id"]: row for row in await visit.rows(credits)}
+    shown = []
+    for row in rows:
+        origin, address = None, None
+        if row["corrects_id"] or row["transfer_id"]:
+            origin = "Reversal" if row["corrects_id"] else "Transfer"
+            address = row_address(account_id, row["transaction_id"])
+            if row["transaction_id"] in known:
+                origin = told(with_changes(known[row["transaction_id"]]))
+        shown.append({**row, "origin": origin, "origin_url": address})
+    return shown
 
 
 async def export(request: web.Request, visit: Visit) -> web.StreamResponse:

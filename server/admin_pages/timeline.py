@@ -14,7 +14,7 @@ from server.admin_pages.lists import days_given, days_of
 from server.admin_pages.page import PAGE_SIZE, FormFault
 from server.gateway import Refused, Row, functions
 from server.staff.guard import Visit
-from server.timeline_words import KINDS, reason_told, told
+from server.timeline_words import KINDS, origin_of, reason_told, told
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +75,20 @@ def row_address(account_id: object, row_id: object) -> str:
     return f"/admin/accounts/{account_id}?{urlencode({'row': str(row_id)})}#row-{row_id}"
 
 
+def with_changes(row: Row) -> dict[str, Any]:
+    """The row with its changes as a mapping."""
+    changes = row["changes"]
+    return {**row, "changes": orjson.loads(changes) if isinstance(changes, str) else changes}
+
+
+def origin_address(row: Mapping[str, Any]) -> str:
+    """Where the other account of a transfer, or the entry that a reversal reverses, is shown."""
+    if row["corrects_id"]:
+        return f"?row={row['corrects_id']}#row-{row['corrects_id']}"
+    other = origin_of(row).get("account_id")
+    return f"/admin/accounts/{other}" if other else ""
+
+
 def _id(text: str) -> UUID | None:
     try:
         return UUID(text)
@@ -88,15 +102,13 @@ def _address(path: str, query: Mapping[str, str]) -> str:
 
 
 def _shown(row: Row) -> dict[str, Any]:
-    shown = dict(row)
-    changes = row["changes"]
-    shown["changes"] = orjson.loads(changes) if isinstance(changes, str) else changes
+    shown = with_changes(row)
     shown["words"] = told(shown)
     shown["why"] = reason_told(shown)
     shown["is_denied"] = row["kind"] == "denial" or row["what"] == "denied"
     shown["entry"] = row["kind"] if row["kind"] in ("charge", "credit") else ""
     shown["payment_url"] = f"/admin/payments/{quote(row['payment_id'] or '', safe='')}"
-    shown["corrects_url"] = f"?row={row['corrects_id']}#row-{row['corrects_id']}"
+    shown["origin_url"] = origin_address(shown)
     shown["audit_url"] = ""
     if row["audit_id"]:
         shown["audit_url"] = f"/admin/audit?entry={row['audit_id']}#{row['audit_id']}"

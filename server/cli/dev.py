@@ -325,7 +325,7 @@ CIRIS Billing is running at {facts["base_url"]}
 
             billing.help() lists what to call
 
-Ctrl-C stops it; `make run` again resumes.
+Ctrl-C stops it; the same command again resumes on the same data.
 """,
         flush=True,
     )

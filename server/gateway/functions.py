@@ -608,7 +608,7 @@ def list_daily_figures(
 
 @function(
     "delivery_id event_id endpoint_id endpoint_name kind account_id payload state attempts "
-    "created_at due_at attempted_at answer_status error settled_at"
+    "created_at due_at attempted_at answer_status error settled_at account"
 )
 def list_deliveries(
     *,
@@ -698,7 +698,7 @@ def list_notes(*, account_id: UUID, session_hash: bytes | None = ...) -> None: .
 
 @function(
     "provider event_id event_type payment_id account_id outcome needs_attention deliveries "
-    "livemode received_at last_received_at resolved_at resolution outcome_words"
+    "livemode received_at last_received_at resolved_at resolution outcome_words account"
 )
 def list_payment_events(
     *,

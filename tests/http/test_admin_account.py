@@ -112,6 +112,12 @@ def test_credits_are_moved_and_accounts_merged_after_a_preview_and_the_merge_is_
     answer = _confirmed(admin, _filled(admin, f"{page}/transfer", **fields))
     assert answer.status_code == 303
     assert "4 credits were moved to account" in _text(admin, page)
+    for whose, words in ((page, f"Transfer to {other}"), (other_page, f"Transfer from {name}")):
+        link = rf'<a href="{other_page if whose == page else page}">{words}@example.com</a>'
+        assert re.search(link, viewer.get(whose).text)
+        # A statement leads to the row of the timeline.
+        link = rf'<a href="{whose}\?row=[^"]+">{words}@example.com</a>'
+        assert re.search(link, viewer.get(f"{whose}/statement").text)
     # The e-mail address names the account too.
     asked = _filled(admin, f"{page}/merge", other=f"{other}@example.com", reason="one person")
     assert _confirmed(admin, asked).headers["location"] == other_page
@@ -120,12 +126,14 @@ def test_credits_are_moved_and_accounts_merged_after_a_preview_and_the_merge_is_
     told = _text(viewer, other_page)
     assert f"Account {page.rsplit('/', 1)[1]} was merged into this one." in told
     assert "Merged accounts" in told
+    assert f"Merge with {name}@example.com" in told
     assert "one person" in told
     assert f"{page}/undo-merge" not in viewer.get(other_page).text
     assert f"{page}/undo-merge" in admin.get(other_page).text
     undone = _confirmed(admin, _filled(admin, f"{page}/undo-merge", reason="two people"))
     assert (undone.status_code, undone.headers["location"]) == (303, page)
     assert "The merge was undone." in _text(admin, page)
+    assert f"Merge undone: {other}@example.com" in _text(admin, page)
     balances = module_database.execute(
         "SELECT a.external_id, a.paid_credits FROM billing_data.accounts AS a"
         " WHERE a.external_id = ANY (%s)",
@@ -319,6 +327,9 @@ def test_notes_are_written_and_removed_on_the_page(
     assert _send(admin, f"{address}/notes", note=note).status_code == 303
     told = viewer.get(address).text
     assert "prefers &lt;letters&gt;<br>yyy" in told
+    # It is folded; its beginning tells what it is about.
+    (summary,) = re.findall(r"<summary>(prefers .*)</summary><p>prefers", told)
+    assert len(html.unescape(summary)) == 120
     assert "/remove" not in told
     (remove,) = re.findall(r'action="([^"]+/remove)"', admin.get(address).text)
     assert _send(viewer, remove).status_code == 403

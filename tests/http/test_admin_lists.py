@@ -100,6 +100,12 @@ def test_deliveries_are_filtered_by_days_and_sent_as_csv_without_bodies(
     assert " 1 delivery " in _text(viewer, f"{address}?from=2020-02-03&state=waiting")
     assert "2020-02-02 23:59" in _text(viewer, f"{address}?to=2020-02-02")
     assert "2020-02-02 23:59" not in _text(viewer, f"{address}?from=2020-02-03")
+    account = account_of(module_database, new_user(module_database))
+    module_database.execute(
+        "UPDATE billing_data.outbox SET account_id = %s WHERE id = %s", account["id"], new
+    )
+    link = f'<a href="/admin/accounts/{account["id"]}">{account["external_id"]}</a>'
+    assert viewer.get(address).text.count(link) == 1
     wrong = viewer.get(f"{address}?from=2020-02-03&to=2020-02-02")
     assert wrong.status_code == 422
     assert "The last day is before the first." in wrong.text
@@ -126,6 +132,10 @@ def test_lists_that_stop_say_so(module_database: Database, browsers: dict[str, B
         account,
     )
     viewer = browsers["viewer"]
+    # Each event names its account.
+    link = rf'<a href="/admin/accounts/{account}\?tab=purchases">([^<]+)</a>'
+    names = set(re.findall(link, viewer.get("/admin/payments/events?from=2020-01-01").text))
+    assert "Account" not in names
     problems = viewer.get("/admin/payments/problems.csv")
     assert sum("evt_lost_" in line for line in problems.text.splitlines()) == 502
     assert problems.headers["X-Truncated"] == "false"

@@ -201,6 +201,7 @@ def test_the_commands_it_prints_work_as_they_stand(dev: Dev) -> None:
     ).stdout
     assert made.startswith(f"{dev.facts['base_url']}/admin/sign-in/")
     assert f"another link, in {dev.directory.resolve()}:" in text
+    assert "make run" not in text  # it would not run with this folder and port
     [psql] = re.findall(r"^\s*psql\s+(\S*psql .*)$", text, re.MULTILINE)
     count = subprocess.run(
         ["sh", "-c", f"{psql.strip()} -XAt -c 'SELECT count(*) FROM billing.help()'"],

@@ -610,7 +610,7 @@ CREATE FUNCTION billing.list_daily_figures(p_days integer DEFAULT 30, p_to date 
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.list_deliveries(p_endpoint_id uuid DEFAULT NULL::uuid, p_state text DEFAULT NULL::text, p_kind text DEFAULT NULL::text, p_account_id uuid DEFAULT NULL::uuid, p_limit bigint DEFAULT 50, p_offset bigint DEFAULT 0, p_from date DEFAULT NULL::date, p_to date DEFAULT NULL::date, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(delivery_id uuid, event_id uuid, endpoint_id uuid, endpoint_name text, kind text, account_id uuid, payload text, state text, attempts integer, created_at timestamp with time zone, due_at timestamp with time zone, attempted_at timestamp with time zone, answer_status integer, error text, settled_at timestamp with time zone)
+CREATE FUNCTION billing.list_deliveries(p_endpoint_id uuid DEFAULT NULL::uuid, p_state text DEFAULT NULL::text, p_kind text DEFAULT NULL::text, p_account_id uuid DEFAULT NULL::uuid, p_limit bigint DEFAULT 50, p_offset bigint DEFAULT 0, p_from date DEFAULT NULL::date, p_to date DEFAULT NULL::date, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(delivery_id uuid, event_id uuid, endpoint_id uuid, endpoint_name text, kind text, account_id uuid, payload text, state text, attempts integer, created_at timestamp with time zone, due_at timestamp with time zone, attempted_at timestamp with time zone, answer_status integer, error text, settled_at timestamp with time zone, account text)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -647,7 +647,7 @@ CREATE FUNCTION billing.list_open_doors() RETURNS TABLE(door text, mend text, is
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET quote_all_identifiers TO 'off';
 
-CREATE FUNCTION billing.list_payment_events(p_limit bigint DEFAULT 50, p_offset bigint DEFAULT 0, p_payment_id text DEFAULT NULL::text, p_event_id text DEFAULT NULL::text, p_from date DEFAULT NULL::date, p_to date DEFAULT NULL::date, p_reverse boolean DEFAULT false, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(provider text, event_id text, event_type text, payment_id text, account_id uuid, outcome text, needs_attention boolean, deliveries bigint, livemode boolean, received_at timestamp with time zone, last_received_at timestamp with time zone, resolved_at timestamp with time zone, resolution text, outcome_words text)
+CREATE FUNCTION billing.list_payment_events(p_limit bigint DEFAULT 50, p_offset bigint DEFAULT 0, p_payment_id text DEFAULT NULL::text, p_event_id text DEFAULT NULL::text, p_from date DEFAULT NULL::date, p_to date DEFAULT NULL::date, p_reverse boolean DEFAULT false, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(provider text, event_id text, event_type text, payment_id text, account_id uuid, outcome text, needs_attention boolean, deliveries bigint, livemode boolean, received_at timestamp with time zone, last_received_at timestamp with time zone, resolved_at timestamp with time zone, resolution text, outcome_words text, account text)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -2440,6 +2440,10 @@ CREATE FUNCTION billing_data.open_invitation(p_admin_user_id uuid, p_anew boolea
 
 CREATE FUNCTION billing_data.open_session(p_admin_user_id uuid, p_session_hash bytea, p_how text) RETURNS void
     LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.origin_of_entry(p_account_id uuid, p_transfer_id uuid, p_corrects_id uuid, p_changes jsonb) RETURNS jsonb
+    LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.overages_for_caps(p_items billing.capture_item[]) RETURNS billing_data.cap_request[]
