@@ -66,10 +66,10 @@ async def transfer_credits(request: web.Request, visit: Visit) -> web.StreamResp
         )
         if not _confirmed(form):
             facts = [
-                ("From account", row["from_account_id"]),
+                ("From account", await _called(visit, row["from_account_id"])),
                 ("Its balance before", row["from_balance_before"]),
                 ("Its balance after", row["from_balance_after"]),
-                ("To account", row["to_account_id"]),
+                ("To account", await _called(visit, row["to_account_id"])),
                 ("Its balance before", row["to_balance_before"]),
                 ("Its balance after", row["to_balance_after"]),
             ]
@@ -77,7 +77,8 @@ async def transfer_credits(request: web.Request, visit: Visit) -> web.StreamResp
             return await _ask(visit, form, _Preview(title, "Move the credits", facts), other)
     except (FormFault, Refused) as error:
         return await _failed(visit, error, "transfer", form)
-    message = f"{amount:,} credits were moved to account {row['to_account_id']}."
+    whom = await _called(visit, row["to_account_id"])
+    message = f"{amount:,} credits were moved to account {whom}."
     return await done(visit, address_of(account_id), _once(row, message))
 
 
@@ -95,8 +96,8 @@ async def merge_accounts(request: web.Request, visit: Visit) -> web.StreamRespon
         )
         if not _confirmed(form):
             facts = [
-                ("Account that ends", row["merged_account_id"]),
-                ("Account that stays", row["account_id"]),
+                ("Account that ends", await _called(visit, row["merged_account_id"])),
+                ("Account that stays", await _called(visit, row["account_id"])),
                 ("Credits moved", row["credits_moved"]),
                 ("Its balance after", row["balance_after"]),
                 ("Free uses moved", row["free_uses_given"]),
@@ -123,10 +124,10 @@ async def undo_merge(request: web.Request, visit: Visit) -> web.StreamResponse:
         )
         if not _confirmed(form):
             facts = [
-                ("Account that is its own again", row["merged_account_id"]),
+                ("Account that is its own again", await _called(visit, row["merged_account_id"])),
                 ("Credits it gets back", row["credits_moved_back"]),
                 ("Free uses it gets back", row["free_uses_given_back"]),
-                ("Account that it was merged into", row["account_id"]),
+                ("Account that it was merged into", await _called(visit, row["account_id"])),
             ]
             return await _ask(visit, form, _Preview("Undo the merge?", "Undo the merge", facts))
     except (FormFault, Refused) as error:
@@ -175,6 +176,15 @@ async def _other_account(visit: Visit, form: Mapping[str, str]) -> UUID:
     if len(ids) > 1:
         raise FormFault(other="Several accounts have this. Give the account's id.")
     return UUID(str(ids.pop()))
+
+
+async def _called(visit: Visit, account_id: UUID) -> str:
+    """What people call an account, and its id, which alone tells nobody whether it is the right
+    account. One that was merged is called by its own name."""
+    for row in await visit.rows(functions.list_accounts(search=str(account_id), limit=2)):
+        if row["account_id"] == account_id:
+            return f"{row['customer_email'] or row['external_id']} ({account_id})"
+    return str(account_id)
 
 
 async def _ask(

@@ -109,7 +109,13 @@ def test_credits_are_moved_and_accounts_merged_after_a_preview_and_the_merge_is_
         answer = _filled(admin, f"{page}/transfer", **{**fields, **wrong})
         assert answer.status_code == 422
         assert words in html.unescape(answer.text)
-    answer = _confirmed(admin, _filled(admin, f"{page}/transfer", **fields))
+    asked = _filled(admin, f"{page}/transfer", **fields)
+    ids = {told: address.rsplit("/", 1)[1] for told, address in ((name, page), (other, other_page))}
+    # People see by its name whether it is the right account.
+    for heading, told in (("From", name), ("To", other)):
+        shown = f"<dt>{heading} account</dt><dd>{told}@example.com ({ids[told]})</dd>"
+        assert shown in asked.text
+    answer = _confirmed(admin, asked)
     assert answer.status_code == 303
     assert "4 credits were moved to account" in _text(admin, page)
     for whose, words in ((page, f"Transfer to {other}"), (other_page, f"Transfer from {name}")):
@@ -126,11 +132,16 @@ def test_credits_are_moved_and_accounts_merged_after_a_preview_and_the_merge_is_
     told = _text(viewer, other_page)
     assert f"Account {page.rsplit('/', 1)[1]} was merged into this one." in told
     assert "Merged accounts" in told
+    # No two regions have one name: screen readers list them.
+    regions = re.findall(r'role="region" aria-label="([^"]+)"', viewer.get(other_page).text)
+    assert "Merged accounts" not in regions
     assert f"Merge with {name}@example.com" in told
     assert "one person" in told
     assert f"{page}/undo-merge" not in viewer.get(other_page).text
     assert f"{page}/undo-merge" in admin.get(other_page).text
-    undone = _confirmed(admin, _filled(admin, f"{page}/undo-merge", reason="two people"))
+    asked = _filled(admin, f"{page}/undo-merge", reason="two people")
+    assert f"its own again</dt><dd>{name}@example.com ({ids[name]})</dd>" in asked.text
+    undone = _confirmed(admin, asked)
     assert (undone.status_code, undone.headers["location"]) == (303, page)
     assert "The merge was undone." in _text(admin, page)
     assert f"Merge undone: {other}@example.com" in _text(admin, page)
