@@ -111,10 +111,11 @@ COMMENT ON FUNCTION billing.list_caps IS
 GRANT EXECUTE ON FUNCTION billing.list_caps TO billing_server, billing_dba;
 
 -- Sets how many credits may be charged in a period ('minute', 'day' or 'month' of the UTC calendar)
--- by an API key and the keys that it is rotated to, to an account, by an agent, or by all. A mode
--- 'hard' refuses what would exceed the limit, 'alert' only tells that it was reached. A new cap
--- counts from now on; the same scope, subject, period and mode again change the limit of that cap,
--- and what was counted stays counted. Charges that are under way may still meet the limit before.
+-- by an API key and the keys that it is rotated to, to an account, by an agent, or by all. The mode
+-- 'hard' refuses what would exceed the limit; the mode 'alert' only tells that it was reached. A
+-- new cap counts from now on. A second call for the same scope, subject, period and mode changes
+-- the limit of that cap, and what was counted stays counted. Charges that are under way may still
+-- be decided by the old limit.
 -- Locks: the account that the cap is for, the cap's row. Writes: caps 1, admin_audit_logs 1 when
 -- something changed. Errors: actor errors, invalid_argument, api_key_not_found, account_not_found,
 -- serialization_failure when the account was merged at this moment.
@@ -164,7 +165,8 @@ BEGIN
     PERFORM billing_data.require(p_limit_minor >= 0, 'p_limit_minor', 'it must be 0 or more');
     PERFORM billing_data.require_durable_commit();
     IF p_scope = 'account' THEN
-        -- Held, so that it is merged either before, or when its cap is there to go with it.
+        -- With the account locked, a merge comes either before, or after, when the cap moves with
+        -- it.
         v_subject := (billing_data.lock_account(v_subject::uuid)).id;
     END IF;
     SELECT c.limit_minor INTO v_before
@@ -256,10 +258,10 @@ COMMENT ON FUNCTION billing.delete_cap IS
     'Deletes a cap, with a reason. For billing_server (staff) and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.delete_cap TO billing_server, billing_dba;
 
--- Moves the caps of an account that is merged to the one that stays, with what they counted; the
--- one that stays keeps its own cap where both have one for the same period and mode, and the other
--- one counts nothing any more. When the merge is undone (p_made_for), those go back that were set
--- for the merged account or for accounts merged into it.
+-- Moves the caps of an account that is merged to the one that stays, with what they counted. Where
+-- both accounts have a cap for the same period and mode, the account that stays keeps its own, and
+-- the other cap counts nothing any more. When the merge is undone (p_made_for), the caps that were
+-- set for the merged account or for accounts merged into it move back.
 -- Locks: the caps that move. The caller holds both accounts, so that nobody sets the same cap for
 -- the account that they go to at this moment. Writes: caps 0..n.
 CREATE OR REPLACE FUNCTION billing_data.move_caps(
@@ -284,7 +286,8 @@ $$;
 COMMENT ON FUNCTION billing_data.move_caps IS
     'Moves caps where an account is merged, or back. Helper.';
 
--- Deletes what windows of caps used that ended before p_before, and returns how many rows it were.
+-- Deletes the usage of caps' windows that ended before p_before, and returns how many rows were
+-- deleted.
 CREATE OR REPLACE FUNCTION billing_data.prune_cap_usage(p_before timestamptz) RETURNS bigint
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp

@@ -67,8 +67,8 @@ RETURN billing_data.instant_text(billing_data.window_end(p_period, p_at));
 COMMENT ON FUNCTION billing_data.cap_resets_at IS
     'The end of a window of a cap, for programs. Helper.';
 
--- A refusal by a cap, as values for the wording of the error and for programs. p_used is what its
--- window has used.
+-- A refusal by a cap, as values for the wording of the error and for programs. p_used is what the
+-- cap's window has used.
 CREATE OR REPLACE FUNCTION billing_data.cap_refusal(
     p_cap billing_data.caps, p_used bigint, p_required bigint, p_now timestamptz
 ) RETURNS jsonb
@@ -108,8 +108,9 @@ RETURN CASE
 END;
 COMMENT ON FUNCTION billing_data.cap_slug IS 'The slug of a refusal by a cap. Helper.';
 
--- What the hard cap says that refuses a charge of this amount now; NULL when none does. The cap
--- that frees last is told: before that time the charge cannot pass.
+-- The refusal by the hard cap that refuses a charge of this amount now; NULL when none does. Where
+-- several refuse it, the refusal names the cap whose window ends last: before that time the charge
+-- cannot pass.
 CREATE OR REPLACE FUNCTION billing_data.cap_that_refuses(
     p_account_id uuid, p_api_key_id uuid, p_agent_id text, p_amount bigint, p_now timestamptz
 ) RETURNS jsonb
@@ -130,8 +131,9 @@ $$;
 COMMENT ON FUNCTION billing_data.cap_that_refuses IS
     'The cap that would refuse a charge now. Helper.';
 
--- The items of a list of charges to which caps apply, each with each cap; NULL when there is none.
--- p_locked are the accounts that the call holds: only their items can be charged.
+-- The items of a list of charges to which caps apply, a row for each item and each of its caps;
+-- NULL when there is none. p_locked are the accounts that the call holds: only their items can be
+-- charged.
 CREATE OR REPLACE FUNCTION billing_data.capped_items(
     p_items billing_data.cap_request[], p_locked uuid[]
 ) RETURNS billing_data.capped_item[]
@@ -176,7 +178,7 @@ BEGIN
         INNER JOIN billing_data.accounts AS n
             ON n.oauth_provider = a.oauth_provider AND n.external_id = a.external_id
         INNER JOIN billing_data.caps AS c ON c.scope = 'account' AND c.subject = n.id::text
-        -- Looked up at once, so that lists of accounts without caps do not look up each.
+        -- One look-up for the whole list: where no account has a cap, none is looked up by itself.
         WHERE EXISTS (
             SELECT
             FROM billing_data.caps AS h
@@ -190,9 +192,9 @@ $$;
 COMMENT ON FUNCTION billing_data.capped_items IS
     'The items of a list of charges with the caps that apply to each. Helper.';
 
--- Locks what a list counts on, and returns whether all that it asks for fits into every hard cap.
--- The caller holds the accounts. With p_wait false it waits half a second at most: calls of the
--- service hold these rows for milliseconds, and a queue of them is soon over.
+-- Locks the rows of cap_usage that a list counts on, and returns whether all that the list asks for
+-- fits into every hard cap. The caller holds the accounts. With p_wait false it waits half a second
+-- at most: calls of the service hold these rows for milliseconds, and a queue of them is soon over.
 -- Locks: cap_usage, in the order of the caps. Writes: cap_usage, 1 per cap whose window is new.
 -- Errors: lock_not_available.
 CREATE OR REPLACE FUNCTION billing_data.lock_caps(
@@ -241,9 +243,9 @@ $$;
 COMMENT ON FUNCTION billing_data.lock_caps IS
     'Locks the caps of a list of charges; tells whether all fits. Helper.';
 
--- Finds and locks the caps of a list (capped; NULL: none applies). is_near says that not all which
--- the list asks for fits, so that billing_data.weigh_caps must be asked. With p_dry_run nothing is
--- locked or written.
+-- Finds and locks the caps of a list (capped; NULL: none applies). is_near says that not everything
+-- that the list asks for fits, so that billing_data.weigh_caps must decide. With p_dry_run nothing
+-- is locked or written.
 -- Locks, writes and errors: as billing_data.lock_caps.
 CREATE OR REPLACE FUNCTION billing_data.begin_caps(
     p_items billing_data.cap_request[], p_locked uuid[], p_now timestamptz, p_wait boolean,
@@ -267,12 +269,12 @@ $$;
 COMMENT ON FUNCTION billing_data.begin_caps IS
     'Finds and locks the caps that apply to a list. Helper.';
 
--- What caps say to the items of a list that are left (p_left; NULL: all), where not all fit. An
+-- What caps decide about the undecided items of a list (p_left; NULL: all), where not all fit. An
 -- item that alone exceeds what a cap has left is refused (refusals), whatever becomes of the items
 -- before it, since these can only use more. The other items fit up to the first that might exceed
 -- what is left after those before it; that one and all later items must wait (due is false) until
--- these are charged. Items that cannot be charged for another reason count nothing. The cap that
--- frees last is told.
+-- these are charged. Items that cannot be charged for another reason count nothing. A refusal names
+-- the cap whose window ends last.
 CREATE OR REPLACE FUNCTION billing_data.weigh_caps(
     p_items billing_data.cap_request[], p_capped billing_data.capped_item[], p_left boolean[],
     p_now timestamptz, OUT due boolean[], OUT refusals jsonb[]
@@ -342,8 +344,8 @@ $$;
 COMMENT ON FUNCTION billing_data.weigh_caps IS
     'Which items of a list caps refuse, and which can be decided now. Helper.';
 
--- Counts the items of a list of which something was made. Marks caps that were reached, which is
--- once in a window: when the limit is used up, or when the cap refused something (p_refusals).
+-- Counts the items of a list that made a charge or a hold. Marks a cap as reached once in a window:
+-- when the limit is used up, or when the cap refused something (p_refusals).
 -- Locks: none; the caller holds the rows (billing_data.lock_caps). Writes: cap_usage, 1 per cap;
 -- outbox, 1 per cap that was reached and endpoint.
 CREATE OR REPLACE FUNCTION billing_data.use_caps(
@@ -390,8 +392,8 @@ END
 $$;
 COMMENT ON FUNCTION billing_data.use_caps IS 'Counts charges on the caps that apply. Helper.';
 
--- The caps that counted a charge of an account: those that apply to it, and, where the account was
--- merged since, those that went with it.
+-- The caps that counted a charge of an account: those that apply to it and, where the account was
+-- merged since, those that moved with the merge.
 CREATE OR REPLACE FUNCTION billing_data.caps_that_counted(
     p_account_id uuid, p_api_key_id uuid, p_agent_id text
 ) RETURNS SETOF billing_data.caps
@@ -410,7 +412,7 @@ COMMENT ON FUNCTION billing_data.caps_that_counted IS
 
 -- Gives amounts back to the caps that counted them, where their windows are still open. A cap that
 -- was set later has not counted them. p_back is a list of objects with account_id, api_key_id,
--- agent_id, amount (below 0: it is counted) and counted_at.
+-- agent_id, amount (below 0: the cap counts it on top) and counted_at.
 -- Locks: cap_usage, in the order of the caps; the caller holds the accounts. Writes: cap_usage, 1
 -- per cap.
 CREATE OR REPLACE FUNCTION billing_data.give_back_to_caps(p_back jsonb, p_now timestamptz)
@@ -456,8 +458,8 @@ $$;
 COMMENT ON FUNCTION billing_data.give_back_to_caps IS
     'Gives amounts back to the caps that counted them. Helper.';
 
--- Gives a part of a charge back to the caps that counted it: when it was made, or, where it
--- captured a hold, when the hold was made.
+-- Gives a part of a charge back to the caps that counted it. A charge was counted when it was made
+-- or, where it captured a hold, when the hold was made.
 -- Locks and writes: as billing_data.give_back_to_caps.
 CREATE OR REPLACE FUNCTION billing_data.give_charge_back_to_caps(
     p_charge billing_data.charges, p_amount bigint

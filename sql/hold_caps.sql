@@ -1,6 +1,8 @@
--- Caps and holds: a hold counts when it is made, and is settled by what is captured of it.
+-- Caps and holds: a hold counts towards caps when it is made. When it is settled, what was captured
+-- counts instead.
 
--- Holds as caps see them, with the identities of the accounts that merged ones lead to.
+-- A list of holds as caps see it. Where an account was merged, the identity is that of the account
+-- it leads to.
 CREATE OR REPLACE FUNCTION billing_data.holds_for_caps(p_items billing.hold_item[])
 RETURNS billing_data.cap_request[]
 LANGUAGE sql STABLE
@@ -24,8 +26,8 @@ AS $$
 $$;
 COMMENT ON FUNCTION billing_data.holds_for_caps IS 'A list of holds as caps see it. Helper.';
 
--- Captures of more than is held, as caps see what is more; NULL when there is none. Other captures
--- ask for 0 here.
+-- A list of captures as caps see it: an item's amount is what its capture asks for beyond the hold,
+-- 0 where that is nothing. NULL when no capture asks for more than its hold.
 CREATE OR REPLACE FUNCTION billing_data.overages_for_caps(p_items billing.capture_item[])
 RETURNS billing_data.cap_request[]
 LANGUAGE sql STABLE
@@ -51,7 +53,7 @@ $$;
 COMMENT ON FUNCTION billing_data.overages_for_caps IS
     'What captures ask for beyond their holds, for caps. Helper.';
 
--- How much more the hard caps allow that apply to a hold; NULL: as much as is wanted.
+-- How much more the hard caps that apply to a hold allow; NULL when none applies.
 CREATE OR REPLACE FUNCTION billing_data.cap_room(p_hold billing_data.holds, p_now timestamptz)
 RETURNS bigint
 LANGUAGE sql VOLATILE
@@ -70,9 +72,9 @@ COMMENT ON FUNCTION billing_data.cap_room IS
     'How much more caps allow to capture than is held. Helper.';
 
 -- Gives back to the caps what was held and not captured, and counts what was captured beyond. A
--- hold counted when it was made, and one that ends goes on counting, since it can be captured late;
--- to release it gives back. The caller holds the accounts and, where more was captured than held,
--- the caps.
+-- hold counts from when it is made. A hold that ends unsettled goes on counting, since it can be
+-- captured late; its release gives its amount back. The caller holds the accounts and, where more
+-- was captured than held, the caps.
 -- Locks and writes: as billing_data.give_back_to_caps.
 CREATE OR REPLACE FUNCTION billing_data.settle_caps_of_holds(
     p_hold_ids uuid[], p_now timestamptz

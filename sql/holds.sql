@@ -4,8 +4,8 @@
 -- captured while the credits are there. What open holds keep is counted in the account, and a
 -- constraint keeps it within what the account has.
 
--- What there is of an account at this moment, given its row: its paid credits and what open holds
--- keep, as they will be when what is due is booked.
+-- An account's paid credits and what its open holds keep at this moment, computed from its row.
+-- They are as they will be once everything that is due is booked.
 CREATE OR REPLACE FUNCTION billing_data.standing(
     p_account billing_data.accounts,
     OUT held bigint,
@@ -42,8 +42,8 @@ $$;
 COMMENT ON FUNCTION billing_data.standing IS
     'What an account has at this moment, and what open holds keep of it. Helper.';
 
--- Books what is due for accounts: the end of holds, that of lots, and grants. The caller holds the
--- accounts. Writes: holds 0..n, hold_changes 0..n, what billing_data.end_lots and
+-- Books what is due for accounts: the end of holds, the end of lots, and grants. The caller holds
+-- the accounts. Writes: holds 0..n, hold_changes 0..n, what billing_data.end_lots and
 -- billing_data.make_due_grants write, accounts 1 for each account with something due.
 CREATE OR REPLACE FUNCTION billing_data.bring_up_to_date(p_account_ids uuid[]) RETURNS void
 LANGUAGE plpgsql VOLATILE
@@ -101,11 +101,11 @@ $$;
 COMMENT ON FUNCTION billing_data.bring_up_to_date IS
     'Books what is due for accounts that are locked. Helper.';
 
--- Books what is due for some accounts for which something is due: holds and credits that are over,
--- and grants. Nothing depends on it: it tidies, so that lists and sums show soon what is so
--- already. Returns how many accounts it booked for.
--- Locks: the accounts that nobody holds. Writes: as billing_data.bring_up_to_date. No actor is
--- needed: the web tier calls it by itself.
+-- Books what is due for up to p_accounts accounts: the end of holds and credits that are over, and
+-- grants. No decision depends on this call, because every function counts what is due anyway. It
+-- only makes lists and sums show it soon. Returns how many accounts it booked for.
+-- Locks: the accounts; those that another transaction holds are left out. Writes: as
+-- billing_data.bring_up_to_date. No actor is needed: the web tier calls it by itself.
 -- Errors: invalid_argument. Example: SELECT billing.tidy_holds();
 CREATE OR REPLACE FUNCTION billing.tidy_holds(p_accounts bigint DEFAULT 500) RETURNS bigint
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
@@ -154,9 +154,9 @@ COMMENT ON FUNCTION billing.tidy_holds IS
     'For billing_server and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.tidy_holds TO billing_server, billing_dba;
 
--- How many holds are open, how many credits they keep, since when the first of them is over that
--- nobody has booked yet (NULL: none), and how many were booked in the last five minutes that ended
--- without having been settled.
+-- How many holds are open, and how many credits they keep. When the oldest hold ended whose end is
+-- not booked yet (NULL: there is none). How many holds that ended unsettled were booked in the last
+-- five minutes.
 -- Example: SELECT * FROM billing.watch_holds();
 CREATE OR REPLACE FUNCTION billing.watch_holds()
 RETURNS TABLE (
@@ -219,9 +219,9 @@ RETURN billing_data.fingerprint(
     # billing_data.field_hash('metadata_request_id', (p_item).metadata_request_id)
 );
 COMMENT ON FUNCTION billing_data.hold_fingerprint IS
-    'The fingerprint of a hold that is asked for. Helper.';
+    'The fingerprint of a requested hold. Helper.';
 
--- What comes of an item about a hold, given the account's figures afterwards.
+-- The outcome of an item about a hold, with the account's figures afterwards.
 CREATE OR REPLACE FUNCTION billing_data.hold_outcome(
     p_item integer,
     p_outcome text,
@@ -244,9 +244,10 @@ RETURN ROW(
     p_account_currency, p_cap
 )::billing.hold_outcome;
 COMMENT ON FUNCTION billing_data.hold_outcome IS
-    'What comes of an item about a hold. Helper.';
+    'The outcome of an item about a hold. Helper.';
 
--- The account that a hold is made for by an identity: that which its own account leads to.
+-- The account for which a hold of an identity is made: the account of the identity itself or, where
+-- that was merged, the account that it leads to.
 CREATE OR REPLACE FUNCTION billing_data.account_to_hold(p_id uuid, p_status text) RETURNS uuid
 LANGUAGE sql STABLE
 RETURN CASE WHEN p_status = 'merged' THEN billing_data.surviving_account(p_id) ELSE p_id END;
@@ -276,7 +277,7 @@ CREATE OR REPLACE FUNCTION billing_data.weigh_holds(
     free_uses_before bigint
 )
 LANGUAGE plpgsql VOLATILE
-ROWS 1  -- so that each row's hold and account are looked up, however few there were for the plan
+ROWS 1  -- so that the plan looks up each row's hold and account, also when tables were small
 SET search_path = pg_catalog, pg_temp
 SET plan_cache_mode = force_generic_plan
 SET enable_seqscan = off
@@ -321,7 +322,7 @@ BEGIN
             ON n.oauth_provider = (i.asked).oauth_provider AND n.external_id = (i.asked).external_id
         LEFT JOIN billing_data.accounts AS a
             ON a.id = billing_data.account_to_hold(n.id, n.status)
-        -- A merged account's keys are still those of its identity.
+        -- The idempotency keys of a merged account are still recognised for its identity.
         LEFT JOIN LATERAL (
             SELECT h AS used
             FROM billing_data.holds AS h
@@ -374,8 +375,8 @@ BEGIN
         t.item,
         CASE
             WHEN t.too_much THEN 'insufficient_credits'
-            -- An item may meet a cap and find too few credits after the items before it. Then it
-            -- is told of the credits.
+            -- An item may both exceed a cap and find too few credits left by the items before it.
+            -- Then its outcome names the credits.
             WHEN t.verdict = billing_data.cap_slug(p_refusals[t.item]) AND t.place >= t.free_uses
                 AND t.held_credits + t.taken + (t.asked).amount_minor > t.paid_credits
                 THEN 'insufficient_credits'
@@ -501,12 +502,12 @@ $$;
 COMMENT ON FUNCTION billing_data.hold_round IS
     'Makes the holds of a list that can be decided now. Helper.';
 
--- Holds credits for a list of items; one free use each where there is one. Items of one account are
--- decided in the order of the list. An item's outcome is one of these: 'created'; 'replayed' or
--- 'conflict', with the first hold's row, when its idempotency key was used before by the same or by
--- another request; the slug of the refusal; 'busy', only with p_wait false, when another
--- transaction holds the account. What is held is not available to anything else from that moment
--- on, until it is settled or its time is over. With p_dry_run nothing is held.
+-- Holds credits for a list of items. An item holds one free use instead while the account has one.
+-- Items of one account are decided in the order of the list. An item's outcome is one of these:
+-- 'created'; 'replayed' or 'conflict', with the first hold's row, when its idempotency key was used
+-- before by the same or by another request; the slug of the refusal; 'busy', only with p_wait
+-- false, when another transaction holds the account. What is held is not available to anything else
+-- from that moment on, until it is settled or its time is over. With p_dry_run nothing is held.
 -- Locks: the accounts, in id order, then cap_usage of the caps that apply, by cap. Writes: holds
 -- and accounts 1 for each created item, cap_usage 1 for each cap that applies, refused_charges 1
 -- for each account, key and reason refused.
@@ -609,8 +610,8 @@ RETURN coalesce((p_item).amount_minor, 0) >= 0
 COMMENT ON FUNCTION billing_data.is_capture IS
     'Whether an item of a list has the shape of a capture. Helper.';
 
--- Whether a hold belongs to who asks: to the API key that made it and the keys of its chain of
--- rotations, and to every database role.
+-- Whether a hold belongs to the caller. It belongs to the API key that made it, to the keys of its
+-- chain of rotations, and to every database role.
 CREATE OR REPLACE FUNCTION billing_data.owns_hold(
     p_role text, p_api_key_id uuid, p_hold_key_id uuid
 ) RETURNS boolean
@@ -618,12 +619,12 @@ LANGUAGE sql STABLE
 RETURN p_role IS NOT NULL
     OR p_api_key_id = p_hold_key_id
     OR billing_data.first_key_id(p_api_key_id) = billing_data.first_key_id(p_hold_key_id);
-COMMENT ON FUNCTION billing_data.owns_hold IS 'Whether a hold belongs to who asks. Helper.';
+COMMENT ON FUNCTION billing_data.owns_hold IS 'Whether a hold belongs to the caller. Helper.';
 
 -- What a capture does, given the hold and its account: how much is charged, whether a free use pays
--- for it, or the slug of the refusal. A hold that is over has nothing kept for it: what it asks for
--- must be there like that of a charge. Overage takes what else is available, and what caps have
--- room for (p_room; NULL: no cap applies), and never more.
+-- for it, or the slug of the refusal. A hold that is over keeps nothing: its capture needs
+-- available credits, as a charge does. Overage takes what else is available and what caps have room
+-- for (p_room; NULL: no cap applies), and never more.
 CREATE OR REPLACE FUNCTION billing_data.weigh_capture(
     p_hold billing_data.holds,
     p_asked bigint,
@@ -691,10 +692,11 @@ COMMENT ON FUNCTION billing_data.captured_hold IS 'A hold as it is once it is ca
 
 -- What becomes of the items of a list of captures, from the accounts' present state and the
 -- accounts locked for the list. p_left marks the items to weigh; NULL means all of them. An item
--- has no row while its outcome depends on an earlier item of its account: it is of the same hold,
--- or depends on what else is available. credits, free_uses and uses are what the item takes and
--- credits_kept and free_uses_kept what its hold keeps until then; each as a sum with those of the
--- account's items before it. p_is_capped says that caps bound what is more than was held.
+-- has no row while its outcome depends on an earlier item of its account: that item captures the
+-- same hold, or changes the available credits that this item needs. credits, free_uses and uses are
+-- what the item takes and credits_kept and free_uses_kept what its hold keeps until then; each as a
+-- sum with those of the account's items before it. p_is_capped says that caps bound what is
+-- captured beyond the held amount.
 CREATE OR REPLACE FUNCTION billing_data.weigh_captures(
     p_items billing.capture_item[], p_left boolean[], p_locked uuid[], p_role text,
     p_now timestamptz, p_is_capped boolean
@@ -716,7 +718,7 @@ CREATE OR REPLACE FUNCTION billing_data.weigh_captures(
     free_uses_kept bigint
 )
 LANGUAGE plpgsql VOLATILE
-ROWS 1  -- so that each row's hold and account are looked up, however few there were for the plan
+ROWS 1  -- so that the plan looks up each row's hold and account, also when tables were small
 SET search_path = pg_catalog, pg_temp
 SET plan_cache_mode = force_generic_plan
 SET enable_seqscan = off
@@ -914,7 +916,7 @@ BEGIN
         FROM decided AS d
         WHERE d.is_new AND h.id = (d.hold).id
     ),
-    noted AS (  -- elsewhere the charge says who captured the hold
+    noted AS (  -- only captures without a charge: a charge says who captured the hold
         INSERT INTO billing_data.hold_changes (
             id, hold_id, change, amount_minor, created_at, api_key_id, database_role
         )
@@ -984,7 +986,7 @@ COMMENT ON FUNCTION billing_data.capture_round IS
 -- when another transaction holds the account.
 -- Locks: the accounts, in id order, then cap_usage of the caps that apply, by cap. Writes: for each
 -- created item accounts and holds 1, charges 1 where more than 0 is captured, else hold_changes 1,
--- cap_usage 1 for each cap where not what was held is captured.
+-- cap_usage 1 for each cap where the captured amount is not the held one.
 -- Errors: actor_required, actor_not_allowed, invalid_argument, lock_not_available when an account
 -- stays held, and serialization_failure when accounts were merged at this moment; all else is an
 -- outcome.
@@ -1016,7 +1018,8 @@ BEGIN
         ARRAY(
             SELECT DISTINCT billing_data.account_to_hold(a.id, a.status) AS id
             FROM unnest(p_items) AS i
-            -- Looked up one by one (OFFSET), also by a plan that was made when there were few.
+            -- OFFSET makes every plan look these up one by one, also a plan made when there were
+            -- few rows.
             CROSS JOIN LATERAL (
                 SELECT n.account_id FROM billing_data.holds AS n WHERE n.id = i.hold_id OFFSET 0
             ) AS h
@@ -1026,8 +1029,8 @@ BEGIN
         p_wait
     );
     v_now := billing_data.clock();
-    -- What a capture asks for beyond its hold counts towards caps. With a cap in the way the items
-    -- are decided one after the other.
+    -- What a capture asks for beyond its hold counts towards caps. Where a cap applies to any of
+    -- it, the items are decided one after the other.
     IF EXISTS (SELECT FROM billing_data.caps) THEN
         v_capped := billing_data.capped_items(
             billing_data.overages_for_caps(p_items), v_locked
@@ -1067,7 +1070,7 @@ COMMENT ON FUNCTION billing.capture_items IS
     'Captures several holds at once, an outcome per item. For billing_server and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.capture_items TO billing_server, billing_dba;
 
--- Raises what refused an item about a hold, unless it was done now or before.
+-- Raises the refusal of an item about a hold. Returns when the item was done, now or before.
 CREATE OR REPLACE FUNCTION billing_data.require_held(
     p_outcome billing.hold_outcome, p_hold_id uuid, p_required bigint, p_currency text
 ) RETURNS void
@@ -1092,7 +1095,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION billing_data.require_held IS
-    'Raises what refused an item about a hold, unless it was done. Helper.';
+    'Raises the refusal of an item about a hold. Helper.';
 
 -- Refuses arguments that make no hold, and names the one at fault.
 -- Errors: invalid_argument.
@@ -1122,7 +1125,7 @@ $$;
 COMMENT ON FUNCTION billing_data.require_hold_shape IS
     'Raises invalid_argument for arguments that make no hold. Helper.';
 
--- Holds credits of an account, or one free use where there is one, for p_expires_in_seconds (1 to
+-- Holds credits of an account, or one free use while it has one, for p_expires_in_seconds (1 to
 -- 86400). Any outcome but a new hold, or the same hold again under its idempotency key, is raised
 -- as an error. With p_dry_run nothing is held, and hold_id is NULL.
 -- Locks and writes: as billing.hold_items. Errors: actor and key errors, invalid_argument,
@@ -1289,7 +1292,8 @@ COMMENT ON FUNCTION billing.capture_hold IS
     'Captures a hold: makes a charge of what was used. For billing_server and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.capture_hold TO billing_server, billing_dba;
 
--- A hold whose account is locked and up to date, for who may act on it.
+-- Locks the account of a hold, brings it up to date, and returns the hold. An API key that may not
+-- act on the hold does not find it.
 -- Locks: the account. Errors: hold_not_found.
 CREATE OR REPLACE FUNCTION billing_data.lock_hold(p_hold_id uuid, p_actor billing_data.actor)
 RETURNS billing_data.holds
@@ -1321,7 +1325,7 @@ $$;
 COMMENT ON FUNCTION billing_data.lock_hold IS
     'A hold whose account is locked and up to date. Helper.';
 
--- Writes what became of a hold, and who did it.
+-- Records what became of a hold, and who did it.
 -- Writes: hold_changes 1.
 CREATE OR REPLACE FUNCTION billing_data.note_hold_change(
     p_hold_id uuid, p_change text, p_amount bigint, p_expires_at timestamptz, p_reason text,
@@ -1430,9 +1434,9 @@ COMMENT ON FUNCTION billing_data.tell_hold IS
     'A hold, with its account''s figures of now. Helper.';
 
 -- Releases a hold: nothing was used, and what it keeps is given back. A hold that is over is
--- released, too, so that it cannot be captured late. A hold that was released before is told with
--- outcome 'replayed'. An API key releases its own holds and those of its chain of rotations; staff
--- and database roles release any, with a reason.
+-- released, too, so that it cannot be captured late. A hold that was released before is returned
+-- with outcome 'replayed'. An API key releases its own holds and those of its chain of rotations;
+-- staff and database roles release any, with a reason.
 -- Locks: the account. Writes: holds 1, hold_changes 1, accounts 0..1; admin_audit_logs 1 unless an
 -- API key calls. Errors: actor and key errors, invalid_argument, hold_not_found, hold_settled.
 -- Example: SELECT * FROM billing.release_hold(p_hold_id => '...', p_reason => 'the job failed');
@@ -1653,9 +1657,10 @@ COMMENT ON FUNCTION billing.list_holds IS
     'billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.list_holds TO billing_server, billing_dba;
 
--- What is wrong with holds: an account counts what its open holds keep; a capture is the charge of
--- what it says, for the account that has the hold or the one that it was merged into. Looks at the
--- accounts that billing.verify_ledger looks at.
+-- Finds what is wrong with holds. An account must count what its open holds keep. The end of every
+-- open hold must be due to be booked. The charge of a captured hold must have the captured amount,
+-- and belong to the account of the hold or to one that it was merged with. It looks at the accounts
+-- that billing.verify_ledger looks at.
 CREATE OR REPLACE FUNCTION billing_data.find_hold_faults(
     p_account_id uuid, p_after uuid, p_through uuid
 ) RETURNS TABLE (account_id uuid, problem text, expected text, found text)
@@ -1705,4 +1710,4 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION billing_data.find_hold_faults IS
-    'Finds holds that are not counted, or not captured by their charges. Helper.';
+    'Finds holds that are not counted, will not be booked, or do not match their charges. Helper.';

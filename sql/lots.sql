@@ -5,7 +5,8 @@
 -- entry took of a lot is an allocation; the rest of the entry was taken of the pool.
 -- accounts.has_lots is false where no lot has anything left or held: then nothing here is called.
 
--- The priority of credits whose giver names none; lower numbers are spent first. The pool has it.
+-- The priority of credits whose giver names none; lower numbers are spent first. The pool has this
+-- priority.
 CREATE OR REPLACE FUNCTION billing_data.usual_priority() RETURNS smallint
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN 50::smallint;
@@ -18,10 +19,11 @@ RETURN CASE p_transaction_type WHEN 'adjustment' THEN 'grant' ELSE p_transaction
 COMMENT ON FUNCTION billing_data.usual_source IS
     'The source of credits of a transaction type. Helper.';
 
--- What an amount takes of an account's lots, in the order in which credits are spent; what is not
--- told is taken of the pool. p_available is what the account had available before; where p_amount
--- is 0 or less, it does not matter, and nothing is taken. The lots that p_own_id made (a credit),
--- or is, are taken first; where a part of this credit went to the pool, the pool comes next.
+-- What an amount takes of an account's lots, in the order in which credits are spent; the rest of
+-- the amount is taken of the pool. p_available is what the account had available before. Where
+-- p_amount is 0 or less, nothing is taken and p_available does not matter. p_own_id is a lot or a
+-- credit: this lot, or the lots that this credit made, are taken first. Where a part of this credit
+-- went to the pool, the pool comes next.
 CREATE OR REPLACE FUNCTION billing_data.plan_draw(
     p_account_id uuid, p_amount bigint, p_available bigint, p_own_id uuid
 ) RETURNS TABLE (lot_id uuid, amount_minor bigint)
@@ -77,7 +79,8 @@ $$;
 COMMENT ON FUNCTION billing_data.plan_draw IS
     'What an amount takes of an account''s lots, in the order of spending. Helper.';
 
--- Notes for an account whether it has lots; called where one may have been used up.
+-- Notes that an account has no lots any more, where that is so. It is called where a lot may have
+-- been used up.
 -- Writes: accounts 0..1. The caller holds the account.
 CREATE OR REPLACE FUNCTION billing_data.note_lots(p_account_id uuid) RETURNS void
 LANGUAGE plpgsql VOLATILE
@@ -206,8 +209,8 @@ $$;
 COMMENT ON FUNCTION billing_data.make_lot IS
     'Makes the lot of a credit that is not of the usual kind. Helper.';
 
--- Makes lots at the account that a transfer leads to of those that its first entry took, so that
--- credits stay of their kind and age.
+-- Makes lots at the account that a transfer leads to, one for each lot that the transfer's first
+-- entry took from, so that credits keep their kind and age.
 -- Writes: lots 0..n, accounts 0..1. The caller holds both accounts.
 CREATE OR REPLACE FUNCTION billing_data.move_lots(
     p_from_entry_id uuid, p_to_entry_id uuid, p_to_account_id uuid
@@ -237,10 +240,10 @@ COMMENT ON FUNCTION billing_data.move_lots IS
     'Makes lots of what a transfer took of lots, where it leads. Helper.';
 
 -- Gives back to lots what a reversal gives back of a charge. A charge is given back from its end:
--- what is left of it is paid by what was spent first. p_before is how much of the charge was
--- reversed before, p_part how much is now. Lots of an account that was merged get successors where
--- the credits are now. A lot that is over since gets its credits back, too; they end at once, as
--- they would have if the charge had not been made.
+-- the credits that it spent last are given back first. p_before is how much of the charge was
+-- reversed before, p_part how much is now. Where the account was merged, each lot gets a successor
+-- at the account that has the credits now. A lot that ended meanwhile gets its credits back, too;
+-- they end at once, as they would have if the charge had not been made.
 -- Writes: lot_allocations 0..n, lots 0..n, accounts 0..1, and what
 -- billing_data.bring_up_to_date writes. The caller holds the account.
 CREATE OR REPLACE FUNCTION billing_data.give_back_to_lots(
@@ -376,7 +379,8 @@ $$;
 COMMENT ON FUNCTION billing_data.take_lots_for_holds IS
     'Keeps for new holds what they hold of the lots of accounts. Helper.';
 
--- Gives back to lots what holds kept of them; a lot that is over is due to be booked then.
+-- Gives back to lots what holds kept of them. The end of a lot that is over is then due to be
+-- booked.
 -- Writes: lots 0..n, accounts 0..n. The caller holds the accounts.
 CREATE OR REPLACE FUNCTION billing_data.give_back_held_lots(p_hold_ids uuid[]) RETURNS void
 LANGUAGE plpgsql VOLATILE
@@ -409,9 +413,9 @@ COMMENT ON FUNCTION billing_data.give_back_held_lots IS
     'Gives back to lots what holds kept of them. Helper.';
 
 -- Takes of lots what a capture spends, and gives back what else the hold kept of them. The hold is
--- given as it was before. It pays with what it kept, in the order of spending; what is captured
--- beyond that, or of a hold that was over, is drawn as a charge draws. p_available is what the
--- account had available before.
+-- passed as it was before the capture. A capture is paid with what the hold kept, in the order of
+-- spending. What is captured beyond that, or of a hold that was over, is taken of the lots as a
+-- charge takes it. p_available is what the account had available before.
 -- Writes: lot_allocations 0..n, lots 0..n, accounts 0..1. The caller holds the account.
 CREATE OR REPLACE FUNCTION billing_data.capture_lots(
     p_hold billing_data.holds, p_account_id uuid, p_charge_id uuid, p_captured bigint,
@@ -488,8 +492,8 @@ COMMENT ON FUNCTION billing_data.capture_lots IS
     'Takes of lots what a capture spends, and gives back the rest. Helper.';
 
 -- Settles the lots of captures, in the order of the list, and returns their outcomes. What a hold
--- gives back of a lot that is over ends at once; then they tell the account's figures afterwards.
--- p_captures is a list of the captures of accounts that have lots, as JSON.
+-- gives back to a lot that is over ends at once; the outcomes then have the account's figures after
+-- that. p_captures is a list of the captures of accounts that have lots, as JSON.
 CREATE OR REPLACE FUNCTION billing_data.settle_lots(
     p_outcomes billing.hold_outcome[], p_captures jsonb
 ) RETURNS billing.hold_outcome[]
@@ -544,8 +548,8 @@ $$;
 COMMENT ON FUNCTION billing_data.settle_lots IS
     'Settles the lots of captures, and corrects their outcomes. Helper.';
 
--- What an account's lots have left that are over: credits that are there no more, whether that is
--- booked or not. What holds keep that are over counts, too.
+-- What is left of an account's lots that are over. The account does not have these credits any
+-- more, whether their end is booked or not. What holds that are over keep of such lots counts, too.
 CREATE OR REPLACE FUNCTION billing_data.credits_over(p_account_id uuid, p_now timestamptz)
 RETURNS bigint
 LANGUAGE plpgsql STABLE
@@ -575,8 +579,8 @@ $$;
 COMMENT ON FUNCTION billing_data.credits_over IS
     'What an account has left of lots that are over. Helper.';
 
--- Books the end of a lot: an entry that takes what is left of it. No person does it: it is written
--- in the name of the owner of the functions.
+-- Books the end of a lot: an entry that takes what is left of it. No person does this: the entry
+-- names the owner of the functions as its writer.
 -- Writes: credits 1, lot_allocations 1, lots 1, accounts 1. The caller holds the account.
 CREATE OR REPLACE FUNCTION billing_data.end_lot(p_lot billing_data.lots, p_now timestamptz)
 RETURNS void
@@ -677,11 +681,11 @@ $$;
 COMMENT ON FUNCTION billing_data.next_expiry IS
     'When the first of an account''s credits end, and how many. Helper.';
 
--- What is wrong with lots: each has left what it was less what entries took and open holds keep;
--- an account's lots are within what it has; has_lots says whether there are any; an entry took of
--- lots no more than it was; and the end of each lot will be booked. Looks at the accounts that
--- billing.verify_ledger looks at, at each by itself, so that all at once and range by range find
--- the same.
+-- Finds what is wrong with lots. A lot must have left its amount less what entries took and open
+-- holds keep of it. An account's lots together must be within what it has, and has_lots must say
+-- whether there are any. An entry must not take of lots more than its own amount. The end of each
+-- lot must be due to be booked. It looks at the accounts that billing.verify_ledger looks at, each
+-- by itself, so that one call for all accounts and calls range by range find the same.
 CREATE OR REPLACE FUNCTION billing_data.find_lot_faults(
     p_account_id uuid, p_after uuid, p_through uuid
 ) RETURNS TABLE (account_id uuid, problem text, expected text, found text)

@@ -132,10 +132,10 @@ there. The account's state does not matter: the work was done. An item's outcome
 the refusal; 'busy', only with p_wait false, when another transaction holds the account.$t$,
 $t$Locks: the accounts, in id order, then cap_usage of the caps that apply, by cap. Writes:
 for each created item accounts and holds 1, charges 1 where more than 0 is captured, else
-hold_changes 1, cap_usage 1 for each cap where not what was held is captured. Errors:
-actor_required, actor_not_allowed, invalid_argument, lock_not_available when an account
-stays held, and serialization_failure when accounts were merged at this moment; all else
-is an outcome.$t$,
+hold_changes 1, cap_usage 1 for each cap where the captured amount is not the held one.
+Errors: actor_required, actor_not_allowed, invalid_argument, lock_not_available when an
+account stays held, and serialization_failure when accounts were merged at this moment;
+all else is an outcome.$t$,
 $t$SELECT *
 FROM billing.capture_items(
     p_items =>
@@ -387,9 +387,9 @@ FROM billing.create_credit(
     p_external_id => '1',
     p_amount_minor => 20);$t$),
         ('create_hold',
-$t$Holds credits of an account, or one free use where there is one, for p_expires_in_seconds
-(1 to 86400). Any outcome but a new hold, or the same hold again under its idempotency
-key, is raised as an error. With p_dry_run nothing is held, and hold_id is NULL.$t$,
+$t$Holds credits of an account, or one free use while it has one, for p_expires_in_seconds (1
+to 86400). Any outcome but a new hold, or the same hold again under its idempotency key,
+is raised as an error. With p_dry_run nothing is held, and hold_id is NULL.$t$,
 $t$Locks and writes: as billing.hold_items. Errors: actor and key errors, invalid_argument,
 account_not_found, account_suspended, account_closed, charge_currency_mismatch,
 insufficient_credits, account_cap_reached, cap_reached, hold_already_exists.$t$,
@@ -775,13 +775,13 @@ rest from the comments in sql/. Lines fit in a window of 100 columns.$t$,
 $t$$t$,
 $t$SELECT * FROM billing.help('refund');$t$),
         ('hold_items',
-$t$Holds credits for a list of items; one free use each where there is one. Items of one
-account are decided in the order of the list. An item's outcome is one of these:
-'created'; 'replayed' or 'conflict', with the first hold's row, when its idempotency key
-was used before by the same or by another request; the slug of the refusal; 'busy', only
-with p_wait false, when another transaction holds the account. What is held is not
-available to anything else from that moment on, until it is settled or its time is over.
-With p_dry_run nothing is held.$t$,
+$t$Holds credits for a list of items. An item holds one free use instead while the account
+has one. Items of one account are decided in the order of the list. An item's outcome is
+one of these: 'created'; 'replayed' or 'conflict', with the first hold's row, when its
+idempotency key was used before by the same or by another request; the slug of the
+refusal; 'busy', only with p_wait false, when another transaction holds the account. What
+is held is not available to anything else from that moment on, until it is settled or its
+time is over. With p_dry_run nothing is held.$t$,
 $t$Locks: the accounts, in id order, then cap_usage of the caps that apply, by cap. Writes:
 holds and accounts 1 for each created item, cap_usage 1 for each cap that applies,
 refused_charges 1 for each account, key and reason refused. Errors: actor_required,
@@ -1277,9 +1277,9 @@ $t$Writes: usage_figures, user_activity, users_by_day, user_pauses.$t$,
 $t$SELECT billing.refresh_figures();$t$),
         ('release_hold',
 $t$Releases a hold: nothing was used, and what it keeps is given back. A hold that is over is
-released, too, so that it cannot be captured late. A hold that was released before is told
-with outcome 'replayed'. An API key releases its own holds and those of its chain of
-rotations; staff and database roles release any, with a reason.$t$,
+released, too, so that it cannot be captured late. A hold that was released before is
+returned with outcome 'replayed'. An API key releases its own holds and those of its chain
+of rotations; staff and database roles release any, with a reason.$t$,
 $t$Locks: the account. Writes: holds 1, hold_changes 1, accounts 0..1; admin_audit_logs 1
 unless an API key calls. Errors: actor and key errors, invalid_argument, hold_not_found,
 hold_settled.$t$,
@@ -1547,10 +1547,10 @@ $t$SELECT billing.set_admin_domain(
         ('set_cap',
 $t$Sets how many credits may be charged in a period ('minute', 'day' or 'month' of the UTC
 calendar) by an API key and the keys that it is rotated to, to an account, by an agent, or
-by all. A mode 'hard' refuses what would exceed the limit, 'alert' only tells that it was
-reached. A new cap counts from now on; the same scope, subject, period and mode again
-change the limit of that cap, and what was counted stays counted. Charges that are under
-way may still meet the limit before.$t$,
+by all. The mode 'hard' refuses what would exceed the limit; the mode 'alert' only tells
+that it was reached. A new cap counts from now on. A second call for the same scope,
+subject, period and mode changes the limit of that cap, and what was counted stays
+counted. Charges that are under way may still be decided by the old limit.$t$,
 $t$Locks: the account that the cap is for, the cap's row. Writes: caps 1, admin_audit_logs 1
 when something changed. Errors: actor errors, invalid_argument, api_key_not_found,
 account_not_found, serialization_failure when the account was merged at this moment.$t$,
@@ -1714,11 +1714,13 @@ FROM
 billing.statement(billing.find_account('oauth:google:1'),
 '2026-11-01 00:00Z', '2026-12-01 00:00Z');$t$),
         ('tidy_holds',
-$t$Books what is due for some accounts for which something is due: holds and credits that are
-over, and grants. Nothing depends on it: it tidies, so that lists and sums show soon what
-is so already. Returns how many accounts it booked for.$t$,
-$t$Locks: the accounts that nobody holds. Writes: as billing_data.bring_up_to_date. No actor
-is needed: the web tier calls it by itself. Errors: invalid_argument.$t$,
+$t$Books what is due for up to p_accounts accounts: the end of holds and credits that are
+over, and grants. No decision depends on this call, because every function counts what is
+due anyway. It only makes lists and sums show it soon. Returns how many accounts it booked
+for.$t$,
+$t$Locks: the accounts; those that another transaction holds are left out. Writes: as
+billing_data.bring_up_to_date. No actor is needed: the web tier calls it by itself.
+Errors: invalid_argument.$t$,
 $t$SELECT billing.tidy_holds();$t$),
         ('total_purchases',
 $t$Adds up the purchases that billing.list_purchases lists for the same filters, by currency:
@@ -1814,9 +1816,9 @@ in force. No actor is needed: the web tier calls it by itself.$t$,
 $t$Errors: invalid_argument.$t$,
 $t$SELECT * FROM billing.watch_books();$t$),
         ('watch_holds',
-$t$How many holds are open, how many credits they keep, since when the first of them is over
-that nobody has booked yet (NULL: none), and how many were booked in the last five minutes
-that ended without having been settled.$t$,
+$t$How many holds are open, and how many credits they keep. When the oldest hold ended whose
+end is not booked yet (NULL: there is none). How many holds that ended unsettled were
+booked in the last five minutes.$t$,
 $t$$t$,
 $t$SELECT * FROM billing.watch_holds();$t$),
         ('watch_outbox',
