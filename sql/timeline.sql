@@ -456,8 +456,8 @@ COMMENT ON FUNCTION billing_data.timeline_span IS
 -- offered, pending or settled; or the act. amount_minor is what a refused charge or a hold asked
 -- for, or the price of a purchase; paid_credits and free_uses what the account had then, the
 -- credits of a purchase, or what was captured of a hold; left_to_reverse how much of an entry can
--- still be reversed by staff. changes is what an act changed; of a side of a transfer or a reversal,
--- where it comes from (billing_data.origin_of_entry).
+-- still be reversed by staff. changes is what an act changed; of a side of a transfer or a
+-- reversal, where it comes from (billing_data.origin_of_entry).
 -- p_row_id begins with the charge, credit, hold or purchase of this id instead of the newest row.
 -- Each row has the cursor of the page after its own; it is NULL on the last page. Rows that are
 -- added meanwhile do not shift pages. A page costs the same wherever it is, and however many rows
