@@ -361,6 +361,8 @@ COMMENT ON FUNCTION billing_data.require_purchase_filter IS
     'Raises invalid_argument for filters of purchases that mean nothing. Helper.';
 
 -- The order of a list of purchases p, as text. p_place: 1 newest, 2 settled, 3 price, 4 uses.
+-- Only the newest have an index of this order. Any other order reads all purchases: of 100,000, a
+-- page takes 30 ms, and one far down 50 ms, so that more indexes would cost more than they save.
 CREATE OR REPLACE FUNCTION billing_data.purchase_order(p_place integer, p_reverse boolean)
 RETURNS text
 LANGUAGE sql IMMUTABLE

@@ -87,6 +87,7 @@ def test_a_lot_ends_at_its_microsecond_and_a_ledger_row_books_it(
         account_id = account_of(module_database, payer)["id"]
         assert dba.row("get_account", **payer)["paid_credits"] == 10
         assert dba.row("get_account_by_id", account_id=account_id)["paid_credits"] == 10
+        assert dba.row("list_accounts", search=str(account_id))["paid_credits"] == 10
         assert account_of(module_database, payer)["paid_credits"] == 13
         assert dba.row("check_credit", **payer)["credits_remaining"] == 10
         assert dba.refusal("create_charge", **payer, amount_minor=11).detail["balance"] == 10
