@@ -49,7 +49,7 @@ AS $$
 DECLARE
     v_account billing_data.accounts;
     v_ids uuid[];
-    v_held record;
+    v_now record;
 BEGIN
     PERFORM billing_data.authorize(NULL, p_session_hash, 'billing:read');
     v_account := billing_data.require_account(p_account_id);
@@ -99,10 +99,11 @@ BEGIN
     ) AS q
     WHERE q.place <= 10
     ORDER BY q.place;
-    SELECT s.held, s.held_free_uses INTO STRICT v_held FROM billing_data.standing(v_account) AS s;
+    SELECT s.held, s.held_free_uses, s.paid_credits INTO STRICT v_now
+    FROM billing_data.standing(v_account) AS s;
     IF v_account.status = 'active'
-        AND v_account.free_uses_remaining <= v_held.held_free_uses
-        AND v_account.paid_credits <= v_held.held
+        AND v_account.free_uses_remaining <= v_now.held_free_uses
+        AND v_now.paid_credits <= v_now.held
     THEN
         RETURN QUERY
         SELECT
@@ -110,9 +111,9 @@ BEGIN
                 'The account is out of credits%s: it has %s and %s%s.',
                 ' since ' || billing_data.moment_text(e.created_at),
                 billing_data.count_text(v_account.free_uses_remaining, 'free use'),
-                billing_data.count_text(v_account.paid_credits, 'paid credit'),
+                billing_data.count_text(v_now.paid_credits, 'paid credit'),
                 CASE
-                    WHEN v_held.held + v_held.held_free_uses > 0 THEN ', and open holds keep them'
+                    WHEN v_now.held + v_now.held_free_uses > 0 THEN ', and open holds keep them'
                     ELSE ''
                 END
             ),
@@ -121,7 +122,15 @@ BEGIN
         FROM (VALUES (true)) AS one (row)
         LEFT JOIN billing_data.list_entries(
             v_account.id, v_account.ledger_version - 1, v_account.ledger_version
-        ) AS e ON true;
+        ) AS n ON true
+        -- What ended and is not booked yet has no entry.
+        CROSS JOIN LATERAL (
+            SELECT
+                CASE
+                    WHEN v_account.paid_credits > v_now.paid_credits THEN v_account.due_at
+                    ELSE n.created_at
+                END AS created_at
+        ) AS e;
     END IF;
     RETURN QUERY
     SELECT

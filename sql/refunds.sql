@@ -116,9 +116,10 @@ BEGIN
         billing_data.uses_due(
             v_purchase.uses, v_purchase.price_minor, v_away + v_refund.amount_minor
         ) - billing_data.uses_due(v_purchase.uses, v_purchase.price_minor, v_away),
-        a.paid_credits - a.held_credits, p_reason, v_refund.created_at, v_refund.return_id::text,
+        s.paid_credits - s.held, p_reason, v_refund.created_at, v_refund.return_id::text,
         v_refund.failure, begin_refund.replayed
     FROM billing_data.accounts AS a
+    CROSS JOIN LATERAL billing_data.standing(a) AS s
     WHERE a.id = billing_data.surviving_account(v_purchase.account_id);
 END
 $$;

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from tests.sql.helpers import Caller, account_of, ledger_problems, new_user, session
 from tests.sql.holds import capture_all
 from tests.sql.lots import clock_at, now_of
+from tests.sql.payments import bought, configure_provider
 from tests.support import Database
 
 
@@ -102,6 +104,28 @@ def test_a_lot_ends_at_its_microsecond_and_a_ledger_row_books_it(
     assert rows[0]["description"].startswith("Expired: 3 of 5 credits, which ended at ")
     account = account_of(module_database, payer)
     assert (account["paid_credits"], account["has_lots"], account["due_at"]) == (10, False, None)
+
+
+def test_the_banner_and_the_preview_of_a_refund_count_no_lot_that_has_ended(
+    module_database: Database, dba: Caller
+) -> None:
+    who = new_user(module_database, free=False)
+    end = in_future(module_database, hours=1)
+    give(dba, who, 5, expires_at=end)
+    account_id = account_of(module_database, who)["id"]
+    explained = partial(dba.rows, "explain_account", account_id=account_id)
+    assert explained() == []
+    with clock_at(module_database, end):
+        [state] = explained()
+        assert state["kind"] == "out_of_credits"
+        assert state["since"] == end
+        assert "it has no free uses and no paid credits." in state["sentence"]
+    configure_provider(module_database)
+    _, payment_id = bought(module_database, who)
+    tried = partial(dba.row, "begin_refund", payment_id=payment_id, reason="x", dry_run=True)
+    assert tried()["credits_there"] == 25
+    with clock_at(module_database, end):
+        assert tried()["credits_there"] == 20
 
 
 # --- holds ---------------------------------------------------------------------------------------
