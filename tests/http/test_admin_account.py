@@ -217,6 +217,15 @@ def test_a_person_is_erased_after_the_external_id_was_typed(
     assert done.status_code == 303
     assert _customer(module_database, address) is None
     assert name not in admin.get(address).text
+    # Its page offers nothing that is refused of an erased account.
+    offered = re.findall(rf'action="{address}/([^"]+)"', admin.get(address).text)
+    assert offered == ["export", "withdraw-consent", "erase"]
+    assert f"{address}/reverse/" not in admin.get(address).text
+    late = _send(admin, f"{address}/notes", note="too late")
+    assert (
+        late.status_code,
+        'class="fault"' in late.text or "Nothing was changed" in late.text,
+    ) == (422, True)
 
 
 def test_consent_is_withdrawn_on_the_page(
