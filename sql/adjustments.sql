@@ -1,6 +1,7 @@
--- Corrections by staff: credits that are given or taken by hand, and free uses that are set anew.
+-- Corrections by staff: credits that are given or taken away by hand, and free uses that are set
+-- anew.
 
--- What the accounts and amounts of an adjustment must be.
+-- Refuses accounts and amounts that make no adjustment.
 CREATE OR REPLACE FUNCTION billing_data.require_adjustments(
     p_account_ids uuid[], p_account_id uuid, p_amounts bigint[], p_amount bigint
 ) RETURNS void
@@ -42,8 +43,8 @@ $$;
 COMMENT ON FUNCTION billing_data.require_adjustments IS
     'Raises invalid_argument unless the accounts and amounts of an adjustment are good. Helper.';
 
--- Adjusts one account, p_account_id. p_asked_id is the id by which it was named: keys that were
--- used on an account that is merged now are still known.
+-- Adjusts one account, p_account_id. p_asked_id is the id that the caller named: idempotency keys
+-- that were used on an account before it was merged are still recognised.
 -- Locks: none, the caller holds the account. Writes: accounts 1, credits 1, admin_audit_logs 1.
 CREATE OR REPLACE FUNCTION billing_data.adjust_account(
     p_account_id uuid, p_asked_id uuid, p_amount bigint, p_reason text, p_idempotency_key text,

@@ -1,6 +1,6 @@
--- Alerts: what other systems are told of accounts. An alert is written to the outbox in the
--- transaction of its cause, a row for each endpoint that wants its kind. It is undone with its
--- cause, and where nobody listens nothing is written.
+-- Alerts: what other systems are told about accounts. An alert is written to the outbox in the
+-- transaction of its cause, a row for each endpoint that wants its kind. When the cause is rolled
+-- back, so is the alert. Where no endpoint wants the kind, nothing is written.
 
 -- The kinds of alerts: the one list of them.
 CREATE OR REPLACE FUNCTION billing_data.alert_kinds() RETURNS text[]

@@ -1,6 +1,6 @@
 -- Why something was refused: the denied checks and refused charges of an account, told in words.
 
--- A moment as it is told to people.
+-- A moment as people read it.
 CREATE OR REPLACE FUNCTION billing_data.moment_text(p_at timestamptz) RETURNS text
 LANGUAGE sql STABLE
 RETURN to_char(p_at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS') || ' UTC';
@@ -97,12 +97,12 @@ COMMENT ON FUNCTION billing_data.cap_text IS 'A cap that refused a charge, in wo
 -- Why an account was refused something: the denied check or refused charge that is nearest to p_at
 -- (NULL: now) and not after it, as columns and as a sentence. It says what was asked, by which API
 -- key or database role, what the account had then, what would have been enough, and what to do now.
--- All refusals of an account, key and reason within a minute are told together (refusals), with the
--- amounts of the last of them. What accounts were refused that are merged into this one counts too.
--- With nothing to tell, the one row has only a sentence.
--- A charge that a DBA makes with billing.create_charge raises its refusal as an error, and an error
--- leaves no row: it cannot be told here. Charges over HTTP, and all others that go through
--- billing.charge_items, can.
+-- All refusals of an account, key and reason within a minute are one refusal here (refusals is how
+-- many), with the amounts of the last of them. Refusals of accounts that are merged into this one
+-- count, too. Where nothing was refused, the one row has only a sentence. A charge that a DBA makes
+-- with billing.create_charge raises its refusal as an error, and an error leaves no row, so it is
+-- not found here. Refused charges over HTTP, and all others that go through billing.charge_items,
+-- are found.
 -- Errors: actor errors, invalid_argument, account_not_found.
 -- Example: SELECT x.sentence, x.what_helps
 --     FROM billing.explain_denial(p_account_id => '...', p_at => now()) AS x;

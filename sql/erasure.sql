@@ -32,7 +32,7 @@ $$;
 COMMENT ON FUNCTION billing_data.erased_json IS
     'What stays of a JSON value when a person is erased. Helper.';
 
--- The erased form of an audit row: that somebody did something to which thing and when stays.
+-- The erased form of an audit row. It still says who did what to which thing, and when.
 CREATE OR REPLACE FUNCTION billing_data.erased_audit_log(p_row billing_data.admin_audit_logs)
 RETURNS billing_data.admin_audit_logs
 LANGUAGE plpgsql IMMUTABLE
@@ -52,7 +52,8 @@ $$;
 COMMENT ON FUNCTION billing_data.erased_audit_log IS
     'What an audit row becomes when a person is erased. Helper.';
 
--- The erased form of a payment provider's event: which payment, and how much, stays.
+-- The erased form of a payment provider's event. It still says which payment it is about, and how
+-- much.
 CREATE OR REPLACE FUNCTION billing_data.erased_payload(p_payload jsonb, p_payment_id text)
 RETURNS jsonb
 LANGUAGE sql IMMUTABLE
@@ -419,7 +420,7 @@ BEGIN
             v_entries := v_entries + billing_data.erase_entries(v_id);
         END IF;
     END LOOP;
-    -- Nobody can foresee the new identity, so that nobody can have taken it before.
+    -- Nobody can foresee the new identity, so nobody can have taken it before.
     UPDATE billing_data.accounts AS a
     SET oauth_provider = n.oauth_provider, external_id = n.external_id, wa_id = NULL,
         tenant_id = NULL, customer_email = NULL, user_role = NULL, agent_id = NULL,

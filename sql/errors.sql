@@ -215,8 +215,8 @@ BEGIN
     FROM billing.errors AS e
     WHERE e.slug = p_slug;
     v_message := v_error.message;
-    -- Each placeholder, whether there is a value for it or not, where the wording has it: a value
-    -- may hold what looks like one.
+    -- Every placeholder of the wording is replaced in one pass, because a value may hold text that
+    -- looks like a placeholder.
     SELECT string_agg(
         p.before || CASE WHEN p.name <> '' THEN coalesce(v_values ->> p.name, 'null') ELSE '' END,
         '' ORDER BY p.place

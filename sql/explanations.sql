@@ -1,7 +1,7 @@
--- In which state an account is and why, in words: the first thing that whoever looks at it asks.
+-- In which state an account is and why, in words. Whoever looks at an account asks this first.
 
--- Since when an account has its status, by whom and why, from the audit log. Where that does not
--- tell it, the one row is empty.
+-- Since when an account has its status, by whom and why, from the audit log. Where the audit log
+-- does not say so, the one row is empty.
 CREATE OR REPLACE FUNCTION billing_data.status_change(
     p_account_id uuid, p_status text, OUT at timestamptz, OUT who text, OUT reason text
 )

@@ -1,6 +1,6 @@
--- Figures over time for the dashboard. What is over is rolled up in slots of five minutes; what is
--- newer is counted from the ledger itself. A reader always gets both, so the figures are never
--- late.
+-- Figures over time for the dashboard. The time that is over is rolled up in slots of five minutes;
+-- newer usage is counted from the ledger itself. A reader always gets both, so the figures are
+-- never late.
 
 -- The smallest id that a row written at this time or later can have. Ids are UUIDs of version 7,
 -- which begin with their time in milliseconds.

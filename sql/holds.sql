@@ -1181,8 +1181,8 @@ GRANT EXECUTE ON FUNCTION billing.create_hold TO billing_server, billing_dba;
 -- made before counts as made. credits_remaining and free_uses_remaining are what is available
 -- beside the hold. hold.outcome is that of billing.hold_items.
 -- Locks and writes: as billing.check_items, then as billing.hold_items. Errors: actor and key
--- errors, invalid_argument; hold_already_exists and all else that refuses a hold, but what an
--- account lacks, is an outcome.
+-- errors, invalid_argument, and other refusals of billing.hold_items. A conflict of the idempotency
+-- key, too few credits, a suspended or closed account and a cap are outcomes, not errors.
 -- Example: SELECT * FROM billing.check_and_hold(
 --     p_oauth_provider => 'oauth:google', p_external_id => '1', p_amount_minor => 5);
 CREATE OR REPLACE FUNCTION billing.check_and_hold(

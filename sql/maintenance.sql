@@ -1,8 +1,8 @@
 -- The regular work of keeping the database in order, as one call.
 
--- The steps of maintenance, in their order: what holds a lock that others wait for comes last,
--- since a lock is held to the end of the call. (A procedure could commit after each step, but it
--- would run with the rights of its caller, and could not return a row for each.)
+-- The steps of maintenance, in their order: a step that takes a lock for which others wait comes
+-- last, since a lock is held to the end of the call. (A procedure could commit after each step, but
+-- it would run with the rights of its caller, and could not return a row for each.)
 CREATE OR REPLACE FUNCTION billing_data.maintenance_steps() RETURNS text[]
 LANGUAGE sql IMMUTABLE
 RETURN ARRAY[
@@ -11,8 +11,8 @@ RETURN ARRAY[
 ];
 COMMENT ON FUNCTION billing_data.maintenance_steps IS 'The steps of maintenance. Helper.';
 
--- Goes on with proving all books, for at most p_time; begins anew when the proof before is finished
--- or a day old. Returns whether nothing wrong was found, and how far it came.
+-- Goes on with the proof of all books, for at most p_time. It begins a new proof when the newest
+-- one is finished or a day old. Returns whether nothing wrong was found, and how far it came.
 CREATE OR REPLACE FUNCTION billing_data.prove_books(
     p_time interval, OUT is_well boolean, OUT detail text
 )
@@ -113,13 +113,13 @@ COMMENT ON FUNCTION billing_data.run_maintenance_step IS 'Does one step of maint
 -- compares the newest entries with their accounts and looks for guards that are missing; "books"
 -- proves all books, for ten minutes at most (called again within a day, it goes on); "erased
 -- people" erases what calls under way left behind of people who were erased in the last week;
--- "caps" deletes what windows of caps used that ended a day ago; "refused charges" and "deliveries"
--- delete what is older than p_keep; "partitions" makes the coming months of the check audit;
--- "checks" drops months that ended longer than p_keep ago, and up to 500,000 older checks beside
--- them. p_keep NULL keeps everything; p_steps does some steps only.
--- Each step is told in a row: done, or failed and why. A step that fails is undone and also a
--- WARNING in the server's log; the others take effect. While another call is at work, this one does
--- nothing and says so.
+-- "caps" deletes the usage of caps' windows that ended a day ago; "refused charges" and
+-- "deliveries" delete what is older than p_keep; "partitions" makes the coming months of the check
+-- audit; "checks" drops months that ended longer than p_keep ago, and up to 500,000 older checks
+-- beside them. p_keep NULL keeps everything; p_steps does some steps only. The answer has a row for
+-- each step: done, or failed and why. A step that fails is undone, and the server's log has a
+-- WARNING of it; the other steps take effect. While another call is at work, this one does nothing
+-- and says so.
 -- Locks: billing_data.locks (maintenance); seal_state; verification_runs; the check audit, as
 -- billing.create_check_partitions and billing.drop_check_partitions. Writes: what the steps do;
 -- admin_audit_logs 1. Errors: actor_required, invalid_argument.

@@ -46,8 +46,8 @@ FROM billing.adjust_credits(
     p_reason => 'goodwill');$t$),
         ('announce_expiring_credits',
 $t$Raises an alert for each lot of credits that ends within seven days and has something
-left, once for each lot. Does nothing while nobody wants to be told. Returns how many
-alerts those are. The servers call it by themselves, every minute.$t$,
+left, once for each lot. Does nothing while no endpoint wants this kind of alert. Returns
+how many alerts it raised. The servers call it by themselves, every minute.$t$,
 $t$Locks: none that a charge waits for. Writes: announced_lots 1 per lot, outbox 1 per lot
 and endpoint. Errors: invalid_argument.$t$,
 $t$SELECT billing.announce_expiring_credits(
@@ -70,8 +70,9 @@ so. An entry that was written at exactly this time counts. state is known; befor
 where the account did not exist yet; or before_books, where it was still one of the old
 service, whose balances were in another unit (in both cases the balances are NULL). Where
 there was no entry yet, the entry's columns are NULL. A time without a zone is in the
-session's time zone: write '2026-11-01 00:00Z' for UTC. For an account that was merged it
-tells of the one that stayed, and with p_follow false of itself.$t$,
+session's time zone: write '2026-11-01 00:00Z' for UTC. For an account that was merged the
+answer is about the account that stayed; with p_follow false it is about the merged
+account itself.$t$,
 $t$Errors: actor and key errors, invalid_argument, account_not_found.$t$,
 $t$SELECT *
 FROM
@@ -107,9 +108,9 @@ FROM billing.begin_refund(
     p_payment_id => 'pi_1',
     p_reason => 'bought by mistake');$t$),
         ('begin_verification',
-$t$The run to go on with: the newest one, unless it is finished or began more than a day ago;
-then, and with p_restart, a new one. A run has ranges of about p_entries ledger rows.
-ranges_done tells whether it goes on. The newest ten runs are kept.$t$,
+$t$Returns the run to go on with: the newest one. Where that is finished or began more than a
+day ago, or with p_restart, it begins a new run. A run has ranges of about p_entries
+ledger rows. ranges_done tells whether it goes on. The newest ten runs are kept.$t$,
 $t$Locks: verification_runs, for a moment. Writes: verification_runs 1, verification_ranges 1
 per range. Errors: actor_required, invalid_argument.$t$,
 $t$SELECT * FROM billing.begin_verification();$t$),
@@ -145,9 +146,9 @@ FROM billing.capture_items(
     "amount_minor": 3}')]);$t$),
         ('change_grant_schedule',
 $t$Changes a running schedule of grants from its next grant on: how much it gives, whether
-what is left is kept when the next ones come, and what its credits are called. What is
-NULL stays as it is; where nothing changes, nothing is written. What was given stays as it
-was given. Its writer is who changed it last.$t$,
+what is left is kept when the next grants come, and what its credits are called. An
+argument that is NULL changes nothing; where nothing changes, nothing is written. Credits
+that were given stay as they were given. A schedule's writer is whoever changed it last.$t$,
 $t$Locks: the account. Writes: grant_schedules 0..1, accounts 0..1, admin_audit_logs 0..1.
 Errors: actor errors, invalid_argument, grant_schedule_not_found, grant_schedule_over.$t$,
 $t$SELECT *
@@ -208,8 +209,9 @@ be made, has_credit is false, reason says why, and nothing is held; a hold that 
 idempotency key made before counts as made. credits_remaining and free_uses_remaining are
 what is available beside the hold. hold.outcome is that of billing.hold_items.$t$,
 $t$Locks and writes: as billing.check_items, then as billing.hold_items. Errors: actor and
-key errors, invalid_argument; hold_already_exists and all else that refuses a hold, but
-what an account lacks, is an outcome.$t$,
+key errors, invalid_argument, and other refusals of billing.hold_items. A conflict of the
+idempotency key, too few credits, a suspended or closed account and a cap are outcomes,
+not errors.$t$,
 $t$SELECT *
 FROM billing.check_and_hold(
     p_oauth_provider => 'oauth:google',
@@ -251,9 +253,9 @@ FROM billing.check_items(
     "external_id": "1"}')]);$t$),
         ('claim_deliveries',
 $t$Claims deliveries that are due, up to p_most for each endpoint that is switched on and is
-not one of p_busy, for a minute. The caller sends each and notes what came of it. The
-commit is asynchronous: a claim that a crash loses is made again. No actor is needed: the
-servers call it by themselves.$t$,
+not one of p_busy, for a minute. The caller sends each and records the result. The commit
+is asynchronous: a claim that a crash loses is made again. No actor is needed: the servers
+call it by themselves.$t$,
 $t$Locks: the rows it claims; held ones are left out. Writes: outbox 1 per claimed row.
 Errors: invalid_argument.$t$,
 $t$SELECT *
@@ -261,12 +263,13 @@ FROM billing.claim_deliveries(
     p_most => 10);$t$),
         ('claim_top_ups',
 $t$Begins attempts for accounts that need a top-up, and hands out up to p_limit attempts to
-work on: new ones, and those whose server has not noted anything for a minute. Each
-belongs to the caller for a minute. payment_id is that of the payment that was recorded
-for it, NULL when there is none. Servers call it every second. Where no account needs a
-top-up it only reads: as many rows as there are top-ups in force.$t$,
-$t$Locks: the top-ups and the attempts, those that others hold are left out. Writes:
-purchases 0..n, top_up_attempts 0..n, top_ups 0..n, outbox 0..n. Errors: invalid_argument.$t$,
+work on: new ones, and those whose server has recorded nothing for a minute. Each belongs
+to the caller for a minute. payment_id is that of the payment that was recorded for it,
+NULL when there is none. Servers call it every second. Where no account needs a top-up it
+only reads: as many rows as there are top-ups in force.$t$,
+$t$Locks: the top-ups and the attempts; those that another transaction holds are left out.
+Writes: purchases 0..n, top_up_attempts 0..n, top_ups 0..n, outbox 0..n. Errors:
+invalid_argument.$t$,
 $t$SELECT * FROM billing.claim_top_ups(p_limit => 8);$t$),
         ('continue_verification',
 $t$Verifies one range of the newest run that no other session is verifying, as
@@ -448,7 +451,7 @@ FROM billing.delete_cap(
     p_reason => 'no longer needed');$t$),
         ('delete_deliveries',
 $t$Retention of the outbox: deletes up to p_rows deliveries that were settled before
-p_before, and those of endpoints that are gone. Returns how many those were.$t$,
+p_before, and those of endpoints that are gone. Returns how many deliveries were deleted.$t$,
 $t$Locks: none that a charge waits for. Writes: admin_audit_logs 1 when it deleted. Errors:
 actor_required, invalid_argument.$t$,
 $t$SELECT billing.delete_deliveries(
@@ -461,7 +464,7 @@ actor_required, invalid_argument.$t$,
 $t$SELECT billing.delete_refused_charges(
     p_before => now() - interval '13 months');$t$),
         ('delete_webhook_endpoint',
-$t$Deletes an endpoint that is switched off, with what was sent to it.$t$,
+$t$Deletes an endpoint that is switched off, and all deliveries to it.$t$,
 $t$Locks: the endpoint. Writes: webhook_endpoints 1, outbox 0..n, admin_audit_logs 1. Errors:
 actor errors, invalid_argument, webhook_endpoint_not_found, webhook_endpoint_in_use.$t$,
 $t$SELECT billing.delete_webhook_endpoint(
@@ -524,9 +527,9 @@ $t$SELECT billing.end_staff_sessions(
     p_reason => 'laptop lost');$t$),
         ('end_top_up',
 $t$Ends the top-up of an account at once: the person withdraws the consent through an agent,
-or staff or a DBA end it with a reason. Nothing is charged from then on; what the provider
-is charging at this moment is credited. The account is named by its id or its identity.
-changed is false when nothing was in force.$t$,
+or staff or a DBA end it with a reason. Nothing is charged from then on. A payment that
+the provider is charging at this moment is still credited. The account is named by its id
+or its identity. changed is false when nothing was in force.$t$,
 $t$Locks: the account, its top-up. Writes: top_ups 0..1, admin_audit_logs 0..1 for staff and
 DBAs. Errors: actor and key errors, invalid_argument, account_not_found, top_up_not_found.$t$,
 $t$SELECT *
@@ -575,11 +578,11 @@ $t$Why an account was refused something: the denied check or refused charge that
 to p_at (NULL: now) and not after it, as columns and as a sentence. It says what was
 asked, by which API key or database role, what the account had then, what would have been
 enough, and what to do now. All refusals of an account, key and reason within a minute are
-told together (refusals), with the amounts of the last of them. What accounts were refused
-that are merged into this one counts too. With nothing to tell, the one row has only a
-sentence. A charge that a DBA makes with billing.create_charge raises its refusal as an
-error, and an error leaves no row: it cannot be told here. Charges over HTTP, and all
-others that go through billing.charge_items, can.$t$,
+one refusal here (refusals is how many), with the amounts of the last of them. Refusals of
+accounts that are merged into this one count, too. Where nothing was refused, the one row
+has only a sentence. A charge that a DBA makes with billing.create_charge raises its
+refusal as an error, and an error leaves no row, so it is not found here. Refused charges
+over HTTP, and all others that go through billing.charge_items, are found.$t$,
 $t$Errors: actor errors, invalid_argument, account_not_found.$t$,
 $t$SELECT x.sentence, x.what_helps
 FROM billing.explain_denial(
@@ -587,8 +590,8 @@ FROM billing.explain_denial(
     p_at => now()) AS x;$t$),
         ('export_personal_data',
 $t$Everything that is stored of a person, as one JSON document: tables has the rows of each
-table that may have any. The accounts that were merged into this one are a part of it. Who
-of the staff acted is left out, and so is what follows from other rows. It reads the
+table that may have any. The accounts that were merged into this one are a part of it. The
+staff members who acted are left out, and so is what follows from other rows. It reads the
 payment events and the audit log as a whole, which takes a while where they are large.$t$,
 $t$Writes: admin_audit_logs 1. Errors: actor errors, account_not_found.$t$,
 $t$SELECT billing.export_personal_data(
@@ -702,10 +705,11 @@ once.$t$,
 $t$Errors: actor errors.$t$,
 $t$SELECT * FROM billing.get_overview();$t$),
         ('get_proof',
-$t$What is proven: up to which day everything is sealed, that day's head, how many entries;
-and the newest proof of the books: when it began and ended (NULL while it is not
-finished), what it checked and how many problems it found, with the first of them. Columns
-are NULL where there is none. No actor is needed: the web tier asks for its metrics.$t$,
+$t$What is proven: the day up to which everything is sealed, that day's head, and how many
+entries are sealed; and the newest proof of the books: when it began and ended (NULL while
+it is not finished), what it checked and how many problems it found, with the first of
+them. Columns are NULL where there is none. No actor is needed: the web tier asks for its
+metrics.$t$,
 $t$Errors: those of p_session_hash.$t$,
 $t$SELECT * FROM billing.get_proof();$t$),
         ('get_provider_config',
@@ -734,9 +738,9 @@ $t$Reads the business settings.$t$,
 $t$$t$,
 $t$SELECT * FROM billing.get_settings();$t$),
         ('get_top_up',
-$t$Reads the newest top-up of an account, named by its id or its identity: what was agreed
-to, what was spent in this UTC month, what went wrong last, and the newest attempt. status
-is on or off. uses are the credits that one top-up brings now.$t$,
+$t$Reads the newest top-up of an account, named by its id or its identity: what the person
+agreed to, what was spent in this UTC month, what went wrong last, and the newest attempt.
+status is on or off. uses are the credits that one top-up brings now.$t$,
 $t$Errors: actor and key errors, invalid_argument, account_not_found, top_up_not_found.$t$,
 $t$SELECT *
 FROM billing.get_top_up(
@@ -890,16 +894,18 @@ $t$SELECT *
 FROM billing.list_daily_figures(
     p_days => 30);$t$),
         ('list_deliveries',
-$t$Lists deliveries, newest first, of one endpoint, state, kind or account only where one is
-named, and of the UTC days p_from to p_to on which the alerts were raised, both included.$t$,
+$t$Lists deliveries, newest first: only those of an endpoint, state, kind or account where
+one is named, and only those whose alerts were raised on the UTC days p_from to p_to, both
+included.$t$,
 $t$Errors: actor errors, invalid_argument.$t$,
 $t$SELECT *
 FROM billing.list_deliveries(
     p_state => 'failed');$t$),
         ('list_grant_schedules',
-$t$The schedules of grants of an account, or of all accounts, newest first: those that are to
-give still (state active or paused), and with p_all also those that ended. grants is how
-many it gave so far. Credits that take effect at a time are among them (repeat once).$t$,
+$t$The schedules of grants of an account, or of all accounts, newest first: those that have
+still something to give (state active or paused), and with p_all also those that ended.
+grants is how many it gave so far. Credits that take effect at a later time are among them
+(repeat once).$t$,
 $t$Errors: actor errors, invalid_argument.$t$,
 $t$SELECT *
 FROM billing.list_grant_schedules(
@@ -936,8 +942,8 @@ $t$SELECT *
 FROM billing.list_lots(
     p_account_id => '...');$t$),
         ('list_merges',
-$t$The merges that made an account what it is, and those of it that were undone, newest
-first. p_account_id may be of any account that takes part. problem says why a merge cannot
+$t$The merges of an account and of all that are merged with it, also those that were undone,
+newest first. p_account_id may be any of these accounts. problem says why a merge cannot
 be undone; it is NULL when it can.$t$,
 $t$Errors: actor errors.$t$,
 $t$SELECT *
@@ -1017,15 +1023,15 @@ $t$SELECT *
 FROM billing.list_refunds(
     p_payment_id => 'pi_1');$t$),
         ('list_seal_heads',
-$t$The heads of sealed days after a day, oldest first: what is kept elsewhere, and what the
-copy kept there is compared with.$t$,
+$t$The heads of sealed days after a day, oldest first. Keep them elsewhere, and compare the
+copy with them later.$t$,
 $t$Errors: actor_required, invalid_argument.$t$,
 $t$SELECT *
 FROM billing.list_seal_heads(
     p_after => current_date - 7);$t$),
         ('list_seals',
-$t$The seals of a day, by account: kept with a day's head, they tell which entry is not as it
-was where somebody made all seals anew. leaves has 16 digits per entry.$t$,
+$t$The seals of a day, by account. Keep them with the day's head: where somebody made all
+seals anew, the copy tells which entry is not as it was. leaves has 16 digits per entry.$t$,
 $t$Errors: actor_required, invalid_argument.$t$,
 $t$SELECT *
 FROM billing.list_seals(
@@ -1035,9 +1041,9 @@ $t$An account's timeline, newest first: what agents asked (kind check), what was
 refused (denial), charges, credits, holds, purchases, and what staff and DBAs did to the
 account or its payments (staff), each with its writer and reason. p_kinds chooses among
 these: check has all checks, denial the denied checks and the refused charges. p_from and
-p_to are UTC days, both included. An act that wrote an entry is told with the entry, by
-its audit_id, and as a row of its own only where credits are not shown. audit_thing is
-what that audit row is about. Accounts that were merged into this one have their checks,
+p_to are UTC days, both included. An act that wrote an entry is shown with the entry
+(audit_id), and has a row of its own only where credits are not shown. audit_thing is what
+that audit row is about. Accounts that were merged into this one have their checks,
 refusals, purchases and acts here; their entries are in their own statements
 (billing.statement with p_follow => false). All refusals of a key and reason within a
 minute are one row (times). The meaning of some columns depends on the row. what is
@@ -1061,10 +1067,10 @@ FROM billing.list_timeline(
     p_kinds => '{denial,staff}');$t$),
         ('list_top_consumers',
 $t$The accounts that used most in a period of UTC days, from p_from up to and without p_to
-(by default this month): how often each was charged, and what. p_sort: uses (charges, free
-ones included) or credits (paid credits used); equals are ordered by id. Charges of
-accounts that were merged count for the account that stayed. It reads every charge of the
-period.$t$,
+(by default this month): how often each was charged, and how many credits. p_sort is uses
+(charges, free ones included) or credits (paid credits used); equals are ordered by id.
+Charges of accounts that were merged count for the account that stayed. It reads every
+charge of the period.$t$,
 $t$Errors: actor errors, invalid_argument.$t$,
 $t$SELECT *
 FROM billing.list_top_consumers('2026-11-01',
@@ -1077,7 +1083,8 @@ $t$SELECT *
 FROM billing.list_top_up_attempts(
     p_limit => 10);$t$),
         ('list_top_ups',
-$t$Lists consents to top-ups, newest first: of one account, or of all. p_status: on or off.$t$,
+$t$Lists consents to top-ups, newest first: of one account, or of all. p_status is on or off,
+or NULL for both.$t$,
 $t$Errors: actor errors, invalid_argument.$t$,
 $t$SELECT *
 FROM billing.list_top_ups(
@@ -1121,13 +1128,13 @@ up the dashboard's figures; "seals" seals up to a million entries of days that a
 "watch" compares the newest entries with their accounts and looks for guards that are
 missing; "books" proves all books, for ten minutes at most (called again within a day, it
 goes on); "erased people" erases what calls under way left behind of people who were
-erased in the last week; "caps" deletes what windows of caps used that ended a day ago;
+erased in the last week; "caps" deletes the usage of caps' windows that ended a day ago;
 "refused charges" and "deliveries" delete what is older than p_keep; "partitions" makes
 the coming months of the check audit; "checks" drops months that ended longer than p_keep
 ago, and up to 500,000 older checks beside them. p_keep NULL keeps everything; p_steps
-does some steps only. Each step is told in a row: done, or failed and why. A step that
-fails is undone and also a WARNING in the server's log; the others take effect. While
-another call is at work, this one does nothing and says so.$t$,
+does some steps only. The answer has a row for each step: done, or failed and why. A step
+that fails is undone, and the server's log has a WARNING of it; the other steps take
+effect. While another call is at work, this one does nothing and says so.$t$,
 $t$Locks: billing_data.locks (maintenance); seal_state; verification_runs; the check audit,
 as billing.create_check_partitions and billing.drop_check_partitions. Writes: what the
 steps do; admin_audit_logs 1. Errors: actor_required, invalid_argument.$t$,
@@ -1154,11 +1161,11 @@ FROM billing.merge_accounts(
     p_into_account_id => '...',
     p_reason => 'one person with two sign-ins');$t$),
         ('note_delivery',
-$t$Notes what came of an attempt: p_error NULL says that the alert was delivered; otherwise
-it is tried again after a pause, or parked as failed after the last attempt. The answer
-410 Gone says that the receiver wants no alerts any more: its endpoint is switched off,
-and what waits for it is parked. A failure is not noted when the delivery was claimed
-again meanwhile. Returns the delivery's state; NULL when nothing was noted.$t$,
+$t$Records the result of an attempt. p_error NULL says that the alert was delivered;
+otherwise it is tried again after a pause, or parked as failed after the last attempt. The
+answer 410 Gone says that the receiver wants no alerts any more: its endpoint is switched
+off, and what waits for it is parked. A failure is not recorded when the delivery was
+claimed again meanwhile. Returns the delivery's state; NULL when nothing was recorded.$t$,
 $t$Locks: after a 410 the endpoint; the row. Writes: outbox 0..1; after a 410 outbox 0..n and
 what billing_data.switch_off_gone writes. Errors: invalid_argument.$t$,
 $t$SELECT billing.note_delivery(
@@ -1166,7 +1173,7 @@ $t$SELECT billing.note_delivery(
     p_attempt => 1,
     p_answer_status => 204);$t$),
         ('note_top_up',
-$t$Notes what became of an attempt, and tells what to do next with its payment (payment_id,
+$t$Records what became of an attempt, and tells what to do next with its payment (payment_id,
 the one recorded first): charge it, cancel it, or stop. p_outcome is one of these: 'made'
 (the provider has the payment p_payment_id and has not charged it: it is recorded, and
 next_step tells whether to charge it, which depends on whether the consent is still in
@@ -1174,8 +1181,8 @@ force and the credits still low); 'succeeded' (paid); 'failed' (it can never be 
 the reason p_problem); 'canceled' (it can never be paid, and nothing went wrong);
 'unknown' (it is not known what became of it, for the reason p_problem: the attempt stays
 open, and is handed out again after a pause that grows from 10 seconds to an hour). After
-the third failure in a row the top-up ends (switched_off true). What is noted of an
-attempt that has ended changes nothing.$t$,
+the third failure in a row the top-up ends (switched_off true). A report on an attempt
+that has ended changes nothing.$t$,
 $t$Locks: the top-up, the attempt. Writes: top_up_attempts 0..1, top_ups 0..1, purchases
 0..1, outbox 0..n. Errors: invalid_argument.$t$,
 $t$SELECT *
@@ -1185,8 +1192,9 @@ FROM billing.note_top_up(
     p_outcome => 'failed',
     p_problem => 'expired_card');$t$),
         ('pause_grant_schedule',
-$t$Pauses a schedule of grants, or lets it go on (p_paused false). What was not given during
-the pause is not given afterwards; a schedule that gives once gives at once then.$t$,
+$t$Pauses a schedule of grants, or lets it go on (p_paused false). Grants that fell into the
+pause are not made afterwards. A schedule that gives once, and whose moment fell into the
+pause, gives as soon as the pause ends.$t$,
 $t$Locks: the account. Writes: grant_schedules 0..1, accounts 0..1, admin_audit_logs 0..1.
 Errors: actor errors, invalid_argument, grant_schedule_not_found, grant_schedule_over.$t$,
 $t$SELECT *
@@ -1313,10 +1321,10 @@ $t$SELECT billing.require_api_key(
     p_api_key_id => '...',
     p_permission => 'billing:read');$t$),
         ('reseal_webhook_secrets',
-$t$Stores the secrets that sign an endpoint's alerts as another key has encrypted them; the
-secrets stay the same. An old secret that signs no more is forgotten. Returns false, and
+$t$Stores the secrets that sign an endpoint's alerts, encrypted with another key; the secrets
+themselves stay the same. An old secret that signs no more is deleted. Returns false, and
 writes nothing, where the endpoint was changed after p_unchanged_since or has other
-secrets by now: then read it again.$t$,
+secrets by now. Then the caller reads it again.$t$,
 $t$Locks: the endpoint. Writes: webhook_endpoints 0..1, admin_audit_logs 0..1. Errors: actor
 errors, invalid_argument, webhook_endpoint_not_found.$t$,
 $t$SELECT billing.reseal_webhook_secrets(
@@ -1327,7 +1335,7 @@ $t$SELECT billing.reseal_webhook_secrets(
         ('resend_deliveries',
 $t$Sends one delivery again (p_delivery_id), whatever its state, or all failed ones of an
 endpoint (p_endpoint_id): they are due at once, with all attempts ahead, under the same
-webhook-id. Returns how many those are.$t$,
+webhook-id. Returns how many deliveries those are.$t$,
 $t$Locks: the rows. Writes: outbox 1..n, admin_audit_logs 1 when there were any. Errors:
 actor errors, invalid_argument, delivery_not_found, webhook_endpoint_not_found,
 webhook_endpoint_off.$t$,
@@ -1415,12 +1423,13 @@ FROM billing.return_payment(
 $t$Gives a charge back, whole or in part, to what paid for it: a free use is given back
 whole, paid credits as far as p_amount says (by default all that is left). All reversals
 of a charge together never exceed it. An API key reverses only what it, or a key of its
-chain of rotations, charged; any other charge is not found, nor is one of a person who was
-erased. The account's state does not matter, and what belonged to a merged account goes to
-the one that stayed. total_uses counts charges, so it stays. With the key of the same
-reversal nothing is done and replayed is true; reversed_minor and free_uses_remaining are
-then those of now. With p_dry_run nothing is written and reversal_id is NULL. Caps that
-counted the charge get it back while their minute, day or month is not over.$t$,
+chain of rotations, charged; it does not find any other charge, nor a charge of a person
+who was erased. The account's state does not matter. A charge of a merged account is given
+back to the account that stayed. total_uses counts charges, so it stays. When the
+idempotency key was used before for the same reversal, nothing is done and replayed is
+true; reversed_minor and free_uses_remaining are then the present ones. With p_dry_run
+nothing is written and reversal_id is NULL. Caps that counted the charge get it back while
+their minute, day or month is not over.$t$,
 $t$Locks: the account, the reversed_entries row, then cap_usage in the order of the caps.
 Writes: reversed_entries 1, credits 1, accounts 1, cap_usage 1 per cap, and
 admin_audit_logs 1 unless an API key calls. Errors: actor and key errors,
@@ -1436,8 +1445,8 @@ $t$Takes a grant or another credit back, whole or in part (p_amount, more than 0
 all that is left), and gives back credits that staff took away. All reversals of a credit
 together never exceed it, and never take more than the account has. A credit that belongs
 to a payment is refused: a refund at the provider takes it back. A correction is not
-reversed again. With the key of the same reversal nothing is done and replayed is true.
-With p_dry_run nothing is written and reversal_id is NULL.$t$,
+reversed again. When the idempotency key was used before for the same reversal, nothing is
+done and replayed is true. With p_dry_run nothing is written and reversal_id is NULL.$t$,
 $t$Locks: the account, then the reversed_entries row. Writes: reversed_entries 1, credits 1,
 accounts 1, admin_audit_logs 1. Errors: actor errors, invalid_argument, credit_not_found,
 account_erased, credit_of_payment, correction_not_reversible, entry_of_old_service,
@@ -1469,8 +1478,9 @@ FROM billing.rotate_api_key(
     p_key_hash => '...',
     p_reason => 'yearly rotation');$t$),
         ('rotate_webhook_secret',
-$t$Gives an endpoint another secret. Alerts are signed with both for a day, so that the
-receiver can change over meanwhile; a third one ends the first.$t$,
+$t$Gives an endpoint another secret. Alerts are signed with both secrets for a day, so that
+the receiver can change over meanwhile. A further rotation within that day ends the oldest
+secret at once.$t$,
 $t$Locks: the endpoint. Writes: webhook_endpoints 1, admin_audit_logs 1. Errors: actor
 errors, invalid_argument, webhook_endpoint_not_found.$t$,
 $t$SELECT billing.rotate_webhook_secret(
@@ -1563,14 +1573,14 @@ FROM billing.set_cap(
     p_reason => 'its owner asked for it');$t$),
         ('set_grant_schedule',
 $t$Gives an account credits again and again: p_amount at 00:00 UTC of every day, of every
-week's p_day (1 is Monday) or of every month's p_day (31 is the last day of a shorter
-month, too). What is left of a grant ends when the next one comes, or with p_rollover not,
-and after p_lasts_days in any case. The first grant is the first after p_starts_at (by
-default from now on), the last one is the one before p_ends_at, or the p_grants-th. With
-p_repeat once it gives at p_starts_at. p_schedule_id changes a schedule, all of it: what
-is not given is as for a new one. Its writer is who changed it last. When the idempotency
-key was used before for the same schedule of the account, nothing is done and replayed is
-true.$t$,
+week's p_day (1 is Monday) or of every month's p_day (a shorter month uses its last day).
+What is left of a grant ends when the next one comes; with p_rollover it is kept.
+p_lasts_days ends it in any case after that many days. The first grant is the first one
+after p_starts_at (by default now); the last one is the last before p_ends_at, or the
+p_grants-th. With p_repeat once the schedule gives at p_starts_at. With p_schedule_id this
+schedule is changed as a whole: an argument that is left out has its default, as for a new
+schedule. A schedule's writer is whoever changed it last. When the idempotency key was
+used before for the same schedule of the account, nothing is done and replayed is true.$t$,
 $t$Locks: the account. Writes: grant_schedules 1, accounts 1, admin_audit_logs 1, and the
 grant itself where it is due at once. Errors: actor errors, invalid_argument,
 account_not_found, account_erased, grant_schedule_not_found, grant_schedule_over,
@@ -1583,8 +1593,8 @@ FROM billing.set_grant_schedule(
     p_reason => 'a plan with 20 messages a month');$t$),
         ('set_low_balance',
 $t$Sets the balance at which an account counts as low: free uses left and paid credits
-together. Then checks say low_balance, and the alerts balance.low and balance.recovered
-are raised where a balance crosses it. NULL switches that off.$t$,
+together. While it is set, checks say low_balance, and the alerts balance.low and
+balance.recovered are raised when a balance crosses it. NULL switches that off.$t$,
 $t$Locks: the settings row. Writes: settings 0..1, admin_audit_logs 1 when it changed.
 Errors: actor errors, invalid_argument.$t$,
 $t$SELECT billing.set_low_balance(
@@ -1828,8 +1838,8 @@ $t$$t$,
 $t$SELECT * FROM billing.watch_outbox();$t$),
         ('withdraw_consent',
 $t$Withdraws a person's consent to marketing, of the account p_account_id or of the identity.
-What agents go on sending does not give it again; with p_undo true, the next consent that
-an agent sends counts again. changed is false when it was so already.$t$,
+A consent that agents go on sending does not count again. With p_undo true, the next
+consent that an agent sends counts again. changed is false when nothing had to change.$t$,
 $t$Locks: the account. Writes: accounts 0..1, admin_audit_logs 0..1. Errors: actor errors,
 invalid_argument, account_not_found.$t$,
 $t$SELECT *

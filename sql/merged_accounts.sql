@@ -1,6 +1,6 @@
 -- Merged accounts: where an id or an identity leads. An account that was merged keeps its row and
 -- its ledger, with status 'merged'; whatever comes for it is done on the account that it leads to.
--- The functions of other files ask here, so that this is the one place that follows.
+-- All other files call the functions of this file, so that no other place follows merges.
 
 -- The accounts that an id leads through: itself, then each one that the one before was merged into.
 -- The last one is in use. An id of the old service's that adoption merged has no row of its own.
@@ -119,7 +119,7 @@ $$;
 COMMENT ON FUNCTION billing_data.raise_merged_meanwhile IS
     'Raises serialization_failure because accounts were just merged. Helper.';
 
--- Refuses to go on with a locked account to which an id does not lead any more.
+-- Refuses to go on with a locked account when the id does not lead to it any more.
 -- Errors: serialization_failure.
 CREATE OR REPLACE FUNCTION billing_data.require_account_of(
     p_asked_id uuid, p_account_id uuid, p_status text

@@ -1,12 +1,13 @@
 -- Two accounts become one. The account that is merged keeps its row and its ledger, which a
 -- transfer of its paid credits closes; its id and its identity lead to the other one (see
--- merged_accounts.sql). A merge can be undone until the account that took the other one in changed.
+-- merged_accounts.sql). A merge can be undone as long as the account that took the other one in has
+-- not changed.
 
--- What a merge would do, for two accounts that are locked. Free uses: together as many as both
--- have, but not more than a new account gets, or one of the two has already; that is how the
--- adoption of the old service's accounts does it. The profile of the account that stays is kept. A
--- consent counts for both, with time and source of the newest one, unless it was withdrawn from the
--- account that stays. A withdrawal of the merged account counts for both unless the other one
+-- What a merge would do, for two accounts that are locked. The account that stays gets the free
+-- uses of both, but not more than a new account gets or one of the two has already. The adoption of
+-- the old service's accounts has the same rule. The profile of the account that stays is kept. A
+-- consent counts for both, with the time and source of the newest one, unless it was withdrawn from
+-- the account that stays. A withdrawal of the merged account counts for both unless the other one
 -- agreed later.
 -- Errors: account_has_holds, account_not_active and those of billing_data.require_transfer.
 CREATE OR REPLACE FUNCTION billing_data.plan_merge(
@@ -24,7 +25,8 @@ BEGIN
         );
     END IF;
     PERFORM billing_data.require_transfer(p_merged, p_account, p_merged.paid_credits);
-    -- The merged account's user would be shut out, or would have been before without our notice.
+    -- The account that stays must be active, too: otherwise the merge would shut the merged
+    -- account's user out.
     IF p_account.status <> 'active' THEN
         PERFORM billing_data.raise_error('account_not_active', jsonb_build_object(
             'account_id', p_account.id, 'status', p_account.status
@@ -115,7 +117,7 @@ BEGIN
     v_merge.created_at := clock_timestamp();
     v_merge.admin_user_id := p_actor.admin_user_id;
     v_merge.database_role := p_actor.database_role;
-    -- First, so that nobody is told that the merged account is empty.
+    -- This comes first, so that no alert says that the merged account is empty.
     UPDATE billing_data.accounts AS a
     SET status = 'merged', updated_at = v_merge.created_at
     WHERE a.id = p_merged.id;
@@ -315,7 +317,8 @@ $$;
 COMMENT ON FUNCTION billing_data.undo_problem IS
     'Why a merge cannot be undone, NULL when it can. Helper.';
 
--- The merge of an account, with both accounts locked; it can be undone.
+-- Locks both accounts of an account's merge and returns the merge; refuses one that cannot be
+-- undone.
 -- Locks: both accounts, in id order. Errors: account_not_found, account_not_merged, merge_stands.
 CREATE OR REPLACE FUNCTION billing_data.lock_merge(p_account_id uuid)
 RETURNS billing_data.account_merges
@@ -373,7 +376,7 @@ $$;
 COMMENT ON FUNCTION billing_data.lock_merge IS
     'Locks the accounts of a merge that can be undone. Helper.';
 
--- Undoes a merge, and returns it with the id and time of that.
+-- Undoes a merge, and returns it with the undo's id and time.
 -- Locks: none, the caller holds both accounts. Writes: as billing.undo_merge.
 CREATE OR REPLACE FUNCTION billing_data.carry_out_undo(
     p_merge billing_data.account_merges, p_actor billing_data.actor
@@ -508,9 +511,10 @@ COMMENT ON FUNCTION billing.undo_merge IS
     'Undoes a merge while nothing has changed since. For billing_server (staff) and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.undo_merge TO billing_server, billing_dba;
 
--- The merges that made an account what it is, and those of it that were undone, newest first.
--- p_account_id may be of any account that takes part. problem says why a merge cannot be undone; it
--- is NULL when it can. Errors: actor errors.
+-- The merges of an account and of all that are merged with it, also those that were undone, newest
+-- first. p_account_id may be any of these accounts. problem says why a merge cannot be undone; it
+-- is NULL when it can.
+-- Errors: actor errors.
 -- Example: SELECT * FROM billing.list_merges(p_account_id => '...');
 CREATE OR REPLACE FUNCTION billing.list_merges(
     p_account_id uuid,

@@ -1,4 +1,4 @@
--- Notes: what staff want to remember of an account. They are no part of the books.
+-- Notes: what staff want to remember about an account. They are no part of the books.
 
 -- Writes a note on an account. The audit log says that it was written, and not what.
 -- Locks: none. Writes: account_notes 1, admin_audit_logs 1. Errors: actor errors, invalid_argument,
@@ -17,7 +17,7 @@ DECLARE
 BEGIN
     PERFORM billing_data.require(p_note ~ '[^[:space:]]', 'p_note', 'a note has words');
     PERFORM billing_data.require_short(p_note, 'p_note');
-    -- The lock makes an erasing that is under way come first or last.
+    -- With the account locked, an erasing that is under way comes either before or after this note.
     account_id := (billing_data.lock_account(p_account_id)).id;
     IF account_id IS NULL THEN
         PERFORM billing_data.raise_error('account_not_found');

@@ -1,16 +1,18 @@
 -- The outbox: alerts on their way to webhook endpoints. A row is one alert for one endpoint. A
--- server claims rows for a short time and notes what came of each. A server that dies between both
+-- server claims rows for a short time and records the result of each. A server that dies in between
 -- loses nothing: the claim ends, and the alert is delivered again under the same webhook-id.
 
--- After how many attempts a delivery is parked as failed: with the pauses below, about a day.
+-- After how many attempts a delivery is parked as failed. With the pauses below, that takes about a
+-- day.
 CREATE OR REPLACE FUNCTION billing_data.most_attempts() RETURNS integer
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN 11;
 COMMENT ON FUNCTION billing_data.most_attempts IS
     'After how many attempts a delivery is given up. Helper.';
 
--- The pause after a failed attempt: 5 s, three times as long after each further one, 9 h at most,
--- and up to a fifth more or less, so that what failed together does not come together again.
+-- The pause after a failed attempt: 5 s, three times as long after each further one, 9 h at most.
+-- It is up to a fifth longer or shorter, so that deliveries that failed together are not tried
+-- together again.
 CREATE OR REPLACE FUNCTION billing_data.delivery_pause(p_attempts integer) RETURNS interval
 LANGUAGE sql VOLATILE PARALLEL SAFE
 RETURN least(5 * 3 ^ least(p_attempts - 1, 20), 32400) * (0.8 + 0.4 * random())
@@ -45,7 +47,7 @@ $$;
 COMMENT ON FUNCTION billing_data.delivery_payload IS 'The body of a delivery. Helper.';
 
 -- Claims deliveries that are due, up to p_most for each endpoint that is switched on and is not one
--- of p_busy, for a minute. The caller sends each and notes what came of it. The commit is
+-- of p_busy, for a minute. The caller sends each and records the result. The commit is
 -- asynchronous: a claim that a crash loses is made again. No actor is needed: the servers call it
 -- by themselves.
 -- Locks: the rows it claims; held ones are left out. Writes: outbox 1 per claimed row.
@@ -100,11 +102,11 @@ COMMENT ON FUNCTION billing.claim_deliveries IS
     'Claims alerts that are due, for a minute. For billing_server.';
 GRANT EXECUTE ON FUNCTION billing.claim_deliveries TO billing_server;
 
--- Notes what came of an attempt: p_error NULL says that the alert was delivered; otherwise it is
+-- Records the result of an attempt. p_error NULL says that the alert was delivered; otherwise it is
 -- tried again after a pause, or parked as failed after the last attempt. The answer 410 Gone says
 -- that the receiver wants no alerts any more: its endpoint is switched off, and what waits for it
--- is parked. A failure is not noted when the delivery was claimed again meanwhile. Returns the
--- delivery's state; NULL when nothing was noted.
+-- is parked. A failure is not recorded when the delivery was claimed again meanwhile. Returns the
+-- delivery's state; NULL when nothing was recorded.
 -- Locks: after a 410 the endpoint; the row. Writes: outbox 0..1; after a 410 outbox 0..n and what
 -- billing_data.switch_off_gone writes. Errors: invalid_argument.
 -- Example: SELECT billing.note_delivery(p_delivery_id => '...', p_attempt => 1,
@@ -158,7 +160,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION billing.note_delivery IS
-    'Notes what came of an attempt to deliver an alert. For billing_server.';
+    'Records the result of an attempt to deliver an alert. For billing_server.';
 GRANT EXECUTE ON FUNCTION billing.note_delivery TO billing_server;
 
 -- The ids of the deliveries that a list or a count finds, newest first: of one endpoint, state,
@@ -200,8 +202,8 @@ $$;
 COMMENT ON FUNCTION billing_data.found_deliveries IS
     'The deliveries that a list or a count finds. Helper.';
 
--- Lists deliveries, newest first, of one endpoint, state, kind or account only where one is named,
--- and of the UTC days p_from to p_to on which the alerts were raised, both included.
+-- Lists deliveries, newest first: only those of an endpoint, state, kind or account where one is
+-- named, and only those whose alerts were raised on the UTC days p_from to p_to, both included.
 -- Errors: actor errors, invalid_argument.
 -- Example: SELECT * FROM billing.list_deliveries(p_state => 'failed');
 CREATE OR REPLACE FUNCTION billing.list_deliveries(
@@ -283,7 +285,7 @@ GRANT EXECUTE ON FUNCTION billing.count_deliveries TO billing_server, billing_db
 
 -- Sends one delivery again (p_delivery_id), whatever its state, or all failed ones of an endpoint
 -- (p_endpoint_id): they are due at once, with all attempts ahead, under the same webhook-id.
--- Returns how many those are.
+-- Returns how many deliveries those are.
 -- Locks: the rows. Writes: outbox 1..n, admin_audit_logs 1 when there were any. Errors: actor
 -- errors, invalid_argument, delivery_not_found, webhook_endpoint_not_found, webhook_endpoint_off.
 -- Example: SELECT billing.resend_deliveries(p_endpoint_id => '...', p_reason => 'mended');
@@ -366,7 +368,7 @@ COMMENT ON FUNCTION billing.watch_outbox IS
 GRANT EXECUTE ON FUNCTION billing.watch_outbox TO billing_server, billing_dba;
 
 -- Retention of the outbox: deletes up to p_rows deliveries that were settled before p_before, and
--- those of endpoints that are gone. Returns how many those were.
+-- those of endpoints that are gone. Returns how many deliveries were deleted.
 -- Locks: none that a charge waits for. Writes: admin_audit_logs 1 when it deleted. Errors:
 -- actor_required, invalid_argument.
 -- Example: SELECT billing.delete_deliveries(p_before => now() - interval '13 months');
@@ -405,16 +407,16 @@ COMMENT ON FUNCTION billing.delete_deliveries IS
     'Deletes deliveries that were settled before a time. For billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.delete_deliveries TO billing_dba;
 
--- How long before their end credits are told to expire soon.
+-- How long before credits end the alert is raised that they expire soon.
 CREATE OR REPLACE FUNCTION billing_data.expiry_notice() RETURNS interval
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN interval '7 days';
 COMMENT ON FUNCTION billing_data.expiry_notice IS
-    'How long before their end credits are told to expire. Helper.';
+    'How long before credits end an alert says so. Helper.';
 
 -- Raises an alert for each lot of credits that ends within seven days and has something left, once
--- for each lot. Does nothing while nobody wants to be told. Returns how many alerts those are. The
--- servers call it by themselves, every minute.
+-- for each lot. Does nothing while no endpoint wants this kind of alert. Returns how many alerts it
+-- raised. The servers call it by themselves, every minute.
 -- Locks: none that a charge waits for. Writes: announced_lots 1 per lot, outbox 1 per lot and
 -- endpoint. Errors: invalid_argument.
 -- Example: SELECT billing.announce_expiring_credits(p_most => 100);

@@ -24,8 +24,8 @@ $$;
 COMMENT ON FUNCTION billing_data.is_erased IS
     'Tells whether the person of an account was erased. Helper.';
 
--- Refuses a change by hand of an account whose person was erased. Its keys are forgotten, so that a
--- repeat would count twice, and what is written there would stay.
+-- Refuses a change by hand of an account whose person was erased. Its idempotency keys were
+-- deleted, so a repeated call would count twice, and what is written to it now would not be erased.
 -- Errors: account_erased.
 CREATE OR REPLACE FUNCTION billing_data.refuse_erased(p_account_id uuid) RETURNS void
 LANGUAGE plpgsql STABLE
@@ -86,7 +86,7 @@ AS $$
         WHERE x.account_id = ANY (p_account_ids)
     ),
     people AS (
-        -- As they stand in JSON, with their quotes.
+        -- The texts as they stand in JSON, with their quotes.
         SELECT
             a.id::text AS account_id, lower(to_jsonb(a.customer_email)::text) AS email,
             lower(to_jsonb(a.oauth_provider)::text) AS oauth_provider,
@@ -172,8 +172,8 @@ $$;
 COMMENT ON FUNCTION billing_data.batches_of_person IS
     'The remembered outcomes of lists of charges that are a person''s. Helper.';
 
--- All that is stored of a person, by table. What follows from other rows is left out: digests and
--- fingerprints, counts of uses by day. So is who of the staff acted.
+-- All that is stored of a person, by table. What follows from other rows is left out: digests,
+-- fingerprints, and counts of uses by day. The staff members who acted are left out, too.
 CREATE OR REPLACE FUNCTION billing_data.personal_data(p_account_ids uuid[]) RETURNS json
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -330,9 +330,9 @@ COMMENT ON FUNCTION billing_data.personal_data IS
     'All that is stored of a person, by table. Helper.';
 
 -- Everything that is stored of a person, as one JSON document: tables has the rows of each table
--- that may have any. The accounts that were merged into this one are a part
--- of it. Who of the staff acted is left out, and so is what follows from other rows. It reads the
--- payment events and the audit log as a whole, which takes a while where they are large.
+-- that may have any. The accounts that were merged into this one are a part of it. The staff
+-- members who acted are left out, and so is what follows from other rows. It reads the payment
+-- events and the audit log as a whole, which takes a while where they are large.
 -- Writes: admin_audit_logs 1. Errors: actor errors, account_not_found.
 -- Example: SELECT billing.export_personal_data(p_account_id => '...');
 CREATE OR REPLACE FUNCTION billing.export_personal_data(
@@ -367,9 +367,9 @@ COMMENT ON FUNCTION billing.export_personal_data IS
     'For billing_server (staff) and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.export_personal_data TO billing_server, billing_dba;
 
--- Withdraws a person's consent to marketing, of the account p_account_id or of the identity. What
--- agents go on sending does not give it again; with p_undo true, the next consent that an agent
--- sends counts again. changed is false when it was so already.
+-- Withdraws a person's consent to marketing, of the account p_account_id or of the identity. A
+-- consent that agents go on sending does not count again. With p_undo true, the next consent that
+-- an agent sends counts again. changed is false when nothing had to change.
 -- Locks: the account. Writes: accounts 0..1, admin_audit_logs 0..1. Errors: actor errors,
 -- invalid_argument, account_not_found.
 -- Example: SELECT * FROM billing.withdraw_consent(p_reason => 'asked by e-mail',

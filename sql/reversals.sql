@@ -1,7 +1,7 @@
 -- Reversals: a charge that is given back, and a credit that is taken back. Each is a ledger entry
 -- of its own that names what it corrects. What was written stays as it was.
 
--- What the arguments of every reversal must be. Makes the commit durable.
+-- Refuses arguments that no reversal can have. Makes the commit durable.
 CREATE OR REPLACE FUNCTION billing_data.require_reversal(
     p_reason text, p_amount bigint, p_idempotency_key text, p_dry_run boolean
 ) RETURNS void
@@ -33,8 +33,8 @@ RETURN billing_data.fingerprint(
 COMMENT ON FUNCTION billing_data.reversal_fingerprint IS
     'The fingerprint of a request to reverse an entry. Helper.';
 
--- Refuses a credit that is not taken back by a reversal: one that belongs to a payment, and one
--- that is itself a correction. Errors: credit_of_payment, correction_not_reversible.
+-- Refuses a credit that a reversal cannot take back: a credit that belongs to a payment, and a
+-- credit that is itself a correction. Errors: credit_of_payment, correction_not_reversible.
 CREATE OR REPLACE FUNCTION billing_data.require_reversible_credit(p_credit billing_data.credits)
 RETURNS void
 LANGUAGE plpgsql STABLE
@@ -62,8 +62,8 @@ $$;
 COMMENT ON FUNCTION billing_data.require_reversible_credit IS
     'Refuses a credit of a payment, and a correction. Helper.';
 
--- How much of an entry a call reverses: what it asks for, or all that is left. p_account_id has the
--- entry, which is of p_amount_minor, more than 0.
+-- How much of an entry a call reverses: the part that it asks for, or all that is left. The entry
+-- belongs to p_account_id and is of p_amount_minor, more than 0.
 -- Errors: entry_of_old_service, already_reversed, reversal_too_great.
 CREATE OR REPLACE FUNCTION billing_data.part_to_reverse(
     p_account_id uuid, p_ledger_version bigint, p_entry_id uuid, p_amount_minor bigint,
@@ -126,7 +126,7 @@ AS $$
 DECLARE
     v_reversal billing_data.credits;
 BEGIN
-    -- The constraint reversed_entries_at_most_all holds whatever the caller has looked at.
+    -- The constraint reversed_entries_at_most_all bounds the sum, whatever the caller has checked.
     INSERT INTO billing_data.reversed_entries AS r (
         entry_id, account_id, amount_minor, reversed_minor
     )
@@ -161,12 +161,12 @@ COMMENT ON FUNCTION billing_data.append_reversal IS
 -- Gives a charge back, whole or in part, to what paid for it: a free use is given back whole, paid
 -- credits as far as p_amount says (by default all that is left). All reversals of a charge together
 -- never exceed it. An API key reverses only what it, or a key of its chain of rotations, charged;
--- any other charge is not found, nor is one of a person who was erased. The account's state does
--- not matter, and what belonged to a merged account goes to the one that stayed. total_uses counts
--- charges, so it stays. With the key of the same reversal nothing is done and replayed is true;
--- reversed_minor and free_uses_remaining are then those of now. With p_dry_run nothing is written
--- and reversal_id is NULL.
--- Caps that counted the charge get it back while their minute, day or month is not over.
+-- it does not find any other charge, nor a charge of a person who was erased. The account's state
+-- does not matter. A charge of a merged account is given back to the account that stayed.
+-- total_uses counts charges, so it stays. When the idempotency key was used before for the same
+-- reversal, nothing is done and replayed is true; reversed_minor and free_uses_remaining are then
+-- the present ones. With p_dry_run nothing is written and reversal_id is NULL. Caps that counted
+-- the charge get it back while their minute, day or month is not over.
 -- Locks: the account, the reversed_entries row, then cap_usage in the order of the caps. Writes:
 -- reversed_entries 1, credits 1, accounts 1, cap_usage 1 per cap, and admin_audit_logs 1 unless an
 -- API key calls.
@@ -282,9 +282,9 @@ GRANT EXECUTE ON FUNCTION billing.reverse_charge TO billing_server, billing_dba;
 -- Takes a grant or another credit back, whole or in part (p_amount, more than 0; by default all
 -- that is left), and gives back credits that staff took away. All reversals of a credit together
 -- never exceed it, and never take more than the account has. A credit that belongs to a payment is
--- refused: a refund at the provider takes it back. A correction is not reversed again. With the key
--- of the same reversal nothing is done and replayed is true. With p_dry_run nothing is written and
--- reversal_id is NULL.
+-- refused: a refund at the provider takes it back. A correction is not reversed again. When the
+-- idempotency key was used before for the same reversal, nothing is done and replayed is true. With
+-- p_dry_run nothing is written and reversal_id is NULL.
 -- Locks: the account, then the reversed_entries row. Writes: reversed_entries 1, credits 1,
 -- accounts 1, admin_audit_logs 1.
 -- Errors: actor errors, invalid_argument, credit_not_found, account_erased, credit_of_payment,

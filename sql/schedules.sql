@@ -1,12 +1,12 @@
--- Credits that are given at a time: once (a credit with effective_at), or every day, week or month.
--- A grant is due from its moment on, whether it is booked or not; it is booked under the account's
--- lock before anything is decided, once for each period. A grant of a period that was missed is
--- made later, unless its credits would be over already: without rollover, what is left of a grant
--- ends when the next one comes, so only the newest one counts.
+-- Schedules of grants: credits that are given at a set time, once (a credit with effective_at) or
+-- every day, week or month. A grant is due from its moment on, whether it is booked or not; it is
+-- booked under the account's lock before anything else is decided, once for each period. A grant
+-- whose moment was missed is made later, unless its credits would be over already: without
+-- rollover, what is left of a grant ends when the next one comes, so only the newest one counts.
 
 -- The first moment after p_after at which a schedule gives: 00:00 UTC of each day, of the weekday
--- p_day (1 is Monday) or of the day p_day of the month, in a month that is too short its last day.
--- NULL for a schedule that gives once.
+-- p_day (1 is Monday), or of the day p_day of the month. A month that has no such day uses its last
+-- day. NULL for a schedule that gives once.
 CREATE OR REPLACE FUNCTION billing_data.next_grant(
     p_after timestamptz, p_repeat text, p_day bigint
 ) RETURNS timestamptz
@@ -42,9 +42,10 @@ $$;
 COMMENT ON FUNCTION billing_data.next_grant IS
     'The first moment after another at which a schedule gives. Helper.';
 
--- The grants of a schedule that are due and not booked, in their order: for which moment, when what
--- they give ends, whether that is still to come (is_made), and the schedule's next moment and
--- grants that are left after them.
+-- The grants of a schedule that are due and not booked, in their order. due_at is the grant's
+-- moment; expires_at is when its credits end. is_made is true when that is still to come, so that
+-- the grant is made. next_at and grants_left are the schedule's next moment and remaining grants
+-- after it.
 CREATE OR REPLACE FUNCTION billing_data.due_grants(
     p_schedule billing_data.grant_schedules, p_now timestamptz
 ) RETURNS TABLE (
@@ -79,7 +80,7 @@ $$;
 COMMENT ON FUNCTION billing_data.due_grants IS
     'The grants of a schedule that are due and not booked. Helper.';
 
--- What the grants give that are due for an account and not booked.
+-- How many credits an account gets by grants that are due and not booked.
 CREATE OR REPLACE FUNCTION billing_data.credits_due(p_account_id uuid, p_now timestamptz)
 RETURNS numeric
 LANGUAGE plpgsql STABLE
@@ -95,10 +96,10 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION billing_data.credits_due IS
-    'What is due to be given to an account and not booked. Helper.';
+    'How many credits due grants give an account that are not booked. Helper.';
 
--- Books the grants of a schedule that are due. Its credits are written in the name of who set it. A
--- grant that the balance has no room for is left out.
+-- Books the grants of a schedule that are due. The credits name as their writer whoever set the
+-- schedule last. A grant that the balance has no room for is left out.
 -- Writes: grant_schedules 1; for each grant credits 1, accounts 1, scheduled_grants 1, lots 0..1.
 -- The caller holds the account.
 CREATE OR REPLACE FUNCTION billing_data.make_grants(
@@ -180,8 +181,8 @@ $$;
 COMMENT ON FUNCTION billing_data.make_due_grants IS
     'Books the grants that are due for accounts. Helper.';
 
--- The credit that an idempotency key of these accounts made to come later, as if its entry were
--- written, with the balance of now; an empty row when there is none.
+-- The credit that was scheduled for later under an idempotency key of these accounts, as if its
+-- entry were written, with the present balance; an empty row when there is none.
 CREATE OR REPLACE FUNCTION billing_data.coming_credit(p_path uuid[], p_idempotency_key text)
 RETURNS billing_data.credits
 LANGUAGE plpgsql STABLE
@@ -206,10 +207,10 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION billing_data.coming_credit IS
-    'The credit that an idempotency key made to come later. Helper.';
+    'The credit that was scheduled for later under an idempotency key. Helper.';
 
 -- Makes a schedule that gives one credit at p_effective_at, and returns the credit as if its entry
--- were written, with the balance of now.
+-- were written, with the present balance.
 -- Writes: grant_schedules 1, accounts 1; admin_audit_logs 1 where staff or a database role calls.
 -- The caller holds the account.
 CREATE OR REPLACE FUNCTION billing_data.schedule_credit(
@@ -268,9 +269,10 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION billing_data.schedule_credit IS
-    'Makes a schedule that gives one credit at a time. Helper.';
+    'Makes a schedule that gives one credit at a set time. Helper.';
 
--- Notes for an account what is due next, after a schedule changed, and books what is due now.
+-- Records when something is next due for an account, after one of its schedules changed, and books
+-- what is due now.
 -- Writes: accounts 1, and what billing_data.bring_up_to_date writes. The caller holds the account.
 CREATE OR REPLACE FUNCTION billing_data.note_schedules(p_account_id uuid) RETURNS void
 LANGUAGE plpgsql VOLATILE
@@ -284,10 +286,10 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION billing_data.note_schedules IS
-    'Notes for an account what is due next. Helper.';
+    'Records when something is next due for an account. Helper.';
 
--- Moves the schedules of an account that is merged to the one that stays, or, when the merge is
--- undone, those back that were made for it or for accounts merged into it.
+-- Moves the schedules of an account that is merged to the one that stays. When the merge is undone,
+-- the schedules that were made for the merged account or for accounts merged into it move back.
 -- Writes: grant_schedules 0..n, accounts 2. The caller holds both accounts.
 CREATE OR REPLACE FUNCTION billing_data.move_schedules(
     p_from_id uuid, p_to_id uuid, p_made_for uuid[]
@@ -309,8 +311,8 @@ $$;
 COMMENT ON FUNCTION billing_data.move_schedules IS
     'Moves schedules of grants where an account is merged, or back. Helper.';
 
--- Ends the schedules of accounts whose person is erased, and erases what they say; returns how many
--- those were. The caller holds the accounts.
+-- Ends the schedules of accounts whose person is erased, and erases their texts. Returns how many
+-- schedules those were. The caller holds the accounts.
 CREATE OR REPLACE FUNCTION billing_data.erase_schedules(p_account_ids uuid[]) RETURNS bigint
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
@@ -330,7 +332,7 @@ $$;
 COMMENT ON FUNCTION billing_data.erase_schedules IS
     'Ends and erases the schedules of grants of accounts. Helper.';
 
--- Refuses a schedule that cannot be.
+-- Refuses arguments that make no schedule, and names the one at fault.
 -- Errors: invalid_argument.
 CREATE OR REPLACE FUNCTION billing_data.require_schedule(
     p_amount bigint,
@@ -371,9 +373,9 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION billing_data.require_schedule IS
-    'Raises invalid_argument unless a schedule of grants can be. Helper.';
+    'Raises invalid_argument for arguments that make no schedule of grants. Helper.';
 
--- A schedule of an account that has something to give still. The caller holds the account.
+-- A schedule of an account; refused when it has nothing more to give. The caller holds the account.
 -- Errors: grant_schedule_not_found, grant_schedule_over.
 CREATE OR REPLACE FUNCTION billing_data.find_schedule(p_schedule_id uuid, p_account_id uuid)
 RETURNS billing_data.grant_schedules
@@ -397,9 +399,9 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION billing_data.find_schedule IS
-    'A schedule of grants that has something to give still. Helper.';
+    'A schedule of grants that still has something to give. Helper.';
 
--- The same, with its account locked and up to date.
+-- The same for a schedule of any account; locks the account and brings it up to date.
 -- Locks: the account. Errors: grant_schedule_not_found, grant_schedule_over.
 CREATE OR REPLACE FUNCTION billing_data.lock_schedule(p_schedule_id uuid)
 RETURNS billing_data.grant_schedules
@@ -419,13 +421,14 @@ COMMENT ON FUNCTION billing_data.lock_schedule IS
     'A schedule of grants whose account is locked. Helper.';
 
 -- Gives an account credits again and again: p_amount at 00:00 UTC of every day, of every week's
--- p_day (1 is Monday) or of every month's p_day (31 is the last day of a shorter month, too). What
--- is left of a grant ends when the next one comes, or with p_rollover not, and after p_lasts_days
--- in any case. The first grant is the first after p_starts_at (by default from now on), the last
--- one is the one before p_ends_at, or the p_grants-th. With p_repeat once it gives at p_starts_at.
--- p_schedule_id changes a schedule, all of it: what is not given is as for a new one. Its writer is
--- who changed it last. When the idempotency key was used before for the same schedule of the
--- account, nothing is done and replayed is true.
+-- p_day (1 is Monday) or of every month's p_day (a shorter month uses its last day). What is left
+-- of a grant ends when the next one comes; with p_rollover it is kept. p_lasts_days ends it in any
+-- case after that many days. The first grant is the first one after p_starts_at (by default now);
+-- the last one is the last before p_ends_at, or the p_grants-th. With p_repeat once the schedule
+-- gives at p_starts_at. With p_schedule_id this schedule is changed as a whole: an argument that is
+-- left out has its default, as for a new schedule. A schedule's writer is whoever changed it last.
+-- When the idempotency key was used before for the same schedule of the account, nothing is done
+-- and replayed is true.
 -- Locks: the account. Writes: grant_schedules 1, accounts 1, admin_audit_logs 1, and the grant
 -- itself where it is due at once. Errors: actor errors, invalid_argument, account_not_found,
 -- account_erased, grant_schedule_not_found, grant_schedule_over, idempotency_key_reused.
@@ -496,7 +499,7 @@ BEGIN
         v_schedule.next_at := billing_data.next_grant(
             greatest(
                 p_starts_at - interval '1 microsecond',
-                -- What a schedule has given for this very moment is not given again.
+                -- A changed schedule does not give again for this very moment.
                 v_now - CASE WHEN p_schedule_id IS NULL THEN interval '1 microsecond'
                     ELSE interval '0' END
             ),
@@ -615,9 +618,9 @@ COMMENT ON FUNCTION billing.set_grant_schedule IS
 GRANT EXECUTE ON FUNCTION billing.set_grant_schedule TO billing_server, billing_dba;
 
 -- Changes a running schedule of grants from its next grant on: how much it gives, whether what is
--- left is kept when the next ones come, and what its credits are called. What is NULL stays as it
--- is; where nothing changes, nothing is written. What was given stays as it was given. Its writer
--- is who changed it last.
+-- left is kept when the next grants come, and what its credits are called. An argument that is NULL
+-- changes nothing; where nothing changes, nothing is written. Credits that were given stay as they
+-- were given. A schedule's writer is whoever changed it last.
 -- Locks: the account. Writes: grant_schedules 0..1, accounts 0..1, admin_audit_logs 0..1.
 -- Errors: actor errors, invalid_argument, grant_schedule_not_found, grant_schedule_over.
 -- Example: SELECT * FROM billing.change_grant_schedule(p_schedule_id => '...', p_amount => 30,
@@ -691,8 +694,9 @@ COMMENT ON FUNCTION billing.change_grant_schedule IS
     'For billing_server (staff) and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.change_grant_schedule TO billing_server, billing_dba;
 
--- Pauses a schedule of grants, or lets it go on (p_paused false). What was not given during the
--- pause is not given afterwards; a schedule that gives once gives at once then.
+-- Pauses a schedule of grants, or lets it go on (p_paused false). Grants that fell into the pause
+-- are not made afterwards. A schedule that gives once, and whose moment fell into the pause, gives
+-- as soon as the pause ends.
 -- Locks: the account. Writes: grant_schedules 0..1, accounts 0..1, admin_audit_logs 0..1.
 -- Errors: actor errors, invalid_argument, grant_schedule_not_found, grant_schedule_over.
 -- Example: SELECT * FROM billing.pause_grant_schedule(p_schedule_id => '...',
@@ -785,9 +789,9 @@ COMMENT ON FUNCTION billing.end_grant_schedule IS
     'Ends a schedule of grants. For billing_server (staff) and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.end_grant_schedule TO billing_server, billing_dba;
 
--- The schedules of grants of an account, or of all accounts, newest first: those that are to give
--- still (state active or paused), and with p_all also those that ended. grants is how many it gave
--- so far. Credits that take effect at a time are among them (repeat once).
+-- The schedules of grants of an account, or of all accounts, newest first: those that have still
+-- something to give (state active or paused), and with p_all also those that ended. grants is how
+-- many it gave so far. Credits that take effect at a later time are among them (repeat once).
 -- Errors: actor errors, invalid_argument.
 -- Example: SELECT * FROM billing.list_grant_schedules(p_account_id => '...');
 CREATE OR REPLACE FUNCTION billing.list_grant_schedules(
@@ -862,9 +866,10 @@ COMMENT ON FUNCTION billing.list_grant_schedules IS
     'Lists schedules of grants, newest first. For billing_server (staff) and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.list_grant_schedules TO billing_server, billing_dba;
 
--- What is wrong with schedules: what is to be given is booked by nobody; a grant is not the credit
--- that the schedule gave. Looks at the accounts that billing.verify_ledger looks at; a grant whose
--- schedule is gone belongs to none.
+-- Finds what is wrong with schedules. A schedule's next grant must be due to be booked. A grant
+-- must be a credit of the schedule's account. It looks at the accounts that billing.verify_ledger
+-- looks at; a grant whose schedule is gone belongs to no account, and is found in the first range
+-- of a run.
 CREATE OR REPLACE FUNCTION billing_data.find_schedule_faults(
     p_account_id uuid, p_after uuid, p_through uuid
 ) RETURNS TABLE (account_id uuid, problem text, expected text, found text)
@@ -906,4 +911,4 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION billing_data.find_schedule_faults IS
-    'Finds schedules of grants that nothing books, and grants that are none. Helper.';
+    'Finds schedules that nothing will book, and grants that are not their credits. Helper.';

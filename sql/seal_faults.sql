@@ -1,7 +1,7 @@
--- What is not as it was sealed. Everything here is found in the database alone. Where somebody made
--- seals and heads anew, only heads that were exported tell: `ciris-billing seal check`.
+-- These functions find what is not as it was sealed, from the database alone. Where somebody made
+-- seals and heads anew, only heads that were exported show it: `ciris-billing seal check`.
 
--- Heads that are not those of their seals, and seals of closed days that have no head.
+-- Finds heads that do not follow from their seals, and closed days that have seals and no head.
 CREATE OR REPLACE FUNCTION billing_data.find_head_faults()
 RETURNS TABLE (problem text, expected text, found text)
 LANGUAGE sql STABLE
@@ -25,10 +25,10 @@ AS $$
     GROUP BY s.day;
 $$;
 COMMENT ON FUNCTION billing_data.find_head_faults IS
-    'Finds heads of days that are not those of their seals. Helper.';
+    'Finds heads of days that do not follow from their seals. Helper.';
 
 -- The first entry that is not as a seal says: the first whose leaf does not begin as the seal says,
--- or the first that is gone. No row where all leaves begin as they did.
+-- or the first that is gone. No row where all leaves begin as the seal says.
 CREATE OR REPLACE FUNCTION billing_data.first_broken_entry(
     p_seal billing_data.seals, p_salt bytea
 )
@@ -53,8 +53,8 @@ $$;
 COMMENT ON FUNCTION billing_data.first_broken_entry IS
     'The first entry of a seal that is not as it was sealed. Helper.';
 
--- The first thing of each account in a range that is not as it was sealed: an entry that was
--- rewritten, removed or put in, or a seal that was. Reads every sealed entry of the range.
+-- The first thing of each account in a range that is not as it was sealed: an entry or a seal that
+-- was rewritten, removed or put in. It reads every sealed entry of the range.
 CREATE OR REPLACE FUNCTION billing_data.find_seal_faults(
     p_account_id uuid, p_after uuid, p_through uuid
 )

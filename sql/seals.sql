@@ -1,8 +1,9 @@
--- Seals: a proof, beside the entries themselves, that what was written up to a day is what was
+-- Seals: a proof, kept beside the entries, that the entries up to a day are still as they were
 -- written. A day that is over is sealed account by account: a seal has a range of an account's
 -- versions, chains to the account's seal before, and is a SHA-256 of every column of every entry.
 -- The head of a day is a SHA-256 of all its seals and of the head before. Somebody who may write
--- everything can make all of it anew; then only a head that was exported in time tells.
+-- every table can make all seals and heads anew; then only a head that was exported before shows
+-- it.
 
 -- The leaves of an account's entries after one version up to another. p_salt is the account's.
 CREATE OR REPLACE FUNCTION billing_data.entry_leaves(
@@ -71,7 +72,7 @@ RETURN ((clock_timestamp() - interval '1 hour') AT TIME ZONE 'UTC')::date - 1;
 COMMENT ON FUNCTION billing_data.newest_day_over IS
     'The newest day that can be sealed by now. Helper.';
 
--- The head of a day, as its seals and the head before it make it.
+-- Computes the head of a day from its seals and the head before it.
 CREATE OR REPLACE FUNCTION billing_data.compute_head(
     p_day date, p_previous bytea, OUT seals bigint, OUT entries bigint, OUT head bytea
 )
@@ -112,7 +113,7 @@ DECLARE
     v_sealed bigint[];
     v_is_cut boolean;
 BEGIN
-    -- A look at an account costs about as much as a leaf, so accounts are counted with entries.
+    -- To look at an account costs about as much as to make a leaf, so accounts count like entries.
     SELECT
         (array_agg(r.id ORDER BY r.id DESC))[1],
         array_agg(r.id ORDER BY r.id) FILTER (WHERE r.due > 0),
@@ -137,7 +138,8 @@ BEGIN
         ) AS n
     ) AS r
     WHERE r.work <= p_entries + 1 OR r.place = 1;
-    -- In a statement of its own: the next one must see salts that others made and deleted.
+    -- This is a statement of its own, because the next one must see salts that others made and
+    -- deleted.
     INSERT INTO billing_data.seal_salts (account_id)
     SELECT u.id FROM unnest(v_accounts) AS u (id)
     ON CONFLICT ON CONSTRAINT seal_salts_pkey DO NOTHING;
@@ -246,8 +248,8 @@ COMMENT ON FUNCTION billing.seal_entries IS
     'Seals the next entries of days that are over. For billing_server and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.seal_entries TO billing_server, billing_dba;
 
--- The heads of sealed days after a day, oldest first: what is kept elsewhere, and what the copy
--- kept there is compared with. Errors: actor_required, invalid_argument.
+-- The heads of sealed days after a day, oldest first. Keep them elsewhere, and compare the copy
+-- with them later. Errors: actor_required, invalid_argument.
 -- Example: SELECT * FROM billing.list_seal_heads(p_after => current_date - 7);
 CREATE OR REPLACE FUNCTION billing.list_seal_heads(p_after date DEFAULT NULL)
 RETURNS TABLE (day date, head text, seals bigint, entries bigint, closed_at timestamptz)
@@ -268,9 +270,9 @@ COMMENT ON FUNCTION billing.list_seal_heads IS
     'Lists the heads of sealed days, to be kept elsewhere. For billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.list_seal_heads TO billing_dba;
 
--- The seals of a day, by account: kept with a day's head, they tell which entry is not as it was
--- where somebody made all seals anew. leaves has 16 digits per entry. Errors: actor_required,
--- invalid_argument.
+-- The seals of a day, by account. Keep them with the day's head: where somebody made all seals
+-- anew, the copy tells which entry is not as it was. leaves has 16 digits per entry. Errors:
+-- actor_required, invalid_argument.
 -- Example: SELECT * FROM billing.list_seals(p_day => current_date - 1);
 CREATE OR REPLACE FUNCTION billing.list_seals(p_day date)
 RETURNS TABLE (

@@ -95,7 +95,7 @@ $$;
 COMMENT ON FUNCTION billing_data.balance_before IS
     'What an account had at a place in its ledger. Helper.';
 
--- What a statement says instead of a balance that cannot be told. p_state is that of
+-- What a statement says instead of a balance that is not known. p_state is that of
 -- billing.balance_at.
 CREATE OR REPLACE FUNCTION billing_data.why_no_balance(p_state text) RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
@@ -111,8 +111,8 @@ COMMENT ON FUNCTION billing_data.why_no_balance IS
 -- account did not exist yet; or before_books, where it was still one of the old service, whose
 -- balances were in another unit (in both cases the balances are NULL). Where there was no entry
 -- yet, the entry's columns are NULL. A time without a zone is in the session's time zone: write
--- '2026-11-01 00:00Z' for UTC. For an account that was merged it tells of the one that stayed, and
--- with p_follow false of itself.
+-- '2026-11-01 00:00Z' for UTC. For an account that was merged the answer is about the account that
+-- stayed; with p_follow false it is about the merged account itself.
 -- Errors: actor and key errors, invalid_argument, account_not_found.
 -- Example: SELECT * FROM billing.balance_at(billing.find_account('oauth:google:1'),
 --              '2026-11-01 00:00Z');

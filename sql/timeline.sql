@@ -77,7 +77,8 @@ $$;
 COMMENT ON FUNCTION billing_data.origin_of_entry IS
     'The transfer, merge or entry that explains an entry of the ledger. Helper.';
 
--- What staff and DBAs did to accounts, to their payments, and to refunds and disputes of these.
+-- What staff and DBAs did to accounts, to their payments, and to refunds and disputes of these
+-- payments.
 CREATE OR REPLACE FUNCTION billing_data.acts_on_accounts(p_account_ids uuid[])
 RETURNS SETOF billing_data.admin_audit_logs
 LANGUAGE sql STABLE
@@ -181,10 +182,11 @@ RETURN timestamptz 'epoch' + interval '1 millisecond'
 COMMENT ON FUNCTION billing_data.time_of_id IS 'The time in an id. Helper.';
 
 -- The next rows of a timeline after a place (p_at, p_rank, p_id, p_version), as many of each source
--- as are needed for p_limit in all. p_account_ids are the account and those merged into it; entries
--- are those of the first, above the ledger version p_after. Each source is read from its index,
--- from the place on. Entries keep the order of their versions, which is that of the books: an entry
--- that a clock set back has a later time than the one after it counts at the later one's time.
+-- as are needed for p_limit rows in all. p_account_ids are the account and those merged into it;
+-- entries are those of the first of these accounts, above the ledger version p_after. Each source
+-- is read from its index, from the place on. Entries keep the order of their versions, which is
+-- that of the books. Where the clock was set back, an entry can have a later time than the next
+-- one; then it is placed at the time of the next one.
 CREATE OR REPLACE FUNCTION billing_data.timeline_places(
     p_account_ids uuid[], p_kinds text[], p_from timestamptz, p_after bigint,
     p_at timestamptz, p_rank integer, p_id uuid, p_version bigint, p_limit bigint
@@ -268,7 +270,7 @@ AS $$
         AND (p.created_at < p_at OR (p.created_at = p_at AND (4, p_id) > (p_rank, p.id)))
     UNION ALL
     SELECT
-        -- Holds are in the order of their ids, which have an index, and at the times of these.
+        -- Holds are in the order of their ids, which have an index, and at the times in these ids.
         'hold', 6, billing_data.time_of_id(h.id), h.id, NULL,
         CASE
             WHEN h.state = 'open' AND h.expires_at <= billing_data.clock() THEN 'expired'
@@ -297,7 +299,7 @@ AS $$
     FROM billing_data.acts_on_accounts(p_account_ids) AS l
     WHERE 'staff' = ANY (p_kinds) AND l.created_at >= p_from
         AND (l.created_at < p_at OR (l.created_at = p_at AND (5, p_id) > (p_rank, l.id)))
-        -- Where credits are shown, what wrote one is told with it.
+        -- Where credits are shown, the act that wrote a credit is shown with the credit.
         AND NOT ('credit' = ANY (p_kinds) AND billing_data.entry_of_act(l.changes) IS NOT NULL)
 $$;
 COMMENT ON FUNCTION billing_data.timeline_places IS
@@ -447,12 +449,12 @@ COMMENT ON FUNCTION billing_data.timeline_span IS
 -- (denial), charges, credits, holds, purchases, and what staff and DBAs did to the account or its
 -- payments (staff), each with its writer and reason. p_kinds chooses among these: check has all
 -- checks, denial the denied checks and the refused charges. p_from and p_to are UTC days, both
--- included. An act that wrote an entry is told with the entry, by its audit_id, and as a row of its
--- own only where credits are not shown. audit_thing is what that audit row is about. Accounts that
--- were merged into this one have their checks, refusals, purchases and acts here; their entries are
--- in their own statements (billing.statement with p_follow => false). All refusals of a key and
--- reason within a minute are one row (times). The meaning of some columns depends on the row. what
--- is allowed or denied; refused; charge, free_use, or the type of a credit; the state of a hold;
+-- included. An act that wrote an entry is shown with the entry (audit_id), and has a row of its own
+-- only where credits are not shown. audit_thing is what that audit row is about. Accounts that were
+-- merged into this one have their checks, refusals, purchases and acts here; their entries are in
+-- their own statements (billing.statement with p_follow => false). All refusals of a key and reason
+-- within a minute are one row (times). The meaning of some columns depends on the row. what is
+-- allowed or denied; refused; charge, free_use, or the type of a credit; the state of a hold;
 -- offered, pending or settled; or the act. amount_minor is what a refused charge or a hold asked
 -- for, or the price of a purchase; paid_credits and free_uses what the account had then, the
 -- credits of a purchase, or what was captured of a hold; left_to_reverse how much of an entry can

@@ -1,7 +1,7 @@
--- What the servers do for top-ups: they find the accounts that need one, and note what came of it.
--- An attempt is decided and recorded before the provider is asked. Its payment is recorded before
--- the card is charged, and a payment can be paid once only, so that a server that dies at any
--- moment costs nobody money: another one reads at the provider what became of the payment.
+-- What the servers do for top-ups: they find the accounts that need one, and record the result. An
+-- attempt is decided and recorded before the provider is asked. Its payment is recorded before the
+-- card is charged, and a payment can be paid once only, so that a server that dies at any moment
+-- costs nobody money: another one reads at the provider what became of the payment.
 
 -- Whether an account is to be topped up, by its status, its available credits and the threshold.
 CREATE OR REPLACE FUNCTION billing_data.needs_top_up(
@@ -12,7 +12,8 @@ RETURN p_status = 'active' AND p_available <= p_threshold;
 COMMENT ON FUNCTION billing_data.needs_top_up IS
     'Whether an account is to be topped up. Helper.';
 
--- The paid credits that an account has and no hold keeps at this moment, whatever is booked of it.
+-- The paid credits that an account has at this moment and no hold keeps. Credits, holds and grants
+-- whose end or moment has come count so, booked or not.
 CREATE OR REPLACE FUNCTION billing_data.available_credits(p_account billing_data.accounts)
 RETURNS bigint
 LANGUAGE plpgsql STABLE
@@ -27,7 +28,7 @@ COMMENT ON FUNCTION billing_data.available_credits IS
 
 -- Whether something that was bought for an account by a top-up has not arrived yet: an attempt is
 -- open, or one was paid and the provider has not reported it. Until then nothing more is bought. A
--- payment that a person has dealt with in another way does not arrive any more.
+-- payment that staff have settled in another way counts as arrived.
 CREATE OR REPLACE FUNCTION billing_data.awaits_top_up(p_account_id uuid) RETURNS boolean
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -126,7 +127,7 @@ BEGIN
         PERFORM billing_data.tell_of_top_up(p_top_up_id, NULL);
         RETURN;
     END IF;
-    -- Who bought is who recorded the consent.
+    -- The purchase names whoever recorded the consent as its writer.
     INSERT INTO billing_data.purchases (
         account_id, id, provider, uses, price_minor, currency, customer_email, api_key_id,
         database_role, created_at
@@ -146,12 +147,12 @@ COMMENT ON FUNCTION billing_data.begin_top_up_attempt IS
     'Begins an attempt for a top-up, if one is needed now. Helper.';
 
 -- Begins attempts for accounts that need a top-up, and hands out up to p_limit attempts to work on:
--- new ones, and those whose server has not noted anything for a minute. Each belongs to the caller
+-- new ones, and those whose server has recorded nothing for a minute. Each belongs to the caller
 -- for a minute. payment_id is that of the payment that was recorded for it, NULL when there is
 -- none. Servers call it every second. Where no account needs a top-up it only reads: as many rows
 -- as there are top-ups in force.
--- Locks: the top-ups and the attempts, those that others hold are left out. Writes: purchases 0..n,
--- top_up_attempts 0..n, top_ups 0..n, outbox 0..n. Errors: invalid_argument.
+-- Locks: the top-ups and the attempts; those that another transaction holds are left out. Writes:
+-- purchases 0..n, top_up_attempts 0..n, top_ups 0..n, outbox 0..n. Errors: invalid_argument.
 -- Example: SELECT * FROM billing.claim_top_ups(p_limit => 8);
 CREATE OR REPLACE FUNCTION billing.claim_top_ups(p_limit bigint)
 RETURNS TABLE (
@@ -243,15 +244,15 @@ COMMENT ON FUNCTION billing.claim_top_ups IS
     'Hands out top-ups for a server to have charged at the provider. For billing_server.';
 GRANT EXECUTE ON FUNCTION billing.claim_top_ups TO billing_server;
 
--- Notes what became of an attempt, and tells what to do next with its payment (payment_id, the one
--- recorded first): charge it, cancel it, or stop. p_outcome is one of these: 'made' (the provider
--- has the payment p_payment_id and has not charged it: it is recorded, and next_step tells whether
--- to charge it, which depends on whether the consent is still in force and the credits still low);
--- 'succeeded' (paid); 'failed' (it can never be paid, for the reason p_problem); 'canceled' (it can
--- never be paid, and nothing went wrong); 'unknown' (it is not known what became of it, for the
--- reason p_problem: the attempt stays open, and is handed out again after a pause that grows from
--- 10 seconds to an hour). After the third failure in a row the top-up ends (switched_off true).
--- What is noted of an attempt that has ended changes nothing.
+-- Records what became of an attempt, and tells what to do next with its payment (payment_id, the
+-- one recorded first): charge it, cancel it, or stop. p_outcome is one of these: 'made' (the
+-- provider has the payment p_payment_id and has not charged it: it is recorded, and next_step tells
+-- whether to charge it, which depends on whether the consent is still in force and the credits
+-- still low); 'succeeded' (paid); 'failed' (it can never be paid, for the reason p_problem);
+-- 'canceled' (it can never be paid, and nothing went wrong); 'unknown' (it is not known what became
+-- of it, for the reason p_problem: the attempt stays open, and is handed out again after a pause
+-- that grows from 10 seconds to an hour). After the third failure in a row the top-up ends
+-- (switched_off true). A report on an attempt that has ended changes nothing.
 -- Locks: the top-up, the attempt. Writes: top_up_attempts 0..1, top_ups 0..1, purchases 0..1,
 -- outbox 0..n.
 -- Errors: invalid_argument.
@@ -356,5 +357,5 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION billing.note_top_up IS
-    'Notes what became of an attempt to top an account up. For billing_server.';
+    'Records what became of an attempt to top an account up. For billing_server.';
 GRANT EXECUTE ON FUNCTION billing.note_top_up TO billing_server;

@@ -1,11 +1,11 @@
 -- Top-ups: a saved card that buys packs by itself when the credits run low. A row of top_ups is one
--- consent with what was agreed to; at most one of an account is in force. An attempt is a purchase
--- that the servers make: they look for accounts that need one (billing.claim_top_ups), have the
--- provider charge the card, and note what came of it (billing.note_top_up). Charges and checks know
--- nothing of top-ups. The credits come as for every purchase, when the provider reports the
--- payment.
--- Lock order: the account, the top-up, the attempt. Who claims locks no account (its rows refer to
--- the account, which no lock of a charge prevents).
+-- consent, with what the person agreed to. An account has at most one consent in force. An attempt
+-- is a purchase that the servers make: they look for accounts that need one
+-- (billing.claim_top_ups), have the provider charge the card, and record the result
+-- (billing.note_top_up). Charges and checks know nothing of top-ups. The credits come as for every
+-- purchase, when the provider reports the payment. Lock order: the account, the top-up, the
+-- attempt. A claim locks no account: its new rows refer to the account by foreign keys, and the
+-- lock of a charge does not block these.
 
 -- What went wrong with a top-up, for people: the one list of these words. The provider's own
 -- reasons for declining a card, which may be others, are shown as they are.
@@ -27,7 +27,7 @@ END;
 COMMENT ON FUNCTION billing_data.top_up_problem_words IS
     'Tells people what went wrong with a top-up. Helper.';
 
--- How long nothing is tried after so many failures in a row. The third one ends the top-up.
+-- How long nothing is tried after p_failures failures in a row. The third failure ends the top-up.
 CREATE OR REPLACE FUNCTION billing_data.top_up_pause(p_failures bigint) RETURNS interval
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN CASE p_failures WHEN 0 THEN interval '0' WHEN 1 THEN interval '1 hour'
@@ -52,7 +52,7 @@ RETURN (date_trunc('month', p_at AT TIME ZONE 'UTC') + p_ahead * interval '1 mon
 COMMENT ON FUNCTION billing_data.month_of IS 'The beginning of a UTC month. Helper.';
 
 -- The money that top-ups of an account took, or are about to take, in the UTC month of p_at.
--- Attempts that failed or were canceled took none. What was refunded since counts all the same.
+-- Attempts that failed or were canceled took none. A payment that was refunded since still counts.
 CREATE OR REPLACE FUNCTION billing_data.top_up_spent(
     p_account_id uuid, p_currency text, p_at timestamptz
 ) RETURNS bigint
@@ -72,7 +72,7 @@ $$;
 COMMENT ON FUNCTION billing_data.top_up_spent IS
     'The money that top-ups of an account take in a month. Helper.';
 
--- Ends the top-ups in force of these accounts, and returns how many those were. An attempt that is
+-- Ends the top-ups in force of these accounts, and returns how many it ended. An attempt that is
 -- open ends without a payment, unless the provider is charging the card at this moment.
 -- Locks and writes: top_ups 0..n.
 CREATE OR REPLACE FUNCTION billing_data.withdraw_top_ups(p_account_ids uuid[], p_end_reason text)
@@ -93,8 +93,9 @@ $$;
 COMMENT ON FUNCTION billing_data.withdraw_top_ups IS
     'Ends the top-ups in force of accounts. Helper.';
 
--- Refuses a consent to what a top-up is not: another price than the present one, a threshold that
--- one top-up does not lift the credits above, a cap below one top-up.
+-- Refuses a consent that no top-up can follow: its price is not the present one, its threshold is
+-- so high that one top-up does not lift the credits above it, or its monthly cap is below the price
+-- of one top-up.
 -- Errors: invalid_argument, top_up_price_changed.
 CREATE OR REPLACE FUNCTION billing_data.require_top_up(
     p_threshold bigint,
@@ -289,9 +290,9 @@ COMMENT ON FUNCTION billing.set_top_up IS
 GRANT EXECUTE ON FUNCTION billing.set_top_up TO billing_server, billing_dba;
 
 -- Ends the top-up of an account at once: the person withdraws the consent through an agent, or
--- staff or a DBA end it with a reason. Nothing is charged from then on; what the provider is
--- charging at this moment is credited. The account is named by its id or its identity. changed is
--- false when nothing was in force.
+-- staff or a DBA end it with a reason. Nothing is charged from then on. A payment that the provider
+-- is charging at this moment is still credited. The account is named by its id or its identity.
+-- changed is false when nothing was in force.
 -- Locks: the account, its top-up. Writes: top_ups 0..1, admin_audit_logs 0..1 for staff and DBAs.
 -- Errors: actor and key errors, invalid_argument, account_not_found, top_up_not_found.
 -- Example: SELECT * FROM billing.end_top_up(p_account_id => '...', p_reason => 'asked by e-mail');
@@ -347,9 +348,9 @@ COMMENT ON FUNCTION billing.end_top_up IS
     'Ends the top-up of an account at once. For billing_server and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.end_top_up TO billing_server, billing_dba;
 
--- Reads the newest top-up of an account, named by its id or its identity: what was agreed to, what
--- was spent in this UTC month, what went wrong last, and the newest attempt. status is on or off.
--- uses are the credits that one top-up brings now.
+-- Reads the newest top-up of an account, named by its id or its identity: what the person agreed
+-- to, what was spent in this UTC month, what went wrong last, and the newest attempt. status is on
+-- or off. uses are the credits that one top-up brings now.
 -- Errors: actor and key errors, invalid_argument, account_not_found, top_up_not_found.
 -- Example: SELECT * FROM billing.get_top_up(p_account_id => '...');
 CREATE OR REPLACE FUNCTION billing.get_top_up(
@@ -440,7 +441,8 @@ COMMENT ON FUNCTION billing.get_top_up IS
     'Reads the newest top-up of an account. For billing_server and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.get_top_up TO billing_server, billing_dba;
 
--- Lists consents to top-ups, newest first: of one account, or of all. p_status: on or off.
+-- Lists consents to top-ups, newest first: of one account, or of all. p_status is on or off, or
+-- NULL for both.
 -- Errors: actor errors, invalid_argument.
 -- Example: SELECT * FROM billing.list_top_ups(p_status => 'on', p_limit => 10);
 CREATE OR REPLACE FUNCTION billing.list_top_ups(

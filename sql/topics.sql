@@ -1,9 +1,9 @@
 -- What help() knows beside the catalogue: for which task a function or view is there, by which
--- other words people look for it, and what its arguments mean. This is the only place of these.
+-- other words people look for it, and what its arguments mean. These facts stand in this file only.
 
 -- The functions and views by task, in the order in which people need them. The words are what
--- people type who do not know the name; what a function is called, and what its comment says, is
--- found in any case.
+-- people type who do not know the name. help() also finds functions by their names and by their
+-- comments.
 CREATE OR REPLACE FUNCTION billing_data.topics()
 RETURNS TABLE (place bigint, task text, name text, words text)
 LANGUAGE sql IMMUTABLE

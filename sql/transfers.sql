@@ -1,8 +1,8 @@
 -- Credits that move from one account to another: two ledger rows that have one transfer_id and
 -- together add up to 0.
 
--- Locks two different accounts that exist, and returns their rows in the order in which they are
--- named; while it waits for one it holds neither.
+-- Locks two different accounts that exist, and returns their rows in the order in which the caller
+-- named them. While the call waits for one of them, it holds neither.
 -- Locks: the accounts, in id order. Errors: account_not_found, accounts_are_one, account_erased,
 -- serialization_failure when one was merged meanwhile.
 CREATE OR REPLACE FUNCTION billing_data.lock_two_accounts(
@@ -69,8 +69,8 @@ COMMENT ON FUNCTION billing_data.require_transfer IS
     'Refuses a transfer that the accounts do not allow. Helper.';
 
 -- Writes the two rows of a transfer, of which the first one has the idempotency key. A merge also
--- moves free uses; a side that nothing changes has no row. Credits stay of their kind: what is
--- taken of lots becomes lots. What is taken comes from the credit p_own_id first.
+-- moves free uses; a side that nothing changes has no row. Credits keep their kind: what is taken
+-- of lots becomes lots. The credit p_own_id is taken from first.
 -- Locks: none, the caller holds both accounts. Writes: credits 0..2, accounts 0..2, lots and
 -- lot_allocations 0..n.
 CREATE OR REPLACE FUNCTION billing_data.append_transfer(
@@ -199,8 +199,8 @@ BEGIN
         # billing_data.field_hash('reason', p_reason)
     );
     amount_minor := p_amount;
-    -- A transfer between accounts that were merged since is still found by its key. After the lock
-    -- there is another look, because the same call may have been under way.
+    -- A transfer between accounts that were merged since is still found by its key. The key is
+    -- looked up again under the lock, because the same call may have been under way.
     v_rows := billing_data.find_transfer(
         p_from_account_id, p_to_account_id, p_idempotency_key, v_fingerprint
     );

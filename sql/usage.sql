@@ -1,9 +1,9 @@
 -- Usage and money by day, of one account or of all, and who used the service most.
 
--- The range of ids of the rows written from p_from to p_to. Ids tell their time, but for a minute
--- in which a row may have waited. Rows of the old service have ids of another kind: they are older
--- than billing_data.settings.digests_since, so the range is all ids when the period begins before
--- that.
+-- The range of ids of the rows written from p_from to p_to. The time in an id and the time of its
+-- row differ by less than a minute. Rows of the old service have ids of another kind: they are
+-- older than billing_data.settings.digests_since, so the range is all ids when the period begins
+-- before that.
 CREATE OR REPLACE FUNCTION billing_data.ids_between(
     p_from timestamptz, p_to timestamptz, OUT first_id uuid, OUT last_id uuid
 )
@@ -263,9 +263,9 @@ COMMENT ON FUNCTION billing.list_money IS
 GRANT EXECUTE ON FUNCTION billing.list_money TO billing_server, billing_dba;
 
 -- The accounts that used most in a period of UTC days, from p_from up to and without p_to (by
--- default this month): how often each was charged, and what. p_sort: uses (charges, free ones
--- included) or credits (paid credits used); equals are ordered by id. Charges of accounts that were
--- merged count for the account that stayed. It reads every charge of the period.
+-- default this month): how often each was charged, and how many credits. p_sort is uses (charges,
+-- free ones included) or credits (paid credits used); equals are ordered by id. Charges of accounts
+-- that were merged count for the account that stayed. It reads every charge of the period.
 -- Errors: actor errors, invalid_argument.
 -- Example: SELECT * FROM billing.list_top_consumers('2026-11-01', '2026-12-01');
 CREATE OR REPLACE FUNCTION billing.list_top_consumers(
@@ -299,7 +299,7 @@ BEGIN
     PERFORM billing_data.require(
         p_sort IN ('uses', 'credits'), 'p_sort', 'it must be uses or credits'
     );
-    -- One more than a CSV has tells that it is cut.
+    -- A CSV has 10,000 rows at most; one row more tells that it is cut.
     PERFORM billing_data.require_page(p_limit, 0, 10001);
     SELECT d.first::timestamp AT TIME ZONE 'UTC', d.beyond::timestamp AT TIME ZONE 'UTC'
     INTO STRICT v_from, v_to

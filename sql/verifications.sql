@@ -36,9 +36,9 @@ END
 $$;
 COMMENT ON FUNCTION billing_data.cut_ranges IS 'Cuts all accounts into ranges to verify. Helper.';
 
--- The run to go on with: the newest one, unless it is finished or began more than a day ago; then,
--- and with p_restart, a new one. A run has ranges of about p_entries ledger rows. ranges_done tells
--- whether it goes on. The newest ten runs are kept.
+-- Returns the run to go on with: the newest one. Where that is finished or began more than a day
+-- ago, or with p_restart, it begins a new run. A run has ranges of about p_entries ledger rows.
+-- ranges_done tells whether it goes on. The newest ten runs are kept.
 -- Locks: verification_runs, for a moment. Writes: verification_runs 1, verification_ranges 1 per
 -- range. Errors: actor_required, invalid_argument.
 -- Example: SELECT * FROM billing.begin_verification();
@@ -164,10 +164,11 @@ COMMENT ON FUNCTION billing.list_book_problems IS
     'Lists what the newest proof of the books found. For billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.list_book_problems TO billing_dba;
 
--- What is proven: up to which day everything is sealed, that day's head, how many entries; and the
--- newest proof of the books: when it began and ended (NULL while it is not finished), what it
--- checked and how many problems it found, with the first of them. Columns are NULL where there is
--- none. No actor is needed: the web tier asks for its metrics. Errors: those of p_session_hash.
+-- What is proven: the day up to which everything is sealed, that day's head, and how many entries
+-- are sealed; and the newest proof of the books: when it began and ended (NULL while it is not
+-- finished), what it checked and how many problems it found, with the first of them. Columns are
+-- NULL where there is none. No actor is needed: the web tier asks for its metrics. Errors: those of
+-- p_session_hash.
 -- Example: SELECT * FROM billing.get_proof();
 CREATE OR REPLACE FUNCTION billing.get_proof(p_session_hash bytea DEFAULT NULL)
 RETURNS TABLE (

@@ -3,8 +3,8 @@
 -- after it has answered a signed test event; while it is paused, its alerts wait. One that answers
 -- 410 Gone is switched off by the sender, and its row says so until it accepts a test event again.
 
--- Refuses what cannot be an endpoint. The address itself is looked up and judged by the servers,
--- here only its shape.
+-- Refuses a name, an address or kinds that make no endpoint. Only the shape of the address is
+-- checked here: the servers look it up and decide whether they send to it.
 -- Errors: invalid_argument.
 CREATE OR REPLACE FUNCTION billing_data.require_endpoint(p_name text, p_url text, p_kinds text[])
 RETURNS void
@@ -118,8 +118,8 @@ COMMENT ON FUNCTION billing.create_webhook_endpoint IS
     'Makes an endpoint for alerts, switched off. For billing_server (staff) and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.create_webhook_endpoint TO billing_server, billing_dba;
 
--- Gives up what waits for an endpoint that is switched off; it can be sent again later. The caller
--- holds the endpoint. Writes: outbox 0..n.
+-- Parks the deliveries that wait for an endpoint that is switched off; they can be sent again
+-- later. The caller holds the endpoint. Writes: outbox 0..n.
 CREATE OR REPLACE FUNCTION billing_data.park_deliveries(p_endpoint_id uuid) RETURNS void
 LANGUAGE sql VOLATILE
 SET search_path = pg_catalog, pg_temp
@@ -129,7 +129,7 @@ AS $$
     WHERE o.endpoint_id = p_endpoint_id AND o.state = 'waiting'
 $$;
 COMMENT ON FUNCTION billing_data.park_deliveries IS
-    'Gives up what waits for an endpoint that is switched off. Helper.';
+    'Parks the deliveries that wait for an endpoint that is switched off. Helper.';
 
 -- Switches an endpoint off that answered 410 Gone to a delivery which was claimed at p_claimed_at,
 -- unless it was tried again since then, perhaps at another address. It must be tried before it is
@@ -247,8 +247,9 @@ COMMENT ON FUNCTION billing.set_webhook_endpoint IS
     'For billing_server (staff) and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.set_webhook_endpoint TO billing_server, billing_dba;
 
--- Gives an endpoint another secret. Alerts are signed with both for a day, so that the receiver can
--- change over meanwhile; a third one ends the first.
+-- Gives an endpoint another secret. Alerts are signed with both secrets for a day, so that the
+-- receiver can change over meanwhile. A further rotation within that day ends the oldest secret at
+-- once.
 -- Locks: the endpoint. Writes: webhook_endpoints 1, admin_audit_logs 1. Errors: actor errors,
 -- invalid_argument, webhook_endpoint_not_found.
 -- Example: SELECT billing.rotate_webhook_secret(p_endpoint_id => '...', p_reason => 'leaked',
@@ -291,10 +292,10 @@ COMMENT ON FUNCTION billing.rotate_webhook_secret IS
     'For billing_server (staff) and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.rotate_webhook_secret TO billing_server, billing_dba;
 
--- Stores the secrets that sign an endpoint's alerts as another key has encrypted them; the secrets
--- stay the same. An old secret that signs no more is forgotten. Returns false, and writes nothing,
--- where the endpoint was changed after p_unchanged_since or has other secrets by now: then read it
--- again.
+-- Stores the secrets that sign an endpoint's alerts, encrypted with another key; the secrets
+-- themselves stay the same. An old secret that signs no more is deleted. Returns false, and writes
+-- nothing, where the endpoint was changed after p_unchanged_since or has other secrets by now. Then
+-- the caller reads it again.
 -- Locks: the endpoint. Writes: webhook_endpoints 0..1, admin_audit_logs 0..1. Errors: actor errors,
 -- invalid_argument, webhook_endpoint_not_found.
 -- Example: SELECT billing.reseal_webhook_secrets(p_endpoint_id => '...', p_reason => 'a new key',
@@ -354,7 +355,7 @@ COMMENT ON FUNCTION billing.reseal_webhook_secrets IS
     'Stores an endpoint''s secrets as another key has encrypted them. For billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.reseal_webhook_secrets TO billing_dba;
 
--- Deletes an endpoint that is switched off, with what was sent to it.
+-- Deletes an endpoint that is switched off, and all deliveries to it.
 -- Locks: the endpoint. Writes: webhook_endpoints 1, outbox 0..n, admin_audit_logs 1. Errors: actor
 -- errors, invalid_argument, webhook_endpoint_not_found, webhook_endpoint_in_use.
 -- Example: SELECT billing.delete_webhook_endpoint(p_endpoint_id => '...', p_reason => 'gone');
@@ -506,12 +507,12 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION billing.record_webhook_try IS
-    'Records what came of trying an endpoint. For billing_server (staff) and billing_dba.';
+    'Records the result of trying an endpoint. For billing_server (staff) and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.record_webhook_try TO billing_server, billing_dba;
 
 -- Sets the balance at which an account counts as low: free uses left and paid credits together.
--- Then checks say low_balance, and the alerts balance.low and balance.recovered are raised where a
--- balance crosses it. NULL switches that off.
+-- While it is set, checks say low_balance, and the alerts balance.low and balance.recovered are
+-- raised when a balance crosses it. NULL switches that off.
 -- Locks: the settings row. Writes: settings 0..1, admin_audit_logs 1 when it changed. Errors: actor
 -- errors, invalid_argument.
 -- Example: SELECT billing.set_low_balance(p_threshold => 5, p_reason => 'tell users in time');
