@@ -4,8 +4,8 @@ from typing import Any
 
 
 def __getattr__(name: str) -> Any:
-    """Looks the version up when it is asked for: importing importlib.metadata takes longer than
-    some commands."""
+    """Looks the version up when a caller asks for it: importing importlib.metadata takes longer
+    than some commands."""
     if name != "__version__":
         raise AttributeError(name)
     from importlib.metadata import PackageNotFoundError, version

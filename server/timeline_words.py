@@ -106,14 +106,14 @@ def _origin_told(origin: Mapping[str, Any], credits_change: int | None) -> str:
 
 
 def reason_told(row: Mapping[str, Any]) -> str:
-    """Why it happened, as its writer said; what was missing, of what was denied."""
+    """Why it happened, in the words of its writer; for a denial, what was missing."""
     if row["kind"] == "denial":
         return str(row["reason"] or "").replace("_", " ")
     return row["reason"] or ""
 
 
 def _from_code(code: str) -> str:
-    """Words for a code that this release has none for."""
+    """Words for a code for which this release has no wording."""
     return code.rpartition(".")[2].replace("_", " ").capitalize()
 
 

@@ -98,8 +98,8 @@ async def list_caps(request: web.Request, call: Call) -> web.StreamResponse:
 
 async def set_cap(request: web.Request, call: Call) -> web.StreamResponse:
     """Sets how many credits may be charged in a minute, day or month (UTC): by an API key and the
-    keys that it is rotated to, to an account, by an agent, or by all together. The same scope,
-    subject, period and mode again change the limit. A new cap counts from now on."""
+    keys that it is rotated to, to an account, by an agent, or by all together. A second call for
+    the same scope, subject, period and mode changes the limit. A new cap counts from now on."""
     body: SetCapRequest = call.body
     try:
         row = await call.row(

@@ -75,7 +75,7 @@ class Allocations(TypedDict):
 
 
 class GrantSchedule(TypedDict):
-    """Credits that are granted at a time, or regularly."""
+    """Credits that are granted once at a set time, or regularly."""
 
     schedule_id: Annotated[UUID, f.means("The schedule.")]
     account_id: Annotated[UUID, f.ACCOUNT_ID]
@@ -259,8 +259,8 @@ async def list_user_allocations(request: web.Request, call: Call) -> web.StreamR
 
 
 async def list_user_grant_schedules(request: web.Request, call: Call) -> web.StreamResponse:
-    """Lists what an account is granted regularly, and credits that come at a time; with `all` also
-    what ended."""
+    """Lists an account's regular grants, and credits that come at a set time; with `all` also those
+    that ended."""
     path: UserPath = call.path
     query: SchedulesQuery = call.query
     rows = await call.rows(
@@ -277,8 +277,8 @@ async def list_user_grant_schedules(request: web.Request, call: Call) -> web.Str
 
 async def set_user_grant_schedule(request: web.Request, call: Call) -> web.StreamResponse:
     """Grants an account credits every day, week or month at 00:00 UTC. With `schedule_id` it
-    changes a schedule, all of it. What is left of a grant ends when the next one comes, unless
-    `rollover` is true."""
+    changes this schedule as a whole: a field that is left out has its default. What is left of a
+    grant ends when the next one comes, unless `rollover` is true."""
     path: UserPath = call.path
     body: GrantScheduleRequest = call.body
     row = await call.row(
@@ -290,8 +290,8 @@ async def set_user_grant_schedule(request: web.Request, call: Call) -> web.Strea
 
 
 async def change_grant_schedule(request: web.Request, call: Call) -> web.StreamResponse:
-    """Changes a running schedule of grants from its next grant on. What is not given stays as it
-    is, and so do the credits that it gave."""
+    """Changes a running schedule of grants from its next grant on. A field that is left out stays
+    as it is, and so do the credits that were granted."""
     path: SchedulePath = call.path
     body: ChangeScheduleRequest = call.body
     row = await call.row(
@@ -311,7 +311,8 @@ async def resume_grant_schedule(request: web.Request, call: Call) -> web.StreamR
 
 
 async def end_grant_schedule(request: web.Request, call: Call) -> web.StreamResponse:
-    """Ends a schedule of grants, or takes back credits that were to come. What it gave stays."""
+    """Ends a schedule of grants, or cancels credits that were to come. Credits that it granted
+    stay."""
     path: SchedulePath = call.path
     body: ReasonRequest = call.body
     row = await call.row(

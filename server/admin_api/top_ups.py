@@ -1,5 +1,5 @@
 """The routes below one account of /admin/api/users that concern its top-up: what the person agreed
-to, what the card was charged, and ending it. Nobody of the staff agrees for a person."""
+to, what the card was charged, and ending it. Staff cannot agree for a person."""
 
 from datetime import datetime
 from typing import Annotated, Literal

@@ -17,7 +17,7 @@ from server.http.route import Example
 class User(f.AccountState):
     """An account as staff see it in a list."""
 
-    # Agents never see an account that was merged: they are told of the one that it leads to.
+    # Agents never see an account that was merged: they see the account that it leads to.
     status: Annotated[  # type: ignore[misc]
         Literal["active", "suspended", "closed", "merged"],
         f.means("`merged`: its id and its identity lead to another account."),

@@ -151,7 +151,7 @@ class RotatedSecret(TypedDict):
 
 
 class Trial(TypedDict):
-    """What came of a test event."""
+    """The result of a test event."""
 
     accepted: Annotated[bool, f.means("Whether it was answered with a status of 2xx.")]
     answer_status: Annotated[int | None, f.means("The answer's status; null without an answer.")]
@@ -321,8 +321,9 @@ async def create_webhook(request: web.Request, call: Call) -> web.StreamResponse
 
 
 async def change_webhook(request: web.Request, call: Call) -> web.StreamResponse:
-    """Changes an endpoint, or switches it on, off or pauses it. One with another address is off
-    until it has been tried there. What waits for one that is switched off is parked as failed."""
+    """Changes an endpoint, or switches it on, off or pauses it. An endpoint that gets another
+    address is off until it has been tried there. The deliveries of an endpoint that is switched off
+    are parked as failed."""
     path: EndpointPath = call.path
     body: ChangeEndpointRequest = call.body
     try:
@@ -335,7 +336,7 @@ async def change_webhook(request: web.Request, call: Call) -> web.StreamResponse
 
 
 async def delete_webhook(request: web.Request, call: Call) -> web.StreamResponse:
-    """Deletes an endpoint that is switched off, and what was sent to it."""
+    """Deletes an endpoint that is switched off, and all deliveries to it."""
     path: EndpointPath = call.path
     query: EndpointReason = call.query
     await call.rows(
@@ -414,8 +415,8 @@ async def get_low_balance(request: web.Request, call: Call) -> web.StreamRespons
 
 
 async def set_low_balance(request: web.Request, call: Call) -> web.StreamResponse:
-    """Sets the balance at which an account counts as low: then checks say `low_balance`, and alerts
-    are raised where a balance crosses it. Null switches both off."""
+    """Sets the balance at which an account counts as low: checks then say `low_balance`, and alerts
+    are raised when a balance crosses it. Null switches both off."""
     body: LowBalanceRequest = call.body
     row = await call.row(functions.set_low_balance(threshold=body.threshold, reason=body.reason))
     return answer(200, {"threshold": row["set_low_balance"]})

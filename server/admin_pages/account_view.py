@@ -23,8 +23,8 @@ from server.http.app_keys import GATEWAY
 from server.http.validation import CURSOR
 from server.staff.guard import Visit
 
-_ATTEMPTS = 10  # of a top-up, the newest
-_LOTS = 200  # those that are spent first
+_ATTEMPTS = 10  # how many of a top-up's newest attempts are shown
+_LOTS = 200  # how many lots are shown, in the order of spending
 _SCHEDULES = 50  # the newest
 _OPEN_HOLDS = 50  # the newest
 _SETTLED_HOLDS = 10  # at least, of those that there are
@@ -40,8 +40,8 @@ _DAYS = 30  # of the chart
 
 @dataclass(frozen=True, slots=True)
 class FailedForm:
-    """A form that is shown again with its input: it was refused, and `faults` say why, or `tried`
-    is what it would do."""
+    """A form that is shown again with its input. Either it was refused, and `faults` say why; or it
+    was only tried, and `tried` says what it would do."""
 
     name: str
     values: Mapping[str, str]
@@ -87,8 +87,8 @@ async def read_account(visit: Visit, account_id: UUID) -> Row:
 async def show_account(
     visit: Visit, account_id: UUID, failed: FailedForm | None = None
 ) -> web.StreamResponse:
-    """Shows the account's page; with a form that is shown again, the page with it (422 where it has
-    faults). The id of a merged account leads to the page of the one that stayed."""
+    """Shows the account's page. With `failed` it shows this form again, with status 422 where the
+    form has faults. The id of a merged account leads to the page of the one that stayed."""
     request = visit.request
     account = await read_account(visit, account_id)
     if str(account["account_id"]) != str(account_id):
@@ -177,7 +177,7 @@ async def _holds(visit: Visit, account_id: UUID) -> dict[str, Sequence[Row]]:
 
 
 def _at(visit: Visit) -> datetime | None:
-    """The time in the address up to which denials are told; None for now."""
+    """The time in the address up to which a denial is looked for; None for now."""
     with contextlib.suppress(ValueError):
         asked = datetime.fromisoformat(visit.request.query.get("at", ""))
         if 2000 <= asked.year < 9999:

@@ -118,7 +118,7 @@ async def export(request: web.Request, visit: Visit) -> web.StreamResponse:
 
 
 def _query(request: web.Request) -> dict[str, str]:
-    """The filters in the address that are known."""
+    """The known filters in the address."""
     search = exact(request.query.get("search", "").replace("\0", "").strip())
     status = request.query.get("status", "")
     given = {
@@ -132,7 +132,7 @@ def _query(request: web.Request) -> dict[str, str]:
 
 
 def _list(query: Mapping[str, str], order: Sorting) -> FunctionCall:
-    """The call that lists them. Raises FormFault."""
+    """The call that lists the accounts that match. Raises FormFault."""
     return functions.list_accounts(
         search=query.get("search"),
         status=query.get("status"),

@@ -86,7 +86,7 @@ _PAGES = {
     "settings": "/admin/settings",
 }
 
-# What calls a thing by its name in the changes of an entry.
+# The field of an entry's changes that has the name of its thing, by the kind of thing.
 _NAMED_BY = {
     "admin_user": "email",
     "api_key": "name",
@@ -145,5 +145,5 @@ def _thing(entry: Row, changes: Mapping[str, Any]) -> tuple[str, str | None]:
     known = {**known, **changes} if isinstance(known, Mapping) else changes
     name = known.get(_NAMED_BY.get(kind, ""))
     if not name and kind in ("settings", "admin_user"):
-        return "", None  # there is one of the first, and people sign in as themselves
+        return "", None  # the settings exist once, and people sign in as themselves
     return str(name or thing), page.format(quote(thing, safe="")) if page else None

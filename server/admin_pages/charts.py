@@ -91,9 +91,8 @@ def _named(row: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _labels(bars: Sequence[Bar]) -> list[Label]:
-    """One for each bar of a few that stand equally far apart, so that the texts can be read on a
-    narrow screen. A text that would not fit beside the bar's start ends at the chart's right
-    edge."""
+    """Labels for a few bars, equally far apart, so that the texts can be read on a narrow screen. A
+    text that would not fit beside the bar's start ends at the chart's right edge."""
     step = max(-(-len(bars) // _MOST_LABELS), 1)
     return [
         Label(bar.x, "start", bar.when)

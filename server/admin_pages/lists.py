@@ -57,7 +57,7 @@ class Sorting:
 
     @property
     def text(self) -> str:
-        """As it stands in the address."""
+        """The sorting as it stands in the address."""
         return f"-{self.name}" if self.is_reversed else self.name
 
     @property

@@ -136,7 +136,7 @@ async def purchases_csv(request: web.Request, visit: Visit) -> web.StreamRespons
 
 
 def _query(request: web.Request) -> dict[str, str]:
-    """The filters of purchases in the address that are known."""
+    """The known filters of purchases in the address."""
     status = request.query.get("status", "")
     given = {"status": status if status in dict(_STATUSES) else "", **days_given(request.query)}
     return {name: value for name, value in given.items() if value}
@@ -315,7 +315,7 @@ def _problem(row: Row) -> dict[str, Any]:
     words = row["what_is_wrong"][:1].upper() + row["what_is_wrong"][1:]
     return {
         **dict(row),
-        # Money that went back of a payment that was never reported says nothing about that payment.
+        # A return of money says nothing about its payment when that payment was never reported.
         "asks_how": is_event and row["payment_id"] and row["problem"] != "payment_unknown",
         "reference_name": _REFERENCES.get(row["problem"], "Event"),
         "advice": advice_on(row["problem"], row["provider"]),

@@ -30,7 +30,7 @@ _FIELDS = {
     "reversal_too_great": "amount",
     "free_use_is_whole": "amount",
 }
-# Refusals that no other amount or reason would change: they are told instead of a form.
+# Refusals that no other amount or reason would change: the page shows them instead of a form.
 _FINAL = frozenset(
     {
         "account_erased",
@@ -61,7 +61,8 @@ class _Entry(NamedTuple):
 
 
 def _entry_of(request: web.Request) -> _Entry:
-    """Raises HTTPNotFound for what is no kind of entry or no id."""
+    """The entry that the path names. Raises HTTPNotFound for an unknown kind of entry or a text
+    that is not an id."""
     kind = request.match_info["kind"]
     if kind not in ("charge", "credit"):
         raise web.HTTPNotFound

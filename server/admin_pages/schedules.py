@@ -104,7 +104,7 @@ async def change(request: web.Request, visit: Visit) -> web.StreamResponse:
 
 
 def _asked(what: str, schedule_id: UUID, form: Mapping[str, str]) -> FunctionCall:
-    """The call for what the form's button says. Raises FormFault."""
+    """The call that the form's button asks for. Raises FormFault."""
     if what == "change":
         amount, description, reason = all_of(
             lambda: whole_number(form, "amount", 1, INT64_MAX),

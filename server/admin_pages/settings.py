@@ -79,7 +79,7 @@ async def set_pricing(request: web.Request, visit: Visit) -> web.StreamResponse:
 
 
 def _given_pricing(form: Mapping[str, str]) -> dict[str, Any]:
-    """What the form gives but the price; None for a field that is empty. Raises FormFault."""
+    """The form's values except the price; None for a field that is empty. Raises FormFault."""
     values = all_of(
         lambda: whole_number(form, "free_uses", 0, INT64_MAX, optional=True),
         lambda: whole_number(form, "pack_uses", 1, INT64_MAX, optional=True),
@@ -102,8 +102,8 @@ async def _with_price(
 
 
 def _changed(given: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
-    """What is given and differs; an empty field keeps its value. Raises FormFault when nothing
-    does."""
+    """The given values that differ from the stored ones; an empty field keeps its value. Raises
+    FormFault when nothing does."""
     changed = {
         name: value for name, value in given.items() if value is not None and value != before[name]
     }

@@ -40,7 +40,7 @@ _CONSUMERS = (
     Column("Last used"),
     Column("Statement"),
 )
-_ENTRIES = 500  # of a page
+_ENTRIES = 500  # entries on a page
 _FIRST_YEAR, _LAST_YEAR = 2000, 9000
 _MOST_DAYS = 366
 

@@ -351,7 +351,7 @@ async def _known(visit: Visit) -> dict[str, str]:
 
 
 def _given(request: web.Request, known: Mapping[str, str]) -> dict[str, str]:
-    """The filters of deliveries in the address, as far as there are such values, and the days."""
+    """The filters of deliveries in the address that have a known value, and the days."""
     allowed = {"endpoint": known, "state": endpoints.STATES, "kind": dict(endpoints.KINDS)}
     asked = {name: request.query.get(name, "") for name in allowed}
     chosen = {name: value if value in allowed[name] else "" for name, value in asked.items()}

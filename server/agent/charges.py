@@ -202,7 +202,8 @@ async def _refusal(request: web.Request, call: Call, row: Row, *, replays: bool)
 
 
 async def refused_by_cap(gateway: Gateway, slug: str, told: Mapping[str, Any]) -> ApiError:
-    """The error that answers what a cap refused; `told` says which cap, and when it frees."""
+    """The error that answers a refusal by a cap; `told` says which cap it was, and when its window
+    ends."""
     error = from_refused(await gateway.refused(slug, told))
     metrics.count_cap_refusal(told["scope"], told["period"]).inc()
     error.extra = {

@@ -27,7 +27,7 @@ def _available(row: Row) -> int | None:
 
 
 def _told_later(row: Row) -> None:
-    """No column of the row has it."""
+    """The row has no column for this field; it is added to the answer afterwards."""
     return None
 
 

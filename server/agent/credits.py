@@ -72,7 +72,7 @@ CREATED = Example(
 )
 ALREADY_EXISTS = ErrorAnswer("credit_already_exists", CreditExists, {"credit": EXAMPLE_CREDIT})
 
-# What the request says of the kind of credits, the answer repeats.
+# The answer repeats what the request says about the kind of the credits.
 _KIND = ("expires_at", "effective_at", "priority", "source")
 _credit = reader(Credit, (*functions.record_credit.columns, *_KIND))
 

@@ -288,7 +288,7 @@ def capture_item(
 
 
 def count_capture(row: Row) -> None:
-    """Counts what came of a capture. One that charges is a charge, too."""
+    """Counts the outcome of a capture. A capture that charges something counts as a charge, too."""
     metrics.count_hold("capture", row["outcome"]).inc()
     if row["outcome"] == "created" and row["captured_minor"]:
         metrics.count_charge("created").inc()

@@ -23,7 +23,7 @@ from server.payments.provider import PaymentMissing, PaymentProviderError, Saved
 
 
 class TopUpConsent(BaseModel):
-    """That the user agrees, and to what words."""
+    """The consent of the user, and the words that the user agreed to."""
 
     agreed: Annotated[Literal[True], f.means("The user agreed to these words.")]
     version: Annotated[Name255, f.means("Which version of the words, in your own numbering.")]

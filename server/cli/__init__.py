@@ -30,7 +30,8 @@ _COMMANDS = (
     "seal",
     "completion",
 )
-# They bring a database, must be told which, or need none.
+# These commands never use the database of a running `dev`: `dev` brings its own, `serve` must be
+# told which one, and `completion` needs none.
 _WITHOUT_DEV = ("dev", "serve", "completion")
 
 
@@ -88,8 +89,8 @@ class _ShowVersion(argparse.Action):
 
 
 def _asked_for(given: Sequence[str]) -> Sequence[str]:
-    """The commands to load. A server that starts does not wait for the packages of other commands;
-    --version needs none."""
+    """The commands to load. A server that starts must not wait for the packages of other commands;
+    --version needs no command."""
     if given[:1] == ["--version"]:
         return ()
     return given[:1] if given and given[0] in _COMMANDS else _COMMANDS

@@ -171,8 +171,8 @@ def _granted(
 
 
 def _call(text: str, reason: str, prefix: str, *, dry: bool) -> list[dict[str, Any]]:
-    """Grants the lines of one part. It is tried again while an account is held or when one was
-    merged at this moment: nothing of it is done then, and nothing could be done twice."""
+    """Grants the lines of one part. The call is made again while an account is held, or when one
+    was merged at this moment. In both cases it had no effect, so nothing is granted twice."""
     for patience in (1, 2, 4, None):
         try:
             return call_function(

@@ -228,8 +228,8 @@ def _reencrypt(options: argparse.Namespace) -> int:
 
 
 def _reencrypt_endpoint(endpoint_id: UUID, cipher: Cipher) -> None:
-    """Encrypts what signs an endpoint's alerts anew; again, if it was changed in the meantime. An
-    endpoint that was deleted is gone."""
+    """Encrypts the secrets that sign an endpoint's alerts anew. It begins again if the endpoint was
+    changed in the meantime, and does nothing for an endpoint that was deleted."""
     while endpoint := _endpoint(endpoint_id):
         try:
             secrets = opened(json.dumps(endpoint["secrets"]), cipher)

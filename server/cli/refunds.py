@@ -98,7 +98,8 @@ def _refund(options: argparse.Namespace) -> int:
         raise CommandFailed(f"there is no payment {options.payment_id}")
     purchase = purchases[0]
     provider = provider_of(purchase["provider"])
-    # What is missing here is told before the refund is recorded, which then waits for an answer.
+    # Missing keys or settings are reported here, before the refund is recorded: a recorded refund
+    # waits for the provider's answer.
     config = None if options.dry_run else load_provider_config(os.environ, provider.kind)
     settings = stored_settings(provider, config) if config else None
     options.key = options.key or f"refund-{secrets.token_hex(8)}"

@@ -152,8 +152,8 @@ class BackgroundWork:
             await self._database.call(functions.announce_expiring_credits())
 
     async def _tidy_holds(self) -> None:
-        """Books what is over. Nothing is decided by it. Accounts in use are left out: whoever uses
-        them books it."""
+        """Books holds and credits that are over. No decision depends on it. Accounts in use are
+        left out: the call that uses an account books for it."""
         accounts = _TIDIED_ACCOUNTS
         while accounts == _TIDIED_ACCOUNTS:
             async with self._writes.slot():

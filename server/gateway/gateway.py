@@ -152,12 +152,12 @@ class Gateway:
     # Checks and charges, collected into batches
 
     def check_credit(self, item: Item) -> Awaitable[Row]:
-        """May this user go on? Awaits a row of billing.check_items; its outcome is 'checked' or the
-        slug of a refusal."""
+        """Asks whether this user may go on. Awaits a row of billing.check_items; its outcome is
+        'checked' or the slug of a refusal."""
         return telemetry.collected_call(CHECK_ITEM, item, self._checks.submit)
 
     def create_charge(self, item: Item) -> Awaitable[Row]:
-        """This user used one. Awaits a row of billing.charge_items with its outcome."""
+        """Charges this user for one use. Awaits a row of billing.charge_items with its outcome."""
         return telemetry.collected_call(CHARGE_ITEM, item, self._charges.submit)
 
     def create_charges(self, items: Sequence[Item]) -> Awaitable[list[Row]]:
@@ -194,11 +194,13 @@ class Gateway:
     # Holds and captures, collected into batches too
 
     def create_hold(self, item: Item) -> Awaitable[Row]:
-        """This user will use up to so much. Awaits a row of billing.hold_items with its outcome."""
+        """Holds credits for a use of at most so much. Awaits a row of billing.hold_items with its
+        outcome."""
         return telemetry.collected_call(HOLD_ITEM, item, self._holds.submit)
 
     def capture_hold(self, item: Item) -> Awaitable[Row]:
-        """This much of a hold was used. Awaits a row of billing.capture_items with its outcome."""
+        """Captures what was used of a hold. Awaits a row of billing.capture_items with its
+        outcome."""
         return telemetry.collected_call(CAPTURE_ITEM, item, self._captures.submit)
 
     def capture_holds(self, items: Sequence[Item]) -> Awaitable[list[Row]]:

@@ -19,8 +19,8 @@ OTHERS = "others"
 class HoldTimeout:
     """How long an account may be held before the calls that wait for it are refused. When a session
     that is not the service's holds it, they are refused at once. Calls of the service, of this
-    process or another one, take turns. A call that holds the account for `timeout` seconds does
-    not: for example one that was given up and waits for a silent replica."""
+    process or another one, take turns. A call that holds the account for `timeout` seconds does not
+    take turns: for example, its client gave up, and it waits for a silent replica."""
 
     def __init__(self, timeout: float) -> None:
         self._timeout = timeout

@@ -41,10 +41,10 @@ else:
 
 _LOG = logging.getLogger(__name__)
 WEB_ROLE = "billing_server"
-MAX_AGE = 600.0  # seconds: a connection is closed at this age
-_YOUNGEST = 0.8  # or from this share of it on, so that not all are closed at once
+MAX_AGE = 600.0  # the age in seconds at which a connection is closed
+_YOUNGEST = 0.8  # connections close from this share of it on, so that not all close at once
 _IDLE_LIMIT = 60.0
-# Seconds after its last answer; a connection idle for longer is checked before it is used.
+# A connection that gave its last answer more than these seconds ago is checked before it is used.
 _TRUSTED_FOR = 3.0
 _PROBE_PATIENCE = 1.0
 _BEGIN_PATIENCE = 2.0  # BEGIN waits for no lock: after that many seconds the server is not there
@@ -63,7 +63,7 @@ INTRODUCTION = (
 
 @dataclass(slots=True)
 class _Member:
-    """What the pool knows of a connection; times by the monotonic clock."""
+    """What the pool knows about a connection. Times are those of the monotonic clock."""
 
     opened_at: float
     expires_at: float
@@ -140,7 +140,7 @@ class Pool:
             raise
 
     def put_back(self, connection: Connection) -> None:
-        """Takes the connection back when its call has ended, well or not."""
+        """Takes the connection back when its call has ended, successfully or not."""
         self._release()
         member = self._open.get(connection)
         now = monotonic()

@@ -45,7 +45,7 @@ class SilenceWatch:
         return asyncio.get_running_loop().call_later(_SILENCE, self._suspect, connection, pid)
 
     def answered(self, connection: Any, expected: asyncio.TimerHandle | None) -> None:
-        """The call has ended, well or not: no answer is due any more."""
+        """The call has ended, successfully or not: no answer is due any more."""
         if expected is not None:
             expected.cancel()
             self._silent.pop(connection, None)

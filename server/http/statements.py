@@ -26,7 +26,7 @@ Encode = Callable[[Any], bytes]
 
 
 def _moment(value: datetime) -> datetime:
-    """A time in UTC; one without a zone is meant so."""
+    """A time in UTC. A time without a zone counts as UTC."""
     if not 2 <= value.year <= 9998:
         raise PydanticCustomError("time_range", "Input should be a time of the years 2 to 9998")
     return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)

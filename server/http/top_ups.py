@@ -20,7 +20,7 @@ class Consent(TypedDict):
 
 
 class Attempt(TypedDict):
-    """What the newest attempt to charge the card came to."""
+    """The newest attempt to charge the card, and its result."""
 
     status: Annotated[
         Literal["open", "succeeded", "failed", "canceled"] | None,

@@ -36,7 +36,7 @@ _LOCK_TIMEOUT = "500ms"
 # Other sessions queue behind a session that waits for a table lock. Therefore this is less than the
 # least LOCK_TIMEOUT.
 _TABLE_LOCK_TIMEOUT = "20ms"
-_PAUSE_SECONDS = 0.2  # for those who queued meanwhile
+_PAUSE_SECONDS = 0.2  # for the sessions that queued meanwhile
 _LOCK_PATIENCE_SECONDS = 60.0
 _MET_A_LOCK = (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected)
 _Connection = psycopg.Connection[tuple[Any, ...]]

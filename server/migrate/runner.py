@@ -256,7 +256,7 @@ def _run(what: str, action: Callable[[], object]) -> None:
             except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
                 if time.monotonic() > deadline:
                     raise
-                time.sleep(0.5)  # for those who queued behind it
+                time.sleep(0.5)  # for the sessions that queued behind it
     except psycopg.Error as error:
         raise MigrationError(f"{what} failed and was undone: {str(error).strip()}") from error
 

@@ -1,8 +1,8 @@
 """Which addresses alerts may be sent to: public ones, and those in networks that the operator
-allows. Otherwise whoever sets up an endpoint could make the server send requests to what only the
-server reaches. A name is looked up and judged when it is configured; and again every address is
-judged at the moment of connecting to it, so that a name which leads elsewhere by then, or an
-address that is written in an odd way, changes nothing."""
+allows. Otherwise whoever sets up an endpoint could make the server send requests to hosts that only
+the server reaches. A name is looked up and its addresses are checked when the endpoint is
+configured. Every address is checked again at the moment of connecting to it, so a name that leads
+elsewhere by then, or an address that is written in an odd way, does not get past the check."""
 
 from __future__ import annotations
 

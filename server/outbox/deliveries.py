@@ -16,7 +16,7 @@ from server.outbox.sender import Attempt, Message, Sender
 _LOG = logging.getLogger(__name__)
 _INTERVAL = 1.0
 _AT_ONCE = 10  # deliveries to one endpoint
-_SECONDS_TO_FINISH = 3.0  # at the end of the process; what is not noted by then is sent again
+_SECONDS_TO_FINISH = 3.0  # at the end of the process; a delivery not recorded by then is sent again
 
 
 class Deliveries:

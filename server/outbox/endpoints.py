@@ -1,5 +1,5 @@
-"""What staff do with webhook endpoints, in the console and by its API: the address is judged, the
-secret is made and encrypted, and a test event is sent, before the database is asked."""
+"""What staff do with webhook endpoints, in the console and by its API: before the database is
+called, the address is checked, the secret is made and encrypted, and a test event is sent."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Ask = Callable[[FunctionCall], Awaitable[list[Row]]]
 
 
 class EndpointFault(Exception):
-    """A `field` of an endpoint cannot be as it was given."""
+    """The value that was given for this `field` of an endpoint is not acceptable."""
 
     def __init__(self, field: str, problem: str) -> None:
         super().__init__(problem)
@@ -59,7 +59,7 @@ async def create_endpoint(
 async def change_endpoint(
     ask: Ask, sender: Sender, endpoint_id: UUID, *, reason: str, **changed: Any
 ) -> Row:
-    """Changes what is given of an endpoint: name, url, kinds, status. Raises EndpointFault,
+    """Changes the given values of an endpoint: name, url, kinds, status. Raises EndpointFault,
     Refused."""
     given = {name: value for name, value in changed.items() if value is not None}
     if "url" in given:
@@ -81,7 +81,7 @@ async def rotate_secret(
 
 
 async def try_endpoint(ask: Ask, sender: Sender, endpoint_id: UUID) -> Attempt:
-    """Sends a test event, and records what came of it. Raises Refused."""
+    """Sends a test event, and records the result. Raises Refused."""
     endpoint = (await ask(functions.get_webhook_endpoint(endpoint_id=endpoint_id)))[0]
     now = datetime.now(UTC)
     payload = orjson.dumps(
@@ -99,7 +99,7 @@ async def try_endpoint(ask: Ask, sender: Sender, endpoint_id: UUID) -> Attempt:
 
 
 def _secret(sender: Sender) -> tuple[str, str]:
-    """A new secret, and what is stored of it."""
+    """A new secret, and its stored form."""
     if sender.cipher is None:
         raise EndpointFault("url", "A secret cannot be stored: ENCRYPTION_KEY is not set.")
     secret = new_secret()

@@ -35,8 +35,8 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """What came of sending: the answer's status, if there was an answer, and what went wrong, if
-    anything did, in words of ours."""
+    """The result of sending: the answer's status, if there was an answer, and what went wrong, if
+    anything did, in our own words."""
 
     status: int | None
     error: str | None

@@ -199,7 +199,8 @@ class Reconciliation:
         self._report.differences.append(found)
 
     async def _compare_own(self) -> None:
-        """Compares what was credited here and not listed: it was paid before `since`, or never."""
+        """Compares the payments that were credited here and that the provider did not list: each
+        was paid before `since`, or never."""
         for row in self._books.settled_since(self._since):
             if row["payment_id"] in self._seen:
                 continue

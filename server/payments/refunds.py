@@ -1,5 +1,5 @@
 """Carrying out a refund that billing.begin_refund has recorded: the provider is asked, and its
-answer is recorded. Pages, scripts and commands do it by this one way."""
+answer is recorded. Pages, scripts and commands all use this module."""
 
 from __future__ import annotations
 

@@ -28,9 +28,9 @@ from server.payments.provider import (
 
 _LOG = logging.getLogger(__name__)
 _INTERVAL = 1.0
-_REST = 50  # after a look, so many times its length: a look takes 2 % of the time at most
+_REST = 50  # the pause after a look is this many times its length, so looking takes 2 % of the time
 _AT_ONCE = 8
-_LAST_WORDS = 5.0  # how long the end waits for attempts under way; others go on with them
+_LAST_WORDS = 5.0  # how long an ending process waits for its attempts; other servers continue them
 
 
 class TopUps:
@@ -54,7 +54,8 @@ class TopUps:
                 task.cancel()
 
     async def _look(self) -> float:
-        """Begins to work on what is handed out; returns how long the database took."""
+        """Begins to work on the attempts that the database hands out. Returns how long the database
+        took."""
         began = perf_counter()
         free = _AT_ONCE - len(self._under_way)
         try:

@@ -20,7 +20,7 @@ from server.limits import INT64_MAX
 Json = dict[str, Any]
 
 _FORMATS = {"uuid": "UUID", "date": "date", "date-time": "time", "uri": "URL"}
-_OF_EVERY_ANSWER = "X-Request-ID"  # the introduction tells of it
+_OF_EVERY_ANSWER = "X-Request-ID"  # the introduction describes it
 _NO_BODY: Json = {"no body": {"schema": {}}}
 
 
@@ -32,8 +32,8 @@ AUDIENCES = {
     "admins": "For administrators",
     "service": "For everybody",
 }
-PAGES = ("agents", "webhooks", "staff", "admins")  # who have a page of their own
-# What is set up for all, of what the staff's scripts call; the rest is about users.
+PAGES = ("agents", "webhooks", "staff", "admins")  # the audiences that have a page of their own
+# The sections of the staff's API about settings for the whole service; the others are about users.
 _OF_ADMINS = ("API keys", "settings", "staff", "signing in", "alerts", "caps")
 _WEBHOOKS = {
     "name": "Webhooks",
@@ -120,7 +120,8 @@ def _groups(document: Json) -> list[Json]:
 
 
 def _audience(key: str, name: str, groups: list[Json]) -> Json:
-    """One audience's groups. Errors that each operation of a group may answer are told once."""
+    """One audience's groups. Errors that every operation of a group may answer are described
+    once."""
     for group in groups:
         operations = group["operations"]
         group["errors"] = [
@@ -147,12 +148,13 @@ def _audience(key: str, name: str, groups: list[Json]) -> Json:
     }
 
 
-_MANY = 4  # fields; fewer are told again where they are needed
+_MANY = 4  # fields; a shorter list is shown again wherever it is needed
 
 
 def _tell_once(audiences: list[Json]) -> None:
-    """Fields that the page has told of another call's answer are not told again: a row with
-    `same_as` leads to that call. It stands for the whole answer, or for each item of a list."""
+    """Fields that the page has described with another call's answer are not described again: a row
+    with `same_as` leads to that call. It stands for the whole answer, or for each item of a
+    list."""
     told: dict[str, Json] = {}
     for audience in audiences:
         for group in audience["groups"]:

@@ -32,7 +32,7 @@ class ConsoleClosed(Exception):
 
 
 class NotSignedIn(Exception):
-    """There is no session, or it is not valid, or no longer."""
+    """There is no session, or it is not valid, or it has ended."""
 
 
 class ForgedForm(Exception):
@@ -54,7 +54,7 @@ class Visit:
 
     @property
     def is_admin(self) -> bool:
-        """Whether to show what changes things; the billing functions decide again."""
+        """Whether to show forms that change something; the billing functions decide again."""
         return self.role == "admin"
 
     async def rows(self, call: FunctionCall) -> list[Row]:
