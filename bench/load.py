@@ -30,7 +30,8 @@ from server.agent.checks import CHECK
 from server.app import ITEM_FIELDS
 from server.config import ServeConfig
 from server.gateway import Gateway
-from server.gateway.pool import WEB_ROLE, Pool
+from server.gateway.opener import WEB_ROLE
+from server.gateway.pool import Pool
 from tests.support import Database
 
 _SCRIPT = Path(__file__).parent / "load.lua"

@@ -15,8 +15,9 @@ server/http/errors.py turns both into HTTP answers. Each module has one job:
     refusals        what a function refuses; `errors` says what other errors mean
     background      what each process does beside its requests
     schema_check    whether the database fits this release
-    pool            connections; `pooler` through PgBouncer, `hosts` opens them, `silence` finds
-                    those that were lost without notice
+    pool            connections; `pooler` through PgBouncer, `silence` finds those that were lost
+                    without notice
+    opener          opens connections in the web tier's role; `hosts` chooses among the servers
     replica         reads that may be a little old"""
 
 from server.gateway import functions

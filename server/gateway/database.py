@@ -12,7 +12,8 @@ import asyncpg
 from server.config import ServeConfig
 from server.gateway.call import FunctionCall, Row, Statement
 from server.gateway.errors import ConnectionLost, Meaning, meaning_of, translate
-from server.gateway.pool import Connection, Pool
+from server.gateway.opener import Connection
+from server.gateway.pool import Pool
 from server.gateway.pooler import TransactionPool
 from server.gateway.refusals import is_refusal
 from server.observe import metrics, telemetry

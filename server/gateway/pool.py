@@ -18,29 +18,16 @@ from collections import defaultdict
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from time import monotonic
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import asyncpg
 
-from server.gateway.errors import (
-    ConnectionLost,
-    ReadOnly,
-    RightsMissing,
-    Unavailable,
-    condemns,
-    lost,
-    not_begun,
-)
-from server.gateway.hosts import BROKEN, Hosts
+from server.gateway.errors import Unavailable, condemns, lost, not_begun
+from server.gateway.hosts import BROKEN
+from server.gateway.opener import PROBE, WEB_ROLE, Connection, Opener
 from server.gateway.silence import SilenceWatch
 
-if TYPE_CHECKING:
-    Connection = asyncpg.Connection[asyncpg.Record]
-else:
-    Connection = asyncpg.Connection  # asyncpg.Connection cannot be subscripted at run time
-
 _LOG = logging.getLogger(__name__)
-WEB_ROLE = "billing_server"
 MAX_AGE = 600.0  # the age in seconds at which a connection is closed
 _YOUNGEST = 0.8  # connections close from this share of it on, so that not all close at once
 _IDLE_LIMIT = 60.0
@@ -51,13 +38,6 @@ _BEGIN_PATIENCE = 2.0  # BEGIN waits for no lock: after that many seconds the se
 SET_CLIENT = (
     "SELECT set_config('billing.client_address', $1, true),"
     " set_config('billing.client_agent', $2, true)"
-)
-
-
-_PROBE = "SELECT current_setting('transaction_read_only')::boolean AS read_only"
-INTRODUCTION = (
-    f"{_PROBE}, pg_has_role(session_user, 'billing_dba', 'MEMBER') AS stronger,"
-    " pg_backend_pid() AS pid"
 )
 
 
@@ -94,10 +74,8 @@ class Pool:
         read_only: bool = False,
         max_age: float = MAX_AGE,
     ) -> None:
-        self._hosts = Hosts(dsn)
         self._read_only = read_only
         self._max_age = max_age
-        self._connect_timeout = connect_timeout
         # Longer than the server's own limit, so only a server that went silent reaches it.
         self.patience = statement_timeout + 1.0
         settings = {
@@ -109,14 +87,21 @@ class Pool:
             "timezone": "UTC",
             "jit": "off",
         }
-        self._settings = self.session_settings(settings)
+        self._opener = Opener(
+            dsn,
+            timeout=connect_timeout,
+            settings=self.session_settings(settings),
+            options=self.connect_options,
+            introduce=self.introduce,
+            announce_rights=announce_rights,
+            read_only=read_only,
+        )
         self._free: defaultdict[str | None, list[Connection]] = defaultdict(list)
         self._size = size
         self._slots = asyncio.Semaphore(size)
         self._open: dict[Connection, _Member] = {}
         self._condemned_at = 0.0  # when a connection last failed
-        self._silence = SilenceWatch(self._connect_to_ask, self.condemn)
-        self._announce_rights = announce_rights
+        self._silence = SilenceWatch(self._opener.open_to_ask, self.condemn)
         self.in_use = 0  # connections that run a call right now, or are being opened
 
     @contextlib.asynccontextmanager
@@ -270,7 +255,7 @@ class Pool:
         self._open[connection].used_at = monotonic()
         try:
             async with asyncio.timeout(_PROBE_PATIENCE):
-                rows = await self.fetch(connection, _PROBE)
+                rows = await self.fetch(connection, PROBE)
             if self._read_only or not rows[0]["read_only"]:
                 return True
         except (TimeoutError, Unavailable, asyncpg.PostgresError):
@@ -298,73 +283,18 @@ class Pool:
         return None if member is None else self._silence.expect(connection, member.pid)
 
     async def _connect(self, kept_for: str | None) -> Connection:
-        """Opens a new connection, to the first host that accepts it and can do what the pool is
-        for."""
         self._make_room()
-        faults: list[Unavailable] = []
-        for host in self._hosts.in_order():
-            try:
-                connection = await self._connect_to(host, kept_for)
-            except Unavailable as fault:
-                faults.append(fault)
-            else:
-                self._hosts.prefer(host)
-                return connection
-        raise next((fault for fault in faults if isinstance(fault, RightsMissing)), faults[0])
-
-    async def _connect_to(self, host: dict[str, Any], kept_for: str | None) -> Connection:
-        now = monotonic()
-        try:
-            connection = await self._open_at(host)
-        except (*BROKEN, asyncpg.PostgresError) as error:  # or the host is not the primary
-            raise Unavailable(f"no connection to the database: {type(error).__name__}") from error
-        try:
-            server = await self.introduce(connection)
-        except (*BROKEN, asyncpg.PostgresError, ConnectionLost) as error:
-            connection.terminate()
-            raise not_begun(error, WEB_ROLE) from error
-        except BaseException:
-            connection.terminate()
-            raise
-        if server["read_only"] and not self._read_only:
-            connection.terminate()
-            raise ReadOnly()
-        self.announce(server["stronger"])
+        opened = await self._opener.open()
         age = self._max_age * random.uniform(_YOUNGEST, 1)  # noqa: S311
-        pid = server["pid"] if self.keeps_its_server else None
-        self._open[connection] = _Member(now, now + age, now, pid, kept_for)
-        return connection
-
-    async def _open_at(self, host: dict[str, Any]) -> Connection:
-        connection: Connection = await self._hosts.connect(
-            host,
-            timeout=self._connect_timeout,
-            server_settings=self._settings,
-            **self.connect_options,
+        pid = opened.pid if self.keeps_its_server else None
+        self._open[opened.connection] = _Member(
+            opened.began_at, opened.began_at + age, opened.began_at, pid, kept_for
         )
-        return connection
-
-    async def _connect_to_ask(self) -> Connection:
-        """Opens a connection beside the pool, with the login's own rights: only with those can it
-        see what the login's other sessions do."""
-        return await self._open_at(self._hosts.in_order()[0])
+        return opened.connection
 
     async def introduce(self, connection: Connection) -> Any:
-        """Changes to the web tier's role, whatever else the login may do. Returns what the server
-        says of itself."""
-        server = await connection.fetchrow(INTRODUCTION, timeout=self._connect_timeout)
-        await connection.execute(f"SET ROLE {WEB_ROLE}", timeout=self._connect_timeout)
-        return server
-
-    def announce(self, stronger: bool) -> None:
-        """Says once in the log that the login may do more than the server needs."""
-        if stronger and self._announce_rights:
-            self._announce_rights = False
-            _LOG.warning(
-                "the database login has more rights than the server needs;"
-                " each connection gives them away (SET ROLE %s)",
-                WEB_ROLE,
-            )
+        """Gives a new connection the web tier's role. Returns what the server says of itself."""
+        return await self._opener.become_web_tier(connection)
 
     async def _begin_transaction(self, connection: Connection) -> None:
         try:

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from server.gateway.pool import INTRODUCTION, WEB_ROLE, Connection, Pool
+from server.gateway.opener import INTRODUCTION, WEB_ROLE, Connection
+from server.gateway.pool import Pool
 
 
 class TransactionPool(Pool):
