@@ -246,7 +246,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION billing_data.lock_for_list IS
-    'Locks the accounts of a list of items, without waiting if so wanted. Helper.';
+    'Locks the accounts of a list of items; with p_wait false without waiting. Helper.';
 
 -- Finds the account that an identity leads to, or creates one with the configured free uses, no
 -- credits and status active. The unique index makes two calls that create one identity wait for
@@ -455,7 +455,7 @@ BEGIN
     v_account := v_found.account;
 
     IF p_idempotency_key IS NOT NULL THEN
-        -- Where the key was used for this identity before its account was merged, it was used.
+        -- A key that was used for this identity before its account was merged counts as used.
         SELECT r.account_id INTO v_request_of
         FROM billing_data.account_requests AS r
         WHERE r.account_id = ANY (billing_data.path_of_identity(p_oauth_provider, p_external_id))

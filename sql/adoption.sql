@@ -1,4 +1,4 @@
--- What was taken over from the old service and is asked for afterwards.
+-- What was taken over from the old service, for people who ask about it afterwards.
 
 -- What lies before the books begin, which billing.verify_ledger only counts: by reason, how many
 -- accounts, their entries of the old service, and what they had when their books were opened.

@@ -291,8 +291,8 @@ RETURN billing_data.new_charge_digest(
 );
 COMMENT ON FUNCTION billing_data.charge_digest IS 'A digest of what a charge says. Helper.';
 
--- What a credit corrects is mixed in only where it corrects something, so that the digests of all
--- other rows are as before that could be said.
+-- What a credit corrects goes into its digest only where it corrects something. So the digests of
+-- all other credits are the same as before that column existed.
 CREATE OR REPLACE FUNCTION billing_data.credit_digest(p_credit billing_data.credits)
 RETURNS bigint
 LANGUAGE sql IMMUTABLE PARALLEL SAFE

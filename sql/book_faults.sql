@@ -24,9 +24,9 @@ RETURN p_payment_provider IS NOT NULL
 COMMENT ON FUNCTION billing_data.is_of_payment IS
     'Tells whether a credit was written for a payment or its return. Helper.';
 
--- What is wrong with the entries that reverse others: each gives back what it corrects, to the
--- account that has it or to the one that account was merged into; all that reverse one entry are
--- together no more than it; and they are counted.
+-- Finds what is wrong with reversals. Each must give back what it corrects, to the account of that
+-- entry or to the one that this account was merged into. All reversals of one entry together must
+-- be no more than the entry, and they must be counted.
 CREATE OR REPLACE FUNCTION billing_data.find_reversal_faults()
 RETURNS TABLE (account_id uuid, problem text, expected text, found text)
 LANGUAGE sql STABLE
@@ -84,7 +84,7 @@ AS $$
     WHERE (s.reversed_minor = n.reversed_minor AND s.entry_minor = n.amount_minor) IS NOT TRUE;
 $$;
 COMMENT ON FUNCTION billing_data.find_reversal_faults IS
-    'Finds entries that reverse others otherwise than they may. Helper.';
+    'Finds reversals that do not match what they correct. Helper.';
 
 -- What is wrong with transfers and merges: the two rows of a transfer add up to 0 and are of two
 -- accounts; the rows of a merge, and of its undoing, move what the merge says; an account is merged
