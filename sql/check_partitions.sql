@@ -55,7 +55,7 @@ BEGIN
                 IF v_try = 10 THEN
                     RAISE;
                 END IF;
-                PERFORM pg_sleep(0.1);  -- for those who waited behind this attempt
+                PERFORM pg_sleep(0.1);  -- for the sessions that waited behind this attempt
         END;
     END LOOP;
 END
@@ -172,7 +172,7 @@ COMMENT ON FUNCTION billing.create_check_partitions IS
     'Makes the check audit''s coming monthly partitions. For billing_server and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.create_check_partitions TO billing_server, billing_dba;
 
--- Refuses a deletion of what is younger than a month, or of too many rows at once.
+-- Refuses to delete rows that are younger than a month, or too many rows at once.
 CREATE OR REPLACE FUNCTION billing_data.require_retention(p_before timestamptz, p_rows bigint)
 RETURNS void
 LANGUAGE plpgsql STABLE

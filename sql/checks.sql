@@ -39,7 +39,7 @@ RETURNS boolean
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN p_denial_reason IS NOT NULL AND p_status = 'active';
 COMMENT ON FUNCTION billing_data.wants_purchase IS
-    'Whether who was denied could go on with a purchase. Helper.';
+    'Whether a denied user could go on with a purchase. Helper.';
 
 -- The items of a list with the identities of the accounts that merged ones lead to.
 CREATE OR REPLACE FUNCTION billing_data.follow_checks(p_items billing.check_item[])
@@ -210,7 +210,7 @@ $$;
 COMMENT ON FUNCTION billing_data.prepare_checks IS
     'Makes accounts and changes profiles before checks are decided. Helper.';
 
--- The outcomes of checks with what ends next of their accounts' credits.
+-- Adds to the outcomes of checks when the accounts' next credits end, and how many.
 CREATE OR REPLACE FUNCTION billing_data.with_next_expiry(
     p_items billing.check_item[], p_outcomes billing.check_outcome[]
 ) RETURNS billing.check_outcome[]

@@ -177,8 +177,8 @@ $$;
 COMMENT ON FUNCTION billing_data.require_room_in IS
     'Refuses a change of paid credits that an account has no room for. Helper.';
 
--- Refuses credits of a kind that there is not. What credits are bought with is not given away, and
--- the other way round.
+-- Refuses an unknown kind of credits, and a source that does not fit the transaction type: only
+-- grants and adjustments can be promotions.
 -- Errors: invalid_argument.
 CREATE OR REPLACE FUNCTION billing_data.require_kind(
     p_transaction_type text, p_source text, p_priority bigint, p_expires_at timestamptz
@@ -201,7 +201,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION billing_data.require_kind IS
-    'Refuses credits of a kind that there is not. Helper.';
+    'Refuses an unknown kind of credits. Helper.';
 
 -- The part of a fingerprint that is about the kind of credits; 0 where none is named.
 CREATE OR REPLACE FUNCTION billing_data.kind_hash(

@@ -234,7 +234,7 @@ BEGIN
                 ) AS a;
             EXCEPTION
                 WHEN datetime_field_overflow THEN
-                    outcome := 'invalid_argument';  -- a day that there is not
+                    outcome := 'invalid_argument';  -- a day that does not exist
                 WHEN SQLSTATE 'PB422' THEN  -- the key of another grant, or too great a balance
                     GET STACKED DIAGNOSTICS outcome = CONSTRAINT_NAME;
             END;

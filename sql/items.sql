@@ -176,7 +176,7 @@ BEGIN
                     'ALTER TYPE billing.%I ADD ATTRIBUTE %s', v_type.name, v_type.fields[v_new]
                 );
             END LOOP;
-            -- Of a later release, which is being taken back.
+            -- These fields are of a later release, which is being rolled back.
             FOR v_new IN v_common + 1 .. cardinality(v_found) LOOP
                 EXECUTE format(
                     'ALTER TYPE billing.%I DROP ATTRIBUTE %s', v_type.name,
