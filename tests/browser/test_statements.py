@@ -44,7 +44,7 @@ def test_a_statement_is_read_printed_on_one_sheet_and_taken_along(
     assert rows.first.locator("td").nth(1).inner_text() == "Opening"
     assert rows.last.locator("td").nth(1).inner_text() == "Closing"
     assert [rows.last.locator("td").nth(place).inner_text() for place in (5, 7)] == ["31", "3"]
-    assert re.search("reverses charge [0-9a-f-]{36}", rows.nth(16).inner_text())
+    assert re.search("Reversal of the charge of 1 on [0-9: -]{16}: ", rows.nth(16).inner_text())
     paper = admin.page.pdf(path=ARTEFACTS / "statement.pdf", format="A4", prefer_css_page_size=True)
     assert len(re.findall(rb"/Type\s*/Page\b(?!s)", paper)) == 1
     admin.page.emulate_media(media="print")
