@@ -196,7 +196,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     RETURN QUERY
-    WITH entries AS NOT MATERIALIZED (
+    WITH entries AS (
         SELECT
             c.account_id, c.ledger_version, c.created_at, c.balance_before, c.balance_after,
             c.currency, c.amount_minor, c.paid_with,
@@ -323,8 +323,7 @@ BEGIN
     ),
     openings AS (
         SELECT
-            a.id, a.currency, a.free_uses_remaining, a.paid_credits, a.total_uses,
-            a.ledger_version,
+            a.id, a.free_uses_remaining, a.paid_credits, a.total_uses, a.ledger_version,
             coalesce(o.ledger_version, 0) AS opened_at,
             coalesce(o.paid_credits, 0) AS opened_with,
             coalesce(o.total_uses, 0) AS opened_uses,

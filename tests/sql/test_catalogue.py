@@ -517,7 +517,7 @@ LONGEST_BODY = 120  # lines
 LONG_BODIES = {
     "capture_round": 136,
     "explain_denial": 135,
-    "find_account_faults": 174,
+    "find_account_faults": 173,
     "find_guard_faults": 131,
     "list_open_doors": 177,
     "personal_data": 148,
