@@ -169,6 +169,7 @@ def _parser() -> argparse.ArgumentParser:
     made["growth"].add_argument("--accounts", type=int, default=1_000_000)
     made["growth"].add_argument("--ledger", type=int, default=10_000_000, help="ledger rows")
     made["growth"].add_argument("--small-accounts", type=int, default=1_000)
+    made["growth"].add_argument("--shared-buffers", default="512MB", help="PostgreSQL's buffers")
     made["soak"].add_argument("--minutes", type=float, default=10)
     made["soak"].add_argument("--every", type=int, default=15, help="seconds of a sample")
     written = commands.add_parser("report")

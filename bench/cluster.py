@@ -21,7 +21,8 @@ from server.embedded import find_binaries, growing_settings
 from tests.support import Database, Service, TestCluster, running_service, worker_pids
 
 _VERSION = 18
-_ROOM = {"max_connections": "300", "shared_buffers": "512MB"}
+# Reads are timed, for bench/buffers.py.
+_ROOM = {"max_connections": "300", "shared_buffers": "512MB", "track_io_timing": "on"}
 _SHOWN = (
     "server_version",
     "fsync",
@@ -58,10 +59,11 @@ class Stage:
 
 
 @contextlib.contextmanager
-def durable_cluster() -> Iterator[TestCluster]:
-    """A cluster in a folder that is removed afterwards."""
+def durable_cluster(**settings: str) -> Iterator[TestCluster]:
+    """A cluster in a folder that is removed afterwards, with these settings of PostgreSQL besides
+    its own."""
     with tempfile.TemporaryDirectory(prefix="ciris-bench-") as folder:
-        cluster = TestCluster(Path(folder), _VERSION, _settings())
+        cluster = TestCluster(Path(folder), _VERSION, _settings() | settings)
         try:
             yield cluster
         finally:
@@ -83,11 +85,12 @@ def filled(
         say(f"making {contents.accounts:,} accounts, {contents.charges:,} charges each")
         large = contents.accounts * (contents.charges + 1) > 100_000
         if large:
-            _restart(cluster, _settings() | FILLING)
+            settings = cluster.cluster.settings
+            _restart(cluster, settings | FILLING)
         with psycopg.connect(database.dsn(), autocommit=True) as connection:
             fill(connection, contents)
         if large:
-            _restart(cluster, _settings())
+            _restart(cluster, settings)
         yield database
 
 

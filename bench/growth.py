@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from bench import wal
+from bench import buffers, wal
 from bench.cluster import Stage, charge_once, durable_cluster, filled, settings, stage, wrong_books
 from bench.data import Contents
 from bench.load import Round
@@ -25,7 +25,7 @@ _TABLES = ("accounts", "charges", "credits", "credit_checks")
 def growth(options: argparse.Namespace, progress: Progress) -> dict[str, Any]:
     """Returns the results: the loads on both databases, and the state of the tables afterwards."""
     with contextlib.ExitStack() as stack:
-        cluster = stack.enter_context(durable_cluster())
+        cluster = stack.enter_context(durable_cluster(shared_buffers=options.shared_buffers))
         shown = settings(cluster)
         charges = max(options.ledger // options.accounts - 1, 1)
         sizes = {
@@ -41,6 +41,7 @@ def growth(options: argparse.Namespace, progress: Progress) -> dict[str, Any]:
         before = {name: _tables(database) for name, database in databases.items()}
         results: list[Result] = []
         written = {name: wal.Written() for name in sizes}
+        pages: dict[str, dict[str, float]] = {}
         with contextlib.ExitStack() as servers:
             stages = [
                 servers.enter_context(
@@ -56,7 +57,9 @@ def growth(options: argparse.Namespace, progress: Progress) -> dict[str, Any]:
                 for name, contents in sizes.items()
             ]
             for kind in KINDS:
-                results += _compare(stages, kind, written, options, progress)
+                taken, read = _compare(stages, kind, written, options, progress)
+                results += taken
+                pages |= read
         tables = {
             name: {
                 table: _change(before[name][table], after)
@@ -70,6 +73,7 @@ def growth(options: argparse.Namespace, progress: Progress) -> dict[str, Any]:
         "results": results,
         "tables": tables,
         "wal": {name: one.summary() for name, one in written.items()},
+        "pages": pages,
         "settings": shown,
         "wrong_books": wrong,
     }
@@ -86,12 +90,18 @@ def _compare(
     written: Mapping[str, wal.Written],
     options: argparse.Namespace,
     progress: Progress,
-) -> list[Result]:
+) -> tuple[list[Result], dict[str, dict[str, float]]]:
+    """One kind of load on both databases: its results, and the pages that it asked for."""
     stages[0].database.execute("CHECKPOINT")
     loads = [one for at in stages for one in http(at, kind, (64,), via=at.name)]
     if kind == "charge":
         loads = [_logged(one, at, written[at.name]) for one, at in zip(loads, stages, strict=True)]
-    return take("growth", loads, options.rounds, options.seconds, progress)
+    counted = [buffers.Pages(at.database) for at in stages]
+    loads = [count.counted(one) for count, one in zip(counted, loads, strict=True)]
+    results = take("growth", loads, options.rounds, options.seconds, progress)
+    buffers.settle()
+    pages = {one.name: count.per_request() for count, one in zip(counted, loads, strict=True)}
+    return results, pages
 
 
 def _logged(load: Load, at: Stage, into: wal.Written) -> Load:

@@ -59,6 +59,8 @@ def text(documents: Sequence[Document]) -> str:
         if document.get("wal"):
             parts.append(_aligned([_WAL_COLUMNS, *_wal_rows(document)]))
             parts += _wal_rounds(document)
+        if document.get("pages"):
+            parts.append(_aligned([_PAGE_COLUMNS, *_page_rows(document)]))
         parts.append(_books(document))
     measured = [one for one in verdicts(_results(documents)) if one["value"] is not None]
     if measured:
@@ -103,6 +105,8 @@ def _markdown(documents: Sequence[Document]) -> str:
             parts += ["\nThe write-ahead log of a charge:\n"]
             parts.append(_table([_WAL_COLUMNS, *_wal_rows(document)]))
             parts += [f"\n{line}" for line in _wal_rounds(document)]
+            parts += ["\nPages of tables and indexes, per request:\n"]
+            parts.append(_table([_PAGE_COLUMNS, *_page_rows(document)]))
         if document["command"] == "soak":
             parts += ["", _table([_SAMPLE_COLUMNS, *_sample_rows(document["samples"])])]
         parts.append(f"\n{_books(document).capitalize()}.")
@@ -141,6 +145,7 @@ _WAL_COLUMNS = (
     "of these whole pages",
     "pages",
 )
+_PAGE_COLUMNS = ("pages a request", "in buffers", "read", "waiting for reads, µs")
 _SAMPLE_COLUMNS = ("second", "per second", "p50 ms", "p99 ms", "workers MB")
 
 
@@ -218,6 +223,18 @@ def _wal_rounds(document: Document) -> list[str]:
         f"{size}, bytes a charge, from the checkpoint on, round by round:"
         f" {', '.join(f'{one:,}' for one in written['rounds'])}"
         for size, written in document["wal"].items()
+    ]
+
+
+def _page_rows(document: Document) -> list[tuple[str, ...]]:
+    return [
+        (
+            name,
+            _number(one["found"], 1),
+            _number(one["read"], 2),
+            _number(one["read_us"], 1),
+        )
+        for name, one in document["pages"].items()
     ]
 
 

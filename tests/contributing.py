@@ -395,7 +395,7 @@ def add_a_field_to_charges(tree: Scratch) -> None:
     )
     tree.insert(
         charges,
-        "\n\nclass ChargeMetadata(BaseModel):",
+        "\n\nclass ChargeMetadata(RequestModel):",
         '\n_THREAD_ID = f.means("The thread that the charge belongs to.")\n',
     )
     tree.rewrite(charges, r'(    "paid_with": "free",\n)', r'    "thread_id": None,\n\1')

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Literal
 from uuid import UUID
 
-from pydantic import AfterValidator, BaseModel, Field, StringConstraints
+from pydantic import AfterValidator, Field, StringConstraints
 from pydantic_core import PydanticCustomError
 
 from server.http import fields as f
@@ -17,6 +17,7 @@ from server.http.validation import (
     Day,
     Name255,
     Reason,
+    RequestModel,
     Text255,
     without_nul,
 )
@@ -57,12 +58,7 @@ _Positive = Annotated[int, Field(gt=0, le=INT64_MAX)]
 _Priority = Annotated[int, Field(ge=0, le=100)]
 
 
-class StaffRequest(BaseModel, defer_build=True):
-    """A part of a request of staff. Its validator is made when it is first used, since a server has
-    more of these models than all others together, and most servers use few."""
-
-
-class PageQuery(StaffRequest):
+class PageQuery(RequestModel):
     """Which page of a list."""
 
     page: Annotated[int, Field(ge=1, le=INT64_MAX // _MOST), f.PAGE] = 1
@@ -98,7 +94,7 @@ class UsersQuery(PageQuery):
     ] = "substring"
 
 
-class UserPath(StaffRequest):
+class UserPath(RequestModel):
     """/admin/api/users/{account_id}"""
 
     account_id: Annotated[UUID, f.ACCOUNT_ID]
@@ -108,7 +104,7 @@ def _utc(value: datetime) -> datetime:
     return value if value.tzinfo else value.replace(tzinfo=UTC)
 
 
-class DenialQuery(StaffRequest):
+class DenialQuery(RequestModel):
     """GET /admin/api/users/{account_id}/denial"""
 
     at: Annotated[
@@ -117,7 +113,7 @@ class DenialQuery(StaffRequest):
     ] = None
 
 
-class TimelineQuery(StaffRequest):
+class TimelineQuery(RequestModel):
     """GET /admin/api/users/{account_id}/timeline"""
 
     kind: Annotated[
@@ -140,7 +136,7 @@ class TimelineQuery(StaffRequest):
     limit: Annotated[int, Field(ge=1, le=_MOST), f.means("How many rows at most.")] = 50
 
 
-class AdjustCreditsRequest(StaffRequest):
+class AdjustCreditsRequest(RequestModel):
     """POST /admin/api/users/{account_id}/credits"""
 
     amount_minor: Annotated[_Change, f.means("Credits to add; negative to take away. Not 0.")]
@@ -150,7 +146,7 @@ class AdjustCreditsRequest(StaffRequest):
     source: Annotated[Literal["grant", "promotion"] | None, f.GRANT_SOURCE] = None
 
 
-class LotsQuery(StaffRequest):
+class LotsQuery(RequestModel):
     """GET /admin/api/users/{account_id}/lots"""
 
     all: Annotated[bool, f.means("Also credits of which nothing is left.")] = False
@@ -160,7 +156,7 @@ class LotsQuery(StaffRequest):
     limit: Annotated[int, Field(ge=1, le=_MOST), f.PAGE_SIZE] = 200
 
 
-class AllocationsQuery(StaffRequest):
+class AllocationsQuery(RequestModel):
     """GET /admin/api/users/{account_id}/allocations"""
 
     before: Annotated[_Positive | None, f.means("Only charges before this entry.")] = None
@@ -173,14 +169,14 @@ class UserHoldsQuery(WhichHolds):
     limit: Annotated[int, Field(ge=1, le=_MOST), f.HOLDS_LIMIT] = 50
 
 
-class SchedulesQuery(StaffRequest):
+class SchedulesQuery(RequestModel):
     """GET /admin/api/users/{account_id}/grant-schedules"""
 
     all: Annotated[bool, f.means("Also schedules that ended.")] = False
     limit: Annotated[int, Field(ge=1, le=_MOST), f.PAGE_SIZE] = 50
 
 
-class ChangeScheduleRequest(StaffRequest):
+class ChangeScheduleRequest(RequestModel):
     """POST /admin/api/grant-schedules/{schedule_id}/change"""
 
     reason: Annotated[Reason, f.AUDIT_REASON]
@@ -194,7 +190,7 @@ class ChangeScheduleRequest(StaffRequest):
     ] = None
 
 
-class GrantScheduleRequest(StaffRequest):
+class GrantScheduleRequest(RequestModel):
     """POST /admin/api/users/{account_id}/grant-schedules"""
 
     amount: Annotated[_Positive, f.means("Credits each time.")]
@@ -226,19 +222,19 @@ class GrantScheduleRequest(StaffRequest):
     )
 
 
-class SchedulePath(StaffRequest):
+class SchedulePath(RequestModel):
     """/admin/api/grant-schedules/{schedule_id}"""
 
     schedule_id: Annotated[UUID, f.means("The schedule.")]
 
 
-class ReasonRequest(StaffRequest):
+class ReasonRequest(RequestModel):
     """A change that needs a reason and nothing else."""
 
     reason: Annotated[Reason, f.AUDIT_REASON]
 
 
-class ResetFreeUsesRequest(StaffRequest):
+class ResetFreeUsesRequest(RequestModel):
     """POST /admin/api/users/{account_id}/free-uses"""
 
     free_uses: Annotated[
@@ -247,19 +243,19 @@ class ResetFreeUsesRequest(StaffRequest):
     reason: Annotated[Reason, f.AUDIT_REASON]
 
 
-class UserChargePath(StaffRequest):
+class UserChargePath(RequestModel):
     """/admin/api/charges/{charge_id}"""
 
     charge_id: Annotated[UUID, f.CHARGE_ID]
 
 
-class UserCreditPath(StaffRequest):
+class UserCreditPath(RequestModel):
     """/admin/api/credits/{credit_id}"""
 
     credit_id: Annotated[UUID, f.CREDIT_ID]
 
 
-class ReverseRequest(StaffRequest):
+class ReverseRequest(RequestModel):
     """POST /admin/api/charges/{charge_id}/reverse and /admin/api/credits/{credit_id}/reverse"""
 
     amount_minor: Annotated[
@@ -269,7 +265,7 @@ class ReverseRequest(StaffRequest):
     dry_run: Annotated[bool, f.DRY_RUN] = False
 
 
-class TransferRequest(StaffRequest):
+class TransferRequest(RequestModel):
     """POST /admin/api/users/{account_id}/transfer"""
 
     to_account_id: Annotated[UUID, f.means("The account that takes the credits.")]
@@ -278,7 +274,7 @@ class TransferRequest(StaffRequest):
     dry_run: Annotated[bool, f.DRY_RUN] = False
 
 
-class MergeRequest(StaffRequest):
+class MergeRequest(RequestModel):
     """POST /admin/api/users/{account_id}/merge"""
 
     into_account_id: Annotated[UUID, f.means("The account that stays.")]
@@ -286,21 +282,21 @@ class MergeRequest(StaffRequest):
     dry_run: Annotated[bool, f.DRY_RUN] = False
 
 
-class UndoMergeRequest(StaffRequest):
+class UndoMergeRequest(RequestModel):
     """POST /admin/api/users/{account_id}/undo-merge"""
 
     reason: Annotated[Reason, f.means("Why, for both accounts' histories and the audit log.")]
     dry_run: Annotated[bool, f.DRY_RUN] = False
 
 
-class SetStatusRequest(StaffRequest):
+class SetStatusRequest(RequestModel):
     """PUT /admin/api/users/{account_id}/status"""
 
     status: Annotated[AccountStatus, f.means("The state the account shall be in.")]
     reason: Annotated[Reason, f.AUDIT_REASON]
 
 
-class ErasePersonRequest(StaffRequest):
+class ErasePersonRequest(RequestModel):
     """POST /admin/api/users/{account_id}/erase"""
 
     reason: Annotated[
@@ -312,27 +308,27 @@ class ErasePersonRequest(StaffRequest):
     ] = False
 
 
-class WithdrawConsentRequest(StaffRequest):
+class WithdrawConsentRequest(RequestModel):
     """POST /admin/api/users/{account_id}/withdraw-consent"""
 
     reason: Annotated[Reason, f.AUDIT_REASON]
     undo: Annotated[bool, f.means("Let the next consent that an agent sends count again.")] = False
 
 
-class EndTopUpRequest(StaffRequest):
+class EndTopUpRequest(RequestModel):
     """POST /admin/api/users/{account_id}/end-top-up"""
 
     reason: Annotated[Reason, f.AUDIT_REASON]
 
 
-class KeysQuery(StaffRequest):
+class KeysQuery(RequestModel):
     """GET /admin/api/api-keys"""
 
     environment: Annotated[Environment | None, f.ENVIRONMENT] = None
     status_filter: Annotated[KeyStatus | None, f.STATUS_FILTER] = None
 
 
-class CreateKeyRequest(StaffRequest):
+class CreateKeyRequest(RequestModel):
     """POST /admin/api/api-keys"""
 
     name: Annotated[Name255, f.KEY_NAME]
@@ -348,13 +344,13 @@ class CreateKeyRequest(StaffRequest):
     reason: Annotated[Reason | None, f.AUDIT_REASON] = None
 
 
-class ReasonQuery(StaffRequest):
+class ReasonQuery(RequestModel):
     """Why a key is rotated or revoked. Old dashboards send no reason."""
 
     reason: Annotated[Reason | None, f.AUDIT_REASON] = None
 
 
-class KeyPath(StaffRequest):
+class KeyPath(RequestModel):
     """/admin/api/api-keys/{api_key_id}"""
 
     api_key_id: Annotated[UUID, f.means("The API key.")]
@@ -367,7 +363,7 @@ class CapsQuery(PageQuery):
     account_id: Annotated[UUID | None, f.means("Only the caps of this account.")] = None
 
 
-class SetCapRequest(StaffRequest):
+class SetCapRequest(RequestModel):
     """PUT /admin/api/caps"""
 
     scope: Annotated[CapScope, f.CAP_SCOPE]
@@ -384,19 +380,19 @@ class SetCapRequest(StaffRequest):
     reason: Annotated[Reason, f.AUDIT_REASON]
 
 
-class CapPath(StaffRequest):
+class CapPath(RequestModel):
     """/admin/api/caps/{cap_id}"""
 
     cap_id: Annotated[UUID, f.means("The cap.")]
 
 
-class DeleteCapQuery(StaffRequest):
+class DeleteCapQuery(RequestModel):
     """DELETE /admin/api/caps/{cap_id}"""
 
     reason: Annotated[Reason, f.AUDIT_REASON]
 
 
-class DailyQuery(StaffRequest):
+class DailyQuery(RequestModel):
     """GET /admin/api/analytics/daily"""
 
     days: Annotated[
@@ -406,13 +402,13 @@ class DailyQuery(StaffRequest):
     ] = 30
 
 
-class ProviderPath(StaffRequest):
+class ProviderPath(RequestModel):
     """/admin/api/config/providers/{provider}"""
 
     provider: Annotated[ProviderName, f.PROVIDER]
 
 
-class SetProviderRequest(StaffRequest):
+class SetProviderRequest(RequestModel):
     """PUT /admin/api/config/providers/{provider}"""
 
     is_enabled: Annotated[
@@ -432,7 +428,7 @@ class SetProviderRequest(StaffRequest):
     reason: Annotated[Reason | None, f.AUDIT_REASON] = None
 
 
-class SetPricingRequest(StaffRequest):
+class SetPricingRequest(RequestModel):
     """PUT /admin/api/config/pricing"""
 
     free_uses: Annotated[_Count | None, f.means("Free uses of a new account; null keeps.")] = None
@@ -460,31 +456,31 @@ class ProblemsQuery(PageQuery):
     page_size: Annotated[int, Field(ge=1, le=_MOST_PROBLEMS), f.PAGE_SIZE] = 50
 
 
-class EventPath(StaffRequest):
+class EventPath(RequestModel):
     """/admin/api/payment-events/{event_id}"""
 
     event_id: Annotated[Name255, f.EVENT_ID]
 
 
-class ReturnPath(StaffRequest):
+class ReturnPath(RequestModel):
     """/admin/api/payment-returns/{return_id}"""
 
     return_id: Annotated[Name255, f.RETURN_ID]
 
 
-class WarningPath(StaffRequest):
+class WarningPath(RequestModel):
     """/admin/api/payment-warnings/{warning_id}"""
 
     warning_id: Annotated[Name255, f.WARNING_ID]
 
 
-class PaymentPath(StaffRequest):
+class PaymentPath(RequestModel):
     """/admin/api/payments/{payment_id}"""
 
     payment_id: Annotated[Name255, f.PAYMENT_ID]
 
 
-class RefundRequest(StaffRequest):
+class RefundRequest(RequestModel):
     """POST /admin/api/payments/{payment_id}/refund"""
 
     amount_minor: Annotated[
@@ -495,7 +491,7 @@ class RefundRequest(StaffRequest):
     dry_run: Annotated[bool, f.DRY_RUN] = False
 
 
-class ResolveRequest(StaffRequest):
+class ResolveRequest(RequestModel):
     """POST .../{return_id}/resolve, .../{warning_id}/resolve, .../{payment_id}/reopen"""
 
     reason: Annotated[Reason, f.HOW_RESOLVED]
@@ -519,13 +515,13 @@ class ResolvePaymentRequest(ResolveRequest):
     currency: Annotated[Currency | None, f.PRICE_CURRENCY] = None
 
 
-class StaffPath(StaffRequest):
+class StaffPath(RequestModel):
     """/admin/api/staff/{email}"""
 
     email: Annotated[Name255, f.EMAIL]
 
 
-class AddStaffRequest(StaffRequest):
+class AddStaffRequest(RequestModel):
     """POST /admin/api/staff"""
 
     email: Annotated[Name255, f.means("An address of the staff's domain.")]
@@ -536,7 +532,7 @@ class AddStaffRequest(StaffRequest):
     reason: Annotated[Reason | None, f.AUDIT_REASON] = None
 
 
-class ChangeStaffRequest(StaffRequest):
+class ChangeStaffRequest(RequestModel):
     """PUT /admin/api/staff/{email}"""
 
     role: Annotated[
@@ -549,7 +545,7 @@ class ChangeStaffRequest(StaffRequest):
     reason: Annotated[Reason, f.AUDIT_REASON]
 
 
-class DaysQuery(StaffRequest):
+class DaysQuery(RequestModel):
     """A period of UTC days."""
 
     first: Annotated[Day | None, f.means("The first day, in UTC.")] = Field(
@@ -584,13 +580,13 @@ class AuditQuery(PageQuery):
     )
 
 
-class LoginQuery(StaffRequest):
+class LoginQuery(RequestModel):
     """GET /admin/oauth/login, for the API's description only"""
 
     redirect_uri: Annotated[str, f.means("The page of the console to come back to.")] = "/admin"
 
 
-class CallbackQuery(StaffRequest):
+class CallbackQuery(RequestModel):
     """GET /admin/oauth/callback, for the API's description only"""
 
     code: Annotated[str, f.means("What the identity provider gave the browser.")]

@@ -10,7 +10,7 @@ from pydantic import Field, StringConstraints
 from typing_extensions import TypedDict
 
 from server.admin_api.endpoint import Call, answer, page_of
-from server.admin_api.models import PageQuery, StaffRequest
+from server.admin_api.models import PageQuery
 from server.gateway import Row, functions
 from server.http import fields as f
 from server.http.answers import From, reader
@@ -18,7 +18,7 @@ from server.http.app_keys import GATEWAY
 from server.http.errors import ApiError, validation_error
 from server.http.example_values import ACCOUNT_ID, AT, BOUNDED, THEN
 from server.http.route import Example
-from server.http.validation import Name255, Reason
+from server.http.validation import Name255, Reason, RequestModel
 from server.limits import most
 from server.outbox import endpoints
 from server.outbox.endpoints import EndpointFault
@@ -32,19 +32,19 @@ _ENDPOINT_ID = "0197f2a0-0000-7000-8000-0000000000e1"
 _DELIVERY_ID = "0197f2a0-0000-7000-8000-0000000000d1"
 
 
-class EndpointPath(StaffRequest):
+class EndpointPath(RequestModel):
     """/admin/api/webhooks/{endpoint_id}"""
 
     endpoint_id: Annotated[UUID, f.means("The endpoint.")]
 
 
-class DeliveryPath(StaffRequest):
+class DeliveryPath(RequestModel):
     """/admin/api/webhook-deliveries/{delivery_id}"""
 
     delivery_id: Annotated[UUID, f.means("The delivery.")]
 
 
-class CreateEndpointRequest(StaffRequest):
+class CreateEndpointRequest(RequestModel):
     """POST /admin/api/webhooks"""
 
     name: Annotated[Name255, f.means("What people call it.")]
@@ -53,7 +53,7 @@ class CreateEndpointRequest(StaffRequest):
     reason: Annotated[Reason, f.AUDIT_REASON]
 
 
-class ChangeEndpointRequest(StaffRequest):
+class ChangeEndpointRequest(RequestModel):
     """PUT /admin/api/webhooks/{endpoint_id}"""
 
     name: Annotated[Name255 | None, f.means("What people call it; null keeps.")] = None
@@ -69,7 +69,7 @@ class ChangeEndpointRequest(StaffRequest):
     reason: Annotated[Reason, f.AUDIT_REASON]
 
 
-class EndpointReason(StaffRequest):
+class EndpointReason(RequestModel):
     """POST .../rotate and .../resend"""
 
     reason: Annotated[Reason, f.AUDIT_REASON]
@@ -86,7 +86,7 @@ class DeliveriesQuery(PageQuery):
     account_id: Annotated[UUID | None, f.means("Only alerts about this account.")] = None
 
 
-class LowBalanceRequest(StaffRequest):
+class LowBalanceRequest(RequestModel):
     """PUT /admin/api/config/low-balance"""
 
     threshold: Annotated[

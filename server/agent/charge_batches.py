@@ -6,7 +6,7 @@ from typing import Annotated, Any, NamedTuple
 
 import orjson
 from aiohttp import web
-from pydantic import BaseModel, Field, SkipValidation
+from pydantic import Field, SkipValidation
 from typing_extensions import TypedDict
 
 from server.agent.charges import (
@@ -37,10 +37,10 @@ from server.http.errors import json_response, validation_error
 from server.http.example_values import STRANGER
 from server.http.holds import Hold, hold_of
 from server.http.route import Example
-from server.http.validation import validate
+from server.http.validation import RequestModel, validate
 
 
-class ChargeBatchRequest(BaseModel):
+class ChargeBatchRequest(RequestModel):
     """POST /v1/billing/charges:batch. Each charge is validated by itself, so that a malformed one
     fails alone."""
 

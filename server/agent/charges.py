@@ -9,7 +9,7 @@ from uuid import UUID
 
 import orjson
 from aiohttp import web
-from pydantic import BaseModel, Field
+from pydantic import Field
 from typing_extensions import TypedDict
 
 from server.agent.endpoint import Call, refused_outcome
@@ -23,11 +23,11 @@ from server.http.error_codes import ERROR_CODES, CapReached, Error, ReachedCap
 from server.http.errors import ApiError, error_body, from_refused, json_response
 from server.http.example_values import ACCOUNT_ID, ADA, ERROR_VALUES
 from server.http.route import ErrorAnswer, Example
-from server.http.validation import Currency, Description, Text255
+from server.http.validation import Currency, Description, RequestModel, Text255
 from server.observe import metrics
 
 
-class ChargeMetadata(BaseModel):
+class ChargeMetadata(RequestModel):
     """The origin of a charge, stored with it."""
 
     message_id: Annotated[Text255 | None, f.means("The message that was worked on.")] = None
@@ -38,7 +38,7 @@ class ChargeMetadata(BaseModel):
     )
 
 
-class _Charge(BaseModel):
+class _Charge(RequestModel):
     amount_minor: Annotated[Amount, f.AMOUNT]
     currency: Annotated[Currency, f.SAME_CURRENCY]
     description: Annotated[Description, f.DESCRIPTION]

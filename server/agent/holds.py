@@ -7,7 +7,7 @@ from uuid import UUID
 
 import orjson
 from aiohttp import web
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from server.agent.charges import ChargeMetadata, refused_by_cap, tell_shortfall
 from server.agent.endpoint import Call, refused_outcome
@@ -29,7 +29,14 @@ from server.http.holds import (
     page_of_holds,
 )
 from server.http.route import ErrorAnswer, Example
-from server.http.validation import Currency, Description, Reason, Text255, refused_field
+from server.http.validation import (
+    Currency,
+    Description,
+    Reason,
+    RequestModel,
+    Text255,
+    refused_field,
+)
 from server.limits import INT64_MAX
 from server.observe import metrics
 
@@ -41,7 +48,7 @@ _OVERAGE = f.means(
 )
 
 
-class _Hold(BaseModel):
+class _Hold(RequestModel):
     amount_minor: Annotated[Amount, f.HOLD_AMOUNT]
     currency: Annotated[Currency | None, f.SAME_CURRENCY] = None
     expires_in_seconds: Annotated[Lifetime, f.LIFETIME] = 900
@@ -55,7 +62,7 @@ class HoldRequest(_Hold, Identity):
     """POST /v1/billing/holds"""
 
 
-class _Capture(BaseModel):
+class _Capture(RequestModel):
     amount_minor: Annotated[
         Annotated[int, Field(ge=0, le=INT64_MAX)] | None,
         f.means("How much was used; null for all that is held, 0 for nothing."),
@@ -73,13 +80,13 @@ class CaptureItem(_Capture):
     hold_id: Annotated[UUID, f.HOLD_ID]
 
 
-class ReleaseRequest(BaseModel):
+class ReleaseRequest(RequestModel):
     """POST /v1/billing/holds/{hold_id}/release"""
 
     reason: Annotated[Reason | None, f.means("Why, for people who look at the hold.")] = None
 
 
-class ExtendRequest(BaseModel):
+class ExtendRequest(RequestModel):
     """POST /v1/billing/holds/{hold_id}/extend"""
 
     expires_in_seconds: Annotated[Lifetime, f.LIFETIME] = 900

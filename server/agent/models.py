@@ -6,7 +6,6 @@ from enum import StrEnum
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    BaseModel,
     Field,
     ValidationError,
     ValidatorFunctionWrapHandler,
@@ -23,6 +22,7 @@ from server.http.validation import (
     OptInSource,
     PlanName,
     Provider,
+    RequestModel,
     Text,
     Text255,
     UserRole,
@@ -55,7 +55,7 @@ class TransactionType(StrEnum):
     adjustment = "adjustment"
 
 
-class Identity(BaseModel):
+class Identity(RequestModel):
     """The account's identity: provider and external id. The other two fields are stored; no look-up
     uses them."""
 
@@ -65,7 +65,7 @@ class Identity(BaseModel):
     tenant_id: Annotated[Text255 | None, f.STORED_ONCE] = None
 
 
-class Profile(BaseModel):
+class Profile(RequestModel):
     """Profile fields that the request may update (contract.md 7.5)."""
 
     customer_email: Annotated[Name255 | None, f.NEW_CUSTOMER_EMAIL] = None
@@ -75,7 +75,7 @@ class Profile(BaseModel):
     marketing_opt_in_source: Annotated[OptInSource | None, f.MARKETING_OPT_IN_SOURCE] = None
 
 
-class CheckContext(BaseModel):
+class CheckContext(RequestModel):
     """The origin of a check, for the audit row."""
 
     agent_id: Annotated[Text255 | None, f.AGENT_ID] = None
@@ -85,13 +85,13 @@ class CheckContext(BaseModel):
     ] = None
 
 
-class _Check(BaseModel):
+class _Check(RequestModel):
     context: Annotated[
         CheckContext, f.means("Where the check comes from; kept with its audit record.")
     ] = Field(default_factory=CheckContext)
 
 
-class _Credit(BaseModel):
+class _Credit(RequestModel):
     amount_minor: Annotated[Amount, f.AMOUNT]
     currency: Annotated[Currency, f.SAME_CURRENCY]
     description: Annotated[Description, f.DESCRIPTION]
@@ -106,7 +106,7 @@ class _Credit(BaseModel):
     ] = None
 
 
-class _Account(BaseModel):
+class _Account(RequestModel):
     initial_balance_minor: Annotated[
         int, Field(ge=0, le=INT64_MAX), f.means("Kept as `balance_minor`, which nothing can spend.")
     ] = 0
@@ -116,7 +116,7 @@ class _Account(BaseModel):
     plan_name: Annotated[PlanName, f.PLAN_NAME] = "free"
 
 
-class _Purchase(BaseModel):
+class _Purchase(RequestModel):
     customer_email: Annotated[
         Name255,
         f.means(
@@ -137,7 +137,7 @@ class _Purchase(BaseModel):
     marketing_opt_in_source: Annotated[OptInSource | None, f.MARKETING_OPT_IN_SOURCE] = None
 
 
-class CheckHold(BaseModel):
+class CheckHold(RequestModel):
     """A hold that a check makes where the user may go on."""
 
     amount_minor: Annotated[Amount, f.HOLD_AMOUNT]
@@ -178,27 +178,27 @@ class PurchaseRequest(_Purchase, Identity):
     though clients send it."""
 
 
-class AccountPath(BaseModel):
+class AccountPath(RequestModel):
     """/v1/billing/accounts/{oauth_provider}/{external_id}"""
 
     oauth_provider: Annotated[Provider, f.OAUTH_PROVIDER]
     external_id: Annotated[Name255, f.EXTERNAL_ID]
 
 
-class PurchasePath(BaseModel):
+class PurchasePath(RequestModel):
     """/v1/billing/purchases/{payment_id}"""
 
     payment_id: Annotated[Text, f.PAYMENT_ID]
 
 
-class AccountQuery(BaseModel):
+class AccountQuery(RequestModel):
     """Accepted and ignored: an account is found by its identity alone."""
 
     wa_id: Annotated[Text255 | None, f.IGNORED] = None
     tenant_id: Annotated[Text255 | None, f.IGNORED] = None
 
 
-class TransactionsQuery(BaseModel):
+class TransactionsQuery(RequestModel):
     """GET /v1/billing/transactions"""
 
     oauth_provider: Annotated[Provider, f.OAUTH_PROVIDER]

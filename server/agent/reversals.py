@@ -5,7 +5,6 @@ from typing import Annotated, Literal
 from uuid import UUID
 
 from aiohttp import web
-from pydantic import BaseModel
 from typing_extensions import TypedDict
 
 from server.agent.charges import EXAMPLE_CHARGE
@@ -16,17 +15,17 @@ from server.http import fields as f
 from server.http.answers import reader
 from server.http.errors import json_response, known_error
 from server.http.route import Example
-from server.http.validation import Reason, Text255
+from server.http.validation import Reason, RequestModel, Text255
 from server.observe import metrics
 
 
-class ChargePath(BaseModel):
+class ChargePath(RequestModel):
     """/v1/billing/charges/{charge_id}"""
 
     charge_id: Annotated[UUID, f.CHARGE_ID]
 
 
-class ReversalRequest(BaseModel):
+class ReversalRequest(RequestModel):
     """POST /v1/billing/charges/{charge_id}/reverse"""
 
     amount_minor: Annotated[

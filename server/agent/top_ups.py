@@ -5,7 +5,7 @@ charged."""
 from typing import Annotated, Literal
 
 from aiohttp import web
-from pydantic import BaseModel, Field, StringConstraints
+from pydantic import Field, StringConstraints
 
 from server.agent.endpoint import Call
 from server.agent.models import AccountPath, Amount
@@ -17,12 +17,12 @@ from server.http.errors import json_response
 from server.http.example_values import ADA, PAYMENT_ID
 from server.http.route import Example
 from server.http.top_ups import EXAMPLE_TOP_UP, TopUp
-from server.http.validation import Currency, Name255, Text, refused_field
+from server.http.validation import Currency, Name255, RequestModel, Text, refused_field
 from server.limits import INT64_MAX, most
 from server.payments.provider import PaymentMissing, PaymentProviderError, SavedCard, SavedCards
 
 
-class TopUpConsent(BaseModel):
+class TopUpConsent(RequestModel):
     """The consent of the user, and the words that the user agreed to."""
 
     agreed: Annotated[Literal[True], f.means("The user agreed to these words.")]
@@ -34,7 +34,7 @@ class TopUpConsent(BaseModel):
     ]
 
 
-class TopUpRequest(BaseModel):
+class TopUpRequest(RequestModel):
     """PUT /v1/billing/accounts/{oauth_provider}/{external_id}/top-up"""
 
     threshold: Annotated[

@@ -5,24 +5,24 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from pydantic import BaseModel
 from typing_extensions import TypedDict
 
 from server.gateway import CAPTURE_ITEM, Row
 from server.http import fields as f
 from server.http.answers import From, reader
 from server.http.example_values import ACCOUNT_ID, HOLD_ID
+from server.http.validation import RequestModel
 
 Status = Literal["open", "captured", "released", "expired"]
 
 
-class HoldPath(BaseModel):
+class HoldPath(RequestModel):
     """A hold in the path."""
 
     hold_id: Annotated[UUID, f.HOLD_ID]
 
 
-class WhichHolds(BaseModel):
+class WhichHolds(RequestModel):
     """Which of an account's holds, newest first."""
 
     status: Annotated[Status | None, f.STATUS_FILTER] = None

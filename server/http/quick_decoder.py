@@ -48,7 +48,8 @@ def quick_decoder(model: type[BaseModel]) -> QuickDecoder | None:
 def _struct(model: type[BaseModel]) -> type[msgspec.Struct]:
     """The model as a msgspec struct. A body with unknown fields is left to pydantic: msgspec would
     skip them without checking that they are JSON at all."""
-    if model.model_config or any(dataclasses.asdict(model.__pydantic_decorators__).values()):
+    changes_meaning = model.model_config.keys() - {"defer_build"}
+    if changes_meaning or any(dataclasses.asdict(model.__pydantic_decorators__).values()):
         raise _Unknown
     fields: list[Any] = []
     validators: list[tuple[str, _Validator]] = []

@@ -12,10 +12,17 @@ from pydantic import BaseModel, Field
 from server.http.errors import known_error
 from server.http.json_answer import JSON
 from server.http.quick_decoder import QuickDecoder
-from server.http.validation import Entries, Text255, missing, parse_json_body, validate
+from server.http.validation import (
+    Entries,
+    RequestModel,
+    Text255,
+    missing,
+    parse_json_body,
+    validate,
+)
 
 
-class WriteHeaders(BaseModel):
+class WriteHeaders(RequestModel):
     """The headers of every writing POST beside the key."""
 
     idempotency_key: Text255 | None = Field(default=None, alias="idempotency-key")

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from aiohttp import web
-from pydantic import AfterValidator, BaseModel, Field
+from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict
 
@@ -17,6 +17,7 @@ from server.gateway import FunctionCall, Row, functions
 from server.http import fields as f
 from server.http.json_answer import JSON
 from server.http.streams import send_parts
+from server.http.validation import RequestModel
 
 _PAGE = 1000
 _INSTANT = timedelta(microseconds=1)
@@ -35,7 +36,7 @@ def _moment(value: datetime) -> datetime:
 Moment = Annotated[datetime, AfterValidator(_moment)]
 
 
-class PeriodQuery(BaseModel):
+class PeriodQuery(RequestModel):
     """A period: half open, by default this month."""
 
     first: Annotated[
@@ -55,7 +56,7 @@ class PeriodQuery(BaseModel):
         return first, self.beyond or month_after(first)
 
 
-class BalanceQuery(BaseModel):
+class BalanceQuery(RequestModel):
     """When to look at a balance."""
 
     at: Annotated[Moment, f.AT_TIME]

@@ -384,6 +384,21 @@ def test_growth_tells_what_the_log_of_a_charge_consists_of(
     assert "| large: charges_idempotency | " in (tmp_path / "performance.md").read_text()
 
 
+def test_growth_tells_how_many_pages_a_request_asks_for(runs: tuple[Run, ...]) -> None:
+    """Each counter is the database's own. A charge asks for more than a refused one; a database of
+    this size fits into the buffers whole, so hardly anything is read."""
+    assert runs[2].ended() == 0, runs[2].process.output[-3000:]
+    pages = runs[2].document["pages"]
+    assert set(pages) == {
+        f"{size} {kind} 64"
+        for size in ("small", "large")
+        for kind in ("check", "charge", "replay", "history10")
+    }
+    for size in ("small", "large"):
+        assert 1 < pages[f"{size} replay 64"]["found"] < pages[f"{size} charge 64"]["found"] < 200
+        assert pages[f"{size} replay 64"]["read"] < 1
+
+
 def test_books_that_do_not_agree_fail_a_run() -> None:
     assert report.failures({"wrong_books": 1, "results": [{"errors": 0}]}) == 1
     assert report.failures({"wrong_books": 0, "results": [{"errors": 0}]}) == 0
