@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 from axe_playwright_python.base import AXE_FILE_PATH
 from playwright.sync_api import (
     Browser,
     BrowserContext,
+    Locator,
     Page,
     Response,
     ViewportSize,
@@ -26,7 +28,7 @@ from playwright.sync_api import (
 from tests.identity_provider import FOUNDER, Console, GoodProvider, good_provider, running_console
 from tests.payments import configure_stripe, payment_environment
 from tests.stripe_double import StripeDouble, running_stripe
-from tests.support import Database
+from tests.support import Database, unique
 
 CHROMIUM = shutil.which("chromium")
 ARTEFACTS = Path(__file__).resolve().parent.parent / "artefacts"
@@ -53,6 +55,26 @@ class Shop:
     @property
     def url(self) -> str:
         return self.console.base_url
+
+    def buy(self, *, paid: bool = True) -> str:
+        """A user buys a pack; returns the payment's id."""
+        answer = httpx2.post(
+            f"{self.url}/v1/billing/purchases",
+            headers={"X-API-Key": self.database.create_key().secret},
+            json={
+                "oauth_provider": "oauth:google",
+                "external_id": unique("buyer"),
+                "customer_email": "buyer@example.com",
+            },
+            timeout=30,
+            verify=False,
+        )
+        assert answer.status_code == 201
+        payment_id = str(answer.json()["payment_id"])
+        if paid:
+            self.double.pay(payment_id)
+            assert self.double.deliver(self.url, self.double.succeeded_event(payment_id)).is_success
+        return payment_id
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +104,15 @@ def shop(module_database: Database) -> Iterator[Shop]:
             yield Shop(console, provider, double, module_database)
 
 
+_FOCUSED = """(() => {
+    const focused = document.activeElement;
+    const name = focused.getAttribute("aria-label") ?? (focused.labels?.[0] ?? focused).textContent;
+    const { outlineStyle, outlineWidth } = getComputedStyle(focused);
+    return { name: name.replace(/\\s+/g, " ").trim(),
+        is_outlined: outlineStyle !== "none" && parseFloat(outlineWidth) > 0 };
+})()"""
+
+
 class Person:
     """A person with a browser of their own."""
 
@@ -90,6 +121,7 @@ class Person:
         self.context = context
         self.page: Page = context.new_page()
         self.complaints: list[str] = []
+        self.clicks = 0  # of `clicks_on`
         self.page.on("console", self._listen)
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
 
@@ -111,6 +143,23 @@ class Person:
         self.page.locator("input[name=sub]").fill(email)
         self.page.locator("input[name=sub]").press("Enter")
         self.page.wait_for_url(re.compile(re.escape(self.shop.url)))
+
+    def clicks_on(self, target: Locator) -> None:
+        """Clicks, and counts it."""
+        target.click()
+        self.clicks += 1
+
+    def tabs_to(self, name: str) -> None:
+        """Presses Tab until the focus is on the field, link or button whose name begins so. It must
+        be visible there."""
+        reached = []
+        for _ in range(100):
+            self.page.keyboard.press("Tab")
+            reached.append(self.page.evaluate(_FOCUSED))
+            if reached[-1]["name"].startswith(name):
+                assert reached[-1]["is_outlined"], reached[-1]
+                return
+        raise AssertionError(f"Tab does not lead to {name}, but to {reached}")
 
     @property
     def heading(self) -> str:
@@ -161,6 +210,14 @@ def viewer(shop: Shop, browser: Browser, _staff: dict[str, Any]) -> Iterator[Per
 def plain(shop: Shop, browser: Browser, _staff: dict[str, Any]) -> Iterator[Person]:
     """An administrator whose browser runs no scripts."""
     yield from _somebody(shop, browser, _staff[FOUNDER], java_script_enabled=False)
+
+
+@pytest.fixture(params=[True, False], ids=["with scripts", "without scripts"])
+def clerk(
+    request: pytest.FixtureRequest, shop: Shop, browser: Browser, _staff: dict[str, Any]
+) -> Iterator[Person]:
+    """An administrator, once in a browser that runs scripts and once in one that runs none."""
+    yield from _somebody(shop, browser, _staff[FOUNDER], java_script_enabled=request.param)
 
 
 @pytest.fixture
