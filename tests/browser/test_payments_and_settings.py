@@ -161,7 +161,9 @@ def test_a_viewer_sees_the_price_and_no_form(viewer: Person, looked_at: Look) ->
     looked_at(viewer.page, "settings-viewer")
 
 
-def test_a_payment_is_refunded_once_though_the_answer_is_lost(admin: Person, looked_at: Look) -> None:
+def test_a_payment_is_refunded_once_though_the_answer_is_lost(
+    admin: Person, looked_at: Look
+) -> None:
     payment_id = admin.shop.buy()
     admin.goes("/admin/payments")
     row = admin.page.locator("tr", has_text=payment_id)
