@@ -91,6 +91,8 @@ def _failure(request: web.Request, error: Exception) -> web.StreamResponse:
             shown = (503, "The console is not set up", _CLOSED)
         case ForgedForm():
             shown = (403, "This form is out of date", _FORGED)
+        case Refused(code="admin_role_required") | ApiError(code="admin_role_required"):
+            shown = (403, "Only administrators can change this", _VIEWER)
         case Refused():
             shown = (error.status, error.message, "")
         case ApiError():
@@ -112,9 +114,13 @@ def _failure(request: web.Request, error: Exception) -> web.StreamResponse:
     return error_page(request, *shown)
 
 
-_WHERE = {404: "Nothing is here. The navigation above leads to what there is."}
+_WHERE = {404: "Nothing is here. Check the address, or begin at the dashboard."}
 _CLOSED = "Its operator must set ADMIN_JWT_SECRET; docs/operations.md says how."
 _FORGED = "Your session may have ended in the meantime. Go back, load the page again and retry."
+_VIEWER = (
+    "Nothing was changed. Your role is viewer: you see everything and change nothing. An"
+    " administrator can do it, or give you the role admin under Staff."
+)
 _AGAIN = "Nothing was changed. Try again in a moment."
 _UNKNOWN = (
     "It is not known whether the change was made. Look at what you wanted to change, or at the"

@@ -63,6 +63,7 @@ def test_the_dashboard_shows_today_and_a_month(admin: Person, looked_at: Look) -
 
 def test_what_is_not_there_is_a_page_too(admin: Person, looked_at: Look) -> None:
     assert admin.goes("/admin/nowhere").status == 404
+    assert "begin at the dashboard" in admin.page.locator("main").inner_text()
     looked_at(admin.page, "not-found")
 
 

@@ -435,7 +435,8 @@ def test_a_viewer_changes_nothing(console: tuple[Console, dict[str, Browser]], p
     before = _everything(running.database)
     answer = browsers["viewer"].request("POST", address, data=data)
     assert answer.status_code == 403
-    assert "Admin role required. Your role: viewer (read-only)" in answer.text
+    assert "Only administrators can change this" in answer.text
+    assert "Nothing was changed." in answer.text
     assert _everything(running.database) == before
 
 
