@@ -286,7 +286,10 @@ BEGIN
     v_amount := btrim(p_amount_text)::numeric * 10 ^ v_minor_decimals;
     PERFORM billing_data.require(
         v_amount = trunc(v_amount), 'p_amount_text',
-        format('%s has at most %s decimals', v_currency, v_decimals)
+        CASE
+            WHEN v_decimals = 0 THEN format('%s has no decimals', v_currency)
+            ELSE format('%s has at most %s decimals', v_currency, v_decimals)
+        END
     );
     PERFORM billing_data.require(
         v_amount BETWEEN 1 AND billing_data.max_amount(), 'p_amount_text',

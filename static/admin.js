@@ -44,6 +44,19 @@ for (const time of document.querySelectorAll("time[datetime]")) {
   time.title = `${local.format(new Date(time.dateTime))}\n${time.title}`;
 }
 
+// A form that changes something is sent once, however fast its button is clicked.
+const AGAIN_AFTER = 10_000; // milliseconds, for a form that leads to a file and not to a page
+document.addEventListener("submit", (event) => {
+  const form = event.target;
+  if (form.method !== "post") return;
+  if ("sent" in form.dataset) event.preventDefault();
+  form.dataset.sent = "";
+  setTimeout(() => delete form.dataset.sent, AGAIN_AFTER);
+});
+addEventListener("pageshow", () => { // also when Back shows a page that was kept
+  for (const form of document.forms) delete form.dataset.sent;
+});
+
 // Keys. Each does what a link or field of the page does too.
 const places = { d: "/admin", a: "/admin/accounts", p: "/admin/payments", k: "/admin/keys",
   s: "/admin/settings", l: "/admin/audit" };

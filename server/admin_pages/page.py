@@ -15,6 +15,7 @@ import aiohttp_jinja2
 from aiohttp import web
 from jinja2 import Environment
 
+from server.admin_pages.sent_again import form_to_send_again
 from server.admin_pages.visible import finalize, mark_exact, mark_visible
 from server.gateway import ConnectionLost, Refused, Unavailable
 from server.http.app_keys import CONFIG, REQUEST_ID, ROUTE_TABLE
@@ -22,7 +23,15 @@ from server.http.errors import ApiError
 from server.http.route import Section
 from server.limits import most
 from server.payments.registry import all_providers
-from server.staff.guard import ConsoleClosed, ForgedForm, Handler, NotSignedIn, Visit, staff_page
+from server.staff.guard import (
+    ConsoleClosed,
+    ForgedForm,
+    Handler,
+    NotSignedIn,
+    SessionOver,
+    Visit,
+    staff_page,
+)
 from server.staff.sessions import COOKIES
 
 _LOG = logging.getLogger(__name__)
@@ -58,7 +67,7 @@ def public_page(handler: RequestHandler) -> RequestHandler:
 
     async def endpoint(request: web.Request) -> web.StreamResponse:
         try:
-            return await handler(request)
+            return await _or_form_again(handler, request)
         except NotSignedIn:
             asked_for = str(request.rel_url) if request.method == "GET" else "/admin"
             return see_other(f"/admin/sign-in?{urlencode({'next': asked_for})}")
@@ -70,6 +79,19 @@ def public_page(handler: RequestHandler) -> RequestHandler:
             return _failure(request, error)
 
     return endpoint
+
+
+async def _or_form_again(handler: RequestHandler, request: web.Request) -> web.StreamResponse:
+    """Handles the request. A form that comes after its session ended is shown again."""
+    try:
+        return await handler(request)
+    except SessionOver:
+        raise
+    except (NotSignedIn, ForgedForm):
+        again = await form_to_send_again(request)
+        if again is None:
+            raise
+        return render_public(request, "admin/sent_again.html", status=403, **again)
 
 
 def page_for_browsers(handler: RequestHandler) -> RequestHandler:

@@ -29,6 +29,9 @@ _WORDS = {
     " them first.",
     "credit_not_usable": "This credit cannot be the payment's: {problem}.",
     "payment_already_credited": "This payment has been credited or dealt with already.",
+    "payment_not_settled": "This payment is not paid, so nothing can be refunded.",
+    "payment_refunded": "All of this payment went back already, or was asked back.",
+    "refund_too_great": "At most {left} can still be refunded.",
     "hold_settled": "The hold was {state} before.",
     "idempotency_key_reused": "This form was already used for another change. Look at the ledger,"
     " and submit again if this one is wanted too.",

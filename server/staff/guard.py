@@ -35,6 +35,10 @@ class NotSignedIn(Exception):
     """There is no session, or it is not valid, or it has ended."""
 
 
+class SessionOver(NotSignedIn):
+    """The session ended while a request was carried out, which may have changed something."""
+
+
 class ForgedForm(Exception):
     """A form came without the token of this session."""
 
@@ -58,14 +62,14 @@ class Visit:
         return self.role == "admin"
 
     async def rows(self, call: FunctionCall) -> list[Row]:
-        """Calls a function in this staff member's name. Raises Refused, and NotSignedIn when the
+        """Calls a function in this staff member's name. Raises Refused, and SessionOver when the
         session or token has ended since the guard checked it."""
         try:
             gateway = self.request.app[GATEWAY]
             return await gateway.staff(call, self.session_hash, client_of(self.request))
         except Refused as error:
             if error.slug == "session_over":
-                raise NotSignedIn from None
+                raise SessionOver from None
             raise
 
     async def row(self, call: FunctionCall) -> Row:
@@ -128,7 +132,7 @@ async def visit_of_script(request: web.Request) -> Visit:
     if visit is None:
         presented = "admin_token" in request.cookies
         raise _unauthorized(_NOT_GOOD if presented else None)
-    if request.method not in ("GET", "HEAD") and not _same_origin(request, config.public_url):
+    if request.method not in ("GET", "HEAD") and not is_from_our_pages(request):
         raise known_error("cross_origin")
     return visit
 
@@ -153,7 +157,10 @@ def _readable(header: str) -> str:
     return header.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
-def _same_origin(request: web.Request, public_url: str) -> bool:
+def is_from_our_pages(request: web.Request) -> bool:
+    """Whether the browser says that a page of ours sent the request."""
+    config = request.app[CONFIG].staff
+    public_url = config.public_url if config else ""
     origin = request.headers.get("Origin")
     if origin is not None:
         return hmac.compare_digest(_readable(origin).encode(), public_url.encode())

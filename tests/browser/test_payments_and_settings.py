@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 from playwright.sync_api import Page
@@ -173,6 +174,10 @@ def test_a_payment_is_refunded_once_though_the_answer_is_lost(
     admin.page.get_by_label("Reason").fill("used only a part")
     admin.page.get_by_role("button", name="See what it does").click()
     assert "Write the amount like 7.99" in admin.page.get_by_role("alert").inner_text()
+    admin.page.get_by_label("Amount in USD").fill("9")
+    admin.page.get_by_role("button", name="See what it does").click()
+    assert "At most $5.00 can" in admin.page.get_by_role("alert").inner_text()
+    assert admin.page.get_by_label("Reason").input_value() == "used only a part"
     admin.page.get_by_label("Amount in USD").fill("2.50")
     admin.page.get_by_role("button", name="See what it does").click()
     assert admin.heading == "Refund $2.50?"
@@ -209,3 +214,56 @@ def test_what_stripe_refuses_to_refund_is_told_and_a_viewer_sees_no_form(
     assert "Stripe refunded nothing: Stripe refuses the request" in admin.message
     assert "Stripe refused it" in admin.page.locator("main").inner_text()
     assert "Can be refunded\n$5.00" in admin.page.locator("main").inner_text()
+
+
+def test_a_currency_without_decimals_is_sold_refunded_and_added_up(
+    clerk: Person, looked_at: Look
+) -> None:
+    page, shop = clerk.page, clerk.shop
+    _set_price(shop, 550, "JPY")
+    try:
+        clerk.goes("/admin/settings")
+        assert page.locator("[name=pack_price]").input_value() == "550"
+        payment_id = shop.buy()
+    finally:
+        _set_price(shop, 500, "USD")
+    clerk.goes("/admin/payments")
+    row = page.locator("tr", has_text=payment_id)
+    assert "550 JPY" in row.inner_text()
+    row.get_by_role("link", name="Refund").click()
+    for amount, fault in (("1.5", "JPY has no decimals."), ("600", "At most 550 JPY can")):
+        page.get_by_label("Amount in JPY").fill(amount)
+        page.get_by_label("Reason").fill("used only a part")
+        page.get_by_role("button", name="See what it does").click()
+        assert fault in page.get_by_role("alert").inner_text()
+    page.get_by_label("Amount in JPY").fill("220")
+    page.get_by_role("button", name="See what it does").click()
+    assert "8 will be taken back" in page.locator("main").inner_text()
+    page.get_by_role("button", name="Refund 220 JPY").click()
+    assert "Stripe refunds 220 JPY." in clerk.message
+    assert shop.double.charge_of(payment_id)["amount_refunded"] == 220
+    told = shop.double.refunded_event(payment_id, embed_refunds=True)
+    assert shop.double.deliver(shop.url, told).is_success
+    clerk.goes(f"/admin/payments/{payment_id}")
+    assert "220 JPY, 8 uses were taken back" in page.locator("main").inner_text()
+    looked_at(page, "payment-yen")
+    clerk.goes("/admin")
+    main = page.locator("main").inner_text()
+    assert re.search(r"Gross, JPY\s+[0-9,]+ JPY", main)
+    assert re.search(r"Refunded, JPY\s+[0-9,]+ JPY", main)
+    looked_at(page, "dashboard-yen")
+    account = shop.database.value(
+        "SELECT account_id FROM billing_data.purchases WHERE payment_id = %s", payment_id
+    )
+    clerk.goes(f"/admin/accounts/{account}/statement")
+    assert "Purchased 550 JPY (20 uses)" in page.locator("table.statement").inner_text()
+    looked_at(page, "statement-yen")
+    assert not re.search(r"[0-9]\.[0-9]+ JPY", page.content())
+
+
+def _set_price(shop: Shop, price: int, currency: str) -> None:
+    shop.database.execute(
+        "SELECT billing.set_pricing(p_reason => 'a test', p_pack_price_minor => %s,"
+        " p_pack_currency => %s)",
+        price, currency, user="t_dba",
+    )  # fmt: skip
