@@ -76,7 +76,7 @@ def told(row: Mapping[str, Any]) -> str:
             f" for {row['amount_text']}"
         )
     if origin := origin_of(row):
-        return _origin_told(origin, row["credits_change"])
+        return origin_told(origin, row["credits_change"])
     words = _WHAT.get(kind, {}).get(what) or _from_code(what)
     return f"{words}{_change(row)}"
 
@@ -89,8 +89,9 @@ def origin_of(row: Mapping[str, Any]) -> Mapping[str, Any]:
     return {}
 
 
-def _origin_told(origin: Mapping[str, Any], credits_change: int | None) -> str:
-    """Says it as "Transfer to ada@example.com" or "Reversal of the charge of 3 on 2026-11-22"."""
+def origin_told(origin: Mapping[str, Any], credits_change: int | None) -> str:
+    """Says where an entry comes from, as "Transfer to ada@example.com" or "Reversal of the charge
+    of 3 on 2026-11-22 10:00"."""
     if origin["act"] == "reversal":
         at = datetime.fromisoformat(origin["at"]).astimezone(UTC)
         text = f": {origin['text']}" if origin["text"] else ""

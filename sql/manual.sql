@@ -975,6 +975,16 @@ lock table that all sessions of the cluster share. A limit or time-out that some
 set for a login is kept.$t$,
 $t$Errors: actor_required.$t$,
 $t$SELECT * FROM billing.list_open_doors();$t$),
+        ('list_origins',
+$t$Where the entries of a part of an account's ledger come from that another entry explains:
+sides of transfers and merges, and reversals, each with what billing_data.origin_of_entry
+says of it. The part is behind the ledger version p_after, up to p_through; the whole
+ledger without them.$t$,
+$t$Errors: actor errors, account_not_found.$t$,
+$t$SELECT *
+FROM billing.list_origins(
+    p_account_id =>
+    billing.find_account('oauth:google:1'));$t$),
         ('list_payment_events',
 $t$Lists the payment provider's events, without their payloads. p_from and p_to: the UTC days
 on which they came, both included. With p_reverse, the oldest come first.$t$,

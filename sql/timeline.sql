@@ -102,6 +102,57 @@ $$;
 COMMENT ON FUNCTION billing_data.acts_on_accounts IS
     'The audit rows of accounts and of their payments. Helper.';
 
+-- Where the entries of a part of an account's ledger come from that another entry explains: sides of
+-- transfers and merges, and reversals, each with what billing_data.origin_of_entry says of it. The
+-- part is behind the ledger version p_after, up to p_through; the whole ledger without them.
+-- Errors: actor errors, account_not_found.
+-- Example: SELECT * FROM billing.list_origins(
+--     p_account_id => billing.find_account('oauth:google:1'));
+CREATE OR REPLACE FUNCTION billing.list_origins(
+    p_account_id uuid,
+    p_after bigint DEFAULT NULL,
+    p_through bigint DEFAULT NULL,
+    p_session_hash bytea DEFAULT NULL
+) RETURNS TABLE (transaction_id uuid, origin jsonb)
+LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_account billing_data.accounts;
+BEGIN
+    PERFORM billing_data.authorize(NULL, p_session_hash, 'billing:read');
+    v_account := billing_data.require_account(p_account_id);
+    RETURN QUERY
+    WITH entries AS MATERIALIZED (
+        SELECT
+            c.id, c.ledger_version, c.transfer_id,
+            coalesce(c.corrects_charge_id, c.corrects_credit_id) AS corrects_id
+        FROM billing_data.credits AS c
+        WHERE c.account_id = v_account.id AND c.ledger_version > 0
+            AND c.ledger_version > coalesce(p_after, 0)
+            AND c.ledger_version <= coalesce(p_through, v_account.ledger_version)
+            AND num_nonnulls(c.corrects_charge_id, c.corrects_credit_id, c.transfer_id) > 0
+    ),
+    acts AS (
+        SELECT l.changes ->> 'transfer_id' AS transfer_id, l.changes
+        FROM billing_data.admin_audit_logs AS l
+        WHERE l.resource_type = 'account' AND l.resource_id = v_account.id::text
+            AND l.changes ? 'transfer_id'
+            AND EXISTS (SELECT FROM entries AS e WHERE e.transfer_id IS NOT NULL)
+    )
+    SELECT
+        e.id,
+        billing_data.origin_of_entry(v_account.id, e.transfer_id, e.corrects_id, a.changes)
+    FROM entries AS e
+    LEFT JOIN acts AS a ON a.transfer_id = e.transfer_id::text
+    ORDER BY e.ledger_version;
+END
+$$;
+COMMENT ON FUNCTION billing.list_origins IS
+    'Lists where transfers, merges and reversals of a ledger come from. '
+    'For billing_server (staff) and billing_dba.';
+GRANT EXECUTE ON FUNCTION billing.list_origins TO billing_server, billing_dba;
+
 -- The cursor of a timeline's next page, as clients carry it: the account, and the place of the last
 -- row that was shown. That is its time, its rank among rows of one time, its id, and the lowest
 -- ledger version that was shown so far: 48 bytes in 64 characters that may stand in a URL.
@@ -543,7 +594,9 @@ BEGIN
         LIMIT p_limit + 1
     ),
     acts AS (
-        SELECT a.id, a.changes, billing_data.entry_of_act(a.changes) AS entry
+        SELECT
+            a.id, a.changes, billing_data.entry_of_act(a.changes) AS entry,
+            a.resource_id = v_account.id::text AS is_own
         FROM billing_data.acts_on_accounts(v_ids) AS a
         WHERE 'credit' = ANY (v_kinds) AND billing_data.entry_of_act(a.changes) IS NOT NULL
     )
@@ -611,6 +664,7 @@ BEGIN
     LEFT JOIN LATERAL (
         SELECT a.id AS audit_id, a.changes FROM acts AS a
         WHERE a.entry IN (e.transaction_id::text, e.transfer_id::text)
+        ORDER BY a.is_own DESC  -- the other side may be of an account that was merged into this one
         LIMIT 1
     ) AS t ON p.source = 'entry'
     WHERE p.place <= p_limit

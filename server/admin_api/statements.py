@@ -17,6 +17,7 @@ from server.http.example_values import ACCOUNT_ID, ADA, AT, CREDIT_ID
 from server.http.route import Example
 from server.http.statements import (
     EXAMPLE_ROWS,
+    STAFF_COLUMNS,
     BalanceQuery,
     PeriodQuery,
     StaffRow,
@@ -85,7 +86,11 @@ STATEMENT = Example(
         "period_end": "2026-12-01T00:00:00Z",
         "entry_count": 1,
         "rows": [
-            {**row, "writer": "Scout (cbk_live_k3J9xQ2mTz8)" if row["writer_kind"] else None}
+            {
+                **row,
+                "writer": "Scout (cbk_live_k3J9xQ2mTz8)" if row["writer_kind"] else None,
+                "origin": None,
+            }
             for row in EXAMPLE_ROWS
         ],
     },
@@ -142,7 +147,7 @@ TOP = Example(
 )
 
 _balance = reader(UserBalance, functions.balance_at.columns)
-_row = reader(StaffRow, functions.statement.columns)
+_row = reader(StaffRow, STAFF_COLUMNS)
 _day = reader(UsageDay, functions.list_usage.columns)
 _consumer = reader(TopConsumer, functions.list_top_consumers.columns)
 

@@ -17,9 +17,10 @@ from aiohttp import web
 from server.admin_pages.charts import Chart, bar_chart
 from server.admin_pages.lists import list_page, window
 from server.admin_pages.page import PAGE_SIZE, done, page_number, render
-from server.admin_pages.timeline import Timeline, read_timeline
+from server.admin_pages.timeline import Timeline, origin_address, read_timeline
 from server.gateway import Refused, Row, functions
 from server.http.app_keys import GATEWAY
+from server.http.origins import with_origins
 from server.http.validation import CURSOR
 from server.staff.guard import Visit
 
@@ -222,6 +223,10 @@ async def _history(visit: Visit, account: Row, tab: _Tab) -> dict[str, Any]:
         next_cursor = rows[0]["next_cursor"]
         # Past the end, the function returns one row that has only the number of entries.
         rows = [row for row in rows if row["transaction_id"] is not None]
+        rows = [
+            {**row, "origin_url": origin_address(account_id, row)}
+            for row in await with_origins(visit.rows, account_id, rows)
+        ]
     return list_page(
         rows,
         tab.number,

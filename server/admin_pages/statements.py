@@ -3,7 +3,7 @@ and as CSV; and /admin/consumers: who used most in a month."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
@@ -24,11 +24,10 @@ from server.admin_pages.lists import (
 )
 from server.admin_pages.money import write_money
 from server.admin_pages.page import CSV_LIMIT, HEADERS, PAGE_SIZE, FormFault, render
-from server.admin_pages.timeline import row_address, with_changes
+from server.admin_pages.timeline import origin_address
 from server.gateway import FunctionCall, Row, functions
 from server.http.statements import month_after, open_statement, send_csv
 from server.staff.guard import Visit
-from server.timeline_words import told
 
 _TOP = "/admin/consumers"
 _CONSUMERS = (
@@ -79,7 +78,7 @@ async def show(request: web.Request, visit: Visit) -> web.StreamResponse:
         is_running=first <= datetime.now(UTC).date() < beyond,
         form=given if faults else period,
         faults=faults,
-        rows=await _with_origins(visit, account["account_id"], rows, first, beyond),
+        rows=[_shown(account["account_id"], row) for row in rows],
         entry_count=statement.entry_count,
         next_page=f"{address}?{urlencode({**period, 'after': shown_to})}"
         if shown_to < statement.through
@@ -95,28 +94,9 @@ async def show(request: web.Request, visit: Visit) -> web.StreamResponse:
     )
 
 
-async def _with_origins(
-    visit: Visit, account_id: UUID, rows: Sequence[Row], first: date, beyond: date
-) -> list[dict[str, Any]]:
-    """The rows with `origin`, words for what another entry explains, and where that is shown. The
-    timeline knows it; beyond its page the words do not name the other account or entry."""
-    known: dict[UUID, Row] = {}
-    if any(row["corrects_id"] or row["transfer_id"] for row in rows):
-        credits = functions.list_timeline(
-            account_id=account_id, kinds=["credit"], from_=first,
-            to=beyond - timedelta(days=1), limit=_ENTRIES,
-        )  # fmt: skip
-        known = {row["id"]: row for row in await visit.rows(credits)}
-    shown = []
-    for row in rows:
-        origin, address = None, None
-        if row["corrects_id"] or row["transfer_id"]:
-            origin = "Reversal" if row["corrects_id"] else "Transfer"
-            address = row_address(account_id, row["transaction_id"])
-            if row["transaction_id"] in known:
-                origin = told(with_changes(known[row["transaction_id"]]))
-        shown.append({**row, "origin": origin, "origin_url": address})
-    return shown
+def _shown(account_id: UUID, row: Row) -> dict[str, Any]:
+    """The row with the address of what explains it."""
+    return {**row, "origin_url": origin_address(account_id, row)}
 
 
 async def export(request: web.Request, visit: Visit) -> web.StreamResponse:

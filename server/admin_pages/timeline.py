@@ -57,7 +57,7 @@ async def read_timeline(visit: Visit, account_id: UUID, path: str) -> Timeline:
             rows = await visit.rows(asked)
     following = rows[-1]["next_cursor"] if rows else None
     return Timeline(
-        rows=[_shown(row) for row in rows if row["kind"] is not None],
+        rows=[_shown(account_id, row) for row in rows if row["kind"] is not None],
         kinds=[
             (_address(path, {**chosen, "kind": name}), title, name == kind)
             for name, title in {"": "All", **KINDS}.items()
@@ -75,18 +75,11 @@ def row_address(account_id: object, row_id: object) -> str:
     return f"/admin/accounts/{account_id}?{urlencode({'row': str(row_id)})}#row-{row_id}"
 
 
-def with_changes(row: Row) -> dict[str, Any]:
-    """The row with its changes as a mapping."""
-    changes = row["changes"]
-    return {**row, "changes": orjson.loads(changes) if isinstance(changes, str) else changes}
-
-
-def origin_address(row: Mapping[str, Any]) -> str:
+def origin_address(account_id: object, row: Mapping[str, Any]) -> str:
     """Where the other account of a transfer, or the entry that a reversal reverses, is shown."""
     if row["corrects_id"]:
-        return f"?row={row['corrects_id']}#row-{row['corrects_id']}"
-    other = origin_of(row).get("account_id")
-    return f"/admin/accounts/{other}" if other else ""
+        return row_address(account_id, row["corrects_id"])
+    return f"/admin/accounts/{row['other_account_id']}" if row["other_account_id"] else ""
 
 
 def _id(text: str) -> UUID | None:
@@ -101,14 +94,16 @@ def _address(path: str, query: Mapping[str, str]) -> str:
     return f"{path}{'?' if given else ''}{given}#history"
 
 
-def _shown(row: Row) -> dict[str, Any]:
-    shown = with_changes(row)
+def _shown(account_id: UUID, row: Row) -> dict[str, Any]:
+    changes = row["changes"]
+    shown = {**row, "changes": orjson.loads(changes) if isinstance(changes, str) else changes}
     shown["words"] = told(shown)
     shown["why"] = reason_told(shown)
     shown["is_denied"] = row["kind"] == "denial" or row["what"] == "denied"
     shown["entry"] = row["kind"] if row["kind"] in ("charge", "credit") else ""
     shown["payment_url"] = f"/admin/payments/{quote(row['payment_id'] or '', safe='')}"
-    shown["origin_url"] = origin_address(shown)
+    shown["other_account_id"] = origin_of(shown).get("account_id")
+    shown["origin_url"] = origin_address(account_id, shown)
     shown["audit_url"] = ""
     if row["audit_id"]:
         shown["audit_url"] = f"/admin/audit?entry={row['audit_id']}#{row['audit_id']}"

@@ -74,7 +74,9 @@ async def get_account_statement(request: web.Request, call: Call) -> web.StreamR
         return await call.gateway.read(wanted.given(api_key_id=call.api_key_id))
 
     try:
-        statement = await open_statement(read, await _account_id(call), *query.period())
+        statement = await open_statement(
+            read, await _account_id(call), *query.period(), is_for_staff=False
+        )
         return await send_json(request, statement, _row, _encode, {})
     except Refused as error:
         raise refused_field(error, "query", query) from None

@@ -15,10 +15,15 @@ from server.cli.account_acts import ACCOUNT_HELP
 from server.cli.database import call_function, stream_function
 from server.cli.output import CommandFailed, on_one_line, print_json, print_table, progress
 from server.csv_text import csv_lines
+from server.timeline_words import origin_told
 
 _STATEMENT = (
-    "SELECT * FROM billing.statement(p_account_id => billing.find_account(%(account)s),"
-    " p_from => %(from)s, p_to => %(to)s)"
+    "SELECT s.*, o.origin FROM billing.find_account(%(account)s) AS a (id)"
+    " CROSS JOIN LATERAL billing.statement("
+    "p_account_id => a.id, p_from => %(from)s, p_to => %(to)s) WITH ORDINALITY AS s"
+    " LEFT JOIN LATERAL billing.list_origins(p_account_id => a.id) AS o"
+    " ON o.transaction_id = s.transaction_id"
+    " ORDER BY s.ordinality"
 )
 _HEADINGS = {
     "at": "WHEN",
@@ -105,10 +110,17 @@ def _statement(options: argparse.Namespace) -> int:
         if options.output:
             output = stack.enter_context(_created(options.output))
         write = {"csv": _write_csv, "json": _write_json, "table": _write_table}[options.format]
-        count = write(output, progress(rows, "rows"))
+        count = write(output, progress(map(_in_words, rows), "rows"))
     if options.output:
         print(f"{count} rows written to {options.output}", file=sys.stderr)
     return 0
+
+
+def _in_words(row: dict[str, Any]) -> dict[str, Any]:
+    """The row with words for where it comes from, as the console has them."""
+    origin = row["origin"]
+    del row["ordinality"]
+    return {**row, "origin": origin_told(origin, row["credits_change"]) if origin else None}
 
 
 def _created(name: str) -> TextIO:
@@ -144,7 +156,10 @@ def _write_table(output: TextIO, rows: Iterator[dict[str, Any]]) -> int:
         {
             **row,
             "at": row["at"] and row["at"].astimezone(UTC),
-            "what": row["transaction_type"] or row["paid_with"] or row["kind"],
+            "what": on_one_line(row["origin"] or "")
+            or row["transaction_type"]
+            or row["paid_with"]
+            or row["kind"],
             "reason": on_one_line(row["reason"] or ""),
         }
         for row in rows

@@ -696,6 +696,16 @@ def list_money(
 def list_notes(*, account_id: UUID, session_hash: bytes | None = ...) -> None: ...
 
 
+@function("transaction_id origin")
+def list_origins(
+    *,
+    account_id: UUID,
+    after: int | None = ...,
+    through: int | None = ...,
+    session_hash: bytes | None = ...,
+) -> None: ...
+
+
 @function(
     "provider event_id event_type payment_id account_id outcome needs_attention deliveries "
     "livemode received_at last_received_at resolved_at resolution outcome_words account"

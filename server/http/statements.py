@@ -16,6 +16,7 @@ from server.csv_text import csv_lines
 from server.gateway import FunctionCall, Row, functions
 from server.http import fields as f
 from server.http.json_answer import JSON
+from server.http.origins import with_origins
 from server.http.streams import send_parts
 from server.http.validation import RequestModel
 
@@ -24,6 +25,7 @@ _INSTANT = timedelta(microseconds=1)
 CSV = "text/csv; charset=utf-8"
 Read = Callable[[FunctionCall], Awaitable[Sequence[Row]]]
 Encode = Callable[[Any], bytes]
+STAFF_COLUMNS = (*functions.statement.columns, "origin")
 
 
 def _moment(value: datetime) -> datetime:
@@ -118,6 +120,13 @@ class StaffRow(AgentRow):
         str | None,
         f.means("An API key's name and first characters, an address, a login, or a provider."),
     ]
+    origin: Annotated[
+        str | None,
+        f.means(
+            "For a side of a transfer or merge, the other account; for a reversal, what it"
+            " reverses; null for others."
+        ),
+    ]
 
 
 class _Head(TypedDict):
@@ -163,6 +172,7 @@ class Statement:
     beyond: datetime
     after: int  # the ledger version before the period
     through: int  # and at its end
+    is_for_staff: bool  # the rows then have the columns of STAFF_COLUMNS
 
     @property
     def entry_count(self) -> int:
@@ -172,7 +182,7 @@ class Statement:
     async def page(self, after: int | None, limit: int = _PAGE) -> Sequence[Row]:
         """The rows with the `limit` entries behind the ledger version `after`; the first page has
         the opening row, the last one the closing row."""
-        return await self.read(
+        rows = await self.read(
             functions.statement(
                 account_id=self.account_id,
                 from_=self.first,
@@ -182,6 +192,7 @@ class Statement:
                 limit=limit,
             )
         )
+        return await with_origins(self.read, self.account_id, rows) if self.is_for_staff else rows
 
     async def pages(self) -> AsyncIterator[Sequence[Row]]:
         """All rows, page by page."""
@@ -195,13 +206,15 @@ class Statement:
 
 
 async def open_statement(
-    read: Read, account_id: UUID, first: datetime, beyond: datetime
+    read: Read, account_id: UUID, first: datetime, beyond: datetime, *, is_for_staff: bool = True
 ) -> Statement:
     """Looks up where the period lies in the account's ledger. Raises Refused."""
     [start] = await read(functions.balance_at(account_id=account_id, at=first - _INSTANT))
     [end] = await read(functions.balance_at(account_id=account_id, at=beyond - _INSTANT))
     through = max(start["ledger_version"], end["ledger_version"])
-    return Statement(read, start["account_id"], first, beyond, start["ledger_version"], through)
+    return Statement(
+        read, start["account_id"], first, beyond, start["ledger_version"], through, is_for_staff
+    )
 
 
 async def send_json(
@@ -234,8 +247,8 @@ async def send_json(
 async def send_csv(
     request: web.Request, statement: Statement, headers: Mapping[str, str]
 ) -> web.StreamResponse:
-    """Sends the statement as CSV; its last line is the closing row."""
-    columns = functions.statement.columns
+    """Sends the statement as CSV, for staff; its last line is the closing row."""
+    columns = STAFF_COLUMNS
 
     async def parts() -> AsyncIterator[bytes]:
         header: list[Sequence[Any]] = [columns]

@@ -121,9 +121,9 @@ def test_credits_are_moved_and_accounts_merged_after_a_preview_and_the_merge_is_
     for whose, words in ((page, f"Transfer to {other}"), (other_page, f"Transfer from {name}")):
         link = rf'<a href="{other_page if whose == page else page}">{words}@example.com</a>'
         assert re.search(link, viewer.get(whose).text)
-        # A statement leads to the row of the timeline.
-        link = rf'<a href="{whose}\?row=[^"]+">{words}@example.com</a>'
-        assert re.search(link, viewer.get(f"{whose}/statement").text)
+        for place in (f"{whose}?tab=ledger", f"{whose}/statement"):
+            assert re.search(link, viewer.get(place).text), place
+        assert f",{words}@example.com" in viewer.get(f"{whose}/statement.csv").text
     # The e-mail address names the account too.
     asked = _filled(admin, f"{page}/merge", other=f"{other}@example.com", reason="one person")
     assert _confirmed(admin, asked).headers["location"] == other_page
@@ -137,6 +137,9 @@ def test_credits_are_moved_and_accounts_merged_after_a_preview_and_the_merge_is_
     assert "Merged accounts" not in regions
     assert f"Merge with {name}@example.com" in told
     assert "one person" in told
+    # What one had of the other stays between them, though both are one account now.
+    assert f"Transfer from {name}@example.com" in told
+    assert f"Transfer from {name}@example.com" in _text(viewer, f"{other_page}?tab=ledger")
     assert f"{page}/undo-merge" not in viewer.get(other_page).text
     assert f"{page}/undo-merge" in admin.get(other_page).text
     asked = _filled(admin, f"{page}/undo-merge", reason="two people")

@@ -580,9 +580,13 @@ def test_a_charge_is_reversed_on_its_accounts_page_after_a_preview(
         shown = admin.get(page).text
         assert told in shown
     assert path not in shown
-    link = rf'"\?row={charge}#row-{charge}">Reversal of the charge of 1 on [0-9: -]+: one use<'
+    link = (
+        rf'"{page}\?row={charge}#row-{charge}">Reversal of the charge of 1 on [0-9: -]+: one use<'
+    )
     assert re.search(link, shown)
-    assert "Reversal of the charge of 1 on" in admin.get(f"{page}/statement").text
+    for place in (f"{page}?tab=ledger", f"{page}/statement"):
+        assert re.search(link, admin.get(place).text), place
+    assert ",Reversal of the charge of 1 on" in admin.get(f"{page}/statement.csv").text
     again = admin.get(path)
     assert (again.status_code, "already reversed as a whole" in again.text) == (200, True)
     # What is no entry is on no page, and an entry only on its own account's.

@@ -115,3 +115,20 @@ def test_a_reader_that_goes_away_ends_the_command_without_a_traceback(
     finally:
         os.close(writer)
     assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_a_statement_says_in_the_consoles_words_where_an_entry_comes_from(
+    module_database: Database, environment: dict[str, str]
+) -> None:
+    who = new_user(module_database, paid=2, free=False, external_id="grace:1")
+    with session(module_database, "t_dba") as dba:
+        charge = dba.row("create_charge", **who, description="a job")["charge_id"]
+        dba.row("reverse_charge", charge_id=charge, reason="it failed")
+    statement = ("statement", "oauth:google:grace:1", *PERIOD)
+    assert "Reversal of the charge of 1 on " in _run(environment, *statement)
+    lines = list(csv.DictReader(_run(environment, *statement, "--format", "csv").splitlines()))
+    assert [bool(line["origin"]) for line in lines] == [
+        line["transaction_type"] == "refund" for line in lines
+    ]
+    assert lines[-2]["origin"].startswith("Reversal of the charge of 1 on ")
+    assert "ordinality" not in lines[0]

@@ -161,6 +161,7 @@ FUNCTIONS: dict[str, tuple[set[str], str]] = {
     "list_refunds": (BOTH, "s"),
     "list_seal_heads": (DBA, "s"),
     "list_seals": (DBA, "s"),
+    "list_origins": (BOTH, "s"),
     "list_timeline": (BOTH, "s"),
     "list_top_consumers": (BOTH, "s"),
     "list_top_up_attempts": (BOTH, "s"),

@@ -647,6 +647,10 @@ CREATE FUNCTION billing.list_open_doors() RETURNS TABLE(door text, mend text, is
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET quote_all_identifiers TO 'off';
 
+CREATE FUNCTION billing.list_origins(p_account_id uuid, p_after bigint DEFAULT NULL::bigint, p_through bigint DEFAULT NULL::bigint, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(transaction_id uuid, origin jsonb)
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing.list_payment_events(p_limit bigint DEFAULT 50, p_offset bigint DEFAULT 0, p_payment_id text DEFAULT NULL::text, p_event_id text DEFAULT NULL::text, p_from date DEFAULT NULL::date, p_to date DEFAULT NULL::date, p_reverse boolean DEFAULT false, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(provider text, event_id text, event_type text, payment_id text, account_id uuid, outcome text, needs_attention boolean, deliveries bigint, livemode boolean, received_at timestamp with time zone, last_received_at timestamp with time zone, resolved_at timestamp with time zone, resolution text, outcome_words text, account text)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';

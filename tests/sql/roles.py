@@ -199,6 +199,7 @@ STAFF_READS: dict[str, dict[str, Any]] = {
     "explain_denial": {"account_id": NOBODY},
     "list_account_days": {"account_id": NOBODY},
     "list_notes": {"account_id": NOBODY},
+    "list_origins": {"account_id": NOBODY},
     "list_timeline": {"account_id": NOBODY},
     "find_account": {"account": "nobody@example.com"},
     "find_entry": {"transaction_id": NOBODY},

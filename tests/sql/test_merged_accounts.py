@@ -505,6 +505,7 @@ _FOLLOW: dict[str, Callable[[Caller, User, User], None]] = {
     "list_caps": _alike("list_caps", _cap),
     "list_deliveries": _alike("list_deliveries", _tell),
     "list_notes": _noted,
+    "list_origins": _alike("list_origins"),
     "list_timeline": _alike("list_timeline"),
     "list_top_ups": _alike("list_top_ups", _agree),
     "total_purchases": _totalled,
