@@ -78,7 +78,7 @@ def told(row: Mapping[str, Any]) -> str:
     if origin := origin_of(row):
         return origin_told(origin, row["credits_change"])
     words = _WHAT.get(kind, {}).get(what) or _from_code(what)
-    return f"{words}{_change(row)}"
+    return f"{words}{_with_whom(row)}{_change(row)}"
 
 
 def origin_of(row: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -104,6 +104,24 @@ def origin_told(origin: Mapping[str, Any], credits_change: int | None) -> str:
     else:
         words += " with" if origin["act"] == "merge" else ":"
     return f"{words} {origin['account'] or 'another account'}"
+
+
+def other_account_of(row: Mapping[str, Any]) -> str | None:
+    """The id of the other account of a transfer or merge that a row tells of."""
+    changes = row["changes"]
+    if not isinstance(changes, Mapping):
+        return None
+    return origin_of(row).get("account_id") or changes.get("other_account_id")
+
+
+def _with_whom(row: Mapping[str, Any]) -> str:
+    """The other account of an act on two."""
+    changes = row["changes"]
+    if not isinstance(changes, Mapping) or "other_account" not in changes:
+        return ""
+    if row["what"] == "account.transfer_credits":
+        return f" {'to' if changes['amount'] < 0 else 'from'} {changes['other_account']}"
+    return f": {changes['other_account']}"
 
 
 def reason_told(row: Mapping[str, Any]) -> str:

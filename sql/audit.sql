@@ -58,6 +58,26 @@ $$;
 COMMENT ON FUNCTION billing_data.account_of_entry IS
     'The account that an entry of the audit log is about. Helper.';
 
+-- The other account beside p_account_id of the transfer, merge or undone merge that an entry of the
+-- audit log tells of. NULL for other entries.
+CREATE OR REPLACE FUNCTION billing_data.other_account_of_entry(p_changes jsonb, p_account_id uuid)
+RETURNS uuid
+LANGUAGE sql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT CASE WHEN billing_data.is_uuid(n.id) THEN n.id::uuid END
+    FROM (
+        SELECT CASE
+            WHEN p_changes ? 'merge_id' AND p_changes ->> 'account_id' <> p_account_id::text
+                THEN p_changes ->> 'account_id'
+            WHEN p_changes ? 'merge_id' THEN p_changes ->> 'merged_account_id'
+            ELSE p_changes ->> 'other_account_id'
+        END AS id
+    ) AS n;
+$$;
+COMMENT ON FUNCTION billing_data.other_account_of_entry IS
+    'The other account of a transfer or merge that the audit log tells of. Helper.';
+
 -- The conditions of the lists of the audit log, for their statements: $1 is who, $2 the action, $3
 -- the thing, $4 and $5 the days, $6 the entry; u is the staff member of the entry l. A filter that
 -- is not given has no condition. Errors: invalid_argument.
@@ -92,7 +112,8 @@ COMMENT ON FUNCTION billing_data.audit_filter IS
 -- database login of the session), what was done (an action; the word before the dot alone finds
 -- every action of that kind), to which thing, and the days (UTC, both included); p_entry_id finds
 -- one entry. With p_reverse, the oldest come first. account_id is the account that an entry is
--- about, if any, and account_name its address or external id.
+-- about, if any, and account_name its address or external id; other_account_id and
+-- other_account_name are those of the other side of a transfer or a merge.
 -- Errors: actor errors, invalid_argument.
 -- Example: SELECT * FROM billing.list_audit_log(p_action => 'account', p_limit => 10);
 CREATE OR REPLACE FUNCTION billing.list_audit_log(
@@ -119,7 +140,9 @@ CREATE OR REPLACE FUNCTION billing.list_audit_log(
     user_agent text,
     database_login text,
     account_id uuid,
-    account_name text
+    account_name text,
+    other_account_id uuid,
+    other_account_name text
 )
 LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
@@ -137,7 +160,8 @@ BEGIN
     RETURN QUERY EXECUTE
         'SELECT l.id, l.created_at, l.who, l.action::text, l.resource_type::text,'
         || ' l.resource_id::text, l.reason, l.changes, l.ip_address, l.user_agent,'
-        || ' l.database_login, a.id, coalesce(a.customer_email, a.external_id)::text'
+        || ' l.database_login, a.id, coalesce(a.customer_email, a.external_id)::text,'
+        || ' o.id, coalesce(o.customer_email, o.external_id)::text'
         || ' FROM (SELECT l.*, coalesce(u.email::text, l.database_role) AS who,'
         || ' billing_data.account_of_entry(l.resource_type, l.resource_id, l.changes) AS account_id'
         || ' FROM billing_data.admin_audit_logs AS l'
@@ -145,6 +169,8 @@ BEGIN
         || ' WHERE ' || v_where
         || ' ORDER BY ' || v_order || ' LIMIT $7 OFFSET $8) AS l'
         || ' LEFT JOIN billing_data.accounts AS a ON a.id = l.account_id'
+        || ' LEFT JOIN billing_data.accounts AS o'
+        || ' ON o.id = billing_data.other_account_of_entry(l.changes, a.id)'
         || ' ORDER BY ' || v_order
     USING p_who, p_action, p_resource_id, p_from, p_to, p_entry_id, p_limit, p_offset;
 END

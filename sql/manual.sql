@@ -861,7 +861,9 @@ $t$Lists the audit log. The filters are who acted (a staff member's e-mail, a da
 or the database login of the session), what was done (an action; the word before the dot
 alone finds every action of that kind), to which thing, and the days (UTC, both included);
 p_entry_id finds one entry. With p_reverse, the oldest come first. account_id is the
-account that an entry is about, if any, and account_name its address or external id.$t$,
+account that an entry is about, if any, and account_name its address or external id;
+other_account_id and other_account_name are those of the other side of a transfer or a
+merge.$t$,
 $t$Errors: actor errors, invalid_argument.$t$,
 $t$SELECT *
 FROM billing.list_audit_log(
@@ -1061,8 +1063,9 @@ allowed or denied; refused; charge, free_use, or the type of a credit; the state
 hold; offered, pending or settled; or the act. amount_minor is what a refused charge or a
 hold asked for, or the price of a purchase; paid_credits and free_uses what the account
 had then, the credits of a purchase, or what was captured of a hold; left_to_reverse how
-much of an entry can still be reversed by staff. changes is what an act changed; of a side
-of a transfer or a reversal, where it comes from (billing_data.origin_of_entry). p_row_id
+much of an entry can still be reversed by staff. changes is what an act changed, with the
+other account of a transfer or merge (other_account_id, other_account); of a side of a
+transfer or a reversal, where it comes from (billing_data.origin_of_entry). p_row_id
 begins with the charge, credit, hold or purchase of this id instead of the newest row.
 Each row has the cursor of the page after its own; it is NULL on the last page. Rows that
 are added meanwhile do not shift pages. A page costs the same wherever it is, and however

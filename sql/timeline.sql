@@ -153,6 +153,29 @@ COMMENT ON FUNCTION billing.list_origins IS
     'For billing_server (staff) and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.list_origins TO billing_server, billing_dba;
 
+-- What an act changed. Where it was a transfer or merge of the account and another one, with the
+-- other account: other_account_id, and other_account, what people call it.
+CREATE OR REPLACE FUNCTION billing_data.changes_with_names(p_changes jsonb, p_account_id uuid)
+RETURNS jsonb
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT coalesce(
+        (
+            SELECT p_changes || jsonb_build_object(
+                'other_account_id', a.id,
+                'other_account', coalesce(a.customer_email, a.external_id)
+            )
+            FROM billing_data.accounts AS a
+            WHERE a.id = billing_data.other_account_of_entry(p_changes, p_account_id)
+                AND a.id <> p_account_id
+        ),
+        p_changes
+    )
+$$;
+COMMENT ON FUNCTION billing_data.changes_with_names IS
+    'What an act changed, with the other account of a transfer or merge. Helper.';
+
 -- The cursor of a timeline's next page, as clients carry it: the account, and the place of the last
 -- row that was shown. That is its time, its rank among rows of one time, its id, and the lowest
 -- ledger version that was shown so far: 48 bytes in 64 characters that may stand in a URL.
@@ -509,8 +532,9 @@ COMMENT ON FUNCTION billing_data.timeline_span IS
 -- offered, pending or settled; or the act. amount_minor is what a refused charge or a hold asked
 -- for, or the price of a purchase; paid_credits and free_uses what the account had then, the
 -- credits of a purchase, or what was captured of a hold; left_to_reverse how much of an entry can
--- still be reversed by staff. changes is what an act changed; of a side of a transfer or a
--- reversal, where it comes from (billing_data.origin_of_entry).
+-- still be reversed by staff. changes is what an act changed, with the other account of a transfer or
+-- merge (other_account_id, other_account); of a side of a transfer or a reversal, where it comes
+-- from (billing_data.origin_of_entry).
 -- p_row_id begins with the charge, credit, hold or purchase of this id instead of the newest row.
 -- Each row has the cursor of the page after its own; it is NULL on the last page. Rows that are
 -- added meanwhile do not shift pages. A page costs the same wherever it is, and however many rows
@@ -642,7 +666,7 @@ BEGIN
         CASE p.source WHEN 'staff' THEN p.id ELSE t.audit_id END,
         p.thing,
         coalesce(
-            p.changes,
+            billing_data.changes_with_names(p.changes, v_account.id),
             billing_data.origin_of_entry(v_account.id, e.transfer_id, e.corrects_id, t.changes)
         ),
         CASE

@@ -10,7 +10,8 @@ import orjson
 
 from server.gateway import Row
 
-# What was done, before the name of the thing. {n} is the amount that the entry names.
+# What was done, before the name of the thing. {n} is the amount that the entry names; {one} and
+# {other} are the accounts of an act on two, from the one that gave or ended.
 _WORDS = {
     "account.add_note": "wrote a note on",
     "account.adjust_credits": "gave {n} to",
@@ -20,7 +21,7 @@ _WORDS = {
     "account.end_top_up": "ended the top-up of",
     "account.erase": "erased the person of",
     "account.export": "exported the data of",
-    "account.merge": "merged",
+    "account.merge": "merged {one} into {other}",
     "account.pause_grant_schedule": "paused the regular grant of",
     "account.release_hold": "released a hold of",
     "account.remove_note": "removed a note from",
@@ -31,8 +32,8 @@ _WORDS = {
     "account.set_grant_schedule": "set a regular grant of {n} for",
     "account.set_status": "changed the state of",
     "account.set_top_up": "set the top-up of",
-    "account.transfer_credits": "moved {n} of",
-    "account.undo_merge": "undid the merge of",
+    "account.transfer_credits": "moved {n} from {one} to {other}",
+    "account.undo_merge": "undid the merge of {one} into {other}",
     "account.withdraw_consent": "withdrew the consent of",
     "admin.add": "added the staff member",
     "admin.create_sign_in_link": "made a sign-in link for",
@@ -96,7 +97,8 @@ _NAMED_BY = {
 
 
 def told(entry: Row) -> dict[str, Any]:
-    """The entry in words. `name` and `address` are those of the thing that it is about."""
+    """The entry in words. `parts` are these words with the names of things, each a text and the
+    address that it leads to, if any."""
     given = entry["changes"]
     changes = orjson.loads(given) if isinstance(given, str) else given
     changes = changes if isinstance(changes, dict) else {}
@@ -105,18 +107,35 @@ def told(entry: Row) -> dict[str, Any]:
     amount = _amount(changes)
     if action == "account.adjust_credits" and str(changes.get("amount", "")).startswith("-"):
         words = "took {n} from"
-    name, address = _thing(entry, changes)
+    words = words.replace("{n}", amount or "credits")
     return {
         "id": entry["id"],
         "at": entry["created_at"],
         "who": entry["who"] or "nobody known",
-        "words": words.replace("{n}", amount or "credits"),
-        "name": name,
-        "address": address,
+        "parts": _parts(words, entry, changes),
         "change": _change(changes),
         "why": entry["reason"],
         "audit_address": f"/admin/audit?{urlencode({'entry': str(entry['id'])})}",
     }
+
+
+def _parts(words: str, entry: Row, changes: Mapping[str, Any]) -> list[tuple[str, str | None]]:
+    thing, other = _thing(entry, changes), _other(entry)
+    if "{one}" not in words:
+        return [(words, None), thing]
+    is_second = changes.get("amount", 0) > 0 or str(changes.get("account_id")) == str(
+        entry["account_id"]
+    )
+    one, two = (other, thing) if is_second else (thing, other)
+    before, _, after = words.partition("{one}")
+    between = after.replace("{other}", "")
+    return [(before.strip(), None), one, (between.strip(), None), two]
+
+
+def _other(entry: Row) -> tuple[str, str | None]:
+    if entry["other_account_id"] is None:
+        return "another account", None
+    return str(entry["other_account_name"]), f"/admin/accounts/{entry['other_account_id']}"
 
 
 def _amount(changes: Mapping[str, Any]) -> str:

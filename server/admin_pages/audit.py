@@ -11,6 +11,7 @@ from uuid import UUID
 import orjson
 from aiohttp import web
 
+from server.admin_pages.activity import told
 from server.admin_pages.lists import (
     Column,
     csv_address,
@@ -35,6 +36,8 @@ _COLUMNS = {
     "action": "action",
     "thing": "resource_type",
     "thing_id": "resource_id",
+    "account": "account_name",
+    "other_account": "other_account_name",
     "reason": "reason",
     "changes": "changes",
     "address": "ip_address",
@@ -130,6 +133,7 @@ def _filters(given: Mapping[str, str]) -> dict[str, Any]:
 
 def _shown(row: Row) -> dict[str, Any]:
     entry = dict(row)
+    entry["about_two"] = told(row)["parts"] if row["other_account_id"] else None
     entry["changes"] = changes_of(row["action"], _json(row["changes"]))
     entry["thing_url"] = f"/admin/audit?{urlencode({'thing': row['resource_id'] or ''})}"
     return entry

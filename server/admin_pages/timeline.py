@@ -14,7 +14,7 @@ from server.admin_pages.lists import days_given, days_of
 from server.admin_pages.page import PAGE_SIZE, FormFault
 from server.gateway import Refused, Row, functions
 from server.staff.guard import Visit
-from server.timeline_words import KINDS, origin_of, reason_told, told
+from server.timeline_words import KINDS, other_account_of, reason_told, told
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +102,7 @@ def _shown(account_id: UUID, row: Row) -> dict[str, Any]:
     shown["is_denied"] = row["kind"] == "denial" or row["what"] == "denied"
     shown["entry"] = row["kind"] if row["kind"] in ("charge", "credit") else ""
     shown["payment_url"] = f"/admin/payments/{quote(row['payment_id'] or '', safe='')}"
-    shown["other_account_id"] = origin_of(shown).get("account_id")
+    shown["other_account_id"] = other_account_of(shown)
     shown["origin_url"] = origin_address(account_id, shown)
     shown["audit_url"] = ""
     if row["audit_id"]:

@@ -556,7 +556,7 @@ def list_api_keys(
 
 @function(
     "id created_at who action resource_type resource_id reason changes ip_address user_agent "
-    "database_login account_id account_name"
+    "database_login account_id account_name other_account_id other_account_name"
 )
 def list_audit_log(
     *,

@@ -124,6 +124,15 @@ def test_credits_are_moved_and_accounts_merged_after_a_preview_and_the_merge_is_
         for place in (f"{whose}?tab=ledger", f"{whose}/statement"):
             assert re.search(link, viewer.get(place).text), place
         assert f",{words}@example.com" in viewer.get(f"{whose}/statement.csv").text
+    moved = (
+        rf'moved 4 credits from <a href="{page}">{name}@example.com</a>'
+        rf' to <a href="{other_page}">{other}@example.com</a>'
+    )
+    for place in ("/admin", "/admin/audit?action=account.transfer_credits"):
+        assert len(re.findall(moved, viewer.get(place).text)) == 2, place  # an entry of each
+    acts = _text(viewer, f"{other_page}?kind=staff")
+    assert f"Credits moved from {name}@example.com" in acts
+    assert f",{name}@example.com,{other}@example.com," in viewer.get("/admin/audit.csv").text
     # The e-mail address names the account too.
     asked = _filled(admin, f"{page}/merge", other=f"{other}@example.com", reason="one person")
     assert _confirmed(admin, asked).headers["location"] == other_page
@@ -137,6 +146,10 @@ def test_credits_are_moved_and_accounts_merged_after_a_preview_and_the_merge_is_
     assert "Merged accounts" not in regions
     assert f"Merge with {name}@example.com" in told
     assert "one person" in told
+    for place in ("/admin", "/admin/audit?action=account.merge"):
+        merged = f"merged {name}@example.com into {other}@example.com"
+        assert _text(viewer, place).count(merged) == 2, place
+    assert f"Accounts merged: {name}@example.com" in told
     # What one had of the other stays between them, though both are one account now.
     assert f"Transfer from {name}@example.com" in told
     assert f"Transfer from {name}@example.com" in _text(viewer, f"{other_page}?tab=ledger")
@@ -146,6 +159,8 @@ def test_credits_are_moved_and_accounts_merged_after_a_preview_and_the_merge_is_
     assert f"its own again</dt><dd>{name}@example.com ({ids[name]})</dd>" in asked.text
     undone = _confirmed(admin, asked)
     assert (undone.status_code, undone.headers["location"]) == (303, page)
+    undid = f"undid the merge of {name}@example.com into {other}@example.com"
+    assert _text(viewer, "/admin").count(undid) == 2
     assert "The merge was undone." in _text(admin, page)
     assert f"Merge undone: {other}@example.com" in _text(admin, page)
     balances = module_database.execute(

@@ -590,7 +590,7 @@ CREATE FUNCTION billing.list_api_keys(p_environment text DEFAULT NULL::text, p_s
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.list_audit_log(p_who text DEFAULT NULL::text, p_action text DEFAULT NULL::text, p_resource_id text DEFAULT NULL::text, p_from date DEFAULT NULL::date, p_to date DEFAULT NULL::date, p_limit bigint DEFAULT 50, p_offset bigint DEFAULT 0, p_entry_id uuid DEFAULT NULL::uuid, p_reverse boolean DEFAULT false, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(id uuid, created_at timestamp with time zone, who text, action text, resource_type text, resource_id text, reason text, changes jsonb, ip_address inet, user_agent text, database_login text, account_id uuid, account_name text)
+CREATE FUNCTION billing.list_audit_log(p_who text DEFAULT NULL::text, p_action text DEFAULT NULL::text, p_resource_id text DEFAULT NULL::text, p_from date DEFAULT NULL::date, p_to date DEFAULT NULL::date, p_limit bigint DEFAULT 50, p_offset bigint DEFAULT 0, p_entry_id uuid DEFAULT NULL::uuid, p_reverse boolean DEFAULT false, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(id uuid, created_at timestamp with time zone, who text, action text, resource_type text, resource_id text, reason text, changes jsonb, ip_address inet, user_agent text, database_login text, account_id uuid, account_name text, other_account_id uuid, other_account_name text)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -1430,6 +1430,10 @@ CREATE FUNCTION billing_data.change_profile(p_account_id uuid, p_customer_email 
 
 CREATE FUNCTION billing_data.changes_profile(p_account billing_data.accounts, p_customer_email text, p_user_role text, p_agent_id text, p_marketing_opt_in boolean) RETURNS boolean
     LANGUAGE sql IMMUTABLE;
+
+CREATE FUNCTION billing_data.changes_with_names(p_changes jsonb, p_account_id uuid) RETURNS jsonb
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.charge_crosses(p_threshold bigint, p_paid_with text, p_balance_before bigint, p_balance_after bigint, p_free_uses_after bigint) RETURNS boolean
     LANGUAGE sql IMMUTABLE PARALLEL SAFE;
@@ -2448,6 +2452,10 @@ CREATE FUNCTION billing_data.open_session(p_admin_user_id uuid, p_session_hash b
 
 CREATE FUNCTION billing_data.origin_of_entry(p_account_id uuid, p_transfer_id uuid, p_corrects_id uuid, p_changes jsonb) RETURNS jsonb
     LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.other_account_of_entry(p_changes jsonb, p_account_id uuid) RETURNS uuid
+    LANGUAGE sql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.overages_for_caps(p_items billing.capture_item[]) RETURNS billing_data.cap_request[]
