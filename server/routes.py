@@ -396,7 +396,7 @@ SECTIONS: tuple[Section, ...] = (
               query=s.PurchasesQuery, answer=payments_api.PurchasePage,
               example=payments_api.PURCHASES),
         Route("GET", "/admin/api/payment-events", STAFF, payments_api.list_payment_events,
-              "List Stripe's events", query=s.PageQuery, answer=payments_api.PaymentEventPage,
+              "List Stripe's events", query=s.EventsQuery, answer=payments_api.PaymentEventPage,
               example=payments_api.EVENTS),
         Route("GET", "/admin/api/payment-problems", STAFF, payments_api.list_payment_problems,
               "What needs a person", query=s.ProblemsQuery,

@@ -41,6 +41,23 @@ $$;
 COMMENT ON FUNCTION billing_data.cap_subject IS
     'Whom a cap is for, as it is stored. Helper.';
 
+-- Whether a cap is of this scope, and of this account or the one that it was merged into; NULL
+-- stands for any.
+CREATE OR REPLACE FUNCTION billing_data.is_cap_of(
+    p_cap billing_data.caps, p_scope text, p_account_id uuid
+) RETURNS boolean
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT (p_scope IS NULL OR (p_cap).scope = p_scope)
+        AND (p_account_id IS NULL OR (
+            (p_cap).scope = 'account'
+            AND (p_cap).subject = billing_data.surviving_account(p_account_id)::text
+        ))
+$$;
+COMMENT ON FUNCTION billing_data.is_cap_of IS
+    'Whether a cap is of this scope and account. Helper.';
+
 -- Lists caps with what their windows have used so far, what is left, and when the windows end
 -- (resets_at). A cap counts from when it was set (counts_from). An API key's cap names the first
 -- key of its chain of rotations; an account's cap goes with it where it is merged.
@@ -96,11 +113,7 @@ BEGIN
         ON a.id = CASE WHEN c.scope = 'account' THEN c.subject::uuid END
     LEFT JOIN billing_data.api_keys AS k
         ON k.id = CASE WHEN c.scope = 'api_key' THEN c.subject::uuid END
-    WHERE (p_scope IS NULL OR c.scope = p_scope)
-        AND (p_account_id IS NULL OR (
-            c.scope = 'account'
-            AND c.subject = billing_data.surviving_account(p_account_id)::text
-        ))
+    WHERE billing_data.is_cap_of(c, p_scope, p_account_id)
         AND (p_cap_id IS NULL OR c.id = p_cap_id)
     ORDER BY c.scope, c.subject, c.period, c.mode DESC
     LIMIT p_limit OFFSET p_offset;
@@ -109,6 +122,35 @@ $$;
 COMMENT ON FUNCTION billing.list_caps IS
     'Lists caps with what is used and left. For billing_server (staff) and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.list_caps TO billing_server, billing_dba;
+
+-- How many caps billing.list_caps lists for the same filters: at most p_most, and is_more says that
+-- there are more. It stops at p_most.
+-- Errors: actor errors, invalid_argument.
+-- Example: SELECT * FROM billing.count_caps(p_scope => 'api_key');
+CREATE OR REPLACE FUNCTION billing.count_caps(
+    p_scope text DEFAULT NULL,
+    p_account_id uuid DEFAULT NULL,
+    p_most bigint DEFAULT 10000,
+    p_session_hash bytea DEFAULT NULL
+) RETURNS TABLE (caps bigint, is_more boolean)
+LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM billing_data.authorize(NULL, p_session_hash, 'billing:read');
+    PERFORM billing_data.require_most(p_most);
+    RETURN QUERY
+    SELECT least(count(*), p_most), count(*) > p_most
+    FROM (
+        SELECT FROM billing_data.caps AS c
+        WHERE billing_data.is_cap_of(c, p_scope, p_account_id)
+        LIMIT p_most + 1
+    ) AS n;
+END
+$$;
+COMMENT ON FUNCTION billing.count_caps IS
+    'Counts caps. For billing_server (staff) and billing_dba.';
+GRANT EXECUTE ON FUNCTION billing.count_caps TO billing_server, billing_dba;
 
 -- Sets how many credits may be charged in a period ('minute', 'day' or 'month' of the UTC calendar)
 -- by an API key and the keys that it is rotated to, to an account, by an agent, or by all. The mode

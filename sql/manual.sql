@@ -287,6 +287,13 @@ $t$SELECT *
 FROM billing.count_audit_log(
     p_action => 'account',
     p_from => '2026-11-01');$t$),
+        ('count_caps',
+$t$How many caps billing.list_caps lists for the same filters: at most p_most, and is_more
+says that there are more. It stops at p_most.$t$,
+$t$Errors: actor errors, invalid_argument.$t$,
+$t$SELECT *
+FROM billing.count_caps(
+    p_scope => 'api_key');$t$),
         ('count_deliveries',
 $t$How many deliveries billing.list_deliveries lists for the same filters: at most p_most,
 and is_more says that there are more. It stops at p_most.$t$,
@@ -302,6 +309,11 @@ $t$Errors: actor errors, invalid_argument.$t$,
 $t$SELECT *
 FROM billing.count_payment_events(
     p_from => '2026-11-01');$t$),
+        ('count_payment_problems',
+$t$How many rows billing.list_payment_problems lists: at most p_most, and is_more says that
+there are more. It stops at p_most.$t$,
+$t$Errors: actor errors, invalid_argument.$t$,
+$t$SELECT * FROM billing.count_payment_problems();$t$),
         ('create_account',
 $t$Creates the account of an identity, or returns the existing one unchanged. With
 p_idempotency_key, the first answer is recorded for this account and key: the same request

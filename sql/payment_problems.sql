@@ -101,6 +101,32 @@ COMMENT ON FUNCTION billing.list_payment_problems IS
     'For billing_server (staff) and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.list_payment_problems TO billing_server, billing_dba;
 
+-- How many rows billing.list_payment_problems lists: at most p_most, and is_more says that there are
+-- more. It stops at p_most.
+-- Errors: actor errors, invalid_argument.
+-- Example: SELECT * FROM billing.count_payment_problems();
+CREATE OR REPLACE FUNCTION billing.count_payment_problems(
+    p_most bigint DEFAULT 10000,
+    p_session_hash bytea DEFAULT NULL
+) RETURNS TABLE (problems bigint, is_more boolean)
+LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM billing_data.authorize(NULL, p_session_hash, 'billing:read');
+    PERFORM billing_data.require_most(p_most);
+    RETURN QUERY
+    SELECT least(count(*), p_most), count(*) > p_most
+    FROM (
+        SELECT FROM billing_data.find_payment_problems()
+        LIMIT p_most + 1
+    ) AS n;
+END
+$$;
+COMMENT ON FUNCTION billing.count_payment_problems IS
+    'Counts what a person must look at of payments. For billing_server (staff) and billing_dba.';
+GRANT EXECUTE ON FUNCTION billing.count_payment_problems TO billing_server, billing_dba;
+
 -- Refuses a resolution that does not say what it resolves, or why.
 CREATE OR REPLACE FUNCTION billing_data.require_resolution(
     p_reference text, p_argument text, p_reason text

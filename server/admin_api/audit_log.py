@@ -93,8 +93,7 @@ async def list_audit_log(request: web.Request, call: Call) -> web.StreamResponse
         "who": query.who,
         "action": query.action,
         "resource_id": query.resource_id,
-        "from_": query.first_day,
-        "to": query.last_day,
+        **query.days,
     }
     rows = await call.rows(
         functions.list_audit_log(**filters, limit=query.page_size + 1, offset=query.offset)

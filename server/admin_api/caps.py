@@ -1,7 +1,7 @@
 """/admin/api/caps: how much may be charged in a minute, a day or a month."""
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from aiohttp import web
@@ -13,7 +13,7 @@ from server.gateway import Refused, functions
 from server.http import fields as f
 from server.http.answers import From, reader
 from server.http.errors import known_error
-from server.http.example_values import API_KEY_ID, AT
+from server.http.example_values import API_KEY_ID, AT, BOUNDED
 from server.http.route import Example
 
 
@@ -40,7 +40,7 @@ class Cap(TypedDict):
     updated_at: Annotated[datetime, f.means("When the limit last changed.")]
 
 
-class CapPage(f.OpenPage):
+class CapPage(f.BoundedPage):
     """A page of caps."""
 
     caps: Annotated[list[Cap], f.means("The caps of this page.")]
@@ -62,7 +62,7 @@ _EXAMPLE = {
     "updated_at": AT,
 }
 LIST = Example(
-    {"caps": [_EXAMPLE], "page": 1, "page_size": 50, "has_more": False},
+    {"caps": [_EXAMPLE], **BOUNDED},
     values={"scope": "api_key"},
 )
 SET = Example(
@@ -85,15 +85,12 @@ _cap = reader(Cap, functions.list_caps.columns)
 async def list_caps(request: web.Request, call: Call) -> web.StreamResponse:
     """Lists caps with what is used and left of each in the present minute, day or month."""
     query: CapsQuery = call.query
+    filters: dict[str, Any] = {"scope": query.scope, "account_id": query.account_id}
     rows = await call.rows(
-        functions.list_caps(
-            scope=query.scope,
-            account_id=query.account_id,
-            limit=query.page_size + 1,
-            offset=query.offset,
-        )
+        functions.list_caps(**filters, limit=query.page_size + 1, offset=query.offset)
     )
-    return answer(200, page_of("caps", rows, query, _cap))
+    counted = await call.row(functions.count_caps(**filters))
+    return answer(200, page_of("caps", rows, query, _cap, counted))
 
 
 async def set_cap(request: web.Request, call: Call) -> web.StreamResponse:

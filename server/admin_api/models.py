@@ -1,12 +1,19 @@
 """The requests of staff and their scripts (contract.md 5, and what the pages can do besides).
 Unknown fields are ignored and values are coerced leniently, as for agents."""
 
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Annotated, Literal
 from uuid import UUID
 
-from pydantic import AfterValidator, Field, StringConstraints
+from pydantic import (
+    AfterValidator,
+    Field,
+    StringConstraints,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_core import PydanticCustomError
+from typing_extensions import TypedDict
 
 from server.http import fields as f
 from server.http.holds import WhichHolds
@@ -19,6 +26,7 @@ from server.http.validation import (
     Reason,
     RequestModel,
     Text255,
+    last_of_days,
     without_nul,
 )
 from server.limits import INT64_MAX, most
@@ -70,14 +78,46 @@ class PageQuery(RequestModel):
         return (self.page - 1) * self.page_size
 
 
+class Days(TypedDict):
+    """The days of a list as arguments of the function that lists."""
+
+    from_: date | None
+    to: date | None
+
+
+class ListedDays(RequestModel):
+    """The days that a list is limited to."""
+
+    first_day: Annotated[Day | None, f.means("The first day, in UTC.")] = Field(
+        default=None, alias="from"
+    )
+    last_day: Annotated[Day | None, f.means("The last day, in UTC.")] = Field(
+        default=None, alias="to"
+    )
+
+    @field_validator("last_day")
+    @classmethod
+    def _in_order(cls, last: date | None, info: ValidationInfo) -> date | None:
+        return last_of_days(info.data.get("first_day"), last)
+
+    @property
+    def days(self) -> Days:
+        """The days as arguments of a function that lists."""
+        return {"from_": self.first_day, "to": self.last_day}
+
+
+class EventsQuery(ListedDays, PageQuery):
+    """GET /admin/api/payment-events"""
+
+
 class LedgerQuery(PageQuery):
     """GET /admin/api/users/{account_id}/transactions"""
 
     cursor: Annotated[Cursor | None, f.CURSOR] = None
 
 
-class UsersQuery(PageQuery):
-    """GET /admin/api/users"""
+class UsersQuery(ListedDays, PageQuery):
+    """GET /admin/api/users; the days are those on which accounts were made"""
 
     status_filter: Annotated[Anything | None, f.STATUS_FILTER] = None
     search: Annotated[
@@ -113,19 +153,13 @@ class DenialQuery(RequestModel):
     ] = None
 
 
-class TimelineQuery(RequestModel):
+class TimelineQuery(ListedDays):
     """GET /admin/api/users/{account_id}/timeline"""
 
     kind: Annotated[
         Literal["check", "denial", "charge", "credit", "hold", "purchase", "staff"] | None,
         f.means("Only rows of this kind; `denial` also finds denied checks."),
     ] = None
-    first_day: Annotated[Day | None, f.means("The first day, in UTC.")] = Field(
-        default=None, alias="from"
-    )
-    last_day: Annotated[Day | None, f.means("The last day, in UTC.")] = Field(
-        default=None, alias="to"
-    )
     row_id: Annotated[
         UUID | None, f.means("The charge, credit, hold or purchase to begin with.")
     ] = None
@@ -440,7 +474,7 @@ class SetPricingRequest(RequestModel):
     reason: Annotated[Reason, f.AUDIT_REASON]
 
 
-class PurchasesQuery(PageQuery):
+class PurchasesQuery(ListedDays, PageQuery):
     """GET /admin/api/purchases"""
 
     account_id: Annotated[UUID | None, f.means("Only those of this account.")] = None
@@ -566,18 +600,12 @@ class TopQuery(DaysQuery):
     limit: Annotated[int, Field(ge=1, le=1000), f.means("How many accounts at most.")] = 20
 
 
-class AuditQuery(PageQuery):
+class AuditQuery(ListedDays, PageQuery):
     """GET /admin/api/audit-log"""
 
     who: Annotated[Anything | None, f.WHO_WANTED] = None
     action: Annotated[Anything | None, f.ACTION] = None
     resource_id: Annotated[Anything | None, f.RESOURCE_ID] = None
-    first_day: Annotated[Day | None, f.means("The first day, in UTC.")] = Field(
-        default=None, alias="from"
-    )
-    last_day: Annotated[Day | None, f.means("The last day, in UTC.")] = Field(
-        default=None, alias="to"
-    )
 
 
 class LoginQuery(RequestModel):

@@ -10,7 +10,7 @@ from typing_extensions import TypedDict
 from server.admin_api.endpoint import Call, answer, page_of
 from server.admin_api.models import (
     EventPath,
-    PageQuery,
+    EventsQuery,
     PaymentPath,
     ProblemsQuery,
     PurchasesQuery,
@@ -145,7 +145,7 @@ class PaymentProblem(TypedDict):
     happened_at: Annotated[datetime, f.WHEN]
 
 
-class PaymentProblemPage(f.OpenPage):
+class PaymentProblemPage(f.BoundedPage):
     """A page of problems."""
 
     problems: Annotated[list[PaymentProblem], f.means("The problems of this page.")]
@@ -260,7 +260,7 @@ PROBLEMS = Example(
                 "happened_at": AT,
             }
         ],
-        **PAGED,
+        **BOUNDED,
     },
     values=PAGING,
 )
@@ -299,7 +299,11 @@ _problem = reader(PaymentProblem, functions.list_payment_problems.columns)
 async def list_purchases(request: web.Request, call: Call) -> web.StreamResponse:
     """Lists purchases, newest first, and what became of them."""
     query: PurchasesQuery = call.query
-    filters: dict[str, Any] = {"account_id": query.account_id, "status": query.status_filter}
+    filters: dict[str, Any] = {
+        "account_id": query.account_id,
+        "status": query.status_filter,
+        **query.days,
+    }
     rows = await call.rows(
         functions.list_purchases(**filters, limit=query.page_size + 1, offset=query.offset)
     )
@@ -310,11 +314,11 @@ async def list_purchases(request: web.Request, call: Call) -> web.StreamResponse
 
 async def list_payment_events(request: web.Request, call: Call) -> web.StreamResponse:
     """Lists what the payment provider reported, newest first, and what became of it."""
-    query: PageQuery = call.query
+    query: EventsQuery = call.query
     rows = await call.rows(
-        functions.list_payment_events(limit=query.page_size + 1, offset=query.offset)
+        functions.list_payment_events(**query.days, limit=query.page_size + 1, offset=query.offset)
     )
-    counted = await call.row(functions.count_payment_events())
+    counted = await call.row(functions.count_payment_events(**query.days))
     return answer(200, page_of("events", rows, query, _event, counted))
 
 
@@ -325,7 +329,8 @@ async def list_payment_problems(request: web.Request, call: Call) -> web.StreamR
     rows = await call.rows(
         functions.list_payment_problems(limit=query.page_size + 1, offset=query.offset)
     )
-    return answer(200, page_of("problems", rows, query, _problem))
+    counted = await call.row(functions.count_payment_problems())
+    return answer(200, page_of("problems", rows, query, _problem, counted))
 
 
 async def resolve_payment_event(request: web.Request, call: Call) -> web.StreamResponse:

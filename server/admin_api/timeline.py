@@ -144,11 +144,10 @@ async def list_user_timeline(request: web.Request, call: Call) -> web.StreamResp
         functions.list_timeline(
             account_id=path.account_id,
             kinds=[query.kind] if query.kind else None,
-            from_=query.first_day,
-            to=query.last_day,
             cursor=query.cursor,
             limit=query.limit,
             row_id=query.row_id,
+            **query.days,
         )
     )
     following = rows[-1]["next_cursor"] if rows else None

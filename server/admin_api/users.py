@@ -110,6 +110,7 @@ async def list_users(request: web.Request, call: Call) -> web.StreamResponse:
             limit=query.page_size,
             offset=query.offset,
             count=True,
+            **query.days,
         )
     )
     total = rows[0]["total_count"]

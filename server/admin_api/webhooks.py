@@ -10,7 +10,7 @@ from pydantic import Field, StringConstraints
 from typing_extensions import TypedDict
 
 from server.admin_api.endpoint import Call, answer, page_of
-from server.admin_api.models import PageQuery
+from server.admin_api.models import ListedDays, PageQuery
 from server.gateway import Row, functions
 from server.http import fields as f
 from server.http.answers import From, reader
@@ -75,7 +75,7 @@ class EndpointReason(RequestModel):
     reason: Annotated[Reason, f.AUDIT_REASON]
 
 
-class DeliveriesQuery(PageQuery):
+class DeliveriesQuery(ListedDays, PageQuery):
     """GET /admin/api/webhook-deliveries"""
 
     endpoint_id: Annotated[UUID | None, f.means("Only those to this endpoint.")] = None
@@ -379,6 +379,7 @@ async def list_webhook_deliveries(request: web.Request, call: Call) -> web.Strea
         "state": query.state,
         "kind": query.kind,
         "account_id": query.account_id,
+        **query.days,
     }
     rows = await call.rows(
         functions.list_deliveries(**filters, limit=query.page_size + 1, offset=query.offset)

@@ -14,7 +14,7 @@ from aiohttp import web
 
 from server.admin_pages.page import CSV_LIMIT, HEADERS, PAGE_SIZE, FormFault
 from server.csv_text import csv_lines
-from server.http.validation import finite_day
+from server.http.validation import finite_day, last_of_days
 
 _CSV_STEP = 500
 
@@ -128,8 +128,10 @@ def days_of(given: Mapping[str, str]) -> dict[str, Any]:
             faults[name] = "Give a day as 2026-11-22."
     if faults:
         raise FormFault(**faults)
-    if days["from"] and days["to"] and days["from"] > days["to"]:
-        raise FormFault(to="The last day is before the first.")
+    try:
+        last_of_days(days["from"], days["to"])
+    except ValueError as error:
+        raise FormFault(to=f"{error}.") from None
     return {"from_": days["from"], "to": days["to"]}
 
 

@@ -302,6 +302,7 @@ async def _show_problems(
         "admin/payments/problems.html",
         status=422 if failed else 200,
         links=_links(_PROBLEMS),
+        total=await visit.row(functions.count_payment_problems()),
         failed=failed,
         values=values or {},
         faults=faults or {},

@@ -173,6 +173,16 @@ def count_audit_log(
 ) -> None: ...
 
 
+@function("caps is_more")
+def count_caps(
+    *,
+    scope: str | None = ...,
+    account_id: UUID | None = ...,
+    most: int = ...,
+    session_hash: bytes | None = ...,
+) -> None: ...
+
+
 @function("deliveries is_more")
 def count_deliveries(
     *,
@@ -197,6 +207,10 @@ def count_payment_events(
     most: int = ...,
     session_hash: bytes | None = ...,
 ) -> None: ...
+
+
+@function("problems is_more")
+def count_payment_problems(*, most: int = ..., session_hash: bytes | None = ...) -> None: ...
 
 
 @function(

@@ -40,6 +40,14 @@ def finite_day(day: date) -> date:
     return min(day, date.max - timedelta(days=1))
 
 
+def last_of_days(first: date | None, last: date | None) -> date | None:
+    """Returns the last of some days. Raises PydanticCustomError, a ValueError, when it is before
+    the first."""
+    if first is not None and last is not None and last < first:
+        raise PydanticCustomError("days_order", "The last day is before the first")
+    return last
+
+
 def _provider(value: str) -> str:
     if not value.startswith("oauth:"):
         raise ValueError('oauth_provider must start with "oauth:"')

@@ -284,11 +284,19 @@ CREATE FUNCTION billing.count_audit_log(p_who text DEFAULT NULL::text, p_action 
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing.count_caps(p_scope text DEFAULT NULL::text, p_account_id uuid DEFAULT NULL::uuid, p_most bigint DEFAULT 10000, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(caps bigint, is_more boolean)
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing.count_deliveries(p_endpoint_id uuid DEFAULT NULL::uuid, p_state text DEFAULT NULL::text, p_kind text DEFAULT NULL::text, p_account_id uuid DEFAULT NULL::uuid, p_from date DEFAULT NULL::date, p_to date DEFAULT NULL::date, p_most bigint DEFAULT 10000, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(deliveries bigint, is_more boolean)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing.count_payment_events(p_payment_id text DEFAULT NULL::text, p_event_id text DEFAULT NULL::text, p_from date DEFAULT NULL::date, p_to date DEFAULT NULL::date, p_most bigint DEFAULT 10000, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(events bigint, is_more boolean)
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing.count_payment_problems(p_most bigint DEFAULT 10000, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(problems bigint, is_more boolean)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -2110,6 +2118,10 @@ CREATE FUNCTION billing_data.ids_between(p_from timestamp with time zone, p_to t
 
 CREATE FUNCTION billing_data.ids_from(p_from timestamp with time zone, OUT first_id uuid, OUT last_id uuid) RETURNS record
     LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.is_cap_of(p_cap billing_data.caps, p_scope text, p_account_id uuid) RETURNS boolean
+    LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.is_capped(p_account_id uuid, p_api_key_id uuid, p_agent_id text) RETURNS boolean

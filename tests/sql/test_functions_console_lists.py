@@ -156,7 +156,10 @@ def test_payment_events_are_listed_newest_first_and_say_which_need_attention(
             assert counted == {"events": found, "is_more": False}
         assert dba.row("count_payment_events", most=2) == {"events": 2, "is_more": True}
         for most in (0, 1_000_001, None):
-            for count in ("count_payment_events", "count_audit_log", "count_deliveries"):
+            for count in (
+                "count_payment_events", "count_audit_log", "count_deliveries", "count_caps",
+                "count_payment_problems",
+            ):  # fmt: skip
                 assert_argument_refused(dba, count, "p_most", most=most)
 
 

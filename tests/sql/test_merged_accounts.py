@@ -503,6 +503,7 @@ _FOLLOW: dict[str, Callable[[Caller, User, User], None]] = {
     "get_top_up": _topped_up,
     "list_account_days": _alike("list_account_days"),
     "list_caps": _alike("list_caps", _cap),
+    "count_caps": _alike("count_caps", _cap),
     "list_deliveries": _alike("list_deliveries", _tell),
     "list_notes": _noted,
     "list_origins": _alike("list_origins"),
