@@ -30,7 +30,9 @@ class AuditEntry(TypedDict):
     created_at: Annotated[datetime, f.WHEN]
     who: Annotated[str | None, f.WHO]
     action: Annotated[str, f.ACTION]
-    resource_type: Annotated[str, f.means("The kind of thing it was done to.")]
+    resource_type: Annotated[
+        str, f.means("The kind of thing it was done to, such as `account`, `payment` or `api_key`.")
+    ]
     resource_id: Annotated[str | None, f.RESOURCE_ID]
     reason: Annotated[
         str | None, f.means("Why, in the words of who did it; null where nobody asked.")
@@ -38,7 +40,11 @@ class AuditEntry(TypedDict):
     changes: Annotated[
         dict[str, Any] | None,
         From(_changes),
-        f.means("What exactly was changed, as it was before and after; never a secret."),
+        f.means(
+            "`before` and `after`, each a value or an object of the fields that changed, null for"
+            " what did not exist; and by name what else the act tells, such as `amount`,"
+            " `credit_id` or `other_account_id`. Never a secret; null where nothing is told."
+        ),
     ]
     ip_address: Annotated[
         str | None, f.means("Where the call came from; null when that is not known.")

@@ -36,6 +36,18 @@ from server.http.example_values import (
 )
 from server.http.route import Example
 
+# A test compares these with the database.
+Fault = Literal[
+    "account_not_found", "amount_mismatch", "balance_overflow", "charge_unreadable",
+    "credited_by_hand", "currency_mismatch", "metadata_missing", "mode_mismatch", "not_sold_here",
+    "payment_mismatch", "payment_unknown",
+]  # fmt: skip
+Outcome = Literal[
+    "credited", "already_credited", "taken_back", "restored", "waiting", "unchanged",
+    "acknowledged", "ignored", "resolved", Fault,
+]  # fmt: skip
+Warned = Literal["fraud_warning", "credited_twice", "paid_after_erasure"]
+
 
 def _net(row: Row) -> int:
     return int(row["gross_minor"] - row["returned_minor"])
@@ -104,7 +116,9 @@ class PaymentEvent(TypedDict):
     account_id: Annotated[
         UUID | None, f.means("Whose payment it is about; null when that is not known.")
     ]
-    outcome: Annotated[str, f.means("What became of it.")]
+    outcome: Annotated[
+        Outcome, f.means("What became of it; some of these need a person (`needs_attention`).")
+    ]
     needs_attention: Annotated[bool, f.means("Whether a person must look at it.")]
     deliveries: Annotated[f.Count, f.means("How often the provider has sent it.")]
     livemode: Annotated[
@@ -127,7 +141,13 @@ class PaymentEventPage(f.BoundedPage):
 class PaymentProblem(TypedDict):
     """Where money and credits do not agree."""
 
-    problem: Annotated[str, f.means("The kind of problem.")]
+    problem: Annotated[
+        Fault | Literal["shortfall"] | Warned,
+        f.means(
+            "The outcome of an event; `shortfall`: credits that were due back and could not be"
+            " taken; or a warning."
+        ),
+    ]
     provider: Annotated[str, f.PROVIDER]
     reference: Annotated[
         str,
@@ -233,7 +253,7 @@ EVENTS = Example(
                 "event_type": "payment_intent.succeeded",
                 "payment_id": PAYMENT_ID,
                 "account_id": ACCOUNT_ID,
-                "outcome": "settled",
+                "outcome": "credited",
                 "needs_attention": False,
                 "deliveries": 1,
                 "livemode": False,

@@ -42,8 +42,8 @@ class UserBalance(TypedDict):
     amount_minor: Annotated[f.Integer | None, f.means("Credits; negative for charges.")]
     created_at: Annotated[datetime | None, f.means("When that entry was written, in UTC.")]
     reason: Annotated[str | None, f.means("What its writer said of it.")]
-    writer_kind: Annotated[str | None, f.means("What kind of writer wrote it.")]
-    writer: Annotated[str | None, f.means("Who wrote it.")]
+    writer_kind: f.WriterKind | None
+    writer: Annotated[str | None, f.WRITER]
 
 
 class UsageDay(TypedDict):

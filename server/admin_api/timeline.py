@@ -46,8 +46,8 @@ class TimelineRow(TypedDict):
     reason: Annotated[
         str | None, f.means("Why, in its writer's words, or what was missing; null without any.")
     ]
-    writer_kind: Annotated[str | None, f.means("What kind of writer wrote it.")]
-    writer: Annotated[str | None, f.means("Who wrote it.")]
+    writer_kind: f.WriterKind | None
+    writer: Annotated[str | None, f.WRITER]
     credits_change: Annotated[f.Integer | None, f.means("What it changed of the paid credits.")]
     free_uses_change: Annotated[f.Integer | None, f.means("What it changed of the free uses.")]
     balance_after: Annotated[f.Count | None, f.means("Paid credits after an entry.")]
@@ -81,7 +81,17 @@ class TimelineRow(TypedDict):
     ]
     audit_id: Annotated[UUID | None, f.means("Its entry in the audit log.")]
     changes: Annotated[
-        dict[str, Any] | None, From(_changes), f.means("What exactly an act changed.")
+        dict[str, Any] | None,
+        From(_changes),
+        f.means(
+            "Of an act: `before` and `after`, each a value or an object of the fields that changed,"
+            " and by name what else it tells, such as `amount`; of a transfer or merge also"
+            " `other_account_id` and `other_account`, its address or external id. Of an entry that"
+            " another one explains: `act`. Where that is `transfer`, `merge` or `undo_merge`,"
+            " `account_id` and `account` are the other account; where it is `reversal`, `of`"
+            " (`charge` or `credit`), `at`, `amount` and `text` are the entry that was reversed."
+            " Null for all others."
+        ),
     ]
 
 

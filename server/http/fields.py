@@ -82,6 +82,12 @@ ENTRY_TYPE = means("A charge or a credit.")
 ENTRY_PAYMENT_ID = means("The payment's id at the payment provider; null for charges.")
 ENTRY_ORIGIN = means("Where the charge comes from; null for credits.")
 
+WRITER = means("An API key's name and first characters, an address, a login, or a provider.")
+WriterKind = Annotated[
+    Literal["api_key", "staff", "database", "payment_provider", "old_service"],
+    means("Who wrote it: an agent by its key, staff, a login of the database, or another system."),
+]
+
 # Books at a past time
 
 BALANCE_STATE = means(

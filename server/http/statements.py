@@ -107,19 +107,13 @@ class AgentRow(TypedDict):
     metadata_agent_id: Annotated[str | None, f.means("The agent that charged.")]
     metadata_channel_id: Annotated[str | None, f.CHANNEL_ID]
     metadata_request_id: Annotated[str | None, f.means("The agent's own id for its work.")]
-    writer_kind: Annotated[
-        Literal["api_key", "staff", "database", "payment_provider", "old_service"] | None,
-        f.means("What kind of writer wrote it."),
-    ]
+    writer_kind: f.WriterKind | None
 
 
 class StaffRow(AgentRow):
     """A row of a statement, with who wrote it."""
 
-    writer: Annotated[
-        str | None,
-        f.means("An API key's name and first characters, an address, a login, or a provider."),
-    ]
+    writer: Annotated[str | None, f.WRITER]
     origin: Annotated[
         str | None,
         f.means(

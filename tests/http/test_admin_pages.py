@@ -8,12 +8,13 @@ import re
 import secrets
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, get_args
 from uuid import uuid4
 
 import psycopg
 import pytest
 
+from server.admin_api import payments as payments_api
 from server.admin_pages import payments
 from server.http.route import PAGE
 from server.payments.advice import ADVICE
@@ -329,6 +330,9 @@ def test_every_outcome_of_an_event_has_its_words(module_database: Database) -> N
         "SELECT pg_get_constraintdef(c.oid) FROM pg_constraint AS c"
         " WHERE c.conname = 'payment_warnings_kind'"
     )
+    assert set(get_args(payments_api.Outcome)) == outcomes
+    assert set(get_args(payments_api.Fault)) == faults
+    assert set(get_args(payments_api.Warned)) == set(payments._WARNINGS)
     assert set(payments._WARNINGS) == set(re.findall(r"'(\w+)'", warnings))
     assert ADVICE.keys() == faults | {"shortfall", *payments._WARNINGS}
 
