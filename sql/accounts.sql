@@ -453,6 +453,8 @@ BEGIN
         p_marketing_opt_in_source, p_wait => true
     ) AS f;
     v_account := v_found.account;
+    -- As get_account: without credits that have ended and are not booked yet.
+    v_account.paid_credits := (billing_data.standing(v_account)).paid_credits;
 
     IF p_idempotency_key IS NOT NULL THEN
         -- A key that was used for this identity before its account was merged counts as used.

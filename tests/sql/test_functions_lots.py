@@ -88,6 +88,9 @@ def test_a_lot_ends_at_its_microsecond_and_a_ledger_row_books_it(
         # Whoever reads before it is booked is told the same.
         account_id = account_of(module_database, payer)["id"]
         assert dba.row("get_account", **payer)["paid_credits"] == 10
+        for key in (None, "once", "once"):
+            again = dba.row("create_account", **payer, idempotency_key=key)
+            assert (again["paid_credits"], again["account_created"]) == (10, False)
         assert dba.row("get_account_by_id", account_id=account_id)["paid_credits"] == 10
         assert dba.row("list_accounts", search=str(account_id))["paid_credits"] == 10
         assert account_of(module_database, payer)["paid_credits"] == 13
