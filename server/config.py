@@ -36,15 +36,20 @@ _GOOGLE = "https://accounts.google.com/.well-known/openid-configuration"
 @dataclass(frozen=True, slots=True)
 class StaffConfig:
     """The configuration of the staff console. `public_url` is the address that browsers use; it is
-    never taken from a request. `sign_in_links` allows the local sign-in links of `ciris-billing
-    dev`."""
+    never taken from a request. `sign_in_command` is there in `ciris-billing dev` only: the command
+    that makes another of its local sign-in links."""
 
     secret: str = field(repr=False)
     public_url: str
     client_id: str | None = None
     client_secret: str | None = field(default=None, repr=False)
     discovery_url: str = _GOOGLE
-    sign_in_links: bool = False
+    sign_in_command: str | None = None
+
+    @property
+    def sign_in_links(self) -> bool:
+        """Whether local sign-in links work."""
+        return self.sign_in_command is not None
 
     @property
     def secure_cookies(self) -> bool:

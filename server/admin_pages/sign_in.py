@@ -25,7 +25,7 @@ async def sign_in(request: web.Request) -> web.StreamResponse:
         "admin/sign_in.html",
         login_url=f"/admin/oauth/login?{urlencode({'redirect_uri': target})}",
         has_provider=config is not None and config.client_id is not None,
-        has_links=config is not None and config.sign_in_links,
+        link_command=config.sign_in_command if config is not None else None,
         signed_out="signed-out" in request.query,
     )
 

@@ -103,10 +103,19 @@ def _environment(options: argparse.Namespace, directory: Path) -> dict[str, str]
     return environment
 
 
-def _config(environment: dict[str, str], dsn: str) -> ServeConfig:
+def _config(environment: dict[str, str], dsn: str, sign_in_command: str = "") -> ServeConfig:
     config = load_serve_config({**environment, "DATABASE_URL": dsn})
     assert config.staff is not None
-    return replace(config, staff=replace(config.staff, sign_in_links=True))
+    return replace(config, staff=replace(config.staff, sign_in_command=sign_in_command))
+
+
+def _link_command(directory: Path) -> str:
+    """The command that makes another sign-in link, for a shell in any folder."""
+    return f"cd {shlex.quote(str(directory))} && {_own_command()} admins link {_developer()}"
+
+
+def _own_command() -> str:
+    return shlex.quote(str(Path(sys.argv[0]).absolute()))
 
 
 @contextlib.contextmanager
@@ -135,7 +144,8 @@ def _serve(
     _migrate(owner_dsn, seed)
     _create_login(owner_dsn)
     os.environ["DATABASE_URL"] = owner_dsn  # for the database calls of commands
-    config = _config(environment, cluster.dsn(_DATABASE, _SERVER_LOGIN))
+    server_dsn = cluster.dsn(_DATABASE, _SERVER_LOGIN)
+    config = _config(environment, server_dsn, _link_command(directory))
     _say(3, "preparing an API key" + (" and sample data" if options.sample_data else ""))
     base_url = f"http://{config.host}:{config.port}"
     facts = {
@@ -318,7 +328,7 @@ CIRIS Billing is running at {facts["base_url"]}
 {_how_to_buy(facts) if options.fake_stripe else ""}
   Console   {facts["sign_in_url"]}
             (signs you in once, within ten minutes; for another link{_where(options.data_dir)}:
-            {shlex.quote(str(Path(sys.argv[0]).absolute()))} admins link {_developer()})
+            {_own_command()} admins link {_developer()})
 
   API       {facts["base_url"]}/docs
   psql      {psql} '{facts["dsn"]}'

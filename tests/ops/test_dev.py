@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import html
 import json
 import os
 import pwd
@@ -200,6 +201,14 @@ def test_the_commands_it_prints_work_as_they_stand(dev: Dev) -> None:
         ["sh", "-c", link], check=True, stdout=subprocess.PIPE, text=True, cwd=dev.directory.parent
     ).stdout
     assert made.startswith(f"{dev.facts['base_url']}/admin/sign-in/")
+    # The sign-in page names a command that works in any folder.
+    page = httpx2.get(f"{dev.facts['base_url']}/admin/sign-in", verify=False).text
+    [command] = re.findall(r'<code class="copy">([^<]+)</code>', page)
+    made = subprocess.run(
+        ["sh", "-c", html.unescape(command)], check=True, stdout=subprocess.PIPE, text=True, cwd="/"
+    ).stdout
+    assert made.startswith(f"{dev.facts['base_url']}/admin/sign-in/")
+    assert "make run" not in page
     assert f"another link, in {dev.directory.resolve()}:" in text
     assert "make run" not in text  # it would not run with this folder and port
     [psql] = re.findall(r"^\s*psql\s+(\S*psql .*)$", text, re.MULTILINE)
