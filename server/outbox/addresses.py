@@ -16,6 +16,11 @@ from urllib.parse import urlsplit
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 _LOOK_UP_SECONDS = 5.0
 _PORTS = {"http": 80, "https": 443}
+# Public addresses of IPv6 are given out of this part only.
+_PUBLIC_IPV6 = ipaddress.ip_network("2000::/3")
+# Special addresses that the library takes for public ones: of the network's own gateways, of the
+# relays of 6to4, and for examples.
+_SPECIAL = tuple(map(ipaddress.ip_network, ("192.0.0.0/24", "192.88.99.0/24", "3fff::/20")))
 
 
 class AddressRefused(OSError):
@@ -54,6 +59,10 @@ def _plain(address: _Address) -> _Address:
 
 
 def _is_public(address: _Address) -> bool:
+    if address.version == 6 and address not in _PUBLIC_IPV6:
+        return False
+    if any(address in network for network in _SPECIAL):
+        return False
     return address.is_global and not (address.is_multicast or address.is_reserved)
 
 

@@ -304,7 +304,9 @@ def test_an_endpoint_is_switched_on_only_after_it_accepted_a_test_event_at_its_a
     [
         "https://10.0.0.7/", "https://169.254.169.254/latest", "https://[::1]/", "https://0.0.0.0/",
         "https://[::ffff:10.0.0.7]/", "https://[fe80::1]/", "https://[2002:a00:7::]/",
-        "https://[64:ff9b::a00:7]/", "https://192.168.1.1:8443/", "https://100.64.0.1/",
+        "https://[64:ff9b::a00:7]/", "https://[fec0::1]/", "https://[3fff::1]/",
+        "https://192.0.0.9/", "https://192.88.99.1/", "https://192.168.1.1:8443/",
+        "https://[::10.0.0.7]/", "https://[fd00::1]/", "https://[ff0e::1]/", "https://100.64.0.1/",
         "https://224.0.0.1/", "https://255.255.255.255/", "https://0x0a000007/",
         "https://167772167/", "https://nowhere.invalid/", "http://93.184.215.14/", "ftp://127.0.0.1/",
         "https://ada:secret@93.184.215.14/", "https://127.0.0.1:99999/", "https:///x", "x",
