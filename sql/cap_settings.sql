@@ -156,10 +156,11 @@ GRANT EXECUTE ON FUNCTION billing.count_caps TO billing_server, billing_dba;
 -- by an API key and the keys that it is rotated to, to an account, by an agent, or by all. The mode
 -- 'hard' refuses what would exceed the limit; the mode 'alert' only tells that it was reached. A
 -- new cap counts from now on. A second call for the same scope, subject, period and mode changes
--- the limit of that cap, and what was counted stays counted. Charges that are under way may still
--- be decided by the old limit.
--- Locks: the account that the cap is for, the cap's row. Writes: caps 1, admin_audit_logs 1 when
--- something changed. Errors: actor errors, invalid_argument, api_key_not_found, account_not_found,
+-- the limit of that cap, and what was counted stays counted. A cap that was reached and has room
+-- again by a higher limit counts as not reached. Charges that are under way may still be decided by
+-- the old limit.
+-- Locks: the account that the cap is for, the cap's row, its row of cap_usage. Writes: caps 1,
+-- cap_usage 0..1, admin_audit_logs 1 when something changed. Errors: actor errors, invalid_argument, api_key_not_found, account_not_found,
 -- serialization_failure when the account was merged at this moment.
 -- Example: SELECT * FROM billing.set_cap(p_scope => 'account', p_subject => 'oauth:google:1',
 --              p_period => 'day', p_limit_minor => 1000, p_reason => 'its owner asked for it');
@@ -228,6 +229,11 @@ BEGIN
         updated_at = CASE c.limit_minor
             WHEN excluded.limit_minor THEN c.updated_at ELSE excluded.updated_at END
     RETURNING c.* INTO v_cap;
+    UPDATE billing_data.cap_usage AS u
+    SET reached_at = NULL
+    WHERE v_before < p_limit_minor AND u.cap_id = v_cap.id
+        AND u.window_start = billing_data.window_start(p_period, v_now)
+        AND u.used_minor < p_limit_minor;
     IF v_before IS DISTINCT FROM p_limit_minor THEN
         PERFORM billing_data.write_audit(
             'cap.set', 'cap', v_cap.id::text,

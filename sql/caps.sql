@@ -458,26 +458,46 @@ $$;
 COMMENT ON FUNCTION billing_data.give_back_to_caps IS
     'Gives amounts back to the caps that counted them. Helper.';
 
--- Gives a part of a charge back to the caps that counted it. A charge was counted when it was made
--- or, where it captured a hold, when the hold was made.
+-- Gives a part of a charge back to the caps that counted it. A charge was counted when it was made.
+-- Where it captured a hold, it was counted when the hold was made, and what it took beyond the hold
+-- when it was made itself. A charge is given back from its end: what it took beyond the hold comes
+-- first. p_before is how much of the charge was reversed before.
 -- Locks and writes: as billing_data.give_back_to_caps.
 CREATE OR REPLACE FUNCTION billing_data.give_charge_back_to_caps(
-    p_charge billing_data.charges, p_amount bigint
+    p_charge billing_data.charges, p_amount bigint, p_before bigint
 ) RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     v_hold billing_data.holds;
+    v_beyond bigint;  -- how much of p_amount the charge took beyond its hold
 BEGIN
     SELECT h.* INTO v_hold FROM billing_data.holds AS h WHERE h.charge_id = p_charge.id;
-    PERFORM billing_data.give_back_to_caps(jsonb_build_array(jsonb_build_object(
-        'account_id', coalesce(v_hold.account_id, p_charge.account_id),
-        'api_key_id',
-        CASE WHEN v_hold.id IS NULL THEN p_charge.api_key_id ELSE v_hold.api_key_id END,
-        'agent_id', p_charge.metadata_agent_id, 'amount', p_amount,
-        'counted_at', coalesce(v_hold.created_at, p_charge.created_at)
-    )), billing_data.clock());
+    v_beyond := CASE
+        WHEN v_hold.id IS NULL THEN p_amount
+        ELSE least(
+            p_amount, greatest(p_charge.amount_minor - p_before - v_hold.amount_minor, 0)
+        )
+    END;
+    PERFORM billing_data.give_back_to_caps(
+        (
+            SELECT jsonb_agg(jsonb_build_object(
+                'account_id', b.account_id,
+                'api_key_id',
+                CASE WHEN v_hold.id IS NULL THEN p_charge.api_key_id ELSE v_hold.api_key_id END,
+                'agent_id', p_charge.metadata_agent_id, 'amount', b.amount,
+                'counted_at', b.counted_at
+            ))
+            FROM (
+                VALUES
+                (p_charge.account_id, v_beyond, p_charge.created_at),
+                (v_hold.account_id, p_amount - v_beyond, v_hold.created_at)
+            ) AS b (account_id, amount, counted_at)
+            WHERE b.amount > 0
+        ),
+        billing_data.clock()
+    );
 END
 $$;
 COMMENT ON FUNCTION billing_data.give_charge_back_to_caps IS

@@ -986,7 +986,8 @@ COMMENT ON FUNCTION billing_data.capture_round IS
 -- when another transaction holds the account.
 -- Locks: the accounts, in id order, then cap_usage of the caps that apply, by cap. Writes: for each
 -- created item accounts and holds 1, charges 1 where more than 0 is captured, else hold_changes 1,
--- cap_usage 1 for each cap where the captured amount is not the held one.
+-- cap_usage 1 for each cap where the captured amount is not the held one, outbox 1 for each cap that
+-- was reached and endpoint.
 -- Errors: actor_required, actor_not_allowed, invalid_argument, lock_not_available when an account
 -- stays held, and serialization_failure when accounts were merged at this moment; all else is an
 -- outcome.
@@ -1057,7 +1058,10 @@ BEGIN
             cardinality(p_items), ARRAY(SELECT o.item FROM unnest(v_outcomes) AS o), v_most
         );
     END LOOP;
-    IF NOT v_is_capped THEN
+    IF v_is_capped THEN
+        -- Everything is counted. This marks the caps that were reached.
+        PERFORM billing_data.use_caps(v_capped, NULL, NULL, v_now);
+    ELSE
         PERFORM billing_data.settle_caps_of_holds(billing_data.captured_now(v_outcomes), v_now);
     END IF;
     IF p_wait AND EXISTS (SELECT FROM unnest(v_outcomes) AS o WHERE o.outcome = 'busy') THEN

@@ -133,10 +133,10 @@ there. The account's state does not matter: the work was done. An item's outcome
 the refusal; 'busy', only with p_wait false, when another transaction holds the account.$t$,
 $t$Locks: the accounts, in id order, then cap_usage of the caps that apply, by cap. Writes:
 for each created item accounts and holds 1, charges 1 where more than 0 is captured, else
-hold_changes 1, cap_usage 1 for each cap where the captured amount is not the held one.
-Errors: actor_required, actor_not_allowed, invalid_argument, lock_not_available when an
-account stays held, and serialization_failure when accounts were merged at this moment;
-all else is an outcome.$t$,
+hold_changes 1, cap_usage 1 for each cap where the captured amount is not the held one,
+outbox 1 for each cap that was reached and endpoint. Errors: actor_required,
+actor_not_allowed, invalid_argument, lock_not_available when an account stays held, and
+serialization_failure when accounts were merged at this moment; all else is an outcome.$t$,
 $t$SELECT *
 FROM billing.capture_items(
     p_items =>
@@ -1585,10 +1585,12 @@ calendar) by an API key and the keys that it is rotated to, to an account, by an
 by all. The mode 'hard' refuses what would exceed the limit; the mode 'alert' only tells
 that it was reached. A new cap counts from now on. A second call for the same scope,
 subject, period and mode changes the limit of that cap, and what was counted stays
-counted. Charges that are under way may still be decided by the old limit.$t$,
-$t$Locks: the account that the cap is for, the cap's row. Writes: caps 1, admin_audit_logs 1
-when something changed. Errors: actor errors, invalid_argument, api_key_not_found,
-account_not_found, serialization_failure when the account was merged at this moment.$t$,
+counted. A cap that was reached and has room again by a higher limit counts as not
+reached. Charges that are under way may still be decided by the old limit.$t$,
+$t$Locks: the account that the cap is for, the cap's row, its row of cap_usage. Writes: caps
+1, cap_usage 0..1, admin_audit_logs 1 when something changed. Errors: actor errors,
+invalid_argument, api_key_not_found, account_not_found, serialization_failure when the
+account was merged at this moment.$t$,
 $t$SELECT *
 FROM billing.set_cap(
     p_scope => 'account',

@@ -253,7 +253,9 @@ BEGIN
                 v_account, v_charge.amount_minor, amount_minor, v_reversal.amount_minor, free_uses,
                 p_charge_id, NULL, p_reason, p_idempotency_key, v_fingerprint, v_actor
             );
-            PERFORM billing_data.give_charge_back_to_caps(v_charge, amount_minor);
+            PERFORM billing_data.give_charge_back_to_caps(
+                v_charge, amount_minor, reversed_minor - amount_minor
+            );
             PERFORM billing_data.give_back_to_lots(
                 v_charge, v_account.id, v_reversal, reversed_minor - amount_minor
             );

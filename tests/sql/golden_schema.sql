@@ -2050,7 +2050,7 @@ CREATE FUNCTION billing_data.give_back_to_lots(p_charge billing_data.charges, p_
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET enable_seqscan TO 'off';
 
-CREATE FUNCTION billing_data.give_charge_back_to_caps(p_charge billing_data.charges, p_amount bigint) RETURNS void
+CREATE FUNCTION billing_data.give_charge_back_to_caps(p_charge billing_data.charges, p_amount bigint, p_before bigint) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 

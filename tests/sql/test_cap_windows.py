@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.sql.alerts import alerts_of, listening
+from tests.sql.alerts import alerts_of, forget_endpoints, listening
 from tests.sql.caps import account_id, cap_now, charge_list, clock_at, no_caps, set_cap, used
 from tests.sql.helpers import (
     BIGGEST,
@@ -26,9 +26,10 @@ from tests.support import Database
 
 
 @pytest.fixture(autouse=True)
-def _caps_go(dba: Caller) -> Any:
+def _caps_and_endpoints_go(module_database: Database, dba: Caller) -> Any:
     yield
     no_caps(dba)
+    forget_endpoints(module_database)
 
 
 # The last microsecond of a window, and the first of the next one.
@@ -131,6 +132,24 @@ def test_reaching_a_cap_raises_one_alert_in_each_window_and_names_whose_it_is(
     ]
 
 
+def test_a_cap_that_was_raised_is_reached_again(module_database: Database, dba: Caller) -> None:
+    who = new_user(module_database, paid=99)
+    account = account_id(module_database, who)
+    listening(module_database, "cap.reached")
+    with clock_at(module_database, "2027-03-04 05:06:07Z"):
+        cap = set_cap(dba, "account", 3, account, mode="alert")
+        charge_list(dba, [{**who, "amount_minor": 4}])
+        # A limit that is used up as well, and one that is lower, are not reached again.
+        assert set_cap(dba, "account", 4, account, mode="alert")["reached_at"] is not None
+        assert set_cap(dba, "account", 2, account, mode="alert")["reached_at"] is not None
+        assert set_cap(dba, "account", 5, account, mode="alert")["reached_at"] is None
+        assert len(alerts_of(module_database, account)) == 1
+        charge_list(dba, [who, who])
+        assert cap_now(dba, cap)["reached_at"] is not None
+    told = [data["limit"] for _, data in alerts_of(module_database, account)]
+    assert told == [3, 5]
+
+
 def _unnamed_alerts(database: Database) -> list[dict[str, Any]]:
     return [
         row[0]
@@ -200,6 +219,26 @@ def test_overage_takes_no_more_than_the_caps_have_room_for_and_counts(
     assert account_of(module_database, who)["paid_credits"] == 99 - 15
 
 
+def test_overage_that_uses_a_cap_up_raises_its_alert_once(
+    module_database: Database, dba: Caller
+) -> None:
+    who = new_user(module_database, paid=99, free=False)
+    account = account_id(module_database, who)
+    listening(module_database, "cap.reached")
+    watched = set_cap(dba, "account", 8, account, mode="alert")
+    bound = set_cap(dba, "account", 12, account, period="month")
+    first, second, third = (
+        dba.row("create_hold", **who, amount_minor=2)["hold_id"] for _ in range(3)
+    )
+    dba.row("capture_hold", hold_id=first, amount_minor=3, overage="available")
+    assert alerts_of(module_database, account) == []
+    dba.row("capture_hold", hold_id=second, amount_minor=3, overage="available")
+    dba.row("capture_hold", hold_id=third, amount_minor=50, overage="available")
+    told = [(data["cap_id"], data["used"]) for _, data in alerts_of(module_database, account)]
+    assert told == [(str(watched["cap_id"]), 8), (str(bound["cap_id"]), 12)]
+    assert cap_now(dba, bound)["reached_at"] is not None
+
+
 def test_overage_is_bounded_by_the_window_of_its_capture_not_by_one_that_is_over(
     module_database: Database, dba: Caller
 ) -> None:
@@ -241,6 +280,32 @@ def test_a_reversed_capture_gives_back_to_the_window_in_which_its_hold_was_made(
         assert (used(dba, day), used(dba, month)) == (7, 12)
         dba.row("reverse_charge", charge_id=charge, reason="a test")
         assert (used(dba, day), used(dba, month)) == (7, 7)
+
+
+@pytest.mark.parametrize(
+    ("reversed_parts", "day_after", "month_after"),
+    [([2], 8, 13), ([3], 7, 12), ([4], 7, 11), ([1, 3, 4], 7, 7), ([8], 7, 7)],
+)
+def test_overage_is_given_back_first_and_to_the_window_of_its_capture(
+    module_database: Database,
+    dba: Caller,
+    reversed_parts: list[int],
+    day_after: int,
+    month_after: int,
+) -> None:
+    who = new_user(module_database, paid=99, free=False)
+    with clock_at(module_database, "2027-03-04 23:59:00Z"):
+        day, month = set_cap(dba, "all", 50), set_cap(dba, "all", 50, period="month")
+        hold = dba.row("create_hold", **who, amount_minor=5)["hold_id"]
+    with clock_at(module_database, "2027-03-05 00:01:00Z"):
+        charge_list(dba, [{**who, "amount_minor": 7}])
+        captured = dba.row("capture_hold", hold_id=hold, amount_minor=8, overage="available")
+        assert (used(dba, day), used(dba, month)) == (10, 15)
+        for part in reversed_parts:
+            dba.row(
+                "reverse_charge", charge_id=captured["charge_id"], amount=part, reason="a test"
+            )
+        assert (used(dba, day), used(dba, month)) == (day_after, month_after)
 
 
 def test_20_holds_of_75_at_once_against_a_cap_of_500_are_exactly_6(
