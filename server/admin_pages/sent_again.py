@@ -8,6 +8,7 @@ from typing import Any
 
 from aiohttp import web
 
+from server.http.app_keys import ROUTE_TABLE
 from server.payments.registry import all_providers
 from server.staff.guard import is_from_our_pages, local_path, visit_of_browser
 
@@ -35,11 +36,23 @@ async def form_to_send_again(request: web.Request) -> dict[str, Any] | None:
         "fields": [(name, value) for name, value in fields if name not in secrets],
         "not_shown": _NOT_SHOWN,
         "has_secret": any(value for name, value in fields if name in secrets),
+        "what": _summary(request),
         "address": request.path,
         "back": local_path(request, request.headers.get("Referer")) or "/admin",
         "email": visit.email if visit else None,
         "csrf_token": visit.session.csrf_token if visit and visit.session else "",
     }
+
+
+def _summary(request: web.Request) -> str:
+    """What the form does, in the words of the route table."""
+    resource = request.match_info.route.resource
+    path = resource.canonical if resource else request.path
+    for section in request.app[ROUTE_TABLE]:
+        for route in section.routes:
+            if (route.method, route.path) == (request.method, path):
+                return route.summary
+    return request.path
 
 
 def _secrets() -> set[str]:

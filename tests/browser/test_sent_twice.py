@@ -155,7 +155,9 @@ def test_what_was_typed_outlives_the_session(clerk: Person, looked_at: Look) -> 
     _grant(clerk.page)
     assert clerk.heading == "Your session has ended"
     assert "Nothing was changed." in clerk.message
-    assert "goodwill after the outage of Monday" in clerk.page.locator("main").inner_text()
+    told = clerk.page.locator("main").inner_text()
+    assert "Grant credits" in told
+    assert "goodwill after the outage of Monday" in told
     looked_at(clerk.page, "session-ended")
     with clerk.context.expect_page() as opened:
         clerk.page.get_by_role("link", name="Sign in, in a new tab").click()

@@ -457,6 +457,42 @@ def test_a_form_without_its_token_changes_nothing(
     assert _everything(running.database) == before
 
 
+@pytest.mark.parametrize("path", sorted(FORMS.keys() - {"/admin/sign-out"}))
+def test_a_form_without_its_session_is_shown_again_and_changes_nothing(
+    console: tuple[Console, dict[str, Browser]], path: str
+) -> None:
+    running, browsers = console
+    address = _address(running.database, path)
+    ours = {"Origin": running.base_url}
+    secret = {"api_key": "sk_test_a_secret"} if path == "/admin/settings/stripe" else {}
+    data = {**_form(path), "confirm": "yes", "csrf_token": "an old one", **secret}
+    before = _everything(running.database)
+    for who, question in (("nobody", "Your session has ended"), ("admin", "Send this again?")):
+        answer = browsers[who].request("POST", address, data=data, headers=ours)
+        assert answer.status_code == 403
+        assert question in answer.text
+        assert "Nothing was changed." in answer.text
+        for name, value in FORMS[path].items():
+            assert name == "confirm" or html.escape(value) in answer.text
+        for word in ('name="confirm"', "an old one", "sk_test_a_secret"):
+            assert word not in answer.text
+    assert _everything(running.database) == before
+
+
+def test_a_form_of_another_site_is_not_shown_again(
+    console: tuple[Console, dict[str, Browser]],
+) -> None:
+    running, browsers = console
+    address = _address(running.database, "/admin/accounts/{account_id}/grant")
+    data = {"amount": "5", "reason": "call 555-0100"}
+    for headers in ({"Origin": "https://evil.example"}, {"Origin": "null"}, {}):
+        for who, status in (("nobody", 303), ("admin", 403)):
+            answer = browsers[who].request("POST", address, data=data, headers=headers)
+            assert answer.status_code == status
+            assert "call 555-0100" not in answer.text
+            assert "csrf_token" not in answer.text
+
+
 @pytest.mark.parametrize("path", CHANGES)
 def test_nothing_is_changed_without_a_reason(
     console: tuple[Console, dict[str, Browser]], path: str
