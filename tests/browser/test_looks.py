@@ -11,7 +11,7 @@ from tests.browser.conftest import ARTEFACTS, NARROW, WIDE, Person, Shop
 from tests.identity_provider import FOUNDER
 from tests.receiver import Receiver, running_receiver
 from tests.sql.helpers import new_user
-from tests.support import unique
+from tests.support import unique, wait_for
 from tests.top_ups import saver, use_up, wait_for_attempt
 
 Look = Callable[[Page, str], None]
@@ -68,7 +68,15 @@ def test_an_endpoint_is_made_tried_and_switched_on_and_its_deliveries_are_read(
     receiver.behaviours[:] = [500]
     _suspend(clerk.shop)
     _suspend(clerk.shop)
-    receiver.wait(2)  # the test event, and one of the two alerts
+    wait_for(
+        lambda: clerk.shop.database.value(
+            "SELECT count(*) >= 2 FROM billing_data.outbox AS o"
+            " INNER JOIN billing_data.webhook_endpoints AS e ON e.id = o.endpoint_id"
+            " WHERE e.name = %s AND o.answer_status IS NOT NULL",
+            name,
+        ),
+        "an attempt of each of the two alerts",
+    )
     clerk.goes("/admin/webhooks")
     for summary in endpoint.locator("summary").all():
         summary.click()
