@@ -251,13 +251,11 @@ def test_a_currency_without_decimals_is_sold_refunded_and_added_up(
     main = page.locator("main").inner_text()
     assert re.search(r"Gross, JPY\s+[0-9,]+ JPY", main)
     assert re.search(r"Refunded, JPY\s+[0-9,]+ JPY", main)
-    looked_at(page, "dashboard-yen")
     account = shop.database.value(
         "SELECT account_id FROM billing_data.purchases WHERE payment_id = %s", payment_id
     )
     clerk.goes(f"/admin/accounts/{account}/statement")
     assert "Purchased 550 JPY (20 uses)" in page.locator("table.statement").inner_text()
-    looked_at(page, "statement-yen")
     assert not re.search(r"[0-9]\.[0-9]+ JPY", page.content())
 
 
