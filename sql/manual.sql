@@ -1028,9 +1028,10 @@ $t$SELECT * FROM billing.list_provider_configs();$t$),
         ('list_purchases',
 $t$Lists purchases; those of an account with those of the accounts that were merged into it.
 p_status: offered, pending, settled, or returned (some of its money went back). p_from and
-p_to: the UTC days on which they were offered, both included. p_sort: newest, settled,
-price, uses; p_reverse turns the order round. left_minor is what can still be refunded.
-livemode is what the provider's events say, or else the mode of the stored key.$t$,
+p_to: the UTC days on which they were offered, both included; with p_days_of paid, those
+on which they were paid. p_sort: newest, settled, price, uses; p_reverse turns the order
+round. left_minor is what can still be refunded. livemode is what the provider's events
+say, or else the mode of the stored key.$t$,
 $t$Errors: actor errors, invalid_argument.$t$,
 $t$SELECT *
 FROM billing.list_purchases(

@@ -101,8 +101,8 @@ COMMENT ON FUNCTION billing.list_payment_problems IS
     'For billing_server (staff) and billing_dba.';
 GRANT EXECUTE ON FUNCTION billing.list_payment_problems TO billing_server, billing_dba;
 
--- How many rows billing.list_payment_problems lists: at most p_most, and is_more says that there are
--- more. It stops at p_most.
+-- How many rows billing.list_payment_problems lists: at most p_most, and is_more says that there
+-- are more. It stops at p_most.
 -- Errors: actor errors, invalid_argument.
 -- Example: SELECT * FROM billing.count_payment_problems();
 CREATE OR REPLACE FUNCTION billing.count_payment_problems(

@@ -308,10 +308,20 @@ $$;
 COMMENT ON FUNCTION billing_data.left_to_refund IS
     'How much of a purchase''s money can still be given back. Helper.';
 
+-- The time by which a list of purchases p is limited to days, as text: of payment, or of offer.
+CREATE OR REPLACE FUNCTION billing_data.purchase_day(p_is_paid boolean) RETURNS text
+LANGUAGE sql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+RETURN CASE WHEN p_is_paid THEN 'p.settled_at' ELSE 'p.created_at' END;
+COMMENT ON FUNCTION billing_data.purchase_day IS
+    'The time by which purchases are limited to days. Helper.';
+
 -- The condition on purchases p for the filters of lists, as text: $1 account ids, $2 payment, $3
--- first day, $4 last day. p_place is what require_purchase_filter returned.
+-- first day, $4 last day. p_place is what require_purchase_filter returned; with p_is_paid these
+-- are days of payment.
 CREATE OR REPLACE FUNCTION billing_data.purchase_filter(
-    p_of_account boolean, p_place integer, p_of_payment boolean, p_from date, p_to date
+    p_of_account boolean, p_place integer, p_of_payment boolean, p_from date, p_to date,
+    p_is_paid boolean
 ) RETURNS text
 LANGUAGE sql IMMUTABLE
 SET search_path = pg_catalog, pg_temp
@@ -323,9 +333,11 @@ RETURN 'true'
             ' AND p.payment_id = $2'
         ELSE '' END
     || CASE WHEN p_from IS NOT NULL
-        THEN ' AND p.created_at >= $3::timestamp AT TIME ZONE ''UTC''' ELSE '' END
+        THEN ' AND ' || billing_data.purchase_day(p_is_paid)
+            || ' >= $3::timestamp AT TIME ZONE ''UTC''' ELSE '' END
     || CASE WHEN p_to IS NOT NULL
-        THEN ' AND p.created_at < ($4 + 1)::timestamp AT TIME ZONE ''UTC''' ELSE '' END
+        THEN ' AND ' || billing_data.purchase_day(p_is_paid)
+            || ' < ($4 + 1)::timestamp AT TIME ZONE ''UTC''' ELSE '' END
     || CASE p_place
         WHEN 1 THEN ' AND p.payment_id IS NULL'
         WHEN 2 THEN ' AND p.payment_id IS NOT NULL AND p.settled_at IS NULL'
@@ -340,7 +352,7 @@ COMMENT ON FUNCTION billing_data.purchase_filter IS
 -- Refuses filters of purchases that mean nothing, and returns the place of the status: 1 offered, 2
 -- pending, 3 settled, 4 returned. Errors: invalid_argument.
 CREATE OR REPLACE FUNCTION billing_data.require_purchase_filter(
-    p_status text, p_from date, p_to date
+    p_status text, p_from date, p_to date, p_days_of text
 ) RETURNS integer
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -354,6 +366,9 @@ BEGIN
     );
     PERFORM billing_data.require_moment(p_from::timestamptz, 'p_from');
     PERFORM billing_data.require_moment(p_to::timestamptz, 'p_to');
+    PERFORM billing_data.require(
+        p_days_of IN ('offered', 'paid'), 'p_days_of', 'it must be offered or paid'
+    );
     RETURN v_place;
 END
 $$;
@@ -381,9 +396,10 @@ COMMENT ON FUNCTION billing_data.purchase_order IS 'The order of a list of purch
 
 -- Lists purchases; those of an account with those of the accounts that were merged into it.
 -- p_status: offered, pending, settled, or returned (some of its money went back). p_from and p_to:
--- the UTC days on which they were offered, both included. p_sort: newest, settled, price, uses;
--- p_reverse turns the order round. left_minor is what can still be refunded. livemode is
--- what the provider's events say, or else the mode of the stored key.
+-- the UTC days on which they were offered, both included; with p_days_of paid, those on which they
+-- were paid. p_sort: newest, settled, price, uses; p_reverse turns the order round. left_minor is
+-- what can still be refunded. livemode is what the provider's events say, or else the mode of the
+-- stored key.
 -- Errors: actor errors, invalid_argument.
 -- Example: SELECT * FROM billing.list_purchases(p_status => 'settled', p_limit => 10);
 CREATE OR REPLACE FUNCTION billing.list_purchases(
@@ -396,6 +412,7 @@ CREATE OR REPLACE FUNCTION billing.list_purchases(
     p_to date DEFAULT NULL,
     p_sort text DEFAULT 'newest',
     p_reverse boolean DEFAULT false,
+    p_days_of text DEFAULT 'offered',
     p_session_hash bytea DEFAULT NULL
 ) RETURNS TABLE (
     purchase_id uuid,
@@ -430,7 +447,7 @@ DECLARE
 BEGIN
     PERFORM billing_data.authorize(NULL, p_session_hash, 'billing:read');
     PERFORM billing_data.require_page(p_limit, p_offset, 501);
-    v_place := billing_data.require_purchase_filter(p_status, p_from, p_to);
+    v_place := billing_data.require_purchase_filter(p_status, p_from, p_to, p_days_of);
     PERFORM billing_data.require(
         v_sort IS NOT NULL, 'p_sort', 'it must be newest, settled, price or uses'
     );
@@ -447,7 +464,8 @@ BEGIN
         || ' WHERE c.provider_type = p.provider))'
         || ' FROM (SELECT p.account_id, p.id FROM billing_data.purchases AS p WHERE '
         || billing_data.purchase_filter(
-            p_account_id IS NOT NULL, v_place, v_of_payment, p_from, p_to
+            p_account_id IS NOT NULL, v_place, v_of_payment, p_from, p_to,
+            p_days_of = 'paid'
         )
         || ' ORDER BY ' || billing_data.purchase_order(v_sort, p_reverse)
         || ' LIMIT $5 OFFSET $6) AS k'
@@ -488,6 +506,7 @@ CREATE OR REPLACE FUNCTION billing.total_purchases(
     p_payment_id text DEFAULT NULL,
     p_from date DEFAULT NULL,
     p_to date DEFAULT NULL,
+    p_days_of text DEFAULT 'offered',
     p_session_hash bytea DEFAULT NULL
 ) RETURNS TABLE (
     currency text, purchases bigint, paid bigint, gross_minor numeric, returned_minor numeric,
@@ -501,7 +520,7 @@ DECLARE
     v_of_payment boolean := p_payment_id IS NOT NULL;
 BEGIN
     PERFORM billing_data.authorize(NULL, p_session_hash, 'billing:read');
-    v_place := billing_data.require_purchase_filter(p_status, p_from, p_to);
+    v_place := billing_data.require_purchase_filter(p_status, p_from, p_to, p_days_of);
     RETURN QUERY EXECUTE
         'SELECT t.currency, t.purchases, t.paid, t.gross, t.returned,'
         || ' billing_data.money_text(t.gross::bigint, t.currency),'
@@ -516,7 +535,8 @@ BEGIN
         || ' FROM billing_data.payment_returns AS n GROUP BY 1, 2) AS r'
         || ' ON r.account_id = p.account_id AND r.purchase_id = p.id WHERE '
         || billing_data.purchase_filter(
-            p_account_id IS NOT NULL, v_place, v_of_payment, p_from, p_to
+            p_account_id IS NOT NULL, v_place, v_of_payment, p_from, p_to,
+            p_days_of = 'paid'
         )
         || ' GROUP BY 1) AS t ORDER BY 1'
     USING

@@ -102,9 +102,9 @@ $$;
 COMMENT ON FUNCTION billing_data.acts_on_accounts IS
     'The audit rows of accounts and of their payments. Helper.';
 
--- Where the entries of a part of an account's ledger come from that another entry explains: sides of
--- transfers and merges, and reversals, each with what billing_data.origin_of_entry says of it. The
--- part is behind the ledger version p_after, up to p_through; the whole ledger without them.
+-- Where the entries of a part of an account's ledger come from that another entry explains: sides
+-- of transfers and merges, and reversals, each with what billing_data.origin_of_entry says of it.
+-- The part is behind the ledger version p_after, up to p_through; the whole ledger without them.
 -- Errors: actor errors, account_not_found.
 -- Example: SELECT * FROM billing.list_origins(
 --     p_account_id => billing.find_account('oauth:google:1'));
@@ -532,8 +532,8 @@ COMMENT ON FUNCTION billing_data.timeline_span IS
 -- offered, pending or settled; or the act. amount_minor is what a refused charge or a hold asked
 -- for, or the price of a purchase; paid_credits and free_uses what the account had then, the
 -- credits of a purchase, or what was captured of a hold; left_to_reverse how much of an entry can
--- still be reversed by staff. changes is what an act changed, with the other account of a transfer or
--- merge (other_account_id, other_account); of a side of a transfer or a reversal, where it comes
+-- still be reversed by staff. changes is what an act changed, with the other account of a transfer
+-- or merge (other_account_id, other_account); of a side of a transfer or a reversal, where it comes
 -- from (billing_data.origin_of_entry).
 -- p_row_id begins with the charge, credit, hold or purchase of this id instead of the newest row.
 -- Each row has the cursor of the page after its own; it is NULL on the last page. Rows that are

@@ -318,6 +318,7 @@ AS $$
         (NULL, 'p_cursor', 'the page''s cursor, from the last row of the page before'),
         (NULL, 'p_customer_email', 'the user''s e-mail address'),
         (NULL, 'p_days', 'how many UTC days, today included'),
+        (NULL, 'p_days_of', 'offered: the days on which they were offered; paid: those of payment'),
         (NULL, 'p_description', 'what it is for, in words'),
         (NULL, 'p_domain', 'a domain, as example.com'),
         (NULL, 'p_dry_run', 'tells what would be done and does nothing'),

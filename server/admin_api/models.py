@@ -482,6 +482,10 @@ class PurchasesQuery(ListedDays, PageQuery):
         PurchaseStatus | None,
         f.means("Only those in this state; `returned`: money of it went back."),
     ] = None
+    days_of: Annotated[
+        Literal["offered", "paid"],
+        f.means("Whether the days are those of the offer, or of the payment."),
+    ] = "offered"
 
 
 class ProblemsQuery(PageQuery):

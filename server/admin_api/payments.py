@@ -322,6 +322,7 @@ async def list_purchases(request: web.Request, call: Call) -> web.StreamResponse
     filters: dict[str, Any] = {
         "account_id": query.account_id,
         "status": query.status_filter,
+        "days_of": query.days_of,
         **query.days,
     }
     rows = await call.rows(

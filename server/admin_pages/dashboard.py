@@ -105,7 +105,7 @@ async def show(request: web.Request, visit: Visit) -> web.StreamResponse:
             await visit.rows(functions.list_money(**period.arguments)),
             await visit.rows(functions.list_money(**period.before.arguments)),
         ),
-        payments_address=f"/admin/payments?{urlencode(_days_shown(period))}",
+        payments_address=f"/admin/payments?{urlencode({'days': 'paid', **_days_shown(period)})}",
         overview=await visit.row(functions.get_overview()),
         unit=unit,
         rows=rows,

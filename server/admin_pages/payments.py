@@ -47,6 +47,7 @@ _STATUSES = (
     ("settled", "Settled: paid and credited"),
     ("returned", "Money went back"),
 )
+_DAYS_OF = (("", "When it was offered"), ("paid", "When it was paid"))
 COLUMNS = (
     Column("Offered", "newest"),
     Column("Account"),
@@ -111,9 +112,10 @@ async def purchases(request: web.Request, visit: Visit) -> web.StreamResponse:
         status=422 if faults else 200,
         links=_links(PURCHASES),
         query=query,
-        form={"from": "", "to": "", "status": "", **query},
+        form={"from": "", "to": "", "status": "", "days": "", **query},
         faults=faults,
         statuses=_STATUSES,
+        days_of=_DAYS_OF,
         headings=headings(COLUMNS, order, PURCHASES, query),
         totals=[] if faults else await visit.rows(functions.total_purchases(**filters)),
         csv_address=csv_address(PURCHASES, sorted_query),
@@ -138,13 +140,18 @@ async def purchases_csv(request: web.Request, visit: Visit) -> web.StreamRespons
 def _query(request: web.Request) -> dict[str, str]:
     """The known filters of purchases in the address."""
     status = request.query.get("status", "")
-    given = {"status": status if status in dict(_STATUSES) else "", **days_given(request.query)}
+    given = {
+        "status": status if status in dict(_STATUSES) else "",
+        "days": "paid" if request.query.get("days") == "paid" else "",
+        **days_given(request.query),
+    }
     return {name: value for name, value in given.items() if value}
 
 
 def _filters(query: Mapping[str, str]) -> dict[str, Any]:
     """The arguments of list_purchases. Raises FormFault."""
-    return {"status": query.get("status"), **days_of({"from": "", "to": "", **query})}
+    days = days_of({"from": "", "to": "", **query})
+    return {"status": query.get("status"), "days_of": query.get("days", "offered"), **days}
 
 
 def with_page(purchase: Row) -> dict[str, Any]:

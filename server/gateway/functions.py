@@ -763,6 +763,7 @@ def list_purchases(
     to: date | None = ...,
     sort: str = ...,
     reverse: bool = ...,
+    days_of: str = ...,
     session_hash: bytes | None = ...,
 ) -> None: ...
 
@@ -1312,6 +1313,7 @@ def total_purchases(
     payment_id: str | None = ...,
     from_: date | None = ...,
     to: date | None = ...,
+    days_of: str = ...,
     session_hash: bytes | None = ...,
 ) -> None: ...
 

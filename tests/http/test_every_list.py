@@ -7,9 +7,11 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Mapping
+from csv import DictReader
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any, get_args, get_origin, get_type_hints
-from urllib.parse import urljoin
+from urllib.parse import urlencode, urljoin
 
 import pytest
 
@@ -19,7 +21,7 @@ from server.routes import ROUTES
 from tests.identity_provider import Browser
 from tests.sql.alerts import listening, raised
 from tests.sql.helpers import charge_all, key_id, new_user, session, staff
-from tests.sql.payments import bought, configure_provider
+from tests.sql.payments import begin, bought, configure_provider
 from tests.support import Database
 
 WHOLE = "it is short and read as a whole: the answer is an array of all there is"
@@ -185,6 +187,41 @@ def test_the_same_list_in_json_has_its_days_and_its_total(viewer: Browser, one: 
     empty = viewer.get(f"{one.json}?from=2020-01-01&to=2020-01-02").json()
     assert not next(value for value in empty.values() if type(value) is list)
     assert empty.get("total", 0) == 0
+
+
+def test_the_payments_that_the_dashboard_leads_to_sum_up_to_its_gross(
+    module_database: Database, viewer: Browser
+) -> None:
+    """Also where a pack was offered on another day than it was paid on."""
+    payments = [bought(module_database)[1] for _ in range(3)]
+    module_database.execute(
+        "UPDATE billing_data.purchases SET created_at = created_at - interval '3 days'"
+        " WHERE payment_id = %s", payments[0],
+    )  # fmt: skip
+    module_database.execute(
+        "UPDATE billing_data.purchases SET settled_at = now() - interval '2 days',"
+        " created_at = now() - interval '3 days' WHERE payment_id = %s", payments[1],
+    )  # fmt: skip
+    with session(module_database, "t_dba") as dba:
+        who = new_user(module_database)
+        begin(dba, who)  # offered today, and not paid
+    page = viewer.get("/admin?range=today").text
+    gross = re.search(r"<dt>Gross, USD</dt><dd>([^<]+)</dd>", page)
+    address = re.search(r'href="([^"]+)">Payments of these days', page)
+    assert gross
+    assert address
+    path = html.unescape(address[1])
+    rows = list(
+        DictReader(viewer.get(path.replace("/payments?", "/payments.csv?")).text.splitlines())
+    )
+    assert payments[0] in {row["payment_id"] for row in rows}
+    assert payments[1] not in {row["payment_id"] for row in rows}
+    total = sum(int(row["price_minor"]) for row in rows)
+    assert gross[1] == f"${total / 100:.2f}"
+    assert f"{gross[1]} gross" in viewer.get(path).text
+    day = {"from": f"{datetime.now(UTC):%Y-%m-%d}", "days_of": "paid"}
+    (sums,) = viewer.get(f"/admin/api/purchases?{urlencode(day)}").json()["totals"]
+    assert sums["gross_minor"] == total
 
 
 def test_a_page_of_json_that_goes_on_says_so() -> None:

@@ -675,7 +675,7 @@ CREATE FUNCTION billing.list_provider_configs(p_session_hash bytea DEFAULT NULL:
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.list_purchases(p_account_id uuid DEFAULT NULL::uuid, p_status text DEFAULT NULL::text, p_limit bigint DEFAULT 50, p_offset bigint DEFAULT 0, p_payment_id text DEFAULT NULL::text, p_from date DEFAULT NULL::date, p_to date DEFAULT NULL::date, p_sort text DEFAULT 'newest'::text, p_reverse boolean DEFAULT false, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(purchase_id uuid, account_id uuid, oauth_provider text, external_id text, customer_email text, provider text, payment_id text, status text, uses bigint, price_minor bigint, currency text, price_text text, created_at timestamp with time zone, settled_at timestamp with time zone, returned_minor numeric, uses_taken_back numeric, shortfall numeric, returned_text text, left_minor bigint, left_text text, livemode boolean)
+CREATE FUNCTION billing.list_purchases(p_account_id uuid DEFAULT NULL::uuid, p_status text DEFAULT NULL::text, p_limit bigint DEFAULT 50, p_offset bigint DEFAULT 0, p_payment_id text DEFAULT NULL::text, p_from date DEFAULT NULL::date, p_to date DEFAULT NULL::date, p_sort text DEFAULT 'newest'::text, p_reverse boolean DEFAULT false, p_days_of text DEFAULT 'offered'::text, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(purchase_id uuid, account_id uuid, oauth_provider text, external_id text, customer_email text, provider text, payment_id text, status text, uses bigint, price_minor bigint, currency text, price_text text, created_at timestamp with time zone, settled_at timestamp with time zone, returned_minor numeric, uses_taken_back numeric, shortfall numeric, returned_text text, left_minor bigint, left_text text, livemode boolean)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -919,7 +919,7 @@ CREATE FUNCTION billing.tidy_holds(p_accounts bigint DEFAULT 500) RETURNS bigint
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing.total_purchases(p_account_id uuid DEFAULT NULL::uuid, p_status text DEFAULT NULL::text, p_payment_id text DEFAULT NULL::text, p_from date DEFAULT NULL::date, p_to date DEFAULT NULL::date, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(currency text, purchases bigint, paid bigint, gross_minor numeric, returned_minor numeric, gross_text text, returned_text text, net_text text)
+CREATE FUNCTION billing.total_purchases(p_account_id uuid DEFAULT NULL::uuid, p_status text DEFAULT NULL::text, p_payment_id text DEFAULT NULL::text, p_from date DEFAULT NULL::date, p_to date DEFAULT NULL::date, p_days_of text DEFAULT 'offered'::text, p_session_hash bytea DEFAULT NULL::bytea) RETURNS TABLE(currency text, purchases bigint, paid bigint, gross_minor numeric, returned_minor numeric, gross_text text, returned_text text, net_text text)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -2566,7 +2566,11 @@ CREATE FUNCTION billing_data.purchase_credits(p_uses bigint, p_settled_at timest
     LANGUAGE sql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing_data.purchase_filter(p_of_account boolean, p_place integer, p_of_payment boolean, p_from date, p_to date) RETURNS text
+CREATE FUNCTION billing_data.purchase_day(p_is_paid boolean) RETURNS text
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION billing_data.purchase_filter(p_of_account boolean, p_place integer, p_of_payment boolean, p_from date, p_to date, p_is_paid boolean) RETURNS text
     LANGUAGE sql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -2762,7 +2766,7 @@ CREATE FUNCTION billing_data.require_profile(p_customer_email text, p_user_role 
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing_data.require_purchase_filter(p_status text, p_from date, p_to date) RETURNS integer
+CREATE FUNCTION billing_data.require_purchase_filter(p_status text, p_from date, p_to date, p_days_of text) RETURNS integer
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
