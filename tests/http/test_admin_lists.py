@@ -168,3 +168,30 @@ def test_every_table_of_the_console_is_the_lists_macro() -> None:
         for table in re.findall(r"ui\.table\(.*?endcall", text, re.DOTALL):
             bare = re.findall(r"<td(?![^>]*data-label)[^>]*>", table)
             assert not bare, page
+
+
+def test_the_pages_of_an_account_have_every_row_once_also_of_one_moment(
+    module_database: Database, browsers: dict[str, Browser]
+) -> None:
+    who = new_user(module_database, paid=150, free=False)
+    with session(module_database, "t_dba") as dba:
+        charge_all(dba, [who] * 120)
+    account = account_of(module_database, who)["id"]
+    charges = {
+        str(row[0])
+        for row in module_database.execute(
+            "SELECT id FROM billing_data.charges WHERE account_id = %s", account
+        )
+    }
+    moments = module_database.value(
+        "SELECT count(DISTINCT created_at) FROM billing_data.charges WHERE account_id = %s", account
+    )
+    assert moments < 50, "a page ends between rows of one moment"
+    for tab, following in (("timeline", "Older"), ("ledger", "Next")):
+        address, seen, pages = f"/admin/accounts/{account}?tab={tab}", [], 0
+        while address:
+            text, pages = browsers["admin"].get(address).text, pages + 1
+            seen += re.findall(rf'href="/admin/accounts/{account}/reverse/charge/([^"]+)"', text)
+            link = re.search(rf'<a href="([^"]+)" rel="next">{following}</a>', text)
+            address = html.unescape(link[1]) if link else ""
+        assert (sorted(seen), pages) == (sorted(charges), 3), tab
