@@ -1,7 +1,7 @@
 """The requests of staff and their scripts (contract.md 5, and what the pages can do besides).
 Unknown fields are ignored and values are coerced leniently, as for agents."""
 
-from datetime import UTC, date, datetime
+from datetime import date
 from typing import Annotated, Literal
 from uuid import UUID
 
@@ -140,15 +140,11 @@ class UserPath(RequestModel):
     account_id: Annotated[UUID, f.ACCOUNT_ID]
 
 
-def _utc(value: datetime) -> datetime:
-    return value if value.tzinfo else value.replace(tzinfo=UTC)
-
-
 class DenialQuery(RequestModel):
     """GET /admin/api/users/{account_id}/denial"""
 
     at: Annotated[
-        Annotated[datetime, AfterValidator(_utc)] | None,
+        Moment | None,
         f.means("The latest time to look at, in UTC where it names no zone; null for now."),
     ] = None
 
@@ -583,13 +579,23 @@ class ChangeStaffRequest(RequestModel):
     reason: Annotated[Reason, f.AUDIT_REASON]
 
 
+def _of_period(value: date) -> date:
+    """A day whose month after it has a name in Python, too."""
+    if not 2 <= value.year <= 9998:
+        raise PydanticCustomError("day_range", "Input should be a day of the years 2 to 9998")
+    return value
+
+
+_PeriodDay = Annotated[Day, AfterValidator(_of_period)]
+
+
 class DaysQuery(RequestModel):
     """A period of UTC days."""
 
-    first: Annotated[Day | None, f.means("The first day, in UTC.")] = Field(
+    first: Annotated[_PeriodDay | None, f.means("The first day, in UTC.")] = Field(
         default=None, alias="from"
     )
-    beyond: Annotated[Day | None, f.means("The day after the last, in UTC.")] = Field(
+    beyond: Annotated[_PeriodDay | None, f.means("The day after the last, in UTC.")] = Field(
         default=None, alias="to"
     )
 

@@ -20,7 +20,7 @@ from server.http.route import PAGE, STAFF, Route
 from server.routes import ROUTES
 from tests.identity_provider import Browser
 from tests.sql.alerts import listening, raised
-from tests.sql.helpers import charge_all, key_id, new_user, session, staff
+from tests.sql.helpers import account_of, charge_all, key_id, new_user, session, staff
 from tests.sql.payments import begin, bought, configure_provider
 from tests.support import Database
 
@@ -222,6 +222,24 @@ def test_the_payments_that_the_dashboard_leads_to_sum_up_to_its_gross(
     day = {"from": f"{datetime.now(UTC):%Y-%m-%d}", "days_of": "paid"}
     (sums,) = viewer.get(f"/admin/api/purchases?{urlencode(day)}").json()["totals"]
     assert sums["gross_minor"] == total
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [("explanation", "at"), ("denial", "at"), ("usage", "from"), ("usage", "to")],
+)
+def test_a_time_at_the_end_of_the_calendar_is_refused_by_the_name_of_its_field(
+    module_database: Database, viewer: Browser, path: str, name: str
+) -> None:
+    account = account_of(module_database, new_user(module_database))["id"]
+    paths = [f"/admin/api/users/{account}/{path}"]
+    paths += [f"/admin/api/analytics/{path}"] * (path == "usage")
+    moments = ("9999-12-31T23:59:59-14:00", "0001-01-01T00:00:00+14:00")
+    for address in paths:
+        for value in moments if name == "at" else ("9999-12-31", "0001-01-01"):
+            answer = viewer.get(f"{address}?{urlencode({name: value})}")
+            assert answer.status_code == 422, address
+            assert [fault["loc"] for fault in answer.json()["detail"]] == [["query", name]]
 
 
 def test_a_page_of_json_that_goes_on_says_so() -> None:

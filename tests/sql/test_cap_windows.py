@@ -302,9 +302,7 @@ def test_overage_is_given_back_first_and_to_the_window_of_its_capture(
         captured = dba.row("capture_hold", hold_id=hold, amount_minor=8, overage="available")
         assert (used(dba, day), used(dba, month)) == (10, 15)
         for part in reversed_parts:
-            dba.row(
-                "reverse_charge", charge_id=captured["charge_id"], amount=part, reason="a test"
-            )
+            dba.row("reverse_charge", charge_id=captured["charge_id"], amount=part, reason="a test")
         assert (used(dba, day), used(dba, month)) == (day_after, month_after)
 
 
