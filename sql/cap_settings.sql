@@ -160,8 +160,9 @@ GRANT EXECUTE ON FUNCTION billing.count_caps TO billing_server, billing_dba;
 -- again by a higher limit counts as not reached. Charges that are under way may still be decided by
 -- the old limit.
 -- Locks: the account that the cap is for, the cap's row, its row of cap_usage. Writes: caps 1,
--- cap_usage 0..1, admin_audit_logs 1 when something changed. Errors: actor errors, invalid_argument, api_key_not_found, account_not_found,
--- serialization_failure when the account was merged at this moment.
+-- cap_usage 0..1, admin_audit_logs 1 when something changed. Errors: actor errors,
+-- invalid_argument, api_key_not_found, account_not_found, serialization_failure when the account
+-- was merged at this moment.
 -- Example: SELECT * FROM billing.set_cap(p_scope => 'account', p_subject => 'oauth:google:1',
 --              p_period => 'day', p_limit_minor => 1000, p_reason => 'its owner asked for it');
 CREATE OR REPLACE FUNCTION billing.set_cap(

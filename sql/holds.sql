@@ -986,8 +986,8 @@ COMMENT ON FUNCTION billing_data.capture_round IS
 -- when another transaction holds the account.
 -- Locks: the accounts, in id order, then cap_usage of the caps that apply, by cap. Writes: for each
 -- created item accounts and holds 1, charges 1 where more than 0 is captured, else hold_changes 1,
--- cap_usage 1 for each cap where the captured amount is not the held one, outbox 1 for each cap that
--- was reached and endpoint.
+-- cap_usage 1 for each cap where the captured amount is not the held one, outbox 1 for each
+-- endpoint and each cap that was reached.
 -- Errors: actor_required, actor_not_allowed, invalid_argument, lock_not_available when an account
 -- stays held, and serialization_failure when accounts were merged at this moment; all else is an
 -- outcome.
