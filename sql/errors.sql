@@ -187,6 +187,23 @@ COMMENT ON VIEW billing.errors IS
     'Every refusal a function makes: SQLSTATE, HTTP status, wording with {placeholders}, hint.';
 GRANT SELECT ON billing.errors TO billing_server, billing_dba, billing_analyst;
 
+-- The wording of an error with its placeholders filled. Every placeholder is replaced in one pass,
+-- because a value may hold text that looks like a placeholder.
+CREATE OR REPLACE FUNCTION billing_data.filled(p_wording text, p_values jsonb) RETURNS text
+LANGUAGE sql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT string_agg(
+        p.before || CASE WHEN p.name <> '' THEN coalesce(p_values ->> p.name, 'null') ELSE '' END,
+        '' ORDER BY p.place
+    )
+    FROM regexp_matches(p_wording, '([^{}]*)[{]?([a-z_]*)[}]?', 'g')
+        WITH ORDINALITY AS m (found, place)
+    CROSS JOIN LATERAL (SELECT m.place, m.found[1], m.found[2]) AS p (place, before, name)
+$$;
+COMMENT ON FUNCTION billing_data.filled IS
+    'The wording of an error with its placeholders filled. Helper.';
+
 -- Raises the catalogued error p_slug. The values in p_values fill its placeholders and are also the
 -- DETAIL, as JSON for machines. CONSTRAINT is the slug. A text in p_values that is too long to be
 -- repeated is cut. The function never returns.
@@ -197,7 +214,6 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     v_error record;
-    v_message text;
     v_values jsonb := p_values;
 BEGIN
     IF length(p_values::text) > 1000 THEN
@@ -214,21 +230,10 @@ BEGIN
     SELECT e.sqlstate, e.message, e.hint INTO STRICT v_error
     FROM billing.errors AS e
     WHERE e.slug = p_slug;
-    v_message := v_error.message;
-    -- Every placeholder of the wording is replaced in one pass, because a value may hold text that
-    -- looks like a placeholder.
-    SELECT string_agg(
-        p.before || CASE WHEN p.name <> '' THEN coalesce(v_values ->> p.name, 'null') ELSE '' END,
-        '' ORDER BY p.place
-    )
-    INTO STRICT v_message
-    FROM regexp_matches(v_error.message, '([^{}]*)[{]?([a-z_]*)[}]?', 'g')
-        WITH ORDINALITY AS m (found, place)
-    CROSS JOIN LATERAL (SELECT m.place, m.found[1], m.found[2]) AS p (place, before, name);
     RAISE EXCEPTION USING
         ERRCODE = v_error.sqlstate,
         CONSTRAINT = p_slug,
-        MESSAGE = v_message,
+        MESSAGE = billing_data.filled(v_error.message, v_values),
         DETAIL = v_values::text,
         HINT = v_error.hint;
 END

@@ -1243,7 +1243,11 @@ BEGIN
         WHEN v_check.reason IS NOT NULL THEN v_check.reason
         WHEN v_hold.outcome = 'insufficient_credits'
             THEN 'Fewer credits are available than the hold needs'
-        WHEN v_hold.cap IS NOT NULL THEN 'A cap is reached'
+        WHEN v_hold.cap IS NOT NULL THEN (
+            SELECT billing_data.filled(e.message, v_hold.cap)
+            FROM billing.errors AS e
+            WHERE e.slug = v_hold.outcome
+        )
     END;
     v_check.purchase_required := v_hold.outcome = 'insufficient_credits';
     v_check.credits_remaining := v_hold.available;

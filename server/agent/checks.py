@@ -4,6 +4,7 @@ from datetime import datetime
 from time import perf_counter
 from typing import Annotated, NotRequired
 
+import orjson
 from aiohttp import web
 from typing_extensions import TypedDict
 
@@ -137,8 +138,8 @@ async def check_credit(request: web.Request, call: Call) -> web.StreamResponse:
     is an answer, not an error: the status is 200 and `reason` says why. An unknown user gets an
     account with free uses. E-mail address, role, agent and marketing consent are stored when given.
     With `hold`, credits are kept for the work in the same call: `has_credit` says whether that
-    could be done, so that nobody works on what another request may spend.
-    """
+    could be done, so that nobody works on what another request may spend. An idempotency key is
+    that of the hold."""
     if call.body.hold is not None:
         return await _check_and_hold(request, call, call.body.hold)
     started = perf_counter()
@@ -162,12 +163,15 @@ async def _check_and_hold(request: web.Request, call: Call, hold: CheckHold) -> 
             amount_minor=hold.amount_minor,
             expires_in_seconds=hold.expires_in_seconds,
             description=hold.description,
-            idempotency_key=hold.idempotency_key,
+            idempotency_key=hold.idempotency_key or call.idempotency_key,
         )
     )
     checked: Row = row["checked"]
     made: Row = row["hold"]
     metrics.count_hold("create", made["outcome"]).inc()
+    if made["cap"] is not None:
+        cap = orjson.loads(made["cap"])
+        metrics.count_cap_refusal(cap["scope"], cap["period"]).inc()
     if made["outcome"] == "conflict":
         raise await refused_hold(request, call, made, hold)
     metrics.count_check("allowed" if checked["has_credit"] else "denied").inc()
@@ -175,4 +179,5 @@ async def _check_and_hold(request: web.Request, call: Call, hold: CheckHold) -> 
         metrics.ACCOUNTS_CREATED.inc()
     answer = _check(request, checked)
     answer["hold"] = hold_of(made) if checked["has_credit"] else None
-    return json_response(200, answer)
+    replayed = made["outcome"] == "replayed" and call.idempotency_key is not None
+    return json_response(200, answer, {"Idempotent-Replayed": "true"} if replayed else None)

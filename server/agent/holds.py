@@ -170,13 +170,10 @@ async def create_hold(request: web.Request, call: Call) -> web.StreamResponse:
     metrics.HOLD_DURATION.observe(perf_counter() - started)
     outcome: str = row["outcome"]
     metrics.count_hold("create", outcome).inc()
-    replays = call.idempotency_key is not None
     if outcome == "created":
         return json_response(201, hold_of(row))
-    if outcome == "replayed" and replays:
+    if outcome == "replayed" and call.idempotency_key is not None:
         return json_response(201, hold_of(row), {"Idempotent-Replayed": "true"})
-    if outcome == "conflict" and replays:
-        raise from_refused(await call.gateway.refused("idempotency_key_reused"))
     raise await refused_hold(request, call, row, body)
 
 
@@ -190,8 +187,31 @@ async def _try_hold(request: web.Request, call: Call, body: HoldRequest) -> web.
             refusal = await refused_by_cap(call.gateway, error.slug, error.values)
         elif error.slug == "insufficient_credits":
             tell_shortfall(request, refusal, error.values["balance"], body.amount_minor)
+        elif error.slug == "hold_already_exists":
+            refusal = await _hold_exists(call, await _get_hold(call, error.values["hold_id"]))
         raise refusal from None
-    return json_response(200, hold_of(row))
+    if row["outcome"] == "created":
+        return json_response(200, hold_of(row))
+    if call.idempotency_key is not None:
+        return json_response(200, hold_of(row), {"Idempotent-Replayed": "true"})
+    raise await _hold_exists(call, row)
+
+
+async def _get_hold(call: Call, hold_id: Any) -> Row:
+    [row] = await call.gateway.read(
+        functions.get_hold(hold_id=UUID(str(hold_id)), api_key_id=call.api_key_id)
+    )
+    return row
+
+
+async def _hold_exists(call: Call, row: Row) -> ApiError:
+    """The error that answers a request whose idempotency key made the hold of this row before."""
+    if call.idempotency_key is not None:
+        return from_refused(await call.gateway.refused("idempotency_key_reused"))
+    error = from_refused(await call.gateway.refused("hold_already_exists"))
+    error.headers = {"X-Existing-Hold-ID": str(row["hold_id"])}
+    error.extra = {"hold": hold_of(row)}
+    return error
 
 
 async def capture_hold(request: web.Request, call: Call) -> web.StreamResponse:
@@ -246,10 +266,7 @@ async def extend_hold(request: web.Request, call: Call) -> web.StreamResponse:
 async def get_hold(request: web.Request, call: Call) -> web.StreamResponse:
     """Reads a hold, as it is now, with what its account has."""
     path: HoldPath = call.path
-    [row] = await call.gateway.read(
-        functions.get_hold(hold_id=path.hold_id, api_key_id=call.api_key_id)
-    )
-    return json_response(200, hold_of(row))
+    return json_response(200, hold_of(await _get_hold(call, path.hold_id)))
 
 
 async def list_account_holds(request: web.Request, call: Call) -> web.StreamResponse:
@@ -280,6 +297,8 @@ async def _change(call: Call, operation: str, change: FunctionCall) -> web.Respo
         refusal = from_refused(error)
         if error.slug == "hold_expired":
             refusal.extra = {name: error.values[name] for name in ("available", "required")}
+        elif error.slug == "hold_settled":
+            refusal.extra = {"hold": hold_of(await _get_hold(call, error.values["hold_id"]))}
         raise refusal from None
     metrics.count_hold(operation, row["outcome"]).inc()
     replayed = row["outcome"] == "replayed"
@@ -307,17 +326,13 @@ def count_capture(row: Row) -> None:
 async def refused_hold(
     request: web.Request, call: Call, row: Row, asked: _Hold | CheckHold
 ) -> ApiError:
-    """The error that answers a hold that was not made, or was made before under the key of its
-    body."""
+    """The error that answers a hold that was not made, or was made before under the same key."""
     fault = await refused_outcome(call.gateway, call.api_key_id, call.permission, row)
     if fault is not None:
         return fault
     outcome: str = row["outcome"]
     if outcome in ("replayed", "conflict"):
-        error = from_refused(await call.gateway.refused("hold_already_exists"))
-        error.headers = {"X-Existing-Hold-ID": str(row["hold_id"])}
-        error.extra = {"hold": hold_of(row)}
-        return error
+        return await _hold_exists(call, row)
     values = {
         "balance": row["available"],
         "required": asked.amount_minor,

@@ -281,17 +281,17 @@ class _Description:
             for name, schema in in_query.items()
         ]
         if route.idempotent:
-            parameters.append(
-                {
-                    "name": "Idempotency-Key",
-                    "in": "header",
-                    "required": False,
-                    "description": "Makes it safe to send the request again: a repeat is answered"
-                    " with the first answer.",
-                    "schema": {"type": "string", "maxLength": most("idempotency_key")},
-                    "example": route.example.idempotency_key,
-                }
-            )
+            key = {
+                "name": "Idempotency-Key",
+                "in": "header",
+                "required": False,
+                "description": "Makes it safe to send the request again: a repeat is answered with"
+                " the first answer.",
+                "schema": {"type": "string", "maxLength": most("idempotency_key")},
+            }
+            if route.example.idempotency_key is not None:
+                key["example"] = route.example.idempotency_key
+            parameters.append(key)
         return parameters
 
     def _parameter(

@@ -11,10 +11,10 @@ from typing import Any
 import httpx2
 import pytest
 
-from tests.http.contract import BATCH, CHARGES, account_row, make_account, set_cap
+from tests.http.contract import BATCH, CHARGES, CHECK, account_row, make_account, set_cap
 from tests.http.descriptions import validate_answer
 from tests.http.metrics import read
-from tests.support import Database, Service, charge_body, running_service, unique
+from tests.support import Database, Service, charge_body, identity, running_service, unique
 
 
 @pytest.fixture(autouse=True)
@@ -95,6 +95,21 @@ def test_a_batch_charges_what_fits_and_each_other_result_is_what_a_charge_alone_
     assert again.json()["results"][-1]["body"]["cap"] == refused["cap"]
     left = sum(account_row(service, user)["paid_credits"] for user in users)
     assert left == 1500
+
+
+def test_a_check_whose_hold_a_cap_refuses_says_which_cap_and_when_it_frees(
+    service: Service, client: httpx2.Client
+) -> None:
+    user = make_account(service, free=0, paid=50)
+    set_cap(service, "account", 10, user)
+    before = read(service).sum("billing_cap_refusals_total", scope="account", period="month")
+    answer = client.post(CHECK, json={**identity(user), "hold": {"amount_minor": 11}})
+    validate_answer("checkCredit", answer)
+    body = answer.json()
+    assert (body["has_credit"], body["hold"], body["purchase_required"]) == (False, None, False)
+    assert body["reason"] == _charge(client, user, 11).json()["detail"]
+    after = read(service).sum("billing_cap_refusals_total", scope="account", period="month")
+    assert after == before + 2
 
 
 def test_a_key_that_was_used_is_answered_with_its_charge_when_the_cap_is_reached(

@@ -159,6 +159,25 @@ def test_a_header_key_repeats_and_a_body_key_conflicts(client: httpx2.Client, pa
     assert client.get(f"{HOLDS}/{first.json()['hold_id']}").json()["held"] == 2
 
 
+def test_a_dry_run_says_what_its_idempotency_key_made_before(
+    client: httpx2.Client, payer: str
+) -> None:
+    key = unique("key")
+    tried = _hold(client, payer, 2, dry_run=True, key=key)
+    assert (tried.status_code, tried.json()["hold_id"]) == (200, None)
+    made = _held(client, payer, 2, key=key)
+    again = _hold(client, payer, 2, dry_run=True, key=key)
+    assert (again.status_code, again.json()["hold_id"]) == (200, made)
+    assert again.headers["idempotent-replayed"] == "true"
+    other = _hold(client, payer, 3, dry_run=True, key=key)
+    assert (other.status_code, other.json()["code"]) == (422, "idempotency_key_reused")
+    for amount in (2, 3):
+        conflict = _hold(client, payer, amount, dry_run=True, idempotency_key=key)
+        assert (conflict.status_code, conflict.json()["code"]) == (409, "hold_already_exists")
+        assert conflict.headers["x-existing-hold-id"] == made
+        assert conflict.json()["hold"]["hold_id"] == made
+
+
 def test_a_refused_hold_says_what_a_refused_charge_says(
     service: Service, client: httpx2.Client, payer: str
 ) -> None:
@@ -273,6 +292,20 @@ def test_a_hold_is_extended(client: httpx2.Client, payer: str) -> None:
     assert longer.json()["expires_at"] > made["expires_at"]
 
 
+def test_what_comes_after_a_hold_was_settled_is_told_how(client: httpx2.Client, payer: str) -> None:
+    captured, released = _held(client, payer, 4), _held(client, payer, 4)
+    _settle(client, captured, "capture", amount_minor=3)
+    _settle(client, released, "release")
+    calls = [
+        (captured, "capture"), (captured, "release"), (captured, "extend"),
+        (released, "capture"), (released, "extend"),
+    ]  # fmt: skip
+    for hold_id, operation in calls:
+        answer = _settle(client, hold_id, operation)
+        assert (answer.status_code, answer.json()["code"]) == (409, "hold_settled")
+        assert answer.json()["hold"] == client.get(f"{HOLDS}/{hold_id}").json()
+
+
 def test_a_hold_belongs_to_its_key(service: Service, client: httpx2.Client, payer: str) -> None:
     hold_id = _held(client, payer)
     with service.client(service.database.create_key(("billing:read", "billing:write"))) as other:
@@ -356,6 +389,25 @@ def test_a_repeated_check_gets_its_hold_again(client: httpx2.Client, payer: str)
     )
     assert (conflict.status_code, conflict.json()["code"]) == (409, "hold_already_exists")
     assert conflict.json()["hold"]["held"] == 10
+
+
+def test_the_header_of_a_check_names_its_hold(client: httpx2.Client, payer: str) -> None:
+    def check(amount: int, **hold: Any) -> httpx2.Response:
+        body = {**identity(payer), "hold": {"amount_minor": amount, **hold}}
+        answer = client.post(CHECK, json=body, headers={"Idempotency-Key": key})
+        validate_answer("checkCredit", answer)
+        return answer
+
+    key = unique("check")
+    first, again = check(4), check(4)
+    assert again.json() == first.json()
+    assert "idempotent-replayed" not in first.headers
+    assert again.headers["idempotent-replayed"] == "true"
+    assert again.json()["held"] == 4
+    other = check(5)
+    assert (other.status_code, other.json()["code"]) == (422, "idempotency_key_reused")
+    named = check(5, idempotency_key=unique("own"))
+    assert named.json()["held"] == 9
 
 
 def test_a_check_that_holds_creates_accounts_and_says_why_not(

@@ -1891,6 +1891,10 @@ CREATE FUNCTION billing_data.figures_through() RETURNS TABLE(slots timestamp wit
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.filled(p_wording text, p_values jsonb) RETURNS text
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.find_account_faults(p_account_id uuid, p_after uuid, p_through uuid) RETURNS TABLE(account_id uuid, problem text, expected text, found text)
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';

@@ -219,9 +219,16 @@ def _reused_header(service: Service, name: str) -> Any:
         assert _reverse(service, charge, headers, amount_minor=1).is_success
         return _reverse(service, charge, headers, amount_minor=2)
     user, headers = make_known(service, unique()), {"Idempotency-Key": unique("once")}
-    assert send(service, name, body=_body(name, user), headers=headers).is_success
-    other = {"description": "other"} if name == "createHold" else {"user_role": "other"}
+    first, other = _FIRST_AND_OTHER.get(name, ({}, {"user_role": "other"}))
+    assert send(service, name, body=_body(name, user, **first), headers=headers).is_success
     return send(service, name, body=_body(name, user, **other), headers=headers)
+
+
+# What a first request and another one under the same key have beside the identity.
+_FIRST_AND_OTHER: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "checkCredit": ({"hold": {"amount_minor": 1}}, {"hold": {"amount_minor": 2}}),
+    "createHold": ({}, {"description": "other"}),
+}
 
 
 def _cap_of_account(service: Service, name: str) -> Any:
