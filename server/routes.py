@@ -90,7 +90,7 @@ SECTIONS: tuple[Section, ...] = (
     Section("Checks and charges", "The two calls an agent makes all day.", (
         Route("POST", "/v1/billing/credits/check", READ, checks.check_credit,
               "May this user go on?", body=m.CheckRequest, answer=checks.CreditCheck,
-              example=checks.EXAMPLE, idempotent=True, errors=(holds.ALREADY_EXISTS,)),
+              example=checks.EXAMPLE, idempotent="hold", errors=(holds.ALREADY_EXISTS,)),
         Route("POST", "/v1/billing/charges", WRITE, charges.create_charge,
               "This user used one", body=charges.ChargeRequest, answer=charges.Charge,
               example=charges.CREATED, success=201, idempotent=True,

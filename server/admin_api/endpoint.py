@@ -54,7 +54,7 @@ def staff_endpoint(
     body: type[BaseModel] | None = None,
     path: type[BaseModel] | None = None,
     query: type[BaseModel] | None = None,
-    idempotent: bool = False,
+    idempotent: bool | str = False,
     secret: bool = False,
 ) -> Callable[[web.Request, Visit], Awaitable[web.StreamResponse]]:
     """Gives `handler` validated models. With `writes`, only administrators may call it. With

@@ -44,11 +44,11 @@ def agent_endpoint(
     body: type[BaseModel] | None = None,
     path: type[BaseModel] | None = None,
     query: type[BaseModel] | None = None,
-    idempotent: bool = False,
+    idempotent: bool | str = False,
 ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     """Guards `handler` with an API key that has `permission` and gives it validated models.
-    With `idempotent`, the Idempotency-Key header is read too. A body that needs no field need not
-    be sent."""
+    With `idempotent`, the Idempotency-Key header is read too; where it names a field of the body,
+    only beside that field. A body that needs no field need not be sent."""
 
     quick = body and quick_decoder(body)
     may_be_absent = body is not None and needs_no_field(body)

@@ -35,14 +35,15 @@ def needs_no_field(model: type[BaseModel]) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """The models of a request's parts. With `idempotent`, the Idempotency-Key header is read too.
+    """The models of a request's parts. With `idempotent`, the Idempotency-Key header is read too;
+    where it names a field of the body, only beside that field.
     `quick` reads a plain body without its model, into an object with the same attributes. A body
     that `may_be_absent` then is one without fields."""
 
     body: type[BaseModel] | None
     path: type[BaseModel] | None
     query: type[BaseModel] | None
-    idempotent: bool
+    idempotent: bool | str
     quick: QuickDecoder | None = None
     may_be_absent: bool = False
 
@@ -60,11 +61,8 @@ class Shape:
                 body = self.quick(raw)
             if body is None:
                 parsed = parse_json_body(request, raw) if raw else None
-        if self.idempotent:
-            header = request.headers.get("Idempotency-Key")
-            models["idempotency_key"] = header or None
-            if header is not None:
-                entries += validate(WriteHeaders, {"idempotency-key": header}, "header")[1]
+        if self.idempotent is True:
+            models["idempotency_key"] = _idempotency_key(request, entries)
         if self.path is not None:
             models["path"], faults = validate(self.path, dict(request.match_info), "path")
             entries += faults
@@ -81,7 +79,16 @@ class Shape:
         elif self.body is not None:
             models["body"], faults = validate(self.body, parsed, "body")
             entries += faults
+        if isinstance(self.idempotent, str) and getattr(models.get("body"), self.idempotent, None):
+            models["idempotency_key"] = _idempotency_key(request, entries)
         return models, entries
+
+
+def _idempotency_key(request: web.Request, entries: Entries) -> str | None:
+    header = request.headers.get("Idempotency-Key")
+    if header is not None:
+        entries += validate(WriteHeaders, {"idempotency-key": header}, "header")[1]
+    return header or None
 
 
 async def _body(request: web.Request) -> bytes:

@@ -66,7 +66,7 @@ class Route:
     errors: tuple[str | ErrorAnswer, ...] = ()
     success: int = 200
     successes: tuple[int, ...] = ()
-    idempotent: bool = False
+    idempotent: bool | str = False
     headers: tuple[str, ...] = ()
     content_type: str = "application/json"
     guard_errors: tuple[str, ...] = ()

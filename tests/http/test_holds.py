@@ -410,6 +410,20 @@ def test_the_header_of_a_check_names_its_hold(client: httpx2.Client, payer: str)
     assert named.json()["held"] == 9
 
 
+def test_a_check_without_a_hold_has_no_key_as_ever(client: httpx2.Client, payer: str) -> None:
+    for header in ("k" * 256, "a key", ""):
+        answers = [
+            client.post(CHECK, json=identity(payer) | more, headers={"Idempotency-Key": header})
+            for more in ({}, {"hold": None})
+        ]
+        assert [one.status_code for one in answers] == [200, 200]
+        assert not any("idempotent-replayed" in one.headers for one in answers)
+    held = {**identity(payer), "hold": {"amount_minor": 4}}
+    refused = client.post(CHECK, json=held, headers={"Idempotency-Key": "k" * 256})
+    assert refused.status_code == 422
+    assert refused.json()["detail"][0]["loc"] == ["header", "idempotency-key"]
+
+
 def test_a_check_that_holds_creates_accounts_and_says_why_not(
     service: Service, client: httpx2.Client, payer: str
 ) -> None:
