@@ -6,7 +6,8 @@ import json
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from itertools import chain
 from typing import TYPE_CHECKING, Any, LiteralString
 
 from server.cli.output import CommandFailed, waiting
@@ -15,6 +16,7 @@ from server.config import load_database_url
 if TYPE_CHECKING:
     import psycopg
 
+_WAITING = "waiting for the database"
 _WHO_MAY = "it needs the login of a member of billing_dba"
 _FOR_PSQL = re.compile(r"\bbilling\.|\bp_[a-z]|\bSELECT\b")
 
@@ -23,7 +25,7 @@ def call_function(statement: LiteralString, **arguments: Any) -> list[dict[str, 
     """Runs one `SELECT ... FROM billing.f(...)` with %(name)s arguments and returns its rows.
 
     Raises ConfigError without a database URL, CommandFailed when the database refuses."""
-    with waiting("waiting for the database"), _connected() as connection:
+    with waiting(_WAITING), _connected() as connection:
         return connection.execute(statement, arguments).fetchall()
 
 
@@ -32,10 +34,13 @@ def stream_function(
     statement: LiteralString, **arguments: Any
 ) -> Iterator[Iterator[dict[str, Any]]]:
     """As call_function, for answers that may be long: the rows are read a thousand at a time."""
-    with _connected() as connection, connection.cursor("rows") as cursor:
-        cursor.itersize = 1000
-        cursor.execute(statement, arguments)
-        yield iter(cursor)
+    with ExitStack() as stack:
+        with waiting(_WAITING):
+            cursor = stack.enter_context(stack.enter_context(_connected()).cursor("rows"))
+            cursor.itersize = 1000
+            cursor.execute(statement, arguments)
+            first = cursor.fetchmany(cursor.itersize)
+        yield chain(first, cursor)
 
 
 @contextmanager

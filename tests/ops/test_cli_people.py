@@ -116,14 +116,25 @@ def test_an_account_is_suspended_and_reactivated(
     assert (row["previous_status"], row["status"]) == ("suspended", "active")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "answer"),
+    [
+        (("suspend", "--reason", "a look at it"), "is suspended now"),
+        (("statement",), "closing"),  # its rows are read in parts
+    ],
+)
 def test_who_waits_at_a_terminal_for_longer_than_two_seconds_is_told_for_what(
-    module_database: Database, environment: dict[str, str], ada: dict[str, str]
+    module_database: Database,
+    environment: dict[str, str],
+    ada: dict[str, str],
+    arguments: tuple[str, ...],
+    answer: str,
 ) -> None:
     leader, follower = os.openpty()
     with session(module_database, "postgres", autocommit=False) as holder:
-        holder.execute("SELECT FROM billing_data.accounts WHERE id = %s FOR UPDATE", ada["id"])
+        holder.execute("LOCK TABLE billing_data.accounts IN ACCESS EXCLUSIVE MODE")
         command = subprocess.Popen(
-            [BILLING, "accounts", "suspend", ada["id"], "--reason", "a look at it"],
+            [BILLING, "accounts", arguments[0], ada["id"], *arguments[1:]],
             env={**clean_environment(), **environment}, cwd="/", stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE, stderr=follower, text=True,
         )  # fmt: skip
@@ -133,7 +144,7 @@ def test_who_waits_at_a_terminal_for_longer_than_two_seconds_is_told_for_what(
     said, _ = command.communicate(timeout=60)
     os.close(leader)
     assert told.strip() == "waiting for the database: 2 s"
-    assert said == "The account was active and is suspended now.\n"
+    assert answer in said
 
 
 def test_a_staff_member_is_deactivated_and_activated(
