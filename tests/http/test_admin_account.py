@@ -494,3 +494,36 @@ def test_a_statement_writes_what_was_paid_as_money(
     told = _text(browsers["viewer"], f"/admin/accounts/{account_id}/statement")
     assert f"Paid, USD {price}" in told
     assert "minor units" not in told
+
+
+def test_an_accounts_ledger_goes_on_by_cursor_while_entries_are_added(
+    module_database: Database, browsers: dict[str, Browser]
+) -> None:
+    _, page = _account(module_database)
+    account = page.rpartition("/")[2]
+
+    def add(first: int, last: int) -> None:
+        module_database.execute(
+            "SELECT billing.adjust_credits(p_account_id => %s, p_amount => 1,"
+            " p_reason => 'entry ' || n) FROM generate_series(%s::int, %s::int) AS n",
+            account,
+            first,
+            last,
+            user="t_dba",
+        )
+
+    def entries(text: str) -> list[int]:
+        return [int(number) for number in re.findall(r"entry (\d+)", text)]
+
+    add(1, 60)
+    first = browsers["viewer"].get(page).text
+    assert entries(first) == list(range(60, 10, -1))
+    add(61, 65)
+    (older,) = re.findall(r'<a href="([^"]+)" rel="next">', first)
+    second = browsers["viewer"].get(html.unescape(older)).text
+    assert entries(second) == list(range(10, 0, -1))
+    # Another account's cursor, or none: the page is shown by its number.
+    _, other = _account(module_database)
+    strange = html.unescape(older).replace(page, other)
+    assert browsers["viewer"].get(strange).status_code == 200
+    assert browsers["viewer"].get(f"{page}?cursor=x").status_code == 200

@@ -5,7 +5,11 @@ from __future__ import annotations
 import html
 import re
 from pathlib import Path
+from typing import get_args
 
+from server.admin_api import payments as payments_api
+from server.admin_pages import payments
+from server.payments.advice import ADVICE
 from tests.identity_provider import Browser
 from tests.sql.alerts import listening, raised
 from tests.sql.helpers import account_of, charge_all, new_user, new_user_by, session
@@ -195,3 +199,32 @@ def test_the_pages_of_an_account_have_every_row_once_also_of_one_moment(
             link = re.search(rf'<a href="([^"]+)" rel="next">{following}</a>', text)
             address = html.unescape(link[1]) if link else ""
         assert (sorted(seen), pages) == (sorted(charges), 3), tab
+
+
+def test_every_outcome_of_an_event_has_its_words(module_database: Database) -> None:
+    allowed = module_database.value(
+        "SELECT pg_get_constraintdef(c.oid) FROM pg_constraint AS c"
+        " WHERE c.conname = 'payment_events_outcome'"
+    )
+    outcomes = set(re.findall(r"'(\w+)'", allowed))
+    assert len(outcomes) > 10
+    faults = {
+        outcome
+        for outcome in outcomes
+        if module_database.value("SELECT billing_data.is_payment_fault(%s)", outcome)
+    }
+    words = {
+        outcome: module_database.value("SELECT billing_data.payment_outcome_words(%s)", outcome)
+        for outcome in outcomes
+    }
+    assert all(" " in text for text in words.values()), words
+    assert len(set(words.values())) == len(outcomes)
+    warnings = module_database.value(
+        "SELECT pg_get_constraintdef(c.oid) FROM pg_constraint AS c"
+        " WHERE c.conname = 'payment_warnings_kind'"
+    )
+    assert set(get_args(payments_api.Outcome)) == outcomes
+    assert set(get_args(payments_api.Fault)) == faults
+    assert set(get_args(payments_api.Warned)) == set(payments._WARNINGS)
+    assert set(payments._WARNINGS) == set(re.findall(r"'(\w+)'", warnings))
+    assert ADVICE.keys() == faults | {"shortfall", *payments._WARNINGS}

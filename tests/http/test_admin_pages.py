@@ -8,16 +8,13 @@ import re
 import secrets
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, get_args
+from typing import Any
 from uuid import uuid4
 
 import psycopg
 import pytest
 
-from server.admin_api import payments as payments_api
-from server.admin_pages import payments
 from server.http.route import PAGE
-from server.payments.advice import ADVICE
 from server.routes import ROUTES
 from tests.identity_provider import FOUNDER, Browser, Console, good_provider, running_console
 from tests.payments import ENCRYPTION_KEY
@@ -308,35 +305,6 @@ def _token(browser: Browser) -> str:
     return found[1]
 
 
-def test_every_outcome_of_an_event_has_its_words(module_database: Database) -> None:
-    allowed = module_database.value(
-        "SELECT pg_get_constraintdef(c.oid) FROM pg_constraint AS c"
-        " WHERE c.conname = 'payment_events_outcome'"
-    )
-    outcomes = set(re.findall(r"'(\w+)'", allowed))
-    assert len(outcomes) > 10
-    faults = {
-        outcome
-        for outcome in outcomes
-        if module_database.value("SELECT billing_data.is_payment_fault(%s)", outcome)
-    }
-    words = {
-        outcome: module_database.value("SELECT billing_data.payment_outcome_words(%s)", outcome)
-        for outcome in outcomes
-    }
-    assert all(" " in text for text in words.values()), words
-    assert len(set(words.values())) == len(outcomes)
-    warnings = module_database.value(
-        "SELECT pg_get_constraintdef(c.oid) FROM pg_constraint AS c"
-        " WHERE c.conname = 'payment_warnings_kind'"
-    )
-    assert set(get_args(payments_api.Outcome)) == outcomes
-    assert set(get_args(payments_api.Fault)) == faults
-    assert set(get_args(payments_api.Warned)) == set(payments._WARNINGS)
-    assert set(payments._WARNINGS) == set(re.findall(r"'(\w+)'", warnings))
-    assert ADVICE.keys() == faults | {"shortfall", *payments._WARNINGS}
-
-
 def test_every_form_is_tried() -> None:
     assert {path for method, path in PAGES if method == "POST"} == FORMS.keys()
     assert {method for method, _ in PAGES} == {"GET", "POST"}
@@ -555,39 +523,6 @@ def test_after_a_broken_connection_nobody_is_told_that_nothing_was_changed(
     assert answer.status_code == 503
     assert "It is not known whether the change was made" in answer.text
     assert "Nothing was changed" not in answer.text
-
-
-def test_an_accounts_ledger_goes_on_by_cursor_while_entries_are_added(
-    console: tuple[Console, dict[str, Browser]],
-) -> None:
-    running, browsers = console
-    account = _account(running.database)
-
-    def add(first: int, last: int) -> None:
-        running.database.execute(
-            "SELECT billing.adjust_credits(p_account_id => %s, p_amount => 1,"
-            " p_reason => 'entry ' || n) FROM generate_series(%s::int, %s::int) AS n",
-            account,
-            first,
-            last,
-            user="t_dba",
-        )
-
-    def entries(text: str) -> list[int]:
-        return [int(number) for number in re.findall(r"entry (\d+)", text)]
-
-    add(1, 60)
-    first = browsers["viewer"].get(f"/admin/accounts/{account}").text
-    assert entries(first) == list(range(60, 10, -1))
-    add(61, 65)
-    (older,) = re.findall(r'<a href="([^"]+)" rel="next">', first)
-    second = browsers["viewer"].get(html.unescape(older)).text
-    assert entries(second) == list(range(10, 0, -1))
-    # Another account's cursor, or none: the page is shown by its number.
-    other = _account(running.database)
-    strange = html.unescape(older).replace(account, other)
-    assert browsers["viewer"].get(strange).status_code == 200
-    assert browsers["viewer"].get(f"/admin/accounts/{account}?cursor=x").status_code == 200
 
 
 def test_a_charge_is_reversed_on_its_accounts_page_after_a_preview(
