@@ -59,10 +59,17 @@ AS $$
     FROM (
         SELECT asked, row_number() OVER ()::integer AS item FROM unnest(p_items) AS asked
     ) AS i
-    LEFT JOIN billing_data.accounts AS a
-        ON a.oauth_provider = (i.asked).oauth_provider
-            AND a.external_id = (i.asked).external_id AND a.status = 'merged'
-    LEFT JOIN billing_data.accounts AS n ON n.id = billing_data.surviving_account(a.id)
+    LEFT JOIN LATERAL (
+        SELECT o.id FROM billing_data.accounts AS o
+        WHERE o.oauth_provider = (i.asked).oauth_provider
+            AND o.external_id = (i.asked).external_id AND o.status = 'merged'
+        OFFSET 0
+    ) AS a ON true
+    LEFT JOIN LATERAL (
+        SELECT o.id, o.oauth_provider, o.external_id FROM billing_data.accounts AS o
+        WHERE o.id = billing_data.surviving_account(a.id)
+        OFFSET 0
+    ) AS n ON true
 $$;
 COMMENT ON FUNCTION billing_data.follow_checks IS
     'A list of checks with the identities of the accounts in use. Helper.';
@@ -86,9 +93,12 @@ BEGIN
     SELECT array_agg(i.item), array_agg(a.id), bool_or(a.due_at <= billing_data.clock())
     INTO STRICT v_items, v_accounts, v_is_due
     FROM generate_subscripts(p_items, 1) AS i (item)
-    INNER JOIN billing_data.accounts AS a
-        ON a.oauth_provider = (p_items[i.item]).oauth_provider
-            AND a.external_id = (p_items[i.item]).external_id
+    CROSS JOIN LATERAL (
+        SELECT o.id, o.due_at FROM billing_data.accounts AS o
+        WHERE o.oauth_provider = (p_items[i.item]).oauth_provider
+            AND o.external_id = (p_items[i.item]).external_id
+        OFFSET 0
+    ) AS a
     WHERE p_rest[i.item];
     IF v_is_due IS NOT TRUE THEN
         RETURN p_busy;
@@ -137,9 +147,12 @@ BEGIN
         ) AS i
         LEFT JOIN billing_data.api_keys AS k
             ON coalesce(k.credential, k.id) = (i.asked).api_key_id
-        LEFT JOIN billing_data.accounts AS a
-            ON a.oauth_provider = (i.asked).oauth_provider AND a.external_id = (i.asked).external_id
-        WHERE p_rest[i.item] AND a.id IS NULL
+        WHERE p_rest[i.item] AND NOT EXISTS (
+            SELECT FROM billing_data.accounts AS a
+            WHERE a.oauth_provider = (i.asked).oauth_provider
+                AND a.external_id = (i.asked).external_id
+            OFFSET 0
+        )
         ORDER BY (i.asked).oauth_provider, (i.asked).external_id, i.item
     LOOP
         SELECT f.created INTO v_created
@@ -178,9 +191,12 @@ BEGIN
             FROM (
                 SELECT asked, row_number() OVER ()::integer AS item FROM unnest(p_items) AS asked
             ) AS i
-            INNER JOIN billing_data.accounts AS a
-                ON a.oauth_provider = (i.asked).oauth_provider
-                    AND a.external_id = (i.asked).external_id
+            CROSS JOIN LATERAL (
+                SELECT o.id FROM billing_data.accounts AS o
+                WHERE o.oauth_provider = (i.asked).oauth_provider
+                    AND o.external_id = (i.asked).external_id
+                OFFSET 0
+            ) AS a
             LEFT JOIN billing_data.api_keys AS k
                 ON coalesce(k.credential, k.id) = (i.asked).api_key_id
         ) AS s
@@ -298,7 +314,7 @@ BEGIN
                         WHEN a.due_at <= v_now THEN NULL
                         WHEN a.id IS NOT NULL AND (
                             billing_data.changes_profile(
-                                a, (i.asked).customer_email, (i.asked).user_role,
+                                a.account, (i.asked).customer_email, (i.asked).user_role,
                                 (i.asked).agent_id, (i.asked).marketing_opt_in
                             )
                             AND billing_data.may_write(v_role, k)
@@ -310,9 +326,14 @@ BEGIN
             ) AS i
             LEFT JOIN billing_data.api_keys AS k
                 ON coalesce(k.credential, k.id) = (i.asked).api_key_id
-            LEFT JOIN billing_data.accounts AS a
-                ON a.oauth_provider = (i.asked).oauth_provider
-                    AND a.external_id = (i.asked).external_id
+            -- OFFSET makes every plan look the accounts up one by one, also a plan made when there
+            -- were few.
+            LEFT JOIN LATERAL (
+                SELECT o.*, o AS account FROM billing_data.accounts AS o
+                WHERE o.oauth_provider = (i.asked).oauth_provider
+                    AND o.external_id = (i.asked).external_id
+                OFFSET 0
+            ) AS a ON true
             WHERE v_rest IS NULL OR v_rest[i.item]
         ),
         audited AS (
