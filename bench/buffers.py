@@ -34,8 +34,8 @@ class Pages:
         return replace(load, run=run)
 
     def per_request(self) -> dict[str, float]:
-        """Pages found, pages read, and microseconds of waiting for the latter, per request. Call it
-        `settle` after the load."""
+        """Pages found, pages read, and microseconds of waiting for the latter, per request, once
+        `settle` has returned after the load."""
         found, read, waited = (
             (after - before) / max(self.requests, 1)
             for before, after in zip(self.begin, _counters(self.database), strict=True)
