@@ -2125,8 +2125,7 @@ CREATE FUNCTION billing_data.ids_from(p_from timestamp with time zone, OUT first
     SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION billing_data.is_cap_of(p_cap billing_data.caps, p_scope text, p_account_id uuid) RETURNS boolean
-    LANGUAGE sql STABLE
-    SET search_path TO 'pg_catalog', 'pg_temp';
+    LANGUAGE sql STABLE;
 
 CREATE FUNCTION billing_data.is_capped(p_account_id uuid, p_api_key_id uuid, p_agent_id text) RETURNS boolean
     LANGUAGE sql STABLE
