@@ -125,16 +125,22 @@ BEGIN
         bool_or(a.status = 'merged')
     INTO STRICT ids, changes_profiles, v_follow
     FROM unnest(p_items) AS i
-    INNER JOIN billing_data.accounts AS a
-        ON a.oauth_provider = i.oauth_provider AND a.external_id = i.external_id
+    -- OFFSET makes every plan look accounts and keys up one by one. A plan made when there were few
+    -- of them would read all of them, also later.
+    CROSS JOIN LATERAL (
+        SELECT o.id, o.status, o AS account FROM billing_data.accounts AS o
+        WHERE o.oauth_provider = i.oauth_provider AND o.external_id = i.external_id
+        OFFSET 0
+    ) AS a
     CROSS JOIN LATERAL (
         SELECT billing_data.changes_profile(
-            a, i.customer_email, i.user_role, i.agent_id, i.marketing_opt_in
+            a.account, i.customer_email, i.user_role, i.agent_id, i.marketing_opt_in
         )
     ) AS p (changes)
     WHERE p.changes OR NOT EXISTS (
         SELECT FROM billing_data.charges AS c
         WHERE c.account_id = a.id AND c.idempotency_key = i.idempotency_key
+        OFFSET 0
     );
     IF v_follow THEN
         items := billing_data.follow_charges(p_items);
@@ -171,6 +177,7 @@ CREATE OR REPLACE FUNCTION billing_data.apply_profiles(
 ) RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off
 AS $$
 DECLARE
     v_item record;
@@ -180,8 +187,12 @@ BEGIN
         FROM (
             SELECT asked, row_number() OVER ()::integer AS item FROM unnest(p_items) AS asked
         ) AS i
-        INNER JOIN billing_data.accounts AS a
-            ON a.oauth_provider = (i.asked).oauth_provider AND a.external_id = (i.asked).external_id
+        CROSS JOIN LATERAL (
+            SELECT o.id FROM billing_data.accounts AS o
+            WHERE o.oauth_provider = (i.asked).oauth_provider
+                AND o.external_id = (i.asked).external_id
+            OFFSET 0
+        ) AS a
         LEFT JOIN billing_data.api_keys AS k
             ON coalesce(k.credential, k.id) = (i.asked).api_key_id
         WHERE p_locked[width_bucket(a.id, p_locked)] = a.id AND billing_data.is_charge(i.asked)
@@ -251,6 +262,7 @@ CREATE OR REPLACE FUNCTION billing_data.weigh_charges(
     fingerprint bytea,
     api_key_id uuid,
     account_id uuid,
+    account_at tid,
     account_currency text,
     ledger_version bigint,
     balance_before bigint,
@@ -271,7 +283,8 @@ BEGIN
     WITH found AS MATERIALIZED (
         SELECT
             i.*, (i.asked).amount_minor AS amount, (i.asked).idempotency_key, u.used, f.fingerprint,
-            k.id AS api_key_id, a.id AS account_id, a.currency::text AS account_currency,
+            k.id AS api_key_id, a.id AS account_id, a.place AS account_at,
+            a.currency::text AS account_currency,
             a.free_uses_remaining - a.held_free_uses AS free_uses, a.held_free_uses,
             a.paid_credits, a.held_credits, a.ledger_version,
             billing_data.early_outcome(
@@ -293,8 +306,12 @@ BEGIN
         ) AS f (fingerprint)
         LEFT JOIN billing_data.api_keys AS k
             ON coalesce(k.credential, k.id) = (i.asked).api_key_id
-        LEFT JOIN billing_data.accounts AS a
-            ON a.oauth_provider = (i.asked).oauth_provider AND a.external_id = (i.asked).external_id
+        LEFT JOIN LATERAL (
+            SELECT o.*, o.ctid AS place, o AS account FROM billing_data.accounts AS o
+            WHERE o.oauth_provider = (i.asked).oauth_provider
+                AND o.external_id = (i.asked).external_id
+            OFFSET 0
+        ) AS a ON true
         -- LIMIT keeps the look-up apart, so that its index is always searched with both columns.
         LEFT JOIN LATERAL (
             SELECT c AS used
@@ -307,7 +324,7 @@ BEGIN
             SELECT
                 billing_data.item_fault(p_role, (i.asked).api_key_id, k, 'billing:write'),
                 billing_data.changes_profile(
-                    a, (i.asked).customer_email, (i.asked).user_role, (i.asked).agent_id,
+                    a.account, (i.asked).customer_email, (i.asked).user_role, (i.asked).agent_id,
                     (i.asked).marketing_opt_in
                 )
             OFFSET 0
@@ -363,7 +380,8 @@ BEGIN
             ELSE t.verdict
         END,
         t.asked, NULL,
-        t.fingerprint, t.api_key_id, t.account_id, t.account_currency, t.ledger_version + t.place,
+        t.fingerprint, t.api_key_id, t.account_id, t.account_at, t.account_currency,
+        t.ledger_version + t.place,
         -- A refusal tells what is available.
         (
             t.balance_after + t.price
@@ -378,7 +396,7 @@ BEGIN
     UNION ALL
     SELECT
         f.item, f.early, f.asked, CASE WHEN f.early IN ('replayed', 'conflict') THEN f.used END,
-        f.fingerprint, f.api_key_id, NULL, NULL, NULL, NULL, NULL,
+        f.fingerprint, f.api_key_id, NULL, NULL, NULL, NULL, NULL, NULL,
         NULL, NULL
     FROM found AS f
     WHERE f.early IS NOT NULL;
@@ -497,13 +515,15 @@ BEGIN
             updated_at = p_now
         FROM (
             SELECT
-                w.account_id, min(w.free_uses_after) AS free_uses_after,
+                w.account_at, min(w.free_uses_after) AS free_uses_after,
                 min(w.balance_after) AS balance_after, count(*) AS uses
             FROM weighed AS w
             WHERE w.outcome = 'created'
-            GROUP BY w.account_id
+            GROUP BY w.account_at
         ) AS t
-        WHERE a.id = t.account_id
+        -- The row's place, so that no plan looks for an id in all accounts. The account is locked,
+        -- so nobody else moves its row.
+        WHERE a.ctid = t.account_at
         RETURNING a.id, a.has_lots
     ),
     entered AS (
@@ -823,6 +843,7 @@ CREATE OR REPLACE FUNCTION billing.create_charge(
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off
 AS $$
 #variable_conflict use_variable
 DECLARE
@@ -867,6 +888,7 @@ BEGIN
             AND NOT EXISTS (
                 SELECT FROM billing_data.charges AS c
                 WHERE c.account_id = a.id AND c.idempotency_key = p_idempotency_key
+                OFFSET 0  -- as in billing_data.accounts_to_charge
             )
             AND (
                 NOT EXISTS (SELECT FROM billing_data.caps)

@@ -459,6 +459,7 @@ CREATE OR REPLACE FUNCTION billing.check_credit(
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off
 AS $$
 #variable_conflict use_variable
 DECLARE

@@ -271,6 +271,7 @@ CREATE OR REPLACE FUNCTION billing_data.weigh_holds(
     fingerprint bytea,
     api_key_id uuid,
     account_id uuid,
+    account_at tid,
     account_currency text,
     paid_credits bigint,
     held_before bigint,
@@ -290,7 +291,8 @@ BEGIN
     WITH found AS MATERIALIZED (
         SELECT
             i.item, i.asked, (i.asked).idempotency_key, u.used, f.fingerprint, k.id AS api_key_id,
-            a.id AS account_id, a.currency::text AS account_currency, a.paid_credits,
+            a.id AS account_id, a.place AS account_at, a.currency::text AS account_currency,
+            a.paid_credits,
             a.held_credits, a.free_uses_remaining - a.held_free_uses AS free_uses,
             CASE
                 WHEN c.fault IS NOT NULL THEN c.fault
@@ -318,10 +320,19 @@ BEGIN
         CROSS JOIN LATERAL (
             SELECT billing_data.item_fault(p_role, (i.asked).api_key_id, k, 'billing:write')
         ) AS c (fault)
-        LEFT JOIN billing_data.accounts AS n
-            ON n.oauth_provider = (i.asked).oauth_provider AND n.external_id = (i.asked).external_id
-        LEFT JOIN billing_data.accounts AS a
-            ON a.id = billing_data.account_to_hold(n.id, n.status)
+        -- OFFSET makes every plan look accounts up one by one. A plan made when there were few of
+        -- them would read all of them, also later.
+        LEFT JOIN LATERAL (
+            SELECT o.id, o.status FROM billing_data.accounts AS o
+            WHERE o.oauth_provider = (i.asked).oauth_provider
+                AND o.external_id = (i.asked).external_id
+            OFFSET 0
+        ) AS n ON true
+        LEFT JOIN LATERAL (
+            SELECT o.*, o.ctid AS place FROM billing_data.accounts AS o
+            WHERE o.id = billing_data.account_to_hold(n.id, n.status)
+            OFFSET 0
+        ) AS a ON true
         -- The idempotency keys of a merged account are still recognised for its identity.
         LEFT JOIN LATERAL (
             SELECT h AS used
@@ -383,14 +394,14 @@ BEGIN
             ELSE t.verdict
         END,
         t.asked, NULL::billing_data.holds, t.fingerprint, t.api_key_id, t.account_id,
-        t.account_currency,
+        t.account_at, t.account_currency,
         t.paid_credits, (t.held_credits + t.taken)::bigint, greatest(t.free_uses - t.place, 0)
     FROM turn AS t
     WHERE t.waits IS NOT TRUE
     UNION ALL
     SELECT
         f.item, f.early, f.asked, f.used, f.fingerprint, f.api_key_id, f.account_id,
-        f.account_currency, f.paid_credits, f.held_credits, f.free_uses
+        f.account_at, f.account_currency, f.paid_credits, f.held_credits, f.free_uses
     FROM found AS f
     WHERE f.early IS NOT NULL;
 END
@@ -455,13 +466,13 @@ BEGIN
             updated_at = p_now
         FROM (
             SELECT
-                d.account_id, sum(d.credits) AS credits, sum(d.free_uses) AS free_uses,
+                d.account_at, sum(d.credits) AS credits, sum(d.free_uses) AS free_uses,
                 min((d.hold).expires_at) AS due_at
             FROM decided AS d
             WHERE d.is_new AND NOT p_dry_run
-            GROUP BY d.account_id
+            GROUP BY d.account_at
         ) AS t
-        WHERE a.id = t.account_id
+        WHERE a.ctid = t.account_at  -- as in billing_data.charge_round
         RETURNING a.id, a.has_lots
     ),
     entered AS (
@@ -544,8 +555,11 @@ BEGIN
         ARRAY(
             SELECT DISTINCT billing_data.account_to_hold(a.id, a.status) AS id
             FROM unnest(p_items) AS i
-            INNER JOIN billing_data.accounts AS a
-                ON a.oauth_provider = i.oauth_provider AND a.external_id = i.external_id
+            CROSS JOIN LATERAL (
+                SELECT o.id, o.status FROM billing_data.accounts AS o
+                WHERE o.oauth_provider = i.oauth_provider AND o.external_id = i.external_id
+                OFFSET 0
+            ) AS a
             ORDER BY id
         ),
         p_wait
@@ -707,7 +721,9 @@ CREATE OR REPLACE FUNCTION billing_data.weigh_captures(
     overage text,
     api_key_id uuid,
     hold billing_data.holds,
+    hold_at tid,
     account billing_data.accounts,
+    account_at tid,
     captured bigint,
     is_free boolean,
     price bigint,
@@ -730,8 +746,8 @@ BEGIN
     RETURN QUERY
     WITH found AS MATERIALIZED (
         SELECT
-            i.item, k.id AS api_key_id, g.hold, a.account, q.asked_minor, q.overage, w.captured,
-            w.is_free,
+            i.item, k.id AS api_key_id, g.hold, g.hold_at, a.account, a.account_at,
+            q.asked_minor, q.overage, w.captured, w.is_free,
             CASE
                 WHEN c.fault IS NOT NULL THEN c.fault
                 WHEN NOT billing_data.is_capture(i.asked) THEN 'invalid_argument'
@@ -753,15 +769,22 @@ BEGIN
             SELECT billing_data.item_fault(p_role, (i.asked).api_key_id, k, 'billing:write')
         ) AS c (fault)
         LEFT JOIN LATERAL (
-            SELECT h AS hold FROM billing_data.holds AS h WHERE h.id = (i.asked).hold_id OFFSET 0
+            SELECT h AS hold, h.ctid AS hold_at
+            FROM billing_data.holds AS h
+            WHERE h.id = (i.asked).hold_id
+            OFFSET 0
         ) AS g ON true
         LEFT JOIN LATERAL (
-            SELECT n AS account, e.account_id IS NOT NULL AS is_erased
-            FROM billing_data.accounts AS o
-            INNER JOIN billing_data.accounts AS n
-                ON n.id = billing_data.account_to_hold(o.id, o.status)
-            LEFT JOIN billing_data.erased_accounts AS e ON e.account_id = n.id
+            SELECT o.id, o.status FROM billing_data.accounts AS o
             WHERE o.id = (g.hold).account_id
+            OFFSET 0
+        ) AS n ON true
+        LEFT JOIN LATERAL (
+            SELECT o AS account, o.ctid AS account_at, e.account_id IS NOT NULL AS is_erased
+            FROM billing_data.accounts AS o
+            LEFT JOIN billing_data.erased_accounts AS e ON e.account_id = o.id
+            WHERE o.id = billing_data.account_to_hold(n.id, n.status)
+            OFFSET 0
         ) AS a ON true
         CROSS JOIN LATERAL (
             SELECT
@@ -812,8 +835,8 @@ BEGIN
         WHERE t.waits IS NOT TRUE
     )
     SELECT
-        n.item, n.outcome, n.asked_minor, n.overage, n.api_key_id, n.hold, n.account, n.captured,
-        n.is_free, n.price, (sum(n.price) OVER w)::bigint, sum(n.free_use) OVER w,
+        n.item, n.outcome, n.asked_minor, n.overage, n.api_key_id, n.hold, n.hold_at, n.account,
+        n.account_at, n.captured, n.is_free, n.price, (sum(n.price) OVER w)::bigint, sum(n.free_use) OVER w,
         sum(n.one_use) OVER w, (sum(n.kept) OVER w)::bigint, (sum(n.free_kept) OVER w)::bigint
     FROM taking AS n
     WINDOW w AS (
@@ -863,14 +886,14 @@ BEGIN
             updated_at = p_now
         FROM (
             SELECT
-                (d.account).id, max(d.credits) AS credits, max(d.free_uses) AS free_uses,
+                d.account_at, max(d.credits) AS credits, max(d.free_uses) AS free_uses,
                 max(d.credits_kept) AS credits_kept, max(d.free_uses_kept) AS free_uses_kept,
                 max(d.uses) AS uses
             FROM decided AS d
             WHERE d.is_new
-            GROUP BY (d.account).id
+            GROUP BY d.account_at
         ) AS t
-        WHERE a.id = t.id
+        WHERE a.ctid = t.account_at  -- as in billing_data.charge_round
     ),
     entered AS (
         INSERT INTO billing_data.charges (
@@ -914,7 +937,7 @@ BEGIN
             capture_overage = d.overage,
             is_late = (d.hold).state = 'expired'
         FROM decided AS d
-        WHERE d.is_new AND h.id = (d.hold).id
+        WHERE d.is_new AND h.ctid = d.hold_at  -- the account is locked, so nobody moves the row
     ),
     noted AS (  -- only captures without a charge: a charge says who captured the hold
         INSERT INTO billing_data.hold_changes (
@@ -1019,12 +1042,14 @@ BEGIN
         ARRAY(
             SELECT DISTINCT billing_data.account_to_hold(a.id, a.status) AS id
             FROM unnest(p_items) AS i
-            -- OFFSET makes every plan look these up one by one, also a plan made when there were
-            -- few rows.
             CROSS JOIN LATERAL (
                 SELECT n.account_id FROM billing_data.holds AS n WHERE n.id = i.hold_id OFFSET 0
             ) AS h
-            INNER JOIN billing_data.accounts AS a ON a.id = h.account_id
+            CROSS JOIN LATERAL (
+                SELECT o.id, o.status FROM billing_data.accounts AS o
+                WHERE o.id = h.account_id
+                OFFSET 0
+            ) AS a
             ORDER BY id
         ),
         p_wait
