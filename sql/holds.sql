@@ -328,17 +328,23 @@ BEGIN
                 AND o.external_id = (i.asked).external_id
             OFFSET 0
         ) AS n ON true
+        -- The idempotency keys that were used on the way of a merged account are still recognised
+        -- for its identity.
+        CROSS JOIN LATERAL (
+            SELECT CASE n.status WHEN 'merged' THEN billing_data.merge_path(n.id)
+                ELSE ARRAY[n.id] END
+            OFFSET 0
+        ) AS p (path)
         LEFT JOIN LATERAL (
             SELECT o.*, o.ctid AS place FROM billing_data.accounts AS o
-            WHERE o.id = billing_data.account_to_hold(n.id, n.status)
+            WHERE o.id = p.path[cardinality(p.path)]
             OFFSET 0
         ) AS a ON true
-        -- The idempotency keys of a merged account are still recognised for its identity.
         LEFT JOIN LATERAL (
             SELECT h AS used
             FROM billing_data.holds AS h
-            WHERE h.account_id IN (n.id, a.id) AND h.idempotency_key = (i.asked).idempotency_key
-            ORDER BY h.account_id = n.id DESC
+            WHERE h.account_id = ANY (p.path) AND h.idempotency_key = (i.asked).idempotency_key
+            ORDER BY array_position(p.path, h.account_id)
             LIMIT 1
         ) AS u ON true
         WHERE p_left IS NULL OR p_left[i.item]

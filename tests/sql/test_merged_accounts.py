@@ -22,6 +22,7 @@ from tests.sql.helpers import (
     person,
     session,
 )
+from tests.sql.holds import hold_all, make_hold
 from tests.sql.merges import User, merge, paid, row_of, user
 from tests.sql.payments import (
     PRICE,
@@ -138,6 +139,33 @@ def test_a_charge_made_before_the_merge_is_recognised_by_its_key_after_it(
     assert paid(module_database, third) == [3 + 3 + 5 - 1]
     # A new charge of the third identity may use the key: it never used it.
     assert outcomes(charge_all(dba, [{**third.who, **asked}])) == ["created"]
+    assert ledger_problems(module_database) == []
+
+
+def _held_by(account: User, key: str) -> dict[str, Any]:
+    return {**account.who, "amount_minor": 1, "idempotency_key": key}
+
+
+def test_a_hold_made_before_a_merge_is_recognised_by_its_key_after_it_and_further_ones(
+    module_database: Database, dba: Caller
+) -> None:
+    """Both a hold of the merged account itself and one that its identity made on the next."""
+    one, other, third = (user(module_database, paid=5) for _ in range(3))
+    keys = [unique() for _ in range(2)]
+    holds: list[Any] = []
+    for into in (other, third):
+        hold = make_hold(dba, one.who, 1, idempotency_key=keys[len(holds)])["hold_id"]
+        dba.row("release_hold", hold_id=hold, reason="before a merge")
+        holds.append(hold)
+        merge(module_database, *((one, other) if into is other else (other, third)))
+        rows = hold_all(dba, [_held_by(one, key) for key in keys[: len(holds)]])
+        assert [(row["outcome"], row["hold_id"]) for row in rows] == [
+            ("replayed", hold) for hold in holds
+        ]
+        refusal = dba.refusal("create_hold", **{**_held_by(one, keys[0]), "amount_minor": 2})
+        assert refusal.slug == "hold_already_exists"
+    # A new hold of the third identity may use the keys: it never used them.
+    assert outcomes(hold_all(dba, [_held_by(third, key) for key in keys])) == ["created"] * 2
     assert ledger_problems(module_database) == []
 
 
