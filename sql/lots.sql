@@ -239,15 +239,16 @@ $$;
 COMMENT ON FUNCTION billing_data.move_lots IS
     'Makes lots of what a transfer took of lots, where it leads. Helper.';
 
--- Gives back to lots what a reversal gives back of a charge. A charge is given back from its end:
--- the credits that it spent last are given back first. p_before is how much of the charge was
--- reversed before, p_part how much is now. Where the account was merged, each lot gets a successor
--- at the account that has the credits now. A lot that ended meanwhile gets its credits back, too;
--- they end at once, as they would have if the charge had not been made.
+-- Gives back to lots what a reversal gives back of an entry: of a charge, or of credits that staff
+-- took away. p_entry_minor is what the entry took. It is given back from its end: the credits that
+-- it took last are given back first. p_before is how much of the entry was reversed before. Where
+-- the account was merged, each lot gets a successor at the account that has the credits now. A lot
+-- that ended meanwhile gets its credits back, too; they end at once, as they would have if the
+-- entry had not been made.
 -- Writes: lot_allocations 0..n, lots 0..n, accounts 0..1, and what
 -- billing_data.bring_up_to_date writes. The caller holds the account.
 CREATE OR REPLACE FUNCTION billing_data.give_back_to_lots(
-    p_charge billing_data.charges, p_account_id uuid, p_reversal billing_data.credits,
+    p_entry_id uuid, p_entry_minor bigint, p_account_id uuid, p_reversal billing_data.credits,
     p_before bigint
 ) RETURNS void
 LANGUAGE plpgsql VOLATILE
@@ -255,12 +256,12 @@ SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off
 AS $$
 DECLARE
-    v_through bigint := p_charge.amount_minor - p_before;
+    v_through bigint := p_entry_minor - p_before;
     v_from bigint := v_through - p_reversal.amount_minor;
     v_expires_at timestamptz;
 BEGIN
-    IF p_charge.paid_with <> 'paid' OR NOT EXISTS (
-        SELECT FROM billing_data.lot_allocations AS n WHERE n.entry_id = p_charge.id
+    IF NOT EXISTS (
+        SELECT FROM billing_data.lot_allocations AS n WHERE n.entry_id = p_entry_id
     ) THEN
         RETURN;
     END IF;
@@ -268,13 +269,13 @@ BEGIN
         SELECT n.lot_id, n.amount_minor, l.priority, l.expires_at, l.created_at
         FROM billing_data.lot_allocations AS n
         INNER JOIN billing_data.lots AS l ON l.id = n.lot_id
-        WHERE n.entry_id = p_charge.id
+        WHERE n.entry_id = p_entry_id
         UNION ALL
         SELECT
-            NULL, (p_charge.amount_minor - sum(n.amount_minor))::bigint,
+            NULL, (p_entry_minor - sum(n.amount_minor))::bigint,
             billing_data.usual_priority(), NULL, NULL
         FROM billing_data.lot_allocations AS n
-        WHERE n.entry_id = p_charge.id
+        WHERE n.entry_id = p_entry_id
     ),
     placed AS (
         SELECT
@@ -324,7 +325,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION billing_data.give_back_to_lots IS
-    'Gives back to lots what a reversal gives back of a charge. Helper.';
+    'Gives back to lots what a reversal gives back. Helper.';
 
 -- Keeps for a new hold what it holds of the account's lots. p_available is what the account had
 -- available before.

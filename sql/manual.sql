@@ -1468,16 +1468,17 @@ FROM billing.reverse_charge(
     p_reason => 'the job failed');$t$),
         ('reverse_credit',
 $t$Takes a grant or another credit back, whole or in part (p_amount, more than 0; by default
-all that is left), and gives back credits that staff took away. All reversals of a credit
-together never exceed it, and never take more than the account has. A credit that belongs
-to a payment is refused: a refund at the provider takes it back. A correction is not
-reversed again. When the idempotency key was used before for the same reversal, nothing is
-done and replayed is true. With p_dry_run nothing is written and reversal_id is NULL.$t$,
+all that is left), and gives back credits that staff took away, to the lots that they were
+taken of. All reversals of a credit together never exceed it, and never take more than the
+account has. A credit that belongs to a payment is refused: a refund at the provider takes
+it back. A correction is not reversed again. When the idempotency key was used before for
+the same reversal, nothing is done and replayed is true. With p_dry_run nothing is written
+and reversal_id is NULL.$t$,
 $t$Locks: the account, then the reversed_entries row. Writes: reversed_entries 1, credits 1,
-accounts 1, admin_audit_logs 1. Errors: actor errors, invalid_argument, credit_not_found,
-account_erased, credit_of_payment, correction_not_reversible, entry_of_old_service,
-already_reversed, reversal_too_great, insufficient_credits, balance_overflow,
-idempotency_key_reused.$t$,
+accounts 1, admin_audit_logs 1, and what billing_data.give_back_to_lots writes. Errors:
+actor errors, invalid_argument, credit_not_found, account_erased, credit_of_payment,
+correction_not_reversible, entry_of_old_service, already_reversed, reversal_too_great,
+insufficient_credits, balance_overflow, idempotency_key_reused.$t$,
 $t$SELECT *
 FROM billing.reverse_credit(
     p_credit_id => '...',

@@ -257,7 +257,8 @@ BEGIN
                 v_charge, amount_minor, reversed_minor - amount_minor
             );
             PERFORM billing_data.give_back_to_lots(
-                v_charge, v_account.id, v_reversal, reversed_minor - amount_minor
+                v_charge.id, v_charge.amount_minor, v_account.id, v_reversal,
+                reversed_minor - amount_minor
             );
         END IF;
     END IF;
@@ -282,13 +283,13 @@ COMMENT ON FUNCTION billing.reverse_charge IS
 GRANT EXECUTE ON FUNCTION billing.reverse_charge TO billing_server, billing_dba;
 
 -- Takes a grant or another credit back, whole or in part (p_amount, more than 0; by default all
--- that is left), and gives back credits that staff took away. All reversals of a credit together
--- never exceed it, and never take more than the account has. A credit that belongs to a payment is
--- refused: a refund at the provider takes it back. A correction is not reversed again. When the
--- idempotency key was used before for the same reversal, nothing is done and replayed is true. With
--- p_dry_run nothing is written and reversal_id is NULL.
+-- that is left), and gives back credits that staff took away, to the lots that they were taken of.
+-- All reversals of a credit together never exceed it, and never take more than the account has. A
+-- credit that belongs to a payment is refused: a refund at the provider takes it back. A correction
+-- is not reversed again. When the idempotency key was used before for the same reversal, nothing is
+-- done and replayed is true. With p_dry_run nothing is written and reversal_id is NULL.
 -- Locks: the account, then the reversed_entries row. Writes: reversed_entries 1, credits 1,
--- accounts 1, admin_audit_logs 1.
+-- accounts 1, admin_audit_logs 1, and what billing_data.give_back_to_lots writes.
 -- Errors: actor errors, invalid_argument, credit_not_found, account_erased, credit_of_payment,
 -- correction_not_reversible, entry_of_old_service, already_reversed, reversal_too_great,
 -- insufficient_credits, balance_overflow, idempotency_key_reused.
@@ -350,6 +351,15 @@ BEGIN
                 v_account, abs(v_credit.amount_minor), v_part, v_reversal.amount_minor, 0, NULL,
                 p_credit_id, p_reason, p_idempotency_key, v_fingerprint, v_actor
             );
+            -- An entry that ended a lot has no lot to go back to: the lot would end again.
+            IF v_credit.amount_minor < 0
+                AND v_credit.database_role IS DISTINCT FROM 'billing_owner'
+            THEN
+                PERFORM billing_data.give_back_to_lots(
+                    v_credit.id, -v_credit.amount_minor, v_account.id, v_reversal,
+                    reversed_minor - v_part
+                );
+            END IF;
         END IF;
     END IF;
     reversal_id := v_reversal.id;

@@ -265,6 +265,48 @@ def test_taking_a_credit_back_takes_its_own_lot_first(
     assert ledger_problems(module_database) == []
 
 
+def test_credits_that_staff_took_away_go_back_to_the_lots_they_were_of(
+    module_database: Database, dba: Caller, root: Caller, payer: dict[str, str]
+) -> None:
+    end = in_future(module_database, hours=1)
+    soon, later = give(dba, payer, 5, expires_at=end), give(dba, payer, 5, priority=90)
+    account = account_of(module_database, payer)["id"]
+    taken = dba.row("adjust_credits", account_id=account, amount=-17, reason="a test")["credit_id"]
+    assert lefts(root, soon, later) == [0, 3]
+    for amount, left in ((1, [0, 4]), (10, [0, 5]), (4, [3, 5])):
+        dba.row("reverse_credit", credit_id=taken, reason="by mistake", amount=amount)
+        assert lefts(root, soon, later) == left
+        assert ledger_problems(module_database) == []
+    # The account is merged: the rest comes back as it was, where the account leads.
+    stays = new_user(module_database, free=False)
+    stays_id = account_of(module_database, stays)["id"]
+    dba.row("merge_accounts", account_id=account, into_account_id=stays_id, reason="one person")
+    dba.row("reverse_credit", credit_id=taken, reason="by mistake")
+    listed = dba.rows("list_lots", account_id=stays_id)
+    assert sum(row["left_minor"] for row in listed if row["expires_at"] == end) == 5
+    assert ledger_problems(module_database) == []
+    with clock_at(module_database, end):
+        assert dba.row("check_credit", **stays)["credits_remaining"] == 15
+        assert ledger_problems(module_database) == []
+
+
+def test_what_is_given_back_of_the_end_of_a_lot_does_not_end_again(
+    module_database: Database, dba: Caller, payer: dict[str, str]
+) -> None:
+    end = in_future(module_database, hours=1)
+    give(dba, payer, 5, expires_at=end)
+    account = account_of(module_database, payer)["id"]
+    with clock_at(module_database, end):
+        dba.row("check_credit", **payer)
+        (ended,) = module_database.execute(
+            "SELECT id FROM billing_data.credits WHERE account_id = %s AND amount_minor = -5",
+            account,
+        )
+        dba.row("reverse_credit", credit_id=ended[0], reason="goodwill")
+        assert dba.row("check_credit", **payer)["credits_remaining"] == 15
+        assert ledger_problems(module_database) == []
+
+
 def test_adjustments_and_transfers_draw_like_charges_and_moved_credits_stay_of_their_kind(
     module_database: Database, dba: Caller, root: Caller, payer: dict[str, str]
 ) -> None:
