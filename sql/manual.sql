@@ -1203,12 +1203,12 @@ $t$Records what became of an attempt, and tells what to do next with its payment
 the one recorded first): charge it, cancel it, or stop. p_outcome is one of these: 'made'
 (the provider has the payment p_payment_id and has not charged it: it is recorded, and
 next_step tells whether to charge it, which depends on whether the consent is still in
-force and the credits still low); 'succeeded' (paid); 'failed' (it can never be paid, for
-the reason p_problem); 'canceled' (it can never be paid, and nothing went wrong);
-'unknown' (it is not known what became of it, for the reason p_problem: the attempt stays
-open, and is handed out again after a pause that grows from 10 seconds to an hour). After
-the third failure in a row the top-up ends (switched_off true). A report on an attempt
-that has ended changes nothing.$t$,
+force, the credits are still low and the month is still the one whose cap was looked at);
+'succeeded' (paid); 'failed' (it can never be paid, for the reason p_problem); 'canceled'
+(it can never be paid, and nothing went wrong); 'unknown' (it is not known what became of
+it, for the reason p_problem: the attempt stays open, and is handed out again after a
+pause that grows from 10 seconds to an hour). After the third failure in a row the top-up
+ends (switched_off true). A report on an attempt that has ended changes nothing.$t$,
 $t$Locks: the top-up, the attempt. Writes: top_up_attempts 0..1, top_ups 0..1, purchases
 0..1, outbox 0..n. Errors: invalid_argument.$t$,
 $t$SELECT *

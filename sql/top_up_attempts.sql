@@ -247,8 +247,8 @@ GRANT EXECUTE ON FUNCTION billing.claim_top_ups TO billing_server;
 -- Records what became of an attempt, and tells what to do next with its payment (payment_id, the
 -- one recorded first): charge it, cancel it, or stop. p_outcome is one of these: 'made' (the
 -- provider has the payment p_payment_id and has not charged it: it is recorded, and next_step tells
--- whether to charge it, which depends on whether the consent is still in force and the credits
--- still low); 'succeeded' (paid); 'failed' (it can never be paid, for the reason p_problem);
+-- whether to charge it, which depends on whether the consent is still in force, the credits are
+-- still low and the month is still the one whose cap was looked at); 'succeeded' (paid); 'failed' (it can never be paid, for the reason p_problem);
 -- 'canceled' (it can never be paid, and nothing went wrong); 'unknown' (it is not known what became
 -- of it, for the reason p_problem: the attempt stays open, and is handed out again after a pause
 -- that grows from 10 seconds to an hour). After the third failure in a row the top-up ends
@@ -317,6 +317,7 @@ BEGIN
         SELECT
             CASE
                 WHEN v_top_up.ended_at IS NULL
+                    AND v_attempt.created_at >= billing_data.month_of(v_now)
                     AND billing_data.needs_top_up(
                         a.status::text, billing_data.available_credits(a), v_top_up.threshold
                     ) THEN 'charge'

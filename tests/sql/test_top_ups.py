@@ -244,6 +244,27 @@ def test_a_cap_one_below_two_top_ups_allows_one_and_a_failed_one_costs_nothing(
     assert saver.state(dba)["problem"] == "cap_reached"
 
 
+def test_an_attempt_that_is_charged_in_the_next_month_only_is_canceled_and_begun_anew(
+    database: Database,
+) -> None:
+    configure_provider(database)
+    saver = Saver(database, 0, monthly_cap_minor=PRICE)
+    with session(database, "t_dba") as dba, session(database, "t_web") as web:
+        month = datetime(2027, 3, 1, tzinfo=UTC)
+        stop_clock(database, month - timedelta(microseconds=1))
+        old = saver.attempt(web)
+        made = {"payment_id": unique("pi")}
+        assert note(web, old, "made", **made)["next_step"] == "charge"
+        stop_clock(database, month)
+        assert note(web, old, "made", **made)["next_step"] == "cancel"
+        note(web, old, "canceled")
+        saver.paid(dba, web, saver.attempt(web))
+        saver.keep(dba, 0)
+        assert saver.attempts(web) == []
+        state = saver.state(dba)
+        assert (state["problem"], state["spent_this_month_minor"]) == ("cap_reached", PRICE)
+
+
 @pytest.mark.parametrize(
     ("price", "currency", "taken"),
     [(PRICE - 100, "USD", PRICE - 100), (PRICE + 1, "USD", None), (PRICE, "EUR", None)],
