@@ -165,7 +165,11 @@ async def _verdict(api: SavedCards, payment: Payment) -> tuple[str, str]:
     if payment.is_processing:
         return "unknown", "processing"
     if not payment.is_paid:
-        payment = await api.cancel_payment(payment.id)
+        try:
+            payment = await api.cancel_payment(payment.id)
+        except RequestRefused as error:  # it may still be paid, so it is asked for later
+            _LOG.warning("a payment that was not paid cannot be canceled now: %s", error)
+            return "unknown", "processing"
     if payment.is_paid:
         return "succeeded", ""
     return ("failed", problem) if problem else ("canceled", "")

@@ -133,6 +133,24 @@ def test_a_declined_payment_that_cannot_be_canceled_now_is_canceled_before_it_co
     assert len(attempts(shop.database, user)) == 1
 
 
+def test_a_payment_that_stripe_does_not_let_us_cancel_stays_open_because_it_may_be_paid(
+    shop: Service, double: StripeDouble
+) -> None:
+    user, _ = saver(shop, double)
+    refused = {"type": "invalid_request_error", "code": "payment_intent_unexpected_state"}
+    refusal = Status(400, {"error": {**refused, "message": "No."}})
+    double.on("POST", CONFIRM, refusal)
+    double.on("POST", CANCEL, refusal)
+    use_up(shop, user)
+    rows = wait_for(lambda: [row for row in attempts(shop.database, user) if row[1]], "the refusal")
+    ((state, problem, payment_id),) = rows
+    assert (state, problem) == ("open", "processing")
+    double.pay(payment_id)
+    hurry(shop.database, user)
+    assert wait_for_attempt(shop.database, user, "succeeded")[2] == payment_id
+    assert_charged_once(shop, double, user, payment_id)
+
+
 def test_a_charge_that_stripe_refuses_is_a_failure_and_its_payment_is_canceled(
     shop: Service, double: StripeDouble
 ) -> None:
