@@ -1203,12 +1203,13 @@ $t$Records what became of an attempt, and tells what to do next with its payment
 the one recorded first): charge it, cancel it, or stop. p_outcome is one of these: 'made'
 (the provider has the payment p_payment_id and has not charged it: it is recorded, and
 next_step tells whether to charge it, which depends on whether the consent is still in
-force, the credits are still low and the month is still the one whose cap was looked at);
-'succeeded' (paid); 'failed' (it can never be paid, for the reason p_problem); 'canceled'
-(it can never be paid, and nothing went wrong); 'unknown' (it is not known what became of
-it, for the reason p_problem: the attempt stays open, and is handed out again after a
-pause that grows from 10 seconds to an hour). After the third failure in a row the top-up
-ends (switched_off true). A report on an attempt that has ended changes nothing.$t$,
+force, the credits are still low, no money went back and the month is still the one whose
+cap was looked at); 'succeeded' (paid); 'failed' (it can never be paid, for the reason
+p_problem); 'canceled' (it can never be paid, and nothing went wrong); 'unknown' (it is
+not known what became of it, for the reason p_problem: the attempt stays open, and is
+handed out again after a pause that grows from 10 seconds to an hour). After the third
+failure in a row the top-up ends (switched_off true). A report on an attempt that has
+ended changes nothing.$t$,
 $t$Locks: the top-up, the attempt. Writes: top_up_attempts 0..1, top_ups 0..1, purchases
 0..1, outbox 0..n. Errors: invalid_argument.$t$,
 $t$SELECT *
@@ -1659,7 +1660,7 @@ p_amount_minor is what one top-up costs now, as the person was told; when packs 
 dearer, the top-up ends. p_payment_id is a payment of the account by which the card was
 saved, with the provider's ids of the customer and the card; without it, the card of the
 top-up before is used. A consent replaces the one in force. The same consent again changes
-nothing (changed false).$t$,
+nothing (changed false), unless money of a payment went back since.$t$,
 $t$Locks: the account, its top-up. Writes: top_ups 0..2, admin_audit_logs 0..1 for a DBA.
 Errors: actor and key errors, invalid_argument, account_not_found, payment_not_found,
 top_up_card_missing, top_up_price_changed.$t$,

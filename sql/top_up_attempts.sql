@@ -77,7 +77,9 @@ COMMENT ON FUNCTION billing_data.tell_of_top_up IS
 
 -- Begins an attempt for a top-up that the caller has locked, if one is needed at this moment. Where
 -- packs cost more than was agreed to, it ends the top-up instead. Where the attempt would exceed
--- the month's cap, the top-up waits for the next month.
+-- the month's cap, the top-up waits for the next month. Where money of a payment went back since the
+-- consent, it waits until the money comes again, which is looked at once a day, or the person agrees
+-- again.
 -- Locks: none. Writes: purchases 0..1, top_up_attempts 0..1, top_ups 0..1, outbox 0..n.
 CREATE OR REPLACE FUNCTION billing_data.begin_top_up_attempt(p_top_up_id uuid) RETURNS void
 LANGUAGE plpgsql VOLATILE
@@ -102,6 +104,15 @@ BEGIN
         )
         OR billing_data.awaits_top_up(v_top_up.account_id)
     THEN
+        RETURN;
+    END IF;
+    IF billing_data.money_went_back(v_top_up.account_id, v_top_up.consented_at) THEN
+        UPDATE billing_data.top_ups AS t
+        SET problem = 'money_returned', next_attempt_at = v_now + interval '1 day'
+        WHERE t.id = p_top_up_id;
+        IF v_top_up.problem IS DISTINCT FROM 'money_returned' THEN
+            PERFORM billing_data.tell_of_top_up(p_top_up_id, NULL);
+        END IF;
         RETURN;
     END IF;
     SELECT
@@ -248,7 +259,7 @@ GRANT EXECUTE ON FUNCTION billing.claim_top_ups TO billing_server;
 -- one recorded first): charge it, cancel it, or stop. p_outcome is one of these: 'made' (the
 -- provider has the payment p_payment_id and has not charged it: it is recorded, and next_step tells
 -- whether to charge it, which depends on whether the consent is still in force, the credits are
--- still low and the month is still the one whose cap was looked at); 'succeeded' (paid); 'failed' (it can never be paid, for the reason p_problem);
+-- still low, no money went back and the month is still the one whose cap was looked at); 'succeeded' (paid); 'failed' (it can never be paid, for the reason p_problem);
 -- 'canceled' (it can never be paid, and nothing went wrong); 'unknown' (it is not known what became
 -- of it, for the reason p_problem: the attempt stays open, and is handed out again after a pause
 -- that grows from 10 seconds to an hour). After the third failure in a row the top-up ends
@@ -318,6 +329,7 @@ BEGIN
             CASE
                 WHEN v_top_up.ended_at IS NULL
                     AND v_attempt.created_at >= billing_data.month_of(v_now)
+                    AND NOT billing_data.money_went_back(p_account_id, v_top_up.consented_at)
                     AND billing_data.needs_top_up(
                         a.status::text, billing_data.available_credits(a), v_top_up.threshold
                     ) THEN 'charge'

@@ -19,6 +19,7 @@ RETURN CASE p_problem
     WHEN 'card_refused' THEN 'the payment provider cannot charge the card'
     WHEN 'expired_card' THEN 'the card has expired'
     WHEN 'insufficient_funds' THEN 'the card does not have enough money'
+    WHEN 'money_returned' THEN 'money of a payment went back; the user must agree again'
     WHEN 'price_changed' THEN 'a top-up costs more than was agreed to'
     WHEN 'processing' THEN 'the payment is still being processed'
     WHEN 'provider_unavailable' THEN 'the payment provider does not answer'
@@ -71,6 +72,25 @@ AS $$
 $$;
 COMMENT ON FUNCTION billing_data.top_up_spent IS
     'The money that top-ups of an account take in a month. Helper.';
+
+-- Whether money of a payment of an account went back since a time, by a refund or a dispute, and is
+-- away. Somebody did not want to pay then, so the card is not charged again for the credits that
+-- were taken back.
+CREATE OR REPLACE FUNCTION billing_data.money_went_back(p_account_id uuid, p_since timestamptz)
+RETURNS boolean
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT EXISTS (
+        SELECT
+        FROM billing_data.payment_returns AS r
+        WHERE r.account_id = ANY (billing_data.merged_family(p_account_id))
+            AND r.created_at >= p_since
+            AND r.away_minor > 0
+    )
+$$;
+COMMENT ON FUNCTION billing_data.money_went_back IS
+    'Whether money of an account''s payments went back since a time. Helper.';
 
 -- Ends the top-ups in force of these accounts, and returns how many it ended. An attempt that is
 -- open ends without a payment, unless the provider is charging the card at this moment.
@@ -186,7 +206,8 @@ COMMENT ON FUNCTION billing_data.saved_card IS
 -- top-up costs now, as the person was told; when packs become dearer, the top-up ends.
 -- p_payment_id is a payment of the account by which the card was saved, with the provider's ids of
 -- the customer and the card; without it, the card of the top-up before is used. A consent replaces
--- the one in force. The same consent again changes nothing (changed false).
+-- the one in force. The same consent again changes nothing (changed false), unless money of a payment
+-- went back since.
 -- Locks: the account, its top-up. Writes: top_ups 0..2, admin_audit_logs 0..1 for a DBA.
 -- Errors: actor and key errors, invalid_argument, account_not_found, payment_not_found,
 -- top_up_card_missing, top_up_price_changed.
@@ -246,7 +267,8 @@ BEGIN
     FROM billing_data.saved_card(
         v_before.id, account_id, p_payment_id, p_customer_id, p_payment_method_id, p_card
     ) AS c;
-    changed := v_before.id IS NULL OR v_before.ended_at IS NOT NULL OR (
+    changed := v_before.id IS NULL OR v_before.ended_at IS NOT NULL
+    OR billing_data.money_went_back(account_id, v_before.consented_at) OR (
         v_before.threshold, v_before.packs, v_before.amount_minor, v_before.currency,
         v_before.monthly_cap_minor, v_before.consent_version, v_before.consent_text,
         v_before.payment_id

@@ -110,8 +110,8 @@ async def set_top_up(request: web.Request, call: Call) -> web.StreamResponse:
     """Records that the user agrees to have a saved card charged when the credits run low, and
     replaces what was agreed to before. The card is charged by the service itself, outside of any
     request; the credits come as for every purchase. Ask the user first, and send the words. The
-    same consent again changes nothing. It ends when it is withdrawn, after three failures in a row,
-    and when packs become dearer than agreed."""
+    same consent again changes nothing, unless money went back since. It ends when it is withdrawn,
+    after three failures in a row, and when packs become dearer than agreed."""
     path: AccountPath = call.path
     body: TopUpRequest = call.body
     card = await _saved_card(request, call, body.payment_id)

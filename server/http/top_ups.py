@@ -61,7 +61,8 @@ class TopUp(TypedDict):
         f.means(
             "What went wrong last, in one word: `cap_reached`, `authentication_required`,"
             " `expired_card`, `insufficient_funds`, `card_declined` or another word of the bank's;"
-            " `price_changed`; `provider_unavailable`. Null when all is well."
+            " `price_changed`; `money_returned` (a refund or dispute: the user must agree again);"
+            " `provider_unavailable`. Null when all is well."
         ),
     ]
     problem_text: Annotated[str | None, f.means("The same for people.")]

@@ -17,6 +17,7 @@ from tests.payments import (
     known_user,
     ledger,
     paid_credits,
+    tell,
 )
 from tests.stripe_double import Status, StripeDouble
 from tests.support import Service, unique, wait_for
@@ -131,6 +132,27 @@ def test_a_declined_payment_that_cannot_be_canceled_now_is_canceled_before_it_co
     assert problem == "expired_card"
     assert double.intent(payment_id)["status"] == "canceled"
     assert len(attempts(shop.database, user)) == 1
+
+
+@pytest.mark.parametrize("kind", ["refund", "dispute"])
+def test_a_refund_or_a_dispute_of_a_top_up_is_not_followed_by_another_one(
+    shop: Service, double: StripeDouble, kind: str
+) -> None:
+    user, _ = saver(shop, double)
+    use_up(shop, user)
+    _, _, payment_id = wait_for_attempt(shop.database, user, "succeeded")
+    assert_charged_once(shop, double, user, payment_id)
+    if kind == "refund":
+        double.refund(payment_id)
+        event = double.refunded_event(payment_id)
+    else:
+        event = double.dispute_event("charge.dispute.created", double.dispute(payment_id))
+    assert tell(shop, double, event).status_code == 200
+    wait_for(lambda: read(shop, user)["problem"] == "money_returned", "the top-up to wait")
+    assert len(attempts(shop.database, user)) == 1
+    assert paid_credits(shop.database, user) == 0
+    assert agree(shop, user, None).status_code == 200
+    wait_for_attempt(shop.database, user, "succeeded", 2)
 
 
 def test_a_payment_that_stripe_does_not_let_us_cancel_stays_open_because_it_may_be_paid(

@@ -2377,6 +2377,10 @@ CREATE FUNCTION billing_data.money_paid(p_provider text, p_payment_id text) RETU
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION billing_data.money_went_back(p_account_id uuid, p_since timestamp with time zone) RETURNS boolean
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION billing_data.month_of(p_at timestamp with time zone, p_ahead integer DEFAULT 0) RETURNS timestamp with time zone
     LANGUAGE sql IMMUTABLE PARALLEL SAFE;
 

@@ -284,6 +284,48 @@ def test_nobody_pays_more_than_was_agreed_to(
         assert state["problem_text"] == "a top-up costs more than was agreed to"
 
 
+@pytest.mark.parametrize("kind", ["refund", "dispute"])
+def test_after_money_went_back_nothing_is_bought_until_it_comes_again(
+    module_database: Database, dba: Caller, web: Caller, kind: str
+) -> None:
+    saver = Saver(module_database, 0)
+    payment_id, return_id = saver.paid(dba, web, saver.attempt(web)), unique("rt")
+    give_back(dba, payment_id, (return_id, 1), kind=kind)
+    saver.keep(dba, 0)
+    for _ in range(2):
+        assert saver.attempts(web) == []
+        saver.later()
+    state = saver.state(dba)
+    assert (state["status"], state["problem"], state["failures"]) == ("on", "money_returned", 0)
+    assert state["problem_text"] == "money of a payment went back; the user must agree again"
+    assert told(module_database, saver.id) == [("money_returned", 0, "on")]  # once
+    give_back(dba, payment_id, (return_id, 1), kind=kind, withdrawn=False)
+    saver.keep(dba, 0)
+    assert saver.attempt(web)
+
+
+def test_the_same_consent_after_money_went_back_is_a_new_one(
+    module_database: Database, dba: Caller, web: Caller
+) -> None:
+    saver = Saver(module_database, 0)
+    give_back(dba, saver.paid(dba, web, saver.attempt(web)), (unique("re"), PRICE))
+    assert saver.attempts(web) == []
+    assert agree(dba, saver.who, None)["changed"]
+    assert not agree(dba, saver.who, None)["changed"]
+    assert saver.attempt(web)
+
+
+def test_money_that_goes_back_while_an_attempt_is_open_cancels_what_was_not_charged(
+    module_database: Database, dba: Caller, web: Caller
+) -> None:
+    saver = Saver(module_database, 0)
+    attempt = saver.attempt(web)
+    give_back(dba, saver.payment_id, (unique("dp"), PRICE), kind="dispute")
+    assert note(web, attempt, "made", payment_id=unique("pi"))["next_step"] == "cancel"
+    note(web, attempt, "canceled")
+    assert saver.attempts(web) == []
+
+
 # Failures
 
 
