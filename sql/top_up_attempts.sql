@@ -26,9 +26,9 @@ $$;
 COMMENT ON FUNCTION billing_data.available_credits IS
     'The paid credits of an account that no hold keeps. Helper.';
 
--- Whether something that was bought for an account by a top-up has not arrived yet: an attempt is
--- open, or one was paid and the provider has not reported it. Until then nothing more is bought. A
--- payment that staff have settled in another way counts as arrived.
+-- Whether something that was bought by a top-up, for an account or one that was merged into it, has
+-- not arrived yet: an attempt is open, or one was paid and the provider has not reported it. Until
+-- then nothing more is bought. A payment that staff have settled in another way counts as arrived.
 CREATE OR REPLACE FUNCTION billing_data.awaits_top_up(p_account_id uuid) RETURNS boolean
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -38,7 +38,7 @@ AS $$
         FROM billing_data.top_up_attempts AS x
         INNER JOIN billing_data.purchases AS p
             ON p.account_id = x.account_id AND p.id = x.purchase_id
-        WHERE x.account_id = p_account_id
+        WHERE x.account_id = ANY (billing_data.merged_family(p_account_id))
             AND (
                 x.state = 'open'
                 OR (
@@ -77,9 +77,9 @@ COMMENT ON FUNCTION billing_data.tell_of_top_up IS
 
 -- Begins an attempt for a top-up that the caller has locked, if one is needed at this moment. Where
 -- packs cost more than was agreed to, it ends the top-up instead. Where the attempt would exceed
--- the month's cap, the top-up waits for the next month. Where money of a payment went back since the
--- consent, it waits until the money comes again, which is looked at once a day, or the person agrees
--- again.
+-- the month's cap, the top-up waits for the next month. Where money of a payment went back since
+-- the consent, it waits until the money comes again, which is looked at once a day, or the person
+-- agrees again.
 -- Locks: none. Writes: purchases 0..1, top_up_attempts 0..1, top_ups 0..1, outbox 0..n.
 CREATE OR REPLACE FUNCTION billing_data.begin_top_up_attempt(p_top_up_id uuid) RETURNS void
 LANGUAGE plpgsql VOLATILE
@@ -259,11 +259,12 @@ GRANT EXECUTE ON FUNCTION billing.claim_top_ups TO billing_server;
 -- one recorded first): charge it, cancel it, or stop. p_outcome is one of these: 'made' (the
 -- provider has the payment p_payment_id and has not charged it: it is recorded, and next_step tells
 -- whether to charge it, which depends on whether the consent is still in force, the credits are
--- still low, no money went back and the month is still the one whose cap was looked at); 'succeeded' (paid); 'failed' (it can never be paid, for the reason p_problem);
--- 'canceled' (it can never be paid, and nothing went wrong); 'unknown' (it is not known what became
--- of it, for the reason p_problem: the attempt stays open, and is handed out again after a pause
--- that grows from 10 seconds to an hour). After the third failure in a row the top-up ends
--- (switched_off true). A report on an attempt that has ended changes nothing.
+-- still low, no money went back and the month is still the one whose cap was looked at);
+-- 'succeeded' (paid); 'failed' (it can never be paid, for the reason p_problem); 'canceled' (it can
+-- never be paid, and nothing went wrong); 'unknown' (it is not known what became of it, for the
+-- reason p_problem: the attempt stays open, and is handed out again after a pause that grows from
+-- 10 seconds to an hour). After the third failure in a row the top-up ends (switched_off true). A
+-- report on an attempt that has ended changes nothing.
 -- Locks: the top-up, the attempt. Writes: top_up_attempts 0..1, top_ups 0..1, purchases 0..1,
 -- outbox 0..n.
 -- Errors: invalid_argument.

@@ -52,8 +52,9 @@ RETURN (date_trunc('month', p_at AT TIME ZONE 'UTC') + p_ahead * interval '1 mon
     AT TIME ZONE 'UTC';
 COMMENT ON FUNCTION billing_data.month_of IS 'The beginning of a UTC month. Helper.';
 
--- The money that top-ups of an account took, or are about to take, in the UTC month of p_at.
--- Attempts that failed or were canceled took none. A payment that was refunded since still counts.
+-- The money that top-ups of an account, and of those that were merged into it, took, or are about
+-- to take, in the UTC month of p_at. Attempts that failed or were canceled took none. A payment
+-- that was refunded since still counts.
 CREATE OR REPLACE FUNCTION billing_data.top_up_spent(
     p_account_id uuid, p_currency text, p_at timestamptz
 ) RETURNS bigint
@@ -64,7 +65,7 @@ AS $$
     SELECT coalesce(sum(p.price_minor), 0)::bigint
     FROM billing_data.top_up_attempts AS x
     INNER JOIN billing_data.purchases AS p ON p.account_id = x.account_id AND p.id = x.purchase_id
-    WHERE x.account_id = p_account_id
+    WHERE x.account_id = ANY (billing_data.merged_family(p_account_id))
         AND x.state IN ('open', 'succeeded')
         AND x.created_at >= billing_data.month_of(p_at)
         AND x.created_at < billing_data.month_of(p_at, 1)
@@ -203,11 +204,11 @@ COMMENT ON FUNCTION billing_data.saved_card IS
 -- Records a person's consent that a saved card buys p_packs packs whenever the available paid
 -- credits are p_threshold or fewer, for at most p_monthly_cap_minor in a UTC month. The consent is
 -- stored with its words, its version, the time, and who recorded it. p_amount_minor is what one
--- top-up costs now, as the person was told; when packs become dearer, the top-up ends.
--- p_payment_id is a payment of the account by which the card was saved, with the provider's ids of
--- the customer and the card; without it, the card of the top-up before is used. A consent replaces
--- the one in force. The same consent again changes nothing (changed false), unless money of a payment
--- went back since.
+-- top-up costs now, as the person was told; when packs become dearer, the top-up ends. p_payment_id
+-- is a payment of the account by which the card was saved, with the provider's ids of the customer
+-- and the card; without it, the card of the top-up before is used. A consent replaces the one in
+-- force. The same consent again changes nothing (changed false), unless money of a payment went
+-- back since.
 -- Locks: the account, its top-up. Writes: top_ups 0..2, admin_audit_logs 0..1 for a DBA.
 -- Errors: actor and key errors, invalid_argument, account_not_found, payment_not_found,
 -- top_up_card_missing, top_up_price_changed.

@@ -681,6 +681,26 @@ def test_an_attempt_that_was_charged_before_the_merge_brings_its_credits_to_the_
     assert ledger_problems(module_database) == []
 
 
+def test_what_a_merged_account_bought_is_waited_for_and_counts_for_the_cap(
+    module_database: Database, dba: Caller, web: Caller
+) -> None:
+    merged = Saver(module_database, 0)
+    attempt, payment_id = merged.attempt(web), unique("pi")
+    stays = Saver(module_database, 0, monthly_cap_minor=PRICE)
+    note(web, attempt, "made", payment_id=payment_id)
+    note(web, attempt, "succeeded")
+    dba.row("merge_accounts", account_id=merged.id, into_account_id=stays.id, reason="one person")
+    assert stays.attempts(web) == []
+    state = stays.state(dba)
+    assert (state["problem"], state["spent_this_month_minor"]) == (None, PRICE)
+    deliver(dba, unique("evt"), payment_id)
+    stays.keep(dba, 0)
+    assert stays.attempts(web) == []
+    assert stays.state(dba)["problem"] == "cap_reached"
+    agree(dba, stays.who, None, monthly_cap_minor=2 * PRICE)
+    assert stays.attempt(web)
+
+
 def test_erasing_a_person_ends_the_top_up_and_forgets_the_card(
     module_database: Database, dba: Caller, web: Caller
 ) -> None:
