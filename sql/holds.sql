@@ -842,7 +842,8 @@ BEGIN
     )
     SELECT
         n.item, n.outcome, n.asked_minor, n.overage, n.api_key_id, n.hold, n.hold_at, n.account,
-        n.account_at, n.captured, n.is_free, n.price, (sum(n.price) OVER w)::bigint, sum(n.free_use) OVER w,
+        n.account_at, n.captured, n.is_free, n.price, (sum(n.price) OVER w)::bigint,
+        sum(n.free_use) OVER w,
         sum(n.one_use) OVER w, (sum(n.kept) OVER w)::bigint, (sum(n.free_kept) OVER w)::bigint
     FROM taking AS n
     WINDOW w AS (

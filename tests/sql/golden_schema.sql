@@ -252,7 +252,8 @@ CREATE FUNCTION billing.check_and_hold(p_oauth_provider text, p_external_id text
 CREATE FUNCTION billing.check_credit(p_oauth_provider text, p_external_id text, p_wa_id text DEFAULT NULL::text, p_tenant_id text DEFAULT NULL::text, p_context_agent_id text DEFAULT NULL::text, p_context_channel_id text DEFAULT NULL::text, p_context_request_id text DEFAULT NULL::text, p_customer_email text DEFAULT NULL::text, p_user_role text DEFAULT NULL::text, p_agent_id text DEFAULT NULL::text, p_marketing_opt_in boolean DEFAULT false, p_marketing_opt_in_source text DEFAULT NULL::text, p_api_key_id uuid DEFAULT NULL::uuid, p_only_plain boolean DEFAULT false) RETURNS TABLE(has_credit boolean, reason text, credits_remaining bigint, free_uses_remaining bigint, total_uses bigint, plan_name text, purchase_required boolean, purchase_price_minor bigint, purchase_uses bigint, low_balance boolean, held bigint, next_expiry_at timestamp with time zone, next_expiry_amount_minor bigint)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
-    SET plan_cache_mode TO 'force_generic_plan';
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET enable_seqscan TO 'off';
 
 CREATE FUNCTION billing.check_credits(p_oauth_providers text[], p_external_ids text[], p_wa_ids text[] DEFAULT NULL::text[], p_tenant_ids text[] DEFAULT NULL::text[], p_context_agent_ids text[] DEFAULT NULL::text[], p_context_channel_ids text[] DEFAULT NULL::text[], p_context_request_ids text[] DEFAULT NULL::text[], p_customer_emails text[] DEFAULT NULL::text[], p_user_roles text[] DEFAULT NULL::text[], p_agent_ids text[] DEFAULT NULL::text[], p_marketing_opt_ins boolean[] DEFAULT NULL::boolean[], p_marketing_opt_in_sources text[] DEFAULT NULL::text[], p_api_key_ids uuid[] DEFAULT NULL::uuid[], p_wait boolean DEFAULT true) RETURNS TABLE(item integer, outcome text, has_credit boolean, reason text, credits_remaining bigint, free_uses_remaining bigint, total_uses bigint, plan_name text, purchase_required boolean, purchase_price_minor bigint, purchase_uses bigint, account_created boolean)
     LANGUAGE plpgsql SECURITY DEFINER
@@ -312,7 +313,8 @@ CREATE FUNCTION billing.create_api_key(p_name text, p_key_prefix text, p_key_has
 CREATE FUNCTION billing.create_charge(p_oauth_provider text, p_external_id text, p_amount_minor bigint DEFAULT 1, p_currency text DEFAULT 'USD'::text, p_description text DEFAULT 'one use'::text, p_idempotency_key text DEFAULT NULL::text, p_metadata_message_id text DEFAULT NULL::text, p_metadata_agent_id text DEFAULT NULL::text, p_metadata_channel_id text DEFAULT NULL::text, p_metadata_request_id text DEFAULT NULL::text, p_customer_email text DEFAULT NULL::text, p_user_role text DEFAULT NULL::text, p_agent_id text DEFAULT NULL::text, p_marketing_opt_in boolean DEFAULT false, p_marketing_opt_in_source text DEFAULT NULL::text, p_api_key_id uuid DEFAULT NULL::uuid, p_only_plain boolean DEFAULT false) RETURNS TABLE(charge_id uuid, account_id uuid, amount_minor bigint, currency text, description text, balance_before bigint, balance_after bigint, free_uses_after bigint, paid_with text, created_at timestamp with time zone)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
-    SET plan_cache_mode TO 'force_generic_plan';
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET enable_seqscan TO 'off';
 
 CREATE FUNCTION billing.create_charges(p_oauth_providers text[], p_external_ids text[], p_amounts_minor bigint[], p_currencies text[], p_descriptions text[], p_idempotency_keys text[] DEFAULT NULL::text[], p_metadata_message_ids text[] DEFAULT NULL::text[], p_metadata_agent_ids text[] DEFAULT NULL::text[], p_metadata_channel_ids text[] DEFAULT NULL::text[], p_metadata_request_ids text[] DEFAULT NULL::text[], p_customer_emails text[] DEFAULT NULL::text[], p_user_roles text[] DEFAULT NULL::text[], p_agent_ids text[] DEFAULT NULL::text[], p_marketing_opt_ins boolean[] DEFAULT NULL::boolean[], p_marketing_opt_in_sources text[] DEFAULT NULL::text[], p_api_key_ids uuid[] DEFAULT NULL::uuid[], p_wait boolean DEFAULT true) RETURNS TABLE(item integer, outcome text, charge_id uuid, account_id uuid, amount_minor bigint, currency text, description text, balance_before bigint, balance_after bigint, free_uses_after bigint, paid_with text, created_at timestamp with time zone, metadata_message_id text, metadata_agent_id text, metadata_channel_id text, metadata_request_id text, balance bigint, account_currency text)
     LANGUAGE plpgsql SECURITY DEFINER
@@ -1126,7 +1128,8 @@ CREATE FUNCTION billing_data.append_transfer(p_transfer_id uuid, p_from billing_
 
 CREATE FUNCTION billing_data.apply_profiles(p_items billing.charge_item[], p_locked uuid[], p_role text) RETURNS void
     LANGUAGE plpgsql
-    SET search_path TO 'pg_catalog', 'pg_temp';
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET enable_seqscan TO 'off';
 
 CREATE TABLE billing_data.payment_returns (
     account_id uuid NOT NULL,
@@ -3057,7 +3060,7 @@ CREATE FUNCTION billing_data.weigh_capture(p_hold billing_data.holds, p_asked bi
     LANGUAGE plpgsql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing_data.weigh_captures(p_items billing.capture_item[], p_left boolean[], p_locked uuid[], p_role text, p_now timestamp with time zone, p_is_capped boolean) RETURNS TABLE(item integer, outcome text, asked_minor bigint, overage text, api_key_id uuid, hold billing_data.holds, account billing_data.accounts, captured bigint, is_free boolean, price bigint, credits bigint, free_uses bigint, uses bigint, credits_kept bigint, free_uses_kept bigint)
+CREATE FUNCTION billing_data.weigh_captures(p_items billing.capture_item[], p_left boolean[], p_locked uuid[], p_role text, p_now timestamp with time zone, p_is_capped boolean) RETURNS TABLE(item integer, outcome text, asked_minor bigint, overage text, api_key_id uuid, hold billing_data.holds, hold_at tid, account billing_data.accounts, account_at tid, captured bigint, is_free boolean, price bigint, credits bigint, free_uses bigint, uses bigint, credits_kept bigint, free_uses_kept bigint)
     LANGUAGE plpgsql ROWS 1
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET plan_cache_mode TO 'force_generic_plan'
@@ -3065,7 +3068,7 @@ CREATE FUNCTION billing_data.weigh_captures(p_items billing.capture_item[], p_le
     SET enable_hashjoin TO 'off'
     SET enable_mergejoin TO 'off';
 
-CREATE FUNCTION billing_data.weigh_charges(p_items billing.charge_item[], p_left boolean[], p_locked uuid[], p_role text, p_wait boolean, p_refusals jsonb[]) RETURNS TABLE(item integer, outcome text, asked billing.charge_item, used billing_data.charges, fingerprint bytea, api_key_id uuid, account_id uuid, account_currency text, ledger_version bigint, balance_before bigint, balance_after bigint, free_uses_after bigint, paid_with text)
+CREATE FUNCTION billing_data.weigh_charges(p_items billing.charge_item[], p_left boolean[], p_locked uuid[], p_role text, p_wait boolean, p_refusals jsonb[]) RETURNS TABLE(item integer, outcome text, asked billing.charge_item, used billing_data.charges, fingerprint bytea, api_key_id uuid, account_id uuid, account_at tid, account_currency text, ledger_version bigint, balance_before bigint, balance_after bigint, free_uses_after bigint, paid_with text)
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET plan_cache_mode TO 'force_generic_plan'
@@ -3073,7 +3076,7 @@ CREATE FUNCTION billing_data.weigh_charges(p_items billing.charge_item[], p_left
     SET enable_hashjoin TO 'off'
     SET enable_mergejoin TO 'off';
 
-CREATE FUNCTION billing_data.weigh_holds(p_items billing.hold_item[], p_left boolean[], p_locked uuid[], p_role text, p_refusals jsonb[]) RETURNS TABLE(item integer, outcome text, asked billing.hold_item, used billing_data.holds, fingerprint bytea, api_key_id uuid, account_id uuid, account_currency text, paid_credits bigint, held_before bigint, free_uses_before bigint)
+CREATE FUNCTION billing_data.weigh_holds(p_items billing.hold_item[], p_left boolean[], p_locked uuid[], p_role text, p_refusals jsonb[]) RETURNS TABLE(item integer, outcome text, asked billing.hold_item, used billing_data.holds, fingerprint bytea, api_key_id uuid, account_id uuid, account_at tid, account_currency text, paid_credits bigint, held_before bigint, free_uses_before bigint)
     LANGUAGE plpgsql ROWS 1
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET plan_cache_mode TO 'force_generic_plan'
