@@ -284,9 +284,8 @@ BEGIN
         SELECT
             i.*, (i.asked).amount_minor AS amount, (i.asked).idempotency_key, u.used, f.fingerprint,
             k.id AS api_key_id, a.id AS account_id, a.place AS account_at,
-            a.currency::text AS account_currency,
             a.free_uses_remaining - a.held_free_uses AS free_uses, a.held_free_uses,
-            a.paid_credits, a.held_credits, a.ledger_version,
+            a.currency::text AS account_currency, a.paid_credits, a.held_credits, a.ledger_version,
             billing_data.early_outcome(
                 g.fault, billing_data.is_charge(i.asked), a.id, u.used, f.fingerprint, g.changes,
                 p_locked, p_wait
@@ -295,8 +294,7 @@ BEGIN
             billing_data.charge_verdict(
                 a.status, a.currency, (i.asked).currency, a.free_uses_remaining - a.held_free_uses,
                 a.paid_credits - a.held_credits, (i.asked).amount_minor,
-                CASE WHEN p_refusals IS NOT NULL
-                    THEN billing_data.cap_slug(p_refusals[i.item]) END
+                CASE WHEN p_refusals IS NOT NULL THEN billing_data.cap_slug(p_refusals[i.item]) END
             ) AS verdict
         FROM (
             SELECT asked, row_number() OVER ()::integer AS item FROM unnest(p_items) AS asked
@@ -364,9 +362,7 @@ BEGIN
             ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
         ) AS waits
         FROM summed AS s
-        CROSS JOIN LATERAL (
-            SELECT s.price > 0 AND s.balance_after < s.held_credits
-        ) AS b (too_much)
+        CROSS JOIN LATERAL (SELECT s.price > 0 AND s.balance_after < s.held_credits) AS b (too_much)
     )
     SELECT
         t.item,
@@ -379,8 +375,7 @@ BEGIN
                 THEN 'insufficient_credits'
             ELSE t.verdict
         END,
-        t.asked, NULL,
-        t.fingerprint, t.api_key_id, t.account_id, t.account_at, t.account_currency,
+        t.asked, NULL, t.fingerprint, t.api_key_id, t.account_id, t.account_at, t.account_currency,
         t.ledger_version + t.place,
         -- A refusal tells what is available.
         (
@@ -396,8 +391,7 @@ BEGIN
     UNION ALL
     SELECT
         f.item, f.early, f.asked, CASE WHEN f.early IN ('replayed', 'conflict') THEN f.used END,
-        f.fingerprint, f.api_key_id, NULL, NULL, NULL, NULL, NULL, NULL,
-        NULL, NULL
+        f.fingerprint, f.api_key_id, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
     FROM found AS f
     WHERE f.early IS NOT NULL;
 END

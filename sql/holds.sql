@@ -292,8 +292,7 @@ BEGIN
         SELECT
             i.item, i.asked, (i.asked).idempotency_key, u.used, f.fingerprint, k.id AS api_key_id,
             a.id AS account_id, a.place AS account_at, a.currency::text AS account_currency,
-            a.paid_credits,
-            a.held_credits, a.free_uses_remaining - a.held_free_uses AS free_uses,
+            a.paid_credits, a.held_credits, a.free_uses_remaining - a.held_free_uses AS free_uses,
             CASE
                 WHEN c.fault IS NOT NULL THEN c.fault
                 WHEN NOT billing_data.is_hold(i.asked) THEN 'invalid_argument'
@@ -320,31 +319,26 @@ BEGIN
         CROSS JOIN LATERAL (
             SELECT billing_data.item_fault(p_role, (i.asked).api_key_id, k, 'billing:write')
         ) AS c (fault)
-        -- OFFSET makes every plan look accounts up one by one. A plan made when there were few of
-        -- them would read all of them, also later.
+        -- OFFSET: as in billing_data.accounts_to_charge.
         LEFT JOIN LATERAL (
-            SELECT o.id, o.status FROM billing_data.accounts AS o
+            SELECT CASE o.status WHEN 'merged' THEN billing_data.merge_path(o.id)
+                ELSE ARRAY[o.id] END AS path
+            FROM billing_data.accounts AS o
             WHERE o.oauth_provider = (i.asked).oauth_provider
                 AND o.external_id = (i.asked).external_id
             OFFSET 0
         ) AS n ON true
-        -- The idempotency keys that were used on the way of a merged account are still recognised
-        -- for its identity.
-        CROSS JOIN LATERAL (
-            SELECT CASE n.status WHEN 'merged' THEN billing_data.merge_path(n.id)
-                ELSE ARRAY[n.id] END
-            OFFSET 0
-        ) AS p (path)
         LEFT JOIN LATERAL (
             SELECT o.*, o.ctid AS place FROM billing_data.accounts AS o
-            WHERE o.id = p.path[cardinality(p.path)]
+            WHERE o.id = n.path[cardinality(n.path)]
             OFFSET 0
         ) AS a ON true
+        -- The keys that were used on the way of a merged account are still those of its identity.
         LEFT JOIN LATERAL (
             SELECT h AS used
             FROM billing_data.holds AS h
-            WHERE h.account_id = ANY (p.path) AND h.idempotency_key = (i.asked).idempotency_key
-            ORDER BY array_position(p.path, h.account_id)
+            WHERE h.account_id = ANY (n.path) AND h.idempotency_key = (i.asked).idempotency_key
+            ORDER BY array_position(n.path, h.account_id)
             LIMIT 1
         ) AS u ON true
         WHERE p_left IS NULL OR p_left[i.item]
@@ -392,16 +386,15 @@ BEGIN
         t.item,
         CASE
             WHEN t.too_much THEN 'insufficient_credits'
-            -- An item may both exceed a cap and find too few credits left by the items before it.
-            -- Then its outcome names the credits.
+            -- Where a cap refuses an item that could not be paid after those before it, either.
             WHEN t.verdict = billing_data.cap_slug(p_refusals[t.item]) AND t.place >= t.free_uses
                 AND t.held_credits + t.taken + (t.asked).amount_minor > t.paid_credits
                 THEN 'insufficient_credits'
             ELSE t.verdict
         END,
         t.asked, NULL::billing_data.holds, t.fingerprint, t.api_key_id, t.account_id,
-        t.account_at, t.account_currency,
-        t.paid_credits, (t.held_credits + t.taken)::bigint, greatest(t.free_uses - t.place, 0)
+        t.account_at, t.account_currency, t.paid_credits, (t.held_credits + t.taken)::bigint,
+        greatest(t.free_uses - t.place, 0)
     FROM turn AS t
     WHERE t.waits IS NOT TRUE
     UNION ALL
