@@ -239,16 +239,17 @@ $$;
 COMMENT ON FUNCTION billing_data.move_lots IS
     'Makes lots of what a transfer took of lots, where it leads. Helper.';
 
--- Gives back to lots what a reversal gives back of an entry: of a charge, or of credits that staff
--- took away. p_entry_minor is what the entry took. It is given back from its end: the credits that
--- it took last are given back first. p_before is how much of the entry was reversed before. Where
--- the account was merged, each lot gets a successor at the account that has the credits now. A lot
--- that ended meanwhile gets its credits back, too; they end at once, as they would have if the
--- entry had not been made.
+-- Gives back to lots what a reversal gives back of entries: of a charge, of credits that staff took
+-- away, or of what the returns of a payment took. p_taken_minor is what the entries took. It is
+-- given back from its end: the credits that are spent last are given back first. p_before is how
+-- much of it was given back before by entries that are not among p_entry_ids. Where the account was
+-- merged, each lot gets a successor at the account that has the credits now. A lot that ended
+-- meanwhile gets its credits back, too; they end at once, as they would have if nothing had been
+-- taken.
 -- Writes: lot_allocations 0..n, lots 0..n, accounts 0..1, and what
 -- billing_data.bring_up_to_date writes. The caller holds the account.
 CREATE OR REPLACE FUNCTION billing_data.give_back_to_lots(
-    p_entry_id uuid, p_entry_minor bigint, p_account_id uuid, p_reversal billing_data.credits,
+    p_entry_ids uuid[], p_taken_minor bigint, p_account_id uuid, p_reversal billing_data.credits,
     p_before bigint
 ) RETURNS void
 LANGUAGE plpgsql VOLATILE
@@ -256,26 +257,29 @@ SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off
 AS $$
 DECLARE
-    v_through bigint := p_entry_minor - p_before;
+    v_through bigint := p_taken_minor - p_before;
     v_from bigint := v_through - p_reversal.amount_minor;
     v_expires_at timestamptz;
 BEGIN
     IF NOT EXISTS (
-        SELECT FROM billing_data.lot_allocations AS n WHERE n.entry_id = p_entry_id
+        SELECT FROM billing_data.lot_allocations AS n WHERE n.entry_id = ANY (p_entry_ids)
     ) THEN
         RETURN;
     END IF;
     WITH paid AS (
-        SELECT n.lot_id, n.amount_minor, l.priority, l.expires_at, l.created_at
+        SELECT
+            l.id AS lot_id, sum(n.amount_minor)::bigint AS amount_minor, l.priority, l.expires_at,
+            l.created_at
         FROM billing_data.lot_allocations AS n
         INNER JOIN billing_data.lots AS l ON l.id = n.lot_id
-        WHERE n.entry_id = p_entry_id
+        WHERE n.entry_id = ANY (p_entry_ids)
+        GROUP BY l.id
         UNION ALL
         SELECT
-            NULL, (p_entry_minor - sum(n.amount_minor))::bigint,
+            NULL, (p_taken_minor - sum(n.amount_minor))::bigint,
             billing_data.usual_priority(), NULL, NULL
         FROM billing_data.lot_allocations AS n
-        WHERE n.entry_id = p_entry_id
+        WHERE n.entry_id = ANY (p_entry_ids)
     ),
     placed AS (
         SELECT

@@ -114,8 +114,8 @@ COMMENT ON FUNCTION billing_data.spread_returns IS
 -- returns changed to p_away_minor. Takes or gives back the difference by one ledger entry, of the
 -- account that the purchase's account leads to.
 -- Locks: none, the caller holds account and purchase. Writes: payment_returns 1..n, credits 0..1,
--- accounts 0..1, payment_return_credits 0..1. Returns false, and writes nothing, when the account
--- cannot hold the credits that come back.
+-- accounts 0..1, payment_return_credits 0..1, and what billing_data.give_back_to_lots writes.
+-- Returns false, and writes nothing, when the account cannot hold the credits that come back.
 CREATE OR REPLACE FUNCTION billing_data.book_return(
     p_purchase billing_data.purchases,
     p_return billing_data.payment_returns,
@@ -201,6 +201,19 @@ BEGIN
             p_return.return_id, billing_data.free_key(v_account.id, v_key), NULL, v_now, NULL, NULL,
             p_database_role, p_payment_provider, p_own_id => p_purchase.credit_id
         );
+        IF v_change > 0 THEN
+            PERFORM billing_data.give_back_to_lots(
+                ARRAY(
+                    SELECT n.credit_id
+                    FROM billing_data.payment_return_credits AS n
+                    INNER JOIN billing_data.payment_returns AS r
+                        USING (account_id, provider, return_id)
+                    WHERE r.account_id = p_purchase.account_id
+                        AND r.purchase_id = p_purchase.id
+                ),
+                v_before.taken, v_account.id, v_credit, 0
+            );
+        END IF;
     END IF;
     IF v_credit.id IS NOT NULL THEN
         INSERT INTO billing_data.payment_return_credits (

@@ -257,7 +257,7 @@ BEGIN
                 v_charge, amount_minor, reversed_minor - amount_minor
             );
             PERFORM billing_data.give_back_to_lots(
-                v_charge.id, v_charge.amount_minor, v_account.id, v_reversal,
+                ARRAY[v_charge.id], v_charge.amount_minor, v_account.id, v_reversal,
                 reversed_minor - amount_minor
             );
         END IF;
@@ -356,7 +356,7 @@ BEGIN
                 AND v_credit.database_role IS DISTINCT FROM 'billing_owner'
             THEN
                 PERFORM billing_data.give_back_to_lots(
-                    v_credit.id, -v_credit.amount_minor, v_account.id, v_reversal,
+                    ARRAY[v_credit.id], -v_credit.amount_minor, v_account.id, v_reversal,
                     reversed_minor - v_part
                 );
             END IF;

@@ -2052,7 +2052,7 @@ CREATE FUNCTION billing_data.give_back_to_caps(p_back jsonb, p_now timestamp wit
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing_data.give_back_to_lots(p_entry_id uuid, p_entry_minor bigint, p_account_id uuid, p_reversal billing_data.credits, p_before bigint) RETURNS void
+CREATE FUNCTION billing_data.give_back_to_lots(p_entry_ids uuid[], p_taken_minor bigint, p_account_id uuid, p_reversal billing_data.credits, p_before bigint) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET enable_seqscan TO 'off';

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -15,6 +15,7 @@ from tests.sql.helpers import (
     new_user,
     session,
 )
+from tests.sql.lots import clock_at, now_of
 from tests.sql.payment_events.helpers import entries_of, paid_credits_of, returns_taken, spend
 from tests.sql.payments import (
     PRICE,
@@ -276,6 +277,69 @@ def test_a_dispute_that_was_won_gives_back_what_it_took(
         )
         assert again["outcome"] == "unchanged"
     assert paid_credits_of(module_database, who) == USES
+
+
+def test_what_a_return_took_of_lots_goes_back_to_them(
+    module_database: Database, dba: Caller
+) -> None:
+    who, payment_id = bought(module_database)
+    end = now_of(module_database) + timedelta(hours=1)
+    dba.row("create_credit", **who, amount_minor=10, expires_at=end, priority=90)
+    dba.row("create_credit", **who, amount_minor=10, priority=91)
+    spend(module_database, who, USES)  # the pool, which is spent before them
+    refund, dispute = (unique("re"), PRICE // 2), (unique("du"), PRICE)
+    other = (unique("du"), PRICE // 2)
+
+    def left() -> list[int]:
+        rows = module_database.execute(
+            "SELECT left_minor FROM billing_data.lots WHERE account_id = %s ORDER BY priority",
+            account_of(module_database, who)["id"],
+        )
+        return [minor for (minor,) in rows]
+
+    # What is taken last comes back first. What came back is taken and comes back again.
+    for money, kind, withdrawn, expected in (
+        (refund, "refund", True, [0, 10]),
+        (dispute, "dispute", True, [0, 0]),
+        (refund, "refund", False, [0, 0]),  # the dispute is due all of it
+        (dispute, "dispute", False, [10, 10]),
+        (other, "dispute", True, [0, 10]),
+        (other, "dispute", False, [10, 10]),
+    ):
+        give_back(dba, payment_id, money, kind=kind, withdrawn=withdrawn)
+        assert left() == expected, money
+        assert dba.rows("verify_ledger") == []
+    with clock_at(module_database, end):
+        assert dba.row("check_credit", **who)["credits_remaining"] == 10
+
+
+def test_what_a_return_took_of_lots_of_a_merged_account_comes_back_as_it_was(
+    module_database: Database, dba: Caller
+) -> None:
+    who, payment_id = bought(module_database)
+    end = now_of(module_database) + timedelta(hours=1)
+    dba.row("create_credit", **who, amount_minor=20, expires_at=end, priority=90)
+    spend(module_database, who, USES)
+    dispute = (unique("du"), PRICE)
+    give_back(dba, payment_id, dispute, kind="dispute")
+    stays = new_user(module_database, free=False)
+    dba.row(
+        "merge_accounts",
+        account_id=account_of(module_database, who)["id"],
+        into_account_id=account_of(module_database, stays)["id"],
+        reason="one person",
+    )
+    for _ in range(2):
+        give_back(dba, payment_id, dispute, kind="dispute", withdrawn=False)
+        assert paid_credits_of(module_database, stays) == USES
+        lots = dba.rows("list_lots", account_id=account_of(module_database, stays)["id"])
+        assert sum(row["left_minor"] for row in lots if row["expires_at"] == end) == USES
+        give_back(dba, payment_id, dispute, kind="dispute")
+        assert paid_credits_of(module_database, stays) == 0
+    give_back(dba, payment_id, dispute, kind="dispute", withdrawn=False)
+    assert dba.rows("verify_ledger") == []
+    with clock_at(module_database, end):
+        assert dba.row("check_credit", **stays)["credits_remaining"] == 0
 
 
 def test_news_in_the_wrong_order_end_the_same(module_database: Database, dba: Caller) -> None:
