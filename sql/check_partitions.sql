@@ -91,11 +91,11 @@ COMMENT ON FUNCTION billing_data.move_default_checks IS
 -- Checks go on being written meanwhile. The old rows are moved without a lock on the default
 -- partition, in this transaction, so that every reader sees each row once. The default partition is
 -- locked only while the rows written since then are moved and while PostgreSQL scans what stays in
--- it (a tenth of a second per million rows). For a month that has begun, writers are kept out of
+-- it (a tenth of a second per million rows). For a month that has begun, everyone is kept out of
 -- the whole table for that moment: a writer that had already chosen the default partition would be
--- refused by it afterwards.
+-- refused by it afterwards, and a reader that knew the partitions of before would miss the rows.
 -- Locks: the table, SHARE UPDATE EXCLUSIVE (one caller at a time); for new months only, the table,
--- SHARE ROW EXCLUSIVE, and the default partition. Errors: invalid_argument; lock_not_available
+-- ACCESS EXCLUSIVE, and the default partition. Errors: invalid_argument; lock_not_available
 -- (55P03), and then nothing was changed.
 -- Example: SELECT * FROM billing.create_check_partitions(p_months => 3);
 CREATE OR REPLACE FUNCTION billing.create_check_partitions(
@@ -150,7 +150,7 @@ BEGIN
         PERFORM billing_data.lock_between_writers(
             CASE
                 WHEN v_start < now() + interval '1 day'
-                    THEN ARRAY['credit_checks IN SHARE ROW EXCLUSIVE MODE']
+                    THEN ARRAY['credit_checks IN ACCESS EXCLUSIVE MODE']
                 ELSE '{}'
             END
             || ARRAY['credit_checks_default IN ACCESS EXCLUSIVE MODE']

@@ -381,11 +381,12 @@ limit), for callers whose statements must be short. Checks go on being written m
 The old rows are moved without a lock on the default partition, in this transaction, so
 that every reader sees each row once. The default partition is locked only while the rows
 written since then are moved and while PostgreSQL scans what stays in it (a tenth of a
-second per million rows). For a month that has begun, writers are kept out of the whole
+second per million rows). For a month that has begun, everyone is kept out of the whole
 table for that moment: a writer that had already chosen the default partition would be
-refused by it afterwards.$t$,
+refused by it afterwards, and a reader that knew the partitions of before would miss the
+rows.$t$,
 $t$Locks: the table, SHARE UPDATE EXCLUSIVE (one caller at a time); for new months only, the
-table, SHARE ROW EXCLUSIVE, and the default partition. Errors: invalid_argument;
+table, ACCESS EXCLUSIVE, and the default partition. Errors: invalid_argument;
 lock_not_available (55P03), and then nothing was changed.$t$,
 $t$SELECT *
 FROM billing.create_check_partitions(

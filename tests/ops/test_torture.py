@@ -58,7 +58,7 @@ _PLANTED = (
 )
 # A rule that is broken, and in which list of the report that is found.
 _BROKEN = (
-    ("doubled", "capture_round", "d.is_new AND h.id = (d.hold).id", "false"),
+    ("doubled", "capture_round", "d.is_new AND h.ctid = d.hold_at", "false"),
     ("stuck", "bring_up_to_date", "a.held_credits - t.credits", "a.held_credits"),
 )
 
