@@ -18,14 +18,6 @@ _ITEMS = 20
 _FOR_EACH, _FOR_ALL = 15, 100
 
 
-def _read(database: Database) -> dict[str, int]:
-    rows = database.execute(
-        "SELECT relname, coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0)"
-        " FROM pg_stat_user_tables WHERE schemaname = 'billing_data'"
-    )
-    return dict(rows)
-
-
 class Watched:
     """Calls functions and counts what they read."""
 
@@ -70,7 +62,11 @@ class Watched:
 
     def _read(self) -> dict[str, int]:
         self.caller.execute("SELECT pg_stat_force_next_flush()")
-        return _read(self.database)
+        rows = self.database.execute(
+            "SELECT relname, coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0)"
+            " FROM pg_stat_user_tables WHERE schemaname = 'billing_data'"
+        )
+        return dict(rows)
 
 
 def _users(first: int, count: int = _ITEMS) -> list[dict[str, str]]:
