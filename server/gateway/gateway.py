@@ -26,6 +26,7 @@ from server.gateway.items import (
     lock_timeout,
 )
 from server.gateway.keyed_batches import KeyedBatches
+from server.gateway.processor import Processor
 from server.gateway.refusals import Refusals, Refused
 from server.gateway.replica import PRIMARY_POSITION, Replica
 from server.gateway.schema_check import KNOWN_FUNCTIONS, KNOWN_TYPES, compare_with_database
@@ -94,6 +95,7 @@ class Gateway:
                 self._position_of_primary,
                 max_lag=config.read_max_lag,
             )
+        self._processor = Processor()
         self._checks = self._batcher(CHECK_ITEM, _always)
         self._charges = self._batcher(CHARGE_ITEM, lambda item: item[CHARGE_KEY] is not None)
         turns = Turns()
@@ -347,6 +349,7 @@ class Gateway:
             send,
             holder_of,
             repeatable=repeatable,
+            shares_processor=self._processor.is_shared,
             naming=item.naming,
             max_in_flight=_MAX_IN_FLIGHT,
             max_lock_waits=_MAX_LOCK_WAITS[item],

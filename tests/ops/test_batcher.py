@@ -47,7 +47,7 @@ class Sender:
             await self.left.wait_for(lambda: len(self.batches) >= count)
 
 
-def _batcher(sender: Sender, turns: Turns | None = None) -> Batcher:
+def _batcher(sender: Sender, turns: Turns | None = None, *, shared: bool = False) -> Batcher:
     async def nobody(account: Any) -> None:
         return None
 
@@ -55,6 +55,7 @@ def _batcher(sender: Sender, turns: Turns | None = None) -> Batcher:
         sender.send,
         nobody,
         repeatable=lambda item: True,
+        shares_processor=lambda: shared,
         max_in_flight=2,
         max_lock_waits=1,
         max_queue=1000,
@@ -70,11 +71,17 @@ def _submitter(batcher: Batcher) -> Callable[[str], asyncio.Task[str]]:
     return lambda user: asyncio.create_task(submit(user))
 
 
-async def test_what_arrives_while_a_batch_is_in_flight_leaves_together_when_it_is_answered(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    for name in ("_LATE_MIN", "_LATE_MAX"):  # nothing is late here, however slow the machine
+@pytest.fixture
+def nothing_is_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No batch is late, however slow the machine."""
+    for name in ("_LATE_MIN", "_LATE_MAX"):
         monkeypatch.setattr(f"server.gateway.batcher.{name}", 60.0)
+
+
+@pytest.mark.usefixtures("nothing_is_late")
+async def test_what_arrives_while_a_batch_is_in_flight_leaves_together_when_it_is_answered() -> (
+    None
+):
     sender = Sender()
     batcher = _batcher(sender)
     submit = _submitter(batcher)
@@ -93,12 +100,9 @@ async def test_what_arrives_while_a_batch_is_in_flight_leaves_together_when_it_i
     await batcher.drain()
 
 
-async def test_of_two_kinds_that_follow_each_other_the_longer_queue_is_sent_first(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+@pytest.mark.usefixtures("nothing_is_late")
+async def test_of_two_kinds_that_follow_each_other_the_longer_queue_is_sent_first() -> None:
     """A shorter queue is passed over twice at the most."""
-    for name in ("_LATE_MIN", "_LATE_MAX"):  # nothing is late here, however slow the machine
-        monkeypatch.setattr(f"server.gateway.batcher.{name}", 60.0)
     sender, turns = Sender(), Turns()
     holds, captures = (_submitter(_batcher(sender, turns)) for _ in range(2))
     answers = [holds("hold")]
@@ -135,6 +139,40 @@ async def test_requests_that_are_being_read_at_the_same_time_leave_together() ->
     assert sender.batches == [[f"user {number}" for number in range(20)]]
     sender.back[0].set()
     assert len(await asyncio.gather(*answers)) == 20
+
+
+@pytest.mark.usefixtures("nothing_is_late")
+@pytest.mark.parametrize("shared", [True, False])
+async def test_what_follows_the_answers_leaves_with_what_waited_if_the_processor_is_shared(
+    shared: bool,
+) -> None:
+    """A request takes some turns of the event loop until it is queued. A lone one waits for none of
+    them, nor does one where the processor would do nothing meanwhile."""
+    sender = Sender()
+    batcher = _batcher(sender, shared=shared)
+    submit = _submitter(batcher)
+    answers = [submit("lone")]
+    for _ in range(2):  # one turn until it is queued, one until it is sent
+        await asyncio.sleep(0)
+    assert sender.batches == [["lone"]]
+    answers.append(submit("waited"))
+    await asyncio.sleep(0)
+    sender.back[0].set()
+    await answers[0]
+    for number in range(3):
+        for _ in range(5):
+            await asyncio.sleep(0)
+        answers.append(submit(f"followed {number}"))
+    await sender.until(2)
+    followed = ["followed 0", "followed 1", "followed 2"]
+    assert sender.batches[1] == (["waited", *followed] if shared else ["waited"])
+    sender.back[1].set()
+    if not shared:
+        await sender.until(3)
+        assert sender.batches[2] == followed
+        sender.back[2].set()
+    await asyncio.gather(*answers)
+    await batcher.drain()
 
 
 async def test_a_late_batch_holds_up_nobody_and_no_more_than_the_allowed_ones_are_in_flight() -> (
