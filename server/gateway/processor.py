@@ -26,7 +26,7 @@ class Processor:
         self._shared = False
 
     def is_shared(self) -> bool:
-        """Whether the thread lately waited for it a quarter of the time for which it ran, or more.
+        """Whether the thread lately waited for it more than a quarter of the time for which it ran.
         False where the system does not count this."""
         now = monotonic()
         if now - self._looked_at >= _INTERVAL:

@@ -54,9 +54,10 @@ def test_it_is_shared_from_a_quarter_of_the_time_on(
 ) -> None:
     counts = tmp_path / "schedstat"
     counts.write_text("5000000000 9000000000 77\n")
+    monkeypatch.setattr("server.gateway.processor._INTERVAL", 60.0)
     processor = Processor(counts)
     counts.write_text(f"6000000000 {9_000_000_000 + waited} 99\n")
-    assert not processor.is_shared()  # it looks once a second
+    assert not processor.is_shared()  # it has not looked yet
     monkeypatch.setattr("server.gateway.processor._INTERVAL", 0.0)
     assert processor.is_shared() is shared
 
