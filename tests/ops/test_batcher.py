@@ -71,6 +71,12 @@ def _submitter(batcher: Batcher) -> Callable[[str], asyncio.Task[str]]:
     return lambda user: asyncio.create_task(submit(user))
 
 
+async def _turns(count: int) -> None:
+    """Lets the event loop turn so many times."""
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
 @pytest.fixture
 def nothing_is_late(monkeypatch: pytest.MonkeyPatch) -> None:
     """No batch is late, however slow the machine."""
@@ -89,8 +95,7 @@ async def test_what_arrives_while_a_batch_is_in_flight_leaves_together_when_it_i
     await sender.until(1)
     for user in ("second", "third"):
         answers.append(submit(user))
-        for _ in range(10):  # turns of the event loop, in which a batch would be sent
-            await asyncio.sleep(0)
+        await _turns(10)  # in which a batch would be sent
     assert sender.batches == [["first"]]
     sender.back[0].set()
     await sender.until(2)
@@ -110,8 +115,7 @@ async def test_of_two_kinds_that_follow_each_other_the_longer_queue_is_sent_firs
     answers.append(holds("short"))
     for number in range(1, 5):
         answers += [captures(f"capture {number}.{part}") for part in range(2)]
-        for _ in range(10):  # turns of the event loop, in which a batch would be sent
-            await asyncio.sleep(0)
+        await _turns(10)  # in which a batch would be sent
         assert len(sender.batches) == number
         sender.back[number - 1].set()
         await sender.until(number + 1)
@@ -134,7 +138,7 @@ async def test_requests_that_are_being_read_at_the_same_time_leave_together() ->
     answers = [submit("user 0")]
     for number in range(1, 20):
         answers.append(submit(f"user {number}"))
-        await asyncio.sleep(0)
+        await _turns(1)
     await sender.until(1)
     assert sender.batches == [[f"user {number}" for number in range(20)]]
     sender.back[0].set()
@@ -152,16 +156,14 @@ async def test_what_follows_the_answers_leaves_with_what_waited_if_the_processor
     batcher = _batcher(sender, shared=shared)
     submit = _submitter(batcher)
     answers = [submit("lone")]
-    for _ in range(2):  # one turn until it is queued, one until it is sent
-        await asyncio.sleep(0)
+    await _turns(2)  # one until it is queued, one until it is sent
     assert sender.batches == [["lone"]]
     answers.append(submit("waited"))
-    await asyncio.sleep(0)
+    await _turns(1)
     sender.back[0].set()
     await answers[0]
     for number in range(3):
-        for _ in range(5):
-            await asyncio.sleep(0)
+        await _turns(5)
         answers.append(submit(f"followed {number}"))
     await sender.until(2)
     followed = ["followed 0", "followed 1", "followed 2"]
