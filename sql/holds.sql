@@ -637,70 +637,66 @@ COMMENT ON FUNCTION billing_data.owns_hold IS 'Whether a hold belongs to the cal
 -- What a capture does, given the hold and its account: how much is charged, whether a free use pays
 -- for it, or the slug of the refusal. A hold that is over keeps nothing: its capture needs
 -- available credits, as a charge does. Overage takes what else is available and what caps have room
--- for (p_room; NULL: no cap applies), and never more.
+-- for (p_room; NULL: no cap applies), and never more. Without a pinned search_path the planner can
+-- inline it.
 CREATE OR REPLACE FUNCTION billing_data.weigh_capture(
     p_hold billing_data.holds,
     p_asked bigint,
     p_overage text,
     p_available bigint,
     p_free_uses bigint,
-    p_room bigint,
-    OUT outcome text,
-    OUT captured bigint,
-    OUT is_free boolean
-)
-LANGUAGE plpgsql IMMUTABLE
-SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-    v_within bigint := least(p_asked, p_hold.amount_minor);
-    v_is_late boolean := p_hold.state = 'expired';
-BEGIN
-    captured := 0;
-    is_free := false;
-    IF p_hold.state IN ('captured', 'released') THEN
-        outcome := CASE
-            WHEN p_hold.capture_asked = p_asked AND p_hold.capture_overage = p_overage
-                THEN 'replayed'
-            ELSE 'hold_settled'
-        END;
-        RETURN;
-    ELSIF p_asked > p_hold.amount_minor AND p_overage = 'refuse' THEN
-        outcome := 'capture_exceeds_hold';
-        RETURN;
-    END IF;
-    is_free := p_asked > 0 AND p_hold.free_uses = 1 AND (NOT v_is_late OR p_free_uses > 0);
-    IF is_free THEN
-        captured := v_within + least(p_asked - v_within, p_room);
-    ELSIF v_is_late AND p_available < v_within THEN
-        outcome := 'hold_expired';
-        RETURN;
-    ELSE
-        captured := v_within + least(
-            p_asked - v_within, p_available - CASE WHEN v_is_late THEN v_within ELSE 0 END, p_room
-        );
-    END IF;
-    outcome := 'created';
-END
-$$;
+    p_room bigint
+) RETURNS TABLE (outcome text, captured bigint, is_free boolean)
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT
+        o.outcome,
+        CASE
+            WHEN o.outcome <> 'created' THEN 0
+            WHEN f.is_free THEN h.within + least(p_asked - h.within, p_room)
+            ELSE h.within + least(p_asked - h.within, p_available - h.not_kept, p_room)
+        END,
+        o.outcome = 'created' AND f.is_free
+    FROM (
+        SELECT
+            least(p_asked, (p_hold).amount_minor) AS within,
+            -- What a hold that is over must find among the available credits.
+            CASE WHEN (p_hold).state = 'expired'
+                THEN least(p_asked, (p_hold).amount_minor) ELSE 0 END AS not_kept
+    ) AS h
+    CROSS JOIN LATERAL (
+        SELECT p_asked > 0 AND (p_hold).free_uses = 1
+            AND ((p_hold).state <> 'expired' OR p_free_uses > 0)
+    ) AS f (is_free)
+    CROSS JOIN LATERAL (
+        SELECT CASE
+            WHEN (p_hold).state IN ('captured', 'released') THEN CASE
+                WHEN (p_hold).capture_asked = p_asked AND (p_hold).capture_overage = p_overage
+                    THEN 'replayed'
+                ELSE 'hold_settled'
+            END
+            WHEN p_asked > (p_hold).amount_minor AND p_overage = 'refuse'
+                THEN 'capture_exceeds_hold'
+            WHEN NOT f.is_free AND p_available < h.not_kept THEN 'hold_expired'
+            ELSE 'created'
+        END
+    ) AS o (outcome);
+END;
 COMMENT ON FUNCTION billing_data.weigh_capture IS 'What a capture of a hold does. Helper.';
 
 -- A hold as it is once it is captured.
 CREATE OR REPLACE FUNCTION billing_data.captured_hold(
     p_hold billing_data.holds, p_charge_id uuid, p_captured bigint, p_now timestamptz
 ) RETURNS billing_data.holds
-LANGUAGE plpgsql IMMUTABLE
-SET search_path = pg_catalog, pg_temp
-AS $$
-BEGIN
-    p_hold.is_late := p_hold.state = 'expired';
-    p_hold.state := 'captured';
-    p_hold.settled_at := p_now;
-    p_hold.charge_id := p_charge_id;
-    p_hold.captured_minor := p_captured;
-    RETURN p_hold;
-END
-$$;
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN ROW(
+    (p_hold).id, (p_hold).account_id, (p_hold).amount_minor, (p_hold).free_uses, (p_hold).currency,
+    'captured', (p_hold).created_at, (p_hold).expires_at, p_now, p_charge_id, p_captured,
+    (p_hold).capture_asked, (p_hold).capture_overage, (p_hold).state = 'expired',
+    (p_hold).description, (p_hold).idempotency_key, (p_hold).request_fingerprint,
+    (p_hold).metadata_message_id, (p_hold).metadata_agent_id, (p_hold).metadata_channel_id,
+    (p_hold).metadata_request_id, (p_hold).api_key_id, (p_hold).database_role
+)::billing_data.holds;
 COMMENT ON FUNCTION billing_data.captured_hold IS 'A hold as it is once it is captured. Helper.';
 
 -- What becomes of the items of a list of captures, from the accounts' present state and the
@@ -788,14 +784,14 @@ BEGIN
         CROSS JOIN LATERAL (
             SELECT
                 coalesce((i.asked).amount_minor, (g.hold).amount_minor),
-                coalesce((i.asked).overage, 'refuse')
-        ) AS q (asked_minor, overage)
-        LEFT JOIN LATERAL billing_data.weigh_capture(
+                coalesce((i.asked).overage, 'refuse'),
+                CASE WHEN p_is_capped THEN billing_data.cap_room(g.hold, p_now) END
+        ) AS q (asked_minor, overage, room)
+        CROSS JOIN LATERAL billing_data.weigh_capture(
             g.hold, q.asked_minor, q.overage,
             (a.account).paid_credits - (a.account).held_credits,
-            (a.account).free_uses_remaining - (a.account).held_free_uses,
-            CASE WHEN p_is_capped THEN billing_data.cap_room(g.hold, p_now) END
-        ) AS w ON (g.hold).id IS NOT NULL
+            (a.account).free_uses_remaining - (a.account).held_free_uses, q.room
+        ) AS w
         WHERE p_left IS NULL OR p_left[i.item]
     ),
     placed AS (
@@ -869,7 +865,9 @@ BEGIN
     WITH decided AS MATERIALIZED (
         SELECT
             w.*, w.outcome = 'created' AS is_new,
-            billing_data.nth_id(v_seed, w.item) AS new_id,
+            CASE WHEN w.is_free THEN 'free' ELSE 'paid' END AS paid_with,
+            (w.account).paid_credits - w.credits AS balance_after,
+            (w.account).free_uses_remaining - w.free_uses AS free_uses_after,
             CASE WHEN w.captured > 0 THEN billing_data.nth_id(v_seed, w.item) END AS charge_id
         FROM billing_data.weigh_captures(
             p_items, p_left, p_locked, p_role, p_now, p_is_capped
@@ -916,13 +914,10 @@ BEGIN
             SELECT
                 (d.account).id AS account_id, (d.account).ledger_version + d.uses AS ledger_version,
                 d.charge_id AS id, d.captured AS amount_minor, (d.hold).currency,
-                (d.account).paid_credits - d.credits + d.price AS balance_before,
-                (d.account).paid_credits - d.credits AS balance_after,
-                (d.account).free_uses_remaining - d.free_uses AS free_uses_after,
-                CASE WHEN d.is_free THEN 'free' ELSE 'paid' END AS paid_with, (d.hold).description,
-                (d.hold).metadata_message_id, (d.hold).metadata_agent_id,
-                (d.hold).metadata_channel_id, (d.hold).metadata_request_id,
-                (d.hold).request_fingerprint, d.api_key_id
+                d.balance_after + d.price AS balance_before, d.balance_after, d.free_uses_after,
+                d.paid_with, (d.hold).description, (d.hold).metadata_message_id,
+                (d.hold).metadata_agent_id, (d.hold).metadata_channel_id,
+                (d.hold).metadata_request_id, (d.hold).request_fingerprint, d.api_key_id
             FROM decided AS d
             WHERE d.is_new AND d.captured > 0
         ) AS c
@@ -943,13 +938,15 @@ BEGIN
         INSERT INTO billing_data.hold_changes (
             id, hold_id, change, amount_minor, created_at, api_key_id, database_role
         )
-        SELECT d.new_id, (d.hold).id, 'captured', 0, p_now, d.api_key_id, p_role
+        SELECT
+            billing_data.nth_id(v_seed, d.item), (d.hold).id, 'captured', 0, p_now, d.api_key_id,
+            p_role
         FROM decided AS d
         WHERE d.is_new AND d.captured = 0
     )
     SELECT array_agg(
         billing_data.hold_outcome(
-            d.item, d.outcome, c.hold, c.balance_after,
+            d.item, d.outcome, c.hold, d.balance_after,
             (d.account).held_credits - d.credits_kept,
             (d.account).free_uses_remaining - (d.account).held_free_uses
             - d.free_uses + d.free_uses_kept,
@@ -961,21 +958,18 @@ BEGIN
         'available', (d.account).paid_credits - (d.account).held_credits, 'hold', to_jsonb(d.hold)
     ) ORDER BY d.item) FILTER (WHERE (d.account).has_lots AND d.is_new),
     jsonb_agg(billing_data.crossing(
-        d.item, (d.account).id, d.charge_id, c.paid_with, c.balance_after + d.price,
-        c.balance_after, c.free_uses_after
+        d.item, (d.account).id, d.charge_id, d.paid_with, d.balance_after + d.price,
+        d.balance_after, d.free_uses_after
     )) FILTER (
         WHERE d.is_new AND d.captured > 0 AND billing_data.charge_crosses(
-            s.low_balance, c.paid_with, c.balance_after + d.price, c.balance_after,
-            c.free_uses_after
+            s.low_balance, d.paid_with, d.balance_after + d.price, d.balance_after,
+            d.free_uses_after
         )
     )
     INTO v_outcomes, v_of_lots, v_crossed
     FROM decided AS d
     CROSS JOIN LATERAL (
         SELECT
-            CASE WHEN d.is_free THEN 'free' ELSE 'paid' END AS paid_with,
-            (d.account).paid_credits - d.credits AS balance_after,
-            (d.account).free_uses_remaining - d.free_uses AS free_uses_after,
             CASE
                 WHEN d.is_new THEN billing_data.captured_hold(
                     d.hold, d.charge_id, d.captured, p_now

@@ -1391,8 +1391,7 @@ CREATE FUNCTION billing_data.capture_round(p_items billing.capture_item[], p_lef
     SET enable_mergejoin TO 'off';
 
 CREATE FUNCTION billing_data.captured_hold(p_hold billing_data.holds, p_charge_id uuid, p_captured bigint, p_now timestamp with time zone) RETURNS billing_data.holds
-    LANGUAGE plpgsql IMMUTABLE
-    SET search_path TO 'pg_catalog', 'pg_temp';
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE;
 
 CREATE FUNCTION billing_data.captured_now(p_outcomes billing.hold_outcome[]) RETURNS uuid[]
     LANGUAGE sql IMMUTABLE
@@ -3056,9 +3055,8 @@ CREATE FUNCTION billing_data.weigh_caps(p_items billing_data.cap_request[], p_ca
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION billing_data.weigh_capture(p_hold billing_data.holds, p_asked bigint, p_overage text, p_available bigint, p_free_uses bigint, p_room bigint, OUT outcome text, OUT captured bigint, OUT is_free boolean) RETURNS record
-    LANGUAGE plpgsql IMMUTABLE
-    SET search_path TO 'pg_catalog', 'pg_temp';
+CREATE FUNCTION billing_data.weigh_capture(p_hold billing_data.holds, p_asked bigint, p_overage text, p_available bigint, p_free_uses bigint, p_room bigint) RETURNS TABLE(outcome text, captured bigint, is_free boolean)
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE;
 
 CREATE FUNCTION billing_data.weigh_captures(p_items billing.capture_item[], p_left boolean[], p_locked uuid[], p_role text, p_now timestamp with time zone, p_is_capped boolean) RETURNS TABLE(item integer, outcome text, asked_minor bigint, overage text, api_key_id uuid, hold billing_data.holds, hold_at tid, account billing_data.accounts, account_at tid, captured bigint, is_free boolean, price bigint, credits bigint, free_uses bigint, uses bigint, credits_kept bigint, free_uses_kept bigint)
     LANGUAGE plpgsql ROWS 1
