@@ -102,27 +102,33 @@ class _Permits:
 class Turns:
     """The batches in flight of batchers that send by turns, with the time at which each was sent.
 
-    The longest queue is sent first. Where the answer of one kind is followed by a request of the
-    other, as a hold by its capture, the requests come together in this way until there are two
-    groups: one in flight and one that waits. With one queue after the other there would be three,
-    and each batch would be smaller. No queue is passed over more than twice."""
+    The queue that is the longest when a batch leaves is sent. Where the answer of one kind is
+    followed by a request of the other, as a hold by its capture, the requests come together in this
+    way until there are two groups at the most: one in flight and one that waits. With one queue
+    after the other there would be three, and each batch would be smaller. No queue is passed over
+    more than twice."""
 
     def __init__(self) -> None:
         self.in_flight: list[float] = []
+        self.tasks: set[asyncio.Task[None]] = set()
         self._batchers: list[Batcher] = []
 
     def join(self, batcher: Batcher) -> None:
         """Adds a batcher."""
         self._batchers.append(batcher)
 
-    def next(self) -> Batcher | None:
-        """The batcher whose turn it is, if any has something to send."""
+    def longest(self) -> Batcher | None:
+        """The batcher whose turn it would be now, if any has something to send."""
         waiting = [batcher for batcher in self._batchers if batcher.queue_length]
-        if not waiting:
-            return None
-        chosen = max(waiting, key=_urgency)
-        for batcher in waiting:
-            if batcher is not chosen:
+        return max(waiting, key=_urgency, default=None)
+
+    def next(self) -> Batcher | None:
+        """The batcher whose turn it is. The others that have something to send are passed over."""
+        chosen = self.longest()
+        for batcher in self._batchers:
+            if batcher is chosen:
+                batcher.passed_over = 0
+            elif batcher.queue_length:
                 batcher.passed_over += 1
         return chosen
 
@@ -178,7 +184,7 @@ class Batcher:
         self._permits = _Permits(max_lock_waits)
         self._retrying = asyncio.Lock()
         self._retry_count = 0
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = self._turns.tasks
         self.passed_over = 0  # how often another batcher was sent while items waited here
 
     @property
@@ -232,7 +238,8 @@ class Batcher:
         return rows
 
     async def drain(self) -> None:
-        """Waits until everything submitted has been answered."""
+        """Waits until everything submitted has been answered, also to batchers with the same
+        turns."""
         while self._tasks:
             await asyncio.wait(self._tasks)
 
@@ -242,45 +249,47 @@ class Batcher:
         task.add_done_callback(self._tasks.discard)
 
     def _start_batch(self, seen: int) -> None:
-        self._in_flight.append(perf_counter())
-        self._start(self._send_batches(self._in_flight[-1], seen))
+        """Sends the next batch of the batchers that take turns, once this queue is complete, in
+        which `seen` items waited when it was looked at last."""
+        left = perf_counter()
+        self._in_flight.append(left)
+        self._start(self._send_batch(left, seen))
 
-    async def _send_batches(self, left: float, seen: int) -> None:
-        """Sends the queue's first batch, and each next one when the batch before is answered. The
-        first has been in flight since `left`, when `seen` items waited."""
-        while True:
-            try:
-                batch = await self._next_batch(seen)
-                for held in await self._deliver(batch) if batch else ():
-                    self._retry_later(held)
-            finally:
-                self._in_flight.remove(left)
-            answered = perf_counter()
-            self._usual += (min(answered - left, _LATE_MAX) - self._usual) * _WEIGHT
-            if self._seconds_until_late() > 0:
-                if self._queue:
-                    self._set_late_timer()
-                return
-            following = self._turns.next()
-            if following is not self:
-                if following is not None:
-                    following._start_batch(0)
-                return
-            left, seen = answered, 0
-            self._in_flight.append(left)
+    async def _send_batch(self, left: float, seen: int) -> None:
+        try:
+            await self._complete(seen)
+            # What followed the answers of the batch before may have made another queue the longest.
+            sender = self._turns.next() or self
+            batch = sender._take()
+            for held in await sender._deliver(batch) if batch else ():
+                sender._retry_later(held)
+        finally:
+            self._in_flight.remove(left)
+        sender._start_next(perf_counter() - left)
 
-    async def _next_batch(self, seen: int) -> list[_Entry]:
-        """Takes the next batch. Requests that are still being read go with it: the batch is
-        complete when some turns of the event loop bring no new item. A lone request, which was
-        `seen` when it was queued, leaves at once."""
+    def _take(self) -> list[_Entry]:
+        return [self._queue.popleft() for _ in range(min(len(self._queue), _MAX_BATCH))]
+
+    def _start_next(self, seconds: float) -> None:
+        """Starts the next batch when one of this batcher was answered after so many seconds."""
+        self._usual += (min(seconds, _LATE_MAX) - self._usual) * _WEIGHT
+        if self._seconds_until_late() <= 0:
+            following = self._turns.longest()
+            if following is not None:
+                following._start_batch(0)
+        elif self._queue:
+            self._set_late_timer()
+
+    async def _complete(self, seen: int) -> None:
+        """Waits for requests that are still being read: a batch is complete when some turns of the
+        event loop bring no new item. A lone request, which was `seen` when it was queued, waits for
+        none."""
         complete = _QUIET_TURNS_WHERE_SHARED if self._shares_processor() else _QUIET_TURNS
         quiet = 0 if len(self._queue) > seen else complete
         while quiet < complete and len(self._queue) < _MAX_BATCH:
             before = len(self._queue)
             await asyncio.sleep(0)
             quiet = 0 if len(self._queue) > before else quiet + 1
-        self.passed_over = 0
-        return [self._queue.popleft() for _ in range(min(len(self._queue), _MAX_BATCH))]
 
     def _seconds_until_late(self) -> float:
         """The seconds until all batches in flight are late, so that the next one may be sent."""

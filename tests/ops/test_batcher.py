@@ -130,6 +130,30 @@ async def test_of_two_kinds_that_follow_each_other_the_longer_queue_is_sent_firs
     assert len(await asyncio.gather(*answers)) == 10
 
 
+@pytest.mark.usefixtures("nothing_is_late")
+async def test_a_queue_that_became_the_longest_while_another_was_completed_is_sent_first() -> None:
+    """The captures that follow the answered holds, not the one hold that waited for these."""
+    sender, turns = Sender(), Turns()
+    batchers = [_batcher(sender, turns, shared=True) for _ in range(2)]
+    holds, captures = (_submitter(batcher) for batcher in batchers)
+    answers = [holds("hold")]
+    await sender.until(1)
+    answers.append(holds("waited"))
+    await _turns(1)
+    sender.back[0].set()
+    await answers[0]
+    answers += [captures(f"followed {number}") for number in range(2)]
+    await sender.until(2)
+    assert sender.batches == [["hold"], ["followed 0", "followed 1"]]
+    drained = asyncio.create_task(batchers[1].drain())
+    sender.back[1].set()
+    await sender.until(3)
+    assert sender.batches[2] == ["waited"]
+    assert not drained.done()  # a batcher of the same turns has not been answered yet
+    sender.back[2].set()
+    await asyncio.gather(*answers, drained)
+
+
 async def test_requests_that_are_being_read_at_the_same_time_leave_together() -> None:
     """Two requests arrive at once, and then one with every turn of the event loop."""
     sender = Sender()
