@@ -654,20 +654,17 @@ BEGIN ATOMIC
         CASE
             WHEN o.outcome <> 'created' THEN 0
             WHEN f.is_free THEN h.within + least(p_asked - h.within, p_room)
-            ELSE h.within + least(p_asked - h.within, p_available - h.not_kept, p_room)
+            ELSE h.within + least(p_asked - h.within, p_available - f.not_kept, p_room)
         END,
         o.outcome = 'created' AND f.is_free
-    FROM (
-        SELECT
-            least(p_asked, (p_hold).amount_minor) AS within,
-            -- What a hold that is over must find among the available credits.
-            CASE WHEN (p_hold).state = 'expired'
-                THEN least(p_asked, (p_hold).amount_minor) ELSE 0 END AS not_kept
-    ) AS h
+    FROM (SELECT least(p_asked, (p_hold).amount_minor) AS within) AS h
     CROSS JOIN LATERAL (
-        SELECT p_asked > 0 AND (p_hold).free_uses = 1
-            AND ((p_hold).state <> 'expired' OR p_free_uses > 0)
-    ) AS f (is_free)
+        SELECT
+            p_asked > 0 AND (p_hold).free_uses = 1
+            AND ((p_hold).state <> 'expired' OR p_free_uses > 0) AS is_free,
+            -- What a hold that is over must find among the available credits.
+            CASE WHEN (p_hold).state = 'expired' THEN h.within ELSE 0 END AS not_kept
+    ) AS f
     CROSS JOIN LATERAL (
         SELECT CASE
             WHEN (p_hold).state IN ('captured', 'released') THEN CASE
@@ -677,7 +674,7 @@ BEGIN ATOMIC
             END
             WHEN p_asked > (p_hold).amount_minor AND p_overage = 'refuse'
                 THEN 'capture_exceeds_hold'
-            WHEN NOT f.is_free AND p_available < h.not_kept THEN 'hold_expired'
+            WHEN NOT f.is_free AND p_available < f.not_kept THEN 'hold_expired'
             ELSE 'created'
         END
     ) AS o (outcome);
